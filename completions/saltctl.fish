@@ -1,0 +1,1 @@
+complete --command saltctl --no-files --arguments "(env _SALTCTL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) saltctl)" --condition "env _SALTCTL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) saltctl"

@@ -1,0 +1,54 @@
+"""saltctl: the registry of salted conversations, for application servers and for the people who operate it.
+
+Application servers import from here; names are loaded when they are first used, so that importing the
+package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saltctl.errors import SaltctlError as SaltctlError
+    from saltctl.registry import Lookup as Lookup
+    from saltctl.registry import RaiseResult as RaiseResult
+    from saltctl.registry import Registry as Registry
+    from saltctl.salting import partition_key as partition_key
+    from saltctl.salting import read_set as read_set
+    from saltctl.salting import salt_of as salt_of
+    from saltctl.settings import Settings as Settings
+    from saltctl.settings import load_settings as load_settings
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Lookup": "saltctl.registry",
+    "RaiseResult": "saltctl.registry",
+    "Registry": "saltctl.registry",
+    "SaltctlError": "saltctl.errors",
+    "Settings": "saltctl.settings",
+    "load_settings": "saltctl.settings",
+    "partition_key": "saltctl.salting",
+    "read_set": "saltctl.salting",
+    "salt_of": "saltctl.salting",
+}
+__all__ = [
+    "Lookup",
+    "RaiseResult",
+    "Registry",
+    "SaltctlError",
+    "Settings",
+    "__version__",
+    "load_settings",
+    "partition_key",
+    "read_set",
+    "salt_of",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

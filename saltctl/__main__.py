@@ -1,0 +1,5 @@
+"""``python -m saltctl`` is the command."""
+
+from saltctl.cli.boundary import main
+
+main()

@@ -1,0 +1,69 @@
+"""The command tree: one line for each command module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saltctl import __version__
+from saltctl.cli import completion as completion_command
+from saltctl.cli import config, drill, local, rebuild, registry, setup
+from saltctl.cli.session import Session
+
+HELP = """Operate the salted partitions of a chat service.
+
+Inspect and raise registry entries, rebuild Redis from its backup, and watch what happens when it dies.
+Nothing set up yet? Try everything on your own machine: saltctl local shell
+
+Exit codes: 0 done; 1 defect; 2 usage; 3 found something; 4 incomplete; 6 refused; 69 Redis or AWS is out
+of reach; 75 somebody else holds the lease; 77 permission; 78 configuration; 124 timeout; 130, 143 signals.
+"""
+
+
+def build(*, completion: bool = False) -> typer.Typer:
+    """The application. ``completion`` adds what shells ask at run time, and two options nobody should see."""
+    app = typer.Typer(
+        name="saltctl",
+        help=HELP,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=completion,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback()(_root)
+    for module in (setup, registry, rebuild, local, drill, config, completion_command):
+        module.add_to(app)
+    return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"saltctl {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Option("--context", metavar="NAME", help="The context to use.")] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="The configuration file to use.")
+    ] = None,
+    redis_url: Annotated[str | None, typer.Option(metavar="URL", help="Redis, without a password.")] = None,
+    backup_table: Annotated[str | None, typer.Option(metavar="TABLE", help="The backup table.")] = None,
+    messages_table: Annotated[str | None, typer.Option(metavar="TABLE", help="The messages table.")] = None,
+    key_prefix: Annotated[str | None, typer.Option(metavar="PREFIX", help="The prefix of Redis keys.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show a traceback with an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    flags = {
+        "redis_url": redis_url,
+        "backup_table": backup_table,
+        "messages_table": messages_table,
+        "key_prefix": key_prefix,
+    }
+    context.obj = Session(flags, name, config_file)

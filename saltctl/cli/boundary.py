@@ -1,0 +1,166 @@
+"""The one place where the process ends: every outcome becomes an exit code and, on stderr, a message.
+
+Nothing else in saltctl exits, installs signal handlers, or decides how an error looks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from saltctl.cli.text import clean, clean_json
+from saltctl.errors import DeadlineExceededError, SaltctlError
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP arrived. Not an Exception, so that nothing takes it for a failed request."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    _harden_streams()
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _on_terminate)
+    code = run(args)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
+    sys.exit(code)
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line in this process and return its exit code."""
+    import typer
+
+    from saltctl.cli.app import build
+
+    as_json = wants_json(args)
+    if "_SALTCTL_COMPLETE" in os.environ:
+        build(completion=True)(prog_name="saltctl")
+    command = typer.main.get_command(build())
+    verbose = "--verbose" in args[: args.index("--") if "--" in args else len(args)]
+    try:
+        with command.make_context("saltctl", list(args)) as context:
+            command.invoke(context)
+    except typer.Exit as exc:
+        return exc.exit_code
+    except SaltctlError as exc:
+        return _fail(exc.code, exc.message, exc.hint, exc.exit_code, as_json=as_json, trace=verbose)
+    except typer.TyperException as exc:
+        return _fail_usage(exc, as_json=as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(
+            "interrupted", "interrupted", "what was done is kept; run it again", 130, as_json=as_json, trace=False
+        )
+    except Terminated as exc:
+        name = signal.Signals(exc.signum).name
+        return _fail(
+            "terminated",
+            f"ended by {name}",
+            "what was done is kept; run it again",
+            128 + exc.signum,
+            as_json=as_json,
+            trace=False,
+        )
+    except BrokenPipeError:
+        _forget_stdout()
+        return 0
+    except Exception as exc:  # a defect: say so in one line, whatever it is
+        return _fail(
+            "internal",
+            f"a defect of saltctl's own: {type(exc).__name__}: {exc}",
+            "run it with --verbose before the command and report the traceback",
+            1,
+            as_json=as_json,
+            trace=verbose,
+        )
+    return 0
+
+
+def wants_json(args: Sequence[str]) -> bool:
+    """Whether errors are to be JSON: told from the raw arguments, since usage errors need it, too."""
+    formats = {"json", "jsonl"}
+    for position, argument in enumerate(args):
+        if argument == "--":
+            return False
+        if argument in ("-o", "--output") and position + 1 < len(args) and args[position + 1] in formats:
+            return True
+        if argument.removeprefix("--output=") in formats and argument.startswith("--output="):
+            return True
+        if argument.startswith("-o") and argument[2:].removeprefix("=") in formats:
+            return True
+    return False
+
+
+def _fail(code: str, message: str, hint: str, exit_code: int, *, as_json: bool, trace: bool) -> int:
+    if trace:
+        import traceback
+
+        sys.stderr.write(clean(traceback.format_exc(), keep_newlines=True))
+    if as_json:
+        error = {"code": code, "message": message, "hint": hint, "exit_code": exit_code}
+        sys.stderr.write(clean_json(json.dumps({"error": error}, ensure_ascii=False)) + "\n")
+    else:
+        sys.stderr.write(f"error: {clean(message)}\n")
+        if hint:
+            sys.stderr.write(f"  try: {clean(hint)}\n")
+    return exit_code
+
+
+def _fail_usage(exc: Exception, *, as_json: bool) -> int:
+    context = getattr(exc, "ctx", None)
+    path = context.command_path if context is not None else "saltctl"
+    message = exc.format_message() if hasattr(exc, "format_message") else str(exc)
+    if not message:
+        # No arguments at all: typer raises with nothing to say, and help is what helps.
+        message = "a command is missing"
+    return _fail("usage", message.rstrip("."), f"{path} --help", 2, as_json=as_json, trace=False)
+
+
+def _on_terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated(signum)
+
+
+@contextmanager
+def deadline(seconds: float | None) -> Iterator[None]:
+    """End the block with DeadlineExceededError after ``seconds``; None or 0 means never. Main thread only."""
+    if not seconds:
+        yield
+        return
+
+    def on_alarm(signum: int, frame: FrameType | None) -> None:
+        raise DeadlineExceededError(
+            f"not done after {seconds:g} s (--timeout)", hint="what was done is kept; run it again with more time"
+        )
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _harden_streams() -> None:
+    # A terminal in a poor locale gets escapes instead of an UnicodeEncodeError at 3 a.m.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_stdout() -> None:
+    # The reader of the pipe left, which is its right; the interpreter must not complain at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

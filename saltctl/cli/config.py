@@ -1,0 +1,45 @@
+"""``saltctl config show|path``."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from saltctl.cli.output import Column, emit
+from saltctl.cli.session import OutputOption, session_of
+
+group = typer.Typer(help="Show the settings in force and where they come from.", no_args_is_help=True)
+SHOW_COLUMNS = (Column("name", "setting"), Column("value", "value"), Column("origin", "origin"))
+PATH_COLUMNS = (Column("path", "path"), Column("exists", "exists"))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the group to the command tree."""
+    app.add_typer(group, name="config")
+
+
+@group.command("show")
+def show(context: typer.Context, output: OutputOption = None) -> None:
+    """Show every setting with its value and its origin; passwords are masked.
+
+    \b
+    Examples:
+      saltctl config show
+      saltctl config show -o json
+    """
+    emit(session_of(context).settings.describe(), output, columns=SHOW_COLUMNS)
+
+
+@group.command("path")
+def path(context: typer.Context, output: OutputOption = None) -> None:
+    """Show where the configuration file is looked for.
+
+    \b
+    Examples:
+      saltctl config path
+    """
+    from saltctl.settings import config_path
+
+    found = config_path(os.environ, session_of(context).config)
+    emit({"path": str(found), "exists": found.exists()}, output, columns=PATH_COLUMNS)

@@ -1,0 +1,185 @@
+"""What commands print: data on stdout in four formats, narration on stderr.
+
+A command hands over its result once, as records of plain values; people and machines see the same.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TextIO
+
+from saltctl.cli.text import clean, clean_json, tsv_field
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+UNKNOWN = "—"
+Record = Mapping[str, Any]
+
+
+class OutputFormat(StrEnum):
+    """The formats of ``--output``."""
+
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+    tsv = "tsv"
+
+
+def resolve_format(chosen: OutputFormat | None) -> OutputFormat:
+    """The chosen format; without a choice a table on a terminal and TSV in a pipe."""
+    if chosen is not None:
+        return chosen
+    return OutputFormat.table if sys.stdout.isatty() else OutputFormat.tsv
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table for people: a key of the record, its heading, and how to show the value."""
+
+    key: str
+    heading: str
+    right: bool = False
+    show: Callable[[Record], str] | None = None
+
+    def cell(self, record: Record) -> str:
+        """The value as people read it, safe to print."""
+        return clean(self.show(record)) if self.show else human(record.get(self.key))
+
+
+def human(value: Any) -> str:
+    """One plain value for people, safe to print."""
+    if value is None:
+        return UNKNOWN
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.3f}".rstrip("0").rstrip(".")
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, str):
+        return clean(value)
+    return clean(json.dumps(value, ensure_ascii=False, default=_plain))
+
+
+def emit(
+    data: Record | Sequence[Record],
+    chosen: OutputFormat | None,
+    *,
+    columns: Sequence[Column],
+    human_view: Callable[[Console], None] | None = None,
+    empty: str = "nothing found",
+) -> None:
+    """Print a result.
+
+    Args:
+        data: one record, or a list of them; its keys are the contract of cli.md.
+        chosen: the value of ``--output``.
+        columns: the table for people; a single record is shown as one line of it for each column.
+        human_view: draws the whole for people instead of the columns.
+        empty: what people are told, on stderr, instead of a table without lines.
+    """
+    form = resolve_format(chosen)
+    records = [data] if isinstance(data, Mapping) else list(data)
+    if form is OutputFormat.json:
+        write_json(data)
+    elif form is OutputFormat.jsonl:
+        for record in records:
+            write_json_line(record)
+    elif form is OutputFormat.tsv:
+        _write_tsv(records, [column.key for column in columns])
+    elif human_view is not None:
+        human_view(console())
+    elif isinstance(data, Mapping):
+        _print_fields(data, columns)
+    elif not records:
+        note(empty)
+    else:
+        print_table(records, columns)
+
+
+def write_json(data: Any) -> None:
+    """One JSON document on stdout: never wrapped, coloured or rounded."""
+    sys.stdout.write(clean_json(json.dumps(data, ensure_ascii=False, indent=2, default=_plain)) + "\n")
+
+
+def write_json_line(record: Any, stream: TextIO | None = None) -> None:
+    """One JSON line."""
+    (stream or sys.stdout).write(clean_json(json.dumps(record, ensure_ascii=False, default=_plain)) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    raise TypeError(f"{type(value).__name__} cannot be printed as JSON")
+
+
+def _write_tsv(records: Iterable[Record], keys: Sequence[str]) -> None:
+    sys.stdout.write("\t".join(keys) + "\n")
+    for record in records:
+        sys.stdout.write("\t".join(_tsv_value(record.get(key)) for key in keys) + "\n")
+
+
+def _tsv_value(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, str):
+        return tsv_field(value)
+    return tsv_field(json.dumps(value, ensure_ascii=False, default=_plain))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A Rich console that obeys NO_COLOR, FORCE_COLOR and COLUMNS and never reads markup in our texts."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
+
+
+def table_of(records: Sequence[Record], columns: Sequence[Column]) -> RenderableType:
+    """A Rich table of records; long values fold inside their column, nothing is cut off."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(Text(column.heading), justify="right" if column.right else "left", overflow="fold")
+    for record in records:
+        table.add_row(*(Text(column.cell(record)) for column in columns))
+    return table
+
+
+def print_table(records: Sequence[Record], columns: Sequence[Column]) -> None:
+    """Records as a table on stdout."""
+    console().print(table_of(records, columns))
+
+
+def _print_fields(record: Record, columns: Sequence[Column]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    for column in columns:
+        grid.add_row(Text(column.heading), Text(column.cell(record)))
+    console().print(grid)
+
+
+def note(text: str) -> None:
+    """A line of narration on stderr."""
+    sys.stderr.write(clean(text, keep_newlines=True) + "\n")
+
+
+def warn(text: str) -> None:
+    """A warning on stderr."""
+    note(f"warning: {text}")

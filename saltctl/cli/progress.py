@@ -1,0 +1,83 @@
+"""A rebuild's events as a bar on a terminal, and as a plain line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import cast
+
+from saltctl.cli.output import console, note, warn
+from saltctl.cli.text import clean
+from saltctl.rebuild import Began, Damaged, Event, Progress, RebuildReport, Waiting
+
+LINE_EVERY = 10.0
+MAX_DAMAGED_NAMED = 20
+
+
+def narrate(events: Iterator[Event]) -> RebuildReport:
+    """Drain the events, telling about them on stderr, and return the report."""
+    # Closed on every way out, so that an interrupted rebuild gives its lease back before the process ends.
+    with closing(cast("_Closing", events)):
+        if sys.stderr.isatty():
+            return _with_bar(events)
+        return _with_lines(events)
+
+
+class _Closing(Iterator[Event]):
+    def close(self) -> None: ...
+
+
+def _with_bar(events: Iterator[Event]) -> RebuildReport:
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    screen = console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Bar(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task("taking the lease", total=None)
+        return _drain(events, lambda text: bar.update(task, description=text), screen.print)
+
+
+def _with_lines(events: Iterator[Event]) -> RebuildReport:
+    last = time.monotonic()
+
+    def say(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY:
+            last = time.monotonic()
+            note(text)
+
+    return _drain(events, say, note)
+
+
+def _drain(events: Iterator[Event], say: Callable[[str], None], above: Callable[[str], None]) -> RebuildReport:
+    named = 0
+    for event in events:
+        match event:
+            case RebuildReport():
+                return event
+            case Waiting():
+                say(clean(_waiting(event)))
+            case Began():
+                say("marking buckets" if event.verified_before else "Redis is not verified; marking buckets")
+            case Progress():
+                say(
+                    f"{event.entries:,} entries, {event.raised:,} of them new to Redis, "
+                    f"{event.entries / max(event.seconds, 0.001):,.0f}/s, {event.consumed_rcu:,.1f} RCU"
+                )
+            case Damaged():
+                named += 1
+                if named <= MAX_DAMAGED_NAMED:
+                    above(clean(f"skipped {event.entry.conversation_id!r}: {event.entry.problem}"))
+                elif named == MAX_DAMAGED_NAMED + 1:
+                    warn("more items are damaged; they are counted, and no longer named")
+    raise RuntimeError("the rebuild ended without a report")
+
+
+def _waiting(event: Waiting) -> str:
+    if event.percent is None:
+        return f"waiting: {event.why}"
+    eta = "" if event.eta_seconds is None else f", {event.eta_seconds:,.0f} s to go"
+    return f"waiting: {event.why}: {event.percent:.0f} %{eta}"

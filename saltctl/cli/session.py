@@ -1,0 +1,139 @@
+"""What every command starts from: the root's options, the settings they lead to, and consent to changes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saltctl.cli.output import OutputFormat, warn
+from saltctl.cli.text import clean, duration
+from saltctl.errors import ConfirmationRequiredError, UsageError
+from saltctl.settings import Settings, has_password, load_settings
+
+if TYPE_CHECKING:
+    from saltctl.registry import Registry
+    from saltctl.stores.backup import DynamoBackup
+    from saltctl.stores.registry import RedisRegistry
+
+OutputOption = Annotated[
+    OutputFormat | None,
+    typer.Option("--output", "-o", help="How to print: table on a terminal, tsv in a pipe.", show_default=False),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+ConfirmOption = Annotated[
+    str | None,
+    typer.Option("--confirm", metavar="CONTEXT", help="The name of the protected context that is to be changed."),
+]
+
+
+def parse_duration(text: str) -> float:
+    """A duration for typer; a usage error names what is accepted."""
+    try:
+        return duration(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from None
+
+
+TimeoutOption = Annotated[
+    float,
+    typer.Option("--timeout", metavar="DURATION", parser=parse_duration, help="Give up after this long, such as 15m."),
+]
+
+
+@dataclass
+class Session:
+    """The root's options, and what is opened from them at first use."""
+
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    context: str | None = None
+    config: Path | None = None
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings in force; warns where the environment overrides a context that was asked for."""
+        url = self.flags.get("redis_url")
+        if url and has_password(url):
+            raise UsageError(
+                "a password must not be given in a flag, where every process list shows it",
+                hint="put the URL into SALTCTL_REDIS_URL, or the password into a file: SALTCTL_REDIS_PASSWORD_FILE",
+            )
+        settings = load_settings(flags=self.flags, context=self.context, config=self.config)
+        if self.context is not None:
+            names = [o.split(" ", 1)[1] for o in settings.origins.values() if o.startswith("environment SALTCTL_")]
+            if names:
+                warn(f"the environment overrides context {self.context}: {', '.join(sorted(set(names)))}")
+        return settings
+
+    @cached_property
+    def store(self) -> RedisRegistry:
+        """The registry in Redis."""
+        from saltctl.stores.registry import RedisRegistry
+
+        return RedisRegistry(self.settings)
+
+    @cached_property
+    def backup(self) -> DynamoBackup:
+        """The backup table."""
+        from saltctl.stores.backup import DynamoBackup
+
+        return DynamoBackup(self.settings)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registry over both."""
+        from saltctl.registry import Registry
+
+        return Registry.over(self.settings, self.store, self.backup)
+
+    def consent(self, question: str, *, yes: bool, confirm: str | None, irreversible: bool) -> None:
+        """Return if the change may be made: confirmed by option or at the terminal.
+
+        Raises:
+            ConfirmationRequiredError: not confirmed; nothing waits for an answer that cannot come.
+        """
+        settings = self.settings
+        if settings.protected:
+            self._consent_to_context(question, confirm)
+            return
+        if not irreversible or yes:
+            return
+        if not _interactive():
+            raise ConfirmationRequiredError(
+                f"{question} This cannot be undone, and nobody is here to ask", hint="add --yes, or see --dry-run first"
+            )
+        if _ask(f"{question} This cannot be undone. Go on? [y/N] ").lower() not in ("y", "yes"):
+            raise ConfirmationRequiredError("not confirmed; nothing was changed", hint="")
+
+    def _consent_to_context(self, question: str, confirm: str | None) -> None:
+        name = self.settings.context or ""
+        if confirm is None and _interactive():
+            confirm = _ask(f"{question} Context {name} is protected. Type its name to go on: ")
+        if confirm != name:
+            raise ConfirmationRequiredError(
+                f"context {name} is protected, and its name was not confirmed", hint=f"add --confirm {name}"
+            )
+
+
+def session_of(context: typer.Context) -> Session:
+    """The session that the root made."""
+    found = context.find_object(Session)
+    return found if found is not None else Session()
+
+
+def _interactive() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _ask(question: str) -> str:
+    sys.stderr.write(clean(question))
+    sys.stderr.flush()
+    answer = sys.stdin.readline()
+    return answer.strip()

@@ -1,0 +1,26 @@
+"""Drills: what may go wrong, made to go wrong, with figures. One module a scenario; each yields steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from saltctl.drills import redis_restart
+from saltctl.drills.step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Drill:
+    """A scenario: its name on the command line, one line about it, and what runs it."""
+
+    name: str
+    about: str
+    run: Callable[[], Iterator[Step]]
+
+
+DRILLS: dict[str, Drill] = {
+    drill.name: drill
+    for drill in (
+        Drill("redis-restart", "Redis is killed and comes back with all, some or none of its data", redis_restart.run),
+    )
+}

@@ -1,0 +1,169 @@
+"""Every error that saltctl raises on purpose, in one tree.
+
+::
+
+    SaltctlError                      1   a defect, if it is ever raised as itself
+    ├── UsageError                    2   arguments that cannot be understood
+    ├── IncompleteError               4   partly done; the hint names what finishes it
+    │   ├── RaiseIncompleteError          a raise stopped between two of its steps
+    │   └── RebuildBrokenError            Redis changed under a rebuild: nothing was verified
+    ├── RefusedError                  6   understood, and not done
+    │   ├── InvalidConversationIdError
+    │   ├── InvalidSaltCountError         no power of two, above the cap, or lower than now
+    │   └── ConfirmationRequiredError     also: a protected context
+    ├── UnavailableError             69   an outage of Redis or AWS
+    │   ├── RedisUnavailableError
+    │   │   └── UnverifiedError           Redis answers, and may not hold what the backup holds
+    │   └── AwsUnavailableError
+    │       └── ThrottledError
+    ├── LeaseHeldError               75   somebody else is at it
+    ├── AccessDeniedError            77   credentials or permission
+    ├── ConfigurationError           78   a setting, a table or a server is not as it must be
+    │   └── DamagedEntryError             a backup item that saltctl cannot have written
+    └── DeadlineExceededError       124   --timeout
+
+The number is the exit code of the command line. ``code`` is the stable name that scripts match in JSON.
+Messages say what failed and where; ``hint`` says what to do next, as a command where there is one.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+RaiseStep = Literal["none", "backup", "redis", "commit"]
+"""The last step of a raise that is known to be done, in the order of the protocol."""
+
+
+class SaltctlError(Exception):
+    """The root. ``hint`` is empty where nothing useful can be said."""
+
+    exit_code: ClassVar[int] = 1
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(SaltctlError):
+    """Arguments that cannot be understood."""
+
+    exit_code = 2
+    code = "usage"
+
+
+class IncompleteError(SaltctlError):
+    """Part of the work was done and is kept; the hint names what finishes it."""
+
+    exit_code = 4
+    code = "incomplete"
+
+
+class RaiseIncompleteError(IncompleteError):
+    """A raise stopped half-way: readers may look in too many places, never in too few.
+
+    ``step`` is the last step known to be done. Running the same raise again, or a rebuild, completes it.
+    """
+
+    code = "raise_incomplete"
+
+    def __init__(self, message: str, *, step: RaiseStep, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.step = step
+
+
+class RebuildBrokenError(IncompleteError):
+    """Redis was flushed, evicted from or failed over while it was being rebuilt; the fence stayed up."""
+
+    code = "rebuild_broken"
+
+
+class RefusedError(SaltctlError):
+    """The request was understood and is not carried out."""
+
+    exit_code = 6
+    code = "refused"
+
+
+class InvalidConversationIdError(RefusedError):
+    """The id is empty, too long, no valid UTF-8, or holds a ``#``."""
+
+    code = "invalid_conversation_id"
+
+
+class InvalidSaltCountError(RefusedError):
+    """N is no power of two, is above the cap, or is lower than what readers already cover."""
+
+    code = "invalid_n"
+
+
+class ConfirmationRequiredError(RefusedError):
+    """The change cannot be undone, or the context is protected, and nobody confirmed it."""
+
+    code = "confirmation_required"
+
+
+class UnavailableError(SaltctlError):
+    """A server does not answer, or answers that it is in trouble."""
+
+    exit_code = 69
+    code = "unavailable"
+
+
+class RedisUnavailableError(UnavailableError):
+    """No connection, no answer in time, or LOADING, READONLY, NOREPLICAS, CLUSTERDOWN, MISCONF, OOM."""
+
+    code = "redis_unavailable"
+
+
+class UnverifiedError(RedisUnavailableError):
+    """Redis answers, but was not proved to hold what the backup holds since it last changed identity."""
+
+    code = "redis_unverified"
+
+
+class AwsUnavailableError(UnavailableError):
+    """An AWS endpoint cannot be reached or answers with a server error."""
+
+    code = "aws_unavailable"
+
+
+class ThrottledError(AwsUnavailableError):
+    """AWS refuses more requests for now; a retry later succeeds."""
+
+    code = "throttled"
+
+
+class LeaseHeldError(SaltctlError):
+    """Another process holds the lease; the message names it."""
+
+    exit_code = 75
+    code = "lease_held"
+
+
+class AccessDeniedError(SaltctlError):
+    """Credentials are missing, wrong or expired, or do not allow the call."""
+
+    exit_code = 77
+    code = "access_denied"
+
+
+class ConfigurationError(SaltctlError):
+    """A setting, a table or a server is not as it must be; retrying does not help."""
+
+    exit_code = 78
+    code = "configuration"
+
+
+class DamagedEntryError(ConfigurationError):
+    """A backup item whose max_n or write_n is missing or is no positive whole number."""
+
+    code = "damaged_entry"
+
+
+class DeadlineExceededError(SaltctlError):
+    """``--timeout`` passed before the work was done."""
+
+    exit_code = 124
+    code = "timeout"

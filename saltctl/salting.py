@@ -1,0 +1,152 @@
+"""The arithmetic of salting: pure functions of their arguments, shared by every side of the system.
+
+A conversation with ``max_n`` N lives on N + 1 partition keys: the base partition, which is the bare
+conversation id, and the salts ``id#0`` … ``id#N-1``. N is 1 for a conversation that was never salted,
+and then the base partition is all there is.
+"""
+
+from __future__ import annotations
+
+import math
+from binascii import crc32
+from collections.abc import Iterator
+
+from saltctl.errors import InvalidConversationIdError, InvalidSaltCountError
+
+SEPARATOR = "#"
+MAX_ID_BYTES = 2000
+"""DynamoDB allows 2,048 bytes in a partition key (documented); the rest is room for ``#`` and the salt."""
+
+
+def check_conversation_id(conversation_id: str) -> str:
+    """Return the id unchanged if it can be one.
+
+    Raises:
+        InvalidConversationIdError: empty, over 2,000 UTF-8 bytes, not encodable, or with a ``#`` in it.
+    """
+    if not conversation_id:
+        raise InvalidConversationIdError("the conversation id is empty", hint="give the id of a conversation")
+    if SEPARATOR in conversation_id:
+        raise InvalidConversationIdError(
+            f"the conversation id {conversation_id!r} holds a '#', which separates an id from its salt",
+            hint=f"give the bare id, such as {conversation_id.split(SEPARATOR, maxsplit=1)[0] or 'conv_abc123'!r}",
+        )
+    try:
+        size = len(conversation_id) if conversation_id.isascii() else len(conversation_id.encode())
+    except UnicodeEncodeError:
+        raise InvalidConversationIdError(
+            f"the conversation id {conversation_id!r} is not valid UTF-8", hint="check the terminal's encoding"
+        ) from None
+    if size > MAX_ID_BYTES:
+        raise InvalidConversationIdError(
+            f"the conversation id has {size} bytes; at most {MAX_ID_BYTES} fit beside a salt in a partition key",
+            hint=f"it begins with {conversation_id[:40]!r}: check that it is one id and not a list",
+        )
+    return conversation_id
+
+
+def is_power_of_two(n: int) -> bool:
+    """Whether n is 1, 2, 4, 8 and so on."""
+    return n > 0 and n & (n - 1) == 0
+
+
+def power_of_two_at_least(n: int) -> int:
+    """The smallest power of two that is not below n; 1 for anything up to 1."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def check_salt_count(n: int, cap: int) -> int:
+    """Return n unchanged if a raise may aim at it.
+
+    Raises:
+        InvalidSaltCountError: below 1, above ``cap``, or no power of two; the hint names the nearest that is.
+    """
+    if n < 1:
+        raise InvalidSaltCountError(
+            f"N must be at least 1, not {n}", hint="an unsalted conversation has N 1; type a power of two such as 4"
+        )
+    if n > cap:
+        raise InvalidSaltCountError(
+            f"N {n} is above the cap of {cap}",
+            hint=f"type {1 << (cap.bit_length() - 1)}, or raise the setting max_n_cap (SALTCTL_MAX_N_CAP)",
+        )
+    if not is_power_of_two(n):
+        above = power_of_two_at_least(n)
+        nearest = above if above <= cap else above // 2
+        raise InvalidSaltCountError(
+            f"N {n} is no power of two; N grows by doubling, so that one message can be found on few partitions",
+            hint=f"type {nearest} instead",
+        )
+    return n
+
+
+def partition_key(conversation_id: str, salt: int | None) -> str:
+    """``conv#3`` for salt 3, and the bare id for ``None``, the base partition."""
+    return conversation_id if salt is None else f"{conversation_id}{SEPARATOR}{salt}"
+
+
+def split_partition_key(key: str) -> tuple[str, int | None]:
+    """The conversation id and the salt of a partition key; the salt is None for a base partition.
+
+    A ``#`` that is not followed by a plain decimal number belongs to no salt of ours: such a key is
+    returned whole, as a base partition.
+    """
+    conversation_id, separator, salt = key.rpartition(SEPARATOR)
+    if separator and salt.isascii() and salt.isdigit() and (salt == "0" or salt[0] != "0"):
+        return conversation_id, int(salt)
+    return key, None
+
+
+def read_set(conversation_id: str, max_n: int) -> list[str]:
+    """Every partition key that may hold a message: the base partition, then the salts, ``max_n`` + 1 at most.
+
+    The base partition is always there, since it has all that was written before the conversation was salted.
+    """
+    if max_n <= 1:
+        return [conversation_id]
+    return [conversation_id, *(partition_key(conversation_id, salt) for salt in range(max_n))]
+
+
+def salt_of(message_id: str, n: int) -> int | None:
+    """The salt that a message gets when it is written at ``write_n`` n; None when unsalted.
+
+    CRC-32 of the UTF-8 message id modulo n: a retry of the same message lands on the same row.
+    """
+    return None if n <= 1 else crc32(message_id.encode()) % n
+
+
+def find_set(conversation_id: str, message_id: str, max_n: int) -> list[str]:
+    """The partition keys that can hold one message, whatever N was when it was written, likeliest first.
+
+    For a power of two these are log2(N) + 1: one for each N that was in force, and the base partition. For
+    any other N, which saltctl never creates, it is the whole read set.
+    """
+    if not is_power_of_two(max_n):
+        return read_set(conversation_id, max_n)
+    keys: dict[str, None] = {}
+    n = max_n
+    while n >= 1:
+        keys[partition_key(conversation_id, salt_of(message_id, n))] = None
+        n //= 2
+    return list(keys)
+
+
+def needed_n(rate: float, per_salt: float, cap: int) -> int:
+    """How many salts a conversation needs that is written at ``rate`` write units a second.
+
+    ``rate / per_salt`` rounded up to a power of two, at most ``cap``.
+    """
+    return min(power_of_two_at_least(math.ceil(rate / per_salt)), cap)
+
+
+def doublings(cap: int) -> Iterator[int]:
+    """2, 4, 8, … up to ``cap``: every N that a raise may aim at."""
+    n = 2
+    while n <= cap:
+        yield n
+        n *= 2
+
+
+def bucket_of(conversation_id: str, buckets: int) -> int:
+    """The registry bucket of a conversation: CRC-32 of its UTF-8 id modulo the bucket count."""
+    return crc32(conversation_id.encode()) % buckets

@@ -1,0 +1,120 @@
+"""Believable data for the local environment: what a day of a chat service leaves behind."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from saltctl.registry import Registry
+from saltctl.salting import partition_key, salt_of
+from saltctl.settings import Settings
+from saltctl.stores import aws
+from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.heat_stream import HeatStream
+from saltctl.stores.messages import MessagesTable
+from saltctl.stores.registry import RedisRegistry
+
+QUIET = 300
+"""Conversations that were never salted."""
+HOT = (2, 2, 2, 2, 4, 4, 4, 4, 4, 8, 8, 16)
+"""The N that each hot conversation has reached."""
+HEAT_REPORTS = 60
+_OPENINGS = ("has anyone seen", "we are about to ship", "the dashboard shows", "please look at", "who changed")
+_SUBJECTS = ("the checkout", "tonight's deploy", "the login page", "the new pricing", "the search index")
+_ENDINGS = ("?", ", thanks", " — looks fine now", ", any idea?", " :)")
+
+
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    """What was put in."""
+
+    conversations: int
+    salted: int
+    messages: int
+    reports: int
+
+
+def seed(settings: Settings, chance: random.Random, now: datetime) -> Seeded:
+    """Fill tables, registry, stream and metrics. The registry is left unverified: a rebuild comes after."""
+    registry = Registry.over(settings, RedisRegistry(settings), DynamoBackup(settings))
+    hot = [(f"conv_hot_{number:02d}", n) for number, n in enumerate(HOT, 1)]
+    rows = list(_messages(hot, chance, now))
+    table = MessagesTable(settings)
+    chunks = [rows[i : i + 25] for i in range(0, len(rows), 25)]
+    # The server answers one request at a time; two threads keep it busy while the other one parses.
+    with ThreadPoolExecutor(2) as pool:
+        loads = [pool.submit(table.load, chunk) for chunk in chunks]
+        for conversation_id, final in hot:
+            for n in sorted({max(final // 2, 2), final}):
+                registry.raise_to(conversation_id, n, reason="above 800 writes a second per salt")
+        for load in loads:
+            load.result()
+    reports = _report_heat(settings, hot, chance, now)
+    _put_throttle_metrics(settings, chance, now)
+    return Seeded(QUIET + len(HOT), len(HOT), len(rows), reports)
+
+
+def _messages(hot: list[tuple[str, int]], chance: random.Random, now: datetime) -> Iterator[dict[str, Any]]:
+    for number in range(QUIET):
+        for _ in range(chance.randint(1, 3)):
+            yield _message(f"conv_{number:04d}", None, chance, now - timedelta(seconds=chance.uniform(0, 86400)))
+    for conversation_id, final in hot:
+        # Written before it was salted, then under each N on the way up: history is on all of them.
+        n = 1
+        while n <= final:
+            age = 86400 / (2 * n)
+            for _ in range(6 * n):
+                yield _message(conversation_id, n, chance, now - timedelta(seconds=chance.uniform(age / 2, age)))
+            n *= 2
+
+
+def _message(conversation_id: str, n: int | None, chance: random.Random, at: datetime) -> dict[str, Any]:
+    message_id = f"m{chance.getrandbits(48):012x}"
+    time = at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    salt = None if n is None else salt_of(message_id, n)
+    return {
+        "conversation_id": {"S": partition_key(conversation_id, salt)},
+        "sort_key": {"S": f"{time}#{message_id}"},
+        "message_id": {"S": message_id},
+        "sender": {"S": f"user_{chance.randint(1, 40):02d}"},
+        "text": {"S": f"{chance.choice(_OPENINGS)} {chance.choice(_SUBJECTS)}{chance.choice(_ENDINGS)}"},
+    }
+
+
+def _report_heat(settings: Settings, hot: list[tuple[str, int]], chance: random.Random, now: datetime) -> int:
+    stream = HeatStream(settings)
+    for number in range(HEAT_REPORTS):
+        conversation_id, n = hot[number % len(hot)]
+        stream.append(
+            {
+                "v": 1,
+                "conversation_id": conversation_id,
+                "server": f"app-{number % 5}",
+                "window": int(now.timestamp()) - (HEAT_REPORTS - number) // 5,
+                "writes": chance.randint(10, 100 * n),
+            }
+        )
+    return HEAT_REPORTS
+
+
+def _put_throttle_metrics(settings: Settings, chance: random.Random, now: datetime) -> None:
+    """Ten minutes of throttling half an hour ago, before the last raises helped."""
+    cloudwatch = aws.client(settings, "cloudwatch")
+    minute = now.replace(second=0, microsecond=0)
+    data = [
+        {
+            "MetricName": name,
+            "Dimensions": [{"Name": "TableName", "Value": settings.messages_table}],
+            "Timestamp": minute - timedelta(minutes=age),
+            "Value": float(chance.randint(40, 400)),
+            "Unit": "Count",
+        }
+        for age in range(25, 35)
+        for name in ("WriteThrottleEvents", "WriteKeyRangeThroughputThrottleEvents")
+    ]
+    with aws.aws_errors("CloudWatch"):
+        cloudwatch.put_metric_data(Namespace="AWS/DynamoDB", MetricData=data)

@@ -1,0 +1,401 @@
+"""One frozen Settings object, resolved once: flag > environment > context in the file > default.
+
+Every setting knows where its value came from, so that ``saltctl config show`` can answer the question of
+somebody whose command talks to the wrong server. Nothing here connects to anything.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
+
+from saltctl.errors import ConfigurationError
+from saltctl.salting import is_power_of_two
+
+REDIS_SCHEMES = ("redis", "rediss", "unix")
+MASK = "***"
+_NO_REDIS_HINT = (
+    "set SALTCTL_REDIS_URL, for example redis://127.0.0.1:6379/0, or add a context to the file that "
+    "`saltctl config path` names; to try saltctl without any server: saltctl local shell"
+)
+
+Parser = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class SettingSpec:
+    """One setting: its name (also its key in a context), environment variables, default and parser."""
+
+    name: str
+    environment: tuple[str, ...]
+    default: Any
+    parse: Parser
+    secret: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a command or an application server was told. Durations are in seconds.
+
+    ``origins`` says for each field where its value came from: ``flag --name``, ``environment NAME``,
+    ``context NAME`` or ``default``. Build it with :func:`load_settings`, or directly in code that has its
+    own configuration.
+    """
+
+    redis_url: str | None = None
+    redis_password_file: Path | None = None
+    backup_table: str = "saltctl-registry"
+    messages_table: str = "messages"
+    key_prefix: str = "salt"
+    buckets: int = 16384
+    """How many hashes the registry is spread over. 16,384 keep a million entries in listpacks of about
+    61 fields, below both servers' limits (measured: tests/benchmarks/memory.py)."""
+    max_n_cap: int = 256
+    wps_per_salt: int = 800
+    lookup_timeout: float = 0.25
+    """How long a lookup waits for Redis before it asks the backup."""
+    redis_timeout: float = 5.0
+    """How long everything else waits for one answer of Redis."""
+    aws_timeout: float = 5.0
+    """How long one request to AWS may take; failed ones are tried again (see stores/aws.py)."""
+    breaker_seconds: float = 1.0
+    """How long lookups leave a Redis alone that has just failed them."""
+    aws_profile: str | None = None
+    aws_region: str | None = None
+    aws_endpoint_url: str | None = None
+    actor: str = "unknown"
+    context: str | None = None
+    protected: bool = False
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        """Without secrets, so that a traceback or a log line cannot leak one."""
+        shown = ", ".join(f"{row['name']}={row['value']!r}" for row in self.describe())
+        return f"Settings({shown})"
+
+    @property
+    def layout(self) -> str:
+        """The name of the registry's layout, as fences carry it: version and bucket count."""
+        return f"v1:{self.buckets}"
+
+    def require_redis_url(self) -> str:
+        """The Redis URL.
+
+        Raises:
+            ConfigurationError: none is set; the hint says how to set one and how to try saltctl without.
+        """
+        if not self.redis_url:
+            raise ConfigurationError("no Redis is configured", hint=_NO_REDIS_HINT)
+        return self.redis_url
+
+    def redis_password(self) -> str | None:
+        """The password from ``redis_password_file``, without its final newline; None where the URL has it.
+
+        Raises:
+            ConfigurationError: the file cannot be read.
+        """
+        if self.redis_password_file is None:
+            return None
+        try:
+            return self.redis_password_file.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ConfigurationError(
+                f"redis_password_file {str(self.redis_password_file)!r} cannot be read: "
+                f"{getattr(exc, 'strerror', None) or 'it is not UTF-8'}",
+                hint="check its path and its permissions",
+            ) from exc
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every setting as ``{"name", "value", "origin"}``, secrets masked, in a fixed order."""
+        rows = []
+        for spec in SPECS:
+            value = getattr(self, spec.name)
+            if spec.secret and value is not None:
+                value = mask_url(value)
+            elif isinstance(value, Path):
+                value = str(value)
+            rows.append({"name": spec.name, "value": value, "origin": self.origins.get(spec.name, "default")})
+        return rows
+
+
+def mask_url(url: str) -> str:
+    """The URL with its password replaced; a URL that cannot be taken apart is not shown at all."""
+    try:
+        parts = urlsplit(url)
+        netloc = parts.netloc
+    except ValueError:
+        return MASK
+    if parts.scheme not in _KNOWN_SCHEMES:
+        return MASK
+    userinfo, at, hosts = netloc.rpartition("@")
+    if at:
+        user, colon, _ = userinfo.partition(":")
+        netloc = f"{user}{':' + MASK if colon else ''}@{hosts}"
+    query = urlencode([(k, MASK if "pass" in k.lower() else v) for k, v in parse_qsl(parts.query)], safe="*/")
+    return urlunsplit(SplitResult(parts.scheme, netloc, parts.path, query, ""))
+
+
+_KNOWN_SCHEMES = (*REDIS_SCHEMES, "http", "https", "redis+cluster", "rediss+cluster", "redis+sentinel")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be a text that is not empty")
+    return value
+
+
+def _name(value: Any) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[A-Za-z0-9_.:/-]{1,1024}", text):
+        raise ValueError("may hold letters, digits and _ . : / - only")
+    return text
+
+
+def _path(value: Any) -> Path:
+    return Path(_text(value)).expanduser()
+
+
+def _bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError("must be true or false")
+
+
+def _whole(minimum: int, *, power_of_two: bool = False, maximum: int = 2**31 - 1) -> Parser:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError("must be a whole number")
+        if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,10}", value.strip()):
+            raise ValueError("must be a whole number")
+        number = int(value)
+        if not minimum <= number <= maximum:
+            raise ValueError(f"must be from {minimum} to {maximum}")
+        if power_of_two and not is_power_of_two(number):
+            raise ValueError("must be a power of two")
+        return number
+
+    return parse
+
+
+def _seconds(minimum: float, maximum: float) -> Parser:
+    def parse(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError("must be a number of seconds")
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError("must be a number of seconds") from None
+        if not minimum <= number <= maximum:
+            raise ValueError(f"must be from {minimum:g} to {maximum:g} seconds")
+        return number
+
+    return parse
+
+
+def _redis_url(value: Any) -> str:
+    url = _text(value)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        # The cause may quote the URL, and the URL may hold a password.
+        raise ValueError(
+            "is no URL that can be taken apart; is a special character in the password unquoted?"
+        ) from None
+    if parts.scheme not in REDIS_SCHEMES:
+        raise ValueError(f"must begin with {', '.join(scheme + '://' for scheme in REDIS_SCHEMES)}")
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise ValueError("must name a socket, such as unix:///run/redis.sock")
+    elif not parts.hostname:
+        raise ValueError("must name a host, such as redis://127.0.0.1:6379/0")
+    elif parts.path.strip("/") and not parts.path.strip("/").isdigit():
+        raise ValueError("may end in a database number only, such as /0")
+    return url
+
+
+def _endpoint(value: Any) -> str:
+    url = _text(value)
+    try:
+        parts = urlsplit(url)
+        hostname = parts.hostname
+    except ValueError:
+        raise ValueError("is no URL that can be taken apart") from None
+    if parts.scheme not in ("http", "https") or not hostname:
+        raise ValueError("must be an http:// or https:// URL")
+    return url
+
+
+SPECS: tuple[SettingSpec, ...] = (
+    SettingSpec("redis_url", ("SALTCTL_REDIS_URL",), None, _redis_url, secret=True),
+    SettingSpec("redis_password_file", ("SALTCTL_REDIS_PASSWORD_FILE",), None, _path),
+    SettingSpec("backup_table", ("SALTCTL_BACKUP_TABLE",), "saltctl-registry", _name),
+    SettingSpec("messages_table", ("SALTCTL_MESSAGES_TABLE",), "messages", _name),
+    SettingSpec("key_prefix", ("SALTCTL_KEY_PREFIX",), "salt", _name),
+    SettingSpec("buckets", ("SALTCTL_BUCKETS",), 16384, _whole(1, power_of_two=True, maximum=2**20)),
+    SettingSpec("max_n_cap", ("SALTCTL_MAX_N_CAP",), 256, _whole(1, maximum=65536)),
+    SettingSpec("wps_per_salt", ("SALTCTL_WPS_PER_SALT",), 800, _whole(1)),
+    SettingSpec("lookup_timeout", ("SALTCTL_LOOKUP_TIMEOUT",), 0.25, _seconds(0.001, 60)),
+    SettingSpec("redis_timeout", ("SALTCTL_REDIS_TIMEOUT",), 5.0, _seconds(0.001, 600)),
+    SettingSpec("aws_timeout", ("SALTCTL_AWS_TIMEOUT",), 5.0, _seconds(0.05, 600)),
+    SettingSpec("breaker_seconds", ("SALTCTL_BREAKER_SECONDS",), 1.0, _seconds(0, 60)),
+    SettingSpec("aws_profile", ("AWS_PROFILE",), None, _text),
+    SettingSpec("aws_region", ("AWS_REGION", "AWS_DEFAULT_REGION"), None, _name),
+    SettingSpec("aws_endpoint_url", ("AWS_ENDPOINT_URL",), None, _endpoint, secret=True),
+    SettingSpec("actor", ("SALTCTL_ACTOR",), None, _text),
+)
+_BY_NAME = {spec.name: spec for spec in SPECS}
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A configuration file as it was read: where it is, and its contexts."""
+
+    path: Path
+    exists: bool
+    default_context: str | None
+    contexts: Mapping[str, Mapping[str, Any]]
+
+
+def config_path(environ: Mapping[str, str], explicit: Path | None = None) -> Path:
+    """Where the configuration file is looked for: ``--config``, ``$SALTCTL_CONFIG``, then the XDG directory."""
+    if explicit is not None:
+        return explicit
+    if environ.get("SALTCTL_CONFIG"):
+        return Path(environ["SALTCTL_CONFIG"]).expanduser()
+    base = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or Path.home()) / ".config"
+    return Path(base) / "saltctl" / "config.toml"
+
+
+def read_config(path: Path, *, required: bool) -> ConfigFile:
+    """Read and check the configuration file.
+
+    Raises:
+        ConfigurationError: it is required and missing, cannot be read, is no TOML, or has unknown keys.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if required:
+            raise ConfigurationError(
+                f"the configuration file {str(path)!r} does not exist", hint="check --config and SALTCTL_CONFIG"
+            ) from None
+        return ConfigFile(path, False, None, {})
+    except OSError as exc:
+        raise ConfigurationError(
+            f"the configuration file {str(path)!r} cannot be read: {exc.strerror}", hint=f"ls -l {path}"
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigurationError(f"the configuration file {str(path)!r} is not UTF-8") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigurationError(f"the configuration file {str(path)!r} is not valid TOML: {exc}") from exc
+    _reject_unknown(document, ("default_context", "contexts"), f"{str(path)!r}")
+    default = document.get("default_context")
+    contexts = document.get("contexts", {})
+    if default is not None and not isinstance(default, str):
+        raise ConfigurationError(f"default_context in {str(path)!r} must be the name of a context")
+    if not isinstance(contexts, dict) or not all(isinstance(table, dict) for table in contexts.values()):
+        raise ConfigurationError(f"contexts in {str(path)!r} must be tables", hint="write them as [contexts.NAME]")
+    for name, table in contexts.items():
+        _reject_unknown(table, (*_BY_NAME, "protected"), f"context {name!r} of {str(path)!r}")
+    return ConfigFile(path, True, default, contexts)
+
+
+def _reject_unknown(table: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in known:
+            close = get_close_matches(key, known, 1)
+            raise ConfigurationError(
+                f"{where} has an unknown key {key!r}",
+                hint=f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}",
+            )
+
+
+def load_settings(
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    context: str | None = None,
+    config: Path | None = None,
+) -> Settings:
+    """Resolve every setting.
+
+    Args:
+        flags: values given on the command line, by setting name; None counts as not given.
+        environ: the environment; ``os.environ`` where omitted. An empty variable counts as not set.
+        context: the context to use; else ``SALTCTL_CONTEXT``, else the file's ``default_context``.
+        config: an explicit configuration file, which must then exist.
+
+    Raises:
+        ConfigurationError: a value cannot be used; the message names the setting and its origin, never
+            the value of a secret.
+    """
+    env = os.environ if environ is None else environ
+    file = read_config(config_path(env, config), required=config is not None or bool(env.get("SALTCTL_CONFIG")))
+    chosen = context or env.get("SALTCTL_CONTEXT") or file.default_context
+    table: Mapping[str, Any] = {}
+    if chosen is not None:
+        if chosen not in file.contexts:
+            raise ConfigurationError(
+                f"there is no context {chosen!r} in {str(file.path)!r}",
+                hint=f"contexts there: {', '.join(file.contexts) or 'none'}",
+            )
+        table = file.contexts[chosen]
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for spec in SPECS:
+        raw, origin = _pick(spec, flags or {}, env, table, chosen)
+        origins[spec.name] = origin
+        if origin == "default":
+            values[spec.name] = spec.default
+            continue
+        try:
+            values[spec.name] = spec.parse(raw)
+        except ValueError as exc:
+            raise ConfigurationError(
+                f"{spec.name} ({origin}) {exc}", hint="`saltctl config path` names the file"
+            ) from None
+    if values["actor"] is None:
+        values["actor"] = default_actor()
+    try:
+        protected = _bool(table.get("protected", False))
+    except ValueError as exc:
+        raise ConfigurationError(f"protected (context {chosen}) {exc}") from None
+    return Settings(**values, context=chosen, protected=protected, origins=MappingProxyType(origins))
+
+
+def _pick(
+    spec: SettingSpec, flags: Mapping[str, Any], env: Mapping[str, str], table: Mapping[str, Any], context: str | None
+) -> tuple[Any, str]:
+    if flags.get(spec.name) is not None:
+        return flags[spec.name], f"flag --{spec.name.replace('_', '-')}"
+    for name in spec.environment:
+        if env.get(name):
+            return env[name], f"environment {name}"
+    if spec.name in table:
+        return table[spec.name], f"context {context}"
+    return None, "default"
+
+
+def default_actor() -> str:
+    """``user@host``, or as much of it as can be learned."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = f"uid{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def has_password(redis_url: str) -> bool:
+    """Whether the URL carries a password, which must then not come from a flag, where ``ps`` shows it."""
+    return mask_url(redis_url) != redis_url

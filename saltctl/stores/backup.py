@@ -1,0 +1,420 @@
+"""The backup table in DynamoDB: the registry's durable copy, and the lease beside it.
+
+Only conditional UpdateItem ever touches max_n: PutItem, DeleteItem and BatchWriteItem could lower it.
+Ids that begin with ``#`` are saltctl's own items and are no conversations.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from saltctl.errors import ConfigurationError, DamagedEntryError, ThrottledError
+from saltctl.settings import Settings
+from saltctl.stores import aws
+from saltctl.stores.contracts import BackupEntry, BackupPage, DamagedEntry, LeaseHolder, Raise, RaiseOutcome
+
+KEY = "conversation_id"
+LEASE_ID = "#lease"
+LAYOUT_ID = "#layout"
+OWN_ITEMS = "#"
+SIGN_OF_LIFE = 1.0
+"""Seconds without a page after which a scan yields an empty one, so that its caller can renew its lease."""
+_MAX_BATCH = 100
+"""Keys that one BatchGetItem takes (documented)."""
+
+
+class DynamoBackup:
+    """The backup store on DynamoDB. Thread-safe. See ``contracts.BackupStore`` for the semantics."""
+
+    def __init__(self, settings: Settings, *, client: Any = None, now: Callable[[], datetime] | None = None) -> None:
+        self._settings = settings
+        self._table = settings.backup_table
+        self._client = client
+        self._lock = threading.Lock()
+        self._now = now or (lambda: datetime.now(UTC))
+
+    @property
+    def client(self) -> Any:
+        """The boto3 client, made at first use: importing boto3 takes longer than most commands."""
+        if self._client is None:
+            with self._lock:
+                if self._client is None:
+                    self._client = aws.client(self._settings, "dynamodb")
+        return self._client
+
+    @property
+    def where(self) -> str:
+        """The table's name for messages."""
+        return f"{self._table!r}"
+
+    def get(self, conversation_id: str) -> BackupEntry | None:
+        """Strongly consistent read of one item."""
+        with aws.aws_errors(self.where):
+            answer = self.client.get_item(TableName=self._table, Key={KEY: {"S": conversation_id}}, ConsistentRead=True)
+        item = answer.get("Item")
+        return None if item is None else self._entry(conversation_id, item)
+
+    def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
+        """Strongly consistent reads in batches of 100; what a batch leaves unprocessed is asked again."""
+        found: dict[str, BackupEntry] = {}
+        wanted = list(dict.fromkeys(conversation_ids))
+        for start in range(0, len(wanted), _MAX_BATCH):
+            keys = [{KEY: {"S": conversation_id}} for conversation_id in wanted[start : start + _MAX_BATCH]]
+            for attempt in range(8):
+                with aws.aws_errors(self.where):
+                    answer = self.client.batch_get_item(
+                        RequestItems={self._table: {"Keys": keys, "ConsistentRead": True}}
+                    )
+                for item in answer["Responses"].get(self._table, []):
+                    conversation_id = item[KEY]["S"]
+                    found[conversation_id] = self._entry(conversation_id, item)
+                keys = answer.get("UnprocessedKeys", {}).get(self._table, {}).get("Keys", [])
+                if not keys:
+                    break
+                time.sleep(random.uniform(0, 0.05 * 2**attempt))
+            else:
+                raise ThrottledError(
+                    f"DynamoDB leaves reads of table {self.where} unprocessed", hint="wait, or give it more capacity"
+                )
+        return found
+
+    def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
+        """Step 1 of a raise."""
+        note = {
+            "M": {
+                "n": {"N": str(entry.n)},
+                "at": {"S": entry.at},
+                "by": {"S": entry.by},
+                "reason": {"S": entry.reason},
+            }
+        }
+        old = self._update(
+            conversation_id,
+            "SET max_n = :n, updated_at = :at, #raises = list_append(if_not_exists(#raises, :none), :raise)",
+            "attribute_not_exists(max_n) OR max_n < :n",
+            {":n": {"N": str(entry.n)}, ":at": {"S": entry.at}, ":none": {"L": []}, ":raise": {"L": [note]}},
+            names={"#raises": "raises"},
+        )
+        if old is not None:
+            return RaiseOutcome(self._entry(conversation_id, old).max_n if "max_n" in old else 1, True)
+        held = self.get(conversation_id)
+        if held is None:
+            raise DamagedEntryError(f"the item of {conversation_id!r} vanished from table {self.where} during a raise")
+        return RaiseOutcome(held.max_n, False)
+
+    def commit_write_n(self, conversation_id: str, n: int) -> bool:
+        """Step 3 of a raise. Only ever after the registry holds n."""
+        return (
+            self._update(
+                conversation_id,
+                "SET write_n = :n",
+                "max_n >= :n AND (attribute_not_exists(write_n) OR write_n < :n)",
+                {":n": {"N": str(n)}},
+            )
+            is not None
+        )
+
+    def claim_layout(self, layout: str, key_prefix: str) -> None:
+        """Bind the table to one layout: the first claim writes it, every later one must agree."""
+        with aws.aws_errors(self.where):
+            answer = self.client.update_item(
+                TableName=self._table,
+                Key={KEY: {"S": LAYOUT_ID}},
+                UpdateExpression="SET layout = if_not_exists(layout, :layout), "
+                "key_prefix = if_not_exists(key_prefix, :prefix)",
+                ExpressionAttributeValues={":layout": {"S": layout}, ":prefix": {"S": key_prefix}},
+                ReturnValues="ALL_NEW",
+            )
+        held = answer["Attributes"]
+        theirs = (held["layout"].get("S"), held["key_prefix"].get("S"))
+        if theirs != (layout, key_prefix):
+            raise ConfigurationError(
+                f"the registry of table {self.where} is laid out as {theirs[0]} under the prefix {theirs[1]!r}, "
+                f"and this client is set to {layout} under {key_prefix!r}",
+                hint=f"set SALTCTL_BUCKETS={str(theirs[0]).rpartition(':')[2]} and SALTCTL_KEY_PREFIX={theirs[1]}",
+            )
+
+    def scan(self, segments: int, *, limit: int | None = None) -> Iterator[BackupPage]:
+        """Parallel scan: one thread a segment, at most one page a segment in memory beyond the one in use."""
+        pages: queue.Queue[BackupPage | Exception | None] = queue.Queue(maxsize=segments)
+        stop = threading.Event()
+
+        def put(page: BackupPage | Exception | None) -> None:
+            while not stop.is_set():
+                try:
+                    pages.put(page, timeout=0.1)
+                    return
+                except queue.Full:
+                    continue
+
+        def drain(segment: int) -> None:
+            try:
+                for page in self._scan_segment(segment, segments, limit, stop):
+                    put(page)
+                put(None)
+            except Exception as exc:  # handed to the caller's thread, which raises it
+                put(exc)
+
+        threads = [
+            threading.Thread(target=drain, args=(segment,), name=f"scan-{segment}", daemon=True)
+            for segment in range(segments)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            running = segments
+            while running:
+                try:
+                    page = pages.get(timeout=SIGN_OF_LIFE)
+                except queue.Empty:
+                    yield BackupPage([], [], 0.0, -1)
+                    continue
+                if isinstance(page, Exception):
+                    raise page
+                if page is None:
+                    running -= 1
+                else:
+                    yield page
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(timeout=self._settings.aws_timeout + 1)
+
+    def _scan_segment(
+        self, segment: int, segments: int, limit: int | None, stop: threading.Event
+    ) -> Iterator[BackupPage]:
+        request: dict[str, Any] = {
+            "TableName": self._table,
+            "ConsistentRead": True,
+            "Segment": segment,
+            "TotalSegments": segments,
+            "ReturnConsumedCapacity": "TOTAL",
+            "ProjectionExpression": "#id, max_n, write_n",
+            "ExpressionAttributeNames": {"#id": KEY},
+        }
+        if limit is not None:
+            request["Limit"] = limit
+        while not stop.is_set():
+            with aws.aws_errors(self.where):
+                answer = self._patiently(lambda: self.client.scan(**request), stop)
+            yield self._page(answer, segment)
+            # An empty page is not the end; only a missing LastEvaluatedKey is.
+            if "LastEvaluatedKey" not in answer:
+                return
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    def _patiently(self, call: Callable[[], Any], stop: threading.Event) -> Any:
+        """Repeat a throttled call for up to about two minutes, beyond botocore's own quick retries.
+
+        botocore's retry quota runs dry after some ten throttled calls; a recovery must outlast that.
+        """
+        from botocore.exceptions import ClientError
+
+        for attempt in range(40):
+            try:
+                return call()
+            except ClientError as exc:
+                if not isinstance(aws.translate(exc, self.where), ThrottledError) or stop.is_set():
+                    raise
+                stop.wait(random.uniform(0.5, 1) * min(4.0, 0.1 * 2**attempt))
+        return call()
+
+    def _page(self, answer: Mapping[str, Any], segment: int) -> BackupPage:
+        entries: list[tuple[str, int, int]] = []
+        damaged: list[DamagedEntry] = []
+        for item in answer["Items"]:
+            conversation_id = item[KEY]["S"]
+            if conversation_id.startswith(OWN_ITEMS):
+                continue
+            try:
+                max_n = int(item["max_n"]["N"])
+                write_n = int(item["write_n"]["N"]) if "write_n" in item else 1
+                if max_n < 1 or write_n < 1:
+                    raise ValueError
+            except (KeyError, ValueError):
+                damaged.append(DamagedEntry(conversation_id, _problem(item)))
+                continue
+            entries.append((conversation_id, max_n, write_n))
+        return BackupPage(
+            entries, damaged, float(answer.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0)), segment
+        )
+
+    def _entry(self, conversation_id: str, item: Mapping[str, Any]) -> BackupEntry:
+        problem = _problem(item)
+        if problem:
+            raise DamagedEntryError(
+                f"the item of {conversation_id!r} in table {self.where} is damaged: {problem}",
+                hint="somebody wrote it by hand: set its max_n to the N in its `raises`, as a number",
+            )
+        raises = tuple(
+            Raise(
+                int(note["M"]["n"]["N"]),
+                note["M"].get("at", {}).get("S", ""),
+                note["M"].get("by", {}).get("S", ""),
+                note["M"].get("reason", {}).get("S", ""),
+            )
+            for note in item.get("raises", {}).get("L", [])
+            if "M" in note and "N" in note["M"].get("n", {})
+        )
+        write_n = int(item["write_n"]["N"]) if "write_n" in item else 1
+        return BackupEntry(conversation_id, int(item["max_n"]["N"]), write_n, raises)
+
+    def _update(
+        self,
+        item_id: str,
+        update: str,
+        condition: str,
+        values: dict[str, Any],
+        names: dict[str, str] | None = None,
+    ) -> dict[str, Any] | None:
+        """A conditional UpdateItem.
+
+        Returns the item as it was before, {} where there was none, or None where the condition failed.
+        """
+        import botocore.exceptions as driver
+
+        request: dict[str, Any] = {
+            "TableName": self._table,
+            "Key": {KEY: {"S": item_id}},
+            "UpdateExpression": update,
+            "ConditionExpression": condition,
+            "ExpressionAttributeValues": values,
+            "ReturnValues": "ALL_OLD",
+        }
+        if names:
+            request["ExpressionAttributeNames"] = names
+        with aws.aws_errors(self.where):
+            try:
+                answer = self.client.update_item(**request)
+            except driver.ClientError as exc:
+                if aws.error_code(exc) == "ConditionalCheckFailedException":
+                    return None
+                raise
+        attributes: dict[str, Any] = answer.get("Attributes", {})
+        return attributes
+
+    # The table itself.
+
+    def describe(self) -> dict[str, Any] | None:
+        """DescribeTable's answer, or None where the table does not exist."""
+        return aws.describe_table(self.client, self._table)
+
+    def check_table(self) -> None:
+        """Refuse a table that is missing or has other keys than ``conversation_id`` (S).
+
+        Raises:
+            ConfigurationError: see above; the hint names `saltctl setup`.
+        """
+        table = self.describe()
+        if table is None:
+            raise ConfigurationError(f"there is no DynamoDB table {self.where}", hint="saltctl setup")
+        keys = [(key["AttributeName"], key["KeyType"]) for key in table["KeySchema"]]
+        types = {item["AttributeName"]: item["AttributeType"] for item in table["AttributeDefinitions"]}
+        if keys != [(KEY, "HASH")] or types.get(KEY) != "S":
+            found = ", ".join(f"{name} ({types.get(name)}, {kind})" for name, kind in keys)
+            raise ConfigurationError(
+                f"table {self.where} has the keys {found}; a backup table has {KEY} (S, HASH) alone",
+                hint="is SALTCTL_BACKUP_TABLE the backup table and not the messages table?",
+            )
+
+    def create(self) -> None:
+        """Create the table, on demand, with deletion protection and point-in-time recovery; wait for it."""
+        with aws.aws_errors(self.where):
+            self.client.create_table(
+                TableName=self._table,
+                AttributeDefinitions=[{"AttributeName": KEY, "AttributeType": "S"}],
+                KeySchema=[{"AttributeName": KEY, "KeyType": "HASH"}],
+                BillingMode="PAY_PER_REQUEST",
+                DeletionProtectionEnabled=True,
+            )
+            self.client.get_waiter("table_exists").wait(
+                TableName=self._table, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+            )
+            self.client.update_continuous_backups(
+                TableName=self._table, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
+            )
+
+    # The lease. Taken by UpdateItem like everything else, so that no role needs PutItem or DeleteItem.
+
+    def take(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
+        """Take the lease where it is free or its holder stopped renewing it."""
+        for _ in range(3):
+            taken = self._update(
+                LEASE_ID,
+                "SET lease_owner = :owner, lease_host = :host, lease_pid = :pid, lease_since = :now, "
+                "lease_heartbeat = :now, lease_progress = :progress",
+                "attribute_not_exists(lease_owner) OR lease_owner = :owner OR lease_heartbeat < :expired",
+                {
+                    ":owner": {"S": owner},
+                    ":host": {"S": host},
+                    ":pid": {"N": str(pid)},
+                    ":now": {"N": f"{now:.3f}"},
+                    ":expired": {"N": f"{now - expiry:.3f}"},
+                    ":progress": {"S": "starting"},
+                },
+            )
+            if taken is not None:
+                return None
+            # Between the refusal and this read the holder may have let go: then there is nobody to name.
+            if holder := self.holder():
+                return holder
+        return LeaseHolder("unknown", "unknown", 0, now, now, "")
+
+    def beat(self, owner: str, now: float, progress: str) -> bool:
+        """Renew the lease."""
+        return (
+            self._update(
+                LEASE_ID,
+                "SET lease_heartbeat = :now, lease_progress = :progress",
+                "lease_owner = :owner",
+                {":owner": {"S": owner}, ":now": {"N": f"{now:.3f}"}, ":progress": {"S": progress}},
+            )
+            is not None
+        )
+
+    def release(self, owner: str) -> None:
+        """Give the lease back."""
+        self._update(
+            LEASE_ID,
+            "REMOVE lease_owner, lease_heartbeat",
+            "lease_owner = :owner",
+            {":owner": {"S": owner}},
+        )
+
+    def holder(self) -> LeaseHolder | None:
+        """Who holds the lease."""
+        with aws.aws_errors(self.where):
+            item = self.client.get_item(TableName=self._table, Key={KEY: {"S": LEASE_ID}}, ConsistentRead=True).get(
+                "Item", {}
+            )
+        if "lease_owner" not in item:
+            return None
+        return LeaseHolder(
+            item["lease_owner"]["S"],
+            item["lease_host"]["S"],
+            int(item["lease_pid"]["N"]),
+            float(item["lease_since"]["N"]),
+            float(item["lease_heartbeat"]["N"]),
+            item["lease_progress"]["S"],
+        )
+
+
+def _problem(item: Mapping[str, Any]) -> str:
+    """What is wrong with an item, or an empty text."""
+    if "max_n" not in item:
+        return "it has no max_n"
+    for name in ("max_n", "write_n"):
+        if name not in item:
+            continue
+        if "N" not in item[name]:
+            return f"its {name} is no number"
+        number = item[name]["N"]
+        if not number.isdigit() or int(number) < 1:
+            return f"its {name} is {number}, no positive whole number"
+    return ""

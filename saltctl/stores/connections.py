@@ -1,0 +1,130 @@
+"""Connections to Redis: who the primaries are, and clients with deadlines that were chosen.
+
+redis-py's defaults (10 retries with jitter, 5 s) would make a lookup wait seconds for a dead server, so
+nothing here uses them. Work is grouped by primary everywhere; today every URL names one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from saltctl.errors import ConfigurationError, RedisUnavailableError
+from saltctl.settings import Settings
+from saltctl.stores.redis_errors import redis_errors
+
+
+class Connections:
+    """Clients for the primaries of one Redis. Thread-safe; a client is made at first use.
+
+    Args:
+        settings: names the server and its password.
+        timeout: seconds to connect, and seconds to wait for each reply.
+        retries: how often a command that failed is sent again, with exponential back-off from 50 ms.
+            Above 0 only for commands that may run twice.
+        client: a ready client instead, for tests with a fake server.
+    """
+
+    def __init__(self, settings: Settings, *, timeout: float, retries: int, client: Any = None) -> None:
+        self._settings = settings
+        self._timeout = timeout
+        self._retries = retries
+        self._client = client
+        self._name = server_name(settings.require_redis_url())
+
+    def primaries(self) -> Sequence[str]:
+        """The names of the primaries."""
+        return (self._name,)
+
+    def primary_of(self, key: str) -> str:
+        """The name of the primary that has a key."""
+        return self._name
+
+    def client(self, primary: str) -> Any:
+        """The client of one primary; raises ConfigurationError where its URL cannot be used."""
+        if self._client is None:
+            self._client = self._open(self._retries)
+        return self._client
+
+    def dedicated(self, primary: str) -> DedicatedConnection:
+        """A new connection of its own to one primary, without retries and without reconnecting."""
+        return DedicatedConnection(self._open(0).connection_pool, primary)
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._client is not None:
+            self._client.close()
+
+    def _open(self, retries: int) -> Any:
+        import redis
+        from redis.backoff import ExponentialBackoff, NoBackoff
+        from redis.retry import Retry
+
+        options: dict[str, Any] = {
+            "socket_timeout": self._timeout,
+            "socket_connect_timeout": self._timeout,
+            "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), retries) if retries else Retry(NoBackoff(), 0),
+            "client_name": "saltctl",
+            "protocol": 2,
+        }
+        if (password := self._settings.redis_password()) is not None:
+            options["password"] = password
+        try:
+            return redis.Redis.from_url(self._settings.require_redis_url(), **options)
+        except (ValueError, TypeError):
+            # The cause may quote the URL with its password.
+            raise ConfigurationError(
+                f"the Redis URL of {self._name} has options that redis-py does not know",
+                hint="check what stands behind its question mark",
+            ) from None
+
+
+def server_name(url: str) -> str:
+    """``host:port`` or a socket's path: a server's name for messages, without user and password."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return parts.path
+    host = parts.hostname or "localhost"
+    return f"{f'[{host}]' if ':' in host else host}:{parts.port or 6379}"
+
+
+class DedicatedConnection:
+    """One connection to one server process. Not thread-safe.
+
+    Once it has failed it stays failed: it never reconnects, so that nothing sent over it can reach a
+    process that was started later.
+    """
+
+    def __init__(self, pool: Any, primary: str) -> None:
+        self.primary = primary
+        self._broken = False
+        self._pool = pool
+        with redis_errors(primary):
+            self._connection = pool.get_connection()
+
+    def execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send the commands in one go and return their replies, in order.
+
+        Error replies end it as a failed connection does: the caller cannot go on half-way.
+        """
+        if self._broken:
+            raise RedisUnavailableError(
+                f"the connection to Redis at {self.primary} was lost", hint="run it again: saltctl rebuild"
+            )
+        done = False
+        try:
+            with redis_errors(self.primary):
+                self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+                replies = [self._connection.read_response() for _ in commands]
+            done = True
+            return replies
+        finally:
+            if not done:
+                self.close()
+
+    def close(self) -> None:
+        """Disconnect for good."""
+        self._broken = True
+        self._connection.disconnect()
+        self._pool.disconnect()

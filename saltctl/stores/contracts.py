@@ -1,0 +1,216 @@
+"""What operations may expect of a store: values, semantics and errors. No driver is imported here.
+
+Every implementation, the real ones and the in-memory ones of the tests, keeps what these docstrings say;
+the protocol is proved against them (tests/model/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """One raise as the backup remembers it. ``at`` is ISO 8601 UTC."""
+
+    n: int
+    at: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackupEntry:
+    """One conversation's item in the backup table. ``write_n`` is never above ``max_n``."""
+
+    conversation_id: str
+    max_n: int
+    write_n: int
+    raises: tuple[Raise, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedEntry:
+    """An item of the backup table that saltctl cannot have written, and what is wrong with it."""
+
+    conversation_id: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackupPage:
+    """One page of a scan: (conversation id, max_n, write_n) triples, in no order."""
+
+    entries: list[tuple[str, int, int]]
+    damaged: list[DamagedEntry]
+    consumed_rcu: float
+    """Read capacity units that the page consumed, as DynamoDB reports it; 0 where it does not."""
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseOutcome:
+    """What a conditional update found: max_n before it, and whether it changed anything."""
+
+    before: int
+    changed: bool
+
+
+class BackupStore(Protocol):
+    """The backup table. It never loses what it acknowledged, and conditions are checked at one primary copy.
+
+    All methods raise ConfigurationError where the table is missing or has other keys, AccessDeniedError,
+    ThrottledError and AwsUnavailableError (after retries). A write that raised may still have happened.
+    """
+
+    def get(self, conversation_id: str) -> BackupEntry | None:
+        """Strongly consistent read; None where there is no item. Raises DamagedEntryError."""
+        ...
+
+    def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
+        """Strongly consistent reads; an id without an item is left out. Raises DamagedEntryError."""
+        ...
+
+    def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
+        """Atomically: set max_n to ``entry.n`` and remember the raise where max_n is absent or lower.
+
+        Where the condition fails, nothing changes and the outcome's ``before`` is what is held.
+        """
+        ...
+
+    def commit_write_n(self, conversation_id: str, n: int) -> bool:
+        """Atomically: set write_n to n where it is absent or lower; whether it changed."""
+        ...
+
+    def claim_layout(self, layout: str, key_prefix: str) -> None:
+        """Bind the table to one registry layout, once and for all; a second claim of the same is no change.
+
+        Raises ConfigurationError where the table is bound to another: a client that merged into other
+        buckets would acknowledge raises that nobody sees.
+        """
+        ...
+
+    def scan(self, segments: int, *, limit: int | None = None) -> Iterator[BackupPage]:
+        """Every item that existed before the call, by ``segments`` parallel strongly consistent scans.
+
+        Each item's read is consistent, the scan as a whole is no snapshot. Closing the iterator stops the
+        segments. An empty page is yielded about every second while nothing arrives, so that the caller can
+        do what it must do regularly. ``limit`` bounds the items of a page, for tests.
+        """
+        ...
+
+
+class RebuildSession(Protocol):
+    """A rebuild's own connection to one primary. It belongs to one server process and never reconnects.
+
+    Every method raises RedisUnavailableError once the server was lost, and then again each time.
+    """
+
+    @property
+    def primary(self) -> str:
+        """The primary's name, as in ``RegistryStore.primaries``."""
+        ...
+
+    def mark(self, token: str) -> None:
+        """Put ``#rebuild`` = token into every bucket of this primary, and remember who the primary is.
+
+        Raises ConfigurationError where a bucket is fenced under another layout.
+        """
+        ...
+
+    def merge(self, entries: Sequence[tuple[str, int]]) -> int:
+        """Max-merge the entries, all of buckets of this primary; how many were raised."""
+        ...
+
+    def finish(self, token: str) -> None:
+        """Fence every bucket that still has the token, on the primary as it was marked.
+
+        Raises RebuildBrokenError where a token is gone or the primary is no longer the same.
+        """
+        ...
+
+    def load_lookup(self) -> None:
+        """Load the lookup script into this server process, which verifies it."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection up."""
+        ...
+
+
+class RegistryStore(Protocol):
+    """The registry in Redis, spread over one or more primaries. It may lose everything at any time.
+
+    Methods raise RedisUnavailableError (outages, timeouts), AccessDeniedError and ConfigurationError.
+    """
+
+    def primaries(self) -> Sequence[str]:
+        """The names of all primaries: host and port, never a password."""
+        ...
+
+    def by_primary(self, conversation_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """The ids grouped by the primary that has their bucket."""
+        ...
+
+    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+        """max_n of each id, None where there is no entry; all of ids on this primary. Never retried.
+
+        Raises UnverifiedError where this process was not verified, or was verified under another layout.
+        """
+        ...
+
+    def raw(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
+        """What Redis holds, verified or not; for people, never for routing."""
+        ...
+
+    def merge(self, conversation_id: str, n: int) -> bool:
+        """Max-merge one entry, whether or not Redis is verified; whether it changed. Safe to repeat."""
+        ...
+
+    def verified(self) -> dict[str, bool]:
+        """For each primary, whether every bucket of it answers lookups."""
+        ...
+
+    def sessions(self) -> Sequence[RebuildSession]:
+        """One new session for each primary."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseHolder:
+    """Who holds the lease. Times are seconds since the epoch, by the holder's clock."""
+
+    owner: str
+    host: str
+    pid: int
+    since: float
+    heartbeat: float
+    progress: str
+
+
+class LeaseStore(Protocol):
+    """The lease item in the backup table, which keeps rebuilds from wasting each other's work.
+
+    Safety does not hang on it: two rebuilds at once break each other's tokens.
+    """
+
+    def take(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
+        """Take the lease where it is free or its heartbeat is older than ``expiry`` seconds.
+
+        Returns None when taken, else the holder.
+        """
+        ...
+
+    def beat(self, owner: str, now: float, progress: str) -> bool:
+        """Renew; False where somebody else has taken it over."""
+        ...
+
+    def release(self, owner: str) -> None:
+        """Give it back where it is still ours."""
+        ...
+
+    def holder(self) -> LeaseHolder | None:
+        """Who holds it now, also where the heartbeat is old."""
+        ...

@@ -1,0 +1,20 @@
+#!lua
+-- Step 5 of a rebuild: fence the buckets that still carry the token of this rebuild.
+--   KEYS  buckets (of one slot, in a cluster)    ARGV  layout, token, replication id at the beginning
+--   returns the number of buckets fenced
+-- A token that is gone means that somebody flushed, evicted or rebuilt meanwhile; another replication id
+-- means that this primary was demoted and promoted again, and may have lost what was merged before.
+local at = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+if at ~= ARGV[3] then
+  return redis.error_reply('BROKEN the primary changed its replication id')
+end
+for _, key in ipairs(KEYS) do
+  if redis.call('HGET', key, '#rebuild') ~= ARGV[2] then
+    return redis.error_reply('BROKEN the token is gone from ' .. key)
+  end
+end
+for _, key in ipairs(KEYS) do
+  redis.call('HSET', key, '#fence', ARGV[1] .. ':' .. at)
+  redis.call('HDEL', key, '#rebuild')
+end
+return #KEYS

@@ -1,0 +1,17 @@
+#!lua
+-- Step 3 of a rebuild: note in every bucket that this rebuild began, so that step 5 can tell whether the
+-- bucket was lost in between.
+--   KEYS  buckets (of one slot, in a cluster)    ARGV  layout, token
+--   returns the replication id: the identity of this primary and of the data it may serve
+local at = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+if at == nil then
+  return redis.error_reply('NOREPLID INFO replication shows no master_replid')
+end
+for _, key in ipairs(KEYS) do
+  local fence = redis.call('HGET', key, '#fence')
+  if fence and string.match(fence, '^(.*):%x+$') ~= ARGV[1] then
+    return redis.error_reply('OTHERLAYOUT ' .. fence)
+  end
+  redis.call('HSET', key, '#rebuild', ARGV[2])
+end
+return at

@@ -1,0 +1,107 @@
+"""Redis driver errors → saltctl errors, most specific first."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from saltctl.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    RebuildBrokenError,
+    RedisUnavailableError,
+    SaltctlError,
+    UnverifiedError,
+)
+
+# Replies that name an outage or a role change, as their first word. redis-py has classes for some of them
+# only, and which ones differs between its versions, so all are told by the word (see Redis' documentation).
+_OUTAGES = {
+    "LOADING": "it is loading its data",
+    "READONLY": "it is a replica, or was demoted to one",
+    "NOREPLICAS": "it is cut off from its replicas",
+    "MASTERDOWN": "it is a replica whose primary is down",
+    "CLUSTERDOWN": "its cluster is down",
+    "TRYAGAIN": "a slot is being moved",
+    "MOVED": "the slot has moved to another primary",
+    "ASK": "the slot is being moved to another primary",
+    "MISCONF": "it cannot persist its data and refuses writes",
+    "OOM": "its memory is full",
+    "BUSY": "a script is running for too long",
+    "UNKILLABLE": "a script is running for too long",
+}
+_DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
+_VERIFY_HINT = "saltctl rebuild"
+
+
+def translate(exc: Exception, where: str) -> SaltctlError:
+    """The saltctl error for an exception of redis-py. ``where`` names the server, without a password."""
+    import redis.exceptions as driver
+
+    text = " ".join(str(exc).split())
+    word = text.split(" ", 1)[0]
+    if isinstance(exc, driver.AuthenticationError | driver.AuthorizationError) or word in _DENIED:
+        return AccessDeniedError(
+            f"Redis at {where} refuses these credentials or this command: {text}",
+            hint="check the user and password of SALTCTL_REDIS_URL or redis_password_file, and the user's ACL",
+        )
+    if isinstance(exc, driver.NoPermissionError):
+        return AccessDeniedError(f"Redis at {where} does not permit this: {text}", hint="check the user's ACL")
+    if isinstance(exc, driver.NoScriptError) or word == "NOSCRIPT":
+        return UnverifiedError(f"Redis at {where} is not verified: it has (re)started since", hint=_VERIFY_HINT)
+    if word == "UNVERIFIED":
+        return UnverifiedError(f"Redis at {where} is not verified: its fence is missing or foreign", hint=_VERIFY_HINT)
+    if word == "OTHERLAYOUT":
+        return ConfigurationError(
+            f"Redis at {where} holds a registry of another layout: {text.split(' ', 1)[-1].rsplit(':', 1)[0]}",
+            hint="set SALTCTL_BUCKETS to the number after the colon, as every other client of this Redis has it",
+        )
+    if word == "BROKEN":
+        return RebuildBrokenError(
+            f"Redis at {where} changed while it was being rebuilt: {text.split(' ', 1)[-1]}",
+            hint="nothing was verified and nothing is lost; run it again: saltctl rebuild",
+        )
+    if word in _OUTAGES:
+        return RedisUnavailableError(f"Redis at {where} refuses: {_OUTAGES[word]} ({word})", hint=_outage_hint(word))
+    if isinstance(exc, driver.BusyLoadingError):
+        return RedisUnavailableError(f"Redis at {where} is loading its data", hint=_outage_hint("LOADING"))
+    if isinstance(exc, driver.TimeoutError):
+        return RedisUnavailableError(f"Redis at {where} did not answer in time", hint=_outage_hint(""))
+    if isinstance(exc, driver.ConnectionError | OSError):
+        return RedisUnavailableError(f"Redis at {where} cannot be reached: {text}", hint=_outage_hint(""))
+    if word == "NOREPLID":
+        return ConfigurationError(
+            f"Redis at {where} does not show its replication id, which the fence needs",
+            hint="it must be Redis 7 or newer, or Valkey, with INFO permitted",
+        )
+    return RedisUnavailableError(f"Redis at {where} answered with an error: {text}", hint=_outage_hint(""))
+
+
+def _outage_hint(word: str) -> str:
+    if word == "LOADING":
+        return "wait for it and rebuild: saltctl rebuild --wait-redis 15m"
+    if word in ("OOM", "MISCONF"):
+        return "give the server memory or disk; see its log"
+    return "check that it runs and that SALTCTL_REDIS_URL names it (saltctl config show)"
+
+
+class redis_errors:  # noqa: N801  used as contextlib's own context managers are
+    """Translate what redis-py raises inside the block. A class, since it is on the path of every lookup."""
+
+    __slots__ = ("_where",)
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Translate, if it is the driver's."""
+        if exc is None:
+            return
+        import redis.exceptions as driver
+
+        if isinstance(exc, driver.RedisError | driver.RedisClusterException | OSError):
+            raise translate(exc, self._where) from exc

@@ -1,0 +1,324 @@
+"""The registry in Redis: hashes of conversation id → max_n, with the fence in each (design: the fence).
+
+``{prefix}:r:{bucket}`` is a hash. ``#fence`` in it names the layout and the replication id of the primary
+that was verified; ``#rebuild`` is the token of a rebuild under way. Conversation ids hold no ``#``, so
+neither can collide with an entry.
+
+The replication id is what ties a fence to its primary. Redis gives itself a new one at every start and
+every promotion, so a fence that arrived on a primary by replication, resynchronisation, an AOF or a moved
+slot is foreign there, even where the script cache still has the lookup script from an earlier life as a
+verified primary (measured on redis 7.0.15 and valkey 9.1.2: tests/stores/test_fence.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from saltctl.errors import ConfigurationError, RebuildBrokenError, RedisUnavailableError, UnverifiedError
+from saltctl.salting import bucket_of
+from saltctl.settings import Settings
+from saltctl.stores.connections import Connections, DedicatedConnection
+from saltctl.stores.redis_errors import redis_errors
+
+FENCE = "#fence"
+REBUILD = "#rebuild"
+MERGE_ENTRIES = 1000
+"""Entries in one call of the merge script: about a millisecond in which the server serves nobody else."""
+BUCKETS_A_CALL = 256
+IDS_A_CALL = 1000
+COMMANDS_A_BATCH = 200
+_MINIMUM_VERSION = (7, 0)
+
+
+@cache
+def script(name: str) -> str:
+    """The text of one of the Lua scripts, exactly as its file has it."""
+    return resources.files("saltctl.stores").joinpath("lua").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+
+
+@cache
+def script_sha(name: str) -> str:
+    """SHA-1 of a script, by which Redis knows it. That of ``lookup`` is part of the protocol."""
+    return hashlib.sha1(script(name).encode(), usedforsecurity=False).hexdigest()
+
+
+class RedisRegistry:
+    """The registry store on Redis or Valkey. Thread-safe. See ``contracts.RegistryStore`` for the semantics.
+
+    Lookups have their own connections: no retries and a short deadline.
+    """
+
+    def __init__(
+        self, settings: Settings, *, lookups: Connections | None = None, others: Connections | None = None
+    ) -> None:
+        self._lookups = lookups or Connections(settings, timeout=settings.lookup_timeout, retries=0)
+        self._others = others or Connections(settings, timeout=settings.redis_timeout, retries=2)
+        self._buckets = settings.buckets
+        self._layout = settings.layout
+        self._stem = f"{settings.key_prefix}:r:"
+        self._lookup_sha = script_sha("lookup")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._lookups.close()
+        self._others.close()
+
+    def primaries(self) -> Sequence[str]:
+        """The names of all primaries."""
+        return self._lookups.primaries()
+
+    def _key(self, conversation_id: str) -> str:
+        return f"{self._stem}{bucket_of(conversation_id, self._buckets)}"
+
+    def by_primary(self, conversation_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """The ids grouped by the primary that has their bucket."""
+        if len(conversation_ids) == 1:
+            return {self._lookups.primary_of(self._key(conversation_ids[0])): conversation_ids}
+        groups: dict[str, list[str]] = defaultdict(list)
+        for conversation_id in conversation_ids:
+            groups[self._lookups.primary_of(self._key(conversation_id))].append(conversation_id)
+        return groups
+
+    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+        """max_n of each id by EVALSHA alone: NOSCRIPT is an answer here, and must not be mended by a helper."""
+        client = self._lookups.client(primary)
+        with redis_errors(primary):
+            if len(conversation_ids) == 1:
+                conversation_id = conversation_ids[0]
+                held = client.execute_command(
+                    "EVALSHA", self._lookup_sha, 1, self._key(conversation_id), self._layout, conversation_id
+                )
+                return [_number(held[0], primary)]
+            return self._lookup_pipelined(client, primary, conversation_ids)
+
+    def _lookup_pipelined(self, client: Any, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+        by_key: dict[str, list[str]] = defaultdict(list)
+        for conversation_id in conversation_ids:
+            by_key[self._key(conversation_id)].append(conversation_id)
+        found: dict[str, int | None] = {}
+        calls = [(key, ids[i : i + IDS_A_CALL]) for key, ids in by_key.items() for i in range(0, len(ids), IDS_A_CALL)]
+        for start in range(0, len(calls), COMMANDS_A_BATCH):
+            batch = calls[start : start + COMMANDS_A_BATCH]
+            with client.pipeline(transaction=False) as pipeline:
+                for key, ids in batch:
+                    pipeline.execute_command("EVALSHA", self._lookup_sha, 1, key, self._layout, *ids)
+                replies = pipeline.execute()
+            for (_, ids), held in zip(batch, replies, strict=True):
+                found.update(zip(ids, (_number(value, primary) for value in held), strict=True))
+        return [found[conversation_id] for conversation_id in conversation_ids]
+
+    def raw(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
+        """What Redis holds, verified or not."""
+        held: dict[str, int | None] = {}
+        for primary, ids in self.by_primary(conversation_ids).items():
+            with redis_errors(primary):
+                for conversation_id in ids:
+                    value = self._others.client(primary).execute_command(
+                        "HGET", self._key(conversation_id), conversation_id
+                    )
+                    held[conversation_id] = _number(value, primary)
+        return held
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """Every entry that Redis holds, verified or not, bucket by bucket."""
+        for primary, keys in self._keys_by_primary().items():
+            client = self._others.client(primary)
+            for start in range(0, len(keys), COMMANDS_A_BATCH):
+                with redis_errors(primary), client.pipeline(transaction=False) as pipeline:
+                    for key in keys[start : start + COMMANDS_A_BATCH]:
+                        pipeline.execute_command("HGETALL", key)
+                    replies = pipeline.execute()
+                for held in replies:
+                    yield from _entries_of(held, primary)
+
+    def merge(self, conversation_id: str, n: int) -> bool:
+        """Max-merge one entry. By EVAL, so that no script has to be loaded for a raise."""
+        key = self._key(conversation_id)
+        primary = self._others.primary_of(key)
+        with redis_errors(primary):
+            raised = self._others.client(primary).execute_command(
+                "EVAL", script("merge"), 1, key, self._layout, 1, conversation_id, n
+            )
+        return bool(raised)
+
+    def verified(self) -> dict[str, bool]:
+        """For each primary, whether a lookup in every one of its buckets is answered."""
+        state = {}
+        for primary, keys in self._keys_by_primary().items():
+            client = self._others.client(primary)
+            try:
+                with redis_errors(primary):
+                    for start in range(0, len(keys), COMMANDS_A_BATCH):
+                        with client.pipeline(transaction=False) as pipeline:
+                            for key in keys[start : start + COMMANDS_A_BATCH]:
+                                pipeline.execute_command("EVALSHA", self._lookup_sha, 1, key, self._layout, "-")
+                            pipeline.execute()
+                state[primary] = True
+            except UnverifiedError:
+                state[primary] = False
+        return state
+
+    def server(self, primary: str) -> dict[str, Any]:
+        """INFO of one primary, as redis-py parses it; it answers while loading, too."""
+        with redis_errors(primary):
+            return _info(self._others.client(primary))
+
+    def check_server(self) -> None:
+        """Refuse a Redis that cannot keep the promise.
+
+        Raises:
+            ConfigurationError: older than 7, or with a maxmemory-policy that evicts.
+        """
+        for primary in self.primaries():
+            info = self.server(primary)
+            version = str(info.get("redis_version", "0"))
+            if _version(version) < _MINIMUM_VERSION:
+                raise ConfigurationError(
+                    f"Redis at {primary} is version {version}; saltctl needs Redis 7 or newer, or Valkey",
+                    hint="upgrade it: older servers replicate their script cache, and the fence relies on that not happening",
+                )
+            policy = str(info.get("maxmemory_policy", "noeviction"))
+            if policy != "noeviction":
+                raise ConfigurationError(
+                    f"Redis at {primary} evicts entries (maxmemory-policy {policy}); a lost entry hides messages",
+                    hint="redis-cli CONFIG SET maxmemory-policy noeviction (and its configuration file)",
+                )
+
+    def sessions(self) -> list[RedisRebuildSession]:
+        """One new session for each primary, with the buckets that it has."""
+        by_primary = self._keys_by_primary()
+        return [
+            RedisRebuildSession(self._others.dedicated(primary), keys, self._layout, self._stem, self._buckets)
+            for primary, keys in by_primary.items()
+        ]
+
+    def _keys_by_primary(self) -> dict[str, list[str]]:
+        groups: dict[str, list[str]] = {primary: [] for primary in self._others.primaries()}
+        for bucket in range(self._buckets):
+            key = f"{self._stem}{bucket}"
+            groups[self._others.primary_of(key)].append(key)
+        return groups
+
+
+class RedisRebuildSession:
+    """A rebuild's own connection to one primary. See ``contracts.RebuildSession``."""
+
+    def __init__(
+        self, connection: DedicatedConnection, keys: Sequence[str], layout: str, stem: str, buckets: int
+    ) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._layout = layout
+        self._stem = stem
+        self._buckets = buckets
+        self._replication_id = b""
+        # Merging runs thousands of times: loaded once, by this connection, into this process.
+        self._merge_sha = self._connection.execute([("SCRIPT", "LOAD", script("merge"))])[0]
+
+    @property
+    def primary(self) -> str:
+        """The primary's name."""
+        return self._connection.primary
+
+    def mark(self, token: str) -> None:
+        """Step 3: the token into every bucket."""
+        identities = set(self._on_all_buckets("mark", token))
+        if len(identities) != 1:
+            raise RebuildBrokenError(
+                f"Redis at {self.primary} changed its replication id while it was being marked", hint="saltctl rebuild"
+            )
+        self._replication_id = identities.pop()
+
+    def merge(self, entries: Sequence[tuple[str, int]]) -> int:
+        """Step 4: max-merge, in calls of at most 1,000 entries over as many buckets as they need."""
+        by_key: dict[str, list[Any]] = defaultdict(list)
+        stem, buckets = self._stem, self._buckets
+        for conversation_id, n in entries:
+            by_key[f"{stem}{bucket_of(conversation_id, buckets)}"] += (conversation_id, n)
+        commands: list[tuple[Any, ...]] = []
+        keys: list[str] = []
+        arguments: list[Any] = []
+        for key, pairs in by_key.items():
+            keys.append(key)
+            arguments.append(len(pairs) // 2)
+            arguments += pairs
+            if len(arguments) >= 2 * MERGE_ENTRIES:
+                commands.append(("EVALSHA", self._merge_sha, len(keys), *keys, self._layout, *arguments))
+                keys, arguments = [], []
+        if keys:
+            commands.append(("EVALSHA", self._merge_sha, len(keys), *keys, self._layout, *arguments))
+        return sum(self._connection.execute(commands)) if commands else 0
+
+    def held(self, conversation_ids: Sequence[str]) -> list[int | None]:
+        """What Redis holds for these ids now, verified or not; for dry runs."""
+        commands = [
+            ("HGET", f"{self._stem}{bucket_of(conversation_id, self._buckets)}", conversation_id)
+            for conversation_id in conversation_ids
+        ]
+        return [_number(value, self.primary) for value in self._connection.execute(commands)] if commands else []
+
+    def finish(self, token: str) -> None:
+        """Step 5: the fence into every bucket that still has the token."""
+        self._on_all_buckets("finish", token, self._replication_id)
+
+    def load_lookup(self) -> None:
+        """The last act: from here on this process answers lookups."""
+        sha = self._connection.execute([("SCRIPT", "LOAD", script("lookup"))])[0]
+        if sha.decode() != script_sha("lookup"):
+            raise RedisUnavailableError(f"Redis at {self.primary} knows the lookup script by another SHA-1")
+
+    def close(self) -> None:
+        """Give the connection up."""
+        self._connection.close()
+
+    def _on_all_buckets(self, name: str, *arguments: Any) -> list[Any]:
+        sha = self._connection.execute([("SCRIPT", "LOAD", script(name))])[0]
+        commands = []
+        for start in range(0, len(self._keys), BUCKETS_A_CALL):
+            keys = self._keys[start : start + BUCKETS_A_CALL]
+            commands.append(("EVALSHA", sha, len(keys), *keys, self._layout, *arguments))
+        return self._connection.execute(commands)
+
+
+def new_token() -> str:
+    """A token that no other rebuild has."""
+    return secrets.token_hex(16)
+
+
+def _number(value: Any, primary: str) -> int | None:
+    if value is None:
+        return None
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        # Never a default: a reader who took this for "unsalted" would show an empty chat.
+        raise RedisUnavailableError(
+            f"Redis at {primary} holds an entry that is no salt count", hint="saltctl rebuild merges the backup over it"
+        )
+    return number
+
+
+def _entries_of(held: Any, primary: str) -> Iterator[tuple[str, int]]:
+    pairs = held.items() if isinstance(held, dict) else zip(held[::2], held[1::2], strict=True)
+    for field, value in pairs:
+        if not field.startswith(b"#"):
+            number = _number(value, primary)
+            if number is not None:
+                yield field.decode("utf-8", "replace"), number
+
+
+def _info(client: Any) -> dict[str, Any]:
+    info: dict[str, Any] = client.execute_command("INFO")
+    return info
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
