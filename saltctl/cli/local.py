@@ -83,8 +83,8 @@ def _environment() -> Iterator[LocalEnvironment]:
         seeded = environment.seed()
         note(
             f"local environment ready in {time.monotonic() - started:.1f} s: "
-            f"Valkey on 127.0.0.1:{environment.redis.port}, moto on 127.0.0.1:{environment.moto.port}, {seeded.conversations} conversations "
-            f"({seeded.salted} salted), {seeded.messages} messages"
+            f"Valkey on 127.0.0.1:{environment.redis.port}, moto on 127.0.0.1:{environment.moto.port}, "
+            f"{seeded.conversations} conversations ({seeded.salted} salted), {seeded.messages} messages"
         )
         yield environment
 

@@ -181,12 +181,12 @@ class RedisRegistry:
             if _version(version) < _MINIMUM_VERSION:
                 raise ConfigurationError(
                     f"Redis at {primary} is version {version}; saltctl needs Redis 7 or newer, or Valkey",
-                    hint="upgrade it: older servers replicate their script cache, and the fence relies on that not happening",
+                    hint="upgrade it; older servers replicate their script cache, which would carry the fence along",
                 )
             policy = str(info.get("maxmemory_policy", "noeviction"))
             if policy != "noeviction":
                 raise ConfigurationError(
-                    f"Redis at {primary} evicts entries (maxmemory-policy {policy}); a lost entry hides messages",
+                    f"Redis at {primary} evicts entries: its maxmemory-policy is {policy}",
                     hint="redis-cli CONFIG SET maxmemory-policy noeviction (and its configuration file)",
                 )
 

@@ -1,0 +1,111 @@
+"""Real servers for tests: each test starts what it needs on free loopback ports, and nothing outlives it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from saltctl.local import LocalMoto, LocalRedis, dummy_credentials, valkey_binary
+from saltctl.rebuild import Event, RebuildOptions, RebuildReport
+from saltctl.registry import Registry
+from saltctl.settings import Settings
+from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.registry import RedisRegistry
+from tests.support import Rebuilder, rebuild_job
+
+TEST_BUCKETS = 64
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the configuration or the credentials of whoever runs it."""
+    for name in list(os.environ):
+        if name.startswith(("SALTCTL_", "AWS_", "_SALTCTL")) and name != "AWS_CA_BUNDLE":
+            monkeypatch.delenv(name)
+    for name, value in dummy_credentials().items():
+        monkeypatch.setenv(name, value)
+    nowhere = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(nowhere))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(nowhere / ".config"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(nowhere / "aws"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere / "credentials"))
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[LocalMoto]:
+    """DynamoDB and CloudWatch as moto's server over HTTP, in a process of its own; tests keep apart by their tables."""
+    server = LocalMoto()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_binary() -> Path:
+    """The server that tests run against; ``tests/stores`` runs each test on every one there is."""
+    return valkey_binary()
+
+
+@pytest.fixture
+def redis_server(redis_binary: Path, tmp_path: Path) -> Iterator[LocalRedis]:
+    """A Redis process of the test's own, with its AOF on, that it may kill and damage."""
+    server = LocalRedis(tmp_path / "redis", binary=redis_binary)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def settings(redis_server: LocalRedis, moto: LocalMoto) -> Settings:
+    """Settings for the test's own Redis and tables, with short deadlines."""
+    mine = uuid.uuid4().hex[:8]
+    return Settings(
+        redis_url=redis_server.url,
+        buckets=TEST_BUCKETS,
+        backup_table=f"backup-{mine}",
+        messages_table=f"messages-{mine}",
+        aws_region="us-east-1",
+        aws_endpoint_url=moto.url,
+        breaker_seconds=0.0,
+        actor="tester@test",
+    )
+
+
+@pytest.fixture
+def backup(settings: Settings) -> DynamoBackup:
+    """The backup table, created and empty."""
+    table = DynamoBackup(settings)
+    table.create()
+    return table
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[RedisRegistry]:
+    """The registry in Redis: unverified, as every new process is."""
+    registry = RedisRegistry(settings)
+    yield registry
+    registry.close()
+
+
+@pytest.fixture
+def registry(settings: Settings, store: RedisRegistry, backup: DynamoBackup) -> Registry:
+    """A registry over both, not verified yet."""
+    return Registry.over(settings, store, backup)
+
+
+@pytest.fixture
+def rebuild(settings: Settings, store: RedisRegistry, backup: DynamoBackup) -> Rebuilder:
+    """Rebuild now and return the report: ``rebuild(segments=2)``."""
+
+    def run(segments: int = 2, dry_run: bool = False, page_limit: int | None = None) -> RebuildReport:
+        options = RebuildOptions(segments=segments, dry_run=dry_run, page_limit=page_limit)
+        events: list[Event] = list(rebuild_job(settings, store, backup, options).run())
+        report = events[-1]
+        assert isinstance(report, RebuildReport)
+        return report
+
+    return run

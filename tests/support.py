@@ -1,0 +1,27 @@
+"""What tests of several folders share beside fixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from saltctl.rebuild import Rebuild, RebuildOptions, RebuildReport
+from saltctl.settings import Settings
+from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.registry import RedisRegistry, new_token
+
+Rebuilder = Callable[..., RebuildReport]
+
+
+def rebuild_job(
+    settings: Settings, store: RedisRegistry, backup: DynamoBackup, options: RebuildOptions | None = None
+) -> Rebuild:
+    """A rebuild of the settings' registry that was not started yet."""
+    return Rebuild(
+        store,
+        backup,
+        backup,
+        options or RebuildOptions(segments=2),
+        layout=settings.layout,
+        key_prefix=settings.key_prefix,
+        token=new_token(),
+    )
