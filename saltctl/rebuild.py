@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from saltctl.errors import (
     DeadlineExceededError,
     LeaseHeldError,
     RedisUnavailableError,
+    SaltctlError,
     UsageError,
 )
 from saltctl.stores.contracts import BackupPage, BackupStore, DamagedEntry, LeaseStore, RebuildSession, RegistryStore
@@ -190,7 +192,10 @@ class Rebuild:
         try:
             yield from self._rebuild()
         finally:
-            self._lease.release(self._token)
+            # On every way out. A release that fails costs the next one a wait until the lease expires, and
+            # must not hide why this rebuild ended.
+            with suppress(SaltctlError):
+                self._lease.release(self._token)
 
     def _rebuild(self) -> Iterator[Event]:
         run = _Run(self._clock())

@@ -15,7 +15,7 @@ from saltctl.cli.session import (
     DryRunOption,
     OutputOption,
     TimeoutOption,
-    parse_duration,
+    duration_option,
     session_of,
 )
 
@@ -45,18 +45,8 @@ def add_to(app: typer.Typer) -> None:
 def rebuild(
     context: typer.Context,
     segments: Annotated[int, typer.Option("--segments", help="Parallel scans of the backup table.")] = 4,
-    wait_redis: Annotated[
-        float,
-        typer.Option(
-            "--wait-redis", metavar="DURATION", parser=parse_duration, help="Wait for a Redis that is down or loading."
-        ),
-    ] = 0.0,
-    lock_wait: Annotated[
-        float,
-        typer.Option(
-            "--lock-wait", metavar="DURATION", parser=parse_duration, help="Wait for a rebuild that is under way."
-        ),
-    ] = 0.0,
+    wait_redis: Annotated[float, duration_option("--wait-redis", "Wait for a Redis that is down or loading.")] = 0.0,
+    lock_wait: Annotated[float, duration_option("--lock-wait", "Wait for a rebuild that is under way.")] = 0.0,
     timeout: TimeoutOption = 0.0,
     dry_run: DryRunOption = False,
     confirm: ConfirmOption = None,

@@ -20,7 +20,7 @@ from saltctl.cli.session import (
     session_of,
 )
 from saltctl.cli.text import ago
-from saltctl.errors import InvalidSaltCountError, SaltctlError, UnavailableError
+from saltctl.errors import InvalidSaltCountError, SaltctlError, UnavailableError, UnverifiedError
 from saltctl.salting import check_conversation_id, check_salt_count
 
 group = typer.Typer(help="Look at and raise the number of salts of conversations.", no_args_is_help=True)
@@ -121,7 +121,9 @@ def _raw(session: Session, conversation_ids: list[str], failure: SaltctlError | 
     if failure is not None:
         if not isinstance(failure, UnavailableError):
             raise failure
-        warn(f"answered from the backup: {failure.message}. {failure.hint}")
+        warn(f"answered from the backup: {failure.message}. Try: {failure.hint}")
+        if not isinstance(failure, UnverifiedError):
+            return None  # it has just failed: asking it again would wait for nothing
     try:
         return session.store.raw(conversation_ids)
     except UnavailableError:
@@ -150,6 +152,7 @@ def set_(
       saltctl registry set conv_0001 4 --reason "launch day" --yes
     """
     session = session_of(context)
+    session.settings.require_redis_url()
     check_conversation_id(conversation)
     check_salt_count(n, session.settings.max_n_cap)
     entry = session.backup.get(conversation)

@@ -34,18 +34,20 @@ ConfirmOption = Annotated[
 ]
 
 
-def parse_duration(text: str) -> float:
-    """A duration for typer; a usage error names what is accepted."""
+def parse_duration(text: str | float) -> float:
+    """A duration for typer, which hands over defaults as they are; a usage error names what is accepted."""
     try:
-        return duration(text)
+        return duration(text) if isinstance(text, str) else text
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from None
 
 
-TimeoutOption = Annotated[
-    float,
-    typer.Option("--timeout", metavar="DURATION", parser=parse_duration, help="Give up after this long, such as 15m."),
-]
+def duration_option(name: str, about: str) -> Any:
+    """A typer option that takes a duration."""
+    return typer.Option(name, metavar="DURATION", parser=parse_duration, help=about, show_default=False)
+
+
+TimeoutOption = Annotated[float, duration_option("--timeout", "Give up after this long, such as 15m.")]
 
 
 @dataclass

@@ -21,6 +21,6 @@ class Drill:
 DRILLS: dict[str, Drill] = {
     drill.name: drill
     for drill in (
-        Drill("redis-restart", "Redis is killed and comes back with all, some or none of its data", redis_restart.run),
+        Drill("redis-restart", "Redis dies and returns with all, part or none of its data", redis_restart.run),
     )
 }

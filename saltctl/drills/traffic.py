@@ -49,7 +49,7 @@ class Traffic:
         self._acknowledged: dict[str, set[str]] = defaultdict(set)
         self._raised: dict[str, int] = defaultdict(lambda: 1)
 
-    def start(self, *, writers: int = 2, readers: int = 2, watchers: int = 1) -> None:
+    def start(self, *, writers: int = 1, readers: int = 2, watchers: int = 1) -> None:
         """Start the participants."""
         roles = [(self._write, writers), (self._read, readers), (self._watch, watchers)]
         for role, count in roles:
@@ -71,6 +71,15 @@ class Traffic:
         with self._lock:
             taken, self._tally = self._tally, Tally()
             return taken
+
+    def wait(self, *, reads: int, lookups: int, seconds: float = 30.0) -> None:
+        """Go on until participants have done so much since the last ``take``, or for ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with self._lock:
+                if self._tally.reads >= reads and self._tally.lookups.total() >= lookups:
+                    return
+            time.sleep(0.02)
 
     @property
     def acknowledged(self) -> int:
@@ -137,7 +146,7 @@ class Traffic:
 
     def _watch(self, registry: Registry, table: MessagesTable, number: int, turn: int) -> None:
         self._lookup(registry, self._conversations[turn % len(self._conversations)])
-        self._stop.wait(0.005)
+        self._stop.wait(0.01)
 
     def _write(self, registry: Registry, table: MessagesTable, number: int, turn: int) -> None:
         conversation_id = self._conversations[turn % len(self._conversations)]

@@ -1,0 +1,106 @@
+"""Running the command line: in this process for what it prints, as a process for what it is to the system."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saltctl.cli.boundary import run
+from saltctl.local import LocalEnvironment
+from saltctl.settings import Settings
+from saltctl.stores.backup import DynamoBackup
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Its stdout as one JSON document."""
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The one JSON line that it wrote to stderr last."""
+        error: dict[str, Any] = json.loads(self.err.splitlines()[-1])["error"]
+        return error
+
+
+Runner = Callable[..., Outcome]
+
+
+@pytest.fixture
+def saltctl(capsys: pytest.CaptureFixture[str]) -> Runner:
+    """``saltctl("registry", "get", "x")`` in this process; stdout is a pipe to it."""
+
+    def call(*args: str) -> Outcome:
+        capsys.readouterr()
+        code = run(args)
+        out, err = capsys.readouterr()
+        return Outcome(code, out, err)
+
+    return call
+
+
+def variables_of(settings: Settings) -> dict[str, str]:
+    """The environment that leads saltctl to the servers of these settings."""
+    return {
+        "SALTCTL_REDIS_URL": settings.require_redis_url(),
+        "SALTCTL_BUCKETS": str(settings.buckets),
+        "SALTCTL_BACKUP_TABLE": settings.backup_table,
+        "SALTCTL_MESSAGES_TABLE": settings.messages_table,
+        "SALTCTL_BREAKER_SECONDS": "0",
+        "AWS_ENDPOINT_URL": settings.aws_endpoint_url or "",
+    }
+
+
+@pytest.fixture
+def configured(settings: Settings, backup: DynamoBackup, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The test's own Redis (not verified yet) and empty backup table, in the environment."""
+    for name, value in variables_of(settings).items():
+        monkeypatch.setenv(name, value)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def seeded_environment() -> Iterator[LocalEnvironment]:
+    """One seeded local environment for all tests that only look, or change what nobody else looks at."""
+    before = dict(os.environ)
+    with LocalEnvironment() as environment:
+        environment.seed()
+        os.environ.clear()
+        os.environ.update(before)
+        yield environment
+
+
+@pytest.fixture
+def seeded(seeded_environment: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> LocalEnvironment:
+    """The seeded environment, in the environment variables of this test."""
+    for name, value in seeded_environment.variables().items():
+        monkeypatch.setenv(name, value)
+    return seeded_environment
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``process("registry", "list", stdin="…")``: the command as a process of its own."""
+
+    def call(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "saltctl", *args], capture_output=True, text=True, timeout=60, check=False, **options
+        )
+
+    return call

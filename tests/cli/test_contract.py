@@ -1,0 +1,144 @@
+"""The output contract of every command: formats, keys, help, errors. Commands join in commands.py."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+
+import pytest
+import typer
+
+from saltctl.cli.app import build
+from saltctl.local import LocalEnvironment
+from tests.cli.commands import COMMANDS, Contract
+from tests.cli.conftest import Runner
+
+WITH_DATA = [c for c in COMMANDS if c.returns_data and not c.slow]
+ids = [f"{c.name} {' '.join(c.args)}".strip() for c in WITH_DATA]
+
+
+def _leaves(command: object, path: str = "") -> Iterator[tuple[str, object]]:
+    children = getattr(command, "commands", None)
+    if children is None:
+        yield path, command
+        return
+    for name, child in children.items():
+        yield from _leaves(child, f"{path} {name}".strip())
+
+
+LEAVES = dict(_leaves(typer.main.get_command(build())))
+
+
+def test_every_command_is_listed_in_the_contract() -> None:
+    """A command that nobody promised anything about cannot be added by accident."""
+    assert set(LEAVES) == {c.name for c in COMMANDS}
+
+
+@pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
+def test_json_is_one_document_with_every_key(contract: Contract, saltctl: Runner, seeded: LocalEnvironment) -> None:
+    """``-o json`` prints one document; each promised key is there, in order, null where unknown."""
+    outcome = saltctl(*contract.name.split(), *contract.args, "-o", "json")
+    assert outcome.code == contract.code, outcome.err
+    document = outcome.json
+    assert isinstance(document, list) is contract.listed
+    records = document if contract.listed else [document]
+    assert records, "the call in commands.py must show at least one record"
+    for record in records:
+        assert [key for key in record if key in contract.keys] == list(contract.keys)
+        for key, inner in contract.nested.items():
+            assert all(set(inner) <= set(item) for item in record[key])
+
+
+@pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
+def test_jsonl_is_a_record_a_line(contract: Contract, saltctl: Runner, seeded: LocalEnvironment) -> None:
+    """``-o jsonl`` prints the same records, one a line."""
+    outcome = saltctl(*contract.name.split(), *contract.args, "-o", "jsonl")
+    records = [json.loads(line) for line in outcome.out.splitlines()]
+    assert records
+    assert all(set(contract.keys) <= set(record) for record in records)
+
+
+@pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
+def test_tsv_is_the_default_in_a_pipe(contract: Contract, saltctl: Runner, seeded: LocalEnvironment) -> None:
+    """Without ``-o`` a pipe gets a header and as many fields in every line."""
+    outcome = saltctl(*contract.name.split(), *contract.args)
+    header, *lines = outcome.out.splitlines()
+    assert lines
+    assert {line.count("\t") for line in lines} == {header.count("\t")}
+    assert set(header.split("\t")) >= {key for key in contract.keys if key != "salted"}
+
+
+@pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_tables_fit_the_terminal(
+    contract: Contract, columns: str, saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``-o table`` obeys COLUMNS and cuts nothing off with an ellipsis."""
+    monkeypatch.setenv("COLUMNS", columns)
+    outcome = saltctl(*contract.name.split(), *contract.args, "-o", "table")
+    assert outcome.out.strip()
+    assert max(len(line) for line in outcome.out.splitlines()) <= int(columns)
+    assert "…" not in outcome.out
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
+def test_help_says_what_for_and_shows_examples(name: str, saltctl: Runner) -> None:
+    """``--help`` begins with what the command is for and ends with examples of this very command."""
+    outcome = saltctl(*name.split(), "--help")
+    assert outcome.code == 0
+    about = outcome.out.split("\n\n")[1].strip()
+    assert about[0].isupper()
+    assert about.rstrip().endswith(".")
+    assert examples_of(name), f"{name} shows no example"
+    assert all(example.startswith(f"saltctl {name}") for example in examples_of(name))
+
+
+def examples_of(name: str) -> list[str]:
+    """The examples in a command's help."""
+    text = str(getattr(LEAVES[name], "help", ""))
+    found = re.search(r"Examples:\n((?:\s+saltctl.*\n?)+)", text)
+    return [line.strip() for line in found[1].splitlines()] if found else []
+
+
+RUNNABLE = [
+    example for name in sorted(LEAVES) for example in examples_of(name) if not name.startswith(("local", "drill"))
+]
+
+
+@pytest.mark.parametrize("example", RUNNABLE)
+def test_examples_work_when_pasted(example: str, saltctl: Runner, seeded: LocalEnvironment) -> None:
+    """Every example in a help text runs as it stands in the local environment."""
+    outcome = saltctl(*shlex.split(example)[1:])
+    assert outcome.code == 0, outcome.err
+    assert outcome.out
+
+
+@pytest.mark.parametrize("name", sorted(LEAVES))
+def test_usage_errors_are_json_too(name: str, saltctl: Runner) -> None:
+    """An unknown option is exit 2, and with ``-o json`` one JSON line on stderr."""
+    outcome = saltctl(*name.split(), "-o", "json", "--no-such-option")
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.error["code"] == "usage"
+    assert outcome.error["exit_code"] == 2
+    assert outcome.error["hint"].startswith("saltctl")
+
+
+CONNECTED = [
+    ("registry", "get", "x"),
+    ("registry", "set", "x", "4", "--yes"),
+    ("registry", "list"),
+    ("rebuild",),
+    ("setup",),
+]
+
+
+@pytest.mark.parametrize("args", CONNECTED, ids=" ".join)
+def test_without_configuration_the_way_out_is_named(args: tuple[str, ...], saltctl: Runner) -> None:
+    """On a fresh machine every command that needs a server exits 78 and names `saltctl local shell`."""
+    outcome = saltctl(*args, "-o", "json")
+    assert outcome.code == 78
+    assert outcome.error["code"] == "configuration"
+    assert "saltctl local shell" in outcome.error["hint"]
