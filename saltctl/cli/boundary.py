@@ -26,6 +26,10 @@ class Terminated(BaseException):
         self.signum = signum
 
 
+class _Alarm(BaseException):
+    """``--timeout`` is over. No Exception: botocore takes those for failed requests, and tries again."""
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     args = list(sys.argv[1:] if arguments is None else arguments)
@@ -141,14 +145,16 @@ def deadline(seconds: float | None) -> Iterator[None]:
         return
 
     def on_alarm(signum: int, frame: FrameType | None) -> None:
-        raise DeadlineExceededError(
-            f"not done after {seconds:g} s (--timeout)", hint="what was done is kept; run it again with more time"
-        )
+        raise _Alarm
 
     before = signal.signal(signal.SIGALRM, on_alarm)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+    except _Alarm:
+        raise DeadlineExceededError(
+            f"not done after {seconds:g} s (--timeout)", hint="what was done is kept; run it again with more time"
+        ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -108,7 +108,7 @@ class RedisRegistry:
             with client.pipeline(transaction=False) as pipeline:
                 for key, ids in batch:
                     pipeline.execute_command("EVALSHA", self._lookup_sha, 1, key, self._layout, *ids)
-                replies = pipeline.execute()
+                replies = _replies(pipeline)
             for (_, ids), held in zip(batch, replies, strict=True):
                 found.update(zip(ids, (_number(value, primary) for value in held), strict=True))
         return [found[conversation_id] for conversation_id in conversation_ids]
@@ -133,7 +133,7 @@ class RedisRegistry:
                 with redis_errors(primary), client.pipeline(transaction=False) as pipeline:
                     for key in keys[start : start + COMMANDS_A_BATCH]:
                         pipeline.execute_command("HGETALL", key)
-                    replies = pipeline.execute()
+                    replies = _replies(pipeline)
                 for held in replies:
                     yield from _entries_of(held, primary)
 
@@ -158,7 +158,7 @@ class RedisRegistry:
                         with client.pipeline(transaction=False) as pipeline:
                             for key in keys[start : start + COMMANDS_A_BATCH]:
                                 pipeline.execute_command("EVALSHA", self._lookup_sha, 1, key, self._layout, "-")
-                            pipeline.execute()
+                            _replies(pipeline)
                 state[primary] = True
             except UnverifiedError:
                 state[primary] = False
@@ -289,6 +289,19 @@ class RedisRebuildSession:
 def new_token() -> str:
     """A token that no other rebuild has."""
     return secrets.token_hex(16)
+
+
+def _replies(pipeline: Any) -> list[Any]:
+    """Execute a pipeline; raise the first error reply as it came.
+
+    redis-py would put the command, with all its ids, in front of the error: its first word, by which errors
+    are told apart, would be ``Command``.
+    """
+    replies: list[Any] = pipeline.execute(raise_on_error=False)
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
 
 
 def _number(value: Any, primary: str) -> int | None:

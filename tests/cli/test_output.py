@@ -1,0 +1,91 @@
+"""Output helpers: nothing hostile comes out raw, and what is printed can be read back."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saltctl.cli.boundary import wants_json
+from saltctl.cli.output import human
+from saltctl.cli.text import ago, clean, clean_json, duration, tsv_field
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+
+
+@given(ANY_TEXT)
+def test_clean_leaves_only_what_is_printable(text: str) -> None:
+    """Whatever comes in, what comes out is printable, and printable text is left alone."""
+    assert clean(text).isprintable()
+    if text.isprintable():
+        assert clean(text) == text
+
+
+@given(ANY_TEXT)
+def test_clean_json_reads_back_the_same(text: str) -> None:
+    """Escaping what is not printable changes no value."""
+    document = clean_json(json.dumps({"a": text}, ensure_ascii=False))
+    assert json.loads(document) == {"a": text}
+    assert all(c.isprintable() for c in document)
+
+
+@given(ANY_TEXT)
+def test_a_tsv_field_is_one_field_and_no_formula(text: str) -> None:
+    """No tab, no newline, and nothing that a spreadsheet would compute."""
+    field = tsv_field(text)
+    assert field.isprintable()
+    assert field[:1] not in ("=", "+", "-", "@")
+
+
+@given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), ANY_TEXT, st.lists(ANY_TEXT)))
+def test_values_for_people_are_printable(value: object) -> None:
+    """Any plain value is shown as printable text."""
+    assert human(value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("500ms", 0.5), ("0", 0)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    """Durations are a number with an optional unit."""
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1 h 5", "h", "1y", "nan", "inf", "1e3", "٣"])
+def test_no_durations(text: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(ValueError, match="no duration"):
+        duration(text)
+
+
+def test_ago_is_short_and_survives_nonsense() -> None:
+    """Times of raises come from a table that anybody may have written to."""
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    assert ago("2026-01-01T23:57:00Z", now) == "3m ago"
+    assert ago("2026-01-01T22:00:00Z", now) == "2h ago"
+    assert ago("2025-12-25T00:00:00Z", now) == "8d ago"
+    assert ago("2026-01-03T00:00:00Z", now) == "2026-01-03T00:00:00Z"
+    assert ago("yesterday", now) == "yesterday"
+    assert ago("2026-01-01T23:57:00", now) == "2026-01-01T23:57:00"
+
+
+@pytest.mark.parametrize(
+    ("args", "wanted"),
+    [
+        (["x", "-o", "json"], True),
+        (["x", "-ojson"], True),
+        (["x", "--output", "jsonl"], True),
+        (["x", "--output=json"], True),
+        (["x", "-o", "table"], False),
+        (["x"], False),
+        (["x", "-o"], False),
+        (["local", "run", "--", "x", "-o", "json"], False),
+        (["registry", "get", "json"], False),
+    ],
+)
+def test_json_errors_are_wanted_with_json_output(args: list[str], wanted: bool) -> None:
+    """Told from the raw arguments, since usage errors come before they are understood."""
+    assert wants_json(args) is wanted

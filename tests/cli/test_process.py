@@ -1,0 +1,212 @@
+"""The command as a process: signals, pipes, terminals, streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from saltctl import __version__
+from saltctl.local import LocalEnvironment
+from saltctl.registry import Registry
+from saltctl.settings import Settings
+
+Process = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def deaf_server() -> Iterator[int]:
+    """A port where connections are accepted and nothing is ever answered."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        held: list[socket.socket] = []
+        server.settimeout(0.1)
+        stop = threading.Event()
+
+        def accept() -> None:
+            while not stop.is_set():
+                try:
+                    held.append(server.accept()[0])
+                except TimeoutError:
+                    continue
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield server.getsockname()[1]
+        stop.set()
+        thread.join()
+        for connection in held:
+            connection.close()
+
+
+def test_version(process: Process) -> None:
+    """``--version`` is one line."""
+    done = process("--version")
+    assert (done.returncode, done.stdout) == (0, f"saltctl {__version__}\n")
+
+
+def test_no_command_shows_help(process: Process) -> None:
+    """Without arguments there is help and exit 2."""
+    done = process()
+    assert done.returncode == 2
+    assert "Commands:" in done.stdout + done.stderr
+
+
+def test_version_and_help_import_no_driver(process: Process) -> None:
+    """Start-up is paid on every call: neither redis nor boto3 nor rich is loaded to print a version."""
+    code = (
+        "import sys\n"
+        "from saltctl.cli.boundary import run\n"
+        "run(['--version']); run(['registry', '--help'])\n"
+        "print([m for m in ('redis', 'boto3', 'botocore', 'rich', 'moto') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_command_that_waits(signum: signal.Signals, code: int, deaf_server: int) -> None:
+    """A command that hangs on a server can be interrupted, says so in one line, and exits by the book."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "saltctl", "rebuild", "--wait-redis", "10m", "-o", "json"],
+        env={**os.environ, "SALTCTL_REDIS_URL": f"redis://127.0.0.1:{deaf_server}", "SALTCTL_REDIS_TIMEOUT": "60"}
+        | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{deaf_server}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _wait_until_connected(child.pid, deaf_server)
+        child.send_signal(signum)
+        out, err = child.communicate(timeout=30)
+    finally:
+        child.kill()
+        child.wait()
+    assert child.returncode == code
+    assert out == ""
+    assert json.loads(err.splitlines()[-1])["error"]["exit_code"] == code
+    assert "Traceback" not in err
+
+
+def _wait_until_connected(pid: int, port: int) -> None:
+    wanted = f":{port:04X} 01 "
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with open(f"/proc/{pid}/net/tcp", encoding="ascii") as connections:  # noqa: PTH123  no file, a view
+            if any(re.search(f"0100007F:{port:04X} 01 ", line) for line in connections):
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"never connected: {wanted}")
+
+
+def test_timeout_is_exit_124(process: Process, deaf_server: int) -> None:
+    """``--timeout`` ends a command that waits for a server which never answers."""
+    servers = {"SALTCTL_REDIS_URL": f"redis://127.0.0.1:{deaf_server}", "SALTCTL_REDIS_TIMEOUT": "60"}
+    aws = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{deaf_server}", "SALTCTL_AWS_TIMEOUT": "60"}
+    done = process("rebuild", "--timeout", "300ms", "-o", "json", env={**os.environ, **servers, **aws})
+    assert done.returncode == 124
+    assert json.loads(done.stderr.splitlines()[-1])["error"]["code"] == "timeout"
+
+
+def test_a_closed_pipe_is_no_error(seeded: LocalEnvironment) -> None:
+    """``saltctl … | head -1`` ends quietly with exit 0."""
+    script = f"set -o pipefail; {sys.executable} -m saltctl registry list --source backup | head -1"
+    done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "conversation_id\tmax_n\n", "")
+
+
+def test_a_poor_locale_gets_escapes(process: Process, configured: Settings, registry: Registry) -> None:
+    """Where the terminal cannot show a character it is escaped; nothing fails."""
+    registry.raise_to("conv_äöü", 2)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = process("registry", "list", "--source", "backup", "-o", "table", env=environment)
+    assert done.returncode == 0
+    assert "conv_\\xe4" in done.stdout
+
+
+def test_force_color_puts_no_bar_into_a_log(process: Process, seeded: LocalEnvironment) -> None:
+    """FORCE_COLOR makes Rich believe in a terminal; a log gets lines without control characters all the same."""
+    done = process("rebuild", "-o", "json", env={**os.environ, "FORCE_COLOR": "1"})
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "\r" not in done.stderr
+
+
+def _on_a_terminal(*args: str, typed: str = "") -> tuple[int, str]:
+    """Run on a pseudo-terminal; the exit code and everything that the terminal was sent."""
+    leader, follower = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "saltctl", *args],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env={**os.environ, "COLUMNS": "100", "TERM": "xterm"},
+        start_new_session=True,
+    )
+    os.close(follower)
+    shown = b""
+    try:
+        while True:
+            if select.select([leader], [], [], 60)[0]:
+                try:
+                    data = os.read(leader, 65536)
+                except OSError:  # the other end is closed
+                    break
+                shown += data
+                if (typed and b"Go on?" in shown) or (typed and b"to go on:" in shown):
+                    os.write(leader, typed.encode())
+                    typed = ""
+            else:
+                child.kill()
+    finally:
+        os.close(leader)
+        child.wait()
+    return child.returncode, shown.decode()
+
+
+def test_a_terminal_is_asked(configured: Settings, registry: Registry) -> None:
+    """On a terminal a raise asks; "no" and an empty answer change nothing, "y" does it."""
+    for answer in ("\n", "n\n", "raise\n"):
+        code, shown = _on_a_terminal("registry", "set", "conv", "4", typed=answer)
+        assert code == 6
+        assert "Raise conv from 1 to 4? This cannot be undone. Go on? [y/N]" in shown
+        assert "nothing was changed" in shown
+    code, _ = _on_a_terminal("registry", "set", "conv", "4", typed="y\n")
+    assert code == 0
+    assert registry.lookup("conv").max_n == 4
+
+
+def test_the_question_shows_nothing_raw(configured: Settings) -> None:
+    """An id with escape sequences is asked about in escaped form."""
+    code, shown = _on_a_terminal("registry", "set", "\x1b[2Jconv", "4", typed="n\n")
+    assert code == 6
+    assert "\x1b[2J" not in shown
+    assert "\\x1b[2Jconv" in shown
+
+
+def test_a_terminal_gets_a_table(seeded: LocalEnvironment) -> None:
+    """Without ``-o`` a terminal shows a table for people."""
+    code, shown = _on_a_terminal("registry", "list", "--limit", "2")
+    assert code == 0
+    assert "conversation" in shown
+    assert "\t" not in shown
+
+
+def test_a_defect_is_one_line_and_verbose_shows_more(process: Process, tmp_path: object) -> None:
+    """An error shows no traceback unless it is asked for."""
+    quiet = process("registry", "get", "x")
+    loud = process("--verbose", "registry", "get", "x")
+    assert quiet.returncode == loud.returncode == 78
+    assert "Traceback" not in quiet.stderr
+    assert "Traceback" in loud.stderr
