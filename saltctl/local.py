@@ -223,7 +223,7 @@ class LocalMoto:
 
         if find_spec("moto") is None or find_spec("flask") is None:
             raise ConfigurationError("the local environment needs the extra 'local'", hint=_INSTALL_HINT)
-        environment = {**os.environ, **dummy_credentials()}
+        environment = without_leads(os.environ) | dummy_credentials()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "saltctl.moto_server"],
             stdin=subprocess.PIPE,
@@ -294,6 +294,11 @@ _REMOVED = (
 )
 
 
+def without_leads(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables without those that lead to other servers or to real credentials."""
+    return {name: value for name, value in environ.items() if name not in _REMOVED}
+
+
 def require_loopback(url: str) -> str:
     """The URL, if it names this machine by a loopback address; ConfigurationError otherwise."""
     host = urlsplit(url).hostname or ""
@@ -352,10 +357,9 @@ class LocalEnvironment:
 
     def variables(self) -> dict[str, str]:
         """The environment for a child process: what it has now, led to the local servers alone."""
-        environment = {name: value for name, value in os.environ.items() if name not in _REMOVED}
         nowhere = str(self.directory / "no-such-file")
         return (
-            environment
+            without_leads(os.environ)
             | dummy_credentials()
             | {
                 "SALTCTL_REDIS_URL": self.redis.url,

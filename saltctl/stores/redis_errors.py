@@ -29,6 +29,19 @@ _OUTAGES = {
     "BUSY": "a script is running for too long",
     "UNKILLABLE": "a script is running for too long",
 }
+# redis-py cuts the word off the text where it has a class for it.
+_WORD_OF_CLASS = {
+    "AskError": "ASK",
+    "BusyLoadingError": "LOADING",
+    "ClusterDownError": "CLUSTERDOWN",
+    "MasterDownError": "MASTERDOWN",
+    "MovedError": "MOVED",
+    "NoPermissionError": "NOPERM",
+    "NoScriptError": "NOSCRIPT",
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+    "TryAgainError": "TRYAGAIN",
+}
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 _VERIFY_HINT = "saltctl rebuild"
 
@@ -38,15 +51,13 @@ def translate(exc: Exception, where: str) -> SaltctlError:
     import redis.exceptions as driver
 
     text = " ".join(str(exc).split())
-    word = text.split(" ", 1)[0]
+    word = _WORD_OF_CLASS.get(type(exc).__name__) or text.split(" ", 1)[0]
     if isinstance(exc, driver.AuthenticationError | driver.AuthorizationError) or word in _DENIED:
         return AccessDeniedError(
             f"Redis at {where} refuses these credentials or this command: {text}",
             hint="check the user and password of SALTCTL_REDIS_URL or redis_password_file, and the user's ACL",
         )
-    if isinstance(exc, driver.NoPermissionError):
-        return AccessDeniedError(f"Redis at {where} does not permit this: {text}", hint="check the user's ACL")
-    if isinstance(exc, driver.NoScriptError) or word == "NOSCRIPT":
+    if word == "NOSCRIPT":
         return UnverifiedError(f"Redis at {where} is not verified: it has (re)started since", hint=_VERIFY_HINT)
     if word == "UNVERIFIED":
         return UnverifiedError(f"Redis at {where} is not verified: its fence is missing or foreign", hint=_VERIFY_HINT)
@@ -62,8 +73,6 @@ def translate(exc: Exception, where: str) -> SaltctlError:
         )
     if word in _OUTAGES:
         return RedisUnavailableError(f"Redis at {where} refuses: {_OUTAGES[word]} ({word})", hint=_outage_hint(word))
-    if isinstance(exc, driver.BusyLoadingError):
-        return RedisUnavailableError(f"Redis at {where} is loading its data", hint=_outage_hint("LOADING"))
     if isinstance(exc, driver.TimeoutError):
         return RedisUnavailableError(f"Redis at {where} did not answer in time", hint=_outage_hint(""))
     if isinstance(exc, driver.ConnectionError | OSError):

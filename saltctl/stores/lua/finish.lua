@@ -4,7 +4,7 @@
 --   returns the number of buckets fenced
 -- A token that is gone means that somebody flushed, evicted or rebuilt meanwhile; another replication id
 -- means that this primary was demoted and promoted again, and may have lost what was merged before.
-local at = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+local at = string.match(redis.call('INFO', 'replication'), 'role:master.-master_replid:(%x+)')
 if at ~= ARGV[3] then
   return redis.error_reply('BROKEN the primary changed its replication id')
 end

@@ -3,7 +3,11 @@
 -- bucket was lost in between.
 --   KEYS  buckets (of one slot, in a cluster)    ARGV  layout, token
 --   returns the replication id: the identity of this primary and of the data it may serve
-local at = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+local replication = redis.call('INFO', 'replication')
+if string.find(replication, 'role:slave', 1, true) then
+  return redis.error_reply('READONLY this is a replica')  -- also where it accepts writes (replica-read-only no)
+end
+local at = string.match(replication, 'role:master.-master_replid:(%x+)')
 if at == nil then
   return redis.error_reply('NOREPLID INFO replication shows no master_replid')
 end

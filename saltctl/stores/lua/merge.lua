@@ -3,6 +3,10 @@
 --   KEYS  buckets (of one slot, in a cluster)
 --   ARGV  layout, then for each key: the number of its pairs, id, n, id, n, ...
 --   returns how many entries were raised
+-- A replica that accepts writes (replica-read-only no) loses them at its next resynchronisation.
+if string.find(redis.call('INFO', 'replication'), 'role:slave', 1, true) then
+  return redis.error_reply('READONLY this is a replica')
+end
 -- A bucket that was fenced under another layout is not this client's to write: a raise that landed in
 -- the wrong bucket would be acknowledged and never seen.
 for _, key in ipairs(KEYS) do
