@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from saltctl.local import valkey_binary
+from saltctl.local import LocalRedis, valkey_binary
+from saltctl.settings import Settings
+from saltctl.stores import aws
+from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.registry import RedisRegistry
+from tests.stores.stubs import AwsStub
+
+PROMPT_REPLICATION = {"repl-diskless-sync-delay": "0", "shutdown-timeout": "0", "repl-ping-replica-period": "1"}
 
 
 @pytest.fixture(params=["valkey", "redis"])
@@ -19,3 +28,50 @@ def redis_binary(request: pytest.FixtureRequest) -> Path:
     if found is None:
         pytest.skip("redis-server is not installed (apt-get install redis-server)")
     return Path(found)
+
+
+@pytest.fixture
+def redis_server(redis_binary: Path, tmp_path: Path) -> Iterator[LocalRedis]:
+    """A Redis process of the test's own, which wastes no time on waiting for replicas."""
+    server = LocalRedis(tmp_path / "redis", binary=redis_binary, options=PROMPT_REPLICATION)
+    server.start()
+    yield server
+    server.kill()  # at once, whatever the test did to it
+
+
+@pytest.fixture
+def admin(redis_server: LocalRedis) -> Iterator[Any]:
+    """A plain client of the test's Redis, for what people do to a server by hand."""
+    client = plain_client(redis_server)
+    yield client
+    client.close()
+
+
+def plain_client(server: LocalRedis) -> Any:
+    """redis-py's own client without its retries, which would sleep through what tests wait for."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    return redis.Redis.from_url(server.url, retry=Retry(NoBackoff(), 0))
+
+
+@pytest.fixture
+def primary(store: RedisRegistry) -> str:
+    """The name of the one primary."""
+    return store.primaries()[0]
+
+
+@pytest.fixture
+def aws_stub(settings: Settings) -> Iterator[AwsStub]:
+    """An HTTP server in front of moto that answers with errors where it is told to."""
+    assert settings.aws_endpoint_url is not None
+    with AwsStub(settings.aws_endpoint_url) as stub:
+        yield stub
+
+
+@pytest.fixture
+def stubbed_backup(settings: Settings, backup: DynamoBackup, aws_stub: AwsStub) -> DynamoBackup:
+    """The backup table, seen through the stub, with one attempt a request: its errors show at once."""
+    behind = aws_stub.settings(settings)
+    return DynamoBackup(behind, client=aws.client(behind, "dynamodb", attempts=1))

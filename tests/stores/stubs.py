@@ -1,0 +1,208 @@
+"""Servers on loopback that misbehave as told. For errors that a real server cannot be brought to give."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from saltctl.settings import Settings
+
+Answer = tuple[int, dict[str, Any]]
+Rule = Callable[[str, dict[str, Any]], Answer | None]
+
+
+def refusal(code: str, status: int = 400, message: str = "no") -> Answer:
+    """An answer of DynamoDB that refuses a request."""
+    return status, {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": message}
+
+
+class AwsStub:
+    """Forwards requests to moto, but for those that ``rule`` answers itself.
+
+    ``rule`` gets the operation, such as ``Scan``, and the request; None forwards it. ``seen`` are the
+    operations in the order of their arrival.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self.rule: Rule = lambda operation, request: None
+        self.seen: list[str] = []
+        parts = urlsplit(upstream)
+        stub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:  # noqa: N802  the name that http.server calls
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                operation = self.headers["X-Amz-Target"].rpartition(".")[2]
+                stub.seen.append(operation)
+                answer = stub.rule(operation, json.loads(body))
+                if answer is None:
+                    status, content = self._forward(body)
+                else:
+                    status, content = answer[0], json.dumps(answer[1]).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/x-amz-json-1.0")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def _forward(self, body: bytes) -> tuple[int, bytes]:
+                assert parts.hostname is not None
+                upstream = http.client.HTTPConnection(parts.hostname, parts.port, timeout=10)
+                try:
+                    upstream.request("POST", self.path, body, dict(self.headers))
+                    response = upstream.getresponse()
+                    return response.status, response.read()
+                finally:
+                    upstream.close()
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the parameter's name there
+                """Nothing: tests print no access log."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        # Connections are kept alive by botocore: nobody waits for them to end.
+        self._server.daemon_threads = True
+        self._server.block_on_close = False
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def __enter__(self) -> Self:
+        """Serve."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def settings(self, settings: Settings) -> Settings:
+        """The same settings, led to the stub."""
+        host, port = self._server.server_address[:2]
+        return replace(settings, aws_endpoint_url=f"http://{host!s}:{port}")
+
+    def answer_first(self, count: int, operation: str, answer: Answer) -> None:
+        """Answer the first ``count`` requests of an operation with ``answer``; forward the rest."""
+        lock = threading.Lock()
+        left = count
+
+        def rule(asked: str, request: dict[str, Any]) -> Answer | None:
+            nonlocal left
+            with lock:
+                if asked != operation or left <= 0:
+                    return None
+                left -= 1
+                return answer
+
+        self.rule = rule
+
+    def answer_always(self, operation: str, answer: Answer) -> None:
+        """Answer every request of an operation with ``answer``."""
+        self.rule = lambda asked, request: answer if asked == operation else None
+
+
+Command = list[bytes]
+Reply = bytes | None
+
+
+class RedisStub:
+    """Speaks as much RESP2 as redis-py needs to connect, and answers commands as ``rule`` says.
+
+    ``rule`` gets the number of the connection (from 0) and the command; it returns the reply's bytes, or
+    None for no answer. What it does not know, such as CLIENT SETINFO, it should answer with ``OK``.
+    """
+
+    OK = b"+OK\r\n"
+
+    def __init__(self, rule: Callable[[int, Command], Reply]) -> None:
+        self._rule = rule
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._connections: list[socket.socket] = []
+        self._threads: list[threading.Thread] = [threading.Thread(target=self._accept)]
+
+    @property
+    def url(self) -> str:
+        """Its URL."""
+        return f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+
+    def __enter__(self) -> Self:
+        """Serve."""
+        self._threads[0].start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End all connections."""
+        # shutdown() wakes the threads that wait in accept() and recv(); close() alone does not.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        for connection in self._connections:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue  # the client was first
+        for thread in self._threads[1:]:
+            thread.join()
+        for connection in self._connections:
+            connection.close()
+        self._listener.close()
+
+    def send(self, connection: int, reply: bytes) -> None:
+        """Send something on a connection now, asked or not."""
+        self._connections[connection].sendall(reply)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            number = len(self._connections)
+            self._connections.append(connection)
+            thread = threading.Thread(target=self._serve, args=(number, connection))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, number: int, connection: socket.socket) -> None:
+        try:
+            with connection.makefile("rb") as lines:
+                while (command := _read_command(lines)) is not None:
+                    reply = self._rule(number, command)
+                    if reply is not None:
+                        connection.sendall(reply)
+        except OSError:
+            return  # the client has gone
+
+
+def _read_command(lines: Any) -> Command | None:
+    head = lines.readline()
+    if not head.startswith(b"*"):
+        return None
+    parts = []
+    for _ in range(int(head[1:])):
+        size = int(lines.readline()[1:])
+        parts.append(lines.read(size + 2)[:-2])
+    return parts
+
+
+def bulk(text: str) -> bytes:
+    """A bulk string."""
+    raw = text.encode()
+    return b"$%d\r\n%s\r\n" % (len(raw), raw)
+
+
+def array(values: Sequence[str]) -> bytes:
+    """An array of bulk strings."""
+    return b"*%d\r\n" % len(values) + b"".join(bulk(value) for value in values)
