@@ -1,0 +1,39 @@
+"""``python -m tests.benchmarks [NAME...] [--quick]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+from tests.benchmarks import lookup, memory, rebuild, startup
+from tests.benchmarks.report import Outcome
+
+BENCHMARKS: dict[str, Callable[..., Outcome]] = {
+    "lookup": lookup.run,
+    "memory": memory.run,
+    "rebuild": rebuild.run,
+    "startup": startup.run,
+}
+
+
+def main() -> None:
+    """Run the benchmarks that are named, or all, and print each one's tables as soon as it is done."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all where omitted")
+    parser.add_argument("--quick", action="store_true", help="small sizes: seconds in all, figures to be doubted")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(BENCHMARKS)
+    if unknown:
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
+    for name in arguments.names or BENCHMARKS:
+        started = time.monotonic()
+        for table in BENCHMARKS[name](quick=arguments.quick).tables():
+            sys.stdout.write(table.render() + "\n")
+        sys.stdout.write(f"({name}: {time.monotonic() - started:.0f} s)\n\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

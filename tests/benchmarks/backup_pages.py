@@ -1,0 +1,188 @@
+"""A backup table that answers at once: Scan pages made beforehand, served over HTTP by a process of its own.
+
+``python -m tests.benchmarks.backup_pages COUNT`` prints its port and serves until its standard input ends.
+What a client spends on a page is the client's own, then; DynamoDB's own time is no part of it, nor is an
+emulator's. Scans of any number of segments find the same items. The lease and the layout get the shortest
+answers that a lone rebuild can live with, which prove nothing about either.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from os import _exit as exit_at_once
+from typing import Any, Self
+
+from saltctl.stores.backup import KEY, LAYOUT_ID
+from tests.benchmarks.entries import conversation_id, entries
+
+PAGE_BYTES = 1 << 20
+"""JSON in a page. DynamoDB measures 1 MB before projection, so its pages hold fewer items than these."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page but for its end, which depends on who asks: the JSON so far, its CRC-32, and the items in it."""
+
+    start: bytes
+    items: int
+    last: str
+
+    @cached_property
+    def crc(self) -> int:
+        """CRC-32 of ``start``: the rest is cheap to add."""
+        return zlib.crc32(self.start)
+
+
+def make_pages(count: int) -> list[Page]:
+    """The first ``count`` entries as pages of about a megabyte."""
+    pages = []
+    items: list[str] = []
+    size = 0
+    for conversation, n in entries(count):
+        item = f'{{"{KEY}":{{"S":"{conversation}"}},"max_n":{{"N":"{n}"}},"write_n":{{"N":"{n}"}}}}'
+        items.append(item)
+        size += len(item) + 1
+        if size >= PAGE_BYTES:
+            pages.append(_page(items, conversation))
+            items, size = [], 0
+    if items:
+        pages.append(_page(items, conversation_id(count - 1)))
+    return pages
+
+
+def _page(items: list[str], last: str) -> Page:
+    return Page(('{"Items":[' + ",".join(items) + "]").encode(), len(items), last)
+
+
+class Table:
+    """The answers to requests, by operation."""
+
+    def __init__(self, pages: list[Page]) -> None:
+        self._pages = pages
+        self._after = {page.last: number for number, page in enumerate(pages)}
+
+    def answer(self, operation: str, request: dict[str, Any]) -> tuple[int, list[bytes], int]:
+        """The status, the body in parts, and its CRC-32."""
+        if operation == "Scan":
+            return self._scan(request)
+        if operation == "UpdateItem":
+            return _small(200, self._update(request))
+        if operation == "GetItem":
+            return _small(200, {})
+        return _small(400, {"__type": "com.amazonaws.dynamodb#UnknownOperationException", "message": operation})
+
+    def _scan(self, request: dict[str, Any]) -> tuple[int, list[bytes], int]:
+        segment, segments = request.get("Segment", 0), request.get("TotalSegments", 1)
+        number = segment
+        if "ExclusiveStartKey" in request:
+            number = self._after[request["ExclusiveStartKey"][KEY]["S"]]
+            if number % segments != segment:
+                error = {"__type": "com.amazonaws.dynamodb#ValidationException", "message": "key of another segment"}
+                return _small(400, error)
+            number += segments
+        if number >= len(self._pages):
+            return _small(200, {"Items": [], "Count": 0, "ScannedCount": 0})
+        page = self._pages[number]
+        end: dict[str, Any] = {"Count": page.items, "ScannedCount": page.items}
+        if number + segments < len(self._pages):
+            end["LastEvaluatedKey"] = {KEY: {"S": page.last}}
+        if "ReturnConsumedCapacity" in request:
+            units = len(page.start) / 4096 / (1 if request.get("ConsistentRead") else 2)
+            end["ConsumedCapacity"] = {"TableName": request["TableName"], "CapacityUnits": round(units, 1)}
+        tail = ("," + json.dumps(end)[1:]).encode()
+        return 200, [page.start, tail], zlib.crc32(tail, page.crc)
+
+    @staticmethod
+    def _update(request: dict[str, Any]) -> dict[str, Any]:
+        if request["Key"][KEY]["S"] != LAYOUT_ID:
+            return {}
+        values = request["ExpressionAttributeValues"]
+        return {"Attributes": {"layout": values[":layout"], "key_prefix": values[":prefix"]}}
+
+
+def _small(status: int, answer: dict[str, Any]) -> tuple[int, list[bytes], int]:
+    body = json.dumps(answer).encode()
+    return status, [body], zlib.crc32(body)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, table: Table) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.table = table
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16
+    server: _Server
+
+    def do_POST(self) -> None:
+        """Answer one request."""
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        operation = self.headers["X-Amz-Target"].rpartition(".")[2]
+        status, parts, crc = self.server.table.answer(operation, request)
+        self.send_response(status)
+        self.send_header("Content-Type", "application/x-amz-json-1.0")
+        self.send_header("Content-Length", str(sum(len(part) for part in parts)))
+        self.send_header("x-amz-crc32", str(crc))
+        self.end_headers()
+        for part in parts:
+            self.wfile.write(part)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  named by the base class
+        """Nothing: there is nobody to read it."""
+
+
+class PagesServer:
+    """The server in a process of its own, for the length of a block."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __enter__(self) -> Self:
+        """Start it and wait until it serves."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.benchmarks.backup_pages", str(self._count)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def _end_with_stdin() -> None:
+    sys.stdin.buffer.read()
+    exit_at_once(0)
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    server = _Server(Table(make_pages(int(sys.argv[1]))))
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    sys.stdout.write(f"{server.server_port}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

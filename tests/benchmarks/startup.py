@@ -1,0 +1,120 @@
+"""The start of a command against the floor of what it has to import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from saltctl import __version__
+from saltctl.local import LocalEnvironment
+from tests.benchmarks.measure import interleave, median_ratio
+from tests.benchmarks.report import Table, WrongResultError, at_most, times
+from tests.benchmarks.servers import child_environment
+
+BARE, TYPER, REDIS, ALL, VERSION, GET = (
+    "python: pass",
+    "python: import typer",
+    "python: import typer, redis",
+    "python: import typer, redis, boto3",
+    "saltctl --version",
+    "saltctl registry get",
+)
+GOALS = {VERSION: (TYPER, 1.5), GET: (REDIS, 1.3)}
+CONVERSATION, ITS_N = "conv_hot_01", 2
+
+
+@dataclass(frozen=True, slots=True)
+class StartupResult:
+    """Seconds of every run, by command; and the entry that ``registry get`` printed."""
+
+    seconds: dict[str, list[float]]
+    printed: Mapping[str, object]
+
+    def tables(self) -> list[Table]:
+        """One table."""
+        rows = []
+        for name, figures in self.seconds.items():
+            floor, bound = GOALS.get(name, ("", 0.0))
+            ratio = median_ratio(figures, self.seconds[floor]) if floor else 0.0
+            rows.append(
+                (
+                    name,
+                    f"{median(figures) * 1e3:.0f}",
+                    f"{min(figures) * 1e3:.0f}",
+                    f"{ratio:.2f}" if floor else "",
+                    at_most(ratio, bound) if floor else "",
+                )
+            )
+        return [
+            Table(
+                "startup",
+                ("", "median ms", "best ms", "x floor", "goal"),
+                rows,
+                (
+                    f"{times(len(self.seconds[BARE]), 'round')} in turn. The floors: import typer; import typer, "
+                    "redis. registry get asks the backup as well as Redis, and has to import boto3 for it.",
+                ),
+            )
+        ]
+
+
+def run(*, quick: bool = False) -> StartupResult:
+    """Measure in a local environment.
+
+    Raises:
+        WrongResultError: a command failed or printed something else than it should.
+    """
+    with tempfile.TemporaryDirectory(prefix="saltctl-benchmark-") as directory, LocalEnvironment() as environment:
+        environment.seed()
+        variables = child_environment() | environment.variables()
+        commands = _commands()
+        if not quick:
+            # Every contender finds its byte code, wherever it is installed, and none is left in the source tree.
+            variables.pop("PYTHONDONTWRITEBYTECODE", None)
+            variables["PYTHONPYCACHEPREFIX"] = directory
+            for command in commands.values():
+                _run(command, variables)
+        printed = json.loads(_run(commands[GET], variables))
+        record = printed[0] if isinstance(printed, list) else printed
+        version = _run(commands[VERSION], variables).strip()
+        if version != f"saltctl {__version__}" or (record["max_n"], record["source"]) != (ITS_N, "redis"):
+            raise WrongResultError(f"the commands printed {version!r} and {record!r}")
+
+        def timed(command: Sequence[str]) -> float:
+            started = time.perf_counter()
+            _run(command, variables)
+            return time.perf_counter() - started
+
+        seconds = interleave(
+            {name: lambda command=command: timed(command) for name, command in commands.items()},  # type: ignore[misc]
+            1 if quick else 15,
+        )
+    return StartupResult(seconds, record)
+
+
+def _commands() -> dict[str, list[str]]:
+    installed = Path(sys.executable).with_name("saltctl")
+    saltctl = [str(installed)] if installed.exists() else [sys.executable, "-m", "saltctl"]
+    python = [sys.executable, "-c"]
+    return {
+        BARE: [*python, "pass"],
+        TYPER: [*python, "import typer"],
+        VERSION: [*saltctl, "--version"],
+        REDIS: [*python, "import typer, redis"],
+        ALL: [*python, "import typer, redis, boto3"],
+        GET: [*saltctl, "registry", "get", CONVERSATION, "-o", "json"],
+    }
+
+
+def _run(command: Sequence[str], variables: Mapping[str, str]) -> str:
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise WrongResultError(f"{' '.join(command)} exited with {done.returncode}: {done.stderr}")
+    return done.stdout

@@ -1,0 +1,159 @@
+"""Each benchmark with small sizes: it does the work it claims to measure, and prints it. Never a time."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from saltctl.local import LocalRedis
+from saltctl.settings import Settings
+from saltctl.stores.registry import RedisRegistry
+from tests.benchmarks import contenders, lookup, memory, rebuild, startup
+from tests.benchmarks.__main__ import main
+from tests.benchmarks.backup_pages import PagesServer, Table, make_pages
+from tests.benchmarks.entries import conversation_id, differences, entries
+from tests.benchmarks.report import WIDTH, Outcome, WrongResultError
+from tests.benchmarks.servers import engines, fill
+
+
+def printed(outcome: Outcome) -> str:
+    """What the outcome prints, no line of it wider than the page."""
+    text = "\n".join(table.render() for table in outcome.tables())
+    assert max(len(line) for line in text.splitlines()) <= WIDTH
+    return text
+
+
+def test_lookups_are_answered_by_redis() -> None:
+    """On every server each contender gets its turns, and every lookup was answered by Redis."""
+    outcome = lookup.run(quick=True)
+    assert [engine.engine for engine in outcome.engines] == list(engines())
+    for engine in outcome.engines:
+        rounds = len(engine.seconds[lookup.HGET])
+        assert {name: len(figures) for name, figures in engine.seconds.items()} == dict.fromkeys(engine.seconds, rounds)
+        assert engine.lookups == rounds * lookup.CALLS
+    text = printed(outcome)
+    for row in (lookup.HGET, lookup.PLAIN, lookup.SCRIPT, lookup.STORE, lookup.LOOKUP, "<= 1.15"):
+        assert text.count(row) >= len(engines())
+
+
+def test_a_lookup_that_falls_back_is_not_measured(redis_server: LocalRedis) -> None:
+    """A server that is not verified ends the benchmark instead of being timed."""
+    settings = Settings(redis_url=redis_server.url, buckets=32)
+    fill(settings, list(entries(200)))
+    redis_server.kill()
+    redis_server.lose_aof()
+    redis_server.start()
+    store = RedisRegistry(settings)
+    try:
+        ids = [conversation for conversation, _ in entries(200)]
+        asked = lookup.contenders(settings, store, _Unused(), ids)[lookup.LOOKUP]
+        with pytest.raises(WrongResultError, match="asked the backup"):
+            asked(ids)
+    finally:
+        store.close()
+
+
+class _Unused:
+    """A client for contenders that do not run."""
+
+    def execute_command(self, *_: object) -> bytes:
+        return b""
+
+
+def test_memory_counts_what_is_really_there() -> None:
+    """Every way to keep the entries holds all of them, and the registry's hashes are listpacks."""
+    outcome = memory.run(quick=True)
+    assert list(outcome.engines) == list(engines())
+    for figures in outcome.engines.values():
+        assert [figure.differences for figure in figures] == [0] * len(figures)
+        assert [figure.name for figure in figures][:2] == [memory.ONE_KEY_EACH, memory.ONE_HASH]
+        assert set(figures[1].encodings) == {"hashtable"}
+        (default,) = [figure for figure in figures if figure.default]
+        assert set(default.encodings) == {"listpack"}
+        assert default.bytes_an_entry > 0
+    text = printed(outcome)
+    assert text.count("<= 30") == len(engines())
+    assert text.count(" buckets") == len(engines()) * len(memory.BUCKETS)
+
+
+def test_every_contender_of_the_rebuild_does_its_work() -> None:
+    """All run on the same pages; what a rebuild left was compared with the backup, and what peers left, too."""
+    outcome = rebuild.run(quick=True)
+    assert set(outcome.rates) == set(contenders.CONTENDERS) == set(rebuild.LABELS)
+    assert outcome.compared == outcome.items + sum(outcome.peaks)
+    assert all(peak > 0 for peak in outcome.peaks.values())
+    text = printed(outcome)
+    for row in (*rebuild.LABELS.values(), ">= 20 ", ">= 4 ", ">= 350,000 "):
+        assert row in text
+
+
+def test_a_rebuilt_registry_equals_the_backup(redis_server: LocalRedis) -> None:
+    """Over several pages and segments the rebuild fills in every entry once, and nothing else."""
+    count = 30_000
+    with PagesServer(count) as pages:
+        job = contenders.Job(count, 512, redis_server.url, pages.url)
+        assert contenders.rebuild(job)() == count
+    store = RedisRegistry(job.settings)
+    try:
+        assert dict(store.entries()) == dict(entries(count))
+        assert all(store.verified().values())
+    finally:
+        store.close()
+
+
+def test_pages_are_the_same_for_any_number_of_segments() -> None:
+    """Scans of one and of several segments find every item once; a key of another segment is refused."""
+    count = 40_000
+    table = Table(make_pages(count))
+    for segments in (1, 2, 5):
+        found: list[str] = []
+        for segment in range(segments):
+            request = {"TableName": "backup", "Segment": segment, "TotalSegments": segments}
+            while True:
+                status, parts, _ = table.answer("Scan", request)
+                answer = json.loads(b"".join(parts))
+                assert status == 200
+                assert answer["Count"] == len(answer["Items"])
+                found += [item["conversation_id"]["S"] for item in answer["Items"]]
+                if "LastEvaluatedKey" not in answer:
+                    break
+                request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+        assert sorted(found) == sorted(conversation for conversation, _ in entries(count))
+    first = json.loads(b"".join(table.answer("Scan", {"TableName": "b", "Segment": 0, "TotalSegments": 2})[1]))
+    foreign = {"Segment": 1, "TotalSegments": 2, "ExclusiveStartKey": first["LastEvaluatedKey"]}
+    assert table.answer("Scan", {"TableName": "b", **foreign})[0] == 400
+
+
+def test_a_wrong_or_missing_entry_is_noticed() -> None:
+    """The comparison counts wrong values, missing entries and entries too many."""
+    right = list(entries(100))
+    wrong = [(right[0][0], right[0][1] * 2), *right[1:]]
+    assert differences(right, 100) == 0
+    assert differences(wrong, 100) == 1
+    assert differences(right[1:], 100) == 1
+    assert differences([*right, (conversation_id(100), 4)], 100) > 0
+
+
+def test_commands_start_and_print_what_they_should() -> None:
+    """Every command runs in every round, and ``registry get`` was answered by Redis."""
+    outcome = startup.run(quick=True)
+    assert len({len(figures) for figures in outcome.seconds.values()}) == 1
+    assert outcome.printed["conversation_id"] == startup.CONVERSATION
+    assert outcome.printed["source"] == "redis"
+    text = printed(outcome)
+    for row in (startup.VERSION, startup.GET, startup.TYPER, startup.REDIS, "<= 1.5 ", "<= 1.3 "):
+        assert row in text
+
+
+def test_the_program_runs_what_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only the named benchmarks run, and an unknown name is a usage error."""
+    monkeypatch.setattr("sys.argv", ["benchmarks", "lookup", "--quick"])
+    main()
+    shown = capsys.readouterr().out
+    assert shown.startswith("lookup, valkey\n")
+    assert "memory," not in shown
+    monkeypatch.setattr("sys.argv", ["benchmarks", "nothing"])
+    with pytest.raises(SystemExit) as exit_info:
+        main()
+    assert exit_info.value.code == 2
