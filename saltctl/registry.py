@@ -176,7 +176,7 @@ class Registry:
 
     @property
     def last_failure(self) -> SaltctlError | None:
-        """Why the latest lookup that had to fall back did so; None where Redis answered the latest one."""
+        """Why the latest lookup that had to fall back did so; None where Redis alone answered the latest one."""
         return self._failure
 
     def lookup(self, conversation_id: str) -> Lookup:
@@ -227,10 +227,11 @@ class Registry:
                 unanswered.extend(ids)
                 continue
             self._breaker.reset(primary)
-            self._failure = None
             for conversation_id, n in zip(ids, held, strict=True):
                 found[conversation_id] = Lookup(conversation_id, n or 1, n or 1, "redis")
-        if unanswered:
+        if not unanswered:
+            self._failure = None
+        else:
             found.update(self._lookup_in_backup(unanswered))
         return found
 

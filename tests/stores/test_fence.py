@@ -88,9 +88,7 @@ def assert_unverified(store: RedisRegistry) -> None:
 def assert_answers_from(registry: Registry, source: str) -> None:
     """Lookups tell the truth, and from there."""
     found = registry.lookup_many(CONVERSATIONS)
-    assert {i: found[i].max_n for i in CONVERSATIONS} == {
-        i: 4 if i in CONVERSATIONS[:4] else 1 for i in CONVERSATIONS
-    }
+    assert {i: found[i].max_n for i in CONVERSATIONS} == {i: 4 if i in CONVERSATIONS[:4] else 1 for i in CONVERSATIONS}
     assert {lookup.source for lookup in found.values()} == {source}
 
 
