@@ -150,9 +150,14 @@ def table_of(records: Sequence[Record], columns: Sequence[Column]) -> Renderable
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, header_style="bold")
     for column in columns:
-        table.add_column(Text(column.heading), justify="right" if column.right else "left", overflow="fold")
+        table.add_column(
+            Text(column.heading),
+            justify="right" if column.right else "left",
+            overflow="fold",
+            min_width=len(column.heading),  # a heading that breaks in the middle cannot be read
+        )
     for record in records:
         table.add_row(*(Text(column.cell(record)) for column in columns))
     return table

@@ -1,0 +1,150 @@
+"""The README says only what is true: its tables are the code's, its console blocks and examples run."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from saltctl.errors import SaltctlError
+from saltctl.local import LocalEnvironment
+from saltctl.settings import SPECS, read_config
+from tests.cli.test_contract import LEAVES
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def _rows(heading: str) -> list[list[str]]:
+    """The rows of the first table below a heading, without markup of code."""
+    section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def _tree(cls: type[SaltctlError]) -> Iterator[type[SaltctlError]]:
+    yield cls
+    for child in cls.__subclasses__():
+        yield from _tree(child)
+
+
+def test_exit_codes_are_those_of_the_errors() -> None:
+    """Every exit code that an error can have is in the table."""
+    documented = {int(code) for row in _rows("Exit codes") for code in row[0].split(",")}
+    assert {cls.exit_code for cls in _tree(SaltctlError)} <= documented
+
+
+def test_settings_are_those_of_the_code() -> None:
+    """Each setting stands in the table with its environment variable and its default."""
+    rows = {row[0]: row[1:] for row in _rows("Configuration")}
+    assert list(rows) == [spec.name for spec in SPECS]
+    for spec in SPECS:
+        environment, default = rows[spec.name]
+        assert environment == spec.environment[0]
+        if spec.default is not None:
+            assert default == str(spec.default)
+
+
+def test_every_command_is_named() -> None:
+    """No command exists that the README does not mention, and none is mentioned that does not exist."""
+    text = README.split("\n## Commands by task\n", 1)[1].split("\n## ", 1)[0]
+    mentioned = set(re.findall(r"`saltctl ((?:[a-z]+ ?)+)", text))
+    for name in LEAVES:
+        assert any(found.startswith(name) for found in mentioned), f"{name} is not in the README"
+    groups = {name.split()[0] for name in LEAVES}
+    for found in mentioned:
+        assert found.split()[0] in groups, f"{found} does not exist"
+
+
+def test_the_configuration_example_can_be_read(tmp_path: Path) -> None:
+    """The file in the README is accepted as it stands."""
+    (block,) = _blocks("toml")
+    file = tmp_path / "config.toml"
+    file.write_text(block)
+    assert set(read_config(file, required=True).contexts) == set(tomllib.loads(block)["contexts"])
+
+
+@pytest.fixture(scope="module")
+def fresh_environment() -> Iterator[dict[str, str]]:
+    """A local environment that nothing was done in yet; the tour starts from there."""
+    before = dict(os.environ)
+    with LocalEnvironment() as environment:
+        environment.seed()
+        variables = environment.variables()
+        os.environ.clear()
+        os.environ.update(before)
+        path = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
+        yield variables | {"COLUMNS": "80", "NO_COLOR": "1", "PATH": path, "SALTCTL_ACTOR": "oncall@host"}
+
+
+def _typed(command: str, variables: dict[str, str]) -> str:
+    """What a person sees who types a command: stdout is a terminal."""
+    leader, follower = pty.openpty()
+    child = subprocess.Popen(
+        ["/bin/sh", "-c", command], env=variables, stdin=subprocess.DEVNULL, stdout=follower, stderr=subprocess.PIPE
+    )
+    os.close(follower)
+    _, err = child.communicate(timeout=60)
+    out = b""
+    while True:
+        try:
+            out += os.read(leader, 65536)
+        except OSError:  # the terminal was closed, and everything is read
+            break
+    os.close(leader)
+    return err.decode() + re.sub(r"\x1b\[[0-9;]*m", "", out.decode()).replace("\r\n", "\n")
+
+
+def _shape(text: str) -> list[str]:
+    """The text without what differs from run to run: figures with decimals, ages and ports; and without padding."""
+    text = re.sub(r"\d+[smh] ago", "0s ago", text)
+    text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:0", text)
+    text = re.sub(r"(?m)^(seconds|entries/s)\s+[\d.,]+\s*$", r"\1 0", text)
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+
+
+def test_the_tour_is_real_output(fresh_environment: dict[str, str]) -> None:
+    """Each command of the tour, typed in this order, prints what the README shows."""
+    tried = 0
+    for block in _blocks("console"):
+        for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, shown = step.partition("\n")
+            seen = _typed(command, fresh_environment)
+            assert _shape(seen.rstrip()) == _shape(re.sub(r"\s+$", "", shown)), command
+            tried += 1
+    assert tried >= 8
+
+
+def test_the_python_example_prints_what_it_says(fresh_environment: dict[str, str]) -> None:
+    """The library example runs, and prints what its comments promise."""
+    (block,) = _blocks("python")
+    promised = re.findall(r"print\(.*\)  # (.*)$", block, flags=re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, "-c", block], env=fresh_environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == promised
+
+
+def test_the_repository_names_no_place() -> None:
+    """Nothing that is committed tells where it was written."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)  # noqa: S607
+    if listed.returncode != 0:
+        pytest.skip("this is no git checkout")
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        path = ROOT / name
+        if path.is_file() and path != Path(__file__):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            for word in ("/root/", "/work/", "/home/"):
+                assert word not in text, f"{name} names {word}"
