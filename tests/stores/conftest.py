@@ -22,7 +22,12 @@ PROMPT_REPLICATION = {"repl-diskless-sync-delay": "0", "shutdown-timeout": "0", 
 @pytest.fixture(params=["valkey", "redis"])
 def redis_binary(request: pytest.FixtureRequest) -> Path:
     """Each engine in turn; an absent one is skipped by name."""
-    if request.param == "valkey":
+    return find_engine(request.param)
+
+
+def find_engine(name: str) -> Path:
+    """The server binary of an engine; skips the test where there is none."""
+    if name == "valkey":
         return valkey_binary()
     found = shutil.which("redis-server")
     if found is None:
