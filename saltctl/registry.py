@@ -8,10 +8,10 @@ and writers may spread over N only after every reader covers N.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from saltctl.errors import RaiseIncompleteError, RaiseStep, SaltctlError, UsageError
 from saltctl.salting import check_conversation_id, check_salt_count, read_set
@@ -22,8 +22,7 @@ MAX_REASON = 500
 """Characters of a raise's reason that are kept."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(NamedTuple):
     """What one lookup learned.
 
     Readers cover ``max_n`` salts and the base partition; writers spread over ``write_n`` salts. They
@@ -191,7 +190,14 @@ class Registry:
             AccessDeniedError, ConfigurationError: the backup refuses, or the entry there is damaged.
         """
         check_conversation_id(conversation_id)
-        return self._lookup_all((conversation_id,))[conversation_id]
+        ids = (conversation_id,)
+        for primary in self._primaries_of(ids):
+            held = self._ask(primary, ids)
+            if held is not None:
+                self._failure = None
+                n = held[0] or 1
+                return Lookup(conversation_id, n, n, "redis")
+        return self._lookup_in_backup(ids)[conversation_id]
 
     def lookup_many(self, conversation_ids: Iterable[str]) -> dict[str, Lookup]:
         """Like :meth:`lookup` for many ids at once, in few round trips; ids keep their order.
@@ -202,38 +208,44 @@ class Registry:
         wanted = list(dict.fromkeys(conversation_ids))
         for conversation_id in wanted:
             check_conversation_id(conversation_id)
-        found = self._lookup_all(wanted) if wanted else {}
+        found = self._lookup_all(wanted)
         return {conversation_id: found[conversation_id] for conversation_id in wanted}
 
     def _lookup_all(self, conversation_ids: Sequence[str]) -> dict[str, Lookup]:
         found: dict[str, Lookup] = {}
-        unanswered: list[str] = []
-        try:
-            groups = self._store.by_primary(conversation_ids)
-        except SaltctlError as exc:  # who the primaries are cannot be learned
-            self._failure = exc
-            groups = {}
-            unanswered.extend(conversation_ids)
-        for primary, ids in groups.items():
-            if self._breaker.is_open(primary):
-                unanswered.extend(ids)
-                continue
-            try:
-                held = self._store.lookup(primary, ids)
-            except SaltctlError as exc:
-                # Whatever Redis has to say but a verified answer, the backup knows better.
-                self._breaker.trip(primary)
-                self._failure = exc
-                unanswered.extend(ids)
-                continue
-            self._breaker.reset(primary)
-            for conversation_id, n in zip(ids, held, strict=True):
-                found[conversation_id] = Lookup(conversation_id, n or 1, n or 1, "redis")
+        for primary, ids in self._primaries_of(conversation_ids).items():
+            held = self._ask(primary, ids)
+            if held is not None:
+                for conversation_id, n in zip(ids, held, strict=True):
+                    found[conversation_id] = Lookup(conversation_id, n or 1, n or 1, "redis")
+        unanswered = [conversation_id for conversation_id in conversation_ids if conversation_id not in found]
         if not unanswered:
             self._failure = None
         else:
             found.update(self._lookup_in_backup(unanswered))
         return found
+
+    def _primaries_of(self, conversation_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """The ids by primary; nothing where it cannot be learned who the primaries are."""
+        try:
+            return self._store.by_primary(conversation_ids)
+        except SaltctlError as exc:
+            self._failure = exc
+            return {}
+
+    def _ask(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None] | None:
+        """What a verified primary holds; None where it does not answer, or has failed a moment ago."""
+        if self._breaker.is_open(primary):
+            return None
+        try:
+            held = self._store.lookup(primary, conversation_ids)
+        except SaltctlError as exc:
+            # Whatever Redis has to say but a verified answer, the backup knows better.
+            self._breaker.trip(primary)
+            self._failure = exc
+            return None
+        self._breaker.reset(primary)
+        return held
 
     def _lookup_in_backup(self, conversation_ids: Sequence[str]) -> dict[str, Lookup]:
         entries: dict[str, BackupEntry]

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote_plus, urlsplit
 
 from saltctl.errors import ConfigurationError
 from saltctl.salting import is_power_of_two
@@ -129,20 +129,25 @@ class Settings:
 
 
 def mask_url(url: str) -> str:
-    """The URL with its password replaced; a URL that cannot be taken apart is not shown at all."""
-    try:
-        parts = urlsplit(url)
-        netloc = parts.netloc
-    except ValueError:
+    """The URL with its password replaced and nothing else changed; MASK alone where no end of it can be told."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.lower() not in _KNOWN_SCHEMES:
         return MASK
-    if parts.scheme not in _KNOWN_SCHEMES:
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    tail = rest[len(authority) :]
+    if "@" in tail:
+        # Most likely a password with a / ? or # in it that is not quoted.
         return MASK
-    userinfo, at, hosts = netloc.rpartition("@")
-    if at:
-        user, colon, _ = userinfo.partition(":")
-        netloc = f"{user}{':' + MASK if colon else ''}@{hosts}"
-    query = urlencode([(k, MASK if "pass" in k.lower() else v) for k, v in parse_qsl(parts.query)], safe="*/")
-    return urlunsplit(SplitResult(parts.scheme, netloc, parts.path, query, ""))
+    userinfo, at, hosts = authority.rpartition("@")
+    user, colon, _ = userinfo.partition(":")
+    path, question, query = tail.partition("?")
+    shown = "&".join(_mask_parameter(parameter) for parameter in query.split("&"))
+    return f"{scheme}://{user}{':' + MASK if colon else ''}{at}{hosts}{path}{question}{shown}"
+
+
+def _mask_parameter(parameter: str) -> str:
+    name, equals, _ = parameter.partition("=")
+    return f"{name}={MASK}" if equals and "pass" in unquote_plus(name).lower() else parameter
 
 
 _KNOWN_SCHEMES = (*REDIS_SCHEMES, "http", "https", "redis+cluster", "rediss+cluster", "redis+sentinel")

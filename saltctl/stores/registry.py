@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from binascii import crc32
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -62,7 +63,11 @@ class RedisRegistry:
         self._buckets = settings.buckets
         self._layout = settings.layout
         self._stem = f"{settings.key_prefix}:r:"
+        self._stem_bytes = self._stem.encode()
         self._lookup_sha = script_sha("lookup")
+        # EVALSHA sha 1 key layout id, in the Redis protocol, but for the key and the id.
+        self._lookup_head = b"*6\r\n" + b"".join(map(_bulk, ("EVALSHA", self._lookup_sha, "1")))
+        self._lookup_layout = _bulk(self._layout)
 
     def close(self) -> None:
         """Close all connections."""
@@ -78,8 +83,9 @@ class RedisRegistry:
 
     def by_primary(self, conversation_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
         """The ids grouped by the primary that has their bucket."""
-        if len(conversation_ids) == 1:
-            return {self._lookups.primary_of(self._key(conversation_ids[0])): conversation_ids}
+        primaries = self._lookups.primaries()
+        if len(primaries) == 1:
+            return {primaries[0]: conversation_ids} if conversation_ids else {}
         groups: dict[str, list[str]] = defaultdict(list)
         for conversation_id in conversation_ids:
             groups[self._lookups.primary_of(self._key(conversation_id))].append(conversation_id)
@@ -87,15 +93,20 @@ class RedisRegistry:
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
         """max_n of each id by EVALSHA alone: NOSCRIPT is an answer here, and must not be mended by a helper."""
-        client = self._lookups.client(primary)
         with redis_errors(primary):
             if len(conversation_ids) == 1:
-                conversation_id = conversation_ids[0]
-                held = client.execute_command(
-                    "EVALSHA", self._lookup_sha, 1, self._key(conversation_id), self._layout, conversation_id
+                encoded = conversation_ids[0].encode()
+                key = b"%b%d" % (self._stem_bytes, crc32(encoded) % self._buckets)
+                command = b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (
+                    self._lookup_head,
+                    len(key),
+                    key,
+                    self._lookup_layout,
+                    len(encoded),
+                    encoded,
                 )
-                return [_number(held[0], primary)]
-            return self._lookup_pipelined(client, primary, conversation_ids)
+                return [_number(self._lookups.ask(primary, command)[0], primary)]
+            return self._lookup_pipelined(self._lookups.client(primary), primary, conversation_ids)
 
     def _lookup_pipelined(self, client: Any, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
         by_key: dict[str, list[str]] = defaultdict(list)
@@ -284,6 +295,11 @@ class RedisRebuildSession:
             keys = self._keys[start : start + BUCKETS_A_CALL]
             commands.append(("EVALSHA", sha, len(keys), *keys, self._layout, *arguments))
         return self._connection.execute(commands)
+
+
+def _bulk(text: str) -> bytes:
+    encoded = text.encode()
+    return b"$%d\r\n%b\r\n" % (len(encoded), encoded)
 
 
 def new_token() -> str:

@@ -1,8 +1,12 @@
 #!lua flags=allow-oom
-local at = string.match(redis.call('INFO', 'replication'), 'role:master.-master_replid:(%x+)')
 local held = redis.call('HMGET', KEYS[1], '#fence', unpack(ARGV, 2))
-if at == nil or held[1] ~= ARGV[1] .. ':' .. at then
-  return redis.error_reply('UNVERIFIED this bucket was not verified here')
+local fence = table.remove(held, 1)
+local layout = ARGV[1] .. ':'
+if fence and string.sub(fence, 1, #layout) == layout then
+  local here = redis.call('INFO', 'replication')
+  if string.find(here, 'master_replid:' .. string.sub(fence, #layout + 1) .. '\r\n', 1, true)
+      and string.find(here, 'role:master\r\n', 1, true) then
+    return held
+  end
 end
-table.remove(held, 1)
-return held
+return redis.error_reply('UNVERIFIED this bucket was not verified here')
