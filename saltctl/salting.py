@@ -134,9 +134,9 @@ def find_set(conversation_id: str, message_id: str, max_n: int) -> list[str]:
 def needed_n(rate: float, per_salt: float, cap: int) -> int:
     """How many salts a conversation needs that is written at ``rate`` write units a second.
 
-    ``rate / per_salt`` rounded up to a power of two, at most ``cap``.
+    ``rate / per_salt`` rounded up to a power of two, at most the largest power of two within ``cap``.
     """
-    return min(power_of_two_at_least(math.ceil(rate / per_salt)), cap)
+    return min(power_of_two_at_least(math.ceil(rate / per_salt)), 1 << (cap.bit_length() - 1))
 
 
 def doublings(cap: int) -> Iterator[int]:

@@ -16,13 +16,13 @@ LINE_EVERY = 10.0
 MAX_DAMAGED_NAMED = 20
 
 
-def narrate(events: Iterator[Event]) -> RebuildReport:
-    """Drain the events, telling about them on stderr, and return the report."""
+def narrate(events: Iterator[Event], clock: Callable[[], float] = time.monotonic) -> RebuildReport:
+    """Drain the events, telling about them on stderr, and return the report. ``clock`` is in seconds."""
     # Closed on every way out, so that an interrupted rebuild gives its lease back before the process ends.
     with closing(cast("_Closing", events)):
         if sys.stderr.isatty():
             return _with_bar(events)
-        return _with_lines(events)
+        return _with_lines(events, clock)
 
 
 class _Closing(Iterator[Event]):
@@ -40,13 +40,13 @@ def _with_bar(events: Iterator[Event]) -> RebuildReport:
         return _drain(events, lambda text: bar.update(task, description=text), screen.print)
 
 
-def _with_lines(events: Iterator[Event]) -> RebuildReport:
-    last = time.monotonic()
+def _with_lines(events: Iterator[Event], clock: Callable[[], float]) -> RebuildReport:
+    last = clock()
 
     def say(text: str) -> None:
         nonlocal last
-        if time.monotonic() - last >= LINE_EVERY:
-            last = time.monotonic()
+        if (now := clock()) - last >= LINE_EVERY:
+            last = now
             note(text)
 
     return _drain(events, say, note)
