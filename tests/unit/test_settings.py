@@ -1,0 +1,495 @@
+"""Settings: which value wins, where it came from, what is refused, and that no secret is ever shown."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from saltctl.errors import ConfigurationError
+from saltctl.settings import (
+    MASK,
+    SPECS,
+    Settings,
+    config_path,
+    default_actor,
+    has_password,
+    load_settings,
+    mask_url,
+    read_config,
+)
+
+SECRET = "hunter2-and-more"  # noqa: S105  opens nothing
+
+# For each setting: three values as they are typed, and what they become.
+VALUES: dict[str, list[tuple[str, Any]]] = {
+    "redis_url": [(url, url) for url in ("redis://flag:1/0", "rediss://environment:2", "unix:///context.sock")],
+    "redis_password_file": [(path, Path(path)) for path in ("/flag", "/environment", "/context")],
+    "backup_table": [(name, name) for name in ("flag-table", "environment-table", "context-table")],
+    "messages_table": [(name, name) for name in ("flag-table", "environment-table", "context-table")],
+    "key_prefix": [(name, name) for name in ("flag", "environment", "context")],
+    "buckets": [("64", 64), ("128", 128), ("256", 256)],
+    "max_n_cap": [("8", 8), ("16", 16), ("32", 32)],
+    "wps_per_salt": [("100", 100), ("200", 200), ("300", 300)],
+    "lookup_timeout": [("0.1", 0.1), ("0.2", 0.2), ("0.3", 0.3)],
+    "redis_timeout": [("1", 1.0), ("2", 2.0), ("3", 3.0)],
+    "aws_timeout": [("1", 1.0), ("2", 2.0), ("3", 3.0)],
+    "breaker_seconds": [("0.5", 0.5), ("2", 2.0), ("3", 3.0)],
+    "aws_profile": [(name, name) for name in ("flag", "environment", "context")],
+    "aws_region": [(name, name) for name in ("eu-central-1", "us-east-1", "us-west-2")],
+    "aws_endpoint_url": [(url, url) for url in ("http://flag:1", "https://environment", "http://context:3")],
+    "actor": [(name, name) for name in ("flag", "environment", "context")],
+}
+NAMES = [spec.name for spec in SPECS]
+VARIABLES = {spec.name: spec.environment for spec in SPECS}
+
+Writer = Callable[[str], Path]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Writer:
+    """Writes a configuration file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "config.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def origin_of(settings: Settings, name: str) -> Any:
+    """(value, origin) of a setting."""
+    return getattr(settings, name), settings.origins[name]
+
+
+# Which value wins.
+
+
+def test_every_setting_is_tried_here() -> None:
+    """A new setting has to join VALUES."""
+    assert list(VALUES) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_flag_before_environment_before_context_before_default(config: Writer, name: str) -> None:
+    """Each setting, from each of its sources in turn, and each time the origin says which one it was."""
+    (flag, flag_value), (variable, variable_value), (context, context_value) = VALUES[name]
+    path = config(f'[contexts.prod]\n{name} = "{context}"\n')
+    environ = {VARIABLES[name][0]: variable}
+    option = f"flag --{name.replace('_', '-')}"
+
+    def load(flags: dict[str, Any], environ: dict[str, str], context: str | None) -> Any:
+        return origin_of(load_settings(flags=flags, environ=environ, context=context, config=path), name)
+
+    assert load({name: flag}, environ, "prod") == (flag_value, option)
+    assert load({name: None}, environ, "prod") == (variable_value, f"environment {VARIABLES[name][0]}")
+    assert load({}, {}, "prod") == (context_value, "context prod")
+    default = default_actor() if name == "actor" else getattr(Settings(), name)
+    assert load({}, {}, None) == (default, "default")
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in SPECS if not spec.secret])
+def test_an_empty_variable_is_not_set(name: str) -> None:
+    """``VARIABLE= command`` is how people unset one."""
+    environ = dict.fromkeys(VARIABLES[name], "")
+    assert load_settings(environ=environ).origins[name] == "default"
+
+
+def test_zero_is_a_value() -> None:
+    """A breaker of 0 seconds is not the default breaker."""
+    assert load_settings(flags={"breaker_seconds": 0}, environ={"SALTCTL_BREAKER_SECONDS": "3"}).breaker_seconds == 0
+    assert load_settings(environ={"SALTCTL_BREAKER_SECONDS": "0"}).breaker_seconds == 0
+
+
+def test_the_region_has_two_variables() -> None:
+    """AWS_REGION before AWS_DEFAULT_REGION, and the origin names the one that counted."""
+    both = {"AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "us-east-1"}
+    assert origin_of(load_settings(environ=both), "aws_region") == ("eu-central-1", "environment AWS_REGION")
+    del both["AWS_REGION"]
+    assert origin_of(load_settings(environ=both), "aws_region") == ("us-east-1", "environment AWS_DEFAULT_REGION")
+
+
+def test_numbers_may_be_numbers_in_the_file(config: Writer) -> None:
+    """TOML has numbers; a quoted one is as good."""
+    settings = load_settings(
+        environ={}, context="a", config=config("[contexts.a]\nbuckets = 64\nlookup_timeout = 1\naws_timeout = '2.5'\n")
+    )
+    assert (settings.buckets, settings.lookup_timeout, settings.aws_timeout) == (64, 1.0, 2.5)
+
+
+def test_without_anything_there_are_defaults() -> None:
+    """No file, no variable: everything has its default but Redis, which has none, and the actor, who is looked up."""
+    settings = load_settings(environ={"HOME": "/nonexistent"})
+    assert set(settings.origins.values()) == {"default"}
+    assert settings.context is None
+    assert not settings.protected
+    assert settings.actor == default_actor()
+    with pytest.raises(ConfigurationError, match="no Redis is configured"):
+        settings.require_redis_url()
+
+
+def test_settings_do_not_change() -> None:
+    """Resolved once: nobody can tell afterwards why a value is what it is, if somebody else may set it."""
+    settings = load_settings(environ={})
+    with pytest.raises(FrozenInstanceError):
+        settings.buckets = 1  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        settings.origins["buckets"] = "me"  # type: ignore[index]
+
+
+# Contexts.
+
+TWO_CONTEXTS = """
+default_context = "staging"
+[contexts.staging]
+redis_url = "redis://staging:6379/0"
+[contexts.prod]
+redis_url = "redis://prod:6379/0"
+protected = true
+"""
+
+
+@pytest.mark.parametrize(
+    ("argument", "variable", "chosen"),
+    [("prod", "staging", "prod"), (None, "prod", "prod"), (None, "", "staging"), (None, None, "staging")],
+)
+def test_which_context_is_used(config: Writer, argument: str | None, variable: str | None, chosen: str) -> None:
+    """--context, then SALTCTL_CONTEXT, then the file's default_context."""
+    environ = {} if variable is None else {"SALTCTL_CONTEXT": variable}
+    settings = load_settings(environ=environ, context=argument, config=config(TWO_CONTEXTS))
+    assert settings.context == chosen
+    assert settings.redis_url == f"redis://{chosen}:6379/0"
+    assert settings.protected is (chosen == "prod")
+
+
+def test_an_unknown_context_names_those_that_exist(config: Writer) -> None:
+    """Never a default in its place: the command would talk to another environment."""
+    with pytest.raises(ConfigurationError, match="no context 'production'") as refused:
+        load_settings(environ={}, context="production", config=config(TWO_CONTEXTS))
+    assert "staging, prod" in refused.value.hint
+    with pytest.raises(ConfigurationError, match="no context 'nowhere'"):
+        load_settings(environ={"SALTCTL_CONTEXT": "nowhere"}, config=config(TWO_CONTEXTS))
+
+
+def test_a_context_without_a_file_is_an_error(tmp_path: Path) -> None:
+    """A context was asked for, and there is no file that could have it."""
+    with pytest.raises(ConfigurationError, match="no context 'prod'"):
+        load_settings(environ={"XDG_CONFIG_HOME": str(tmp_path), "SALTCTL_CONTEXT": "prod"})
+
+
+def test_protection_is_true_or_false(config: Writer) -> None:
+    """``protected = "yes"`` must not be taken for anything."""
+    with pytest.raises(ConfigurationError, match=r"protected \(context a\) must be true or false"):
+        load_settings(environ={}, context="a", config=config('[contexts.a]\nprotected = "yes"\n'))
+
+
+# Bad values.
+
+BAD: list[tuple[str, Any, str]] = [
+    ("redis_url", "redis://", "must name a host"),
+    ("redis_url", "unix://", "must name a socket"),
+    ("redis_url", "http://host", "must begin with redis://, rediss://, unix://"),
+    ("redis_url", "host:6379", "must begin with"),
+    ("redis_url", "redis://host:6379/db", "database number"),
+    ("redis_url", f"redis://:{SECRET}@host:port/0", "no URL that can be taken apart"),
+    ("redis_url", f"redis://:{SECRET}/x@host/0", "no URL that can be taken apart"),
+    ("redis_url", f"redis://:{SECRET}@[host/0", "no URL that can be taken apart"),
+    ("redis_url", f"redis://user:1/{SECRET}@host/0", "database number"),
+    ("redis_url", f"reddis://:{SECRET}@host/0", "must begin with"),
+    ("redis_url", 6379, "must be a text"),
+    ("redis_password_file", 5, "must be a text"),
+    ("backup_table", "two words", "may hold letters"),
+    ("backup_table", "x" * 1025, "may hold letters"),
+    ("messages_table", "   ", "not empty"),
+    ("key_prefix", "{tag}", "may hold letters"),
+    ("buckets", "100", "power of two"),
+    ("buckets", "0", "from 1 to"),
+    ("buckets", "-4", "whole number"),
+    ("buckets", "4.0", "whole number"),
+    ("buckets", 4.0, "whole number"),
+    ("buckets", True, "whole number"),
+    ("buckets", "٤", "whole number"),
+    ("buckets", str(2**21), "from 1 to"),
+    ("max_n_cap", "many", "whole number"),
+    ("max_n_cap", "65537", "from 1 to 65536"),
+    ("wps_per_salt", "9" * 5000, "whole number"),
+    ("lookup_timeout", "soon", "number of seconds"),
+    ("lookup_timeout", "nan", "from 0.001 to 60"),
+    ("lookup_timeout", "inf", "from 0.001 to 60"),
+    ("lookup_timeout", "0", "from 0.001 to 60"),
+    ("redis_timeout", True, "number of seconds"),
+    ("aws_timeout", [5], "number of seconds"),
+    ("breaker_seconds", "-1", "from 0 to 60"),
+    ("aws_profile", 7, "must be a text"),
+    ("aws_region", "eu central", "may hold letters"),
+    ("aws_endpoint_url", "127.0.0.1:8000", "http:// or https://"),
+    ("aws_endpoint_url", "http://", "http:// or https://"),
+    ("aws_endpoint_url", f"http://user:{SECRET}@[host", "no URL that can be taken apart"),
+    ("aws_endpoint_url", f"ftp://user:{SECRET}@host", "http:// or https://"),
+    ("actor", "  ", "not empty"),
+]
+
+
+@pytest.mark.parametrize(("name", "bad", "says"), BAD, ids=lambda value: ascii(value)[:30])
+def test_a_bad_value_names_setting_and_origin(name: str, bad: Any, says: str) -> None:
+    """Whoever typed it learns which setting, from where, and what it should be: and no log learns a password."""
+    origin = f"flag --{name.replace('_', '-')}"
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings(flags={name: bad}, environ={})
+    assert refused.value.message.startswith(f"{name} ({origin}) ")
+    assert says in refused.value.message
+    shown = "".join(traceback.format_exception(refused.value)) + refused.value.hint
+    assert SECRET not in shown.replace(repr(bad), "")
+
+
+@pytest.mark.parametrize(("name", "bad"), [(name, bad) for name, bad, _ in BAD if isinstance(bad, str) and bad.strip()])
+def test_bad_values_are_refused_from_the_environment_too(name: str, bad: str) -> None:
+    """With the variable's name."""
+    variable = VARIABLES[name][0]
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings(environ={variable: bad})
+    assert refused.value.message.startswith(f"{name} (environment {variable}) ")
+    assert SECRET not in f"{refused.value.message} {refused.value.hint}"
+
+
+@pytest.mark.parametrize("value", ["5", "true", "[1]", "2024-05-01", "{a = 1}"])
+def test_bad_types_in_the_file_are_refused(config: Writer, value: str) -> None:
+    """TOML has types that a URL cannot be of."""
+    with pytest.raises(ConfigurationError, match=r"redis_url \(context a\) must be a text"):
+        load_settings(environ={}, context="a", config=config(f"[contexts.a]\nredis_url = {value}\n"))
+
+
+# The file.
+
+
+def test_where_the_file_is_looked_for() -> None:
+    """--config, SALTCTL_CONFIG, then the XDG directory, whose default is ~/.config."""
+    environ = {"SALTCTL_CONFIG": "/variable.toml", "XDG_CONFIG_HOME": "/xdg", "HOME": "/home/me"}
+    assert config_path(environ, Path("/flag.toml")) == Path("/flag.toml")
+    assert config_path(environ) == Path("/variable.toml")
+    assert config_path({**environ, "SALTCTL_CONFIG": ""}) == Path("/xdg/saltctl/config.toml")
+    assert config_path({"HOME": "/home/me"}) == Path("/home/me/.config/saltctl/config.toml")
+
+
+def test_a_file_that_nobody_asked_for_may_be_missing(tmp_path: Path) -> None:
+    """Most application servers have none."""
+    file = read_config(tmp_path / "config.toml", required=False)
+    assert not file.exists
+    assert file.contexts == {}
+
+
+def test_a_file_that_was_asked_for_must_exist(tmp_path: Path) -> None:
+    """--config and SALTCTL_CONFIG alike: a typing error must not mean the defaults."""
+    missing = tmp_path / "missing.toml"
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        load_settings(environ={}, config=missing)
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        load_settings(environ={"SALTCTL_CONFIG": str(missing)})
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"[contexts", "is not valid TOML"),
+        (b"a = 1\na = 2\n", "is not valid TOML"),
+        ("[contexts.é]\n".encode("latin-1"), "is not UTF-8"),
+        (b"\xff\xfe", "is not UTF-8"),
+        (b"default_context = 5\n", "must be the name of a context"),
+        (b"contexts = 5\n", "must be tables"),
+        (b"contexts = ['a']\n", "must be tables"),
+        (b"[contexts]\na = 5\n", "must be tables"),
+    ],
+)
+def test_a_file_that_cannot_be_understood(tmp_path: Path, content: bytes, says: str) -> None:
+    """Is named, with what is wrong with it."""
+    path = tmp_path / "config.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=says) as refused:
+        load_settings(environ={}, config=path)
+    assert str(path) in refused.value.message
+
+
+def test_a_directory_in_its_place(tmp_path: Path) -> None:
+    """Is an error of the system's, with its reason."""
+    with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
+        load_settings(environ={}, config=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "hint"),
+    [
+        ("[contexts.a]\nredis_ulr = 'x'\n", "redis_ulr", "did you mean redis_url?"),
+        ("[contexts.a]\nprotect = true\n", "protect", "did you mean protected?"),
+        ("[contexts.a]\nzzz = 1\n", "zzz", "known keys: redis_url"),
+        ("[context.a]\n", "context", "did you mean contexts?"),
+        ("redis_url = 'redis://h'\n", "redis_url", "known keys: default_context, contexts"),
+    ],
+)
+def test_an_unknown_key_is_refused(config: Writer, text: str, key: str, hint: str) -> None:
+    """Also in a context that is not used: a mistyped key must not mean the default."""
+    with pytest.raises(ConfigurationError, match=f"unknown key '{key}'") as refused:
+        load_settings(environ={}, config=config(text))
+    assert hint in refused.value.hint
+
+
+# Secrets.
+
+hosts = st.sampled_from(["h", "redis.example.com", "10.0.0.1:6379", "[::1]:6379"])
+schemes = st.sampled_from(["redis", "rediss", "unix", "http", "https"])
+passwords = st.text(st.characters(exclude_categories=["Cs"]), min_size=6, max_size=40)
+
+
+@given(
+    schemes, st.sampled_from(["", "user"]), passwords, hosts, st.sampled_from(["", "/0", "/run/redis.sock", "?db=1"])
+)
+@example("redis", "", "pa/ss@", "h", "/0")
+@example("redis", "", "pass#word", "h", "/0")
+@example("redis", "", "a?b=cdef", "h", "/0")
+@example("redis", "user", "1234/5678", "h", "/0")
+@example("unix", "", "@@@@@@", "", "/run/redis.sock")
+def test_a_password_is_never_shown(scheme: str, user: str, password: str, host: str, tail: str) -> None:
+    """Neither quoted nor raw, whatever characters it has; what cannot be taken apart is not shown at all."""
+    # A password such as "redis:" or "/0:***" is in every URL; only what makes it one is secret.
+    assume(password not in f"{scheme}://{user}:{MASK}@{host}{tail}")
+    for typed in {password, quote(password, safe="")}:
+        shown = mask_url(f"{scheme}://{user}:{typed}@{host}{tail}")
+        assert typed not in shown
+        assert password not in shown
+        assert MASK in shown
+
+
+@given(passwords)
+def test_no_representation_of_settings_shows_a_password(password: str) -> None:
+    """describe() is printed by `saltctl config show`; repr() ends up in tracebacks and logs."""
+    assume(password not in repr(Settings(redis_url=f"redis://user:{MASK}@h:6379/0")))
+    quoted = quote(password, safe="")
+    settings = Settings(redis_url=f"redis://user:{quoted}@h:6379/0", aws_endpoint_url=f"http://user:{quoted}@h/")
+    for shown in (repr(settings), str(settings), repr(settings.describe())):
+        assert quoted not in shown
+        assert password not in shown
+
+
+@given(schemes, st.sampled_from(["password", "PASSWORD", "ssl_password", "p%61ssword"]), passwords)
+def test_a_password_in_the_query_is_never_shown(scheme: str, key: str, password: str) -> None:
+    """redis-py takes one there, too."""
+    quoted = quote(password, safe="")
+    assume(quoted not in f"{scheme}://h/0?db=1&{key}={MASK}&x=1")
+    shown = mask_url(f"{scheme}://h/0?db=1&{key}={quoted}&x=1")
+    assert quoted not in shown
+    assert "db=1" in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://h:6379/0", "redis://h:6379/0"),
+        ("redis://user@h/0", "redis://user@h/0"),
+        ("redis://user:pw@h/0", "redis://user:***@h/0"),
+        ("redis://:pw@h", "redis://:***@h"),
+        ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
+        ("unix://:pw@/run/redis.sock", "unix://:***@/run/redis.sock"),
+        ("rediss://h/0?ssl_ca_certs=/etc/ca:1.pem", "rediss://h/0?ssl_ca_certs=/etc/ca:1.pem"),
+        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("not a url", MASK),
+        ("ftp://user:pw@h", MASK),
+        ("redis:pw@h", MASK),
+        ("", MASK),
+    ],
+)
+def test_what_is_no_secret_is_shown_as_it_is(url: str, shown: str) -> None:
+    """Somebody compares it with what he typed."""
+    assert mask_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "has"),
+    [
+        ("redis://h:6379/0", False),
+        ("redis://user@h", False),
+        ("unix:///run/redis.sock", False),
+        ("redis://h/0?client_name=a:b", False),
+        ("redis://:pw@h", True),
+        ("redis://user:pw@h", True),
+        ("redis://h/0?password=pw", True),
+        ("redis://:p/w@h", True),
+    ],
+)
+def test_which_urls_have_a_password(url: str, has: bool) -> None:
+    """Those must not come from a flag, where ``ps`` shows them; the others may."""
+    assert has_password(url) is has
+
+
+def test_describe_has_every_setting_in_a_fixed_order(config: Writer) -> None:
+    """With value and origin, as `saltctl config show` prints it; a URL without its password."""
+    path = config(f'[contexts.prod]\nredis_url = "redis://:{SECRET}@h/0"\n')
+    rows = load_settings(environ={"SALTCTL_BUCKETS": "64"}, context="prod", config=path).describe()
+    assert [row["name"] for row in rows] == NAMES
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["redis_url"] == {"name": "redis_url", "value": "redis://:***@h/0", "origin": "context prod"}
+    assert by_name["buckets"] == {"name": "buckets", "value": 64, "origin": "environment SALTCTL_BUCKETS"}
+    assert by_name["key_prefix"] == {"name": "key_prefix", "value": "salt", "origin": "default"}
+
+
+def test_settings_that_were_made_in_code_can_be_described() -> None:
+    """Application servers with a configuration of their own have no origins."""
+    assert {row["origin"] for row in Settings(redis_url="redis://h").describe()} == {"default"}
+
+
+# The password file.
+
+
+@pytest.mark.parametrize("content", [f"{SECRET}\n", SECRET, f"{SECRET}\r\n"])
+def test_the_password_file_is_read_without_its_last_newline(tmp_path: Path, content: str) -> None:
+    """Editors put one there; everything else in it is the password."""
+    path = tmp_path / "password"
+    path.write_text(content, encoding="utf-8", newline="")
+    settings = load_settings(environ={"SALTCTL_REDIS_PASSWORD_FILE": str(path)})
+    assert settings.redis_password() == SECRET
+    assert SECRET not in repr(settings)
+
+
+def test_blanks_belong_to_the_password(tmp_path: Path) -> None:
+    """Only newlines at the end are cut."""
+    path = tmp_path / "password"
+    path.write_text("  a b \n", encoding="utf-8")
+    assert Settings(redis_password_file=path).redis_password() == "  a b "
+
+
+def test_without_a_password_file_there_is_none() -> None:
+    """The URL may have one."""
+    assert Settings().redis_password() is None
+
+
+def test_a_password_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """Is named, with the reason; bytes that are no text are not quoted."""
+    missing = tmp_path / "missing"
+    with pytest.raises(ConfigurationError, match="No such file") as refused:
+        Settings(redis_password_file=missing).redis_password()
+    assert str(missing) in refused.value.message
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff" + SECRET.encode())
+    with pytest.raises(ConfigurationError, match="it is not UTF-8") as refused:
+        Settings(redis_password_file=binary).redis_password()
+    assert SECRET not in f"{refused.value.message}{refused.value.hint}"
+
+
+def test_the_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``~`` in a path of the file, where no shell expands it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = load_settings(environ={"SALTCTL_REDIS_PASSWORD_FILE": "~/password"})
+    assert settings.redis_password_file == tmp_path / "password"
+
+
+def test_the_layout_names_version_and_bucket_count() -> None:
+    """As fences in Redis and the binding in the backup table carry it."""
+    assert Settings(buckets=64).layout == "v1:64"
