@@ -1,0 +1,73 @@
+"""The tree of errors, as its docstring draws it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import saltctl.errors
+from saltctl.errors import RaiseIncompleteError, SaltctlError
+
+
+def subclasses(root: type[SaltctlError]) -> list[type[SaltctlError]]:
+    """The class and everything below it."""
+    return [root, *(found for child in root.__subclasses__() for found in subclasses(child))]
+
+
+EVERY_ERROR = subclasses(SaltctlError)
+
+
+def drawn_tree() -> dict[str, tuple[str | None, int]]:
+    """From the docstring's drawing: class name → (its parent's name, its exit code, inherited where none is drawn)."""
+    tree: dict[str, tuple[str | None, int]] = {}
+    path: list[str] = []
+    for line in (saltctl.errors.__doc__ or "").splitlines():
+        drawn = re.fullmatch(r"    ((?:│   |    )*(?:├── |└── )?)(\w+Error)\b *(\d+)?(?: .*)?", line)
+        if drawn is None:
+            continue
+        depth = len(drawn[1]) // 4
+        del path[depth:]
+        parent = path[-1] if path else None
+        inherited = tree[parent][1] if parent is not None else None
+        code = int(drawn[3]) if drawn[3] else inherited
+        assert code is not None, line
+        tree[drawn[2]] = parent, code
+        path.append(drawn[2])
+    return tree
+
+
+def test_the_drawn_tree_is_the_real_one() -> None:
+    """Every class, its parent and its exit code are in the docstring as they are in the code."""
+    real = {
+        error.__name__: (
+            None if error is SaltctlError else error.__base__.__name__ if error.__base__ else None,
+            error.exit_code,
+        )
+        for error in EVERY_ERROR
+    }
+    assert drawn_tree() == real
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    """Scripts tell errors apart by ``code``: no two classes share one, and none inherits one."""
+    codes = [error.code for error in EVERY_ERROR]
+    assert len(set(codes)) == len(codes)
+    assert all(re.fullmatch(r"[a-z_]+", code) for code in codes)
+
+
+@pytest.mark.parametrize("error", EVERY_ERROR, ids=lambda error: error.__name__)
+def test_an_error_says_what_failed_and_what_to_do(error: type[SaltctlError]) -> None:
+    """Message and hint are kept apart, and the message is what a traceback shows."""
+    made = (
+        error("it failed", step="backup", hint="do this")
+        if issubclass(error, RaiseIncompleteError)
+        else error("it failed", hint="do this")
+    )
+    assert (made.message, made.hint, str(made)) == ("it failed", "do this", "it failed")
+    assert error.__doc__
+
+
+def test_a_hint_may_be_missing() -> None:
+    """Where nothing useful can be said, nothing is said."""
+    assert SaltctlError("it failed").hint == ""

@@ -1,0 +1,271 @@
+"""The arithmetic of salting."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import log2
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from saltctl.errors import InvalidConversationIdError, InvalidSaltCountError
+from saltctl.salting import (
+    MAX_ID_BYTES,
+    bucket_of,
+    check_conversation_id,
+    check_salt_count,
+    doublings,
+    find_set,
+    is_power_of_two,
+    needed_n,
+    partition_key,
+    power_of_two_at_least,
+    read_set,
+    salt_of,
+    split_partition_key,
+)
+
+POWERS = [1 << exponent for exponent in range(11)]
+utf8 = st.characters(exclude_categories=["Cs"])
+conversation_ids = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="#"), min_size=1, max_size=50)
+message_ids = st.text(utf8, max_size=50)
+powers_of_two = st.sampled_from(POWERS)
+
+
+# Conversation ids.
+
+
+@given(conversation_ids)
+def test_an_id_is_returned_unchanged(conversation_id: str) -> None:
+    """Whatever is no ``#`` may be in an id: blanks, quotes, any script, control characters."""
+    assert check_conversation_id(conversation_id) == conversation_id
+
+
+@pytest.mark.parametrize(
+    "conversation_id",
+    [
+        "conv_abc123",
+        " ",
+        "0",
+        "\x00\x07\x7f",
+        "\x1b[31mred\x1b[0m",
+        "[bold]markup[/bold]",
+        "=HYPERLINK(1)",
+        "a/b:c{d}",
+        "é",
+        "e\u0301",
+        "日本語",
+        "😀",
+        "\u202etxt.exe",
+        "x" * MAX_ID_BYTES,
+        "é" * (MAX_ID_BYTES // 2),
+        "😀" * (MAX_ID_BYTES // 4),
+    ],
+    ids=ascii,
+)
+def test_awkward_ids_are_ids(conversation_id: str) -> None:
+    """They were made by others, and there are messages under them."""
+    assert check_conversation_id(conversation_id) == conversation_id
+
+
+@pytest.mark.parametrize(
+    ("conversation_id", "says"),
+    [
+        ("", "empty"),
+        ("#", "holds a '#'"),
+        ("conv#3", "holds a '#'"),
+        ("#lease", "holds a '#'"),
+        ("x" * (MAX_ID_BYTES + 1), "has 2001 bytes"),
+        ("é" * (MAX_ID_BYTES // 2) + "x", "has 2001 bytes"),
+        ("é" * MAX_ID_BYTES, "has 4000 bytes"),
+        ("\ud800", "not valid UTF-8"),
+        ("conv_\udcff", "not valid UTF-8"),
+    ],
+    ids=lambda value: ascii(value)[:20],
+)
+def test_what_cannot_be_an_id_is_refused(conversation_id: str, says: str) -> None:
+    """With a reason and a next step; bytes count, not characters."""
+    with pytest.raises(InvalidConversationIdError, match=says) as refused:
+        check_conversation_id(conversation_id)
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("conv#3", "'conv'"), ("#3", "'conv_abc123'")])
+def test_a_partition_key_in_place_of_an_id_is_explained(typed: str, meant: str) -> None:
+    """Somebody copied it from the messages table: the hint has the bare id."""
+    with pytest.raises(InvalidConversationIdError) as refused:
+        check_conversation_id(typed)
+    assert meant in refused.value.hint
+
+
+def test_the_longest_id_fits_with_the_largest_salt() -> None:
+    """DynamoDB takes 2,048 bytes of partition key (documented)."""
+    key = partition_key("😀" * (MAX_ID_BYTES // 4), 65535)
+    assert len(key.encode()) <= 2048
+
+
+# Powers of two.
+
+
+@given(st.integers(-10, 1 << 40))
+def test_a_power_of_two_is_a_sum_of_one_bit(n: int) -> None:
+    """And never zero or less."""
+    assert is_power_of_two(n) == (n > 0 and n.bit_count() == 1)
+
+
+@given(st.integers(-10, 1 << 40))
+def test_the_next_power_of_two_is_the_smallest(n: int) -> None:
+    """Not below n, and half of it is; 1 for anything up to 1."""
+    above = power_of_two_at_least(n)
+    assert is_power_of_two(above)
+    assert above >= n
+    assert above == 1 or above // 2 < n
+
+
+@given(st.integers(-5, 600), st.sampled_from([1, 2, 8, 100, 256, 300]))
+@example(256, 256)
+@example(257, 256)
+@example(100, 100)
+def test_a_raise_may_aim_at_powers_of_two_up_to_the_cap(n: int, cap: int) -> None:
+    """Everything else is refused, with an N in the hint that would be taken."""
+    if 1 <= n <= cap and is_power_of_two(n):
+        assert check_salt_count(n, cap) == n
+        return
+    with pytest.raises(InvalidSaltCountError) as refused:
+        check_salt_count(n, cap)
+    named = [int(word) for word in refused.value.hint.replace(",", " ").split() if word.isdecimal()]
+    if n >= 1:
+        assert check_salt_count(named[0], cap) == named[0]
+
+
+def test_five_names_eight() -> None:
+    """The nearest N that has room for what was asked."""
+    with pytest.raises(InvalidSaltCountError, match="no power of two") as refused:
+        check_salt_count(5, 256)
+    assert refused.value.hint == "type 8 instead"
+
+
+@pytest.mark.parametrize(("cap", "wanted"), [(1, []), (2, [2]), (8, [2, 4, 8]), (9, [2, 4, 8])])
+def test_doublings_end_at_the_cap(cap: int, wanted: list[int]) -> None:
+    """Every N that a raise may aim at, beyond unsalted."""
+    assert list(doublings(cap)) == wanted
+
+
+# Partition keys.
+
+
+@given(conversation_ids, st.none() | st.integers(0, 1 << 20))
+def test_a_partition_key_can_be_taken_apart(conversation_id: str, salt: int | None) -> None:
+    """split_partition_key gives back what partition_key was made of."""
+    assert split_partition_key(partition_key(conversation_id, salt)) == (conversation_id, salt)
+
+
+@given(st.text(utf8, max_size=30))
+@example("a#03")
+@example("a#")
+@example("a#b#3")
+@example("a#٣")
+@example("a#²")
+@example("#")
+def test_any_key_is_taken_apart_one_way(key: str) -> None:
+    """What splits into an id and a salt is made of them; everything else is a base partition as it stands."""
+    conversation_id, salt = split_partition_key(key)
+    assert partition_key(conversation_id, salt) == key
+
+
+@pytest.mark.parametrize("key", ["a#", "a#x", "a#-1", "a#03", "a# 3", "a#³", "a"])
+def test_a_foreign_key_is_no_salt(key: str) -> None:
+    """A ``#`` without a plain number behind it belongs to no salt of ours."""
+    assert split_partition_key(key) == (key, None)
+
+
+# Where messages are.
+
+
+@given(conversation_ids, st.integers(-1, 300))
+def test_the_read_set_is_the_base_partition_and_every_salt(conversation_id: str, max_n: int) -> None:
+    """In order, the base partition first; alone where nothing was salted."""
+    salts = range(max_n) if max_n > 1 else range(0)
+    assert read_set(conversation_id, max_n) == [conversation_id, *(f"{conversation_id}#{salt}" for salt in salts)]
+
+
+@given(message_ids, st.integers(1, 300))
+def test_a_retry_lands_on_the_same_row(message_id: str, n: int) -> None:
+    """The salt hangs on nothing but the message id and N, and is one that readers cover."""
+    salt = salt_of(message_id, n)
+    assert salt == salt_of(message_id, n)
+    assert salt is None if n == 1 else salt is not None and 0 <= salt < n
+
+
+def test_the_salt_of_a_message_is_pinned() -> None:
+    """CRC-32 of the UTF-8 id modulo n: another implementation, or a later version, must find old messages."""
+    assert [salt_of("message-1", n) for n in (1, 2, 4, 256)] == [None, 0, 2, 2]
+    assert salt_of("😀", 1024) == 324
+
+
+@given(conversation_ids, message_ids, powers_of_two, powers_of_two)
+def test_a_message_is_found_whatever_n_it_was_written_under(
+    conversation_id: str, message_id: str, written: int, now: int
+) -> None:
+    """The row is in the find set of every later N, since N only ever doubles."""
+    if written > now:
+        written, now = now, written
+    row = partition_key(conversation_id, salt_of(message_id, written))
+    assert row in find_set(conversation_id, message_id, now)
+
+
+@given(conversation_ids, message_ids, powers_of_two)
+def test_finding_one_message_takes_few_reads(conversation_id: str, message_id: str, max_n: int) -> None:
+    """At most log2(N) + 2 partitions, each once, all of them read by a complete read, the newest N first."""
+    keys = find_set(conversation_id, message_id, max_n)
+    assert len(keys) <= log2(max_n) + 2
+    assert len(set(keys)) == len(keys)
+    assert set(keys) <= set(read_set(conversation_id, max_n))
+    assert keys[0] == partition_key(conversation_id, salt_of(message_id, max_n))
+    assert keys[-1] == conversation_id
+
+
+@given(conversation_ids, message_ids, st.integers(1, 300).filter(lambda n: not is_power_of_two(n)))
+def test_under_another_n_finding_asks_every_partition(conversation_id: str, message_id: str, max_n: int) -> None:
+    """Somebody else made the entry: what N was before it cannot be known."""
+    assert find_set(conversation_id, message_id, max_n) == read_set(conversation_id, max_n)
+
+
+def test_messages_spread_evenly() -> None:
+    """Consecutive ids fill the salts about equally: the fullest of 16 has less than 1.5 times its share."""
+    counts = Counter(salt_of(f"message-{number}", 16) for number in range(16_000))
+    assert len(counts) == 16
+    assert max(counts.values()) < 1500
+
+
+# How many salts.
+
+
+@given(st.floats(0, 1e9), st.sampled_from([1.0, 800.0, 1000.0]), st.sampled_from([1, 2, 256, 300]))
+def test_needed_n_is_the_smallest_power_of_two_that_carries_the_rate(rate: float, per_salt: float, cap: int) -> None:
+    """No salt gets more than per_salt, unless the cap forbids it; half as many would not do; a raise takes it."""
+    n = needed_n(rate, per_salt, cap)
+    assert check_salt_count(n, cap) == n
+    assert n * 2 > cap or n * per_salt >= rate
+    assert n == 1 or n // 2 * per_salt < rate
+
+
+@pytest.mark.parametrize(("rate", "n"), [(0, 1), (800, 1), (800.1, 2), (1600, 2), (1601, 4), (10_000, 16), (1e9, 256)])
+def test_needed_n_at_its_steps(rate: float, n: int) -> None:
+    """800 write units a second and salt, as the default has it."""
+    assert needed_n(rate, 800, 256) == n
+
+
+# Buckets.
+
+
+@given(conversation_ids, st.sampled_from([1, 64, 16384]))
+def test_every_id_has_a_bucket(conversation_id: str, buckets: int) -> None:
+    """From 0 up to the bucket count, the same every time."""
+    assert 0 <= bucket_of(conversation_id, buckets) < buckets
+
+
+def test_the_bucket_of_an_id_is_pinned() -> None:
+    """CRC-32 of the UTF-8 id modulo the count: it is part of the registry's layout, as fences name it."""
+    assert [bucket_of("conv_abc123", buckets) for buckets in (1, 64, 16384)] == [0, 40, 8104]
