@@ -20,6 +20,7 @@ from saltctl.errors import (
     LeaseHeldError,
     RedisUnavailableError,
     SaltctlError,
+    UnavailableError,
     UsageError,
 )
 from saltctl.stores.contracts import BackupPage, BackupStore, DamagedEntry, LeaseStore, RebuildSession, RegistryStore
@@ -306,7 +307,12 @@ class Rebuild:
         if now < run.next_beat:
             return
         run.next_beat = now + LEASE_BEAT
-        if not self._lease.beat(self._token, self._now(), progress):
+        try:
+            still_ours = self._lease.beat(self._token, self._now(), progress)
+        except UnavailableError:
+            # Safety does not hang on the lease, and a recovery must outlast a throttled minute.
+            return
+        if not still_ours:
             raise LeaseHeldError(
                 "the lease was taken over by another rebuild", hint="let that one finish; nothing was lost"
             )

@@ -72,6 +72,11 @@ def client(settings: Settings, service: str, *, attempts: int = 3, timeout: floa
         raise translate(exc, service) from exc
 
 
+def preload() -> None:
+    """Import the driver now, where there is something else to wait for anyway."""
+    import boto3  # noqa: F401
+
+
 @cache
 def _session(profile: str | None, region: str | None, access_key_id: str | None) -> Any:
     # Making a session and reading the service's model takes most of a client's 200 ms: kept for the next one.
