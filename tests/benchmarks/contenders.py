@@ -177,7 +177,8 @@ def fast_parser() -> Callable[[bytes], Any]:
         import orjson
     except ImportError:
         return json.loads
-    return orjson.loads
+    loads: Callable[[bytes], Any] = orjson.loads
+    return loads
 
 
 def _client_pages(job: Job) -> Callable[[], Iterator[list[Any]]]:
