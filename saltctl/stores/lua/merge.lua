@@ -27,8 +27,10 @@ for _, key in ipairs(KEYS) do
     local held = redis.call('HMGET', key, unpack(ids))
     for i = 1, count do
       local n = ARGV[at + 2 * (i - 1) + 1]
-      -- Numbers, since Lua compares strings as strings: '10' < '9'.
-      if (tonumber(held[i]) or 0) < tonumber(n) then
+      -- Numbers, since Lua compares strings as strings: '10' < '9'. What no lookup would take for a salt count,
+      -- such as '1e3', counts as none, and is written over.
+      local now = held[i] and string.match(held[i], '^%d+$')
+      if (tonumber(now) or 0) < tonumber(n) then
         raise[#raise + 1] = ids[i]
         raise[#raise + 1] = n
       end
