@@ -118,7 +118,7 @@ def translate(exc: Exception, where: str) -> SaltctlError:
         | driver.UnauthorizedSSOTokenError,
     ):
         return AccessDeniedError(f"no usable AWS credentials for {where}", hint="aws sts get-caller-identity")
-    if isinstance(exc, driver.HTTPClientError):
+    if isinstance(exc, driver.HTTPClientError | driver.ConnectionError):
         endpoint = mask_url(str(getattr(exc, "kwargs", {}).get("endpoint_url") or ""))
         return AwsUnavailableError(
             f"AWS cannot be reached for {where} ({type(exc).__name__}{' at ' + endpoint if '://' in endpoint else ''})",

@@ -11,7 +11,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from saltctl.errors import ConfigurationError, DamagedEntryError, ThrottledError
@@ -30,14 +29,20 @@ _MAX_BATCH = 100
 
 
 class DynamoBackup:
-    """The backup store on DynamoDB. Thread-safe. See ``contracts.BackupStore`` for the semantics."""
+    """The backup store on DynamoDB. Thread-safe. See ``contracts.BackupStore`` for the semantics.
 
-    def __init__(self, settings: Settings, *, client: Any = None, now: Callable[[], datetime] | None = None) -> None:
+    Args:
+        settings: names the table.
+        client: a ready boto3 client instead of one of its own.
+        sleep: waits before what a batch left unprocessed is asked again.
+    """
+
+    def __init__(self, settings: Settings, *, client: Any = None, sleep: Callable[[float], None] = time.sleep) -> None:
         self._settings = settings
         self._table = settings.backup_table
         self._client = client
         self._lock = threading.Lock()
-        self._now = now or (lambda: datetime.now(UTC))
+        self._sleep = sleep
 
     @property
     def client(self) -> Any:
@@ -77,7 +82,7 @@ class DynamoBackup:
                 keys = answer.get("UnprocessedKeys", {}).get(self._table, {}).get("Keys", [])
                 if not keys:
                     break
-                time.sleep(random.uniform(0, 0.05 * 2**attempt))
+                self._sleep(random.uniform(0, 0.05 * 2**attempt))
             else:
                 raise ThrottledError(
                     f"DynamoDB leaves reads of table {self.where} unprocessed", hint="wait, or give it more capacity"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from saltctl.local import LocalRedis, valkey_binary
 from saltctl.settings import Settings
@@ -15,6 +16,10 @@ from saltctl.stores import aws
 from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.registry import RedisRegistry
 from tests.stores.stubs import AwsStub
+
+# No deadline on machines that do other things as well, and no files left behind.
+hypothesis_settings.register_profile("saltctl", deadline=None, database=None)
+hypothesis_settings.load_profile("saltctl")
 
 PROMPT_REPLICATION = {"repl-diskless-sync-delay": "0", "shutdown-timeout": "0", "repl-ping-replica-period": "1"}
 
