@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import socket
+import struct
+import termios
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -160,8 +163,14 @@ class RedisStub:
         self._listener.close()
 
     def send(self, connection: int, reply: bytes) -> None:
-        """Send something on a connection now, asked or not."""
+        """Send something on a connection now, asked or not; OSError where the client has closed it."""
         self._connections[connection].sendall(reply)
+
+    def arrived(self, connection: int) -> bool:
+        """Whether the client's side has all that was sent on a connection."""
+        waiting = struct.Struct("i")
+        unacknowledged = fcntl.ioctl(self._connections[connection], termios.TIOCOUTQ, waiting.pack(0))
+        return waiting.unpack(unacknowledged) == (0,)
 
     def _accept(self) -> None:
         while True:
@@ -169,6 +178,7 @@ class RedisStub:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             number = len(self._connections)
             self._connections.append(connection)
             thread = threading.Thread(target=self._serve, args=(number, connection))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,10 @@ from saltctl.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.registry import FENCE, RedisRegistry, script, script_sha
-from tests.stores.conftest import PROMPT_REPLICATION, plain_client
+from tests.stores.conftest import PROMPT_REPLICATION, eventually, plain_client
 from tests.support import Rebuilder, rebuild_job
 
 CONVERSATIONS = [f"conv_{number:03}" for number in range(40)]
-
-
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait until the condition holds; fail with ``what`` after ten seconds."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.01)
 
 
 def key_of(store: RedisRegistry, conversation_id: str) -> str:
