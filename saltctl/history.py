@@ -19,6 +19,7 @@ from saltctl import cursor as cursors
 from saltctl.attributes import Item, plain_item, tagged
 from saltctl.cursor import BASE, Cursor, Position, SortKey
 from saltctl.errors import SortKeyTakenError, UsageError
+from saltctl.find import FindOptions, Found, Search
 from saltctl.gather import Gathered, Gathering, Partition, plan, sort_key_of
 from saltctl.merge import Merge, Row
 from saltctl.message_ids import MessageIds
@@ -241,7 +242,7 @@ class History:
         """
         keys = self.store.keys
         found = self.registry.lookup(conversation_id)
-        key = self._sort_key(sort_key)
+        key = self.sort_key(sort_key)
         row = {name: tagged(value) for name, value in attributes.items()}
         if taken := {keys.partition_key, keys.sort_key} & row.keys():
             raise UsageError(f"{min(taken)!r} is a key of the table and no attribute", hint="leave it out")
@@ -327,6 +328,15 @@ class History:
         ]
         return Plan(reading.lookup, requests)
 
+    def find(self, conversation_id: str, message_id: str, options: FindOptions | None = None) -> Found:
+        """One message by its id, on the log2(N) + 1 partitions that can hold it (see ``saltctl.find``).
+
+        Raises:
+            HistoryUnavailableError: it was not found, and a partition could not be read, or not in time.
+            InvalidConversationIdError, UnavailableError, AccessDeniedError, ConfigurationError: as ``page``.
+        """
+        return Search(self, conversation_id, message_id, options or FindOptions()).run()
+
     def message(self, conversation_id: str, item: Item) -> Message:
         """A row of the table as a message."""
         keys = self.store.keys
@@ -347,7 +357,7 @@ class History:
             None if text is None else cursors.decode(text, conversation_id, keys.sort_type)
             for text in (options.before, options.after)
         )
-        since, until = (None if bound is None else self._sort_key(bound) for bound in (options.since, options.until))
+        since, until = (None if bound is None else self.sort_key(bound) for bound in (options.since, options.until))
         # Exclusive at a whole sort key: the position before all of its partitions.
         lower = after.position if after else None
         upper = before.position if before else None
@@ -397,8 +407,8 @@ class History:
             self.clock() - started,
         )
 
-    def _sort_key(self, value: SortKey | int) -> SortKey:
-        """A sort key of the table's type; UsageError where it cannot be one."""
+    def sort_key(self, value: SortKey | int) -> SortKey:
+        """A sort key of the table's type, exact; UsageError where the value cannot be one."""
         keys = self.store.keys
         if keys.sort_type == "S":
             if not isinstance(value, str) or not value:
