@@ -133,7 +133,7 @@ def _compare(conversation_id: str, highest: int, held: Mapping[str, int], cap: i
     if not _is_valid(conversation_id):
         return Discovered(conversation_id, needed, None, "invalid-id")
     backup_n = held.get(conversation_id, 1)
-    if backup_n > highest:
+    if backup_n > max(highest, 1):  # with max_n 1 nobody looks on salt 0, either
         return Discovered(conversation_id, needed, backup_n, "held")
     return Discovered(conversation_id, needed, backup_n, "above-cap" if needed > cap else "behind")
 
