@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache
 
+from saltctl.attributes import Item
 from saltctl.cursor import BASE, Position, SortKey
 from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, SaltctlError, UnavailableError
 from saltctl.merge import Merge, Row
@@ -39,6 +40,7 @@ class Partition:
     seconds: float = 0.0
     error: SaltctlError | None = None
     query: PartitionQuery | None = field(default=None, repr=False)
+    start: Item | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,10 @@ class Gathered:
     rows: list[Row]
     more: bool
     partitions: list[Partition]
+
+
+_Answered = tuple[PartitionAnswer, list[Row], float]
+"""An answer, its rows, and the seconds that it took."""
 
 
 @lru_cache(maxsize=1024)
@@ -128,16 +134,18 @@ class Gathering:
         """
         by_salt = {partition.salt: partition for partition in partitions}
         for partition in partitions:
-            partition.query = replace(template, partition_key=partition.key)
+            partition.query = replace(template, partition_key=partition.key, limit=partition.limit)
         asking = partitions
         while asking:
             self._round(asking, merge)
             if merge.certain() >= wanted:
                 break
             behind = merge.lagging(wanted)
-            for salt, depth in behind.items():
-                by_salt[salt].limit = _more(by_salt[salt], wanted, depth)
             asking = [by_salt[salt] for salt in behind]
+            for partition in asking:
+                assert partition.query is not None
+                partition.limit = _more(partition, wanted, behind[partition.salt])
+                partition.query = replace(partition.query, start=partition.start, limit=partition.limit)
         certain = merge.certain()
         rows = merge.rows()[: min(wanted, certain)]
         return Gathered(rows, not merge.finished or certain > wanted, partitions)
@@ -166,25 +174,28 @@ class Gathering:
             if futures[future] not in failed:
                 self._take(futures[future], future, merge)
 
-    def _ask(self, partition: Partition) -> tuple[PartitionAnswer, float]:
+    def _ask(self, partition: Partition) -> _Answered:
         assert partition.query is not None
         started = self._clock()
-        answer = self._store.query(replace(partition.query, limit=partition.limit))
-        return answer, self._clock() - started
-
-    def _take(self, partition: Partition, future: Future[tuple[PartitionAnswer, float]], merge: Merge) -> None:
-        answer, seconds = future.result()
+        answer = self._store.query(partition.query)
+        seconds = self._clock() - started
+        # Here and not in _take: while other partitions have still to answer.
         keys = self._store.keys
+        name, salt = keys.sort_key, partition.salt
+        if keys.sort_type == "S":
+            return answer, [Row(item[name]["S"], salt, item) for item in answer.items], seconds
+        return answer, [Row(sort_key_of(item, name), salt, item) for item in answer.items], seconds
+
+    def _take(self, partition: Partition, future: Future[_Answered], merge: Merge) -> None:
+        answer, rows, seconds = future.result()
         partition.queries += 1
         partition.items_read += answer.scanned
         partition.rows += len(answer.items)
         partition.consumed_rcu += answer.consumed_rcu
         partition.seconds += seconds
-        rows = [Row(Position(sort_key_of(item, keys.sort_key), partition.salt), item) for item in answer.items]
         # Where it was read to is LastEvaluatedKey, not the last row: a filter may have left rows out.
-        reached = None if answer.next is None else sort_key_of(answer.next, keys.sort_key)
-        assert partition.query is not None
-        partition.query = replace(partition.query, start=answer.next)
+        reached = None if answer.next is None else sort_key_of(answer.next, self._store.keys.sort_key)
+        partition.start = answer.next
         merge.add(partition.salt, rows, reached)
 
     def _late(self, partition: Partition) -> AwsUnavailableError:

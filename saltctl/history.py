@@ -339,13 +339,13 @@ class History:
 
     def message(self, conversation_id: str, item: Item) -> Message:
         """A row of the table as a message."""
+        return self._message(conversation_id, sort_key_of(item, self.store.keys.sort_key), item)
+
+    def _message(self, conversation_id: str, sort_key: SortKey, item: Item) -> Message:
         keys = self.store.keys
+        attributes = plain_item(item)
         return Message(
-            conversation_id,
-            item[keys.partition_key]["S"],
-            sort_key_of(item, keys.sort_key),
-            self.message_ids.read(item, keys),
-            plain_item(item),
+            conversation_id, attributes[keys.partition_key], sort_key, self.message_ids.read(item, keys), attributes
         )
 
     def _prepare(self, conversation_id: str, options: ReadOptions) -> _Reading:
@@ -387,7 +387,7 @@ class History:
     def _page(self, reading: _Reading, gathered: Gathered, started: float) -> Page:
         conversation_id = reading.lookup.conversation_id
         rows = gathered.rows
-        messages = [self.message(conversation_id, row.item) for row in rows]
+        messages = [self._message(conversation_id, row.sort_key, row.item) for row in rows]
         spread = _spread(rows[-_ERA:]) or reading.spread
 
         def cursor(row: Row) -> str:
@@ -448,7 +448,7 @@ def _place(key: str, conversation_id: str) -> int:
 
 def _spread(rows: list[Row]) -> int:
     """Over how many salts a page was spread, as a power of two; 1 for the base partition, 0 for no rows."""
-    highest = max((row.position.salt for row in rows), default=None)
+    highest = max((row.salt for row in rows), default=None)
     if highest is None:
         return 0
     return 1 if highest == BASE else 1 << max(highest, 1).bit_length()
@@ -457,7 +457,7 @@ def _spread(rows: list[Row]) -> int:
 def _shards(gathered: Gathered) -> list[Shard]:
     returned: dict[int, int] = {}
     for row in gathered.rows:
-        returned[row.position.salt] = returned.get(row.position.salt, 0) + 1
+        returned[row.salt] = returned.get(row.salt, 0) + 1
     return [
         Shard(
             partition.key,

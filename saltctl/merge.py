@@ -14,22 +14,24 @@ once. Two invariants of a complete read are kept here:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from saltctl.attributes import Item, fingerprint
 from saltctl.cursor import Position, SortKey
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of the messages table and its position. ``copies`` counts its equal rows on other partitions."""
+class Row(NamedTuple):
+    """A row of the messages table and where it stands. A tuple, since it is made and sorted in numbers."""
 
-    position: Position
+    sort_key: Any
+    salt: int
     item: Item
-    copies: int = 0
+
+    @property
+    def position(self) -> Position:
+        """Its position in the order of the history."""
+        return Position(self.sort_key, self.salt)
 
 
 class Merge:
@@ -80,8 +82,10 @@ class Merge:
     def rows(self) -> list[Row]:
         """All rows so far, each message once, in the order of the page; the tail may not be certain yet."""
         if self._merged is None:
-            ordered = sorted(self._rows, key=lambda row: row.position)
-            unique = [row for row in self._unique(ordered) if self._within(row.position)]
+            # Partitions answer in order: sorting merges their runs. A position is there once: no items are compared.
+            unique = self._unique(sorted(self._rows))
+            if self._after is not None or self._before is not None:
+                unique = [row for row in unique if self._within(row[:2])]
             self._merged = unique[::-1] if self._descending else unique
         return self._merged
 
@@ -115,25 +119,34 @@ class Merge:
         low, high = 0, len(rows)
         while low < high:
             middle = (low + high) // 2
-            key = rows[middle].position.sort_key
+            key = rows[middle].sort_key
             if key >= sort_key if self._descending else key <= sort_key:
                 low = middle + 1
             else:
                 high = middle
         return low
 
-    def _within(self, position: Position) -> bool:
+    def _within(self, position: tuple[Any, int]) -> bool:
         return (self._after is None or position > self._after) and (self._before is None or position < self._before)
 
-    def _unique(self, ordered: Iterable[Row]) -> Iterator[Row]:
-        for _, group in groupby(ordered, key=lambda row: row.position.sort_key):
-            first, *more = group
-            if not more:
-                yield first
-                continue
-            kept: dict[Any, Row] = {}
-            for row in (first, *more):
-                same = fingerprint(row.item, without=self._partition_attribute)
-                held = kept.get(same)
-                kept[same] = row if held is None else Row(held.position, held.item, held.copies + 1)
-            yield from kept.values()
+    def _unique(self, ordered: list[Row]) -> list[Row]:
+        """The rows without those that are equal to one before them; only rows of one sort key can be."""
+        unique: list[Row] = []
+        kept: set[Hashable] = set()
+        previous: Row | None = None
+        for row in ordered:
+            if previous is None or row[0] != previous[0]:
+                kept.clear()
+            else:
+                if not kept:
+                    kept.add(self._content(previous))
+                content = self._content(row)
+                if content in kept:
+                    continue
+                kept.add(content)
+            previous = row
+            unique.append(row)
+        return unique
+
+    def _content(self, row: Row) -> Hashable:
+        return fingerprint(row.item, without=self._partition_attribute)

@@ -38,6 +38,7 @@ class MemoryMessages:
         self.passes: Callable[[Item], bool] = lambda item: True
         self._partitions: dict[str, dict[SortKey, Item]] = {}
         self._order: dict[str, list[Any]] = {}
+        self._sizes: dict[str, dict[SortKey, int]] = {}
         self._lock = threading.Lock()
 
     def query(self, request: PartitionQuery) -> PartitionAnswer:
@@ -69,7 +70,7 @@ class MemoryMessages:
             if len(read) == request.limit or (read and size > self.page_bytes):
                 break
             read.append(rows[key])
-            size += len(str(rows[key]))
+            size += self._sizes[request.partition_key][key]
         stopped = bool(read) and (len(read) < len(chosen) or len(read) == request.limit)
         last = read[-1] if stopped else None
         return PartitionAnswer(
@@ -96,14 +97,15 @@ class MemoryMessages:
                 self.keys.partition_key: {"S": partition_key},
                 self.keys.sort_key: tagged,
             }
+            self._sizes.setdefault(partition_key, {})[sort_key] = len(str(rows[sort_key]))
             order = self._order.setdefault(partition_key, [])
             order.insert(bisect_left(order, sort_key), sort_key)
             return True
 
     def size(self) -> TableSize:
         """How large the table is."""
-        rows = [row for partition in self._partitions.values() for row in partition.values()]
-        return TableSize(len(rows), sum(len(str(row)) for row in rows))
+        sizes = [size for partition in self._sizes.values() for size in partition.values()]
+        return TableSize(len(sizes), sum(sizes))
 
     def scan_keys(self, segments: int, *, consistent: bool = True) -> Iterator[KeysPage]:
         """The partition key of every row; a page for each partition."""
