@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from saltctl.errors import SaltctlError as SaltctlError
+    from saltctl.find import FindOptions as FindOptions
+    from saltctl.find import Found as Found
+    from saltctl.history import History as History
+    from saltctl.history import Message as Message
+    from saltctl.history import Page as Page
+    from saltctl.history import PutResult as PutResult
+    from saltctl.history import ReadOptions as ReadOptions
     from saltctl.registry import Lookup as Lookup
     from saltctl.registry import RaiseResult as RaiseResult
     from saltctl.registry import Registry as Registry
@@ -19,12 +26,21 @@ if TYPE_CHECKING:
     from saltctl.salting import salt_of as salt_of
     from saltctl.settings import Settings as Settings
     from saltctl.settings import load_settings as load_settings
+    from saltctl.stores.contracts import Filter as Filter
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Filter": "saltctl.stores.contracts",
+    "FindOptions": "saltctl.find",
+    "Found": "saltctl.find",
+    "History": "saltctl.history",
     "Lookup": "saltctl.registry",
+    "Message": "saltctl.history",
+    "Page": "saltctl.history",
+    "PutResult": "saltctl.history",
     "RaiseResult": "saltctl.registry",
+    "ReadOptions": "saltctl.history",
     "Registry": "saltctl.registry",
     "SaltctlError": "saltctl.errors",
     "Settings": "saltctl.settings",
@@ -34,8 +50,16 @@ _HOMES = {
     "salt_of": "saltctl.salting",
 }
 __all__ = [
+    "Filter",
+    "FindOptions",
+    "Found",
+    "History",
     "Lookup",
+    "Message",
+    "Page",
+    "PutResult",
     "RaiseResult",
+    "ReadOptions",
     "Registry",
     "SaltctlError",
     "Settings",

@@ -10,12 +10,15 @@
     ├── RefusedError                  6   understood, and not done
     │   ├── InvalidConversationIdError
     │   ├── InvalidSaltCountError         no power of two, above the cap, or lower than now
+    │   ├── InvalidCursorError            damaged, invented, or of another conversation
+    │   ├── SortKeyTakenError             another message has this sort key
     │   └── ConfirmationRequiredError     also: a protected context
     ├── UnavailableError             69   an outage of Redis or AWS
     │   ├── RedisUnavailableError
     │   │   └── UnverifiedError           Redis answers, and may not hold what the backup holds
     │   └── AwsUnavailableError
-    │       └── ThrottledError
+    │       ├── ThrottledError
+    │       └── HistoryUnavailableError   a partition of a history cannot be read: it would be incomplete
     ├── LeaseHeldError               75   somebody else is at it
     ├── AccessDeniedError            77   credentials or permission
     ├── ConfigurationError           78   a setting, a table or a server is not as it must be
@@ -28,6 +31,7 @@ Messages say what failed and where; ``hint`` says what to do next, as a command 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 RaiseStep = Literal["none", "backup", "redis", "commit"]
@@ -98,6 +102,18 @@ class InvalidSaltCountError(RefusedError):
     code = "invalid_n"
 
 
+class InvalidCursorError(RefusedError):
+    """The cursor is damaged or invented, or belongs to another conversation or table."""
+
+    code = "invalid_cursor"
+
+
+class SortKeyTakenError(RefusedError):
+    """A message was not written, since a message with another id has its sort key on the same partition."""
+
+    code = "sort_key_taken"
+
+
 class ConfirmationRequiredError(RefusedError):
     """The change cannot be undone, or the context is protected, and nobody confirmed it."""
 
@@ -133,6 +149,19 @@ class ThrottledError(AwsUnavailableError):
     """AWS refuses more requests for now; a retry later succeeds."""
 
     code = "throttled"
+
+
+class HistoryUnavailableError(AwsUnavailableError):
+    """Partitions of a history cannot be read, and what the others hold is not passed off as the whole.
+
+    ``partitions`` names them, with what each of them failed of.
+    """
+
+    code = "history_unavailable"
+
+    def __init__(self, message: str, *, partitions: Mapping[str, SaltctlError], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.partitions = dict(partitions)
 
 
 class LeaseHeldError(SaltctlError):

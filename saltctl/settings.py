@@ -60,12 +60,16 @@ class Settings:
     buckets: int = 16384
     """How many hashes the registry is spread over. 16,384 keep a million entries in listpacks of about
     61 fields, below both servers' limits (measured: tests/benchmarks/memory.py)."""
+    message_id_from: str = "sort_key"
+    """Where a message's id is: ``sort_key``, what follows the first ``#`` of it, or ``attribute:NAME``."""
     max_n_cap: int = 256
     wps_per_salt: int = 800
     lookup_timeout: float = 0.25
     """How long a lookup waits for Redis before it asks the backup."""
     redis_timeout: float = 5.0
     """How long everything else waits for one answer of Redis."""
+    page_timeout: float = 10.0
+    """How long one page of a history may take, over all of its partitions."""
     aws_timeout: float = 5.0
     """How long one request to AWS may take; failed ones are tried again (see stores/aws.py)."""
     breaker_seconds: float = 1.0
@@ -241,6 +245,13 @@ def _endpoint(value: Any) -> str:
     return url
 
 
+def _message_id_from(value: Any) -> str:
+    text = _text(value)
+    if text != "sort_key" and not re.fullmatch(r"attribute:.{1,255}", text, re.DOTALL):
+        raise ValueError("must be sort_key, or attribute: and a name, such as attribute:message_id")
+    return text
+
+
 SPECS: tuple[SettingSpec, ...] = (
     SettingSpec("redis_url", ("SALTCTL_REDIS_URL",), None, _redis_url, secret=True),
     SettingSpec("redis_password_file", ("SALTCTL_REDIS_PASSWORD_FILE",), None, _path),
@@ -248,10 +259,12 @@ SPECS: tuple[SettingSpec, ...] = (
     SettingSpec("messages_table", ("SALTCTL_MESSAGES_TABLE",), "messages", _name),
     SettingSpec("key_prefix", ("SALTCTL_KEY_PREFIX",), "salt", _name),
     SettingSpec("buckets", ("SALTCTL_BUCKETS",), 16384, _whole(1, power_of_two=True, maximum=2**20)),
+    SettingSpec("message_id_from", ("SALTCTL_MESSAGE_ID_FROM",), "sort_key", _message_id_from),
     SettingSpec("max_n_cap", ("SALTCTL_MAX_N_CAP",), 256, _whole(1, maximum=65536)),
     SettingSpec("wps_per_salt", ("SALTCTL_WPS_PER_SALT",), 800, _whole(1)),
     SettingSpec("lookup_timeout", ("SALTCTL_LOOKUP_TIMEOUT",), 0.25, _seconds(0.001, 60)),
     SettingSpec("redis_timeout", ("SALTCTL_REDIS_TIMEOUT",), 5.0, _seconds(0.001, 600)),
+    SettingSpec("page_timeout", ("SALTCTL_PAGE_TIMEOUT",), 10.0, _seconds(0.01, 600)),
     SettingSpec("aws_timeout", ("SALTCTL_AWS_TIMEOUT",), 5.0, _seconds(0.05, 600)),
     SettingSpec("breaker_seconds", ("SALTCTL_BREAKER_SECONDS",), 1.0, _seconds(0, 60)),
     SettingSpec("aws_profile", ("AWS_PROFILE",), None, _text),

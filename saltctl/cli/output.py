@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -64,7 +65,7 @@ def human(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, str):
         return clean(value)
-    return clean(json.dumps(value, ensure_ascii=False, default=_plain))
+    return clean(to_json(value))
 
 
 def emit(
@@ -105,24 +106,54 @@ def emit(
 
 def write_json(data: Any) -> None:
     """One JSON document on stdout: never wrapped, coloured or rounded."""
-    sys.stdout.write(clean_json(json.dumps(data, ensure_ascii=False, indent=2, default=_plain)) + "\n")
+    sys.stdout.write(clean_json(to_json(data, indent=2)) + "\n")
 
 
 def write_json_line(record: Any, stream: TextIO | None = None) -> None:
     """One JSON line."""
-    (stream or sys.stdout).write(clean_json(json.dumps(record, ensure_ascii=False, default=_plain)) + "\n")
+    (stream or sys.stdout).write(clean_json(to_json(record)) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def to_json(value: Any, *, indent: int = 0, depth: int = 0) -> str:
+    """A value as JSON, exact: a Decimal digit by digit, bytes as base64, a set as a sorted list.
+
+    json.dumps would write a Decimal as a float, which rounds. ``indent`` of 0 is all in one line; ``depth``
+    is how deep the value stands in a larger document.
+    """
+    if isinstance(value, Mapping):
+        members = [
+            f"{json.dumps(str(name), ensure_ascii=False)}: {to_json(inner, indent=indent, depth=depth + 1)}"
+            for name, inner in value.items()
+        ]
+        return _enclose("{}", members, indent, depth)
+    if isinstance(value, list | tuple | set | frozenset):
+        items = sorted(value) if isinstance(value, set | frozenset) else value
+        return _enclose("[]", [to_json(item, indent=indent, depth=depth + 1) for item in items], indent, depth)
     if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    raise TypeError(f"{type(value).__name__} cannot be printed as JSON")
+        return str(value)
+    if isinstance(value, bytes):
+        return f'"{b64encode(value).decode()}"'
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _enclose(brackets: str, parts: Sequence[str], indent: int, depth: int) -> str:
+    if not parts:
+        return brackets
+    if not indent:
+        return brackets[0] + ", ".join(parts) + brackets[1]
+    inner = "\n" + " " * indent * (depth + 1)
+    return brackets[0] + inner + f",{inner}".join(parts) + "\n" + " " * indent * depth + brackets[1]
 
 
 def _write_tsv(records: Iterable[Record], keys: Sequence[str]) -> None:
     sys.stdout.write("\t".join(keys) + "\n")
     for record in records:
-        sys.stdout.write("\t".join(_tsv_value(record.get(key)) for key in keys) + "\n")
+        write_tsv_line(record, keys)
+
+
+def write_tsv_line(record: Record, keys: Sequence[str]) -> None:
+    """One TSV line, without its header."""
+    sys.stdout.write("\t".join(_tsv_value(record.get(key)) for key in keys) + "\n")
 
 
 def _tsv_value(value: Any) -> str:
@@ -134,7 +165,7 @@ def _tsv_value(value: Any) -> str:
         return str(value)
     if isinstance(value, str):
         return tsv_field(value)
-    return tsv_field(json.dumps(value, ensure_ascii=False, default=_plain))
+    return tsv_field(to_json(value))
 
 
 def console(*, stderr: bool = False) -> Console:

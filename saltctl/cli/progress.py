@@ -1,11 +1,11 @@
-"""A rebuild's events as a bar on a terminal, and as a plain line every ten seconds elsewhere."""
+"""How long jobs go: a spinner on a terminal, a plain line every ten seconds elsewhere; and a rebuild's events so."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import cast
 
 from saltctl.cli.output import console, note, warn
@@ -13,34 +13,48 @@ from saltctl.cli.text import clean
 from saltctl.rebuild import Began, Damaged, Event, Progress, RebuildReport, Waiting
 
 LINE_EVERY = 10.0
+Say = Callable[[str], None]
 MAX_DAMAGED_NAMED = 20
 
 
 def narrate(events: Iterator[Event], clock: Callable[[], float] = time.monotonic) -> RebuildReport:
     """Drain the events, telling about them on stderr, and return the report. ``clock`` is in seconds."""
     # Closed on every way out, so that an interrupted rebuild gives its lease back before the process ends.
-    with closing(cast("_Closing", events)):
-        if sys.stderr.isatty():
-            return _with_bar(events)
-        return _with_lines(events, clock)
+    with closing(cast("_Closing", events)), ticker("taking the lease", clock) as (say, above):
+        return _drain(events, say, above)
 
 
 class _Closing(Iterator[Event]):
     def close(self) -> None: ...
 
 
-def _with_bar(events: Iterator[Event]) -> RebuildReport:
+@contextmanager
+def ticker(first: str, clock: Callable[[], float] = time.monotonic) -> Iterator[tuple[Say, Say]]:
+    """Two ways to tell people how a long job goes, on stderr.
+
+    The first shows what is going on now: beside a spinner on a terminal, elsewhere as a plain line every
+    ten seconds. The second says what is to stay.
+    """
+    if sys.stderr.isatty():
+        with _bar(first) as say:
+            yield say
+    else:
+        yield _lines(clock), note
+
+
+@contextmanager
+def _bar(first: str) -> Iterator[tuple[Say, Say]]:
     from rich.progress import Progress as Bar
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
     screen = console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Bar(*columns, console=screen, transient=True) as bar:
-        task = bar.add_task("taking the lease", total=None)
-        return _drain(events, lambda text: bar.update(task, description=text), screen.print)
+        task = bar.add_task(first, total=None)
+        yield lambda text: bar.update(task, description=text), screen.print
 
 
-def _with_lines(events: Iterator[Event], clock: Callable[[], float]) -> RebuildReport:
+def _lines(clock: Callable[[], float]) -> Say:
     last = clock()
 
     def say(text: str) -> None:
@@ -49,7 +63,7 @@ def _with_lines(events: Iterator[Event], clock: Callable[[], float]) -> RebuildR
             last = now
             note(text)
 
-    return _drain(events, say, note)
+    return say
 
 
 def _drain(events: Iterator[Event], say: Callable[[str], None], above: Callable[[str], None]) -> RebuildReport:

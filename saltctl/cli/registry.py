@@ -1,27 +1,34 @@
-"""``saltctl registry get|set|list``."""
+"""``saltctl registry get|set|list|discover``."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from saltctl.cli.output import Column, Record, emit, note, warn
+from saltctl.cli.boundary import deadline
+from saltctl.cli.output import Column, OutputFormat, Record, emit, note, resolve_format, warn, write_json
+from saltctl.cli.progress import ticker
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
     OutputOption,
     Session,
+    TimeoutOption,
     YesOption,
     session_of,
 )
 from saltctl.cli.text import ago
 from saltctl.errors import InvalidSaltCountError, SaltctlError, UnavailableError, UnverifiedError
 from saltctl.salting import check_conversation_id, check_salt_count
+
+if TYPE_CHECKING:
+    from saltctl.discover import Discovery, ScanProgress
 
 group = typer.Typer(help="Look at and raise the number of salts of conversations.", no_args_is_help=True)
 
@@ -71,6 +78,18 @@ SET_COLUMNS = (
     Column("committed", "committed"),
     Column("dry_run", "dry run"),
 )
+DISCOVER_COLUMNS = (
+    Column("conversation_id", "conversation"),
+    Column("needed_n", "needed N", right=True),
+    Column("backup_n", "backup", right=True),
+    Column("state", "state"),
+)
+COST_COLUMNS = (
+    Column("items", "items", right=True),
+    Column("bytes", "bytes", right=True),
+    Column("rcu", "read units", right=True),
+)
+FOUND_SOMETHING = 3
 LIST_COLUMNS = (Column("conversation_id", "conversation"), Column("max_n", "max_n", right=True))
 
 
@@ -235,3 +254,74 @@ def _entries(session: Session, source: Source) -> Iterable[tuple[str, int]]:
             yield conversation_id, max_n
     if damaged:
         warn(f"{damaged} damaged items of the backup are left out; saltctl rebuild --dry-run names them")
+
+
+@group.command("discover")
+def discover(
+    context: typer.Context,
+    apply: Annotated[bool, typer.Option("--apply", help="Raise what is behind; else nothing is changed.")] = False,
+    cost_only: Annotated[bool, typer.Option("--cost", help="Show what the scan would cost, and do not scan.")] = False,
+    segments: Annotated[int, typer.Option("--segments", help="Parallel scans of the messages table.")] = 4,
+    eventual: Annotated[bool, typer.Option("--eventual", help="Eventually consistent: half the cost.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept with each raise.")] = "registry discover",
+    timeout: TimeoutOption = 0.0,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    confirm: ConfirmOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Learn the registry from the messages themselves, when Redis and the backup are both lost.
+
+    Scans the keys of the whole messages table for salts, and shows which conversations the backup holds
+    too little of. Changes nothing without --apply. The last resort: it reads, and costs, the whole table;
+    --cost says how much before. Exits 3 if conversations are behind and were not raised.
+
+    \b
+    Examples:
+      saltctl registry discover --cost
+      saltctl registry discover -o json
+    """
+    from saltctl import discover as discovery
+
+    session = session_of(context)
+    messages = session.history.store
+    cost = discovery.cost(messages, consistent=not eventual)
+    if cost_only:
+        emit(asdict(cost), output, columns=COST_COLUMNS)
+        return
+    note(f"the scan reads about {cost.items:,} items and costs about {cost.rcu:,} read units ({cost.bytes:,} bytes)")
+    apply = apply and not dry_run
+    with deadline(timeout):
+        session.backup.check_table()
+        events = discovery.discover(
+            messages, session.backup, segments=segments, cap=session.settings.max_n_cap, consistent=not eventual
+        )
+        found = _drain_discovery(events)
+        if apply and found.behind:
+            question = f"Raise {len(found.behind)} conversations to what their messages need?"
+            session.consent(question, yes=yes, confirm=confirm, irreversible=True)
+            for conversation in found.behind:
+                session.registry.raise_to(conversation.conversation_id, conversation.needed_n, reason=reason)
+    raised = len(found.behind) if apply else 0
+    if resolve_format(output) is OutputFormat.json:
+        write_json(asdict(found) | {"behind": len(found.behind), "raised": raised, "dry_run": not apply})
+    else:
+        records = [asdict(conversation) for conversation in found.conversations]
+        emit(records, output, columns=DISCOVER_COLUMNS, empty="no conversation is salted")
+    note(f"{found.items:,} items, {len(found.conversations):,} salted conversations, {len(found.behind):,} behind")
+    unusable = [c.conversation_id for c in found.conversations if c.state in ("above-cap", "invalid-id")]
+    if unusable:
+        warn(f"{len(unusable)} need a look by somebody who knows them, such as {unusable[0]}")
+    if unusable or (found.behind and not apply):
+        raise typer.Exit(FOUND_SOMETHING)
+
+
+def _drain_discovery(events: Iterator[ScanProgress | Discovery]) -> Discovery:
+    from saltctl.discover import Discovery
+
+    with closing(cast("Any", events)), ticker("scanning keys") as (say, _):
+        for event in events:
+            if isinstance(event, Discovery):
+                return event
+            say(f"{event.items:,} items, {event.salted:,} salted conversations, {event.consumed_rcu:,.1f} RCU")
+    raise RuntimeError("the scan ended without a result")

@@ -18,6 +18,7 @@ from saltctl.errors import ConfirmationRequiredError, UsageError
 from saltctl.settings import Settings, has_password, load_settings
 
 if TYPE_CHECKING:
+    from saltctl.history import History
     from saltctl.registry import Registry
     from saltctl.stores.backup import DynamoBackup
     from saltctl.stores.registry import RedisRegistry
@@ -94,6 +95,14 @@ class Session:
         from saltctl.registry import Registry
 
         return Registry.over(self.settings, self.store, self.backup)
+
+    @cached_property
+    def history(self) -> History:
+        """The histories of all conversations, over the same registry."""
+        from saltctl.history import History
+        from saltctl.stores.messages import MessagesTable
+
+        return History.over(self.settings, self.registry, MessagesTable(self.settings, client=self.backup.client))
 
     def consent(self, question: str, *, yes: bool, confirm: str | None, irreversible: bool) -> None:
         """Return if the change may be made: confirmed by option or at the terminal.

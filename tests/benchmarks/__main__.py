@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.benchmarks import lookup, memory, rebuild, startup
+from tests.benchmarks import history, lookup, memory, rebuild, startup
 from tests.benchmarks.report import Outcome
 
 BENCHMARKS: dict[str, Callable[..., Outcome]] = {
+    "history": history.run,
     "lookup": lookup.run,
     "memory": memory.run,
     "rebuild": rebuild.run,

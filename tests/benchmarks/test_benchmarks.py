@@ -9,7 +9,7 @@ import pytest
 from saltctl.local import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.registry import RedisRegistry
-from tests.benchmarks import contenders, lookup, memory, rebuild, startup
+from tests.benchmarks import contenders, history, lookup, memory, rebuild, startup
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.backup_pages import PagesServer, Table, make_pages
 from tests.benchmarks.entries import conversation_id, differences, entries
@@ -35,6 +35,19 @@ def test_lookups_are_answered_by_redis() -> None:
     text = printed(outcome)
     for row in (lookup.HGET, lookup.PLAIN, lookup.SCRIPT, lookup.STORE, lookup.LOOKUP, "<= 1.15"):
         assert text.count(row) >= len(engines())
+
+
+def test_pages_are_what_they_should_be() -> None:
+    """At every N each contender reads its page, and the figures that the goals are about are printed."""
+    outcome = history.run(quick=True)
+    assert [result.n for result in outcome.results] == list(history.SALTS)
+    for result in outcome.results:
+        assert {len(figures) for figures in (*result.seconds.values(), *result.items.values())} == {outcome.rounds}
+        # A whole page of nearly every salt, and nothing of the base partition, which is empty.
+        assert all(0.9 * result.n < items <= result.n for items in result.items[history.NAIVE])
+    text = printed(outcome)
+    assert "<= 1.3" in text
+    assert "<= 2 " in text
 
 
 def test_a_lookup_that_falls_back_is_not_measured(redis_server: LocalRedis) -> None:

@@ -13,7 +13,8 @@ class Contract:
     """A command as scripts may rely on it.
 
     ``keys``: of the JSON document, or of each record where the document is a list. ``nested``: keys of the
-    records in a list under a key. ``columns``: of TSV, where they are not the keys.
+    records in a list under a key. ``line_keys`` and ``columns``: of JSONL and TSV, where they are not the
+    keys, since those have a record a line where JSON has one document.
     """
 
     name: str
@@ -21,6 +22,8 @@ class Contract:
     keys: tuple[str, ...] = ()
     listed: bool = False
     nested: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    line_keys: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
     code: int = 0
     returns_data: bool = True
     slow: bool = False
@@ -41,6 +44,33 @@ REBUILD_KEYS = (
     "dry_run",
 )
 RAISE_KEYS = ("n", "at", "by", "reason")
+
+READ_KEYS = (
+    "conversation_id",
+    "messages",
+    "next_cursor",
+    "complete",
+    "max_n",
+    "source",
+    "shards",
+    "items_read",
+    "seconds",
+)
+SHARD_KEYS = ("partition_key", "queries", "items_read", "items_returned", "consumed_rcu", "seconds", "error")
+MESSAGE_KEYS = ("conversation_id", "sort_key", "message_id", "sender", "text")
+MESSAGE_COLUMNS = ("sort_key", "message_id", "partition_key", "message")
+REQUEST_KEYS = ("partition_key", "order", "limit", "from", "to", "consistent")
+AUDIT_KEYS = (
+    "conversation_id",
+    "max_n",
+    "orphans",
+    "needed_n",
+    "duplicates",
+    "skew",
+    "partitions",
+    "complete",
+)
+DISCOVERED_KEYS = ("conversation_id", "needed_n", "backup_n", "state")
 
 COMMANDS = (
     Contract("setup", keys=("actions",), nested={"actions": ("resource", "action", "detail")}),
@@ -68,6 +98,45 @@ COMMANDS = (
         keys=("conversation_id", "before", "after", "changed", "committed", "dry_run"),
     ),
     Contract("registry list", ("--limit", "3"), keys=("conversation_id", "max_n"), listed=True),
+    Contract("registry discover", ("--cost",), keys=("items", "bytes", "rcu")),
+    Contract(
+        "registry discover",
+        keys=("items", "conversations", "consumed_rcu", "seconds", "behind", "raised", "dry_run"),
+        nested={"conversations": DISCOVERED_KEYS},
+        line_keys=DISCOVERED_KEYS,
+        columns=DISCOVERED_KEYS,
+    ),
+    Contract(
+        "history read",
+        ("conv_hot_05", "--limit", "7"),
+        keys=READ_KEYS,
+        nested={"messages": MESSAGE_KEYS, "shards": SHARD_KEYS},
+        line_keys=MESSAGE_KEYS,
+        columns=MESSAGE_COLUMNS,
+    ),
+    Contract(
+        "history read",
+        ("conv_hot_05", "--all", "--oldest-first"),
+        keys=READ_KEYS,
+        nested={"messages": MESSAGE_KEYS, "shards": SHARD_KEYS},
+        line_keys=MESSAGE_KEYS,
+        columns=MESSAGE_COLUMNS,
+    ),
+    Contract(
+        "history read",
+        ("conv_hot_05", "--explain"),
+        keys=("conversation_id", "max_n", "source", "requests"),
+        nested={"requests": REQUEST_KEYS},
+        line_keys=REQUEST_KEYS,
+        columns=REQUEST_KEYS,
+    ),
+    Contract("history find", ("conv_hot_12", "ma5abd5f5b05b"), keys=MESSAGE_KEYS, columns=MESSAGE_COLUMNS),
+    Contract(
+        "history audit",
+        ("conv_hot_05",),
+        keys=AUDIT_KEYS,
+        nested={"partitions": ("partition_key", "messages")},
+    ),
     Contract("rebuild", keys=REBUILD_KEYS),
     Contract("rebuild", ("--dry-run",), keys=REBUILD_KEYS),
     Contract("config show", keys=("name", "value", "origin"), listed=True),

@@ -57,7 +57,8 @@ def test_jsonl_is_a_record_a_line(contract: Contract, saltctl: Runner, seeded: L
     outcome = saltctl(*contract.name.split(), *contract.args, "-o", "jsonl")
     records = [json.loads(line) for line in outcome.out.splitlines()]
     assert records
-    assert all(set(contract.keys) <= set(record) for record in records)
+    keys = contract.keys if contract.line_keys is None else contract.line_keys
+    assert all(set(keys) <= set(record) for record in records)
 
 
 @pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
@@ -67,7 +68,8 @@ def test_tsv_is_the_default_in_a_pipe(contract: Contract, saltctl: Runner, seede
     header, *lines = outcome.out.splitlines()
     assert lines
     assert {line.count("\t") for line in lines} == {header.count("\t")}
-    assert set(header.split("\t")) >= {key for key in contract.keys if key != "salted"}
+    columns = contract.keys if contract.columns is None else contract.columns
+    assert set(header.split("\t")) >= {key for key in columns if key != "salted"}
 
 
 @pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
@@ -132,6 +134,10 @@ CONNECTED = [
     ("registry", "list"),
     ("rebuild",),
     ("setup",),
+    ("history", "read", "x"),
+    ("history", "find", "x", "m"),
+    ("history", "audit", "x"),
+    ("registry", "discover"),
 ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,15 @@ from saltctl.settings import Settings
 from saltctl.stores import aws
 from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.registry import RedisRegistry
+from tests.stores.dynamodb_local import HOW, VARIABLE, DynamoLocal
 from tests.stores.stubs import AwsStub
 
 # No deadline on machines that do other things as well, and no files left behind.
 hypothesis_settings.register_profile("saltctl", deadline=None, database=None)
 hypothesis_settings.load_profile("saltctl")
 
+DIRECTORY = os.environ.get(VARIABLE)
+"""Read before the tests begin, since each of them forgets the environment of whoever runs it."""
 PROMPT_REPLICATION = {"repl-diskless-sync-delay": "0", "shutdown-timeout": "0", "repl-ping-replica-period": "1"}
 
 
@@ -87,6 +92,29 @@ def aws_stub(settings: Settings) -> Iterator[AwsStub]:
     assert settings.aws_endpoint_url is not None
     with AwsStub(settings.aws_endpoint_url) as stub:
         yield stub
+
+
+@pytest.fixture(scope="session")
+def dynamodb_local() -> Iterator[DynamoLocal]:
+    """AWS's DynamoDB Local, once for all tests; they keep apart by their tables."""
+    server = DynamoLocal.find(DIRECTORY)
+    if server is None:
+        pytest.skip(HOW)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["moto", "dynamodb-local"])
+def dynamodb(request: pytest.FixtureRequest) -> Settings:
+    """Settings for a messages table of the test's own, on each emulator in turn; it is not created yet."""
+    server = request.getfixturevalue("moto" if request.param == "moto" else "dynamodb_local")
+    return Settings(
+        redis_url="redis://127.0.0.1:1/0",
+        messages_table=f"messages-{uuid.uuid4().hex[:8]}",
+        aws_region="us-east-1",
+        aws_endpoint_url=server.url,
+    )
 
 
 @pytest.fixture

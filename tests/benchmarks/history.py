@@ -1,0 +1,175 @@
+"""A page of 50 messages over N salts, with 5 ms injected into each query, against one query and the naive fan-out.
+
+The table is in memory, in this process: what is measured is how many rounds a page takes and what its merge
+costs, not an emulator. Message ids are random, as UUIDs are, so a page's messages fall on the salts like balls
+into bins. Each round reads a conversation of its own: its newest page, and the one that follows by its cursor.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import fmean
+
+from saltctl.gather import share
+from saltctl.history import CONCURRENCY, History, ReadOptions
+from saltctl.salting import partition_key, read_set, salt_of
+from saltctl.stores.contracts import PartitionQuery
+from tests.benchmarks.measure import interleave, median_ratio
+from tests.benchmarks.report import Table, WrongResultError, at_most, times
+from tests.messages import FixedLookups, MemoryMessages
+
+LIMIT = 50
+DELAY = 0.005
+SALTS = (1, 4, 16, 64)
+GOAL_N, GOAL_TIME, GOAL_ITEMS = 16, 1.3, 2.0
+ONE, NAIVE, FIRST, NEXT = "one query", "fan-out", "newest page", "next page"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was measured at one N, by row.
+
+    ``seconds`` are in order of rounds; ``items`` read for each one returned; ``one_round`` is the part of
+    pages for which no partition was asked twice.
+    """
+
+    n: int
+    seconds: dict[str, list[float]]
+    items: dict[str, list[float]]
+    one_round: dict[str, float]
+
+    def ratio(self, name: str) -> float:
+        """The median time over one query's."""
+        return median_ratio(self.seconds[name], self.seconds[ONE])
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryOutcome:
+    """All N."""
+
+    results: list[Result]
+    rounds: int
+
+    def tables(self) -> list[Table]:
+        """The tables to print."""
+        rows = []
+        for result in self.results:
+            for name in (ONE, NAIVE, FIRST, NEXT):
+                goals = result.n == GOAL_N and name in (FIRST, NEXT)
+                items = fmean(result.items[name])
+                rows.append(
+                    (
+                        f"N = {result.n:<3} {name}",
+                        f"{1000 * sorted(result.seconds[name])[self.rounds // 2]:.1f} ms",
+                        f"{result.ratio(name):.2f} x",
+                        at_most(result.ratio(name), GOAL_TIME) if goals else "",
+                        f"{items:.2f}",
+                        at_most(items, GOAL_ITEMS) if goals else "",
+                        f"{result.one_round.get(name, 1):.0%}",
+                    )
+                )
+        return [
+            Table(
+                f"a page of {LIMIT}, {1000 * DELAY:.0f} ms a query, {times(self.rounds, 'round')}",
+                ("", "median", "to one", "goal", "items", "goal", "1 round"),
+                rows,
+                (
+                    "items: read for each one returned, on average. Each of 16 salts is asked for "
+                    f"{share(LIMIT, 16)} rows, an even split being 3.1: with {share(LIMIT, 16) - 1} a page "
+                    "reads 2.0 for one and only one page in six needs no second round.",
+                ),
+            )
+        ]
+
+
+def run(quick: bool = False) -> HistoryOutcome:
+    """Measure at every N."""
+    rounds = 5 if quick else 61
+    return HistoryOutcome([_measure(n, rounds) for n in SALTS], rounds)
+
+
+def _measure(n: int, rounds: int) -> Result:
+    chance = random.Random(n)
+    store = MemoryMessages(before_query=lambda request: time.sleep(DELAY))
+    newest = {_name(number): _fill(store, _name(number), n, chance) for number in range(rounds)}
+    lookups = FixedLookups(dict.fromkeys(newest, n))
+    items: dict[str, list[float]] = {name: [] for name in (ONE, NAIVE, FIRST, NEXT)}
+    asked: dict[str, list[int]] = {FIRST: [], NEXT: []}
+    with History(lookups, store) as history, ThreadPoolExecutor(CONCURRENCY) as pool:
+        history.page(_name(0))  # threads are started
+        list(pool.map(time.sleep, [DELAY] * CONCURRENCY))
+        seconds = interleave(_contenders(history, store, pool, newest, n, items, asked), rounds)
+    return Result(n, seconds, items, {name: fmean(most == 1 for most in found) for name, found in asked.items()})
+
+
+def _contenders(
+    history: History,
+    store: MemoryMessages,
+    pool: ThreadPoolExecutor,
+    newest: dict[str, list[str]],
+    n: int,
+    items: dict[str, list[float]],
+    asked: dict[str, list[int]],
+) -> dict[str, Callable[[], float]]:
+    turn = dict.fromkeys(items, 0)
+
+    def timed(name: str, read: Callable[[str], tuple[Sequence[object], int]], start: int) -> Callable[[], float]:
+        def once() -> float:
+            conversation_id = _name(turn[name])
+            turn[name] += 1
+            began = time.perf_counter()
+            found, scanned = read(conversation_id)
+            seconds = time.perf_counter() - began
+            if name != ONE and found != newest[conversation_id][start : start + LIMIT]:
+                raise WrongResultError(f"{name} of {conversation_id} is not its page")
+            items[name].append(scanned / LIMIT)
+            return seconds
+
+        return once
+
+    def one(conversation_id: str) -> tuple[Sequence[object], int]:
+        answer = store.query(PartitionQuery(read_set(conversation_id, n)[-1], limit=LIMIT))
+        return [], answer.scanned
+
+    def naive(conversation_id: str) -> tuple[Sequence[object], int]:
+        requests = [PartitionQuery(key, limit=LIMIT) for key in read_set(conversation_id, n)]
+        answers = list(pool.map(store.query, requests))
+        rows = sorted((item["at"]["S"] for answer in answers for item in answer.items), reverse=True)
+        return rows[:LIMIT], sum(answer.scanned for answer in answers)
+
+    cursors = {
+        conversation_id: history.page(conversation_id, ReadOptions(limit=LIMIT)).next_cursor
+        for conversation_id in newest
+    }
+
+    def page(conversation_id: str, before: str | None = None) -> tuple[Sequence[object], int]:
+        name = FIRST if before is None else NEXT
+        found = history.page(conversation_id, ReadOptions(limit=LIMIT, before=before))
+        asked[name].append(max(shard.queries for shard in found.shards))
+        return [message.sort_key for message in found.messages], found.items_read
+
+    return {
+        ONE: timed(ONE, one, 0),
+        NAIVE: timed(NAIVE, naive, 0),
+        FIRST: timed(FIRST, page, 0),
+        NEXT: timed(NEXT, lambda conversation_id: page(conversation_id, cursors[conversation_id]), LIMIT),
+    }
+
+
+def _name(number: int) -> str:
+    return f"conv_{number}"
+
+
+def _fill(store: MemoryMessages, conversation_id: str, n: int, chance: random.Random) -> list[str]:
+    """Write a conversation; its sort keys, newest first."""
+    keys = []
+    for number in range(3 * LIMIT + 4 * LIMIT * n // 3):  # more than a page on every salt
+        message_id = f"{chance.getrandbits(128):032x}"
+        key = f"{number:06d}#{message_id}"
+        store.put(partition_key(conversation_id, salt_of(message_id, n)), key, {"text": {"S": "x" * 100}})
+        keys.append(key)
+    return keys[::-1]
