@@ -297,25 +297,30 @@ def test_an_interrupted_lookup_leaves_no_answer_behind(
     store_of: StoreOf, interruption: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """^C between question and answer, in a process that goes on: the answer is not that of the next lookup."""
+    unanswered: list[int] = []
 
     def rule(connection: int, command: Command) -> bytes | None:
         if command[0] != b"EVALSHA":
             return RedisStub.OK
-        return array(["7777" if command[-1] == b"first" else "2"])
+        if command[-1] == b"interrupted":
+            unanswered.append(connection)
+            return None
+        # On the connection that owes an answer that one comes first, and comes late.
+        return array(["7777"]) if connection in unanswered else array(["2"])
+
+    def interrupted(self: Any, *arguments: Any, **options: Any) -> Any:
+        raise interruption
+
+    from redis.connection import Connection
 
     with RedisStub(rule) as server:
         store = store_of(of_redis(server.url, lookup_timeout=5.0))
         primary = store.primaries()[0]
         assert store.lookup(primary, ["conv"]) == [2]
-        from redis.connection import Connection
-
-        def interrupted(self: Any, *arguments: Any, **options: Any) -> Any:
-            raise interruption
-
         with monkeypatch.context() as patch:
             patch.setattr(Connection, "read_response", interrupted)
             with pytest.raises(interruption):
-                store.lookup(primary, ["first"])
+                store.lookup(primary, ["interrupted"])
         assert store.lookup(primary, ["conv"]) == [2]
 
 
