@@ -7,7 +7,7 @@ import re
 import pytest
 
 import saltctl.errors
-from saltctl.errors import RaiseIncompleteError, SaltctlError
+from saltctl.errors import HistoryUnavailableError, RaiseIncompleteError, SaltctlError
 
 
 def subclasses(root: type[SaltctlError]) -> list[type[SaltctlError]]:
@@ -59,11 +59,12 @@ def test_every_error_has_a_code_of_its_own() -> None:
 @pytest.mark.parametrize("error", EVERY_ERROR, ids=lambda error: error.__name__)
 def test_an_error_says_what_failed_and_what_to_do(error: type[SaltctlError]) -> None:
     """Message and hint are kept apart, and the message is what a traceback shows."""
-    made = (
-        error("it failed", step="backup", hint="do this")
-        if issubclass(error, RaiseIncompleteError)
-        else error("it failed", hint="do this")
-    )
+    more: dict[str, object] = {}
+    if issubclass(error, RaiseIncompleteError):
+        more = {"step": "backup"}
+    elif issubclass(error, HistoryUnavailableError):
+        more = {"partitions": {}}
+    made = error("it failed", hint="do this", **more)  # type: ignore[arg-type]  # what the class wants beside
     assert (made.message, made.hint, str(made)) == ("it failed", "do this", "it failed")
     assert error.__doc__
 
