@@ -60,7 +60,7 @@ def test_numbers_keep_every_digit(number: str) -> None:
         object(),
         "\ud800",
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_would_be_changed_is_refused(value: Any) -> None:
     """What DynamoDB does not have, or would round, is an error before anything is sent."""
