@@ -93,17 +93,17 @@ def test_thousands_of_ids_of_one_bucket(one_bucket: RedisRegistry, rebuild: Rebu
     assert one_bucket.lookup(primary, [f"conv_{n}" for n in range(9000)]) == list(range(1, 9001))
 
 
-@pytest.mark.parametrize("conversation_id", AWKWARD_IDS, ids=ascii)
-def test_any_id_can_be_an_entry(
-    store: RedisRegistry, registry: Registry, primary: str, rebuild: Rebuilder, conversation_id: str
-) -> None:
+def test_any_id_can_be_an_entry(store: RedisRegistry, registry: Registry, primary: str, rebuild: Rebuilder) -> None:
     """Ids are data for Redis, whatever they hold: alone, among others, merged by a raise or by a rebuild."""
-    registry.raise_to(conversation_id, 4)
+    for number, conversation_id in enumerate(AWKWARD_IDS):
+        registry.raise_to(conversation_id, 2 << number % 4)
+    held = {conversation_id: 2 << number % 4 for number, conversation_id in enumerate(AWKWARD_IDS)}
     rebuild()
-    assert store.lookup(primary, [conversation_id]) == [4]
-    assert store.lookup(primary, ["other", conversation_id]) == [None, 4]
-    assert store.raw([conversation_id]) == {conversation_id: 4}
-    assert list(store.entries()) == [(conversation_id, 4)]
+    for conversation_id, n in held.items():
+        assert store.lookup(primary, [conversation_id]) == [n]
+    assert store.lookup(primary, ["other", *held]) == [None, *held.values()]
+    assert store.raw(AWKWARD_IDS) == held
+    assert dict(store.entries()) == held
 
 
 def test_prefixes_keep_registries_apart(store: RedisRegistry, settings: Settings, rebuild: Rebuilder) -> None:
@@ -117,23 +117,22 @@ def test_prefixes_keep_registries_apart(store: RedisRegistry, settings: Settings
     other.close()
 
 
-@pytest.mark.parametrize("damaged", ["many", "", "0", "-4", "2.5", "1e3", "0x10", "nan"])
 def test_a_damaged_entry_is_an_error_and_no_default(
-    store: RedisRegistry, registry: Registry, primary: str, admin: Any, rebuild: Rebuilder, damaged: str
+    store: RedisRegistry, registry: Registry, primary: str, admin: Any, rebuild: Rebuilder
 ) -> None:
     """Lookups go to the backup for it, alone or among others; a rebuild writes the backup's number over it."""
     registry.raise_to("conv", 4)
     rebuild()
-    admin.hset(store._key("conv"), "conv", damaged)
-    with pytest.raises(RedisUnavailableError, match="no salt count"):
-        store.lookup(primary, ["conv"])
-    with pytest.raises(RedisUnavailableError, match="no salt count"):
-        store.raw(["conv"])
-    assert registry.lookup("conv").max_n == 4
-    assert registry.lookup("conv").source == "backup"
-    assert registry.lookup_many(["conv", "other"])["conv"].max_n == 4
-    assert rebuild().raised == 1
-    assert registry.lookup("conv").source == "redis"
+    for damaged in ("many", "", "0", "-4", "2.5", "1e3", "0x10", "nan"):
+        admin.hset(store._key("conv"), "conv", damaged)
+        with pytest.raises(RedisUnavailableError, match="no salt count"):
+            store.lookup(primary, ["conv"])
+        with pytest.raises(RedisUnavailableError, match="no salt count"):
+            store.raw(["conv"])
+        assert registry.lookup("conv") == ("conv", 4, 4, "backup")
+        assert registry.lookup_many(["conv", "other"])["conv"].max_n == 4
+        assert rebuild().raised == 1
+        assert registry.lookup("conv") == ("conv", 4, 4, "redis")
 
 
 def test_a_bucket_that_is_no_hash_is_an_error(
@@ -160,16 +159,15 @@ def test_a_merge_says_whether_it_raised(store: RedisRegistry) -> None:
     assert store.raw(["conv", "other"]) == {"conv": 8, "other": None}
 
 
-@pytest.mark.parametrize(("held", "merged", "kept"), [(9, 10, 10), (10, 9, 10), (128, 64, 128), (99, 100, 100)])
-def test_numbers_are_compared_as_numbers(
-    store: RedisRegistry, session: RedisRebuildSession, held: int, merged: int, kept: int
-) -> None:
+def test_numbers_are_compared_as_numbers(store: RedisRegistry, session: RedisRebuildSession) -> None:
     """Lua compares strings as strings, where '10' is below '9': in a raise, and in a rebuild."""
-    store.merge("by a raise", held)
-    store.merge("by a raise", merged)
-    session.merge([("by a rebuild", held)])
-    session.merge([("by a rebuild", merged)])
-    assert store.raw(["by a raise", "by a rebuild"]) == {"by a raise": kept, "by a rebuild": kept}
+    for first, second in ((9, 10), (10, 9), (128, 64), (99, 100)):
+        by_raise, by_rebuild = f"raise {first} {second}", f"rebuild {first} {second}"
+        for n in (first, second):
+            store.merge(by_raise, n)
+            session.merge([(by_rebuild, n)])
+        larger = max(first, second)
+        assert store.raw([by_raise, by_rebuild]) == {by_raise: larger, by_rebuild: larger}
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 999, 1000, 1001, 8001, 20_000])

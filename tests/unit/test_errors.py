@@ -64,7 +64,7 @@ def test_an_error_says_what_failed_and_what_to_do(error: type[SaltctlError]) -> 
         more = {"step": "backup"}
     elif issubclass(error, HistoryUnavailableError):
         more = {"partitions": {}}
-    made = error("it failed", hint="do this", **more)  # type: ignore[arg-type]  # what the class wants beside
+    made = error("it failed", hint="do this", **more)
     assert (made.message, made.hint, str(made)) == ("it failed", "do this", "it failed")
     assert error.__doc__
 
