@@ -1,0 +1,44 @@
+"""Explore the protocol and its mutations, and print what was found: ``python -m tests.model [--thorough] [TEXT]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from tests.model.cases import LIMITS, MUTATIONS, PROTOCOL, REDUNDANT, THOROUGH
+from tests.model.explore import explore
+
+
+def main() -> int:
+    """Explore every case whose name has the text; 1 where one did not end as it must."""
+    parser = argparse.ArgumentParser(prog="python -m tests.model", description=__doc__)
+    parser.add_argument("text", nargs="?", default="", help="only cases whose name has this")
+    parser.add_argument("--thorough", action="store_true", help="wider bounds: minutes, and about a gigabyte")
+    arguments = parser.parse_args()
+    parts = {
+        "The protocol": PROTOCOL,
+        "The protocol, within wider bounds": THOROUGH if arguments.thorough else (),
+        "Mutations": MUTATIONS,
+        "One half of the fence": REDUNDANT,
+        "Known limits": LIMITS,
+    }
+    surprises = 0
+    for title, cases in parts.items():
+        wanted = [case for case in cases if arguments.text in case.name]
+        if wanted:
+            print(f"\n{title}")  # noqa: T201  what this program is for
+        for case in wanted:
+            begun = time.perf_counter()
+            verdict = explore(case)
+            seconds = time.perf_counter() - begun
+            surprise = "" if verdict.broken is case.expect else f"   EXPECTED: {case.expect or 'holds'}"
+            surprises += bool(surprise)
+            print(f"{verdict.states:>10,} states {seconds:6.1f} s  {case.name}: {verdict.broken or 'holds'}{surprise}")  # noqa: T201
+            for number, step in enumerate(verdict.path, 1):
+                print(f"{number:>26}. {step}")  # noqa: T201
+    return 1 if surprises else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

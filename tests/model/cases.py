@@ -1,0 +1,312 @@
+"""What is explored: the protocol in several worlds, and mutations of it that must each be caught.
+
+A mutation is a subclass of a real class that does one thing otherwise, a changed text of a script, or a Redis that
+lacks what the protocol builds on. A mutation that no longer applies, since the code that it changes has changed,
+is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from saltctl.errors import SaltctlError, UnverifiedError
+from saltctl.registry import Registry
+from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
+from saltctl.stores.redis_errors import redis_errors
+from saltctl.stores.registry import RedisRebuildSession, RedisRegistry, script
+from tests.model.fates import Failure
+from tests.model.replay import CONVERSATION, Code, ModelBackup
+from tests.model.world import Broken, Case
+
+ONE_SERVER = (Failure.KILL, Failure.LOSE, Failure.FLUSH, Failure.RENAME)
+FAILOVERS = (Failure.FAILOVER,)
+FAILOVERS_AND_LOSSES = (Failure.FAILOVER, Failure.LOSE)
+
+PROTOCOL = (
+    Case("one Redis, one raise, failures without end", raises=(2,)),
+    Case("one Redis, two raises, one failure", failures=1),
+    Case("one Redis, two rebuilds at once, one failure", raises=(2,), rebuilds=2, failures=1),
+    Case("three failovers, one raise", raises=(2,), servers=2, may_fail=FAILOVERS, failures=3),
+    Case("a failover or a loss, two raises", servers=2, may_fail=FAILOVERS_AND_LOSSES, failures=1),
+    Case(
+        "two failovers, one raise, replicas that take writes",
+        raises=(2,),
+        servers=2,
+        may_fail=FAILOVERS,
+        failures=2,
+        read_only_replicas=False,
+    ),
+)
+"""The protocol as it is."""
+
+THOROUGH = (
+    Case("one Redis, two raises, failures without end"),
+    Case("one Redis, two raises, two rebuilds at once, one failure", rebuilds=2, failures=1),
+    Case("failovers and losses without end, one raise", raises=(2,), servers=2, may_fail=FAILOVERS_AND_LOSSES),
+    Case("two failovers, two raises", servers=2, may_fail=FAILOVERS, failures=2),
+    Case("two failures of any kind, one raise", raises=(2,), servers=2, may_fail=(*ONE_SERVER, *FAILOVERS), failures=2),
+)
+"""The protocol within wider bounds, for ``python -m tests.model --thorough``: minutes, and about a gigabyte."""
+
+
+# Raises.
+
+
+class _Wrapped:
+    """Everything as the wrapped store has it, but for what a subclass defines."""
+
+    def __init__(self, store: object) -> None:
+        self._inner = store
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+
+class RedisBeforeBackup(Registry):
+    """A raise whose second step comes first."""
+
+    def __init__(self, store: RedisRegistry, backup: ModelBackup, **options: object) -> None:
+        class Backup(_Wrapped):
+            def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
+                store.merge(conversation_id, entry.n)
+                return backup.raise_max_n(conversation_id, entry)
+
+        super().__init__(store, Backup(backup), **options)  # type: ignore[arg-type]
+
+
+class CommitBeforeRedis(Registry):
+    """A raise whose third step comes second."""
+
+    def __init__(self, store: RedisRegistry, backup: ModelBackup, **options: object) -> None:
+        class Store(_Wrapped):
+            def merge(self, conversation_id: str, n: int) -> bool:
+                backup.commit_write_n(conversation_id, n)
+                return store.merge(conversation_id, n)
+
+        super().__init__(Store(store), backup, **options)  # type: ignore[arg-type]
+
+
+class SkipsUnverified(RedisRegistry):
+    """A raise that takes an unverified Redis for one that a rebuild will fill anyway."""
+
+    def merge(self, conversation_id: str, n: int) -> bool:
+        """Max-merge where lookups are answered."""
+        try:
+            self.lookup(self.primaries()[0], [conversation_id])
+        except UnverifiedError:
+            return False
+        return super().merge(conversation_id, n)
+
+
+class IgnoresRedis(RedisRegistry):
+    """A raise that goes on where Redis fails."""
+
+    def merge(self, conversation_id: str, n: int) -> bool:
+        """Max-merge, or not."""
+        try:
+            return super().merge(conversation_id, n)
+        except SaltctlError:
+            return False
+
+
+class Lowers(ModelBackup):
+    """A raise that sets max_n whatever it was."""
+
+    def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
+        """Without its condition."""
+        values = {":n": {"N": str(entry.n)}}
+        self._update(conversation_id, "SET max_n = :n", "attribute_not_exists(nothing)", values)
+        return RaiseOutcome(1, True)
+
+
+# Lookups.
+
+
+class FallbackUsesMaxN(ModelBackup):
+    """Writers who look in the backup use what readers use."""
+
+    def get(self, conversation_id: str) -> BackupEntry | None:
+        """The entry, as if every raise were committed."""
+        entry = super().get(conversation_id)
+        return entry and BackupEntry(entry.conversation_id, entry.max_n, entry.max_n)
+
+
+class NoFence(RedisRegistry):
+    """A lookup that takes Redis at its word."""
+
+    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+        """HGET."""
+        return [self.raw(conversation_ids)[CONVERSATION]]
+
+
+class FenceAsideEntry(RedisRegistry):
+    """A lookup that asks for the fence and for the entry in two commands."""
+
+    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+        """The script, and then HGET."""
+        super().lookup(primary, conversation_ids)
+        return [self.raw(conversation_ids)[CONVERSATION]]
+
+
+class LoadsScript(RedisRegistry):
+    """A lookup that does not need a rebuild to have loaded its script."""
+
+    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+        """EVAL."""
+        client = self._lookups.client(primary)
+        with redis_errors(primary):
+            held = client.execute_command("EVAL", script("lookup"), 1, "bucket", self._layout, *conversation_ids)
+        return [None if value is None else int(value) for value in held]
+
+
+# Rebuilds.
+
+
+class Overwriting(RedisRebuildSession):
+    """What the backup said some time ago replaces what Redis has."""
+
+    def merge(self, entries: Sequence[tuple[str, int]]) -> int:
+        """HSET."""
+        return sum(self._connection.execute([("HSET", self._keys[0], *entry) for entry in entries]))
+
+
+class ScriptFirst(RedisRebuildSession):
+    """The lookup script is loaded before anything else is done."""
+
+    def mark(self, token: str) -> None:
+        """Load and mark."""
+        self.load_lookup()
+        super().mark(token)
+
+
+class FenceFirst(RedisRebuildSession):
+    """The fence is set before the entries are there."""
+
+    def mark(self, token: str) -> None:
+        """Mark and fence."""
+        super().mark(token)
+        super().finish(token)
+
+    def finish(self, token: str) -> None:
+        """Done already."""
+
+
+class MarkLast(RedisRebuildSession):
+    """The token is set when the entries are there."""
+
+    def mark(self, token: str) -> None:
+        """Not yet."""
+
+    def finish(self, token: str) -> None:
+        """Mark and fence."""
+        super().mark(token)
+        super().finish(token)
+
+
+class CommitsFirst(ModelBackup):
+    """A rebuild completes half-done raises as it reads them."""
+
+    def scan(self, segments: int, *, limit: int | None = None) -> Iterator[BackupPage]:
+        """The pages, each committed."""
+        for page in super().scan(segments, limit=limit):
+            for conversation_id, max_n, _ in page.entries:
+                self.commit_write_n(conversation_id, max_n)
+            yield page
+
+
+def rebuilding_by(kind: type[RedisRebuildSession]) -> type[RedisRegistry]:
+    """A store whose sessions are of this kind."""
+
+    class Store(RedisRegistry):
+        def sessions(self) -> list[RedisRebuildSession]:
+            sessions = super().sessions()
+            for session in sessions:
+                session.__class__ = kind  # the same attributes, other methods
+            return sessions
+
+    return Store
+
+
+def changed(name: str, pattern: str, replacement: str) -> tuple[str, str]:
+    """A script's name, and its text with something replaced."""
+    text, count = re.subn(pattern, replacement, script(name))
+    if count != 1:
+        raise ValueError(f"{pattern!r} occurs {count} times in {name}.lua: this mutation must be written anew")
+    return name, text
+
+
+_ANY_TOKEN = changed("finish", r"redis\.call\('HGET', key, '#rebuild'\) ~= ARGV\[2\]", "false")
+_ANY_IDENTITY = changed("finish", r"at ~= ARGV\[3\]", "false")
+_ANY_ROLE = changed("lookup", r"string\.find\(here, 'role:master\\r\\n', 1, true\)", "true")
+
+MUTATIONS = (
+    Case("Redis before backup", Code(registry=RedisBeforeBackup), failures=1, expect=Broken.BACKUP_MESSAGE),
+    Case("commit before Redis", Code(registry=CommitBeforeRedis), failures=1, expect=Broken.REDIS_MESSAGE),
+    Case("fallback writers use max_n", Code(backup=FallbackUsesMaxN), failures=1, expect=Broken.REDIS_MESSAGE),
+    Case("no fence", Code(store=NoFence), failures=1, expect=Broken.REDIS_RAISE),
+    Case("rebuild overwrites", Code(store=rebuilding_by(Overwriting)), failures=1, expect=Broken.REDIS_RAISE),
+    Case("raise skips an unverified Redis", Code(store=SkipsUnverified), failures=1, expect=Broken.REDIS_RAISE),
+    Case(
+        "fence without the replication id",
+        raises=(2,),
+        servers=2,
+        may_fail=FAILOVERS,
+        replication_ids=False,
+        expect=Broken.REDIS_RAISE,
+    ),
+    Case(
+        "script first, in a fence without the replication id",
+        Code(store=rebuilding_by(ScriptFirst)),
+        raises=(2,),
+        replication_ids=False,
+        expect=Broken.REDIS_RAISE,
+    ),
+    Case("fence first", Code(store=rebuilding_by(FenceFirst)), raises=(2,), expect=Broken.REDIS_RAISE),
+    Case("token last", Code(store=rebuilding_by(MarkLast)), raises=(2,), expect=Broken.REDIS_RAISE),
+    Case("rebuild does not check its token", raises=(2,), patches=(_ANY_TOKEN,), expect=Broken.REDIS_RAISE),
+    Case(
+        "rebuild does not check the replication id",
+        raises=(2,),
+        servers=2,
+        may_fail=FAILOVERS,
+        patches=(_ANY_IDENTITY,),
+        expect=Broken.REDIS_RAISE,
+    ),
+    Case("rebuild commits before it merges", Code(backup=CommitsFirst), raises=(2,), expect=Broken.REDIS_MESSAGE),
+    Case("raise goes on without Redis", Code(store=IgnoresRedis), raises=(2,), expect=Broken.REDIS_RAISE),
+    Case("raise without its condition", Code(backup=Lowers), failures=1, expect=Broken.LOWERED),
+    Case("fence and entry in two commands", Code(store=FenceAsideEntry), raises=(2,), expect=Broken.LOOKUP),
+    Case(
+        "lookup does not ask for the role, and replicas take writes",
+        raises=(2,),
+        servers=2,
+        may_fail=FAILOVERS,
+        patches=(_ANY_ROLE,),
+        read_only_replicas=False,
+        expect=Broken.REDIS_RAISE,
+    ),
+)
+"""What each piece of the protocol is there for. The first six are the ones that the design names."""
+
+REDUNDANT = (
+    Case("script first", Code(store=rebuilding_by(ScriptFirst)), raises=(2,)),
+    Case(
+        "lookups need no loaded script", Code(store=LoadsScript), raises=(2,), servers=2, may_fail=FAILOVERS, failures=2
+    ),
+    Case("fence without the replication id, and no failovers", raises=(2,), replication_ids=False),
+)
+"""Half of the fence is enough here: the replication id alone anywhere, the loaded script alone without failovers."""
+
+LIMITS = (
+    Case(
+        "a slot moves to another primary and home again, and nobody rebuilds in between",
+        raises=(2,),
+        servers=2,
+        may_fail=(Failure.MOVE, Failure.KILL),
+        failures=3,
+        expect=Broken.REDIS_RAISE,
+    ),
+)
+"""Where the fence as it is does not suffice: in a cluster, it comes home with the slot, and what the other primary lost
+does not."""

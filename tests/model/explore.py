@@ -1,0 +1,69 @@
+"""Breadth-first search through every reachable state of a case; the first broken one is on a shortest path."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from tests.model.world import Broken, Case, State, Step, World, acknowledged
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a search found. ``broken`` is None where the promise holds in all ``states``."""
+
+    case: Case
+    broken: Broken | None
+    path: tuple[str, ...]
+    states: int
+
+    def __str__(self) -> str:
+        """The case, the verdict, the number of states, and the path."""
+        lines = [f"{self.case.name}: {self.broken or 'holds'} ({self.states:,} states)"]
+        lines += [f"    {step}" for step in self.path]
+        return "\n".join(lines)
+
+
+def explore(case: Case) -> Verdict:
+    """Visit every state of the case, until one breaks the promise."""
+    world = World(case)
+    start = world.start()
+    came: dict[State, State] = {start: start}
+    queue = deque([start])
+    while queue:
+        state = queue.popleft()
+        for label, after, broken in world.steps(state):
+            if broken is None and after in came:
+                continue
+            came.setdefault(after, state)
+            queue.append(after)
+            if broken is not None or missed(world, after):
+                path = [*_path(world, came, state), (label, after, broken)]
+                return Verdict(case, broken or _name(world, path), tuple(step for step, _, _ in path), len(came))
+    return Verdict(case, None, (), len(came))
+
+
+def missed(world: World, state: State) -> bool:
+    """Whether somebody who looks now learns less than was acknowledged."""
+    in_redis, in_backup = world.seen(state)
+    promised = acknowledged(state)
+    return in_backup < promised or (in_redis is not None and in_redis < promised)
+
+
+def _name(world: World, path: list[Step]) -> Broken:
+    """Who misses what at the end of a path."""
+    in_redis, _ = world.seen(path[-1][1])
+    promised = acknowledged(path[-1][1])
+    by_message = next(label for label, state, _ in path if acknowledged(state) == promised).startswith("writer")
+    if in_redis is not None and in_redis < promised:
+        return Broken.REDIS_MESSAGE if by_message else Broken.REDIS_RAISE
+    return Broken.BACKUP_MESSAGE if by_message else Broken.BACKUP_RAISE
+
+
+def _path(world: World, came: dict[State, State], state: State) -> list[Step]:
+    """The steps to a state. They are found anew: keeping one for each state would take the most memory."""
+    steps: list[Step] = []
+    while (before := came[state]) != state:
+        steps.append(next(step for step in world.steps(before) if step[1] == state))
+        state = before
+    return steps[::-1]

@@ -1,0 +1,455 @@
+"""The real code, run one call to a server at a time, without threads.
+
+A process (a raise, a lookup, a rebuild) is a deterministic function of the answers that it gets. So its
+local state is the tuple of the answers so far, and its next call is found by running it from the beginning:
+stubs below the real stores hand out the recorded answers, and where these end they stop it and note what it asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from threading import Event
+from typing import Any, Literal, NamedTuple
+
+from saltctl.errors import SaltctlError
+from saltctl.rebuild import Rebuild, RebuildOptions
+from saltctl.registry import Lookup, RaiseResult, Registry
+from saltctl.settings import Settings
+from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.connections import Connections, DedicatedConnection
+from saltctl.stores.contracts import BackupPage, LeaseHolder
+from saltctl.stores.registry import RedisRegistry, script_sha
+from tests.model.servers import CONDITION_FAILED, UNREACHABLE, Item, Refusal, Reply, Words, script_of
+
+CONVERSATION = "conv"
+SETTINGS = Settings(redis_url="redis://redis:6379", buckets=1, aws_region="us-east-1")
+_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Call(NamedTuple):
+    """What a process asks: over which connection, and the words of the request."""
+
+    over: Literal["client", "session", "dynamodb"]
+    words: Words
+    """A Redis command; or "get", "scan", or "update" with the condition and the update."""
+    values: tuple[tuple[str, int], ...] = ()
+    """The numbers that the condition and the update of an UpdateItem name."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether anybody else might ever notice it."""
+        reads = self.words[0] in ("get", "scan", "HGET")
+        return not reads and not (self.words[0] == "EVALSHA" and script_of(self.words) == "lookup")
+
+    def __str__(self) -> str:
+        """For paths."""
+        match self:
+            case Call("dynamodb", ("update", _, update), values):
+                return f"sets {update.split()[1]} = {dict(values)[':n']} in the backup"
+            case Call("dynamodb", (verb,)):
+                return f"{verb}s the backup"
+        name = script_of(self.words)
+        verb = "loads the script" if self.words[0] == "SCRIPT" else "runs"
+        return f"{verb} {name}" if name else f"sends {self.words[0]}"
+
+
+class Pause(BaseException):
+    """Ends a replay at the call that has no answer yet."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(call)
+        self.call = call
+
+
+class Answers:
+    """The recorded answers of one process, handed out in order."""
+
+    def __init__(self, replies: Sequence[Reply]) -> None:
+        self._replies = iter(replies)
+
+    def ask(self, call: Call) -> Reply:
+        """The answer to this call, or the end of the replay.
+
+        What `finally` blocks ask while a Pause passes ends in one, too: it never happens.
+        """
+        for reply in self._replies:
+            return reply
+        raise Pause(call)
+
+    def redis(self, call: Call) -> Reply:
+        """Like :meth:`ask`, with refusals raised as redis-py raises them."""
+        import redis.exceptions as driver
+
+        reply = self.ask(call)
+        if reply == UNREACHABLE:
+            raise driver.ConnectionError(reply.text)
+        if isinstance(reply, Refusal):
+            word, _, rest = reply.text.partition(" ")
+            if word == "NOSCRIPT":
+                raise driver.NoScriptError(rest)
+            if word == "READONLY":
+                raise driver.ReadOnlyError(rest)
+            raise driver.ResponseError(reply.text)
+        return list(reply) if isinstance(reply, tuple) else reply
+
+
+# Below the real RedisRegistry: the driver.
+
+
+class StubConnections(Connections):
+    """Connections whose clients ask the world."""
+
+    def __init__(self, answers: Answers) -> None:
+        super().__init__(SETTINGS, timeout=1.0, retries=0, client=StubClient(answers))
+        self._answers = answers
+
+    def dedicated(self, primary: str) -> DedicatedConnection:
+        """The real one, over a pool of its own."""
+        return DedicatedConnection(StubPool(self._answers, "session"), primary)
+
+
+class StubClient:
+    """A redis-py client: each command is one call."""
+
+    def __init__(self, answers: Answers) -> None:
+        self.connection_pool = StubPool(answers, "client")
+        self._answers = answers
+
+    def execute_command(self, *words: Any) -> Any:
+        """One command. INFO is answered here: a rebuild that begins finds what its preconditions ask for."""
+        if words == ("INFO",):
+            return {"redis_version": "7.0.0", "maxmemory_policy": "noeviction"}
+        return self._answers.redis(Call("client", plain(words)))
+
+    def pipeline(self, transaction: bool) -> StubPipeline:
+        """Only ``verified()`` uses one here, which a rebuild asks for its report alone."""
+        return StubPipeline()
+
+
+class StubPipeline:
+    """A pipeline whose commands decide nothing: any answer will do."""
+
+    def __enter__(self) -> StubPipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def execute_command(self, *words: Any) -> None:
+        """Not sent."""
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """No answers."""
+        return []
+
+
+class StubPool:
+    """A redis-py connection pool."""
+
+    def __init__(self, answers: Answers, over: Literal["client", "session"]) -> None:
+        self._answers = answers
+        self._over = over
+
+    def get_connection(self) -> StubConnection:
+        """A new one. Where it leads shows at its first command, and so is not decided before."""
+        return StubConnection(self._answers, self._over)
+
+    def release(self, connection: StubConnection) -> None:
+        """Nobody notices."""
+
+    def disconnect(self) -> None:
+        """Nobody notices."""
+
+
+class StubConnection:
+    """A redis-py connection. Each command of a batch is a call of its own: a batch is not atomic."""
+
+    def __init__(self, answers: Answers, over: Literal["client", "session"]) -> None:
+        self._answers = answers
+        self._over: Literal["client", "session"] = over
+        self._sent: Iterator[Words] = iter(())
+
+    def pack_commands(self, commands: Sequence[Sequence[Any]]) -> Sequence[Words]:
+        """Not packed."""
+        return [plain(words) for words in commands]
+
+    def send_packed_command(self, commands: Sequence[Words | bytes], check_health: bool = True) -> None:
+        """Nothing happens before an answer is awaited: until then there is nothing to tell the difference by."""
+        self._sent = iter([unpacked(words) if isinstance(words, bytes) else words for words in commands])
+
+    def read_response(self) -> Any:
+        """The next answer.
+
+        Loading any script but ``lookup`` is answered here, as if it had worked: nobody else notices it, and a
+        connection that is gone shows itself at the next command.
+        """
+        words = next(self._sent)
+        name = script_of(words)
+        if words[:2] == ("SCRIPT", "LOAD") and name not in ("lookup", ""):
+            return script_sha(name).encode()
+        return self._answers.redis(Call(self._over, words))
+
+    def disconnect(self) -> None:
+        """Nobody notices."""
+
+
+def plain(words: Sequence[Any]) -> Words:
+    """A command in one form, however it was written."""
+    return tuple(word.decode() if isinstance(word, bytes) else str(word) for word in words)
+
+
+def unpacked(packed: bytes) -> Words:
+    """A command in one form, from the Redis protocol. No word of the model's holds a line break."""
+    return plain(packed.split(b"\r\n")[2::2])
+
+
+# Below the real DynamoBackup: the driver.
+
+
+class StubDynamo:
+    """A boto3 client of the backup table, with one conversation."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    def get_item(self, *, ConsistentRead: bool, **_: Any) -> dict[str, Any]:  # noqa: N803  boto3's names
+        """GetItem, strongly consistent."""
+        if not ConsistentRead:
+            raise NotImplementedError("the model's DynamoDB knows strongly consistent reads alone")
+        item = self._answers.ask(Call("dynamodb", ("get",)))
+        return {"Item": _attributes(item)} if item else {}
+
+    def scan(self, *, ConsistentRead: bool, **_: Any) -> dict[str, Any]:  # noqa: N803  boto3's names
+        """Scan, strongly consistent, in one page."""
+        if not ConsistentRead:
+            raise NotImplementedError("the model's DynamoDB knows strongly consistent reads alone")
+        item = self._answers.ask(Call("dynamodb", ("scan",)))
+        return {"Items": [_attributes(item)] if item else []}
+
+    def update_item(
+        self,
+        *,
+        UpdateExpression: str,  # noqa: N803  boto3's names
+        ConditionExpression: str,  # noqa: N803
+        ExpressionAttributeValues: dict[str, Any],  # noqa: N803
+        **_: Any,
+    ) -> dict[str, Any]:
+        """A conditional UpdateItem with ReturnValues=ALL_OLD."""
+        from botocore.exceptions import ClientError
+
+        numbers = tuple((name, int(value["N"])) for name, value in ExpressionAttributeValues.items() if "N" in value)
+        old = self._answers.ask(Call("dynamodb", ("update", ConditionExpression, UpdateExpression), numbers))
+        if old == CONDITION_FAILED:
+            raise ClientError({"Error": {"Code": old.text, "Message": ""}}, "UpdateItem")
+        return {"Attributes": _attributes(old)} if old else {}
+
+
+def _attributes(item: Item) -> dict[str, Any]:
+    return {"conversation_id": {"S": CONVERSATION}} | {name: {"N": str(number)} for name, number in item}
+
+
+class ModelBackup(DynamoBackup):
+    """The real backup store, without the two things that the model has no use for: threads and the layout item."""
+
+    def scan(self, segments: int, *, limit: int | None = None) -> Iterator[BackupPage]:
+        """The real segment and the real page, in the caller's thread."""
+        yield from self._scan_segment(0, 1, limit, Event())
+
+    def claim_layout(self, layout: str, key_prefix: str) -> None:
+        """Everybody has the same layout here."""
+
+
+class GenerousLease:
+    """A lease that everybody gets at any time: safety must not hang on it."""
+
+    def take(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
+        """Taken."""
+        return None
+
+    def beat(self, owner: str, now: float, progress: str) -> bool:
+        """Still ours."""
+        return True
+
+    def release(self, owner: str) -> None:
+        """Nothing to give back."""
+
+    def holder(self) -> LeaseHolder | None:
+        """Nobody."""
+        return None
+
+
+# The processes.
+
+
+@dataclass(frozen=True)
+class Code:
+    """The classes that processes run: the real ones, or a mutation's subclasses of them."""
+
+    registry: type[Registry] = Registry
+    store: type[RedisRegistry] = RedisRegistry
+    backup: type[ModelBackup] = ModelBackup
+    rebuild: type[Rebuild] = Rebuild
+
+
+class Parts:
+    """One process's own stores and registry over recorded answers; made anew for each replay.
+
+    A fresh registry has a closed circuit breaker. An open one skips Redis, which is what a time-out does, too.
+    """
+
+    def __init__(self, code: Code, answers: Answers) -> None:
+        self._code = code
+        connections = StubConnections(answers)
+        self.store = code.store(SETTINGS, lookups=connections, others=connections)
+        self.backup = code.backup(SETTINGS, client=StubDynamo(answers))
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Lookups and raises."""
+        return self._code.registry(
+            self.store,
+            self.backup,
+            layout=SETTINGS.layout,
+            key_prefix=SETTINGS.key_prefix,
+            clock=lambda: 0.0,
+            now=lambda: _EPOCH,
+        )
+
+    def rebuild(self, token: str) -> Rebuild:
+        """A rebuild that was not started."""
+        return self._code.rebuild(
+            self.store,
+            self.backup,
+            GenerousLease(),
+            RebuildOptions(segments=1),
+            layout=SETTINGS.layout,
+            key_prefix=SETTINGS.key_prefix,
+            token=token,
+            clock=lambda: 0.0,
+            now=lambda: 0.0,
+            sleep=_no_sleep,
+        )
+
+
+def _no_sleep(seconds: float) -> None:
+    raise NotImplementedError("nothing waits in the model")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that returned, or raised one of saltctl's errors."""
+
+    result: Lookup | RaiseResult | SaltctlError | None
+
+    @property
+    def outcome(self) -> tuple[str | int, ...]:
+        """What of it matters to the world."""
+        match self.result:
+            case Lookup(max_n=max_n, write_n=write_n):
+                return ("lookup", max_n, write_n)
+            case RaiseResult(after=n):
+                return ("raise", n)
+            case None:
+                return ("done",)
+        return ("fails", type(self.result).__name__)
+
+    def __str__(self) -> str:
+        """For paths, behind what brought it about."""
+        match self.outcome:
+            case "lookup", max_n, write_n:
+                return f"; max_n {max_n}, write_n {write_n}"
+            case "raise", n:
+                return f"; acknowledged at {n}"
+        return f"; {' with '.join(map(str, self.outcome))}"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One kind of process and its name in paths."""
+
+    name: str
+    body: Callable[[Parts], Lookup | RaiseResult | None]
+
+
+def raiser(n: int) -> Process:
+    """Raises to n, by the real raise protocol."""
+    return Process(f"raise to {n}", lambda parts: parts.registry.raise_to(CONVERSATION, n))
+
+
+def looker() -> Process:
+    """Looks up, as every application server does."""
+    return Process("writer", lambda parts: parts.registry.lookup(CONVERSATION))
+
+
+def rebuilder(token: str) -> Process:
+    """Rebuilds. The token may hold no 40 hexadecimal digits, which are for replication ids."""
+
+    def body(parts: Parts) -> None:
+        for _ in parts.rebuild(token).run():
+            pass
+
+    return Process(f"rebuild {token}", body)
+
+
+class Replayer:
+    """Runs the processes of one code base, remembers how each went, and tells which answers make no difference.
+
+    Args:
+        code: the classes that run.
+        possible: every answer that a call may ever get.
+    """
+
+    def __init__(self, code: Code, possible: Callable[[Call], Collection[Reply]]) -> None:
+        self._code = code
+        self._possible = possible
+        self._known: dict[tuple[Process, tuple[Reply, ...]], Call | Finished] = {}
+        self._futures: dict[tuple[Process, tuple[Reply, ...], bool], int] = {}
+        self._futile: set[int] = set()
+        self._numbers: dict[Hashable, int] = {}
+        self._examples: dict[tuple[Process, int], tuple[Reply, ...]] = {}
+
+    def after(self, process: Process, replies: tuple[Reply, ...]) -> Call | Finished:
+        """What the process does next, having got these answers."""
+        key = (process, replies)
+        if key not in self._known:
+            self._known[key] = self._run(process, replies)
+        return self._known[key]
+
+    def example(self, process: Process, replies: tuple[Reply, ...], *, lost: bool) -> tuple[Reply, ...]:
+        """Answers after which the process goes on exactly as after these, whatever answers follow.
+
+        The same for all that are alike in this, so that worlds in which a process got answers that it has no use
+        for, such as the number of entries that a merge changed, are one world. Where nothing can follow but the
+        end, without a write, there are none: the process might as well begin anew. ``lost``: its own connection is.
+        """
+        future = self.future(process, replies, lost=lost)
+        return () if future in self._futile else self._examples.setdefault((process, future), replies)
+
+    def future(self, process: Process, replies: tuple[Reply, ...], *, lost: bool) -> int:
+        """The number of all that the process may do from here on: a tree of calls, by each possible answer."""
+        key = (process, replies, lost)
+        if key not in self._futures:
+            then = self.after(process, replies)
+            branches: list[tuple[Reply, int]] = []
+            if isinstance(then, Call):
+                possible = (UNREACHABLE,) if lost and then.over == "session" else self._possible(then)
+                branches = [(reply, self.future(process, (*replies, reply), lost=lost)) for reply in possible]
+                futile = not then.writes or possible == (UNREACHABLE,)
+            else:
+                futile = not isinstance(then.result, Lookup | RaiseResult)
+            tree = (then if isinstance(then, Call) else then.outcome, *branches)
+            number = self._futures[key] = self._numbers.setdefault(tree, len(self._numbers))
+            if futile and all(branch in self._futile for _, branch in branches):
+                self._futile.add(number)
+        return self._futures[key]
+
+    def _run(self, process: Process, replies: tuple[Reply, ...]) -> Call | Finished:
+        try:
+            return Finished(process.body(Parts(self._code, Answers(replies))))
+        except Pause as pause:
+            return pause.call
+        except SaltctlError as exc:
+            return Finished(exc)

@@ -1,0 +1,331 @@
+"""The two servers of the model as values: one Redis process, one DynamoDB item, and what a command does to them.
+
+The scripts that run here are the ones that saltctl sends, in Lua 5.1 as in Redis, and the conditions and
+updates are the expressions that saltctl sends. Only what a single conversation in a single bucket can tell apart is
+kept: one hash, whether the lookup script is in the script cache, the replication id, the AOF's copy of the hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import operator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+from saltctl.stores.registry import script, script_sha
+
+Bucket = tuple[tuple[bytes, bytes], ...]
+"""A Redis hash: (field, value) pairs, sorted by field."""
+Item = tuple[tuple[str, int], ...]
+"""The numbers of a DynamoDB item, sorted by attribute; empty where there is no item."""
+Words = tuple[str, ...]
+"""A Redis command."""
+
+SCRIPTS = ("lookup", "merge", "mark", "finish")
+FRESH = 0xFFFF
+"""The replication id of a server that was just started or promoted, until it is renamed."""
+NEVER_AGAIN = 0xDEAD
+"""The replication id that stands for all that no server goes by any more: none of them ever comes back."""
+
+
+class Refusal(NamedTuple):
+    """An answer that is an error: a Redis error reply, a failed condition, or a connection that failed."""
+
+    text: str
+
+
+UNREACHABLE = Refusal("the connection failed")
+CONDITION_FAILED = Refusal("ConditionalCheckFailedException")
+NO_SCRIPT = Refusal("NOSCRIPT No matching script.")
+READ_ONLY = Refusal("READONLY You can't write against a read only replica.")
+READ_ONLY_SCRIPT = Refusal("READONLY this is a replica")
+UNVERIFIED = Refusal("UNVERIFIED this bucket was not verified here")
+OTHER_IDENTITY = Refusal("BROKEN the primary changed its replication id")
+TOKEN_GONE = Refusal("BROKEN the token is gone from bucket")
+
+Reply = Any
+"""None, a number, bytes, a tuple of those, an Item, or a Refusal."""
+
+
+class Redis(NamedTuple):
+    """A place where a Redis process runs, or does not.
+
+    What lags behind is told backwards. Of all the moments in which an AOF or a replica was up to date, only the last
+    before a failure matters. So both are in step, until one falls behind for good: until that failure.
+    """
+
+    up: bool = True
+    replica: bool = False
+    knows_lookup: bool = False
+    """The script cache: of this process alone, kept through demotion and promotion."""
+    identity: int = 0
+    """The replication id. A replica goes by its primary's once it has synchronised."""
+    bucket: Bucket = ()
+    durable: Bucket | None = None
+    """What the AOF would bring back; None where it is in step with the bucket."""
+    in_step: bool = False
+    """A replica's copy is its primary's."""
+    read_only: bool = True
+    """replica-read-only, as it is by default."""
+
+
+def hexadecimal(identity: int) -> bytes:
+    """A replication id as INFO shows it. Those of the model begin with zeros, and so are no SHA-1."""
+    return b"%040x" % identity
+
+
+@cache
+def identities(text: bytes) -> frozenset[int]:
+    """The replication ids that a value names."""
+    return frozenset(int(found, 16) for found in re.findall(rb"0{30}[0-9a-f]{10}", text))
+
+
+def renamed(
+    servers: tuple[Redis, ...], remembered: Iterable[tuple[Reply, ...]]
+) -> tuple[Callable[[Reply], Reply], tuple[Redis, ...]]:
+    """How to rename what processes remember, and the servers renamed.
+
+    Replication ids are random in life and small numbers here, renamed whenever there is a new one, so that worlds
+    that differ in nothing else are one: only equality is ever asked of them. One that no server goes by and no process
+    remembers will never come back, and all those are one.
+    """
+    names: dict[int, int] = {}
+    for server in servers:
+        names.setdefault(server.identity, len(names))
+    for replies in remembered:
+        for reply in replies:
+            for identity in identities(reply) if isinstance(reply, bytes) else ():
+                names.setdefault(identity, len(names))
+
+    def rename(value: Reply) -> Reply:
+        found = identities(value) if isinstance(value, bytes) else ()
+        for identity in found:  # there is one at most
+            return value.replace(hexadecimal(identity), hexadecimal(names.get(identity, NEVER_AGAIN)))
+        return value
+
+    def bucket(held: Bucket) -> Bucket:
+        return tuple((name, rename(value)) for name, value in held)
+
+    return rename, tuple(
+        server._replace(
+            identity=names[server.identity],
+            bucket=bucket(server.bucket),
+            durable=None if server.durable is None else bucket(server.durable),
+        )
+        for server in servers
+    )
+
+
+# Redis.
+
+
+def execute(server: Redis, words: Words, patches: Mapping[str, str] | None = None) -> tuple[Redis, Reply]:
+    """One command, atomically. ``patches`` replaces texts of scripts that are run by EVALSHA, for mutations."""
+    if not server.up:
+        return server, UNREACHABLE
+    match words:
+        case "SCRIPT", "LOAD", text:
+            # Allowed on replicas, too. What is loaded besides the lookup script decides nothing.
+            is_lookup = text == script("lookup")
+            return server._replace(knows_lookup=server.knows_lookup or is_lookup), _sha(text)
+        case "EVALSHA", sha, "1", _, *arguments:
+            name = _name_of(sha)
+            if name == "lookup" and not server.knows_lookup:
+                return server, NO_SCRIPT
+            return _run(server, (patches or {}).get(name, script(name)), arguments)
+        case "EVAL", text, "1", _, *arguments:
+            return _run(server, text, arguments)
+        case "HGET", _, field:
+            return server, dict(server.bucket).get(field.encode())
+        case "HSET", *_ if server.replica and server.read_only:
+            return server, READ_ONLY
+        case "HSET", _, *pairs:
+            encoded = [word.encode() for word in pairs]
+            changed = dict(server.bucket) | dict(zip(encoded[::2], encoded[1::2], strict=True))
+            return server._replace(bucket=tuple(sorted(changed.items()))), 1
+    raise NotImplementedError(f"the model's Redis does not know {words!r}")
+
+
+def _run(server: Redis, text: str, arguments: list[str]) -> tuple[Redis, Reply]:
+    head, _, body = text.partition("\n")
+    if not head.startswith("#!lua"):
+        raise NotImplementedError("a script without a head line may write on a replica until it does")
+    # A script that does not declare `no-writes` is refused as a whole by a replica, whatever it would do.
+    if server.replica and server.read_only and "no-writes" not in head:
+        return server, READ_ONLY
+    words = tuple(word.encode() for word in arguments)
+    bucket, reply = _run_lua(body, words, server.bucket, server.identity, server.replica)
+    return server._replace(bucket=bucket), reply
+
+
+class _Lua:
+    """One Lua 5.1 runtime with the few commands that the scripts call."""
+
+    def __init__(self) -> None:
+        # By name, since lupa has no type information.
+        self._runtime: Any = importlib.import_module("lupa.lua51").LuaRuntime(encoding=None)
+        self._bucket: dict[bytes, bytes] = {}
+        self._identity = 0
+        self._replica = False
+        self._functions: dict[str, Any] = {}
+        scope = self._runtime.globals()
+        scope[b"redis"] = self._runtime.table_from({b"call": self._call})
+        self._runtime.execute(b"redis.error_reply = function(text) return {err = text} end")
+
+    def run(
+        self, body: str, arguments: tuple[bytes, ...], bucket: Bucket, identity: int, replica: bool
+    ) -> tuple[Bucket, Reply]:
+        self._bucket, self._identity, self._replica = dict(bucket), identity, replica
+        scope = self._runtime.globals()
+        scope[b"KEYS"] = self._runtime.table_from([b"bucket"])
+        scope[b"ARGV"] = self._runtime.table_from(list(arguments))
+        if body not in self._functions:
+            self._functions[body] = self._runtime.compile(body.encode())
+        reply = self._reply(self._functions[body]())
+        return tuple(sorted(self._bucket.items())), reply
+
+    def _call(self, command: bytes, *words: Any) -> Any:
+        match command, [_bytes(word) for word in words]:
+            case b"INFO", [b"replication"]:
+                role = b"slave" if self._replica else b"master"
+                return b"# Replication\r\nrole:%b\r\nmaster_replid:%b\r\nmaster_replid2:%b\r\n" % (
+                    role,
+                    hexadecimal(self._identity),
+                    hexadecimal(NEVER_AGAIN),
+                )
+            case b"HGET", [_, field]:
+                return self._bucket.get(field, False)
+            case b"HMGET", [_, *fields]:
+                return self._runtime.table_from([self._bucket.get(field, False) for field in fields])
+            case b"HSET", [_, *pairs]:
+                self._bucket |= zip(pairs[::2], pairs[1::2], strict=True)
+                return len(pairs) // 2
+            case b"HDEL", [_, field]:
+                return int(self._bucket.pop(field, None) is not None)
+        raise NotImplementedError(f"the model's Redis does not know {command!r} in scripts")
+
+    def _reply(self, value: Any) -> Reply:
+        """What Redis makes of a script's result: false is nil, numbers lose their fractions, tables end at nil."""
+        if value is None or value is False:
+            return None
+        if isinstance(value, bytes):
+            return value
+        if isinstance(value, int | float):
+            return int(value)
+        if value[b"err"] is not None:
+            return Refusal(value[b"err"].decode())
+        return tuple(self._reply(value[i]) for i in range(1, len(value) + 1))
+
+
+@cache
+def _lua() -> _Lua:
+    return _Lua()
+
+
+@cache
+def _run_lua(
+    body: str, arguments: tuple[bytes, ...], bucket: Bucket, identity: int, replica: bool
+) -> tuple[Bucket, Reply]:
+    return _lua().run(body, arguments, bucket, identity, replica)
+
+
+def _bytes(word: Any) -> bytes:
+    return word if isinstance(word, bytes) else str(word).encode()
+
+
+@cache
+def _sha(text: str) -> bytes:
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode()
+
+
+@cache
+def _name_of(sha: str) -> str:
+    return next(name for name in SCRIPTS if script_sha(name) == sha)
+
+
+def script_of(words: Words) -> str:
+    """The name of the script that a command runs or loads, or an empty text."""
+    match words:
+        case "EVALSHA", sha, *_:
+            return _name_of(sha)
+        case ("EVAL", text, *_) | ("SCRIPT", "LOAD", text):
+            return next((name for name in SCRIPTS if script(name) == text), "")
+    return ""
+
+
+# DynamoDB.
+
+_PARTS = re.compile(r"\s*(\(|\)|<=|>=|<|>|=|[#:\w]+)")
+_COMPARISONS: dict[str, Callable[[int, int], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    "=": operator.eq,
+    ">=": operator.ge,
+    ">": operator.gt,
+}
+
+
+def update_item(item: Item, condition: str, update: str, values: Mapping[str, int]) -> tuple[Item, Reply]:
+    """A conditional UpdateItem that returns ALL_OLD. Only numbers are kept: nothing hangs on the rest."""
+    held = dict(item)
+    if not _Condition(condition, held, values).holds():
+        return item, CONDITION_FAILED
+    action, _, assignments = update.partition(" ")
+    if action != "SET":
+        raise NotImplementedError(f"the model's DynamoDB does not know {action}")
+    for name, value in re.findall(r"([#\w]+)\s*=\s*(:\w+|\w+\(.*\))", assignments):
+        if value in values:
+            held[name] = values[value]
+    return tuple(sorted(held.items())), item
+
+
+class _Condition:
+    """A ConditionExpression over numbers, by recursive descent: OR of ANDs of comparisons."""
+
+    def __init__(self, text: str, held: Mapping[str, int], values: Mapping[str, int]) -> None:
+        self._parts: Iterator[str] = iter([*_PARTS.findall(text), ""])
+        self._held = held
+        self._values = values
+        self._part = next(self._parts)
+
+    def holds(self) -> bool:
+        result = self._either()
+        if self._part:
+            raise NotImplementedError(f"the model's DynamoDB does not understand {self._part!r}")
+        return result
+
+    def _take(self) -> str:
+        part, self._part = self._part, next(self._parts, "")
+        return part
+
+    def _either(self) -> bool:
+        result = self._both()
+        while self._part == "OR":
+            self._take()
+            result = self._both() or result
+        return result
+
+    def _both(self) -> bool:
+        result = self._one()
+        while self._part == "AND":
+            self._take()
+            result = self._one() and result
+        return result
+
+    def _one(self) -> bool:
+        part = self._take()
+        if part == "(":
+            result = self._either()
+            self._take()
+            return result
+        if part in ("attribute_not_exists", "attribute_exists"):
+            self._take()
+            present = self._take() in self._held
+            self._take()
+            return present == (part == "attribute_exists")
+        comparison, value = _COMPARISONS[self._take()], self._values[self._take()]
+        # A comparison with an attribute that is not there is false (documented).
+        return part in self._held and comparison(self._held[part], value)

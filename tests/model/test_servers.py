@@ -1,0 +1,149 @@
+"""The model's servers answer as real ones do: the same calls through the same stores, with the same results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from saltctl.errors import SaltctlError
+from saltctl.local import LocalRedis
+from saltctl.settings import Settings
+from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.contracts import Raise, RebuildSession
+from saltctl.stores.registry import RedisRegistry
+from tests.model.replay import CONVERSATION, SETTINGS, Answers, Call, ModelBackup, StubConnections, StubDynamo
+from tests.model.servers import UNREACHABLE, Item, Redis, Reply, execute, update_item
+
+
+class LiveAnswers(Answers):
+    """Answers from one model server and one item at once, instead of recorded ones."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+        self.server = Redis()
+        self.item: Item = ()
+        self.lost = False
+        """Whether sessions have lost their server process."""
+
+    def ask(self, call: Call) -> Reply:
+        """The answer of the model."""
+        match call:
+            case Call("dynamodb", ("update", condition, update), values):
+                self.item, reply = update_item(self.item, condition, update, dict(values))
+                return reply
+            case Call("dynamodb", _):
+                return self.item
+            case Call("session", _) if self.lost:
+                return UNREACHABLE
+        self.server, reply = execute(self.server, call.words)
+        return reply
+
+
+class RealRedis:
+    """A real server, and what may befall it."""
+
+    def __init__(self, server: LocalRedis, settings: Settings) -> None:
+        import redis
+
+        self._server = server
+        self._client = redis.Redis.from_url(server.url)
+        self.store = RedisRegistry(replace(settings, buckets=1, redis_url=server.url))
+
+    def flush(self) -> None:
+        """FLUSHALL."""
+        self._client.flushall()
+
+    def restart(self) -> None:
+        """A new process, with all that the old one had."""
+        self._server.stop()
+        self._server.start()
+
+    def close(self) -> None:
+        """Give the connections up."""
+        self._client.close()
+        self.store.close()
+
+
+class ModelRedis:
+    """A model server, and what may befall it."""
+
+    def __init__(self) -> None:
+        self._answers = LiveAnswers()
+        connections = StubConnections(self._answers)
+        self.store = RedisRegistry(SETTINGS, lookups=connections, others=connections)
+
+    def flush(self) -> None:
+        """FLUSHALL."""
+        self._answers.server = self._answers.server._replace(bucket=())
+
+    def restart(self) -> None:
+        """A new process, with all that the old one had."""
+        self._answers.lost = True
+        self._answers.server = self._answers.server._replace(knows_lookup=False, identity=1)
+
+
+Happening = Callable[["RealRedis | ModelRedis", RebuildSession], object]
+
+HAPPENINGS: dict[str, Happening] = {
+    "look up": lambda redis, _: redis.store.lookup(redis.store.primaries()[0], [CONVERSATION]),
+    "merge 4": lambda redis, _: redis.store.merge(CONVERSATION, 4),
+    "merge 2": lambda redis, _: redis.store.merge(CONVERSATION, 2),
+    "raw": lambda redis, _: redis.store.raw([CONVERSATION]),
+    "mark": lambda _, session: session.mark("token"),
+    "merge 8 in the rebuild": lambda _, session: session.merge([(CONVERSATION, 8)]),
+    "finish": lambda _, session: session.finish("token"),
+    "load": lambda _, session: session.load_lookup(),
+    "flush": lambda redis, _: redis.flush(),
+    "restart": lambda redis, _: redis.restart(),
+}
+
+STORIES = (
+    "look up, load, look up, merge 4, mark, finish, look up",
+    "mark, merge 4, merge 8 in the rebuild, merge 2, finish, load, look up, raw",
+    "mark, finish, load, look up, merge 2, look up, merge 4, look up, flush, look up, raw, merge 4, look up",
+    "mark, merge 4, flush, finish, look up, load, mark",
+    "mark, finish, finish",
+    "mark, merge 4, finish, load, look up, restart, look up, raw, load, mark",
+    "mark, merge 4, restart, merge 8 in the rebuild, finish, load, look up, raw",
+    "finish, look up",
+)
+
+
+def told(story: str, redis: RealRedis | ModelRedis) -> Iterator[tuple[str, object]]:
+    """What came of each happening: its result, or the kind of its error."""
+    [session] = redis.store.sessions()
+    for name in story.split(", "):
+        try:
+            yield name, HAPPENINGS[name](redis, session)
+        except SaltctlError as exc:
+            yield name, type(exc)
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_the_models_redis_is_like_a_real_one(story: str, redis_server: LocalRedis, settings: Settings) -> None:
+    """Every call of lookups, raises and rebuilds ends alike, also after a flush and after a restart."""
+    real = RealRedis(redis_server, settings)
+    assert list(told(story, ModelRedis())) == list(told(story, real))
+    real.close()
+
+
+def test_the_models_dynamodb_is_like_moto(backup: DynamoBackup) -> None:
+    """Raises and commits find and leave the same, in every order of two and in a longer one."""
+
+    def raised(store: DynamoBackup, conversation_id: str, n: int) -> object:
+        return store.raise_max_n(conversation_id, Raise(n, "2026-01-01T00:00:00Z", "tester", ""))
+
+    def committed(store: DynamoBackup, conversation_id: str, n: int) -> object:
+        return store.commit_write_n(conversation_id, n)
+
+    acts = list(product((raised, committed), (2, 4)))
+    longer = [(raised, 2), (committed, 4), (committed, 2), (raised, 4), (committed, 2), (committed, 4), (raised, 2)]
+    for number, story in enumerate([*product(acts, repeat=2), longer]):
+        model = ModelBackup(SETTINGS, client=StubDynamo(LiveAnswers()))
+        for act, n in story:
+            assert act(model, CONVERSATION, n) == act(backup, f"conv-{number}", n)
+            held, really = model.get(CONVERSATION), backup.get(f"conv-{number}")
+            assert (held and (held.max_n, held.write_n)) == (really and (really.max_n, really.write_n))
