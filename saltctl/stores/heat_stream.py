@@ -220,9 +220,9 @@ class HeatStream:
         """
         return int(self._ask("EVAL", script("trim"), 1, self.key, max(int(keep_from * 1000), 0)))
 
-    def forget_consumers(self, idle: float) -> list[str]:
-        """Remove consumers of the group that have nothing pending and gave no sign of life for so many seconds."""
-        names = self._ask("EVAL", script("forget"), 1, self.key, self.group, int(idle * 1000))
+    def forget_consumers(self, idle: float, name: str | None = None) -> list[str]:
+        """Remove consumers, or the named one, that hold nothing and were silent for ``idle`` seconds; their names."""
+        names = self._ask("EVAL", script("forget"), 1, self.key, self.group, int(idle * 1000), name or "")
         return [name.decode("utf-8", "backslashreplace") for name in names]
 
     # Looking, without changing anything.
