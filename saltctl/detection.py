@@ -172,9 +172,13 @@ class Detector:
         self._acknowledge(ids, source, done)
         return done
 
-    def needs_of(self, reports: Sequence[HeatReport]) -> list[Need]:
-        """What conversations need by these reports, without raising anything; for dry runs."""
-        return list(self._needs(zip(reports, self._sums.add(reports), strict=True)).values())
+    def foresee(self, entries: Sequence[Entry]) -> tuple[list[Need], Handled]:
+        """What conversations need by these entries, and what else would become of them; changes the sums alone."""
+        done = Handled()
+        reports, dead, _ = self._read(entries, done)
+        done.dead = len(dead)
+        found = [report for _, report in reports]
+        return list(self._needs(zip(found, self._sums.add(found), strict=True)).values()), done
 
     def _read(
         self, entries: Sequence[Entry], done: Handled

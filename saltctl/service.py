@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Protocol
 
-from saltctl.detection import Counters, Detector, Tell
+from saltctl.detection import Counters, Detector, Handled, Tell
 from saltctl.errors import SaltctlError, StreamLostError
 from saltctl.guard import FenceGuard
 from saltctl.settings import Settings
@@ -49,6 +51,12 @@ class ServiceStream(Protocol):
     def info(self) -> StreamInfo: ...  # noqa: D102
 
 
+class RaiseNotes(Protocol):
+    """Where the latest raise is noted for people: ``ServiceState``."""
+
+    def note_raise(self, conversation_id: str, before: int, after: int, at: str, by: str) -> None: ...  # noqa: D102
+
+
 class Service:
     """One instance. Call :meth:`run`, or :meth:`step` from a loop of your own.
 
@@ -74,6 +82,7 @@ class Service:
         tell: Tell,
         stop: threading.Event,
         guard: FenceGuard | None = None,
+        notes: RaiseNotes | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
         block: float = BLOCK_SECONDS,
@@ -86,6 +95,7 @@ class Service:
         self._tell = tell
         self._stop = stop
         self._guard = guard
+        self._notes = notes
         self._clock = clock
         self._now = now
         self._block = block
@@ -137,6 +147,7 @@ class Service:
         if done is None:
             self.back_off = 0.0
             return 0
+        self._note_raise(done)
         if done.kept:
             # Read again from the first one; nothing new is taken on while the old cannot be done.
             if done.failure is not None:
@@ -145,6 +156,16 @@ class Service:
         else:
             self.back_off = 0.0
         return done.acknowledged
+
+    def _note_raise(self, done: Handled) -> None:
+        changed = [result for result in done.raises if result.changed]
+        if self._notes is None or not changed:
+            return
+        at = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        last = changed[-1]
+        # For people only: the raise itself is done and on record.
+        with suppress(SaltctlError):
+            self._notes.note_raise(last.conversation_id, last.before, last.after, at, self._consumer)
 
     def _next(self) -> list[Entry]:
         if self._own is not None:
