@@ -176,5 +176,11 @@ COMMANDS = (
     Contract("drill", ("--list",), keys=("name", "about"), listed=True),
     Contract("completion", ("bash",), returns_data=False),
     Contract("local run", ("--", "true"), returns_data=False, slow=True),
+    Contract(
+        "local load",
+        ("--rate", "2000", "--servers", "2", "--duration", "300ms"),
+        keys=("writes", "seconds", "reports", "dropped", "written", "failed", "hottest"),
+        nested={"hottest": ("conversation_id", "rate", "max_n", "partitions")},
+    ),
     Contract("local shell", returns_data=False, slow=True),
 )
