@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from saltctl.history import Page as Page
     from saltctl.history import PutResult as PutResult
     from saltctl.history import ReadOptions as ReadOptions
+    from saltctl.meter import WriteMeter as WriteMeter
     from saltctl.registry import Lookup as Lookup
     from saltctl.registry import RaiseResult as RaiseResult
     from saltctl.registry import Registry as Registry
@@ -44,6 +45,7 @@ _HOMES = {
     "Registry": "saltctl.registry",
     "SaltctlError": "saltctl.errors",
     "Settings": "saltctl.settings",
+    "WriteMeter": "saltctl.meter",
     "load_settings": "saltctl.settings",
     "partition_key": "saltctl.salting",
     "read_set": "saltctl.salting",
@@ -63,6 +65,7 @@ __all__ = [
     "Registry",
     "SaltctlError",
     "Settings",
+    "WriteMeter",
     "__version__",
     "load_settings",
     "partition_key",

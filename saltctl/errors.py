@@ -15,7 +15,8 @@
     │   └── ConfirmationRequiredError     also: a protected context
     ├── UnavailableError             69   an outage of Redis or AWS
     │   ├── RedisUnavailableError
-    │   │   └── UnverifiedError           Redis answers, and may not hold what the backup holds
+    │   │   ├── UnverifiedError           Redis answers, and may not hold what the backup holds
+    │   │   └── StreamLostError           the heat stream or its consumer group is gone
     │   └── AwsUnavailableError
     │       ├── ThrottledError
     │       └── HistoryUnavailableError   a partition of a history cannot be read: it would be incomplete
@@ -137,6 +138,12 @@ class UnverifiedError(RedisUnavailableError):
     """Redis answers, but was not proved to hold what the backup holds since it last changed identity."""
 
     code = "redis_unverified"
+
+
+class StreamLostError(RedisUnavailableError):
+    """The heat stream or its consumer group is gone; the service and `saltctl setup` create it again."""
+
+    code = "stream_lost"
 
 
 class AwsUnavailableError(UnavailableError):

@@ -14,7 +14,8 @@ from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
 from saltctl.stores import aws
 from saltctl.stores.backup import DynamoBackup
-from saltctl.stores.heat_stream import HeatStream
+from saltctl.stores.dead_letters import DeadLetters
+from saltctl.stores.heat_stream import Entry, HeatStream
 from saltctl.stores.messages import MessagesTable
 from saltctl.stores.registry import RedisRegistry
 
@@ -98,6 +99,9 @@ def _report_heat(settings: Settings, hot: list[tuple[str, int]], chance: random.
                 "writes": chance.randint(10, 100 * n),
             }
         )
+    # One that a service could do nothing with, so that there is a dead letter to look at.
+    letter = Entry("1700000000000-0", [b"v", b"0", b"conversation_id", b"conv_hot_01"])
+    DeadLetters(settings).bury([(letter, "unknown version '0'")])
     return HEAT_REPORTS
 
 

@@ -64,6 +64,13 @@ class Settings:
     """Where a message's id is: ``sort_key``, what follows the first ``#`` of it, or ``attribute:NAME``."""
     max_n_cap: int = 256
     wps_per_salt: int = 800
+    heat_floor: int = 10
+    """Write units a second on one server below which a conversation is not reported. A fleet of a hundred
+    servers still sees a conversation at 1,000, where each of them counts 10."""
+    heat_max_age: float = 3600.0
+    """Age of a window above which it raises nothing any more: heat that is long past needs no salts."""
+    heat_retention: float = 3600.0
+    """How long reports stay on the stream after every group acknowledged them, for `saltctl stream replay`."""
     lookup_timeout: float = 0.25
     """How long a lookup waits for Redis before it asks the backup."""
     redis_timeout: float = 5.0
@@ -262,6 +269,9 @@ SPECS: tuple[SettingSpec, ...] = (
     SettingSpec("message_id_from", ("SALTCTL_MESSAGE_ID_FROM",), "sort_key", _message_id_from),
     SettingSpec("max_n_cap", ("SALTCTL_MAX_N_CAP",), 256, _whole(1, maximum=65536)),
     SettingSpec("wps_per_salt", ("SALTCTL_WPS_PER_SALT",), 800, _whole(1)),
+    SettingSpec("heat_floor", ("SALTCTL_HEAT_FLOOR",), 10, _whole(1)),
+    SettingSpec("heat_max_age", ("SALTCTL_HEAT_MAX_AGE",), 3600.0, _seconds(1, 366 * 86400)),
+    SettingSpec("heat_retention", ("SALTCTL_HEAT_RETENTION",), 3600.0, _seconds(0, 366 * 86400)),
     SettingSpec("lookup_timeout", ("SALTCTL_LOOKUP_TIMEOUT",), 0.25, _seconds(0.001, 60)),
     SettingSpec("redis_timeout", ("SALTCTL_REDIS_TIMEOUT",), 5.0, _seconds(0.001, 600)),
     SettingSpec("page_timeout", ("SALTCTL_PAGE_TIMEOUT",), 10.0, _seconds(0.01, 600)),

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -135,6 +136,26 @@ def _fail_usage(exc: Exception, *, as_json: bool) -> int:
 
 def _on_terminate(signum: int, frame: FrameType | None) -> None:
     raise Terminated(signum)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """In the block SIGTERM, SIGINT and SIGHUP set the event, so that a loop drains; a second one ends at once."""
+    stop = threading.Event()
+    before = {}
+
+    def on_signal(signum: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise Terminated(signum)
+        stop.set()
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        before[signum] = signal.signal(signum, on_signal)
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 @contextmanager

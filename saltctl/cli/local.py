@@ -9,13 +9,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saltctl.cli.boundary import Terminated
-from saltctl.cli.output import note
+from saltctl.cli.output import Column, emit, note
+from saltctl.cli.session import OutputOption, duration_option, session_of
 from saltctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +27,15 @@ group = typer.Typer(
     help="Try saltctl on your own machine: a real Valkey and moto, seeded, gone at exit.", no_args_is_help=True
 )
 TERMINATE_SECONDS = 5.0
+LOAD_COLUMNS = (
+    Column("writes", "writes", right=True),
+    Column("seconds", "seconds", right=True),
+    Column("reports", "heat reports", right=True),
+    Column("dropped", "dropped", right=True),
+    Column("written", "really written", right=True),
+    Column("failed", "failed", right=True),
+    Column("hottest", "hottest"),
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -71,6 +82,49 @@ def run(
     with _environment() as environment:
         code = _run(command, environment)
     raise typer.Exit(code)
+
+
+@group.command("load")
+def load(
+    context: typer.Context,
+    rate: Annotated[int, typer.Option("--rate", min=1, max=100_000, help="Writes a second over all servers.")] = 5000,
+    servers: Annotated[int, typer.Option("--servers", min=1, max=200, help="Servers that count them.")] = 10,
+    seconds: Annotated[float, duration_option("--duration", "How long; 30s if omitted.")] = 30.0,
+    conversations: Annotated[
+        int, typer.Option("--conversations", min=1, max=100_000, help="Conversations, Zipf-distributed.")
+    ] = 1000,
+    output: OutputOption = None,
+) -> None:
+    """Write to Zipf-distributed conversations, so that detection and raises can be watched.
+
+    Local servers only. Run the service beside it, and watch: saltctl service status. All writes are counted by
+    the servers' meters; about twenty a second are really written, to the partitions that lookups name.
+
+    \b
+    Examples:
+      saltctl local load
+      saltctl local load --rate 20000 --servers 50 --duration 2m
+    """
+    import random
+
+    from saltctl.load import LoadOptions, LoadReport, require_local, run
+    from saltctl.meter import WriteMeter
+    from saltctl.stores.messages import MessagesTable
+
+    session = session_of(context)
+    settings = session.settings
+    require_local(settings)
+    options = LoadOptions(rate, servers, seconds, conversations)
+    meters = [WriteMeter.open(settings) for _ in range(servers)]
+    report = LoadReport()
+    try:
+        for report in run(options, meters, session.registry, MessagesTable(settings), chance=random.Random()):
+            top = ", ".join(f"{row['conversation_id']} {row['rate']}/s N {row['max_n']}" for row in report.hottest[:3])
+            note(f"{report.seconds:.0f} s: {report.writes:,} writes, {report.reports:,} heat reports; {top}")
+    finally:
+        for meter in meters:
+            meter.close()
+    emit(asdict(report), output, columns=LOAD_COLUMNS)
 
 
 @contextmanager

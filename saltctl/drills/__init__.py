@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from saltctl.drills import cold_server, offline_reader, redis_restart
+from saltctl.drills import cold_server, offline_reader, redis_restart, service_crash
 from saltctl.drills.step import Step
 
 
@@ -24,5 +24,6 @@ DRILLS: dict[str, Drill] = {
         Drill("redis-restart", "Redis dies and returns with all, part or none of its data", redis_restart.run),
         Drill("offline-reader", "A conversation is salted while a reader is away", offline_reader.run),
         Drill("cold-server", "A new server without local state routes correctly at once", cold_server.run),
+        Drill("service-crash", "instances of the service are killed, and heat is caught up with", service_crash.run),
     )
 }

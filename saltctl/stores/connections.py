@@ -68,6 +68,32 @@ class Connections:
                 connection.disconnect()
             pool.release(connection)
 
+    def ask_all(self, primary: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send commands in one go and return their replies as they came, in order; never tried again.
+
+        An error reply stands in the list as an exception: what the others did is not undone by it. Raises
+        what redis-py raises where the connection fails; then any of the commands may have been carried out.
+        """
+        import redis.exceptions as driver
+
+        pool = self.client(primary).connection_pool
+        connection = pool.get_connection()
+        answered = False
+        try:
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            replies: list[Any] = []
+            for _ in commands:
+                try:
+                    replies.append(connection.read_response())
+                except driver.ResponseError as exc:
+                    replies.append(exc)
+            answered = True
+            return replies
+        finally:
+            if not answered:  # as above
+                connection.disconnect()
+            pool.release(connection)
+
     def dedicated(self, primary: str) -> DedicatedConnection:
         """A new connection of its own to one primary, without retries and without reconnecting."""
         return DedicatedConnection(self._open(0).connection_pool, primary)

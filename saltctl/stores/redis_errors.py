@@ -10,6 +10,7 @@ from saltctl.errors import (
     RebuildBrokenError,
     RedisUnavailableError,
     SaltctlError,
+    StreamLostError,
     UnverifiedError,
 )
 
@@ -71,6 +72,8 @@ def translate(exc: Exception, where: str) -> SaltctlError:
             f"Redis at {where} changed while it was being rebuilt: {text.split(' ', 1)[-1]}",
             hint="nothing was verified and nothing is lost; run it again: saltctl rebuild",
         )
+    if word in ("NOGROUP", "UNBLOCKED"):
+        return StreamLostError(f"Redis at {where} has no heat stream, or no consumer group on it", hint="saltctl setup")
     if word in _OUTAGES:
         return RedisUnavailableError(f"Redis at {where} refuses: {_OUTAGES[word]} ({word})", hint=_outage_hint(word))
     if isinstance(exc, driver.TimeoutError):

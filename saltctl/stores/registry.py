@@ -158,10 +158,10 @@ class RedisRegistry:
             )
         return bool(raised)
 
-    def verified(self) -> dict[str, bool]:
-        """For each primary, whether a lookup in every one of its buckets is answered."""
+    def verified(self, buckets: range | None = None) -> dict[str, bool]:
+        """For each primary, whether a lookup in every one of its buckets, or of these buckets, is answered."""
         state = {}
-        for primary, keys in self._keys_by_primary().items():
+        for primary, keys in self._keys_by_primary(buckets).items():
             client = self._others.client(primary)
             try:
                 with redis_errors(primary):
@@ -209,9 +209,9 @@ class RedisRegistry:
             for primary, keys in by_primary.items()
         ]
 
-    def _keys_by_primary(self) -> dict[str, list[str]]:
+    def _keys_by_primary(self, buckets: range | None = None) -> dict[str, list[str]]:
         groups: dict[str, list[str]] = {primary: [] for primary in self._others.primaries()}
-        for bucket in range(self._buckets):
+        for bucket in range(self._buckets) if buckets is None else buckets:
             key = f"{self._stem}{bucket}"
             groups[self._others.primary_of(key)].append(key)
         return groups

@@ -72,6 +72,10 @@ AUDIT_KEYS = (
 )
 DISCOVERED_KEYS = ("conversation_id", "needed_n", "backup_n", "state")
 
+GROUP_KEYS = ("name", "lag", "pending", "oldest_pending_s", "last_delivered_id", "trimmed_unread", "consumers")
+PEEK_KEYS = ("id", "at", "conversation_id", "server", "window", "writes", "valid")
+REPLAY_KEYS = ("read", "claimed", "raised", "unchanged", "stale", "dead", "drained", "raises", "dry_run")
+
 COMMANDS = (
     Contract("setup", keys=("actions",), nested={"actions": ("resource", "action", "detail")}),
     Contract("setup", ("--dry-run",), keys=("actions",), nested={"actions": ("resource", "action", "detail")}),
@@ -137,6 +141,27 @@ COMMANDS = (
         keys=AUDIT_KEYS,
         nested={"partitions": ("partition_key", "messages")},
     ),
+    Contract(
+        "stream status",
+        ("--window", "50ms"),
+        keys=("stream", "length", "first_id", "last_id", "dead", "groups", "verdict"),
+        nested={"groups": GROUP_KEYS},
+        code=3,
+    ),
+    Contract("stream peek", ("--count", "3"), keys=PEEK_KEYS, listed=True),
+    Contract("stream replay", ("--dry-run",), keys=REPLAY_KEYS, nested={"raises": ()}),
+    Contract("stream replay", ("--from", "1h", "--max-age", "1h"), keys=REPLAY_KEYS),
+    Contract("stream dead list", keys=("id", "original_id", "reason", "fields"), listed=True),
+    Contract("stream dead requeue", ("--all", "--dry-run"), keys=("id", "new_id", "action"), listed=True),
+    Contract("stream dead drop", ("--all", "--dry-run"), keys=("id", "new_id", "action"), listed=True),
+    Contract(
+        "service status",
+        ("--window", "50ms"),
+        keys=("verdict", "alive", "lag", "pending", "verified", "last_raise", "instances"),
+        code=3,
+    ),
+    Contract("service emit", ("acl",), returns_data=False),
+    Contract("service run", returns_data=False, slow=True),
     Contract("rebuild", keys=REBUILD_KEYS),
     Contract("rebuild", ("--dry-run",), keys=REBUILD_KEYS),
     Contract("config show", keys=("name", "value", "origin"), listed=True),
@@ -151,5 +176,11 @@ COMMANDS = (
     Contract("drill", ("--list",), keys=("name", "about"), listed=True),
     Contract("completion", ("bash",), returns_data=False),
     Contract("local run", ("--", "true"), returns_data=False, slow=True),
+    Contract(
+        "local load",
+        ("--rate", "2000", "--servers", "2", "--duration", "300ms"),
+        keys=("writes", "seconds", "reports", "dropped", "written", "failed", "hottest"),
+        nested={"hottest": ("conversation_id", "rate", "max_n", "partitions")},
+    ),
     Contract("local shell", returns_data=False, slow=True),
 )

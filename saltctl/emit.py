@@ -1,0 +1,155 @@
+"""Files for those who deploy saltctl, written from the settings in force: systemd, alert rules, IAM, Redis ACL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from saltctl.settings import Settings, mask_url
+
+METRICS_PORT = 9109
+# No client|setinfo: Redis 7.0 does not know it and would refuse the file; redis-py goes on without it.
+_CONNECTION = "+ping +info +hello +client|setname +select"
+_STREAM = (
+    "+xadd +xack +xlen +xrange +xrevrange +xreadgroup +xautoclaim +xpending +xtrim +xdel "
+    "+xinfo|stream +xinfo|groups +xinfo|consumers +xgroup|create +xgroup|createconsumer +xgroup|delconsumer"
+)
+_REGISTRY = "+evalsha +eval +script|load +hget +hmget +hgetall +hset +hdel +exists +expire"
+
+
+def systemd(settings: Settings) -> str:
+    """A unit for one instance; start several as saltctl-service@1, saltctl-service@2 and so on."""
+    lines = [f"Environment={name}={_quoted(value)}" for name, value in _environment(settings)]
+    return f"""# /etc/systemd/system/saltctl-service@.service
+[Unit]
+Description=saltctl hot partition service (instance %i)
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+{chr(10).join(lines)}
+# Secrets, such as SALTCTL_REDIS_URL with its password: mode 0600
+EnvironmentFile=-/etc/saltctl/service.env
+ExecStart=/usr/bin/env saltctl service run --consumer %H-%i --health-file %t/saltctl-%i/health
+RuntimeDirectory=saltctl-%i
+Restart=always
+RestartSec=2
+TimeoutStopSec=30
+DynamicUser=yes
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def _environment(settings: Settings) -> list[tuple[str, str]]:
+    url = settings.redis_url or ""
+    shown = [] if not url or mask_url(url) != url else [("SALTCTL_REDIS_URL", url)]
+    values = (
+        ("SALTCTL_BACKUP_TABLE", settings.backup_table),
+        ("SALTCTL_KEY_PREFIX", settings.key_prefix),
+        ("SALTCTL_BUCKETS", settings.buckets),
+        ("SALTCTL_MAX_N_CAP", settings.max_n_cap),
+        ("SALTCTL_WPS_PER_SALT", settings.wps_per_salt),
+        ("SALTCTL_HEAT_MAX_AGE", settings.heat_max_age),
+        ("SALTCTL_HEAT_RETENTION", settings.heat_retention),
+        ("AWS_REGION", settings.aws_region),
+    )
+    return shown + [(name, str(value)) for name, value in values if value is not None]
+
+
+def _quoted(value: str) -> str:
+    # systemd expands % in every value.
+    return value.replace("%", "%%")
+
+
+def alerts(settings: Settings) -> str:
+    """Prometheus alerting rules over the metrics of ``service run --metrics-port``."""
+    rules = (
+        ("SaltctlServiceDown", "sum(up{job=~'saltctl.*'}) == 0 or absent(up{job=~'saltctl.*'})", "1m", "critical",
+         "No hot partition service runs: new hot conversations are not detected", "saltctl service status"),
+        ("SaltctlRedisUnverified", "min(saltctl_registry_verified) == 0", "1m", "critical",
+         "The registry in Redis is not verified: every lookup asks the backup", "saltctl rebuild"),
+        ("SaltctlStreamLagging", "max(saltctl_stream_lag) > 10000 and deriv(saltctl_stream_lag[5m]) >= 0", "5m",
+         "warning", "The heat stream grows faster than it is read", "saltctl stream status"),
+        ("SaltctlStreamStalled", "max(saltctl_stream_lag) > 0 and sum(rate(saltctl_reports_total[2m])) == 0", "2m",
+         "critical", "Heat reports wait and none is handled", "saltctl stream status"),
+        ("SaltctlBackingOff", "max(saltctl_back_off_seconds) > 0", "2m", "warning",
+         "The service backs off: DynamoDB or Redis fails", "saltctl service status"),
+        ("SaltctlEntriesLost", "increase(saltctl_lost_total[10m]) > 0", "0m", "critical",
+         "Entries of the heat stream were trimmed before they were handled", "saltctl stream status"),
+        ("SaltctlClamped", "increase(saltctl_clamped_total[10m]) > 0", "0m", "warning",
+         f"A conversation needs more than the cap of {settings.max_n_cap} salts", "saltctl registry list --sort n"),
+        ("SaltctlDeadLetters", "increase(saltctl_dead_letters_total[10m]) > 0", "0m", "warning",
+         "Entries of the heat stream are no reports", "saltctl stream dead list"),
+    )  # fmt: skip
+    text = "groups:\n  - name: saltctl\n    rules:\n"
+    for name, expression, lasting, severity, summary, command in rules:
+        text += (
+            f"      - alert: {name}\n        expr: {json.dumps(expression)}\n        for: {lasting}\n"
+            f"        labels:\n          severity: {severity}\n"
+            f"        annotations:\n          summary: {json.dumps(summary)}\n"
+            f"          command: {json.dumps(command)}\n"
+        )
+    return text
+
+
+def iam(settings: Settings) -> str:
+    """IAM policies for application servers and for the service, as one JSON document with a policy for each.
+
+    Neither may PutItem, DeleteItem or BatchWriteItem on the backup table: those could lower max_n.
+    """
+    region = settings.aws_region or "*"
+    backup = f"arn:aws:dynamodb:{region}:*:table/{settings.backup_table}"
+    messages = f"arn:aws:dynamodb:{region}:*:table/{settings.messages_table}"
+    return (
+        json.dumps(
+            {
+                "saltctl-app": _policy(
+                    (["dynamodb:GetItem", "dynamodb:BatchGetItem"], backup),
+                    (["dynamodb:DescribeTable", "dynamodb:Query", "dynamodb:GetItem", "dynamodb:PutItem"], messages),
+                ),
+                "saltctl-service": _policy(
+                    (
+                        [
+                            "dynamodb:DescribeTable",
+                            "dynamodb:GetItem",
+                            "dynamodb:BatchGetItem",
+                            "dynamodb:UpdateItem",
+                            "dynamodb:Scan",
+                        ],
+                        backup,
+                    )
+                ),
+            },
+            indent=2,
+        )
+        + "\n"
+    )
+
+
+def _policy(*grants: tuple[list[str], str]) -> dict[str, object]:
+    statements = [{"Effect": "Allow", "Action": actions, "Resource": resource} for actions, resource in grants]
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def acl(settings: Settings) -> str:
+    """Redis ACL users, as lines for an ACL file, with a place for each password.
+
+    Application servers cannot load scripts, so that none of them can verify a server by mistake, and can add
+    to the heat stream alone. The service also rebuilds, and is what people use saltctl with.
+    """
+    prefix = settings.key_prefix
+    start = "on resetpass resetkeys resetchannels -@all"
+    own = " ".join(f"~{prefix}:{key}" for key in ("r:*", "heat", "dead", "sum:*", "service"))
+    return (
+        f"user saltctl-app {start} >CHANGE-ME-1 {_CONNECTION} +evalsha +hmget ~{prefix}:r:* (+xadd ~{prefix}:heat)\n"
+        f"user saltctl-service {start} >CHANGE-ME-2 {_CONNECTION} {_REGISTRY} {_STREAM} {own}\n"
+    )
+
+
+KINDS: dict[str, Callable[[Settings], str]] = {"systemd": systemd, "alerts": alerts, "iam": iam, "acl": acl}

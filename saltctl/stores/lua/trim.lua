@@ -1,0 +1,36 @@
+#!lua
+-- Trim the stream below what every group has read and acknowledged, and below a point in time.
+--   KEYS  the stream    ARGV  milliseconds since the epoch: younger entries stay
+--   returns how many entries were removed
+-- In one script, so that no group can be created or read an entry between looking and trimming.
+local function before(a, b)
+  local a_ms, a_seq = string.match(a, '(%d+)-(%d+)')
+  local b_ms, b_seq = string.match(b, '(%d+)-(%d+)')
+  if a_ms ~= b_ms then
+    return tonumber(a_ms) < tonumber(b_ms)
+  end
+  return tonumber(a_seq) < tonumber(b_seq)
+end
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return 0
+end
+local groups = redis.call('XINFO', 'GROUPS', KEYS[1])
+if #groups == 0 then
+  return 0  -- nobody has read anything
+end
+local bound = ARGV[1] .. '-0'
+for _, flat in ipairs(groups) do
+  local group = {}
+  for i = 1, #flat, 2 do group[flat[i]] = flat[i + 1] end
+  local unread = group['last-delivered-id']
+  if before(unread, bound) then
+    bound = unread
+  end
+  if group['pending'] > 0 then
+    local oldest = redis.call('XPENDING', KEYS[1], group['name'])[2]
+    if before(oldest, bound) then
+      bound = oldest
+    end
+  end
+end
+return redis.call('XTRIM', KEYS[1], 'MINID', bound)
