@@ -56,6 +56,9 @@ def run(
     ] = None,
     metrics_port: Annotated[int | None, typer.Option(metavar="PORT", help="Serve Prometheus metrics there.")] = None,
     metrics_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Where metrics are served.")] = "127.0.0.1",
+    claim_after: Annotated[
+        float, duration_option("--claim-after", "Take over entries that others have held so long; 30s if omitted.")
+    ] = 30.0,
     health_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Touched by the loop itself, at least every few seconds.")
     ] = None,
@@ -74,7 +77,7 @@ def run(
     session.settings.require_redis_url()
     name = consumer or f"{socket.gethostname()}-{os.getpid()}"
     with stop_on_signals() as stop:
-        service, guard, stream = _build(session, name, stop)
+        service, guard, stream = _build(session, name, stop, claim_after)
         end = None
         if metrics_port is not None:
             from saltctl.cli.metrics import serve
@@ -88,7 +91,9 @@ def run(
                 end()
 
 
-def _build(session: Session, consumer: str, stop: threading.Event) -> tuple[Service, FenceGuard, Any]:
+def _build(
+    session: Session, consumer: str, stop: threading.Event, claim_idle: float
+) -> tuple[Service, FenceGuard, Any]:
     from saltctl.detection import Counters, Detector
     from saltctl.guard import FenceGuard
     from saltctl.rebuild import Rebuild, RebuildOptions
@@ -121,7 +126,15 @@ def _build(session: Session, consumer: str, stop: threading.Event) -> tuple[Serv
     guard = FenceGuard(store, settings.buckets, new_rebuild, tell=log, counters=counters, stop=stop)
     notes = ServiceState(settings)
     service = Service(
-        stream, detector, consumer=consumer, settings=settings, tell=log, stop=stop, guard=guard, notes=notes
+        stream,
+        detector,
+        consumer=consumer,
+        settings=settings,
+        tell=log,
+        stop=stop,
+        guard=guard,
+        notes=notes,
+        claim_idle=claim_idle,
     )
     return service, guard, stream
 

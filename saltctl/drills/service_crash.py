@@ -40,7 +40,7 @@ class Fleet:
         """Start instances under names of their own."""
         for _ in range(count):
             name = f"drill-{len(self._running) + 1}"
-            command = [sys.executable, "-m", "saltctl", "service", "run", "--consumer", name]
+            command = [sys.executable, "-m", "saltctl", "service", "run", "--consumer", name, "--claim-after", "5s"]
             log = (self._environment.directory / f"{name}.log").open("wb")
             with log:
                 self._running.append(

@@ -8,6 +8,7 @@ from saltctl.drills import service_crash
 from saltctl.salting import needed_n
 
 
+@pytest.mark.timeout(400)
 def test_the_drill_passes() -> None:
     """Killed alone and all together, the service loses no raise and does none twice, and replay does the same."""
     steps = list(service_crash.run())
@@ -16,6 +17,7 @@ def test_the_drill_passes() -> None:
     assert any("stream replay" in step.what for step in steps)
 
 
+@pytest.mark.timeout(400)
 def test_the_drill_fails_where_the_service_decides_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where conversations need more than they get, the drill says so: a drill that cannot fail shows nothing."""
     monkeypatch.setattr(service_crash, "WAIT", 8.0)

@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.benchmarks import history, lookup, memory, rebuild, startup
+from tests.benchmarks import detection, history, lookup, memory, rebuild, startup
 from tests.benchmarks.report import Outcome
 
 BENCHMARKS: dict[str, Callable[..., Outcome]] = {
+    "detection": detection.run,
     "history": history.run,
     "lookup": lookup.run,
     "memory": memory.run,

@@ -9,7 +9,7 @@ import pytest
 from saltctl.local import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.registry import RedisRegistry
-from tests.benchmarks import contenders, history, lookup, memory, rebuild, startup
+from tests.benchmarks import contenders, detection, history, lookup, memory, rebuild, startup
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.backup_pages import PagesServer, Table, make_pages
 from tests.benchmarks.entries import conversation_id, differences, entries
@@ -156,6 +156,16 @@ def test_commands_start_and_print_what_they_should() -> None:
     assert outcome.printed["source"] == "redis"
     text = printed(outcome)
     for row in (startup.VERSION, startup.GET, startup.TYPER, startup.REDIS, "<= 1.5 ", "<= 1.3 "):
+        assert row in text
+
+
+def test_detection_does_what_it_is_timed_for() -> None:
+    """Every report was handled once by whichever instance, memory was measured, and a hot conversation was salted."""
+    outcome = detection.run(quick=True)
+    assert list(outcome.rates) == [1, 2]
+    assert all(peak > 0 for peak in outcome.peaks.values())
+    text = printed(outcome)
+    for row in (detection.INCREMENT, detection.RECORD, "<= 5", ">= 50,000", "2 instances", "slowest"):
         assert row in text
 
 

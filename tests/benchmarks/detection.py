@@ -1,0 +1,199 @@
+"""Detection: what counting a write costs, the meter's memory, reports a second, and time until a salted write."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from saltctl.detection import Counters, Detector
+from saltctl.heat import HeatReport
+from saltctl.local import LocalEnvironment
+from saltctl.meter import WriteMeter
+from saltctl.registry import RaiseResult, Registry
+from saltctl.service import Service
+from saltctl.settings import Settings
+from saltctl.stores.dead_letters import DeadLetters
+from saltctl.stores.heat_stream import HeatStream
+from saltctl.stores.heat_sums import HeatSums
+from tests.benchmarks.measure import interleave, median_ratio
+from tests.benchmarks.report import Table, WrongResultError, at_least, at_most, times
+from tests.benchmarks.servers import redis_server
+
+RECORD_GOAL = 5.0
+REPORTS_GOAL = 50_000.0
+INCREMENT, RECORD = "dict increment", "WriteMeter.record"
+CALLS = 20_000
+INSTANCES = (1, 2, 4)
+
+
+class _NoSink:
+    """Where reports end that nobody is to pay for."""
+
+    def append_reports(self, reports: Sequence[HeatReport]) -> None:
+        """Forget them."""
+
+
+class _NeverRaises:
+    """A registry that must not be asked: nothing in this load is hot."""
+
+    def raise_to(self, conversation_id: str, n: int, *, reason: str = "", actor: str | None = None) -> RaiseResult:
+        """Never."""
+        raise WrongResultError("a raise came of reports that are not hot")
+
+
+@dataclass
+class Result:
+    """Seconds a call by contender; peak bytes by conversations; reports a second by instances; seconds to salted."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    peaks: dict[int, int] = field(default_factory=dict)
+    rates: dict[int, float] = field(default_factory=dict)
+    to_salted: list[float] = field(default_factory=list)
+    reports: int = 0
+
+    def tables(self) -> list[Table]:
+        """One for each question."""
+        ratio = median_ratio(self.seconds[RECORD], self.seconds[INCREMENT])
+        cost = [
+            (name, f"{median(figures) * 1e9:.0f}", f"{median_ratio(figures, self.seconds[INCREMENT]):.2f}")
+            for name, figures in self.seconds.items()
+        ]
+        cost[-1] = (*cost[-1][:2], f"{cost[-1][2]}  {at_most(ratio, RECORD_GOAL)}")
+        memory = [(f"{count:,} in one second", f"{peak / 2**20:.1f}") for count, peak in self.peaks.items()]
+        rates = [
+            (times(count, "instance"), f"{rate:,.0f}", at_least(rate / count, REPORTS_GOAL) if count == 1 else "")
+            for count, rate in self.rates.items()
+        ]
+        waits = [("median", f"{median(self.to_salted):.2f}"), ("slowest", f"{max(self.to_salted):.2f}")]
+        rounds = times(len(self.seconds[RECORD]), "round")
+        return [
+            Table("counting one write", ("", "ns", "ratio"), cost, [f"{rounds} of {CALLS:,} calls"]),
+            Table("memory of the meter", ("conversations", "peak MiB"), memory),
+            Table("heat reports handled", ("", "reports/s", "each"), rates, [f"{self.reports:,} reports, two cores"]),
+            Table(
+                "first hot write to the first salted one", ("", "seconds"), waits,
+                ["a window lasts one second, and ends before it is reported"],
+            ),
+        ]  # fmt: skip
+
+
+def run(*, quick: bool = False) -> Result:
+    """Measure all four."""
+    result = Result()
+    result.seconds = interleave({INCREMENT: _increment, RECORD: _recording()}, 3 if quick else 41)
+    for count in (20_000, 40_000) if quick else (100_000, 1_000_000):
+        result.peaks[count] = _peak(count)
+    result.reports = 5_000 if quick else 200_000
+    for instances in INSTANCES[:2] if quick else INSTANCES:
+        result.rates[instances] = _rate(instances, result.reports)
+    result.to_salted = _to_salted(1 if quick else 5)
+    return result
+
+
+def _increment() -> float:
+    counts: dict[str, int] = {}
+    started = time.perf_counter()
+    for _ in range(CALLS):
+        counts["conv_abc123"] = counts.get("conv_abc123", 0) + 1
+    return (time.perf_counter() - started) / CALLS
+
+
+def _recording() -> Callable[[], float]:
+    meter = WriteMeter(_NoSink(), thread=False)
+
+    def record() -> float:
+        call = meter.record
+        started = time.perf_counter()
+        for _ in range(CALLS):
+            call("conv_abc123")
+        return (time.perf_counter() - started) / CALLS
+
+    return record
+
+
+def _peak(conversations: int) -> int:
+    """Peak of what the meter allocates for so many different conversations in one window; ids are not kept by us."""
+    meter = WriteMeter(_NoSink(), thread=False, clock=lambda: 1_800_000_000.5)
+    tracemalloc.start()
+    for number in range(conversations):
+        meter.record(f"conv_{number:08d}")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def _rate(instances: int, reports: int) -> float:
+    with redis_server() as server:
+        # Filling is not what is measured: it may take its time.
+        settings = Settings(redis_url=server.url, lookup_timeout=30.0)
+        stream = HeatStream(settings)
+        stream.create_group()
+        window = int(time.time())
+        stream.append_reports(
+            [HeatReport(f"conv_{i % 2000}", f"app-{i // 2000 % 20}", window + i // 40_000, 30) for i in range(reports)]
+        )
+        context = multiprocessing.get_context("spawn")
+        ready, handled = context.Barrier(instances + 1), context.Queue()
+        workers = [context.Process(target=_drain, args=(server.url, f"c{n}", ready, handled)) for n in range(instances)]
+        for worker in workers:
+            worker.start()
+        ready.wait()
+        done = [handled.get(timeout=300) for _ in workers]
+        seconds: float = max(took for _, took in done)
+        for worker in workers:
+            worker.join()
+        group = stream.info().group(stream.group)
+        if sum(count for count, _ in done) != reports or group is None or group.pending or group.lag:
+            raise WrongResultError("not every report was handled once and acknowledged")
+        return reports / seconds
+
+
+def _drain(url: str, consumer: str, ready: Any, handled: Any) -> None:
+    settings = Settings(redis_url=url)
+    stream = HeatStream(settings)
+    detector = Detector(HeatSums(settings), _NeverRaises(), DeadLetters(settings), settings)
+    stream.sign_in(consumer)
+    ready.wait()
+    started = time.perf_counter()
+    count = 0
+    while entries := stream.read_new(consumer, 1000):
+        count += detector.handle(entries, stream).acknowledged
+    handled.put((count, time.perf_counter() - started))
+
+
+def _to_salted(rounds: int) -> list[float]:
+    """From the first write of a hot conversation until a lookup tells writers to spread it."""
+    with LocalEnvironment() as environment:
+        environment.rebuild()
+        settings = environment.settings
+        stop = threading.Event()
+        with Registry.open(settings) as registry, WriteMeter.open(settings) as meter:
+            counters = Counters()
+            detector = Detector(HeatSums(settings), registry, DeadLetters(settings), settings, counters=counters)
+            service = Service(
+                HeatStream(settings), detector, consumer="c", settings=settings, tell=lambda *_, **__: None, stop=stop
+            )
+            loop = threading.Thread(target=service.run)
+            loop.start()
+            try:
+                return [_wait_for_salts(registry, meter, f"conv_bench_{number}") for number in range(rounds)]
+            finally:
+                stop.set()
+                loop.join()
+
+
+def _wait_for_salts(registry: Registry, meter: WriteMeter, conversation_id: str) -> float:
+    started = time.perf_counter()
+    while time.perf_counter() - started < 60:
+        for _ in range(30):
+            meter.record(conversation_id)
+        if registry.lookup(conversation_id).write_n > 1:
+            return time.perf_counter() - started
+        time.sleep(0.01)
+    raise WrongResultError("a hot conversation was never raised")
