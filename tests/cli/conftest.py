@@ -78,12 +78,30 @@ def configured(settings: Settings, backup: DynamoBackup, monkeypatch: pytest.Mon
 @pytest.fixture(scope="session")
 def seeded_environment() -> Iterator[LocalEnvironment]:
     """One seeded local environment for all tests that only look, or change what nobody else looks at."""
+    yield from _seeded()
+
+
+@pytest.fixture(scope="session")
+def scratch_environment() -> Iterator[LocalEnvironment]:
+    """Another one, for examples of help texts, which change whatever they are examples of changing."""
+    yield from _seeded()
+
+
+def _seeded() -> Iterator[LocalEnvironment]:
     before = dict(os.environ)
     with LocalEnvironment() as environment:
         environment.seed()
         os.environ.clear()
         os.environ.update(before)
         yield environment
+
+
+@pytest.fixture
+def scratch(scratch_environment: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> LocalEnvironment:
+    """The environment for examples, in the environment variables of this test."""
+    for name, value in scratch_environment.variables().items():
+        monkeypatch.setenv(name, value)
+    return scratch_environment
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ FINDS_SOMETHING = ("saltctl stream status", "saltctl service status")
 
 
 @pytest.mark.parametrize("example", RUNNABLE)
-def test_examples_work_when_pasted(example: str, saltctl: Runner, seeded: LocalEnvironment) -> None:
+def test_examples_work_when_pasted(example: str, saltctl: Runner, scratch: LocalEnvironment) -> None:
     """Every example in a help text runs as it stands in the local environment."""
     outcome = saltctl(*shlex.split(example)[1:])
     assert outcome.code == (3 if example.startswith(FINDS_SOMETHING) else 0), outcome.err
