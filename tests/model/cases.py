@@ -4,8 +4,8 @@ A mutation is a subclass of a real class that does one thing otherwise, a change
 lacks what the protocol builds on. A mutation that no longer applies, since the code that it changes has changed,
 is an error.
 
-Where a case says nothing else: raises to 2 and to 4, one rebuild, one writer, each again and again; one Redis that may be
-killed with and without its AOF, flushed and given another replication id.
+Where a case says nothing else: raises to 2 and to 4, one rebuild, one writer, each again and again; one Redis that may
+be killed with and without its AOF, flushed, and given another replication id.
 """
 
 from __future__ import annotations
@@ -133,6 +133,14 @@ class Lowers(ModelBackup):
         """Without its condition."""
         values = {":n": {"N": str(entry.n)}}
         self._update(conversation_id, "SET max_n = :n", "attribute_not_exists(nothing)", values)
+        return RaiseOutcome(1, True)
+
+
+class Forgets(ModelBackup):
+    """A raise whose first step is not done."""
+
+    def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
+        """Nothing."""
         return RaiseOutcome(1, True)
 
 
@@ -291,6 +299,7 @@ MUTATIONS = (
     ),
     Case("rebuild commits before it merges", Code(backup=CommitsFirst), raises=(2,), expect=Broken.REDIS_MESSAGE),
     Case("raise goes on without Redis", Code(store=IgnoresRedis), raises=(2,), expect=Broken.REDIS_RAISE),
+    Case("raise without the backup", Code(backup=Forgets), raises=(2,), expect=Broken.BACKUP_RAISE),
     Case("raise without its condition", Code(backup=Lowers), failures=1, expect=Broken.LOWERED),
     Case("fence and entry in two commands", Code(store=FenceAsideEntry), raises=(2,), expect=Broken.LOOKUP),
     Case(

@@ -2,7 +2,8 @@
 
 A step is one call of one process, applied atomically; the death of a process between two of its calls; an
 acknowledged message; or something that befalls Redis. A process that ended, well or badly, or died, may begin anew:
-raises are redelivered, rebuilds repeated, lookups made, for ever. Failures of Redis are bounded for each path.
+raises are redelivered, rebuilds repeated, lookups made, for ever. How much may befall Redis on one path is bounded in
+some cases.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ T = TypeVar("T", bound=Hashable)
 
 
 class Numbers(Generic[T]):
-    """Numbers for values, so that states are short tuples of numbers."""
+    """Numbers for values, so that a state is a number itself."""
 
     def __init__(self) -> None:
         self._numbers: dict[T, int] = {}
