@@ -179,7 +179,7 @@ class Roles:
     def __init__(self, settings: Settings, server: LocalRedis) -> None:
         import redis
 
-        self.admin = redis.Redis.from_url(server.url)
+        self.admin: Any = redis.Redis.from_url(server.url)
         for line in acl(settings).splitlines():
             _, name, *rules = line.replace("CHANGE-ME-1", "app").replace("CHANGE-ME-2", "service").split()
             self.admin.execute_command("ACL", "SETUSER", name, *_joined(rules))
