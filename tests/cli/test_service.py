@@ -182,7 +182,7 @@ class Roles:
         self.admin: Any = redis.Redis.from_url(server.url)
         for line in acl(settings).splitlines():
             _, name, *rules = line.replace("CHANGE-ME-1", "app").replace("CHANGE-ME-2", "service").split()
-            self.admin.execute_command("ACL", "SETUSER", name, *_joined(rules))
+            self.admin.execute_command("ACL", "SETUSER", name, *_joined(rules))  # type: ignore[no-untyped-call]  # redis-py does not annotate it
         self.url = f"redis://saltctl-{{0}}:{{0}}@127.0.0.1:{server.port}/0"
         self.settings = settings
 
