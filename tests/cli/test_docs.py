@@ -111,7 +111,8 @@ def _shape(text: str) -> list[str]:
     text = re.sub(r"\d+[smh] ago", "0s ago", text)
     text = re.sub(r"\d\d:\d\d:\d\d\.\d{3}|\d{4}-\d\d-\d\d", "then", text)
     text = re.sub(r"--before \S+", "--before CURSOR", text)
-    text = re.sub(r"\d+ ms|[\d.]+ s$", "0 ms", text, flags=re.MULTILINE)
+    text = re.sub("─+", "─", text)  # as wide as the widest time
+    text = re.sub(r"[\d,]+ ms|[\d.]+ s$", "0 ms", text, flags=re.MULTILINE)
     text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:0", text)
     text = re.sub(r"(?m)^(seconds|entries/s)\s+[\d.,]+\s*$", r"\1 0", text)
     # A day's heading is between any two messages, as the time of day has it.
