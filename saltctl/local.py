@@ -395,6 +395,7 @@ class LocalEnvironment:
         from saltctl.rebuild import Rebuild, RebuildOptions
         from saltctl.stores.backup import DynamoBackup
         from saltctl.stores.registry import RedisRegistry, new_token
+        from saltctl.stores.service_state import ServiceState
 
         settings = self.settings
         backup = DynamoBackup(settings)
@@ -406,6 +407,7 @@ class LocalEnvironment:
             layout=settings.layout,
             key_prefix=settings.key_prefix,
             token=new_token(),
+            notes=ServiceState(settings),
         )
         for _ in job.run():
             pass

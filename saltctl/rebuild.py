@@ -108,6 +108,14 @@ class RebuildOptions:
             raise UsageError(f"segments must be from 1 to 1,000,000, not {self.segments}", hint="--segments 4")
 
 
+class VerificationNotes(Protocol):
+    """Where it is noted for people when Redis was verified: ``ServiceState``."""
+
+    def note_verified(self, replication_ids: Sequence[str], at: float) -> None:
+        """Remember that the primaries of these replication ids were verified, in seconds since the epoch."""
+        ...
+
+
 class RebuildableStore(RegistryStore, Protocol):
     """What a rebuild asks of the registry store beyond what lookups and raises need."""
 
@@ -143,6 +151,7 @@ class Rebuild:
         lease: keeps two rebuilds from doing the same work at once.
         layout, key_prefix: what the backup table must be bound to.
         token: unique to this run.
+        notes: hears when Redis was verified; for people only.
         clock: monotonic seconds.
         now: seconds since the epoch, for the lease.
         sleep: waits, for --wait-redis and --lock-wait.
@@ -158,6 +167,7 @@ class Rebuild:
         layout: str,
         key_prefix: str,
         token: str,
+        notes: VerificationNotes | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
@@ -168,6 +178,7 @@ class Rebuild:
         self._options = options
         self._layout = (layout, key_prefix)
         self._token = token
+        self._notes = notes
         self._clock = clock
         self._now = now
         self._sleep = sleep
@@ -215,6 +226,7 @@ class Rebuild:
             # Last of all, on the same connections: the process that was filled is the one that is verified.
             for session in sessions.values():
                 session.load_lookup()
+            self._note([session.replication_id for session in sessions.values()])
         finally:
             for session in sessions.values():
                 session.close()
@@ -223,6 +235,12 @@ class Rebuild:
             committed += self._backup.commit_write_n(conversation_id, n)
             self._beat(run, "completing raises")
         yield self._report(run, len(sessions), verified=True, committed=committed)
+
+    def _note(self, replication_ids: Sequence[str]) -> None:
+        if self._notes is not None:
+            # For people only: Redis is verified, whether or not this can be written down.
+            with suppress(SaltctlError):
+                self._notes.note_verified(replication_ids, self._now())
 
     def _merge_all(self, run: _Run, sessions: Mapping[str, RebuildSession]) -> Iterator[Event]:
         for page in self._pages(run):

@@ -33,6 +33,8 @@ FORGET_SECONDS = 3600.0
 BACK_OFF_FIRST = 0.1
 BACK_OFF_MOST = 5.0
 DRAIN_SECONDS = 10.0
+NOTED_RAISES = 8
+"""Raises of one round that are noted for people: as many as are shown."""
 
 
 class ServiceStream(Protocol):
@@ -52,7 +54,7 @@ class ServiceStream(Protocol):
 
 
 class RaiseNotes(Protocol):
-    """Where the latest raise is noted for people: ``ServiceState``."""
+    """Where the latest raises are noted for people: ``ServiceState``."""
 
     def note_raise(self, conversation_id: str, before: int, after: int, at: str, by: str) -> None: ...  # noqa: D102
 
@@ -162,10 +164,10 @@ class Service:
         if self._notes is None or not changed:
             return
         at = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        last = changed[-1]
-        # For people only: the raise itself is done and on record.
+        # For people only: the raises themselves are done and on record.
         with suppress(SaltctlError):
-            self._notes.note_raise(last.conversation_id, last.before, last.after, at, self._consumer)
+            for result in changed[-NOTED_RAISES:]:
+                self._notes.note_raise(result.conversation_id, result.before, result.after, at, self._consumer)
 
     def _next(self) -> list[Entry]:
         if self._own is not None:

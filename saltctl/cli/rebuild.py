@@ -64,6 +64,7 @@ def rebuild(
     """
     from saltctl.rebuild import Rebuild, RebuildOptions
     from saltctl.stores.registry import new_token
+    from saltctl.stores.service_state import ServiceState
 
     session = session_of(context)
     options = RebuildOptions(segments=segments, wait_redis=wait_redis, lock_wait=lock_wait, dry_run=dry_run)
@@ -79,6 +80,7 @@ def rebuild(
         layout=settings.layout,
         key_prefix=settings.key_prefix,
         token=new_token(),
+        notes=ServiceState(settings),
     )
     with deadline(timeout):
         session.backup.check_table()

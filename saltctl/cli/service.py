@@ -106,13 +106,14 @@ def _build(
 
     settings, store, backup = session.settings, session.store, session.backup
     counters = Counters()
+    notes = ServiceState(settings)
     stream = HeatStream(settings, block=BLOCK_SECONDS)
 
     def new_rebuild() -> Rebuild:
         options = RebuildOptions()
         token = new_token()
         layout, prefix = settings.layout, settings.key_prefix
-        return Rebuild(store, backup, backup, options, layout=layout, key_prefix=prefix, token=token)
+        return Rebuild(store, backup, backup, options, layout=layout, key_prefix=prefix, token=token, notes=notes)
 
     detector = Detector(
         HeatSums(settings),
@@ -124,7 +125,6 @@ def _build(
         give_up=StopAt(stop),
     )
     guard = FenceGuard(store, settings.buckets, new_rebuild, tell=log, counters=counters, stop=stop)
-    notes = ServiceState(settings)
     service = Service(
         stream,
         detector,

@@ -116,6 +116,11 @@ class RebuildSession(Protocol):
         """The primary's name, as in ``RegistryStore.primaries``."""
         ...
 
+    @property
+    def replication_id(self) -> str:
+        """Who the primary was when it was marked; it changes at every start and promotion. Empty before."""
+        ...
+
     def mark(self, token: str) -> None:
         """Put ``#rebuild`` = token into every bucket of this primary, and remember who the primary is.
 

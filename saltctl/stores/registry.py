@@ -237,6 +237,11 @@ class RedisRebuildSession:
         """The primary's name."""
         return self._connection.primary
 
+    @property
+    def replication_id(self) -> str:
+        """The replication id that was seen when the buckets were marked."""
+        return self._replication_id.decode()
+
     def mark(self, token: str) -> None:
         """Step 3: the token into every bucket."""
         identities = set(self._on_all_buckets("mark", token))

@@ -97,6 +97,11 @@ class WatchedSession(RebuildSession):
         """The primary's name."""
         return self._inner.primary
 
+    @property
+    def replication_id(self) -> str:
+        """Who the primary was when it was marked."""
+        return self._inner.replication_id
+
     def mark(self, token: str) -> None:
         """Step 3."""
         self._at("mark")

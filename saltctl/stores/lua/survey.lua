@@ -1,0 +1,21 @@
+#!lua flags=no-writes
+-- Count, for people, without changing anything.
+--   KEYS  buckets (of one slot, in a cluster)    ARGV  layout
+--   returns the entries in them, and how many of the buckets are fenced here, fenced elsewhere or under
+--   another layout, and marked by a rebuild
+local replication = redis.call('INFO', 'replication')
+local at = string.match(replication, 'role:master.-master_replid:(%x+)')
+local entries, fenced, foreign, marked = 0, 0, 0, 0
+for _, key in ipairs(KEYS) do
+  local own = redis.call('HMGET', key, '#fence', '#rebuild')
+  entries = entries + redis.call('HLEN', key) - (own[1] and 1 or 0) - (own[2] and 1 or 0)
+  if own[2] then
+    marked = marked + 1
+  end
+  if at and own[1] == ARGV[1] .. ':' .. at then
+    fenced = fenced + 1
+  elseif own[1] then
+    foreign = foreign + 1
+  end
+end
+return {entries, fenced, foreign, marked}
