@@ -6,7 +6,8 @@
     ├── UsageError                    2   arguments that cannot be understood
     ├── IncompleteError               4   partly done; the hint names what finishes it
     │   ├── RaiseIncompleteError          a raise stopped between two of its steps
-    │   └── RebuildBrokenError            Redis changed under a rebuild: nothing was verified
+    │   ├── RebuildBrokenError            Redis changed under a rebuild: nothing was verified
+    │   └── ComparisonBrokenError         Redis lost entries while it was compared: nothing was proved
     ├── RefusedError                  6   understood, and not done
     │   ├── InvalidConversationIdError
     │   ├── InvalidSaltCountError         no power of two, above the cap, or lower than now
@@ -82,6 +83,12 @@ class RebuildBrokenError(IncompleteError):
     """Redis was flushed, evicted from or failed over while it was being rebuilt; the fence stayed up."""
 
     code = "rebuild_broken"
+
+
+class ComparisonBrokenError(IncompleteError):
+    """Redis restarted, failed over or lost entries while it was compared with the backup."""
+
+    code = "comparison_broken"
 
 
 class RefusedError(SaltctlError):

@@ -284,25 +284,51 @@ class Registry:
         check_salt_count(n, self._cap)
         if len(reason) > MAX_REASON:
             raise UsageError(f"the reason has {len(reason)} characters; at most {MAX_REASON} are kept")
-        if not self._claimed:
-            # Once a process: a client of another layout would merge into buckets that nobody reads.
-            self._backup.claim_layout(*self._layout)
-            self._claimed = True
+        self._claim_layout()
         at = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         # Step 1, the backup. A condition that fails is no failure: as much is held already.
         outcome = self._backup.raise_max_n(conversation_id, Raise(n, at, actor or self._actor, reason))
         after = n if outcome.changed else outcome.before
+        self._finish(conversation_id, after)
+        return RaiseResult(conversation_id, outcome.before, after, outcome.changed, True, "commit")
+
+    def complete(self, conversation_id: str) -> bool:
+        """Do steps 2 and 3 of a raise for what the backup holds; whether it holds anything.
+
+        For a raise that somebody left half-way, or that Redis lost. Unlike :meth:`raise_to` it takes any N
+        that the backup has, and writes nothing where all is done.
+
+        Raises:
+            As :meth:`raise_to`, but for the N.
+        """
+        check_conversation_id(conversation_id)
+        self._claim_layout()
+        entry = self._backup.get(conversation_id)
+        if entry is None:
+            return False
+        self._finish(conversation_id, entry.max_n, committed=entry.write_n >= entry.max_n)
+        return True
+
+    def _claim_layout(self) -> None:
+        if not self._claimed:
+            # Once a process: a client of another layout would merge into buckets that nobody reads.
+            self._backup.claim_layout(*self._layout)
+            self._claimed = True
+
+    def _finish(self, conversation_id: str, after: int, *, committed: bool = False) -> None:
+        """Steps 2 and 3, for an N that the backup holds."""
         # Step 2, Redis, verified or not: a rebuild may have scanned this item before step 1.
         try:
             self._store.merge(conversation_id, after)
         except SaltctlError as exc:
             raise self._incomplete(conversation_id, after, "backup", exc) from exc
+        if committed:
+            return
         # Step 3, the commit: only now may writers who ask the backup leap.
         try:
             self._backup.commit_write_n(conversation_id, after)
         except SaltctlError as exc:
             raise self._incomplete(conversation_id, after, "redis", exc) from exc
-        return RaiseResult(conversation_id, outcome.before, after, outcome.changed, True, "commit")
 
     def _incomplete(self, conversation_id: str, n: int, step: RaiseStep, cause: SaltctlError) -> RaiseIncompleteError:
         held = "the backup holds it and Redis does not" if step == "backup" else "its last step is not confirmed"

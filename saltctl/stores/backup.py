@@ -136,7 +136,16 @@ class DynamoBackup:
                 ExpressionAttributeValues={":layout": {"S": layout}, ":prefix": {"S": key_prefix}},
                 ReturnValues="ALL_NEW",
             )
-        held = answer["Attributes"]
+        self._agree(answer["Attributes"], layout, key_prefix)
+
+    def check_layout(self, layout: str, key_prefix: str) -> None:
+        """Refuse a client of another layout, as :meth:`claim_layout` does, and write nothing."""
+        with aws.aws_errors(self.where):
+            answer = self.client.get_item(TableName=self._table, Key={KEY: {"S": LAYOUT_ID}}, ConsistentRead=True)
+        if "Item" in answer:
+            self._agree(answer["Item"], layout, key_prefix)
+
+    def _agree(self, held: Mapping[str, Any], layout: str, key_prefix: str) -> None:
         theirs = (held["layout"].get("S"), held["key_prefix"].get("S"))
         if theirs != (layout, key_prefix):
             raise ConfigurationError(
@@ -145,9 +154,10 @@ class DynamoBackup:
                 hint=f"set SALTCTL_BUCKETS={str(theirs[0]).rpartition(':')[2]} and SALTCTL_KEY_PREFIX={theirs[1]}",
             )
 
-    def scan(self, segments: int, *, limit: int | None = None) -> Iterator[BackupPage]:
+    def scan(self, segments: int, *, limit: int | None = None, only: int | None = None) -> Iterator[BackupPage]:
         """Parallel scan: one thread a segment, at most one page a segment in memory beyond the one in use."""
-        pages: queue.Queue[BackupPage | Exception | None] = queue.Queue(maxsize=segments)
+        scanned = range(segments) if only is None else (only,)
+        pages: queue.Queue[BackupPage | Exception | None] = queue.Queue(maxsize=len(scanned))
         stop = threading.Event()
 
         def put(page: BackupPage | Exception | None) -> None:
@@ -167,13 +177,12 @@ class DynamoBackup:
                 put(exc)
 
         threads = [
-            threading.Thread(target=drain, args=(segment,), name=f"scan-{segment}", daemon=True)
-            for segment in range(segments)
+            threading.Thread(target=drain, args=(segment,), name=f"scan-{segment}", daemon=True) for segment in scanned
         ]
         for thread in threads:
             thread.start()
         try:
-            running = segments
+            running = len(scanned)
             while running:
                 try:
                     page = pages.get(timeout=SIGN_OF_LIFE)

@@ -95,12 +95,17 @@ class BackupStore(Protocol):
         """
         ...
 
-    def scan(self, segments: int, *, limit: int | None = None) -> Iterator[BackupPage]:
+    def check_layout(self, layout: str, key_prefix: str) -> None:
+        """Raise as ``claim_layout`` does, and write nothing."""
+        ...
+
+    def scan(self, segments: int, *, limit: int | None = None, only: int | None = None) -> Iterator[BackupPage]:
         """Every item that existed before the call, by ``segments`` parallel strongly consistent scans.
 
         Each item's read is consistent, the scan as a whole is no snapshot. Closing the iterator stops the
         segments. An empty page is yielded about every second while nothing arrives, so that the caller can
-        do what it must do regularly. ``limit`` bounds the items of a page, for tests.
+        do what it must do regularly. ``limit`` bounds the items of a page, for tests. ``only`` scans one
+        segment of the so many and leaves the others out.
         """
         ...
 

@@ -231,7 +231,7 @@ class MarkLast(RedisRebuildSession):
 class CommitsFirst(ModelBackup):
     """A rebuild completes half-done raises as it reads them."""
 
-    def scan(self, segments: int, *, limit: int | None = None) -> Iterator[BackupPage]:
+    def scan(self, segments: int, *, limit: int | None = None, only: int | None = None) -> Iterator[BackupPage]:
         """The pages, each committed."""
         for page in super().scan(segments, limit=limit):
             for conversation_id, max_n, _ in page.entries:

@@ -254,7 +254,7 @@ def _attributes(item: Item) -> dict[str, Any]:
 class ModelBackup(DynamoBackup):
     """The real backup store, without the two things that the model has no use for: threads and the layout item."""
 
-    def scan(self, segments: int, *, limit: int | None = None) -> Iterator[BackupPage]:
+    def scan(self, segments: int, *, limit: int | None = None, only: int | None = None) -> Iterator[BackupPage]:
         """The real segment and the real page, in the caller's thread."""
         yield from self._scan_segment(0, 1, limit, Event())
 

@@ -80,9 +80,18 @@ class MemoryBackup:
         if self.layout != (layout, key_prefix):
             raise ConfigurationError(f"laid out as {self.layout}")
 
-    def scan(self, segments: int, *, limit: int | None = None) -> Iterator[BackupPage]:
-        """Everything in one page."""
-        yield BackupPage([(e.conversation_id, e.max_n, e.write_n) for e in self.items.values()], [], 0.0, 0)
+    def check_layout(self, layout: str, key_prefix: str) -> None:
+        """Refuse another layout."""
+        if self.layout not in (None, (layout, key_prefix)):
+            raise ConfigurationError(f"laid out as {self.layout}")
+
+    def scan(self, segments: int, *, limit: int | None = None, only: int | None = None) -> Iterator[BackupPage]:
+        """Everything, a page of ``limit`` at a time; an item is in the segment of its length's remainder."""
+        mine = [e for e in self.items.values() if only is None or len(e.conversation_id) % segments == only]
+        step = limit or len(mine) or 1
+        for start in range(0, len(mine), step):
+            some = mine[start : start + step]
+            yield BackupPage([(e.conversation_id, e.max_n, e.write_n) for e in some], [], float(len(some)), 0)
 
 
 class MemoryRegistry:
