@@ -9,7 +9,7 @@ import typer
 
 from saltctl import __version__
 from saltctl.cli import completion as completion_command
-from saltctl.cli import config, drill, history, local, rebuild, registry, service, setup, stream
+from saltctl.cli import config, drill, history, local, rebuild, registry, service, setup, stream, verify
 from saltctl.cli.session import Session
 
 HELP = """Operate the salted partitions of a chat service.
@@ -34,7 +34,19 @@ def build(*, completion: bool = False) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_root)
-    for module in (setup, registry, history, rebuild, service, stream, local, drill, config, completion_command):
+    for module in (
+        setup,
+        registry,
+        history,
+        rebuild,
+        verify,
+        service,
+        stream,
+        local,
+        drill,
+        config,
+        completion_command,
+    ):
         module.add_to(app)
     return app
 

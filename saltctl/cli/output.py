@@ -97,7 +97,7 @@ def emit(
     elif human_view is not None:
         human_view(console())
     elif isinstance(data, Mapping):
-        _print_fields(data, columns)
+        print_fields(data, columns)
     elif not records:
         note(empty)
     else:
@@ -199,7 +199,8 @@ def print_table(records: Sequence[Record], columns: Sequence[Column]) -> None:
     console().print(table_of(records, columns))
 
 
-def _print_fields(record: Record, columns: Sequence[Column]) -> None:
+def print_fields(record: Record, columns: Sequence[Column]) -> None:
+    """One record on stdout, a line for each column."""
     from rich.table import Table
     from rich.text import Text
 

@@ -17,10 +17,15 @@ Say = Callable[[str], None]
 MAX_DAMAGED_NAMED = 20
 
 
-def narrate(events: Iterator[Event], clock: Callable[[], float] = time.monotonic) -> RebuildReport:
-    """Drain the events, telling about them on stderr, and return the report. ``clock`` is in seconds."""
+def narrate(
+    events: Iterator[Event], clock: Callable[[], float] = time.monotonic, *, quiet: bool = False
+) -> RebuildReport:
+    """Drain the events, telling about them on stderr, and return the report. ``clock`` is in seconds.
+
+    ``quiet`` tells about damaged items alone.
+    """
     # Closed on every way out, so that an interrupted rebuild gives its lease back before the process ends.
-    with closing(cast("_Closing", events)), ticker("taking the lease", clock) as (say, above):
+    with closing(cast("_Closing", events)), ticker("taking the lease", clock, quiet=quiet) as (say, above):
         return _drain(events, say, above)
 
 
@@ -29,13 +34,17 @@ class _Closing(Iterator[Event]):
 
 
 @contextmanager
-def ticker(first: str, clock: Callable[[], float] = time.monotonic) -> Iterator[tuple[Say, Say]]:
+def ticker(
+    first: str, clock: Callable[[], float] = time.monotonic, *, quiet: bool = False
+) -> Iterator[tuple[Say, Say]]:
     """Two ways to tell people how a long job goes, on stderr.
 
     The first shows what is going on now: beside a spinner on a terminal, elsewhere as a plain line every
-    ten seconds. The second says what is to stay.
+    ten seconds, and nowhere if ``quiet``. The second says what is to stay.
     """
-    if sys.stderr.isatty():
+    if quiet:
+        yield lambda text: None, note
+    elif sys.stderr.isatty():
         with _bar(first) as say:
             yield say
     else:

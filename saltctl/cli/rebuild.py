@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from saltctl.cli.boundary import deadline
+from saltctl.cli.job import CronOption, MetricsFileOption, running
 from saltctl.cli.output import Column, emit, warn
 from saltctl.cli.progress import narrate
 from saltctl.cli.session import (
@@ -18,6 +21,9 @@ from saltctl.cli.session import (
     duration_option,
     session_of,
 )
+
+if TYPE_CHECKING:
+    from saltctl.rebuild import Event
 
 COLUMNS = (
     Column("verified", "verified"),
@@ -48,6 +54,8 @@ def rebuild(
     wait_redis: Annotated[float, duration_option("--wait-redis", "Wait for a Redis that is down or loading.")] = 0.0,
     lock_wait: Annotated[float, duration_option("--lock-wait", "Wait for a rebuild that is under way.")] = 0.0,
     timeout: TimeoutOption = 0.0,
+    cron: CronOption = False,
+    metrics_file: MetricsFileOption = None,
     dry_run: DryRunOption = False,
     confirm: ConfirmOption = None,
     output: OutputOption = None,
@@ -67,25 +75,49 @@ def rebuild(
     from saltctl.stores.service_state import ServiceState
 
     session = session_of(context)
-    options = RebuildOptions(segments=segments, wait_redis=wait_redis, lock_wait=lock_wait, dry_run=dry_run)
-    settings = session.settings
-    settings.require_redis_url()
-    if not dry_run:
-        session.consent("Rebuild Redis?", yes=True, confirm=confirm, irreversible=False)
-    job = Rebuild(
-        session.store,
-        session.backup,
-        session.backup,
-        options,
-        layout=settings.layout,
-        key_prefix=settings.key_prefix,
-        token=new_token(),
-        notes=ServiceState(settings),
-    )
-    with deadline(timeout):
-        session.backup.check_table()
-        report = narrate(job.run())
-    emit(asdict(report), output, columns=COLUMNS)
-    if report.skipped:
-        warn(f"{report.skipped} damaged items of the backup were skipped; they are named above")
-        raise typer.Exit(INCOMPLETE)
+    with running("rebuild", session, cron=cron, metrics_file=metrics_file) as run:
+        options = RebuildOptions(segments=segments, wait_redis=wait_redis, lock_wait=lock_wait, dry_run=dry_run)
+        settings = session.settings
+        settings.require_redis_url()
+        if not dry_run:
+            session.consent("Rebuild Redis?", yes=True, confirm=confirm, irreversible=False)
+        job = Rebuild(
+            session.store,
+            session.backup,
+            session.backup,
+            options,
+            layout=settings.layout,
+            key_prefix=settings.key_prefix,
+            token=new_token(),
+            notes=ServiceState(settings),
+        )
+        watched = _Watched(job.run())
+        with deadline(timeout):
+            session.backup.check_table()
+            report = narrate(watched.events(), quiet=cron)
+        changed = bool(report.raised or report.committed or watched.verified_now) and not dry_run
+        run.done(asdict(report), happened=changed or report.skipped > 0)
+        if not cron or output is not None:
+            emit(asdict(report), output, columns=COLUMNS)
+        if report.skipped:
+            if not cron:
+                warn(f"{report.skipped} damaged items of the backup were skipped; they are named above")
+            raise typer.Exit(INCOMPLETE)
+
+
+class _Watched:
+    """The events of a rebuild, and whether it found Redis unverified."""
+
+    def __init__(self, events: Iterator[Event]) -> None:
+        self._events = events
+        self.verified_now = False
+
+    def events(self) -> Iterator[Event]:
+        """The same events; closing this closes them."""
+        from saltctl.rebuild import Began
+
+        with closing(cast("Any", self._events)) as events:
+            for event in events:
+                if isinstance(event, Began):
+                    self.verified_now = not event.verified_before
+                yield event

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from saltctl.cli.boundary import deadline
+from saltctl.cli.job import CronOption, MetricsFileOption, running
 from saltctl.cli.output import Column, emit, note, table_of, warn
 from saltctl.cli.session import (
     ConfirmOption,
@@ -227,6 +228,8 @@ def replay(
     rate: Annotated[float | None, typer.Option("--rate", min=0.1, help="At most so many entries a second.")] = None,
     max_events: Annotated[int | None, typer.Option("--max-events", min=1, help="End after so many entries.")] = None,
     timeout: TimeoutOption = 0.0,
+    cron: CronOption = False,
+    metrics_file: MetricsFileOption = None,
     dry_run: DryRunOption = False,
     confirm: ConfirmOption = None,
     output: OutputOption = None,
@@ -245,27 +248,32 @@ def replay(
     from saltctl.replay import ReplayOptions
 
     session = session_of(context)
-    session.settings.require_redis_url()
-    if not dry_run:
-        session.consent("Replay heat reports?", yes=True, confirm=confirm, irreversible=False)
-    options = ReplayOptions(
-        # One name a host: what a replay was broken off with is the first that the next one reads.
-        consumer=f"replay-{socket.gethostname()}",
-        first=None if first is None else parse_bound(first),
-        last=None if last is None else parse_bound(last),
-        rate=rate,
-        max_events=max_events,
-        dry_run=dry_run,
-    )
-    with deadline(timeout):
-        report = _replayed(session, options, max_age)
-    record = asdict(report)
-    emit(record, output, columns=REPLAY_COLUMNS)
-    if not report.drained:
-        raise typer.Exit(_say_what_is_left(report))
+    with running("stream replay", session, cron=cron, metrics_file=metrics_file) as run:
+        session.settings.require_redis_url()
+        if not dry_run:
+            session.consent("Replay heat reports?", yes=True, confirm=confirm, irreversible=False)
+        options = ReplayOptions(
+            # One name a host: what a replay was broken off with is the first that the next one reads.
+            consumer=f"replay-{socket.gethostname()}",
+            first=None if first is None else parse_bound(first),
+            last=None if last is None else parse_bound(last),
+            rate=rate,
+            max_events=max_events,
+            dry_run=dry_run,
+        )
+        with deadline(timeout):
+            report = _replayed(session, options, max_age, quiet=cron)
+        record = asdict(report)
+        run.done(record, happened=bool(report.raised or report.dead or not report.drained))
+        if not cron or output is not None:
+            emit(record, output, columns=REPLAY_COLUMNS)
+        if not report.drained:
+            if not cron:
+                _say_what_is_left(report)
+            raise typer.Exit(INCOMPLETE)
 
 
-def _replayed(session: Session, options: ReplayOptions, max_age: float | None) -> ReplayReport:
+def _replayed(session: Session, options: ReplayOptions, max_age: float | None, *, quiet: bool) -> ReplayReport:
     from saltctl.detection import Detector
     from saltctl.replay import KeepNothing, LocalSums, Replay
     from saltctl.stores.dead_letters import DeadLetters
@@ -288,7 +296,7 @@ def _replayed(session: Session, options: ReplayOptions, max_age: float | None) -
     said = time.monotonic()
     with closing(cast("_Closing", job.run())) as reports:
         for report in reports:
-            if time.monotonic() - said >= 10.0:
+            if not quiet and time.monotonic() - said >= 10.0:
                 said = time.monotonic()
                 note(f"{report.read:,} entries, {report.raised:,} raises")
     return job.report
@@ -314,14 +322,13 @@ def _warn_of_trimmed(stream: Any, options: ReplayOptions) -> None:
         warn(f"the range begins before the first entry that is left ({time_of(first) or 'none is'})")
 
 
-def _say_what_is_left(report: ReplayReport) -> int:
+def _say_what_is_left(report: ReplayReport) -> None:
     if report.held_by_others:
         warn(f"{report.held_by_others} entries are held by consumers that are alive; see saltctl stream status")
     elif report.next_id:
         note(f"not all was read; to go on: saltctl stream replay --from {report.next_id}")
     else:
         note("not all was read; to go on: saltctl stream replay")
-    return INCOMPLETE
 
 
 @dead_group.command("list")

@@ -43,6 +43,19 @@ REBUILD_KEYS = (
     "resumed",
     "dry_run",
 )
+VERIFY_KEYS = (
+    "checked",
+    "in_sync",
+    "behind",
+    "missing",
+    "unbacked",
+    "uncommitted",
+    "repaired",
+    "verified",
+    "drift",
+    "seconds",
+)
+DRIFT_KEYS = ("conversation_id", "redis_n", "backup_n", "kind")
 RAISE_KEYS = ("n", "at", "by", "reason")
 
 READ_KEYS = (
@@ -164,6 +177,8 @@ COMMANDS = (
     Contract("service run", returns_data=False, slow=True),
     Contract("rebuild", keys=REBUILD_KEYS),
     Contract("rebuild", ("--dry-run",), keys=REBUILD_KEYS),
+    Contract("verify", keys=VERIFY_KEYS, nested={"drift": DRIFT_KEYS}),
+    Contract("verify", ("--sample", "1/1", "--repair", "--dry-run"), keys=VERIFY_KEYS),
     Contract("config show", keys=("name", "value", "origin"), listed=True),
     Contract("config path", keys=("path", "exists")),
     Contract(

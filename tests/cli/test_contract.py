@@ -139,6 +139,7 @@ CONNECTED = [
     ("registry", "set", "x", "4", "--yes"),
     ("registry", "list"),
     ("rebuild",),
+    ("verify",),
     ("setup",),
     ("history", "read", "x"),
     ("history", "find", "x", "m"),
