@@ -9,7 +9,7 @@ import typer
 
 from saltctl import __version__
 from saltctl.cli import completion as completion_command
-from saltctl.cli import config, drill, history, local, rebuild, registry, service, setup, stream, verify
+from saltctl.cli import config, drill, history, local, rebuild, registry, service, setup, stream, transfer, verify
 from saltctl.cli.session import Session
 
 HELP = """Operate the salted partitions of a chat service.
@@ -37,6 +37,7 @@ def build(*, completion: bool = False) -> typer.Typer:
     for module in (
         setup,
         registry,
+        transfer,
         history,
         rebuild,
         verify,

@@ -225,7 +225,7 @@ def list_(
     session = session_of(context)
     entries = (
         (conversation_id, n)
-        for conversation_id, n in _entries(session, source or _trusted_source(session))
+        for conversation_id, n in _entries(session, source or trusted_source(session))
         if n >= min_n and conversation_id.startswith(prefix)
     )
     key = (lambda e: (-e[1], e[0])) if sort is Order.n else (lambda e: e)
@@ -233,7 +233,8 @@ def list_(
     emit([{"conversation_id": i, "max_n": n} for i, n in chosen], output, columns=LIST_COLUMNS)
 
 
-def _trusted_source(session: Session) -> Source:
+def trusted_source(session: Session) -> Source:
+    """Redis if it is verified; else the backup, and a warning that says so."""
     try:
         if all(session.store.verified().values()):
             return Source.redis

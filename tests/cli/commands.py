@@ -83,6 +83,7 @@ AUDIT_KEYS = (
     "partitions",
     "complete",
 )
+IMPORT_KEYS = ("read", "raised", "unchanged", "skipped", "seconds", "dry_run", "raises", "bad_lines")
 DISCOVERED_KEYS = ("conversation_id", "needed_n", "backup_n", "state")
 
 GROUP_KEYS = ("name", "lag", "pending", "oldest_pending_s", "last_delivered_id", "trimmed_unread", "consumers")
@@ -115,6 +116,8 @@ COMMANDS = (
         keys=("conversation_id", "before", "after", "changed", "committed", "dry_run"),
     ),
     Contract("registry list", ("--limit", "3"), keys=("conversation_id", "max_n"), listed=True),
+    Contract("registry export", returns_data=False),
+    Contract("registry import", ("/dev/null", "--yes"), keys=IMPORT_KEYS),
     Contract("registry discover", ("--cost",), keys=("items", "bytes", "rcu")),
     Contract(
         "registry discover",

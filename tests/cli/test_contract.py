@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import typer
@@ -116,8 +117,12 @@ FINDS_SOMETHING = ("saltctl stream status", "saltctl service status")
 
 
 @pytest.mark.parametrize("example", RUNNABLE)
-def test_examples_work_when_pasted(example: str, saltctl: Runner, scratch: LocalEnvironment) -> None:
-    """Every example in a help text runs as it stands in the local environment."""
+def test_examples_work_when_pasted(
+    example: str, saltctl: Runner, scratch: LocalEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every example in a help text runs as it stands in the local environment, beside an export."""
+    (tmp_path / "registry.jsonl").write_text('{"conversation_id": "conv_0300", "max_n": 2}\n')
+    monkeypatch.chdir(tmp_path)
     outcome = saltctl(*shlex.split(example)[1:])
     assert outcome.code == (3 if example.startswith(FINDS_SOMETHING) else 0), outcome.err
     assert outcome.out
