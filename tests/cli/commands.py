@@ -83,7 +83,7 @@ AUDIT_KEYS = (
     "partitions",
     "complete",
 )
-IMPORT_KEYS = ("read", "raised", "unchanged", "skipped", "seconds", "dry_run", "raises", "bad_lines")
+IMPORT_KEYS = ("read", "raised", "unchanged", "skipped", "raises", "bad_lines", "seconds", "dry_run")
 DISCOVERED_KEYS = ("conversation_id", "needed_n", "backup_n", "state")
 
 GROUP_KEYS = ("name", "lag", "pending", "oldest_pending_s", "last_delivered_id", "trimmed_unread", "consumers")
