@@ -12,6 +12,7 @@
     │   ├── InvalidConversationIdError
     │   ├── InvalidSaltCountError         no power of two, above the cap, or lower than now
     │   ├── InvalidCursorError            damaged, invented, or of another conversation
+    │   ├── CheckpointRefusedError        a broken rebuild cannot be taken up again
     │   ├── SortKeyTakenError             another message has this sort key
     │   └── ConfirmationRequiredError     also: a protected context
     ├── UnavailableError             69   an outage of Redis or AWS
@@ -114,6 +115,12 @@ class InvalidCursorError(RefusedError):
     """The cursor is damaged or invented, or belongs to another conversation or table."""
 
     code = "invalid_cursor"
+
+
+class CheckpointRefusedError(RefusedError):
+    """The checkpoint of a rebuild is damaged, of another registry, or no longer holds."""
+
+    code = "checkpoint_refused"
 
 
 class SortKeyTakenError(RefusedError):

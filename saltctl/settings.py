@@ -84,6 +84,8 @@ class Settings:
     aws_profile: str | None = None
     aws_region: str | None = None
     aws_endpoint_url: str | None = None
+    state_dir: Path | None = None
+    """Where checkpoints of rebuilds are kept; None: ``$XDG_STATE_HOME/saltctl``."""
     actor: str = "unknown"
     context: str | None = None
     protected: bool = False
@@ -280,6 +282,7 @@ SPECS: tuple[SettingSpec, ...] = (
     SettingSpec("aws_profile", ("AWS_PROFILE",), None, _text),
     SettingSpec("aws_region", ("AWS_REGION", "AWS_DEFAULT_REGION"), None, _name),
     SettingSpec("aws_endpoint_url", ("AWS_ENDPOINT_URL",), None, _endpoint, secret=True),
+    SettingSpec("state_dir", ("SALTCTL_STATE_DIR",), None, _path),
     SettingSpec("actor", ("SALTCTL_ACTOR",), None, _text),
 )
 _BY_NAME = {spec.name: spec for spec in SPECS}

@@ -6,7 +6,6 @@ Ids that begin with ``#`` are saltctl's own items and are no conversations.
 
 from __future__ import annotations
 
-import queue
 import random
 import threading
 import time
@@ -15,15 +14,14 @@ from typing import Any
 
 from saltctl.errors import ConfigurationError, DamagedEntryError, ThrottledError
 from saltctl.settings import Settings
-from saltctl.stores import aws
-from saltctl.stores.contracts import BackupEntry, BackupPage, DamagedEntry, LeaseHolder, Raise, RaiseOutcome
+from saltctl.stores import aws, backup_items
+from saltctl.stores.backup_items import ScanReader, problem_of
+from saltctl.stores.backup_scan import ScanPlan, SegmentReader, scan_in_parallel
+from saltctl.stores.contracts import BackupEntry, BackupPage, LeaseHolder, Raise, RaiseOutcome, TableSize
 
-KEY = "conversation_id"
+KEY = backup_items.KEY
 LEASE_ID = "#lease"
 LAYOUT_ID = "#layout"
-OWN_ITEMS = "#"
-SIGN_OF_LIFE = 1.0
-"""Seconds without a page after which a scan yields an empty one, so that its caller can renew its lease."""
 _MAX_BATCH = 100
 """Keys that one BatchGetItem takes (documented)."""
 
@@ -41,6 +39,7 @@ class DynamoBackup:
         self._settings = settings
         self._table = settings.backup_table
         self._client = client
+        self._reader: ScanReader | None = None
         self._lock = threading.Lock()
         self._sleep = sleep
 
@@ -154,113 +153,45 @@ class DynamoBackup:
                 hint=f"set SALTCTL_BUCKETS={str(theirs[0]).rpartition(':')[2]} and SALTCTL_KEY_PREFIX={theirs[1]}",
             )
 
-    def scan(self, segments: int, *, limit: int | None = None, only: int | None = None) -> Iterator[BackupPage]:
-        """Parallel scan: one thread a segment, at most one page a segment in memory beyond the one in use."""
-        scanned = range(segments) if only is None else (only,)
-        pages: queue.Queue[BackupPage | Exception | None] = queue.Queue(maxsize=len(scanned))
-        stop = threading.Event()
-
-        def put(page: BackupPage | Exception | None) -> None:
-            while not stop.is_set():
-                try:
-                    pages.put(page, timeout=0.1)
-                    return
-                except queue.Full:
-                    continue
-
-        def drain(segment: int) -> None:
-            try:
-                for page in self._scan_segment(segment, segments, limit, stop):
-                    put(page)
-                put(None)
-            except Exception as exc:  # handed to the caller's thread, which raises it
-                put(exc)
-
-        threads = [
-            threading.Thread(target=drain, args=(segment,), name=f"scan-{segment}", daemon=True) for segment in scanned
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            running = len(scanned)
-            while running:
-                try:
-                    page = pages.get(timeout=SIGN_OF_LIFE)
-                except queue.Empty:
-                    yield BackupPage([], [], 0.0, -1)
-                    continue
-                if isinstance(page, Exception):
-                    raise page
-                if page is None:
-                    running -= 1
-                else:
-                    yield page
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join(timeout=self._settings.aws_timeout + 1)
-
-    def _scan_segment(
-        self, segment: int, segments: int, limit: int | None, stop: threading.Event
+    def scan(
+        self,
+        segments: int,
+        *,
+        limit: int | None = None,
+        only: int | None = None,
+        after: Mapping[int, str | None] | None = None,
+        max_rcu: float | None = None,
     ) -> Iterator[BackupPage]:
-        request: dict[str, Any] = {
-            "TableName": self._table,
-            "ConsistentRead": True,
-            "Segment": segment,
-            "TotalSegments": segments,
-            "ReturnConsumedCapacity": "TOTAL",
-            "ProjectionExpression": "#id, max_n, write_n",
-            "ExpressionAttributeNames": {"#id": KEY},
-        }
-        if limit is not None:
-            request["Limit"] = limit
-        while not stop.is_set():
-            with aws.aws_errors(self.where):
-                answer = self._patiently(lambda: self.client.scan(**request), stop)
-            yield self._page(answer, segment)
-            # An empty page is not the end; only a missing LastEvaluatedKey is.
-            if "LastEvaluatedKey" not in answer:
-                return
-            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+        """Parallel scan: see ``backup_scan``."""
+        plan = ScanPlan(segments, limit, only, after or {}, max_rcu)
+        stop = threading.Event()
+        reader = SegmentReader(self.reader, self._table, plan, stop=stop)
+        yield from scan_in_parallel(reader, plan, stop, patience=self._settings.aws_timeout + 1)
 
-    def _patiently(self, call: Callable[[], Any], stop: threading.Event) -> Any:
-        """Repeat a throttled call for up to about two minutes, beyond botocore's own quick retries.
+    @property
+    def reader(self) -> ScanReader:
+        """What reads the answers of scans, made at first use."""
+        if self._reader is None:
+            client = self.client
+            with self._lock:
+                if self._reader is None:
+                    self._reader = ScanReader(client, self._settings.max_n_cap)
+        return self._reader
 
-        botocore's retry quota runs dry after some ten throttled calls; a recovery must outlast that.
-        """
-        from botocore.exceptions import ClientError
+    def identity(self) -> str:
+        """The table's ARN and id; a table that is deleted and made again has another id (documented)."""
+        table = self.describe()
+        if table is None:
+            raise ConfigurationError(f"there is no DynamoDB table {self.where}", hint="saltctl setup")
+        return f"{table.get('TableArn', self._table)} {table.get('TableId', '')}"
 
-        for attempt in range(40):
-            try:
-                return call()
-            except ClientError as exc:
-                if not isinstance(aws.translate(exc, self.where), ThrottledError) or stop.is_set():
-                    raise
-                stop.wait(random.uniform(0.5, 1) * min(4.0, 0.1 * 2**attempt))
-        return call()
-
-    def _page(self, answer: Mapping[str, Any], segment: int) -> BackupPage:
-        entries: list[tuple[str, int, int]] = []
-        damaged: list[DamagedEntry] = []
-        for item in answer["Items"]:
-            conversation_id = item[KEY]["S"]
-            if conversation_id.startswith(OWN_ITEMS):
-                continue
-            try:
-                max_n = int(item["max_n"]["N"])
-                write_n = int(item["write_n"]["N"]) if "write_n" in item else 1
-                if max_n < 1 or write_n < 1:
-                    raise ValueError
-            except (KeyError, ValueError):
-                damaged.append(DamagedEntry(conversation_id, _problem(item)))
-                continue
-            entries.append((conversation_id, max_n, write_n))
-        return BackupPage(
-            entries, damaged, float(answer.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0)), segment
-        )
+    def size(self) -> TableSize:
+        """How large the table is, as DescribeTable says: about six hours old (documented)."""
+        table = self.describe() or {}
+        return TableSize(int(table.get("ItemCount", 0)), int(table.get("TableSizeBytes", 0)))
 
     def _entry(self, conversation_id: str, item: Mapping[str, Any]) -> BackupEntry:
-        problem = _problem(item)
+        problem = problem_of(item)
         if problem:
             raise DamagedEntryError(
                 f"the item of {conversation_id!r} in table {self.where} is damaged: {problem}",
@@ -417,18 +348,3 @@ class DynamoBackup:
             float(item["lease_heartbeat"]["N"]),
             item["lease_progress"]["S"],
         )
-
-
-def _problem(item: Mapping[str, Any]) -> str:
-    """What is wrong with an item, or an empty text."""
-    if "max_n" not in item:
-        return "it has no max_n"
-    for name in ("max_n", "write_n"):
-        if name not in item:
-            continue
-        if "N" not in item[name]:
-            return f"its {name} is no number"
-        number = item[name]["N"]
-        if not number.isdigit() or int(number) < 1:
-            return f"its {name} is {number}, no positive whole number"
-    return ""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -189,6 +190,22 @@ class DedicatedConnection:
 
         Error replies end it as a failed connection does: the caller cannot go on half-way.
         """
+        self.send(self._connection.pack_commands(commands))
+        return self.receive(len(commands))
+
+    def send(self, packed: Sequence[bytes]) -> None:
+        """Send commands that are packed already; their replies have to be received."""
+        with self._whole():
+            self._connection.send_packed_command(packed, check_health=False)
+
+    def receive(self, count: int) -> list[Any]:
+        """The next replies, in order. Raises as :meth:`execute` does."""
+        with self._whole():
+            return [self._connection.read_response() for _ in range(count)]
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Nothing, or a connection that has failed."""
         if self._broken:
             raise RedisUnavailableError(
                 f"the connection to Redis at {self.primary} was lost", hint="run it again: saltctl rebuild"
@@ -196,10 +213,8 @@ class DedicatedConnection:
         done = False
         try:
             with redis_errors(self.primary):
-                self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
-                replies = [self._connection.read_response() for _ in commands]
+                yield
             done = True
-            return replies
         finally:
             if not done:
                 self.close()

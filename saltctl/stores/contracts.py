@@ -51,6 +51,11 @@ class BackupPage:
     consumed_rcu: float
     """Read capacity units that the page consumed, as DynamoDB reports it; 0 where it does not."""
     segment: int
+    """-1 for an empty page that is a sign of life."""
+    last: str | None = None
+    """The id up to which the segment is read now; None at its end."""
+    above_cap: list[tuple[str, int]] = field(default_factory=list)
+    """Those of ``entries`` whose max_n is above max_n_cap: somebody else's, or of a larger cap; served all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +104,23 @@ class BackupStore(Protocol):
         """Raise as ``claim_layout`` does, and write nothing."""
         ...
 
-    def scan(self, segments: int, *, limit: int | None = None, only: int | None = None) -> Iterator[BackupPage]:
+    def scan(
+        self,
+        segments: int,
+        *,
+        limit: int | None = None,
+        only: int | None = None,
+        after: Mapping[int, str | None] | None = None,
+        max_rcu: float | None = None,
+    ) -> Iterator[BackupPage]:
         """Every item that existed before the call, by ``segments`` parallel strongly consistent scans.
 
-        Each item's read is consistent, the scan as a whole is no snapshot. Closing the iterator stops the
-        segments. An empty page is yielded about every second while nothing arrives, so that the caller can
-        do what it must do regularly. ``limit`` bounds the items of a page, for tests. ``only`` scans one
-        segment of the so many and leaves the others out.
+        ``after`` has, by segment, the id after which it goes on, None where it is done; the others begin at their
+        start. ``limit`` bounds the items of a page, for tests; ``only`` scans one segment of the
+        so many and leaves the others out; ``max_rcu`` bounds the read capacity units a second.
+        Each item's read is consistent, the scan as a whole is no snapshot. Waits out throttling, and goes slower
+        after it. Closing the iterator stops the segments. An empty page is yielded about every second while
+        nothing arrives, so that the caller can do what it must do regularly.
         """
         ...
 
@@ -133,8 +148,20 @@ class RebuildSession(Protocol):
         """
         ...
 
-    def merge(self, entries: Sequence[tuple[str, int]]) -> int:
-        """Max-merge the entries, all of buckets of this primary; how many were raised."""
+    def recognise(self, token: str, replication_id: str) -> str:
+        """Instead of ``mark``: why what an earlier session marked and merged does not stand any more.
+
+        Empty where the primary still goes by this replication id and every bucket still has the token: then this
+        session goes on as if it had marked them itself. ``finish`` proves it once more.
+        """
+        ...
+
+    def begin_merge(self, entries: Sequence[tuple[str, int] | tuple[str, int, int]]) -> None:
+        """Max-merge the entries (id, max_n), all of buckets of this primary, without waiting for it."""
+        ...
+
+    def end_merge(self) -> int:
+        """Wait until all merges that were begun are done; how many entries they raised."""
         ...
 
     def finish(self, token: str) -> None:

@@ -25,12 +25,11 @@ from saltctl.errors import ConfigurationError, RebuildBrokenError, RedisUnavaila
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.connections import Connections, DedicatedConnection
+from saltctl.stores.merging import Entry, MergePacker, bulk
 from saltctl.stores.redis_errors import redis_errors
 
 FENCE = "#fence"
 REBUILD = "#rebuild"
-MERGE_ENTRIES = 1000
-"""Entries in one call of the merge script: about a millisecond in which the server serves nobody else."""
 BUCKETS_A_CALL = 256
 IDS_A_CALL = 1000
 COMMANDS_A_BATCH = 200
@@ -66,8 +65,8 @@ class RedisRegistry:
         self._stem_bytes = self._stem.encode()
         self._lookup_sha = script_sha("lookup")
         # EVALSHA sha 1 key layout id, in the Redis protocol, but for the key and the id.
-        self._lookup_head = b"*6\r\n" + b"".join(map(_bulk, ("EVALSHA", self._lookup_sha, "1")))
-        self._lookup_layout = _bulk(self._layout)
+        self._lookup_head = b"*6\r\n" + b"".join(map(bulk, ("EVALSHA", self._lookup_sha, "1")))
+        self._lookup_layout = bulk(self._layout)
 
     def close(self) -> None:
         """Close all connections."""
@@ -230,7 +229,9 @@ class RedisRebuildSession:
         self._buckets = buckets
         self._replication_id = b""
         # Merging runs thousands of times: loaded once, by this connection, into this process.
-        self._merge_sha = self._connection.execute([("SCRIPT", "LOAD", script("merge"))])[0]
+        sha = self._connection.execute([("SCRIPT", "LOAD", script("merge"))])[0]
+        self._packer = MergePacker(sha.decode(), stem, buckets, layout)
+        self._under_way = 0
 
     @property
     def primary(self) -> str:
@@ -251,25 +252,29 @@ class RedisRebuildSession:
             )
         self._replication_id = identities.pop()
 
-    def merge(self, entries: Sequence[tuple[str, int]]) -> int:
-        """Step 4: max-merge, in calls of at most 1,000 entries over as many buckets as they need."""
-        by_key: dict[str, list[Any]] = defaultdict(list)
-        stem, buckets = self._stem, self._buckets
-        for conversation_id, n in entries:
-            by_key[f"{stem}{bucket_of(conversation_id, buckets)}"] += (conversation_id, n)
-        commands: list[tuple[Any, ...]] = []
-        keys: list[str] = []
-        arguments: list[Any] = []
-        for key, pairs in by_key.items():
-            keys.append(key)
-            arguments.append(len(pairs) // 2)
-            arguments += pairs
-            if len(arguments) >= 2 * MERGE_ENTRIES:
-                commands.append(("EVALSHA", self._merge_sha, len(keys), *keys, self._layout, *arguments))
-                keys, arguments = [], []
-        if keys:
-            commands.append(("EVALSHA", self._merge_sha, len(keys), *keys, self._layout, *arguments))
-        return sum(self._connection.execute(commands)) if commands else 0
+    def recognise(self, token: str, replication_id: str) -> str:
+        """Why what a broken rebuild merged may not stand any more; empty where it does, and then go on with it."""
+        for problem in self._on_all_buckets("recognise", token, replication_id):
+            if problem:
+                return str(problem.decode())
+        self._replication_id = replication_id.encode()
+        return ""
+
+    def merge(self, entries: Sequence[Entry]) -> int:
+        """Step 4: max-merge, in calls of about 1,000 entries over as many buckets as they need."""
+        self.begin_merge(entries)
+        return self.end_merge()
+
+    def begin_merge(self, entries: Sequence[Entry]) -> None:
+        """Send a merge, and do not wait for it: the caller reads on while the server works."""
+        commands = self._packer.pack(entries)
+        self._connection.send(commands)
+        self._under_way += len(commands)
+
+    def end_merge(self) -> int:
+        """Wait for what was sent; how many entries were raised."""
+        under_way, self._under_way = self._under_way, 0
+        return sum(self._connection.receive(under_way))
 
     def held(self, conversation_ids: Sequence[str]) -> list[int | None]:
         """What Redis holds for these ids now, verified or not; for dry runs."""
@@ -300,11 +305,6 @@ class RedisRebuildSession:
             keys = self._keys[start : start + BUCKETS_A_CALL]
             commands.append(("EVALSHA", sha, len(keys), *keys, self._layout, *arguments))
         return self._connection.execute(commands)
-
-
-def _bulk(text: str) -> bytes:
-    encoded = text.encode()
-    return b"$%d\r\n%b\r\n" % (len(encoded), encoded)
 
 
 def new_token() -> str:

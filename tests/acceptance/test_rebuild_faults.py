@@ -42,6 +42,7 @@ from saltctl.settings import Settings
 from saltctl.stores import aws
 from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.contracts import Raise, RebuildSession
+from saltctl.stores.merging import Entry
 from saltctl.stores.registry import FENCE, REBUILD, RedisRegistry, new_token
 from tests.stores.conftest import find_engine, plain_client
 from tests.stores.stubs import AwsStub, refusal
@@ -107,10 +108,19 @@ class WatchedSession(RebuildSession):
         self._at("mark")
         self._inner.mark(token)
 
-    def merge(self, entries: Sequence[tuple[str, int]]) -> int:
+    def recognise(self, token: str, replication_id: str) -> str:
+        """Step 3 of a rebuild that is taken up again."""
+        self._at("recognise")
+        return self._inner.recognise(token, replication_id)
+
+    def begin_merge(self, entries: Sequence[Entry]) -> None:
         """Step 4."""
         self._at("merge")
-        return self._inner.merge(entries)
+        self._inner.begin_merge(entries)
+
+    def end_merge(self) -> int:
+        """The end of step 4."""
+        return self._inner.end_merge()
 
     def finish(self, token: str) -> None:
         """Step 5."""

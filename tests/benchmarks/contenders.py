@@ -22,6 +22,7 @@ from saltctl.rebuild import Rebuild, RebuildOptions, RebuildReport
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.backup import KEY, DynamoBackup
+from saltctl.stores.backup_items import ScanReader
 from saltctl.stores.registry import RedisRegistry, new_token
 
 PIPELINE = 1000
@@ -152,7 +153,7 @@ def drain_resource(job: Job) -> Work:
 
 def floor(job: Job) -> Work:
     """The least that draining costs: one connection, the pages as they come, and the fastest parser there is."""
-    loads = fast_parser()
+    read = ScanReader(None, Settings.max_n_cap).read
     connection = http.client.HTTPConnection(urlsplit(job.endpoint).netloc)
     request: dict[str, Any] = {"TableName": "backup"}
     headers = {"X-Amz-Target": "DynamoDB_20120810.Scan"}
@@ -161,24 +162,13 @@ def floor(job: Job) -> Work:
         handled = 0
         while True:
             connection.request("POST", "/", json.dumps(request), headers)
-            answer = loads(connection.getresponse().read())
-            held = [(item[KEY]["S"], int(item["max_n"]["N"]), int(item["write_n"]["N"])) for item in answer["Items"]]
-            handled += len(held)
-            if "LastEvaluatedKey" not in answer:
+            answer = read(connection.getresponse().read())
+            handled += len(answer.entries)
+            if answer.last is None:
                 return handled
-            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+            request["ExclusiveStartKey"] = {KEY: {"S": answer.last}}
 
     return work
-
-
-def fast_parser() -> Callable[[bytes], Any]:
-    """The parser of orjson where it is installed, else the standard library's."""
-    try:
-        import orjson
-    except ImportError:
-        return json.loads
-    loads: Callable[[bytes], Any] = orjson.loads
-    return loads
 
 
 def _client_pages(job: Job) -> Callable[[], Iterator[list[Any]]]:

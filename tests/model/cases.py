@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from saltctl.errors import SaltctlError, UnverifiedError
 from saltctl.registry import Registry
 from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
+from saltctl.stores.merging import Entry
 from saltctl.stores.redis_errors import redis_errors
 from saltctl.stores.registry import RedisRebuildSession, RedisRegistry, script
 from tests.model.fates import Failure
@@ -190,9 +192,9 @@ class LoadsScript(RedisRegistry):
 class Overwriting(RedisRebuildSession):
     """What the backup said some time ago replaces what Redis has."""
 
-    def merge(self, entries: Sequence[tuple[str, int]]) -> int:
+    def begin_merge(self, entries: Sequence[Entry]) -> None:
         """HSET."""
-        return sum(self._connection.execute([("HSET", self._keys[0], *entry) for entry in entries]))
+        self._connection.execute([("HSET", self._keys[0], *entry[:2]) for entry in entries])
 
 
 class ScriptFirst(RedisRebuildSession):
@@ -231,9 +233,9 @@ class MarkLast(RedisRebuildSession):
 class CommitsFirst(ModelBackup):
     """A rebuild completes half-done raises as it reads them."""
 
-    def scan(self, segments: int, *, limit: int | None = None, only: int | None = None) -> Iterator[BackupPage]:
+    def scan(self, segments: int, **options: Any) -> Iterator[BackupPage]:
         """The pages, each committed."""
-        for page in super().scan(segments, limit=limit):
+        for page in super().scan(segments, **options):
             for conversation_id, max_n, _ in page.entries:
                 self.commit_write_n(conversation_id, max_n)
             yield page

@@ -7,7 +7,7 @@ stubs below the real stores hand out the recorded answers, and where these end t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,6 +19,7 @@ from saltctl.rebuild import Rebuild, RebuildOptions
 from saltctl.registry import Lookup, RaiseResult, Registry
 from saltctl.settings import Settings
 from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.backup_scan import ScanPlan, SegmentReader
 from saltctl.stores.connections import Connections, DedicatedConnection
 from saltctl.stores.contracts import BackupPage, LeaseHolder
 from saltctl.stores.registry import RedisRegistry, script_sha
@@ -254,9 +255,20 @@ def _attributes(item: Item) -> dict[str, Any]:
 class ModelBackup(DynamoBackup):
     """The real backup store, without the two things that the model has no use for: threads and the layout item."""
 
-    def scan(self, segments: int, *, limit: int | None = None, only: int | None = None) -> Iterator[BackupPage]:
-        """The real segment and the real page, in the caller's thread."""
-        yield from self._scan_segment(0, 1, limit, Event())
+    def scan(
+        self,
+        segments: int,
+        *,
+        limit: int | None = None,
+        only: int | None = None,
+        after: Mapping[int, str | None] | None = None,
+        max_rcu: float | None = None,
+    ) -> Iterator[BackupPage]:
+        """The real segments and the real pages, in the caller's thread."""
+        plan = ScanPlan(segments, limit, only, after or {}, max_rcu)
+        reader = SegmentReader(self.reader, "backup", plan, stop=Event(), sleep=_no_sleep, clock=lambda: 0.0)
+        for segment in plan.unfinished:
+            yield from reader.pages(segment)
 
     def claim_layout(self, layout: str, key_prefix: str) -> None:
         """Everybody has the same layout here."""

@@ -87,13 +87,20 @@ class ModelRedis:
 
 Happening = Callable[["RealRedis | ModelRedis", RebuildSession], object]
 
+
+def merge(session: RebuildSession, n: int) -> int:
+    """A merge of one entry, from its beginning to its end."""
+    session.begin_merge([(CONVERSATION, n)])
+    return session.end_merge()
+
+
 HAPPENINGS: dict[str, Happening] = {
     "look up": lambda redis, _: redis.store.lookup(redis.store.primaries()[0], [CONVERSATION]),
     "merge 4": lambda redis, _: redis.store.merge(CONVERSATION, 4),
     "merge 2": lambda redis, _: redis.store.merge(CONVERSATION, 2),
     "raw": lambda redis, _: redis.store.raw([CONVERSATION]),
     "mark": lambda _, session: session.mark("token"),
-    "merge 8 in the rebuild": lambda _, session: session.merge([(CONVERSATION, 8)]),
+    "merge 8 in the rebuild": lambda _, session: merge(session, 8),
     "finish": lambda _, session: session.finish("token"),
     "load": lambda _, session: session.load_lookup(),
     "flush": lambda redis, _: redis.flush(),

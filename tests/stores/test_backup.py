@@ -26,7 +26,8 @@ from saltctl.errors import (
 from saltctl.local import LocalMoto, free_port
 from saltctl.settings import Settings
 from saltctl.stores import aws
-from saltctl.stores.backup import SIGN_OF_LIFE, DynamoBackup
+from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.backup_scan import SIGN_OF_LIFE
 from saltctl.stores.contracts import BackupEntry, BackupPage, LeaseHolder, Raise, RaiseOutcome
 from tests.stores.stubs import AwsStub, refusal
 

@@ -85,7 +85,9 @@ class MemoryBackup:
         if self.layout not in (None, (layout, key_prefix)):
             raise ConfigurationError(f"laid out as {self.layout}")
 
-    def scan(self, segments: int, *, limit: int | None = None, only: int | None = None) -> Iterator[BackupPage]:
+    def scan(
+        self, segments: int, *, limit: int | None = None, only: int | None = None, **_: object
+    ) -> Iterator[BackupPage]:
         """Everything, a page of ``limit`` at a time; an item is in the segment of its length's remainder."""
         mine = [e for e in self.items.values() if only is None or len(e.conversation_id) % segments == only]
         step = limit or len(mine) or 1

@@ -50,6 +50,7 @@ VALUES: dict[str, list[tuple[str, Any]]] = {
     "aws_profile": [(name, name) for name in ("flag", "environment", "context")],
     "aws_region": [(name, name) for name in ("eu-central-1", "us-east-1", "us-west-2")],
     "aws_endpoint_url": [(url, url) for url in ("http://flag:1", "https://environment", "http://context:3")],
+    "state_dir": [(path, Path(path)) for path in ("/flag", "/environment", "/context")],
     "actor": [(name, name) for name in ("flag", "environment", "context")],
 }
 NAMES = [spec.name for spec in SPECS]

@@ -280,7 +280,9 @@ def test_damaged_items_are_counted_and_are_no_drift(world: World) -> None:
     normal = world.backup
 
     class Damaging(MemoryBackup):
-        def scan(self, segments: int, *, limit: int | None = None, only: int | None = None) -> Iterator[BackupPage]:
+        def scan(
+            self, segments: int, *, limit: int | None = None, only: int | None = None, **_: object
+        ) -> Iterator[BackupPage]:
             yield from super().scan(segments, limit=limit, only=only)
             yield BackupPage([], [DamagedEntry("broken", "it has no max_n")], 0.0, 0)
 
