@@ -375,6 +375,8 @@ class Rebuild:
                 yield from self._save_and_tell(run)
         filling.send()
         filling.settle()
+        if self._clock() >= run.next_save:
+            yield from self._save_and_tell(run)
 
     def _complete(self, run: _Run) -> None:
         """Step 6: the last step of raises that somebody left after their first. All of them are in Redis."""
@@ -457,6 +459,9 @@ class Rebuild:
                     raise
                 yield BeganAnew(exc.message)
         if checkpoint is None:
+            if self._checkpoints is not None:
+                with suppress(OSError):  # whatever is there is void with the first mark
+                    self._checkpoints.remove()
             for session in run.sessions.values():
                 session.mark(run.token)
             standing, raised = Standing(), 0

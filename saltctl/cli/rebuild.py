@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -11,19 +11,22 @@ import typer
 
 from saltctl.cli.boundary import deadline
 from saltctl.cli.job import CronOption, MetricsFileOption, running
-from saltctl.cli.output import Column, emit, warn
-from saltctl.cli.progress import narrate
+from saltctl.cli.output import Column, emit, note, warn
+from saltctl.cli.progress import narrate, utc
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
     OutputOption,
+    Session,
     TimeoutOption,
     duration_option,
     session_of,
 )
+from saltctl.errors import CheckpointRefusedError, UsageError
 
 if TYPE_CHECKING:
-    from saltctl.rebuild import Event
+    from saltctl.checkpoint import CheckpointFile
+    from saltctl.rebuild import Event, Resume
 
 COLUMNS = (
     Column("verified", "verified"),
@@ -53,6 +56,12 @@ def rebuild(
     segments: Annotated[int, typer.Option("--segments", help="Parallel scans of the backup table.")] = 4,
     wait_redis: Annotated[float, duration_option("--wait-redis", "Wait for a Redis that is down or loading.")] = 0.0,
     lock_wait: Annotated[float, duration_option("--lock-wait", "Wait for a rebuild that is under way.")] = 0.0,
+    max_rcu: Annotated[
+        float | None,
+        typer.Option("--max-rcu", metavar="UNITS", help="Read capacity units a second at most.", show_default=False),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint, or fail.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever checkpoint there is.")] = False,
     timeout: TimeoutOption = 0.0,
     cron: CronOption = False,
     metrics_file: MetricsFileOption = None,
@@ -64,21 +73,34 @@ def rebuild(
 
     Merges every entry of the backup table into Redis, never lowering one, then verifies every primary. It
     disturbs nobody: raises and lookups go on meanwhile. Safe to run at any time, twice, and to interrupt.
+    A rebuild that ended before its time is offered to be gone on with on a terminal, and is gone on with
+    elsewhere, where Redis proves that all it merged still stands. --dry-run first says what reading costs,
+    and then reads: it counts what is missing, and changes nothing.
 
     \b
     Examples:
       saltctl rebuild --dry-run
       saltctl rebuild --wait-redis 15m --timeout 1h
+      saltctl rebuild --max-rcu 500 --restart
     """
+    from saltctl.checkpoint import CheckpointFile
     from saltctl.rebuild import Rebuild, RebuildOptions
     from saltctl.stores.registry import new_token
     from saltctl.stores.service_state import ServiceState
 
     session = session_of(context)
     with running("rebuild", session, cron=cron, metrics_file=metrics_file) as run:
-        options = RebuildOptions(segments=segments, wait_redis=wait_redis, lock_wait=lock_wait, dry_run=dry_run)
         settings = session.settings
         settings.require_redis_url()
+        checkpoints = CheckpointFile.of(settings)
+        options = RebuildOptions(
+            segments=segments,
+            wait_redis=wait_redis,
+            lock_wait=lock_wait,
+            dry_run=dry_run,
+            max_rcu=max_rcu,
+            resume=_how_to_resume(session, checkpoints, resume=resume, restart=restart, ask=not dry_run and not cron),
+        )
         if not dry_run:
             session.consent("Rebuild Redis?", yes=True, confirm=confirm, irreversible=False)
         job = Rebuild(
@@ -89,10 +111,11 @@ def rebuild(
             layout=settings.layout,
             key_prefix=settings.key_prefix,
             token=new_token(),
+            checkpoints=checkpoints,
             notes=ServiceState(settings),
         )
         watched = _Watched(job.run())
-        with deadline(timeout):
+        with deadline(timeout), _naming(checkpoints, quiet=cron or dry_run):
             session.backup.check_table()
             report = narrate(watched.events(), quiet=cron)
         changed = bool(report.raised or report.committed or watched.verified_now) and not dry_run
@@ -103,6 +126,40 @@ def rebuild(
             if not cron:
                 warn(f"{report.skipped} damaged items of the backup were skipped; they are named above")
             raise typer.Exit(INCOMPLETE)
+
+
+def _how_to_resume(session: Session, checkpoints: CheckpointFile, *, resume: bool, restart: bool, ask: bool) -> Resume:
+    """What the options say; else what somebody at the terminal says of a checkpoint; else where it holds.
+
+    Nobody is asked elsewhere: a rebuild from cron neither waits for an answer nor fails because of what another
+    one left, and one that --timeout ends again and again gets to its end all the same.
+    """
+    from saltctl.rebuild import Resume
+
+    if resume and restart:
+        raise UsageError("--resume and --restart exclude each other", hint="give one of them, or neither")
+    if resume or restart:
+        return Resume.ALWAYS if resume else Resume.NEVER
+    try:
+        checkpoint = checkpoints.load() if ask else None
+    except CheckpointRefusedError:
+        checkpoint = None  # the rebuild says so itself, once it has the lease
+    if checkpoint is None:
+        return Resume.WHERE_IT_HOLDS
+    ended = f"A rebuild ended at {utc(checkpoint.written)} after {checkpoint.entries:,} entries"
+    goes_on = session.offer(f"{ended} ({checkpoints.path}). Go on from there?")
+    return Resume.WHERE_IT_HOLDS if goes_on else Resume.NEVER
+
+
+@contextmanager
+def _naming(checkpoints: CheckpointFile, *, quiet: bool) -> Iterator[None]:
+    """Where the block ends before its time, name the command that goes on from the checkpoint, if there is one."""
+    try:
+        yield
+    except BaseException:
+        if not quiet and checkpoints.path.exists():
+            note("a checkpoint is kept; to go on from it: saltctl rebuild --resume")
+        raise
 
 
 class _Watched:

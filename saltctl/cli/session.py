@@ -123,6 +123,10 @@ class Session:
         if _ask(f"{question} This cannot be undone. Go on? [y/N] ").lower() not in ("y", "yes"):
             raise ConfirmationRequiredError("not confirmed; nothing was changed", hint="")
 
+    def offer(self, question: str) -> bool:
+        """Whether to do what is on offer: asked at a terminal, where Return is yes; yes where nobody is there."""
+        return not _interactive() or _ask(f"{question} [Y/n] ").lower() in ("", "y", "yes")
+
     def _consent_to_context(self, question: str, confirm: str | None) -> None:
         name = self.settings.context or ""
         if confirm is None and _interactive():

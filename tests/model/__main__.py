@@ -14,7 +14,9 @@ def main() -> int:
     """Explore every case whose name has the text; 1 where one did not end as it must."""
     parser = argparse.ArgumentParser(prog="python -m tests.model", description=__doc__)
     parser.add_argument("text", nargs="?", default="", help="only cases whose name has this")
-    parser.add_argument("--thorough", action="store_true", help="also within wider bounds: some ten minutes and 1.5 GB")
+    parser.add_argument(
+        "--thorough", action="store_true", help="also within wider bounds: some twelve minutes and 1.5 GB"
+    )
     arguments = parser.parse_args()
     parts = {
         "The protocol": PROTOCOL,

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from saltctl.errors import SaltctlError, UnverifiedError
+from saltctl.filling import Filling
+from saltctl.rebuild import Rebuild
 from saltctl.registry import Registry
 from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
 from saltctl.stores.merging import Entry
@@ -44,6 +46,7 @@ PROTOCOL = (
         failures=2,
         read_only_replicas=False,
     ),
+    Case("one Redis, one raise, a rebuild that is resumed, one failure", Code(resumes=True), raises=(2,), failures=1),
 )
 """The protocol as it is."""
 
@@ -64,8 +67,24 @@ THOROUGH = (
         failures=2,
     ),
     Case("a replica, one raise, two kills or failovers", raises=(2,), servers=2, may_fail=KILLS_TOO, failures=2),
+    Case("one Redis, one raise, a rebuild that is resumed, failures without end", Code(resumes=True), raises=(2,)),
+    Case(
+        "one Redis, one raise, a resumed rebuild and another one, one failure",
+        Code(resumes=True),
+        raises=(2,),
+        rebuilds=2,
+        failures=1,
+    ),
+    Case(
+        "a replica, one raise, a rebuild that is resumed, two failovers",
+        Code(resumes=True),
+        raises=(2,),
+        servers=2,
+        may_fail=FAILOVERS,
+        failures=2,
+    ),
 )
-"""The protocol within wider bounds, for ``python -m tests.model --thorough``: some ten minutes and 1.5 GB."""
+"""The protocol within wider bounds, for ``python -m tests.model --thorough``: some twelve minutes and 1.5 GB."""
 
 
 # Raises.
@@ -230,6 +249,48 @@ class MarkLast(RedisRebuildSession):
         super().finish(token)
 
 
+class MarksAgain(RedisRebuildSession):
+    """A rebuild that is resumed marks the buckets again, with the token of the one that it goes on from."""
+
+    def recognise(self, token: str, replication_id: str) -> str:
+        """Mark."""
+        self.mark(token)
+        return ""
+
+
+class TrustsItsCheckpoint(RedisRebuildSession):
+    """A rebuild that is resumed does not ask before it goes on: that is for step 5 to find out."""
+
+    def recognise(self, token: str, replication_id: str) -> str:
+        """Take the checkpoint at its word."""
+        self._replication_id = replication_id.encode()
+        return ""
+
+
+class ChecksNothing(TrustsItsCheckpoint):
+    """A rebuild that is resumed, and sets the fence whatever has become of the token."""
+
+    def finish(self, token: str) -> None:
+        """Mark and fence."""
+        super().mark(token)
+        super().finish(token)
+
+
+class NotesWhatItRead(Rebuild):
+    """A checkpoint of what was read, merged or not."""
+
+    def _pages(self, filling: Filling) -> Iterator[BackupPage]:
+        for page in super()._pages(filling):
+            filling.merged = filling.read.copy()
+            yield page
+
+
+class CompletesAtOnce(Rebuild):
+    """A rebuild that completes half-done raises as soon as they are merged, as it does where they are very many."""
+
+    half_done_kept = -1
+
+
 class CommitsFirst(ModelBackup):
     """A rebuild completes half-done raises as it reads them."""
 
@@ -300,6 +361,24 @@ MUTATIONS = (
         expect=Broken.REDIS_RAISE,
     ),
     Case("rebuild commits before it merges", Code(backup=CommitsFirst), raises=(2,), expect=Broken.REDIS_MESSAGE),
+    Case(
+        "a resumed rebuild marks again",
+        Code(store=rebuilding_by(MarksAgain), resumes=True),
+        raises=(2,),
+        expect=Broken.REDIS_RAISE,
+    ),
+    Case(
+        "a resumed rebuild checks nothing",
+        Code(store=rebuilding_by(ChecksNothing), resumes=True),
+        raises=(2,),
+        expect=Broken.REDIS_RAISE,
+    ),
+    Case(
+        "a checkpoint before what it names is merged",
+        Code(rebuild=NotesWhatItRead, resumes=True),
+        raises=(2,),
+        expect=Broken.REDIS_RAISE,
+    ),
     Case("raise goes on without Redis", Code(store=IgnoresRedis), raises=(2,), expect=Broken.REDIS_RAISE),
     Case("raise without the backup", Code(backup=Forgets), raises=(2,), expect=Broken.BACKUP_RAISE),
     Case("raise without its condition", Code(backup=Lowers), failures=1, expect=Broken.LOWERED),
@@ -317,6 +396,13 @@ MUTATIONS = (
 """What each piece of the protocol is there for. The first six are the ones that the design names."""
 
 REDUNDANT = (
+    Case(
+        "a resumed rebuild asks for nothing before",
+        Code(store=rebuilding_by(TrustsItsCheckpoint), resumes=True),
+        raises=(2,),
+        failures=1,
+    ),
+    Case("half-done raises are completed at once", Code(rebuild=CompletesAtOnce), raises=(2,)),
     Case("script first", Code(store=rebuilding_by(ScriptFirst)), raises=(2,)),
     Case(
         "lookups need no loaded script", Code(store=LoadsScript), raises=(2,), servers=2, may_fail=FAILOVERS, failures=2

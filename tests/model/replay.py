@@ -14,6 +14,7 @@ from functools import cached_property
 from threading import Event
 from typing import Any, Literal, NamedTuple
 
+from saltctl.checkpoint import Bound, Checkpoint, Primary
 from saltctl.errors import SaltctlError
 from saltctl.rebuild import Rebuild, RebuildOptions
 from saltctl.registry import Lookup, RaiseResult, Registry
@@ -26,6 +27,8 @@ from saltctl.stores.registry import RedisRegistry, script_sha
 from tests.model.servers import CONDITION_FAILED, UNREACHABLE, Item, Refusal, Reply, Words, script_of
 
 CONVERSATION = "conv"
+RESUMED = "R"
+"""The token of the rebuild that may keep a checkpoint."""
 SETTINGS = Settings(redis_url="redis://redis:6379", buckets=1, aws_region="us-east-1")
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -33,16 +36,16 @@ _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 class Call(NamedTuple):
     """What a process asks: over which connection, and the words of the request."""
 
-    over: Literal["client", "session", "dynamodb"]
+    over: Literal["client", "session", "dynamodb", "disk"]
     words: Words
-    """A Redis command; or "get", "scan", or "update" with the condition and the update."""
+    """A Redis command; "get", "scan", or "update" with the condition and the update; "read", "write", or "remove"."""
     values: tuple[tuple[str, int], ...] = ()
     """The numbers that the condition and the update of an UpdateItem name."""
 
     @property
     def writes(self) -> bool:
         """Whether anybody else might ever notice it."""
-        reads = self.words[0] in ("get", "scan", "HGET")
+        reads = self.words[0] in ("get", "scan", "HGET", "read") or script_of(self.words) == "recognise"
         return not reads and not (self.words[0] == "EVALSHA" and script_of(self.words) == "lookup")
 
     def __str__(self) -> str:
@@ -52,6 +55,8 @@ class Call(NamedTuple):
                 return f"sets {update.split()[1]} = {dict(values)[':n']} in the backup"
             case Call("dynamodb", (verb,)):
                 return f"{verb}s the backup"
+            case Call("disk", (verb, *_)):
+                return f"{verb}s its checkpoint"
         name = script_of(self.words)
         verb = "loads the script" if self.words[0] == "SCRIPT" else "runs"
         return f"{verb} {name}" if name else f"sends {self.words[0]}"
@@ -70,15 +75,17 @@ class Answers:
 
     def __init__(self, replies: Sequence[Reply]) -> None:
         self._replies = iter(replies)
+        self._pause: Pause | None = None
 
     def ask(self, call: Call) -> Reply:
         """The answer to this call, or the end of the replay.
 
-        What `finally` blocks ask while a Pause passes ends in one, too: it never happens.
+        What `finally` blocks ask while a Pause passes ends in the same one: it never happens.
         """
         for reply in self._replies:
             return reply
-        raise Pause(call)
+        self._pause = self._pause or Pause(call)
+        raise self._pause
 
     def redis(self, call: Call) -> Reply:
         """Like :meth:`ask`, with refusals raised as redis-py raises them."""
@@ -273,6 +280,56 @@ class ModelBackup(DynamoBackup):
     def claim_layout(self, layout: str, key_prefix: str) -> None:
         """Everybody has the same layout here."""
 
+    def identity(self) -> str:
+        """There is one table."""
+        return "table"
+
+
+class ModelCheckpoints:
+    """A checkpoint on a disk that outlives its process: the token, the replication id, and raises to complete.
+
+    There is one page of the backup, so whatever was merged was all.
+    """
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    def load(self) -> Checkpoint | None:
+        """What is on the disk."""
+        text = self._answers.ask(Call("disk", ("read",)))
+        if text is None:
+            return None
+        token, replication_id, half_done = text.decode().split()
+        return Checkpoint(
+            bound=Bound("table", SETTINGS.key_prefix, SETTINGS.layout, 1),
+            token=token,
+            primaries={"redis:6379": Primary("", replication_id)},
+            after={0: None},
+            half_done=((CONVERSATION, int(half_done)),) if int(half_done) else (),
+            entries=0,
+            raised=0,
+            skipped=0,
+            consumed_rcu=0.0,
+            began=0.0,
+            written=0.0,
+        )
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Onto the disk."""
+        assert checkpoint.after == {0: None}
+        ((_, primary),) = checkpoint.primaries.items()
+        half_done = max((n for _, n in checkpoint.half_done), default=0)
+        self._answers.ask(Call("disk", ("write", checkpoint_text(checkpoint.token, primary.replication_id, half_done))))
+
+    def remove(self) -> None:
+        """From the disk."""
+        self._answers.ask(Call("disk", ("remove",)))
+
+
+def checkpoint_text(token: str, replication_id: str, half_done: int) -> str:
+    """A checkpoint as it is on the disk."""
+    return f"{token} {replication_id} {half_done}"
+
 
 class GenerousLease:
     """A lease that everybody gets at any time: safety must not hang on it."""
@@ -304,6 +361,8 @@ class Code:
     store: type[RedisRegistry] = RedisRegistry
     backup: type[ModelBackup] = ModelBackup
     rebuild: type[Rebuild] = Rebuild
+    resumes: bool = False
+    """Whether rebuild R keeps a checkpoint, and goes on from it. Others are on machines of their own, without one."""
 
 
 class Parts:
@@ -314,6 +373,7 @@ class Parts:
 
     def __init__(self, code: Code, answers: Answers) -> None:
         self._code = code
+        self._checkpoints = ModelCheckpoints(answers) if code.resumes else None
         connections = StubConnections(answers)
         self.store = code.store(SETTINGS, lookups=connections, others=connections)
         self.backup = code.backup(SETTINGS, client=StubDynamo(answers))
@@ -336,10 +396,11 @@ class Parts:
             self.store,
             self.backup,
             GenerousLease(),
-            RebuildOptions(segments=1),
+            RebuildOptions(segments=1, checkpoint_every=0.0),
             layout=SETTINGS.layout,
             key_prefix=SETTINGS.key_prefix,
             token=token,
+            checkpoints=self._checkpoints if token == RESUMED else None,
             clock=lambda: 0.0,
             now=lambda: 0.0,
             sleep=_no_sleep,

@@ -24,7 +24,7 @@ Item = tuple[tuple[str, int], ...]
 Words = tuple[str, ...]
 """A Redis command."""
 
-SCRIPTS = ("lookup", "merge", "mark", "finish")
+SCRIPTS = ("lookup", "merge", "mark", "recognise", "finish")
 FRESH = 0xFFFF
 """The replication id of a server that was just started or promoted, until it is renamed."""
 NEVER_AGAIN = 0xDEAD
@@ -45,6 +45,8 @@ READ_ONLY_SCRIPT = Refusal("READONLY this is a replica")
 UNVERIFIED = Refusal("UNVERIFIED this bucket was not verified here")
 OTHER_IDENTITY = Refusal("BROKEN the primary changed its replication id")
 TOKEN_GONE = Refusal("BROKEN the token is gone from bucket")
+RECOGNISED = (b"", b"the token is gone from bucket", b"the primary changed its replication id")
+"""What the script that begins a resumed rebuild answers."""
 
 Reply = Any
 """None, a number, bytes, a tuple of those, an Item, or a Refusal."""

@@ -17,13 +17,25 @@ from typing import Generic, NamedTuple, TypeVar
 from saltctl.registry import Lookup, RaiseResult
 from saltctl.stores.registry import script_sha
 from tests.model.fates import Failure, Servers, applied, beginning, fates
-from tests.model.replay import Call, Code, Finished, Process, Replayer, looker, raiser, rebuilder
+from tests.model.replay import (
+    RESUMED,
+    Call,
+    Code,
+    Finished,
+    Process,
+    Replayer,
+    checkpoint_text,
+    looker,
+    raiser,
+    rebuilder,
+)
 from tests.model.servers import (
     CONDITION_FAILED,
     NO_SCRIPT,
     OTHER_IDENTITY,
     READ_ONLY,
     READ_ONLY_SCRIPT,
+    RECOGNISED,
     TOKEN_GONE,
     UNREACHABLE,
     UNVERIFIED,
@@ -74,6 +86,8 @@ class Shared(NamedTuple):
     item: Item
     servers: tuple[Redis, ...]
     failures_left: int | None
+    disk: bytes | None = None
+    """The checkpoint of rebuild R."""
 
 
 class Local(NamedTuple):
@@ -289,6 +303,12 @@ class World:
         match call:
             case Call("dynamodb", ("get",) | ("scan",)):
                 yield None, shared, shared.item
+            case Call("disk", ("read",)):
+                yield None, shared, shared.disk
+            case Call("disk", ("write", text)):
+                yield None, shared._replace(disk=text.encode()), 1
+            case Call("disk", _):
+                yield None, shared._replace(disk=None), 1
             case Call("dynamodb", ("update", condition, update), values):
                 item, reply = update_item(shared.item, condition, update, dict(values))
                 yield None, shared._replace(item=item), reply
@@ -321,27 +341,29 @@ class World:
 
     def _find_fates(self, number: int, rebuilds: int) -> Iterator[tuple[str, int]]:
         """How each reads, and its difference to the state."""
-        item, servers, failures_left = self._shared[number]
-        for label, befallen, failures, difference in self._fates_of_servers(servers, failures_left, rebuilds):
-            yield label, self._shared.number(Shared(item, befallen, failures)) - number + difference
+        item, servers, failures_left, disk = self._shared[number]
+        for label, befallen, failures, kept, difference in self._fates_of_servers(
+            servers, failures_left, disk, rebuilds
+        ):
+            yield label, self._shared.number(Shared(item, befallen, failures, kept)) - number + difference
 
     def _find_fates_of_servers(
-        self, servers: Servers, failures_left: int | None, rebuilds: int
-    ) -> Iterator[tuple[str, Servers, int | None, int]]:
-        """How each reads, the servers and the failures left after it, and the difference of the rebuilds' locals."""
+        self, servers: Servers, failures_left: int | None, disk: bytes | None, rebuilds: int
+    ) -> Iterator[tuple[str, Servers, int | None, bytes | None, int]]:
+        """How each reads; the servers, failures left and disk after it; the difference of the rebuilds' locals."""
         processes = [(at, process) for at, process in self._processes if at >= self._rebuilds_at]
         locals_ = [self._locals[rebuilds >> at - self._rebuilds_at & _MASK] for at, _ in processes]
         for index, label, befallen, failures in fates(servers, failures_left, self.case.may_fail):
             same = tuple(server._replace(identity=0) for server in befallen)
             rename, named = renamed(
-                befallen if self.case.replication_ids else same, [local.replies for local in locals_]
+                befallen if self.case.replication_ids else same, [*(local.replies for local in locals_), (disk,)]
             )
             difference = 0
             for (at, process), local in zip(processes, locals_, strict=True):
                 server = LOST if local.server == index and not befallen[index].up else local.server
                 after = self._local(process, Local(tuple(map(rename, local.replies)), server))
                 difference += after - self._locals.number(local) << at
-            yield f"Redis{self._name(index)} {label}", named, failures, difference
+            yield f"Redis{self._name(index)} {label}", named, failures, rename(disk), difference
 
     def _name(self, index: int) -> str:
         return f" on {'AB'[index]}" if self.case.servers > 1 else ""
@@ -355,7 +377,14 @@ def possible_replies(call: Call, case: Case) -> Collection[Reply]:
     ]
     refused = [READ_ONLY, READ_ONLY_SCRIPT, UNREACHABLE]
     entries = [None, *(b"%d" % n for n in case.raises)]
+    # Of each server, and what each rebuild remembers; of a resumed one also what it read, and what is on its disk.
+    ids = [hexadecimal(i).decode() for i in range(case.servers + case.rebuilds + 2 * case.code.resumes)]
     match call:
+        case Call("disk", ("read",)):
+            kept = [checkpoint_text(RESUMED, i, n).encode() for i in ids for n in (0, *case.raises)]
+            return [None, *kept]
+        case Call("disk", _):
+            return [1]
         case Call("dynamodb", ("get",) | ("scan",)):
             return items
         case Call("dynamodb", _):
@@ -366,7 +395,9 @@ def possible_replies(call: Call, case: Case) -> Collection[Reply]:
         case "lookup", _:
             return [*((entry,) for entry in entries), NO_SCRIPT, UNVERIFIED, *refused]
         case "mark", _:
-            return [*(hexadecimal(i) for i in range(case.servers + case.rebuilds)), *refused]
+            return [*(i.encode() for i in ids), *refused]
+        case "recognise", _:
+            return [*RECOGNISED, *refused]
         case "finish", _:
             return [1, TOKEN_GONE, OTHER_IDENTITY, *refused]
         case _, "HGET":
