@@ -15,7 +15,7 @@ from saltctl.errors import SaltctlError
 from saltctl.heat import HeatReport
 from saltctl.registry import Lookup
 from saltctl.service import ALIVE_SECONDS
-from saltctl.stores.heat_stream import FIRST_ID, Claimed, Entry, StreamInfo
+from saltctl.stores.heat_stream import FIRST_ID, Claimed, Entry, StreamInfo, id_order
 
 BATCH = 1000
 POLL_SECONDS = 0.2
@@ -181,7 +181,7 @@ class Replay:
                 return
             yield entries
             first = f"({entries[-1].id}"
-            self.report.next_id = entries[-1].id
+            self.report.next_id = _following(entries[-1].id)
 
     def _backlog(self) -> Iterator[list[Entry]]:
         """Own entries of a replay that was broken off, what dead consumers hold, then what nobody has read."""
@@ -261,6 +261,11 @@ class Replay:
                 self.report.raises.append(raised)
             else:
                 self.report.unchanged += 1
+
+
+def _following(entry_id: str) -> str:
+    milliseconds, sequence = id_order(entry_id)
+    return f"{milliseconds}-{sequence + 1}"
 
 
 def _resumable(failure: SaltctlError) -> SaltctlError:

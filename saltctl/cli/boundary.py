@@ -12,10 +12,11 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 from typing import NoReturn
 
-from saltctl.cli.text import clean, clean_json
+from saltctl.cli.text import clean, clean_json, command_line
 from saltctl.errors import DeadlineExceededError, SaltctlError
 
 
@@ -29,6 +30,10 @@ class Terminated(BaseException):
 
 class _Alarm(BaseException):
     """``--timeout`` is over. No Exception: botocore takes those for failed requests, and tries again."""
+
+
+_arguments: ContextVar[Sequence[str]] = ContextVar("_arguments", default=())
+"""What is being run, for the messages that name it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -52,6 +57,7 @@ def run(args: Sequence[str]) -> int:
     from saltctl.cli.app import build
 
     as_json = wants_json(args)
+    _arguments.set(tuple(args))
     if "_SALTCTL_COMPLETE" in os.environ:
         build(completion=True)(prog_name="saltctl")
     command = typer.main.get_command(build())
@@ -66,19 +72,10 @@ def run(args: Sequence[str]) -> int:
     except typer.TyperException as exc:
         return _fail_usage(exc, as_json=as_json)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(
-            "interrupted", "interrupted", "what was done is kept; run it again", 130, as_json=as_json, trace=False
-        )
+        return _fail("interrupted", "interrupted", _again(), 130, as_json=as_json, trace=False)
     except Terminated as exc:
         name = signal.Signals(exc.signum).name
-        return _fail(
-            "terminated",
-            f"ended by {name}",
-            "what was done is kept; run it again",
-            128 + exc.signum,
-            as_json=as_json,
-            trace=False,
-        )
+        return _fail("terminated", f"ended by {name}", _again(), 128 + exc.signum, as_json=as_json, trace=False)
     except BrokenPipeError:
         _forget_stdout()
         return 0
@@ -124,12 +121,19 @@ def _fail(code: str, message: str, hint: str, exit_code: int, *, as_json: bool, 
     return exit_code
 
 
+def _again(how: str = "") -> str:
+    return f"what was done is kept; run it again{' ' + how if how else ''}: {command_line(*_arguments.get())}"
+
+
 def _fail_usage(exc: Exception, *, as_json: bool) -> int:
     context = getattr(exc, "ctx", None)
     path = context.command_path if context is not None else "saltctl"
     message = exc.format_message() if hasattr(exc, "format_message") else str(exc)
-    if not message:
-        # No arguments at all: typer raises with nothing to say, and help is what helps.
+    if context is not None and message in ("", context.get_help()):
+        # No command at all: typer raises with its help or with nothing to say.
+        if not as_json:
+            sys.stderr.write(context.get_help() + "\n")
+            return 2
         message = "a command is missing"
     return _fail("usage", message.rstrip("."), f"{path} --help", 2, as_json=as_json, trace=False)
 
@@ -174,7 +178,7 @@ def deadline(seconds: float | None) -> Iterator[None]:
         yield
     except _Alarm:
         raise DeadlineExceededError(
-            f"not done after {seconds:g} s (--timeout)", hint="what was done is kept; run it again with more time"
+            f"not done after {seconds:g} s (--timeout)", hint=_again("with more time")
         ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

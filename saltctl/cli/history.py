@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,7 +33,7 @@ from saltctl.cli.session import (
     YesOption,
     session_of,
 )
-from saltctl.cli.text import duration
+from saltctl.cli.text import command_line, duration
 from saltctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ def read(
         _explain(history, conversation, options, output)
         return
     writer = PageWriter(resolve_format(output), oldest_first=oldest_first)
+    given = {"--limit": limit, "--all": all_, "--since": since, "--until": until, "--oldest-first": oldest_first}
+    given |= {"--eventual": eventual, "--allow-partial": allow_partial}
     with deadline(timeout):
         pages = history.pages(conversation, options) if all_ else iter((history.page(conversation, options),))
         try:
@@ -144,17 +147,21 @@ def read(
                 writer.add(page)
         except BaseException:
             if all_ and (cursor := writer.cursor):
-                turn = f"--oldest-first --after {cursor}" if oldest_first else f"--before {cursor}"
-                note(f"what was printed is whole; the rest: saltctl history read {conversation} --all {turn}")
+                note(f"what was printed is whole; the rest: {_onward(conversation, cursor, given)}")
             raise
     summary = writer.finish()
     if not all_ and summary["next_cursor"] is not None and resolve_format(output) is OutputFormat.table:
-        turn = "--oldest-first --after" if oldest_first else "--before"
-        note(f"more: saltctl history read {conversation} {turn} {summary['next_cursor']}")
+        note(f"more: {_onward(conversation, summary['next_cursor'], given)}")
     if not summary["complete"]:
         missing = [shard["partition_key"] for shard in summary["shards"] if shard["error"]]
         warn(f"incomplete: nothing was read of {', '.join(missing)}. Run it again without --allow-partial")
         raise typer.Exit(INCOMPLETE)
+
+
+def _onward(conversation: str, cursor: str, given: Mapping[str, object]) -> str:
+    """The command that reads on behind a cursor, with what was given to this one."""
+    turn = "--after" if given["--oldest-first"] else "--before"
+    return command_line("history", "read", conversation, given={**given, turn: cursor})
 
 
 def _explain(history: History, conversation: str, options: Any, output: OutputFormat | None) -> None:
@@ -297,7 +304,7 @@ def audit(
     if found.orphaned and not record["repaired"]:
         warn(
             f"readers miss {found.orphaned:,} messages: {conversation} has max_n {found.max_n} and needs "
-            f"{found.needed_n}; saltctl history audit {conversation} --repair raises it"
+            f"{found.needed_n}; {command_line('history', 'audit', conversation, '--repair')} raises it"
         )
         raise typer.Exit(FOUND_SOMETHING)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli.boundary import Terminated
-from saltctl.cli.output import Column, emit, note
+from saltctl.cli.output import Column, emit, fields_and_tables, note
 from saltctl.cli.session import OutputOption, duration_option, session_of
 from saltctl.errors import UsageError
 
@@ -35,6 +35,12 @@ LOAD_COLUMNS = (
     Column("written", "really written", right=True),
     Column("failed", "failed", right=True),
     Column("hottest", "hottest"),
+)
+HOTTEST_COLUMNS = (
+    Column("conversation_id", "conversation"),
+    Column("rate", "writes/s", right=True),
+    Column("max_n", "max_n", right=True),
+    Column("partitions", "partitions written to", right=True),
 )
 
 
@@ -124,7 +130,9 @@ def load(
     finally:
         for meter in meters:
             meter.close()
-    emit(asdict(report), output, columns=LOAD_COLUMNS)
+    record = asdict(report)
+    view = fields_and_tables(record, LOAD_COLUMNS, hottest=HOTTEST_COLUMNS)
+    emit(record, output, columns=LOAD_COLUMNS, human_view=view)
 
 
 @contextmanager

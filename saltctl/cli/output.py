@@ -212,6 +212,21 @@ def print_fields(record: Record, columns: Sequence[Column]) -> None:
     console().print(grid)
 
 
+def fields_and_tables(
+    record: Record, columns: Sequence[Column], **lists: Sequence[Column]
+) -> Callable[[Console], None]:
+    """A view for people of a record that has lists: its fields, and below them each list as a table of its own."""
+
+    def draw(screen: Console) -> None:
+        print_fields(record, [column for column in columns if column.key not in lists])
+        for key, inner in lists.items():
+            if record[key]:
+                screen.print()
+                screen.print(table_of(record[key], inner))
+
+    return draw
+
+
 def note(text: str) -> None:
     """A line of narration on stderr."""
     sys.stderr.write(clean(text, keep_newlines=True) + "\n")

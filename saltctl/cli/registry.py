@@ -23,7 +23,7 @@ from saltctl.cli.session import (
     YesOption,
     session_of,
 )
-from saltctl.cli.text import ago
+from saltctl.cli.text import ago, command_line
 from saltctl.errors import InvalidSaltCountError, SaltctlError, UnavailableError, UnverifiedError
 from saltctl.salting import check_conversation_id, check_salt_count
 
@@ -180,7 +180,7 @@ def set_(
         raise InvalidSaltCountError(
             f"{conversation!r} has {before} salts already, and N never goes down: "
             "messages on the upper salts would vanish",
-            hint=f"saltctl registry get {conversation}",
+            hint=command_line("registry", "get", conversation),
         )
     record: dict[str, Any] = {"conversation_id": conversation, "before": before, "after": n}
     half_done = entry is not None and entry.write_n < entry.max_n

@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saltctl.cli.boundary import stop_on_signals
-from saltctl.cli.output import Column, OutputFormat, emit, resolve_format, write_json_line
+from saltctl.cli.output import (
+    Column,
+    OutputFormat,
+    Record,
+    emit,
+    fields_and_tables,
+    resolve_format,
+    write_json_line,
+)
 from saltctl.cli.session import OutputOption, Session, duration_option, session_of
+from saltctl.cli.text import ago
 
 if TYPE_CHECKING:
     from saltctl.guard import FenceGuard
@@ -23,14 +32,29 @@ if TYPE_CHECKING:
 
 group = typer.Typer(help="The hot partition service: reads heat reports and raises.", no_args_is_help=True)
 FOUND_SOMETHING = 3
+
+
+def _last_raise(record: Record) -> str:
+    last = record["last_raise"]
+    if not last:
+        return "none yet"
+    return f"{last['conversation_id']} from {last['before']} to {last['after']} {ago(last['at'])} by {last['by']}"
+
+
 STATUS_COLUMNS = (
     Column("verdict", "verdict"),
     Column("alive", "instances alive", right=True),
     Column("lag", "lag", right=True),
     Column("pending", "pending", right=True),
     Column("verified", "Redis verified"),
-    Column("last_raise", "last raise"),
+    Column("last_raise", "last raise", show=_last_raise),
     Column("instances", "instances"),
+)
+INSTANCE_COLUMNS = (
+    Column("name", "instance"),
+    Column("pending", "pending", right=True),
+    Column("idle_s", "idle s", right=True),
+    Column("alive", "alive"),
 )
 
 
@@ -197,7 +221,8 @@ def status(
             {"name": c.name, "pending": c.pending, "idle_s": c.idle_s, "alive": is_alive(c.idle_s)} for c in consumers
         ],
     }
-    emit(record, output, columns=STATUS_COLUMNS)
+    view = fields_and_tables(record, STATUS_COLUMNS, instances=INSTANCE_COLUMNS)
+    emit(record, output, columns=STATUS_COLUMNS, human_view=view)
     if seen.verdict != "ok" or not verified:
         raise typer.Exit(FOUND_SOMETHING)
 

@@ -15,7 +15,7 @@ import typer
 
 from saltctl.cli.boundary import deadline
 from saltctl.cli.job import CronOption, MetricsFileOption, running
-from saltctl.cli.output import Column, emit, note, table_of, warn
+from saltctl.cli.output import Column, emit, fields_and_tables, note, table_of, warn
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -26,7 +26,7 @@ from saltctl.cli.session import (
     duration_option,
     session_of,
 )
-from saltctl.cli.text import duration
+from saltctl.cli.text import command_line, duration
 from saltctl.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -74,11 +74,16 @@ REPLAY_COLUMNS = (
     Column("raises", "raises"),
     Column("dry_run", "dry run"),
 )
+RAISES_COLUMNS = (
+    Column("conversation_id", "conversation"),
+    Column("before", "before", right=True),
+    Column("after", "after", right=True),
+)
 DEAD_COLUMNS = (
     Column("id", "id"),
     Column("original_id", "original id"),
     Column("reason", "reason"),
-    Column("fields", "fields"),
+    Column("fields", "fields", show=lambda record: " ".join(f"{name}={v}" for name, v in record["fields"].items())),
 )
 CHANGED_COLUMNS = (Column("id", "id"), Column("new_id", "new id"), Column("action", "action"))
 IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Ids of dead letters.")]
@@ -266,10 +271,11 @@ def replay(
         record = asdict(report)
         run.done(record, happened=bool(report.raised or report.dead or not report.drained))
         if not cron or output is not None:
-            emit(record, output, columns=REPLAY_COLUMNS)
+            view = fields_and_tables(record, REPLAY_COLUMNS, raises=RAISES_COLUMNS)
+            emit(record, output, columns=REPLAY_COLUMNS, human_view=view)
         if not report.drained:
             if not cron:
-                _say_what_is_left(report)
+                _say_what_is_left(report, options, max_age)
             raise typer.Exit(INCOMPLETE)
 
 
@@ -322,13 +328,16 @@ def _warn_of_trimmed(stream: Any, options: ReplayOptions) -> None:
         warn(f"the range begins before the first entry that is left ({time_of(first) or 'none is'})")
 
 
-def _say_what_is_left(report: ReplayReport) -> None:
+def _say_what_is_left(report: ReplayReport, options: ReplayOptions, max_age: float | None) -> None:
     if report.held_by_others:
         warn(f"{report.held_by_others} entries are held by consumers that are alive; see saltctl stream status")
-    elif report.next_id:
-        note(f"not all was read; to go on: saltctl stream replay --from {report.next_id}")
-    else:
-        note("not all was read; to go on: saltctl stream replay")
+        return
+    if options.dry_run and not options.is_range:
+        note("not all was looked at; without --max-events all is")
+        return
+    given = {"--from": report.next_id, "--to": options.last, "--max-age": max_age, "--rate": options.rate}
+    given |= {"--max-events": options.max_events, "--dry-run": options.dry_run}
+    note(f"not all was read; to go on: {command_line('stream', 'replay', given=given)}")
 
 
 @dead_group.command("list")

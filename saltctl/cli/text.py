@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 _UNSAFE_IN_JSON = re.compile("[^ -\\[\\]-~]")
@@ -25,6 +27,18 @@ def _escape(character: str) -> str:
         named = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character)
         return named or f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def command_line(*words: str, given: Mapping[str, object] | None = None) -> str:
+    """A saltctl command to be pasted into a shell: an id is one word of it, whatever characters it has.
+
+    ``given`` are options by their names; those that are None or False were not given, True is a flag.
+    """
+    options: list[str] = []
+    for name, value in (given or {}).items():
+        if value is not None and value is not False:
+            options += [name] if value is True else [name, str(value)]
+    return shlex.join(["saltctl", *words, *options])
 
 
 def clean_json(document: str) -> str:

@@ -15,6 +15,8 @@ from saltctl.stores.registry import script
 KEPT_RAISES = 8
 """The latest raises that are remembered here; the backup table remembers all of each conversation."""
 
+_RAISE_KEYS = {"conversation_id", "before", "after", "at", "by"}
+
 
 @dataclass(frozen=True, slots=True)
 class Verification:
@@ -69,12 +71,17 @@ class ServiceState:
 
     def last_raise(self) -> dict[str, Any] | None:
         """The latest raise; None where there was none since Redis was empty, or what stands there is no raise."""
-        return _parsed(self._ask("HGET", self._key, "last_raise"))
+        return _parsed_raise(self._ask("HGET", self._key, "last_raise"))
 
     def last_raises(self) -> list[dict[str, Any]]:
         """The latest raises, the newest first; what stands there and is none is left out."""
         lines = (self._ask("HGET", self._key, "raises") or b"").split(b"\n")
-        return [raised for line in lines if (raised := _parsed(line)) is not None]
+        return [raised for line in lines if (raised := _parsed_raise(line)) is not None]
+
+
+def _parsed_raise(value: Any) -> dict[str, Any] | None:
+    found = _parsed(value)
+    return found if found is not None and found.keys() >= _RAISE_KEYS else None
 
 
 def _parsed(value: Any) -> dict[str, Any] | None:

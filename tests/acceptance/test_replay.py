@@ -125,7 +125,8 @@ def test_a_replay_goes_on_where_it_ended(stream: HeatStream, replay: Replayer, b
     part = replay(first="0", max_events=3)
     assert (part.read, part.drained) == (3, False)
     assert part.next_id is not None
-    assert replay(first=part.next_id).drained
+    ending = replay(first=part.next_id)
+    assert (ending.read, ending.drained) == (2, True)
     rest = replay()
     assert (rest.read, rest.drained) == (3, True)
     assert all(backup.get(f"c{number}") for number in range(5))

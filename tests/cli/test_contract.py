@@ -84,6 +84,7 @@ def test_tables_fit_the_terminal(
     assert outcome.out.strip()
     assert max(len(line) for line in outcome.out.splitlines()) <= int(columns)
     assert "…" not in outcome.out
+    assert '{"' not in outcome.out, "people are shown no JSON"
 
 
 @pytest.mark.parametrize("name", sorted(LEAVES))

@@ -159,6 +159,20 @@ def test_a_chat_on_a_terminal(saltctl: Runner, history: History) -> None:
     assert "text 5" in saltctl(*shlex.split(command), "-o", "table").out
 
 
+def test_what_reads_on_keeps_what_was_asked(saltctl: Runner, history: History) -> None:
+    """The command for the next page has the bounds, the limit and the direction of this one, and quotes the id."""
+    conversation = "a b; touch $(pwned) 'x'"
+    for minute in range(6):
+        at = f"2026-03-01T08:0{minute}:00.000Z"
+        history.put(conversation, f"{at}#m{minute}", {"text": f"text {minute}"})
+    bounds = ("--since", "2026-03-01T08:01:00Z", "--until", "2026-03-01T08:04:00Z")
+    first = saltctl("history", "read", conversation, "--limit", "2", "--oldest-first", *bounds, "-o", "table")
+    words = shlex.split(first.err.strip().removeprefix("more: saltctl "))
+    assert words[2] == conversation
+    second = saltctl(*words, "-o", "json").json
+    assert [message["text"] for message in second["messages"]] == ["text 3"]
+
+
 def test_an_unknown_conversation_is_an_empty_history(saltctl: Runner, history: History) -> None:
     """Exit 0, and it says that it looked and where."""
     outcome = saltctl("history", "read", "nobody", "-o", "json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import UTC, datetime
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from saltctl.cli.boundary import wants_json
 from saltctl.cli.output import human
-from saltctl.cli.text import ago, clean, clean_json, duration, tsv_field
+from saltctl.cli.text import ago, clean, clean_json, command_line, duration, tsv_field
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
@@ -44,6 +45,15 @@ def test_a_tsv_field_is_one_field_and_no_formula(text: str) -> None:
 def test_values_for_people_are_printable(value: object) -> None:
     """Any plain value is shown as printable text."""
     assert human(value).isprintable()
+
+
+def test_a_command_can_be_pasted() -> None:
+    """What a shell makes of it is what was meant, whatever an id holds; options that were not given are left out."""
+    conversation = "a b; $(touch x) `y` '\"\\ [/] &"
+    options = {"--limit": 3, "--since": None, "--all": True, "--eventual": False, "--to": "0-1"}
+    command = command_line("history", "read", conversation, given=options)
+    expected = ["saltctl", "history", "read", conversation, "--limit", "3", "--all", "--to", "0-1"]
+    assert shlex.split(command) == expected
 
 
 @pytest.mark.parametrize(

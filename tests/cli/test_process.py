@@ -55,11 +55,12 @@ def test_version(process: Process) -> None:
     assert (done.returncode, done.stdout) == (0, f"saltctl {__version__}\n")
 
 
-def test_no_command_shows_help(process: Process) -> None:
-    """Without arguments there is help and exit 2."""
-    done = process()
-    assert done.returncode == 2
-    assert "Commands:" in done.stdout + done.stderr
+@pytest.mark.parametrize("group", [(), ("registry",), ("stream", "dead")])
+def test_no_command_shows_help(group: tuple[str, ...], process: Process) -> None:
+    """Without a command there is the help that --help shows, on stderr, and exit 2."""
+    done = process(*group)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == process(*group, "--help").stdout
 
 
 def test_version_and_help_import_no_driver(process: Process) -> None:
@@ -95,7 +96,9 @@ def test_a_signal_ends_a_command_that_waits(signum: signal.Signals, code: int, d
         child.wait()
     assert child.returncode == code
     assert out == ""
-    assert json.loads(err.splitlines()[-1])["error"]["exit_code"] == code
+    error = json.loads(err.splitlines()[-1])["error"]
+    assert error["exit_code"] == code
+    assert error["hint"].endswith("run it again: saltctl rebuild --wait-redis 10m -o json")
     assert "Traceback" not in err
 
 
@@ -116,7 +119,9 @@ def test_timeout_is_exit_124(process: Process, deaf_server: int) -> None:
     aws = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{deaf_server}", "SALTCTL_AWS_TIMEOUT": "60"}
     done = process("rebuild", "--timeout", "300ms", "-o", "json", env={**os.environ, **servers, **aws})
     assert done.returncode == 124
-    assert json.loads(done.stderr.splitlines()[-1])["error"]["code"] == "timeout"
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert error["code"] == "timeout"
+    assert error["hint"].endswith("with more time: saltctl rebuild --timeout 300ms -o json")
 
 
 def test_a_closed_pipe_is_no_error(seeded: LocalEnvironment) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -137,11 +138,13 @@ def test_set_refuses_what_is_no_number(n: str, saltctl: Runner, configured: Sett
 
 
 def test_set_refuses_a_lower_n(saltctl: Runner, configured: Settings, registry: Registry) -> None:
-    """max_n never goes down: exit 6 with the reason."""
-    registry.raise_to("conv", 8)
-    outcome = saltctl("registry", "set", "conv", "4", "--yes", "-o", "json")
+    """max_n never goes down: exit 6 with the reason, and a hint in which the id is one word to a shell."""
+    conversation = "conv; touch $(pwned)"
+    registry.raise_to(conversation, 8)
+    outcome = saltctl("registry", "set", conversation, "4", "--yes", "-o", "json")
     assert outcome.code == 6
     assert "never goes down" in outcome.error["message"]
+    assert shlex.split(outcome.error["hint"]) == ["saltctl", "registry", "get", conversation]
 
 
 @pytest.mark.parametrize("conversation", ["", "a#3", "x" * 2001, "é" * 1001])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -315,3 +316,22 @@ def test_no_role_can_do_more(configured: Settings, redis_server: LocalRedis) -> 
     )
     for command in not_for_servers:
         assert roles.refuses("app", *command), command
+
+
+def test_a_replay_that_ended_early_names_what_goes_on(
+    configured: Settings, registry: Registry, rebuild: Rebuilder, saltctl: Runner
+) -> None:
+    """The command has the end of the range and the pace, and goes on with the entry behind the last one."""
+    rebuild()
+    HeatStream(configured).create_group()
+    for number in range(5):
+        _report(configured, f"conv_{number}", 900)
+    last = HeatStream(configured).range("-", "+", 4)[-1].id
+    read = []
+    words = ["stream", "replay", "--from", "1h", "--to", last, "--rate", "100", "--max-events", "1"]
+    while words:
+        outcome = saltctl(*words, "-o", "json")
+        read += [raised["conversation_id"] for raised in outcome.json["raises"]]
+        words = shlex.split(outcome.err.partition("to go on: saltctl ")[2])
+    assert read == [f"conv_{number}" for number in range(4)]
+    assert outcome.code == 0

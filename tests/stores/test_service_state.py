@@ -60,6 +60,9 @@ def test_the_latest_raises_come_first_and_are_few(state: ServiceState) -> None:
 )
 def test_what_is_no_note_is_none(state: ServiceState, settings: Settings, admin: Any, junk: str) -> None:
     """Whatever somebody else wrote there is no note, and no error either."""
-    admin.hset(f"{settings.key_prefix}:service", mapping={"verified": junk, "raises": f"{junk}\n{{}}"})
+    admin.hset(
+        f"{settings.key_prefix}:service", mapping={"verified": junk, "last_raise": junk, "raises": f"{junk}\n{{}}"}
+    )
     assert state.verification() is None
-    assert {} in state.last_raises()
+    assert state.last_raises() == []
+    assert state.last_raise() is None
