@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from saltctl.errors import RebuildBrokenError
 from saltctl.stores.contracts import BackupPage, RebuildSession
 
 
@@ -77,6 +78,11 @@ class Filling:
             return
         max_n = {entry[0]: entry[1] for entry in waiting}
         for primary, ids in self._by_primary(list(max_n)).items():
+            if primary not in self._sessions:
+                raise RebuildBrokenError(
+                    f"Redis at {primary} became a primary while the others were being rebuilt",
+                    hint="nothing was verified and nothing is lost; run it again: saltctl rebuild",
+                )
             self._sessions[primary].begin_merge([(conversation_id, max_n[conversation_id]) for conversation_id in ids])
 
     def settle(self) -> None:

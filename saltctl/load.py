@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from saltctl.errors import RefusedError, SaltctlError
 from saltctl.local import require_loopback
 from saltctl.meter import WriteMeter
+from saltctl.redis_url import parse_redis_url
 from saltctl.registry import Lookup
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
@@ -71,8 +71,8 @@ class LoadReport:
 
 def require_local(settings: Settings) -> None:
     """Raise RefusedError unless Redis and AWS are on loopback: a load is not for real servers."""
-    host = urlsplit(settings.require_redis_url()).hostname or ""
-    if host not in ("127.0.0.1", "::1", "localhost") or not settings.aws_endpoint_url:
+    hosts = {address.host for address in parse_redis_url(settings.require_redis_url()).addresses}
+    if not hosts or hosts - {"127.0.0.1", "::1", "localhost"} or not settings.aws_endpoint_url:
         raise RefusedError(
             "a load is for the local environment, and these servers are not on loopback",
             hint="saltctl local shell, and there: saltctl local load",

@@ -20,9 +20,9 @@ from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
 from saltctl.errors import ConfigurationError
+from saltctl.redis_url import REDIS_SCHEMES, parse_redis_url
 from saltctl.salting import is_power_of_two
 
-REDIS_SCHEMES = ("redis", "rediss", "unix")
 MASK = "***"
 _NO_REDIS_HINT = (
     "set SALTCTL_REDIS_URL, for example redis://127.0.0.1:6379/0, or add a context to the file that "
@@ -117,16 +117,7 @@ class Settings:
         Raises:
             ConfigurationError: the file cannot be read.
         """
-        if self.redis_password_file is None:
-            return None
-        try:
-            return self.redis_password_file.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigurationError(
-                f"redis_password_file {str(self.redis_password_file)!r} cannot be read: "
-                f"{getattr(exc, 'strerror', None) or 'it is not UTF-8'}",
-                hint="check its path and its permissions",
-            ) from exc
+        return None if self.redis_password_file is None else read_password(self.redis_password_file)
 
     def describe(self) -> list[dict[str, Any]]:
         """Every setting as ``{"name", "value", "origin"}``, secrets masked, in a fixed order."""
@@ -139,6 +130,17 @@ class Settings:
                 value = str(value)
             rows.append({"name": spec.name, "value": value, "origin": self.origins.get(spec.name, "default")})
         return rows
+
+
+def read_password(path: Path, setting: str = "redis_password_file") -> str:
+    """The password in a file, without its final newline; raises ConfigurationError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(
+            f"{setting} {str(path)!r} cannot be read: {getattr(exc, 'strerror', None) or 'it is not UTF-8'}",
+            hint="check its path and its permissions",
+        ) from exc
 
 
 def mask_url(url: str) -> str:
@@ -163,7 +165,7 @@ def _mask_parameter(parameter: str) -> str:
     return f"{name}={MASK}" if equals and "pass" in unquote_plus(name).lower() else parameter
 
 
-_KNOWN_SCHEMES = (*REDIS_SCHEMES, "http", "https", "redis+cluster", "rediss+cluster", "redis+sentinel")
+_KNOWN_SCHEMES = (*REDIS_SCHEMES, "http", "https")
 
 
 def _text(value: Any) -> str:
@@ -222,23 +224,7 @@ def _seconds(minimum: float, maximum: float) -> Parser:
 
 def _redis_url(value: Any) -> str:
     url = _text(value)
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        # The cause may quote the URL, and the URL may hold a password.
-        raise ValueError(
-            "is no URL that can be taken apart; is a special character in the password unquoted?"
-        ) from None
-    if parts.scheme not in REDIS_SCHEMES:
-        raise ValueError(f"must begin with {', '.join(scheme + '://' for scheme in REDIS_SCHEMES)}")
-    if parts.scheme == "unix":
-        if not parts.path:
-            raise ValueError("must name a socket, such as unix:///run/redis.sock")
-    elif not parts.hostname:
-        raise ValueError("must name a host, such as redis://127.0.0.1:6379/0")
-    elif parts.path.strip("/") and not parts.path.strip("/").isdigit():
-        raise ValueError("may end in a database number only, such as /0")
+    parse_redis_url(url)
     return url
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.connections import Connections
-from saltctl.stores.redis_errors import redis_errors
 from saltctl.stores.registry import FENCE, REBUILD
 
 UNREADABLE = 0
@@ -40,7 +39,7 @@ class BucketReader:
         """The replication id of each primary: another one means that it restarted or failed over."""
         found = {}
         for primary in self._connections.primaries():
-            with redis_errors(primary):
+            with self._connections.errors(primary):
                 info = self._connections.client(primary).execute_command("INFO", "replication")
             found[primary] = str(info.get("master_replid", ""))
         return found
@@ -90,7 +89,7 @@ class BucketReader:
                 by_primary[self._connections.primary_of(command[1])].append(place)
             replies: list[Any] = [None] * len(batch)
             for primary, places in by_primary.items():
-                with redis_errors(primary):
+                with self._connections.errors(primary):
                     for place, reply in zip(places, self._ask_primary(primary, batch, places), strict=True):
                         if isinstance(reply, Exception):
                             raise reply

@@ -14,7 +14,6 @@ from saltctl.heat import MAX_ENTRY_BYTES, MAX_FIELDS
 from saltctl.settings import Settings
 from saltctl.stores.connections import Connections
 from saltctl.stores.heat_stream import Entry
-from saltctl.stores.redis_errors import redis_errors
 
 MAX_LETTERS = 10_000
 """The oldest go first: whoever floods the stream with nonsense must not fill Redis."""
@@ -39,20 +38,13 @@ class DeadLetters:
         self.key = f"{settings.key_prefix}:dead"
         self._stream = f"{settings.key_prefix}:heat"
         self._connections = Connections(settings, timeout=settings.redis_timeout, retries=0)
-        self._primary = self._connections.primary_of(self.key)
 
     def close(self) -> None:
         """Close the connections."""
         self._connections.close()
 
     def _ask_all(self, commands: Sequence[tuple[Any, ...]], key: str | None = None) -> list[Any]:
-        primary = self._connections.primary_of(key or self.key)
-        with redis_errors(primary):
-            replies = self._connections.ask_all(primary, commands)
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise reply
-        return replies
+        return self._connections.ask_of(key or self.key, commands)
 
     def bury(self, letters: Sequence[tuple[Entry, str]]) -> None:
         """Keep each entry with the reason; what is too large is kept in part."""

@@ -7,14 +7,14 @@ handles entries must therefore be idempotent. Nothing here acknowledges by itsel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from saltctl.errors import StreamLostError
 from saltctl.heat import HeatReport
 from saltctl.settings import Settings
 from saltctl.stores.connections import Connections
-from saltctl.stores.redis_errors import redis_errors
 from saltctl.stores.registry import script
 
 GROUP = "saltctl"
@@ -108,23 +108,20 @@ class HeatStream:
     def __init__(self, settings: Settings, *, block: float = 1.0) -> None:
         self.key = f"{settings.key_prefix}:heat"
         self.group = GROUP
-        self._connections = Connections(settings, timeout=settings.redis_timeout, retries=2)
-        self._reports = Connections(settings, timeout=settings.lookup_timeout, retries=0)
+        self._connections = Connections(settings, timeout=settings.redis_timeout, retries=0)
+        shared = self._connections
+        self._reports = Connections(settings, timeout=settings.lookup_timeout, retries=0, beside=shared)
         # A client of its own: its deadline has to exceed the time that Redis is told to wait.
-        self._blocking = Connections(settings, timeout=settings.redis_timeout + block, retries=0)
-        self._primary = self._connections.primary_of(self.key)
+        self._blocking = Connections(settings, timeout=settings.redis_timeout + block, retries=0, beside=shared)
 
-    @property
-    def _client(self) -> Any:
-        return self._connections.client(self._primary)
+    def _ask_all(
+        self, commands: Sequence[tuple[Any, ...]], accept: Callable[[Exception], bool] = lambda _: False
+    ) -> list[Any]:
+        return self._connections.ask_of(self.key, commands, accept=accept)
 
     def _ask(self, *command: Any, connections: Connections | None = None) -> Any:
         """One command, its reply as Redis sent it; not tried again."""
-        with redis_errors(self._primary):
-            (reply,) = (connections or self._connections).ask_all(self._primary, [command])
-            if isinstance(reply, Exception):
-                raise reply
-        return reply
+        return (connections or self._connections).ask_of(self.key, [command])[0]
 
     def close(self) -> None:
         """Close the connections."""
@@ -133,23 +130,14 @@ class HeatStream:
 
     def group_exists(self) -> bool:
         """Whether the stream and its consumer group are there."""
-        with redis_errors(self._primary):
-            if not self._client.execute_command("EXISTS", self.key):
-                return False
-            groups = self._client.execute_command("XINFO GROUPS", self.key)
-        names = {group["name"] if isinstance(group, dict) else group[1] for group in groups}
-        return self.group.encode() in names or self.group in names
+        if not self._ask("EXISTS", self.key):
+            return False
+        return self.group.encode() in {_facts(flat)["name"] for flat in self._ask("XINFO", "GROUPS", self.key)}
 
     def create_group(self) -> None:
         """Create the group at the stream's beginning, and the stream with it; no error where it exists."""
-        import redis.exceptions as driver
-
-        with redis_errors(self._primary):
-            try:
-                self._client.execute_command("XGROUP CREATE", self.key, self.group, "0", "MKSTREAM")
-            except driver.ResponseError as exc:
-                if not str(exc).startswith("BUSYGROUP"):
-                    raise
+        create = ("XGROUP", "CREATE", self.key, self.group, "0", "MKSTREAM")
+        self._ask_all([create], accept=lambda error: str(error).startswith("BUSYGROUP"))
 
     # Adding.
 
@@ -165,10 +153,7 @@ class HeatStream:
         """
         for start in range(0, len(reports), REPORTS_A_CALL):
             commands = [("XADD", self.key, "*", *r.fields()) for r in reports[start : start + REPORTS_A_CALL]]
-            with redis_errors(self._primary):
-                for reply in self._reports.ask_all(self._primary, commands):
-                    if isinstance(reply, Exception):
-                        raise reply
+            self._reports.ask_of(self.key, commands)
 
     # Reading as a consumer.
 
@@ -242,27 +227,18 @@ class HeatStream:
         found: dict[str, list[bytes]] = {}
         for start in range(0, len(ids), REPORTS_A_CALL):
             wanted = ids[start : start + REPORTS_A_CALL]
-            with redis_errors(self._primary):
-                commands = [("XRANGE", self.key, entry_id, entry_id) for entry_id in wanted]
-                for reply in self._connections.ask_all(self._primary, commands):
-                    if isinstance(reply, Exception):
-                        raise reply
-                    found.update((entry.id, entry.fields or []) for entry in _entries(reply))
+            for reply in self._ask_all([("XRANGE", self.key, entry_id, entry_id) for entry_id in wanted]):
+                found.update((entry.id, entry.fields or []) for entry in _entries(reply))
         return found
 
     def info(self) -> StreamInfo:
         """Length, ends, groups and consumers now; raises StreamLostError where there is no stream."""
-        with redis_errors(self._primary):
-            stream, groups = self._connections.ask_all(
-                self._primary, [("XINFO", "STREAM", self.key), ("XINFO", "GROUPS", self.key)]
-            )
-            if isinstance(stream, Exception) and "no such key" in str(stream):
-                import redis.exceptions as driver
-
-                raise driver.ResponseError("NOGROUP no such key")
-            for reply in (stream, groups):
-                if isinstance(reply, Exception):
-                    raise reply
+        stream, groups = self._ask_all(
+            [("XINFO", "STREAM", self.key), ("XINFO", "GROUPS", self.key)],
+            accept=lambda error: "no such key" in str(error),
+        )
+        if isinstance(stream, Exception) or isinstance(groups, Exception):
+            raise StreamLostError(f"there is no heat stream {self.key!r} in Redis", hint="saltctl setup")
         facts = _facts(stream)
         first, last = (_id_of(facts[name]) for name in ("first-entry", "last-entry"))
         found = [self._group(_facts(flat), facts, first) for flat in groups]
@@ -271,13 +247,9 @@ class HeatStream:
 
     def _group(self, group: dict[str, Any], stream: dict[str, Any], first: str | None) -> GroupInfo:
         name = group["name"].decode("utf-8", "backslashreplace")
-        with redis_errors(self._primary):
-            pending, consumers = self._connections.ask_all(
-                self._primary, [("XPENDING", self.key, group["name"]), ("XINFO", "CONSUMERS", self.key, group["name"])]
-            )
-            for reply in (pending, consumers):
-                if isinstance(reply, Exception):
-                    raise reply
+        pending, consumers = self._ask_all(
+            [("XPENDING", self.key, group["name"]), ("XINFO", "CONSUMERS", self.key, group["name"])]
+        )
         delivered = group["last-delivered-id"].decode()
         return GroupInfo(
             name=name,

@@ -15,7 +15,6 @@ from typing import Any
 from saltctl.heat import HeatReport
 from saltctl.settings import Settings
 from saltctl.stores.connections import Connections
-from saltctl.stores.redis_errors import redis_errors
 from saltctl.stores.registry import script
 
 SHARES = 16
@@ -57,7 +56,7 @@ class HeatSums:
                 by_primary[self._connections.primary_of(key)].append((part, command))
         sums = [0] * len(reports)
         for primary, batch in by_primary.items():
-            with redis_errors(primary):
+            with self._connections.errors(primary):
                 replies = self._connections.ask_all(primary, [command for _, command in batch])
                 for (part, _), reply in zip(batch, replies, strict=True):
                     if isinstance(reply, Exception):

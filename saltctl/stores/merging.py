@@ -30,13 +30,15 @@ class MergePacker:
         sha: the merge script's.
         stem: a bucket's key without its number.
         buckets, layout: as in the settings.
+        a_call: the most buckets in one command: one in a cluster, where they are in different slots.
     """
 
-    def __init__(self, sha: str, stem: str, buckets: int, layout: str) -> None:
+    def __init__(self, sha: str, stem: str, buckets: int, layout: str, *, a_call: int = MERGE_ENTRIES) -> None:
         self._head = bulk("EVALSHA") + bulk(sha)
         self._stem = stem
         self._buckets = buckets
         self._layout = bulk(layout)
+        self._a_call = a_call
         self._numbers: dict[int, bytes] = {}
 
     def pack(self, entries: Iterable[Entry]) -> list[bytes]:
@@ -45,10 +47,11 @@ class MergePacker:
         The more entries, the more of them share a bucket, and the less each costs the server: 4.5 µs where a bucket
         gets one, 2.4 where it gets eight (measured on valkey 9.1.2 with its AOF on, 16,384 buckets).
         """
-        by_bucket = self._by_bucket(entries)
-        return list(self._commands(by_bucket))
+        by_bucket = self.by_bucket(entries)
+        return list(self.commands(by_bucket))
 
-    def _by_bucket(self, entries: Iterable[Entry]) -> dict[int, list[bytes]]:
+    def by_bucket(self, entries: Iterable[Entry]) -> dict[int, list[bytes]]:
+        """The packed entries of each bucket."""
         by_bucket: dict[int, list[bytes]] = defaultdict(list)
         numbers, buckets = self._numbers, self._buckets
         for entry in entries:
@@ -63,7 +66,8 @@ class MergePacker:
             self._numbers[n] = packed
         return packed
 
-    def _commands(self, by_bucket: dict[int, list[bytes]]) -> Iterator[bytes]:
+    def commands(self, by_bucket: dict[int, list[bytes]]) -> Iterator[bytes]:
+        """The commands that merge them."""
         keys: list[bytes] = []
         arguments: list[bytes] = []
         entries = 0
@@ -79,7 +83,7 @@ class MergePacker:
             arguments.append(bulk(str(len(pairs))))
             arguments += pairs
             entries += len(pairs)
-            if entries >= MERGE_ENTRIES:
+            if entries >= MERGE_ENTRIES or len(keys) >= self._a_call:
                 yield self._command(keys, arguments, entries)
                 keys, arguments, entries = [], [], 0
         if keys:

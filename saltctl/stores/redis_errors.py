@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 from saltctl.errors import (
@@ -34,6 +35,7 @@ _OUTAGES = {
 _WORD_OF_CLASS = {
     "AskError": "ASK",
     "BusyLoadingError": "LOADING",
+    "ClusterCrossSlotError": "CROSSSLOT",
     "ClusterDownError": "CLUSTERDOWN",
     "MasterDownError": "MASTERDOWN",
     "MovedError": "MOVED",
@@ -43,8 +45,14 @@ _WORD_OF_CLASS = {
     "ReadOnlyError": "READONLY",
     "TryAgainError": "TRYAGAIN",
 }
+REDIRECTING = ("MOVED", "ASK", "TRYAGAIN")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 _VERIFY_HINT = "saltctl rebuild"
+
+
+def first_word(exc: Exception) -> str:
+    """The word that an error reply begins with, by which errors are told apart."""
+    return _WORD_OF_CLASS.get(type(exc).__name__) or " ".join(str(exc).split()).split(" ", 1)[0]
 
 
 def translate(exc: Exception, where: str) -> SaltctlError:
@@ -52,7 +60,7 @@ def translate(exc: Exception, where: str) -> SaltctlError:
     import redis.exceptions as driver
 
     text = " ".join(str(exc).split())
-    word = _WORD_OF_CLASS.get(type(exc).__name__) or text.split(" ", 1)[0]
+    word = first_word(exc)
     if isinstance(exc, driver.AuthenticationError | driver.AuthorizationError) or word in _DENIED:
         return AccessDeniedError(
             f"Redis at {where} refuses these credentials or this command: {text}",
@@ -80,6 +88,12 @@ def translate(exc: Exception, where: str) -> SaltctlError:
         return RedisUnavailableError(f"Redis at {where} did not answer in time", hint=_outage_hint(""))
     if isinstance(exc, driver.ConnectionError | OSError):
         return RedisUnavailableError(f"Redis at {where} cannot be reached: {text}", hint=_outage_hint(""))
+    if word == "CROSSSLOT":
+        return ConfigurationError(
+            f"Redis at {where} is a node of a cluster", hint="write redis+cluster:// in SALTCTL_REDIS_URL"
+        )
+    if "cluster support disabled" in text:
+        return ConfigurationError(f"Redis at {where} is no cluster", hint="write redis:// in SALTCTL_REDIS_URL")
     if word == "NOREPLID":
         return ConfigurationError(
             f"Redis at {where} does not show its replication id, which the fence needs",
@@ -88,7 +102,17 @@ def translate(exc: Exception, where: str) -> SaltctlError:
     return RedisUnavailableError(f"Redis at {where} answered with an error: {text}", hint=_outage_hint(""))
 
 
+def moved(where: str) -> RebuildBrokenError:
+    """What a rebuild fails with where a bucket is not, or not any more, on the primary that it began with."""
+    return RebuildBrokenError(
+        f"buckets of Redis at {where} moved to another primary while it was being rebuilt",
+        hint="nothing was verified and nothing is lost; once no slots move any more: saltctl rebuild",
+    )
+
+
 def _outage_hint(word: str) -> str:
+    if word in REDIRECTING:
+        return "try again; for a Redis Cluster, SALTCTL_REDIS_URL begins with redis+cluster://"
     if word == "LOADING":
         return "wait for it and rebuild: saltctl rebuild --wait-redis 15m"
     if word in ("OOM", "MISCONF"):
@@ -97,12 +121,16 @@ def _outage_hint(word: str) -> str:
 
 
 class redis_errors:  # noqa: N801  used as contextlib's own context managers are
-    """Translate what redis-py raises inside the block. A class, since it is on the path of every lookup."""
+    """Translate what redis-py raises inside the block. A class, since it is on the path of every lookup.
 
-    __slots__ = ("_where",)
+    ``notice`` hears what it was, before it is raised.
+    """
 
-    def __init__(self, where: str) -> None:
+    __slots__ = ("_notice", "_where")
+
+    def __init__(self, where: str, notice: Callable[[SaltctlError], None] | None = None) -> None:
         self._where = where
+        self._notice = notice
 
     def __enter__(self) -> None:
         """Begin."""
@@ -116,4 +144,7 @@ class redis_errors:  # noqa: N801  used as contextlib's own context managers are
         import redis.exceptions as driver
 
         if isinstance(exc, driver.RedisError | driver.RedisClusterException | OSError):
-            raise translate(exc, self._where) from exc
+            error = translate(exc, self._where)
+            if self._notice is not None:
+                self._notice(error)
+            raise error from exc

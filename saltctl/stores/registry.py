@@ -16,17 +16,17 @@ import hashlib
 import secrets
 from binascii import crc32
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 from saltctl.errors import ConfigurationError, RebuildBrokenError, RedisUnavailableError, UnverifiedError
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.connections import Connections, DedicatedConnection
-from saltctl.stores.merging import Entry, MergePacker, bulk
-from saltctl.stores.redis_errors import redis_errors
+from saltctl.stores.merging import MERGE_ENTRIES, Entry, MergePacker, bulk
+from saltctl.stores.redis_errors import moved
 
 FENCE = "#fence"
 REBUILD = "#rebuild"
@@ -34,6 +34,7 @@ BUCKETS_A_CALL = 256
 IDS_A_CALL = 1000
 COMMANDS_A_BATCH = 200
 _MINIMUM_VERSION = (7, 0)
+T = TypeVar("T")
 
 
 @cache
@@ -58,7 +59,7 @@ class RedisRegistry:
         self, settings: Settings, *, lookups: Connections | None = None, others: Connections | None = None
     ) -> None:
         self._lookups = lookups or Connections(settings, timeout=settings.lookup_timeout, retries=0)
-        self._others = others or Connections(settings, timeout=settings.redis_timeout, retries=2)
+        self._others = others or Connections(settings, timeout=settings.redis_timeout, retries=2, beside=self._lookups)
         self._buckets = settings.buckets
         self._layout = settings.layout
         self._stem = f"{settings.key_prefix}:r:"
@@ -84,6 +85,7 @@ class RedisRegistry:
         """The ids grouped by the primary that has their bucket."""
         primaries = self._lookups.primaries()
         if len(primaries) == 1:
+            # All of them, whatever slots there are: who asks the one primary for what it has not is told so.
             return {primaries[0]: conversation_ids} if conversation_ids else {}
         groups: dict[str, list[str]] = defaultdict(list)
         for conversation_id in conversation_ids:
@@ -92,7 +94,7 @@ class RedisRegistry:
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
         """max_n of each id by EVALSHA alone: NOSCRIPT is an answer here, and must not be mended by a helper."""
-        with redis_errors(primary):
+        with self._lookups.errors(primary):
             if len(conversation_ids) == 1:
                 encoded = conversation_ids[0].encode()
                 key = b"%b%d" % (self._stem_bytes, crc32(encoded) % self._buckets)
@@ -126,13 +128,10 @@ class RedisRegistry:
     def raw(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
         """What Redis holds, verified or not."""
         held: dict[str, int | None] = {}
-        for primary, ids in self.by_primary(conversation_ids).items():
-            with redis_errors(primary):
-                for conversation_id in ids:
-                    value = self._others.client(primary).execute_command(
-                        "HGET", self._key(conversation_id), conversation_id
-                    )
-                    held[conversation_id] = _number(value, primary)
+        for conversation_id in conversation_ids:
+            key = self._key(conversation_id)
+            value = self._others.execute_of(key, "HGET", key, conversation_id)
+            held[conversation_id] = _number(value, self._others.primary_of(key))
         return held
 
     def entries(self) -> Iterator[tuple[str, int]]:
@@ -140,7 +139,7 @@ class RedisRegistry:
         for primary, keys in self._keys_by_primary().items():
             client = self._others.client(primary)
             for start in range(0, len(keys), COMMANDS_A_BATCH):
-                with redis_errors(primary), client.pipeline(transaction=False) as pipeline:
+                with self._others.errors(primary), client.pipeline(transaction=False) as pipeline:
                     for key in keys[start : start + COMMANDS_A_BATCH]:
                         pipeline.execute_command("HGETALL", key)
                     replies = _replies(pipeline)
@@ -150,40 +149,50 @@ class RedisRegistry:
     def merge(self, conversation_id: str, n: int) -> bool:
         """Max-merge one entry. By EVAL, so that no script has to be loaded for a raise."""
         key = self._key(conversation_id)
-        primary = self._others.primary_of(key)
-        with redis_errors(primary):
-            raised = self._others.client(primary).execute_command(
-                "EVAL", script("merge"), 1, key, self._layout, 1, conversation_id, n
-            )
-        return bool(raised)
+        command = ("EVAL", script("merge"), 1, key, self._layout, 1, conversation_id, n)
+        return bool(self._once_more(lambda: self._others.execute_of(key, *command)))
 
     def verified(self, buckets: range | None = None) -> dict[str, bool]:
         """For each primary, whether a lookup in every one of its buckets, or of these buckets, is answered."""
-        state = {}
-        for primary, keys in self._keys_by_primary(buckets).items():
-            client = self._others.client(primary)
-            try:
-                with redis_errors(primary):
-                    for start in range(0, len(keys), COMMANDS_A_BATCH):
-                        with client.pipeline(transaction=False) as pipeline:
-                            for key in keys[start : start + COMMANDS_A_BATCH]:
-                                pipeline.execute_command("EVALSHA", self._lookup_sha, 1, key, self._layout, "-")
-                            _replies(pipeline)
-                state[primary] = True
-            except UnverifiedError:
-                state[primary] = False
-        return state
+        return self._once_more(
+            lambda: {primary: self._answers(primary, keys) for primary, keys in self._keys_by_primary(buckets).items()}
+        )
+
+    def _answers(self, primary: str, keys: Sequence[str]) -> bool:
+        client = self._others.client(primary)
+        try:
+            with self._others.errors(primary):
+                for start in range(0, len(keys), COMMANDS_A_BATCH):
+                    with client.pipeline(transaction=False) as pipeline:
+                        for key in keys[start : start + COMMANDS_A_BATCH]:
+                            pipeline.execute_command("EVALSHA", self._lookup_sha, 1, key, self._layout, "-")
+                        _replies(pipeline)
+        except UnverifiedError:
+            return False
+        return True
+
+    def _once_more(self, work: Callable[[], T]) -> T:
+        """Do it, and do it again where it failed and other servers are primaries by now."""
+        try:
+            return work()
+        except UnverifiedError:
+            raise
+        except RedisUnavailableError:
+            if not self._others.relearn():
+                raise
+            return work()
 
     def server(self, primary: str) -> dict[str, Any]:
         """INFO of one primary, as redis-py parses it; it answers while loading, too."""
-        with redis_errors(primary):
+        with self._others.errors(primary):
             return _info(self._others.client(primary))
 
     def check_server(self) -> None:
         """Refuse a Redis that cannot keep the promise.
 
         Raises:
-            ConfigurationError: older than 7, or with a maxmemory-policy that evicts.
+            ConfigurationError: older than 7, with a maxmemory-policy that evicts, or a node of a cluster whose
+                URL does not say so: scripts over buckets of several slots would be refused there.
         """
         for primary in self.primaries():
             info = self.server(primary)
@@ -193,6 +202,11 @@ class RedisRegistry:
                     f"Redis at {primary} is version {version}; saltctl needs Redis 7 or newer, or Valkey",
                     hint="upgrade it; older servers replicate their script cache, which would carry the fence along",
                 )
+            if int(info.get("cluster_enabled", 0)) and not self._others.clustered:
+                raise ConfigurationError(
+                    f"Redis at {primary} is a node of a cluster",
+                    hint="write redis+cluster:// or rediss+cluster:// in SALTCTL_REDIS_URL",
+                )
             policy = str(info.get("maxmemory_policy", "noeviction"))
             if policy != "noeviction":
                 raise ConfigurationError(
@@ -201,36 +215,55 @@ class RedisRegistry:
                 )
 
     def sessions(self) -> list[RedisRebuildSession]:
-        """One new session for each primary, with the buckets that it has."""
-        by_primary = self._keys_by_primary()
+        """One new session for each primary that has buckets, as the primaries are now."""
+        self._others.relearn()
+        place = (self._layout, self._stem, self._buckets)
         return [
-            RedisRebuildSession(self._others.dedicated(primary), keys, self._layout, self._stem, self._buckets)
-            for primary, keys in by_primary.items()
+            RedisRebuildSession(self._others.dedicated(primary), keys, *place, clustered=self._others.clustered)
+            for primary, keys in self._keys_by_primary().items()
+            if keys
         ]
 
     def _keys_by_primary(self, buckets: range | None = None) -> dict[str, list[str]]:
         groups: dict[str, list[str]] = {primary: [] for primary in self._others.primaries()}
         for bucket in range(self._buckets) if buckets is None else buckets:
             key = f"{self._stem}{bucket}"
-            groups[self._others.primary_of(key)].append(key)
+            groups.setdefault(self._others.primary_of(key), []).append(key)
         return groups
 
 
 class RedisRebuildSession:
-    """A rebuild's own connection to one primary. See ``contracts.RebuildSession``."""
+    """A rebuild's own connection to one primary. See ``contracts.RebuildSession``.
+
+    Args:
+        connection: the connection.
+        keys: the buckets that the primary had when the rebuild began. What moves away or in afterwards breaks it.
+        layout, stem, buckets: as in the registry.
+        clustered: each bucket takes a call of its own, since the keys of a script must share a slot there, and
+            hardly any two buckets do.
+    """
 
     def __init__(
-        self, connection: DedicatedConnection, keys: Sequence[str], layout: str, stem: str, buckets: int
+        self,
+        connection: DedicatedConnection,
+        keys: Sequence[str],
+        layout: str,
+        stem: str,
+        buckets: int,
+        *,
+        clustered: bool,
     ) -> None:
         self._connection = connection
         self._keys = keys
+        self._own = frozenset(int(key[len(stem) :]) for key in keys)
         self._layout = layout
         self._stem = stem
         self._buckets = buckets
+        self._a_call = 1 if clustered else BUCKETS_A_CALL
         self._replication_id = b""
         # Merging runs thousands of times: loaded once, by this connection, into this process.
         sha = self._connection.execute([("SCRIPT", "LOAD", script("merge"))])[0]
-        self._packer = MergePacker(sha.decode(), stem, buckets, layout)
+        self._packer = MergePacker(sha.decode(), stem, buckets, layout, a_call=1 if clustered else MERGE_ENTRIES)
         self._under_way = 0
 
     @property
@@ -267,7 +300,10 @@ class RedisRebuildSession:
 
     def begin_merge(self, entries: Sequence[Entry]) -> None:
         """Send a merge, and do not wait for it: the caller reads on while the server works."""
-        commands = self._packer.pack(entries)
+        by_bucket = self._packer.by_bucket(entries)
+        if not self._own.issuperset(by_bucket):
+            raise moved(self.primary)
+        commands = list(self._packer.commands(by_bucket))
         self._connection.send(commands)
         self._under_way += len(commands)
 
@@ -301,8 +337,8 @@ class RedisRebuildSession:
     def _on_all_buckets(self, name: str, *arguments: Any) -> list[Any]:
         sha = self._connection.execute([("SCRIPT", "LOAD", script(name))])[0]
         commands = []
-        for start in range(0, len(self._keys), BUCKETS_A_CALL):
-            keys = self._keys[start : start + BUCKETS_A_CALL]
+        for start in range(0, len(self._keys), self._a_call):
+            keys = self._keys[start : start + self._a_call]
             commands.append(("EVALSHA", sha, len(keys), *keys, self._layout, *arguments))
         return self._connection.execute(commands)
 

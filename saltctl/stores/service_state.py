@@ -9,7 +9,6 @@ from typing import Any
 
 from saltctl.settings import Settings
 from saltctl.stores.connections import Connections
-from saltctl.stores.redis_errors import redis_errors
 from saltctl.stores.registry import script
 
 KEPT_RAISES = 8
@@ -42,12 +41,7 @@ class ServiceState:
         self._connections.close()
 
     def _ask(self, *command: Any) -> Any:
-        primary = self._connections.primary_of(self._key)
-        with redis_errors(primary):
-            (reply,) = self._connections.ask_all(primary, [command])
-            if isinstance(reply, Exception):
-                raise reply
-        return reply
+        return self._connections.ask_of(self._key, [command])[0]
 
     def note_verified(self, replication_ids: Sequence[str], at: float) -> None:
         """Remember a rebuild that verified these primaries."""

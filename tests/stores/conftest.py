@@ -64,8 +64,8 @@ def admin(redis_server: LocalRedis) -> Iterator[Any]:
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait until the condition holds; fail with ``what`` after ten seconds."""
-    deadline = time.monotonic() + 10
+    """Wait until the condition holds; fail with ``what`` after thirty seconds."""
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {what}"
         time.sleep(0.01)

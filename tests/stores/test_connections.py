@@ -22,9 +22,10 @@ from saltctl.errors import (
     UnavailableError,
 )
 from saltctl.local import LocalRedis, free_port
+from saltctl.redis_url import parse_redis_url
 from saltctl.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.connections import Connections, DedicatedConnection, server_name
+from saltctl.stores.connections import Connections, DedicatedConnection
 from saltctl.stores.registry import RedisRegistry
 from tests.stores.conftest import eventually
 from tests.stores.stubs import Command, RedisStub, array, bulk
@@ -147,7 +148,7 @@ def test_options_that_redis_py_does_not_know(store_of: StoreOf) -> None:
 )
 def test_a_server_is_named_without_its_credentials(url: str, name: str) -> None:
     """As messages and reports name it."""
-    assert server_name(url) == name
+    assert str(parse_redis_url(url)) == name
 
 
 def test_nobody_at_the_port(store_of: StoreOf) -> None:

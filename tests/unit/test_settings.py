@@ -208,7 +208,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("redis_url", f"redis://:{SECRET}@host:port/0", "no URL that can be taken apart"),
     ("redis_url", f"redis://:{SECRET}/x@host/0", "no URL that can be taken apart"),
     ("redis_url", f"redis://:{SECRET}@[host/0", "no URL that can be taken apart"),
-    ("redis_url", f"redis://user:1/{SECRET}@host/0", "database number"),
+    ("redis_url", f"redis://user:1/{SECRET}@host/0", "taken apart"),
     ("redis_url", f"reddis://:{SECRET}@host/0", "must begin with"),
     ("redis_url", 6379, "must be a text"),
     ("redis_password_file", 5, "must be a text"),
