@@ -149,9 +149,6 @@ class LocalCluster:
 
     def heal(self) -> None:
         """Start what was killed, and wait until every primary has its replica again and all agree."""
-        for node in self.nodes:
-            if node.server.pid is None:
-                node.server.start(wait=False)
         eventually(self._whole, "the cluster is whole")
 
     def _agree_on(self, primary: Node) -> bool:
@@ -166,6 +163,10 @@ class LocalCluster:
         return False
 
     def _whole(self) -> bool:
+        for node in self.nodes:
+            # Again and again, should somebody have its port for a moment.
+            if node.server.pid is None:
+                node.server.start(wait=False)
         with suppress(Exception):
             views = [sorted(str(slots[:3]) for slots in node.ask("CLUSTER", "SLOTS")) for node in self.nodes]
             roles = sorted(node.client.info("replication")["role"] for node in self.nodes)
