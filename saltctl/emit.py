@@ -14,7 +14,7 @@ _STREAM = (
     "+xadd +xack +xlen +xrange +xrevrange +xreadgroup +xautoclaim +xpending +xtrim +xdel "
     "+xinfo|stream +xinfo|groups +xinfo|consumers +xgroup|create +xgroup|createconsumer +xgroup|delconsumer"
 )
-_REGISTRY = "+evalsha +eval +script|load +hget +hmget +hgetall +hset +hdel +exists +expire"
+_REGISTRY = "+evalsha +eval +script|load +hget +hmget +hgetall +hlen +hset +hdel +exists +expire"
 
 
 def systemd(settings: Settings) -> str:

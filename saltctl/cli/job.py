@@ -148,8 +148,8 @@ def _check_metrics_file(file: Path) -> None:
 
 
 def _labels(job: Job, session: Session) -> str:
-    labels = {"job": job.name.replace(" ", "_")}
-    # Which registry it is about, so that two of them may be watched from one host.
+    # Not "job", which is Prometheus' own label. The table tells apart two registries that one host looks after.
+    labels = {"command": job.name.replace(" ", "_")}
     with suppress(SaltctlError):
         labels["table"] = session.settings.backup_table
     return ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())

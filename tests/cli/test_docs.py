@@ -143,6 +143,39 @@ def test_the_python_examples_print_what_they_say(fresh_environment: dict[str, st
         assert done.stdout.splitlines() == promised
 
 
+TEXTFILES = "/var/lib/node_exporter"
+
+
+def _scheduled() -> list[str]:
+    """The command lines of the crontab and of the systemd unit, as a shell would get them."""
+    (crontab,) = _blocks("crontab")
+    jobs = [re.fullmatch(r"(?:[\d*/,-]+\s+){5}(.*)", line) for line in crontab.splitlines()]
+    assert all(jobs)
+    # cron takes a bare % for a line break.
+    assert not re.search(r"(?<!\\)%", crontab)
+    units = [line for block in _blocks("ini") for line in block.splitlines() if line.startswith("ExecStart=")]
+    return [job[1].replace("\\%", "%") for job in jobs if job] + [line.removeprefix("ExecStart=") for line in units]
+
+
+@pytest.mark.parametrize("command", _scheduled())
+def test_scheduled_commands_are_quiet_and_write_their_metrics(
+    command: str, fresh_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Each line of the crontab and of the unit runs as it stands, prints nothing where all is well, and succeeds."""
+    subprocess.run(["saltctl", "rebuild"], env=fresh_environment, capture_output=True, check=True)  # noqa: S607
+    assert TEXTFILES in command
+    done = subprocess.run(
+        ["/bin/sh", "-c", command.replace(TEXTFILES, str(tmp_path))],
+        env=fresh_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    (file,) = tmp_path.glob("*.prom")
+    assert re.search(r"^saltctl_job_success{.*} 1$", file.read_text(), flags=re.MULTILINE)
+
+
 def test_the_repository_names_no_place() -> None:
     """Nothing that is committed tells where it was written."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)  # noqa: S607

@@ -38,7 +38,7 @@ def metrics_of(file: Path) -> dict[str, float]:
         if line.startswith("# "):
             assert re.fullmatch(r"# (HELP \w+ .+|TYPE \w+ gauge)", line)
             continue
-        sample = re.fullmatch(r'(\w+)\{job="\w+",table="[\w-]+"\} (\S+)', line)
+        sample = re.fullmatch(r'(\w+)\{command="\w+",table="[\w-]+"\} (\S+)', line)
         assert sample is not None, line
         found[sample[1]] = float(sample[2])
     return found
@@ -162,7 +162,7 @@ def test_every_end_is_in_the_metrics(
 def test_a_link_is_replaced_and_not_followed(saltctl: Runner, well: Settings, tmp_path: Path) -> None:
     """Whoever may write into the directory cannot have another file overwritten, or read."""
     precious = tmp_path / "precious"
-    precious.write_text('saltctl_job_last_success_timestamp_seconds{job="verify"} 77\n')
+    precious.write_text('saltctl_job_last_success_timestamp_seconds{command="verify"} 77\n')
     file = tmp_path / "saltctl.prom"
     file.symlink_to(precious)
     assert saltctl("verify", "--timeout", "1ms", "--metrics-file", str(file)).code == 124
