@@ -10,6 +10,7 @@ import struct
 import termios
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -52,11 +53,12 @@ class AwsStub:
                     status, content = self._forward(body)
                 else:
                     status, content = answer[0], json.dumps(answer[1]).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/x-amz-json-1.0")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                with suppress(ConnectionError):  # the client may have gone meanwhile
+                    self.send_response(status)
+                    self.send_header("Content-Type", "application/x-amz-json-1.0")
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
 
             def _forward(self, body: bytes) -> tuple[int, bytes]:
                 assert parts.hostname is not None
