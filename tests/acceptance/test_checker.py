@@ -21,7 +21,7 @@ from tests.acceptance.checker.schedule import Fault
 
 ROOT = Path(__file__).parents[2]
 SEED = 4
-SECONDS = 22
+SECONDS = 18
 
 
 def run_checker(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
