@@ -111,6 +111,7 @@ class Log:
 
     def __init__(self, directory: Path, who: str) -> None:
         self.who = who
+        self.directory = directory
         self._file = os.open(directory / f"{who}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def begin(self, kind: Literal["put", "raise"], conversation: str, value: Any) -> str:

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+from saltctl.checkpoint import CheckpointFile
 from saltctl.detection import Counters, Detector
 from saltctl.errors import SaltctlError
 from saltctl.guard import FenceGuard
@@ -33,6 +34,7 @@ from tests.acceptance.checker.roles import Me
 LEASE_PACE = 20
 """How much faster the time of leases runs here: that of a killed rebuild expires in a second and a half."""
 At = Callable[[str], None]
+_SESSION = ("mark", "begin_merge", "end_merge", "finish", "load_lookup")
 
 
 class Watched:
@@ -61,9 +63,7 @@ class WatchedStore(Watched):
     def sessions(self) -> list[Any]:
         """One for each primary."""
         self._at("sessions")
-        return [
-            Watched(session, self._at, ("mark", "merge", "finish", "load_lookup")) for session in self._inner.sessions()
-        ]
+        return [Watched(session, self._at, _SESSION) for session in self._inner.sessions()]
 
 
 class Fate:
@@ -147,7 +147,7 @@ def rebuilder(me: Me) -> None:
 def _rebuild(me: Me, fate: Fate) -> None:
     def at(name: str) -> None:
         fate.at(name)
-        if name == "merge":
+        if name == "begin_merge":
             time.sleep(me.plan.merge_pause)
 
     fate.begin()
@@ -159,7 +159,7 @@ def rebuild_now(me: Me, at: At = lambda name: None) -> bool:
     try:
         for event in rebuild_job(me, at).run():
             if isinstance(event, RebuildReport):
-                me.log.note("rebuild", "completed")
+                me.log.note("rebuild", "resumed and completed" if event.resumed else "completed")
     except SaltctlError as exc:
         me.log.note("rebuild", exc.code)
         return False
@@ -174,10 +174,11 @@ def rebuild_job(me: Me, at: At = lambda name: None) -> Rebuild:
         store,
         backup,
         backup,
-        RebuildOptions(segments=2, page_limit=me.plan.page_limit),
+        RebuildOptions(segments=2, page_limit=me.plan.page_limit, batch=me.plan.page_limit, checkpoint_every=0.0),
         layout=me.settings.layout,
         key_prefix=me.settings.key_prefix,
         token=new_token(),
+        checkpoints=CheckpointFile(me.log.directory / f"{me.log.who}.checkpoint"),
         clock=lambda: LEASE_PACE * time.monotonic(),
         now=lambda: LEASE_PACE * time.time(),
     )

@@ -14,6 +14,7 @@ from saltctl.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.contracts import BackupEntry, Raise, RaiseOutcome
+from saltctl.stores.merging import Entry
 from saltctl.stores.registry import RedisRebuildSession, RedisRegistry
 from tests.acceptance.checker.schedule import Fault
 
@@ -87,10 +88,12 @@ class FallbackUsesMaxN(DynamoBackup):
 class OverwritingSession(RedisRebuildSession):
     """What the backup said some time ago replaces what Redis has."""
 
-    def merge(self, entries: Sequence[tuple[str, int]]) -> int:
+    def begin_merge(self, entries: Sequence[Entry]) -> None:
         """HSET."""
-        commands = [("HSET", f"{self._stem}{bucket_of(name, self._buckets)}", name, n) for name, n in entries]
-        return sum(self._connection.execute(commands)) if commands else 0
+        commands = [
+            ("HSET", f"{self._stem}{bucket_of(entry[0], self._buckets)}", entry[0], entry[1]) for entry in entries
+        ]
+        self._connection.execute(commands)
 
 
 class OverwritingRebuild(RedisRegistry):

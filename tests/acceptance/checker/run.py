@@ -80,7 +80,7 @@ class Wishes:
 def run(plan: Plan, directory: Path, wishes: Wishes) -> Outcome:
     """One run; logs and the servers' files are in ``directory``. To be called in a process with a single thread."""
     logs = directory / "logs"
-    logs.mkdir()
+    logs.mkdir(mode=0o700)
     log = Log(logs, "conductor")
     with Servers(directory, binary=wishes.binary, dynamodb=wishes.dynamodb, cap=plan.cap) as servers:
         started = time.monotonic()
