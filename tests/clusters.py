@@ -191,3 +191,90 @@ class LocalCluster:
         for node in (to, owner, *(n for n in self.nodes if n.is_("master") and n not in (to, owner))):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", to.id)
         eventually(lambda: self.owner_of(key) is to, f"slot {slot} is on {to.name}")
+
+
+SERVICE = "registry"
+"""What the sentinels call the primary and its replica."""
+
+
+class LocalSentinels:
+    """A primary, its replica, and two sentinels, one of which can make a failover.
+
+    Args:
+        directory: its own.
+        binary: the server, which is a sentinel when it is called so.
+        options: for the Redis servers.
+        sentinel_options: for the sentinels.
+        password, sentinel_password: of the Redis servers, and of the sentinels.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        binary: Path,
+        *,
+        options: Mapping[str, str] | None = None,
+        sentinel_options: Mapping[str, str] | None = None,
+        password: str | None = None,
+        sentinel_password: str | None = None,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        called = directory / "redis-sentinel"
+        called.symlink_to(binary)
+        auth = {"masterauth": password} if password else {}
+        common = {**PROMPT_REPLICATION, **auth, **(options or {})}
+        self.primary, self.replica = (
+            Node(LocalRedis(directory / name, binary=binary, options=common, password=password))
+            for name in ("first", "second")
+        )
+        self._called, self._directory = called, directory
+        self._sentinel_options = dict(sentinel_options or {})
+        self._password, self._sentinel_password = password, sentinel_password
+        self.sentinels: list[Node] = []
+
+    def start(self) -> None:
+        """Start all of it, and wait until a sentinel knows both servers."""
+        for node in (self.primary, self.replica):
+            node.server.start()
+            node.client = plain_client(node.server)
+        self.replica.ask("REPLICAOF", "127.0.0.1", self.primary.server.port)
+        eventually(lambda: self.replica.is_("slave"), "the replica is in step")
+        watched = self.primary.server._options.get("tls-port") or self.primary.server.port
+        for number in range(2):
+            mine = {
+                "sentinel deny-scripts-reconfig": "yes",
+                f"sentinel monitor {SERVICE} 127.0.0.1": f"{watched} 1",
+                # Nothing fails over by itself: no server is taken for dead that a busy machine has made wait.
+                f"sentinel down-after-milliseconds {SERVICE}": NODE_TIMEOUT,
+                **({f"sentinel auth-pass {SERVICE}": self._password} if self._password else {}),
+            }
+            server = LocalRedis(
+                self._directory / f"sentinel-{number}",
+                binary=self._called,
+                options={**mine, **self._sentinel_options},
+                password=self._sentinel_password,
+            )
+            server.start()
+            self.sentinels.append(Node(server))
+        eventually(lambda: bool(self.sentinels[0].ask("SENTINEL", "REPLICAS", SERVICE)), "the replica is known")
+
+    @property
+    def url(self) -> str:
+        """Naming both sentinels."""
+        return f"redis+sentinel://{','.join(node.name for node in self.sentinels)}/{SERVICE}"
+
+    def fail_over(self) -> None:
+        """Have the replica promoted, as the sentinels would when they miss the primary; the roles are swapped here."""
+        self.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE)
+        eventually(lambda: self.replica.is_("master"), "the replica is promoted")
+        self.primary, self.replica = self.replica, self.primary
+        eventually(lambda: all(map(self._knows, self.sentinels)), "the sentinels name the new primary")
+
+    def _knows(self, sentinel: Node) -> bool:
+        found = sentinel.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        return int(found[1]) == self.primary.server.port
+
+    def stop(self) -> None:
+        """Kill all of it."""
+        for node in (*self.sentinels, self.primary, self.replica):
+            node.end()
