@@ -14,6 +14,7 @@ _STREAM = (
     "+xadd +xack +xlen +xrange +xrevrange +xreadgroup +xautoclaim +xpending +xtrim +xdel "
     "+xinfo|stream +xinfo|groups +xinfo|consumers +xgroup|create +xgroup|createconsumer +xgroup|delconsumer"
 )
+_CLUSTER = "+cluster|slots +asking"
 _REGISTRY = "+evalsha +eval +script|load +hget +hmget +hgetall +hlen +hset +hdel +exists +expire"
 
 
@@ -141,14 +142,17 @@ def acl(settings: Settings) -> str:
     """Redis ACL users, as lines for an ACL file, with a place for each password.
 
     Application servers cannot load scripts, so that none of them can verify a server by mistake, and can add
-    to the heat stream alone. The service also rebuilds, and is what people use saltctl with.
+    to the heat stream alone. The service also rebuilds, and is what people use saltctl with. For a cluster, whose
+    nodes each need the file, they may also learn where slots are.
     """
     prefix = settings.key_prefix
     start = "on resetpass resetkeys resetchannels -@all"
+    clustered = (settings.redis_url or "").partition("://")[0].lower().endswith("+cluster")
+    connection = f"{_CONNECTION} {_CLUSTER}" if clustered else _CONNECTION
     own = " ".join(f"~{prefix}:{key}" for key in ("r:*", "heat", "dead", "sum:*", "service"))
     return (
-        f"user saltctl-app {start} >CHANGE-ME-1 {_CONNECTION} +evalsha +hmget ~{prefix}:r:* (+xadd ~{prefix}:heat)\n"
-        f"user saltctl-service {start} >CHANGE-ME-2 {_CONNECTION} {_REGISTRY} {_STREAM} {own}\n"
+        f"user saltctl-app {start} >CHANGE-ME-1 {connection} +evalsha +hmget ~{prefix}:r:* (+xadd ~{prefix}:heat)\n"
+        f"user saltctl-service {start} >CHANGE-ME-2 {connection} {_REGISTRY} {_STREAM} {own}\n"
     )
 
 
