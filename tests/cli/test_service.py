@@ -260,6 +260,8 @@ def test_each_role_can_do_its_commands(
         ("stream", "dead", "list"),
         ("stream", "dead", "requeue", "--all"),
         ("stream", "dead", "drop", "--all", "--yes"),
+        ("verify", "--repair", "--yes"),
+        ("registry", "export"),
         ("service", "emit", "acl"),
     )
     for command in more:

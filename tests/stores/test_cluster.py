@@ -7,6 +7,7 @@ import signal
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from saltctl.rebuild import Progress, RebuildOptions
 from saltctl.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.bucket_reader import BucketReader
 from saltctl.stores.connections import Connections
 from saltctl.stores.dead_letters import DeadLetters
 from saltctl.stores.heat_stream import Entry, HeatStream
 from saltctl.stores.heat_sums import HeatSums
 from saltctl.stores.registry import RedisRegistry
 from saltctl.stores.service_state import ServiceState
+from saltctl.verify import Verify, VerifyOptions, result_of
 from tests.clusters import LocalCluster, Node
 from tests.stores.conftest import find_engine
 from tests.support import Rebuilder, rebuild_job
@@ -109,6 +112,27 @@ def test_the_whole_registry_is_spread_and_verified(
     assert len(store.by_primary(CONVERSATIONS)) == 3
     assert rebuild(dry_run=True).raised == 0
     store.check_server()
+
+
+def test_a_comparison_sees_every_primary(
+    settings: Settings, store: RedisRegistry, raised: Registry, backup: DynamoBackup
+) -> None:
+    """Entries that are missing, behind and unbacked are found and repaired on whichever primary they are."""
+    connections = Connections(settings, timeout=5.0, retries=0)
+    drift = list(zip(CONVERSATIONS[:20], (2, 8) * 10, strict=True))
+    for conversation_id, n in drift:
+        connections.execute_of(store._key(conversation_id), "HSET", store._key(conversation_id), conversation_id, n)
+    for conversation_id in CONVERSATIONS[20:40:2]:
+        connections.execute_of(store._key(conversation_id), "HDEL", store._key(conversation_id), conversation_id)
+    connections.close()
+    reader = BucketReader(settings)
+    compare = partial(Verify.over, settings, reader, store, backup, VerifyOptions(grace=0.01))
+    found = result_of(compare(registry=raised).run())
+    assert (found.behind, found.unbacked, found.missing, found.repaired) == (10, 10, 10, 30)
+    assert len(store.by_primary([i for i, _ in drift])) == 3
+    again = result_of(compare().run())
+    assert (again.checked, again.left, again.verified) == (40, 0, True)
+    reader.close()
 
 
 def test_a_promoted_replica_is_unverified_until_a_rebuild(
