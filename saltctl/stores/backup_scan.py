@@ -189,5 +189,7 @@ def scan_in_parallel(
                 yield page
     finally:
         stop.set()
+        # One deadline for all of them: whoever is told to end must not wait for each in turn.
+        until = time.monotonic() + patience
         for worker in workers:
-            worker.join(timeout=patience)
+            worker.join(timeout=max(until - time.monotonic(), 0.0))

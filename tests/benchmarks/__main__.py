@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.benchmarks import detection, history, lookup, memory, rebuild, startup
+from tests.benchmarks import detection, history, lookup, memory, rebuild, startup, verify
 from tests.benchmarks.report import Outcome
 
 BENCHMARKS: dict[str, Callable[..., Outcome]] = {
@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, Callable[..., Outcome]] = {
     "memory": memory.run,
     "rebuild": rebuild.run,
     "startup": startup.run,
+    "verify": verify.run,
 }
 
 

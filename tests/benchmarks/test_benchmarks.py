@@ -9,7 +9,7 @@ import pytest
 from saltctl.local import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.registry import RedisRegistry
-from tests.benchmarks import contenders, detection, history, lookup, memory, rebuild, startup
+from tests.benchmarks import contenders, detection, history, lookup, memory, rebuild, startup, verify
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.backup_pages import PagesServer, Table, make_pages
 from tests.benchmarks.entries import conversation_id, differences, entries
@@ -157,6 +157,13 @@ def test_commands_start_and_print_what_they_should() -> None:
     text = printed(outcome)
     for row in (startup.VERSION, startup.GET, startup.TYPER, startup.REDIS, "<= 1.5 ", "<= 1.3 "):
         assert row in text
+
+
+def test_a_comparison_finds_all_in_sync() -> None:
+    """Both sizes were compared whole, and the table has a line for each."""
+    outcome = verify.run(quick=True)
+    assert [compared.in_sync for compared in outcome.compared] == [2_000, 4_000]
+    assert "4,000 entries" in printed(outcome)
 
 
 def test_detection_does_what_it_is_timed_for() -> None:

@@ -1,0 +1,104 @@
+"""A whole comparison of Redis with its backup: entries a second, and its memory, which is not to grow with them.
+
+``python -m tests.benchmarks.verify BUCKETS REDIS_URL ENDPOINT`` is the process that is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from saltctl.settings import Settings
+from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.bucket_reader import BucketReader
+from saltctl.stores.registry import RedisRegistry
+from saltctl.verify import Verify, VerifyOptions, result_of
+from tests.benchmarks.backup_pages import PagesServer
+from tests.benchmarks.contenders import REGION, peak_bytes
+from tests.benchmarks.entries import entries
+from tests.benchmarks.report import Table, WrongResultError, at_most
+from tests.benchmarks.servers import child_environment, fill, redis_server
+
+COUNTS = (200_000, 2_000_000)
+GOAL_MEMORY = 1.1
+_MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One comparison: seconds of the clock and of the processor, and the peak of its memory in bytes."""
+
+    checked: int
+    in_sync: int
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    """The comparisons, the smallest registry first; every entry was found in sync."""
+
+    compared: list[Compared]
+
+    def tables(self) -> list[Table]:
+        """One line for each size."""
+        first = self.compared[0].peak_bytes
+        rows = [
+            (
+                f"{run.checked:,} entries",
+                f"{run.seconds:.1f}",
+                f"{run.cpu_seconds:.1f}",
+                f"{run.checked / run.seconds:,.0f}",
+                f"{run.peak_bytes / _MIB:.0f}",
+                f"{run.peak_bytes / first:.2f}",
+                "" if run is self.compared[0] else at_most(run.peak_bytes / first, GOAL_MEMORY),
+            )
+            for run in self.compared
+        ]
+        headings = ("", "seconds", "CPU s", "entries/s", "peak MiB", "x first", "goal")
+        return [Table("verify, all in sync, Valkey with its AOF on", headings, rows)]
+
+
+def run(*, quick: bool = False) -> VerifyResult:
+    """Measure.
+
+    Raises:
+        WrongResultError: the comparison failed, or did not find everything in sync.
+    """
+    counts, buckets = ((2_000, 4_000), 64) if quick else (COUNTS, Settings.buckets)
+    return VerifyResult([_run(count, buckets) for count in counts])
+
+
+def _run(count: int, buckets: int) -> Compared:
+    with redis_server() as server, PagesServer(count) as pages:
+        fill(Settings(redis_url=server.url, buckets=buckets), list(entries(count)))
+        command = [sys.executable, "-m", "tests.benchmarks.verify", str(buckets), server.url, pages.url]
+        done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise WrongResultError(f"verify failed: {done.stderr}")
+    compared = Compared(**json.loads(done.stdout))
+    if (compared.checked, compared.in_sync) != (count, count):
+        raise WrongResultError(f"verify found {compared.in_sync} of {compared.checked} in sync; {count} are")
+    return compared
+
+
+def main() -> None:
+    """Compare once."""
+    buckets, redis_url, endpoint = sys.argv[1:]
+    settings = Settings(redis_url=redis_url, buckets=int(buckets), aws_region=REGION, aws_endpoint_url=endpoint)
+    backup = DynamoBackup(settings)
+    _ = backup.client
+    job = Verify.over(settings, BucketReader(settings), RedisRegistry(settings), backup, VerifyOptions())
+    started, cpu = time.perf_counter(), time.process_time()
+    report = result_of(job.run())
+    figures = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
+    counted = {"checked": report.checked, "in_sync": report.in_sync, "peak_bytes": peak_bytes()}
+    sys.stdout.write(json.dumps(counted | figures) + "\n")
+
+
+if __name__ == "__main__":
+    main()
