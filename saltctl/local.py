@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
@@ -43,6 +43,11 @@ if sys.platform.startswith("linux"):
         sys.exit(1)
 os.execv(sys.argv[2], sys.argv[2:])
 """
+
+
+def dying_with_us(command: Sequence[str]) -> list[str]:
+    """The command, run so that it ends when this process does, on Linux even by SIGKILL; its pid is the command's."""
+    return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
 
 
 def valkey_binary() -> Path:
@@ -119,7 +124,7 @@ class LocalRedis:
             command = [str(self._binary), str(self.directory / "server.conf")]
             with (self.directory / "server.log").open("ab") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
+                    dying_with_us(command),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

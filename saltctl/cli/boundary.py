@@ -5,6 +5,7 @@ Nothing else in saltctl exits, installs signal handlers, or decides how an error
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -32,6 +33,7 @@ class _Alarm(BaseException):
     """``--timeout`` is over. No Exception: botocore takes those for failed requests, and tries again."""
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _arguments: ContextVar[Sequence[str]] = ContextVar("_arguments", default=())
 """What is being run, for the messages that name it."""
 
@@ -47,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         _forget_stdout()
+    except OSError as exc:
+        _forget_stdout()
+        code = _fail_output(exc, as_json=wants_json(args))
     sys.exit(code)
 
 
@@ -79,7 +84,10 @@ def run(args: Sequence[str]) -> int:
     except BrokenPipeError:
         _forget_stdout()
         return 0
-    except Exception as exc:  # a defect: say so in one line, whatever it is
+    except Exception as exc:
+        if isinstance(exc, OSError) and exc.errno in _NO_ROOM:
+            return _fail_output(exc, as_json=as_json)
+        # A defect: say so in one line, whatever it is.
         return _fail(
             "internal",
             f"a defect of saltctl's own: {type(exc).__name__}: {exc}",
@@ -119,6 +127,11 @@ def _fail(code: str, message: str, hint: str, exit_code: int, *, as_json: bool, 
         if hint:
             sys.stderr.write(f"  try: {clean(hint)}\n")
     return exit_code
+
+
+def _fail_output(exc: OSError, *, as_json: bool) -> int:
+    message = f"what was to be printed cannot be written: {exc.strerror}"
+    return _fail("output", message, "make room where stdout leads to; " + _again(), 4, as_json=as_json, trace=False)
 
 
 def _again(how: str = "") -> str:
@@ -186,6 +199,10 @@ def deadline(seconds: float | None) -> Iterator[None]:
 
 
 def _harden_streams() -> None:
+    # Started with a stream closed (>&-), Python has none, and the next file or socket would take its number.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  until the end
     # A terminal in a poor locale gets escapes instead of an UnicodeEncodeError at 3 a.m.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

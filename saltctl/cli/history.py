@@ -145,6 +145,8 @@ def read(
         try:
             for page in pages:
                 writer.add(page)
+        except BrokenPipeError:
+            raise  # whoever read the pipe has what was wanted
         except BaseException:
             if all_ and (cursor := writer.cursor):
                 note(f"what was printed is whole; the rest: {_onward(conversation, cursor, given)}")

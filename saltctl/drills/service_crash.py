@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 
 from saltctl.drills.step import Step
 from saltctl.heat import HeatReport
-from saltctl.local import LocalEnvironment
+from saltctl.local import LocalEnvironment, dying_with_us
 from saltctl.salting import needed_n
 from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.heat_stream import GroupInfo, HeatStream
@@ -47,7 +47,11 @@ class Fleet:
             with log:
                 self._running.append(
                     subprocess.Popen(
-                        command, env=self._environment.variables(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                        dying_with_us(command),
+                        env=self._environment.variables(),
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
                     )
                 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import TracebackType
 
@@ -87,7 +88,9 @@ def translate(exc: Exception, where: str) -> SaltctlError:
     if isinstance(exc, driver.TimeoutError):
         return RedisUnavailableError(f"Redis at {where} did not answer in time", hint=_outage_hint(""))
     if isinstance(exc, driver.ConnectionError | OSError):
-        return RedisUnavailableError(f"Redis at {where} cannot be reached: {text}", hint=_outage_hint(""))
+        # redis-py names the address once more, and ends with a full stop.
+        why = re.sub(r"^Error -?[0-9]+ connecting to \S+\. (.)", r"\1", text).rstrip(".")
+        return RedisUnavailableError(f"Redis at {where} cannot be reached: {why}", hint=_outage_hint(""))
     if word == "CROSSSLOT":
         return ConfigurationError(
             f"Redis at {where} is a node of a cluster", hint="write redis+cluster:// in SALTCTL_REDIS_URL"

@@ -119,6 +119,23 @@ def test_nothing_is_left_after_a_signal(signum: signal.Signals, short_tmp: Path)
         assert not _left_behind(short_tmp)
 
 
+def test_a_child_that_dies_with_us_does(short_tmp: Path) -> None:
+    """What drills start beside the servers ends with the drill, also where that is killed by SIGKILL."""
+    code = (
+        "import subprocess, sys\n"
+        "from saltctl.local import dying_with_us\n"
+        "child = subprocess.Popen(dying_with_us([sys.executable, '-c', 'import time; time.sleep(600)']))\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        command = Path(f"/proc/{int(parent.stdout.readline())}/cmdline")
+        _until(lambda: b"sleep(600)" in command.read_bytes() and b"prctl" not in command.read_bytes())
+        parent.kill()
+    _until(lambda: not command.exists() or not command.read_bytes())
+
+
 def test_a_shell_reads_commands_from_a_pipe(short_tmp: Path) -> None:
     """``local shell`` runs $SHELL, also when its input is a script."""
     done = subprocess.run(

@@ -131,6 +131,24 @@ def test_a_closed_pipe_is_no_error(seeded: LocalEnvironment) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "conversation_id\tmax_n\n", "")
 
 
+def test_a_closed_stdout_is_no_defect(seeded: LocalEnvironment) -> None:
+    """``saltctl … >&-`` does its work and says nothing."""
+    script = f"{sys.executable} -m saltctl registry list --source backup >&-"
+    done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")  # noqa: PTH110
+def test_a_full_disk_is_no_defect(seeded: LocalEnvironment) -> None:
+    """Where the output cannot be written that is said, with exit 4 and the command to run again."""
+    script = f"{sys.executable} -m saltctl registry list -o json > /dev/full"
+    done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, check=False)
+    error = json.loads(done.stderr)["error"]
+    assert (done.returncode, error["code"], error["exit_code"]) == (4, "output", 4)
+    assert "No space left" in error["message"]
+    assert error["hint"].endswith("run it again: saltctl registry list -o json")
+
+
 def test_a_poor_locale_gets_escapes(process: Process, configured: Settings, registry: Registry) -> None:
     """Where the terminal cannot show a character it is escaped; nothing fails."""
     registry.raise_to("conv_äöü", 2)

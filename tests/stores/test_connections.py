@@ -156,8 +156,9 @@ def test_nobody_at_the_port(store_of: StoreOf) -> None:
     port = free_port()
     store = store_of(of_redis(f"redis://127.0.0.1:{port}/0"))
     for call in (lambda: store.lookup(store.primaries()[0], ["conv"]), lambda: store.merge("conv", 4), store.sessions):
-        with pytest.raises(RedisUnavailableError, match=f"127.0.0.1:{port} cannot be reached") as refused:
+        with pytest.raises(RedisUnavailableError) as refused:
             call()
+        assert refused.value.message == f"Redis at 127.0.0.1:{port} cannot be reached: Connection refused"
         assert refused.value.exit_code == 69
 
 
