@@ -162,7 +162,8 @@ def mask_url(url: str) -> str:
 
 def _mask_parameter(parameter: str) -> str:
     name, equals, _ = parameter.partition("=")
-    return f"{name}={MASK}" if equals and "pass" in unquote_plus(name).lower() else parameter
+    secret = "pass" in unquote_plus(name).lower() and name != "sentinel_password_file"
+    return f"{name}={MASK}" if equals and secret else parameter
 
 
 _KNOWN_SCHEMES = (*REDIS_SCHEMES, "http", "https")

@@ -193,6 +193,10 @@ class LocalCluster:
         eventually(lambda: self.owner_of(key) is to, f"slot {slot} is on {to.name}")
 
 
+def _port(tls: bool) -> dict[str, str]:
+    return {"tls-port": str(free_port())} if tls else {}
+
+
 SERVICE = "registry"
 """What the sentinels call the primary and its replica."""
 
@@ -206,6 +210,7 @@ class LocalSentinels:
         options: for the Redis servers.
         sentinel_options: for the sentinels.
         password, sentinel_password: of the Redis servers, and of the sentinels.
+        tls: each of them has a tls-port, with the certificate that ``options`` name, and knows the others by it.
     """
 
     def __init__(
@@ -217,6 +222,7 @@ class LocalSentinels:
         sentinel_options: Mapping[str, str] | None = None,
         password: str | None = None,
         sentinel_password: str | None = None,
+        tls: bool = False,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         called = directory / "redis-sentinel"
@@ -224,11 +230,12 @@ class LocalSentinels:
         auth = {"masterauth": password} if password else {}
         common = {**PROMPT_REPLICATION, **auth, **(options or {})}
         self.primary, self.replica = (
-            Node(LocalRedis(directory / name, binary=binary, options=common, password=password))
+            Node(LocalRedis(directory / name, binary=binary, options={**common, **_port(tls)}, password=password))
             for name in ("first", "second")
         )
         self._called, self._directory = called, directory
-        self._sentinel_options = dict(sentinel_options or {})
+        self._tls = tls
+        self._sentinel_options = {**(options or {} if tls else {}), **(sentinel_options or {})}
         self._password, self._sentinel_password = password, sentinel_password
         self.sentinels: list[Node] = []
 
@@ -237,9 +244,9 @@ class LocalSentinels:
         for node in (self.primary, self.replica):
             node.server.start()
             node.client = plain_client(node.server)
-        self.replica.ask("REPLICAOF", "127.0.0.1", self.primary.server.port)
-        eventually(lambda: self.replica.is_("slave"), "the replica is in step")
         watched = self.primary.server._options.get("tls-port") or self.primary.server.port
+        self.replica.ask("REPLICAOF", "127.0.0.1", watched)
+        eventually(lambda: self.replica.is_("slave"), "the replica is in step")
         for number in range(2):
             mine = {
                 "sentinel deny-scripts-reconfig": "yes",
@@ -251,7 +258,7 @@ class LocalSentinels:
             server = LocalRedis(
                 self._directory / f"sentinel-{number}",
                 binary=self._called,
-                options={**mine, **self._sentinel_options},
+                options={**mine, **self._sentinel_options, **_port(self._tls)},
                 password=self._sentinel_password,
             )
             server.start()

@@ -35,7 +35,13 @@ from tests.support import Rebuilder, rebuild_job
 CONVERSATIONS = [f"conv_{number:03}" for number in range(60)]
 
 
-@pytest.fixture(scope="module", params=["valkey", "redis"])
+on_both = pytest.mark.parametrize("whole_cluster", ["valkey", "redis"], indirect=True)
+"""What the engines might do differently."""
+on_one = pytest.mark.parametrize("whole_cluster", ["valkey"], indirect=True)
+"""What clients do, whatever the engine."""
+
+
+@pytest.fixture(scope="module")
 def whole_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """One cluster of each engine for all tests here; what a test breaks, the next one finds mended."""
     cluster = LocalCluster(tmp_path_factory.mktemp("cluster"), find_engine(request.param))
@@ -93,6 +99,7 @@ def other_primary(cluster: LocalCluster, key: str) -> Node:
     return next(node for node in cluster.nodes if node.is_("master") and node is not owner)
 
 
+@on_both
 def test_the_whole_registry_is_spread_and_verified(
     cluster: LocalCluster, store: RedisRegistry, registry: Registry, rebuild: Rebuilder, backup: DynamoBackup
 ) -> None:
@@ -114,6 +121,7 @@ def test_the_whole_registry_is_spread_and_verified(
     store.check_server()
 
 
+@on_one
 def test_a_comparison_sees_every_primary(
     settings: Settings, store: RedisRegistry, raised: Registry, backup: DynamoBackup
 ) -> None:
@@ -135,6 +143,7 @@ def test_a_comparison_sees_every_primary(
     reader.close()
 
 
+@on_both
 def test_a_promoted_replica_is_unverified_until_a_rebuild(
     cluster: LocalCluster, store: RedisRegistry, raised: Registry, rebuild: Rebuilder
 ) -> None:
@@ -154,6 +163,7 @@ def test_a_promoted_replica_is_unverified_until_a_rebuild(
     assert store.verified() == dict.fromkeys(store.primaries(), True)
 
 
+@on_one
 def test_a_raise_goes_to_the_promoted_replica(cluster: LocalCluster, store: RedisRegistry, raised: Registry) -> None:
     """The client that raises learns of the failover by itself, in the middle of the raise."""
     dead = cluster.owner_of(store._key(CONVERSATIONS[1]))
@@ -163,6 +173,7 @@ def test_a_raise_goes_to_the_promoted_replica(cluster: LocalCluster, store: Redi
     assert store.raw([CONVERSATIONS[1]]) == {CONVERSATIONS[1]: 8}
 
 
+@on_both
 def test_a_slot_that_moves_is_unverified_where_it_arrives(
     cluster: LocalCluster, store: RedisRegistry, raised: Registry, rebuild: Rebuilder
 ) -> None:
@@ -182,6 +193,7 @@ def test_a_slot_that_moves_is_unverified_where_it_arrives(
     assert set(sources(raised).values()) == {"redis"}
 
 
+@on_both
 def test_a_rebuild_does_not_survive_a_slot_that_moves(
     cluster: LocalCluster, settings: Settings, store: RedisRegistry, raised: Registry, backup: DynamoBackup
 ) -> None:
@@ -202,6 +214,7 @@ def rebuild_of(settings: Settings, store: RedisRegistry, backup: DynamoBackup) -
     return bool(list(rebuild_job(settings, store, backup).run())) and all(store.verified().values())
 
 
+@on_one
 @pytest.mark.parametrize("noticed", [False, True], ids=["unnoticed", "noticed"])
 @pytest.mark.parametrize("step", ["mark", "merge", "finish"])
 def test_no_session_fences_what_moved_away(
@@ -231,6 +244,7 @@ def test_no_session_fences_what_moved_away(
     assert raised.lookup(ids[0]) == (ids[0], 4, 4, "backup")
 
 
+@on_both
 def test_a_demoted_primary_refuses(cluster: LocalCluster, store: RedisRegistry, raised: Registry) -> None:
     """It knows the script, has the entries and keeps its connections, and answers nobody; nor does it take raises."""
     demoted = cluster.owner_of(store._key(CONVERSATIONS[0]))
@@ -248,6 +262,7 @@ def test_a_demoted_primary_refuses(cluster: LocalCluster, store: RedisRegistry, 
     assert promoted.ask("HGET", store._key(theirs[0]), theirs[0]) == b"8"
 
 
+@on_both
 def test_an_isolated_primary_refuses(cluster: LocalCluster, store: RedisRegistry, raised: Registry) -> None:
     """NOREPLICAS, where min-replicas-to-write is set: somebody else may have been promoted by now."""
     primary = cluster.owner_of(store._key(CONVERSATIONS[0]))
@@ -262,6 +277,7 @@ def test_an_isolated_primary_refuses(cluster: LocalCluster, store: RedisRegistry
         primary.ask("CONFIG", "SET", "min-replicas-to-write", "0")
 
 
+@on_one
 def test_a_silent_node_does_not_keep_a_client_from_learning(
     cluster: LocalCluster, settings: Settings, raised: Registry, store: RedisRegistry
 ) -> None:
@@ -294,6 +310,7 @@ def stream(settings: Settings) -> Iterator[HeatStream]:
     opened.close()
 
 
+@on_both
 def test_the_stream_follows_its_slot(cluster: LocalCluster, stream: HeatStream) -> None:
     """One client through a slot on its way, arrived, and failed over: nothing is lost that was acknowledged."""
     stream.append_reports([report("a")])
@@ -305,7 +322,7 @@ def test_the_stream_follows_its_slot(cluster: LocalCluster, stream: HeatStream) 
     assert len(stream.read_new("w", 10)) == 3
     own = stream.read_own("w", "0", 10)
     assert stream.acknowledge([entry.id for entry in own]) == 4
-    assert stream.trim(2e9) == 3 or stream.info().length <= 1
+    assert stream.trim(2e9) >= 3
     target.ask("WAIT", 1, 5000)
     promoted = cluster.kill(target)
     with pytest.raises(RedisUnavailableError, match="reached"):
@@ -315,6 +332,7 @@ def test_the_stream_follows_its_slot(cluster: LocalCluster, stream: HeatStream) 
     assert len(stream.read_new("w", 10)) == 1
 
 
+@on_one
 def test_sums_dead_letters_and_notes_have_slots_of_their_own(cluster: LocalCluster, settings: Settings) -> None:
     """Sums are spread over all primaries, and each of the others is where its key is."""
     sums, letters, notes = HeatSums(settings), DeadLetters(settings), ServiceState(settings)
@@ -334,6 +352,7 @@ def test_sums_dead_letters_and_notes_have_slots_of_their_own(cluster: LocalClust
 # URLs that say something else.
 
 
+@on_one
 def test_a_cluster_wants_a_clusters_url(cluster: LocalCluster, settings: Settings) -> None:
     """redis:// to one of its nodes is refused before anything is written, with the URL to write instead."""
     store = RedisRegistry(replace(settings, redis_url=cluster.nodes[0].server.url))
@@ -343,6 +362,7 @@ def test_a_cluster_wants_a_clusters_url(cluster: LocalCluster, settings: Setting
     store.close()
 
 
+@on_one
 def test_what_is_no_cluster_is_told(redis_server: Any, settings: Settings) -> None:
     """redis+cluster:// to a single server is a matter of configuration; lookups still have the backup."""
     url = f"redis+cluster://127.0.0.1:{redis_server.port}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,6 @@ from saltctl.errors import (
     ConfigurationError,
     RedisUnavailableError,
     SaltctlError,
-    UnavailableError,
 )
 from saltctl.local import LocalRedis, free_port
 from saltctl.redis_url import parse_redis_url
@@ -440,40 +438,3 @@ def test_lookups_survive_a_restart_without_an_error_of_their_own(
     redis_server.start()
     rebuild()
     assert store.lookup(primary, ["conv"]) == [None]
-
-
-def _certificate(directory: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed, so there is no certificate to test TLS with")
-    certificate, key = directory / "tls.crt", directory / "tls.key"
-    made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    made += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(made, check=True, capture_output=True)
-    return certificate, key
-
-
-def test_rediss_checks_the_certificate(redis_binary: Path, tmp_path: Path, settings: Settings) -> None:
-    """``rediss://`` talks TLS to a server whose certificate it can check, and to no other."""
-    certificate, key = _certificate(tmp_path)
-    tls_port = free_port()
-    options = {"tls-port": str(tls_port), "tls-cert-file": str(certificate), "tls-key-file": str(key)}
-    server = LocalRedis(tmp_path / "tls", binary=redis_binary, options={**options, "tls-auth-clients": "no"})
-    try:
-        server.start()
-    except UnavailableError:
-        server.stop()
-        pytest.skip("this server was built without TLS")
-    try:
-        trusted = replace(settings, redis_url=f"rediss://127.0.0.1:{tls_port}/0?ssl_ca_certs={certificate}")
-        store = RedisRegistry(trusted)
-        store.merge("conv", 4)
-        assert store.raw(["conv"]) == {"conv": 4}
-        store.close()
-        distrusted = RedisRegistry(replace(settings, redis_url=f"rediss://127.0.0.1:{tls_port}/0"))
-        with pytest.raises(RedisUnavailableError):
-            distrusted.raw(["conv"])
-        distrusted.close()
-    finally:
-        server.stop()

@@ -18,11 +18,21 @@ from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.heat_stream import HeatStream
 from saltctl.stores.registry import RedisRegistry
 from tests.clusters import SERVICE, LocalSentinels
-from tests.stores.conftest import eventually
+from tests.stores.conftest import eventually, find_engine
 from tests.support import Rebuilder
 
 PASSWORD = "correct-horse-battery"  # noqa: S105  opens servers of this test's own
 SENTINELS_OWN = "staple-of-sentinels"
+
+
+on_both = pytest.mark.parametrize("redis_binary", ["valkey", "redis"], indirect=True)
+on_one = pytest.mark.parametrize("redis_binary", ["valkey"], indirect=True)
+
+
+@pytest.fixture
+def redis_binary(request: pytest.FixtureRequest) -> Path:
+    """The engine that the test names."""
+    return find_engine(request.param)
 
 
 @pytest.fixture
@@ -55,6 +65,7 @@ def of_sentinels(url: str, moto: LocalMoto) -> Settings:
     )
 
 
+@on_both
 def test_a_failover_is_followed_and_fenced(
     sentinels: LocalSentinels, settings: Settings, store: RedisRegistry, registry: Registry, rebuild: Rebuilder
 ) -> None:
@@ -88,6 +99,7 @@ def test_a_failover_is_followed_and_fenced(
     stream.close()
 
 
+@on_one
 def test_a_killed_primary_and_dead_sentinels(
     sentinels: LocalSentinels, settings: Settings, store: RedisRegistry, registry: Registry, rebuild: Rebuilder
 ) -> None:
@@ -112,6 +124,7 @@ def test_a_killed_primary_and_dead_sentinels(
     newcomer.close()
 
 
+@on_one
 def test_an_isolated_primary_refuses(
     sentinels: LocalSentinels, store: RedisRegistry, registry: Registry, rebuild: Rebuilder
 ) -> None:
@@ -133,6 +146,7 @@ def test_an_isolated_primary_refuses(
     assert registry.lookup("conv") == ("conv", 4, 4, "backup")
 
 
+@on_one
 def test_the_service_has_to_be_known(sentinels: LocalSentinels, settings: Settings) -> None:
     """A wrong service name is a matter of configuration, not an outage to wait for."""
     store = RedisRegistry(replace(settings, redis_url=sentinels.url.replace(SERVICE, "other")))
@@ -141,6 +155,7 @@ def test_the_service_has_to_be_known(sentinels: LocalSentinels, settings: Settin
     store.close()
 
 
+@on_one
 def test_sentinels_have_a_password_of_their_own(redis_binary: Path, tmp_path: Path, moto: LocalMoto) -> None:
     """Both passwords are wanted, each by its own servers, in the URL or in files, and neither is ever told."""
     locked = LocalSentinels(tmp_path / "locked", redis_binary, password=PASSWORD, sentinel_password=SENTINELS_OWN)
