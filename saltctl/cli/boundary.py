@@ -14,8 +14,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from saltctl.cli.text import clean, clean_json, command_line
 from saltctl.errors import DeadlineExceededError, SaltctlError
@@ -59,13 +60,13 @@ def run(args: Sequence[str]) -> int:
     """Run one command line in this process and return its exit code."""
     import typer
 
-    from saltctl.cli.app import build
-
     as_json = wants_json(args)
     _arguments.set(tuple(args))
     if "_SALTCTL_COMPLETE" in os.environ:
+        from saltctl.cli.app import build
+
         build(completion=True)(prog_name="saltctl")
-    command = typer.main.get_command(build())
+    command = _command()
     verbose = "--verbose" in args[: args.index("--") if "--" in args else len(args)]
     try:
         with command.make_context("saltctl", list(args)) as context:
@@ -97,6 +98,16 @@ def run(args: Sequence[str]) -> int:
             trace=verbose,
         )
     return 0
+
+
+@cache
+def _command() -> Any:
+    """The command tree. Made once a process: it does not depend on what is run, and takes longer than most of that."""
+    import typer
+
+    from saltctl.cli.app import build
+
+    return typer.main.get_command(build())
 
 
 def wants_json(args: Sequence[str]) -> bool:
