@@ -12,10 +12,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
+from saltctl.errors import RedisUnavailableError
 from saltctl.local import LocalMoto, LocalRedis
 from saltctl.settings import Settings
 from saltctl.setup import plan as set_up
 from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.redis_errors import redis_errors
 from saltctl.stores.registry import RedisRegistry
 from tests.acceptance.checker.proxy import Proxy
 from tests.acceptance.checker.schedule import SIDES, Event, Fault, Side
@@ -28,6 +30,7 @@ BUCKETS = 16
 REPLICATED_WITHIN = 5.0
 """Seconds that a promotion waits for the replica: a replica that is not in step is promoted all the same."""
 
+ANSWERS_WITHIN = 60.0
 OUTLASTS = 1.5
 """Seconds that trouble with DynamoDB lasts longer than other trouble: botocore tries again for about as long."""
 
@@ -189,11 +192,13 @@ class Servers:
             time.sleep(0.02)
 
     def _admin(self, server: LocalRedis, *command: str) -> Any:
-        client = plain_client(server)
-        try:
-            return client.execute_command(*command)
-        finally:
-            client.close()
+        """What people do to a server by hand, until it is done: on a busy machine a server may be slow to answer."""
+        deadline = time.monotonic() + ANSWERS_WITHIN
+        while True:
+            client = plain_client(server)
+            with client, suppress(RedisUnavailableError), redis_errors("the checker's server"):
+                return client.execute_command(*command)
+            assert time.monotonic() < deadline, f"{command[0]} was not answered"
 
     def _be_good(self) -> None:
         self._stub.rule = lambda operation, request: None
