@@ -370,6 +370,28 @@ def test_another_instance_completes_what_a_dead_one_left(
     assert registry.lookup("conv") == ("conv", result.after, result.after, "redis")
 
 
+def test_the_backup_is_ahead_of_redis_in_the_middle_of_a_raise(
+    raising: Raising, registry: Registry, settings: Settings, backup: DynamoBackup
+) -> None:
+    """Whoever cannot reach Redis covers 8 already, and a later lookup in Redis 2: a max_n may be seen to go back.
+
+    Nobody writes by it: write_n is 2 on both sides. So readers look in too many places for a while, never in too few.
+    """
+
+    def die() -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        raising(strike_at("redis", die)).raise_to("conv", 8)
+    nowhere = replace(settings, redis_url="redis://127.0.0.1:1/0")
+    with Registry.over(nowhere, RedisRegistry(nowhere), backup) as cut_off:
+        assert cut_off.lookup("conv") == ("conv", 8, 2, "backup")
+        assert registry.lookup("conv") == ("conv", 2, 2, "redis")
+        assert registry.raise_to("conv", 8).committed
+        assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+        assert cut_off.lookup("conv") == ("conv", 8, 8, "backup")
+
+
 def test_raises_at_the_same_time(
     settings: Settings, backup: DynamoBackup, registry: Registry, rebuild: Rebuilder
 ) -> None:

@@ -54,7 +54,10 @@ class AwsStub:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                size = int(self.headers["Content-Length"])
+                body = self.rfile.read(size)
+                if len(body) < size:
+                    raise ConnectionResetError("the client went in the middle of its request")
                 operation = self.headers["X-Amz-Target"].rpartition(".")[2]
                 stub.seen.append(operation)
                 answer = stub.rule(operation, json.loads(body))

@@ -1,7 +1,8 @@
 """``python -m tests.acceptance.checker [--minutes M | --seconds S] [--seed N] [--mutant NAME]``.
 
 A long run is many runs of half a minute, each with servers and a seed of its own, counted up from the first. Ends
-with 3 at the first one that breaks the promise, and says how to repeat it.
+with 3 at the first one that breaks the promise, and says how to repeat it: the same seed has the same faults at the
+same times, and every process makes the same choices. Which calls are under way when a fault strikes is not in it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main() -> int:
         outcomes.append(run(plan, directory, wishes))
         if outcomes[-1].violations:
             sys.stderr.write(f"the promise was broken; what everybody saw is in {directory / 'logs'}\n")
+            sys.stderr.write(f"the same faults again: {_again(arguments, plan)}\n")
         else:
             shutil.rmtree(directory)
         _say(outcomes[-1], as_json=arguments.json)
@@ -63,6 +65,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--directed", action="store_true", help="with the faults that show the mutant soonest")
     parser.add_argument("--json", action="store_true", help="the outcome of each run as one line of JSON")
     return parser.parse_args()
+
+
+def _again(arguments: argparse.Namespace, plan: Plan) -> str:
+    """The command that repeats one run, as far as it can be repeated."""
+    command = f"python -m tests.acceptance.checker --seed {plan.seed} --seconds {plan.seconds:g}"
+    command += f" --engine {arguments.engine}" + (" --dynamodb" if arguments.dynamodb else "")
+    if arguments.mutant:
+        command += f" --mutant {arguments.mutant}" + (" --directed" if arguments.directed else "")
+    return command
 
 
 def _wishes(arguments: argparse.Namespace) -> tuple[Wishes, dict[str, Any]]:
@@ -103,8 +114,6 @@ def _say(outcome: Outcome, *, as_json: bool) -> None:
         sys.stdout.write(f"  operations: {_counts(outcome.operations)}\n  faults: {_counts(outcome.faults)}\n")
         for violation in outcome.violations[:10]:
             sys.stdout.write(f"  {violation.check} in {violation.conversation}: {violation.text}\n")
-        if outcome.violations:
-            sys.stdout.write(f"  again: python -m tests.acceptance.checker --seed {outcome.seed}\n")
     sys.stdout.flush()
 
 

@@ -145,7 +145,7 @@ MUTANTS: dict[str, Mutant] = {
         Parts(registry=RedisBeforeBackup),
         {
             "kinds": (Fault.LOSE,),
-            "gap": 1.0,
+            "gap": 2.5,  # a slow machine is to have time to rebuild, and to write
             "near": ("writer", "writer", "reader", "reader", "raiser", "raiser", "looker"),
             "far": ("rebuilder",),
             "raiser_deaths": 0.9,

@@ -40,11 +40,13 @@ class Proxy:
         self._server = self._do(asyncio.start_server(self._serve, sock=self._listener))
 
     def stop(self) -> None:
-        """End all connections and the thread."""
-        self._do(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        """End all connections and the thread, if it was started."""
+        if self._thread.is_alive():
+            self._do(self._end())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
         self._loop.close()
+        self._listener.close()
 
     def lead(self, target: int) -> None:
         """Cut every connection; new ones go to another server. Nothing reaches the old one from here on."""

@@ -16,7 +16,7 @@ from saltctl.errors import RedisUnavailableError
 from saltctl.local import LocalMoto, LocalRedis
 from saltctl.settings import Settings
 from saltctl.setup import plan as set_up
-from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.backup import KEY, DynamoBackup
 from saltctl.stores.redis_errors import redis_errors
 from saltctl.stores.registry import RedisRegistry
 from tests.acceptance.checker.proxy import Proxy
@@ -69,6 +69,8 @@ class Servers:
 
     def __enter__(self) -> Servers:
         """Start the servers, make the tables, make one Redis the replica of the other, and verify it."""
+        for proxy in self._proxies.values():
+            self._stack.callback(proxy.stop)
         try:
             self._stack.callback(self._dynamodb.stop)
             self._dynamodb.start()
@@ -78,6 +80,8 @@ class Servers:
             self._stub = AwsStub(self._dynamodb.url)
             settings = self._settings(self._primary.port)
             backup = DynamoBackup(settings)
+            if isinstance(self._dynamodb, DynamoLocal):
+                _create_plainly(backup)
             for _ in set_up(settings, RedisRegistry(settings), backup, messages=True, dry_run=False):
                 pass
             self._direct = backup.client
@@ -115,7 +119,6 @@ class Servers:
         """Let clients through."""
         for proxy in self._proxies.values():
             proxy.start(self._primary.port)
-            self._stack.callback(proxy.stop)
         self._stack.enter_context(self._stub)
 
     # Faults.
@@ -214,3 +217,13 @@ class Servers:
         with suppress(Exception):  # a condition that does not hold: the client does not hear of that either
             (self._direct.update_item if operation == "UpdateItem" else self._direct.put_item)(**request)
         return refusal("InternalServerError", 500)
+
+
+def _create_plainly(backup: DynamoBackup) -> None:
+    """The backup table without point-in-time recovery, which DynamoDB Local has not heard of."""
+    backup.client.create_table(
+        TableName=backup.where.strip("'"),
+        AttributeDefinitions=[{"AttributeName": KEY, "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": KEY, "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
