@@ -109,3 +109,16 @@ def test_a_table_with_other_keys_is_refused(
     outcome = saltctl("rebuild", "-o", "json")
     assert outcome.code == 78
     assert "id (N, HASH)" in outcome.error["message"]
+
+
+def test_a_rebuild_that_is_not_needed_reads_nothing(
+    saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis
+) -> None:
+    """``--if-needed`` rebuilds an unverified Redis, leaves a verified one alone, and fails where there is none."""
+    registry.raise_to("conv", 4)
+    needed = saltctl("rebuild", "--if-needed", "-o", "json").json
+    assert (needed["entries"], needed["verified"]) == (1, True)
+    again = saltctl("rebuild", "--if-needed", "-o", "json").json
+    assert (again["entries"], again["consumed_rcu"], again["nodes"], again["verified"]) == (0, 0, 1, True)
+    redis_server.kill()
+    assert saltctl("rebuild", "--if-needed").code == 69
