@@ -205,7 +205,12 @@ def _entry_record(entry: Any) -> dict[str, Any]:
 
 def parse_bound(text: str) -> str:
     """A stream id from an id, an ISO 8601 time, or a duration ago."""
-    if re.fullmatch(r"[0-9]{1,20}(-[0-9]{1,20})?", text):
+    no_bound = UsageError(
+        f"{text!r} is no stream id and no time", hint="write 1700000000000-0, 2026-01-31T12:00:00Z or 15m"
+    )
+    if re.fullmatch(r"[0-9]+(-[0-9]+)?", text):
+        if any(len(part) > 20 or int(part) >= 2**64 for part in text.split("-")):
+            raise no_bound
         return text
     try:
         return f"{max(int((time.time() - duration(text)) * 1000), 0)}"
@@ -214,9 +219,7 @@ def parse_bound(text: str) -> str:
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(
-            f"{text!r} is no stream id and no time", hint="write 1700000000000-0, 2026-01-31T12:00:00Z or 15m"
-        ) from None
+        raise no_bound from None
     return f"{max(int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000), 0)}"
 
 
@@ -406,6 +409,8 @@ def dead_requeue(
     action = "requeue" if dry_run else "requeued"
     records = [{"id": x.id, "new_id": None if dry_run else store.requeue(x), "action": action} for x in letters]
     emit(records, output, columns=CHANGED_COLUMNS, empty="no dead letters")
+    if cut:
+        note(f"{len(cut)} letters stay, which were too large to be kept whole; saltctl stream dead drop deletes them")
 
 
 @dead_group.command("drop")
