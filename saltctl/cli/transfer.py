@@ -80,6 +80,8 @@ def export(
             sys.stdout.write(f'{{"conversation_id": {_quoted(conversation_id)}, "max_n": {n}}}\n')
         sys.stdout.flush()
     note(f"{count:,} entries from {'Redis' if chosen is Source.redis else 'the backup'}")
+    if source is Source.redis and not all(session.store.verified().values()):
+        warn("Redis is not verified and may lack entries; saltctl rebuild, or --source backup")
     if sum(skipped):
         warn(f"{sum(skipped):,} damaged items of the backup are left out; saltctl rebuild --dry-run names them")
         raise typer.Exit(INCOMPLETE)

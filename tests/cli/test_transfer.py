@@ -90,3 +90,11 @@ def test_damaged_items_are_left_out_and_exit_4(saltctl: Runner, filled: Settings
     outcome = saltctl("registry", "export", "--source", "backup")
     assert outcome.code == 4
     assert len(outcome.out.splitlines()) == len(ENTRIES)
+
+
+def test_an_unverified_redis_is_said(saltctl: Runner, configured: Settings, registry: Registry) -> None:
+    """What Redis alone is asked for may be less than what there is; without being asked the backup answers."""
+    registry.raise_to("conv", 4)
+    asked = saltctl("registry", "export", "--source", "redis")
+    assert (asked.code, "may lack entries" in asked.err) == (0, True)
+    assert "from the backup" in saltctl("registry", "export").err

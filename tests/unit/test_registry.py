@@ -513,3 +513,37 @@ def test_opening_without_a_redis_says_what_to_set() -> None:
         Registry.open()
     assert "SALTCTL_REDIS_URL" in refused.value.hint
     assert "saltctl local" in refused.value.hint
+
+
+def test_completing_does_what_is_left_of_a_raise(
+    registry: Registry, store: MemoryRegistry, backup: MemoryBackup
+) -> None:
+    """Steps 2 and 3 for whatever the backup holds, any N included; nothing where it holds nothing."""
+    backup.items["conv"] = BackupEntry("conv", 5, 1)
+    assert registry.complete("conv")
+    assert store.raw(["conv"]) == {"conv": 5}
+    assert held(backup, "conv") == (5, 5)
+    assert not registry.complete("other")
+    assert set(backup.items) == {"conv"}
+
+
+def test_completing_what_is_committed_writes_nothing_to_the_backup(
+    registry: Registry, store: MemoryRegistry, backup: MemoryBackup
+) -> None:
+    """What Redis alone lost costs one read and no write."""
+    backup.items["conv"] = BackupEntry("conv", 4, 4)
+    registry.complete("conv")
+    assert store.raw(["conv"]) == {"conv": 4}
+    assert "commit_write_n" not in backup.faults.calls
+    assert "raise_max_n" not in backup.faults.calls
+
+
+@pytest.mark.parametrize("method", ["merge", "commit_write_n"])
+def test_completing_says_where_it_stopped(registry: Registry, backup: MemoryBackup, redis: Faults, method: str) -> None:
+    """As a raise does, and never commits what Redis does not hold."""
+    backup.items["conv"] = BackupEntry("conv", 4, 1)
+    (redis if method == "merge" else backup.faults).before[method] = DOWN
+    with pytest.raises(RaiseIncompleteError) as raised:
+        registry.complete("conv")
+    assert raised.value.step == ("backup" if method == "merge" else "redis")
+    assert held(backup, "conv") == (4, 1)

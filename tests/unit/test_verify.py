@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import saltctl.verify as verify_module
 from saltctl.errors import ComparisonBrokenError, ConfigurationError, DamagedEntryError, ThrottledError, UsageError
 from saltctl.rebuild import Damaged
 from saltctl.registry import Registry
@@ -397,3 +398,21 @@ def test_much_drift_is_counted_whole_and_named_in_part(world: World) -> None:
     assert isinstance(report, VerifyReport)
     assert (report.missing, len(report.drift)) == (MAX_NAMED + 500, MAX_NAMED)
     assert sum(isinstance(event, Drift) for event in events) == MAX_NAMED + 500
+
+
+def test_suspects_that_wait_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more suspects than are kept, the scan waits for their second look: memory does not grow with drift."""
+    monkeypatch.setattr(verify_module, "_SUSPECTS", 100)
+    monkeypatch.setattr(verify_module, "ENTRIES_AT_ONCE", 50)
+    for number in range(1000):
+        world.put(f"more_{number}", 2)
+    verify = world.verify(page_limit=50)
+    most = 0
+
+    def look(what: str) -> None:
+        nonlocal most
+        most = max(most, len(verify._run.suspects))
+
+    world.reader.at = look
+    assert result_of(verify.run()).missing == 1000
+    assert 100 <= most <= 150
