@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from saltctl.alarms import AlarmOptions, apply, plan
 from saltctl.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
@@ -17,6 +18,7 @@ from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.dead_letters import DeadLetters
 from saltctl.stores.heat_stream import Entry, HeatStream
 from saltctl.stores.messages import MessagesTable
+from saltctl.stores.metrics import CloudWatchMetrics
 from saltctl.stores.registry import RedisRegistry
 
 QUIET = 300
@@ -56,6 +58,7 @@ def seed(settings: Settings, chance: random.Random, now: datetime) -> Seeded:
             load.result()
     reports = _report_heat(settings, hot, chance, now)
     _put_throttle_metrics(settings, chance, now)
+    _put_alarms(settings)
     return Seeded(QUIET + len(HOT), len(HOT), len(rows), reports)
 
 
@@ -105,20 +108,37 @@ def _report_heat(settings: Settings, hot: list[tuple[str, int]], chance: random.
     return HEAT_REPORTS
 
 
+_BURST = (20, 60, 140, 260, 400, 380, 410, 390, 350, 240, 120, 30)
+"""Throttled writes a minute, while the hottest conversation had too few salts."""
+
+
 def _put_throttle_metrics(settings: Settings, chance: random.Random, now: datetime) -> None:
-    """Ten minutes of throttling half an hour ago, before the last raises helped."""
+    """Twelve minutes of throttling half an hour ago, before the last raises helped, and traffic before and after."""
     cloudwatch = aws.client(settings, "cloudwatch")
     minute = now.replace(second=0, microsecond=0)
-    data = [
-        {
-            "MetricName": name,
-            "Dimensions": [{"Name": "TableName", "Value": settings.messages_table}],
-            "Timestamp": minute - timedelta(minutes=age),
-            "Value": float(chance.randint(40, 400)),
-            "Unit": "Count",
-        }
-        for age in range(25, 35)
-        for name in ("WriteThrottleEvents", "WriteKeyRangeThroughputThrottleEvents")
-    ]
+    table = {"Name": "TableName", "Value": settings.messages_table}
+    data: list[dict[str, Any]] = []
+
+    def put(name: str, age: int, value: float, operation: str | None = None) -> None:
+        dimensions = [table] if operation is None else [table, {"Name": "Operation", "Value": operation}]
+        at = minute - timedelta(minutes=age)
+        data.append(
+            {"MetricName": name, "Dimensions": dimensions, "Timestamp": at, "Value": float(value), "Unit": "Count"}
+        )
+
+    for age in range(5, 125, 5):
+        put("ConsumedWriteCapacityUnits", age, chance.randint(20_000, 40_000))
+    for number, usual in enumerate(_BURST):
+        events = usual + chance.randint(-9, 9)
+        # The same events, as a whole and by their cause, as DynamoDB counts them.
+        put("WriteThrottleEvents", 36 - number, events)
+        put("WriteKeyRangeThroughputThrottleEvents", 36 - number, events)
+        put("ThrottledRequests", 36 - number, events, "PutItem")
     with aws.aws_errors("CloudWatch"):
         cloudwatch.put_metric_data(Namespace="AWS/DynamoDB", MetricData=data)
+
+
+def _put_alarms(settings: Settings) -> None:
+    options = AlarmOptions(settings.messages_table, ("arn:aws:sns:us-east-1:123456789012:oncall",))
+    store = CloudWatchMetrics(settings)
+    apply(store, plan(store, options))

@@ -9,7 +9,20 @@ import typer
 
 from saltctl import __version__
 from saltctl.cli import completion as completion_command
-from saltctl.cli import config, drill, history, local, rebuild, registry, service, setup, stream, transfer, verify
+from saltctl.cli import (
+    config,
+    drill,
+    history,
+    local,
+    rebuild,
+    registry,
+    service,
+    setup,
+    stream,
+    throttle,
+    transfer,
+    verify,
+)
 from saltctl.cli.session import Session
 
 HELP = """Operate the salted partitions of a chat service.
@@ -43,6 +56,7 @@ def build(*, completion: bool = False) -> typer.Typer:
         verify,
         service,
         stream,
+        throttle,
         local,
         drill,
         config,

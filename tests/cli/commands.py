@@ -90,6 +90,25 @@ GROUP_KEYS = ("name", "lag", "pending", "oldest_pending_s", "last_delivered_id",
 PEEK_KEYS = ("id", "at", "conversation_id", "server", "window", "writes", "valid")
 REPLAY_KEYS = ("read", "claimed", "raised", "unchanged", "stale", "dead", "drained", "raises", "dry_run")
 
+SCAN_KEYS = (
+    "table",
+    "start",
+    "end",
+    "period_s",
+    "throttled",
+    "total",
+    "causes",
+    "series",
+    "keys",
+    "service",
+    "verdict",
+    "advice",
+)
+SERIES_KEYS = ("metric", "index", "operation", "sum", "peak", "peak_at", "points")
+HOT_KEY_KEYS = ("conversation_id", "partition_key", "throttles", "max_n")
+ALARM_KEYS = ("name", "metric", "table", "operation", "threshold", "periods", "actions", "state", "description")
+ALARM_COLUMNS = ("name", "metric", "operation", "threshold", "periods", "state", "action", "actions")
+
 COMMANDS = (
     Contract("setup", keys=("actions",), nested={"actions": ("resource", "action", "detail")}),
     Contract("setup", ("--dry-run",), keys=("actions",), nested={"actions": ("resource", "action", "detail")}),
@@ -170,6 +189,16 @@ COMMANDS = (
     Contract("stream dead list", keys=("id", "original_id", "reason", "fields"), listed=True),
     Contract("stream dead requeue", ("--all", "--dry-run"), keys=("id", "new_id", "action"), listed=True),
     Contract("stream dead drop", ("--all", "--dry-run"), keys=("id", "new_id", "action"), listed=True),
+    Contract("throttle scan", keys=SCAN_KEYS, nested={"series": SERIES_KEYS, "keys": HOT_KEY_KEYS}, code=3),
+    Contract("throttle alarms list", keys=ALARM_KEYS, columns=ALARM_COLUMNS, listed=True),
+    Contract(
+        "throttle alarms create",
+        ("--sns", "arn:aws:sns:us-east-1:123456789012:oncall"),
+        keys=ALARM_KEYS,
+        columns=ALARM_COLUMNS,
+        listed=True,
+    ),
+    Contract("throttle alarms remove", ("--dry-run",), keys=ALARM_KEYS, columns=ALARM_COLUMNS, listed=True),
     Contract(
         "service status",
         ("--window", "50ms"),

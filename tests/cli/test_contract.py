@@ -113,8 +113,8 @@ RUNNABLE = [
     if not name.startswith(("local", "drill"))
     if name != "service run"  # which ends when it is told to: tests/cli/test_service.py
 ]
-FINDS_SOMETHING = ("saltctl stream status", "saltctl service status")
-"""No service runs where examples are tried, and these two say so."""
+FINDS_SOMETHING = ("saltctl stream status", "saltctl service status", "saltctl throttle scan")
+"""No service runs where examples are tried, and there was throttling: these say so."""
 
 
 @pytest.mark.parametrize("example", RUNNABLE)
