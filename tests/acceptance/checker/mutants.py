@@ -1,7 +1,7 @@
 """The protocol with one thing otherwise, so that it loses messages; and the runs in which that shows at once.
 
-A mutant is a subclass of a real class. Each has a run that is directed at its weakness, for the tests; in a general
-run it is found as well, later.
+A mutant is a subclass of a real class. Each has a run that is directed at its weakness, for the tests. A general run
+finds some as soon, such as the missing fence; an overwriting rebuild may take it many minutes.
 """
 
 from __future__ import annotations
