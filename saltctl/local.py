@@ -304,10 +304,15 @@ def without_leads(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name not in _REMOVED}
 
 
+def is_loopback(url: str) -> bool:
+    """Whether a URL names this machine by a loopback address."""
+    return (urlsplit(url).hostname or "") in ("127.0.0.1", "::1", "localhost")
+
+
 def require_loopback(url: str) -> str:
     """The URL, if it names this machine by a loopback address; ConfigurationError otherwise."""
     host = urlsplit(url).hostname or ""
-    if host not in ("127.0.0.1", "::1", "localhost"):
+    if not is_loopback(url):
         raise ConfigurationError(
             f"the local environment refuses the endpoint {host!r}: it is not on loopback",
             hint="unset AWS_ENDPOINT_URL and SALTCTL_REDIS_URL; saltctl local sets its own",

@@ -11,6 +11,7 @@ from saltctl import __version__
 from saltctl.cli import completion as completion_command
 from saltctl.cli import (
     config,
+    doctor,
     drill,
     history,
     local,
@@ -57,6 +58,7 @@ def build(*, completion: bool = False) -> typer.Typer:
         service,
         stream,
         throttle,
+        doctor,
         local,
         drill,
         config,

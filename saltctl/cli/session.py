@@ -75,6 +75,17 @@ class Session:
                 warn(f"the environment overrides context {self.context}: {', '.join(sorted(set(names)))}")
         return settings
 
+    @property
+    def root_words(self) -> list[str]:
+        """The options that lead another saltctl to the same servers; the environment is taken to stay."""
+        given = {"context": self.context, "config": self.config, **self.flags}
+        return [
+            word
+            for name, value in given.items()
+            if value is not None
+            for word in (f"--{name.replace('_', '-')}", str(value))
+        ]
+
     @cached_property
     def store(self) -> RedisRegistry:
         """The registry in Redis."""

@@ -144,6 +144,13 @@ class DynamoBackup:
         if "Item" in answer:
             self._agree(answer["Item"], layout, key_prefix)
 
+    def bound_layout(self) -> tuple[str, str] | None:
+        """The layout and key prefix that the table is bound to; None where nobody has claimed one yet."""
+        with aws.aws_errors(self.where):
+            answer = self.client.get_item(TableName=self._table, Key={KEY: {"S": LAYOUT_ID}}, ConsistentRead=True)
+        item = answer.get("Item")
+        return None if item is None else (str(item["layout"].get("S")), str(item["key_prefix"].get("S")))
+
     def _agree(self, held: Mapping[str, Any], layout: str, key_prefix: str) -> None:
         theirs = (held["layout"].get("S"), held["key_prefix"].get("S"))
         if theirs != (layout, key_prefix):

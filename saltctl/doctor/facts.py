@@ -1,0 +1,117 @@
+"""What the checks look at: each thing is asked for once, however many checks want to know it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from saltctl.doctor.paste import Paste
+from saltctl.errors import ConfigurationError
+from saltctl.parallel import Once
+from saltctl.settings import Settings
+from saltctl.stores.aws_inspection import AwsInspection
+from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.dead_letters import DeadLetters
+from saltctl.stores.heat_stream import HeatStream
+from saltctl.stores.messages import MessagesTable
+from saltctl.stores.redis_inspection import RedisInspection, ServerLook, Survey
+from saltctl.stream_status import StreamStatus, look
+
+PATIENCE = 2.0
+"""Seconds that one request may take here, whatever the settings say: a doctor is asked when things are down."""
+STREAM_WINDOW = 0.5
+"""Seconds between the two looks at the stream."""
+
+
+class Facts:
+    """Everything that checks ask for. Thread-safe. Asking raises what the stores raise, to each who asks.
+
+    Args:
+        settings: those in force.
+        paste: writes the fixes.
+        config_file: where contexts come from.
+        now: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        paste: Paste | None = None,
+        *,
+        config_file: Path | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.config_file = config_file
+        self.paste = paste or Paste(settings)
+        self.now = now
+        self._once = Once()
+        self._hurried = replace(
+            settings,
+            redis_timeout=min(settings.redis_timeout, PATIENCE),
+            aws_timeout=min(settings.aws_timeout, PATIENCE),
+        )
+
+    @property
+    def redis(self) -> RedisInspection:
+        """Questions to Redis."""
+        return self._once.get("redis", lambda: RedisInspection(self._hurried, now=self.now))
+
+    @property
+    def aws(self) -> AwsInspection:
+        """Questions to DynamoDB."""
+        return self._once.get("aws", lambda: AwsInspection(self._hurried, now=self.now))
+
+    @property
+    def backup(self) -> DynamoBackup:
+        """The backup table."""
+        return self._once.get("backup", lambda: DynamoBackup(self._hurried, client=self.aws.client))
+
+    @property
+    def servers(self) -> Sequence[ServerLook]:
+        """INFO of every primary."""
+        return self._once.get("servers", lambda: [self.redis.look(primary) for primary in self.redis.primaries()])
+
+    def config(self, primary: str) -> Mapping[str, str] | None:
+        """The settings of one Redis server that matter here; None where it does not tell."""
+        names = ("appendfsync", "min-replicas-to-write", "min-replicas-max-lag", "cluster-node-timeout")
+        return self._once.get(f"config {primary}", lambda: self.redis.config(primary, *names))
+
+    @property
+    def surveys(self) -> Sequence[Survey]:
+        """What the registry holds on every primary."""
+        return self._once.get("surveys", self.redis.survey)
+
+    @property
+    def stream(self) -> StreamStatus:
+        """The heat stream, looked at twice."""
+        return self._once.get("stream", lambda: look(HeatStream(self._hurried), STREAM_WINDOW))
+
+    @property
+    def dead_letters(self) -> int:
+        """How many dead letters there are."""
+        return self._once.get("dead_letters", lambda: DeadLetters(self._hurried).length())
+
+    @property
+    def backup_table(self) -> dict[str, Any]:
+        """The backup table as DescribeTable has it; ConfigurationError where it is missing."""
+        return self._once.get("backup_table", lambda: self._table(self.settings.backup_table))
+
+    @property
+    def messages_table(self) -> dict[str, Any]:
+        """The messages table as DescribeTable has it; ConfigurationError where it is missing."""
+        return self._once.get("messages_table", lambda: self._table(self.settings.messages_table))
+
+    def _table(self, name: str) -> dict[str, Any]:
+        table = self.aws.describe(name)
+        if table is None:
+            raise ConfigurationError(f"there is no DynamoDB table {name!r}", hint="saltctl setup")
+        return table
+
+    @property
+    def messages(self) -> MessagesTable:
+        """The messages table's store."""
+        return self._once.get("messages", lambda: MessagesTable(self._hurried, client=self.aws.client))
