@@ -67,7 +67,7 @@ CHECKS: tuple[Check, ...] = (
     Check("stream-consumers", stream_checks.consumers, _REDIS),
     Check("stream-lag", stream_checks.lag, _REDIS),
     Check("stream-dead-letters", stream_checks.dead_letters, _REDIS),
-    Check("drift", drift_checks.drift, _REDIS),
+    Check("drift", drift_checks.drift, "backup-layout"),
 )
 
 

@@ -5,24 +5,21 @@ from __future__ import annotations
 import random
 
 from saltctl.doctor.facts import Facts
-from saltctl.doctor.findings import Finding, fail, ok
+from saltctl.doctor.findings import Finding, fail, ok, warn
 from saltctl.drift_sample import sample
-from saltctl.errors import DamagedEntryError
 
 
 def drift(facts: Facts) -> Finding:
     """Redis holds what the backup holds, as far as a sample shows."""
-    try:
-        found = sample(facts.redis, facts.backup, facts.settings.buckets, random.Random())
-    except DamagedEntryError as exc:
-        return fail(exc.message, facts.paste.saltctl("rebuild", "--dry-run"))
-    measures = {"drift_checked": found.checked, "drift_found": len(found.drift)}
-    if not found.drift:
-        return ok(f"{found.checked:,} conversations compared, no difference", **measures)
-    first = found.drift[0]
-    sides = f"Redis {first.redis_n or 'nothing'}, backup {first.backup_n or 'nothing'}"
-    return fail(
-        f"{len(found.drift):,} of {found.checked:,} conversations differ, such as {first.conversation_id!r}: {sides}",
-        facts.paste.saltctl("rebuild"),
-        **measures,
-    )
+    entries = sum(survey.entries for survey in facts.surveys)
+    found = sample(facts.hurried, facts.backup, entries, random.Random())
+    measures = {"drift_checked": float(found.checked), "drift_found": float(found.left)}
+    if found.left:
+        first = found.drift[0]
+        sides = f"Redis {first.redis_n or 'nothing'}, backup {first.backup_n or 'nothing'}"
+        told = f"{found.left:,} of {found.checked:,} conversations differ, such as {first.conversation_id!r}: {sides}"
+        return fail(told, facts.paste.saltctl("verify", "--repair", "--yes"), **measures)
+    if found.damaged:
+        told = f"{found.damaged:,} items of the backup cannot have been written by saltctl"
+        return warn(told, facts.paste.saltctl("verify"), **measures)
+    return ok(f"{found.checked:,} conversations compared, no difference", **measures)

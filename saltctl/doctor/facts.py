@@ -49,7 +49,7 @@ class Facts:
         self.paste = paste or Paste(settings)
         self.now = now
         self._once = Once()
-        self._hurried = replace(
+        self.hurried = replace(
             settings,
             redis_timeout=min(settings.redis_timeout, PATIENCE),
             aws_timeout=min(settings.aws_timeout, PATIENCE),
@@ -58,17 +58,17 @@ class Facts:
     @property
     def redis(self) -> RedisInspection:
         """Questions to Redis."""
-        return self._once.get("redis", lambda: RedisInspection(self._hurried, now=self.now))
+        return self._once.get("redis", lambda: RedisInspection(self.hurried, now=self.now))
 
     @property
     def aws(self) -> AwsInspection:
         """Questions to DynamoDB."""
-        return self._once.get("aws", lambda: AwsInspection(self._hurried, now=self.now))
+        return self._once.get("aws", lambda: AwsInspection(self.hurried, now=self.now))
 
     @property
     def backup(self) -> DynamoBackup:
         """The backup table."""
-        return self._once.get("backup", lambda: DynamoBackup(self._hurried, client=self.aws.client))
+        return self._once.get("backup", lambda: DynamoBackup(self.hurried, client=self.aws.client))
 
     @property
     def servers(self) -> Sequence[ServerLook]:
@@ -88,12 +88,12 @@ class Facts:
     @property
     def stream(self) -> StreamStatus:
         """The heat stream, looked at twice."""
-        return self._once.get("stream", lambda: look(HeatStream(self._hurried), STREAM_WINDOW))
+        return self._once.get("stream", lambda: look(HeatStream(self.hurried), STREAM_WINDOW))
 
     @property
     def dead_letters(self) -> int:
         """How many dead letters there are."""
-        return self._once.get("dead_letters", lambda: DeadLetters(self._hurried).length())
+        return self._once.get("dead_letters", lambda: DeadLetters(self.hurried).length())
 
     @property
     def backup_table(self) -> dict[str, Any]:
@@ -114,4 +114,4 @@ class Facts:
     @property
     def messages(self) -> MessagesTable:
         """The messages table's store."""
-        return self._once.get("messages", lambda: MessagesTable(self._hurried, client=self.aws.client))
+        return self._once.get("messages", lambda: MessagesTable(self.hurried, client=self.aws.client))

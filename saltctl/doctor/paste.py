@@ -42,6 +42,9 @@ class Paste:
             and not parts.query
             and server_name(url) == primary
         ):
+            if parts.password and not parts.username:
+                # redis-cli would log in as the user of an empty name (seen with 7.0.15).
+                return '''redis-cli -u "$(echo "$SALTCTL_REDIS_URL" | sed 's|//:|//default:|')"'''
             return 'redis-cli -u "$SALTCTL_REDIS_URL"'
         start = ""
         words = ["redis-cli", *_address(primary)]

@@ -74,5 +74,6 @@ def dead_letters(facts: Facts) -> Finding:
     count = facts.dead_letters
     if not count:
         return ok("none", dead_letters=0)
-    detail = f"{count:,} entries could not be handled; look at their reasons, then requeue or drop them"
+    entries = "entry" if count == 1 else "entries"
+    detail = f"{count:,} {entries} could not be handled; look at the reasons, then requeue or drop"
     return warn(detail, facts.paste.saltctl("stream", "dead", "list"), dead_letters=count)

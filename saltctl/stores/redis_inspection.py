@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.connections import Connections
 from saltctl.stores.redis_errors import redis_errors
@@ -132,37 +131,6 @@ class RedisInspection:
         )
         return Survey(primary, len(keys), entries, fenced, foreign, marked, loaded)
 
-    def bucket_entries(self, buckets: Sequence[int]) -> dict[str, int]:
-        """The entries in some buckets as Redis holds them, verified or not; what is no number counts as 0."""
-        found: dict[str, int] = {}
-        for bucket in buckets:
-            key = f"{self._settings.key_prefix}:r:{bucket}"
-            primary = self._connections.primary_of(key)
-            (flat,) = self._ask(primary, ("HGETALL", key))
-            with redis_errors(primary):
-                if isinstance(flat, Exception):
-                    raise flat
-            for name, value in zip(flat[::2], flat[1::2], strict=True):
-                if not name.startswith(b"#"):
-                    found[name.decode("utf-8", "replace")] = _number(value)
-        return found
-
-    def held(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
-        """What Redis holds for some ids, verified or not; None for nothing, 0 for what is no number."""
-        commands: dict[str, list[tuple[Any, ...]]] = {}
-        for conversation_id in conversation_ids:
-            bucket = bucket_of(conversation_id, self._settings.buckets)
-            key = f"{self._settings.key_prefix}:r:{bucket}"
-            commands.setdefault(self._connections.primary_of(key), []).append(("HGET", key, conversation_id))
-        found: dict[str, int | None] = {}
-        for primary, wanted in commands.items():
-            for (_, _, conversation_id), value in zip(wanted, self._ask(primary, *wanted), strict=True):
-                with redis_errors(primary):
-                    if isinstance(value, Exception):
-                        raise value
-                found[conversation_id] = value if value is None else _number(value)
-        return found
-
     # Permissions.
 
     def user(self, primary: str) -> str | None:
@@ -179,10 +147,6 @@ class RedisInspection:
         if any(isinstance(reply, Exception) for reply in replies):
             return None
         return [reply == b"OK" for reply in replies]
-
-
-def _number(value: bytes) -> int:
-    return int(value) if value.isdigit() else 0
 
 
 def _is_error(reply: Any, word: str, kind: str) -> bool:

@@ -108,6 +108,7 @@ SERIES_KEYS = ("metric", "index", "operation", "sum", "peak", "peak_at", "points
 HOT_KEY_KEYS = ("conversation_id", "partition_key", "throttles", "max_n")
 ALARM_KEYS = ("name", "metric", "table", "operation", "threshold", "periods", "actions", "state", "description")
 ALARM_COLUMNS = ("name", "metric", "operation", "threshold", "periods", "state", "action", "actions")
+CHECK_KEYS = ("name", "status", "detail", "fix")
 
 COMMANDS = (
     Contract("setup", keys=("actions",), nested={"actions": ("resource", "action", "detail")}),
@@ -211,6 +212,14 @@ COMMANDS = (
     Contract("rebuild", ("--dry-run",), keys=REBUILD_KEYS, columns=REBUILD_KEYS[:-1]),
     Contract("verify", keys=VERIFY_KEYS, nested={"drift": DRIFT_KEYS}),
     Contract("verify", ("--sample", "1/1", "--repair", "--dry-run"), keys=VERIFY_KEYS),
+    Contract(
+        "doctor",
+        keys=("ok", "checks"),
+        nested={"checks": CHECK_KEYS},
+        line_keys=CHECK_KEYS,
+        columns=CHECK_KEYS,
+        code=3,
+    ),
     Contract("config show", keys=("name", "value", "origin"), listed=True),
     Contract("config path", keys=("path", "exists")),
     Contract(

@@ -1,0 +1,93 @@
+"""``saltctl doctor`` as a command: its formats, its exit codes, and servers that refuse to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from saltctl.local import LocalEnvironment, LocalRedis
+from tests.cli.conftest import Runner
+
+
+def test_monitoring_has_formats_of_its_own(saltctl: Runner, seeded: LocalEnvironment) -> None:
+    """Nagios' exit codes are a plugin's; Prometheus' are those of every command."""
+    outcome = saltctl("doctor", "--only", "stream-consumers", "--format", "nagios")
+    assert (outcome.code, outcome.out.split(" - ")[0]) == (2, "SALTCTL CRITICAL")
+    assert saltctl("doctor", "--only", "lease", "--format", "nagios").code == 0
+    outcome = saltctl("doctor", "--only", "stream-consumers", "--format", "prometheus")
+    assert outcome.code == 3
+    assert 'saltctl_doctor_check{check="stream-consumers",status="fail"} 1\n' in outcome.out
+    assert saltctl("doctor", "--format", "nagios", "-o", "json").code == 2
+
+
+def test_an_unknown_check_is_a_usage_error(saltctl: Runner) -> None:
+    """Nothing is asked of any server, and near matches are named."""
+    outcome = saltctl("doctor", "--only", "redis-role", "--only", "leese", "-o", "json")
+    assert (outcome.code, outcome.error["code"]) == (2, "usage")
+    assert "lease" in outcome.error["hint"]
+
+
+def test_settings_that_cannot_be_read_are_the_first_finding(saltctl: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing else can be checked, that is what doctor says, instead of giving up."""
+    monkeypatch.setenv("SALTCTL_BUCKETS", "three")
+    outcome = saltctl("doctor", "-o", "json")
+    first, *rest = outcome.json["checks"]
+    assert (outcome.code, first["status"], "SALTCTL_BUCKETS" in first["detail"]) == (3, "fail", True)
+    assert {check["status"] for check in rest} == {"skip"}
+
+
+@pytest.fixture
+def managed(tmp_path: Path) -> Iterator[LocalRedis]:
+    """A server that knows neither CONFIG nor ACL, as managed ones do not."""
+    server = LocalRedis(tmp_path / "managed", options={"rename-command CONFIG": '""', "rename-command ACL": '""'})
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_a_managed_redis_is_skipped_with_the_reason(
+    saltctl: Runner, managed: LocalRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What INFO tells is checked; what only CONFIG or ACL would tell is skipped, and says why."""
+    monkeypatch.setenv("SALTCTL_REDIS_URL", managed.url)
+    checks = {check["name"]: check for check in saltctl("doctor", "--only", "redis", "-o", "json").json["checks"]}
+    assert checks["redis-eviction"]["status"] == checks["redis-aof"]["status"] == "ok"
+    assert checks["redis-fsync"]["status"] == checks["redis-permissions"]["status"] == "skip"
+    assert "CONFIG" in checks["redis-fsync"]["detail"]
+    assert checks["redis-verified"]["status"] == "fail"
+
+
+def test_users_are_told_what_they_lack(saltctl: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An application server's user that may load scripts is a warning, a service's without XADD a failure."""
+    import redis
+
+    server = LocalRedis(tmp_path / "acl")
+    server.start()
+    try:
+        monkeypatch.setenv("SALTCTL_REDIS_URL", server.url)
+        emitted = saltctl("service", "emit", "acl").out.replace("CHANGE-ME", "long-password")
+        with redis.Redis.from_url(server.url) as admin:
+            for line in emitted.splitlines():
+                admin.execute_command("ACL", "SETUSER", *_rules(line))
+            assert _permissions(saltctl)["status"] == "ok"
+            admin.execute_command("ACL", "SETUSER", "saltctl-app", "+script|load")
+            assert "saltctl-app may script" in _permissions(saltctl)["detail"]
+            admin.execute_command("ACL", "SETUSER", "saltctl-service", "-xadd")
+            found = _permissions(saltctl)
+            assert (found["status"], "+xadd" in found["fix"]) == ("fail", True)
+    finally:
+        server.kill()
+
+
+def _permissions(saltctl: Runner) -> dict[str, str]:
+    check: dict[str, str] = saltctl("doctor", "--only", "redis-permissions", "-o", "json").json["checks"][0]
+    return check
+
+
+def _rules(line: str) -> list[str]:
+    """The words of a line of an ACL file; a selector in brackets is one."""
+    name, _, rules = line.removeprefix("user ").partition(" ")
+    head, bracket, selector = rules.partition("(")
+    return [name, *head.split(), *([bracket + selector] if bracket else [])]
