@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from saltctl.doctor import access_checks, drift_checks, redis_checks, stream_checks, table_checks
+from saltctl.doctor import access_checks, drift_checks, redis_checks, stream_checks, table_checks, throttle_checks
 from saltctl.doctor.facts import Facts
 from saltctl.doctor.findings import CheckResult, Finding, fail, skip
 from saltctl.errors import (
@@ -67,6 +67,7 @@ CHECKS: tuple[Check, ...] = (
     Check("stream-consumers", stream_checks.consumers, _REDIS),
     Check("stream-lag", stream_checks.lag, _REDIS),
     Check("stream-dead-letters", stream_checks.dead_letters, _REDIS),
+    Check("throttles", throttle_checks.throttles, "messages-table"),
     Check("drift", drift_checks.drift, "backup-layout"),
 )
 

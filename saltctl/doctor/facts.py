@@ -12,6 +12,7 @@ from saltctl.doctor.paste import Paste
 from saltctl.errors import ConfigurationError
 from saltctl.parallel import Once
 from saltctl.settings import Settings
+from saltctl.stores import aws
 from saltctl.stores.aws_inspection import AwsInspection
 from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.dead_letters import DeadLetters
@@ -64,6 +65,11 @@ class Facts:
     def aws(self) -> AwsInspection:
         """Questions to DynamoDB."""
         return self._once.get("aws", lambda: AwsInspection(self.hurried, now=self.now))
+
+    @property
+    def cloudwatch(self) -> Any:
+        """The boto3 client of CloudWatch: one attempt a request."""
+        return self._once.get("cloudwatch", lambda: aws.client(self.hurried, "cloudwatch", attempts=1))
 
     @property
     def backup(self) -> DynamoBackup:

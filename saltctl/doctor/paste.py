@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from saltctl.settings import Settings, has_password
-from saltctl.stores.connections import server_name
 
 
 class Paste:
@@ -40,7 +39,7 @@ class Paste:
             and settings.redis_password_file is None
             and parts.scheme in ("redis", "rediss")
             and not parts.query
-            and server_name(url) == primary
+            and primary == f"{parts.hostname}:{parts.port or 6379}"
         ):
             if parts.password and not parts.username:
                 # redis-cli would log in as the user of an empty name (seen with 7.0.15).

@@ -109,8 +109,8 @@ class RedisInspection:
         for bucket in range(self._settings.buckets):
             key = f"{self._settings.key_prefix}:r:{bucket}"
             buckets[self._connections.primary_of(key)].append(key)
-        # Keys of one call share a slot: in a cluster that is certain of a single one only.
-        keys_a_call = BUCKETS_A_CALL if len(buckets) == 1 else 1
+        # The keys of a script must share a slot, which in a cluster is certain of a single one only.
+        keys_a_call = 1 if self._connections.clustered else BUCKETS_A_CALL
         return [self._survey(primary, keys, keys_a_call) for primary, keys in buckets.items()]
 
     def _survey(self, primary: str, keys: Sequence[str], keys_a_call: int) -> Survey:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from saltctl.local import LocalEnvironment, LocalRedis
+from saltctl.settings import Settings
+from saltctl.stores import aws
 from tests.cli.conftest import Runner
 
 
@@ -36,6 +39,22 @@ def test_settings_that_cannot_be_read_are_the_first_finding(saltctl: Runner, mon
     first, *rest = outcome.json["checks"]
     assert (outcome.code, first["status"], "SALTCTL_BUCKETS" in first["detail"]) == (3, "fail", True)
     assert {check["status"] for check in rest} == {"skip"}
+
+
+def test_throttling_of_the_last_minutes_is_a_failure(saltctl: Runner, configured: Settings) -> None:
+    """What CloudWatch counted a few minutes ago is found, with its cause and the command that looks closer."""
+    assert saltctl("setup", "--messages").code == 0
+    cloudwatch = aws.client(configured, "cloudwatch")
+    datum = {
+        "MetricName": "WriteKeyRangeThroughputThrottleEvents",
+        "Dimensions": [{"Name": "TableName", "Value": configured.messages_table}],
+        "Timestamp": datetime.now(UTC) - timedelta(minutes=5),
+        "Value": 70.0,
+    }
+    cloudwatch.put_metric_data(Namespace="AWS/DynamoDB", MetricData=[datum])
+    (check,) = saltctl("doctor", "--only", "throttles", "-o", "json").json["checks"]
+    assert (check["status"], "key_range 70" in check["detail"]) == ("fail", True)
+    assert check["fix"] == "saltctl throttle scan --since 15m"
 
 
 @pytest.fixture
