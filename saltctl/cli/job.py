@@ -35,7 +35,7 @@ MetricsFileOption = Annotated[
 CronOption = Annotated[
     bool, typer.Option("--cron", help="Print one JSON line on stderr if something happened, and nothing else.")
 ]
-_OUTCOMES = {0: "ok", 3: "found", 4: "incomplete", 130: "interrupted"}
+_OUTCOMES = {0: "ok", 2: "usage", 3: "found", 4: "incomplete", 130: "interrupted"}
 _GOOD = (0, 3)
 """A job that found something did what it was to do; what it found has metrics of its own."""
 _LISTED = 10

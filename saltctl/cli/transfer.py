@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 import typer
 
 from saltctl.cli.boundary import deadline
-from saltctl.cli.output import Column, emit, note, warn
+from saltctl.cli.output import Column, emit, note, print_fields, table_of, warn
 from saltctl.cli.progress import ticker
 from saltctl.cli.registry import Source, group, trusted_source
 from saltctl.cli.session import (
@@ -39,6 +39,11 @@ COLUMNS = (
     Column("skipped", "skipped", right=True),
     Column("seconds", "seconds", right=True),
     Column("dry_run", "dry run"),
+)
+RAISE_COLUMNS = (
+    Column("conversation_id", "conversation"),
+    Column("before", "before", right=True),
+    Column("after", "after", right=True),
 )
 KEYS = (*COLUMNS, Column("raises", "raises"), Column("bad_lines", "bad lines"))
 
@@ -79,11 +84,11 @@ def export(
             count += 1
             sys.stdout.write(f'{{"conversation_id": {_quoted(conversation_id)}, "max_n": {n}}}\n')
         sys.stdout.flush()
-    note(f"{count:,} entries from {'Redis' if chosen is Source.redis else 'the backup'}")
+    note(f"entries: {count:,}, from {'Redis' if chosen is Source.redis else 'the backup'}")
     if source is Source.redis and not all(session.store.verified().values()):
         warn("Redis is not verified and may lack entries; saltctl rebuild, or --source backup")
     if sum(skipped):
-        warn(f"{sum(skipped):,} damaged items of the backup are left out; saltctl rebuild --dry-run names them")
+        warn(f"damaged items of the backup, left out: {sum(skipped):,}; saltctl rebuild --dry-run names them")
         raise typer.Exit(INCOMPLETE)
 
 
@@ -133,12 +138,23 @@ def import_(
             session.backup.check_table()
             session.backup.check_layout(settings.layout, settings.key_prefix)
             report = _drain(Import(lines, session.registry, session.backup, options))
-    emit(asdict(report), output, columns=KEYS)
+    record = asdict(report)
+    emit(record, output, columns=KEYS, human_view=lambda screen: _show(screen, record))
     for bad in report.bad_lines[:NAMED]:
         warn(f"line {bad.line} was skipped: {bad.problem}")
     if report.skipped:
-        warn(f"{report.skipped:,} lines were skipped; all others are imported. Mend them and run it again")
+        warn(f"lines skipped: {report.skipped:,}; all others are imported. Mend them and run it again")
         raise typer.Exit(INCOMPLETE)
+
+
+def _show(screen: Any, record: dict[str, Any]) -> None:
+    print_fields(record, COLUMNS)
+    shown = record["raises"][:NAMED]
+    if shown:
+        screen.print()
+        screen.print(table_of(shown, RAISE_COLUMNS))
+    if more := record["raised"] - len(shown):
+        note(f"and {more:,} more")
 
 
 @contextmanager

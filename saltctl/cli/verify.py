@@ -159,9 +159,9 @@ def _exit_code(report: VerifyReport, *, repair: bool, say: Any) -> int:
         say("Redis is not verified: lookups are answered by the backup. saltctl rebuild")
     if report.left:
         remedy = "" if repair else "; saltctl verify --repair --yes raises what is behind"
-        say(f"{report.left:,} conversations differ{remedy}")
+        say(f"conversations that differ: {report.left:,}{remedy}")
     if report.damaged:
-        say(f"{report.damaged:,} damaged items of the backup were not compared; they are named above")
+        say(f"damaged items of the backup, not compared: {report.damaged:,}; they are named above")
         return INCOMPLETE
     return FOUND_SOMETHING if report.left else 0
 

@@ -177,3 +177,12 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
     """A missing directory is exit 78 at once, not a surprise an hour later."""
     outcome = saltctl("verify", "--metrics-file", str(tmp_path / "nowhere" / "x.prom"), "-o", "json")
     assert (outcome.code, outcome.error["code"], outcome.out) == (78, "configuration", "")
+
+
+def test_a_usage_error_is_told_as_one(saltctl: Runner, well: Settings) -> None:
+    """A crontab with a mistake in it: the line says so, and so does what a person reads."""
+    outcome = saltctl("verify", "--cron", "--sample", "x")
+    first, *rest = outcome.err.splitlines()
+    line = json.loads(first)
+    assert (outcome.code, line["exit_code"], line["outcome"]) == (2, 2, "usage")
+    assert "1/24" in rest[0]
