@@ -15,6 +15,10 @@ _STREAM = (
     "+xinfo|stream +xinfo|groups +xinfo|consumers +xgroup|create +xgroup|createconsumer +xgroup|delconsumer"
 )
 _CLUSTER = "+cluster|slots +asking"
+_READING = (
+    "+evalsha +hget +hmget +hgetall +hlen +exists +xlen +xrange +xrevrange +xpending "
+    "+xinfo|stream +xinfo|groups +xinfo|consumers"
+)
 _REGISTRY = "+evalsha +eval +script|load +hget +hmget +hgetall +hlen +hset +hdel +exists +expire"
 
 
@@ -100,9 +104,9 @@ def alerts(settings: Settings) -> str:
 
 
 def iam(settings: Settings) -> str:
-    """IAM policies for application servers and for the service, as one JSON document with a policy for each.
+    """IAM policies for application servers, the service and people who only look, as one JSON document.
 
-    Neither may PutItem, DeleteItem or BatchWriteItem on the backup table: those could lower max_n.
+    None of them may PutItem, DeleteItem or BatchWriteItem on the backup table: those could lower max_n.
     """
     region = settings.aws_region or "*"
     backup = f"arn:aws:dynamodb:{region}:*:table/{settings.backup_table}"
@@ -126,11 +130,21 @@ def iam(settings: Settings) -> str:
                         backup,
                     )
                 ),
+                "saltctl-readonly": _policy((_LOOKING, backup), (_LOOKING, messages)),
             },
             indent=2,
         )
         + "\n"
     )
+
+
+_LOOKING = [
+    "dynamodb:DescribeTable",
+    "dynamodb:GetItem",
+    "dynamodb:BatchGetItem",
+    "dynamodb:Query",
+    "dynamodb:Scan",
+]
 
 
 def _policy(*grants: tuple[list[str], str]) -> dict[str, object]:
@@ -142,8 +156,8 @@ def acl(settings: Settings) -> str:
     """Redis ACL users, as lines for an ACL file, with a place for each password.
 
     Application servers cannot load scripts, so that none of them can verify a server by mistake, and can add
-    to the heat stream alone. The service also rebuilds, and is what people use saltctl with. For a cluster, whose
-    nodes each need the file, they may also learn where slots are.
+    to the heat stream alone. The service also rebuilds, and so do people and cron jobs that change something; who only
+    looks needs less. For a cluster, whose nodes each need the file, all may also learn where slots are.
     """
     prefix = settings.key_prefix
     start = "on resetpass resetkeys resetchannels -@all"
@@ -153,6 +167,7 @@ def acl(settings: Settings) -> str:
     return (
         f"user saltctl-app {start} >CHANGE-ME-1 {connection} +evalsha +hmget ~{prefix}:r:* (+xadd ~{prefix}:heat)\n"
         f"user saltctl-service {start} >CHANGE-ME-2 {connection} {_REGISTRY} {_STREAM} {own}\n"
+        f"user saltctl-readonly {start} >CHANGE-ME-3 {connection} {_READING} {own}\n"
     )
 
 

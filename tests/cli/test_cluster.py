@@ -17,7 +17,7 @@ from saltctl.settings import Settings
 from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.heat_stream import HeatStream
 from tests.cli.conftest import Runner, variables_of
-from tests.cli.test_service import Running, _joined
+from tests.cli.test_service import Running, _joined, with_passwords
 from tests.clusters import LocalCluster, Node
 
 CONVERSATIONS = [f"conv_{number}" for number in range(30)]
@@ -56,7 +56,7 @@ RoleOf = Callable[[str], Settings]
 def give_users(node: Node, settings: Settings) -> None:
     """The emitted users, each with a part of its name for a password."""
     for line in acl(settings).splitlines():
-        _, name, *rules = line.replace("CHANGE-ME-1", "app").replace("CHANGE-ME-2", "service").split()
+        _, name, *rules = with_passwords(line).split()
         node.ask("ACL", "SETUSER", name, *_joined(rules))
 
 
@@ -75,8 +75,8 @@ def role(cluster: LocalCluster, settings: Settings, monkeypatch: pytest.MonkeyPa
     return of
 
 
-def test_every_command_works_on_a_cluster(role: RoleOf, saltctl: Runner, settings: Settings) -> None:
-    """From setup to a verified registry and a replayed stream; application servers look up and report."""
+def test_every_command_works_on_a_cluster(role: RoleOf, saltctl: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From setup to a verified registry and a replayed stream; servers look up and report, and readers look."""
     app = role("app")
 
     def run(*words: str, code: int = 0) -> object:
@@ -110,6 +110,9 @@ def test_every_command_works_on_a_cluster(role: RoleOf, saltctl: Runner, setting
     run("service", "status", "--window", "10ms", code=3)
     with Registry.open(app) as registry:
         assert {found.max_n for found in registry.lookup_many(CONVERSATIONS).values()} == {4}
+    run("verify")
+    monkeypatch.setenv("SALTCTL_REDIS_URL", role("readonly").require_redis_url())
+    run("registry", "get", *CONVERSATIONS)
     run("verify")
 
 
@@ -156,9 +159,9 @@ def test_nobody_may_do_more_on_a_cluster(cluster: LocalCluster) -> None:
         ("READONLY",),
         ("SCRIPT", "FLUSH"),
     )
-    for name in ("app", "service"):
+    for name in ("app", "service", "readonly"):
         url = f"redis://saltctl-{name}:{name}@{cluster.nodes[0].name}/0"
         with redis.Redis.from_url(url) as client:
-            for command in (*beyond, *((("SCRIPT", "LOAD", "return 1"),) if name == "app" else ())):
+            for command in (*beyond, *((("SCRIPT", "LOAD", "return 1"),) if name != "service" else ())):
                 with pytest.raises(redis.exceptions.NoPermissionError):
                     client.execute_command(*command)

@@ -182,7 +182,7 @@ class Roles:
 
         self.admin: Any = redis.Redis.from_url(server.url)
         for line in acl(settings).splitlines():
-            _, name, *rules = line.replace("CHANGE-ME-1", "app").replace("CHANGE-ME-2", "service").split()
+            _, name, *rules = with_passwords(line).split()
             self.admin.execute_command("ACL", "SETUSER", name, *_joined(rules))  # type: ignore[no-untyped-call]  # redis-py does not annotate it
         self.url = f"redis://saltctl-{{0}}:{{0}}@127.0.0.1:{server.port}/0"
         self.settings = settings
@@ -203,6 +203,13 @@ class Roles:
             except redis.exceptions.ResponseError as exc:
                 return "NOPERM" in str(exc) or "not allowed" in str(exc)
         return False
+
+
+def with_passwords(line: str) -> str:
+    """An emitted user with a password: what stands behind ``saltctl-`` in its name."""
+    for number, role in enumerate(("app", "service", "readonly"), 1):
+        line = line.replace(f"CHANGE-ME-{number}", role)
+    return line
 
 
 def _joined(rules: list[str]) -> list[str]:
@@ -233,7 +240,7 @@ def test_each_role_can_do_its_commands(
     monkeypatch: pytest.MonkeyPatch,
     saltctl: Runner,
 ) -> None:
-    """Application servers look up and report; every command works as the service's user."""
+    """Application servers look up and report; every command works as the service's user, and looking as a reader's."""
     roles = Roles(configured, redis_server)
     monkeypatch.setenv("SALTCTL_REDIS_URL", roles.of("service").require_redis_url())
     steps: tuple[tuple[tuple[str, ...], int], ...] = (
@@ -271,6 +278,22 @@ def test_each_role_can_do_its_commands(
     assert entry is not None
     assert entry.max_n == 4
     assert saltctl("service", "status", "--window", "10ms", "-o", "json").json["verified"]
+    monkeypatch.setenv("SALTCTL_REDIS_URL", roles.of("readonly").require_redis_url())
+    looks: tuple[tuple[str, ...], ...] = (
+        ("registry", "get", "conv"),
+        ("registry", "list", "--source", "redis"),
+        ("registry", "export"),
+        ("verify",),
+        ("rebuild", "--dry-run"),
+        ("stream", "status", "--window", "10ms"),
+        ("stream", "peek"),
+        ("stream", "dead", "list"),
+        ("service", "status", "--window", "10ms"),
+    )
+    for command in looks:
+        outcome = saltctl(*command)
+        assert outcome.code in (0, 3), (command, outcome.err)
+    assert saltctl("rebuild").code == 77
 
 
 def test_a_service_runs_under_its_role(
@@ -291,7 +314,7 @@ def test_a_service_runs_under_its_role(
 def test_no_role_can_do_more(configured: Settings, redis_server: LocalRedis) -> None:
     """Nobody flushes, configures or looks elsewhere; application servers load no script and write no registry."""
     roles = Roles(configured, redis_server)
-    for role in ("app", "service"):
+    for role in ("app", "service", "readonly"):
         beyond: tuple[tuple[str, ...], ...] = (
             ("FLUSHALL",),
             ("CONFIG", "GET", "*"),
@@ -318,6 +341,17 @@ def test_no_role_can_do_more(configured: Settings, redis_server: LocalRedis) -> 
     )
     for command in not_for_servers:
         assert roles.refuses("app", *command), command
+    not_for_looking: tuple[tuple[str, ...], ...] = (
+        ("SCRIPT", "LOAD", "return 1"),
+        ("EVAL", "return 1", "0"),
+        ("HSET", "salt:r:1", "a", "1"),
+        ("XADD", "salt:heat", "*", "a", "b"),
+        ("XREADGROUP", "GROUP", "saltctl", "x", "STREAMS", "salt:heat", ">"),
+        ("XACK", "salt:heat", "saltctl", "1-1"),
+        ("XDEL", "salt:dead", "1-1"),
+    )
+    for command in not_for_looking:
+        assert roles.refuses("readonly", *command), command
 
 
 def test_a_replay_that_ended_early_names_what_goes_on(

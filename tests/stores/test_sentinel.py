@@ -157,7 +157,7 @@ def test_the_service_has_to_be_known(sentinels: LocalSentinels, settings: Settin
 
 @on_one
 def test_sentinels_have_a_password_of_their_own(redis_binary: Path, tmp_path: Path, moto: LocalMoto) -> None:
-    """Both passwords are wanted, each by its own servers, in the URL or in files, and neither is ever told."""
+    """Both are wanted, each by its own servers, in the URL or in files, and neither is told; users may be narrow."""
     locked = LocalSentinels(tmp_path / "locked", redis_binary, password=PASSWORD, sentinel_password=SENTINELS_OWN)
     try:
         locked.start()
@@ -166,7 +166,13 @@ def test_sentinels_have_a_password_of_their_own(redis_binary: Path, tmp_path: Pa
         for name, secret in (("redis", PASSWORD), ("sentinel", SENTINELS_OWN)):
             files[name] = tmp_path / name
             files[name].write_text(f"{secret}\n")
+        for sentinel in locked.sentinels:
+            rights = ("-@all", "+sentinel|get-master-addr-by-name", "+client|setname")
+            sentinel.ask("ACL", "SETUSER", "asker", "on", ">asking", *rights)
         opened = (
+            of_sentinels(
+                f"redis+sentinel://:{PASSWORD}@{hosts}?sentinel_username=asker&sentinel_password=asking", moto
+            ),
             of_sentinels(f"redis+sentinel://:{PASSWORD}@{hosts}?sentinel_password={SENTINELS_OWN}", moto),
             replace(
                 of_sentinels(f"redis+sentinel://{hosts}?sentinel_password_file={files['sentinel']}", moto),
