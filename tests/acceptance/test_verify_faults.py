@@ -182,13 +182,12 @@ def test_raises_going_on_all_the_time_are_no_drift(filled: Registry, comparison:
     with ThreadPoolExecutor(4) as pool:
         workers = [pool.submit(keep_raising, worker) for worker in range(4)]
         try:
-            for _ in range(2):
-                before = next(raised)
-                # A grace that is long beside a raise even where the machine is busy with other things.
-                report = result_of(comparison(grace=3.0).run())
-                assert report.drift == []
-                assert all_is_well(report)
-                assert next(raised) > before + 1, "no raise fell into the comparison"
+            before = next(raised)
+            # A grace that is long beside a raise even where the machine is busy with other things.
+            report = result_of(comparison(grace=3.0).run())
+            assert report.drift == []
+            assert all_is_well(report)
+            assert next(raised) > before + 1, "no raise fell into the comparison"
         finally:
             done.set()
         for worker in workers:
@@ -316,9 +315,9 @@ def test_repairs_that_are_killed_at_any_point(
     aws_stub: AwsStub,
     comparison: Opener,
 ) -> None:
-    """SIGKILL after the first, fifth and thirteenth update of a repair: the next goes on, nothing is lowered."""
+    """SIGKILL after the first and the eighth update of a repair: the next goes on, nothing is lowered."""
     environment = os.environ | variables_of(aws_stub.settings(settings))
-    for kill_after in (1, 5, 13):
+    for kill_after in (1, 8):
         drift_away(admin, settings)
         aws_stub.seen.clear()
         process = start(environment, "--repair", "--yes")
