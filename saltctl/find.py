@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from saltctl.attributes import Item
 from saltctl.cursor import SortKey
-from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, SaltctlError, UnavailableError
+from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, SaltctlError, UnavailableError, UsageError
 from saltctl.gather import sort_key_of
 from saltctl.salting import find_set
 from saltctl.stores.contracts import Filter, PartitionQuery
@@ -70,6 +70,7 @@ class Search:
 
     def run(self) -> Found:
         """Search. Raises as ``History.find``."""
+        _check_message_id(self._message_id)
         until = self._history.clock() + self._options.timeout
         keys = find_set(
             self._conversation_id, self._message_id, self._history.registry.lookup(self._conversation_id).max_n
@@ -153,6 +154,16 @@ class Search:
             f"partition key {key!r} was not read through within {self._options.timeout:g} s",
             hint="narrow the search with --since and --until, or give the whole --sort-key",
         )
+
+
+def _check_message_id(message_id: str) -> None:
+    """Refuse what no message can have for an id: DynamoDB stores UTF-8, and a shell hands over any bytes."""
+    try:
+        message_id.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"{message_id!r} is no message id: it is not valid UTF-8", hint="copy it from `saltctl history read`"
+        ) from None
 
 
 def _unanswered(failed: dict[str, SaltctlError]) -> SaltctlError:

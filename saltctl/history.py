@@ -333,6 +333,7 @@ class History:
 
         Raises:
             HistoryUnavailableError: it was not found, and a partition could not be read, or not in time.
+            UsageError: the id is no valid Unicode, as no message's is.
             InvalidConversationIdError, UnavailableError, AccessDeniedError, ConfigurationError: as ``page``.
         """
         return Search(self, conversation_id, message_id, options or FindOptions()).run()

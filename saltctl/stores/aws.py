@@ -164,6 +164,22 @@ def aws_errors(where: str) -> Iterator[None]:
         yield
     except (driver.BotoCoreError, driver.ClientError, driver.HTTPClientError) as exc:
         raise translate(exc, where) from exc
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        # botocore's parsers take the shape of an answer for granted. Told by where it was raised, so that a defect
+        # of saltctl's own is not passed off as AWS's.
+        if not _raised_by_parsers(exc):
+            raise
+        raise AwsUnavailableError(
+            f"what came back for {where} is no answer of AWS",
+            hint="is there a proxy in between? saltctl config show",
+        ) from exc
+
+
+def _raised_by_parsers(exc: BaseException) -> bool:
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")) == "botocore.parsers"
 
 
 def describe_table(dynamodb: Any, table: str) -> dict[str, Any] | None:

@@ -201,3 +201,20 @@ def test_errors_name_the_partition(settings: Settings, aws_stub: AwsStub) -> Non
         aws_stub.answer_always("Query", refusal(code))
         with pytest.raises(error, match="partition key 'hot#3'"):
             table.query(PartitionQuery("hot#3"))
+
+
+@pytest.mark.parametrize("answer", [{"Items": [{"text": {"M": "no map"}}]}, {"Items": 5}, {"ConsumedCapacity": "much"}])
+def test_an_answer_of_another_shape_is_an_outage(settings: Settings, aws_stub: AwsStub, answer: dict[str, Any]) -> None:
+    """JSON that is not DynamoDB's: somebody in between has answered, and no command may end as by a defect."""
+    make_table(settings)
+    table = MessagesTable(aws_stub.settings(settings))
+    _ = table.keys
+    aws_stub.answer_always("Query", (200, answer))
+    with pytest.raises(AwsUnavailableError, match="no answer of AWS"):
+        table.query(PartitionQuery("hot"))
+
+
+def test_a_defect_is_not_passed_off_as_an_outage() -> None:
+    """The same kinds of exception, raised by anybody but botocore's parsers, stay what they are."""
+    with pytest.raises(AttributeError), aws.aws_errors("here"):
+        _ = "text".get  # type: ignore[attr-defined]

@@ -339,6 +339,13 @@ def test_find_asks_few_partitions(history: History, lookups: FixedLookups, store
     assert {query.partition_key for query in store.queries} <= set(find_set("hot", "wanted", 16))
 
 
+@pytest.mark.parametrize("message_id", ["\udc80", "m\ud800"])
+def test_what_no_message_can_have_for_an_id_is_refused(history: History, message_id: str) -> None:
+    """A shell hands over any bytes; DynamoDB stores UTF-8."""
+    with pytest.raises(UsageError, match="not valid UTF-8"):
+        history.find("hot", message_id)
+
+
 def test_find_by_sort_key_reads_rows_and_no_partition(history: History, store: MemoryMessages) -> None:
     """With the whole sort key it is one read a partition."""
     fill(history, "hot", 100)
