@@ -19,11 +19,12 @@ from saltctl.stores.dead_letters import DeadLetters
 from saltctl.stores.heat_stream import HeatStream
 from saltctl.stores.messages import MessagesTable
 from saltctl.stores.redis_inspection import RedisInspection, ServerLook, Survey
+from saltctl.stores.service_state import ServiceState
 from saltctl.stream_status import StreamStatus, look
 
 PATIENCE = 2.0
 """Seconds that one request may take here, whatever the settings say: a doctor is asked when things are down."""
-STREAM_WINDOW = 0.5
+STREAM_WINDOW = 0.3
 """Seconds between the two looks at the stream."""
 
 
@@ -50,31 +51,43 @@ class Facts:
         self.paste = paste or Paste(settings)
         self.now = now
         self._once = Once()
+        self._stores = Once()
         self.hurried = replace(
             settings,
             redis_timeout=min(settings.redis_timeout, PATIENCE),
             aws_timeout=min(settings.aws_timeout, PATIENCE),
         )
 
+    def anew(self) -> Facts:
+        """The same servers over the same connections, and nothing known of them yet."""
+        fresh = Facts(self.settings, self.paste, config_file=self.config_file, now=self.now)
+        fresh._stores = self._stores
+        return fresh
+
+    @property
+    def state(self) -> ServiceState:
+        """The notes that rebuilds and the service leave."""
+        return self._stores.get("state", lambda: ServiceState(self.hurried))
+
     @property
     def redis(self) -> RedisInspection:
         """Questions to Redis."""
-        return self._once.get("redis", lambda: RedisInspection(self.hurried, now=self.now))
+        return self._stores.get("redis", lambda: RedisInspection(self.hurried, now=self.now))
 
     @property
     def aws(self) -> AwsInspection:
         """Questions to DynamoDB."""
-        return self._once.get("aws", lambda: AwsInspection(self.hurried, now=self.now))
+        return self._stores.get("aws", lambda: AwsInspection(self.hurried, now=self.now))
 
     @property
     def cloudwatch(self) -> Any:
         """The boto3 client of CloudWatch: one attempt a request."""
-        return self._once.get("cloudwatch", lambda: aws.client(self.hurried, "cloudwatch", attempts=1))
+        return self._stores.get("cloudwatch", lambda: aws.client(self.hurried, "cloudwatch", attempts=1))
 
     @property
     def backup(self) -> DynamoBackup:
         """The backup table."""
-        return self._once.get("backup", lambda: DynamoBackup(self.hurried, client=self.aws.client))
+        return self._stores.get("backup", lambda: DynamoBackup(self.hurried, client=self.aws.client))
 
     @property
     def servers(self) -> Sequence[ServerLook]:
@@ -94,12 +107,14 @@ class Facts:
     @property
     def stream(self) -> StreamStatus:
         """The heat stream, looked at twice."""
-        return self._once.get("stream", lambda: look(HeatStream(self.hurried), STREAM_WINDOW))
+        stream = self._stores.get("heat", lambda: HeatStream(self.hurried))
+        return self._once.get("stream", lambda: look(stream, STREAM_WINDOW))
 
     @property
     def dead_letters(self) -> int:
         """How many dead letters there are."""
-        return self._once.get("dead_letters", lambda: DeadLetters(self.hurried).length())
+        letters = self._stores.get("letters", lambda: DeadLetters(self.hurried))
+        return self._once.get("dead_letters", letters.length)
 
     @property
     def backup_table(self) -> dict[str, Any]:
@@ -120,4 +135,4 @@ class Facts:
     @property
     def messages(self) -> MessagesTable:
         """The messages table's store."""
-        return self._once.get("messages", lambda: MessagesTable(self.hurried, client=self.aws.client))
+        return self._stores.get("messages", lambda: MessagesTable(self.hurried, client=self.aws.client))

@@ -220,6 +220,10 @@ COMMANDS = (
         columns=CHECK_KEYS,
         code=3,
     ),
+    Contract(
+        "status",
+        keys=("at", "registry", "drift", "service", "raises", "throttles", "lease"),
+    ),
     Contract("config show", keys=("name", "value", "origin"), listed=True),
     Contract("config path", keys=("path", "exists")),
     Contract(
