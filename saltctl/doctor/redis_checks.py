@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from saltctl.doctor.facts import Facts
 from saltctl.doctor.findings import Finding, fail, ok, skip, together, warn
 from saltctl.errors import AccessDeniedError, SaltctlError
+from saltctl.redis_url import parse_redis_url
 
 MEMORY_WARN, MEMORY_FAIL = 0.75, 0.9
 SKEW_WARN, SKEW_FAIL = 5.0, 60.0
@@ -66,14 +66,16 @@ def _version(facts: Facts, primary: str, info: Mapping[str, Any]) -> Finding:
 
 def tls(facts: Facts) -> Finding:
     """Nothing travels over a network in the clear."""
-    parts = urlsplit(facts.settings.require_redis_url())
-    host = parts.hostname or ""
-    if parts.scheme == "unix" or host in ("127.0.0.1", "::1", "localhost"):
+    whole = facts.settings.require_redis_url()
+    url = parse_redis_url(whole)
+    away = [address.host for address in url.addresses if address.host not in ("127.0.0.1", "::1", "localhost")]
+    if not away:
         return ok("it does not leave this machine")
-    if parts.scheme.startswith("rediss"):
+    if url.tls:
         return ok("TLS")
     return warn(
-        f"{parts.scheme}:// to {host}: the password and every conversation id travel in the clear",
+        f"{whole.partition('://')[0]}:// to {', '.join(away)}: the password and every conversation id travel in the "
+        "clear",
         'export SALTCTL_REDIS_URL="$(echo "$SALTCTL_REDIS_URL" | sed s/^redis/rediss/)"',
     )
 

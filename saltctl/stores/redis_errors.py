@@ -48,6 +48,8 @@ _WORD_OF_CLASS = {
 }
 REDIRECTING = ("MOVED", "ASK", "TRYAGAIN")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
+_DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
+"""Valkey's and Redis' words where a script may run and a command in it may not; they begin with ERR."""
 _VERIFY_HINT = "saltctl rebuild"
 
 
@@ -62,7 +64,8 @@ def translate(exc: Exception, where: str) -> SaltctlError:
 
     text = " ".join(str(exc).split())
     word = first_word(exc)
-    if isinstance(exc, driver.AuthenticationError | driver.AuthorizationError) or word in _DENIED:
+    denied = word in _DENIED or any(part in text for part in _DENIED_IN_SCRIPT)
+    if isinstance(exc, driver.AuthenticationError | driver.AuthorizationError) or denied:
         return AccessDeniedError(
             f"Redis at {where} refuses these credentials or this command: {text}",
             hint="check the user and password of SALTCTL_REDIS_URL or redis_password_file, and the user's ACL",

@@ -10,12 +10,14 @@ from dataclasses import replace
 import pytest
 
 from saltctl.emit import acl
+from saltctl.errors import AccessDeniedError
 from saltctl.heat import HeatReport
 from saltctl.local import LocalMoto, valkey_binary
 from saltctl.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.heat_stream import HeatStream
+from saltctl.stores.registry import RedisRegistry
 from tests.cli.conftest import Runner, variables_of
 from tests.cli.test_service import Running, _joined, with_passwords
 from tests.clusters import LocalCluster, Node
@@ -114,6 +116,15 @@ def test_every_command_works_on_a_cluster(role: RoleOf, saltctl: Runner, monkeyp
     monkeypatch.setenv("SALTCTL_REDIS_URL", role("readonly").require_redis_url())
     run("registry", "get", *CONVERSATIONS)
     run("verify")
+    checks = run("doctor", code=3)  # no instance of the service runs
+    assert isinstance(checks, dict)
+    status = {check["name"]: check["status"] for check in checks["checks"]}
+    assert {status[name] for name in ("redis-reachable", "redis-verified", "redis-tls", "drift")} == {"ok"}
+    # A script may call no more than its user.
+    store = RedisRegistry(role("readonly"))
+    with pytest.raises(AccessDeniedError):
+        store.merge(CONVERSATIONS[0], 8)
+    store.close()
 
 
 def test_the_service_on_a_cluster(role: RoleOf, cluster: LocalCluster, settings: Settings, saltctl: Runner) -> None:

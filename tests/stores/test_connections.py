@@ -124,6 +124,14 @@ def test_a_user_who_may_look_up_and_nothing_else(
         assert_nothing_is_told(refused.value)
 
 
+def test_a_script_that_may_do_less_than_it_has_to(settings: Settings, admin: Any, store_of: StoreOf) -> None:
+    """The user may run scripts and not write: a matter of permission, not an outage, though Redis begins with ERR."""
+    admin.execute_command("ACL", "SETUSER", "reader", "on", f">{PASSWORD}", *LOOKUP_RIGHTS, "+eval", "+hget")
+    store = store_of(replace(settings, redis_url=str(settings.redis_url).replace("//", f"//reader:{PASSWORD}@")))
+    with pytest.raises(AccessDeniedError, match="refuses"):
+        store.merge("conv", 8)
+
+
 def test_options_that_redis_py_does_not_know(store_of: StoreOf) -> None:
     """A matter of configuration; the URL is not repeated."""
     store = store_of(of_redis(f"redis://:{PASSWORD}@127.0.0.1:6379/0?socket_timeout=soon"))
