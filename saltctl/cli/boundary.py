@@ -18,7 +18,7 @@ from functools import cache
 from types import FrameType
 from typing import Any, NoReturn
 
-from saltctl.cli.text import clean, clean_json, command_line
+from saltctl.cli.text import clean, clean_json, command_line, without_passwords
 from saltctl.errors import DeadlineExceededError, SaltctlError
 
 
@@ -126,10 +126,11 @@ def wants_json(args: Sequence[str]) -> bool:
 
 
 def _fail(code: str, message: str, hint: str, exit_code: int, *, as_json: bool, trace: bool) -> int:
+    message, hint = without_passwords(message), without_passwords(hint)
     if trace:
         import traceback
 
-        sys.stderr.write(clean(traceback.format_exc(), keep_newlines=True))
+        sys.stderr.write(clean(without_passwords(traceback.format_exc()), keep_newlines=True))
     if as_json:
         error = {"code": code, "message": message, "hint": hint, "exit_code": exit_code}
         sys.stderr.write(clean_json(json.dumps({"error": error}, ensure_ascii=False)) + "\n")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 _UNSAFE_IN_JSON = re.compile("[^ -\\[\\]-~]")
+_PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]*:)\S*@")
 
 
 def clean(text: str, *, keep_newlines: bool = False) -> str:
@@ -39,6 +40,14 @@ def command_line(*words: str, given: Mapping[str, object] | None = None) -> str:
         if value is not None and value is not False:
             options += [name] if value is True else [name, str(value)]
     return shlex.join(["saltctl", *words, *options])
+
+
+def without_passwords(text: str) -> str:
+    """The text with the password in every URL of it masked: drivers quote the URLs that they could not use.
+
+    Up to the last ``@`` before a space, since a password that is not quoted may hold anything else.
+    """
+    return _PASSWORD_IN_URL.sub(r"\1***@", text)
 
 
 def clean_json(document: str) -> str:

@@ -1,0 +1,101 @@
+"""A password is nowhere in what any command prints, whatever is wrong with the URL, the server or the endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from saltctl.cli.text import without_passwords
+from saltctl.local import LocalRedis, free_port
+from tests.cli.commands import COMMANDS
+from tests.cli.conftest import Runner
+
+SECRET = "Hunter2+cORRECT"  # noqa: S105  made up, and looked for in all output
+ESCAPED = "Hunter2%2BcORRECT"
+CALLS = list(dict.fromkeys((*c.name.split(), *c.args) for c in COMMANDS if not c.slow))
+Variables = Callable[[LocalRedis, Path], dict[str, str]]
+
+
+def _password_file(server: LocalRedis, directory: Path) -> dict[str, str]:
+    file = directory / "password"
+    file.write_text(SECRET)
+    return {"SALTCTL_REDIS_URL": server.url, "SALTCTL_REDIS_PASSWORD_FILE": str(file)}
+
+
+CASES: dict[str, Variables] = {
+    "a server that refuses the password": lambda server, _: {
+        "SALTCTL_REDIS_URL": f"redis://someone:{ESCAPED}@127.0.0.1:{server.port}/0"
+    },
+    "a server that refuses the password of a file": _password_file,
+    "nobody at the port": lambda *_: {"SALTCTL_REDIS_URL": f"redis://:{ESCAPED}@127.0.0.1:{free_port()}/0"},
+    "a password in the query": lambda server, _: {
+        "SALTCTL_REDIS_URL": f"redis://127.0.0.1:{server.port}/0?username=x&password={ESCAPED}&nonsense=1"
+    },
+    "a password that is not quoted": lambda server, _: {
+        "SALTCTL_REDIS_URL": f"redis://:/{SECRET}#?@127.0.0.1:{server.port}/0"
+    },
+    "a port that is none": lambda *_: {"SALTCTL_REDIS_URL": f"redis://:{SECRET}@127.0.0.1:port/0"},
+    "a host that is none": lambda *_: {"SALTCTL_REDIS_URL": f"rediss://:{SECRET}@[::1/0"},
+    "a cluster that is none": lambda server, _: {
+        "SALTCTL_REDIS_URL": f"redis+cluster://:{ESCAPED}@127.0.0.1:{server.port}"
+    },
+    "sentinels that are none": lambda server, _: {
+        "SALTCTL_REDIS_URL": f"redis+sentinel://:{ESCAPED}@127.0.0.1:{server.port}/service"
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def locked_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRedis]:
+    """A Redis with another password."""
+    server = LocalRedis(tmp_path_factory.mktemp("locked") / "redis", password=SECRET[::-1])
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_command_shows_a_password(
+    case: str,
+    saltctl: Runner,
+    locked_server: LocalRedis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every command, with tracebacks on, where it fails of its Redis; AWS's endpoint and key are secrets, too."""
+    variables = CASES[case](locked_server, tmp_path) | {
+        "AWS_ENDPOINT_URL": f"http://someone:{ESCAPED}@127.0.0.1:{free_port()}",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_MAX_ATTEMPTS": "1",
+        "SALTCTL_AWS_TIMEOUT": "0.2",
+        "SALTCTL_REDIS_TIMEOUT": "0.5",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # botocore pauses before it tries again
+    for call in CALLS:
+        outcome = saltctl("--verbose", *call)
+        shown = outcome.out + outcome.err
+        for secret in (SECRET, ESCAPED):
+            assert secret not in shown, f"saltctl {' '.join(call)} shows it"
+
+
+def test_a_password_that_is_shown_would_be_noticed(saltctl: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no secret is shown by config show, so that the tests above would see a secret there."""
+    monkeypatch.setenv("SALTCTL_ACTOR", SECRET)
+    assert SECRET in saltctl("config", "show").out
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at http://u:p@h:1/x, and redis://:p/@#@h", "at http://u:***@h:1/x, and redis://:***@h"),
+        ("http://127.0.0.1:80/ mail@example", "http://127.0.0.1:80/ mail@example"),
+        ("no URL: a:b@c", "no URL: a:b@c"),
+    ],
+)
+def test_passwords_in_urls_are_masked(text: str, shown: str) -> None:
+    """And nothing else is changed."""
+    assert without_passwords(text) == shown
