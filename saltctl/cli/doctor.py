@@ -72,7 +72,7 @@ def doctor(
 
 
 def _examine(session: Session, only: list[str]) -> list[CheckResult]:
-    from saltctl.doctor import cannot_begin, choose, examine
+    from saltctl.doctor.checks import cannot_begin, choose, examine
     from saltctl.doctor.facts import Facts
     from saltctl.doctor.paste import Paste
     from saltctl.settings import config_path

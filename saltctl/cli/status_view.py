@@ -42,7 +42,7 @@ def _text(told: str, style: str = "") -> Text:
 def _registry(panel: Panel) -> list[Text]:
     primaries: Sequence[Panel] = panel["primaries"]
     if panel["verified"]:
-        since = f"since {ago(panel['since'])}" if panel["since"] else "nobody noted since when"
+        since = f"since the rebuild {ago(panel['since'])}" if panel["since"] else "nobody noted since when"
         line = _text("verified", style=GOOD).append(f" {since}", style="default")
     else:
         line = _text("NOT VERIFIED: every lookup asks the backup; saltctl rebuild", style=BAD)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from saltctl.cli.doctor_view import nagios, nagios_code, pasteable, prometheus
-from saltctl.doctor import CHECKS, Check, choose, examine
 from saltctl.doctor.access_checks import redis_permissions
+from saltctl.doctor.checks import CHECKS, Check, choose, examine
 from saltctl.doctor.facts import Facts
 from saltctl.doctor.findings import CheckResult, Finding, fail, ok, skip, together, warn
 from saltctl.doctor.paste import Paste
