@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from saltctl.doctor.checks import choose, examine
+from saltctl.doctor.facts import Facts
 from saltctl.errors import ConfigurationError, RebuildBrokenError, RedisUnavailableError, UnverifiedError
 from saltctl.heat import HeatReport
 from saltctl.local import LocalMoto
@@ -347,6 +349,22 @@ def test_sums_dead_letters_and_notes_have_slots_of_their_own(cluster: LocalClust
     assert (notes.last_raise() or {})["after"] == 4
     for store in (sums, letters, notes):
         store.close()
+
+
+@on_one
+def test_doctor_asks_every_primary(cluster: LocalCluster, settings: Settings, raised: Registry) -> None:
+    """Every primary is looked at, its own buckets are counted, and one that forgot its script is found."""
+    facts = Facts(settings)
+    assert [survey.verified for survey in facts.surveys] == [True] * 3
+    assert sum(survey.entries for survey in facts.surveys) == len(CONVERSATIONS) // 2
+    checks = choose(["redis-reachable", "redis-role", "redis-verified", "redis-min-replicas", "backup-layout", "drift"])
+    statuses = {result.name: result.status for result in examine(facts, checks)}
+    assert statuses.pop("redis-min-replicas") in ("ok", "warn")
+    assert set(statuses.values()) == {"ok"}
+    forgetful = facts.surveys[1].primary
+    next(node for node in cluster.nodes if node.server.port == int(forgetful.rpartition(":")[2])).ask("SCRIPT", "FLUSH")
+    (found,) = examine(facts.anew(), choose(["redis-verified"]))
+    assert (found.status, forgetful in found.detail) == ("fail", True)
 
 
 # URLs that say something else.
