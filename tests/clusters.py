@@ -7,17 +7,27 @@ long ago. Nothing fails over by itself: tests kill and promote, and wait for not
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from saltctl.local import LocalRedis, free_port
+from saltctl.local import LocalRedis
 from saltctl.stores.topology import SLOTS, slot_of
 from tests.stores.conftest import PROMPT_REPLICATION, eventually, plain_client
 
 NODE_TIMEOUT = "60000"
 """Milliseconds. Longer than any test: no node is taken for dead that a busy machine has only made wait."""
+
+
+def quiet_port() -> int:
+    """A free port that the system gives to nobody by itself: it stays free while its server is down."""
+    while True:
+        port = random.randrange(12_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Node:
@@ -72,12 +82,12 @@ class LocalCluster:
                     **PROMPT_REPLICATION,
                     "cluster-enabled": "yes",
                     "cluster-node-timeout": NODE_TIMEOUT,
-                    "cluster-port": str(free_port()),
+                    "cluster-port": str(quiet_port()),
                     "cluster-config-file": "nodes.conf",
                     **(options or {}),
                 },
             )
-            server.port = free_port()
+            server.port = quiet_port()
             self.nodes.append(Node(server))
         for node in self.nodes:
             node.server.directory.mkdir(parents=True)
@@ -98,9 +108,17 @@ class LocalCluster:
 
     def start(self) -> None:
         """Start all of it and wait until it serves."""
+        eventually(self._all_serve, "the cluster serves")
+
+    def _all_serve(self) -> bool:
+        self._start_missing()
+        return all(map(self._serves, self.nodes))
+
+    def _start_missing(self) -> None:
+        """Start who does not run; asked for again and again, should somebody have its port for a moment."""
         for node in self.nodes:
-            node.server.start(wait=False)
-        eventually(lambda: all(map(self._serves, self.nodes)), "the cluster serves")
+            if node.server.pid is None:
+                node.server.start(wait=False)
 
     def _serves(self, node: Node) -> bool:
         with suppress(Exception):
@@ -163,10 +181,7 @@ class LocalCluster:
         return False
 
     def _whole(self) -> bool:
-        for node in self.nodes:
-            # Again and again, should somebody have its port for a moment.
-            if node.server.pid is None:
-                node.server.start(wait=False)
+        self._start_missing()
         with suppress(Exception):
             views = [sorted(str(slots[:3]) for slots in node.ask("CLUSTER", "SLOTS")) for node in self.nodes]
             roles = sorted(node.client.info("replication")["role"] for node in self.nodes)
@@ -194,7 +209,7 @@ class LocalCluster:
 
 
 def _port(tls: bool) -> dict[str, str]:
-    return {"tls-port": str(free_port())} if tls else {}
+    return {"tls-port": str(quiet_port())} if tls else {}
 
 
 SERVICE = "registry"

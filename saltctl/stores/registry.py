@@ -83,10 +83,10 @@ class RedisRegistry:
 
     def by_primary(self, conversation_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
         """The ids grouped by the primary that has their bucket."""
-        primaries = self._lookups.primaries()
-        if len(primaries) == 1:
-            # All of them, whatever slots there are: who asks the one primary for what it has not is told so.
-            return {primaries[0]: conversation_ids} if conversation_ids else {}
+        if not self._lookups.clustered:
+            return {self._lookups.primaries()[0]: conversation_ids} if conversation_ids else {}
+        if len(conversation_ids) == 1:  # a lookup, which is to cost hardly more than its round trip
+            return {self._lookups.primary_of(self._key(conversation_ids[0])): conversation_ids}
         groups: dict[str, list[str]] = defaultdict(list)
         for conversation_id in conversation_ids:
             groups[self._lookups.primary_of(self._key(conversation_id))].append(conversation_id)

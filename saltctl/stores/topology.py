@@ -191,8 +191,9 @@ class Cluster(Learned):
 
     def primary_of(self, key: str, timeout: float) -> str:
         """The primary of the key's slot; raises RedisUnavailableError where no primary has it."""
-        slot = slot_of(key)
-        owner = self._places(timeout).owners[slot]
+        slot = crc_hqx(key.encode(), 0) % SLOTS  # slot_of, on the path of every lookup
+        known = self._known
+        owner = (self._places(timeout) if known is None or self._suspected else known).owners[slot]
         if not owner:
             self.suspect()
             raise RedisUnavailableError(
