@@ -15,8 +15,6 @@ from hypothesis import settings as hypothesis_settings
 
 from saltctl.local import LocalRedis, valkey_binary
 from saltctl.settings import Settings
-from saltctl.stores import aws
-from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.registry import RedisRegistry
 from tests.stores.dynamodb_local import HOW, VARIABLE, DynamoLocal
 from tests.stores.stubs import AwsStub
@@ -115,10 +113,3 @@ def dynamodb(request: pytest.FixtureRequest) -> Settings:
         aws_region="us-east-1",
         aws_endpoint_url=server.url,
     )
-
-
-@pytest.fixture
-def stubbed_backup(settings: Settings, backup: DynamoBackup, aws_stub: AwsStub) -> DynamoBackup:
-    """The backup table, seen through the stub, with one attempt a request: its errors show at once."""
-    behind = aws_stub.settings(settings)
-    return DynamoBackup(behind, client=aws.client(behind, "dynamodb", attempts=1))

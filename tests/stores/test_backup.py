@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,50 @@ def settings(moto: LocalMoto) -> Settings:
         aws_endpoint_url=moto.url,
         actor="tester@test",
     )
+
+
+@pytest.fixture(params=["moto", "moto in this process", "dynamodb-local"])
+def backup(request: pytest.FixtureRequest, settings: Settings) -> Iterator[DynamoBackup]:
+    """The backup table, created and empty, on every emulator in turn: one contract for all of them."""
+    with ExitStack() as stack:
+        if request.param == "moto in this process":
+            stack.enter_context(request.getfixturevalue("moto_in_process"))
+            settings = replace(settings, aws_endpoint_url=None)
+        elif request.param == "dynamodb-local":
+            settings = replace(settings, aws_endpoint_url=request.getfixturevalue("dynamodb_local").url)
+        table = DynamoBackup(settings)
+        table.create()
+        yield table
+
+
+@pytest.fixture
+def atomic(request: pytest.FixtureRequest) -> None:
+    """For tests in which many write at once: an emulator that checks and writes in two steps is left out."""
+    if request.node.callspec.params["backup"] == "moto in this process":
+        pytest.skip("moto in this process checks a condition and writes in two steps, which threads come between")
+
+
+@pytest.fixture
+def moto_in_process() -> Any:
+    """Moto without a server. Imported late: it takes a second that only these tests should pay."""
+    from moto import mock_aws
+
+    return mock_aws()
+
+
+@pytest.fixture
+def moto_backup(settings: Settings) -> DynamoBackup:
+    """The same over HTTP, where the tests' stub can stand in between."""
+    table = DynamoBackup(settings)
+    table.create()
+    return table
+
+
+@pytest.fixture
+def stubbed_backup(settings: Settings, moto_backup: DynamoBackup, aws_stub: AwsStub) -> DynamoBackup:
+    """That table, seen through the stub, with one attempt a request: its errors show at once."""
+    behind = aws_stub.settings(settings)
+    return DynamoBackup(behind, client=aws.client(behind, "dynamodb", attempts=1))
 
 
 def note(n: int, reason: str = "") -> Raise:
@@ -129,6 +174,7 @@ def test_any_order_of_raises_and_commits_keeps_the_invariants(
         assert history[-1] == largest
 
 
+@pytest.mark.usefixtures("atomic")
 def test_of_raises_at_the_same_time_one_wins(backup: DynamoBackup) -> None:
     """Eight service instances raise to 2, 4, 8, 16: each N is remembered once at most, and the largest stays."""
     _ = backup.client
@@ -363,6 +409,7 @@ def test_a_released_lease_is_free(backup: DynamoBackup) -> None:
     assert take(backup, "you", 1001.0) is None
 
 
+@pytest.mark.usefixtures("atomic")
 def test_of_many_who_want_the_lease_one_gets_it(backup: DynamoBackup) -> None:
     """All service instances see the same unverified Redis at the same moment."""
     _ = backup.client
@@ -437,14 +484,14 @@ def test_a_key_of_another_type_is_refused(settings: Settings) -> None:
         backup.check_table()
 
 
-def test_the_table_that_is_created_is_one_that_is_accepted(backup: DynamoBackup, settings: Settings) -> None:
+def test_the_table_that_is_created_is_one_that_is_accepted(moto_backup: DynamoBackup, settings: Settings) -> None:
     """On demand, protected against deletion, restorable to a point in time."""
-    backup.check_table()
-    table = backup.describe()
+    moto_backup.check_table()
+    table = moto_backup.describe()
     assert table is not None
     assert table["DeletionProtectionEnabled"] is True
     assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
-    recovery = backup.client.describe_continuous_backups(TableName=settings.backup_table)
+    recovery = moto_backup.client.describe_continuous_backups(TableName=settings.backup_table)
     assert (
         recovery["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"]
         == "ENABLED"
@@ -482,7 +529,7 @@ def test_throttled_writes_say_so(stubbed_backup: DynamoBackup, aws_stub: AwsStub
 
 
 def test_reads_that_stay_unprocessed_are_throttled_reads(
-    settings: Settings, backup: DynamoBackup, aws_stub: AwsStub
+    settings: Settings, moto_backup: DynamoBackup, aws_stub: AwsStub
 ) -> None:
     """Some keys are never served: after longer and longer pauses an error, and not the others without them."""
     pauses: list[float] = []
@@ -499,7 +546,7 @@ def test_reads_that_stay_unprocessed_are_throttled_reads(
     assert sum(pauses) < 0.05 * 2**8
 
 
-def test_a_few_failures_are_retried(settings: Settings, backup: DynamoBackup, aws_stub: AwsStub) -> None:
+def test_a_few_failures_are_retried(settings: Settings, moto_backup: DynamoBackup, aws_stub: AwsStub) -> None:
     """The client as everybody gets it: two server errors in a row do not show."""
     behind = DynamoBackup(aws_stub.settings(settings))
     aws_stub.answer_first(2, "UpdateItem", refusal("InternalServerError", 500))
@@ -545,7 +592,7 @@ def test_nobody_at_the_endpoint(settings: Settings) -> None:
     assert refused.value.exit_code == 69
 
 
-def test_an_endpoint_that_never_answers(settings: Settings, backup: DynamoBackup, aws_stub: AwsStub) -> None:
+def test_an_endpoint_that_never_answers(settings: Settings, moto_backup: DynamoBackup, aws_stub: AwsStub) -> None:
     """The request ends after aws_timeout, and not after botocore's minute."""
     leave = threading.Event()
 
@@ -602,7 +649,7 @@ def test_an_endpoint_of_the_environment_is_left_to_botocore(
     assert DynamoBackup(told).get("conv") is None
 
 
-def test_many_threads_make_one_client(settings: Settings, backup: DynamoBackup, tmp_path: Path) -> None:
+def test_many_threads_make_one_client(settings: Settings, moto_backup: DynamoBackup, tmp_path: Path) -> None:
     """At first use, all at once: the client is made once, and everybody's reads succeed."""
     fresh = DynamoBackup(settings)
     barrier = threading.Barrier(8)
