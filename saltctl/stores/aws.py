@@ -67,9 +67,24 @@ def client(settings: Settings, service: str, *, attempts: int = 3, timeout: floa
         endpoint = settings.aws_endpoint_url if _endpoint_is_ours(settings) else None
         with _making_clients:  # a session may not make two clients at once (documented); clients are thread-safe
             session = _session(settings.aws_profile, settings.aws_region, os.environ.get("AWS_ACCESS_KEY_ID"))
-            return session.client(service, config=config, endpoint_url=endpoint)
+            made = session.client(service, config=config, endpoint_url=endpoint)
     except (BotoCoreError, ValueError) as exc:
         raise translate(exc, service) from exc
+    if getattr(made.meta.service_model, "resolved_protocol", "json") == "json":
+        made.meta.events.register(f"before-parse.{service}", _refuse_what_is_no_answer)
+    return made
+
+
+def _refuse_what_is_no_answer(response_dict: dict[str, Any], customized_response_dict: Any, **_: Any) -> None:
+    # botocore takes a 200 whose body is no JSON, such as a proxy's page, for an answer without members: a GetItem
+    # of it would find no item, and a lookup call a salted conversation unsalted.
+    body = response_dict["body"]
+    if customized_response_dict:
+        return  # a faster parser has read it, and taken the body away
+    if response_dict["status_code"] == 200 and not (body[:1] == b"{" and body.rstrip()[-1:] == b"}"):
+        from botocore.exceptions import HTTPClientError
+
+        raise HTTPClientError(error="the answer is no JSON")
 
 
 def preload() -> None:
