@@ -15,12 +15,29 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from saltctl.settings import Settings
 
-Answer = tuple[int, dict[str, Any]]
-Rule = Callable[[str, dict[str, Any]], Answer | None]
+Answer = tuple[int, dict[str, Any] | bytes] | None
+"""Status and body; bytes are sent as they are. None forwards the request."""
+REASONS = tuple(
+    f"{of}{way}{what}Exceeded"
+    for of in ("Table", "Index")
+    for way in ("Read", "Write")
+    for what in ("KeyRangeThroughput", "ProvisionedThroughput", "AccountLimit", "MaxOnDemandThroughput")
+)
+"""Every reason that DynamoDB documents for throttling."""
+THROTTLES = {
+    "ProvisionedThroughputExceededException": "ThrottlingReasons",
+    "RequestLimitExceeded": "ThrottlingReasons",
+    "ThrottlingException": "throttlingReasons",
+}
+"""The errors that throttle, and how each of them spells its reasons."""
+HANG_UP: Answer = (0, b"")
+"""Close the connection without an answer."""
+GARBAGE: Answer = (200, b"<html>this is no answer of AWS</html>")
+Rule = Callable[[str, dict[str, Any]], Answer]
 
 
 def refusal(code: str, status: int = 400, message: str = "no") -> Answer:
@@ -37,16 +54,36 @@ class _QuietServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+def throttled(code: str, reason: str = REASONS[2], resource: str = "arn:aws:dynamodb:::table/t") -> Answer:
+    """An answer of DynamoDB that throttles, with its reason in the spelling of its error."""
+    name = f"com.amazonaws.dynamodb.v20120810#{code}"
+    return 400, {"__type": name, "message": "no", THROTTLES[code]: [{"reason": reason, "resource": resource}]}
+
+
+def unprocessed_but_one(operation: str, request: dict[str, Any]) -> dict[str, Any] | None:
+    """For ``AwsStub.narrow``: of a batch only the first key or write of the first table is done."""
+    if operation not in ("BatchGetItem", "BatchWriteItem"):
+        return None
+    table, wanted = next(iter(request["RequestItems"].items()))
+    first = wanted[:1] if isinstance(wanted, list) else {**wanted, "Keys": wanted["Keys"][:1]}
+    return {**request, "RequestItems": {table: first}}
+
+
 class AwsStub:
     """Forwards requests to moto, but for those that ``rule`` answers itself.
 
     ``rule`` gets the operation, such as ``Scan``, and the request; None forwards it. ``seen`` are the
-    operations in the order of their arrival.
+    operations in the order of their arrival. ``narrow`` may replace a batch by a part of it, which is
+    forwarded; what is left is answered as unprocessed. ``delay`` is waited before each answer, in seconds;
+    it ends with the stub.
     """
 
     def __init__(self, upstream: str) -> None:
         self.rule: Rule = lambda operation, request: None
         self.seen: list[str] = []
+        self.narrow: Callable[[str, dict[str, Any]], dict[str, Any] | None] = lambda operation, request: None
+        self.delay = 0.0
+        self._ended = threading.Event()
         parts = urlsplit(upstream)
         stub = self
 
@@ -58,24 +95,43 @@ class AwsStub:
                 body = self.rfile.read(size)
                 if len(body) < size:
                     raise ConnectionResetError("the client went in the middle of its request")
-                operation = self.headers["X-Amz-Target"].rpartition(".")[2]
+                operation, request = _understood(self.headers, self.path, body)
                 stub.seen.append(operation)
-                answer = stub.rule(operation, json.loads(body))
+                if stub.delay:
+                    stub._ended.wait(stub.delay)
+                answer = stub.rule(operation, request)
+                if answer is HANG_UP:
+                    self.close_connection = True
+                    return
                 if answer is None:
-                    status, content = self._forward(body)
+                    status, content = self._forward_narrowed(operation, request, body)
                 else:
-                    status, content = answer[0], json.dumps(answer[1]).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/x-amz-json-1.0")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                    status = answer[0]
+                    content = answer[1] if isinstance(answer[1], bytes) else json.dumps(answer[1]).encode()
+                try:
+                    self.send_response(status)
+                    self.send_header("Content-Type", "application/x-amz-json-1.0")
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
+                except OSError:
+                    self.close_connection = True  # the client waited no longer
+
+            def _forward_narrowed(self, operation: str, request: dict[str, Any], body: bytes) -> tuple[int, bytes]:
+                narrow = stub.narrow(operation, request)
+                if narrow is None:
+                    return self._forward(body)
+                status, content = self._forward(json.dumps(narrow).encode())
+                if status != 200:
+                    return status, content
+                return status, json.dumps(_with_rest(json.loads(content), request, narrow)).encode()
 
             def _forward(self, body: bytes) -> tuple[int, bytes]:
                 assert parts.hostname is not None
                 upstream = http.client.HTTPConnection(parts.hostname, parts.port, timeout=10)
                 try:
-                    upstream.request("POST", self.path, body, dict(self.headers))
+                    headers = {**self.headers, "Content-Length": str(len(body))}
+                    upstream.request("POST", self.path, body, headers)
                     response = upstream.getresponse()
                     return response.status, response.read()
                 finally:
@@ -99,6 +155,7 @@ class AwsStub:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End."""
+        self._ended.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -126,6 +183,36 @@ class AwsStub:
     def answer_always(self, operation: str, answer: Answer) -> None:
         """Answer every request of an operation with ``answer``."""
         self.rule = lambda asked, request: answer if asked == operation else None
+
+
+def _understood(headers: Any, path: str, body: bytes) -> tuple[str, dict[str, Any]]:
+    """The operation and the request: in JSON, as a query, or, without the request, in CBOR.
+
+    DynamoDB speaks JSON; CloudWatch any of the three, as botocore's version has it.
+    """
+    if headers["X-Amz-Target"]:
+        return headers["X-Amz-Target"].rpartition(".")[2], json.loads(body)
+    if "/operation/" in path:
+        return path.rpartition("/")[2], {}
+    fields = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+    return fields.get("Action", ""), fields
+
+
+def _with_rest(answer: dict[str, Any], request: dict[str, Any], done: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a part of a batch, with the rest of the batch as unprocessed."""
+    rest: dict[str, Any] = {}
+    for table, wanted in request["RequestItems"].items():
+        had = done["RequestItems"].get(table)
+        if isinstance(wanted, list):
+            left: Any = [one for one in wanted if one not in (had or [])]
+            some = bool(left)
+        else:
+            keys = [key for key in wanted["Keys"] if key not in (had or {"Keys": []})["Keys"]]
+            left, some = {**wanted, "Keys": keys}, bool(keys)
+        if some:
+            rest[table] = left
+    name = "UnprocessedKeys" if "Responses" in answer else "UnprocessedItems"
+    return {**answer, name: rest}
 
 
 Command = list[bytes]

@@ -30,7 +30,7 @@ from saltctl.stores import aws
 from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.backup_scan import SIGN_OF_LIFE
 from saltctl.stores.contracts import BackupEntry, BackupPage, LeaseHolder, Raise, RaiseOutcome
-from tests.stores.stubs import AwsStub, refusal
+from tests.stores.stubs import GARBAGE, AwsStub, refusal
 
 THROTTLED = refusal("ProvisionedThroughputExceededException")
 
@@ -661,3 +661,10 @@ def test_many_threads_make_one_client(settings: Settings, moto_backup: DynamoBac
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(client, range(8)))) == 1
+
+
+def test_a_proxys_page_is_no_missing_item(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+    """A 200 that is no JSON is an outage: taken for a missing item it would make a salted conversation unsalted."""
+    aws_stub.answer_always("GetItem", GARBAGE)
+    with pytest.raises(AwsUnavailableError):
+        stubbed_backup.get("c")

@@ -1,0 +1,147 @@
+"""Every command that talks to AWS, before an AWS that throttles, refuses, hangs up, dawdles or talks nonsense.
+
+For each: the documented exit code, an error that people and scripts can read, and nothing lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from saltctl.alarms import owned
+from saltctl.local import LocalEnvironment
+from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.metrics import CloudWatchMetrics
+from tests.cli.conftest import Runner
+from tests.stores.stubs import (
+    GARBAGE,
+    HANG_UP,
+    REASONS,
+    THROTTLES,
+    Answer,
+    AwsStub,
+    refusal,
+    throttled,
+    unprocessed_but_one,
+)
+
+TOPIC = "arn:aws:sns:us-east-1:123456789012:oncall"
+AT_ONCE = (
+    ("registry", "get", "conv_hot_01"),
+    ("registry", "set", "conv_hot_01", "64", "--yes"),
+    ("history", "read", "conv_hot_01"),
+    ("history", "find", "conv_hot_01", "m1"),
+    ("history", "audit", "conv_hot_01"),
+    ("registry", "discover", "--cost"),
+    ("setup",),
+    ("throttle", "scan"),
+    ("throttle", "alarms", "list"),
+    ("throttle", "alarms", "create", "--sns", TOPIC),
+    ("throttle", "alarms", "remove", "--yes"),
+)
+"""Commands that give up when AWS goes on throttling."""
+PATIENT = (
+    ("registry", "list", "--source", "backup"),
+    ("registry", "discover"),
+    ("rebuild", "--dry-run"),
+    ("verify",),
+)
+"""Scans, which outlast a throttled minute or two."""
+CODES = tuple(THROTTLES)
+
+
+@pytest.fixture
+def stub(seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsStub]:
+    """AWS as the commands see it: the seeded environment's, through the stub."""
+    with AwsStub(seeded.moto.url) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.settings(seeded.settings).aws_endpoint_url or "")
+        yield server
+    # Whatever was answered, what was acknowledged before is there.
+    entry = DynamoBackup(seeded.settings).get("conv_hot_01")
+    assert entry is not None
+    assert (entry.max_n, entry.write_n) == (2, 2)
+    assert len(owned(CloudWatchMetrics(seeded.settings), seeded.settings.messages_table)) == 6
+
+
+def fails(saltctl: Runner, args: tuple[str, ...], code: int) -> str:
+    """Run it: it exits so, with one error in JSON and no traceback; the error's message."""
+    outcome = saltctl(*args, "-o", "json")
+    assert outcome.code == code, (outcome.out, outcome.err)
+    assert "Traceback" not in outcome.err
+    assert outcome.error["exit_code"] == code
+    assert outcome.error["hint"]
+    return str(outcome.error["message"])
+
+
+@pytest.mark.parametrize("args", [*AT_ONCE, *PATIENT], ids=" ".join)
+def test_without_permission(args: tuple[str, ...], stub: AwsStub, saltctl: Runner) -> None:
+    """77, at once."""
+    stub.rule = lambda operation, request: refusal("AccessDeniedException", message="User: x is not authorized")
+    fails(saltctl, args, 77)
+
+
+@pytest.mark.parametrize(("number", "args"), list(enumerate(AT_ONCE)), ids=map(" ".join, AT_ONCE))
+def test_throttled_all_the_time(number: int, args: tuple[str, ...], stub: AwsStub, saltctl: Runner) -> None:
+    """69, whichever error throttles and however it spells its reasons."""
+    answer = throttled(CODES[number % len(CODES)], REASONS[number % len(REASONS)])
+    stub.rule = lambda operation, request: answer
+    assert "throttle" in fails(saltctl, args, 69)
+
+
+@pytest.mark.parametrize("args", PATIENT, ids=" ".join)
+def test_throttled_for_a_while(args: tuple[str, ...], stub: AwsStub, saltctl: Runner) -> None:
+    """A scan that is throttled at first waits and completes."""
+    stub.answer_first(2, "Scan", throttled("ProvisionedThroughputExceededException"))
+    outcome = saltctl(*args)
+    assert outcome.code in (0, 3), outcome.err
+    assert stub.seen.count("Scan") > 2
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [(refusal("InternalServerError", 500), 69), (HANG_UP, 69), (GARBAGE, 69), (refusal("ExpiredTokenException"), 77)],
+    ids=["500", "hang-up", "garbage", "expired"],
+)
+@pytest.mark.parametrize("args", [AT_ONCE[0], AT_ONCE[2], AT_ONCE[7]], ids=" ".join)
+def test_broken_answers(args: tuple[str, ...], answer: Answer, code: int, stub: AwsStub, saltctl: Runner) -> None:
+    """An answer that is none is an outage, and never an empty result."""
+    stub.rule = lambda operation, request: answer
+    fails(saltctl, args, code)
+
+
+@pytest.mark.parametrize("args", [AT_ONCE[0], AT_ONCE[7]], ids=" ".join)
+def test_an_answer_that_does_not_come(
+    args: tuple[str, ...], stub: AwsStub, saltctl: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """69, after the deadline of the setting."""
+    monkeypatch.setenv("SALTCTL_AWS_TIMEOUT", "0.1")
+    stub.delay = 5.0
+    fails(saltctl, args, 69)
+
+
+def test_partial_batches_are_asked_to_their_end(stub: AwsStub, saltctl: Runner) -> None:
+    """Of each batch DynamoDB answers one key: all conversations are shown all the same."""
+    stub.narrow = unprocessed_but_one
+    ids = ["conv_hot_01", "conv_hot_05", "conv_hot_12"]
+    outcome = saltctl("registry", "get", *ids, "-o", "json")
+    assert outcome.code == 0, outcome.err
+    assert [(record["conversation_id"], record["backup_n"]) for record in outcome.json] == [
+        ("conv_hot_01", 2),
+        ("conv_hot_05", 4),
+        ("conv_hot_12", 16),
+    ]
+    assert stub.seen.count("BatchGetItem") == 3
+
+
+def test_without_cloudwatch_a_scan_says_what_it_still_can(stub: AwsStub, saltctl: Runner) -> None:
+    """77 for CloudWatch alone: the document has the service's state, no-data, and null where it knows nothing."""
+    stub.rule = lambda operation, request: refusal("AccessDeniedException") if "Metric" in operation else None
+    outcome = saltctl("throttle", "scan", "-o", "json")
+    assert outcome.code == 77
+    assert outcome.json["verdict"] == "no-data"
+    assert (outcome.json["throttled"], outcome.json["total"]) == (None, None)
+    assert outcome.json["service"]["verdict"] == "stopped"
+    assert any("service is stopped" in reason for reason in outcome.json["reasons"])
+    assert outcome.error["code"] == "access_denied"
