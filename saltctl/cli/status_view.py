@@ -36,7 +36,8 @@ def draw(record: Mapping[str, Any]) -> Table:
 def _text(told: str, style: str = "") -> Text:
     from rich.text import Text
 
-    return Text(told, style=style)
+    # A style of the whole would go on in what is appended.
+    return Text().append(told, style=style or None)
 
 
 def _registry(panel: Panel) -> list[Text]:
@@ -63,6 +64,8 @@ def _drift(panel: Panel) -> list[Text]:
     if panel["found"]:
         told = f"{panel['found']:,} of a sample of {panel['checked']:,} differ; saltctl verify"
         return [_text(told, style=BAD)]
+    if not panel["checked"]:
+        return [_text("no conversation is in this sample", style=QUIET)]
     return [_text(f"none in a sample of {panel['checked']:,}", style=GOOD)]
 
 
