@@ -211,6 +211,22 @@ def test_a_rebuild_does_not_survive_a_slot_that_moves(
     assert set(sources(raised).values()) == {"redis"}
 
 
+@on_one
+def test_a_rebuild_does_not_survive_a_failover(
+    cluster: LocalCluster, settings: Settings, store: RedisRegistry, raised: Registry, backup: DynamoBackup
+) -> None:
+    """A primary dies and its replica is promoted half-way: what was marked on the one is not fenced on the other."""
+    events = rebuild_job(settings, store, backup, RebuildOptions(segments=1, page_limit=5)).run()
+    assert any(isinstance(event, Progress) for event in events)
+    promoted = cluster.kill(cluster.owner_of(store._key(CONVERSATIONS[0])))
+    with pytest.raises((RebuildBrokenError, RedisUnavailableError)):
+        list(events)
+    assert raised.lookup(CONVERSATIONS[0]) == (CONVERSATIONS[0], 4, 4, "backup")
+    assert store.verified()[promoted.name] is False
+    assert rebuild_of(settings, store, backup)
+    assert set(sources(raised).values()) == {"redis"}
+
+
 def rebuild_of(settings: Settings, store: RedisRegistry, backup: DynamoBackup) -> bool:
     """A whole rebuild; whether it verified."""
     return bool(list(rebuild_job(settings, store, backup).run())) and all(store.verified().values())
