@@ -145,3 +145,17 @@ def test_without_cloudwatch_a_scan_says_what_it_still_can(stub: AwsStub, saltctl
     assert outcome.json["service"]["verdict"] == "stopped"
     assert any("service is stopped" in reason for reason in outcome.json["reasons"])
     assert outcome.error["code"] == "access_denied"
+
+
+@pytest.mark.parametrize(
+    "answer", [refusal("AccessDeniedException"), HANG_UP, GARBAGE], ids=["denied", "hang-up", "garbage"]
+)
+@pytest.mark.parametrize(("name", "code"), [("doctor", 3), ("status", 0)])
+def test_what_looks_at_everything_goes_on(name: str, code: int, answer: Answer, stub: AwsStub, saltctl: Runner) -> None:
+    """AWS is one source of several: what is wrong with it is part of the answer, and not the end of it."""
+    stub.rule = lambda operation, request: answer
+    outcome = saltctl(name, "-o", "json")
+    assert outcome.code == code, outcome.err
+    assert "Traceback" not in outcome.err
+    assert "AWS" in outcome.out
+    assert outcome.json
