@@ -64,7 +64,7 @@ class Pace:
             if self.rate == inf:
                 return Leave(0.0)
             if self._balance < 0:
-                return Leave(-self._balance / self.rate)
+                return Leave(max(-self._balance / self.rate, 0.001))
             self._balance -= self._expected
             return Leave(0.0, self._expected)
 
