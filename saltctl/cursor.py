@@ -79,8 +79,12 @@ def decode(text: str, conversation_id: str, sort_type: str) -> Cursor:
         version, binding, kind, key, salt, spread = json.loads(payload)
         if version != _VERSION or not isinstance(key, str) or type(salt) is not int or type(spread) is not int:
             raise ValueError
+        key.encode()  # JSON can spell half of a surrogate pair, which no sort key holds
         position = Position(Decimal(key) if kind == "N" else key, salt)
-    except (ValueError, TypeError, InvalidOperation):  # base64, UTF-8 and JSON errors are all ValueErrors
+        if kind == "N" and not position.sort_key.is_finite():
+            raise ValueError
+    except (ValueError, TypeError, InvalidOperation, RecursionError):
+        # Errors of base64, UTF-8 and JSON are all ValueErrors, except for lists in lists in lists.
         raise InvalidCursorError(
             "this is no cursor, or it was damaged on its way", hint="copy it whole, or begin again without a cursor"
         ) from None

@@ -183,7 +183,13 @@ def _name(value: Any) -> str:
 
 
 def _path(value: Any) -> Path:
-    return Path(_text(value)).expanduser()
+    text = _text(value)
+    if "\0" in text:
+        raise ValueError("holds a NUL, which no path does")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("begins with ~ and the name of nobody here") from None
 
 
 def _bool(value: Any) -> bool:
@@ -214,7 +220,7 @@ def _seconds(minimum: float, maximum: float) -> Parser:
             raise ValueError("must be a number of seconds")
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise ValueError("must be a number of seconds") from None
         if not minimum <= number <= maximum:
             raise ValueError(f"must be from {minimum:g} to {maximum:g} seconds")
@@ -317,6 +323,8 @@ def read_config(path: Path, *, required: bool) -> ConfigFile:
         raise ConfigurationError(f"the configuration file {str(path)!r} is not UTF-8") from exc
     except tomllib.TOMLDecodeError as exc:
         raise ConfigurationError(f"the configuration file {str(path)!r} is not valid TOML: {exc}") from exc
+    except (ValueError, RecursionError) as exc:  # numbers of thousands of digits, and arrays as deep
+        raise ConfigurationError(f"the configuration file {str(path)!r} holds a value beyond all bounds") from exc
     _reject_unknown(document, ("default_context", "contexts"), f"{str(path)!r}")
     default = document.get("default_context")
     contexts = document.get("contexts", {})

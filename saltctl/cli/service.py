@@ -178,7 +178,12 @@ def _touch(file: Path | None) -> None:
     if file is None:
         return
     try:
-        file.touch(mode=0o600)
+        # A link that somebody else put there must not lead to a file that is none of the service's.
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        try:
+            os.utime(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as exc:
         log("error", "health_file", file=str(file), why=exc.strerror)
 

@@ -207,7 +207,7 @@ class DynamoBackup:
                 note["M"].get("reason", {}).get("S", ""),
             )
             for note in item.get("raises", {}).get("L", [])
-            if "M" in note and "N" in note["M"].get("n", {})
+            if "M" in note and note["M"].get("n", {}).get("N", "").isdigit()
         )
         write_n = int(item["write_n"]["N"]) if "write_n" in item else 1
         return BackupEntry(conversation_id, int(item["max_n"]["N"]), write_n, raises)

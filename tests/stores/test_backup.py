@@ -273,7 +273,7 @@ def test_an_item_that_vanishes_during_a_raise_is_an_error(stubbed_backup: Dynamo
 
 def test_attributes_of_others_are_no_damage(backup: DynamoBackup) -> None:
     """A TTL, a comment, or an odd entry in ``raises`` do not keep a sound max_n from being read."""
-    odd = {"L": [{"S": "?"}, {"M": {"n": {"S": "4"}}}, {"M": {"n": {"N": "4"}}}]}
+    odd = {"L": [{"S": "?"}, {"M": {"n": {"S": "4"}}}, {"M": {"n": {"N": "2.5"}}}, {"M": {"n": {"N": "4"}}}]}
     put(backup, entry("conv", 4, 4) | {"raises": odd, "ttl": {"N": "1"}, "comment": {"S": "mine"}})
     assert backup.get("conv") == BackupEntry("conv", 4, 4, (Raise(4, "", "", ""),))
 
