@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import shlex
 import socket
 import tomllib
 from collections.abc import Callable, Mapping
@@ -175,6 +176,14 @@ def _text(value: Any) -> str:
     return value
 
 
+def _shown_text(value: Any) -> str:
+    """A text that is shown, kept with raises, or quoted in errors, and so no place for a password."""
+    text = _text(value)
+    if re.search(r"://[^\s:/@]*:\S*@", text):
+        raise ValueError("looks like a URL with a password, which belongs into redis_url alone")
+    return text
+
+
 def _name(value: Any) -> str:
     text = _text(value)
     if not re.fullmatch(r"[A-Za-z0-9_.:/-]{1,1024}", text):
@@ -183,7 +192,7 @@ def _name(value: Any) -> str:
 
 
 def _path(value: Any) -> Path:
-    text = _text(value)
+    text = _shown_text(value)
     if "\0" in text:
         raise ValueError("holds a NUL, which no path does")
     try:
@@ -248,7 +257,7 @@ def _endpoint(value: Any) -> str:
 
 
 def _message_id_from(value: Any) -> str:
-    text = _text(value)
+    text = _shown_text(value)
     if text != "sort_key" and not re.fullmatch(r"attribute:.{1,255}", text, re.DOTALL):
         raise ValueError("must be sort_key, or attribute: and a name, such as attribute:message_id")
     return text
@@ -272,11 +281,11 @@ SPECS: tuple[SettingSpec, ...] = (
     SettingSpec("page_timeout", ("SALTCTL_PAGE_TIMEOUT",), 10.0, _seconds(0.01, 600)),
     SettingSpec("aws_timeout", ("SALTCTL_AWS_TIMEOUT",), 5.0, _seconds(0.05, 600)),
     SettingSpec("breaker_seconds", ("SALTCTL_BREAKER_SECONDS",), 1.0, _seconds(0, 60)),
-    SettingSpec("aws_profile", ("AWS_PROFILE",), None, _text),
+    SettingSpec("aws_profile", ("AWS_PROFILE",), None, _shown_text),
     SettingSpec("aws_region", ("AWS_REGION", "AWS_DEFAULT_REGION"), None, _name),
     SettingSpec("aws_endpoint_url", ("AWS_ENDPOINT_URL",), None, _endpoint, secret=True),
     SettingSpec("state_dir", ("SALTCTL_STATE_DIR",), None, _path),
-    SettingSpec("actor", ("SALTCTL_ACTOR",), None, _text),
+    SettingSpec("actor", ("SALTCTL_ACTOR",), None, _shown_text),
 )
 _BY_NAME = {spec.name: spec for spec in SPECS}
 
@@ -317,7 +326,8 @@ def read_config(path: Path, *, required: bool) -> ConfigFile:
         return ConfigFile(path, False, None, {})
     except OSError as exc:
         raise ConfigurationError(
-            f"the configuration file {str(path)!r} cannot be read: {exc.strerror}", hint=f"ls -l {path}"
+            f"the configuration file {str(path)!r} cannot be read: {exc.strerror}",
+            hint=f"ls -l {shlex.quote(str(path))}",
         ) from exc
     except UnicodeDecodeError as exc:
         raise ConfigurationError(f"the configuration file {str(path)!r} is not UTF-8") from exc

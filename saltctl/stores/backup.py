@@ -144,15 +144,21 @@ class DynamoBackup:
         with aws.aws_errors(self.where):
             answer = self.client.get_item(TableName=self._table, Key={KEY: {"S": LAYOUT_ID}}, ConsistentRead=True)
         item = answer.get("Item")
-        return None if item is None else (str(item["layout"].get("S")), str(item["key_prefix"].get("S")))
+        return None if item is None else (_text(item, "layout"), _text(item, "key_prefix"))
 
     def _agree(self, held: Mapping[str, Any], layout: str, key_prefix: str) -> None:
-        theirs = (held["layout"].get("S"), held["key_prefix"].get("S"))
+        theirs = (_text(held, "layout"), _text(held, "key_prefix"))
+        if "" in theirs:
+            raise ConfigurationError(
+                f"the item {LAYOUT_ID!r} of table {self.where} is damaged: it does not say what layout there is",
+                hint=f"somebody wrote it by hand: where the layout is {layout} under {key_prefix!r} for all clients, "
+                "set its texts `layout` and `key_prefix` to these",
+            )
         if theirs != (layout, key_prefix):
             raise ConfigurationError(
                 f"the registry of table {self.where} is laid out as {theirs[0]} under the prefix {theirs[1]!r}, "
                 f"and this client is set to {layout} under {key_prefix!r}",
-                hint=f"set SALTCTL_BUCKETS={str(theirs[0]).rpartition(':')[2]} and SALTCTL_KEY_PREFIX={theirs[1]}",
+                hint=f"set SALTCTL_BUCKETS={theirs[0].rpartition(':')[2]} and SALTCTL_KEY_PREFIX={theirs[1]}",
             )
 
     def scan(
@@ -306,13 +312,16 @@ class DynamoBackup:
                 LEASE_ID,
                 "SET lease_owner = :owner, lease_host = :host, lease_pid = :pid, lease_since = :now, "
                 "lease_heartbeat = :now, lease_progress = :progress",
-                "attribute_not_exists(lease_owner) OR lease_owner = :owner OR lease_heartbeat < :expired",
+                # A lease that somebody wrote by hand, without a time, must not keep everybody out for ever.
+                "attribute_not_exists(lease_owner) OR lease_owner = :owner OR "
+                "NOT attribute_type(lease_heartbeat, :number) OR lease_heartbeat < :expired",
                 {
                     ":owner": {"S": owner},
                     ":host": {"S": host},
                     ":pid": {"N": str(pid)},
                     ":now": {"N": f"{now:.3f}"},
                     ":expired": {"N": f"{now - expiry:.3f}"},
+                    ":number": {"S": "N"},
                     ":progress": {"S": "starting"},
                 },
             )
@@ -353,10 +362,20 @@ class DynamoBackup:
         if "lease_owner" not in item:
             return None
         return LeaseHolder(
-            item["lease_owner"]["S"],
-            item["lease_host"]["S"],
-            int(item["lease_pid"]["N"]),
-            float(item["lease_since"]["N"]),
-            float(item["lease_heartbeat"]["N"]),
-            item["lease_progress"]["S"],
+            _text(item, "lease_owner") or "unknown",
+            _text(item, "lease_host") or "unknown",
+            int(_decimal(item, "lease_pid")),
+            _decimal(item, "lease_since"),
+            _decimal(item, "lease_heartbeat"),
+            _text(item, "lease_progress"),
         )
+
+
+def _text(item: Mapping[str, Any], name: str) -> str:
+    """A text of one of saltctl's own items; empty where somebody left it out or made something else of it."""
+    return str(item.get(name, {}).get("S", ""))
+
+
+def _decimal(item: Mapping[str, Any], name: str) -> float:
+    """A number of one of saltctl's own items; 0 where there is none."""
+    return float(item.get(name, {}).get("N", 0))

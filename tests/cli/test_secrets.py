@@ -99,3 +99,18 @@ def test_a_password_that_is_shown_would_be_noticed(saltctl: Runner, monkeypatch:
 def test_passwords_in_urls_are_masked(text: str, shown: str) -> None:
     """And nothing else is changed."""
     assert without_passwords(text) == shown
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["SALTCTL_ACTOR", "SALTCTL_REDIS_PASSWORD_FILE", "AWS_PROFILE", "SALTCTL_MESSAGE_ID_FROM", "SALTCTL_STATE_DIR"],
+)
+def test_a_password_in_a_setting_that_is_shown_is_refused(
+    variable: str, saltctl: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A URL that was pasted into the wrong variable is neither shown nor kept with raises."""
+    monkeypatch.setenv(variable, f"attribute:redis://:{SECRET}@127.0.0.1")
+    outcome = saltctl("config", "show")
+    assert outcome.code == 78
+    assert "belongs into redis_url" in outcome.err
+    assert SECRET not in outcome.out + outcome.err

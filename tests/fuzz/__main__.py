@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 
@@ -13,15 +14,15 @@ from tests.fuzz.entry_points import ENTRY_POINTS, EntryPoint
 from tests.fuzz.world import World
 
 NO_CHECKS = list(HealthCheck)
+PHASES = (Phase.generate, Phase.shrink)
 
 
-def fuzz(world: World, point: EntryPoint, inputs: int, first: int, *, shrink: bool = True) -> int:
+def fuzz(world: World, point: EntryPoint, inputs: int, first: int) -> int:
     """Feed ``inputs`` inputs to an entry point, from a seed on; how many were fed. Raises what an input breaks."""
     fed = 0
-    phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
 
     @seed(first)
-    @settings(max_examples=inputs, deadline=None, database=None, phases=phases, suppress_health_check=NO_CHECKS)
+    @settings(max_examples=inputs, deadline=None, database=None, phases=PHASES, suppress_health_check=NO_CHECKS)
     @given(st.data())
     def feed(data: st.DataObject) -> None:
         nonlocal fed
@@ -30,6 +31,27 @@ def fuzz(world: World, point: EntryPoint, inputs: int, first: int, *, shrink: bo
 
     feed()
     return fed
+
+
+def fuzz_by_coverage(world: World, point: EntryPoint, inputs: int, first: int) -> int:
+    """The same, led by what code an input reaches: by atheris, where that is installed. 0 where nothing broke."""
+
+    @settings(deadline=None, database=None, suppress_health_check=NO_CHECKS)
+    @given(st.data())
+    def feed(data: st.DataObject) -> None:
+        point(world, data)
+
+    child = os.fork()  # atheris ends its process, and the servers are to be ended by this one
+    if child == 0:
+        import atheris
+
+        atheris.instrument_all()
+        # Long inputs from the start: an input is a sequence of choices, and the first bytes alone make none.
+        options = [f"-runs={inputs}", f"-seed={first}", "-len_control=0", "-max_len=2048", "-verbosity=0"]
+        atheris.Setup([sys.argv[0], *options], feed.hypothesis.fuzz_one_input)  # type: ignore[attr-defined]
+        atheris.Fuzz()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _say(text: str) -> None:
@@ -43,7 +65,11 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=10_000, help="in all, spread evenly")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--only", choices=ENTRY_POINTS, action="append")
+    parser.add_argument("--atheris", choices=ENTRY_POINTS, help="one entry point, led by coverage")
     options = parser.parse_args()
+    if options.atheris:
+        with World() as world:
+            return fuzz_by_coverage(world, ENTRY_POINTS[options.atheris], options.inputs, options.seed)
     chosen = options.only or list(ENTRY_POINTS)
     broken = 0
     _say(f"seed {options.seed}")

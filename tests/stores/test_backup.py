@@ -361,6 +361,15 @@ def test_the_first_claim_binds_the_table(backup: DynamoBackup) -> None:
     backup.claim_layout("v1:64", "salt")
 
 
+def test_a_damaged_layout_is_told_and_not_taken_for_another(backup: DynamoBackup) -> None:
+    """Somebody wrote saltctl's own item by hand: nothing is bound to half of it."""
+    put(backup, {"conversation_id": {"S": "#layout"}, "layout": {"S": "v1:64"}, "key_prefix": {"N": "1"}})
+    assert backup.bound_layout() == ("v1:64", "")
+    for check in (backup.claim_layout, backup.check_layout):
+        with pytest.raises(ConfigurationError, match="is damaged"):
+            check("v1:64", "salt")
+
+
 # The lease.
 
 
@@ -407,6 +416,17 @@ def test_a_released_lease_is_free(backup: DynamoBackup) -> None:
     assert backup.beat("me", 1001.0, "late") is False
     assert backup.holder() is None
     assert take(backup, "you", 1001.0) is None
+
+
+@pytest.mark.parametrize("damage", [{}, {"lease_heartbeat": {"S": "soon"}, "lease_pid": {"S": "x"}}])
+def test_a_lease_that_somebody_wrote_by_hand_keeps_nobody_out(backup: DynamoBackup, damage: dict[str, Any]) -> None:
+    """It has no time at which it would end; whoever comes takes it, and until then it can be shown."""
+    put(backup, {"conversation_id": {"S": "#lease"}, "lease_owner": {"S": "nobody"}, **damage})
+    holder = backup.holder()
+    assert holder is not None
+    assert (holder.owner, holder.host, holder.pid, holder.heartbeat) == ("nobody", "unknown", 0, 0.0)
+    assert take(backup, "me", 1000.0) is None
+    assert take(backup, "you", 1001.0) is not None
 
 
 @pytest.mark.usefixtures("atomic")
