@@ -7,6 +7,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +104,23 @@ def dynamodb_local() -> Iterator[DynamoLocal]:
     server.stop()
 
 
-@pytest.fixture(params=["moto", "dynamodb-local"])
-def dynamodb(request: pytest.FixtureRequest) -> Settings:
+@pytest.fixture
+def moto_in_process() -> Any:
+    """Moto without a server. Imported late: it takes a second that only these tests should pay."""
+    from moto import mock_aws
+
+    return mock_aws()
+
+
+@pytest.fixture(params=["moto", "moto in this process", "dynamodb-local"])
+def dynamodb(request: pytest.FixtureRequest) -> Iterator[Settings]:
     """Settings for a messages table of the test's own, on each emulator in turn; it is not created yet."""
-    server = request.getfixturevalue("moto" if request.param == "moto" else "dynamodb_local")
-    return Settings(
-        redis_url="redis://127.0.0.1:1/0",
-        messages_table=f"messages-{uuid.uuid4().hex[:8]}",
-        aws_region="us-east-1",
-        aws_endpoint_url=server.url,
+    settings = Settings(
+        redis_url="redis://127.0.0.1:1/0", messages_table=f"messages-{uuid.uuid4().hex[:8]}", aws_region="us-east-1"
     )
+    if request.param == "moto in this process":
+        with request.getfixturevalue("moto_in_process"):
+            yield settings
+    else:
+        server = request.getfixturevalue("moto" if request.param == "moto" else "dynamodb_local")
+        yield replace(settings, aws_endpoint_url=server.url)

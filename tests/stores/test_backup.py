@@ -68,14 +68,6 @@ def atomic(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture
-def moto_in_process() -> Any:
-    """Moto without a server. Imported late: it takes a second that only these tests should pay."""
-    from moto import mock_aws
-
-    return mock_aws()
-
-
-@pytest.fixture
 def moto_backup(settings: Settings) -> DynamoBackup:
     """The same over HTTP, where the tests' stub can stand in between."""
     table = DynamoBackup(settings)
