@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from saltctl import __version__
-from saltctl.cli import completion as completion_command
-from saltctl.cli import (
-    config,
-    doctor,
-    drill,
-    history,
-    local,
-    rebuild,
-    registry,
-    service,
-    setup,
-    status,
-    stream,
-    throttle,
-    transfer,
-    verify,
-)
 from saltctl.cli.session import Session
 
 HELP = """Operate the salted partitions of a chat service.
@@ -36,9 +20,31 @@ Exit codes: 0 done; 1 defect; 2 usage; 3 found something; 4 incomplete; 6 refuse
 of reach; 75 somebody else holds the lease; 77 permission; 78 configuration; 124 timeout; 130, 143 signals.
 """
 
+COMMANDS = (
+    "setup",
+    "registry",
+    "history",
+    "rebuild",
+    "verify",
+    "service",
+    "stream",
+    "throttle",
+    "status",
+    "doctor",
+    "local",
+    "drill",
+    "config",
+    "completion",
+)
+"""The commands and groups, in the order of the help; each is added by the module of its name."""
 
-def build(*, completion: bool = False) -> typer.Typer:
-    """The application. ``completion`` adds what shells ask at run time, and two options nobody should see."""
+
+def build(*, only: str | None = None, completion: bool = False) -> typer.Typer:
+    """The application.
+
+    ``only``: one of COMMANDS, or ``--version`` for none of them; all where omitted. Importing and making all of them
+    takes longer than most commands. ``completion`` adds what shells ask at run time, and two options nobody should see.
+    """
     app = typer.Typer(
         name="saltctl",
         help=HELP,
@@ -49,24 +55,8 @@ def build(*, completion: bool = False) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_root)
-    for module in (
-        setup,
-        registry,
-        transfer,
-        history,
-        rebuild,
-        verify,
-        service,
-        stream,
-        throttle,
-        status,
-        doctor,
-        local,
-        drill,
-        config,
-        completion_command,
-    ):
-        module.add_to(app)
+    for name in COMMANDS if only is None else (only,) if only in COMMANDS else ():
+        import_module(f"saltctl.cli.{name}").add_to(app)
     return app
 
 

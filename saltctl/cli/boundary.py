@@ -66,7 +66,7 @@ def run(args: Sequence[str]) -> int:
         from saltctl.cli.app import build
 
         build(completion=True)(prog_name="saltctl")
-    command = _command()
+    command = _tree_for(args)
     verbose = "--verbose" in args[: args.index("--") if "--" in args else len(args)]
     try:
         with command.make_context("saltctl", list(args)) as context:
@@ -100,14 +100,22 @@ def run(args: Sequence[str]) -> int:
     return 0
 
 
+def _tree_for(args: Sequence[str]) -> Any:
+    """The command tree, as much of it as a command line needs: its first word may tell, and root options may not."""
+    from saltctl.cli.app import COMMANDS
+
+    alone = args[0] if args and (args[0] in COMMANDS or list(args) == ["--version"]) else None
+    return _command(alone)
+
+
 @cache
-def _command() -> Any:
-    """The command tree. Made once a process: it does not depend on what is run, and takes longer than most of that."""
+def _command(only: str | None) -> Any:
+    """The command tree. Made once a process: it takes longer than most of what is run."""
     import typer
 
     from saltctl.cli.app import build
 
-    return typer.main.get_command(build())
+    return typer.main.get_command(build(only=only))
 
 
 def wants_json(args: Sequence[str]) -> bool:

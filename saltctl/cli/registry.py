@@ -48,7 +48,9 @@ class Order(StrEnum):
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the group to the command tree."""
+    """Add the group to the command tree, with the commands of ``saltctl.cli.transfer``."""
+    import saltctl.cli.transfer  # noqa: F401  they join the group when they are imported
+
     app.add_typer(group, name="registry")
 
 

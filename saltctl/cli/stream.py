@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 group = typer.Typer(help="Look into the stream of heat reports, and work through it.", no_args_is_help=True)
 dead_group = typer.Typer(help="Entries that nothing could be done with.", no_args_is_help=True)
+group.add_typer(dead_group, name="dead")
 INCOMPLETE = 4
 FOUND_SOMETHING = 3
 STATUS_COLUMNS = (
@@ -92,7 +93,6 @@ AllOption = Annotated[bool, typer.Option("--all", help="All of them.")]
 
 def add_to(app: typer.Typer) -> None:
     """Add the group to the command tree."""
-    group.add_typer(dead_group, name="dead")
     app.add_typer(group, name="stream")
 
 

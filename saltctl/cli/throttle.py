@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 group = typer.Typer(help="Is it throttled, why, and what now: CloudWatch's metrics and alarms.", no_args_is_help=True)
 alarms_group = typer.Typer(help="CloudWatch alarms on throttling, which page people.", no_args_is_help=True)
+group.add_typer(alarms_group, name="alarms")
 FOUND_SOMETHING = 3
 SCAN_COLUMNS = (
     Column("verdict", "verdict"),
@@ -62,7 +63,6 @@ TableOption = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Add the group to the command tree."""
-    group.add_typer(alarms_group, name="alarms")
     app.add_typer(group, name="throttle")
 
 

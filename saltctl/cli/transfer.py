@@ -48,12 +48,7 @@ RAISE_COLUMNS = (
 KEYS = (*COLUMNS, Column("raises", "raises"), Column("bad_lines", "bad lines"))
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands to ``registry``."""
-    group.command("export")(export)
-    group.command("import")(import_)
-
-
+@group.command("export")
 def export(
     context: typer.Context,
     source: Annotated[
@@ -104,6 +99,7 @@ def _quoted(conversation_id: str) -> str:
     return quoted if conversation_id.isprintable() else clean_json(quoted)
 
 
+@group.command("import")
 def import_(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="Lines of JSON; - is stdin.")],
