@@ -162,7 +162,8 @@ def test_scheduled_commands_are_quiet_and_write_their_metrics(
     command: str, fresh_environment: dict[str, str], tmp_path: Path
 ) -> None:
     """Each line of the crontab and of the unit runs as it stands, prints nothing where all is well, and succeeds."""
-    subprocess.run(["saltctl", "rebuild"], env=fresh_environment, capture_output=True, check=True)  # noqa: S607
+    for command_before in ("setup", "rebuild"):  # the tour, if it came first, has flushed Redis
+        subprocess.run(["saltctl", command_before], env=fresh_environment, capture_output=True, check=True)  # noqa: S607
     assert TEXTFILES in command
     done = subprocess.run(
         ["/bin/sh", "-c", command.replace(TEXTFILES, str(tmp_path))],

@@ -141,4 +141,5 @@ def check_output(outcome: Outcome) -> None:
 
 def _format_of(args: Sequence[str]) -> str:
     """The format that the caller asked for, where it did so in front of everything hostile."""
-    return args[args.index("-o") + 1] if "-o" in args[:4] else ""
+    place = args.index("-o") + 1 if "-o" in args[:4] else len(args)
+    return args[place] if place < len(args) else ""
