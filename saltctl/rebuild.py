@@ -182,7 +182,7 @@ class RebuildOptions:
     page_limit: int | None = None
     max_rcu: float | None = None
     resume: Resume = Resume.WHERE_IT_HOLDS
-    batch: int = 131_072
+    batch: int = 32_768
     checkpoint_every: float = 2.0
 
     def __post_init__(self) -> None:
