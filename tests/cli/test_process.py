@@ -166,7 +166,7 @@ def test_force_color_puts_no_bar_into_a_log(process: Process, seeded: LocalEnvir
     assert "\r" not in done.stderr
 
 
-def _on_a_terminal(*args: str, typed: str = "") -> tuple[int, str]:
+def on_a_terminal(*args: str, typed: str = "", prompt: bytes = b"Go on?") -> tuple[int, str]:
     """Run on a pseudo-terminal; the exit code and everything that the terminal was sent."""
     leader, follower = pty.openpty()
     child = subprocess.Popen(
@@ -187,7 +187,7 @@ def _on_a_terminal(*args: str, typed: str = "") -> tuple[int, str]:
                 except OSError:  # the other end is closed
                     break
                 shown += data
-                if (typed and b"Go on?" in shown) or (typed and b"to go on:" in shown):
+                if (typed and prompt in shown) or (typed and b"to go on:" in shown):
                     os.write(leader, typed.encode())
                     typed = ""
             else:
@@ -201,18 +201,18 @@ def _on_a_terminal(*args: str, typed: str = "") -> tuple[int, str]:
 def test_a_terminal_is_asked(configured: Settings, registry: Registry) -> None:
     """On a terminal a raise asks; "no" and an empty answer change nothing, "y" does it."""
     for answer in ("\n", "n\n", "raise\n"):
-        code, shown = _on_a_terminal("registry", "set", "conv", "4", typed=answer)
+        code, shown = on_a_terminal("registry", "set", "conv", "4", typed=answer)
         assert code == 6
         assert "Raise conv from 1 to 4? This cannot be undone. Go on? [y/N]" in shown
         assert "nothing was changed" in shown
-    code, _ = _on_a_terminal("registry", "set", "conv", "4", typed="y\n")
+    code, _ = on_a_terminal("registry", "set", "conv", "4", typed="y\n")
     assert code == 0
     assert registry.lookup("conv").max_n == 4
 
 
 def test_the_question_shows_nothing_raw(configured: Settings) -> None:
     """An id with escape sequences is asked about in escaped form."""
-    code, shown = _on_a_terminal("registry", "set", "\x1b[2Jconv", "4", typed="n\n")
+    code, shown = on_a_terminal("registry", "set", "\x1b[2Jconv", "4", typed="n\n")
     assert code == 6
     assert "\x1b[2J" not in shown
     assert "\\x1b[2Jconv" in shown
@@ -220,7 +220,7 @@ def test_the_question_shows_nothing_raw(configured: Settings) -> None:
 
 def test_a_terminal_gets_a_table(seeded: LocalEnvironment) -> None:
     """Without ``-o`` a terminal shows a table for people."""
-    code, shown = _on_a_terminal("registry", "list", "--limit", "2")
+    code, shown = on_a_terminal("registry", "list", "--limit", "2")
     assert code == 0
     assert "conversation" in shown
     assert "\t" not in shown

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 
+from saltctl.checkpoint import CheckpointFile
 from saltctl.local import LocalRedis
+from saltctl.rebuild import Progress, Rebuild, RebuildOptions
 from saltctl.registry import Registry
-from saltctl.settings import Settings
+from saltctl.settings import Settings, load_settings
 from saltctl.stores.backup import KEY, DynamoBackup
 from saltctl.stores.contracts import Raise
-from saltctl.stores.registry import RedisRegistry
+from saltctl.stores.registry import RedisRegistry, new_token
 from tests.cli.conftest import Runner
+from tests.cli.test_process import on_a_terminal
 
 
 def test_a_rebuild_verifies_and_reports(
@@ -122,3 +127,98 @@ def test_a_rebuild_that_is_not_needed_reads_nothing(
     assert (again["entries"], again["consumed_rcu"], again["nodes"], again["verified"]) == (0, 0, 1, True)
     redis_server.kill()
     assert saltctl("rebuild", "--if-needed").code == 69
+
+
+@pytest.fixture
+def interrupted(
+    configured: Settings, backup: DynamoBackup, store: RedisRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> CheckpointFile:
+    """The checkpoint of a rebuild of twenty conversations that ended in the middle, where the command line looks."""
+    monkeypatch.setenv("SALTCTL_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setattr("saltctl.rebuild.PROGRESS_EVERY", 0.0)
+    for number in range(20):
+        backup.raise_max_n(f"conv_{number}", Raise(4, "2026-01-01T00:00:00Z", "x", ""))
+        backup.commit_write_n(f"conv_{number}", 4)
+    kept = CheckpointFile.of(load_settings())
+    job = Rebuild(
+        store,
+        backup,
+        backup,
+        RebuildOptions(page_limit=3, batch=1, checkpoint_every=0.0),
+        layout=configured.layout,
+        key_prefix=configured.key_prefix,
+        token=new_token(),
+        checkpoints=kept,
+    )
+    running = job.run()
+    while not (isinstance(event := next(running), Progress) and event.entries > 5):
+        pass
+    running.close()  # type: ignore[attr-defined]
+    assert kept.load() is not None
+    return kept
+
+
+def test_elsewhere_than_on_a_terminal_a_checkpoint_that_holds_is_gone_on_from(
+    saltctl: Runner, interrupted: CheckpointFile, store: RedisRegistry
+) -> None:
+    """Nobody is asked, and a dry run leaves the checkpoint as it is; after the rebuild there is none."""
+    before = interrupted.path.read_bytes()
+    assert saltctl("rebuild", "--dry-run", "-o", "json").json["resumed"] is False
+    assert interrupted.path.read_bytes() == before
+    report = saltctl("rebuild", "-o", "json").json
+    assert (report["resumed"], report["verified"], report["entries"]) == (True, True, 20)
+    assert not interrupted.path.exists()
+    assert dict(store.entries()) == {f"conv_{number}": 4 for number in range(20)}
+
+
+@pytest.mark.parametrize(("option", "resumed"), [("--resume", True), ("--restart", False)])
+def test_what_an_option_says_is_done(saltctl: Runner, interrupted: CheckpointFile, option: str, resumed: bool) -> None:
+    """Go on, or begin anew; both end verified."""
+    report = saltctl("rebuild", option, "-o", "json").json
+    assert (report["resumed"], report["verified"], report["entries"]) == (resumed, True, 20)
+
+
+def test_resume_without_a_checkpoint_that_holds_is_refused(
+    saltctl: Runner, interrupted: CheckpointFile, redis_server: LocalRedis
+) -> None:
+    """Another Redis process, and then no checkpoint at all: exit 6, the reason, and the command that begins anew."""
+    redis_server.kill()
+    redis_server.start()
+    refused = saltctl("rebuild", "--resume", "-o", "json")
+    assert (refused.code, refused.error["code"]) == (6, "checkpoint_refused")
+    assert "--restart" in refused.error["hint"]
+    interrupted.remove()
+    assert saltctl("rebuild", "--resume", "-o", "json").error["code"] == "checkpoint_refused"
+    assert saltctl("rebuild", "--resume", "--restart").code == 2
+
+
+@pytest.mark.parametrize(("answer", "resumed"), [("y\n", "yes"), ("n\n", "no")])
+def test_on_a_terminal_a_checkpoint_is_offered_by_name(interrupted: CheckpointFile, answer: str, resumed: str) -> None:
+    """With its file, its time and how far it is; either answer ends in a verified Redis."""
+    code, shown = on_a_terminal("rebuild", typed=answer, prompt=b"Go on from there?")
+    assert code == 0
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert str(interrupted.path) in shown.replace("\r\n", "")
+    assert re.search(rf"resumed +{resumed}\b", shown)
+    assert re.search(r"verified +yes\b", shown)
+
+
+def test_an_interruption_names_the_command_that_goes_on(
+    saltctl: Runner, interrupted: CheckpointFile, redis_server: LocalRedis
+) -> None:
+    """Whatever ends a rebuild, where a checkpoint is kept the command that goes on from it is named."""
+    redis_server.kill()
+    outcome = saltctl("rebuild")
+    assert outcome.code == 69
+    assert "saltctl rebuild --resume" in outcome.err
+
+
+def test_the_cost_is_shown_before(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+    """A dry run estimates items, bytes, units, and, with a bound, the time that it takes."""
+    size = backup.size()
+    estimate = saltctl("rebuild", "--dry-run", "--max-rcu", "1", "-o", "json").json["estimate"]
+    assert (estimate["items"], estimate["bytes"]) == (size.items, size.bytes)
+    assert estimate["rcu"] == -(-size.bytes // 4096)
+    assert estimate["seconds"] == estimate["rcu"]
+    assert saltctl("rebuild", "--dry-run", "-o", "json").json["estimate"]["seconds"] is None
+    assert saltctl("rebuild", "--max-rcu", "0").code == 2
