@@ -105,7 +105,7 @@ def alerts(settings: Settings) -> str:
 
 
 def iam(settings: Settings) -> str:
-    """IAM policies for application servers, the service and people who only look, as one JSON document.
+    """IAM policies of application servers, the service, those who only look and those who make alarms, in one document.
 
     None of them may PutItem, DeleteItem or BatchWriteItem on the backup table: those could lower max_n.
     """
@@ -131,7 +131,20 @@ def iam(settings: Settings) -> str:
                         backup,
                     )
                 ),
-                "saltctl-readonly": _policy((_LOOKING, backup), (_LOOKING, messages)),
+                "saltctl-readonly": _policy(
+                    (_LOOKING, backup),
+                    (_LOOKING, messages),
+                    (["dynamodb:DescribeContributorInsights"], f"{messages}/index/*"),
+                    (_METRICS, "*"),
+                ),
+                "saltctl-alarms": _policy(
+                    (["dynamodb:DescribeTable"], messages),
+                    (["cloudwatch:DescribeAlarms", "cloudwatch:ListTagsForResource"], "*"),
+                    (
+                        ["cloudwatch:PutMetricAlarm", "cloudwatch:TagResource", "cloudwatch:DeleteAlarms"],
+                        f"arn:aws:cloudwatch:{region}:*:alarm:saltctl/*",
+                    ),
+                ),
             },
             indent=2,
         )
@@ -145,6 +158,16 @@ _LOOKING = [
     "dynamodb:BatchGetItem",
     "dynamodb:Query",
     "dynamodb:Scan",
+    "dynamodb:DescribeContinuousBackups",
+    "dynamodb:DescribeContributorInsights",
+]
+_METRICS = [
+    # CloudWatch knows no resources for these, nor DynamoDB for the list (documented).
+    "cloudwatch:GetMetricData",
+    "cloudwatch:GetInsightRuleReport",
+    "cloudwatch:DescribeAlarms",
+    "cloudwatch:ListTagsForResource",
+    "dynamodb:ListTables",
 ]
 
 

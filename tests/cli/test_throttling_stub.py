@@ -5,14 +5,18 @@ For each: the documented exit code, an error that people and scripts can read, a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
 from saltctl.alarms import owned
+from saltctl.emit import iam
 from saltctl.local import LocalEnvironment
+from saltctl.settings import load_settings
 from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.metrics import CloudWatchMetrics
+from tests.cli.commands import COMMANDS
 from tests.cli.conftest import Runner
 from tests.stores.stubs import (
     GARBAGE,
@@ -159,3 +163,51 @@ def test_what_looks_at_everything_goes_on(name: str, code: int, answer: Answer, 
     assert "Traceback" not in outcome.err
     assert "AWS" in outcome.out
     assert outcome.json
+
+
+EVERY = list(dict.fromkeys((*c.name.split(), *c.args) for c in COMMANDS if not c.slow and c.name != "local load"))
+DOCUMENTED = {0, 3, 4, 6, 69, 75, 77, 78}
+
+
+@pytest.mark.parametrize("answer", [refusal("AccessDeniedException"), GARBAGE], ids=["denied", "page"])
+def test_every_command_ends_as_documented(answer: Answer, stub: AwsStub, saltctl: Runner) -> None:
+    """Those of the contract, and so whatever joins it: refused, or answered by somebody who is not AWS."""
+    stub.rule = lambda operation, request: answer
+    for args in EVERY:
+        outcome = saltctl(*args)
+        assert outcome.code in DOCUMENTED, f"{args}: {outcome}"
+        assert "Traceback" not in outcome.err
+        assert outcome.code in (0, 3) or outcome.err
+
+
+LOOKING = (
+    ("status",),
+    ("doctor",),
+    ("verify",),
+    ("throttle", "scan"),
+    ("throttle", "alarms", "list"),
+    ("registry", "get", "conv_hot_01"),
+    ("registry", "list", "--source", "backup"),
+    ("registry", "discover"),
+    ("history", "read", "conv_hot_01"),
+    ("history", "find", "conv_hot_01", "m1"),
+    ("history", "audit", "conv_hot_01"),
+)
+ALARMS = (("throttle", "alarms", "list"), ("throttle", "alarms", "create", "--sns", TOPIC))
+PROBES = {"UpdateItem", "PutItem"}
+"""What doctor asks for to see whether it may: it tells those who only look that they may not."""
+
+
+@pytest.mark.parametrize(
+    ("role", "commands", "besides"), [("saltctl-readonly", LOOKING, PROBES), ("saltctl-alarms", ALARMS, set())]
+)
+def test_a_role_may_do_what_its_commands_ask_for(
+    role: str, commands: tuple[tuple[str, ...], ...], besides: set[str], stub: AwsStub, saltctl: Runner
+) -> None:
+    """The emitted policy has every operation that was sent, as the stub saw it."""
+    for args in commands:
+        saltctl(*args)
+    policy = json.loads(iam(load_settings()))[role]
+    allowed = {action.partition(":")[2] for statement in policy["Statement"] for action in statement["Action"]}
+    assert {"DescribeTable"} < set(stub.seen)
+    assert set(stub.seen) - besides <= allowed
