@@ -23,6 +23,8 @@ from saltctl.stores.registry import RedisRegistry
 
 FORMATS = ("table", "json", "jsonl", "tsv")
 SECRET = "Tr0ub4dor-and-3"  # noqa: S105  made up, and looked for in all output
+NOWHERE = "http://127.0.0.1:9"
+"""Where a request ends that nobody has intercepted: on this machine."""
 CAP = 8
 """The cap of these commands: an audit probes salts up to it."""
 
@@ -48,6 +50,14 @@ class World:
 
     def __enter__(self) -> World:
         """Start."""
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _start(self) -> None:
         import boto3
         import redis
         from moto import mock_aws
@@ -58,6 +68,9 @@ class World:
         server.start()
         self._stack.callback(server.kill)
         self.variables = dummy_credentials() | {
+            # A key of its own makes a session of its own: one that was made before moto was imported would ask AWS.
+            "AWS_ACCESS_KEY_ID": "fuzzed",
+            "HTTPS_PROXY": NOWHERE,
             "SALTCTL_REDIS_URL": server.url,
             "SALTCTL_BUCKETS": "16",
             "SALTCTL_MAX_N_CAP": str(CAP),
@@ -78,7 +91,6 @@ class World:
             self.backup = DynamoBackup(self.settings)
             self.registry = RedisRegistry(self.settings)
             self._stack.callback(self.registry.close)
-        return self
 
     def __exit__(self, *_: object) -> None:
         """Stop."""

@@ -105,10 +105,12 @@ def dynamodb_local() -> Iterator[DynamoLocal]:
 
 
 @pytest.fixture
-def moto_in_process() -> Any:
+def moto_in_process(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Moto without a server. Imported late: it takes a second that only these tests should pay."""
     from moto import mock_aws
 
+    # A request that it does not intercept ends on this machine.
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     return mock_aws()
 
 
