@@ -301,7 +301,8 @@ def test_signals_end_it_cleanly(signum: signal.Signals, code: int, stalled: Stal
 def test_a_timeout_ends_it(stalled: Stalled) -> None:
     """``--timeout`` holds while AWS does not answer: exit 124, and what to do."""
     environment, _ = stalled
-    process = start(environment, "--timeout", "2s", "-o", "json")
+    # Longer than the time that is allowed: or else it is AWS that is given up first.
+    process = start(environment | {"SALTCTL_AWS_TIMEOUT": "3"}, "--timeout", "2s", "-o", "json")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 124
     assert "run it again" in json.loads(err)["error"]["hint"]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 WIDTH = 80
-_GAP = "  "
+_WIDE, _NARROW = "  ", " "
+"""Between columns: the second one where numbers came out so wide that the table would not fit with the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,12 @@ class Table:
         """The table as text that ends with a line break."""
         cells = [list(self.headings), *(list(row) for row in self.rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(self.headings))]
-        lines = [self.title, "-" * min(WIDTH, sum(widths) + len(_GAP) * (len(widths) - 1))]
+        gap = _WIDE if sum(widths) + len(_WIDE) * (len(widths) - 1) <= WIDTH else _NARROW
+        lines = [self.title, "-" * min(WIDTH, sum(widths) + len(gap) * (len(widths) - 1))]
         for row in cells:
             first, *others = row
             aligned = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-            lines.append(_GAP.join([first.ljust(widths[0]), *aligned]).rstrip())
+            lines.append(gap.join([first.ljust(widths[0]), *aligned]).rstrip())
         for note in self.notes:
             lines += textwrap.wrap(note, WIDTH, initial_indent="  ", subsequent_indent="  ")
         return "\n".join(lines) + "\n"
