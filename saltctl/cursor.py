@@ -12,6 +12,7 @@ conversation with it has to name the conversation, and cursors of other conversa
 from __future__ import annotations
 
 import json
+import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -24,7 +25,7 @@ SortKey = str | Decimal
 BASE = -1
 """The base partition's place among the salts of one sort key: before all of them."""
 
-_VERSION = 1
+_VERSION = 2
 _DIGEST = 8
 _MAX_TEXT = 4096
 """More than any cursor has: a sort key is at most 1,024 bytes (documented)."""
@@ -39,21 +40,23 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A position, and a guess that makes the next page cheaper.
+    """A position, and two guesses that make the next page cheaper; a wrong one costs a round, no message.
 
-    ``spread`` is over how many salts the page before was spread. History that was written under an
-    earlier N lies on fewer partitions than there are now; a wrong guess costs a second round, no message.
+    ``spread`` is over how many salts the page before was spread: history that was written under an
+    earlier N lies on fewer partitions than there are now. ``pace`` is how far apart its rows were, or 0.0
+    (see ``saltctl.horizon``).
     """
 
     position: Position
     spread: int
+    pace: float = 0.0
 
 
 def encode(cursor: Cursor, conversation_id: str) -> str:
     """The cursor as text, bound to its conversation."""
     key = cursor.position.sort_key
     kind, text = ("S", key) if isinstance(key, str) else ("N", str(key))
-    parts = [_VERSION, _binding(conversation_id), kind, text, cursor.position.salt, cursor.spread]
+    parts = [_VERSION, _binding(conversation_id), kind, text, cursor.position.salt, cursor.spread, cursor.pace]
     payload = json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode()
     return urlsafe_b64encode(_digest(payload) + payload).decode().rstrip("=")
 
@@ -76,8 +79,10 @@ def decode(text: str, conversation_id: str, sort_type: str) -> Cursor:
         digest, payload = data[:_DIGEST], data[_DIGEST:]
         if digest != _digest(payload) or urlsafe_b64encode(data).decode().rstrip("=") != text:
             raise ValueError
-        version, binding, kind, key, salt, spread = json.loads(payload)
+        version, binding, kind, key, salt, spread, pace = json.loads(payload)
         if version != _VERSION or not isinstance(key, str) or type(salt) is not int or type(spread) is not int:
+            raise ValueError
+        if type(pace) is not float or not 0 <= pace < math.inf:
             raise ValueError
         key.encode()  # JSON can spell half of a surrogate pair, which no sort key holds
         position = Position(Decimal(key) if kind == "N" else key, salt)
@@ -98,7 +103,7 @@ def decode(text: str, conversation_id: str, sort_type: str) -> Cursor:
             "this cursor belongs to another table: its sort key is of another type",
             hint="check SALTCTL_MESSAGES_TABLE: saltctl config show",
         )
-    return Cursor(position, max(spread, 1))
+    return Cursor(position, max(spread, 1), pace)
 
 
 def _binding(conversation_id: str) -> str:

@@ -1,8 +1,8 @@
 """One page of a history by scatter-gather: how much to ask of which partition, in parallel, by a deadline.
 
-Each partition is asked for about its share of the page and a margin; only one that runs dry before the
-page is full is asked again. An error of one partition is an error of the page, unless the caller takes
-what there is and says so.
+Each partition is asked for about its share of the page and a margin, and for nothing beyond the horizon
+where one is known (see ``saltctl.horizon``); only one that runs dry before the page is full is asked
+again. An error of one partition is an error of the page, unless the caller takes what there is and says so.
 """
 
 from __future__ import annotations
@@ -17,22 +17,30 @@ from functools import lru_cache
 from saltctl.attributes import Item
 from saltctl.cursor import BASE, Position, SortKey
 from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, SaltctlError, UnavailableError
+from saltctl.horizon import rows_within
 from saltctl.merge import Merge, Row
 from saltctl.stores.contracts import MessageStore, PartitionAnswer, PartitionQuery
 
-DRY = 0.6
-"""Partitions expected to run dry in the first round, at which more than half of all pages need no second one."""
+DRY = 0.3
+"""Partitions expected to run dry in the first round, at which three of four pages need no second one."""
 MOST = 1000
 """Rows that one request asks for at most, so that no answer is larger than it needs to be."""
 
 
 @dataclass(eq=False)  # each is itself: two of them are never the same
 class Partition:
-    """A partition of one gathering: what will be asked of it, and what was learned."""
+    """A partition of one gathering: what will be asked of it, and what was learned.
+
+    ``active`` is whether a share of the page is expected of it. ``horizon`` is the sort key that its next
+    query does not read beyond, and ``horizon_row`` the one at which its row was read already, if it has one.
+    """
 
     key: str
     salt: int
     limit: int
+    active: bool
+    horizon: SortKey | None = None
+    horizon_row: SortKey | None = None
     queries: int = 0
     items_read: int = 0
     rows: int = 0
@@ -60,10 +68,11 @@ _Answered = tuple[PartitionAnswer, list[Row], float]
 def share(wanted: int, spread: int) -> int:
     """How many rows to ask of each of ``spread`` partitions for a page of ``wanted`` rows.
 
-    The smallest number at which no more than 0.6 partitions are expected to run dry, that is, to hold as
-    many of the page's rows or more (the rows fall on the partitions like balls into bins). More than half
-    of all pages then take one round. For 50 rows of 16 salts it is 7, where an even split would be 3.1: one
-    less reads 2.0 instead of 2.3 rows for each one returned, and makes five pages of six take two rounds.
+    The smallest number at which no more than 0.3 partitions are expected to run dry, that is, to hold as
+    many of the page's rows or more (the rows fall on the partitions like balls into bins). For 50 rows of
+    16 salts it is 8, where an even split would be 3.1: five pages of six take one round, and 2.6 rows are
+    read for each one returned. One less reads 2.3, and half of the pages take two rounds; that is no
+    cheaper either, because DynamoDB charges every query for the next full 4 KB (documented).
     """
     if spread == 1:
         return wanted
@@ -82,20 +91,39 @@ def share(wanted: int, spread: int) -> int:
     return wanted
 
 
-def plan(salts: Iterable[tuple[str, int]], wanted: int, spread: int, *, position: Position | None) -> list[Partition]:
+def plan(
+    salts: Iterable[tuple[str, int]],
+    wanted: int,
+    spread: int,
+    *,
+    position: Position | None,
+    horizon: SortKey | None = None,
+) -> list[Partition]:
     """What to ask of each partition at first.
 
-    The salts below ``spread`` share the page. The others, and the base partition of a salted history, are
-    asked for one row, which shows where they begin. The row at the cursor is read again, to compare equal
-    rows with it, and comes on top.
+    The salts below ``spread`` share the page, or what should lie before the horizon. The others, and the
+    base partition of a salted history, are asked for one row, which shows where they begin. The row at the
+    cursor is read again, to compare equal rows with it, and comes on top.
     """
-    each = min(share(wanted, spread), MOST)
+    each = min(share(wanted if horizon is None else rows_within(wanted), spread), MOST)
     partitions = []
     for key, salt in salts:
         active = spread == 1 if salt == BASE else salt < spread != 1
         again = position is not None and position.salt == salt
-        partitions.append(Partition(key, salt, (each if active else 1) + again))
+        partitions.append(Partition(key, salt, (each if active else 1) + again, active, horizon))
     return partitions
+
+
+def query_of(partition: Partition, template: PartitionQuery) -> PartitionQuery:
+    """The next query of a partition: the template's range as far as the horizon, from where it was read to."""
+    low, high = template.low, template.high
+    if partition.horizon is not None:
+        low, high = (partition.horizon, high) if template.descending else (low, partition.horizon)
+    elif partition.horizon_row is not None and partition.start is None:
+        low, high = (low, partition.horizon_row) if template.descending else (partition.horizon_row, high)
+    return replace(
+        template, partition_key=partition.key, limit=partition.limit, low=low, high=high, start=partition.start
+    )
 
 
 class Gathering:
@@ -133,19 +161,17 @@ class Gathering:
             SaltctlError: what a partition failed of, where that is no outage: permission, configuration.
         """
         by_salt = {partition.salt: partition for partition in partitions}
-        for partition in partitions:
-            partition.query = replace(template, partition_key=partition.key, limit=partition.limit)
         asking = partitions
         while asking:
+            for partition in asking:
+                partition.query = query_of(partition, template)
             self._round(asking, merge)
             if merge.certain() >= wanted:
                 break
             behind = merge.lagging(wanted)
             asking = [by_salt[salt] for salt in behind]
             for partition in asking:
-                assert partition.query is not None
-                partition.limit = _more(partition, wanted, behind[partition.salt])
-                partition.query = replace(partition.query, start=partition.start, limit=partition.limit)
+                partition.limit = _more(partition, wanted, behind[partition.salt], len(partitions))
         certain = merge.certain()
         rows = merge.rows()[: min(wanted, certain)]
         return Gathered(rows, not merge.finished or certain > wanted, partitions)
@@ -195,6 +221,13 @@ class Gathering:
         partition.seconds += seconds
         # Where it was read to is LastEvaluatedKey, not the last row: a filter may have left rows out.
         reached = None if answer.next is None else sort_key_of(answer.next, self._store.keys.sort_key)
+        if partition.horizon_row is not None:
+            rows = [row for row in rows if row.sort_key != partition.horizon_row]
+            partition.horizon_row = None
+        if partition.horizon is not None:
+            if reached is None:  # to the horizon, and not to the partition's end
+                reached = partition.horizon_row = partition.horizon
+            partition.horizon = None
         partition.start = answer.next
         merge.add(partition.salt, rows, reached)
 
@@ -212,16 +245,18 @@ def sort_key_of(item: Mapping[str, Mapping[str, str]], name: str) -> SortKey:
     return value["S"] if "S" in value else Decimal(value["N"])
 
 
-def _more(partition: Partition, wanted: int, depth: int) -> int:
+def _more(partition: Partition, wanted: int, depth: int, partitions: int) -> int:
     """How many rows to ask of a partition that ran dry at ``depth`` of the page's rows.
 
     Its share of what is missing, judged by its share so far, and a margin of two standard deviations. One
+    row more is counted for every partition that a share is expected of: few rows say little. A partition
     that gave less than was asked, because of a filter or large rows, is asked for twice as much.
     """
     missing = wanted - depth
-    expected = missing * min(partition.rows / depth, 1.0) if depth else float(missing)
+    so_far = (partition.rows + partition.active) / (depth + partitions) if depth else 1.0
+    expected = missing * min(so_far, 1.0)
     ask = min(math.ceil(expected + 2 * math.sqrt(expected)) + 1, missing + 1)
-    if partition.rows < partition.items_read or not partition.items_read:
+    if partition.rows < partition.items_read or (partition.start is not None and not partition.items_read):
         ask = max(ask, 2 * partition.limit)
     return min(ask, MOST)
 

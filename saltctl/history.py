@@ -20,7 +20,8 @@ from saltctl.attributes import Item, plain_item, tagged
 from saltctl.cursor import BASE, Cursor, Position, SortKey
 from saltctl.errors import SortKeyTakenError, UsageError
 from saltctl.find import FindOptions, Found, Search
-from saltctl.gather import Gathered, Gathering, Partition, plan, sort_key_of
+from saltctl.gather import Gathered, Gathering, Partition, plan, query_of, sort_key_of
+from saltctl.horizon import horizon_of, pace_of, rows_within
 from saltctl.merge import Merge, Row
 from saltctl.message_ids import MessageIds
 from saltctl.registry import Lookup, Registry
@@ -39,6 +40,9 @@ _RCU_BYTES = 4096
 _ERA = 12
 """The last rows of a page show under which N the next ones were written: the chance that twelve rows miss
 the upper half of the salts is 1 in 4,096."""
+
+_MANY = 4
+"""Salts from which on a horizon reads less than shares with their margins do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,11 +325,7 @@ class History:
     def explain(self, conversation_id: str, options: ReadOptions = EVERYTHING) -> Plan:
         """The requests that :meth:`page` would begin with; looks the conversation up and reads no message."""
         reading = self._prepare(conversation_id, options)
-        requests = [
-            replace(reading.template, partition_key=partition.key, limit=partition.limit)
-            for partition in reading.partitions
-            if reading.worthwhile
-        ]
+        requests = [query_of(partition, reading.template) for partition in reading.partitions if reading.worthwhile]
         return Plan(reading.lookup, requests)
 
     def find(self, conversation_id: str, message_id: str, options: FindOptions | None = None) -> Found:
@@ -382,7 +382,13 @@ class History:
             before=upper,
             partition_attribute=keys.partition_key,
         )
-        partitions = plan(salts, options.limit, spread, position=start.position if start else None)
+        partitions = plan(
+            salts,
+            options.limit,
+            spread,
+            position=start.position if start else None,
+            horizon=_horizon(start.pace, template, options.limit, spread) if start else None,
+        )
         return _Reading(found, options, template, merge, partitions, spread)
 
     def _page(self, reading: _Reading, gathered: Gathered, started: float) -> Page:
@@ -390,9 +396,10 @@ class History:
         rows = gathered.rows
         messages = [self._message(conversation_id, row.sort_key, row.item) for row in rows]
         spread = _spread(rows[-_ERA:]) or reading.spread
+        pace = pace_of(rows[0].sort_key, rows[-1].sort_key, len(rows)) if rows else 0.0
 
         def cursor(row: Row) -> str:
-            return cursors.encode(Cursor(row.position, spread), conversation_id)
+            return cursors.encode(Cursor(row.position, spread, pace), conversation_id)
 
         return Page(
             conversation_id,
@@ -440,6 +447,24 @@ class _Reading:
         """Whether anything can lie between the bounds; DynamoDB refuses bounds that are the wrong way round."""
         low, high = self.template.low, self.template.high
         return low is None or high is None or low <= high  # type: ignore[operator]  # both of the table's type
+
+
+def _horizon(pace: float, template: PartitionQuery, wanted: int, spread: int) -> SortKey | None:
+    """How far the page after a cursor reaches; None where nobody can say, or where it would save nothing."""
+    begin, end = (template.high, template.low) if template.descending else (template.low, template.high)
+    if begin is None or spread < _MANY:
+        return None
+    horizon = horizon_of(begin, pace, rows_within(wanted), descending=template.descending)
+    if horizon is None or not _between(horizon, begin, end, descending=template.descending):
+        return None
+    return horizon
+
+
+def _between(key: Any, begin: Any, end: Any, *, descending: bool) -> bool:
+    """Whether a sort key is beyond where a range begins and before where it ends, if it ends."""
+    if descending:
+        return bool(key < begin and (end is None or key > end))
+    return bool(key > begin and (end is None or key < end))
 
 
 def _place(key: str, conversation_id: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from decimal import Decimal
+from hashlib import sha256
 
 import pytest
 from hypothesis import given
@@ -14,8 +15,9 @@ from saltctl.cursor import BASE, Cursor, Position, decode, encode
 from saltctl.errors import InvalidCursorError
 
 KEYS = st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.decimals(allow_nan=False, allow_infinity=False))
+PACES = st.floats(0, allow_infinity=False)
 CURSORS = st.builds(
-    Cursor, st.builds(Position, KEYS, st.integers(BASE, 65535)), st.sampled_from([1, 2, 4, 8, 16, 65536])
+    Cursor, st.builds(Position, KEYS, st.integers(BASE, 65535)), st.sampled_from([1, 2, 4, 8, 16, 65536]), PACES
 )
 SAMPLE = encode(Cursor(Position("2026-07-01T08:00:00.000Z#m1", 3), 4), "conv")
 
@@ -56,14 +58,30 @@ def test_anything_else_is_no_cursor(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [[1], {}, 7, None, [2, "x", "S", "k", 0, 1], [1, "x", "S", 5, 0, 1], [1, "x", "N", "nan?", 0, 1]]
+    "payload",
+    [
+        [1],
+        {},
+        7,
+        None,
+        [1, "x", "S", "k", 0, 1],
+        [2, "x", "S", "k", 0, 1],
+        [2, "x", "S", 5, 0, 1, 0.0],
+        [2, "x", "N", "nan?", 0, 1, 0.0],
+        [2, "x", "S", "k", 0, 1, -1.0],
+        [2, "x", "S", "k", 0, 1, 1],
+        [2, "x", "S", "k", 0, 1, float("inf")],
+        [2, "x", "S", "k", 0, 1, float("nan")],
+    ],
 )
 def test_a_forged_cursor_is_refused(payload: object) -> None:
-    """A payload of one's own under the digest of another cursor is found out."""
+    """A payload of one's own is found out: under the digest of another cursor, and under its own where it cannot be."""
     digest = urlsafe_b64decode(SAMPLE + "=" * (-len(SAMPLE) % 4))[:8]
-    forged = urlsafe_b64encode(digest + json.dumps(payload).encode()).decode().rstrip("=")
-    with pytest.raises(InvalidCursorError):
-        decode(forged, "conv", "S")
+    body = json.dumps(payload).encode()
+    for own in (digest, sha256(b"saltctl cursor\0" + body).digest()[:8]):
+        forged = urlsafe_b64encode(own + body).decode().rstrip("=")
+        with pytest.raises(InvalidCursorError):
+            decode(forged, "conv", "S")
 
 
 def test_a_cursor_is_bound_to_its_conversation_and_type() -> None:

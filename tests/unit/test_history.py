@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -173,6 +174,39 @@ def test_a_page_needs_few_rows_more_than_it_returns(history: History, store: Mem
     assert {query.limit for query in store.queries[:17]} == {1, share(50, 16)}
     assert sum(shard.items_returned for shard in page.shards) == 50
     assert sum(shard.items_read for shard in page.shards) == page.items_read
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+def test_the_next_page_is_asked_for_up_to_its_horizon(
+    history: History, lookups: FixedLookups, store: MemoryMessages, oldest_first: bool
+) -> None:
+    """Rows that come at a pace: every query of the page after a cursor ends where the page should end."""
+    lookups.max_n["hot"] = 64
+    expected = fill(history, "hot", 2000)
+    options = ReadOptions(limit=50, oldest_first=oldest_first)
+    if oldest_first:
+        expected.reverse()
+    cursor = history.page("hot", options).next_cursor
+    options = replace(options, after=cursor) if oldest_first else replace(options, before=cursor)
+    requests = history.explain("hot", options).requests
+    store.queries.clear()
+    page = history.page("hot", options)
+    assert ids(page.messages) == expected[50:100]
+    assert len({request.high if oldest_first else request.low for request in requests}) == 1
+    assert {request.partition_key: request for request in store.queries} == {
+        request.partition_key: request for request in requests
+    }
+    assert page.items_read <= 80  # where shares alone are asked for, more than 256
+
+
+def test_one_partition_needs_no_horizon(history: History, lookups: FixedLookups, store: MemoryMessages) -> None:
+    """A limit says all there is to say then."""
+    lookups.max_n["c"] = 1
+    fill(history, "c", 200)
+    page = history.page("c", ReadOptions(before=history.page("c").next_cursor))
+    assert len(page.messages) == 50
+    assert page.items_read == 51  # and the row at the cursor
+    assert {query.low for query in store.queries} == {None}
 
 
 @pytest.mark.parametrize("spread", [2, 4, 8, 16, 32, 64])

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import count
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from saltctl import cursor as cursors
 from saltctl.attributes import Item
 from saltctl.history import History, Page, ReadOptions
 from saltctl.salting import partition_key, salt_of
@@ -137,6 +139,24 @@ def test_a_cursor_divides_the_history_in_two(truth: Truth, first: int, limit: in
         newer_ids = [found for page in newer for found in ids(page)]
         middle = ids(page)[-1]
     assert [*older_ids[::-1], middle, *newer_ids] == truth.expected(oldest_first=True)
+
+
+@given(histories(), st.integers(1, 20), st.lists(st.sampled_from([0.001, 0.1, 1.0, 40.0]), min_size=1), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_a_wrong_horizon_loses_nothing(truth: Truth, limit: int, paces: list[float], oldest_first: bool) -> None:
+    """Cursors whose pace is far from the truth, either way, cost requests and no message."""
+    options = ReadOptions(limit=limit, oldest_first=oldest_first)
+    found: list[str] = []
+    with truth.history() as history:
+        for number in count():
+            page = history.page(CONV, options)
+            found += ids(page)
+            if page.next_cursor is None:
+                break
+            true = cursors.decode(page.next_cursor, CONV, truth.store.keys.sort_type)
+            wrong = cursors.encode(replace(true, pace=paces[number % len(paces)]), CONV)
+            options = replace(options, after=wrong) if oldest_first else replace(options, before=wrong)
+    assert found == truth.expected(oldest_first=oldest_first)
 
 
 @given(histories(), st.integers(1, 20), st.booleans())
