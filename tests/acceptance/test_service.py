@@ -112,9 +112,11 @@ def instance(settings: Settings, backup: DynamoBackup, rebuild: Rebuilder) -> It
         one.close()
 
 
-def report(settings: Settings, *reports: tuple[str, int], server: str = "app-1", age: int = 0) -> None:
-    """Put reports on the stream, as a meter does."""
-    window = int(time.time()) - age
+def report(
+    settings: Settings, *reports: tuple[str, int], server: str = "app-1", age: int = 0, window: int | None = None
+) -> None:
+    """Put reports on the stream, as a meter does; of the second that it is, unless told otherwise."""
+    window = int(time.time()) - age if window is None else window
     stream = HeatStream(settings)
     stream.append_reports([HeatReport(conversation, server, window, writes) for conversation, writes in reports])
     stream.close()
@@ -131,8 +133,9 @@ def test_hot_conversations_are_raised_and_acknowledged(
 ) -> None:
     """From the stream to a lookup: the reports of two servers make 4 salts, and nothing stays pending."""
     one = instance()
-    report(settings, ("hot", 1000), ("cold", 20))
-    report(settings, ("hot", 1000), server="app-2")
+    second = int(time.time())
+    report(settings, ("hot", 1000), ("cold", 20), window=second)
+    report(settings, ("hot", 1000), server="app-2", window=second)
     one.step_until(one.drained)
     assert registry.lookup("hot").max_n == 4
     assert registry.lookup("hot").source == "redis"
@@ -142,8 +145,9 @@ def test_hot_conversations_are_raised_and_acknowledged(
 def test_instances_share_one_sum(instance: NewInstance, settings: Settings, backup: DynamoBackup) -> None:
     """A hundred servers' reports over two instances: whichever gets which, the sum is one."""
     one, two = instance("one"), instance("two")
+    second = int(time.time())
     for number in range(100):
-        report(settings, ("hot", 79), server=f"app-{number}")
+        report(settings, ("hot", 79), server=f"app-{number}", window=second)
     entries = one.stream.read_new("one", 50)
     one.detector.handle(entries, one.stream)
     two.step_until(two.drained)
