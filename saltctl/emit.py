@@ -20,7 +20,7 @@ _READING = (
     "+evalsha +eval +hget +hmget +hgetall +hlen +exists +xlen +xrange +xrevrange +xpending "
     "+xinfo|stream +xinfo|groups +xinfo|consumers"
 )
-_REGISTRY = "+evalsha +eval +script|load +hget +hmget +hgetall +hlen +hset +hdel +exists +expire"
+_REGISTRY = "+evalsha +eval +script|load +hget +hmget +hgetall +hlen +hset +hsetnx +hdel +exists +expire"
 
 
 def systemd(settings: Settings) -> str:

@@ -26,8 +26,8 @@ class Standing:
 class Filling:
     """Merges what it is given, some while later. ``read`` is ahead of ``merged``; ``raised`` goes with the latter.
 
-    Pages are gathered, since entries that are thinly spread over buckets cost the server most; and a merge is not
-    waited for until the next one is due, so that the scan goes on while Redis works.
+    Small pages are gathered, so that there are few round trips; and a merge is not waited for until the next one is
+    due, so that the scan goes on while Redis works.
 
     Args:
         sessions: by primary.

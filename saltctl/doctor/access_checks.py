@@ -122,6 +122,7 @@ def _service_commands(facts: Facts) -> dict[str, tuple[Any, ...]]:
         "+hmget": ("HMGET", bucket, "a"),
         "+hgetall": ("HGETALL", bucket),
         "+hset": ("HSET", bucket, "a", "1"),
+        "+hsetnx": ("HSETNX", bucket, "a", "1"),
         "+hdel": ("HDEL", bucket, "a"),
         "+expire": ("EXPIRE", f"{prefix}:sum:0", 1),
         "+xreadgroup": ("XREADGROUP", "GROUP", "g", "c", "STREAMS", heat, ">"),

@@ -140,14 +140,14 @@ def scan_in_parallel(
 ) -> Iterator[BackupPage]:
     """All pages of a plan, as they come; an empty one about every second while none comes.
 
-    At most one page for each thread waits beside the one in use: memory does not grow with the table. ``patience``:
-    seconds to wait for threads that are inside a request when the caller stops.
+    One page waits beside the one in use, and each thread has at most one in hand: memory does not grow with the table.
+    ``patience``: seconds to wait for threads that are inside a request when the caller stops.
     """
     unfinished = plan.unfinished
     waiting = iter(unfinished)
     taking = threading.Lock()
     threads = min(len(unfinished), MAX_THREADS)
-    pages: queue.Queue[BackupPage | Exception | None] = queue.Queue(maxsize=max(threads, 1))
+    pages: queue.Queue[BackupPage | Exception | None] = queue.Queue(maxsize=1)
 
     def put(page: BackupPage | Exception | None) -> None:
         while not stop.is_set():

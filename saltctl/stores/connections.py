@@ -23,6 +23,9 @@ from saltctl.stores.topology import Topology, redirection, topology
 REDIRECTIONS = 3
 """How often a command is sent on to another primary. A slot that moves on each time is moved by mistake."""
 
+_RECEIVED = 1 << 16
+_ONE = ord("1")
+
 
 class Connections:
     """Clients for the primaries of one Redis. Thread-safe; a client is made at first use.
@@ -303,6 +306,18 @@ class DedicatedConnection:
         with self._whole():
             return [self._connection.read_response() for _ in range(count)]
 
+    def receive_flags(self, count: int) -> list[bool]:
+        """The next replies, in order, where all are 0 or 1. Raises as :meth:`execute` does.
+
+        Nothing else may be under way. redis-py's parser takes longer for a reply than Redis for the command, so
+        its socket is read past it; where there is none to be seen, by the parser after all.
+        """
+        socket = getattr(self._connection, "_sock", None)
+        if socket is None:
+            return [bool(reply) for reply in self.receive(count)]
+        with self._whole():
+            return _flags(socket, count)
+
     @contextmanager
     def _whole(self) -> Iterator[None]:
         """Nothing, or a connection that has failed."""
@@ -330,3 +345,29 @@ class DedicatedConnection:
         self._broken = True
         self._connection.disconnect()
         self._pool.disconnect()
+
+
+def _flags(socket: Any, count: int) -> list[bool]:
+    """Integer replies from a socket; raises redis-py's errors."""
+    import redis.exceptions as driver
+
+    data = bytearray()
+    lines = 0
+    while lines < count:
+        try:
+            received = socket.recv(_RECEIVED)
+        except TimeoutError as exc:
+            raise driver.TimeoutError("Timeout reading from socket") from exc
+        except OSError as exc:
+            raise driver.ConnectionError(f"Error while reading from socket: {exc}") from exc
+        if not received:
+            raise driver.ConnectionError("Connection closed by server.")
+        lines += received.count(b"\n")
+        data += received
+    # ":0\r\n" or ":1\r\n", four bytes each.
+    if len(data) == 4 * count and data[::4] == b":" * count:
+        return [flag == _ONE for flag in data[1::4]]
+    for line in bytes(data).split(b"\r\n"):
+        if line.startswith(b"-"):
+            raise driver.ResponseError(line[1:].decode(errors="replace"))
+    raise driver.InvalidResponse("Protocol Error: something else than 0 or 1")

@@ -25,7 +25,7 @@ from saltctl.errors import ConfigurationError, RebuildBrokenError, RedisUnavaila
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.connections import Connections, DedicatedConnection
-from saltctl.stores.merging import MERGE_ENTRIES, Entry, MergePacker, bulk
+from saltctl.stores.merging import MERGE_ENTRIES, Entry, MergePacker, NewPacker, bulk
 from saltctl.stores.redis_errors import moved
 
 FENCE = "#fence"
@@ -264,7 +264,10 @@ class RedisRebuildSession:
         # Merging runs thousands of times: loaded once, by this connection, into this process.
         sha = self._connection.execute([("SCRIPT", "LOAD", script("merge"))])[0]
         self._packer = MergePacker(sha.decode(), stem, buckets, layout, a_call=1 if clustered else MERGE_ENTRIES)
-        self._under_way = 0
+        self._new = NewPacker(stem, buckets, self._own)
+        self._mostly_new = True
+        self._under_way: list[Entry] = []
+        self._calls = 0
 
     @property
     def primary(self) -> str:
@@ -299,18 +302,45 @@ class RedisRebuildSession:
         return self.end_merge()
 
     def begin_merge(self, entries: Sequence[Entry]) -> None:
-        """Send a merge, and do not wait for it: the caller reads on while the server works."""
-        by_bucket = self._packer.by_bucket(entries)
-        if not self._own.issuperset(by_bucket):
-            raise moved(self.primary)
-        commands = list(self._packer.commands(by_bucket))
-        self._connection.send(commands)
-        self._under_way += len(commands)
+        """Send a merge, and do not wait for it: the caller reads on while the server works.
+
+        One at a time. As long as most entries are new to Redis they are sent as such.
+        """
+        self._under_way = list(entries)
+        if not self._mostly_new:
+            self._calls = self._send_calls(entries)
+            return
+        try:
+            for chunk in self._new.chunks(entries):
+                self._connection.send([chunk])
+        except KeyError:
+            raise moved(self.primary) from None
 
     def end_merge(self) -> int:
         """Wait for what was sent; how many entries were raised."""
-        under_way, self._under_way = self._under_way, 0
-        return sum(self._connection.receive(under_way))
+        entries, self._under_way = self._under_way, []
+        if not entries:
+            return 0
+        calls, self._calls = self._calls, 0
+        if calls:
+            raised: int = sum(self._connection.receive(calls))
+        else:
+            was_new = self._connection.receive_flags(len(entries))
+            raised = was_new.count(True)
+            there = [entry for entry, new in zip(entries, was_new, strict=True) if not new]
+            raised += sum(self._connection.receive(self._send_calls(there)))
+        self._mostly_new = 2 * raised > len(entries)
+        return raised
+
+    def _send_calls(self, entries: Sequence[Entry]) -> int:
+        """Send calls of the merge script; how many."""
+        by_bucket = self._packer.by_bucket(entries)
+        if not self._own.issuperset(by_bucket):
+            raise moved(self.primary)
+        calls = list(self._packer.commands(by_bucket))
+        if calls:
+            self._connection.send(calls)
+        return len(calls)
 
     def held(self, conversation_ids: Sequence[str]) -> list[int | None]:
         """What Redis holds for these ids now, verified or not; for dry runs."""

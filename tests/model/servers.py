@@ -142,8 +142,13 @@ def execute(server: Redis, words: Words, patches: Mapping[str, str] | None = Non
             return _run(server, text, arguments)
         case "HGET", _, field:
             return server, dict(server.bucket).get(field.encode())
-        case "HSET", *_ if server.replica and server.read_only:
+        case "HSET" | "HSETNX", *_ if server.replica and server.read_only:
             return server, READ_ONLY
+        case "HSETNX", _, field, value:
+            held = dict(server.bucket)
+            if field.encode() in held:
+                return server, 0
+            return server._replace(bucket=tuple(sorted((held | {field.encode(): value.encode()}).items()))), 1
         case "HSET", _, *pairs:
             encoded = [word.encode() for word in pairs]
             changed = dict(server.bucket) | dict(zip(encoded[::2], encoded[1::2], strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,7 +24,7 @@ from saltctl.local import LocalRedis, free_port
 from saltctl.redis_url import parse_redis_url
 from saltctl.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.connections import Connections, DedicatedConnection
+from saltctl.stores.connections import Connections, DedicatedConnection, _flags
 from saltctl.stores.registry import RedisRegistry
 from tests.stores.conftest import eventually
 from tests.stores.stubs import Command, RedisStub, array, bulk
@@ -446,3 +447,66 @@ def test_lookups_survive_a_restart_without_an_error_of_their_own(
     redis_server.start()
     rebuild()
     assert store.lookup(primary, ["conv"]) == [None]
+
+
+# Replies that are read past redis-py's parser.
+
+
+@pytest.fixture
+def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a connection: ours, and the server's."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0.2)
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+def test_flags_arrive_in_any_pieces(wire: tuple[socket.socket, socket.socket]) -> None:
+    """Cut anywhere; exactly what was asked for is read."""
+    ours, theirs = wire
+
+    def send() -> None:
+        for piece in (b":", b"1\r", b"\n:0\r\n:", b"1\r\n"):
+            theirs.sendall(piece)
+            time.sleep(0.01)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert _flags(ours, 3) == [True, False, True]
+    sender.join()
+    theirs.sendall(b":1\r\n" * 50_000)
+    assert _flags(ours, 50_000) == [True] * 50_000
+
+
+@pytest.mark.parametrize(
+    ("sent", "error", "words"),
+    [
+        (b":1\r\n-READONLY You can't write.\r\n", "ResponseError", "READONLY"),
+        (b"-NOPERM User has no permissions\r\n-NOPERM again\r\n", "ResponseError", "NOPERM User"),
+        (b":1\r\n+OK\r\n", "InvalidResponse", "else than 0 or 1"),
+        (b":1\r\n:12\r\n", "InvalidResponse", "else than 0 or 1"),
+        (b":1\r\n:", "TimeoutError", "Timeout"),
+    ],
+)
+def test_other_replies_are_errors(
+    wire: tuple[socket.socket, socket.socket], sent: bytes, error: str, words: str
+) -> None:
+    """Error replies as redis-py would raise them; what is no reply to HSETNX; nothing at all, in time."""
+    import redis.exceptions as driver
+
+    ours, theirs = wire
+    theirs.sendall(sent)
+    with pytest.raises(getattr(driver, error), match=words):
+        _flags(ours, 2)
+
+
+def test_a_closed_connection_is_an_error(wire: tuple[socket.socket, socket.socket]) -> None:
+    """Whatever had arrived: an outage, as everywhere."""
+    import redis.exceptions as driver
+
+    ours, theirs = wire
+    theirs.sendall(b":1\r\n")
+    theirs.close()
+    with pytest.raises(driver.ConnectionError, match="closed"):
+        _flags(ours, 2)

@@ -180,6 +180,45 @@ def test_a_merge_takes_any_number_of_entries(session: RedisRebuildSession, store
     assert session.merge([(i, n + number % 2) for number, (i, n) in enumerate(entries)]) == size // 2
 
 
+def test_entries_that_are_new_are_merged_past_the_script_and_the_parser(
+    session: RedisRebuildSession, store: RedisRegistry, admin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By HSETNX; its replies are read from redis-py's socket. Where there is none to be seen, by redis-py."""
+    driver = session._connection._connection
+    admin.config_resetstat()
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "read_response", lambda: pytest.fail("redis-py's parser was asked"))
+        assert session.merge([(f"conv_{number}", 4) for number in range(5000)]) == 5000
+    assert admin.info("commandstats")["cmdstat_hsetnx"]["calls"] == 5000
+    with monkeypatch.context() as patch:
+        # The same connection, as one that keeps its socket to itself.
+        patch.setattr(session._connection, "_connection", _Closed(driver))
+        assert session.merge([(f"conv_{number}", 8) for number in range(4999, 5003)]) == 4
+    assert store.raw(["conv_0", "conv_4999", "conv_5002"]) == {"conv_0": 4, "conv_4999": 8, "conv_5002": 8}
+
+
+class _Closed:
+    """A connection's public methods."""
+
+    def __init__(self, connection: Any) -> None:
+        self.send_packed_command = connection.send_packed_command
+        self.read_response = connection.read_response
+        self.disconnect = connection.disconnect
+
+
+def test_a_rebuild_over_what_is_there_asks_the_script(session: RedisRebuildSession, admin: Any) -> None:
+    """As soon as most entries of a batch were there; and goes back where they are missing again."""
+    entries = [(f"conv_{number}", 4) for number in range(100)]
+    session.merge(entries)
+    admin.config_resetstat()
+    for _ in range(3):
+        assert session.merge(entries) == 0
+    assert admin.info("commandstats")["cmdstat_hsetnx"]["calls"] == 100
+    assert session.merge([(f"other_{number}", 4) for number in range(100)]) == 100
+    assert session.merge([(f"another_{number}", 4) for number in range(100)]) == 100
+    assert admin.info("commandstats")["cmdstat_hsetnx"]["calls"] == 200
+
+
 def test_a_merge_into_one_bucket_takes_any_number_of_entries(one_bucket: RedisRegistry) -> None:
     """Where all 20,000 entries of a page are of one bucket."""
     entries = [(f"conv_{number}", number + 1) for number in range(20_000)]
