@@ -254,7 +254,10 @@ class Connections:
         if password is not None:
             options["password"] = password
         try:
-            return redis.Redis.from_url(url, **options)
+            client = redis.Redis.from_url(url, **options)
+            # Not connected; but an option that is unknown shows here, and not at whatever is asked first.
+            client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+            return client
         except (ValueError, TypeError):
             # The cause may quote the URL with its password.
             raise ConfigurationError(

@@ -133,12 +133,20 @@ def test_a_script_that_may_do_less_than_it_has_to(settings: Settings, admin: Any
         store.merge("conv", 8)
 
 
-def test_options_that_redis_py_does_not_know(store_of: StoreOf) -> None:
-    """A matter of configuration; the URL is not repeated."""
-    store = store_of(of_redis(f"redis://:{PASSWORD}@127.0.0.1:6379/0?socket_timeout=soon"))
-    with pytest.raises(ConfigurationError, match="redis-py") as refused:
-        store.merge("conv", 4)
-    assert_nothing_is_told(refused.value)
+@pytest.mark.parametrize("option", ["socket_timeout=soon", "nonsense=1"])
+def test_options_that_redis_py_does_not_know(option: str, store_of: StoreOf) -> None:
+    """A matter of configuration, whichever way the server is asked; the URL is not repeated."""
+    settings = of_redis(f"redis://:{PASSWORD}@127.0.0.1:6379/0?{option}")
+    store = store_of(settings)
+    connections = Connections(settings, timeout=0.2, retries=0)
+    asks: list[Callable[[], object]] = [
+        lambda: store.merge("conv", 4),
+        lambda: connections.ask_of("salt:heat", [("XLEN", "salt:heat")]),
+    ]
+    for ask in asks:
+        with pytest.raises(ConfigurationError, match="redis-py") as refused:
+            ask()
+        assert_nothing_is_told(refused.value)
 
 
 # Where servers are.
