@@ -8,11 +8,12 @@ again. An error of one partition is an error of the page, unless the caller take
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
+from queue import Empty, SimpleQueue
 
 from saltctl.attributes import Item
 from saltctl.cursor import BASE, Position, SortKey
@@ -20,6 +21,7 @@ from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, Saltctl
 from saltctl.horizon import rows_within
 from saltctl.merge import Merge, Row
 from saltctl.stores.contracts import MessageStore, PartitionAnswer, PartitionQuery
+from saltctl.workers import Workers
 
 DRY = 0.3
 """Partitions expected to run dry in the first round, at which three of four pages need no second one."""
@@ -131,7 +133,7 @@ class Gathering:
 
     Args:
         store: the messages table.
-        pool: where requests run; bounded by whoever made it.
+        workers: where requests run; bounded by whoever made them.
         clock: monotonic seconds.
         until: when the page has to be there, by that clock.
         allow_partial: go on without partitions that fail.
@@ -140,14 +142,14 @@ class Gathering:
     def __init__(
         self,
         store: MessageStore,
-        pool: Executor,
+        workers: Workers,
         *,
         clock: Callable[[], float],
         until: float,
         allow_partial: bool,
     ) -> None:
         self._store = store
-        self._pool = pool
+        self._workers = workers
         self._clock = clock
         self._began = clock()
         self._until = until
@@ -177,28 +179,47 @@ class Gathering:
         return Gathered(rows, not merge.finished or certain > wanted, partitions)
 
     def _round(self, asking: list[Partition], merge: Merge) -> None:
-        futures = {self._pool.submit(self._ask, partition): partition for partition in asking}
-        # Strict reads fail at once; partial ones wait for what the others have.
-        waiting = wait(
-            futures,
-            timeout=max(self._until - self._clock(), 0.0),
-            return_when="ALL_COMPLETED" if self._allow_partial else FIRST_EXCEPTION,
-        )
-        failed = {futures[future]: future.exception() for future in waiting.done if future.exception() is not None}
-        if not failed or self._allow_partial:
-            failed |= {futures[future]: self._late(futures[future]) for future in waiting.not_done}
-        for future in waiting.not_done:
-            future.cancel()
+        answers: SimpleQueue[tuple[Partition, _Answered | Exception]] = SimpleQueue()
+        over = threading.Event()
+        for partition in asking:
+            self._workers.start(partial(self._answer, partition, answers, over))
+        waiting = set(asking)
+        failed: dict[Partition, Exception] = {}
+        try:
+            # Strict reads fail at once; partial ones wait for what the others have.
+            while waiting and (self._allow_partial or not failed or not answers.empty()):
+                try:
+                    partition, answer = answers.get(timeout=max(self._until - self._clock(), 0.0))
+                except Empty:
+                    failed |= {partition: self._late(partition) for partition in waiting}
+                    break
+                waiting.discard(partition)
+                if isinstance(answer, Exception):
+                    failed[partition] = answer
+                else:
+                    self._take(partition, answer, merge)
+        finally:
+            over.set()
         for partition, cause in failed.items():
             if not isinstance(cause, SaltctlError):
-                raise cause or AssertionError
+                raise cause
             partition.error = cause
             merge.give_up(partition.salt)
         if failed and not self._allow_partial:
             raise _failure({partition.key: partition.error for partition in failed if partition.error})
-        for future in waiting.done:
-            if futures[future] not in failed:
-                self._take(futures[future], future, merge)
+
+    def _answer(
+        self,
+        partition: Partition,
+        answers: SimpleQueue[tuple[Partition, _Answered | Exception]],
+        over: threading.Event,
+    ) -> None:
+        if over.is_set():
+            return  # nobody waits for it any more
+        try:
+            answers.put((partition, self._ask(partition)))
+        except Exception as exc:  # handed over: the page's thread raises it
+            answers.put((partition, exc))
 
     def _ask(self, partition: Partition) -> _Answered:
         assert partition.query is not None
@@ -212,8 +233,8 @@ class Gathering:
             return answer, [Row(item[name]["S"], salt, item) for item in answer.items], seconds
         return answer, [Row(sort_key_of(item, name), salt, item) for item in answer.items], seconds
 
-    def _take(self, partition: Partition, future: Future[_Answered], merge: Merge) -> None:
-        answer, rows, seconds = future.result()
+    def _take(self, partition: Partition, answered: _Answered, merge: Merge) -> None:
+        answer, rows, seconds = answered
         partition.queries += 1
         partition.items_read += answer.scanned
         partition.rows += len(answer.items)

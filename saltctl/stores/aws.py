@@ -18,7 +18,7 @@ from saltctl.errors import (
 )
 from saltctl.settings import Settings, mask_url
 
-POOL_SIZE = 64
+POOL_SIZE = 72
 """Connections a client keeps; botocore's 10 would make a scatter-gather over many salts wait for itself."""
 
 _making_clients = threading.Lock()
