@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 from saltctl.detection import Counters, Tell
 from saltctl.errors import LeaseHeldError, RedisUnavailableError, SaltctlError
-from saltctl.rebuild import Began, Damaged, Event, RebuildReport
+from saltctl.rebuild_events import Began, Damaged, Event, RebuildReport
 
 CHECK_SECONDS = 1.0
 BUCKETS_A_CHECK = 256

@@ -29,7 +29,7 @@ from saltctl.errors import (
     ThrottledError,
     UsageError,
 )
-from saltctl.rebuild import Damaged
+from saltctl.rebuild_events import Damaged
 from saltctl.registry import Registry
 from saltctl.salting import bucket_of, check_conversation_id, power_of_two_at_least
 from saltctl.settings import Settings

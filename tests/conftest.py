@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from saltctl.local import LocalMoto, LocalRedis, dummy_credentials, valkey_binary
-from saltctl.rebuild import Event, RebuildOptions, RebuildReport
+from saltctl.rebuild import RebuildOptions
+from saltctl.rebuild_events import Event, RebuildReport
 from saltctl.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.backup import DynamoBackup

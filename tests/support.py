@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from saltctl.rebuild import Rebuild, RebuildOptions, RebuildReport
+from saltctl.rebuild import Rebuild, RebuildOptions
+from saltctl.rebuild_events import RebuildReport
 from saltctl.settings import Settings
 from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.registry import RedisRegistry, new_token

@@ -11,7 +11,7 @@ from typing import cast
 
 from saltctl.cli.output import console, note, warn
 from saltctl.cli.text import clean
-from saltctl.rebuild import (
+from saltctl.rebuild_events import (
     AboveCap,
     Began,
     BeganAnew,

@@ -26,7 +26,9 @@ from saltctl.errors import CheckpointRefusedError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from saltctl.checkpoint import CheckpointFile
-    from saltctl.rebuild import Event, Rebuild, RebuildOptions, Resume
+    from saltctl.rebuild import Rebuild, RebuildOptions
+    from saltctl.rebuild_events import Event
+    from saltctl.resuming import Resume
 
 COLUMNS = (
     Column("verified", "verified"),
@@ -134,7 +136,7 @@ def rebuild(
 
 def _unless_verified(session: Session, job: Rebuild, options: RebuildOptions) -> Iterator[Event]:
     """The rebuild; or, where Redis needs none, the report of one that had nothing to do and read nothing."""
-    from saltctl.rebuild import RebuildReport
+    from saltctl.rebuild_events import RebuildReport
 
     try:
         verified = session.store.verified()
@@ -166,7 +168,7 @@ def _how_to_resume(session: Session, checkpoints: CheckpointFile, *, resume: boo
     Nobody is asked elsewhere: a rebuild from cron neither waits for an answer nor fails because of what another
     one left, and one that --timeout ends again and again gets to its end all the same.
     """
-    from saltctl.rebuild import Resume
+    from saltctl.resuming import Resume
 
     if resume and restart:
         raise UsageError("--resume and --restart exclude each other", hint="give one of them, or neither")
@@ -203,7 +205,7 @@ class _Watched:
 
     def events(self) -> Iterator[Event]:
         """The same events; closing this closes them."""
-        from saltctl.rebuild import Began
+        from saltctl.rebuild_events import Began
 
         with closing(cast("Any", self._events)) as events:
             for event in events:

@@ -133,7 +133,7 @@ def _comparison(session: Session, options: VerifyOptions, *, repair: bool) -> Ve
 
 def _drain(job: Verify, *, quiet: bool) -> VerifyReport:
     """Tell about the events on stderr, and return the report."""
-    from saltctl.rebuild import Damaged
+    from saltctl.rebuild_events import Damaged
     from saltctl.verify import VerifyProgress, VerifyReport
 
     damaged = 0

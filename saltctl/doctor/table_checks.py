@@ -9,8 +9,8 @@ from saltctl.doctor.facts import Facts
 from saltctl.doctor.findings import Finding, fail, ok, skip, together, warn
 from saltctl.doctor.redis_checks import skewed
 from saltctl.errors import AccessDeniedError, ConfigurationError, SaltctlError, UnavailableError
+from saltctl.lease import LEASE_EXPIRY
 from saltctl.local import is_loopback
-from saltctl.rebuild import LEASE_EXPIRY
 
 
 def backup_table(facts: Facts) -> Finding:

@@ -25,18 +25,10 @@ from saltctl.errors import (
     RedisUnavailableError,
     UnverifiedError,
 )
+from saltctl.lease import LEASE_EXPIRY
 from saltctl.local import LocalRedis
-from saltctl.rebuild import (
-    LEASE_EXPIRY,
-    Began,
-    Damaged,
-    Event,
-    Progress,
-    Rebuild,
-    RebuildOptions,
-    RebuildReport,
-    Waiting,
-)
+from saltctl.rebuild import Rebuild, RebuildOptions
+from saltctl.rebuild_events import Began, Damaged, Event, Progress, RebuildReport, Waiting
 from saltctl.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores import aws

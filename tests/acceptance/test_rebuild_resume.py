@@ -16,20 +16,12 @@ import pytest
 
 from saltctl.checkpoint import Checkpoint, CheckpointFile
 from saltctl.errors import CheckpointRefusedError, RebuildBrokenError, RedisUnavailableError
+from saltctl.lease import LEASE_EXPIRY
 from saltctl.local import LocalRedis
-from saltctl.rebuild import (
-    LEASE_EXPIRY,
-    BeganAnew,
-    Event,
-    Progress,
-    Rebuild,
-    RebuildOptions,
-    RebuildReport,
-    Resume,
-    Resumed,
-    Unsaved,
-)
+from saltctl.rebuild import Rebuild, RebuildOptions
+from saltctl.rebuild_events import BeganAnew, Event, Progress, RebuildReport, Resumed, Unsaved
 from saltctl.registry import Registry
+from saltctl.resuming import Resume
 from saltctl.settings import Settings
 from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.contracts import Raise
@@ -335,7 +327,7 @@ def test_two_machines_at_once(
 ) -> None:
     """One is silent so long that another one takes over and verifies: the first one fails, with its checkpoint."""
     monkeypatch.setattr("saltctl.rebuild.PROGRESS_EVERY", 0.0)
-    monkeypatch.setattr("saltctl.rebuild.LEASE_BEAT", 1e9)
+    monkeypatch.setattr("saltctl.lease.LEASE_BEAT", 1e9)
     first = job().run()
     while not isinstance(next(first), Progress):
         pass

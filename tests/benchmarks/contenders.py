@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from saltctl.rebuild import Rebuild, RebuildOptions, RebuildReport
+from saltctl.rebuild import Rebuild, RebuildOptions
+from saltctl.rebuild_events import RebuildReport
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.backup import KEY, DynamoBackup

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from saltctl.cli import progress
-from saltctl.rebuild import Began, Damaged, Event, Progress, RebuildReport, Waiting
+from saltctl.rebuild_events import Began, Damaged, Event, Progress, RebuildReport, Waiting
 from saltctl.stores.contracts import DamagedEntry
 
 REPORT = RebuildReport(9, 1, 8, 0, 1.0, 9.0, 2.5, 1, 1, True, False, False, 0)

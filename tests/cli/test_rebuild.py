@@ -10,7 +10,8 @@ import pytest
 
 from saltctl.checkpoint import CheckpointFile
 from saltctl.local import LocalRedis
-from saltctl.rebuild import Progress, Rebuild, RebuildOptions
+from saltctl.rebuild import Rebuild, RebuildOptions
+from saltctl.rebuild_events import Progress
 from saltctl.registry import Registry
 from saltctl.settings import Settings, load_settings
 from saltctl.stores.backup import KEY, DynamoBackup

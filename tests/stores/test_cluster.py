@@ -18,7 +18,8 @@ from saltctl.doctor.facts import Facts
 from saltctl.errors import ConfigurationError, RebuildBrokenError, RedisUnavailableError, UnverifiedError
 from saltctl.heat import HeatReport
 from saltctl.local import LocalMoto
-from saltctl.rebuild import Progress, RebuildOptions
+from saltctl.rebuild import RebuildOptions
+from saltctl.rebuild_events import Progress
 from saltctl.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.backup import DynamoBackup

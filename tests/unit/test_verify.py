@@ -12,7 +12,7 @@ import pytest
 
 import saltctl.verify as verify_module
 from saltctl.errors import ComparisonBrokenError, ConfigurationError, DamagedEntryError, ThrottledError, UsageError
-from saltctl.rebuild import Damaged
+from saltctl.rebuild_events import Damaged
 from saltctl.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.stores.contracts import BackupEntry, BackupPage, DamagedEntry

@@ -20,7 +20,8 @@ from saltctl.checkpoint import CheckpointFile
 from saltctl.detection import Counters, Detector
 from saltctl.errors import SaltctlError
 from saltctl.guard import FenceGuard
-from saltctl.rebuild import Rebuild, RebuildOptions, RebuildReport
+from saltctl.rebuild import Rebuild, RebuildOptions
+from saltctl.rebuild_events import RebuildReport
 from saltctl.registry import RaiseResult, Registry
 from saltctl.service import Service
 from saltctl.stores.dead_letters import DeadLetters
