@@ -10,9 +10,10 @@ from __future__ import annotations
 import heapq
 import json
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -128,7 +129,7 @@ class Import:
         registry: raises.
         backup: what is held already is not raised once more.
         clock: monotonic seconds.
-        sleep: waits, for the rate and while AWS throttles.
+        sleep: waits, for the rate and while AWS throttles; by default until the import is ended.
     """
 
     def __init__(
@@ -139,14 +140,15 @@ class Import:
         options: ImportOptions,
         *,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         self._lines = lines
         self._registry = registry
         self._backup = backup
         self._options = options
         self._clock = clock
-        self._sleep = sleep
+        self._stop = threading.Event()
+        self._pause = sleep or self._stop.wait
         self.report = ImportReport(dry_run=options.dry_run)
 
     def run(self) -> Iterator[ImportReport]:
@@ -160,14 +162,22 @@ class Import:
         size = BATCH if self._options.rate is None else max(min(BATCH, int(self._options.rate)), 1)
         entries = self._entries()
         with ThreadPoolExecutor(WORKERS) as pool:
-            while batch := dict(_largest(islice(entries, size))):
-                self._merge(batch, pool)
-                self.report.seconds = round(self._clock() - started, 3)
-                yield self.report
-                if self._options.rate and not self._options.dry_run:
-                    self._sleep(max(self.report.raised / self._options.rate - (self._clock() - started), 0.0))
+            try:
+                while batch := dict(_largest(islice(entries, size))):
+                    self._merge(batch, pool)
+                    self.report.seconds = round(self._clock() - started, 3)
+                    yield self.report
+                    if self._options.rate and not self._options.dry_run:
+                        self._sleep(max(self.report.raised / self._options.rate - (self._clock() - started), 0.0))
+            finally:
+                self._stop.set()  # whoever ends this does not wait for raises that wait for AWS
         self.report.seconds = round(self._clock() - started, 3)
         yield self.report
+
+    def _sleep(self, seconds: float) -> None:
+        self._pause(seconds)
+        if self._stop.is_set():
+            raise CancelledError
 
     def _entries(self) -> Iterator[Entry]:
         number = 0

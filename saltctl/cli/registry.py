@@ -215,6 +215,7 @@ def list_(
         Source | None,
         typer.Option("--source", help="Default: redis if it is verified, else the backup.", show_default=False),
     ] = None,
+    timeout: TimeoutOption = 0.0,
     output: OutputOption = None,
 ) -> None:
     """List the entries of the registry.
@@ -225,13 +226,14 @@ def list_(
       saltctl registry list --min-n 8 --source backup -o jsonl
     """
     session = session_of(context)
-    entries = (
-        (conversation_id, n)
-        for conversation_id, n in _entries(session, source or trusted_source(session))
-        if n >= min_n and conversation_id.startswith(prefix)
-    )
     key = (lambda e: (-e[1], e[0])) if sort is Order.n else (lambda e: e)
-    chosen = sorted(entries, key=key) if limit is None else heapq.nsmallest(limit, entries, key=key)
+    with deadline(timeout):
+        entries = (
+            (conversation_id, n)
+            for conversation_id, n in _entries(session, source or trusted_source(session))
+            if n >= min_n and conversation_id.startswith(prefix)
+        )
+        chosen = sorted(entries, key=key) if limit is None else heapq.nsmallest(limit, entries, key=key)
     emit([{"conversation_id": i, "max_n": n} for i, n in chosen], output, columns=LIST_COLUMNS)
 
 

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -420,6 +421,44 @@ def test_raises_during_a_rebuild_are_not_lost(
     drive(job(at), at)
     wanted = ENTRIES | raised
     assert store.lookup(store.primaries()[0], list(wanted)) == list(wanted.values())
+
+
+def test_raises_that_go_on_all_the_time_are_not_lost(
+    filled: DynamoBackup, store: RedisRegistry, registry: Registry, admin: Any, job: Opener
+) -> None:
+    """From three threads without a pause, while Redis is rebuilt, emptied and rebuilt again: every one is there."""
+    rounds, done = 6, threading.Event()
+
+    def keep_raising(raiser: int) -> dict[str, int]:
+        acknowledged: dict[str, int] = {}
+        for number in count():
+            if done.is_set():
+                return acknowledged
+            name = f"new_{raiser}_{number // 5}" if number % 2 else list(ENTRIES)[(3 * number + raiser) % len(ENTRIES)]
+            n = max(acknowledged.get(name, 0), ENTRIES.get(name, 1)) * 2
+            if n <= 256:
+                acknowledged[name] = registry.raise_to(name, n).after
+            assert registry.lookup(name).max_n >= acknowledged.get(name, 1)
+        raise AssertionError("unreachable")
+
+    with ThreadPoolExecutor(3) as pool:
+        raisers = [pool.submit(keep_raising, raiser) for raiser in range(3)]
+        try:
+            for _ in range(rounds):
+                (*_, report) = drive(job(clock=time.monotonic))
+                assert isinstance(report, RebuildReport)
+                assert report.verified
+                admin.flushall()
+            drive(job(clock=time.monotonic))
+        finally:
+            done.set()
+        found: dict[str, int] = dict(ENTRIES)
+        for raiser in raisers:
+            for name, n in raiser.result().items():
+                found[name] = max(found.get(name, 1), n)
+    assert sum(name.startswith("new_") for name in found) >= 2 * rounds
+    held = dict(zip(found, store.lookup(store.primaries()[0], list(found)), strict=True))
+    assert held == found
 
 
 def test_half_done_raises_are_completed(backup: DynamoBackup, store: RedisRegistry, job: Opener) -> None:

@@ -6,15 +6,22 @@ For each: the documented exit code, an error that people and scripts can read, a
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from saltctl.alarms import owned
 from saltctl.emit import iam
+from saltctl.heat import HeatReport
 from saltctl.local import LocalEnvironment
-from saltctl.settings import load_settings
+from saltctl.settings import Settings, load_settings
 from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.heat_stream import HeatStream
 from saltctl.stores.metrics import CloudWatchMetrics
 from tests.cli.commands import COMMANDS
 from tests.cli.conftest import Runner
@@ -29,6 +36,7 @@ from tests.stores.stubs import (
     throttled,
     unprocessed_but_one,
 )
+from tests.support import Rebuilder
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:oncall"
 AT_ONCE = (
@@ -49,7 +57,9 @@ PATIENT = (
     ("registry", "list", "--source", "backup"),
     ("registry", "discover"),
     ("rebuild", "--dry-run"),
+    ("rebuild",),
     ("verify",),
+    ("verify", "--repair", "--yes"),
 )
 """Scans, which outlast a throttled minute or two."""
 CODES = tuple(THROTTLES)
@@ -101,6 +111,52 @@ def test_throttled_for_a_while(args: tuple[str, ...], stub: AwsStub, saltctl: Ru
     assert outcome.code in (0, 3), outcome.err
     assert stub.seen.count("Scan") > 2
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("args", PATIENT, ids=" ".join)
+def test_throttled_without_end(args: tuple[str, ...], stub: AwsStub, saltctl: Runner) -> None:
+    """A scan that only ``--timeout`` ends: 124, and what was there stays."""
+    answer = throttled("ThrottlingException")
+    stub.rule = lambda operation, request: answer if operation == "Scan" else None
+    assert "timeout" in fails(saltctl, (*args, "--timeout", "1s"), 124)
+
+
+def test_an_export_that_is_throttled_for_a_while(stub: AwsStub, saltctl: Runner) -> None:
+    """It waits, and has every entry."""
+    whole = saltctl("registry", "export", "--source", "redis").out
+    stub.answer_first(2, "Scan", throttled("ProvisionedThroughputExceededException"))
+    assert saltctl("registry", "export", "--source", "backup").out == whole
+
+
+@pytest.mark.timeout(60)  # the patience of whoever waits for AWS in another thread is three minutes
+def test_an_import_that_is_throttled_all_the_time(stub: AwsStub, saltctl: Runner, tmp_path: Path) -> None:
+    """It waits for AWS as long as it is given; nothing was raised, and nothing is half done."""
+    file = tmp_path / "registry.jsonl"
+    file.write_text('{"conversation_id": "conv_new_1", "max_n": 4}\n')
+    answer = throttled("ProvisionedThroughputExceededException")
+    stub.rule = lambda operation, request: answer if operation == "UpdateItem" else None
+    assert "timeout" in fails(saltctl, ("registry", "import", str(file), "--yes", "--timeout", "2s"), 124)
+    stub.rule = lambda operation, request: None
+    assert saltctl("registry", "get", "conv_new_1", "-o", "json").json[0]["max_n"] == 1
+
+
+def test_a_replay_that_is_throttled_all_the_time(
+    configured: Settings, rebuild: Rebuilder, saltctl: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The raise fails, so its report is not acknowledged; once AWS answers again the same command raises."""
+    rebuild()
+    stream = HeatStream(configured)
+    stream.create_group()
+    stream.append_reports([HeatReport("hot", "app-1", int(time.time()), 2000)])
+    with AwsStub(configured.aws_endpoint_url or "") as aws:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", aws.settings(configured).aws_endpoint_url or "")
+        answer = throttled("ProvisionedThroughputExceededException")
+        aws.rule = lambda operation, request: answer if operation == "UpdateItem" else None
+        assert "throttle" in fails(saltctl, ("stream", "replay"), 69)
+        aws.rule = lambda operation, request: None
+        report = saltctl("stream", "replay", "-o", "json").json
+    assert [entry["after"] for entry in report["raises"]] == [4]
+    stream.close()
 
 
 @pytest.mark.parametrize(
@@ -211,3 +267,49 @@ def test_a_role_may_do_what_its_commands_ask_for(
     allowed = {action.partition(":")[2] for statement in policy["Statement"] for action in statement["Action"]}
     assert {"DescribeTable"} < set(stub.seen)
     assert set(stub.seen) - besides <= allowed
+
+
+class MeteredScans:
+    """A backup table of one-unit reads of ten items, and when how many units were read from it."""
+
+    def __init__(self, items: int) -> None:
+        self.items = items
+        self.read: list[tuple[float, float]] = []
+        self._lock = threading.Lock()
+
+    def rule(self, operation: str, request: dict[str, Any]) -> Answer:
+        """Answer Scans; the rest is moto's."""
+        if operation != "Scan":
+            return None
+        start = int(request.get("ExclusiveStartKey", {}).get("conversation_id", {"S": "c-1"})["S"][1:]) + 1
+        end = min(start + request.get("Limit", 500), self.items)
+        number = {"N": "2"}
+        found = [{"conversation_id": {"S": f"c{at}"}, "max_n": number, "write_n": number} for at in range(start, end)]
+        units = len(found) / 10
+        with self._lock:
+            self.read.append((time.monotonic(), units))
+        last = {"LastEvaluatedKey": {"conversation_id": {"S": f"c{end - 1}"}}} if end < self.items else {}
+        return 200, {"Items": found, "ConsumedCapacity": {"TableName": "t", "CapacityUnits": units}} | last
+
+
+def test_max_rcu_is_kept_on_what_was_consumed(
+    saltctl: Runner, configured: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two answers of the table no more was read than is allowed, but for a second's worth and a page."""
+    table, max_rcu = MeteredScans(2000), 80
+    with AwsStub(configured.aws_endpoint_url or "") as stub:
+        stub.rule = table.rule
+        monkeypatch.setenv("AWS_ENDPOINT_URL", stub.settings(configured).aws_endpoint_url or "")
+        report = saltctl("rebuild", "--segments", "1", "--max-rcu", str(max_rcu), "-o", "json").json
+    assert report["verified"]
+    assert report["entries"] == table.items
+    assert report["consumed_rcu"] == sum(units for _, units in table.read) == table.items / 10
+    pages = len(table.read)
+    assert pages > 4
+    page = max(units for _, units in table.read)
+    for first, last in combinations(range(pages), 2):
+        read = sum(units for _, units in table.read[first : last + 1])
+        passed = table.read[last][0] - table.read[first][0]
+        assert read <= max_rcu * (passed + 1.0) + 2 * page
+        found = saltctl("registry", "list", "--source", "redis", "--limit", "5000", "-o", "json").json
+    assert len(found) == table.items
