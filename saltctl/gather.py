@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache, partial
-from queue import Empty, SimpleQueue
 
 from saltctl.attributes import Item
 from saltctl.cursor import BASE, Position, SortKey
@@ -128,6 +127,42 @@ def query_of(partition: Partition, template: PartitionQuery) -> PartitionQuery:
     )
 
 
+class _Answers:
+    """What the requests of one round come back with. Whoever waits is woken once, since waking costs more than taking.
+
+    Args:
+        expected: how many.
+        until_one_fails: or only until an exception is among them.
+    """
+
+    def __init__(self, expected: int, *, until_one_fails: bool) -> None:
+        self._missing = expected
+        self._until_one_fails = until_one_fails
+        self._found: list[tuple[Partition, _Answered | Exception]] = []
+        self._lock = threading.Lock()
+        self._enough = threading.Event()
+        self.over = False
+        """Whether nobody waits any more."""
+
+    def put(self, partition: Partition, answer: _Answered | Exception) -> None:
+        """Hand one over."""
+        with self._lock:
+            self._found.append((partition, answer))
+            self._missing -= 1
+            enough = not self._missing or (self._until_one_fails and isinstance(answer, Exception))
+        if enough:
+            self._enough.set()
+
+    def wait(self, seconds: float) -> list[tuple[Partition, _Answered | Exception]]:
+        """Those that are there when there are enough, or after so many seconds."""
+        try:
+            self._enough.wait(seconds)
+        finally:
+            self.over = True
+        with self._lock:
+            return list(self._found)
+
+
 class Gathering:
     """The rounds of one page.
 
@@ -179,27 +214,20 @@ class Gathering:
         return Gathered(rows, not merge.finished or certain > wanted, partitions)
 
     def _round(self, asking: list[Partition], merge: Merge) -> None:
-        answers: SimpleQueue[tuple[Partition, _Answered | Exception]] = SimpleQueue()
-        over = threading.Event()
+        # Strict reads fail at once; partial ones wait for what the others have.
+        answers = _Answers(len(asking), until_one_fails=not self._allow_partial)
         for partition in asking:
-            self._workers.start(partial(self._answer, partition, answers, over))
-        waiting = set(asking)
+            self._workers.start(partial(self._answer, partition, answers))
+        found = answers.wait(max(self._until - self._clock(), 0.0))
         failed: dict[Partition, Exception] = {}
-        try:
-            # Strict reads fail at once; partial ones wait for what the others have.
-            while waiting and (self._allow_partial or not failed or not answers.empty()):
-                try:
-                    partition, answer = answers.get(timeout=max(self._until - self._clock(), 0.0))
-                except Empty:
-                    failed |= {partition: self._late(partition) for partition in waiting}
-                    break
-                waiting.discard(partition)
-                if isinstance(answer, Exception):
-                    failed[partition] = answer
-                else:
-                    self._take(partition, answer, merge)
-        finally:
-            over.set()
+        for partition, answer in found:
+            if isinstance(answer, Exception):
+                failed[partition] = answer
+            else:
+                self._take(partition, answer, merge)
+        if not failed or self._allow_partial:
+            late = set(asking).difference(partition for partition, _ in found)
+            failed |= {partition: self._late(partition) for partition in late}
         for partition, cause in failed.items():
             if not isinstance(cause, SaltctlError):
                 raise cause
@@ -208,18 +236,13 @@ class Gathering:
         if failed and not self._allow_partial:
             raise _failure({partition.key: partition.error for partition in failed if partition.error})
 
-    def _answer(
-        self,
-        partition: Partition,
-        answers: SimpleQueue[tuple[Partition, _Answered | Exception]],
-        over: threading.Event,
-    ) -> None:
-        if over.is_set():
+    def _answer(self, partition: Partition, answers: _Answers) -> None:
+        if answers.over:
             return  # nobody waits for it any more
         try:
-            answers.put((partition, self._ask(partition)))
+            answers.put(partition, self._ask(partition))
         except Exception as exc:  # handed over: the page's thread raises it
-            answers.put((partition, exc))
+            answers.put(partition, exc)
 
     def _ask(self, partition: Partition) -> _Answered:
         assert partition.query is not None
