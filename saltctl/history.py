@@ -397,7 +397,8 @@ class History:
         rows = gathered.rows
         messages = [self._message(conversation_id, row.sort_key, row.item) for row in rows]
         spread = _spread(rows[-_ERA:]) or reading.spread
-        pace = pace_of(rows[0].sort_key, rows[-1].sort_key, len(rows)) if rows else 0.0
+        # Four digits are more than a guess needs, and keep cursors short.
+        pace = float(f"{pace_of(rows[0].sort_key, rows[-1].sort_key, len(rows)):.4g}") if rows else 0.0
 
         def cursor(row: Row) -> str:
             return cursors.encode(Cursor(row.position, spread, pace), conversation_id)

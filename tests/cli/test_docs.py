@@ -16,6 +16,7 @@ import pytest
 from saltctl.errors import SaltctlError
 from saltctl.local import LocalEnvironment
 from saltctl.settings import SPECS, read_config
+from tests.benchmarks import detection, history, lookup, memory, rebuild, startup, verify
 from tests.cli.test_contract import LEAVES
 
 ROOT = Path(__file__).parents[2]
@@ -175,6 +176,30 @@ def test_scheduled_commands_are_quiet_and_write_their_metrics(
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     (file,) = tmp_path.glob("*.prom")
     assert re.search(r"^saltctl_job_success{.*} 1$", file.read_text(), flags=re.MULTILINE)
+
+
+def test_the_goals_are_those_of_the_benchmarks() -> None:
+    """Each benchmark that has a goal is in the table, with that goal; the figures are what one run of them printed."""
+    goals = {
+        "Registry.lookup": {lookup.GOAL},
+        "… against a client's scan": {rebuild.GOAL_CAREFUL},
+        "… against a resource's scan": {rebuild.GOAL_NAIVE},
+        "saltctl's scan alone": {rebuild.GOAL_DRAINED},
+        "memory of a rebuild": {rebuild.GOAL_MEMORY},
+        "saltctl verify": {verify.GOAL_MEMORY},
+        "memory in Redis": {memory.GOAL},
+        "the newest page": {history.GOAL_TIME, history.GOAL_ITEMS},
+        "the page after a cursor": {history.GOAL_TIME, history.GOAL_ITEMS},
+        "WriteMeter.record": {detection.RECORD_GOAL},
+        "heat reports handled": {detection.REPORTS_GOAL},
+        "saltctl --version": {startup.GOALS[startup.VERSION][1]},
+        "saltctl registry get": {startup.GOALS[startup.GET][1]},
+    }
+    rows = {row[0]: row[2] for row in _rows("How fast") if re.search(r"\d", row[2])}
+    assert len(rows) == len(goals)
+    for beginning, expected in goals.items():
+        (shown,) = [goal for what, goal in rows.items() if what.startswith(beginning)]
+        assert {float(number.replace(",", "")) for number in re.findall(r"[\d.,]*\d", shown)} == expected
 
 
 def test_the_repository_names_no_place() -> None:
