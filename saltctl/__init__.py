@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from saltctl.find import FindOptions as FindOptions
     from saltctl.find import Found as Found
     from saltctl.history import History as History
-    from saltctl.history import Message as Message
-    from saltctl.history import Page as Page
     from saltctl.history import PutResult as PutResult
-    from saltctl.history import ReadOptions as ReadOptions
     from saltctl.meter import WriteMeter as WriteMeter
+    from saltctl.pages import Message as Message
+    from saltctl.pages import Page as Page
+    from saltctl.pages import ReadOptions as ReadOptions
     from saltctl.registry import Lookup as Lookup
     from saltctl.registry import RaiseResult as RaiseResult
     from saltctl.registry import Registry as Registry
@@ -37,11 +37,11 @@ _HOMES = {
     "Found": "saltctl.find",
     "History": "saltctl.history",
     "Lookup": "saltctl.registry",
-    "Message": "saltctl.history",
-    "Page": "saltctl.history",
+    "Message": "saltctl.pages",
+    "Page": "saltctl.pages",
     "PutResult": "saltctl.history",
     "RaiseResult": "saltctl.registry",
-    "ReadOptions": "saltctl.history",
+    "ReadOptions": "saltctl.pages",
     "Registry": "saltctl.registry",
     "SaltctlError": "saltctl.errors",
     "Settings": "saltctl.settings",

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from saltctl.settings import Settings
 from saltctl.stores.bucket_reader import BucketReader
 from saltctl.stores.contracts import BackupStore
-from saltctl.verify import Sample, Verify, VerifyOptions, VerifyReport, result_of
+from saltctl.verify import Verify, VerifyOptions, result_of
+from saltctl.verify_events import Sample, VerifyReport
 
 CONVERSATIONS = 300
 """How many are compared, about: one page of the backup and a few buckets of Redis."""

@@ -24,7 +24,8 @@ from saltctl.salting import find_set
 from saltctl.stores.contracts import Filter, PartitionQuery
 
 if TYPE_CHECKING:
-    from saltctl.history import History, Message
+    from saltctl.history import History
+    from saltctl.pages import Message
 
 DEADLINE = 60.0
 

@@ -21,10 +21,10 @@ from itertools import islice
 from typing import IO, BinaryIO, Protocol, TypeVar
 
 from saltctl.errors import RefusedError, SaltctlError, UsageError
+from saltctl.patience import patiently
 from saltctl.registry import RaiseResult
 from saltctl.salting import check_conversation_id, check_salt_count
 from saltctl.stores.contracts import BackupEntry
-from saltctl.verify import patiently
 
 SORTED_AT_ONCE = 100_000
 """Entries that are sorted in memory, about 15 MB; more than that are sorted in files of so many and merged."""

@@ -19,21 +19,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from saltctl.errors import (
     ComparisonBrokenError,
     DamagedEntryError,
     InvalidConversationIdError,
     RefusedError,
-    ThrottledError,
     UsageError,
 )
+from saltctl.patience import patiently
 from saltctl.rebuild_events import Damaged
 from saltctl.registry import Registry
 from saltctl.salting import bucket_of, check_conversation_id, power_of_two_at_least
 from saltctl.settings import Settings
 from saltctl.stores.contracts import BackupEntry, BackupStore
+from saltctl.verify_events import Drift, Event, Kind, Sample, VerifyProgress, VerifyReport
 
 GRACE = 2.0
 """Seconds after which what looked like drift is looked at again. A raise takes milliseconds; one that takes
@@ -49,28 +50,8 @@ _SUSPECTS = 50_000
 """Suspects that wait for their second look; more than that, and the scan waits for them."""
 _ASKED_AT_ONCE = 1000
 _BUCKETS_AT_ONCE = 256
-_PATIENCE = 40
 _PROGRESS_EVERY = 0.2
 REASON = "verify --repair: Redis had more than the backup"
-
-Kind = Literal["behind", "missing", "unbacked", "uncommitted"]
-"""Redis has less than the backup; has nothing; has more, or what the backup lacks; write_n is below max_n."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """The ``part``-th of ``parts``, from 1: the buckets whose number is ``part - 1`` modulo ``parts``."""
-
-    part: int
-    parts: int
-
-    def __post_init__(self) -> None:
-        """Refuse what is no part of the whole."""
-        if not 1 <= self.part <= self.parts <= 1_000_000:
-            raise UsageError(
-                f"{self.part}/{self.parts} is no sample: the first number goes from 1 to the second, that to 1,000,000",
-                hint="--sample 1/24 … --sample 24/24 cover everything",
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,64 +67,6 @@ class VerifyOptions:
         """Refuse what DynamoDB would refuse."""
         if not 1 <= self.segments <= 1_000_000:
             raise UsageError(f"segments must be from 1 to 1,000,000, not {self.segments}", hint="--segments 4")
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """One conversation that the two sides do not agree on.
-
-    None where a side has no entry; ``redis_n`` is 0 where Redis holds what is no number. ``problem`` says why
-    it was not repaired, where it was to be.
-    """
-
-    conversation_id: str
-    redis_n: int | None
-    backup_n: int | None
-    kind: Kind
-    write_n: int | None = None
-    repaired: bool = False
-    problem: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyProgress:
-    """So far. ``consumed_rcu`` is in read capacity units."""
-
-    checked: int
-    drift: int
-    seconds: float
-    consumed_rcu: float
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
-    """What a comparison found, with the keys of the command line's contract.
-
-    ``checked`` conversations were compared and ``in_sync`` of them agree; the next four count the others by
-    kind, ``repaired`` of which now agree. ``verified``: whether Redis answers lookups. ``drift`` names the first
-    1,000. ``damaged`` items of the backup could not be compared.
-    """
-
-    checked: int
-    in_sync: int
-    behind: int
-    missing: int
-    unbacked: int
-    uncommitted: int
-    repaired: int
-    verified: bool
-    drift: list[Drift]
-    seconds: float
-    damaged: int
-    consumed_rcu: float
-
-    @property
-    def left(self) -> int:
-        """How much drift is left."""
-        return self.checked - self.in_sync - self.repaired
-
-
-Event = VerifyProgress | Drift | Damaged | VerifyReport
 
 
 class ComparedRedis(Protocol):
@@ -453,22 +376,6 @@ def result_of(events: Iterator[Event]) -> VerifyReport:
         report = event
     assert isinstance(report, VerifyReport)
     return report
-
-
-_T = TypeVar("_T")
-
-
-def patiently(call: Callable[[], _T], sleep: Callable[[float], None]) -> _T:
-    """Repeat a call that AWS throttles, which may run twice, for up to about two minutes.
-
-    botocore's retry quota runs dry after some ten throttled calls; a job must outlast a throttled minute.
-    """
-    for attempt in range(_PATIENCE):
-        try:
-            return call()
-        except ThrottledError:
-            sleep(min(4.0, 0.1 * 2**attempt))
-    return call()
 
 
 def _judge(suspect: _Suspect, n: int | None, entry: BackupEntry | None) -> Drift | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from saltctl.cli.output import human, to_json
 from saltctl.cli.text import clean
-from saltctl.history import Message
+from saltctl.pages import Message
 
 if TYPE_CHECKING:
     from rich.console import Console

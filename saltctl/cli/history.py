@@ -38,7 +38,8 @@ from saltctl.errors import UsageError
 
 if TYPE_CHECKING:
     from saltctl.audit import Audit
-    from saltctl.history import History, Message
+    from saltctl.history import History
+    from saltctl.pages import Message
 
 group = typer.Typer(
     help="Read conversations completely, find messages, and prove that none is lost.", no_args_is_help=True
@@ -119,7 +120,7 @@ def read(
       saltctl history read conv_hot_01 --since 12h -o json
     """
     from saltctl.cli.history_view import PageWriter
-    from saltctl.history import ReadOptions
+    from saltctl.pages import ReadOptions
 
     if all_ and limit is not None:
         raise UsageError("--all chooses its own pages: it takes no --limit", hint="leave one of them out")

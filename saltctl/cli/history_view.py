@@ -18,7 +18,7 @@ from saltctl.cli.output import (
     write_tsv_line,
 )
 from saltctl.cli.text import clean, clean_json
-from saltctl.history import Message, Page
+from saltctl.pages import Message, Page
 
 MESSAGE_KEYS = ("sort_key", "message_id", "partition_key", "message")
 _SHARD_COLUMNS = (

@@ -25,7 +25,8 @@ from saltctl.cli.session import (
 from saltctl.cli.text import clean
 
 if TYPE_CHECKING:
-    from saltctl.verify import Sample, Verify, VerifyOptions, VerifyReport
+    from saltctl.verify import Verify, VerifyOptions
+    from saltctl.verify_events import Sample, VerifyReport
 
 FOUND_SOMETHING = 3
 INCOMPLETE = 4
@@ -112,7 +113,7 @@ def verify(
 
 def parse_sample(text: str | None) -> Sample | None:
     """``K/N``; a usage error for anything else."""
-    from saltctl.verify import Sample
+    from saltctl.verify_events import Sample
 
     if text is None:
         return None
@@ -134,7 +135,7 @@ def _comparison(session: Session, options: VerifyOptions, *, repair: bool) -> Ve
 def _drain(job: Verify, *, quiet: bool) -> VerifyReport:
     """Tell about the events on stderr, and return the report."""
     from saltctl.rebuild_events import Damaged
-    from saltctl.verify import VerifyProgress, VerifyReport
+    from saltctl.verify_events import VerifyProgress, VerifyReport
 
     damaged = 0
     with closing(cast("Any", job.run())) as events, ticker("comparing", quiet=quiet) as (say, above):

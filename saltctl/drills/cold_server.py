@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 from saltctl.drills.step import Step
-from saltctl.history import History, PutResult, ReadOptions
+from saltctl.history import History, PutResult
 from saltctl.local import LocalEnvironment
+from saltctl.pages import ReadOptions
 from saltctl.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings

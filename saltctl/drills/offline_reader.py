@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 from saltctl.drills.step import Step
-from saltctl.history import History, Page, ReadOptions
+from saltctl.history import History
 from saltctl.local import LocalEnvironment
+from saltctl.pages import Page, ReadOptions
 from saltctl.registry import Registry
 from saltctl.settings import Settings
 

@@ -12,8 +12,9 @@ import pytest
 
 from saltctl.attributes import tagged
 from saltctl.errors import ConfigurationError, HistoryUnavailableError, ThrottledError
-from saltctl.history import History, ReadOptions
+from saltctl.history import History
 from saltctl.local import LocalRedis
+from saltctl.pages import ReadOptions
 from saltctl.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores import aws

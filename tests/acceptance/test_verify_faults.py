@@ -27,7 +27,8 @@ from saltctl.stores import aws
 from saltctl.stores.backup import DynamoBackup
 from saltctl.stores.bucket_reader import BucketReader
 from saltctl.stores.registry import RedisRegistry
-from saltctl.verify import Verify, VerifyOptions, VerifyReport, result_of
+from saltctl.verify import Verify, VerifyOptions, result_of
+from saltctl.verify_events import VerifyReport
 from tests.cli.conftest import variables_of
 from tests.stores.conftest import plain_client
 from tests.stores.stubs import Answer, AwsStub, refusal

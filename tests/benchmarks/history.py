@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from statistics import fmean
 
-from saltctl.history import CONCURRENCY, History, ReadOptions
+from saltctl.history import CONCURRENCY, History
+from saltctl.pages import ReadOptions
 from saltctl.salting import partition_key, read_set, salt_of
 from saltctl.stores.contracts import PartitionQuery
 from tests.benchmarks.measure import interleave, median_ratio

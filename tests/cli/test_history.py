@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from saltctl.history import History, ReadOptions
+from saltctl.history import History
+from saltctl.pages import ReadOptions
 from saltctl.registry import Registry
 from saltctl.salting import salt_of
 from saltctl.settings import Settings

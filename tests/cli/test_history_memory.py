@@ -8,7 +8,8 @@ from pathlib import Path
 
 from saltctl.cli.history_view import PageWriter
 from saltctl.cli.output import OutputFormat
-from saltctl.history import History, ReadOptions
+from saltctl.history import History
+from saltctl.pages import ReadOptions
 from saltctl.salting import split_partition_key
 from saltctl.stores.contracts import PartitionAnswer, PartitionQuery
 from tests.messages import FixedLookups, MemoryMessages

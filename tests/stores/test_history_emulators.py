@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from saltctl.audit import Audit, Auditor
-from saltctl.history import History, Page, ReadOptions
+from saltctl.history import History
+from saltctl.pages import Page, ReadOptions
 from saltctl.settings import Settings
 from saltctl.stores.contracts import Filter
 from tests.messages import FixedLookups

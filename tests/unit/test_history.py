@@ -19,7 +19,8 @@ from saltctl.errors import (
 )
 from saltctl.find import FindOptions
 from saltctl.gather import DRY, share
-from saltctl.history import History, ReadOptions
+from saltctl.history import History
+from saltctl.pages import ReadOptions
 from saltctl.salting import find_set, partition_key, salt_of
 from saltctl.stores.contracts import PartitionQuery
 from tests.messages import FixedLookups, MemoryMessages

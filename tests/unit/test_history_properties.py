@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from saltctl import cursor as cursors
 from saltctl.attributes import Item
-from saltctl.history import History, Page, ReadOptions
+from saltctl.history import History
+from saltctl.pages import Page, ReadOptions
 from saltctl.salting import partition_key, salt_of
 from saltctl.stores.contracts import Filter
 from tests.messages import FixedLookups, MemoryMessages

@@ -16,16 +16,8 @@ from saltctl.rebuild_events import Damaged
 from saltctl.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.stores.contracts import BackupEntry, BackupPage, DamagedEntry
-from saltctl.verify import (
-    KEYED_ABOVE,
-    MAX_NAMED,
-    Drift,
-    Sample,
-    Verify,
-    VerifyOptions,
-    VerifyReport,
-    result_of,
-)
+from saltctl.verify import KEYED_ABOVE, MAX_NAMED, Verify, VerifyOptions, result_of
+from saltctl.verify_events import Drift, Sample, VerifyReport
 from tests.unit.memory import MemoryBackup, MemoryRegistry
 
 BUCKETS = 16

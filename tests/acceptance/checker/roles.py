@@ -12,7 +12,8 @@ from itertools import count
 
 from saltctl.errors import SaltctlError
 from saltctl.heat import HeatReport
-from saltctl.history import History, ReadOptions
+from saltctl.history import History
+from saltctl.pages import ReadOptions
 from saltctl.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.backup import DynamoBackup
