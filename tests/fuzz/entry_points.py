@@ -88,6 +88,9 @@ def ids(world: World, data: st.DataObject) -> None:
         assert outcome.code in (2, 6), f"{hostile!r} was taken for an id"
 
 
+TIMES = st.datetimes().map(lambda moment: f"{moment.isoformat()}Z#m")
+
+
 def find(world: World, data: st.DataObject) -> None:
     """A message id of a conversation that there is."""
     world.checked(["history", "find", *_form(data), "--", "conv", data.draw(ARGUMENTS)], {2, 3})
@@ -97,8 +100,10 @@ def cursors(world: World, data: st.DataObject) -> None:
     """Cursors: any text, true ones of another kind, and true ones that were damaged."""
     salt = data.draw(st.integers(-(2**70), 2**70))
     # A sort key has at most 1,024 bytes (documented); a longer cursor is refused for its length.
-    key = data.draw(TEXTS.filter(lambda text: 0 < len(text.encode("utf-8", "surrogatepass")) <= 1024))
-    true = encode(Cursor(Position(key, salt), data.draw(st.integers(-1, 2**70))), "conv")
+    texts = TEXTS.filter(lambda text: 0 < len(text.encode("utf-8", "surrogatepass")) <= 1024)
+    key = data.draw(st.one_of(texts, st.from_regex(r"[0-9]{1,20}(#m)?", fullmatch=True), TIMES))
+    pace = data.draw(st.floats(0, allow_infinity=False))
+    true = encode(Cursor(Position(key, salt), data.draw(st.integers(-1, 2**70)), pace), "conv")
     damaged = data.draw(st.integers(0, len(true) - 1))
     forged = true[:damaged] + data.draw(st.characters(min_codepoint=33, max_codepoint=126)) + true[damaged + 1 :]
     text = data.draw(st.one_of(ARGUMENTS, st.sampled_from((true, forged, true[:damaged], true + "A", "=" * 9))))
