@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from saltctl.audit import Audit
     from saltctl.history import History
     from saltctl.pages import Message
+    from saltctl.stores.contracts import PartitionQuery
 
 group = typer.Typer(
     help="Read conversations completely, find messages, and prove that none is lost.", no_args_is_help=True
@@ -180,7 +181,8 @@ def _explain(history: History, conversation: str, options: Any, output: OutputFo
         }
         for request in plan.requests
     ]
-    if resolve_format(output) is OutputFormat.json:
+    form = resolve_format(output)
+    if form is OutputFormat.json:
         write_json(
             {
                 "conversation_id": conversation,
@@ -194,7 +196,21 @@ def _explain(history: History, conversation: str, options: Any, output: OutputFo
         f"{conversation} has max_n {plan.lookup.max_n}, says {plan.lookup.source}; these requests go out at once, "
         "and only a partition that runs dry before the page is full is asked again"
     )
-    emit(requests, output, columns=REQUEST_COLUMNS, empty="nothing lies between these bounds: no request")
+    columns: tuple[Column, ...] = REQUEST_COLUMNS
+    if form is OutputFormat.table and plan.requests:
+        # The same for all, and long: said once.
+        columns = tuple(column for column in columns if column.key not in ("from", "to"))
+        note(_range(plan.requests[0]))
+    emit(requests, output, columns=columns, empty="nothing lies between these bounds: no request")
+
+
+def _range(request: PartitionQuery) -> str:
+    """Between which sort keys a request reads, for people."""
+    low, high = request.low, request.high
+    if low is None and high is None:
+        return "all of them read from the " + ("newest" if request.descending else "oldest") + " message on"
+    bounds = [f"from {low}"] * (low is not None) + [f"up to {high}"] * (high is not None)
+    return f"all of them read {' '.join(bounds)}"
 
 
 def _bound(history: History, text: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from saltctl.history import History
+from saltctl.local import LocalEnvironment
 from saltctl.pages import ReadOptions
 from saltctl.registry import Registry
 from saltctl.salting import salt_of
@@ -391,3 +393,17 @@ def test_a_closed_pipe_is_no_error(history: History) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == wanted
+
+
+def test_people_are_told_the_range_once(saltctl: Runner, seeded: LocalEnvironment) -> None:
+    """Which every request has in common; the table has what differs."""
+    first = saltctl("history", "read", "conv_hot_12", "--limit", "20", "-o", "json").json
+    page = ("history", "read", "conv_hot_12", "--limit", "20")
+    after = saltctl(*page, "--before", first["next_cursor"], "--explain", "-o", "table")
+    assert re.search(r"^all of them read from \S+ up to \S+$", after.err, flags=re.MULTILINE)
+    assert max(map(len, after.out.splitlines())) <= 60
+    assert len(after.out.splitlines()) == 2 + 17
+    newest = saltctl(*page, "--explain", "-o", "table")
+    assert "all of them read from the newest message on" in newest.err
+    since = saltctl(*page, "--since", "2026", "--explain", "-o", "table")
+    assert "all of them read from 2026\n" in since.err
