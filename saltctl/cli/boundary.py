@@ -34,6 +34,7 @@ class _Alarm(BaseException):
     """``--timeout`` is over. No Exception: botocore takes those for failed requests, and tries again."""
 
 
+_AGAIN_AFTER = 0.01
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _arguments: ContextVar[Sequence[str]] = ContextVar("_arguments", default=())
 """What is being run, for the messages that name it."""
@@ -69,7 +70,7 @@ def run(args: Sequence[str]) -> int:
     command = _tree_for(args)
     verbose = "--verbose" in args[: args.index("--") if "--" in args else len(args)]
     try:
-        with command.make_context("saltctl", list(args)) as context:
+        with _heard(), command.make_context("saltctl", list(args)) as context:
             command.invoke(context)
     except typer.Exit as exc:
         return exc.exit_code
@@ -196,6 +197,33 @@ def stop_on_signals() -> Iterator[threading.Event]:
 
 
 @contextmanager
+def _heard() -> Iterator[None]:
+    """In the block no end of the process goes unheard.
+
+    What a signal handler raises is lost where it happens to interrupt a finalizer: Python prints it, and goes on. The
+    signal is sent again then, a moment later.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        lost = unraisable.exc_value
+        if isinstance(lost, _Alarm):
+            # By the timer, which whoever set it takes back at the end.
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_AFTER)
+        elif isinstance(lost, Terminated | KeyboardInterrupt):
+            signum = lost.signum if isinstance(lost, Terminated) else signal.SIGINT
+            threading.Timer(_AGAIN_AFTER, os.kill, (os.getpid(), signum)).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+@contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
     """End the block with DeadlineExceededError after ``seconds``; None or 0 means never. Main thread only."""
     if not seconds:
@@ -208,7 +236,8 @@ def deadline(seconds: float | None) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, on_alarm)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
+        with _heard():
+            yield
     except _Alarm:
         raise DeadlineExceededError(
             f"not done after {seconds:g} s (--timeout)", hint=_again("with more time")
