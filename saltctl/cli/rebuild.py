@@ -11,8 +11,9 @@ import typer
 
 from saltctl.cli.boundary import deadline
 from saltctl.cli.job import CronOption, MetricsFileOption, running
+from saltctl.cli.narration import narrate
 from saltctl.cli.output import Column, emit, note, warn
-from saltctl.cli.progress import narrate, utc
+from saltctl.cli.progress import utc
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from saltctl.cli import progress
+from saltctl.cli.narration import narrate
 from saltctl.rebuild_events import Began, Damaged, Event, Progress, RebuildReport, Waiting
 from saltctl.stores.contracts import DamagedEntry
 
@@ -25,7 +26,7 @@ def test_lines_come_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> Non
     """Without a terminal a line is written when ten seconds have passed, and none before."""
     now = iter([0.0, 1.0, 11.0, 12.0, 22.0])
     steps = [Progress(entries, 1, 1.0, 2.5) for entries in (1, 2000, 3000, 4000)]
-    assert progress.narrate(_events(*steps, REPORT), lambda: next(now)) is REPORT
+    assert narrate(_events(*steps, REPORT), lambda: next(now)) is REPORT
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "2,000 entries, 1 of them new to Redis, 2,000/s, 2.5 RCU",
@@ -39,7 +40,7 @@ def test_waiting_shows_what_info_says(capsys: pytest.CaptureFixture[str], monkey
     events = _events(
         Waiting("Redis is loading its data", 41.6, 12.0), Waiting("no answer \x1b[2J"), Began(1, False), REPORT
     )
-    progress.narrate(events)
+    narrate(events)
     assert capsys.readouterr().err.splitlines() == [
         "waiting: Redis is loading its data: 42 %, 12 s to go",
         "waiting: no answer \\x1b[2J",
@@ -50,7 +51,7 @@ def test_waiting_shows_what_info_says(capsys: pytest.CaptureFixture[str], monkey
 def test_damaged_items_are_named_up_to_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
     """Twenty damaged items are named; the rest is counted, and the reader is told so."""
     damaged = [Damaged(DamagedEntry(f"conv_{number}", "it has no max_n")) for number in range(50)]
-    progress.narrate(_events(*damaged, REPORT))
+    narrate(_events(*damaged, REPORT))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == progress.MAX_DAMAGED_NAMED + 1
     assert lines[0] == "skipped 'conv_0': it has no max_n"
@@ -70,11 +71,11 @@ def test_events_are_closed_on_every_way_out(failure: type[BaseException]) -> Non
             closed.append(True)
 
     with pytest.raises(failure):
-        progress.narrate(broken())
+        narrate(broken())
     assert closed == [True]
 
 
 def test_a_rebuild_without_a_report_is_a_defect() -> None:
     """Events that end without a report are never taken for success."""
     with pytest.raises(RuntimeError, match="without a report"):
-        progress.narrate(_events(Began(1, True)))
+        narrate(_events(Began(1, True)))
