@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +16,7 @@ from saltctl.local import LocalEnvironment, LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores import aws
 from tests.cli.conftest import Runner
+from tests.stores.stubs import AwsStub
 
 
 def test_monitoring_has_formats_of_its_own(saltctl: Runner, seeded: LocalEnvironment) -> None:
@@ -110,3 +115,59 @@ def _rules(line: str) -> list[str]:
     name, _, rules = line.removeprefix("user ").partition(" ")
     head, bracket, selector = rules.partition("(")
     return [name, *head.split(), *([bracket + selector] if bracket else [])]
+
+
+@pytest.fixture
+def stub(configured: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsStub]:
+    """AWS as doctor sees it."""
+    with AwsStub(configured.aws_endpoint_url or "") as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.settings(configured).aws_endpoint_url or "")
+        yield server
+
+
+OTHER = ["eu-west-1"]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "consistency", "status"),
+    [
+        ([], None, "ok"),
+        (["eu-west-1"], "STRONG", "ok"),
+        (["eu-west-1"], "EVENTUAL", "fail"),
+        (["eu-west-1"], None, "fail"),
+    ],
+)
+def test_global_tables(
+    replicas: list[str], consistency: str | None, status: str, stub: AwsStub, saltctl: Runner, configured: Settings
+) -> None:
+    """Strongly consistent ones keep the promise; others cannot, and the fix drops the other Regions' replicas."""
+    table = aws.client(configured, "dynamodb").describe_table(TableName=configured.backup_table)["Table"]
+    described = json.loads(json.dumps(table, default=lambda at: at.timestamp()))
+    region = configured.aws_region
+    if replicas:
+        described["Replicas"] = [{"RegionName": name, "ReplicaStatus": "ACTIVE"} for name in (region, *replicas)]
+    if consistency:
+        described["MultiRegionConsistency"] = consistency
+    stub.rule = lambda operation, request: (200, {"Table": described}) if operation == "DescribeTable" else None
+    outcome = saltctl("doctor", "--only", "backup-replication", "-o", "json")
+    (check,) = outcome.json["checks"]
+    assert (check["status"], outcome.code) == (status, 3 if status == "fail" else 0)
+    if status == "fail":
+        words = shlex.split(check["fix"])
+        assert words[:3] == ["aws", "dynamodb", "update-table"]
+        updates: list[dict[str, Any]] = json.loads(words[words.index("--replica-updates") + 1])
+        assert updates == [{"Delete": {"RegionName": "eu-west-1"}}]
+
+
+@pytest.mark.parametrize(
+    ("ahead", "status", "words"),
+    [(0, "ok", ""), (30, "warn", "theirs is ahead"), (-30, "warn", "ours is ahead"), (900, "fail", "theirs is ahead")],
+)
+def test_the_clock_of_aws(ahead: int, status: str, words: str, stub: AwsStub, saltctl: Runner) -> None:
+    """Told by the date of an answer, whichever way it differs."""
+    stub.date = format_datetime(datetime.now(UTC) + timedelta(seconds=ahead), usegmt=True)
+    (check,) = saltctl("doctor", "--only", "aws-clock", "-o", "json").json["checks"]
+    assert (check["status"], words in check["detail"]) == (status, True)
+    stub.date = "yesterday, I think"
+    (check,) = saltctl("doctor", "--only", "aws-clock", "-o", "json").json["checks"]
+    assert check["status"] == "skip"

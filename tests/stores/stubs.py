@@ -75,7 +75,7 @@ class AwsStub:
     ``rule`` gets the operation, such as ``Scan``, and the request; None forwards it. ``seen`` are the
     operations in the order of their arrival. ``narrow`` may replace a batch by a part of it, which is
     forwarded; what is left is answered as unprocessed. ``delay`` is waited before each answer, in seconds;
-    it ends with the stub.
+    it ends with the stub. ``date`` replaces the date of its answers.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -83,6 +83,7 @@ class AwsStub:
         self.seen: list[str] = []
         self.narrow: Callable[[str, dict[str, Any]], dict[str, Any] | None] = lambda operation, request: None
         self.delay = 0.0
+        self.date: str | None = None
         self._ended = threading.Event()
         parts = urlsplit(upstream)
         stub = self
@@ -116,6 +117,9 @@ class AwsStub:
                     self.wfile.write(content)
                 except OSError:
                     self.close_connection = True  # the client waited no longer
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return stub.date or super().date_time_string(timestamp)
 
             def _forward_narrowed(self, operation: str, request: dict[str, Any], body: bytes) -> tuple[int, bytes]:
                 narrow = stub.narrow(operation, request)
