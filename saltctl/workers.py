@@ -8,6 +8,7 @@ there is more work under way than threads.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -53,9 +54,15 @@ class Workers(Executor):
     def __init__(self, most: int, name: str) -> None:
         self._most = most
         self._name = name
-        self._shared = _Shared()
         self._closed = False
+        self._begin()
+        _live.add(self)
+
+    def _begin(self) -> None:
+        """Without threads: at the beginning, and in the child of a fork, which has none of its parent's."""
+        self._shared = _Shared()
         self._forgotten = weakref.finalize(self, self._shared.calls.put, None)
+        self._forgotten.atexit = False  # daemons end with the process
 
     def start(self, call: Call) -> None:
         """Make a call in a thread. It has to hand over its own result, and must not raise."""
@@ -106,3 +113,15 @@ class _Submitted:
             self.future.set_result(self.fn(*self.args, **self.kwargs))
         except BaseException as exc:  # the future raises it where it is asked
             self.future.set_exception(exc)
+
+
+_live: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for workers in list(_live):
+        workers._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

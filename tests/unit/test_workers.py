@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -103,3 +104,24 @@ def test_a_call_that_hangs_keeps_no_process_from_ending() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    """Pre-forking servers: the threads that the parent started are not there, and are not waited for."""
+    workers = Workers(2, "forked")
+    assert workers.submit(pow, 2, 3).result(10) == 8
+    read_end, write_end = os.pipe()
+    with workers._shared.lock:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.write(write_end, str(workers.submit(pow, 3, 3).result(10)).encode())
+            finally:
+                os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write_end)
+    with os.fdopen(read_end) as answer:
+        assert answer.read() == "27"
+    assert workers.submit(pow, 2, 4).result(10) == 16
+    workers.shutdown()
