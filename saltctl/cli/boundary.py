@@ -34,7 +34,7 @@ class _Alarm(BaseException):
     """``--timeout`` is over. No Exception: botocore takes those for failed requests, and tries again."""
 
 
-_AGAIN_AFTER = 0.01
+_AGAIN_AFTER = 0.05
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _arguments: ContextVar[Sequence[str]] = ContextVar("_arguments", default=())
 """What is being run, for the messages that name it."""
@@ -200,27 +200,36 @@ def stop_on_signals() -> Iterator[threading.Event]:
 def _heard() -> Iterator[None]:
     """In the block no end of the process goes unheard.
 
-    What a signal handler raises is lost where it happens to interrupt a finalizer: Python prints it, and goes on. The
-    signal is sent again then, a moment later.
+    What a signal handler raises is lost where it happens to interrupt a finalizer: Python prints it, and goes on. It
+    is raised again a moment later, by SIGALRM, whose own deadline does not matter any more then.
     """
-    before = sys.unraisablehook
+    hook_before, alarm_before = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+    lost: list[BaseException] = []
 
     def hook(unraisable: sys.UnraisableHookArgs) -> None:
-        lost = unraisable.exc_value
-        if isinstance(lost, _Alarm):
-            # By the timer, which whoever set it takes back at the end.
+        if isinstance(unraisable.exc_value, _Alarm | Terminated | KeyboardInterrupt):
+            lost.append(unraisable.exc_value)
+            signal.signal(signal.SIGALRM, again)
             signal.setitimer(signal.ITIMER_REAL, _AGAIN_AFTER)
-        elif isinstance(lost, Terminated | KeyboardInterrupt):
-            signum = lost.signum if isinstance(lost, Terminated) else signal.SIGINT
-            threading.Timer(_AGAIN_AFTER, os.kill, (os.getpid(), signum)).start()
         else:
-            before(unraisable)
+            hook_before(unraisable)
+
+    def again(signum: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code is hook.__code__:  # not through with the one before: this one would be lost, too
+                signal.setitimer(signal.ITIMER_REAL, _AGAIN_AFTER)
+                return
+            frame = frame.f_back
+        raise type(lost[-1])(*lost[-1].args)
 
     sys.unraisablehook = hook
     try:
         yield
     finally:
-        sys.unraisablehook = before
+        sys.unraisablehook = hook_before
+        if lost:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm_before)
 
 
 @contextmanager

@@ -108,6 +108,8 @@ def _kill_and_return(
     environment.redis.start()
     returned = time.monotonic()
     _phase(traffic)
+    # Each of them, beside what chance has the participants read: all have lost something, if this one is believed.
+    traffic.read_all(errors_allowed=True)
     tally = traffic.take()
     yield Step(
         f"({case.letter}) back {case.name}: it answers, and is not believed",
