@@ -198,6 +198,7 @@ class Gathering:
             SaltctlError: what a partition failed of, where that is no outage: permission, configuration.
         """
         by_salt = {partition.salt: partition for partition in partitions}
+        sharing = sum(partition.active for partition in partitions)
         asking = partitions
         while asking:
             for partition in asking:
@@ -208,7 +209,7 @@ class Gathering:
             behind = merge.lagging(wanted)
             asking = [by_salt[salt] for salt in behind]
             for partition in asking:
-                partition.limit = _more(partition, wanted, behind[partition.salt], len(partitions))
+                partition.limit = _more(partition, wanted, behind[partition.salt], sharing)
         certain = merge.certain()
         rows = merge.rows()[: min(wanted, certain)]
         return Gathered(rows, not merge.finished or certain > wanted, partitions)
@@ -289,16 +290,20 @@ def sort_key_of(item: Mapping[str, Mapping[str, str]], name: str) -> SortKey:
     return value["S"] if "S" in value else Decimal(value["N"])
 
 
-def _more(partition: Partition, wanted: int, depth: int, partitions: int) -> int:
+def _more(partition: Partition, wanted: int, depth: int, sharing: int) -> int:
     """How many rows to ask of a partition that ran dry at ``depth`` of the page's rows.
 
-    Its share of what is missing, judged by its share so far, and a margin of two standard deviations. One
-    row more is counted for every partition that a share is expected of: few rows say little. A partition
-    that gave less than was asked, because of a filter or large rows, is asked for twice as much.
+    Its share of what is missing, judged by its share so far, and a margin of two standard deviations. Few rows say
+    little: one more is counted for each of the ``sharing`` partitions that a share is expected of, which is all there
+    is to go by where nothing lay before the horizon. Where the base partition has rows, the time before the first
+    raise begins, and everything before it lies there. A partition that gave less than was asked, because of a filter
+    or large rows, is asked for twice as much.
     """
     missing = wanted - depth
-    so_far = (partition.rows + partition.active) / (depth + partitions) if depth else 1.0
-    expected = missing * min(so_far, 1.0)
+    if partition.salt == BASE and partition.rows:
+        expected = float(missing)
+    else:
+        expected = missing * min((partition.rows + partition.active) / (depth + max(sharing, 1)), 1.0)
     ask = min(math.ceil(expected + 2 * math.sqrt(expected)) + 1, missing + 1)
     if partition.rows < partition.items_read or (partition.start is not None and not partition.items_read):
         ask = max(ask, 2 * partition.limit)

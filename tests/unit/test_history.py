@@ -200,6 +200,40 @@ def test_the_next_page_is_asked_for_up_to_its_horizon(
     assert page.items_read <= 80  # where shares alone are asked for, more than 256
 
 
+def written(history: History, lookups: FixedLookups, n: int, seconds: range) -> list[str]:
+    """A message a second, spread over n salts; their ids, newest first."""
+    lookups.max_n["c"] = n
+    for second in seconds:
+        history.put("c", f"{second:08d}#m{second}", {})
+    return [f"m{second}" for second in reversed(seconds)]
+
+
+def test_a_page_with_nothing_before_its_horizon_reads_no_whole_page_of_each(
+    history: History, lookups: FixedLookups
+) -> None:
+    """A burst, and five quiet hours before it: each salt is asked for its share, as if there were no horizon."""
+    older = written(history, lookups, 16, range(2000))
+    burst = written(history, lookups, 16, range(20_000, 20_050))
+    first = history.page("c")
+    assert ids(first.messages) == burst
+    page = history.page("c", ReadOptions(before=first.next_cursor))
+    assert ids(page.messages) == older[:50]
+    assert page.items_read <= 250  # 816 with a page of each
+    assert max(shard.queries for shard in page.shards) <= 3
+
+
+@pytest.mark.parametrize("n", [16, 64])
+def test_where_the_time_before_the_first_raise_begins(history: History, lookups: FixedLookups, n: int) -> None:
+    """The base partition runs dry at one row, and has all the rest: it is asked for that at once, and no other is."""
+    unsalted = written(history, lookups, 1, range(300))
+    salted = written(history, lookups, n, range(300, 375))
+    first = history.page("c")
+    page = history.page("c", ReadOptions(before=first.next_cursor))
+    assert ids(page.messages) == (salted + unsalted)[50:100]
+    assert max(shard.queries for shard in page.shards) <= 3
+    assert page.items_read <= 120
+
+
 def test_one_partition_needs_no_horizon(history: History, lookups: FixedLookups, store: MemoryMessages) -> None:
     """A limit says all there is to say then."""
     lookups.max_n["c"] = 1
