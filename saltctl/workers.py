@@ -74,7 +74,14 @@ class Workers(Executor):
             more = shared.threads < min(shared.under_way, self._most)
             shared.threads += more
         if more:
-            threading.Thread(target=shared.work, name=f"{self._name}-{shared.threads}", daemon=True).start()
+            try:
+                threading.Thread(target=shared.work, name=f"{self._name}-{shared.threads}", daemon=True).start()
+            except BaseException:
+                # As where the system has no more threads: the next call must not wait for one that is not there.
+                with shared.lock:
+                    shared.threads -= 1
+                    shared.under_way -= 1
+                raise
         shared.calls.put(call)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -86,6 +93,8 @@ class Workers(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and end the threads as they become idle; none is waited for, whatever ``wait`` says."""
         with self._shared.lock:
+            if self._closed:
+                return  # what ends the threads is on its way, and must not be taken for a call that waits
             self._closed = True
         while cancel_futures:
             try:

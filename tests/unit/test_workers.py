@@ -82,9 +82,26 @@ def test_dismissed_workers_take_no_more_and_end() -> None:
         second.result(10)
     with pytest.raises(RuntimeError, match="dismissed"):
         workers.submit(hang)
+    workers.shutdown(cancel_futures=True)  # once more, as whoever closes a history in its own block does
     go_on.set()
     assert first.result(10) == "done"
     until_none("dismissed")
+
+
+def test_a_system_without_threads_is_an_error_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of none after it."""
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    workers = Workers(1, "refused")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            workers.submit(pow, 2, 2)
+    assert workers.submit(pow, 2, 3).result(10) == 8
+    workers.shutdown()
+    until_none("refused")
 
 
 def test_forgotten_workers_end() -> None:
