@@ -10,18 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from saltctl.detection.write_meter import WriteMeter as WriteMeter
     from saltctl.errors import SaltctlError as SaltctlError
-    from saltctl.find import FindOptions as FindOptions
-    from saltctl.find import Found as Found
-    from saltctl.history import History as History
-    from saltctl.history import PutResult as PutResult
-    from saltctl.meter import WriteMeter as WriteMeter
-    from saltctl.pages import Message as Message
-    from saltctl.pages import Page as Page
-    from saltctl.pages import ReadOptions as ReadOptions
-    from saltctl.registry import Lookup as Lookup
-    from saltctl.registry import RaiseResult as RaiseResult
-    from saltctl.registry import Registry as Registry
+    from saltctl.history.find import FindOptions as FindOptions
+    from saltctl.history.find import Found as Found
+    from saltctl.history.history import History as History
+    from saltctl.history.history import PutResult as PutResult
+    from saltctl.history.models import Message as Message
+    from saltctl.history.models import Page as Page
+    from saltctl.history.models import ReadOptions as ReadOptions
+    from saltctl.registry.registry import Lookup as Lookup
+    from saltctl.registry.registry import RaiseResult as RaiseResult
+    from saltctl.registry.registry import Registry as Registry
     from saltctl.salting import partition_key as partition_key
     from saltctl.salting import read_set as read_set
     from saltctl.salting import salt_of as salt_of
@@ -33,19 +33,19 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Filter": "saltctl.stores.contracts",
-    "FindOptions": "saltctl.find",
-    "Found": "saltctl.find",
-    "History": "saltctl.history",
-    "Lookup": "saltctl.registry",
-    "Message": "saltctl.pages",
-    "Page": "saltctl.pages",
-    "PutResult": "saltctl.history",
-    "RaiseResult": "saltctl.registry",
-    "ReadOptions": "saltctl.pages",
-    "Registry": "saltctl.registry",
+    "FindOptions": "saltctl.history.find",
+    "Found": "saltctl.history.find",
+    "History": "saltctl.history.history",
+    "Lookup": "saltctl.registry.registry",
+    "Message": "saltctl.history.models",
+    "Page": "saltctl.history.models",
+    "PutResult": "saltctl.history.history",
+    "RaiseResult": "saltctl.registry.registry",
+    "ReadOptions": "saltctl.history.models",
+    "Registry": "saltctl.registry.registry",
     "SaltctlError": "saltctl.errors",
     "Settings": "saltctl.settings",
-    "WriteMeter": "saltctl.meter",
+    "WriteMeter": "saltctl.detection.write_meter",
     "load_settings": "saltctl.settings",
     "partition_key": "saltctl.salting",
     "read_set": "saltctl.salting",

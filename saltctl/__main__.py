@@ -1,5 +1,5 @@
 """``python -m saltctl`` is the command."""
 
-from saltctl.cli.boundary import main
+from saltctl.cli.main import main
 
 main()

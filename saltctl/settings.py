@@ -21,8 +21,8 @@ from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
 from saltctl.errors import ConfigurationError
-from saltctl.redis_url import REDIS_SCHEMES, parse_redis_url
 from saltctl.salting import is_power_of_two
+from saltctl.urls import REDIS_SCHEMES, parse_redis_url
 
 MASK = "***"
 _NO_REDIS_HINT = (

@@ -9,17 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
-from saltctl.local import LocalMoto, LocalRedis, dummy_credentials, valkey_binary
-from saltctl.rebuild import RebuildOptions
-from saltctl.rebuild_events import Event, RebuildReport
-from saltctl.registry import Registry
+from saltctl.local.environment import LocalMoto, LocalRedis, dummy_credentials, valkey_binary
+from saltctl.rebuild.events import Event, RebuildReport
+from saltctl.rebuild.rebuild import RebuildOptions
+from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.backup import DynamoBackup
-from saltctl.stores.registry import RedisRegistry
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.redis.registry import RedisRegistry
 from tests.support import Rebuilder, rebuild_job
 
 TEST_BUCKETS = 64
+
+# No deadline on machines that do other things as well, and no files left behind.
+hypothesis_settings.register_profile("saltctl", deadline=None, database=None)
+hypothesis_settings.load_profile("saltctl")
 
 # Shells start what they run in the background with SIGINT ignored, and children would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

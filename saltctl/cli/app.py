@@ -20,23 +20,23 @@ Exit codes: 0 done; 1 defect; 2 usage; 3 found something; 4 incomplete; 6 refuse
 of reach; 75 somebody else holds the lease; 77 permission; 78 configuration; 124 timeout; 130, 143 signals.
 """
 
-COMMANDS = (
-    "setup",
-    "registry",
-    "history",
-    "rebuild",
-    "verify",
-    "service",
-    "stream",
-    "throttle",
-    "status",
-    "doctor",
-    "local",
-    "drill",
-    "config",
-    "completion",
-)
-"""The commands and groups, in the order of the help; each is added by the module of its name."""
+COMMANDS = {
+    "setup": "registry.setup",
+    "registry": "registry.registry",
+    "history": "history.history",
+    "rebuild": "rebuild.rebuild",
+    "verify": "registry.compare",
+    "service": "detection.service",
+    "stream": "detection.stream",
+    "throttle": "throttling.throttle",
+    "status": "health.status",
+    "doctor": "health.doctor",
+    "local": "local.local",
+    "drill": "local.drill",
+    "config": "config",
+    "completion": "completion",
+}
+"""The commands and groups in the order of the help, each with the module of saltctl.cli that adds it."""
 
 
 def build(*, only: str | None = None, completion: bool = False) -> typer.Typer:
@@ -56,7 +56,7 @@ def build(*, only: str | None = None, completion: bool = False) -> typer.Typer:
     )
     app.callback()(_root)
     for name in COMMANDS if only is None else (only,) if only in COMMANDS else ():
-        import_module(f"saltctl.cli.{name}").add_to(app)
+        import_module(f"saltctl.cli.{COMMANDS[name]}").add_to(app)
     return app
 
 

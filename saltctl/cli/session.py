@@ -18,10 +18,10 @@ from saltctl.errors import ConfirmationRequiredError, UsageError
 from saltctl.settings import Settings, has_password, load_settings
 
 if TYPE_CHECKING:
-    from saltctl.history import History
-    from saltctl.registry import Registry
-    from saltctl.stores.backup import DynamoBackup
-    from saltctl.stores.registry import RedisRegistry
+    from saltctl.history.history import History
+    from saltctl.registry.registry import Registry
+    from saltctl.stores.aws.backup_table import DynamoBackup
+    from saltctl.stores.redis.registry import RedisRegistry
 
 OutputOption = Annotated[
     OutputFormat | None,
@@ -89,29 +89,29 @@ class Session:
     @cached_property
     def store(self) -> RedisRegistry:
         """The registry in Redis."""
-        from saltctl.stores.registry import RedisRegistry
+        from saltctl.stores.redis.registry import RedisRegistry
 
         return RedisRegistry(self.settings)
 
     @cached_property
     def backup(self) -> DynamoBackup:
         """The backup table."""
-        from saltctl.stores.backup import DynamoBackup
+        from saltctl.stores.aws.backup_table import DynamoBackup
 
         return DynamoBackup(self.settings)
 
     @cached_property
     def registry(self) -> Registry:
         """The registry over both."""
-        from saltctl.registry import Registry
+        from saltctl.registry.registry import Registry
 
         return Registry.over(self.settings, self.store, self.backup)
 
     @cached_property
     def history(self) -> History:
         """The histories of all conversations, over the same registry."""
-        from saltctl.history import History
-        from saltctl.stores.messages import MessagesTable
+        from saltctl.history.history import History
+        from saltctl.stores.aws.messages_table import MessagesTable
 
         return History.over(self.settings, self.registry, MessagesTable(self.settings, client=self.backup.client))
 

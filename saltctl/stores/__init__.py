@@ -1,1 +1,1 @@
-"""The only place that talks to Redis and AWS. Driver exceptions stop here and leave as saltctl errors."""
+"""Adapters for Redis and AWS: the only modules that import their client libraries."""

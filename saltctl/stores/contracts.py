@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from saltctl.attributes import Item
-from saltctl.cursor import SortKey
+from saltctl.history.attributes import Item
+from saltctl.history.cursor import SortKey
 
 
 @dataclass(frozen=True, slots=True)

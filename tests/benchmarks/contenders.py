@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from saltctl.rebuild import Rebuild, RebuildOptions
-from saltctl.rebuild_events import RebuildReport
+from saltctl.rebuild.events import RebuildReport
+from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
-from saltctl.stores.backup import KEY, DynamoBackup
-from saltctl.stores.backup_items import ScanReader
-from saltctl.stores.registry import RedisRegistry, new_token
+from saltctl.stores.aws.backup_table import KEY, DynamoBackup
+from saltctl.stores.aws.scan_parser import ScanReader
+from saltctl.stores.redis.registry import RedisRegistry, new_token
 
 PIPELINE = 1000
 """Commands that the careful script sends at once."""

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from saltctl.detection import Counters, Detector
-from saltctl.heat import HeatReport
-from saltctl.local import LocalEnvironment
-from saltctl.meter import WriteMeter
-from saltctl.registry import RaiseResult, Registry
-from saltctl.service import Service
+from saltctl.detection.detector import Counters, Detector
+from saltctl.detection.service import Service
+from saltctl.detection.write_meter import WriteMeter
+from saltctl.local.environment import LocalEnvironment
+from saltctl.registry.registry import RaiseResult, Registry
 from saltctl.settings import Settings
-from saltctl.stores.dead_letters import DeadLetters
-from saltctl.stores.heat_stream import HeatStream
-from saltctl.stores.heat_sums import HeatSums
+from saltctl.stores.heat.dead_letters import DeadLetters
+from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.stream import HeatStream
+from saltctl.stores.heat.window_sums import HeatSums
 from tests.benchmarks.measure import interleave, median_ratio
 from tests.benchmarks.report import Table, WrongResultError, at_least, at_most, times
 from tests.benchmarks.servers import redis_server

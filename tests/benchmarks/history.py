@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from statistics import fmean
 
-from saltctl.history import CONCURRENCY, History
-from saltctl.pages import ReadOptions
+from saltctl.history.history import CONCURRENCY, History
+from saltctl.history.models import ReadOptions
 from saltctl.salting import partition_key, read_set, salt_of
 from saltctl.stores.contracts import PartitionQuery
 from tests.benchmarks.measure import interleave, median_ratio
 from tests.benchmarks.report import Table, WrongResultError, at_most, times
-from tests.messages import FixedLookups, MemoryMessages
+from tests.support.messages import FixedLookups, MemoryMessages
 
 LIMIT = 50
 DELAY = 0.005

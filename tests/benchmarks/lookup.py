@@ -14,12 +14,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
-from saltctl.registry import Lookup, Registry
+from saltctl.registry.registry import Lookup, Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
-from saltctl.stores.connections import Connections
 from saltctl.stores.contracts import BackupStore
-from saltctl.stores.registry import FENCE, RedisRegistry, script_sha
+from saltctl.stores.redis.connections import Connections
+from saltctl.stores.redis.registry import FENCE, RedisRegistry
+from saltctl.stores.redis.scripts import script_sha
 from tests.benchmarks.entries import entries, n_of
 from tests.benchmarks.measure import interleave, median_ratio
 from tests.benchmarks.report import Table, WrongResultError, at_most, times

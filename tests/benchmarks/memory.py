@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from saltctl.settings import Settings
-from saltctl.stores.connections import Connections
-from saltctl.stores.registry import RedisRegistry
+from saltctl.stores.redis.connections import Connections
+from saltctl.stores.redis.registry import RedisRegistry
 from tests.benchmarks.entries import conversation_id, differences, entries
 from tests.benchmarks.report import Table, at_most
 from tests.benchmarks.servers import BATCH, engines, fill, redis_server

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from saltctl.settings import Settings
-from saltctl.stores.backup_items import fast_decoder
-from saltctl.stores.connections import Connections
-from saltctl.stores.registry import RedisRegistry
+from saltctl.stores.aws.scan_parser import fast_decoder
+from saltctl.stores.redis.connections import Connections
+from saltctl.stores.redis.registry import RedisRegistry
 from tests.benchmarks.backup_pages import PagesServer
 from tests.benchmarks.contenders import Finished
 from tests.benchmarks.entries import differences

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from saltctl.local import LocalRedis, dummy_credentials, valkey_binary
+from saltctl.local.environment import LocalRedis, dummy_credentials, valkey_binary
 from saltctl.settings import Settings
-from saltctl.stores.registry import RedisRegistry, new_token
+from saltctl.stores.redis.registry import RedisRegistry, new_token
 
 BATCH = 10_000
 """Entries that are handed to the registry at once: about what a page of the backup has."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from saltctl import __version__
-from saltctl.local import LocalEnvironment
+from saltctl.local.environment import LocalEnvironment
 from tests.benchmarks.measure import interleave, median_ratio
 from tests.benchmarks.report import Table, WrongResultError, at_most, times
 from tests.benchmarks.servers import child_environment

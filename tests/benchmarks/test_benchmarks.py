@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from saltctl.local import LocalRedis
+from saltctl.local.environment import LocalRedis
 from saltctl.settings import Settings
-from saltctl.stores.registry import RedisRegistry
+from saltctl.stores.redis.registry import RedisRegistry
 from tests.benchmarks import contenders, detection, history, lookup, memory, rebuild, startup, verify
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.backup_pages import PagesServer, Table, make_pages

@@ -11,11 +11,11 @@ import sys
 import time
 from dataclasses import dataclass
 
+from saltctl.registry.compare import Verify, VerifyOptions, result_of
 from saltctl.settings import Settings
-from saltctl.stores.backup import DynamoBackup
-from saltctl.stores.bucket_reader import BucketReader
-from saltctl.stores.registry import RedisRegistry
-from saltctl.verify import Verify, VerifyOptions, result_of
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.redis.buckets import BucketReader
+from saltctl.stores.redis.registry import RedisRegistry
 from tests.benchmarks.backup_pages import PagesServer
 from tests.benchmarks.contenders import REGION, peak_bytes
 from tests.benchmarks.entries import entries

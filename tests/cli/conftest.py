@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from saltctl.cli.boundary import run
-from saltctl.local import LocalEnvironment
+from saltctl.cli.main import run
+from saltctl.local.environment import LocalEnvironment
 from saltctl.settings import Settings
-from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.aws.backup_table import DynamoBackup
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,18 @@ from dataclasses import replace
 
 import pytest
 
-from saltctl.emit import acl
+from saltctl.deployment import acl
 from saltctl.errors import AccessDeniedError
-from saltctl.heat import HeatReport
-from saltctl.local import LocalMoto, valkey_binary
-from saltctl.registry import Registry
+from saltctl.local.environment import LocalMoto, valkey_binary
+from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.backup import DynamoBackup
-from saltctl.stores.heat_stream import HeatStream
-from saltctl.stores.registry import RedisRegistry
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.stream import HeatStream
+from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import Runner, variables_of
-from tests.cli.test_service import Running, _joined, with_passwords
-from tests.clusters import LocalCluster, Node
+from tests.cli.detection.test_service import Running, _joined, with_passwords
+from tests.support.clusters import LocalCluster, Node
 
 CONVERSATIONS = [f"conv_{number}" for number in range(30)]
 

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from saltctl.cli.app import build
-from saltctl.local import LocalEnvironment
+from saltctl.local.environment import LocalEnvironment
 from tests.cli.commands import COMMANDS, Contract
 from tests.cli.conftest import Runner
 

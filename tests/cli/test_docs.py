@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from saltctl.errors import SaltctlError
-from saltctl.local import LocalEnvironment
+from saltctl.local.environment import LocalEnvironment
 from saltctl.settings import SPECS, read_config
 from tests.benchmarks import detection, history, lookup, memory, rebuild, startup, verify
 from tests.cli.test_contract import LEAVES

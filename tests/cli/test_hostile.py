@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from saltctl import cursor
-from saltctl.cli.service import _touch
+from saltctl.cli.detection.service import _touch
 from saltctl.errors import InvalidCursorError
+from saltctl.history import cursor
 from tests.cli.conftest import Runner
 
 BINDING = cursor._binding("conv")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.cli.boundary import wants_json
+from saltctl.cli.main import wants_json
 from saltctl.cli.output import human
 from saltctl.cli.text import ago, clean, clean_json, command_line, duration, tsv_field
 

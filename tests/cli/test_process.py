@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from saltctl import __version__
-from saltctl.local import LocalEnvironment
-from saltctl.registry import Registry
+from saltctl.local.environment import LocalEnvironment
+from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 
 Process = Callable[..., subprocess.CompletedProcess[str]]
@@ -67,7 +67,7 @@ def test_version_and_help_import_no_driver(process: Process) -> None:
     """Start-up is paid on every call: neither redis nor boto3 nor rich is loaded to print a version."""
     code = (
         "import sys\n"
-        "from saltctl.cli.boundary import run\n"
+        "from saltctl.cli.main import run\n"
         "run(['--version']); run(['registry', '--help'])\n"
         "print([m for m in ('redis', 'boto3', 'botocore', 'rich', 'moto') if m in sys.modules])"
     )

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from saltctl.local import LocalMoto, valkey_binary
-from saltctl.meter import WriteMeter
+from saltctl.detection.write_meter import WriteMeter
+from saltctl.local.environment import LocalMoto, valkey_binary
 from saltctl.settings import Settings
-from saltctl.stores.heat_stream import HeatStream
+from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner, variables_of
-from tests.cli.test_service import Running
-from tests.clusters import LocalSentinels
+from tests.cli.detection.test_service import Running
+from tests.support.clusters import LocalSentinels
 
 
 @pytest.fixture

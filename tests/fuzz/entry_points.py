@@ -13,8 +13,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from saltctl.cursor import Cursor, Position, encode
 from saltctl.errors import InvalidConversationIdError
+from saltctl.history.cursor import Cursor, Position, encode
 from saltctl.salting import check_conversation_id, partition_key
 from tests.fuzz.world import FORMATS, SECRET, World
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saltctl.cli.boundary import run
-from saltctl.local import LocalRedis, dummy_credentials
+from saltctl.cli.main import run
+from saltctl.local.environment import LocalRedis, dummy_credentials
 from saltctl.settings import Settings
-from saltctl.stores.backup import DynamoBackup
-from saltctl.stores.registry import RedisRegistry
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.redis.registry import RedisRegistry
 
 FORMATS = ("table", "json", "jsonl", "tsv")
 SECRET = "Tr0ub4dor-and-3"  # noqa: S105  made up, and looked for in all output

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from saltctl.errors import SaltctlError, UnverifiedError
-from saltctl.filling import Filling
-from saltctl.rebuild import Rebuild
-from saltctl.registry import Registry
+from saltctl.rebuild.merge_buffer import Filling
+from saltctl.rebuild.rebuild import Rebuild
+from saltctl.registry.registry import Registry
 from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
-from saltctl.stores.merging import Entry
-from saltctl.stores.redis_errors import redis_errors
-from saltctl.stores.registry import RedisRebuildSession, RedisRegistry, script
+from saltctl.stores.redis.errors import redis_errors
+from saltctl.stores.redis.merge_commands import Entry
+from saltctl.stores.redis.registry import RedisRebuildSession, RedisRegistry
+from saltctl.stores.redis.scripts import script
 from tests.model.fates import Failure
 from tests.model.replay import CONVERSATION, Code, ModelBackup
 from tests.model.world import Broken, Case
@@ -323,8 +324,8 @@ def changed(name: str, pattern: str, replacement: str) -> tuple[str, str]:
     return name, text
 
 
-_ANY_TOKEN = changed("finish", r"redis\.call\('HGET', key, '#rebuild'\) ~= ARGV\[2\]", "false")
-_ANY_IDENTITY = changed("finish", r"at ~= ARGV\[3\]", "false")
+_ANY_TOKEN = changed("set_fence", r"redis\.call\('HGET', key, '#rebuild'\) ~= ARGV\[2\]", "false")
+_ANY_IDENTITY = changed("set_fence", r"at ~= ARGV\[3\]", "false")
 _ANY_ROLE = changed("lookup", r"string\.find\(here, 'role:master\\r\\n', 1, true\)", "true")
 
 MUTATIONS = (

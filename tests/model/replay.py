@@ -14,16 +14,17 @@ from functools import cached_property
 from threading import Event
 from typing import Any, Literal, NamedTuple
 
-from saltctl.checkpoint import Bound, Checkpoint, Primary
 from saltctl.errors import SaltctlError
-from saltctl.rebuild import Rebuild, RebuildOptions
-from saltctl.registry import Lookup, RaiseResult, Registry
+from saltctl.rebuild.checkpoint import Bound, Checkpoint, Primary
+from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
+from saltctl.registry.registry import Lookup, RaiseResult, Registry
 from saltctl.settings import Settings
-from saltctl.stores.backup import DynamoBackup
-from saltctl.stores.backup_scan import ScanPlan, SegmentReader
-from saltctl.stores.connections import Connections, DedicatedConnection
+from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
+from saltctl.stores.aws.backup_table import DynamoBackup
 from saltctl.stores.contracts import BackupPage, LeaseHolder
-from saltctl.stores.registry import RedisRegistry, script_sha
+from saltctl.stores.redis.connections import Connections, DedicatedConnection
+from saltctl.stores.redis.registry import RedisRegistry
+from saltctl.stores.redis.scripts import script_sha
 from tests.model.servers import CONDITION_FAILED, UNREACHABLE, Item, Refusal, Reply, Words, script_of
 
 CONVERSATION = "conv"
@@ -45,7 +46,7 @@ class Call(NamedTuple):
     @property
     def writes(self) -> bool:
         """Whether anybody else might ever notice it."""
-        reads = self.words[0] in ("get", "scan", "HGET", "read") or script_of(self.words) == "recognise"
+        reads = self.words[0] in ("get", "scan", "HGET", "read") or script_of(self.words) == "check_marks"
         return not reads and not (self.words[0] == "EVALSHA" and script_of(self.words) == "lookup")
 
     def __str__(self) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from saltctl.stores.registry import script, script_sha
+from saltctl.stores.redis.scripts import script, script_sha
 
 Bucket = tuple[tuple[bytes, bytes], ...]
 """A Redis hash: (field, value) pairs, sorted by field."""
@@ -24,7 +24,7 @@ Item = tuple[tuple[str, int], ...]
 Words = tuple[str, ...]
 """A Redis command."""
 
-SCRIPTS = ("lookup", "merge", "mark", "recognise", "finish")
+SCRIPTS = ("lookup", "merge", "mark_buckets", "check_marks", "set_fence")
 FRESH = 0xFFFF
 """The replication id of a server that was just started or promoted, until it is renamed."""
 NEVER_AGAIN = 0xDEAD

@@ -9,11 +9,11 @@ from itertools import product
 import pytest
 
 from saltctl.errors import SaltctlError
-from saltctl.local import LocalRedis
+from saltctl.local.environment import LocalRedis
 from saltctl.settings import Settings
-from saltctl.stores.backup import DynamoBackup
+from saltctl.stores.aws.backup_table import DynamoBackup
 from saltctl.stores.contracts import Raise, RebuildSession
-from saltctl.stores.registry import RedisRegistry
+from saltctl.stores.redis.registry import RedisRegistry
 from tests.model.replay import CONVERSATION, SETTINGS, Answers, Call, ModelBackup, StubConnections, StubDynamo
 from tests.model.servers import UNREACHABLE, Item, Redis, Reply, execute, update_item
 

@@ -14,8 +14,8 @@ from enum import StrEnum
 from functools import cache
 from typing import Generic, NamedTuple, TypeVar
 
-from saltctl.registry import Lookup, RaiseResult
-from saltctl.stores.registry import script_sha
+from saltctl.registry.registry import Lookup, RaiseResult
+from saltctl.stores.redis.scripts import script_sha
 from tests.model.fates import Failure, Servers, applied, beginning, fates
 from tests.model.replay import (
     RESUMED,
@@ -394,11 +394,11 @@ def possible_replies(call: Call, case: Case) -> Collection[Reply]:
             return [script_sha("lookup").encode(), UNREACHABLE]
         case "lookup", _:
             return [*((entry,) for entry in entries), NO_SCRIPT, UNVERIFIED, *refused]
-        case "mark", _:
+        case "mark_buckets", _:
             return [*(i.encode() for i in ids), *refused]
-        case "recognise", _:
+        case "check_marks", _:
             return [*RECOGNISED, *refused]
-        case "finish", _:
+        case "set_fence", _:
             return [1, TOKEN_GONE, OTHER_IDENTITY, *refused]
         case _, "HGET":
             return [*entries, UNREACHABLE]

@@ -12,17 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings as hypothesis_settings
 
-from saltctl.local import LocalRedis, valkey_binary
+from saltctl.local.environment import LocalRedis, valkey_binary
 from saltctl.settings import Settings
-from saltctl.stores.registry import RedisRegistry
-from tests.stores.dynamodb_local import HOW, VARIABLE, DynamoLocal
-from tests.stores.stubs import AwsStub
-
-# No deadline on machines that do other things as well, and no files left behind.
-hypothesis_settings.register_profile("saltctl", deadline=None, database=None)
-hypothesis_settings.load_profile("saltctl")
+from saltctl.stores.redis.registry import RedisRegistry
+from tests.support.dynamodb_local import HOW, VARIABLE, DynamoLocal
+from tests.support.stubs import AwsStub
 
 DIRECTORY = os.environ.get(VARIABLE)
 """Read before the tests begin, since each of them forgets the environment of whoever runs it."""

@@ -1,0 +1,1 @@
+"""Commands for the hot partition service and its stream: `service` and `stream`."""

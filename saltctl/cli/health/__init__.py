@@ -1,0 +1,1 @@
+"""Commands that judge the state of the system: `status` and `doctor`."""

@@ -1,0 +1,1 @@
+"""Commands for the local environment: `local` and `drill`."""

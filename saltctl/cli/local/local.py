@@ -1,0 +1,183 @@
+"""``saltctl local shell|run``: a command inside a whole environment on loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saltctl.cli.main import Terminated
+from saltctl.cli.output import Column, emit, fields_and_tables, note
+from saltctl.cli.session import OutputOption, duration_option, session_of
+from saltctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from saltctl.local.environment import LocalEnvironment
+
+group = typer.Typer(
+    help="Try saltctl on your own machine: a real Valkey and moto, seeded, gone at exit.", no_args_is_help=True
+)
+TERMINATE_SECONDS = 5.0
+LOAD_COLUMNS = (
+    Column("writes", "writes", right=True),
+    Column("seconds", "seconds", right=True),
+    Column("reports", "heat reports", right=True),
+    Column("dropped", "dropped", right=True),
+    Column("written", "really written", right=True),
+    Column("failed", "failed", right=True),
+    Column("hottest", "hottest"),
+)
+HOTTEST_COLUMNS = (
+    Column("conversation_id", "conversation"),
+    Column("rate", "writes/s", right=True),
+    Column("max_n", "max_n", right=True),
+    Column("partitions", "partitions written to", right=True),
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the group to the command tree."""
+    app.add_typer(group, name="local")
+
+
+@group.command("shell")
+def shell() -> None:
+    """Open a shell in which saltctl and the AWS tools talk to local servers only.
+
+    Starts a real Valkey with its AOF on and moto's server on loopback, with a few hundred conversations.
+    Everything is stopped and removed when the shell ends.
+
+    \b
+    Examples:
+      saltctl local shell
+    """
+    program = os.environ.get("SHELL") or "/bin/sh"
+    with _environment() as environment:
+        note("Type exit to leave; the servers and their data end with it. Try:")
+        for line in (
+            "saltctl registry list --sort n --limit 5",
+            "saltctl registry get conv_hot_12 conv_0001",
+            "saltctl registry set conv_0001 4 --reason 'trying it out'",
+            "saltctl rebuild",
+        ):
+            note(f"  {line}")
+        code = _run([program], environment)
+    raise typer.Exit(code)
+
+
+@group.command("run", context_settings={"allow_interspersed_args": False})
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")],
+) -> None:
+    """Run one command inside a local environment of its own, and exit as it does.
+
+    \b
+    Examples:
+      saltctl local run -- saltctl registry list --limit 3
+      saltctl local run -- sh -c 'saltctl registry set conv_0001 4 --yes && saltctl registry get conv_0001'
+    """
+    with _environment() as environment:
+        code = _run(command, environment)
+    raise typer.Exit(code)
+
+
+@group.command("load")
+def load(
+    context: typer.Context,
+    rate: Annotated[int, typer.Option("--rate", min=1, max=100_000, help="Writes a second over all servers.")] = 5000,
+    servers: Annotated[int, typer.Option("--servers", min=1, max=200, help="Servers that count them.")] = 10,
+    seconds: Annotated[float, duration_option("--duration", "How long; 30s if omitted.")] = 30.0,
+    conversations: Annotated[
+        int, typer.Option("--conversations", min=1, max=100_000, help="Conversations, Zipf-distributed.")
+    ] = 1000,
+    output: OutputOption = None,
+) -> None:
+    """Write to Zipf-distributed conversations, so that detection and raises can be watched.
+
+    Local servers only. Run the service beside it, and watch: saltctl service status. All writes are counted by
+    the servers' meters; about twenty a second are really written, to the partitions that lookups name.
+
+    \b
+    Examples:
+      saltctl local load
+      saltctl local load --rate 20000 --servers 50 --duration 2m
+    """
+    import random
+
+    from saltctl.detection.write_meter import WriteMeter
+    from saltctl.local.load import LoadOptions, LoadReport, require_local, run
+    from saltctl.stores.aws.messages_table import MessagesTable
+
+    session = session_of(context)
+    settings = session.settings
+    require_local(settings)
+    options = LoadOptions(rate, servers, seconds, conversations)
+    meters = [WriteMeter.open(settings) for _ in range(servers)]
+    report = LoadReport()
+    try:
+        for report in run(options, meters, session.registry, MessagesTable(settings), chance=random.Random()):
+            top = ", ".join(f"{row['conversation_id']} {row['rate']}/s N {row['max_n']}" for row in report.hottest[:3])
+            note(f"{report.seconds:.0f} s: {report.writes:,} writes, {report.reports:,} heat reports; {top}")
+    finally:
+        for meter in meters:
+            meter.close()
+    record = asdict(report)
+    view = fields_and_tables(record, LOAD_COLUMNS, hottest=HOTTEST_COLUMNS)
+    emit(record, output, columns=LOAD_COLUMNS, human_view=view)
+
+
+@contextmanager
+def _environment() -> Iterator[LocalEnvironment]:
+    """A seeded local environment, announced on stderr."""
+    from saltctl.local.environment import LocalEnvironment
+
+    started = time.monotonic()
+    with LocalEnvironment() as environment:
+        seeded = environment.seed()
+        note(
+            f"local environment ready in {time.monotonic() - started:.1f} s: "
+            f"Valkey on 127.0.0.1:{environment.redis.port}, moto on 127.0.0.1:{environment.moto.port}, "
+            f"{seeded.conversations} conversations ({seeded.salted} salted), {seeded.messages} messages"
+        )
+        yield environment
+
+
+def _run(command: Sequence[str], environment: LocalEnvironment) -> int:
+    """Run a command to its end; a signal that ends us is handed on to it first."""
+    variables = environment.variables()
+    # The directory of this very saltctl comes first, so that the command meets the same one.
+    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
+    try:
+        child = subprocess.Popen(command, env=variables)
+    except OSError as exc:
+        raise UsageError(
+            f"{command[0]!r} cannot be run: {exc.strerror}", hint="saltctl local run -- saltctl registry list"
+        ) from exc
+    # Ctrl-C reaches the whole foreground group; the child decides what it means.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        code = child.wait()
+    except Terminated as exc:
+        child.send_signal(exc.signum)
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+        _end(child)
+    return code if code >= 0 else 128 - code
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    try:
+        child.wait(timeout=TERMINATE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

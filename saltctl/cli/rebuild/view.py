@@ -1,0 +1,96 @@
+"""A rebuild's events, told to people on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import cast
+
+from saltctl.cli.output import note, warn
+from saltctl.cli.progress import MAX_DAMAGED_NAMED, Say, ticker, utc
+from saltctl.cli.text import clean
+from saltctl.rebuild.events import (
+    AboveCap,
+    Began,
+    BeganAnew,
+    Cost,
+    Damaged,
+    Event,
+    Progress,
+    RebuildReport,
+    Resumed,
+    Unsaved,
+    Waiting,
+)
+
+
+def narrate(
+    events: Iterator[Event], clock: Callable[[], float] = time.monotonic, *, quiet: bool = False
+) -> RebuildReport:
+    """Drain the events, telling about them on stderr, and return the report. ``clock`` is in seconds.
+
+    ``quiet`` tells about damaged items and unwritten checkpoints alone.
+    """
+    # Closed on every way out, so that an interrupted rebuild gives its lease back before the process ends.
+    with closing(cast("_Closing", events)), ticker("taking the lease", clock, quiet=quiet) as (say, above):
+        return _drain(events, say, above, (lambda text: None) if quiet else note)
+
+
+class _Closing(Iterator[Event]):
+    def close(self) -> None: ...
+
+
+def _drain(events: Iterator[Event], say: Say, above: Say, tell: Say) -> RebuildReport:
+    named = 0
+    for event in events:
+        match event:
+            case RebuildReport():
+                return event
+            case Waiting():
+                say(clean(_waiting(event)))
+            case Began():
+                say("marking buckets" if event.verified_before else "Redis is not verified; marking buckets")
+            case Cost() | Resumed() | BeganAnew():
+                tell(clean(_taken_up(event)))
+            case Unsaved():
+                warn(f"no checkpoint can be written, and the rebuild goes on: {event.why}")
+            case Progress():
+                say(
+                    f"{event.entries:,} entries, {event.raised:,} of them new to Redis, "
+                    f"{event.entries / max(event.seconds, 0.001):,.0f}/s, {event.consumed_rcu:,.1f} RCU"
+                )
+            case Damaged() | AboveCap():
+                named += 1
+                if named <= MAX_DAMAGED_NAMED:
+                    above(clean(_odd(event)))
+                elif named == MAX_DAMAGED_NAMED + 1:
+                    warn("more items are damaged or above the cap; they are counted, and no longer named")
+    raise RuntimeError("the rebuild ended without a report")
+
+
+def _odd(event: Damaged | AboveCap) -> str:
+    if isinstance(event, AboveCap):
+        return f"{event.conversation_id!r} has N {event.max_n}, above max_n_cap; it is merged like any other"
+    return f"skipped {event.entry.conversation_id!r}: {event.entry.problem}"
+
+
+def _taken_up(event: Cost | Resumed | BeganAnew) -> str:
+    match event:
+        case Resumed():
+            at = utc(event.written)
+            return f"going on from a checkpoint of {at}, after {event.entries:,} entries; --restart begins anew"
+        case BeganAnew():
+            return f"beginning anew: {event.why}"
+    time = "" if event.seconds is None else f", {event.seconds:,.0f} s at this --max-rcu"
+    return (
+        f"reading the backup costs about {event.rcu:,} RCU{time}: {event.items:,} items, {event.bytes:,} bytes, as "
+        "DescribeTable had them up to six hours ago"
+    )
+
+
+def _waiting(event: Waiting) -> str:
+    if event.percent is None:
+        return f"waiting: {event.why}"
+    eta = "" if event.eta_seconds is None else f", {event.eta_seconds:,.0f} s to go"
+    return f"waiting: {event.why}: {event.percent:.0f} %{eta}"

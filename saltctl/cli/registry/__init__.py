@@ -1,0 +1,1 @@
+"""Commands for registry entries: `registry`, `compare` and `setup`."""

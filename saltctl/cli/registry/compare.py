@@ -1,0 +1,177 @@
+"""``saltctl verify``."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from saltctl.cli.cron import CronOption, MetricsFileOption, running
+from saltctl.cli.main import deadline
+from saltctl.cli.output import Column, emit, note, print_fields, table_of, warn
+from saltctl.cli.progress import MAX_DAMAGED_NAMED, ticker
+from saltctl.cli.session import (
+    ConfirmOption,
+    DryRunOption,
+    OutputOption,
+    Session,
+    TimeoutOption,
+    YesOption,
+    session_of,
+)
+from saltctl.cli.text import clean
+
+if TYPE_CHECKING:
+    from saltctl.registry.compare import Verify, VerifyOptions
+    from saltctl.registry.compare_events import Sample, VerifyReport
+
+FOUND_SOMETHING = 3
+INCOMPLETE = 4
+COLUMNS = (
+    Column("checked", "checked", right=True),
+    Column("in_sync", "in sync", right=True),
+    Column("behind", "behind", right=True),
+    Column("missing", "missing", right=True),
+    Column("unbacked", "unbacked", right=True),
+    Column("uncommitted", "uncommitted", right=True),
+    Column("repaired", "repaired", right=True),
+    Column("verified", "verified"),
+    Column("damaged", "damaged", right=True),
+    Column("seconds", "seconds", right=True),
+    Column("consumed_rcu", "consumed RCU", right=True),
+    Column("sample", "sample"),
+)
+KEYS = (*COLUMNS, Column("drift", "drift"))
+DRIFT_COLUMNS = (
+    Column("conversation_id", "conversation"),
+    Column("kind", "kind"),
+    Column("redis_n", "redis", right=True),
+    Column("backup_n", "backup", right=True),
+    Column("write_n", "write_n", right=True),
+    Column("repaired", "repaired"),
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the tree."""
+    app.command("verify")(verify)
+
+
+def verify(
+    context: typer.Context,
+    repair: Annotated[bool, typer.Option("--repair", help="Raise the side that is behind; else change nothing.")] = (
+        False
+    ),
+    sample: Annotated[
+        str | None, typer.Option("--sample", metavar="K/N", help="Only the K-th N-th; N runs cover everything.")
+    ] = None,
+    segments: Annotated[int, typer.Option("--segments", help="Parallel scans of the backup table.")] = 4,
+    timeout: TimeoutOption = 0.0,
+    cron: CronOption = False,
+    metrics_file: MetricsFileOption = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    confirm: ConfirmOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Compare Redis with the backup, both ways, and find every conversation that they disagree on.
+
+    behind and missing: Redis has less than the backup, or nothing. unbacked: Redis has more, so somebody wrote
+    by hand. uncommitted: a raise was left half-way. --repair raises, and never lowers, whichever side has less.
+    Costs one scan of the backup, and a read unit for each conversation that looks wrong. Exits 3 while drift
+    is left, 4 if items of the backup are damaged.
+
+    \b
+    Examples:
+      saltctl verify
+      saltctl verify --repair --dry-run
+      saltctl verify --sample 1/24 -o json
+    """
+    from saltctl.registry.compare import VerifyOptions
+
+    session = session_of(context)
+    with running("verify", session, cron=cron, metrics_file=metrics_file) as job:
+        options = VerifyOptions(segments=segments, sample=parse_sample(sample))
+        session.settings.require_redis_url()
+        repair = repair and not dry_run
+        if repair:
+            session.consent("Raise what is behind?", yes=yes, confirm=confirm, irreversible=True)
+        with deadline(timeout):
+            session.backup.check_table()
+            report = _drain(_comparison(session, options, repair=repair), quiet=cron)
+        record = asdict(report) | {"sample": sample, "dry_run": not repair}
+        job.done(record, happened=bool(report.left or report.repaired or report.damaged or not report.verified))
+        if not cron or output is not None:
+            emit(record, output, columns=KEYS, human_view=lambda screen: _show(screen, record))
+        code = _exit_code(report, repair=repair, say=(lambda text: None) if cron else warn)
+        if code:
+            raise typer.Exit(code)
+
+
+def parse_sample(text: str | None) -> Sample | None:
+    """``K/N``; a usage error for anything else."""
+    from saltctl.registry.compare_events import Sample
+
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,7})/([0-9]{1,7})", text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no sample; write it as 1/24")
+    return Sample(int(found[1]), int(found[2]))
+
+
+def _comparison(session: Session, options: VerifyOptions, *, repair: bool) -> Verify:
+    from saltctl.registry.compare import Verify
+    from saltctl.stores.redis.buckets import BucketReader
+
+    reader = BucketReader(session.settings)
+    registry = session.registry if repair else None
+    return Verify.over(session.settings, reader, session.store, session.backup, options, registry)
+
+
+def _drain(job: Verify, *, quiet: bool) -> VerifyReport:
+    """Tell about the events on stderr, and return the report."""
+    from saltctl.rebuild.events import Damaged
+    from saltctl.registry.compare_events import VerifyProgress, VerifyReport
+
+    damaged = 0
+    with closing(cast("Any", job.run())) as events, ticker("comparing", quiet=quiet) as (say, above):
+        for event in events:
+            match event:
+                case VerifyReport():
+                    return event
+                case VerifyProgress():
+                    say(f"{event.checked:,} checked, {event.drift:,} differ, {event.consumed_rcu:,.1f} RCU")
+                case Damaged():
+                    damaged += 1
+                    if damaged <= MAX_DAMAGED_NAMED:
+                        above(clean(f"damaged: {event.entry.conversation_id!r}: {event.entry.problem}"))
+    raise RuntimeError("the comparison ended without a report")
+
+
+def _exit_code(report: VerifyReport, *, repair: bool, say: Any) -> int:
+    for drift in report.drift:
+        if drift.problem is not None:
+            say(f"{drift.conversation_id!r} was not repaired: {drift.problem}")
+    if not report.verified:
+        say("Redis is not verified: lookups are answered by the backup. saltctl rebuild")
+    if report.left:
+        remedy = "" if repair else "; saltctl verify --repair --yes raises what is behind"
+        say(f"conversations that differ: {report.left:,}{remedy}")
+    if report.damaged:
+        say(f"damaged items of the backup, not compared: {report.damaged:,}; they are named above")
+        return INCOMPLETE
+    return FOUND_SOMETHING if report.left else 0
+
+
+def _show(screen: Any, record: dict[str, Any]) -> None:
+    print_fields(record, COLUMNS)
+    if record["drift"]:
+        screen.print()
+        screen.print(table_of(record["drift"], DRIFT_COLUMNS))
+        more = sum(record[kind] for kind in ("behind", "missing", "unbacked", "uncommitted")) - len(record["drift"])
+        if more:
+            note(f"and {more:,} more")

@@ -1,0 +1,54 @@
+"""``saltctl setup``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from saltctl.cli.output import Column, emit, note, table_of
+from saltctl.cli.session import ConfirmOption, DryRunOption, OutputOption, session_of
+
+COLUMNS = (Column("resource", "resource"), Column("action", "action"), Column("detail", "detail"))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the tree."""
+    app.command("setup")(setup)
+
+
+def setup(
+    context: typer.Context,
+    messages: Annotated[bool, typer.Option("--messages", help="Create a messages table, too, for trying out.")] = False,
+    dry_run: DryRunOption = False,
+    confirm: ConfirmOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Create what is missing: the backup table and the consumer group of the heat stream.
+
+    What exists is checked and left as it is, so it can be run any number of times.
+
+    \b
+    Examples:
+      saltctl setup --dry-run
+      saltctl setup
+    """
+    from saltctl.registry.setup import plan
+
+    session = session_of(context)
+    settings = session.settings
+    settings.require_redis_url()
+    if not dry_run:
+        session.consent("Create what is missing?", yes=True, confirm=confirm, irreversible=False)
+    actions = [
+        asdict(action) for action in plan(settings, session.store, session.backup, messages=messages, dry_run=dry_run)
+    ]
+    emit(
+        {"actions": actions},
+        output,
+        columns=(Column("actions", "actions"),),
+        human_view=lambda screen: screen.print(table_of(actions, COLUMNS)),
+    )
+    if not dry_run and not all(session.store.verified().values()):
+        note("Redis is not verified yet: lookups ask the backup until `saltctl rebuild` has run")

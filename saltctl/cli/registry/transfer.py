@@ -1,0 +1,173 @@
+"""``saltctl registry export|import``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
+
+import typer
+
+from saltctl.cli.main import deadline
+from saltctl.cli.output import Column, emit, note, print_fields, table_of, warn
+from saltctl.cli.progress import ticker
+from saltctl.cli.registry.registry import Source, group, trusted_source
+from saltctl.cli.session import (
+    ConfirmOption,
+    DryRunOption,
+    OutputOption,
+    Session,
+    TimeoutOption,
+    YesOption,
+    session_of,
+)
+from saltctl.cli.text import clean_json
+from saltctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from saltctl.registry.transfer import Import, ImportReport
+
+INCOMPLETE = 4
+NAMED = 20
+COLUMNS = (
+    Column("read", "read", right=True),
+    Column("raised", "raised", right=True),
+    Column("unchanged", "unchanged", right=True),
+    Column("skipped", "skipped", right=True),
+    Column("seconds", "seconds", right=True),
+    Column("dry_run", "dry run"),
+)
+RAISE_COLUMNS = (
+    Column("conversation_id", "conversation"),
+    Column("before", "before", right=True),
+    Column("after", "after", right=True),
+)
+KEYS = (*COLUMNS, Column("raises", "raises"), Column("bad_lines", "bad lines"))
+
+
+@group.command("export")
+def export(
+    context: typer.Context,
+    source: Annotated[
+        Source | None,
+        typer.Option("--source", help="Default: redis if it is verified, else the backup.", show_default=False),
+    ] = None,
+    timeout: TimeoutOption = 0.0,
+) -> None:
+    """Write every entry to stdout as a line of JSON, sorted by id.
+
+    Exports of the same registry are the same bytes, whatever they come from, so a diff of two shows what
+    differs. Memory is flat: large registries are sorted through temporary files.
+
+    \b
+    Examples:
+      saltctl registry export
+      saltctl registry export --source backup
+    """
+    from saltctl.registry.transfer import in_order
+
+    session = session_of(context)
+    skipped: list[int] = []
+    with deadline(timeout):
+        chosen = source or trusted_source(session)
+        entries = session.store.entries() if chosen is Source.redis else _backed(session, skipped)
+        count = 0
+        for conversation_id, n in in_order(entries):
+            count += 1
+            sys.stdout.write(f'{{"conversation_id": {_quoted(conversation_id)}, "max_n": {n}}}\n')
+        sys.stdout.flush()
+    note(f"entries: {count:,}, from {'Redis' if chosen is Source.redis else 'the backup'}")
+    if source is Source.redis and not all(session.store.verified().values()):
+        warn("Redis is not verified and may lack entries; saltctl rebuild, or --source backup")
+    if sum(skipped):
+        warn(f"damaged items of the backup, left out: {sum(skipped):,}; saltctl rebuild --dry-run names them")
+        raise typer.Exit(INCOMPLETE)
+
+
+def _backed(session: Session, skipped: list[int]) -> Iterator[tuple[str, int]]:
+    for page in session.backup.scan(4):
+        skipped.append(len(page.damaged))
+        for conversation_id, max_n, _ in page.entries:
+            yield conversation_id, max_n
+
+
+def _quoted(conversation_id: str) -> str:
+    quoted = json.dumps(conversation_id, ensure_ascii=False)
+    return quoted if conversation_id.isprintable() else clean_json(quoted)
+
+
+@group.command("import")
+def import_(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="Lines of JSON; - is stdin.")],
+    rate: Annotated[float | None, typer.Option("--rate", help="At most so many raises a second.")] = 500.0,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept with each raise.")] = "registry import",
+    timeout: TimeoutOption = 0.0,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    confirm: ConfirmOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Raise every conversation of an export to at least the max_n that it has there.
+
+    Never lowers one, and leaves alone what is not in the file. Lines that are no entries are named and
+    skipped, the others are imported, and the exit code is 4. To go on after an interruption, run it again.
+
+    \b
+    Examples:
+      saltctl registry import registry.jsonl --dry-run
+      saltctl registry import registry.jsonl --rate 100 --reason "from staging" --yes
+    """
+    from saltctl.registry.transfer import Import, ImportOptions
+
+    session = session_of(context)
+    settings = session.settings
+    settings.require_redis_url()
+    options = ImportOptions(cap=settings.max_n_cap, reason=reason, rate=rate, dry_run=dry_run)
+    with _opened(file) as lines:
+        if not dry_run:
+            session.consent("Raise what the file has more of?", yes=yes, confirm=confirm, irreversible=True)
+        with deadline(timeout):
+            session.backup.check_table()
+            session.backup.check_layout(settings.layout, settings.key_prefix)
+            report = _drain(Import(lines, session.registry, session.backup, options))
+    record = asdict(report)
+    emit(record, output, columns=KEYS, human_view=lambda screen: _show(screen, record))
+    for bad in report.bad_lines[:NAMED]:
+        warn(f"line {bad.line} was skipped: {bad.problem}")
+    if report.skipped:
+        warn(f"lines skipped: {report.skipped:,}; all others are imported. Mend them and run it again")
+        raise typer.Exit(INCOMPLETE)
+
+
+def _show(screen: Any, record: dict[str, Any]) -> None:
+    print_fields(record, COLUMNS)
+    shown = record["raises"][:NAMED]
+    if shown:
+        screen.print()
+        screen.print(table_of(shown, RAISE_COLUMNS))
+    if more := record["raised"] - len(shown):
+        note(f"and {more:,} more")
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[BinaryIO]:
+    try:
+        # The descriptor and not sys.stdin, which decodes.
+        stream = open(0 if file == "-" else file, "rb", closefd=file != "-")  # noqa: SIM115
+    except OSError as exc:
+        raise UsageError(
+            f"{file!r} cannot be read: {exc.strerror}", hint="saltctl registry export > registry.jsonl makes a file"
+        ) from exc
+    with stream:
+        yield stream
+
+
+def _drain(job: Import) -> ImportReport:
+    with closing(cast("Any", job.run())) as reports, ticker("importing") as (say, _):
+        for report in reports:
+            say(f"{report.read:,} entries, {report.raised:,} of them raised")
+    return job.report

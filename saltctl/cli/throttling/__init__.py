@@ -1,0 +1,1 @@
+"""Commands for throttle metrics and alarms: `throttle`."""

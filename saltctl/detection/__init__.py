@@ -1,0 +1,1 @@
+"""Hot partition detection: count writes, add up heat reports, and raise N."""

@@ -1,1 +1,0 @@
-"""Doctor: what is asked (facts), what is made of it (checks), and the command that mends it (paste)."""

@@ -1,0 +1,1 @@
+"""Health checks: the doctor, and the status of every part."""

@@ -1,0 +1,137 @@
+"""Checks of settings, and of what users of Redis may do."""
+
+from __future__ import annotations
+
+import shlex
+import stat
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from saltctl.health.facts import Facts
+from saltctl.health.findings import Finding, fail, ok, skip, together, warn
+from saltctl.settings import has_password
+from saltctl.stores.redis.inspection import APP_USER, SERVICE_USER
+from saltctl.stores.redis.scripts import script_sha
+
+
+def settings(facts: Facts) -> Finding:
+    """The settings make sense, it is known where each comes from, and no file tells its secrets."""
+    return together(_settings(facts))
+
+
+def _settings(facts: Facts) -> Iterable[Finding]:
+    chosen = facts.settings
+    origins = Counter(chosen.origins.get(row["name"], "default").split(" ")[0] for row in chosen.describe())
+    told = ", ".join(f"{origins[kind]} from {kind}" for kind in ("flag", "environment", "context") if origins[kind])
+    context = f"context {chosen.context}" if chosen.context else "no context"
+    yield ok(f"{context}; {told or 'nothing set'}, {origins['default']} by default")
+    if not chosen.redis_url:
+        yield fail("redis_url is not set", facts.paste.set_variable("SALTCTL_REDIS_URL", "redis://127.0.0.1:6379/0"))
+    secrets = []
+    if chosen.redis_password_file is not None:
+        secrets.append(chosen.redis_password_file)
+    if chosen.origins.get("redis_url", "").startswith("context") and has_password(chosen.redis_url or ""):
+        secrets += [] if facts.config_file is None else [facts.config_file]
+    for file in secrets:
+        yield from _readable_by_others(file)
+
+
+def _readable_by_others(file: Path) -> Iterable[Finding]:
+    try:
+        mode = file.stat().st_mode
+    except OSError as exc:
+        yield fail(f"{file} cannot be read: {exc.strerror}", f"ls -l {shlex.quote(str(file))}")
+        return
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        detail = f"{file} holds a password, and others may read it (mode {stat.S_IMODE(mode):04o})"
+        yield warn(detail, f"chmod 600 {shlex.quote(str(file))}")
+
+
+def redis_permissions(facts: Facts) -> Finding:
+    """Users of Redis may do what their role needs, and application servers nothing that could verify a server.
+
+    Asked by ACL DRYRUN, which carries nothing out; those who may not ask are told so.
+    """
+    findings = []
+    for server in facts.servers:
+        user = facts.redis.user(server.primary)
+        if user is None:
+            return skip(f"{server.primary} does not permit ACL WHOAMI: see saltctl service emit acl")
+        if facts.redis.may(server.primary, user, [("PING",)]) is None:
+            return skip(f"user {user} may not use ACL DRYRUN on {server.primary}: ask as an administrator")
+        if user != APP_USER:
+            findings.append(_needs(facts, server.primary, user))
+        findings += [_needs(facts, server.primary, SERVICE_USER)] if user != SERVICE_USER else []
+        findings.append(_needs(facts, server.primary, APP_USER))
+        findings.append(_excess(facts, server.primary))
+    return together(findings)
+
+
+def _needs(facts: Facts, primary: str, user: str) -> Finding:
+    wanted = _app_commands(facts) if user == APP_USER else _service_commands(facts)
+    allowed = facts.redis.may(primary, user, list(wanted.values()))
+    if allowed is None:
+        return skip(f"{primary} has no user {user}")
+    missing = [rule for rule, permitted in zip(wanted, allowed, strict=True) if not permitted]
+    if not missing:
+        return ok(f"{user} may do what it has to")
+    prefix = facts.settings.key_prefix
+    fix = facts.paste.redis(primary, "ACL", "SETUSER", user, *missing, f"~{prefix}:r:*", *_keys(prefix, user))
+    return fail(f"{user} may not {' '.join(missing)} on {primary}", fix)
+
+
+def _keys(prefix: str, user: str) -> list[str]:
+    if user == APP_USER:
+        return []
+    return [f"~{prefix}:{key}" for key in ("heat", "dead", "sum:*", "service")]
+
+
+def _excess(facts: Facts, primary: str) -> Finding:
+    forbidden = {"script": ("SCRIPT", "LOAD", "return 0"), "flushall": ("FLUSHALL",), "flushdb": ("FLUSHDB",)}
+    allowed = facts.redis.may(primary, APP_USER, list(forbidden.values()))
+    if allowed is None:
+        return skip(f"{primary} has no user {APP_USER}")
+    found = [word for word, permitted in zip(forbidden, allowed, strict=True) if permitted]
+    if not found:
+        return ok(f"{APP_USER} can neither verify nor flush")
+    fix = facts.paste.redis(primary, "ACL", "SETUSER", APP_USER, *(f"-{word}" for word in found))
+    return warn(f"{APP_USER} may {', '.join(found)} on {primary}: an application server could verify or flush it", fix)
+
+
+def _app_commands(facts: Facts) -> dict[str, tuple[Any, ...]]:
+    prefix, layout = facts.settings.key_prefix, facts.settings.layout
+    return {
+        "+evalsha": ("EVALSHA", script_sha("lookup"), 1, f"{prefix}:r:0", layout, "-"),
+        "+hmget": ("HMGET", f"{prefix}:r:0", "#fence"),
+        "+info": ("INFO", "replication"),
+        f"(+xadd ~{prefix}:heat)": ("XADD", f"{prefix}:heat", "*", "a", "b"),
+    }
+
+
+def _service_commands(facts: Facts) -> dict[str, tuple[Any, ...]]:
+    prefix = facts.settings.key_prefix
+    bucket, heat = f"{prefix}:r:0", f"{prefix}:heat"
+    return {
+        "+evalsha": ("EVALSHA", script_sha("lookup"), 1, bucket, facts.settings.layout, "-"),
+        "+eval": ("EVAL", "return 0", 1, bucket),
+        "+script|load": ("SCRIPT", "LOAD", "return 0"),
+        "+info": ("INFO",),
+        "+hget": ("HGET", bucket, "a"),
+        "+hmget": ("HMGET", bucket, "a"),
+        "+hgetall": ("HGETALL", bucket),
+        "+hset": ("HSET", bucket, "a", "1"),
+        "+hsetnx": ("HSETNX", bucket, "a", "1"),
+        "+hdel": ("HDEL", bucket, "a"),
+        "+expire": ("EXPIRE", f"{prefix}:sum:0", 1),
+        "+xreadgroup": ("XREADGROUP", "GROUP", "g", "c", "STREAMS", heat, ">"),
+        "+xack": ("XACK", heat, "g", "0-0"),
+        "+xautoclaim": ("XAUTOCLAIM", heat, "g", "c", 0, "0-0"),
+        "+xpending": ("XPENDING", heat, "g"),
+        "+xadd": ("XADD", f"{prefix}:dead", "*", "a", "b"),
+        "+xtrim": ("XTRIM", heat, "MINID", "0-0"),
+        "+xinfo|stream": ("XINFO", "STREAM", heat),
+        "+xinfo|groups": ("XINFO", "GROUPS", heat),
+        "+xgroup|create": ("XGROUP", "CREATE", heat, "g", "0"),
+    }

@@ -1,0 +1,1 @@
+"""Message histories: salted writes and complete scatter-gather reads."""

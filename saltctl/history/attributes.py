@@ -1,0 +1,143 @@
+"""Attribute values: DynamoDB's tagged form as Python values and back, without losing a digit or a type.
+
+======================  =======================================
+DynamoDB                Python
+======================  =======================================
+S, BOOL, NULL           ``str``, ``bool``, ``None``
+N                       ``Decimal``, or ``int`` when writing; never ``float``, which would round
+B                       ``bytes``
+L, M                    ``list``, ``dict``
+SS, NS, BS              ``set`` of ``str``, ``Decimal`` or ``bytes``
+======================  =======================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from saltctl.errors import UsageError
+
+Item = Mapping[str, Mapping[str, Any]]
+"""A row as DynamoDB's low-level client gives it: attribute name → ``{"S": …}`` and so on."""
+
+MAX_DIGITS = 38
+"""Digits that DynamoDB keeps of a number (documented)."""
+_LARGEST, _SMALLEST = 125, -130  # the powers of ten that it keeps (documented)
+
+
+def plain(value: Mapping[str, Any]) -> Any:
+    """One tagged value as a Python value."""
+    ((kind, content),) = value.items()
+    match kind:
+        case "N":
+            return Decimal(content)
+        case "B":
+            return bytes(content)
+        case "NULL":
+            return None
+        case "M":
+            return {name: plain(inner) for name, inner in content.items()}
+        case "L":
+            return [plain(inner) for inner in content]
+        case "NS":
+            return {Decimal(number) for number in content}
+        case "SS":
+            return set(content)
+        case "BS":
+            return {bytes(binary) for binary in content}
+        case _:  # S and BOOL are what they are
+            return content
+
+
+def plain_item(item: Item) -> dict[str, Any]:
+    """A whole row."""
+    # Most attributes are texts: for them a page of messages costs half as much without a call for each.
+    return {name: value["S"] if "S" in value else plain(value) for name, value in item.items()}
+
+
+def tagged(value: Any) -> dict[str, Any]:
+    """One Python value in DynamoDB's form.
+
+    Raises:
+        UsageError: it cannot be stored as it is: a float, a number of more than 38 digits, an empty or
+            mixed set, a key that is no text, or a type that DynamoDB does not have.
+    """
+    if value is None:
+        return {"NULL": True}
+    if isinstance(value, bool):  # before int, which it also is
+        return {"BOOL": value}
+    if isinstance(value, int | Decimal):
+        return {"N": _number(value)}
+    if isinstance(value, str):
+        return {"S": _text(value)}
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {"B": bytes(value)}
+    if isinstance(value, Mapping):
+        if not all(isinstance(name, str) for name in value):
+            raise UsageError("the keys of a map must be texts", hint="convert them before the message is put")
+        return {"M": {name: tagged(inner) for name, inner in value.items()}}
+    if isinstance(value, list | tuple):
+        return {"L": [tagged(inner) for inner in value]}
+    if isinstance(value, set | frozenset):
+        return _set(value)
+    hint = "use Decimal, which keeps every digit" if isinstance(value, float) else "see saltctl.history.attributes"
+    raise UsageError(f"a {type(value).__name__} cannot be stored in DynamoDB", hint=hint)
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the text {value[:40]!r} is not valid UTF-8", hint="store it as bytes") from None
+    return value
+
+
+def _number(value: int | Decimal) -> str:
+    number = Decimal(value)
+    if not number.is_finite():
+        raise UsageError(f"{number} cannot be stored in DynamoDB", hint="leave the attribute out, or store a text")
+    if number and not _SMALLEST <= number.adjusted() <= _LARGEST:
+        raise UsageError(f"the number {number:.3E} is out of DynamoDB's range", hint="store it as a text")
+    digits = "".join(map(str, number.as_tuple().digits)).strip("0")
+    if len(digits) > MAX_DIGITS:
+        raise UsageError(
+            f"the number {number} has {len(digits)} digits; DynamoDB keeps {MAX_DIGITS}", hint="store it as a text"
+        )
+    return str(number)
+
+
+def _set(values: set[Any] | frozenset[Any]) -> dict[str, Any]:
+    members = [tagged(value) for value in values]
+    kinds = {kind for member in members for kind in member}
+    if len(kinds) != 1 or not kinds <= {"S", "N", "B"}:
+        raise UsageError("a set must hold texts, numbers or bytes, all of one kind", hint="use a list")
+    kind = kinds.pop()
+    return {f"{kind}S": sorted(member[kind] for member in members)}
+
+
+def fingerprint(item: Item, *, without: str) -> Hashable:
+    """What two rows have in common that are equal in every attribute but the one named.
+
+    Types count (the number 1 is not true), the order of a set does not, and neither do a number's final
+    zeros, which DynamoDB drops.
+    """
+    return frozenset((name, _canonical(value)) for name, value in item.items() if name != without)
+
+
+def _canonical(value: Mapping[str, Any]) -> Hashable:
+    ((kind, content),) = value.items()
+    match kind:
+        case "N":
+            return kind, Decimal(content)
+        case "B":
+            return kind, bytes(content)
+        case "M":
+            return kind, frozenset((name, _canonical(inner)) for name, inner in content.items())
+        case "L":
+            return kind, tuple(_canonical(inner) for inner in content)
+        case "NS" | "SS" | "BS":
+            return kind, frozenset(_canonical({kind[0]: member}) for member in content)
+        case _:
+            return kind, content

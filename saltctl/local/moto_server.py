@@ -1,0 +1,79 @@
+"""``python -m saltctl.local.moto_server``: moto on a free loopback port, for the local environment and tests.
+
+Prints the port on its first line, and ends when its standard input does, so that it cannot outlive the
+process that started it. Requests are served one at a time: moto checks a condition and then writes without
+a lock, and two conditional updates at once would both succeed, which DynamoDB never does. A query looks at its
+partition alone: moto sorts the whole table for each, which an audit of 256 partitions waits seconds for.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+class OneAtATime:
+    """A WSGI application that serves one request after another."""
+
+    def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
+        self._application = application
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        """Serve one request."""
+        with self._lock:
+            return [b"".join(self._application(environ, start_response))]
+
+
+def of_one_partition(query: Callable[..., Any]) -> Callable[..., Any]:
+    """Moto's ``Table.query``, asked of a table that holds nothing but the partition; an index holds more than that."""
+
+    @functools.wraps(query)
+    def narrowed(table: Any, hash_key: Any, *args: Any, **kwargs: Any) -> Any:
+        if hash_key is None or table.all_indexes():
+            return query(table, hash_key, *args, **kwargs)
+        part = copy.copy(table)
+        part.items = {hash_key: table.items[hash_key]} if hash_key in table.items else {}
+        return query(part, hash_key, *args, **kwargs)
+
+    return narrowed
+
+
+def _end_with_stdin() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    from moto.dynamodb.models.table import Table
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
+
+    class Handler(MotoRequestHandler):
+        protocol_version = "HTTP/1.1"  # connections are kept, as DynamoDB keeps them
+
+    table: Any = Table
+    table.query = of_one_partition(table.query)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = make_server(
+        "127.0.0.1",
+        0,
+        OneAtATime(DomainDispatcherApplication(create_backend_app)),
+        threaded=True,
+        request_handler=Handler,
+    )
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    sys.stdout.write(f"{server.server_port}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

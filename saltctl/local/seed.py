@@ -1,0 +1,144 @@
+"""Believable data for the local environment: what a day of a chat service leaves behind."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from saltctl.registry.registry import Registry
+from saltctl.salting import partition_key, salt_of
+from saltctl.settings import Settings
+from saltctl.stores.aws import client as aws
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
+from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.heat.dead_letters import DeadLetters
+from saltctl.stores.heat.stream import Entry, HeatStream
+from saltctl.stores.redis.registry import RedisRegistry
+from saltctl.throttling.alarms import AlarmOptions, apply, plan
+
+QUIET = 300
+"""Conversations that were never salted."""
+HOT = (2, 2, 2, 2, 4, 4, 4, 4, 4, 8, 8, 16)
+"""The N that each hot conversation has reached."""
+HEAT_REPORTS = 60
+_OPENINGS = ("has anyone seen", "we are about to ship", "the dashboard shows", "please look at", "who changed")
+_SUBJECTS = ("the checkout", "tonight's deploy", "the login page", "the new pricing", "the search index")
+_ENDINGS = ("?", ", thanks", " — looks fine now", ", any idea?", " :)")
+
+
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    """What was put in."""
+
+    conversations: int
+    salted: int
+    messages: int
+    reports: int
+
+
+def seed(settings: Settings, chance: random.Random, now: datetime) -> Seeded:
+    """Fill tables, registry, stream and metrics. The registry is left unverified: a rebuild comes after."""
+    registry = Registry.over(settings, RedisRegistry(settings), DynamoBackup(settings))
+    hot = [(f"conv_hot_{number:02d}", n) for number, n in enumerate(HOT, 1)]
+    rows = list(_messages(hot, chance, now))
+    table = MessagesTable(settings)
+    chunks = [rows[i : i + 25] for i in range(0, len(rows), 25)]
+    # The server answers one request at a time; two threads keep it busy while the other one parses.
+    with ThreadPoolExecutor(2) as pool:
+        loads = [pool.submit(table.load, chunk) for chunk in chunks]
+        for conversation_id, final in hot:
+            for n in sorted({max(final // 2, 2), final}):
+                registry.raise_to(conversation_id, n, reason="above 800 writes a second per salt")
+        for load in loads:
+            load.result()
+    reports = _report_heat(settings, hot, chance, now)
+    _put_throttle_metrics(settings, chance, now)
+    _put_alarms(settings)
+    return Seeded(QUIET + len(HOT), len(HOT), len(rows), reports)
+
+
+def _messages(hot: list[tuple[str, int]], chance: random.Random, now: datetime) -> Iterator[dict[str, Any]]:
+    for number in range(QUIET):
+        for _ in range(chance.randint(1, 3)):
+            yield _message(f"conv_{number:04d}", None, chance, now - timedelta(seconds=chance.uniform(0, 86400)))
+    for conversation_id, final in hot:
+        # Written before it was salted, then under each N on the way up: history is on all of them.
+        n = 1
+        while n <= final:
+            age = 86400 / (2 * n)
+            for _ in range(6 * n):
+                yield _message(conversation_id, n, chance, now - timedelta(seconds=chance.uniform(age / 2, age)))
+            n *= 2
+
+
+def _message(conversation_id: str, n: int | None, chance: random.Random, at: datetime) -> dict[str, Any]:
+    message_id = f"m{chance.getrandbits(48):012x}"
+    time = at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    salt = None if n is None else salt_of(message_id, n)
+    return {
+        "conversation_id": {"S": partition_key(conversation_id, salt)},
+        "sort_key": {"S": f"{time}#{message_id}"},
+        "message_id": {"S": message_id},
+        "sender": {"S": f"user_{chance.randint(1, 40):02d}"},
+        "text": {"S": f"{chance.choice(_OPENINGS)} {chance.choice(_SUBJECTS)}{chance.choice(_ENDINGS)}"},
+    }
+
+
+def _report_heat(settings: Settings, hot: list[tuple[str, int]], chance: random.Random, now: datetime) -> int:
+    stream = HeatStream(settings)
+    for number in range(HEAT_REPORTS):
+        conversation_id, n = hot[number % len(hot)]
+        stream.append(
+            {
+                "v": 1,
+                "conversation_id": conversation_id,
+                "server": f"app-{number % 5}",
+                "window": int(now.timestamp()) - (HEAT_REPORTS - number) // 5,
+                "writes": chance.randint(10, 100 * n),
+            }
+        )
+    # One that a service could do nothing with, so that there is a dead letter to look at.
+    letter = Entry("1700000000000-0", [b"v", b"0", b"conversation_id", b"conv_hot_01"])
+    DeadLetters(settings).bury([(letter, "unknown version '0'")])
+    return HEAT_REPORTS
+
+
+_BURST = (20, 60, 140, 260, 400, 380, 410, 390, 350, 240, 120, 30)
+"""Throttled writes a minute, while the hottest conversation had too few salts."""
+
+
+def _put_throttle_metrics(settings: Settings, chance: random.Random, now: datetime) -> None:
+    """Twelve minutes of throttling half an hour ago, before the last raises helped, and traffic before and after."""
+    cloudwatch = aws.client(settings, "cloudwatch")
+    minute = now.replace(second=0, microsecond=0)
+    table = {"Name": "TableName", "Value": settings.messages_table}
+    data: list[dict[str, Any]] = []
+
+    def put(name: str, age: int, value: float, operation: str | None = None) -> None:
+        dimensions = [table] if operation is None else [table, {"Name": "Operation", "Value": operation}]
+        at = minute - timedelta(minutes=age)
+        data.append(
+            {"MetricName": name, "Dimensions": dimensions, "Timestamp": at, "Value": float(value), "Unit": "Count"}
+        )
+
+    for age in range(5, 125, 5):
+        put("ConsumedWriteCapacityUnits", age, chance.randint(20_000, 40_000))
+    for number, usual in enumerate(_BURST):
+        events = usual + chance.randint(-9, 9)
+        # The same events, as a whole and by their cause, as DynamoDB counts them.
+        put("WriteThrottleEvents", 36 - number, events)
+        put("WriteKeyRangeThroughputThrottleEvents", 36 - number, events)
+        put("ThrottledRequests", 36 - number, events, "PutItem")
+    with aws.aws_errors("CloudWatch"):
+        cloudwatch.put_metric_data(Namespace="AWS/DynamoDB", MetricData=data)
+
+
+def _put_alarms(settings: Settings) -> None:
+    options = AlarmOptions(settings.messages_table, ("arn:aws:sns:us-east-1:123456789012:oncall",))
+    store = CloudWatchMetrics(settings)
+    apply(store, plan(store, options))

@@ -1,0 +1,1 @@
+"""The rebuild: merge the backup into Redis and verify it."""

@@ -1,0 +1,1 @@
+"""The registry: lookups, raises, and everything that compares or fills it."""

@@ -1,0 +1,63 @@
+"""Create what saltctl needs and does not find: idempotent, and told beforehand by a dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.heat.stream import HeatStream
+from saltctl.stores.redis.registry import RedisRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing that was looked at: ``exists``, ``created`` or, in a dry run, ``create``."""
+
+    resource: str
+    action: Literal["exists", "created", "create"]
+    detail: str
+
+
+def plan(
+    settings: Settings, store: RedisRegistry, backup: DynamoBackup, *, messages: bool, dry_run: bool
+) -> Iterator[Action]:
+    """Look at each resource and create it where it is missing and this is no dry run.
+
+    Raises:
+        ConfigurationError: something exists and is not as it must be, such as a table with other keys.
+    """
+    store.check_server()
+    done: Literal["created", "create"] = "create" if dry_run else "created"
+    table = f"table {settings.backup_table}"
+    if backup.describe() is not None:
+        backup.check_table()
+        yield Action(table, "exists", "keys are right")
+    else:
+        if not dry_run:
+            backup.create()
+        yield Action(table, done, "on demand, deletion protection, point-in-time recovery")
+    if not dry_run:
+        backup.claim_layout(settings.layout, settings.key_prefix)
+    stream = HeatStream(settings)
+    name = f"group {stream.group} of stream {stream.key}"
+    if stream.group_exists():
+        yield Action(name, "exists", "")
+    else:
+        if not dry_run:
+            stream.create_group()
+        yield Action(name, done, "from the beginning of the stream")
+    if messages:
+        yield _messages(MessagesTable(settings), dry_run, done)
+
+
+def _messages(table: MessagesTable, dry_run: bool, done: Literal["created", "create"]) -> Action:
+    name = f"table {table.name}"
+    if table.exists():
+        return Action(name, "exists", "")
+    if not dry_run:
+        table.create()
+    return Action(name, done, "conversation_id (S), sort_key (S), on demand")

@@ -1,0 +1,219 @@
+"""CloudWatch: metrics of DynamoDB tables, alarms on them, and Contributor Insights. Nothing else talks to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from saltctl.errors import AccessDeniedError, AwsUnavailableError, ConfigurationError, SaltctlError
+from saltctl.settings import Settings
+from saltctl.stores.aws import client as aws
+from saltctl.stores.contracts import Alarm, AlarmWish, Contributors, MetricKey, MetricSeries, TableShape
+
+NAMESPACE = "AWS/DynamoDB"
+MAX_QUERIES = 500
+"""Queries in one GetMetricData (documented)."""
+MAX_POINTS = 100_800
+"""Data points that one GetMetricData answers with (documented)."""
+MAX_CONTRIBUTORS = 25
+OWNER_TAG = {"Key": "saltctl", "Value": "throttle-alarm"}
+_WHERE = "CloudWatch"
+
+
+class CloudWatchMetrics:
+    """What CloudWatch knows of tables. Thread-safe. See ``contracts.MetricsStore`` for the semantics."""
+
+    def __init__(self, settings: Settings, *, client: Any = None, dynamodb: Any = None) -> None:
+        self._settings = settings
+        self._given = client
+        self._given_dynamodb = dynamodb
+
+    @cached_property
+    def client(self) -> Any:
+        """The boto3 client of CloudWatch, made at first use."""
+        return self._given or aws.client(self._settings, "cloudwatch")
+
+    @cached_property
+    def _dynamodb(self) -> Any:
+        return self._given_dynamodb or aws.client(self._settings, "dynamodb")
+
+    def shape(self, table: str) -> TableShape:
+        """The table's indexes and billing mode."""
+        found = aws.describe_table(self._dynamodb, table)
+        if found is None:
+            raise ConfigurationError(
+                f"there is no DynamoDB table {table!r}",
+                hint="check --table, SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show",
+            )
+        mode = found.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
+        indexes = tuple(index["IndexName"] for index in found.get("GlobalSecondaryIndexes", ()))
+        return TableShape(table, indexes, mode == "PAY_PER_REQUEST")
+
+    # Metrics.
+
+    def read(self, keys: Sequence[MetricKey], start: int, end: int, period_s: int) -> list[MetricSeries]:
+        """The sums of each metric, in as many requests as the limits of GetMetricData ask for."""
+        points: list[dict[int, float]] = [{} for _ in keys]
+        for first, last in _spans(start, end, period_s):
+            size = min(MAX_QUERIES, max(MAX_POINTS // max((last - first) // period_s, 1), 1))
+            for offset in range(0, len(keys), size):
+                self._read_batch(keys[offset : offset + size], points[offset : offset + size], first, last, period_s)
+        return [MetricSeries(key, tuple(sorted(found.items()))) for key, found in zip(keys, points, strict=True)]
+
+    def _read_batch(
+        self, keys: Sequence[MetricKey], points: Sequence[dict[int, float]], start: int, end: int, period_s: int
+    ) -> None:
+        request: dict[str, Any] = {
+            "MetricDataQueries": [_query(f"q{number}", key, period_s) for number, key in enumerate(keys)],
+            "StartTime": datetime.fromtimestamp(start, UTC),
+            "EndTime": datetime.fromtimestamp(end, UTC),
+            "ScanBy": "TimestampAscending",
+            "MaxDatapoints": MAX_POINTS,
+        }
+        while True:
+            with aws.aws_errors(_WHERE):
+                answer = self.client.get_metric_data(**request)
+            for result in answer.get("MetricDataResults", ()):
+                _check_status(result)
+                # A series may come in pieces, over several pages: each page adds to what is there.
+                into = points[int(result["Id"][1:])]
+                into.update(
+                    (int(at.timestamp()), float(value))
+                    for at, value in zip(result["Timestamps"], result["Values"], strict=True)
+                )
+            token = answer.get("NextToken")
+            if not token:
+                return
+            request["NextToken"] = token
+
+    # Contributor Insights.
+
+    def contributors(self, table: str, start: int, end: int) -> Contributors:
+        """The most throttled partition keys."""
+        import botocore.exceptions as driver
+
+        try:
+            with aws.aws_errors(f"{table!r}"):
+                try:
+                    # One attempt: a scan goes on without it, and what does not know it answers 500.
+                    dynamodb = self._given_dynamodb or aws.client(self._settings, "dynamodb", attempts=1)
+                    about = dynamodb.describe_contributor_insights(TableName=table)
+                except (driver.ClientError, driver.ParamValidationError) as exc:
+                    if aws.error_code(exc) in ("UnknownOperationException", "500", "501"):
+                        return Contributors("unsupported", ())
+                    raise
+            status = str(about.get("ContributorInsightsStatus", "DISABLED"))
+            if status != "ENABLED":
+                return Contributors("disabled", ())
+            throttled: dict[str, float] = {}
+            for rule in about.get("ContributorInsightsRuleList", ()):
+                if "-PKT-" in rule:  # the partition keys that were throttled; PKC are the most accessed
+                    for key, count in self._report(rule, start, end):
+                        throttled[key] = throttled.get(key, 0.0) + count
+        except SaltctlError as exc:
+            return Contributors("failed", (), f"{exc.message}")
+        return Contributors("enabled", tuple(sorted(throttled.items(), key=lambda item: (-item[1], item[0]))))
+
+    def _report(self, rule: str, start: int, end: int) -> Iterator[tuple[str, float]]:
+        with aws.aws_errors(_WHERE):
+            answer = self.client.get_insight_rule_report(
+                RuleName=rule,
+                StartTime=datetime.fromtimestamp(start, UTC),
+                EndTime=datetime.fromtimestamp(end, UTC),
+                Period=max((end - start + 59) // 60 * 60, 60),
+                MaxContributorCount=MAX_CONTRIBUTORS,
+                OrderBy="Sum",
+            )
+        for contributor in answer.get("Contributors", ()):
+            if contributor.get("Keys"):
+                yield str(contributor["Keys"][0]), float(contributor["ApproximateAggregateValue"])
+
+    # Alarms.
+
+    def alarms(self, prefix: str) -> list[Alarm]:
+        """The alarms whose name begins with the prefix; ``owned`` where they bear saltctl's tag."""
+        found = []
+        with aws.aws_errors(_WHERE):
+            for page in self.client.get_paginator("describe_alarms").paginate(
+                AlarmNamePrefix=prefix, AlarmTypes=["MetricAlarm"]
+            ):
+                for alarm in page.get("MetricAlarms", ()):
+                    tags = self.client.list_tags_for_resource(ResourceARN=alarm["AlarmArn"]).get("Tags", ())
+                    found.append(_alarm(alarm, owned=OWNER_TAG in tags))
+        return sorted(found, key=lambda alarm: alarm.name)
+
+    def put_alarm(self, wish: AlarmWish) -> None:
+        """Create the alarm, or make the one of that name what is wished."""
+        with aws.aws_errors(_WHERE):
+            self.client.put_metric_alarm(
+                AlarmName=wish.name,
+                AlarmDescription=wish.description,
+                ActionsEnabled=True,
+                AlarmActions=list(wish.actions),
+                OKActions=list(wish.actions),
+                Namespace=NAMESPACE,
+                MetricName=wish.key.metric,
+                Dimensions=_dimensions(wish.key),
+                Statistic="Sum",
+                Period=60,
+                EvaluationPeriods=wish.periods,
+                DatapointsToAlarm=wish.periods,
+                Threshold=wish.threshold,
+                ComparisonOperator="GreaterThanOrEqualToThreshold",
+                # DynamoDB sends these metrics only while it throttles.
+                TreatMissingData="notBreaching",
+                Tags=[OWNER_TAG],
+            )
+
+    def delete_alarms(self, names: Sequence[str]) -> None:
+        """Delete alarms, at most 100 in a request (documented)."""
+        with aws.aws_errors(_WHERE):
+            for offset in range(0, len(names), 100):
+                self.client.delete_alarms(AlarmNames=list(names[offset : offset + 100]))
+
+
+def _spans(start: int, end: int, period_s: int) -> Iterator[tuple[int, int]]:
+    """The range in pieces of which one series alone does not exceed the limit of points."""
+    longest = MAX_POINTS * period_s
+    while start < end:
+        yield start, min(start + longest, end)
+        start += longest
+
+
+def _query(query_id: str, key: MetricKey, period_s: int) -> dict[str, Any]:
+    metric = {"Namespace": NAMESPACE, "MetricName": key.metric, "Dimensions": _dimensions(key)}
+    return {"Id": query_id, "MetricStat": {"Metric": metric, "Period": period_s, "Stat": "Sum"}}
+
+
+def _dimensions(key: MetricKey) -> list[dict[str, str]]:
+    named = (("TableName", key.table), ("GlobalSecondaryIndexName", key.index), ("Operation", key.operation))
+    return [{"Name": name, "Value": value} for name, value in named if value is not None]
+
+
+def _check_status(result: dict[str, Any]) -> None:
+    status = result.get("StatusCode", "Complete")
+    if status == "Forbidden":
+        raise AccessDeniedError("CloudWatch does not permit this metric to be read", hint="aws sts get-caller-identity")
+    if status == "InternalError":
+        raise AwsUnavailableError("CloudWatch answered with InternalError for a metric", hint="try again")
+
+
+def _alarm(alarm: dict[str, Any], *, owned: bool) -> Alarm:
+    dimensions = {d["Name"]: d["Value"] for d in alarm.get("Dimensions", ())}
+    return Alarm(
+        alarm["AlarmName"],
+        MetricKey(
+            str(alarm.get("MetricName", "")),
+            dimensions.get("TableName", ""),
+            dimensions.get("GlobalSecondaryIndexName"),
+            dimensions.get("Operation"),
+        ),
+        float(alarm.get("Threshold", 0.0)),
+        int(alarm.get("EvaluationPeriods", 1)),
+        tuple(alarm.get("AlarmActions", ())),
+        str(alarm.get("AlarmDescription", "")),
+        str(alarm.get("StateValue", "INSUFFICIENT_DATA")),
+        owned,
+    )

@@ -1,0 +1,266 @@
+"""The messages table: rows of (partition key, sort key), where the partition key is a conversation or a salt of it."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
+
+from saltctl.errors import ConfigurationError, ThrottledError
+from saltctl.history.attributes import Item
+from saltctl.history.cursor import SortKey
+from saltctl.settings import Settings
+from saltctl.stores.aws import client as aws
+from saltctl.stores.contracts import KeysPage, PartitionAnswer, PartitionQuery, TableKeys, TableSize
+
+PARTITION_KEY = "conversation_id"
+SORT_KEY = "sort_key"
+"""The key names of a table that saltctl itself creates, for trying out. Others are read from the table."""
+_BATCH = 25
+"""Items that one BatchWriteItem takes (documented)."""
+_PATIENCE = 40
+"""Times that a throttled page of a long scan is asked for, a few seconds apart: about two minutes."""
+
+
+class MessagesTable:
+    """Messages as DynamoDB stores them. Thread-safe. See ``contracts.MessageStore`` for the semantics."""
+
+    def __init__(self, settings: Settings, *, client: Any = None) -> None:
+        self.name = settings.messages_table
+        self._settings = settings
+        self._given = client
+
+    @cached_property
+    def client(self) -> Any:
+        """The boto3 client, made at first use."""
+        return self._given or aws.client(self._settings, "dynamodb")
+
+    # The table itself.
+
+    def exists(self) -> bool:
+        """Whether the table is there."""
+        return aws.describe_table(self.client, self.name) is not None
+
+    @cached_property
+    def keys(self) -> TableKeys:
+        """The key names and the type of the sort key, from DescribeTable, once."""
+        table = self._describe()
+        types = {item["AttributeName"]: item["AttributeType"] for item in table["AttributeDefinitions"]}
+        names = {key["KeyType"]: key["AttributeName"] for key in table["KeySchema"]}
+        partition_key, sort_key = names["HASH"], names.get("RANGE")
+        sort_type = types.get(sort_key) if sort_key else None
+        if types[partition_key] != "S" or sort_key is None or sort_type not in ("S", "N"):
+            found = ", ".join(f"{name} ({types[name]}, {kind})" for kind, name in names.items())
+            raise ConfigurationError(
+                f"table {self.name!r} has the keys {found}; a messages table has a partition key of type S and a "
+                "sort key of type S or N",
+                hint="is SALTCTL_MESSAGES_TABLE the messages table? saltctl config show",
+            )
+        return TableKeys(partition_key, sort_key, "S" if sort_type == "S" else "N")
+
+    def size(self) -> TableSize:
+        """Items and bytes, as DescribeTable has them."""
+        table = self._describe()
+        return TableSize(int(table.get("ItemCount", 0)), int(table.get("TableSizeBytes", 0)))
+
+    def _describe(self) -> dict[str, Any]:
+        table = aws.describe_table(self.client, self.name)
+        if table is None:
+            raise ConfigurationError(
+                f"there is no DynamoDB table {self.name!r}",
+                hint="check SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show",
+            )
+        return table
+
+    def create(self) -> None:
+        """Create the table with saltctl's own key names, on demand, and wait for it."""
+        with aws.aws_errors(f"{self.name!r}"):
+            self.client.create_table(
+                TableName=self.name,
+                AttributeDefinitions=[
+                    {"AttributeName": PARTITION_KEY, "AttributeType": "S"},
+                    {"AttributeName": SORT_KEY, "AttributeType": "S"},
+                ],
+                KeySchema=[
+                    {"AttributeName": PARTITION_KEY, "KeyType": "HASH"},
+                    {"AttributeName": SORT_KEY, "KeyType": "RANGE"},
+                ],
+                BillingMode="PAY_PER_REQUEST",
+            )
+            self.client.get_waiter("table_exists").wait(
+                TableName=self.name, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+            )
+
+    # Reading.
+
+    def query(self, request: PartitionQuery) -> PartitionAnswer:
+        """One Query of one partition."""
+        with aws.aws_errors(self._where(request.partition_key)):
+            answer = self.client.query(**self._query(request))
+        return PartitionAnswer(
+            answer["Items"],
+            int(answer.get("ScannedCount", len(answer["Items"]))),
+            float(answer.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0)),
+            # Only a missing LastEvaluatedKey ends a partition; an empty page does not.
+            answer.get("LastEvaluatedKey"),
+        )
+
+    def _query(self, request: PartitionQuery) -> dict[str, Any]:
+        keys = self.keys
+        names = {"#saltctl_p": keys.partition_key}
+        values: dict[str, Mapping[str, Any]] = {":saltctl_p": {"S": request.partition_key}}
+        condition = "#saltctl_p = :saltctl_p"
+        bounds = {":saltctl_low": request.low, ":saltctl_high": request.high}
+        given = {name: self._sort_value(bound) for name, bound in bounds.items() if bound is not None}
+        values |= given
+        if len(given) == 2:
+            condition += " AND #saltctl_s BETWEEN :saltctl_low AND :saltctl_high"
+        elif given:
+            condition += f" AND #saltctl_s {'>=' if ':saltctl_low' in given else '<='} {next(iter(given))}"
+        if given or request.keys_only:
+            names["#saltctl_s"] = keys.sort_key
+        query: dict[str, Any] = {
+            "TableName": self.name,
+            "KeyConditionExpression": condition,
+            "ScanIndexForward": not request.descending,
+            "ConsistentRead": request.consistent,
+            "ReturnConsumedCapacity": "TOTAL",
+        }
+        if request.keys_only:
+            query["ProjectionExpression"] = "#saltctl_p, #saltctl_s"
+        if request.limit is not None:
+            query["Limit"] = request.limit
+        if request.start is not None:
+            query["ExclusiveStartKey"] = request.start
+        if request.filter is not None:
+            query["FilterExpression"] = request.filter.expression
+            names |= request.filter.names
+            values |= request.filter.values
+        return query | {"ExpressionAttributeNames": names, "ExpressionAttributeValues": values}
+
+    def get(self, partition_key: str, sort_key: SortKey) -> Item | None:
+        """Strongly consistent read of one row."""
+        with aws.aws_errors(self._where(partition_key)):
+            answer = self.client.get_item(
+                TableName=self.name, Key=self._key(partition_key, sort_key), ConsistentRead=True
+            )
+        item: Item | None = answer.get("Item")
+        return item
+
+    def rows(self, partition_key: str) -> Iterator[Item]:
+        """Every row of one partition, strongly consistent, in the order of the sort key."""
+        start: Item | None = None
+        while True:
+            answer = self.query(PartitionQuery(partition_key, descending=False, start=start))
+            yield from answer.items
+            if answer.next is None:
+                return
+            start = answer.next
+
+    def scan_keys(self, segments: int, *, consistent: bool = True) -> Iterator[KeysPage]:
+        """Parallel scan of the partition keys alone; in memory is at most one page for each segment."""
+        stop = threading.Event()
+        with ThreadPoolExecutor(segments, thread_name_prefix="scan-keys") as pool:
+            running: set[Future[tuple[KeysPage, int, Any]]] = {
+                pool.submit(self._scan_page, segment, segments, None, consistent, stop) for segment in range(segments)
+            }
+            try:
+                while running:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        page, segment, start = future.result()
+                        if start is not None:
+                            running.add(pool.submit(self._scan_page, segment, segments, start, consistent, stop))
+                        yield page
+            finally:
+                stop.set()
+                for future in running:
+                    future.cancel()
+
+    def _scan_page(
+        self, segment: int, segments: int, start: Any, consistent: bool, stop: threading.Event
+    ) -> tuple[KeysPage, int, Any]:
+        key = self.keys.partition_key
+        request: dict[str, Any] = {
+            "TableName": self.name,
+            "Segment": segment,
+            "TotalSegments": segments,
+            "ConsistentRead": consistent,
+            "ReturnConsumedCapacity": "TOTAL",
+            "ProjectionExpression": "#saltctl_p",
+            "ExpressionAttributeNames": {"#saltctl_p": key},
+        }
+        if start is not None:
+            request["ExclusiveStartKey"] = start
+        answer = self._patiently(lambda: self.client.scan(**request), stop)
+        consumed = float(answer.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0))
+        page = KeysPage([item[key]["S"] for item in answer["Items"]], consumed)
+        return page, segment, answer.get("LastEvaluatedKey")
+
+    def _patiently(self, call: Callable[[], Any], stop: threading.Event) -> Any:
+        # botocore's retry quota runs dry after some ten throttled calls; a scan of hours must outlast that.
+        for attempt in range(_PATIENCE):
+            try:
+                with aws.aws_errors(f"{self.name!r}"):
+                    return call()
+            except ThrottledError:
+                if stop.is_set() or attempt == _PATIENCE - 1:
+                    raise
+                stop.wait(random.uniform(0.5, 1) * min(4.0, 0.1 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    # Writing.
+
+    def put(self, partition_key: str, sort_key: SortKey, attributes: Mapping[str, Any]) -> bool:
+        """Write one row unless it exists; whether it was written now. A retry is harmless."""
+        import botocore.exceptions as driver
+
+        with aws.aws_errors(self._where(partition_key)):
+            try:
+                self.client.put_item(
+                    TableName=self.name,
+                    Item={**attributes, **self._key(partition_key, sort_key)},
+                    ConditionExpression="attribute_not_exists(#saltctl_s)",
+                    ExpressionAttributeNames={"#saltctl_s": self.keys.sort_key},
+                )
+            except driver.ClientError as exc:
+                if aws.error_code(exc) == "ConditionalCheckFailedException":
+                    return False
+                raise
+        return True
+
+    def load(self, items: Iterable[Item]) -> None:
+        """Write many rows, in batches of 25 and in no order; for seeding."""
+        batch: list[dict[str, Any]] = []
+        for item in items:
+            batch.append({"PutRequest": {"Item": item}})
+            if len(batch) == _BATCH:
+                self._load_batch(batch)
+                batch = []
+        if batch:
+            self._load_batch(batch)
+
+    def _load_batch(self, batch: list[dict[str, Any]]) -> None:
+        left = {self.name: batch}
+        for _ in range(8):
+            with aws.aws_errors(f"{self.name!r}"):
+                left = self.client.batch_write_item(RequestItems=left).get("UnprocessedItems", {})
+            if not left:
+                return
+        raise ThrottledError(f"DynamoDB leaves writes to table {self.name!r} unprocessed", hint="try again later")
+
+    def _key(self, partition_key: str, sort_key: SortKey) -> dict[str, Any]:
+        return {
+            self.keys.partition_key: {"S": partition_key},
+            self.keys.sort_key: self._sort_value(sort_key),
+        }
+
+    def _sort_value(self, sort_key: SortKey) -> dict[str, str]:
+        return {"N": str(sort_key)} if isinstance(sort_key, Decimal) else {"S": sort_key}
+
+    def _where(self, partition_key: str) -> str:
+        return f"{self.name!r} (partition key {partition_key!r})"

@@ -1,0 +1,157 @@
+"""Looking at Redis servers without changing anything: what they say of themselves, and what the registry holds.
+
+For ``saltctl doctor`` and ``saltctl status``. Deadlines are short and nothing is tried again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from saltctl.settings import Settings
+from saltctl.stores.redis.connections import Connections
+from saltctl.stores.redis.errors import redis_errors
+from saltctl.stores.redis.registry import BUCKETS_A_CALL
+from saltctl.stores.redis.scripts import script, script_sha
+
+SERVICE_USER = "saltctl-service"
+APP_USER = "saltctl-app"
+"""The users of ``saltctl service emit acl``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLook:
+    """INFO of one primary. ``skew``: its clock less ours in seconds, None where INFO has no time."""
+
+    primary: str
+    info: Mapping[str, Any]
+    seconds: float
+    skew: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the registry holds on one primary.
+
+    ``fenced`` buckets were verified here under this layout; ``foreign`` ones have a fence of another layout
+    or server; ``marked`` ones have the token of a rebuild under way, or of one that broke. ``loaded``: this
+    process knows the lookup script.
+    """
+
+    primary: str
+    buckets: int
+    entries: int
+    fenced: int
+    foreign: int
+    marked: int
+    loaded: bool
+
+    @property
+    def verified(self) -> bool:
+        """Whether lookups in every bucket are answered."""
+        return self.loaded and self.fenced == self.buckets
+
+
+class RedisInspection:
+    """Questions to each primary. Thread-safe. Methods raise RedisUnavailableError and AccessDeniedError.
+
+    Args:
+        settings: names the Redis and the layout.
+        now: seconds since the epoch.
+    """
+
+    def __init__(
+        self, settings: Settings, *, connections: Connections | None = None, now: Callable[[], float] = time.time
+    ) -> None:
+        self._settings = settings
+        self._connections = connections or Connections(settings, timeout=settings.redis_timeout, retries=0)
+        self._now = now
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connections.close()
+
+    def primaries(self) -> Sequence[str]:
+        """The names of all primaries."""
+        return self._connections.primaries()
+
+    def _ask(self, primary: str, *commands: tuple[Any, ...]) -> list[Any]:
+        """Replies in order; refusals stand among them as exceptions."""
+        with redis_errors(primary):
+            return self._connections.ask_all(primary, commands)
+
+    def look(self, primary: str) -> ServerLook:
+        """INFO. It answers while the server loads, and where CONFIG is refused."""
+        client = self._connections.client(primary)
+        with redis_errors(primary):
+            client.execute_command("PING")  # so that the time below is not that of making the connection
+            before = self._now()
+            info: dict[str, Any] = client.execute_command("INFO")
+            after = self._now()
+        stamp = info.get("server_time_usec")
+        skew = None if stamp is None else int(stamp) / 1e6 - (before + after) / 2
+        return ServerLook(primary, info, after - before, skew)
+
+    def config(self, primary: str, *names: str) -> dict[str, str] | None:
+        """CONFIG GET of settings; None where the server refuses it, as managed ones do."""
+        replies = self._ask(primary, *(("CONFIG", "GET", name) for name in names))
+        if any(isinstance(reply, Exception) for reply in replies):
+            return None
+        found: dict[str, str] = {}
+        for reply in replies:
+            found.update(zip(*(iter(part.decode("utf-8", "backslashreplace") for part in reply),) * 2, strict=True))
+        return found
+
+    def survey(self) -> list[Survey]:
+        """Count entries and fences of every bucket, one survey for each primary."""
+        buckets: dict[str, list[str]] = {primary: [] for primary in self._connections.primaries()}
+        for bucket in range(self._settings.buckets):
+            key = f"{self._settings.key_prefix}:r:{bucket}"
+            buckets[self._connections.primary_of(key)].append(key)
+        # The keys of a script must share a slot, which in a cluster is certain of a single one only.
+        keys_a_call = 1 if self._connections.clustered else BUCKETS_A_CALL
+        return [self._survey(primary, keys, keys_a_call) for primary, keys in buckets.items()]
+
+    def _survey(self, primary: str, keys: Sequence[str], keys_a_call: int) -> Survey:
+        layout = self._settings.layout
+        calls = [keys[start : start + keys_a_call] for start in range(0, len(keys), keys_a_call)]
+        commands: list[tuple[Any, ...]] = [
+            ("EVAL", script("count_entries"), len(call), *call, layout) for call in calls
+        ]
+        if keys:
+            commands.append(("EVALSHA", script_sha("lookup"), 1, keys[0], layout, "-"))
+        replies = self._ask(primary, *commands)
+        with redis_errors(primary):
+            for reply in replies[:-1]:
+                if isinstance(reply, Exception):
+                    raise reply
+        # Any other answer than NOSCRIPT comes from the script.
+        loaded = bool(keys) and not _is_error(replies[-1], "NOSCRIPT", "NoScriptError")
+        entries, fenced, foreign, marked = (
+            (sum(column) for column in zip(*replies[:-1], strict=True)) if keys else [0] * 4
+        )
+        return Survey(primary, len(keys), entries, fenced, foreign, marked, loaded)
+
+    # Permissions.
+
+    def user(self, primary: str) -> str | None:
+        """Who we are to the server; None where it does not say."""
+        (reply,) = self._ask(primary, ("ACL", "WHOAMI"))
+        return None if isinstance(reply, Exception) else reply.decode("utf-8", "backslashreplace")
+
+    def may(self, primary: str, user: str, commands: Sequence[tuple[Any, ...]]) -> list[bool] | None:
+        """For each command whether the user may run it, by ACL DRYRUN: nothing is carried out.
+
+        None where there is no such user, or we may not ask.
+        """
+        replies = self._ask(primary, *(("ACL", "DRYRUN", user, *command) for command in commands))
+        if any(isinstance(reply, Exception) for reply in replies):
+            return None
+        return [reply == b"OK" for reply in replies]
+
+
+def _is_error(reply: Any, word: str, kind: str) -> bool:
+    # redis-py cuts the word off the text where it has a class for it.
+    return isinstance(reply, Exception) and (str(reply).startswith(word) or type(reply).__name__ == kind)

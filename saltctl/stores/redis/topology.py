@@ -1,0 +1,265 @@
+"""Which servers are the primaries: one that the URL names, those of a cluster, or the one that sentinels know.
+
+What a cluster or its sentinels said is kept until something fails; then they are asked again, before the next
+command. An old answer is never dangerous, since whoever is no primary any more refuses, and whoever became one is
+unverified: it costs lookups a way to the backup.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from binascii import crc_hqx
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlError
+from saltctl.urls import Address, RedisUrl
+
+SLOTS = 16384
+_AT_LEAST = 3
+"""Servers that share the time there is for asking: the first one that is silent must not use it all up."""
+
+Fetch = Callable[[str, str, tuple[str, ...], float], Any]
+"""Sends one command over a connection of its own: URL, name, command, seconds. Raises SaltctlErrors."""
+
+
+class Topology(Protocol):
+    """Where keys are. ``timeout`` is the longest that a call may take, in seconds."""
+
+    clustered: bool
+    """Whether the keys of one script have to share a slot."""
+
+    def primaries(self, timeout: float) -> tuple[str, ...]:
+        """The names of all primaries."""
+        ...
+
+    def primary_of(self, key: str, timeout: float) -> str:
+        """The primary that has a key."""
+        ...
+
+    def suspect(self) -> None:
+        """What is known may have changed: ask again before the next command."""
+        ...
+
+    def relearn(self, timeout: float) -> bool:
+        """Ask now; whether the answer is another than before."""
+        ...
+
+
+class OneServer:
+    """The server that the URL names."""
+
+    clustered = False
+
+    def __init__(self, name: str) -> None:
+        self._names = (name,)
+
+    def primaries(self, timeout: float) -> tuple[str, ...]:
+        """Its name."""
+        return self._names
+
+    def primary_of(self, key: str, timeout: float) -> str:
+        """Its name."""
+        return self._names[0]
+
+    def suspect(self) -> None:
+        """There is nobody to ask."""
+
+    def relearn(self, timeout: float) -> bool:
+        """There is nobody to ask."""
+        return False
+
+
+@dataclass(frozen=True)
+class Places:
+    """What was learned: the primaries, for each slot the name of its primary or an empty text, and all nodes.
+
+    ``owners`` is empty where one primary has all.
+    """
+
+    primaries: tuple[str, ...]
+    owners: tuple[str, ...] = ()
+    nodes: tuple[Address, ...] = ()
+
+
+class Learned:
+    """A topology that is asked for. Thread-safe.
+
+    One thread asks, and the others go on with what was known. Where nobody answers, what was known goes on being
+    used, and for ``pause`` seconds nobody is asked again.
+    """
+
+    def __init__(
+        self, url: RedisUrl, fetch: Fetch, *, pause: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._url = url
+        self._fetch = fetch
+        self._pause = pause
+        self._clock = clock
+        self._known: Places | None = None
+        self._suspected = False
+        self._failure: SaltctlError | None = None
+        self._not_before = 0.0
+        self._turn = 0
+        self._asking = threading.Lock()
+        self._process = os.getpid()
+
+    def primaries(self, timeout: float) -> tuple[str, ...]:
+        """The names of all primaries; raises RedisUnavailableError where they were never learned."""
+        return self._places(timeout).primaries
+
+    def suspect(self) -> None:
+        """Ask before the next command."""
+        self._suspected = True
+
+    def relearn(self, timeout: float) -> bool:
+        """Ask now, unless that failed a moment ago; whether the answer is another than before."""
+        before = self._known
+        self._suspected = True
+        return self._places(timeout) != before
+
+    def _places(self, timeout: float) -> Places:
+        known = self._known
+        if known is not None and not self._suspected:
+            return known
+        if self._process != os.getpid():
+            # A forked child must not wait for a thread that only its parent has.
+            self._asking, self._process = threading.Lock(), os.getpid()
+        if not self._asking.acquire(timeout=timeout if known is None else 0):
+            if known is None:
+                raise RedisUnavailableError(f"where the primaries of {self._url} are is being asked still")
+            return known
+        try:
+            if self._known is None or self._suspected:
+                self._learn(timeout)
+        finally:
+            self._asking.release()
+        if self._known is not None:
+            return self._known
+        assert self._failure is not None
+        raise type(self._failure)(self._failure.message, hint=self._failure.hint)
+
+    def _learn(self, timeout: float) -> None:
+        if self._failure is not None and self._clock() < self._not_before:
+            return
+        self._suspected = False  # first, so that what is suspected meanwhile is asked about once more
+        try:
+            self._known, self._failure = self._ask_somebody(timeout), None
+        except SaltctlError as exc:
+            self._failure, self._suspected = exc, True
+            self._not_before = self._clock() + self._pause
+
+    def _ask_somebody(self, timeout: float) -> Places:
+        deadline = self._clock() + timeout
+        addresses = self._addresses()
+        failure: SaltctlError | None = None
+        for place, address in enumerate(addresses):
+            seconds = deadline - self._clock()
+            if seconds <= 0:
+                break
+            try:
+                return self._ask(address, seconds / min(len(addresses) - place, _AT_LEAST))
+            except SaltctlError as exc:
+                failure = exc
+        if isinstance(failure, RedisUnavailableError) or failure is None:
+            why = failure.message if failure else "there was no time to ask"
+            raise RedisUnavailableError(
+                f"nobody at {self._url} says which Redis is primary: {why}",
+                hint=failure.hint if failure else "saltctl config show",
+            ) from failure
+        raise failure
+
+    def _addresses(self) -> Sequence[Address]:
+        """Whom to ask: another one first each time, in case that the last one knew the world of yesterday."""
+        known = self._known.nodes if self._known else ()
+        candidates = list(dict.fromkeys((*known, *self._url.addresses)))
+        self._turn += 1
+        first = (self._turn - 1) % len(candidates)
+        return candidates[first:] + candidates[:first]
+
+    def _ask(self, address: Address, timeout: float) -> Places:
+        raise NotImplementedError
+
+
+class Cluster(Learned):
+    """The primaries of a Redis Cluster, as one of its nodes knows them."""
+
+    clustered = True
+
+    def primary_of(self, key: str, timeout: float) -> str:
+        """The primary of the key's slot; raises RedisUnavailableError where no primary has it."""
+        slot = crc_hqx(key.encode(), 0) % SLOTS  # slot_of, on the path of every lookup
+        known = self._known
+        owner = (self._places(timeout) if known is None or self._suspected else known).owners[slot]
+        if not owner:
+            self.suspect()
+            raise RedisUnavailableError(
+                f"slot {slot} of the cluster at {self._url} has no primary", hint="redis-cli --cluster check"
+            )
+        return owner
+
+    def _ask(self, address: Address, timeout: float) -> Places:
+        reply = self._fetch(self._url.of_server(str(address)), str(address), ("CLUSTER", "SLOTS"), timeout)
+        owners = [""] * SLOTS
+        nodes: dict[Address, None] = {}
+        for first, last, *servers in sorted(reply, key=lambda slots: int(slots[0])):
+            # A node that does not know its own address leaves the host out: it is the one that was asked.
+            found = [Address(_text(server[0]) or address.host, int(server[1])) for server in servers]
+            owners[int(first) : int(last) + 1] = [str(found[0])] * (int(last) - int(first) + 1)
+            nodes.update(dict.fromkeys(found))
+        if not nodes:
+            raise RedisUnavailableError(f"the cluster node at {address} knows no slots", hint="redis-cli cluster info")
+        return Places(tuple(dict.fromkeys(filter(None, owners))), tuple(owners), tuple(nodes))
+
+
+class Sentinels(Learned):
+    """The primary of a service, as one of its sentinels knows it."""
+
+    clustered = False
+
+    def primary_of(self, key: str, timeout: float) -> str:
+        """The primary: it has all keys."""
+        return self._places(timeout).primaries[0]
+
+    def _ask(self, address: Address, timeout: float) -> Places:
+        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._url.service)
+        reply = self._fetch(self._url.of_sentinel(address), f"sentinel {address}", question, timeout)
+        if not reply:
+            raise ConfigurationError(
+                f"the sentinel at {address} knows no service {self._url.service!r}",
+                hint="what follows the hosts in SALTCTL_REDIS_URL is the service's name, as in `sentinel monitor`",
+            )
+        return Places((str(Address(_text(reply[0]), int(reply[1]))),))
+
+
+def _text(value: Any) -> str:
+    text = value.decode() if isinstance(value, bytes) else str(value or "")
+    return "" if text == "?" else text
+
+
+def slot_of(key: str) -> int:
+    """The slot of a key. None of saltctl's keys has braces, which would choose another (settings: key_prefix)."""
+    return crc_hqx(key.encode(), 0) % SLOTS
+
+
+def redirection(error: BaseException | Any) -> tuple[str, bool] | None:
+    """Where a reply of MOVED or ASK leads to, and whether ASKING has to come first; None for anything else."""
+    from saltctl.stores.redis.errors import first_word
+
+    if not isinstance(error, Exception) or (word := first_word(error)) not in ("MOVED", "ASK"):
+        return None
+    host, _, port = str(error).rpartition(" ")[2].rpartition(":")
+    return (str(Address(host, int(port))), word == "ASK") if host and port.isdigit() else None
+
+
+def topology(url: RedisUrl, fetch: Fetch, *, pause: float) -> Topology:
+    """The topology that a URL speaks of."""
+    match url.kind:
+        case "cluster":
+            return Cluster(url, fetch, pause=pause)
+        case "sentinel":
+            return Sentinels(url, fetch, pause=pause)
+    return OneServer(str(url))

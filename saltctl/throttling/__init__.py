@@ -1,0 +1,1 @@
+"""DynamoDB throttling: its causes, and alarms on them."""

@@ -1,0 +1,44 @@
+"""Processes by fork(2): from a parent that has imported everything and has a single thread."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+
+from tests.checker.log import Log
+
+_PR_SET_PDEATHSIG = 1
+
+
+def fork(log: Log, child: Callable[[], None]) -> int:
+    """Run ``child`` in a new process, which ends with this one; its id. An exception there is noted as a crash."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        _die_with(parent)
+        child()
+        code = 0
+    except BaseException as exc:
+        if not getattr(exc, "exit_code", 0):  # an error of saltctl's own kind is on record already
+            log.note("crash", "".join(traceback.format_exception(exc)[-3:]))
+    finally:
+        os._exit(code)
+
+
+def reap(pid: int) -> int:
+    """Wait for a child; its status as waitpid(2) has it."""
+    return os.waitpid(pid, 0)[1]
+
+
+def _die_with(parent: int) -> None:
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,372 @@
+"""``saltctl service``: as a process under signals, its metrics and health, and the files that it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saltctl.deployment import acl, alerts, iam, systemd
+from saltctl.local.environment import LocalRedis
+from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.stream import HeatStream
+from tests.cli.conftest import Runner
+from tests.support import Rebuilder
+
+
+class Running:
+    """A service as a process, and its log."""
+
+    def __init__(self, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "saltctl", "service", "run", *args], stderr=subprocess.PIPE, text=True
+        )
+        self.log: list[dict[str, Any]] = []
+
+    def wait_for(self, event: str) -> dict[str, Any]:
+        """The next log line of an event."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(json.loads(line))
+            if self.log[-1]["event"] == event:
+                return self.log[-1]
+        raise AssertionError(f"no {event} in {self.log}")
+
+    def end(self) -> None:
+        """Kill what is left of it."""
+        self.process.kill()
+        self.process.wait()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+
+
+@pytest.fixture
+def running(configured: Settings) -> Iterator[Callable[..., Running]]:
+    """Starts services, and ends them."""
+    started: list[Running] = []
+
+    def start(*args: str) -> Running:
+        started.append(Running(*args))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.end()
+
+
+def _report(settings: Settings, conversation_id: str, writes: int) -> None:
+    HeatStream(settings).append_reports([HeatReport(conversation_id, "app", int(time.time()), writes)])
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_service_runs_and_leaves_when_told(
+    running: Callable[..., Running],
+    configured: Settings,
+    backup: DynamoBackup,
+    tmp_path: Path,
+    signum: signal.Signals,
+    saltctl: Runner,
+) -> None:
+    """On an empty Redis: it creates its group, rebuilds, raises, shows metrics and health, and exits 0 when told."""
+    pytest.importorskip("prometheus_client")
+    health = tmp_path / "health"
+    one = running("--consumer", "w1", "--metrics-port", "0", "--health-file", str(health))
+    port = one.wait_for("metrics")["port"]
+    one.wait_for("rebuilt")
+    _report(configured, "hot\x1b[2J", 2000)
+    raised = one.wait_for("raised")
+    assert (raised["conversation_id"], raised["after"]) == ("hot\x1b[2J", 4)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        metrics = answer.read().decode()
+    assert "saltctl_raises_total 1.0" in metrics
+    assert "saltctl_registry_verified 1.0" in metrics
+    assert "saltctl_stream_lag 0.0" in metrics
+    assert health.exists()
+    status = saltctl("service", "status", "--window", "50ms", "-o", "json").json
+    assert (status["verdict"], status["alive"], status["verified"]) == ("ok", 1, True)
+    assert status["last_raise"]["after"] == 4
+    one.process.send_signal(signum)
+    one.wait_for("stopped")
+    assert one.process.wait(30) == 0
+    assert all({"at", "level", "event"} <= set(line) for line in one.log)
+
+
+def test_the_health_file_is_touched_by_the_loop(
+    running: Callable[..., Running], configured: Settings, tmp_path: Path
+) -> None:
+    """It is touched again and again while the loop runs, and not by a process whose loop stands still."""
+    health = tmp_path / "health"
+    one = running("--health-file", str(health))
+    one.wait_for("started")
+    times: set[int] = set()
+    deadline = time.monotonic() + 30
+    while len(times) < 3 and time.monotonic() < deadline:
+        if health.exists():
+            times.add(health.stat().st_mtime_ns)
+        time.sleep(0.02)
+    assert len(times) == 3
+    os.kill(one.process.pid, signal.SIGSTOP)
+    stopped = health.stat().st_mtime_ns
+    while time.time_ns() - stopped < 1_500_000_000:
+        time.sleep(0.02)
+    assert health.stat().st_mtime_ns == stopped
+    os.kill(one.process.pid, signal.SIGCONT)
+
+
+def test_a_port_that_is_taken_is_said(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
+    """Metrics on a taken port are a configuration error before anything is read."""
+    pytest.importorskip("prometheus_client")
+    outcome = saltctl("service", "run", "--metrics-port", str(redis_server.port))
+    assert outcome.code == 78
+    assert "--metrics-port" in outcome.err
+
+
+def test_emitted_files_follow_the_settings() -> None:
+    """Names, prefix and cap are those in force; a URL with a password is left out."""
+    settings = Settings(
+        redis_url="redis://:hunter2@cache:6379/0",
+        backup_table="mine",
+        key_prefix="px",
+        max_n_cap=64,
+        aws_region="eu-x-1",
+    )
+    unit = systemd(settings)
+    assert "SALTCTL_BACKUP_TABLE=mine" in unit
+    assert "hunter2" not in unit
+    assert "saltctl service run" in unit
+    assert "SALTCTL_REDIS_URL=redis://cache/0" in systemd(replace(settings, redis_url="redis://cache/0"))
+    assert "the cap of 64" in alerts(settings)
+    assert "~px:heat" in acl(settings)
+    policies = json.loads(iam(settings))
+    assert "arn:aws:dynamodb:eu-x-1:*:table/mine" in json.dumps(policies["saltctl-service"])
+    for policy in policies.values():
+        for statement in policy["Statement"]:
+            if statement["Resource"].endswith("/mine"):
+                assert not {"PutItem", "DeleteItem", "BatchWriteItem"} & {a.split(":")[1] for a in statement["Action"]}
+
+
+def test_alert_rules_name_metrics_that_exist() -> None:
+    """Every metric in the rules is one that the service serves."""
+    import re
+    from dataclasses import fields
+
+    from saltctl.cli.detection.metrics import _NAMES
+    from saltctl.detection.detector import Counters
+
+    served = {f"saltctl_{_NAMES.get(f.name, f.name)}_total" for f in fields(Counters)}
+    served |= {f"saltctl_{n}" for n in ("registry_verified", "stream_lag", "stream_pending", "back_off_seconds")}
+    named = set(re.findall(r"\bsaltctl_[a-z_]+", alerts(Settings())))
+    assert named
+    assert named <= served
+
+
+class Roles:
+    """A Redis with the emitted users, and settings for each of them."""
+
+    def __init__(self, settings: Settings, server: LocalRedis) -> None:
+        import redis
+
+        self.admin: Any = redis.Redis.from_url(server.url)
+        for line in acl(settings).splitlines():
+            _, name, *rules = with_passwords(line).split()
+            self.admin.execute_command("ACL", "SETUSER", name, *_joined(rules))  # type: ignore[no-untyped-call]  # redis-py does not annotate it
+        self.url = f"redis://saltctl-{{0}}:{{0}}@127.0.0.1:{server.port}/0"
+        self.settings = settings
+
+    def of(self, role: str) -> Settings:
+        """The settings with this role's user."""
+        return replace(self.settings, redis_url=self.url.format(role))
+
+    def refuses(self, role: str, *command: str) -> bool:
+        """Whether the role may not do this."""
+        import redis
+
+        with redis.Redis.from_url(self.url.format(role)) as client:
+            try:
+                client.execute_command(*command)
+            except redis.exceptions.NoPermissionError:
+                return True
+            except redis.exceptions.ResponseError as exc:
+                return "NOPERM" in str(exc) or "not allowed" in str(exc)
+        return False
+
+
+def with_passwords(line: str) -> str:
+    """An emitted user with a password: what stands behind ``saltctl-`` in its name."""
+    for number, role in enumerate(("app", "service", "readonly"), 1):
+        line = line.replace(f"CHANGE-ME-{number}", role)
+    return line
+
+
+def _joined(rules: list[str]) -> list[str]:
+    """Rules as ACL SETUSER takes them: a selector in parentheses is one argument."""
+    text, found, depth = " ".join(rules), [""], 0
+    for character in text:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == " " and not depth:
+            found.append("")
+        else:
+            found[-1] += character
+    return found
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def redis_binary(request: pytest.FixtureRequest) -> Path:
+    """Roles and services on every server there is."""
+    from tests.stores.conftest import find_engine
+
+    return find_engine(request.param)
+
+
+def test_each_role_can_do_its_commands(
+    configured: Settings,
+    redis_server: LocalRedis,
+    rebuild: Rebuilder,
+    backup: DynamoBackup,
+    monkeypatch: pytest.MonkeyPatch,
+    saltctl: Runner,
+) -> None:
+    """Application servers look up and report; every command works as the service's user, and looking as a reader's."""
+    roles = Roles(configured, redis_server)
+    monkeypatch.setenv("SALTCTL_REDIS_URL", roles.of("service").require_redis_url())
+    steps: tuple[tuple[tuple[str, ...], int], ...] = (
+        (("setup",), 0),
+        (("rebuild",), 0),
+        (("registry", "set", "conv", "4", "--yes"), 0),
+        (("registry", "get", "conv"), 0),
+        (("registry", "list", "--source", "redis"), 0),
+        (("stream", "status", "--window", "10ms"), 3),
+    )
+    for command, code in steps:
+        assert saltctl(*command).code == code, command
+    app = roles.of("app")
+    with Registry.open(app) as registry:
+        assert (registry.lookup("conv").source, registry.lookup("conv").max_n) == ("redis", 4)
+        assert registry.lookup_many(["conv", "b"])["conv"].source == "redis"
+    _report(app, "hot", 2000)
+    HeatStream(configured).append({"v": "3"})
+    more: tuple[tuple[str, ...], ...] = (
+        ("stream", "peek"),
+        ("stream", "replay", "--dry-run"),
+        ("stream", "replay"),
+        ("stream", "replay", "--from", "1h"),
+        ("stream", "dead", "list"),
+        ("stream", "dead", "requeue", "--all"),
+        ("stream", "dead", "drop", "--all", "--yes"),
+        ("verify", "--repair", "--yes"),
+        ("registry", "export"),
+        ("service", "emit", "acl"),
+    )
+    for command in more:
+        outcome = saltctl(*command)
+        assert outcome.code == 0, (command, outcome.err)
+    entry = backup.get("hot")
+    assert entry is not None
+    assert entry.max_n == 4
+    assert saltctl("service", "status", "--window", "10ms", "-o", "json").json["verified"]
+    monkeypatch.setenv("SALTCTL_REDIS_URL", roles.of("readonly").require_redis_url())
+    looks: tuple[tuple[str, ...], ...] = (
+        ("registry", "get", "conv"),
+        ("registry", "list", "--source", "redis"),
+        ("registry", "export"),
+        ("verify",),
+        ("rebuild", "--dry-run"),
+        ("stream", "status", "--window", "10ms"),
+        ("stream", "peek"),
+        ("stream", "dead", "list"),
+        ("service", "status", "--window", "10ms"),
+    )
+    for command in looks:
+        outcome = saltctl(*command)
+        assert outcome.code in (0, 3), (command, outcome.err)
+    assert saltctl("rebuild").code == 77
+
+
+def test_a_service_runs_under_its_role(
+    running: Callable[..., Running], configured: Settings, redis_server: LocalRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an empty Redis to a raise and a clean end, with the emitted user and nothing more."""
+    roles = Roles(configured, redis_server)
+    monkeypatch.setenv("SALTCTL_REDIS_URL", roles.of("service").require_redis_url())
+    one = running()
+    one.wait_for("rebuilt")
+    _report(roles.of("app"), "hot", 2000)
+    one.wait_for("raised")
+    one.process.terminate()
+    assert one.wait_for("stopped")
+    assert not [line for line in one.log if line["level"] == "error"]
+
+
+def test_no_role_can_do_more(configured: Settings, redis_server: LocalRedis) -> None:
+    """Nobody flushes, configures or looks elsewhere; application servers load no script and write no registry."""
+    roles = Roles(configured, redis_server)
+    for role in ("app", "service", "readonly"):
+        beyond: tuple[tuple[str, ...], ...] = (
+            ("FLUSHALL",),
+            ("CONFIG", "GET", "*"),
+            ("DEBUG", "SLEEP", "0"),
+            ("KEYS", "*"),
+            ("SET", "salt:r:1", "x"),
+            ("HGETALL", "other"),
+            ("XADD", "other", "*", "a", "b"),
+            ("DEL", "salt:r:1"),
+            ("SHUTDOWN",),
+            ("ACL", "LIST"),
+            ("SCRIPT", "FLUSH"),
+        )
+        for command in beyond:
+            assert roles.refuses(role, *command), (role, command)
+    not_for_servers: tuple[tuple[str, ...], ...] = (
+        ("SCRIPT", "LOAD", "return 1"),
+        ("EVAL", "return 1", "0"),
+        ("HSET", "salt:r:1", "a", "1"),
+        ("XADD", "salt:r:1", "*", "a", "b"),
+        ("XREADGROUP", "GROUP", "saltctl", "x", "STREAMS", "salt:heat", ">"),
+        ("XTRIM", "salt:heat", "MAXLEN", "0"),
+        ("HGET", "salt:service", "last_raise"),
+    )
+    for command in not_for_servers:
+        assert roles.refuses("app", *command), command
+    not_for_looking: tuple[tuple[str, ...], ...] = (
+        ("SCRIPT", "LOAD", "return 1"),
+        ("HSET", "salt:r:1", "a", "1"),
+        ("XADD", "salt:heat", "*", "a", "b"),
+        ("XREADGROUP", "GROUP", "saltctl", "x", "STREAMS", "salt:heat", ">"),
+        ("XACK", "salt:heat", "saltctl", "1-1"),
+        ("XDEL", "salt:dead", "1-1"),
+    )
+    for command in not_for_looking:
+        assert roles.refuses("readonly", *command), command
+
+
+def test_a_replay_that_ended_early_names_what_goes_on(
+    configured: Settings, registry: Registry, rebuild: Rebuilder, saltctl: Runner
+) -> None:
+    """The command has the end of the range and the pace, and goes on with the entry behind the last one."""
+    rebuild()
+    HeatStream(configured).create_group()
+    for number in range(5):
+        _report(configured, f"conv_{number}", 900)
+    last = HeatStream(configured).range("-", "+", 4)[-1].id
+    read = []
+    words = ["stream", "replay", "--from", "1h", "--to", last, "--rate", "100", "--max-events", "1"]
+    while words:
+        outcome = saltctl(*words, "-o", "json")
+        read += [raised["conversation_id"] for raised in outcome.json["raises"]]
+        words = shlex.split(outcome.err.partition("to go on: saltctl ")[2])
+    assert read == [f"conv_{number}" for number in range(4)]
+    assert outcome.code == 0

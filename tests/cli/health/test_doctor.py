@@ -1,0 +1,173 @@
+"""``saltctl doctor`` as a command: its formats, its exit codes, and servers that refuse to tell."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saltctl.local.environment import LocalEnvironment, LocalRedis
+from saltctl.settings import Settings
+from saltctl.stores.aws import client as aws
+from tests.cli.conftest import Runner
+from tests.support.stubs import AwsStub
+
+
+def test_monitoring_has_formats_of_its_own(saltctl: Runner, seeded: LocalEnvironment) -> None:
+    """Nagios' exit codes are a plugin's; Prometheus' are those of every command."""
+    outcome = saltctl("doctor", "--only", "stream-consumers", "--format", "nagios")
+    assert (outcome.code, outcome.out.split(" - ")[0]) == (2, "SALTCTL CRITICAL")
+    assert saltctl("doctor", "--only", "lease", "--format", "nagios").code == 0
+    outcome = saltctl("doctor", "--only", "stream-consumers", "--format", "prometheus")
+    assert outcome.code == 3
+    assert 'saltctl_doctor_check{check="stream-consumers",status="fail"} 1\n' in outcome.out
+    assert saltctl("doctor", "--format", "nagios", "-o", "json").code == 2
+
+
+def test_an_unknown_check_is_a_usage_error(saltctl: Runner) -> None:
+    """Nothing is asked of any server, and near matches are named."""
+    outcome = saltctl("doctor", "--only", "redis-role", "--only", "leese", "-o", "json")
+    assert (outcome.code, outcome.error["code"]) == (2, "usage")
+    assert "lease" in outcome.error["hint"]
+
+
+def test_settings_that_cannot_be_read_are_the_first_finding(saltctl: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing else can be checked, that is what doctor says, instead of giving up."""
+    monkeypatch.setenv("SALTCTL_BUCKETS", "three")
+    outcome = saltctl("doctor", "-o", "json")
+    first, *rest = outcome.json["checks"]
+    assert (outcome.code, first["status"], "SALTCTL_BUCKETS" in first["detail"]) == (3, "fail", True)
+    assert {check["status"] for check in rest} == {"skip"}
+
+
+def test_throttling_of_the_last_minutes_is_a_failure(saltctl: Runner, configured: Settings) -> None:
+    """What CloudWatch counted a few minutes ago is found, with its cause and the command that looks closer."""
+    assert saltctl("setup", "--messages").code == 0
+    cloudwatch = aws.client(configured, "cloudwatch")
+    datum = {
+        "MetricName": "WriteKeyRangeThroughputThrottleEvents",
+        "Dimensions": [{"Name": "TableName", "Value": configured.messages_table}],
+        "Timestamp": datetime.now(UTC) - timedelta(minutes=5),
+        "Value": 70.0,
+    }
+    cloudwatch.put_metric_data(Namespace="AWS/DynamoDB", MetricData=[datum])
+    (check,) = saltctl("doctor", "--only", "throttles", "-o", "json").json["checks"]
+    assert (check["status"], "key_range 70" in check["detail"]) == ("fail", True)
+    assert check["fix"] == "saltctl throttle scan --since 15m"
+
+
+@pytest.fixture
+def managed(tmp_path: Path) -> Iterator[LocalRedis]:
+    """A server that knows neither CONFIG nor ACL, as managed ones do not."""
+    server = LocalRedis(tmp_path / "managed", options={"rename-command CONFIG": '""', "rename-command ACL": '""'})
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_a_managed_redis_is_skipped_with_the_reason(
+    saltctl: Runner, managed: LocalRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What INFO tells is checked; what only CONFIG or ACL would tell is skipped, and says why."""
+    monkeypatch.setenv("SALTCTL_REDIS_URL", managed.url)
+    checks = {check["name"]: check for check in saltctl("doctor", "--only", "redis", "-o", "json").json["checks"]}
+    assert checks["redis-eviction"]["status"] == checks["redis-aof"]["status"] == "ok"
+    assert checks["redis-fsync"]["status"] == checks["redis-permissions"]["status"] == "skip"
+    assert "CONFIG" in checks["redis-fsync"]["detail"]
+    assert checks["redis-verified"]["status"] == "fail"
+
+
+def test_users_are_told_what_they_lack(saltctl: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An application server's user that may load scripts is a warning, a service's without XADD a failure."""
+    import redis
+
+    server = LocalRedis(tmp_path / "acl")
+    server.start()
+    try:
+        monkeypatch.setenv("SALTCTL_REDIS_URL", server.url)
+        emitted = saltctl("service", "emit", "acl").out.replace("CHANGE-ME", "long-password")
+        with redis.Redis.from_url(server.url) as admin:
+            for line in emitted.splitlines():
+                admin.execute_command("ACL", "SETUSER", *_rules(line))
+            assert _permissions(saltctl)["status"] == "ok"
+            admin.execute_command("ACL", "SETUSER", "saltctl-app", "+script|load")
+            assert "saltctl-app may script" in _permissions(saltctl)["detail"]
+            admin.execute_command("ACL", "SETUSER", "saltctl-service", "-xadd")
+            found = _permissions(saltctl)
+            assert (found["status"], "+xadd" in found["fix"]) == ("fail", True)
+    finally:
+        server.kill()
+
+
+def _permissions(saltctl: Runner) -> dict[str, str]:
+    check: dict[str, str] = saltctl("doctor", "--only", "redis-permissions", "-o", "json").json["checks"][0]
+    return check
+
+
+def _rules(line: str) -> list[str]:
+    """The words of a line of an ACL file; a selector in brackets is one."""
+    name, _, rules = line.removeprefix("user ").partition(" ")
+    head, bracket, selector = rules.partition("(")
+    return [name, *head.split(), *([bracket + selector] if bracket else [])]
+
+
+@pytest.fixture
+def stub(configured: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsStub]:
+    """AWS as doctor sees it."""
+    with AwsStub(configured.aws_endpoint_url or "") as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.settings(configured).aws_endpoint_url or "")
+        yield server
+
+
+OTHER = ["eu-west-1"]
+
+
+@pytest.mark.parametrize(
+    ("replicas", "consistency", "status"),
+    [
+        ([], None, "ok"),
+        (["eu-west-1"], "STRONG", "ok"),
+        (["eu-west-1"], "EVENTUAL", "fail"),
+        (["eu-west-1"], None, "fail"),
+    ],
+)
+def test_global_tables(
+    replicas: list[str], consistency: str | None, status: str, stub: AwsStub, saltctl: Runner, configured: Settings
+) -> None:
+    """Strongly consistent ones keep the promise; others cannot, and the fix drops the other Regions' replicas."""
+    table = aws.client(configured, "dynamodb").describe_table(TableName=configured.backup_table)["Table"]
+    described = json.loads(json.dumps(table, default=lambda at: at.timestamp()))
+    region = configured.aws_region
+    if replicas:
+        described["Replicas"] = [{"RegionName": name, "ReplicaStatus": "ACTIVE"} for name in (region, *replicas)]
+    if consistency:
+        described["MultiRegionConsistency"] = consistency
+    stub.rule = lambda operation, request: (200, {"Table": described}) if operation == "DescribeTable" else None
+    outcome = saltctl("doctor", "--only", "backup-replication", "-o", "json")
+    (check,) = outcome.json["checks"]
+    assert (check["status"], outcome.code) == (status, 3 if status == "fail" else 0)
+    if status == "fail":
+        words = shlex.split(check["fix"])
+        assert words[:3] == ["aws", "dynamodb", "update-table"]
+        updates: list[dict[str, Any]] = json.loads(words[words.index("--replica-updates") + 1])
+        assert updates == [{"Delete": {"RegionName": "eu-west-1"}}]
+
+
+@pytest.mark.parametrize(
+    ("ahead", "status", "words"),
+    [(0, "ok", ""), (30, "warn", "theirs is ahead"), (-30, "warn", "ours is ahead"), (900, "fail", "theirs is ahead")],
+)
+def test_the_clock_of_aws(ahead: int, status: str, words: str, stub: AwsStub, saltctl: Runner) -> None:
+    """Told by the date of an answer, whichever way it differs."""
+    stub.date = format_datetime(datetime.now(UTC) + timedelta(seconds=ahead), usegmt=True)
+    (check,) = saltctl("doctor", "--only", "aws-clock", "-o", "json").json["checks"]
+    assert (check["status"], words in check["detail"]) == (status, True)
+    stub.date = "yesterday, I think"
+    (check,) = saltctl("doctor", "--only", "aws-clock", "-o", "json").json["checks"]
+    assert check["status"] == "skip"

@@ -1,0 +1,141 @@
+"""``saltctl status``: one screen of everything, where any source may be down."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+
+import pytest
+
+from saltctl.cli.health.status_view import sparkline
+from saltctl.local.environment import LocalEnvironment, LocalRedis
+from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
+from saltctl.stores.heat.service_state import ServiceState
+from tests.cli.conftest import Runner
+
+
+def test_everything_is_there(
+    saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis
+) -> None:
+    """Verified since the rebuild, the entries, and the latest raise with the reason that the backup has for it."""
+    registry.raise_to("conv", 4, reason="launch day")
+    assert saltctl("setup", "--messages").code == 0
+    assert saltctl("rebuild").code == 0
+    state = ServiceState(configured)
+    state.note_raise("conv", 1, 4, "2026-07-01T08:00:00.000Z", "worker")
+    state.close()
+    seen = saltctl("status", "-o", "json").json
+    assert {name: panel["error"] for name, panel in seen.items() if name != "at"} == dict.fromkeys(
+        ("registry", "drift", "service", "raises", "throttles", "lease")
+    )
+    assert (seen["registry"]["verified"], seen["registry"]["entries"]) == (True, 1)
+    assert seen["registry"]["since"] is not None
+    assert (seen["drift"]["checked"], seen["drift"]["found"]) == (1, 0)
+    assert [(last["conversation_id"], last["reason"]) for last in seen["raises"]["last"]] == [("conv", "launch day")]
+    assert seen["lease"]["held"] is False
+    # A restart, and nothing is claimed that is not so any more.
+    redis_server.kill()
+    redis_server.start()
+    registry_now = saltctl("status", "-o", "json").json["registry"]
+    assert (registry_now["verified"], registry_now["since"], registry_now["entries"]) == (False, None, 1)
+
+
+def test_redis_is_down_and_the_rest_goes_on(
+    saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Panels of a server that is down say so, with every key and without the password; the others are shown."""
+    monkeypatch.setenv("SALTCTL_REDIS_URL", "redis://:s3cr3t@127.0.0.1:1/0")
+    outcome = saltctl("status", "-o", "json")
+    seen = outcome.json
+    assert outcome.code == 0
+    assert {name for name in ("registry", "drift", "service", "raises") if seen[name]["error"]} == {
+        "registry",
+        "drift",
+        "service",
+        "raises",
+    }
+    assert seen["registry"]["verified"] is None
+    assert (seen["lease"]["held"], seen["lease"]["error"], seen["throttles"]["error"]) == (False, None, None)
+    table = saltctl("status", "-o", "table").out
+    assert "cannot be reached" in table
+    assert "s3cr3t" not in table + outcome.out
+
+
+def test_aws_is_down_and_the_rest_goes_on(
+    saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without AWS the registry and the service are shown all the same."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    seen = saltctl("status", "-o", "json").json
+    assert {name for name, panel in seen.items() if name != "at" and panel["error"]} == {"drift", "throttles", "lease"}
+    assert seen["registry"]["verified"] is not None
+
+
+@pytest.mark.parametrize("form", ["json", "tsv"])
+def test_watching_needs_a_terminal_or_lines(saltctl: Runner, seeded: LocalEnvironment, form: str) -> None:
+    """What would be many documents in one is refused, and the way to have them is named."""
+    outcome = saltctl("status", "--watch", "1s", "-o", form)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "jsonl" in outcome.err
+
+
+def test_watching_ends_with_q(seeded: LocalEnvironment) -> None:
+    """On a terminal the screen is drawn again and again; q leaves with 0, and the terminal is as it was."""
+    leader, follower = pty.openpty()
+    variables = dict(os.environ) | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "saltctl", "status", "--watch", "500ms"],
+        env=variables,
+        stdin=follower,
+        stdout=follower,
+        stderr=subprocess.PIPE,
+    )
+    os.close(follower)
+    seen = b""
+    deadline = time.monotonic() + 60
+    while seen.count(b"verified") < 2:
+        assert time.monotonic() < deadline, seen
+        if select.select([leader], [], [], 1.0)[0]:
+            seen += os.read(leader, 65536)
+    os.write(leader, b"q")
+    while child.poll() is None:
+        assert time.monotonic() < deadline
+        if select.select([leader], [], [], 0.1)[0]:
+            try:
+                seen += os.read(leader, 65536)
+            except OSError:  # closed by the child's end
+                break
+    assert child.wait(timeout=30) == 0
+    os.close(leader)
+    assert child.stderr is not None
+    child.stderr.close()
+    assert b"\x1b[?1049h" in seen
+    assert b"\x1b[?1049l" in seen
+
+
+def test_lines_of_a_watch_are_documents(seeded: LocalEnvironment) -> None:
+    """``-o jsonl`` prints a whole document a line for as long as somebody reads."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "saltctl", "status", "--watch", "500ms", "-o", "jsonl"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    lines = [json.loads(child.stdout.readline()) for _ in range(2)]
+    child.terminate()
+    assert child.wait(timeout=30) == 143
+    child.stdout.close()
+    assert lines[0]["at"] < lines[1]["at"]
+
+
+def test_a_sparkline_shows_the_least_event() -> None:
+    """Nothing is the lowest bar, anything at all is higher, and the largest is the highest."""
+    assert sparkline([0, 1, 1000]) == "▁▂█"
+    assert sparkline([0, 0]) == "▁▁"
+    assert sparkline([]) == ""

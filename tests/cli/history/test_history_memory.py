@@ -1,0 +1,67 @@
+"""``history read --all`` of any length takes the memory of a few pages."""
+
+from __future__ import annotations
+
+import tracemalloc
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from saltctl.cli.history.view import PageWriter
+from saltctl.cli.output import OutputFormat
+from saltctl.history.history import History
+from saltctl.history.models import ReadOptions
+from saltctl.salting import split_partition_key
+from saltctl.stores.contracts import PartitionAnswer, PartitionQuery
+from tests.support.messages import FixedLookups, MemoryMessages
+
+N = 4
+
+
+class Endless(MemoryMessages):
+    """A conversation over four salts that is made up as it is read: its rows take no memory of their own."""
+
+    def __init__(self, messages: int) -> None:
+        super().__init__()
+        self._messages = messages
+
+    def query(self, request: PartitionQuery) -> PartitionAnswer:
+        """The rows ``salt``, ``salt`` + 4, … of this salt, oldest first; none in the base partition."""
+        _, salt = split_partition_key(request.partition_key)
+        if salt is None:
+            return PartitionAnswer([], 0, 0.5, None)
+        assert not request.descending
+        low = -1 if request.low is None else int(str(request.low)) - 1
+        begin = low if request.start is None else int(request.start["at"]["S"])
+        first = begin + 1 + (salt - begin - 1) % N
+        numbers = range(first, self._messages, N)[: request.limit]
+        rows = [
+            {"room": {"S": request.partition_key}, "at": {"S": f"{number:09d}"}, "text": {"S": "x" * 100}}
+            for number in numbers
+        ]
+        more = len(rows) == request.limit
+        return PartitionAnswer(rows, len(rows), len(rows) / 20, rows[-1] if more else None)
+
+
+def peak(messages: int, path: Path) -> int:
+    """The peak of memory while a history of so many messages is written as JSONL."""
+    with History(FixedLookups({"c": N}), Endless(messages), concurrency=4) as history, path.open("w") as out:
+        tracemalloc.start()
+        writer = PageWriter(OutputFormat.jsonl, oldest_first=True)
+        with redirect_stdout(out):
+            for page in history.pages("c", ReadOptions(oldest_first=True)):
+                writer.add(page)
+            summary = writer.finish()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert summary["complete"]
+    return most
+
+
+def test_the_same_memory_for_many_times_the_messages(tmp_path: Path) -> None:
+    """Every message is written once, and the peak does not grow with their number."""
+    out = tmp_path / "out.jsonl"
+    few = peak(2_500, out)
+    many = peak(10_000, out)
+    with out.open() as lines:
+        assert sum(1 for _ in lines) == 10_000
+    assert many < 1.5 * few

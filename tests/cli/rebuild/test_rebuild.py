@@ -1,0 +1,225 @@
+"""``saltctl rebuild``: its report, its narration and its exit codes."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from saltctl.local.environment import LocalRedis
+from saltctl.rebuild.checkpoint import CheckpointFile
+from saltctl.rebuild.events import Progress
+from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
+from saltctl.registry.registry import Registry
+from saltctl.settings import Settings, load_settings
+from saltctl.stores.aws.backup_table import KEY, DynamoBackup
+from saltctl.stores.contracts import Raise
+from saltctl.stores.redis.registry import RedisRegistry, new_token
+from tests.cli.conftest import Runner
+from tests.cli.test_process import on_a_terminal
+
+
+def test_a_rebuild_verifies_and_reports(
+    saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis
+) -> None:
+    """After losing everything Redis is rebuilt: every entry is back, and lookups come from it again."""
+    for number in range(20):
+        registry.raise_to(f"conv_{number}", 4)
+    redis_server.kill()
+    redis_server.lose_aof()
+    redis_server.start()
+    report = saltctl("rebuild", "-o", "json").json
+    assert (report["entries"], report["raised"], report["unchanged"], report["skipped"]) == (20, 20, 0, 0)
+    assert (report["verified"], report["nodes"], report["dry_run"], report["resumed"]) == (True, 1, False, False)
+    assert registry.lookup("conv_7").source == "redis"
+    again = saltctl("rebuild", "-o", "json").json
+    assert (again["raised"], again["unchanged"]) == (0, 20)
+
+
+def test_a_dry_run_says_what_would_change(
+    saltctl: Runner, configured: Settings, registry: Registry, store: RedisRegistry, backup: DynamoBackup
+) -> None:
+    """A dry run counts what Redis lacks, and leaves Redis, fence and lease as they are."""
+    registry.raise_to("conv", 4)
+    backup.raise_max_n("other", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
+    report = saltctl("rebuild", "--dry-run", "-o", "json").json
+    assert (report["entries"], report["raised"], report["verified"], report["dry_run"]) == (2, 1, False, True)
+    assert store.raw(["other"]) == {"other": None}
+    assert not any(store.verified().values())
+    assert backup.holder() is None
+
+
+def test_damaged_items_are_named_and_exit_4(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+    """Items that cannot be used are counted and named, safely; the rest is rebuilt."""
+    backup.raise_max_n("good", Raise(4, "2026-01-01T00:00:00Z", "x", ""))
+    for conversation_id, item in (
+        ("no_n", {}),
+        ("text\x1b[31m", {"max_n": {"S": "4"}}),
+        ("minus", {"max_n": {"N": "-4"}}),
+    ):
+        backup.client.put_item(TableName=configured.backup_table, Item={KEY: {"S": conversation_id}, **item})
+    outcome = saltctl("rebuild", "-o", "json")
+    assert outcome.code == 4
+    assert (outcome.json["entries"], outcome.json["skipped"], outcome.json["verified"]) == (1, 3, True)
+    for named in ("no_n", "text\\x1b[31m", "minus"):
+        assert named in outcome.err
+    assert "\x1b" not in outcome.err
+
+
+def test_two_rebuilds_at_once(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+    """While somebody holds the lease a rebuild is exit 75 and names the holder."""
+    assert backup.take("other", time.time(), host="app-17", pid=4242, expiry=30) is None
+    outcome = saltctl("rebuild", "-o", "json")
+    assert (outcome.code, outcome.error["code"]) == (75, "lease_held")
+    assert "4242" in outcome.error["message"]
+    assert "app-17" in outcome.error["message"]
+
+
+def test_a_dead_holder_is_taken_over(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+    """A lease without a heartbeat for half a minute belongs to nobody."""
+    assert backup.take("other", time.time() - 31, host="app-17", pid=4242, expiry=30) is None
+    assert saltctl("rebuild").code == 0
+    assert backup.holder() is None
+
+
+def test_waiting_for_redis_has_an_end(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
+    """``--wait-redis`` gives up after its duration: exit 124 and what to do."""
+    redis_server.kill()
+    outcome = saltctl("rebuild", "--wait-redis", "300ms", "-o", "json")
+    assert (outcome.code, outcome.error["code"]) == (124, "timeout")
+    assert "--wait-redis" in outcome.error["hint"]
+
+
+@pytest.mark.parametrize("segments", ["0", "-1", "1000001"])
+def test_impossible_segments(segments: str, saltctl: Runner, configured: Settings) -> None:
+    """A segment count that DynamoDB would refuse is a usage error."""
+    assert saltctl("rebuild", f"--segments={segments}").code == 2
+
+
+def test_a_table_with_other_keys_is_refused(
+    saltctl: Runner, configured: Settings, backup: DynamoBackup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pointing at the messages table by mistake is exit 78 before anything is touched."""
+    monkeypatch.setenv("SALTCTL_BACKUP_TABLE", configured.messages_table)
+    assert saltctl("setup", "--messages").code == 0
+    monkeypatch.setenv("SALTCTL_BACKUP_TABLE", configured.messages_table)
+    backup.client.create_table(
+        TableName="other-keys",
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "N"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    monkeypatch.setenv("SALTCTL_BACKUP_TABLE", "other-keys")
+    outcome = saltctl("rebuild", "-o", "json")
+    assert outcome.code == 78
+    assert "id (N, HASH)" in outcome.error["message"]
+
+
+def test_a_rebuild_that_is_not_needed_reads_nothing(
+    saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis
+) -> None:
+    """``--if-needed`` rebuilds an unverified Redis, leaves a verified one alone, and fails where there is none."""
+    registry.raise_to("conv", 4)
+    needed = saltctl("rebuild", "--if-needed", "-o", "json").json
+    assert (needed["entries"], needed["verified"]) == (1, True)
+    again = saltctl("rebuild", "--if-needed", "-o", "json").json
+    assert (again["entries"], again["consumed_rcu"], again["nodes"], again["verified"]) == (0, 0, 1, True)
+    redis_server.kill()
+    assert saltctl("rebuild", "--if-needed").code == 69
+
+
+@pytest.fixture
+def interrupted(
+    configured: Settings, backup: DynamoBackup, store: RedisRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> CheckpointFile:
+    """The checkpoint of a rebuild of twenty conversations that ended in the middle, where the command line looks."""
+    monkeypatch.setenv("SALTCTL_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setattr("saltctl.rebuild.rebuild.PROGRESS_EVERY", 0.0)
+    for number in range(20):
+        backup.raise_max_n(f"conv_{number}", Raise(4, "2026-01-01T00:00:00Z", "x", ""))
+        backup.commit_write_n(f"conv_{number}", 4)
+    kept = CheckpointFile.of(load_settings())
+    job = Rebuild(
+        store,
+        backup,
+        backup,
+        RebuildOptions(page_limit=3, batch=1, checkpoint_every=0.0),
+        layout=configured.layout,
+        key_prefix=configured.key_prefix,
+        token=new_token(),
+        checkpoints=kept,
+    )
+    running = job.run()
+    while not (isinstance(event := next(running), Progress) and event.entries > 5):
+        pass
+    running.close()  # type: ignore[attr-defined]
+    assert kept.load() is not None
+    return kept
+
+
+def test_elsewhere_than_on_a_terminal_a_checkpoint_that_holds_is_gone_on_from(
+    saltctl: Runner, interrupted: CheckpointFile, store: RedisRegistry
+) -> None:
+    """Nobody is asked, and a dry run leaves the checkpoint as it is; after the rebuild there is none."""
+    before = interrupted.path.read_bytes()
+    assert saltctl("rebuild", "--dry-run", "-o", "json").json["resumed"] is False
+    assert interrupted.path.read_bytes() == before
+    report = saltctl("rebuild", "-o", "json").json
+    assert (report["resumed"], report["verified"], report["entries"]) == (True, True, 20)
+    assert not interrupted.path.exists()
+    assert dict(store.entries()) == {f"conv_{number}": 4 for number in range(20)}
+
+
+@pytest.mark.parametrize(("option", "resumed"), [("--resume", True), ("--restart", False)])
+def test_what_an_option_says_is_done(saltctl: Runner, interrupted: CheckpointFile, option: str, resumed: bool) -> None:
+    """Go on, or begin anew; both end verified."""
+    report = saltctl("rebuild", option, "-o", "json").json
+    assert (report["resumed"], report["verified"], report["entries"]) == (resumed, True, 20)
+
+
+def test_resume_without_a_checkpoint_that_holds_is_refused(
+    saltctl: Runner, interrupted: CheckpointFile, redis_server: LocalRedis
+) -> None:
+    """Another Redis process, and then no checkpoint at all: exit 6, the reason, and the command that begins anew."""
+    redis_server.kill()
+    redis_server.start()
+    refused = saltctl("rebuild", "--resume", "-o", "json")
+    assert (refused.code, refused.error["code"]) == (6, "checkpoint_refused")
+    assert "--restart" in refused.error["hint"]
+    interrupted.remove()
+    assert saltctl("rebuild", "--resume", "-o", "json").error["code"] == "checkpoint_refused"
+    assert saltctl("rebuild", "--resume", "--restart").code == 2
+
+
+@pytest.mark.parametrize(("answer", "resumed"), [("y\n", "yes"), ("n\n", "no")])
+def test_on_a_terminal_a_checkpoint_is_offered_by_name(interrupted: CheckpointFile, answer: str, resumed: str) -> None:
+    """With its file, its time and how far it is; either answer ends in a verified Redis."""
+    code, shown = on_a_terminal("rebuild", typed=answer, prompt=b"Go on from there?")
+    assert code == 0
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert str(interrupted.path) in shown.replace("\r\n", "")
+    assert re.search(rf"resumed +{resumed}\b", shown)
+    assert re.search(r"verified +yes\b", shown)
+
+
+def test_an_interruption_names_the_command_that_goes_on(
+    saltctl: Runner, interrupted: CheckpointFile, redis_server: LocalRedis
+) -> None:
+    """Whatever ends a rebuild, where a checkpoint is kept the command that goes on from it is named."""
+    redis_server.kill()
+    outcome = saltctl("rebuild")
+    assert outcome.code == 69
+    assert "saltctl rebuild --resume" in outcome.err
+
+
+def test_the_cost_is_shown_before(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+    """A dry run estimates items, bytes, units, and, with a bound, the time that it takes."""
+    size = backup.size()
+    estimate = saltctl("rebuild", "--dry-run", "--max-rcu", "1", "-o", "json").json["estimate"]
+    assert (estimate["items"], estimate["bytes"]) == (size.items, size.bytes)
+    assert estimate["rcu"] == -(-size.bytes // 4096)
+    assert estimate["seconds"] == estimate["rcu"]
+    assert saltctl("rebuild", "--dry-run", "-o", "json").json["estimate"]["seconds"] is None
+    assert saltctl("rebuild", "--max-rcu", "0").code == 2

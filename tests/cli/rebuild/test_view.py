@@ -1,0 +1,81 @@
+"""A rebuild's narration: a bar on a terminal, plain lines elsewhere, nothing raw, and the report last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from saltctl.cli import progress
+from saltctl.cli.rebuild.view import narrate
+from saltctl.rebuild.events import Began, Damaged, Event, Progress, RebuildReport, Waiting
+from saltctl.stores.contracts import DamagedEntry
+
+REPORT = RebuildReport(9, 1, 8, 0, 1.0, 9.0, 2.5, 1, 1, True, False, False, 0)
+
+
+def _events(*events: Event, closed: list[bool] | None = None) -> Iterator[Event]:
+    try:
+        yield from events
+    finally:
+        if closed is not None:
+            closed.append(True)
+
+
+def test_lines_come_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal a line is written when ten seconds have passed, and none before."""
+    now = iter([0.0, 1.0, 11.0, 12.0, 22.0])
+    steps = [Progress(entries, 1, 1.0, 2.5) for entries in (1, 2000, 3000, 4000)]
+    assert narrate(_events(*steps, REPORT), lambda: next(now)) is REPORT
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "2,000 entries, 1 of them new to Redis, 2,000/s, 2.5 RCU",
+        "4,000 entries, 1 of them new to Redis, 4,000/s, 2.5 RCU",
+    ]
+
+
+def test_waiting_shows_what_info_says(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While Redis loads, the percentage and the time to go are shown; while it is down, the reason."""
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    events = _events(
+        Waiting("Redis is loading its data", 41.6, 12.0), Waiting("no answer \x1b[2J"), Began(1, False), REPORT
+    )
+    narrate(events)
+    assert capsys.readouterr().err.splitlines() == [
+        "waiting: Redis is loading its data: 42 %, 12 s to go",
+        "waiting: no answer \\x1b[2J",
+        "Redis is not verified; marking buckets",
+    ]
+
+
+def test_damaged_items_are_named_up_to_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    """Twenty damaged items are named; the rest is counted, and the reader is told so."""
+    damaged = [Damaged(DamagedEntry(f"conv_{number}", "it has no max_n")) for number in range(50)]
+    narrate(_events(*damaged, REPORT))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == progress.MAX_DAMAGED_NAMED + 1
+    assert lines[0] == "skipped 'conv_0': it has no max_n"
+    assert "no longer named" in lines[-1]
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_events_are_closed_on_every_way_out(failure: type[BaseException]) -> None:
+    """An interrupted narration closes the rebuild, which gives its lease back, before the error travels on."""
+    closed: list[bool] = []
+
+    def broken() -> Iterator[Event]:
+        try:
+            yield Began(1, True)
+            raise failure
+        finally:
+            closed.append(True)
+
+    with pytest.raises(failure):
+        narrate(broken())
+    assert closed == [True]
+
+
+def test_a_rebuild_without_a_report_is_a_defect() -> None:
+    """Events that end without a report are never taken for success."""
+    with pytest.raises(RuntimeError, match="without a report"):
+        narrate(_events(Began(1, True)))

@@ -1,0 +1,152 @@
+"""``saltctl verify``: its report, its repair and its exit codes, on real servers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from saltctl.local.environment import LocalRedis
+from saltctl.registry.registry import Registry
+from saltctl.salting import bucket_of
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import KEY, DynamoBackup
+from saltctl.stores.contracts import Raise
+from saltctl.stores.redis.registry import RedisRegistry
+from tests.cli.conftest import Runner
+from tests.stores.conftest import plain_client
+from tests.support import Rebuilder
+
+AT = "2026-01-01T00:00:00Z"
+
+
+@pytest.fixture
+def drifted(
+    configured: Settings, registry: Registry, rebuild: Rebuilder, backup: DynamoBackup, redis_server: LocalRedis
+) -> Settings:
+    """Ten conversations, four of which drifted, one in each way, and one that Redis alone has."""
+    for number in range(10):
+        registry.raise_to(f"conv_{number}", 4)
+    rebuild()
+
+    def by_hand(conversation_id: str, n: int | None) -> None:
+        key = f"salt:r:{bucket_of(conversation_id, configured.buckets)}"
+        client: Any = plain_client(redis_server)
+        if n is None:
+            client.hdel(key, conversation_id)
+        else:
+            client.hset(key, conversation_id, n)
+        client.close()
+
+    by_hand("conv_0", 2)
+    by_hand("conv_1", None)
+    by_hand("conv_2", 16)
+    by_hand("stranger", 8)
+    backup.raise_max_n("conv_3", Raise(8, AT, "x", ""))
+    registry.complete("conv_3")
+    backup.client.update_item(
+        TableName=configured.backup_table,
+        Key={KEY: {"S": "conv_3"}},
+        UpdateExpression="SET write_n = :n",
+        ExpressionAttributeValues={":n": {"N": "4"}},
+    )
+    return configured
+
+
+def test_sides_that_agree(saltctl: Runner, configured: Settings, registry: Registry, rebuild: Rebuilder) -> None:
+    """No drift is exit 0, and every number says so."""
+    registry.raise_to("conv", 4)
+    rebuild()
+    outcome = saltctl("verify", "-o", "json")
+    assert outcome.code == 0
+    assert outcome.err == ""
+    found = outcome.json
+    assert (found["checked"], found["in_sync"], found["drift"], found["verified"]) == (1, 1, [], True)
+
+
+def test_drift_is_named_and_repaired(saltctl: Runner, drifted: Settings, registry: Registry) -> None:
+    """Drift is exit 3 until it is repaired; the repair raises, and lookups see it."""
+    outcome = saltctl("verify", "-o", "json")
+    assert outcome.code == 3
+    found = outcome.json
+    assert {drift["conversation_id"]: drift["kind"] for drift in found["drift"]} == {
+        "conv_0": "behind",
+        "conv_1": "missing",
+        "conv_2": "unbacked",
+        "stranger": "unbacked",
+        "conv_3": "uncommitted",
+    }
+    assert (found["checked"], found["in_sync"], found["repaired"]) == (11, 6, 0)
+    assert "saltctl verify --repair --yes" in outcome.err
+    refused = saltctl("verify", "--repair", "-o", "json")
+    assert (refused.code, refused.error["code"]) == (6, "confirmation_required")
+    repaired = saltctl("verify", "--repair", "--yes", "-o", "json")
+    assert (repaired.code, repaired.json["repaired"]) == (0, 5)
+    assert saltctl("verify").code == 0
+    found_n = {
+        i: lookup.max_n for i, lookup in registry.lookup_many(["conv_0", "conv_1", "conv_2", "stranger"]).items()
+    }
+    assert found_n == {"conv_0": 4, "conv_1": 4, "conv_2": 16, "stranger": 8}
+
+
+def test_a_dry_run_of_a_repair_changes_nothing(saltctl: Runner, drifted: Settings, store: RedisRegistry) -> None:
+    """``--repair --dry-run`` asks nobody, finds the same, and leaves it."""
+    outcome = saltctl("verify", "--repair", "--dry-run", "-o", "json")
+    assert (outcome.code, outcome.json["repaired"], outcome.json["dry_run"]) == (3, 0, True)
+    assert store.raw(["conv_1", "conv_0"]) == {"conv_1": None, "conv_0": 2}
+
+
+def test_people_see_what_differs(saltctl: Runner, drifted: Settings) -> None:
+    """The table has a line for each drift."""
+    outcome = saltctl("verify", "-o", "table")
+    assert "stranger" in outcome.out
+    assert "uncommitted" in outcome.out
+
+
+def test_samples(saltctl: Runner, drifted: Settings) -> None:
+    """Two halves find together what the whole finds."""
+    halves = [saltctl("verify", "--sample", f"{k}/2", "-o", "json").json for k in (1, 2)]
+    assert sum(half["checked"] for half in halves) == 11
+    assert sum(len(half["drift"]) for half in halves) == 5
+
+
+@pytest.mark.parametrize("sample", ["0/4", "5/4", "1", "1/0", "a/b", "-1/4"])
+def test_impossible_samples(sample: str, saltctl: Runner, configured: Settings) -> None:
+    """What is no part of a whole is a usage error."""
+    assert saltctl("verify", f"--sample={sample}").code == 2
+
+
+def test_damaged_items_are_named_and_exit_4(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+    """An item that cannot be used is named, safely, and the rest is compared."""
+    for conversation_id, item in (("text\x1b[31m", {"max_n": {"S": "4"}}), ("none", {})):
+        backup.client.put_item(TableName=configured.backup_table, Item={KEY: {"S": conversation_id}, **item})
+    outcome = saltctl("verify", "-o", "json")
+    assert (outcome.code, outcome.json["damaged"]) == (4, 2)
+    assert "text\\x1b[31m" in outcome.err
+    assert "\x1b" not in outcome.err
+
+
+def test_unverified_is_said_and_is_no_error(saltctl: Runner, configured: Settings, registry: Registry) -> None:
+    """A Redis that agrees and is not verified: exit 0, and what to do."""
+    registry.raise_to("conv", 4)
+    outcome = saltctl("verify", "-o", "json")
+    assert (outcome.code, outcome.json["verified"]) == (0, False)
+    assert "saltctl rebuild" in outcome.err
+
+
+def test_redis_is_away(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
+    """Without Redis there is nothing to compare: exit 69."""
+    redis_server.kill()
+    outcome = saltctl("verify", "-o", "json")
+    assert (outcome.code, outcome.error["code"]) == (69, "redis_unavailable")
+
+
+def test_another_layout_is_refused(
+    saltctl: Runner, configured: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong bucket count would show everything as missing: refused, with the right one named."""
+    registry.raise_to("conv", 4)
+    monkeypatch.setenv("SALTCTL_BUCKETS", "128")
+    outcome = saltctl("verify", "-o", "json")
+    assert outcome.code == 78
+    assert "SALTCTL_BUCKETS=64" in outcome.error["hint"]

@@ -1,0 +1,296 @@
+"""``saltctl registry``: what it shows, what it refuses, and what it says."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from saltctl.cli.output import UNKNOWN
+from saltctl.local.environment import LocalRedis
+from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.contracts import Raise
+from saltctl.stores.redis.registry import RedisRegistry
+from tests.cli.conftest import Runner
+from tests.support import Rebuilder
+
+ESC = "\x1b"
+HOSTILE = ["[red]conv[/red]", f"{ESC}[31mconv", "conv\u202egnp", "a\tb", "=cmd()", "conv\x9b2J", "[/]"]
+
+
+def test_get_shows_both_sides(saltctl: Runner, configured: Settings, registry: Registry, rebuild: Rebuilder) -> None:
+    """A raised conversation is salted, in sync, and carries its raises; an unknown one has max_n 1."""
+    rebuild()
+    registry.raise_to("conv", 4, reason="launch")
+    outcome = saltctl("registry", "get", "conv", "other", "-o", "json")
+    salted, unsalted = outcome.json
+    assert salted["max_n"] == salted["write_n"] == salted["redis_n"] == salted["backup_n"] == 4
+    assert (salted["source"], salted["in_sync"], salted["salted"]) == ("redis", True, True)
+    assert [(r["n"], r["by"], r["reason"]) for r in salted["raises"]] == [(4, "tester@test", "launch")]
+    assert salted["raises"][0]["at"].endswith("Z")
+    assert (unsalted["max_n"], unsalted["salted"], unsalted["raises"]) == (1, False, [])
+    assert outcome.code == 0
+    assert outcome.err == ""
+
+
+def test_get_before_a_rebuild_asks_the_backup(saltctl: Runner, configured: Settings, registry: Registry) -> None:
+    """An unverified Redis is shown as what it is: the answer is the backup's, with a warning that says so."""
+    registry.raise_to("conv", 4)
+    outcome = saltctl("registry", "get", "conv", "-o", "json")
+    assert outcome.code == 0
+    assert (outcome.json[0]["source"], outcome.json[0]["max_n"], outcome.json[0]["redis_n"]) == ("backup", 4, 4)
+    assert "not verified" in outcome.err
+    assert "saltctl rebuild" in outcome.err
+
+
+def test_get_with_redis_down_answers_from_the_backup(
+    saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis
+) -> None:
+    """With Redis gone the answer is there all the same; what Redis holds is null, not a guess."""
+    registry.raise_to("conv", 4)
+    redis_server.kill()
+    outcome = saltctl("registry", "get", "conv", "-o", "json")
+    assert outcome.code == 0
+    record = outcome.json[0]
+    assert (record["max_n"], record["source"], record["redis_n"], record["in_sync"]) == (4, "backup", None, None)
+    assert "cannot be reached" in outcome.err
+    assert UNKNOWN in saltctl("registry", "get", "conv", "-o", "table").out
+
+
+def test_get_in_the_middle_of_a_raise(
+    saltctl: Runner, configured: Settings, backup: DynamoBackup, rebuild: Rebuilder
+) -> None:
+    """A raise that stopped after its first step shows: the sides differ and write_n is behind."""
+    rebuild()
+    backup.claim_layout(configured.layout, configured.key_prefix)
+    backup.raise_max_n("conv", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
+    record = saltctl("registry", "get", "conv", "-o", "json").json[0]
+    assert (record["redis_n"], record["backup_n"], record["in_sync"]) == (1, 8, False)
+
+
+def test_set_raises_and_says_what_it_did(saltctl: Runner, configured: Settings, store: RedisRegistry) -> None:
+    """A confirmed raise reaches the backup and Redis, and a second one is nothing to do."""
+    first = saltctl("registry", "set", "conv", "4", "--yes", "--reason", "launch", "-o", "json")
+    assert first.json == {
+        "conversation_id": "conv",
+        "before": 1,
+        "after": 4,
+        "changed": True,
+        "committed": True,
+        "dry_run": False,
+    }
+    assert store.raw(["conv"]) == {"conv": 4}
+    again = saltctl("registry", "set", "conv", "4", "-o", "json")
+    assert (again.code, again.json["changed"]) == (0, False)
+
+
+def test_set_completes_a_raise_that_stopped(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+    """An equal N whose raise is half done is completed, not called nothing to do."""
+    backup.raise_max_n("conv", Raise(4, "2026-01-01T00:00:00Z", "x", ""))
+    outcome = saltctl("registry", "set", "conv", "4", "--yes", "-o", "json")
+    assert (outcome.json["changed"], outcome.json["committed"]) == (False, True)
+    entry = backup.get("conv")
+    assert entry is not None
+    assert entry.write_n == 4
+
+
+def test_set_dry_run_changes_nothing(
+    saltctl: Runner, configured: Settings, backup: DynamoBackup, store: RedisRegistry
+) -> None:
+    """A dry run says what would change and touches neither side."""
+    outcome = saltctl("registry", "set", "conv", "4", "--dry-run", "-o", "json")
+    assert (outcome.json["after"], outcome.json["changed"], outcome.json["dry_run"]) == (4, True, True)
+    assert backup.get("conv") is None
+    assert store.raw(["conv"]) == {"conv": None}
+
+
+def test_set_without_anybody_to_ask_is_refused(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+    """In a script a raise wants --yes: exit 6 and no waiting for an answer that cannot come."""
+    outcome = saltctl("registry", "set", "conv", "4", "-o", "json")
+    assert (outcome.code, outcome.error["code"]) == (6, "confirmation_required")
+    assert "--yes" in outcome.error["hint"]
+    assert backup.get("conv") is None
+
+
+@pytest.mark.parametrize(
+    ("n", "names"), [("0", "at least 1"), ("3", "type 4"), ("5", "type 8"), ("255", "type 256"), ("512", "type 256")]
+)
+def test_set_refuses_an_n_that_cannot_be(n: str, names: str, saltctl: Runner, configured: Settings) -> None:
+    """Zero, no power of two, above the cap: exit 6, and what to type instead."""
+    outcome = saltctl("registry", "set", "conv", n, "--yes", "-o", "json")
+    assert (outcome.code, outcome.error["code"]) == (6, "invalid_n")
+    assert names in outcome.error["message"] + outcome.error["hint"]
+
+
+def test_set_refuses_a_negative_n(saltctl: Runner, configured: Settings) -> None:
+    """A negative N looks like an option and is a usage error; behind ``--`` it is refused as an N."""
+    assert saltctl("registry", "set", "conv", "-4", "--yes").code == 2
+    assert saltctl("registry", "set", "--yes", "--", "conv", "-4").code == 6
+
+
+@pytest.mark.parametrize("n", ["four", "4.5", "", "1e3"])
+def test_set_refuses_what_is_no_number(n: str, saltctl: Runner, configured: Settings) -> None:
+    """What is no whole number is a usage error."""
+    assert saltctl("registry", "set", "conv", n, "--yes").code == 2
+
+
+def test_set_refuses_a_lower_n(saltctl: Runner, configured: Settings, registry: Registry) -> None:
+    """max_n never goes down: exit 6 with the reason, and a hint in which the id is one word to a shell."""
+    conversation = "conv; touch $(pwned)"
+    registry.raise_to(conversation, 8)
+    outcome = saltctl("registry", "set", conversation, "4", "--yes", "-o", "json")
+    assert outcome.code == 6
+    assert "never goes down" in outcome.error["message"]
+    assert shlex.split(outcome.error["hint"]) == ["saltctl", "registry", "get", conversation]
+
+
+@pytest.mark.parametrize("conversation", ["", "a#3", "x" * 2001, "é" * 1001])
+def test_impossible_ids_are_refused(conversation: str, saltctl: Runner, configured: Settings) -> None:
+    """Empty, with a '#', over 2,000 bytes: exit 6 from every command that takes an id."""
+    for args in (("registry", "get", conversation), ("registry", "set", conversation, "4", "--yes")):
+        outcome = saltctl(*args, "-o", "json")
+        assert (outcome.code, outcome.error["code"]) == (6, "invalid_conversation_id")
+
+
+@pytest.mark.parametrize("conversation", HOSTILE)
+@pytest.mark.parametrize("form", ["table", "tsv", "json", "jsonl"])
+def test_hostile_ids_are_taken_and_never_printed_raw(
+    conversation: str, form: str, saltctl: Runner, configured: Settings, registry: Registry, rebuild: Rebuilder
+) -> None:
+    """Markup, escapes, bidirectional overrides and formulas in an id work, and reach no terminal as they are."""
+    rebuild()
+    registry.raise_to(conversation, 2, reason=conversation)
+    for args in (("registry", "get", conversation), ("registry", "list")):
+        outcome = saltctl(*args, "-o", form)
+        assert outcome.code == 0, outcome.err
+        shown = outcome.out + outcome.err
+        assert all(c.isprintable() or c in "\n\t" for c in shown)
+        if form == "tsv":
+            assert not outcome.out.splitlines()[1].startswith(("=", "+", "-", "@"))
+        if form == "json":
+            assert outcome.json[0]["conversation_id"] == conversation
+
+
+def test_wrong_password_is_a_permission_error(
+    saltctl: Runner, configured: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Credentials that Redis refuses are exit 77 from every command, and are not shown."""
+    url = configured.require_redis_url().replace("redis://", "redis://:hunter2@")
+    monkeypatch.setenv("SALTCTL_REDIS_URL", url)
+    for args in (("registry", "get", "conv"), ("rebuild",), ("setup",)):
+        outcome = saltctl(*args, "-o", "json")
+        assert (outcome.code, outcome.error["code"]) == (77, "access_denied"), args
+        assert "hunter2" not in outcome.out + outcome.err
+
+
+def test_wrong_port_is_an_outage(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
+    """With nobody at the port, commands that need Redis exit 69 and name host and port."""
+    redis_server.kill()
+    for args in (("rebuild",), ("setup",), ("registry", "list", "--source", "redis")):
+        outcome = saltctl(*args, "-o", "json")
+        assert (outcome.code, outcome.error["code"]) == (69, "redis_unavailable"), args
+        assert f"127.0.0.1:{redis_server.port}" in outcome.error["message"]
+
+
+def test_a_raise_without_redis_is_incomplete(
+    saltctl: Runner, configured: Settings, redis_server: LocalRedis, backup: DynamoBackup
+) -> None:
+    """The backup holds the raise, nobody may write with it yet, and the message says how to complete it: exit 4."""
+    redis_server.kill()
+    outcome = saltctl("registry", "set", "conv", "4", "--yes", "-o", "json")
+    assert (outcome.code, outcome.error["code"]) == (4, "raise_incomplete")
+    entry = backup.get("conv")
+    assert entry is not None
+    assert (entry.max_n, entry.write_n) == (4, 1)
+    redis_server.start()
+    assert saltctl("registry", "set", "conv", "4", "--yes", "-o", "json").json["committed"] is True
+
+
+def test_a_missing_backup_table_is_a_configuration_error(
+    saltctl: Runner, configured: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that does not exist is exit 78, and `saltctl setup` is what helps."""
+    monkeypatch.setenv("SALTCTL_BACKUP_TABLE", "no-such-table")
+    for args in (("registry", "set", "conv", "4", "--yes"), ("rebuild",), ("registry", "list", "--source", "backup")):
+        outcome = saltctl(*args, "-o", "json")
+        assert (outcome.code, outcome.error["code"]) == (78, "configuration"), args
+        assert "saltctl setup" in outcome.error["hint"]
+
+
+def test_another_bucket_count_is_fenced_and_refused(
+    saltctl: Runner, configured: Settings, registry: Registry, rebuild: Rebuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client set to other buckets is answered by the backup, and may neither raise nor rebuild."""
+    rebuild()
+    registry.raise_to("conv", 4)
+    monkeypatch.setenv("SALTCTL_BUCKETS", str(configured.buckets * 2))
+    looked = saltctl("registry", "get", "conv", "-o", "json").json[0]
+    assert (looked["max_n"], looked["source"]) == (4, "backup")
+    for args in (("registry", "set", "conv", "8", "--yes"), ("rebuild",)):
+        outcome = saltctl(*args, "-o", "json")
+        assert (outcome.code, outcome.error["code"]) == (78, "configuration"), args
+        assert f"SALTCTL_BUCKETS={configured.buckets}" in outcome.error["hint"]
+    assert registry.lookup("conv").max_n == 4
+
+
+def test_an_evicting_redis_is_refused(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
+    """A maxmemory-policy that evicts is exit 78 with the setting to make."""
+    redis_server.stop()
+    evicting = LocalRedis(redis_server.directory, options={"maxmemory-policy": "allkeys-lru"})
+    evicting.port = redis_server.port
+    evicting.start()
+    try:
+        for args in (("rebuild",), ("setup",)):
+            outcome = saltctl(*args, "-o", "json")
+            assert outcome.code == 78
+            assert "noeviction" in outcome.error["hint"]
+    finally:
+        evicting.stop()
+
+
+def test_list_filters_sorts_and_limits(
+    saltctl: Runner, configured: Settings, registry: Registry, rebuild: Rebuilder
+) -> None:
+    """Both sources list the same; filters, order and limit do what they say."""
+    rebuild()
+    for conversation, n in (("a1", 2), ("a2", 8), ("b1", 4)):
+        registry.raise_to(conversation, n)
+    for source in ("redis", "backup"):
+        call = ("registry", "list", "--source", source, "-o", "json")
+        assert [e["conversation_id"] for e in saltctl(*call).json] == ["a1", "a2", "b1"]
+        assert [e["max_n"] for e in saltctl(*call, "--sort", "n").json] == [8, 4, 2]
+        assert [e["conversation_id"] for e in saltctl(*call, "--prefix", "a", "--min-n", "4").json] == ["a2"]
+        assert [e["max_n"] for e in saltctl(*call, "--sort", "n", "--limit", "1").json] == [8]
+
+
+def test_list_of_an_unverified_redis_comes_from_the_backup(
+    saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis
+) -> None:
+    """Without a choice the list is what can be trusted, and a warning says which it is."""
+    registry.raise_to("conv", 4)
+    redis_server.kill()
+    redis_server.lose_aof()
+    redis_server.start()
+    outcome = saltctl("registry", "list", "-o", "json")
+    assert outcome.json == [{"conversation_id": "conv", "max_n": 4}]
+    assert "not verified" in outcome.err
+    assert saltctl("registry", "list", "--source", "redis", "-o", "json").json == []
+
+
+def test_a_protected_context_wants_its_name(
+    saltctl: Runner, configured: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change in a protected context is refused without ``--confirm NAME``, with --yes too."""
+    path = tmp_path / "config.toml"
+    path.write_text('default_context = "prod"\n[contexts.prod]\nprotected = true\n')
+    monkeypatch.setenv("SALTCTL_CONFIG", str(path))
+    call = ("registry", "set", "conv", "4", "--yes", "-o", "json")
+    assert saltctl(*call).code == 6
+    assert saltctl(*call, "--confirm", "staging").code == 6
+    assert "--confirm prod" in saltctl(*call).error["hint"]
+    assert saltctl(*call, "--confirm", "prod").code == 0
+    assert saltctl("rebuild").code == 6
+    assert saltctl("setup").code == 6

@@ -1,0 +1,46 @@
+"""``saltctl setup``: idempotent, honest in a dry run."""
+
+from __future__ import annotations
+
+import pytest
+
+from saltctl.settings import Settings
+from saltctl.stores.aws import client as aws
+from saltctl.stores.heat.stream import HeatStream
+from tests.cli.conftest import Runner, variables_of
+
+
+@pytest.fixture
+def fresh(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Servers without any table or stream."""
+    for name, value in variables_of(settings).items():
+        monkeypatch.setenv(name, value)
+    return settings
+
+
+def _actions(saltctl: Runner, *args: str) -> list[str]:
+    return [action["action"] for action in saltctl("setup", "--messages", *args, "-o", "json").json["actions"]]
+
+
+def test_setup_creates_what_is_missing_once(saltctl: Runner, fresh: Settings) -> None:
+    """A dry run creates nothing, the first run everything, the second nothing."""
+    assert _actions(saltctl, "--dry-run") == ["create", "create", "create"]
+    assert _actions(saltctl) == ["created", "created", "created"]
+    assert _actions(saltctl) == ["exists", "exists", "exists"]
+    assert HeatStream(fresh).group_exists()
+    table = aws.describe_table(aws.client(fresh, "dynamodb"), fresh.backup_table)
+    assert table is not None
+    assert table["DeletionProtectionEnabled"] is True
+
+
+def test_setup_completes_a_part(saltctl: Runner, fresh: Settings) -> None:
+    """A run that stopped half-way is completed by the next: only what is missing is created."""
+    HeatStream(fresh).create_group()
+    assert _actions(saltctl) == ["created", "exists", "created"]
+
+
+def test_setup_says_that_redis_is_not_verified(saltctl: Runner, fresh: Settings) -> None:
+    """A new Redis needs a rebuild before it answers, and setup says so."""
+    assert "saltctl rebuild" in saltctl("setup").err
+    saltctl("rebuild")
+    assert saltctl("setup").err == ""

@@ -1,0 +1,100 @@
+"""``saltctl registry export|import``: bytes that can be compared, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import KEY, DynamoBackup
+from saltctl.stores.redis.registry import RedisRegistry
+from tests.cli.conftest import Runner
+from tests.support import Rebuilder
+
+ENTRIES = {"conv_1": 2, "conv_10": 16, "conv_2": 4, "größe": 8, 'quo"te': 2}
+
+
+@pytest.fixture
+def filled(configured: Settings, registry: Registry, rebuild: Rebuilder) -> Settings:
+    """A verified registry with ENTRIES."""
+    for conversation_id, n in ENTRIES.items():
+        registry.raise_to(conversation_id, n)
+    rebuild()
+    return configured
+
+
+def test_exports_are_sorted_and_the_same_from_either_side(saltctl: Runner, filled: Settings) -> None:
+    """A line each, by id; Redis and the backup give the same bytes."""
+    exports = [saltctl("registry", "export", *source) for source in ((), ("--source", "backup"), ("--source", "redis"))]
+    assert {outcome.code for outcome in exports} == {0}
+    assert len({outcome.out for outcome in exports}) == 1
+    records = [json.loads(line) for line in exports[0].out.splitlines()]
+    assert [(r["conversation_id"], r["max_n"]) for r in records] == sorted(ENTRIES.items())
+    assert "größe" in exports[0].out
+
+
+def test_there_and_back(
+    saltctl: Runner, filled: Settings, store: RedisRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was exported is imported into another environment, of another layout, by the protocol."""
+    file = tmp_path / "registry.jsonl"
+    file.write_text(saltctl("registry", "export").out, encoding="utf-8")
+    other = DynamoBackup(Settings(backup_table=f"{filled.backup_table}-2", aws_endpoint_url=filled.aws_endpoint_url))
+    other.create()
+    for name, value in (("BACKUP_TABLE", f"{filled.backup_table}-2"), ("KEY_PREFIX", "other"), ("BUCKETS", "32")):
+        monkeypatch.setenv(f"SALTCTL_{name}", value)
+    assert saltctl("registry", "import", str(file), "--dry-run", "-o", "json").json["raised"] == len(ENTRIES)
+    refused = saltctl("registry", "import", str(file), "-o", "json")
+    assert (refused.code, refused.error["code"]) == (6, "confirmation_required")
+    done = saltctl("registry", "import", str(file), "--yes", "-o", "json")
+    assert (done.code, done.json["raised"]) == (0, len(ENTRIES))
+    assert saltctl("verify", "-o", "json").json["in_sync"] == len(ENTRIES)
+    assert saltctl("registry", "export").out == file.read_text(encoding="utf-8")
+    assert saltctl("registry", "import", str(file), "--yes", "-o", "json").json["raised"] == 0
+
+
+def test_bad_lines_are_exit_4(saltctl: Runner, filled: Settings, tmp_path: Path) -> None:
+    """They are named with their numbers, safely; what is good is imported."""
+    file = tmp_path / "registry.jsonl"
+    file.write_text('{"conversation_id": "conv_1", "max_n": 8}\nno\n{"conversation_id": "a\\u001b#", "max_n": 2}\n')
+    outcome = saltctl("registry", "import", str(file), "--yes", "-o", "json")
+    assert outcome.code == 4
+    assert (outcome.json["raised"], [bad["line"] for bad in outcome.json["bad_lines"]]) == (1, [2, 3])
+    assert "line 2 was skipped" in outcome.err
+    assert "\x1b" not in outcome.err
+
+
+def test_from_stdin(process: Callable[..., CompletedProcess[str]], filled: Settings, store: RedisRegistry) -> None:
+    """``-`` reads a pipe, and does not ask it for a confirmation."""
+    line = '{"conversation_id": "piped", "max_n": 8}\n'
+    assert process("registry", "import", "-", input=line).returncode == 6
+    assert process("registry", "import", "-", "--yes", input=line).returncode == 0
+    assert store.raw(["piped"]) == {"piped": 8}
+
+
+def test_a_file_that_is_not_there(saltctl: Runner, filled: Settings) -> None:
+    """A usage error that names the file."""
+    outcome = saltctl("registry", "import", "nowhere.jsonl", "-o", "json")
+    assert (outcome.code, outcome.error["code"]) == (2, "usage")
+    assert "nowhere.jsonl" in outcome.error["message"]
+
+
+def test_damaged_items_are_left_out_and_exit_4(saltctl: Runner, filled: Settings, backup: DynamoBackup) -> None:
+    """An export that is not whole says so."""
+    backup.client.put_item(TableName=filled.backup_table, Item={KEY: {"S": "broken"}})
+    outcome = saltctl("registry", "export", "--source", "backup")
+    assert outcome.code == 4
+    assert len(outcome.out.splitlines()) == len(ENTRIES)
+
+
+def test_an_unverified_redis_is_said(saltctl: Runner, configured: Settings, registry: Registry) -> None:
+    """What Redis alone is asked for may be less than what there is; without being asked the backup answers."""
+    registry.raise_to("conv", 4)
+    asked = saltctl("registry", "export", "--source", "redis")
+    assert (asked.code, "may lack entries" in asked.err) == (0, True)
+    assert "from the backup" in saltctl("registry", "export").err

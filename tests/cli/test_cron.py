@@ -1,0 +1,188 @@
+"""Jobs as cron and the node exporter see them: ``--cron`` and ``--metrics-file``."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from saltctl.local.environment import LocalRedis
+from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.contracts import Raise
+from saltctl.stores.heat.stream import HeatStream
+from tests.cli.conftest import Runner
+from tests.support import Rebuilder
+
+LINE_KEYS = ["at", "level", "event", "run", "outcome", "exit_code", "seconds"]
+
+
+@pytest.fixture
+def well(configured: Settings, registry: Registry, rebuild: Rebuilder) -> Settings:
+    """A registry that is verified and agrees with its backup, and a heat stream with its group."""
+    registry.raise_to("conv", 4)
+    rebuild()
+    HeatStream(configured).create_group()
+    return configured
+
+
+def metrics_of(file: Path) -> dict[str, float]:
+    """The samples of a metrics file by their name, after a look at its syntax."""
+    found = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# "):
+            assert re.fullmatch(r"# (HELP \w+ .+|TYPE \w+ gauge)", line)
+            continue
+        sample = re.fullmatch(r'(\w+)\{command="\w+",table="[\w-]+"\} (\S+)', line)
+        assert sample is not None, line
+        found[sample[1]] = float(sample[2])
+    return found
+
+
+JOBS = (("verify",), ("rebuild",), ("stream", "replay"))
+
+
+@pytest.mark.parametrize("job", JOBS, ids=" ".join)
+def test_nothing_happened_and_nothing_is_printed(job: tuple[str, ...], saltctl: Runner, well: Settings) -> None:
+    """With all in order ``--cron`` prints not one byte, so cron mails nothing."""
+    outcome = saltctl(*job, "--cron")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+
+
+def test_a_job_that_found_something_says_so_in_one_line(saltctl: Runner, well: Settings, backup: DynamoBackup) -> None:
+    """Drift, and then its repair, are one JSON line each, with another run id."""
+    backup.raise_max_n("conv", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
+    lines = []
+    for options, code, outcome in ((("--cron",), 3, "found"), (("--cron", "--repair", "--yes"), 0, "ok")):
+        done = saltctl("verify", *options)
+        (line,) = map(json.loads, done.err.splitlines())
+        assert done.out == ""
+        assert list(line)[: len(LINE_KEYS)] == LINE_KEYS
+        assert (done.code, line["exit_code"], line["outcome"], line["event"]) == (code, code, outcome, "verify")
+        lines.append(line)
+    assert lines[0]["behind"] == 1
+    assert lines[0]["drift"][0]["conversation_id"] == "conv"
+    assert lines[1]["repaired"] == 1
+    assert lines[0]["run"] != lines[1]["run"]
+
+
+def test_a_rebuild_that_verified_says_so(saltctl: Runner, well: Settings, redis_server: LocalRedis) -> None:
+    """A Redis that was restarted is rebuilt, which is news, even where it had all entries in its AOF."""
+    redis_server.kill()
+    redis_server.start()
+    (line,) = map(json.loads, saltctl("rebuild", "--cron").err.splitlines())
+    assert (line["event"], line["outcome"], line["verified"], line["raised"]) == ("rebuild", "ok", True, 0)
+    assert saltctl("rebuild", "--cron").err == ""
+
+
+def test_a_failure_is_one_line(saltctl: Runner, well: Settings, redis_server: LocalRedis) -> None:
+    """An error's code, message and hint stand in the line, and nowhere else once more."""
+    redis_server.kill()
+    outcome = saltctl("verify", "--cron")
+    (line,) = map(json.loads, outcome.err.splitlines())
+    assert (outcome.code, line["exit_code"], line["outcome"], line["level"]) == (69, 69, "redis_unavailable", "error")
+    assert "127.0.0.1" in line["message"]
+    assert line["hint"]
+
+
+def test_a_lease_that_is_held_is_no_news(saltctl: Runner, well: Settings, backup: DynamoBackup) -> None:
+    """Run every minute beside a long rebuild, a rebuild leaves with 75 and without a mail."""
+    backup.take("other", time.time(), host="app-17", pid=4242, expiry=30)
+    outcome = saltctl("rebuild", "--cron")
+    assert (outcome.code, outcome.out, outcome.err) == (75, "", "")
+
+
+def test_a_report_that_is_asked_for_is_printed(saltctl: Runner, well: Settings) -> None:
+    """``--cron -o json`` has its document on stdout."""
+    assert saltctl("verify", "--cron", "-o", "json").json["in_sync"] == 1
+
+
+@pytest.mark.parametrize("job", JOBS, ids=" ".join)
+def test_metrics_are_written_at_success(job: tuple[str, ...], saltctl: Runner, well: Settings, tmp_path: Path) -> None:
+    """The file has the outcome, when it was, and what the report has in numbers; anybody may read it."""
+    file = tmp_path / "saltctl.prom"
+    before = time.time()
+    assert saltctl(*job, "--metrics-file", str(file)).code == 0
+    found = metrics_of(file)
+    assert (found["saltctl_job_success"], found["saltctl_job_exit_code"]) == (1, 0)
+    assert before - 1 <= found["saltctl_job_last_success_timestamp_seconds"] <= time.time() + 1
+    assert any(name.startswith(f"saltctl_{'_'.join(job)}_") for name in found)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert [path.name for path in tmp_path.glob("*saltctl.prom*")] == ["saltctl.prom"]
+
+
+def test_metrics_are_written_at_failure_and_keep_the_last_success(
+    saltctl: Runner, well: Settings, redis_server: LocalRedis, tmp_path: Path
+) -> None:
+    """A failed run says so, and an alert on the age of the last success goes on counting."""
+    file = tmp_path / "saltctl.prom"
+    saltctl("verify", "--metrics-file", str(file))
+    good = metrics_of(file)
+    redis_server.kill()
+    assert saltctl("verify", "--metrics-file", str(file)).code == 69
+    bad = metrics_of(file)
+    assert (bad["saltctl_job_success"], bad["saltctl_job_exit_code"]) == (0, 69)
+    last = "saltctl_job_last_success_timestamp_seconds"
+    assert bad[last] == good[last]
+    assert "saltctl_verify_checked" not in bad
+    file.unlink()
+    saltctl("verify", "--metrics-file", str(file))
+    assert metrics_of(file)[last] == 0
+
+
+def test_drift_is_a_success_with_metrics_of_its_own(
+    saltctl: Runner, well: Settings, backup: DynamoBackup, tmp_path: Path
+) -> None:
+    """A comparison that found drift ran as it was to; how much it found is what to alert on."""
+    file = tmp_path / "saltctl.prom"
+    backup.raise_max_n("conv", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
+    assert saltctl("verify", "--metrics-file", str(file)).code == 3
+    found = metrics_of(file)
+    assert (found["saltctl_job_success"], found["saltctl_verify_behind"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--timeout", "1ms"), ("--sample", "1/0"), ("--sample", "x"), ("--repair",)], ids=" ".join
+)
+def test_every_end_is_in_the_metrics(
+    arguments: tuple[str, ...], saltctl: Runner, well: Settings, tmp_path: Path
+) -> None:
+    """A timeout, a usage error and a refusal are written with their exit codes."""
+    file = tmp_path / "saltctl.prom"
+    code = saltctl("verify", *arguments, "--metrics-file", str(file)).code
+    assert code in (124, 2, 6)
+    assert metrics_of(file)["saltctl_job_exit_code"] == code
+
+
+def test_a_link_is_replaced_and_not_followed(saltctl: Runner, well: Settings, tmp_path: Path) -> None:
+    """Whoever may write into the directory cannot have another file overwritten, or read."""
+    precious = tmp_path / "precious"
+    precious.write_text('saltctl_job_last_success_timestamp_seconds{command="verify"} 77\n')
+    file = tmp_path / "saltctl.prom"
+    file.symlink_to(precious)
+    assert saltctl("verify", "--timeout", "1ms", "--metrics-file", str(file)).code == 124
+    assert "77" in precious.read_text()
+    assert not file.is_symlink()
+    assert metrics_of(file)["saltctl_job_last_success_timestamp_seconds"] == 0
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(
+    saltctl: Runner, well: Settings, tmp_path: Path
+) -> None:
+    """A missing directory is exit 78 at once, not a surprise an hour later."""
+    outcome = saltctl("verify", "--metrics-file", str(tmp_path / "nowhere" / "x.prom"), "-o", "json")
+    assert (outcome.code, outcome.error["code"], outcome.out) == (78, "configuration", "")
+
+
+def test_a_usage_error_is_told_as_one(saltctl: Runner, well: Settings) -> None:
+    """A crontab with a mistake in it: the line says so, and so does what a person reads."""
+    outcome = saltctl("verify", "--cron", "--sample", "x")
+    first, *rest = outcome.err.splitlines()
+    line = json.loads(first)
+    assert (outcome.code, line["exit_code"], line["outcome"]) == (2, 2, "usage")
+    assert "1/24" in rest[0]

@@ -1,0 +1,76 @@
+"""The ends of a process: none of them is lost, wherever its signal strikes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from saltctl.cli.main import deadline
+from saltctl.errors import DeadlineExceededError
+
+
+class Finalized:
+    """What is interrupted by a signal while it is being forgotten."""
+
+    def __init__(self, signum: signal.Signals) -> None:
+        self._signum = signum
+
+    def __del__(self) -> None:
+        """Be interrupted."""
+        signal.raise_signal(self._signum)
+        time.sleep(0)  # where Python runs the handler, if it has not yet
+
+
+def test_a_timeout_that_strikes_a_finalizer_is_not_lost() -> None:
+    """Python goes on behind a finalizer, whatever was raised in it; the deadline holds all the same."""
+    handlers = signal.getsignal(signal.SIGALRM), sys.unraisablehook
+
+    def struck() -> None:
+        found = Finalized(signal.SIGALRM)
+        del found
+        for _ in range(2000):  # twenty seconds, for a deadline that is lost
+            time.sleep(0.01)
+
+    with pytest.raises(DeadlineExceededError), deadline(3600):
+        struck()
+    assert (signal.getsignal(signal.SIGALRM), sys.unraisablehook) == handlers
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_strikes_a_finalizer_is_not_lost(signum: signal.Signals, code: int) -> None:
+    """Nor is the end that somebody asked for: a process that ignored it would have to be killed."""
+    program = f"""
+        import signal, sys, time
+        from saltctl.cli import app
+        from saltctl.cli import main as boundary
+        from tests.cli.test_main import Finalized
+        class Command:
+            def make_context(self, *_): return self
+            def __enter__(self): return self
+            def __exit__(self, *_): pass
+            def invoke(self, _):
+                found = Finalized(signal.Signals({int(signum)}))
+                del found
+                while True:
+                    time.sleep(0.01)
+        boundary._tree_for = lambda args: Command()
+        boundary.main(["verify"])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == code, done.stderr
+    assert "run it again: saltctl verify" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,315 @@
+"""Every command that talks to AWS, before an AWS that throttles, refuses, hangs up, dawdles or talks nonsense.
+
+For each: the documented exit code, an error that people and scripts can read, and nothing lost.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saltctl.deployment import iam
+from saltctl.local.environment import LocalEnvironment
+from saltctl.settings import Settings, load_settings
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
+from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.stream import HeatStream
+from saltctl.throttling.alarms import owned
+from tests.cli.commands import COMMANDS
+from tests.cli.conftest import Runner
+from tests.support import Rebuilder
+from tests.support.stubs import (
+    GARBAGE,
+    HANG_UP,
+    REASONS,
+    THROTTLES,
+    Answer,
+    AwsStub,
+    refusal,
+    throttled,
+    unprocessed_but_one,
+)
+
+TOPIC = "arn:aws:sns:us-east-1:123456789012:oncall"
+AT_ONCE = (
+    ("registry", "get", "conv_hot_01"),
+    ("registry", "set", "conv_hot_01", "64", "--yes"),
+    ("history", "read", "conv_hot_01"),
+    ("history", "find", "conv_hot_01", "m1"),
+    ("history", "audit", "conv_hot_01"),
+    ("registry", "discover", "--cost"),
+    ("setup",),
+    ("throttle", "scan"),
+    ("throttle", "alarms", "list"),
+    ("throttle", "alarms", "create", "--sns", TOPIC),
+    ("throttle", "alarms", "remove", "--yes"),
+)
+"""Commands that give up when AWS goes on throttling."""
+PATIENT = (
+    ("registry", "list", "--source", "backup"),
+    ("registry", "discover"),
+    ("rebuild", "--dry-run"),
+    ("rebuild",),
+    ("verify",),
+    ("verify", "--repair", "--yes"),
+)
+"""Scans, which outlast a throttled minute or two."""
+CODES = tuple(THROTTLES)
+
+
+@pytest.fixture
+def stub(seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsStub]:
+    """AWS as the commands see it: the seeded environment's, through the stub."""
+    with AwsStub(seeded.moto.url) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.settings(seeded.settings).aws_endpoint_url or "")
+        yield server
+    # Whatever was answered, what was acknowledged before is there.
+    entry = DynamoBackup(seeded.settings).get("conv_hot_01")
+    assert entry is not None
+    assert (entry.max_n, entry.write_n) == (2, 2)
+    assert len(owned(CloudWatchMetrics(seeded.settings), seeded.settings.messages_table)) == 6
+
+
+def fails(saltctl: Runner, args: tuple[str, ...], code: int) -> str:
+    """Run it: it exits so, with one error in JSON and no traceback; the error's message."""
+    outcome = saltctl(*args, "-o", "json")
+    assert outcome.code == code, (outcome.out, outcome.err)
+    assert "Traceback" not in outcome.err
+    assert outcome.error["exit_code"] == code
+    assert outcome.error["hint"]
+    return str(outcome.error["message"])
+
+
+@pytest.mark.parametrize("args", [*AT_ONCE, *PATIENT], ids=" ".join)
+def test_without_permission(args: tuple[str, ...], stub: AwsStub, saltctl: Runner) -> None:
+    """77, at once."""
+    stub.rule = lambda operation, request: refusal("AccessDeniedException", message="User: x is not authorized")
+    fails(saltctl, args, 77)
+
+
+@pytest.mark.parametrize(("number", "args"), list(enumerate(AT_ONCE)), ids=map(" ".join, AT_ONCE))
+def test_throttled_all_the_time(number: int, args: tuple[str, ...], stub: AwsStub, saltctl: Runner) -> None:
+    """69, whichever error throttles and however it spells its reasons."""
+    answer = throttled(CODES[number % len(CODES)], REASONS[number % len(REASONS)])
+    stub.rule = lambda operation, request: answer
+    assert "throttle" in fails(saltctl, args, 69)
+
+
+@pytest.mark.parametrize("args", PATIENT, ids=" ".join)
+def test_throttled_for_a_while(args: tuple[str, ...], stub: AwsStub, saltctl: Runner) -> None:
+    """A scan that is throttled at first waits and completes."""
+    stub.answer_first(2, "Scan", throttled("ProvisionedThroughputExceededException"))
+    outcome = saltctl(*args)
+    assert outcome.code in (0, 3), outcome.err
+    assert stub.seen.count("Scan") > 2
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("args", PATIENT, ids=" ".join)
+def test_throttled_without_end(args: tuple[str, ...], stub: AwsStub, saltctl: Runner) -> None:
+    """A scan that only ``--timeout`` ends: 124, and what was there stays."""
+    answer = throttled("ThrottlingException")
+    stub.rule = lambda operation, request: answer if operation == "Scan" else None
+    assert "timeout" in fails(saltctl, (*args, "--timeout", "1s"), 124)
+
+
+def test_an_export_that_is_throttled_for_a_while(stub: AwsStub, saltctl: Runner) -> None:
+    """It waits, and has every entry."""
+    whole = saltctl("registry", "export", "--source", "redis").out
+    stub.answer_first(2, "Scan", throttled("ProvisionedThroughputExceededException"))
+    assert saltctl("registry", "export", "--source", "backup").out == whole
+
+
+@pytest.mark.timeout(60)  # the patience of whoever waits for AWS in another thread is three minutes
+def test_an_import_that_is_throttled_all_the_time(stub: AwsStub, saltctl: Runner, tmp_path: Path) -> None:
+    """It waits for AWS as long as it is given; nothing was raised, and nothing is half done."""
+    file = tmp_path / "registry.jsonl"
+    file.write_text('{"conversation_id": "conv_new_1", "max_n": 4}\n')
+    answer = throttled("ProvisionedThroughputExceededException")
+    stub.rule = lambda operation, request: answer if operation == "UpdateItem" else None
+    assert "timeout" in fails(saltctl, ("registry", "import", str(file), "--yes", "--timeout", "2s"), 124)
+    stub.rule = lambda operation, request: None
+    assert saltctl("registry", "get", "conv_new_1", "-o", "json").json[0]["max_n"] == 1
+
+
+def test_a_replay_that_is_throttled_all_the_time(
+    configured: Settings, rebuild: Rebuilder, saltctl: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The raise fails, so its report is not acknowledged; once AWS answers again the same command raises."""
+    rebuild()
+    stream = HeatStream(configured)
+    stream.create_group()
+    stream.append_reports([HeatReport("hot", "app-1", int(time.time()), 2000)])
+    with AwsStub(configured.aws_endpoint_url or "") as aws:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", aws.settings(configured).aws_endpoint_url or "")
+        answer = throttled("ProvisionedThroughputExceededException")
+        aws.rule = lambda operation, request: answer if operation == "UpdateItem" else None
+        assert "throttle" in fails(saltctl, ("stream", "replay"), 69)
+        aws.rule = lambda operation, request: None
+        report = saltctl("stream", "replay", "-o", "json").json
+    assert [entry["after"] for entry in report["raises"]] == [4]
+    stream.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [(refusal("InternalServerError", 500), 69), (HANG_UP, 69), (GARBAGE, 69), (refusal("ExpiredTokenException"), 77)],
+    ids=["500", "hang-up", "garbage", "expired"],
+)
+@pytest.mark.parametrize("args", [AT_ONCE[0], AT_ONCE[2], AT_ONCE[7]], ids=" ".join)
+def test_broken_answers(args: tuple[str, ...], answer: Answer, code: int, stub: AwsStub, saltctl: Runner) -> None:
+    """An answer that is none is an outage, and never an empty result."""
+    stub.rule = lambda operation, request: answer
+    fails(saltctl, args, code)
+
+
+@pytest.mark.parametrize("args", [AT_ONCE[0], AT_ONCE[7]], ids=" ".join)
+def test_an_answer_that_does_not_come(
+    args: tuple[str, ...], stub: AwsStub, saltctl: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """69, after the deadline of the setting."""
+    monkeypatch.setenv("SALTCTL_AWS_TIMEOUT", "0.1")
+    stub.delay = 5.0
+    fails(saltctl, args, 69)
+
+
+def test_partial_batches_are_asked_to_their_end(stub: AwsStub, saltctl: Runner) -> None:
+    """Of each batch DynamoDB answers one key: all conversations are shown all the same."""
+    stub.narrow = unprocessed_but_one
+    ids = ["conv_hot_01", "conv_hot_05", "conv_hot_12"]
+    outcome = saltctl("registry", "get", *ids, "-o", "json")
+    assert outcome.code == 0, outcome.err
+    assert [(record["conversation_id"], record["backup_n"]) for record in outcome.json] == [
+        ("conv_hot_01", 2),
+        ("conv_hot_05", 4),
+        ("conv_hot_12", 16),
+    ]
+    assert stub.seen.count("BatchGetItem") == 3
+
+
+def test_without_cloudwatch_a_scan_says_what_it_still_can(stub: AwsStub, saltctl: Runner) -> None:
+    """77 for CloudWatch alone: the document has the service's state, no-data, and null where it knows nothing."""
+    stub.rule = lambda operation, request: refusal("AccessDeniedException") if "Metric" in operation else None
+    outcome = saltctl("throttle", "scan", "-o", "json")
+    assert outcome.code == 77
+    assert outcome.json["verdict"] == "no-data"
+    assert (outcome.json["throttled"], outcome.json["total"]) == (None, None)
+    assert outcome.json["service"]["verdict"] == "stopped"
+    assert any("service is stopped" in reason for reason in outcome.json["reasons"])
+    assert outcome.error["code"] == "access_denied"
+
+
+@pytest.mark.parametrize(
+    "answer", [refusal("AccessDeniedException"), HANG_UP, GARBAGE], ids=["denied", "hang-up", "garbage"]
+)
+@pytest.mark.parametrize(("name", "code"), [("doctor", 3), ("status", 0)])
+def test_what_looks_at_everything_goes_on(name: str, code: int, answer: Answer, stub: AwsStub, saltctl: Runner) -> None:
+    """AWS is one source of several: what is wrong with it is part of the answer, and not the end of it."""
+    stub.rule = lambda operation, request: answer
+    outcome = saltctl(name, "-o", "json")
+    assert outcome.code == code, outcome.err
+    assert "Traceback" not in outcome.err
+    assert "AWS" in outcome.out
+    assert outcome.json
+
+
+EVERY = list(dict.fromkeys((*c.name.split(), *c.args) for c in COMMANDS if not c.slow and c.name != "local load"))
+DOCUMENTED = {0, 3, 4, 6, 69, 75, 77, 78}
+
+
+@pytest.mark.parametrize("answer", [refusal("AccessDeniedException"), GARBAGE], ids=["denied", "page"])
+def test_every_command_ends_as_documented(answer: Answer, stub: AwsStub, saltctl: Runner) -> None:
+    """Those of the contract, and so whatever joins it: refused, or answered by somebody who is not AWS."""
+    stub.rule = lambda operation, request: answer
+    for args in EVERY:
+        outcome = saltctl(*args)
+        assert outcome.code in DOCUMENTED, f"{args}: {outcome}"
+        assert "Traceback" not in outcome.err
+        assert outcome.code in (0, 3) or outcome.err
+
+
+LOOKING = (
+    ("status",),
+    ("doctor",),
+    ("verify",),
+    ("throttle", "scan"),
+    ("throttle", "alarms", "list"),
+    ("registry", "get", "conv_hot_01"),
+    ("registry", "list", "--source", "backup"),
+    ("registry", "discover"),
+    ("history", "read", "conv_hot_01"),
+    ("history", "find", "conv_hot_01", "m1"),
+    ("history", "audit", "conv_hot_01"),
+)
+ALARMS = (("throttle", "alarms", "list"), ("throttle", "alarms", "create", "--sns", TOPIC))
+PROBES = {"UpdateItem", "PutItem"}
+"""What doctor asks for to see whether it may: it tells those who only look that they may not."""
+
+
+@pytest.mark.parametrize(
+    ("role", "commands", "besides"), [("saltctl-readonly", LOOKING, PROBES), ("saltctl-alarms", ALARMS, set())]
+)
+def test_a_role_may_do_what_its_commands_ask_for(
+    role: str, commands: tuple[tuple[str, ...], ...], besides: set[str], stub: AwsStub, saltctl: Runner
+) -> None:
+    """The emitted policy has every operation that was sent, as the stub saw it."""
+    for args in commands:
+        saltctl(*args)
+    policy = json.loads(iam(load_settings()))[role]
+    allowed = {action.partition(":")[2] for statement in policy["Statement"] for action in statement["Action"]}
+    assert {"DescribeTable"} < set(stub.seen)
+    assert set(stub.seen) - besides <= allowed
+
+
+class MeteredScans:
+    """A backup table of one-unit reads of ten items, and when how many units were read from it."""
+
+    def __init__(self, items: int) -> None:
+        self.items = items
+        self.read: list[tuple[float, float]] = []
+        self._lock = threading.Lock()
+
+    def rule(self, operation: str, request: dict[str, Any]) -> Answer:
+        """Answer Scans; the rest is moto's."""
+        if operation != "Scan":
+            return None
+        start = int(request.get("ExclusiveStartKey", {}).get("conversation_id", {"S": "c-1"})["S"][1:]) + 1
+        end = min(start + request.get("Limit", 500), self.items)
+        number = {"N": "2"}
+        found = [{"conversation_id": {"S": f"c{at}"}, "max_n": number, "write_n": number} for at in range(start, end)]
+        units = len(found) / 10
+        with self._lock:
+            self.read.append((time.monotonic(), units))
+        last = {"LastEvaluatedKey": {"conversation_id": {"S": f"c{end - 1}"}}} if end < self.items else {}
+        return 200, {"Items": found, "ConsumedCapacity": {"TableName": "t", "CapacityUnits": units}} | last
+
+
+def test_max_rcu_is_kept_on_what_was_consumed(
+    saltctl: Runner, configured: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two answers of the table no more was read than is allowed, but for a second's worth and a page."""
+    table, max_rcu = MeteredScans(2000), 80
+    with AwsStub(configured.aws_endpoint_url or "") as stub:
+        stub.rule = table.rule
+        monkeypatch.setenv("AWS_ENDPOINT_URL", stub.settings(configured).aws_endpoint_url or "")
+        report = saltctl("rebuild", "--segments", "1", "--max-rcu", str(max_rcu), "-o", "json").json
+    assert report["verified"]
+    assert report["entries"] == table.items
+    assert report["consumed_rcu"] == sum(units for _, units in table.read) == table.items / 10
+    pages = len(table.read)
+    assert pages > 4
+    page = max(units for _, units in table.read)
+    for first, last in combinations(range(pages), 2):
+        read = sum(units for _, units in table.read[first : last + 1])
+        passed = table.read[last][0] - table.read[first][0]
+        assert read <= max_rcu * (passed + 1.0) + 2 * page
+        found = saltctl("registry", "list", "--source", "redis", "--limit", "5000", "-o", "json").json
+    assert len(found) == table.items

@@ -1,0 +1,394 @@
+"""The service on real servers: what is killed, lost or throttled under it, and that no raise is lost or doubled."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from saltctl.detection.detector import Counters, Detector, Handled
+from saltctl.detection.fence_watcher import FenceGuard
+from saltctl.detection.service import Service
+from saltctl.local.environment import LocalRedis
+from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
+from saltctl.stores.aws import client as aws
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.heat.dead_letters import DeadLetters
+from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.stream import Entry, HeatStream
+from saltctl.stores.heat.window_sums import HeatSums
+from saltctl.stores.redis.registry import RedisRegistry
+from tests.support import Rebuilder, rebuild_job
+from tests.support.stubs import AwsStub, refusal
+
+
+class Instance:
+    """A service with everything real, stepped by the test."""
+
+    def __init__(self, settings: Settings, consumer: str = "one", backup: DynamoBackup | None = None) -> None:
+        self.settings = settings
+        self.stream = HeatStream(settings, block=0.2)
+        self.store = RedisRegistry(settings)
+        self.backup = backup or DynamoBackup(settings)
+        self.sums = HeatSums(settings)
+        self.letters = DeadLetters(settings)
+        self.said: list[tuple[str, dict[str, Any]]] = []
+        self.stop = threading.Event()
+        self.counters = Counters()
+        self.detector = Detector(
+            self.sums,
+            Registry.over(settings, self.store, self.backup),
+            self.letters,
+            settings,
+            tell=self.tell,
+            counters=self.counters,
+        )
+        self.guard = FenceGuard(
+            self.store,
+            settings.buckets,
+            lambda: rebuild_job(settings, self.store, self.backup),
+            tell=self.tell,
+            counters=self.counters,
+            stop=self.stop,
+        )
+        self.service = Service(
+            self.stream,
+            self.detector,
+            consumer=consumer,
+            settings=settings,
+            tell=self.tell,
+            stop=self.stop,
+            block=0.05,
+            claim_idle=0.0,
+        )
+
+    def tell(self, level: str, event: str, **fields: Any) -> None:
+        """Remember what is said."""
+        self.said.append((event, fields))
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """What was said under a name."""
+        return [fields for event, fields in self.said if event == name]
+
+    def step_until(self, done: Callable[[], bool], seconds: float = 30.0) -> None:
+        """Step, without the back-off's waiting, until something is so."""
+        deadline = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < deadline, self.said[-5:]
+            self.service.step()
+
+    def drained(self) -> bool:
+        """Whether nothing is unread or pending."""
+        group = self.stream.info().group(self.stream.group)
+        return group is not None and group.lag == 0 and group.pending == 0
+
+    def close(self) -> None:
+        """Give up the connections."""
+        for part in (self.stream, self.store, self.sums, self.letters):
+            part.close()
+
+
+NewInstance = Callable[..., Instance]
+
+
+@pytest.fixture
+def instance(settings: Settings, backup: DynamoBackup, rebuild: Rebuilder) -> Iterator[NewInstance]:
+    """Makes instances over a verified registry."""
+    made: list[Instance] = []
+    rebuild()
+    HeatStream(settings).create_group()
+
+    def make(consumer: str = "one", **options: Any) -> Instance:
+        one = Instance(options.pop("settings", settings), consumer, **options)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def report(
+    settings: Settings, *reports: tuple[str, int], server: str = "app-1", age: int = 0, window: int | None = None
+) -> None:
+    """Put reports on the stream, as a meter does; of the second that it is, unless told otherwise."""
+    window = int(time.time()) - age if window is None else window
+    stream = HeatStream(settings)
+    stream.append_reports([HeatReport(conversation, server, window, writes) for conversation, writes in reports])
+    stream.close()
+
+
+def max_n(backup: DynamoBackup, conversation_id: str) -> int:
+    """What the backup holds."""
+    entry = backup.get(conversation_id)
+    return 1 if entry is None else entry.max_n
+
+
+def test_hot_conversations_are_raised_and_acknowledged(
+    instance: NewInstance, settings: Settings, registry: Registry
+) -> None:
+    """From the stream to a lookup: the reports of two servers make 4 salts, and nothing stays pending."""
+    one = instance()
+    second = int(time.time())
+    report(settings, ("hot", 1000), ("cold", 20), window=second)
+    report(settings, ("hot", 1000), server="app-2", window=second)
+    one.step_until(one.drained)
+    assert registry.lookup("hot").max_n == 4
+    assert registry.lookup("hot").source == "redis"
+    assert registry.lookup("cold").max_n == 1
+
+
+def test_instances_share_one_sum(instance: NewInstance, settings: Settings, backup: DynamoBackup) -> None:
+    """A hundred servers' reports over two instances: whichever gets which, the sum is one."""
+    one, two = instance("one"), instance("two")
+    second = int(time.time())
+    for number in range(100):
+        report(settings, ("hot", 79), server=f"app-{number}", window=second)
+    entries = one.stream.read_new("one", 50)
+    one.detector.handle(entries, one.stream)
+    two.step_until(two.drained)
+    assert max_n(backup, "hot") == 16
+
+
+def test_what_a_dead_instance_held_is_claimed(instance: NewInstance, settings: Settings, backup: DynamoBackup) -> None:
+    """An instance that read and died between raise and acknowledgement: another one does it again, to no harm."""
+    dead, alive = instance("dead"), instance("alive")
+    report(settings, ("hot", 2000))
+    entries = dead.stream.read_new("dead", 10)
+    dead.detector.handle(entries, None)
+    alive.step_until(alive.drained)
+    assert alive.counters.claimed == 1
+    entry = backup.get("hot")
+    assert entry is not None
+    assert [r.n for r in entry.raises] == [4]
+
+
+def test_two_instances_of_one_name_do_no_harm(instance: NewInstance, settings: Settings, backup: DynamoBackup) -> None:
+    """Both take what is pending under the name; each raise happens once, and all is acknowledged."""
+    one, two = instance("same"), instance("same")
+    report(settings, *((f"c{number}", 2000) for number in range(10)))
+    one.stream.read_new("same", 5)
+    two.service.step()
+    one.step_until(one.drained)
+    two.service.step()
+    for number in range(10):
+        entry = backup.get(f"c{number}")
+        assert entry is not None
+        assert [r.n for r in entry.raises] == [4]
+
+
+def test_nonsense_on_the_stream_is_buried(instance: NewInstance, settings: Settings) -> None:
+    """Whatever anybody adds by hand becomes a dead letter with its reason, whole and requeueable where it fits."""
+    one = instance()
+    one.stream.append({"hello": "\x1b[31mworld"})
+    one.stream.append({"v": "7", "x": "y" * 100_000})
+    one.step_until(one.drained)
+    first, second = one.letters.list()
+    assert (first.reason, first.fields, first.whole) == ("no version", [(b"hello", b"\x1b[31mworld")], True)
+    assert "bytes" in second.reason
+    assert not second.whole
+    one.letters.requeue(first)
+    one.step_until(one.drained)
+    assert [letter.reason for letter in one.letters.list()] == [second.reason, "no version"]
+
+
+@pytest.mark.parametrize("phase", ["reading", "summing", "before the acknowledgement"])
+def test_redis_restarts_under_an_instance(
+    instance: NewInstance, settings: Settings, backup: DynamoBackup, redis_server: LocalRedis, phase: str
+) -> None:
+    """Redis is killed and comes back with its AOF at any moment: the reports are handled, the raise is one."""
+    one = instance()
+    keep_every_write(settings)
+    report(settings, ("hot", 2000))
+    kill = Killer(redis_server)
+    if phase == "reading":
+        redis_server.kill()
+    elif phase == "summing":
+        kill.before(one.sums, "add")
+    else:
+        kill.before(one.stream, "acknowledge")
+    one.step_until(lambda: bool(one.events("backing_off")))
+    redis_server.start()
+    one.step_until(one.drained)
+    entry = backup.get("hot")
+    assert entry is not None
+    assert [r.n for r in entry.raises] == [4]
+    assert entry.write_n == 4
+
+
+class Killer:
+    """Kills a server right before a method does its work, once."""
+
+    def __init__(self, server: LocalRedis) -> None:
+        self._server = server
+
+    def before(self, owner: Any, method: str) -> None:
+        """Arm it."""
+        does = getattr(owner, method)
+
+        def killing(*args: Any) -> Any:
+            setattr(owner, method, does)
+            self._server.kill()
+            return does(*args)
+
+        setattr(owner, method, killing)
+
+
+def keep_every_write(settings: Settings) -> None:
+    """Sync the AOF with every write, so that a kill does not lose the report itself."""
+    import redis
+
+    with redis.Redis.from_url(settings.require_redis_url()) as client:
+        client.config_set("appendfsync", "always")
+
+
+def test_redis_that_lost_everything_gets_its_stream_back(
+    instance: NewInstance, settings: Settings, redis_server: LocalRedis, backup: DynamoBackup
+) -> None:
+    """Stream and group are gone with the AOF: the instance creates them and goes on with what comes."""
+    one = instance()
+    one.service.step()
+    redis_server.kill()
+    redis_server.lose_aof()
+    redis_server.start()
+    one.step_until(lambda: bool(one.events("group_created")))
+    report(settings, ("hot", 2000))
+    one.step_until(one.drained)
+    assert max_n(backup, "hot") == 4
+
+
+def test_dynamodb_that_throttles_costs_time_and_no_raise(
+    instance: NewInstance, settings: Settings, backup: DynamoBackup
+) -> None:
+    """Throttled over many rounds the entry stays pending and the back-off grows; then the raise is done."""
+    assert settings.aws_endpoint_url is not None
+    with AwsStub(settings.aws_endpoint_url) as stub:
+        behind = stub.settings(settings)
+        throttled = DynamoBackup(behind, client=aws.client(behind, "dynamodb", attempts=1))
+        stub.rule = lambda operation, request: refusal("ProvisionedThroughputExceededException")
+        one = instance(backup=throttled)
+        report(settings, ("hot", 2000))
+        waits = []
+        for _ in range(20):
+            one.service.step()
+            waits.append(one.service.back_off)
+        assert max(waits) == 5.0
+        assert not one.drained()
+        stub.rule = lambda operation, request: None
+        one.step_until(one.drained)
+    assert max_n(backup, "hot") == 4
+    assert one.service.back_off == 0.0
+    entry = backup.get("hot")
+    assert entry is not None
+    assert len(entry.raises) == 1
+
+
+def test_a_backlog_of_an_outage_is_worked_through_by_window(
+    instance: NewInstance, settings: Settings, backup: DynamoBackup
+) -> None:
+    """Reports of ten minutes ago raise what was hot then; those of last week raise nothing."""
+    report(settings, ("hot_then", 2000), age=600)
+    report(settings, ("hot_last_week", 2000), age=7 * 86400)
+    one = instance()
+    one.step_until(one.drained)
+    assert max_n(backup, "hot_then") == 4
+    assert max_n(backup, "hot_last_week") == 1
+    assert one.counters.stale == 1
+
+
+def test_unread_entries_that_somebody_trimmed_are_said(
+    instance: NewInstance, settings: Settings, redis_server: LocalRedis
+) -> None:
+    """An administrator trims by length: how many were lost, and between which ids, is said as an error."""
+    import redis
+
+    one = instance()
+    report(settings, *((f"c{number}", 20) for number in range(10)))
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.xtrim(one.stream.key, maxlen=4, approximate=False)
+    one.step_until(one.drained)
+    (said,) = one.events("trimmed_unread")
+    assert said["count"] == 6
+
+
+def test_the_guard_rebuilds_what_is_not_verified(
+    instance: NewInstance, settings: Settings, registry: Registry, redis_server: LocalRedis
+) -> None:
+    """Redis restarts empty: the guard sees it, rebuilds under the lease, and lookups come from Redis again."""
+    one = instance()
+    registry.raise_to("conv", 4)
+    one.guard.check()
+    assert one.guard.verified
+    redis_server.kill()
+    one.guard.check()
+    assert one.guard.verified is None
+    redis_server.lose_aof()
+    redis_server.start()
+    one.guard.check()
+    assert one.guard.verified
+    assert one.counters.rebuilds == 1
+    assert (registry.lookup("conv").max_n, registry.lookup("conv").source) == (4, "redis")
+
+
+def test_one_bucket_that_is_gone_is_found_in_its_turn(
+    instance: NewInstance, settings: Settings, redis_server: LocalRedis
+) -> None:
+    """A bucket that somebody deleted shows once the rounds come to it, and is rebuilt."""
+    import redis
+
+    one = instance()
+    one.guard.check()
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.delete(f"{settings.key_prefix}:r:{settings.buckets - 1}")
+    one.guard.check()
+    assert one.counters.rebuilds == 1
+    assert one.guard.verified
+
+
+def test_many_instances_rebuild_once(
+    instance: NewInstance, settings: Settings, redis_server: LocalRedis, rebuild: Rebuilder
+) -> None:
+    """Four instances see the same restart at once: one rebuilds, the others leave it to that one."""
+    guards = [instance(f"i{number}") for number in range(4)]
+    redis_server.kill()
+    redis_server.start()
+    barrier = threading.Barrier(len(guards))
+
+    def check(one: Instance) -> None:
+        barrier.wait()
+        while not one.guard.verified:
+            one.guard.check()
+
+    threads = [threading.Thread(target=check, args=(one,)) for one in guards]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(one.counters.rebuilds for one in guards) == 1
+
+
+def test_a_stopped_instance_finishes_what_it_has(
+    instance: NewInstance, settings: Settings, backup: DynamoBackup
+) -> None:
+    """Stopped while it handles a batch, it raises and acknowledges that batch, and signs out."""
+    one = instance()
+    report(settings, ("hot", 2000))
+    does = one.detector.handle
+
+    def stopping(entries: Sequence[Entry], source: Any) -> Handled:
+        one.stop.set()
+        return does(entries, source)
+
+    one.detector.handle = stopping  # type: ignore[method-assign]
+    steps: list[int] = []
+    one.service.run(after_step=lambda: steps.append(1))
+    assert max_n(backup, "hot") == 4
+    group = one.stream.info().group(one.stream.group)
+    assert group is not None
+    assert (group.pending, group.consumers) == (0, ())
+    assert steps
+    assert [event for event, _ in one.said if event in ("started", "stopped")] == ["started", "stopped"]

@@ -1,0 +1,91 @@
+"""Attribute values: every DynamoDB type there and back, exact; equality that knows types."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saltctl.errors import UsageError
+from saltctl.history.attributes import fingerprint, plain, plain_item, tagged
+
+NUMBERS = st.decimals(allow_nan=False, allow_infinity=False, places=4, min_value=-(10**30), max_value=10**30)
+TEXTS = st.text(max_size=8)
+SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS, st.binary(max_size=8))
+SETS = st.one_of(*(st.sets(kind, min_size=1, max_size=4) for kind in (TEXTS, NUMBERS, st.binary(max_size=4))))
+VALUES = st.recursive(
+    st.one_of(SCALARS, SETS),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXTS, inner, max_size=4)),
+    max_leaves=12,
+)
+
+
+def typed(value: Any) -> Any:
+    """A value with the types of its parts, since True == 1 in Python."""
+    if isinstance(value, dict):
+        return {name: typed(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [typed(inner) for inner in value]
+    return type(value), value
+
+
+@given(VALUES)
+def test_there_and_back(value: Any) -> None:
+    """Whatever can be stored is read as it was written, digit by digit and type by type."""
+    assert typed(plain(tagged(value))) == typed(value)
+
+
+@pytest.mark.parametrize("number", ["12345678901234567890123456789012345678", "1E-130", "-9.9E+125", "0.1", "0"])
+def test_numbers_keep_every_digit(number: str) -> None:
+    """38 digits, and the whole range of DynamoDB, and no float on the way."""
+    assert plain(tagged(Decimal(number))) == Decimal(number)
+    assert Decimal(tagged(Decimal(number))["N"]) == Decimal(number)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1.5,
+        Decimal("NaN"),
+        Decimal("1E126"),
+        Decimal("1E-131"),
+        10**38 + 1,
+        set(),
+        {"a", 1},
+        {True},
+        {1: "a"},
+        object(),
+        "\ud800",
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_would_be_changed_is_refused(value: Any) -> None:
+    """What DynamoDB does not have, or would round, is an error before anything is sent."""
+    with pytest.raises(UsageError):
+        tagged(value)
+
+
+@given(VALUES, VALUES)
+def test_rows_are_equal_in_all_but_their_partition(one: Any, other: Any) -> None:
+    """Equal values have equal fingerprints, others do not, and the partition does not count."""
+    first = {"p": {"S": "conv"}, "v": tagged(one)}
+    second = {"p": {"S": "conv#1"}, "v": tagged(other)}
+    same = fingerprint(first, without="p") == fingerprint(second, without="p")
+    assert same is (typed(one) == typed(other))
+
+
+def test_equality_knows_types_and_no_order_of_sets() -> None:
+    """The number 1 is not true; a set has no order; a number's final zeros are nothing."""
+
+    def of(value: dict[str, Any]) -> Any:
+        return fingerprint({"v": value}, without="p")
+
+    assert of({"N": "1"}) != of({"BOOL": True})
+    assert of({"S": "1"}) != of({"N": "1"})
+    assert of({"SS": ["a", "b"]}) == of({"SS": ["b", "a"]})
+    assert of({"SS": ["a"]}) != of({"L": [{"S": "a"}]})
+    assert of({"N": "1.0"}) == of({"N": "1"})
+    assert plain_item({"v": {"NS": ["1", "2.50"]}}) == {"v": {Decimal(1), Decimal("2.5")}}

@@ -1,0 +1,129 @@
+"""Audits: what readers do not see is found, whatever was lost; what they see twice is counted."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saltctl.errors import ThrottledError
+from saltctl.history.audit import MAX_NAMED, Audit, Auditor, AuditProgress
+from saltctl.history.history import History
+from saltctl.salting import partition_key, salt_of
+from saltctl.stores.contracts import PartitionQuery
+from tests.support.messages import FixedLookups, MemoryMessages
+
+CAP = 64
+
+
+def audit(store: MemoryMessages, max_n: int, message_id_from: str = "sort_key") -> Audit:
+    """The audit of ``conv``, which the registry says has ``max_n`` salts."""
+    with History(FixedLookups({"conv": max_n}), store, message_id_from=message_id_from) as history:
+        *_, last = Auditor(history, "conv", cap=CAP).run()
+    assert isinstance(last, Audit)
+    return last
+
+
+def write(store: MemoryMessages, message_id: str, n: int) -> int | None:
+    """Write one message under n; its salt."""
+    salt = salt_of(message_id, n)
+    store.put(partition_key("conv", salt), f"t#{message_id}", {"id": {"S": message_id}})
+    return salt
+
+
+@given(st.sampled_from([1, 2, 4, 16, 128]), st.lists(st.sampled_from([1, 2, 4, 8, 64]), max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_exactly_what_readers_miss_is_found(max_n: int, written_under: list[int]) -> None:
+    """Random histories, of which the registry knows only so much: orphans are what is beyond max_n, all of it."""
+    store = MemoryMessages()
+    salts = {f"m{number}": write(store, f"m{number}", n) for number, n in enumerate(written_under)}
+    covered = set(range(max_n)) if max_n > 1 else set()
+    missed = {message for message, salt in salts.items() if salt is not None and salt not in covered}
+    found = audit(store, max_n)
+    assert {orphan.message_id for orphan in found.orphans} == missed
+    assert found.orphaned == len(missed)
+    assert found.complete is (not missed)
+    assert sum(partition.messages for partition in found.partitions) == len(salts)
+    # Raised to what is needed, and audited again, nothing is missed.
+    assert audit(store, found.needed_n).complete
+    assert found.needed_n == max_n if not missed else found.needed_n > max_n
+
+
+def test_a_lost_raise_far_up_is_found_in_spite_of_gaps() -> None:
+    """One message alone on the last salt below the cap is found, with nothing on all the salts before it."""
+    store = MemoryMessages()
+    store.put("conv#63", "t#lonely", {})
+    found = audit(store, 4)
+    assert [(orphan.partition_key, orphan.message_id) for orphan in found.orphans] == [("conv#63", "lonely")]
+    assert (found.needed_n, found.probed) == (64, 60)
+
+
+def test_above_the_cap_the_next_doubling_is_probed() -> None:
+    """An entry that somebody else raised above the cap is audited all the same."""
+    store = MemoryMessages()
+    store.put("conv#200", "t#m", {})
+    found = audit(store, 128)
+    assert (found.needed_n, found.complete) == (256, False)
+
+
+def test_duplicates_are_rows_equal_in_all_but_their_partition() -> None:
+    """A retry across a raise counts; two messages of the same time do not."""
+    store = MemoryMessages()
+    for key in ("conv", "conv#1", "conv#3"):
+        store.put(key, "t#m", {"text": {"S": "same"}})
+    store.put("conv#2", "t#m", {"text": {"S": "other"}})
+    found = audit(store, 4)
+    assert found.duplicates == 2
+    assert [(p.partition_key, p.messages) for p in found.partitions] == [
+        ("conv", 1),
+        ("conv#0", 0),
+        ("conv#1", 1),
+        ("conv#2", 1),
+        ("conv#3", 1),
+    ]
+
+
+def test_skew_is_the_largest_salt_over_the_average() -> None:
+    """The base partition does not count; without salts or messages there is none."""
+    store = MemoryMessages()
+    for number in range(6):
+        store.put("conv#0", f"t#{number}", {})
+    for salt in (1, 2, 3):
+        store.put(f"conv#{salt}", "t#x", {"salt": {"N": str(salt)}})
+    store.put("conv", "t#base", {})
+    assert audit(store, 4).skew == round(6 / (9 / 4), 3)
+    assert audit(MemoryMessages(), 4).skew is None
+    assert audit(MemoryMessages(), 1).skew is None
+
+
+def test_message_ids_of_orphans_come_from_the_attribute() -> None:
+    """Only keys are read, so the row of an orphan is read for its id where that is an attribute."""
+    store = MemoryMessages()
+    write(store, "m1", 64)
+    assert [orphan.message_id for orphan in audit(store, 1, "attribute:id").orphans] == ["m1"]
+    assert [orphan.message_id for orphan in audit(store, 1, "attribute:none").orphans] == [None]
+
+
+def test_many_orphans_are_counted_and_some_are_named() -> None:
+    """A result of bounded size, that hides nothing of the number; and progress on the way."""
+    store = MemoryMessages()
+    for number in range(MAX_NAMED + 500):
+        store.put("conv#9", f"{number:05d}#m", {})
+    with History(FixedLookups(), store) as history:
+        *progress, found = Auditor(history, "conv", cap=CAP).run()
+    assert isinstance(found, Audit)
+    assert (len(found.orphans), found.orphaned) == (MAX_NAMED, MAX_NAMED + 500)
+    assert progress == [AuditProgress(1000)]
+
+
+@pytest.mark.parametrize("partition", ["conv", "conv#2", "conv#40"])
+def test_nothing_is_proved_without_every_partition(partition: str) -> None:
+    """One partition that cannot be read, in the read set or beyond, is an error and no verdict."""
+
+    def fail(request: PartitionQuery) -> None:
+        if request.partition_key == partition:
+            raise ThrottledError("throttled")
+
+    with pytest.raises(ThrottledError) as caught:
+        audit(MemoryMessages(before_query=fail), 4)
+    assert "nothing is proved" in caught.value.hint

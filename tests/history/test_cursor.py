@@ -1,0 +1,99 @@
+"""Cursors: what comes back is what went in, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from decimal import Decimal
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saltctl.errors import InvalidCursorError
+from saltctl.history.cursor import BASE, Cursor, Position, decode, encode
+
+KEYS = st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.decimals(allow_nan=False, allow_infinity=False))
+PACES = st.floats(0, allow_infinity=False)
+CURSORS = st.builds(
+    Cursor, st.builds(Position, KEYS, st.integers(BASE, 65535)), st.sampled_from([1, 2, 4, 8, 16, 65536]), PACES
+)
+SAMPLE = encode(Cursor(Position("2026-07-01T08:00:00.000Z#m1", 3), 4), "conv")
+
+
+def sort_type(cursor: Cursor) -> str:
+    """The type of the cursor's sort key."""
+    return "S" if isinstance(cursor.position.sort_key, str) else "N"
+
+
+@given(CURSORS)
+def test_there_and_back(cursor: Cursor) -> None:
+    """A cursor is plain text for URLs, and reads back exactly."""
+    text = encode(cursor, "conv")
+    assert text.isascii()
+    assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+    assert decode(text, "conv", sort_type(cursor)) == cursor
+
+
+@given(CURSORS, st.data())
+def test_any_damage_is_found(cursor: Cursor, data: st.DataObject) -> None:
+    """One changed, lost or added character, wherever it is, is refused."""
+    text = encode(cursor, "conv")
+    at = data.draw(st.integers(0, len(text) - 1))
+    character = data.draw(st.sampled_from("AZaz09-_=+ \nä"))
+    damaged = data.draw(
+        st.sampled_from([text[:at] + character + text[at + 1 :], text[:at] + character + text[at:], text[:at]])
+    )
+    if damaged != text:
+        with pytest.raises(InvalidCursorError):
+            decode(damaged, "conv", sort_type(cursor))
+
+
+@pytest.mark.parametrize("text", ["", "x", "null", "💬", "A" * 5000, "W10", "bm90IGEgY3Vyc29y"])
+def test_anything_else_is_no_cursor(text: str) -> None:
+    """What was never a cursor is refused, of whatever length."""
+    with pytest.raises(InvalidCursorError, match="no cursor"):
+        decode(text, "conv", "S")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        [1],
+        {},
+        7,
+        None,
+        [1, "x", "S", "k", 0, 1],
+        [2, "x", "S", "k", 0, 1],
+        [2, "x", "S", 5, 0, 1, 0.0],
+        [2, "x", "N", "nan?", 0, 1, 0.0],
+        [2, "x", "S", "k", 0, 1, -1.0],
+        [2, "x", "S", "k", 0, 1, 1],
+        [2, "x", "S", "k", 0, 1, float("inf")],
+        [2, "x", "S", "k", 0, 1, float("nan")],
+    ],
+)
+def test_a_forged_cursor_is_refused(payload: object) -> None:
+    """A payload of one's own is found out: under the digest of another cursor, and under its own where it cannot be."""
+    digest = urlsafe_b64decode(SAMPLE + "=" * (-len(SAMPLE) % 4))[:8]
+    body = json.dumps(payload).encode()
+    for own in (digest, sha256(b"saltctl cursor\0" + body).digest()[:8]):
+        forged = urlsafe_b64encode(own + body).decode().rstrip("=")
+        with pytest.raises(InvalidCursorError):
+            decode(forged, "conv", "S")
+
+
+def test_a_cursor_is_bound_to_its_conversation_and_type() -> None:
+    """The cursor of another conversation says so, and so does one of a table with other keys."""
+    with pytest.raises(InvalidCursorError, match="another conversation than 'other'"):
+        decode(SAMPLE, "other", "S")
+    with pytest.raises(InvalidCursorError, match="another table"):
+        decode(SAMPLE, "conv", "N")
+
+
+def test_numbers_keep_every_digit() -> None:
+    """A number that no float holds is the same position afterwards."""
+    number = Decimal("1700000000000.00000000000000000000000001")
+    text = encode(Cursor(Position(number, BASE), 1), "conv")
+    assert decode(text, "conv", "N").position.sort_key == number

@@ -1,0 +1,472 @@
+"""Histories: what each call does and refuses, what it asks of the table, and how it fails."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from saltctl.errors import (
+    AccessDeniedError,
+    HistoryUnavailableError,
+    InvalidConversationIdError,
+    SortKeyTakenError,
+    ThrottledError,
+    UsageError,
+)
+from saltctl.history.find import FindOptions
+from saltctl.history.history import History
+from saltctl.history.models import ReadOptions
+from saltctl.history.scatter_gather import DRY, share
+from saltctl.salting import find_set, partition_key, salt_of
+from saltctl.stores.contracts import PartitionQuery
+from tests.support.messages import FixedLookups, MemoryMessages
+
+
+@pytest.fixture
+def store() -> MemoryMessages:
+    """An empty messages table."""
+    return MemoryMessages()
+
+
+@pytest.fixture
+def lookups() -> FixedLookups:
+    """A registry where ``hot`` has 16 salts."""
+    return FixedLookups({"hot": 16, "warm": 4})
+
+
+@pytest.fixture
+def history(store: MemoryMessages, lookups: FixedLookups) -> History:
+    """The history of all conversations."""
+    return History(lookups, store)
+
+
+def fill(history: History, conversation: str, count: int) -> list[str]:
+    """Messages one after another; their ids, newest first."""
+    for number in range(count):
+        history.put(conversation, f"{number:06d}#m{number}", {"text": f"text {number}"})
+    return [f"m{number}" for number in reversed(range(count))]
+
+
+def ids(messages: Any) -> list[str]:
+    """Message ids."""
+    return [message.message_id for message in messages]
+
+
+def test_put_goes_to_the_salt_of_the_message(history: History, store: MemoryMessages) -> None:
+    """A message lands on the CRC-32 of its id modulo N, whatever its sort key."""
+    done = history.put("hot", "2026-07-01T08:00:00Z#m1", {"text": "hi", "n": 7})
+    assert done.written
+    assert done.partition_key == partition_key("hot", salt_of("m1", 16))
+    assert store.get(done.partition_key, "2026-07-01T08:00:00Z#m1") == {
+        "text": {"S": "hi"},
+        "n": {"N": "7"},
+        "room": {"S": done.partition_key},
+        "at": {"S": "2026-07-01T08:00:00Z#m1"},
+    }
+
+
+def test_a_retried_put_is_harmless(history: History, store: MemoryMessages) -> None:
+    """The second time it is there already, and nothing is changed."""
+    history.put("hot", "t#m1", {"text": "first"})
+    again = history.put("hot", "t#m1", {"text": "edited meanwhile"})
+    assert not again.written
+    assert ids(history.messages("hot")) == ["m1"]
+    assert [message.attributes["text"] for message in history.messages("hot")] == ["first"]
+
+
+def test_a_retry_across_a_raise_is_read_once(history: History, lookups: FixedLookups) -> None:
+    """Under the new N the retry lands on another row, equal but for its partition: one message."""
+    moved = next(f"m{number}" for number in range(100) if salt_of(f"m{number}", 4) != salt_of(f"m{number}", 16))
+    before = history.put("warm", f"t#{moved}", {"text": "hi"})
+    lookups.max_n["warm"] = 16
+    after = history.put("warm", f"t#{moved}", {"text": "hi"})
+    assert before.written
+    assert after.written
+    assert before.partition_key != after.partition_key
+    assert ids(history.page("warm").messages) == [moved]
+
+
+def test_writers_spread_over_write_n_and_readers_cover_max_n(history: History, lookups: FixedLookups) -> None:
+    """In the middle of a raise, a writer stays below what every reader covers."""
+    lookups.max_n["c"], lookups.write_n["c"] = 16, 1
+    assert history.put("c", "t#m1", {}).partition_key == "c"
+    assert len(history.page("c").shards) == 17
+
+
+def test_every_call_looks_up_anew(history: History, lookups: FixedLookups, store: MemoryMessages) -> None:
+    """Nothing is cached for readers: each page, put and find asks the registry."""
+    fill(history, "hot", 3)
+    assert lookups.calls == 3
+    history.page("hot")
+    history.page("hot")
+    history.find("hot", "m1")
+    assert lookups.calls == 6
+
+
+def test_another_message_with_the_same_sort_key_is_refused(lookups: FixedLookups) -> None:
+    """With times as sort keys two messages may collide: the second is an error, not silently dropped."""
+    store = MemoryMessages("N")
+    history = History(lookups, store, message_id_from="attribute:id")
+    history.put("c", 1700000000, {"id": "a"})
+    assert not history.put("c", 1700000000, {"id": "a"}).written
+    with pytest.raises(SortKeyTakenError, match="another message has the sort key"):
+        history.put("c", 1700000000, {"id": "b"})
+
+
+@pytest.mark.parametrize(
+    ("sort_key", "attributes", "says"),
+    [
+        ("", {}, "not empty"),
+        (5, {}, "is a text"),
+        ("t#m", {"f": 1.5}, "float"),
+        ("t#m", {"room": "x"}, "is a key of the table"),
+        ("t#", {}, "no id"),
+    ],
+)
+def test_a_message_that_cannot_be_stored_is_refused(
+    history: History, sort_key: Any, attributes: dict[str, Any], says: str
+) -> None:
+    """Before anything is sent, with what is wrong."""
+    with pytest.raises(UsageError, match=says):
+        history.put("c", sort_key, attributes)
+
+
+def test_an_unknown_conversation_has_an_empty_history(history: History, store: MemoryMessages) -> None:
+    """Which is a result: complete, and it says where it looked."""
+    page = history.page("nobody")
+    assert (page.messages, page.complete, page.next_cursor, page.prev_cursor) == ([], True, None, None)
+    assert [shard.partition_key for shard in page.shards] == ["nobody"]
+    assert len(store.queries) == 1
+
+
+@pytest.mark.parametrize("conversation", ["", "a#3", "x" * 3000])
+def test_no_conversation_id(history: History, lookups: FixedLookups, conversation: str) -> None:
+    """An id that cannot be one is refused by the registry before any message is asked for."""
+
+    class Checked(FixedLookups):
+        def lookup(self, conversation_id: str) -> Any:
+            from saltctl.salting import check_conversation_id
+
+            return super().lookup(check_conversation_id(conversation_id))
+
+    history.registry = Checked()
+    with pytest.raises(InvalidConversationIdError):
+        history.page(conversation)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10_001])
+def test_a_limit_that_cannot_be(history: History, limit: int) -> None:
+    """A page has 1 to 10,000 messages."""
+    with pytest.raises(UsageError, match="1 to 10,000"):
+        history.page("c", ReadOptions(limit=limit))
+
+
+def test_a_page_needs_few_rows_more_than_it_returns(history: History, store: MemoryMessages) -> None:
+    """Each salt is asked for its share and a margin, not for a whole page."""
+    expected = fill(history, "hot", 600)
+    store.queries.clear()
+    page = history.page("hot", ReadOptions(limit=50))
+    assert ids(page.messages) == expected[:50]
+    assert page.items_read <= 150  # 800 by the naive fan-out
+    assert {query.limit for query in store.queries[:17]} == {1, share(50, 16)}
+    assert sum(shard.items_returned for shard in page.shards) == 50
+    assert sum(shard.items_read for shard in page.shards) == page.items_read
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+def test_the_next_page_is_asked_for_up_to_its_horizon(
+    history: History, lookups: FixedLookups, store: MemoryMessages, oldest_first: bool
+) -> None:
+    """Rows that come at a pace: every query of the page after a cursor ends where the page should end."""
+    lookups.max_n["hot"] = 64
+    expected = fill(history, "hot", 2000)
+    options = ReadOptions(limit=50, oldest_first=oldest_first)
+    if oldest_first:
+        expected.reverse()
+    cursor = history.page("hot", options).next_cursor
+    options = replace(options, after=cursor) if oldest_first else replace(options, before=cursor)
+    requests = history.explain("hot", options).requests
+    store.queries.clear()
+    page = history.page("hot", options)
+    assert ids(page.messages) == expected[50:100]
+    assert len({request.high if oldest_first else request.low for request in requests}) == 1
+    assert {request.partition_key: request for request in store.queries} == {
+        request.partition_key: request for request in requests
+    }
+    assert page.items_read <= 80  # where shares alone are asked for, more than 256
+
+
+def written(history: History, lookups: FixedLookups, n: int, seconds: range) -> list[str]:
+    """A message a second, spread over n salts; their ids, newest first."""
+    lookups.max_n["c"] = n
+    for second in seconds:
+        history.put("c", f"{second:08d}#m{second}", {})
+    return [f"m{second}" for second in reversed(seconds)]
+
+
+def test_a_page_with_nothing_before_its_horizon_reads_no_whole_page_of_each(
+    history: History, lookups: FixedLookups
+) -> None:
+    """A burst, and five quiet hours before it: each salt is asked for its share, as if there were no horizon."""
+    older = written(history, lookups, 16, range(2000))
+    burst = written(history, lookups, 16, range(20_000, 20_050))
+    first = history.page("c")
+    assert ids(first.messages) == burst
+    page = history.page("c", ReadOptions(before=first.next_cursor))
+    assert ids(page.messages) == older[:50]
+    assert page.items_read <= 250  # 816 with a page of each
+    assert max(shard.queries for shard in page.shards) <= 3
+
+
+@pytest.mark.parametrize("n", [16, 64])
+def test_where_the_time_before_the_first_raise_begins(history: History, lookups: FixedLookups, n: int) -> None:
+    """The base partition runs dry at one row, and has all the rest: it is asked for that at once, and no other is."""
+    unsalted = written(history, lookups, 1, range(300))
+    salted = written(history, lookups, n, range(300, 375))
+    first = history.page("c")
+    page = history.page("c", ReadOptions(before=first.next_cursor))
+    assert ids(page.messages) == (salted + unsalted)[50:100]
+    assert max(shard.queries for shard in page.shards) <= 3
+    assert page.items_read <= 120
+
+
+def test_one_partition_needs_no_horizon(history: History, lookups: FixedLookups, store: MemoryMessages) -> None:
+    """A limit says all there is to say then."""
+    lookups.max_n["c"] = 1
+    fill(history, "c", 200)
+    page = history.page("c", ReadOptions(before=history.page("c").next_cursor))
+    assert len(page.messages) == 50
+    assert page.items_read == 51  # and the row at the cursor
+    assert {query.low for query in store.queries} == {None}
+
+
+@pytest.mark.parametrize("spread", [2, 4, 8, 16, 32, 64])
+def test_a_share_is_the_least_that_usually_suffices(spread: int) -> None:
+    """One row less, and more than the aimed-at number of partitions would be expected to run dry."""
+    from math import comb
+
+    def expected_dry(asked: int) -> float:
+        tail = sum(comb(50, k) * (1 / spread) ** k * (1 - 1 / spread) ** (50 - k) for k in range(asked, 51))
+        return spread * tail
+
+    asked = share(50, spread)
+    assert expected_dry(asked) <= DRY < expected_dry(asked - 1)
+
+
+def test_history_of_an_earlier_n_is_asked_where_it_lies(history: History, lookups: FixedLookups) -> None:
+    """The cursor remembers over how many salts the page was spread: the next one wastes little on the others."""
+    lookups.max_n["c"] = 1
+    expected = fill(history, "c", 300)
+    lookups.max_n["c"] = 64
+    page = history.page("c")
+    assert ids(page.messages) == expected[:50]
+    page = history.page("c", ReadOptions(before=page.next_cursor))
+    assert ids(page.messages) == expected[50:100]
+    assert page.items_read <= 50 + 1 + 64
+    assert {shard.queries for shard in page.shards} == {1}
+
+
+def test_bounds_the_wrong_way_round_ask_nothing(history: History, store: MemoryMessages) -> None:
+    """DynamoDB refuses such a range; there is nothing in it."""
+    fill(history, "c", 3)
+    page = history.page("c", ReadOptions(since="5", until="1"))
+    assert (page.messages, page.complete) == ([], True)
+    assert store.queries == []
+    assert history.explain("c", ReadOptions(since="5", until="1")).requests == []
+
+
+def test_explain_reads_no_message(history: History, store: MemoryMessages) -> None:
+    """It says what would be asked, and that is what is asked then."""
+    fill(history, "hot", 30)
+    plan = history.explain("hot", ReadOptions(limit=20))
+    assert store.queries == []
+    history.page("hot", ReadOptions(limit=20))
+    asked = {query.partition_key: query for query in reversed(store.queries)}
+    assert [asked[request.partition_key] for request in plan.requests] == plan.requests
+    assert [request.partition_key for request in plan.requests] == plan.lookup.read_set
+
+
+def test_eventual_reads_ask_for_no_consistency(history: History, store: MemoryMessages) -> None:
+    """Strong by default, on every partition; eventual on request, for half the cost."""
+    fill(history, "hot", 5)
+    strong = history.page("hot")
+    assert all(query.consistent for query in store.queries)
+    store.queries.clear()
+    eventual = history.page("hot", ReadOptions(consistent=False))
+    assert not any(query.consistent for query in store.queries)
+    cost = [sum(shard.consumed_rcu for shard in page.shards) for page in (strong, eventual)]
+    assert cost[1] * 2 == cost[0]
+
+
+def failing(partition: str, error: Exception) -> MemoryMessages:
+    """A table where one partition fails."""
+
+    def fail(request: PartitionQuery) -> None:
+        if request.partition_key == partition:
+            raise error
+
+    return MemoryMessages(before_query=fail)
+
+
+def test_a_failing_partition_is_an_error_that_names_it(lookups: FixedLookups) -> None:
+    """Never silently less: without that partition there is no page."""
+    store = failing("hot#5", ThrottledError("throttled", hint="wait"))
+    with pytest.raises(HistoryUnavailableError, match="incomplete without partition key 'hot#5'") as caught:
+        History(lookups, store).page("hot")
+    assert set(caught.value.partitions) == {"hot#5"}
+    assert caught.value.exit_code == 69
+
+
+def test_permission_is_not_an_outage(lookups: FixedLookups) -> None:
+    """What retrying does not mend is raised as what it is."""
+    with pytest.raises(AccessDeniedError, match="no"):
+        History(lookups, failing("hot#5", AccessDeniedError("no"))).page("hot")
+
+
+def test_a_defect_is_not_an_outage(lookups: FixedLookups) -> None:
+    """What nobody expected is neither retried nor passed off as a missing partition, partial or not."""
+    store = failing("hot#5", ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        History(lookups, store).page("hot", ReadOptions(allow_partial=True))
+
+
+def test_partial_on_request(lookups: FixedLookups) -> None:
+    """What the other partitions hold, in order, with ``complete`` false and the missing one named."""
+    store = failing("hot#5", ThrottledError("throttled"))
+    history = History(lookups, store)
+    expected = [m for m in fill(history, "hot", 200) if salt_of(m, 16) != 5]
+    found: list[str] = []
+    for page in history.pages("hot", ReadOptions(allow_partial=True)):
+        assert not page.complete
+        assert page.missing == ["hot#5"]
+        found += ids(page.messages)
+    assert found == expected
+
+
+def test_a_page_has_a_deadline(lookups: FixedLookups) -> None:
+    """A partition that does not answer in time is named, and the page does not wait for it."""
+    answered = threading.Event()
+
+    def hang(request: PartitionQuery) -> None:
+        if request.partition_key == "warm#2":
+            answered.wait(30)
+
+    history = History(lookups, MemoryMessages(before_query=hang), page_timeout=0.1)
+    try:
+        with pytest.raises(HistoryUnavailableError, match="'warm#2' did not answer within"):
+            history.page("warm")
+        partial = history.page("warm", ReadOptions(allow_partial=True))
+        assert partial.missing == ["warm#2"]
+    finally:
+        answered.set()
+
+
+def test_requests_are_bounded(lookups: FixedLookups) -> None:
+    """However many salts there are, no more requests are in flight than were handed in."""
+    lock, running, most = threading.Lock(), 0, 0
+    both = threading.Barrier(2, timeout=10)
+
+    def count(request: PartitionQuery) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        if request.partition_key in ("hot", "hot#0"):
+            both.wait()  # two are in flight at once, or this breaks
+        with lock:
+            running -= 1
+
+    with History(lookups, MemoryMessages(before_query=count), concurrency=2) as history:
+        history.page("hot")
+    assert most == 2
+
+
+def test_pages_of_large_messages_stay_small(lookups: FixedLookups, store: MemoryMessages) -> None:
+    """Iterating asks for as many messages as fit its memory: few of 400 KB, many of 100 bytes."""
+    history = History(lookups, store)
+    for number in range(60):
+        history.put("c", f"{number:03d}#m{number}", {"text": "x" * 400_000})
+    sizes = [len(page.messages) for page in history.pages("c")]
+    assert sum(sizes) == 60
+    fill(history, "small", 2500)
+    assert max(len(page.messages) for page in history.pages("small")) == 1000
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8, 16])
+def test_find_asks_few_partitions(history: History, lookups: FixedLookups, store: MemoryMessages, n: int) -> None:
+    """Whatever N was at the write, the message is found on log2(N) + 1 partitions."""
+    lookups.write_n["hot"] = n
+    history.put("hot", "t#wanted", {"text": "here"})
+    found = history.find("hot", "wanted")
+    assert found.message is not None
+    assert found.message.attributes["text"] == "here"
+    assert len(found.partition_keys) <= 5
+    assert {query.partition_key for query in store.queries} <= set(find_set("hot", "wanted", 16))
+
+
+@pytest.mark.parametrize("message_id", ["\udc80", "m\ud800"])
+def test_what_no_message_can_have_for_an_id_is_refused(history: History, message_id: str) -> None:
+    """A shell hands over any bytes; DynamoDB stores UTF-8."""
+    with pytest.raises(UsageError, match="not valid UTF-8"):
+        history.find("hot", message_id)
+
+
+def test_find_by_sort_key_reads_rows_and_no_partition(history: History, store: MemoryMessages) -> None:
+    """With the whole sort key it is one read a partition."""
+    fill(history, "hot", 100)
+    found = history.find("hot", "m50", FindOptions(sort_key="000050#m50"))
+    assert found.message is not None
+    assert store.queries == []
+    assert found.items_read <= 5
+    assert history.find("hot", "m51", FindOptions(sort_key="000050#m50")).message is None
+
+
+def test_find_by_attribute(lookups: FixedLookups) -> None:
+    """Where ids are an attribute, that is what is compared."""
+    store = MemoryMessages("N")
+    history = History(lookups, store, message_id_from="attribute:id")
+    for number in range(20):
+        history.put("hot", number, {"id": f"id{number}"})
+    found = history.find("hot", "id7")
+    assert found.message is not None
+    assert found.message.sort_key == Decimal(7)
+
+
+def test_find_within_bounds(history: History) -> None:
+    """``since`` and ``until`` bound what is read."""
+    fill(history, "c", 100)
+    found = history.find("c", "m50", FindOptions(since="000040", until="000060"))
+    assert found.message is not None
+    assert found.items_read <= 21
+    assert history.find("c", "m50", FindOptions(since="000060")).message is None
+    assert history.find("c", "m50", FindOptions(since="000060", until="000040")).message is None
+
+
+def test_not_found_only_when_everything_was_looked_at(lookups: FixedLookups) -> None:
+    """With a partition out of reach "not found" would be a guess; found elsewhere is found."""
+    store = failing(find_set("hot", "m1", 16)[0], ThrottledError("throttled"))
+    history = History(lookups, store)
+    with pytest.raises(HistoryUnavailableError, match="may be where it could not be looked for"):
+        history.find("hot", "m1")
+    lookups.write_n["hot"] = 1
+    history.put("hot", "t#m1", {})
+    assert history.find("hot", "m1").message is not None
+
+
+def test_find_has_a_deadline(lookups: FixedLookups) -> None:
+    """A search that takes too long says where it did not get to."""
+    released = threading.Event()
+
+    def hang(request: PartitionQuery) -> None:
+        released.wait(30)
+
+    history = History(lookups, MemoryMessages(before_query=hang))
+    try:
+        with pytest.raises(HistoryUnavailableError, match="could not be looked for: c"):
+            history.find("c", "m1", FindOptions(timeout=0.05))
+    finally:
+        released.set()

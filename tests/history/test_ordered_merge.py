@@ -1,0 +1,81 @@
+"""The merge: what is certain, who holds it up, and what is one message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from saltctl.history.cursor import BASE, Position
+from saltctl.history.ordered_merge import Merge, Row
+
+
+def row(key: str, salt: int, text: str = "") -> Row:
+    """A row on a salt."""
+    return Row(key, salt, {"p": {"S": f"c#{salt}"}, "s": {"S": key}, "text": {"S": text or f"{key} on {salt}"}})
+
+
+def merge_of(*salts: int, **options: Any) -> Merge:
+    """A merge over these partitions, newest first unless told otherwise."""
+    chosen: dict[str, Any] = {"descending": True, "partition_attribute": "p"} | options
+    return Merge(salts, **chosen)
+
+
+def test_nothing_is_certain_before_every_partition_has_answered() -> None:
+    """The one that has not may precede all the others."""
+    merge = merge_of(0, 1)
+    merge.add(0, [row("9", 0), row("8", 0)], "8")
+    assert (merge.certain(), merge.lagging(1)) == (0, {1: 0})
+    merge.add(1, [], None)
+    assert merge.certain() == 2
+
+
+def test_rows_are_certain_up_to_where_every_unfinished_partition_was_read() -> None:
+    """Beyond it, only what no unfinished partition can precede; finished ones hold nothing up."""
+    merge = merge_of(0, 1, 2)
+    merge.add(0, [row("9", 0), row("5", 0)], "5")
+    merge.add(1, [row("8", 1), row("7", 1)], "7")
+    merge.add(2, [row("6", 2)], None)
+    assert [found.sort_key for found in merge.rows()] == ["9", "8", "7", "6", "5"]
+    assert merge.certain() == 3
+    assert merge.lagging(3) == {}
+    assert merge.lagging(4) == {1: 3}
+    merge.add(1, [], None)
+    assert merge.certain() == 5
+    assert not merge.finished
+
+
+def test_where_a_partition_was_read_to_counts_and_not_its_last_row() -> None:
+    """An answer without rows, but with a LastEvaluatedKey, moves the edge on."""
+    merge = merge_of(0, 1, descending=False)
+    merge.add(0, [row("1", 0), row("4", 0)], "4")
+    merge.add(1, [], "3")
+    assert merge.certain() == 1
+    merge.add(1, [], "4")
+    assert merge.certain() == 2
+
+
+def test_equal_rows_stand_at_their_lowest_partition_in_both_directions() -> None:
+    """So that a message has one position whichever way it is read; other rows of that sort key stay."""
+    for descending in (True, False):
+        merge = merge_of(BASE, 1, 2, descending=descending)
+        merge.add(1, [row("5", 1, "same")], None)
+        merge.add(2, [row("5", 2, "same"), row("5", 3, "other")], None)
+        merge.add(BASE, [row("5", BASE, "third")], None)
+        expected = [Position("5", BASE), Position("5", 1), Position("5", 3)]
+        assert [found.position for found in merge.rows()] == expected[:: -1 if descending else 1]
+
+
+def test_a_page_that_begins_among_equal_rows_knows_the_ones_before() -> None:
+    """The row at the cursor is read again: its copy on a higher salt is not a message of the next page."""
+    merge = merge_of(1, 3, descending=False, after=Position("5", 1))
+    merge.add(1, [row("5", 1, "same"), row("6", 1)], None)
+    merge.add(3, [row("5", 3, "same")], None)
+    assert [found.position for found in merge.rows()] == [Position("6", 1)]
+
+
+def test_a_partition_that_is_given_up_holds_nothing_up() -> None:
+    """What the others have is certain then; that it is not all is its caller's to say."""
+    merge = merge_of(0, 1)
+    merge.add(0, [row("9", 0)], None)
+    merge.give_up(1)
+    assert merge.certain() == 1
+    assert merge.finished

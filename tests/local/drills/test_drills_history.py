@@ -1,0 +1,70 @@
+"""The drills ``offline-reader`` and ``cold-server`` pass, and fail with servers that remember N."""
+
+from __future__ import annotations
+
+from saltctl.history.history import History
+from saltctl.local.drills import cold_server, offline_reader
+from saltctl.registry.registry import Lookup, Registry
+from saltctl.settings import Settings
+
+
+class Remembering:
+    """Lookups that are asked once for each conversation, as a cache for readers would do."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._known: dict[str, Lookup] = {}
+
+    def lookup(self, conversation_id: str) -> Lookup:
+        """What the first lookup said."""
+        if conversation_id not in self._known:
+            self._known[conversation_id] = self._registry.lookup(conversation_id)
+        return self._known[conversation_id]
+
+
+class Unsalted:
+    """Lookups of a server that knows only what it counted itself: nothing yet."""
+
+    def lookup(self, conversation_id: str) -> Lookup:
+        """N = 1."""
+        return Lookup(conversation_id, 1, 1, "redis")
+
+
+def _remembering(settings: Settings) -> History:
+    history = History.open(settings)
+    history.registry = Remembering(Registry.open(settings))
+    return history
+
+
+def _counting(settings: Settings) -> History:
+    history = History.open(settings)
+    history.registry = Unsalted()
+    return history
+
+
+def test_the_offline_reader_misses_nothing() -> None:
+    """From its old cursor on, through everything, and with a Redis that lost everything."""
+    steps = list(offline_reader.run())
+    assert [step.what for step in steps if not step.ok] == []
+    assert len(steps) == 6
+
+
+def test_an_offline_reader_that_remembers_n_fails_the_drill() -> None:
+    """A drill that cannot fail shows nothing."""
+    failed = [step.what for step in offline_reader.run(open_history=_remembering) if not step.ok]
+    assert "the reader returns with the cursor that it had" in failed
+    assert "and pages through all of it, newest first" in failed
+
+
+def test_a_cold_server_routes_at_once() -> None:
+    """With Redis well, down, empty, and rebuilt."""
+    steps = list(cold_server.run())
+    assert [step.what for step in steps if not step.ok] == []
+    assert len(steps) == 5
+
+
+def test_a_cold_server_that_counts_for_itself_fails_the_drill() -> None:
+    """Its writes go to the base partition, and its reads miss the salts."""
+    failed = [step for step in cold_server.run(open_history=_counting) if not step.ok]
+    assert len(failed) == 4
+    assert all(" 0 misrouted" not in step.detail for step in failed)

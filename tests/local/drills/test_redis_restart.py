@@ -1,0 +1,45 @@
+"""The drill ``redis-restart`` passes, and fails where the fence is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from saltctl.local.drills import redis_restart
+from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.redis.registry import RedisRegistry
+
+
+class Unfenced(RedisRegistry):
+    """A registry that believes whatever Redis answers, as a client with a plain HGET would."""
+
+    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+        """What Redis holds, verified or not."""
+        held = self.raw(conversation_ids)
+        return [held[conversation_id] for conversation_id in conversation_ids]
+
+
+def _open_unfenced(settings: Settings) -> Registry:
+    backup = DynamoBackup(settings)
+    _ = backup.client
+    return Registry.over(settings, Unfenced(settings), backup)
+
+
+def test_the_drill_passes() -> None:
+    """Killed and returned in three ways, no lookup is wrong and no acknowledged message is missing."""
+    steps = list(redis_restart.run())
+    assert [step.what for step in steps if not step.ok] == []
+    assert sum("killed with SIGKILL" in step.what for step in steps) == 3
+    assert sum("verified" in step.what for step in steps) == 3
+
+
+def test_the_drill_fails_without_the_fence() -> None:
+    """With a client that believes an unverified Redis, messages go missing and the drill says which."""
+    steps = list(redis_restart.run(open_registry=_open_unfenced))
+    failed = [step for step in steps if not step.ok]
+    assert failed, "a drill that cannot fail shows nothing"
+    lost = [step for step in failed if "AOF directory lost" in step.what]
+    assert lost
+    assert "acknowledged was" in lost[0].detail
+    assert any("messages, such as" in step.detail for step in failed)

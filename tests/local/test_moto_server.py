@@ -1,0 +1,78 @@
+"""moto's server answers queries of one partition as moto does, without a look at the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from saltctl.local.moto_server import of_one_partition
+
+
+class Untouchable(dict[Any, Any]):
+    """A partition that nobody may read."""
+
+    def values(self) -> Any:
+        """What moto would sort."""
+        raise AssertionError("another partition was read")
+
+
+def make_table(*, index: bool = False) -> Any:
+    """Three partitions of four rows in moto's own table."""
+    from moto.dynamodb.models.table import Table
+
+    schema = [{"AttributeName": "hash", "KeyType": "HASH"}, {"AttributeName": "range", "KeyType": "RANGE"}]
+    by_owner = {
+        "IndexName": "by-owner",
+        "KeySchema": [{"AttributeName": "owner", "KeyType": "HASH"}],
+        "Projection": {"ProjectionType": "ALL"},
+    }
+    table_type: Any = Table
+    table = table_type(
+        "messages",
+        account_id="123456789012",
+        region="us-east-1",
+        schema=schema,
+        attr=[{"AttributeName": name, "AttributeType": "S"} for name in ("hash", "range", "owner")],
+        global_indexes=[by_owner] if index else [],
+    )
+    for number in range(12):
+        row = {"hash": f"p{number % 3}", "range": f"r{number:02d}", "owner": "me" if number % 2 else "you"}
+        table.put_item({name: {"S": value} for name, value in row.items()})
+    return table
+
+
+def ask(query: Any, table: Any, key: str, **more: Any) -> list[str]:
+    """The sort keys of the rows that a query finds, the newest first."""
+    from moto.dynamodb.models.dynamo_type import DynamoType
+
+    rows, _, _ = query(table, DynamoType({"S": key}), None, [], 3, None, False, None, **more)
+    return [row.range_key.value for row in rows]
+
+
+@pytest.mark.parametrize("key", ["p0", "p1", "no such partition"])
+def test_a_partition_is_answered_as_before(key: str) -> None:
+    """Rows, order and limit are moto's."""
+    table = make_table()
+    assert ask(of_one_partition(type(table).query), table, key) == ask(type(table).query, table, key)
+
+
+def test_no_other_partition_is_read() -> None:
+    """That is the point: moto sorts the whole table for each query."""
+    table = make_table()
+    for key, rows in list(table.items.items()):
+        if key.value != "p1":
+            table.items[key] = Untouchable(rows)
+    with pytest.raises(AssertionError, match="another partition"):
+        ask(type(table).query, table, "p1")
+    assert ask(of_one_partition(type(table).query), table, "p1") == ["r10", "r07", "r04"]
+
+
+def test_an_index_is_answered_from_every_partition() -> None:
+    """Rows of one index key are in many partitions of the table."""
+    from moto.dynamodb.models.dynamo_type import DynamoType
+
+    table = make_table(index=True)
+    mine = [("owner", DynamoType({"S": "me"}))]
+    found = ask(of_one_partition(type(table).query), table, "me", index_name="by-owner", hash_key_conditions=mine)
+    assert found == ["r11", "r09", "r07"]

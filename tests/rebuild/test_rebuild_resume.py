@@ -1,0 +1,360 @@
+"""A rebuild that ended before its time, and the one that goes on from its checkpoint, or that rightly does not."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saltctl.errors import CheckpointRefusedError, RebuildBrokenError, RedisUnavailableError
+from saltctl.local.environment import LocalRedis
+from saltctl.rebuild.checkpoint import Checkpoint, CheckpointFile
+from saltctl.rebuild.events import BeganAnew, Event, Progress, RebuildReport, Resumed, Unsaved
+from saltctl.rebuild.lease import LEASE_EXPIRY
+from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
+from saltctl.rebuild.resuming import Resume
+from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.contracts import Raise
+from saltctl.stores.redis.registry import RedisRegistry, new_token
+from tests.rebuild.killed_rebuild import WARM, rebuild_until
+from tests.rebuild.test_rebuild_faults import ENTRIES, At, WatchedRegistry, put
+from tests.stores.conftest import plain_client
+
+ROUNDS = 50
+POINTS = 16
+"""Points of a whole rebuild of ENTRIES in pages of five, about; a rebuild that is killed later is not killed."""
+
+
+@pytest.fixture
+def admin(redis_server: LocalRedis) -> Iterator[Any]:
+    """A plain client of the test's Redis, for what people do to a server by hand."""
+    client = plain_client(redis_server)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def filled(backup: DynamoBackup) -> DynamoBackup:
+    """A backup that holds ENTRIES, every raise completed."""
+    put(
+        backup,
+        *({"conversation_id": {"S": i}, "max_n": {"N": str(n)}, "write_n": {"N": str(n)}} for i, n in ENTRIES.items()),
+    )
+    return backup
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> CheckpointFile:
+    """Where the checkpoint is kept."""
+    return CheckpointFile(tmp_path / "state" / "rebuild.json")
+
+
+Opener = Callable[..., Rebuild]
+
+
+@pytest.fixture
+def job(settings: Settings, filled: DynamoBackup, file: CheckpointFile) -> Iterator[Opener]:
+    """Makes a rebuild that was not started, with a checkpoint after every page of five."""
+    stores: list[RedisRegistry] = []
+
+    def make(at: At = lambda point: None, *, now: Callable[[], float] = time.time, **options: Any) -> Rebuild:
+        checkpoints = options.pop("checkpoints", file)
+        stores.append(WatchedRegistry(options.pop("settings", settings), at))
+        wanted = {"segments": 1, "page_limit": 5, "batch": 1, "checkpoint_every": 0.0} | options
+        return Rebuild(
+            stores[-1],
+            filled,
+            filled,
+            RebuildOptions(**wanted),
+            layout=settings.layout,
+            key_prefix=settings.key_prefix,
+            token=new_token(),
+            checkpoints=checkpoints,
+            now=now,
+        )
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+def interrupt(rebuild: Rebuild, pages: int = 2) -> None:
+    """Let it come so far, and end it as SIGTERM does."""
+    running = rebuild.run()
+    seen = 0
+    for event in running:
+        seen += isinstance(event, Progress)
+        if seen == pages:
+            break
+    running.close()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def interrupted(job: Opener, file: CheckpointFile, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
+    """The checkpoint of a rebuild that was interrupted half-way."""
+    monkeypatch.setattr("saltctl.rebuild.rebuild.PROGRESS_EVERY", 0.0)
+    interrupt(job())
+    found = file.load()
+    assert found is not None
+    assert 0 < found.entries < len(ENTRIES)
+    return found
+
+
+def finish(rebuild: Rebuild) -> tuple[RebuildReport, list[Event]]:
+    """Run it to its end."""
+    *events, report = rebuild.run()
+    assert isinstance(report, RebuildReport)
+    return report, events
+
+
+def held(store: RedisRegistry, wanted: dict[str, int]) -> dict[str, int | None]:
+    """What lookups in Redis say."""
+    return dict(zip(wanted, store.lookup(store.primaries()[0], list(wanted)), strict=True))
+
+
+# Killed, and taken up again.
+
+
+@pytest.mark.timeout(400)
+def test_killed_at_random_and_taken_up_again(
+    filled: DynamoBackup,
+    settings: Settings,
+    store: RedisRegistry,
+    registry: Registry,
+    admin: Any,
+    job: Opener,
+    file: CheckpointFile,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SIGKILL, fifty times: never a fence too early; what goes on from there ends with the truth, raises included."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201  pytest shows it where this fails
+    chosen = random.Random(seed)
+    monkeypatch.setenv(WARM, "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([rebuild_until.__module__])
+    wanted = dict(ENTRIES)
+    now, resumed, killed = time.time(), 0, 0
+    for number in range(ROUNDS):
+        # Anywhere, and evenly: each round has a fiftieth of the way to itself, so that chance leaves no stretch out.
+        at = 1 + int((number + chosen.random()) * (POINTS - 1) / ROUNDS)
+        child = context.Process(target=rebuild_until, args=(settings, file.path, at, now))
+        child.start()
+        child.join(60)
+        killed += child.exitcode == -9
+        assert child.exitcode in (0, -9)
+        if set(store.verified().values()) == {True}:
+            # Only after its last act, and then with everything in it.
+            assert held(store, wanted) == wanted
+        # A raise that nobody's scan will see: its conversation may be on a page that was read already.
+        conversation_id = chosen.choice(list(ENTRIES))
+        wanted[conversation_id] = max(wanted[conversation_id] * 2, 2) if number % 10 == 0 else wanted[conversation_id]
+        registry.raise_to(conversation_id, wanted[conversation_id])
+        now += 2 * LEASE_EXPIRY
+        report, events = finish(job(now=lambda: now))  # noqa: B023  used at once
+        resumed += any(isinstance(event, Resumed) for event in events)
+        assert report.verified
+        assert (report.entries, report.skipped) == (len(ENTRIES), 0)
+        assert held(store, wanted) == wanted
+        assert file.load() is None
+        admin.execute_command("FLUSHALL")
+        admin.execute_command("SCRIPT", "FLUSH")
+        now += 2 * LEASE_EXPIRY
+    print(f"{killed} were killed, {resumed} went on from a checkpoint")  # noqa: T201  as above
+    assert killed >= ROUNDS // 2
+    assert resumed >= ROUNDS // 10
+
+
+@pytest.mark.timeout(400)
+def test_redis_killed_at_random_and_started_empty(
+    filled: DynamoBackup,
+    store: RedisRegistry,
+    redis_server: LocalRedis,
+    job: Opener,
+    file: CheckpointFile,
+) -> None:
+    """Fifty times: whatever the rebuild that it befell believes, and the next one takes up, nothing goes missing."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201  pytest shows it where this fails
+    chosen = random.Random(seed)
+    anew = 0
+    for _ in range(ROUNDS):
+        at, passed = chosen.randrange(1, POINTS), count(1)
+
+        def strike(point: str, at: int = at, passed: Iterator[int] = passed) -> None:
+            if next(passed) == at:
+                redis_server.kill()
+                redis_server.lose_aof()
+                redis_server.start()
+
+        try:
+            for event in job(strike).run():
+                strike(type(event).__name__)
+        except (RedisUnavailableError, RebuildBrokenError):
+            assert set(store.verified().values()) == {False}
+        else:
+            assert set(store.verified().values()) == {at >= next(passed)}
+        left = file.load() is not None
+        report, events = finish(job())
+        assert not any(isinstance(event, Resumed) for event in events)
+        assert any(isinstance(event, BeganAnew) for event in events) is left
+        anew += left
+        assert report.verified
+        assert held(store, ENTRIES) == ENTRIES
+    assert anew >= ROUNDS // 10
+
+
+def test_only_what_is_left_is_read(interrupted: Checkpoint, job: Opener, filled: DynamoBackup) -> None:
+    """The report counts the whole rebuild; raises that were half done before it broke are completed at its end."""
+    report, events = finish(job())
+    assert [event for event in events if isinstance(event, Resumed)] == [
+        Resumed(interrupted.written, interrupted.entries)
+    ]
+    progress = [event.entries for event in events if isinstance(event, Progress)]
+    assert min(progress) > interrupted.entries
+    assert (report.resumed, report.entries) == (True, len(ENTRIES))
+    # What was on its way to Redis at the end is found there already.
+    assert report.raised + 5 >= len(ENTRIES)
+
+
+def test_half_done_raises_survive_the_break(backup: DynamoBackup, job: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are on the checkpoint: their page will not be read again."""
+    monkeypatch.setattr("saltctl.rebuild.rebuild.PROGRESS_EVERY", 0.0)
+    for conversation_id, n in ENTRIES.items():
+        backup.raise_max_n(conversation_id, Raise(2 * n, "2024-05-01T12:00:00Z", "somebody", ""))
+    interrupt(job(), pages=3)
+    report, _ = finish(job())
+    assert report.resumed
+    assert report.committed == len(ENTRIES)
+    assert all(entry.write_n == entry.max_n for entry in backup.get_many(list(ENTRIES)).values())
+
+
+# A checkpoint that does not hold.
+
+
+@pytest.mark.parametrize(
+    ("happens", "why"),
+    [
+        ("restart", "was restarted since"),
+        ("flush", "the token is gone"),
+        ("bucket", "the token is gone"),
+        ("rename", "changed its replication id"),
+        ("another rebuild", "the token is gone"),
+        ("segments", "it has 1 segments"),
+        ("table", "another backup table"),
+        ("damage", "damaged"),
+    ],
+)
+def test_a_checkpoint_that_does_not_hold_is_refused_with_the_reason(
+    interrupted: Checkpoint,
+    happens: str,
+    why: str,
+    file: CheckpointFile,
+    job: Opener,
+    store: RedisRegistry,
+    redis_server: LocalRedis,
+    admin: Any,
+) -> None:
+    """--resume fails and says why; otherwise it says why and begins anew, and ends with the truth."""
+    options: dict[str, Any] = {}
+    match happens:
+        case "restart":
+            redis_server.kill()
+            redis_server.start()
+        case "flush":
+            admin.execute_command("FLUSHALL")
+        case "bucket":
+            admin.delete(store._key("conv_00"))
+        case "rename":
+            admin.execute_command("REPLICAOF", "127.0.0.1", "1")
+            admin.execute_command("REPLICAOF", "NO", "ONE")
+        case "another rebuild":
+            finish(job(checkpoints=None))
+        case "segments":
+            options = {"segments": 2}
+        case "table":
+            file.save(replace(interrupted, bound=replace(interrupted.bound, table="arn other")))
+        case "damage":
+            file.path.write_bytes(file.path.read_bytes()[:-9])
+    before = store.verified()
+    with pytest.raises(CheckpointRefusedError, match=why) as refused:
+        finish(job(resume=Resume.ALWAYS, **options))
+    assert "--restart" in refused.value.hint
+    assert store.verified() == before
+    report, events = finish(job(**options))
+    (anew,) = [event for event in events if isinstance(event, BeganAnew)]
+    assert why in anew.why
+    assert not report.resumed
+    assert held(store, ENTRIES) == ENTRIES
+    assert file.load() is None
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(job: Opener, store: RedisRegistry) -> None:
+    """--resume says so, and touches nothing."""
+    with pytest.raises(CheckpointRefusedError, match="there is no checkpoint"):
+        finish(job(resume=Resume.ALWAYS))
+    assert set(store.verified().values()) == {False}
+
+
+def test_restart_begins_anew(interrupted: Checkpoint, job: Opener, file: CheckpointFile) -> None:
+    """Whatever the checkpoint says."""
+    report, events = finish(job(resume=Resume.NEVER))
+    assert not [event for event in events if isinstance(event, Resumed | BeganAnew)]
+    assert not report.resumed
+    assert file.load() is None
+
+
+def test_a_dry_run_never_touches_a_checkpoint(interrupted: Checkpoint, job: Opener, file: CheckpointFile) -> None:
+    """It neither goes on from it, nor removes it, nor writes one."""
+    before = file.path.read_bytes()
+    report, _ = finish(job(dry_run=True))
+    assert (report.entries, report.resumed) == (len(ENTRIES), False)
+    assert file.path.read_bytes() == before
+
+
+def test_two_machines_at_once(
+    job: Opener, store: RedisRegistry, file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is silent so long that another one takes over and verifies: the first one fails, with its checkpoint."""
+    monkeypatch.setattr("saltctl.rebuild.rebuild.PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr("saltctl.rebuild.lease.LEASE_BEAT", 1e9)
+    first = job().run()
+    while not isinstance(next(first), Progress):
+        pass
+    later = time.time() + 2 * LEASE_EXPIRY
+    other = CheckpointFile(tmp_path / "elsewhere" / "rebuild.json")
+    finish(job(checkpoints=other, now=lambda: later))
+    with pytest.raises(RebuildBrokenError, match="token"):
+        list(first)
+    assert file.load() is None
+    assert held(store, ENTRIES) == ENTRIES
+    assert set(store.verified().values()) == {True}
+
+
+# A checkpoint that cannot be written.
+
+
+class FullDisk(CheckpointFile):
+    """A checkpoint file on a disk that has no room."""
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """There is no room."""
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_does_not_end_a_rebuild(job: Opener, store: RedisRegistry, file: CheckpointFile) -> None:
+    """It says so once, and goes on to its end."""
+    report, events = finish(job(checkpoints=FullDisk(file.path)))
+    assert [event for event in events if isinstance(event, Unsaved)] == [Unsaved("No space left on device")]
+    assert report.verified
+    assert held(store, ENTRIES) == ENTRIES

@@ -1,0 +1,410 @@
+"""The comparison of Redis with the backup: what counts as drift, what does not, and what a repair does."""
+
+from __future__ import annotations
+
+from binascii import crc32
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import pytest
+
+import saltctl.registry.compare as verify_module
+from saltctl.errors import ComparisonBrokenError, ConfigurationError, DamagedEntryError, ThrottledError, UsageError
+from saltctl.rebuild.events import Damaged
+from saltctl.registry.compare import KEYED_ABOVE, MAX_NAMED, Verify, VerifyOptions, result_of
+from saltctl.registry.compare_events import Drift, Sample, VerifyReport
+from saltctl.registry.registry import Registry
+from saltctl.salting import bucket_of
+from saltctl.stores.contracts import BackupEntry, BackupPage, DamagedEntry
+from tests.support.memory import MemoryBackup, MemoryRegistry
+
+BUCKETS = 16
+LAYOUT = "v1:16"
+
+
+class Buckets:
+    """What ``BucketReader`` tells of a MemoryRegistry; ``at`` is called before each of its answers."""
+
+    def __init__(self, registry: MemoryRegistry) -> None:
+        (self._held,) = registry.held.values()
+        self.replication_id = "a"
+        self.at: Callable[[str], None] = lambda what: None
+        self.asked: list[str] = []
+
+    def identity(self) -> Mapping[str, str]:
+        """Who the primary is."""
+        return {"redis-0:6379": self.replication_id}
+
+    def held(self, conversation_ids: Sequence[str]) -> Sequence[int | None]:
+        """What Redis holds."""
+        self.at("held")
+        self.asked += conversation_ids
+        return [self._held.get(i) for i in conversation_ids]
+
+    def sizes(self, buckets: Sequence[int]) -> Sequence[int]:
+        """How many entries buckets have."""
+        self.at("sizes")
+        return [sum(_bucket(i) == bucket for i in self._held) for bucket in buckets]
+
+    def entries(self, buckets: Sequence[int]) -> Iterator[tuple[str, int]]:
+        """The entries of buckets."""
+        self.at("entries")
+        yield from [(i, n) for i, n in self._held.items() if _bucket(i) in buckets]
+
+
+def _bucket(conversation_id: str) -> int:
+    return crc32(conversation_id.encode("utf-8", "surrogateescape")) % BUCKETS
+
+
+class World:
+    """Both sides in memory, a clock that sleeping moves on, and a comparison of them."""
+
+    def __init__(self) -> None:
+        self.backup = MemoryBackup()
+        self.store = MemoryRegistry()
+        (self.redis,) = self.store.held.values()
+        self.reader = Buckets(self.store)
+        self.registry = Registry(self.store, self.backup, layout=LAYOUT, key_prefix="salt", cap=256)
+        self.now = 0.0
+        self.at_sleep: Callable[[], None] = lambda: None
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass, and others do what they do."""
+        self.now += seconds
+        self.at_sleep()
+
+    def put(self, conversation_id: str, n: int, write_n: int | None = None) -> None:
+        """An item of the backup."""
+        self.backup.items[conversation_id] = BackupEntry(conversation_id, n, n if write_n is None else write_n)
+
+    def verify(self, *, repair: bool = False, **options: Any) -> Verify:
+        """A comparison that was not started."""
+        return Verify(
+            self.reader,
+            self.store,
+            self.backup,
+            VerifyOptions(**options),
+            layout=LAYOUT,
+            key_prefix="salt",
+            buckets=BUCKETS,
+            registry=self.registry if repair else None,
+            clock=lambda: self.now,
+            sleep=self.sleep,
+        )
+
+    def report(self, **options: Any) -> VerifyReport:
+        """The report of a comparison."""
+        return result_of(self.verify(**options).run())
+
+
+@pytest.fixture
+def world() -> World:
+    """Twenty conversations that both sides agree on."""
+    made = World()
+    for number in range(20):
+        made.put(f"conv_{number}", 4)
+        made.redis[f"conv_{number}"] = 4
+    return made
+
+
+def kinds(report: VerifyReport) -> dict[str, str]:
+    """The kind of each drift, by conversation."""
+    return {drift.conversation_id: drift.kind for drift in report.drift}
+
+
+def test_sides_that_agree(world: World) -> None:
+    """Nothing is found, nobody waits, and the backup is asked for no single entry."""
+    report = world.report()
+    assert (report.checked, report.in_sync, report.left, report.drift) == (20, 20, 0, [])
+    assert report.verified
+    assert world.now == 0
+    assert "get_many" not in world.backup.faults.calls
+
+
+def test_every_kind_of_drift(world: World) -> None:
+    """Each kind is told apart, counted, and named with what both sides hold."""
+    world.redis["conv_0"] = 2
+    del world.redis["conv_1"]
+    world.redis["conv_2"] = 8
+    world.redis["stranger"] = 16
+    world.put("conv_3", 4, write_n=2)
+    report = world.report()
+    assert kinds(report) == {
+        "conv_0": "behind",
+        "conv_1": "missing",
+        "conv_2": "unbacked",
+        "stranger": "unbacked",
+        "conv_3": "uncommitted",
+    }
+    assert (report.behind, report.missing, report.unbacked, report.uncommitted) == (1, 1, 2, 1)
+    assert (report.checked, report.in_sync, report.left) == (21, 16, 5)
+    found = {drift.conversation_id: (drift.redis_n, drift.backup_n) for drift in report.drift}
+    assert found["conv_0"] == (2, 4)
+    assert found["conv_1"] == (None, 4)
+    assert found["conv_2"] == (8, 4)
+    assert found["stranger"] == (16, None)
+
+
+def test_what_is_unsalted_needs_no_entry(world: World) -> None:
+    """An N of 1 and no entry at all mean the same to every reader, on either side."""
+    world.put("told", 1)
+    world.redis["held"] = 1
+    assert world.report().drift == []
+
+
+def test_nonsense_in_redis(world: World) -> None:
+    """A value that is no number is behind whatever the backup has, and unbacked without."""
+    world.redis["conv_0"] = 0
+    world.redis["stranger"] = 0
+    report = world.report(repair=True)
+    assert kinds(report) == {"conv_0": "behind", "stranger": "unbacked"}
+    assert world.redis["conv_0"] == 4
+    (left,) = [drift for drift in report.drift if not drift.repaired]
+    assert left.conversation_id == "stranger"
+    assert left.problem is not None
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_raise_that_finishes_meanwhile_is_no_drift(world: World, steps: int) -> None:
+    """Whatever step a raise is in at the first look: it is done at the second, and nothing is reported."""
+
+    def raise_up_to(step: int) -> None:
+        if step >= 1:
+            world.backup.items["conv_0"] = replace(world.backup.items["conv_0"], max_n=8)
+        if step >= 2:
+            world.redis["conv_0"] = 8
+        if step >= 3:
+            world.backup.items["conv_0"] = replace(world.backup.items["conv_0"], write_n=8)
+
+    raise_up_to(steps - 1)
+    world.at_sleep = lambda: raise_up_to(3)
+    assert world.report().drift == []
+
+
+def test_a_raise_between_the_scan_and_the_look_is_no_drift(world: World) -> None:
+    """Redis above what the scan saw is compared with the backup as it is then."""
+
+    def a_raise(what: str) -> None:
+        world.reader.at = lambda what: None
+        world.registry.raise_to("conv_0", 8)
+        world.registry.raise_to("new", 2)
+
+    world.reader.at = a_raise
+    report = world.report()
+    assert report.drift == []
+    assert report.in_sync == report.checked
+
+
+def test_raises_one_after_another_are_no_drift(world: World) -> None:
+    """A conversation that is always in the middle of some raise is not left half-done."""
+    targets = iter([8, 16, 32, 64])
+
+    def half_a_raise() -> None:
+        entry = world.backup.items["conv_0"]
+        world.redis["conv_0"] = entry.max_n
+        world.backup.items["conv_0"] = replace(entry, write_n=entry.max_n, max_n=next(targets))
+
+    half_a_raise()
+    world.at_sleep = half_a_raise
+    assert world.report().drift == []
+
+
+def test_a_raise_that_stays_half_done_is_drift(world: World) -> None:
+    """What is no further after the grace was left half-way."""
+    world.put("conv_0", 8, write_n=4)
+    assert kinds(world.report()) == {"conv_0": "behind"}
+    world.redis["conv_0"] = 8
+    assert kinds(world.report()) == {"conv_0": "uncommitted"}
+
+
+def test_repair_brings_both_sides_to_the_larger_n(world: World) -> None:
+    """Every kind is repaired upwards, committed, and a second comparison finds nothing."""
+    world.redis["conv_0"] = 2
+    del world.redis["conv_1"]
+    world.redis["conv_2"] = 8
+    world.redis["stranger"] = 16
+    world.put("conv_3", 4, write_n=2)
+    report = world.report(repair=True)
+    assert (report.repaired, report.left) == (5, 0)
+    assert [world.redis[f"conv_{i}"] for i in range(4)] == [4, 4, 8, 4]
+    assert [(e.max_n, e.write_n) for e in (world.backup.items[i] for i in ("conv_2", "stranger", "conv_3"))] == [
+        (8, 8),
+        (16, 16),
+        (4, 4),
+    ]
+    assert "verify --repair" in world.backup.items["stranger"].raises[-1].reason
+    assert world.report().drift == []
+
+
+def test_repair_rounds_an_odd_n_up(world: World) -> None:
+    """Redis holds 5 that nobody backed: 8 covers it, and lowering it would hide messages."""
+    world.redis["conv_0"] = 5
+    world.report(repair=True)
+    assert (world.redis["conv_0"], world.backup.items["conv_0"].max_n) == (8, 8)
+
+
+def test_repair_takes_any_n_of_the_backup(world: World) -> None:
+    """An N that is no power of two, or above the cap, is served all the same, and so it is merged as it is."""
+    world.put("odd", 5)
+    world.put("large", 512)
+    assert world.report(repair=True).left == 0
+    assert (world.redis["odd"], world.redis["large"]) == (5, 512)
+
+
+@pytest.mark.parametrize(("conversation_id", "n"), [("stranger", 512), ("a#3", 4), ("odd\udcff", 4)])
+def test_what_cannot_be_repaired_is_left_with_its_reason(world: World, conversation_id: str, n: int) -> None:
+    """Above the cap, or no conversation's id: reported, not touched, and the rest is repaired."""
+    world.redis[conversation_id] = n
+    world.redis["conv_2"] = 8
+    report = world.report(repair=True)
+    assert (report.unbacked, report.repaired, report.left) == (2, 1, 1)
+    (left,) = [drift for drift in report.drift if not drift.repaired]
+    assert left.problem
+    assert world.redis[conversation_id] == n
+    assert conversation_id not in world.backup.items
+
+
+def test_damaged_items_are_counted_and_are_no_drift(world: World) -> None:
+    """A damaged item cannot be compared; that Redis has the conversation is not held against it."""
+    world.redis["broken"] = 4
+    world.redis["conv_2"] = 8
+    normal = world.backup
+
+    class Damaging(MemoryBackup):
+        def scan(
+            self, segments: int, *, limit: int | None = None, only: int | None = None, **_: object
+        ) -> Iterator[BackupPage]:
+            yield from super().scan(segments, limit=limit, only=only)
+            yield BackupPage([], [DamagedEntry("broken", "it has no max_n")], 0.0, 0)
+
+        def get(self, conversation_id: str) -> BackupEntry | None:
+            if conversation_id == "broken":
+                raise DamagedEntryError("broken")
+            return super().get(conversation_id)
+
+        def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
+            return {i: e for i in conversation_ids if (e := self.get(i)) is not None}
+
+    world.backup = Damaging()
+    world.backup.items = normal.items
+    events = list(world.verify().run())
+    assert [event.entry.conversation_id for event in events if isinstance(event, Damaged)] == ["broken"]
+    report = events[-1]
+    assert isinstance(report, VerifyReport)
+    assert (kinds(report), report.damaged) == ({"conv_2": "unbacked"}, 1)
+
+
+def test_entries_lost_meanwhile_prove_nothing(world: World) -> None:
+    """FLUSHALL after entries were seen: no verdict, and not "the backup is fine"."""
+    world.reader.at = lambda what: world.redis.clear() if what == "sizes" else None
+    with pytest.raises(ComparisonBrokenError, match="lost entries"):
+        world.report()
+
+
+def test_another_primary_meanwhile_proves_nothing(world: World) -> None:
+    """A restart or a failover in the middle: what was read before it says nothing about who answers now."""
+
+    def restart(what: str) -> None:
+        world.reader.replication_id = "b"
+
+    world.reader.at = restart
+    with pytest.raises(ComparisonBrokenError, match="restarted"):
+        world.report()
+
+
+def test_a_table_of_another_layout_is_refused(world: World) -> None:
+    """With other buckets everything would seem to be missing."""
+    world.backup.layout = ("v1:64", "salt")
+    with pytest.raises(ConfigurationError):
+        world.report()
+
+
+def test_unverified_is_reported(world: World) -> None:
+    """Whether Redis answers lookups is part of the report and no drift."""
+    world.store.verified_primaries.clear()
+    report = world.report()
+    assert (report.verified, report.left) == (False, 0)
+
+
+def test_throttling_is_waited_out(world: World) -> None:
+    """Second looks and repairs outlast a throttled backup."""
+    world.redis["conv_2"] = 8
+    world.backup.faults.before["get_many"] = ThrottledError("slow down")
+    waits = count()
+
+    def relax() -> None:
+        if next(waits) == 5:
+            world.backup.faults.clear()
+
+    world.at_sleep = relax
+    assert world.report(repair=True).repaired == 1
+
+
+@pytest.mark.parametrize("parts", [1, 3, 7, BUCKETS, KEYED_ABOVE, KEYED_ABOVE + 1])
+def test_samples_cover_everything_together(world: World, parts: int) -> None:
+    """Each drift shows in one of the samples; where samples are of buckets, in exactly one."""
+    world.redis["conv_0"] = 2
+    del world.redis["conv_1"]
+    world.redis["conv_2"] = 8
+    world.redis["stranger"] = 16
+    world.put("conv_3", 4, write_n=2)
+    reports = [world.report(sample=Sample(k + 1, parts)) for k in range(parts)]
+    assert sorted(drift.conversation_id for report in reports for drift in report.drift) == [
+        "conv_0",
+        "conv_1",
+        "conv_2",
+        "conv_3",
+        "stranger",
+    ]
+    assert sum(report.checked for report in reports) == 21
+
+
+def test_a_sample_asks_redis_for_its_buckets_alone(world: World) -> None:
+    """What is not of the sample is not looked up."""
+    world.report(sample=Sample(2, 4))
+    assert world.reader.asked
+    assert {bucket_of(i, BUCKETS) % 4 for i in world.reader.asked} == {1}
+
+
+def test_a_small_sample_scans_its_part_alone(world: World) -> None:
+    """Samples of many parts read one part of the table, and cost accordingly."""
+    reports = [world.report(sample=Sample(k + 1, 100)) for k in range(100)]
+    assert sum(report.consumed_rcu for report in reports) == 20 + 20  # the items, and a look-up for each entry of Redis
+
+
+@pytest.mark.parametrize(("part", "parts"), [(0, 4), (5, 4), (1, 0), (1, 1_000_001)])
+def test_impossible_samples(part: int, parts: int) -> None:
+    """A sample that is no part of the whole is refused."""
+    with pytest.raises(UsageError):
+        Sample(part, parts)
+
+
+def test_much_drift_is_counted_whole_and_named_in_part(world: World) -> None:
+    """A Redis that is empty: every entry is counted, the first are named, each is an event."""
+    for number in range(MAX_NAMED + 500):
+        world.put(f"more_{number}", 2)
+    events = list(world.verify(page_limit=100).run())
+    report = events[-1]
+    assert isinstance(report, VerifyReport)
+    assert (report.missing, len(report.drift)) == (MAX_NAMED + 500, MAX_NAMED)
+    assert sum(isinstance(event, Drift) for event in events) == MAX_NAMED + 500
+
+
+def test_suspects_that_wait_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more suspects than are kept, the scan waits for their second look: memory does not grow with drift."""
+    monkeypatch.setattr(verify_module, "_SUSPECTS", 100)
+    monkeypatch.setattr(verify_module, "ENTRIES_AT_ONCE", 50)
+    for number in range(1000):
+        world.put(f"more_{number}", 2)
+    verify = world.verify(page_limit=50)
+    most = 0
+
+    def look(what: str) -> None:
+        nonlocal most
+        most = max(most, len(verify._run.suspects))
+
+    world.reader.at = look
+    assert result_of(verify.run()).missing == 1000
+    assert 100 <= most <= 150

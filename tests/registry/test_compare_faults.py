@@ -1,0 +1,335 @@
+"""Whatever breaks or goes on during a comparison: no false drift, and never "all is well" when it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saltctl.errors import ComparisonBrokenError, RedisUnavailableError
+from saltctl.local.environment import LocalRedis
+from saltctl.registry.compare import Verify, VerifyOptions, result_of
+from saltctl.registry.compare_events import VerifyReport
+from saltctl.registry.registry import Registry
+from saltctl.salting import bucket_of
+from saltctl.settings import Settings
+from saltctl.stores.aws import client as aws
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.redis.buckets import BucketReader
+from saltctl.stores.redis.registry import RedisRegistry
+from tests.cli.conftest import variables_of
+from tests.stores.conftest import plain_client
+from tests.support import Rebuilder
+from tests.support.stubs import Answer, AwsStub, refusal
+
+ENTRIES = {f"conv_{number:02}": 2 << number % 5 for number in range(30)}
+At = Callable[[str], None]
+
+
+@pytest.fixture
+def admin(redis_server: LocalRedis) -> Iterator[Any]:
+    """A plain client of the test's Redis, for what people do to a server by hand."""
+    client = plain_client(redis_server)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def aws_stub(settings: Settings) -> Iterator[AwsStub]:
+    """An HTTP server in front of moto that answers otherwise where it is told to."""
+    assert settings.aws_endpoint_url is not None
+    with AwsStub(settings.aws_endpoint_url) as stub:
+        yield stub
+
+
+@pytest.fixture
+def filled(registry: Registry, rebuild: Rebuilder) -> Registry:
+    """A verified registry that holds ENTRIES, as its backup does."""
+    for conversation_id, n in ENTRIES.items():
+        registry.raise_to(conversation_id, n)
+    rebuild()
+    return registry
+
+
+class WatchedReader(BucketReader):
+    """A reader that calls ``at`` before each thing that it asks Redis for."""
+
+    def __init__(self, settings: Settings, at: At) -> None:
+        super().__init__(settings)
+        self._at = at
+
+    def identity(self) -> dict[str, str]:
+        """Who the primary is."""
+        self._at("identity")
+        return super().identity()
+
+    def held(self, conversation_ids: Sequence[str]) -> list[int | None]:
+        """What Redis holds."""
+        self._at("held")
+        return super().held(conversation_ids)
+
+    def sizes(self, buckets: Sequence[int]) -> list[int]:
+        """How many entries buckets have."""
+        self._at("sizes")
+        return super().sizes(buckets)
+
+
+Opener = Callable[..., Verify]
+
+
+@pytest.fixture
+def comparison(settings: Settings, store: RedisRegistry, backup: DynamoBackup, registry: Registry) -> Iterator[Opener]:
+    """Makes a comparison that was not started: small pages, and little patience with what looks like drift."""
+    readers: list[BucketReader] = []
+
+    def make(
+        at: At = lambda what: None, *, repair: bool = False, of: DynamoBackup = backup, grace: float = 0.5
+    ) -> Verify:
+        readers.append(WatchedReader(settings, at))
+        options = VerifyOptions(segments=2, page_limit=7, grace=grace)
+        return Verify.over(settings, readers[-1], store, of, options, registry if repair else None)
+
+    yield make
+    for reader in readers:
+        reader.close()
+
+
+def all_is_well(report: VerifyReport) -> bool:
+    """What nobody may claim of a Redis that lost something."""
+    return report.verified and report.left == 0
+
+
+@pytest.mark.parametrize("harm", ["killed, back empty", "killed, back with its AOF", "flushed", "a bucket deleted"])
+def test_redis_loses_at_any_point(
+    harm: str,
+    filled: Registry,
+    redis_server: LocalRedis,
+    settings: Settings,
+    admin: Any,
+    comparison: Opener,
+    rebuild: Rebuilder,
+) -> None:
+    """Before each question to Redis in turn: an error, or a report that does not say that all is well."""
+
+    def strike() -> None:
+        if harm == "flushed":
+            admin.flushall()
+        elif harm == "a bucket deleted":
+            admin.delete(f"salt:r:{bucket_of('conv_00', settings.buckets)}")
+        else:
+            redis_server.kill()
+            if harm == "killed, back empty":
+                redis_server.lose_aof()
+            redis_server.start()
+
+    for number in count():
+        asked: list[str] = []
+
+        def at(what: str, number: int = number, asked: list[str] = asked) -> None:
+            if len(asked) == number:
+                strike()
+            asked.append(what)
+
+        try:
+            report = result_of(comparison(at, grace=0.01).run())
+        except (ComparisonBrokenError, RedisUnavailableError):
+            pass
+        else:
+            if number >= len(asked):
+                assert all_is_well(report)
+                break
+            assert not all_is_well(report), asked
+        assert rebuild().verified
+    assert {"identity", "held", "sizes"} <= set(asked)
+
+
+def test_redis_stays_down(filled: Registry, redis_server: LocalRedis, comparison: Opener) -> None:
+    """A Redis that is gone ends the comparison with what it is, and nothing is reported as drift."""
+
+    def kill(what: str) -> None:
+        if what == "sizes":
+            redis_server.kill()
+
+    with pytest.raises(RedisUnavailableError):
+        list(comparison(kill).run())
+
+
+def test_raises_going_on_all_the_time_are_no_drift(filled: Registry, comparison: Opener) -> None:
+    """Old and new conversations are raised from four threads meanwhile: not one is reported."""
+    done = threading.Event()
+    raised = count()
+
+    def keep_raising(worker: int) -> None:
+        names = [*list(ENTRIES)[worker::4], *(f"new_{worker}_{number}" for number in range(1000))]
+        for name in names:
+            if done.is_set():
+                return
+            for n in (64, 128):
+                filled.raise_to(name, n)
+                next(raised)
+
+    with ThreadPoolExecutor(4) as pool:
+        workers = [pool.submit(keep_raising, worker) for worker in range(4)]
+        try:
+            before = next(raised)
+            # A grace that is long beside a raise even where the machine is busy with other things.
+            report = result_of(comparison(grace=3.0).run())
+            assert report.drift == []
+            assert all_is_well(report)
+            assert next(raised) > before + 1, "no raise fell into the comparison"
+        finally:
+            done.set()
+        for worker in workers:
+            worker.result()
+
+
+def test_two_repairs_at_once(
+    filled: Registry, backup: DynamoBackup, admin: Any, settings: Settings, comparison: Opener
+) -> None:
+    """Two machines repair the same drift: both end well, nothing is lowered, and nothing is left."""
+    drift_away(admin, settings)
+    with ThreadPoolExecutor(2) as pool:
+        reports = list(pool.map(lambda _: result_of(comparison(repair=True).run()), range(2)))
+    assert [report.left for report in reports] == [0, 0]
+    assert all_is_well(result_of(comparison().run()))
+    assert_nothing_was_lowered(backup)
+
+
+def drift_away(admin: Any, settings: Settings) -> None:
+    """Every second entry of Redis is lost, and every fifth is above the backup."""
+    for number, (conversation_id, n) in enumerate(ENTRIES.items()):
+        key = f"salt:r:{bucket_of(conversation_id, settings.buckets)}"
+        if number % 2:
+            admin.hdel(key, conversation_id)
+        elif number % 5 == 0:
+            admin.hset(key, conversation_id, 2 * n)
+
+
+def assert_nothing_was_lowered(backup: DynamoBackup) -> None:
+    """The backup has at least what it had before anything drifted."""
+    held = backup.get_many(list(ENTRIES))
+    assert all(held[conversation_id].max_n >= n for conversation_id, n in ENTRIES.items())
+
+
+def test_throttling_at_every_kind_of_request(
+    filled: Registry,
+    backup: DynamoBackup,
+    admin: Any,
+    settings: Settings,
+    store: RedisRegistry,
+    aws_stub: AwsStub,
+) -> None:
+    """A table that throttles scans, reads and writes for a while slows a repair down, and does not end it."""
+    drift_away(admin, settings)
+    left = {"Scan": 4, "BatchGetItem": 3, "UpdateItem": 3}
+    lock = threading.Lock()
+
+    def rule(operation: str, request: dict[str, Any]) -> Answer | None:
+        with lock:
+            if left.get(operation, 0) == 0:
+                return None
+            left[operation] -= 1
+            return refusal("ProvisionedThroughputExceededException")
+
+    aws_stub.rule = rule
+    behind = aws_stub.settings(settings)
+    throttled = DynamoBackup(behind, client=aws.client(behind, "dynamodb", attempts=1))
+    registry = Registry.over(behind, store, throttled)
+    reader = BucketReader(settings)
+    options = VerifyOptions(segments=2, page_limit=7, grace=0.01)
+    report = result_of(Verify.over(behind, reader, store, throttled, options, registry).run())
+    reader.close()
+    assert (report.left, sum(left.values())) == (0, 0)
+    assert_nothing_was_lowered(backup)
+
+
+# As a process.
+
+
+Stalled = tuple[dict[str, str], threading.Event]
+
+
+@pytest.fixture
+def stalled(settings: Settings, filled: Registry, aws_stub: AwsStub) -> Iterator[Stalled]:
+    """The environment of a process whose scan gets no answer, and what is set once it waits for one."""
+    scanned, released = threading.Event(), threading.Event()
+
+    def rule(operation: str, request: dict[str, Any]) -> Answer | None:
+        if operation == "Scan":
+            scanned.set()
+            released.wait(30)
+        return None
+
+    aws_stub.rule = rule
+    # A short deadline: whoever is told to end waits for a request that is under way.
+    yield os.environ | variables_of(aws_stub.settings(settings)) | {"SALTCTL_AWS_TIMEOUT": "0.5"}, scanned
+    released.set()
+
+
+def start(environment: dict[str, str], *options: str) -> subprocess.Popen[str]:
+    """``saltctl verify`` as a process of its own."""
+    command = [sys.executable, "-m", "saltctl", "verify", *options]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_end_it_cleanly(signum: signal.Signals, code: int, stalled: Stalled, tmp_path: Path) -> None:
+    """It leaves at once with the signal's exit code, one line of log and its metrics."""
+    environment, scanned = stalled
+    file = tmp_path / "verify.prom"
+    process = start(environment, "--cron", "--metrics-file", str(file))
+    assert scanned.wait(60)
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (code, "")
+    (line,) = map(json.loads, err.splitlines())
+    assert (line["event"], line["exit_code"]) == ("verify", code)
+    assert re.search(rf"^saltctl_job_exit_code{{.*}} {code}$", file.read_text(), flags=re.MULTILINE)
+
+
+def test_a_timeout_ends_it(stalled: Stalled) -> None:
+    """``--timeout`` holds while AWS does not answer: exit 124, and what to do."""
+    environment, _ = stalled
+    # Longer than the time that is allowed: or else it is AWS that is given up first.
+    process = start(environment | {"SALTCTL_AWS_TIMEOUT": "3"}, "--timeout", "2s", "-o", "json")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 124
+    assert "run it again" in json.loads(err)["error"]["hint"]
+
+
+def test_repairs_that_are_killed_at_any_point(
+    filled: Registry,
+    backup: DynamoBackup,
+    admin: Any,
+    settings: Settings,
+    aws_stub: AwsStub,
+    comparison: Opener,
+) -> None:
+    """SIGKILL after the first and the eighth update of a repair: the next goes on, nothing is lowered."""
+    environment = os.environ | variables_of(aws_stub.settings(settings))
+    for kill_after in (1, 8):
+        drift_away(admin, settings)
+        aws_stub.seen.clear()
+        process = start(environment, "--repair", "--yes")
+        try:
+            while process.poll() is None and sum(map(aws_stub.seen.count, ("GetItem", "UpdateItem"))) < kill_after:
+                time.sleep(0.002)
+        finally:
+            process.kill()
+            process.communicate()
+        assert_nothing_was_lowered(backup)
+    assert result_of(comparison(repair=True).run()).left == 0
+    assert all_is_well(result_of(comparison().run()))
+    assert_nothing_was_lowered(backup)

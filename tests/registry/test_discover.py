@@ -1,0 +1,108 @@
+"""Discovery: the registry from the messages alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saltctl.errors import UsageError
+from saltctl.registry.discover import Discovered, Discovery, ScanProgress, cost, discover
+from saltctl.salting import partition_key
+from saltctl.stores.contracts import BackupEntry, KeysPage, TableSize
+from tests.support.messages import MemoryMessages
+
+
+class Held:
+    """A backup that holds what it is told."""
+
+    def __init__(self, max_n: dict[str, int]) -> None:
+        self.max_n = max_n
+        self.asked = 0
+
+    def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
+        """The entries there are."""
+        self.asked += len(conversation_ids)
+        return {i: BackupEntry(i, self.max_n[i], self.max_n[i]) for i in conversation_ids if i in self.max_n}
+
+
+def run(store: MemoryMessages, held: dict[str, int] | None = None) -> Discovery:
+    """Discover everything."""
+    *_, last = discover(store, Held(held or {}), segments=2, cap=256)
+    assert isinstance(last, Discovery)
+    return last
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.sets(st.none() | st.integers(0, 40), min_size=1)),
+    st.dictionaries(st.sampled_from("abcdef"), st.sampled_from([2, 4, 16, 64])),
+)
+@settings(max_examples=100, deadline=None)
+def test_afterwards_every_reader_would_see_everything(
+    written: dict[str, set[int | None]], held: dict[str, int]
+) -> None:
+    """Raised to what is needed, every salt that was written to is covered, and nothing is raised in vain."""
+    store = MemoryMessages()
+    for conversation, salts in written.items():
+        for salt in salts:
+            store.put(partition_key(conversation, salt), "t#m", {})
+    found = run(store, held)
+    raised = held | {behind.conversation_id: behind.needed_n for behind in found.behind}
+    for conversation, salts in written.items():
+        salted = [salt for salt in salts if salt is not None]
+        covered = raised.get(conversation, 1)
+        assert all(salt < covered for salt in salted) or not salted
+        if salted:
+            assert raised.get(conversation, 1) > 1
+    assert all(behind.backup_n is not None and behind.backup_n < behind.needed_n for behind in found.behind)
+    assert found.items == sum(map(len, written.values()))
+
+
+def test_what_cannot_be_raised_is_named_and_left_alone() -> None:
+    """A salt above the cap, or of an id that cannot be one, is for people to look at."""
+    store = MemoryMessages()
+    for key in ("a#999999", "b#c#3", "d#03", "e"):
+        store.put(key, "t#m", {})
+    found = run(store)
+    assert found.conversations == [
+        Discovered("a", 1 << 20, 1, "above-cap"),
+        Discovered("b#c", 4, None, "invalid-id"),
+    ]
+    assert found.behind == []
+
+
+def test_only_salted_conversations_are_asked_for() -> None:
+    """The backup is asked for what has salts, and not for every conversation there is."""
+    store = MemoryMessages()
+    for number in range(50):
+        store.put(f"quiet{number}", "t#m", {})
+    store.put("hot#1", "t#m", {})
+    held = Held({})
+    events = list(discover(store, held, segments=1, cap=256))
+    assert held.asked == 1
+    assert events[-2] == ScanProgress(51, 1, 51.0)
+
+
+def test_the_cost_is_known_before() -> None:
+    """A read unit for every 4 KB, half of that for eventual reads."""
+
+    class Sized(MemoryMessages):
+        def size(self) -> TableSize:
+            return TableSize(1000, 1_000_000)
+
+    assert cost(Sized(), consistent=True).rcu == 245
+    assert cost(Sized(), consistent=False).rcu == 123
+
+
+@pytest.mark.parametrize("segments", [0, 65])
+def test_segments_that_cannot_be(segments: int) -> None:
+    """Refused before anything is scanned."""
+
+    class Unscanned(MemoryMessages):
+        def scan_keys(self, segments: int, *, consistent: bool = True) -> Iterator[KeysPage]:
+            raise AssertionError("scanned")
+
+    with pytest.raises(UsageError):
+        list(discover(Unscanned(), Held({}), segments=segments, cap=256))

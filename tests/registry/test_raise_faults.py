@@ -1,0 +1,414 @@
+"""A raise that breaks between two of its steps: readers miss nothing, and the same raise again completes it.
+
+Real servers; a stub in front of moto only where DynamoDB has to refuse.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saltctl.errors import (
+    ConfigurationError,
+    RaiseIncompleteError,
+    RaiseStep,
+    RedisUnavailableError,
+    SaltctlError,
+    ThrottledError,
+)
+from saltctl.local.environment import LocalRedis
+from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
+from saltctl.stores.aws import client as aws
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.contracts import Raise, RaiseOutcome
+from saltctl.stores.redis.registry import RedisRegistry
+from tests.stores.conftest import find_engine, plain_client
+from tests.support import Rebuilder
+from tests.support.stubs import AwsStub, refusal
+
+STEPS = ("claim", "backup", "redis", "commit", "done")
+"""The points of a raise: before each of its calls, and after the last."""
+At = Callable[[str], None]
+
+
+on_each_engine = pytest.mark.parametrize("redis_binary", ["valkey", "redis"], indirect=True)
+"""For what hangs on the engine's own behaviour; everything else runs on one of them."""
+
+
+@pytest.fixture
+def redis_binary(request: pytest.FixtureRequest) -> Path:
+    """Valkey, or the engine that the test asks for."""
+    return find_engine(getattr(request, "param", "valkey"))
+
+
+class WatchedBackup(DynamoBackup):
+    """The backup, which calls ``at`` before each step of a raise."""
+
+    at: At = staticmethod(lambda point: None)
+
+    def claim_layout(self, layout: str, key_prefix: str) -> None:
+        """Before step 1."""
+        self.at("claim")
+        super().claim_layout(layout, key_prefix)
+
+    def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
+        """Step 1."""
+        self.at("backup")
+        return super().raise_max_n(conversation_id, entry)
+
+    def commit_write_n(self, conversation_id: str, n: int) -> bool:
+        """Step 3."""
+        self.at("commit")
+        changed = super().commit_write_n(conversation_id, n)
+        self.at("done")
+        return changed
+
+
+class WatchedRegistry(RedisRegistry):
+    """The registry store, which calls ``at`` before it merges."""
+
+    at: At = staticmethod(lambda point: None)
+
+    def merge(self, conversation_id: str, n: int) -> bool:
+        """Step 2."""
+        self.at("redis")
+        return super().merge(conversation_id, n)
+
+
+@pytest.fixture
+def stub(settings: Settings) -> Iterator[AwsStub]:
+    """An HTTP server in front of moto that answers with errors where it is told to."""
+    assert settings.aws_endpoint_url is not None
+    with AwsStub(settings.aws_endpoint_url) as server:
+        yield server
+
+
+Raising = Callable[[At], Registry]
+
+
+@pytest.fixture
+def raising(settings: Settings, backup: DynamoBackup, stub: AwsStub, rebuild: Rebuilder) -> Iterator[Raising]:
+    """Opens registries over a verified Redis in which ``conv`` has 2 salts; what they do is watched."""
+    rebuild()
+    with Registry.over(settings, RedisRegistry(settings), backup) as first:
+        first.raise_to("conv", 2)
+    opened: list[Registry] = []
+
+    def open_(at: At) -> Registry:
+        behind = stub.settings(settings)
+        store = WatchedRegistry(settings)
+        table = WatchedBackup(behind, client=aws.client(behind, "dynamodb", attempts=1))
+        store.at = table.at = at
+        opened.append(Registry.over(settings, store, table))
+        return opened[-1]
+
+    yield open_
+    for registry in opened:
+        registry.close()
+
+
+def strike_at(point: str, strike: Callable[[], object]) -> At:
+    """Strikes once, at the named point."""
+    left = [strike]
+
+    def at(reached: str) -> None:
+        if reached == point and left:
+            left.pop()()
+
+    return at
+
+
+def held(backup: DynamoBackup) -> tuple[int, int]:
+    """(max_n, write_n) of ``conv`` in the backup."""
+    entry = backup.get("conv")
+    assert entry is not None
+    return entry.max_n, entry.write_n
+
+
+def assert_readers_cover(registry: Registry, backup: DynamoBackup) -> None:
+    """Readers cover at least what any writer spreads over, and at least the 2 that were acknowledged."""
+    max_n, write_n = held(backup)
+    lookup = registry.lookup("conv")
+    assert 2 <= lookup.write_n <= lookup.max_n
+    assert write_n <= lookup.max_n
+    assert write_n <= max_n
+
+
+# Redis dies.
+
+
+@on_each_engine
+@pytest.mark.parametrize(
+    ("point", "step", "in_backup"),
+    [
+        ("claim", "backup", (8, 2)),
+        ("backup", "backup", (8, 2)),
+        ("redis", "backup", (8, 2)),
+        ("commit", None, (8, 8)),
+        ("done", None, (8, 8)),
+    ],
+)
+def test_redis_killed_between_two_steps(
+    raising: Raising,
+    registry: Registry,
+    backup: DynamoBackup,
+    redis_server: LocalRedis,
+    rebuild: Rebuilder,
+    point: str,
+    step: RaiseStep | None,
+    in_backup: tuple[int, int],
+) -> None:
+    """Before its merge the raise is incomplete; after it, it is done, and Redis's end is an outage like any other."""
+    struck = raising(strike_at(point, redis_server.kill))
+    if step is not None:
+        with pytest.raises(RaiseIncompleteError, match="the backup holds it and Redis does not") as stopped:
+            struck.raise_to("conv", 8)
+        assert stopped.value.step == step
+        assert stopped.value.exit_code == 4
+        assert isinstance(stopped.value.__cause__, RedisUnavailableError)
+    else:
+        assert struck.raise_to("conv", 8).committed
+    assert held(backup) == in_backup
+    assert_readers_cover(registry, backup)
+
+    # It comes back empty: still nobody is answered wrongly, and the same raise again completes it.
+    redis_server.lose_aof()
+    redis_server.start()
+    assert_readers_cover(registry, backup)
+    assert registry.raise_to("conv", 8).committed
+    assert held(backup) == (8, 8)
+    assert registry.lookup("conv") == ("conv", 8, 8, "backup")
+    rebuild()
+    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+
+
+@on_each_engine
+@pytest.mark.parametrize("point", ["claim", "backup", "redis"])
+def test_redis_restarted_between_two_steps(
+    raising: Raising,
+    registry: Registry,
+    backup: DynamoBackup,
+    redis_server: LocalRedis,
+    rebuild: Rebuilder,
+    point: str,
+) -> None:
+    """A new and unverified process takes the merge, and the raise is complete: its rebuild finds the entry there."""
+
+    def restart() -> None:
+        redis_server.kill()
+        redis_server.lose_aof()
+        redis_server.start()
+
+    assert raising(strike_at(point, restart)).raise_to("conv", 8).step == "commit"
+    assert held(backup) == (8, 8)
+    assert registry.lookup("conv") == ("conv", 8, 8, "backup")
+    assert rebuild().raised == 0
+    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+
+
+def test_a_rebuild_completes_what_nobody_repeats(
+    raising: Raising, registry: Registry, backup: DynamoBackup, redis_server: LocalRedis, rebuild: Rebuilder
+) -> None:
+    """The service instance died with the raise: the next rebuild merges and commits it."""
+    with pytest.raises(RaiseIncompleteError):
+        raising(strike_at("redis", redis_server.kill)).raise_to("conv", 8)
+    redis_server.start()
+    assert rebuild().committed == 1
+    assert held(backup) == (8, 8)
+    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+
+
+def test_a_flushed_redis_between_merge_and_commit(
+    raising: Raising, registry: Registry, backup: DynamoBackup, redis_server: LocalRedis
+) -> None:
+    """The merge was lost after it was made: the fence went with it, and the backup answers."""
+
+    def flush() -> None:
+        client = plain_client(redis_server)
+        client.execute_command("FLUSHALL")
+        client.close()
+
+    assert raising(strike_at("commit", flush)).raise_to("conv", 8).committed
+    assert registry.lookup("conv") == ("conv", 8, 8, "backup")
+
+
+# The backup fails.
+
+
+def throttle(stub: AwsStub) -> None:
+    """From now on every write is throttled."""
+    stub.answer_always("UpdateItem", refusal("ProvisionedThroughputExceededException"))
+
+
+@pytest.mark.parametrize("point", ["claim", "backup"])
+def test_throttled_before_the_first_step(
+    raising: Raising, stub: AwsStub, registry: Registry, backup: DynamoBackup, store: RedisRegistry, point: str
+) -> None:
+    """Nothing was done, on neither side, and the error says that later may be better."""
+    struck = raising(strike_at(point, lambda: throttle(stub)))
+    with pytest.raises(ThrottledError):
+        struck.raise_to("conv", 8)
+    assert held(backup) == (2, 2)
+    assert registry.lookup("conv") == ("conv", 2, 2, "redis")
+    stub.rule = lambda operation, request: None
+    assert struck.raise_to("conv", 8).changed
+    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+
+
+@pytest.mark.parametrize("point", ["redis", "commit"])
+def test_throttled_before_the_commit(
+    raising: Raising, stub: AwsStub, registry: Registry, backup: DynamoBackup, redis_server: LocalRedis, point: str
+) -> None:
+    """Everybody reads 8 already; writers who have to ask the backup stay on 2 until somebody completes it."""
+    struck = raising(strike_at(point, lambda: throttle(stub)))
+    with pytest.raises(RaiseIncompleteError, match="its last step is not confirmed") as stopped:
+        struck.raise_to("conv", 8)
+    assert stopped.value.step == "redis"
+    assert isinstance(stopped.value.__cause__, ThrottledError)
+    assert held(backup) == (8, 2)
+    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+    redis_server.kill()
+    assert registry.lookup("conv") == ("conv", 8, 2, "backup")
+    redis_server.start()
+    stub.rule = lambda operation, request: None
+    assert struck.raise_to("conv", 8).committed
+    assert held(backup) == (8, 8)
+
+
+@pytest.mark.parametrize("lost", ["raise_max_n", "commit_write_n"])
+def test_an_answer_that_is_lost(
+    raising: Raising, stub: AwsStub, registry: Registry, backup: DynamoBackup, settings: Settings, lost: str
+) -> None:
+    """DynamoDB did it and its answer never came: the error does not claim success, and a repetition finds it done."""
+    expression = {"raise_max_n": "max_n = :n", "commit_write_n": "write_n = :n"}[lost]
+    direct = DynamoBackup(settings)
+
+    def do_and_lose(operation: str, request: dict[str, Any]) -> Any:
+        if operation != "UpdateItem" or expression not in request["UpdateExpression"]:
+            return None
+        direct.client.update_item(**request)
+        return refusal("InternalServerError", 500)
+
+    struck = raising(lambda point: None)
+    stub.rule = do_and_lose
+    with pytest.raises(SaltctlError) as failed:
+        struck.raise_to("conv", 8)
+    assert failed.value.exit_code in (4, 69)
+    assert_readers_cover(registry, backup)
+    stub.rule = lambda operation, request: None
+    assert struck.raise_to("conv", 8).committed
+    assert held(backup) == (8, 8)
+    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+
+
+@pytest.mark.parametrize(
+    ("point", "step"), [("claim", None), ("backup", None), ("redis", "redis"), ("commit", "redis")]
+)
+def test_the_table_is_deleted_between_two_steps(
+    raising: Raising,
+    backup: DynamoBackup,
+    registry: Registry,
+    rebuild: Rebuilder,
+    settings: Settings,
+    point: str,
+    step: RaiseStep | None,
+) -> None:
+    """An error that names the table; with a new and empty table the same raise again is complete."""
+
+    def delete() -> None:
+        backup.client.update_table(TableName=settings.backup_table, DeletionProtectionEnabled=False)
+        backup.client.delete_table(TableName=settings.backup_table)
+
+    struck = raising(strike_at(point, delete))
+    with pytest.raises(SaltctlError, match=f"no DynamoDB table '{settings.backup_table}'") as failed:
+        struck.raise_to("conv", 8)
+    if step is None:
+        assert isinstance(failed.value, ConfigurationError)
+    else:
+        assert isinstance(failed.value, RaiseIncompleteError)
+        assert failed.value.step == step
+        assert isinstance(failed.value.__cause__, ConfigurationError)
+    assert registry.lookup("conv").max_n == (2 if step is None else 8)
+    backup.create()
+    assert struck.raise_to("conv", 8).committed
+    assert held(backup) == (8, 8)
+    rebuild()
+    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+
+
+# The process that raises dies.
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing after it is done."""
+
+
+@pytest.mark.parametrize("n", [4, 8, 16])
+@pytest.mark.parametrize("point", STEPS)
+def test_another_instance_completes_what_a_dead_one_left(
+    raising: Raising, registry: Registry, backup: DynamoBackup, rebuild: Rebuilder, point: str, n: int
+) -> None:
+    """Dead before or after any step; whatever N the next raise has, both sides end with the larger one, committed."""
+
+    def die() -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        raising(strike_at(point, die)).raise_to("conv", 8)
+    assert_readers_cover(registry, backup)
+    result = registry.raise_to("conv", n)
+    began = point in ("redis", "commit", "done")
+    assert result.after == (max(n, 8) if began else n)
+    assert held(backup) == (result.after, result.after)
+    assert registry.lookup("conv") == ("conv", result.after, result.after, "redis")
+
+
+def test_the_backup_is_ahead_of_redis_in_the_middle_of_a_raise(
+    raising: Raising, registry: Registry, settings: Settings, backup: DynamoBackup
+) -> None:
+    """Whoever cannot reach Redis covers 8 already, and a later lookup in Redis 2: a max_n may be seen to go back.
+
+    Nobody writes by it: write_n is 2 on both sides. So readers look in too many places for a while, never in too few.
+    """
+
+    def die() -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        raising(strike_at("redis", die)).raise_to("conv", 8)
+    nowhere = replace(settings, redis_url="redis://127.0.0.1:1/0")
+    with Registry.over(nowhere, RedisRegistry(nowhere), backup) as cut_off:
+        assert cut_off.lookup("conv") == ("conv", 8, 2, "backup")
+        assert registry.lookup("conv") == ("conv", 2, 2, "redis")
+        assert registry.raise_to("conv", 8).committed
+        assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+        assert cut_off.lookup("conv") == ("conv", 8, 8, "backup")
+
+
+def test_raises_at_the_same_time(
+    settings: Settings, backup: DynamoBackup, registry: Registry, rebuild: Rebuilder
+) -> None:
+    """Eight instances raise to different N at once, without agreement: both sides end with the largest."""
+    rebuild()
+    barrier = threading.Barrier(8)
+
+    def instance(number: int) -> list[int]:
+        mine = replace(settings, actor=f"instance-{number}")
+        with Registry.over(mine, RedisRegistry(mine), DynamoBackup(mine)) as one:
+            barrier.wait()
+            return [n for n in (2, 4, 8, 16, 32) if one.raise_to("conv", n).changed]
+
+    with ThreadPoolExecutor(8) as pool:
+        changed = sorted(n for changes in pool.map(instance, range(8)) for n in changes)
+    entry = backup.get("conv")
+    assert entry is not None
+    assert [made.n for made in entry.raises] == changed
+    assert held(backup) == (32, 32)
+    assert registry.lookup("conv") == ("conv", 32, 32, "redis")

@@ -1,0 +1,68 @@
+"""One segment of a scan, in a time that passes as the test says: throttling is waited out, and has an end."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, cast
+
+import pytest
+
+from saltctl.errors import ThrottledError
+from saltctl.stores.aws.backup_scan import PATIENCE, ScanPlan, SegmentReader
+from saltctl.stores.aws.scan_parser import Answer, ScanReader
+
+
+class ThrottledTable:
+    """Three pages of ten entries, the second of which DynamoDB refuses until a time; a refusal takes 10 ms."""
+
+    def __init__(self, until: float) -> None:
+        self.now = 0.0
+        self.refused = 0
+        self._until = until
+
+    def scan(self, request: dict[str, Any]) -> Answer:
+        """Answer, or refuse."""
+        from botocore.exceptions import ClientError
+
+        self.now += 0.01
+        start = int(request.get("ExclusiveStartKey", {"conversation_id": {"S": "0"}})["conversation_id"]["S"])
+        if start == 10 and self.now < self._until:
+            self.refused += 1
+            raise ClientError({"Error": {"Code": "ProvisionedThroughputExceededException", "Message": "no"}}, "Scan")
+        entries = [(str(number), 2, 2) for number in range(start, start + 10)]
+        return Answer(entries, consumed_rcu=1.0, last=None if start == 20 else str(start + 10))
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+
+def segment(table: ThrottledTable) -> SegmentReader:
+    """Its only segment."""
+    return SegmentReader(
+        cast("ScanReader", table),
+        "backup",
+        ScanPlan(segments=1),
+        stop=threading.Event(),
+        sleep=table.sleep,
+        clock=lambda: table.now,
+    )
+
+
+def test_a_segment_that_is_throttled_for_a_minute_is_read_to_its_end() -> None:
+    """Every entry comes, once; requests that would be refused are few, and no wait is longer than some seconds."""
+    table = ThrottledTable(until=60.0)
+    found = [entry[0] for page in segment(table).pages(0) for entry in page.entries]
+    assert found == [str(number) for number in range(30)]
+    assert 5 < table.refused < 60
+    assert 60.0 <= table.now < 70.0
+
+
+def test_throttling_without_end_is_an_error_in_the_end() -> None:
+    """What was read before has been handed on; then it is said that AWS throttles."""
+    table = ThrottledTable(until=1e9)
+    pages = segment(table).pages(0)
+    assert len(next(pages).entries) == 10
+    with pytest.raises(ThrottledError):
+        next(pages)
+    assert PATIENCE < table.now < PATIENCE + 10

@@ -1,0 +1,682 @@
+"""The backup table: conditional updates, scans, the lease, and what AWS says when it says no."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from saltctl.errors import (
+    AccessDeniedError,
+    AwsUnavailableError,
+    ConfigurationError,
+    DamagedEntryError,
+    SaltctlError,
+    ThrottledError,
+)
+from saltctl.local.environment import LocalMoto, free_port
+from saltctl.settings import Settings
+from saltctl.stores.aws import client as aws
+from saltctl.stores.aws.backup_scan import SIGN_OF_LIFE
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.contracts import BackupEntry, BackupPage, LeaseHolder, Raise, RaiseOutcome
+from tests.support.stubs import GARBAGE, AwsStub, refusal
+
+THROTTLED = refusal("ProvisionedThroughputExceededException")
+
+
+@pytest.fixture
+def settings(moto: LocalMoto) -> Settings:
+    """Settings for a table of the test's own; no Redis has a part in these tests."""
+    return Settings(
+        backup_table=f"backup-{uuid.uuid4().hex[:8]}",
+        aws_region="us-east-1",
+        aws_endpoint_url=moto.url,
+        actor="tester@test",
+    )
+
+
+@pytest.fixture(params=["moto", "moto in this process", "dynamodb-local"])
+def backup(request: pytest.FixtureRequest, settings: Settings) -> Iterator[DynamoBackup]:
+    """The backup table, created and empty, on every emulator in turn: one contract for all of them."""
+    with ExitStack() as stack:
+        if request.param == "moto in this process":
+            stack.enter_context(request.getfixturevalue("moto_in_process"))
+            settings = replace(settings, aws_endpoint_url=None)
+        elif request.param == "dynamodb-local":
+            settings = replace(settings, aws_endpoint_url=request.getfixturevalue("dynamodb_local").url)
+        table = DynamoBackup(settings)
+        table.create()
+        yield table
+
+
+@pytest.fixture
+def atomic(request: pytest.FixtureRequest) -> None:
+    """For tests in which many write at once: an emulator that checks and writes in two steps is left out."""
+    if request.node.callspec.params["backup"] == "moto in this process":
+        pytest.skip("moto in this process checks a condition and writes in two steps, which threads come between")
+
+
+@pytest.fixture
+def moto_backup(settings: Settings) -> DynamoBackup:
+    """The same over HTTP, where the tests' stub can stand in between."""
+    table = DynamoBackup(settings)
+    table.create()
+    return table
+
+
+@pytest.fixture
+def stubbed_backup(settings: Settings, moto_backup: DynamoBackup, aws_stub: AwsStub) -> DynamoBackup:
+    """That table, seen through the stub, with one attempt a request: its errors show at once."""
+    behind = aws_stub.settings(settings)
+    return DynamoBackup(behind, client=aws.client(behind, "dynamodb", attempts=1))
+
+
+def note(n: int, reason: str = "") -> Raise:
+    """A raise as the protocol hands it over."""
+    return Raise(n, "2024-05-01T12:00:00.000Z", "tester", reason)
+
+
+def put(backup: DynamoBackup, *items: dict[str, Any]) -> None:
+    """Write items by hand, past everything that saltctl checks."""
+    for start in range(0, len(items), 25):
+        requests = [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]
+        backup.client.batch_write_item(RequestItems={backup.where.strip("'"): requests})
+
+
+def entry(conversation_id: str, max_n: int, write_n: int | None = None) -> dict[str, Any]:
+    """An item."""
+    item: dict[str, Any] = {"conversation_id": {"S": conversation_id}, "max_n": {"N": str(max_n)}}
+    return item if write_n is None else item | {"write_n": {"N": str(write_n)}}
+
+
+# Conditional updates.
+
+
+def test_the_first_raise_makes_the_item(backup: DynamoBackup) -> None:
+    """write_n comes with the commit: until then writers who ask here do not spread."""
+    assert backup.get("conv") is None
+    assert backup.raise_max_n("conv", note(4, "launch")) == RaiseOutcome(1, True)
+    assert backup.get("conv") == BackupEntry("conv", 4, 1, (note(4, "launch"),))
+
+
+def test_a_larger_raise_is_remembered_beside_the_earlier_ones(backup: DynamoBackup) -> None:
+    """``raises`` is the history of the conversation, strictly increasing."""
+    backup.raise_max_n("conv", note(2))
+    assert backup.raise_max_n("conv", note(8, "more")) == RaiseOutcome(2, True)
+    assert backup.get("conv") == BackupEntry("conv", 8, 1, (note(2), note(8, "more")))
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8])
+def test_a_condition_that_fails_changes_nothing_and_says_what_is_held(backup: DynamoBackup, n: int) -> None:
+    """The same or a smaller N: neither max_n nor the history changes."""
+    backup.raise_max_n("conv", note(8))
+    before = backup.get("conv")
+    assert backup.raise_max_n("conv", note(n)) == RaiseOutcome(8, False)
+    assert backup.get("conv") == before
+
+
+def test_a_commit_follows_max_n_and_never_leads(backup: DynamoBackup) -> None:
+    """write_n goes up to max_n, never down, never above it, and makes no item where there is none."""
+    assert backup.commit_write_n("conv", 2) is False
+    assert backup.get("conv") is None
+    backup.raise_max_n("conv", note(8))
+    assert backup.commit_write_n("conv", 16) is False
+    assert backup.commit_write_n("conv", 4) is True
+    assert backup.commit_write_n("conv", 4) is False
+    assert backup.commit_write_n("conv", 2) is False
+    assert backup.commit_write_n("conv", 8) is True
+    held = backup.get("conv")
+    assert held is not None
+    assert (held.max_n, held.write_n) == (8, 8)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([1, 2, 4, 8, 16])), max_size=8))
+@hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_order_of_raises_and_commits_keeps_the_invariants(
+    backup: DynamoBackup, steps: list[tuple[bool, int]]
+) -> None:
+    """max_n is the largest raise, write_n is never above it, the history is strictly increasing."""
+    conversation_id = uuid.uuid4().hex
+    largest, committed = 0, 1
+    for is_raise, n in steps:
+        if is_raise:
+            outcome = backup.raise_max_n(conversation_id, note(n))
+            assert outcome == RaiseOutcome(max(largest, 1), n > largest)
+            largest = max(largest, n)
+        else:
+            backup.commit_write_n(conversation_id, n)
+            committed = max(committed, n) if n <= largest else committed
+    held = backup.get(conversation_id)
+    assert (held is None) == (largest == 0)
+    if held is not None:
+        history = [made.n for made in held.raises]
+        assert (held.max_n, held.write_n) == (largest, committed)
+        assert history == sorted(set(history))
+        assert history[-1] == largest
+
+
+@pytest.mark.usefixtures("atomic")
+def test_of_raises_at_the_same_time_one_wins(backup: DynamoBackup) -> None:
+    """Eight service instances raise to 2, 4, 8, 16: each N is remembered once at most, and the largest stays."""
+    _ = backup.client
+    barrier = threading.Barrier(8)
+
+    def raise_all(_: int) -> list[int]:
+        barrier.wait()
+        return [n for n in (2, 4, 8, 16) if backup.raise_max_n("conv", note(n)).changed]
+
+    with ThreadPoolExecutor(8) as pool:
+        changed = sorted(n for changes in pool.map(raise_all, range(8)) for n in changes)
+    held = backup.get("conv")
+    assert held is not None
+    assert changed == sorted(set(changed)) == [made.n for made in held.raises]
+    assert held.max_n == 16
+
+
+# Reads.
+
+
+def test_many_ids_are_read_in_batches(backup: DynamoBackup) -> None:
+    """DynamoDB takes 100 in one request; an id without an item is left out; one asked for twice is one."""
+    put(backup, *(entry(f"conv_{number}", number + 1, 1) for number in range(0, 250, 2)))
+    ids = [f"conv_{number}" for number in range(250)]
+    found = backup.get_many([*ids, *ids[:10]])
+    assert {i: held.max_n for i, held in found.items()} == {f"conv_{n}": n + 1 for n in range(0, 250, 2)}
+    assert backup.get_many([]) == {}
+
+
+def test_what_a_batch_leaves_unprocessed_is_asked_again(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+    """DynamoDB answers in part when it is throttled in part: nothing may be taken for missing."""
+    put(stubbed_backup, *(entry(f"conv_{number}", 2, 2) for number in range(5)))
+    table = stubbed_backup.where.strip("'")
+
+    def first_key_only(operation: str, request: dict[str, Any]) -> Any:
+        keys = request.get("RequestItems", {}).get(table, {}).get("Keys", [])
+        if operation != "BatchGetItem" or len(keys) < 2:
+            return None
+        left = {table: {"Keys": keys[1:], "ConsistentRead": True}}
+        return 200, {"Responses": {table: [entry(keys[0]["conversation_id"]["S"], 2, 2)]}, "UnprocessedKeys": left}
+
+    aws_stub.rule = first_key_only
+    assert len(stubbed_backup.get_many([f"conv_{number}" for number in range(5)])) == 5
+    assert aws_stub.seen.count("BatchGetItem") == 5
+
+
+DAMAGED = {
+    "no max_n": ({}, "it has no max_n"),
+    "text": ({"max_n": {"S": "4"}}, "its max_n is no number"),
+    "null": ({"max_n": {"NULL": True}}, "its max_n is no number"),
+    "zero": ({"max_n": {"N": "0"}}, "its max_n is 0, no positive whole number"),
+    "negative": ({"max_n": {"N": "-4"}}, "its max_n is -4, no positive whole number"),
+    "fraction": ({"max_n": {"N": "2.5"}}, "its max_n is 2.5, no positive whole number"),
+    "write_n": ({"max_n": {"N": "4"}, "write_n": {"N": "0"}}, "its write_n is 0, no positive whole number"),
+    "write_n text": ({"max_n": {"N": "4"}, "write_n": {"S": "4"}}, "its write_n is no number"),
+}
+
+
+@pytest.mark.parametrize(("attributes", "problem"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_item_is_an_error_and_no_default(
+    backup: DynamoBackup, attributes: dict[str, Any], problem: str
+) -> None:
+    """Whoever reads it is told what is wrong with which item; a scan names it beside the sound ones."""
+    put(backup, {"conversation_id": {"S": "bad"}, **attributes}, entry("good", 4, 4))
+    with pytest.raises(DamagedEntryError, match="'bad'") as refused:
+        backup.get("bad")
+    assert problem in refused.value.message
+    assert refused.value.exit_code == 78
+    with pytest.raises(DamagedEntryError, match=problem):
+        backup.get_many(["good", "bad"])
+    pages = list(backup.scan(1))
+    assert [(found.conversation_id, found.problem) for page in pages for found in page.damaged] == [("bad", problem)]
+    assert [found for page in pages for found in page.entries] == [("good", 4, 4)]
+
+
+def test_a_raise_puts_a_missing_max_n_in(backup: DynamoBackup) -> None:
+    """An item without one is as good as none."""
+    put(backup, {"conversation_id": {"S": "missing"}})
+    assert backup.raise_max_n("missing", note(4)) == RaiseOutcome(1, True)
+
+
+def test_a_raise_of_a_damaged_item_is_refused(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+    """A text is neither above nor below a number for DynamoDB (moto fails there): it is left for people to look at."""
+    put(stubbed_backup, {"conversation_id": {"S": "text"}, "max_n": {"S": "4"}})
+    aws_stub.answer_always("UpdateItem", refusal("ConditionalCheckFailedException"))
+    with pytest.raises(DamagedEntryError, match="no number"):
+        stubbed_backup.raise_max_n("text", note(4))
+
+
+def test_an_item_that_vanishes_during_a_raise_is_an_error(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+    """Somebody deletes from the table: the raise is not acknowledged."""
+    aws_stub.answer_always("UpdateItem", refusal("ConditionalCheckFailedException"))
+    with pytest.raises(DamagedEntryError, match="vanished"):
+        stubbed_backup.raise_max_n("conv", note(4))
+
+
+def test_attributes_of_others_are_no_damage(backup: DynamoBackup) -> None:
+    """A TTL, a comment, or an odd entry in ``raises`` do not keep a sound max_n from being read."""
+    odd = {"L": [{"S": "?"}, {"M": {"n": {"S": "4"}}}, {"M": {"n": {"N": "2.5"}}}, {"M": {"n": {"N": "4"}}}]}
+    put(backup, entry("conv", 4, 4) | {"raises": odd, "ttl": {"N": "1"}, "comment": {"S": "mine"}})
+    assert backup.get("conv") == BackupEntry("conv", 4, 4, (Raise(4, "", "", ""),))
+
+
+# Scans.
+
+
+@pytest.mark.parametrize("segments", [1, 2, 7])
+@pytest.mark.parametrize("limit", [None, 1, 10])
+def test_a_scan_is_the_truth(backup: DynamoBackup, segments: int, limit: int | None) -> None:
+    """Any number of segments, any page size: every item once; saltctl's own items are none."""
+    backup.claim_layout("v1:64", "salt")
+    backup.take("owner", 1000.0, host="here", pid=1, expiry=30.0)
+    wanted = {f"conv_{number}": (number + 1, max(number, 1)) for number in range(45)}
+    put(backup, *(entry(i, max_n, write_n) for i, (max_n, write_n) in wanted.items()), {"conversation_id": {"S": "#x"}})
+    pages = list(backup.scan(segments, limit=limit))
+    found = [item for page in pages for item in page.entries]
+    assert len(found) == len(wanted)
+    assert {i: (max_n, write_n) for i, max_n, write_n in found} == wanted
+    assert not any(page.damaged for page in pages)
+    assert {page.segment for page in pages} - {-1} == set(range(segments))
+    if limit is not None:
+        assert max(len(page.entries) for page in pages) <= limit
+
+
+def test_a_scan_counts_what_it_costs(backup: DynamoBackup) -> None:
+    """Read capacity units as DynamoDB reports them."""
+    put(backup, *(entry(f"conv_{number}", 2, 2) for number in range(10)))
+    assert sum(page.consumed_rcu for page in backup.scan(2)) > 0
+
+
+def test_an_empty_page_is_not_the_end(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+    """A page whose items were all filtered out has a LastEvaluatedKey, and the scan goes on there."""
+    put(stubbed_backup, *(entry(f"conv_{number}", 2, 2) for number in range(4)))
+
+    def nothing_yet(operation: str, request: dict[str, Any]) -> Any:
+        if operation != "Scan" or "ExclusiveStartKey" in request or aws_stub.seen.count("Scan") > 3:
+            return None
+        return 200, {"Items": [], "Count": 0, "LastEvaluatedKey": {"conversation_id": {"S": "nowhere"}}}
+
+    aws_stub.rule = nothing_yet
+    pages = list(stubbed_backup.scan(1))
+    assert aws_stub.seen.count("Scan") == 2
+    assert pages[0].entries == []
+
+
+def test_closing_a_scan_stops_its_segments(backup: DynamoBackup) -> None:
+    """Nothing goes on reading a table, and paying for it, for somebody who has left."""
+    put(backup, *(entry(f"conv_{number}", 2, 2) for number in range(50)))
+    scan = backup.scan(3, limit=1)
+    next(scan)
+    assert isinstance(scan, Iterator)
+    scan.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("scan-")]
+
+
+def test_a_slow_scan_gives_signs_of_life(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+    """While nothing arrives, empty pages do, so that a rebuild can renew its lease."""
+    put(stubbed_backup, entry("conv", 2, 2))
+    go_on = threading.Event()
+
+    def wait(operation: str, request: dict[str, Any]) -> None:
+        if operation == "Scan":
+            assert go_on.wait(10 * SIGN_OF_LIFE)
+
+    aws_stub.rule = wait
+    scan = stubbed_backup.scan(1)
+    assert next(scan) == BackupPage([], [], 0.0, -1)
+    go_on.set()
+    assert [item for page in scan for item in page.entries] == [("conv", 2, 2)]
+
+
+# The layout.
+
+
+def test_the_first_claim_binds_the_table(backup: DynamoBackup) -> None:
+    """The same claim again is no change; any other is refused, and the hint has what to set."""
+    backup.claim_layout("v1:64", "salt")
+    backup.claim_layout("v1:64", "salt")
+    for layout, prefix in (("v1:128", "salt"), ("v2:64", "salt"), ("v1:64", "pepper")):
+        with pytest.raises(ConfigurationError, match="v1:64 under the prefix 'salt'") as refused:
+            backup.claim_layout(layout, prefix)
+        assert "SALTCTL_BUCKETS=64" in refused.value.hint
+        assert "SALTCTL_KEY_PREFIX=salt" in refused.value.hint
+    backup.claim_layout("v1:64", "salt")
+
+
+def test_a_damaged_layout_is_told_and_not_taken_for_another(backup: DynamoBackup) -> None:
+    """Somebody wrote saltctl's own item by hand: nothing is bound to half of it."""
+    put(backup, {"conversation_id": {"S": "#layout"}, "layout": {"S": "v1:64"}, "key_prefix": {"N": "1"}})
+    assert backup.bound_layout() == ("v1:64", "")
+    for check in (backup.claim_layout, backup.check_layout):
+        with pytest.raises(ConfigurationError, match="is damaged"):
+            check("v1:64", "salt")
+
+
+# The lease.
+
+
+def take(backup: DynamoBackup, owner: str, now: float) -> LeaseHolder | None:
+    """As a rebuild does it, with 30 seconds to expiry."""
+    return backup.take(owner, now, host=f"host-of-{owner}", pid=len(owner), expiry=30.0)
+
+
+def test_a_lease_is_held_by_one(backup: DynamoBackup) -> None:
+    """Who comes second learns who is first; who is first may take it again."""
+    assert backup.holder() is None
+    assert take(backup, "me", 1000.0) is None
+    mine = LeaseHolder("me", "host-of-me", 2, 1000.0, 1000.0, "starting")
+    assert backup.holder() == mine
+    assert take(backup, "you", 1001.0) == mine
+    assert take(backup, "me", 1002.0) is None
+
+
+def test_a_heartbeat_keeps_it(backup: DynamoBackup) -> None:
+    """Its age counts from the last heartbeat, and it tells how far its holder is."""
+    take(backup, "me", 1000.0)
+    assert backup.beat("me", 1029.0, "12 entries") is True
+    holder = take(backup, "you", 1058.0)
+    assert holder == LeaseHolder("me", "host-of-me", 2, 1000.0, 1029.0, "12 entries")
+
+
+def test_a_lease_without_heartbeat_is_taken_over(backup: DynamoBackup) -> None:
+    """After its expiry and not before; its former holder learns that it has lost it, and cannot end the new one."""
+    take(backup, "me", 1000.0)
+    assert take(backup, "you", 1030.0) is not None
+    assert take(backup, "you", 1030.5) is None
+    assert backup.beat("me", 1031.0, "still there") is False
+    backup.release("me")
+    holder = backup.holder()
+    assert holder is not None
+    assert holder.owner == "you"
+
+
+def test_a_released_lease_is_free(backup: DynamoBackup) -> None:
+    """At once, for everybody; a heartbeat that comes late does not bring it back."""
+    take(backup, "me", 1000.0)
+    backup.release("me")
+    assert backup.holder() is None
+    assert backup.beat("me", 1001.0, "late") is False
+    assert backup.holder() is None
+    assert take(backup, "you", 1001.0) is None
+
+
+@pytest.mark.parametrize("damage", [{}, {"lease_heartbeat": {"S": "soon"}, "lease_pid": {"S": "x"}}])
+def test_a_lease_that_somebody_wrote_by_hand_keeps_nobody_out(backup: DynamoBackup, damage: dict[str, Any]) -> None:
+    """It has no time at which it would end; whoever comes takes it, and until then it can be shown."""
+    put(backup, {"conversation_id": {"S": "#lease"}, "lease_owner": {"S": "nobody"}, **damage})
+    holder = backup.holder()
+    assert holder is not None
+    assert (holder.owner, holder.host, holder.pid, holder.heartbeat) == ("nobody", "unknown", 0, 0.0)
+    assert take(backup, "me", 1000.0) is None
+    assert take(backup, "you", 1001.0) is not None
+
+
+@pytest.mark.usefixtures("atomic")
+def test_of_many_who_want_the_lease_one_gets_it(backup: DynamoBackup) -> None:
+    """All service instances see the same unverified Redis at the same moment."""
+    _ = backup.client
+    barrier = threading.Barrier(8)
+
+    def try_it(number: int) -> bool:
+        barrier.wait()
+        return take(backup, f"owner-{number}", 1000.0) is None
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(try_it, range(8))) == 1
+
+
+# The table.
+
+
+def test_a_missing_table_is_a_matter_of_configuration(settings: Settings) -> None:
+    """Every operation says which table, and what creates it; nothing takes it for an empty one."""
+    backup = DynamoBackup(settings)
+    for call in (
+        lambda: backup.get("conv"),
+        lambda: backup.get_many(["a", "b"]),
+        lambda: backup.raise_max_n("conv", note(2)),
+        lambda: backup.commit_write_n("conv", 2),
+        lambda: backup.claim_layout("v1:64", "salt"),
+        lambda: list(backup.scan(2)),
+        lambda: take(backup, "me", 1000.0),
+        backup.holder,
+        backup.check_table,
+    ):
+        with pytest.raises(ConfigurationError, match=f"no DynamoDB table '{settings.backup_table}'") as refused:
+            call()
+        assert refused.value.exit_code == 78
+        assert "saltctl setup" in refused.value.hint
+    assert backup.describe() is None
+
+
+def test_a_table_with_other_keys_is_refused(settings: Settings) -> None:
+    """Somebody swapped the names of the two tables: the message shows the keys, the hint asks the question."""
+    backup = DynamoBackup(settings)
+    backup.client.create_table(
+        TableName=settings.backup_table,
+        AttributeDefinitions=[
+            {"AttributeName": "conversation_id", "AttributeType": "S"},
+            {"AttributeName": "timestamp#message_id", "AttributeType": "S"},
+        ],
+        KeySchema=[
+            {"AttributeName": "conversation_id", "KeyType": "HASH"},
+            {"AttributeName": "timestamp#message_id", "KeyType": "RANGE"},
+        ],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    with pytest.raises(ConfigurationError, match=r"timestamp#message_id \(S, RANGE\)") as refused:
+        backup.check_table()
+    assert "SALTCTL_BACKUP_TABLE" in refused.value.hint
+    with pytest.raises(ConfigurationError):
+        backup.get("conv")
+    with pytest.raises(ConfigurationError):
+        backup.raise_max_n("conv", note(2))
+
+
+def test_a_key_of_another_type_is_refused(settings: Settings) -> None:
+    """A number or binary as partition key."""
+    backup = DynamoBackup(settings)
+    backup.client.create_table(
+        TableName=settings.backup_table,
+        AttributeDefinitions=[{"AttributeName": "conversation_id", "AttributeType": "N"}],
+        KeySchema=[{"AttributeName": "conversation_id", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    with pytest.raises(ConfigurationError, match=r"conversation_id \(N, HASH\)"):
+        backup.check_table()
+
+
+def test_the_table_that_is_created_is_one_that_is_accepted(moto_backup: DynamoBackup, settings: Settings) -> None:
+    """On demand, protected against deletion, restorable to a point in time."""
+    moto_backup.check_table()
+    table = moto_backup.describe()
+    assert table is not None
+    assert table["DeletionProtectionEnabled"] is True
+    assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+    recovery = moto_backup.client.describe_continuous_backups(TableName=settings.backup_table)
+    assert (
+        recovery["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"]
+        == "ENABLED"
+    )
+
+
+# When AWS says no.
+
+
+def test_a_throttled_scan_completes(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+    """Throttling delays a scan and does not end it; nothing is left out."""
+    put(stubbed_backup, *(entry(f"conv_{number}", 2, 2) for number in range(20)))
+    aws_stub.answer_first(4, "Scan", THROTTLED)
+    assert sum(len(page.entries) for page in stubbed_backup.scan(2, limit=5)) == 20
+    assert aws_stub.seen.count("Scan") >= 4 + 4
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        THROTTLED,
+        refusal("RequestLimitExceeded"),
+        refusal("ThrottlingException"),
+    ],
+    ids=lambda answer: answer[1]["__type"].rpartition("#")[2],
+)
+def test_throttled_writes_say_so(stubbed_backup: DynamoBackup, aws_stub: AwsStub, answer: Any) -> None:
+    """An error that a later retry can cure."""
+    aws_stub.answer_always("UpdateItem", answer)
+    with pytest.raises(ThrottledError, match="throttles") as refused:
+        stubbed_backup.raise_max_n("conv", note(2))
+    assert refused.value.exit_code == 69
+    with pytest.raises(ThrottledError):
+        stubbed_backup.commit_write_n("conv", 2)
+
+
+def test_reads_that_stay_unprocessed_are_throttled_reads(
+    settings: Settings, moto_backup: DynamoBackup, aws_stub: AwsStub
+) -> None:
+    """Some keys are never served: after longer and longer pauses an error, and not the others without them."""
+    pauses: list[float] = []
+    stubbed_backup = DynamoBackup(aws_stub.settings(settings), sleep=pauses.append)
+    table = stubbed_backup.where.strip("'")
+    aws_stub.rule = lambda operation, request: (
+        (200, {"Responses": {}, "UnprocessedKeys": {table: request["RequestItems"][table]}})
+        if operation == "BatchGetItem"
+        else None
+    )
+    with pytest.raises(ThrottledError, match="unprocessed"):
+        stubbed_backup.get_many(["a", "b"])
+    assert len(pauses) == 8
+    assert sum(pauses) < 0.05 * 2**8
+
+
+def test_a_few_failures_are_retried(settings: Settings, moto_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+    """The client as everybody gets it: two server errors in a row do not show."""
+    behind = DynamoBackup(aws_stub.settings(settings))
+    aws_stub.answer_first(2, "UpdateItem", refusal("InternalServerError", 500))
+    assert behind.raise_max_n("conv", note(2)).changed
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "says"),
+    [
+        (refusal("InternalServerError", 500), AwsUnavailableError, "server error"),
+        (refusal("ServiceUnavailable", 503), AwsUnavailableError, "server error"),
+        (refusal("AccessDeniedException", message="User: x is not authorized"), AccessDeniedError, "not authorized"),
+        (refusal("UnrecognizedClientException"), AccessDeniedError, "does not permit"),
+        (refusal("ExpiredTokenException"), AccessDeniedError, "does not permit"),
+        (refusal("ResourceNotFoundException"), ConfigurationError, "no DynamoDB table"),
+        (refusal("ValidationException", message="wrong key"), ConfigurationError, "wrong key"),
+        (refusal("SomethingNewException", message="new"), AwsUnavailableError, "SomethingNewException"),
+    ],
+    ids=lambda value: value[1]["__type"].rpartition("#")[2] if isinstance(value, tuple) else "",
+)
+def test_each_refusal_has_its_error(
+    stubbed_backup: DynamoBackup, aws_stub: AwsStub, answer: Any, error: type[SaltctlError], says: str
+) -> None:
+    """Outages, permissions and configuration are told apart: other exit codes, other next steps."""
+    aws_stub.rule = lambda operation, request: answer
+    for call in (
+        lambda: stubbed_backup.get("conv"),
+        lambda: stubbed_backup.raise_max_n("conv", note(2)),
+        lambda: list(stubbed_backup.scan(1)),
+    ):
+        with pytest.raises(error, match=says) as refused:
+            call()
+        assert type(refused.value) is error
+        assert refused.value.hint
+
+
+def test_nobody_at_the_endpoint(settings: Settings) -> None:
+    """The message names the endpoint, which is most often what is wrong."""
+    nowhere = replace(settings, aws_endpoint_url=f"http://127.0.0.1:{free_port()}")
+    backup = DynamoBackup(nowhere, client=aws.client(nowhere, "dynamodb", attempts=1))
+    with pytest.raises(AwsUnavailableError, match=f"cannot be reached .* at {nowhere.aws_endpoint_url}") as refused:
+        backup.get("conv")
+    assert refused.value.exit_code == 69
+
+
+def test_an_endpoint_that_never_answers(settings: Settings, moto_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+    """The request ends after aws_timeout, and not after botocore's minute."""
+    leave = threading.Event()
+
+    def never(operation: str, request: dict[str, Any]) -> None:
+        leave.wait(30)
+
+    aws_stub.rule = never
+    slow = aws_stub.settings(replace(settings, aws_timeout=0.2))
+    behind = DynamoBackup(slow, client=aws.client(slow, "dynamodb", attempts=1))
+    try:
+        with pytest.raises(AwsUnavailableError, match="ReadTimeout"):
+            behind.get("conv")
+    finally:
+        leave.set()
+
+
+def test_no_region(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named as the setting that is missing."""
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(ConfigurationError, match="no AWS Region") as refused:
+        DynamoBackup(replace(settings, aws_region=None)).get("conv")
+    assert "AWS_REGION" in refused.value.hint
+
+
+def test_no_credentials(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matter of permission, with the command that shows who one is to AWS."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(AccessDeniedError, match="no usable AWS credentials") as refused:
+        DynamoBackup(settings).get("conv")
+    assert refused.value.exit_code == 77
+    assert "sts get-caller-identity" in refused.value.hint
+
+
+def test_an_unknown_profile(settings: Settings) -> None:
+    """A matter of configuration."""
+    with pytest.raises(ConfigurationError, match="nobody"):
+        DynamoBackup(replace(settings, aws_profile="nobody")).get("conv")
+
+
+def test_an_endpoint_of_the_environment_is_left_to_botocore(
+    settings: Settings, moto: LocalMoto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS_ENDPOINT_URL_DYNAMODB is more specific than AWS_ENDPOINT_URL, and botocore knows that."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", moto.url)
+    told = replace(
+        settings,
+        aws_endpoint_url="http://127.0.0.1:1",
+        origins={"aws_endpoint_url": "environment AWS_ENDPOINT_URL"},
+    )
+    DynamoBackup(told).create()
+    assert DynamoBackup(told).get("conv") is None
+
+
+def test_many_threads_make_one_client(settings: Settings, moto_backup: DynamoBackup, tmp_path: Path) -> None:
+    """At first use, all at once: the client is made once, and everybody's reads succeed."""
+    fresh = DynamoBackup(settings)
+    barrier = threading.Barrier(8)
+
+    def client(_: int) -> int:
+        barrier.wait()
+        assert fresh.get("conv") is None
+        return id(fresh.client)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(client, range(8)))) == 1
+
+
+def test_a_proxys_page_is_no_missing_item(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+    """A 200 that is no JSON is an outage: taken for a missing item it would make a salted conversation unsalted."""
+    aws_stub.answer_always("GetItem", GARBAGE)
+    with pytest.raises(AwsUnavailableError):
+        stubbed_backup.get("c")

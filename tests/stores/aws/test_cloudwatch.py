@@ -1,0 +1,150 @@
+"""CloudWatch as a store: the limits of GetMetricData, Contributor Insights, and alarms with their tags."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from saltctl.errors import AccessDeniedError, AwsUnavailableError
+from saltctl.local.environment import LocalMoto
+from saltctl.settings import Settings
+from saltctl.stores.aws.cloudwatch import MAX_POINTS, MAX_QUERIES, CloudWatchMetrics
+from saltctl.stores.contracts import AlarmWish, MetricKey
+from tests.support.stubs import AwsStub, refusal
+
+START = 1_800_000_000
+
+
+@pytest.fixture
+def stub(moto: LocalMoto) -> Iterator[AwsStub]:
+    """CloudWatch and DynamoDB through the stub; no Redis is needed."""
+    with AwsStub(moto.url) as server:
+        yield server
+
+
+@pytest.fixture
+def metrics(stub: AwsStub, moto: LocalMoto) -> CloudWatchMetrics:
+    """The store."""
+    return CloudWatchMetrics(stub.settings(Settings(aws_region="us-east-1", aws_endpoint_url=moto.url)))
+
+
+def _answer(results: list[dict[str, Any]], token: str | None = None) -> tuple[int, dict[str, Any]]:
+    return 200, {"MetricDataResults": results, **({"NextToken": token} if token else {})}
+
+
+def _keys(count: int) -> list[MetricKey]:
+    return [MetricKey("WriteThrottleEvents", "t", f"index-{number}") for number in range(count)]
+
+
+@pytest.mark.parametrize(("count", "points"), [(1201, 60), (242, 1440), (3, 30 * 1440), (1, 2 * MAX_POINTS)])
+def test_requests_stay_within_the_limits(metrics: CloudWatchMetrics, stub: AwsStub, count: int, points: int) -> None:
+    """At most 500 queries and 100,800 points a request; every key and every minute is asked for exactly once."""
+    asked: dict[str, int] = {}
+
+    def rule(operation: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        queries = request["MetricDataQueries"]
+        span = (request["EndTime"] - request["StartTime"]) // 60
+        assert len(queries) <= MAX_QUERIES
+        assert len(queries) * span <= MAX_POINTS
+        for query in queries:
+            index = query["MetricStat"]["Metric"]["Dimensions"][1]["Value"]
+            asked[index] = asked.get(index, 0) + span
+        return _answer([])
+
+    stub.rule = rule
+    found = metrics.read(_keys(count), START, START + 60 * points, 60)
+    assert [one.key for one in found] == _keys(count)
+    assert asked == {f"index-{number}": points for number in range(count)}
+    assert len(stub.seen) >= math.ceil(count * points / MAX_POINTS)
+
+
+def test_pages_of_one_answer_are_put_together(metrics: CloudWatchMetrics, stub: AwsStub) -> None:
+    """A series comes in pieces over several pages: all of it is there, in order, an empty page in between or not."""
+
+    def piece(minute: int) -> dict[str, Any]:
+        return {"Id": "q0", "Timestamps": [START + 60 * minute], "Values": [minute], "StatusCode": "PartialData"}
+
+    pages = {None: _answer([piece(2)], "a"), "a": _answer([], "b"), "b": _answer([piece(0), piece(1)])}
+    stub.rule = lambda operation, request: pages[request.get("NextToken")]
+    (series,) = metrics.read(_keys(1), START, START + 600, 60)
+    assert series.points == ((START, 0.0), (START + 60, 1.0), (START + 120, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [("Forbidden", AccessDeniedError), ("InternalError", AwsUnavailableError)]
+)
+def test_a_series_that_failed_is_not_an_empty_one(
+    metrics: CloudWatchMetrics, stub: AwsStub, status: str, error: type[Exception]
+) -> None:
+    """CloudWatch may answer 200 with one series that failed."""
+    failed = {"Id": "q0", "Timestamps": [], "Values": [], "StatusCode": status}
+    stub.rule = lambda operation, request: _answer([failed])
+    with pytest.raises(error):
+        metrics.read(_keys(1), START, START + 600, 60)
+
+
+def test_the_most_throttled_keys_come_from_the_rules_for_throttled_keys(
+    metrics: CloudWatchMetrics, stub: AwsStub
+) -> None:
+    """Of the table's rules only those named PKT are read; the sums of one key over rules are added."""
+    rules = ["DynamoDBContributorInsights-PKC-t-1", "DynamoDBContributorInsights-PKT-t-1"]
+
+    def rule(operation: str, request: dict[str, Any]) -> Any:
+        if operation == "DescribeContributorInsights":
+            return 200, {"ContributorInsightsStatus": "ENABLED", "ContributorInsightsRuleList": rules}
+        assert request["RuleName"] == rules[1]
+        keys = [("a#1", 7.0), ("a#0", 9.0)]
+        return 200, {
+            "Contributors": [{"Keys": [key], "ApproximateAggregateValue": n, "Datapoints": []} for key, n in keys]
+        }
+
+    stub.rule = rule
+    assert metrics.contributors("t", START, START + 600).keys == (("a#0", 9.0), ("a#1", 7.0))
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ((200, {"ContributorInsightsStatus": "DISABLED"}), "disabled"),
+        (refusal("AccessDeniedException"), "failed"),
+        (refusal("UnknownOperationException"), "unsupported"),
+    ],
+)
+def test_without_contributor_insights_a_scan_goes_on(
+    metrics: CloudWatchMetrics, stub: AwsStub, answer: Any, status: str
+) -> None:
+    """Off, forbidden or unknown: said, and not raised."""
+    stub.rule = lambda operation, request: answer
+    found = metrics.contributors("t", START, START + 600)
+    assert (found.status, found.keys) == (status, ())
+
+
+def test_alarms_bear_their_tag_and_others_are_told_apart(metrics: CloudWatchMetrics) -> None:
+    """What is put is found again as it was wished, and as saltctl's own; an untagged one is not."""
+    wish = AlarmWish("own/x", MetricKey("WriteThrottleEvents", "t"), 10.0, 2, ("arn:aws:sns:x:1:t",), "about")
+    metrics.put_alarm(wish)
+    metrics.put_alarm(wish)
+    metrics.client.put_metric_alarm(
+        AlarmName="own/y",
+        MetricName="m",
+        Namespace="n",
+        Period=60,
+        EvaluationPeriods=1,
+        Threshold=1.0,
+        Statistic="Sum",
+        ComparisonOperator="GreaterThanThreshold",
+    )
+    own, other = metrics.alarms("own/")
+    assert (own.owned, other.owned) == (True, False)
+    assert (own.key, own.threshold, own.periods, own.actions, own.description) == (
+        wish.key,
+        wish.threshold,
+        wish.periods,
+        wish.actions,
+        wish.description,
+    )
+    metrics.delete_alarms(["own/x", "own/y"])
+    assert metrics.alarms("own/") == []

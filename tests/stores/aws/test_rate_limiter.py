@@ -1,0 +1,109 @@
+"""The pace of a scan, in a time that passes as the tests say."""
+
+from __future__ import annotations
+
+import random
+from math import inf
+
+import pytest
+
+from saltctl.stores.aws.rate_limiter import LEAST_RCU, Leave, Pace
+
+
+class Simulation:
+    """Segments that read as they are allowed to, each request taking ``latency`` seconds."""
+
+    def __init__(self, max_rcu: float | None, segments: int = 4, latency: float = 0.01) -> None:
+        self.now = 0.0
+        self.consumed: list[tuple[float, float]] = []
+        self.pace = Pace(max_rcu, clock=lambda: self.now)
+        self._free_at = [0.0] * segments
+        self._latency = latency
+        self._random = random.Random(1)
+
+    def run(self, seconds: float, *, capacity: float = inf, items_a_unit: float = 12.0) -> None:
+        """Let time pass. Whatever is asked beyond ``capacity`` in any one second is refused."""
+        end = self.now + seconds
+        while self.now < end:
+            number = min(range(len(self._free_at)), key=self._free_at.__getitem__)
+            self.now = max(self.now, self._free_at[number])
+            leave = self.pace.leave()
+            if leave.wait:
+                self._free_at[number] = self.now + leave.wait
+                continue
+            items = self.pace.limit() or 3000
+            units = items / items_a_unit * self._random.uniform(0.8, 1.2)
+            lately = sum(u for at, u in self.consumed[-300:] if at > self.now - 1)
+            self._free_at[number] = self.now + self._latency
+            if lately + units > capacity:
+                self.pace.throttled(leave)
+                self._free_at[number] = self.now + 0.1
+            else:
+                self.consumed.append((self.now, units))
+                self.pace.settle(leave, units, items)
+
+    def rate(self, since: float = 0.0) -> float:
+        """Units a second since then."""
+        return sum(units for at, units in self.consumed if at >= since) / max(self.now - since, 0.1)
+
+    def worst_second(self) -> float:
+        """The most units in any one second."""
+        return max(sum(u for at, u in self.consumed if begin <= at < begin + 1) for begin, _ in self.consumed)
+
+
+@pytest.mark.parametrize("max_rcu", [5.0, 100.0, 3000.0])
+@pytest.mark.parametrize("segments", [1, 4, 16])
+@pytest.mark.parametrize("items_a_unit", [2.0, 12.0, 60.0])
+def test_max_rcu_is_kept_and_used(max_rcu: float, segments: int, items_a_unit: float) -> None:
+    """Whatever the items' sizes and however many segments: the bound on average, and all of it."""
+    simulation = Simulation(max_rcu, segments)
+    simulation.run(60.0, items_a_unit=items_a_unit)
+    assert simulation.rate(since=20.0) <= 1.05 * max_rcu
+    assert simulation.rate(since=20.0) >= 0.7 * max_rcu
+    # The first pages are of unknown cost, and after a pause a second's worth is saved up.
+    assert simulation.worst_second() <= (2.5 + 5 * segments / 4) * max_rcu + segments
+
+
+def test_without_a_bound_nobody_waits() -> None:
+    """Full pages, at once."""
+    pace = Pace(None, clock=lambda: 0.0)
+    for _ in range(100):
+        assert pace.leave() == Leave(0.0)
+        assert pace.limit() is None
+        pace.settle(Leave(0.0), 256.0, 3000)
+
+
+@pytest.mark.parametrize("max_rcu", [None, 5000.0])
+def test_throttling_slows_it_down_and_it_recovers(max_rcu: float | None) -> None:
+    """It finds about what the table gives, without being refused all the time, and is quick again afterwards."""
+    simulation = Simulation(max_rcu)
+    simulation.run(5.0)
+    simulation.run(60.0, capacity=500.0)
+    assert 200.0 <= simulation.rate(since=15.0) <= 500.0
+    assert simulation.pace.rate < 2000.0
+    before = simulation.now
+    simulation.run(60.0)
+    assert simulation.rate(since=before + 30.0) >= 3000.0
+    assert simulation.pace.rate == (inf if max_rcu is None else max_rcu)
+
+
+def test_a_burst_of_refusals_is_one() -> None:
+    """Segments that are refused at the same moment slow the scan down once, not each."""
+    pace = Pace(1000.0, clock=lambda: 10.0)
+    pace.settle(Leave(0.0), 5000.0, 50_000)
+    for _ in range(16):
+        pace.throttled(Leave(0.0))
+    assert pace.rate == 500.0
+
+
+def test_there_is_a_least() -> None:
+    """A table that refuses everything is still asked now and then, and a smaller bound stays a bound."""
+    now = [0.0]
+    pace = Pace(None, clock=lambda: now[0])
+    for _ in range(20):
+        now[0] += 1.0
+        pace.throttled(Leave(0.0))
+    assert LEAST_RCU <= pace.rate <= 1.3 * LEAST_RCU
+    slow = Pace(2.0, clock=lambda: now[0])
+    slow.throttled(Leave(0.0))
+    assert slow.rate == 2.0

@@ -1,0 +1,119 @@
+"""From the bytes of a scan's answer to entries: the fast way and the slow one see the same, and damage is told."""
+
+from __future__ import annotations
+
+import json
+from binascii import crc32
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saltctl.stores.aws.scan_parser import NoPageError, ScanReader, fast_decoder
+
+CAP = 16
+NUMBERS = st.one_of(
+    st.sampled_from(("1", "2", "4", "16", "32", "65536", "65537", "0", "-4", "1.5", "1e3", "²", "")),
+    st.integers(-10, 10**20).map(str),
+)
+VALUES = st.one_of(
+    NUMBERS.map(lambda text: {"N": text}),
+    st.text(max_size=3).map(lambda text: {"S": text}),
+    st.just({"NULL": True}),
+    st.just({"N": 4}),
+)
+ITEMS = st.fixed_dictionaries(
+    {"conversation_id": st.one_of(st.text(min_size=1, max_size=5), st.just("#lease")).map(lambda text: {"S": text})},
+    optional={"max_n": VALUES, "write_n": VALUES},
+)
+PAGES = st.fixed_dictionaries(
+    {"Items": st.lists(ITEMS, max_size=6)},
+    optional={
+        "LastEvaluatedKey": st.just({"conversation_id": {"S": "last"}}),
+        "ConsumedCapacity": st.just({"TableName": "t", "CapacityUnits": 1.5}),
+        "Count": st.integers(0, 6),
+    },
+)
+
+
+def reader(*, slowly: bool = True) -> ScanReader:
+    """One without a client: only what came back is looked at."""
+    return ScanReader(None, CAP, slowly=slowly)
+
+
+@pytest.mark.skipif(fast_decoder() is None, reason="msgspec is not installed (the extra fast)")
+@given(PAGES)
+def test_the_fast_way_sees_what_the_slow_one_sees(page: dict[str, Any]) -> None:
+    """Entries, damage, what is above the cap, costs and position, whatever the items are."""
+    body = json.dumps(page).encode()
+    assert reader(slowly=False).read(body) == reader().read(body)
+
+
+@pytest.mark.parametrize("slowly", [True, False])
+@pytest.mark.parametrize(
+    ("max_n", "entries", "above_cap", "problem"),
+    [
+        ("16", [("conv", 16, 1)], [], None),
+        ("32", [("conv", 32, 1)], [("conv", 32)], None),
+        ("65536", [("conv", 65536, 1)], [("conv", 65536)], None),
+        ("65537", [], [], "more than any registry allows"),
+        ("-4", [], [], "no positive whole number"),
+        ("1.5", [], [], "no positive whole number"),
+    ],
+)
+def test_above_the_cap_is_named_and_merged_and_the_impossible_is_damage(
+    slowly: bool,
+    max_n: str,
+    entries: list[tuple[str, int, int]],
+    above_cap: list[tuple[str, int]],
+    problem: str | None,
+) -> None:
+    """An N of somebody else's is served all the same; one that no setting allows cannot be saltctl's."""
+    page = {"Items": [{"conversation_id": {"S": "conv"}, "max_n": {"N": max_n}, "write_n": {"N": "1"}}]}
+    answer = reader(slowly=slowly).read(json.dumps(page).encode())
+    assert (answer.entries, answer.above_cap) == (entries, above_cap)
+    assert [damaged.problem.endswith(problem or "") for damaged in answer.damaged] == [True] * bool(problem)
+
+
+@pytest.mark.parametrize("slowly", [True, False])
+@pytest.mark.parametrize(
+    "body", [b"", b'{"Items": [{"conversation_id": {"S"', b"[]", b"{}", b'{"Items": [{}]}', b"\xff"]
+)
+def test_what_is_no_page_is_told(slowly: bool, body: bytes) -> None:
+    """Cut off, empty, or somebody else's answer: never an empty page, which would pass for a segment's end."""
+    with pytest.raises(NoPageError):
+        reader(slowly=slowly).read(body)
+
+
+class Events:
+    """A client that answers each scan with bytes, as botocore hands them to those who listen before it parses."""
+
+    def __init__(self, body: bytes, headers: dict[str, str]) -> None:
+        self.meta = self
+        self.events = self
+        self._body = body
+        self._headers = headers
+        self._listener: Any = None
+
+    def register(self, name: str, listener: Any, unique_id: str) -> None:
+        """Listen."""
+        self._listener = listener
+
+    def scan(self, **request: Any) -> dict[str, Any]:
+        """One answer."""
+        customized: dict[str, Any] = {}
+        response = {"status_code": 200, "body": self._body, "headers": self._headers}
+        self._listener(response_dict=response, customized_response_dict=customized)
+        return customized
+
+
+def test_a_page_that_was_changed_on_its_way_is_told() -> None:
+    """By DynamoDB's checksum; an answer that a proxy has compressed has another one, and is not compared."""
+    body = b'{"Items": [{"conversation_id": {"S": "conv"}, "max_n": {"N": "4"}, "write_n": {"N": "4"}}]}'
+    right, wrong = {"x-amz-crc32": str(crc32(body))}, {"x-amz-crc32": str(crc32(body) ^ 1)}
+    for headers in (right, {}, wrong | {"content-encoding": "gzip"}):
+        assert ScanReader(Events(body, headers), CAP).scan({}).entries == [("conv", 4, 4)]
+    for headers in (wrong, {"x-amz-crc32": "none"}):
+        with pytest.raises(NoPageError, match="checksum"):
+            ScanReader(Events(body, headers), CAP).scan({})

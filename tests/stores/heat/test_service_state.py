@@ -1,0 +1,68 @@
+"""What is remembered for people, on real servers: when Redis was verified, and the latest raises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.heat.service_state import KEPT_RAISES, ServiceState, Verification
+from saltctl.stores.redis.registry import RedisRegistry, new_token
+
+AT = "2026-07-01T08:00:00.000Z"
+
+
+@pytest.fixture
+def state(settings: Settings) -> Iterator[ServiceState]:
+    """The notes of the test's own Redis."""
+    notes = ServiceState(settings)
+    yield notes
+    notes.close()
+
+
+def test_a_rebuild_leaves_a_note_of_whom_it_verified(
+    settings: Settings, store: RedisRegistry, backup: DynamoBackup, state: ServiceState, admin: Any
+) -> None:
+    """The note has the time that was handed in, and the replication id that the primary has."""
+    layout, prefix = settings.layout, settings.key_prefix
+    options = RebuildOptions(segments=1)
+    job = Rebuild(
+        store,
+        backup,
+        backup,
+        options,
+        layout=layout,
+        key_prefix=prefix,
+        token=new_token(),
+        notes=state,
+        now=lambda: 1000.5,
+    )
+    assert state.verification() is None
+    list(job.run())
+    assert state.verification() == Verification(1000.5, (admin.info("replication")["master_replid"],))
+
+
+def test_the_latest_raises_come_first_and_are_few(state: ServiceState) -> None:
+    """Of many raises the latest are kept, the newest first; the latest of all is ``last_raise``."""
+    for n in range(KEPT_RAISES + 3):
+        state.note_raise(f"conv\n{n}", 1, 2, AT, "worker")
+    names = [raised["conversation_id"] for raised in state.last_raises()]
+    assert names == [f"conv\n{n}" for n in range(KEPT_RAISES + 2, 2, -1)]
+    assert state.last_raise() == {"conversation_id": names[0], "before": 1, "after": 2, "at": AT, "by": "worker"}
+
+
+@pytest.mark.parametrize(
+    "junk", ["", "no json", "[]", "3", '{"at": "x", "replication_ids": []}', '{"at": 1, "replication_ids": "x"}']
+)
+def test_what_is_no_note_is_none(state: ServiceState, settings: Settings, admin: Any, junk: str) -> None:
+    """Whatever somebody else wrote there is no note, and no error either."""
+    admin.hset(
+        f"{settings.key_prefix}:service", mapping={"verified": junk, "last_raise": junk, "raises": f"{junk}\n{{}}"}
+    )
+    assert state.verification() is None
+    assert state.last_raises() == []
+    assert state.last_raise() is None

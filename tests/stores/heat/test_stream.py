@@ -1,0 +1,307 @@
+"""The heat stream on real servers: delivery, claiming, trimming, what status reads, and the shared sums."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from saltctl.errors import RedisUnavailableError, StreamLostError
+from saltctl.local.environment import LocalRedis
+from saltctl.settings import Settings
+from saltctl.stores.heat.report import HeatReport, parse
+from saltctl.stores.heat.stream import HeatStream
+from saltctl.stores.heat.window_sums import HeatSums
+
+NOW = 1_800_000_000
+
+
+@pytest.fixture
+def stream(settings: Settings) -> Iterator[HeatStream]:
+    """The stream, with its group."""
+    heat = HeatStream(settings, block=0.5)
+    heat.create_group()
+    yield heat
+    heat.close()
+
+
+@pytest.fixture
+def sums(settings: Settings) -> Iterator[HeatSums]:
+    """The shared sums."""
+    shared = HeatSums(settings)
+    yield shared
+    shared.close()
+
+
+def report(number: int = 0, writes: int = 20, server: str = "app-1", window: int = NOW) -> HeatReport:
+    """A report of a conversation of its own."""
+    return HeatReport(f"conv_{number}", server, window, writes)
+
+
+def fill(admin: Any, stream: HeatStream, count: int) -> None:
+    """Entries 1-0, 2-0, … at the beginning of time."""
+    for number in range(1, count + 1):
+        admin.execute_command("XADD", stream.key, f"{number}-0", "a", number)
+
+
+def test_what_is_reported_is_read_once(stream: HeatStream) -> None:
+    """Reports arrive in order, each at one consumer, and nothing is left for the next read."""
+    sent = [report(number) for number in range(2500)]
+    stream.append_reports(sent)
+    first = stream.read_new("c1", 1000)
+    rest = stream.read_new("c2", 5000)
+    assert [parse(entry.fields or [], NOW) for entry in first + rest] == sent
+    assert stream.read_new("c1", 10) == []
+
+
+def test_pending_entries_come_back_until_acknowledged(stream: HeatStream) -> None:
+    """A consumer that restarts under its name reads what it had; acknowledging ends it, also when repeated."""
+    stream.append_reports([report(1), report(2)])
+    entries = stream.read_new("c1", 10)
+    assert stream.read_own("c1", "0", 10) == entries
+    assert stream.read_own("c1", entries[0].id, 10) == entries[1:]
+    assert stream.acknowledge([entry.id for entry in entries]) == 2
+    assert stream.acknowledge([entry.id for entry in entries]) == 0
+    assert stream.read_own("c1", "0", 10) == []
+
+
+def test_blocking_ends_when_something_arrives(stream: HeatStream) -> None:
+    """BLOCK outlasts no deadline of the client, and an entry ends it."""
+    assert stream.read_new("c1", 10, block=0.05) == []
+    timer = threading.Timer(0.05, stream.append_reports, [[report()]])
+    timer.start()
+    assert len(stream.read_new("c1", 10, block=20)) == 1
+    timer.join()
+
+
+def test_what_a_dead_consumer_holds_can_be_claimed(stream: HeatStream, admin: Any) -> None:
+    """Claiming hands entries over; what was trimmed meanwhile is named by its id alone."""
+    fill(admin, stream, 3)
+    held = stream.read_new("dead", 10)
+    admin.execute_command("XTRIM", stream.key, "MINID", "2-0")
+    early = stream.claim("c1", 60.0, "0-0", 10)
+    assert (early.entries, early.deleted) == ([], ["1-0"])
+    claimed = stream.claim("c1", 0.0, "0-0", 10)
+    assert claimed.entries == held[1:]
+    assert claimed.cursor == "0-0"
+    assert [entry_id for entry_id, consumer, _ in stream.pending("-", 10) if consumer == "c1"] == ["2-0", "3-0"]
+
+
+def test_a_trimmed_pending_entry_is_read_without_fields(stream: HeatStream, admin: Any) -> None:
+    """One's own pending entry that was trimmed comes back empty and can be acknowledged."""
+    fill(admin, stream, 2)
+    stream.read_new("c1", 10)
+    admin.execute_command("XTRIM", stream.key, "MINID", "2-0")
+    first, second = stream.read_own("c1", "0", 10)
+    assert (first.id, first.fields) == ("1-0", None)
+    assert second.fields == [b"a", b"2"]
+    assert stream.acknowledge(["1-0"]) == 1
+
+
+@pytest.mark.parametrize("loss", ["FLUSHALL", "DEL", "XGROUP DESTROY"])
+def test_a_lost_stream_is_an_error_of_its_own(stream: HeatStream, admin: Any, loss: str) -> None:
+    """Where stream or group are gone every read says so, and creating them again starts from the beginning."""
+    arguments: tuple[str, ...] = {"FLUSHALL": (), "DEL": (stream.key,)}.get(loss, (stream.key, stream.group))
+    admin.execute_command(*loss.split(), *arguments)
+    for read in (
+        lambda: stream.read_new("c1", 10),
+        lambda: stream.read_own("c1", "0", 10),
+        lambda: stream.claim("c1", 0.0, "0-0", 10),
+        lambda: stream.pending("-", 10),
+    ):
+        with pytest.raises(StreamLostError):
+            read()
+    stream.append_reports([report()])
+    stream.create_group()
+    assert len(stream.read_new("c1", 10)) == 1
+
+
+def test_a_stream_that_is_lost_while_waiting_is_noticed(stream: HeatStream, admin: Any) -> None:
+    """DEL during a blocked read ends it with the same error."""
+    timer = threading.Timer(0.1, admin.delete, [stream.key])
+    timer.start()
+    with pytest.raises(StreamLostError):
+        stream.read_new("c1", 10, block=20)
+    timer.join()
+
+
+def test_a_server_that_dies_while_waiting_is_noticed(stream: HeatStream, redis_server: LocalRedis) -> None:
+    """A kill during a blocked read is an outage, at once."""
+    timer = threading.Timer(0.1, redis_server.kill)
+    timer.start()
+    with pytest.raises(RedisUnavailableError):
+        stream.read_new("c1", 10, block=20)
+    timer.join()
+
+
+def test_reports_are_not_tried_again(stream: HeatStream, redis_server: LocalRedis) -> None:
+    """With Redis away a batch fails and that is that; the meter counts it."""
+    redis_server.kill()
+    with pytest.raises(RedisUnavailableError):
+        stream.append_reports([report()])
+
+
+@pytest.mark.parametrize(
+    ("acknowledged", "second_reads", "left"),
+    [(4, 10, 5), (10, 10, 10), (10, 6, 6), (0, 10, 1), (10, 0, 1)],
+    ids=["a pending one", "all done", "another group's unread", "nothing acknowledged", "a group that read nothing"],
+)
+def test_trimming_stops_at_what_somebody_needs(
+    stream: HeatStream, admin: Any, acknowledged: int, second_reads: int, left: int
+) -> None:
+    """Whatever is unread or pending in any group stays, and everything above it."""
+    fill(admin, stream, 10)
+    admin.execute_command("XGROUP", "CREATE", stream.key, "other", "0")
+    if second_reads:
+        admin.execute_command(
+            "XREADGROUP", "GROUP", "other", "x", "COUNT", second_reads, "NOACK", "STREAMS", stream.key, ">"
+        )
+    ids = [entry.id for entry in stream.read_new("c1", 100)]
+    stream.acknowledge(ids[:acknowledged])
+    stream.trim(1e12)
+    # An id that was delivered last and acknowledged may stay: below it everything is gone.
+    assert stream.range("-", "+", 100)[0].id == f"{left}-0"
+
+
+def test_trimming_keeps_what_is_young(stream: HeatStream) -> None:
+    """Acknowledged entries stay for as long as they may be replayed."""
+    stream.append_reports([report()])
+    stream.acknowledge([entry.id for entry in stream.read_new("c1", 10)])
+    assert stream.trim(0.0) == 0
+
+
+def test_trimming_without_a_group_or_a_stream_does_nothing(stream: HeatStream, admin: Any) -> None:
+    """Nobody has read anything, so nothing may go."""
+    fill(admin, stream, 3)
+    admin.execute_command("XGROUP", "DESTROY", stream.key, stream.group)
+    assert stream.trim(1e12) == 0
+    admin.delete(stream.key)
+    assert stream.trim(1e12) == 0
+
+
+def test_only_consumers_that_hold_nothing_are_forgotten(stream: HeatStream) -> None:
+    """A dead consumer with pending entries stays, since its entries would go with it."""
+    stream.append_reports([report()])
+    stream.read_new("holds", 10)
+    stream.sign_in("empty")
+    assert stream.forget_consumers(60.0) == []
+    assert stream.forget_consumers(0.0) == ["empty"]
+    group = stream.info().group(stream.group)
+    assert group is not None
+    assert [c.name for c in group.consumers] == ["holds"]
+
+
+def test_signing_in_is_a_sign_of_life(stream: HeatStream, admin: Any) -> None:
+    """An instance with nothing to do is known all the same, and its idle time begins again."""
+    stream.sign_in("c1")
+    while _idle(stream) < 0.05:
+        stream.read_new("other", 1, block=0.02)
+    stream.sign_in("c1")
+    assert _idle(stream) < 0.05
+
+
+def _idle(stream: HeatStream) -> float:
+    (group,) = stream.info().groups
+    return next(c.idle_s for c in group.consumers if c.name == "c1")
+
+
+def test_info_counts_what_is_unread_and_pending(stream: HeatStream, admin: Any) -> None:
+    """Length, ends, lag, pending and consumers, as they are."""
+    fill(admin, stream, 10)
+    stream.read_new("c1", 4)
+    info = stream.info()
+    assert (info.length, info.first_id, info.last_id) == (10, "1-0", "10-0")
+    (group,) = info.groups
+    assert (group.lag, group.pending, group.oldest_pending_id) == (6, 4, "1-0")
+    assert group.last_delivered_id == "4-0"
+    assert [(c.name, c.pending) for c in group.consumers] == [("c1", 4)]
+    assert group.loss is None
+
+
+def test_the_lag_is_computed_where_redis_does_not_know_it(stream: HeatStream, admin: Any) -> None:
+    """After XDEL Redis says null; counting says how many there are."""
+    fill(admin, stream, 10)
+    stream.read_new("c1", 4)
+    admin.execute_command("XDEL", stream.key, "8-0")
+    (group,) = stream.info().groups
+    assert group.lag == 5
+
+
+def test_entries_that_were_trimmed_unread_are_proved(stream: HeatStream, admin: Any) -> None:
+    """The group had read 3 of 10, the stream begins at 6: two are gone, and between which ids is known."""
+    fill(admin, stream, 10)
+    stream.read_new("c1", 3)
+    admin.execute_command("XTRIM", stream.key, "MINID", "6-0")
+    (group,) = stream.info().groups
+    assert group.loss is not None
+    assert (group.loss.entries, group.loss.after_id, group.loss.before_id) == (2, "3-0", "6-0")
+    assert group.lag == 5
+
+
+def test_a_group_that_never_read_and_a_stream_that_is_empty(stream: HeatStream, admin: Any) -> None:
+    """All entries trimmed before the first read are lost, too; an empty stream has no lag."""
+    fill(admin, stream, 4)
+    admin.execute_command("XTRIM", stream.key, "MAXLEN", "0")
+    info = stream.info()
+    (group,) = info.groups
+    assert (info.length, info.first_id, info.last_id, group.lag) == (0, None, "4-0", 0)
+    assert group.loss is not None
+    assert group.loss.entries == 4
+
+
+def test_trimming_what_was_read_is_no_loss(stream: HeatStream, admin: Any) -> None:
+    """What the group has read may go; nothing is claimed to be lost."""
+    fill(admin, stream, 10)
+    stream.acknowledge([entry.id for entry in stream.read_new("c1", 6)])
+    stream.trim(1e12)
+    (group,) = stream.info().groups
+    assert group.loss is None
+    admin.execute_command("XTRIM", stream.key, "MINID", "7-0")
+    (group,) = stream.info().groups
+    assert group.loss is None
+
+
+def test_no_stream_is_said(settings: Settings) -> None:
+    """Without a stream there is nothing to tell about."""
+    with pytest.raises(StreamLostError):
+        HeatStream(settings).info()
+
+
+def test_sums_add_up_over_servers(sums: HeatSums) -> None:
+    """A hundred servers' counts of one window are one sum; other windows and conversations are apart."""
+    reports = [report(1, writes=80, server=f"app-{number}") for number in range(100)]
+    assert sums.add(reports)[-1] == 8000
+    assert sums.add([report(1, window=NOW + 1), report(2)]) == [20, 20]
+
+
+def test_a_report_counts_once(sums: HeatSums) -> None:
+    """Redelivered, repeated or corrected upwards: a server's part of a window is its highest count."""
+    assert sums.add([report(1, 50), report(1, 50)]) == [50, 50]
+    assert sums.add([report(1, 50)]) == [50]
+    assert sums.add([report(1, 70, server="app-2")]) == [120]
+    assert sums.add([report(1, 60)]) == [130]
+    assert sums.add([report(1, 10)]) == [130]
+
+
+def test_ids_that_look_alike_are_not_mixed_up(sums: HeatSums) -> None:
+    """A server may be called anything: its part of a sum is never another conversation's sum."""
+    odd = HeatReport("a", "b#c\x00\n", NOW, 5)
+    assert sums.add([odd, HeatReport("a", "b", NOW, 7), HeatReport("a", "", NOW, 9)]) == [5, 12, 21]
+
+
+def test_sums_are_shared_and_expire(settings: Settings, sums: HeatSums, admin: Any) -> None:
+    """Another instance goes on with the same sum, and nothing of it stays for ever."""
+    sums.add([report(number) for number in range(3000)])
+    assert HeatSums(settings).add([report(7, server="app-2")]) == [40]
+    keys = list(admin.scan_iter(f"{settings.key_prefix}:sum:*"))
+    assert 1 < len(keys) <= 16
+    assert all(0 < admin.ttl(key) <= 900 for key in keys)
+
+
+def test_large_sums_are_exact(sums: HeatSums) -> None:
+    """Lua's way to write large numbers does not reach the sums."""
+    reports = [HeatReport("a", f"app-{number}", NOW, 10_000_000) for number in range(1500)]
+    assert sums.add(reports)[-1] == 15_000_000_000
+    assert sums.add([HeatReport("a", "one more", NOW, 1)]) == [15_000_000_001]

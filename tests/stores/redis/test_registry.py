@@ -1,0 +1,337 @@
+"""The registry in Redis: entries, the merge, sessions of a rebuild. The fence has its own file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from saltctl.errors import ConfigurationError, RebuildBrokenError, RedisUnavailableError, UnverifiedError
+from saltctl.local.environment import LocalRedis
+from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
+from saltctl.stores.redis.registry import RedisRebuildSession, RedisRegistry, new_token
+from saltctl.stores.redis.scripts import script_sha
+from tests.support import Rebuilder
+
+AWKWARD_IDS = [
+    " ",
+    "conv:with/many{odd}chars",
+    "\x00\x1b[31m\r\n$3\r\n",
+    "*1\r\n$8\r\nFLUSHALL\r\n",
+    "日本語 é e\u0301 😀",
+    "-",
+    "[bold]",
+    "x" * 2000,
+    "é" * 1000,
+]
+
+
+@pytest.fixture
+def session(store: RedisRegistry) -> Iterator[RedisRebuildSession]:
+    """A rebuild's session with the one primary."""
+    (session,) = store.sessions()
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def one_bucket(settings: Settings) -> Iterator[RedisRegistry]:
+    """The registry in one single hash."""
+    store = RedisRegistry(replace(settings, buckets=1))
+    yield store
+    store.close()
+
+
+# Lookups.
+
+
+def test_a_new_server_is_not_verified(store: RedisRegistry, primary: str) -> None:
+    """A process that was never rebuilt answers lookups with an error, and not with "no entry"."""
+    store.merge("conv", 4)
+    with pytest.raises(UnverifiedError):
+        store.lookup(primary, ["conv"])
+    assert store.verified() == {primary: False}
+
+
+def test_a_rebuilt_server_answers(store: RedisRegistry, primary: str, rebuild: Rebuilder) -> None:
+    """After a rebuild lookups return entries, and None where there is none."""
+    rebuild()
+    store.merge("conv", 4)
+    assert store.verified() == {primary: True}
+    assert store.lookup(primary, ["conv"]) == [4]
+    assert store.lookup(primary, ["other"]) == [None]
+    assert store.lookup(primary, ["other", "conv"]) == [None, 4]
+
+
+def test_many_ids_are_answered_in_their_order(store: RedisRegistry, primary: str, rebuild: Rebuilder) -> None:
+    """More ids than one call or one batch takes, some of them twice, most of them without an entry."""
+    rebuild()
+    ids = [f"conv_{number}" for number in range(20_000)]
+    (session,) = store.sessions()
+    session.merge([(ids[number], number) for number in range(100, 20_000, 100)])
+    session.close()
+    wanted = [None if number % 100 or not number else number for number in range(20_000)]
+    assert store.lookup(primary, [*ids, *ids[:101]]) == [*wanted, *wanted[:101]]
+    assert store.lookup(primary, []) == []
+
+
+def test_thousands_of_ids_of_one_bucket(one_bucket: RedisRegistry, rebuild: Rebuilder) -> None:
+    """Lua's unpack() takes about 8,000 values: a bucket is asked in several calls."""
+    primary = one_bucket.primaries()[0]
+    token = new_token()
+    (session,) = one_bucket.sessions()
+    session.mark(token)
+    session.merge([(f"conv_{number}", number + 1) for number in range(9000)])
+    session.finish(token)
+    session.load_lookup()
+    session.close()
+    assert one_bucket.lookup(primary, [f"conv_{n}" for n in range(9000)]) == list(range(1, 9001))
+
+
+def test_any_id_can_be_an_entry(store: RedisRegistry, registry: Registry, primary: str, rebuild: Rebuilder) -> None:
+    """Ids are data for Redis, whatever they hold: alone, among others, merged by a raise or by a rebuild."""
+    for number, conversation_id in enumerate(AWKWARD_IDS):
+        registry.raise_to(conversation_id, 2 << number % 4)
+    held = {conversation_id: 2 << number % 4 for number, conversation_id in enumerate(AWKWARD_IDS)}
+    rebuild()
+    for conversation_id, n in held.items():
+        assert store.lookup(primary, [conversation_id]) == [n]
+    assert store.lookup(primary, ["other", *held]) == [None, *held.values()]
+    assert store.raw(AWKWARD_IDS) == held
+    assert dict(store.entries()) == held
+
+
+def test_prefixes_keep_registries_apart(store: RedisRegistry, settings: Settings, rebuild: Rebuilder) -> None:
+    """Two registries in one Redis: each is verified for itself."""
+    rebuild()
+    store.merge("conv", 4)
+    other = RedisRegistry(replace(settings, key_prefix="other"))
+    with pytest.raises(UnverifiedError):
+        other.lookup(other.primaries()[0], ["conv"])
+    assert list(other.entries()) == []
+    other.close()
+
+
+def test_a_damaged_entry_is_an_error_and_no_default(
+    store: RedisRegistry, registry: Registry, primary: str, admin: Any, rebuild: Rebuilder
+) -> None:
+    """Lookups go to the backup for it, alone or among others; a rebuild writes the backup's number over it."""
+    registry.raise_to("conv", 4)
+    rebuild()
+    for damaged in ("many", "", "0", "-4", "2.5", "1e3", "0x10", "nan"):
+        admin.hset(store._key("conv"), "conv", damaged)
+        with pytest.raises(RedisUnavailableError, match="no salt count"):
+            store.lookup(primary, ["conv"])
+        with pytest.raises(RedisUnavailableError, match="no salt count"):
+            store.raw(["conv"])
+        assert registry.lookup("conv") == ("conv", 4, 4, "backup")
+        assert registry.lookup_many(["conv", "other"])["conv"].max_n == 4
+        assert rebuild().raised == 1
+        assert registry.lookup("conv") == ("conv", 4, 4, "redis")
+
+
+def test_a_bucket_that_is_no_hash_is_an_error(
+    store: RedisRegistry, registry: Registry, primary: str, admin: Any, rebuild: Rebuilder
+) -> None:
+    """Somebody used the key for something else: lookups of this bucket go to the backup."""
+    rebuild()
+    registry.raise_to("conv", 4)
+    admin.set(store._key("conv"), "x")
+    with pytest.raises(RedisUnavailableError, match="WRONGTYPE"):
+        store.lookup(primary, ["conv"])
+    assert registry.lookup("conv").max_n == 4
+
+
+# The merge.
+
+
+def test_a_merge_says_whether_it_raised(store: RedisRegistry) -> None:
+    """And never lowers."""
+    assert store.merge("conv", 4) is True
+    assert store.merge("conv", 4) is False
+    assert store.merge("conv", 2) is False
+    assert store.merge("conv", 8) is True
+    assert store.raw(["conv", "other"]) == {"conv": 8, "other": None}
+
+
+def test_numbers_are_compared_as_numbers(store: RedisRegistry, session: RedisRebuildSession) -> None:
+    """Lua compares strings as strings, where '10' is below '9': in a raise, and in a rebuild."""
+    for first, second in ((9, 10), (10, 9), (128, 64), (99, 100)):
+        by_raise, by_rebuild = f"raise {first} {second}", f"rebuild {first} {second}"
+        for n in (first, second):
+            store.merge(by_raise, n)
+            session.merge([(by_rebuild, n)])
+        larger = max(first, second)
+        assert store.raw([by_raise, by_rebuild]) == {by_raise: larger, by_rebuild: larger}
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 999, 1000, 1001, 8001, 20_000])
+def test_a_merge_takes_any_number_of_entries(session: RedisRebuildSession, store: RedisRegistry, size: int) -> None:
+    """All of them arrive; the same again raises none; the count of those raised is right."""
+    entries = [(f"conv_{number}", number + 1) for number in range(size)]
+    assert session.merge(entries) == size
+    assert dict(store.entries()) == dict(entries)
+    assert session.merge(entries) == 0
+    assert session.merge([(i, n + number % 2) for number, (i, n) in enumerate(entries)]) == size // 2
+
+
+def test_entries_that_are_new_are_merged_past_the_script_and_the_parser(
+    session: RedisRebuildSession, store: RedisRegistry, admin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By HSETNX; its replies are read from redis-py's socket. Where there is none to be seen, by redis-py."""
+    driver = session._connection._connection
+    admin.config_resetstat()
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "read_response", lambda: pytest.fail("redis-py's parser was asked"))
+        assert session.merge([(f"conv_{number}", 4) for number in range(5000)]) == 5000
+    assert admin.info("commandstats")["cmdstat_hsetnx"]["calls"] == 5000
+    with monkeypatch.context() as patch:
+        # The same connection, as one that keeps its socket to itself.
+        patch.setattr(session._connection, "_connection", _Closed(driver))
+        assert session.merge([(f"conv_{number}", 8) for number in range(4999, 5003)]) == 4
+    assert store.raw(["conv_0", "conv_4999", "conv_5002"]) == {"conv_0": 4, "conv_4999": 8, "conv_5002": 8}
+
+
+class _Closed:
+    """A connection's public methods."""
+
+    def __init__(self, connection: Any) -> None:
+        self.send_packed_command = connection.send_packed_command
+        self.read_response = connection.read_response
+        self.disconnect = connection.disconnect
+
+
+def test_a_rebuild_over_what_is_there_asks_the_script(session: RedisRebuildSession, admin: Any) -> None:
+    """As soon as most entries of a batch were there; and goes back where they are missing again."""
+    entries = [(f"conv_{number}", 4) for number in range(100)]
+    session.merge(entries)
+    admin.config_resetstat()
+    for _ in range(3):
+        assert session.merge(entries) == 0
+    assert admin.info("commandstats")["cmdstat_hsetnx"]["calls"] == 100
+    assert session.merge([(f"other_{number}", 4) for number in range(100)]) == 100
+    assert session.merge([(f"another_{number}", 4) for number in range(100)]) == 100
+    assert admin.info("commandstats")["cmdstat_hsetnx"]["calls"] == 200
+
+
+def test_a_merge_into_one_bucket_takes_any_number_of_entries(one_bucket: RedisRegistry) -> None:
+    """Where all 20,000 entries of a page are of one bucket."""
+    entries = [(f"conv_{number}", number + 1) for number in range(20_000)]
+    (session,) = one_bucket.sessions()
+    assert session.merge(entries) == len(entries)
+    assert session.merge(entries) == 0
+    session.close()
+    assert dict(one_bucket.entries()) == dict(entries)
+
+
+merges = st.lists(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 1 << 17)), max_size=12), max_size=6)
+
+
+@given(merges)
+@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_merged_the_largest_stays(
+    session: RedisRebuildSession, store: RedisRegistry, admin: Any, batches: list[list[tuple[str, int]]]
+) -> None:
+    """In any order, any batches, by raises and rebuilds mixed, with ids more than once in a batch or not."""
+    admin.flushdb()
+    largest: dict[str, int] = {}
+    for number, batch in enumerate(batches):
+        if number % 2:
+            session.merge(list(dict(batch).items()))
+        else:
+            for conversation_id, n in dict(batch).items():
+                store.merge(conversation_id, n)
+        for conversation_id, n in dict(batch).items():
+            largest[conversation_id] = max(n, largest.get(conversation_id, 0))
+    assert dict(store.entries()) == largest
+
+
+def test_buckets_stay_listpacks(
+    store: RedisRegistry, session: RedisRebuildSession, admin: Any, settings: Settings
+) -> None:
+    """61 entries a bucket, as a million make of 16,384: a third of the memory of another encoding."""
+    token = new_token()
+    session.mark(token)
+    session.merge([(f"conv_{number:08}", 64) for number in range(61 * settings.buckets)])
+    session.finish(token)
+    encodings = {admin.object("ENCODING", key) for key in admin.scan_iter("salt:r:*")}
+    assert encodings == {b"listpack"}
+
+
+# A rebuild's session.
+
+
+def test_only_what_was_marked_is_fenced(session: RedisRebuildSession, store: RedisRegistry, admin: Any) -> None:
+    """Without the marks, or with those of another rebuild, nothing is fenced."""
+    session.mark("mine")
+    with pytest.raises(RebuildBrokenError, match="token"):
+        session.finish("another")
+    assert not any(b"#fence" in admin.hgetall(key) for key in admin.scan_iter("salt:r:*"))
+
+
+def test_one_missing_mark_keeps_every_bucket_unfenced(
+    session: RedisRebuildSession, store: RedisRegistry, admin: Any
+) -> None:
+    """The marks are checked first, and fences set after."""
+    session.mark("mine")
+    admin.hdel(store._key("conv"), "#rebuild")
+    with pytest.raises(RebuildBrokenError, match=store._key("conv")):
+        session.finish("mine")
+    assert not any(b"#fence" in admin.hgetall(key) for key in admin.scan_iter("salt:r:*"))
+
+
+def test_a_session_that_failed_stays_failed(session: RedisRebuildSession, redis_server: LocalRedis) -> None:
+    """The server is back, and the session is not: what it did before was done to another process."""
+    session.mark("mine")
+    redis_server.kill()
+    redis_server.start()
+    for _ in range(2):
+        with pytest.raises(RedisUnavailableError):
+            session.merge([("conv", 4)])
+    with pytest.raises(RedisUnavailableError):
+        session.finish("mine")
+    with pytest.raises(RedisUnavailableError):
+        session.load_lookup()
+
+
+def test_a_session_sees_what_is_held(session: RedisRebuildSession, store: RedisRegistry) -> None:
+    """Verified or not."""
+    store.merge("conv", 4)
+    assert session.held(["conv", "other"]) == [4, None]
+    assert session.held([]) == []
+
+
+def test_tokens_are_unique() -> None:
+    """No rebuild takes another's marks for its own."""
+    assert len({new_token() for _ in range(100)}) == 100
+
+
+# The server.
+
+
+def test_a_server_that_evicts_is_refused(store: RedisRegistry, admin: Any, rebuild: Rebuilder) -> None:
+    """Entries that vanish on their own make readers miss messages; the message names the setting."""
+    admin.config_set("maxmemory-policy", "allkeys-lru")
+    with pytest.raises(ConfigurationError, match="allkeys-lru") as refused:
+        store.check_server()
+    assert refused.value.exit_code == 78
+    assert "noeviction" in refused.value.hint
+    with pytest.raises(ConfigurationError):
+        rebuild()
+
+
+def test_a_server_as_it_must_be_is_accepted(store: RedisRegistry, primary: str, redis_server: LocalRedis) -> None:
+    """And says who it is."""
+    store.check_server()
+    assert store.server(primary)["process_id"] == redis_server.pid
+
+
+def test_the_lookup_script_is_pinned() -> None:
+    """Clients know the script by its SHA-1: changing its text is a change of the protocol."""
+    assert script_sha("lookup") == "057704f76a3a43cf015f0ee75426c8169696f339"

@@ -1,0 +1,128 @@
+"""TLS with a certificate authority of the test's own: one server, a cluster, and sentinels."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from saltctl.errors import RedisUnavailableError, UnavailableError
+from saltctl.local.environment import LocalMoto, LocalRedis, free_port
+from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.stream import HeatStream
+from saltctl.stores.redis.registry import RedisRegistry
+from tests.stores.conftest import find_engine
+from tests.support import rebuild_job
+from tests.support.clusters import SERVICE, LocalCluster, LocalSentinels
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a certificate authority, and a certificate by it for 127.0.0.1."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed, so there are no certificates to test TLS with")
+    directory = tmp_path_factory.mktemp("authority")
+
+    def run(*words: str) -> None:
+        subprocess.run([openssl, *words], check=True, capture_output=True, cwd=directory)
+
+    elliptic = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    run("req", "-x509", *elliptic, "-days", "2", "-subj", "/CN=Test CA", "-keyout", "ca.key", "-out", "ca.crt")
+    run("req", *elliptic, "-subj", "/CN=127.0.0.1", "-keyout", "tls.key", "-out", "tls.csr")
+    (directory / "extensions").write_text("subjectAltName=IP:127.0.0.1\n")
+    signing = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "extensions")
+    run("x509", "-req", "-in", "tls.csr", *signing, "-out", "tls.crt")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def options(authority: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What makes a server speak TLS; skips where none of those installed can."""
+    found = {
+        "tls-cert-file": str(authority / "tls.crt"),
+        "tls-key-file": str(authority / "tls.key"),
+        "tls-ca-cert-file": str(authority / "ca.crt"),
+        "tls-auth-clients": "no",
+    }
+    probe = LocalRedis(
+        tmp_path_factory.mktemp("probe"), binary=find_engine("redis"), options={**found, "tls-port": str(free_port())}
+    )
+    try:
+        probe.start()
+    except UnavailableError:
+        pytest.skip("this redis-server was built without TLS")
+    finally:
+        probe.kill()
+    return found
+
+
+Opened = tuple[str, Settings]
+
+
+@pytest.fixture(params=["server", "cluster", "sentinel"])
+def opened(
+    request: pytest.FixtureRequest, options: dict[str, str], tmp_path: Path, moto: LocalMoto
+) -> Iterator[Settings]:
+    """Settings for each kind of Redis in turn; the URL says rediss and names no authority yet."""
+    binary = find_engine("redis")
+    port = {"tls-port": str(free_port())}
+    settings = Settings(
+        buckets=64,
+        backup_table=f"backup-{uuid.uuid4().hex[:8]}",
+        aws_region="us-east-1",
+        aws_endpoint_url=moto.url,
+        lookup_timeout=5.0,
+        breaker_seconds=0.0,
+    )
+    if request.param == "server":
+        server = LocalRedis(tmp_path / "tls", binary=binary, options={**options, **port})
+        server.start()
+        yield replace(settings, redis_url=f"rediss://127.0.0.1:{port['tls-port']}/0")
+        server.kill()
+    elif request.param == "cluster":
+        cluster = LocalCluster(
+            tmp_path / "cluster", binary, primaries=1, replicas=False, options={**options, **port, "tls-cluster": "yes"}
+        )
+        cluster.start()
+        yield replace(settings, redis_url=f"rediss+cluster://127.0.0.1:{port['tls-port']}")
+        cluster.stop()
+    else:
+        sentinels = LocalSentinels(
+            tmp_path / "sentinels", binary, options={**options, "tls-replication": "yes"}, tls=True
+        )
+        sentinels.start()
+        hosts = ",".join(f"127.0.0.1:{node.server._options['tls-port']}" for node in sentinels.sentinels)
+        yield replace(settings, redis_url=f"rediss+sentinel://{hosts}/{SERVICE}")
+        sentinels.stop()
+
+
+def test_every_kind_of_redis_by_tls(opened: Settings, authority: Path) -> None:
+    """Registry, rebuild and stream, where the certificate can be checked; where it cannot, nothing is sent at all."""
+    backup = DynamoBackup(opened)
+    backup.create()
+    trusted = replace(opened, redis_url=f"{opened.redis_url}?ssl_ca_certs={authority / 'ca.crt'}")
+    store = RedisRegistry(trusted)
+    list(rebuild_job(trusted, store, backup).run())
+    with Registry.over(trusted, store, backup) as registry:
+        registry.raise_to("conv", 4)
+        assert registry.lookup("conv") == ("conv", 4, 4, "redis")
+    stream = HeatStream(trusted)
+    stream.append_reports([HeatReport("conv", "app", 1, 2000)])
+    assert stream.info().length == 1
+    stream.close()
+    with Registry.over(opened, RedisRegistry(opened), backup) as distrusted:
+        assert distrusted.lookup("conv") == ("conv", 4, 4, "backup")
+        assert isinstance(distrusted.last_failure, RedisUnavailableError)
+        assert "certificate" in distrusted.last_failure.message.lower()
+    unchecked = replace(opened, redis_url=f"{opened.redis_url}?ssl_cert_reqs=none&ssl_check_hostname=false")
+    with Registry.over(unchecked, RedisRegistry(unchecked), backup) as registry:
+        assert registry.lookup("conv").source == "redis"

