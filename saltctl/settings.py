@@ -79,7 +79,7 @@ class Settings:
     page_timeout: float = 10.0
     """How long one page of a history may take, over all of its partitions."""
     aws_timeout: float = 5.0
-    """How long one request to AWS may take; failed ones are tried again (see stores/aws.py)."""
+    """How long one request to AWS may take; failed ones are tried again (see stores/aws/client.py)."""
     breaker_seconds: float = 1.0
     """How long lookups leave a Redis alone that has just failed them."""
     aws_profile: str | None = None

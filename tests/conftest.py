@@ -16,7 +16,7 @@ from saltctl.rebuild.events import Event, RebuildReport
 from saltctl.rebuild.rebuild import RebuildOptions
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.support import Rebuilder, rebuild_job
 
@@ -92,9 +92,9 @@ def settings(redis_server: LocalRedis, moto: LocalMoto) -> Settings:
 
 
 @pytest.fixture
-def backup(settings: Settings) -> DynamoBackup:
+def backup(settings: Settings) -> BackupTable:
     """The backup table, created and empty."""
-    table = DynamoBackup(settings)
+    table = BackupTable(settings)
     table.create()
     return table
 
@@ -108,13 +108,13 @@ def store(settings: Settings) -> Iterator[RedisRegistry]:
 
 
 @pytest.fixture
-def registry(settings: Settings, store: RedisRegistry, backup: DynamoBackup) -> Registry:
+def registry(settings: Settings, store: RedisRegistry, backup: BackupTable) -> Registry:
     """A registry over both, not verified yet."""
     return Registry.over(settings, store, backup)
 
 
 @pytest.fixture
-def rebuild(settings: Settings, store: RedisRegistry, backup: DynamoBackup) -> Rebuilder:
+def rebuild(settings: Settings, store: RedisRegistry, backup: BackupTable) -> Rebuilder:
     """Rebuild now and return the report: ``rebuild(segments=2)``."""
 
     def run(segments: int = 2, dry_run: bool = False, page_limit: int | None = None) -> RebuildReport:

@@ -20,7 +20,7 @@ from saltctl.settings import Settings, has_password, load_settings
 if TYPE_CHECKING:
     from saltctl.history.history import History
     from saltctl.registry.registry import Registry
-    from saltctl.stores.aws.backup_table import DynamoBackup
+    from saltctl.stores.aws.backup_table import BackupTable
     from saltctl.stores.redis.registry import RedisRegistry
 
 OutputOption = Annotated[
@@ -94,11 +94,11 @@ class Session:
         return RedisRegistry(self.settings)
 
     @cached_property
-    def backup(self) -> DynamoBackup:
+    def backup(self) -> BackupTable:
         """The backup table."""
-        from saltctl.stores.aws.backup_table import DynamoBackup
+        from saltctl.stores.aws.backup_table import BackupTable
 
-        return DynamoBackup(self.settings)
+        return BackupTable(self.settings)
 
     @cached_property
     def registry(self) -> Registry:

@@ -13,8 +13,8 @@ from saltctl.errors import ConfigurationError
 from saltctl.health.fix_commands import Paste
 from saltctl.health.parallel import Once
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.inspection import AwsInspection
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.heat.dead_letters import DeadLetters
@@ -82,12 +82,12 @@ class Facts:
     @property
     def cloudwatch(self) -> Any:
         """The boto3 client of CloudWatch: one attempt a request."""
-        return self._stores.get("cloudwatch", lambda: aws.client(self.hurried, "cloudwatch", attempts=1))
+        return self._stores.get("cloudwatch", lambda: create_client(self.hurried, "cloudwatch", attempts=1))
 
     @property
-    def backup(self) -> DynamoBackup:
+    def backup(self) -> BackupTable:
         """The backup table."""
-        return self._stores.get("backup", lambda: DynamoBackup(self.hurried, client=self.aws.client))
+        return self._stores.get("backup", lambda: BackupTable(self.hurried, client=self.aws.client))
 
     @property
     def servers(self) -> Sequence[ServerLook]:

@@ -334,12 +334,12 @@ class LocalEnvironment:
 
     def __enter__(self) -> Self:
         """Start the servers and make the tables; nothing is seeded yet."""
-        from saltctl.stores.aws import client as aws
+        from saltctl.stores.aws.client import preload_boto3
 
         try:
             self.moto.launch()
             self.redis.start()
-            aws.preload()  # half of moto's start-up is spent here instead of waiting for it
+            preload_boto3()  # half of moto's start-up is spent here instead of waiting for it
             self.moto.wait()
             self._set_up()
         except BaseException:
@@ -394,23 +394,23 @@ class LocalEnvironment:
 
     def _set_up(self) -> None:
         from saltctl.registry.setup import plan
-        from saltctl.stores.aws.backup_table import DynamoBackup
+        from saltctl.stores.aws.backup_table import BackupTable
         from saltctl.stores.redis.registry import RedisRegistry
 
         self.use_credentials()
         settings = self.settings
-        for _ in plan(settings, RedisRegistry(settings), DynamoBackup(settings), messages=True, dry_run=False):
+        for _ in plan(settings, RedisRegistry(settings), BackupTable(settings), messages=True, dry_run=False):
             pass
 
     def rebuild(self) -> None:
         """Verify the registry, as the service would."""
         from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
-        from saltctl.stores.aws.backup_table import DynamoBackup
+        from saltctl.stores.aws.backup_table import BackupTable
         from saltctl.stores.heat.service_state import ServiceState
         from saltctl.stores.redis.registry import RedisRegistry, new_token
 
         settings = self.settings
-        backup = DynamoBackup(settings)
+        backup = BackupTable(settings)
         job = Rebuild(
             RedisRegistry(settings),
             backup,

@@ -12,8 +12,8 @@ from typing import Any
 from saltctl.registry.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.client import aws_errors, create_client
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.heat.dead_letters import DeadLetters
@@ -43,7 +43,7 @@ class Seeded:
 
 def seed(settings: Settings, chance: random.Random, now: datetime) -> Seeded:
     """Fill tables, registry, stream and metrics. The registry is left unverified: a rebuild comes after."""
-    registry = Registry.over(settings, RedisRegistry(settings), DynamoBackup(settings))
+    registry = Registry.over(settings, RedisRegistry(settings), BackupTable(settings))
     hot = [(f"conv_hot_{number:02d}", n) for number, n in enumerate(HOT, 1)]
     rows = list(_messages(hot, chance, now))
     table = MessagesTable(settings)
@@ -114,7 +114,7 @@ _BURST = (20, 60, 140, 260, 400, 380, 410, 390, 350, 240, 120, 30)
 
 def _put_throttle_metrics(settings: Settings, chance: random.Random, now: datetime) -> None:
     """Twelve minutes of throttling half an hour ago, before the last raises helped, and traffic before and after."""
-    cloudwatch = aws.client(settings, "cloudwatch")
+    cloudwatch = create_client(settings, "cloudwatch")
     minute = now.replace(second=0, microsecond=0)
     table = {"Name": "TableName", "Value": settings.messages_table}
     data: list[dict[str, Any]] = []
@@ -134,7 +134,7 @@ def _put_throttle_metrics(settings: Settings, chance: random.Random, now: dateti
         put("WriteThrottleEvents", 36 - number, events)
         put("WriteKeyRangeThroughputThrottleEvents", 36 - number, events)
         put("ThrottledRequests", 36 - number, events, "PutItem")
-    with aws.aws_errors("CloudWatch"):
+    with aws_errors("CloudWatch"):
         cloudwatch.put_metric_data(Namespace="AWS/DynamoDB", MetricData=data)
 
 

@@ -33,7 +33,7 @@ from saltctl.registry.compare_events import Drift, Event, Kind, Sample, VerifyPr
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of, check_conversation_id, power_of_two_at_least
 from saltctl.settings import Settings
-from saltctl.stores.aws.retry import patiently
+from saltctl.stores.aws.retry import retry_while_throttled
 from saltctl.stores.contracts import BackupEntry, BackupStore
 
 GRACE = 2.0
@@ -301,13 +301,13 @@ class Verify:
         if not conversation_ids:
             return {}, set()
         try:
-            return patiently(lambda: self._backup.get_many(conversation_ids), self._sleep), set()
+            return retry_while_throttled(lambda: self._backup.get_many(conversation_ids), self._sleep), set()
         except DamagedEntryError:
             pass  # one of them is: ask one by one which
         entries, damaged = {}, set()
         for conversation_id in conversation_ids:
             try:
-                entry = patiently(partial(self._backup.get, conversation_id), self._sleep)
+                entry = retry_while_throttled(partial(self._backup.get, conversation_id), self._sleep)
             except DamagedEntryError:
                 damaged.add(conversation_id)
                 continue
@@ -335,12 +335,12 @@ class Verify:
         conversation_id = drift.conversation_id
         try:
             if drift.kind != "unbacked":
-                patiently(lambda: registry.complete(conversation_id), self._sleep)
+                retry_while_throttled(lambda: registry.complete(conversation_id), self._sleep)
             elif not drift.redis_n:
                 return replace(drift, problem="what Redis holds is no number, and the backup has nothing")
             else:
                 n = power_of_two_at_least(drift.redis_n)
-                patiently(lambda: registry.raise_to(conversation_id, n, reason=REASON), self._sleep)
+                retry_while_throttled(lambda: registry.raise_to(conversation_id, n, reason=REASON), self._sleep)
         except RefusedError as exc:
             return replace(drift, problem=exc.message)
         return replace(drift, repaired=True)

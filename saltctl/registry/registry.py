@@ -137,11 +137,11 @@ class Registry:
             ConfigurationError: no Redis is configured, or a setting cannot be used.
         """
         from saltctl.settings import load_settings
-        from saltctl.stores.aws.backup_table import DynamoBackup
+        from saltctl.stores.aws.backup_table import BackupTable
         from saltctl.stores.redis.registry import RedisRegistry
 
         settings = settings or load_settings()
-        backup = DynamoBackup(settings)
+        backup = BackupTable(settings)
         _ = backup.client
         return cls.over(settings, RedisRegistry(settings), backup)
 

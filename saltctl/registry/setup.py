@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.registry import RedisRegistry
@@ -23,7 +23,7 @@ class Action:
 
 
 def plan(
-    settings: Settings, store: RedisRegistry, backup: DynamoBackup, *, messages: bool, dry_run: bool
+    settings: Settings, store: RedisRegistry, backup: BackupTable, *, messages: bool, dry_run: bool
 ) -> Iterator[Action]:
     """Look at each resource and create it where it is missing and this is no dry run.
 

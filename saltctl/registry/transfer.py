@@ -23,7 +23,7 @@ from typing import IO, BinaryIO, Protocol, TypeVar
 from saltctl.errors import RefusedError, SaltctlError, UsageError
 from saltctl.registry.registry import RaiseResult
 from saltctl.salting import check_conversation_id, check_salt_count
-from saltctl.stores.aws.retry import patiently
+from saltctl.stores.aws.retry import retry_while_throttled
 from saltctl.stores.contracts import BackupEntry
 
 SORTED_AT_ONCE = 100_000
@@ -203,7 +203,7 @@ class Import:
             pass
 
     def _merge(self, batch: dict[str, int], pool: ThreadPoolExecutor) -> None:
-        held = patiently(partial(self._backup.get_many, list(batch)), self._sleep)
+        held = retry_while_throttled(partial(self._backup.get_many, list(batch)), self._sleep)
         work = [(i, n, held.get(i)) for i, n in batch.items()]
         # An N of 1 is what a conversation without an entry has.
         behind = [(i, n, e) for i, n, e in work if n > (e.max_n if e else 1)]
@@ -225,10 +225,12 @@ class Import:
     def _raise(self, work: tuple[str, int, BackupEntry | None]) -> RaiseResult:
         conversation_id, n, _ = work
         call = partial(self._registry.raise_to, conversation_id, n, reason=self._options.reason)
-        return _resumable(partial(patiently, call, self._sleep))
+        return _resumable(partial(retry_while_throttled, call, self._sleep))
 
     def _complete(self, conversation_id: str) -> bool:
-        return _resumable(partial(patiently, partial(self._registry.complete, conversation_id), self._sleep))
+        return _resumable(
+            partial(retry_while_throttled, partial(self._registry.complete, conversation_id), self._sleep)
+        )
 
     def _name(self, conversation_id: str, before: int, after: int) -> None:
         if len(self.report.raises) < MAX_NAMED:

@@ -365,7 +365,7 @@ class MessageStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TableShape:
+class TableDescription:
     """What a table is to its metrics: the names of its global secondary indexes, and how it is paid."""
 
     table: str
@@ -407,7 +407,7 @@ class Contributors:
 
 
 @dataclass(frozen=True, slots=True)
-class AlarmWish:
+class AlarmSpec:
     """An alarm as it is to be: at ``threshold`` events a minute or more, ``periods`` minutes in a row."""
 
     name: str
@@ -438,7 +438,7 @@ class MetricsStore(Protocol):
     Methods raise AccessDeniedError, ThrottledError and AwsUnavailableError (after retries).
     """
 
-    def shape(self, table: str) -> TableShape:
+    def describe(self, table: str) -> TableDescription:
         """The table's indexes; ConfigurationError where there is no such table."""
         ...
 
@@ -454,7 +454,7 @@ class MetricsStore(Protocol):
         """The alarms whose name begins so, by name."""
         ...
 
-    def put_alarm(self, wish: AlarmWish) -> None:
+    def put_alarm(self, spec: AlarmSpec) -> None:
         """Create or overwrite an alarm, tagged as saltctl's own."""
         ...
 

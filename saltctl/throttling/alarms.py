@@ -9,7 +9,7 @@ from typing import Any, Literal
 from zlib import crc32
 
 from saltctl.errors import RefusedError, UsageError
-from saltctl.stores.contracts import Alarm, AlarmWish, MetricKey, MetricsStore
+from saltctl.stores.contracts import Alarm, AlarmSpec, MetricKey, MetricsStore
 
 KEY_RANGE = ("ReadKeyRangeThroughputThrottleEvents", "WriteKeyRangeThroughputThrottleEvents")
 OPERATIONS = ("PutItem", "BatchWriteItem", "Query", "GetItem")
@@ -37,7 +37,7 @@ class Change:
     """What is to be done about one alarm."""
 
     action: Action
-    wish: AlarmWish
+    spec: AlarmSpec
 
 
 def prefix_of(table: str) -> str:
@@ -47,7 +47,7 @@ def prefix_of(table: str) -> str:
     return f"saltctl/{table}/"
 
 
-def wishes(options: AlarmOptions) -> list[AlarmWish]:
+def alarm_specs(options: AlarmOptions) -> list[AlarmSpec]:
     """The alarms of a table.
 
     Raises:
@@ -64,7 +64,7 @@ def wishes(options: AlarmOptions) -> list[AlarmWish]:
     keys = [MetricKey(metric, options.table) for metric in KEY_RANGE]
     keys += [MetricKey("ThrottledRequests", options.table, operation=operation) for operation in OPERATIONS]
     return [
-        AlarmWish(
+        AlarmSpec(
             prefix_of(options.table) + "-".join(filter(None, (key.metric, key.operation))),
             key,
             options.threshold,
@@ -86,28 +86,28 @@ def plan(store: MetricsStore, options: AlarmOptions) -> list[Change]:
     """What is to be done so that the alarms are as wished.
 
     Raises:
-        UsageError: see ``wishes``. RefusedError: an alarm of such a name exists and is not saltctl's.
+        UsageError: see ``alarm_specs``. RefusedError: an alarm of such a name exists and is not saltctl's.
         ConfigurationError: there is no such table.
     """
-    wanted = wishes(options)
-    store.shape(options.table)
+    wanted = alarm_specs(options)
+    store.describe(options.table)
     held = {alarm.name: alarm for alarm in store.alarms(prefix_of(options.table))}
-    return [Change(_needed(wish, held.get(wish.name)), wish) for wish in wanted]
+    return [Change(_needed(spec, held.get(spec.name)), spec) for spec in wanted]
 
 
-def _needed(wish: AlarmWish, alarm: Alarm | None) -> Action:
+def _needed(spec: AlarmSpec, alarm: Alarm | None) -> Action:
     if alarm is None:
         return "create"
     if not alarm.owned:
         raise RefusedError(
-            f"an alarm {wish.name!r} exists that bears no tag of saltctl's", hint="rename or delete it in CloudWatch"
+            f"an alarm {spec.name!r} exists that bears no tag of saltctl's", hint="rename or delete it in CloudWatch"
         )
     same = (alarm.key, alarm.threshold, alarm.periods, sorted(alarm.actions), alarm.description) == (
-        wish.key,
-        wish.threshold,
-        wish.periods,
-        sorted(wish.actions),
-        wish.description,
+        spec.key,
+        spec.threshold,
+        spec.periods,
+        sorted(spec.actions),
+        spec.description,
     )
     return "unchanged" if same else "update"
 
@@ -116,7 +116,7 @@ def apply(store: MetricsStore, changes: Sequence[Change]) -> None:
     """Do what is planned; safe to repeat."""
     for change in changes:
         if change.action in ("create", "update"):
-            store.put_alarm(change.wish)
+            store.put_alarm(change.spec)
 
 
 def owned(store: MetricsStore, table: str) -> list[Alarm]:
@@ -124,7 +124,7 @@ def owned(store: MetricsStore, table: str) -> list[Alarm]:
     return [alarm for alarm in store.alarms(prefix_of(table)) if alarm.owned]
 
 
-def as_record(alarm: Alarm | AlarmWish, action: Action | None = None) -> dict[str, Any]:
+def as_record(alarm: Alarm | AlarmSpec, action: Action | None = None) -> dict[str, Any]:
     """An alarm with the keys of the command line's contract; ``state`` and ``action`` are null where there is none."""
     return {
         "name": alarm.name,

@@ -353,6 +353,6 @@ def last_minutes(store: MetricsStore, table: str, now: float, minutes: int = 15)
         ConfigurationError: there is no such table. AccessDeniedError, AwsUnavailableError: it cannot be told.
     """
     over = window(now - 60 * minutes, now, 60, now)
-    series = store.read(wanted(table, store.shape(table).indexes), over.look_back, over.end, over.period_s)
+    series = store.read(wanted(table, store.describe(table).indexes), over.look_back, over.end, over.period_s)
     found = analyse(series, over, 1.0)
     return Recent(found.throttled, found.total, found.causes, tuple(found.per_period()), found.seen)

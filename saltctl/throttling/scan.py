@@ -85,7 +85,7 @@ def scan(store: MetricsStore, options: ScanOptions, service: Callable[[], Servic
 
 def _indexes(store: MetricsStore, table: str, notes: list[str]) -> tuple[str, ...]:
     try:
-        return store.shape(table).indexes
+        return store.describe(table).indexes
     except ConfigurationError:
         raise
     except SaltctlError as exc:

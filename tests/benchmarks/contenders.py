@@ -22,8 +22,8 @@ from saltctl.rebuild.events import RebuildReport
 from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import KEY, DynamoBackup
-from saltctl.stores.aws.scan_parser import ScanReader
+from saltctl.stores.aws.backup_table import KEY, BackupTable
+from saltctl.stores.aws.scan_parser import ScanClient
 from saltctl.stores.redis.registry import RedisRegistry, new_token
 
 PIPELINE = 1000
@@ -69,7 +69,7 @@ Work = Callable[[], int]
 def rebuild(job: Job) -> Work:
     """Saltctl's rebuild, whole: lease, tokens, scan, merge, fences, lookup script."""
     settings = job.settings
-    store, backup = RedisRegistry(settings), DynamoBackup(settings)
+    store, backup = RedisRegistry(settings), BackupTable(settings)
     _ = backup.client
     options = RebuildOptions()
     token = new_token()
@@ -90,7 +90,7 @@ def rebuild(job: Job) -> Work:
 
 def scan(job: Job) -> Work:
     """Saltctl's scan of the backup alone: what a rebuild drains."""
-    backup = DynamoBackup(job.settings)
+    backup = BackupTable(job.settings)
     _ = backup.client
     return lambda: sum(len(page.entries) for page in backup.scan(RebuildOptions().segments))
 
@@ -154,7 +154,7 @@ def drain_resource(job: Job) -> Work:
 
 def floor(job: Job) -> Work:
     """The least that draining costs: one connection, the pages as they come, and the fastest parser there is."""
-    read = ScanReader(None, Settings.max_n_cap).read
+    read = ScanClient(None, Settings.max_n_cap).read
     connection = http.client.HTTPConnection(urlsplit(job.endpoint).netloc)
     request: dict[str, Any] = {"TableName": "backup"}
     headers = {"X-Amz-Target": "DynamoDB_20120810.Scan"}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from saltctl.registry.compare import Verify, VerifyOptions, result_of
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.buckets import BucketReader
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.benchmarks.backup_pages import PagesServer
@@ -90,7 +90,7 @@ def main() -> None:
     """Compare once."""
     buckets, redis_url, endpoint = sys.argv[1:]
     settings = Settings(redis_url=redis_url, buckets=int(buckets), aws_region=REGION, aws_endpoint_url=endpoint)
-    backup = DynamoBackup(settings)
+    backup = BackupTable(settings)
     _ = backup.client
     job = Verify.over(settings, BucketReader(settings), RedisRegistry(settings), backup, VerifyOptions())
     started, cpu = time.perf_counter(), time.process_time()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from saltctl.local.environment import dummy_credentials, without_leads
-from saltctl.stores.aws import client as aws
+from saltctl.stores.aws.client import preload_boto3
 from tests.checker.mutants import MUTANTS
 from tests.checker.run import Outcome, Wishes, run, total
 from tests.checker.schedule import Plan
@@ -102,7 +102,7 @@ def _no_configuration() -> None:
     os.environ.update(kept | dummy_credentials())
     nowhere = "/nonexistent"
     os.environ.update(AWS_CONFIG_FILE=nowhere, AWS_SHARED_CREDENTIALS_FILE=nowhere, XDG_CONFIG_HOME=nowhere)
-    aws.preload()
+    preload_boto3()
 
 
 def _say(outcome: Outcome, *, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import BackupEntry, Raise, RaiseOutcome
 from saltctl.stores.redis.merge_commands import Entry
 from saltctl.stores.redis.registry import RedisRebuildSession, RedisRegistry
@@ -24,7 +24,7 @@ class Parts:
     """The classes that every process uses."""
 
     store: type[RedisRegistry] = RedisRegistry
-    backup: type[DynamoBackup] = DynamoBackup
+    backup: type[BackupTable] = BackupTable
     registry: type[Registry] = Registry
 
 
@@ -76,7 +76,7 @@ class CommitBeforeRedis(Registry):
         super().__init__(Store(store), backup, **options)
 
 
-class FallbackUsesMaxN(DynamoBackup):
+class FallbackUsesMaxN(BackupTable):
     """Writers who look in the backup use what readers use."""
 
     def get(self, conversation_id: str) -> BackupEntry | None:

@@ -15,7 +15,7 @@ from saltctl.history.history import History
 from saltctl.history.models import ReadOptions
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
@@ -40,7 +40,7 @@ class Me:
     stopped: Callable[[], bool]
 
     @cached_property
-    def backup(self) -> DynamoBackup:
+    def backup(self) -> BackupTable:
         """The backup, its client made and never used: a forked child has connections of its own."""
         backup = self.parts.backup(self.settings)
         _ = backup.client
@@ -156,7 +156,7 @@ def looker(me: Me) -> None:
 
 def sampler(me: Me) -> None:
     """Reads items of the backup as they are."""
-    backup = DynamoBackup(me.settings)  # of no mutant: what it sees is what is there
+    backup = BackupTable(me.settings)  # of no mutant: what it sees is what is there
     while me.going(0.06):
         conversation, began = me.any_conversation(), time.monotonic()
         try:

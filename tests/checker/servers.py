@@ -16,7 +16,7 @@ from saltctl.errors import RedisUnavailableError
 from saltctl.local.environment import LocalMoto, LocalRedis
 from saltctl.registry.setup import plan as set_up
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import KEY, DynamoBackup
+from saltctl.stores.aws.backup_table import KEY, BackupTable
 from saltctl.stores.redis.errors import redis_errors
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.checker.proxy import Proxy
@@ -79,7 +79,7 @@ class Servers:
                 self._stack.callback(server.kill)
             self._stub = AwsStub(self._dynamodb.url)
             settings = self._settings(self._primary.port)
-            backup = DynamoBackup(settings)
+            backup = BackupTable(settings)
             if isinstance(self._dynamodb, DynamoLocal):
                 _create_plainly(backup)
             for _ in set_up(settings, RedisRegistry(settings), backup, messages=True, dry_run=False):
@@ -219,7 +219,7 @@ class Servers:
         return refusal("InternalServerError", 500)
 
 
-def _create_plainly(backup: DynamoBackup) -> None:
+def _create_plainly(backup: BackupTable) -> None:
     """The backup table without point-in-time recovery, which DynamoDB Local has not heard of."""
     backup.client.create_table(
         TableName=backup.where.strip("'"),

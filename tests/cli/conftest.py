@@ -16,7 +16,7 @@ import pytest
 from saltctl.cli.main import run
 from saltctl.local.environment import LocalEnvironment
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def variables_of(settings: Settings) -> dict[str, str]:
 
 
 @pytest.fixture
-def configured(settings: Settings, backup: DynamoBackup, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def configured(settings: Settings, backup: BackupTable, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The test's own Redis (not verified yet) and empty backup table, in the environment."""
     for name, value in variables_of(settings).items():
         monkeypatch.setenv(name, value)

@@ -14,7 +14,7 @@ from saltctl.errors import AccessDeniedError
 from saltctl.local.environment import LocalMoto, valkey_binary
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.registry import RedisRegistry
@@ -129,7 +129,7 @@ def test_every_command_works_on_a_cluster(role: RoleOf, saltctl: Runner, monkeyp
 
 def test_the_service_on_a_cluster(role: RoleOf, cluster: LocalCluster, settings: Settings, saltctl: Runner) -> None:
     """Under its user it verifies all primaries, raises, and rebuilds by itself when one of them was restarted."""
-    DynamoBackup(settings).create()
+    BackupTable(settings).create()
     one = Running()
     try:
         assert one.wait_for("rebuilding")["nodes"] == 3

@@ -13,7 +13,7 @@ import pytest
 from saltctl.local.environment import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import Raise
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner
@@ -54,7 +54,7 @@ def test_nothing_happened_and_nothing_is_printed(job: tuple[str, ...], saltctl: 
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
 
 
-def test_a_job_that_found_something_says_so_in_one_line(saltctl: Runner, well: Settings, backup: DynamoBackup) -> None:
+def test_a_job_that_found_something_says_so_in_one_line(saltctl: Runner, well: Settings, backup: BackupTable) -> None:
     """Drift, and then its repair, are one JSON line each, with another run id."""
     backup.raise_max_n("conv", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
     lines = []
@@ -90,7 +90,7 @@ def test_a_failure_is_one_line(saltctl: Runner, well: Settings, redis_server: Lo
     assert line["hint"]
 
 
-def test_a_lease_that_is_held_is_no_news(saltctl: Runner, well: Settings, backup: DynamoBackup) -> None:
+def test_a_lease_that_is_held_is_no_news(saltctl: Runner, well: Settings, backup: BackupTable) -> None:
     """Run every minute beside a long rebuild, a rebuild leaves with 75 and without a mail."""
     backup.take("other", time.time(), host="app-17", pid=4242, expiry=30)
     outcome = saltctl("rebuild", "--cron")
@@ -136,7 +136,7 @@ def test_metrics_are_written_at_failure_and_keep_the_last_success(
 
 
 def test_drift_is_a_success_with_metrics_of_its_own(
-    saltctl: Runner, well: Settings, backup: DynamoBackup, tmp_path: Path
+    saltctl: Runner, well: Settings, backup: BackupTable, tmp_path: Path
 ) -> None:
     """A comparison that found drift ran as it was to; how much it found is what to alert on."""
     file = tmp_path / "saltctl.prom"

@@ -13,7 +13,7 @@ from saltctl.detection.replay import KeepNothing, LocalSums, Replay, ReplayOptio
 from saltctl.errors import AwsUnavailableError
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
@@ -58,7 +58,7 @@ def hot(stream: HeatStream, *names: str, age: int = 0, writes: int = 2000) -> No
     stream.append_reports([HeatReport(name, "app", window, writes) for name in names])
 
 
-def test_the_backlog_is_worked_off(stream: HeatStream, replay: Replayer, backup: DynamoBackup) -> None:
+def test_the_backlog_is_worked_off(stream: HeatStream, replay: Replayer, backup: BackupTable) -> None:
     """Without any service: raised, acknowledged, drained, and no consumer is left behind."""
     hot(stream, "a", "b")
     stream.append({"v": "9"})
@@ -74,7 +74,7 @@ def test_the_backlog_is_worked_off(stream: HeatStream, replay: Replayer, backup:
 
 
 def test_a_dry_run_foresees_and_changes_nothing(
-    stream: HeatStream, replay: Replayer, registry: Registry, backup: DynamoBackup
+    stream: HeatStream, replay: Replayer, registry: Registry, backup: BackupTable
 ) -> None:
     """It names the raises that then come of it, pending entries of others included, and takes nothing."""
     registry.raise_to("already", 4)
@@ -94,7 +94,7 @@ def test_a_dry_run_foresees_and_changes_nothing(
     ]
 
 
-def test_a_range_is_gone_through_once_more(stream: HeatStream, replay: Replayer, backup: DynamoBackup) -> None:
+def test_a_range_is_gone_through_once_more(stream: HeatStream, replay: Replayer, backup: BackupTable) -> None:
     """What was acknowledged before is summed and raised again, between two ids, however often."""
     hot(stream, "a", "b", "c")
     entries = stream.read_new("somebody", 10)
@@ -108,7 +108,7 @@ def test_a_range_is_gone_through_once_more(stream: HeatStream, replay: Replayer,
     assert [r.n for r in entry.raises] == [4]
 
 
-def test_heat_long_past_raises_nothing(stream: HeatStream, replay: Replayer, backup: DynamoBackup) -> None:
+def test_heat_long_past_raises_nothing(stream: HeatStream, replay: Replayer, backup: BackupTable) -> None:
     """--max-age decides: what is older is read, acknowledged and counted as stale."""
     hot(stream, "old", age=120)
     hot(stream, "new")
@@ -117,7 +117,7 @@ def test_heat_long_past_raises_nothing(stream: HeatStream, replay: Replayer, bac
     assert backup.get("old") is None
 
 
-def test_a_replay_goes_on_where_it_ended(stream: HeatStream, replay: Replayer, backup: DynamoBackup) -> None:
+def test_a_replay_goes_on_where_it_ended(stream: HeatStream, replay: Replayer, backup: BackupTable) -> None:
     """--max-events ends it early: not drained, and the next one does the rest; a range says where to go on."""
     hot(stream, *(f"c{number}" for number in range(5)))
     first = replay(max_events=2)
@@ -133,7 +133,7 @@ def test_a_replay_goes_on_where_it_ended(stream: HeatStream, replay: Replayer, b
 
 
 def test_a_replay_that_failed_is_run_again(
-    stream: HeatStream, replay: Replayer, backup: DynamoBackup, monkeypatch: pytest.MonkeyPatch
+    stream: HeatStream, replay: Replayer, backup: BackupTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DynamoDB away in the middle: an error that names what resumes it, and then every raise once."""
     hot(stream, "a", "b")

@@ -15,8 +15,8 @@ from saltctl.detection.service import Service
 from saltctl.local.environment import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.client import create_client
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import Entry, HeatStream
@@ -29,11 +29,11 @@ from tests.support.stubs import AwsStub, refusal
 class Instance:
     """A service with everything real, stepped by the test."""
 
-    def __init__(self, settings: Settings, consumer: str = "one", backup: DynamoBackup | None = None) -> None:
+    def __init__(self, settings: Settings, consumer: str = "one", backup: BackupTable | None = None) -> None:
         self.settings = settings
         self.stream = HeatStream(settings, block=0.2)
         self.store = RedisRegistry(settings)
-        self.backup = backup or DynamoBackup(settings)
+        self.backup = backup or BackupTable(settings)
         self.sums = HeatSums(settings)
         self.letters = DeadLetters(settings)
         self.said: list[tuple[str, dict[str, Any]]] = []
@@ -96,7 +96,7 @@ NewInstance = Callable[..., Instance]
 
 
 @pytest.fixture
-def instance(settings: Settings, backup: DynamoBackup, rebuild: Rebuilder) -> Iterator[NewInstance]:
+def instance(settings: Settings, backup: BackupTable, rebuild: Rebuilder) -> Iterator[NewInstance]:
     """Makes instances over a verified registry."""
     made: list[Instance] = []
     rebuild()
@@ -122,7 +122,7 @@ def report(
     stream.close()
 
 
-def max_n(backup: DynamoBackup, conversation_id: str) -> int:
+def max_n(backup: BackupTable, conversation_id: str) -> int:
     """What the backup holds."""
     entry = backup.get(conversation_id)
     return 1 if entry is None else entry.max_n
@@ -142,7 +142,7 @@ def test_hot_conversations_are_raised_and_acknowledged(
     assert registry.lookup("cold").max_n == 1
 
 
-def test_instances_share_one_sum(instance: NewInstance, settings: Settings, backup: DynamoBackup) -> None:
+def test_instances_share_one_sum(instance: NewInstance, settings: Settings, backup: BackupTable) -> None:
     """A hundred servers' reports over two instances: whichever gets which, the sum is one."""
     one, two = instance("one"), instance("two")
     second = int(time.time())
@@ -154,7 +154,7 @@ def test_instances_share_one_sum(instance: NewInstance, settings: Settings, back
     assert max_n(backup, "hot") == 16
 
 
-def test_what_a_dead_instance_held_is_claimed(instance: NewInstance, settings: Settings, backup: DynamoBackup) -> None:
+def test_what_a_dead_instance_held_is_claimed(instance: NewInstance, settings: Settings, backup: BackupTable) -> None:
     """An instance that read and died between raise and acknowledgement: another one does it again, to no harm."""
     dead, alive = instance("dead"), instance("alive")
     report(settings, ("hot", 2000))
@@ -167,7 +167,7 @@ def test_what_a_dead_instance_held_is_claimed(instance: NewInstance, settings: S
     assert [r.n for r in entry.raises] == [4]
 
 
-def test_two_instances_of_one_name_do_no_harm(instance: NewInstance, settings: Settings, backup: DynamoBackup) -> None:
+def test_two_instances_of_one_name_do_no_harm(instance: NewInstance, settings: Settings, backup: BackupTable) -> None:
     """Both take what is pending under the name; each raise happens once, and all is acknowledged."""
     one, two = instance("same"), instance("same")
     report(settings, *((f"c{number}", 2000) for number in range(10)))
@@ -198,7 +198,7 @@ def test_nonsense_on_the_stream_is_buried(instance: NewInstance, settings: Setti
 
 @pytest.mark.parametrize("phase", ["reading", "summing", "before the acknowledgement"])
 def test_redis_restarts_under_an_instance(
-    instance: NewInstance, settings: Settings, backup: DynamoBackup, redis_server: LocalRedis, phase: str
+    instance: NewInstance, settings: Settings, backup: BackupTable, redis_server: LocalRedis, phase: str
 ) -> None:
     """Redis is killed and comes back with its AOF at any moment: the reports are handled, the raise is one."""
     one = instance()
@@ -247,7 +247,7 @@ def keep_every_write(settings: Settings) -> None:
 
 
 def test_redis_that_lost_everything_gets_its_stream_back(
-    instance: NewInstance, settings: Settings, redis_server: LocalRedis, backup: DynamoBackup
+    instance: NewInstance, settings: Settings, redis_server: LocalRedis, backup: BackupTable
 ) -> None:
     """Stream and group are gone with the AOF: the instance creates them and goes on with what comes."""
     one = instance()
@@ -262,13 +262,13 @@ def test_redis_that_lost_everything_gets_its_stream_back(
 
 
 def test_dynamodb_that_throttles_costs_time_and_no_raise(
-    instance: NewInstance, settings: Settings, backup: DynamoBackup
+    instance: NewInstance, settings: Settings, backup: BackupTable
 ) -> None:
     """Throttled over many rounds the entry stays pending and the back-off grows; then the raise is done."""
     assert settings.aws_endpoint_url is not None
     with AwsStub(settings.aws_endpoint_url) as stub:
         behind = stub.settings(settings)
-        throttled = DynamoBackup(behind, client=aws.client(behind, "dynamodb", attempts=1))
+        throttled = BackupTable(behind, client=create_client(behind, "dynamodb", attempts=1))
         stub.rule = lambda operation, request: refusal("ProvisionedThroughputExceededException")
         one = instance(backup=throttled)
         report(settings, ("hot", 2000))
@@ -288,7 +288,7 @@ def test_dynamodb_that_throttles_costs_time_and_no_raise(
 
 
 def test_a_backlog_of_an_outage_is_worked_through_by_window(
-    instance: NewInstance, settings: Settings, backup: DynamoBackup
+    instance: NewInstance, settings: Settings, backup: BackupTable
 ) -> None:
     """Reports of ten minutes ago raise what was hot then; those of last week raise nothing."""
     report(settings, ("hot_then", 2000), age=600)
@@ -372,7 +372,7 @@ def test_many_instances_rebuild_once(
 
 
 def test_a_stopped_instance_finishes_what_it_has(
-    instance: NewInstance, settings: Settings, backup: DynamoBackup
+    instance: NewInstance, settings: Settings, backup: BackupTable
 ) -> None:
     """Stopped while it handles a batch, it raises and acknowledges that batch, and signs out."""
     one = instance()

@@ -18,7 +18,7 @@ from typing import Any
 from saltctl.cli.main import run
 from saltctl.local.environment import LocalRedis, dummy_credentials
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.registry import RedisRegistry
 
 FORMATS = ("table", "json", "jsonl", "tsv")
@@ -88,7 +88,7 @@ class World:
                 outcome = self.call(*args)
                 assert outcome.code == 0, outcome
             self.settings = Settings(redis_url=server.url, buckets=16, max_n_cap=CAP)
-            self.backup = DynamoBackup(self.settings)
+            self.backup = BackupTable(self.settings)
             self.registry = RedisRegistry(self.settings)
             self._stack.callback(self.registry.close)
 

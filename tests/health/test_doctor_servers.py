@@ -21,7 +21,7 @@ import pytest
 from saltctl.cli.main import run
 from saltctl.local.environment import LocalEnvironment, LocalRedis
 from saltctl.salting import bucket_of
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 
 SHIMS = {
     # What the fixes use of the two tools, for machines that have them not.
@@ -133,24 +133,24 @@ def test_a_healthy_environment_is_well(variables: dict[str, str]) -> None:
     assert all(check["fix"] is None for check in found["checks"])
 
 
-Break = Callable[[LocalEnvironment, Any, DynamoBackup], object]
+Break = Callable[[LocalEnvironment, Any, BackupTable], object]
 
 
-def _fill_memory(local: LocalEnvironment, redis: Any, backup: DynamoBackup) -> None:
+def _fill_memory(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
     redis.config_set("maxmemory", int(redis.info("memory")["used_memory"] * 1.2))
 
 
-def _unprotect(local: LocalEnvironment, redis: Any, backup: DynamoBackup) -> None:
+def _unprotect(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
     backup.client.update_table(TableName=local.settings.backup_table, DeletionProtectionEnabled=False)
 
 
-def _no_recovery(local: LocalEnvironment, redis: Any, backup: DynamoBackup) -> None:
+def _no_recovery(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
     backup.client.update_continuous_backups(
         TableName=local.settings.backup_table, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": False}
     )
 
 
-def _provision(local: LocalEnvironment, redis: Any, backup: DynamoBackup) -> None:
+def _provision(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
     backup.client.update_table(
         TableName=local.settings.backup_table,
         BillingMode="PROVISIONED",
@@ -158,20 +158,20 @@ def _provision(local: LocalEnvironment, redis: Any, backup: DynamoBackup) -> Non
     )
 
 
-def _die_with_the_lease(local: LocalEnvironment, redis: Any, backup: DynamoBackup) -> None:
+def _die_with_the_lease(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
     assert backup.take("dead", time.time() - 600, host="app-17", pid=4242, expiry=30) is None
 
 
-def _lose_an_entry(local: LocalEnvironment, redis: Any, backup: DynamoBackup) -> None:
+def _lose_an_entry(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
     conversation_id = "conv_hot_07"
     assert redis.hdel(f"salt:r:{bucket_of(conversation_id, local.settings.buckets)}", conversation_id) == 1
 
 
-def _drop_messages(local: LocalEnvironment, redis: Any, backup: DynamoBackup) -> None:
+def _drop_messages(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
     backup.client.delete_table(TableName=local.settings.messages_table)
 
 
-def _report(local: LocalEnvironment, redis: Any, backup: DynamoBackup) -> None:
+def _report(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
     redis.xadd("salt:heat", {"no": "report"})
 
 
@@ -200,7 +200,7 @@ def test_the_printed_fix_mends_the_fault(name: str, environment: LocalEnvironmen
     status, break_it = FAULTS[name]
     admin = redis.Redis.from_url(environment.redis.url)
     try:
-        break_it(environment, admin, DynamoBackup(environment.settings))
+        break_it(environment, admin, BackupTable(environment.settings))
     finally:
         admin.close()
     found = examined(name, variables)

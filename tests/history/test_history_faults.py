@@ -17,7 +17,7 @@ from saltctl.history.models import ReadOptions
 from saltctl.local.environment import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
+from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.messages_table import MessagesTable
 from tests.support import Rebuilder
 from tests.support.stubs import Answer, AwsStub, refusal
@@ -54,7 +54,7 @@ def history(settings: Settings, registry: Registry, table: MessagesTable, rebuil
 def stubbed(settings: Settings, registry: Registry, history: History, aws_stub: AwsStub) -> Iterator[History]:
     """The same history, with its messages seen through the stub and two quick attempts a request."""
     behind = aws_stub.settings(settings)
-    client = aws.client(behind, "dynamodb", attempts=2, timeout=0.5)
+    client = create_client(behind, "dynamodb", attempts=2, timeout=0.5)
     with History(registry, MessagesTable(behind, client=client), page_timeout=20.0) as opened:
         yield opened
 

@@ -12,7 +12,7 @@ from saltctl.local.environment import LocalEnvironment
 from saltctl.local.seed import HEAT_REPORTS, HOT
 from saltctl.registry.registry import Registry
 from saltctl.salting import split_partition_key
-from saltctl.stores.aws import client as aws
+from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.connections import Connections
@@ -59,7 +59,7 @@ def test_heat_reports_are_on_the_stream(environment: LocalEnvironment) -> None:
 def test_throttling_left_its_metrics(environment: LocalEnvironment) -> None:
     """CloudWatch shows write throttling by key range within the last hour."""
     now = datetime.now(UTC)
-    cloudwatch = aws.client(environment.settings, "cloudwatch")
+    cloudwatch = create_client(environment.settings, "cloudwatch")
     answer = cloudwatch.get_metric_statistics(
         Namespace="AWS/DynamoDB",
         MetricName="WriteKeyRangeThroughputThrottleEvents",

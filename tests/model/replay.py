@@ -20,7 +20,7 @@ from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
 from saltctl.registry.registry import Lookup, RaiseResult, Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import BackupPage, LeaseHolder
 from saltctl.stores.redis.connections import Connections, DedicatedConnection
 from saltctl.stores.redis.registry import RedisRegistry
@@ -215,7 +215,7 @@ def unpacked(packed: bytes) -> Words:
     return plain(packed.split(b"\r\n")[2::2])
 
 
-# Below the real DynamoBackup: the driver.
+# Below the real BackupTable: the driver.
 
 
 class StubDynamo:
@@ -260,7 +260,7 @@ def _attributes(item: Item) -> dict[str, Any]:
     return {"conversation_id": {"S": CONVERSATION}} | {name: {"N": str(number)} for name, number in item}
 
 
-class ModelBackup(DynamoBackup):
+class ModelBackup(BackupTable):
     """The real backup store, without the two things that the model has no use for: threads and the layout item."""
 
     def scan(

@@ -11,7 +11,7 @@ import pytest
 from saltctl.errors import SaltctlError
 from saltctl.local.environment import LocalRedis
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import Raise, RebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.model.replay import CONVERSATION, SETTINGS, Answers, Call, ModelBackup, StubConnections, StubDynamo
@@ -137,13 +137,13 @@ def test_the_models_redis_is_like_a_real_one(story: str, redis_server: LocalRedi
     real.close()
 
 
-def test_the_models_dynamodb_is_like_moto(backup: DynamoBackup) -> None:
+def test_the_models_dynamodb_is_like_moto(backup: BackupTable) -> None:
     """Raises and commits find and leave the same, in every order of two and in a longer one."""
 
-    def raised(store: DynamoBackup, conversation_id: str, n: int) -> object:
+    def raised(store: BackupTable, conversation_id: str, n: int) -> object:
         return store.raise_max_n(conversation_id, Raise(n, "2026-01-01T00:00:00Z", "tester", ""))
 
-    def committed(store: DynamoBackup, conversation_id: str, n: int) -> object:
+    def committed(store: BackupTable, conversation_id: str, n: int) -> object:
         return store.commit_write_n(conversation_id, n)
 
     acts = list(product((raised, committed), (2, 4)))

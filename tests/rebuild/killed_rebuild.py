@@ -9,15 +9,15 @@ from pathlib import Path
 from saltctl.rebuild.checkpoint import CheckpointFile
 from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.client import create_client
 from saltctl.stores.redis.registry import new_token
 from tests.rebuild.test_rebuild_faults import WatchedRegistry
 
 WARM = "SALTCTL_TEST_WARM"
 if WARM in os.environ:
     # In the server that forks: reading the service's model takes most of a client's time, and is done once.
-    aws.client(Settings(aws_region="us-east-1", aws_endpoint_url="http://127.0.0.1:1"), "dynamodb")
+    create_client(Settings(aws_region="us-east-1", aws_endpoint_url="http://127.0.0.1:1"), "dynamodb")
 
 
 def rebuild_until(settings: Settings, checkpoint: Path, number: int, now: float) -> None:
@@ -30,7 +30,7 @@ def rebuild_until(settings: Settings, checkpoint: Path, number: int, now: float)
         if passed == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    backup = DynamoBackup(settings)
+    backup = BackupTable(settings)
     store = WatchedRegistry(settings, at)
     rebuild = Rebuild(
         store,

@@ -32,8 +32,8 @@ from saltctl.rebuild.lease import LEASE_EXPIRY
 from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.client import create_client
 from saltctl.stores.contracts import Raise, RebuildSession
 from saltctl.stores.redis.merge_commands import Entry
 from saltctl.stores.redis.registry import FENCE, REBUILD, RedisRegistry, new_token
@@ -64,7 +64,7 @@ def admin(redis_server: LocalRedis) -> Iterator[Any]:
 
 
 @pytest.fixture
-def filled(backup: DynamoBackup) -> DynamoBackup:
+def filled(backup: BackupTable) -> BackupTable:
     """A backup that holds ENTRIES, every raise completed."""
     put(
         backup,
@@ -73,7 +73,7 @@ def filled(backup: DynamoBackup) -> DynamoBackup:
     return backup
 
 
-def put(backup: DynamoBackup, *items: dict[str, Any]) -> None:
+def put(backup: BackupTable, *items: dict[str, Any]) -> None:
     """Write items by hand, past everything that saltctl checks."""
     requests = [{"PutRequest": {"Item": item}} for item in items]
     backup.client.batch_write_item(RequestItems={backup.where.strip("'"): requests})
@@ -147,7 +147,7 @@ Opener = Callable[..., Rebuild]
 
 
 @pytest.fixture
-def job(settings: Settings, backup: DynamoBackup) -> Iterator[Opener]:
+def job(settings: Settings, backup: BackupTable) -> Iterator[Opener]:
     """Makes a rebuild that was not started: small pages, a heartbeat and a report of progress after each."""
     stores: list[RedisRegistry] = []
 
@@ -157,7 +157,7 @@ def job(settings: Settings, backup: DynamoBackup) -> Iterator[Opener]:
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] | None = None,
-        from_backup: DynamoBackup = backup,
+        from_backup: BackupTable = backup,
         **options: Any,
     ) -> Rebuild:
         stores.append(WatchedRegistry(settings, at))
@@ -248,7 +248,7 @@ def assert_verified(store: RedisRegistry) -> None:
 @on_each_engine
 @pytest.mark.parametrize("comes_back", ["empty", "with its AOF"])
 def test_redis_killed_at_any_point(
-    filled: DynamoBackup,
+    filled: BackupTable,
     redis_server: LocalRedis,
     store: RedisRegistry,
     registry: Registry,
@@ -291,7 +291,7 @@ def test_redis_killed_at_any_point(
     ]
 
 
-def test_redis_stays_down(filled: DynamoBackup, redis_server: LocalRedis, registry: Registry, job: Opener) -> None:
+def test_redis_stays_down(filled: BackupTable, redis_server: LocalRedis, registry: Registry, job: Opener) -> None:
     """Redis dies and does not come back: the rebuild fails, lookups go on, and the lease is free again."""
     fault = Fault(4, redis_server.kill)
     with pytest.raises(RedisUnavailableError, match="cannot be reached"):
@@ -306,7 +306,7 @@ def test_redis_stays_down(filled: DynamoBackup, redis_server: LocalRedis, regist
 @on_each_engine
 @pytest.mark.parametrize("lost", ["everything", "one bucket"])
 def test_data_lost_at_any_point(
-    filled: DynamoBackup,
+    filled: BackupTable,
     store: RedisRegistry,
     registry: Registry,
     admin: Any,
@@ -340,7 +340,7 @@ def test_data_lost_at_any_point(
 
 
 def test_what_was_merged_before_the_break_is_kept(
-    filled: DynamoBackup, admin: Any, store: RedisRegistry, job: Opener, rebuild: Rebuilder
+    filled: BackupTable, admin: Any, store: RedisRegistry, job: Opener, rebuild: Rebuilder
 ) -> None:
     """A rebuild that lost one bucket is cheap to repeat: only what was lost is raised again."""
     bucket = store._key("conv_00")
@@ -354,7 +354,7 @@ def test_what_was_merged_before_the_break_is_kept(
 
 @on_each_engine
 def test_a_failover_in_the_middle_breaks_it(
-    filled: DynamoBackup, admin: Any, store: RedisRegistry, registry: Registry, job: Opener, rebuild: Rebuilder
+    filled: BackupTable, admin: Any, store: RedisRegistry, registry: Registry, job: Opener, rebuild: Rebuilder
 ) -> None:
     """Demoted and promoted again between two steps: connection and tokens survive it, and nothing is verified."""
 
@@ -374,7 +374,7 @@ def test_a_failover_in_the_middle_breaks_it(
 
 
 def test_lookups_go_on_during_a_rebuild(
-    filled: DynamoBackup, store: RedisRegistry, job: Opener, rebuild: Rebuilder
+    filled: BackupTable, store: RedisRegistry, job: Opener, rebuild: Rebuilder
 ) -> None:
     """A rebuild of a verified Redis is a check: Redis answers at every point, and nothing is raised."""
     rebuild()
@@ -388,7 +388,7 @@ def test_lookups_go_on_during_a_rebuild(
 
 @on_each_engine
 def test_before_its_last_act_nothing_is_verified(
-    filled: DynamoBackup, store: RedisRegistry, registry: Registry, job: Opener
+    filled: BackupTable, store: RedisRegistry, registry: Registry, job: Opener
 ) -> None:
     """An unverified Redis answers no lookup until the rebuild is over."""
     verified_at = []
@@ -406,7 +406,7 @@ def test_before_its_last_act_nothing_is_verified(
 
 
 def test_raises_during_a_rebuild_are_not_lost(
-    filled: DynamoBackup, store: RedisRegistry, registry: Registry, job: Opener
+    filled: BackupTable, store: RedisRegistry, registry: Registry, job: Opener
 ) -> None:
     """Raises of old and new conversations at every point: each is acknowledged, and Redis has them all."""
     raised: dict[str, int] = {}
@@ -424,7 +424,7 @@ def test_raises_during_a_rebuild_are_not_lost(
 
 
 def test_raises_that_go_on_all_the_time_are_not_lost(
-    filled: DynamoBackup, store: RedisRegistry, registry: Registry, admin: Any, job: Opener
+    filled: BackupTable, store: RedisRegistry, registry: Registry, admin: Any, job: Opener
 ) -> None:
     """From three threads without a pause, while Redis is rebuilt, emptied and rebuilt again: every one is there."""
     rounds, done = 6, threading.Event()
@@ -461,7 +461,7 @@ def test_raises_that_go_on_all_the_time_are_not_lost(
     assert held == found
 
 
-def test_half_done_raises_are_completed(backup: DynamoBackup, store: RedisRegistry, job: Opener) -> None:
+def test_half_done_raises_are_completed(backup: BackupTable, store: RedisRegistry, job: Opener) -> None:
     """Raises that died after step 1 are in Redis before writers may use them, and committed at the end."""
     for conversation_id, n in ENTRIES.items():
         backup.raise_max_n(conversation_id, Raise(n, "2024-05-01T12:00:00Z", "somebody", ""))
@@ -479,7 +479,7 @@ def test_half_done_raises_are_completed(backup: DynamoBackup, store: RedisRegist
     assert_verified(store)
 
 
-def test_damaged_items_are_skipped_and_named(filled: DynamoBackup, store: RedisRegistry, job: Opener) -> None:
+def test_damaged_items_are_skipped_and_named(filled: BackupTable, store: RedisRegistry, job: Opener) -> None:
     """What saltctl cannot have written is reported one by one, and does not keep the rest from being verified."""
     put(
         filled,
@@ -508,7 +508,7 @@ def test_damaged_items_are_skipped_and_named(filled: DynamoBackup, store: RedisR
 # The lease.
 
 
-def test_a_second_rebuild_is_refused(filled: DynamoBackup, store: RedisRegistry, job: Opener) -> None:
+def test_a_second_rebuild_is_refused(filled: BackupTable, store: RedisRegistry, job: Opener) -> None:
     """It names the process that is at it; the first one goes on undisturbed."""
     first = job().run()
     assert isinstance(next(first), Began)
@@ -520,7 +520,7 @@ def test_a_second_rebuild_is_refused(filled: DynamoBackup, store: RedisRegistry,
     assert_verified(store)
 
 
-def test_a_second_rebuild_waits_for_the_first(filled: DynamoBackup, store: RedisRegistry, job: Opener) -> None:
+def test_a_second_rebuild_waits_for_the_first(filled: BackupTable, store: RedisRegistry, job: Opener) -> None:
     """With --lock-wait it says for whom it waits, and then does its own work."""
     first = job().run()
     next(first)
@@ -532,7 +532,7 @@ def test_a_second_rebuild_waits_for_the_first(filled: DynamoBackup, store: Redis
     assert events[-1].raised == 0
 
 
-def test_waiting_for_the_lease_has_an_end(filled: DynamoBackup, job: Opener) -> None:
+def test_waiting_for_the_lease_has_an_end(filled: BackupTable, job: Opener) -> None:
     """After --lock-wait the refusal comes all the same."""
     filled.take("other", 1000.0, host="elsewhere", pid=77, expiry=LEASE_EXPIRY)
     seconds = [0.0]
@@ -547,7 +547,7 @@ def test_waiting_for_the_lease_has_an_end(filled: DynamoBackup, job: Opener) -> 
     assert seconds[0] == pytest.approx(3.0, abs=0.02)
 
 
-def test_the_lease_of_a_dead_holder_is_taken_over(filled: DynamoBackup, store: RedisRegistry, job: Opener) -> None:
+def test_the_lease_of_a_dead_holder_is_taken_over(filled: BackupTable, store: RedisRegistry, job: Opener) -> None:
     """Its heartbeat has to be older than the expiry; until then the holder counts as alive."""
     filled.take("dead", 1000.0, host="elsewhere", pid=77, expiry=LEASE_EXPIRY)
     with pytest.raises(LeaseHeldError, match=r"process 77 on elsewhere .*heartbeat 29 s ago"):
@@ -558,7 +558,7 @@ def test_the_lease_of_a_dead_holder_is_taken_over(filled: DynamoBackup, store: R
 
 
 def test_a_rebuild_that_lost_its_lease_stops(
-    filled: DynamoBackup, store: RedisRegistry, registry: Registry, job: Opener
+    filled: BackupTable, store: RedisRegistry, registry: Registry, job: Opener
 ) -> None:
     """It was silent for too long, and somebody took over: it notices at its next heartbeat, and leaves theirs alone."""
 
@@ -576,7 +576,7 @@ def test_a_rebuild_that_lost_its_lease_stops(
 
 @pytest.mark.parametrize("other_gets_to", ["the end", "the middle"])
 def test_two_rebuilds_at_once_are_safe(
-    filled: DynamoBackup, store: RedisRegistry, registry: Registry, job: Opener, other_gets_to: str
+    filled: BackupTable, store: RedisRegistry, registry: Registry, job: Opener, other_gets_to: str
 ) -> None:
     """Safety does not hang on the lease: the one that marked first cannot fence, the other one can."""
     other = job(now=lambda: time.time() + 2 * LEASE_EXPIRY).run()
@@ -599,7 +599,7 @@ def test_two_rebuilds_at_once_are_safe(
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_rebuild_gives_its_lease_back(
-    filled: DynamoBackup,
+    filled: BackupTable,
     store: RedisRegistry,
     registry: Registry,
     job: Opener,
@@ -619,7 +619,7 @@ def test_an_interrupted_rebuild_gives_its_lease_back(
     assert_verified(store)
 
 
-def test_an_abandoned_rebuild_gives_its_lease_back(filled: DynamoBackup, job: Opener) -> None:
+def test_an_abandoned_rebuild_gives_its_lease_back(filled: BackupTable, job: Opener) -> None:
     """Whoever stops iterating closes the generator, and with it everything that it holds."""
     running = job().run()
     next(running)
@@ -639,14 +639,14 @@ def stub(settings: Settings) -> Iterator[AwsStub]:
 
 
 @pytest.fixture
-def behind_stub(settings: Settings, filled: DynamoBackup, stub: AwsStub) -> DynamoBackup:
+def behind_stub(settings: Settings, filled: BackupTable, stub: AwsStub) -> BackupTable:
     """The backup as seen through the stub, one attempt a request."""
     there = stub.settings(settings)
-    return DynamoBackup(there, client=aws.client(there, "dynamodb", attempts=1))
+    return BackupTable(there, client=create_client(there, "dynamodb", attempts=1))
 
 
 def test_a_backup_that_fails_in_the_middle_verifies_nothing(
-    behind_stub: DynamoBackup, stub: AwsStub, store: RedisRegistry, registry: Registry, job: Opener
+    behind_stub: BackupTable, stub: AwsStub, store: RedisRegistry, registry: Registry, job: Opener
 ) -> None:
     """Server errors after the first page: the rebuild fails, also where its lease cannot be given back."""
     failing = threading.Event()
@@ -664,7 +664,7 @@ def test_a_backup_that_fails_in_the_middle_verifies_nothing(
 
 
 def test_a_throttled_heartbeat_does_not_end_it(
-    behind_stub: DynamoBackup, stub: AwsStub, store: RedisRegistry, job: Opener
+    behind_stub: BackupTable, stub: AwsStub, store: RedisRegistry, job: Opener
 ) -> None:
     """Safety does not hang on the lease: a rebuild whose heartbeats are throttled goes on to its end."""
 
@@ -679,7 +679,7 @@ def test_a_throttled_heartbeat_does_not_end_it(
 
 
 def test_a_throttled_scan_takes_longer(
-    behind_stub: DynamoBackup, stub: AwsStub, store: RedisRegistry, job: Opener
+    behind_stub: BackupTable, stub: AwsStub, store: RedisRegistry, job: Opener
 ) -> None:
     """Throttling is waited out: a recovery must not fail because everybody recovers at once."""
     stub.answer_first(2, "Scan", refusal("ProvisionedThroughputExceededException"))
@@ -688,7 +688,7 @@ def test_a_throttled_scan_takes_longer(
 
 
 def test_a_table_that_vanishes_verifies_nothing(
-    filled: DynamoBackup, store: RedisRegistry, job: Opener, settings: Settings
+    filled: BackupTable, store: RedisRegistry, job: Opener, settings: Settings
 ) -> None:
     """ConfigurationError: an empty backup must not be taken for a registry in which nothing is salted."""
 
@@ -706,7 +706,7 @@ def test_a_table_that_vanishes_verifies_nothing(
 
 
 def test_waiting_for_a_redis_that_is_down(
-    filled: DynamoBackup, redis_server: LocalRedis, store: RedisRegistry, job: Opener
+    filled: BackupTable, redis_server: LocalRedis, store: RedisRegistry, job: Opener
 ) -> None:
     """With --wait-redis it says that it waits, and begins when Redis is there."""
     redis_server.kill()
@@ -720,7 +720,7 @@ def test_waiting_for_a_redis_that_is_down(
 
 
 def test_without_waiting_a_redis_that_is_down_is_an_error(
-    filled: DynamoBackup, redis_server: LocalRedis, job: Opener
+    filled: BackupTable, redis_server: LocalRedis, job: Opener
 ) -> None:
     """At once, and before the lease was taken."""
     redis_server.kill()
@@ -729,7 +729,7 @@ def test_without_waiting_a_redis_that_is_down_is_an_error(
     assert filled.holder() is None
 
 
-def test_waiting_for_redis_has_an_end(filled: DynamoBackup, redis_server: LocalRedis, job: Opener) -> None:
+def test_waiting_for_redis_has_an_end(filled: BackupTable, redis_server: LocalRedis, job: Opener) -> None:
     """After --wait-redis it is an error that says what Redis was doing."""
     redis_server.kill()
     seconds = [0.0]
@@ -746,7 +746,7 @@ def test_waiting_for_redis_has_an_end(filled: DynamoBackup, redis_server: LocalR
 
 @on_each_engine
 def test_waiting_for_a_redis_that_loads(
-    filled: DynamoBackup, redis_server: LocalRedis, admin: Any, store: RedisRegistry, job: Opener, redis_binary: Path
+    filled: BackupTable, redis_server: LocalRedis, admin: Any, store: RedisRegistry, job: Opener, redis_binary: Path
 ) -> None:
     """While an AOF is read, the waiting is told with the percentage and the time that INFO expects."""
     with admin.pipeline(transaction=False) as pipeline:
@@ -781,7 +781,7 @@ def test_waiting_for_a_redis_that_loads(
 
 
 @pytest.fixture
-def dump(admin: Any, filled: DynamoBackup, settings: Settings) -> Callable[[], Any]:
+def dump(admin: Any, filled: BackupTable, settings: Settings) -> Callable[[], Any]:
     """Everything that is in Redis and in the backup table now."""
 
     def take() -> Any:
@@ -794,7 +794,7 @@ def dump(admin: Any, filled: DynamoBackup, settings: Settings) -> Callable[[], A
 
 @pytest.mark.parametrize("before", ["empty", "verified", "flushed", "somebody holds the lease"])
 def test_a_dry_run_changes_nothing(
-    filled: DynamoBackup,
+    filled: BackupTable,
     store: RedisRegistry,
     admin: Any,
     job: Opener,
@@ -825,7 +825,7 @@ def test_a_dry_run_changes_nothing(
     assert report.verified is (before in ("verified", "somebody holds the lease"))
 
 
-def test_a_rebuild_leaves_no_traces(filled: DynamoBackup, admin: Any, job: Opener, settings: Settings) -> None:
+def test_a_rebuild_leaves_no_traces(filled: BackupTable, admin: Any, job: Opener, settings: Settings) -> None:
     """Fences and entries, and nothing of the rebuild itself; one fence for every bucket."""
     drive(job())
     hashes = {key: admin.hgetall(key) for key in admin.scan_iter()}
@@ -835,7 +835,7 @@ def test_a_rebuild_leaves_no_traces(filled: DynamoBackup, admin: Any, job: Opene
     assert sum(len(held) for held in hashes.values()) == len(ENTRIES) + settings.buckets
 
 
-def test_a_rebuild_never_lowers(filled: DynamoBackup, store: RedisRegistry, registry: Registry, job: Opener) -> None:
+def test_a_rebuild_never_lowers(filled: BackupTable, store: RedisRegistry, registry: Registry, job: Opener) -> None:
     """What Redis holds above the backup stays: somebody restored the table from last week, and Redis knows better."""
     store.merge("conv_00", 128)
     drive(job())
@@ -843,7 +843,7 @@ def test_a_rebuild_never_lowers(filled: DynamoBackup, store: RedisRegistry, regi
 
 
 def test_the_rebuild_of_an_empty_backup_verifies_an_empty_registry(
-    backup: DynamoBackup, store: RedisRegistry, registry: Registry, job: Opener
+    backup: BackupTable, store: RedisRegistry, registry: Registry, job: Opener
 ) -> None:
     """On the first day nothing is salted, and that is an answer."""
     report = drive(job())[-1]

@@ -23,7 +23,7 @@ from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
 from saltctl.rebuild.resuming import Resume
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import Raise
 from saltctl.stores.redis.registry import RedisRegistry, new_token
 from tests.rebuild.killed_rebuild import WARM, rebuild_until
@@ -44,7 +44,7 @@ def admin(redis_server: LocalRedis) -> Iterator[Any]:
 
 
 @pytest.fixture
-def filled(backup: DynamoBackup) -> DynamoBackup:
+def filled(backup: BackupTable) -> BackupTable:
     """A backup that holds ENTRIES, every raise completed."""
     put(
         backup,
@@ -63,7 +63,7 @@ Opener = Callable[..., Rebuild]
 
 
 @pytest.fixture
-def job(settings: Settings, filled: DynamoBackup, file: CheckpointFile) -> Iterator[Opener]:
+def job(settings: Settings, filled: BackupTable, file: CheckpointFile) -> Iterator[Opener]:
     """Makes a rebuild that was not started, with a checkpoint after every page of five."""
     stores: list[RedisRegistry] = []
 
@@ -127,7 +127,7 @@ def held(store: RedisRegistry, wanted: dict[str, int]) -> dict[str, int | None]:
 
 @pytest.mark.timeout(400)
 def test_killed_at_random_and_taken_up_again(
-    filled: DynamoBackup,
+    filled: BackupTable,
     settings: Settings,
     store: RedisRegistry,
     registry: Registry,
@@ -177,7 +177,7 @@ def test_killed_at_random_and_taken_up_again(
 
 @pytest.mark.timeout(400)
 def test_redis_killed_at_random_and_started_empty(
-    filled: DynamoBackup,
+    filled: BackupTable,
     store: RedisRegistry,
     redis_server: LocalRedis,
     job: Opener,
@@ -214,7 +214,7 @@ def test_redis_killed_at_random_and_started_empty(
     assert anew >= ROUNDS // 10
 
 
-def test_only_what_is_left_is_read(interrupted: Checkpoint, job: Opener, filled: DynamoBackup) -> None:
+def test_only_what_is_left_is_read(interrupted: Checkpoint, job: Opener, filled: BackupTable) -> None:
     """The report counts the whole rebuild; raises that were half done before it broke are completed at its end."""
     report, events = finish(job())
     assert [event for event in events if isinstance(event, Resumed)] == [
@@ -227,7 +227,7 @@ def test_only_what_is_left_is_read(interrupted: Checkpoint, job: Opener, filled:
     assert report.raised + 5 >= len(ENTRIES)
 
 
-def test_half_done_raises_survive_the_break(backup: DynamoBackup, job: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_done_raises_survive_the_break(backup: BackupTable, job: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are on the checkpoint: their page will not be read again."""
     monkeypatch.setattr("saltctl.rebuild.rebuild.PROGRESS_EVERY", 0.0)
     for conversation_id, n in ENTRIES.items():

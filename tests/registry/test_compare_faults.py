@@ -25,8 +25,8 @@ from saltctl.registry.compare_events import VerifyReport
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.client import create_client
 from saltctl.stores.redis.buckets import BucketReader
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import variables_of
@@ -90,12 +90,12 @@ Opener = Callable[..., Verify]
 
 
 @pytest.fixture
-def comparison(settings: Settings, store: RedisRegistry, backup: DynamoBackup, registry: Registry) -> Iterator[Opener]:
+def comparison(settings: Settings, store: RedisRegistry, backup: BackupTable, registry: Registry) -> Iterator[Opener]:
     """Makes a comparison that was not started: small pages, and little patience with what looks like drift."""
     readers: list[BucketReader] = []
 
     def make(
-        at: At = lambda what: None, *, repair: bool = False, of: DynamoBackup = backup, grace: float = 0.5
+        at: At = lambda what: None, *, repair: bool = False, of: BackupTable = backup, grace: float = 0.5
     ) -> Verify:
         readers.append(WatchedReader(settings, at))
         options = VerifyOptions(segments=2, page_limit=7, grace=grace)
@@ -196,7 +196,7 @@ def test_raises_going_on_all_the_time_are_no_drift(filled: Registry, comparison:
 
 
 def test_two_repairs_at_once(
-    filled: Registry, backup: DynamoBackup, admin: Any, settings: Settings, comparison: Opener
+    filled: Registry, backup: BackupTable, admin: Any, settings: Settings, comparison: Opener
 ) -> None:
     """Two machines repair the same drift: both end well, nothing is lowered, and nothing is left."""
     drift_away(admin, settings)
@@ -217,7 +217,7 @@ def drift_away(admin: Any, settings: Settings) -> None:
             admin.hset(key, conversation_id, 2 * n)
 
 
-def assert_nothing_was_lowered(backup: DynamoBackup) -> None:
+def assert_nothing_was_lowered(backup: BackupTable) -> None:
     """The backup has at least what it had before anything drifted."""
     held = backup.get_many(list(ENTRIES))
     assert all(held[conversation_id].max_n >= n for conversation_id, n in ENTRIES.items())
@@ -225,7 +225,7 @@ def assert_nothing_was_lowered(backup: DynamoBackup) -> None:
 
 def test_throttling_at_every_kind_of_request(
     filled: Registry,
-    backup: DynamoBackup,
+    backup: BackupTable,
     admin: Any,
     settings: Settings,
     store: RedisRegistry,
@@ -245,7 +245,7 @@ def test_throttling_at_every_kind_of_request(
 
     aws_stub.rule = rule
     behind = aws_stub.settings(settings)
-    throttled = DynamoBackup(behind, client=aws.client(behind, "dynamodb", attempts=1))
+    throttled = BackupTable(behind, client=create_client(behind, "dynamodb", attempts=1))
     registry = Registry.over(behind, store, throttled)
     reader = BucketReader(settings)
     options = VerifyOptions(segments=2, page_limit=7, grace=0.01)
@@ -311,7 +311,7 @@ def test_a_timeout_ends_it(stalled: Stalled) -> None:
 
 def test_repairs_that_are_killed_at_any_point(
     filled: Registry,
-    backup: DynamoBackup,
+    backup: BackupTable,
     admin: Any,
     settings: Settings,
     aws_stub: AwsStub,

@@ -25,8 +25,8 @@ from saltctl.errors import (
 from saltctl.local.environment import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.client import create_client
 from saltctl.stores.contracts import Raise, RaiseOutcome
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.stores.conftest import find_engine, plain_client
@@ -48,7 +48,7 @@ def redis_binary(request: pytest.FixtureRequest) -> Path:
     return find_engine(getattr(request, "param", "valkey"))
 
 
-class WatchedBackup(DynamoBackup):
+class WatchedBackup(BackupTable):
     """The backup, which calls ``at`` before each step of a raise."""
 
     at: At = staticmethod(lambda point: None)
@@ -94,7 +94,7 @@ Raising = Callable[[At], Registry]
 
 
 @pytest.fixture
-def raising(settings: Settings, backup: DynamoBackup, stub: AwsStub, rebuild: Rebuilder) -> Iterator[Raising]:
+def raising(settings: Settings, backup: BackupTable, stub: AwsStub, rebuild: Rebuilder) -> Iterator[Raising]:
     """Opens registries over a verified Redis in which ``conv`` has 2 salts; what they do is watched."""
     rebuild()
     with Registry.over(settings, RedisRegistry(settings), backup) as first:
@@ -104,7 +104,7 @@ def raising(settings: Settings, backup: DynamoBackup, stub: AwsStub, rebuild: Re
     def open_(at: At) -> Registry:
         behind = stub.settings(settings)
         store = WatchedRegistry(settings)
-        table = WatchedBackup(behind, client=aws.client(behind, "dynamodb", attempts=1))
+        table = WatchedBackup(behind, client=create_client(behind, "dynamodb", attempts=1))
         store.at = table.at = at
         opened.append(Registry.over(settings, store, table))
         return opened[-1]
@@ -125,14 +125,14 @@ def strike_at(point: str, strike: Callable[[], object]) -> At:
     return at
 
 
-def held(backup: DynamoBackup) -> tuple[int, int]:
+def held(backup: BackupTable) -> tuple[int, int]:
     """(max_n, write_n) of ``conv`` in the backup."""
     entry = backup.get("conv")
     assert entry is not None
     return entry.max_n, entry.write_n
 
 
-def assert_readers_cover(registry: Registry, backup: DynamoBackup) -> None:
+def assert_readers_cover(registry: Registry, backup: BackupTable) -> None:
     """Readers cover at least what any writer spreads over, and at least the 2 that were acknowledged."""
     max_n, write_n = held(backup)
     lookup = registry.lookup("conv")
@@ -158,7 +158,7 @@ def assert_readers_cover(registry: Registry, backup: DynamoBackup) -> None:
 def test_redis_killed_between_two_steps(
     raising: Raising,
     registry: Registry,
-    backup: DynamoBackup,
+    backup: BackupTable,
     redis_server: LocalRedis,
     rebuild: Rebuilder,
     point: str,
@@ -194,7 +194,7 @@ def test_redis_killed_between_two_steps(
 def test_redis_restarted_between_two_steps(
     raising: Raising,
     registry: Registry,
-    backup: DynamoBackup,
+    backup: BackupTable,
     redis_server: LocalRedis,
     rebuild: Rebuilder,
     point: str,
@@ -214,7 +214,7 @@ def test_redis_restarted_between_two_steps(
 
 
 def test_a_rebuild_completes_what_nobody_repeats(
-    raising: Raising, registry: Registry, backup: DynamoBackup, redis_server: LocalRedis, rebuild: Rebuilder
+    raising: Raising, registry: Registry, backup: BackupTable, redis_server: LocalRedis, rebuild: Rebuilder
 ) -> None:
     """The service instance died with the raise: the next rebuild merges and commits it."""
     with pytest.raises(RaiseIncompleteError):
@@ -226,7 +226,7 @@ def test_a_rebuild_completes_what_nobody_repeats(
 
 
 def test_a_flushed_redis_between_merge_and_commit(
-    raising: Raising, registry: Registry, backup: DynamoBackup, redis_server: LocalRedis
+    raising: Raising, registry: Registry, backup: BackupTable, redis_server: LocalRedis
 ) -> None:
     """The merge was lost after it was made: the fence went with it, and the backup answers."""
 
@@ -249,7 +249,7 @@ def throttle(stub: AwsStub) -> None:
 
 @pytest.mark.parametrize("point", ["claim", "backup"])
 def test_throttled_before_the_first_step(
-    raising: Raising, stub: AwsStub, registry: Registry, backup: DynamoBackup, store: RedisRegistry, point: str
+    raising: Raising, stub: AwsStub, registry: Registry, backup: BackupTable, store: RedisRegistry, point: str
 ) -> None:
     """Nothing was done, on neither side, and the error says that later may be better."""
     struck = raising(strike_at(point, lambda: throttle(stub)))
@@ -264,7 +264,7 @@ def test_throttled_before_the_first_step(
 
 @pytest.mark.parametrize("point", ["redis", "commit"])
 def test_throttled_before_the_commit(
-    raising: Raising, stub: AwsStub, registry: Registry, backup: DynamoBackup, redis_server: LocalRedis, point: str
+    raising: Raising, stub: AwsStub, registry: Registry, backup: BackupTable, redis_server: LocalRedis, point: str
 ) -> None:
     """Everybody reads 8 already; writers who have to ask the backup stay on 2 until somebody completes it."""
     struck = raising(strike_at(point, lambda: throttle(stub)))
@@ -284,11 +284,11 @@ def test_throttled_before_the_commit(
 
 @pytest.mark.parametrize("lost", ["raise_max_n", "commit_write_n"])
 def test_an_answer_that_is_lost(
-    raising: Raising, stub: AwsStub, registry: Registry, backup: DynamoBackup, settings: Settings, lost: str
+    raising: Raising, stub: AwsStub, registry: Registry, backup: BackupTable, settings: Settings, lost: str
 ) -> None:
     """DynamoDB did it and its answer never came: the error does not claim success, and a repetition finds it done."""
     expression = {"raise_max_n": "max_n = :n", "commit_write_n": "write_n = :n"}[lost]
-    direct = DynamoBackup(settings)
+    direct = BackupTable(settings)
 
     def do_and_lose(operation: str, request: dict[str, Any]) -> Any:
         if operation != "UpdateItem" or expression not in request["UpdateExpression"]:
@@ -313,7 +313,7 @@ def test_an_answer_that_is_lost(
 )
 def test_the_table_is_deleted_between_two_steps(
     raising: Raising,
-    backup: DynamoBackup,
+    backup: BackupTable,
     registry: Registry,
     rebuild: Rebuilder,
     settings: Settings,
@@ -353,7 +353,7 @@ class KilledError(BaseException):
 @pytest.mark.parametrize("n", [4, 8, 16])
 @pytest.mark.parametrize("point", STEPS)
 def test_another_instance_completes_what_a_dead_one_left(
-    raising: Raising, registry: Registry, backup: DynamoBackup, rebuild: Rebuilder, point: str, n: int
+    raising: Raising, registry: Registry, backup: BackupTable, rebuild: Rebuilder, point: str, n: int
 ) -> None:
     """Dead before or after any step; whatever N the next raise has, both sides end with the larger one, committed."""
 
@@ -371,7 +371,7 @@ def test_another_instance_completes_what_a_dead_one_left(
 
 
 def test_the_backup_is_ahead_of_redis_in_the_middle_of_a_raise(
-    raising: Raising, registry: Registry, settings: Settings, backup: DynamoBackup
+    raising: Raising, registry: Registry, settings: Settings, backup: BackupTable
 ) -> None:
     """Whoever cannot reach Redis covers 8 already, and a later lookup in Redis 2: a max_n may be seen to go back.
 
@@ -393,7 +393,7 @@ def test_the_backup_is_ahead_of_redis_in_the_middle_of_a_raise(
 
 
 def test_raises_at_the_same_time(
-    settings: Settings, backup: DynamoBackup, registry: Registry, rebuild: Rebuilder
+    settings: Settings, backup: BackupTable, registry: Registry, rebuild: Rebuilder
 ) -> None:
     """Eight instances raise to different N at once, without agreement: both sides end with the largest."""
     rebuild()
@@ -401,7 +401,7 @@ def test_raises_at_the_same_time(
 
     def instance(number: int) -> list[int]:
         mine = replace(settings, actor=f"instance-{number}")
-        with Registry.over(mine, RedisRegistry(mine), DynamoBackup(mine)) as one:
+        with Registry.over(mine, RedisRegistry(mine), BackupTable(mine)) as one:
             barrier.wait()
             return [n for n in (2, 4, 8, 16, 32) if one.raise_to("conv", n).changed]
 

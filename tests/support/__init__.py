@@ -7,14 +7,14 @@ from collections.abc import Callable
 from saltctl.rebuild.events import RebuildReport
 from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.registry import RedisRegistry, new_token
 
 Rebuilder = Callable[..., RebuildReport]
 
 
 def rebuild_job(
-    settings: Settings, store: RedisRegistry, backup: DynamoBackup, options: RebuildOptions | None = None
+    settings: Settings, store: RedisRegistry, backup: BackupTable, options: RebuildOptions | None = None
 ) -> Rebuild:
     """A rebuild of the settings' registry that was not started yet."""
     return Rebuild(

@@ -217,7 +217,7 @@ def create(
     if not dry_run:
         session.consent("Create alarms?", yes=True, confirm=confirm, irreversible=False)
         apply(store, changes)
-    _emit_alarms([as_record(change.wish, change.action) for change in changes], output, "no alarms")
+    _emit_alarms([as_record(change.spec, change.action) for change in changes], output, "no alarms")
 
 
 @alarms_group.command("list")

@@ -18,7 +18,7 @@ from saltctl.detection.stream_status import is_alive, look
 from saltctl.local.drills.drill import Step
 from saltctl.local.environment import LocalEnvironment, dying_with_us
 from saltctl.salting import needed_n
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import GroupInfo, HeatStream
 
@@ -112,7 +112,7 @@ def run() -> Iterator[Step]:
     with LocalEnvironment() as environment:
         environment.rebuild()
         settings = environment.settings
-        stream, backup = HeatStream(settings), DynamoBackup(settings)
+        stream, backup = HeatStream(settings), BackupTable(settings)
         heat = Heat(stream, settings.wps_per_salt, settings.max_n_cap)
         fleet = Fleet(environment)
         try:
@@ -132,7 +132,7 @@ def run() -> Iterator[Step]:
             stream.close()
 
 
-def _calm(heat: Heat, stream: HeatStream, backup: DynamoBackup) -> Iterator[Step]:
+def _calm(heat: Heat, stream: HeatStream, backup: BackupTable) -> Iterator[Step]:
     hot = heat.report("calm")
     yield _step(
         f"before: {hot} hot conversations reported by {SERVERS} servers, each far below the limit, are raised",
@@ -141,7 +141,7 @@ def _calm(heat: Heat, stream: HeatStream, backup: DynamoBackup) -> Iterator[Step
     )
 
 
-def _one_killed(heat: Heat, stream: HeatStream, backup: DynamoBackup, fleet: Fleet) -> Iterator[Step]:
+def _one_killed(heat: Heat, stream: HeatStream, backup: BackupTable, fleet: Fleet) -> Iterator[Step]:
     victim, held = _frozen_in_a_batch(heat, stream, fleet)
     if victim:
         fleet.kill(victim)
@@ -179,7 +179,7 @@ def _frozen_in_a_batch(heat: Heat, stream: HeatStream, fleet: Fleet) -> tuple[st
     return "", 0
 
 
-def _all_killed(heat: Heat, stream: HeatStream, backup: DynamoBackup, fleet: Fleet) -> Iterator[Step]:
+def _all_killed(heat: Heat, stream: HeatStream, backup: BackupTable, fleet: Fleet) -> Iterator[Step]:
     fleet.kill_all()
     hot = heat.report("second")
     _until(lambda: _alive(stream) == 0)
@@ -193,7 +193,7 @@ def _all_killed(heat: Heat, stream: HeatStream, backup: DynamoBackup, fleet: Fle
     )
 
 
-def _back(heat: Heat, stream: HeatStream, backup: DynamoBackup, fleet: Fleet) -> Iterator[Step]:
+def _back(heat: Heat, stream: HeatStream, backup: BackupTable, fleet: Fleet) -> Iterator[Step]:
     began = time.monotonic()
     fleet.start(INSTANCES)
     yield _step(
@@ -204,7 +204,7 @@ def _back(heat: Heat, stream: HeatStream, backup: DynamoBackup, fleet: Fleet) ->
 
 
 def _replayed(
-    environment: LocalEnvironment, heat: Heat, stream: HeatStream, backup: DynamoBackup, fleet: Fleet
+    environment: LocalEnvironment, heat: Heat, stream: HeatStream, backup: BackupTable, fleet: Fleet
 ) -> Iterator[Step]:
     fleet.kill_all()
     hot = heat.report("third")
@@ -261,13 +261,13 @@ def _settled(stream: HeatStream) -> bool:
     return group.lag == 0 and group.pending == 0
 
 
-def _wrong(heat: Heat, backup: DynamoBackup) -> list[str]:
+def _wrong(heat: Heat, backup: BackupTable) -> list[str]:
     """Conversations that do not have the N they need, neither less nor more."""
     held = backup.get_many(list(heat.needed))
     return [i for i, n in heat.needed.items() if (held[i].max_n if i in held else 1) != n]
 
 
-def _twice(heat: Heat, backup: DynamoBackup) -> list[str]:
+def _twice(heat: Heat, backup: BackupTable) -> list[str]:
     """Conversations on whose record a raise stands twice."""
     return [
         entry.conversation_id
@@ -276,7 +276,7 @@ def _twice(heat: Heat, backup: DynamoBackup) -> list[str]:
     ]
 
 
-def _figures(heat: Heat, stream: HeatStream, backup: DynamoBackup) -> str:
+def _figures(heat: Heat, stream: HeatStream, backup: BackupTable) -> str:
     group = _group(stream)
     needing = sum(n > 1 for n in heat.needed.values())
     lost, twice = len(_wrong(heat, backup)), len(_twice(heat, backup))

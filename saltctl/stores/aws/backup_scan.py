@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saltctl.errors import AwsUnavailableError, ThrottledError
-from saltctl.stores.aws import client as aws
-from saltctl.stores.aws.rate_limiter import Pace
-from saltctl.stores.aws.scan_parser import KEY, Answer, NoPageError, ScanReader
+from saltctl.stores.aws.client import POOL_SIZE, aws_errors, to_saltctl_error
+from saltctl.stores.aws.rate_limiter import RateLimiter
+from saltctl.stores.aws.scan_parser import KEY, MalformedPageError, ScanClient, ScanPage
 from saltctl.stores.contracts import BackupPage
 
 SIGN_OF_LIFE = 1.0
 """Seconds without a page after which a scan yields an empty one, so that its caller can renew its lease."""
-MAX_THREADS = aws.POOL_SIZE
+MAX_THREADS = POOL_SIZE
 PATIENCE = 600.0
 """Seconds for which one segment waits out throttling. botocore's retry quota runs dry after some ten throttled calls;
 a recovery must outlast a table that everybody reads at once."""
@@ -55,7 +55,7 @@ class SegmentReader:
 
     def __init__(
         self,
-        reader: ScanReader,
+        reader: ScanClient,
         table: str,
         plan: ScanPlan,
         *,
@@ -70,7 +70,7 @@ class SegmentReader:
         self._stop = stop
         self._sleep = sleep or stop.wait
         self._clock = clock
-        self._pace = Pace(plan.max_rcu, clock=clock)
+        self._limiter = RateLimiter(plan.max_rcu, clock=clock)
 
     def pages(self, segment: int) -> Iterator[BackupPage]:
         """The pages of one segment, until its end or until the scan is to stop."""
@@ -87,7 +87,7 @@ class SegmentReader:
         while not self._stop.is_set():
             if last is not None:
                 request["ExclusiveStartKey"] = {KEY: {"S": last}}
-            with aws.aws_errors(self._where):
+            with aws_errors(self._where):
                 answer = self._answer(request)
             if answer is None:
                 return
@@ -97,41 +97,41 @@ class SegmentReader:
             if last is None:
                 return
 
-    def _answer(self, request: dict[str, Any]) -> Answer | None:
+    def _answer(self, request: dict[str, Any]) -> ScanPage | None:
         """The answer to a request at the pace that is allowed, throttling waited out; None where it is to stop."""
         from botocore.exceptions import ClientError
 
         began, attempt, damaged = self._clock(), 0, 0
         while not self._stop.is_set():
-            if (leave := self._pace.leave()).wait:
-                self._sleep(min(leave.wait, SIGN_OF_LIFE))
+            if (permit := self._limiter.request_permit()).wait:
+                self._sleep(min(permit.wait, SIGN_OF_LIFE))
                 continue
             try:
                 answer = self._reader.scan(self._limited(request))
-            except NoPageError as exc:
+            except MalformedPageError as exc:
                 damaged += 1
-                self._pace.settle(leave, leave.reserved, 0)
+                self._limiter.settle(permit, permit.reserved, 0)
                 if damaged == _DAMAGED_ANSWERS:
                     raise AwsUnavailableError(
                         f"what comes back for table {self._where} is no page of a scan: {exc}",
                         hint="is there a proxy in between? saltctl config show",
                     ) from exc
             except ClientError as exc:
-                if not isinstance(aws.translate(exc, self._where), ThrottledError):
+                if not isinstance(to_saltctl_error(exc, self._where), ThrottledError):
                     raise
-                self._pace.throttled(leave)
+                self._limiter.slow_down(permit)
                 if self._clock() - began > PATIENCE:
                     raise
                 self._sleep(random.uniform(0.5, 1) * min(4.0, 0.1 * 2**attempt))
                 attempt = min(attempt + 1, 10)
             else:
                 read = len(answer.entries) + len(answer.damaged)
-                self._pace.settle(leave, answer.consumed_rcu, read)
+                self._limiter.settle(permit, answer.consumed_rcu, read)
                 return answer
         return None
 
     def _limited(self, request: dict[str, Any]) -> dict[str, Any]:
-        limits = [limit for limit in (self._plan.limit, self._pace.limit()) if limit is not None]
+        limits = [limit for limit in (self._plan.limit, self._limiter.page_limit()) if limit is not None]
         return request | {"Limit": min(limits)} if limits else request
 
 

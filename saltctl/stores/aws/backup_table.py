@@ -14,10 +14,10 @@ from typing import Any
 
 from saltctl.errors import ConfigurationError, DamagedEntryError, ThrottledError
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
 from saltctl.stores.aws import scan_parser as backup_items
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader, scan_in_parallel
-from saltctl.stores.aws.scan_parser import ScanReader, problem_of
+from saltctl.stores.aws.client import aws_errors, create_client, describe_table, error_code
+from saltctl.stores.aws.scan_parser import ScanClient, problem_of
 from saltctl.stores.contracts import BackupEntry, BackupPage, LeaseHolder, Raise, RaiseOutcome, TableSize
 
 KEY = backup_items.KEY
@@ -27,7 +27,7 @@ _MAX_BATCH = 100
 """Keys that one BatchGetItem takes (documented)."""
 
 
-class DynamoBackup:
+class BackupTable:
     """The backup store on DynamoDB. Thread-safe. See ``contracts.BackupStore`` for the semantics.
 
     Args:
@@ -40,7 +40,7 @@ class DynamoBackup:
         self._settings = settings
         self._table = settings.backup_table
         self._client = client
-        self._reader: ScanReader | None = None
+        self._reader: ScanClient | None = None
         self._lock = threading.Lock()
         self._sleep = sleep
 
@@ -50,7 +50,7 @@ class DynamoBackup:
         if self._client is None:
             with self._lock:
                 if self._client is None:
-                    self._client = aws.client(self._settings, "dynamodb")
+                    self._client = create_client(self._settings, "dynamodb")
         return self._client
 
     @property
@@ -60,7 +60,7 @@ class DynamoBackup:
 
     def get(self, conversation_id: str) -> BackupEntry | None:
         """Strongly consistent read of one item."""
-        with aws.aws_errors(self.where):
+        with aws_errors(self.where):
             answer = self.client.get_item(TableName=self._table, Key={KEY: {"S": conversation_id}}, ConsistentRead=True)
         item = answer.get("Item")
         return None if item is None else self._entry(conversation_id, item)
@@ -72,7 +72,7 @@ class DynamoBackup:
         for start in range(0, len(wanted), _MAX_BATCH):
             keys = [{KEY: {"S": conversation_id}} for conversation_id in wanted[start : start + _MAX_BATCH]]
             for attempt in range(8):
-                with aws.aws_errors(self.where):
+                with aws_errors(self.where):
                     answer = self.client.batch_get_item(
                         RequestItems={self._table: {"Keys": keys, "ConsistentRead": True}}
                     )
@@ -122,7 +122,7 @@ class DynamoBackup:
 
     def claim_layout(self, layout: str, key_prefix: str) -> None:
         """Bind the table to one layout: the first claim writes it, every later one must agree."""
-        with aws.aws_errors(self.where):
+        with aws_errors(self.where):
             answer = self.client.update_item(
                 TableName=self._table,
                 Key={KEY: {"S": LAYOUT_ID}},
@@ -135,14 +135,14 @@ class DynamoBackup:
 
     def check_layout(self, layout: str, key_prefix: str) -> None:
         """Refuse a client of another layout, as :meth:`claim_layout` does, and write nothing."""
-        with aws.aws_errors(self.where):
+        with aws_errors(self.where):
             answer = self.client.get_item(TableName=self._table, Key={KEY: {"S": LAYOUT_ID}}, ConsistentRead=True)
         if "Item" in answer:
             self._agree(answer["Item"], layout, key_prefix)
 
     def bound_layout(self) -> tuple[str, str] | None:
         """The layout and key prefix that the table is bound to; None where nobody has claimed one yet."""
-        with aws.aws_errors(self.where):
+        with aws_errors(self.where):
             answer = self.client.get_item(TableName=self._table, Key={KEY: {"S": LAYOUT_ID}}, ConsistentRead=True)
         item = answer.get("Item")
         return None if item is None else (_text(item, "layout"), _text(item, "key_prefix"))
@@ -178,13 +178,13 @@ class DynamoBackup:
         yield from scan_in_parallel(reader, plan, stop, patience=self._settings.aws_timeout + 1)
 
     @property
-    def reader(self) -> ScanReader:
+    def reader(self) -> ScanClient:
         """What reads the answers of scans, made at first use."""
         if self._reader is None:
             client = self.client
             with self._lock:
                 if self._reader is None:
-                    self._reader = ScanReader(client, self._settings.max_n_cap)
+                    self._reader = ScanClient(client, self._settings.max_n_cap)
         return self._reader
 
     def identity(self) -> str:
@@ -243,11 +243,11 @@ class DynamoBackup:
         }
         if names:
             request["ExpressionAttributeNames"] = names
-        with aws.aws_errors(self.where):
+        with aws_errors(self.where):
             try:
                 answer = self.client.update_item(**request)
             except driver.ClientError as exc:
-                if aws.error_code(exc) == "ConditionalCheckFailedException":
+                if error_code(exc) == "ConditionalCheckFailedException":
                     return None
                 raise
         attributes: dict[str, Any] = answer.get("Attributes", {})
@@ -257,7 +257,7 @@ class DynamoBackup:
 
     def describe(self) -> dict[str, Any] | None:
         """DescribeTable's answer, or None where the table does not exist."""
-        return aws.describe_table(self.client, self._table)
+        return describe_table(self.client, self._table)
 
     def check_table(self) -> None:
         """Refuse a table that is missing or has other keys than ``conversation_id`` (S).
@@ -279,7 +279,7 @@ class DynamoBackup:
 
     def create(self) -> None:
         """Create the table, on demand, with deletion protection and point-in-time recovery; wait for it."""
-        with aws.aws_errors(self.where):
+        with aws_errors(self.where):
             self.client.create_table(
                 TableName=self._table,
                 AttributeDefinitions=[{"AttributeName": KEY, "AttributeType": "S"}],
@@ -301,7 +301,7 @@ class DynamoBackup:
             )
         except driver.ClientError as exc:
             # DynamoDB Local has no backups at all; `saltctl doctor` says so of any table that has none.
-            if aws.error_code(exc) != "UnknownOperationException":
+            if error_code(exc) != "UnknownOperationException":
                 raise
 
     # The lease. Taken by UpdateItem like everything else, so that no role needs PutItem or DeleteItem.
@@ -356,7 +356,7 @@ class DynamoBackup:
 
     def holder(self) -> LeaseHolder | None:
         """Who holds the lease."""
-        with aws.aws_errors(self.where):
+        with aws_errors(self.where):
             item = self.client.get_item(TableName=self._table, Key={KEY: {"S": LEASE_ID}}, ConsistentRead=True).get(
                 "Item", {}
             )

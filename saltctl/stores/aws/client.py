@@ -43,7 +43,7 @@ _DENIED = {
 }
 
 
-def client(settings: Settings, service: str, *, attempts: int = 3, timeout: float | None = None) -> Any:
+def create_client(settings: Settings, service: str, *, attempts: int = 3, timeout: float | None = None) -> Any:
     """A boto3 client for ``service``.
 
     Every request has ``timeout`` seconds to connect and as much for each read, and up to ``attempts``
@@ -69,7 +69,7 @@ def client(settings: Settings, service: str, *, attempts: int = 3, timeout: floa
             session = _session(settings.aws_profile, settings.aws_region, os.environ.get("AWS_ACCESS_KEY_ID"))
             made = session.client(service, config=config, endpoint_url=endpoint)
     except (BotoCoreError, ValueError) as exc:
-        raise translate(exc, service) from exc
+        raise to_saltctl_error(exc, service) from exc
     if getattr(made.meta.service_model, "resolved_protocol", "json") == "json":
         made.meta.events.register(f"before-parse.{service}", _refuse_what_is_no_answer)
     return made
@@ -87,7 +87,7 @@ def _refuse_what_is_no_answer(response_dict: dict[str, Any], customized_response
         raise HTTPClientError(error="the answer is no JSON")
 
 
-def preload() -> None:
+def preload_boto3() -> None:
     """Import the driver now, where there is something else to wait for anyway."""
     import boto3  # noqa: F401
 
@@ -113,13 +113,13 @@ def error_code(exc: Exception) -> str:
     return str(response.get("Error", {}).get("Code", ""))
 
 
-def translate(exc: Exception, where: str) -> SaltctlError:
+def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
     """The saltctl error for an exception of botocore. ``where`` names the table or service."""
     import botocore.exceptions as driver
 
     code = error_code(exc)
     if isinstance(exc, driver.ClientError):
-        return _translate_answer(exc, code, where)
+        return _from_response(exc, code, where)
     if isinstance(exc, driver.NoRegionError):
         return ConfigurationError("no AWS Region is configured", hint="set AWS_REGION, for example eu-central-1")
     if isinstance(exc, driver.ProfileNotFound):
@@ -146,7 +146,7 @@ def translate(exc: Exception, where: str) -> SaltctlError:
     return AwsUnavailableError(f"AWS failed for {where}: {type(exc).__name__}", hint="try again")
 
 
-def _translate_answer(exc: Any, code: str, where: str) -> SaltctlError:
+def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
     message = str(exc.response.get("Error", {}).get("Message", "")) or "no further message"
     status = int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in _THROTTLES:
@@ -178,7 +178,7 @@ def aws_errors(where: str) -> Iterator[None]:
     try:
         yield
     except (driver.BotoCoreError, driver.ClientError, driver.HTTPClientError) as exc:
-        raise translate(exc, where) from exc
+        raise to_saltctl_error(exc, where) from exc
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
         # botocore's parsers take the shape of an answer for granted. Told by where it was raised, so that a defect
         # of saltctl's own is not passed off as AWS's.

@@ -9,8 +9,8 @@ from typing import Any
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, ConfigurationError, SaltctlError
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
-from saltctl.stores.contracts import Alarm, AlarmWish, Contributors, MetricKey, MetricSeries, TableShape
+from saltctl.stores.aws.client import aws_errors, create_client, describe_table, error_code
+from saltctl.stores.contracts import Alarm, AlarmSpec, Contributors, MetricKey, MetricSeries, TableDescription
 
 NAMESPACE = "AWS/DynamoDB"
 MAX_QUERIES = 500
@@ -33,15 +33,15 @@ class CloudWatchMetrics:
     @cached_property
     def client(self) -> Any:
         """The boto3 client of CloudWatch, made at first use."""
-        return self._given or aws.client(self._settings, "cloudwatch")
+        return self._given or create_client(self._settings, "cloudwatch")
 
     @cached_property
     def _dynamodb(self) -> Any:
-        return self._given_dynamodb or aws.client(self._settings, "dynamodb")
+        return self._given_dynamodb or create_client(self._settings, "dynamodb")
 
-    def shape(self, table: str) -> TableShape:
+    def describe(self, table: str) -> TableDescription:
         """The table's indexes and billing mode."""
-        found = aws.describe_table(self._dynamodb, table)
+        found = describe_table(self._dynamodb, table)
         if found is None:
             raise ConfigurationError(
                 f"there is no DynamoDB table {table!r}",
@@ -49,7 +49,7 @@ class CloudWatchMetrics:
             )
         mode = found.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
         indexes = tuple(index["IndexName"] for index in found.get("GlobalSecondaryIndexes", ()))
-        return TableShape(table, indexes, mode == "PAY_PER_REQUEST")
+        return TableDescription(table, indexes, mode == "PAY_PER_REQUEST")
 
     # Metrics.
 
@@ -73,7 +73,7 @@ class CloudWatchMetrics:
             "MaxDatapoints": MAX_POINTS,
         }
         while True:
-            with aws.aws_errors(_WHERE):
+            with aws_errors(_WHERE):
                 answer = self.client.get_metric_data(**request)
             for result in answer.get("MetricDataResults", ()):
                 _check_status(result)
@@ -95,13 +95,13 @@ class CloudWatchMetrics:
         import botocore.exceptions as driver
 
         try:
-            with aws.aws_errors(f"{table!r}"):
+            with aws_errors(f"{table!r}"):
                 try:
                     # One attempt: a scan goes on without it, and what does not know it answers 500.
-                    dynamodb = self._given_dynamodb or aws.client(self._settings, "dynamodb", attempts=1)
+                    dynamodb = self._given_dynamodb or create_client(self._settings, "dynamodb", attempts=1)
                     about = dynamodb.describe_contributor_insights(TableName=table)
                 except (driver.ClientError, driver.ParamValidationError) as exc:
-                    if aws.error_code(exc) in ("UnknownOperationException", "500", "501"):
+                    if error_code(exc) in ("UnknownOperationException", "500", "501"):
                         return Contributors("unsupported", ())
                     raise
             status = str(about.get("ContributorInsightsStatus", "DISABLED"))
@@ -117,7 +117,7 @@ class CloudWatchMetrics:
         return Contributors("enabled", tuple(sorted(throttled.items(), key=lambda item: (-item[1], item[0]))))
 
     def _report(self, rule: str, start: int, end: int) -> Iterator[tuple[str, float]]:
-        with aws.aws_errors(_WHERE):
+        with aws_errors(_WHERE):
             answer = self.client.get_insight_rule_report(
                 RuleName=rule,
                 StartTime=datetime.fromtimestamp(start, UTC),
@@ -135,7 +135,7 @@ class CloudWatchMetrics:
     def alarms(self, prefix: str) -> list[Alarm]:
         """The alarms whose name begins with the prefix; ``owned`` where they bear saltctl's tag."""
         found = []
-        with aws.aws_errors(_WHERE):
+        with aws_errors(_WHERE):
             for page in self.client.get_paginator("describe_alarms").paginate(
                 AlarmNamePrefix=prefix, AlarmTypes=["MetricAlarm"]
             ):
@@ -144,23 +144,23 @@ class CloudWatchMetrics:
                     found.append(_alarm(alarm, owned=OWNER_TAG in tags))
         return sorted(found, key=lambda alarm: alarm.name)
 
-    def put_alarm(self, wish: AlarmWish) -> None:
+    def put_alarm(self, spec: AlarmSpec) -> None:
         """Create the alarm, or make the one of that name what is wished."""
-        with aws.aws_errors(_WHERE):
+        with aws_errors(_WHERE):
             self.client.put_metric_alarm(
-                AlarmName=wish.name,
-                AlarmDescription=wish.description,
+                AlarmName=spec.name,
+                AlarmDescription=spec.description,
                 ActionsEnabled=True,
-                AlarmActions=list(wish.actions),
-                OKActions=list(wish.actions),
+                AlarmActions=list(spec.actions),
+                OKActions=list(spec.actions),
                 Namespace=NAMESPACE,
-                MetricName=wish.key.metric,
-                Dimensions=_dimensions(wish.key),
+                MetricName=spec.key.metric,
+                Dimensions=_dimensions(spec.key),
                 Statistic="Sum",
                 Period=60,
-                EvaluationPeriods=wish.periods,
-                DatapointsToAlarm=wish.periods,
-                Threshold=wish.threshold,
+                EvaluationPeriods=spec.periods,
+                DatapointsToAlarm=spec.periods,
+                Threshold=spec.threshold,
                 ComparisonOperator="GreaterThanOrEqualToThreshold",
                 # DynamoDB sends these metrics only while it throttles.
                 TreatMissingData="notBreaching",
@@ -169,7 +169,7 @@ class CloudWatchMetrics:
 
     def delete_alarms(self, names: Sequence[str]) -> None:
         """Delete alarms, at most 100 in a request (documented)."""
-        with aws.aws_errors(_WHERE):
+        with aws_errors(_WHERE):
             for offset in range(0, len(names), 100):
                 self.client.delete_alarms(AlarmNames=list(names[offset : offset + 100]))
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
 from saltctl.stores.aws.backup_table import KEY
+from saltctl.stores.aws.client import aws_errors, create_client, describe_table, error_code
 from saltctl.stores.contracts import TableKeys
 
 PROBE_ID = "#doctor"
@@ -39,15 +39,15 @@ class AwsInspection:
     @cached_property
     def client(self) -> Any:
         """The boto3 client: one attempt a request."""
-        return self._given or aws.client(self._settings, "dynamodb", attempts=1)
+        return self._given or create_client(self._settings, "dynamodb", attempts=1)
 
     def describe(self, table: str) -> dict[str, Any] | None:
         """The ``Table`` of DescribeTable; None where there is none."""
-        return aws.describe_table(self.client, table)
+        return describe_table(self.client, table)
 
     def point_in_time_recovery(self, table: str) -> bool:
         """Whether the table can be restored to a point in time."""
-        with aws.aws_errors(f"{table!r}"):
+        with aws_errors(f"{table!r}"):
             answer = self.client.describe_continuous_backups(TableName=table)
         found = answer["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
         return bool(found.get("PointInTimeRecoveryStatus") == "ENABLED")
@@ -62,7 +62,7 @@ class AwsInspection:
 
         before = self._now()
         try:
-            with aws.aws_errors("DynamoDB"):
+            with aws_errors("DynamoDB"):
                 answer: Mapping[str, Any] = self.client.list_tables(Limit=1)
         except (AccessDeniedError, AwsUnavailableError) as exc:
             if not isinstance(exc.__cause__, driver.ClientError):
@@ -93,7 +93,7 @@ class AwsInspection:
         import botocore.exceptions as driver
 
         try:
-            with aws.aws_errors(f"{table!r}"):
+            with aws_errors(f"{table!r}"):
                 probe()
         except AccessDeniedError as exc:
             if not isinstance(exc.__cause__, driver.ClientError):
@@ -101,7 +101,7 @@ class AwsInspection:
             return False
         except AwsUnavailableError as exc:
             cause = exc.__cause__
-            if isinstance(cause, driver.ClientError) and aws.error_code(cause) == "ConditionalCheckFailedException":
+            if isinstance(cause, driver.ClientError) and error_code(cause) == "ConditionalCheckFailedException":
                 return True
             raise
         return True

@@ -14,7 +14,7 @@ from saltctl.errors import ConfigurationError, ThrottledError
 from saltctl.history.attributes import Item
 from saltctl.history.cursor import SortKey
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
+from saltctl.stores.aws.client import aws_errors, create_client, describe_table, error_code
 from saltctl.stores.contracts import KeysPage, PartitionAnswer, PartitionQuery, TableKeys, TableSize
 
 PARTITION_KEY = "conversation_id"
@@ -37,13 +37,13 @@ class MessagesTable:
     @cached_property
     def client(self) -> Any:
         """The boto3 client, made at first use."""
-        return self._given or aws.client(self._settings, "dynamodb")
+        return self._given or create_client(self._settings, "dynamodb")
 
     # The table itself.
 
     def exists(self) -> bool:
         """Whether the table is there."""
-        return aws.describe_table(self.client, self.name) is not None
+        return describe_table(self.client, self.name) is not None
 
     @cached_property
     def keys(self) -> TableKeys:
@@ -68,7 +68,7 @@ class MessagesTable:
         return TableSize(int(table.get("ItemCount", 0)), int(table.get("TableSizeBytes", 0)))
 
     def _describe(self) -> dict[str, Any]:
-        table = aws.describe_table(self.client, self.name)
+        table = describe_table(self.client, self.name)
         if table is None:
             raise ConfigurationError(
                 f"there is no DynamoDB table {self.name!r}",
@@ -78,7 +78,7 @@ class MessagesTable:
 
     def create(self) -> None:
         """Create the table with saltctl's own key names, on demand, and wait for it."""
-        with aws.aws_errors(f"{self.name!r}"):
+        with aws_errors(f"{self.name!r}"):
             self.client.create_table(
                 TableName=self.name,
                 AttributeDefinitions=[
@@ -99,7 +99,7 @@ class MessagesTable:
 
     def query(self, request: PartitionQuery) -> PartitionAnswer:
         """One Query of one partition."""
-        with aws.aws_errors(self._where(request.partition_key)):
+        with aws_errors(self._where(request.partition_key)):
             answer = self.client.query(**self._query(request))
         return PartitionAnswer(
             answer["Items"],
@@ -144,7 +144,7 @@ class MessagesTable:
 
     def get(self, partition_key: str, sort_key: SortKey) -> Item | None:
         """Strongly consistent read of one row."""
-        with aws.aws_errors(self._where(partition_key)):
+        with aws_errors(self._where(partition_key)):
             answer = self.client.get_item(
                 TableName=self.name, Key=self._key(partition_key, sort_key), ConsistentRead=True
             )
@@ -205,7 +205,7 @@ class MessagesTable:
         # botocore's retry quota runs dry after some ten throttled calls; a scan of hours must outlast that.
         for attempt in range(_PATIENCE):
             try:
-                with aws.aws_errors(f"{self.name!r}"):
+                with aws_errors(f"{self.name!r}"):
                     return call()
             except ThrottledError:
                 if stop.is_set() or attempt == _PATIENCE - 1:
@@ -219,7 +219,7 @@ class MessagesTable:
         """Write one row unless it exists; whether it was written now. A retry is harmless."""
         import botocore.exceptions as driver
 
-        with aws.aws_errors(self._where(partition_key)):
+        with aws_errors(self._where(partition_key)):
             try:
                 self.client.put_item(
                     TableName=self.name,
@@ -228,7 +228,7 @@ class MessagesTable:
                     ExpressionAttributeNames={"#saltctl_s": self.keys.sort_key},
                 )
             except driver.ClientError as exc:
-                if aws.error_code(exc) == "ConditionalCheckFailedException":
+                if error_code(exc) == "ConditionalCheckFailedException":
                     return False
                 raise
         return True
@@ -247,7 +247,7 @@ class MessagesTable:
     def _load_batch(self, batch: list[dict[str, Any]]) -> None:
         left = {self.name: batch}
         for _ in range(8):
-            with aws.aws_errors(f"{self.name!r}"):
+            with aws_errors(f"{self.name!r}"):
                 left = self.client.batch_write_item(RequestItems=left).get("UnprocessedItems", {})
             if not left:
                 return

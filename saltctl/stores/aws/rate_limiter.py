@@ -19,8 +19,8 @@ ITEMS_A_UNIT = 10.0
 """Items that a read unit of 4 KB is taken for before a page has told: backup items have some 100 to 400 bytes."""
 
 
-class Leave(NamedTuple):
-    """Leave to send a request, where ``wait`` is 0; else the seconds until it is worth asking again.
+class Permit(NamedTuple):
+    """Permit to send a request, where ``wait`` is 0; else the seconds until it is worth asking again.
 
     ``reserved`` are the units that are set aside for the request.
     """
@@ -29,7 +29,7 @@ class Leave(NamedTuple):
     reserved: float = 0.0
 
 
-class Pace:
+class RateLimiter:
     """Shared by the segments of a scan. Thread-safe.
 
     A request reserves what the one before it consumed, and settles when the answer says what it consumed itself: so
@@ -53,43 +53,43 @@ class Pace:
         self._recent = 0.0
         self._slowed_at = -inf
 
-    def limit(self) -> int | None:
+    def page_limit(self) -> int | None:
         """Items to ask for at most, so that a page costs what a quarter of a second allows; None for a full page."""
         return None if self.rate == inf else max(1, int(self.rate * self._items_a_unit / 4))
 
-    def leave(self) -> Leave:
-        """Ask for leave to send a request."""
+    def request_permit(self) -> Permit:
+        """Ask for permit to send a request."""
         with self._lock:
-            self._pass()
+            self._refill()
             if self.rate == inf:
-                return Leave(0.0)
+                return Permit(0.0)
             if self._balance < 0:
-                return Leave(max(-self._balance / self.rate, 0.001))
+                return Permit(max(-self._balance / self.rate, 0.001))
             self._balance -= self._expected
-            return Leave(0.0, self._expected)
+            return Permit(0.0, self._expected)
 
-    def settle(self, leave: Leave, consumed: float, items: int) -> None:
+    def settle(self, permit: Permit, consumed: float, items: int) -> None:
         """What a request consumed, in units, and the items that it read."""
         with self._lock:
-            self._pass()
+            self._refill()
             self._recent += consumed
-            self._balance += leave.reserved - consumed
+            self._balance += permit.reserved - consumed
             if consumed > 0:
                 self._expected = consumed
                 self._items_a_unit = max(items, 1) / consumed
 
-    def throttled(self, leave: Leave) -> None:
+    def slow_down(self, permit: Permit) -> None:
         """DynamoDB has refused: go on at half of what was read lately. At most once a second, however many segments."""
         with self._lock:
-            self._pass()
-            self._balance += leave.reserved
+            self._refill()
+            self._balance += permit.reserved
             if self._at - self._slowed_at < 1.0:
                 return
             self._slowed_at = self._at
             self.rate = min(self._bound, max(LEAST_RCU, min(self.rate, self._recent / LATELY) / 2))
             self._balance = 0.0
 
-    def _pass(self) -> None:
+    def _refill(self) -> None:
         """What time does: the bucket fills up to one second's worth, and a slowed scan recovers."""
         now = self._clock()
         passed, self._at = now - self._at, now

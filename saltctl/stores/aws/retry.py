@@ -12,7 +12,7 @@ _PATIENCE = 40
 """Times that a call is made, a few seconds apart: about two minutes and a half."""
 
 
-def patiently(call: Callable[[], _T], sleep: Callable[[float], None]) -> _T:
+def retry_while_throttled(call: Callable[[], _T], sleep: Callable[[float], None]) -> _T:
     """Repeat a call that AWS throttles, which may run twice, for up to about two minutes.
 
     botocore's retry quota runs dry after some ten throttled calls; a job must outlast a throttled minute.

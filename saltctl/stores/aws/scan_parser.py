@@ -27,12 +27,12 @@ _ANSWER = "saltctl.answer"
 _ours = threading.local()
 
 
-class NoPageError(Exception):
+class MalformedPageError(Exception):
     """What arrived is no page of a scan: cut off, changed on its way, or somebody else's answer."""
 
 
 @dataclass(slots=True)
-class Answer:
+class ScanPage:
     """One answer to a Scan. ``last`` is the id up to which its segment is read, None at its end.
 
     ``above_cap`` are entries of ``entries``, too. ``consumed_rcu`` is 0 where DynamoDB does not say.
@@ -45,7 +45,7 @@ class Answer:
     last: str | None = None
 
 
-class ScanReader:
+class ScanClient:
     """Scans by a boto3 client, and reads what comes back past botocore's parser. Thread-safe.
 
     Args:
@@ -64,17 +64,17 @@ class ScanReader:
         if events is not None:
             events.register(_EVENT, self._before_parse, unique_id=f"saltctl-scan-{id(self)}")
 
-    def scan(self, request: Mapping[str, Any]) -> Answer:
+    def scan(self, request: Mapping[str, Any]) -> ScanPage:
         """One request.
 
         Raises:
-            NoPageError: see there. Whatever botocore raises besides.
+            MalformedPageError: see there. Whatever botocore raises besides.
         """
         with self._reading():
             answer = self._client.scan(**request)
         found = answer.get(_ANSWER)
         # A client without botocore's events has parsed the answer itself.
-        return found if isinstance(found, Answer) else self._answer(answer)
+        return found if isinstance(found, ScanPage) else self._answer(answer)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -96,7 +96,7 @@ class ScanReader:
         customized_response_dict[_ANSWER] = self.read(body)
         response_dict["body"] = b""  # for botocore nothing is left to parse
 
-    def read(self, body: bytes) -> Answer:
+    def read(self, body: bytes) -> ScanPage:
         """The answer in the body of a response."""
         if self._decode is not None:
             try:
@@ -108,20 +108,20 @@ class ScanReader:
         try:
             parsed = json.loads(body)
         except ValueError as exc:
-            raise NoPageError("its JSON is cut off or damaged") from exc
+            raise MalformedPageError("its JSON is cut off or damaged") from exc
         return self._answer(parsed)
 
-    def _answer(self, parsed: Any) -> Answer:
+    def _answer(self, parsed: Any) -> ScanPage:
         """From JSON as dictionaries."""
         if not isinstance(parsed, dict) or not isinstance(parsed.get("Items"), list):
-            raise NoPageError("it has no items")
+            raise MalformedPageError("it has no items")
         try:
             last = parsed["LastEvaluatedKey"][KEY]["S"] if parsed.get("LastEvaluatedKey") else None
             units = float((parsed.get("ConsumedCapacity") or {}).get("CapacityUnits", 0.0))
             items = [(item[KEY]["S"], item) for item in parsed["Items"]]
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise NoPageError("its items have no conversation_id") from exc
-        answer = Answer(consumed_rcu=units, last=last)
+            raise MalformedPageError("its items have no conversation_id") from exc
+        answer = ScanPage(consumed_rcu=units, last=last)
         known = self._known
         for conversation_id, item in items:
             try:
@@ -133,9 +133,9 @@ class ScanReader:
                 answer.entries.append(entry)
         return answer
 
-    def _structs(self, page: Any) -> Answer:
+    def _structs(self, page: Any) -> ScanPage:
         """From what the fast decoder made."""
-        answer = Answer(
+        answer = ScanPage(
             consumed_rcu=0.0 if page.ConsumedCapacity is None else page.ConsumedCapacity.CapacityUnits,
             last=None if page.LastEvaluatedKey is None else page.LastEvaluatedKey.conversation_id.S,
         )
@@ -151,7 +151,7 @@ class ScanReader:
                 add(entry)
         return answer
 
-    def _add_closely(self, answer: Answer, conversation_id: str, item: Mapping[str, Any]) -> None:
+    def _add_closely(self, answer: ScanPage, conversation_id: str, item: Mapping[str, Any]) -> None:
         """An item that is not quite as most are: damaged, half-done, above the cap, or no conversation's."""
         if conversation_id.startswith(OWN_ITEMS):
             return
@@ -223,4 +223,4 @@ def _check_crc(body: bytes, headers: Mapping[str, str]) -> None:
     if told is None or headers.get("content-encoding"):
         return
     if not told.isdigit() or int(told) != crc32(body):
-        raise NoPageError("its checksum differs")
+        raise MalformedPageError("its checksum differs")

@@ -21,7 +21,7 @@ from saltctl.deployment import acl, alerts, iam, systemd
 from saltctl.local.environment import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner
@@ -76,7 +76,7 @@ def _report(settings: Settings, conversation_id: str, writes: int) -> None:
 def test_a_service_runs_and_leaves_when_told(
     running: Callable[..., Running],
     configured: Settings,
-    backup: DynamoBackup,
+    backup: BackupTable,
     tmp_path: Path,
     signum: signal.Signals,
     saltctl: Runner,
@@ -236,7 +236,7 @@ def test_each_role_can_do_its_commands(
     configured: Settings,
     redis_server: LocalRedis,
     rebuild: Rebuilder,
-    backup: DynamoBackup,
+    backup: BackupTable,
     monkeypatch: pytest.MonkeyPatch,
     saltctl: Runner,
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from saltctl.local.environment import LocalEnvironment, LocalRedis
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
+from saltctl.stores.aws.client import create_client
 from tests.cli.conftest import Runner
 from tests.support.stubs import AwsStub
 
@@ -49,7 +49,7 @@ def test_settings_that_cannot_be_read_are_the_first_finding(saltctl: Runner, mon
 def test_throttling_of_the_last_minutes_is_a_failure(saltctl: Runner, configured: Settings) -> None:
     """What CloudWatch counted a few minutes ago is found, with its cause and the command that looks closer."""
     assert saltctl("setup", "--messages").code == 0
-    cloudwatch = aws.client(configured, "cloudwatch")
+    cloudwatch = create_client(configured, "cloudwatch")
     datum = {
         "MetricName": "WriteKeyRangeThroughputThrottleEvents",
         "Dimensions": [{"Name": "TableName", "Value": configured.messages_table}],
@@ -141,7 +141,7 @@ def test_global_tables(
     replicas: list[str], consistency: str | None, status: str, stub: AwsStub, saltctl: Runner, configured: Settings
 ) -> None:
     """Strongly consistent ones keep the promise; others cannot, and the fix drops the other Regions' replicas."""
-    table = aws.client(configured, "dynamodb").describe_table(TableName=configured.backup_table)["Table"]
+    table = create_client(configured, "dynamodb").describe_table(TableName=configured.backup_table)["Table"]
     described = json.loads(json.dumps(table, default=lambda at: at.timestamp()))
     region = configured.aws_region
     if replicas:

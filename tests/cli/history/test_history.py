@@ -19,7 +19,7 @@ from saltctl.local.environment import LocalEnvironment
 from saltctl.registry.registry import Registry
 from saltctl.salting import salt_of
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
@@ -313,7 +313,7 @@ def test_an_audit_finds_a_lost_raise(saltctl: Runner, orphaned: list[str]) -> No
     assert "audit conv --repair" in outcome.err
 
 
-def test_an_audit_repairs_only_when_told(saltctl: Runner, orphaned: list[str], backup: DynamoBackup) -> None:
+def test_an_audit_repairs_only_when_told(saltctl: Runner, orphaned: list[str], backup: BackupTable) -> None:
     """Dry run and missing consent change nothing; with ``--yes`` N is raised, and afterwards nothing is missed."""
     assert saltctl("history", "audit", CONV, "--repair", "--dry-run").code == 3
     assert saltctl("history", "audit", CONV, "--repair").code == 6
@@ -330,7 +330,7 @@ def test_an_audit_repairs_only_when_told(saltctl: Runner, orphaned: list[str], b
 
 
 def test_discover_recovers_a_registry(
-    saltctl: Runner, orphaned: list[str], backup: DynamoBackup, history: History
+    saltctl: Runner, orphaned: list[str], backup: BackupTable, history: History
 ) -> None:
     """What the backup holds too little of is listed with exit 3; ``--apply`` raises it, and only with consent."""
     history.store.put("gone#1", "t#m", {})

@@ -12,13 +12,13 @@ from saltctl.errors import ConfigurationError, RefusedError
 from saltctl.local.load import LoadOptions, require_local, run
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner
 
 
-def test_a_load_is_detected(configured: Settings, registry: Registry, backup: DynamoBackup, saltctl: Runner) -> None:
+def test_a_load_is_detected(configured: Settings, registry: Registry, backup: BackupTable, saltctl: Runner) -> None:
     """The meters' reports of a Zipf load reach the stream, and replaying them raises the hottest conversation."""
     MessagesTable(configured).create()
     HeatStream(configured).create_group()

@@ -14,7 +14,7 @@ from saltctl.rebuild.events import Progress
 from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings, load_settings
-from saltctl.stores.aws.backup_table import KEY, DynamoBackup
+from saltctl.stores.aws.backup_table import KEY, BackupTable
 from saltctl.stores.contracts import Raise
 from saltctl.stores.redis.registry import RedisRegistry, new_token
 from tests.cli.conftest import Runner
@@ -39,7 +39,7 @@ def test_a_rebuild_verifies_and_reports(
 
 
 def test_a_dry_run_says_what_would_change(
-    saltctl: Runner, configured: Settings, registry: Registry, store: RedisRegistry, backup: DynamoBackup
+    saltctl: Runner, configured: Settings, registry: Registry, store: RedisRegistry, backup: BackupTable
 ) -> None:
     """A dry run counts what Redis lacks, and leaves Redis, fence and lease as they are."""
     registry.raise_to("conv", 4)
@@ -51,7 +51,7 @@ def test_a_dry_run_says_what_would_change(
     assert backup.holder() is None
 
 
-def test_damaged_items_are_named_and_exit_4(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+def test_damaged_items_are_named_and_exit_4(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
     """Items that cannot be used are counted and named, safely; the rest is rebuilt."""
     backup.raise_max_n("good", Raise(4, "2026-01-01T00:00:00Z", "x", ""))
     for conversation_id, item in (
@@ -68,7 +68,7 @@ def test_damaged_items_are_named_and_exit_4(saltctl: Runner, configured: Setting
     assert "\x1b" not in outcome.err
 
 
-def test_two_rebuilds_at_once(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+def test_two_rebuilds_at_once(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
     """While somebody holds the lease a rebuild is exit 75 and names the holder."""
     assert backup.take("other", time.time(), host="app-17", pid=4242, expiry=30) is None
     outcome = saltctl("rebuild", "-o", "json")
@@ -77,7 +77,7 @@ def test_two_rebuilds_at_once(saltctl: Runner, configured: Settings, backup: Dyn
     assert "app-17" in outcome.error["message"]
 
 
-def test_a_dead_holder_is_taken_over(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+def test_a_dead_holder_is_taken_over(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
     """A lease without a heartbeat for half a minute belongs to nobody."""
     assert backup.take("other", time.time() - 31, host="app-17", pid=4242, expiry=30) is None
     assert saltctl("rebuild").code == 0
@@ -99,7 +99,7 @@ def test_impossible_segments(segments: str, saltctl: Runner, configured: Setting
 
 
 def test_a_table_with_other_keys_is_refused(
-    saltctl: Runner, configured: Settings, backup: DynamoBackup, monkeypatch: pytest.MonkeyPatch
+    saltctl: Runner, configured: Settings, backup: BackupTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pointing at the messages table by mistake is exit 78 before anything is touched."""
     monkeypatch.setenv("SALTCTL_BACKUP_TABLE", configured.messages_table)
@@ -132,7 +132,7 @@ def test_a_rebuild_that_is_not_needed_reads_nothing(
 
 @pytest.fixture
 def interrupted(
-    configured: Settings, backup: DynamoBackup, store: RedisRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    configured: Settings, backup: BackupTable, store: RedisRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> CheckpointFile:
     """The checkpoint of a rebuild of twenty conversations that ended in the middle, where the command line looks."""
     monkeypatch.setenv("SALTCTL_STATE_DIR", str(tmp_path / "state"))
@@ -214,7 +214,7 @@ def test_an_interruption_names_the_command_that_goes_on(
     assert "saltctl rebuild --resume" in outcome.err
 
 
-def test_the_cost_is_shown_before(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+def test_the_cost_is_shown_before(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
     """A dry run estimates items, bytes, units, and, with a bound, the time that it takes."""
     size = backup.size()
     estimate = saltctl("rebuild", "--dry-run", "--max-rcu", "1", "-o", "json").json["estimate"]

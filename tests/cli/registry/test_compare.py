@@ -10,7 +10,7 @@ from saltctl.local.environment import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import KEY, DynamoBackup
+from saltctl.stores.aws.backup_table import KEY, BackupTable
 from saltctl.stores.contracts import Raise
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import Runner
@@ -22,7 +22,7 @@ AT = "2026-01-01T00:00:00Z"
 
 @pytest.fixture
 def drifted(
-    configured: Settings, registry: Registry, rebuild: Rebuilder, backup: DynamoBackup, redis_server: LocalRedis
+    configured: Settings, registry: Registry, rebuild: Rebuilder, backup: BackupTable, redis_server: LocalRedis
 ) -> Settings:
     """Ten conversations, four of which drifted, one in each way, and one that Redis alone has."""
     for number in range(10):
@@ -116,7 +116,7 @@ def test_impossible_samples(sample: str, saltctl: Runner, configured: Settings) 
     assert saltctl("verify", f"--sample={sample}").code == 2
 
 
-def test_damaged_items_are_named_and_exit_4(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+def test_damaged_items_are_named_and_exit_4(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
     """An item that cannot be used is named, safely, and the rest is compared."""
     for conversation_id, item in (("text\x1b[31m", {"max_n": {"S": "4"}}), ("none", {})):
         backup.client.put_item(TableName=configured.backup_table, Item={KEY: {"S": conversation_id}, **item})

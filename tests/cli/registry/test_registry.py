@@ -11,7 +11,7 @@ from saltctl.cli.output import UNKNOWN
 from saltctl.local.environment import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import Raise
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import Runner
@@ -61,7 +61,7 @@ def test_get_with_redis_down_answers_from_the_backup(
 
 
 def test_get_in_the_middle_of_a_raise(
-    saltctl: Runner, configured: Settings, backup: DynamoBackup, rebuild: Rebuilder
+    saltctl: Runner, configured: Settings, backup: BackupTable, rebuild: Rebuilder
 ) -> None:
     """A raise that stopped after its first step shows: the sides differ and write_n is behind."""
     rebuild()
@@ -87,7 +87,7 @@ def test_set_raises_and_says_what_it_did(saltctl: Runner, configured: Settings, 
     assert (again.code, again.json["changed"]) == (0, False)
 
 
-def test_set_completes_a_raise_that_stopped(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+def test_set_completes_a_raise_that_stopped(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
     """An equal N whose raise is half done is completed, not called nothing to do."""
     backup.raise_max_n("conv", Raise(4, "2026-01-01T00:00:00Z", "x", ""))
     outcome = saltctl("registry", "set", "conv", "4", "--yes", "-o", "json")
@@ -98,7 +98,7 @@ def test_set_completes_a_raise_that_stopped(saltctl: Runner, configured: Setting
 
 
 def test_set_dry_run_changes_nothing(
-    saltctl: Runner, configured: Settings, backup: DynamoBackup, store: RedisRegistry
+    saltctl: Runner, configured: Settings, backup: BackupTable, store: RedisRegistry
 ) -> None:
     """A dry run says what would change and touches neither side."""
     outcome = saltctl("registry", "set", "conv", "4", "--dry-run", "-o", "json")
@@ -107,7 +107,7 @@ def test_set_dry_run_changes_nothing(
     assert store.raw(["conv"]) == {"conv": None}
 
 
-def test_set_without_anybody_to_ask_is_refused(saltctl: Runner, configured: Settings, backup: DynamoBackup) -> None:
+def test_set_without_anybody_to_ask_is_refused(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
     """In a script a raise wants --yes: exit 6 and no waiting for an answer that cannot come."""
     outcome = saltctl("registry", "set", "conv", "4", "-o", "json")
     assert (outcome.code, outcome.error["code"]) == (6, "confirmation_required")
@@ -196,7 +196,7 @@ def test_wrong_port_is_an_outage(saltctl: Runner, configured: Settings, redis_se
 
 
 def test_a_raise_without_redis_is_incomplete(
-    saltctl: Runner, configured: Settings, redis_server: LocalRedis, backup: DynamoBackup
+    saltctl: Runner, configured: Settings, redis_server: LocalRedis, backup: BackupTable
 ) -> None:
     """The backup holds the raise, nobody may write with it yet, and the message says how to complete it: exit 4."""
     redis_server.kill()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
+from saltctl.stores.aws.client import create_client, describe_table
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner, variables_of
 
@@ -28,7 +28,7 @@ def test_setup_creates_what_is_missing_once(saltctl: Runner, fresh: Settings) ->
     assert _actions(saltctl) == ["created", "created", "created"]
     assert _actions(saltctl) == ["exists", "exists", "exists"]
     assert HeatStream(fresh).group_exists()
-    table = aws.describe_table(aws.client(fresh, "dynamodb"), fresh.backup_table)
+    table = describe_table(create_client(fresh, "dynamodb"), fresh.backup_table)
     assert table is not None
     assert table["DeletionProtectionEnabled"] is True
 

@@ -11,7 +11,7 @@ import pytest
 
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import KEY, DynamoBackup
+from saltctl.stores.aws.backup_table import KEY, BackupTable
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
@@ -44,7 +44,7 @@ def test_there_and_back(
     """What was exported is imported into another environment, of another layout, by the protocol."""
     file = tmp_path / "registry.jsonl"
     file.write_text(saltctl("registry", "export").out, encoding="utf-8")
-    other = DynamoBackup(Settings(backup_table=f"{filled.backup_table}-2", aws_endpoint_url=filled.aws_endpoint_url))
+    other = BackupTable(Settings(backup_table=f"{filled.backup_table}-2", aws_endpoint_url=filled.aws_endpoint_url))
     other.create()
     for name, value in (("BACKUP_TABLE", f"{filled.backup_table}-2"), ("KEY_PREFIX", "other"), ("BUCKETS", "32")):
         monkeypatch.setenv(f"SALTCTL_{name}", value)
@@ -84,7 +84,7 @@ def test_a_file_that_is_not_there(saltctl: Runner, filled: Settings) -> None:
     assert "nowhere.jsonl" in outcome.error["message"]
 
 
-def test_damaged_items_are_left_out_and_exit_4(saltctl: Runner, filled: Settings, backup: DynamoBackup) -> None:
+def test_damaged_items_are_left_out_and_exit_4(saltctl: Runner, filled: Settings, backup: BackupTable) -> None:
     """An export that is not whole says so."""
     backup.client.put_item(TableName=filled.backup_table, Item={KEY: {"S": "broken"}})
     outcome = saltctl("registry", "export", "--source", "backup")

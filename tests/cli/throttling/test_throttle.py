@@ -11,7 +11,7 @@ import pytest
 
 from saltctl.cli.throttling.view import columns, rows
 from saltctl.local.environment import LocalEnvironment
-from saltctl.stores.aws import client as aws
+from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
 from saltctl.stores.aws.messages_table import MessagesTable
 from tests.cli.conftest import Runner
@@ -231,7 +231,7 @@ def test_alarms_come_stay_and_go(free_table: str, saltctl: Runner) -> None:
 def test_an_alarm_of_somebody_else_is_left_alone(free_table: str, seeded: LocalEnvironment, saltctl: Runner) -> None:
     """One that has our name and not our tag is neither changed nor listed nor removed."""
     name = f"saltctl/{free_table}/ThrottledRequests-PutItem"
-    cloudwatch = aws.client(seeded.settings, "cloudwatch")
+    cloudwatch = create_client(seeded.settings, "cloudwatch")
     cloudwatch.put_metric_alarm(
         AlarmName=name,
         MetricName="m",

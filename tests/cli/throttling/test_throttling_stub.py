@@ -18,7 +18,7 @@ import pytest
 from saltctl.deployment import iam
 from saltctl.local.environment import LocalEnvironment
 from saltctl.settings import Settings, load_settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
@@ -72,7 +72,7 @@ def stub(seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.settings(seeded.settings).aws_endpoint_url or "")
         yield server
     # Whatever was answered, what was acknowledged before is there.
-    entry = DynamoBackup(seeded.settings).get("conv_hot_01")
+    entry = BackupTable(seeded.settings).get("conv_hot_01")
     assert entry is not None
     assert (entry.max_n, entry.write_n) == (2, 2)
     assert len(owned(CloudWatchMetrics(seeded.settings), seeded.settings.messages_table)) == 6

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from saltctl.local.drills import redis_restart
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.registry import RedisRegistry
 
 
@@ -21,7 +21,7 @@ class Unfenced(RedisRegistry):
 
 
 def _open_unfenced(settings: Settings) -> Registry:
-    backup = DynamoBackup(settings)
+    backup = BackupTable(settings)
     _ = backup.client
     return Registry.over(settings, Unfenced(settings), backup)
 

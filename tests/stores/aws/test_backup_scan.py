@@ -9,7 +9,7 @@ import pytest
 
 from saltctl.errors import ThrottledError
 from saltctl.stores.aws.backup_scan import PATIENCE, ScanPlan, SegmentReader
-from saltctl.stores.aws.scan_parser import Answer, ScanReader
+from saltctl.stores.aws.scan_parser import ScanClient, ScanPage
 
 
 class ThrottledTable:
@@ -20,8 +20,8 @@ class ThrottledTable:
         self.refused = 0
         self._until = until
 
-    def scan(self, request: dict[str, Any]) -> Answer:
-        """Answer, or refuse."""
+    def scan(self, request: dict[str, Any]) -> ScanPage:
+        """ScanPage, or refuse."""
         from botocore.exceptions import ClientError
 
         self.now += 0.01
@@ -30,7 +30,7 @@ class ThrottledTable:
             self.refused += 1
             raise ClientError({"Error": {"Code": "ProvisionedThroughputExceededException", "Message": "no"}}, "Scan")
         entries = [(str(number), 2, 2) for number in range(start, start + 10)]
-        return Answer(entries, consumed_rcu=1.0, last=None if start == 20 else str(start + 10))
+        return ScanPage(entries, consumed_rcu=1.0, last=None if start == 20 else str(start + 10))
 
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
@@ -40,7 +40,7 @@ class ThrottledTable:
 def segment(table: ThrottledTable) -> SegmentReader:
     """Its only segment."""
     return SegmentReader(
-        cast("ScanReader", table),
+        cast("ScanClient", table),
         "backup",
         ScanPlan(segments=1),
         stop=threading.Event(),

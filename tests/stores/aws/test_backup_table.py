@@ -26,9 +26,9 @@ from saltctl.errors import (
 )
 from saltctl.local.environment import LocalMoto, free_port
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
 from saltctl.stores.aws.backup_scan import SIGN_OF_LIFE
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.client import create_client
 from saltctl.stores.contracts import BackupEntry, BackupPage, LeaseHolder, Raise, RaiseOutcome
 from tests.support.stubs import GARBAGE, AwsStub, refusal
 
@@ -47,7 +47,7 @@ def settings(moto: LocalMoto) -> Settings:
 
 
 @pytest.fixture(params=["moto", "moto in this process", "dynamodb-local"])
-def backup(request: pytest.FixtureRequest, settings: Settings) -> Iterator[DynamoBackup]:
+def backup(request: pytest.FixtureRequest, settings: Settings) -> Iterator[BackupTable]:
     """The backup table, created and empty, on every emulator in turn: one contract for all of them."""
     with ExitStack() as stack:
         if request.param == "moto in this process":
@@ -55,7 +55,7 @@ def backup(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Dynam
             settings = replace(settings, aws_endpoint_url=None)
         elif request.param == "dynamodb-local":
             settings = replace(settings, aws_endpoint_url=request.getfixturevalue("dynamodb_local").url)
-        table = DynamoBackup(settings)
+        table = BackupTable(settings)
         table.create()
         yield table
 
@@ -68,18 +68,18 @@ def atomic(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture
-def moto_backup(settings: Settings) -> DynamoBackup:
+def moto_backup(settings: Settings) -> BackupTable:
     """The same over HTTP, where the tests' stub can stand in between."""
-    table = DynamoBackup(settings)
+    table = BackupTable(settings)
     table.create()
     return table
 
 
 @pytest.fixture
-def stubbed_backup(settings: Settings, moto_backup: DynamoBackup, aws_stub: AwsStub) -> DynamoBackup:
+def stubbed_backup(settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub) -> BackupTable:
     """That table, seen through the stub, with one attempt a request: its errors show at once."""
     behind = aws_stub.settings(settings)
-    return DynamoBackup(behind, client=aws.client(behind, "dynamodb", attempts=1))
+    return BackupTable(behind, client=create_client(behind, "dynamodb", attempts=1))
 
 
 def note(n: int, reason: str = "") -> Raise:
@@ -87,7 +87,7 @@ def note(n: int, reason: str = "") -> Raise:
     return Raise(n, "2024-05-01T12:00:00.000Z", "tester", reason)
 
 
-def put(backup: DynamoBackup, *items: dict[str, Any]) -> None:
+def put(backup: BackupTable, *items: dict[str, Any]) -> None:
     """Write items by hand, past everything that saltctl checks."""
     for start in range(0, len(items), 25):
         requests = [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]
@@ -103,14 +103,14 @@ def entry(conversation_id: str, max_n: int, write_n: int | None = None) -> dict[
 # Conditional updates.
 
 
-def test_the_first_raise_makes_the_item(backup: DynamoBackup) -> None:
+def test_the_first_raise_makes_the_item(backup: BackupTable) -> None:
     """write_n comes with the commit: until then writers who ask here do not spread."""
     assert backup.get("conv") is None
     assert backup.raise_max_n("conv", note(4, "launch")) == RaiseOutcome(1, True)
     assert backup.get("conv") == BackupEntry("conv", 4, 1, (note(4, "launch"),))
 
 
-def test_a_larger_raise_is_remembered_beside_the_earlier_ones(backup: DynamoBackup) -> None:
+def test_a_larger_raise_is_remembered_beside_the_earlier_ones(backup: BackupTable) -> None:
     """``raises`` is the history of the conversation, strictly increasing."""
     backup.raise_max_n("conv", note(2))
     assert backup.raise_max_n("conv", note(8, "more")) == RaiseOutcome(2, True)
@@ -118,7 +118,7 @@ def test_a_larger_raise_is_remembered_beside_the_earlier_ones(backup: DynamoBack
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8])
-def test_a_condition_that_fails_changes_nothing_and_says_what_is_held(backup: DynamoBackup, n: int) -> None:
+def test_a_condition_that_fails_changes_nothing_and_says_what_is_held(backup: BackupTable, n: int) -> None:
     """The same or a smaller N: neither max_n nor the history changes."""
     backup.raise_max_n("conv", note(8))
     before = backup.get("conv")
@@ -126,7 +126,7 @@ def test_a_condition_that_fails_changes_nothing_and_says_what_is_held(backup: Dy
     assert backup.get("conv") == before
 
 
-def test_a_commit_follows_max_n_and_never_leads(backup: DynamoBackup) -> None:
+def test_a_commit_follows_max_n_and_never_leads(backup: BackupTable) -> None:
     """write_n goes up to max_n, never down, never above it, and makes no item where there is none."""
     assert backup.commit_write_n("conv", 2) is False
     assert backup.get("conv") is None
@@ -144,7 +144,7 @@ def test_a_commit_follows_max_n_and_never_leads(backup: DynamoBackup) -> None:
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([1, 2, 4, 8, 16])), max_size=8))
 @hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_order_of_raises_and_commits_keeps_the_invariants(
-    backup: DynamoBackup, steps: list[tuple[bool, int]]
+    backup: BackupTable, steps: list[tuple[bool, int]]
 ) -> None:
     """max_n is the largest raise, write_n is never above it, the history is strictly increasing."""
     conversation_id = uuid.uuid4().hex
@@ -167,7 +167,7 @@ def test_any_order_of_raises_and_commits_keeps_the_invariants(
 
 
 @pytest.mark.usefixtures("atomic")
-def test_of_raises_at_the_same_time_one_wins(backup: DynamoBackup) -> None:
+def test_of_raises_at_the_same_time_one_wins(backup: BackupTable) -> None:
     """Eight service instances raise to 2, 4, 8, 16: each N is remembered once at most, and the largest stays."""
     _ = backup.client
     barrier = threading.Barrier(8)
@@ -187,7 +187,7 @@ def test_of_raises_at_the_same_time_one_wins(backup: DynamoBackup) -> None:
 # Reads.
 
 
-def test_many_ids_are_read_in_batches(backup: DynamoBackup) -> None:
+def test_many_ids_are_read_in_batches(backup: BackupTable) -> None:
     """DynamoDB takes 100 in one request; an id without an item is left out; one asked for twice is one."""
     put(backup, *(entry(f"conv_{number}", number + 1, 1) for number in range(0, 250, 2)))
     ids = [f"conv_{number}" for number in range(250)]
@@ -196,7 +196,7 @@ def test_many_ids_are_read_in_batches(backup: DynamoBackup) -> None:
     assert backup.get_many([]) == {}
 
 
-def test_what_a_batch_leaves_unprocessed_is_asked_again(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+def test_what_a_batch_leaves_unprocessed_is_asked_again(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """DynamoDB answers in part when it is throttled in part: nothing may be taken for missing."""
     put(stubbed_backup, *(entry(f"conv_{number}", 2, 2) for number in range(5)))
     table = stubbed_backup.where.strip("'")
@@ -227,7 +227,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize(("attributes", "problem"), DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_item_is_an_error_and_no_default(
-    backup: DynamoBackup, attributes: dict[str, Any], problem: str
+    backup: BackupTable, attributes: dict[str, Any], problem: str
 ) -> None:
     """Whoever reads it is told what is wrong with which item; a scan names it beside the sound ones."""
     put(backup, {"conversation_id": {"S": "bad"}, **attributes}, entry("good", 4, 4))
@@ -242,13 +242,13 @@ def test_a_damaged_item_is_an_error_and_no_default(
     assert [found for page in pages for found in page.entries] == [("good", 4, 4)]
 
 
-def test_a_raise_puts_a_missing_max_n_in(backup: DynamoBackup) -> None:
+def test_a_raise_puts_a_missing_max_n_in(backup: BackupTable) -> None:
     """An item without one is as good as none."""
     put(backup, {"conversation_id": {"S": "missing"}})
     assert backup.raise_max_n("missing", note(4)) == RaiseOutcome(1, True)
 
 
-def test_a_raise_of_a_damaged_item_is_refused(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+def test_a_raise_of_a_damaged_item_is_refused(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """A text is neither above nor below a number for DynamoDB (moto fails there): it is left for people to look at."""
     put(stubbed_backup, {"conversation_id": {"S": "text"}, "max_n": {"S": "4"}})
     aws_stub.answer_always("UpdateItem", refusal("ConditionalCheckFailedException"))
@@ -256,14 +256,14 @@ def test_a_raise_of_a_damaged_item_is_refused(stubbed_backup: DynamoBackup, aws_
         stubbed_backup.raise_max_n("text", note(4))
 
 
-def test_an_item_that_vanishes_during_a_raise_is_an_error(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+def test_an_item_that_vanishes_during_a_raise_is_an_error(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """Somebody deletes from the table: the raise is not acknowledged."""
     aws_stub.answer_always("UpdateItem", refusal("ConditionalCheckFailedException"))
     with pytest.raises(DamagedEntryError, match="vanished"):
         stubbed_backup.raise_max_n("conv", note(4))
 
 
-def test_attributes_of_others_are_no_damage(backup: DynamoBackup) -> None:
+def test_attributes_of_others_are_no_damage(backup: BackupTable) -> None:
     """A TTL, a comment, or an odd entry in ``raises`` do not keep a sound max_n from being read."""
     odd = {"L": [{"S": "?"}, {"M": {"n": {"S": "4"}}}, {"M": {"n": {"N": "2.5"}}}, {"M": {"n": {"N": "4"}}}]}
     put(backup, entry("conv", 4, 4) | {"raises": odd, "ttl": {"N": "1"}, "comment": {"S": "mine"}})
@@ -275,7 +275,7 @@ def test_attributes_of_others_are_no_damage(backup: DynamoBackup) -> None:
 
 @pytest.mark.parametrize("segments", [1, 2, 7])
 @pytest.mark.parametrize("limit", [None, 1, 10])
-def test_a_scan_is_the_truth(backup: DynamoBackup, segments: int, limit: int | None) -> None:
+def test_a_scan_is_the_truth(backup: BackupTable, segments: int, limit: int | None) -> None:
     """Any number of segments, any page size: every item once; saltctl's own items are none."""
     backup.claim_layout("v1:64", "salt")
     backup.take("owner", 1000.0, host="here", pid=1, expiry=30.0)
@@ -291,13 +291,13 @@ def test_a_scan_is_the_truth(backup: DynamoBackup, segments: int, limit: int | N
         assert max(len(page.entries) for page in pages) <= limit
 
 
-def test_a_scan_counts_what_it_costs(backup: DynamoBackup) -> None:
+def test_a_scan_counts_what_it_costs(backup: BackupTable) -> None:
     """Read capacity units as DynamoDB reports them."""
     put(backup, *(entry(f"conv_{number}", 2, 2) for number in range(10)))
     assert sum(page.consumed_rcu for page in backup.scan(2)) > 0
 
 
-def test_an_empty_page_is_not_the_end(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+def test_an_empty_page_is_not_the_end(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """A page whose items were all filtered out has a LastEvaluatedKey, and the scan goes on there."""
     put(stubbed_backup, *(entry(f"conv_{number}", 2, 2) for number in range(4)))
 
@@ -312,7 +312,7 @@ def test_an_empty_page_is_not_the_end(stubbed_backup: DynamoBackup, aws_stub: Aw
     assert pages[0].entries == []
 
 
-def test_closing_a_scan_stops_its_segments(backup: DynamoBackup) -> None:
+def test_closing_a_scan_stops_its_segments(backup: BackupTable) -> None:
     """Nothing goes on reading a table, and paying for it, for somebody who has left."""
     put(backup, *(entry(f"conv_{number}", 2, 2) for number in range(50)))
     scan = backup.scan(3, limit=1)
@@ -322,7 +322,7 @@ def test_closing_a_scan_stops_its_segments(backup: DynamoBackup) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("scan-")]
 
 
-def test_a_slow_scan_gives_signs_of_life(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+def test_a_slow_scan_gives_signs_of_life(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """While nothing arrives, empty pages do, so that a rebuild can renew its lease."""
     put(stubbed_backup, entry("conv", 2, 2))
     go_on = threading.Event()
@@ -341,7 +341,7 @@ def test_a_slow_scan_gives_signs_of_life(stubbed_backup: DynamoBackup, aws_stub:
 # The layout.
 
 
-def test_the_first_claim_binds_the_table(backup: DynamoBackup) -> None:
+def test_the_first_claim_binds_the_table(backup: BackupTable) -> None:
     """The same claim again is no change; any other is refused, and the hint has what to set."""
     backup.claim_layout("v1:64", "salt")
     backup.claim_layout("v1:64", "salt")
@@ -353,7 +353,7 @@ def test_the_first_claim_binds_the_table(backup: DynamoBackup) -> None:
     backup.claim_layout("v1:64", "salt")
 
 
-def test_a_damaged_layout_is_told_and_not_taken_for_another(backup: DynamoBackup) -> None:
+def test_a_damaged_layout_is_told_and_not_taken_for_another(backup: BackupTable) -> None:
     """Somebody wrote saltctl's own item by hand: nothing is bound to half of it."""
     put(backup, {"conversation_id": {"S": "#layout"}, "layout": {"S": "v1:64"}, "key_prefix": {"N": "1"}})
     assert backup.bound_layout() == ("v1:64", "")
@@ -365,12 +365,12 @@ def test_a_damaged_layout_is_told_and_not_taken_for_another(backup: DynamoBackup
 # The lease.
 
 
-def take(backup: DynamoBackup, owner: str, now: float) -> LeaseHolder | None:
+def take(backup: BackupTable, owner: str, now: float) -> LeaseHolder | None:
     """As a rebuild does it, with 30 seconds to expiry."""
     return backup.take(owner, now, host=f"host-of-{owner}", pid=len(owner), expiry=30.0)
 
 
-def test_a_lease_is_held_by_one(backup: DynamoBackup) -> None:
+def test_a_lease_is_held_by_one(backup: BackupTable) -> None:
     """Who comes second learns who is first; who is first may take it again."""
     assert backup.holder() is None
     assert take(backup, "me", 1000.0) is None
@@ -380,7 +380,7 @@ def test_a_lease_is_held_by_one(backup: DynamoBackup) -> None:
     assert take(backup, "me", 1002.0) is None
 
 
-def test_a_heartbeat_keeps_it(backup: DynamoBackup) -> None:
+def test_a_heartbeat_keeps_it(backup: BackupTable) -> None:
     """Its age counts from the last heartbeat, and it tells how far its holder is."""
     take(backup, "me", 1000.0)
     assert backup.beat("me", 1029.0, "12 entries") is True
@@ -388,7 +388,7 @@ def test_a_heartbeat_keeps_it(backup: DynamoBackup) -> None:
     assert holder == LeaseHolder("me", "host-of-me", 2, 1000.0, 1029.0, "12 entries")
 
 
-def test_a_lease_without_heartbeat_is_taken_over(backup: DynamoBackup) -> None:
+def test_a_lease_without_heartbeat_is_taken_over(backup: BackupTable) -> None:
     """After its expiry and not before; its former holder learns that it has lost it, and cannot end the new one."""
     take(backup, "me", 1000.0)
     assert take(backup, "you", 1030.0) is not None
@@ -400,7 +400,7 @@ def test_a_lease_without_heartbeat_is_taken_over(backup: DynamoBackup) -> None:
     assert holder.owner == "you"
 
 
-def test_a_released_lease_is_free(backup: DynamoBackup) -> None:
+def test_a_released_lease_is_free(backup: BackupTable) -> None:
     """At once, for everybody; a heartbeat that comes late does not bring it back."""
     take(backup, "me", 1000.0)
     backup.release("me")
@@ -411,7 +411,7 @@ def test_a_released_lease_is_free(backup: DynamoBackup) -> None:
 
 
 @pytest.mark.parametrize("damage", [{}, {"lease_heartbeat": {"S": "soon"}, "lease_pid": {"S": "x"}}])
-def test_a_lease_that_somebody_wrote_by_hand_keeps_nobody_out(backup: DynamoBackup, damage: dict[str, Any]) -> None:
+def test_a_lease_that_somebody_wrote_by_hand_keeps_nobody_out(backup: BackupTable, damage: dict[str, Any]) -> None:
     """It has no time at which it would end; whoever comes takes it, and until then it can be shown."""
     put(backup, {"conversation_id": {"S": "#lease"}, "lease_owner": {"S": "nobody"}, **damage})
     holder = backup.holder()
@@ -422,7 +422,7 @@ def test_a_lease_that_somebody_wrote_by_hand_keeps_nobody_out(backup: DynamoBack
 
 
 @pytest.mark.usefixtures("atomic")
-def test_of_many_who_want_the_lease_one_gets_it(backup: DynamoBackup) -> None:
+def test_of_many_who_want_the_lease_one_gets_it(backup: BackupTable) -> None:
     """All service instances see the same unverified Redis at the same moment."""
     _ = backup.client
     barrier = threading.Barrier(8)
@@ -440,7 +440,7 @@ def test_of_many_who_want_the_lease_one_gets_it(backup: DynamoBackup) -> None:
 
 def test_a_missing_table_is_a_matter_of_configuration(settings: Settings) -> None:
     """Every operation says which table, and what creates it; nothing takes it for an empty one."""
-    backup = DynamoBackup(settings)
+    backup = BackupTable(settings)
     for call in (
         lambda: backup.get("conv"),
         lambda: backup.get_many(["a", "b"]),
@@ -461,7 +461,7 @@ def test_a_missing_table_is_a_matter_of_configuration(settings: Settings) -> Non
 
 def test_a_table_with_other_keys_is_refused(settings: Settings) -> None:
     """Somebody swapped the names of the two tables: the message shows the keys, the hint asks the question."""
-    backup = DynamoBackup(settings)
+    backup = BackupTable(settings)
     backup.client.create_table(
         TableName=settings.backup_table,
         AttributeDefinitions=[
@@ -485,7 +485,7 @@ def test_a_table_with_other_keys_is_refused(settings: Settings) -> None:
 
 def test_a_key_of_another_type_is_refused(settings: Settings) -> None:
     """A number or binary as partition key."""
-    backup = DynamoBackup(settings)
+    backup = BackupTable(settings)
     backup.client.create_table(
         TableName=settings.backup_table,
         AttributeDefinitions=[{"AttributeName": "conversation_id", "AttributeType": "N"}],
@@ -496,7 +496,7 @@ def test_a_key_of_another_type_is_refused(settings: Settings) -> None:
         backup.check_table()
 
 
-def test_the_table_that_is_created_is_one_that_is_accepted(moto_backup: DynamoBackup, settings: Settings) -> None:
+def test_the_table_that_is_created_is_one_that_is_accepted(moto_backup: BackupTable, settings: Settings) -> None:
     """On demand, protected against deletion, restorable to a point in time."""
     moto_backup.check_table()
     table = moto_backup.describe()
@@ -513,7 +513,7 @@ def test_the_table_that_is_created_is_one_that_is_accepted(moto_backup: DynamoBa
 # When AWS says no.
 
 
-def test_a_throttled_scan_completes(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+def test_a_throttled_scan_completes(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """Throttling delays a scan and does not end it; nothing is left out."""
     put(stubbed_backup, *(entry(f"conv_{number}", 2, 2) for number in range(20)))
     aws_stub.answer_first(4, "Scan", THROTTLED)
@@ -530,7 +530,7 @@ def test_a_throttled_scan_completes(stubbed_backup: DynamoBackup, aws_stub: AwsS
     ],
     ids=lambda answer: answer[1]["__type"].rpartition("#")[2],
 )
-def test_throttled_writes_say_so(stubbed_backup: DynamoBackup, aws_stub: AwsStub, answer: Any) -> None:
+def test_throttled_writes_say_so(stubbed_backup: BackupTable, aws_stub: AwsStub, answer: Any) -> None:
     """An error that a later retry can cure."""
     aws_stub.answer_always("UpdateItem", answer)
     with pytest.raises(ThrottledError, match="throttles") as refused:
@@ -541,11 +541,11 @@ def test_throttled_writes_say_so(stubbed_backup: DynamoBackup, aws_stub: AwsStub
 
 
 def test_reads_that_stay_unprocessed_are_throttled_reads(
-    settings: Settings, moto_backup: DynamoBackup, aws_stub: AwsStub
+    settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub
 ) -> None:
     """Some keys are never served: after longer and longer pauses an error, and not the others without them."""
     pauses: list[float] = []
-    stubbed_backup = DynamoBackup(aws_stub.settings(settings), sleep=pauses.append)
+    stubbed_backup = BackupTable(aws_stub.settings(settings), sleep=pauses.append)
     table = stubbed_backup.where.strip("'")
     aws_stub.rule = lambda operation, request: (
         (200, {"Responses": {}, "UnprocessedKeys": {table: request["RequestItems"][table]}})
@@ -558,9 +558,9 @@ def test_reads_that_stay_unprocessed_are_throttled_reads(
     assert sum(pauses) < 0.05 * 2**8
 
 
-def test_a_few_failures_are_retried(settings: Settings, moto_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+def test_a_few_failures_are_retried(settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub) -> None:
     """The client as everybody gets it: two server errors in a row do not show."""
-    behind = DynamoBackup(aws_stub.settings(settings))
+    behind = BackupTable(aws_stub.settings(settings))
     aws_stub.answer_first(2, "UpdateItem", refusal("InternalServerError", 500))
     assert behind.raise_max_n("conv", note(2)).changed
 
@@ -580,7 +580,7 @@ def test_a_few_failures_are_retried(settings: Settings, moto_backup: DynamoBacku
     ids=lambda value: value[1]["__type"].rpartition("#")[2] if isinstance(value, tuple) else "",
 )
 def test_each_refusal_has_its_error(
-    stubbed_backup: DynamoBackup, aws_stub: AwsStub, answer: Any, error: type[SaltctlError], says: str
+    stubbed_backup: BackupTable, aws_stub: AwsStub, answer: Any, error: type[SaltctlError], says: str
 ) -> None:
     """Outages, permissions and configuration are told apart: other exit codes, other next steps."""
     aws_stub.rule = lambda operation, request: answer
@@ -598,13 +598,13 @@ def test_each_refusal_has_its_error(
 def test_nobody_at_the_endpoint(settings: Settings) -> None:
     """The message names the endpoint, which is most often what is wrong."""
     nowhere = replace(settings, aws_endpoint_url=f"http://127.0.0.1:{free_port()}")
-    backup = DynamoBackup(nowhere, client=aws.client(nowhere, "dynamodb", attempts=1))
+    backup = BackupTable(nowhere, client=create_client(nowhere, "dynamodb", attempts=1))
     with pytest.raises(AwsUnavailableError, match=f"cannot be reached .* at {nowhere.aws_endpoint_url}") as refused:
         backup.get("conv")
     assert refused.value.exit_code == 69
 
 
-def test_an_endpoint_that_never_answers(settings: Settings, moto_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+def test_an_endpoint_that_never_answers(settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub) -> None:
     """The request ends after aws_timeout, and not after botocore's minute."""
     leave = threading.Event()
 
@@ -613,7 +613,7 @@ def test_an_endpoint_that_never_answers(settings: Settings, moto_backup: DynamoB
 
     aws_stub.rule = never
     slow = aws_stub.settings(replace(settings, aws_timeout=0.2))
-    behind = DynamoBackup(slow, client=aws.client(slow, "dynamodb", attempts=1))
+    behind = BackupTable(slow, client=create_client(slow, "dynamodb", attempts=1))
     try:
         with pytest.raises(AwsUnavailableError, match="ReadTimeout"):
             behind.get("conv")
@@ -626,7 +626,7 @@ def test_no_region(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_REGION")
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     with pytest.raises(ConfigurationError, match="no AWS Region") as refused:
-        DynamoBackup(replace(settings, aws_region=None)).get("conv")
+        BackupTable(replace(settings, aws_region=None)).get("conv")
     assert "AWS_REGION" in refused.value.hint
 
 
@@ -635,7 +635,7 @@ def test_no_credentials(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(AccessDeniedError, match="no usable AWS credentials") as refused:
-        DynamoBackup(settings).get("conv")
+        BackupTable(settings).get("conv")
     assert refused.value.exit_code == 77
     assert "sts get-caller-identity" in refused.value.hint
 
@@ -643,7 +643,7 @@ def test_no_credentials(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_unknown_profile(settings: Settings) -> None:
     """A matter of configuration."""
     with pytest.raises(ConfigurationError, match="nobody"):
-        DynamoBackup(replace(settings, aws_profile="nobody")).get("conv")
+        BackupTable(replace(settings, aws_profile="nobody")).get("conv")
 
 
 def test_an_endpoint_of_the_environment_is_left_to_botocore(
@@ -657,13 +657,13 @@ def test_an_endpoint_of_the_environment_is_left_to_botocore(
         aws_endpoint_url="http://127.0.0.1:1",
         origins={"aws_endpoint_url": "environment AWS_ENDPOINT_URL"},
     )
-    DynamoBackup(told).create()
-    assert DynamoBackup(told).get("conv") is None
+    BackupTable(told).create()
+    assert BackupTable(told).get("conv") is None
 
 
-def test_many_threads_make_one_client(settings: Settings, moto_backup: DynamoBackup, tmp_path: Path) -> None:
+def test_many_threads_make_one_client(settings: Settings, moto_backup: BackupTable, tmp_path: Path) -> None:
     """At first use, all at once: the client is made once, and everybody's reads succeed."""
-    fresh = DynamoBackup(settings)
+    fresh = BackupTable(settings)
     barrier = threading.Barrier(8)
 
     def client(_: int) -> int:
@@ -675,7 +675,7 @@ def test_many_threads_make_one_client(settings: Settings, moto_backup: DynamoBac
         assert len(set(pool.map(client, range(8)))) == 1
 
 
-def test_a_proxys_page_is_no_missing_item(stubbed_backup: DynamoBackup, aws_stub: AwsStub) -> None:
+def test_a_proxys_page_is_no_missing_item(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """A 200 that is no JSON is an outage: taken for a missing item it would make a salted conversation unsalted."""
     aws_stub.answer_always("GetItem", GARBAGE)
     with pytest.raises(AwsUnavailableError):

@@ -12,7 +12,7 @@ from saltctl.errors import AccessDeniedError, AwsUnavailableError
 from saltctl.local.environment import LocalMoto
 from saltctl.settings import Settings
 from saltctl.stores.aws.cloudwatch import MAX_POINTS, MAX_QUERIES, CloudWatchMetrics
-from saltctl.stores.contracts import AlarmWish, MetricKey
+from saltctl.stores.contracts import AlarmSpec, MetricKey
 from tests.support.stubs import AwsStub, refusal
 
 START = 1_800_000_000
@@ -124,9 +124,9 @@ def test_without_contributor_insights_a_scan_goes_on(
 
 def test_alarms_bear_their_tag_and_others_are_told_apart(metrics: CloudWatchMetrics) -> None:
     """What is put is found again as it was wished, and as saltctl's own; an untagged one is not."""
-    wish = AlarmWish("own/x", MetricKey("WriteThrottleEvents", "t"), 10.0, 2, ("arn:aws:sns:x:1:t",), "about")
-    metrics.put_alarm(wish)
-    metrics.put_alarm(wish)
+    spec = AlarmSpec("own/x", MetricKey("WriteThrottleEvents", "t"), 10.0, 2, ("arn:aws:sns:x:1:t",), "about")
+    metrics.put_alarm(spec)
+    metrics.put_alarm(spec)
     metrics.client.put_metric_alarm(
         AlarmName="own/y",
         MetricName="m",
@@ -140,11 +140,11 @@ def test_alarms_bear_their_tag_and_others_are_told_apart(metrics: CloudWatchMetr
     own, other = metrics.alarms("own/")
     assert (own.owned, other.owned) == (True, False)
     assert (own.key, own.threshold, own.periods, own.actions, own.description) == (
-        wish.key,
-        wish.threshold,
-        wish.periods,
-        wish.actions,
-        wish.description,
+        spec.key,
+        spec.threshold,
+        spec.periods,
+        spec.actions,
+        spec.description,
     )
     metrics.delete_alarms(["own/x", "own/y"])
     assert metrics.alarms("own/") == []

@@ -16,7 +16,7 @@ import pytest
 from saltctl.errors import AwsUnavailableError, ConfigurationError, ThrottledError
 from saltctl.history.attributes import tagged
 from saltctl.settings import Settings
-from saltctl.stores.aws import client as aws
+from saltctl.stores.aws.client import aws_errors, create_client
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.contracts import Filter, PartitionAnswer, PartitionQuery
 from tests.support.stubs import AwsStub, refusal
@@ -32,7 +32,7 @@ def make_table(settings: Settings, partition: str = "S", sort: str | None = "S")
     if sort is not None:
         definitions.append({"AttributeName": "range", "AttributeType": sort})
         schema.append({"AttributeName": "range", "KeyType": "RANGE"})
-    with aws.aws_errors("the test's table"):
+    with aws_errors("the test's table"):
         table.client.create_table(
             TableName=settings.messages_table,
             AttributeDefinitions=definitions,
@@ -186,7 +186,7 @@ def test_a_scan_waits_out_throttling(settings: Settings, aws_stub: AwsStub) -> N
     """A scan of hours outlasts botocore's few retries, and ends with what it came for."""
     make_table(settings).put("c#1", "t", {})
     behind = aws_stub.settings(settings)
-    table = MessagesTable(behind, client=aws.client(behind, "dynamodb", attempts=1))
+    table = MessagesTable(behind, client=create_client(behind, "dynamodb", attempts=1))
     aws_stub.answer_first(3, "Scan", refusal("ProvisionedThroughputExceededException"))
     assert [key for page in table.scan_keys(2) for key in page.partition_keys] == ["c#1"]
 
@@ -195,7 +195,7 @@ def test_errors_name_the_partition(settings: Settings, aws_stub: AwsStub) -> Non
     """Throttling of one of many partitions says which one it is."""
     make_table(settings)
     behind = aws_stub.settings(settings)
-    table = MessagesTable(behind, client=aws.client(behind, "dynamodb", attempts=1))
+    table = MessagesTable(behind, client=create_client(behind, "dynamodb", attempts=1))
     _ = table.keys
     for code, error in (("ThrottlingException", ThrottledError), ("InternalServerError", AwsUnavailableError)):
         aws_stub.answer_always("Query", refusal(code))
@@ -216,5 +216,5 @@ def test_an_answer_of_another_shape_is_an_outage(settings: Settings, aws_stub: A
 
 def test_a_defect_is_not_passed_off_as_an_outage() -> None:
     """The same kinds of exception, raised by anybody but botocore's parsers, stay what they are."""
-    with pytest.raises(AttributeError), aws.aws_errors("here"):
+    with pytest.raises(AttributeError), aws_errors("here"):
         _ = "text".get  # type: ignore[attr-defined]

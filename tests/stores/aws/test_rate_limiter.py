@@ -1,4 +1,4 @@
-"""The pace of a scan, in a time that passes as the tests say."""
+"""The limiter of a scan, in a time that passes as the tests say."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 
-from saltctl.stores.aws.rate_limiter import LEAST_RCU, Leave, Pace
+from saltctl.stores.aws.rate_limiter import LEAST_RCU, Permit, RateLimiter
 
 
 class Simulation:
@@ -16,7 +16,7 @@ class Simulation:
     def __init__(self, max_rcu: float | None, segments: int = 4, latency: float = 0.01) -> None:
         self.now = 0.0
         self.consumed: list[tuple[float, float]] = []
-        self.pace = Pace(max_rcu, clock=lambda: self.now)
+        self.limiter = RateLimiter(max_rcu, clock=lambda: self.now)
         self._free_at = [0.0] * segments
         self._latency = latency
         self._random = random.Random(1)
@@ -27,20 +27,20 @@ class Simulation:
         while self.now < end:
             number = min(range(len(self._free_at)), key=self._free_at.__getitem__)
             self.now = max(self.now, self._free_at[number])
-            leave = self.pace.leave()
-            if leave.wait:
-                self._free_at[number] = self.now + leave.wait
+            permit = self.limiter.request_permit()
+            if permit.wait:
+                self._free_at[number] = self.now + permit.wait
                 continue
-            items = self.pace.limit() or 3000
+            items = self.limiter.page_limit() or 3000
             units = items / items_a_unit * self._random.uniform(0.8, 1.2)
             lately = sum(u for at, u in self.consumed[-300:] if at > self.now - 1)
             self._free_at[number] = self.now + self._latency
             if lately + units > capacity:
-                self.pace.throttled(leave)
+                self.limiter.slow_down(permit)
                 self._free_at[number] = self.now + 0.1
             else:
                 self.consumed.append((self.now, units))
-                self.pace.settle(leave, units, items)
+                self.limiter.settle(permit, units, items)
 
     def rate(self, since: float = 0.0) -> float:
         """Units a second since then."""
@@ -66,11 +66,11 @@ def test_max_rcu_is_kept_and_used(max_rcu: float, segments: int, items_a_unit: f
 
 def test_without_a_bound_nobody_waits() -> None:
     """Full pages, at once."""
-    pace = Pace(None, clock=lambda: 0.0)
+    limiter = RateLimiter(None, clock=lambda: 0.0)
     for _ in range(100):
-        assert pace.leave() == Leave(0.0)
-        assert pace.limit() is None
-        pace.settle(Leave(0.0), 256.0, 3000)
+        assert limiter.request_permit() == Permit(0.0)
+        assert limiter.page_limit() is None
+        limiter.settle(Permit(0.0), 256.0, 3000)
 
 
 @pytest.mark.parametrize("max_rcu", [None, 5000.0])
@@ -80,30 +80,30 @@ def test_throttling_slows_it_down_and_it_recovers(max_rcu: float | None) -> None
     simulation.run(5.0)
     simulation.run(60.0, capacity=500.0)
     assert 200.0 <= simulation.rate(since=15.0) <= 500.0
-    assert simulation.pace.rate < 2000.0
+    assert simulation.limiter.rate < 2000.0
     before = simulation.now
     simulation.run(60.0)
     assert simulation.rate(since=before + 30.0) >= 3000.0
-    assert simulation.pace.rate == (inf if max_rcu is None else max_rcu)
+    assert simulation.limiter.rate == (inf if max_rcu is None else max_rcu)
 
 
 def test_a_burst_of_refusals_is_one() -> None:
     """Segments that are refused at the same moment slow the scan down once, not each."""
-    pace = Pace(1000.0, clock=lambda: 10.0)
-    pace.settle(Leave(0.0), 5000.0, 50_000)
+    limiter = RateLimiter(1000.0, clock=lambda: 10.0)
+    limiter.settle(Permit(0.0), 5000.0, 50_000)
     for _ in range(16):
-        pace.throttled(Leave(0.0))
-    assert pace.rate == 500.0
+        limiter.slow_down(Permit(0.0))
+    assert limiter.rate == 500.0
 
 
 def test_there_is_a_least() -> None:
     """A table that refuses everything is still asked now and then, and a smaller bound stays a bound."""
     now = [0.0]
-    pace = Pace(None, clock=lambda: now[0])
+    limiter = RateLimiter(None, clock=lambda: now[0])
     for _ in range(20):
         now[0] += 1.0
-        pace.throttled(Leave(0.0))
-    assert LEAST_RCU <= pace.rate <= 1.3 * LEAST_RCU
-    slow = Pace(2.0, clock=lambda: now[0])
-    slow.throttled(Leave(0.0))
+        limiter.slow_down(Permit(0.0))
+    assert LEAST_RCU <= limiter.rate <= 1.3 * LEAST_RCU
+    slow = RateLimiter(2.0, clock=lambda: now[0])
+    slow.slow_down(Permit(0.0))
     assert slow.rate == 2.0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.stores.aws.scan_parser import NoPageError, ScanReader, fast_decoder
+from saltctl.stores.aws.scan_parser import MalformedPageError, ScanClient, fast_decoder
 
 CAP = 16
 NUMBERS = st.one_of(
@@ -37,9 +37,9 @@ PAGES = st.fixed_dictionaries(
 )
 
 
-def reader(*, slowly: bool = True) -> ScanReader:
+def reader(*, slowly: bool = True) -> ScanClient:
     """One without a client: only what came back is looked at."""
-    return ScanReader(None, CAP, slowly=slowly)
+    return ScanClient(None, CAP, slowly=slowly)
 
 
 @pytest.mark.skipif(fast_decoder() is None, reason="msgspec is not installed (the extra fast)")
@@ -82,7 +82,7 @@ def test_above_the_cap_is_named_and_merged_and_the_impossible_is_damage(
 )
 def test_what_is_no_page_is_told(slowly: bool, body: bytes) -> None:
     """Cut off, empty, or somebody else's answer: never an empty page, which would pass for a segment's end."""
-    with pytest.raises(NoPageError):
+    with pytest.raises(MalformedPageError):
         reader(slowly=slowly).read(body)
 
 
@@ -113,7 +113,7 @@ def test_a_page_that_was_changed_on_its_way_is_told() -> None:
     body = b'{"Items": [{"conversation_id": {"S": "conv"}, "max_n": {"N": "4"}, "write_n": {"N": "4"}}]}'
     right, wrong = {"x-amz-crc32": str(crc32(body))}, {"x-amz-crc32": str(crc32(body) ^ 1)}
     for headers in (right, {}, wrong | {"content-encoding": "gzip"}):
-        assert ScanReader(Events(body, headers), CAP).scan({}).entries == [("conv", 4, 4)]
+        assert ScanClient(Events(body, headers), CAP).scan({}).entries == [("conv", 4, 4)]
     for headers in (wrong, {"x-amz-crc32": "none"}):
-        with pytest.raises(NoPageError, match="checksum"):
-            ScanReader(Events(body, headers), CAP).scan({})
+        with pytest.raises(MalformedPageError, match="checksum"):
+            ScanClient(Events(body, headers), CAP).scan({})

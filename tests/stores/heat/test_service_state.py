@@ -9,7 +9,7 @@ import pytest
 
 from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.service_state import KEPT_RAISES, ServiceState, Verification
 from saltctl.stores.redis.registry import RedisRegistry, new_token
 
@@ -25,7 +25,7 @@ def state(settings: Settings) -> Iterator[ServiceState]:
 
 
 def test_a_rebuild_leaves_a_note_of_whom_it_verified(
-    settings: Settings, store: RedisRegistry, backup: DynamoBackup, state: ServiceState, admin: Any
+    settings: Settings, store: RedisRegistry, backup: BackupTable, state: ServiceState, admin: Any
 ) -> None:
     """The note has the time that was handed in, and the replication id that the primary has."""
     layout, prefix = settings.layout, settings.key_prefix

@@ -22,7 +22,7 @@ from saltctl.rebuild.rebuild import RebuildOptions
 from saltctl.registry.compare import Verify, VerifyOptions, result_of
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.service_state import ServiceState
@@ -104,7 +104,7 @@ def other_primary(cluster: LocalCluster, key: str) -> Node:
 
 @on_both
 def test_the_whole_registry_is_spread_and_verified(
-    cluster: LocalCluster, store: RedisRegistry, registry: Registry, rebuild: Rebuilder, backup: DynamoBackup
+    cluster: LocalCluster, store: RedisRegistry, registry: Registry, rebuild: Rebuilder, backup: BackupTable
 ) -> None:
     """Unverified at first; a rebuild marks, merges, fences and verifies each primary; raises go to all of them."""
     registry.raise_to(CONVERSATIONS[0], 4)
@@ -126,7 +126,7 @@ def test_the_whole_registry_is_spread_and_verified(
 
 @on_one
 def test_a_comparison_sees_every_primary(
-    settings: Settings, store: RedisRegistry, raised: Registry, backup: DynamoBackup
+    settings: Settings, store: RedisRegistry, raised: Registry, backup: BackupTable
 ) -> None:
     """Entries that are missing, behind and unbacked are found and repaired on whichever primary they are."""
     connections = Connections(settings, timeout=5.0, retries=0)
@@ -198,7 +198,7 @@ def test_a_slot_that_moves_is_unverified_where_it_arrives(
 
 @on_both
 def test_a_rebuild_does_not_survive_a_slot_that_moves(
-    cluster: LocalCluster, settings: Settings, store: RedisRegistry, raised: Registry, backup: DynamoBackup
+    cluster: LocalCluster, settings: Settings, store: RedisRegistry, raised: Registry, backup: BackupTable
 ) -> None:
     """Marked on one primary and fenced on none: the rebuild is broken, and the next one verifies both."""
     key = store._key(CONVERSATIONS[0])
@@ -214,7 +214,7 @@ def test_a_rebuild_does_not_survive_a_slot_that_moves(
 
 @on_one
 def test_a_rebuild_does_not_survive_a_failover(
-    cluster: LocalCluster, settings: Settings, store: RedisRegistry, raised: Registry, backup: DynamoBackup
+    cluster: LocalCluster, settings: Settings, store: RedisRegistry, raised: Registry, backup: BackupTable
 ) -> None:
     """A primary dies and its replica is promoted half-way: what was marked on the one is not fenced on the other."""
     events = rebuild_job(settings, store, backup, RebuildOptions(segments=1, page_limit=5)).run()
@@ -228,7 +228,7 @@ def test_a_rebuild_does_not_survive_a_failover(
     assert set(sources(raised).values()) == {"redis"}
 
 
-def rebuild_of(settings: Settings, store: RedisRegistry, backup: DynamoBackup) -> bool:
+def rebuild_of(settings: Settings, store: RedisRegistry, backup: BackupTable) -> bool:
     """A whole rebuild; whether it verified."""
     return bool(list(rebuild_job(settings, store, backup).run())) and all(store.verified().values())
 

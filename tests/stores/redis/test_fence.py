@@ -13,7 +13,7 @@ from saltctl.errors import ConfigurationError, RaiseIncompleteError, RedisUnavai
 from saltctl.local.environment import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.registry import FENCE, RedisRegistry
 from saltctl.stores.redis.scripts import script, script_sha
 from tests.stores.conftest import PROMPT_REPLICATION, eventually, plain_client
@@ -195,11 +195,11 @@ def test_a_client_of_another_bucket_count_is_never_answered(raised: Registry, se
 
 
 def test_a_client_of_another_bucket_count_may_not_raise(
-    raised: Registry, settings: Settings, backup: DynamoBackup
+    raised: Registry, settings: Settings, backup: BackupTable
 ) -> None:
     """The backup table is bound to its layout: the raise is refused before anything is written."""
     other = replace(settings, buckets=settings.buckets * 2)
-    with Registry.over(other, RedisRegistry(other), DynamoBackup(other)) as stranger:
+    with Registry.over(other, RedisRegistry(other), BackupTable(other)) as stranger:
         with pytest.raises(ConfigurationError, match="v1:64") as refused:
             stranger.raise_to(CONVERSATIONS[0], 64)
         assert "SALTCTL_BUCKETS=64" in refused.value.hint
@@ -211,7 +211,7 @@ def test_a_client_of_another_bucket_count_may_not_raise(
 def test_redis_refuses_raises_of_another_layout(raised: Registry, settings: Settings, store: RedisRegistry) -> None:
     """With a table of its own the stranger passes the first check: the fence in the bucket refuses it then."""
     other = replace(settings, buckets=settings.buckets // 2, backup_table=f"{settings.backup_table}-2")
-    their_backup = DynamoBackup(other)
+    their_backup = BackupTable(other)
     their_backup.create()
     with Registry.over(other, RedisRegistry(other), their_backup) as stranger:
         with pytest.raises(RaiseIncompleteError, match="another layout") as refused:
@@ -226,9 +226,9 @@ def test_a_rebuild_of_another_layout_is_refused(raised: Registry, settings: Sett
     other = replace(settings, buckets=settings.buckets // 2)
     their_store = RedisRegistry(other)
     with pytest.raises(ConfigurationError, match="laid out as v1:64"):
-        list(rebuild_job(other, their_store, DynamoBackup(other)).run())
+        list(rebuild_job(other, their_store, BackupTable(other)).run())
     other = replace(other, backup_table=f"{settings.backup_table}-2")
-    their_backup = DynamoBackup(other)
+    their_backup = BackupTable(other)
     their_backup.create()
     with pytest.raises(ConfigurationError, match="another layout: v1:64"):
         list(rebuild_job(other, their_store, their_backup).run())
@@ -287,7 +287,7 @@ def test_a_replica_refuses_lookups(
 def test_a_writable_replica_refuses_everything(
     raised: Registry,
     settings: Settings,
-    backup: DynamoBackup,
+    backup: BackupTable,
     redis_server: LocalRedis,
     admin: Any,
     other_store: RedisRegistry,
@@ -311,7 +311,7 @@ def test_a_writable_replica_refuses_everything(
 def test_a_primary_that_was_a_replica_meanwhile_is_fenced(
     raised: Registry,
     settings: Settings,
-    backup: DynamoBackup,
+    backup: BackupTable,
     store: RedisRegistry,
     redis_server: LocalRedis,
     admin: Any,
@@ -339,7 +339,7 @@ def test_a_primary_that_was_a_replica_meanwhile_is_fenced(
     assert raised.lookup(CONVERSATIONS[9]).max_n == 16
 
 
-def _first_raise(backup: DynamoBackup) -> Any:
+def _first_raise(backup: BackupTable) -> Any:
     entry = backup.get(CONVERSATIONS[0])
     assert entry is not None
     return entry.raises[0]

@@ -13,7 +13,7 @@ from saltctl.errors import AccessDeniedError, ConfigurationError, RedisUnavailab
 from saltctl.local.environment import LocalMoto
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.registry import RedisRegistry
@@ -117,7 +117,7 @@ def test_a_killed_primary_and_dead_sentinels(
     assert registry.lookup("conv") == ("conv", 4, 4, "redis")
     store._others.relearn()
     assert registry.lookup("conv") == ("conv", 4, 4, "redis")
-    newcomer = Registry.over(settings, RedisRegistry(settings), DynamoBackup(settings))
+    newcomer = Registry.over(settings, RedisRegistry(settings), BackupTable(settings))
     assert newcomer.lookup("conv") == ("conv", 4, 4, "backup")
     assert newcomer.last_failure is not None
     assert "says which Redis is primary" in newcomer.last_failure.message

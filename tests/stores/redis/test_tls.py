@@ -15,7 +15,7 @@ from saltctl.errors import RedisUnavailableError, UnavailableError
 from saltctl.local.environment import LocalMoto, LocalRedis, free_port
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import DynamoBackup
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.registry import RedisRegistry
@@ -107,7 +107,7 @@ def opened(
 
 def test_every_kind_of_redis_by_tls(opened: Settings, authority: Path) -> None:
     """Registry, rebuild and stream, where the certificate can be checked; where it cannot, nothing is sent at all."""
-    backup = DynamoBackup(opened)
+    backup = BackupTable(opened)
     backup.create()
     trusted = replace(opened, redis_url=f"{opened.redis_url}?ssl_ca_certs={authority / 'ca.crt'}")
     store = RedisRegistry(trusted)
