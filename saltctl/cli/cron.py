@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +26,7 @@ from saltctl.cli.main import Terminated
 from saltctl.cli.output import warn, write_json_line
 from saltctl.cli.session import Session
 from saltctl.errors import ConfigurationError, LeaseHeldError, SaltctlError
+from saltctl.times import iso_utc
 
 MetricsFileOption = Annotated[
     Path | None,
@@ -121,7 +121,7 @@ def _exit_code(exc: BaseException | None) -> int:
 
 
 def _log_line(job: Job, exc: BaseException | None, code: int, seconds: float, now: float) -> dict[str, Any]:
-    at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    at = iso_utc(now)
     level = {0: "info", 3: "warning", 4: "warning"}.get(code, "error")
     outcome = _OUTCOMES.get(code, "terminated" if isinstance(exc, Terminated) else "internal")
     line: dict[str, Any] = {"at": at, "level": level, "event": job.name, "run": job.run_id}

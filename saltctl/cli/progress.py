@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 from saltctl.cli.output import console, note
 
@@ -55,8 +54,3 @@ def _lines(clock: Callable[[], float]) -> Say:
             note(text)
 
     return say
-
-
-def utc(seconds: float) -> str:
-    """A time in seconds since the epoch, for people."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

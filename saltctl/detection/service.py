@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Protocol
 
 from saltctl.detection.detector import Counters, Detector, Handled, Tell
@@ -18,6 +17,7 @@ from saltctl.detection.fence_watcher import FenceGuard
 from saltctl.errors import SaltctlError, StreamLostError
 from saltctl.settings import Settings
 from saltctl.stores.heat.stream import FIRST_ID, Claimed, Entry, StreamInfo
+from saltctl.times import iso_utc
 
 BATCH = 1000
 BLOCK_SECONDS = 1.0
@@ -163,7 +163,7 @@ class Service:
         changed = [result for result in done.raises if result.changed]
         if self._notes is None or not changed:
             return
-        at = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        at = iso_utc(self._now())
         # For people only: the raises themselves are done and on record.
         with suppress(SaltctlError):
             for result in changed[-NOTED_RAISES:]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from saltctl.detection.service import ALIVE_SECONDS
 from saltctl.errors import StreamLostError
 from saltctl.stores.heat.stream import GroupInfo, StreamInfo, id_order
+from saltctl.times import iso_utc
 
 Verdict = Literal["ok", "lagging", "stalled", "stopped", "unknown"]
 CATCH_UP_SECONDS = 60.0
@@ -121,10 +121,9 @@ def time_of(entry_id: str | None) -> str | None:
         return None
     milliseconds = id_order(entry_id)[0]
     try:
-        at = datetime.fromtimestamp(milliseconds / 1000, UTC)
+        return iso_utc(milliseconds / 1000)
     except (ValueError, OverflowError, OSError):
         return None
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def as_record(status: StreamStatus, dead: int) -> dict[str, Any]:

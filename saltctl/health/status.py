@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from saltctl.detection.stream_status import is_alive
@@ -15,6 +14,7 @@ from saltctl.registry.drift_sample import sample
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
 from saltctl.stores.heat.stream import GROUP
 from saltctl.throttling.analysis import last_minutes
+from saltctl.times import iso_utc
 
 PATIENCE = 5.0
 """Seconds after which a source that has not answered is taken for down."""
@@ -34,7 +34,7 @@ def registry(facts: Facts) -> Panel:
     return {
         "verified": verified,
         # Only a rebuild verifies, and the note is the latest one's: these primaries have been so since then.
-        "since": _iso(note.at) if verified and noted and note is not None else None,
+        "since": iso_utc(note.at) if verified and noted and note is not None else None,
         "entries": sum(survey.entries for survey in surveys),
         "primaries": [
             {
@@ -115,7 +115,7 @@ def lease(facts: Facts) -> Panel:
         "host": holder and holder.host,
         "pid": holder and holder.pid,
         "progress": holder and holder.progress,
-        "heartbeat": holder and _iso(holder.heartbeat),
+        "heartbeat": holder and iso_utc(holder.heartbeat),
     }
 
 
@@ -134,7 +134,7 @@ def look(facts: Facts, seconds: float = PATIENCE) -> dict[str, Any]:
     """All panels, asked at once. Each has ``error``: null, or why it knows nothing."""
     questions = {name: _bound(panel, facts) for name, (panel, _) in PANELS.items()}
     answers = dict(ask_all(questions, seconds))
-    return {"at": _iso(facts.now())} | {name: _panel(name, answers[name]) for name in PANELS}
+    return {"at": iso_utc(facts.now())} | {name: _panel(name, answers[name]) for name in PANELS}
 
 
 def _bound(panel: Callable[[Facts], Panel], facts: Facts) -> Callable[[], Panel]:
@@ -151,7 +151,3 @@ def _panel(name: str, answer: Panel | Exception) -> Panel:
     else:
         why = f"a defect of saltctl's own: {type(answer).__name__}: {answer}"
     return dict.fromkeys(PANELS[name][1]) | {"error": why}
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Protocol
 
@@ -21,6 +20,7 @@ from saltctl.local.environment import require_loopback
 from saltctl.registry.registry import Lookup
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
+from saltctl.times import iso_utc
 from saltctl.urls import parse_redis_url
 
 TICKS_A_SECOND = 20
@@ -123,7 +123,7 @@ def _write_one(
     report: LoadReport,
     keys: dict[str, set[str]],
 ) -> None:
-    at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    at = iso_utc(time.time())
     try:
         key = partition_key(conversation_id, salt_of(message_id, lookups.lookup(conversation_id).write_n))
         messages.put(key, f"{at}#{message_id}", {"message_id": {"S": message_id}, "text": {"S": "load"}})

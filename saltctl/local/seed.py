@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from saltctl.registry.registry import Registry
@@ -20,6 +20,7 @@ from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.stream import Entry, HeatStream
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.throttling.alarms import AlarmOptions, apply, plan
+from saltctl.times import iso_utc
 
 QUIET = 300
 """Conversations that were never salted."""
@@ -78,7 +79,7 @@ def _messages(hot: list[tuple[str, int]], chance: random.Random, now: datetime) 
 
 def _message(conversation_id: str, n: int | None, chance: random.Random, at: datetime) -> dict[str, Any]:
     message_id = f"m{chance.getrandbits(48):012x}"
-    time = at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    time = iso_utc(at)
     salt = None if n is None else salt_of(message_id, n)
     return {
         "conversation_id": {"S": partition_key(conversation_id, salt)},

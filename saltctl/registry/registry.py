@@ -17,6 +17,7 @@ from saltctl.errors import RaiseIncompleteError, RaiseStep, SaltctlError, UsageE
 from saltctl.salting import check_conversation_id, check_salt_count, read_set
 from saltctl.settings import Settings
 from saltctl.stores.contracts import BackupEntry, BackupStore, Raise, RegistryStore
+from saltctl.times import iso_utc
 
 MAX_REASON = 500
 """Characters of a raise's reason that are kept."""
@@ -285,7 +286,7 @@ class Registry:
         if len(reason) > MAX_REASON:
             raise UsageError(f"the reason has {len(reason)} characters; at most {MAX_REASON} are kept")
         self._claim_layout()
-        at = self._now().astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        at = iso_utc(self._now())
         # Step 1, the backup. A condition that fails is no failure: as much is held already.
         outcome = self._backup.raise_max_n(conversation_id, Raise(n, at, actor or self._actor, reason))
         after = n if outcome.changed else outcome.before

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from saltctl.errors import ConfigurationError, SaltctlError
@@ -21,6 +20,7 @@ from saltctl.throttling.analysis import (
     roll_up,
     wanted,
 )
+from saltctl.times import iso_utc
 
 SERVICE_WINDOW = 0.3
 """Seconds between two looks at the stream: instances that live answer within milliseconds."""
@@ -124,18 +124,13 @@ def _joined(insights: Contributors, max_n: MaxN) -> tuple[HotKey, ...]:
     return tuple(HotKey(c, key, events, parts, known.get(c)) for c, key, events, parts in rolled)
 
 
-def iso(seconds: float) -> str:
-    """Seconds since the epoch as ISO 8601 UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
-
-
 def as_record(scan: Scan) -> dict[str, Any]:
     """The scan with the keys of the command line's contract; null where CloudWatch could not be read."""
     found, over = scan.found, scan.options.window
     return {
         "table": scan.options.table,
-        "start": iso(over.start),
-        "end": iso(over.end),
+        "start": iso_utc(over.start, "seconds"),
+        "end": iso_utc(over.end, "seconds"),
         "period_s": over.period_s,
         "throttled": None if found is None else found.throttled,
         "total": None if found is None else found.total,
@@ -165,8 +160,8 @@ def _series_records(found: Throttling) -> list[dict[str, Any]]:
                 "operation": one.key.operation,
                 "sum": sum(value for _, value in one.points),
                 "peak": peak,
-                "peak_at": iso(at),
-                "points": [[iso(at), value] for at, value in one.points],
+                "peak_at": iso_utc(at, "seconds"),
+                "points": [[iso_utc(at, "seconds"), value] for at, value in one.points],
             }
         )
     return records
@@ -178,7 +173,7 @@ def _spike_records(found: Throttling) -> list[dict[str, Any]]:
             "metric": spike.key.metric,
             "index": spike.key.index,
             "operation": spike.key.operation,
-            "at": iso(spike.at),
+            "at": iso_utc(spike.at, "seconds"),
             "events": spike.events,
             "usual": spike.usual,
         }

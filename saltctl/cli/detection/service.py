@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import threading
-from datetime import UTC, datetime
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +25,7 @@ from saltctl.cli.output import (
 )
 from saltctl.cli.session import OutputOption, Session, duration_option, session_of
 from saltctl.cli.text import ago
+from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
     from saltctl.detection.fence_watcher import FenceGuard
@@ -168,7 +169,7 @@ _logging = threading.Lock()
 
 def log(level: str, event: str, **fields: Any) -> None:
     """One JSON line on stderr."""
-    at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    at = iso_utc(time.time())
     with _logging:
         write_json_line({"at": at, "level": level, "event": event, **fields}, sys.stderr)
         sys.stderr.flush()

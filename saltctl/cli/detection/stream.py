@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -28,6 +27,7 @@ from saltctl.cli.session import (
 )
 from saltctl.cli.text import command_line, duration
 from saltctl.errors import RefusedError, UsageError
+from saltctl.times import iso_utc, parse_iso
 
 if TYPE_CHECKING:
     from saltctl.detection.replay import ReplayOptions, ReplayReport
@@ -191,7 +191,7 @@ def _entry_record(entry: Any) -> dict[str, Any]:
         reason = "trimmed" if entry.fields is None else str(exc)
         nothing = dict.fromkeys(("conversation_id", "server", "window", "writes"))
         return {**record, **nothing, "valid": False, "reason": reason}
-    window = datetime.fromtimestamp(report.window, UTC).isoformat().replace("+00:00", "Z")
+    window = iso_utc(report.window, "seconds")
     return {
         **record,
         "conversation_id": report.conversation_id,
@@ -217,10 +217,9 @@ def parse_bound(text: str) -> str:
     except ValueError:
         pass
     try:
-        at = datetime.fromisoformat(text)
+        return f"{max(int(parse_iso(text).timestamp() * 1000), 0)}"
     except ValueError:
         raise no_bound from None
-    return f"{max(int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000), 0)}"
 
 
 @group.command("replay")

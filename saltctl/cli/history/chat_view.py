@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from saltctl.cli.output import human, to_json
 from saltctl.cli.text import clean
 from saltctl.history.models import Message
+from saltctl.times import parse_iso
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,12 +60,12 @@ def when(message: Message) -> tuple[str, str]:
     text = str(message.sort_key)
     time = text.partition("#")[0]
     try:
-        at = datetime.fromisoformat(time) if isinstance(message.sort_key, str) and time[4:5] == "-" else None
+        at = parse_iso(time) if isinstance(message.sort_key, str) and time[4:5] == "-" else None
     except ValueError:
         at = None
     if at is None:
         return "", clean(text)
-    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    at = at.astimezone(UTC)
     return f"{at:%Y-%m-%d} UTC", f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
 
 

@@ -35,6 +35,7 @@ from saltctl.cli.session import (
 )
 from saltctl.cli.text import command_line, duration
 from saltctl.errors import UsageError
+from saltctl.times import parse_iso
 
 if TYPE_CHECKING:
     from saltctl.history.audit import Audit
@@ -222,10 +223,10 @@ def _bound(history: History, text: str | None) -> str | None:
     if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ].+", text):
         return text
     try:
-        at = datetime.fromisoformat(text)
+        at = parse_iso(text)
     except ValueError:
         return text
-    return _prefix(at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC))
+    return _prefix(at.astimezone(UTC))
 
 
 def _prefix(at: datetime) -> str:

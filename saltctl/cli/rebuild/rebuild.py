@@ -12,7 +12,6 @@ import typer
 from saltctl.cli.cron import CronOption, MetricsFileOption, running
 from saltctl.cli.main import deadline
 from saltctl.cli.output import Column, emit, note, warn
-from saltctl.cli.progress import utc
 from saltctl.cli.rebuild.view import narrate
 from saltctl.cli.session import (
     ConfirmOption,
@@ -24,6 +23,7 @@ from saltctl.cli.session import (
     session_of,
 )
 from saltctl.errors import CheckpointRefusedError, UnavailableError, UsageError
+from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
     from saltctl.rebuild.checkpoint import CheckpointFile
@@ -181,7 +181,7 @@ def _how_to_resume(session: Session, checkpoints: CheckpointFile, *, resume: boo
         checkpoint = None  # the rebuild says so itself, once it has the lease
     if checkpoint is None:
         return Resume.WHERE_IT_HOLDS
-    ended = f"A rebuild ended at {utc(checkpoint.written)} after {checkpoint.entries:,} entries"
+    ended = f"A rebuild ended at {iso_utc(checkpoint.written, 'seconds')} after {checkpoint.entries:,} entries"
     goes_on = session.offer(f"{ended} ({checkpoints.path}). Go on from there?")
     return Resume.WHERE_IT_HOLDS if goes_on else Resume.NEVER
 

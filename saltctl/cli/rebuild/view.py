@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import cast
 
 from saltctl.cli.output import note, warn
-from saltctl.cli.progress import MAX_DAMAGED_NAMED, Say, ticker, utc
+from saltctl.cli.progress import MAX_DAMAGED_NAMED, Say, ticker
 from saltctl.cli.text import clean
 from saltctl.rebuild.events import (
     AboveCap,
@@ -23,6 +23,7 @@ from saltctl.rebuild.events import (
     Unsaved,
     Waiting,
 )
+from saltctl.times import iso_utc
 
 
 def narrate(
@@ -78,7 +79,7 @@ def _odd(event: Damaged | AboveCap) -> str:
 def _taken_up(event: Cost | Resumed | BeganAnew) -> str:
     match event:
         case Resumed():
-            at = utc(event.written)
+            at = iso_utc(event.written, "seconds")
             return f"going on from a checkpoint of {at}, after {event.entries:,} entries; --restart begins anew"
         case BeganAnew():
             return f"beginning anew: {event.why}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +23,7 @@ from saltctl.cli.session import (
 from saltctl.cli.text import duration
 from saltctl.errors import InvalidConversationIdError, SaltctlError, UsageError
 from saltctl.salting import check_conversation_id
+from saltctl.times import parse_iso
 
 if TYPE_CHECKING:
     from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
@@ -129,8 +129,7 @@ def parse_time(text: str, now: float, option: str) -> float:
     except ValueError:
         pass
     try:
-        at = datetime.fromisoformat(text)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+        return parse_iso(text).timestamp()
     except (ValueError, OverflowError):
         raise UsageError(
             f"{option} {text!r} is no time", hint="write 2026-01-31T12:00:00Z, or 90m for that long ago"

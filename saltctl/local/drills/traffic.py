@@ -11,13 +11,13 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from saltctl.errors import SaltctlError
 from saltctl.registry.registry import Lookup, Registry
 from saltctl.salting import partition_key, read_set, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.times import iso_utc
 
 OpenRegistry = Callable[[Settings], Registry]
 
@@ -163,7 +163,7 @@ class Traffic:
         found = self._lookup(registry, conversation_id)
         message_id = f"w{number}-{turn}"
         key = partition_key(conversation_id, salt_of(message_id, found.write_n))
-        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        at = iso_utc(time.time())
         table.put(key, f"{at}#{message_id}", {"message_id": {"S": message_id}})
         with self._lock:
             self._acknowledged[conversation_id].add(message_id)
