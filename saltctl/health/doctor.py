@@ -22,9 +22,9 @@ from saltctl.health.checks import stream as stream_checks
 from saltctl.health.checks import throttling as throttle_checks
 from saltctl.health.facts import Facts
 from saltctl.health.findings import CheckResult, Finding, fail, skip
-from saltctl.health.parallel import ask_all
+from saltctl.health.parallel import call_in_parallel
 
-PATIENCE = 10.0
+TIMEOUT_SECONDS = 10.0
 """Seconds for all checks together; each request has two, and most of them run at once."""
 
 
@@ -77,7 +77,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def choose(names: Iterable[str], checks: Sequence[Check] = CHECKS) -> list[Check]:
+def select_checks(names: Iterable[str], checks: Sequence[Check] = CHECKS) -> list[Check]:
     """The checks of these names, in their own order; all where none is named. ``redis`` is all of ``redis-…``.
 
     Raises:
@@ -96,11 +96,13 @@ def choose(names: Iterable[str], checks: Sequence[Check] = CHECKS) -> list[Check
     return [check for check in checks if not wanted or check.name in wanted or check.name.split("-")[0] in wanted]
 
 
-def examine(facts: Facts, checks: Sequence[Check] = CHECKS, *, seconds: float = PATIENCE) -> Iterator[CheckResult]:
+def run_checks(
+    facts: Facts, checks: Sequence[Check] = CHECKS, *, timeout: float = TIMEOUT_SECONDS
+) -> Iterator[CheckResult]:
     """Make the checks, all at once, and yield what each found, in their order."""
     names = {check.name for check in checks}
     found: dict[str, Finding] = {}
-    for name, answer in ask_all({check.name: _bound(check, facts) for check in checks}, seconds):
+    for name, answer in call_in_parallel({check.name: _bound(check, facts) for check in checks}, timeout):
         found[name] = answer if isinstance(answer, Finding) else _unanswered(_of(checks, name), answer, names, facts)
     for check in checks:
         finding = found[check.name]
@@ -121,7 +123,7 @@ def _unanswered(check: Check, exc: Exception, asked: set[str], facts: Facts) -> 
     An outage is told once, by the check that is about it. Where that one was not asked for, this one must not
     pass over it in silence.
     """
-    again = facts.paste.saltctl("doctor", "--only", check.name)
+    again = facts.fix_commands.saltctl("doctor", "--only", check.name)
     if isinstance(exc, AccessDeniedError):
         return skip(exc.message)
     if isinstance(exc, SaltctlError | TimeoutError):
@@ -129,7 +131,7 @@ def _unanswered(check: Check, exc: Exception, asked: set[str], facts: Facts) -> 
         if cause in asked:
             return skip(f"see {cause}")
         message = exc.message if isinstance(exc, SaltctlError) else str(exc)
-        return fail(message, facts.paste.saltctl("doctor", "--only", cause) if cause else again)
+        return fail(message, facts.fix_commands.saltctl("doctor", "--only", cause) if cause else again)
     detail = f"a defect of saltctl's own, which says nothing about your servers: {type(exc).__name__}: {exc}"
     return fail(detail, again)
 
@@ -145,7 +147,7 @@ def _cause(check: Check, exc: Exception) -> str:
     return "" if cause == check.name else cause
 
 
-def cannot_begin(problem: ConfigurationError, checks: Sequence[Check] = CHECKS) -> Iterator[CheckResult]:
+def settings_error_results(problem: ConfigurationError, checks: Sequence[Check] = CHECKS) -> Iterator[CheckResult]:
     """The results where the settings cannot even be read."""
     for check in checks:
         if check.name == "settings":

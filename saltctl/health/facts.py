@@ -10,8 +10,8 @@ from typing import Any
 
 from saltctl.detection.stream_status import StreamStatus, look
 from saltctl.errors import ConfigurationError
-from saltctl.health.fix_commands import Paste
-from saltctl.health.parallel import Once
+from saltctl.health.fix_commands import FixCommands
+from saltctl.health.parallel import OnceCache
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
@@ -22,7 +22,7 @@ from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.inspection import RedisInspection, ServerLook, Survey
 
-PATIENCE = 2.0
+REQUEST_TIMEOUT_SECONDS = 2.0
 """Seconds that one request may take here, whatever the settings say: a doctor is asked when things are down."""
 STREAM_WINDOW = 0.3
 """Seconds between the two looks at the stream."""
@@ -33,7 +33,7 @@ class Facts:
 
     Args:
         settings: those in force.
-        paste: writes the fixes.
+        fix_commands: writes the fixes.
         config_file: where contexts come from.
         now: seconds since the epoch.
     """
@@ -41,53 +41,53 @@ class Facts:
     def __init__(
         self,
         settings: Settings,
-        paste: Paste | None = None,
+        fix_commands: FixCommands | None = None,
         *,
         config_file: Path | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
         self.config_file = config_file
-        self.paste = paste or Paste(settings)
+        self.fix_commands = fix_commands or FixCommands(settings)
         self.now = now
-        self._once = Once()
-        self._stores = Once()
-        self.hurried = replace(
+        self._once = OnceCache()
+        self._stores = OnceCache()
+        self.probe_settings = replace(
             settings,
-            redis_timeout=min(settings.redis_timeout, PATIENCE),
-            aws_timeout=min(settings.aws_timeout, PATIENCE),
+            redis_timeout=min(settings.redis_timeout, REQUEST_TIMEOUT_SECONDS),
+            aws_timeout=min(settings.aws_timeout, REQUEST_TIMEOUT_SECONDS),
         )
 
-    def anew(self) -> Facts:
+    def refreshed(self) -> Facts:
         """The same servers over the same connections, and nothing known of them yet."""
-        fresh = Facts(self.settings, self.paste, config_file=self.config_file, now=self.now)
+        fresh = Facts(self.settings, self.fix_commands, config_file=self.config_file, now=self.now)
         fresh._stores = self._stores
         return fresh
 
     @property
     def state(self) -> ServiceState:
         """The notes that rebuilds and the service leave."""
-        return self._stores.get("state", lambda: ServiceState(self.hurried))
+        return self._stores.get("state", lambda: ServiceState(self.probe_settings))
 
     @property
     def redis(self) -> RedisInspection:
         """Questions to Redis."""
-        return self._stores.get("redis", lambda: RedisInspection(self.hurried, now=self.now))
+        return self._stores.get("redis", lambda: RedisInspection(self.probe_settings, now=self.now))
 
     @property
     def aws(self) -> AwsInspection:
         """Questions to DynamoDB."""
-        return self._stores.get("aws", lambda: AwsInspection(self.hurried, now=self.now))
+        return self._stores.get("aws", lambda: AwsInspection(self.probe_settings, now=self.now))
 
     @property
     def cloudwatch(self) -> Any:
         """The boto3 client of CloudWatch: one attempt a request."""
-        return self._stores.get("cloudwatch", lambda: create_client(self.hurried, "cloudwatch", attempts=1))
+        return self._stores.get("cloudwatch", lambda: create_client(self.probe_settings, "cloudwatch", attempts=1))
 
     @property
     def backup(self) -> BackupTable:
         """The backup table."""
-        return self._stores.get("backup", lambda: BackupTable(self.hurried, client=self.aws.client))
+        return self._stores.get("backup", lambda: BackupTable(self.probe_settings, client=self.aws.client))
 
     @property
     def servers(self) -> Sequence[ServerLook]:
@@ -100,20 +100,20 @@ class Facts:
         return self._once.get(f"config {primary}", lambda: self.redis.config(primary, *names))
 
     @property
-    def surveys(self) -> Sequence[Survey]:
+    def registry_counts(self) -> Sequence[Survey]:
         """What the registry holds on every primary."""
-        return self._once.get("surveys", self.redis.survey)
+        return self._once.get("registry_counts", self.redis.survey)
 
     @property
     def stream(self) -> StreamStatus:
         """The heat stream, looked at twice."""
-        stream = self._stores.get("heat", lambda: HeatStream(self.hurried))
+        stream = self._stores.get("heat", lambda: HeatStream(self.probe_settings))
         return self._once.get("stream", lambda: look(stream, STREAM_WINDOW))
 
     @property
     def dead_letters(self) -> int:
         """How many dead letters there are."""
-        letters = self._stores.get("letters", lambda: DeadLetters(self.hurried))
+        letters = self._stores.get("letters", lambda: DeadLetters(self.probe_settings))
         return self._once.get("dead_letters", letters.length)
 
     @property
@@ -135,4 +135,4 @@ class Facts:
     @property
     def messages(self) -> MessagesTable:
         """The messages table's store."""
-        return self._stores.get("messages", lambda: MessagesTable(self.hurried, client=self.aws.client))
+        return self._stores.get("messages", lambda: MessagesTable(self.probe_settings, client=self.aws.client))

@@ -51,7 +51,7 @@ def skip(detail: str) -> Finding:
     return Finding("skip", detail)
 
 
-def together(findings: Iterable[Finding]) -> Finding:
+def combine(findings: Iterable[Finding]) -> Finding:
     """Several findings of one check as one: the worst status, each detail once, and all fixes in one line.
 
     What is well goes unsaid beside what is not.

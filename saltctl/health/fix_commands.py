@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from saltctl.settings import Settings, has_password
 
 
-class Paste:
+class FixCommands:
     """Writes commands.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def ask_all(
+def call_in_parallel(
     questions: Mapping[str, Callable[[], T]], seconds: float, *, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[tuple[str, T | Exception]]:
     """The answer to each question as it comes, or the exception that it ended with.
@@ -44,7 +44,7 @@ def ask_all(
             yield name, TimeoutError(f"no answer within {seconds:g} s")
 
 
-class Once:
+class OnceCache:
     """Answers that several threads want: each is found out once, and an exception is an answer, too."""
 
     def __init__(self) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 from saltctl.detection.stream_status import is_alive
 from saltctl.errors import SaltctlError
 from saltctl.health.facts import Facts
-from saltctl.health.parallel import ask_all
+from saltctl.health.parallel import call_in_parallel
 from saltctl.registry.drift_sample import sample
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
 from saltctl.stores.heat.stream import GROUP
-from saltctl.throttling.analysis import last_minutes
+from saltctl.throttling.analysis import read_recent
 from saltctl.times import iso_utc
 
-PATIENCE = 5.0
+TIMEOUT_SECONDS = 5.0
 """Seconds after which a source that has not answered is taken for down."""
 SAMPLED_BUCKETS = 512
 """Buckets that the sample for drift looks into at most, so that the screen is there within a second."""
@@ -26,33 +26,33 @@ Panel = dict[str, Any]
 
 def registry(facts: Facts) -> Panel:
     """Verified or not, since when at least, and how many entries. ``since`` is null where nobody noted it."""
-    surveys = facts.surveys
+    primaries = facts.registry_counts
     replication_ids = {look.primary: str(look.info.get("master_replid", "")) for look in facts.servers}
     note = facts.state.verification()
-    verified = all(survey.verified for survey in surveys)
+    verified = all(counts.verified for counts in primaries)
     noted = note is not None and set(replication_ids.values()) <= set(note.replication_ids)
     return {
         "verified": verified,
         # Only a rebuild verifies, and the note is the latest one's: these primaries have been so since then.
         "since": iso_utc(note.at) if verified and noted and note is not None else None,
-        "entries": sum(survey.entries for survey in surveys),
+        "entries": sum(counts.entries for counts in primaries),
         "primaries": [
             {
-                "name": survey.primary,
-                "verified": survey.verified,
-                "entries": survey.entries,
-                "buckets": survey.buckets,
-                "fenced": survey.fenced,
+                "name": counts.primary,
+                "verified": counts.verified,
+                "entries": counts.entries,
+                "buckets": counts.buckets,
+                "fenced": counts.fenced,
             }
-            for survey in surveys
+            for counts in primaries
         ],
     }
 
 
 def drift(facts: Facts) -> Panel:
     """How many conversations of a sample were compared, and how many of them differ."""
-    entries = sum(survey.entries for survey in facts.surveys)
-    found = sample(facts.hurried, facts.backup, entries, random.Random(), most_buckets=SAMPLED_BUCKETS)
+    entries = sum(counts.entries for counts in facts.registry_counts)
+    found = sample(facts.probe_settings, facts.backup, entries, random.Random(), most_buckets=SAMPLED_BUCKETS)
     return {"checked": found.checked, "found": found.left, "damaged": found.damaged}
 
 
@@ -96,8 +96,8 @@ def raises(facts: Facts) -> Panel:
 def throttles(facts: Facts) -> Panel:
     """Events a minute of the messages table in the last 15; ``seen`` is false where CloudWatch has no data."""
     table = facts.settings.messages_table
-    store = CloudWatchMetrics(facts.hurried, client=facts.cloudwatch, dynamodb=facts.aws.client)
-    found = last_minutes(store, table, facts.now())
+    store = CloudWatchMetrics(facts.probe_settings, client=facts.cloudwatch, dynamodb=facts.aws.client)
+    found = read_recent(store, table, facts.now())
     return {
         "table": table,
         "total": found.total,
@@ -130,10 +130,10 @@ PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
 """Each panel with its keys, which are there, and null, where its source is down."""
 
 
-def look(facts: Facts, seconds: float = PATIENCE) -> dict[str, Any]:
+def read_status(facts: Facts, seconds: float = TIMEOUT_SECONDS) -> dict[str, Any]:
     """All panels, asked at once. Each has ``error``: null, or why it knows nothing."""
     questions = {name: _bound(panel, facts) for name, (panel, _) in PANELS.items()}
-    answers = dict(ask_all(questions, seconds))
+    answers = dict(call_in_parallel(questions, seconds))
     return {"at": iso_utc(facts.now())} | {name: _panel(name, answers[name]) for name in PANELS}
 
 

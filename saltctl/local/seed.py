@@ -19,7 +19,7 @@ from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.stream import Entry, HeatStream
 from saltctl.stores.redis.registry import RedisRegistry
-from saltctl.throttling.alarms import AlarmOptions, apply, plan
+from saltctl.throttling.alarms import AlarmOptions, apply_changes, plan_changes
 from saltctl.times import iso_utc
 
 QUIET = 300
@@ -142,4 +142,4 @@ def _put_throttle_metrics(settings: Settings, chance: random.Random, now: dateti
 def _put_alarms(settings: Settings) -> None:
     options = AlarmOptions(settings.messages_table, ("arn:aws:sns:us-east-1:123456789012:oncall",))
     store = CloudWatchMetrics(settings)
-    apply(store, plan(store, options))
+    apply_changes(store, plan_changes(store, options))

@@ -33,14 +33,14 @@ class AlarmOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class AlarmChange:
     """What is to be done about one alarm."""
 
     action: Action
     spec: AlarmSpec
 
 
-def prefix_of(table: str) -> str:
+def name_prefix(table: str) -> str:
     """How the names of a table's alarms begin; a very long name is cut, and kept apart by its checksum."""
     if len(table) > 160:
         table = f"{table[:150]}~{crc32(table.encode()):08x}"
@@ -65,7 +65,7 @@ def alarm_specs(options: AlarmOptions) -> list[AlarmSpec]:
     keys += [MetricKey("ThrottledRequests", options.table, operation=operation) for operation in OPERATIONS]
     return [
         AlarmSpec(
-            prefix_of(options.table) + "-".join(filter(None, (key.metric, key.operation))),
+            name_prefix(options.table) + "-".join(filter(None, (key.metric, key.operation))),
             key,
             options.threshold,
             PERIODS,
@@ -82,7 +82,7 @@ def _about(key: MetricKey) -> str:
     return f"Single partition keys of table {key.table} are throttled."
 
 
-def plan(store: MetricsStore, options: AlarmOptions) -> list[Change]:
+def plan_changes(store: MetricsStore, options: AlarmOptions) -> list[AlarmChange]:
     """What is to be done so that the alarms are as wished.
 
     Raises:
@@ -91,8 +91,8 @@ def plan(store: MetricsStore, options: AlarmOptions) -> list[Change]:
     """
     wanted = alarm_specs(options)
     store.describe(options.table)
-    held = {alarm.name: alarm for alarm in store.alarms(prefix_of(options.table))}
-    return [Change(_needed(spec, held.get(spec.name)), spec) for spec in wanted]
+    held = {alarm.name: alarm for alarm in store.alarms(name_prefix(options.table))}
+    return [AlarmChange(_needed(spec, held.get(spec.name)), spec) for spec in wanted]
 
 
 def _needed(spec: AlarmSpec, alarm: Alarm | None) -> Action:
@@ -112,16 +112,16 @@ def _needed(spec: AlarmSpec, alarm: Alarm | None) -> Action:
     return "unchanged" if same else "update"
 
 
-def apply(store: MetricsStore, changes: Sequence[Change]) -> None:
+def apply_changes(store: MetricsStore, changes: Sequence[AlarmChange]) -> None:
     """Do what is planned; safe to repeat."""
     for change in changes:
         if change.action in ("create", "update"):
             store.put_alarm(change.spec)
 
 
-def owned(store: MetricsStore, table: str) -> list[Alarm]:
+def owned_alarms(store: MetricsStore, table: str) -> list[Alarm]:
     """The table's alarms that are saltctl's own."""
-    return [alarm for alarm in store.alarms(prefix_of(table)) if alarm.owned]
+    return [alarm for alarm in store.alarms(name_prefix(table)) if alarm.owned]
 
 
 def as_record(alarm: Alarm | AlarmSpec, action: Action | None = None) -> dict[str, Any]:

@@ -56,7 +56,7 @@ SPIKE_PAST = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TimeRange:
     """A range of whole periods. Times are seconds since the epoch; ``end`` is excluded."""
 
     start: int
@@ -64,13 +64,13 @@ class Window:
     period_s: int
 
     @property
-    def look_back(self) -> int:
+    def baseline_start(self) -> int:
         """Where the recent past begins that spikes are measured against: about as much again, at most a day."""
         past = min(max(self.end - self.start, LOOK_BACK), DAY)
         return self.start - (past + self.period_s - 1) // self.period_s * self.period_s
 
 
-def window(since: float, until: float, period_s: int | None, now: float) -> Window:
+def time_range(since: float, until: float, period_s: int | None, now: float) -> TimeRange:
     """The range, widened to whole periods; without a period the finest that is kept and legible.
 
     Raises:
@@ -98,10 +98,10 @@ def window(since: float, until: float, period_s: int | None, now: float) -> Wind
             hint=f"saltctl throttle scan --period {finest}s",
         )
     start = int(since // period_s) * period_s
-    return Window(start, start + -int((start - until) // period_s) * period_s, period_s)
+    return TimeRange(start, start + -int((start - until) // period_s) * period_s, period_s)
 
 
-def wanted(table: str, indexes: Sequence[str]) -> list[MetricKey]:
+def metric_keys(table: str, indexes: Sequence[str]) -> list[MetricKey]:
     """Every metric that a verdict on a table is made of."""
     keys = [MetricKey(metric, table) for metric in TRAFFIC]
     keys += [MetricKey(metric, table, index) for index in (None, *indexes) for metric in (*TOTALS, *METRICS)]
@@ -131,7 +131,7 @@ class HotKey:
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceLook:
+class ServiceStatus:
     """What is known of the hot partition service; None where Redis does not say."""
 
     verdict: str | None
@@ -146,10 +146,10 @@ class ServiceLook:
 
 
 @dataclass(frozen=True, slots=True)
-class Throttling:
+class ThrottleAnalysis:
     """What the series of a range say. ``causes`` are events of table and indexes by cause."""
 
-    window: Window
+    window: TimeRange
     series: tuple[MetricSeries, ...]
     total: float
     causes: Mapping[str, float]
@@ -159,7 +159,7 @@ class Throttling:
     throttled: bool
     seen: bool
 
-    def per_period(self, cause: str | None = None) -> list[float]:
+    def events_per_period(self, cause: str | None = None) -> list[float]:
         """Events in each period of the range, of one cause or of all; a period without data counts as 0."""
         sums: dict[int, float] = {}
         totals: dict[int, float] = {}
@@ -176,11 +176,11 @@ class Throttling:
         return [max(sums.get(at, 0.0), totals.get(at, 0.0)) for at in steps]
 
 
-def analyse(series: Sequence[MetricSeries], over: Window, threshold: float) -> Throttling:
+def analyse(series: Sequence[MetricSeries], over: TimeRange, threshold: float) -> ThrottleAnalysis:
     """Add the series of a range and its recent past up by cause, and find spikes.
 
     Args:
-        series: from ``over.look_back`` to ``over.end``.
+        series: from ``over.baseline_start`` to ``over.end``.
         over: the range.
         threshold: events in one period from which on it counts as throttled.
     """
@@ -201,7 +201,7 @@ def analyse(series: Sequence[MetricSeries], over: Window, threshold: float) -> T
         found = _total(of_index)
         if found:
             index_events[index] = found
-    return Throttling(
+    return ThrottleAnalysis(
         over,
         inside,
         _total({key: value for key, value in sums.items() if key.index is None}) + sum(index_events.values()),
@@ -220,14 +220,14 @@ def _total(sums: Mapping[MetricKey, float]) -> float:
     return max(whole, sum(value for key, value in sums.items() if key.metric in METRICS))
 
 
-def _spikes(series: MetricSeries, over: Window, threshold: float) -> list[Spike]:
+def _spikes(series: MetricSeries, over: TimeRange, threshold: float) -> list[Spike]:
     held = dict(series.points)
     found = []
     for at, value in series.points:
         if at < over.start or value < threshold:
             continue
         # DynamoDB sends throttle metrics only while it throttles, so a missing period is a usual 0 here.
-        first = max(at - SPIKE_PAST * over.period_s, over.look_back)
+        first = max(at - SPIKE_PAST * over.period_s, over.baseline_start)
         usual = median([held.get(past, 0.0) for past in range(first, at, over.period_s)])
         if value > SPIKE_FACTOR * usual:
             found.append(Spike(series.key, at, value, usual))
@@ -235,7 +235,7 @@ def _spikes(series: MetricSeries, over: Window, threshold: float) -> list[Spike]
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Diagnosis:
     """One verdict, why, and what to type next."""
 
     verdict: Verdict
@@ -243,17 +243,17 @@ class Judgement:
     advice: tuple[str, ...]
 
 
-def judge(found: Throttling, service: ServiceLook, keys: Sequence[HotKey], table: str) -> Judgement:
+def diagnose(found: ThrottleAnalysis, service: ServiceStatus, keys: Sequence[HotKey], table: str) -> Diagnosis:
     """Join throttling with what the service does and how far conversations are salted."""
     if not found.seen:
-        return Judgement(
+        return Diagnosis(
             "no-data",
             ("CloudWatch has no metrics of this table in the range: that is no sign of health",),
             ("saltctl config show", "saltctl throttle scan --since 24h"),
         )
     if not found.throttled:
         few = f": {found.total:,.0f} events, below the threshold" if found.total else ""
-        return Judgement("quiet", (f"the table is used, and nothing was throttled{few}",), ())
+        return Diagnosis("quiet", (f"the table is used, and nothing was throttled{few}",), ())
     key_range = found.table_causes["key_range"]
     capacity = sum(found.table_causes[cause] for cause in ("provisioned", "account", "on_demand_max"))
     indexes = sum(found.index_events.values())
@@ -264,14 +264,14 @@ def judge(found: Throttling, service: ServiceLook, keys: Sequence[HotKey], table
     if key_range >= max(capacity, indexes) and key_range:
         why, first = _of_key_range(key_range, service, keys)
         verdict: Verdict = "hot-partition-service-down" if service.silent else "hot-partition"
-        return Judgement(verdict, (*why, *reasons, *more), (*first, *advice, *then))
+        return Diagnosis(verdict, (*why, *reasons, *more), (*first, *advice, *then))
     small, last = _of_key_range(key_range, service, keys) if key_range else ([], [])
     if indexes > capacity:
-        return Judgement("index", (*more, *reasons, *small), (*then, *advice, *last))
-    return Judgement("capacity", (*reasons, *more, *small), (*advice, *then, *last))
+        return Diagnosis("index", (*more, *reasons, *small), (*then, *advice, *last))
+    return Diagnosis("capacity", (*reasons, *more, *small), (*advice, *then, *last))
 
 
-def _of_key_range(events: float, service: ServiceLook, keys: Sequence[HotKey]) -> tuple[list[str], list[str]]:
+def _of_key_range(events: float, service: ServiceStatus, keys: Sequence[HotKey]) -> tuple[list[str], list[str]]:
     reasons = [f"{events:,.0f} events: single partition keys are at their limit"]
     advice = []
     if service.silent:
@@ -303,7 +303,7 @@ def _quoted(text: str) -> str:
     return shlex.quote(text)
 
 
-def _of_capacity(found: Throttling, table: str) -> tuple[list[str], list[str]]:
+def _of_capacity(found: ThrottleAnalysis, table: str) -> tuple[list[str], list[str]]:
     about = {
         "provisioned": "the provisioned capacity is used up",
         "account": "the account's limit for tables is reached",
@@ -318,13 +318,13 @@ def _of_capacity(found: Throttling, table: str) -> tuple[list[str], list[str]]:
     return reasons, [f"aws dynamodb describe-table --table-name {_quoted(table)}", "aws dynamodb describe-limits"]
 
 
-def _of_indexes(found: Throttling, table: str) -> tuple[list[str], list[str]]:
+def _of_indexes(found: ThrottleAnalysis, table: str) -> tuple[list[str], list[str]]:
     reasons = [f"{events:,.0f} events: index {name!r} is throttled" for name, events in found.index_events.items()]
     reasons.append("do not raise N for this: an index has partition keys of its own")
     return reasons, [f"aws dynamodb describe-table --table-name {_quoted(table)}"]
 
 
-def roll_up(insights: Contributors) -> list[tuple[str, str, float, int]]:
+def group_by_conversation(insights: Contributors) -> list[tuple[str, str, float, int]]:
     """(conversation, its most throttled partition key, events, partition keys) of salted keys, most events first."""
     from saltctl.salting import split_partition_key
 
@@ -336,7 +336,7 @@ def roll_up(insights: Contributors) -> list[tuple[str, str, float, int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Recent:
+class RecentThrottling:
     """The last minutes of a table: ``per_minute`` events, oldest first, and a verdict without the service."""
 
     throttled: bool
@@ -346,13 +346,13 @@ class Recent:
     seen: bool
 
 
-def last_minutes(store: MetricsStore, table: str, now: float, minutes: int = 15) -> Recent:
+def read_recent(store: MetricsStore, table: str, now: float, minutes: int = 15) -> RecentThrottling:
     """The throttling of a table and its indexes in the last minutes. ``seen`` is False where there is no data at all.
 
     Raises:
         ConfigurationError: there is no such table. AccessDeniedError, AwsUnavailableError: it cannot be told.
     """
-    over = window(now - 60 * minutes, now, 60, now)
-    series = store.read(wanted(table, store.describe(table).indexes), over.look_back, over.end, over.period_s)
+    over = time_range(now - 60 * minutes, now, 60, now)
+    series = store.read(metric_keys(table, store.describe(table).indexes), over.baseline_start, over.end, over.period_s)
     found = analyse(series, over, 1.0)
-    return Recent(found.throttled, found.total, found.causes, tuple(found.per_period()), found.seen)
+    return RecentThrottling(found.throttled, found.total, found.causes, tuple(found.events_per_period()), found.seen)

@@ -10,15 +10,15 @@ from saltctl.errors import ConfigurationError, SaltctlError
 from saltctl.stores.contracts import Contributors, MetricsStore
 from saltctl.throttling.analysis import (
     CAUSES,
+    Diagnosis,
     HotKey,
-    Judgement,
-    ServiceLook,
-    Throttling,
-    Window,
+    ServiceStatus,
+    ThrottleAnalysis,
+    TimeRange,
     analyse,
-    judge,
-    roll_up,
-    wanted,
+    diagnose,
+    group_by_conversation,
+    metric_keys,
 )
 from saltctl.times import iso_utc
 
@@ -32,7 +32,7 @@ class ScanOptions:
     """What is scanned; ``threshold`` is events in one period from which on it counts as throttled."""
 
     table: str
-    window: Window
+    window: TimeRange
     threshold: float = 1.0
 
 
@@ -41,11 +41,11 @@ class Scan:
     """What a scan found. ``failure`` is why CloudWatch could not be read; then ``found`` is None."""
 
     options: ScanOptions
-    found: Throttling | None
+    found: ThrottleAnalysis | None
     keys: tuple[HotKey, ...]
     insights: Contributors
-    service: ServiceLook
-    judgement: Judgement
+    service: ServiceStatus
+    diagnosis: Diagnosis
     notes: tuple[str, ...]
     failure: SaltctlError | None
 
@@ -53,7 +53,7 @@ class Scan:
 MaxN = Callable[[Sequence[str]], Mapping[str, int | None]]
 
 
-def scan(store: MetricsStore, options: ScanOptions, service: Callable[[], ServiceLook], max_n: MaxN) -> Scan:
+def scan(store: MetricsStore, options: ScanOptions, service: Callable[[], ServiceStatus], max_n: MaxN) -> Scan:
     """Look at everything that can be looked at; what cannot becomes a note, a reason or the failure.
 
     Args:
@@ -70,7 +70,7 @@ def scan(store: MetricsStore, options: ScanOptions, service: Callable[[], Servic
     state = service()
     try:
         indexes = _indexes(store, options.table, notes)
-        series = store.read(wanted(options.table, indexes), over.look_back, over.end, over.period_s)
+        series = store.read(metric_keys(options.table, indexes), over.baseline_start, over.end, over.period_s)
     except ConfigurationError:
         raise
     except SaltctlError as exc:
@@ -80,7 +80,7 @@ def scan(store: MetricsStore, options: ScanOptions, service: Callable[[], Servic
     if found.throttled and (about := _about(insights, options.table)):
         notes.append(about)
     keys = _joined(insights, max_n)
-    return Scan(options, found, keys, insights, state, judge(found, state, keys, options.table), tuple(notes), None)
+    return Scan(options, found, keys, insights, state, diagnose(found, state, keys, options.table), tuple(notes), None)
 
 
 def _indexes(store: MetricsStore, table: str, notes: list[str]) -> tuple[str, ...]:
@@ -93,7 +93,7 @@ def _indexes(store: MetricsStore, table: str, notes: list[str]) -> tuple[str, ..
         return ()
 
 
-def _what_is_left(exc: SaltctlError, state: ServiceLook) -> Judgement:
+def _what_is_left(exc: SaltctlError, state: ServiceStatus) -> Diagnosis:
     reasons = [f"CloudWatch cannot be read, so nobody knows whether the table is throttled: {exc.message}"]
     advice = ["aws sts get-caller-identity", "saltctl service status"]
     if state.silent:
@@ -103,7 +103,7 @@ def _what_is_left(exc: SaltctlError, state: ServiceLook) -> Judgement:
         reasons.append(f"the service's state is unknown, too: {state.why}")
     else:
         reasons.append(f"the hot partition service is {state.verdict}, with {state.alive} instances alive")
-    return Judgement("no-data", tuple(reasons), tuple(advice))
+    return Diagnosis("no-data", tuple(reasons), tuple(advice))
 
 
 def _about(insights: Contributors, table: str) -> str:
@@ -119,7 +119,7 @@ def _about(insights: Contributors, table: str) -> str:
 
 
 def _joined(insights: Contributors, max_n: MaxN) -> tuple[HotKey, ...]:
-    rolled = roll_up(insights)
+    rolled = group_by_conversation(insights)
     known = max_n([conversation_id for conversation_id, *_ in rolled]) if rolled else {}
     return tuple(HotKey(c, key, events, parts, known.get(c)) for c, key, events, parts in rolled)
 
@@ -141,13 +141,13 @@ def as_record(scan: Scan) -> dict[str, Any]:
         "keys": [asdict(key) for key in scan.keys],
         "insights": scan.insights.status,
         "service": {"verdict": scan.service.verdict, "lag": scan.service.lag, "alive": scan.service.alive},
-        "verdict": scan.judgement.verdict,
-        "reasons": list(scan.judgement.reasons),
-        "advice": list(scan.judgement.advice),
+        "verdict": scan.diagnosis.verdict,
+        "reasons": list(scan.diagnosis.reasons),
+        "advice": list(scan.diagnosis.advice),
     }
 
 
-def _series_records(found: Throttling) -> list[dict[str, Any]]:
+def _series_records(found: ThrottleAnalysis) -> list[dict[str, Any]]:
     records = []
     for one in found.series:
         if not one.points:
@@ -167,7 +167,7 @@ def _series_records(found: Throttling) -> list[dict[str, Any]]:
     return records
 
 
-def _spike_records(found: Throttling) -> list[dict[str, Any]]:
+def _spike_records(found: ThrottleAnalysis) -> list[dict[str, Any]]:
     return [
         {
             "metric": spike.key.metric,

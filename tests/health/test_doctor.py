@@ -24,10 +24,10 @@ from saltctl.health.checks.redis import (
     tls,
     version,
 )
-from saltctl.health.doctor import CHECKS, Check, choose, examine
+from saltctl.health.doctor import CHECKS, Check, run_checks, select_checks
 from saltctl.health.facts import Facts
-from saltctl.health.findings import CheckResult, Finding, fail, ok, skip, together, warn
-from saltctl.health.fix_commands import Paste
+from saltctl.health.findings import CheckResult, Finding, combine, fail, ok, skip, warn
+from saltctl.health.fix_commands import FixCommands
 from saltctl.settings import Settings
 from saltctl.stores.redis.inspection import ServerLook
 
@@ -123,10 +123,10 @@ def test_clocks(skew: float, status: str) -> None:
 
 def test_findings_of_several_primaries_make_one() -> None:
     """The worst counts and is told, with every fix once; what is well goes unsaid beside it."""
-    found = together([ok("fine", a=1), warn("so so", "x"), fail("bad", "y"), fail("worse", "y"), skip("unknown")])
+    found = combine([ok("fine", a=1), warn("so so", "x"), fail("bad", "y"), fail("worse", "y"), skip("unknown")])
     assert (found.status, found.detail, found.fix) == ("fail", "so so; bad; worse", "x && y")
     assert found.measures == {"a": 1}
-    assert together([]).status == "skip"
+    assert combine([]).status == "skip"
 
 
 def test_no_check_takes_the_others_down() -> None:
@@ -159,7 +159,7 @@ def test_no_check_takes_the_others_down() -> None:
         Check("fine", lambda _: ok("fine")),
     ]
     try:
-        found = {result.name: result for result in examine(FakeFacts({}), checks, seconds=1.0)}
+        found = {result.name: result for result in run_checks(FakeFacts({}), checks, timeout=1.0)}
     finally:
         forever.set()
     assert list(found) == [check.name for check in checks]
@@ -179,11 +179,11 @@ def test_no_check_takes_the_others_down() -> None:
 
 def test_names_and_groups_choose_checks() -> None:
     """A name is one check, its first word all of its kind; what is unknown is a usage error with near matches."""
-    assert [check.name for check in choose(["lease"])] == ["lease"]
-    assert {check.name.split("-")[0] for check in choose(["backup", "drift"])} == {"backup", "drift"}
-    assert choose([]) == list(CHECKS)
+    assert [check.name for check in select_checks(["lease"])] == ["lease"]
+    assert {check.name.split("-")[0] for check in select_checks(["backup", "drift"])} == {"backup", "drift"}
+    assert select_checks([]) == list(CHECKS)
     with pytest.raises(UsageError) as caught:
-        choose(["redis-evction"])
+        select_checks(["redis-evction"])
     assert "redis-eviction" in caught.value.hint
 
 
@@ -249,7 +249,7 @@ def test_a_broken_command_is_the_same_command(width: int) -> None:
 )
 def test_no_secret_is_in_a_fix(settings: Settings, begins: str) -> None:
     """redis-cli is told where the password is, or asks for it."""
-    command = Paste(settings).redis("h:1", "GET", "x")
+    command = FixCommands(settings).redis("h:1", "GET", "x")
     assert command.startswith(begins)
     assert "s3cret" not in command
 
@@ -257,9 +257,9 @@ def test_no_secret_is_in_a_fix(settings: Settings, begins: str) -> None:
 def test_fixes_lead_to_the_same_place() -> None:
     """The root's options, and what a context says about AWS, are in the command; the environment stays."""
     settings = Settings(aws_region="r", aws_profile="p", origins={"aws_profile": "environment AWS_PROFILE"})
-    paste = Paste(settings, ["--context", "a b"])
-    assert paste.saltctl("rebuild") == "saltctl --context 'a b' rebuild"
-    assert paste.aws("sts", "get-caller-identity") == "aws sts get-caller-identity --region r"
+    commands = FixCommands(settings, ["--context", "a b"])
+    assert commands.saltctl("rebuild") == "saltctl --context 'a b' rebuild"
+    assert commands.aws("sts", "get-caller-identity") == "aws sts get-caller-identity --region r"
 
 
 def test_permissions_that_nobody_may_ask_for_are_skipped() -> None:

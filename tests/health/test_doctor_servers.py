@@ -75,7 +75,7 @@ def variables(environment: LocalEnvironment, tmp_path: Path) -> dict[str, str]:
 
 
 def shell(command: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Paste a command into a shell."""
+    """FixCommands a command into a shell."""
     return subprocess.run(["/bin/sh", "-c", command], env=variables, capture_output=True, text=True, check=False)
 
 

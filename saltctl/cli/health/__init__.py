@@ -1,1 +1,1 @@
-"""Commands that judge the state of the system: `status` and `doctor`."""
+"""Commands that diagnose the state of the system: `status` and `doctor`."""

@@ -72,18 +72,20 @@ def doctor(
 
 
 def _examine(session: Session, only: list[str]) -> list[CheckResult]:
-    from saltctl.health.doctor import cannot_begin, choose, examine
+    from saltctl.health.doctor import run_checks, select_checks, settings_error_results
     from saltctl.health.facts import Facts
-    from saltctl.health.fix_commands import Paste
+    from saltctl.health.fix_commands import FixCommands
     from saltctl.settings import config_path
 
-    checks = choose(only)
+    checks = select_checks(only)
     try:
         settings = session.settings
     except ConfigurationError as exc:
-        return list(cannot_begin(exc, checks))
-    facts = Facts(settings, Paste(settings, session.root_words), config_file=config_path(os.environ, session.config))
-    return list(examine(facts, checks))
+        return list(settings_error_results(exc, checks))
+    facts = Facts(
+        settings, FixCommands(settings, session.root_words), config_file=config_path(os.environ, session.config)
+    )
+    return list(run_checks(facts, checks))
 
 
 def _print(results: list[CheckResult], output: OutputFormat | None) -> None:

@@ -43,7 +43,7 @@ def status(
       saltctl status -o json
     """
     from saltctl.health.facts import Facts
-    from saltctl.health.status import look
+    from saltctl.health.status import read_status
 
     chosen = resolve_format(output)
     settings = session_of(context).settings
@@ -52,7 +52,7 @@ def status(
     if watch:
         _watch(facts, max(watch, SHORTEST), chosen)
         return
-    record = look(facts)
+    record = read_status(facts)
     emit(record, output, columns=COLUMNS, human_view=lambda screen: screen.print(_drawn(record)))
 
 
@@ -63,11 +63,11 @@ def _drawn(record: dict[str, Any]) -> Any:
 
 
 def _watch(facts: Facts, seconds: float, chosen: OutputFormat) -> None:
-    from saltctl.health.status import look
+    from saltctl.health.status import read_status
 
     if chosen is OutputFormat.jsonl:
         while True:
-            write_json_line(look(facts.anew()))
+            write_json_line(read_status(facts.refreshed()))
             sys.stdout.flush()
             time.sleep(seconds)
     if chosen is not OutputFormat.table or not sys.stdout.isatty():
@@ -77,7 +77,7 @@ def _watch(facts: Facts, seconds: float, chosen: OutputFormat) -> None:
     with _keys() as pressed, Live(console=console(), screen=True, auto_refresh=False) as live:
         try:
             while True:
-                live.update(_drawn(look(facts.anew())), refresh=True)
+                live.update(_drawn(read_status(facts.refreshed())), refresh=True)
                 if pressed(seconds) == "q":
                     return
         except KeyboardInterrupt:

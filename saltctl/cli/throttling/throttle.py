@@ -27,7 +27,7 @@ from saltctl.times import parse_iso
 
 if TYPE_CHECKING:
     from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
-    from saltctl.throttling.analysis import ServiceLook
+    from saltctl.throttling.analysis import ServiceStatus
 
 group = typer.Typer(help="Is it throttled, why, and what now: CloudWatch's metrics and alarms.", no_args_is_help=True)
 alarms_group = typer.Typer(help="CloudWatch alarms on throttling, which page people.", no_args_is_help=True)
@@ -93,7 +93,7 @@ def scan(
     """
     from saltctl.cli.throttling.view import draw
     from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
-    from saltctl.throttling.analysis import window
+    from saltctl.throttling.analysis import time_range
     from saltctl.throttling.scan import ScanOptions, as_record
     from saltctl.throttling.scan import scan as look_at
 
@@ -101,7 +101,7 @@ def scan(
     now = time.time()
     if period % 1:
         raise UsageError(f"a period of {period:g} s is no multiple of a minute", hint="write 1m, 5m, 15m or 1h")
-    over = window(
+    over = time_range(
         parse_time(since, now, "--since"),
         now if until is None else parse_time(until, now, "--until"),
         int(period) or None,
@@ -136,10 +136,10 @@ def parse_time(text: str, now: float, option: str) -> float:
         ) from None
 
 
-def _service(session: Session) -> ServiceLook:
+def _service(session: Session) -> ServiceStatus:
     from saltctl.detection.stream_status import is_alive, look
     from saltctl.stores.heat.stream import HeatStream
-    from saltctl.throttling.analysis import ServiceLook
+    from saltctl.throttling.analysis import ServiceStatus
     from saltctl.throttling.scan import SERVICE_WINDOW
 
     try:
@@ -150,11 +150,11 @@ def _service(session: Session) -> ServiceLook:
         finally:
             stream.close()
     except SaltctlError as exc:
-        return ServiceLook(None, None, None, exc.message)
+        return ServiceStatus(None, None, None, exc.message)
     found = None if seen.info is None else seen.info.group(stream.group)
     if found is None:
-        return ServiceLook(seen.verdict, None, 0, "there is no heat stream, or nobody ever read it")
-    return ServiceLook(seen.verdict, found.lag, sum(is_alive(c.idle_s) for c in found.consumers))
+        return ServiceStatus(seen.verdict, None, 0, "there is no heat stream, or nobody ever read it")
+    return ServiceStatus(seen.verdict, found.lag, sum(is_alive(c.idle_s) for c in found.consumers))
 
 
 def _max_n(session: Session, conversation_ids: Sequence[str]) -> Mapping[str, int | None]:
@@ -209,13 +209,13 @@ def create(
       saltctl throttle alarms create --sns arn:aws:sns:us-east-1:111122223333:oncall --dry-run
       saltctl throttle alarms create --sns arn:aws:sns:us-east-1:111122223333:oncall
     """
-    from saltctl.throttling.alarms import AlarmOptions, apply, as_record, plan
+    from saltctl.throttling.alarms import AlarmOptions, apply_changes, as_record, plan_changes
 
     session, store, name = _open(context, table)
-    changes = plan(store, AlarmOptions(name, tuple(sns or ()), threshold))
+    changes = plan_changes(store, AlarmOptions(name, tuple(sns or ()), threshold))
     if not dry_run:
         session.consent("Create alarms?", yes=True, confirm=confirm, irreversible=False)
-        apply(store, changes)
+        apply_changes(store, changes)
     _emit_alarms([as_record(change.spec, change.action) for change in changes], output, "no alarms")
 
 
@@ -228,10 +228,10 @@ def list_alarms(context: typer.Context, table: TableOption = None, output: Outpu
       saltctl throttle alarms list
       saltctl throttle alarms list -o json
     """
-    from saltctl.throttling.alarms import as_record, owned
+    from saltctl.throttling.alarms import as_record, owned_alarms
 
     _, store, name = _open(context, table)
-    _emit_alarms([as_record(alarm) for alarm in owned(store, name)], output, "no alarms of saltctl's")
+    _emit_alarms([as_record(alarm) for alarm in owned_alarms(store, name)], output, "no alarms of saltctl's")
 
 
 @alarms_group.command("remove")
@@ -250,10 +250,10 @@ def remove(
       saltctl throttle alarms remove --dry-run
       saltctl throttle alarms remove --yes
     """
-    from saltctl.throttling.alarms import as_record, owned
+    from saltctl.throttling.alarms import as_record, owned_alarms
 
     session, store, name = _open(context, table)
-    alarms = owned(store, name)
+    alarms = owned_alarms(store, name)
     if alarms and not dry_run:
         session.consent(f"Remove {len(alarms)} alarms of {name}?", yes=yes, confirm=confirm, irreversible=True)
         store.delete_alarms([alarm.name for alarm in alarms])

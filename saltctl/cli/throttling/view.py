@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from saltctl.cli.output import Column, human, table_of
 from saltctl.cli.text import clean
-from saltctl.throttling.analysis import CAUSES, DAY, METRICS, Throttling, Window
+from saltctl.throttling.analysis import CAUSES, DAY, METRICS, ThrottleAnalysis, TimeRange
 from saltctl.throttling.scan import Scan, as_record
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def draw(screen: Console, scan: Scan) -> None:
         f"  {clean(scan.options.table)}, {_moment(over, over.start)} to {_moment(over, over.end)} UTC", "default"
     )
     screen.print(head)
-    for reason in scan.judgement.reasons:
+    for reason in scan.diagnosis.reasons:
         _point(screen, "·", reason)
     if found is not None and found.throttled:
         for title, values in _charts(found):
@@ -61,10 +61,10 @@ def draw(screen: Console, scan: Scan) -> None:
     lag = human(service.lag)
     screen.print()
     screen.print(f"service: {human(service.verdict)}, {human(service.alive)} alive, lag {lag}", soft_wrap=True)
-    if scan.judgement.advice:
+    if scan.diagnosis.advice:
         screen.print()
         screen.print(Text("next:", style="bold"))
-        for command in scan.judgement.advice:
+        for command in scan.diagnosis.advice:
             # Not wrapped: a command has to survive being copied.
             screen.print(Text(f"  {clean(command)}"), soft_wrap=True)
 
@@ -80,17 +80,17 @@ def _point(screen: Console, bullet: str, text: str) -> None:
     screen.print(grid)
 
 
-def _moment(over: Window, at: int) -> str:
+def _moment(over: TimeRange, at: int) -> str:
     form = "%H:%M" if over.end - over.start <= DAY else "%m-%d %H:%M"
     return datetime.fromtimestamp(at, UTC).strftime(form)
 
 
-def _charts(found: Throttling) -> list[tuple[str, list[float]]]:
-    charts = [(cause.replace("_", " "), found.per_period(cause)) for cause in CAUSES if found.causes[cause]]
-    return charts or [("throttle events, cause unknown", found.per_period())]
+def _charts(found: ThrottleAnalysis) -> list[tuple[str, list[float]]]:
+    charts = [(cause.replace("_", " "), found.events_per_period(cause)) for cause in CAUSES if found.causes[cause]]
+    return charts or [("throttle events, cause unknown", found.events_per_period())]
 
 
-def _chart(screen: Console, title: str, values: Sequence[float], over: Window) -> None:
+def _chart(screen: Console, title: str, values: Sequence[float], over: TimeRange) -> None:
     from rich.text import Text
 
     width = min(screen.width, 120) - _MARGIN
@@ -136,7 +136,7 @@ def rows(bars: Sequence[float]) -> list[list[str]]:
     return [[BLOCKS[min(max(full - row * 8, 0), 8)] for full in eighths] for row in reversed(range(HEIGHT))]
 
 
-def _spikes(screen: Console, found: Throttling) -> None:
+def _spikes(screen: Console, found: ThrottleAnalysis) -> None:
     if not found.spikes:
         screen.print("no spikes: as high as it was before")
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saltctl.health.facts import Facts
-from saltctl.health.findings import Finding, fail, ok, skip, together, warn
+from saltctl.health.findings import Finding, combine, fail, ok, skip, warn
 from saltctl.settings import has_password
 from saltctl.stores.redis.inspection import APP_USER, SERVICE_USER
 from saltctl.stores.redis.scripts import script_sha
@@ -18,7 +18,7 @@ from saltctl.stores.redis.scripts import script_sha
 
 def settings(facts: Facts) -> Finding:
     """The settings make sense, it is known where each comes from, and no file tells its secrets."""
-    return together(_settings(facts))
+    return combine(_settings(facts))
 
 
 def _settings(facts: Facts) -> Iterable[Finding]:
@@ -28,7 +28,9 @@ def _settings(facts: Facts) -> Iterable[Finding]:
     context = f"context {chosen.context}" if chosen.context else "no context"
     yield ok(f"{context}; {told or 'nothing set'}, {origins['default']} by default")
     if not chosen.redis_url:
-        yield fail("redis_url is not set", facts.paste.set_variable("SALTCTL_REDIS_URL", "redis://127.0.0.1:6379/0"))
+        yield fail(
+            "redis_url is not set", facts.fix_commands.set_variable("SALTCTL_REDIS_URL", "redis://127.0.0.1:6379/0")
+        )
     secrets = []
     if chosen.redis_password_file is not None:
         secrets.append(chosen.redis_password_file)
@@ -66,7 +68,7 @@ def redis_permissions(facts: Facts) -> Finding:
         findings += [_needs(facts, server.primary, SERVICE_USER)] if user != SERVICE_USER else []
         findings.append(_needs(facts, server.primary, APP_USER))
         findings.append(_excess(facts, server.primary))
-    return together(findings)
+    return combine(findings)
 
 
 def _needs(facts: Facts, primary: str, user: str) -> Finding:
@@ -78,7 +80,7 @@ def _needs(facts: Facts, primary: str, user: str) -> Finding:
     if not missing:
         return ok(f"{user} may do what it has to")
     prefix = facts.settings.key_prefix
-    fix = facts.paste.redis(primary, "ACL", "SETUSER", user, *missing, f"~{prefix}:r:*", *_keys(prefix, user))
+    fix = facts.fix_commands.redis(primary, "ACL", "SETUSER", user, *missing, f"~{prefix}:r:*", *_keys(prefix, user))
     return fail(f"{user} may not {' '.join(missing)} on {primary}", fix)
 
 
@@ -96,7 +98,7 @@ def _excess(facts: Facts, primary: str) -> Finding:
     found = [word for word, permitted in zip(forbidden, allowed, strict=True) if permitted]
     if not found:
         return ok(f"{APP_USER} can neither verify nor flush")
-    fix = facts.paste.redis(primary, "ACL", "SETUSER", APP_USER, *(f"-{word}" for word in found))
+    fix = facts.fix_commands.redis(primary, "ACL", "SETUSER", APP_USER, *(f"-{word}" for word in found))
     return warn(f"{APP_USER} may {', '.join(found)} on {primary}: an application server could verify or flush it", fix)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from saltctl.errors import AccessDeniedError, ConfigurationError, SaltctlError, UnavailableError
 from saltctl.health.checks.redis import skewed
 from saltctl.health.facts import Facts
-from saltctl.health.findings import Finding, fail, ok, skip, together, warn
+from saltctl.health.findings import Finding, combine, fail, ok, skip, warn
 from saltctl.local.environment import is_loopback
 from saltctl.rebuild.lease import LEASE_EXPIRY
 
@@ -19,14 +19,14 @@ def backup_table(facts: Facts) -> Finding:
     try:
         table = facts.backup_table
     except SaltctlError as exc:
-        return fail(exc.message, _way_out(facts, exc, facts.paste.saltctl("setup")))
+        return fail(exc.message, _way_out(facts, exc, facts.fix_commands.saltctl("setup")))
     if table.get("TableStatus") not in ("ACTIVE", "UPDATING"):
         detail = f"table {name!r} is {table.get('TableStatus')}"
-        return fail(detail, facts.paste.aws("dynamodb", "wait", "table-exists", "--table-name", name))
+        return fail(detail, facts.fix_commands.aws("dynamodb", "wait", "table-exists", "--table-name", name))
     try:
         facts.backup.check_table()
     except ConfigurationError as exc:
-        return fail(exc.message, facts.paste.saltctl("config", "show"))
+        return fail(exc.message, facts.fix_commands.saltctl("config", "show"))
     return ok(f"{name}, {int(table.get('ItemCount', 0)):,} items some hours ago")
 
 
@@ -35,8 +35,8 @@ def _way_out(facts: Facts, exc: SaltctlError, missing: str) -> str:
     if isinstance(exc, ConfigurationError) and exc.message.startswith("there is no DynamoDB table"):
         return missing
     if isinstance(exc, AccessDeniedError):
-        return facts.paste.aws("sts", "get-caller-identity")
-    return facts.paste.saltctl("config", "show")
+        return facts.fix_commands.aws("sts", "get-caller-identity")
+    return facts.fix_commands.saltctl("config", "show")
 
 
 def backup_recovery(facts: Facts) -> Finding:
@@ -47,7 +47,7 @@ def backup_recovery(facts: Facts) -> Finding:
         return ok("point-in-time recovery is on")
     return warn(
         f"table {name!r} cannot be restored to a point in time: point-in-time recovery is off",
-        facts.paste.aws(
+        facts.fix_commands.aws(
             *("dynamodb", "update-continuous-backups", "--table-name", name),
             *("--point-in-time-recovery-specification", "PointInTimeRecoveryEnabled=true"),
         ),
@@ -61,7 +61,7 @@ def backup_protection(facts: Facts) -> Finding:
         return ok("deletion protection is on")
     return warn(
         f"table {name!r} can be deleted by mistake: its deletion protection is off",
-        facts.paste.aws("dynamodb", "update-table", "--table-name", name, "--deletion-protection-enabled"),
+        facts.fix_commands.aws("dynamodb", "update-table", "--table-name", name, "--deletion-protection-enabled"),
     )
 
 
@@ -75,7 +75,7 @@ def backup_billing(facts: Facts) -> Finding:
     return warn(
         f"table {name!r} has a provisioned capacity of {capacity.get('ReadCapacityUnits', 0):,} RCU and "
         f"{capacity.get('WriteCapacityUnits', 0):,} WCU: when Redis is down every lookup reads it",
-        facts.paste.aws("dynamodb", "update-table", "--table-name", name, "--billing-mode", "PAY_PER_REQUEST"),
+        facts.fix_commands.aws("dynamodb", "update-table", "--table-name", name, "--billing-mode", "PAY_PER_REQUEST"),
     )
 
 
@@ -93,7 +93,7 @@ def backup_replication(facts: Facts) -> Finding:
     return fail(
         f"table {name!r} is a global table with eventual consistency ({', '.join(replicas)}): conditions see one "
         "Region only, so that max_n can go down and messages can vanish from histories",
-        facts.paste.aws("dynamodb", "update-table", "--table-name", name, "--replica-updates", json.dumps(drop)),
+        facts.fix_commands.aws("dynamodb", "update-table", "--table-name", name, "--replica-updates", json.dumps(drop)),
     )
 
 
@@ -106,8 +106,8 @@ def messages_table(facts: Facts) -> Finding:
         keys = facts.messages.keys
     except SaltctlError as exc:
         # Only where it can be for trying out; a real one has its own keys and its own people.
-        local = facts.paste.saltctl("setup", "--messages")
-        missing = local if is_loopback(endpoint) else facts.paste.aws("dynamodb", "list-tables")
+        local = facts.fix_commands.saltctl("setup", "--messages")
+        missing = local if is_loopback(endpoint) else facts.fix_commands.aws("dynamodb", "list-tables")
         return fail(exc.message, _way_out(facts, exc, missing))
     return ok(f"{name}, keys {keys.partition_key} (S) and {keys.sort_key} ({keys.sort_type})")
 
@@ -124,7 +124,7 @@ def lease(facts: Facts) -> Finding:
     return warn(
         f"{who} holds the lease and has not renewed it for {age:,.0f} s: its rebuild died, and what it verified is "
         "unknown",
-        facts.paste.saltctl("rebuild"),
+        facts.fix_commands.saltctl("rebuild"),
         lease_age_seconds=age,
     )
 
@@ -145,7 +145,7 @@ def permissions(facts: Facts) -> Finding:
         findings.append(_permissions(facts, settings.messages_table, facts.messages_table, backup=False))
     except (ConfigurationError, UnavailableError) as exc:
         findings.append(skip(exc.message))
-    return together(findings)
+    return combine(findings)
 
 
 def _permissions(facts: Facts, name: str, table: dict[str, Any], *, backup: bool) -> Finding:
@@ -153,5 +153,5 @@ def _permissions(facts: Facts, name: str, table: dict[str, Any], *, backup: bool
     denied = [action for action, permitted in allowed.items() if not permitted]
     if denied:
         detail = f"these credentials may not {', '.join(denied)} on table {name!r}"
-        return fail(detail, facts.paste.saltctl("service", "emit", "iam"))
+        return fail(detail, facts.fix_commands.saltctl("service", "emit", "iam"))
     return ok(f"{', '.join(allowed)} on {name}")

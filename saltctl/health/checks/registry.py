@@ -11,15 +11,15 @@ from saltctl.registry.drift_sample import sample
 
 def drift(facts: Facts) -> Finding:
     """Redis holds what the backup holds, as far as a sample shows."""
-    entries = sum(survey.entries for survey in facts.surveys)
-    found = sample(facts.hurried, facts.backup, entries, random.Random())
+    entries = sum(counts.entries for counts in facts.registry_counts)
+    found = sample(facts.probe_settings, facts.backup, entries, random.Random())
     measures = {"drift_checked": float(found.checked), "drift_found": float(found.left)}
     if found.left:
         first = found.drift[0]
         sides = f"Redis {first.redis_n or 'nothing'}, backup {first.backup_n or 'nothing'}"
         told = f"{found.left:,} of {found.checked:,} conversations differ, such as {first.conversation_id!r}: {sides}"
-        return fail(told, facts.paste.saltctl("verify", "--repair", "--yes"), **measures)
+        return fail(told, facts.fix_commands.saltctl("verify", "--repair", "--yes"), **measures)
     if found.damaged:
         told = f"{found.damaged:,} items of the backup cannot have been written by saltctl"
-        return warn(told, facts.paste.saltctl("verify"), **measures)
+        return warn(told, facts.fix_commands.saltctl("verify"), **measures)
     return ok(f"{found.checked:,} conversations compared, no difference", **measures)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from saltctl.detection.service import CLAIM_IDLE
 from saltctl.detection.stream_status import is_alive
 from saltctl.health.facts import Facts
-from saltctl.health.findings import Finding, fail, ok, skip, together, warn
+from saltctl.health.findings import Finding, combine, fail, ok, skip, warn
 from saltctl.stores.heat.stream import GROUP, GroupInfo
 
 
@@ -18,7 +18,7 @@ def group(facts: Facts) -> Finding:
     """The heat stream and its consumer group are there."""
     if _group(facts) is None:
         what = "no heat stream" if facts.stream.info is None else f"no consumer group {GROUP!r} on the heat stream"
-        return fail(f"there is {what}: heat reports go nowhere", facts.paste.saltctl("setup"))
+        return fail(f"there is {what}: heat reports go nowhere", facts.fix_commands.saltctl("setup"))
     return ok(f"group {GROUP} of {facts.stream.key}")
 
 
@@ -31,7 +31,7 @@ def consumers(facts: Facts) -> Finding:
     if not alive:
         return fail(
             "no instance of the service is alive: nobody raises what becomes hot",
-            facts.paste.saltctl("service", "run"),
+            facts.fix_commands.saltctl("service", "run"),
             service_instances=0,
         )
     abandoned = [c for c in found.consumers if c.pending and c.idle_s > CLAIM_IDLE and not is_alive(c.idle_s)]
@@ -39,7 +39,7 @@ def consumers(facts: Facts) -> Finding:
         names = ", ".join(f"{consumer.name} ({consumer.pending:,})" for consumer in abandoned[:5])
         return warn(
             f"instances that died still hold entries: {names}",
-            facts.paste.saltctl("stream", "replay"),
+            facts.fix_commands.saltctl("stream", "replay"),
             service_instances=len(alive),
         )
     return ok(f"{len(alive)} alive", service_instances=len(alive))
@@ -54,7 +54,7 @@ def lag(facts: Facts) -> Finding:
         return skip("Redis cannot say how much is unread")
     measures = {"stream_lag": float(found.lag), "stream_pending": float(found.pending)}
     detail = f"{found.lag:,} unread, {found.pending:,} pending"
-    replay = facts.paste.saltctl("stream", "replay")
+    replay = facts.fix_commands.saltctl("stream", "replay")
     findings = []
     verdict = facts.stream.verdict
     if verdict == "stalled" or (verdict == "stopped" and found.lag + found.pending):
@@ -65,8 +65,8 @@ def lag(facts: Facts) -> Finding:
         findings.append(ok(detail, **measures))
     if found.loss is not None:
         lost = f"{found.loss.entries:,} entries were trimmed before anybody had read them"
-        findings.append(warn(lost, facts.paste.saltctl("stream", "status")))
-    return together(findings)
+        findings.append(warn(lost, facts.fix_commands.saltctl("stream", "status")))
+    return combine(findings)
 
 
 def dead_letters(facts: Facts) -> Finding:
@@ -76,4 +76,4 @@ def dead_letters(facts: Facts) -> Finding:
         return ok("none", dead_letters=0)
     entries = "entry" if count == 1 else "entries"
     detail = f"{count:,} {entries} could not be handled; look at the reasons, then requeue or drop"
-    return warn(detail, facts.paste.saltctl("stream", "dead", "list"), dead_letters=count)
+    return warn(detail, facts.fix_commands.saltctl("stream", "dead", "list"), dead_letters=count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, fail, ok, skip
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
-from saltctl.throttling.analysis import last_minutes
+from saltctl.throttling.analysis import read_recent
 
 MINUTES = 15
 
@@ -14,7 +14,9 @@ def throttles(facts: Facts) -> Finding:
     """The messages table was not throttled in the last 15 minutes."""
     client = facts.cloudwatch
     table = facts.settings.messages_table
-    found = last_minutes(CloudWatchMetrics(facts.hurried, client=client, dynamodb=facts.aws.client), table, facts.now())
+    found = read_recent(
+        CloudWatchMetrics(facts.probe_settings, client=client, dynamodb=facts.aws.client), table, facts.now()
+    )
     if not found.seen:
         return skip(f"CloudWatch has no data of table {table} of the last {MINUTES} minutes, which is not health")
     if not found.throttled:
@@ -23,5 +25,5 @@ def throttles(facts: Facts) -> Finding:
     detail = (
         f"table {table} was throttled {found.total:,.0f} times in the last {MINUTES} minutes ({causes or 'no cause'})"
     )
-    fix = facts.paste.saltctl("throttle", "scan", "--since", f"{MINUTES}m")
+    fix = facts.fix_commands.saltctl("throttle", "scan", "--since", f"{MINUTES}m")
     return fail(detail, fix, throttle_events=found.total)

@@ -22,7 +22,7 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
-from saltctl.throttling.alarms import owned
+from saltctl.throttling.alarms import owned_alarms
 from tests.cli.commands import COMMANDS
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
@@ -75,7 +75,7 @@ def stub(seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     entry = BackupTable(seeded.settings).get("conv_hot_01")
     assert entry is not None
     assert (entry.max_n, entry.write_n) == (2, 2)
-    assert len(owned(CloudWatchMetrics(seeded.settings), seeded.settings.messages_table)) == 6
+    assert len(owned_alarms(CloudWatchMetrics(seeded.settings), seeded.settings.messages_table)) == 6
 
 
 def fails(saltctl: Runner, args: tuple[str, ...], code: int) -> str:

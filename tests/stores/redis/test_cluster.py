@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from saltctl.errors import ConfigurationError, RebuildBrokenError, RedisUnavailableError, UnverifiedError
-from saltctl.health.doctor import choose, examine
+from saltctl.health.doctor import run_checks, select_checks
 from saltctl.health.facts import Facts
 from saltctl.local.environment import LocalMoto
 from saltctl.rebuild.events import Progress
@@ -372,15 +372,17 @@ def test_sums_dead_letters_and_notes_have_slots_of_their_own(cluster: LocalClust
 def test_doctor_asks_every_primary(cluster: LocalCluster, settings: Settings, raised: Registry) -> None:
     """Every primary is looked at, its own buckets are counted, and one that forgot its script is found."""
     facts = Facts(settings)
-    assert [survey.verified for survey in facts.surveys] == [True] * 3
-    assert sum(survey.entries for survey in facts.surveys) == len(CONVERSATIONS) // 2
-    checks = choose(["redis-reachable", "redis-role", "redis-verified", "redis-min-replicas", "backup-layout", "drift"])
-    statuses = {result.name: result.status for result in examine(facts, checks)}
+    assert [counts.verified for counts in facts.registry_counts] == [True] * 3
+    assert sum(counts.entries for counts in facts.registry_counts) == len(CONVERSATIONS) // 2
+    checks = select_checks(
+        ["redis-reachable", "redis-role", "redis-verified", "redis-min-replicas", "backup-layout", "drift"]
+    )
+    statuses = {result.name: result.status for result in run_checks(facts, checks)}
     assert statuses.pop("redis-min-replicas") in ("ok", "warn")
     assert set(statuses.values()) == {"ok"}
-    forgetful = facts.surveys[1].primary
+    forgetful = facts.registry_counts[1].primary
     next(node for node in cluster.nodes if node.server.port == int(forgetful.rpartition(":")[2])).ask("SCRIPT", "FLUSH")
-    (found,) = examine(facts.anew(), choose(["redis-verified"]))
+    (found,) = run_checks(facts.refreshed(), select_checks(["redis-verified"]))
     assert (found.status, forgetful in found.detail) == ("fail", True)
 
 
