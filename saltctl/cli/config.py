@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from saltctl.cli.output import Column, emit
+from saltctl.cli.output import Column, print_result
 from saltctl.cli.session import OutputOption, session_of
 
 group = typer.Typer(help="Show the settings in force and where they come from.", no_args_is_help=True)
@@ -28,7 +28,7 @@ def show(context: typer.Context, output: OutputOption = None) -> None:
       saltctl config show
       saltctl config show -o json
     """
-    emit(session_of(context).settings.describe(), output, columns=SHOW_COLUMNS)
+    print_result(session_of(context).settings.describe(), output, columns=SHOW_COLUMNS)
 
 
 @group.command("path")
@@ -42,4 +42,4 @@ def path(context: typer.Context, output: OutputOption = None) -> None:
     from saltctl.settings import config_path
 
     found = config_path(os.environ, session_of(context).config)
-    emit({"path": str(found), "exists": found.exists()}, output, columns=PATH_COLUMNS)
+    print_result({"path": str(found), "exists": found.exists()}, output, columns=PATH_COLUMNS)

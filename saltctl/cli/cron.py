@@ -22,9 +22,9 @@ from typing import Annotated, Any
 
 import typer
 
-from saltctl.cli.main import Terminated
 from saltctl.cli.output import warn, write_json_line
 from saltctl.cli.session import Session
+from saltctl.cli.signals import Terminated
 from saltctl.errors import ConfigurationError, LeaseHeldError, SaltctlError
 from saltctl.times import iso_utc
 
@@ -67,7 +67,7 @@ class Job:
 
 
 @contextmanager
-def running(
+def track_job(
     name: str,
     session: Session,
     *,

@@ -14,7 +14,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TextIO
 
-from saltctl.cli.text import clean, clean_json, tsv_field
+from saltctl.cli.text import printable, printable_json, tsv_field
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -50,10 +50,10 @@ class Column:
 
     def cell(self, record: Record) -> str:
         """The value as people read it, safe to print."""
-        return clean(self.show(record)) if self.show else human(record.get(self.key))
+        return printable(self.show(record)) if self.show else format_value(record.get(self.key))
 
 
-def human(value: Any) -> str:
+def format_value(value: Any) -> str:
     """One plain value for people, safe to print."""
     if value is None:
         return UNKNOWN
@@ -64,11 +64,11 @@ def human(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, str):
-        return clean(value)
-    return clean(to_json(value))
+        return printable(value)
+    return printable(to_json(value))
 
 
-def emit(
+def print_result(
     data: Record | Sequence[Record],
     chosen: OutputFormat | None,
     *,
@@ -106,12 +106,12 @@ def emit(
 
 def write_json(data: Any) -> None:
     """One JSON document on stdout: never wrapped, coloured or rounded."""
-    sys.stdout.write(clean_json(to_json(data, indent=2)) + "\n")
+    sys.stdout.write(printable_json(to_json(data, indent=2)) + "\n")
 
 
 def write_json_line(record: Any, stream: TextIO | None = None) -> None:
     """One JSON line."""
-    (stream or sys.stdout).write(clean_json(to_json(record)) + "\n")
+    (stream or sys.stdout).write(printable_json(to_json(record)) + "\n")
 
 
 def to_json(value: Any, *, indent: int = 0, depth: int = 0) -> str:
@@ -229,7 +229,7 @@ def fields_and_tables(
 
 def note(text: str) -> None:
     """A line of narration on stderr."""
-    sys.stderr.write(clean(text, keep_newlines=True) + "\n")
+    sys.stderr.write(printable(text, keep_newlines=True) + "\n")
 
 
 def warn(text: str) -> None:

@@ -15,7 +15,7 @@ MAX_DAMAGED_NAMED = 20
 
 
 @contextmanager
-def ticker(
+def show_progress(
     first: str, clock: Callable[[], float] = time.monotonic, *, quiet: bool = False
 ) -> Iterator[tuple[Say, Say]]:
     """Two ways to tell people how a long job goes, on stderr.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saltctl.cli.output import OutputFormat, warn
-from saltctl.cli.text import clean, duration
+from saltctl.cli.text import parse_duration, printable
 from saltctl.errors import ConfirmationRequiredError, UsageError
 from saltctl.settings import Settings, has_password, load_settings
 
@@ -35,17 +35,17 @@ ConfirmOption = Annotated[
 ]
 
 
-def parse_duration(text: str | float) -> float:
+def duration_argument(text: str | float) -> float:
     """A duration for typer, which hands over defaults as they are; a usage error names what is accepted."""
     try:
-        return duration(text) if isinstance(text, str) else text
+        return parse_duration(text) if isinstance(text, str) else text
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from None
 
 
 def duration_option(name: str, about: str) -> Any:
     """A typer option that takes a duration."""
-    return typer.Option(name, metavar="DURATION", parser=parse_duration, help=about, show_default=False)
+    return typer.Option(name, metavar="DURATION", parser=duration_argument, help=about, show_default=False)
 
 
 TimeoutOption = Annotated[float, duration_option("--timeout", "Give up after this long, such as 15m.")]
@@ -76,7 +76,7 @@ class Session:
         return settings
 
     @property
-    def root_words(self) -> list[str]:
+    def root_options(self) -> list[str]:
         """The options that lead another saltctl to the same servers; the environment is taken to stay."""
         given = {"context": self.context, "config": self.config, **self.flags}
         return [
@@ -115,7 +115,7 @@ class Session:
 
         return History.over(self.settings, self.registry, MessagesTable(self.settings, client=self.backup.client))
 
-    def consent(self, question: str, *, yes: bool, confirm: str | None, irreversible: bool) -> None:
+    def require_consent(self, question: str, *, yes: bool, confirm: str | None, irreversible: bool) -> None:
         """Return if the change may be made: confirmed by option or at the terminal.
 
         Raises:
@@ -129,19 +129,20 @@ class Session:
             return
         if not _interactive():
             raise ConfirmationRequiredError(
-                f"{question} This cannot be undone, and nobody is here to ask", hint="add --yes, or see --dry-run first"
+                f"{question} This cannot be undone. Pass --yes to confirm (no terminal to ask on)",
+                hint="add --yes, or see --dry-run first",
             )
-        if _ask(f"{question} This cannot be undone. Go on? [y/N] ").lower() not in ("y", "yes"):
+        if _ask(f"{question} This cannot be undone. Continue? [y/N] ").lower() not in ("y", "yes"):
             raise ConfirmationRequiredError("not confirmed; nothing was changed", hint="")
 
-    def offer(self, question: str) -> bool:
+    def ask_default_yes(self, question: str) -> bool:
         """Whether to do what is on offer: asked at a terminal, where Return is yes; yes where nobody is there."""
         return not _interactive() or _ask(f"{question} [Y/n] ").lower() in ("", "y", "yes")
 
     def _consent_to_context(self, question: str, confirm: str | None) -> None:
         name = self.settings.context or ""
         if confirm is None and _interactive():
-            confirm = _ask(f"{question} Context {name} is protected. Type its name to go on: ")
+            confirm = _ask(f"{question} Context {name} is protected. Type its name to continue: ")
         if confirm != name:
             raise ConfirmationRequiredError(
                 f"context {name} is protected, and its name was not confirmed", hint=f"add --confirm {name}"
@@ -159,7 +160,7 @@ def _interactive() -> bool:
 
 
 def _ask(question: str) -> str:
-    sys.stderr.write(clean(question))
+    sys.stderr.write(printable(question))
     sys.stderr.flush()
     answer = sys.stdin.readline()
     return answer.strip()

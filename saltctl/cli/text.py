@@ -11,7 +11,7 @@ _UNSAFE_IN_JSON = re.compile("[^ -\\[\\]-~]")
 _PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]*:)\S*@")
 
 
-def clean(text: str, *, keep_newlines: bool = False) -> str:
+def printable(text: str, *, keep_newlines: bool = False) -> str:
     """The text with every character that is not printable replaced by its escape, such as ``\\x1b``.
 
     That covers control characters, bidirectional overrides, other format characters, odd spaces and lone
@@ -50,7 +50,7 @@ def without_passwords(text: str) -> str:
     return _PASSWORD_IN_URL.sub(r"\1***@", text)
 
 
-def clean_json(document: str) -> str:
+def printable_json(document: str) -> str:
     """A JSON document with every character that is not printable written as a JSON escape.
 
     What is printable stays as it is, so that people can read names in their own script.
@@ -67,11 +67,11 @@ def _json_escape(character: str) -> str:
 
 def tsv_field(value: str) -> str:
     """A value as one TSV field: no tab or newline, and no formula to a spreadsheet that opens it."""
-    text = clean(value.replace("\\", "\\\\"))
+    text = printable(value.replace("\\", "\\\\"))
     return "'" + text if text[:1] in ("=", "+", "-", "@") else text
 
 
-def ago(at: str, now: datetime | None = None) -> str:
+def format_age(at: str, now: datetime | None = None) -> str:
     """``3m ago`` for an ISO 8601 time; the text itself where it is none."""
     try:
         seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(at)).total_seconds()
@@ -85,7 +85,7 @@ def ago(at: str, now: datetime | None = None) -> str:
     return f"{int(seconds)}s ago"
 
 
-def duration(text: str) -> float:
+def parse_duration(text: str) -> float:
     """Seconds in ``90``, ``90s``, ``15m``, ``2h``, ``1d`` or ``500ms``; ValueError for anything else."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", text.strip())
     if match is None:

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from saltctl.cli.main import deadline
+from saltctl.cli.signals import deadline
 from saltctl.errors import DeadlineExceededError
 
 
@@ -48,8 +48,7 @@ def test_a_signal_that_strikes_a_finalizer_is_not_lost(signum: signal.Signals, c
     """Nor is the end that somebody asked for: a process that ignored it would have to be killed."""
     program = f"""
         import signal, sys, time
-        from saltctl.cli import app
-        from saltctl.cli import main as boundary
+        from saltctl.cli.main import main
         from tests.cli.test_main import Finalized
         class Command:
             def make_context(self, *_): return self
@@ -60,8 +59,7 @@ def test_a_signal_that_strikes_a_finalizer_is_not_lost(signum: signal.Signals, c
                 del found
                 while True:
                     time.sleep(0.01)
-        boundary._tree_for = lambda args: Command()
-        boundary.main(["verify"])
+        main(["verify"], command=Command())
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saltctl.cli.main import wants_json
-from saltctl.cli.output import human
-from saltctl.cli.text import ago, clean, clean_json, command_line, duration, tsv_field
+from saltctl.cli.output import format_value
+from saltctl.cli.text import command_line, format_age, parse_duration, printable, printable_json, tsv_field
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
@@ -20,15 +20,15 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()))
 @given(ANY_TEXT)
 def test_clean_leaves_only_what_is_printable(text: str) -> None:
     """Whatever comes in, what comes out is printable, and printable text is left alone."""
-    assert clean(text).isprintable()
+    assert printable(text).isprintable()
     if text.isprintable():
-        assert clean(text) == text
+        assert printable(text) == text
 
 
 @given(ANY_TEXT)
 def test_clean_json_reads_back_the_same(text: str) -> None:
     """Escaping what is not printable changes no value."""
-    document = clean_json(json.dumps({"a": text}, ensure_ascii=False))
+    document = printable_json(json.dumps({"a": text}, ensure_ascii=False))
     assert json.loads(document) == {"a": text}
     assert all(c.isprintable() for c in document)
 
@@ -44,7 +44,7 @@ def test_a_tsv_field_is_one_field_and_no_formula(text: str) -> None:
 @given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), ANY_TEXT, st.lists(ANY_TEXT)))
 def test_values_for_people_are_printable(value: object) -> None:
     """Any plain value is shown as printable text."""
-    assert human(value).isprintable()
+    assert format_value(value).isprintable()
 
 
 def test_a_command_can_be_pasted() -> None:
@@ -61,25 +61,25 @@ def test_a_command_can_be_pasted() -> None:
 )
 def test_durations(text: str, seconds: float) -> None:
     """Durations are a number with an optional unit."""
-    assert duration(text) == seconds
+    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1 h 5", "h", "1y", "nan", "inf", "1e3", "٣"])
 def test_no_durations(text: str) -> None:
     """Anything else is refused."""
     with pytest.raises(ValueError, match="no duration"):
-        duration(text)
+        parse_duration(text)
 
 
 def test_ago_is_short_and_survives_nonsense() -> None:
     """Times of raises come from a table that anybody may have written to."""
     now = datetime(2026, 1, 2, tzinfo=UTC)
-    assert ago("2026-01-01T23:57:00Z", now) == "3m ago"
-    assert ago("2026-01-01T22:00:00Z", now) == "2h ago"
-    assert ago("2025-12-25T00:00:00Z", now) == "8d ago"
-    assert ago("2026-01-03T00:00:00Z", now) == "2026-01-03T00:00:00Z"
-    assert ago("yesterday", now) == "yesterday"
-    assert ago("2026-01-01T23:57:00", now) == "2026-01-01T23:57:00"
+    assert format_age("2026-01-01T23:57:00Z", now) == "3m ago"
+    assert format_age("2026-01-01T22:00:00Z", now) == "2h ago"
+    assert format_age("2025-12-25T00:00:00Z", now) == "8d ago"
+    assert format_age("2026-01-03T00:00:00Z", now) == "2026-01-03T00:00:00Z"
+    assert format_age("yesterday", now) == "yesterday"
+    assert format_age("2026-01-01T23:57:00", now) == "2026-01-01T23:57:00"
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_force_color_puts_no_bar_into_a_log(process: Process, seeded: LocalEnvir
     assert "\r" not in done.stderr
 
 
-def on_a_terminal(*args: str, typed: str = "", prompt: bytes = b"Go on?") -> tuple[int, str]:
+def on_a_terminal(*args: str, typed: str = "", prompt: bytes = b"Continue?") -> tuple[int, str]:
     """Run on a pseudo-terminal; the exit code and everything that the terminal was sent."""
     leader, follower = pty.openpty()
     child = subprocess.Popen(
@@ -187,7 +187,7 @@ def on_a_terminal(*args: str, typed: str = "", prompt: bytes = b"Go on?") -> tup
                 except OSError:  # the other end is closed
                     break
                 shown += data
-                if (typed and prompt in shown) or (typed and b"to go on:" in shown):
+                if (typed and prompt in shown) or (typed and b"to continue:" in shown):
                     os.write(leader, typed.encode())
                     typed = ""
             else:
@@ -203,7 +203,7 @@ def test_a_terminal_is_asked(configured: Settings, registry: Registry) -> None:
     for answer in ("\n", "n\n", "raise\n"):
         code, shown = on_a_terminal("registry", "set", "conv", "4", typed=answer)
         assert code == 6
-        assert "Raise conv from 1 to 4? This cannot be undone. Go on? [y/N]" in shown
+        assert "Raise conv from 1 to 4? This cannot be undone. Continue? [y/N]" in shown
         assert "nothing was changed" in shown
     code, _ = on_a_terminal("registry", "set", "conv", "4", typed="y\n")
     assert code == 0

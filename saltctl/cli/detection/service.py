@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saltctl.cli.main import stop_on_signals
 from saltctl.cli.output import (
     Column,
     OutputFormat,
     Record,
-    emit,
     fields_and_tables,
+    print_result,
     resolve_format,
     write_json_line,
 )
 from saltctl.cli.session import OutputOption, Session, duration_option, session_of
-from saltctl.cli.text import ago
+from saltctl.cli.signals import stop_on_signals
+from saltctl.cli.text import format_age
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def _last_raise(record: Record) -> str:
     last = record["last_raise"]
     if not last:
         return "none yet"
-    return f"{last['conversation_id']} from {last['before']} to {last['after']} {ago(last['at'])} by {last['by']}"
+    return (
+        f"{last['conversation_id']} from {last['before']} to {last['after']} {format_age(last['at'])} by {last['by']}"
+    )
 
 
 STATUS_COLUMNS = (
@@ -228,7 +230,7 @@ def status(
         ],
     }
     view = fields_and_tables(record, STATUS_COLUMNS, instances=INSTANCE_COLUMNS)
-    emit(record, output, columns=STATUS_COLUMNS, human_view=view)
+    print_result(record, output, columns=STATUS_COLUMNS, human_view=view)
     if seen.verdict != "ok" or not verified:
         raise typer.Exit(FOUND_SOMETHING)
 
@@ -254,6 +256,6 @@ def emit_file(
 
     text = KINDS[kind.value](session_of(context).settings)
     if output is not None and resolve_format(output) in (OutputFormat.json, OutputFormat.jsonl):
-        emit({"kind": kind.value, "text": text}, output, columns=())
+        print_result({"kind": kind.value, "text": text}, output, columns=())
     else:
         sys.stdout.write(text)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from saltctl.cli.cron import CronOption, MetricsFileOption, running
-from saltctl.cli.main import deadline
-from saltctl.cli.output import Column, emit, fields_and_tables, note, table_of, warn
+from saltctl.cli.cron import CronOption, MetricsFileOption, track_job
+from saltctl.cli.output import Column, fields_and_tables, note, print_result, table_of, warn
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -25,7 +24,8 @@ from saltctl.cli.session import (
     duration_option,
     session_of,
 )
-from saltctl.cli.text import command_line, duration
+from saltctl.cli.signals import deadline
+from saltctl.cli.text import command_line, parse_duration
 from saltctl.errors import RefusedError, UsageError
 from saltctl.times import iso_utc, parse_iso
 
@@ -119,7 +119,7 @@ def status(
     settings = session_of(context).settings
     settings.require_redis_url()
     record = as_record(look(HeatStream(settings), window), DeadLetters(settings).length())
-    emit(record, output, columns=STATUS_COLUMNS, human_view=lambda screen: _draw(screen, record))
+    print_result(record, output, columns=STATUS_COLUMNS, human_view=lambda screen: _draw(screen, record))
     lost = [found for found in record["groups"] if found["trimmed_unread"]]
     for found in lost:
         warn(
@@ -171,7 +171,7 @@ def peek(
     else:
         entries = stream.range(start, "+", count)
     records = [_entry_record(entry) for entry in entries]
-    emit(
+    print_result(
         records,
         output,
         columns=PEEK_KEYS,
@@ -213,7 +213,7 @@ def parse_bound(text: str) -> str:
             raise no_bound
         return text
     try:
-        return f"{max(int((time.time() - duration(text)) * 1000), 0)}"
+        return f"{max(int((time.time() - parse_duration(text)) * 1000), 0)}"
     except ValueError:
         pass
     try:
@@ -255,10 +255,10 @@ def replay(
     from saltctl.detection.replay import ReplayOptions
 
     session = session_of(context)
-    with running("stream replay", session, cron=cron, metrics_file=metrics_file) as run:
+    with track_job("stream replay", session, cron=cron, metrics_file=metrics_file) as run:
         session.settings.require_redis_url()
         if not dry_run:
-            session.consent("Replay heat reports?", yes=True, confirm=confirm, irreversible=False)
+            session.require_consent("Replay heat reports?", yes=True, confirm=confirm, irreversible=False)
         options = ReplayOptions(
             # One name a host: what a replay was broken off with is the first that the next one reads.
             consumer=f"replay-{socket.gethostname()}",
@@ -274,7 +274,7 @@ def replay(
         run.done(record, happened=bool(report.raised or report.dead or not report.drained))
         if not cron or output is not None:
             view = fields_and_tables(record, REPLAY_COLUMNS, raises=RAISES_COLUMNS)
-            emit(record, output, columns=REPLAY_COLUMNS, human_view=view)
+            print_result(record, output, columns=REPLAY_COLUMNS, human_view=view)
         if not report.drained:
             if not cron:
                 _say_what_is_left(report, options, max_age)
@@ -355,7 +355,7 @@ def dead_list(
       saltctl stream dead list
     """
     records = [_letter_record(letter) for letter in _letters(context).list(limit)]
-    emit(records, output, columns=DEAD_COLUMNS, empty="no dead letters")
+    print_result(records, output, columns=DEAD_COLUMNS, empty="no dead letters")
 
 
 def _letters(context: typer.Context) -> Any:
@@ -404,10 +404,10 @@ def dead_requeue(
         raise RefusedError(f"letter {cut[0]} was too large to be kept whole", hint=f"saltctl stream dead drop {cut[0]}")
     letters = [letter for letter in letters if letter.id not in cut]
     if not dry_run:
-        session_of(context).consent("Requeue dead letters?", yes=True, confirm=confirm, irreversible=False)
+        session_of(context).require_consent("Requeue dead letters?", yes=True, confirm=confirm, irreversible=False)
     action = "requeue" if dry_run else "requeued"
     records = [{"id": x.id, "new_id": None if dry_run else store.requeue(x), "action": action} for x in letters]
-    emit(records, output, columns=CHANGED_COLUMNS, empty="no dead letters")
+    print_result(records, output, columns=CHANGED_COLUMNS, empty="no dead letters")
     if cut:
         note(f"{len(cut)} letters stay, which were too large to be kept whole; saltctl stream dead drop deletes them")
 
@@ -433,8 +433,8 @@ def dead_drop(
     letters = _chosen(store.list(), ids, all_)
     if not dry_run and letters:
         question = f"Delete {len(letters)} dead letters?"
-        session_of(context).consent(question, yes=yes, confirm=confirm, irreversible=True)
+        session_of(context).require_consent(question, yes=yes, confirm=confirm, irreversible=True)
         store.drop([letter.id for letter in letters])
     action = "drop" if dry_run else "dropped"
     records = [{"id": letter.id, "new_id": None, "action": action} for letter in letters]
-    emit(records, output, columns=CHANGED_COLUMNS, empty="no dead letters")
+    print_result(records, output, columns=CHANGED_COLUMNS, empty="no dead letters")

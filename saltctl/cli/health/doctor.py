@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saltctl.cli.output import Column, OutputFormat, emit, resolve_format
+from saltctl.cli.output import Column, OutputFormat, print_result, resolve_format
 from saltctl.cli.session import OutputOption, Session, session_of
 from saltctl.errors import ConfigurationError, UsageError
 
@@ -83,7 +83,7 @@ def _examine(session: Session, only: list[str]) -> list[CheckResult]:
     except ConfigurationError as exc:
         return list(settings_error_results(exc, checks))
     facts = Facts(
-        settings, FixCommands(settings, session.root_words), config_file=config_path(os.environ, session.config)
+        settings, FixCommands(settings, session.root_options), config_file=config_path(os.environ, session.config)
     )
     return list(run_checks(facts, checks))
 
@@ -97,7 +97,7 @@ def _print(results: list[CheckResult], output: OutputFormat | None) -> None:
     ]
     chosen = resolve_format(output)
     if chosen in (OutputFormat.jsonl, OutputFormat.tsv):
-        emit(rows, chosen, columns=COLUMNS)
+        print_result(rows, chosen, columns=COLUMNS)
         return
     document = {"ok": not any(result.status == "fail" for result in results), "checks": rows}
-    emit(document, chosen, columns=(), human_view=lambda screen: doctor_view.draw(screen, results))
+    print_result(document, chosen, columns=(), human_view=lambda screen: doctor_view.draw(screen, results))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from saltctl.cli.text import clean
+from saltctl.cli.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,14 +33,14 @@ def draw(screen: Console, results: Sequence[CheckResult]) -> None:
     table.add_column(overflow="fold")
     for result in results:
         style = _STYLES[result.status]
-        detail = Text(clean(result.detail), style="dim" if result.status == "skip" else "")
+        detail = Text(printable(result.detail), style="dim" if result.status == "skip" else "")
         table.add_row(Text(result.status, style=style), Text(result.name), detail)
     screen.print(table)
     for result in results:
         if result.fix:
             screen.print()
             screen.print(Text(f"To mend {result.name}:", style=_STYLES[result.status]))
-            for line in pasteable(clean(result.fix), screen.width - 2):
+            for line in pasteable(printable(result.fix), screen.width - 2):
                 screen.print(Text(f"  {line}"), soft_wrap=True)
     screen.print()
     screen.print(Text(_counted(results)))
@@ -96,7 +96,7 @@ def nagios(results: Sequence[CheckResult]) -> str:
 
 def _plain(text: str) -> str:
     # A bar would begin performance data.
-    return clean(text).replace("|", "/")
+    return printable(text).replace("|", "/")
 
 
 def _figure(value: float) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saltctl.cli.output import Column, OutputFormat, console, emit, resolve_format, write_json_line
+from saltctl.cli.output import Column, OutputFormat, console, print_result, resolve_format, write_json_line
 from saltctl.cli.session import OutputOption, duration_option, session_of
 from saltctl.errors import UsageError
 
@@ -53,7 +53,7 @@ def status(
         _watch(facts, max(watch, SHORTEST), chosen)
         return
     record = read_status(facts)
-    emit(record, output, columns=COLUMNS, human_view=lambda screen: screen.print(_drawn(record)))
+    print_result(record, output, columns=COLUMNS, human_view=lambda screen: screen.print(_drawn(record)))
 
 
 def _drawn(record: dict[str, Any]) -> Any:

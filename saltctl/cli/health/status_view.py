@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from saltctl.cli.text import ago, clean
+from saltctl.cli.text import format_age, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,10 +24,10 @@ def draw(record: Mapping[str, Any]) -> Table:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row(_text("at"), _text(clean(str(record["at"])), style=QUIET))
+    grid.add_row(_text("at"), _text(printable(str(record["at"])), style=QUIET))
     for name, show in _PANELS.items():
         panel = record[name]
-        lines = [_text(clean(str(panel["error"])), style=BAD)] if panel["error"] is not None else show(panel)
+        lines = [_text(printable(str(panel["error"])), style=BAD)] if panel["error"] is not None else show(panel)
         for place, line in enumerate(lines):
             grid.add_row(_text("" if place else name), line)
     return grid
@@ -43,7 +43,7 @@ def _text(told: str, style: str = "") -> Text:
 def _registry(panel: Panel) -> list[Text]:
     primaries: Sequence[Panel] = panel["primaries"]
     if panel["verified"]:
-        since = f"since the rebuild {ago(panel['since'])}" if panel["since"] else "nobody noted since when"
+        since = f"since the rebuild {format_age(panel['since'])}" if panel["since"] else "nobody noted since when"
         line = _text("verified", style=GOOD).append(f" {since}", style="default")
     else:
         line = _text("NOT VERIFIED: every lookup asks the backup; saltctl rebuild", style=BAD)
@@ -54,7 +54,7 @@ def _registry(panel: Panel) -> list[Text]:
     lines = [line]
     if count > 1:
         lines += [
-            _text(f"{clean(p['name'])}  {p['entries']:,} entries, {'' if p['verified'] else 'not '}verified")
+            _text(f"{printable(p['name'])}  {p['entries']:,} entries, {'' if p['verified'] else 'not '}verified")
             for p in primaries
         ]
     return lines
@@ -87,8 +87,8 @@ def _raises(panel: Panel) -> list[Text]:
         return [_text("none that the service noted", style=QUIET)]
     return [
         _text(
-            clean(
-                f"{raised['conversation_id']}  {raised['before']} → {raised['after']}  {ago(str(raised['at']))}"
+            printable(
+                f"{raised['conversation_id']}  {raised['before']} → {raised['after']}  {format_age(str(raised['at']))}"
                 + (f"  {raised['reason']}" if raised["reason"] else "")
             )
         )
@@ -98,12 +98,12 @@ def _raises(panel: Panel) -> list[Text]:
 
 def _throttles(panel: Panel) -> list[Text]:
     if not panel["seen"]:
-        return [_text(f"no data of table {clean(panel['table'])}, which is not health", style=ODD)]
+        return [_text(f"no data of table {printable(panel['table'])}, which is not health", style=ODD)]
     bars = sparkline(panel["per_minute"])
     causes = ", ".join(f"{cause} {count:,.0f}" for cause, count in panel["causes"].items() if count)
     line = _text(bars, style=BAD if panel["total"] else GOOD)
     told = f" {panel['total']:,.0f} in {len(panel['per_minute'])} minutes{f' ({causes})' if causes else ''}"
-    return [line.append(clean(told), style="default")]
+    return [line.append(printable(told), style="default")]
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -117,8 +117,8 @@ def sparkline(values: Sequence[float]) -> str:
 def _lease(panel: Panel) -> list[Text]:
     if not panel["held"]:
         return [_text("free", style=GOOD)]
-    who = f"process {panel['pid']} on {panel['host']}: {panel['progress']}, heartbeat {ago(panel['heartbeat'])}"
-    return [_text(clean(who), style=ODD)]
+    who = f"process {panel['pid']} on {panel['host']}: {panel['progress']}, heartbeat {format_age(panel['heartbeat'])}"
+    return [_text(printable(who), style=ODD)]
 
 
 _PANELS: Mapping[str, Callable[[Panel], list[Text]]] = {

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
-from saltctl.cli.output import human, to_json
-from saltctl.cli.text import clean
+from saltctl.cli.output import format_value, to_json
+from saltctl.cli.text import printable
 from saltctl.history.models import Message
 from saltctl.times import parse_iso
 
@@ -64,7 +64,7 @@ def when(message: Message) -> tuple[str, str]:
     except ValueError:
         at = None
     if at is None:
-        return "", clean(text)
+        return "", printable(text)
     at = at.astimezone(UTC)
     return f"{at:%Y-%m-%d} UTC", f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
 
@@ -76,15 +76,15 @@ def who_and_what(message: Message) -> tuple[str, str]:
     text = _first(attributes, TEXTS)
     if text is not None:
         # Its line breaks stay: its column keeps its lines apart from other messages.
-        return sender or "", clean(text, keep_newlines=True)
+        return sender or "", printable(text, keep_newlines=True)
     own = (message.sort_key, message.partition_key)
     rest = {name: value for name, value in attributes.items() if value not in own and name not in SENDERS}
-    return sender or "", clean(to_json(rest)) if rest else human(None)
+    return sender or "", printable(to_json(rest)) if rest else format_value(None)
 
 
 def _first(attributes: Mapping[str, Any], names: Sequence[str]) -> str | None:
     for name in names:
         value = attributes.get(name)
         if isinstance(value, str):
-            return value if name in TEXTS else clean(value)
+            return value if name in TEXTS else printable(value)
     return None

@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saltctl.cli.main import deadline
 from saltctl.cli.output import (
     Column,
     OutputFormat,
     Record,
     console,
-    emit,
     note,
+    print_result,
     print_table,
     resolve_format,
     warn,
     write_json,
 )
-from saltctl.cli.progress import ticker
+from saltctl.cli.progress import show_progress
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -33,7 +32,8 @@ from saltctl.cli.session import (
     YesOption,
     session_of,
 )
-from saltctl.cli.text import command_line, duration
+from saltctl.cli.signals import deadline
+from saltctl.cli.text import command_line, parse_duration
 from saltctl.errors import UsageError
 from saltctl.times import parse_iso
 
@@ -202,7 +202,7 @@ def _explain(history: History, conversation: str, options: Any, output: OutputFo
         # The same for all, and long: said once.
         columns = tuple(column for column in columns if column.key not in ("from", "to"))
         note(_range(plan.requests[0]))
-    emit(requests, output, columns=columns, empty="nothing lies between these bounds: no request")
+    print_result(requests, output, columns=columns, empty="nothing lies between these bounds: no request")
 
 
 def _range(request: PartitionQuery) -> str:
@@ -219,7 +219,7 @@ def _bound(history: History, text: str | None) -> str | None:
     if text is None or history.store.keys.sort_type == "N":
         return text
     if re.fullmatch(r"[0-9.]+(ms|s|m|h|d)", text):
-        return _prefix(datetime.now(UTC) - timedelta(seconds=duration(text)))
+        return _prefix(datetime.now(UTC) - timedelta(seconds=parse_duration(text)))
     if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ].+", text):
         return text
     try:
@@ -275,13 +275,13 @@ def _show_message(message: Message, form: OutputFormat) -> None:
     from saltctl.cli.history.view import MESSAGE_KEYS, record_of
 
     if form in (OutputFormat.json, OutputFormat.jsonl):
-        emit(message.attributes, form, columns=())
+        print_result(message.attributes, form, columns=())
     elif form is OutputFormat.tsv:
-        emit([record_of(message)], form, columns=[Column(key, key) for key in MESSAGE_KEYS])
+        print_result([record_of(message)], form, columns=[Column(key, key) for key in MESSAGE_KEYS])
     else:
         Chat(console()).show([message])
         record = {name: value for name, value in record_of(message).items() if name != "message"}
-        emit(record, form, columns=(*ORPHAN_COLUMNS[1:], *ORPHAN_COLUMNS[:1]))
+        print_result(record, form, columns=(*ORPHAN_COLUMNS[1:], *ORPHAN_COLUMNS[:1]))
 
 
 @group.command("audit")
@@ -312,7 +312,7 @@ def audit(
         found = _run_audit(session, conversation)
         record = asdict(found) | {"repaired": False, "dry_run": dry_run}
         if repair and found.orphaned and not dry_run:
-            session.consent(
+            session.require_consent(
                 f"Raise {conversation} from {found.max_n} to {found.needed_n}?",
                 yes=yes,
                 confirm=confirm,
@@ -320,7 +320,7 @@ def audit(
             )
             session.registry.raise_to(conversation, found.needed_n, reason=reason)
             record["repaired"] = True
-    emit(record, output, columns=AUDIT_KEYS, human_view=lambda screen: _show_audit(record))
+    print_result(record, output, columns=AUDIT_KEYS, human_view=lambda screen: _show_audit(record))
     if found.orphaned and not record["repaired"]:
         warn(
             f"readers miss {found.orphaned:,} messages: {conversation} has max_n {found.max_n} and needs "
@@ -333,7 +333,7 @@ def _run_audit(session: Session, conversation: str) -> Audit:
     from saltctl.history.audit import Audit, Auditor
 
     events = Auditor(session.history, conversation, cap=session.settings.max_n_cap).run()
-    with ticker("looking beyond max_n") as (say, _):
+    with show_progress("looking beyond max_n") as (say, _):
         for event in events:
             if isinstance(event, Audit):
                 return event
@@ -342,7 +342,7 @@ def _run_audit(session: Session, conversation: str) -> Audit:
 
 
 def _show_audit(record: Record) -> None:
-    emit(record, OutputFormat.table, columns=AUDIT_COLUMNS)
+    print_result(record, OutputFormat.table, columns=AUDIT_COLUMNS)
     print_table(record["partitions"], PARTITION_COLUMNS)
     if record["orphans"]:
         note(f"the first {len(record['orphans']):,} messages that readers miss:")

@@ -17,7 +17,7 @@ from saltctl.cli.output import (
     write_json_line,
     write_tsv_line,
 )
-from saltctl.cli.text import clean, clean_json
+from saltctl.cli.text import printable, printable_json
 from saltctl.history.models import Message, Page
 
 MESSAGE_KEYS = ("sort_key", "message_id", "partition_key", "message")
@@ -70,7 +70,7 @@ class PageWriter:
             sys.stdout.write("\n  ]" if self._messages else "]")
             for key, value in summary.items():
                 if key != "conversation_id":
-                    sys.stdout.write(f",\n  {to_json(key)}: {clean_json(to_json(value, indent=2, depth=1))}")
+                    sys.stdout.write(f",\n  {to_json(key)}: {printable_json(to_json(value, indent=2, depth=1))}")
             sys.stdout.write("\n}\n")
         if self._chat and self._messages:
             self._table()
@@ -83,7 +83,7 @@ class PageWriter:
     def _begin(self, page: Page) -> None:
         match self._form:
             case OutputFormat.json:
-                name = clean_json(to_json(page.conversation_id))
+                name = printable_json(to_json(page.conversation_id))
                 sys.stdout.write(f'{{\n  "conversation_id": {name},\n  "messages": [')
             case OutputFormat.tsv:
                 sys.stdout.write("\t".join(MESSAGE_KEYS) + "\n")
@@ -91,7 +91,7 @@ class PageWriter:
     def _write(self, message: Message) -> None:
         match self._form:
             case OutputFormat.json:
-                document = clean_json(to_json(message.attributes, indent=2, depth=2))
+                document = printable_json(to_json(message.attributes, indent=2, depth=2))
                 sys.stdout.write(f"{',' if self._messages else ''}\n    {document}")
             case OutputFormat.jsonl:
                 write_json_line(message.attributes)
@@ -121,7 +121,7 @@ class PageWriter:
         summary, screen = self._summary, console()
         screen.print()
         screen.print(
-            clean(
+            printable(
                 f"{self._messages:,} messages of {summary['conversation_id']}, {self._order}; "
                 f"max_n {summary['max_n']}, says {summary['source']}; "
                 f"{summary['items_read']:,} items read in {summary['seconds']:.3f} s"

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from saltctl.cli.output import Column, OutputFormat, console, emit, resolve_format
+from saltctl.cli.output import Column, OutputFormat, console, print_result, resolve_format
 from saltctl.cli.session import OutputOption
-from saltctl.cli.text import clean
+from saltctl.cli.text import printable
 from saltctl.errors import UsageError
 
 COLUMNS = (Column("passed", "passed"), Column("scenarios", "scenarios"))
@@ -41,7 +41,7 @@ def drill(
     from saltctl.local.drills import DRILLS
 
     if list_:
-        emit([{"name": d.name, "about": d.about} for d in DRILLS.values()], output, columns=LIST_COLUMNS)
+        print_result([{"name": d.name, "about": d.about} for d in DRILLS.values()], output, columns=LIST_COLUMNS)
         return
     unknown = [name for name in names or () if name not in DRILLS]
     if unknown:
@@ -49,7 +49,7 @@ def drill(
     people = resolve_format(output) is OutputFormat.table
     scenarios = [_run(name, people=people) for name in dict.fromkeys(names or DRILLS)]
     passed = all(scenario["passed"] for scenario in scenarios)
-    emit(
+    print_result(
         {"passed": passed, "scenarios": scenarios},
         output,
         columns=COLUMNS,
@@ -86,9 +86,9 @@ def _show(screen: Any, what: str, ok: bool, detail: str) -> None:
     line = Table.grid(padding=(0, 1))
     line.add_column(width=4)
     line.add_column()
-    body = Text(clean(what))
+    body = Text(printable(what))
     if detail:
-        body.append(f"\n{clean(detail, keep_newlines=True)}", style="dim")
+        body.append(f"\n{printable(detail, keep_newlines=True)}", style="dim")
     line.add_row(Text("ok", style="green") if ok else Text("FAIL", style="bold red"), body)
     screen.print(Padding(line, (0, 0, 0, 2)))
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saltctl.cli.main import Terminated
-from saltctl.cli.output import Column, emit, fields_and_tables, note
+from saltctl.cli.output import Column, fields_and_tables, note, print_result
 from saltctl.cli.session import OutputOption, duration_option, session_of
+from saltctl.cli.signals import Terminated
 from saltctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def load(
             meter.close()
     record = asdict(report)
     view = fields_and_tables(record, LOAD_COLUMNS, hottest=HOTTEST_COLUMNS)
-    emit(record, output, columns=LOAD_COLUMNS, human_view=view)
+    print_result(record, output, columns=LOAD_COLUMNS, human_view=view)
 
 
 @contextmanager

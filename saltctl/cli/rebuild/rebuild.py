@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from saltctl.cli.cron import CronOption, MetricsFileOption, running
-from saltctl.cli.main import deadline
-from saltctl.cli.output import Column, emit, note, warn
+from saltctl.cli.cron import CronOption, MetricsFileOption, track_job
+from saltctl.cli.output import Column, note, print_result, warn
 from saltctl.cli.rebuild.view import narrate
 from saltctl.cli.session import (
     ConfirmOption,
@@ -22,6 +21,7 @@ from saltctl.cli.session import (
     duration_option,
     session_of,
 )
+from saltctl.cli.signals import deadline
 from saltctl.errors import CheckpointRefusedError, UnavailableError, UsageError
 from saltctl.times import iso_utc
 
@@ -96,7 +96,7 @@ def rebuild(
     from saltctl.stores.redis.registry import new_token
 
     session = session_of(context)
-    with running("rebuild", session, cron=cron, metrics_file=metrics_file) as run:
+    with track_job("rebuild", session, cron=cron, metrics_file=metrics_file) as run:
         settings = session.settings
         settings.require_redis_url()
         checkpoints = CheckpointFile.of(settings)
@@ -109,7 +109,7 @@ def rebuild(
             resume=_how_to_resume(session, checkpoints, resume=resume, restart=restart, ask=not dry_run and not cron),
         )
         if not dry_run:
-            session.consent("Rebuild Redis?", yes=True, confirm=confirm, irreversible=False)
+            session.require_consent("Rebuild Redis?", yes=True, confirm=confirm, irreversible=False)
         job = Rebuild(
             session.store,
             session.backup,
@@ -128,7 +128,7 @@ def rebuild(
         changed = bool(report.raised or report.committed or watched.verified_now) and not dry_run
         run.done(asdict(report), happened=changed or report.skipped > 0)
         if not cron or output is not None:
-            emit(asdict(report), output, columns=COLUMNS)
+            print_result(asdict(report), output, columns=COLUMNS)
         if report.skipped:
             if not cron:
                 warn(f"{report.skipped} damaged items of the backup were skipped; they are named above")
@@ -182,7 +182,7 @@ def _how_to_resume(session: Session, checkpoints: CheckpointFile, *, resume: boo
     if checkpoint is None:
         return Resume.WHERE_IT_HOLDS
     ended = f"A rebuild ended at {iso_utc(checkpoint.written, 'seconds')} after {checkpoint.entries:,} entries"
-    goes_on = session.offer(f"{ended} ({checkpoints.path}). Go on from there?")
+    goes_on = session.ask_default_yes(f"{ended} ({checkpoints.path}). Go on from there?")
     return Resume.WHERE_IT_HOLDS if goes_on else Resume.NEVER
 
 

@@ -8,8 +8,8 @@ from contextlib import closing
 from typing import cast
 
 from saltctl.cli.output import note, warn
-from saltctl.cli.progress import MAX_DAMAGED_NAMED, Say, ticker
-from saltctl.cli.text import clean
+from saltctl.cli.progress import MAX_DAMAGED_NAMED, Say, show_progress
+from saltctl.cli.text import printable
 from saltctl.rebuild.events import (
     AboveCap,
     Began,
@@ -34,7 +34,7 @@ def narrate(
     ``quiet`` tells about damaged items and unwritten checkpoints alone.
     """
     # Closed on every way out, so that an interrupted rebuild gives its lease back before the process ends.
-    with closing(cast("_Closing", events)), ticker("taking the lease", clock, quiet=quiet) as (say, above):
+    with closing(cast("_Closing", events)), show_progress("taking the lease", clock, quiet=quiet) as (say, above):
         return _drain(events, say, above, (lambda text: None) if quiet else note)
 
 
@@ -49,11 +49,11 @@ def _drain(events: Iterator[Event], say: Say, above: Say, tell: Say) -> RebuildR
             case RebuildReport():
                 return event
             case Waiting():
-                say(clean(_waiting(event)))
+                say(printable(_waiting(event)))
             case Began():
                 say("marking buckets" if event.verified_before else "Redis is not verified; marking buckets")
             case Cost() | Resumed() | BeganAnew():
-                tell(clean(_taken_up(event)))
+                tell(printable(_taken_up(event)))
             case Unsaved():
                 warn(f"no checkpoint can be written, and the rebuild goes on: {event.why}")
             case Progress():
@@ -64,7 +64,7 @@ def _drain(events: Iterator[Event], say: Say, above: Say, tell: Say) -> RebuildR
             case Damaged() | AboveCap():
                 named += 1
                 if named <= MAX_DAMAGED_NAMED:
-                    above(clean(_odd(event)))
+                    above(printable(_odd(event)))
                 elif named == MAX_DAMAGED_NAMED + 1:
                     warn("more items are damaged or above the cap; they are counted, and no longer named")
     raise RuntimeError("the rebuild ended without a report")

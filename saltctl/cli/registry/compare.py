@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from saltctl.cli.cron import CronOption, MetricsFileOption, running
-from saltctl.cli.main import deadline
-from saltctl.cli.output import Column, emit, note, print_fields, table_of, warn
-from saltctl.cli.progress import MAX_DAMAGED_NAMED, ticker
+from saltctl.cli.cron import CronOption, MetricsFileOption, track_job
+from saltctl.cli.output import Column, note, print_fields, print_result, table_of, warn
+from saltctl.cli.progress import MAX_DAMAGED_NAMED, show_progress
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -22,7 +21,8 @@ from saltctl.cli.session import (
     YesOption,
     session_of,
 )
-from saltctl.cli.text import clean
+from saltctl.cli.signals import deadline
+from saltctl.cli.text import printable
 
 if TYPE_CHECKING:
     from saltctl.registry.compare import Verify, VerifyOptions
@@ -93,19 +93,19 @@ def verify(
     from saltctl.registry.compare import VerifyOptions
 
     session = session_of(context)
-    with running("verify", session, cron=cron, metrics_file=metrics_file) as job:
+    with track_job("verify", session, cron=cron, metrics_file=metrics_file) as job:
         options = VerifyOptions(segments=segments, sample=parse_sample(sample))
         session.settings.require_redis_url()
         repair = repair and not dry_run
         if repair:
-            session.consent("Raise what is behind?", yes=yes, confirm=confirm, irreversible=True)
+            session.require_consent("Raise what is behind?", yes=yes, confirm=confirm, irreversible=True)
         with deadline(timeout):
             session.backup.check_table()
             report = _drain(_comparison(session, options, repair=repair), quiet=cron)
         record = asdict(report) | {"sample": sample, "dry_run": not repair}
         job.done(record, happened=bool(report.left or report.repaired or report.damaged or not report.verified))
         if not cron or output is not None:
-            emit(record, output, columns=KEYS, human_view=lambda screen: _show(screen, record))
+            print_result(record, output, columns=KEYS, human_view=lambda screen: _show(screen, record))
         code = _exit_code(report, repair=repair, say=(lambda text: None) if cron else warn)
         if code:
             raise typer.Exit(code)
@@ -138,7 +138,7 @@ def _drain(job: Verify, *, quiet: bool) -> VerifyReport:
     from saltctl.registry.compare_events import VerifyProgress, VerifyReport
 
     damaged = 0
-    with closing(cast("Any", job.run())) as events, ticker("comparing", quiet=quiet) as (say, above):
+    with closing(cast("Any", job.run())) as events, show_progress("comparing", quiet=quiet) as (say, above):
         for event in events:
             match event:
                 case VerifyReport():
@@ -148,7 +148,7 @@ def _drain(job: Verify, *, quiet: bool) -> VerifyReport:
                 case Damaged():
                     damaged += 1
                     if damaged <= MAX_DAMAGED_NAMED:
-                        above(clean(f"damaged: {event.entry.conversation_id!r}: {event.entry.problem}"))
+                        above(printable(f"damaged: {event.entry.conversation_id!r}: {event.entry.problem}"))
     raise RuntimeError("the comparison ended without a report")
 
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from saltctl.cli.main import deadline
-from saltctl.cli.output import Column, OutputFormat, Record, emit, note, resolve_format, warn, write_json
-from saltctl.cli.progress import ticker
+from saltctl.cli.output import Column, OutputFormat, Record, note, print_result, resolve_format, warn, write_json
+from saltctl.cli.progress import show_progress
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -23,7 +22,8 @@ from saltctl.cli.session import (
     YesOption,
     session_of,
 )
-from saltctl.cli.text import ago, command_line
+from saltctl.cli.signals import deadline
+from saltctl.cli.text import command_line, format_age
 from saltctl.errors import InvalidSaltCountError, SaltctlError, UnavailableError, UnverifiedError
 from saltctl.salting import check_conversation_id, check_salt_count
 
@@ -59,7 +59,9 @@ def _last_raise(record: Record) -> str:
     if not raises:
         return "never raised"
     last = raises[-1]
-    return f"to {last['n']} {ago(last['at'])} by {last['by']}" + (f": {last['reason']}" if last["reason"] else "")
+    return f"to {last['n']} {format_age(last['at'])} by {last['by']}" + (
+        f": {last['reason']}" if last["reason"] else ""
+    )
 
 
 GET_COLUMNS = (
@@ -134,7 +136,7 @@ def get(
                 "raises": [asdict(item) for item in entry.raises] if entry else [],
             }
         )
-    emit(records, output, columns=GET_COLUMNS)
+    print_result(records, output, columns=GET_COLUMNS)
 
 
 def _raw(session: Session, conversation_ids: list[str], failure: SaltctlError | None) -> dict[str, int | None] | None:
@@ -192,7 +194,9 @@ def set_(
     elif dry_run:
         record |= {"changed": n != before, "committed": False, "dry_run": True}
     else:
-        session.consent(f"Raise {conversation} from {before} to {n}?", yes=yes, confirm=confirm, irreversible=True)
+        session.require_consent(
+            f"Raise {conversation} from {before} to {n}?", yes=yes, confirm=confirm, irreversible=True
+        )
         done = session.registry.raise_to(conversation, n, reason=reason)
         record |= {
             "before": done.before,
@@ -201,7 +205,7 @@ def set_(
             "committed": done.committed,
             "dry_run": False,
         }
-    emit(record, output, columns=SET_COLUMNS)
+    print_result(record, output, columns=SET_COLUMNS)
 
 
 @group.command("list")
@@ -234,7 +238,7 @@ def list_(
             if n >= min_n and conversation_id.startswith(prefix)
         )
         chosen = sorted(entries, key=key) if limit is None else heapq.nsmallest(limit, entries, key=key)
-    emit([{"conversation_id": i, "max_n": n} for i, n in chosen], output, columns=LIST_COLUMNS)
+    print_result([{"conversation_id": i, "max_n": n} for i, n in chosen], output, columns=LIST_COLUMNS)
 
 
 def trusted_source(session: Session) -> Source:
@@ -292,7 +296,7 @@ def discover(
     messages = session.history.store
     cost = discovery.cost(messages, consistent=not eventual)
     if cost_only:
-        emit(asdict(cost), output, columns=COST_COLUMNS)
+        print_result(asdict(cost), output, columns=COST_COLUMNS)
         return
     note(f"the scan reads about {cost.items:,} items and costs about {cost.rcu:,} read units ({cost.bytes:,} bytes)")
     apply = apply and not dry_run
@@ -304,7 +308,7 @@ def discover(
         found = _drain_discovery(events)
         if apply and found.behind:
             question = f"Raise {len(found.behind)} conversations to what their messages need?"
-            session.consent(question, yes=yes, confirm=confirm, irreversible=True)
+            session.require_consent(question, yes=yes, confirm=confirm, irreversible=True)
             for conversation in found.behind:
                 session.registry.raise_to(conversation.conversation_id, conversation.needed_n, reason=reason)
     raised = len(found.behind) if apply else 0
@@ -312,7 +316,7 @@ def discover(
         write_json(asdict(found) | {"behind": len(found.behind), "raised": raised, "dry_run": not apply})
     else:
         records = [asdict(conversation) for conversation in found.conversations]
-        emit(records, output, columns=DISCOVER_COLUMNS, empty="no conversation is salted")
+        print_result(records, output, columns=DISCOVER_COLUMNS, empty="no conversation is salted")
     note(f"{found.items:,} items, {len(found.conversations):,} salted conversations, {len(found.behind):,} behind")
     unusable = [c.conversation_id for c in found.conversations if c.state in ("above-cap", "invalid-id")]
     if unusable:
@@ -324,7 +328,7 @@ def discover(
 def _drain_discovery(events: Iterator[ScanProgress | Discovery]) -> Discovery:
     from saltctl.registry.discover import Discovery
 
-    with closing(cast("Any", events)), ticker("scanning keys") as (say, _):
+    with closing(cast("Any", events)), show_progress("scanning keys") as (say, _):
         for event in events:
             if isinstance(event, Discovery):
                 return event

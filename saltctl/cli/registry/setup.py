@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from saltctl.cli.output import Column, emit, note, table_of
+from saltctl.cli.output import Column, note, print_result, table_of
 from saltctl.cli.session import ConfirmOption, DryRunOption, OutputOption, session_of
 
 COLUMNS = (Column("resource", "resource"), Column("action", "action"), Column("detail", "detail"))
@@ -40,11 +40,11 @@ def setup(
     settings = session.settings
     settings.require_redis_url()
     if not dry_run:
-        session.consent("Create what is missing?", yes=True, confirm=confirm, irreversible=False)
+        session.require_consent("Create what is missing?", yes=True, confirm=confirm, irreversible=False)
     actions = [
         asdict(action) for action in plan(settings, session.store, session.backup, messages=messages, dry_run=dry_run)
     ]
-    emit(
+    print_result(
         {"actions": actions},
         output,
         columns=(Column("actions", "actions"),),

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 import typer
 
-from saltctl.cli.main import deadline
-from saltctl.cli.output import Column, emit, note, print_fields, table_of, warn
-from saltctl.cli.progress import ticker
+from saltctl.cli.output import Column, note, print_fields, print_result, table_of, warn
+from saltctl.cli.progress import show_progress
 from saltctl.cli.registry.registry import Source, group, trusted_source
 from saltctl.cli.session import (
     ConfirmOption,
@@ -24,7 +23,8 @@ from saltctl.cli.session import (
     YesOption,
     session_of,
 )
-from saltctl.cli.text import clean_json
+from saltctl.cli.signals import deadline
+from saltctl.cli.text import printable_json
 from saltctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _backed(session: Session, skipped: list[int]) -> Iterator[tuple[str, int]]:
 
 def _quoted(conversation_id: str) -> str:
     quoted = json.dumps(conversation_id, ensure_ascii=False)
-    return quoted if conversation_id.isprintable() else clean_json(quoted)
+    return quoted if conversation_id.isprintable() else printable_json(quoted)
 
 
 @group.command("import")
@@ -129,13 +129,13 @@ def import_(
     options = ImportOptions(cap=settings.max_n_cap, reason=reason, rate=rate, dry_run=dry_run)
     with _opened(file) as lines:
         if not dry_run:
-            session.consent("Raise what the file has more of?", yes=yes, confirm=confirm, irreversible=True)
+            session.require_consent("Raise what the file has more of?", yes=yes, confirm=confirm, irreversible=True)
         with deadline(timeout):
             session.backup.check_table()
             session.backup.check_layout(settings.layout, settings.key_prefix)
             report = _drain(Import(lines, session.registry, session.backup, options))
     record = asdict(report)
-    emit(record, output, columns=KEYS, human_view=lambda screen: _show(screen, record))
+    print_result(record, output, columns=KEYS, human_view=lambda screen: _show(screen, record))
     for bad in report.bad_lines[:NAMED]:
         warn(f"line {bad.line} was skipped: {bad.problem}")
     if report.skipped:
@@ -167,7 +167,7 @@ def _opened(file: str) -> Iterator[BinaryIO]:
 
 
 def _drain(job: Import) -> ImportReport:
-    with closing(cast("Any", job.run())) as reports, ticker("importing") as (say, _):
+    with closing(cast("Any", job.run())) as reports, show_progress("importing") as (say, _):
         for report in reports:
             say(f"{report.read:,} entries, {report.raised:,} of them raised")
     return job.report

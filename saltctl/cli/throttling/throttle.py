@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saltctl.cli.main import deadline
-from saltctl.cli.output import Column, OutputFormat, emit, resolve_format, warn
+from saltctl.cli.output import Column, OutputFormat, print_result, resolve_format, warn
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -20,7 +19,8 @@ from saltctl.cli.session import (
     duration_option,
     session_of,
 )
-from saltctl.cli.text import duration
+from saltctl.cli.signals import deadline
+from saltctl.cli.text import parse_duration
 from saltctl.errors import InvalidConversationIdError, SaltctlError, UsageError
 from saltctl.salting import check_conversation_id
 from saltctl.times import parse_iso
@@ -113,7 +113,7 @@ def scan(
             CloudWatchMetrics(session.settings), options, lambda: _service(session), lambda ids: _max_n(session, ids)
         )
     record = as_record(found)
-    emit(record, output, columns=SCAN_COLUMNS, human_view=lambda screen: draw(screen, found))
+    print_result(record, output, columns=SCAN_COLUMNS, human_view=lambda screen: draw(screen, found))
     for text in found.notes:
         warn(text)
     if found.failure is not None:
@@ -125,7 +125,7 @@ def scan(
 def parse_time(text: str, now: float, option: str) -> float:
     """Seconds since the epoch from an ISO 8601 time, or from a duration ago."""
     try:
-        return now - duration(text)
+        return now - parse_duration(text)
     except ValueError:
         pass
     try:
@@ -184,7 +184,7 @@ def _open(context: typer.Context, table: str | None) -> tuple[Session, CloudWatc
 
 def _emit_alarms(records: list[dict[str, Any]], output: OutputFormat | None, empty: str) -> None:
     columns = ALARM_COLUMNS if resolve_format(output) is OutputFormat.table else ALARM_KEYS
-    emit(records, output, columns=columns, empty=empty)
+    print_result(records, output, columns=columns, empty=empty)
 
 
 @alarms_group.command("create")
@@ -214,7 +214,7 @@ def create(
     session, store, name = _open(context, table)
     changes = plan_changes(store, AlarmOptions(name, tuple(sns or ()), threshold))
     if not dry_run:
-        session.consent("Create alarms?", yes=True, confirm=confirm, irreversible=False)
+        session.require_consent("Create alarms?", yes=True, confirm=confirm, irreversible=False)
         apply_changes(store, changes)
     _emit_alarms([as_record(change.spec, change.action) for change in changes], output, "no alarms")
 
@@ -255,6 +255,6 @@ def remove(
     session, store, name = _open(context, table)
     alarms = owned_alarms(store, name)
     if alarms and not dry_run:
-        session.consent(f"Remove {len(alarms)} alarms of {name}?", yes=yes, confirm=confirm, irreversible=True)
+        session.require_consent(f"Remove {len(alarms)} alarms of {name}?", yes=yes, confirm=confirm, irreversible=True)
         store.delete_alarms([alarm.name for alarm in alarms])
     _emit_alarms([as_record(alarm, "remove") for alarm in alarms], output, "no alarms of saltctl's")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from saltctl.cli.output import Column, human, table_of
-from saltctl.cli.text import clean
+from saltctl.cli.output import Column, format_value, table_of
+from saltctl.cli.text import printable
 from saltctl.throttling.analysis import CAUSES, DAY, METRICS, ThrottleAnalysis, TimeRange
 from saltctl.throttling.scan import Scan, as_record
 
@@ -42,7 +42,7 @@ def draw(screen: Console, scan: Scan) -> None:
     over, found = scan.options.window, scan.found
     head = Text(record["verdict"], style=_GOOD.get(record["verdict"], "bold red"))
     head.append(
-        f"  {clean(scan.options.table)}, {_moment(over, over.start)} to {_moment(over, over.end)} UTC", "default"
+        f"  {printable(scan.options.table)}, {_moment(over, over.start)} to {_moment(over, over.end)} UTC", "default"
     )
     screen.print(head)
     for reason in scan.diagnosis.reasons:
@@ -58,15 +58,17 @@ def draw(screen: Console, scan: Scan) -> None:
         screen.print()
         screen.print(table_of(record["keys"], KEY_COLUMNS))
     service = scan.service
-    lag = human(service.lag)
+    lag = format_value(service.lag)
     screen.print()
-    screen.print(f"service: {human(service.verdict)}, {human(service.alive)} alive, lag {lag}", soft_wrap=True)
+    screen.print(
+        f"service: {format_value(service.verdict)}, {format_value(service.alive)} alive, lag {lag}", soft_wrap=True
+    )
     if scan.diagnosis.advice:
         screen.print()
         screen.print(Text("next:", style="bold"))
         for command in scan.diagnosis.advice:
             # Not wrapped: a command has to survive being copied.
-            screen.print(Text(f"  {clean(command)}"), soft_wrap=True)
+            screen.print(Text(f"  {printable(command)}"), soft_wrap=True)
 
 
 def _point(screen: Console, bullet: str, text: str) -> None:
@@ -76,7 +78,7 @@ def _point(screen: Console, bullet: str, text: str) -> None:
     grid = Table.grid(padding=(0, 1))
     grid.add_column()
     grid.add_column(overflow="fold")
-    grid.add_row(bullet, Text(clean(text)))
+    grid.add_row(bullet, Text(printable(text)))
     screen.print(grid)
 
 

@@ -1,0 +1,130 @@
+"""Signals and ``--timeout``: everything that ends or drains a command from outside."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import FrameType
+
+from saltctl.cli.text import command_line
+from saltctl.errors import DeadlineExceededError
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP arrived. Not an Exception, so that no driver takes it for a failed request."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+class _TimeoutExpired(BaseException):
+    """``--timeout`` is over. Not an Exception: botocore takes those for failed requests, and retries."""
+
+
+_RERAISE_SECONDS = 0.05
+_arguments: ContextVar[Sequence[str]] = ContextVar("_arguments", default=())
+
+
+def remember_arguments(arguments: Sequence[str]) -> None:
+    """Keep the arguments of the running command for :func:`rerun_hint`."""
+    _arguments.set(tuple(arguments))
+
+
+def rerun_hint(how: str = "") -> str:
+    """Return the hint of an interrupted command: its work is kept, and how to run it again."""
+    return f"what was done is kept; run it again{' ' + how if how else ''}: {command_line(*_arguments.get())}"
+
+
+def raise_on_termination() -> None:
+    """Make SIGTERM and SIGHUP raise Terminated in the main thread."""
+
+    def on_signal(signum: int, frame: FrameType | None) -> None:
+        raise Terminated(signum)
+
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, on_signal)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Let SIGTERM, SIGINT and SIGHUP set the event, so that a loop can drain; a second signal raises Terminated."""
+    stop = threading.Event()
+    before = {}
+
+    def on_signal(signum: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise Terminated(signum)
+        stop.set()
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        before[signum] = signal.signal(signum, on_signal)
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def reraise_lost_signals() -> Iterator[None]:
+    """Re-raise signals lost in finalizers.
+
+    If a signal handler raises while a finalizer runs, Python prints the exception and continues. This block
+    raises it again a moment later, by SIGALRM; the deadline that SIGALRM may carry no longer matters then.
+    """
+    hook_before, alarm_before = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+    lost: list[BaseException] = []
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, _TimeoutExpired | Terminated | KeyboardInterrupt):
+            lost.append(unraisable.exc_value)
+            signal.signal(signal.SIGALRM, reraise)
+            signal.setitimer(signal.ITIMER_REAL, _RERAISE_SECONDS)
+        else:
+            hook_before(unraisable)
+
+    def reraise(signum: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code is hook.__code__:  # the hook still runs: this exception would be lost, too
+                signal.setitimer(signal.ITIMER_REAL, _RERAISE_SECONDS)
+                return
+            frame = frame.f_back
+        raise type(lost[-1])(*lost[-1].args)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook_before
+        if lost:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm_before)
+
+
+@contextmanager
+def deadline(seconds: float | None) -> Iterator[None]:
+    """End the block with DeadlineExceededError after ``seconds``; None and 0 set no deadline. Main thread only."""
+    if not seconds:
+        yield
+        return
+
+    def on_alarm(signum: int, frame: FrameType | None) -> None:
+        raise _TimeoutExpired
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        with reraise_lost_signals():
+            yield
+    except _TimeoutExpired:
+        raise DeadlineExceededError(
+            f"not done after {seconds:g} s (--timeout)", hint=rerun_hint("with more time")
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
