@@ -25,7 +25,7 @@ COMMANDS = {
     "registry": "registry.registry",
     "history": "history.history",
     "rebuild": "rebuild.rebuild",
-    "verify": "registry.compare",
+    "compare": "registry.compare",
     "service": "detection.service",
     "stream": "detection.stream",
     "throttle": "throttling.throttle",

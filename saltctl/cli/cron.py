@@ -1,4 +1,4 @@
-"""What rebuild, verify and replay need to run from cron: silence, one log line, metrics in a file.
+"""What rebuild, compare and replay need to run from cron: silence, one log line, metrics in a file.
 
 ``--cron`` prints nothing while nothing happens, since cron mails whatever is printed. When something was done or
 found, or it failed, there is one JSON line on stderr, with a run id, instead of the report and of the error.

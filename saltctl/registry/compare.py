@@ -29,7 +29,7 @@ from saltctl.errors import (
     UsageError,
 )
 from saltctl.rebuild.events import Damaged
-from saltctl.registry.compare_events import Drift, Event, Kind, Sample, VerifyProgress, VerifyReport
+from saltctl.registry.compare_events import ComparisonProgress, ComparisonReport, Drift, Event, Kind, Sample
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of, check_conversation_id, power_of_two_at_least
 from saltctl.settings import Settings
@@ -51,11 +51,11 @@ _SUSPECTS = 50_000
 _ASKED_AT_ONCE = 1000
 _BUCKETS_AT_ONCE = 256
 _PROGRESS_EVERY = 0.2
-REASON = "verify --repair: Redis had more than the backup"
+REASON = "compare --repair: Redis had more than the backup"
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyOptions:
+class ComparisonOptions:
     """How to compare. ``grace`` is in seconds; ``page_limit`` bounds the items of a page, for tests."""
 
     segments: int = 4
@@ -106,7 +106,7 @@ class _Run:
     next_progress: float = 0.0
 
 
-class Verify:
+class Comparison:
     """A comparison of one registry with its backup. Iterate over :meth:`run` once.
 
     Args:
@@ -125,7 +125,7 @@ class Verify:
         redis: ComparedRedis,
         store: VerifiedStore,
         backup: BackupStore,
-        options: VerifyOptions,
+        options: ComparisonOptions,
         *,
         layout: str,
         key_prefix: str,
@@ -152,9 +152,9 @@ class Verify:
         redis: ComparedRedis,
         store: VerifiedStore,
         backup: BackupStore,
-        options: VerifyOptions,
+        options: ComparisonOptions,
         registry: Registry | None = None,
-    ) -> Verify:
+    ) -> Comparison:
         """A comparison over given stores, with everything else from the settings."""
         return cls(
             redis,
@@ -345,15 +345,15 @@ class Verify:
             return replace(drift, problem=exc.message)
         return replace(drift, repaired=True)
 
-    def _progress(self) -> Iterator[VerifyProgress]:
+    def _progress(self) -> Iterator[ComparisonProgress]:
         run, now = self._run, self._clock()
         if now >= run.next_progress:
             run.next_progress = now + _PROGRESS_EVERY
-            yield VerifyProgress(run.checked, run.kinds.total(), now - run.started, run.consumed_rcu)
+            yield ComparisonProgress(run.checked, run.kinds.total(), now - run.started, run.consumed_rcu)
 
-    def _report(self) -> VerifyReport:
+    def _report(self) -> ComparisonReport:
         run = self._run
-        return VerifyReport(
+        return ComparisonReport(
             checked=run.checked,
             in_sync=run.checked - run.kinds.total(),
             behind=run.kinds["behind"],
@@ -369,12 +369,12 @@ class Verify:
         )
 
 
-def result_of(events: Iterator[Event]) -> VerifyReport:
+def result_of(events: Iterator[Event]) -> ComparisonReport:
     """Drain a comparison for its report alone."""
     report = None
     for event in events:
         report = event
-    assert isinstance(report, VerifyReport)
+    assert isinstance(report, ComparisonReport)
     return report
 
 
@@ -409,5 +409,5 @@ def _is_valid(conversation_id: str) -> bool:
 
 def _broken(how: str) -> ComparisonBrokenError:
     return ComparisonBrokenError(
-        f"Redis {how} while it was compared, so nothing is proved", hint="saltctl rebuild, then saltctl verify"
+        f"Redis {how} while it was compared, so nothing is proved", hint="saltctl rebuild, then saltctl compare"
     )

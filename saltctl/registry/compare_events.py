@@ -46,7 +46,7 @@ class Drift:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyProgress:
+class ComparisonProgress:
     """So far. ``consumed_rcu`` is in read capacity units."""
 
     checked: int
@@ -56,7 +56,7 @@ class VerifyProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyReport:
+class ComparisonReport:
     """What a comparison found, with the keys of the command line's contract.
 
     ``checked`` conversations were compared and ``in_sync`` of them agree; the next four count the others by
@@ -83,4 +83,4 @@ class VerifyReport:
         return self.checked - self.in_sync - self.repaired
 
 
-Event = VerifyProgress | Drift | Damaged | VerifyReport
+Event = ComparisonProgress | Drift | Damaged | ComparisonReport

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from saltctl.registry.compare import Verify, VerifyOptions, result_of
-from saltctl.registry.compare_events import Sample, VerifyReport
+from saltctl.registry.compare import Comparison, ComparisonOptions, result_of
+from saltctl.registry.compare_events import ComparisonReport, Sample
 from saltctl.settings import Settings
 from saltctl.stores.contracts import BackupStore
 from saltctl.stores.redis.buckets import BucketReader
@@ -24,7 +24,7 @@ class _NotAsked:
 
 def sample(
     settings: Settings, backup: BackupStore, entries: int, chance: random.Random, *, most_buckets: int = 2**20
-) -> VerifyReport:
+) -> ComparisonReport:
     """Compare about 300 conversations, both ways, another part each time.
 
     Args:
@@ -39,9 +39,9 @@ def sample(
         ConfigurationError: the backup table is bound to another layout.
     """
     parts = min(max(entries // CONVERSATIONS, settings.buckets // most_buckets, 1), settings.buckets)
-    options = VerifyOptions(segments=1, sample=Sample(chance.randint(1, parts), parts))
+    options = ComparisonOptions(segments=1, sample=Sample(chance.randint(1, parts), parts))
     reader = BucketReader(settings)
     try:
-        return result_of(Verify.over(settings, reader, _NotAsked(), backup, options).run())
+        return result_of(Comparison.over(settings, reader, _NotAsked(), backup, options).run())
     finally:
         reader.close()

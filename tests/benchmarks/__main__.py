@@ -7,17 +7,17 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.benchmarks import detection, history, lookup, memory, rebuild, startup, verify
+from tests.benchmarks import compare, detection, history, lookup, memory, rebuild, startup
 from tests.benchmarks.report import Outcome
 
 BENCHMARKS: dict[str, Callable[..., Outcome]] = {
+    "compare": compare.run,
     "detection": detection.run,
     "history": history.run,
     "lookup": lookup.run,
     "memory": memory.run,
     "rebuild": rebuild.run,
     "startup": startup.run,
-    "verify": verify.run,
 }
 
 

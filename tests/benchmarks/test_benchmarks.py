@@ -9,7 +9,7 @@ import pytest
 from saltctl.local.environment import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.benchmarks import contenders, detection, history, lookup, memory, rebuild, startup, verify
+from tests.benchmarks import compare, contenders, detection, history, lookup, memory, rebuild, startup
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.backup_pages import PagesServer, Table, make_pages
 from tests.benchmarks.entries import conversation_id, differences, entries
@@ -161,7 +161,7 @@ def test_commands_start_and_print_what_they_should() -> None:
 
 def test_a_comparison_finds_all_in_sync() -> None:
     """Both sizes were compared whole, and the table has a line for each."""
-    outcome = verify.run(quick=True)
+    outcome = compare.run(quick=True)
     assert [compared.in_sync for compared in outcome.compared] == [2_000, 4_000]
     assert "4,000 entries" in printed(outcome)
 

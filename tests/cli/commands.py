@@ -43,7 +43,7 @@ REBUILD_KEYS = (
     "resumed",
     "dry_run",
 )
-VERIFY_KEYS = (
+COMPARE_KEYS = (
     "checked",
     "in_sync",
     "behind",
@@ -210,8 +210,8 @@ COMMANDS = (
     Contract("service run", returns_data=False, slow=True),
     Contract("rebuild", keys=REBUILD_KEYS, columns=REBUILD_KEYS[:-1]),
     Contract("rebuild", ("--dry-run",), keys=REBUILD_KEYS, columns=REBUILD_KEYS[:-1]),
-    Contract("verify", keys=VERIFY_KEYS, nested={"drift": DRIFT_KEYS}),
-    Contract("verify", ("--sample", "1/1", "--repair", "--dry-run"), keys=VERIFY_KEYS),
+    Contract("compare", keys=COMPARE_KEYS, nested={"drift": DRIFT_KEYS}),
+    Contract("compare", ("--sample", "1/1", "--repair", "--dry-run"), keys=COMPARE_KEYS),
     Contract(
         "doctor",
         keys=("ok", "checks"),

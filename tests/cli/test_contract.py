@@ -146,7 +146,7 @@ CONNECTED = [
     ("registry", "set", "x", "4", "--yes"),
     ("registry", "list"),
     ("rebuild",),
-    ("verify",),
+    ("compare",),
     ("setup",),
     ("history", "read", "x"),
     ("history", "find", "x", "m"),

@@ -44,7 +44,7 @@ def metrics_of(file: Path) -> dict[str, float]:
     return found
 
 
-JOBS = (("verify",), ("rebuild",), ("stream", "replay"))
+JOBS = (("compare",), ("rebuild",), ("stream", "replay"))
 
 
 @pytest.mark.parametrize("job", JOBS, ids=" ".join)
@@ -59,11 +59,11 @@ def test_a_job_that_found_something_says_so_in_one_line(saltctl: Runner, well: S
     backup.raise_max_n("conv", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
     lines = []
     for options, code, outcome in ((("--cron",), 3, "found"), (("--cron", "--repair", "--yes"), 0, "ok")):
-        done = saltctl("verify", *options)
+        done = saltctl("compare", *options)
         (line,) = map(json.loads, done.err.splitlines())
         assert done.out == ""
         assert list(line)[: len(LINE_KEYS)] == LINE_KEYS
-        assert (done.code, line["exit_code"], line["outcome"], line["event"]) == (code, code, outcome, "verify")
+        assert (done.code, line["exit_code"], line["outcome"], line["event"]) == (code, code, outcome, "compare")
         lines.append(line)
     assert lines[0]["behind"] == 1
     assert lines[0]["drift"][0]["conversation_id"] == "conv"
@@ -83,7 +83,7 @@ def test_a_rebuild_that_verified_says_so(saltctl: Runner, well: Settings, redis_
 def test_a_failure_is_one_line(saltctl: Runner, well: Settings, redis_server: LocalRedis) -> None:
     """An error's code, message and hint stand in the line, and nowhere else once more."""
     redis_server.kill()
-    outcome = saltctl("verify", "--cron")
+    outcome = saltctl("compare", "--cron")
     (line,) = map(json.loads, outcome.err.splitlines())
     assert (outcome.code, line["exit_code"], line["outcome"], line["level"]) == (69, 69, "redis_unavailable", "error")
     assert "127.0.0.1" in line["message"]
@@ -99,7 +99,7 @@ def test_a_lease_that_is_held_is_no_news(saltctl: Runner, well: Settings, backup
 
 def test_a_report_that_is_asked_for_is_printed(saltctl: Runner, well: Settings) -> None:
     """``--cron -o json`` has its document on stdout."""
-    assert saltctl("verify", "--cron", "-o", "json").json["in_sync"] == 1
+    assert saltctl("compare", "--cron", "-o", "json").json["in_sync"] == 1
 
 
 @pytest.mark.parametrize("job", JOBS, ids=" ".join)
@@ -121,17 +121,17 @@ def test_metrics_are_written_at_failure_and_keep_the_last_success(
 ) -> None:
     """A failed run says so, and an alert on the age of the last success goes on counting."""
     file = tmp_path / "saltctl.prom"
-    saltctl("verify", "--metrics-file", str(file))
+    saltctl("compare", "--metrics-file", str(file))
     good = metrics_of(file)
     redis_server.kill()
-    assert saltctl("verify", "--metrics-file", str(file)).code == 69
+    assert saltctl("compare", "--metrics-file", str(file)).code == 69
     bad = metrics_of(file)
     assert (bad["saltctl_job_success"], bad["saltctl_job_exit_code"]) == (0, 69)
     last = "saltctl_job_last_success_timestamp_seconds"
     assert bad[last] == good[last]
-    assert "saltctl_verify_checked" not in bad
+    assert "saltctl_compare_checked" not in bad
     file.unlink()
-    saltctl("verify", "--metrics-file", str(file))
+    saltctl("compare", "--metrics-file", str(file))
     assert metrics_of(file)[last] == 0
 
 
@@ -141,9 +141,9 @@ def test_drift_is_a_success_with_metrics_of_its_own(
     """A comparison that found drift ran as it was to; how much it found is what to alert on."""
     file = tmp_path / "saltctl.prom"
     backup.raise_max_n("conv", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
-    assert saltctl("verify", "--metrics-file", str(file)).code == 3
+    assert saltctl("compare", "--metrics-file", str(file)).code == 3
     found = metrics_of(file)
-    assert (found["saltctl_job_success"], found["saltctl_verify_behind"]) == (1, 1)
+    assert (found["saltctl_job_success"], found["saltctl_compare_behind"]) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_every_end_is_in_the_metrics(
 ) -> None:
     """A timeout, a usage error and a refusal are written with their exit codes."""
     file = tmp_path / "saltctl.prom"
-    code = saltctl("verify", *arguments, "--metrics-file", str(file)).code
+    code = saltctl("compare", *arguments, "--metrics-file", str(file)).code
     assert code in (124, 2, 6)
     assert metrics_of(file)["saltctl_job_exit_code"] == code
 
@@ -162,10 +162,10 @@ def test_every_end_is_in_the_metrics(
 def test_a_link_is_replaced_and_not_followed(saltctl: Runner, well: Settings, tmp_path: Path) -> None:
     """Whoever may write into the directory cannot have another file overwritten, or read."""
     precious = tmp_path / "precious"
-    precious.write_text('saltctl_job_last_success_timestamp_seconds{command="verify"} 77\n')
+    precious.write_text('saltctl_job_last_success_timestamp_seconds{command="compare"} 77\n')
     file = tmp_path / "saltctl.prom"
     file.symlink_to(precious)
-    assert saltctl("verify", "--timeout", "1ms", "--metrics-file", str(file)).code == 124
+    assert saltctl("compare", "--timeout", "1ms", "--metrics-file", str(file)).code == 124
     assert "77" in precious.read_text()
     assert not file.is_symlink()
     assert metrics_of(file)["saltctl_job_last_success_timestamp_seconds"] == 0
@@ -175,13 +175,13 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
     saltctl: Runner, well: Settings, tmp_path: Path
 ) -> None:
     """A missing directory is exit 78 at once, not a surprise an hour later."""
-    outcome = saltctl("verify", "--metrics-file", str(tmp_path / "nowhere" / "x.prom"), "-o", "json")
+    outcome = saltctl("compare", "--metrics-file", str(tmp_path / "nowhere" / "x.prom"), "-o", "json")
     assert (outcome.code, outcome.error["code"], outcome.out) == (78, "configuration", "")
 
 
 def test_a_usage_error_is_told_as_one(saltctl: Runner, well: Settings) -> None:
     """A crontab with a mistake in it: the line says so, and so does what a person reads."""
-    outcome = saltctl("verify", "--cron", "--sample", "x")
+    outcome = saltctl("compare", "--cron", "--sample", "x")
     first, *rest = outcome.err.splitlines()
     line = json.loads(first)
     assert (outcome.code, line["exit_code"], line["outcome"]) == (2, 2, "usage")

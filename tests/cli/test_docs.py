@@ -16,7 +16,7 @@ import pytest
 from saltctl.errors import SaltctlError
 from saltctl.local.environment import LocalEnvironment
 from saltctl.settings import SPECS, read_config
-from tests.benchmarks import detection, history, lookup, memory, rebuild, startup, verify
+from tests.benchmarks import compare, detection, history, lookup, memory, rebuild, startup
 from tests.cli.test_contract import LEAVES
 
 ROOT = Path(__file__).parents[2]
@@ -186,7 +186,7 @@ def test_the_goals_are_those_of_the_benchmarks() -> None:
         "… against a resource's scan": {rebuild.GOAL_NAIVE},
         "saltctl's scan alone": {rebuild.GOAL_DRAINED},
         "memory of a rebuild": {rebuild.GOAL_MEMORY},
-        "saltctl verify": {verify.GOAL_MEMORY},
+        "saltctl compare": {compare.GOAL_MEMORY},
         "memory in Redis": {memory.GOAL},
         "the newest page": {history.GOAL_TIME, history.GOAL_ITEMS},
         "the page after a cursor": {history.GOAL_TIME, history.GOAL_ITEMS},

@@ -59,7 +59,7 @@ def test_a_signal_that_strikes_a_finalizer_is_not_lost(signum: signal.Signals, c
                 del found
                 while True:
                     time.sleep(0.01)
-        main(["verify"], command=Command())
+        main(["compare"], command=Command())
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
@@ -70,5 +70,5 @@ def test_a_signal_that_strikes_a_finalizer_is_not_lost(signum: signal.Signals, c
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == code, done.stderr
-    assert "run it again: saltctl verify" in done.stderr
+    assert "run it again: saltctl compare" in done.stderr
     assert "Traceback" not in done.stderr

@@ -79,7 +79,7 @@ def test_the_service_and_every_look_follow_a_failover(
         status = ask("status")
         assert status["registry"]["error"] is None
         assert status["service"]["error"] is None
-        assert ask("verify")["in_sync"] == 1
+        assert ask("compare")["in_sync"] == 1
         one.process.terminate()
         one.wait_for("stopped")
     finally:

@@ -179,7 +179,7 @@ def backup_items(world: World, data: st.DataObject) -> None:
                     (["registry", "list", *form, "--source", "backup"], {0}),
                     (["registry", "export", "--source", "backup"], {0, 4}),
                     (["rebuild", *form, "--dry-run"], {0, 4}),
-                    (["verify", *form], {0, 3, 4}),
+                    (["compare", *form], {0, 3, 4}),
                 )
             )
         )
@@ -200,7 +200,7 @@ def redis_entries(world: World, data: st.DataObject) -> None:
     try:
         form, shown = _form(data), name.decode("utf-8", "surrogateescape")
         command = data.draw(
-            st.sampled_from((["registry", "list", *form, "--source", "redis"], ["verify", *form], ["registry", "get"]))
+            st.sampled_from((["registry", "list", *form, "--source", "redis"], ["compare", *form], ["registry", "get"]))
         )
         if command == ["registry", "get"]:
             command = [*command, *form, "--", shown]
@@ -298,7 +298,7 @@ def arguments(world: World, data: st.DataObject) -> None:
                 ("stream", "dead", "requeue"),
                 ("service", "emit"),
                 ("rebuild", "--dry-run"),
-                ("verify",),
+                ("compare",),
                 ("config", "show"),
                 ("completion",),
                 (),

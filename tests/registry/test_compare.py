@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-import saltctl.registry.compare as verify_module
+import saltctl.registry.compare as compare_module
 from saltctl.errors import ComparisonBrokenError, ConfigurationError, DamagedEntryError, ThrottledError, UsageError
 from saltctl.rebuild.events import Damaged
-from saltctl.registry.compare import KEYED_ABOVE, MAX_NAMED, Verify, VerifyOptions, result_of
-from saltctl.registry.compare_events import Drift, Sample, VerifyReport
+from saltctl.registry.compare import KEYED_ABOVE, MAX_NAMED, Comparison, ComparisonOptions, result_of
+from saltctl.registry.compare_events import ComparisonReport, Drift, Sample
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.stores.contracts import BackupEntry, BackupPage, DamagedEntry
@@ -79,13 +79,13 @@ class World:
         """An item of the backup."""
         self.backup.items[conversation_id] = BackupEntry(conversation_id, n, n if write_n is None else write_n)
 
-    def verify(self, *, repair: bool = False, **options: Any) -> Verify:
+    def comparison(self, *, repair: bool = False, **options: Any) -> Comparison:
         """A comparison that was not started."""
-        return Verify(
+        return Comparison(
             self.reader,
             self.store,
             self.backup,
-            VerifyOptions(**options),
+            ComparisonOptions(**options),
             layout=LAYOUT,
             key_prefix="salt",
             buckets=BUCKETS,
@@ -94,9 +94,9 @@ class World:
             sleep=self.sleep,
         )
 
-    def report(self, **options: Any) -> VerifyReport:
+    def report(self, **options: Any) -> ComparisonReport:
         """The report of a comparison."""
-        return result_of(self.verify(**options).run())
+        return result_of(self.comparison(**options).run())
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def world() -> World:
     return made
 
 
-def kinds(report: VerifyReport) -> dict[str, str]:
+def kinds(report: ComparisonReport) -> dict[str, str]:
     """The kind of each drift, by conversation."""
     return {drift.conversation_id: drift.kind for drift in report.drift}
 
@@ -234,7 +234,7 @@ def test_repair_brings_both_sides_to_the_larger_n(world: World) -> None:
         (16, 16),
         (4, 4),
     ]
-    assert "verify --repair" in world.backup.items["stranger"].raises[-1].reason
+    assert "compare --repair" in world.backup.items["stranger"].raises[-1].reason
     assert world.report().drift == []
 
 
@@ -289,10 +289,10 @@ def test_damaged_items_are_counted_and_are_no_drift(world: World) -> None:
 
     world.backup = Damaging()
     world.backup.items = normal.items
-    events = list(world.verify().run())
+    events = list(world.comparison().run())
     assert [event.entry.conversation_id for event in events if isinstance(event, Damaged)] == ["broken"]
     report = events[-1]
-    assert isinstance(report, VerifyReport)
+    assert isinstance(report, ComparisonReport)
     assert (kinds(report), report.damaged) == ({"conv_2": "unbacked"}, 1)
 
 
@@ -385,26 +385,26 @@ def test_much_drift_is_counted_whole_and_named_in_part(world: World) -> None:
     """A Redis that is empty: every entry is counted, the first are named, each is an event."""
     for number in range(MAX_NAMED + 500):
         world.put(f"more_{number}", 2)
-    events = list(world.verify(page_limit=100).run())
+    events = list(world.comparison(page_limit=100).run())
     report = events[-1]
-    assert isinstance(report, VerifyReport)
+    assert isinstance(report, ComparisonReport)
     assert (report.missing, len(report.drift)) == (MAX_NAMED + 500, MAX_NAMED)
     assert sum(isinstance(event, Drift) for event in events) == MAX_NAMED + 500
 
 
 def test_suspects_that_wait_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """With more suspects than are kept, the scan waits for their second look: memory does not grow with drift."""
-    monkeypatch.setattr(verify_module, "_SUSPECTS", 100)
-    monkeypatch.setattr(verify_module, "ENTRIES_AT_ONCE", 50)
+    monkeypatch.setattr(compare_module, "_SUSPECTS", 100)
+    monkeypatch.setattr(compare_module, "ENTRIES_AT_ONCE", 50)
     for number in range(1000):
         world.put(f"more_{number}", 2)
-    verify = world.verify(page_limit=50)
+    comparison = world.comparison(page_limit=50)
     most = 0
 
     def look(what: str) -> None:
         nonlocal most
-        most = max(most, len(verify._run.suspects))
+        most = max(most, len(comparison._run.suspects))
 
     world.reader.at = look
-    assert result_of(verify.run()).missing == 1000
+    assert result_of(comparison.run()).missing == 1000
     assert 100 <= most <= 150

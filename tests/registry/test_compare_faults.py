@@ -20,8 +20,8 @@ import pytest
 
 from saltctl.errors import ComparisonBrokenError, RedisUnavailableError
 from saltctl.local.environment import LocalRedis
-from saltctl.registry.compare import Verify, VerifyOptions, result_of
-from saltctl.registry.compare_events import VerifyReport
+from saltctl.registry.compare import Comparison, ComparisonOptions, result_of
+from saltctl.registry.compare_events import ComparisonReport
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
@@ -86,7 +86,7 @@ class WatchedReader(BucketReader):
         return super().sizes(buckets)
 
 
-Opener = Callable[..., Verify]
+Opener = Callable[..., Comparison]
 
 
 @pytest.fixture
@@ -96,17 +96,17 @@ def comparison(settings: Settings, store: RedisRegistry, backup: BackupTable, re
 
     def make(
         at: At = lambda what: None, *, repair: bool = False, of: BackupTable = backup, grace: float = 0.5
-    ) -> Verify:
+    ) -> Comparison:
         readers.append(WatchedReader(settings, at))
-        options = VerifyOptions(segments=2, page_limit=7, grace=grace)
-        return Verify.over(settings, readers[-1], store, of, options, registry if repair else None)
+        options = ComparisonOptions(segments=2, page_limit=7, grace=grace)
+        return Comparison.over(settings, readers[-1], store, of, options, registry if repair else None)
 
     yield make
     for reader in readers:
         reader.close()
 
 
-def all_is_well(report: VerifyReport) -> bool:
+def all_is_well(report: ComparisonReport) -> bool:
     """What nobody may claim of a Redis that lost something."""
     return report.verified and report.left == 0
 
@@ -248,8 +248,8 @@ def test_throttling_at_every_kind_of_request(
     throttled = BackupTable(behind, client=create_client(behind, "dynamodb", attempts=1))
     registry = Registry.over(behind, store, throttled)
     reader = BucketReader(settings)
-    options = VerifyOptions(segments=2, page_limit=7, grace=0.01)
-    report = result_of(Verify.over(behind, reader, store, throttled, options, registry).run())
+    options = ComparisonOptions(segments=2, page_limit=7, grace=0.01)
+    report = result_of(Comparison.over(behind, reader, store, throttled, options, registry).run())
     reader.close()
     assert (report.left, sum(left.values())) == (0, 0)
     assert_nothing_was_lowered(backup)
@@ -279,8 +279,8 @@ def stalled(settings: Settings, filled: Registry, aws_stub: AwsStub) -> Iterator
 
 
 def start(environment: dict[str, str], *options: str) -> subprocess.Popen[str]:
-    """``saltctl verify`` as a process of its own."""
-    command = [sys.executable, "-m", "saltctl", "verify", *options]
+    """``saltctl compare`` as a process of its own."""
+    command = [sys.executable, "-m", "saltctl", "compare", *options]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -288,14 +288,14 @@ def start(environment: dict[str, str], *options: str) -> subprocess.Popen[str]:
 def test_signals_end_it_cleanly(signum: signal.Signals, code: int, stalled: Stalled, tmp_path: Path) -> None:
     """It leaves at once with the signal's exit code, one line of log and its metrics."""
     environment, scanned = stalled
-    file = tmp_path / "verify.prom"
+    file = tmp_path / "compare.prom"
     process = start(environment, "--cron", "--metrics-file", str(file))
     assert scanned.wait(60)
     process.send_signal(signum)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (code, "")
     (line,) = map(json.loads, err.splitlines())
-    assert (line["event"], line["exit_code"]) == ("verify", code)
+    assert (line["event"], line["exit_code"]) == ("compare", code)
     assert re.search(rf"^saltctl_job_exit_code{{.*}} {code}$", file.read_text(), flags=re.MULTILINE)
 
 

@@ -62,7 +62,7 @@ def _registry(panel: Panel) -> list[Text]:
 
 def _drift(panel: Panel) -> list[Text]:
     if panel["found"]:
-        told = f"{panel['found']:,} of a sample of {panel['checked']:,} differ; saltctl verify"
+        told = f"{panel['found']:,} of a sample of {panel['checked']:,} differ; saltctl compare"
         return [_text(told, style=BAD)]
     if not panel["checked"]:
         return [_text("no conversation is in this sample", style=QUIET)]

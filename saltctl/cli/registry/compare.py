@@ -1,4 +1,4 @@
-"""``saltctl verify``."""
+"""``saltctl compare``."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from saltctl.cli.signals import deadline
 from saltctl.cli.text import printable
 
 if TYPE_CHECKING:
-    from saltctl.registry.compare import Verify, VerifyOptions
-    from saltctl.registry.compare_events import Sample, VerifyReport
+    from saltctl.registry.compare import Comparison, ComparisonOptions
+    from saltctl.registry.compare_events import ComparisonReport, Sample
 
 FOUND_SOMETHING = 3
 INCOMPLETE = 4
@@ -57,10 +57,10 @@ DRIFT_COLUMNS = (
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the tree."""
-    app.command("verify")(verify)
+    app.command("compare")(compare)
 
 
-def verify(
+def compare(
     context: typer.Context,
     repair: Annotated[bool, typer.Option("--repair", help="Raise the side that is behind; else change nothing.")] = (
         False
@@ -86,15 +86,15 @@ def verify(
 
     \b
     Examples:
-      saltctl verify
-      saltctl verify --repair --dry-run
-      saltctl verify --sample 1/24 -o json
+      saltctl compare
+      saltctl compare --repair --dry-run
+      saltctl compare --sample 1/24 -o json
     """
-    from saltctl.registry.compare import VerifyOptions
+    from saltctl.registry.compare import ComparisonOptions
 
     session = session_of(context)
-    with track_job("verify", session, cron=cron, metrics_file=metrics_file) as job:
-        options = VerifyOptions(segments=segments, sample=parse_sample(sample))
+    with track_job("compare", session, cron=cron, metrics_file=metrics_file) as job:
+        options = ComparisonOptions(segments=segments, sample=parse_sample(sample))
         session.settings.require_redis_url()
         repair = repair and not dry_run
         if repair:
@@ -123,27 +123,27 @@ def parse_sample(text: str | None) -> Sample | None:
     return Sample(int(found[1]), int(found[2]))
 
 
-def _comparison(session: Session, options: VerifyOptions, *, repair: bool) -> Verify:
-    from saltctl.registry.compare import Verify
+def _comparison(session: Session, options: ComparisonOptions, *, repair: bool) -> Comparison:
+    from saltctl.registry.compare import Comparison
     from saltctl.stores.redis.buckets import BucketReader
 
     reader = BucketReader(session.settings)
     registry = session.registry if repair else None
-    return Verify.over(session.settings, reader, session.store, session.backup, options, registry)
+    return Comparison.over(session.settings, reader, session.store, session.backup, options, registry)
 
 
-def _drain(job: Verify, *, quiet: bool) -> VerifyReport:
+def _drain(job: Comparison, *, quiet: bool) -> ComparisonReport:
     """Tell about the events on stderr, and return the report."""
     from saltctl.rebuild.events import Damaged
-    from saltctl.registry.compare_events import VerifyProgress, VerifyReport
+    from saltctl.registry.compare_events import ComparisonProgress, ComparisonReport
 
     damaged = 0
     with closing(cast("Any", job.run())) as events, show_progress("comparing", quiet=quiet) as (say, above):
         for event in events:
             match event:
-                case VerifyReport():
+                case ComparisonReport():
                     return event
-                case VerifyProgress():
+                case ComparisonProgress():
                     say(f"{event.checked:,} checked, {event.drift:,} differ, {event.consumed_rcu:,.1f} RCU")
                 case Damaged():
                     damaged += 1
@@ -152,14 +152,14 @@ def _drain(job: Verify, *, quiet: bool) -> VerifyReport:
     raise RuntimeError("the comparison ended without a report")
 
 
-def _exit_code(report: VerifyReport, *, repair: bool, say: Any) -> int:
+def _exit_code(report: ComparisonReport, *, repair: bool, say: Any) -> int:
     for drift in report.drift:
         if drift.problem is not None:
             say(f"{drift.conversation_id!r} was not repaired: {drift.problem}")
     if not report.verified:
         say("Redis is not verified: lookups are answered by the backup. saltctl rebuild")
     if report.left:
-        remedy = "" if repair else "; saltctl verify --repair --yes raises what is behind"
+        remedy = "" if repair else "; saltctl compare --repair --yes raises what is behind"
         say(f"conversations that differ: {report.left:,}{remedy}")
     if report.damaged:
         say(f"damaged items of the backup, not compared: {report.damaged:,}; they are named above")

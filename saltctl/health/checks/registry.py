@@ -18,8 +18,8 @@ def drift(facts: Facts) -> Finding:
         first = found.drift[0]
         sides = f"Redis {first.redis_n or 'nothing'}, backup {first.backup_n or 'nothing'}"
         told = f"{found.left:,} of {found.checked:,} conversations differ, such as {first.conversation_id!r}: {sides}"
-        return fail(told, facts.fix_commands.saltctl("verify", "--repair", "--yes"), **measures)
+        return fail(told, facts.fix_commands.saltctl("compare", "--repair", "--yes"), **measures)
     if found.damaged:
         told = f"{found.damaged:,} items of the backup cannot have been written by saltctl"
-        return warn(told, facts.fix_commands.saltctl("verify"), **measures)
+        return warn(told, facts.fix_commands.saltctl("compare"), **measures)
     return ok(f"{found.checked:,} conversations compared, no difference", **measures)

@@ -267,7 +267,7 @@ def test_each_role_can_do_its_commands(
         ("stream", "dead", "list"),
         ("stream", "dead", "requeue", "--all"),
         ("stream", "dead", "drop", "--all", "--yes"),
-        ("verify", "--repair", "--yes"),
+        ("compare", "--repair", "--yes"),
         ("registry", "export"),
         ("service", "emit", "acl"),
     )
@@ -283,7 +283,7 @@ def test_each_role_can_do_its_commands(
         ("registry", "get", "conv"),
         ("registry", "list", "--source", "redis"),
         ("registry", "export"),
-        ("verify",),
+        ("compare",),
         ("rebuild", "--dry-run"),
         ("stream", "status", "--window", "10ms"),
         ("stream", "peek"),

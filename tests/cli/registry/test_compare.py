@@ -1,4 +1,4 @@
-"""``saltctl verify``: its report, its repair and its exit codes, on real servers."""
+"""``saltctl compare``: its report, its repair and its exit codes, on real servers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_sides_that_agree(saltctl: Runner, configured: Settings, registry: Regis
     """No drift is exit 0, and every number says so."""
     registry.raise_to("conv", 4)
     rebuild()
-    outcome = saltctl("verify", "-o", "json")
+    outcome = saltctl("compare", "-o", "json")
     assert outcome.code == 0
     assert outcome.err == ""
     found = outcome.json
@@ -66,7 +66,7 @@ def test_sides_that_agree(saltctl: Runner, configured: Settings, registry: Regis
 
 def test_drift_is_named_and_repaired(saltctl: Runner, drifted: Settings, registry: Registry) -> None:
     """Drift is exit 3 until it is repaired; the repair raises, and lookups see it."""
-    outcome = saltctl("verify", "-o", "json")
+    outcome = saltctl("compare", "-o", "json")
     assert outcome.code == 3
     found = outcome.json
     assert {drift["conversation_id"]: drift["kind"] for drift in found["drift"]} == {
@@ -77,12 +77,12 @@ def test_drift_is_named_and_repaired(saltctl: Runner, drifted: Settings, registr
         "conv_3": "uncommitted",
     }
     assert (found["checked"], found["in_sync"], found["repaired"]) == (11, 6, 0)
-    assert "saltctl verify --repair --yes" in outcome.err
-    refused = saltctl("verify", "--repair", "-o", "json")
+    assert "saltctl compare --repair --yes" in outcome.err
+    refused = saltctl("compare", "--repair", "-o", "json")
     assert (refused.code, refused.error["code"]) == (6, "confirmation_required")
-    repaired = saltctl("verify", "--repair", "--yes", "-o", "json")
+    repaired = saltctl("compare", "--repair", "--yes", "-o", "json")
     assert (repaired.code, repaired.json["repaired"]) == (0, 5)
-    assert saltctl("verify").code == 0
+    assert saltctl("compare").code == 0
     found_n = {
         i: lookup.max_n for i, lookup in registry.lookup_many(["conv_0", "conv_1", "conv_2", "stranger"]).items()
     }
@@ -91,21 +91,21 @@ def test_drift_is_named_and_repaired(saltctl: Runner, drifted: Settings, registr
 
 def test_a_dry_run_of_a_repair_changes_nothing(saltctl: Runner, drifted: Settings, store: RedisRegistry) -> None:
     """``--repair --dry-run`` asks nobody, finds the same, and leaves it."""
-    outcome = saltctl("verify", "--repair", "--dry-run", "-o", "json")
+    outcome = saltctl("compare", "--repair", "--dry-run", "-o", "json")
     assert (outcome.code, outcome.json["repaired"], outcome.json["dry_run"]) == (3, 0, True)
     assert store.raw(["conv_1", "conv_0"]) == {"conv_1": None, "conv_0": 2}
 
 
 def test_people_see_what_differs(saltctl: Runner, drifted: Settings) -> None:
     """The table has a line for each drift."""
-    outcome = saltctl("verify", "-o", "table")
+    outcome = saltctl("compare", "-o", "table")
     assert "stranger" in outcome.out
     assert "uncommitted" in outcome.out
 
 
 def test_samples(saltctl: Runner, drifted: Settings) -> None:
     """Two halves find together what the whole finds."""
-    halves = [saltctl("verify", "--sample", f"{k}/2", "-o", "json").json for k in (1, 2)]
+    halves = [saltctl("compare", "--sample", f"{k}/2", "-o", "json").json for k in (1, 2)]
     assert sum(half["checked"] for half in halves) == 11
     assert sum(len(half["drift"]) for half in halves) == 5
 
@@ -113,14 +113,14 @@ def test_samples(saltctl: Runner, drifted: Settings) -> None:
 @pytest.mark.parametrize("sample", ["0/4", "5/4", "1", "1/0", "a/b", "-1/4"])
 def test_impossible_samples(sample: str, saltctl: Runner, configured: Settings) -> None:
     """What is no part of a whole is a usage error."""
-    assert saltctl("verify", f"--sample={sample}").code == 2
+    assert saltctl("compare", f"--sample={sample}").code == 2
 
 
 def test_damaged_items_are_named_and_exit_4(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
     """An item that cannot be used is named, safely, and the rest is compared."""
     for conversation_id, item in (("text\x1b[31m", {"max_n": {"S": "4"}}), ("none", {})):
         backup.client.put_item(TableName=configured.backup_table, Item={KEY: {"S": conversation_id}, **item})
-    outcome = saltctl("verify", "-o", "json")
+    outcome = saltctl("compare", "-o", "json")
     assert (outcome.code, outcome.json["damaged"]) == (4, 2)
     assert "text\\x1b[31m" in outcome.err
     assert "\x1b" not in outcome.err
@@ -129,7 +129,7 @@ def test_damaged_items_are_named_and_exit_4(saltctl: Runner, configured: Setting
 def test_unverified_is_said_and_is_no_error(saltctl: Runner, configured: Settings, registry: Registry) -> None:
     """A Redis that agrees and is not verified: exit 0, and what to do."""
     registry.raise_to("conv", 4)
-    outcome = saltctl("verify", "-o", "json")
+    outcome = saltctl("compare", "-o", "json")
     assert (outcome.code, outcome.json["verified"]) == (0, False)
     assert "saltctl rebuild" in outcome.err
 
@@ -137,7 +137,7 @@ def test_unverified_is_said_and_is_no_error(saltctl: Runner, configured: Setting
 def test_redis_is_away(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
     """Without Redis there is nothing to compare: exit 69."""
     redis_server.kill()
-    outcome = saltctl("verify", "-o", "json")
+    outcome = saltctl("compare", "-o", "json")
     assert (outcome.code, outcome.error["code"]) == (69, "redis_unavailable")
 
 
@@ -147,6 +147,6 @@ def test_another_layout_is_refused(
     """A wrong bucket count would show everything as missing: refused, with the right one named."""
     registry.raise_to("conv", 4)
     monkeypatch.setenv("SALTCTL_BUCKETS", "128")
-    outcome = saltctl("verify", "-o", "json")
+    outcome = saltctl("compare", "-o", "json")
     assert outcome.code == 78
     assert "SALTCTL_BUCKETS=64" in outcome.error["hint"]

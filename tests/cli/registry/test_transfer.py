@@ -53,7 +53,7 @@ def test_there_and_back(
     assert (refused.code, refused.error["code"]) == (6, "confirmation_required")
     done = saltctl("registry", "import", str(file), "--yes", "-o", "json")
     assert (done.code, done.json["raised"]) == (0, len(ENTRIES))
-    assert saltctl("verify", "-o", "json").json["in_sync"] == len(ENTRIES)
+    assert saltctl("compare", "-o", "json").json["in_sync"] == len(ENTRIES)
     assert saltctl("registry", "export").out == file.read_text(encoding="utf-8")
     assert saltctl("registry", "import", str(file), "--yes", "-o", "json").json["raised"] == 0
 

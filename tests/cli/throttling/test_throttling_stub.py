@@ -58,8 +58,8 @@ PATIENT = (
     ("registry", "discover"),
     ("rebuild", "--dry-run"),
     ("rebuild",),
-    ("verify",),
-    ("verify", "--repair", "--yes"),
+    ("compare",),
+    ("compare", "--repair", "--yes"),
 )
 """Scans, which outlast a throttled minute or two."""
 CODES = tuple(THROTTLES)
@@ -239,7 +239,7 @@ def test_every_command_ends_as_documented(answer: Answer, stub: AwsStub, saltctl
 LOOKING = (
     ("status",),
     ("doctor",),
-    ("verify",),
+    ("compare",),
     ("throttle", "scan"),
     ("throttle", "alarms", "list"),
     ("registry", "get", "conv_hot_01"),

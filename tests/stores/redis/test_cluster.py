@@ -19,7 +19,7 @@ from saltctl.health.facts import Facts
 from saltctl.local.environment import LocalMoto
 from saltctl.rebuild.events import Progress
 from saltctl.rebuild.rebuild import RebuildOptions
-from saltctl.registry.compare import Verify, VerifyOptions, result_of
+from saltctl.registry.compare import Comparison, ComparisonOptions, result_of
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -137,7 +137,7 @@ def test_a_comparison_sees_every_primary(
         connections.execute_of(store._key(conversation_id), "HDEL", store._key(conversation_id), conversation_id)
     connections.close()
     reader = BucketReader(settings)
-    compare = partial(Verify.over, settings, reader, store, backup, VerifyOptions(grace=0.01))
+    compare = partial(Comparison.over, settings, reader, store, backup, ComparisonOptions(grace=0.01))
     found = result_of(compare(registry=raised).run())
     assert (found.behind, found.unbacked, found.missing, found.repaired) == (10, 10, 10, 30)
     assert len(store.by_primary([i for i, _ in drift])) == 3

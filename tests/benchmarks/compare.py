@@ -1,6 +1,6 @@
 """A whole comparison of Redis with its backup: entries a second, and its memory, which is not to grow with them.
 
-``python -m tests.benchmarks.verify BUCKETS REDIS_URL ENDPOINT`` is the process that is measured.
+``python -m tests.benchmarks.compare BUCKETS REDIS_URL ENDPOINT`` is the process that is measured.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from saltctl.registry.compare import Verify, VerifyOptions, result_of
+from saltctl.registry.compare import Comparison, ComparisonOptions, result_of
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.buckets import BucketReader
@@ -39,7 +39,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyResult:
+class CompareResult:
     """The comparisons, the smallest registry first; every entry was found in sync."""
 
     compared: list[Compared]
@@ -60,29 +60,29 @@ class VerifyResult:
             for run in self.compared
         ]
         headings = ("", "seconds", "CPU s", "entries/s", "peak MiB", "x first", "goal")
-        return [Table("verify, all in sync, Valkey with its AOF on", headings, rows)]
+        return [Table("compare, all in sync, Valkey with its AOF on", headings, rows)]
 
 
-def run(*, quick: bool = False) -> VerifyResult:
+def run(*, quick: bool = False) -> CompareResult:
     """Measure.
 
     Raises:
         WrongResultError: the comparison failed, or did not find everything in sync.
     """
     counts, buckets = ((2_000, 4_000), 64) if quick else (COUNTS, Settings.buckets)
-    return VerifyResult([_run(count, buckets) for count in counts])
+    return CompareResult([_run(count, buckets) for count in counts])
 
 
 def _run(count: int, buckets: int) -> Compared:
     with redis_server() as server, PagesServer(count) as pages:
         fill(Settings(redis_url=server.url, buckets=buckets), list(entries(count)))
-        command = [sys.executable, "-m", "tests.benchmarks.verify", str(buckets), server.url, pages.url]
+        command = [sys.executable, "-m", "tests.benchmarks.compare", str(buckets), server.url, pages.url]
         done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise WrongResultError(f"verify failed: {done.stderr}")
+        raise WrongResultError(f"compare failed: {done.stderr}")
     compared = Compared(**json.loads(done.stdout))
     if (compared.checked, compared.in_sync) != (count, count):
-        raise WrongResultError(f"verify found {compared.in_sync} of {compared.checked} in sync; {count} are")
+        raise WrongResultError(f"compare found {compared.in_sync} of {compared.checked} in sync; {count} are")
     return compared
 
 
@@ -92,7 +92,7 @@ def main() -> None:
     settings = Settings(redis_url=redis_url, buckets=int(buckets), aws_region=REGION, aws_endpoint_url=endpoint)
     backup = BackupTable(settings)
     _ = backup.client
-    job = Verify.over(settings, BucketReader(settings), RedisRegistry(settings), backup, VerifyOptions())
+    job = Comparison.over(settings, BucketReader(settings), RedisRegistry(settings), backup, ComparisonOptions())
     started, cpu = time.perf_counter(), time.process_time()
     report = result_of(job.run())
     figures = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
