@@ -6,12 +6,12 @@ import os
 
 import typer
 
-from saltctl.cli.output import Column, print_result
+from saltctl.cli.output import columns_of, print_result
 from saltctl.cli.session import OutputOption, session_of
 
 group = typer.Typer(help="Show the settings in force and where they come from.", no_args_is_help=True)
-SHOW_COLUMNS = (Column("name", "setting"), Column("value", "value"), Column("origin", "origin"))
-PATH_COLUMNS = (Column("path", "path"), Column("exists", "exists"))
+SHOW_COLUMNS = columns_of("name value origin", name="setting")
+PATH_COLUMNS = columns_of("path exists")
 
 
 def add_to(app: typer.Typer) -> None:

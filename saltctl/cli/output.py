@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from saltctl.cli.text import printable, printable_json, tsv_field
 
@@ -39,18 +39,52 @@ def resolve_format(chosen: OutputFormat | None) -> OutputFormat:
     return OutputFormat.table if sys.stdout.isatty() else OutputFormat.tsv
 
 
+_HEADINGS = {
+    "backup_n": "backup",
+    "consumed_rcu": "consumed RCU",
+    "conversation_id": "conversation",
+    "entries_per_second": "entries/s",
+    "max_n": "max_n",
+    "needed_n": "needed N",
+    "redis_n": "redis",
+    "write_n": "write_n",
+}
+"""Headings of keys whose heading is not the key with spaces."""
+
+
 @dataclass(frozen=True)
 class Column:
-    """A column of a table for people: a key of the record, its heading, and how to show the value."""
+    """A column of a table for people: a key of the record, its heading, and how to show the value.
+
+    The heading is derived from the key if it is empty. Numbers are aligned to the right, and so is every value of
+    a column that is ``right``.
+    """
 
     key: str
-    heading: str
+    heading: str = ""
     right: bool = False
     show: Callable[[Record], str] | None = None
 
+    @property
+    def title(self) -> str:
+        """The heading as it is printed."""
+        return self.heading or _HEADINGS.get(self.key) or self.key.replace("_", " ")
+
     def cell(self, record: Record) -> str:
-        """The value as people read it, safe to print."""
+        """Return the value as people read it, safe to print."""
         return printable(self.show(record)) if self.show else format_value(record.get(self.key))
+
+    def align(self, records: Iterable[Record]) -> Literal["left", "right"]:
+        """Return the side on which the values are aligned."""
+        values = [] if self.show else [record.get(self.key) for record in records]
+        numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in values]
+        known = [number for number, value in zip(numbers, values, strict=True) if value is not None]
+        return "right" if self.right or (known and all(known)) else "left"
+
+
+def columns_of(keys: str, **headings: str) -> tuple[Column, ...]:
+    """Return a column for each of the keys, which are separated by spaces; ``headings`` replace derived headings."""
+    return tuple(Column(key, headings.get(key, "")) for key in keys.split())
 
 
 def format_value(value: Any) -> str:
@@ -184,10 +218,10 @@ def table_of(records: Sequence[Record], columns: Sequence[Column]) -> Renderable
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, header_style="bold")
     for column in columns:
         table.add_column(
-            Text(column.heading),
-            justify="right" if column.right else "left",
+            Text(column.title),
+            justify=column.align(records),
             overflow="fold",
-            min_width=len(column.heading),  # a heading that breaks in the middle cannot be read
+            min_width=len(column.title),  # a heading that breaks in the middle cannot be read
         )
     for record in records:
         table.add_row(*(Text(column.cell(record)) for column in columns))
@@ -208,7 +242,7 @@ def print_fields(record: Record, columns: Sequence[Column]) -> None:
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
     for column in columns:
-        grid.add_row(Text(column.heading), Text(column.cell(record)))
+        grid.add_row(Text(column.title), Text(column.cell(record)))
     console().print(grid)
 
 

@@ -17,6 +17,7 @@ from saltctl.cli.output import (
     Column,
     OutputFormat,
     Record,
+    columns_of,
     fields_and_tables,
     print_result,
     resolve_format,
@@ -45,20 +46,11 @@ def _last_raise(record: Record) -> str:
 
 
 STATUS_COLUMNS = (
-    Column("verdict", "verdict"),
-    Column("alive", "instances alive", right=True),
-    Column("lag", "lag", right=True),
-    Column("pending", "pending", right=True),
-    Column("verified", "Redis verified"),
+    *columns_of("verdict alive lag pending verified", alive="instances alive", verified="Redis verified"),
     Column("last_raise", "last raise", show=_last_raise),
-    Column("instances", "instances"),
+    Column("instances"),
 )
-INSTANCE_COLUMNS = (
-    Column("name", "instance"),
-    Column("pending", "pending", right=True),
-    Column("idle_s", "idle s", right=True),
-    Column("alive", "alive"),
-)
+INSTANCE_COLUMNS = columns_of("name pending idle_s alive", name="instance")
 
 
 class EmitKind(StrEnum):

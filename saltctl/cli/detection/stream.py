@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from saltctl.cli.cron import CronOption, MetricsFileOption, track_job
-from saltctl.cli.output import Column, fields_and_tables, note, print_result, table_of, warn
+from saltctl.cli.output import Column, columns_of, fields_and_tables, note, print_result, table_of, warn
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -38,55 +38,19 @@ dead_group = typer.Typer(help="Entries that nothing could be done with.", no_arg
 group.add_typer(dead_group, name="dead")
 INCOMPLETE = 4
 FOUND_SOMETHING = 3
-STATUS_COLUMNS = (
-    Column("verdict", "verdict"),
-    Column("stream", "stream"),
-    Column("length", "length", right=True),
-    Column("first_id", "first id"),
-    Column("last_id", "last id"),
-    Column("dead", "dead letters", right=True),
-    Column("groups", "groups"),
+STATUS_COLUMNS = columns_of("verdict stream length first_id last_id dead groups", dead="dead letters")
+GROUP_COLUMNS = columns_of(
+    "name lag pending oldest_pending_s trimmed_unread alive", name="group", oldest_pending_s="oldest s"
 )
-GROUP_COLUMNS = (
-    Column("name", "group"),
-    Column("lag", "lag", right=True),
-    Column("pending", "pending", right=True),
-    Column("oldest_pending_s", "oldest s", right=True),
-    Column("trimmed_unread", "trimmed unread", right=True),
-    Column("alive", "alive", right=True),
-)
-PEEK_COLUMNS = (
-    Column("id", "id"),
-    Column("conversation_id", "conversation"),
-    Column("server", "server"),
-    Column("window", "window"),
-    Column("writes", "writes", right=True),
-    Column("valid", "valid"),
-)
-PEEK_KEYS = (Column("id", "id"), Column("at", "at"), *PEEK_COLUMNS[1:])
-REPLAY_COLUMNS = (
-    Column("read", "read", right=True),
-    Column("claimed", "claimed", right=True),
-    Column("raised", "raised", right=True),
-    Column("unchanged", "unchanged", right=True),
-    Column("stale", "stale", right=True),
-    Column("dead", "dead", right=True),
-    Column("drained", "drained"),
-    Column("raises", "raises"),
-    Column("dry_run", "dry run"),
-)
-RAISES_COLUMNS = (
-    Column("conversation_id", "conversation"),
-    Column("before", "before", right=True),
-    Column("after", "after", right=True),
-)
+PEEK_COLUMNS = columns_of("id conversation_id server window writes valid")
+PEEK_KEYS = (*columns_of("id at"), *PEEK_COLUMNS[1:])
+REPLAY_COLUMNS = columns_of("read claimed raised unchanged stale dead drained raises dry_run")
+RAISES_COLUMNS = columns_of("conversation_id before after")
 DEAD_COLUMNS = (
-    Column("id", "id"),
-    Column("original_id", "original id"),
-    Column("reason", "reason"),
+    *columns_of("id original_id reason"),
     Column("fields", "fields", show=lambda record: " ".join(f"{name}={v}" for name, v in record["fields"].items())),
 )
-CHANGED_COLUMNS = (Column("id", "id"), Column("new_id", "new id"), Column("action", "action"))
+CHANGED_COLUMNS = columns_of("id new_id action")
 IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Ids of dead letters.")]
 AllOption = Annotated[bool, typer.Option("--all", help="All of them.")]
 

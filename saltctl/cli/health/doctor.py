@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saltctl.cli.output import Column, OutputFormat, print_result, resolve_format
+from saltctl.cli.output import OutputFormat, columns_of, print_result, resolve_format
 from saltctl.cli.session import OutputOption, Session, session_of
 from saltctl.errors import ConfigurationError, UsageError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from saltctl.health.findings import CheckResult
 
 FOUND_SOMETHING = 3
-COLUMNS = (Column("name", "check"), Column("status", "status"), Column("detail", "detail"), Column("fix", "fix"))
+COLUMNS = columns_of("name status detail fix", name="check")
 
 
 class Monitoring(StrEnum):

@@ -14,6 +14,7 @@ from saltctl.cli.output import (
     Column,
     OutputFormat,
     Record,
+    columns_of,
     console,
     note,
     print_result,
@@ -55,33 +56,15 @@ SinceOption = Annotated[
     typer.Option("--since", metavar="TIME", help="From this time or sort key on; 2h is two hours ago."),
 ]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time or sort key.")]
-REQUEST_COLUMNS = (
-    Column("partition_key", "partition key"),
-    Column("order", "order"),
-    Column("limit", "limit", right=True),
-    Column("from", "from"),
-    Column("to", "to"),
-    Column("consistent", "consistent"),
+REQUEST_COLUMNS = columns_of("partition_key order limit from to consistent")
+AUDIT_COLUMNS = columns_of(
+    "conversation_id complete max_n needed_n orphaned duplicates skew probed consumed_rcu repaired",
+    orphaned="messages beyond max_n",
+    probed="salts probed",
 )
-AUDIT_COLUMNS = (
-    Column("conversation_id", "conversation"),
-    Column("complete", "complete"),
-    Column("max_n", "max_n", right=True),
-    Column("needed_n", "needed N", right=True),
-    Column("orphaned", "messages beyond max_n", right=True),
-    Column("duplicates", "duplicates", right=True),
-    Column("skew", "skew", right=True),
-    Column("probed", "salts probed", right=True),
-    Column("consumed_rcu", "consumed RCU", right=True),
-    Column("repaired", "repaired"),
-)
-AUDIT_KEYS = (*AUDIT_COLUMNS, Column("orphans", "orphans"), Column("partitions", "partitions"))
-PARTITION_COLUMNS = (Column("partition_key", "partition key"), Column("messages", "messages", right=True))
-ORPHAN_COLUMNS = (
-    Column("partition_key", "partition key"),
-    Column("sort_key", "sort key"),
-    Column("message_id", "message"),
-)
+AUDIT_KEYS = (*AUDIT_COLUMNS, *columns_of("orphans partitions"))
+PARTITION_COLUMNS = columns_of("partition_key messages")
+ORPHAN_COLUMNS = columns_of("partition_key sort_key message_id", message_id="message")
 
 
 def add_to(app: typer.Typer) -> None:

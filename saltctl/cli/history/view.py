@@ -10,6 +10,7 @@ from saltctl.cli.history.chat_view import Chat
 from saltctl.cli.output import (
     Column,
     OutputFormat,
+    columns_of,
     console,
     note,
     print_table,
@@ -22,11 +23,12 @@ from saltctl.history.models import Message, Page
 
 MESSAGE_KEYS = ("sort_key", "message_id", "partition_key", "message")
 _SHARD_COLUMNS = (
-    Column("partition_key", "partition key"),
-    Column("queries", "queries", right=True),
-    Column("items_read", "read", right=True),
-    Column("items_returned", "returned", right=True),
-    Column("consumed_rcu", "RCU", right=True),
+    *columns_of(
+        "partition_key queries items_read items_returned consumed_rcu",
+        items_read="read",
+        items_returned="returned",
+        consumed_rcu="RCU",
+    ),
     Column("seconds", "time", right=True, show=lambda shard: f"{shard['seconds'] * 1000:,.0f} ms"),
     Column("error", "error", show=lambda shard: shard["error"] or ""),
 )

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from saltctl.cli.output import Column, OutputFormat, console, print_result, resolve_format
+from saltctl.cli.output import OutputFormat, columns_of, console, print_result, resolve_format
 from saltctl.cli.session import OutputOption
 from saltctl.cli.text import printable
 from saltctl.errors import UsageError
 
-COLUMNS = (Column("passed", "passed"), Column("scenarios", "scenarios"))
-LIST_COLUMNS = (Column("name", "drill"), Column("about", "what it shows"))
+COLUMNS = columns_of("passed scenarios")
+LIST_COLUMNS = columns_of("name about", name="drill", about="what it shows")
 FAILED = 3
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saltctl.cli.output import Column, fields_and_tables, note, print_result
+from saltctl.cli.output import columns_of, fields_and_tables, note, print_result
 from saltctl.cli.session import OutputOption, duration_option, session_of
 from saltctl.cli.signals import Terminated
 from saltctl.errors import UsageError
@@ -27,20 +27,11 @@ group = typer.Typer(
     help="Try saltctl on your own machine: a real Valkey and moto, seeded, gone at exit.", no_args_is_help=True
 )
 TERMINATE_SECONDS = 5.0
-LOAD_COLUMNS = (
-    Column("writes", "writes", right=True),
-    Column("seconds", "seconds", right=True),
-    Column("reports", "heat reports", right=True),
-    Column("dropped", "dropped", right=True),
-    Column("written", "really written", right=True),
-    Column("failed", "failed", right=True),
-    Column("hottest", "hottest"),
+LOAD_COLUMNS = columns_of(
+    "writes seconds reports dropped written failed hottest", reports="heat reports", written="really written"
 )
-HOTTEST_COLUMNS = (
-    Column("conversation_id", "conversation"),
-    Column("rate", "writes/s", right=True),
-    Column("max_n", "max_n", right=True),
-    Column("partitions", "partitions written to", right=True),
+HOTTEST_COLUMNS = columns_of(
+    "conversation_id rate max_n partitions", rate="writes/s", partitions="partitions written to"
 )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from saltctl.cli.cron import CronOption, MetricsFileOption, track_job
-from saltctl.cli.output import Column, note, print_result, warn
+from saltctl.cli.output import columns_of, note, print_result, warn
 from saltctl.cli.rebuild.view import narrate
 from saltctl.cli.session import (
     ConfirmOption,
@@ -31,20 +31,11 @@ if TYPE_CHECKING:
     from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
     from saltctl.rebuild.resuming import Resume
 
-COLUMNS = (
-    Column("verified", "verified"),
-    Column("entries", "entries", right=True),
-    Column("raised", "raised", right=True),
-    Column("unchanged", "unchanged", right=True),
-    Column("skipped", "skipped", right=True),
-    Column("committed", "raises completed", right=True),
-    Column("seconds", "seconds", right=True),
-    Column("entries_per_second", "entries/s", right=True),
-    Column("consumed_rcu", "consumed RCU", right=True),
-    Column("segments", "segments", right=True),
-    Column("nodes", "Redis primaries", right=True),
-    Column("resumed", "resumed"),
-    Column("dry_run", "dry run"),
+COLUMNS = columns_of(
+    "verified entries raised unchanged skipped committed seconds entries_per_second consumed_rcu segments nodes"
+    " resumed dry_run",
+    committed="raises completed",
+    nodes="Redis primaries",
 )
 INCOMPLETE = 4
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from saltctl.cli.cron import CronOption, MetricsFileOption, track_job
-from saltctl.cli.output import Column, note, print_fields, print_result, table_of, warn
+from saltctl.cli.output import columns_of, note, print_fields, print_result, table_of, warn
 from saltctl.cli.progress import MAX_DAMAGED_NAMED, show_progress
 from saltctl.cli.session import (
     ConfirmOption,
@@ -30,29 +30,11 @@ if TYPE_CHECKING:
 
 FOUND_SOMETHING = 3
 INCOMPLETE = 4
-COLUMNS = (
-    Column("checked", "checked", right=True),
-    Column("in_sync", "in sync", right=True),
-    Column("behind", "behind", right=True),
-    Column("missing", "missing", right=True),
-    Column("unbacked", "unbacked", right=True),
-    Column("uncommitted", "uncommitted", right=True),
-    Column("repaired", "repaired", right=True),
-    Column("verified", "verified"),
-    Column("damaged", "damaged", right=True),
-    Column("seconds", "seconds", right=True),
-    Column("consumed_rcu", "consumed RCU", right=True),
-    Column("sample", "sample"),
+COLUMNS = columns_of(
+    "checked in_sync behind missing unbacked uncommitted repaired verified damaged seconds consumed_rcu sample"
 )
-KEYS = (*COLUMNS, Column("drift", "drift"))
-DRIFT_COLUMNS = (
-    Column("conversation_id", "conversation"),
-    Column("kind", "kind"),
-    Column("redis_n", "redis", right=True),
-    Column("backup_n", "backup", right=True),
-    Column("write_n", "write_n", right=True),
-    Column("repaired", "repaired"),
-)
+KEYS = (*COLUMNS, *columns_of("drift"))
+DRIFT_COLUMNS = columns_of("conversation_id kind redis_n backup_n write_n repaired")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from saltctl.cli.output import Column, OutputFormat, Record, note, print_result, resolve_format, warn, write_json
+from saltctl.cli.output import (
+    Column,
+    OutputFormat,
+    Record,
+    columns_of,
+    note,
+    print_result,
+    resolve_format,
+    warn,
+    write_json,
+)
 from saltctl.cli.progress import show_progress
 from saltctl.cli.session import (
     ConfirmOption,
@@ -65,36 +75,14 @@ def _last_raise(record: Record) -> str:
 
 
 GET_COLUMNS = (
-    Column("conversation_id", "conversation"),
-    Column("max_n", "max_n", right=True),
-    Column("write_n", "write_n", right=True),
-    Column("source", "source"),
-    Column("redis_n", "redis", right=True),
-    Column("backup_n", "backup", right=True),
-    Column("in_sync", "in sync"),
+    *columns_of("conversation_id max_n write_n source redis_n backup_n in_sync"),
     Column("raises", "last raise", show=_last_raise),
 )
-SET_COLUMNS = (
-    Column("conversation_id", "conversation"),
-    Column("before", "before", right=True),
-    Column("after", "after", right=True),
-    Column("changed", "changed"),
-    Column("committed", "committed"),
-    Column("dry_run", "dry run"),
-)
-DISCOVER_COLUMNS = (
-    Column("conversation_id", "conversation"),
-    Column("needed_n", "needed N", right=True),
-    Column("backup_n", "backup", right=True),
-    Column("state", "state"),
-)
-COST_COLUMNS = (
-    Column("items", "items", right=True),
-    Column("bytes", "bytes", right=True),
-    Column("rcu", "read units", right=True),
-)
+SET_COLUMNS = columns_of("conversation_id before after changed committed dry_run")
+DISCOVER_COLUMNS = columns_of("conversation_id needed_n backup_n state")
+COST_COLUMNS = columns_of("items bytes rcu", rcu="read units")
 FOUND_SOMETHING = 3
-LIST_COLUMNS = (Column("conversation_id", "conversation"), Column("max_n", "max_n", right=True))
+LIST_COLUMNS = columns_of("conversation_id max_n")
 
 
 @group.command("get")

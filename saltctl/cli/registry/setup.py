@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from saltctl.cli.output import Column, note, print_result, table_of
+from saltctl.cli.output import columns_of, note, print_result, table_of
 from saltctl.cli.session import ConfirmOption, DryRunOption, OutputOption, session_of
 
-COLUMNS = (Column("resource", "resource"), Column("action", "action"), Column("detail", "detail"))
+COLUMNS = columns_of("resource action detail")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,7 +47,7 @@ def setup(
     print_result(
         {"actions": actions},
         output,
-        columns=(Column("actions", "actions"),),
+        columns=columns_of("actions"),
         human_view=lambda screen: screen.print(table_of(actions, COLUMNS)),
     )
     if not dry_run and not all(session.store.verified().values()):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
 import typer
 
-from saltctl.cli.output import Column, note, print_fields, print_result, table_of, warn
+from saltctl.cli.output import columns_of, note, print_fields, print_result, table_of, warn
 from saltctl.cli.progress import show_progress
 from saltctl.cli.registry.registry import Source, group, trusted_source
 from saltctl.cli.session import (
@@ -32,20 +32,9 @@ if TYPE_CHECKING:
 
 INCOMPLETE = 4
 NAMED = 20
-COLUMNS = (
-    Column("read", "read", right=True),
-    Column("raised", "raised", right=True),
-    Column("unchanged", "unchanged", right=True),
-    Column("skipped", "skipped", right=True),
-    Column("seconds", "seconds", right=True),
-    Column("dry_run", "dry run"),
-)
-RAISE_COLUMNS = (
-    Column("conversation_id", "conversation"),
-    Column("before", "before", right=True),
-    Column("after", "after", right=True),
-)
-KEYS = (*COLUMNS, Column("raises", "raises"), Column("bad_lines", "bad lines"))
+COLUMNS = columns_of("read raised unchanged skipped seconds dry_run")
+RAISE_COLUMNS = columns_of("conversation_id before after")
+KEYS = (*COLUMNS, *columns_of("raises bad_lines"))
 
 
 @group.command("export")

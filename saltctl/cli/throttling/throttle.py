@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saltctl.cli.output import Column, OutputFormat, print_result, resolve_format, warn
+from saltctl.cli.output import Column, OutputFormat, columns_of, print_result, resolve_format, warn
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -33,29 +33,15 @@ group = typer.Typer(help="Is it throttled, why, and what now: CloudWatch's metri
 alarms_group = typer.Typer(help="CloudWatch alarms on throttling, which page people.", no_args_is_help=True)
 group.add_typer(alarms_group, name="alarms")
 FOUND_SOMETHING = 3
-SCAN_COLUMNS = (
-    Column("verdict", "verdict"),
-    Column("table", "table"),
-    Column("start", "start"),
-    Column("end", "end"),
-    Column("period_s", "period s", right=True),
-    Column("throttled", "throttled"),
-    Column("total", "events", right=True),
-    Column("causes", "causes"),
-    Column("series", "series"),
-    Column("keys", "keys"),
-    Column("service", "service"),
-    Column("advice", "next"),
+SCAN_COLUMNS = columns_of(
+    "verdict table start end period_s throttled total causes series keys service advice", total="events", advice="next"
 )
 ALARM_COLUMNS = (
     Column("metric", "metric", show=lambda r: r["metric"] + (f" {r['operation']}" if r["operation"] else "")),
-    Column("threshold", "at", right=True),
-    Column("periods", "min", right=True),
-    Column("state", "state"),
-    Column("action", "action"),
+    *columns_of("threshold periods state action", threshold="at", periods="min"),
     Column("actions", "tells", show=lambda r: " ".join(arn.rpartition(":")[2] for arn in r["actions"])),
 )
-ALARM_KEYS = (Column("name", "name"), Column("metric", "metric"), Column("operation", "operation"), *ALARM_COLUMNS[1:])
+ALARM_KEYS = (*columns_of("name metric operation"), *ALARM_COLUMNS[1:])
 TableOption = Annotated[
     str | None, typer.Option("--table", metavar="TABLE", help="Which table; the messages table if omitted.")
 ]

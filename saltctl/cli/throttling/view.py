@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from saltctl.cli.output import Column, format_value, table_of
+from saltctl.cli.output import Column, columns_of, format_value, table_of
 from saltctl.cli.text import printable
 from saltctl.throttling.analysis import CAUSES, DAY, METRICS, ThrottleAnalysis, TimeRange
 from saltctl.throttling.scan import Scan, as_record
@@ -18,18 +18,13 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 HEIGHT = 3
 _MARGIN = 8
 SERIES_COLUMNS = (
-    Column("metric", "metric"),
+    Column("metric"),
     Column("of", "of", show=lambda r: str(r["index"] or r["operation"] or "table")),
-    Column("sum", "sum", right=True),
-    Column("peak", "peak", right=True),
+    *columns_of("sum peak"),
     Column("peak_at", "peak at", show=lambda r: str(r["peak_at"])[5:16].replace("T", " ")),
 )
-KEY_COLUMNS = (
-    Column("conversation_id", "conversation"),
-    Column("partition_key", "worst partition key"),
-    Column("partitions", "keys", right=True),
-    Column("throttles", "throttles", right=True),
-    Column("max_n", "max_n", right=True),
+KEY_COLUMNS = columns_of(
+    "conversation_id partition_key partitions throttles max_n", partition_key="worst partition key", partitions="keys"
 )
 _GOOD = {"quiet": "bold green", "no-data": "bold yellow"}
 
