@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-from saltctl.local.environment import LocalMoto, LocalRedis, dummy_credentials, valkey_binary
+from saltctl.local.servers import LocalMoto, LocalRedis, dummy_credentials, valkey_binary
 from saltctl.rebuild.events import Event, RebuildReport
 from saltctl.rebuild.rebuild import RebuildOptions
 from saltctl.registry.registry import Registry

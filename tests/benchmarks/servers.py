@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from saltctl.local.environment import LocalRedis, dummy_credentials, valkey_binary
+from saltctl.local.servers import LocalRedis, dummy_credentials, valkey_binary
 from saltctl.settings import Settings
 from saltctl.stores.redis.registry import RedisRegistry, new_token
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.benchmarks import compare, contenders, detection, history, lookup, memory, rebuild, startup
@@ -55,7 +55,7 @@ def test_a_lookup_that_falls_back_is_not_measured(redis_server: LocalRedis) -> N
     settings = Settings(redis_url=redis_server.url, buckets=32)
     fill(settings, list(entries(200)))
     redis_server.kill()
-    redis_server.lose_aof()
+    redis_server.delete_aof()
     redis_server.start()
     store = RedisRegistry(settings)
     try:

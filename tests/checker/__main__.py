@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from saltctl.local.environment import dummy_credentials, without_leads
+from saltctl.local.servers import dummy_credentials, without_server_settings
 from saltctl.stores.aws.client import preload_boto3
 from tests.checker.mutants import MUTANTS
 from tests.checker.run import Outcome, Wishes, run, total
@@ -97,7 +97,8 @@ def _wishes(arguments: argparse.Namespace) -> tuple[Wishes, dict[str, Any]]:
 
 def _no_configuration() -> None:
     """Nothing that whoever runs this has configured counts, and no credentials of theirs are used."""
-    kept = {name: value for name, value in without_leads(os.environ).items() if not name.startswith("SALTCTL_")}
+    harmless = without_server_settings(os.environ)
+    kept = {name: value for name, value in harmless.items() if not name.startswith("SALTCTL_")}
     os.environ.clear()
     os.environ.update(kept | dummy_credentials())
     nowhere = "/nonexistent"

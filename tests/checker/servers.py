@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from saltctl.errors import RedisUnavailableError
-from saltctl.local.environment import LocalMoto, LocalRedis
+from saltctl.local.servers import LocalMoto, LocalRedis
 from saltctl.registry.setup import plan as set_up
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import KEY, BackupTable
@@ -165,9 +165,9 @@ class Servers:
     def _restart(self, event: Event) -> None:
         self._primary.kill()
         if event.fault is Fault.LOSE:
-            self._primary.lose_aof()
+            self._primary.delete_aof()
         elif event.fault is Fault.DAMAGE and any(self._primary.aof_directory.glob("*.incr.aof")):
-            self._primary.damage_aof_tail(1 + int(4000 * event.amount**2))
+            self._primary.truncate_aof(1 + int(4000 * event.amount**2))
         self._primary.start()
 
     def _pause(self, seconds: float) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from saltctl.deployment import acl
 from saltctl.errors import AccessDeniedError
-from saltctl.local.environment import LocalMoto, valkey_binary
+from saltctl.local.servers import LocalMoto, valkey_binary
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable

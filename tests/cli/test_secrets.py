@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from saltctl.cli.text import without_passwords
-from saltctl.local.environment import LocalRedis, free_port
+from saltctl.local.servers import LocalRedis, free_port
 from tests.cli.commands import COMMANDS
 from tests.cli.conftest import Runner
 

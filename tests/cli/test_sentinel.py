@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from saltctl.detection.write_meter import WriteMeter
-from saltctl.local.environment import LocalMoto, valkey_binary
+from saltctl.local.servers import LocalMoto, valkey_binary
 from saltctl.settings import Settings
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner, variables_of

@@ -12,7 +12,7 @@ import pytest
 from saltctl.detection.detector import Counters, Detector, Handled
 from saltctl.detection.fence_watcher import FenceGuard
 from saltctl.detection.service import Service
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -253,7 +253,7 @@ def test_redis_that_lost_everything_gets_its_stream_back(
     one = instance()
     one.service.step()
     redis_server.kill()
-    redis_server.lose_aof()
+    redis_server.delete_aof()
     redis_server.start()
     one.step_until(lambda: bool(one.events("group_created")))
     report(settings, ("hot", 2000))
@@ -326,7 +326,7 @@ def test_the_guard_rebuilds_what_is_not_verified(
     redis_server.kill()
     one.guard.check()
     assert one.guard.verified is None
-    redis_server.lose_aof()
+    redis_server.delete_aof()
     redis_server.start()
     one.guard.check()
     assert one.guard.verified

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from saltctl.cli.main import run
-from saltctl.local.environment import LocalRedis, dummy_credentials
+from saltctl.local.servers import LocalRedis, dummy_credentials
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.registry import RedisRegistry

@@ -19,7 +19,8 @@ from unittest.mock import patch
 import pytest
 
 from saltctl.cli.main import run
-from saltctl.local.environment import LocalEnvironment, LocalRedis
+from saltctl.local.environment import LocalEnvironment
+from saltctl.local.servers import LocalRedis
 from saltctl.salting import bucket_of
 from saltctl.stores.aws.backup_table import BackupTable
 

@@ -14,7 +14,7 @@ from saltctl.errors import ConfigurationError, HistoryUnavailableError, Throttle
 from saltctl.history.attributes import tagged
 from saltctl.history.history import History
 from saltctl.history.models import ReadOptions
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import create_client

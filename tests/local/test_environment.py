@@ -123,8 +123,8 @@ def test_a_child_that_dies_with_us_does(short_tmp: Path) -> None:
     """What drills start beside the servers ends with the drill, also where that is killed by SIGKILL."""
     code = (
         "import subprocess, sys\n"
-        "from saltctl.local.environment import dying_with_us\n"
-        "child = subprocess.Popen(dying_with_us([sys.executable, '-c', 'import time; time.sleep(600)']))\n"
+        "from saltctl.local.servers import command_bound_to_parent\n"
+        "child = subprocess.Popen(command_bound_to_parent([sys.executable, '-c', 'import time; time.sleep(600)']))\n"
         "print(child.pid, flush=True)\n"
         "child.wait()\n"
     )

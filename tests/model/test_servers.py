@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 
 from saltctl.errors import SaltctlError
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import Raise, RebuildSession

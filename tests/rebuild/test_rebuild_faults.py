@@ -26,7 +26,7 @@ from saltctl.errors import (
     RedisUnavailableError,
     UnverifiedError,
 )
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.rebuild.events import Began, Damaged, Event, Progress, RebuildReport, Waiting
 from saltctl.rebuild.lease import LEASE_EXPIRY
 from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
@@ -261,7 +261,7 @@ def test_redis_killed_at_any_point(
     def kill() -> None:
         redis_server.kill()
         if comes_back == "empty":
-            redis_server.lose_aof()
+            redis_server.delete_aof()
         redis_server.start()
 
     for number in count():
@@ -278,7 +278,7 @@ def test_redis_killed_at_any_point(
         assert rebuild().verified
         assert_verified(store)
         redis_server.kill()
-        redis_server.lose_aof()
+        redis_server.delete_aof()
         redis_server.start()
     assert fault.points == [
         "Began",
@@ -710,7 +710,7 @@ def test_waiting_for_a_redis_that_is_down(
 ) -> None:
     """With --wait-redis it says that it waits, and begins when Redis is there."""
     redis_server.kill()
-    redis_server.lose_aof()
+    redis_server.delete_aof()
     events = drive(job(wait_redis=60.0, clock=time.monotonic, sleep=lambda seconds: redis_server.start()))
     assert isinstance(events[0], Waiting)
     assert "cannot be reached" in events[0].why

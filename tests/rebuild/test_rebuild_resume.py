@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from saltctl.errors import CheckpointRefusedError, RebuildBrokenError, RedisUnavailableError
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.rebuild.checkpoint import Checkpoint, CheckpointFile
 from saltctl.rebuild.events import BeganAnew, Event, Progress, RebuildReport, Resumed, Unsaved
 from saltctl.rebuild.lease import LEASE_EXPIRY
@@ -194,7 +194,7 @@ def test_redis_killed_at_random_and_started_empty(
         def strike(point: str, at: int = at, passed: Iterator[int] = passed) -> None:
             if next(passed) == at:
                 redis_server.kill()
-                redis_server.lose_aof()
+                redis_server.delete_aof()
                 redis_server.start()
 
         try:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from saltctl.errors import ComparisonBrokenError, RedisUnavailableError
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.registry.compare import Comparison, ComparisonOptions, result_of
 from saltctl.registry.compare_events import ComparisonReport
 from saltctl.registry.registry import Registry
@@ -131,7 +131,7 @@ def test_redis_loses_at_any_point(
         else:
             redis_server.kill()
             if harm == "killed, back empty":
-                redis_server.lose_aof()
+                redis_server.delete_aof()
             redis_server.start()
 
     for number in count():

@@ -22,7 +22,7 @@ from saltctl.errors import (
     SaltctlError,
     ThrottledError,
 )
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -179,7 +179,7 @@ def test_redis_killed_between_two_steps(
     assert_readers_cover(registry, backup)
 
     # It comes back empty: still nobody is answered wrongly, and the same raise again completes it.
-    redis_server.lose_aof()
+    redis_server.delete_aof()
     redis_server.start()
     assert_readers_cover(registry, backup)
     assert registry.raise_to("conv", 8).committed
@@ -203,7 +203,7 @@ def test_redis_restarted_between_two_steps(
 
     def restart() -> None:
         redis_server.kill()
-        redis_server.lose_aof()
+        redis_server.delete_aof()
         redis_server.start()
 
     assert raising(strike_at(point, restart)).raise_to("conv", 8).step == "commit"

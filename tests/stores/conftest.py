@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from saltctl.local.environment import LocalRedis, valkey_binary
+from saltctl.local.servers import LocalRedis, valkey_binary
 from saltctl.settings import Settings
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.support.dynamodb_local import HOW, VARIABLE, DynamoLocal

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.stores.redis.topology import SLOTS, slot_of
 from tests.stores.conftest import PROMPT_REPLICATION, eventually, plain_client
 

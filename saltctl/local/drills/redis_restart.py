@@ -31,8 +31,8 @@ class _Case:
 
 _CASES = (
     _Case("a", "with its AOF", lambda environment: None),
-    _Case("b", "with its AOF directory lost", lambda environment: environment.redis.lose_aof()),
-    _Case("c", "with a damaged AOF tail", lambda environment: environment.redis.damage_aof_tail(DAMAGED_BYTES)),
+    _Case("b", "with its AOF directory lost", lambda environment: environment.redis.delete_aof()),
+    _Case("c", "with a damaged AOF tail", lambda environment: environment.redis.truncate_aof(DAMAGED_BYTES)),
 )
 
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 
 from saltctl.detection.stream_status import is_alive, look
 from saltctl.local.drills.drill import Step
-from saltctl.local.environment import LocalEnvironment, dying_with_us
+from saltctl.local.environment import LocalEnvironment
+from saltctl.local.servers import command_bound_to_parent
 from saltctl.salting import needed_n
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.report import HeatReport
@@ -47,7 +48,7 @@ class Fleet:
             with log:
                 self._running.append(
                     subprocess.Popen(
-                        dying_with_us(command),
+                        command_bound_to_parent(command),
                         env=self._environment.variables(),
                         stdin=subprocess.DEVNULL,
                         stdout=log,

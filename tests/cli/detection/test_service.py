@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from saltctl.deployment import acl, alerts, iam, systemd
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from saltctl.local.environment import LocalEnvironment, LocalRedis
+from saltctl.local.environment import LocalEnvironment
+from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import create_client
 from tests.cli.conftest import Runner

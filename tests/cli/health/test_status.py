@@ -13,7 +13,8 @@ import time
 import pytest
 
 from saltctl.cli.health.status_view import sparkline
-from saltctl.local.environment import LocalEnvironment, LocalRedis
+from saltctl.local.environment import LocalEnvironment
+from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.heat.service_state import ServiceState

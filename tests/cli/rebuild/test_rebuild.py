@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.rebuild.checkpoint import CheckpointFile
 from saltctl.rebuild.events import Progress
 from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
@@ -28,7 +28,7 @@ def test_a_rebuild_verifies_and_reports(
     for number in range(20):
         registry.raise_to(f"conv_{number}", 4)
     redis_server.kill()
-    redis_server.lose_aof()
+    redis_server.delete_aof()
     redis_server.start()
     report = saltctl("rebuild", "-o", "json").json
     assert (report["entries"], report["raised"], report["unchanged"], report["skipped"]) == (20, 20, 0, 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from saltctl.cli.output import UNKNOWN
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -272,7 +272,7 @@ def test_list_of_an_unverified_redis_comes_from_the_backup(
     """Without a choice the list is what can be trusted, and a warning says which it is."""
     registry.raise_to("conv", 4)
     redis_server.kill()
-    redis_server.lose_aof()
+    redis_server.delete_aof()
     redis_server.start()
     outcome = saltctl("registry", "list", "-o", "json")
     assert outcome.json == [{"conversation_id": "conv", "max_n": 4}]

@@ -24,7 +24,7 @@ from saltctl.errors import (
     SaltctlError,
     ThrottledError,
 )
-from saltctl.local.environment import LocalMoto, free_port
+from saltctl.local.servers import LocalMoto, free_port
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import SIGN_OF_LIFE
 from saltctl.stores.aws.backup_table import BackupTable

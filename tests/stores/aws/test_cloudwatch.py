@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError
-from saltctl.local.environment import LocalMoto
+from saltctl.local.servers import LocalMoto
 from saltctl.settings import Settings
 from saltctl.stores.aws.cloudwatch import MAX_POINTS, MAX_QUERIES, CloudWatchMetrics
 from saltctl.stores.contracts import AlarmSpec, MetricKey

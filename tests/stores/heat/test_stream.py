@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from saltctl.errors import RedisUnavailableError, StreamLostError
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.heat.report import HeatReport, parse
 from saltctl.stores.heat.stream import HeatStream

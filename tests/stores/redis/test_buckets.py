@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from saltctl.errors import RedisUnavailableError
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.redis.buckets import UNREADABLE, BucketReader

@@ -16,7 +16,7 @@ import pytest
 from saltctl.errors import ConfigurationError, RebuildBrokenError, RedisUnavailableError, UnverifiedError
 from saltctl.health.doctor import run_checks, select_checks
 from saltctl.health.facts import Facts
-from saltctl.local.environment import LocalMoto
+from saltctl.local.servers import LocalMoto
 from saltctl.rebuild.events import Progress
 from saltctl.rebuild.rebuild import RebuildOptions
 from saltctl.registry.compare import Comparison, ComparisonOptions, result_of

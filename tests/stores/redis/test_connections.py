@@ -20,7 +20,7 @@ from saltctl.errors import (
     RedisUnavailableError,
     SaltctlError,
 )
-from saltctl.local.environment import LocalRedis, free_port
+from saltctl.local.servers import LocalRedis, free_port
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.redis.connections import Connections, DedicatedConnection, _flags
@@ -408,7 +408,7 @@ def test_a_dedicated_connection_never_reconnects(dedicated: DedicatedConnection,
     """The server was restarted on the same port: not one command reaches the new process, then or ever."""
     assert dedicated.execute([("SET", "a", "1")]) == [b"OK"]
     redis_server.kill()
-    redis_server.lose_aof()
+    redis_server.delete_aof()
     redis_server.start()
     for _ in range(3):
         with pytest.raises(RedisUnavailableError):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from saltctl.errors import ConfigurationError, RaiseIncompleteError, RedisUnavailableError, UnverifiedError
-from saltctl.local.environment import LocalRedis
+from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -93,7 +93,7 @@ def test_a_restart_without_data_is_fenced(
     """A server that restarted empty refuses lookups (NOSCRIPT), which the backup then answers, until a rebuild."""
     assert_answers_from(raised, "redis")
     redis_server.kill()
-    redis_server.lose_aof()
+    redis_server.delete_aof()
     redis_server.start()
     assert_unverified(store)
     with pytest.raises(UnverifiedError, match="started since"):

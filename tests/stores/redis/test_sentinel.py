@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from saltctl.errors import AccessDeniedError, ConfigurationError, RedisUnavailableError, UnverifiedError
-from saltctl.local.environment import LocalMoto
+from saltctl.local.servers import LocalMoto
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable

