@@ -13,7 +13,7 @@ from saltctl.health.parallel import call_in_parallel
 from saltctl.registry.drift_sample import sample
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
 from saltctl.stores.heat.stream import GROUP
-from saltctl.throttling.analysis import read_recent
+from saltctl.throttling.scan import scan_recent
 from saltctl.times import iso_utc
 
 TIMEOUT_SECONDS = 5.0
@@ -97,13 +97,13 @@ def throttles(facts: Facts) -> Panel:
     """Events a minute of the messages table in the last 15; ``seen`` is false where CloudWatch has no data."""
     table = facts.settings.messages_table
     store = CloudWatchMetrics(facts.probe_settings, client=facts.cloudwatch, dynamodb=facts.aws.client)
-    found = read_recent(store, table, facts.now())
+    found = scan_recent(store, table, facts.now())
     return {
         "table": table,
         "total": found.total,
         "causes": dict(found.causes),
-        "per_minute": list(found.per_minute),
-        "seen": found.seen,
+        "per_minute": list(found.events_per_period()),
+        "seen": found.has_data,
     }
 
 

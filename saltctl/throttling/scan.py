@@ -1,47 +1,36 @@
-"""One scan: throttle metrics, hottest keys, registry and service, joined into one verdict."""
+"""Throttle scan: throttle metrics, hot keys, registry and service, combined into one diagnosis."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from saltctl.errors import ConfigurationError, SaltctlError
-from saltctl.stores.contracts import Contributors, MetricsStore
-from saltctl.throttling.analysis import (
-    CAUSES,
-    Diagnosis,
-    HotKey,
-    ServiceStatus,
-    ThrottleAnalysis,
-    TimeRange,
-    analyse,
-    diagnose,
-    group_by_conversation,
-    metric_keys,
-)
+from saltctl.stores.contracts import Contributors, MetricSeries, MetricsStore
+from saltctl.throttling.analysis import CAUSES, ThrottleAnalysis, analyse, metric_keys
+from saltctl.throttling.diagnosis import Diagnosis, HotKey, ServiceStatus, diagnose, hot_keys
+from saltctl.throttling.time_range import TimeRange, time_range
 from saltctl.times import iso_utc
 
-SERVICE_WINDOW = 0.3
-"""Seconds between two looks at the stream: instances that live answer within milliseconds."""
 NO_INSIGHTS = Contributors("disabled", ())
 
 
 @dataclass(frozen=True, slots=True)
 class ScanOptions:
-    """What is scanned; ``threshold`` is events in one period from which on it counts as throttled."""
+    """Table and range of a scan; a period with ``threshold`` events or more counts as throttled."""
 
     table: str
-    window: TimeRange
+    time_range: TimeRange
     threshold: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
-    """What a scan found. ``failure`` is why CloudWatch could not be read; then ``found`` is None."""
+class ScanResult:
+    """Result of a scan. ``analysis`` is None if CloudWatch cannot be read, then ``failure`` says why."""
 
     options: ScanOptions
-    found: ThrottleAnalysis | None
+    analysis: ThrottleAnalysis | None
     keys: tuple[HotKey, ...]
     insights: Contributors
     service: ServiceStatus
@@ -50,37 +39,53 @@ class Scan:
     failure: SaltctlError | None
 
 
-MaxN = Callable[[Sequence[str]], Mapping[str, int | None]]
+MaxNLookup = Callable[[Sequence[str]], Mapping[str, int | None]]
 
 
-def scan(store: MetricsStore, options: ScanOptions, service: Callable[[], ServiceStatus], max_n: MaxN) -> Scan:
-    """Look at everything that can be looked at; what cannot becomes a note, a reason or the failure.
+def scan_table(store: MetricsStore, options: ScanOptions, service: ServiceStatus, max_n: MaxNLookup) -> ScanResult:
+    """Scan a table. A source that fails becomes a note, a reason or the failure.
 
     Args:
         store: CloudWatch.
         options: table, range and threshold.
-        service: looks at the hot partition service; does not raise.
-        max_n: of conversations, None where it is unknown; does not raise.
+        service: state of the hot partition service.
+        max_n: returns the max_n of conversations, None if it is unknown; does not raise.
 
     Raises:
-        ConfigurationError: there is no such table.
+        ConfigurationError: the table does not exist.
     """
     notes: list[str] = []
-    over = options.window
-    state = service()
+    table, over = options.table, options.time_range
     try:
-        indexes = _indexes(store, options.table, notes)
-        series = store.read(metric_keys(options.table, indexes), over.baseline_start, over.end, over.period_s)
+        series = _read(store, table, _indexes(store, table, notes), over)
     except ConfigurationError:
         raise
     except SaltctlError as exc:
-        return Scan(options, None, (), NO_INSIGHTS, state, _what_is_left(exc, state), tuple(notes), exc)
+        return ScanResult(
+            options, None, (), NO_INSIGHTS, service, _diagnose_without_metrics(exc, service), tuple(notes), exc
+        )
     found = analyse(series, over, options.threshold)
-    insights = store.contributors(options.table, over.start, over.end) if found.throttled else NO_INSIGHTS
-    if found.throttled and (about := _about(insights, options.table)):
-        notes.append(about)
-    keys = _joined(insights, max_n)
-    return Scan(options, found, keys, insights, state, diagnose(found, state, keys, options.table), tuple(notes), None)
+    insights = store.contributors(table, over.start, over.end) if found.throttled else NO_INSIGHTS
+    if found.throttled and (note := _insights_note(insights, table)):
+        notes.append(note)
+    keys = _hot_keys(insights, max_n)
+    diagnosis = diagnose(found, service, keys, table)
+    return ScanResult(options, found, keys, insights, service, diagnosis, tuple(notes), None)
+
+
+def scan_recent(store: MetricsStore, table: str, now: float, minutes: int = 15) -> ThrottleAnalysis:
+    """Analyse the last minutes of a table and its indexes, minute by minute.
+
+    Raises:
+        ConfigurationError: the table does not exist.
+        AccessDeniedError, AwsUnavailableError: CloudWatch cannot be read.
+    """
+    over = time_range(now - 60 * minutes, now, 60, now)
+    return analyse(_read(store, table, store.describe(table).indexes, over), over, 1.0)
+
+
+def _read(store: MetricsStore, table: str, indexes: Sequence[str], over: TimeRange) -> list[MetricSeries]:
+    return store.read(metric_keys(table, indexes), over.baseline_start, over.end, over.period_s)
 
 
 def _indexes(store: MetricsStore, table: str, notes: list[str]) -> tuple[str, ...]:
@@ -89,24 +94,24 @@ def _indexes(store: MetricsStore, table: str, notes: list[str]) -> tuple[str, ..
     except ConfigurationError:
         raise
     except SaltctlError as exc:
-        notes.append(f"the table's indexes are unknown, and were not looked at: {exc.message}")
+        notes.append(f"the table's indexes are unknown and were not scanned: {exc.message}")
         return ()
 
 
-def _what_is_left(exc: SaltctlError, state: ServiceStatus) -> Diagnosis:
-    reasons = [f"CloudWatch cannot be read, so nobody knows whether the table is throttled: {exc.message}"]
+def _diagnose_without_metrics(exc: SaltctlError, service: ServiceStatus) -> Diagnosis:
+    reasons = [f"cannot read CloudWatch, so throttling is unknown: {exc.message}"]
     advice = ["aws sts get-caller-identity", "saltctl service status"]
-    if state.silent:
-        reasons.append(f"the hot partition service is {state.verdict}: a throttled conversation would not be raised")
+    if service.is_down:
+        reasons.append(f"the hot partition service is {service.verdict}: it does not raise hot conversations")
         advice.append("saltctl stream replay --dry-run")
-    elif state.verdict is None:
-        reasons.append(f"the service's state is unknown, too: {state.why}")
+    elif service.verdict is None:
+        reasons.append(f"the state of the hot partition service is unknown, too: {service.reason}")
     else:
-        reasons.append(f"the hot partition service is {state.verdict}, with {state.alive} instances alive")
+        reasons.append(f"the hot partition service is {service.verdict}, with {service.alive} instances alive")
     return Diagnosis("no-data", tuple(reasons), tuple(advice))
 
 
-def _about(insights: Contributors, table: str) -> str:
+def _insights_note(insights: Contributors, table: str) -> str:
     if insights.status == "disabled":
         return (
             "Contributor Insights is off, so the hot keys are unknown; to switch it on: "
@@ -114,57 +119,50 @@ def _about(insights: Contributors, table: str) -> str:
             "--contributor-insights-action ENABLE"
         )
     if insights.status == "unsupported":
-        return "this endpoint knows no Contributor Insights, so the hot keys are unknown"
-    return f"Contributor Insights cannot be read: {insights.why}" if insights.status == "failed" else ""
+        return "this endpoint has no Contributor Insights, so the hot keys are unknown"
+    return f"cannot read Contributor Insights: {insights.why}" if insights.status == "failed" else ""
 
 
-def _joined(insights: Contributors, max_n: MaxN) -> tuple[HotKey, ...]:
-    rolled = group_by_conversation(insights)
-    known = max_n([conversation_id for conversation_id, *_ in rolled]) if rolled else {}
-    return tuple(HotKey(c, key, events, parts, known.get(c)) for c, key, events, parts in rolled)
+def _hot_keys(insights: Contributors, max_n: MaxNLookup) -> tuple[HotKey, ...]:
+    keys = hot_keys(insights)
+    known = max_n([key.conversation_id for key in keys]) if keys else {}
+    return tuple(replace(key, max_n=known.get(key.conversation_id)) for key in keys)
 
 
-def as_record(scan: Scan) -> dict[str, Any]:
-    """The scan with the keys of the command line's contract; null where CloudWatch could not be read."""
-    found, over = scan.found, scan.options.window
+def as_record(result: ScanResult) -> dict[str, Any]:
+    """Convert a scan to the keys of the command line's contract; null if CloudWatch could not be read."""
+    found, over = result.analysis, result.options.time_range
     return {
-        "table": scan.options.table,
-        "start": iso_utc(over.start, "seconds"),
-        "end": iso_utc(over.end, "seconds"),
+        "table": result.options.table,
+        "start": _iso(over.start),
+        "end": _iso(over.end),
         "period_s": over.period_s,
         "throttled": None if found is None else found.throttled,
         "total": None if found is None else found.total,
         "causes": dict.fromkeys(CAUSES) if found is None else dict(found.causes),
         "indexes": {} if found is None else dict(found.index_events),
-        "series": [] if found is None else _series_records(found),
+        "series": [] if found is None else [_series_record(one) for one in found.series if one.points],
         "spikes": [] if found is None else _spike_records(found),
-        "keys": [asdict(key) for key in scan.keys],
-        "insights": scan.insights.status,
-        "service": {"verdict": scan.service.verdict, "lag": scan.service.lag, "alive": scan.service.alive},
-        "verdict": scan.diagnosis.verdict,
-        "reasons": list(scan.diagnosis.reasons),
-        "advice": list(scan.diagnosis.advice),
+        "keys": [asdict(key) for key in result.keys],
+        "insights": result.insights.status,
+        "service": {"verdict": result.service.verdict, "lag": result.service.lag, "alive": result.service.alive},
+        "verdict": result.diagnosis.verdict,
+        "reasons": list(result.diagnosis.reasons),
+        "advice": list(result.diagnosis.advice),
     }
 
 
-def _series_records(found: ThrottleAnalysis) -> list[dict[str, Any]]:
-    records = []
-    for one in found.series:
-        if not one.points:
-            continue
-        at, peak = max(one.points, key=lambda point: point[1])
-        records.append(
-            {
-                "metric": one.key.metric,
-                "index": one.key.index,
-                "operation": one.key.operation,
-                "sum": sum(value for _, value in one.points),
-                "peak": peak,
-                "peak_at": iso_utc(at, "seconds"),
-                "points": [[iso_utc(at, "seconds"), value] for at, value in one.points],
-            }
-        )
-    return records
+def _series_record(series: MetricSeries) -> dict[str, Any]:
+    at, peak = max(series.points, key=lambda point: point[1])
+    return {
+        "metric": series.key.metric,
+        "index": series.key.index,
+        "operation": series.key.operation,
+        "sum": sum(value for _, value in series.points),
+        "peak": peak,
+        "peak_at": _iso(at),
+        "points": [[_iso(at), value] for at, value in series.points],
+    }
 
 
 def _spike_records(found: ThrottleAnalysis) -> list[dict[str, Any]]:
@@ -173,9 +171,13 @@ def _spike_records(found: ThrottleAnalysis) -> list[dict[str, Any]]:
             "metric": spike.key.metric,
             "index": spike.key.index,
             "operation": spike.key.operation,
-            "at": iso_utc(spike.at, "seconds"),
+            "at": _iso(spike.at),
             "events": spike.events,
-            "usual": spike.usual,
+            "usual": spike.typical,
         }
         for spike in found.spikes
     ]
+
+
+def _iso(seconds: float) -> str:
+    return iso_utc(seconds, "seconds")

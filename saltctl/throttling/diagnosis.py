@@ -1,0 +1,157 @@
+"""Diagnosis of a throttled table: a verdict, its reasons, and the commands to run next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from saltctl.salting import split_partition_key
+from saltctl.stores.contracts import Contributors
+from saltctl.throttling.analysis import ThrottleAnalysis
+
+Verdict = Literal["quiet", "hot-partition", "hot-partition-service-down", "capacity", "index", "no-data"]
+_CAPACITY_CAUSES = {
+    "provisioned": "the provisioned capacity is used up",
+    "account": "the account's limit for tables is reached",
+    "on_demand_max": "the table's on-demand maximum is reached",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HotKey:
+    """A conversation with throttled partition keys.
+
+    ``partition_key`` is the most throttled of them, ``partitions`` their number; ``max_n`` is None if unknown.
+    """
+
+    conversation_id: str
+    partition_key: str
+    throttles: float
+    partitions: int
+    max_n: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """State of the hot partition service; None for a value that is unknown, then ``reason`` says why."""
+
+    verdict: str | None
+    lag: int | None
+    alive: int | None
+    reason: str = ""
+
+    @property
+    def is_down(self) -> bool:
+        """Whether heat reports are not processed."""
+        return self.verdict in ("stopped", "stalled") or self.alive == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A verdict, its reasons, and commands to run next, in that order."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    advice: tuple[str, ...]
+
+
+def diagnose(found: ThrottleAnalysis, service: ServiceStatus, keys: Sequence[HotKey], table: str) -> Diagnosis:
+    """Combine the throttle events with the state of the service and the salts of the hot conversations.
+
+    The cause with the most events gives the verdict. Its reasons and commands come first.
+    """
+    if not found.has_data:
+        return Diagnosis(
+            "no-data",
+            ("CloudWatch has no metrics of this table in this range; no data does not mean healthy",),
+            ("saltctl config show", "saltctl throttle scan --since 24h"),
+        )
+    if not found.throttled:
+        below = f" ({found.total:,.0f} events, below the threshold)" if found.total else ""
+        return Diagnosis("quiet", (f"the table has traffic and is not throttled{below}",), ())
+    key_range = found.table_causes["key_range"]
+    capacity = sum(found.table_causes[cause] for cause in _CAPACITY_CAUSES)
+    indexes = sum(found.index_events.values())
+    if not (key_range or capacity or indexes) and keys:
+        key_range = found.total  # the metric of the cause is late or not published, but single keys stand out
+    causes = []
+    if capacity or not (key_range or indexes):
+        causes.append((capacity, _capacity(found, table)))
+    if indexes:
+        causes.append((indexes, _indexes(found, table)))
+    if key_range:
+        causes.append((key_range, _hot_partition(key_range, service, keys)))
+    # On a tie a hot partition comes first, then capacity.
+    _, main = max(causes, key=lambda cause: (cause[0], cause[1].verdict.startswith("hot"), cause[1].verdict != "index"))
+    ordered = [main, *(cause for _, cause in causes if cause is not main)]
+    return Diagnosis(
+        main.verdict,
+        tuple(reason for cause in ordered for reason in cause.reasons),
+        tuple(command for cause in ordered for command in cause.advice),
+    )
+
+
+def _hot_partition(events: float, service: ServiceStatus, keys: Sequence[HotKey]) -> Diagnosis:
+    reasons = [f"{events:,.0f} events: single partition keys are at their limit"]
+    advice = []
+    if service.is_down:
+        instances = "instances are alive but idle" if service.alive else "no instance is alive"
+        reasons.append(f"the hot partition service is {service.verdict or 'down'} ({instances}): N is not raised")
+        advice += ["saltctl stream replay --dry-run", "saltctl stream replay", "saltctl service run"]
+    elif service.verdict is None:
+        reasons.append(f"the state of the hot partition service is unknown: {service.reason or 'Redis has no data'}")
+        advice.append("saltctl service status")
+    for key in keys[:3]:
+        reasons.append(_key_reason(key))
+        if "#" not in key.conversation_id:
+            conversation_id = shlex.quote(key.conversation_id)
+            advice.append(f"saltctl registry set {conversation_id} {2 * max(key.max_n or 1, 1)} --dry-run")
+    if not keys:
+        reasons.append("the hot keys are unknown: Contributor Insights has no data")
+        advice.append("saltctl registry list --sort n --limit 10")
+    verdict: Verdict = "hot-partition-service-down" if service.is_down else "hot-partition"
+    return Diagnosis(verdict, tuple(reasons), tuple(advice))
+
+
+def _key_reason(key: HotKey) -> str:
+    if key.max_n is None:
+        return f"{key.conversation_id!r} is throttled; its max_n is unknown"
+    if key.max_n <= 1:
+        return f"{key.conversation_id!r} is throttled and unsalted"
+    return f"{key.conversation_id!r} is throttled with max_n {key.max_n}: N is too low"
+
+
+def _capacity(found: ThrottleAnalysis, table: str) -> Diagnosis:
+    reasons = [
+        f"{found.table_causes[cause]:,.0f} events: {reason}"
+        for cause, reason in _CAPACITY_CAUSES.items()
+        if found.table_causes[cause]
+    ]
+    if not reasons:
+        reasons.append("the cause is not published: requests were throttled, but no metric names the limit")
+    reasons.append("raising N does not help against this")
+    return Diagnosis("capacity", tuple(reasons), (_describe(table), "aws dynamodb describe-limits"))
+
+
+def _indexes(found: ThrottleAnalysis, table: str) -> Diagnosis:
+    reasons = [f"{events:,.0f} events: index {name!r} is throttled" for name, events in found.index_events.items()]
+    reasons.append("do not raise N for this: an index has its own partition keys")
+    return Diagnosis("index", tuple(reasons), (_describe(table),))
+
+
+def _describe(table: str) -> str:
+    return f"aws dynamodb describe-table --table-name {shlex.quote(table)}"
+
+
+def hot_keys(insights: Contributors) -> list[HotKey]:
+    """Group throttled partition keys by conversation, most events first. ``max_n`` is not known here."""
+    parts_of: dict[str, list[tuple[float, str]]] = {}
+    for key, events in insights.keys:
+        parts_of.setdefault(split_partition_key(key)[0], []).append((events, key))
+    keys = [
+        HotKey(conversation_id, max(parts)[1], sum(events for events, _ in parts), len(parts))
+        for conversation_id, parts in parts_of.items()
+    ]
+    return sorted(keys, key=lambda key: (-key.throttles, key.conversation_id))
