@@ -19,6 +19,8 @@ import pytest
 from tests.checker.mutants import MUTANTS
 from tests.checker.schedule import Fault
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 SEED = 4
 SECONDS = 18

@@ -13,6 +13,8 @@ from tests.model.cases import LIMITS, MUTATIONS, PROTOCOL, REDUNDANT
 from tests.model.explore import explore
 from tests.model.world import Case
 
+pytestmark = pytest.mark.long
+
 
 def each(cases: Sequence[Case]) -> pytest.MarkDecorator:
     """One test for each case."""
