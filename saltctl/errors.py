@@ -10,7 +10,7 @@
     │   └── ComparisonBrokenError         Redis lost entries while it was compared: nothing was proved
     ├── RefusedError                  6   understood, and not done
     │   ├── InvalidConversationIdError
-    │   ├── InvalidSaltCountError         no power of two, above the cap, or lower than now
+    │   ├── InvalidSaltCountError         not a power of two, above the cap, or lower than now
     │   ├── InvalidCursorError            damaged, invented, or of another conversation
     │   ├── CheckpointRefusedError        a broken rebuild cannot be taken up again
     │   ├── SortKeyTakenError             another message has this sort key
@@ -106,7 +106,7 @@ class InvalidConversationIdError(RefusedError):
 
 
 class InvalidSaltCountError(RefusedError):
-    """N is no power of two, is above the cap, or is lower than what readers already cover."""
+    """N is not a power of two, is above the cap, or is lower than what readers already cover."""
 
     code = "invalid_n"
 

@@ -45,6 +45,15 @@ def check_conversation_id(conversation_id: str) -> str:
     return conversation_id
 
 
+def is_conversation_id(conversation_id: str) -> bool:
+    """Return whether the id can be one, as :func:`check_conversation_id` has it."""
+    try:
+        check_conversation_id(conversation_id)
+    except InvalidConversationIdError:
+        return False
+    return True
+
+
 def is_power_of_two(n: int) -> bool:
     """Whether n is 1, 2, 4, 8 and so on."""
     return n > 0 and n & (n - 1) == 0
@@ -59,7 +68,8 @@ def check_salt_count(n: int, cap: int) -> int:
     """Return n unchanged if a raise may aim at it.
 
     Raises:
-        InvalidSaltCountError: below 1, above ``cap``, or no power of two; the hint names the nearest that is.
+        InvalidSaltCountError: below 1, above ``cap``, or not a power of two, so that one message can be found on few
+            partitions. The hint names a number that is allowed.
     """
     if n < 1:
         raise InvalidSaltCountError(
@@ -73,10 +83,7 @@ def check_salt_count(n: int, cap: int) -> int:
     if not is_power_of_two(n):
         above = power_of_two_at_least(n)
         nearest = above if above <= cap else above // 2
-        raise InvalidSaltCountError(
-            f"N {n} is no power of two; N grows by doubling, so that one message can be found on few partitions",
-            hint=f"type {nearest} instead",
-        )
+        raise InvalidSaltCountError(f"N must be a power of two, not {n}", hint=f"type {nearest} instead")
     return n
 
 

@@ -10,7 +10,7 @@ from saltctl.detection.stream_status import is_alive
 from saltctl.errors import SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.parallel import call_in_parallel
-from saltctl.registry.drift_sample import sample
+from saltctl.registry.drift_sample import compare_sample
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
 from saltctl.stores.heat.stream import GROUP
 from saltctl.throttling.scan import scan_recent
@@ -52,8 +52,8 @@ def registry(facts: Facts) -> Panel:
 def drift(facts: Facts) -> Panel:
     """How many conversations of a sample were compared, and how many of them differ."""
     entries = sum(counts.entries for counts in facts.registry_counts)
-    found = sample(facts.probe_settings, facts.backup, entries, random.Random(), most_buckets=SAMPLED_BUCKETS)
-    return {"checked": found.checked, "found": found.left, "damaged": found.damaged}
+    found = compare_sample(facts.probe_settings, facts.backup, entries, random.Random(), most_buckets=SAMPLED_BUCKETS)
+    return {"checked": found.checked, "found": found.unrepaired, "damaged": found.damaged}
 
 
 def service(facts: Facts) -> Panel:

@@ -114,13 +114,13 @@ class LocalEnvironment:
         )
 
     def _set_up(self) -> None:
-        from saltctl.registry.setup import plan
+        from saltctl.registry.setup import set_up
         from saltctl.stores.aws.backup_table import BackupTable
         from saltctl.stores.redis.registry import RedisRegistry
 
         use_dummy_credentials()
         settings = self.settings
-        for _ in plan(settings, RedisRegistry(settings), BackupTable(settings), messages=True, dry_run=False):
+        for _ in set_up(settings, RedisRegistry(settings), BackupTable(settings), messages=True, dry_run=False):
             pass
 
     def rebuild(self) -> None:

@@ -24,14 +24,13 @@ from typing import Any, NamedTuple, Protocol, cast
 from saltctl.errors import (
     ComparisonBrokenError,
     DamagedEntryError,
-    InvalidConversationIdError,
     RefusedError,
     UsageError,
 )
 from saltctl.rebuild.events import Damaged
 from saltctl.registry.compare_events import ComparisonProgress, ComparisonReport, Drift, Event, Kind, Sample
 from saltctl.registry.registry import Registry
-from saltctl.salting import bucket_of, check_conversation_id, power_of_two_at_least
+from saltctl.salting import bucket_of, is_conversation_id, power_of_two_at_least
 from saltctl.settings import Settings
 from saltctl.stores.aws.retry import retry_while_throttled
 from saltctl.stores.contracts import BackupEntry, BackupStore
@@ -289,7 +288,7 @@ class Comparison:
         yield from self._unbacked(some)
 
     def _unbacked(self, held: Mapping[str, int]) -> Iterator[Drift]:
-        entries, damaged = self._ask_backup([i for i in held if _is_valid(i)])
+        entries, damaged = self._ask_backup([i for i in held if is_conversation_id(i)])
         for conversation_id, n in held.items():
             if conversation_id not in entries and conversation_id not in damaged:
                 self._run.checked += 1
@@ -397,14 +396,6 @@ def _judge(suspect: _Suspect, n: int | None, entry: BackupEntry | None) -> Drift
 
 def _or_one(n: int | None) -> int:
     return 1 if n is None else n
-
-
-def _is_valid(conversation_id: str) -> bool:
-    try:
-        check_conversation_id(conversation_id)
-    except InvalidConversationIdError:
-        return False
-    return True
 
 
 def _broken(how: str) -> ComparisonBrokenError:

@@ -78,7 +78,7 @@ class ComparisonReport:
     consumed_rcu: float
 
     @property
-    def left(self) -> int:
+    def unrepaired(self) -> int:
         """How much drift is left."""
         return self.checked - self.in_sync - self.repaired
 

@@ -13,8 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
-from saltctl.errors import InvalidConversationIdError, UsageError
-from saltctl.salting import check_conversation_id, power_of_two_at_least, split_partition_key
+from saltctl.errors import UsageError
+from saltctl.salting import is_conversation_id, power_of_two_at_least, split_partition_key
 from saltctl.stores.contracts import BackupEntry, MessageStore
 
 _RCU_BYTES = 4096
@@ -121,7 +121,7 @@ def discover(
 
 def _held(backup: Backup, conversation_ids: Sequence[str]) -> dict[str, int]:
     held: dict[str, int] = {}
-    valid = [conversation_id for conversation_id in conversation_ids if _is_valid(conversation_id)]
+    valid = [conversation_id for conversation_id in conversation_ids if is_conversation_id(conversation_id)]
     for start in range(0, len(valid), _IDS_AT_ONCE):
         entries = backup.get_many(valid[start : start + _IDS_AT_ONCE])
         held |= {conversation_id: entry.max_n for conversation_id, entry in entries.items()}
@@ -130,17 +130,9 @@ def _held(backup: Backup, conversation_ids: Sequence[str]) -> dict[str, int]:
 
 def _compare(conversation_id: str, highest: int, held: Mapping[str, int], cap: int) -> Discovered:
     needed = max(power_of_two_at_least(highest + 1), 2)
-    if not _is_valid(conversation_id):
+    if not is_conversation_id(conversation_id):
         return Discovered(conversation_id, needed, None, "invalid-id")
     backup_n = held.get(conversation_id, 1)
     if backup_n > max(highest, 1):  # with max_n 1 nobody looks on salt 0, either
         return Discovered(conversation_id, needed, backup_n, "held")
     return Discovered(conversation_id, needed, backup_n, "above-cap" if needed > cap else "behind")
-
-
-def _is_valid(conversation_id: str) -> bool:
-    try:
-        check_conversation_id(conversation_id)
-    except InvalidConversationIdError:
-        return False
-    return True

@@ -22,7 +22,7 @@ class _NotAsked:
         return {}
 
 
-def sample(
+def compare_sample(
     settings: Settings, backup: BackupStore, entries: int, chance: random.Random, *, most_buckets: int = 2**20
 ) -> ComparisonReport:
     """Compare about 300 conversations, both ways, another part each time.

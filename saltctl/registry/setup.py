@@ -22,7 +22,7 @@ class Action:
     detail: str
 
 
-def plan(
+def set_up(
     settings: Settings, store: RedisRegistry, backup: BackupTable, *, messages: bool, dry_run: bool
 ) -> Iterator[Action]:
     """Look at each resource and create it where it is missing and this is no dry run.

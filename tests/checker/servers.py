@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from saltctl.errors import RedisUnavailableError
 from saltctl.local.servers import LocalMoto, LocalRedis
-from saltctl.registry.setup import plan as set_up
+from saltctl.registry.setup import set_up
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import KEY, BackupTable
 from saltctl.stores.redis.errors import redis_errors

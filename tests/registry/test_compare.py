@@ -117,7 +117,7 @@ def kinds(report: ComparisonReport) -> dict[str, str]:
 def test_sides_that_agree(world: World) -> None:
     """Nothing is found, nobody waits, and the backup is asked for no single entry."""
     report = world.report()
-    assert (report.checked, report.in_sync, report.left, report.drift) == (20, 20, 0, [])
+    assert (report.checked, report.in_sync, report.unrepaired, report.drift) == (20, 20, 0, [])
     assert report.verified
     assert world.now == 0
     assert "get_many" not in world.backup.faults.calls
@@ -139,7 +139,7 @@ def test_every_kind_of_drift(world: World) -> None:
         "conv_3": "uncommitted",
     }
     assert (report.behind, report.missing, report.unbacked, report.uncommitted) == (1, 1, 2, 1)
-    assert (report.checked, report.in_sync, report.left) == (21, 16, 5)
+    assert (report.checked, report.in_sync, report.unrepaired) == (21, 16, 5)
     found = {drift.conversation_id: (drift.redis_n, drift.backup_n) for drift in report.drift}
     assert found["conv_0"] == (2, 4)
     assert found["conv_1"] == (None, 4)
@@ -227,7 +227,7 @@ def test_repair_brings_both_sides_to_the_larger_n(world: World) -> None:
     world.redis["stranger"] = 16
     world.put("conv_3", 4, write_n=2)
     report = world.report(repair=True)
-    assert (report.repaired, report.left) == (5, 0)
+    assert (report.repaired, report.unrepaired) == (5, 0)
     assert [world.redis[f"conv_{i}"] for i in range(4)] == [4, 4, 8, 4]
     assert [(e.max_n, e.write_n) for e in (world.backup.items[i] for i in ("conv_2", "stranger", "conv_3"))] == [
         (8, 8),
@@ -249,7 +249,7 @@ def test_repair_takes_any_n_of_the_backup(world: World) -> None:
     """An N that is no power of two, or above the cap, is served all the same, and so it is merged as it is."""
     world.put("odd", 5)
     world.put("large", 512)
-    assert world.report(repair=True).left == 0
+    assert world.report(repair=True).unrepaired == 0
     assert (world.redis["odd"], world.redis["large"]) == (5, 512)
 
 
@@ -259,7 +259,7 @@ def test_what_cannot_be_repaired_is_left_with_its_reason(world: World, conversat
     world.redis[conversation_id] = n
     world.redis["conv_2"] = 8
     report = world.report(repair=True)
-    assert (report.unbacked, report.repaired, report.left) == (2, 1, 1)
+    assert (report.unbacked, report.repaired, report.unrepaired) == (2, 1, 1)
     (left,) = [drift for drift in report.drift if not drift.repaired]
     assert left.problem
     assert world.redis[conversation_id] == n
@@ -325,7 +325,7 @@ def test_unverified_is_reported(world: World) -> None:
     """Whether Redis answers lookups is part of the report and no drift."""
     world.store.verified_primaries.clear()
     report = world.report()
-    assert (report.verified, report.left) == (False, 0)
+    assert (report.verified, report.unrepaired) == (False, 0)
 
 
 def test_throttling_is_waited_out(world: World) -> None:

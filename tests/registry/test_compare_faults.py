@@ -108,7 +108,7 @@ def comparison(settings: Settings, store: RedisRegistry, backup: BackupTable, re
 
 def all_is_well(report: ComparisonReport) -> bool:
     """What nobody may claim of a Redis that lost something."""
-    return report.verified and report.left == 0
+    return report.verified and report.unrepaired == 0
 
 
 @pytest.mark.parametrize("harm", ["killed, back empty", "killed, back with its AOF", "flushed", "a bucket deleted"])
@@ -202,7 +202,7 @@ def test_two_repairs_at_once(
     drift_away(admin, settings)
     with ThreadPoolExecutor(2) as pool:
         reports = list(pool.map(lambda _: result_of(comparison(repair=True).run()), range(2)))
-    assert [report.left for report in reports] == [0, 0]
+    assert [report.unrepaired for report in reports] == [0, 0]
     assert all_is_well(result_of(comparison().run()))
     assert_nothing_was_lowered(backup)
 
@@ -251,7 +251,7 @@ def test_throttling_at_every_kind_of_request(
     options = ComparisonOptions(segments=2, page_limit=7, grace=0.01)
     report = result_of(Comparison.over(behind, reader, store, throttled, options, registry).run())
     reader.close()
-    assert (report.left, sum(left.values())) == (0, 0)
+    assert (report.unrepaired, sum(left.values())) == (0, 0)
     assert_nothing_was_lowered(backup)
 
 
@@ -330,6 +330,6 @@ def test_repairs_that_are_killed_at_any_point(
             process.kill()
             process.communicate()
         assert_nothing_was_lowered(backup)
-    assert result_of(comparison(repair=True).run()).left == 0
+    assert result_of(comparison(repair=True).run()).unrepaired == 0
     assert all_is_well(result_of(comparison().run()))
     assert_nothing_was_lowered(backup)

@@ -85,7 +85,7 @@ def compare(
             session.backup.check_table()
             report = _drain(_comparison(session, options, repair=repair), quiet=cron)
         record = asdict(report) | {"sample": sample, "dry_run": not repair}
-        job.done(record, happened=bool(report.left or report.repaired or report.damaged or not report.verified))
+        job.done(record, happened=bool(report.unrepaired or report.repaired or report.damaged or not report.verified))
         if not cron or output is not None:
             print_result(record, output, columns=KEYS, human_view=lambda screen: _show(screen, record))
         code = _exit_code(report, repair=repair, say=(lambda text: None) if cron else warn)
@@ -140,13 +140,13 @@ def _exit_code(report: ComparisonReport, *, repair: bool, say: Any) -> int:
             say(f"{drift.conversation_id!r} was not repaired: {drift.problem}")
     if not report.verified:
         say("Redis is not verified: lookups are answered by the backup. saltctl rebuild")
-    if report.left:
+    if report.unrepaired:
         remedy = "" if repair else "; saltctl compare --repair --yes raises what is behind"
-        say(f"conversations that differ: {report.left:,}{remedy}")
+        say(f"conversations that differ: {report.unrepaired:,}{remedy}")
     if report.damaged:
         say(f"damaged items of the backup, not compared: {report.damaged:,}; they are named above")
         return INCOMPLETE
-    return FOUND_SOMETHING if report.left else 0
+    return FOUND_SOMETHING if report.unrepaired else 0
 
 
 def _show(screen: Any, record: dict[str, Any]) -> None:

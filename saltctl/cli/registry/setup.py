@@ -34,7 +34,7 @@ def setup(
       saltctl setup --dry-run
       saltctl setup
     """
-    from saltctl.registry.setup import plan
+    from saltctl.registry.setup import set_up
 
     session = session_of(context)
     settings = session.settings
@@ -42,7 +42,7 @@ def setup(
     if not dry_run:
         session.require_consent("Create what is missing?", yes=True, confirm=confirm, irreversible=False)
     actions = [
-        asdict(action) for action in plan(settings, session.store, session.backup, messages=messages, dry_run=dry_run)
+        asdict(action) for action in set_up(settings, session.store, session.backup, messages=messages, dry_run=dry_run)
     ]
     print_result(
         {"actions": actions},

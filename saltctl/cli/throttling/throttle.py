@@ -13,8 +13,8 @@ from saltctl.cli.session import OutputOption, Session, TimeoutOption, duration_o
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import parse_duration
 from saltctl.cli.throttling import alarms
-from saltctl.errors import InvalidConversationIdError, SaltctlError, UsageError
-from saltctl.salting import check_conversation_id
+from saltctl.errors import SaltctlError, UsageError
+from saltctl.salting import is_conversation_id
 from saltctl.times import parse_iso
 
 if TYPE_CHECKING:
@@ -124,17 +124,9 @@ def _service_status(session: Session) -> ServiceStatus:
 
 def _max_n(session: Session, conversation_ids: Sequence[str]) -> Mapping[str, int | None]:
     # A partition key may be any string. One that is not a conversation id has no max_n.
-    valid = [conversation_id for conversation_id in conversation_ids if _is_valid(conversation_id)]
+    valid = [conversation_id for conversation_id in conversation_ids if is_conversation_id(conversation_id)]
     try:
         return {name: found.max_n for name, found in session.registry.lookup_many(valid).items()}
     except SaltctlError as exc:
         warn(f"max_n is unknown: {exc.message}")
         return {}
-
-
-def _is_valid(conversation_id: str) -> bool:
-    try:
-        check_conversation_id(conversation_id)
-    except InvalidConversationIdError:
-        return False
-    return True

@@ -6,18 +6,18 @@ import random
 
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, fail, ok, warn
-from saltctl.registry.drift_sample import sample
+from saltctl.registry.drift_sample import compare_sample
 
 
 def drift(facts: Facts) -> Finding:
     """Redis holds what the backup holds, as far as a sample shows."""
     entries = sum(counts.entries for counts in facts.registry_counts)
-    found = sample(facts.probe_settings, facts.backup, entries, random.Random())
-    measures = {"drift_checked": float(found.checked), "drift_found": float(found.left)}
-    if found.left:
+    found = compare_sample(facts.probe_settings, facts.backup, entries, random.Random())
+    measures = {"drift_checked": float(found.checked), "drift_found": float(found.unrepaired)}
+    if found.unrepaired:
         first = found.drift[0]
-        sides = f"Redis {first.redis_n or 'nothing'}, backup {first.backup_n or 'nothing'}"
-        told = f"{found.left:,} of {found.checked:,} conversations differ, such as {first.conversation_id!r}: {sides}"
+        sides = f"{first.conversation_id!r}: Redis {first.redis_n or 'nothing'}, backup {first.backup_n or 'nothing'}"
+        told = f"{found.unrepaired:,} of {found.checked:,} conversations differ, such as {sides}"
         return fail(told, facts.fix_commands.saltctl("compare", "--repair", "--yes"), **measures)
     if found.damaged:
         told = f"{found.damaged:,} items of the backup cannot have been written by saltctl"

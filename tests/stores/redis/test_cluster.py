@@ -142,7 +142,7 @@ def test_a_comparison_sees_every_primary(
     assert (found.behind, found.unbacked, found.missing, found.repaired) == (10, 10, 10, 30)
     assert len(store.by_primary([i for i, _ in drift])) == 3
     again = result_of(compare().run())
-    assert (again.checked, again.left, again.verified) == (40, 0, True)
+    assert (again.checked, again.unrepaired, again.verified) == (40, 0, True)
     reader.close()
 
 
