@@ -109,7 +109,7 @@ def throttles(facts: Facts) -> Panel:
 
 def lease(facts: Facts) -> Panel:
     """Who rebuilds now."""
-    holder = facts.backup.holder()
+    holder = facts.backup.lease.holder()
     return {
         "held": holder is not None,
         "host": holder and holder.host,

@@ -135,7 +135,7 @@ class LocalEnvironment:
         job = Rebuild(
             RedisRegistry(settings),
             backup,
-            backup,
+            backup.lease,
             RebuildOptions(segments=2),
             layout=settings.layout,
             key_prefix=settings.key_prefix,

@@ -53,7 +53,7 @@ class Lease:
         """
         deadline = self._clock() + wait
         while True:
-            holder = self._store.take(
+            holder = self._store.acquire(
                 self._owner, self._now(), host=socket.gethostname(), pid=os.getpid(), expiry=LEASE_EXPIRY
             )
             if holder is None:
@@ -80,7 +80,7 @@ class Lease:
             return
         self._next_beat = now + LEASE_BEAT
         try:
-            still_ours = self._store.beat(self._owner, self._now(), progress)
+            still_ours = self._store.renew(self._owner, self._now(), progress)
         except UnavailableError:
             # Safety does not hang on the lease, and a recovery must outlast a throttled minute.
             return

@@ -32,8 +32,8 @@ from saltctl.registry.compare_events import ComparisonProgress, ComparisonReport
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of, is_conversation_id, power_of_two_at_least
 from saltctl.settings import Settings
-from saltctl.stores.aws.retry import retry_while_throttled
 from saltctl.stores.contracts import BackupEntry, BackupStore
+from saltctl.stores.retry import retry_while_throttled
 
 GRACE = 2.0
 """Seconds after which what looked like drift is looked at again. A raise takes milliseconds; one that takes

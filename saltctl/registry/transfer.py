@@ -23,8 +23,8 @@ from typing import IO, BinaryIO, Protocol, TypeVar
 from saltctl.errors import RefusedError, SaltctlError, UsageError
 from saltctl.registry.registry import RaiseResult
 from saltctl.salting import check_conversation_id, check_salt_count
-from saltctl.stores.aws.retry import retry_while_throttled
 from saltctl.stores.contracts import BackupEntry
+from saltctl.stores.retry import retry_while_throttled
 
 SORTED_AT_ONCE = 100_000
 """Entries that are sorted in memory, about 15 MB; more than that are sorted in files of so many and merged."""

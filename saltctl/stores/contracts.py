@@ -236,14 +236,14 @@ class LeaseStore(Protocol):
     Safety does not hang on it: two rebuilds at once break each other's tokens.
     """
 
-    def take(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
+    def acquire(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
         """Take the lease where it is free or its heartbeat is older than ``expiry`` seconds.
 
         Returns None when taken, else the holder.
         """
         ...
 
-    def beat(self, owner: str, now: float, progress: str) -> bool:
+    def renew(self, owner: str, now: float, progress: str) -> bool:
         """Renew; False where somebody else has taken it over."""
         ...
 

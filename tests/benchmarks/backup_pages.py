@@ -19,7 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from os import _exit as exit_at_once
 from typing import Any, Self
 
-from saltctl.stores.aws.backup_table import KEY, LAYOUT_ID
+from saltctl.stores.aws.backup_items import KEY
+from saltctl.stores.aws.backup_table import LAYOUT_ID
 from tests.benchmarks.entries import conversation_id, entries
 
 PAGE_BYTES = 1 << 20

@@ -22,8 +22,9 @@ from saltctl.rebuild.events import RebuildReport
 from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import KEY, BackupTable
-from saltctl.stores.aws.scan_parser import ScanClient
+from saltctl.stores.aws.backup_items import KEY
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.scan_parser import PageParser
 from saltctl.stores.redis.registry import RedisRegistry, new_token
 
 PIPELINE = 1000
@@ -74,7 +75,7 @@ def rebuild(job: Job) -> Work:
     options = RebuildOptions()
     token = new_token()
     run = Rebuild(
-        store, backup, backup, options, layout=settings.layout, key_prefix=settings.key_prefix, token=token
+        store, backup, backup.lease, options, layout=settings.layout, key_prefix=settings.key_prefix, token=token
     ).run
 
     def work() -> int:
@@ -154,7 +155,7 @@ def drain_resource(job: Job) -> Work:
 
 def floor(job: Job) -> Work:
     """The least that draining costs: one connection, the pages as they come, and the fastest parser there is."""
-    read = ScanClient(None, Settings.max_n_cap).read
+    parse = PageParser(Settings.max_n_cap).parse
     connection = http.client.HTTPConnection(urlsplit(job.endpoint).netloc)
     request: dict[str, Any] = {"TableName": "backup"}
     headers = {"X-Amz-Target": "DynamoDB_20120810.Scan"}
@@ -163,11 +164,11 @@ def floor(job: Job) -> Work:
         handled = 0
         while True:
             connection.request("POST", "/", json.dumps(request), headers)
-            answer = read(connection.getresponse().read())
-            handled += len(answer.entries)
-            if answer.last is None:
+            page = parse(connection.getresponse().read())
+            handled += len(page.entries)
+            if page.last is None:
                 return handled
-            request["ExclusiveStartKey"] = {KEY: {"S": answer.last}}
+            request["ExclusiveStartKey"] = {KEY: {"S": page.last}}
 
     return work
 

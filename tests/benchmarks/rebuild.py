@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from statistics import median
 
 from saltctl.settings import Settings
-from saltctl.stores.aws.scan_parser import fast_decoder
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.benchmarks.backup_pages import PagesServer
@@ -77,7 +76,7 @@ class RebuildResult:
             rows,
             (
                 f"{times(len(rebuilt), 'round')} in turn; pages of 1 MB of JSON over HTTP; resource and SET on "
-                f"{self.naive_items:,} items; parser: {'msgspec' if fast_decoder() else 'json'}. "
+                f"{self.naive_items:,} items. "
                 "saltctl x: how many times its rate.",
                 f"{self.compared:,} rebuilt entries compared with the backup's: none differs.",
             ),

@@ -170,11 +170,11 @@ def rebuild_now(me: Me, at: At = lambda name: None) -> bool:
 def rebuild_job(me: Me, at: At = lambda name: None) -> Rebuild:
     """A rebuild that was not started, whose lease lives in a quicker time."""
     store = WatchedStore(me.parts.store(me.settings), at, ())
-    backup = Watched(me.backup, at, ("claim_layout", "take", "release", "commit_write_n"))
+    backup = Watched(me.backup, at, ("claim_layout", "commit_write_n"))
     return Rebuild(
         store,
         backup,
-        backup,
+        Watched(me.backup.lease, at, ("acquire", "release")),
         RebuildOptions(segments=2, page_limit=me.plan.page_limit, batch=me.plan.page_limit, checkpoint_every=0.0),
         layout=me.settings.layout,
         key_prefix=me.settings.key_prefix,

@@ -16,7 +16,8 @@ from saltctl.errors import RedisUnavailableError
 from saltctl.local.servers import LocalMoto, LocalRedis
 from saltctl.registry.setup import set_up
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import KEY, BackupTable
+from saltctl.stores.aws.backup_items import KEY
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.errors import redis_errors
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.checker.proxy import Proxy
@@ -222,7 +223,7 @@ class Servers:
 def _create_plainly(backup: BackupTable) -> None:
     """The backup table without point-in-time recovery, which DynamoDB Local has not heard of."""
     backup.client.create_table(
-        TableName=backup.where.strip("'"),
+        TableName=backup.name,
         AttributeDefinitions=[{"AttributeName": KEY, "AttributeType": "S"}],
         KeySchema=[{"AttributeName": KEY, "KeyType": "HASH"}],
         BillingMode="PAY_PER_REQUEST",

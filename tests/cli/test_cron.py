@@ -92,7 +92,7 @@ def test_a_failure_is_one_line(saltctl: Runner, well: Settings, redis_server: Lo
 
 def test_a_lease_that_is_held_is_no_news(saltctl: Runner, well: Settings, backup: BackupTable) -> None:
     """Run every minute beside a long rebuild, a rebuild leaves with 75 and without a mail."""
-    backup.take("other", time.time(), host="app-17", pid=4242, expiry=30)
+    backup.lease.acquire("other", time.time(), host="app-17", pid=4242, expiry=30)
     outcome = saltctl("rebuild", "--cron")
     assert (outcome.code, outcome.out, outcome.err) == (75, "", "")
 

@@ -160,7 +160,7 @@ def _provision(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None
 
 
 def _die_with_the_lease(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
-    assert backup.take("dead", time.time() - 600, host="app-17", pid=4242, expiry=30) is None
+    assert backup.lease.acquire("dead", time.time() - 600, host="app-17", pid=4242, expiry=30) is None
 
 
 def _lose_an_entry(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:

@@ -154,7 +154,7 @@ class Lowers(ModelBackup):
     def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
         """Without its condition."""
         values = {":n": {"N": str(entry.n)}}
-        self._update(conversation_id, "SET max_n = :n", "attribute_not_exists(nothing)", values)
+        self.items.update(conversation_id, "SET max_n = :n", "attribute_not_exists(nothing)", values)
         return RaiseOutcome(1, True)
 
 

@@ -274,7 +274,7 @@ class ModelBackup(BackupTable):
     ) -> Iterator[BackupPage]:
         """The real segments and the real pages, in the caller's thread."""
         plan = ScanPlan(segments, limit, only, after or {}, max_rcu)
-        reader = SegmentReader(self.reader, "backup", plan, stop=Event(), sleep=_no_sleep, clock=lambda: 0.0)
+        reader = SegmentReader(self.scan_client, "backup", plan, stop=Event(), sleep=_no_sleep, clock=lambda: 0.0)
         for segment in plan.unfinished:
             yield from reader.pages(segment)
 
@@ -335,11 +335,11 @@ def checkpoint_text(token: str, replication_id: str, half_done: int) -> str:
 class GenerousLease:
     """A lease that everybody gets at any time: safety must not hang on it."""
 
-    def take(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
+    def acquire(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
         """Taken."""
         return None
 
-    def beat(self, owner: str, now: float, progress: str) -> bool:
+    def renew(self, owner: str, now: float, progress: str) -> bool:
         """Still ours."""
         return True
 

@@ -35,7 +35,7 @@ def rebuild_until(settings: Settings, checkpoint: Path, number: int, now: float)
     rebuild = Rebuild(
         store,
         backup,
-        backup,
+        backup.lease,
         RebuildOptions(segments=1, page_limit=5, batch=1, checkpoint_every=0.0),
         layout=settings.layout,
         key_prefix=settings.key_prefix,

@@ -76,7 +76,7 @@ def filled(backup: BackupTable) -> BackupTable:
 def put(backup: BackupTable, *items: dict[str, Any]) -> None:
     """Write items by hand, past everything that saltctl checks."""
     requests = [{"PutRequest": {"Item": item}} for item in items]
-    backup.client.batch_write_item(RequestItems={backup.where.strip("'"): requests})
+    backup.client.batch_write_item(RequestItems={backup.name: requests})
 
 
 class WatchedSession(RebuildSession):
@@ -165,7 +165,7 @@ def job(settings: Settings, backup: BackupTable) -> Iterator[Opener]:
         return Rebuild(
             stores[-1],
             from_backup,
-            from_backup,
+            from_backup.lease,
             RebuildOptions(**({"segments": 1, "page_limit": 7} | options)),
             layout=settings.layout,
             key_prefix=settings.key_prefix,
@@ -297,7 +297,7 @@ def test_redis_stays_down(filled: BackupTable, redis_server: LocalRedis, registr
     with pytest.raises(RedisUnavailableError, match="cannot be reached"):
         drive(job(fault), fault)
     assert registry.lookup("conv_00").max_n == ENTRIES["conv_00"]
-    assert filled.holder() is None
+    assert filled.lease.holder() is None
 
 
 # Redis lives, and loses data.
@@ -494,10 +494,10 @@ def test_damaged_items_are_skipped_and_named(filled: BackupTable, store: RedisRe
     named = {event.entry.conversation_id: event.entry.problem for event in events if isinstance(event, Damaged)}
     assert named == {
         "missing": "it has no max_n",
-        "text": "its max_n is no number",
-        "negative": "its max_n is -4, no positive whole number",
-        "fraction": "its max_n is 2.5, no positive whole number",
-        "zero": "its max_n is 0, no positive whole number",
+        "text": "its max_n is not a number",
+        "negative": "its max_n is -4, not a positive whole number",
+        "fraction": "its max_n is 2.5, not a positive whole number",
+        "zero": "its max_n is 0, not a positive whole number",
     }
     report = events[-1]
     assert isinstance(report, RebuildReport)
@@ -534,7 +534,7 @@ def test_a_second_rebuild_waits_for_the_first(filled: BackupTable, store: RedisR
 
 def test_waiting_for_the_lease_has_an_end(filled: BackupTable, job: Opener) -> None:
     """After --lock-wait the refusal comes all the same."""
-    filled.take("other", 1000.0, host="elsewhere", pid=77, expiry=LEASE_EXPIRY)
+    filled.lease.acquire("other", 1000.0, host="elsewhere", pid=77, expiry=LEASE_EXPIRY)
     seconds = [0.0]
     waiting = job(
         lock_wait=3.0,
@@ -549,12 +549,12 @@ def test_waiting_for_the_lease_has_an_end(filled: BackupTable, job: Opener) -> N
 
 def test_the_lease_of_a_dead_holder_is_taken_over(filled: BackupTable, store: RedisRegistry, job: Opener) -> None:
     """Its heartbeat has to be older than the expiry; until then the holder counts as alive."""
-    filled.take("dead", 1000.0, host="elsewhere", pid=77, expiry=LEASE_EXPIRY)
+    filled.lease.acquire("dead", 1000.0, host="elsewhere", pid=77, expiry=LEASE_EXPIRY)
     with pytest.raises(LeaseHeldError, match=r"process 77 on elsewhere .*heartbeat 29 s ago"):
         drive(job(now=lambda: 1000.0 + LEASE_EXPIRY - 1))
     drive(job(now=lambda: 1000.0 + LEASE_EXPIRY + 1))
     assert_verified(store)
-    assert filled.holder() is None
+    assert filled.lease.holder() is None
 
 
 def test_a_rebuild_that_lost_its_lease_stops(
@@ -564,12 +564,12 @@ def test_a_rebuild_that_lost_its_lease_stops(
 
     def take_over(point: str) -> None:
         if point == "Progress":
-            filled.take("other", time.time() + 2 * LEASE_EXPIRY, host="elsewhere", pid=77, expiry=LEASE_EXPIRY)
+            filled.lease.acquire("other", time.time() + 2 * LEASE_EXPIRY, host="elsewhere", pid=77, expiry=LEASE_EXPIRY)
 
     with pytest.raises(LeaseHeldError, match="taken over"):
         drive(job(take_over), take_over)
     assert_unverified(store, registry)
-    holder = filled.holder()
+    holder = filled.lease.holder()
     assert holder is not None
     assert holder.owner == "other"
 
@@ -610,10 +610,10 @@ def test_an_interrupted_rebuild_gives_its_lease_back(
     running = job().run()
     assert isinstance(running, Iterator)
     assert [type(next(running)) for _ in range(2)] == [Began, Progress]
-    assert filled.holder() is not None
+    assert filled.lease.holder() is not None
     with pytest.raises(interruption):
         running.throw(interruption())  # type: ignore[attr-defined]
-    assert filled.holder() is None
+    assert filled.lease.holder() is None
     assert_unverified(store, registry)
     rebuild()
     assert_verified(store)
@@ -624,7 +624,7 @@ def test_an_abandoned_rebuild_gives_its_lease_back(filled: BackupTable, job: Ope
     running = job().run()
     next(running)
     running.close()  # type: ignore[attr-defined]
-    assert filled.holder() is None
+    assert filled.lease.holder() is None
 
 
 # The backup fails.
@@ -726,7 +726,7 @@ def test_without_waiting_a_redis_that_is_down_is_an_error(
     redis_server.kill()
     with pytest.raises(RedisUnavailableError, match="cannot be reached"):
         drive(job())
-    assert filled.holder() is None
+    assert filled.lease.holder() is None
 
 
 def test_waiting_for_redis_has_an_end(filled: BackupTable, redis_server: LocalRedis, job: Opener) -> None:
@@ -811,7 +811,7 @@ def test_a_dry_run_changes_nothing(
         admin.execute_command("FLUSHALL")
         missing = len(ENTRIES)
     if before == "somebody holds the lease":
-        filled.take("other", time.time(), host="elsewhere", pid=77, expiry=LEASE_EXPIRY)
+        filled.lease.acquire("other", time.time(), host="elsewhere", pid=77, expiry=LEASE_EXPIRY)
     put(filled, {"conversation_id": {"S": "bad"}, "max_n": {"S": "four"}})
     filled.raise_max_n("half", Raise(4, "2024-05-01T12:00:00Z", "somebody", ""))
     state = dump()

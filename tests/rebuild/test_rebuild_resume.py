@@ -74,7 +74,7 @@ def job(settings: Settings, filled: BackupTable, file: CheckpointFile) -> Iterat
         return Rebuild(
             stores[-1],
             filled,
-            filled,
+            filled.lease,
             RebuildOptions(**wanted),
             layout=settings.layout,
             key_prefix=settings.key_prefix,

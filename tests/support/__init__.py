@@ -20,7 +20,7 @@ def rebuild_job(
     return Rebuild(
         store,
         backup,
-        backup,
+        backup.lease,
         options or RebuildOptions(segments=2),
         layout=settings.layout,
         key_prefix=settings.key_prefix,

@@ -132,7 +132,7 @@ def _build(
         options = RebuildOptions()
         token = new_token()
         layout, prefix = settings.layout, settings.key_prefix
-        return Rebuild(store, backup, backup, options, layout=layout, key_prefix=prefix, token=token, notes=notes)
+        return Rebuild(store, backup, backup.lease, options, layout=layout, key_prefix=prefix, token=token, notes=notes)
 
     detector = Detector(
         HeatSums(settings),

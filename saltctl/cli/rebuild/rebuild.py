@@ -104,7 +104,7 @@ def rebuild(
         job = Rebuild(
             session.store,
             session.backup,
-            session.backup,
+            session.backup.lease,
             options,
             layout=settings.layout,
             key_prefix=settings.key_prefix,

@@ -114,7 +114,7 @@ def messages_table(facts: Facts) -> Finding:
 
 def lease(facts: Facts) -> Finding:
     """Nobody holds the lease who has died."""
-    holder = facts.backup.holder()
+    holder = facts.backup.lease.holder()
     if holder is None:
         return ok("free")
     age = max(facts.now() - holder.heartbeat, 0.0)

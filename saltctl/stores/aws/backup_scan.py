@@ -1,33 +1,33 @@
-"""The parallel scan of the backup table: threads that read, a segment each at a time, and one taker of pages."""
+"""The parallel scan of the backup table: each thread reads one segment at a time; the caller takes the pages."""
 
 from __future__ import annotations
 
 import queue
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from saltctl.errors import AwsUnavailableError, ThrottledError
-from saltctl.stores.aws.client import POOL_SIZE, aws_errors, to_saltctl_error
+from saltctl.errors import AwsUnavailableError
+from saltctl.stores.aws.backup_items import KEY
+from saltctl.stores.aws.client import POOL_SIZE, aws_errors, is_throttling
 from saltctl.stores.aws.rate_limiter import RateLimiter
-from saltctl.stores.aws.scan_parser import KEY, MalformedPageError, ScanClient, ScanPage
+from saltctl.stores.aws.scan_parser import MalformedPageError, ScanClient, ScanPage
 from saltctl.stores.contracts import BackupPage
+from saltctl.stores.retry import backoff_seconds
 
-SIGN_OF_LIFE = 1.0
+IDLE_SECONDS = 1.0
 """Seconds without a page after which a scan yields an empty one, so that its caller can renew its lease."""
-MAX_THREADS = POOL_SIZE
-PATIENCE = 600.0
-"""Seconds for which one segment waits out throttling. botocore's retry quota runs dry after some ten throttled calls;
-a recovery must outlast a table that everybody reads at once."""
-_DAMAGED_ANSWERS = 3
+THROTTLING_TIMEOUT = 600.0
+"""Seconds for which a segment retries a throttled request. botocore's retry quota is used up after about ten throttled
+calls; a recovery must outlast an outage during which every lookup reads the table."""
+_MAX_MALFORMED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ScanPlan:
-    """What to scan and how: the arguments of ``BackupStore.scan``."""
+    """The arguments of ``BackupStore.scan``."""
 
     segments: int
     limit: int | None = None
@@ -37,25 +37,26 @@ class ScanPlan:
 
     @property
     def unfinished(self) -> list[int]:
-        """The segments that are to be read."""
-        asked = range(self.segments) if self.only is None else (self.only,)
-        return [segment for segment in asked if self.after.get(segment, "") is not None]
+        """The segments that are not read to their end."""
+        chosen = range(self.segments) if self.only is None else (self.only,)
+        return [segment for segment in chosen if self.after.get(segment, "") is not None]
 
 
 class SegmentReader:
     """Reads segments, page by page, in the caller's thread. Thread-safe.
 
     Args:
-        table: its name.
-        plan: which segments, and at what pace.
-        stop: set when the scan is to end.
-        sleep: waits, if need be not to the end; by default until ``stop`` is set.
+        client: sends the requests.
+        table: the table's name.
+        plan: the arguments of the scan.
+        stop: set when the scan must end.
+        sleep: waits for at most a number of seconds; by default until ``stop`` is set.
         clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        reader: ScanClient,
+        client: ScanClient,
         table: str,
         plan: ScanPlan,
         *,
@@ -63,7 +64,7 @@ class SegmentReader:
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._reader = reader
+        self._client = client
         self._table = table
         self._where = f"{table!r}"
         self._plan = plan
@@ -73,7 +74,7 @@ class SegmentReader:
         self._limiter = RateLimiter(plan.max_rcu, clock=clock)
 
     def pages(self, segment: int) -> Iterator[BackupPage]:
-        """The pages of one segment, until its end or until the scan is to stop."""
+        """Yield the pages of one segment, until its end or until the scan stops."""
         request: dict[str, Any] = {
             "TableName": self._table,
             "ConsistentRead": True,
@@ -88,108 +89,119 @@ class SegmentReader:
             if last is not None:
                 request["ExclusiveStartKey"] = {KEY: {"S": last}}
             with aws_errors(self._where):
-                answer = self._answer(request)
-            if answer is None:
+                page = self._read_page(request)
+            if page is None:
                 return
-            last = answer.last
-            yield BackupPage(answer.entries, answer.damaged, answer.consumed_rcu, segment, last, answer.above_cap)
+            last = page.last
+            yield BackupPage(page.entries, page.damaged, page.consumed_rcu, segment, last, page.above_cap)
             # An empty page is not the end; only a missing LastEvaluatedKey is.
             if last is None:
                 return
 
-    def _answer(self, request: dict[str, Any]) -> ScanPage | None:
-        """The answer to a request at the pace that is allowed, throttling waited out; None where it is to stop."""
+    def _read_page(self, request: dict[str, Any]) -> ScanPage | None:
+        """Send a request within the rate limit, and retry it while throttled; None if the scan stops."""
         from botocore.exceptions import ClientError
 
-        began, attempt, damaged = self._clock(), 0, 0
+        began, throttled, malformed = self._clock(), 0, 0
         while not self._stop.is_set():
             if (permit := self._limiter.request_permit()).wait:
-                self._sleep(min(permit.wait, SIGN_OF_LIFE))
+                self._sleep(min(permit.wait, IDLE_SECONDS))
                 continue
             try:
-                answer = self._reader.scan(self._limited(request))
+                page = self._client.scan(self._with_limit(request))
             except MalformedPageError as exc:
-                damaged += 1
+                malformed += 1
                 self._limiter.settle(permit, permit.reserved, 0)
-                if damaged == _DAMAGED_ANSWERS:
+                if malformed == _MAX_MALFORMED:
                     raise AwsUnavailableError(
-                        f"what comes back for table {self._where} is no page of a scan: {exc}",
+                        f"the response for table {self._where} is not a page of a scan: {exc}",
                         hint="is there a proxy in between? saltctl config show",
                     ) from exc
             except ClientError as exc:
-                if not isinstance(to_saltctl_error(exc, self._where), ThrottledError):
+                if not is_throttling(exc):
                     raise
                 self._limiter.slow_down(permit)
-                if self._clock() - began > PATIENCE:
+                if self._clock() - began > THROTTLING_TIMEOUT:
                     raise
-                self._sleep(random.uniform(0.5, 1) * min(4.0, 0.1 * 2**attempt))
-                attempt = min(attempt + 1, 10)
+                self._sleep(backoff_seconds(throttled))
+                throttled += 1
             else:
-                read = len(answer.entries) + len(answer.damaged)
-                self._limiter.settle(permit, answer.consumed_rcu, read)
-                return answer
+                self._limiter.settle(permit, page.consumed_rcu, len(page.entries) + len(page.damaged))
+                return page
         return None
 
-    def _limited(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _with_limit(self, request: dict[str, Any]) -> dict[str, Any]:
         limits = [limit for limit in (self._plan.limit, self._limiter.page_limit()) if limit is not None]
         return request | {"Limit": min(limits)} if limits else request
 
 
+_Result = BackupPage | Exception | None
+"""A page, the error that ended a thread, or None if a thread has no more segments to read."""
+
+
 def scan_in_parallel(
-    segments: SegmentReader, plan: ScanPlan, stop: threading.Event, patience: float
+    reader: SegmentReader, plan: ScanPlan, stop: threading.Event, stop_timeout: float
 ) -> Iterator[BackupPage]:
-    """All pages of a plan, as they come; an empty one about every second while none comes.
+    """Yield all pages of a plan as they arrive, and an empty one about every second while none arrives.
 
-    One page waits beside the one in use, and each thread has at most one in hand: memory does not grow with the table.
-    ``patience``: seconds to wait for threads that are inside a request when the caller stops.
+    One page waits in the queue and each thread holds at most one: memory does not grow with the table.
+    ``stop_timeout``: seconds to wait for threads that are inside a request when the caller stops.
     """
-    unfinished = plan.unfinished
-    waiting = iter(unfinished)
-    taking = threading.Lock()
-    threads = min(len(unfinished), MAX_THREADS)
-    pages: queue.Queue[BackupPage | Exception | None] = queue.Queue(maxsize=1)
-
-    def put(page: BackupPage | Exception | None) -> None:
-        while not stop.is_set():
-            try:
-                pages.put(page, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def take() -> int | None:
-        with taking:
-            return next(waiting, None)
-
-    def work() -> None:
-        try:
-            while (segment := take()) is not None and not stop.is_set():
-                for page in segments.pages(segment):
-                    put(page)
-            put(None)
-        except Exception as exc:  # handed to the caller's thread, which raises it
-            put(exc)
-
-    workers = [threading.Thread(target=work, name=f"scan-{number}", daemon=True) for number in range(threads)]
-    for worker in workers:
-        worker.start()
+    unfinished: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for segment in plan.unfinished:
+        unfinished.put(segment)
+    results: queue.Queue[_Result] = queue.Queue(maxsize=1)
+    threads = [
+        threading.Thread(
+            target=_read_segments, args=(reader, unfinished, results, stop), name=f"scan-{number}", daemon=True
+        )
+        for number in range(min(unfinished.qsize(), POOL_SIZE))
+    ]
+    for thread in threads:
+        thread.start()
     try:
-        running = threads
-        while running:
-            try:
-                page = pages.get(timeout=SIGN_OF_LIFE)
-            except queue.Empty:
-                yield BackupPage([], [], 0.0, -1)
-                continue
-            if isinstance(page, Exception):
-                raise page
-            if page is None:
-                running -= 1
-            else:
-                yield page
+        yield from _pages_of(results, len(threads))
     finally:
         stop.set()
-        # One deadline for all of them: whoever is told to end must not wait for each in turn.
-        until = time.monotonic() + patience
-        for worker in workers:
-            worker.join(timeout=max(until - time.monotonic(), 0.0))
+        # One deadline for all threads, not one for each in turn.
+        deadline = time.monotonic() + stop_timeout
+        for thread in threads:
+            thread.join(timeout=max(deadline - time.monotonic(), 0.0))
+
+
+def _pages_of(results: queue.Queue[_Result], running: int) -> Iterator[BackupPage]:
+    while running:
+        try:
+            result = results.get(timeout=IDLE_SECONDS)
+        except queue.Empty:
+            yield BackupPage([], [], 0.0, -1)
+            continue
+        if isinstance(result, Exception):
+            raise result
+        if result is None:
+            running -= 1
+        else:
+            yield result
+
+
+def _read_segments(
+    reader: SegmentReader, unfinished: queue.SimpleQueue[int], results: queue.Queue[_Result], stop: threading.Event
+) -> None:
+    """Read segments until none is left, in a thread of its own."""
+    try:
+        while not stop.is_set():
+            for page in reader.pages(unfinished.get_nowait()):
+                _put(results, page, stop)
+    except queue.Empty:
+        _put(results, None, stop)
+    except Exception as exc:  # the caller's thread raises it
+        _put(results, exc, stop)
+
+
+def _put(results: queue.Queue[_Result], result: _Result, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            results.put(result, timeout=0.1)
+            return
+        except queue.Full:
+            continue

@@ -1,10 +1,10 @@
-"""AWS clients with deadlines and retries that were chosen, and botocore errors → saltctl errors."""
+"""AWS clients with explicit timeouts and retries, and the conversion of botocore's errors to saltctl's."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -17,11 +17,12 @@ from saltctl.errors import (
     ThrottledError,
 )
 from saltctl.settings import Settings, mask_url
+from saltctl.stores.contracts import TableSize
 
 POOL_SIZE = 72
-"""Connections a client keeps; botocore's 10 would make a scatter-gather over many salts wait for itself."""
+"""Connections that a client keeps. With botocore's default of 10, parallel queries of many salts would queue."""
 
-_making_clients = threading.Lock()
+_creating_clients = threading.Lock()
 _THROTTLES = {
     "ProvisionedThroughputExceededException",
     "RequestLimitExceeded",
@@ -43,11 +44,18 @@ _DENIED = {
 }
 
 
-def create_client(settings: Settings, service: str, *, attempts: int = 3, timeout: float | None = None) -> Any:
-    """A boto3 client for ``service``.
+class UnreadableResponseError(Exception):
+    """A response of another shape than botocore's parser expects, for example from a proxy."""
 
-    Every request has ``timeout`` seconds to connect and as much for each read, and up to ``attempts``
-    tries in all. botocore's own defaults are 60 s, 4 attempts and 10 connections.
+
+# Clients.
+
+
+def create_client(settings: Settings, service: str, *, attempts: int = 3, timeout: float | None = None) -> Any:
+    """Create a boto3 client for ``service``.
+
+    Every request has ``timeout`` seconds to connect and as much for each read, and is sent at most ``attempts``
+    times. botocore's own defaults are 60 s, 4 attempts and 10 connections.
 
     Raises:
         ConfigurationError: no Region, or a profile that does not exist.
@@ -64,57 +72,91 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3, timeou
         user_agent_extra="saltctl",
     )
     try:
-        endpoint = settings.aws_endpoint_url if _endpoint_is_ours(settings) else None
-        with _making_clients:  # a session may not make two clients at once (documented); clients are thread-safe
+        endpoint = settings.aws_endpoint_url if _must_pass_endpoint(settings) else None
+        with _creating_clients:  # clients are thread-safe, but a session must not create two at once (documented)
             session = _session(settings.aws_profile, settings.aws_region, os.environ.get("AWS_ACCESS_KEY_ID"))
-            made = session.client(service, config=config, endpoint_url=endpoint)
+            client = session.client(service, config=config, endpoint_url=endpoint)
     except (BotoCoreError, ValueError) as exc:
         raise to_saltctl_error(exc, service) from exc
-    if getattr(made.meta.service_model, "resolved_protocol", "json") == "json":
-        made.meta.events.register(f"before-parse.{service}", _refuse_what_is_no_answer)
-    return made
+    if getattr(client.meta.service_model, "resolved_protocol", "json") == "json":
+        client.meta.events.register(f"before-parse.{service}", _reject_non_json)
+    return client
 
 
-def _refuse_what_is_no_answer(response_dict: dict[str, Any], customized_response_dict: Any, **_: Any) -> None:
-    # botocore takes a 200 whose body is no JSON, such as a proxy's page, for an answer without members: a GetItem
-    # of it would find no item, and a lookup call a salted conversation unsalted.
+def _reject_non_json(response_dict: dict[str, Any], customized_response_dict: Any, **_: Any) -> None:
+    # botocore reads a 200 whose body is not JSON, such as a proxy's page, as a response without members. A GetItem
+    # would then find no item, and a lookup would call a salted conversation unsalted.
     body = response_dict["body"]
     if customized_response_dict:
-        return  # a faster parser has read it, and taken the body away
+        return  # ScanClient has parsed the body and removed it
     if response_dict["status_code"] == 200 and not (body[:1] == b"{" and body.rstrip()[-1:] == b"}"):
         from botocore.exceptions import HTTPClientError
 
-        raise HTTPClientError(error="the answer is no JSON")
+        raise HTTPClientError(error="the response is not JSON")
+
+
+class _StrictParsers:
+    """A factory of botocore's response parsers that raise UnreadableResponseError.
+
+    The parsers do not check the shape of a response, and fail with whatever error an unexpected shape causes.
+    """
+
+    def create_parser(self, protocol: str) -> Any:
+        from botocore.parsers import create_parser
+
+        return _StrictParser(create_parser(protocol))
+
+
+class _StrictParser:
+    def __init__(self, parser: Any) -> None:
+        self._parser = parser
+
+    def parse(self, response: Any, shape: Any) -> Any:
+        try:
+            return self._parser.parse(response, shape)
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            raise UnreadableResponseError(str(exc)) from exc
 
 
 def preload_boto3() -> None:
-    """Import the driver now, where there is something else to wait for anyway."""
+    """Import boto3 now, while the caller waits for something else."""
     import boto3  # noqa: F401
 
 
 @cache
 def _session(profile: str | None, region: str | None, access_key_id: str | None) -> Any:
-    # Making a session and reading the service's model takes most of a client's 200 ms: kept for the next one.
-    # The key id is part of the identity: other credentials are another session.
+    # Creating a session and reading the service's model takes most of a client's 200 ms, so sessions are kept.
+    # The key id is part of the cache key because other credentials need another session.
     import boto3
+    import botocore.session
 
-    return boto3.session.Session(profile_name=profile, region_name=region)
+    core = botocore.session.get_session()
+    core.register_component("response_parser_factory", _StrictParsers())
+    return boto3.session.Session(botocore_session=core, profile_name=profile, region_name=region)
 
 
-def _endpoint_is_ours(settings: Settings) -> bool:
-    # An endpoint from the environment is left to botocore, which also knows AWS_ENDPOINT_URL_DYNAMODB and
-    # gives the more specific variable precedence; one from a context or a flag has to be handed over.
+def _must_pass_endpoint(settings: Settings) -> bool:
+    # botocore itself reads an endpoint from the environment, and prefers AWS_ENDPOINT_URL_DYNAMODB, which is more
+    # specific. An endpoint from a context or an option must be passed to it.
     return not settings.origins.get("aws_endpoint_url", "").startswith("environment")
 
 
+# Errors.
+
+
 def error_code(exc: Exception) -> str:
-    """The service's error code, such as ``ResourceNotFoundException``; empty where there is none."""
+    """Return the service's error code, such as ``ResourceNotFoundException``; empty if there is none."""
     response: dict[str, Any] = getattr(exc, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
 
 
+def is_throttling(exc: Exception) -> bool:
+    """Return whether an exception of botocore says that AWS throttles."""
+    return error_code(exc) in _THROTTLES
+
+
 def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
-    """The saltctl error for an exception of botocore. ``where`` names the table or service."""
+    """Convert an exception of botocore. ``where`` names the table or service in the message."""
     import botocore.exceptions as driver
 
     code = error_code(exc)
@@ -139,10 +181,14 @@ def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
             f"AWS cannot be reached for {where} ({type(exc).__name__}{' at ' + endpoint if '://' in endpoint else ''})",
             hint="check the network, AWS_REGION and AWS_ENDPOINT_URL (saltctl config show)",
         )
+    if isinstance(exc, UnreadableResponseError):
+        return AwsUnavailableError(
+            f"the response for {where} does not come from AWS", hint="is there a proxy in between? saltctl config show"
+        )
     if isinstance(exc, driver.ParamValidationError):
         return ConfigurationError(f"AWS would refuse this request for {where}", hint="check the table's name")
     if isinstance(exc, ValueError):
-        return ConfigurationError(f"AWS cannot be set up for {where}: {exc}", hint="saltctl config show")
+        return ConfigurationError(f"cannot set up AWS for {where}: {exc}", hint="saltctl config show")
     return AwsUnavailableError(f"AWS failed for {where}: {type(exc).__name__}", hint="try again")
 
 
@@ -159,10 +205,7 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
             f"AWS does not permit this for {where} ({code}): {message}", hint="aws sts get-caller-identity"
         )
     if code == "ResourceNotFoundException":
-        return ConfigurationError(
-            f"there is no DynamoDB table {where}",
-            hint="saltctl setup creates it; or check its name and AWS_REGION: saltctl config show",
-        )
+        return _missing_table(where, "saltctl setup creates it; or check its name and AWS_REGION: saltctl config show")
     if code == "ValidationException":
         return ConfigurationError(f"DynamoDB refuses a request for {where}: {message}", hint="check its key schema")
     if status >= 500 or code in ("InternalServerError", "ServiceUnavailable", "InternalFailure"):
@@ -170,35 +213,38 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
     return AwsUnavailableError(f"AWS answered with {code} for {where}: {message}", hint="try again")
 
 
+def _missing_table(where: str, hint: str) -> ConfigurationError:
+    return ConfigurationError(f"there is no DynamoDB table {where}", hint=hint)
+
+
 @contextmanager
 def aws_errors(where: str) -> Iterator[None]:
-    """Translate what botocore raises inside the block."""
+    """Convert botocore's errors that are raised inside the block. ``where`` names the table or service."""
     import botocore.exceptions as driver
 
     try:
         yield
-    except (driver.BotoCoreError, driver.ClientError, driver.HTTPClientError) as exc:
+    except (driver.BotoCoreError, driver.ClientError, driver.HTTPClientError, UnreadableResponseError) as exc:
         raise to_saltctl_error(exc, where) from exc
-    except (AttributeError, KeyError, TypeError, ValueError) as exc:
-        # botocore's parsers take the shape of an answer for granted. Told by where it was raised, so that a defect
-        # of saltctl's own is not passed off as AWS's.
-        if not _raised_by_parsers(exc):
-            raise
-        raise AwsUnavailableError(
-            f"what came back for {where} is no answer of AWS",
-            hint="is there a proxy in between? saltctl config show",
-        ) from exc
 
 
-def _raised_by_parsers(exc: BaseException) -> bool:
-    trace = exc.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")) == "botocore.parsers"
+def none_if_condition_fails(write: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """Send a conditional write; return its response, or None if the condition failed."""
+    import botocore.exceptions as driver
+
+    try:
+        return write()
+    except driver.ClientError as exc:
+        if error_code(exc) == "ConditionalCheckFailedException":
+            return None
+        raise
+
+
+# Tables.
 
 
 def describe_table(dynamodb: Any, table: str) -> dict[str, Any] | None:
-    """The ``Table`` of DescribeTable, or None where the table does not exist."""
+    """Return the ``Table`` of DescribeTable, or None if the table does not exist."""
     import botocore.exceptions as driver
 
     with aws_errors(f"{table!r}"):
@@ -209,3 +255,40 @@ def describe_table(dynamodb: Any, table: str) -> dict[str, Any] | None:
                 return None
             raise
     return found
+
+
+def require_table(dynamodb: Any, table: str, *, hint: str) -> dict[str, Any]:
+    """Return the ``Table`` of DescribeTable.
+
+    Raises:
+        ConfigurationError: the table does not exist.
+    """
+    found = describe_table(dynamodb, table)
+    if found is None:
+        raise _missing_table(f"{table!r}", hint)
+    return found
+
+
+def table_size(table: Mapping[str, Any]) -> TableSize:
+    """Return the size in a ``Table`` of DescribeTable: about six hours old (documented)."""
+    return TableSize(int(table.get("ItemCount", 0)), int(table.get("TableSizeBytes", 0)))
+
+
+def create_table(dynamodb: Any, table: str, keys: Mapping[str, str], **options: Any) -> None:
+    """Create a table, billed on demand, and wait until it exists.
+
+    Args:
+        dynamodb: the boto3 client.
+        table: the table's name.
+        keys: name to type (HASH or RANGE) of its keys, which are strings.
+        options: more parameters of CreateTable.
+    """
+    with aws_errors(f"{table!r}"):
+        dynamodb.create_table(
+            TableName=table,
+            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in keys],
+            KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in keys.items()],
+            BillingMode="PAY_PER_REQUEST",
+            **options,
+        )
+        dynamodb.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1, "MaxAttempts": 120})

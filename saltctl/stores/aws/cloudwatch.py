@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from saltctl.errors import AccessDeniedError, AwsUnavailableError, ConfigurationError, SaltctlError
+from saltctl.errors import AccessDeniedError, AwsUnavailableError, SaltctlError
 from saltctl.settings import Settings
-from saltctl.stores.aws.client import aws_errors, create_client, describe_table, error_code
+from saltctl.stores.aws.client import aws_errors, create_client, error_code, require_table
 from saltctl.stores.contracts import Alarm, AlarmSpec, Contributors, MetricKey, MetricSeries, TableDescription
 
 NAMESPACE = "AWS/DynamoDB"
@@ -41,12 +41,8 @@ class CloudWatchMetrics:
 
     def describe(self, table: str) -> TableDescription:
         """The table's indexes and billing mode."""
-        found = describe_table(self._dynamodb, table)
-        if found is None:
-            raise ConfigurationError(
-                f"there is no DynamoDB table {table!r}",
-                hint="check --table, SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show",
-            )
+        hint = "check --table, SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show"
+        found = require_table(self._dynamodb, table, hint=hint)
         mode = found.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
         indexes = tuple(index["IndexName"] for index in found.get("GlobalSecondaryIndexes", ()))
         return TableDescription(table, indexes, mode == "PAY_PER_REQUEST")

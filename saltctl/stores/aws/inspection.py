@@ -13,7 +13,7 @@ from typing import Any
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import KEY
+from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.client import aws_errors, create_client, describe_table, error_code
 from saltctl.stores.contracts import TableKeys
 

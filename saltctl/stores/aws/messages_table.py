@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from decimal import Decimal
 from functools import cached_property
@@ -14,16 +13,23 @@ from saltctl.errors import ConfigurationError, ThrottledError
 from saltctl.history.attributes import Item
 from saltctl.history.cursor import SortKey
 from saltctl.settings import Settings
-from saltctl.stores.aws.client import aws_errors, create_client, describe_table, error_code
+from saltctl.stores.aws.client import (
+    aws_errors,
+    create_client,
+    create_table,
+    describe_table,
+    none_if_condition_fails,
+    require_table,
+    table_size,
+)
 from saltctl.stores.contracts import KeysPage, PartitionAnswer, PartitionQuery, TableKeys, TableSize
+from saltctl.stores.retry import retry_while_throttled
 
 PARTITION_KEY = "conversation_id"
 SORT_KEY = "sort_key"
 """The key names of a table that saltctl itself creates, for trying out. Others are read from the table."""
 _BATCH = 25
 """Items that one BatchWriteItem takes (documented)."""
-_PATIENCE = 40
-"""Times that a throttled page of a long scan is asked for, a few seconds apart: about two minutes."""
 
 
 class MessagesTable:
@@ -64,36 +70,15 @@ class MessagesTable:
 
     def size(self) -> TableSize:
         """Items and bytes, as DescribeTable has them."""
-        table = self._describe()
-        return TableSize(int(table.get("ItemCount", 0)), int(table.get("TableSizeBytes", 0)))
+        return table_size(self._describe())
 
     def _describe(self) -> dict[str, Any]:
-        table = describe_table(self.client, self.name)
-        if table is None:
-            raise ConfigurationError(
-                f"there is no DynamoDB table {self.name!r}",
-                hint="check SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show",
-            )
-        return table
+        hint = "check SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show"
+        return require_table(self.client, self.name, hint=hint)
 
     def create(self) -> None:
         """Create the table with saltctl's own key names, on demand, and wait for it."""
-        with aws_errors(f"{self.name!r}"):
-            self.client.create_table(
-                TableName=self.name,
-                AttributeDefinitions=[
-                    {"AttributeName": PARTITION_KEY, "AttributeType": "S"},
-                    {"AttributeName": SORT_KEY, "AttributeType": "S"},
-                ],
-                KeySchema=[
-                    {"AttributeName": PARTITION_KEY, "KeyType": "HASH"},
-                    {"AttributeName": SORT_KEY, "KeyType": "RANGE"},
-                ],
-                BillingMode="PAY_PER_REQUEST",
-            )
-            self.client.get_waiter("table_exists").wait(
-                TableName=self.name, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
-            )
+        create_table(self.client, self.name, {PARTITION_KEY: "HASH", SORT_KEY: "RANGE"})
 
     # Reading.
 
@@ -196,42 +181,28 @@ class MessagesTable:
         }
         if start is not None:
             request["ExclusiveStartKey"] = start
-        answer = self._patiently(lambda: self.client.scan(**request), stop)
+        answer = retry_while_throttled(lambda: self._scan(request), stop.wait, stopped=stop.is_set)
         consumed = float(answer.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0))
         page = KeysPage([item[key]["S"] for item in answer["Items"]], consumed)
         return page, segment, answer.get("LastEvaluatedKey")
 
-    def _patiently(self, call: Callable[[], Any], stop: threading.Event) -> Any:
-        # botocore's retry quota runs dry after some ten throttled calls; a scan of hours must outlast that.
-        for attempt in range(_PATIENCE):
-            try:
-                with aws_errors(f"{self.name!r}"):
-                    return call()
-            except ThrottledError:
-                if stop.is_set() or attempt == _PATIENCE - 1:
-                    raise
-                stop.wait(random.uniform(0.5, 1) * min(4.0, 0.1 * 2**attempt))
-        raise AssertionError("unreachable")
+    def _scan(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        with aws_errors(f"{self.name!r}"):
+            response: dict[str, Any] = self.client.scan(**request)
+        return response
 
     # Writing.
 
     def put(self, partition_key: str, sort_key: SortKey, attributes: Mapping[str, Any]) -> bool:
         """Write one row unless it exists; whether it was written now. A retry is harmless."""
-        import botocore.exceptions as driver
-
+        request = {
+            "TableName": self.name,
+            "Item": {**attributes, **self._key(partition_key, sort_key)},
+            "ConditionExpression": "attribute_not_exists(#saltctl_s)",
+            "ExpressionAttributeNames": {"#saltctl_s": self.keys.sort_key},
+        }
         with aws_errors(self._where(partition_key)):
-            try:
-                self.client.put_item(
-                    TableName=self.name,
-                    Item={**attributes, **self._key(partition_key, sort_key)},
-                    ConditionExpression="attribute_not_exists(#saltctl_s)",
-                    ExpressionAttributeNames={"#saltctl_s": self.keys.sort_key},
-                )
-            except driver.ClientError as exc:
-                if error_code(exc) == "ConditionalCheckFailedException":
-                    return False
-                raise
-        return True
+            return none_if_condition_fails(lambda: self.client.put_item(**request)) is not None
 
     def load(self, items: Iterable[Item]) -> None:
         """Write many rows, in batches of 25 and in no order; for seeding."""

@@ -1,8 +1,8 @@
-"""What a Scan of the backup table answers, from its bytes straight to entries.
+"""Scan requests to the backup table, and the parser of their responses.
 
-Parsing is most of what a client spends on a scan. botocore walks every value of an answer along its model of the
-service, 6.9 µs an item; msgspec, of the extra ``fast``, decodes the three attributes that are asked for
-straight into structs, 0.4 µs; the standard library's parser, used without it, 1.3 µs (measured on pages of 1 MB).
+Parsing is most of the work that a scan costs a client. botocore interprets every value by its model of the service:
+6.9 µs an item. msgspec decodes the three attributes that a scan requests straight into structs: 0.4 µs an item
+(measured on pages of 1 MB).
 """
 
 from __future__ import annotations
@@ -10,32 +10,28 @@ from __future__ import annotations
 import json
 import threading
 from binascii import crc32
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
+from saltctl.stores.aws.backup_items import KEY, OWN_ITEM_PREFIX, find_damage
 from saltctl.stores.contracts import DamagedEntry
 
-KEY = "conversation_id"
-OWN_ITEMS = "#"
-LARGEST_N = 65_536
-"""No setting of max_n_cap goes beyond it, so no saltctl wrote an N above it."""
 _EVENT = "before-parse.dynamodb.Scan"
-_ANSWER = "saltctl.answer"
-_ours = threading.local()
+_PAGE = "saltctl.page"
+_in_this_thread = threading.local()
 
 
 class MalformedPageError(Exception):
-    """What arrived is no page of a scan: cut off, changed on its way, or somebody else's answer."""
+    """A response that is not a page of a scan: cut off, changed on its way, or sent by another server."""
 
 
 @dataclass(slots=True)
 class ScanPage:
-    """One answer to a Scan. ``last`` is the id up to which its segment is read, None at its end.
+    """One page of a scan. ``last`` is the id up to which its segment is read, None at the segment's end.
 
-    ``above_cap`` are entries of ``entries``, too. ``consumed_rcu`` is 0 where DynamoDB does not say.
+    ``above_cap`` are those of ``entries`` whose max_n is above the cap. ``consumed_rcu`` is 0 if DynamoDB omits it.
     """
 
     entries: list[tuple[str, int, int]] = field(default_factory=list)
@@ -45,157 +41,144 @@ class ScanPage:
     last: str | None = None
 
 
-class ScanClient:
-    """Scans by a boto3 client, and reads what comes back past botocore's parser. Thread-safe.
+class PageParser:
+    """Parses responses to Scan requests. Thread-safe.
 
     Args:
-        client: what sends requests: signatures, retries and errors stay botocore's.
-        max_n_cap: an entry above it is named, and is an entry like any other.
-        slowly: without msgspec, also where it is installed.
+        max_n_cap: an entry above it is reported, and is an entry like any other.
     """
 
-    def __init__(self, client: Any, max_n_cap: int, *, slowly: bool = False) -> None:
-        self._client = client
+    def __init__(self, max_n_cap: int) -> None:
         self._cap = max_n_cap
-        self._decode = None if slowly else fast_decoder()
-        # N as text, as DynamoDB writes numbers, to N: one look-up checks an entry and converts it.
+        # DynamoDB writes numbers as strings. One look-up checks and converts such a string.
         self._known = {str(n): n for n in range(1, min(max_n_cap, 4096) + 1)}
+
+    def parse(self, body: bytes) -> ScanPage:
+        """Parse the body of a response.
+
+        Raises:
+            MalformedPageError: the body is not a page.
+        """
+        try:
+            decoded = _page_decoder()(body)
+        except ValueError:  # not JSON, or an attribute has an unexpected type
+            return self.parse_any_types(body)
+        page = ScanPage(
+            consumed_rcu=0.0 if decoded.ConsumedCapacity is None else decoded.ConsumedCapacity.CapacityUnits,
+            last=None if decoded.LastEvaluatedKey is None else decoded.LastEvaluatedKey.conversation_id.S,
+        )
+        known, add = self._known, page.entries.append
+        for item in decoded.Items:
+            conversation_id = item.conversation_id.S
+            try:
+                entry = (conversation_id, known[item.max_n.N], known[item.write_n.N])
+            except (KeyError, AttributeError):
+                self._add_unusual(page, conversation_id, _to_dictionary(item))
+                continue
+            if conversation_id[:1] != OWN_ITEM_PREFIX:
+                add(entry)
+        return page
+
+    def parse_any_types(self, body: bytes) -> ScanPage:
+        """Parse the body of a response whose items may have attributes of any type; slower than ``parse``.
+
+        Raises:
+            MalformedPageError: the body is not a page.
+        """
+        try:
+            response = json.loads(body)
+        except ValueError as exc:
+            raise MalformedPageError("its JSON is cut off or damaged") from exc
+        return self.from_dictionary(response)
+
+    def from_dictionary(self, response: Any) -> ScanPage:
+        """Convert a response that was parsed already.
+
+        Raises:
+            MalformedPageError: the response is not a page.
+        """
+        if not isinstance(response, dict) or not isinstance(response.get("Items"), list):
+            raise MalformedPageError("it has no items")
+        try:
+            last = response["LastEvaluatedKey"][KEY]["S"] if response.get("LastEvaluatedKey") else None
+            units = float((response.get("ConsumedCapacity") or {}).get("CapacityUnits", 0.0))
+            items = [(item[KEY]["S"], item) for item in response["Items"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise MalformedPageError("its items have no conversation_id") from exc
+        page = ScanPage(consumed_rcu=units, last=last)
+        for conversation_id, item in items:
+            self._add_unusual(page, conversation_id, item)
+        return page
+
+    def _add_unusual(self, page: ScanPage, conversation_id: str, item: Mapping[str, Any]) -> None:
+        """Add an item that may be damaged, not committed, above the cap, or one of saltctl's own items."""
+        if conversation_id.startswith(OWN_ITEM_PREFIX):
+            return
+        if damage := find_damage(item):
+            page.damaged.append(DamagedEntry(conversation_id, damage))
+            return
+        max_n, write_n = int(item["max_n"]["N"]), int(item["write_n"]["N"]) if "write_n" in item else 1
+        if max_n > self._cap:
+            page.above_cap.append((conversation_id, max_n))
+        page.entries.append((conversation_id, max_n, write_n))
+
+
+class ScanClient:
+    """Sends Scan requests by a boto3 client, and parses the responses itself. Thread-safe.
+
+    Args:
+        client: sends the requests; signatures, retries and errors stay botocore's.
+        max_n_cap: see PageParser.
+    """
+
+    def __init__(self, client: Any, max_n_cap: int) -> None:
+        self._client = client
+        self._parser = PageParser(max_n_cap)
         events = getattr(getattr(client, "meta", None), "events", None)
         if events is not None:
             events.register(_EVENT, self._before_parse, unique_id=f"saltctl-scan-{id(self)}")
 
     def scan(self, request: Mapping[str, Any]) -> ScanPage:
-        """One request.
+        """Send one request.
 
         Raises:
-            MalformedPageError: see there. Whatever botocore raises besides.
+            MalformedPageError: the response is not a page. Every error of botocore.
         """
-        with self._reading():
-            answer = self._client.scan(**request)
-        found = answer.get(_ANSWER)
-        # A client without botocore's events has parsed the answer itself.
-        return found if isinstance(found, ScanPage) else self._answer(answer)
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        # The event arrives in the thread that sent the request; scans of other tables by the same client are
-        # nobody's business here.
-        _ours.reader = self
+        # botocore emits the event in the thread that sent the request. The marker tells this object's requests from
+        # other scans by the same client.
+        _in_this_thread.scanning = self
         try:
-            yield
+            response = self._client.scan(**request)
         finally:
-            _ours.reader = None
+            _in_this_thread.scanning = None
+        page = response.get(_PAGE)
+        # A client without botocore's events has parsed the response itself.
+        return page if isinstance(page, ScanPage) else self._parser.from_dictionary(response)
 
     def _before_parse(
         self, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object
     ) -> None:
-        if getattr(_ours, "reader", None) is not self or response_dict["status_code"] >= 300:
+        if getattr(_in_this_thread, "scanning", None) is not self or response_dict["status_code"] >= 300:
             return
         body = response_dict["body"]
         _check_crc(body, response_dict["headers"])
-        customized_response_dict[_ANSWER] = self.read(body)
-        response_dict["body"] = b""  # for botocore nothing is left to parse
-
-    def read(self, body: bytes) -> ScanPage:
-        """The answer in the body of a response."""
-        if self._decode is not None:
-            try:
-                page = self._decode(body)
-            except ValueError:  # no JSON, or an attribute of another type: looked at more closely below
-                page = None
-            if page is not None:
-                return self._structs(page)
-        try:
-            parsed = json.loads(body)
-        except ValueError as exc:
-            raise MalformedPageError("its JSON is cut off or damaged") from exc
-        return self._answer(parsed)
-
-    def _answer(self, parsed: Any) -> ScanPage:
-        """From JSON as dictionaries."""
-        if not isinstance(parsed, dict) or not isinstance(parsed.get("Items"), list):
-            raise MalformedPageError("it has no items")
-        try:
-            last = parsed["LastEvaluatedKey"][KEY]["S"] if parsed.get("LastEvaluatedKey") else None
-            units = float((parsed.get("ConsumedCapacity") or {}).get("CapacityUnits", 0.0))
-            items = [(item[KEY]["S"], item) for item in parsed["Items"]]
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise MalformedPageError("its items have no conversation_id") from exc
-        answer = ScanPage(consumed_rcu=units, last=last)
-        known = self._known
-        for conversation_id, item in items:
-            try:
-                entry = (conversation_id, known[item["max_n"]["N"]], known[item["write_n"]["N"]])
-            except (KeyError, TypeError):
-                self._add_closely(answer, conversation_id, item)
-                continue
-            if not conversation_id.startswith(OWN_ITEMS):
-                answer.entries.append(entry)
-        return answer
-
-    def _structs(self, page: Any) -> ScanPage:
-        """From what the fast decoder made."""
-        answer = ScanPage(
-            consumed_rcu=0.0 if page.ConsumedCapacity is None else page.ConsumedCapacity.CapacityUnits,
-            last=None if page.LastEvaluatedKey is None else page.LastEvaluatedKey.conversation_id.S,
-        )
-        known, add = self._known, answer.entries.append
-        for item in page.Items:
-            conversation_id = item.conversation_id.S
-            try:
-                entry = (conversation_id, known[item.max_n.N], known[item.write_n.N])
-            except (KeyError, AttributeError):
-                self._add_closely(answer, conversation_id, _as_dictionary(item))
-                continue
-            if conversation_id[:1] != OWN_ITEMS:
-                add(entry)
-        return answer
-
-    def _add_closely(self, answer: ScanPage, conversation_id: str, item: Mapping[str, Any]) -> None:
-        """An item that is not quite as most are: damaged, half-done, above the cap, or no conversation's."""
-        if conversation_id.startswith(OWN_ITEMS):
-            return
-        if problem := problem_of(item):
-            answer.damaged.append(DamagedEntry(conversation_id, problem))
-            return
-        max_n, write_n = int(item["max_n"]["N"]), int(item["write_n"]["N"]) if "write_n" in item else 1
-        if max_n > self._cap:
-            answer.above_cap.append((conversation_id, max_n))
-        answer.entries.append((conversation_id, max_n, write_n))
-
-
-def problem_of(item: Mapping[str, Any]) -> str:
-    """What is wrong with an item, or an empty text."""
-    if "max_n" not in item:
-        return "it has no max_n"
-    for name in ("max_n", "write_n"):
-        if name not in item:
-            continue
-        number = item[name].get("N") if isinstance(item[name], Mapping) else None
-        if not isinstance(number, str):
-            return f"its {name} is no number"
-        if not (number.isascii() and number.isdigit()) or int(number) < 1:
-            return f"its {name} is {number}, no positive whole number"
-        if int(number) > LARGEST_N:
-            return f"its {name} is {number}, more than any registry allows"
-    return ""
+        customized_response_dict[_PAGE] = self._parser.parse(body)
+        response_dict["body"] = b""  # leaves nothing to parse for botocore
 
 
 @cache
-def fast_decoder() -> Callable[[bytes], Any] | None:
-    """Bytes to a page of structs, by msgspec; None where it is not installed."""
-    try:
-        import msgspec
-    except ImportError:
-        return None
-    # gc=False: thousands of structs a page that can be in no cycle, and that the collector need not visit.
-    make: Any = lambda name, fields: msgspec.defstruct(name, fields, gc=False, omit_defaults=True)  # noqa: E731
-    text = make("Text", [("S", str)])
-    number = make("Number", [("N", str | None, None)])
-    key = make("Key", [(KEY, text)])
-    item = make("Item", [(KEY, text), ("max_n", number | None, None), ("write_n", number | None, None)])
-    capacity = make("Capacity", [("CapacityUnits", float, 0.0)])
-    page = make(
+def _page_decoder() -> Callable[[bytes], Any]:
+    """Return msgspec's decoder of a page."""
+    import msgspec
+
+    # gc=False: a page has thousands of structs, none of which can be part of a reference cycle.
+    define: Any = partial(msgspec.defstruct, gc=False, omit_defaults=True)
+    string = define("String", [("S", str)])
+    number = define("Number", [("N", str | None, None)])
+    key = define("Key", [(KEY, string)])
+    item = define("Item", [(KEY, string), ("max_n", number | None, None), ("write_n", number | None, None)])
+    capacity = define("Capacity", [("CapacityUnits", float, 0.0)])
+    page = define(
         "Page",
         [
             ("Items", list.__class_getitem__(item)),
@@ -207,7 +190,7 @@ def fast_decoder() -> Callable[[bytes], Any] | None:
     return decode
 
 
-def _as_dictionary(item: Any) -> dict[str, Any]:
+def _to_dictionary(item: Any) -> dict[str, Any]:
     import msgspec
 
     found: dict[str, Any] = msgspec.to_builtins(item)
@@ -217,10 +200,10 @@ def _as_dictionary(item: Any) -> dict[str, Any]:
 def _check_crc(body: bytes, headers: Mapping[str, str]) -> None:
     """Compare DynamoDB's checksum. botocore's retry mode ``standard`` does not (read in botocore 1.44).
 
-    Where a proxy has compressed the answer, the checksum is not that of what it was before.
+    A response that a proxy has compressed is not checked: the checksum is that of the uncompressed body.
     """
-    told = headers.get("x-amz-crc32")
-    if told is None or headers.get("content-encoding"):
+    expected = headers.get("x-amz-crc32")
+    if expected is None or headers.get("content-encoding"):
         return
-    if not told.isdigit() or int(told) != crc32(body):
+    if not expected.isdigit() or int(expected) != crc32(body):
         raise MalformedPageError("its checksum differs")

@@ -14,7 +14,8 @@ from saltctl.rebuild.events import Progress
 from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings, load_settings
-from saltctl.stores.aws.backup_table import KEY, BackupTable
+from saltctl.stores.aws.backup_items import KEY
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import Raise
 from saltctl.stores.redis.registry import RedisRegistry, new_token
 from tests.cli.conftest import Runner
@@ -48,7 +49,7 @@ def test_a_dry_run_says_what_would_change(
     assert (report["entries"], report["raised"], report["verified"], report["dry_run"]) == (2, 1, False, True)
     assert store.raw(["other"]) == {"other": None}
     assert not any(store.verified().values())
-    assert backup.holder() is None
+    assert backup.lease.holder() is None
 
 
 def test_damaged_items_are_named_and_exit_4(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
@@ -70,7 +71,7 @@ def test_damaged_items_are_named_and_exit_4(saltctl: Runner, configured: Setting
 
 def test_two_rebuilds_at_once(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
     """While somebody holds the lease a rebuild is exit 75 and names the holder."""
-    assert backup.take("other", time.time(), host="app-17", pid=4242, expiry=30) is None
+    assert backup.lease.acquire("other", time.time(), host="app-17", pid=4242, expiry=30) is None
     outcome = saltctl("rebuild", "-o", "json")
     assert (outcome.code, outcome.error["code"]) == (75, "lease_held")
     assert "4242" in outcome.error["message"]
@@ -79,9 +80,9 @@ def test_two_rebuilds_at_once(saltctl: Runner, configured: Settings, backup: Bac
 
 def test_a_dead_holder_is_taken_over(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
     """A lease without a heartbeat for half a minute belongs to nobody."""
-    assert backup.take("other", time.time() - 31, host="app-17", pid=4242, expiry=30) is None
+    assert backup.lease.acquire("other", time.time() - 31, host="app-17", pid=4242, expiry=30) is None
     assert saltctl("rebuild").code == 0
-    assert backup.holder() is None
+    assert backup.lease.holder() is None
 
 
 def test_waiting_for_redis_has_an_end(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
@@ -144,7 +145,7 @@ def interrupted(
     job = Rebuild(
         store,
         backup,
-        backup,
+        backup.lease,
         RebuildOptions(page_limit=3, batch=1, checkpoint_every=0.0),
         layout=configured.layout,
         key_prefix=configured.key_prefix,

@@ -10,7 +10,8 @@ from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import KEY, BackupTable
+from saltctl.stores.aws.backup_items import KEY
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import Raise
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import Runner

@@ -11,7 +11,8 @@ import pytest
 
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import KEY, BackupTable
+from saltctl.stores.aws.backup_items import KEY
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from saltctl.errors import ThrottledError
-from saltctl.stores.aws.backup_scan import PATIENCE, ScanPlan, SegmentReader
+from saltctl.stores.aws.backup_scan import THROTTLING_TIMEOUT, ScanPlan, SegmentReader
 from saltctl.stores.aws.scan_parser import ScanClient, ScanPage
 
 
@@ -21,7 +21,7 @@ class ThrottledTable:
         self._until = until
 
     def scan(self, request: dict[str, Any]) -> ScanPage:
-        """ScanPage, or refuse."""
+        """Answer, or refuse."""
         from botocore.exceptions import ClientError
 
         self.now += 0.01
@@ -65,4 +65,4 @@ def test_throttling_without_end_is_an_error_in_the_end() -> None:
     assert len(next(pages).entries) == 10
     with pytest.raises(ThrottledError):
         next(pages)
-    assert PATIENCE < table.now < PATIENCE + 10
+    assert THROTTLING_TIMEOUT < table.now < THROTTLING_TIMEOUT + 10

@@ -26,7 +26,7 @@ from saltctl.errors import (
 )
 from saltctl.local.servers import LocalMoto, free_port
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_scan import SIGN_OF_LIFE
+from saltctl.stores.aws.backup_scan import IDLE_SECONDS
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
 from saltctl.stores.contracts import BackupEntry, BackupPage, LeaseHolder, Raise, RaiseOutcome
@@ -91,7 +91,7 @@ def put(backup: BackupTable, *items: dict[str, Any]) -> None:
     """Write items by hand, past everything that saltctl checks."""
     for start in range(0, len(items), 25):
         requests = [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]
-        backup.client.batch_write_item(RequestItems={backup.where.strip("'"): requests})
+        backup.client.batch_write_item(RequestItems={backup.name: requests})
 
 
 def entry(conversation_id: str, max_n: int, write_n: int | None = None) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def test_many_ids_are_read_in_batches(backup: BackupTable) -> None:
 def test_what_a_batch_leaves_unprocessed_is_asked_again(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """DynamoDB answers in part when it is throttled in part: nothing may be taken for missing."""
     put(stubbed_backup, *(entry(f"conv_{number}", 2, 2) for number in range(5)))
-    table = stubbed_backup.where.strip("'")
+    table = stubbed_backup.name
 
     def first_key_only(operation: str, request: dict[str, Any]) -> Any:
         keys = request.get("RequestItems", {}).get(table, {}).get("Keys", [])
@@ -215,13 +215,13 @@ def test_what_a_batch_leaves_unprocessed_is_asked_again(stubbed_backup: BackupTa
 
 DAMAGED = {
     "no max_n": ({}, "it has no max_n"),
-    "text": ({"max_n": {"S": "4"}}, "its max_n is no number"),
-    "null": ({"max_n": {"NULL": True}}, "its max_n is no number"),
-    "zero": ({"max_n": {"N": "0"}}, "its max_n is 0, no positive whole number"),
-    "negative": ({"max_n": {"N": "-4"}}, "its max_n is -4, no positive whole number"),
-    "fraction": ({"max_n": {"N": "2.5"}}, "its max_n is 2.5, no positive whole number"),
-    "write_n": ({"max_n": {"N": "4"}, "write_n": {"N": "0"}}, "its write_n is 0, no positive whole number"),
-    "write_n text": ({"max_n": {"N": "4"}, "write_n": {"S": "4"}}, "its write_n is no number"),
+    "text": ({"max_n": {"S": "4"}}, "its max_n is not a number"),
+    "null": ({"max_n": {"NULL": True}}, "its max_n is not a number"),
+    "zero": ({"max_n": {"N": "0"}}, "its max_n is 0, not a positive whole number"),
+    "negative": ({"max_n": {"N": "-4"}}, "its max_n is -4, not a positive whole number"),
+    "fraction": ({"max_n": {"N": "2.5"}}, "its max_n is 2.5, not a positive whole number"),
+    "write_n": ({"max_n": {"N": "4"}, "write_n": {"N": "0"}}, "its write_n is 0, not a positive whole number"),
+    "write_n text": ({"max_n": {"N": "4"}, "write_n": {"S": "4"}}, "its write_n is not a number"),
 }
 
 
@@ -252,7 +252,7 @@ def test_a_raise_of_a_damaged_item_is_refused(stubbed_backup: BackupTable, aws_s
     """A text is neither above nor below a number for DynamoDB (moto fails there): it is left for people to look at."""
     put(stubbed_backup, {"conversation_id": {"S": "text"}, "max_n": {"S": "4"}})
     aws_stub.answer_always("UpdateItem", refusal("ConditionalCheckFailedException"))
-    with pytest.raises(DamagedEntryError, match="no number"):
+    with pytest.raises(DamagedEntryError, match="not a number"):
         stubbed_backup.raise_max_n("text", note(4))
 
 
@@ -278,7 +278,7 @@ def test_attributes_of_others_are_no_damage(backup: BackupTable) -> None:
 def test_a_scan_is_the_truth(backup: BackupTable, segments: int, limit: int | None) -> None:
     """Any number of segments, any page size: every item once; saltctl's own items are none."""
     backup.claim_layout("v1:64", "salt")
-    backup.take("owner", 1000.0, host="here", pid=1, expiry=30.0)
+    backup.lease.acquire("owner", 1000.0, host="here", pid=1, expiry=30.0)
     wanted = {f"conv_{number}": (number + 1, max(number, 1)) for number in range(45)}
     put(backup, *(entry(i, max_n, write_n) for i, (max_n, write_n) in wanted.items()), {"conversation_id": {"S": "#x"}})
     pages = list(backup.scan(segments, limit=limit))
@@ -329,7 +329,7 @@ def test_a_slow_scan_gives_signs_of_life(stubbed_backup: BackupTable, aws_stub: 
 
     def wait(operation: str, request: dict[str, Any]) -> None:
         if operation == "Scan":
-            assert go_on.wait(10 * SIGN_OF_LIFE)
+            assert go_on.wait(10 * IDLE_SECONDS)
 
     aws_stub.rule = wait
     scan = stubbed_backup.scan(1)
@@ -367,15 +367,15 @@ def test_a_damaged_layout_is_told_and_not_taken_for_another(backup: BackupTable)
 
 def take(backup: BackupTable, owner: str, now: float) -> LeaseHolder | None:
     """As a rebuild does it, with 30 seconds to expiry."""
-    return backup.take(owner, now, host=f"host-of-{owner}", pid=len(owner), expiry=30.0)
+    return backup.lease.acquire(owner, now, host=f"host-of-{owner}", pid=len(owner), expiry=30.0)
 
 
 def test_a_lease_is_held_by_one(backup: BackupTable) -> None:
     """Who comes second learns who is first; who is first may take it again."""
-    assert backup.holder() is None
+    assert backup.lease.holder() is None
     assert take(backup, "me", 1000.0) is None
     mine = LeaseHolder("me", "host-of-me", 2, 1000.0, 1000.0, "starting")
-    assert backup.holder() == mine
+    assert backup.lease.holder() == mine
     assert take(backup, "you", 1001.0) == mine
     assert take(backup, "me", 1002.0) is None
 
@@ -383,7 +383,7 @@ def test_a_lease_is_held_by_one(backup: BackupTable) -> None:
 def test_a_heartbeat_keeps_it(backup: BackupTable) -> None:
     """Its age counts from the last heartbeat, and it tells how far its holder is."""
     take(backup, "me", 1000.0)
-    assert backup.beat("me", 1029.0, "12 entries") is True
+    assert backup.lease.renew("me", 1029.0, "12 entries") is True
     holder = take(backup, "you", 1058.0)
     assert holder == LeaseHolder("me", "host-of-me", 2, 1000.0, 1029.0, "12 entries")
 
@@ -393,9 +393,9 @@ def test_a_lease_without_heartbeat_is_taken_over(backup: BackupTable) -> None:
     take(backup, "me", 1000.0)
     assert take(backup, "you", 1030.0) is not None
     assert take(backup, "you", 1030.5) is None
-    assert backup.beat("me", 1031.0, "still there") is False
-    backup.release("me")
-    holder = backup.holder()
+    assert backup.lease.renew("me", 1031.0, "still there") is False
+    backup.lease.release("me")
+    holder = backup.lease.holder()
     assert holder is not None
     assert holder.owner == "you"
 
@@ -403,10 +403,10 @@ def test_a_lease_without_heartbeat_is_taken_over(backup: BackupTable) -> None:
 def test_a_released_lease_is_free(backup: BackupTable) -> None:
     """At once, for everybody; a heartbeat that comes late does not bring it back."""
     take(backup, "me", 1000.0)
-    backup.release("me")
-    assert backup.holder() is None
-    assert backup.beat("me", 1001.0, "late") is False
-    assert backup.holder() is None
+    backup.lease.release("me")
+    assert backup.lease.holder() is None
+    assert backup.lease.renew("me", 1001.0, "late") is False
+    assert backup.lease.holder() is None
     assert take(backup, "you", 1001.0) is None
 
 
@@ -414,7 +414,7 @@ def test_a_released_lease_is_free(backup: BackupTable) -> None:
 def test_a_lease_that_somebody_wrote_by_hand_keeps_nobody_out(backup: BackupTable, damage: dict[str, Any]) -> None:
     """It has no time at which it would end; whoever comes takes it, and until then it can be shown."""
     put(backup, {"conversation_id": {"S": "#lease"}, "lease_owner": {"S": "nobody"}, **damage})
-    holder = backup.holder()
+    holder = backup.lease.holder()
     assert holder is not None
     assert (holder.owner, holder.host, holder.pid, holder.heartbeat) == ("nobody", "unknown", 0, 0.0)
     assert take(backup, "me", 1000.0) is None
@@ -449,7 +449,7 @@ def test_a_missing_table_is_a_matter_of_configuration(settings: Settings) -> Non
         lambda: backup.claim_layout("v1:64", "salt"),
         lambda: list(backup.scan(2)),
         lambda: take(backup, "me", 1000.0),
-        backup.holder,
+        backup.lease.holder,
         backup.check_table,
     ):
         with pytest.raises(ConfigurationError, match=f"no DynamoDB table '{settings.backup_table}'") as refused:
@@ -546,7 +546,7 @@ def test_reads_that_stay_unprocessed_are_throttled_reads(
     """Some keys are never served: after longer and longer pauses an error, and not the others without them."""
     pauses: list[float] = []
     stubbed_backup = BackupTable(aws_stub.settings(settings), sleep=pauses.append)
-    table = stubbed_backup.where.strip("'")
+    table = stubbed_backup.name
     aws_stub.rule = lambda operation, request: (
         (200, {"Responses": {}, "UnprocessedKeys": {table: request["RequestItems"][table]}})
         if operation == "BatchGetItem"

@@ -210,7 +210,7 @@ def test_an_answer_of_another_shape_is_an_outage(settings: Settings, aws_stub: A
     table = MessagesTable(aws_stub.settings(settings))
     _ = table.keys
     aws_stub.answer_always("Query", (200, answer))
-    with pytest.raises(AwsUnavailableError, match="no answer of AWS"):
+    with pytest.raises(AwsUnavailableError, match="does not come from AWS"):
         table.query(PartitionQuery("hot"))
 
 

@@ -33,7 +33,7 @@ def test_a_rebuild_leaves_a_note_of_whom_it_verified(
     job = Rebuild(
         store,
         backup,
-        backup,
+        backup.lease,
         options,
         layout=layout,
         key_prefix=prefix,

@@ -1,0 +1,135 @@
+"""Items of the backup table: their format, strongly consistent reads and conditional updates."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from saltctl.errors import DamagedEntryError
+from saltctl.settings import Settings
+from saltctl.stores.aws.client import aws_errors, create_client, none_if_condition_fails
+from saltctl.stores.contracts import BackupEntry, Raise
+
+KEY = "conversation_id"
+OWN_ITEM_PREFIX = "#"
+"""Ids with this prefix are saltctl's own items (the lease, the layout) and not conversations."""
+LARGEST_N = 65_536
+"""The upper bound of the setting max_n_cap, so saltctl never wrote a larger N."""
+
+
+class BackupItems:
+    """Reads and updates single items of the backup table. Thread-safe.
+
+    Args:
+        settings: names the table.
+        client: a boto3 client to use instead of a new one.
+    """
+
+    def __init__(self, settings: Settings, *, client: Any = None) -> None:
+        self.table = settings.backup_table
+        self._settings = settings
+        self._client = client
+        self._lock = threading.Lock()
+
+    @property
+    def client(self) -> Any:
+        """The boto3 client, created at first use: importing boto3 takes longer than most commands."""
+        if self._client is None:
+            with self._lock:
+                if self._client is None:
+                    self._client = create_client(self._settings, "dynamodb")
+        return self._client
+
+    @property
+    def where(self) -> str:
+        """The quoted table name, for messages."""
+        return f"{self.table!r}"
+
+    def get(self, item_id: str) -> dict[str, Any] | None:
+        """Read one item, strongly consistent; None if the table does not have it."""
+        with aws_errors(self.where):
+            item: dict[str, Any] | None = self.client.get_item(
+                TableName=self.table, Key={KEY: {"S": item_id}}, ConsistentRead=True
+            ).get("Item")
+        return item
+
+    def update(
+        self,
+        item_id: str,
+        update: str,
+        condition: str,
+        values: dict[str, Any],
+        names: dict[str, str] | None = None,
+    ) -> dict[str, Any] | None:
+        """Update one item if it meets a condition.
+
+        Returns:
+            The item before the update ({} if it is new), or None if the condition failed.
+        """
+        request: dict[str, Any] = {
+            "TableName": self.table,
+            "Key": {KEY: {"S": item_id}},
+            "UpdateExpression": update,
+            "ConditionExpression": condition,
+            "ExpressionAttributeValues": values,
+            "ReturnValues": "ALL_OLD",
+        }
+        if names:
+            request["ExpressionAttributeNames"] = names
+        with aws_errors(self.where):
+            response = none_if_condition_fails(lambda: self.client.update_item(**request))
+        return None if response is None else response.get("Attributes", {})
+
+
+def string_attribute(item: Mapping[str, Any], name: str) -> str:
+    """Read a string of one of saltctl's own items; empty if it is missing or of another type."""
+    return str(item.get(name, {}).get("S", ""))
+
+
+def number_attribute(item: Mapping[str, Any], name: str) -> float:
+    """Read a number of one of saltctl's own items; 0 if it is missing or of another type."""
+    return float(item.get(name, {}).get("N", 0))
+
+
+def find_damage(item: Mapping[str, Any]) -> str:
+    """Describe why an item cannot be an entry of saltctl; empty if it can."""
+    if "max_n" not in item:
+        return "it has no max_n"
+    for name in ("max_n", "write_n"):
+        if name not in item:
+            continue
+        number = item[name].get("N") if isinstance(item[name], Mapping) else None
+        if not isinstance(number, str):
+            return f"its {name} is not a number"
+        if not (number.isascii() and number.isdigit()) or int(number) < 1:
+            return f"its {name} is {number}, not a positive whole number"
+        if int(number) > LARGEST_N:
+            return f"its {name} is {number}, more than any registry allows"
+    return ""
+
+
+def parse_entry(conversation_id: str, item: Mapping[str, Any], where: str) -> BackupEntry:
+    """Convert an item to an entry. ``where`` names the table in messages.
+
+    Raises:
+        DamagedEntryError: saltctl cannot have written the item.
+    """
+    damage = find_damage(item)
+    if damage:
+        raise DamagedEntryError(
+            f"the item of {conversation_id!r} in table {where} is damaged: {damage}",
+            hint="it was edited by hand: set its max_n to the N in its `raises`, as a number",
+        )
+    raises = tuple(
+        Raise(
+            int(attributes["n"]["N"]),
+            string_attribute(attributes, "at"),
+            string_attribute(attributes, "by"),
+            string_attribute(attributes, "reason"),
+        )
+        for attributes in (element.get("M", {}) for element in item.get("raises", {}).get("L", []))
+        if attributes.get("n", {}).get("N", "").isdigit()
+    )
+    write_n = int(item["write_n"]["N"]) if "write_n" in item else 1
+    return BackupEntry(conversation_id, int(item["max_n"]["N"]), write_n, raises)

@@ -1,0 +1,75 @@
+"""The lease item in the backup table.
+
+Like every other item it is written by UpdateItem alone, so that no role needs PutItem or DeleteItem.
+"""
+
+from __future__ import annotations
+
+from saltctl.stores.aws.backup_items import BackupItems, number_attribute, string_attribute
+from saltctl.stores.contracts import LeaseHolder
+
+LEASE_ID = "#lease"
+
+
+class LeaseItem:
+    """The lease store on DynamoDB. Thread-safe. See ``contracts.LeaseStore`` for the semantics."""
+
+    def __init__(self, items: BackupItems) -> None:
+        self._items = items
+
+    def acquire(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
+        """Take the lease if it is free or its holder has stopped renewing it."""
+        for _ in range(3):
+            taken = self._items.update(
+                LEASE_ID,
+                "SET lease_owner = :owner, lease_host = :host, lease_pid = :pid, lease_since = :now, "
+                "lease_heartbeat = :now, lease_progress = :progress",
+                # A lease that was edited by hand and has no time must not block every rebuild for ever.
+                "attribute_not_exists(lease_owner) OR lease_owner = :owner OR "
+                "NOT attribute_type(lease_heartbeat, :number) OR lease_heartbeat < :expired",
+                {
+                    ":owner": {"S": owner},
+                    ":host": {"S": host},
+                    ":pid": {"N": str(pid)},
+                    ":now": {"N": f"{now:.3f}"},
+                    ":expired": {"N": f"{now - expiry:.3f}"},
+                    ":number": {"S": "N"},
+                    ":progress": {"S": "starting"},
+                },
+            )
+            if taken is not None:
+                return None
+            # The holder may release the lease between the failed update and this read: then try again.
+            if holder := self.holder():
+                return holder
+        return LeaseHolder("unknown", "unknown", 0, now, now, "")
+
+    def renew(self, owner: str, now: float, progress: str) -> bool:
+        """Write a heartbeat; False if another process has taken the lease over."""
+        renewed = self._items.update(
+            LEASE_ID,
+            "SET lease_heartbeat = :now, lease_progress = :progress",
+            "lease_owner = :owner",
+            {":owner": {"S": owner}, ":now": {"N": f"{now:.3f}"}, ":progress": {"S": progress}},
+        )
+        return renewed is not None
+
+    def release(self, owner: str) -> None:
+        """Free the lease if this owner still holds it."""
+        self._items.update(
+            LEASE_ID, "REMOVE lease_owner, lease_heartbeat", "lease_owner = :owner", {":owner": {"S": owner}}
+        )
+
+    def holder(self) -> LeaseHolder | None:
+        """Read the current holder, even if its heartbeat is old; None if the lease is free."""
+        item = self._items.get(LEASE_ID) or {}
+        if "lease_owner" not in item:
+            return None
+        return LeaseHolder(
+            string_attribute(item, "lease_owner") or "unknown",
+            string_attribute(item, "lease_host") or "unknown",
+            int(number_attribute(item, "lease_pid")),
+            number_attribute(item, "lease_since"),
+            number_attribute(item, "lease_heartbeat"),
+            string_attribute(item, "lease_progress"),
+        )
