@@ -27,7 +27,7 @@ Tell = Callable[..., None]
 
 
 class Sums(Protocol):
-    """Where reports are added up: ``HeatSums``, or memory in a dry run."""
+    """Where reports are added up: ``WindowSums``, or memory in a dry run."""
 
     def add(self, reports: Sequence[HeatReport]) -> list[int]:
         """For each report the write units of its conversation in its window so far; each counts once."""
@@ -53,7 +53,7 @@ class Source(Protocol):
 class Burial(Protocol):
     """Where entries go that nothing can be done with: ``DeadLetters``."""
 
-    def bury(self, letters: Sequence[tuple[Entry, str]]) -> None:
+    def add(self, letters: Sequence[tuple[Entry, str]]) -> None:
         """Keep each entry with the reason."""
         ...
 
@@ -77,7 +77,7 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class RaiseDecision:
     """What a conversation needs by its reports. ``rate`` is in write units a second, 0 where it was throttled."""
 
     conversation_id: str
@@ -94,7 +94,7 @@ class Need:
 
 
 @dataclass
-class Handled:
+class BatchResult:
     """What became of one batch. ``kept`` entries stay pending, for the reason in ``failure``."""
 
     acknowledged: int = 0
@@ -116,7 +116,7 @@ class Detector:
         tell: hears about raises, dead letters and clamping.
         max_age: seconds, instead of the settings'.
         now: seconds since the epoch.
-        give_up: asked before every raise; True leaves the rest pending.
+        should_stop: asked before every raise; True leaves the rest pending.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Detector:
         counters: Counters | None = None,
         max_age: float | None = None,
         now: Callable[[], float] = time.time,
-        give_up: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._sums = sums
         self._raiser = raiser
@@ -140,12 +140,12 @@ class Detector:
         self._max_age = settings.heat_max_age if max_age is None else max_age
         self._tell = tell
         self._now = now
-        self._give_up = give_up
+        self._give_up = should_stop
         self.counters = counters or Counters()
         self._known: dict[str, int] = {}
         self._clamped: set[str] = set()
 
-    def handle(self, entries: Sequence[Entry], source: Source | None) -> Handled:
+    def handle(self, entries: Sequence[Entry], source: Source | None) -> BatchResult:
         """Sum, raise, and acknowledge last, at ``source`` (None: they were acknowledged before).
 
         An entry whose raise cannot be done now is kept and not acknowledged. One that is no report, or whose
@@ -155,7 +155,7 @@ class Detector:
             UnavailableError, AccessDeniedError: sums, dead letters or acknowledgement failed; nothing is lost,
                 and handling the same entries again is right.
         """
-        done = Handled()
+        done = BatchResult()
         reports, dead, gone = self._read(entries, done)
         totals = self._sums.add([report for _, report in reports]) if reports else []
         needs = self._needs(((report, total) for (_, report), total in zip(reports, totals, strict=True)))
@@ -172,16 +172,16 @@ class Detector:
         self._acknowledge(ids, source, done)
         return done
 
-    def foresee(self, entries: Sequence[Entry]) -> tuple[list[Need], Handled]:
+    def preview(self, entries: Sequence[Entry]) -> tuple[list[RaiseDecision], BatchResult]:
         """What conversations need by these entries, and what else would become of them; changes the sums alone."""
-        done = Handled()
+        done = BatchResult()
         reports, dead, _ = self._read(entries, done)
         done.dead = len(dead)
         found = [report for _, report in reports]
         return list(self._needs(zip(found, self._sums.add(found), strict=True)).values()), done
 
     def _read(
-        self, entries: Sequence[Entry], done: Handled
+        self, entries: Sequence[Entry], done: BatchResult
     ) -> tuple[list[tuple[Entry, HeatReport]], list[tuple[Entry, str]], list[Entry]]:
         """Reports to be counted, dead letters, and entries that ask for nothing any more."""
         now = self._now()
@@ -206,9 +206,9 @@ class Detector:
         self.counters.stale += done.stale
         return reports, dead, gone
 
-    def _needs(self, counted: Iterable[tuple[HeatReport, int]]) -> dict[str, Need]:
+    def _needs(self, counted: Iterable[tuple[HeatReport, int]]) -> dict[str, RaiseDecision]:
         """For each conversation that needs salts the largest N that one of its windows asks for."""
-        needs: dict[str, Need] = {}
+        needs: dict[str, RaiseDecision] = {}
         for report, total in counted:
             if total <= self._per_salt and not report.throttled_n:
                 continue
@@ -218,15 +218,17 @@ class Detector:
                 needs[report.conversation_id] = need
         return needs
 
-    def _need(self, report: HeatReport, total: int) -> Need:
+    def _need(self, report: HeatReport, total: int) -> RaiseDecision:
         by_rate = power_of_two_at_least(math.ceil(total / self._per_salt))
         # What was throttled at N needs the next one, however few writes came through.
         by_throttling = 2 * power_of_two_at_least(report.throttled_n) if report.throttled_n else 1
         n = needed_n(max(by_rate, by_throttling), 1, self._cap)
         clamped = max(by_rate, by_throttling) > n
-        return Need(report.conversation_id, n, total if by_rate >= by_throttling else 0, report.window, clamped)
+        return RaiseDecision(
+            report.conversation_id, n, total if by_rate >= by_throttling else 0, report.window, clamped
+        )
 
-    def _raise_all(self, needs: dict[str, Need], done: Handled) -> tuple[set[str], dict[str, str]]:
+    def _raise_all(self, needs: dict[str, RaiseDecision], done: BatchResult) -> tuple[set[str], dict[str, str]]:
         """Raise what needs it; the conversations that could not be raised now, and those that never can."""
         failed: set[str] = set()
         refused: dict[str, str] = {}
@@ -249,7 +251,7 @@ class Detector:
                 self.counters.failures += 1
         return failed, refused
 
-    def _raise(self, need: Need, done: Handled) -> None:
+    def _raise(self, need: RaiseDecision, done: BatchResult) -> None:
         result = self._raiser.raise_to(need.conversation_id, need.n, reason=need.reason)
         if len(self._known) >= REMEMBERED:
             self._known.clear()
@@ -262,7 +264,7 @@ class Detector:
         else:
             self.counters.unchanged += 1
 
-    def _say_clamped(self, need: Need) -> None:
+    def _say_clamped(self, need: RaiseDecision) -> None:
         if need.conversation_id in self._clamped:
             return
         if len(self._clamped) < REMEMBERED:
@@ -278,14 +280,14 @@ class Detector:
             hint="raise the setting max_n_cap (SALTCTL_MAX_N_CAP), or write less to it",
         )
 
-    def _bury(self, dead: list[tuple[Entry, str]], done: Handled) -> None:
-        self._dead_letters.bury(dead)
+    def _bury(self, dead: list[tuple[Entry, str]], done: BatchResult) -> None:
+        self._dead_letters.add(dead)
         done.dead += len(dead)
         self.counters.dead += len(dead)
         for entry, reason in dead:
             self._tell("warning", "dead_letter", id=entry.id, reason=reason)
 
-    def _acknowledge(self, ids: list[str], source: Source | None, done: Handled) -> None:
+    def _acknowledge(self, ids: list[str], source: Source | None, done: BatchResult) -> None:
         if source is not None and ids:
             source.acknowledge(ids)
         done.acknowledged = len(ids)

@@ -35,7 +35,7 @@ class RebuildJob(Protocol):
         ...
 
 
-class FenceGuard:
+class FenceWatcher:
     """One watcher. ``verified`` is what the latest check saw: None before the first, or where Redis is away.
 
     Args:

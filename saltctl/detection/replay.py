@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from saltctl.detection.detector import Detector, Handled, Need
+from saltctl.detection.detector import BatchResult, Detector, RaiseDecision
 from saltctl.detection.service import ALIVE_SECONDS
 from saltctl.errors import SaltctlError
 from saltctl.registry.registry import Lookup
@@ -31,7 +31,7 @@ class ReplayStream(Protocol):
     def read_new(self, consumer: str, count: int, block: float = 0.0) -> list[Entry]: ...  # noqa: D102
     def claim(self, consumer: str, idle: float, cursor: str, count: int) -> Claimed: ...  # noqa: D102
     def acknowledge(self, ids: Sequence[str]) -> int: ...  # noqa: D102
-    def forget_consumers(self, idle: float, name: str | None = None) -> list[str]: ...  # noqa: D102
+    def delete_idle_consumers(self, idle: float, name: str | None = None) -> list[str]: ...  # noqa: D102
     def range(self, first: str, last: str, count: int) -> list[Entry]: ...  # noqa: D102
     def pending(self, first: str, count: int, *, consumer: str | None = None) -> list[tuple[str, str, float]]: ...  # noqa: D102
     def get(self, ids: Sequence[str]) -> dict[str, list[bytes]]: ...  # noqa: D102
@@ -80,7 +80,7 @@ class ReplayReport:
     held_by_others: int = 0
 
 
-class LocalSums:
+class InMemorySums:
     """Sums in memory, for dry runs: of what is replayed alone."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class LocalSums:
 class KeepNothing:
     """Dead letters of a range or a dry run: they were kept when they were first read, or will be."""
 
-    def bury(self, letters: Sequence[tuple[Entry, str]]) -> None:
+    def add(self, letters: Sequence[tuple[Entry, str]]) -> None:
         """Keep nothing."""
 
 
@@ -108,7 +108,7 @@ class Replay:
 
     Args:
         stream: the heat stream.
-        detector: handles entries; in a dry run over :class:`LocalSums`.
+        detector: handles entries; in a dry run over :class:`InMemorySums`.
         lookups: the registry, for dry runs.
         options: what is replayed.
         clock: monotonic seconds.
@@ -131,7 +131,7 @@ class Replay:
         self._options = options
         self._clock = clock
         self._sleep = sleep
-        self._needs: dict[str, Need] = {}
+        self._needs: dict[str, RaiseDecision] = {}
         self.report = ReplayReport(dry_run=options.dry_run)
 
     def run(self) -> Iterator[ReplayReport]:
@@ -155,7 +155,7 @@ class Replay:
         if self._options.dry_run:
             self._compare()
         elif not self._options.is_range:
-            self._stream.forget_consumers(0.0, self._options.consumer)
+            self._stream.delete_idle_consumers(0.0, self._options.consumer)
         yield self.report
 
     def _batches(self) -> Iterator[tuple[list[Entry], ReplayStream | None]]:
@@ -227,7 +227,7 @@ class Replay:
         yield from self._range("-" if group is None else f"({group.last_delivered_id}", "+")
         self.report.next_id = None
 
-    def _note(self, done: Handled) -> None:
+    def _note(self, done: BatchResult) -> None:
         report = self.report
         report.stale += done.stale
         report.dead += done.dead
@@ -243,7 +243,7 @@ class Replay:
             raise _resumable(done.failure)
 
     def _simulate(self, entries: Sequence[Entry]) -> None:
-        needs, done = self._detector.foresee(entries)
+        needs, done = self._detector.preview(entries)
         self.report.stale += done.stale
         self.report.dead += done.dead
         for need in needs:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from saltctl.detection.detector import Counters, Detector, Handled, Tell
-from saltctl.detection.fence_watcher import FenceGuard
+from saltctl.detection.detector import BatchResult, Counters, Detector, Tell
+from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.errors import SaltctlError, StreamLostError
 from saltctl.settings import Settings
 from saltctl.stores.heat.stream import FIRST_ID, Claimed, Entry, StreamInfo
@@ -43,13 +43,13 @@ class ServiceStream(Protocol):
     group: str
 
     def create_group(self) -> None: ...  # noqa: D102
-    def sign_in(self, consumer: str) -> None: ...  # noqa: D102
+    def send_heartbeat(self, consumer: str) -> None: ...  # noqa: D102
     def read_own(self, consumer: str, after: str, count: int) -> list[Entry]: ...  # noqa: D102
     def read_new(self, consumer: str, count: int, block: float = 0.0) -> list[Entry]: ...  # noqa: D102
     def claim(self, consumer: str, idle: float, cursor: str, count: int) -> Claimed: ...  # noqa: D102
     def acknowledge(self, ids: Sequence[str]) -> int: ...  # noqa: D102
     def trim(self, keep_from: float) -> int: ...  # noqa: D102
-    def forget_consumers(self, idle: float, name: str | None = None) -> list[str]: ...  # noqa: D102
+    def delete_idle_consumers(self, idle: float, name: str | None = None) -> list[str]: ...  # noqa: D102
     def info(self) -> StreamInfo: ...  # noqa: D102
 
 
@@ -83,7 +83,7 @@ class Service:
         settings: Settings,
         tell: Tell,
         stop: threading.Event,
-        guard: FenceGuard | None = None,
+        fence_watcher: FenceWatcher | None = None,
         notes: RaiseNotes | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
@@ -96,7 +96,7 @@ class Service:
         self._retention = settings.heat_retention
         self._tell = tell
         self._stop = stop
-        self._guard = guard
+        self._fence_watcher = fence_watcher
         self._notes = notes
         self._clock = clock
         self._now = now
@@ -119,8 +119,8 @@ class Service:
         """Go on until stopped. ``after_step`` is called by the loop itself, and so proves that it lives."""
         self._tell("info", "started", consumer=self._consumer)
         watcher = None
-        if self._guard is not None:
-            watcher = threading.Thread(target=self._guard.run, name="saltctl-guard", daemon=True)
+        if self._fence_watcher is not None:
+            watcher = threading.Thread(target=self._fence_watcher.run, name="saltctl-fence_watcher", daemon=True)
             watcher.start()
         try:
             while not self._stop.is_set():
@@ -159,7 +159,7 @@ class Service:
             self.back_off = 0.0
         return done.acknowledged
 
-    def _note_raise(self, done: Handled) -> None:
+    def _note_raise(self, done: BatchResult) -> None:
         changed = [result for result in done.raises if result.changed]
         if self._notes is None or not changed:
             return
@@ -200,13 +200,13 @@ class Service:
     def _upkeep(self) -> None:
         now = self._clock()
         if now >= self._next_sign:
-            self._stream.sign_in(self._consumer)
+            self._stream.send_heartbeat(self._consumer)
             self._next_sign = now + SIGN_IN_EVERY
         if now >= self._next_upkeep:
             self._next_upkeep = now + UPKEEP_EVERY
             self._say_what_was_lost()
             self._stream.trim(self._now() - self._retention)
-            self._stream.forget_consumers(FORGET_SECONDS)
+            self._stream.delete_idle_consumers(FORGET_SECONDS)
 
     def _say_what_was_lost(self) -> None:
         group = self._stream.info().group(self._stream.group)
@@ -244,13 +244,13 @@ class Service:
 
     def _leave(self) -> None:
         try:
-            self._stream.forget_consumers(0.0, self._consumer)
+            self._stream.delete_idle_consumers(0.0, self._consumer)
         except SaltctlError as exc:
             self._tell("warning", "not_signed_out", why=exc.message)
         self._tell("info", "stopped", consumer=self._consumer)
 
 
-class StopAt:
+class DrainDeadline:
     """Whether the time that is left after a stop is over, so that a hanging server does not hold the process."""
 
     def __init__(

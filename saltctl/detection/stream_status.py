@@ -44,7 +44,7 @@ class StreamStatus:
     seconds: float
 
 
-def look(
+def read_stream_status(
     stream: StatusStream,
     window: float,
     *,
@@ -115,7 +115,7 @@ def judge(before: GroupInfo | None, after: GroupInfo | None, seconds: float) -> 
     return "lagging" if shrinking > 0 and after.lag / shrinking > CATCH_UP_SECONDS else "ok"
 
 
-def time_of(entry_id: str | None) -> str | None:
+def entry_time(entry_id: str | None) -> str | None:
     """When an entry was added, from its id; None where the id is no such time."""
     if entry_id is None:
         return None
@@ -151,8 +151,8 @@ def _group_record(group: GroupInfo, status: StreamStatus) -> dict[str, Any]:
         "oldest_pending_s": status.oldest_pending_s if group.pending else None,
         "last_delivered_id": group.last_delivered_id,
         "trimmed_unread": 0 if loss is None else loss.entries,
-        "trimmed_from": None if loss is None else time_of(loss.after_id),
-        "trimmed_to": None if loss is None else time_of(loss.before_id),
+        "trimmed_from": None if loss is None else entry_time(loss.after_id),
+        "trimmed_to": None if loss is None else entry_time(loss.before_id),
         "consumers": [
             {"name": c.name, "pending": c.pending, "idle_s": c.idle_s, "alive": is_alive(c.idle_s)}
             for c in group.consumers

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from saltctl.detection.stream_status import StreamStatus, look
+from saltctl.detection.stream_status import StreamStatus, read_stream_status
 from saltctl.errors import ConfigurationError
 from saltctl.health.fix_commands import FixCommands
 from saltctl.health.parallel import OnceCache
@@ -108,7 +108,7 @@ class Facts:
     def stream(self) -> StreamStatus:
         """The heat stream, looked at twice."""
         stream = self._stores.get("heat", lambda: HeatStream(self.probe_settings))
-        return self._once.get("stream", lambda: look(stream, STREAM_WINDOW))
+        return self._once.get("stream", lambda: read_stream_status(stream, STREAM_WINDOW))
 
     @property
     def dead_letters(self) -> int:

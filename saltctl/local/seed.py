@@ -105,7 +105,7 @@ def _report_heat(settings: Settings, hot: list[tuple[str, int]], chance: random.
         )
     # One that a service could do nothing with, so that there is a dead letter to look at.
     letter = Entry("1700000000000-0", [b"v", b"0", b"conversation_id", b"conv_hot_01"])
-    DeadLetters(settings).bury([(letter, "unknown version '0'")])
+    DeadLetters(settings).add([(letter, "unknown version '0'")])
     return HEAT_REPORTS
 
 

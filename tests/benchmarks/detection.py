@@ -20,7 +20,7 @@ from saltctl.settings import Settings
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
-from saltctl.stores.heat.window_sums import HeatSums
+from saltctl.stores.heat.window_sums import WindowSums
 from tests.benchmarks.measure import interleave, median_ratio
 from tests.benchmarks.report import Table, WrongResultError, at_least, at_most, times
 from tests.benchmarks.servers import redis_server
@@ -157,8 +157,8 @@ def _rate(instances: int, reports: int) -> float:
 def _drain(url: str, consumer: str, ready: Any, handled: Any) -> None:
     settings = Settings(redis_url=url)
     stream = HeatStream(settings)
-    detector = Detector(HeatSums(settings), _NeverRaises(), DeadLetters(settings), settings)
-    stream.sign_in(consumer)
+    detector = Detector(WindowSums(settings), _NeverRaises(), DeadLetters(settings), settings)
+    stream.send_heartbeat(consumer)
     ready.wait()
     started = time.perf_counter()
     count = 0
@@ -175,7 +175,7 @@ def _to_salted(rounds: int) -> list[float]:
         stop = threading.Event()
         with Registry.open(settings) as registry, WriteMeter.open(settings) as meter:
             counters = Counters()
-            detector = Detector(HeatSums(settings), registry, DeadLetters(settings), settings, counters=counters)
+            detector = Detector(WindowSums(settings), registry, DeadLetters(settings), settings, counters=counters)
             service = Service(
                 HeatStream(settings), detector, consumer="c", settings=settings, tell=lambda *_, **__: None, stop=stop
             )

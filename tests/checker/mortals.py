@@ -17,7 +17,7 @@ from itertools import count
 from typing import Any
 
 from saltctl.detection.detector import Counters, Detector
-from saltctl.detection.fence_watcher import FenceGuard
+from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.detection.service import Service
 from saltctl.errors import SaltctlError
 from saltctl.rebuild.checkpoint import CheckpointFile
@@ -27,7 +27,7 @@ from saltctl.registry.registry import RaiseResult, Registry
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
-from saltctl.stores.heat.window_sums import HeatSums
+from saltctl.stores.heat.window_sums import WindowSums
 from saltctl.stores.redis.registry import new_token
 from tests.checker.forks import fork, reap
 from tests.checker.roles import Me
@@ -232,8 +232,10 @@ def _serve(me: Me) -> None:
     settings, counters, stop = me.settings, Counters(), threading.Event()
     store = me.parts.store(settings)
     raising = _LoggedRaiser(me, me.parts.registry.over(settings, store, me.backup))
-    detector = Detector(HeatSums(settings), raising, DeadLetters(settings), settings, tell=tell, counters=counters)
-    guard = FenceGuard(store, settings.buckets, lambda: rebuild_job(me), tell=tell, counters=counters, stop=stop)
+    detector = Detector(WindowSums(settings), raising, DeadLetters(settings), settings, tell=tell, counters=counters)
+    fence_watcher = FenceWatcher(
+        store, settings.buckets, lambda: rebuild_job(me), tell=tell, counters=counters, stop=stop
+    )
     Service(
         HeatStream(settings, block=0.3),
         detector,
@@ -241,7 +243,7 @@ def _serve(me: Me) -> None:
         settings=settings,
         tell=tell,
         stop=stop,
-        guard=guard,
+        fence_watcher=fence_watcher,
         notes=ServiceState(settings),
         block=0.3,
         claim_idle=1.0,

@@ -57,10 +57,10 @@ class World:
             self.settings,
             tell=lambda level, event, **fields: self.said.append((level, event, fields)),
             now=lambda: NOW,
-            give_up=lambda: self.leaving,
+            should_stop=lambda: self.leaving,
         )
 
-    def bury(self, letters: Sequence[tuple[Entry, str]]) -> None:
+    def add(self, letters: Sequence[tuple[Entry, str]]) -> None:
         """Keep dead letters."""
         self.buried += letters
 

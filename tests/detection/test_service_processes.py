@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from saltctl.detection.detector import Counters, Detector, Handled
-from saltctl.detection.fence_watcher import FenceGuard
+from saltctl.detection.detector import BatchResult, Counters, Detector
+from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.detection.service import Service
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
@@ -20,7 +20,7 @@ from saltctl.stores.aws.client import create_client
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import Entry, HeatStream
-from saltctl.stores.heat.window_sums import HeatSums
+from saltctl.stores.heat.window_sums import WindowSums
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.support import Rebuilder, rebuild_job
 from tests.support.stubs import AwsStub, refusal
@@ -34,7 +34,7 @@ class Instance:
         self.stream = HeatStream(settings, block=0.2)
         self.store = RedisRegistry(settings)
         self.backup = backup or BackupTable(settings)
-        self.sums = HeatSums(settings)
+        self.sums = WindowSums(settings)
         self.letters = DeadLetters(settings)
         self.said: list[tuple[str, dict[str, Any]]] = []
         self.stop = threading.Event()
@@ -47,7 +47,7 @@ class Instance:
             tell=self.tell,
             counters=self.counters,
         )
-        self.guard = FenceGuard(
+        self.fence_watcher = FenceWatcher(
             self.store,
             settings.buckets,
             lambda: rebuild_job(settings, self.store, self.backup),
@@ -321,15 +321,15 @@ def test_the_guard_rebuilds_what_is_not_verified(
     """Redis restarts empty: the guard sees it, rebuilds under the lease, and lookups come from Redis again."""
     one = instance()
     registry.raise_to("conv", 4)
-    one.guard.check()
-    assert one.guard.verified
+    one.fence_watcher.check()
+    assert one.fence_watcher.verified
     redis_server.kill()
-    one.guard.check()
-    assert one.guard.verified is None
+    one.fence_watcher.check()
+    assert one.fence_watcher.verified is None
     redis_server.delete_aof()
     redis_server.start()
-    one.guard.check()
-    assert one.guard.verified
+    one.fence_watcher.check()
+    assert one.fence_watcher.verified
     assert one.counters.rebuilds == 1
     assert (registry.lookup("conv").max_n, registry.lookup("conv").source) == (4, "redis")
 
@@ -341,12 +341,12 @@ def test_one_bucket_that_is_gone_is_found_in_its_turn(
     import redis
 
     one = instance()
-    one.guard.check()
+    one.fence_watcher.check()
     with redis.Redis.from_url(redis_server.url) as client:
         client.delete(f"{settings.key_prefix}:r:{settings.buckets - 1}")
-    one.guard.check()
+    one.fence_watcher.check()
     assert one.counters.rebuilds == 1
-    assert one.guard.verified
+    assert one.fence_watcher.verified
 
 
 def test_many_instances_rebuild_once(
@@ -360,8 +360,8 @@ def test_many_instances_rebuild_once(
 
     def check(one: Instance) -> None:
         barrier.wait()
-        while not one.guard.verified:
-            one.guard.check()
+        while not one.fence_watcher.verified:
+            one.fence_watcher.check()
 
     threads = [threading.Thread(target=check, args=(one,)) for one in guards]
     for thread in threads:
@@ -379,7 +379,7 @@ def test_a_stopped_instance_finishes_what_it_has(
     report(settings, ("hot", 2000))
     does = one.detector.handle
 
-    def stopping(entries: Sequence[Entry], source: Any) -> Handled:
+    def stopping(entries: Sequence[Entry], source: Any) -> BatchResult:
         one.stop.set()
         return does(entries, source)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from saltctl.detection.stream_status import judge, time_of
+from saltctl.detection.stream_status import entry_time, judge
 from saltctl.stores.heat.stream import ConsumerInfo, GroupInfo
 
 ALIVE = (ConsumerInfo("a", 0, 0.5),)
@@ -52,4 +52,4 @@ def test_verdicts(before: GroupInfo | None, after: GroupInfo | None, verdict: st
 )
 def test_the_time_of_an_entry(entry_id: str | None, at: str | None) -> None:
     """An id tells when its entry was added, unless somebody made it up."""
-    assert time_of(entry_id) == at
+    assert entry_time(entry_id) == at

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
-from saltctl.detection.fence_watcher import FenceGuard
+from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.detection.service import Service
 from saltctl.errors import ConfigurationError, SaltctlError
 from saltctl.stores.heat.stream import HeatStream
@@ -29,7 +29,7 @@ _NAMES = {"dead": "dead_letters", "raised": "raises", "unchanged": "raises_uncha
 
 
 def serve(
-    port: int, address: str, service: Service, guard: FenceGuard, stream: HeatStream
+    port: int, address: str, service: Service, fence_watcher: FenceWatcher, stream: HeatStream
 ) -> tuple[int, Callable[[], None]]:
     """Serve metrics from a thread; the port, and what ends it.
 
@@ -44,7 +44,7 @@ def serve(
             "metrics need the extra 'metrics'", hint="python3 -m pip install 'saltctl[metrics]'"
         ) from None
     registry = CollectorRegistry()
-    registry.register(_Collector(service, guard, stream))
+    registry.register(_Collector(service, fence_watcher, stream))
     try:
         server, thread = start_http_server(port, addr=address, registry=registry)
     except OSError as exc:
@@ -61,9 +61,9 @@ def serve(
 
 
 class _Collector:
-    def __init__(self, service: Service, guard: FenceGuard, stream: HeatStream) -> None:
+    def __init__(self, service: Service, fence_watcher: FenceWatcher, stream: HeatStream) -> None:
         self._service = service
-        self._guard = guard
+        self._fence_watcher = fence_watcher
         self._stream = stream
 
     def describe(self) -> Iterable[Any]:
@@ -82,7 +82,7 @@ class _Collector:
             "saltctl_back_off_seconds", "Seconds that the next round waits.", value=self._service.back_off
         )
         yield GaugeMetricFamily(
-            "saltctl_registry_verified", "Whether Redis is verified.", value=float(bool(self._guard.verified))
+            "saltctl_registry_verified", "Whether Redis is verified.", value=float(bool(self._fence_watcher.verified))
         )
         try:
             group = self._stream.info().group(self._stream.group)

@@ -29,7 +29,7 @@ from saltctl.cli.text import format_age
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
-    from saltctl.detection.fence_watcher import FenceGuard
+    from saltctl.detection.fence_watcher import FenceWatcher
     from saltctl.detection.service import Service
 
 group = typer.Typer(help="The hot partition service: reads heat reports and raises.", no_args_is_help=True)
@@ -96,12 +96,12 @@ def run(
     session.settings.require_redis_url()
     name = consumer or f"{socket.gethostname()}-{os.getpid()}"
     with stop_on_signals() as stop:
-        service, guard, stream = _build(session, name, stop, claim_after)
+        service, fence_watcher, stream = _build(session, name, stop, claim_after)
         end = None
         if metrics_port is not None:
             from saltctl.cli.detection.metrics import serve
 
-            port, end = serve(metrics_port, metrics_address, service, guard, stream)
+            port, end = serve(metrics_port, metrics_address, service, fence_watcher, stream)
             log("info", "metrics", address=metrics_address, port=port)
         try:
             service.run(after_step=lambda: _touch(health_file))
@@ -112,15 +112,15 @@ def run(
 
 def _build(
     session: Session, consumer: str, stop: threading.Event, claim_idle: float
-) -> tuple[Service, FenceGuard, Any]:
+) -> tuple[Service, FenceWatcher, Any]:
     from saltctl.detection.detector import Counters, Detector
-    from saltctl.detection.fence_watcher import FenceGuard
-    from saltctl.detection.service import BLOCK_SECONDS, Service, StopAt
+    from saltctl.detection.fence_watcher import FenceWatcher
+    from saltctl.detection.service import BLOCK_SECONDS, DrainDeadline, Service
     from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
     from saltctl.stores.heat.dead_letters import DeadLetters
     from saltctl.stores.heat.service_state import ServiceState
     from saltctl.stores.heat.stream import HeatStream
-    from saltctl.stores.heat.window_sums import HeatSums
+    from saltctl.stores.heat.window_sums import WindowSums
     from saltctl.stores.redis.registry import new_token
 
     settings, store, backup = session.settings, session.store, session.backup
@@ -135,15 +135,15 @@ def _build(
         return Rebuild(store, backup, backup.lease, options, layout=layout, key_prefix=prefix, token=token, notes=notes)
 
     detector = Detector(
-        HeatSums(settings),
+        WindowSums(settings),
         session.registry,
         DeadLetters(settings),
         settings,
         tell=log,
         counters=counters,
-        give_up=StopAt(stop),
+        should_stop=DrainDeadline(stop),
     )
-    guard = FenceGuard(store, settings.buckets, new_rebuild, tell=log, counters=counters, stop=stop)
+    fence_watcher = FenceWatcher(store, settings.buckets, new_rebuild, tell=log, counters=counters, stop=stop)
     service = Service(
         stream,
         detector,
@@ -151,11 +151,11 @@ def _build(
         settings=settings,
         tell=log,
         stop=stop,
-        guard=guard,
+        fence_watcher=fence_watcher,
         notes=notes,
         claim_idle=claim_idle,
     )
-    return service, guard, stream
+    return service, fence_watcher, stream
 
 
 _logging = threading.Lock()
@@ -198,7 +198,7 @@ def status(
       saltctl service status
       saltctl service status --window 3s -o json
     """
-    from saltctl.detection.stream_status import is_alive, look
+    from saltctl.detection.stream_status import is_alive, read_stream_status
     from saltctl.stores.heat.service_state import ServiceState
     from saltctl.stores.heat.stream import HeatStream
 
@@ -206,7 +206,7 @@ def status(
     settings = session.settings
     settings.require_redis_url()
     stream = HeatStream(settings)
-    seen = look(stream, window)
+    seen = read_stream_status(stream, window)
     found = None if seen.info is None else seen.info.group(stream.group)
     consumers = () if found is None else found.consumers
     verified = all(session.store.verified().values())

@@ -76,13 +76,13 @@ def status(
       saltctl stream status
       saltctl stream status --window 3s -o json
     """
-    from saltctl.detection.stream_status import as_record, look
+    from saltctl.detection.stream_status import as_record, read_stream_status
     from saltctl.stores.heat.dead_letters import DeadLetters
     from saltctl.stores.heat.stream import HeatStream
 
     settings = session_of(context).settings
     settings.require_redis_url()
-    record = as_record(look(HeatStream(settings), window), DeadLetters(settings).length())
+    record = as_record(read_stream_status(HeatStream(settings), window), DeadLetters(settings).length())
     print_result(record, output, columns=STATUS_COLUMNS, human_view=lambda screen: _draw(screen, record))
     lost = [found for found in record["groups"] if found["trimmed_unread"]]
     for found in lost:
@@ -145,10 +145,10 @@ def peek(
 
 
 def _entry_record(entry: Any) -> dict[str, Any]:
-    from saltctl.detection.stream_status import time_of
+    from saltctl.detection.stream_status import entry_time
     from saltctl.stores.heat.report import BadReportError, parse
 
-    record: dict[str, Any] = {"id": entry.id, "at": time_of(entry.id)}
+    record: dict[str, Any] = {"id": entry.id, "at": entry_time(entry.id)}
     try:
         report = parse(entry.fields or [], time.time())
     except BadReportError as exc:
@@ -247,17 +247,17 @@ def replay(
 
 def _replayed(session: Session, options: ReplayOptions, max_age: float | None, *, quiet: bool) -> ReplayReport:
     from saltctl.detection.detector import Detector
-    from saltctl.detection.replay import KeepNothing, LocalSums, Replay
+    from saltctl.detection.replay import InMemorySums, KeepNothing, Replay
     from saltctl.stores.heat.dead_letters import DeadLetters
     from saltctl.stores.heat.stream import HeatStream
-    from saltctl.stores.heat.window_sums import HeatSums
+    from saltctl.stores.heat.window_sums import WindowSums
 
     settings = session.settings
     stream = HeatStream(settings)
     if options.is_range:
         _warn_of_trimmed(stream, options)
     detector = Detector(
-        LocalSums() if options.dry_run else HeatSums(settings),
+        InMemorySums() if options.dry_run else WindowSums(settings),
         session.registry,
         KeepNothing() if options.dry_run or options.is_range else DeadLetters(settings),
         settings,
@@ -286,12 +286,12 @@ def _tell(level: str, event: str, **fields: Any) -> None:
 
 
 def _warn_of_trimmed(stream: Any, options: ReplayOptions) -> None:
-    from saltctl.detection.stream_status import time_of
+    from saltctl.detection.stream_status import entry_time
     from saltctl.stores.heat.stream import id_order
 
     first = stream.info().first_id
     if first is None or (options.first is not None and id_order(options.first) < id_order(first)):
-        warn(f"the range begins before the first entry that is left ({time_of(first) or 'none is'})")
+        warn(f"the range begins before the first entry that is left ({entry_time(first) or 'none is'})")
 
 
 def _say_what_is_left(report: ReplayReport, options: ReplayOptions, max_age: float | None) -> None:

@@ -103,7 +103,7 @@ def parse_time(text: str, now: float, option: str) -> float:
 
 
 def _service_status(session: Session) -> ServiceStatus:
-    from saltctl.detection.stream_status import is_alive, look
+    from saltctl.detection.stream_status import is_alive, read_stream_status
     from saltctl.stores.heat.stream import HeatStream
     from saltctl.throttling.diagnosis import ServiceStatus
 
@@ -111,7 +111,7 @@ def _service_status(session: Session) -> ServiceStatus:
         session.settings.require_redis_url()
         stream = HeatStream(session.settings)
         try:
-            status = look(stream, SERVICE_WINDOW)
+            status = read_stream_status(stream, SERVICE_WINDOW)
         finally:
             stream.close()
     except SaltctlError as exc:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from saltctl.detection.stream_status import is_alive, look
+from saltctl.detection.stream_status import is_alive, read_stream_status
 from saltctl.local.drills.drill import Step
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import command_bound_to_parent
@@ -184,7 +184,7 @@ def _all_killed(heat: Heat, stream: HeatStream, backup: BackupTable, fleet: Flee
     fleet.kill_all()
     hot = heat.report("second")
     _until(lambda: _alive(stream) == 0)
-    seen = look(stream, 0.2)
+    seen = read_stream_status(stream, 0.2)
     missed = len(_wrong(heat, backup))
     yield Step(
         "all are killed: new hot conversations are NOT detected, and status says so",

@@ -46,7 +46,7 @@ class DeadLetters:
     def _ask_all(self, commands: Sequence[tuple[Any, ...]], key: str | None = None) -> list[Any]:
         return self._connections.ask_of(key or self.key, commands)
 
-    def bury(self, letters: Sequence[tuple[Entry, str]]) -> None:
+    def add(self, letters: Sequence[tuple[Entry, str]]) -> None:
         """Keep each entry with the reason; what is too large is kept in part."""
         self._ask_all([self._letter(entry, reason) for entry, reason in letters])
 

@@ -174,7 +174,7 @@ class HeatStream:
         reply = self._ask("XREADGROUP", "GROUP", self.group, consumer, "COUNT", count, "STREAMS", self.key, after)
         return _entries(reply[0][1]) if reply else []
 
-    def sign_in(self, consumer: str) -> None:
+    def send_heartbeat(self, consumer: str) -> None:
         """A sign of life: makes the consumer known, and its idle time zero.
 
         Redis 7.0 does neither for a read that finds nothing new (measured on 7.0.15), so that an instance with
@@ -205,7 +205,7 @@ class HeatStream:
         """
         return int(self._ask("EVAL", script("trim_stream", "heat"), 1, self.key, max(int(keep_from * 1000), 0)))
 
-    def forget_consumers(self, idle: float, name: str | None = None) -> list[str]:
+    def delete_idle_consumers(self, idle: float, name: str | None = None) -> list[str]:
         """Remove consumers, or the named one, that hold nothing and were silent for ``idle`` seconds; their names."""
         names = self._ask(
             "EVAL", script("delete_idle_consumers", "heat"), 1, self.key, self.group, int(idle * 1000), name or ""

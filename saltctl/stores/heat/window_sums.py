@@ -23,7 +23,7 @@ EXPIRY_SECONDS = 900
 REPORTS_A_CALL = 500
 
 
-class HeatSums:
+class WindowSums:
     """Idempotent sums over servers. Thread-safe."""
 
     def __init__(self, settings: Settings, connections: Connections | None = None) -> None:

@@ -54,7 +54,7 @@ def report(stream: HeatStream, *conversations: str, writes: int = 900) -> list[s
 
 def bury(letters: DeadLetters, *fields: bytes) -> str:
     """An entry with these fields that nothing could be done with; the letter's id."""
-    letters.bury([(Entry("1-1", list(fields)), "no version")])
+    letters.add([(Entry("1-1", list(fields)), "no version")])
     return letters.list()[-1].id
 
 

@@ -13,7 +13,7 @@ from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.heat.report import HeatReport, parse
 from saltctl.stores.heat.stream import HeatStream
-from saltctl.stores.heat.window_sums import HeatSums
+from saltctl.stores.heat.window_sums import WindowSums
 
 NOW = 1_800_000_000
 
@@ -28,9 +28,9 @@ def stream(settings: Settings) -> Iterator[HeatStream]:
 
 
 @pytest.fixture
-def sums(settings: Settings) -> Iterator[HeatSums]:
+def sums(settings: Settings) -> Iterator[WindowSums]:
     """The shared sums."""
-    shared = HeatSums(settings)
+    shared = WindowSums(settings)
     yield shared
     shared.close()
 
@@ -185,9 +185,9 @@ def test_only_consumers_that_hold_nothing_are_forgotten(stream: HeatStream) -> N
     """A dead consumer with pending entries stays, since its entries would go with it."""
     stream.append_reports([report()])
     stream.read_new("holds", 10)
-    stream.sign_in("empty")
-    assert stream.forget_consumers(60.0) == []
-    assert stream.forget_consumers(0.0) == ["empty"]
+    stream.send_heartbeat("empty")
+    assert stream.delete_idle_consumers(60.0) == []
+    assert stream.delete_idle_consumers(0.0) == ["empty"]
     group = stream.info().group(stream.group)
     assert group is not None
     assert [c.name for c in group.consumers] == ["holds"]
@@ -195,10 +195,10 @@ def test_only_consumers_that_hold_nothing_are_forgotten(stream: HeatStream) -> N
 
 def test_signing_in_is_a_sign_of_life(stream: HeatStream, admin: Any) -> None:
     """An instance with nothing to do is known all the same, and its idle time begins again."""
-    stream.sign_in("c1")
+    stream.send_heartbeat("c1")
     while _idle(stream) < 0.05:
         stream.read_new("other", 1, block=0.02)
-    stream.sign_in("c1")
+    stream.send_heartbeat("c1")
     assert _idle(stream) < 0.05
 
 
@@ -269,14 +269,14 @@ def test_no_stream_is_said(settings: Settings) -> None:
         HeatStream(settings).info()
 
 
-def test_sums_add_up_over_servers(sums: HeatSums) -> None:
+def test_sums_add_up_over_servers(sums: WindowSums) -> None:
     """A hundred servers' counts of one window are one sum; other windows and conversations are apart."""
     reports = [report(1, writes=80, server=f"app-{number}") for number in range(100)]
     assert sums.add(reports)[-1] == 8000
     assert sums.add([report(1, window=NOW + 1), report(2)]) == [20, 20]
 
 
-def test_a_report_counts_once(sums: HeatSums) -> None:
+def test_a_report_counts_once(sums: WindowSums) -> None:
     """Redelivered, repeated or corrected upwards: a server's part of a window is its highest count."""
     assert sums.add([report(1, 50), report(1, 50)]) == [50, 50]
     assert sums.add([report(1, 50)]) == [50]
@@ -285,22 +285,22 @@ def test_a_report_counts_once(sums: HeatSums) -> None:
     assert sums.add([report(1, 10)]) == [130]
 
 
-def test_ids_that_look_alike_are_not_mixed_up(sums: HeatSums) -> None:
+def test_ids_that_look_alike_are_not_mixed_up(sums: WindowSums) -> None:
     """A server may be called anything: its part of a sum is never another conversation's sum."""
     odd = HeatReport("a", "b#c\x00\n", NOW, 5)
     assert sums.add([odd, HeatReport("a", "b", NOW, 7), HeatReport("a", "", NOW, 9)]) == [5, 12, 21]
 
 
-def test_sums_are_shared_and_expire(settings: Settings, sums: HeatSums, admin: Any) -> None:
+def test_sums_are_shared_and_expire(settings: Settings, sums: WindowSums, admin: Any) -> None:
     """Another instance goes on with the same sum, and nothing of it stays for ever."""
     sums.add([report(number) for number in range(3000)])
-    assert HeatSums(settings).add([report(7, server="app-2")]) == [40]
+    assert WindowSums(settings).add([report(7, server="app-2")]) == [40]
     keys = list(admin.scan_iter(f"{settings.key_prefix}:sum:*"))
     assert 1 < len(keys) <= 16
     assert all(0 < admin.ttl(key) <= 900 for key in keys)
 
 
-def test_large_sums_are_exact(sums: HeatSums) -> None:
+def test_large_sums_are_exact(sums: WindowSums) -> None:
     """Lua's way to write large numbers does not reach the sums."""
     reports = [HeatReport("a", f"app-{number}", NOW, 10_000_000) for number in range(1500)]
     assert sums.add(reports)[-1] == 15_000_000_000

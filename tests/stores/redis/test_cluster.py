@@ -27,7 +27,7 @@ from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import Entry, HeatStream
-from saltctl.stores.heat.window_sums import HeatSums
+from saltctl.stores.heat.window_sums import WindowSums
 from saltctl.stores.redis.buckets import BucketReader
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
@@ -354,11 +354,11 @@ def test_the_stream_follows_its_slot(cluster: LocalCluster, stream: HeatStream) 
 @on_one
 def test_sums_dead_letters_and_notes_have_slots_of_their_own(cluster: LocalCluster, settings: Settings) -> None:
     """Sums are spread over all primaries, and each of the others is where its key is."""
-    sums, letters, notes = HeatSums(settings), DeadLetters(settings), ServiceState(settings)
+    sums, letters, notes = WindowSums(settings), DeadLetters(settings), ServiceState(settings)
     reports = [report(i, server) for i in CONVERSATIONS for server in ("s1", "s2")]
     assert sums.add(reports) == [2000, 4000] * len(CONVERSATIONS)
     assert sums.add(reports) == [4000] * 2 * len(CONVERSATIONS)
-    letters.bury([(Entry("1-1", [b"v", b"9"]), "odd")])
+    letters.add([(Entry("1-1", [b"v", b"9"]), "odd")])
     [letter] = letters.list()
     letters.requeue(letter)
     assert letters.length() == 0
