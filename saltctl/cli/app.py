@@ -1,7 +1,9 @@
-"""The command tree: one line for each command module."""
+"""The command tree: the root's options, and the modules of the commands by name."""
 
 from __future__ import annotations
 
+import sys
+from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +18,8 @@ HELP = """Operate the salted partitions of a chat service.
 Inspect and raise registry entries, rebuild Redis from its backup, and watch what happens when it dies.
 Nothing set up yet? Try everything on your own machine: saltctl local shell
 
-Exit codes: 0 done; 1 defect; 2 usage; 3 found something; 4 incomplete; 6 refused; 69 Redis or AWS is out
-of reach; 75 somebody else holds the lease; 77 permission; 78 configuration; 124 timeout; 130, 143 signals.
+Exit codes: 0 done; 1 internal error; 2 usage; 3 found something; 4 incomplete; 6 refused; 69 Redis or AWS is
+unavailable; 75 another process holds the lease; 77 permission; 78 configuration; 124 timeout; 130, 143 signals.
 """
 
 COMMANDS = {
@@ -34,16 +36,18 @@ COMMANDS = {
     "local": "local.local",
     "drill": "local.drill",
     "config": "config",
-    "completion": "completion",
+    "completion": "app",
 }
 """The commands and groups in the order of the help, each with the module of saltctl.cli that adds it."""
 
 
 def build(*, only: str | None = None, completion: bool = False) -> typer.Typer:
-    """The application.
+    """Build the application.
 
-    ``only``: one of COMMANDS, or ``--version`` for none of them; all where omitted. Importing and making all of them
-    takes longer than most commands. ``completion`` adds what shells ask at run time, and two options nobody should see.
+    Args:
+        only: one of COMMANDS, or ``--version`` for none of them; all by default. To import and build all of them
+            takes longer than most commands run.
+        completion: add what shells call at run time; the help shows two more options then.
     """
     app = typer.Typer(
         name="saltctl",
@@ -88,3 +92,35 @@ def _root(
         "key_prefix": key_prefix,
     }
     context.obj = Session(flags, name, config_file)
+
+
+# ``saltctl completion``.
+
+
+class Shell(StrEnum):
+    """The shells that have a completion script."""
+
+    bash = "bash"
+    zsh = "zsh"
+    fish = "fish"
+    powershell = "powershell"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command ``completion`` to the tree."""
+    app.command("completion")(completion)
+
+
+def completion(shell: Annotated[Shell, typer.Argument(help="The shell.")]) -> None:
+    """Print the script that makes a shell complete saltctl's commands.
+
+    \b
+    Examples:
+      saltctl completion bash
+      saltctl completion zsh
+    """
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # the only way in one process
+
+    # zsh accepts a script as a completion only if its very first line says so.
+    script = get_completion_script(prog_name="saltctl", complete_var="_SALTCTL_COMPLETE", shell=shell.value)
+    sys.stdout.write(script.strip() + "\n")

@@ -33,7 +33,7 @@ def show(context: typer.Context, output: OutputOption = None) -> None:
 
 @group.command("path")
 def path(context: typer.Context, output: OutputOption = None) -> None:
-    """Show where the configuration file is looked for.
+    """Show the path of the configuration file, and whether it exists.
 
     \b
     Examples:

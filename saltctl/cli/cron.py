@@ -1,18 +1,15 @@
-"""What rebuild, compare and replay need to run from cron: silence, one log line, metrics in a file.
+"""What rebuild, compare and replay need to run from cron: no output, one log line, metrics in a file.
 
-``--cron`` prints nothing while nothing happens, since cron mails whatever is printed. When something was done or
-found, or it failed, there is one JSON line on stderr, with a run id, instead of the report and of the error.
-``--metrics-file`` is written at every end of a job, whatever its ``--cron``. It needs no library: the node
-exporter reads a dozen lines of text, and a job has to work where the ``metrics`` extra is not installed.
+``--cron`` prints nothing while nothing happens, since cron mails whatever is printed. If something changed or was
+found, or the job failed, it prints one JSON line on stderr, with a run id, instead of the report and the error.
+``--metrics-file`` is written whenever a job ends, with or without ``--cron``.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
+from saltctl.cli.failures import exit_code_of, failure_of
 from saltctl.cli.output import warn, write_json_line
 from saltctl.cli.session import Session
 from saltctl.cli.signals import Terminated
@@ -30,29 +28,24 @@ from saltctl.times import iso_utc
 
 MetricsFileOption = Annotated[
     Path | None,
-    typer.Option("--metrics-file", metavar="FILE", help="Write Prometheus text there at the end, at failure too."),
+    typer.Option("--metrics-file", metavar="FILE", help="Write Prometheus metrics to this file, at failure too."),
 ]
 CronOption = Annotated[
     bool, typer.Option("--cron", help="Print one JSON line on stderr if something happened, and nothing else.")
 ]
-_OUTCOMES = {0: "ok", 2: "usage", 3: "found", 4: "incomplete", 130: "interrupted"}
-_GOOD = (0, 3)
-"""A job that found something did what it was to do; what it found has metrics of its own."""
-_LISTED = 10
-"""Of each list in a report, such as drift, so many go into the log line; its counts are whole."""
+_OUTCOMES = {0: "ok", 3: "found", 4: "incomplete"}
+_LEVELS = {0: "info", 3: "warning", 4: "warning"}
+_SUCCESSES = (0, 3)
+"""A job that found something succeeded; what it found has metrics of its own."""
+_MAX_LISTED = 10
+"""Items of each list in a report, such as drift, that the log line shows; its counts are complete."""
+_MAX_METRICS_BYTES = 1 << 20
 _LAST_SUCCESS = "saltctl_job_last_success_timestamp_seconds"
-_ABOUT = {
-    "saltctl_job_success": "Whether the last run did what it was to do.",
-    "saltctl_job_exit_code": "The exit code of the last run.",
-    "saltctl_job_duration_seconds": "How long the last run took.",
-    "saltctl_job_last_run_timestamp_seconds": "When the last run ended.",
-    _LAST_SUCCESS: "When the last run ended that did what it was to do; 0 before the first.",
-}
 
 
 @dataclass
 class Job:
-    """One run of a job. ``report`` and ``happened`` are set by :meth:`done`, and stay empty where it fails."""
+    """One run of a job. ``report`` and ``happened`` are set by :meth:`done`; they stay empty if the job fails."""
 
     name: str
     cron: bool = False
@@ -61,7 +54,7 @@ class Job:
     happened: bool = False
 
     def done(self, report: Mapping[str, Any], *, happened: bool) -> None:
-        """Hand over the report. ``happened``: whether anything was changed or found that somebody wants to know."""
+        """Set the report. ``happened``: whether the job changed or found anything that belongs in a mail."""
         self.report = report
         self.happened = happened
 
@@ -76,10 +69,10 @@ def track_job(
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], float] = time.time,
 ) -> Iterator[Job]:
-    """The block is a run of a job; however it ends, its log line and its metrics are written, where wanted.
+    """Run the block as a job: when it ends, in whatever way, write its log line and its metrics, if wanted.
 
     Raises:
-        ConfigurationError: the metrics file cannot be written; before the job is begun.
+        ConfigurationError: the metrics file cannot be written. Raised before the job begins.
     """
     if metrics_file is not None:
         _check_metrics_file(metrics_file)
@@ -90,8 +83,8 @@ def track_job(
     except BaseException as exc:
         _end(job, exc, session, metrics_file, clock() - started, now())
         if cron and isinstance(exc, SaltctlError | Terminated | KeyboardInterrupt):
-            # The log line has said it all; the boundary would say it again.
-            raise typer.Exit(_exit_code(exc)) from exc
+            # The log line has the error already; main.py would print it again.
+            raise typer.Exit(exit_code_of(exc)) from exc
         raise
     _end(job, None, session, metrics_file, clock() - started, now())
 
@@ -99,39 +92,29 @@ def track_job(
 def _end(
     job: Job, exc: BaseException | None, session: Session, metrics_file: Path | None, seconds: float, now: float
 ) -> None:
-    code = _exit_code(exc)
+    code = exit_code_of(exc)
     if metrics_file is not None:
-        _write_metrics(metrics_file, _labels(job, session), code, seconds, now, job)
-    # That somebody else is at it already is no news, and cron would mail it every minute.
+        _write_metrics(metrics_file, job, _labels(job, session), code, seconds, now)
+    # A lease that is held is not worth a mail: cron would send it every minute of a long rebuild.
     if job.cron and not isinstance(exc, LeaseHeldError) and (job.happened or code):
         write_json_line(_log_line(job, exc, code, seconds, now), sys.stderr)
 
 
-def _exit_code(exc: BaseException | None) -> int:
-    match exc:
-        case None | BrokenPipeError():
-            return 0
-        case typer.Exit() | typer.TyperException() | SaltctlError():
-            return exc.exit_code
-        case Terminated():
-            return 128 + exc.signum
-        case KeyboardInterrupt() | typer.Abort():
-            return 130
-    return 1
-
-
 def _log_line(job: Job, exc: BaseException | None, code: int, seconds: float, now: float) -> dict[str, Any]:
-    at = iso_utc(now)
-    level = {0: "info", 3: "warning", 4: "warning"}.get(code, "error")
-    outcome = _OUTCOMES.get(code, "terminated" if isinstance(exc, Terminated) else "internal")
-    line: dict[str, Any] = {"at": at, "level": level, "event": job.name, "run": job.run_id}
-    if isinstance(exc, SaltctlError):
-        outcome = exc.code
-    line |= {"outcome": outcome, "exit_code": code, "seconds": round(seconds, 3)}
+    exited = code == 0 or isinstance(exc, typer.Exit)
+    line: dict[str, Any] = {
+        "at": iso_utc(now),
+        "level": _LEVELS.get(code, "error"),
+        "event": job.name,
+        "run": job.run_id,
+        "outcome": _OUTCOMES.get(code, "internal") if exc is None or exited else failure_of(exc).code,
+        "exit_code": code,
+        "seconds": round(seconds, 3),
+    }
     if isinstance(exc, SaltctlError):
         line |= {"message": exc.message, "hint": exc.hint}
     for key, value in job.report.items():
-        line.setdefault(key, value[:_LISTED] if isinstance(value, list) else value)
+        line.setdefault(key, value[:_MAX_LISTED] if isinstance(value, list) else value)
     return line
 
 
@@ -140,73 +123,59 @@ def _log_line(job: Job, exc: BaseException | None, code: int, seconds: float, no
 
 def _check_metrics_file(file: Path) -> None:
     directory = file.parent
-    if file.is_dir() or not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
+    replaceable = file.is_symlink() or file.is_file() or not file.exists()
+    if file.is_dir() or not replaceable or not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
         raise ConfigurationError(
-            f"the metrics file {str(file)!r} cannot be written: its directory must exist and be writable",
+            f"cannot write the metrics file {str(file)!r}: it must be a regular file in a writable directory",
             hint="give a file in the textfile directory of the node exporter, such as NAME.prom",
         )
 
 
-def _labels(job: Job, session: Session) -> str:
-    # Not "job", which is Prometheus' own label. The table tells apart two registries that one host looks after.
+def _labels(job: Job, session: Session) -> dict[str, str]:
+    # Not "job", which is Prometheus' own label. The table distinguishes two registries that one host manages.
     labels = {"command": job.name.replace(" ", "_")}
     with suppress(SaltctlError):
         labels["table"] = session.settings.backup_table
-    return ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    return labels
 
 
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+def _write_metrics(file: Path, job: Job, labels: Mapping[str, str], code: int, seconds: float, now: float) -> None:
+    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
+    success = code in _SUCCESSES
+    registry = CollectorRegistry()
 
-def _write_metrics(file: Path, labels: str, code: int, seconds: float, now: float, job: Job) -> None:
-    good = code in _GOOD
-    values: dict[str, float] = {
-        "saltctl_job_success": int(good),
-        "saltctl_job_exit_code": code,
-        "saltctl_job_duration_seconds": round(seconds, 3),
-        "saltctl_job_last_run_timestamp_seconds": round(now, 3),
-        _LAST_SUCCESS: round(now, 3) if good else _last_success(file),
-    }
-    stem = f"saltctl_{job.name.replace(' ', '_')}"
-    values |= {f"{stem}_{key}": float(v) for key, v in job.report.items() if isinstance(v, bool | int | float)}
-    lines = []
-    for name, value in values.items():
-        about = _ABOUT.get(name, f"{name.removeprefix(stem + '_')} in the report of saltctl {job.name}.")
-        lines += [f"# HELP {name} {about}", f"# TYPE {name} gauge", f"{name}{{{labels}}} {_number(value)}"]
+    def add(name: str, about: str, value: float) -> None:
+        Gauge(name, about, tuple(labels), registry=registry).labels(**labels).set(value)
+
+    add("saltctl_job_success", "Whether the last run succeeded.", success)
+    add("saltctl_job_exit_code", "The exit code of the last run.", code)
+    add("saltctl_job_duration_seconds", "How long the last run took.", round(seconds, 3))
+    add("saltctl_job_last_run_timestamp_seconds", "When the last run ended.", round(now, 3))
+    last_success = round(now, 3) if success else _read_last_success(file)
+    add(_LAST_SUCCESS, "When the last successful run ended; 0 before the first.", last_success)
+    for key, value in job.report.items():
+        if isinstance(value, bool | int | float):
+            name = f"saltctl_{job.name.replace(' ', '_')}_{key}"
+            add(name, f"{key} in the report of saltctl {job.name}.", value)
+    umask = os.umask(0o022)  # the node exporter runs as another user
     try:
-        _replace(file, "\n".join(lines) + "\n")
+        write_to_textfile(str(file), registry)
     except OSError as exc:
-        # The work is done, or has failed for a reason of its own: either way this must not hide it.
-        warn(f"the metrics file {str(file)!r} was not written: {exc.strerror}")
+        # The job is done or has failed for another reason, which this must not hide.
+        warn(f"cannot write the metrics file {str(file)!r}: {exc.strerror}")
+    finally:
+        os.umask(umask)
 
 
-def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
+def _read_last_success(file: Path) -> float:
+    """Return the timestamp of the previous run's file; 0 if there is none, so that alerts on its age fire."""
+    from prometheus_client.parser import text_string_to_metric_families
 
-
-def _last_success(file: Path) -> float:
-    """What the file of the run before says; 0 where there is none, so that an alert on its age goes off."""
     try:
         with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8") as stream:
-            text = stream.read(1 << 20)
-        found = re.search(rf"^{_LAST_SUCCESS}(?:{{.*}})? (\S+)$", text, flags=re.MULTILINE)
-        return float(found[1]) if found else 0.0
+            families = list(text_string_to_metric_families(stream.read(_MAX_METRICS_BYTES)))
     except (OSError, ValueError):
         return 0.0
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write the file whole or not at all: beside it under a name that nobody collects, then renamed over it."""
-    descriptor, beside = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            os.fchmod(stream.fileno(), 0o644)  # the node exporter is another user
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, file)  # noqa: PTH105  it follows no link, and its name says so
-    except BaseException:
-        with suppress(OSError):
-            Path(beside).unlink()
-        raise
+    found = [s.value for family in families for s in family.samples if s.name == _LAST_SUCCESS]
+    return found[0] if found else 0.0

@@ -1,6 +1,6 @@
-"""What commands print: data on stdout in four formats, narration on stderr.
+"""The output of commands: data on stdout in four formats, notes and warnings on stderr.
 
-A command hands over its result once, as records of plain values; people and machines see the same.
+A command passes its result once, as records of plain values; tables, TSV and JSON are derived from them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class OutputFormat(StrEnum):
 
 
 def resolve_format(chosen: OutputFormat | None) -> OutputFormat:
-    """The chosen format; without a choice a table on a terminal and TSV in a pipe."""
+    """Return the chosen format; by default a table on a terminal and TSV in a pipe."""
     if chosen is not None:
         return chosen
     return OutputFormat.table if sys.stdout.isatty() else OutputFormat.tsv
@@ -88,7 +88,7 @@ def columns_of(keys: str, **headings: str) -> tuple[Column, ...]:
 
 
 def format_value(value: Any) -> str:
-    """One plain value for people, safe to print."""
+    """Return one plain value as people read it, safe to print."""
     if value is None:
         return UNKNOWN
     if isinstance(value, bool):
@@ -115,9 +115,9 @@ def print_result(
     Args:
         data: one record, or a list of them; its keys are the contract of cli.md.
         chosen: the value of ``--output``.
-        columns: the table for people; a single record is shown as one line of it for each column.
-        human_view: draws the whole for people instead of the columns.
-        empty: what people are told, on stderr, instead of a table without lines.
+        columns: the columns of the table; a single record is shown as one line for each column.
+        human_view: draws the result instead of the table.
+        empty: the line on stderr instead of a table without rows.
     """
     form = resolve_format(chosen)
     records = [data] if isinstance(data, Mapping) else list(data)
@@ -139,20 +139,20 @@ def print_result(
 
 
 def write_json(data: Any) -> None:
-    """One JSON document on stdout: never wrapped, coloured or rounded."""
+    """Write one JSON document to stdout: never wrapped, coloured or rounded."""
     sys.stdout.write(printable_json(to_json(data, indent=2)) + "\n")
 
 
 def write_json_line(record: Any, stream: TextIO | None = None) -> None:
-    """One JSON line."""
+    """Write one JSON line."""
     (stream or sys.stdout).write(printable_json(to_json(record)) + "\n")
 
 
 def to_json(value: Any, *, indent: int = 0, depth: int = 0) -> str:
-    """A value as JSON, exact: a Decimal digit by digit, bytes as base64, a set as a sorted list.
+    """Return a value as exact JSON: a Decimal digit by digit, bytes as base64, a set as a sorted list.
 
-    json.dumps would write a Decimal as a float, which rounds. ``indent`` of 0 is all in one line; ``depth``
-    is how deep the value stands in a larger document.
+    json.dumps would write a Decimal as a float, which rounds. With ``indent`` 0 the document is one line;
+    ``depth`` is the nesting level of the value in a larger document.
     """
     if isinstance(value, Mapping):
         members = [
@@ -186,7 +186,7 @@ def _write_tsv(records: Iterable[Record], keys: Sequence[str]) -> None:
 
 
 def write_tsv_line(record: Record, keys: Sequence[str]) -> None:
-    """One TSV line, without its header."""
+    """Write one TSV line, without its header."""
     sys.stdout.write("\t".join(_tsv_value(record.get(key)) for key in keys) + "\n")
 
 
@@ -203,14 +203,14 @@ def _tsv_value(value: Any) -> str:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A Rich console that obeys NO_COLOR, FORCE_COLOR and COLUMNS and never reads markup in our texts."""
+    """Return a Rich console that obeys NO_COLOR, FORCE_COLOR and COLUMNS, and does not interpret markup."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
 def table_of(records: Sequence[Record], columns: Sequence[Column]) -> RenderableType:
-    """A Rich table of records; long values fold inside their column, nothing is cut off."""
+    """Return a Rich table of records; long values fold inside their column, nothing is cut off."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -221,7 +221,7 @@ def table_of(records: Sequence[Record], columns: Sequence[Column]) -> Renderable
             Text(column.title),
             justify=column.align(records),
             overflow="fold",
-            min_width=len(column.title),  # a heading that breaks in the middle cannot be read
+            min_width=len(column.title),  # a folded heading is hard to read
         )
     for record in records:
         table.add_row(*(Text(column.cell(record)) for column in columns))
@@ -229,12 +229,12 @@ def table_of(records: Sequence[Record], columns: Sequence[Column]) -> Renderable
 
 
 def print_table(records: Sequence[Record], columns: Sequence[Column]) -> None:
-    """Records as a table on stdout."""
+    """Print records as a table on stdout."""
     console().print(table_of(records, columns))
 
 
 def print_fields(record: Record, columns: Sequence[Column]) -> None:
-    """One record on stdout, a line for each column."""
+    """Print one record on stdout, a line for each column."""
     from rich.table import Table
     from rich.text import Text
 
@@ -249,7 +249,7 @@ def print_fields(record: Record, columns: Sequence[Column]) -> None:
 def fields_and_tables(
     record: Record, columns: Sequence[Column], **lists: Sequence[Column]
 ) -> Callable[[Console], None]:
-    """A view for people of a record that has lists: its fields, and below them each list as a table of its own."""
+    """Return a ``human_view`` of a record that has lists: its fields, and below them a table for each list."""
 
     def draw(screen: Console) -> None:
         print_fields(record, [column for column in columns if column.key not in lists])
@@ -262,10 +262,10 @@ def fields_and_tables(
 
 
 def note(text: str) -> None:
-    """A line of narration on stderr."""
+    """Print a line to stderr."""
     sys.stderr.write(printable(text, keep_newlines=True) + "\n")
 
 
 def warn(text: str) -> None:
-    """A warning on stderr."""
+    """Print a warning to stderr."""
     note(f"warning: {text}")

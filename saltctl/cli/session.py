@@ -1,4 +1,4 @@
-"""What every command starts from: the root's options, the settings they lead to, and consent to changes."""
+"""Options and prompts that commands share, and the session: the settings and stores of one command."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ OutputOption = Annotated[
     OutputFormat | None,
     typer.Option("--output", "-o", help="How to print: table on a terminal, tsv in a pipe.", show_default=False),
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 ConfirmOption = Annotated[
     str | None,
-    typer.Option("--confirm", metavar="CONTEXT", help="The name of the protected context that is to be changed."),
+    typer.Option("--confirm", metavar="CONTEXT", help="The name of the protected context, to confirm the change."),
 ]
 
 
 def duration_argument(text: str | float) -> float:
-    """A duration for typer, which hands over defaults as they are; a usage error names what is accepted."""
+    """Parse a duration for typer, which passes defaults as numbers; a usage error names the accepted formats."""
     try:
         return parse_duration(text) if isinstance(text, str) else text
     except ValueError as exc:
@@ -44,7 +44,7 @@ def duration_argument(text: str | float) -> float:
 
 
 def duration_option(name: str, about: str) -> Any:
-    """A typer option that takes a duration."""
+    """Return a typer option that takes a duration."""
     return typer.Option(name, metavar="DURATION", parser=duration_argument, help=about, show_default=False)
 
 
@@ -53,7 +53,7 @@ TimeoutOption = Annotated[float, duration_option("--timeout", "Give up after thi
 
 @dataclass
 class Session:
-    """The root's options, and what is opened from them at first use."""
+    """The root's options, and the stores that they lead to, each opened at first use."""
 
     flags: Mapping[str, Any] = field(default_factory=dict)
     context: str | None = None
@@ -61,7 +61,7 @@ class Session:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings in force; warns where the environment overrides a context that was asked for."""
+        """The settings in force; warns if the environment overrides the context of ``--context``."""
         url = self.flags.get("redis_url")
         if url and has_password(url):
             raise UsageError(
@@ -77,7 +77,7 @@ class Session:
 
     @property
     def root_options(self) -> list[str]:
-        """The options that lead another saltctl to the same servers; the environment is taken to stay."""
+        """The options that lead another saltctl to the same servers, in the same environment."""
         given = {"context": self.context, "config": self.config, **self.flags}
         return [
             word
@@ -109,17 +109,17 @@ class Session:
 
     @cached_property
     def history(self) -> History:
-        """The histories of all conversations, over the same registry."""
+        """The histories of all conversations, with the same registry."""
         from saltctl.history.history import History
         from saltctl.stores.aws.messages_table import MessagesTable
 
         return History.over(self.settings, self.registry, MessagesTable(self.settings, client=self.backup.client))
 
     def require_consent(self, question: str, *, yes: bool, confirm: str | None, irreversible: bool) -> None:
-        """Return if the change may be made: confirmed by option or at the terminal.
+        """Return if the change is confirmed by an option or at the terminal.
 
         Raises:
-            ConfirmationRequiredError: not confirmed; nothing waits for an answer that cannot come.
+            ConfirmationRequiredError: it is not confirmed. Without a terminal this is raised at once.
         """
         settings = self.settings
         if settings.protected:
@@ -136,7 +136,7 @@ class Session:
             raise ConfirmationRequiredError("not confirmed; nothing was changed", hint="")
 
     def ask_default_yes(self, question: str) -> bool:
-        """Whether to do what is on offer: asked at a terminal, where Return is yes; yes where nobody is there."""
+        """Ask at a terminal, where Return means yes, and return the answer; without a terminal return True."""
         return not _interactive() or _ask(f"{question} [Y/n] ").lower() in ("", "y", "yes")
 
     def _consent_to_context(self, question: str, confirm: str | None) -> None:
@@ -145,12 +145,12 @@ class Session:
             confirm = _ask(f"{question} Context {name} is protected. Type its name to continue: ")
         if confirm != name:
             raise ConfirmationRequiredError(
-                f"context {name} is protected, and its name was not confirmed", hint=f"add --confirm {name}"
+                f"context {name} is protected: its name must be confirmed", hint=f"add --confirm {name}"
             )
 
 
 def session_of(context: typer.Context) -> Session:
-    """The session that the root made."""
+    """Return the session that the root created."""
     found = context.find_object(Session)
     return found if found is not None else Session()
 

@@ -1,4 +1,4 @@
-"""Text made fit for a terminal. Everything that comes from outside goes through here before it is shown."""
+"""Strings made safe for a terminal, and commands that can be pasted. Only through here is foreign data printed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]*:)\S*@")
 
 
 def printable(text: str, *, keep_newlines: bool = False) -> str:
-    """The text with every character that is not printable replaced by its escape, such as ``\\x1b``.
+    """Replace every character that is not printable by its escape, such as ``\\x1b``.
 
-    That covers control characters, bidirectional overrides, other format characters, odd spaces and lone
-    surrogates. ``keep_newlines`` is for texts of ours that have several lines.
+    That covers control characters, bidirectional overrides, other format characters, unusual spaces and lone
+    surrogates. ``keep_newlines`` is for saltctl's own output of several lines.
     """
     if text.isprintable():
         return text
@@ -31,9 +31,9 @@ def _escape(character: str) -> str:
 
 
 def command_line(*words: str, given: Mapping[str, object] | None = None) -> str:
-    """A saltctl command to be pasted into a shell: an id is one word of it, whatever characters it has.
+    """Return a saltctl command that can be pasted into a shell: each argument is quoted if it has to be.
 
-    ``given`` are options by their names; those that are None or False were not given, True is a flag.
+    ``given`` maps option names to values; None and False are left out, True is a flag.
     """
     options: list[str] = []
     for name, value in (given or {}).items():
@@ -43,17 +43,17 @@ def command_line(*words: str, given: Mapping[str, object] | None = None) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """The text with the password in every URL of it masked: drivers quote the URLs that they could not use.
+    """Mask the password in every URL of a string: drivers quote URLs in their errors.
 
-    Up to the last ``@`` before a space, since a password that is not quoted may hold anything else.
+    A password ends at the last ``@`` before a space, since an unquoted one may contain any other character.
     """
     return _PASSWORD_IN_URL.sub(r"\1***@", text)
 
 
 def printable_json(document: str) -> str:
-    """A JSON document with every character that is not printable written as a JSON escape.
+    """Write every character of a JSON document that is not printable as a JSON escape.
 
-    What is printable stays as it is, so that people can read names in their own script.
+    Printable characters stay as they are, so that people can read names in their own script.
     """
     return _UNSAFE_IN_JSON.sub(lambda match: _json_escape(match[0]), document)
 
@@ -66,13 +66,13 @@ def _json_escape(character: str) -> str:
 
 
 def tsv_field(value: str) -> str:
-    """A value as one TSV field: no tab or newline, and no formula to a spreadsheet that opens it."""
+    """Return a value as one TSV field: without tabs and newlines, and not a formula to a spreadsheet."""
     text = printable(value.replace("\\", "\\\\"))
     return "'" + text if text[:1] in ("=", "+", "-", "@") else text
 
 
 def format_age(at: str, now: datetime | None = None) -> str:
-    """``3m ago`` for an ISO 8601 time; the text itself where it is none."""
+    """Return ``3m ago`` for an ISO 8601 time; a string that is not such a time is returned unchanged."""
     try:
         seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(at)).total_seconds()
     except (ValueError, TypeError):
@@ -86,8 +86,8 @@ def format_age(at: str, now: datetime | None = None) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds in ``90``, ``90s``, ``15m``, ``2h``, ``1d`` or ``500ms``; ValueError for anything else."""
+    """Return the seconds of ``90``, ``90s``, ``15m``, ``2h``, ``1d`` or ``500ms``; ValueError for other strings."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is no duration; write it as 90s, 15m or 2h")
+        raise ValueError(f"{text!r} is not a duration; write it as 90s, 15m or 2h")
     return float(match[1]) * {"ms": 0.001, None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]

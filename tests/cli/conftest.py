@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +112,41 @@ def seeded(seeded_environment: LocalEnvironment, monkeypatch: pytest.MonkeyPatch
     for name, value in seeded_environment.variables().items():
         monkeypatch.setenv(name, value)
     return seeded_environment
+
+
+@pytest.fixture
+def silent_server() -> Iterator[int]:
+    """A port on which connections are accepted and nothing is ever answered."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connections: list[socket.socket] = []
+        server.settimeout(0.1)
+        stop = threading.Event()
+
+        def accept() -> None:
+            while not stop.is_set():
+                try:
+                    connections.append(server.accept()[0])
+                except TimeoutError:
+                    continue
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield server.getsockname()[1]
+        stop.set()
+        thread.join()
+        for connection in connections:
+            connection.close()
+
+
+@pytest.fixture
+def hanging_redis(silent_server: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """``hanging_redis()`` makes commands wait for a Redis that never answers, until their ``--timeout``."""
+
+    def hang() -> None:
+        monkeypatch.setenv("SALTCTL_REDIS_URL", f"redis://127.0.0.1:{silent_server}")
+        monkeypatch.setenv("SALTCTL_REDIS_TIMEOUT", "60")
+
+    return hang
 
 
 @pytest.fixture

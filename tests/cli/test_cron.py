@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -150,21 +152,30 @@ def test_drift_is_a_success_with_metrics_of_its_own(
     "arguments", [("--timeout", "1ms"), ("--sample", "1/0"), ("--sample", "x"), ("--repair",)], ids=" ".join
 )
 def test_every_end_is_in_the_metrics(
-    arguments: tuple[str, ...], saltctl: Runner, well: Settings, tmp_path: Path
+    arguments: tuple[str, ...],
+    saltctl: Runner,
+    well: Settings,
+    tmp_path: Path,
+    hanging_redis: Callable[[], None],
 ) -> None:
     """A timeout, a usage error and a refusal are written with their exit codes."""
     file = tmp_path / "saltctl.prom"
+    if "--timeout" in arguments:
+        hanging_redis()
     code = saltctl("compare", *arguments, "--metrics-file", str(file)).code
     assert code in (124, 2, 6)
     assert metrics_of(file)["saltctl_job_exit_code"] == code
 
 
-def test_a_link_is_replaced_and_not_followed(saltctl: Runner, well: Settings, tmp_path: Path) -> None:
+def test_a_link_is_replaced_and_not_followed(
+    saltctl: Runner, well: Settings, tmp_path: Path, hanging_redis: Callable[[], None]
+) -> None:
     """Whoever may write into the directory cannot have another file overwritten, or read."""
     precious = tmp_path / "precious"
     precious.write_text('saltctl_job_last_success_timestamp_seconds{command="compare"} 77\n')
     file = tmp_path / "saltctl.prom"
     file.symlink_to(precious)
+    hanging_redis()
     assert saltctl("compare", "--timeout", "1ms", "--metrics-file", str(file)).code == 124
     assert "77" in precious.read_text()
     assert not file.is_symlink()
@@ -177,6 +188,49 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
     """A missing directory is exit 78 at once, not a surprise an hour later."""
     outcome = saltctl("compare", "--metrics-file", str(tmp_path / "nowhere" / "x.prom"), "-o", "json")
     assert (outcome.code, outcome.error["code"], outcome.out) == (78, "configuration", "")
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "link to a directory"])
+def test_only_a_regular_file_is_replaced(kind: str, saltctl: Runner, well: Settings, tmp_path: Path) -> None:
+    """A path that is a directory, a pipe or a device is exit 78, and stays as it is."""
+    file = tmp_path / "x.prom"
+    match kind:
+        case "directory":
+            file.mkdir()
+        case "pipe":
+            os.mkfifo(file)
+        case _:
+            file.symlink_to(tmp_path)
+    before = file.lstat()
+    outcome = saltctl("compare", "--metrics-file", str(file), "-o", "json")
+    assert (outcome.code, outcome.error["code"], outcome.out) == (78, "configuration", "")
+    assert repr(str(file)) in outcome.error["message"]
+    after = file.lstat()
+    assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode)
+
+
+def test_the_node_exporter_can_read_the_file(saltctl: Runner, well: Settings, tmp_path: Path) -> None:
+    """The file is readable for all, whatever the umask of the job; the umask is restored."""
+    file = tmp_path / "x.prom"
+    before = os.umask(0o077)
+    try:
+        assert saltctl("compare", "--metrics-file", str(file)).code == 0
+        after = os.umask(0o077)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert after == 0o077
+
+
+def test_a_damaged_metrics_file_is_replaced(
+    saltctl: Runner, well: Settings, tmp_path: Path, hanging_redis: Callable[[], None]
+) -> None:
+    """A previous file that is not metrics counts as none: the last success is 0."""
+    file = tmp_path / "x.prom"
+    hanging_redis()
+    file.write_bytes(b"\xff{{{ 1\nsaltctl_job_last_success_timestamp_seconds x\n")
+    assert saltctl("compare", "--timeout", "1ms", "--metrics-file", str(file)).code == 124
+    assert metrics_of(file)["saltctl_job_last_success_timestamp_seconds"] == 0
 
 
 def test_a_usage_error_is_told_as_one(saltctl: Runner, well: Settings) -> None:

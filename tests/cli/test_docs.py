@@ -175,7 +175,7 @@ def test_scheduled_commands_are_quiet_and_write_their_metrics(
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     (file,) = tmp_path.glob("*.prom")
-    assert re.search(r"^saltctl_job_success{.*} 1$", file.read_text(), flags=re.MULTILINE)
+    assert re.search(r"^saltctl_job_success{.*} 1\.0$", file.read_text(), flags=re.MULTILINE)
 
 
 def test_the_goals_are_those_of_the_benchmarks() -> None:

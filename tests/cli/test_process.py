@@ -8,12 +8,10 @@ import pty
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -23,30 +21,6 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 
 Process = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def deaf_server() -> Iterator[int]:
-    """A port where connections are accepted and nothing is ever answered."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        held: list[socket.socket] = []
-        server.settimeout(0.1)
-        stop = threading.Event()
-
-        def accept() -> None:
-            while not stop.is_set():
-                try:
-                    held.append(server.accept()[0])
-                except TimeoutError:
-                    continue
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        yield server.getsockname()[1]
-        stop.set()
-        thread.join()
-        for connection in held:
-            connection.close()
 
 
 def test_version(process: Process) -> None:
@@ -76,19 +50,19 @@ def test_version_and_help_import_no_driver(process: Process) -> None:
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_command_that_waits(signum: signal.Signals, code: int, deaf_server: int) -> None:
+def test_a_signal_ends_a_command_that_waits(signum: signal.Signals, code: int, silent_server: int) -> None:
     """A command that hangs on a server can be interrupted, says so in one line, and exits by the book."""
     child = subprocess.Popen(
         [sys.executable, "-m", "saltctl", "rebuild", "--wait-redis", "10m", "-o", "json"],
-        env={**os.environ, "SALTCTL_REDIS_URL": f"redis://127.0.0.1:{deaf_server}", "SALTCTL_REDIS_TIMEOUT": "60"}
-        | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{deaf_server}"},
+        env={**os.environ, "SALTCTL_REDIS_URL": f"redis://127.0.0.1:{silent_server}", "SALTCTL_REDIS_TIMEOUT": "60"}
+        | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent_server}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     try:
-        _wait_until_connected(child.pid, deaf_server)
+        _wait_until_connected(child.pid, silent_server)
         child.send_signal(signum)
         out, err = child.communicate(timeout=30)
     finally:
@@ -113,10 +87,10 @@ def _wait_until_connected(pid: int, port: int) -> None:
     raise AssertionError(f"never connected: {wanted}")
 
 
-def test_timeout_is_exit_124(process: Process, deaf_server: int) -> None:
+def test_timeout_is_exit_124(process: Process, silent_server: int) -> None:
     """``--timeout`` ends a command that waits for a server which never answers."""
-    servers = {"SALTCTL_REDIS_URL": f"redis://127.0.0.1:{deaf_server}", "SALTCTL_REDIS_TIMEOUT": "60"}
-    aws = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{deaf_server}", "SALTCTL_AWS_TIMEOUT": "60"}
+    servers = {"SALTCTL_REDIS_URL": f"redis://127.0.0.1:{silent_server}", "SALTCTL_REDIS_TIMEOUT": "60"}
+    aws = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent_server}", "SALTCTL_AWS_TIMEOUT": "60"}
     done = process("rebuild", "--timeout", "300ms", "-o", "json", env={**os.environ, **servers, **aws})
     assert done.returncode == 124
     error = json.loads(done.stderr.splitlines()[-1])["error"]

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import cast
 
 from saltctl.cli.output import note, warn
-from saltctl.cli.progress import MAX_DAMAGED_NAMED, Say, show_progress
+from saltctl.cli.progress import MAX_DAMAGED_NAMED, PrintLine, show_progress
 from saltctl.cli.text import printable
 from saltctl.rebuild.events import (
     AboveCap,
@@ -42,7 +42,7 @@ class _Closing(Iterator[Event]):
     def close(self) -> None: ...
 
 
-def _drain(events: Iterator[Event], say: Say, above: Say, tell: Say) -> RebuildReport:
+def _drain(events: Iterator[Event], say: PrintLine, above: PrintLine, tell: PrintLine) -> RebuildReport:
     named = 0
     for event in events:
         match event:

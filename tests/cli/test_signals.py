@@ -1,0 +1,74 @@
+"""Signals and deadlines: none is lost, not even in a finalizer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from saltctl.cli.signals import deadline
+from saltctl.errors import DeadlineExceededError
+
+
+class Finalized:
+    """An object whose finalizer is interrupted by a signal."""
+
+    def __init__(self, signum: signal.Signals) -> None:
+        self._signum = signum
+
+    def __del__(self) -> None:
+        """Raise the signal."""
+        signal.raise_signal(self._signum)
+        time.sleep(0)  # Python runs the handler here at the latest
+
+
+def test_a_timeout_in_a_finalizer_is_raised_again() -> None:
+    """Python continues after a finalizer that raised; the deadline ends the block all the same."""
+    handlers = signal.getsignal(signal.SIGALRM), sys.unraisablehook
+
+    def interrupted() -> None:
+        found = Finalized(signal.SIGALRM)
+        del found
+        for _ in range(2000):  # twenty seconds, if the deadline is lost
+            time.sleep(0.01)
+
+    with pytest.raises(DeadlineExceededError), deadline(3600):
+        interrupted()
+    assert (signal.getsignal(signal.SIGALRM), sys.unraisablehook) == handlers
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_a_finalizer_ends_the_process(signum: signal.Signals, code: int) -> None:
+    """A process that lost its SIGTERM in a finalizer would have to be killed."""
+    program = f"""
+        import signal, sys, time
+        from saltctl.cli.main import main
+        from tests.cli.test_signals import Finalized
+        class Command:
+            def make_context(self, *_): return self
+            def __enter__(self): return self
+            def __exit__(self, *_): pass
+            def invoke(self, _):
+                found = Finalized(signal.Signals({int(signum)}))
+                del found
+                while True:
+                    time.sleep(0.01)
+        main(["compare"], command=Command())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == code, done.stderr
+    assert "run it again: saltctl compare" in done.stderr
+    assert "Traceback" not in done.stderr
