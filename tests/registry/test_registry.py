@@ -21,7 +21,8 @@ from saltctl.errors import (
     UnverifiedError,
     UsageError,
 )
-from saltctl.registry.registry import MAX_REASON, CircuitBreaker, Lookup, RaiseResult, Registry
+from saltctl.registry.circuit_breaker import CircuitBreaker
+from saltctl.registry.registry import MAX_REASON, Lookup, RaiseResult, Registry
 from saltctl.settings import Settings
 from saltctl.stores.contracts import BackupEntry, BackupStore, Raise, RegistryStore
 from tests.support.memory import Faults, MemoryBackup, MemoryRegistry
