@@ -1,4 +1,4 @@
-"""CloudWatch: metrics of DynamoDB tables, alarms on them, and Contributor Insights. Nothing else talks to it."""
+"""CloudWatch: metrics of DynamoDB tables, alarms on them, and Contributor Insights."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ NAMESPACE = "AWS/DynamoDB"
 MAX_QUERIES = 500
 """Queries in one GetMetricData (documented)."""
 MAX_POINTS = 100_800
-"""Data points that one GetMetricData answers with (documented)."""
+"""Data points in the response to one GetMetricData (documented)."""
 MAX_CONTRIBUTORS = 25
 OWNER_TAG = {"Key": "saltctl", "Value": "throttle-alarm"}
-_WHERE = "CloudWatch"
+_SERVICE = "CloudWatch"
 
 
 class CloudWatchMetrics:
-    """What CloudWatch knows of tables. Thread-safe. See ``contracts.MetricsStore`` for the semantics."""
+    """The metrics store on CloudWatch. Thread-safe. See ``contracts.MetricsStore`` for the semantics."""
 
     def __init__(self, settings: Settings, *, client: Any = None, dynamodb: Any = None) -> None:
         self._settings = settings
@@ -32,7 +32,7 @@ class CloudWatchMetrics:
 
     @cached_property
     def client(self) -> Any:
-        """The boto3 client of CloudWatch, made at first use."""
+        """The boto3 client of CloudWatch, created at first use."""
         return self._given or create_client(self._settings, "cloudwatch")
 
     @cached_property
@@ -40,7 +40,7 @@ class CloudWatchMetrics:
         return self._given_dynamodb or create_client(self._settings, "dynamodb")
 
     def describe(self, table: str) -> TableDescription:
-        """The table's indexes and billing mode."""
+        """Read the table's indexes and billing mode."""
         hint = "check --table, SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show"
         found = require_table(self._dynamodb, table, hint=hint)
         mode = found.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
@@ -50,7 +50,7 @@ class CloudWatchMetrics:
     # Metrics.
 
     def read(self, keys: Sequence[MetricKey], start: int, end: int, period_s: int) -> list[MetricSeries]:
-        """The sums of each metric, in as many requests as the limits of GetMetricData ask for."""
+        """Read the sums of each metric, in as many requests as the limits of GetMetricData require."""
         points: list[dict[int, float]] = [{} for _ in keys]
         for first, last in _spans(start, end, period_s):
             size = min(MAX_QUERIES, max(MAX_POINTS // max((last - first) // period_s, 1), 1))
@@ -69,17 +69,16 @@ class CloudWatchMetrics:
             "MaxDatapoints": MAX_POINTS,
         }
         while True:
-            with aws_errors(_WHERE):
-                answer = self.client.get_metric_data(**request)
-            for result in answer.get("MetricDataResults", ()):
+            with aws_errors(_SERVICE):
+                response = self.client.get_metric_data(**request)
+            for result in response.get("MetricDataResults", ()):
                 _check_status(result)
-                # A series may come in pieces, over several pages: each page adds to what is there.
-                into = points[int(result["Id"][1:])]
-                into.update(
+                # The points of a series may arrive in several pages: each page adds to them.
+                points[int(result["Id"][1:])].update(
                     (int(at.timestamp()), float(value))
                     for at, value in zip(result["Timestamps"], result["Values"], strict=True)
                 )
-            token = answer.get("NextToken")
+            token = response.get("NextToken")
             if not token:
                 return
             request["NextToken"] = token
@@ -87,13 +86,13 @@ class CloudWatchMetrics:
     # Contributor Insights.
 
     def contributors(self, table: str, start: int, end: int) -> Contributors:
-        """The most throttled partition keys."""
+        """Read the most throttled partition keys."""
         import botocore.exceptions as driver
 
         try:
             with aws_errors(f"{table!r}"):
                 try:
-                    # One attempt: a scan goes on without it, and what does not know it answers 500.
+                    # One attempt: a scan can do without it, and an emulator that lacks it answers 500.
                     dynamodb = self._given_dynamodb or create_client(self._settings, "dynamodb", attempts=1)
                     about = dynamodb.describe_contributor_insights(TableName=table)
                 except (driver.ClientError, driver.ParamValidationError) as exc:
@@ -105,16 +104,16 @@ class CloudWatchMetrics:
                 return Contributors("disabled", ())
             throttled: dict[str, float] = {}
             for rule in about.get("ContributorInsightsRuleList", ()):
-                if "-PKT-" in rule:  # the partition keys that were throttled; PKC are the most accessed
+                if "-PKT-" in rule:  # the throttled partition keys; PKC are the most accessed ones
                     for key, count in self._report(rule, start, end):
                         throttled[key] = throttled.get(key, 0.0) + count
         except SaltctlError as exc:
-            return Contributors("failed", (), f"{exc.message}")
+            return Contributors("failed", (), exc.message)
         return Contributors("enabled", tuple(sorted(throttled.items(), key=lambda item: (-item[1], item[0]))))
 
     def _report(self, rule: str, start: int, end: int) -> Iterator[tuple[str, float]]:
-        with aws_errors(_WHERE):
-            answer = self.client.get_insight_rule_report(
+        with aws_errors(_SERVICE):
+            response = self.client.get_insight_rule_report(
                 RuleName=rule,
                 StartTime=datetime.fromtimestamp(start, UTC),
                 EndTime=datetime.fromtimestamp(end, UTC),
@@ -122,16 +121,16 @@ class CloudWatchMetrics:
                 MaxContributorCount=MAX_CONTRIBUTORS,
                 OrderBy="Sum",
             )
-        for contributor in answer.get("Contributors", ()):
+        for contributor in response.get("Contributors", ()):
             if contributor.get("Keys"):
                 yield str(contributor["Keys"][0]), float(contributor["ApproximateAggregateValue"])
 
     # Alarms.
 
     def alarms(self, prefix: str) -> list[Alarm]:
-        """The alarms whose name begins with the prefix; ``owned`` where they bear saltctl's tag."""
+        """List the alarms whose name begins with the prefix; ``owned`` means that they have saltctl's tag."""
         found = []
-        with aws_errors(_WHERE):
+        with aws_errors(_SERVICE):
             for page in self.client.get_paginator("describe_alarms").paginate(
                 AlarmNamePrefix=prefix, AlarmTypes=["MetricAlarm"]
             ):
@@ -141,8 +140,8 @@ class CloudWatchMetrics:
         return sorted(found, key=lambda alarm: alarm.name)
 
     def put_alarm(self, spec: AlarmSpec) -> None:
-        """Create the alarm, or make the one of that name what is wished."""
-        with aws_errors(_WHERE):
+        """Create an alarm, or overwrite the one of this name."""
+        with aws_errors(_SERVICE):
             self.client.put_metric_alarm(
                 AlarmName=spec.name,
                 AlarmDescription=spec.description,
@@ -165,13 +164,13 @@ class CloudWatchMetrics:
 
     def delete_alarms(self, names: Sequence[str]) -> None:
         """Delete alarms, at most 100 in a request (documented)."""
-        with aws_errors(_WHERE):
+        with aws_errors(_SERVICE):
             for offset in range(0, len(names), 100):
                 self.client.delete_alarms(AlarmNames=list(names[offset : offset + 100]))
 
 
 def _spans(start: int, end: int, period_s: int) -> Iterator[tuple[int, int]]:
-    """The range in pieces of which one series alone does not exceed the limit of points."""
+    """Split a range so that one series in a part has at most MAX_POINTS points."""
     longest = MAX_POINTS * period_s
     while start < end:
         yield start, min(start + longest, end)
@@ -191,7 +190,7 @@ def _dimensions(key: MetricKey) -> list[dict[str, str]]:
 def _check_status(result: dict[str, Any]) -> None:
     status = result.get("StatusCode", "Complete")
     if status == "Forbidden":
-        raise AccessDeniedError("CloudWatch does not permit this metric to be read", hint="aws sts get-caller-identity")
+        raise AccessDeniedError("CloudWatch does not permit reading this metric", hint="aws sts get-caller-identity")
     if status == "InternalError":
         raise AwsUnavailableError("CloudWatch answered with InternalError for a metric", hint="try again")
 

@@ -1,6 +1,6 @@
-"""Looking at DynamoDB tables and at what these credentials may do, without changing anything.
+"""Read-only checks of DynamoDB tables and of the permissions of these credentials, for ``saltctl doctor``.
 
-For ``saltctl doctor``. Deadlines are short and nothing is tried again.
+Timeouts are short and requests are not retried.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any
 from saltctl.errors import AccessDeniedError, AwsUnavailableError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY
-from saltctl.stores.aws.client import aws_errors, create_client, describe_table, error_code
+from saltctl.stores.aws.client import aws_errors, create_client, describe_table, none_if_condition_fails
 from saltctl.stores.contracts import TableKeys
 
 PROBE_ID = "#doctor"
-"""No conversation has this id, and the item is never written."""
+"""An id that no conversation can have. The item is never written."""
 NEVER = "attribute_exists(#p) AND attribute_not_exists(#p)"
 
 
 class AwsInspection:
-    """Questions to DynamoDB. Thread-safe. Methods raise AwsUnavailableError, AccessDeniedError and ConfigurationError.
+    """Inspects DynamoDB. Thread-safe. Methods raise AwsUnavailableError, AccessDeniedError and ConfigurationError.
 
     Args:
         settings: the endpoint, the Region and the profile.
-        client: a ready boto3 client for DynamoDB instead of one of its own.
+        client: a boto3 client for DynamoDB to use instead of a new one.
         now: seconds since the epoch.
     """
 
@@ -38,53 +38,53 @@ class AwsInspection:
 
     @cached_property
     def client(self) -> Any:
-        """The boto3 client: one attempt a request."""
+        """The boto3 client: it sends each request once."""
         return self._given or create_client(self._settings, "dynamodb", attempts=1)
 
     def describe(self, table: str) -> dict[str, Any] | None:
-        """The ``Table`` of DescribeTable; None where there is none."""
+        """Return the ``Table`` of DescribeTable, or None if the table does not exist."""
         return describe_table(self.client, table)
 
     def point_in_time_recovery(self, table: str) -> bool:
-        """Whether the table can be restored to a point in time."""
+        """Return whether the table can be restored to a point in time."""
         with aws_errors(f"{table!r}"):
-            answer = self.client.describe_continuous_backups(TableName=table)
-        found = answer["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
+            response = self.client.describe_continuous_backups(TableName=table)
+        found = response["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
         return bool(found.get("PointInTimeRecoveryStatus") == "ENABLED")
 
     def skew(self) -> float | None:
-        """AWS' clock less ours, in seconds, to within a second: answers are dated so. None where they are not.
+        """Return AWS's clock minus the local clock, in seconds, accurate to a second; None if responses have no date.
 
-        Where the clocks differ by more than five minutes AWS refuses every request (documented), and its
-        refusal has the date all the same.
+        AWS refuses every request if the clocks differ by more than five minutes (documented). Its refusal has a
+        date, too.
         """
         import botocore.exceptions as driver
 
         before = self._now()
         try:
             with aws_errors("DynamoDB"):
-                answer: Mapping[str, Any] = self.client.list_tables(Limit=1)
+                response: Mapping[str, Any] = self.client.list_tables(Limit=1)
         except (AccessDeniedError, AwsUnavailableError) as exc:
             if not isinstance(exc.__cause__, driver.ClientError):
                 raise
-            answer = exc.__cause__.response
-        date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+            response = exc.__cause__.response
+        date = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
         if not date:
             return None
         try:
-            # The time of the answer is cut to a whole second: half of one later is the likeliest.
-            theirs = parsedate_to_datetime(date).timestamp() + 0.5
+            # The date is truncated to a whole second: on average half a second is missing.
+            aws_time = parsedate_to_datetime(date).timestamp() + 0.5
         except ValueError:
             return None
-        return theirs - (before + self._now()) / 2
+        return aws_time - (before + self._now()) / 2
 
     # Permissions.
 
     def permitted(self, table: str, keys: TableKeys | None = None) -> dict[str, bool]:
-        """Which requests to a table are permitted, by making each so that it cannot change anything.
+        """Send each kind of request to a table, and return by name whether it is permitted.
 
-        Writes carry a condition that no item meets. ``keys`` are a messages table's; without them the table
-        is taken for the backup.
+        The requests change nothing: writes have a condition that no item meets. ``keys`` are those of a messages
+        table; without them the table is the backup table.
         """
         probes = self._backup_probes(table) if keys is None else self._message_probes(table, keys)
         return {action: self._permitted(probe, table) for action, probe in probes.items()}
@@ -94,16 +94,11 @@ class AwsInspection:
 
         try:
             with aws_errors(f"{table!r}"):
-                probe()
+                none_if_condition_fails(probe)
         except AccessDeniedError as exc:
             if not isinstance(exc.__cause__, driver.ClientError):
-                raise  # no credentials at all is no answer about permissions
+                raise  # there are no credentials, so nothing is known about permissions
             return False
-        except AwsUnavailableError as exc:
-            cause = exc.__cause__
-            if isinstance(cause, driver.ClientError) and error_code(cause) == "ConditionalCheckFailedException":
-                return True
-            raise
         return True
 
     def _backup_probes(self, table: str) -> dict[str, Callable[[], Any]]:

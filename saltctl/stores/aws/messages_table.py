@@ -1,10 +1,10 @@
-"""The messages table: rows of (partition key, sort key), where the partition key is a conversation or a salt of it."""
+"""The messages table. A row's partition key is a conversation id or a salt of it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
@@ -27,7 +27,7 @@ from saltctl.stores.retry import retry_while_throttled
 
 PARTITION_KEY = "conversation_id"
 SORT_KEY = "sort_key"
-"""The key names of a table that saltctl itself creates, for trying out. Others are read from the table."""
+"""The key names of a table that saltctl creates for trial use. The names of other tables are read from the table."""
 _BATCH = 25
 """Items that one BatchWriteItem takes (documented)."""
 
@@ -42,18 +42,18 @@ class MessagesTable:
 
     @cached_property
     def client(self) -> Any:
-        """The boto3 client, made at first use."""
+        """The boto3 client, created at first use."""
         return self._given or create_client(self._settings, "dynamodb")
 
     # The table itself.
 
     def exists(self) -> bool:
-        """Whether the table is there."""
+        """Return whether the table exists."""
         return describe_table(self.client, self.name) is not None
 
     @cached_property
     def keys(self) -> TableKeys:
-        """The key names and the type of the sort key, from DescribeTable, once."""
+        """The key names and the type of the sort key, read once by DescribeTable."""
         table = self._describe()
         types = {item["AttributeName"]: item["AttributeType"] for item in table["AttributeDefinitions"]}
         names = {key["KeyType"]: key["AttributeName"] for key in table["KeySchema"]}
@@ -69,7 +69,7 @@ class MessagesTable:
         return TableKeys(partition_key, sort_key, "S" if sort_type == "S" else "N")
 
     def size(self) -> TableSize:
-        """Items and bytes, as DescribeTable has them."""
+        """Return the table's size from DescribeTable: about six hours old (documented)."""
         return table_size(self._describe())
 
     def _describe(self) -> dict[str, Any]:
@@ -83,18 +83,18 @@ class MessagesTable:
     # Reading.
 
     def query(self, request: PartitionQuery) -> PartitionAnswer:
-        """One Query of one partition."""
+        """Send one Query to one partition."""
         with aws_errors(self._where(request.partition_key)):
-            answer = self.client.query(**self._query(request))
+            response = self.client.query(**self._query_request(request))
         return PartitionAnswer(
-            answer["Items"],
-            int(answer.get("ScannedCount", len(answer["Items"]))),
-            float(answer.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0)),
+            response["Items"],
+            int(response.get("ScannedCount", len(response["Items"]))),
+            _consumed_rcu(response),
             # Only a missing LastEvaluatedKey ends a partition; an empty page does not.
-            answer.get("LastEvaluatedKey"),
+            response.get("LastEvaluatedKey"),
         )
 
-    def _query(self, request: PartitionQuery) -> dict[str, Any]:
+    def _query_request(self, request: PartitionQuery) -> dict[str, Any]:
         keys = self.keys
         names = {"#saltctl_p": keys.partition_key}
         values: dict[str, Mapping[str, Any]] = {":saltctl_p": {"S": request.partition_key}}
@@ -128,16 +128,15 @@ class MessagesTable:
         return query | {"ExpressionAttributeNames": names, "ExpressionAttributeValues": values}
 
     def get(self, partition_key: str, sort_key: SortKey) -> Item | None:
-        """Strongly consistent read of one row."""
+        """Read one row, strongly consistent."""
         with aws_errors(self._where(partition_key)):
-            answer = self.client.get_item(
+            item: Item | None = self.client.get_item(
                 TableName=self.name, Key=self._key(partition_key, sort_key), ConsistentRead=True
-            )
-        item: Item | None = answer.get("Item")
+            ).get("Item")
         return item
 
     def rows(self, partition_key: str) -> Iterator[Item]:
-        """Every row of one partition, strongly consistent, in the order of the sort key."""
+        """Yield every row of one partition, strongly consistent, in the order of the sort key."""
         start: Item | None = None
         while True:
             answer = self.query(PartitionQuery(partition_key, descending=False, start=start))
@@ -147,54 +146,45 @@ class MessagesTable:
             start = answer.next
 
     def scan_keys(self, segments: int, *, consistent: bool = True) -> Iterator[KeysPage]:
-        """Parallel scan of the partition keys alone; in memory is at most one page for each segment."""
-        stop = threading.Event()
-        with ThreadPoolExecutor(segments, thread_name_prefix="scan-keys") as pool:
-            running: set[Future[tuple[KeysPage, int, Any]]] = {
-                pool.submit(self._scan_page, segment, segments, None, consistent, stop) for segment in range(segments)
-            }
-            try:
-                while running:
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        page, segment, start = future.result()
-                        if start is not None:
-                            running.add(pool.submit(self._scan_page, segment, segments, start, consistent, stop))
-                        yield page
-            finally:
-                stop.set()
-                for future in running:
-                    future.cancel()
-
-    def _scan_page(
-        self, segment: int, segments: int, start: Any, consistent: bool, stop: threading.Event
-    ) -> tuple[KeysPage, int, Any]:
+        """Yield the partition keys of all rows, by a parallel scan that holds at most one page a segment in memory."""
         key = self.keys.partition_key
         request: dict[str, Any] = {
             "TableName": self.name,
-            "Segment": segment,
             "TotalSegments": segments,
             "ConsistentRead": consistent,
             "ReturnConsumedCapacity": "TOTAL",
             "ProjectionExpression": "#saltctl_p",
             "ExpressionAttributeNames": {"#saltctl_p": key},
         }
-        if start is not None:
-            request["ExclusiveStartKey"] = start
-        answer = retry_while_throttled(lambda: self._scan(request), stop.wait, stopped=stop.is_set)
-        consumed = float(answer.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0))
-        page = KeysPage([item[key]["S"] for item in answer["Items"]], consumed)
-        return page, segment, answer.get("LastEvaluatedKey")
+        stop = threading.Event()
+        with ThreadPoolExecutor(segments, thread_name_prefix="scan-keys") as pool:
+            first = [request | {"Segment": segment} for segment in range(segments)]
+            running = {pool.submit(self._scan, each, stop): each for each in first}
+            try:
+                while running:
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        request, response = running.pop(future), future.result()
+                        if "LastEvaluatedKey" in response:
+                            request = request | {"ExclusiveStartKey": response["LastEvaluatedKey"]}
+                            running[pool.submit(self._scan, request, stop)] = request
+                        yield KeysPage([item[key]["S"] for item in response["Items"]], _consumed_rcu(response))
+            finally:
+                stop.set()
+                for future in running:
+                    future.cancel()
 
-    def _scan(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        with aws_errors(f"{self.name!r}"):
-            response: dict[str, Any] = self.client.scan(**request)
-        return response
+    def _scan(self, request: Mapping[str, Any], stop: threading.Event) -> dict[str, Any]:
+        def scan_once() -> dict[str, Any]:
+            with aws_errors(f"{self.name!r}"):
+                response: dict[str, Any] = self.client.scan(**request)
+            return response
+
+        return retry_while_throttled(scan_once, stop.wait, stopped=stop.is_set)
 
     # Writing.
 
     def put(self, partition_key: str, sort_key: SortKey, attributes: Mapping[str, Any]) -> bool:
-        """Write one row unless it exists; whether it was written now. A retry is harmless."""
+        """Write one row unless it exists; return whether it was written. It is safe to repeat."""
         request = {
             "TableName": self.name,
             "Item": {**attributes, **self._key(partition_key, sort_key)},
@@ -205,7 +195,7 @@ class MessagesTable:
             return none_if_condition_fails(lambda: self.client.put_item(**request)) is not None
 
     def load(self, items: Iterable[Item]) -> None:
-        """Write many rows, in batches of 25 and in no order; for seeding."""
+        """Write many rows, in batches of 25 and in any order; for seeding."""
         batch: list[dict[str, Any]] = []
         for item in items:
             batch.append({"PutRequest": {"Item": item}})
@@ -235,3 +225,7 @@ class MessagesTable:
 
     def _where(self, partition_key: str) -> str:
         return f"{self.name!r} (partition key {partition_key!r})"
+
+
+def _consumed_rcu(response: Mapping[str, Any]) -> float:
+    return float(response.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0))
