@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from saltctl.settings import Settings, mask_url
+from saltctl.settings import Settings
+from saltctl.urls import mask_url
 
 METRICS_PORT = 9109
 # No client|setinfo: Redis 7.0 does not know it and would refuse the file; redis-py goes on without it.

@@ -18,13 +18,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import urlsplit
 
 from saltctl.errors import ConfigurationError
-from saltctl.salting import is_power_of_two
-from saltctl.urls import REDIS_SCHEMES, parse_redis_url
+from saltctl.urls import mask_url, parse_redis_url
 
-MASK = "***"
 _NO_REDIS_HINT = (
     "set SALTCTL_REDIS_URL, for example redis://127.0.0.1:6379/0, or add a context to the file that "
     "`saltctl config path` names; to try saltctl without any server: saltctl local shell"
@@ -144,32 +142,6 @@ def read_password(path: Path, setting: str = "redis_password_file") -> str:
         ) from exc
 
 
-def mask_url(url: str) -> str:
-    """The URL with its password replaced and nothing else changed; MASK alone where no end of it can be told."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.lower() not in _KNOWN_SCHEMES:
-        return MASK
-    authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    tail = rest[len(authority) :]
-    if "@" in tail:
-        # Most likely a password with a / ? or # in it that is not quoted.
-        return MASK
-    userinfo, at, hosts = authority.rpartition("@")
-    user, colon, _ = userinfo.partition(":")
-    path, question, query = tail.partition("?")
-    shown = "&".join(_mask_parameter(parameter) for parameter in query.split("&"))
-    return f"{scheme}://{user}{':' + MASK if colon else ''}{at}{hosts}{path}{question}{shown}"
-
-
-def _mask_parameter(parameter: str) -> str:
-    name, equals, _ = parameter.partition("=")
-    secret = "pass" in unquote_plus(name).lower() and name != "sentinel_password_file"
-    return f"{name}={MASK}" if equals and secret else parameter
-
-
-_KNOWN_SCHEMES = (*REDIS_SCHEMES, "http", "https")
-
-
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("must be a text that is not empty")
@@ -216,7 +188,7 @@ def _whole(minimum: int, *, power_of_two: bool = False, maximum: int = 2**31 - 1
         number = int(value)
         if not minimum <= number <= maximum:
             raise ValueError(f"must be from {minimum} to {maximum}")
-        if power_of_two and not is_power_of_two(number):
+        if power_of_two and number.bit_count() != 1:
             raise ValueError("must be a power of two")
         return number
 
@@ -430,8 +402,3 @@ def default_actor() -> str:
     except (KeyError, OSError):
         user = f"uid{os.getuid()}"
     return f"{user}@{socket.gethostname()}"
-
-
-def has_password(redis_url: str) -> bool:
-    """Whether the URL carries a password, which must then not come from a flag, where ``ps`` shows it."""
-    return mask_url(redis_url) != redis_url

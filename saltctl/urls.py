@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, unquote_plus, urlencode, urlsplit
 
 Kind = Literal["server", "socket", "cluster", "sentinel"]
 _KINDS: dict[str, Kind] = {
@@ -30,6 +30,8 @@ _KINDS: dict[str, Kind] = {
     "rediss+sentinel": "sentinel",
 }
 REDIS_SCHEMES = tuple(_KINDS)
+_KNOWN_SCHEMES = (*REDIS_SCHEMES, "http", "https")
+MASK = "***"
 _UNREADABLE = "is no URL that can be taken apart; is a special character in the password unquoted?"
 _NO_HOST = "must name a host, such as redis://127.0.0.1:6379/0"
 _SENTINELS_OWN = ("sentinel_username", "sentinel_password", "sentinel_password_file")
@@ -153,3 +155,36 @@ def _service_and_database(kind: Kind, path: str) -> tuple[str, str]:
     if kind == "cluster" and path.strip("0"):
         raise ValueError("names a database, and a cluster has number 0 alone")
     return unquote(service), path
+
+
+def mask_url(url: str) -> str:
+    """The URL with its password replaced and nothing else changed; MASK alone where no end of it can be told."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.lower() not in _KNOWN_SCHEMES:
+        return MASK
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    tail = rest[len(authority) :]
+    if "@" in tail:
+        # Most likely a password with a / ? or # in it that is not quoted.
+        return MASK
+    userinfo, at, hosts = authority.rpartition("@")
+    user, colon, _ = userinfo.partition(":")
+    path, question, query = tail.partition("?")
+    shown = "&".join(_mask_parameter(parameter) for parameter in query.split("&"))
+    return f"{scheme}://{user}{':' + MASK if colon else ''}{at}{hosts}{path}{question}{shown}"
+
+
+def _mask_parameter(parameter: str) -> str:
+    name, equals, _ = parameter.partition("=")
+    secret = "pass" in unquote_plus(name).lower() and name != "sentinel_password_file"
+    return f"{name}={MASK}" if equals and secret else parameter
+
+
+def has_password(redis_url: str) -> bool:
+    """Whether the URL carries a password, which must then not come from a flag, where ``ps`` shows it."""
+    return mask_url(redis_url) != redis_url
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL names this machine by a loopback address."""
+    return (urlsplit(url).hostname or "") in ("127.0.0.1", "::1", "localhost")

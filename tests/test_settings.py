@@ -10,21 +10,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from saltctl.errors import ConfigurationError
-from saltctl.settings import (
-    MASK,
-    SPECS,
-    Settings,
-    config_path,
-    default_actor,
-    has_password,
-    load_settings,
-    mask_url,
-    read_config,
-)
+from saltctl.settings import SPECS, Settings, config_path, default_actor, load_settings, read_config
+from saltctl.urls import MASK
 
 SECRET = "hunter2-and-more"  # noqa: S105  opens nothing
 
@@ -348,28 +339,7 @@ def test_an_unknown_key_is_refused(config: Writer, text: str, key: str, hint: st
 
 # Secrets.
 
-hosts = st.sampled_from(["h", "redis.example.com", "10.0.0.1:6379", "[::1]:6379"])
-schemes = st.sampled_from(["redis", "rediss", "unix", "http", "https"])
 passwords = st.text(st.characters(exclude_categories=["Cs"]), min_size=6, max_size=40)
-
-
-@given(
-    schemes, st.sampled_from(["", "user"]), passwords, hosts, st.sampled_from(["", "/0", "/run/redis.sock", "?db=1"])
-)
-@example("redis", "", "pa/ss@", "h", "/0")
-@example("redis", "", "pass#word", "h", "/0")
-@example("redis", "", "a?b=cdef", "h", "/0")
-@example("redis", "user", "1234/5678", "h", "/0")
-@example("unix", "", "@@@@@@", "", "/run/redis.sock")
-def test_a_password_is_never_shown(scheme: str, user: str, password: str, host: str, tail: str) -> None:
-    """Neither quoted nor raw, whatever characters it has; what cannot be taken apart is not shown at all."""
-    # A password such as "redis:" or "/0:***" is in every URL; only what makes it one is secret.
-    assume(password not in f"{scheme}://{user}:{MASK}@{host}{tail}")
-    for typed in {password, quote(password, safe="")}:
-        shown = mask_url(f"{scheme}://{user}:{typed}@{host}{tail}")
-        assert typed not in shown
-        assert password not in shown
-        assert MASK in shown
 
 
 @given(passwords)
@@ -381,58 +351,6 @@ def test_no_representation_of_settings_shows_a_password(password: str) -> None:
     for shown in (repr(settings), str(settings), repr(settings.describe())):
         assert quoted not in shown
         assert password not in shown
-
-
-@given(schemes, st.sampled_from(["password", "PASSWORD", "ssl_password", "p%61ssword"]), passwords)
-def test_a_password_in_the_query_is_never_shown(scheme: str, key: str, password: str) -> None:
-    """redis-py takes one there, too."""
-    quoted = quote(password, safe="")
-    assume(quoted not in f"{scheme}://h/0?db=1&{key}={MASK}&x=1")
-    shown = mask_url(f"{scheme}://h/0?db=1&{key}={quoted}&x=1")
-    assert quoted not in shown
-    assert "db=1" in shown
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://h:6379/0", "redis://h:6379/0"),
-        ("redis://user@h/0", "redis://user@h/0"),
-        ("redis://user:pw@h/0", "redis://user:***@h/0"),
-        ("redis://:pw@h", "redis://:***@h"),
-        ("unix:///run/redis.sock", "unix:///run/redis.sock"),
-        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
-        ("unix://:pw@/run/redis.sock", "unix://:***@/run/redis.sock"),
-        ("rediss://h/0?ssl_ca_certs=/etc/ca:1.pem", "rediss://h/0?ssl_ca_certs=/etc/ca:1.pem"),
-        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
-        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
-        ("not a url", MASK),
-        ("ftp://user:pw@h", MASK),
-        ("redis:pw@h", MASK),
-        ("", MASK),
-    ],
-)
-def test_what_is_no_secret_is_shown_as_it_is(url: str, shown: str) -> None:
-    """Somebody compares it with what he typed."""
-    assert mask_url(url) == shown
-
-
-@pytest.mark.parametrize(
-    ("url", "has"),
-    [
-        ("redis://h:6379/0", False),
-        ("redis://user@h", False),
-        ("unix:///run/redis.sock", False),
-        ("redis://h/0?client_name=a:b", False),
-        ("redis://:pw@h", True),
-        ("redis://user:pw@h", True),
-        ("redis://h/0?password=pw", True),
-        ("redis://:p/w@h", True),
-    ],
-)
-def test_which_urls_have_a_password(url: str, has: bool) -> None:
-    """Those must not come from a flag, where ``ps`` shows them; the others may."""
-    assert has_password(url) is has
 
 
 def test_describe_has_every_setting_in_a_fixed_order(config: Writer) -> None:

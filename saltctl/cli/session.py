@@ -15,7 +15,8 @@ import typer
 from saltctl.cli.output import OutputFormat, warn
 from saltctl.cli.text import parse_duration, printable
 from saltctl.errors import ConfirmationRequiredError, UsageError
-from saltctl.settings import Settings, has_password, load_settings
+from saltctl.settings import Settings, load_settings
+from saltctl.urls import has_password
 
 if TYPE_CHECKING:
     from saltctl.history.history import History

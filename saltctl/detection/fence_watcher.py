@@ -10,7 +10,8 @@ from typing import Protocol, cast
 
 from saltctl.detection.detector import Counters, Tell
 from saltctl.errors import LeaseHeldError, RedisUnavailableError, SaltctlError
-from saltctl.rebuild.events import Began, Damaged, Event, RebuildReport
+from saltctl.rebuild.events import Event, RebuildReport, RebuildStarted
+from saltctl.stores.contracts import DamagedEntry
 
 CHECK_SECONDS = 1.0
 BUCKETS_A_CHECK = 256
@@ -115,17 +116,18 @@ class FenceWatcher:
                 if self._stop.is_set():
                     return False
                 match event:
-                    case Began(verified_before=True):
+                    case RebuildStarted(verified_before=True):
                         # Another instance was done between our look and our turn with the lease.
                         return True
-                    case Began():
-                        self._tell("warning", "rebuilding", why="Redis is not verified", nodes=event.nodes)
-                    case Damaged():
-                        entry = event.entry
-                        self._tell("error", "damaged", conversation_id=entry.conversation_id, why=entry.problem)
+                    case RebuildStarted():
+                        self._tell("warning", "rebuilding", why="Redis is not verified", primaries=event.primaries)
+                    case DamagedEntry():
+                        self._tell("error", "damaged", conversation_id=event.conversation_id, why=event.problem)
                     case RebuildReport():
                         self._counters.rebuilds += 1
-                        self._tell("info", "rebuilt", entries=event.entries, raised=event.raised, seconds=event.seconds)
+                        self._tell(
+                            "info", "rebuilt", entries=event.entries, restored=event.restored, seconds=event.seconds
+                        )
         return True
 
     def _once(self, level: str, event: str, **fields: object) -> None:

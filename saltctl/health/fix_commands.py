@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from saltctl.settings import Settings, has_password
+from saltctl.settings import Settings
+from saltctl.urls import has_password
 
 
 class FixCommands:

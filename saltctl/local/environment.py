@@ -25,17 +25,13 @@ from saltctl.local.servers import (
     without_server_settings,
 )
 from saltctl.settings import Settings
+from saltctl.urls import is_loopback
 
 if TYPE_CHECKING:
     from saltctl.local.seed import Seeded
 
 LOCAL_BUCKETS = 1024
 """Enough for a few hundred conversations; fewer buckets make the first rebuild quicker."""
-
-
-def is_loopback(url: str) -> bool:
-    """Whether a URL names this machine by a loopback address."""
-    return (urlsplit(url).hostname or "") in ("127.0.0.1", "::1", "localhost")
 
 
 def require_loopback(url: str) -> str:

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from saltctl.errors import CheckpointRefusedError
-from saltctl.settings import Settings, mask_url
+from saltctl.settings import Settings
+from saltctl.urls import mask_url
 
-VERSION = 1
+VERSION = 2
 LARGEST = 64 << 20
 """Bytes of a checkpoint: positions of a million segments have less."""
 _RESTART = "saltctl rebuild --restart"
@@ -60,7 +61,7 @@ class Checkpoint:
     after: Mapping[int, str | None]
     half_done: tuple[tuple[str, int], ...]
     entries: int
-    raised: int
+    restored: int
     skipped: int
     consumed_rcu: float
     began: float
@@ -227,7 +228,7 @@ def _check(checkpoint: Checkpoint) -> None:
         and all(0 <= segment < bound.segments for segment in checkpoint.after)
         and all(last is None or _is_key(last) for last in checkpoint.after.values())
         and all(_is_key(conversation_id) and _is_count(n) for conversation_id, n in checkpoint.half_done)
-        and all(_is_count(number) for number in (checkpoint.entries, checkpoint.raised, checkpoint.skipped))
+        and all(_is_count(number) for number in (checkpoint.entries, checkpoint.restored, checkpoint.skipped))
         and all(0 <= float(number) < 1e18 for number in (checkpoint.consumed_rcu, checkpoint.began, checkpoint.written))
     )
     if not sound:

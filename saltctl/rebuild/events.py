@@ -8,16 +8,16 @@ from saltctl.stores.contracts import DamagedEntry
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class StartDelayed:
     """Redis is down or loading, or somebody holds the lease. ``percent`` and ``eta_seconds`` are INFO's."""
 
-    why: str
+    reason: str
     percent: float | None = None
     eta_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class CostEstimate:
     """What reading the whole backup costs: items, bytes, read capacity units, and the seconds that max_rcu makes of it.
 
     By DescribeTable, which is about six hours old (documented). ``seconds`` is None without max_rcu.
@@ -30,7 +30,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Resumed:
+class RebuildResumed:
     """An earlier rebuild is taken up again. ``written`` is its checkpoint's time, in seconds since the epoch."""
 
     written: float
@@ -38,21 +38,21 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
-class BeganAnew:
+class CheckpointRejected:
     """There is a checkpoint, and it cannot be gone on from."""
 
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Unsaved:
+class CheckpointNotSaved:
     """A checkpoint could not be written. The rebuild goes on; should it end, all of it has to be done again."""
 
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class AboveCap:
+class EntryAboveCap:
     """An entry above max_n_cap: somebody else's, or of a time with a larger cap. It is merged like any other."""
 
     conversation_id: str
@@ -60,52 +60,56 @@ class AboveCap:
 
 
 @dataclass(frozen=True, slots=True)
-class Began:
+class RebuildStarted:
     """The lease is taken. The buckets are about to be marked."""
 
-    nodes: int
+    primaries: int
     verified_before: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RebuildProgress:
     """So far. ``consumed_rcu`` is in read capacity units."""
 
     entries: int
-    raised: int
+    restored: int
     seconds: float
     consumed_rcu: float
-
-
-@dataclass(frozen=True, slots=True)
-class Damaged:
-    """An item that cannot be used. It is skipped, and the report counts it."""
-
-    entry: DamagedEntry
 
 
 @dataclass(frozen=True, slots=True)
 class RebuildReport:
     """What a rebuild did, with the keys of the command line's contract.
 
-    ``entries`` were read from the backup; ``raised`` of them increased what Redis held, ``unchanged`` did
+    ``entries`` were read from the backup; ``restored`` of them increased what Redis held, ``unchanged`` did
     not, and ``skipped`` were damaged. ``committed`` half-done raises were completed.
     """
 
     entries: int
-    raised: int
+    restored: int
     unchanged: int
     skipped: int
     seconds: float
     entries_per_second: float
     consumed_rcu: float
     segments: int
-    nodes: int
+    primaries: int
     verified: bool
     resumed: bool
     dry_run: bool
     committed: int
-    estimate: Cost | None = None
+    estimate: CostEstimate | None = None
 
 
-Event = Waiting | Cost | Began | Resumed | BeganAnew | Unsaved | Progress | Damaged | AboveCap | RebuildReport
+Event = (
+    StartDelayed
+    | CostEstimate
+    | RebuildStarted
+    | RebuildResumed
+    | CheckpointRejected
+    | CheckpointNotSaved
+    | RebuildProgress
+    | DamagedEntry
+    | EntryAboveCap
+    | RebuildReport
+)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from saltctl.errors import LeaseHeldError, SaltctlError, UnavailableError
-from saltctl.rebuild.events import Waiting
+from saltctl.rebuild.events import StartDelayed
 from saltctl.stores.contracts import LeaseStore
 
 LEASE_EXPIRY = 30.0
@@ -45,7 +45,7 @@ class Lease:
         self._sleep = sleep
         self._next_beat = 0.0
 
-    def take(self, wait: float) -> Iterator[Waiting]:
+    def take(self, wait: float) -> Iterator[StartDelayed]:
         """Take it, waiting for its holder for up to ``wait`` seconds.
 
         Raises:
@@ -66,7 +66,7 @@ class Lease:
                     hint=f"wait for it with --lock-wait 15m; if it died, its lease ends {LEASE_EXPIRY:.0f} s after "
                     "its last heartbeat",
                 )
-            yield Waiting(f"{who} holds the lease")
+            yield StartDelayed(f"{who} holds the lease")
             self._sleep(min(1.0, max(deadline - self._clock(), 0.01)))
 
     def beat(self, progress: str) -> None:

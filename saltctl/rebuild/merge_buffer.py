@@ -24,7 +24,7 @@ class Standing:
 
 
 class Filling:
-    """Merges what it is given, some while later. ``read`` is ahead of ``merged``; ``raised`` goes with the latter.
+    """Merges what it is given, some while later. ``read`` is ahead of ``merged``; ``restored`` goes with the latter.
 
     Small pages are gathered, so that there are few round trips; and a merge is not waited for until the next one is
     due, so that the scan goes on while Redis works.
@@ -33,7 +33,7 @@ class Filling:
         sessions: by primary.
         by_primary: groups ids by primary, as ``RegistryStore.by_primary``.
         standing: where it begins.
-        raised: how many entries were raised until then.
+        restored: how many entries were restored until then.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Filling:
         sessions: Mapping[str, RebuildSession],
         by_primary: Callable[[Sequence[str]], Mapping[str, Sequence[str]]],
         standing: Standing,
-        raised: int,
+        restored: int,
     ) -> None:
         self._sessions = sessions
         self._by_primary = by_primary
@@ -49,7 +49,7 @@ class Filling:
         self._under_way: Standing | None = None
         self.read = standing.copy()
         self.merged = standing.copy()
-        self.raised = raised
+        self.restored = restored
 
     @property
     def waiting(self) -> int:
@@ -90,5 +90,5 @@ class Filling:
         if self._under_way is None:
             return
         for session in self._sessions.values():
-            self.raised += session.end_merge()
+            self.restored += session.end_merge()
         self.merged, self._under_way = self._under_way, None

@@ -15,10 +15,18 @@ from typing import Any, Protocol
 
 from saltctl.errors import DeadlineExceededError, RebuildBrokenError, RedisUnavailableError, SaltctlError, UsageError
 from saltctl.rebuild.checkpoint import Bound, CheckpointStore
-from saltctl.rebuild.events import AboveCap, Began, Cost, Damaged, Event, Progress, RebuildReport, Waiting
+from saltctl.rebuild.events import (
+    CostEstimate,
+    EntryAboveCap,
+    Event,
+    RebuildProgress,
+    RebuildReport,
+    RebuildStarted,
+    StartDelayed,
+)
 from saltctl.rebuild.lease import Lease
 from saltctl.rebuild.merge_buffer import Filling, Standing
-from saltctl.rebuild.resuming import CheckpointKeeper, Resume
+from saltctl.rebuild.resuming import CheckpointKeeper, ResumeMode
 from saltctl.stores.contracts import BackupPage, BackupStore, LeaseStore, RebuildSession, RegistryStore, TableSize
 
 PROGRESS_EVERY = 0.2
@@ -45,7 +53,7 @@ class RebuildOptions:
     dry_run: bool = False
     page_limit: int | None = None
     max_rcu: float | None = None
-    resume: Resume = Resume.WHERE_IT_HOLDS
+    resume: ResumeMode = ResumeMode.IF_VALID
     batch: int = 8_192
     checkpoint_every: float = 2.0
 
@@ -201,7 +209,7 @@ class Rebuild:
         try:
             for session in self._store.sessions():
                 sessions[session.primary] = session
-            yield Began(len(sessions), all(self._store.verified().values()))
+            yield RebuildStarted(len(sessions), all(self._store.verified().values()))
             # The tokens first, the scan second: what is lost after this line is noticed at the fence.
             yield from self._mark_or_resume(run)
             yield from self._merge_all(run)
@@ -227,7 +235,7 @@ class Rebuild:
 
     def _mark_or_resume(self, run: _Run) -> Iterator[Event]:
         """Step 3, or the proof that the marks of an earlier rebuild, and so all that it merged, still stand."""
-        checkpoint, standing, raised = None, Standing(), 0
+        checkpoint, standing, restored = None, Standing(), 0
         if self._checkpoints is not None:
             options = self._options
             run.checkpoint = CheckpointKeeper(
@@ -247,8 +255,8 @@ class Rebuild:
             run.token, run.began, run.before = checkpoint.token, checkpoint.began, checkpoint.entries
             run.half_done = list(checkpoint.half_done)
             standing = Standing(checkpoint.entries, checkpoint.skipped, checkpoint.consumed_rcu, dict(checkpoint.after))
-            raised = checkpoint.raised
-        run.filling = Filling(run.sessions, self._store.by_primary, standing, raised)
+            restored = checkpoint.restored
+        run.filling = Filling(run.sessions, self._store.by_primary, standing, restored)
 
     def _note(self, replication_ids: Sequence[str]) -> None:
         if self._notes is not None:
@@ -285,13 +293,13 @@ class Rebuild:
         """The dry run: which entries Redis lacks, without writing anything anywhere."""
         size = self._backup.size()
         rcu, max_rcu = -(-size.bytes // 4096), self._options.max_rcu
-        cost = Cost(size.items, size.bytes, rcu, None if max_rcu is None else round(rcu / max_rcu, 1))
+        cost = CostEstimate(size.items, size.bytes, rcu, None if max_rcu is None else round(rcu / max_rcu, 1))
         yield cost
         run = _Run(self._clock(), self._token, self._now())
         filling = run.filling = Filling({}, self._store.by_primary, Standing(), 0)
         for page in self._pages(filling):
             held = self._store.raw([conversation_id for conversation_id, _, _ in page.entries])
-            filling.raised += sum((held[i] or 0) < max_n for i, max_n, _ in page.entries)
+            filling.restored += sum((held[i] or 0) < max_n for i, max_n, _ in page.entries)
             yield from self._after_page(run, page)
         verified = self._store.verified()
         yield self._report(run, len(verified), verified=all(verified.values()), cost=cost)
@@ -304,31 +312,30 @@ class Rebuild:
             yield page
 
     def _after_page(self, run: _Run, page: BackupPage) -> Iterator[Event]:
-        for entry in page.damaged:
-            yield Damaged(entry)
+        yield from page.damaged
         for conversation_id, max_n in page.above_cap:
-            yield AboveCap(conversation_id, max_n)
+            yield EntryAboveCap(conversation_id, max_n)
         read = run.filling.read
         if not self._options.dry_run:
             self._lease.beat(f"{read.entries} entries")
         now = self._clock()
         if now >= run.next_progress:
             run.next_progress = now + PROGRESS_EVERY
-            yield Progress(read.entries, run.filling.raised, now - run.started, read.consumed_rcu)
+            yield RebuildProgress(read.entries, run.filling.restored, now - run.started, read.consumed_rcu)
 
-    def _report(self, run: _Run, nodes: int, *, verified: bool, cost: Cost | None = None) -> RebuildReport:
+    def _report(self, run: _Run, primaries: int, *, verified: bool, cost: CostEstimate | None = None) -> RebuildReport:
         seconds = max(self._clock() - run.started, 1e-9)
-        read, raised = run.filling.read, run.filling.raised
+        read, restored = run.filling.read, run.filling.restored
         return RebuildReport(
             entries=read.entries,
-            raised=raised,
-            unchanged=read.entries - raised,
+            restored=restored,
+            unchanged=read.entries - restored,
             skipped=read.skipped,
             seconds=round(seconds, 3),
             entries_per_second=round((read.entries - run.before) / seconds, 1),
             consumed_rcu=read.consumed_rcu,
             segments=self._options.segments,
-            nodes=nodes,
+            primaries=primaries,
             verified=verified,
             resumed=run.token != self._token,
             dry_run=self._options.dry_run,
@@ -346,21 +353,21 @@ class Rebuild:
                 return
             if self._clock() >= deadline:
                 raise DeadlineExceededError(
-                    f"Redis is not ready after {self._options.wait_redis:g} s: {waiting.why}",
+                    f"Redis is not ready after {self._options.wait_redis:g} s: {waiting.reason}",
                     hint="look at the server's log, or wait longer: saltctl rebuild --wait-redis 1h",
                 )
             yield waiting
             self._sleep(min(0.5, max(deadline - self._clock(), 0.01)))
 
-    def _redis_state(self) -> Waiting | None:
+    def _redis_state(self) -> StartDelayed | None:
         """Why Redis is not ready, or None when all primaries are."""
         try:
             infos: Sequence[Mapping[str, Any]] = [self._store.server(p) for p in self._store.primaries()]
         except RedisUnavailableError as exc:
-            return Waiting(exc.message)
+            return StartDelayed(exc.message)
         for info in infos:
             if int(info.get("loading", 0)):
                 percent = float(info.get("loading_loaded_perc", 0.0))
                 eta = float(info.get("loading_eta_seconds", 0.0))
-                return Waiting("Redis is loading its data", percent, eta)
+                return StartDelayed("Redis is loading its data", percent, eta)
         return None

@@ -14,17 +14,17 @@ from typing import Any
 
 from saltctl.errors import CheckpointRefusedError, SaltctlError
 from saltctl.rebuild.checkpoint import Bound, Checkpoint, CheckpointStore, Primary
-from saltctl.rebuild.events import BeganAnew, Resumed, Unsaved
+from saltctl.rebuild.events import CheckpointNotSaved, CheckpointRejected, RebuildResumed
 from saltctl.rebuild.merge_buffer import Filling
 from saltctl.stores.contracts import RebuildSession
 
 _ANEW = "saltctl rebuild --restart"
 
 
-class Resume(StrEnum):
+class ResumeMode(StrEnum):
     """What to do with the checkpoint of a rebuild that ended before its time."""
 
-    WHERE_IT_HOLDS = "where it holds"
+    IF_VALID = "if valid"
     """Go on from it; begin anew, and say why, where it does not hold any more."""
     ALWAYS = "always"
     """Go on from it, or fail."""
@@ -65,7 +65,9 @@ class CheckpointKeeper:
         self._next = 0.0
         self._told = False
 
-    def take_up(self, bound: Bound, resume: Resume) -> Generator[Resumed | BeganAnew, None, Checkpoint | None]:
+    def take_up(
+        self, bound: Bound, resume: ResumeMode
+    ) -> Generator[RebuildResumed | CheckpointRejected, None, Checkpoint | None]:
         """The checkpoint to go on from; None where this rebuild begins anew, and then there is none any more.
 
         Raises:
@@ -75,25 +77,25 @@ class CheckpointKeeper:
         try:
             checkpoint = self._that_holds(bound, resume)
         except CheckpointRefusedError as exc:
-            if resume is Resume.ALWAYS:
+            if resume is ResumeMode.ALWAYS:
                 raise
-            yield BeganAnew(exc.message)
+            yield CheckpointRejected(exc.message)
         self._bound = bound
         self._next = self._clock() + self._every
         if checkpoint is None:
             with suppress(OSError):  # whatever is there is void with the first mark
                 self._kept.remove()
         else:
-            yield Resumed(checkpoint.written, checkpoint.entries)
+            yield RebuildResumed(checkpoint.written, checkpoint.entries)
         return checkpoint
 
-    def _that_holds(self, bound: Bound, resume: Resume) -> Checkpoint | None:
+    def _that_holds(self, bound: Bound, resume: ResumeMode) -> Checkpoint | None:
         """The checkpoint where it holds; raises CheckpointRefusedError, with the reason, where it does not."""
-        if resume is Resume.NEVER:
+        if resume is ResumeMode.NEVER:
             return None
         checkpoint = self._kept.load()
         if checkpoint is None:
-            if resume is Resume.ALWAYS:
+            if resume is ResumeMode.ALWAYS:
                 raise CheckpointRefusedError("there is no checkpoint of a broken rebuild", hint=_ANEW)
             return None
         problem = _other_binding(checkpoint.bound, bound)
@@ -112,7 +114,7 @@ class CheckpointKeeper:
 
     def save_if_due(
         self, token: str, began: float, filling: Filling, half_done: list[tuple[str, int]]
-    ) -> Iterator[Unsaved]:
+    ) -> Iterator[CheckpointNotSaved]:
         """Write it where that is due, and say so the first time that it fails."""
         if self._clock() < self._next:
             return
@@ -120,7 +122,7 @@ class CheckpointKeeper:
         self._next = self._clock() + self._every
         if why and not self._told:
             self._told = True
-            yield Unsaved(why)
+            yield CheckpointNotSaved(why)
 
     def save(self, token: str, began: float, filling: Filling, half_done: list[tuple[str, int]]) -> str:
         """Write down what is in Redis for sure; why that could not be done, or an empty text."""
@@ -139,7 +141,7 @@ class CheckpointKeeper:
                     after=merged.after,
                     half_done=tuple(half_done),
                     entries=merged.entries,
-                    raised=filling.raised,
+                    restored=filling.restored,
                     skipped=merged.skipped,
                     consumed_rcu=merged.consumed_rcu,
                     began=began,

@@ -27,7 +27,6 @@ from saltctl.errors import (
     RefusedError,
     UsageError,
 )
-from saltctl.rebuild.events import Damaged
 from saltctl.registry.compare_events import ComparisonProgress, ComparisonReport, Drift, Event, Kind, Sample
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of, is_conversation_id, power_of_two_at_least
@@ -194,7 +193,7 @@ class Comparison:
             for page in pages:
                 self._run.consumed_rcu += page.consumed_rcu
                 self._run.damaged += len(page.damaged)
-                yield from map(Damaged, page.damaged)
+                yield from page.damaged
                 waiting += page.entries if shared is None else self._sampled(page.entries)
                 if len(waiting) >= ENTRIES_AT_ONCE:
                     self._compare(waiting, shared)

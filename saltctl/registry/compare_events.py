@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from saltctl.errors import UsageError
-from saltctl.rebuild.events import Damaged
+from saltctl.stores.contracts import DamagedEntry
 
 Kind = Literal["behind", "missing", "unbacked", "uncommitted"]
 """Redis has less than the backup; has nothing; has more, or what the backup lacks; write_n is below max_n."""
@@ -83,4 +83,4 @@ class ComparisonReport:
         return self.checked - self.in_sync - self.repaired
 
 
-Event = ComparisonProgress | Drift | Damaged | ComparisonReport
+Event = ComparisonProgress | Drift | DamagedEntry | ComparisonReport

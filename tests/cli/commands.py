@@ -31,14 +31,14 @@ class Contract:
 
 REBUILD_KEYS = (
     "entries",
-    "raised",
+    "restored",
     "unchanged",
     "skipped",
     "seconds",
     "entries_per_second",
     "consumed_rcu",
     "segments",
-    "nodes",
+    "primaries",
     "verified",
     "resumed",
     "dry_run",

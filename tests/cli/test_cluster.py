@@ -91,7 +91,7 @@ def test_every_command_works_on_a_cluster(role: RoleOf, saltctl: Runner, monkeyp
         run("registry", "set", conversation_id, "4", "--yes")
     rebuilt = run("rebuild")
     assert isinstance(rebuilt, dict)
-    assert (rebuilt["nodes"], rebuilt["verified"]) == (3, True)
+    assert (rebuilt["primaries"], rebuilt["verified"]) == (3, True)
     run("rebuild", "--dry-run")
     run("compare")
     run("registry", "get", *CONVERSATIONS)
@@ -132,7 +132,7 @@ def test_the_service_on_a_cluster(role: RoleOf, cluster: LocalCluster, settings:
     BackupTable(settings).create()
     one = Running()
     try:
-        assert one.wait_for("rebuilding")["nodes"] == 3
+        assert one.wait_for("rebuilding")["primaries"] == 3
         one.wait_for("rebuilt")
         stream = HeatStream(role("app"))
         stream.append_reports([HeatReport("hot", "app", int(time.time()), 2000)])

@@ -78,7 +78,7 @@ def test_a_rebuild_that_verified_says_so(saltctl: Runner, well: Settings, redis_
     redis_server.kill()
     redis_server.start()
     (line,) = map(json.loads, saltctl("rebuild", "--cron").err.splitlines())
-    assert (line["event"], line["outcome"], line["verified"], line["raised"]) == ("rebuild", "ok", True, 0)
+    assert (line["event"], line["outcome"], line["verified"], line["restored"]) == ("rebuild", "ok", True, 0)
     assert saltctl("rebuild", "--cron").err == ""
 
 

@@ -62,7 +62,7 @@ def test_the_service_and_every_look_follow_a_failover(
     ask("setup", "--messages")
     one = Running()
     try:
-        assert one.wait_for("rebuilding")["nodes"] == 1
+        assert one.wait_for("rebuilding")["primaries"] == 1
         one.wait_for("rebuilt")
         with WriteMeter(HeatStream(settings), server="app", clock=lambda: time.time() - 1, thread=False) as meter:
             meter.record("hot", 2000)

@@ -308,7 +308,7 @@ class ModelCheckpoints:
             after={0: None},
             half_done=((CONVERSATION, int(half_done)),) if int(half_done) else (),
             entries=0,
-            raised=0,
+            restored=0,
             skipped=0,
             consumed_rcu=0.0,
             began=0.0,

@@ -24,7 +24,7 @@ CHECKPOINT = Checkpoint(
     after={0: "conv_ä", 1: None, 3: "#lease"},
     half_done=(("conv_1", 8),),
     entries=120_000,
-    raised=7,
+    restored=7,
     skipped=1,
     consumed_rcu=2_000.5,
     began=1_000.0,
@@ -92,7 +92,7 @@ def _signed(change: Callable[[dict[str, Any]], None]) -> bytes:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda body: body.update(version=2),
+        lambda body: body.update(version=1),
         lambda body: body.update({"token": "x"}),
         lambda body: body.update(token=5),
         lambda body: body.update(entries=-1),

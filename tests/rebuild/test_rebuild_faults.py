@@ -27,14 +27,14 @@ from saltctl.errors import (
     UnverifiedError,
 )
 from saltctl.local.servers import LocalRedis
-from saltctl.rebuild.events import Began, Damaged, Event, Progress, RebuildReport, Waiting
+from saltctl.rebuild.events import Event, RebuildProgress, RebuildReport, RebuildStarted, StartDelayed
 from saltctl.rebuild.lease import LEASE_EXPIRY
 from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
-from saltctl.stores.contracts import Raise, RebuildSession
+from saltctl.stores.contracts import DamagedEntry, Raise, RebuildSession
 from saltctl.stores.redis.merge_commands import Entry
 from saltctl.stores.redis.registry import FENCE, REBUILD, RedisRegistry, new_token
 from tests.stores.conftest import find_engine, plain_client
@@ -269,7 +269,9 @@ def test_redis_killed_at_any_point(
         try:
             drive(job(fault), fault)
         except RedisUnavailableError:
-            assert fault.struck_between("Began", "load_lookup") or fault.struck_at == "Began", fault.points
+            assert fault.struck_between("RebuildStarted", "load_lookup") or fault.struck_at == "RebuildStarted", (
+                fault.points
+            )
         else:
             if fault.struck_at is None:
                 break
@@ -281,9 +283,9 @@ def test_redis_killed_at_any_point(
         redis_server.delete_aof()
         redis_server.start()
     assert fault.points == [
-        "Began",
+        "RebuildStarted",
         "mark",
-        *["merge", "Progress"] * 3,
+        *["merge", "RebuildProgress"] * 3,
         "finish",
         "load_lookup",
         "closed",
@@ -348,7 +350,7 @@ def test_what_was_merged_before_the_break_is_kept(
     with pytest.raises(RebuildBrokenError, match=bucket) as broken:
         drive(job(lambda point: admin.delete(bucket) if point == "finish" else None))
     assert broken.value.exit_code == 4
-    assert rebuild().raised == lost
+    assert rebuild().restored == lost
     assert_verified(store)
 
 
@@ -379,11 +381,11 @@ def test_lookups_go_on_during_a_rebuild(
     """A rebuild of a verified Redis is a check: Redis answers at every point, and nothing is raised."""
     rebuild()
     events = drive(job(lambda point: assert_verified(store)), lambda point: assert_verified(store))
-    assert isinstance(events[0], Began)
+    assert isinstance(events[0], RebuildStarted)
     assert events[0].verified_before
     report = events[-1]
     assert isinstance(report, RebuildReport)
-    assert (report.raised, report.unchanged) == (0, len(ENTRIES))
+    assert (report.restored, report.unchanged) == (0, len(ENTRIES))
 
 
 @on_each_engine
@@ -491,7 +493,7 @@ def test_damaged_items_are_skipped_and_named(filled: BackupTable, store: RedisRe
         {"conversation_id": {"S": "#own"}, "max_n": {"S": "not a conversation"}},
     )
     events = drive(job())
-    named = {event.entry.conversation_id: event.entry.problem for event in events if isinstance(event, Damaged)}
+    named = {event.conversation_id: event.problem for event in events if isinstance(event, DamagedEntry)}
     assert named == {
         "missing": "it has no max_n",
         "text": "its max_n is not a number",
@@ -511,7 +513,7 @@ def test_damaged_items_are_skipped_and_named(filled: BackupTable, store: RedisRe
 def test_a_second_rebuild_is_refused(filled: BackupTable, store: RedisRegistry, job: Opener) -> None:
     """It names the process that is at it; the first one goes on undisturbed."""
     first = job().run()
-    assert isinstance(next(first), Began)
+    assert isinstance(next(first), RebuildStarted)
     with pytest.raises(LeaseHeldError) as refused:
         drive(job())
     assert f"process {os.getpid()} on {socket.gethostname()}" in refused.value.message
@@ -526,10 +528,10 @@ def test_a_second_rebuild_waits_for_the_first(filled: BackupTable, store: RedisR
     next(first)
     second = job(lock_wait=60.0, sleep=lambda seconds: list(first).clear(), clock=time.monotonic)
     events = drive(second)
-    assert isinstance(events[0], Waiting)
-    assert str(os.getpid()) in events[0].why
+    assert isinstance(events[0], StartDelayed)
+    assert str(os.getpid()) in events[0].reason
     assert isinstance(events[-1], RebuildReport)
-    assert events[-1].raised == 0
+    assert events[-1].restored == 0
 
 
 def test_waiting_for_the_lease_has_an_end(filled: BackupTable, job: Opener) -> None:
@@ -563,7 +565,7 @@ def test_a_rebuild_that_lost_its_lease_stops(
     """It was silent for too long, and somebody took over: it notices at its next heartbeat, and leaves theirs alone."""
 
     def take_over(point: str) -> None:
-        if point == "Progress":
+        if point == "RebuildProgress":
             filled.lease.acquire("other", time.time() + 2 * LEASE_EXPIRY, host="elsewhere", pid=77, expiry=LEASE_EXPIRY)
 
     with pytest.raises(LeaseHeldError, match="taken over"):
@@ -584,7 +586,7 @@ def test_two_rebuilds_at_once_are_safe(
     def at(point: str) -> None:
         if point == "finish":
             while not isinstance(event := next(other), RebuildReport):
-                if other_gets_to == "the middle" and isinstance(event, Progress):
+                if other_gets_to == "the middle" and isinstance(event, RebuildProgress):
                     break
 
     # A clock that stands still: this one sends no heartbeat, and does not learn that it lost its lease.
@@ -609,7 +611,7 @@ def test_an_interrupted_rebuild_gives_its_lease_back(
     """^C or SIGTERM in the middle: the lease is free at once, nothing was verified, and the next one succeeds."""
     running = job().run()
     assert isinstance(running, Iterator)
-    assert [type(next(running)) for _ in range(2)] == [Began, Progress]
+    assert [type(next(running)) for _ in range(2)] == [RebuildStarted, RebuildProgress]
     assert filled.lease.holder() is not None
     with pytest.raises(interruption):
         running.throw(interruption())  # type: ignore[attr-defined]
@@ -693,7 +695,7 @@ def test_a_table_that_vanishes_verifies_nothing(
     """ConfigurationError: an empty backup must not be taken for a registry in which nothing is salted."""
 
     def at(point: str) -> None:
-        if point == "Progress":
+        if point == "RebuildProgress":
             filled.client.update_table(TableName=settings.backup_table, DeletionProtectionEnabled=False)
             filled.client.delete_table(TableName=settings.backup_table)
 
@@ -712,8 +714,8 @@ def test_waiting_for_a_redis_that_is_down(
     redis_server.kill()
     redis_server.delete_aof()
     events = drive(job(wait_redis=60.0, clock=time.monotonic, sleep=lambda seconds: redis_server.start()))
-    assert isinstance(events[0], Waiting)
-    assert "cannot be reached" in events[0].why
+    assert isinstance(events[0], StartDelayed)
+    assert "cannot be reached" in events[0].reason
     assert events[0].percent is None
     assert isinstance(events[-1], RebuildReport)
     assert_verified(store)
@@ -756,7 +758,7 @@ def test_waiting_for_a_redis_that_loads(
     redis_server.kill()
     slow = LocalRedis(redis_server.directory, binary=redis_binary, options={"key-load-delay": "100"})
     slow.port = redis_server.port
-    seen: list[Waiting] = []
+    seen: list[StartDelayed] = []
 
     def sleep(seconds: float) -> None:
         if seen and seen[-1].percent is not None:
@@ -766,14 +768,14 @@ def test_waiting_for_a_redis_that_loads(
     try:
         slow.start(wait=False)
         for event in job(wait_redis=60.0, clock=time.monotonic, sleep=sleep).run():
-            if isinstance(event, Waiting):
+            if isinstance(event, StartDelayed):
                 seen.append(event)
         assert_verified(store)
     finally:
         slow.kill()
     loading = [event for event in seen if event.percent is not None]
     assert loading
-    assert all("loading" in event.why and 0 <= (event.percent or 0) <= 100 for event in loading)
+    assert all("loading" in event.reason and 0 <= (event.percent or 0) <= 100 for event in loading)
     assert all((event.eta_seconds or 0) >= 0 for event in loading)
 
 
@@ -819,7 +821,7 @@ def test_a_dry_run_changes_nothing(
     assert dump() == state
     report = events[-1]
     assert isinstance(report, RebuildReport)
-    assert (report.entries, report.raised, report.skipped) == (len(ENTRIES) + 1, missing + 1, 1)
+    assert (report.entries, report.restored, report.skipped) == (len(ENTRIES) + 1, missing + 1, 1)
     assert report.dry_run
     assert report.committed == 0
     assert report.verified is (before in ("verified", "somebody holds the lease"))

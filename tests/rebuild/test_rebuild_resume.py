@@ -17,10 +17,17 @@ import pytest
 from saltctl.errors import CheckpointRefusedError, RebuildBrokenError, RedisUnavailableError
 from saltctl.local.servers import LocalRedis
 from saltctl.rebuild.checkpoint import Checkpoint, CheckpointFile
-from saltctl.rebuild.events import BeganAnew, Event, Progress, RebuildReport, Resumed, Unsaved
+from saltctl.rebuild.events import (
+    CheckpointNotSaved,
+    CheckpointRejected,
+    Event,
+    RebuildProgress,
+    RebuildReport,
+    RebuildResumed,
+)
 from saltctl.rebuild.lease import LEASE_EXPIRY
 from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
-from saltctl.rebuild.resuming import Resume
+from saltctl.rebuild.resuming import ResumeMode
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -93,7 +100,7 @@ def interrupt(rebuild: Rebuild, pages: int = 2) -> None:
     running = rebuild.run()
     seen = 0
     for event in running:
-        seen += isinstance(event, Progress)
+        seen += isinstance(event, RebuildProgress)
         if seen == pages:
             break
     running.close()  # type: ignore[attr-defined]
@@ -162,7 +169,7 @@ def test_killed_at_random_and_taken_up_again(
         registry.raise_to(conversation_id, wanted[conversation_id])
         now += 2 * LEASE_EXPIRY
         report, events = finish(job(now=lambda: now))  # noqa: B023  used at once
-        resumed += any(isinstance(event, Resumed) for event in events)
+        resumed += any(isinstance(event, RebuildResumed) for event in events)
         assert report.verified
         assert (report.entries, report.skipped) == (len(ENTRIES), 0)
         assert held(store, wanted) == wanted
@@ -206,8 +213,8 @@ def test_redis_killed_at_random_and_started_empty(
             assert set(store.verified().values()) == {at >= next(passed)}
         left = file.load() is not None
         report, events = finish(job())
-        assert not any(isinstance(event, Resumed) for event in events)
-        assert any(isinstance(event, BeganAnew) for event in events) is left
+        assert not any(isinstance(event, RebuildResumed) for event in events)
+        assert any(isinstance(event, CheckpointRejected) for event in events) is left
         anew += left
         assert report.verified
         assert held(store, ENTRIES) == ENTRIES
@@ -217,14 +224,14 @@ def test_redis_killed_at_random_and_started_empty(
 def test_only_what_is_left_is_read(interrupted: Checkpoint, job: Opener, filled: BackupTable) -> None:
     """The report counts the whole rebuild; raises that were half done before it broke are completed at its end."""
     report, events = finish(job())
-    assert [event for event in events if isinstance(event, Resumed)] == [
-        Resumed(interrupted.written, interrupted.entries)
+    assert [event for event in events if isinstance(event, RebuildResumed)] == [
+        RebuildResumed(interrupted.written, interrupted.entries)
     ]
-    progress = [event.entries for event in events if isinstance(event, Progress)]
+    progress = [event.entries for event in events if isinstance(event, RebuildProgress)]
     assert min(progress) > interrupted.entries
     assert (report.resumed, report.entries) == (True, len(ENTRIES))
     # What was on its way to Redis at the end is found there already.
-    assert report.raised + 5 >= len(ENTRIES)
+    assert report.restored + 5 >= len(ENTRIES)
 
 
 def test_half_done_raises_survive_the_break(backup: BackupTable, job: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,12 +295,12 @@ def test_a_checkpoint_that_does_not_hold_is_refused_with_the_reason(
             file.path.write_bytes(file.path.read_bytes()[:-9])
     before = store.verified()
     with pytest.raises(CheckpointRefusedError, match=why) as refused:
-        finish(job(resume=Resume.ALWAYS, **options))
+        finish(job(resume=ResumeMode.ALWAYS, **options))
     assert "--restart" in refused.value.hint
     assert store.verified() == before
     report, events = finish(job(**options))
-    (anew,) = [event for event in events if isinstance(event, BeganAnew)]
-    assert why in anew.why
+    (anew,) = [event for event in events if isinstance(event, CheckpointRejected)]
+    assert why in anew.reason
     assert not report.resumed
     assert held(store, ENTRIES) == ENTRIES
     assert file.load() is None
@@ -302,14 +309,14 @@ def test_a_checkpoint_that_does_not_hold_is_refused_with_the_reason(
 def test_without_a_checkpoint_there_is_nothing_to_resume(job: Opener, store: RedisRegistry) -> None:
     """--resume says so, and touches nothing."""
     with pytest.raises(CheckpointRefusedError, match="there is no checkpoint"):
-        finish(job(resume=Resume.ALWAYS))
+        finish(job(resume=ResumeMode.ALWAYS))
     assert set(store.verified().values()) == {False}
 
 
 def test_restart_begins_anew(interrupted: Checkpoint, job: Opener, file: CheckpointFile) -> None:
     """Whatever the checkpoint says."""
-    report, events = finish(job(resume=Resume.NEVER))
-    assert not [event for event in events if isinstance(event, Resumed | BeganAnew)]
+    report, events = finish(job(resume=ResumeMode.NEVER))
+    assert not [event for event in events if isinstance(event, RebuildResumed | CheckpointRejected)]
     assert not report.resumed
     assert file.load() is None
 
@@ -329,7 +336,7 @@ def test_two_machines_at_once(
     monkeypatch.setattr("saltctl.rebuild.rebuild.PROGRESS_EVERY", 0.0)
     monkeypatch.setattr("saltctl.rebuild.lease.LEASE_BEAT", 1e9)
     first = job().run()
-    while not isinstance(next(first), Progress):
+    while not isinstance(next(first), RebuildProgress):
         pass
     later = time.time() + 2 * LEASE_EXPIRY
     other = CheckpointFile(tmp_path / "elsewhere" / "rebuild.json")
@@ -355,6 +362,8 @@ class FullDisk(CheckpointFile):
 def test_a_full_disk_does_not_end_a_rebuild(job: Opener, store: RedisRegistry, file: CheckpointFile) -> None:
     """It says so once, and goes on to its end."""
     report, events = finish(job(checkpoints=FullDisk(file.path)))
-    assert [event for event in events if isinstance(event, Unsaved)] == [Unsaved("No space left on device")]
+    assert [event for event in events if isinstance(event, CheckpointNotSaved)] == [
+        CheckpointNotSaved("No space left on device")
+    ]
     assert report.verified
     assert held(store, ENTRIES) == ENTRIES

@@ -12,7 +12,6 @@ import pytest
 
 import saltctl.registry.compare as compare_module
 from saltctl.errors import ComparisonBrokenError, ConfigurationError, DamagedEntryError, ThrottledError, UsageError
-from saltctl.rebuild.events import Damaged
 from saltctl.registry.compare import KEYED_ABOVE, MAX_NAMED, Comparison, ComparisonOptions, result_of
 from saltctl.registry.compare_events import ComparisonReport, Drift, Sample
 from saltctl.registry.registry import Registry
@@ -290,7 +289,7 @@ def test_damaged_items_are_counted_and_are_no_drift(world: World) -> None:
     world.backup = Damaging()
     world.backup.items = normal.items
     events = list(world.comparison().run())
-    assert [event.entry.conversation_id for event in events if isinstance(event, Damaged)] == ["broken"]
+    assert [event.conversation_id for event in events if isinstance(event, DamagedEntry)] == ["broken"]
     report = events[-1]
     assert isinstance(report, ComparisonReport)
     assert (kinds(report), report.damaged) == ({"conv_2": "unbacked"}, 1)

@@ -209,7 +209,7 @@ def test_redis_restarted_between_two_steps(
     assert raising(strike_at(point, restart)).raise_to("conv", 8).step == "commit"
     assert held(backup) == (8, 8)
     assert registry.lookup("conv") == ("conv", 8, 8, "backup")
-    assert rebuild().raised == 0
+    assert rebuild().restored == 0
     assert registry.lookup("conv") == ("conv", 8, 8, "redis")
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from saltctl.cli.cron import CronOption, MetricsFileOption, track_job
-from saltctl.cli.output import columns_of, note, print_result, warn
-from saltctl.cli.rebuild.view import narrate
+from saltctl.cli.output import note, print_result, warn
+from saltctl.cli.rebuild.view import COLUMNS, narrate, print_report
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -29,14 +29,8 @@ if TYPE_CHECKING:
     from saltctl.rebuild.checkpoint import CheckpointFile
     from saltctl.rebuild.events import Event
     from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
-    from saltctl.rebuild.resuming import Resume
+    from saltctl.rebuild.resuming import ResumeMode
 
-COLUMNS = columns_of(
-    "verified entries raised unchanged skipped committed seconds entries_per_second consumed_rcu segments nodes"
-    " resumed dry_run",
-    committed="raises completed",
-    nodes="Redis primaries",
-)
 INCOMPLETE = 4
 
 
@@ -116,10 +110,12 @@ def rebuild(
         with deadline(timeout), _naming(checkpoints, quiet=cron or dry_run):
             session.backup.check_table()
             report = narrate(watched.events(), quiet=cron)
-        changed = bool(report.raised or report.committed or watched.verified_now) and not dry_run
+        changed = bool(report.restored or report.committed or watched.verified_now) and not dry_run
         run.done(asdict(report), happened=changed or report.skipped > 0)
         if not cron or output is not None:
-            print_result(asdict(report), output, columns=COLUMNS)
+            print_result(
+                asdict(report), output, columns=COLUMNS, human_view=lambda screen: print_report(screen, report)
+            )
         if report.skipped:
             if not cron:
                 warn(f"{report.skipped} damaged items of the backup were skipped; they are named above")
@@ -139,14 +135,14 @@ def _unless_verified(session: Session, job: Rebuild, options: RebuildOptions) ->
         return
     yield RebuildReport(
         entries=0,
-        raised=0,
+        restored=0,
         unchanged=0,
         skipped=0,
         seconds=0.0,
         entries_per_second=0.0,
         consumed_rcu=0.0,
         segments=options.segments,
-        nodes=len(verified),
+        primaries=len(verified),
         verified=True,
         resumed=False,
         dry_run=options.dry_run,
@@ -154,27 +150,29 @@ def _unless_verified(session: Session, job: Rebuild, options: RebuildOptions) ->
     )
 
 
-def _how_to_resume(session: Session, checkpoints: CheckpointFile, *, resume: bool, restart: bool, ask: bool) -> Resume:
+def _how_to_resume(
+    session: Session, checkpoints: CheckpointFile, *, resume: bool, restart: bool, ask: bool
+) -> ResumeMode:
     """What the options say; else what somebody at the terminal says of a checkpoint; else where it holds.
 
     Nobody is asked elsewhere: a rebuild from cron neither waits for an answer nor fails because of what another
     one left, and one that --timeout ends again and again gets to its end all the same.
     """
-    from saltctl.rebuild.resuming import Resume
+    from saltctl.rebuild.resuming import ResumeMode
 
     if resume and restart:
         raise UsageError("--resume and --restart exclude each other", hint="give one of them, or neither")
     if resume or restart:
-        return Resume.ALWAYS if resume else Resume.NEVER
+        return ResumeMode.ALWAYS if resume else ResumeMode.NEVER
     try:
         checkpoint = checkpoints.load() if ask else None
     except CheckpointRefusedError:
         checkpoint = None  # the rebuild says so itself, once it has the lease
     if checkpoint is None:
-        return Resume.WHERE_IT_HOLDS
+        return ResumeMode.IF_VALID
     ended = f"A rebuild ended at {iso_utc(checkpoint.written, 'seconds')} after {checkpoint.entries:,} entries"
     goes_on = session.ask_default_yes(f"{ended} ({checkpoints.path}). Go on from there?")
-    return Resume.WHERE_IT_HOLDS if goes_on else Resume.NEVER
+    return ResumeMode.IF_VALID if goes_on else ResumeMode.NEVER
 
 
 @contextmanager
@@ -197,10 +195,10 @@ class _Watched:
 
     def events(self) -> Iterator[Event]:
         """The same events; closing this closes them."""
-        from saltctl.rebuild.events import Began
+        from saltctl.rebuild.events import RebuildStarted
 
         with closing(cast("Any", self._events)) as events:
             for event in events:
-                if isinstance(event, Began):
+                if isinstance(event, RebuildStarted):
                     self.verified_now = not event.verified_before
                 yield event

@@ -5,25 +5,43 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import cast
+from dataclasses import asdict
+from typing import TYPE_CHECKING, cast
 
-from saltctl.cli.output import note, warn
+from saltctl.cli.output import columns_of, note, print_fields, warn
 from saltctl.cli.progress import MAX_DAMAGED_NAMED, PrintLine, show_progress
 from saltctl.cli.text import printable
 from saltctl.rebuild.events import (
-    AboveCap,
-    Began,
-    BeganAnew,
-    Cost,
-    Damaged,
+    CheckpointNotSaved,
+    CheckpointRejected,
+    CostEstimate,
+    EntryAboveCap,
     Event,
-    Progress,
+    RebuildProgress,
     RebuildReport,
-    Resumed,
-    Unsaved,
-    Waiting,
+    RebuildResumed,
+    RebuildStarted,
+    StartDelayed,
 )
+from saltctl.stores.contracts import DamagedEntry
 from saltctl.times import iso_utc
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+COLUMNS = columns_of(
+    "verified entries restored unchanged skipped committed seconds entries_per_second consumed_rcu segments primaries"
+    " resumed dry_run"
+)
+
+
+def print_report(screen: Console, report: RebuildReport) -> None:
+    """Print the outcome as one sentence, and the report as a table below it."""
+    outcome = "Dry run" if report.dry_run else "Verified"
+    restored = f"{report.restored:,} {'to restore' if report.dry_run else 'restored'}"
+    screen.print(f"{outcome}: {report.entries:,} entries, {restored}, in {report.seconds:,.1f} s")
+    print_fields(asdict(report), COLUMNS)
 
 
 def narrate(
@@ -48,20 +66,20 @@ def _drain(events: Iterator[Event], say: PrintLine, above: PrintLine, tell: Prin
         match event:
             case RebuildReport():
                 return event
-            case Waiting():
+            case StartDelayed():
                 say(printable(_waiting(event)))
-            case Began():
+            case RebuildStarted():
                 say("marking buckets" if event.verified_before else "Redis is not verified; marking buckets")
-            case Cost() | Resumed() | BeganAnew():
+            case CostEstimate() | RebuildResumed() | CheckpointRejected():
                 tell(printable(_taken_up(event)))
-            case Unsaved():
-                warn(f"no checkpoint can be written, and the rebuild goes on: {event.why}")
-            case Progress():
+            case CheckpointNotSaved():
+                warn(f"no checkpoint can be written, and the rebuild goes on: {event.reason}")
+            case RebuildProgress():
                 say(
-                    f"{event.entries:,} entries, {event.raised:,} of them new to Redis, "
+                    f"{event.entries:,} entries, {event.restored:,} of them new to Redis, "
                     f"{event.entries / max(event.seconds, 0.001):,.0f}/s, {event.consumed_rcu:,.1f} RCU"
                 )
-            case Damaged() | AboveCap():
+            case DamagedEntry() | EntryAboveCap():
                 named += 1
                 if named <= MAX_DAMAGED_NAMED:
                     above(printable(_odd(event)))
@@ -70,19 +88,19 @@ def _drain(events: Iterator[Event], say: PrintLine, above: PrintLine, tell: Prin
     raise RuntimeError("the rebuild ended without a report")
 
 
-def _odd(event: Damaged | AboveCap) -> str:
-    if isinstance(event, AboveCap):
+def _odd(event: DamagedEntry | EntryAboveCap) -> str:
+    if isinstance(event, EntryAboveCap):
         return f"{event.conversation_id!r} has N {event.max_n}, above max_n_cap; it is merged like any other"
-    return f"skipped {event.entry.conversation_id!r}: {event.entry.problem}"
+    return f"skipped {event.conversation_id!r}: {event.problem}"
 
 
-def _taken_up(event: Cost | Resumed | BeganAnew) -> str:
+def _taken_up(event: CostEstimate | RebuildResumed | CheckpointRejected) -> str:
     match event:
-        case Resumed():
+        case RebuildResumed():
             at = iso_utc(event.written, "seconds")
             return f"going on from a checkpoint of {at}, after {event.entries:,} entries; --restart begins anew"
-        case BeganAnew():
-            return f"beginning anew: {event.why}"
+        case CheckpointRejected():
+            return f"beginning anew: {event.reason}"
     time = "" if event.seconds is None else f", {event.seconds:,.0f} s at this --max-rcu"
     return (
         f"reading the backup costs about {event.rcu:,} RCU{time}: {event.items:,} items, {event.bytes:,} bytes, as "
@@ -90,8 +108,8 @@ def _taken_up(event: Cost | Resumed | BeganAnew) -> str:
     )
 
 
-def _waiting(event: Waiting) -> str:
+def _waiting(event: StartDelayed) -> str:
     if event.percent is None:
-        return f"waiting: {event.why}"
+        return f"waiting: {event.reason}"
     eta = "" if event.eta_seconds is None else f", {event.eta_seconds:,.0f} s to go"
-    return f"waiting: {event.why}: {event.percent:.0f} %{eta}"
+    return f"waiting: {event.reason}: {event.percent:.0f} %{eta}"

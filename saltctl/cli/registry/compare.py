@@ -116,8 +116,8 @@ def _comparison(session: Session, options: ComparisonOptions, *, repair: bool) -
 
 def _drain(job: Comparison, *, quiet: bool) -> ComparisonReport:
     """Tell about the events on stderr, and return the report."""
-    from saltctl.rebuild.events import Damaged
     from saltctl.registry.compare_events import ComparisonProgress, ComparisonReport
+    from saltctl.stores.contracts import DamagedEntry
 
     damaged = 0
     with closing(cast("Any", job.run())) as events, show_progress("comparing", quiet=quiet) as (say, above):
@@ -127,10 +127,10 @@ def _drain(job: Comparison, *, quiet: bool) -> ComparisonReport:
                     return event
                 case ComparisonProgress():
                     say(f"{event.checked:,} checked, {event.drift:,} differ, {event.consumed_rcu:,.1f} RCU")
-                case Damaged():
+                case DamagedEntry():
                     damaged += 1
                     if damaged <= MAX_DAMAGED_NAMED:
-                        above(printable(f"damaged: {event.entry.conversation_id!r}: {event.entry.problem}"))
+                        above(printable(f"damaged: {event.conversation_id!r}: {event.problem}"))
     raise RuntimeError("the comparison ended without a report")
 
 

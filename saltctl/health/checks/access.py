@@ -11,9 +11,9 @@ from typing import Any
 
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, combine, fail, ok, skip, warn
-from saltctl.settings import has_password
 from saltctl.stores.redis.inspection import APP_USER, SERVICE_USER
 from saltctl.stores.redis.scripts import script_sha
+from saltctl.urls import has_password
 
 
 def settings(facts: Facts) -> Finding:

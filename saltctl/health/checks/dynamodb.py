@@ -9,8 +9,8 @@ from saltctl.errors import AccessDeniedError, ConfigurationError, SaltctlError, 
 from saltctl.health.checks.redis import skewed
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, combine, fail, ok, skip, warn
-from saltctl.local.environment import is_loopback
 from saltctl.rebuild.lease import LEASE_EXPIRY
+from saltctl.urls import is_loopback
 
 
 def backup_table(facts: Facts) -> Finding:

@@ -16,8 +16,9 @@ from saltctl.errors import (
     SaltctlError,
     ThrottledError,
 )
-from saltctl.settings import Settings, mask_url
+from saltctl.settings import Settings
 from saltctl.stores.contracts import TableSize
+from saltctl.urls import mask_url
 
 POOL_SIZE = 72
 """Connections that a client keeps. With botocore's default of 10, parallel queries of many salts would queue."""

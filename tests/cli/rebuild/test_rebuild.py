@@ -10,7 +10,7 @@ import pytest
 
 from saltctl.local.servers import LocalRedis
 from saltctl.rebuild.checkpoint import CheckpointFile
-from saltctl.rebuild.events import Progress
+from saltctl.rebuild.events import RebuildProgress
 from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings, load_settings
@@ -32,11 +32,11 @@ def test_a_rebuild_verifies_and_reports(
     redis_server.delete_aof()
     redis_server.start()
     report = saltctl("rebuild", "-o", "json").json
-    assert (report["entries"], report["raised"], report["unchanged"], report["skipped"]) == (20, 20, 0, 0)
-    assert (report["verified"], report["nodes"], report["dry_run"], report["resumed"]) == (True, 1, False, False)
+    assert (report["entries"], report["restored"], report["unchanged"], report["skipped"]) == (20, 20, 0, 0)
+    assert (report["verified"], report["primaries"], report["dry_run"], report["resumed"]) == (True, 1, False, False)
     assert registry.lookup("conv_7").source == "redis"
     again = saltctl("rebuild", "-o", "json").json
-    assert (again["raised"], again["unchanged"]) == (0, 20)
+    assert (again["restored"], again["unchanged"]) == (0, 20)
 
 
 def test_a_dry_run_says_what_would_change(
@@ -46,7 +46,7 @@ def test_a_dry_run_says_what_would_change(
     registry.raise_to("conv", 4)
     backup.raise_max_n("other", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
     report = saltctl("rebuild", "--dry-run", "-o", "json").json
-    assert (report["entries"], report["raised"], report["verified"], report["dry_run"]) == (2, 1, False, True)
+    assert (report["entries"], report["restored"], report["verified"], report["dry_run"]) == (2, 1, False, True)
     assert store.raw(["other"]) == {"other": None}
     assert not any(store.verified().values())
     assert backup.lease.holder() is None
@@ -126,7 +126,7 @@ def test_a_rebuild_that_is_not_needed_reads_nothing(
     needed = saltctl("rebuild", "--if-needed", "-o", "json").json
     assert (needed["entries"], needed["verified"]) == (1, True)
     again = saltctl("rebuild", "--if-needed", "-o", "json").json
-    assert (again["entries"], again["consumed_rcu"], again["nodes"], again["verified"]) == (0, 0, 1, True)
+    assert (again["entries"], again["consumed_rcu"], again["primaries"], again["verified"]) == (0, 0, 1, True)
     redis_server.kill()
     assert saltctl("rebuild", "--if-needed").code == 69
 
@@ -153,7 +153,7 @@ def interrupted(
         checkpoints=kept,
     )
     running = job.run()
-    while not (isinstance(event := next(running), Progress) and event.entries > 5):
+    while not (isinstance(event := next(running), RebuildProgress) and event.entries > 5):
         pass
     running.close()  # type: ignore[attr-defined]
     assert kept.load() is not None

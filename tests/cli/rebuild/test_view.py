@@ -8,7 +8,7 @@ import pytest
 
 from saltctl.cli import progress
 from saltctl.cli.rebuild.view import narrate
-from saltctl.rebuild.events import Began, Damaged, Event, Progress, RebuildReport, Waiting
+from saltctl.rebuild.events import Event, RebuildProgress, RebuildReport, RebuildStarted, StartDelayed
 from saltctl.stores.contracts import DamagedEntry
 
 REPORT = RebuildReport(9, 1, 8, 0, 1.0, 9.0, 2.5, 1, 1, True, False, False, 0)
@@ -25,7 +25,7 @@ def _events(*events: Event, closed: list[bool] | None = None) -> Iterator[Event]
 def test_lines_come_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal a line is written when ten seconds have passed, and none before."""
     now = iter([0.0, 1.0, 11.0, 12.0, 22.0])
-    steps = [Progress(entries, 1, 1.0, 2.5) for entries in (1, 2000, 3000, 4000)]
+    steps = [RebuildProgress(entries, 1, 1.0, 2.5) for entries in (1, 2000, 3000, 4000)]
     assert narrate(_events(*steps, REPORT), lambda: next(now)) is REPORT
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
@@ -38,7 +38,10 @@ def test_waiting_shows_what_info_says(capsys: pytest.CaptureFixture[str], monkey
     """While Redis loads, the percentage and the time to go are shown; while it is down, the reason."""
     monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
     events = _events(
-        Waiting("Redis is loading its data", 41.6, 12.0), Waiting("no answer \x1b[2J"), Began(1, False), REPORT
+        StartDelayed("Redis is loading its data", 41.6, 12.0),
+        StartDelayed("no answer \x1b[2J"),
+        RebuildStarted(1, False),
+        REPORT,
     )
     narrate(events)
     assert capsys.readouterr().err.splitlines() == [
@@ -50,7 +53,7 @@ def test_waiting_shows_what_info_says(capsys: pytest.CaptureFixture[str], monkey
 
 def test_damaged_items_are_named_up_to_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
     """Twenty damaged items are named; the rest is counted, and the reader is told so."""
-    damaged = [Damaged(DamagedEntry(f"conv_{number}", "it has no max_n")) for number in range(50)]
+    damaged = [DamagedEntry(f"conv_{number}", "it has no max_n") for number in range(50)]
     narrate(_events(*damaged, REPORT))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == progress.MAX_DAMAGED_NAMED + 1
@@ -65,7 +68,7 @@ def test_events_are_closed_on_every_way_out(failure: type[BaseException]) -> Non
 
     def broken() -> Iterator[Event]:
         try:
-            yield Began(1, True)
+            yield RebuildStarted(1, True)
             raise failure
         finally:
             closed.append(True)
@@ -78,4 +81,4 @@ def test_events_are_closed_on_every_way_out(failure: type[BaseException]) -> Non
 def test_a_rebuild_without_a_report_is_a_defect() -> None:
     """Events that end without a report are never taken for success."""
     with pytest.raises(RuntimeError, match="without a report"):
-        narrate(_events(Began(1, True)))
+        narrate(_events(RebuildStarted(1, True)))

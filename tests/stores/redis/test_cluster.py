@@ -17,7 +17,7 @@ from saltctl.errors import ConfigurationError, RebuildBrokenError, RedisUnavaila
 from saltctl.health.doctor import run_checks, select_checks
 from saltctl.health.facts import Facts
 from saltctl.local.servers import LocalMoto
-from saltctl.rebuild.events import Progress
+from saltctl.rebuild.events import RebuildProgress
 from saltctl.rebuild.rebuild import RebuildOptions
 from saltctl.registry.compare import Comparison, ComparisonOptions, result_of
 from saltctl.registry.registry import Registry
@@ -111,7 +111,7 @@ def test_the_whole_registry_is_spread_and_verified(
     assert registry.lookup(CONVERSATIONS[0]).source == "backup"
     assert set(store.verified().values()) == {False}
     report = rebuild(segments=3)
-    assert (report.nodes, report.verified, report.entries) == (3, True, 1)
+    assert (report.primaries, report.verified, report.entries) == (3, True, 1)
     for conversation_id in CONVERSATIONS[2::2]:
         registry.raise_to(conversation_id, 4)
     assert set(sources(registry).values()) == {"redis"}
@@ -120,7 +120,7 @@ def test_the_whole_registry_is_spread_and_verified(
     assert dict(store.entries()) == dict.fromkeys(CONVERSATIONS[::2], 4)
     assert store.raw(CONVERSATIONS[:2]) == {CONVERSATIONS[0]: 4, CONVERSATIONS[1]: None}
     assert len(store.by_primary(CONVERSATIONS)) == 3
-    assert rebuild(dry_run=True).raised == 0
+    assert rebuild(dry_run=True).restored == 0
     store.check_server()
 
 
@@ -203,7 +203,7 @@ def test_a_rebuild_does_not_survive_a_slot_that_moves(
     """Marked on one primary and fenced on none: the rebuild is broken, and the next one verifies both."""
     key = store._key(CONVERSATIONS[0])
     events = rebuild_job(settings, store, backup, RebuildOptions(segments=1, page_limit=5)).run()
-    assert any(isinstance(event, Progress) for event in events)
+    assert any(isinstance(event, RebuildProgress) for event in events)
     cluster.move(key, other_primary(cluster, key))
     with pytest.raises(RebuildBrokenError, match="moved to another primary"):
         list(events)
@@ -218,7 +218,7 @@ def test_a_rebuild_does_not_survive_a_failover(
 ) -> None:
     """A primary dies and its replica is promoted half-way: what was marked on the one is not fenced on the other."""
     events = rebuild_job(settings, store, backup, RebuildOptions(segments=1, page_limit=5)).run()
-    assert any(isinstance(event, Progress) for event in events)
+    assert any(isinstance(event, RebuildProgress) for event in events)
     promoted = cluster.kill(cluster.owner_of(store._key(CONVERSATIONS[0])))
     with pytest.raises((RebuildBrokenError, RedisUnavailableError)):
         list(events)

@@ -112,7 +112,7 @@ def test_a_restart_with_its_aof_is_fenced(
     assert store.raw(CONVERSATIONS[:1]) == {CONVERSATIONS[0]: 4}
     assert_unverified(store)
     assert_answers_from(raised, "backup")
-    assert rebuild().raised == 0
+    assert rebuild().restored == 0
     assert_answers_from(raised, "redis")
 
 

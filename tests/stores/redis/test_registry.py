@@ -132,7 +132,7 @@ def test_a_damaged_entry_is_an_error_and_no_default(
             store.raw(["conv"])
         assert registry.lookup("conv") == ("conv", 4, 4, "backup")
         assert registry.lookup_many(["conv", "other"])["conv"].max_n == 4
-        assert rebuild().raised == 1
+        assert rebuild().restored == 1
         assert registry.lookup("conv") == ("conv", 4, 4, "redis")
 
 

@@ -72,7 +72,7 @@ def test_a_failover_is_followed_and_fenced(
     """The promoted replica is unverified until a rebuild; raises and reports go to it; the demoted one refuses."""
     stream = HeatStream(settings)
     stream.create_group()
-    assert rebuild().nodes == 1
+    assert rebuild().primaries == 1
     registry.raise_to("conv", 4)
     assert registry.lookup("conv") == ("conv", 4, 4, "redis")
     assert store.primaries() == (sentinels.primary.name,)
