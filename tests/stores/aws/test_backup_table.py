@@ -1,4 +1,4 @@
-"""The backup table: conditional updates, scans, the lease, and what AWS says when it says no."""
+"""The backup table: conditional updates, reads, scans, the layout and the table itself."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,89 +13,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from saltctl.errors import (
-    AccessDeniedError,
-    AwsUnavailableError,
-    ConfigurationError,
-    DamagedEntryError,
-    SaltctlError,
-    ThrottledError,
-)
-from saltctl.local.servers import LocalMoto, free_port
+from saltctl.errors import ConfigurationError, DamagedEntryError, ThrottledError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import IDLE_SECONDS
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.aws.client import create_client
-from saltctl.stores.contracts import BackupEntry, BackupPage, LeaseHolder, Raise, RaiseOutcome
-from tests.support.stubs import GARBAGE, AwsStub, refusal
-
-THROTTLED = refusal("ProvisionedThroughputExceededException")
-
-
-@pytest.fixture
-def settings(moto: LocalMoto) -> Settings:
-    """Settings for a table of the test's own; no Redis has a part in these tests."""
-    return Settings(
-        backup_table=f"backup-{uuid.uuid4().hex[:8]}",
-        aws_region="us-east-1",
-        aws_endpoint_url=moto.url,
-        actor="tester@test",
-    )
-
-
-@pytest.fixture(params=["moto", "moto in this process", "dynamodb-local"])
-def backup(request: pytest.FixtureRequest, settings: Settings) -> Iterator[BackupTable]:
-    """The backup table, created and empty, on every emulator in turn: one contract for all of them."""
-    with ExitStack() as stack:
-        if request.param == "moto in this process":
-            stack.enter_context(request.getfixturevalue("moto_in_process"))
-            settings = replace(settings, aws_endpoint_url=None)
-        elif request.param == "dynamodb-local":
-            settings = replace(settings, aws_endpoint_url=request.getfixturevalue("dynamodb_local").url)
-        table = BackupTable(settings)
-        table.create()
-        yield table
-
-
-@pytest.fixture
-def atomic(request: pytest.FixtureRequest) -> None:
-    """For tests in which many write at once: an emulator that checks and writes in two steps is left out."""
-    if request.node.callspec.params["backup"] == "moto in this process":
-        pytest.skip("moto in this process checks a condition and writes in two steps, which threads come between")
-
-
-@pytest.fixture
-def moto_backup(settings: Settings) -> BackupTable:
-    """The same over HTTP, where the tests' stub can stand in between."""
-    table = BackupTable(settings)
-    table.create()
-    return table
-
-
-@pytest.fixture
-def stubbed_backup(settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub) -> BackupTable:
-    """That table, seen through the stub, with one attempt a request: its errors show at once."""
-    behind = aws_stub.settings(settings)
-    return BackupTable(behind, client=create_client(behind, "dynamodb", attempts=1))
-
-
-def note(n: int, reason: str = "") -> Raise:
-    """A raise as the protocol hands it over."""
-    return Raise(n, "2024-05-01T12:00:00.000Z", "tester", reason)
-
-
-def put(backup: BackupTable, *items: dict[str, Any]) -> None:
-    """Write items by hand, past everything that saltctl checks."""
-    for start in range(0, len(items), 25):
-        requests = [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]
-        backup.client.batch_write_item(RequestItems={backup.name: requests})
-
-
-def entry(conversation_id: str, max_n: int, write_n: int | None = None) -> dict[str, Any]:
-    """An item."""
-    item: dict[str, Any] = {"conversation_id": {"S": conversation_id}, "max_n": {"N": str(max_n)}}
-    return item if write_n is None else item | {"write_n": {"N": str(write_n)}}
-
+from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
+from tests.stores.aws.backup_helpers import THROTTLED, entry, note, put
+from tests.support.stubs import AwsStub, refusal
 
 # Conditional updates.
 
@@ -211,6 +132,24 @@ def test_what_a_batch_leaves_unprocessed_is_asked_again(stubbed_backup: BackupTa
     aws_stub.rule = first_key_only
     assert len(stubbed_backup.get_many([f"conv_{number}" for number in range(5)])) == 5
     assert aws_stub.seen.count("BatchGetItem") == 5
+
+
+def test_reads_that_stay_unprocessed_are_throttled_reads(
+    aws_settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub
+) -> None:
+    """Some keys are never served: after longer and longer pauses an error, and not the others without them."""
+    pauses: list[float] = []
+    stubbed_backup = BackupTable(aws_stub.settings(aws_settings), sleep=pauses.append)
+    table = stubbed_backup.name
+    aws_stub.rule = lambda operation, request: (
+        (200, {"Responses": {}, "UnprocessedKeys": {table: request["RequestItems"][table]}})
+        if operation == "BatchGetItem"
+        else None
+    )
+    with pytest.raises(ThrottledError, match="unprocessed"):
+        stubbed_backup.get_many(["a", "b"])
+    assert len(pauses) == 8
+    assert sum(pauses) < 0.05 * 2**8
 
 
 DAMAGED = {
@@ -338,6 +277,14 @@ def test_a_slow_scan_gives_signs_of_life(stubbed_backup: BackupTable, aws_stub: 
     assert [item for page in scan for item in page.entries] == [("conv", 2, 2)]
 
 
+def test_a_throttled_scan_completes(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
+    """Throttling delays a scan and does not end it; nothing is left out."""
+    put(stubbed_backup, *(entry(f"conv_{number}", 2, 2) for number in range(20)))
+    aws_stub.answer_first(4, "Scan", THROTTLED)
+    assert sum(len(page.entries) for page in stubbed_backup.scan(2, limit=5)) == 20
+    assert aws_stub.seen.count("Scan") >= 4 + 4
+
+
 # The layout.
 
 
@@ -362,85 +309,12 @@ def test_a_damaged_layout_is_told_and_not_taken_for_another(backup: BackupTable)
             check("v1:64", "salt")
 
 
-# The lease.
-
-
-def take(backup: BackupTable, owner: str, now: float) -> LeaseHolder | None:
-    """As a rebuild does it, with 30 seconds to expiry."""
-    return backup.lease.acquire(owner, now, host=f"host-of-{owner}", pid=len(owner), expiry=30.0)
-
-
-def test_a_lease_is_held_by_one(backup: BackupTable) -> None:
-    """Who comes second learns who is first; who is first may take it again."""
-    assert backup.lease.holder() is None
-    assert take(backup, "me", 1000.0) is None
-    mine = LeaseHolder("me", "host-of-me", 2, 1000.0, 1000.0, "starting")
-    assert backup.lease.holder() == mine
-    assert take(backup, "you", 1001.0) == mine
-    assert take(backup, "me", 1002.0) is None
-
-
-def test_a_heartbeat_keeps_it(backup: BackupTable) -> None:
-    """Its age counts from the last heartbeat, and it tells how far its holder is."""
-    take(backup, "me", 1000.0)
-    assert backup.lease.renew("me", 1029.0, "12 entries") is True
-    holder = take(backup, "you", 1058.0)
-    assert holder == LeaseHolder("me", "host-of-me", 2, 1000.0, 1029.0, "12 entries")
-
-
-def test_a_lease_without_heartbeat_is_taken_over(backup: BackupTable) -> None:
-    """After its expiry and not before; its former holder learns that it has lost it, and cannot end the new one."""
-    take(backup, "me", 1000.0)
-    assert take(backup, "you", 1030.0) is not None
-    assert take(backup, "you", 1030.5) is None
-    assert backup.lease.renew("me", 1031.0, "still there") is False
-    backup.lease.release("me")
-    holder = backup.lease.holder()
-    assert holder is not None
-    assert holder.owner == "you"
-
-
-def test_a_released_lease_is_free(backup: BackupTable) -> None:
-    """At once, for everybody; a heartbeat that comes late does not bring it back."""
-    take(backup, "me", 1000.0)
-    backup.lease.release("me")
-    assert backup.lease.holder() is None
-    assert backup.lease.renew("me", 1001.0, "late") is False
-    assert backup.lease.holder() is None
-    assert take(backup, "you", 1001.0) is None
-
-
-@pytest.mark.parametrize("damage", [{}, {"lease_heartbeat": {"S": "soon"}, "lease_pid": {"S": "x"}}])
-def test_a_lease_that_somebody_wrote_by_hand_keeps_nobody_out(backup: BackupTable, damage: dict[str, Any]) -> None:
-    """It has no time at which it would end; whoever comes takes it, and until then it can be shown."""
-    put(backup, {"conversation_id": {"S": "#lease"}, "lease_owner": {"S": "nobody"}, **damage})
-    holder = backup.lease.holder()
-    assert holder is not None
-    assert (holder.owner, holder.host, holder.pid, holder.heartbeat) == ("nobody", "unknown", 0, 0.0)
-    assert take(backup, "me", 1000.0) is None
-    assert take(backup, "you", 1001.0) is not None
-
-
-@pytest.mark.usefixtures("atomic")
-def test_of_many_who_want_the_lease_one_gets_it(backup: BackupTable) -> None:
-    """All service instances see the same unverified Redis at the same moment."""
-    _ = backup.client
-    barrier = threading.Barrier(8)
-
-    def try_it(number: int) -> bool:
-        barrier.wait()
-        return take(backup, f"owner-{number}", 1000.0) is None
-
-    with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(try_it, range(8))) == 1
-
-
 # The table.
 
 
-def test_a_missing_table_is_a_matter_of_configuration(settings: Settings) -> None:
+def test_a_missing_table_is_a_matter_of_configuration(aws_settings: Settings) -> None:
     """Every operation says which table, and what creates it; nothing takes it for an empty one."""
-    backup = BackupTable(settings)
+    backup = BackupTable(aws_settings)
     for call in (
         lambda: backup.get("conv"),
         lambda: backup.get_many(["a", "b"]),
@@ -448,22 +322,22 @@ def test_a_missing_table_is_a_matter_of_configuration(settings: Settings) -> Non
         lambda: backup.commit_write_n("conv", 2),
         lambda: backup.claim_layout("v1:64", "salt"),
         lambda: list(backup.scan(2)),
-        lambda: take(backup, "me", 1000.0),
+        lambda: backup.lease.acquire("me", 1000.0, host="host", pid=2, expiry=30.0),
         backup.lease.holder,
         backup.check_table,
     ):
-        with pytest.raises(ConfigurationError, match=f"no DynamoDB table '{settings.backup_table}'") as refused:
+        with pytest.raises(ConfigurationError, match=f"no DynamoDB table '{aws_settings.backup_table}'") as refused:
             call()
         assert refused.value.exit_code == 78
         assert "saltctl setup" in refused.value.hint
     assert backup.describe() is None
 
 
-def test_a_table_with_other_keys_is_refused(settings: Settings) -> None:
+def test_a_table_with_other_keys_is_refused(aws_settings: Settings) -> None:
     """Somebody swapped the names of the two tables: the message shows the keys, the hint asks the question."""
-    backup = BackupTable(settings)
+    backup = BackupTable(aws_settings)
     backup.client.create_table(
-        TableName=settings.backup_table,
+        TableName=aws_settings.backup_table,
         AttributeDefinitions=[
             {"AttributeName": "conversation_id", "AttributeType": "S"},
             {"AttributeName": "timestamp#message_id", "AttributeType": "S"},
@@ -483,11 +357,11 @@ def test_a_table_with_other_keys_is_refused(settings: Settings) -> None:
         backup.raise_max_n("conv", note(2))
 
 
-def test_a_key_of_another_type_is_refused(settings: Settings) -> None:
+def test_a_key_of_another_type_is_refused(aws_settings: Settings) -> None:
     """A number or binary as partition key."""
-    backup = BackupTable(settings)
+    backup = BackupTable(aws_settings)
     backup.client.create_table(
-        TableName=settings.backup_table,
+        TableName=aws_settings.backup_table,
         AttributeDefinitions=[{"AttributeName": "conversation_id", "AttributeType": "N"}],
         KeySchema=[{"AttributeName": "conversation_id", "KeyType": "HASH"}],
         BillingMode="PAY_PER_REQUEST",
@@ -496,187 +370,15 @@ def test_a_key_of_another_type_is_refused(settings: Settings) -> None:
         backup.check_table()
 
 
-def test_the_table_that_is_created_is_one_that_is_accepted(moto_backup: BackupTable, settings: Settings) -> None:
+def test_the_table_that_is_created_is_one_that_is_accepted(moto_backup: BackupTable, aws_settings: Settings) -> None:
     """On demand, protected against deletion, restorable to a point in time."""
     moto_backup.check_table()
     table = moto_backup.describe()
     assert table is not None
     assert table["DeletionProtectionEnabled"] is True
     assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
-    recovery = moto_backup.client.describe_continuous_backups(TableName=settings.backup_table)
+    recovery = moto_backup.client.describe_continuous_backups(TableName=aws_settings.backup_table)
     assert (
         recovery["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"]
         == "ENABLED"
     )
-
-
-# When AWS says no.
-
-
-def test_a_throttled_scan_completes(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
-    """Throttling delays a scan and does not end it; nothing is left out."""
-    put(stubbed_backup, *(entry(f"conv_{number}", 2, 2) for number in range(20)))
-    aws_stub.answer_first(4, "Scan", THROTTLED)
-    assert sum(len(page.entries) for page in stubbed_backup.scan(2, limit=5)) == 20
-    assert aws_stub.seen.count("Scan") >= 4 + 4
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        THROTTLED,
-        refusal("RequestLimitExceeded"),
-        refusal("ThrottlingException"),
-    ],
-    ids=lambda answer: answer[1]["__type"].rpartition("#")[2],
-)
-def test_throttled_writes_say_so(stubbed_backup: BackupTable, aws_stub: AwsStub, answer: Any) -> None:
-    """An error that a later retry can cure."""
-    aws_stub.answer_always("UpdateItem", answer)
-    with pytest.raises(ThrottledError, match="throttles") as refused:
-        stubbed_backup.raise_max_n("conv", note(2))
-    assert refused.value.exit_code == 69
-    with pytest.raises(ThrottledError):
-        stubbed_backup.commit_write_n("conv", 2)
-
-
-def test_reads_that_stay_unprocessed_are_throttled_reads(
-    settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub
-) -> None:
-    """Some keys are never served: after longer and longer pauses an error, and not the others without them."""
-    pauses: list[float] = []
-    stubbed_backup = BackupTable(aws_stub.settings(settings), sleep=pauses.append)
-    table = stubbed_backup.name
-    aws_stub.rule = lambda operation, request: (
-        (200, {"Responses": {}, "UnprocessedKeys": {table: request["RequestItems"][table]}})
-        if operation == "BatchGetItem"
-        else None
-    )
-    with pytest.raises(ThrottledError, match="unprocessed"):
-        stubbed_backup.get_many(["a", "b"])
-    assert len(pauses) == 8
-    assert sum(pauses) < 0.05 * 2**8
-
-
-def test_a_few_failures_are_retried(settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub) -> None:
-    """The client as everybody gets it: two server errors in a row do not show."""
-    behind = BackupTable(aws_stub.settings(settings))
-    aws_stub.answer_first(2, "UpdateItem", refusal("InternalServerError", 500))
-    assert behind.raise_max_n("conv", note(2)).changed
-
-
-@pytest.mark.parametrize(
-    ("answer", "error", "says"),
-    [
-        (refusal("InternalServerError", 500), AwsUnavailableError, "server error"),
-        (refusal("ServiceUnavailable", 503), AwsUnavailableError, "server error"),
-        (refusal("AccessDeniedException", message="User: x is not authorized"), AccessDeniedError, "not authorized"),
-        (refusal("UnrecognizedClientException"), AccessDeniedError, "does not permit"),
-        (refusal("ExpiredTokenException"), AccessDeniedError, "does not permit"),
-        (refusal("ResourceNotFoundException"), ConfigurationError, "no DynamoDB table"),
-        (refusal("ValidationException", message="wrong key"), ConfigurationError, "wrong key"),
-        (refusal("SomethingNewException", message="new"), AwsUnavailableError, "SomethingNewException"),
-    ],
-    ids=lambda value: value[1]["__type"].rpartition("#")[2] if isinstance(value, tuple) else "",
-)
-def test_each_refusal_has_its_error(
-    stubbed_backup: BackupTable, aws_stub: AwsStub, answer: Any, error: type[SaltctlError], says: str
-) -> None:
-    """Outages, permissions and configuration are told apart: other exit codes, other next steps."""
-    aws_stub.rule = lambda operation, request: answer
-    for call in (
-        lambda: stubbed_backup.get("conv"),
-        lambda: stubbed_backup.raise_max_n("conv", note(2)),
-        lambda: list(stubbed_backup.scan(1)),
-    ):
-        with pytest.raises(error, match=says) as refused:
-            call()
-        assert type(refused.value) is error
-        assert refused.value.hint
-
-
-def test_nobody_at_the_endpoint(settings: Settings) -> None:
-    """The message names the endpoint, which is most often what is wrong."""
-    nowhere = replace(settings, aws_endpoint_url=f"http://127.0.0.1:{free_port()}")
-    backup = BackupTable(nowhere, client=create_client(nowhere, "dynamodb", attempts=1))
-    with pytest.raises(AwsUnavailableError, match=f"cannot be reached .* at {nowhere.aws_endpoint_url}") as refused:
-        backup.get("conv")
-    assert refused.value.exit_code == 69
-
-
-def test_an_endpoint_that_never_answers(settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub) -> None:
-    """The request ends after aws_timeout, and not after botocore's minute."""
-    leave = threading.Event()
-
-    def never(operation: str, request: dict[str, Any]) -> None:
-        leave.wait(30)
-
-    aws_stub.rule = never
-    slow = aws_stub.settings(replace(settings, aws_timeout=0.2))
-    behind = BackupTable(slow, client=create_client(slow, "dynamodb", attempts=1))
-    try:
-        with pytest.raises(AwsUnavailableError, match="ReadTimeout"):
-            behind.get("conv")
-    finally:
-        leave.set()
-
-
-def test_no_region(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Named as the setting that is missing."""
-    monkeypatch.delenv("AWS_REGION")
-    monkeypatch.delenv("AWS_DEFAULT_REGION")
-    with pytest.raises(ConfigurationError, match="no AWS Region") as refused:
-        BackupTable(replace(settings, aws_region=None)).get("conv")
-    assert "AWS_REGION" in refused.value.hint
-
-
-def test_no_credentials(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A matter of permission, with the command that shows who one is to AWS."""
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(AccessDeniedError, match="no usable AWS credentials") as refused:
-        BackupTable(settings).get("conv")
-    assert refused.value.exit_code == 77
-    assert "sts get-caller-identity" in refused.value.hint
-
-
-def test_an_unknown_profile(settings: Settings) -> None:
-    """A matter of configuration."""
-    with pytest.raises(ConfigurationError, match="nobody"):
-        BackupTable(replace(settings, aws_profile="nobody")).get("conv")
-
-
-def test_an_endpoint_of_the_environment_is_left_to_botocore(
-    settings: Settings, moto: LocalMoto, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """AWS_ENDPOINT_URL_DYNAMODB is more specific than AWS_ENDPOINT_URL, and botocore knows that."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", moto.url)
-    told = replace(
-        settings,
-        aws_endpoint_url="http://127.0.0.1:1",
-        origins={"aws_endpoint_url": "environment AWS_ENDPOINT_URL"},
-    )
-    BackupTable(told).create()
-    assert BackupTable(told).get("conv") is None
-
-
-def test_many_threads_make_one_client(settings: Settings, moto_backup: BackupTable, tmp_path: Path) -> None:
-    """At first use, all at once: the client is made once, and everybody's reads succeed."""
-    fresh = BackupTable(settings)
-    barrier = threading.Barrier(8)
-
-    def client(_: int) -> int:
-        barrier.wait()
-        assert fresh.get("conv") is None
-        return id(fresh.client)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(client, range(8)))) == 1
-
-
-def test_a_proxys_page_is_no_missing_item(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
-    """A 200 that is no JSON is an outage: taken for a missing item it would make a salted conversation unsalted."""
-    aws_stub.answer_always("GetItem", GARBAGE)
-    with pytest.raises(AwsUnavailableError):
-        stubbed_backup.get("c")

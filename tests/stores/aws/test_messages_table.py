@@ -212,9 +212,3 @@ def test_an_answer_of_another_shape_is_an_outage(settings: Settings, aws_stub: A
     aws_stub.answer_always("Query", (200, answer))
     with pytest.raises(AwsUnavailableError, match="does not come from AWS"):
         table.query(PartitionQuery("hot"))
-
-
-def test_a_defect_is_not_passed_off_as_an_outage() -> None:
-    """The same kinds of exception, raised by anybody but botocore's parsers, stay what they are."""
-    with pytest.raises(AttributeError), aws_errors("here"):
-        _ = "text".get  # type: ignore[attr-defined]

@@ -1,0 +1,29 @@
+"""Helpers for tests of the backup table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.contracts import Raise
+from tests.support.stubs import refusal
+
+THROTTLED = refusal("ProvisionedThroughputExceededException")
+
+
+def note(n: int, reason: str = "") -> Raise:
+    """A raise as the protocol hands it over."""
+    return Raise(n, "2024-05-01T12:00:00.000Z", "tester", reason)
+
+
+def put(backup: BackupTable, *items: dict[str, Any]) -> None:
+    """Write items by hand, past everything that saltctl checks."""
+    for start in range(0, len(items), 25):
+        requests = [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]
+        backup.client.batch_write_item(RequestItems={backup.name: requests})
+
+
+def entry(conversation_id: str, max_n: int, write_n: int | None = None) -> dict[str, Any]:
+    """An item."""
+    item: dict[str, Any] = {"conversation_id": {"S": conversation_id}, "max_n": {"N": str(max_n)}}
+    return item if write_n is None else item | {"write_n": {"N": str(write_n)}}

@@ -1,0 +1,189 @@
+"""Clients with timeouts and retries, and the errors that they raise."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+
+from saltctl.detection.write_meter import throttled_by_key_range
+from saltctl.errors import AccessDeniedError, AwsUnavailableError, ConfigurationError, SaltctlError, ThrottledError
+from saltctl.local.servers import LocalMoto, free_port
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.client import aws_errors, create_client, to_saltctl_error
+from tests.stores.aws.backup_helpers import THROTTLED, note
+from tests.support.stubs import GARBAGE, REASONS, THROTTLES, AwsStub, refusal, throttled
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        THROTTLED,
+        refusal("RequestLimitExceeded"),
+        refusal("ThrottlingException"),
+    ],
+    ids=lambda answer: answer[1]["__type"].rpartition("#")[2],
+)
+def test_throttled_writes_say_so(stubbed_backup: BackupTable, aws_stub: AwsStub, answer: Any) -> None:
+    """An error that a later retry can cure."""
+    aws_stub.answer_always("UpdateItem", answer)
+    with pytest.raises(ThrottledError, match="throttles") as refused:
+        stubbed_backup.raise_max_n("conv", note(2))
+    assert refused.value.exit_code == 69
+    with pytest.raises(ThrottledError):
+        stubbed_backup.commit_write_n("conv", 2)
+
+
+def test_a_few_failures_are_retried(aws_settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub) -> None:
+    """The client as everybody gets it: two server errors in a row do not show."""
+    behind = BackupTable(aws_stub.settings(aws_settings))
+    aws_stub.answer_first(2, "UpdateItem", refusal("InternalServerError", 500))
+    assert behind.raise_max_n("conv", note(2)).changed
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "says"),
+    [
+        (refusal("InternalServerError", 500), AwsUnavailableError, "server error"),
+        (refusal("ServiceUnavailable", 503), AwsUnavailableError, "server error"),
+        (refusal("AccessDeniedException", message="User: x is not authorized"), AccessDeniedError, "not authorized"),
+        (refusal("UnrecognizedClientException"), AccessDeniedError, "does not permit"),
+        (refusal("ExpiredTokenException"), AccessDeniedError, "does not permit"),
+        (refusal("ResourceNotFoundException"), ConfigurationError, "no DynamoDB table"),
+        (refusal("ValidationException", message="wrong key"), ConfigurationError, "wrong key"),
+        (refusal("SomethingNewException", message="new"), AwsUnavailableError, "SomethingNewException"),
+    ],
+    ids=lambda value: value[1]["__type"].rpartition("#")[2] if isinstance(value, tuple) else "",
+)
+def test_each_refusal_has_its_error(
+    stubbed_backup: BackupTable, aws_stub: AwsStub, answer: Any, error: type[SaltctlError], says: str
+) -> None:
+    """Outages, permissions and configuration are told apart: other exit codes, other next steps."""
+    aws_stub.rule = lambda operation, request: answer
+    for call in (
+        lambda: stubbed_backup.get("conv"),
+        lambda: stubbed_backup.raise_max_n("conv", note(2)),
+        lambda: list(stubbed_backup.scan(1)),
+    ):
+        with pytest.raises(error, match=says) as refused:
+            call()
+        assert type(refused.value) is error
+        assert refused.value.hint
+
+
+def test_nobody_at_the_endpoint(aws_settings: Settings) -> None:
+    """The message names the endpoint, which is most often what is wrong."""
+    nowhere = replace(aws_settings, aws_endpoint_url=f"http://127.0.0.1:{free_port()}")
+    backup = BackupTable(nowhere, client=create_client(nowhere, "dynamodb", attempts=1))
+    with pytest.raises(AwsUnavailableError, match=f"cannot be reached .* at {nowhere.aws_endpoint_url}") as refused:
+        backup.get("conv")
+    assert refused.value.exit_code == 69
+
+
+def test_an_endpoint_that_never_answers(aws_settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub) -> None:
+    """The request ends after aws_timeout, and not after botocore's minute."""
+    leave = threading.Event()
+
+    def never(operation: str, request: dict[str, Any]) -> None:
+        leave.wait(30)
+
+    aws_stub.rule = never
+    slow = aws_stub.settings(replace(aws_settings, aws_timeout=0.2))
+    behind = BackupTable(slow, client=create_client(slow, "dynamodb", attempts=1))
+    try:
+        with pytest.raises(AwsUnavailableError, match="ReadTimeout"):
+            behind.get("conv")
+    finally:
+        leave.set()
+
+
+def test_no_region(aws_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named as the setting that is missing."""
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(ConfigurationError, match="no AWS Region") as refused:
+        BackupTable(replace(aws_settings, aws_region=None)).get("conv")
+    assert "AWS_REGION" in refused.value.hint
+
+
+def test_no_credentials(aws_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matter of permission, with the command that shows who one is to AWS."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(AccessDeniedError, match="no usable AWS credentials") as refused:
+        BackupTable(aws_settings).get("conv")
+    assert refused.value.exit_code == 77
+    assert "sts get-caller-identity" in refused.value.hint
+
+
+def test_an_unknown_profile(aws_settings: Settings) -> None:
+    """A matter of configuration."""
+    with pytest.raises(ConfigurationError, match="nobody"):
+        BackupTable(replace(aws_settings, aws_profile="nobody")).get("conv")
+
+
+def test_an_endpoint_of_the_environment_is_left_to_botocore(
+    aws_settings: Settings, moto: LocalMoto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS_ENDPOINT_URL_DYNAMODB is more specific than AWS_ENDPOINT_URL, and botocore knows that."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", moto.url)
+    told = replace(
+        aws_settings,
+        aws_endpoint_url="http://127.0.0.1:1",
+        origins={"aws_endpoint_url": "environment AWS_ENDPOINT_URL"},
+    )
+    BackupTable(told).create()
+    assert BackupTable(told).get("conv") is None
+
+
+def test_many_threads_make_one_client(aws_settings: Settings, moto_backup: BackupTable) -> None:
+    """At first use, all at once: the client is made once, and everybody's reads succeed."""
+    fresh = BackupTable(aws_settings)
+    barrier = threading.Barrier(8)
+
+    def client(_: int) -> int:
+        barrier.wait()
+        assert fresh.get("conv") is None
+        return id(fresh.client)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(client, range(8)))) == 1
+
+
+def test_a_proxys_page_is_no_missing_item(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
+    """A 200 that is no JSON is an outage: taken for a missing item it would make a salted conversation unsalted."""
+    aws_stub.answer_always("GetItem", GARBAGE)
+    with pytest.raises(AwsUnavailableError):
+        stubbed_backup.get("c")
+
+
+def test_a_defect_is_not_passed_off_as_an_outage() -> None:
+    """The same kinds of exception, raised by anybody but botocore's parsers, stay what they are."""
+    with pytest.raises(AttributeError), aws_errors("here"):
+        _ = "text".get  # type: ignore[attr-defined]
+
+
+def test_only_a_key_range_of_the_table_is_heat(settings: Settings) -> None:
+    """Three errors with two spellings, sixteen reasons: all are throttling, and salting helps against two of them."""
+    from botocore.exceptions import ClientError
+
+    with AwsStub(settings.aws_endpoint_url or "") as stub:
+        client = create_client(stub.settings(settings), "dynamodb", attempts=1)
+        heat = set()
+        for code, reason in product(THROTTLES, REASONS):
+            answer = throttled(code, reason)
+            stub.rule = lambda operation, request, answer=answer: answer  # type: ignore[misc]
+            with pytest.raises(ClientError) as raised:
+                client.put_item(TableName="messages", Item={"k": {"S": "v"}})
+            assert isinstance(to_saltctl_error(raised.value, "'messages'"), ThrottledError), (code, reason)
+            if throttled_by_key_range(raised.value):
+                heat.add((code, reason))
+    assert len(REASONS) == 16
+    key_ranges = {"TableReadKeyRangeThroughputExceeded", "TableWriteKeyRangeThroughputExceeded"}
+    assert heat == set(product(THROTTLES, key_ranges))

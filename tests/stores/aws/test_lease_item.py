@@ -1,0 +1,83 @@
+"""The lease item in the backup table."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.contracts import LeaseHolder
+from tests.stores.aws.backup_helpers import put
+
+
+def take(backup: BackupTable, owner: str, now: float) -> LeaseHolder | None:
+    """As a rebuild does it, with 30 seconds to expiry."""
+    return backup.lease.acquire(owner, now, host=f"host-of-{owner}", pid=len(owner), expiry=30.0)
+
+
+def test_a_lease_is_held_by_one(backup: BackupTable) -> None:
+    """Who comes second learns who is first; who is first may take it again."""
+    assert backup.lease.holder() is None
+    assert take(backup, "me", 1000.0) is None
+    mine = LeaseHolder("me", "host-of-me", 2, 1000.0, 1000.0, "starting")
+    assert backup.lease.holder() == mine
+    assert take(backup, "you", 1001.0) == mine
+    assert take(backup, "me", 1002.0) is None
+
+
+def test_a_heartbeat_keeps_it(backup: BackupTable) -> None:
+    """Its age counts from the last heartbeat, and it tells how far its holder is."""
+    take(backup, "me", 1000.0)
+    assert backup.lease.renew("me", 1029.0, "12 entries") is True
+    holder = take(backup, "you", 1058.0)
+    assert holder == LeaseHolder("me", "host-of-me", 2, 1000.0, 1029.0, "12 entries")
+
+
+def test_a_lease_without_heartbeat_is_taken_over(backup: BackupTable) -> None:
+    """After its expiry and not before; its former holder learns that it has lost it, and cannot end the new one."""
+    take(backup, "me", 1000.0)
+    assert take(backup, "you", 1030.0) is not None
+    assert take(backup, "you", 1030.5) is None
+    assert backup.lease.renew("me", 1031.0, "still there") is False
+    backup.lease.release("me")
+    holder = backup.lease.holder()
+    assert holder is not None
+    assert holder.owner == "you"
+
+
+def test_a_released_lease_is_free(backup: BackupTable) -> None:
+    """At once, for everybody; a heartbeat that comes late does not bring it back."""
+    take(backup, "me", 1000.0)
+    backup.lease.release("me")
+    assert backup.lease.holder() is None
+    assert backup.lease.renew("me", 1001.0, "late") is False
+    assert backup.lease.holder() is None
+    assert take(backup, "you", 1001.0) is None
+
+
+@pytest.mark.parametrize("damage", [{}, {"lease_heartbeat": {"S": "soon"}, "lease_pid": {"S": "x"}}])
+def test_a_lease_that_somebody_wrote_by_hand_keeps_nobody_out(backup: BackupTable, damage: dict[str, Any]) -> None:
+    """It has no time at which it would end; whoever comes takes it, and until then it can be shown."""
+    put(backup, {"conversation_id": {"S": "#lease"}, "lease_owner": {"S": "nobody"}, **damage})
+    holder = backup.lease.holder()
+    assert holder is not None
+    assert (holder.owner, holder.host, holder.pid, holder.heartbeat) == ("nobody", "unknown", 0, 0.0)
+    assert take(backup, "me", 1000.0) is None
+    assert take(backup, "you", 1001.0) is not None
+
+
+@pytest.mark.usefixtures("atomic")
+def test_of_many_who_want_the_lease_one_gets_it(backup: BackupTable) -> None:
+    """All service instances see the same unverified Redis at the same moment."""
+    _ = backup.client
+    barrier = threading.Barrier(8)
+
+    def try_it(number: int) -> bool:
+        barrier.wait()
+        return take(backup, f"owner-{number}", 1000.0) is None
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(try_it, range(8))) == 1
