@@ -35,16 +35,41 @@ Messages say what failed and where; ``hint`` says what to do next, as a command 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import IntEnum
 from typing import ClassVar, Literal
 
 RaiseStep = Literal["none", "backup", "redis", "commit"]
 """The last step of a raise that is known to be done, in the order of the protocol."""
 
 
+class ExitCode(IntEnum):
+    """The exit codes of the command line. A signal other than SIGINT exits with 128 plus its number instead.
+
+    The commands raise ``typer.Exit`` with FOUND_SOMETHING or INCOMPLETE after they have printed their result; every
+    other code comes from the error that ended the command. ``doctor --format nagios`` alone has codes of its own.
+    """
+
+    DONE = 0
+    """Done, or nothing to do."""
+    INTERNAL = 1
+    USAGE = 2
+    FOUND_SOMETHING = 3
+    """The command ran, and found drift, throttling, a failed check or a stalled stream."""
+    INCOMPLETE = 4
+    REFUSED = 6
+    UNAVAILABLE = 69
+    LEASE_HELD = 75
+    ACCESS_DENIED = 77
+    CONFIGURATION = 78
+    TIMEOUT = 124
+    INTERRUPTED = 130
+    """SIGINT."""
+
+
 class SaltctlError(Exception):
     """The root. ``hint`` is empty where nothing useful can be said."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
     code: ClassVar[str] = "internal"
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -56,14 +81,14 @@ class SaltctlError(Exception):
 class UsageError(SaltctlError):
     """Arguments that cannot be understood."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
     code = "usage"
 
 
 class IncompleteError(SaltctlError):
     """Part of the work was done and is kept; the hint names what finishes it."""
 
-    exit_code = 4
+    exit_code = ExitCode.INCOMPLETE
     code = "incomplete"
 
 
@@ -95,7 +120,7 @@ class ComparisonBrokenError(IncompleteError):
 class RefusedError(SaltctlError):
     """The request was understood and is not carried out."""
 
-    exit_code = 6
+    exit_code = ExitCode.REFUSED
     code = "refused"
 
 
@@ -138,7 +163,7 @@ class ConfirmationRequiredError(RefusedError):
 class UnavailableError(SaltctlError):
     """A server does not answer, or answers that it is in trouble."""
 
-    exit_code = 69
+    exit_code = ExitCode.UNAVAILABLE
     code = "unavailable"
 
 
@@ -188,21 +213,21 @@ class HistoryUnavailableError(AwsUnavailableError):
 class LeaseHeldError(SaltctlError):
     """Another process holds the lease; the message names it."""
 
-    exit_code = 75
+    exit_code = ExitCode.LEASE_HELD
     code = "lease_held"
 
 
 class AccessDeniedError(SaltctlError):
     """Credentials are missing, wrong or expired, or do not allow the call."""
 
-    exit_code = 77
+    exit_code = ExitCode.ACCESS_DENIED
     code = "access_denied"
 
 
 class ConfigurationError(SaltctlError):
     """A setting, a table or a server is not as it must be; retrying does not help."""
 
-    exit_code = 78
+    exit_code = ExitCode.CONFIGURATION
     code = "configuration"
 
 
@@ -215,5 +240,5 @@ class DamagedEntryError(ConfigurationError):
 class DeadlineExceededError(SaltctlError):
     """``--timeout`` passed before the work was done."""
 
-    exit_code = 124
+    exit_code = ExitCode.TIMEOUT
     code = "timeout"

@@ -23,7 +23,7 @@ from saltctl.cli.failures import exit_code_of, failure_of
 from saltctl.cli.output import warn, write_json_line
 from saltctl.cli.session import Session
 from saltctl.cli.signals import Terminated
-from saltctl.errors import ConfigurationError, LeaseHeldError, SaltctlError
+from saltctl.errors import ConfigurationError, ExitCode, LeaseHeldError, SaltctlError
 from saltctl.times import iso_utc
 
 MetricsFileOption = Annotated[
@@ -33,9 +33,9 @@ MetricsFileOption = Annotated[
 CronOption = Annotated[
     bool, typer.Option("--cron", help="Print one JSON line on stderr if something happened, and nothing else.")
 ]
-_OUTCOMES = {0: "ok", 3: "found", 4: "incomplete"}
-_LEVELS = {0: "info", 3: "warning", 4: "warning"}
-_SUCCESSES = (0, 3)
+_OUTCOMES: dict[int, str] = {ExitCode.DONE: "ok", ExitCode.FOUND_SOMETHING: "found", ExitCode.INCOMPLETE: "incomplete"}
+_LEVELS: dict[int, str] = {ExitCode.DONE: "info", ExitCode.FOUND_SOMETHING: "warning", ExitCode.INCOMPLETE: "warning"}
+_SUCCESSES = (ExitCode.DONE, ExitCode.FOUND_SOMETHING)
 """A job that found something succeeded; what it found has metrics of its own."""
 _MAX_LISTED = 10
 """Items of each list in a report, such as drift, that the log line shows; its counts are complete."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import typer
 
 from saltctl.cli.signals import Terminated, rerun_hint
-from saltctl.errors import SaltctlError
+from saltctl.errors import ExitCode, SaltctlError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -31,19 +31,21 @@ def failure_of(exc: BaseException) -> Failure:
     if isinstance(exc, typer.TyperException):
         return _usage_failure(exc)
     if isinstance(exc, KeyboardInterrupt | typer.Abort):
-        return Failure("interrupted", "interrupted", rerun_hint(), 130)
+        return Failure("interrupted", "interrupted", rerun_hint(), ExitCode.INTERRUPTED)
     if isinstance(exc, Terminated):
         return Failure("terminated", f"ended by {signal.Signals(exc.signum).name}", rerun_hint(), 128 + exc.signum)
     if isinstance(exc, OSError) and exc.errno in _NO_SPACE:
         return output_failure(exc)
     message = f"internal error: {type(exc).__name__}: {exc}"
-    return Failure("internal", message, "run it with --verbose before the command and report the traceback", 1)
+    return Failure(
+        "internal", message, "run it with --verbose before the command and report the traceback", ExitCode.INTERNAL
+    )
 
 
 def exit_code_of(exc: BaseException | None) -> int:
     """Return the exit code of a command that raised the exception; None if it raised nothing."""
     if exc is None or isinstance(exc, BrokenPipeError):
-        return 0
+        return ExitCode.DONE
     if isinstance(exc, typer.Exit):
         return exc.exit_code
     return failure_of(exc).exit_code
@@ -52,7 +54,7 @@ def exit_code_of(exc: BaseException | None) -> int:
 def output_failure(exc: OSError) -> Failure:
     """Return how a command ends that cannot write its output."""
     hint = f"free some space on the target of stdout; {rerun_hint()}"
-    return Failure("output", f"cannot write output: {exc.strerror}", hint, 4)
+    return Failure("output", f"cannot write output: {exc.strerror}", hint, ExitCode.INCOMPLETE)
 
 
 def _usage_failure(exc: typer.TyperException) -> Failure:

@@ -26,6 +26,7 @@ from saltctl.cli.output import (
 from saltctl.cli.session import OutputOption, Session, duration_option, session_of
 from saltctl.cli.signals import stop_on_signals
 from saltctl.cli.text import format_age
+from saltctl.errors import ExitCode
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from saltctl.detection.service import Service
 
 group = typer.Typer(help="The hot partition service: reads heat reports and raises.", no_args_is_help=True)
-FOUND_SOMETHING = 3
 
 
 def _last_raise(record: Record) -> str:
@@ -224,7 +224,7 @@ def status(
     view = fields_and_tables(record, STATUS_COLUMNS, instances=INSTANCE_COLUMNS)
     print_result(record, output, columns=STATUS_COLUMNS, human_view=view)
     if seen.verdict != "ok" or not verified:
-        raise typer.Exit(FOUND_SOMETHING)
+        raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
 @group.command("emit")

@@ -26,7 +26,7 @@ from saltctl.cli.session import (
 )
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, parse_duration
-from saltctl.errors import RefusedError, UsageError
+from saltctl.errors import ExitCode, RefusedError, UsageError
 from saltctl.times import iso_utc, parse_iso
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 group = typer.Typer(help="Look into the stream of heat reports, and work through it.", no_args_is_help=True)
 dead_group = typer.Typer(help="Entries that nothing could be done with.", no_args_is_help=True)
 group.add_typer(dead_group, name="dead")
-INCOMPLETE = 4
-FOUND_SOMETHING = 3
 STATUS_COLUMNS = columns_of("verdict stream length first_id last_id dead groups", dead="dead letters")
 GROUP_COLUMNS = columns_of(
     "name lag pending oldest_pending_s trimmed_unread alive", name="group", oldest_pending_s="oldest s"
@@ -93,7 +91,7 @@ def status(
     if record["verdict"] != "ok" or lost:
         if record["verdict"] == "stopped":
             note("no instance of the service is alive; try: saltctl service run, or saltctl stream replay")
-        raise typer.Exit(FOUND_SOMETHING)
+        raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
 def _draw(screen: Any, record: dict[str, Any]) -> None:
@@ -242,7 +240,7 @@ def replay(
         if not report.drained:
             if not cron:
                 _say_what_is_left(report, options, max_age)
-            raise typer.Exit(INCOMPLETE)
+            raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def _replayed(session: Session, options: ReplayOptions, max_age: float | None, *, quiet: bool) -> ReplayReport:

@@ -11,12 +11,11 @@ import typer
 
 from saltctl.cli.output import OutputFormat, columns_of, print_result, resolve_format
 from saltctl.cli.session import OutputOption, Session, session_of
-from saltctl.errors import ConfigurationError, UsageError
+from saltctl.errors import ConfigurationError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from saltctl.health.findings import CheckResult
 
-FOUND_SOMETHING = 3
 COLUMNS = columns_of("name status detail fix", name="check")
 
 
@@ -68,7 +67,7 @@ def doctor(
     else:
         _print(results, output)
     if failed:
-        raise typer.Exit(FOUND_SOMETHING)
+        raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
 def _examine(session: Session, only: list[str]) -> list[CheckResult]:

@@ -12,7 +12,7 @@ import typer
 
 from saltctl.cli.output import Column, OutputFormat, console, print_result, resolve_format, write_json_line
 from saltctl.cli.session import OutputOption, duration_option, session_of
-from saltctl.errors import UsageError
+from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from saltctl.health.facts import Facts
@@ -81,7 +81,7 @@ def _watch(facts: Facts, seconds: float, chosen: OutputFormat) -> None:
                 if pressed(seconds) == "q":
                     return
         except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
 def _nobody(seconds: float) -> str:

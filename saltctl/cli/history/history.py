@@ -35,7 +35,7 @@ from saltctl.cli.session import (
 )
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, parse_duration
-from saltctl.errors import UsageError
+from saltctl.errors import ExitCode, UsageError
 from saltctl.times import parse_iso
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ group = typer.Typer(
     help="Read conversations completely, find messages, and prove that none is lost.", no_args_is_help=True
 )
 
-INCOMPLETE = 4
-FOUND_SOMETHING = 3
 Conversation = Annotated[str, typer.Argument(metavar="CONV", help="A conversation id.")]
 SinceOption = Annotated[
     str | None,
@@ -143,7 +141,7 @@ def read(
     if not summary["complete"]:
         missing = [shard["partition_key"] for shard in summary["shards"] if shard["error"]]
         warn(f"incomplete: nothing was read of {', '.join(missing)}. Run it again without --allow-partial")
-        raise typer.Exit(INCOMPLETE)
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def _onward(conversation: str, cursor: str, given: Mapping[str, object]) -> str:
@@ -249,7 +247,7 @@ def find(
         note(f"not found on {', '.join(found.partition_keys)}, where it would be; {found.items_read:,} items were read")
         if resolve_format(output) is OutputFormat.json:
             write_json(None)
-        raise typer.Exit(FOUND_SOMETHING)
+        raise typer.Exit(ExitCode.FOUND_SOMETHING)
     _show_message(found.message, resolve_format(output))
 
 
@@ -309,7 +307,7 @@ def audit(
             f"readers miss {found.orphaned:,} messages: {conversation} has max_n {found.max_n} and needs "
             f"{found.needed_n}; {command_line('history', 'audit', conversation, '--repair')} raises it"
         )
-        raise typer.Exit(FOUND_SOMETHING)
+        raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
 def _run_audit(session: Session, conversation: str) -> Audit:

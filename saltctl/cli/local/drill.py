@@ -12,11 +12,10 @@ import typer
 from saltctl.cli.output import OutputFormat, columns_of, console, print_result, resolve_format
 from saltctl.cli.session import OutputOption
 from saltctl.cli.text import printable
-from saltctl.errors import UsageError
+from saltctl.errors import ExitCode, UsageError
 
 COLUMNS = columns_of("passed scenarios")
 LIST_COLUMNS = columns_of("name about", name="drill", about="what it shows")
-FAILED = 3
 
 
 def add_to(app: typer.Typer) -> None:
@@ -56,7 +55,7 @@ def drill(
         human_view=lambda screen: screen.print(_verdict(scenarios)),
     )
     if not passed:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
 def _run(name: str, *, people: bool) -> dict[str, Any]:

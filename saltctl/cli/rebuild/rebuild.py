@@ -22,7 +22,7 @@ from saltctl.cli.session import (
     session_of,
 )
 from saltctl.cli.signals import deadline
-from saltctl.errors import CheckpointRefusedError, UnavailableError, UsageError
+from saltctl.errors import CheckpointRefusedError, ExitCode, UnavailableError, UsageError
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from saltctl.rebuild.events import Event
     from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
     from saltctl.rebuild.resuming import ResumeMode
-
-INCOMPLETE = 4
 
 
 def add_to(app: typer.Typer) -> None:
@@ -119,7 +117,7 @@ def rebuild(
         if report.skipped:
             if not cron:
                 warn(f"{report.skipped} damaged items of the backup were skipped; they are named above")
-            raise typer.Exit(INCOMPLETE)
+            raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def _unless_verified(session: Session, job: Rebuild, options: RebuildOptions) -> Iterator[Event]:

@@ -23,13 +23,12 @@ from saltctl.cli.session import (
 )
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import printable
+from saltctl.errors import ExitCode
 
 if TYPE_CHECKING:
     from saltctl.registry.compare import Comparison, ComparisonOptions
     from saltctl.registry.compare_events import ComparisonReport, Sample
 
-FOUND_SOMETHING = 3
-INCOMPLETE = 4
 COLUMNS = columns_of(
     "checked in_sync behind missing unbacked uncommitted repaired verified damaged seconds consumed_rcu sample"
 )
@@ -145,8 +144,8 @@ def _exit_code(report: ComparisonReport, *, repair: bool, say: Any) -> int:
         say(f"conversations that differ: {report.unrepaired:,}{remedy}")
     if report.damaged:
         say(f"damaged items of the backup, not compared: {report.damaged:,}; they are named above")
-        return INCOMPLETE
-    return FOUND_SOMETHING if report.unrepaired else 0
+        return ExitCode.INCOMPLETE
+    return ExitCode.FOUND_SOMETHING if report.unrepaired else 0
 
 
 def _show(screen: Any, record: dict[str, Any]) -> None:

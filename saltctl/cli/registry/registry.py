@@ -34,7 +34,7 @@ from saltctl.cli.session import (
 )
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, format_age
-from saltctl.errors import InvalidSaltCountError, SaltctlError, UnavailableError, UnverifiedError
+from saltctl.errors import ExitCode, InvalidSaltCountError, SaltctlError, UnavailableError, UnverifiedError
 from saltctl.salting import check_conversation_id, check_salt_count
 
 if TYPE_CHECKING:
@@ -81,7 +81,6 @@ GET_COLUMNS = (
 SET_COLUMNS = columns_of("conversation_id before after changed committed dry_run")
 DISCOVER_COLUMNS = columns_of("conversation_id needed_n backup_n state")
 COST_COLUMNS = columns_of("items bytes rcu", rcu="read units")
-FOUND_SOMETHING = 3
 LIST_COLUMNS = columns_of("conversation_id max_n")
 
 
@@ -310,7 +309,7 @@ def discover(
     if unusable:
         warn(f"{len(unusable)} need a look by somebody who knows them, such as {unusable[0]}")
     if unusable or (found.behind and not apply):
-        raise typer.Exit(FOUND_SOMETHING)
+        raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
 def _drain_discovery(events: Iterator[ScanProgress | Discovery]) -> Discovery:

@@ -25,12 +25,11 @@ from saltctl.cli.session import (
 )
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import printable_json
-from saltctl.errors import UsageError
+from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from saltctl.registry.transfer import Import, ImportReport
 
-INCOMPLETE = 4
 NAMED = 20
 COLUMNS = columns_of("read raised unchanged skipped seconds dry_run")
 RAISE_COLUMNS = columns_of("conversation_id before after")
@@ -73,7 +72,7 @@ def export(
         warn("Redis is not verified and may lack entries; saltctl rebuild, or --source backup")
     if sum(skipped):
         warn(f"damaged items of the backup, left out: {sum(skipped):,}; saltctl rebuild --dry-run names them")
-        raise typer.Exit(INCOMPLETE)
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def _backed(session: Session, skipped: list[int]) -> Iterator[tuple[str, int]]:
@@ -129,7 +128,7 @@ def import_(
         warn(f"line {bad.line} was skipped: {bad.problem}")
     if report.skipped:
         warn(f"lines skipped: {report.skipped:,}; all others are imported. Mend them and run it again")
-        raise typer.Exit(INCOMPLETE)
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def _show(screen: Any, record: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from saltctl.cli.session import OutputOption, Session, TimeoutOption, duration_o
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import parse_duration
 from saltctl.cli.throttling import alarms
-from saltctl.errors import SaltctlError, UsageError
+from saltctl.errors import ExitCode, SaltctlError, UsageError
 from saltctl.salting import is_conversation_id
 from saltctl.times import parse_iso
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 group = typer.Typer(help="Find the cause of throttling in CloudWatch metrics, and alarm on it.", no_args_is_help=True)
 group.add_typer(alarms.group, name="alarms")
-FOUND_SOMETHING = 3
 SERVICE_WINDOW = 0.3
 """Seconds between the two samples of the stream: a live instance answers within milliseconds."""
 COLUMNS = columns_of(
@@ -85,7 +84,7 @@ def scan(
     if result.failure is not None:
         raise result.failure
     if record["throttled"]:
-        raise typer.Exit(FOUND_SOMETHING)
+        raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
 def parse_time(text: str, now: float, option: str) -> float:
