@@ -28,6 +28,8 @@ class BackupItems:
 
     def __init__(self, settings: Settings, *, client: Any = None) -> None:
         self.table = settings.backup_table
+        self.where = f"{self.table!r}"
+        """The quoted table name, for messages."""
         self._settings = settings
         self._client = client
         self._lock = threading.Lock()
@@ -40,11 +42,6 @@ class BackupItems:
                 if self._client is None:
                     self._client = create_client(self._settings, "dynamodb")
         return self._client
-
-    @property
-    def where(self) -> str:
-        """The quoted table name, for messages."""
-        return f"{self.table!r}"
 
     def get(self, item_id: str) -> dict[str, Any] | None:
         """Read one item, strongly consistent; None if the table does not have it."""

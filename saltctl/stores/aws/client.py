@@ -76,45 +76,34 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3, timeou
         endpoint = settings.aws_endpoint_url if _must_pass_endpoint(settings) else None
         with _creating_clients:  # clients are thread-safe, but a session must not create two at once (documented)
             session = _session(settings.aws_profile, settings.aws_region, os.environ.get("AWS_ACCESS_KEY_ID"))
-            client = session.client(service, config=config, endpoint_url=endpoint)
+            return session.client(service, config=config, endpoint_url=endpoint)
     except (BotoCoreError, ValueError) as exc:
         raise to_saltctl_error(exc, service) from exc
-    if getattr(client.meta.service_model, "resolved_protocol", "json") == "json":
-        client.meta.events.register(f"before-parse.{service}", _reject_non_json)
-    return client
-
-
-def _reject_non_json(response_dict: dict[str, Any], customized_response_dict: Any, **_: Any) -> None:
-    # botocore reads a 200 whose body is not JSON, such as a proxy's page, as a response without members. A GetItem
-    # would then find no item, and a lookup would call a salted conversation unsalted.
-    body = response_dict["body"]
-    if customized_response_dict:
-        return  # ScanClient has parsed the body and removed it
-    if response_dict["status_code"] == 200 and not (body[:1] == b"{" and body.rstrip()[-1:] == b"}"):
-        from botocore.exceptions import HTTPClientError
-
-        raise HTTPClientError(error="the response is not JSON")
 
 
 class _StrictParsers:
-    """A factory of botocore's response parsers that raise UnreadableResponseError.
-
-    The parsers do not check the shape of a response, and fail with whatever error an unexpected shape causes.
-    """
+    """A factory of response parsers that raise UnreadableResponseError. It replaces botocore's factory."""
 
     def create_parser(self, protocol: str) -> Any:
         from botocore.parsers import create_parser
 
-        return _StrictParser(create_parser(protocol))
+        return _StrictParser(create_parser(protocol), protocol)
 
 
 class _StrictParser:
-    def __init__(self, parser: Any) -> None:
+    def __init__(self, parser: Any, protocol: str) -> None:
         self._parser = parser
+        self._protocol = protocol
 
     def parse(self, response: Any, shape: Any) -> Any:
+        body = response["body"]
+        # botocore reads a 200 whose body is not JSON, such as a proxy's page, as a response without members. A GetItem
+        # would then find no item, and a lookup would call a salted conversation unsalted.
+        if self._protocol == "json" and response["status_code"] == 200 and body[:1] + body.rstrip()[-1:] != b"{}":
+            raise UnreadableResponseError("the body is not JSON")
         try:
             return self._parser.parse(response, shape)
+        # The parser does not check the shape of a response, and fails with the error that an unexpected shape causes.
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise UnreadableResponseError(str(exc)) from exc
 

@@ -163,7 +163,7 @@ class ScanClient:
         body = response_dict["body"]
         _check_crc(body, response_dict["headers"])
         customized_response_dict[_PAGE] = self._parser.parse(body)
-        response_dict["body"] = b""  # leaves nothing to parse for botocore
+        response_dict["body"] = b"{}"  # leaves nothing to parse for botocore
 
 
 @cache
