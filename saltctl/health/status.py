@@ -52,7 +52,7 @@ def registry(facts: Facts) -> Panel:
 def drift(facts: Facts) -> Panel:
     """How many conversations of a sample were compared, and how many of them differ."""
     entries = sum(counts.entries for counts in facts.registry_counts)
-    found = compare_sample(facts.probe_settings, facts.backup, entries, random.Random(), most_buckets=SAMPLED_BUCKETS)
+    found = compare_sample(facts.probe_settings, facts.backup, entries, random.Random(), max_buckets=SAMPLED_BUCKETS)
     return {"checked": found.checked, "found": found.unrepaired, "damaged": found.damaged}
 
 

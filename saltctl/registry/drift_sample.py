@@ -1,47 +1,39 @@
-"""A glance at whether Redis and the backup hold the same, for screens and checks that must not take long."""
+"""A quick comparison of a small sample, for screens and checks that must not take long."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 
-from saltctl.registry.compare import Comparison, ComparisonOptions, result_of
-from saltctl.registry.compare_events import ComparisonReport, Sample
+from saltctl.registry.compare import Comparison, ComparisonOptions, ComparisonReport, Sample, result_of
 from saltctl.settings import Settings
 from saltctl.stores.contracts import BackupStore
 from saltctl.stores.redis.buckets import BucketReader
 
 CONVERSATIONS = 300
-"""How many are compared, about: one page of the backup and a few buckets of Redis."""
-
-
-class _NotAsked:
-    """Whether Redis is verified is asked elsewhere, and takes longer than the sample."""
-
-    def verified(self) -> Mapping[str, bool]:
-        return {}
+"""How many conversations are compared, approximately: one page of the backup and a few buckets of Redis."""
 
 
 def compare_sample(
-    settings: Settings, backup: BackupStore, entries: int, chance: random.Random, *, most_buckets: int = 2**20
+    settings: Settings, backup: BackupStore, entries: int, rng: random.Random, *, max_buckets: int = 2**20
 ) -> ComparisonReport:
-    """Compare about 300 conversations, both ways, another part each time.
+    """Compare about 300 conversations, both ways, in a random part of the registry. Does not check the fence.
 
     Args:
-        settings: those of the registry.
-        backup: what Redis is compared with.
-        entries: how many there are, about.
-        chance: chooses the part.
-        most_buckets: looked into in Redis, however few entries they hold; each costs some 15 µs.
+        settings: the settings of the registry.
+        backup: the backup table.
+        entries: the approximate number of entries in the registry.
+        rng: chooses the part.
+        max_buckets: the largest number of buckets to read in Redis, even if they hold few entries; each costs about
+            15 µs.
 
     Raises:
-        RedisUnavailableError, AwsUnavailableError, AccessDeniedError: one side cannot be asked.
+        RedisUnavailableError, AwsUnavailableError, AccessDeniedError: one side cannot be read.
         ConfigurationError: the backup table is bound to another layout.
     """
-    parts = min(max(entries // CONVERSATIONS, settings.buckets // most_buckets, 1), settings.buckets)
-    options = ComparisonOptions(segments=1, sample=Sample(chance.randint(1, parts), parts))
+    parts = min(max(entries // CONVERSATIONS, settings.buckets // max_buckets, 1), settings.buckets)
+    options = ComparisonOptions(segments=1, sample=Sample(rng.randint(1, parts), parts))
     reader = BucketReader(settings)
     try:
-        return result_of(Comparison.over(settings, reader, _NotAsked(), backup, options).run())
+        return result_of(Comparison(settings, reader, None, backup, options).run())
     finally:
         reader.close()

@@ -92,7 +92,7 @@ def main() -> None:
     settings = Settings(redis_url=redis_url, buckets=int(buckets), aws_region=REGION, aws_endpoint_url=endpoint)
     backup = BackupTable(settings)
     _ = backup.client
-    job = Comparison.over(settings, BucketReader(settings), RedisRegistry(settings), backup, ComparisonOptions())
+    job = Comparison(settings, BucketReader(settings), RedisRegistry(settings), backup, ComparisonOptions())
     started, cpu = time.perf_counter(), time.process_time()
     report = result_of(job.run())
     figures = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from binascii import crc32
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-import saltctl.registry.compare as compare_module
 from saltctl.errors import ComparisonBrokenError, ConfigurationError, DamagedEntryError, ThrottledError, UsageError
-from saltctl.registry.compare import KEYED_ABOVE, MAX_NAMED, Comparison, ComparisonOptions, result_of
-from saltctl.registry.compare_events import ComparisonReport, Drift, Sample
+from saltctl.registry.compare import (
+    MAX_BUCKET_SAMPLE_PARTS,
+    MAX_LISTED,
+    Comparison,
+    ComparisonOptions,
+    ComparisonReport,
+    Sample,
+    result_of,
+)
+from saltctl.registry.drift import Drift
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
+from saltctl.settings import Settings
 from saltctl.stores.contracts import BackupEntry, BackupPage, DamagedEntry
+from saltctl.stores.redis.buckets import BucketReader
 from tests.support.memory import MemoryBackup, MemoryRegistry
 
 BUCKETS = 16
@@ -81,14 +91,12 @@ class World:
     def comparison(self, *, repair: bool = False, **options: Any) -> Comparison:
         """A comparison that was not started."""
         return Comparison(
-            self.reader,
+            Settings(buckets=BUCKETS),
+            cast(BucketReader, self.reader),
             self.store,
             self.backup,
             ComparisonOptions(**options),
-            layout=LAYOUT,
-            key_prefix="salt",
-            buckets=BUCKETS,
-            registry=self.registry if repair else None,
+            self.registry if repair else None,
             clock=lambda: self.now,
             sleep=self.sleep,
         )
@@ -341,7 +349,7 @@ def test_throttling_is_waited_out(world: World) -> None:
     assert world.report(repair=True).repaired == 1
 
 
-@pytest.mark.parametrize("parts", [1, 3, 7, BUCKETS, KEYED_ABOVE, KEYED_ABOVE + 1])
+@pytest.mark.parametrize("parts", [1, 3, 7, BUCKETS, MAX_BUCKET_SAMPLE_PARTS, MAX_BUCKET_SAMPLE_PARTS + 1])
 def test_samples_cover_everything_together(world: World, parts: int) -> None:
     """Each drift shows in one of the samples; where samples are of buckets, in exactly one."""
     world.redis["conv_0"] = 2
@@ -382,28 +390,28 @@ def test_impossible_samples(part: int, parts: int) -> None:
 
 def test_much_drift_is_counted_whole_and_named_in_part(world: World) -> None:
     """A Redis that is empty: every entry is counted, the first are named, each is an event."""
-    for number in range(MAX_NAMED + 500):
+    for number in range(MAX_LISTED + 500):
         world.put(f"more_{number}", 2)
     events = list(world.comparison(page_limit=100).run())
     report = events[-1]
     assert isinstance(report, ComparisonReport)
-    assert (report.missing, len(report.drift)) == (MAX_NAMED + 500, MAX_NAMED)
-    assert sum(isinstance(event, Drift) for event in events) == MAX_NAMED + 500
+    assert (report.missing, len(report.drift)) == (MAX_LISTED + 500, MAX_LISTED)
+    assert sum(isinstance(event, Drift) for event in events) == MAX_LISTED + 500
 
 
-def test_suspects_that_wait_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With more suspects than are kept, the scan waits for their second look: memory does not grow with drift."""
-    monkeypatch.setattr(compare_module, "_SUSPECTS", 100)
-    monkeypatch.setattr(compare_module, "ENTRIES_AT_ONCE", 50)
+def test_suspects_that_wait_are_bounded(world: World) -> None:
+    """With more suspects than are kept, the scan waits for their second check: memory does not grow with drift."""
     for number in range(1000):
         world.put(f"more_{number}", 2)
-    comparison = world.comparison(page_limit=50)
+    comparison = world.comparison(page_limit=50, batch_size=50, max_suspects=100)
     most = 0
 
-    def look(what: str) -> None:
+    def count_waiting(what: str) -> None:
+        """Count the ids that were looked up once: the second look-up of an id is its second check."""
         nonlocal most
-        most = max(most, len(comparison._run.suspects))
+        looked_up = Counter(i for i in world.reader.asked if i.startswith("more_"))
+        most = max(most, sum(times == 1 for times in looked_up.values()))
 
-    world.reader.at = look
+    world.reader.at = count_waiting
     assert result_of(comparison.run()).missing == 1000
     assert 100 <= most <= 150

@@ -20,8 +20,7 @@ import pytest
 
 from saltctl.errors import ComparisonBrokenError, RedisUnavailableError
 from saltctl.local.servers import LocalRedis
-from saltctl.registry.compare import Comparison, ComparisonOptions, result_of
-from saltctl.registry.compare_events import ComparisonReport
+from saltctl.registry.compare import Comparison, ComparisonOptions, ComparisonReport, result_of
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
@@ -99,7 +98,7 @@ def comparison(settings: Settings, store: RedisRegistry, backup: BackupTable, re
     ) -> Comparison:
         readers.append(WatchedReader(settings, at))
         options = ComparisonOptions(segments=2, page_limit=7, grace=grace)
-        return Comparison.over(settings, readers[-1], store, of, options, registry if repair else None)
+        return Comparison(settings, readers[-1], store, of, options, registry if repair else None)
 
     yield make
     for reader in readers:
@@ -249,7 +248,7 @@ def test_throttling_at_every_kind_of_request(
     registry = Registry.over(behind, store, throttled)
     reader = BucketReader(settings)
     options = ComparisonOptions(segments=2, page_limit=7, grace=0.01)
-    report = result_of(Comparison.over(behind, reader, store, throttled, options, registry).run())
+    report = result_of(Comparison(behind, reader, store, throttled, options, registry).run())
     reader.close()
     assert (report.unrepaired, sum(left.values())) == (0, 0)
     assert_nothing_was_lowered(backup)

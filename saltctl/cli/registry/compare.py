@@ -26,8 +26,7 @@ from saltctl.cli.text import printable
 from saltctl.errors import ExitCode
 
 if TYPE_CHECKING:
-    from saltctl.registry.compare import Comparison, ComparisonOptions
-    from saltctl.registry.compare_events import ComparisonReport, Sample
+    from saltctl.registry.compare import Comparison, ComparisonOptions, ComparisonReport, Sample
 
 COLUMNS = columns_of(
     "checked in_sync behind missing unbacked uncommitted repaired verified damaged seconds consumed_rcu sample"
@@ -94,7 +93,7 @@ def compare(
 
 def parse_sample(text: str | None) -> Sample | None:
     """``K/N``; a usage error for anything else."""
-    from saltctl.registry.compare_events import Sample
+    from saltctl.registry.compare import Sample
 
     if text is None:
         return None
@@ -110,12 +109,12 @@ def _comparison(session: Session, options: ComparisonOptions, *, repair: bool) -
 
     reader = BucketReader(session.settings)
     registry = session.registry if repair else None
-    return Comparison.over(session.settings, reader, session.store, session.backup, options, registry)
+    return Comparison(session.settings, reader, session.store, session.backup, options, registry)
 
 
 def _drain(job: Comparison, *, quiet: bool) -> ComparisonReport:
     """Tell about the events on stderr, and return the report."""
-    from saltctl.registry.compare_events import ComparisonProgress, ComparisonReport
+    from saltctl.registry.compare import ComparisonProgress, ComparisonReport
     from saltctl.stores.contracts import DamagedEntry
 
     damaged = 0

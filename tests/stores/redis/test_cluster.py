@@ -137,7 +137,7 @@ def test_a_comparison_sees_every_primary(
         connections.execute_of(store._key(conversation_id), "HDEL", store._key(conversation_id), conversation_id)
     connections.close()
     reader = BucketReader(settings)
-    compare = partial(Comparison.over, settings, reader, store, backup, ComparisonOptions(grace=0.01))
+    compare = partial(Comparison, settings, reader, store, backup, ComparisonOptions(grace=0.01))
     found = result_of(compare(registry=raised).run())
     assert (found.behind, found.unbacked, found.missing, found.repaired) == (10, 10, 10, 30)
     assert len(store.by_primary([i for i, _ in drift])) == 3
