@@ -295,7 +295,7 @@ def test_signals_end_it_cleanly(signum: signal.Signals, code: int, stalled: Stal
     assert (process.returncode, out) == (code, "")
     (line,) = map(json.loads, err.splitlines())
     assert (line["event"], line["exit_code"]) == ("compare", code)
-    assert re.search(rf"^saltctl_job_exit_code{{.*}} {code}$", file.read_text(), flags=re.MULTILINE)
+    assert re.search(rf"^saltctl_job_exit_code{{.*}} {code}\.0$", file.read_text(), flags=re.MULTILINE)
 
 
 def test_a_timeout_ends_it(stalled: Stalled) -> None:
