@@ -1,4 +1,4 @@
-"""What a check finds, and how several findings make one."""
+"""Findings of checks, and how several of them are combined."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Status = Literal["ok", "warn", "fail", "skip"]
-_WORST_FIRST: tuple[Status, ...] = ("fail", "warn", "ok", "skip")
+WORST_FIRST: tuple[Status, ...] = ("fail", "warn", "ok", "skip")
+SKEW_WARN, SKEW_FAIL = 5.0, 60.0
+"""Seconds. Leases and heat windows depend on clocks; a lease expires after 30 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``fix`` is a command for a shell, empty where all is well. ``measures`` are numbers for monitoring."""
+    """Result of a check. ``fix`` is a shell command, or empty. ``measures`` are numbers for monitoring."""
 
     status: Status
     detail: str
@@ -22,7 +24,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """A finding under the name of its check."""
+    """A finding with the name of its check."""
 
     name: str
     status: Status
@@ -32,41 +34,52 @@ class CheckResult:
 
 
 def ok(detail: str, **measures: float) -> Finding:
-    """All is well."""
+    """Report that all is well."""
     return Finding("ok", detail, measures=measures)
 
 
 def warn(detail: str, fix: str, **measures: float) -> Finding:
-    """The promise holds, and something is not as it should be."""
+    """Report a problem that does not break the promise."""
     return Finding("warn", detail, fix, measures)
 
 
 def fail(detail: str, fix: str, **measures: float) -> Finding:
-    """Users are affected, or will be when the next thing breaks."""
+    """Report a problem that affects users, or will at the next outage."""
     return Finding("fail", detail, fix, measures)
 
 
 def skip(detail: str) -> Finding:
-    """It could not be found out, for this reason, or there is nothing to find out."""
+    """Report that a check cannot be made or does not apply, and why."""
     return Finding("skip", detail)
 
 
 def combine(findings: Iterable[Finding]) -> Finding:
-    """Several findings of one check as one: the worst status, each detail once, and all fixes in one line.
+    """Combine findings of one check: the worst status, each detail once, and all fixes in one command line.
 
-    What is well goes unsaid beside what is not.
+    The details of findings that are ok are omitted if another one is not.
     """
     found = list(findings)
     if not found:
         return skip("there is nothing to check")
-    worst = min((finding.status for finding in found), key=_WORST_FIRST.index)
-    told = [finding for finding in found if finding.status == worst or finding.fix]
+    worst = min((finding.status for finding in found), key=WORST_FIRST.index)
+    shown = [finding for finding in found if finding.status == worst or finding.fix]
     measures: dict[str, float] = {}
     for finding in found:
         measures.update(finding.measures)
     return Finding(
         worst,
-        "; ".join(dict.fromkeys(finding.detail for finding in told)),
-        " && ".join(dict.fromkeys(finding.fix for finding in told if finding.fix)),
+        "; ".join(dict.fromkeys(finding.detail for finding in shown)),
+        " && ".join(dict.fromkeys(finding.fix for finding in shown if finding.fix)),
         measures,
     )
+
+
+def clock_skew(clock: str, skew: float, measure: str) -> Finding:
+    """Rate a clock that is ``skew`` seconds ahead of this machine's; ``measure`` names the skew for monitoring."""
+    detail = f"{clock} and the clock of this machine differ by {abs(skew):,.1f} s"
+    measures = {measure: round(skew, 3)}
+    if abs(skew) < SKEW_WARN:
+        return ok(detail, **measures)
+    detail += f", {'theirs' if skew > 0 else 'ours'} is ahead: leases and heat windows depend on clocks"
+    rate = fail if abs(skew) >= SKEW_FAIL else warn
+    return rate(detail, "sudo timedatectl set-ntp true", **measures)

@@ -1,4 +1,4 @@
-"""Several questions to several servers at once, none of which can keep the others waiting."""
+"""Parallel calls with one timeout, and results that are computed once."""
 
 from __future__ import annotations
 
@@ -13,52 +13,51 @@ T = TypeVar("T")
 
 
 def call_in_parallel(
-    questions: Mapping[str, Callable[[], T]], seconds: float, *, clock: Callable[[], float] = time.monotonic
+    functions: Mapping[str, Callable[[], T]], timeout: float, *, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[tuple[str, T | Exception]]:
-    """The answer to each question as it comes, or the exception that it ended with.
+    """Call all functions at once, and yield each result, or the exception that was raised, as it comes.
 
-    What has no answer after ``seconds`` comes last, as a TimeoutError. Its thread is left to itself: it is a
-    daemon, and does not keep the process from ending.
+    A function without a result after ``timeout`` seconds yields a TimeoutError. Its thread is a daemon and keeps
+    running, but does not keep the process from exiting. A ThreadPoolExecutor would wait for it.
     """
-    answers: queue.SimpleQueue[tuple[str, T | Exception]] = queue.SimpleQueue()
+    results: queue.SimpleQueue[tuple[str, T | Exception]] = queue.SimpleQueue()
 
-    def ask(name: str, question: Callable[[], T]) -> None:
+    def call(name: str, function: Callable[[], T]) -> None:
         try:
-            answers.put((name, question()))
-        except Exception as exc:  # handed over: what one question ends with is not the others' business
-            answers.put((name, exc))
+            results.put((name, function()))
+        except Exception as exc:  # yielded: one failure must not stop the others
+            results.put((name, exc))
 
-    for name, question in questions.items():
-        threading.Thread(target=ask, args=(name, question), name=f"ask-{name}", daemon=True).start()
-    waiting = set(questions)
-    deadline = clock() + seconds
-    while waiting:
+    for name, function in functions.items():
+        threading.Thread(target=call, args=(name, function), name=f"check-{name}", daemon=True).start()
+    pending = dict.fromkeys(functions)
+    deadline = clock() + timeout
+    while pending:
         try:
-            name, answer = answers.get(timeout=max(deadline - clock(), 0))
+            name, result = results.get(timeout=max(deadline - clock(), 0))
         except queue.Empty:
             break
-        waiting.discard(name)
-        yield name, answer
-    for name in questions:
-        if name in waiting:
-            yield name, TimeoutError(f"no answer within {seconds:g} s")
+        del pending[name]
+        yield name, result
+    for name in pending:
+        yield name, TimeoutError(f"no answer within {timeout:g} s")
 
 
 class OnceCache:
-    """Answers that several threads want: each is found out once, and an exception is an answer, too."""
+    """Results that several threads need: each is computed once, and an exception is cached, too."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Future[Any]] = {}
+        self._futures: dict[str, Future[Any]] = {}
         self._lock = threading.Lock()
 
-    def get(self, name: str, find_out: Callable[[], T]) -> T:
-        """The answer of this name; whoever asks first finds it out, and the others wait for it."""
+    def get(self, name: str, compute: Callable[[], T]) -> T:
+        """Return the result of this name. The first caller computes it, the others wait for it."""
         with self._lock:
-            first = name not in self._known
-            future: Future[T] = self._known.setdefault(name, Future())
+            first = name not in self._futures
+            future: Future[T] = self._futures.setdefault(name, Future())
         if first:
             try:
-                future.set_result(find_out())
-            except Exception as exc:  # every other asker gets the same
+                future.set_result(compute())
+            except Exception as exc:  # raised in every caller
                 future.set_exception(exc)
         return future.result()

@@ -1,9 +1,10 @@
-"""One look at everything, for a screen. Each source is asked at the same time, and may be down by itself."""
+"""Status of all parts, for one screen. All sources are read in parallel, and each may fail by itself."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from saltctl.detection.stream_status import is_alive
@@ -11,30 +12,29 @@ from saltctl.errors import SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.parallel import call_in_parallel
 from saltctl.registry.drift_sample import compare_sample
-from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
 from saltctl.stores.heat.stream import GROUP
 from saltctl.throttling.scan import scan_recent
 from saltctl.times import iso_utc
 
 TIMEOUT_SECONDS = 5.0
-"""Seconds after which a source that has not answered is taken for down."""
+"""Timeout of a source, after which its panel shows an error."""
 SAMPLED_BUCKETS = 512
-"""Buckets that the sample for drift looks into at most, so that the screen is there within a second."""
+"""Most buckets that the drift sample reads, so that the screen appears within a second."""
 
 Panel = dict[str, Any]
 
 
 def registry(facts: Facts) -> Panel:
-    """Verified or not, since when at least, and how many entries. ``since`` is null where nobody noted it."""
+    """Read whether Redis is verified, since when, and its number of entries. ``since`` is null if it is unknown."""
     primaries = facts.registry_counts
-    replication_ids = {look.primary: str(look.info.get("master_replid", "")) for look in facts.servers}
-    note = facts.state.verification()
+    replication_ids = {str(server.info.get("master_replid", "")) for server in facts.servers}
+    note = facts.service_state.verification()
     verified = all(counts.verified for counts in primaries)
-    noted = note is not None and set(replication_ids.values()) <= set(note.replication_ids)
+    # Only a rebuild verifies, and the note is from the latest one: these primaries are verified since then.
+    noted = verified and note is not None and replication_ids <= set(note.replication_ids)
     return {
         "verified": verified,
-        # Only a rebuild verifies, and the note is the latest one's: these primaries have been so since then.
-        "since": iso_utc(note.at) if verified and noted and note is not None else None,
+        "since": iso_utc(note.at) if noted and note is not None else None,
         "entries": sum(counts.entries for counts in primaries),
         "primaries": [
             {
@@ -50,14 +50,14 @@ def registry(facts: Facts) -> Panel:
 
 
 def drift(facts: Facts) -> Panel:
-    """How many conversations of a sample were compared, and how many of them differ."""
+    """Compare a sample of conversations in Redis and in the backup."""
     entries = sum(counts.entries for counts in facts.registry_counts)
-    found = compare_sample(facts.probe_settings, facts.backup, entries, random.Random(), max_buckets=SAMPLED_BUCKETS)
-    return {"checked": found.checked, "found": found.unrepaired, "damaged": found.damaged}
+    report = compare_sample(facts.probe_settings, facts.backup, entries, random.Random(), max_buckets=SAMPLED_BUCKETS)
+    return {"checked": report.checked, "found": report.unrepaired, "damaged": report.damaged}
 
 
 def service(facts: Facts) -> Panel:
-    """The instances, and what they have left to do."""
+    """Read the instances of the service and their backlog."""
     info = facts.stream.info
     group = None if info is None else info.group(GROUP)
     consumers = () if group is None else group.consumers
@@ -74,14 +74,14 @@ def service(facts: Facts) -> Panel:
 
 
 def raises(facts: Facts) -> Panel:
-    """The service's latest raises, with the reasons that the backup has for them where it can be asked."""
-    latest = [raised for raised in facts.state.last_raises() if isinstance(raised.get("conversation_id"), str)]
+    """Read the latest raises of the service. Their reasons are in the backup, and null if it cannot be read."""
+    latest = [raised for raised in facts.service_state.last_raises() if isinstance(raised.get("conversation_id"), str)]
     try:
-        held = facts.backup.get_many([raised["conversation_id"] for raised in latest]) if latest else {}
+        entries = facts.backup.get_many([raised["conversation_id"] for raised in latest]) if latest else {}
     except SaltctlError:
-        held = {}
+        entries = {}
     reasons: dict[tuple[Any, Any], str] = {
-        (i, past.n): past.reason for i, entry in held.items() for past in entry.raises
+        (conversation_id, past.n): past.reason for conversation_id, entry in entries.items() for past in entry.raises
     }
     keys = ("conversation_id", "before", "after", "at", "by")
     return {
@@ -94,21 +94,20 @@ def raises(facts: Facts) -> Panel:
 
 
 def throttles(facts: Facts) -> Panel:
-    """Events a minute of the messages table in the last 15; ``seen`` is false where CloudWatch has no data."""
+    """Count the throttle events of the messages table in the last 15 minutes. ``seen``: CloudWatch has data."""
     table = facts.settings.messages_table
-    store = CloudWatchMetrics(facts.probe_settings, client=facts.cloudwatch, dynamodb=facts.aws.client)
-    found = scan_recent(store, table, facts.now())
+    found = scan_recent(facts.cloudwatch, table, facts.now())
     return {
         "table": table,
         "total": found.total,
         "causes": dict(found.causes),
-        "per_minute": list(found.events_per_period()),
+        "per_minute": found.events_per_period(),
         "seen": found.has_data,
     }
 
 
 def lease(facts: Facts) -> Panel:
-    """Who rebuilds now."""
+    """Read the holder of the lease."""
     holder = facts.backup.lease.holder()
     return {
         "held": holder is not None,
@@ -127,27 +126,22 @@ PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
     "throttles": (throttles, ("table", "total", "causes", "per_minute", "seen")),
     "lease": (lease, ("held", "host", "pid", "progress", "heartbeat")),
 }
-"""Each panel with its keys, which are there, and null, where its source is down."""
+"""Each panel and its keys. All keys are null if the panel's source fails."""
 
 
-def read_status(facts: Facts, seconds: float = TIMEOUT_SECONDS) -> dict[str, Any]:
-    """All panels, asked at once. Each has ``error``: null, or why it knows nothing."""
-    questions = {name: _bound(panel, facts) for name, (panel, _) in PANELS.items()}
-    answers = dict(call_in_parallel(questions, seconds))
+def read_status(facts: Facts, timeout: float = TIMEOUT_SECONDS) -> dict[str, Any]:
+    """Read all panels in parallel. ``error`` of a panel is null, or says why it could not be read."""
+    answers = dict(call_in_parallel({name: partial(read, facts) for name, (read, _) in PANELS.items()}, timeout))
     return {"at": iso_utc(facts.now())} | {name: _panel(name, answers[name]) for name in PANELS}
-
-
-def _bound(panel: Callable[[Facts], Panel], facts: Facts) -> Callable[[], Panel]:
-    return lambda: panel(facts)
 
 
 def _panel(name: str, answer: Panel | Exception) -> Panel:
     if not isinstance(answer, Exception):
         return answer | {"error": None}
     if isinstance(answer, SaltctlError):
-        why = answer.message
+        error = answer.message
     elif isinstance(answer, TimeoutError):
-        why = str(answer)
+        error = str(answer)
     else:
-        why = f"a defect of saltctl's own: {type(answer).__name__}: {answer}"
-    return dict.fromkeys(PANELS[name][1]) | {"error": why}
+        error = f"internal error: {type(answer).__name__}: {answer}"
+    return dict.fromkeys(PANELS[name][1]) | {"error": error}

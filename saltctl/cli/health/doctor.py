@@ -20,7 +20,7 @@ COLUMNS = columns_of("name status detail fix", name="check")
 
 
 class Monitoring(StrEnum):
-    """What monitoring reads."""
+    """Formats for monitoring."""
 
     nagios = "nagios"
     prometheus = "prometheus"
@@ -35,17 +35,18 @@ def doctor(
     context: typer.Context,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="NAME", help="Only this check, or group of checks: redis, backup, stream."),
+        typer.Option("--only", metavar="NAME", help="Run only this check or group: redis, backup, stream. Repeatable."),
     ] = None,
     form: Annotated[
-        Monitoring | None, typer.Option("--format", help="For monitoring: a plugin's line, or metrics.")
+        Monitoring | None,
+        typer.Option("--format", help="For monitoring: Nagios plugin or Prometheus metrics."),
     ] = None,
     output: OutputOption = None,
 ) -> None:
-    """Check everything that has to be so, and print the command that mends what is not.
+    """Run all checks and print a fix for each failure.
 
-    Changes nothing. Exits 3 where a check fails; a warning or a check that cannot be made is no failure. With
-    --format nagios it exits as a plugin does: 0 ok, 1 a warning, 2 a failure, 3 nothing could be checked.
+    Changes nothing. Exits 3 if a check fails; a warning or a skipped check is not a failure. With --format nagios
+    it exits like a plugin: 0 ok, 1 a warning, 2 a failure, 3 all checks skipped.
 
     \b
     Examples:
@@ -53,24 +54,24 @@ def doctor(
       saltctl doctor --only redis --only lease
       saltctl doctor --format prometheus
     """
-    from saltctl.cli.health import doctor_view
+    from saltctl.cli.health import monitoring
 
     if form is not None and output is not None:
-        raise UsageError("--format and --output are two ways to print one thing", hint="saltctl doctor --format nagios")
-    results = _examine(session_of(context), only or [])
+        raise UsageError("--format and --output cannot be used together", hint="saltctl doctor --format nagios")
+    results = _run(session_of(context), only or [])
     failed = any(result.status == "fail" for result in results)
     if form is Monitoring.nagios:
-        sys.stdout.write(doctor_view.nagios(results))
-        raise typer.Exit(doctor_view.nagios_code(results))
+        sys.stdout.write(monitoring.nagios(results))
+        raise typer.Exit(monitoring.nagios_code(results))
     if form is Monitoring.prometheus:
-        sys.stdout.write(doctor_view.prometheus(results))
+        sys.stdout.write(monitoring.prometheus(results))
     else:
         _print(results, output)
     if failed:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
-def _examine(session: Session, only: list[str]) -> list[CheckResult]:
+def _run(session: Session, only: list[str]) -> list[CheckResult]:
     from saltctl.health.doctor import run_checks, select_checks, settings_error_results
     from saltctl.health.facts import Facts
     from saltctl.health.fix_commands import FixCommands

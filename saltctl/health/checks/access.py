@@ -1,4 +1,4 @@
-"""Checks of settings, and of what users of Redis may do."""
+"""Checks of the settings, and of the permissions of Redis users."""
 
 from __future__ import annotations
 
@@ -17,24 +17,22 @@ from saltctl.urls import has_password
 
 
 def settings(facts: Facts) -> Finding:
-    """The settings make sense, it is known where each comes from, and no file tells its secrets."""
+    """The settings are usable, and files with secrets are private."""
     return combine(_settings(facts))
 
 
 def _settings(facts: Facts) -> Iterable[Finding]:
-    chosen = facts.settings
-    origins = Counter(chosen.origins.get(row["name"], "default").split(" ")[0] for row in chosen.describe())
-    told = ", ".join(f"{origins[kind]} from {kind}" for kind in ("flag", "environment", "context") if origins[kind])
-    context = f"context {chosen.context}" if chosen.context else "no context"
-    yield ok(f"{context}; {told or 'nothing set'}, {origins['default']} by default")
-    if not chosen.redis_url:
-        yield fail(
-            "redis_url is not set", facts.fix_commands.set_variable("SALTCTL_REDIS_URL", "redis://127.0.0.1:6379/0")
-        )
+    settings = facts.settings
+    origins = Counter(settings.origins.get(row["name"], "default").split(" ")[0] for row in settings.describe())
+    set_by = ", ".join(f"{origins[kind]} from {kind}" for kind in ("flag", "environment", "context") if origins[kind])
+    context = f"context {settings.context}" if settings.context else "no context"
+    yield ok(f"{context}; {set_by or 'nothing set'}, {origins['default']} by default")
+    if not settings.redis_url:
+        yield fail("redis_url is not set", facts.fix_commands.export(SALTCTL_REDIS_URL="redis://127.0.0.1:6379/0"))
     secrets = []
-    if chosen.redis_password_file is not None:
-        secrets.append(chosen.redis_password_file)
-    if chosen.origins.get("redis_url", "").startswith("context") and has_password(chosen.redis_url or ""):
+    if settings.redis_password_file is not None:
+        secrets.append(settings.redis_password_file)
+    if settings.origins.get("redis_url", "").startswith("context") and has_password(settings.redis_url or ""):
         secrets += [] if facts.config_file is None else [facts.config_file]
     for file in secrets:
         yield from _readable_by_others(file)
@@ -44,17 +42,17 @@ def _readable_by_others(file: Path) -> Iterable[Finding]:
     try:
         mode = file.stat().st_mode
     except OSError as exc:
-        yield fail(f"{file} cannot be read: {exc.strerror}", f"ls -l {shlex.quote(str(file))}")
+        yield fail(f"cannot read {file}: {exc.strerror}", f"ls -l {shlex.quote(str(file))}")
         return
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        detail = f"{file} holds a password, and others may read it (mode {stat.S_IMODE(mode):04o})"
+        detail = f"{file} contains a password, and other users may read it (mode {stat.S_IMODE(mode):04o})"
         yield warn(detail, f"chmod 600 {shlex.quote(str(file))}")
 
 
 def redis_permissions(facts: Facts) -> Finding:
-    """Users of Redis may do what their role needs, and application servers nothing that could verify a server.
+    """Redis users have the permissions that they need, and application servers cannot verify a server.
 
-    Asked by ACL DRYRUN, which carries nothing out; those who may not ask are told so.
+    Uses ACL DRYRUN, which runs no command.
     """
     findings = []
     for server in facts.servers:
@@ -62,35 +60,29 @@ def redis_permissions(facts: Facts) -> Finding:
         if user is None:
             return skip(f"{server.primary} does not permit ACL WHOAMI: see saltctl service emit acl")
         if facts.redis.may(server.primary, user, [("PING",)]) is None:
-            return skip(f"user {user} may not use ACL DRYRUN on {server.primary}: ask as an administrator")
-        if user != APP_USER:
-            findings.append(_needs(facts, server.primary, user))
-        findings += [_needs(facts, server.primary, SERVICE_USER)] if user != SERVICE_USER else []
-        findings.append(_needs(facts, server.primary, APP_USER))
-        findings.append(_excess(facts, server.primary))
+            return skip(f"user {user} may not use ACL DRYRUN on {server.primary}: run doctor as an administrator")
+        users = dict.fromkeys([user, SERVICE_USER, APP_USER] if user != APP_USER else [SERVICE_USER, APP_USER])
+        findings += [_missing_permissions(facts, server.primary, name) for name in users]
+        findings.append(_forbidden_permissions(facts, server.primary))
     return combine(findings)
 
 
-def _needs(facts: Facts, primary: str, user: str) -> Finding:
+def _missing_permissions(facts: Facts, primary: str, user: str) -> Finding:
     wanted = _app_commands(facts) if user == APP_USER else _service_commands(facts)
     allowed = facts.redis.may(primary, user, list(wanted.values()))
     if allowed is None:
         return skip(f"{primary} has no user {user}")
     missing = [rule for rule, permitted in zip(wanted, allowed, strict=True) if not permitted]
     if not missing:
-        return ok(f"{user} may do what it has to")
+        return ok(f"{user} has all permissions that it needs")
     prefix = facts.settings.key_prefix
-    fix = facts.fix_commands.redis(primary, "ACL", "SETUSER", user, *missing, f"~{prefix}:r:*", *_keys(prefix, user))
+    keys = ("r:*",) if user == APP_USER else ("r:*", "heat", "dead", "sum:*", "service")
+    rules = (*missing, *(f"~{prefix}:{key}" for key in keys))
+    fix = facts.fix_commands.redis_cli(primary, "ACL", "SETUSER", user, *rules)
     return fail(f"{user} may not {' '.join(missing)} on {primary}", fix)
 
 
-def _keys(prefix: str, user: str) -> list[str]:
-    if user == APP_USER:
-        return []
-    return [f"~{prefix}:{key}" for key in ("heat", "dead", "sum:*", "service")]
-
-
-def _excess(facts: Facts, primary: str) -> Finding:
+def _forbidden_permissions(facts: Facts, primary: str) -> Finding:
     forbidden = {"script": ("SCRIPT", "LOAD", "return 0"), "flushall": ("FLUSHALL",), "flushdb": ("FLUSHDB",)}
     allowed = facts.redis.may(primary, APP_USER, list(forbidden.values()))
     if allowed is None:
@@ -98,7 +90,7 @@ def _excess(facts: Facts, primary: str) -> Finding:
     found = [word for word, permitted in zip(forbidden, allowed, strict=True) if permitted]
     if not found:
         return ok(f"{APP_USER} can neither verify nor flush")
-    fix = facts.fix_commands.redis(primary, "ACL", "SETUSER", APP_USER, *(f"-{word}" for word in found))
+    fix = facts.fix_commands.redis_cli(primary, "ACL", "SETUSER", APP_USER, *(f"-{word}" for word in found))
     return warn(f"{APP_USER} may {', '.join(found)} on {primary}: an application server could verify or flush it", fix)
 
 

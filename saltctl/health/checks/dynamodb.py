@@ -1,4 +1,4 @@
-"""Checks of DynamoDB: the backup table, which is the truth, and the messages table."""
+"""Checks of DynamoDB: the backup table, the messages table, permissions, clock and throttling."""
 
 from __future__ import annotations
 
@@ -6,37 +6,42 @@ import json
 from typing import Any
 
 from saltctl.errors import AccessDeniedError, ConfigurationError, SaltctlError, UnavailableError
-from saltctl.health.checks.redis import skewed
 from saltctl.health.facts import Facts
-from saltctl.health.findings import Finding, combine, fail, ok, skip, warn
+from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.rebuild.lease import LEASE_EXPIRY
+from saltctl.throttling.scan import scan_recent
 from saltctl.urls import is_loopback
+
+THROTTLE_MINUTES = 15
 
 
 def backup_table(facts: Facts) -> Finding:
-    """The backup table is there, answers, and has the right keys."""
-    name = facts.settings.backup_table
+    """The backup table exists, answers, and has the right keys."""
+    name, commands = facts.settings.backup_table, facts.fix_commands
     try:
+        if facts.describe_table(name) is None:
+            return _missing(name, commands.saltctl("setup"))
         table = facts.backup_table
     except SaltctlError as exc:
-        return fail(exc.message, _way_out(facts, exc, facts.fix_commands.saltctl("setup")))
+        return _unreachable(facts, exc)
     if table.get("TableStatus") not in ("ACTIVE", "UPDATING"):
         detail = f"table {name!r} is {table.get('TableStatus')}"
-        return fail(detail, facts.fix_commands.aws("dynamodb", "wait", "table-exists", "--table-name", name))
+        return fail(detail, commands.aws("dynamodb", "wait", "table-exists", "--table-name", name))
     try:
         facts.backup.check_table()
     except ConfigurationError as exc:
-        return fail(exc.message, facts.fix_commands.saltctl("config", "show"))
+        return fail(exc.message, commands.saltctl("config", "show"))
     return ok(f"{name}, {int(table.get('ItemCount', 0)):,} items some hours ago")
 
 
-def _way_out(facts: Facts, exc: SaltctlError, missing: str) -> str:
-    """The command to try where a table cannot be had: another one for each reason."""
-    if isinstance(exc, ConfigurationError) and exc.message.startswith("there is no DynamoDB table"):
-        return missing
+def _missing(table: str, fix: str) -> Finding:
+    return fail(f"there is no DynamoDB table {table!r}", fix)
+
+
+def _unreachable(facts: Facts, exc: SaltctlError) -> Finding:
     if isinstance(exc, AccessDeniedError):
-        return facts.fix_commands.aws("sts", "get-caller-identity")
-    return facts.fix_commands.saltctl("config", "show")
+        return fail(exc.message, facts.fix_commands.aws("sts", "get-caller-identity"))
+    return fail(exc.message, facts.fix_commands.saltctl("config", "show"))
 
 
 def backup_recovery(facts: Facts) -> Finding:
@@ -55,18 +60,18 @@ def backup_recovery(facts: Facts) -> Finding:
 
 
 def backup_protection(facts: Facts) -> Finding:
-    """Nobody deletes the backup table by mistake."""
+    """The backup table is protected against deletion."""
     name = facts.settings.backup_table
     if facts.backup_table.get("DeletionProtectionEnabled"):
         return ok("deletion protection is on")
     return warn(
-        f"table {name!r} can be deleted by mistake: its deletion protection is off",
+        f"table {name!r} can be deleted by mistake: deletion protection is off",
         facts.fix_commands.aws("dynamodb", "update-table", "--table-name", name, "--deletion-protection-enabled"),
     )
 
 
 def backup_billing(facts: Facts) -> Finding:
-    """The backup table can take every lookup of an outage, and a rebuild beside them."""
+    """The capacity of the backup table suffices for all lookups of a Redis outage, and a rebuild."""
     name = facts.settings.backup_table
     table = facts.backup_table
     if table.get("BillingModeSummary", {}).get("BillingMode") == "PAY_PER_REQUEST":
@@ -74,71 +79,72 @@ def backup_billing(facts: Facts) -> Finding:
     capacity = table.get("ProvisionedThroughput", {})
     return warn(
         f"table {name!r} has a provisioned capacity of {capacity.get('ReadCapacityUnits', 0):,} RCU and "
-        f"{capacity.get('WriteCapacityUnits', 0):,} WCU: when Redis is down every lookup reads it",
+        f"{capacity.get('WriteCapacityUnits', 0):,} WCU: when Redis is down, every lookup reads this table",
         facts.fix_commands.aws("dynamodb", "update-table", "--table-name", name, "--billing-mode", "PAY_PER_REQUEST"),
     )
 
 
 def backup_replication(facts: Facts) -> Finding:
-    """Conditions on the backup table are checked against every Region's writes."""
+    """Conditional writes to the backup table see the writes of all Regions."""
     name = facts.settings.backup_table
     table = facts.backup_table
     replicas = [str(replica.get("RegionName")) for replica in table.get("Replicas", [])]
     if not replicas:
-        return ok("no global table")
+        return ok("not a global table")
     if table.get("MultiRegionConsistency") == "STRONG":
         return ok(f"a global table with strong consistency: {', '.join(replicas)}")
-    ours = facts.aws.client.meta.region_name
-    drop = [{"Delete": {"RegionName": region}} for region in replicas if region != ours]
+    region_here = facts.aws.client.meta.region_name
+    deletions = [{"Delete": {"RegionName": region}} for region in replicas if region != region_here]
     return fail(
-        f"table {name!r} is a global table with eventual consistency ({', '.join(replicas)}): conditions see one "
-        "Region only, so that max_n can go down and messages can vanish from histories",
-        facts.fix_commands.aws("dynamodb", "update-table", "--table-name", name, "--replica-updates", json.dumps(drop)),
+        f"table {name!r} is a global table with eventual consistency ({', '.join(replicas)}): conditional "
+        "writes see one Region only, so max_n can go down and histories can miss messages",
+        facts.fix_commands.aws(
+            "dynamodb", "update-table", "--table-name", name, "--replica-updates", json.dumps(deletions)
+        ),
     )
 
 
 def messages_table(facts: Facts) -> Finding:
-    """The messages table is there, with keys that can be salted."""
-    name = facts.settings.messages_table
-    endpoint = facts.settings.aws_endpoint_url or ""
+    """The messages table exists, and its keys can be salted."""
+    name, commands = facts.settings.messages_table, facts.fix_commands
     try:
-        _ = facts.messages_table
+        if facts.describe_table(name) is None:
+            # saltctl creates a messages table only in a local environment.
+            local = is_loopback(facts.settings.aws_endpoint_url or "")
+            create = commands.saltctl("setup", "--messages")
+            return _missing(name, create if local else commands.aws("dynamodb", "list-tables"))
         keys = facts.messages.keys
     except SaltctlError as exc:
-        # Only where it can be for trying out; a real one has its own keys and its own people.
-        local = facts.fix_commands.saltctl("setup", "--messages")
-        missing = local if is_loopback(endpoint) else facts.fix_commands.aws("dynamodb", "list-tables")
-        return fail(exc.message, _way_out(facts, exc, missing))
+        return _unreachable(facts, exc)
     return ok(f"{name}, keys {keys.partition_key} (S) and {keys.sort_key} ({keys.sort_type})")
 
 
 def lease(facts: Facts) -> Finding:
-    """Nobody holds the lease who has died."""
+    """No dead process holds the lease."""
     holder = facts.backup.lease.holder()
     if holder is None:
         return ok("free")
     age = max(facts.now() - holder.heartbeat, 0.0)
-    who = f"process {holder.pid} on {holder.host}"
+    process = f"process {holder.pid} on {holder.host}"
     if age <= LEASE_EXPIRY:
-        return ok(f"{who} rebuilds ({holder.progress}; heartbeat {age:.0f} s ago)", lease_age_seconds=age)
+        return ok(f"{process} is rebuilding ({holder.progress}; heartbeat {age:.0f} s ago)", lease_age_seconds=age)
     return warn(
-        f"{who} holds the lease and has not renewed it for {age:,.0f} s: its rebuild died, and what it verified is "
-        "unknown",
+        f"{process} holds the lease and has not renewed it for {age:,.0f} s: its rebuild was interrupted",
         facts.fix_commands.saltctl("rebuild"),
         lease_age_seconds=age,
     )
 
 
 def clock(facts: Facts) -> Finding:
-    """AWS' clock and ours agree: beyond five minutes it refuses every request."""
+    """The clocks of AWS and of this machine agree: AWS refuses requests that are five minutes off."""
     skew = facts.aws.skew()
     if skew is None:
-        return skip("its answers have no date")
-    return skewed("AWS' clock", skew, facts, "aws_clock_skew_seconds")
+        return skip("the answers of AWS have no date")
+    return clock_skew("the clock of AWS", skew, "aws_clock_skew_seconds")
 
 
 def permissions(facts: Facts) -> Finding:
-    """These credentials may do what application servers and the service have to."""
+    """These credentials have the permissions of application servers and the service."""
     settings = facts.settings
     findings = [_permissions(facts, settings.backup_table, facts.backup_table, backup=True)]
     try:
@@ -155,3 +161,18 @@ def _permissions(facts: Facts, name: str, table: dict[str, Any], *, backup: bool
         detail = f"these credentials may not {', '.join(denied)} on table {name!r}"
         return fail(detail, facts.fix_commands.saltctl("service", "emit", "iam"))
     return ok(f"{', '.join(allowed)} on {name}")
+
+
+def throttles(facts: Facts) -> Finding:
+    """The messages table was not throttled in the last 15 minutes."""
+    table = facts.settings.messages_table
+    found = scan_recent(facts.cloudwatch, table, facts.now(), THROTTLE_MINUTES)
+    period = f"in the last {THROTTLE_MINUTES} minutes"
+    if not found.has_data:
+        return skip(f"CloudWatch has no data of table {table} {period}; no data does not mean healthy")
+    if not found.throttled:
+        return ok(f"table {table} was not throttled {period}", throttle_events=found.total)
+    causes = ", ".join(f"{cause} {count:,.0f}" for cause, count in found.causes.items() if count)
+    detail = f"table {table} was throttled {found.total:,.0f} times {period} ({causes or 'cause unknown'})"
+    fix = facts.fix_commands.saltctl("throttle", "scan", "--since", f"{THROTTLE_MINUTES}m")
+    return fail(detail, fix, throttle_events=found.total)

@@ -1,4 +1,4 @@
-"""Checks of the heat stream and of those who read it."""
+"""Checks of the heat stream and its consumers."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ def _group(facts: Facts) -> GroupInfo | None:
 
 
 def group(facts: Facts) -> Finding:
-    """The heat stream and its consumer group are there."""
+    """The heat stream and its consumer group exist."""
     if _group(facts) is None:
-        what = "no heat stream" if facts.stream.info is None else f"no consumer group {GROUP!r} on the heat stream"
-        return fail(f"there is {what}: heat reports go nowhere", facts.fix_commands.saltctl("setup"))
+        missing = "heat stream" if facts.stream.info is None else f"consumer group {GROUP!r} on the heat stream"
+        return fail(f"there is no {missing}: heat reports are lost", facts.fix_commands.saltctl("setup"))
     return ok(f"group {GROUP} of {facts.stream.key}")
 
 
 def consumers(facts: Facts) -> Finding:
-    """At least one instance of the service lives, and no dead one holds entries."""
+    """An instance of the service is alive, and no dead instance holds entries."""
     found = _group(facts)
     if found is None:
         return skip("see stream-group")
     alive = [consumer for consumer in found.consumers if is_alive(consumer.idle_s)]
     if not alive:
         return fail(
-            "no instance of the service is alive: nobody raises what becomes hot",
+            "no instance of the service is alive: hot conversations are not raised",
             facts.fix_commands.saltctl("service", "run"),
             service_instances=0,
         )
@@ -38,7 +38,7 @@ def consumers(facts: Facts) -> Finding:
     if abandoned:
         names = ", ".join(f"{consumer.name} ({consumer.pending:,})" for consumer in abandoned[:5])
         return warn(
-            f"instances that died still hold entries: {names}",
+            f"dead instances still hold entries: {names}",
             facts.fix_commands.saltctl("stream", "replay"),
             service_instances=len(alive),
         )
@@ -46,34 +46,34 @@ def consumers(facts: Facts) -> Finding:
 
 
 def lag(facts: Facts) -> Finding:
-    """What is reported is handled within seconds."""
+    """Heat reports are processed within seconds."""
     found = _group(facts)
     if found is None:
         return skip("see stream-group")
     if found.lag is None:
-        return skip("Redis cannot say how much is unread")
+        return skip("Redis does not know the number of unread entries")
     measures = {"stream_lag": float(found.lag), "stream_pending": float(found.pending)}
     detail = f"{found.lag:,} unread, {found.pending:,} pending"
     replay = facts.fix_commands.saltctl("stream", "replay")
     findings = []
     verdict = facts.stream.verdict
     if verdict == "stalled" or (verdict == "stopped" and found.lag + found.pending):
-        findings.append(fail(f"{detail}: none of it is handled", replay, **measures))
+        findings.append(fail(f"{detail}: none is being processed", replay, **measures))
     elif verdict == "lagging":
-        findings.append(warn(f"{detail}: more arrives than is handled", replay, **measures))
+        findings.append(warn(f"{detail}: more arrives than is processed", replay, **measures))
     else:
         findings.append(ok(detail, **measures))
     if found.loss is not None:
-        lost = f"{found.loss.entries:,} entries were trimmed before anybody had read them"
+        lost = f"{found.loss.entries:,} entries were trimmed before they were read"
         findings.append(warn(lost, facts.fix_commands.saltctl("stream", "status")))
     return combine(findings)
 
 
 def dead_letters(facts: Facts) -> Finding:
-    """No entry was set aside that nothing could be done with."""
+    """There are no dead letters."""
     count = facts.dead_letters
     if not count:
         return ok("none", dead_letters=0)
     entries = "entry" if count == 1 else "entries"
-    detail = f"{count:,} {entries} could not be handled; look at the reasons, then requeue or drop"
+    detail = f"{count:,} {entries} could not be processed; check the reasons, then requeue or drop"
     return warn(detail, facts.fix_commands.saltctl("stream", "dead", "list"), dead_letters=count)

@@ -27,7 +27,7 @@ def test_monitoring_has_formats_of_its_own(saltctl: Runner, seeded: LocalEnviron
     assert saltctl("doctor", "--only", "lease", "--format", "nagios").code == 0
     outcome = saltctl("doctor", "--only", "stream-consumers", "--format", "prometheus")
     assert outcome.code == 3
-    assert 'saltctl_doctor_check{check="stream-consumers",status="fail"} 1\n' in outcome.out
+    assert 'saltctl_doctor_check{check="stream-consumers",status="fail"} 1.0\n' in outcome.out
     assert saltctl("doctor", "--format", "nagios", "-o", "json").code == 2
 
 

@@ -1,0 +1,44 @@
+"""Facts for tests of checks, without servers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from saltctl.health.facts import Facts
+from saltctl.settings import Settings
+from saltctl.stores.redis.inspection import ServerLook
+
+NAME = "cache.example:6379"
+HEALTHY: dict[str, Any] = {
+    "redis_version": "7.2.4",
+    "role": "master",
+    "connected_slaves": 0,
+    "aof_enabled": 1,
+    "aof_last_write_status": "ok",
+    "aof_last_bgrewrite_status": "ok",
+    "maxmemory_policy": "noeviction",
+    "used_memory": 100,
+    "maxmemory": 1000,
+    "total_system_memory": 10_000,
+}
+
+
+class FakeFacts(Facts):
+    """Facts about one server with the given INFO and CONFIG; no server is contacted."""
+
+    def __init__(
+        self, info: Mapping[str, Any], config: Mapping[str, str] | None = None, url: str = f"redis://{NAME}/0"
+    ) -> None:
+        super().__init__(Settings(redis_url=url))
+        self._info = {**HEALTHY, **info}
+        self._config = config
+
+    @property
+    def servers(self) -> list[ServerLook]:
+        """The server."""
+        return [ServerLook(NAME, self._info, 0.001, 0.0)]
+
+    def config(self, primary: str) -> Mapping[str, str] | None:
+        """Return the given answer of CONFIG GET."""
+        return self._config
