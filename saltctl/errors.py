@@ -36,7 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 RaiseStep = Literal["none", "backup", "redis", "commit"]
 """The last step of a raise that is known to be done, in the order of the protocol."""
@@ -76,6 +76,12 @@ class SaltctlError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def with_hint(self, hint: str) -> Self:
+        """Return a copy of the error with another hint, for an operation that knows better what to do next."""
+        copied = type(self).__new__(type(self), *self.args)
+        copied.__dict__.update(self.__dict__, hint=hint)
+        return copied
 
 
 class UsageError(SaltctlError):

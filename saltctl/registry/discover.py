@@ -1,33 +1,34 @@
-"""The registry as the messages themselves tell it: the last resort when Redis and the backup are both lost.
+"""Discover the registry from the messages themselves: the last resort if Redis and the backup are both lost.
 
-A parallel scan of the partition keys alone finds every salt that was ever written to, and so the N that
-readers need. It reads the whole messages table and costs accordingly; what it costs is known before.
+A parallel scan of the partition keys finds every salt that was ever written to, and so the N that readers need. It
+reads the whole messages table and costs accordingly; ``estimate_cost`` tells how much before.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 from saltctl.errors import UsageError
 from saltctl.salting import is_conversation_id, power_of_two_at_least, split_partition_key
-from saltctl.stores.contracts import BackupEntry, MessageStore
+from saltctl.stores.contracts import BackupStore, MessageStore
 
 _RCU_BYTES = 4096
-"""A strongly consistent read unit reads so many bytes of a scan; an eventually consistent one twice as many."""
-_IDS_AT_ONCE = 1000
+"""The bytes of a scan that one strongly consistent read unit covers; an eventually consistent one covers twice that."""
+_IDS_PER_READ = 1000
 
-State = Literal["held", "behind", "above-cap", "invalid-id"]
-"""The backup holds as much; it holds less or nothing; no raise may aim so high; no conversation has such an id."""
+DiscoveryState = Literal["held", "behind", "above-cap", "invalid-id"]
+"""held: the backup holds at least the needed N. behind: it holds less, or no entry. above-cap: the needed N is above
+max_n_cap. invalid-id: this cannot be a conversation id. A raise is possible only for ``behind``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What a scan will cost. The sizes are DescribeTable's, about six hours old (documented)."""
+class ScanCost:
+    """The cost of a scan. Sizes are those of DescribeTable, which are about six hours old (documented)."""
 
     items: int
     bytes: int
@@ -36,17 +37,17 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """One salted conversation: the N that its data needs, and the N that the backup holds (1 without an entry)."""
+    """One salted conversation: the N that its messages need, and the N that the backup holds (1 without an entry)."""
 
     conversation_id: str
     needed_n: int
     backup_n: int | None
-    state: State
+    state: DiscoveryState
 
 
 @dataclass(frozen=True, slots=True)
 class ScanProgress:
-    """So far."""
+    """Counts so far. ``consumed_rcu`` is in read capacity units."""
 
     items: int
     salted: int
@@ -55,7 +56,7 @@ class ScanProgress:
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What the scan found: every salted conversation, sorted by id."""
+    """The result of a scan: every salted conversation, sorted by id."""
 
     items: int
     conversations: list[Discovered]
@@ -64,41 +65,33 @@ class Discovery:
 
     @property
     def behind(self) -> list[Discovered]:
-        """Those that a raise to ``needed_n`` mends."""
+        """The conversations that have to be raised to ``needed_n``."""
         return [found for found in self.conversations if found.state == "behind"]
 
 
-class Backup(Protocol):
-    """What a discovery asks of the backup."""
-
-    def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
-        """As ``contracts.BackupStore``."""
-        ...
-
-
-def cost(store: MessageStore, *, consistent: bool) -> Cost:
-    """What a scan of the table will cost, before it is begun."""
+def estimate_cost(store: MessageStore, *, consistent: bool) -> ScanCost:
+    """Estimate what a scan of the messages table will cost, without scanning it."""
     size = store.size()
     units = math.ceil(size.bytes / _RCU_BYTES)
-    return Cost(size.items, size.bytes, units if consistent else math.ceil(units / 2))
+    return ScanCost(size.items, size.bytes, units if consistent else math.ceil(units / 2))
 
 
 def discover(
     store: MessageStore,
-    backup: Backup,
+    backup: BackupStore,
     *,
     segments: int,
     cap: int,
     consistent: bool = True,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[ScanProgress | Discovery]:
-    """Scan the table and compare it with the backup, yielding progress, the discovery last. Changes nothing.
+) -> Generator[ScanProgress | Discovery, None, None]:
+    """Scan the messages table, compare it with the backup, and yield progress and finally the discovery.
 
-    In memory are the salted conversations alone.
+    Changes nothing. Keeps only the salted conversations in memory.
 
     Raises:
-        UsageError: segments that cannot be.
-        UnavailableError, AccessDeniedError, ConfigurationError: of either table.
+        UsageError: the number of segments is not allowed.
+        UnavailableError, AccessDeniedError, ConfigurationError: one of the tables cannot be read.
     """
     if not 1 <= segments <= 64:
         raise UsageError(f"segments must be from 1 to 64, not {segments}", hint="--segments 4")
@@ -114,25 +107,27 @@ def discover(
                 if salt is not None and salt >= highest.get(conversation_id, 0):
                     highest[conversation_id] = salt
             yield ScanProgress(items, len(highest), consumed)
-    held = _held(backup, sorted(highest))
-    found = [_compare(conversation_id, highest[conversation_id], held, cap) for conversation_id in sorted(highest)]
+    held = _read_backup(backup, sorted(highest))
+    found = [_judge(conversation_id, highest[conversation_id], held, cap) for conversation_id in sorted(highest)]
     yield Discovery(items, found, consumed, round(clock() - started, 3))
 
 
-def _held(backup: Backup, conversation_ids: Sequence[str]) -> dict[str, int]:
+def _read_backup(backup: BackupStore, conversation_ids: Sequence[str]) -> dict[str, int]:
+    """Return max_n of the conversations that have an entry in the backup."""
     held: dict[str, int] = {}
     valid = [conversation_id for conversation_id in conversation_ids if is_conversation_id(conversation_id)]
-    for start in range(0, len(valid), _IDS_AT_ONCE):
-        entries = backup.get_many(valid[start : start + _IDS_AT_ONCE])
+    for start in range(0, len(valid), _IDS_PER_READ):
+        entries = backup.get_many(valid[start : start + _IDS_PER_READ])
         held |= {conversation_id: entry.max_n for conversation_id, entry in entries.items()}
     return held
 
 
-def _compare(conversation_id: str, highest: int, held: Mapping[str, int], cap: int) -> Discovered:
+def _judge(conversation_id: str, highest: int, held: Mapping[str, int], cap: int) -> Discovered:
+    """Compare the highest salt with messages to the N that the backup holds."""
     needed = max(power_of_two_at_least(highest + 1), 2)
     if not is_conversation_id(conversation_id):
         return Discovered(conversation_id, needed, None, "invalid-id")
     backup_n = held.get(conversation_id, 1)
-    if backup_n > max(highest, 1):  # with max_n 1 nobody looks on salt 0, either
+    if backup_n > max(highest, 1):  # a reader with max_n 1 does not read salt 0
         return Discovered(conversation_id, needed, backup_n, "held")
     return Discovered(conversation_id, needed, backup_n, "above-cap" if needed > cap else "behind")

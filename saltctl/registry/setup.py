@@ -1,4 +1,4 @@
-"""Create what saltctl needs and does not find: idempotent, and told beforehand by a dry run."""
+"""Create the resources that saltctl needs and that do not exist yet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from saltctl.stores.redis.registry import RedisRegistry
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing that was looked at: ``exists``, ``created`` or, in a dry run, ``create``."""
+    """The outcome for one resource: it exists, was created, or would be created (``create``, in a dry run)."""
 
     resource: str
     action: Literal["exists", "created", "create"]
@@ -25,10 +25,10 @@ class Action:
 def set_up(
     settings: Settings, store: RedisRegistry, backup: BackupTable, *, messages: bool, dry_run: bool
 ) -> Iterator[Action]:
-    """Look at each resource and create it where it is missing and this is no dry run.
+    """Check each resource, and create it if it is missing, unless this is a dry run. Safe to repeat.
 
     Raises:
-        ConfigurationError: something exists and is not as it must be, such as a table with other keys.
+        ConfigurationError: a resource exists and cannot be used, such as a table with other keys.
     """
     store.check_server()
     done: Literal["created", "create"] = "create" if dry_run else "created"
@@ -51,10 +51,10 @@ def set_up(
             stream.create_group()
         yield Action(name, done, "from the beginning of the stream")
     if messages:
-        yield _messages(MessagesTable(settings), dry_run, done)
+        yield _set_up_messages_table(MessagesTable(settings), dry_run, done)
 
 
-def _messages(table: MessagesTable, dry_run: bool, done: Literal["created", "create"]) -> Action:
+def _set_up_messages_table(table: MessagesTable, dry_run: bool, done: Literal["created", "create"]) -> Action:
     name = f"table {table.name}"
     if table.exists():
         return Action(name, "exists", "")

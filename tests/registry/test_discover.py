@@ -9,23 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saltctl.errors import UsageError
-from saltctl.registry.discover import Discovered, Discovery, ScanProgress, cost, discover
+from saltctl.registry.discover import Discovered, Discovery, ScanProgress, discover, estimate_cost
 from saltctl.salting import partition_key
 from saltctl.stores.contracts import BackupEntry, KeysPage, TableSize
+from tests.support.memory import MemoryBackup
 from tests.support.messages import MemoryMessages
 
 
-class Held:
-    """A backup that holds what it is told."""
+class Held(MemoryBackup):
+    """A backup with these entries, which counts the ids that it is asked for."""
 
     def __init__(self, max_n: dict[str, int]) -> None:
-        self.max_n = max_n
+        super().__init__()
+        self.items = {i: BackupEntry(i, n, n) for i, n in max_n.items()}
         self.asked = 0
 
     def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
         """The entries there are."""
         self.asked += len(conversation_ids)
-        return {i: BackupEntry(i, self.max_n[i], self.max_n[i]) for i in conversation_ids if i in self.max_n}
+        return super().get_many(conversation_ids)
 
 
 def run(store: MemoryMessages, held: dict[str, int] | None = None) -> Discovery:
@@ -92,8 +94,8 @@ def test_the_cost_is_known_before() -> None:
         def size(self) -> TableSize:
             return TableSize(1000, 1_000_000)
 
-    assert cost(Sized(), consistent=True).rcu == 245
-    assert cost(Sized(), consistent=False).rcu == 123
+    assert estimate_cost(Sized(), consistent=True).rcu == 245
+    assert estimate_cost(Sized(), consistent=False).rcu == 123
 
 
 @pytest.mark.parametrize("segments", [0, 65])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from saltctl.errors import AwsUnavailableError, RaiseIncompleteError, ThrottledError, UsageError
 from saltctl.registry.registry import Registry
-from saltctl.registry.transfer import LINE_BYTES, MAX_NAMED, Import, ImportOptions, ImportReport, in_order
+from saltctl.registry.transfer import MAX_LINE_BYTES, MAX_LISTED, Import, ImportOptions, ImportReport, sort_entries
 from saltctl.stores.contracts import BackupEntry
 from tests.support.memory import MemoryBackup, MemoryRegistry
 
@@ -68,7 +68,7 @@ def line(conversation_id: object, n: object, **more: object) -> bytes:
 @given(st.dictionaries(st.text(), st.integers(1, 256)), st.integers(1, 7))
 def test_entries_come_sorted_however_they_are_cut(entries: dict[str, int], at_once: int) -> None:
     """In memory or through files of a few entries each: the same order, and nothing lost or doubled."""
-    assert list(in_order(entries.items(), at_once)) == sorted(entries.items())
+    assert list(sort_entries(entries.items(), at_once)) == sorted(entries.items())
 
 
 def test_an_import_is_a_max_merge(world: World) -> None:
@@ -106,14 +106,14 @@ def test_an_id_that_comes_twice_gets_the_larger_n(world: World) -> None:
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
-        (b"not json\n", "no JSON"),
-        (b"\xff\xfe\n", "no JSON"),
-        (b"[1, 2]\n", "no object"),
-        (b'{"conversation_id": "x"}\n', "no object with"),
-        (line(7, 4), "no text"),
-        (line("x", "4"), "no whole number"),
-        (line("x", True), "no whole number"),
-        (line("x", 4.5), "no whole number"),
+        (b"not json\n", "not JSON"),
+        (b"\xff\xfe\n", "not JSON"),
+        (b"[1, 2]\n", "not an object"),
+        (b'{"conversation_id": "x"}\n', "not an object with"),
+        (line(7, 4), "not a string"),
+        (line("x", "4"), "not a whole number"),
+        (line("x", True), "not a whole number"),
+        (line("x", 4.5), "not a whole number"),
         (line("x", 0), "at least 1"),
         (line("x", 6), "power of two"),
         (line("x", 512), "cap of 256"),
@@ -121,8 +121,8 @@ def test_an_id_that_comes_twice_gets_the_larger_n(world: World) -> None:
         (line("a#3", 4), "'#'"),
         (line("x" * 2001, 4), "2001 bytes"),
         (b'{"conversation_id": "\\ud800", "max_n": 4}\n', "UTF-8"),
-        (b'{"conversation_id": "' + b"x" * 3 * LINE_BYTES + b'", "max_n": 4}\n', "too long"),
-        (b"[" * 15_000 + b"\n", "no JSON"),
+        (b'{"conversation_id": "' + b"x" * 3 * MAX_LINE_BYTES + b'", "max_n": 4}\n', "too long"),
+        (b"[" * 15_000 + b"\n", "not JSON"),
     ],
 )
 def test_a_bad_line_is_named_and_the_rest_is_imported(world: World, bad: bytes, why: str) -> None:
@@ -197,5 +197,5 @@ def test_a_failure_says_that_running_it_again_goes_on(world: World, method: str)
 
 def test_named_lines_are_bounded(world: World) -> None:
     """A file that is something else altogether does not fill the memory; every line is counted."""
-    report = world.load(b"nonsense\n" * (MAX_NAMED + 5))
-    assert (report.skipped, len(report.bad_lines)) == (MAX_NAMED + 5, MAX_NAMED)
+    report = world.load(b"nonsense\n" * (MAX_LISTED + 5))
+    assert (report.skipped, len(report.bad_lines)) == (MAX_LISTED + 5, MAX_LISTED)

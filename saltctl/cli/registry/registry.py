@@ -281,7 +281,7 @@ def discover(
 
     session = session_of(context)
     messages = session.history.store
-    cost = discovery.cost(messages, consistent=not eventual)
+    cost = discovery.estimate_cost(messages, consistent=not eventual)
     if cost_only:
         print_result(asdict(cost), output, columns=COST_COLUMNS)
         return

@@ -55,7 +55,7 @@ def export(
       saltctl registry export
       saltctl registry export --source backup
     """
-    from saltctl.registry.transfer import in_order
+    from saltctl.registry.transfer import sort_entries
 
     session = session_of(context)
     skipped: list[int] = []
@@ -63,7 +63,7 @@ def export(
         chosen = source or trusted_source(session)
         entries = session.store.entries() if chosen is Source.redis else _backed(session, skipped)
         count = 0
-        for conversation_id, n in in_order(entries):
+        for conversation_id, n in sort_entries(entries):
             count += 1
             sys.stdout.write(f'{{"conversation_id": {_quoted(conversation_id)}, "max_n": {n}}}\n')
         sys.stdout.flush()
