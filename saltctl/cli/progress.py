@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import TypeVar
 
 from saltctl.cli.output import console, note
 
@@ -13,6 +14,26 @@ LINE_EVERY = 10.0
 MAX_DAMAGED_NAMED = 20
 """Damaged items of the backup that a job names; it counts all of them."""
 PrintLine = Callable[[str], None]
+Event = TypeVar("Event")
+Report = TypeVar("Report")
+
+
+def drain(events: Generator[Event, None, None], report_type: type[Report], handle: Callable[[Event], object]) -> Report:
+    """Pass each event of a job to ``handle`` and return the last one, which is the report.
+
+    The generator is closed on every way out, so that an interrupted job frees what it holds, such as its lease.
+
+    Raises:
+        RuntimeError: the job ended without a report.
+    """
+    last: Event | None = None
+    with closing(events):
+        for event in events:
+            handle(event)
+            last = event
+    if not isinstance(last, report_type):
+        raise RuntimeError(f"the job ended without a report ({report_type.__name__})")
+    return last
 
 
 @contextmanager

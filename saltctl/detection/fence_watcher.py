@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from typing import Protocol, cast
+from typing import Protocol
 
 from saltctl.detection.detector import Counters, Tell
 from saltctl.errors import LeaseHeldError, RedisUnavailableError, SaltctlError
@@ -31,7 +31,7 @@ class WatchedStore(Protocol):
 class RebuildJob(Protocol):
     """A rebuild that was not started."""
 
-    def run(self) -> Iterator[Event]:
+    def run(self) -> Generator[Event, None, None]:
         """Do it."""
         ...
 
@@ -111,7 +111,7 @@ class FenceWatcher:
     def _rebuild(self) -> bool:
         """Rebuild under the lease; whether Redis is verified now."""
         # Closed on every way out, so that the lease is given back.
-        with closing(cast("_Closing", self._new_rebuild().run())) as events:
+        with closing(self._new_rebuild().run()) as events:
             for event in events:
                 if self._stop.is_set():
                     return False
@@ -135,7 +135,3 @@ class FenceWatcher:
         if self._said != event:
             self._said = event
             self._tell(level, event, **fields)
-
-
-class _Closing(Iterator[Event]):
-    def close(self) -> None: ...

@@ -6,7 +6,7 @@ Safe beside running instances and safe to repeat: a report counts once in a wind
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -134,7 +134,7 @@ class Replay:
         self._needs: dict[str, RaiseDecision] = {}
         self.report = ReplayReport(dry_run=options.dry_run)
 
-    def run(self) -> Iterator[ReplayReport]:
+    def run(self) -> Generator[ReplayReport, None, None]:
         """Do it.
 
         Raises:

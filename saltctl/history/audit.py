@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -101,7 +101,7 @@ class Auditor:
         self._lock = threading.Lock()
         self._consumed_rcu = 0.0
 
-    def run(self) -> Iterator[AuditProgress | Audit]:
+    def run(self) -> Generator[AuditProgress | Audit, None, None]:
         """Do it, yielding progress, the audit last.
 
         Raises:

@@ -8,7 +8,7 @@ was merged in place; running it again is always safe.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -179,7 +179,7 @@ class Rebuild:
         self._now = now
         self._sleep = sleep
 
-    def run(self) -> Iterator[Event]:
+    def run(self) -> Generator[Event, None, None]:
         """Do it, yielding events, the report last.
 
         Raises:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from saltctl.errors import ComparisonBrokenError, DamagedEntryError, UsageError
 from saltctl.registry.drift import Drift, Suspect, classify, count_of, looks_like_drift, repair
@@ -207,7 +207,7 @@ class Comparison:
     def _scan_backup(self) -> Iterator[Event]:
         """Look every entry of the backup up in Redis."""
         entries: list[tuple[str, int, int]] = []
-        with closing(cast("Any", self._pages())) as pages:
+        with closing(self._pages()) as pages:
             for page in pages:
                 self._counts.consumed_rcu += page.consumed_rcu
                 self._counts.damaged += len(page.damaged)
@@ -220,7 +220,7 @@ class Comparison:
                 yield from self._progress()
         self._compare_with_redis(entries)
 
-    def _pages(self) -> Iterator[BackupPage]:
+    def _pages(self) -> Generator[BackupPage, None, None]:
         options = self._options
         if options.sample is None or self._common is not None:
             return self._backup.scan(options.segments, limit=options.page_limit)

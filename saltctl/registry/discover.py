@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal
 
 from saltctl.errors import UsageError
 from saltctl.salting import is_conversation_id, power_of_two_at_least, split_partition_key
@@ -98,7 +98,7 @@ def discover(
     started = clock()
     highest: dict[str, int] = {}
     items, consumed = 0, 0.0
-    with closing(cast("Any", store.scan_keys(segments, consistent=consistent))) as pages:
+    with closing(store.scan_keys(segments, consistent=consistent)) as pages:
         for page in pages:
             items += len(page.partition_keys)
             consumed += page.consumed_rcu

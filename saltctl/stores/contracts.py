@@ -6,7 +6,7 @@ the protocol is proved against them (tests/model/).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -112,7 +112,7 @@ class BackupStore(Protocol):
         only: int | None = None,
         after: Mapping[int, str | None] | None = None,
         max_rcu: float | None = None,
-    ) -> Iterator[BackupPage]:
+    ) -> Generator[BackupPage, None, None]:
         """Every item that existed before the call, by ``segments`` parallel strongly consistent scans.
 
         ``after`` has, by segment, the id after which it goes on, None where it is done; the others begin at their
@@ -356,7 +356,7 @@ class MessageStore(Protocol):
         """How large the table is."""
         ...
 
-    def scan_keys(self, segments: int, *, consistent: bool = True) -> Iterator[KeysPage]:
+    def scan_keys(self, segments: int, *, consistent: bool = True) -> Generator[KeysPage, None, None]:
         """The partition key of every row that existed before the call, by parallel scans, in no order.
 
         Waits out throttling, within reason. Closing the iterator stops it.

@@ -11,7 +11,7 @@ be killed with and without its AOF, flushed, and given another replication id.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from saltctl.errors import SaltctlError, UnverifiedError
@@ -280,7 +280,7 @@ class ChecksNothing(TrustsItsCheckpoint):
 class NotesWhatItRead(Rebuild):
     """A checkpoint of what was read, merged or not."""
 
-    def _pages(self, filling: Filling) -> Iterator[BackupPage]:
+    def _pages(self, filling: Filling) -> Generator[BackupPage, None, None]:
         for page in super()._pages(filling):
             filling.merged = filling.read.copy()
             yield page
@@ -295,7 +295,7 @@ class CompletesAtOnce(Rebuild):
 class CommitsFirst(ModelBackup):
     """A rebuild completes half-done raises as it reads them."""
 
-    def scan(self, segments: int, **options: Any) -> Iterator[BackupPage]:
+    def scan(self, segments: int, **options: Any) -> Generator[BackupPage, None, None]:
         """The pages, each committed."""
         for page in super().scan(segments, **options):
             for conversation_id, max_n, _ in page.entries:

@@ -7,7 +7,7 @@ stubs below the real stores hand out the recorded answers, and where these end t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -271,7 +271,7 @@ class ModelBackup(BackupTable):
         only: int | None = None,
         after: Mapping[int, str | None] | None = None,
         max_rcu: float | None = None,
-    ) -> Iterator[BackupPage]:
+    ) -> Generator[BackupPage, None, None]:
         """The real segments and the real pages, in the caller's thread."""
         plan = ScanPlan(segments, limit, only, after or {}, max_rcu)
         reader = SegmentReader(self.scan_client, "backup", plan, stop=Event(), sleep=_no_sleep, clock=lambda: 0.0)

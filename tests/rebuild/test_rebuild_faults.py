@@ -614,7 +614,7 @@ def test_an_interrupted_rebuild_gives_its_lease_back(
     assert [type(next(running)) for _ in range(2)] == [RebuildStarted, RebuildProgress]
     assert filled.lease.holder() is not None
     with pytest.raises(interruption):
-        running.throw(interruption())  # type: ignore[attr-defined]
+        running.throw(interruption())
     assert filled.lease.holder() is None
     assert_unverified(store, registry)
     rebuild()
@@ -625,7 +625,7 @@ def test_an_abandoned_rebuild_gives_its_lease_back(filled: BackupTable, job: Ope
     """Whoever stops iterating closes the generator, and with it everything that it holds."""
     running = job().run()
     next(running)
-    running.close()  # type: ignore[attr-defined]
+    running.close()
     assert filled.lease.holder() is None
 
 

@@ -103,7 +103,7 @@ def interrupt(rebuild: Rebuild, pages: int = 2) -> None:
         seen += isinstance(event, RebuildProgress)
         if seen == pages:
             break
-    running.close()  # type: ignore[attr-defined]
+    running.close()
 
 
 @pytest.fixture

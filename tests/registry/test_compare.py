@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from binascii import crc32
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any, cast
@@ -282,7 +282,7 @@ def test_damaged_items_are_counted_and_are_no_drift(world: World) -> None:
     class Damaging(MemoryBackup):
         def scan(
             self, segments: int, *, limit: int | None = None, only: int | None = None, **_: object
-        ) -> Iterator[BackupPage]:
+        ) -> Generator[BackupPage, None, None]:
             yield from super().scan(segments, limit=limit, only=only)
             yield BackupPage([], [DamagedEntry("broken", "it has no max_n")], 0.0, 0)
 

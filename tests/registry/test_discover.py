@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -103,7 +103,7 @@ def test_segments_that_cannot_be(segments: int) -> None:
     """Refused before anything is scanned."""
 
     class Unscanned(MemoryMessages):
-        def scan_keys(self, segments: int, *, consistent: bool = True) -> Iterator[KeysPage]:
+        def scan_keys(self, segments: int, *, consistent: bool = True) -> Generator[KeysPage, None, None]:
             raise AssertionError("scanned")
 
     with pytest.raises(UsageError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 
 from saltctl.errors import ConfigurationError, SaltctlError, UnverifiedError
@@ -87,7 +87,7 @@ class MemoryBackup:
 
     def scan(
         self, segments: int, *, limit: int | None = None, only: int | None = None, **_: object
-    ) -> Iterator[BackupPage]:
+    ) -> Generator[BackupPage, None, None]:
         """Everything, a page of ``limit`` at a time; an item is in the segment of its length's remainder."""
         mine = [e for e in self.items.values() if only is None or len(e.conversation_id) % segments == only]
         step = limit or len(mine) or 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
@@ -107,7 +107,7 @@ class MemoryMessages:
         sizes = [size for partition in self._sizes.values() for size in partition.values()]
         return TableSize(len(sizes), sum(sizes))
 
-    def scan_keys(self, segments: int, *, consistent: bool = True) -> Iterator[KeysPage]:
+    def scan_keys(self, segments: int, *, consistent: bool = True) -> Generator[KeysPage, None, None]:
         """The partition key of every row; a page for each partition."""
         for key, rows in self._partitions.items():
             yield KeysPage([key] * len(rows), 1.0)

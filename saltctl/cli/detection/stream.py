@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saltctl.cli.cron import CronOption, MetricsFileOption, track_job
 from saltctl.cli.output import Column, columns_of, fields_and_tables, note, print_result, table_of, warn
+from saltctl.cli.progress import drain, show_progress
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -245,7 +244,7 @@ def replay(
 
 def _replayed(session: Session, options: ReplayOptions, max_age: float | None, *, quiet: bool) -> ReplayReport:
     from saltctl.detection.detector import Detector
-    from saltctl.detection.replay import InMemorySums, KeepNothing, Replay
+    from saltctl.detection.replay import InMemorySums, KeepNothing, Replay, ReplayReport
     from saltctl.stores.heat.dead_letters import DeadLetters
     from saltctl.stores.heat.stream import HeatStream
     from saltctl.stores.heat.window_sums import WindowSums
@@ -263,17 +262,8 @@ def _replayed(session: Session, options: ReplayOptions, max_age: float | None, *
         tell=_tell,
     )
     job = Replay(stream, detector, session.registry, options)
-    said = time.monotonic()
-    with closing(cast("_Closing", job.run())) as reports:
-        for report in reports:
-            if not quiet and time.monotonic() - said >= 10.0:
-                said = time.monotonic()
-                note(f"{report.read:,} entries, {report.raised:,} raises")
-    return job.report
-
-
-class _Closing(Iterator["ReplayReport"]):
-    def close(self) -> None: ...
+    with show_progress("replaying", quiet=quiet) as (show, _):
+        return drain(job.run(), ReplayReport, lambda report: show(f"{report.read:,} entries, {report.raised:,} raises"))
 
 
 def _tell(level: str, event: str, **fields: Any) -> None:

@@ -23,7 +23,7 @@ from saltctl.cli.output import (
     warn,
     write_json,
 )
-from saltctl.cli.progress import show_progress
+from saltctl.cli.progress import drain, show_progress
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -315,11 +315,7 @@ def _run_audit(session: Session, conversation: str) -> Audit:
 
     events = Auditor(session.history, conversation, cap=session.settings.max_n_cap).run()
     with show_progress("looking beyond max_n") as (say, _):
-        for event in events:
-            if isinstance(event, Audit):
-                return event
-            say(f"{event.messages:,} messages")
-    raise RuntimeError("the audit ended without a result")
+        return drain(events, Audit, lambda event: isinstance(event, Audit) or say(f"{event.messages:,} messages"))
 
 
 def _show_audit(record: Record) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saltctl.cli.cron import CronOption, MetricsFileOption, track_job
 from saltctl.cli.output import note, print_result, warn
-from saltctl.cli.rebuild.view import COLUMNS, narrate, print_report
+from saltctl.cli.rebuild.view import COLUMNS, print_report, show_rebuild
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -107,7 +107,7 @@ def rebuild(
         watched = _Watched(_unless_verified(session, job, options) if if_needed else job.run())
         with deadline(timeout), _naming(checkpoints, quiet=cron or dry_run):
             session.backup.check_table()
-            report = narrate(watched.events(), quiet=cron)
+            report = show_rebuild(watched.events(), quiet=cron)
         changed = bool(report.restored or report.committed or watched.verified_now) and not dry_run
         run.done(asdict(report), happened=changed or report.skipped > 0)
         if not cron or output is not None:
@@ -120,7 +120,7 @@ def rebuild(
             raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def _unless_verified(session: Session, job: Rebuild, options: RebuildOptions) -> Iterator[Event]:
+def _unless_verified(session: Session, job: Rebuild, options: RebuildOptions) -> Generator[Event, None, None]:
     """The rebuild; or, where Redis needs none, the report of one that had nothing to do and read nothing."""
     from saltctl.rebuild.events import RebuildReport
 
@@ -187,15 +187,15 @@ def _naming(checkpoints: CheckpointFile, *, quiet: bool) -> Iterator[None]:
 class _Watched:
     """The events of a rebuild, and whether it found Redis unverified."""
 
-    def __init__(self, events: Iterator[Event]) -> None:
+    def __init__(self, events: Generator[Event, None, None]) -> None:
         self._events = events
         self.verified_now = False
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Generator[Event, None, None]:
         """The same events; closing this closes them."""
         from saltctl.rebuild.events import RebuildStarted
 
-        with closing(cast("Any", self._events)) as events:
+        with closing(self._events) as events:
             for event in events:
                 if isinstance(event, RebuildStarted):
                     self.verified_now = not event.verified_before

@@ -1,15 +1,14 @@
-"""A rebuild's events, told to people on stderr."""
+"""Show the events of a rebuild on stderr, and its report on stdout."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from saltctl.cli.output import columns_of, note, print_fields, warn
-from saltctl.cli.progress import MAX_DAMAGED_NAMED, PrintLine, show_progress
+from saltctl.cli.progress import MAX_DAMAGED_NAMED, PrintLine, drain, show_progress
 from saltctl.cli.text import printable
 from saltctl.rebuild.events import (
     CheckpointNotSaved,
@@ -29,7 +28,6 @@ from saltctl.times import iso_utc
 if TYPE_CHECKING:
     from rich.console import Console
 
-
 COLUMNS = columns_of(
     "verified entries restored unchanged skipped committed seconds entries_per_second consumed_rcu segments primaries"
     " resumed dry_run"
@@ -44,72 +42,75 @@ def print_report(screen: Console, report: RebuildReport) -> None:
     print_fields(asdict(report), COLUMNS)
 
 
-def narrate(
-    events: Iterator[Event], clock: Callable[[], float] = time.monotonic, *, quiet: bool = False
+def show_rebuild(
+    events: Generator[Event, None, None], clock: Callable[[], float] = time.monotonic, *, quiet: bool = False
 ) -> RebuildReport:
-    """Drain the events, telling about them on stderr, and return the report. ``clock`` is in seconds.
+    """Run a rebuild, show its events on stderr and return its report. ``clock`` returns seconds.
 
-    ``quiet`` tells about damaged items and unwritten checkpoints alone.
+    ``quiet`` shows skipped items and failed checkpoints alone.
     """
-    # Closed on every way out, so that an interrupted rebuild gives its lease back before the process ends.
-    with closing(cast("_Closing", events)), show_progress("taking the lease", clock, quiet=quiet) as (say, above):
-        return _drain(events, say, above, (lambda text: None) if quiet else note)
+    with show_progress("acquiring the lease", clock, quiet=quiet) as (show_line, keep_line):
+        return drain(events, RebuildReport, _EventPrinter(show_line, keep_line, quiet=quiet))
 
 
-class _Closing(Iterator[Event]):
-    def close(self) -> None: ...
+class _EventPrinter:
+    """Prints events. ``show_line`` shows the current state, ``keep_line`` prints a line that stays."""
 
+    def __init__(self, show_line: PrintLine, keep_line: PrintLine, *, quiet: bool) -> None:
+        self._show_line = show_line
+        self._keep_line = keep_line
+        self._quiet = quiet
+        self._named = 0
 
-def _drain(events: Iterator[Event], say: PrintLine, above: PrintLine, tell: PrintLine) -> RebuildReport:
-    named = 0
-    for event in events:
+    def __call__(self, event: Event) -> None:
         match event:
-            case RebuildReport():
-                return event
-            case StartDelayed():
-                say(printable(_waiting(event)))
-            case RebuildStarted():
-                say("marking buckets" if event.verified_before else "Redis is not verified; marking buckets")
+            case StartDelayed() | RebuildStarted() | RebuildProgress():
+                self._show_line(printable(_state(event)))
             case CostEstimate() | RebuildResumed() | CheckpointRejected():
-                tell(printable(_taken_up(event)))
+                if not self._quiet:
+                    note(printable(_announcement(event)))
             case CheckpointNotSaved():
-                warn(f"no checkpoint can be written, and the rebuild goes on: {event.reason}")
-            case RebuildProgress():
-                say(
-                    f"{event.entries:,} entries, {event.restored:,} of them new to Redis, "
-                    f"{event.entries / max(event.seconds, 0.001):,.0f}/s, {event.consumed_rcu:,.1f} RCU"
-                )
+                warn(f"cannot write the checkpoint, the rebuild continues: {event.reason}")
             case DamagedEntry() | EntryAboveCap():
-                named += 1
-                if named <= MAX_DAMAGED_NAMED:
-                    above(printable(_odd(event)))
-                elif named == MAX_DAMAGED_NAMED + 1:
-                    warn("more items are damaged or above the cap; they are counted, and no longer named")
-    raise RuntimeError("the rebuild ended without a report")
+                self._name(event)
+
+    def _name(self, event: DamagedEntry | EntryAboveCap) -> None:
+        self._named += 1
+        if self._named <= MAX_DAMAGED_NAMED:
+            self._keep_line(printable(_problem(event)))
+        elif self._named == MAX_DAMAGED_NAMED + 1:
+            warn("more items are damaged or above the cap; they are counted, but no longer named")
 
 
-def _odd(event: DamagedEntry | EntryAboveCap) -> str:
-    if isinstance(event, EntryAboveCap):
-        return f"{event.conversation_id!r} has N {event.max_n}, above max_n_cap; it is merged like any other"
-    return f"skipped {event.conversation_id!r}: {event.problem}"
+def _state(event: StartDelayed | RebuildStarted | RebuildProgress) -> str:
+    match event:
+        case RebuildStarted():
+            return "marking buckets" if event.verified_before else "Redis is not verified; marking buckets"
+        case RebuildProgress():
+            return (
+                f"{event.entries:,} entries, {event.restored:,} of them new to Redis, "
+                f"{event.entries / max(event.seconds, 0.001):,.0f}/s, {event.consumed_rcu:,.1f} RCU"
+            )
+    loaded = "" if event.percent is None else f": {event.percent:.0f} %"
+    remaining = "" if event.eta_seconds is None else f", {event.eta_seconds:,.0f} s to go"
+    return f"waiting: {event.reason}{loaded}{remaining}"
 
 
-def _taken_up(event: CostEstimate | RebuildResumed | CheckpointRejected) -> str:
+def _announcement(event: CostEstimate | RebuildResumed | CheckpointRejected) -> str:
     match event:
         case RebuildResumed():
             at = iso_utc(event.written, "seconds")
-            return f"going on from a checkpoint of {at}, after {event.entries:,} entries; --restart begins anew"
+            return f"resuming from the checkpoint of {at}, after {event.entries:,} entries; --restart starts over"
         case CheckpointRejected():
-            return f"beginning anew: {event.reason}"
-    time = "" if event.seconds is None else f", {event.seconds:,.0f} s at this --max-rcu"
+            return f"starting over: {event.reason}"
+    duration = "" if event.seconds is None else f", {event.seconds:,.0f} s at this --max-rcu"
     return (
-        f"reading the backup costs about {event.rcu:,} RCU{time}: {event.items:,} items, {event.bytes:,} bytes, as "
-        "DescribeTable had them up to six hours ago"
+        f"reading the backup costs about {event.rcu:,} RCU{duration}: {event.items:,} items, {event.bytes:,} bytes; "
+        "DescribeTable reports these up to six hours late"
     )
 
 
-def _waiting(event: StartDelayed) -> str:
-    if event.percent is None:
-        return f"waiting: {event.reason}"
-    eta = "" if event.eta_seconds is None else f", {event.eta_seconds:,.0f} s to go"
-    return f"waiting: {event.reason}: {event.percent:.0f} %{eta}"
+def _problem(event: DamagedEntry | EntryAboveCap) -> str:
+    if isinstance(event, EntryAboveCap):
+        return f"{event.conversation_id!r} has N {event.max_n}, above max_n_cap; it is merged like every other entry"
+    return f"skipped {event.conversation_id!r}: {event.problem}"

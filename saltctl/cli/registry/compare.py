@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saltctl.cli.cron import CronOption, MetricsFileOption, track_job
 from saltctl.cli.output import columns_of, note, print_fields, print_result, table_of, warn
-from saltctl.cli.progress import MAX_DAMAGED_NAMED, show_progress
+from saltctl.cli.progress import MAX_DAMAGED_NAMED, drain, show_progress
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -81,7 +80,7 @@ def compare(
             session.require_consent("Raise what is behind?", yes=yes, confirm=confirm, irreversible=True)
         with deadline(timeout):
             session.backup.check_table()
-            report = _drain(_comparison(session, options, repair=repair), quiet=cron)
+            report = _run(_comparison(session, options, repair=repair), quiet=cron)
         record = asdict(report) | {"sample": sample, "dry_run": not repair}
         job.done(record, happened=bool(report.unrepaired or report.repaired or report.damaged or not report.verified))
         if not cron or output is not None:
@@ -112,24 +111,25 @@ def _comparison(session: Session, options: ComparisonOptions, *, repair: bool) -
     return Comparison(session.settings, reader, session.store, session.backup, options, registry)
 
 
-def _drain(job: Comparison, *, quiet: bool) -> ComparisonReport:
-    """Tell about the events on stderr, and return the report."""
-    from saltctl.registry.compare import ComparisonProgress, ComparisonReport
+def _run(job: Comparison, *, quiet: bool) -> ComparisonReport:
+    """Run the comparison, show its progress on stderr and return the report."""
+    from saltctl.registry.compare import ComparisonProgress, ComparisonReport, Event
     from saltctl.stores.contracts import DamagedEntry
 
     damaged = 0
-    with closing(cast("Any", job.run())) as events, show_progress("comparing", quiet=quiet) as (say, above):
-        for event in events:
-            match event:
-                case ComparisonReport():
-                    return event
-                case ComparisonProgress():
-                    say(f"{event.checked:,} checked, {event.drift:,} differ, {event.consumed_rcu:,.1f} RCU")
-                case DamagedEntry():
-                    damaged += 1
-                    if damaged <= MAX_DAMAGED_NAMED:
-                        above(printable(f"damaged: {event.conversation_id!r}: {event.problem}"))
-    raise RuntimeError("the comparison ended without a report")
+
+    def show(event: Event) -> None:
+        nonlocal damaged
+        match event:
+            case ComparisonProgress():
+                show_line(f"{event.checked:,} checked, {event.drift:,} differ, {event.consumed_rcu:,.1f} RCU")
+            case DamagedEntry():
+                damaged += 1
+                if damaged <= MAX_DAMAGED_NAMED:
+                    keep_line(printable(f"damaged: {event.conversation_id!r}: {event.problem}"))
+
+    with show_progress("comparing", quiet=quiet) as (show_line, keep_line):
+        return drain(job.run(), ComparisonReport, show)
 
 
 def _exit_code(report: ComparisonReport, *, repair: bool, say: Any) -> int:

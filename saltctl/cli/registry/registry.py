@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterable
 from dataclasses import asdict
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,7 +21,7 @@ from saltctl.cli.output import (
     warn,
     write_json,
 )
-from saltctl.cli.progress import show_progress
+from saltctl.cli.progress import PrintLine, drain, show_progress
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -292,7 +291,8 @@ def discover(
         events = discovery.discover(
             messages, session.backup, segments=segments, cap=session.settings.max_n_cap, consistent=not eventual
         )
-        found = _drain_discovery(events)
+        with show_progress("scanning keys") as (show, _):
+            found = drain(events, discovery.Discovery, lambda event: _show_scan(event, show))
         if apply and found.behind:
             question = f"Raise {len(found.behind)} conversations to what their messages need?"
             session.require_consent(question, yes=yes, confirm=confirm, irreversible=True)
@@ -312,12 +312,8 @@ def discover(
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
-def _drain_discovery(events: Iterator[ScanProgress | Discovery]) -> Discovery:
-    from saltctl.registry.discover import Discovery
+def _show_scan(event: ScanProgress | Discovery, show: PrintLine) -> None:
+    from saltctl.registry.discover import ScanProgress
 
-    with closing(cast("Any", events)), show_progress("scanning keys") as (say, _):
-        for event in events:
-            if isinstance(event, Discovery):
-                return event
-            say(f"{event.items:,} items, {event.salted:,} salted conversations, {event.consumed_rcu:,.1f} RCU")
-    raise RuntimeError("the scan ended without a result")
+    if isinstance(event, ScanProgress):
+        show(f"{event.items:,} items, {event.salted:,} salted conversations, {event.consumed_rcu:,.1f} RCU")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
 from saltctl.cli.output import columns_of, note, print_fields, print_result, table_of, warn
-from saltctl.cli.progress import show_progress
+from saltctl.cli.progress import drain, show_progress
 from saltctl.cli.registry.registry import Source, group, trusted_source
 from saltctl.cli.session import (
     ConfirmOption,
@@ -28,7 +28,7 @@ from saltctl.cli.text import printable_json
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from saltctl.registry.transfer import Import, ImportReport
+    from saltctl.registry.transfer import ImportReport
 
 NAMED = 20
 COLUMNS = columns_of("read raised unchanged skipped seconds dry_run")
@@ -109,7 +109,7 @@ def import_(
       saltctl registry import registry.jsonl --dry-run
       saltctl registry import registry.jsonl --rate 100 --reason "from staging" --yes
     """
-    from saltctl.registry.transfer import Import, ImportOptions
+    from saltctl.registry.transfer import Import, ImportOptions, ImportReport
 
     session = session_of(context)
     settings = session.settings
@@ -121,7 +121,9 @@ def import_(
         with deadline(timeout):
             session.backup.check_table()
             session.backup.check_layout(settings.layout, settings.key_prefix)
-            report = _drain(Import(lines, session.registry, session.backup, options))
+            job = Import(lines, session.registry, session.backup, options)
+            with show_progress("importing") as (show, _):
+                report = drain(job.run(), ImportReport, lambda so_far: show(_progress_line(so_far)))
     record = asdict(report)
     print_result(record, output, columns=KEYS, human_view=lambda screen: _show(screen, record))
     for bad in report.bad_lines[:NAMED]:
@@ -154,8 +156,5 @@ def _opened(file: str) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _drain(job: Import) -> ImportReport:
-    with closing(cast("Any", job.run())) as reports, show_progress("importing") as (say, _):
-        for report in reports:
-            say(f"{report.read:,} entries, {report.raised:,} of them raised")
-    return job.report
+def _progress_line(report: ImportReport) -> str:
+    return f"{report.read:,} entries, {report.raised:,} of them raised"

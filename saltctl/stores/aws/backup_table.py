@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -119,7 +119,7 @@ class BackupTable:
         only: int | None = None,
         after: Mapping[int, str | None] | None = None,
         max_rcu: float | None = None,
-    ) -> Iterator[BackupPage]:
+    ) -> Generator[BackupPage, None, None]:
         """Scan in parallel: see ``backup_scan``."""
         plan = ScanPlan(segments, limit, only, after or {}, max_rcu)
         stop = threading.Event()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from decimal import Decimal
 from functools import cached_property
@@ -145,7 +145,7 @@ class MessagesTable:
                 return
             start = answer.next
 
-    def scan_keys(self, segments: int, *, consistent: bool = True) -> Iterator[KeysPage]:
+    def scan_keys(self, segments: int, *, consistent: bool = True) -> Generator[KeysPage, None, None]:
         """Yield the partition keys of all rows, by a parallel scan that holds at most one page a segment in memory."""
         key = self.keys.partition_key
         request: dict[str, Any] = {

@@ -155,7 +155,7 @@ def interrupted(
     running = job.run()
     while not (isinstance(event := next(running), RebuildProgress) and event.entries > 5):
         pass
-    running.close()  # type: ignore[attr-defined]
+    running.close()
     assert kept.load() is not None
     return kept
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 
 from saltctl.cli import progress
-from saltctl.cli.rebuild.view import narrate
+from saltctl.cli.rebuild.view import show_rebuild
 from saltctl.rebuild.events import Event, RebuildProgress, RebuildReport, RebuildStarted, StartDelayed
 from saltctl.stores.contracts import DamagedEntry
 
 REPORT = RebuildReport(9, 1, 8, 0, 1.0, 9.0, 2.5, 1, 1, True, False, False, 0)
 
 
-def _events(*events: Event, closed: list[bool] | None = None) -> Iterator[Event]:
+def _events(*events: Event, closed: list[bool] | None = None) -> Generator[Event, None, None]:
     try:
         yield from events
     finally:
@@ -26,7 +26,7 @@ def test_lines_come_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> Non
     """Without a terminal a line is written when ten seconds have passed, and none before."""
     now = iter([0.0, 1.0, 11.0, 12.0, 22.0])
     steps = [RebuildProgress(entries, 1, 1.0, 2.5) for entries in (1, 2000, 3000, 4000)]
-    assert narrate(_events(*steps, REPORT), lambda: next(now)) is REPORT
+    assert show_rebuild(_events(*steps, REPORT), lambda: next(now)) is REPORT
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "2,000 entries, 1 of them new to Redis, 2,000/s, 2.5 RCU",
@@ -43,7 +43,7 @@ def test_waiting_shows_what_info_says(capsys: pytest.CaptureFixture[str], monkey
         RebuildStarted(1, False),
         REPORT,
     )
-    narrate(events)
+    show_rebuild(events)
     assert capsys.readouterr().err.splitlines() == [
         "waiting: Redis is loading its data: 42 %, 12 s to go",
         "waiting: no answer \\x1b[2J",
@@ -54,7 +54,7 @@ def test_waiting_shows_what_info_says(capsys: pytest.CaptureFixture[str], monkey
 def test_damaged_items_are_named_up_to_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
     """Twenty damaged items are named; the rest is counted, and the reader is told so."""
     damaged = [DamagedEntry(f"conv_{number}", "it has no max_n") for number in range(50)]
-    narrate(_events(*damaged, REPORT))
+    show_rebuild(_events(*damaged, REPORT))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == progress.MAX_DAMAGED_NAMED + 1
     assert lines[0] == "skipped 'conv_0': it has no max_n"
@@ -66,7 +66,7 @@ def test_events_are_closed_on_every_way_out(failure: type[BaseException]) -> Non
     """An interrupted narration closes the rebuild, which gives its lease back, before the error travels on."""
     closed: list[bool] = []
 
-    def broken() -> Iterator[Event]:
+    def broken() -> Generator[Event, None, None]:
         try:
             yield RebuildStarted(1, True)
             raise failure
@@ -74,11 +74,11 @@ def test_events_are_closed_on_every_way_out(failure: type[BaseException]) -> Non
             closed.append(True)
 
     with pytest.raises(failure):
-        narrate(broken())
+        show_rebuild(broken())
     assert closed == [True]
 
 
 def test_a_rebuild_without_a_report_is_a_defect() -> None:
     """Events that end without a report are never taken for success."""
     with pytest.raises(RuntimeError, match="without a report"):
-        narrate(_events(RebuildStarted(1, True)))
+        show_rebuild(_events(RebuildStarted(1, True)))

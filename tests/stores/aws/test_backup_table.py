@@ -257,7 +257,7 @@ def test_closing_a_scan_stops_its_segments(backup: BackupTable) -> None:
     scan = backup.scan(3, limit=1)
     next(scan)
     assert isinstance(scan, Iterator)
-    scan.close()  # type: ignore[attr-defined]
+    scan.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("scan-")]
 
 
