@@ -35,7 +35,7 @@ LOCAL_BUCKETS = 1024
 
 
 def require_loopback(url: str) -> str:
-    """The URL, if it names this machine by a loopback address; ConfigurationError otherwise."""
+    """Return the URL if it names this machine by a loopback address; raise ConfigurationError otherwise."""
     host = urlsplit(url).hostname or ""
     if not is_loopback(url):
         raise ConfigurationError(
@@ -46,7 +46,10 @@ def require_loopback(url: str) -> str:
 
 
 class LocalEnvironment:
-    """Valkey and moto, set up and seeded. A context manager: leaving it stops and removes everything."""
+    """Valkey and moto, set up and ready to be seeded. Leaving the context stops and removes everything.
+
+    Entering it gives this process dummy AWS credentials. ``settings`` and ``variables`` lead to the servers.
+    """
 
     def __init__(self, *, redis_binary: Path | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="saltctl-local-"))
@@ -56,15 +59,16 @@ class LocalEnvironment:
         self.moto = LocalMoto()
 
     def __enter__(self) -> Self:
-        """Start the servers and make the tables; nothing is seeded yet."""
+        """Start the servers and create the tables; nothing is seeded yet."""
         from saltctl.stores.aws.client import preload_boto3
 
         try:
             self.moto.launch()
             self.redis.start()
-            preload_boto3()  # half of moto's start-up is spent here instead of waiting for it
+            preload_boto3()  # takes half as long as moto's start-up, which runs meanwhile
             self.moto.wait()
-            self._set_up()
+            use_dummy_credentials()
+            self.create_tables()
         except BaseException:
             self.close()
             raise
@@ -82,7 +86,7 @@ class LocalEnvironment:
 
     @property
     def settings(self) -> Settings:
-        """Settings for this environment, with dummy credentials, whatever the environment variables say."""
+        """The settings of this environment. Environment variables have no influence on them."""
         return Settings(
             redis_url=require_loopback(self.redis.url),
             buckets=LOCAL_BUCKETS,
@@ -91,42 +95,46 @@ class LocalEnvironment:
             actor="local",
         )
 
-    def variables(self) -> dict[str, str]:
-        """The environment for a child process: what it has now, led to the local servers alone."""
+    def variables(self, settings: Settings | None = None) -> dict[str, str]:
+        """Return the environment variables for a child process: those of this one, led to the local servers alone.
+
+        ``settings`` may name other tables and another key prefix on these servers.
+        """
+        settings = settings or self.settings
         nowhere = str(self.directory / "no-such-file")
         return (
             without_server_settings(os.environ)
             | dummy_credentials()
             | {
                 "SALTCTL_REDIS_URL": self.redis.url,
-                "SALTCTL_BUCKETS": str(LOCAL_BUCKETS),
-                "SALTCTL_BACKUP_TABLE": Settings.backup_table,
-                "SALTCTL_MESSAGES_TABLE": Settings.messages_table,
-                "SALTCTL_KEY_PREFIX": Settings.key_prefix,
+                "SALTCTL_BUCKETS": str(settings.buckets),
+                "SALTCTL_BACKUP_TABLE": settings.backup_table,
+                "SALTCTL_MESSAGES_TABLE": settings.messages_table,
+                "SALTCTL_KEY_PREFIX": settings.key_prefix,
                 "AWS_ENDPOINT_URL": self.moto.url,
                 "AWS_CONFIG_FILE": nowhere,
                 "AWS_SHARED_CREDENTIALS_FILE": nowhere,
             }
         )
 
-    def _set_up(self) -> None:
+    def create_tables(self, settings: Settings | None = None) -> None:
+        """Create the tables and the stream of the settings, by default of this environment's own."""
         from saltctl.registry.setup import set_up
         from saltctl.stores.aws.backup_table import BackupTable
         from saltctl.stores.redis.registry import RedisRegistry
 
-        use_dummy_credentials()
-        settings = self.settings
+        settings = settings or self.settings
         for _ in set_up(settings, RedisRegistry(settings), BackupTable(settings), messages=True, dry_run=False):
             pass
 
-    def rebuild(self) -> None:
-        """Verify the registry, as the service would."""
+    def rebuild(self, settings: Settings | None = None) -> None:
+        """Verify the registry of the settings, by default of this environment's own, as the service would."""
         from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
         from saltctl.stores.aws.backup_table import BackupTable
         from saltctl.stores.heat.service_state import ServiceState
         from saltctl.stores.redis.registry import RedisRegistry, new_token
 
-        settings = self.settings
+        settings = settings or self.settings
         backup = BackupTable(settings)
         job = Rebuild(
             RedisRegistry(settings),
@@ -142,9 +150,9 @@ class LocalEnvironment:
             pass
 
     def seed(self) -> Seeded:
-        """Put in a few hundred conversations of the last day, some of them salted on the way, then verify.
+        """Write a few hundred conversations of the last day, some of them salted on the way, then verify Redis.
 
-        The same every time but for the times of day, which count back from now.
+        The data is the same every time except for the timestamps, which count back from now.
         """
         from saltctl.local import seed as seeding
 

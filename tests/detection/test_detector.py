@@ -13,7 +13,7 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import Entry
-from tests.support.memory import MemoryBackup, MemoryRegistry
+from saltctl.testing import MemoryBackup, MemoryRedis
 
 NOW = 1_800_000_000
 
@@ -43,7 +43,7 @@ class World:
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(redis_url="redis://nowhere", **settings)
         self.backup = MemoryBackup()
-        self.store = MemoryRegistry()
+        self.store = MemoryRedis()
         self.registry = Registry.over(self.settings, self.store, self.backup)
         self.sums = MemorySums()
         self.said: list[tuple[str, str, dict[str, Any]]] = []

@@ -11,7 +11,8 @@ from saltctl.history.audit import MAX_NAMED, Audit, Auditor, AuditProgress
 from saltctl.history.history import History
 from saltctl.salting import partition_key, salt_of
 from saltctl.stores.contracts import PartitionQuery
-from tests.support.messages import FixedLookups, MemoryMessages
+from saltctl.testing import MemoryMessages
+from tests.support.lookups import FixedLookups
 
 CAP = 64
 

@@ -23,7 +23,8 @@ from saltctl.history.models import ReadOptions
 from saltctl.history.scatter_gather import DRY, share
 from saltctl.salting import find_set, partition_key, salt_of
 from saltctl.stores.contracts import PartitionQuery
-from tests.support.messages import FixedLookups, MemoryMessages
+from saltctl.testing import MemoryMessages
+from tests.support.lookups import FixedLookups
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from saltctl.history.history import History
 from saltctl.history.models import Page, ReadOptions
 from saltctl.salting import partition_key, salt_of
 from saltctl.stores.contracts import Filter
-from tests.support.messages import FixedLookups, MemoryMessages
+from saltctl.testing import MemoryMessages
+from tests.support.lookups import FixedLookups
 
 CONV = "conv"
 KEPT = Filter("kept = :yes")

@@ -27,16 +27,16 @@ from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.contracts import BackupEntry, BackupPage, DamagedEntry
 from saltctl.stores.redis.buckets import BucketReader
-from tests.support.memory import MemoryBackup, MemoryRegistry
+from saltctl.testing import MemoryBackup, MemoryRedis
 
 BUCKETS = 16
 LAYOUT = "v1:16"
 
 
 class Buckets:
-    """What ``BucketReader`` tells of a MemoryRegistry; ``at`` is called before each of its answers."""
+    """What ``BucketReader`` tells of a MemoryRedis; ``at`` is called before each of its answers."""
 
-    def __init__(self, registry: MemoryRegistry) -> None:
+    def __init__(self, registry: MemoryRedis) -> None:
         (self._held,) = registry.held.values()
         self.replication_id = "a"
         self.at: Callable[[str], None] = lambda what: None
@@ -72,7 +72,7 @@ class World:
 
     def __init__(self) -> None:
         self.backup = MemoryBackup()
-        self.store = MemoryRegistry()
+        self.store = MemoryRedis()
         (self.redis,) = self.store.held.values()
         self.reader = Buckets(self.store)
         self.registry = Registry(self.store, self.backup, layout=LAYOUT, key_prefix="salt", cap=256)

@@ -12,8 +12,7 @@ from saltctl.errors import UsageError
 from saltctl.registry.discover import Discovered, Discovery, ScanProgress, discover, estimate_cost
 from saltctl.salting import partition_key
 from saltctl.stores.contracts import BackupEntry, KeysPage, TableSize
-from tests.support.memory import MemoryBackup
-from tests.support.messages import MemoryMessages
+from saltctl.testing import MemoryBackup, MemoryMessages
 
 
 class Held(MemoryBackup):

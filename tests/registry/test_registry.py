@@ -25,7 +25,7 @@ from saltctl.registry.circuit_breaker import CircuitBreaker
 from saltctl.registry.registry import MAX_REASON, Lookup, RaiseResult, Registry
 from saltctl.settings import Settings
 from saltctl.stores.contracts import BackupEntry, BackupStore, Raise, RegistryStore
-from tests.support.memory import Faults, MemoryBackup, MemoryRegistry
+from saltctl.testing import Faults, MemoryBackup, MemoryRedis
 
 DOWN = RedisUnavailableError("Redis is down", hint="start it")
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -49,9 +49,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store() -> MemoryRegistry:
+def store() -> MemoryRedis:
     """Redis with one primary, verified."""
-    return MemoryRegistry()
+    return MemoryRedis()
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def backup() -> MemoryBackup:
 
 
 @pytest.fixture
-def redis(store: MemoryRegistry) -> Faults:
+def redis(store: MemoryRedis) -> Faults:
     """The faults of the one primary."""
     return store.faults[store.primaries()[0]]
 
@@ -90,7 +90,7 @@ def over(clock: Clock) -> Opener:
 
 
 @pytest.fixture
-def registry(over: Opener, store: MemoryRegistry, backup: MemoryBackup) -> Registry:
+def registry(over: Opener, store: MemoryRedis, backup: MemoryBackup) -> Registry:
     """A registry over both."""
     return over(store, backup)
 
@@ -101,7 +101,7 @@ def held(backup: MemoryBackup, conversation_id: str) -> tuple[int, int]:
     return entry.max_n, entry.write_n
 
 
-def seed(store: MemoryRegistry, backup: MemoryBackup, conversation_id: str, max_n: int, write_n: int) -> None:
+def seed(store: MemoryRedis, backup: MemoryBackup, conversation_id: str, max_n: int, write_n: int) -> None:
     """An entry as a raise leaves it, half-done or done."""
     backup.items[conversation_id] = BackupEntry(conversation_id, max_n, write_n)
     store.merge(conversation_id, max_n)
@@ -110,7 +110,7 @@ def seed(store: MemoryRegistry, backup: MemoryBackup, conversation_id: str, max_
 # Lookups.
 
 
-def test_redis_answers_alone(registry: Registry, store: MemoryRegistry, backup: MemoryBackup) -> None:
+def test_redis_answers_alone(registry: Registry, store: MemoryRedis, backup: MemoryBackup) -> None:
     """While Redis is verified nobody asks the backup; readers and writers use the same number."""
     seed(store, backup, "conv", 8, 4)
     assert registry.lookup("conv") == Lookup("conv", 8, 8, "redis")
@@ -124,7 +124,7 @@ def test_no_entry_means_unsalted(registry: Registry) -> None:
     assert (lookup.max_n, lookup.write_n, lookup.salted, lookup.read_set) == (1, 1, False, ["conv"])
 
 
-def test_a_lookup_knows_its_read_set(registry: Registry, store: MemoryRegistry, backup: MemoryBackup) -> None:
+def test_a_lookup_knows_its_read_set(registry: Registry, store: MemoryRedis, backup: MemoryBackup) -> None:
     """The base partition and every salt below max_n."""
     seed(store, backup, "conv", 2, 2)
     lookup = registry.lookup("conv")
@@ -143,7 +143,7 @@ def test_a_lookup_knows_its_read_set(registry: Registry, store: MemoryRegistry, 
     ids=lambda failure: type(failure).__name__,
 )
 def test_whatever_redis_says_the_backup_answers(
-    registry: Registry, store: MemoryRegistry, backup: MemoryBackup, redis: Faults, failure: SaltctlError
+    registry: Registry, store: MemoryRedis, backup: MemoryBackup, redis: Faults, failure: SaltctlError
 ) -> None:
     """Any error of Redis sends the lookup to the backup: readers get max_n there, writers write_n."""
     seed(store, backup, "conv", 8, 4)
@@ -153,7 +153,7 @@ def test_whatever_redis_says_the_backup_answers(
 
 
 def test_unknown_primaries_are_a_failure_like_any_other(
-    registry: Registry, store: MemoryRegistry, backup: MemoryBackup
+    registry: Registry, store: MemoryRedis, backup: MemoryBackup
 ) -> None:
     """Where it cannot even be learned who has a bucket, the backup answers for all."""
     seed(store, backup, "conv", 8, 8)
@@ -209,7 +209,7 @@ def test_an_impossible_id_is_refused_before_anybody_is_asked(
 
 
 def test_many_ids_keep_their_order_and_are_asked_once(
-    registry: Registry, store: MemoryRegistry, backup: MemoryBackup, redis: Faults
+    registry: Registry, store: MemoryRedis, backup: MemoryBackup, redis: Faults
 ) -> None:
     """Duplicates are one; one call for all of them."""
     seed(store, backup, "b", 2, 2)
@@ -222,7 +222,7 @@ def test_many_ids_keep_their_order_and_are_asked_once(
 def test_one_lost_primary_does_not_take_the_others_with_it(over: Opener, backup: MemoryBackup) -> None:
     """Ids of the primary that fails come from the backup, the others from Redis; the failure stays visible."""
     for broken in (0, 1):
-        store = MemoryRegistry(primaries=2)
+        store = MemoryRedis(primaries=2)
         registry = over(store, backup)
         for conversation_id in ("even", "odd"):
             seed(store, backup, conversation_id, 4, 4)
@@ -284,7 +284,7 @@ def test_a_breaker_of_no_seconds_never_opens(clock: Clock) -> None:
     assert not breaker.is_open("a")
 
 
-def test_an_open_breaker_stops_no_raise(registry: Registry, store: MemoryRegistry, redis: Faults) -> None:
+def test_an_open_breaker_stops_no_raise(registry: Registry, store: MemoryRedis, redis: Faults) -> None:
     """A raise must reach Redis: it is tried whatever lookups have learned."""
     redis.before["lookup"] = DOWN
     registry.lookup("conv")
@@ -296,7 +296,7 @@ def test_an_open_breaker_stops_no_raise(registry: Registry, store: MemoryRegistr
 
 
 def test_a_raise_does_its_three_steps_in_order(
-    registry: Registry, store: MemoryRegistry, backup: MemoryBackup, redis: Faults
+    registry: Registry, store: MemoryRedis, backup: MemoryBackup, redis: Faults
 ) -> None:
     """Backup, Redis, commit; the result tells what changed; the backup remembers who, when and why."""
     result = registry.raise_to("conv", 4, reason="launch day")
@@ -315,7 +315,7 @@ def test_the_actor_of_one_raise_can_be_named(registry: Registry, backup: MemoryB
     assert backup.items["conv"].raises[0].by == "replay"
 
 
-def test_times_are_utc_wherever_the_clock_is(store: MemoryRegistry, backup: MemoryBackup) -> None:
+def test_times_are_utc_wherever_the_clock_is(store: MemoryRedis, backup: MemoryBackup) -> None:
     """A local clock's time is converted."""
     east = NOON.astimezone(timezone(timedelta(hours=9)))
     Registry(store, backup, layout="v1:64", key_prefix="salt", now=lambda: east).raise_to("conv", 2)
@@ -330,7 +330,7 @@ def test_the_same_raise_again_changes_nothing(registry: Registry, backup: Memory
     assert backup.items["conv"] == before
 
 
-def test_a_late_smaller_raise_lowers_nothing(registry: Registry, store: MemoryRegistry, backup: MemoryBackup) -> None:
+def test_a_late_smaller_raise_lowers_nothing(registry: Registry, store: MemoryRedis, backup: MemoryBackup) -> None:
     """max_n never goes down, on either side."""
     registry.raise_to("conv", 16)
     assert registry.raise_to("conv", 4) == RaiseResult("conv", 16, 16, False, True, "commit")
@@ -340,7 +340,7 @@ def test_a_late_smaller_raise_lowers_nothing(registry: Registry, store: MemoryRe
 
 @pytest.mark.parametrize("n", [2, 8, 16])
 def test_a_raise_completes_what_somebody_left_half_done(
-    registry: Registry, store: MemoryRegistry, backup: MemoryBackup, n: int
+    registry: Registry, store: MemoryRedis, backup: MemoryBackup, n: int
 ) -> None:
     """Somebody died after step 1 of a raise to 16: whatever N comes next, all steps are done for 16."""
     backup.items["conv"] = BackupEntry("conv", 16, 2)
@@ -351,7 +351,7 @@ def test_a_raise_completes_what_somebody_left_half_done(
 
 
 def test_a_raise_reaches_a_redis_that_is_not_verified(
-    registry: Registry, store: MemoryRegistry, backup: MemoryBackup
+    registry: Registry, store: MemoryRedis, backup: MemoryBackup
 ) -> None:
     """A rebuild may have scanned the item before the raise: skipping the unverified Redis would lose it."""
     store.verified_primaries.clear()
@@ -361,7 +361,7 @@ def test_a_raise_reaches_a_redis_that_is_not_verified(
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_raise_that_the_backup_refuses_is_no_raise(
-    registry: Registry, store: MemoryRegistry, backup: MemoryBackup, when: str
+    registry: Registry, store: MemoryRedis, backup: MemoryBackup, when: str
 ) -> None:
     """An error of step 1 passes unchanged, and Redis is not touched, whether or not the write happened."""
     down = AwsUnavailableError("no answer")
@@ -398,7 +398,7 @@ def test_a_raise_without_redis_is_incomplete(
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_raise_without_its_commit_is_incomplete(
-    registry: Registry, store: MemoryRegistry, backup: MemoryBackup, when: str
+    registry: Registry, store: MemoryRedis, backup: MemoryBackup, when: str
 ) -> None:
     """Step 3 failed: everybody reads 4, and only the acknowledgement is missing."""
     getattr(backup.faults, when)["commit_write_n"] = ThrottledError("slow down")
@@ -421,7 +421,7 @@ def test_an_impossible_n_is_refused(registry: Registry, backup: MemoryBackup, re
 
 
 def test_an_entry_above_the_cap_is_completed_all_the_same(
-    over: Opener, store: MemoryRegistry, backup: MemoryBackup
+    over: Opener, store: MemoryRedis, backup: MemoryBackup
 ) -> None:
     """A client with a lower cap must not lose what another has raised."""
     backup.items["conv"] = BackupEntry("conv", 1024, 1)
@@ -458,7 +458,7 @@ def test_a_claim_that_failed_is_made_again(registry: Registry, backup: MemoryBac
 
 
 def test_a_client_of_another_layout_may_not_raise(
-    over: Opener, registry: Registry, store: MemoryRegistry, backup: MemoryBackup
+    over: Opener, registry: Registry, store: MemoryRedis, backup: MemoryBackup
 ) -> None:
     """It would merge into buckets that nobody reads: refused before the backup is changed, every time."""
     registry.raise_to("conv", 2)
@@ -472,7 +472,7 @@ def test_a_client_of_another_layout_may_not_raise(
 # Opening and closing.
 
 
-class Closeable(MemoryRegistry):
+class Closeable(MemoryRedis):
     """A store with connections."""
 
     closed = 0
@@ -490,7 +490,7 @@ def test_leaving_the_block_gives_connections_up(backup: MemoryBackup) -> None:
     assert store.closed == 1
 
 
-def test_a_registry_takes_its_limits_from_the_settings(store: MemoryRegistry, backup: MemoryBackup) -> None:
+def test_a_registry_takes_its_limits_from_the_settings(store: MemoryRedis, backup: MemoryBackup) -> None:
     """Cap, actor and layout."""
     registry = Registry.over(Settings(max_n_cap=8, actor="alice@laptop", buckets=128), store, backup)
     with pytest.raises(InvalidSaltCountError):
@@ -516,9 +516,7 @@ def test_opening_without_a_redis_says_what_to_set() -> None:
     assert "saltctl local" in refused.value.hint
 
 
-def test_completing_does_what_is_left_of_a_raise(
-    registry: Registry, store: MemoryRegistry, backup: MemoryBackup
-) -> None:
+def test_completing_does_what_is_left_of_a_raise(registry: Registry, store: MemoryRedis, backup: MemoryBackup) -> None:
     """Steps 2 and 3 for whatever the backup holds, any N included; nothing where it holds nothing."""
     backup.items["conv"] = BackupEntry("conv", 5, 1)
     assert registry.complete("conv")
@@ -529,7 +527,7 @@ def test_completing_does_what_is_left_of_a_raise(
 
 
 def test_completing_what_is_committed_writes_nothing_to_the_backup(
-    registry: Registry, store: MemoryRegistry, backup: MemoryBackup
+    registry: Registry, store: MemoryRedis, backup: MemoryBackup
 ) -> None:
     """What Redis alone lost costs one read and no write."""
     backup.items["conv"] = BackupEntry("conv", 4, 4)

@@ -15,7 +15,7 @@ from saltctl.errors import AwsUnavailableError, RaiseIncompleteError, ThrottledE
 from saltctl.registry.registry import Registry
 from saltctl.registry.transfer import MAX_LINE_BYTES, MAX_LISTED, Import, ImportOptions, ImportReport, sort_entries
 from saltctl.stores.contracts import BackupEntry
-from tests.support.memory import MemoryBackup, MemoryRegistry
+from saltctl.testing import MemoryBackup, MemoryRedis
 
 
 class World:
@@ -23,7 +23,7 @@ class World:
 
     def __init__(self) -> None:
         self.backup = MemoryBackup()
-        self.store = MemoryRegistry()
+        self.store = MemoryRedis()
         (self.redis,) = self.store.held.values()
         self.registry = Registry(self.store, self.backup, layout="v1:16", key_prefix="salt", cap=256)
         self.now = 0.0

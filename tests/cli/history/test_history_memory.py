@@ -12,7 +12,8 @@ from saltctl.history.history import History
 from saltctl.history.models import ReadOptions
 from saltctl.salting import split_partition_key
 from saltctl.stores.contracts import PartitionAnswer, PartitionQuery
-from tests.support.messages import FixedLookups, MemoryMessages
+from saltctl.testing import MemoryMessages
+from tests.support.lookups import FixedLookups
 
 N = 4
 

@@ -15,7 +15,7 @@ from saltctl.history.models import Page, ReadOptions
 from saltctl.settings import Settings
 from saltctl.stores.contracts import Filter
 from tests.stores.aws.test_messages_table import make_table
-from tests.support.messages import FixedLookups
+from tests.support.lookups import FixedLookups
 
 CONV = "conv"
 

@@ -1,4 +1,4 @@
-"""Stores in memory that keep the contracts, and fail where a test tells them to."""
+"""The registry's stores in memory: they keep the contracts, and fail if a test wants them to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcom
 
 
 class Faults:
-    """Errors to raise, by the name of the method. ``after`` raises them once the work was done."""
+    """Errors to raise, by the name of a store's method, and the methods that were called.
+
+    ``before`` raises an error instead of doing the work; ``after`` raises it although the work was done.
+    """
 
     def __init__(self) -> None:
         self.before: dict[str, SaltctlError] = {}
@@ -18,25 +21,25 @@ class Faults:
         self.calls: list[str] = []
 
     def begin(self, method: str) -> None:
-        """Note the call, and raise what it is to raise before it did anything."""
+        """Record a call, and raise the error of ``before``."""
         self.calls.append(method)
         if method in self.before:
             raise self.before[method]
 
     def end(self, method: str) -> None:
-        """Raise what it is to raise although the work was done."""
+        """Raise the error of ``after``."""
         if method in self.after:
             raise self.after[method]
 
     def clear(self) -> None:
-        """Fail no more, and forget the calls."""
+        """Remove all errors, and the record of calls."""
         self.before.clear()
         self.after.clear()
         self.calls.clear()
 
 
 class MemoryBackup:
-    """The backup table as a dictionary."""
+    """The backup table as a dictionary: a ``BackupStore``."""
 
     def __init__(self) -> None:
         self.items: dict[str, BackupEntry] = {}
@@ -44,17 +47,17 @@ class MemoryBackup:
         self.faults = Faults()
 
     def get(self, conversation_id: str) -> BackupEntry | None:
-        """Strongly consistent read."""
+        """Return one item."""
         self.faults.begin("get")
         return self.items.get(conversation_id)
 
     def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
-        """Strongly consistent reads."""
+        """Return the items that exist."""
         self.faults.begin("get_many")
         return {i: self.items[i] for i in conversation_ids if i in self.items}
 
     def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
-        """Step 1 of a raise."""
+        """Do step 1 of a raise."""
         self.faults.begin("raise_max_n")
         held = self.items.get(conversation_id, BackupEntry(conversation_id, 1, 1))
         changed = conversation_id not in self.items or held.max_n < entry.n
@@ -64,7 +67,7 @@ class MemoryBackup:
         return RaiseOutcome(held.max_n, changed)
 
     def commit_write_n(self, conversation_id: str, n: int) -> bool:
-        """Step 3 of a raise."""
+        """Do step 3 of a raise."""
         self.faults.begin("commit_write_n")
         held = self.items[conversation_id]
         changed = held.write_n < n <= held.max_n
@@ -77,18 +80,17 @@ class MemoryBackup:
         """Bind the table to one layout."""
         self.faults.begin("claim_layout")
         self.layout = self.layout or (layout, key_prefix)
-        if self.layout != (layout, key_prefix):
-            raise ConfigurationError(f"laid out as {self.layout}")
+        self.check_layout(layout, key_prefix)
 
     def check_layout(self, layout: str, key_prefix: str) -> None:
-        """Refuse another layout."""
+        """Refuse another layout than the one of the table."""
         if self.layout not in (None, (layout, key_prefix)):
             raise ConfigurationError(f"laid out as {self.layout}")
 
     def scan(
         self, segments: int, *, limit: int | None = None, only: int | None = None, **_: object
     ) -> Generator[BackupPage, None, None]:
-        """Everything, a page of ``limit`` at a time; an item is in the segment of its length's remainder."""
+        """Yield all items in pages of ``limit``; an item is in the segment of its id's length modulo ``segments``."""
         mine = [e for e in self.items.values() if only is None or len(e.conversation_id) % segments == only]
         step = limit or len(mine) or 1
         for start in range(0, len(mine), step):
@@ -96,8 +98,11 @@ class MemoryBackup:
             yield BackupPage([(e.conversation_id, e.max_n, e.write_n) for e in some], [], float(len(some)), 0)
 
 
-class MemoryRegistry:
-    """The registry as dictionaries, one for each primary; an id is on the primary of its length's remainder."""
+class MemoryRedis:
+    """The registry in Redis as a dictionary for each primary: a ``RegistryStore``.
+
+    An id is on the primary of its length modulo the number of primaries.
+    """
 
     def __init__(self, primaries: int = 1) -> None:
         self.held: dict[str, dict[str, int]] = {f"redis-{number}:6379": {} for number in range(primaries)}
@@ -105,16 +110,30 @@ class MemoryRegistry:
         self.faults = {primary: Faults() for primary in self.held}
         self.routing_fault: SaltctlError | None = None
 
+    def fail(self, error: SaltctlError | None) -> None:
+        """Make lookups and merges of every primary raise the error; None ends the outage."""
+        for faults in self.faults.values():
+            faults.clear()
+            if error is not None:
+                faults.before |= {"lookup": error, "merge": error}
+
+    def restart(self, *, keep_entries: bool = False) -> None:
+        """Do what a restart does: no primary is verified any more, and the entries are lost unless an AOF kept them."""
+        self.verified_primaries.clear()
+        if not keep_entries:
+            for held in self.held.values():
+                held.clear()
+
     def primaries(self) -> Sequence[str]:
-        """The names of all primaries."""
+        """Return the names of all primaries."""
         return tuple(self.held)
 
     def primary_of(self, conversation_id: str) -> str:
-        """The primary that has an id."""
+        """Return the primary that has an id."""
         return self.primaries()[len(conversation_id) % len(self.held)]
 
     def by_primary(self, conversation_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
-        """The ids grouped."""
+        """Return the ids grouped by primary."""
         if self.routing_fault is not None:
             raise self.routing_fault
         groups: dict[str, list[str]] = {}
@@ -123,14 +142,14 @@ class MemoryRegistry:
         return groups
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
-        """max_n of each id."""
+        """Return max_n of each id."""
         self.faults[primary].begin("lookup")
         if primary not in self.verified_primaries:
             raise UnverifiedError(f"{primary} is not verified")
         return [self.held[primary].get(i) for i in conversation_ids]
 
     def raw(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
-        """What is held, verified or not."""
+        """Return the entries, whether or not they are verified."""
         return {i: self.held[self.primary_of(i)].get(i) for i in conversation_ids}
 
     def merge(self, conversation_id: str, n: int) -> bool:
@@ -144,9 +163,9 @@ class MemoryRegistry:
         return changed
 
     def verified(self) -> dict[str, bool]:
-        """Which primaries are verified."""
+        """Return which primaries are verified."""
         return {primary: primary in self.verified_primaries for primary in self.held}
 
     def sessions(self) -> Sequence[RebuildSession]:
-        """None: rebuilds are tested on real servers."""
+        """Refuse: a rebuild needs a real Redis. See ``MemoryServers.rebuild``."""
         raise NotImplementedError

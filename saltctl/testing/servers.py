@@ -1,0 +1,70 @@
+"""Registry and history in memory: the real classes over the stores of this package."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from saltctl.history.history import History
+from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
+from saltctl.testing.messages import MemoryMessages
+from saltctl.testing.registry import MemoryBackup, MemoryRedis
+
+
+class MemoryServers:
+    """Redis, backup table and messages table in memory, with a real Registry and a real History over them.
+
+    ``redis``, ``backup`` and ``messages`` are the stores. Redis is verified and empty at first.
+
+    Args:
+        settings: limits, actor and timeouts; nothing is connected. By default the circuit breaker is off, so that
+            each lookup asks Redis again after an outage.
+        messages: the messages table; by default an empty one with the keys ``conversation_id`` and ``sort_key``.
+        primaries: how many Redis primaries there are.
+        clock: monotonic seconds, for the circuit breaker and for the deadlines of pages.
+        now: the time in UTC, for the record of raises.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        messages: MemoryMessages | None = None,
+        primaries: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        settings = settings or Settings(breaker_seconds=0.0, actor="test")
+        self.redis = MemoryRedis(primaries)
+        self.backup = MemoryBackup()
+        self.messages = messages or MemoryMessages(keys=("conversation_id", "sort_key"))
+        self.registry = Registry(
+            self.redis,
+            self.backup,
+            layout=settings.layout,
+            key_prefix=settings.key_prefix,
+            cap=settings.max_n_cap,
+            actor=settings.actor,
+            breaker_seconds=settings.breaker_seconds,
+            clock=clock,
+            now=now,
+        )
+        self.history = History(
+            self.registry,
+            self.messages,
+            message_id_from=settings.message_id_from,
+            page_timeout=settings.page_timeout,
+            clock=clock,
+        )
+
+    def rebuild(self) -> None:
+        """Do what a rebuild does: merge every entry of the backup into Redis, then verify every primary."""
+        for entry in self.backup.items.values():
+            self.redis.merge(entry.conversation_id, entry.max_n)
+        self.redis.verified_primaries.update(self.redis.held)
+
+    def close(self) -> None:
+        """End the threads of the history."""
+        self.history.close()

@@ -1,0 +1,22 @@
+"""Lookups of fixed answers, for histories without a registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from saltctl.registry.registry import Lookup
+
+
+@dataclass
+class FixedLookups:
+    """A registry with fixed answers: max_n by conversation, 1 for any other."""
+
+    max_n: dict[str, int] = field(default_factory=dict)
+    write_n: dict[str, int] = field(default_factory=dict)
+    calls: int = 0
+
+    def lookup(self, conversation_id: str) -> Lookup:
+        """Return how many salts a conversation has."""
+        self.calls += 1
+        max_n = self.max_n.get(conversation_id, 1)
+        return Lookup(conversation_id, max_n, self.write_n.get(conversation_id, max_n), "redis")
