@@ -23,7 +23,7 @@ from saltctl.stores.aws.client import preload_boto3
 from tests.checker.mutants import MUTANTS
 from tests.checker.run import Outcome, Wishes, run, total
 from tests.checker.schedule import Plan
-from tests.support.dynamodb_local import HOW, VARIABLE, DynamoLocal
+from tests.support.dynamodb_local import DIRECTORY_VARIABLE, INSTALL_HINT, DynamoLocal
 
 ONE_RUN = 30.0
 
@@ -60,7 +60,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=ONE_RUN, help="of one short run")
     parser.add_argument("--minutes", type=float, help="of a long run")
     parser.add_argument("--engine", choices=("valkey", "redis"), default="valkey", help="redis: redis-server on PATH")
-    parser.add_argument("--dynamodb", action="store_true", help=f"DynamoDB Local, by {VARIABLE}, instead of moto")
+    parser.add_argument(
+        "--dynamodb", action="store_true", help=f"DynamoDB Local, by {DIRECTORY_VARIABLE}, instead of moto"
+    )
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="with the protocol broken so, which has to show")
     parser.add_argument("--directed", action="store_true", help="with the faults that show the mutant soonest")
     parser.add_argument("--json", action="store_true", help="the outcome of each run as one line of JSON")
@@ -84,9 +86,9 @@ def _wishes(arguments: argparse.Namespace) -> tuple[Wishes, dict[str, Any]]:
             sys.exit("redis-server is not installed")
         wishes = replace(wishes, binary=Path(found))
     if arguments.dynamodb:
-        emulator = DynamoLocal.find(os.environ.get(VARIABLE))
+        emulator = DynamoLocal.find(os.environ.get(DIRECTORY_VARIABLE))
         if emulator is None:
-            sys.exit(HOW)
+            sys.exit(INSTALL_HINT)
         wishes = replace(wishes, dynamodb=emulator)
     if arguments.mutant is None:
         return wishes, {}

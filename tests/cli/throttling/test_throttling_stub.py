@@ -33,9 +33,9 @@ from tests.support.stubs import (
     THROTTLES,
     Answer,
     AwsStub,
+    process_one_key,
     refusal,
     throttled,
-    unprocessed_but_one,
 )
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:oncall"
@@ -183,7 +183,7 @@ def test_an_answer_that_does_not_come(
 
 def test_partial_batches_are_asked_to_their_end(stub: AwsStub, saltctl: Runner) -> None:
     """Of each batch DynamoDB answers one key: all conversations are shown all the same."""
-    stub.narrow = unprocessed_but_one
+    stub.narrow = process_one_key
     ids = ["conv_hot_01", "conv_hot_05", "conv_hot_12"]
     outcome = saltctl("registry", "get", *ids, "-o", "json")
     assert outcome.code == 0, outcome.err

@@ -15,10 +15,10 @@ from saltctl.local.servers import LocalMoto
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
-from tests.support.dynamodb_local import HOW, VARIABLE, DynamoLocal
+from tests.support.dynamodb_local import DIRECTORY_VARIABLE, INSTALL_HINT, DynamoLocal
 from tests.support.stubs import AwsStub
 
-DIRECTORY = os.environ.get(VARIABLE)
+DIRECTORY = os.environ.get(DIRECTORY_VARIABLE)
 """Read at import, since each test starts with an environment of its own."""
 
 
@@ -31,10 +31,10 @@ def aws_stub(moto: LocalMoto) -> Iterator[AwsStub]:
 
 @pytest.fixture(scope="session")
 def dynamodb_local() -> Iterator[DynamoLocal]:
-    """AWS's DynamoDB Local, once for all tests; they keep apart by their tables."""
+    """AWS's DynamoDB Local, shared by all tests, which use tables of their own."""
     server = DynamoLocal.find(DIRECTORY)
     if server is None:
-        pytest.skip(HOW)
+        pytest.skip(INSTALL_HINT)
     server.start()
     yield server
     server.stop()
@@ -42,17 +42,17 @@ def dynamodb_local() -> Iterator[DynamoLocal]:
 
 @pytest.fixture
 def moto_in_process(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Moto without a server. Imported late: it takes a second that only these tests should pay."""
+    """Moto without a server. It is imported here because the import takes a second."""
     from moto import mock_aws
 
-    # A request that it does not intercept ends on this machine.
+    # A request that moto does not intercept must not leave this machine.
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     return mock_aws()
 
 
 @pytest.fixture(params=["moto", "moto in this process", "dynamodb-local"])
 def dynamodb(request: pytest.FixtureRequest) -> Iterator[Settings]:
-    """Settings for a messages table of the test's own, on each emulator in turn; it is not created yet."""
+    """Settings for the test's own messages table, not created yet, on each emulator in turn."""
     settings = Settings(
         redis_url="redis://127.0.0.1:1/0", messages_table=f"messages-{uuid.uuid4().hex[:8]}", aws_region="us-east-1"
     )
@@ -66,7 +66,7 @@ def dynamodb(request: pytest.FixtureRequest) -> Iterator[Settings]:
 
 @pytest.fixture
 def aws_settings(moto: LocalMoto) -> Settings:
-    """Settings for a table of the test's own; no Redis has a part in these tests."""
+    """Settings for the test's own backup table on moto; there is no Redis."""
     return Settings(
         backup_table=f"backup-{uuid.uuid4().hex[:8]}",
         aws_region="us-east-1",
@@ -77,7 +77,7 @@ def aws_settings(moto: LocalMoto) -> Settings:
 
 @pytest.fixture(params=["moto", "moto in this process", "dynamodb-local"])
 def backup(request: pytest.FixtureRequest, aws_settings: Settings) -> Iterator[BackupTable]:
-    """The backup table, created and empty, on every emulator in turn: one contract for all of them."""
+    """The backup table, created and empty, on each emulator in turn."""
     with ExitStack() as stack:
         if request.param == "moto in this process":
             stack.enter_context(request.getfixturevalue("moto_in_process"))
@@ -91,14 +91,14 @@ def backup(request: pytest.FixtureRequest, aws_settings: Settings) -> Iterator[B
 
 @pytest.fixture
 def atomic(request: pytest.FixtureRequest) -> None:
-    """For tests in which many write at once: an emulator that checks and writes in two steps is left out."""
+    """Skip an emulator whose conditional updates are not atomic; for tests with concurrent writers."""
     if request.node.callspec.params["backup"] == "moto in this process":
-        pytest.skip("moto in this process checks a condition and writes in two steps, which threads come between")
+        pytest.skip("moto in this process checks a condition and writes in two steps")
 
 
 @pytest.fixture
 def moto_backup(aws_settings: Settings) -> BackupTable:
-    """The same over HTTP, where the tests' stub can stand in between."""
+    """The backup table on moto's server, which a stub can precede."""
     table = BackupTable(aws_settings)
     table.create()
     return table
@@ -106,6 +106,6 @@ def moto_backup(aws_settings: Settings) -> BackupTable:
 
 @pytest.fixture
 def stubbed_backup(aws_settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub) -> BackupTable:
-    """That table, seen through the stub, with one attempt a request: its errors show at once."""
+    """That table through the stub, with one attempt a request, so that errors are not retried."""
     behind = aws_stub.settings(aws_settings)
     return BackupTable(behind, client=create_client(behind, "dynamodb", attempts=1))

@@ -1,4 +1,4 @@
-"""One segment of a scan, in a time that passes as the test says: throttling is waited out, and has an end."""
+"""Reading one segment of a scan, with a simulated clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from saltctl.stores.aws.scan_parser import ScanClient, ScanPage
 
 
 class ThrottledTable:
-    """Three pages of ten entries, the second of which DynamoDB refuses until a time; a refusal takes 10 ms."""
+    """Three pages of ten entries. The second is throttled until a time; a refusal takes 10 ms."""
 
     def __init__(self, until: float) -> None:
         self.now = 0.0
@@ -38,7 +38,7 @@ class ThrottledTable:
 
 
 def segment(table: ThrottledTable) -> SegmentReader:
-    """Its only segment."""
+    """Return a reader of the table's only segment."""
     return SegmentReader(
         cast("ScanClient", table),
         "backup",
@@ -49,8 +49,8 @@ def segment(table: ThrottledTable) -> SegmentReader:
     )
 
 
-def test_a_segment_that_is_throttled_for_a_minute_is_read_to_its_end() -> None:
-    """Every entry comes, once; requests that would be refused are few, and no wait is longer than some seconds."""
+def test_a_segment_throttled_for_a_minute_is_read_to_its_end() -> None:
+    """Every entry arrives once. Few requests are refused, and no pause is longer than some seconds."""
     table = ThrottledTable(until=60.0)
     found = [entry[0] for page in segment(table).pages(0) for entry in page.entries]
     assert found == [str(number) for number in range(30)]
@@ -58,8 +58,8 @@ def test_a_segment_that_is_throttled_for_a_minute_is_read_to_its_end() -> None:
     assert 60.0 <= table.now < 70.0
 
 
-def test_throttling_without_end_is_an_error_in_the_end() -> None:
-    """What was read before has been handed on; then it is said that AWS throttles."""
+def test_endless_throttling_raises_an_error() -> None:
+    """The pages before are yielded; then the scan raises ThrottledError."""
     table = ThrottledTable(until=1e9)
     pages = segment(table).pages(0)
     assert len(next(pages).entries) == 10

@@ -18,40 +18,40 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import IDLE_SECONDS
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
-from tests.stores.aws.backup_helpers import THROTTLED, entry, note, put
+from tests.stores.aws.backup_helpers import THROTTLED, make_item, make_raise, put_items
 from tests.support.stubs import AwsStub, refusal
 
 # Conditional updates.
 
 
-def test_the_first_raise_makes_the_item(backup: BackupTable) -> None:
-    """write_n comes with the commit: until then writers who ask here do not spread."""
+def test_the_first_raise_creates_the_item(backup: BackupTable) -> None:
+    """write_n comes with the commit: until then writers that read the backup do not spread."""
     assert backup.get("conv") is None
-    assert backup.raise_max_n("conv", note(4, "launch")) == RaiseOutcome(1, True)
-    assert backup.get("conv") == BackupEntry("conv", 4, 1, (note(4, "launch"),))
+    assert backup.raise_max_n("conv", make_raise(4, "launch")) == RaiseOutcome(1, True)
+    assert backup.get("conv") == BackupEntry("conv", 4, 1, (make_raise(4, "launch"),))
 
 
-def test_a_larger_raise_is_remembered_beside_the_earlier_ones(backup: BackupTable) -> None:
+def test_a_larger_raise_is_appended_to_the_history(backup: BackupTable) -> None:
     """``raises`` is the history of the conversation, strictly increasing."""
-    backup.raise_max_n("conv", note(2))
-    assert backup.raise_max_n("conv", note(8, "more")) == RaiseOutcome(2, True)
-    assert backup.get("conv") == BackupEntry("conv", 8, 1, (note(2), note(8, "more")))
+    backup.raise_max_n("conv", make_raise(2))
+    assert backup.raise_max_n("conv", make_raise(8, "more")) == RaiseOutcome(2, True)
+    assert backup.get("conv") == BackupEntry("conv", 8, 1, (make_raise(2), make_raise(8, "more")))
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8])
-def test_a_condition_that_fails_changes_nothing_and_says_what_is_held(backup: BackupTable, n: int) -> None:
+def test_a_failed_condition_changes_nothing_and_returns_the_current_max_n(backup: BackupTable, n: int) -> None:
     """The same or a smaller N: neither max_n nor the history changes."""
-    backup.raise_max_n("conv", note(8))
+    backup.raise_max_n("conv", make_raise(8))
     before = backup.get("conv")
-    assert backup.raise_max_n("conv", note(n)) == RaiseOutcome(8, False)
+    assert backup.raise_max_n("conv", make_raise(n)) == RaiseOutcome(8, False)
     assert backup.get("conv") == before
 
 
-def test_a_commit_follows_max_n_and_never_leads(backup: BackupTable) -> None:
-    """write_n goes up to max_n, never down, never above it, and makes no item where there is none."""
+def test_write_n_never_exceeds_max_n(backup: BackupTable) -> None:
+    """A commit raises write_n up to max_n, never lowers it, and creates no item."""
     assert backup.commit_write_n("conv", 2) is False
     assert backup.get("conv") is None
-    backup.raise_max_n("conv", note(8))
+    backup.raise_max_n("conv", make_raise(8))
     assert backup.commit_write_n("conv", 16) is False
     assert backup.commit_write_n("conv", 4) is True
     assert backup.commit_write_n("conv", 4) is False
@@ -72,7 +72,7 @@ def test_any_order_of_raises_and_commits_keeps_the_invariants(
     largest, committed = 0, 1
     for is_raise, n in steps:
         if is_raise:
-            outcome = backup.raise_max_n(conversation_id, note(n))
+            outcome = backup.raise_max_n(conversation_id, make_raise(n))
             assert outcome == RaiseOutcome(max(largest, 1), n > largest)
             largest = max(largest, n)
         else:
@@ -88,14 +88,14 @@ def test_any_order_of_raises_and_commits_keeps_the_invariants(
 
 
 @pytest.mark.usefixtures("atomic")
-def test_of_raises_at_the_same_time_one_wins(backup: BackupTable) -> None:
-    """Eight service instances raise to 2, 4, 8, 16: each N is remembered once at most, and the largest stays."""
+def test_concurrent_raises_are_recorded_once(backup: BackupTable) -> None:
+    """Eight service instances raise to 2, 4, 8, 16: each N is recorded at most once, and the largest stays."""
     _ = backup.client
     barrier = threading.Barrier(8)
 
     def raise_all(_: int) -> list[int]:
         barrier.wait()
-        return [n for n in (2, 4, 8, 16) if backup.raise_max_n("conv", note(n)).changed]
+        return [n for n in (2, 4, 8, 16) if backup.raise_max_n("conv", make_raise(n)).changed]
 
     with ThreadPoolExecutor(8) as pool:
         changed = sorted(n for changes in pool.map(raise_all, range(8)) for n in changes)
@@ -109,17 +109,17 @@ def test_of_raises_at_the_same_time_one_wins(backup: BackupTable) -> None:
 
 
 def test_many_ids_are_read_in_batches(backup: BackupTable) -> None:
-    """DynamoDB takes 100 in one request; an id without an item is left out; one asked for twice is one."""
-    put(backup, *(entry(f"conv_{number}", number + 1, 1) for number in range(0, 250, 2)))
+    """One request takes 100 ids. An id without an item is omitted, and a repeated id is read once."""
+    put_items(backup, *(make_item(f"conv_{number}", number + 1, 1) for number in range(0, 250, 2)))
     ids = [f"conv_{number}" for number in range(250)]
     found = backup.get_many([*ids, *ids[:10]])
     assert {i: held.max_n for i, held in found.items()} == {f"conv_{n}": n + 1 for n in range(0, 250, 2)}
     assert backup.get_many([]) == {}
 
 
-def test_what_a_batch_leaves_unprocessed_is_asked_again(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
-    """DynamoDB answers in part when it is throttled in part: nothing may be taken for missing."""
-    put(stubbed_backup, *(entry(f"conv_{number}", 2, 2) for number in range(5)))
+def test_unprocessed_keys_are_requested_again(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
+    """A throttled table may answer a part of a batch: the rest must not be taken for missing items."""
+    put_items(stubbed_backup, *(make_item(f"conv_{number}", 2, 2) for number in range(5)))
     table = stubbed_backup.name
 
     def first_key_only(operation: str, request: dict[str, Any]) -> Any:
@@ -127,17 +127,17 @@ def test_what_a_batch_leaves_unprocessed_is_asked_again(stubbed_backup: BackupTa
         if operation != "BatchGetItem" or len(keys) < 2:
             return None
         left = {table: {"Keys": keys[1:], "ConsistentRead": True}}
-        return 200, {"Responses": {table: [entry(keys[0]["conversation_id"]["S"], 2, 2)]}, "UnprocessedKeys": left}
+        return 200, {"Responses": {table: [make_item(keys[0]["conversation_id"]["S"], 2, 2)]}, "UnprocessedKeys": left}
 
     aws_stub.rule = first_key_only
     assert len(stubbed_backup.get_many([f"conv_{number}" for number in range(5)])) == 5
     assert aws_stub.seen.count("BatchGetItem") == 5
 
 
-def test_reads_that_stay_unprocessed_are_throttled_reads(
+def test_keys_that_stay_unprocessed_raise_throttled_error(
     aws_settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub
 ) -> None:
-    """Some keys are never served: after longer and longer pauses an error, and not the others without them."""
+    """Some keys are never served: an error after growing pauses, and no partial result."""
     pauses: list[float] = []
     stubbed_backup = BackupTable(aws_stub.settings(aws_settings), sleep=pauses.append)
     table = stubbed_backup.name
@@ -165,11 +165,9 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("attributes", "problem"), DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_item_is_an_error_and_no_default(
-    backup: BackupTable, attributes: dict[str, Any], problem: str
-) -> None:
-    """Whoever reads it is told what is wrong with which item; a scan names it beside the sound ones."""
-    put(backup, {"conversation_id": {"S": "bad"}, **attributes}, entry("good", 4, 4))
+def test_a_damaged_item_raises_an_error(backup: BackupTable, attributes: dict[str, Any], problem: str) -> None:
+    """A read names the item and its damage, and a scan reports it with the sound entries."""
+    put_items(backup, {"conversation_id": {"S": "bad"}, **attributes}, make_item("good", 4, 4))
     with pytest.raises(DamagedEntryError, match="'bad'") as refused:
         backup.get("bad")
     assert problem in refused.value.message
@@ -181,31 +179,31 @@ def test_a_damaged_item_is_an_error_and_no_default(
     assert [found for page in pages for found in page.entries] == [("good", 4, 4)]
 
 
-def test_a_raise_puts_a_missing_max_n_in(backup: BackupTable) -> None:
-    """An item without one is as good as none."""
-    put(backup, {"conversation_id": {"S": "missing"}})
-    assert backup.raise_max_n("missing", note(4)) == RaiseOutcome(1, True)
+def test_a_raise_adds_a_missing_max_n(backup: BackupTable) -> None:
+    """An item without max_n counts as no item."""
+    put_items(backup, {"conversation_id": {"S": "missing"}})
+    assert backup.raise_max_n("missing", make_raise(4)) == RaiseOutcome(1, True)
 
 
 def test_a_raise_of_a_damaged_item_is_refused(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
-    """A text is neither above nor below a number for DynamoDB (moto fails there): it is left for people to look at."""
-    put(stubbed_backup, {"conversation_id": {"S": "text"}, "max_n": {"S": "4"}})
+    """DynamoDB orders no string against a number (moto fails there): a person must repair the item."""
+    put_items(stubbed_backup, {"conversation_id": {"S": "text"}, "max_n": {"S": "4"}})
     aws_stub.answer_always("UpdateItem", refusal("ConditionalCheckFailedException"))
     with pytest.raises(DamagedEntryError, match="not a number"):
-        stubbed_backup.raise_max_n("text", note(4))
+        stubbed_backup.raise_max_n("text", make_raise(4))
 
 
-def test_an_item_that_vanishes_during_a_raise_is_an_error(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
-    """Somebody deletes from the table: the raise is not acknowledged."""
+def test_an_item_deleted_during_a_raise_raises_an_error(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
+    """Another client deletes from the table: the raise is not acknowledged."""
     aws_stub.answer_always("UpdateItem", refusal("ConditionalCheckFailedException"))
     with pytest.raises(DamagedEntryError, match="vanished"):
-        stubbed_backup.raise_max_n("conv", note(4))
+        stubbed_backup.raise_max_n("conv", make_raise(4))
 
 
-def test_attributes_of_others_are_no_damage(backup: BackupTable) -> None:
-    """A TTL, a comment, or an odd entry in ``raises`` do not keep a sound max_n from being read."""
-    odd = {"L": [{"S": "?"}, {"M": {"n": {"S": "4"}}}, {"M": {"n": {"N": "2.5"}}}, {"M": {"n": {"N": "4"}}}]}
-    put(backup, entry("conv", 4, 4) | {"raises": odd, "ttl": {"N": "1"}, "comment": {"S": "mine"}})
+def test_foreign_attributes_are_ignored(backup: BackupTable) -> None:
+    """A TTL, a comment, or an unknown element of ``raises`` does not prevent reading a sound max_n."""
+    raises = {"L": [{"S": "?"}, {"M": {"n": {"S": "4"}}}, {"M": {"n": {"N": "2.5"}}}, {"M": {"n": {"N": "4"}}}]}
+    put_items(backup, make_item("conv", 4, 4) | {"raises": raises, "ttl": {"N": "1"}, "comment": {"S": "mine"}})
     assert backup.get("conv") == BackupEntry("conv", 4, 4, (Raise(4, "", "", ""),))
 
 
@@ -214,12 +212,16 @@ def test_attributes_of_others_are_no_damage(backup: BackupTable) -> None:
 
 @pytest.mark.parametrize("segments", [1, 2, 7])
 @pytest.mark.parametrize("limit", [None, 1, 10])
-def test_a_scan_is_the_truth(backup: BackupTable, segments: int, limit: int | None) -> None:
-    """Any number of segments, any page size: every item once; saltctl's own items are none."""
+def test_a_scan_yields_every_entry_once(backup: BackupTable, segments: int, limit: int | None) -> None:
+    """For any number of segments and any page size; saltctl's own items are not entries."""
     backup.claim_layout("v1:64", "salt")
     backup.lease.acquire("owner", 1000.0, host="here", pid=1, expiry=30.0)
     wanted = {f"conv_{number}": (number + 1, max(number, 1)) for number in range(45)}
-    put(backup, *(entry(i, max_n, write_n) for i, (max_n, write_n) in wanted.items()), {"conversation_id": {"S": "#x"}})
+    put_items(
+        backup,
+        *(make_item(i, max_n, write_n) for i, (max_n, write_n) in wanted.items()),
+        {"conversation_id": {"S": "#x"}},
+    )
     pages = list(backup.scan(segments, limit=limit))
     found = [item for page in pages for item in page.entries]
     assert len(found) == len(wanted)
@@ -230,20 +232,20 @@ def test_a_scan_is_the_truth(backup: BackupTable, segments: int, limit: int | No
         assert max(len(page.entries) for page in pages) <= limit
 
 
-def test_a_scan_counts_what_it_costs(backup: BackupTable) -> None:
+def test_a_scan_reports_consumed_capacity(backup: BackupTable) -> None:
     """Read capacity units as DynamoDB reports them."""
-    put(backup, *(entry(f"conv_{number}", 2, 2) for number in range(10)))
+    put_items(backup, *(make_item(f"conv_{number}", 2, 2) for number in range(10)))
     assert sum(page.consumed_rcu for page in backup.scan(2)) > 0
 
 
 def test_an_empty_page_is_not_the_end(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
-    """A page whose items were all filtered out has a LastEvaluatedKey, and the scan goes on there."""
-    put(stubbed_backup, *(entry(f"conv_{number}", 2, 2) for number in range(4)))
+    """A page with a LastEvaluatedKey and without items is followed by the next page."""
+    put_items(stubbed_backup, *(make_item(f"conv_{number}", 2, 2) for number in range(4)))
 
     def nothing_yet(operation: str, request: dict[str, Any]) -> Any:
         if operation != "Scan" or "ExclusiveStartKey" in request or aws_stub.seen.count("Scan") > 3:
             return None
-        return 200, {"Items": [], "Count": 0, "LastEvaluatedKey": {"conversation_id": {"S": "nowhere"}}}
+        return 200, {"Items": [], "Count": 0, "LastEvaluatedKey": {"conversation_id": {"S": "somewhere"}}}
 
     aws_stub.rule = nothing_yet
     pages = list(stubbed_backup.scan(1))
@@ -252,8 +254,8 @@ def test_an_empty_page_is_not_the_end(stubbed_backup: BackupTable, aws_stub: Aws
 
 
 def test_closing_a_scan_stops_its_segments(backup: BackupTable) -> None:
-    """Nothing goes on reading a table, and paying for it, for somebody who has left."""
-    put(backup, *(entry(f"conv_{number}", 2, 2) for number in range(50)))
+    """No thread continues to read the table, and to cost capacity, after its caller stopped."""
+    put_items(backup, *(make_item(f"conv_{number}", 2, 2) for number in range(50)))
     scan = backup.scan(3, limit=1)
     next(scan)
     assert isinstance(scan, Iterator)
@@ -261,9 +263,9 @@ def test_closing_a_scan_stops_its_segments(backup: BackupTable) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("scan-")]
 
 
-def test_a_slow_scan_gives_signs_of_life(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
-    """While nothing arrives, empty pages do, so that a rebuild can renew its lease."""
-    put(stubbed_backup, entry("conv", 2, 2))
+def test_a_slow_scan_yields_empty_pages(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
+    """While no page arrives the scan yields empty ones, so that a rebuild can renew its lease."""
+    put_items(stubbed_backup, make_item("conv", 2, 2))
     go_on = threading.Event()
 
     def wait(operation: str, request: dict[str, Any]) -> None:
@@ -278,8 +280,8 @@ def test_a_slow_scan_gives_signs_of_life(stubbed_backup: BackupTable, aws_stub: 
 
 
 def test_a_throttled_scan_completes(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
-    """Throttling delays a scan and does not end it; nothing is left out."""
-    put(stubbed_backup, *(entry(f"conv_{number}", 2, 2) for number in range(20)))
+    """Throttling delays a scan and does not end it; no entry is missing."""
+    put_items(stubbed_backup, *(make_item(f"conv_{number}", 2, 2) for number in range(20)))
     aws_stub.answer_first(4, "Scan", THROTTLED)
     assert sum(len(page.entries) for page in stubbed_backup.scan(2, limit=5)) == 20
     assert aws_stub.seen.count("Scan") >= 4 + 4
@@ -289,7 +291,7 @@ def test_a_throttled_scan_completes(stubbed_backup: BackupTable, aws_stub: AwsSt
 
 
 def test_the_first_claim_binds_the_table(backup: BackupTable) -> None:
-    """The same claim again is no change; any other is refused, and the hint has what to set."""
+    """The same claim again changes nothing; any other claim is refused with the settings to use."""
     backup.claim_layout("v1:64", "salt")
     backup.claim_layout("v1:64", "salt")
     for layout, prefix in (("v1:128", "salt"), ("v2:64", "salt"), ("v1:64", "pepper")):
@@ -300,9 +302,9 @@ def test_the_first_claim_binds_the_table(backup: BackupTable) -> None:
     backup.claim_layout("v1:64", "salt")
 
 
-def test_a_damaged_layout_is_told_and_not_taken_for_another(backup: BackupTable) -> None:
-    """Somebody wrote saltctl's own item by hand: nothing is bound to half of it."""
-    put(backup, {"conversation_id": {"S": "#layout"}, "layout": {"S": "v1:64"}, "key_prefix": {"N": "1"}})
+def test_a_damaged_layout_item_is_reported(backup: BackupTable) -> None:
+    """A half of the layout, edited by hand, is neither accepted nor taken for another layout."""
+    put_items(backup, {"conversation_id": {"S": "#layout"}, "layout": {"S": "v1:64"}, "key_prefix": {"N": "1"}})
     assert backup.bound_layout() == ("v1:64", "")
     for check in (backup.claim_layout, backup.check_layout):
         with pytest.raises(ConfigurationError, match="is damaged"):
@@ -312,13 +314,13 @@ def test_a_damaged_layout_is_told_and_not_taken_for_another(backup: BackupTable)
 # The table.
 
 
-def test_a_missing_table_is_a_matter_of_configuration(aws_settings: Settings) -> None:
-    """Every operation says which table, and what creates it; nothing takes it for an empty one."""
+def test_a_missing_table_is_a_configuration_error(aws_settings: Settings) -> None:
+    """Every operation names the table and the command that creates it; none takes it for an empty table."""
     backup = BackupTable(aws_settings)
     for call in (
         lambda: backup.get("conv"),
         lambda: backup.get_many(["a", "b"]),
-        lambda: backup.raise_max_n("conv", note(2)),
+        lambda: backup.raise_max_n("conv", make_raise(2)),
         lambda: backup.commit_write_n("conv", 2),
         lambda: backup.claim_layout("v1:64", "salt"),
         lambda: list(backup.scan(2)),
@@ -334,7 +336,7 @@ def test_a_missing_table_is_a_matter_of_configuration(aws_settings: Settings) ->
 
 
 def test_a_table_with_other_keys_is_refused(aws_settings: Settings) -> None:
-    """Somebody swapped the names of the two tables: the message shows the keys, the hint asks the question."""
+    """The names of the two tables were swapped: the message shows the keys, the hint asks about it."""
     backup = BackupTable(aws_settings)
     backup.client.create_table(
         TableName=aws_settings.backup_table,
@@ -354,7 +356,7 @@ def test_a_table_with_other_keys_is_refused(aws_settings: Settings) -> None:
     with pytest.raises(ConfigurationError):
         backup.get("conv")
     with pytest.raises(ConfigurationError):
-        backup.raise_max_n("conv", note(2))
+        backup.raise_max_n("conv", make_raise(2))
 
 
 def test_a_key_of_another_type_is_refused(aws_settings: Settings) -> None:
@@ -370,7 +372,7 @@ def test_a_key_of_another_type_is_refused(aws_settings: Settings) -> None:
         backup.check_table()
 
 
-def test_the_table_that_is_created_is_one_that_is_accepted(moto_backup: BackupTable, aws_settings: Settings) -> None:
+def test_the_created_table_passes_the_check(moto_backup: BackupTable, aws_settings: Settings) -> None:
     """On demand, protected against deletion, restorable to a point in time."""
     moto_backup.check_table()
     table = moto_backup.describe()

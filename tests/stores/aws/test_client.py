@@ -16,7 +16,7 @@ from saltctl.local.servers import LocalMoto, free_port
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import aws_errors, create_client, to_saltctl_error
-from tests.stores.aws.backup_helpers import THROTTLED, note
+from tests.stores.aws.backup_helpers import THROTTLED, make_raise
 from tests.support.stubs import GARBAGE, REASONS, THROTTLES, AwsStub, refusal, throttled
 
 
@@ -29,21 +29,21 @@ from tests.support.stubs import GARBAGE, REASONS, THROTTLES, AwsStub, refusal, t
     ],
     ids=lambda answer: answer[1]["__type"].rpartition("#")[2],
 )
-def test_throttled_writes_say_so(stubbed_backup: BackupTable, aws_stub: AwsStub, answer: Any) -> None:
-    """An error that a later retry can cure."""
+def test_throttled_writes_raise_throttled_error(stubbed_backup: BackupTable, aws_stub: AwsStub, answer: Any) -> None:
+    """A later retry can succeed."""
     aws_stub.answer_always("UpdateItem", answer)
     with pytest.raises(ThrottledError, match="throttles") as refused:
-        stubbed_backup.raise_max_n("conv", note(2))
+        stubbed_backup.raise_max_n("conv", make_raise(2))
     assert refused.value.exit_code == 69
     with pytest.raises(ThrottledError):
         stubbed_backup.commit_write_n("conv", 2)
 
 
 def test_a_few_failures_are_retried(aws_settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub) -> None:
-    """The client as everybody gets it: two server errors in a row do not show."""
+    """The default client hides two server errors in a row."""
     behind = BackupTable(aws_stub.settings(aws_settings))
     aws_stub.answer_first(2, "UpdateItem", refusal("InternalServerError", 500))
-    assert behind.raise_max_n("conv", note(2)).changed
+    assert behind.raise_max_n("conv", make_raise(2)).changed
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_a_few_failures_are_retried(aws_settings: Settings, moto_backup: BackupT
     ],
     ids=lambda value: value[1]["__type"].rpartition("#")[2] if isinstance(value, tuple) else "",
 )
-def test_each_refusal_has_its_error(
+def test_each_error_code_has_its_exception(
     stubbed_backup: BackupTable, aws_stub: AwsStub, answer: Any, error: type[SaltctlError], says: str
 ) -> None:
-    """Outages, permissions and configuration are told apart: other exit codes, other next steps."""
+    """Outages, permissions and configuration have different exit codes and different next steps."""
     aws_stub.rule = lambda operation, request: answer
     for call in (
         lambda: stubbed_backup.get("conv"),
-        lambda: stubbed_backup.raise_max_n("conv", note(2)),
+        lambda: stubbed_backup.raise_max_n("conv", make_raise(2)),
         lambda: list(stubbed_backup.scan(1)),
     ):
         with pytest.raises(error, match=says) as refused:
@@ -76,21 +76,21 @@ def test_each_refusal_has_its_error(
         assert refused.value.hint
 
 
-def test_nobody_at_the_endpoint(aws_settings: Settings) -> None:
-    """The message names the endpoint, which is most often what is wrong."""
-    nowhere = replace(aws_settings, aws_endpoint_url=f"http://127.0.0.1:{free_port()}")
-    backup = BackupTable(nowhere, client=create_client(nowhere, "dynamodb", attempts=1))
-    with pytest.raises(AwsUnavailableError, match=f"cannot be reached .* at {nowhere.aws_endpoint_url}") as refused:
+def test_an_endpoint_that_refuses_connections(aws_settings: Settings) -> None:
+    """The message names the endpoint, which is the most likely mistake."""
+    unreachable = replace(aws_settings, aws_endpoint_url=f"http://127.0.0.1:{free_port()}")
+    backup = BackupTable(unreachable, client=create_client(unreachable, "dynamodb", attempts=1))
+    with pytest.raises(AwsUnavailableError, match=f"cannot be reached .* at {unreachable.aws_endpoint_url}") as refused:
         backup.get("conv")
     assert refused.value.exit_code == 69
 
 
 def test_an_endpoint_that_never_answers(aws_settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub) -> None:
-    """The request ends after aws_timeout, and not after botocore's minute."""
-    leave = threading.Event()
+    """The request ends after aws_timeout, not after botocore's minute."""
+    finished = threading.Event()
 
     def never(operation: str, request: dict[str, Any]) -> None:
-        leave.wait(30)
+        finished.wait(30)
 
     aws_stub.rule = never
     slow = aws_stub.settings(replace(aws_settings, aws_timeout=0.2))
@@ -99,11 +99,11 @@ def test_an_endpoint_that_never_answers(aws_settings: Settings, moto_backup: Bac
         with pytest.raises(AwsUnavailableError, match="ReadTimeout"):
             behind.get("conv")
     finally:
-        leave.set()
+        finished.set()
 
 
 def test_no_region(aws_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Named as the setting that is missing."""
+    """The error names the setting that is missing."""
     monkeypatch.delenv("AWS_REGION")
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     with pytest.raises(ConfigurationError, match="no AWS Region") as refused:
@@ -112,7 +112,7 @@ def test_no_region(aws_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_no_credentials(aws_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A matter of permission, with the command that shows who one is to AWS."""
+    """A permission error, with the command that shows the current AWS identity."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(AccessDeniedError, match="no usable AWS credentials") as refused:
@@ -122,28 +122,28 @@ def test_no_credentials(aws_settings: Settings, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_unknown_profile(aws_settings: Settings) -> None:
-    """A matter of configuration."""
-    with pytest.raises(ConfigurationError, match="nobody"):
-        BackupTable(replace(aws_settings, aws_profile="nobody")).get("conv")
+    """A configuration error that names the profile."""
+    with pytest.raises(ConfigurationError, match="unknown"):
+        BackupTable(replace(aws_settings, aws_profile="unknown")).get("conv")
 
 
-def test_an_endpoint_of_the_environment_is_left_to_botocore(
+def test_botocore_reads_endpoints_from_the_environment(
     aws_settings: Settings, moto: LocalMoto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """AWS_ENDPOINT_URL_DYNAMODB is more specific than AWS_ENDPOINT_URL, and botocore knows that."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", moto.url)
-    told = replace(
+    behind = replace(
         aws_settings,
         aws_endpoint_url="http://127.0.0.1:1",
         origins={"aws_endpoint_url": "environment AWS_ENDPOINT_URL"},
     )
-    BackupTable(told).create()
-    assert BackupTable(told).get("conv") is None
+    BackupTable(behind).create()
+    assert BackupTable(behind).get("conv") is None
 
 
-def test_many_threads_make_one_client(aws_settings: Settings, moto_backup: BackupTable) -> None:
-    """At first use, all at once: the client is made once, and everybody's reads succeed."""
+def test_concurrent_first_uses_create_one_client(aws_settings: Settings, moto_backup: BackupTable) -> None:
+    """Eight threads use the table for the first time together: they share one client, and all reads succeed."""
     fresh = BackupTable(aws_settings)
     barrier = threading.Barrier(8)
 
@@ -156,20 +156,20 @@ def test_many_threads_make_one_client(aws_settings: Settings, moto_backup: Backu
         assert len(set(pool.map(client, range(8)))) == 1
 
 
-def test_a_proxys_page_is_no_missing_item(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
-    """A 200 that is no JSON is an outage: taken for a missing item it would make a salted conversation unsalted."""
+def test_a_proxy_page_is_not_a_missing_item(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
+    """A 200 that is not JSON is an outage: as a missing item it would make a salted conversation unsalted."""
     aws_stub.answer_always("GetItem", GARBAGE)
     with pytest.raises(AwsUnavailableError):
         stubbed_backup.get("c")
 
 
-def test_a_defect_is_not_passed_off_as_an_outage() -> None:
-    """The same kinds of exception, raised by anybody but botocore's parsers, stay what they are."""
+def test_an_internal_error_is_not_converted_to_an_outage() -> None:
+    """Exceptions of the same types that botocore's parser did not raise are not converted."""
     with pytest.raises(AttributeError), aws_errors("here"):
         _ = "text".get  # type: ignore[attr-defined]
 
 
-def test_only_a_key_range_of_the_table_is_heat(settings: Settings) -> None:
+def test_only_key_range_throttling_of_the_table_is_heat(settings: Settings) -> None:
     """Three errors with two spellings, sixteen reasons: all are throttling, and salting helps against two of them."""
     from botocore.exceptions import ClientError
 

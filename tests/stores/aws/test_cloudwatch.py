@@ -61,8 +61,8 @@ def test_requests_stay_within_the_limits(metrics: CloudWatchMetrics, stub: AwsSt
     assert len(stub.seen) >= math.ceil(count * points / MAX_POINTS)
 
 
-def test_pages_of_one_answer_are_put_together(metrics: CloudWatchMetrics, stub: AwsStub) -> None:
-    """A series comes in pieces over several pages: all of it is there, in order, an empty page in between or not."""
+def test_a_series_is_collected_from_several_pages(metrics: CloudWatchMetrics, stub: AwsStub) -> None:
+    """A series arrives in parts over several pages, one of them empty: all of it is returned in order."""
 
     def piece(minute: int) -> dict[str, Any]:
         return {"Id": "q0", "Timestamps": [START + 60 * minute], "Values": [minute], "StatusCode": "PartialData"}
@@ -76,7 +76,7 @@ def test_pages_of_one_answer_are_put_together(metrics: CloudWatchMetrics, stub: 
 @pytest.mark.parametrize(
     ("status", "error"), [("Forbidden", AccessDeniedError), ("InternalError", AwsUnavailableError)]
 )
-def test_a_series_that_failed_is_not_an_empty_one(
+def test_a_failed_series_raises_an_error(
     metrics: CloudWatchMetrics, stub: AwsStub, status: str, error: type[Exception]
 ) -> None:
     """CloudWatch may answer 200 with one series that failed."""
@@ -86,10 +86,8 @@ def test_a_series_that_failed_is_not_an_empty_one(
         metrics.read(_keys(1), START, START + 600, 60)
 
 
-def test_the_most_throttled_keys_come_from_the_rules_for_throttled_keys(
-    metrics: CloudWatchMetrics, stub: AwsStub
-) -> None:
-    """Of the table's rules only those named PKT are read; the sums of one key over rules are added."""
+def test_throttled_keys_are_read_from_pkt_rules(metrics: CloudWatchMetrics, stub: AwsStub) -> None:
+    """Only the table's rules named PKT are read; the sums of a key over several rules are added."""
     rules = ["DynamoDBContributorInsights-PKC-t-1", "DynamoDBContributorInsights-PKT-t-1"]
 
     def rule(operation: str, request: dict[str, Any]) -> Any:
@@ -113,17 +111,17 @@ def test_the_most_throttled_keys_come_from_the_rules_for_throttled_keys(
         (refusal("UnknownOperationException"), "unsupported"),
     ],
 )
-def test_without_contributor_insights_a_scan_goes_on(
+def test_missing_contributor_insights_raise_no_error(
     metrics: CloudWatchMetrics, stub: AwsStub, answer: Any, status: str
 ) -> None:
-    """Off, forbidden or unknown: said, and not raised."""
+    """Disabled, forbidden and unsupported are statuses."""
     stub.rule = lambda operation, request: answer
     found = metrics.contributors("t", START, START + 600)
     assert (found.status, found.keys) == (status, ())
 
 
-def test_alarms_bear_their_tag_and_others_are_told_apart(metrics: CloudWatchMetrics) -> None:
-    """What is put is found again as it was wished, and as saltctl's own; an untagged one is not."""
+def test_alarms_are_recognised_by_their_tag(metrics: CloudWatchMetrics) -> None:
+    """An alarm is listed as it was put, and as owned; an alarm without the tag is not owned."""
     spec = AlarmSpec("own/x", MetricKey("WriteThrottleEvents", "t"), 10.0, 2, ("arn:aws:sns:x:1:t",), "about")
     metrics.put_alarm(spec)
     metrics.put_alarm(spec)

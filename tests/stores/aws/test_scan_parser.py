@@ -1,4 +1,4 @@
-"""From the bytes of a scan's answer to entries: the fast way and the slow one see the same, and damage is told."""
+"""Parsing pages of a scan: both parsers agree, and damage is reported."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def parse(body: bytes, *, slowly: bool = True) -> ScanPage:
 
 
 @given(PAGES)
-def test_the_fast_way_sees_what_the_slow_one_sees(page: dict[str, Any]) -> None:
-    """Entries, damage, what is above the cap, costs and position, whatever the items are."""
+def test_both_parsers_agree(page: dict[str, Any]) -> None:
+    """On entries, damage, entries above the cap, consumed capacity and position, for any items."""
     body = json.dumps(page).encode()
     assert parse(body, slowly=False) == parse(body)
 
@@ -62,14 +62,14 @@ def test_the_fast_way_sees_what_the_slow_one_sees(page: dict[str, Any]) -> None:
         ("1.5", [], [], "not a positive whole number"),
     ],
 )
-def test_above_the_cap_is_named_and_merged_and_the_impossible_is_damage(
+def test_entries_above_the_cap_are_reported_and_impossible_ones_damaged(
     slowly: bool,
     max_n: str,
     entries: list[tuple[str, int, int]],
     above_cap: list[tuple[str, int]],
     problem: str | None,
 ) -> None:
-    """An N of somebody else's is served all the same; one that no setting allows cannot be saltctl's."""
+    """An N of another client is served; an N that no setting allows cannot be saltctl's."""
     page = {"Items": [{"conversation_id": {"S": "conv"}, "max_n": {"N": max_n}, "write_n": {"N": "1"}}]}
     answer = parse(json.dumps(page).encode(), slowly=slowly)
     assert (answer.entries, answer.above_cap) == (entries, above_cap)
@@ -80,14 +80,14 @@ def test_above_the_cap_is_named_and_merged_and_the_impossible_is_damage(
 @pytest.mark.parametrize(
     "body", [b"", b'{"Items": [{"conversation_id": {"S"', b"[]", b"{}", b'{"Items": [{}]}', b"\xff"]
 )
-def test_what_is_no_page_is_told(slowly: bool, body: bytes) -> None:
-    """Cut off, empty, or somebody else's answer: never an empty page, which would pass for a segment's end."""
+def test_a_malformed_page_raises_an_error(slowly: bool, body: bytes) -> None:
+    """Cut off, empty or foreign: it must never pass for an empty page, which could end a segment."""
     with pytest.raises(MalformedPageError):
         parse(body, slowly=slowly)
 
 
 class Events:
-    """A client that answers each scan with bytes, as botocore hands them to those who listen before it parses."""
+    """A client that passes each response to the listener of before-parse, as botocore does."""
 
     def __init__(self, body: bytes, headers: dict[str, str]) -> None:
         self.meta = self
@@ -97,19 +97,19 @@ class Events:
         self._listener: Any = None
 
     def register(self, name: str, listener: Any, unique_id: str) -> None:
-        """Listen."""
+        """Register the listener."""
         self._listener = listener
 
     def scan(self, **request: Any) -> dict[str, Any]:
-        """One answer."""
+        """Answer one request."""
         customized: dict[str, Any] = {}
         response = {"status_code": 200, "body": self._body, "headers": self._headers}
         self._listener(response_dict=response, customized_response_dict=customized)
         return customized
 
 
-def test_a_page_that_was_changed_on_its_way_is_told() -> None:
-    """By DynamoDB's checksum; an answer that a proxy has compressed has another one, and is not compared."""
+def test_a_changed_page_fails_its_checksum() -> None:
+    """DynamoDB's checksum is compared, except for a response that a proxy has compressed."""
     body = b'{"Items": [{"conversation_id": {"S": "conv"}, "max_n": {"N": "4"}, "write_n": {"N": "4"}}]}'
     right, wrong = {"x-amz-crc32": str(crc32(body))}, {"x-amz-crc32": str(crc32(body) ^ 1)}
     for headers in (right, {}, wrong | {"content-encoding": "gzip"}):
