@@ -6,20 +6,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saltctl.cli.output import Column, OutputFormat, console, print_result, resolve_format, write_json_line
+from saltctl.cli.output import OutputFormat, columns_of, console, print_result, resolve_format, write_json_line
 from saltctl.cli.session import OutputOption, duration_option, session_of
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from saltctl.health.facts import Facts
 
-KEYS = ("at", "registry", "drift", "service", "raises", "throttles", "lease")
-COLUMNS = tuple(Column(key, key) for key in KEYS)
-SHORTEST = 0.5
+COLUMNS = columns_of("at registry drift service raises throttles lease")
+MIN_INTERVAL = 0.5
+"""Shortest interval of --watch, in seconds."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,19 +29,20 @@ def add_to(app: typer.Typer) -> None:
 
 def status(
     context: typer.Context,
-    watch: Annotated[float, duration_option("--watch", "Look again so often, until q or Ctrl-C.")] = 0.0,
+    watch: Annotated[float, duration_option("--watch", "Refresh at this interval, until q or Ctrl-C.")] = 0.0,
     output: OutputOption = None,
 ) -> None:
     """Show everything on one screen: registry, drift, service, raises, throttling, lease.
 
-    What is down says so in its own line, and the rest is shown. It judges nothing and exits 0: see saltctl
-    doctor. --watch needs a terminal, or -o jsonl, which prints a line each time.
+    A source that is down shows its error, and the others are shown. Exits 0 whatever it shows: saltctl doctor
+    judges. --watch needs a terminal, or -o jsonl, which prints a line each time.
 
     \b
     Examples:
       saltctl status
       saltctl status -o json
     """
+    from saltctl.cli.health.status_view import draw
     from saltctl.health.facts import Facts
     from saltctl.health.status import read_status
 
@@ -50,50 +51,45 @@ def status(
     settings.require_redis_url()
     facts = Facts(settings)
     if watch:
-        _watch(facts, max(watch, SHORTEST), chosen)
+        _watch(facts, max(watch, MIN_INTERVAL), chosen)
         return
     record = read_status(facts)
-    print_result(record, output, columns=COLUMNS, human_view=lambda screen: screen.print(_drawn(record)))
+    print_result(record, output, columns=COLUMNS, human_view=lambda screen: screen.print(draw(record)))
 
 
-def _drawn(record: dict[str, Any]) -> Any:
+def _watch(facts: Facts, interval: float, chosen: OutputFormat) -> None:
     from saltctl.cli.health.status_view import draw
-
-    return draw(record)
-
-
-def _watch(facts: Facts, seconds: float, chosen: OutputFormat) -> None:
     from saltctl.health.status import read_status
 
     if chosen is OutputFormat.jsonl:
         while True:
             write_json_line(read_status(facts.refreshed()))
             sys.stdout.flush()
-            time.sleep(seconds)
+            time.sleep(interval)
     if chosen is not OutputFormat.table or not sys.stdout.isatty():
-        raise UsageError("--watch needs a terminal, or a line for each look", hint="saltctl status --watch 2s -o jsonl")
+        raise UsageError("--watch needs a terminal or -o jsonl", hint="saltctl status --watch 2s -o jsonl")
     from rich.live import Live
 
-    with _keys() as pressed, Live(console=console(), screen=True, auto_refresh=False) as live:
+    with _key_reader() as read_key, Live(console=console(), screen=True, auto_refresh=False) as live:
         try:
             while True:
-                live.update(_drawn(read_status(facts.refreshed())), refresh=True)
-                if pressed(seconds) == "q":
+                live.update(draw(read_status(facts.refreshed())), refresh=True)
+                if read_key(interval) == "q":
                     return
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
-def _nobody(seconds: float) -> str:
-    time.sleep(seconds)
-    return ""
-
-
 @contextmanager
-def _keys() -> Iterator[Callable[[float], str]]:
-    """Waits for a key and returns it, or nothing once the time is over; the terminal is put back in the end."""
+def _key_reader() -> Iterator[Callable[[float], str]]:
+    """Yield a function that waits for a key and returns it, or "" after a timeout. Restore the terminal at the end."""
+
+    def wait(timeout: float) -> str:
+        time.sleep(timeout)
+        return ""
+
     if not sys.stdin.isatty():
-        yield _nobody
+        yield wait
         return
     import os
     import select
@@ -101,14 +97,14 @@ def _keys() -> Iterator[Callable[[float], str]]:
     import tty
 
     descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
+    attributes = termios.tcgetattr(descriptor)
 
-    def pressed(seconds: float) -> str:
-        ready, _, _ = select.select([descriptor], [], [], seconds)
+    def read_key(timeout: float) -> str:
+        ready, _, _ = select.select([descriptor], [], [], timeout)
         return os.read(descriptor, 1).decode("ascii", "replace").lower() if ready else ""
 
     try:
         tty.setcbreak(descriptor)
-        yield pressed
+        yield read_key
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, attributes)

@@ -1,10 +1,11 @@
-"""How ``saltctl status`` looks to people: a line or a few for each panel."""
+"""The human view of ``saltctl status``: a few lines for each panel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from saltctl.cli.output import format_value
 from saltctl.cli.text import format_age, printable
 
 if TYPE_CHECKING:
@@ -12,113 +13,107 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 BARS = "▁▂▃▄▅▆▇█"
-SHOWN_RAISES = 5
-GOOD, BAD, ODD, QUIET = "green", "bold red", "yellow", "dim"
+MAX_RAISES = 5
+GOOD, BAD, WARNING, QUIET = "green", "bold red", "yellow", "dim"
 Panel = Mapping[str, Any]
 
 
 def draw(record: Mapping[str, Any]) -> Table:
-    """The screen."""
+    """Build the screen."""
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row(_text("at"), _text(printable(str(record["at"])), style=QUIET))
-    for name, show in _PANELS.items():
+    grid.add_row("at", _line(str(record["at"]), style=QUIET))
+    for name, draw_panel in _PANELS.items():
         panel = record[name]
-        lines = [_text(printable(str(panel["error"])), style=BAD)] if panel["error"] is not None else show(panel)
-        for place, line in enumerate(lines):
-            grid.add_row(_text("" if place else name), line)
+        lines = draw_panel(panel) if panel["error"] is None else [_line(str(panel["error"]), style=BAD)]
+        for number, line in enumerate(lines):
+            grid.add_row("" if number else name, line)
     return grid
 
 
-def _text(told: str, style: str = "") -> Text:
+def _line(content: str, style: str = "") -> Text:
     from rich.text import Text
 
-    # A style of the whole would go on in what is appended.
-    return Text().append(told, style=style or None)
+    # Text(content, style=style) would also style whatever is appended.
+    return Text().append(printable(content), style=style or None)
+
+
+def _counted(count: int, singular: str, plural: str) -> str:
+    return f"{count:,} {singular if count == 1 else plural}"
 
 
 def _registry(panel: Panel) -> list[Text]:
     primaries: Sequence[Panel] = panel["primaries"]
     if panel["verified"]:
-        since = f"since the rebuild {format_age(panel['since'])}" if panel["since"] else "nobody noted since when"
-        line = _text("verified", style=GOOD).append(f" {since}", style="default")
+        since = f"since the rebuild {format_age(panel['since'])}" if panel["since"] else "since an unknown time"
+        line = _line("verified", style=GOOD).append(f" {since}", style="default")
     else:
-        line = _text("NOT VERIFIED: every lookup asks the backup; saltctl rebuild", style=BAD)
-    count = len(primaries)
-    line.append(
-        f", {panel['entries']:,} entries on {count} {'primary' if count == 1 else 'primaries'}", style="default"
-    )
+        line = _line("NOT VERIFIED, lookups use the backup", style=BAD)
+    count = _counted(len(primaries), "primary", "primaries")
+    line.append(f", {panel['entries']:,} entries on {count}", style="default")
     lines = [line]
-    if count > 1:
+    if len(primaries) > 1:
         lines += [
-            _text(f"{printable(p['name'])}  {p['entries']:,} entries, {'' if p['verified'] else 'not '}verified")
-            for p in primaries
+            _line(f"{each['name']}  {each['entries']:,} entries, {'' if each['verified'] else 'not '}verified")
+            for each in primaries
         ]
+    if not panel["verified"]:
+        lines.append(_line("run: saltctl rebuild"))
     return lines
 
 
 def _drift(panel: Panel) -> list[Text]:
     if panel["found"]:
-        told = f"{panel['found']:,} of a sample of {panel['checked']:,} differ; saltctl compare"
-        return [_text(told, style=BAD)]
+        found = f"{panel['found']:,} of a sample of {panel['checked']:,} differ"
+        return [_line(found, style=BAD), _line("run: saltctl compare")]
     if not panel["checked"]:
-        return [_text("no conversation is in this sample", style=QUIET)]
-    return [_text(f"none in a sample of {panel['checked']:,}", style=GOOD)]
+        return [_line("the sample contains no conversation", style=QUIET)]
+    return [_line(f"none in a sample of {panel['checked']:,}", style=GOOD)]
 
 
 def _service(panel: Panel) -> list[Text]:
     verdict = str(panel["verdict"])
-    line = _text(verdict, style=GOOD if verdict == "ok" else BAD)
-    lag = "unknown" if panel["lag"] is None else f"{panel['lag']:,}"
-    pending = "unknown" if panel["pending"] is None else f"{panel['pending']:,}"
+    lag, pending = ("unknown" if panel[key] is None else format_value(panel[key]) for key in ("lag", "pending"))
+    line = _line(verdict, style=GOOD if verdict == "ok" else BAD)
     line.append(f": {panel['alive']} alive, {lag} unread, {pending} pending", style="default")
-    letters = panel["dead_letters"]
-    if letters:
-        line.append(f", {letters:,} dead {'letter' if letters == 1 else 'letters'}", style=ODD)
+    if panel["dead_letters"]:
+        line.append(f", {_counted(panel['dead_letters'], 'dead letter', 'dead letters')}", style=WARNING)
     return [line]
 
 
 def _raises(panel: Panel) -> list[Text]:
-    latest = panel["last"][:SHOWN_RAISES]
-    if not latest:
-        return [_text("none that the service noted", style=QUIET)]
     return [
-        _text(
-            printable(
-                f"{raised['conversation_id']}  {raised['before']} → {raised['after']}  {format_age(str(raised['at']))}"
-                + (f"  {raised['reason']}" if raised["reason"] else "")
-            )
+        _line(
+            f"{raised['conversation_id']}  {raised['before']} → {raised['after']}  {format_age(str(raised['at']))}"
+            + (f"  {raised['reason']}" if raised["reason"] else "")
         )
-        for raised in latest
-    ]
+        for raised in panel["last"][:MAX_RAISES]
+    ] or [_line("no raises recorded by the service", style=QUIET)]
 
 
 def _throttles(panel: Panel) -> list[Text]:
     if not panel["seen"]:
-        return [_text(f"no data of table {printable(panel['table'])}, which is not health", style=ODD)]
-    bars = sparkline(panel["per_minute"])
+        return [_line(f"no data of table {panel['table']}; no data does not mean healthy", style=WARNING)]
     causes = ", ".join(f"{cause} {count:,.0f}" for cause, count in panel["causes"].items() if count)
-    line = _text(bars, style=BAD if panel["total"] else GOOD)
-    told = f" {panel['total']:,.0f} in {len(panel['per_minute'])} minutes{f' ({causes})' if causes else ''}"
-    return [line.append(printable(told), style="default")]
+    line = _line(sparkline(panel["per_minute"]), style=BAD if panel["total"] else GOOD)
+    count = f" {panel['total']:,.0f} in {len(panel['per_minute'])} minutes{f' ({causes})' if causes else ''}"
+    return [line.append(printable(count), style="default")]
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A bar for each value, as high as its share of the largest; the lowest bar is nothing at all."""
-    most = max(values, default=0.0)
-    if most <= 0:
-        return BARS[0] * len(values)
-    return "".join(BARS[0] if value <= 0 else BARS[max(1, round(value / most * 7))] for value in values)
+    """Draw a bar for each value, scaled to the largest one. Only a zero has the lowest bar."""
+    peak = max(values, default=0.0)
+    return "".join(BARS[0] if value <= 0 else BARS[max(1, round(value / peak * 7))] for value in values)
 
 
 def _lease(panel: Panel) -> list[Text]:
     if not panel["held"]:
-        return [_text("free", style=GOOD)]
-    who = f"process {panel['pid']} on {panel['host']}: {panel['progress']}, heartbeat {format_age(panel['heartbeat'])}"
-    return [_text(printable(who), style=ODD)]
+        return [_line("free", style=GOOD)]
+    process = f"process {panel['pid']} on {panel['host']}"
+    return [_line(f"{process}: {panel['progress']}, heartbeat {format_age(panel['heartbeat'])}", style=WARNING)]
 
 
 _PANELS: Mapping[str, Callable[[Panel], list[Text]]] = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saltctl.cli.output import Column, OutputFormat, columns_of, print_result, resolve_format
+from saltctl.cli.output import Column, OutputFormat, columns_of, format_value, print_result, resolve_format
 from saltctl.cli.session import ConfirmOption, DryRunOption, OutputOption, Session, YesOption, session_of
 
 if TYPE_CHECKING:
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 group = typer.Typer(help="Manage CloudWatch alarms on throttling.", no_args_is_help=True)
 HUMAN_COLUMNS = (
     Column("metric", "metric", show=lambda r: r["metric"] + (f" {r['operation']}" if r["operation"] else "")),
-    *columns_of("threshold periods state action", threshold="at", periods="min"),
-    Column("actions", "notifies", show=lambda r: " ".join(arn.rpartition(":")[2] for arn in r["actions"])),
+    *columns_of("threshold periods"),
+    Column("state", show=lambda r: {"INSUFFICIENT_DATA": "no data"}.get(r["state"], format_value(r["state"]))),
+    Column("action"),
+    Column("actions", show=lambda r: " ".join(arn.rpartition(":")[2] for arn in r["actions"])),
 )
-COLUMNS = (*columns_of("name metric operation"), *HUMAN_COLUMNS[1:])
+COLUMNS = columns_of("name metric operation threshold periods state action actions")
 TableOption = Annotated[
     str | None, typer.Option("--table", metavar="TABLE", help="The table; the messages table if omitted.")
 ]
@@ -107,5 +109,7 @@ def _open(context: typer.Context, table: str | None) -> tuple[Session, CloudWatc
 
 
 def _print(records: list[dict[str, Any]], output: OutputFormat | None) -> None:
-    columns = HUMAN_COLUMNS if resolve_format(output) is OutputFormat.table else COLUMNS
+    columns = COLUMNS
+    if resolve_format(output) is OutputFormat.table:
+        columns = tuple(column for column in HUMAN_COLUMNS if any(record[column.key] for record in records))
     print_result(records, output, columns=columns, empty="saltctl has created no alarms for this table")

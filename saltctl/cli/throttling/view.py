@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SERIES_COLUMNS = (
     Column("metric"),
-    Column("of", "of", show=lambda r: str(r["index"] or r["operation"] or "table")),
+    Column("scope", show=lambda r: str(r["index"] or r["operation"] or "table")),
     *columns_of("sum peak"),
     Column("peak_at", "peak at", show=lambda r: str(r["peak_at"])[5:16].replace("T", " ")),
 )
