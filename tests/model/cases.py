@@ -1,11 +1,10 @@
-"""What is explored: the protocol in several worlds, and mutations of it that must each be caught.
+"""The cases: the protocol in several worlds, and mutations of it, each of which must be caught.
 
-A mutation is a subclass of a real class that does one thing otherwise, a changed text of a script, or a Redis that
-lacks what the protocol builds on. A mutation that no longer applies, since the code that it changes has changed,
-is an error.
+A mutation is a subclass of a real class with one difference, a changed script, or a Redis without a property that the
+protocol needs. A mutation that no longer applies, because its code has changed, is an error.
 
-Where a case says nothing else: raises to 2 and to 4, one rebuild, one writer, each again and again; one Redis that may
-be killed with and without its AOF, flushed, and given another replication id.
+The defaults of a case: raises to 2 and to 4, one rebuild and one writer, each repeated without limit; one Redis that
+may be killed with and without its AOF, flushed, and given another replication id.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from saltctl.stores.redis.errors import redis_errors
 from saltctl.stores.redis.merge_commands import Entry
 from saltctl.stores.redis.registry import RedisRebuildSession, RedisRegistry
 from saltctl.stores.redis.scripts import script
-from tests.model.fates import Failure
+from tests.model.failures import Failure
 from tests.model.replay import CONVERSATION, Code, ModelBackup
 from tests.model.world import Broken, Case
 
@@ -85,14 +84,14 @@ THOROUGH = (
         failures=2,
     ),
 )
-"""The protocol within wider bounds, for ``python -m tests.model --thorough``: some twelve minutes and 1.5 GB."""
+"""The protocol within wider bounds, for ``python -m tests.model --thorough``: about twelve minutes and 1.5 GB."""
 
 
 # Raises.
 
 
-class _Wrapped:
-    """Everything as the wrapped store has it, but for what a subclass defines."""
+class _Delegating:
+    """Delegates to a store, except for the methods that a subclass defines."""
 
     def __init__(self, store: object) -> None:
         self._inner = store
@@ -102,10 +101,10 @@ class _Wrapped:
 
 
 class RedisBeforeBackup(Registry):
-    """A raise whose second step comes first."""
+    """A raise that does its second step first."""
 
     def __init__(self, store: RedisRegistry, backup: ModelBackup, **options: object) -> None:
-        class Backup(_Wrapped):
+        class Backup(_Delegating):
             def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
                 store.merge(conversation_id, entry.n)
                 return backup.raise_max_n(conversation_id, entry)
@@ -114,10 +113,10 @@ class RedisBeforeBackup(Registry):
 
 
 class CommitBeforeRedis(Registry):
-    """A raise whose third step comes second."""
+    """A raise that does its third step second."""
 
     def __init__(self, store: RedisRegistry, backup: ModelBackup, **options: object) -> None:
-        class Store(_Wrapped):
+        class Store(_Delegating):
             def merge(self, conversation_id: str, n: int) -> bool:
                 backup.commit_write_n(conversation_id, n)
                 return store.merge(conversation_id, n)
@@ -126,10 +125,10 @@ class CommitBeforeRedis(Registry):
 
 
 class SkipsUnverified(RedisRegistry):
-    """A raise that takes an unverified Redis for one that a rebuild will fill anyway."""
+    """A raise that skips an unverified Redis, as if a rebuild would merge the entry anyway."""
 
     def merge(self, conversation_id: str, n: int) -> bool:
-        """Max-merge where lookups are answered."""
+        """Merge only if lookups are answered."""
         try:
             self.lookup(self.primaries()[0], [conversation_id])
         except UnverifiedError:
@@ -138,31 +137,31 @@ class SkipsUnverified(RedisRegistry):
 
 
 class IgnoresRedis(RedisRegistry):
-    """A raise that goes on where Redis fails."""
+    """A raise that continues if Redis fails."""
 
     def merge(self, conversation_id: str, n: int) -> bool:
-        """Max-merge, or not."""
+        """Merge, and ignore errors."""
         try:
             return super().merge(conversation_id, n)
         except SaltctlError:
             return False
 
 
-class Lowers(ModelBackup):
-    """A raise that sets max_n whatever it was."""
+class RaisesUnconditionally(ModelBackup):
+    """A raise that sets max_n without a condition."""
 
     def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
-        """Without its condition."""
+        """Set max_n without the condition."""
         values = {":n": {"N": str(entry.n)}}
         self.items.update(conversation_id, "SET max_n = :n", "attribute_not_exists(nothing)", values)
         return RaiseOutcome(1, True)
 
 
-class Forgets(ModelBackup):
-    """A raise whose first step is not done."""
+class SkipsBackup(ModelBackup):
+    """A raise that skips its first step."""
 
     def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
-        """Nothing."""
+        """Change nothing."""
         return RaiseOutcome(1, True)
 
 
@@ -170,36 +169,36 @@ class Forgets(ModelBackup):
 
 
 class FallbackUsesMaxN(ModelBackup):
-    """Writers who look in the backup use what readers use."""
+    """A writer that falls back to the backup uses max_n, as readers do."""
 
     def get(self, conversation_id: str) -> BackupEntry | None:
-        """The entry, as if every raise were committed."""
+        """Return the entry as if every raise were committed."""
         entry = super().get(conversation_id)
         return entry and BackupEntry(entry.conversation_id, entry.max_n, entry.max_n)
 
 
 class NoFence(RedisRegistry):
-    """A lookup that takes Redis at its word."""
+    """A lookup without a fence."""
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
-        """HGET."""
+        """Read by HGET."""
         return [self.raw(conversation_ids)[CONVERSATION]]
 
 
-class FenceAsideEntry(RedisRegistry):
-    """A lookup that asks for the fence and for the entry in two commands."""
+class FenceAndEntryApart(RedisRegistry):
+    """A lookup that reads the fence and the entry in two commands."""
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
-        """The script, and then HGET."""
+        """Run the script, and then HGET."""
         super().lookup(primary, conversation_ids)
         return [self.raw(conversation_ids)[CONVERSATION]]
 
 
 class LoadsScript(RedisRegistry):
-    """A lookup that does not need a rebuild to have loaded its script."""
+    """A lookup that does not need a rebuild to load its script."""
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
-        """EVAL."""
+        """Look up by EVAL."""
         client = self._lookups.client(primary)
         with redis_errors(primary):
             held = client.execute_command("EVAL", script("lookup"), 1, "bucket", self._layout, *conversation_ids)
@@ -210,15 +209,15 @@ class LoadsScript(RedisRegistry):
 
 
 class Overwriting(RedisRebuildSession):
-    """What the backup said some time ago replaces what Redis has."""
+    """A rebuild that overwrites Redis with what it read from the backup earlier."""
 
     def begin_merge(self, entries: Sequence[Entry]) -> None:
-        """HSET."""
+        """Set by HSET."""
         self._connection.execute([("HSET", self._keys[0], *entry[:2]) for entry in entries])
 
 
 class ScriptFirst(RedisRebuildSession):
-    """The lookup script is loaded before anything else is done."""
+    """A rebuild that loads the lookup script before everything else."""
 
     def mark(self, token: str) -> None:
         """Load and mark."""
@@ -227,7 +226,7 @@ class ScriptFirst(RedisRebuildSession):
 
 
 class FenceFirst(RedisRebuildSession):
-    """The fence is set before the entries are there."""
+    """A rebuild that sets the fence before the entries."""
 
     def mark(self, token: str) -> None:
         """Mark and fence."""
@@ -235,14 +234,14 @@ class FenceFirst(RedisRebuildSession):
         super().finish(token)
 
     def finish(self, token: str) -> None:
-        """Done already."""
+        """Do nothing: done in mark."""
 
 
 class MarkLast(RedisRebuildSession):
-    """The token is set when the entries are there."""
+    """A rebuild that sets its token after the entries."""
 
     def mark(self, token: str) -> None:
-        """Not yet."""
+        """Do nothing: done in finish."""
 
     def finish(self, token: str) -> None:
         """Mark and fence."""
@@ -251,7 +250,7 @@ class MarkLast(RedisRebuildSession):
 
 
 class MarksAgain(RedisRebuildSession):
-    """A rebuild that is resumed marks the buckets again, with the token of the one that it goes on from."""
+    """A resumed rebuild that marks the buckets again, with the token of the one that it resumes."""
 
     def recognise(self, token: str, replication_id: str) -> str:
         """Mark."""
@@ -260,16 +259,16 @@ class MarksAgain(RedisRebuildSession):
 
 
 class TrustsItsCheckpoint(RedisRebuildSession):
-    """A rebuild that is resumed does not ask before it goes on: that is for step 5 to find out."""
+    """A resumed rebuild that does not check its token and leaves that to step 5."""
 
     def recognise(self, token: str, replication_id: str) -> str:
-        """Take the checkpoint at its word."""
+        """Trust the checkpoint."""
         self._replication_id = replication_id.encode()
         return ""
 
 
 class ChecksNothing(TrustsItsCheckpoint):
-    """A rebuild that is resumed, and sets the fence whatever has become of the token."""
+    """A resumed rebuild that sets the fence without checking the token at all."""
 
     def finish(self, token: str) -> None:
         """Mark and fence."""
@@ -277,8 +276,8 @@ class ChecksNothing(TrustsItsCheckpoint):
         super().finish(token)
 
 
-class NotesWhatItRead(Rebuild):
-    """A checkpoint of what was read, merged or not."""
+class CheckpointsBeforeMerge(Rebuild):
+    """A checkpoint that covers everything that was read, even if it is not merged yet."""
 
     def _pages(self, filling: Filling) -> Generator[BackupPage, None, None]:
         for page in super()._pages(filling):
@@ -287,24 +286,24 @@ class NotesWhatItRead(Rebuild):
 
 
 class CompletesAtOnce(Rebuild):
-    """A rebuild that completes half-done raises as soon as they are merged, as it does where they are very many."""
+    """A rebuild that completes raises as soon as they are merged, as it does if there are very many of them."""
 
     half_done_kept = -1
 
 
 class CommitsFirst(ModelBackup):
-    """A rebuild completes half-done raises as it reads them."""
+    """A rebuild that completes raises as it reads them."""
 
     def scan(self, segments: int, **options: Any) -> Generator[BackupPage, None, None]:
-        """The pages, each committed."""
+        """Yield the pages after committing their entries."""
         for page in super().scan(segments, **options):
             for conversation_id, max_n, _ in page.entries:
                 self.commit_write_n(conversation_id, max_n)
             yield page
 
 
-def rebuilding_by(kind: type[RedisRebuildSession]) -> type[RedisRegistry]:
-    """A store whose sessions are of this kind."""
+def store_with_sessions(kind: type[RedisRebuildSession]) -> type[RedisRegistry]:
+    """Return a store class whose sessions are of this class."""
 
     class Store(RedisRegistry):
         def sessions(self) -> list[RedisRebuildSession]:
@@ -316,24 +315,24 @@ def rebuilding_by(kind: type[RedisRebuildSession]) -> type[RedisRegistry]:
     return Store
 
 
-def changed(name: str, pattern: str, replacement: str) -> tuple[str, str]:
-    """A script's name, and its text with something replaced."""
+def patch_script(name: str, pattern: str, replacement: str) -> tuple[str, str]:
+    """Return the name of a script, and its source with a part replaced."""
     text, count = re.subn(pattern, replacement, script(name))
     if count != 1:
-        raise ValueError(f"{pattern!r} occurs {count} times in {name}.lua: this mutation must be written anew")
+        raise ValueError(f"{pattern!r} occurs {count} times in {name}.lua: this mutation no longer applies")
     return name, text
 
 
-_ANY_TOKEN = changed("set_fence", r"redis\.call\('HGET', key, '#rebuild'\) ~= ARGV\[2\]", "false")
-_ANY_IDENTITY = changed("set_fence", r"at ~= ARGV\[3\]", "false")
-_ANY_ROLE = changed("lookup", r"string\.find\(here, 'role:master\\r\\n', 1, true\)", "true")
+_ANY_TOKEN = patch_script("set_fence", r"redis\.call\('HGET', key, '#rebuild'\) ~= ARGV\[2\]", "false")
+_ANY_IDENTITY = patch_script("set_fence", r"at ~= ARGV\[3\]", "false")
+_ANY_ROLE = patch_script("lookup", r"string\.find\(here, 'role:master\\r\\n', 1, true\)", "true")
 
 MUTATIONS = (
     Case("Redis before backup", Code(registry=RedisBeforeBackup), failures=1, expect=Broken.BACKUP_MESSAGE),
     Case("commit before Redis", Code(registry=CommitBeforeRedis), failures=1, expect=Broken.REDIS_MESSAGE),
     Case("fallback writers use max_n", Code(backup=FallbackUsesMaxN), failures=1, expect=Broken.REDIS_MESSAGE),
     Case("no fence", Code(store=NoFence), failures=1, expect=Broken.REDIS_RAISE),
-    Case("rebuild overwrites", Code(store=rebuilding_by(Overwriting)), failures=1, expect=Broken.REDIS_RAISE),
+    Case("rebuild overwrites", Code(store=store_with_sessions(Overwriting)), failures=1, expect=Broken.REDIS_RAISE),
     Case("raise skips an unverified Redis", Code(store=SkipsUnverified), failures=1, expect=Broken.REDIS_RAISE),
     Case(
         "fence without the replication id",
@@ -345,13 +344,13 @@ MUTATIONS = (
     ),
     Case(
         "script first, in a fence without the replication id",
-        Code(store=rebuilding_by(ScriptFirst)),
+        Code(store=store_with_sessions(ScriptFirst)),
         raises=(2,),
         replication_ids=False,
         expect=Broken.REDIS_RAISE,
     ),
-    Case("fence first", Code(store=rebuilding_by(FenceFirst)), raises=(2,), expect=Broken.REDIS_RAISE),
-    Case("token last", Code(store=rebuilding_by(MarkLast)), raises=(2,), expect=Broken.REDIS_RAISE),
+    Case("fence first", Code(store=store_with_sessions(FenceFirst)), raises=(2,), expect=Broken.REDIS_RAISE),
+    Case("token last", Code(store=store_with_sessions(MarkLast)), raises=(2,), expect=Broken.REDIS_RAISE),
     Case("rebuild does not check its token", raises=(2,), patches=(_ANY_TOKEN,), expect=Broken.REDIS_RAISE),
     Case(
         "rebuild does not check the replication id",
@@ -364,26 +363,26 @@ MUTATIONS = (
     Case("rebuild commits before it merges", Code(backup=CommitsFirst), raises=(2,), expect=Broken.REDIS_MESSAGE),
     Case(
         "a resumed rebuild marks again",
-        Code(store=rebuilding_by(MarksAgain), resumes=True),
+        Code(store=store_with_sessions(MarksAgain), resumes=True),
         raises=(2,),
         expect=Broken.REDIS_RAISE,
     ),
     Case(
         "a resumed rebuild checks nothing",
-        Code(store=rebuilding_by(ChecksNothing), resumes=True),
+        Code(store=store_with_sessions(ChecksNothing), resumes=True),
         raises=(2,),
         expect=Broken.REDIS_RAISE,
     ),
     Case(
         "a checkpoint before what it names is merged",
-        Code(rebuild=NotesWhatItRead, resumes=True),
+        Code(rebuild=CheckpointsBeforeMerge, resumes=True),
         raises=(2,),
         expect=Broken.REDIS_RAISE,
     ),
     Case("raise goes on without Redis", Code(store=IgnoresRedis), raises=(2,), expect=Broken.REDIS_RAISE),
-    Case("raise without the backup", Code(backup=Forgets), raises=(2,), expect=Broken.BACKUP_RAISE),
-    Case("raise without its condition", Code(backup=Lowers), failures=1, expect=Broken.LOWERED),
-    Case("fence and entry in two commands", Code(store=FenceAsideEntry), raises=(2,), expect=Broken.LOOKUP),
+    Case("raise without the backup", Code(backup=SkipsBackup), raises=(2,), expect=Broken.BACKUP_RAISE),
+    Case("raise without its condition", Code(backup=RaisesUnconditionally), failures=1, expect=Broken.LOWERED),
+    Case("fence and entry in two commands", Code(store=FenceAndEntryApart), raises=(2,), expect=Broken.LOOKUP),
     Case(
         "lookup does not ask for the role, and replicas take writes",
         raises=(2,),
@@ -394,23 +393,23 @@ MUTATIONS = (
         expect=Broken.REDIS_RAISE,
     ),
 )
-"""What each piece of the protocol is there for. The first six are the ones that the design names."""
+"""One mutation for each part of the protocol. The first six are the ones that the design names."""
 
 REDUNDANT = (
     Case(
         "a resumed rebuild asks for nothing before",
-        Code(store=rebuilding_by(TrustsItsCheckpoint), resumes=True),
+        Code(store=store_with_sessions(TrustsItsCheckpoint), resumes=True),
         raises=(2,),
         failures=1,
     ),
     Case("half-done raises are completed at once", Code(rebuild=CompletesAtOnce), raises=(2,)),
-    Case("script first", Code(store=rebuilding_by(ScriptFirst)), raises=(2,)),
+    Case("script first", Code(store=store_with_sessions(ScriptFirst)), raises=(2,)),
     Case(
         "lookups need no loaded script", Code(store=LoadsScript), raises=(2,), servers=2, may_fail=FAILOVERS, failures=2
     ),
     Case("fence without the replication id, and no failovers", raises=(2,), replication_ids=False),
 )
-"""Half of the fence is enough here: the replication id alone anywhere, the loaded script alone without failovers."""
+"""Half of the fence suffices here: the replication id everywhere, the loaded script if there are no failovers."""
 
 LIMITS = (
     Case(
@@ -422,5 +421,5 @@ LIMITS = (
         expect=Broken.REDIS_RAISE,
     ),
 )
-"""Where the fence as it is does not suffice: in a cluster, it comes home with the slot, and what the other primary lost
-does not."""
+"""The fence does not suffice in a cluster: it returns together with the slot, while entries that the other primary lost
+do not."""

@@ -10,7 +10,7 @@ from tests.model.world import Broken, Case, State, Step, World, acknowledged
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a search found. ``broken`` is None where the promise holds in all ``states``."""
+    """The result of a search. ``broken`` is None if the promise holds in all ``states``."""
 
     case: Case
     broken: Broken | None
@@ -18,41 +18,43 @@ class Verdict:
     states: int
 
     def __str__(self) -> str:
-        """The case, the verdict, the number of states, and the path."""
+        """Return the case, the verdict, the number of states, and the path."""
         lines = [f"{self.case.name}: {self.broken or 'holds'} ({self.states:,} states)"]
         lines += [f"    {step}" for step in self.path]
         return "\n".join(lines)
 
 
 def explore(case: Case) -> Verdict:
-    """Visit every state of the case, until one breaks the promise."""
+    """Visit every state of the case until one breaks the promise."""
     world = World(case)
     start = world.start()
-    came: dict[State, State] = {start: start}
+    predecessors: dict[State, State] = {start: start}
     queue = deque([start])
     while queue:
         state = queue.popleft()
         for label, after, broken in world.steps(state):
-            if broken is None and after in came:
+            if broken is None and after in predecessors:
                 continue
-            came.setdefault(after, state)
+            predecessors.setdefault(after, state)
             queue.append(after)
-            if broken is not None or missed(world, after):
-                path = [*_path(world, came, state), (label, after, broken)]
-                return Verdict(case, broken or _name(world, path), tuple(step for step, _, _ in path), len(came))
-    return Verdict(case, None, (), len(came))
+            if broken is not None or misses_acknowledged(world, after):
+                path = [*_path(world, predecessors, state), (label, after, broken)]
+                return Verdict(
+                    case, broken or _name(world, path), tuple(step for step, _, _ in path), len(predecessors)
+                )
+    return Verdict(case, None, (), len(predecessors))
 
 
-def missed(world: World, state: State) -> bool:
-    """Whether somebody who looks now learns less than was acknowledged."""
-    in_redis, in_backup = world.seen(state)
+def misses_acknowledged(world: World, state: State) -> bool:
+    """Return whether a lookup in this state returns less than was acknowledged."""
+    in_redis, in_backup = world.lookup_results(state)
     promised = acknowledged(state)
     return in_backup < promised or (in_redis is not None and in_redis < promised)
 
 
 def _name(world: World, path: list[Step]) -> Broken:
-    """Who misses what at the end of a path."""
-    in_redis, _ = world.seen(path[-1][1])
+    """Return which lookup misses what at the end of a path."""
+    in_redis, _ = world.lookup_results(path[-1][1])
     promised = acknowledged(path[-1][1])
     by_message = next(label for label, state, _ in path if acknowledged(state) == promised).startswith("writer")
     if in_redis is not None and in_redis < promised:
@@ -60,10 +62,10 @@ def _name(world: World, path: list[Step]) -> Broken:
     return Broken.BACKUP_MESSAGE if by_message else Broken.BACKUP_RAISE
 
 
-def _path(world: World, came: dict[State, State], state: State) -> list[Step]:
-    """The steps to a state. They are found anew: keeping one for each state would take the most memory."""
+def _path(world: World, predecessors: dict[State, State], state: State) -> list[Step]:
+    """Return the steps to a state. They are computed again, since storing one for each state takes too much memory."""
     steps: list[Step] = []
-    while (before := came[state]) != state:
+    while (before := predecessors[state]) != state:
         steps.append(next(step for step in world.steps(before) if step[1] == state))
         state = before
     return steps[::-1]

@@ -1,8 +1,8 @@
 """The real code, run one call to a server at a time, without threads.
 
-A process (a raise, a lookup, a rebuild) is a deterministic function of the answers that it gets. So its
-local state is the tuple of the answers so far, and its next call is found by running it from the beginning:
-stubs below the real stores hand out the recorded answers, and where these end they stop it and note what it asked.
+A process (a raise, a lookup, a rebuild) is a deterministic function of the answers that it gets. So its local state
+is the tuple of the answers so far, and its next call is found by running it from the start: stubs below the real stores
+return the recorded answers, and after the last of them they stop the process and record its call.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from tests.model.servers import CONDITION_FAILED, UNREACHABLE, Item, Refusal, Re
 
 CONVERSATION = "conv"
 RESUMED = "R"
-"""The token of the rebuild that may keep a checkpoint."""
+"""The token of the rebuild that can save a checkpoint."""
 SETTINGS = Settings(redis_url="redis://redis:6379", buckets=1, aws_region="us-east-1")
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Call(NamedTuple):
-    """What a process asks: over which connection, and the words of the request."""
+    """A request of a process: its connection and its words."""
 
     over: Literal["client", "session", "dynamodb", "disk"]
     words: Words
@@ -45,12 +45,12 @@ class Call(NamedTuple):
 
     @property
     def writes(self) -> bool:
-        """Whether anybody else might ever notice it."""
+        """Whether the call can change what other processes see."""
         reads = self.words[0] in ("get", "scan", "HGET", "read") or script_of(self.words) == "check_marks"
         return not reads and not (self.words[0] == "EVALSHA" and script_of(self.words) == "lookup")
 
     def __str__(self) -> str:
-        """For paths."""
+        """Return the call as paths show it."""
         match self:
             case Call("dynamodb", ("update", _, update), values):
                 return f"sets {update.split()[1]} = {dict(values)[':n']} in the backup"
@@ -64,7 +64,7 @@ class Call(NamedTuple):
 
 
 class Pause(BaseException):
-    """Ends a replay at the call that has no answer yet."""
+    """Stops a replay at the call that has no answer yet."""
 
     def __init__(self, call: Call) -> None:
         super().__init__(call)
@@ -72,16 +72,16 @@ class Pause(BaseException):
 
 
 class Answers:
-    """The recorded answers of one process, handed out in order."""
+    """The recorded answers of one process, returned in order."""
 
     def __init__(self, replies: Sequence[Reply]) -> None:
         self._replies = iter(replies)
         self._pause: Pause | None = None
 
     def ask(self, call: Call) -> Reply:
-        """The answer to this call, or the end of the replay.
+        """Return the answer to this call, or stop the replay.
 
-        What `finally` blocks ask while a Pause passes ends in the same one: it never happens.
+        A call from a `finally` block during a Pause raises the same Pause: it never happens.
         """
         for reply in self._replies:
             return reply
@@ -89,7 +89,7 @@ class Answers:
         raise self._pause
 
     def redis(self, call: Call) -> Reply:
-        """Like :meth:`ask`, with refusals raised as redis-py raises them."""
+        """Return the answer as :meth:`ask` does, and raise refusals as redis-py does."""
         import redis.exceptions as driver
 
         reply = self.ask(call)
@@ -109,14 +109,14 @@ class Answers:
 
 
 class StubConnections(Connections):
-    """Connections whose clients ask the world."""
+    """Connections whose clients get recorded answers."""
 
     def __init__(self, answers: Answers) -> None:
         super().__init__(SETTINGS, timeout=1.0, retries=0, client=StubClient(answers))
         self._answers = answers
 
     def dedicated(self, primary: str) -> DedicatedConnection:
-        """The real one, over a pool of its own."""
+        """Return a real one, over a stub pool."""
         return DedicatedConnection(StubPool(self._answers, "session"), primary)
 
 
@@ -128,18 +128,18 @@ class StubClient:
         self._answers = answers
 
     def execute_command(self, *words: Any) -> Any:
-        """One command. INFO is answered here: a rebuild that begins finds what its preconditions ask for."""
+        """Send one command. INFO is answered here with what the preconditions of a rebuild need."""
         if words == ("INFO",):
             return {"redis_version": "7.0.0", "maxmemory_policy": "noeviction"}
-        return self._answers.redis(Call("client", plain(words)))
+        return self._answers.redis(Call("client", normalize(words)))
 
     def pipeline(self, transaction: bool) -> StubPipeline:
-        """Only ``verified()`` uses one here, which a rebuild asks for its report alone."""
+        """Return a stub: only ``verified()`` uses a pipeline here, and only for the report of a rebuild."""
         return StubPipeline()
 
 
 class StubPipeline:
-    """A pipeline whose commands decide nothing: any answer will do."""
+    """A pipeline whose answers do not matter."""
 
     def __enter__(self) -> StubPipeline:
         return self
@@ -148,10 +148,10 @@ class StubPipeline:
         pass
 
     def execute_command(self, *words: Any) -> None:
-        """Not sent."""
+        """Do nothing."""
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """No answers."""
+        """Return no answers."""
         return []
 
 
@@ -163,14 +163,14 @@ class StubPool:
         self._over = over
 
     def get_connection(self) -> StubConnection:
-        """A new one. Where it leads shows at its first command, and so is not decided before."""
+        """Return a new connection. Its server is decided by its first command."""
         return StubConnection(self._answers, self._over)
 
     def release(self, connection: StubConnection) -> None:
-        """Nobody notices."""
+        """Do nothing."""
 
     def disconnect(self) -> None:
-        """Nobody notices."""
+        """Do nothing."""
 
 
 class StubConnection:
@@ -182,18 +182,18 @@ class StubConnection:
         self._sent: Iterator[Words] = iter(())
 
     def pack_commands(self, commands: Sequence[Sequence[Any]]) -> Sequence[Words]:
-        """Not packed."""
-        return [plain(words) for words in commands]
+        """Return the commands as they are."""
+        return [normalize(words) for words in commands]
 
     def send_packed_command(self, commands: Sequence[Words | bytes], check_health: bool = True) -> None:
-        """Nothing happens before an answer is awaited: until then there is nothing to tell the difference by."""
-        self._sent = iter([unpacked(words) if isinstance(words, bytes) else words for words in commands])
+        """Keep the commands until their answers are read: before that, sending them makes no difference."""
+        self._sent = iter([unpack_command(words) if isinstance(words, bytes) else words for words in commands])
 
     def read_response(self) -> Any:
-        """The next answer.
+        """Return the next answer.
 
-        Loading any script but ``lookup`` is answered here, as if it had worked: nobody else notices it, and a
-        connection that is gone shows itself at the next command.
+        Loading a script other than ``lookup`` always succeeds: it changes nothing for other processes, and a lost
+        connection fails at the next command.
         """
         words = next(self._sent)
         name = script_of(words)
@@ -202,17 +202,17 @@ class StubConnection:
         return self._answers.redis(Call(self._over, words))
 
     def disconnect(self) -> None:
-        """Nobody notices."""
+        """Do nothing."""
 
 
-def plain(words: Sequence[Any]) -> Words:
-    """A command in one form, however it was written."""
+def normalize(words: Sequence[Any]) -> Words:
+    """Return a command as strings."""
     return tuple(word.decode() if isinstance(word, bytes) else str(word) for word in words)
 
 
-def unpacked(packed: bytes) -> Words:
-    """A command in one form, from the Redis protocol. No word of the model's holds a line break."""
-    return plain(packed.split(b"\r\n")[2::2])
+def unpack_command(packed: bytes) -> Words:
+    """Parse a command of the Redis protocol. No word of the model has a line break."""
+    return normalize(packed.split(b"\r\n")[2::2])
 
 
 # Below the real BackupTable: the driver.
@@ -227,14 +227,14 @@ class StubDynamo:
     def get_item(self, *, ConsistentRead: bool, **_: Any) -> dict[str, Any]:  # noqa: N803  boto3's names
         """GetItem, strongly consistent."""
         if not ConsistentRead:
-            raise NotImplementedError("the model's DynamoDB knows strongly consistent reads alone")
+            raise NotImplementedError("the model's DynamoDB supports only strongly consistent reads")
         item = self._answers.ask(Call("dynamodb", ("get",)))
         return {"Item": _attributes(item)} if item else {}
 
     def scan(self, *, ConsistentRead: bool, **_: Any) -> dict[str, Any]:  # noqa: N803  boto3's names
         """Scan, strongly consistent, in one page."""
         if not ConsistentRead:
-            raise NotImplementedError("the model's DynamoDB knows strongly consistent reads alone")
+            raise NotImplementedError("the model's DynamoDB supports only strongly consistent reads")
         item = self._answers.ask(Call("dynamodb", ("scan",)))
         return {"Items": [_attributes(item)] if item else []}
 
@@ -261,7 +261,7 @@ def _attributes(item: Item) -> dict[str, Any]:
 
 
 class ModelBackup(BackupTable):
-    """The real backup store, without the two things that the model has no use for: threads and the layout item."""
+    """The real backup store without threads and without the layout item, which the model does not need."""
 
     def scan(
         self,
@@ -272,31 +272,31 @@ class ModelBackup(BackupTable):
         after: Mapping[int, str | None] | None = None,
         max_rcu: float | None = None,
     ) -> Generator[BackupPage, None, None]:
-        """The real segments and the real pages, in the caller's thread."""
+        """Yield the pages of the real segment reader, in the caller's thread."""
         plan = ScanPlan(segments, limit, only, after or {}, max_rcu)
         reader = SegmentReader(self.scan_client, "backup", plan, stop=Event(), sleep=_no_sleep, clock=lambda: 0.0)
         for segment in plan.unfinished:
             yield from reader.pages(segment)
 
     def claim_layout(self, layout: str, key_prefix: str) -> None:
-        """Everybody has the same layout here."""
+        """Do nothing: all processes have the same layout."""
 
     def identity(self) -> str:
-        """There is one table."""
+        """Return the identity of the only table."""
         return "table"
 
 
 class ModelCheckpoints:
-    """A checkpoint on a disk that outlives its process: the token, the replication id, and raises to complete.
+    """A checkpoint on a disk that survives its process: the token, the replication id, and raises to complete.
 
-    There is one page of the backup, so whatever was merged was all.
+    The backup has one page, so a checkpoint covers all of it.
     """
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
 
     def load(self) -> Checkpoint | None:
-        """What is on the disk."""
+        """Read the disk."""
         text = self._answers.ask(Call("disk", ("read",)))
         if text is None:
             return None
@@ -316,38 +316,38 @@ class ModelCheckpoints:
         )
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Onto the disk."""
+        """Write to the disk."""
         assert checkpoint.after == {0: None}
         ((_, primary),) = checkpoint.primaries.items()
         half_done = max((n for _, n in checkpoint.half_done), default=0)
         self._answers.ask(Call("disk", ("write", checkpoint_text(checkpoint.token, primary.replication_id, half_done))))
 
     def remove(self) -> None:
-        """From the disk."""
+        """Remove it from the disk."""
         self._answers.ask(Call("disk", ("remove",)))
 
 
 def checkpoint_text(token: str, replication_id: str, half_done: int) -> str:
-    """A checkpoint as it is on the disk."""
+    """Return a checkpoint in the form that it has on the disk."""
     return f"{token} {replication_id} {half_done}"
 
 
-class GenerousLease:
-    """A lease that everybody gets at any time: safety must not hang on it."""
+class UncontestedLease:
+    """A lease that every process gets at any time: safety must not depend on it."""
 
     def acquire(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
-        """Taken."""
+        """Take the lease; it has no other holder."""
         return None
 
     def renew(self, owner: str, now: float, progress: str) -> bool:
-        """Still ours."""
+        """Return that the lease is still held."""
         return True
 
     def release(self, owner: str) -> None:
-        """Nothing to give back."""
+        """Do nothing."""
 
     def holder(self) -> LeaseHolder | None:
-        """Nobody."""
+        """Return that there is no holder."""
         return None
 
 
@@ -356,20 +356,20 @@ class GenerousLease:
 
 @dataclass(frozen=True)
 class Code:
-    """The classes that processes run: the real ones, or a mutation's subclasses of them."""
+    """The classes that processes run: the real ones, or subclasses of them as mutations."""
 
     registry: type[Registry] = Registry
     store: type[RedisRegistry] = RedisRegistry
     backup: type[ModelBackup] = ModelBackup
     rebuild: type[Rebuild] = Rebuild
     resumes: bool = False
-    """Whether rebuild R keeps a checkpoint, and goes on from it. Others are on machines of their own, without one."""
+    """Whether rebuild R saves a checkpoint and resumes from it. Other rebuilds have none."""
 
 
-class Parts:
-    """One process's own stores and registry over recorded answers; made anew for each replay.
+class Stores:
+    """The stores and the registry of one process over recorded answers, created for each replay.
 
-    A fresh registry has a closed circuit breaker. An open one skips Redis, which is what a time-out does, too.
+    A new registry has a closed circuit breaker. An open one skips Redis, which has the same effect as a timeout.
     """
 
     def __init__(self, code: Code, answers: Answers) -> None:
@@ -381,7 +381,7 @@ class Parts:
 
     @cached_property
     def registry(self) -> Registry:
-        """Lookups and raises."""
+        """The registry, for lookups and raises."""
         return self._code.registry(
             self.store,
             self.backup,
@@ -392,11 +392,11 @@ class Parts:
         )
 
     def rebuild(self, token: str) -> Rebuild:
-        """A rebuild that was not started."""
+        """Create a rebuild without starting it."""
         return self._code.rebuild(
             self.store,
             self.backup,
-            GenerousLease(),
+            UncontestedLease(),
             RebuildOptions(segments=1, checkpoint_every=0.0),
             layout=SETTINGS.layout,
             key_prefix=SETTINGS.key_prefix,
@@ -414,13 +414,13 @@ def _no_sleep(seconds: float) -> None:
 
 @dataclass(frozen=True)
 class Finished:
-    """A process that returned, or raised one of saltctl's errors."""
+    """A process that returned, or raised an error of saltctl."""
 
     result: Lookup | RaiseResult | SaltctlError | None
 
     @property
     def outcome(self) -> tuple[str | int, ...]:
-        """What of it matters to the world."""
+        """The part of the result that matters to other processes."""
         match self.result:
             case Lookup(max_n=max_n, write_n=write_n):
                 return ("lookup", max_n, write_n)
@@ -431,7 +431,7 @@ class Finished:
         return ("fails", type(self.result).__name__)
 
     def __str__(self) -> str:
-        """For paths, behind what brought it about."""
+        """Return the result as paths show it, after the last call."""
         match self.outcome:
             case "lookup", max_n, write_n:
                 return f"; max_n {max_n}, write_n {write_n}"
@@ -445,35 +445,35 @@ class Process:
     """One kind of process and its name in paths."""
 
     name: str
-    body: Callable[[Parts], Lookup | RaiseResult | None]
+    body: Callable[[Stores], Lookup | RaiseResult | None]
 
 
-def raiser(n: int) -> Process:
-    """Raises to n, by the real raise protocol."""
-    return Process(f"raise to {n}", lambda parts: parts.registry.raise_to(CONVERSATION, n))
+def raise_process(n: int) -> Process:
+    """Return a process that raises to n by the real protocol."""
+    return Process(f"raise to {n}", lambda stores: stores.registry.raise_to(CONVERSATION, n))
 
 
-def looker() -> Process:
-    """Looks up, as every application server does."""
-    return Process("writer", lambda parts: parts.registry.lookup(CONVERSATION))
+def lookup_process() -> Process:
+    """Return a process that looks up, as every application server does."""
+    return Process("writer", lambda stores: stores.registry.lookup(CONVERSATION))
 
 
-def rebuilder(token: str) -> Process:
-    """Rebuilds. The token may hold no 40 hexadecimal digits, which are for replication ids."""
+def rebuild_process(token: str) -> Process:
+    """Return a process that rebuilds. Its token must not look like a replication id, 40 hexadecimal digits."""
 
-    def body(parts: Parts) -> None:
-        for _ in parts.rebuild(token).run():
+    def body(stores: Stores) -> None:
+        for _ in stores.rebuild(token).run():
             pass
 
     return Process(f"rebuild {token}", body)
 
 
 class Replayer:
-    """Runs the processes of one code base, remembers how each went, and tells which answers make no difference.
+    """Runs processes, remembers their results, and finds the answers that make no difference.
 
     Args:
         code: the classes that run.
-        possible: every answer that a call may ever get.
+        possible: every answer that a call can get.
     """
 
     def __init__(self, code: Code, possible: Callable[[Call], Collection[Reply]]) -> None:
@@ -481,29 +481,29 @@ class Replayer:
         self._possible = possible
         self._known: dict[tuple[Process, tuple[Reply, ...]], Call | Finished] = {}
         self._futures: dict[tuple[Process, tuple[Reply, ...], bool], int] = {}
-        self._futile: set[int] = set()
+        self._without_effect: set[int] = set()
         self._numbers: dict[Hashable, int] = {}
         self._examples: dict[tuple[Process, int], tuple[Reply, ...]] = {}
 
     def after(self, process: Process, replies: tuple[Reply, ...]) -> Call | Finished:
-        """What the process does next, having got these answers."""
+        """Return what the process does after these answers."""
         key = (process, replies)
         if key not in self._known:
             self._known[key] = self._run(process, replies)
         return self._known[key]
 
     def example(self, process: Process, replies: tuple[Reply, ...], *, lost: bool) -> tuple[Reply, ...]:
-        """Answers after which the process goes on exactly as after these, whatever answers follow.
+        """Return answers after which the process continues exactly as after these, for all later answers.
 
-        The same for all that are alike in this, so that worlds in which a process got answers that it has no use
-        for, such as the number of entries that a merge changed, are one world. Where nothing can follow but the
-        end, without a write, there are none: the process might as well begin anew. ``lost``: its own connection is.
+        The result is the same for all such answers. So states that differ only in an answer without effect, such as
+        the number of entries that a merge changed, are one state. It is empty if the process only ends, without a
+        write: this is the same as a process that starts again. ``lost``: its own connection is lost.
         """
         future = self.future(process, replies, lost=lost)
-        return () if future in self._futile else self._examples.setdefault((process, future), replies)
+        return () if future in self._without_effect else self._examples.setdefault((process, future), replies)
 
     def future(self, process: Process, replies: tuple[Reply, ...], *, lost: bool) -> int:
-        """The number of all that the process may do from here on: a tree of calls, by each possible answer."""
+        """Return a number for the future of the process: the tree of its calls, by each possible answer."""
         key = (process, replies, lost)
         if key not in self._futures:
             then = self.after(process, replies)
@@ -511,18 +511,18 @@ class Replayer:
             if isinstance(then, Call):
                 possible = (UNREACHABLE,) if lost and then.over == "session" else self._possible(then)
                 branches = [(reply, self.future(process, (*replies, reply), lost=lost)) for reply in possible]
-                futile = not then.writes or possible == (UNREACHABLE,)
+                without_effect = not then.writes or possible == (UNREACHABLE,)
             else:
-                futile = not isinstance(then.result, Lookup | RaiseResult)
+                without_effect = not isinstance(then.result, Lookup | RaiseResult)
             tree = (then if isinstance(then, Call) else then.outcome, *branches)
             number = self._futures[key] = self._numbers.setdefault(tree, len(self._numbers))
-            if futile and all(branch in self._futile for _, branch in branches):
-                self._futile.add(number)
+            if without_effect and all(branch in self._without_effect for _, branch in branches):
+                self._without_effect.add(number)
         return self._futures[key]
 
     def _run(self, process: Process, replies: tuple[Reply, ...]) -> Call | Finished:
         try:
-            return Finished(process.body(Parts(self._code, Answers(replies))))
+            return Finished(process.body(Stores(self._code, Answers(replies))))
         except Pause as pause:
             return pause.call
         except SaltctlError as exc:

@@ -1,8 +1,8 @@
-"""The two servers of the model as values: one Redis process, one DynamoDB item, and what a command does to them.
+"""The servers of the model as values, a Redis process and a DynamoDB item, and the effects of commands on them.
 
-The scripts that run here are the ones that saltctl sends, in Lua 5.1 as in Redis, and the conditions and
-updates are the expressions that saltctl sends. Only what a single conversation in a single bucket can tell apart is
-kept: one hash, whether the lookup script is in the script cache, the replication id, the AOF's copy of the hash.
+Scripts are run as saltctl sends them, in Lua 5.1 as in Redis. Conditions and updates are evaluated as saltctl sends
+them. The state is only what a single conversation in a single bucket depends on: one hash, whether the lookup script
+is in the script cache, the replication id, and the copy of the hash in the AOF.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from saltctl.stores.redis.scripts import script, script_sha
 Bucket = tuple[tuple[bytes, bytes], ...]
 """A Redis hash: (field, value) pairs, sorted by field."""
 Item = tuple[tuple[str, int], ...]
-"""The numbers of a DynamoDB item, sorted by attribute; empty where there is no item."""
+"""The numbers of a DynamoDB item, sorted by attribute; empty if there is no item."""
 Words = tuple[str, ...]
 """A Redis command."""
 
 SCRIPTS = ("lookup", "merge", "mark_buckets", "check_marks", "set_fence")
-FRESH = 0xFFFF
-"""The replication id of a server that was just started or promoted, until it is renamed."""
-NEVER_AGAIN = 0xDEAD
-"""The replication id that stands for all that no server goes by any more: none of them ever comes back."""
+NEW_IDENTITY = 0xFFFF
+"""The replication id of a server that was just started or promoted, until it is renumbered."""
+UNUSED_IDENTITY = 0xDEAD
+"""Stands for all replication ids that no server has any more: none of them comes back."""
 
 
 class Refusal(NamedTuple):
@@ -45,18 +45,18 @@ READ_ONLY_SCRIPT = Refusal("READONLY this is a replica")
 UNVERIFIED = Refusal("UNVERIFIED this bucket was not verified here")
 OTHER_IDENTITY = Refusal("BROKEN the primary changed its replication id")
 TOKEN_GONE = Refusal("BROKEN the token is gone from bucket")
-RECOGNISED = (b"", b"the token is gone from bucket", b"the primary changed its replication id")
-"""What the script that begins a resumed rebuild answers."""
+CHECK_RESULTS = (b"", b"the token is gone from bucket", b"the primary changed its replication id")
+"""The answers of the script that checks the marks of a resumed rebuild."""
 
 Reply = Any
 """None, a number, bytes, a tuple of those, an Item, or a Refusal."""
 
 
 class Redis(NamedTuple):
-    """A place where a Redis process runs, or does not.
+    """A host on which a Redis process runs, or does not.
 
-    What lags behind is told backwards. Of all the moments in which an AOF or a replica was up to date, only the last
-    before a failure matters. So both are in step, until one falls behind for good: until that failure.
+    Lag is modelled backwards. Of all the times at which an AOF or a replica was up to date, only the last one before
+    a failure matters. So both are in step until one falls behind, and it stays behind until that failure.
     """
 
     up: bool = True
@@ -64,35 +64,35 @@ class Redis(NamedTuple):
     knows_lookup: bool = False
     """The script cache: of this process alone, kept through demotion and promotion."""
     identity: int = 0
-    """The replication id. A replica goes by its primary's once it has synchronised."""
+    """The replication id. A replica has that of its primary after it has synchronised."""
     bucket: Bucket = ()
     durable: Bucket | None = None
-    """What the AOF would bring back; None where it is in step with the bucket."""
+    """The bucket after a restart from the AOF; None if it is in step with the bucket."""
     in_step: bool = False
-    """A replica's copy is its primary's."""
+    """Whether a replica has the same bucket as its primary."""
     read_only: bool = True
     """replica-read-only, as it is by default."""
 
 
 def hexadecimal(identity: int) -> bytes:
-    """A replication id as INFO shows it. Those of the model begin with zeros, and so are no SHA-1."""
+    """Return a replication id as INFO shows it. Those of the model begin with zeros, unlike a SHA-1."""
     return b"%040x" % identity
 
 
 @cache
 def identities(text: bytes) -> frozenset[int]:
-    """The replication ids that a value names."""
+    """Return the replication ids in a value."""
     return frozenset(int(found, 16) for found in re.findall(rb"0{30}[0-9a-f]{10}", text))
 
 
-def renamed(
+def renumber_identities(
     servers: tuple[Redis, ...], remembered: Iterable[tuple[Reply, ...]]
 ) -> tuple[Callable[[Reply], Reply], tuple[Redis, ...]]:
-    """How to rename what processes remember, and the servers renamed.
+    """Renumber replication ids: return a function that does so in remembered answers, and the renumbered servers.
 
-    Replication ids are random in life and small numbers here, renamed whenever there is a new one, so that worlds
-    that differ in nothing else are one: only equality is ever asked of them. One that no server goes by and no process
-    remembers will never come back, and all those are one.
+    Real replication ids are random. Here they are small numbers, renumbered after each new one, so that states that
+    differ only in them are one state: the code only compares them for equality. An id that no server has and no
+    process remembers never comes back; all of these become one id.
     """
     names: dict[int, int] = {}
     for server in servers:
@@ -105,7 +105,7 @@ def renamed(
     def rename(value: Reply) -> Reply:
         found = identities(value) if isinstance(value, bytes) else ()
         for identity in found:  # there is one at most
-            return value.replace(hexadecimal(identity), hexadecimal(names.get(identity, NEVER_AGAIN)))
+            return value.replace(hexadecimal(identity), hexadecimal(names.get(identity, UNUSED_IDENTITY)))
         return value
 
     def bucket(held: Bucket) -> Bucket:
@@ -125,12 +125,12 @@ def renamed(
 
 
 def execute(server: Redis, words: Words, patches: Mapping[str, str] | None = None) -> tuple[Redis, Reply]:
-    """One command, atomically. ``patches`` replaces texts of scripts that are run by EVALSHA, for mutations."""
+    """Run one command atomically. ``patches`` replaces the sources of scripts that EVALSHA runs, for mutations."""
     if not server.up:
         return server, UNREACHABLE
     match words:
         case "SCRIPT", "LOAD", text:
-            # Allowed on replicas, too. What is loaded besides the lookup script decides nothing.
+            # Also allowed on replicas. Only the lookup script makes a difference.
             is_lookup = text == script("lookup")
             return server._replace(knows_lookup=server.knows_lookup or is_lookup), _sha(text)
         case "EVALSHA", sha, "1", _, *arguments:
@@ -153,14 +153,14 @@ def execute(server: Redis, words: Words, patches: Mapping[str, str] | None = Non
             encoded = [word.encode() for word in pairs]
             changed = dict(server.bucket) | dict(zip(encoded[::2], encoded[1::2], strict=True))
             return server._replace(bucket=tuple(sorted(changed.items()))), 1
-    raise NotImplementedError(f"the model's Redis does not know {words!r}")
+    raise NotImplementedError(f"the model's Redis does not support {words!r}")
 
 
 def _run(server: Redis, text: str, arguments: list[str]) -> tuple[Redis, Reply]:
     head, _, body = text.partition("\n")
     if not head.startswith("#!lua"):
-        raise NotImplementedError("a script without a head line may write on a replica until it does")
-    # A script that does not declare `no-writes` is refused as a whole by a replica, whatever it would do.
+        raise NotImplementedError("scripts without a shebang line are not supported")
+    # A replica refuses a script that does not declare `no-writes`, even if it would only read.
     if server.replica and server.read_only and "no-writes" not in head:
         return server, READ_ONLY
     words = tuple(word.encode() for word in arguments)
@@ -169,7 +169,7 @@ def _run(server: Redis, text: str, arguments: list[str]) -> tuple[Redis, Reply]:
 
 
 class _Lua:
-    """One Lua 5.1 runtime with the few commands that the scripts call."""
+    """A Lua 5.1 runtime with the commands that the scripts call."""
 
     def __init__(self) -> None:
         # By name, since lupa has no type information.
@@ -201,7 +201,7 @@ class _Lua:
                 return b"# Replication\r\nrole:%b\r\nmaster_replid:%b\r\nmaster_replid2:%b\r\n" % (
                     role,
                     hexadecimal(self._identity),
-                    hexadecimal(NEVER_AGAIN),
+                    hexadecimal(UNUSED_IDENTITY),
                 )
             case b"HGET", [_, field]:
                 return self._bucket.get(field, False)
@@ -212,10 +212,10 @@ class _Lua:
                 return len(pairs) // 2
             case b"HDEL", [_, field]:
                 return int(self._bucket.pop(field, None) is not None)
-        raise NotImplementedError(f"the model's Redis does not know {command!r} in scripts")
+        raise NotImplementedError(f"the model's Redis does not support {command!r} in scripts")
 
     def _reply(self, value: Any) -> Reply:
-        """What Redis makes of a script's result: false is nil, numbers lose their fractions, tables end at nil."""
+        """Convert the result of a script as Redis does: false is nil, numbers are truncated, tables end at nil."""
         if value is None or value is False:
             return None
         if isinstance(value, bytes):
@@ -254,7 +254,7 @@ def _name_of(sha: str) -> str:
 
 
 def script_of(words: Words) -> str:
-    """The name of the script that a command runs or loads, or an empty text."""
+    """Return the name of the script that a command runs or loads, or an empty string."""
     match words:
         case "EVALSHA", sha, *_:
             return _name_of(sha)
@@ -276,13 +276,13 @@ _COMPARISONS: dict[str, Callable[[int, int], bool]] = {
 
 
 def update_item(item: Item, condition: str, update: str, values: Mapping[str, int]) -> tuple[Item, Reply]:
-    """A conditional UpdateItem that returns ALL_OLD. Only numbers are kept: nothing hangs on the rest."""
+    """Apply a conditional UpdateItem that returns ALL_OLD. Only numbers are kept: the code decides by nothing else."""
     held = dict(item)
     if not _Condition(condition, held, values).holds():
         return item, CONDITION_FAILED
     action, _, assignments = update.partition(" ")
     if action != "SET":
-        raise NotImplementedError(f"the model's DynamoDB does not know {action}")
+        raise NotImplementedError(f"the model's DynamoDB does not support {action}")
     for name, value in re.findall(r"([#\w]+)\s*=\s*(:\w+|\w+\(.*\))", assignments):
         if value in values:
             held[name] = values[value]
@@ -334,5 +334,5 @@ class _Condition:
             self._take()
             return present == (part == "attribute_exists")
         comparison, value = _COMPARISONS[self._take()], self._values[self._take()]
-        # A comparison with an attribute that is not there is false (documented).
+        # A comparison with a missing attribute is false (documented).
         return part in self._held and comparison(self._held[part], value)

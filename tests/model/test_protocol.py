@@ -1,4 +1,4 @@
-"""The protocol keeps the promise in every state that can be reached, and does not without any of its pieces.
+"""The protocol keeps the promise in every reachable state, and breaks it if any part of it is left out.
 
 ``python -m tests.model`` prints the same as a table.
 """
@@ -23,14 +23,14 @@ def each(cases: Sequence[Case]) -> pytest.MarkDecorator:
 
 @each(PROTOCOL)
 def test_the_protocol_keeps_the_promise(case: Case) -> None:
-    """Whatever happens between any two calls, whoever looks learns at least what was acknowledged."""
+    """After any failure between any two calls, every lookup returns at least the acknowledged N."""
     verdict = explore(case)
     assert verdict.broken is None, str(verdict)
 
 
 @each(MUTATIONS)
 def test_a_mutation_is_caught(case: Case) -> None:
-    """Without this piece of the protocol something acknowledged is missed, and the shortest way there is found."""
+    """Without this part of the protocol an acknowledged N is missed, and the search finds a shortest path to that."""
     verdict = explore(case)
     assert verdict.broken is case.expect, str(verdict)
     assert verdict.path
@@ -38,13 +38,13 @@ def test_a_mutation_is_caught(case: Case) -> None:
 
 @each(REDUNDANT)
 def test_one_half_of_the_fence_covers_for_the_other(case: Case) -> None:
-    """The replication id and the loaded script are each enough here: a mistake about one of them is survived."""
+    """The replication id and the loaded script are each sufficient here, so an error in one of them is harmless."""
     verdict = explore(case)
     assert verdict.broken is None, str(verdict)
 
 
 @each(LIMITS)
 def test_a_known_limit(case: Case) -> None:
-    """What the protocol does not cover is known, and how it happens; once it is covered, this says so."""
+    """A failure that the protocol does not cover breaks the promise as expected."""
     verdict = explore(case)
     assert verdict.broken is case.expect, str(verdict)

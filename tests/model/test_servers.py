@@ -19,17 +19,17 @@ from tests.model.servers import UNREACHABLE, Item, Redis, Reply, execute, update
 
 
 class LiveAnswers(Answers):
-    """Answers from one model server and one item at once, instead of recorded ones."""
+    """Answers from one model server and one item, instead of recorded answers."""
 
     def __init__(self) -> None:
         super().__init__(())
         self.server = Redis()
         self.item: Item = ()
         self.lost = False
-        """Whether sessions have lost their server process."""
+        """Whether the server process of the sessions is gone."""
 
     def ask(self, call: Call) -> Reply:
-        """The answer of the model."""
+        """Return the answer of the model."""
         match call:
             case Call("dynamodb", ("update", condition, update), values):
                 self.item, reply = update_item(self.item, condition, update, dict(values))
@@ -43,7 +43,7 @@ class LiveAnswers(Answers):
 
 
 class RealRedis:
-    """A real server, and what may befall it."""
+    """A real server, and its failures."""
 
     def __init__(self, server: LocalRedis, settings: Settings) -> None:
         import redis
@@ -53,22 +53,22 @@ class RealRedis:
         self.store = RedisRegistry(replace(settings, buckets=1, redis_url=server.url))
 
     def flush(self) -> None:
-        """FLUSHALL."""
+        """Delete all keys."""
         self._client.flushall()
 
     def restart(self) -> None:
-        """A new process, with all that the old one had."""
+        """Restart the process; it keeps its data."""
         self._server.stop()
         self._server.start()
 
     def close(self) -> None:
-        """Give the connections up."""
+        """Close the connections."""
         self._client.close()
         self.store.close()
 
 
 class ModelRedis:
-    """A model server, and what may befall it."""
+    """A model server, and its failures."""
 
     def __init__(self) -> None:
         self._answers = LiveAnswers()
@@ -76,25 +76,25 @@ class ModelRedis:
         self.store = RedisRegistry(SETTINGS, lookups=connections, others=connections)
 
     def flush(self) -> None:
-        """FLUSHALL."""
+        """Delete all keys."""
         self._answers.server = self._answers.server._replace(bucket=())
 
     def restart(self) -> None:
-        """A new process, with all that the old one had."""
+        """Restart the process; it keeps its data."""
         self._answers.lost = True
         self._answers.server = self._answers.server._replace(knows_lookup=False, identity=1)
 
 
-Happening = Callable[["RealRedis | ModelRedis", RebuildSession], object]
+Action = Callable[["RealRedis | ModelRedis", RebuildSession], object]
 
 
 def merge(session: RebuildSession, n: int) -> int:
-    """A merge of one entry, from its beginning to its end."""
+    """Merge one entry, and return the number of changed entries."""
     session.begin_merge([(CONVERSATION, n)])
     return session.end_merge()
 
 
-HAPPENINGS: dict[str, Happening] = {
+ACTIONS: dict[str, Action] = {
     "look up": lambda redis, _: redis.store.lookup(redis.store.primaries()[0], [CONVERSATION]),
     "merge 4": lambda redis, _: redis.store.merge(CONVERSATION, 4),
     "merge 2": lambda redis, _: redis.store.merge(CONVERSATION, 2),
@@ -107,7 +107,7 @@ HAPPENINGS: dict[str, Happening] = {
     "restart": lambda redis, _: redis.restart(),
 }
 
-STORIES = (
+SEQUENCES = (
     "look up, load, look up, merge 4, mark, finish, look up",
     "mark, merge 4, merge 8 in the rebuild, merge 2, finish, load, look up, raw",
     "mark, finish, load, look up, merge 2, look up, merge 4, look up, flush, look up, raw, merge 4, look up",
@@ -119,26 +119,26 @@ STORIES = (
 )
 
 
-def told(story: str, redis: RealRedis | ModelRedis) -> Iterator[tuple[str, object]]:
-    """What came of each happening: its result, or the kind of its error."""
+def outcomes(sequence: str, redis: RealRedis | ModelRedis) -> Iterator[tuple[str, object]]:
+    """Yield the outcome of each action: its result, or the class of its error."""
     [session] = redis.store.sessions()
-    for name in story.split(", "):
+    for name in sequence.split(", "):
         try:
-            yield name, HAPPENINGS[name](redis, session)
+            yield name, ACTIONS[name](redis, session)
         except SaltctlError as exc:
             yield name, type(exc)
 
 
-@pytest.mark.parametrize("story", STORIES)
-def test_the_models_redis_is_like_a_real_one(story: str, redis_server: LocalRedis, settings: Settings) -> None:
-    """Every call of lookups, raises and rebuilds ends alike, also after a flush and after a restart."""
+@pytest.mark.parametrize("sequence", SEQUENCES)
+def test_the_models_redis_is_like_a_real_one(sequence: str, redis_server: LocalRedis, settings: Settings) -> None:
+    """Every call of lookups, raises and rebuilds has the same outcome, also after a flush and after a restart."""
     real = RealRedis(redis_server, settings)
-    assert list(told(story, ModelRedis())) == list(told(story, real))
+    assert list(outcomes(sequence, ModelRedis())) == list(outcomes(sequence, real))
     real.close()
 
 
 def test_the_models_dynamodb_is_like_moto(backup: BackupTable) -> None:
-    """Raises and commits find and leave the same, in every order of two and in a longer one."""
+    """Raises and commits return and leave the same values, in every sequence of two and in a longer one."""
 
     def raised(store: BackupTable, conversation_id: str, n: int) -> object:
         return store.raise_max_n(conversation_id, Raise(n, "2026-01-01T00:00:00Z", "tester", ""))
@@ -148,9 +148,9 @@ def test_the_models_dynamodb_is_like_moto(backup: BackupTable) -> None:
 
     acts = list(product((raised, committed), (2, 4)))
     longer = [(raised, 2), (committed, 4), (committed, 2), (raised, 4), (committed, 2), (committed, 4), (raised, 2)]
-    for number, story in enumerate([*product(acts, repeat=2), longer]):
+    for number, sequence in enumerate([*product(acts, repeat=2), longer]):
         model = ModelBackup(SETTINGS, client=StubDynamo(LiveAnswers()))
-        for act, n in story:
+        for act, n in sequence:
             assert act(model, CONVERSATION, n) == act(backup, f"conv-{number}", n)
             held, really = model.get(CONVERSATION), backup.get(f"conv-{number}")
             assert (held and (held.max_n, held.write_n)) == (really and (really.max_n, really.write_n))

@@ -1,9 +1,8 @@
-"""The shared world: states, what can happen next in each, and the promise.
+"""The shared world: its states, the steps that are possible in each, and the promise.
 
 A step is one call of one process, applied atomically; the death of a process between two of its calls; an
-acknowledged message; or something that befalls Redis. A process that ended, well or badly, or died, may begin anew:
-raises are redelivered, rebuilds repeated, lookups made, for ever. How much may befall Redis on one path is bounded in
-some cases.
+acknowledged message; or a failure of Redis. A process that succeeded, failed or died may start again, without limit:
+raises are redelivered, rebuilds and lookups repeated. Some cases bound the number of failures on one path.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from saltctl.registry.registry import Lookup, RaiseResult
 from saltctl.stores.redis.scripts import script_sha
-from tests.model.fates import Failure, Servers, applied, beginning, fates
+from tests.model.failures import Failure, Servers, initial_servers, server_events, with_change
 from tests.model.replay import (
     RESUMED,
     Call,
@@ -25,17 +24,17 @@ from tests.model.replay import (
     Process,
     Replayer,
     checkpoint_text,
-    looker,
-    raiser,
-    rebuilder,
+    lookup_process,
+    raise_process,
+    rebuild_process,
 )
 from tests.model.servers import (
+    CHECK_RESULTS,
     CONDITION_FAILED,
     NO_SCRIPT,
     OTHER_IDENTITY,
     READ_ONLY,
     READ_ONLY_SCRIPT,
-    RECOGNISED,
     TOKEN_GONE,
     UNREACHABLE,
     UNVERIFIED,
@@ -46,26 +45,26 @@ from tests.model.servers import (
     Words,
     execute,
     hexadecimal,
-    renamed,
+    renumber_identities,
     script_of,
     update_item,
 )
 
 LOST = -1
-"""Where a connection leads whose server process has died."""
+"""The server of a connection whose server process has died."""
 
 State = int
-"""Fields of 20 bits side by side, so that a step is an addition: the number of a Shared; what was acknowledged: the
-largest N that a raise returned or a message was spread over; N that the writer looked up and has not written with yet,
-or 0; and the number of a Local for each process, 0 where it has not begun."""
+"""Fields of 20 bits side by side, so that a step is an addition. They are: the number of a Shared; the acknowledged N,
+which is the largest that a raise returned or a message was spread over; the N that the writer looked up and has not
+written with yet, or 0; and for each process the number of a Local, 0 if it has not started."""
 _BITS = 20
 _MASK = (1 << _BITS) - 1
 _ACKNOWLEDGED, _PENDING, _PROCESSES = _BITS, 2 * _BITS, 3 * _BITS
-"""Where the fields begin, after that of the Shared."""
+"""The offsets of the fields after that of the Shared."""
 
 
 def acknowledged(state: State) -> int:
-    """What everybody who looks must see."""
+    """Return the acknowledged N: every lookup must return at least this."""
     return state >> _ACKNOWLEDGED & _MASK
 
 
@@ -81,7 +80,7 @@ class Broken(StrEnum):
 
 
 class Shared(NamedTuple):
-    """What the processes share."""
+    """The state that the processes share."""
 
     item: Item
     servers: tuple[Redis, ...]
@@ -91,19 +90,19 @@ class Shared(NamedTuple):
 
 
 class Local(NamedTuple):
-    """What one process knows: the answers that it got since it began."""
+    """The state of one process: the answers that it got since it started."""
 
     replies: tuple[Reply, ...] = ()
     server: int | None = None
-    """Where its own connection leads, if it has one and will use it again."""
+    """The server of its own connection, if it has one and will use it again."""
 
 
 @dataclass(frozen=True)
 class Case:
     """One world to explore, with the code that runs in it.
 
-    ``failures`` bounds the failures on one path, None does not. ``patches`` replaces the texts of scripts by name.
-    ``replication_ids`` False: every server shows the same one, always. ``expect`` is how a mutation breaks the promise.
+    ``failures`` bounds the failures on one path; None is no bound. ``patches`` replaces the sources of scripts by name.
+    ``replication_ids`` False: all servers always show the same one. ``expect`` is how a mutation breaks the promise.
     """
 
     name: str
@@ -120,24 +119,24 @@ class Case:
 
 
 class Move(NamedTuple):
-    """One call of one process and its answer: how it reads, and what came of it."""
+    """One call of one process and its answer, with a label and the result."""
 
     label: str
     difference: int
-    """Between the states, but for what it makes acknowledged or pending."""
+    """Between the states, except for their acknowledged and pending fields."""
     result: Lookup | RaiseResult | None
     broken: Broken | None
 
 
 Step = tuple[str, State, Broken | None]
-"""One thing that can happen: how it reads, the state after it, and what it broke."""
+"""One possible step: its label, the state after it, and how it broke the promise."""
 
 
 T = TypeVar("T", bound=Hashable)
 
 
 class Numbers(Generic[T]):
-    """Numbers for values, so that a state is a number itself."""
+    """Numbers for values, so that a state is itself a number."""
 
     def __init__(self) -> None:
         self._numbers: dict[T, int] = {}
@@ -147,7 +146,7 @@ class Numbers(Generic[T]):
         return self._values[number]
 
     def number(self, value: T) -> int:
-        """The number of a value, a new one where it is new."""
+        """Return the number of a value; a new value gets a new one."""
         number = self._numbers.setdefault(value, len(self._values))
         if number == len(self._values):
             assert number <= _MASK, "more values than a field of a state can number"
@@ -156,38 +155,38 @@ class Numbers(Generic[T]):
 
 
 class World:
-    """What can happen in one case."""
+    """The steps that are possible in one case."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
         self._patches = dict(case.patches)
         self._possible = cache(lambda call: possible_replies(call, case))
         self._replayer = Replayer(case.code, self._possible)
-        self._looker = looker()
-        rebuilders = [rebuilder("RS"[i]) for i in range(case.rebuilds)]
-        # The rebuilds last: they alone have connections of their own, which failures can break.
-        processes = (self._looker, *(raiser(n) for n in case.raises), *rebuilders)
+        self._lookup_process = lookup_process()
+        rebuilders = [rebuild_process("RS"[i]) for i in range(case.rebuilds)]
+        # The rebuilds last: only they have connections of their own, which failures can break.
+        processes = (self._lookup_process, *(raise_process(n) for n in case.raises), *rebuilders)
         self._processes = [(_PROCESSES + _BITS * at, process) for at, process in enumerate(processes)]
         self._rebuilds_at = _PROCESSES + _BITS * (1 + len(case.raises))
         self._shared = Numbers[Shared]()
         self._locals = Numbers[Local]()
         self._locals.number(Local())
         self._moves: dict[tuple[int, int, int], list[Move]] = {}
-        self._fates: dict[tuple[int, int], list[tuple[str, int]]] = {}
-        self._fates_of_servers = cache(lambda *key: list(self._find_fates_of_servers(*key)))
-        self._sights: dict[int, tuple[int | None, int]] = {}
+        self._server_events: dict[tuple[int, int], list[tuple[str, int]]] = {}
+        self._events_of_servers = cache(lambda *key: list(self._find_events_of_servers(*key)))
+        self._lookup_results: dict[int, tuple[int | None, int]] = {}
 
     def start(self) -> State:
-        """All servers up, empty and not verified; nobody has begun."""
-        servers = beginning(self.case.servers, self.case.may_fail, self.case.read_only_replicas)
+        """Return the first state: all servers up, empty and not verified, and no process started."""
+        servers = initial_servers(self.case.servers, self.case.may_fail, self.case.read_only_replicas)
         return self._shared.number(Shared((), servers, self.case.failures)) + (1 << _ACKNOWLEDGED)
 
     def steps(self, state: State) -> Iterator[Step]:
-        """Everything that can happen next."""
+        """Yield every possible next step."""
         shared, pending = state & _MASK, state >> _PENDING & _MASK
         for at, process in self._processes:
             local = state >> at & _MASK
-            if not pending or process is not self._looker:
+            if not pending or process is not self._lookup_process:
                 moves = self._moves.get((at, shared, local))
                 if moves is None:
                     moves = self._moves[at, shared, local] = list(self._find_moves(at, process, shared, local))
@@ -201,39 +200,39 @@ class World:
         if pending:
             label = f"writer: a message at N={pending} is acknowledged"
             yield label, state - (pending << _PENDING) + (pending - acknowledged(state) << _ACKNOWLEDGED), None
-        for label, difference in self._fates_of(shared, state >> self._rebuilds_at):
+        for label, difference in self._events_of(shared, state >> self._rebuilds_at):
             yield label, state + difference, None
 
     def _finished(
         self, label: str, state: State, difference: int, result: Lookup | RaiseResult, broken: Broken | None
     ) -> Step:
-        """The step that ends a lookup or a raise."""
+        """Return the step that ends a lookup or a raise."""
         known, pending = acknowledged(state), state >> _PENDING & _MASK
         if isinstance(result, Lookup):
             broken = Broken.LOOKUP if result.max_n < known else broken
             now, after = known, result.write_n
         else:
             now, after = max(known, result.after), pending
-        # A message that is spread over no more than is acknowledged already would promise nothing new.
+        # A message that is spread over no more than is acknowledged already promises nothing new.
         after = after if after > now else 0
         return label, state + difference + (now - known << _ACKNOWLEDGED) + (after - pending << _PENDING), broken
 
-    def seen(self, state: State) -> tuple[int | None, int]:
-        """What whoever looks now learns: in Redis, None where that does not answer lookups; and in the backup."""
+    def lookup_results(self, state: State) -> tuple[int | None, int]:
+        """Return the max_n of a lookup in Redis, None if no server answers it, and of a lookup in the backup."""
         shared = state & _MASK
-        if shared not in self._sights:
-            self._sights[shared] = self._sight(self._shared[shared])
-        return self._sights[shared]
+        if shared not in self._lookup_results:
+            self._lookup_results[shared] = self._find_lookup_results(self._shared[shared])
+        return self._lookup_results[shared]
 
-    def _sight(self, shared: Shared) -> tuple[int | None, int]:
-        # By the real lookup, on every server; and where Redis does not answer it.
-        call = self._next(self._looker, ())
+    def _find_lookup_results(self, shared: Shared) -> tuple[int | None, int]:
+        # By the real lookup, on every server, and as if Redis did not answer.
+        call = self._next(self._lookup_process, ())
         replies = [self._execute(server, call.words)[1] for server in shared.servers]
-        found = [self._replayer.after(self._looker, (reply,)) for reply in replies]
+        found = [self._replayer.after(self._lookup_process, (reply,)) for reply in replies]
         in_redis = [
             then.result.max_n for then in found if isinstance(then, Finished) and isinstance(then.result, Lookup)
         ]
-        fallen_back = self._replayer.after(self._looker, (UNREACHABLE, shared.item))
+        fallen_back = self._replayer.after(self._lookup_process, (UNREACHABLE, shared.item))
         assert isinstance(fallen_back, Finished)
         assert isinstance(fallen_back.result, Lookup)
         return min(in_redis, default=None), fallen_back.result.max_n
@@ -246,7 +245,7 @@ class World:
         return call
 
     def _local(self, process: Process, local: Local) -> int:
-        """Its number, the same for all that make no difference to what the process does from here on."""
+        """Return the number of a Local, the same for all after which the process continues in the same way."""
         lost = local.server == LOST
         replies = self._replayer.example(process, local.replies, lost=lost)
         indifferent = not replies or self._replayer.future(process, replies, lost=not lost) == self._replayer.future(
@@ -267,14 +266,14 @@ class World:
     def _find_calls(
         self, process: Process, shared: Shared, local: Local
     ) -> Iterator[tuple[str, Shared, Local, Call | Finished]]:
-        """How the next call may go: how it reads, what is shared after it, what the process knows, and does next."""
+        """Yield the outcomes of the next call: label, shared state, local state, and what the process does next."""
         call = self._next(process, local.replies)
         for where, after, reply in self._serve(shared, local, call):
             assert reply in self._possible(call), f"{reply!r} is not among the possible answers to {call!r}"
             replies = (*local.replies, reply)
             then = self._replayer.after(process, replies)
             name = "" if where is None else self._name(where)
-            label = f"{call}{name}{_told(reply)}"
+            label = f"{call}{name}{_describe(reply)}"
             known = Local(replies, where if call.over == "session" and where is not None else local.server)
             if isinstance(then, Call) and self._can_wait(process, call, replies):
                 for rest, later, more, end in self._find_calls(process, after, known):
@@ -283,10 +282,10 @@ class World:
                 yield label, after, known, then
 
     def _can_wait(self, process: Process, call: Call, replies: tuple[Reply, ...]) -> bool:
-        """Whether a call that was refused may as well be made when the one after it is, as one step with it.
+        """Return whether a refused call and the call after it can be one step.
 
-        A refusal changes nothing. A condition that fails for max_n goes on failing, since max_n never goes down (or
-        else that is found); and a call to Redis may always be in vain.
+        A refusal changes nothing. A condition that fails for max_n keeps failing, since max_n never goes down (a
+        mutation that lowers it is found). A call to Redis may always fail.
         """
         *before, reply = replies
         if call.over == "client" and isinstance(reply, Refusal):
@@ -299,7 +298,7 @@ class World:
     # Servers answer.
 
     def _serve(self, shared: Shared, local: Local, call: Call) -> Iterator[tuple[int | None, Shared, Reply]]:
-        """Every way in which this call may be answered now: where, what is shared after it, the answer."""
+        """Yield every possible answer to a call: the server, the shared state after it, and the answer."""
         match call:
             case Call("dynamodb", ("get",) | ("scan",)):
                 yield None, shared, shared.item
@@ -317,50 +316,50 @@ class World:
             case Call("session", words) if local.server is not None:
                 yield local.server, *self._serve_at(shared, local.server, words)
             case Call(over, words, _):
-                # Clients may reach any server: addresses change late, and connections survive a change of role.
+                # A client may reach any server: addresses change late, and connections survive a change of role.
                 answers = [(index, *self._serve_at(shared, index, words)) for index in range(len(shared.servers))]
                 yield from answers
                 if over == "client" and not any(isinstance(reply, Refusal) for _, _, reply in answers):
-                    # A time-out; or, for a lookup, an open circuit breaker.
+                    # A timeout; or, for a lookup, an open circuit breaker.
                     yield None, shared, UNREACHABLE
 
     def _serve_at(self, shared: Shared, index: int, words: Words) -> tuple[Shared, Reply]:
         server, reply = self._execute(shared.servers[index], words)
-        return shared._replace(servers=applied(shared.servers, index, server)), reply
+        return shared._replace(servers=with_change(shared.servers, index, server)), reply
 
     def _execute(self, server: Redis, words: Words) -> tuple[Redis, Reply]:
         return execute(server, words, self._patches)
 
-    # What befalls Redis.
+    # Failures of Redis.
 
-    def _fates_of(self, shared: int, rebuilds: int) -> list[tuple[str, int]]:
+    def _events_of(self, shared: int, rebuilds: int) -> list[tuple[str, int]]:
         key = (shared, rebuilds)
-        if key not in self._fates:
-            self._fates[key] = list(self._find_fates(shared, rebuilds))
-        return self._fates[key]
+        if key not in self._server_events:
+            self._server_events[key] = list(self._find_server_events(shared, rebuilds))
+        return self._server_events[key]
 
-    def _find_fates(self, number: int, rebuilds: int) -> Iterator[tuple[str, int]]:
-        """How each reads, and its difference to the state."""
+    def _find_server_events(self, number: int, rebuilds: int) -> Iterator[tuple[str, int]]:
+        """Yield the label of each event, and the difference that it makes to the state."""
         item, servers, failures_left, disk = self._shared[number]
-        for label, befallen, failures, kept, difference in self._fates_of_servers(
+        for label, failed, failures, kept, difference in self._events_of_servers(
             servers, failures_left, disk, rebuilds
         ):
-            yield label, self._shared.number(Shared(item, befallen, failures, kept)) - number + difference
+            yield label, self._shared.number(Shared(item, failed, failures, kept)) - number + difference
 
-    def _find_fates_of_servers(
+    def _find_events_of_servers(
         self, servers: Servers, failures_left: int | None, disk: bytes | None, rebuilds: int
     ) -> Iterator[tuple[str, Servers, int | None, bytes | None, int]]:
-        """How each reads; the servers, failures left and disk after it; the difference of the rebuilds' locals."""
+        """Yield the label, the servers, failures left and disk after it, and the difference of the rebuilds' locals."""
         processes = [(at, process) for at, process in self._processes if at >= self._rebuilds_at]
         locals_ = [self._locals[rebuilds >> at - self._rebuilds_at & _MASK] for at, _ in processes]
-        for index, label, befallen, failures in fates(servers, failures_left, self.case.may_fail):
-            same = tuple(server._replace(identity=0) for server in befallen)
-            rename, named = renamed(
-                befallen if self.case.replication_ids else same, [*(local.replies for local in locals_), (disk,)]
+        for index, label, failed, failures in server_events(servers, failures_left, self.case.may_fail):
+            same = tuple(server._replace(identity=0) for server in failed)
+            rename, named = renumber_identities(
+                failed if self.case.replication_ids else same, [*(local.replies for local in locals_), (disk,)]
             )
             difference = 0
             for (at, process), local in zip(processes, locals_, strict=True):
-                server = LOST if local.server == index and not befallen[index].up else local.server
+                server = LOST if local.server == index and not failed[index].up else local.server
                 after = self._local(process, Local(tuple(map(rename, local.replies)), server))
                 difference += after - self._locals.number(local) << at
             yield f"Redis{self._name(index)} {label}", named, failures, rename(disk), difference
@@ -370,14 +369,14 @@ class World:
 
 
 def possible_replies(call: Call, case: Case) -> Collection[Reply]:
-    """Every answer that this call may ever get in a case, and perhaps some more."""
+    """Return every answer that this call can get in a case, and possibly some more."""
     numbers = [(), *((n,) for n in sorted(set(case.raises)))]
     items: list[Reply] = [
         (*(("max_n", n) for n in max_n), *(("write_n", n) for n in write_n)) for max_n in numbers for write_n in numbers
     ]
     refused = [READ_ONLY, READ_ONLY_SCRIPT, UNREACHABLE]
     entries = [None, *(b"%d" % n for n in case.raises)]
-    # Of each server, and what each rebuild remembers; of a resumed one also what it read, and what is on its disk.
+    # One for each server and each rebuild; two more for a resumed rebuild: what it read, and what is on its disk.
     ids = [hexadecimal(i).decode() for i in range(case.servers + case.rebuilds + 2 * case.code.resumes)]
     match call:
         case Call("disk", ("read",)):
@@ -397,7 +396,7 @@ def possible_replies(call: Call, case: Case) -> Collection[Reply]:
         case "mark_buckets", _:
             return [*(i.encode() for i in ids), *refused]
         case "check_marks", _:
-            return [*RECOGNISED, *refused]
+            return [*CHECK_RESULTS, *refused]
         case "set_fence", _:
             return [1, TOKEN_GONE, OTHER_IDENTITY, *refused]
         case _, "HGET":
@@ -409,7 +408,7 @@ def _max_n(item: Item) -> int:
     return dict(item).get("max_n", 1)
 
 
-def _told(reply: Reply) -> str:
+def _describe(reply: Reply) -> str:
     if not isinstance(reply, Refusal):
         return ""
     return f": {reply.text if reply == UNREACHABLE else reply.text.partition(' ')[0]}"

@@ -1,17 +1,17 @@
-"""What befalls Redis: kills, flushes, failovers; and how a replica and an AOF lag behind."""
+"""Failures of Redis: kills, flushes, failovers; and the lag of a replica and of an AOF."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from enum import StrEnum
 
-from tests.model.servers import FRESH, Redis
+from tests.model.servers import NEW_IDENTITY, Redis
 
 Servers = tuple[Redis, ...]
 
 
 class Failure(StrEnum):
-    """What may befall a Redis."""
+    """A failure of one Redis."""
 
     KILL = "dies, its AOF survives"
     LOSE = "dies and loses everything"
@@ -21,19 +21,19 @@ class Failure(StrEnum):
     MOVE = "is given the bucket's slot by the other one"
 
 
-def beginning(servers: int, may_fail: Collection[Failure], read_only: bool) -> Servers:
-    """All of them up and empty, the first with the bucket, the others its replicas or primaries of other slots."""
+def initial_servers(servers: int, may_fail: Collection[Failure], read_only: bool) -> Servers:
+    """Return servers that are up and empty: the owner of the bucket, and its replicas or primaries of other slots."""
     if Failure.MOVE in may_fail:
         return tuple(Redis(replica=i > 0, identity=i) for i in range(servers))
     return tuple(Redis(replica=i > 0, in_step=i > 0, read_only=read_only) for i in range(servers))
 
 
-def applied(servers: Servers, index: int, changed: Redis) -> Servers:
-    """The servers with one of them changed, and its replica after it where that is in step."""
+def with_change(servers: Servers, index: int, changed: Redis) -> Servers:
+    """Return the servers with one of them changed, and its replicas that are in step changed alike."""
     if servers[index] == changed:
         return servers
     if changed.replica and changed.in_step and changed.bucket != servers[index].bucket:
-        # A replica that was written to is itself no longer; not even where its primary moves on.
+        # A replica that was written to is no longer a copy of its primary, even if it was in step.
         changed = changed._replace(in_step=False)
     after = (*servers[:index], changed, *servers[index + 1 :])
     return tuple(
@@ -44,28 +44,29 @@ def applied(servers: Servers, index: int, changed: Redis) -> Servers:
     )
 
 
-def fates(
+def server_events(
     servers: Servers, failures_left: int | None, may_fail: Collection[Failure]
 ) -> Iterator[tuple[int, str, Servers, int | None]]:
-    """Everything that can befall them now: whom, how it reads, the servers and the failures left after it.
+    """Yield every start, lag and failure that is possible now.
 
-    ``failures_left`` None: without end.
+    Each is the index of the server, a label, and the servers and the failures left after it. ``failures_left`` is
+    None if their number is not bounded.
     """
     for index, server in enumerate(servers):
         if not server.up:
-            started = server._replace(up=True, identity=FRESH)
-            yield index, "starts", applied(servers, index, started), failures_left
+            started = server._replace(up=True, identity=NEW_IDENTITY)
+            yield index, "starts", with_change(servers, index, started), failures_left
         elif failures_left != 0:
-            for label, changed in _lags(servers, server, may_fail):
-                yield index, label, applied(servers, index, changed), failures_left
+            for label, changed in _replication_lag(servers, server, may_fail):
+                yield index, label, with_change(servers, index, changed), failures_left
             for failure in may_fail:
-                befallen = _befall(failure, servers, index)
-                if befallen is not None:
+                failed = _fail(failure, servers, index)
+                if failed is not None:
                     left = None if failures_left is None else failures_left - 1
-                    yield index, failure, _without_the_irrelevant(befallen) if left == 0 else befallen, left
+                    yield index, failure, _without_unused_copies(failed) if left == 0 else failed, left
 
 
-def _lags(servers: Servers, server: Redis, may_fail: Collection[Failure]) -> Iterator[tuple[str, Redis]]:
+def _replication_lag(servers: Servers, server: Redis, may_fail: Collection[Failure]) -> Iterator[tuple[str, Redis]]:
     if server.durable is None and Failure.KILL in may_fail:
         yield "writes its AOF for the last time", server._replace(durable=server.bucket)
     if not server.replica or Failure.FAILOVER not in may_fail:
@@ -78,8 +79,8 @@ def _lags(servers: Servers, server: Redis, may_fail: Collection[Failure]) -> Ite
         yield "catches up", server._replace(in_step=True, bucket=primary.bucket, identity=primary.identity)
 
 
-def _befall(failure: Failure, servers: Servers, index: int) -> Servers | None:
-    """The servers after a failure of one, or None where it cannot befall this one."""
+def _fail(failure: Failure, servers: Servers, index: int) -> Servers | None:
+    """Return the servers after a failure of one, or None if this server cannot fail in this way."""
     server = servers[index]
     match failure:
         case Failure.KILL | Failure.LOSE:
@@ -89,22 +90,22 @@ def _befall(failure: Failure, servers: Servers, index: int) -> Servers | None:
             # A replica that has lost its primary keeps what it has.
             return tuple(dead if at == index else other._replace(in_step=False) for at, other in enumerate(servers))
         case Failure.FLUSH if not server.replica:
-            return applied(servers, index, server._replace(bucket=()))
+            return with_change(servers, index, server._replace(bucket=()))
         case Failure.RENAME if not server.replica:
-            return applied(servers, index, server._replace(identity=FRESH))
+            return with_change(servers, index, server._replace(identity=NEW_IDENTITY))
         case Failure.FAILOVER if server.replica:
             # At once: a demoted primary that does not know it yet is outside the promise (design: known limit).
-            promoted = server._replace(replica=False, in_step=False, identity=FRESH)
+            promoted = server._replace(replica=False, in_step=False, identity=NEW_IDENTITY)
             return tuple(promoted if at == index else other._replace(replica=True) for at, other in enumerate(servers))
         case Failure.MOVE if server.replica and (owner := servers[1 - index]).up:
-            # In a cluster both are primaries, and who lacks the slot refuses every command just as a replica does.
+            # In a cluster both are primaries. The one without the slot refuses every command, as a replica does.
             taker, giver = server._replace(replica=False, bucket=owner.bucket), owner._replace(replica=True, bucket=())
             return tuple(taker if at == index else giver for at in range(2))
     return None
 
 
-def _without_the_irrelevant(servers: Servers) -> Servers:
-    """Nobody will ever see a copy when nothing fails any more."""
+def _without_unused_copies(servers: Servers) -> Servers:
+    """Drop copies that no failure will bring back, so that states that differ only in them are one."""
     return tuple(
         server._replace(durable=None, bucket=() if server.replica else server.bucket, in_step=False)
         for server in servers
