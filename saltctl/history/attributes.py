@@ -18,9 +18,7 @@ from decimal import Decimal
 from typing import Any
 
 from saltctl.errors import UsageError
-
-Item = Mapping[str, Mapping[str, Any]]
-"""A row as DynamoDB's low-level client gives it: attribute name → ``{"S": …}`` and so on."""
+from saltctl.stores.contracts import Item
 
 MAX_DIGITS = 38
 """Digits that DynamoDB keeps of a number (documented)."""

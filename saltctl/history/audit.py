@@ -18,11 +18,11 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from saltctl.errors import UnavailableError
-from saltctl.history.attributes import Item, fingerprint
+from saltctl.history.attributes import fingerprint
 from saltctl.history.cursor import BASE, Position
 from saltctl.history.scatter_gather import sort_key_of
 from saltctl.salting import partition_key, power_of_two_at_least
-from saltctl.stores.contracts import PartitionAnswer, PartitionQuery
+from saltctl.stores.contracts import Item, PartitionAnswer, PartitionQuery
 
 if TYPE_CHECKING:
     from saltctl.history.history import History

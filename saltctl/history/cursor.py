@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 from saltctl.errors import InvalidCursorError
 
-SortKey = str | Decimal
 BASE = -1
 """The base partition's place among the salts of one sort key: before all of them."""
 

@@ -17,11 +17,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, SaltctlError, UnavailableError, UsageError
-from saltctl.history.attributes import Item
-from saltctl.history.cursor import SortKey
 from saltctl.history.scatter_gather import sort_key_of
 from saltctl.salting import find_set
-from saltctl.stores.contracts import Filter, PartitionQuery
+from saltctl.stores.contracts import Filter, Item, PartitionQuery, SortKey
 
 if TYPE_CHECKING:
     from saltctl.history.history import History

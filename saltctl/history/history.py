@@ -16,8 +16,8 @@ from typing import Any, Protocol, Self
 
 from saltctl.errors import SortKeyTakenError, UsageError
 from saltctl.history import cursor as cursors
-from saltctl.history.attributes import Item, plain_item, tagged
-from saltctl.history.cursor import BASE, Cursor, Position, SortKey
+from saltctl.history.attributes import plain_item, tagged
+from saltctl.history.cursor import BASE, Cursor, Position
 from saltctl.history.find import FindOptions, Found, Search
 from saltctl.history.message_ids import MessageIds
 from saltctl.history.models import EVERYTHING, Message, Page, ReadOptions, Shard
@@ -28,7 +28,7 @@ from saltctl.history.workers import Workers
 from saltctl.registry.registry import Lookup, Registry
 from saltctl.salting import partition_key, salt_of, split_partition_key
 from saltctl.settings import Settings
-from saltctl.stores.contracts import MessageStore, PartitionQuery
+from saltctl.stores.contracts import Item, MessageStore, PartitionQuery, SortKey
 
 CONCURRENCY = 72
 """Requests in flight at once, over all callers of one History: as many as the client keeps connections. A page of 64

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from saltctl.history.attributes import Item
-from saltctl.stores.contracts import TableKeys
+from saltctl.stores.contracts import Item, TableKeys
 
 IN_SORT_KEY = "sort_key"
 _ATTRIBUTE = "attribute:"

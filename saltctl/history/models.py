@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from saltctl.history.cursor import SortKey
-from saltctl.stores.contracts import Filter
+from saltctl.stores.contracts import Filter, SortKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from saltctl.history.attributes import Item, fingerprint
-from saltctl.history.cursor import Position, SortKey
+from saltctl.history.attributes import fingerprint
+from saltctl.history.cursor import Position
+from saltctl.stores.contracts import Item, SortKey
 
 
 class Row(NamedTuple):

@@ -12,7 +12,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 
-from saltctl.history.cursor import SortKey
+from saltctl.stores.contracts import SortKey
 
 MARGIN = 2.0
 """Standard deviations of what lies before the horizon, above what the page needs: a page of 50 whose messages come

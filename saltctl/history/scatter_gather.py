@@ -15,12 +15,11 @@ from decimal import Decimal
 from functools import lru_cache, partial
 
 from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, SaltctlError, UnavailableError
-from saltctl.history.attributes import Item
-from saltctl.history.cursor import BASE, Position, SortKey
+from saltctl.history.cursor import BASE, Position
 from saltctl.history.ordered_merge import Merge, Row
 from saltctl.history.page_estimate import rows_within
 from saltctl.history.workers import Workers
-from saltctl.stores.contracts import MessageStore, PartitionAnswer, PartitionQuery
+from saltctl.stores.contracts import Item, MessageStore, PartitionAnswer, PartitionQuery, SortKey
 
 DRY = 0.3
 """Partitions expected to run dry in the first round, at which three of four pages need no second one."""

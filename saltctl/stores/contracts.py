@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal, Protocol
 
-from saltctl.history.attributes import Item
-from saltctl.history.cursor import SortKey
+Item = Mapping[str, Mapping[str, Any]]
+"""A row in the format of DynamoDB's low-level client: attribute name to ``{"S": …}`` and so on."""
+SortKey = str | Decimal
 
 
 @dataclass(frozen=True, slots=True)

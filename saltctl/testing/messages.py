@@ -10,9 +10,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from saltctl.errors import UsageError
-from saltctl.history.attributes import Item
-from saltctl.history.cursor import SortKey
-from saltctl.stores.contracts import KeysPage, PartitionAnswer, PartitionQuery, TableKeys, TableSize
+from saltctl.stores.contracts import Item, KeysPage, PartitionAnswer, PartitionQuery, SortKey, TableKeys, TableSize
 
 
 class MemoryMessages:

@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saltctl.history import cursor as cursors
-from saltctl.history.attributes import Item
 from saltctl.history.history import History
 from saltctl.history.models import Page, ReadOptions
 from saltctl.salting import partition_key, salt_of
-from saltctl.stores.contracts import Filter
+from saltctl.stores.contracts import Filter, Item
 from saltctl.testing import MemoryMessages
 from tests.support.lookups import FixedLookups
 

@@ -10,8 +10,6 @@ from functools import cached_property
 from typing import Any
 
 from saltctl.errors import ConfigurationError, ThrottledError
-from saltctl.history.attributes import Item
-from saltctl.history.cursor import SortKey
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import (
     aws_errors,
@@ -22,7 +20,7 @@ from saltctl.stores.aws.client import (
     require_table,
     table_size,
 )
-from saltctl.stores.contracts import KeysPage, PartitionAnswer, PartitionQuery, TableKeys, TableSize
+from saltctl.stores.contracts import Item, KeysPage, PartitionAnswer, PartitionQuery, SortKey, TableKeys, TableSize
 from saltctl.stores.retry import retry_while_throttled
 
 PARTITION_KEY = "conversation_id"
