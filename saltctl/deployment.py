@@ -8,7 +8,6 @@ from collections.abc import Callable
 from saltctl.settings import Settings
 from saltctl.urls import mask_url
 
-METRICS_PORT = 9109
 # No client|setinfo: Redis 7.0 does not know it and would refuse the file; redis-py goes on without it.
 _CONNECTION = "+ping +info +hello +client|setname +select"
 _STREAM = (

@@ -1,7 +1,7 @@
-"""From heat reports to raises: sum, decide, raise, acknowledge last. Shared by the service and by replay.
+"""Turn heat reports into raises: sum, decide, raise, acknowledge last. Used by the service and by replay.
 
-Everything here may run twice, late, or beside another instance: a report counts once, max_n never goes down,
-and an entry is acknowledged only when nothing that it asks for is left to do.
+Every step may run twice, late, or at the same time as another instance. A report counts once, max_n never goes
+down, and an entry is acknowledged only when it needs no more work.
 """
 
 from __future__ import annotations
@@ -10,57 +10,28 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from logging import ERROR, INFO, WARNING
+from typing import TYPE_CHECKING
 
+from saltctl.detection.events import log_event
 from saltctl.errors import DamagedEntryError, RefusedError, SaltctlError
-from saltctl.registry.registry import RaiseResult
 from saltctl.salting import needed_n, power_of_two_at_least
 from saltctl.settings import Settings
+from saltctl.stores.heat.contracts import Entry, ReportSums
 from saltctl.stores.heat.report import BadReportError, HeatReport, parse
-from saltctl.stores.heat.stream import Entry
 
-REMEMBERED = 100_000
-"""Conversations whose N is remembered, so that not every report of a hot one costs a raise that changes nothing."""
+if TYPE_CHECKING:
+    from saltctl.registry.registry import RaiseResult, Registry
+    from saltctl.stores.heat.dead_letters import DeadLetters
+    from saltctl.stores.heat.stream import HeatStream
 
-Tell = Callable[..., None]
-"""``tell(level, event, **fields)``: what happened, for a log. Fields are plain values; they may be hostile."""
-
-
-class Sums(Protocol):
-    """Where reports are added up: ``WindowSums``, or memory in a dry run."""
-
-    def add(self, reports: Sequence[HeatReport]) -> list[int]:
-        """For each report the write units of its conversation in its window so far; each counts once."""
-        ...
-
-
-class Raiser(Protocol):
-    """What raises: ``Registry``."""
-
-    def raise_to(self, conversation_id: str, n: int, *, reason: str = "", actor: str | None = None) -> RaiseResult:
-        """Increase max_n by the protocol."""
-        ...
-
-
-class Source(Protocol):
-    """What entries are acknowledged at: ``HeatStream``."""
-
-    def acknowledge(self, ids: Sequence[str]) -> int:
-        """Acknowledge entries."""
-        ...
-
-
-class Burial(Protocol):
-    """Where entries go that nothing can be done with: ``DeadLetters``."""
-
-    def add(self, letters: Sequence[tuple[Entry, str]]) -> None:
-        """Keep each entry with the reason."""
-        ...
+MAX_REMEMBERED = 100_000
+"""Conversations whose N is remembered. Without it every report of a hot conversation would repeat its raise."""
 
 
 @dataclass
 class Counters:
-    """What one process did since it started. Written by its loop, read by whoever shows it."""
+    """Totals of one process since its start. Written by its loop, read by status and metrics."""
 
     reports: int = 0
     acknowledged: int = 0
@@ -78,7 +49,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class RaiseDecision:
-    """What a conversation needs by its reports. ``rate`` is in write units a second, 0 where it was throttled."""
+    """The N that a conversation needs. ``rate`` is in write units a second; 0 if DynamoDB throttled it."""
 
     conversation_id: str
     n: int
@@ -88,207 +59,214 @@ class RaiseDecision:
 
     @property
     def reason(self) -> str:
-        """For the record of raises."""
+        """The reason that is recorded with the raise."""
         cause = f"{self.rate:,} write units a second" if self.rate else "throttled by DynamoDB"
         return f"{cause} in window {self.window}" + (", clamped at the cap" if self.clamped else "")
 
 
 @dataclass
 class BatchResult:
-    """What became of one batch. ``kept`` entries stay pending, for the reason in ``failure``."""
+    """Result of one batch. Entries in ``left_pending`` were not acknowledged because of ``failure``."""
 
     acknowledged: int = 0
-    kept: list[str] = field(default_factory=list)
+    left_pending: list[str] = field(default_factory=list)
     stale: int = 0
     dead: int = 0
     raises: list[RaiseResult] = field(default_factory=list)
     failure: SaltctlError | None = None
 
 
+@dataclass
+class _Batch:
+    """Entries by kind. ``finished`` entries need only be acknowledged; ``dead`` ones have a reason."""
+
+    reports: list[tuple[Entry, HeatReport]] = field(default_factory=list)
+    dead: list[tuple[Entry, str]] = field(default_factory=list)
+    finished: list[Entry] = field(default_factory=list)
+
+
 class Detector:
-    """Handles entries of the heat stream. Not thread-safe; one for each loop.
+    """Handles entries of the heat stream. Not thread-safe: use one for each loop.
 
     Args:
         sums: the sums that all instances share.
-        raiser: the registry.
-        dead_letters: where entries go that are no reports.
-        settings: write units a salt, cap, and the age above which heat raises nothing.
-        tell: hears about raises, dead letters and clamping.
-        max_age: seconds, instead of the settings'.
-        now: seconds since the epoch.
-        should_stop: asked before every raise; True leaves the rest pending.
+        registry: raises max_n.
+        dead_letters: receives entries that are not valid reports; None discards them.
+        settings: write units per salt, the cap, and the age above which reports are stale.
+        counters: totals to update; by default its own.
+        max_age: age in seconds above which reports are stale, instead of the setting.
+        now: returns seconds since the epoch.
+        should_stop: called before every raise; True leaves the remaining entries pending.
     """
 
     def __init__(
         self,
-        sums: Sums,
-        raiser: Raiser,
-        dead_letters: Burial,
+        sums: ReportSums,
+        registry: Registry,
+        dead_letters: DeadLetters | None,
         settings: Settings,
         *,
-        tell: Tell = lambda level, event, **fields: None,
         counters: Counters | None = None,
         max_age: float | None = None,
         now: Callable[[], float] = time.time,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._sums = sums
-        self._raiser = raiser
+        self._registry = registry
         self._dead_letters = dead_letters
         self._per_salt = settings.wps_per_salt
         self._cap = settings.max_n_cap
         self._max_age = settings.heat_max_age if max_age is None else max_age
-        self._tell = tell
         self._now = now
-        self._give_up = should_stop
+        self._should_stop = should_stop
         self.counters = counters or Counters()
-        self._known: dict[str, int] = {}
+        self._known_n: dict[str, int] = {}
         self._clamped: set[str] = set()
 
-    def handle(self, entries: Sequence[Entry], source: Source | None) -> BatchResult:
-        """Sum, raise, and acknowledge last, at ``source`` (None: they were acknowledged before).
+    def handle(self, entries: Sequence[Entry], stream: HeatStream | None) -> BatchResult:
+        """Sum, raise, and acknowledge last.
 
-        An entry whose raise cannot be done now is kept and not acknowledged. One that is no report, or whose
-        raise can never be done, becomes a dead letter first.
+        An entry whose raise fails is not acknowledged. An entry that is not a valid report, or whose raise is
+        refused for good, becomes a dead letter before it is acknowledged.
+
+        Args:
+            entries: entries of the stream.
+            stream: acknowledges the entries; None if they were acknowledged before.
 
         Raises:
-            UnavailableError, AccessDeniedError: sums, dead letters or acknowledgement failed; nothing is lost,
-                and handling the same entries again is right.
+            UnavailableError, AccessDeniedError: sums, dead letters or acknowledgement failed. Nothing is lost;
+                handle the same entries again.
         """
-        done = BatchResult()
-        reports, dead, gone = self._read(entries, done)
-        totals = self._sums.add([report for _, report in reports]) if reports else []
-        needs = self._needs(((report, total) for (_, report), total in zip(reports, totals, strict=True)))
-        failed, refused = self._raise_all(needs, done)
-        for entry, report in reports:
+        result = BatchResult()
+        batch = self._parse(entries, result)
+        totals = self._sums.add([report for _, report in batch.reports]) if batch.reports else []
+        decisions = self._decide((report, total) for (_, report), total in zip(batch.reports, totals, strict=True))
+        failed, refused = self._raise_all(decisions, result)
+        ids = [entry.id for entry in batch.finished]
+        for entry, report in batch.reports:
             if report.conversation_id in refused:
-                dead.append((entry, refused[report.conversation_id]))
-        if dead:
-            self._bury(dead, done)
-        ids = [entry.id for entry in gone]
-        for entry, report in reports:
-            (done.kept if report.conversation_id in failed else ids).append(entry.id)
-        ids += [entry.id for entry, _ in dead]
-        self._acknowledge(ids, source, done)
-        return done
+                batch.dead.append((entry, refused[report.conversation_id]))
+            (result.left_pending if report.conversation_id in failed else ids).append(entry.id)
+        if batch.dead:
+            self._add_dead_letters(batch.dead, result)
+        ids += [entry.id for entry, _ in batch.dead]
+        if stream is not None and ids:
+            stream.acknowledge(ids)
+        result.acknowledged = len(ids)
+        self.counters.acknowledged += len(ids)
+        return result
 
     def preview(self, entries: Sequence[Entry]) -> tuple[list[RaiseDecision], BatchResult]:
-        """What conversations need by these entries, and what else would become of them; changes the sums alone."""
-        done = BatchResult()
-        reports, dead, _ = self._read(entries, done)
-        done.dead = len(dead)
-        found = [report for _, report in reports]
-        return list(self._needs(zip(found, self._sums.add(found), strict=True)).values()), done
+        """Return the raises that these entries need, and the counts of other entries. Changes only the sums."""
+        result = BatchResult()
+        batch = self._parse(entries, result)
+        result.dead = len(batch.dead)
+        reports = [report for _, report in batch.reports]
+        return list(self._decide(zip(reports, self._sums.add(reports), strict=True)).values()), result
 
-    def _read(
-        self, entries: Sequence[Entry], done: BatchResult
-    ) -> tuple[list[tuple[Entry, HeatReport]], list[tuple[Entry, str]], list[Entry]]:
-        """Reports to be counted, dead letters, and entries that ask for nothing any more."""
+    def _parse(self, entries: Sequence[Entry], result: BatchResult) -> _Batch:
         now = self._now()
-        reports, dead, gone = [], [], []
+        batch = _Batch()
         for entry in entries:
             if entry.fields is None:
-                gone.append(entry)
+                batch.finished.append(entry)
                 self.counters.lost += 1
-                self._tell("error", "trimmed_pending", id=entry.id, why="removed from the stream before it was handled")
+                why = "the entry was removed from the stream before it was handled"
+                log_event(ERROR, "pending_entry_trimmed", id=entry.id, why=why)
                 continue
             try:
                 report = parse(entry.fields, now)
             except BadReportError as exc:
-                dead.append((entry, str(exc)))
+                batch.dead.append((entry, str(exc)))
                 continue
             if report.window < now - self._max_age:
-                gone.append(entry)
-                done.stale += 1
+                batch.finished.append(entry)
+                result.stale += 1
             else:
-                reports.append((entry, report))
+                batch.reports.append((entry, report))
         self.counters.reports += len(entries)
-        self.counters.stale += done.stale
-        return reports, dead, gone
+        self.counters.stale += result.stale
+        return batch
 
-    def _needs(self, counted: Iterable[tuple[HeatReport, int]]) -> dict[str, RaiseDecision]:
-        """For each conversation that needs salts the largest N that one of its windows asks for."""
-        needs: dict[str, RaiseDecision] = {}
-        for report, total in counted:
+    def _decide(self, totals: Iterable[tuple[HeatReport, int]]) -> dict[str, RaiseDecision]:
+        """Return, for each conversation that needs salts, the decision with the largest N of its windows."""
+        decisions: dict[str, RaiseDecision] = {}
+        for report, total in totals:
             if total <= self._per_salt and not report.throttled_n:
                 continue
-            need = self._need(report, total)
-            held = needs.get(report.conversation_id)
-            if held is None or held.n < need.n:
-                needs[report.conversation_id] = need
-        return needs
+            decision = self._decide_one(report, total)
+            earlier = decisions.get(report.conversation_id)
+            if earlier is None or earlier.n < decision.n:
+                decisions[report.conversation_id] = decision
+        return decisions
 
-    def _need(self, report: HeatReport, total: int) -> RaiseDecision:
+    def _decide_one(self, report: HeatReport, total: int) -> RaiseDecision:
         by_rate = power_of_two_at_least(math.ceil(total / self._per_salt))
-        # What was throttled at N needs the next one, however few writes came through.
+        # A conversation that was throttled at N needs the next N, even if its write rate is low.
         by_throttling = 2 * power_of_two_at_least(report.throttled_n) if report.throttled_n else 1
         n = needed_n(max(by_rate, by_throttling), 1, self._cap)
         clamped = max(by_rate, by_throttling) > n
-        return RaiseDecision(
-            report.conversation_id, n, total if by_rate >= by_throttling else 0, report.window, clamped
-        )
+        rate = total if by_rate >= by_throttling else 0
+        return RaiseDecision(report.conversation_id, n, rate, report.window, clamped)
 
-    def _raise_all(self, needs: dict[str, RaiseDecision], done: BatchResult) -> tuple[set[str], dict[str, str]]:
-        """Raise what needs it; the conversations that could not be raised now, and those that never can."""
+    def _raise_all(self, decisions: dict[str, RaiseDecision], result: BatchResult) -> tuple[set[str], dict[str, str]]:
+        """Raise. Return the conversations whose raise failed, and those whose raise was refused with the reason."""
         failed: set[str] = set()
         refused: dict[str, str] = {}
-        for need in needs.values():
-            if need.clamped:
-                self._say_clamped(need)
-            if self._known.get(need.conversation_id, 1) >= need.n:
+        for decision in decisions.values():
+            conversation_id = decision.conversation_id
+            if decision.clamped:
+                self._log_clamped(decision)
+            if self._known_n.get(conversation_id, 1) >= decision.n:
                 continue
-            # After one failure the others would wait for the same outage.
-            if done.failure is not None or self._give_up():
-                failed.add(need.conversation_id)
+            # After one failure the other raises would wait for the same outage.
+            if result.failure is not None or self._should_stop():
+                failed.add(conversation_id)
                 continue
             try:
-                self._raise(need, done)
+                self._raise(decision, result)
             except (DamagedEntryError, RefusedError) as exc:
-                refused[need.conversation_id] = f"its raise to {need.n} is refused: {exc.message}"
+                refused[conversation_id] = f"raise to {decision.n} refused: {exc.message}"
             except SaltctlError as exc:
-                failed.add(need.conversation_id)
-                done.failure = exc
+                failed.add(conversation_id)
+                result.failure = exc
                 self.counters.failures += 1
         return failed, refused
 
-    def _raise(self, need: RaiseDecision, done: BatchResult) -> None:
-        result = self._raiser.raise_to(need.conversation_id, need.n, reason=need.reason)
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        self._known[need.conversation_id] = result.after
-        done.raises.append(result)
-        if result.changed:
+    def _raise(self, decision: RaiseDecision, result: BatchResult) -> None:
+        raised = self._registry.raise_to(decision.conversation_id, decision.n, reason=decision.reason)
+        if len(self._known_n) >= MAX_REMEMBERED:
+            self._known_n.clear()
+        self._known_n[decision.conversation_id] = raised.after
+        result.raises.append(raised)
+        if raised.changed:
             self.counters.raised += 1
-            fields = {"conversation_id": need.conversation_id, "before": result.before, "after": result.after}
-            self._tell("info", "raised", **fields, reason=need.reason)
+            fields = {"conversation_id": decision.conversation_id, "before": raised.before, "after": raised.after}
+            log_event(INFO, "raised", **fields, reason=decision.reason)
         else:
             self.counters.unchanged += 1
 
-    def _say_clamped(self, need: RaiseDecision) -> None:
-        if need.conversation_id in self._clamped:
+    def _log_clamped(self, decision: RaiseDecision) -> None:
+        """Log a conversation that needs more than the cap, once."""
+        if decision.conversation_id in self._clamped:
             return
-        if len(self._clamped) < REMEMBERED:
-            self._clamped.add(need.conversation_id)
+        if len(self._clamped) < MAX_REMEMBERED:
+            self._clamped.add(decision.conversation_id)
         self.counters.clamped += 1
-        self._tell(
-            "error",
+        log_event(
+            ERROR,
             "clamped",
-            conversation_id=need.conversation_id,
-            rate=need.rate,
-            n=need.n,
+            conversation_id=decision.conversation_id,
+            rate=decision.rate,
+            n=decision.n,
             why=f"it needs more than the cap of {self._cap} salts and will be throttled",
-            hint="raise the setting max_n_cap (SALTCTL_MAX_N_CAP), or write less to it",
+            hint="increase the setting max_n_cap (SALTCTL_MAX_N_CAP), or write less to the conversation",
         )
 
-    def _bury(self, dead: list[tuple[Entry, str]], done: BatchResult) -> None:
-        self._dead_letters.add(dead)
-        done.dead += len(dead)
+    def _add_dead_letters(self, dead: list[tuple[Entry, str]], result: BatchResult) -> None:
+        if self._dead_letters is not None:
+            self._dead_letters.add(dead)
+        result.dead += len(dead)
         self.counters.dead += len(dead)
         for entry, reason in dead:
-            self._tell("warning", "dead_letter", id=entry.id, reason=reason)
-
-    def _acknowledge(self, ids: list[str], source: Source | None, done: BatchResult) -> None:
-        if source is not None and ids:
-            source.acknowledge(ids)
-        done.acknowledged = len(ids)
-        self.counters.acknowledged += len(ids)
+            log_event(WARNING, "dead_letter", id=entry.id, reason=reason)

@@ -1,59 +1,52 @@
-"""Watches the fence and rebuilds, once for all instances that watch (design: the fence, rebuild)."""
+"""Watch the fence and rebuild. The lease lets one of all watching instances rebuild (design: the fence, rebuild)."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable
 from contextlib import closing
-from typing import Protocol
+from logging import ERROR, INFO, WARNING
+from typing import TYPE_CHECKING
 
-from saltctl.detection.detector import Counters, Tell
+from saltctl.detection.detector import Counters
+from saltctl.detection.events import log_event
 from saltctl.errors import LeaseHeldError, RedisUnavailableError, SaltctlError
-from saltctl.rebuild.events import Event, RebuildReport, RebuildStarted
+from saltctl.rebuild.events import RebuildReport, RebuildStarted
 from saltctl.stores.contracts import DamagedEntry
 
-CHECK_SECONDS = 1.0
-BUCKETS_A_CHECK = 256
-"""Buckets that each check asks. A restart, a failover and a FLUSHALL show in any of them; a single bucket that
-was evicted or deleted shows within buckets / 256 seconds, and lookups in it ask the backup from the start."""
+if TYPE_CHECKING:
+    from saltctl.rebuild.rebuild import Rebuild
+    from saltctl.stores.redis.registry import RedisRegistry
+
+CHECK_INTERVAL = 1.0
+BUCKETS_PER_CHECK = 256
+"""Buckets that each check asks. Any bucket shows a restart, a failover or a FLUSHALL. A single bucket that was
+evicted or deleted shows after at most buckets / 256 seconds; its lookups use the backup at once."""
 MAX_WAIT = 30.0
-
-
-class WatchedStore(Protocol):
-    """What is watched: ``RedisRegistry``."""
-
-    def verified(self, buckets: range | None = None) -> Mapping[str, bool]:
-        """For each primary whether these buckets, or all, answer lookups."""
-        ...
-
-
-class RebuildJob(Protocol):
-    """A rebuild that was not started."""
-
-    def run(self) -> Generator[Event, None, None]:
-        """Do it."""
-        ...
+"""Longest wait in seconds between two rebuilds that failed."""
 
 
 class FenceWatcher:
-    """One watcher. ``verified`` is what the latest check saw: None before the first, or where Redis is away.
+    """Checks that Redis is verified, and rebuilds it if not.
+
+    ``verified`` is the result of the latest check: None before the first one, and while Redis is unavailable.
 
     Args:
         store: the registry in Redis.
-        buckets: how many it has.
-        new_rebuild: a rebuild with a token of its own.
-        tell: hears about rebuilds and outages.
-        stop: set when the process is to end; a rebuild under way gives its lease back.
+        buckets: its number of buckets.
+        new_rebuild: returns a new rebuild with a token of its own.
+        counters: totals to update.
+        stop: set to end the watcher; a rebuild in progress then releases its lease.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
         self,
-        store: WatchedStore,
+        store: RedisRegistry,
         buckets: int,
-        new_rebuild: Callable[[], RebuildJob],
+        new_rebuild: Callable[[], Rebuild],
         *,
-        tell: Tell,
         counters: Counters,
         stop: threading.Event,
         clock: Callable[[], float] = time.monotonic,
@@ -61,77 +54,76 @@ class FenceWatcher:
         self._store = store
         self._buckets = buckets
         self._new_rebuild = new_rebuild
-        self._tell = tell
         self._counters = counters
         self._stop = stop
         self._clock = clock
         self._next_bucket = 0
-        self._not_before = 0.0
-        self._wait = CHECK_SECONDS
-        self._said = ""
+        self._next_rebuild_at = 0.0
+        self._wait = CHECK_INTERVAL
+        self._last_event = ""
         self.verified: bool | None = None
 
     def run(self) -> None:
-        """Check every second until stopped."""
+        """Check every second until ``stop`` is set."""
         while not self._stop.is_set():
             self.check()
-            self._stop.wait(CHECK_SECONDS)
+            self._stop.wait(CHECK_INTERVAL)
 
     def check(self) -> None:
-        """Look once, and rebuild where Redis is not verified. Never raises a SaltctlError."""
+        """Check once, and rebuild if Redis is not verified. Never raises a SaltctlError."""
         try:
-            # All buckets after anything but a good answer, a share of them while all is well.
-            verified = all(self._store.verified(self._share() if self.verified else None).values())
-            if not verified and self._clock() >= self._not_before:
+            # A share of the buckets while Redis is verified, all buckets otherwise.
+            verified = all(self._store.verified(self._next_share() if self.verified else None).values())
+            if not verified and self._clock() >= self._next_rebuild_at:
                 self.verified = False
                 verified = self._rebuild()
         except RedisUnavailableError as exc:
             self.verified = None
-            self._once("error", "redis_away", error=exc.code, why=exc.message)
+            self._log_change(ERROR, "redis_unavailable", error=exc.code, why=exc.message)
             return
         except LeaseHeldError as exc:
-            self._once("info", "rebuilt_elsewhere", why=exc.message)
+            self._log_change(INFO, "rebuild_lease_held", why=exc.message)
             return
         except SaltctlError as exc:
-            self._not_before = self._clock() + self._wait
+            self._next_rebuild_at = self._clock() + self._wait
             self._wait = min(self._wait * 2, MAX_WAIT)
-            self._tell("error", "rebuild_failed", error=exc.code, why=exc.message, hint=exc.hint)
+            log_event(ERROR, "rebuild_failed", error=exc.code, why=exc.message, hint=exc.hint)
             return
         self.verified = verified
         if verified:
-            self._wait = CHECK_SECONDS
-            self._said = ""
+            self._wait = CHECK_INTERVAL
+            self._last_event = ""
 
-    def _share(self) -> range:
+    def _next_share(self) -> range:
         first = self._next_bucket
-        last = min(first + BUCKETS_A_CHECK, self._buckets)
+        last = min(first + BUCKETS_PER_CHECK, self._buckets)
         self._next_bucket = last % self._buckets
         return range(first, last)
 
     def _rebuild(self) -> bool:
-        """Rebuild under the lease; whether Redis is verified now."""
-        # Closed on every way out, so that the lease is given back.
+        """Rebuild under the lease. Return whether Redis is verified."""
+        # Closing the generator releases the lease on every way out.
         with closing(self._new_rebuild().run()) as events:
             for event in events:
                 if self._stop.is_set():
                     return False
                 match event:
                     case RebuildStarted(verified_before=True):
-                        # Another instance was done between our look and our turn with the lease.
+                        # Another instance rebuilt between the check and taking the lease.
                         return True
                     case RebuildStarted():
-                        self._tell("warning", "rebuilding", why="Redis is not verified", primaries=event.primaries)
+                        log_event(WARNING, "rebuilding", why="Redis is not verified", primaries=event.primaries)
                     case DamagedEntry():
-                        self._tell("error", "damaged", conversation_id=event.conversation_id, why=event.problem)
+                        fields = {"conversation_id": event.conversation_id, "why": event.problem}
+                        log_event(ERROR, "damaged_backup_entry", **fields)
                     case RebuildReport():
                         self._counters.rebuilds += 1
-                        self._tell(
-                            "info", "rebuilt", entries=event.entries, restored=event.restored, seconds=event.seconds
-                        )
+                        counts = {"entries": event.entries, "restored": event.restored}
+                        log_event(INFO, "rebuilt", **counts, seconds=event.seconds)
         return True
 
-    def _once(self, level: str, event: str, **fields: object) -> None:
-        """Say it when it begins, and not every second."""
-        if self._said != event:
-            self._said = event
-            self._tell(level, event, **fields)
+    def _log_change(self, level: int, event: str, **fields: object) -> None:
+        """Log an event if it is not the same as the last one, to avoid a line every second."""
+        if self._last_event != event:
+            self._last_event = event
+            log_event(level, event, **fields)

@@ -1,6 +1,7 @@
-"""Replay of the heat stream: works through the backlog without the service, or a range once more.
+"""Replay the heat stream: handle the backlog without the service, or a range of entries again.
 
-Safe beside running instances and safe to repeat: a report counts once in a window, and max_n never goes down.
+Replay is safe while instances of the service run, and safe to repeat: a report counts once in a window, and max_n
+never goes down.
 """
 
 from __future__ import annotations
@@ -8,47 +9,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from saltctl.detection.detector import BatchResult, Detector, RaiseDecision
 from saltctl.detection.service import ALIVE_SECONDS
-from saltctl.errors import SaltctlError
-from saltctl.registry.registry import Lookup
-from saltctl.stores.heat.report import HeatReport
-from saltctl.stores.heat.stream import FIRST_ID, Claimed, Entry, StreamInfo, id_order
+from saltctl.stores.heat.contracts import FIRST_ID, Entry, id_order
 
-BATCH = 1000
+if TYPE_CHECKING:
+    from saltctl.registry.registry import Registry
+    from saltctl.stores.heat.stream import HeatStream
+
+BATCH_ENTRIES = 1000
 POLL_SECONDS = 0.2
 WAIT_FOR_OTHERS = 2 * ALIVE_SECONDS
-
-
-class ReplayStream(Protocol):
-    """What is replayed. See ``HeatStream`` for the semantics."""
-
-    group: str
-
-    def read_own(self, consumer: str, after: str, count: int) -> list[Entry]: ...  # noqa: D102
-    def read_new(self, consumer: str, count: int, block: float = 0.0) -> list[Entry]: ...  # noqa: D102
-    def claim(self, consumer: str, idle: float, cursor: str, count: int) -> Claimed: ...  # noqa: D102
-    def acknowledge(self, ids: Sequence[str]) -> int: ...  # noqa: D102
-    def delete_idle_consumers(self, idle: float, name: str | None = None) -> list[str]: ...  # noqa: D102
-    def range(self, first: str, last: str, count: int) -> list[Entry]: ...  # noqa: D102
-    def pending(self, first: str, count: int, *, consumer: str | None = None) -> list[tuple[str, str, float]]: ...  # noqa: D102
-    def get(self, ids: Sequence[str]) -> dict[str, list[bytes]]: ...  # noqa: D102
-    def info(self) -> StreamInfo: ...  # noqa: D102
-
-
-class Lookups(Protocol):
-    """Where a dry run learns what is held: ``Registry``."""
-
-    def lookup_many(self, conversation_ids: Sequence[str]) -> dict[str, Lookup]:
-        """How many salts conversations have now."""
-        ...
+"""Seconds to wait for entries that other consumers hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """``first`` and ``last``: ids of a range, both inclusive; None for the backlog. ``rate``: entries a second."""
+    """Options. ``first`` and ``last`` are inclusive ids of a range; both None for the backlog.
+
+    ``rate`` is in entries a second.
+    """
 
     consumer: str
     first: str | None = None
@@ -59,13 +41,13 @@ class ReplayOptions:
 
     @property
     def is_range(self) -> bool:
-        """Whether a range is replayed, rather than the backlog."""
+        """Whether a range is replayed instead of the backlog."""
         return self.first is not None or self.last is not None
 
 
 @dataclass
 class ReplayReport:
-    """What a replay did so far. ``next_id``: where a range goes on; None at its end and for a backlog."""
+    """Progress of a replay. ``next_id`` resumes a range; it is None at the end of the range and for the backlog."""
 
     read: int = 0
     claimed: int = 0
@@ -79,47 +61,32 @@ class ReplayReport:
     next_id: str | None = None
     held_by_others: int = 0
 
-
-class InMemorySums:
-    """Sums in memory, for dry runs: of what is replayed alone."""
-
-    def __init__(self) -> None:
-        self._parts: dict[tuple[str, int], dict[str, int]] = {}
-
-    def add(self, reports: Sequence[HeatReport]) -> list[int]:
-        """Add reports, each once."""
-        totals = []
-        for report in reports:
-            part = self._parts.setdefault((report.conversation_id, report.window), {})
-            part[report.server] = max(part.get(report.server, 0), report.writes)
-            totals.append(sum(part.values()))
-        return totals
-
-
-class KeepNothing:
-    """Dead letters of a range or a dry run: they were kept when they were first read, or will be."""
-
-    def add(self, letters: Sequence[tuple[Entry, str]]) -> None:
-        """Keep nothing."""
+    def add_raise(self, conversation_id: str, before: int, after: int, *, changed: bool) -> None:
+        """Count a raise, and list it if it changed max_n."""
+        if changed:
+            self.raised += 1
+            self.raises.append({"conversation_id": conversation_id, "before": before, "after": after})
+        else:
+            self.unchanged += 1
 
 
 class Replay:
-    """A replay. Iterate over :meth:`run` once; every item is the same report as it grows, the last one whole.
+    """A replay. Iterate over :meth:`run` once.
 
     Args:
         stream: the heat stream.
-        detector: handles entries; in a dry run over :class:`InMemorySums`.
-        lookups: the registry, for dry runs.
-        options: what is replayed.
-        clock: monotonic seconds.
-        sleep: waits, for the rate.
+        detector: handles the entries; in a dry run over ``InMemorySums``.
+        registry: looks up max_n for a dry run.
+        options: the entries to replay.
+        clock: returns monotonic seconds.
+        sleep: waits, to keep the rate.
     """
 
     def __init__(
         self,
-        stream: ReplayStream,
+        stream: HeatStream,
         detector: Detector,
-        lookups: Lookups,
+        registry: Registry,
         options: ReplayOptions,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -127,72 +94,73 @@ class Replay:
     ) -> None:
         self._stream = stream
         self._detector = detector
-        self._lookups = lookups
+        self._registry = registry
         self._options = options
         self._clock = clock
         self._sleep = sleep
-        self._needs: dict[str, RaiseDecision] = {}
+        self._decisions: dict[str, RaiseDecision] = {}
         self.report = ReplayReport(dry_run=options.dry_run)
 
     def run(self) -> Generator[ReplayReport, None, None]:
-        """Do it.
+        """Replay. Yield the report after each batch and at the end; it is always the same, growing object.
 
         Raises:
-            StreamLostError: there is no stream, or no group.
-            UnavailableError, AccessDeniedError, ConfigurationError: a server failed; what was not handled stays
-                pending or unread, and running it again goes on there.
+            StreamLostError: the stream or its group does not exist.
+            UnavailableError, AccessDeniedError, ConfigurationError: a server failed. Entries that were not handled
+                stay pending or unread; run the replay again.
         """
         started = self._clock()
-        for entries, source in self._batches():
+        for entries, stream in self._batches():
             if self._options.dry_run:
-                self._simulate(entries)
+                self._preview(entries)
             else:
-                self._note(self._detector.handle(entries, source))
+                self._count(self._detector.handle(entries, stream))
             self.report.read += len(entries)
             yield self.report
             if self._options.rate:
                 self._sleep(max(self.report.read / self._options.rate - (self._clock() - started), 0.0))
         if self._options.dry_run:
-            self._compare()
+            self._count_decisions()
         elif not self._options.is_range:
             self._stream.delete_idle_consumers(0.0, self._options.consumer)
         yield self.report
 
-    def _batches(self) -> Iterator[tuple[list[Entry], ReplayStream | None]]:
+    def _batches(self) -> Iterator[tuple[list[Entry], HeatStream | None]]:
+        """Yield entries, with the stream if they must be acknowledged."""
         if self._options.is_range:
             return ((entries, None) for entries in self._range(self._options.first or "-", self._options.last or "+"))
         if self._options.dry_run:
             return ((entries, None) for entries in self._backlog_unchanged())
         return ((entries, self._stream) for entries in self._backlog())
 
-    def _room(self) -> int:
-        """How many entries may be read next; 0 at the end of --max-events."""
-        most = BATCH if not self._options.rate else max(min(BATCH, int(self._options.rate)), 1)
+    def _next_count(self) -> int:
+        """Return the size of the next batch; 0 once ``max_events`` entries were read."""
+        count = BATCH_ENTRIES if not self._options.rate else max(min(BATCH_ENTRIES, int(self._options.rate)), 1)
         if self._options.max_events is None:
-            return most
-        return max(min(most, self._options.max_events - self.report.read), 0)
+            return count
+        return max(min(count, self._options.max_events - self.report.read), 0)
 
     def _range(self, first: str, last: str) -> Iterator[list[Entry]]:
-        while room := self._room():
-            entries = self._stream.range(first, last, room)
+        while count := self._next_count():
+            entries = self._stream.range(first, last, count)
             if not entries:
                 self.report.next_id = None
                 self.report.drained = True
                 return
             yield entries
             first = f"({entries[-1].id}"
-            self.report.next_id = _following(entries[-1].id)
+            self.report.next_id = _id_after(entries[-1].id)
 
     def _backlog(self) -> Iterator[list[Entry]]:
-        """Own entries of a replay that was broken off, what dead consumers hold, then what nobody has read."""
+        """Take the entries of an interrupted replay, then those of dead consumers, then unread ones."""
         consumer = self._options.consumer
-        after = "0"
-        while (room := self._room()) and (entries := self._stream.read_own(consumer, after, room)):
+        after = FIRST_ID
+        while (count := self._next_count()) and (entries := self._stream.read_own(consumer, after, count)):
             yield entries
             after = entries[-1].id
         deadline = self._clock() + WAIT_FOR_OTHERS
-        while room := self._room():
-            entries = self._claim(room) or self._stream.read_new(consumer, room)
+        while count := self._next_count():
+            entries = self._claim(count) or self._stream.read_new(consumer, count)
             if entries:
                 yield entries
                 continue
@@ -201,7 +169,7 @@ class Replay:
             if not self.report.held_by_others:
                 self.report.drained = True
                 return
-            # Their consumer is either alive and about to finish, or will be silent for long enough to be dead.
+            # Their consumers are alive and will finish, or will soon be idle for long enough to be claimed from.
             if self._clock() >= deadline:
                 return
             self._sleep(POLL_SECONDS)
@@ -216,58 +184,43 @@ class Replay:
             cursor = claimed.cursor
 
     def _backlog_unchanged(self) -> Iterator[list[Entry]]:
-        """The same entries, looked at without taking them: pending ones of everybody, then the unread."""
+        """Read the backlog without taking it: pending entries of all consumers, then unread ones."""
         first = "-"
-        while (room := self._room()) and (rows := self._stream.pending(first, room)):
-            found = self._stream.get([entry_id for entry_id, _, _ in rows])
-            self.report.claimed += len(rows)
-            yield [Entry(entry_id, found.get(entry_id)) for entry_id, _, _ in rows]
-            first = f"({rows[-1][0]}"
+        while (count := self._next_count()) and (pending := self._stream.pending(first, count)):
+            ids = [entry_id for entry_id, _, _ in pending]
+            fields = self._stream.get(ids)
+            self.report.claimed += len(ids)
+            yield [Entry(entry_id, fields.get(entry_id)) for entry_id in ids]
+            first = f"({ids[-1]}"
         group = self._stream.info().group(self._stream.group)
         yield from self._range("-" if group is None else f"({group.last_delivered_id}", "+")
         self.report.next_id = None
 
-    def _note(self, done: BatchResult) -> None:
-        report = self.report
-        report.stale += done.stale
-        report.dead += done.dead
-        for result in done.raises:
-            if result.changed:
-                report.raised += 1
-                report.raises.append(
-                    {"conversation_id": result.conversation_id, "before": result.before, "after": result.after}
-                )
-            else:
-                report.unchanged += 1
-        if done.failure is not None:
-            raise _resumable(done.failure)
+    def _count(self, result: BatchResult) -> None:
+        self.report.stale += result.stale
+        self.report.dead += result.dead
+        for raised in result.raises:
+            self.report.add_raise(raised.conversation_id, raised.before, raised.after, changed=raised.changed)
+        if result.failure is not None:
+            hint = f"nothing is lost; run it again: saltctl stream replay. {result.failure.hint}"
+            raise result.failure.with_hint(hint) from result.failure
 
-    def _simulate(self, entries: Sequence[Entry]) -> None:
-        needs, done = self._detector.preview(entries)
-        self.report.stale += done.stale
-        self.report.dead += done.dead
-        for need in needs:
-            held = self._needs.get(need.conversation_id)
-            if held is None or held.n < need.n:
-                self._needs[need.conversation_id] = need
+    def _preview(self, entries: Sequence[Entry]) -> None:
+        decisions, result = self._detector.preview(entries)
+        self.report.stale += result.stale
+        self.report.dead += result.dead
+        for decision in decisions:
+            earlier = self._decisions.get(decision.conversation_id)
+            if earlier is None or earlier.n < decision.n:
+                self._decisions[decision.conversation_id] = decision
 
-    def _compare(self) -> None:
-        held = self._lookups.lookup_many(list(self._needs))
-        for conversation_id, need in self._needs.items():
-            before = held[conversation_id].max_n
-            if before < need.n:
-                self.report.raised += 1
-                raised = {"conversation_id": conversation_id, "before": before, "after": need.n}
-                self.report.raises.append(raised)
-            else:
-                self.report.unchanged += 1
+    def _count_decisions(self) -> None:
+        found = self._registry.lookup_many(list(self._decisions))
+        for conversation_id, decision in self._decisions.items():
+            before = found[conversation_id].max_n
+            self.report.add_raise(conversation_id, before, decision.n, changed=before < decision.n)
 
 
-def _following(entry_id: str) -> str:
+def _id_after(entry_id: str) -> str:
     milliseconds, sequence = id_order(entry_id)
     return f"{milliseconds}-{sequence + 1}"
-
-
-def _resumable(failure: SaltctlError) -> SaltctlError:
-    failure.hint = f"nothing is lost; run it again: saltctl stream replay. {failure.hint}"
-    return failure

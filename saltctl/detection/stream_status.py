@@ -1,66 +1,112 @@
-"""What the heat stream and the service look like, judged by two looks and what changed between them."""
+"""Status of the heat stream and of the service: a verdict from two readings and the changes between them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from saltctl.detection.service import ALIVE_SECONDS
 from saltctl.errors import StreamLostError
-from saltctl.stores.heat.stream import GroupInfo, StreamInfo, id_order
+from saltctl.stores.heat.contracts import ConsumerInfo, GroupInfo, StreamInfo, id_order
 from saltctl.times import iso_utc
+
+if TYPE_CHECKING:
+    from saltctl.stores.heat.stream import HeatStream
 
 Verdict = Literal["ok", "lagging", "stalled", "stopped", "unknown"]
 CATCH_UP_SECONDS = 60.0
-"""A backlog that shrinks is fine where at this pace it is gone within this time."""
-
-
-class StatusStream(Protocol):
-    """What is looked at: ``HeatStream``."""
-
-    key: str
-    group: str
-
-    def info(self) -> StreamInfo:
-        """The stream now; StreamLostError where there is none."""
-        ...
-
-    def pending(self, first: str, count: int, *, consumer: str | None = None) -> list[tuple[str, str, float]]:
-        """(id, consumer, seconds since delivery)."""
-        ...
+"""A backlog that shrinks is ok if it will be empty within this time."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:
-    """Two looks at the stream, ``seconds`` apart; ``info`` is the second, None where there is no stream."""
+    """Result of two readings, ``seconds`` apart.
+
+    ``info`` is the second reading; None if there is no stream. ``group`` is the service's consumer group in it; None
+    if there is no group.
+    """
 
     key: str
     info: StreamInfo | None
+    group: GroupInfo | None
     verdict: Verdict
     oldest_pending_s: float | None
-    lag_before: int | None
     seconds: float
+
+    @property
+    def alive(self) -> int:
+        """The number of instances that are alive."""
+        return sum(is_alive(consumer.idle_s) for consumer in self.group.consumers) if self.group else 0
+
+    def service_record(self, **more: object) -> dict[str, Any]:
+        """Return the service's status with the keys of the command line's contract. ``more``: further keys."""
+        group = self.group
+        return {
+            "verdict": self.verdict,
+            "alive": self.alive,
+            "lag": group and group.lag,
+            "pending": group and group.pending,
+            **more,
+            "instances": [_consumer_record(consumer) for consumer in group.consumers] if group else [],
+        }
+
+    def stream_record(self, dead: int) -> dict[str, Any]:
+        """Return the status with the keys of the command line's contract. ``dead``: the number of dead letters."""
+        info = self.info
+        return {
+            "stream": self.key,
+            "length": info and info.length,
+            "first_id": info and info.first_id,
+            "last_id": info and info.last_id,
+            "dead": dead,
+            "groups": [self._group_record(group) for group in info.groups] if info else [],
+            "verdict": self.verdict,
+            "window_s": round(self.seconds, 3),
+        }
+
+    def _group_record(self, group: GroupInfo) -> dict[str, Any]:
+        loss = group.loss
+        return {
+            "name": group.name,
+            "lag": group.lag,
+            "pending": group.pending,
+            "oldest_pending_s": self.oldest_pending_s if group.pending else None,
+            "last_delivered_id": group.last_delivered_id,
+            "trimmed_unread": loss.entries if loss else 0,
+            "trimmed_from": entry_time(loss.after_id) if loss else None,
+            "trimmed_to": entry_time(loss.before_id) if loss else None,
+            "consumers": [_consumer_record(consumer) for consumer in group.consumers],
+        }
+
+
+def _consumer_record(consumer: ConsumerInfo) -> dict[str, Any]:
+    return {
+        "name": consumer.name,
+        "pending": consumer.pending,
+        "idle_s": consumer.idle_s,
+        "alive": is_alive(consumer.idle_s),
+    }
 
 
 def read_stream_status(
-    stream: StatusStream,
+    stream: HeatStream,
     window: float,
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> StreamStatus:
-    """Look twice and judge.
+    """Read the stream twice and judge it.
 
     Args:
         stream: the heat stream.
-        window: seconds between the two looks.
-        clock: monotonic seconds.
+        window: seconds between the two readings.
+        clock: returns monotonic seconds.
         sleep: waits.
 
     Raises:
-        RedisUnavailableError, AccessDeniedError: it cannot be looked at.
+        RedisUnavailableError, AccessDeniedError: the stream cannot be read.
     """
     started = clock()
     try:
@@ -68,30 +114,26 @@ def read_stream_status(
         sleep(window)
         second = stream.info()
     except StreamLostError:
-        return StreamStatus(stream.key, None, "unknown", None, None, 0.0)
+        return StreamStatus(stream.key, None, None, "unknown", None, 0.0)
     seconds = max(clock() - started, 1e-9)
     before, after = first.group(stream.group), second.group(stream.group)
     oldest = stream.pending("-", 1) if after is not None and after.pending else []
-    return StreamStatus(
-        stream.key,
-        second,
-        judge(before, after, seconds),
-        oldest[0][2] if oldest else None,
-        None if before is None else before.lag,
-        seconds,
-    )
+    verdict = judge(before, after, seconds)
+    return StreamStatus(stream.key, second, after, verdict, oldest[0][2] if oldest else None, seconds)
 
 
 def is_alive(idle_s: float) -> bool:
-    """Whether a consumer that has been silent for so long lives. Instances sign in every two seconds."""
+    """Return whether a consumer with this idle time is alive. Instances send a heartbeat every two seconds."""
     return idle_s < ALIVE_SECONDS
 
 
 def judge(before: GroupInfo | None, after: GroupInfo | None, seconds: float) -> Verdict:
-    """``stopped``: nobody alive reads. ``stalled``: there is work, and none of it was done between the looks.
+    """Judge two readings of a group, ``seconds`` apart.
 
-    ``lagging``: work is done, and the backlog does not shrink, or not fast enough. ``unknown``: there is no
-    group, or nobody can say how much is unread.
+    - ``stopped``: no instance is alive.
+    - ``stalled``: there is a backlog, and no entry was handled between the readings.
+    - ``lagging``: entries are handled, but the backlog does not shrink, or shrinks too slowly.
+    - ``unknown``: there is no group, or the number of unread entries is unknown.
     """
     if before is None or after is None:
         return "unknown"
@@ -102,21 +144,21 @@ def judge(before: GroupInfo | None, after: GroupInfo | None, seconds: float) -> 
     backlog_before, backlog = before.lag + before.pending, after.lag + after.pending
     if backlog == 0:
         return "ok"
-    moved = before.last_delivered_id != after.last_delivered_id
-    worked = before.oldest_pending_id != after.oldest_pending_id or after.pending < before.pending
-    if not moved and not worked:
-        # What arrived between the looks had no time to be read.
+    delivered = before.last_delivered_id != after.last_delivered_id
+    acknowledged = before.oldest_pending_id != after.oldest_pending_id or after.pending < before.pending
+    if not delivered and not acknowledged:
+        # Entries that arrived between the readings had no time to be read.
         return "stalled" if backlog_before else "ok"
     if after.lag == 0:
         return "ok"
     if after.lag >= before.lag > 0:
         return "lagging"
-    shrinking = (before.lag - after.lag) / seconds
-    return "lagging" if shrinking > 0 and after.lag / shrinking > CATCH_UP_SECONDS else "ok"
+    shrink_rate = (before.lag - after.lag) / seconds
+    return "lagging" if shrink_rate > 0 and after.lag / shrink_rate > CATCH_UP_SECONDS else "ok"
 
 
 def entry_time(entry_id: str | None) -> str | None:
-    """When an entry was added, from its id; None where the id is no such time."""
+    """Return the ISO 8601 time at which an entry was added, from its id; None if the id is not a valid time."""
     if entry_id is None:
         return None
     milliseconds = id_order(entry_id)[0]
@@ -124,37 +166,3 @@ def entry_time(entry_id: str | None) -> str | None:
         return iso_utc(milliseconds / 1000)
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def as_record(status: StreamStatus, dead: int) -> dict[str, Any]:
-    """The status with the keys of the command line's contract."""
-    info = status.info
-    groups = () if info is None else info.groups
-    return {
-        "stream": status.key,
-        "length": None if info is None else info.length,
-        "first_id": None if info is None else info.first_id,
-        "last_id": None if info is None else info.last_id,
-        "dead": dead,
-        "groups": [_group_record(group, status) for group in groups],
-        "verdict": status.verdict,
-        "window_s": round(status.seconds, 3),
-    }
-
-
-def _group_record(group: GroupInfo, status: StreamStatus) -> dict[str, Any]:
-    loss = group.loss
-    return {
-        "name": group.name,
-        "lag": group.lag,
-        "pending": group.pending,
-        "oldest_pending_s": status.oldest_pending_s if group.pending else None,
-        "last_delivered_id": group.last_delivered_id,
-        "trimmed_unread": 0 if loss is None else loss.entries,
-        "trimmed_from": None if loss is None else entry_time(loss.after_id),
-        "trimmed_to": None if loss is None else entry_time(loss.before_id),
-        "consumers": [
-            {"name": c.name, "pending": c.pending, "idle_s": c.idle_s, "alive": is_alive(c.idle_s)}
-            for c in group.consumers
-        ],
-    }

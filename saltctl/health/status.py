@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from saltctl.detection.stream_status import is_alive
 from saltctl.errors import SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.parallel import call_in_parallel
 from saltctl.registry.drift_sample import compare_sample
-from saltctl.stores.heat.stream import GROUP
 from saltctl.throttling.scan import scan_recent
 from saltctl.times import iso_utc
 
@@ -58,19 +56,7 @@ def drift(facts: Facts) -> Panel:
 
 def service(facts: Facts) -> Panel:
     """Read the instances of the service and their backlog."""
-    info = facts.stream.info
-    group = None if info is None else info.group(GROUP)
-    consumers = () if group is None else group.consumers
-    return {
-        "verdict": facts.stream.verdict,
-        "alive": sum(is_alive(consumer.idle_s) for consumer in consumers),
-        "lag": None if group is None else group.lag,
-        "pending": None if group is None else group.pending,
-        "dead_letters": facts.dead_letters,
-        "instances": [
-            {"name": c.name, "pending": c.pending, "idle_s": c.idle_s, "alive": is_alive(c.idle_s)} for c in consumers
-        ],
-    }
+    return facts.stream.service_record(dead_letters=facts.dead_letters)
 
 
 def raises(facts: Facts) -> Panel:

@@ -16,8 +16,9 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import aws_errors, create_client
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
 from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.dead_letters import DeadLetters
-from saltctl.stores.heat.stream import Entry, HeatStream
+from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.throttling.alarms import AlarmOptions, apply_changes, plan_changes
 from saltctl.times import iso_utc

@@ -9,7 +9,7 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 from saltctl.detection.detector import Counters, Detector
 from saltctl.detection.service import Service
@@ -157,7 +157,8 @@ def _rate(instances: int, reports: int) -> float:
 def _drain(url: str, consumer: str, ready: Any, handled: Any) -> None:
     settings = Settings(redis_url=url)
     stream = HeatStream(settings)
-    detector = Detector(WindowSums(settings), _NeverRaises(), DeadLetters(settings), settings)
+    registry = cast("Registry", _NeverRaises())
+    detector = Detector(WindowSums(settings), registry, DeadLetters(settings), settings)
     stream.send_heartbeat(consumer)
     ready.wait()
     started = time.perf_counter()
@@ -176,9 +177,7 @@ def _to_salted(rounds: int) -> list[float]:
         with Registry.open(settings) as registry, WriteMeter.open(settings) as meter:
             counters = Counters()
             detector = Detector(WindowSums(settings), registry, DeadLetters(settings), settings, counters=counters)
-            service = Service(
-                HeatStream(settings), detector, consumer="c", settings=settings, tell=lambda *_, **__: None, stop=stop
-            )
+            service = Service(HeatStream(settings), detector, consumer="c", settings=settings, stop=stop)
             loop = threading.Thread(target=service.run)
             loop.start()
             try:

@@ -6,6 +6,7 @@ draws all choices, so that a child's death takes none of them along.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -14,9 +15,10 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 from saltctl.detection.detector import Counters, Detector
+from saltctl.detection.events import logger
 from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.detection.service import Service
 from saltctl.errors import SaltctlError
@@ -222,29 +224,36 @@ def _alive(pid: int) -> Iterator[int]:
         reap(pid)
 
 
+class _LoggedEvents(logging.Handler):
+    """Records the events of a service that the checker counts."""
+
+    def __init__(self, me: Me) -> None:
+        super().__init__()
+        self._me = me
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Record one event."""
+        if record.getMessage() in ("rebuilt", "rebuild_failed", "raised", "claimed", "group_created"):
+            self._me.log.note("service", record.getMessage())
+
+
 def _serve(me: Me) -> None:
     """The service as ``saltctl service run`` has it."""
-
-    def tell(level: str, event: str, **fields: object) -> None:
-        if event in ("rebuilt", "rebuild_failed", "raised", "claimed", "group_created"):
-            me.log.note("service", event)
-
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_LoggedEvents(me))
     settings, counters, stop = me.settings, Counters(), threading.Event()
     store = me.parts.store(settings)
-    raising = _LoggedRaiser(me, me.parts.registry.over(settings, store, me.backup))
-    detector = Detector(WindowSums(settings), raising, DeadLetters(settings), settings, tell=tell, counters=counters)
-    fence_watcher = FenceWatcher(
-        store, settings.buckets, lambda: rebuild_job(me), tell=tell, counters=counters, stop=stop
-    )
+    raising = cast("Registry", _LoggedRaiser(me, me.parts.registry.over(settings, store, me.backup)))
+    detector = Detector(WindowSums(settings), raising, DeadLetters(settings), settings, counters=counters)
+    fence_watcher = FenceWatcher(store, settings.buckets, lambda: rebuild_job(me), counters=counters, stop=stop)
     Service(
         HeatStream(settings, block=0.3),
         detector,
         consumer=me.log.who,
         settings=settings,
-        tell=tell,
         stop=stop,
         fence_watcher=fence_watcher,
-        notes=ServiceState(settings),
+        state=ServiceState(settings),
         block=0.3,
         claim_idle=1.0,
     ).run()

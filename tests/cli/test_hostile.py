@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from saltctl.cli.detection.service import _touch
+from saltctl.cli.detection.logs import JsonLines, handle_events
+from saltctl.cli.detection.service import touch_health_file
 from saltctl.errors import InvalidCursorError
 from saltctl.history import cursor
 from tests.cli.conftest import Runner
@@ -63,9 +64,10 @@ def test_the_health_file_follows_no_link(tmp_path: Path, capsys: pytest.CaptureF
     """Where a link stands in its place, what it leads to is neither made nor touched, and the log says why."""
     target, link = tmp_path / "target", tmp_path / "health"
     link.symlink_to(target)
-    _touch(link)
+    with handle_events(JsonLines()):
+        touch_health_file(link)
     assert not target.exists()
-    assert json.loads(capsys.readouterr().err)["event"] == "health_file"
+    assert json.loads(capsys.readouterr().err)["event"] == "health_file_failed"
 
 
 def test_the_health_file_is_the_owners_and_touched_each_time(tmp_path: Path) -> None:
@@ -73,8 +75,8 @@ def test_the_health_file_is_the_owners_and_touched_each_time(tmp_path: Path) -> 
     import os
 
     file = tmp_path / "health"
-    _touch(file)
+    touch_health_file(file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     os.utime(file, (0, 0))
-    _touch(file)
+    touch_health_file(file)
     assert file.stat().st_mtime > 0

@@ -3,94 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from saltctl.detection.detector import Detector
+from saltctl.detection.detector import BatchResult, Detector
 from saltctl.errors import AwsUnavailableError, DamagedEntryError, RedisUnavailableError
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.heat.report import HeatReport
-from saltctl.stores.heat.stream import Entry
+from saltctl.stores.heat.contracts import Entry
+from saltctl.stores.heat.dead_letters import DeadLetters
+from saltctl.stores.heat.stream import HeatStream
 from saltctl.testing import MemoryBackup, MemoryRedis
-
-NOW = 1_800_000_000
-
-
-class MemorySums:
-    """Sums that keep the contract: each (conversation, window, server) counts once."""
-
-    def __init__(self) -> None:
-        self.parts: dict[tuple[str, int], dict[str, int]] = {}
-        self.fault: Exception | None = None
-
-    def add(self, reports: Sequence[HeatReport]) -> list[int]:
-        """Add them."""
-        if self.fault is not None:
-            raise self.fault
-        totals = []
-        for report in reports:
-            part = self.parts.setdefault((report.conversation_id, report.window), {})
-            part[report.server] = max(part.get(report.server, 0), report.writes)
-            totals.append(sum(part.values()))
-        return totals
+from tests.detection.conftest import EventLog
+from tests.detection.fakes import NOW, RecordingSums, report_entry
 
 
 class World:
-    """A detector over memory, and everything that it said."""
+    """A detector over stores in memory, and its log events."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, event_log: EventLog, **settings: Any) -> None:
         self.settings = Settings(redis_url="redis://nowhere", **settings)
         self.backup = MemoryBackup()
         self.store = MemoryRedis()
         self.registry = Registry.over(self.settings, self.store, self.backup)
-        self.sums = MemorySums()
-        self.said: list[tuple[str, str, dict[str, Any]]] = []
-        self.buried: list[tuple[Entry, str]] = []
+        self.sums = RecordingSums()
+        self.event_log = event_log
+        self.letters: list[tuple[Entry, str]] = []
         self.acknowledged: list[str] = []
-        self.leaving = False
-        self.detector = Detector(
+        self.stopping = False
+        self.detector = self.new_detector()
+
+    def new_detector(self) -> Detector:
+        """Return another detector over the same stores."""
+        return Detector(
             self.sums,
             self.registry,
-            self,
+            cast("DeadLetters", self),
             self.settings,
-            tell=lambda level, event, **fields: self.said.append((level, event, fields)),
             now=lambda: NOW,
-            should_stop=lambda: self.leaving,
+            should_stop=lambda: self.stopping,
         )
 
+    def handle(self, *entries: Entry) -> BatchResult:
+        """Handle one batch."""
+        return self.detector.handle(entries, cast("HeatStream", self))
+
     def add(self, letters: Sequence[tuple[Entry, str]]) -> None:
-        """Keep dead letters."""
-        self.buried += letters
+        """Add dead letters."""
+        self.letters += letters
 
     def acknowledge(self, ids: Sequence[str]) -> int:
-        """Note what is acknowledged."""
+        """Acknowledge entries."""
         self.acknowledged += ids
         return len(ids)
 
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """What was said under a name."""
-        return [fields for _, event, fields in self.said if event == name]
-
     def n(self, conversation_id: str) -> int:
-        """max_n in the backup."""
+        """Return max_n in the backup."""
         entry = self.backup.items.get(conversation_id)
         return 1 if entry is None else entry.max_n
 
 
 @pytest.fixture
-def world() -> World:
-    """With default settings: 800 write units a salt, cap 256."""
-    return World()
-
-
-def entry(
-    number: int, conversation_id: str, writes: int, *, server: str = "app", window: int = NOW, throttled_n: int = 0
-) -> Entry:
-    """A report as it comes from the stream."""
-    report = HeatReport(conversation_id, server, window, writes, throttled_n)
-    return Entry(f"{number}-0", [str(part).encode() for part in report.fields()])
+def world(event_log: EventLog) -> World:
+    """With default settings: 800 write units per salt, cap 256."""
+    return World(event_log)
 
 
 @pytest.mark.parametrize(
@@ -98,28 +75,28 @@ def entry(
 )
 def test_n_is_the_rate_by_800_doubled_up(world: World, writes: int, n: int) -> None:
     """One salt for each 800 write units a second, as a power of two."""
-    world.detector.handle([entry(1, "a", writes)], world)
+    world.handle(report_entry(1, "a", writes))
     assert world.n("a") == n
     assert world.acknowledged == ["1-0"]
 
 
 def test_a_fleet_of_servers_each_far_below_the_limit(world: World) -> None:
     """A hundred servers with 50 writes each, a twentieth of the limit: together they need 8 salts."""
-    world.detector.handle([entry(i, "a", 50, server=f"app-{i}") for i in range(100)], world)
+    world.handle(*[report_entry(i, "a", 50, server=f"app-{i}") for i in range(100)])
     assert world.n("a") == 8
 
 
 def test_windows_are_not_added_up(world: World) -> None:
     """700 writes in each of ten seconds is a rate of 700, not of 7,000."""
-    world.detector.handle([entry(i, "a", 700, window=NOW - i) for i in range(10)], world)
+    world.handle(*[report_entry(i, "a", 700, window=NOW - i) for i in range(10)])
     assert world.n("a") == 1
 
 
 def test_redelivery_changes_nothing(world: World) -> None:
     """The same entries again, and again: the same N, one raise on record, everything acknowledged."""
-    entries = [entry(i, "a", 700, server=f"app-{i}") for i in range(3)]
+    entries = [report_entry(i, "a", 700, server=f"app-{i}") for i in range(3)]
     for _ in range(3):
-        world.detector.handle(entries, world)
+        world.handle(*entries)
     assert world.n("a") == 4
     assert len(world.backup.items["a"].raises) == 1
     assert world.detector.counters.raised == 1
@@ -127,36 +104,35 @@ def test_redelivery_changes_nothing(world: World) -> None:
 
 def test_another_instance_that_raises_the_same_is_no_second_raise(world: World) -> None:
     """Two instances over the same sums and registry: the second finds the raise done."""
-    other = Detector(world.sums, world.registry, world, world.settings, now=lambda: NOW)
-    world.detector.handle([entry(1, "a", 2000)], world)
-    done = other.handle([entry(1, "a", 2000)], world)
+    world.handle(report_entry(1, "a", 2000))
+    done = world.new_detector().handle([report_entry(1, "a", 2000)], cast("HeatStream", world))
     assert [result.changed for result in done.raises] == [False]
     assert len(world.backup.items["a"].raises) == 1
 
 
-def test_above_the_cap_is_clamped_and_said_once() -> None:
+def test_above_the_cap_is_clamped_and_said_once(event_log: EventLog) -> None:
     """A conversation that needs 16 under a cap of 8 gets 8, and that is said as an error, once."""
-    world = World(max_n_cap=8)
+    world = World(event_log, max_n_cap=8)
     for i in range(5):
-        world.detector.handle([entry(i, "a", 12_000, window=NOW - i)], world)
+        world.handle(report_entry(i, "a", 12_000, window=NOW - i))
     assert world.n("a") == 8
-    (said,) = world.events("clamped")
+    (said,) = world.event_log.fields_of("clamped")
     assert (said["conversation_id"], said["rate"], said["n"]) == ("a", 12_000, 8)
     assert "SALTCTL_MAX_N_CAP" in said["hint"]
     assert "clamped" in world.backup.items["a"].raises[0].reason
 
 
-def test_a_cap_that_is_no_power_of_two_is_no_dead_end() -> None:
+def test_a_cap_that_is_no_power_of_two_is_no_dead_end(event_log: EventLog) -> None:
     """Under a cap of 6 a conversation gets 4, the most that a raise may aim at."""
-    world = World(max_n_cap=6)
-    world.detector.handle([entry(1, "a", 100_000)], world)
+    world = World(event_log, max_n_cap=6)
+    world.handle(report_entry(1, "a", 100_000))
     assert world.n("a") == 4
 
 
 def test_throttling_asks_for_the_next_n(world: World) -> None:
     """What was throttled at 4 needs 8, whatever few writes came through; told again it stays 8."""
     for _ in range(3):
-        world.detector.handle([entry(1, "a", 3, throttled_n=4)], world)
+        world.handle(report_entry(1, "a", 3, n=4))
     assert world.n("a") == 8
     assert "throttled" in world.backup.items["a"].raises[0].reason
 
@@ -164,7 +140,7 @@ def test_throttling_asks_for_the_next_n(world: World) -> None:
 @pytest.mark.parametrize(("age", "n"), [(3599, 4), (3601, 1), (7 * 86400, 1)])
 def test_heat_long_past_raises_nothing(world: World, age: int, n: int) -> None:
     """A report from last week is acknowledged and counted as stale; one from an outage of an hour still raises."""
-    done = world.detector.handle([entry(1, "a", 2000, window=NOW - age)], world)
+    done = world.handle(report_entry(1, "a", 2000, window=NOW - age))
     assert world.n("a") == n
     assert world.acknowledged == ["1-0"]
     assert done.stale == (1 if n == 1 else 0)
@@ -174,38 +150,43 @@ def test_what_is_no_report_is_buried_with_its_reason(world: World) -> None:
     """Nonsense, another version and the future go to the dead letters; the good one beside them raises."""
     hostile = Entry("2-0", [b"v", b"1", b"conversation_id", b"\x1b[2J"])
     entries = [
-        entry(1, "a", 2000),
+        report_entry(1, "a", 2000),
         hostile,
         Entry("3-0", [b"v", b"9"]),
-        entry(4, "b", 2000, window=NOW + 3600),
+        report_entry(4, "b", 2000, window=NOW + 3600),
         Entry("5-0", []),
     ]
-    done = world.detector.handle(entries, world)
+    done = world.handle(*entries)
     assert world.n("a") == 4
-    assert [letter.id for letter, _ in world.buried] == ["2-0", "3-0", "4-0", "5-0"]
-    assert [reason[:12] for _, reason in world.buried] == ["no field ser", "unknown vers", "a window 360", "no version"]
+    assert [letter.id for letter, _ in world.letters] == ["2-0", "3-0", "4-0", "5-0"]
+    assert [reason[:12] for _, reason in world.letters] == [
+        "no field ser",
+        "unknown vers",
+        "the window i",
+        "no version",
+    ]
     assert sorted(world.acknowledged) == ["1-0", "2-0", "3-0", "4-0", "5-0"]
     assert done.dead == 4
 
 
 def test_a_trimmed_entry_is_counted_as_lost(world: World) -> None:
     """A pending entry that somebody trimmed is acknowledged, since nothing is left of it, and that is said."""
-    world.detector.handle([Entry("1-0", None)], world)
+    world.handle(Entry("1-0", None))
     assert world.acknowledged == ["1-0"]
     assert world.detector.counters.lost == 1
-    assert world.events("trimmed_pending")
+    assert world.event_log.fields_of("pending_entry_trimmed")
 
 
 @pytest.mark.parametrize("method", ["claim_layout", "raise_max_n", "commit_write_n"])
 def test_an_entry_whose_raise_fails_is_kept(world: World, method: str) -> None:
     """DynamoDB away at any step: that conversation's entries stay pending, others' are acknowledged."""
     world.backup.faults.before[method] = AwsUnavailableError("away")
-    done = world.detector.handle([entry(1, "hot", 2000), entry(2, "cold", 20)], world)
-    assert done.kept == ["1-0"]
+    done = world.handle(report_entry(1, "hot", 2000), report_entry(2, "cold", 20))
+    assert done.left_pending == ["1-0"]
     assert world.acknowledged == ["2-0"]
     assert done.failure is not None
     world.backup.faults.clear()
-    assert world.detector.handle([entry(1, "hot", 2000)], world).kept == []
+    assert world.handle(report_entry(1, "hot", 2000)).left_pending == []
     assert (world.n("hot"), world.backup.items["hot"].write_n) == (4, 4)
 
 
@@ -213,10 +194,10 @@ def test_redis_lost_between_raise_and_acknowledgement(world: World) -> None:
     """The raise stopped after the backup; the entry is kept, and handling it again completes the raise."""
     (primary,) = world.store.primaries()
     world.store.faults[primary].before["merge"] = RedisUnavailableError("away")
-    assert world.detector.handle([entry(1, "hot", 2000)], world).kept == ["1-0"]
+    assert world.handle(report_entry(1, "hot", 2000)).left_pending == ["1-0"]
     assert world.acknowledged == []
     world.store.faults[primary].clear()
-    world.detector.handle([entry(1, "hot", 2000)], world)
+    world.handle(report_entry(1, "hot", 2000))
     assert world.acknowledged == ["1-0"]
     assert world.store.held[primary]["hot"] == 4
     assert len(world.backup.items["hot"].raises) == 1
@@ -225,8 +206,8 @@ def test_redis_lost_between_raise_and_acknowledgement(world: World) -> None:
 def test_after_one_failure_the_others_do_not_wait_for_the_same_outage(world: World) -> None:
     """With DynamoDB away one raise is tried, and all hot entries are kept."""
     world.backup.faults.before["claim_layout"] = AwsUnavailableError("away")
-    done = world.detector.handle([entry(i, f"c{i}", 2000) for i in range(50)], world)
-    assert len(done.kept) == 50
+    done = world.handle(*[report_entry(i, f"c{i}", 2000) for i in range(50)])
+    assert len(done.left_pending) == 50
     assert world.backup.faults.calls == ["claim_layout"]
 
 
@@ -234,23 +215,23 @@ def test_sums_that_fail_acknowledge_nothing(world: World) -> None:
     """Redis lost while summing: nothing was decided, so nothing is acknowledged."""
     world.sums.fault = RedisUnavailableError("away")
     with pytest.raises(RedisUnavailableError):
-        world.detector.handle([entry(1, "a", 2000)], world)
+        world.handle(report_entry(1, "a", 2000))
     assert world.acknowledged == []
 
 
 def test_a_raise_that_can_never_be_done_does_not_stop_the_rest(world: World) -> None:
     """A damaged backup item makes dead letters of its conversation's reports; others are raised."""
     world.backup.faults.before["raise_max_n"] = DamagedEntryError("no number")
-    done = world.detector.handle([entry(1, "damaged", 2000)], world)
-    assert done.kept == []
-    assert "no number" in world.buried[0][1]
+    done = world.handle(report_entry(1, "damaged", 2000))
+    assert done.left_pending == []
+    assert "no number" in world.letters[0][1]
     world.backup.faults.clear()
-    world.detector.handle([entry(2, "fine", 2000)], world)
+    world.handle(report_entry(2, "fine", 2000))
     assert world.n("fine") == 4
 
 
 def test_leaving_keeps_what_is_not_raised_yet(world: World) -> None:
     """When the time to drain is over no further raise begins; the entries stay for others."""
-    world.leaving = True
-    done = world.detector.handle([entry(1, "hot", 2000), entry(2, "cold", 20)], world)
-    assert (done.kept, world.acknowledged) == (["1-0"], ["2-0"])
+    world.stopping = True
+    done = world.handle(report_entry(1, "hot", 2000), report_entry(2, "cold", 20))
+    assert (done.left_pending, world.acknowledged) == (["1-0"], ["2-0"])

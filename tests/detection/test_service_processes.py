@@ -17,11 +17,13 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
+from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.report import HeatReport
-from saltctl.stores.heat.stream import Entry, HeatStream
+from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.heat.window_sums import WindowSums
 from saltctl.stores.redis.registry import RedisRegistry
+from tests.detection.conftest import EventLog
 from tests.support import Rebuilder, rebuild_job
 from tests.support.stubs import AwsStub, refusal
 
@@ -29,14 +31,16 @@ from tests.support.stubs import AwsStub, refusal
 class Instance:
     """A service with everything real, stepped by the test."""
 
-    def __init__(self, settings: Settings, consumer: str = "one", backup: BackupTable | None = None) -> None:
+    def __init__(
+        self, settings: Settings, event_log: EventLog, consumer: str = "one", backup: BackupTable | None = None
+    ) -> None:
         self.settings = settings
+        self.event_log = event_log
         self.stream = HeatStream(settings, block=0.2)
         self.store = RedisRegistry(settings)
         self.backup = backup or BackupTable(settings)
         self.sums = WindowSums(settings)
         self.letters = DeadLetters(settings)
-        self.said: list[tuple[str, dict[str, Any]]] = []
         self.stop = threading.Event()
         self.counters = Counters()
         self.detector = Detector(
@@ -44,14 +48,12 @@ class Instance:
             Registry.over(settings, self.store, self.backup),
             self.letters,
             settings,
-            tell=self.tell,
             counters=self.counters,
         )
         self.fence_watcher = FenceWatcher(
             self.store,
             settings.buckets,
             lambda: rebuild_job(settings, self.store, self.backup),
-            tell=self.tell,
             counters=self.counters,
             stop=self.stop,
         )
@@ -60,25 +62,16 @@ class Instance:
             self.detector,
             consumer=consumer,
             settings=settings,
-            tell=self.tell,
             stop=self.stop,
             block=0.05,
             claim_idle=0.0,
         )
 
-    def tell(self, level: str, event: str, **fields: Any) -> None:
-        """Remember what is said."""
-        self.said.append((event, fields))
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """What was said under a name."""
-        return [fields for event, fields in self.said if event == name]
-
     def step_until(self, done: Callable[[], bool], seconds: float = 30.0) -> None:
         """Step, without the back-off's waiting, until something is so."""
         deadline = time.monotonic() + seconds
         while not done():
-            assert time.monotonic() < deadline, self.said[-5:]
+            assert time.monotonic() < deadline, self.event_log.events[-5:]
             self.service.step()
 
     def drained(self) -> bool:
@@ -96,14 +89,14 @@ NewInstance = Callable[..., Instance]
 
 
 @pytest.fixture
-def instance(settings: Settings, backup: BackupTable, rebuild: Rebuilder) -> Iterator[NewInstance]:
+def instance(settings: Settings, backup: BackupTable, rebuild: Rebuilder, event_log: EventLog) -> Iterator[NewInstance]:
     """Makes instances over a verified registry."""
     made: list[Instance] = []
     rebuild()
     HeatStream(settings).create_group()
 
     def make(consumer: str = "one", **options: Any) -> Instance:
-        one = Instance(options.pop("settings", settings), consumer, **options)
+        one = Instance(options.pop("settings", settings), event_log, consumer, **options)
         made.append(one)
         return one
 
@@ -211,7 +204,7 @@ def test_redis_restarts_under_an_instance(
         kill.before(one.sums, "add")
     else:
         kill.before(one.stream, "acknowledge")
-    one.step_until(lambda: bool(one.events("backing_off")))
+    one.step_until(lambda: bool(one.event_log.fields_of("backing_off")))
     redis_server.start()
     one.step_until(one.drained)
     entry = backup.get("hot")
@@ -255,7 +248,7 @@ def test_redis_that_lost_everything_gets_its_stream_back(
     redis_server.kill()
     redis_server.delete_aof()
     redis_server.start()
-    one.step_until(lambda: bool(one.events("group_created")))
+    one.step_until(lambda: bool(one.event_log.fields_of("group_created")))
     report(settings, ("hot", 2000))
     one.step_until(one.drained)
     assert max_n(backup, "hot") == 4
@@ -311,7 +304,7 @@ def test_unread_entries_that_somebody_trimmed_are_said(
     with redis.Redis.from_url(redis_server.url) as client:
         client.xtrim(one.stream.key, maxlen=4, approximate=False)
     one.step_until(one.drained)
-    (said,) = one.events("trimmed_unread")
+    (said,) = one.event_log.fields_of("unread_entries_trimmed")
     assert said["count"] == 6
 
 
@@ -377,11 +370,11 @@ def test_a_stopped_instance_finishes_what_it_has(
     """Stopped while it handles a batch, it raises and acknowledges that batch, and signs out."""
     one = instance()
     report(settings, ("hot", 2000))
-    does = one.detector.handle
+    handle = one.detector.handle
 
-    def stopping(entries: Sequence[Entry], source: Any) -> BatchResult:
+    def stopping(entries: Sequence[Entry], stream: HeatStream | None) -> BatchResult:
         one.stop.set()
-        return does(entries, source)
+        return handle(entries, stream)
 
     one.detector.handle = stopping  # type: ignore[method-assign]
     steps: list[int] = []
@@ -391,4 +384,4 @@ def test_a_stopped_instance_finishes_what_it_has(
     assert group is not None
     assert (group.pending, group.consumers) == (0, ())
     assert steps
-    assert [event for event, _ in one.said if event in ("started", "stopped")] == ["started", "stopped"]
+    assert [name for name in one.event_log.names if name in ("started", "stopped")] == ["started", "stopped"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saltctl.detection.stream_status import entry_time, judge
-from saltctl.stores.heat.stream import ConsumerInfo, GroupInfo
+from saltctl.stores.heat.contracts import ConsumerInfo, GroupInfo
 
 ALIVE = (ConsumerInfo("a", 0, 0.5),)
 DEAD = (ConsumerInfo("a", 0, 600.0),)

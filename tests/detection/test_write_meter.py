@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.detection.write_meter import WINDOWS_KEPT, WriteMeter, throttled_by_key_range
+from saltctl.detection.throttling_errors import throttled_by_key_range
+from saltctl.detection.write_meter import MAX_UNSENT_WINDOWS, WriteMeter
 from saltctl.errors import RedisUnavailableError
 from saltctl.stores.heat.report import HeatReport
 
@@ -143,11 +144,11 @@ def test_redis_away_drops_and_counts(meter: WriteMeter, sink: Sink, clock: Clock
 
 def test_a_sender_that_hangs_costs_no_memory(meter: WriteMeter, sink: Sink, clock: Clock) -> None:
     """Windows that nobody fetches are dropped, the oldest first, and counted."""
-    for _ in range(WINDOWS_KEPT + 6):
+    for _ in range(MAX_UNSENT_WINDOWS + 6):
         meter.record("a", 20)
         clock.now += 1
     meter.flush()
-    assert meter.stats.sent == WINDOWS_KEPT
+    assert meter.stats.sent == MAX_UNSENT_WINDOWS
     assert meter.stats.windows_lost == 6
 
 

@@ -1,63 +1,61 @@
-"""Prometheus metrics of a running service, read from its counters when they are scraped."""
+"""Prometheus metrics of a running service, read from its counters at each scrape."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import fields
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.detection.service import Service
 from saltctl.errors import ConfigurationError, SaltctlError
 from saltctl.stores.heat.stream import HeatStream
 
-_ABOUT = {
-    "reports": "Entries of the heat stream that were handled.",
-    "acknowledged": "Entries that were acknowledged.",
-    "stale": "Reports of windows that are long past.",
-    "dead": "Entries that became dead letters.",
-    "lost": "Entries that were trimmed before they were handled.",
-    "claimed": "Entries that were taken over from others.",
-    "redelivered": "Entries that this consumer read again.",
-    "raised": "Raises that increased max_n.",
-    "unchanged": "Raises that found as much held already.",
-    "clamped": "Conversations that need more than the cap.",
-    "failures": "Rounds and raises that failed.",
-    "rebuilds": "Rebuilds of Redis.",
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+COUNTERS = {
+    "reports": ("saltctl_reports", "Entries of the heat stream that were handled."),
+    "acknowledged": ("saltctl_acknowledged", "Entries that were acknowledged."),
+    "stale": ("saltctl_stale", "Reports that were too old to raise."),
+    "dead": ("saltctl_dead_letters", "Entries that became dead letters."),
+    "lost": ("saltctl_lost", "Entries that were trimmed before they were handled."),
+    "claimed": ("saltctl_claimed", "Entries that were claimed from other consumers."),
+    "redelivered": ("saltctl_redelivered", "Entries that this consumer read again."),
+    "raised": ("saltctl_raises", "Raises that increased max_n."),
+    "unchanged": ("saltctl_raises_unchanged", "Raises that found max_n as high already."),
+    "clamped": ("saltctl_clamped", "Conversations that need more than the cap."),
+    "failures": ("saltctl_failures", "Batches and raises that failed."),
+    "rebuilds": ("saltctl_rebuilds", "Rebuilds of Redis."),
 }
-_NAMES = {"dead": "dead_letters", "raised": "raises", "unchanged": "raises_unchanged"}
+"""Name and help of the metric of each counter; Prometheus appends ``_total`` to the name."""
 
 
-def serve(
+@contextmanager
+def serve_metrics(
     port: int, address: str, service: Service, fence_watcher: FenceWatcher, stream: HeatStream
-) -> tuple[int, Callable[[], None]]:
-    """Serve metrics from a thread; the port, and what ends it.
+) -> Iterator[int]:
+    """Serve metrics from a thread during the block. Yields the port, which the system chooses for port 0.
 
     Raises:
-        ConfigurationError: the extra is not installed, or the port cannot be had.
+        ConfigurationError: the port cannot be used.
     """
-    try:
-        from prometheus_client import start_http_server
-        from prometheus_client.registry import CollectorRegistry
-    except ImportError:
-        raise ConfigurationError(
-            "metrics need the extra 'metrics'", hint="python3 -m pip install 'saltctl[metrics]'"
-        ) from None
+    from prometheus_client import CollectorRegistry, start_http_server
+
     registry = CollectorRegistry()
     registry.register(_Collector(service, fence_watcher, stream))
     try:
         server, thread = start_http_server(port, addr=address, registry=registry)
     except OSError as exc:
         raise ConfigurationError(
-            f"metrics cannot be served on {address}:{port}: {exc.strerror}", hint="choose another --metrics-port"
+            f"cannot serve metrics on {address}:{port}: {exc.strerror}", hint="choose another --metrics-port"
         ) from exc
-
-    def end() -> None:
+    try:
+        yield int(server.server_port)
+    finally:
         server.shutdown()
         server.server_close()
         thread.join()
-
-    return int(server.server_port), end
 
 
 class _Collector:
@@ -66,30 +64,29 @@ class _Collector:
         self._fence_watcher = fence_watcher
         self._stream = stream
 
-    def describe(self) -> Iterable[Any]:
-        """Nothing beforehand: what there is shows when it is scraped."""
-        return ()
+    def describe(self) -> list[Metric]:
+        """Return nothing, so that registration does not collect."""
+        return []
 
-    def collect(self) -> Iterable[Any]:
-        """Everything now. What Redis does not tell is left out."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics. Those of the stream are left out if Redis cannot be read."""
+        from prometheus_client.core import CounterMetricFamily
 
-        counters = self._service.counters
-        for field in fields(counters):
-            name = f"saltctl_{_NAMES.get(field.name, field.name)}"
-            yield CounterMetricFamily(name, _ABOUT[field.name], value=getattr(counters, field.name))
-        yield GaugeMetricFamily(
-            "saltctl_back_off_seconds", "Seconds that the next round waits.", value=self._service.back_off
-        )
-        yield GaugeMetricFamily(
-            "saltctl_registry_verified", "Whether Redis is verified.", value=float(bool(self._fence_watcher.verified))
-        )
+        for field, (name, about) in COUNTERS.items():
+            yield CounterMetricFamily(name, about, value=getattr(self._service.counters, field))
+        yield _gauge("back_off_seconds", "Seconds until the next batch.", self._service.back_off)
+        yield _gauge("registry_verified", "Whether Redis is verified.", bool(self._fence_watcher.verified))
         try:
             group = self._stream.info().group(self._stream.group)
         except SaltctlError:
             return
-        if group is None:
-            return
-        yield GaugeMetricFamily("saltctl_stream_pending", "Entries in hand.", value=group.pending)
-        if group.lag is not None:
-            yield GaugeMetricFamily("saltctl_stream_lag", "Entries that nobody has read.", value=group.lag)
+        if group is not None:
+            yield _gauge("stream_pending", "Entries that are delivered and not acknowledged.", group.pending)
+            if group.lag is not None:
+                yield _gauge("stream_lag", "Entries that no instance has read.", group.lag)
+
+
+def _gauge(name: str, about: str, value: float) -> Any:
+    from prometheus_client.core import GaugeMetricFamily
+
+    return GaugeMetricFamily(f"saltctl_{name}", about, value=float(value))

@@ -6,10 +6,11 @@ import os
 import socket
 import sys
 import threading
-import time
+from contextlib import ExitStack
 from enum import StrEnum
+from logging import ERROR, INFO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,17 +22,16 @@ from saltctl.cli.output import (
     fields_and_tables,
     print_result,
     resolve_format,
-    write_json_line,
 )
 from saltctl.cli.session import OutputOption, Session, duration_option, session_of
 from saltctl.cli.signals import stop_on_signals
 from saltctl.cli.text import format_age
 from saltctl.errors import ExitCode
-from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
     from saltctl.detection.fence_watcher import FenceWatcher
     from saltctl.detection.service import Service
+    from saltctl.stores.heat.stream import HeatStream
 
 group = typer.Typer(help="The hot partition service: reads heat reports and raises.", no_args_is_help=True)
 
@@ -54,7 +54,7 @@ INSTANCE_COLUMNS = columns_of("name pending idle_s alive", name="instance")
 
 
 class EmitKind(StrEnum):
-    """What ``service emit`` can write."""
+    """The files that ``service emit`` can print."""
 
     systemd = "systemd"
     alerts = "alerts"
@@ -76,7 +76,7 @@ def run(
     metrics_port: Annotated[int | None, typer.Option(metavar="PORT", help="Serve Prometheus metrics there.")] = None,
     metrics_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Where metrics are served.")] = "127.0.0.1",
     claim_after: Annotated[
-        float, duration_option("--claim-after", "Take over entries that others have held so long; 30s if omitted.")
+        float, duration_option("--claim-after", "Claim entries that others have held for so long; 30s if omitted.")
     ] = 30.0,
     health_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Touched by the loop itself, at least every few seconds.")
@@ -84,38 +84,38 @@ def run(
 ) -> None:
     """Run one instance of the service in the foreground, until SIGTERM.
 
-    Any number of instances share the work. Log lines are JSON on stderr. SIGTERM finishes the entries in hand
-    and exits 0; what an instance leaves when it dies is claimed by the others.
+    Any number of instances share the work. Log lines are JSON on stderr. SIGTERM finishes the current batch and
+    exits 0. The other instances claim the entries of an instance that dies.
 
     \b
     Examples:
       saltctl service run
       saltctl service run --consumer worker-1 --metrics-port 9109 --health-file /run/saltctl/health
     """
+    from saltctl.cli.detection.logs import JsonLines, handle_events
+
     session = session_of(context)
     session.settings.require_redis_url()
     name = consumer or f"{socket.gethostname()}-{os.getpid()}"
-    with stop_on_signals() as stop:
-        service, fence_watcher, stream = _build(session, name, stop, claim_after)
-        end = None
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signals())
+        stack.enter_context(handle_events(JsonLines()))
+        stream, fence_watcher, service = _build_service(session, name, stop, claim_after)
         if metrics_port is not None:
-            from saltctl.cli.detection.metrics import serve
+            from saltctl.cli.detection.metrics import serve_metrics
+            from saltctl.detection.events import log_event
 
-            port, end = serve(metrics_port, metrics_address, service, fence_watcher, stream)
-            log("info", "metrics", address=metrics_address, port=port)
-        try:
-            service.run(after_step=lambda: _touch(health_file))
-        finally:
-            if end is not None:
-                end()
+            server = serve_metrics(metrics_port, metrics_address, service, fence_watcher, stream)
+            log_event(INFO, "metrics_served", address=metrics_address, port=stack.enter_context(server))
+        service.run(after_step=lambda: touch_health_file(health_file))
 
 
-def _build(
+def _build_service(
     session: Session, consumer: str, stop: threading.Event, claim_idle: float
-) -> tuple[Service, FenceWatcher, Any]:
+) -> tuple[HeatStream, FenceWatcher, Service]:
     from saltctl.detection.detector import Counters, Detector
     from saltctl.detection.fence_watcher import FenceWatcher
-    from saltctl.detection.service import BLOCK_SECONDS, DrainDeadline, Service
+    from saltctl.detection.service import DrainDeadline, Service
     from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
     from saltctl.stores.heat.dead_letters import DeadLetters
     from saltctl.stores.heat.service_state import ServiceState
@@ -124,72 +124,58 @@ def _build(
     from saltctl.stores.redis.registry import new_token
 
     settings, store, backup = session.settings, session.store, session.backup
-    counters = Counters()
-    notes = ServiceState(settings)
-    stream = HeatStream(settings, block=BLOCK_SECONDS)
+    counters, stream, state = Counters(), HeatStream(settings), ServiceState(settings)
+    sums, letters, deadline = WindowSums(settings), DeadLetters(settings), DrainDeadline(stop)
 
     def new_rebuild() -> Rebuild:
-        options = RebuildOptions()
-        token = new_token()
         layout, prefix = settings.layout, settings.key_prefix
-        return Rebuild(store, backup, backup.lease, options, layout=layout, key_prefix=prefix, token=token, notes=notes)
+        return Rebuild(
+            *(store, backup, backup.lease, RebuildOptions()),
+            layout=layout,
+            key_prefix=prefix,
+            token=new_token(),
+            notes=state,
+        )
 
-    detector = Detector(
-        WindowSums(settings),
-        session.registry,
-        DeadLetters(settings),
-        settings,
-        tell=log,
-        counters=counters,
-        should_stop=DrainDeadline(stop),
-    )
-    fence_watcher = FenceWatcher(store, settings.buckets, new_rebuild, tell=log, counters=counters, stop=stop)
+    detector = Detector(sums, session.registry, letters, settings, counters=counters, should_stop=deadline)
+    fence_watcher = FenceWatcher(store, settings.buckets, new_rebuild, counters=counters, stop=stop)
     service = Service(
         stream,
         detector,
         consumer=consumer,
         settings=settings,
-        tell=log,
         stop=stop,
         fence_watcher=fence_watcher,
-        notes=notes,
+        state=state,
         claim_idle=claim_idle,
     )
-    return service, fence_watcher, stream
+    return stream, fence_watcher, service
 
 
-_logging = threading.Lock()
-
-
-def log(level: str, event: str, **fields: Any) -> None:
-    """One JSON line on stderr."""
-    at = iso_utc(time.time())
-    with _logging:
-        write_json_line({"at": at, "level": level, "event": event, **fields}, sys.stderr)
-        sys.stderr.flush()
-
-
-def _touch(file: Path | None) -> None:
+def touch_health_file(file: Path | None) -> None:
+    """Set the time of the health file to now, and create it if needed. A failure is logged."""
     if file is None:
         return
     try:
-        # A link that somebody else put there must not lead to a file that is none of the service's.
+        # O_NOFOLLOW: a link that another user put there must not lead to a file that is not the service's own.
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         try:
             os.utime(descriptor)
         finally:
             os.close(descriptor)
     except OSError as exc:
-        log("error", "health_file", file=str(file), why=exc.strerror)
+        from saltctl.detection.events import log_event
+
+        log_event(ERROR, "health_file_failed", file=str(file), why=exc.strerror)
 
 
 @group.command("status")
 def status(
     context: typer.Context,
-    window: Annotated[float, duration_option("--window", "Look twice, this far apart; 1s if omitted.")] = 1.0,
+    window: Annotated[float, duration_option("--window", "Seconds between the two readings; 1s if omitted.")] = 1.0,
     output: OutputOption = None,
 ) -> None:
-    """Show the instances, what they have left to do, their last raise, and whether Redis is verified.
+    """Show the instances, their backlog, the last raise, and whether Redis is verified.
 
     Exits 3 unless the verdict is ok and Redis is verified.
 
@@ -198,44 +184,31 @@ def status(
       saltctl service status
       saltctl service status --window 3s -o json
     """
-    from saltctl.detection.stream_status import is_alive, read_stream_status
+    from saltctl.detection.stream_status import read_stream_status
     from saltctl.stores.heat.service_state import ServiceState
     from saltctl.stores.heat.stream import HeatStream
 
     session = session_of(context)
     settings = session.settings
     settings.require_redis_url()
-    stream = HeatStream(settings)
-    seen = read_stream_status(stream, window)
-    found = None if seen.info is None else seen.info.group(stream.group)
-    consumers = () if found is None else found.consumers
+    found = read_stream_status(HeatStream(settings), window)
     verified = all(session.store.verified().values())
-    record = {
-        "verdict": seen.verdict,
-        "alive": sum(is_alive(c.idle_s) for c in consumers),
-        "lag": None if found is None else found.lag,
-        "pending": None if found is None else found.pending,
-        "verified": verified,
-        "last_raise": ServiceState(settings).last_raise(),
-        "instances": [
-            {"name": c.name, "pending": c.pending, "idle_s": c.idle_s, "alive": is_alive(c.idle_s)} for c in consumers
-        ],
-    }
+    record = found.service_record(verified=verified, last_raise=ServiceState(settings).last_raise())
     view = fields_and_tables(record, STATUS_COLUMNS, instances=INSTANCE_COLUMNS)
     print_result(record, output, columns=STATUS_COLUMNS, human_view=view)
-    if seen.verdict != "ok" or not verified:
+    if found.verdict != "ok" or not verified:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
 @group.command("emit")
 def emit_file(
     context: typer.Context,
-    kind: Annotated[EmitKind, typer.Argument(help="Which file.")],
+    kind: Annotated[EmitKind, typer.Argument(help="The file to print.")],
     output: OutputOption = None,
 ) -> None:
     """Print a systemd unit, Prometheus alert rules, IAM policies or Redis ACL users, from the settings in force.
 
-    Nothing is installed, and no secret is printed. With -o json the text is in a document.
+    Installs nothing, and prints no secret. With -o json the file is the key ``text`` of a JSON document.
 
     \b
     Examples:

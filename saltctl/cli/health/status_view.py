@@ -75,10 +75,13 @@ def _drift(panel: Panel) -> list[Text]:
 
 
 def _service(panel: Panel) -> list[Text]:
-    verdict = str(panel["verdict"])
-    lag, pending = ("unknown" if panel[key] is None else format_value(panel[key]) for key in ("lag", "pending"))
-    line = _line(verdict, style=GOOD if verdict == "ok" else BAD)
-    line.append(f": {panel['alive']} alive, {lag} unread, {pending} pending", style="default")
+    if panel["pending"] is None:
+        line = _line("stream not found; saltctl setup", style=BAD)
+    else:
+        verdict = str(panel["verdict"])
+        lag = "unknown" if panel["lag"] is None else format_value(panel["lag"])
+        line = _line(verdict, style=GOOD if verdict == "ok" else BAD)
+        line.append(f": {panel['alive']} alive, {lag} unread, {panel['pending']:,} pending", style="default")
     if panel["dead_letters"]:
         line.append(f", {_counted(panel['dead_letters'], 'dead letter', 'dead letters')}", style=WARNING)
     return [line]

@@ -11,11 +11,10 @@ import typer
 from saltctl.cli.output import columns_of, print_result, warn
 from saltctl.cli.session import OutputOption, Session, TimeoutOption, duration_option, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import parse_duration
 from saltctl.cli.throttling import alarms
+from saltctl.cli.times import parse_time
 from saltctl.errors import ExitCode, SaltctlError, UsageError
 from saltctl.salting import is_conversation_id
-from saltctl.times import parse_iso
 
 if TYPE_CHECKING:
     from saltctl.throttling.diagnosis import ServiceStatus
@@ -70,8 +69,8 @@ def scan(
     now = time.time()
     if period % 1:
         raise UsageError(f"the period must be a multiple of a minute, not {period:g} s", hint="write 1m, 5m, 15m or 1h")
-    start = parse_time(since, now, "--since")
-    end = now if until is None else parse_time(until, now, "--until")
+    start = _parse_bound(since, now, "--since")
+    end = now if until is None else _parse_bound(until, now, "--until")
     over = time_range(start, end, int(period) or None, now)
     options = ScanOptions(table or session.settings.messages_table, over, threshold)
     with deadline(timeout):
@@ -87,22 +86,17 @@ def scan(
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
-def parse_time(text: str, now: float, option: str) -> float:
-    """Seconds since the epoch from an ISO 8601 time, or from a duration ago."""
+def _parse_bound(text: str, now: float, option: str) -> float:
     try:
-        return now - parse_duration(text)
+        return parse_time(text, now)
     except ValueError:
-        pass
-    try:
-        return parse_iso(text).timestamp()
-    except (ValueError, OverflowError):
         raise UsageError(
-            f"{option} {text!r} is no time", hint="write 2026-01-31T12:00:00Z, or 90m for that long ago"
+            f"{option} {text!r} is not a time", hint="write 2026-01-31T12:00:00Z, or 90m for 90 minutes ago"
         ) from None
 
 
 def _service_status(session: Session) -> ServiceStatus:
-    from saltctl.detection.stream_status import is_alive, read_stream_status
+    from saltctl.detection.stream_status import read_stream_status
     from saltctl.stores.heat.stream import HeatStream
     from saltctl.throttling.diagnosis import ServiceStatus
 
@@ -115,10 +109,9 @@ def _service_status(session: Session) -> ServiceStatus:
             stream.close()
     except SaltctlError as exc:
         return ServiceStatus(None, None, None, exc.message)
-    found = None if status.info is None else status.info.group(stream.group)
-    if found is None:
+    if status.group is None:
         return ServiceStatus(status.verdict, None, 0, "there is no heat stream or no consumer group")
-    return ServiceStatus(status.verdict, found.lag, sum(is_alive(c.idle_s) for c in found.consumers))
+    return ServiceStatus(status.verdict, status.group.lag, status.alive)
 
 
 def _max_n(session: Session, conversation_ids: Sequence[str]) -> Mapping[str, int | None]:

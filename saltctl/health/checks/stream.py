@@ -6,17 +6,12 @@ from saltctl.detection.service import CLAIM_IDLE
 from saltctl.detection.stream_status import is_alive
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, combine, fail, ok, skip, warn
-from saltctl.stores.heat.stream import GROUP, GroupInfo
-
-
-def _group(facts: Facts) -> GroupInfo | None:
-    info = facts.stream.info
-    return None if info is None else info.group(GROUP)
+from saltctl.stores.heat.stream import GROUP
 
 
 def group(facts: Facts) -> Finding:
     """The heat stream and its consumer group exist."""
-    if _group(facts) is None:
+    if facts.stream.group is None:
         missing = "heat stream" if facts.stream.info is None else f"consumer group {GROUP!r} on the heat stream"
         return fail(f"there is no {missing}: heat reports are lost", facts.fix_commands.saltctl("setup"))
     return ok(f"group {GROUP} of {facts.stream.key}")
@@ -24,7 +19,7 @@ def group(facts: Facts) -> Finding:
 
 def consumers(facts: Facts) -> Finding:
     """An instance of the service is alive, and no dead instance holds entries."""
-    found = _group(facts)
+    found = facts.stream.group
     if found is None:
         return skip("see stream-group")
     alive = [consumer for consumer in found.consumers if is_alive(consumer.idle_s)]
@@ -47,7 +42,7 @@ def consumers(facts: Facts) -> Finding:
 
 def lag(facts: Facts) -> Finding:
     """Heat reports are processed within seconds."""
-    found = _group(facts)
+    found = facts.stream.group
     if found is None:
         return skip("see stream-group")
     if found.lag is None:

@@ -20,8 +20,9 @@ from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import command_bound_to_parent
 from saltctl.salting import needed_n
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.heat.contracts import GroupInfo
 from saltctl.stores.heat.report import HeatReport
-from saltctl.stores.heat.stream import GroupInfo, HeatStream
+from saltctl.stores.heat.stream import HeatStream
 
 INSTANCES = 3
 SERVERS = 20

@@ -1,7 +1,7 @@
-"""Dead letters: entries of the heat stream that nothing can be done with, each with the reason.
+"""Dead letters: entries of the heat stream that cannot be handled, each with the reason.
 
-``{prefix}:dead`` is a stream of its own, of bounded length. A letter is kept before its entry is acknowledged,
-so a crash in between makes two letters of one entry, and never none.
+The stream ``{prefix}:dead`` has a bounded length. A dead letter is added before its entry is acknowledged, so a
+crash in between adds a second letter for the entry; it never loses the entry.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from saltctl.settings import Settings
+from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.report import MAX_ENTRY_BYTES, MAX_FIELDS
-from saltctl.stores.heat.stream import Entry
 from saltctl.stores.redis.connections import Connections
 
 MAX_LETTERS = 10_000
-"""The oldest go first: whoever floods the stream with nonsense must not fill Redis."""
-_MARK = b"f:"
+"""Length limit, so that a flood of invalid entries cannot fill Redis. The oldest letters are deleted first."""
+_FIELD_PREFIX = b"f:"
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One letter. ``fields`` is what the entry held, as far as it was kept; ``whole`` says whether that is all."""
+    """One letter. ``fields`` are the kept fields of the entry; ``whole`` is True if all of them were kept."""
 
     id: str
     original_id: str
@@ -32,7 +32,7 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """The dead letters of one stream. Thread-safe. All methods raise RedisUnavailableError and AccessDeniedError."""
+    """Dead letters of one stream. Thread-safe. All methods raise RedisUnavailableError and AccessDeniedError."""
 
     def __init__(self, settings: Settings) -> None:
         self.key = f"{settings.key_prefix}:dead"
@@ -47,10 +47,10 @@ class DeadLetters:
         return self._connections.ask_of(key or self.key, commands)
 
     def add(self, letters: Sequence[tuple[Entry, str]]) -> None:
-        """Keep each entry with the reason; what is too large is kept in part."""
-        self._ask_all([self._letter(entry, reason) for entry, reason in letters])
+        """Add each entry with the reason. An entry that is too large is kept in part."""
+        self._ask_all([self._xadd(entry, reason) for entry, reason in letters])
 
-    def _letter(self, entry: Entry, reason: str) -> tuple[Any, ...]:
+    def _xadd(self, entry: Entry, reason: str) -> tuple[Any, ...]:
         flat = entry.fields or []
         kept: list[bytes] = []
         room = MAX_ENTRY_BYTES
@@ -58,25 +58,24 @@ class DeadLetters:
             if len(name) + len(value) > room:
                 break
             room -= len(name) + len(value)
-            kept += (_MARK + name, value)
+            kept += (_FIELD_PREFIX + name, value)
         whole = int(len(kept) == len(flat))
         head = ("reason", reason[:500], "original_id", entry.id, "whole", whole)
         return ("XADD", self.key, "MAXLEN", "~", MAX_LETTERS, "*", *head, *kept)
 
     def length(self) -> int:
-        """How many there are."""
+        """Return the number of dead letters."""
         return int(self._ask_all([("XLEN", self.key)])[0])
 
     def list(self, count: int = MAX_LETTERS) -> list[DeadLetter]:
-        """The newest letters, the oldest of them first."""
+        """Return the newest letters, oldest first."""
         found = self._ask_all([("XREVRANGE", self.key, "+", "-", "COUNT", count)])[0]
-        return [_parsed(entry_id.decode(), flat) for entry_id, flat in reversed(found)]
+        return [_parse(entry_id.decode(), flat) for entry_id, flat in reversed(found)]
 
     def requeue(self, letter: DeadLetter) -> str:
-        """Put the entry on the heat stream again and drop the letter; the entry's new id.
+        """Add the entry to the heat stream again, then delete the letter. Return the new id of the entry.
 
-        In this order, so that a crash in between makes two of it, and a report counts once however often it
-        comes.
+        A crash in between leaves both. That is harmless, since a report counts once even if it is repeated.
         """
         flat = [part for pair in letter.fields for part in pair]
         new_id = self._ask_all([("XADD", self._stream, "*", *flat)], self._stream)[0]
@@ -84,14 +83,16 @@ class DeadLetters:
         return str(new_id.decode())
 
     def drop(self, ids: Sequence[str]) -> int:
-        """Delete letters; how many there were."""
+        """Delete letters. Return how many existed."""
         return int(self._ask_all([("XDEL", self.key, *ids)])[0]) if ids else 0
 
 
-def _parsed(letter_id: str, flat: Sequence[bytes]) -> DeadLetter:
+def _parse(letter_id: str, flat: Sequence[bytes]) -> DeadLetter:
     pairs = list(zip(flat[::2], flat[1::2], strict=False))
-    head = {name: value.decode("utf-8", "backslashreplace") for name, value in pairs if not name.startswith(_MARK)}
-    fields = [(name[len(_MARK) :], value) for name, value in pairs if name.startswith(_MARK)]
+    head = {
+        name: value.decode("utf-8", "backslashreplace") for name, value in pairs if not name.startswith(_FIELD_PREFIX)
+    }
+    fields = [(name[len(_FIELD_PREFIX) :], value) for name, value in pairs if name.startswith(_FIELD_PREFIX)]
     return DeadLetter(
         letter_id, head.get(b"original_id", ""), head.get(b"reason", ""), fields, head.get(b"whole") == "1"
     )

@@ -1,8 +1,8 @@
-"""The sums of heat reports, shared by all instances of the service: one for each conversation and window.
+"""Sums of heat reports for each conversation and window, shared by all instances of the service.
 
-``{prefix}:sum:{window}:{share}`` is a hash of the sums of some of the conversations in one window; the shares
-keep each small, so that its expiry stalls nobody, and spread them over a cluster. Sums are no promise: where
-Redis loses them, or they expired before a redelivery, a sum is lower than it was, never higher.
+The hash ``{prefix}:sum:{window}:{shard}`` has the sums of some conversations in one window. Shards keep the hashes
+small, so that their expiry does not block Redis, and spread them over a cluster. If Redis loses a sum, or if it
+expires before a redelivery, the next sum is lower than before, never higher.
 """
 
 from __future__ import annotations
@@ -17,54 +17,76 @@ from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.scripts import script
 
-SHARES = 16
+SHARDS = 16
 EXPIRY_SECONDS = 900
-"""Kept this long after the last report of a window: longer than an entry waits to be claimed, many times over."""
-REPORTS_A_CALL = 500
+"""Expiry after the last report of a window: many times the time after which a pending entry is claimed."""
+REPORTS_PER_CALL = 500
+
+_Call = tuple[list[int], tuple[Any, ...]]
+"""The positions of the reports that one script call adds, and its command."""
 
 
 class WindowSums:
-    """Idempotent sums over servers. Thread-safe."""
+    """Idempotent sums over all application servers. Thread-safe."""
 
-    def __init__(self, settings: Settings, connections: Connections | None = None) -> None:
-        self._stem = f"{settings.key_prefix}:sum:"
-        self._connections = connections or Connections(settings, timeout=settings.redis_timeout, retries=0)
+    def __init__(self, settings: Settings) -> None:
+        self._prefix = f"{settings.key_prefix}:sum:"
+        self._connections = Connections(settings, timeout=settings.redis_timeout, retries=0)
 
     def add(self, reports: Sequence[HeatReport]) -> list[int]:
-        """Add the reports and return, for each, the write units of its conversation in its window so far.
+        """Add the reports. Return for each the write units of its conversation in its window so far.
 
-        A report that was added before changes nothing, so a call that failed half-way is simply repeated.
+        A report that was added before changes nothing, so a call that failed can be repeated.
 
         Raises:
-            RedisUnavailableError, AccessDeniedError: some of them may have been added.
+            RedisUnavailableError, AccessDeniedError: some of the reports may have been added.
         """
-        calls: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for position, report in enumerate(reports):
-            calls[(report.window, crc32(report.conversation_id.encode()) % SHARES)].append(position)
-        by_primary: dict[str, list[tuple[list[int], tuple[Any, ...]]]] = defaultdict(list)
-        text = script("add_reports", "heat")
-        for (window, share), positions in calls.items():
-            key = f"{self._stem}{window}:{share}"
-            for start in range(0, len(positions), REPORTS_A_CALL):
-                part = positions[start : start + REPORTS_A_CALL]
-                arguments: list[Any] = []
-                for position in part:
-                    report = reports[position]
-                    arguments += (report.conversation_id, report.server, report.writes)
-                # EVAL, not EVALSHA: nothing has to be loaded before, and nothing again after a restart.
-                command = ("EVAL", text, 1, key, EXPIRY_SECONDS, *arguments)
-                by_primary[self._connections.primary_of(key)].append((part, command))
         sums = [0] * len(reports)
-        for primary, batch in by_primary.items():
+        for primary, calls in self._calls_by_primary(reports).items():
             with self._connections.errors(primary):
-                replies = self._connections.ask_all(primary, [command for _, command in batch])
-                for (part, _), reply in zip(batch, replies, strict=True):
+                replies = self._connections.ask_all(primary, [command for _, command in calls])
+                for (positions, _), reply in zip(calls, replies, strict=True):
                     if isinstance(reply, Exception):
                         raise reply
-                    for position, total in zip(part, reply, strict=True):
+                    for position, total in zip(positions, reply, strict=True):
                         sums[position] = total
         return sums
+
+    def _calls_by_primary(self, reports: Sequence[HeatReport]) -> dict[str, list[_Call]]:
+        by_key: dict[str, list[int]] = defaultdict(list)
+        for position, report in enumerate(reports):
+            shard = crc32(report.conversation_id.encode()) % SHARDS
+            by_key[f"{self._prefix}{report.window}:{shard}"].append(position)
+        calls: dict[str, list[_Call]] = defaultdict(list)
+        source = script("add_reports", "heat")
+        for key, positions in by_key.items():
+            for start in range(0, len(positions), REPORTS_PER_CALL):
+                page = positions[start : start + REPORTS_PER_CALL]
+                arguments: list[Any] = []
+                for position in page:
+                    report = reports[position]
+                    arguments += (report.conversation_id, report.server, report.writes)
+                # EVAL instead of EVALSHA: the script needs no loading, and no reloading after a restart.
+                command = ("EVAL", source, 1, key, EXPIRY_SECONDS, *arguments)
+                calls[self._connections.primary_of(key)].append((page, command))
+        return calls
 
     def close(self) -> None:
         """Close the connections."""
         self._connections.close()
+
+
+class InMemorySums:
+    """Sums of the given reports alone, in memory: for dry runs. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[str, int], dict[str, int]] = {}
+
+    def add(self, reports: Sequence[HeatReport]) -> list[int]:
+        """Add the reports, each once. Return for each the write units of its conversation in its window so far."""
+        totals = []
+        for report in reports:
+            part = self._parts.setdefault((report.conversation_id, report.window), {})
+            part[report.server] = max(part.get(report.server, 0), report.writes)
+            totals.append(sum(part.values()))
+        return totals

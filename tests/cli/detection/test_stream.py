@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from saltctl.settings import Settings
+from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.report import MAX_ENTRY_BYTES, HeatReport
-from saltctl.stores.heat.stream import Entry, HeatStream
+from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
 

@@ -23,10 +23,11 @@ from saltctl.registry.compare import Comparison, ComparisonOptions, result_of
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.service_state import ServiceState
-from saltctl.stores.heat.stream import Entry, HeatStream
+from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.heat.window_sums import WindowSums
 from saltctl.stores.redis.buckets import BucketReader
 from saltctl.stores.redis.connections import Connections

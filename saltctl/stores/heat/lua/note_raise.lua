@@ -1,7 +1,7 @@
 #!lua
--- Remember a raise as the latest of a few. In one script, since instances of the service note theirs at once.
---   KEYS  one hash    ARGV  the raise as JSON on one line, how many are kept
---   returns how many there are
+-- Record a raise as the latest, and keep a few. In one script, because instances record raises concurrently.
+--   KEYS  one hash    ARGV  the raise as JSON on one line, number of raises to keep
+--   returns the number of kept raises
 local kept = {ARGV[1]}
 for line in string.gmatch(redis.call('HGET', KEYS[1], 'raises') or '', '[^\n]+') do
   if #kept < tonumber(ARGV[2]) then

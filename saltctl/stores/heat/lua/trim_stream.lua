@@ -1,8 +1,8 @@
 #!lua
--- Trim the stream below what every group has read and acknowledged, and below a point in time.
+-- Trim entries that all groups have read and acknowledged and that are older than a time.
 --   KEYS  the stream    ARGV  milliseconds since the epoch: younger entries stay
---   returns how many entries were removed
--- In one script, so that no group can be created or read an entry between looking and trimming.
+--   returns the number of removed entries
+-- In one script, so that no group is created and no entry is read between the check and the trimming.
 local function before(a, b)
   local a_ms, a_seq = string.match(a, '(%d+)-(%d+)')
   local b_ms, b_seq = string.match(b, '(%d+)-(%d+)')
@@ -16,7 +16,7 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 end
 local groups = redis.call('XINFO', 'GROUPS', KEYS[1])
 if #groups == 0 then
-  return 0  -- nobody has read anything
+  return 0  -- no group has read any entry
 end
 local bound = ARGV[1] .. '-0'
 for _, flat in ipairs(groups) do

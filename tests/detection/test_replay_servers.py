@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from saltctl.detection.detector import Detector
-from saltctl.detection.replay import InMemorySums, KeepNothing, Replay, ReplayOptions, ReplayReport
+from saltctl.detection.replay import Replay, ReplayOptions, ReplayReport
 from saltctl.errors import AwsUnavailableError
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
@@ -17,7 +17,7 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
-from saltctl.stores.heat.window_sums import WindowSums
+from saltctl.stores.heat.window_sums import InMemorySums, WindowSums
 from tests.support import Rebuilder
 
 Replayer = Callable[..., ReplayReport]
@@ -42,7 +42,7 @@ def replay(settings: Settings, stream: HeatStream, registry: Registry, rebuild: 
         detector = Detector(
             InMemorySums() if chosen.dry_run else WindowSums(settings),
             registry,
-            KeepNothing() if chosen.dry_run or chosen.is_range else DeadLetters(settings),
+            None if chosen.dry_run or chosen.is_range else DeadLetters(settings),
             settings,
             max_age=max_age,
         )

@@ -1,0 +1,146 @@
+"""``saltctl stream replay``."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saltctl.cli.cron import CronOption, MetricsFileOption, track_job
+from saltctl.cli.output import columns_of, fields_and_tables, note, print_result, warn
+from saltctl.cli.progress import drain, show_progress
+from saltctl.cli.session import (
+    ConfirmOption,
+    DryRunOption,
+    OutputOption,
+    Session,
+    TimeoutOption,
+    duration_option,
+    session_of,
+)
+from saltctl.cli.signals import deadline
+from saltctl.cli.text import command_line
+from saltctl.cli.times import parse_stream_id
+from saltctl.errors import ExitCode
+
+if TYPE_CHECKING:
+    from saltctl.detection.replay import Replay, ReplayOptions, ReplayReport
+    from saltctl.stores.heat.stream import HeatStream
+
+COLUMNS = columns_of("read claimed raised unchanged stale dead drained raises dry_run")
+RAISES_COLUMNS = columns_of("conversation_id before after")
+
+
+def replay(
+    context: typer.Context,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="ID|TIME", help="Replay a range instead of the backlog.")
+    ] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar="ID|TIME", help="The end of the range.")] = None,
+    max_age: Annotated[
+        float | None, duration_option("--max-age", "Older heat raises nothing; heat_max_age if omitted.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option("--rate", min=0.1, help="At most so many entries a second.")] = None,
+    max_events: Annotated[int | None, typer.Option("--max-events", min=1, help="End after so many entries.")] = None,
+    timeout: TimeoutOption = 0.0,
+    cron: CronOption = False,
+    metrics_file: MetricsFileOption = None,
+    dry_run: DryRunOption = False,
+    confirm: ConfirmOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Do the service's work without the service: sum, raise and acknowledge until the stream is drained.
+
+    Claims the entries of dead consumers. With --from or --to it handles acknowledged entries again. Safe while
+    instances run, and safe to repeat. Run it again to resume an interrupted replay.
+
+    \b
+    Examples:
+      saltctl stream replay --dry-run
+      saltctl stream replay --from 2h --to 1h --dry-run
+      saltctl stream replay --rate 500 --timeout 15m
+    """
+    session = session_of(context)
+    with track_job("stream replay", session, cron=cron, metrics_file=metrics_file) as job:
+        session.settings.require_redis_url()
+        if not dry_run:
+            session.require_consent("Replay heat reports?", yes=True, confirm=confirm, irreversible=False)
+        options = _options(first, last, rate, max_events, dry_run)
+        with deadline(timeout):
+            report = _run(_build_replay(session, options, max_age), quiet=cron)
+        record = asdict(report)
+        job.done(record, happened=bool(report.raised or report.dead or not report.drained))
+        if not cron or output is not None:
+            view = fields_and_tables(record, COLUMNS, raises=RAISES_COLUMNS)
+            print_result(record, output, columns=COLUMNS, human_view=view)
+        if not report.drained:
+            if not cron:
+                _print_how_to_resume(report, options, max_age)
+            raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+def _options(
+    first: str | None, last: str | None, rate: float | None, max_events: int | None, dry_run: bool
+) -> ReplayOptions:
+    from saltctl.detection.replay import ReplayOptions
+
+    return ReplayOptions(
+        # One name for each host: a replay first reads the pending entries of an interrupted one.
+        consumer=f"replay-{socket.gethostname()}",
+        first=None if first is None else parse_stream_id(first),
+        last=None if last is None else parse_stream_id(last),
+        rate=rate,
+        max_events=max_events,
+        dry_run=dry_run,
+    )
+
+
+def _build_replay(session: Session, options: ReplayOptions, max_age: float | None) -> Replay:
+    from saltctl.detection.detector import Detector
+    from saltctl.detection.replay import Replay
+    from saltctl.stores.heat.dead_letters import DeadLetters
+    from saltctl.stores.heat.stream import HeatStream
+    from saltctl.stores.heat.window_sums import InMemorySums, WindowSums
+
+    settings = session.settings
+    stream = HeatStream(settings)
+    if options.is_range:
+        _warn_of_trimmed(stream, options)
+    # The entries of a range became dead letters when they were first read.
+    dead_letters = None if options.dry_run or options.is_range else DeadLetters(settings)
+    sums = InMemorySums() if options.dry_run else WindowSums(settings)
+    detector = Detector(sums, session.registry, dead_letters, settings, max_age=max_age)
+    return Replay(stream, detector, session.registry, options)
+
+
+def _run(job: Replay, *, quiet: bool) -> ReplayReport:
+    from saltctl.cli.detection.logs import Warnings, handle_events
+    from saltctl.detection.replay import ReplayReport
+
+    with handle_events(Warnings()), show_progress("replaying", quiet=quiet) as (show, _):
+        return drain(job.run(), ReplayReport, lambda report: show(f"{report.read:,} entries, {report.raised:,} raises"))
+
+
+def _warn_of_trimmed(stream: HeatStream, options: ReplayOptions) -> None:
+    from saltctl.detection.stream_status import entry_time
+    from saltctl.stores.heat.contracts import id_order
+
+    first = stream.info().first_id
+    if first is None:
+        warn("the stream is empty: all entries of the range were trimmed")
+    elif options.first is not None and id_order(options.first) < id_order(first):
+        warn(f"the range begins before the first entry of the stream ({entry_time(first)})")
+
+
+def _print_how_to_resume(report: ReplayReport, options: ReplayOptions, max_age: float | None) -> None:
+    if report.held_by_others:
+        warn(f"{report.held_by_others} entries are held by consumers that are alive; see saltctl stream status")
+        return
+    if options.dry_run and not options.is_range:
+        note("not all entries were read; omit --max-events to read all")
+        return
+    given = {"--from": report.next_id, "--to": options.last, "--max-age": max_age, "--rate": options.rate}
+    given |= {"--max-events": options.max_events, "--dry-run": options.dry_run}
+    note(f"not all entries were read; to resume: {command_line('stream', 'replay', given=given)}")

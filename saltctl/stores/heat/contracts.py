@@ -1,0 +1,96 @@
+"""Values of the heat stream, and the two contracts that have more than one implementation. No driver is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from saltctl.stores.heat.report import HeatReport
+
+FIRST_ID = "0-0"
+"""The stream id below all entries."""
+
+
+class Entry(NamedTuple):
+    """An entry of the stream: its id and its flat fields. ``fields`` is None if it was trimmed while pending."""
+
+    id: str
+    fields: list[bytes] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimResult:
+    """One page of claimed entries. ``deleted`` are the ids of entries that were trimmed while they were pending."""
+
+    cursor: str
+    entries: list[Entry]
+    deleted: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerInfo:
+    """One consumer of a group. ``idle_s``: seconds since its last command."""
+
+    name: str
+    pending: int
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrimLoss:
+    """Entries that were removed before the group had read them: between two ids, both exclusive."""
+
+    entries: int
+    after_id: str
+    before_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInfo:
+    """One consumer group. ``lag``: the number of unread entries, or None if it cannot be determined."""
+
+    name: str
+    lag: int | None
+    pending: int
+    oldest_pending_id: str | None
+    last_delivered_id: str
+    consumers: tuple[ConsumerInfo, ...]
+    loss: TrimLoss | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """The stream at one moment."""
+
+    key: str
+    length: int
+    first_id: str | None
+    last_id: str | None
+    groups: tuple[GroupInfo, ...]
+
+    def group(self, name: str) -> GroupInfo | None:
+        """Return the group of this name, or None."""
+        return next((group for group in self.groups if group.name == name), None)
+
+
+def id_order(entry_id: str) -> tuple[int, int]:
+    """Return the sort order of a stream id: milliseconds since the epoch, and a sequence number."""
+    ms, _, sequence = entry_id.partition("-")
+    return int(ms), int(sequence or 0)
+
+
+class ReportSink(Protocol):
+    """Destination of a write meter's reports: ``HeatStream``, or a callback of the application."""
+
+    def append_reports(self, reports: Sequence[HeatReport]) -> None:
+        """Add all reports in one round trip with a short deadline; raises SaltctlError if that fails."""
+        ...
+
+
+class ReportSums(Protocol):
+    """Sums of heat reports: ``WindowSums`` in Redis, or ``InMemorySums`` in a dry run."""
+
+    def add(self, reports: Sequence[HeatReport]) -> list[int]:
+        """Add the reports, each once. Return for each the write units of its conversation in its window so far."""
+        ...
