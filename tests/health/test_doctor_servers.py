@@ -1,4 +1,4 @@
-"""`saltctl doctor` on a healthy environment, and on broken ones: the printed fix, pasted, mends each."""
+"""`saltctl doctor` on healthy and broken environments: pasting the printed fix repairs each fault."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from saltctl.local.servers import LocalRedis
 from saltctl.salting import bucket_of
 from saltctl.stores.aws.backup_table import BackupTable
 
-SHIMS = {
-    # What the fixes use of the two tools, for machines that have them not.
+pytestmark = pytest.mark.slow
+
+TOOLS = {
+    # Replacements for the tools that fixes use, for machines without them.
     "redis-cli": """
 import os, sys, redis
 args = sys.argv[1:]
@@ -51,7 +53,7 @@ getattr(boto3.client(service), action.replace("-", "_"))(**request)
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[LocalEnvironment]:
-    """A seeded environment, whose backlog and dead letters were dealt with."""
+    """Start a seeded environment."""
     before = dict(os.environ)
     with LocalEnvironment() as local:
         local.seed()
@@ -62,12 +64,12 @@ def environment() -> Iterator[LocalEnvironment]:
 
 @pytest.fixture
 def variables(environment: LocalEnvironment, tmp_path: Path) -> dict[str, str]:
-    """The environment of whoever types; real redis-cli and aws where there are any."""
+    """Return the variables of a shell, with redis-cli and aws in its path: the real ones if they are installed."""
     tools = tmp_path / "bin"
     tools.mkdir()
     found = environment.variables() | {"COLUMNS": "80"}
     path = [str(Path(sys.executable).parent), str(tools), found.get("PATH", os.defpath)]
-    for name, text in SHIMS.items():
+    for name, text in TOOLS.items():
         real = shutil.which(name)
         if real is None or subprocess.run([real, "--version"], env=found, capture_output=True, check=False).returncode:
             (tools / name).write_text(f"#!{sys.executable}\n{text}")
@@ -80,22 +82,22 @@ def shell(command: str, variables: dict[str, str]) -> subprocess.CompletedProces
     return subprocess.run(["/bin/sh", "-c", command], env=variables, capture_output=True, text=True, check=False)
 
 
-def examined(name: str, variables: dict[str, str]) -> dict[str, Any]:
-    """What doctor finds of one check, in this process: a new one costs more than all that is tested here."""
+def check_result(name: str, variables: dict[str, str]) -> dict[str, Any]:
+    """Run one check in this process: a new process takes longer than the check."""
     out = io.StringIO()
     with patch.dict(os.environ, variables), redirect_stdout(out):
         code = run(["doctor", "--only", name, "-o", "json"])
     return only_check(code, out.getvalue())
 
 
-def examined_after(command: str, name: str, variables: dict[str, str]) -> dict[str, Any]:
-    """What doctor finds of one check after a command in the same shell."""
+def check_result_after(command: str, name: str, variables: dict[str, str]) -> dict[str, Any]:
+    """Run a command and then one check in the same shell."""
     done = shell(f"{command} && saltctl doctor --only {name} -o json", variables)
     return only_check(done.returncode, done.stdout)
 
 
 def only_check(code: int, out: str) -> dict[str, Any]:
-    """The one check in a document, whose exit code has to be right."""
+    """Return the only check of a document, after testing the exit code."""
     (check,) = json.loads(out)["checks"]
     assert isinstance(check, dict)
     assert code == (3 if check["status"] == "fail" else 0)
@@ -104,7 +106,7 @@ def only_check(code: int, out: str) -> dict[str, Any]:
 
 @contextmanager
 def service(variables: dict[str, str]) -> Iterator[None]:
-    """An instance of the service, ended by SIGTERM."""
+    """Run an instance of the service, and end it by SIGTERM."""
     child = subprocess.Popen(
         [sys.executable, "-m", "saltctl", "service", "run"], env=variables, stderr=subprocess.DEVNULL
     )
@@ -118,12 +120,12 @@ def service(variables: dict[str, str]) -> Iterator[None]:
 def eventually_ok(names: list[str], variables: dict[str, str]) -> None:
     """Wait until all of these checks are ok."""
     deadline = time.monotonic() + 60
-    while (broken := [name for name in names if examined(name, variables)["status"] != "ok"]) != []:
-        assert time.monotonic() < deadline, f"never well: {broken}"
+    while (broken := [name for name in names if check_result(name, variables)["status"] != "ok"]) != []:
+        assert time.monotonic() < deadline, f"still not ok: {broken}"
 
 
-def test_a_healthy_environment_is_well(variables: dict[str, str]) -> None:
-    """With a service that has done its work every check is ok, and doctor exits 0."""
+def test_a_healthy_environment(variables: dict[str, str]) -> None:
+    """With a service that has processed its backlog every check is ok, and doctor exits 0."""
     assert shell("saltctl stream dead drop --all --yes", variables).returncode == 0
     with service(variables):
         eventually_ok(["stream-consumers", "stream-lag"], variables)
@@ -134,7 +136,7 @@ def test_a_healthy_environment_is_well(variables: dict[str, str]) -> None:
     assert all(check["fix"] is None for check in found["checks"])
 
 
-Break = Callable[[LocalEnvironment, Any, BackupTable], object]
+Fault = Callable[[LocalEnvironment, Any, BackupTable], object]
 
 
 def _fill_memory(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
@@ -176,7 +178,7 @@ def _report(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
     redis.xadd("salt:heat", {"no": "report"})
 
 
-FAULTS: dict[str, tuple[str, Break]] = {
+FAULTS: dict[str, tuple[str, Fault]] = {
     "redis-eviction": ("fail", lambda _, redis, __: redis.config_set("maxmemory-policy", "allkeys-lru")),
     "redis-aof": ("warn", lambda _, redis, __: redis.config_set("appendonly", "no")),
     "redis-fsync": ("warn", lambda _, redis, __: redis.config_set("appendfsync", "no")),
@@ -194,45 +196,45 @@ FAULTS: dict[str, tuple[str, Break]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_printed_fix_mends_the_fault(name: str, environment: LocalEnvironment, variables: dict[str, str]) -> None:
-    """Doctor finds the fault; its fix, pasted into a shell, mends it; doctor finds that, too."""
+def test_the_printed_fix_repairs_the_fault(name: str, environment: LocalEnvironment, variables: dict[str, str]) -> None:
+    """Doctor reports the fault, its fix runs in a shell, and doctor reports ok."""
     import redis
 
-    status, break_it = FAULTS[name]
+    status, break_environment = FAULTS[name]
     admin = redis.Redis.from_url(environment.redis.url)
     try:
-        break_it(environment, admin, BackupTable(environment.settings))
+        break_environment(environment, admin, BackupTable(environment.settings))
     finally:
         admin.close()
-    found = examined(name, variables)
+    found = check_result(name, variables)
     assert found["status"] == status, found
     pasted = shell(found["fix"], variables)
     assert pasted.returncode == 0, pasted.stderr
-    assert examined(name, variables)["status"] == "ok", (found["fix"], pasted.stdout, pasted.stderr)
+    assert check_result(name, variables)["status"] == "ok", (found["fix"], pasted.stdout, pasted.stderr)
 
 
-def test_another_layout_is_mended_by_a_variable(variables: dict[str, str]) -> None:
-    """A client that is set to other buckets than the table is told which to export."""
+def test_the_fix_of_a_wrong_layout(variables: dict[str, str]) -> None:
+    """If the client has another bucket count than the table, the fix exports the right one."""
     broken = variables | {"SALTCTL_BUCKETS": "2048"}
-    found = examined("backup-layout", broken)
+    found = check_result("backup-layout", broken)
     assert found["status"] == "fail"
-    assert examined_after(found["fix"], "backup-layout", broken)["status"] == "ok"
+    assert check_result_after(found["fix"], "backup-layout", broken)["status"] == "ok"
 
 
-def test_a_readable_password_is_mended_by_chmod(variables: dict[str, str], tmp_path: Path) -> None:
-    """A password file that others may read is a warning, whatever its name."""
+def test_the_fix_of_a_readable_password_file(variables: dict[str, str], tmp_path: Path) -> None:
+    """A password file that others may read is a warning, and the fix quotes its name."""
     file = tmp_path / "it's a password"
     file.write_text("secret")
     file.chmod(0o644)
     broken = variables | {"SALTCTL_REDIS_PASSWORD_FILE": str(file)}
-    found = examined("settings", broken)
+    found = check_result("settings", broken)
     assert (found["status"], "0644" in found["detail"]) == ("warn", True)
-    assert examined_after(found["fix"], "settings", broken)["status"] == "ok"
+    assert check_result_after(found["fix"], "settings", broken)["status"] == "ok"
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[LocalRedis, LocalRedis]]:
-    """A primary and its replica, linked."""
+    """Start a primary and a replica that follows it."""
     import redis
 
     options = {"repl-diskless-sync-delay": "0", "shutdown-timeout": "0"}
@@ -250,27 +252,25 @@ def pair(tmp_path: Path) -> Iterator[tuple[LocalRedis, LocalRedis]]:
         server.kill()
 
 
-def test_a_primary_with_replicas_wants_min_replicas(
-    variables: dict[str, str], pair: tuple[LocalRedis, LocalRedis]
-) -> None:
-    """The known limit: the setting is named, and pasting it mends the warning."""
+def test_the_fix_of_missing_min_replicas(variables: dict[str, str], pair: tuple[LocalRedis, LocalRedis]) -> None:
+    """A primary with a replica and without min-replicas-to-write is a warning; the fix sets it."""
     broken = variables | {"SALTCTL_REDIS_URL": pair[0].url}
-    found = examined("redis-min-replicas", broken)
+    found = check_result("redis-min-replicas", broken)
     assert (found["status"], "min-replicas-to-write" in found["detail"]) == ("warn", True)
     assert shell(found["fix"], broken).returncode == 0
-    assert examined("redis-min-replicas", broken)["status"] == "ok"
+    assert check_result("redis-min-replicas", broken)["status"] == "ok"
 
 
-def test_a_replica_is_told_from_its_primary(variables: dict[str, str], pair: tuple[LocalRedis, LocalRedis]) -> None:
-    """Whoever names a replica is told where its primary is."""
+def test_the_fix_of_a_configured_replica(variables: dict[str, str], pair: tuple[LocalRedis, LocalRedis]) -> None:
+    """If the client is configured with a replica, the fix names its primary."""
     broken = variables | {"SALTCTL_REDIS_URL": pair[1].url}
-    found = examined("redis-role", broken)
+    found = check_result("redis-role", broken)
     assert found["status"] == "fail"
-    assert examined_after(found["fix"], "redis-role", broken)["status"] == "ok"
+    assert check_result_after(found["fix"], "redis-role", broken)["status"] == "ok"
 
 
-def test_with_everything_down_it_ends_soon_and_says_why(variables: dict[str, str]) -> None:
-    """Nothing answers: each outage is told once, the rest is skipped for it, and no password is shown."""
+def test_all_servers_are_down(variables: dict[str, str]) -> None:
+    """If no server answers, each outage is reported once, the other checks are skipped, and no password is shown."""
     down = variables | {
         "SALTCTL_REDIS_URL": "redis://:s3cr3t@127.0.0.1:1/0",
         "AWS_ENDPOINT_URL": "http://127.0.0.1:1",

@@ -1,4 +1,4 @@
-"""``saltctl doctor`` as a command: its formats, its exit codes, and servers that refuse to tell."""
+"""``saltctl doctor``: formats, exit codes, and servers that refuse commands."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.cli.conftest import Runner
 from tests.support.stubs import AwsStub
 
 
-def test_monitoring_has_formats_of_its_own(saltctl: Runner, seeded: LocalEnvironment) -> None:
-    """Nagios' exit codes are a plugin's; Prometheus' are those of every command."""
+def test_exit_codes_of_monitoring_formats(saltctl: Runner, seeded: LocalEnvironment) -> None:
+    """The Nagios format has the exit codes of a plugin, the Prometheus format those of every command."""
     outcome = saltctl("doctor", "--only", "stream-consumers", "--format", "nagios")
     assert (outcome.code, outcome.out.split(" - ")[0]) == (2, "SALTCTL CRITICAL")
     assert saltctl("doctor", "--only", "lease", "--format", "nagios").code == 0
@@ -32,14 +32,14 @@ def test_monitoring_has_formats_of_its_own(saltctl: Runner, seeded: LocalEnviron
 
 
 def test_an_unknown_check_is_a_usage_error(saltctl: Runner) -> None:
-    """Nothing is asked of any server, and near matches are named."""
+    """An unknown check exits 2 before any request, and the hint names similar checks."""
     outcome = saltctl("doctor", "--only", "redis-role", "--only", "leese", "-o", "json")
     assert (outcome.code, outcome.error["code"]) == (2, "usage")
     assert "lease" in outcome.error["hint"]
 
 
-def test_settings_that_cannot_be_read_are_the_first_finding(saltctl: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing else can be checked, that is what doctor says, instead of giving up."""
+def test_unreadable_settings(saltctl: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unreadable settings fail the check of the settings, and skip the others."""
     monkeypatch.setenv("SALTCTL_BUCKETS", "three")
     outcome = saltctl("doctor", "-o", "json")
     first, *rest = outcome.json["checks"]
@@ -47,8 +47,8 @@ def test_settings_that_cannot_be_read_are_the_first_finding(saltctl: Runner, mon
     assert {check["status"] for check in rest} == {"skip"}
 
 
-def test_throttling_of_the_last_minutes_is_a_failure(saltctl: Runner, configured: Settings) -> None:
-    """What CloudWatch counted a few minutes ago is found, with its cause and the command that looks closer."""
+def test_recent_throttling_fails(saltctl: Runner, configured: Settings) -> None:
+    """Throttle events of the last minutes fail, with their cause and the command that shows more."""
     assert saltctl("setup", "--messages").code == 0
     cloudwatch = create_client(configured, "cloudwatch")
     datum = {
@@ -65,17 +65,15 @@ def test_throttling_of_the_last_minutes_is_a_failure(saltctl: Runner, configured
 
 @pytest.fixture
 def managed(tmp_path: Path) -> Iterator[LocalRedis]:
-    """A server that knows neither CONFIG nor ACL, as managed ones do not."""
+    """Start a server without CONFIG and ACL, as managed ones are."""
     server = LocalRedis(tmp_path / "managed", options={"rename-command CONFIG": '""', "rename-command ACL": '""'})
     server.start()
     yield server
     server.kill()
 
 
-def test_a_managed_redis_is_skipped_with_the_reason(
-    saltctl: Runner, managed: LocalRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What INFO tells is checked; what only CONFIG or ACL would tell is skipped, and says why."""
+def test_checks_of_a_managed_redis(saltctl: Runner, managed: LocalRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks that need INFO are made; checks that need CONFIG or ACL are skipped, and say why."""
     monkeypatch.setenv("SALTCTL_REDIS_URL", managed.url)
     checks = {check["name"]: check for check in saltctl("doctor", "--only", "redis", "-o", "json").json["checks"]}
     assert checks["redis-eviction"]["status"] == checks["redis-aof"]["status"] == "ok"
@@ -84,8 +82,8 @@ def test_a_managed_redis_is_skipped_with_the_reason(
     assert checks["redis-verified"]["status"] == "fail"
 
 
-def test_users_are_told_what_they_lack(saltctl: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An application server's user that may load scripts is a warning, a service's without XADD a failure."""
+def test_redis_user_permissions(saltctl: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An application user that may load scripts is a warning, a service user without XADD a failure."""
     import redis
 
     server = LocalRedis(tmp_path / "acl")
@@ -112,7 +110,7 @@ def _permissions(saltctl: Runner) -> dict[str, str]:
 
 
 def _rules(line: str) -> list[str]:
-    """The words of a line of an ACL file; a selector in brackets is one."""
+    """Split a line of an ACL file into words; a selector in brackets is one word."""
     name, _, rules = line.removeprefix("user ").partition(" ")
     head, bracket, selector = rules.partition("(")
     return [name, *head.split(), *([bracket + selector] if bracket else [])]
@@ -120,7 +118,7 @@ def _rules(line: str) -> list[str]:
 
 @pytest.fixture
 def stub(configured: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsStub]:
-    """AWS as doctor sees it."""
+    """Put a stub in front of AWS."""
     with AwsStub(configured.aws_endpoint_url or "") as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.settings(configured).aws_endpoint_url or "")
         yield server
@@ -141,7 +139,7 @@ OTHER = ["eu-west-1"]
 def test_global_tables(
     replicas: list[str], consistency: str | None, status: str, stub: AwsStub, saltctl: Runner, configured: Settings
 ) -> None:
-    """Strongly consistent ones keep the promise; others cannot, and the fix drops the other Regions' replicas."""
+    """A global table must be strongly consistent; otherwise the fix deletes the replicas of other Regions."""
     table = create_client(configured, "dynamodb").describe_table(TableName=configured.backup_table)["Table"]
     described = json.loads(json.dumps(table, default=lambda at: at.timestamp()))
     region = configured.aws_region
@@ -164,11 +162,11 @@ def test_global_tables(
     ("ahead", "status", "words"),
     [(0, "ok", ""), (30, "warn", "theirs is ahead"), (-30, "warn", "ours is ahead"), (900, "fail", "theirs is ahead")],
 )
-def test_the_clock_of_aws(ahead: int, status: str, words: str, stub: AwsStub, saltctl: Runner) -> None:
-    """Told by the date of an answer, whichever way it differs."""
+def test_aws_clock(ahead: int, status: str, words: str, stub: AwsStub, saltctl: Runner) -> None:
+    """The clock of AWS is read from the date of an answer; a difference in either direction is reported."""
     stub.date = format_datetime(datetime.now(UTC) + timedelta(seconds=ahead), usegmt=True)
     (check,) = saltctl("doctor", "--only", "aws-clock", "-o", "json").json["checks"]
     assert (check["status"], words in check["detail"]) == (status, True)
-    stub.date = "yesterday, I think"
+    stub.date = "not a date"
     (check,) = saltctl("doctor", "--only", "aws-clock", "-o", "json").json["checks"]
     assert check["status"] == "skip"

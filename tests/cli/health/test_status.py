@@ -1,4 +1,4 @@
-"""``saltctl status``: one screen of everything, where any source may be down."""
+"""``saltctl status``: one screen of all parts, each of which may be down."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ from saltctl.stores.heat.service_state import ServiceState
 from tests.cli.conftest import Runner
 
 
-def test_everything_is_there(
-    saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis
-) -> None:
-    """Verified since the rebuild, the entries, and the latest raise with the reason that the backup has for it."""
+def test_all_panels(saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis) -> None:
+    """Verified since the rebuild, the number of entries, and the latest raise with its reason from the backup."""
     registry.raise_to("conv", 4, reason="launch day")
     assert saltctl("setup", "--messages").code == 0
     assert saltctl("rebuild").code == 0
@@ -40,17 +38,15 @@ def test_everything_is_there(
     assert (seen["drift"]["checked"], seen["drift"]["found"]) == (1, 0)
     assert [(last["conversation_id"], last["reason"]) for last in seen["raises"]["last"]] == [("conv", "launch day")]
     assert seen["lease"]["held"] is False
-    # A restart, and nothing is claimed that is not so any more.
+    # After a restart it is not verified any more.
     redis_server.kill()
     redis_server.start()
     registry_now = saltctl("status", "-o", "json").json["registry"]
     assert (registry_now["verified"], registry_now["since"], registry_now["entries"]) == (False, None, 1)
 
 
-def test_redis_is_down_and_the_rest_goes_on(
-    saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Panels of a server that is down say so, with every key and without the password; the others are shown."""
+def test_redis_is_down(saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Panels that need Redis show the error, all keys, and no password; the other panels are shown."""
     monkeypatch.setenv("SALTCTL_REDIS_URL", "redis://:s3cr3t@127.0.0.1:1/0")
     outcome = saltctl("status", "-o", "json")
     seen = outcome.json
@@ -68,10 +64,8 @@ def test_redis_is_down_and_the_rest_goes_on(
     assert "s3cr3t" not in table + outcome.out
 
 
-def test_aws_is_down_and_the_rest_goes_on(
-    saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without AWS the registry and the service are shown all the same."""
+def test_aws_is_down(saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without AWS the registry and the service are shown."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     seen = saltctl("status", "-o", "json").json
     assert {name for name, panel in seen.items() if name != "at" and panel["error"]} == {"drift", "throttles", "lease"}
@@ -80,14 +74,15 @@ def test_aws_is_down_and_the_rest_goes_on(
 
 @pytest.mark.parametrize("form", ["json", "tsv"])
 def test_watching_needs_a_terminal_or_lines(saltctl: Runner, seeded: LocalEnvironment, form: str) -> None:
-    """What would be many documents in one is refused, and the way to have them is named."""
+    """--watch with a format of one document exits 2, and the error names -o jsonl."""
     outcome = saltctl("status", "--watch", "1s", "-o", form)
     assert (outcome.code, outcome.out) == (2, "")
     assert "jsonl" in outcome.err
 
 
+@pytest.mark.slow
 def test_watching_ends_with_q(seeded: LocalEnvironment) -> None:
-    """On a terminal the screen is drawn again and again; q leaves with 0, and the terminal is as it was."""
+    """On a terminal the screen is redrawn; q exits 0 and restores the terminal."""
     leader, follower = pty.openpty()
     variables = dict(os.environ) | {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
     child = subprocess.Popen(
@@ -110,7 +105,7 @@ def test_watching_ends_with_q(seeded: LocalEnvironment) -> None:
         if select.select([leader], [], [], 0.1)[0]:
             try:
                 seen += os.read(leader, 65536)
-            except OSError:  # closed by the child's end
+            except OSError:  # the child has exited
                 break
     assert child.wait(timeout=30) == 0
     os.close(leader)
@@ -120,8 +115,9 @@ def test_watching_ends_with_q(seeded: LocalEnvironment) -> None:
     assert b"\x1b[?1049l" in seen
 
 
-def test_lines_of_a_watch_are_documents(seeded: LocalEnvironment) -> None:
-    """``-o jsonl`` prints a whole document a line for as long as somebody reads."""
+@pytest.mark.slow
+def test_watch_prints_json_lines(seeded: LocalEnvironment) -> None:
+    """``-o jsonl`` prints a document in each line until it is terminated."""
     child = subprocess.Popen(
         [sys.executable, "-m", "saltctl", "status", "--watch", "500ms", "-o", "jsonl"],
         stdout=subprocess.PIPE,
@@ -135,8 +131,8 @@ def test_lines_of_a_watch_are_documents(seeded: LocalEnvironment) -> None:
     assert lines[0]["at"] < lines[1]["at"]
 
 
-def test_a_sparkline_shows_the_least_event() -> None:
-    """Nothing is the lowest bar, anything at all is higher, and the largest is the highest."""
+def test_sparkline() -> None:
+    """Only a zero has the lowest bar, and the largest value has the highest."""
     assert sparkline([0, 1, 1000]) == "▁▂█"
     assert sparkline([0, 0]) == "▁▁"
     assert sparkline([]) == ""

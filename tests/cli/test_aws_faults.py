@@ -1,6 +1,6 @@
-"""Every command that talks to AWS, before an AWS that throttles, refuses, hangs up, dawdles or talks nonsense.
+"""Commands in front of an AWS that throttles, denies, closes connections, is slow or returns garbage.
 
-For each: the documented exit code, an error that people and scripts can read, and nothing lost.
+For each: the documented exit code, an error that people and scripts can read, and no lost data.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.support.stubs import (
 )
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:oncall"
-AT_ONCE = (
+NOT_RETRIED = (
     ("registry", "get", "conv_hot_01"),
     ("registry", "set", "conv_hot_01", "64", "--yes"),
     ("history", "read", "conv_hot_01"),
@@ -52,8 +52,8 @@ AT_ONCE = (
     ("throttle", "alarms", "create", "--sns", TOPIC),
     ("throttle", "alarms", "remove", "--yes"),
 )
-"""Commands that give up when AWS goes on throttling."""
-PATIENT = (
+"""Commands that fail after a few throttled attempts."""
+RETRIED = (
     ("registry", "list", "--source", "backup"),
     ("registry", "discover"),
     ("rebuild", "--dry-run"),
@@ -61,17 +61,16 @@ PATIENT = (
     ("compare",),
     ("compare", "--repair", "--yes"),
 )
-"""Scans, which outlast a throttled minute or two."""
+"""Scans, which retry until --timeout."""
 CODES = tuple(THROTTLES)
 
 
 @pytest.fixture
 def stub(seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsStub]:
-    """AWS as the commands see it: the seeded environment's, through the stub."""
+    """Put a stub in front of the AWS of the seeded environment. Afterwards the acknowledged data must still exist."""
     with AwsStub(seeded.moto.url) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.settings(seeded.settings).aws_endpoint_url or "")
         yield server
-    # Whatever was answered, what was acknowledged before is there.
     entry = BackupTable(seeded.settings).get("conv_hot_01")
     assert entry is not None
     assert (entry.max_n, entry.write_n) == (2, 2)
@@ -79,7 +78,7 @@ def stub(seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def fails(saltctl: Runner, args: tuple[str, ...], code: int) -> str:
-    """Run it: it exits so, with one error in JSON and no traceback; the error's message."""
+    """Run a command that must fail with this exit code and a JSON error, and return the error's message."""
     outcome = saltctl(*args, "-o", "json")
     assert outcome.code == code, (outcome.out, outcome.err)
     assert "Traceback" not in outcome.err
@@ -88,24 +87,26 @@ def fails(saltctl: Runner, args: tuple[str, ...], code: int) -> str:
     return str(outcome.error["message"])
 
 
-@pytest.mark.parametrize("args", [*AT_ONCE, *PATIENT], ids=" ".join)
+@pytest.mark.parametrize("args", [*NOT_RETRIED, *RETRIED], ids=" ".join)
 def test_without_permission(args: tuple[str, ...], stub: AwsStub, saltctl: Runner) -> None:
-    """77, at once."""
+    """Exit 77, without retries."""
     stub.rule = lambda operation, request: refusal("AccessDeniedException", message="User: x is not authorized")
     fails(saltctl, args, 77)
 
 
-@pytest.mark.parametrize(("number", "args"), list(enumerate(AT_ONCE)), ids=map(" ".join, AT_ONCE))
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "args"), list(enumerate(NOT_RETRIED)), ids=map(" ".join, NOT_RETRIED))
 def test_throttled_all_the_time(number: int, args: tuple[str, ...], stub: AwsStub, saltctl: Runner) -> None:
-    """69, whichever error throttles and however it spells its reasons."""
+    """Exit 69 for every throttling error code and every form of its reasons."""
     answer = throttled(CODES[number % len(CODES)], REASONS[number % len(REASONS)])
     stub.rule = lambda operation, request: answer
     assert "throttle" in fails(saltctl, args, 69)
 
 
-@pytest.mark.parametrize("args", PATIENT, ids=" ".join)
+@pytest.mark.slow
+@pytest.mark.parametrize("args", RETRIED, ids=" ".join)
 def test_throttled_for_a_while(args: tuple[str, ...], stub: AwsStub, saltctl: Runner) -> None:
-    """A scan that is throttled at first waits and completes."""
+    """A scan that is throttled at first retries and completes."""
     stub.answer_first(2, "Scan", throttled("ProvisionedThroughputExceededException"))
     outcome = saltctl(*args)
     assert outcome.code in (0, 3), outcome.err
@@ -113,24 +114,26 @@ def test_throttled_for_a_while(args: tuple[str, ...], stub: AwsStub, saltctl: Ru
     assert "Traceback" not in outcome.err
 
 
-@pytest.mark.parametrize("args", PATIENT, ids=" ".join)
-def test_throttled_without_end(args: tuple[str, ...], stub: AwsStub, saltctl: Runner) -> None:
-    """A scan that only ``--timeout`` ends: 124, and what was there stays."""
+@pytest.mark.slow
+@pytest.mark.parametrize("args", RETRIED, ids=" ".join)
+def test_throttled_until_the_timeout(args: tuple[str, ...], stub: AwsStub, saltctl: Runner) -> None:
+    """A scan that is always throttled ends with ``--timeout``: exit 124, and the data stays."""
     answer = throttled("ThrottlingException")
     stub.rule = lambda operation, request: answer if operation == "Scan" else None
     assert "timeout" in fails(saltctl, (*args, "--timeout", "1s"), 124)
 
 
 def test_an_export_that_is_throttled_for_a_while(stub: AwsStub, saltctl: Runner) -> None:
-    """It waits, and has every entry."""
+    """The export retries, and contains every entry."""
     whole = saltctl("registry", "export", "--source", "redis").out
     stub.answer_first(2, "Scan", throttled("ProvisionedThroughputExceededException"))
     assert saltctl("registry", "export", "--source", "backup").out == whole
 
 
-@pytest.mark.timeout(60)  # the patience of whoever waits for AWS in another thread is three minutes
+@pytest.mark.slow
+@pytest.mark.timeout(60)  # the retries of the other thread last three minutes
 def test_an_import_that_is_throttled_all_the_time(stub: AwsStub, saltctl: Runner, tmp_path: Path) -> None:
-    """It waits for AWS as long as it is given; nothing was raised, and nothing is half done."""
+    """The import retries until --timeout; no raise was started."""
     file = tmp_path / "registry.jsonl"
     file.write_text('{"conversation_id": "conv_new_1", "max_n": 4}\n')
     answer = throttled("ProvisionedThroughputExceededException")
@@ -143,7 +146,7 @@ def test_an_import_that_is_throttled_all_the_time(stub: AwsStub, saltctl: Runner
 def test_a_replay_that_is_throttled_all_the_time(
     configured: Settings, rebuild: Rebuilder, saltctl: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The raise fails, so its report is not acknowledged; once AWS answers again the same command raises."""
+    """The raise fails and its report is not acknowledged; once AWS recovers the same command raises."""
     rebuild()
     stream = HeatStream(configured)
     stream.create_group()
@@ -164,25 +167,23 @@ def test_a_replay_that_is_throttled_all_the_time(
     [(refusal("InternalServerError", 500), 69), (HANG_UP, 69), (GARBAGE, 69), (refusal("ExpiredTokenException"), 77)],
     ids=["500", "hang-up", "garbage", "expired"],
 )
-@pytest.mark.parametrize("args", [AT_ONCE[0], AT_ONCE[2], AT_ONCE[7]], ids=" ".join)
+@pytest.mark.parametrize("args", [NOT_RETRIED[0], NOT_RETRIED[2], NOT_RETRIED[7]], ids=" ".join)
 def test_broken_answers(args: tuple[str, ...], answer: Answer, code: int, stub: AwsStub, saltctl: Runner) -> None:
-    """An answer that is none is an outage, and never an empty result."""
+    """A broken answer is an outage, never an empty result."""
     stub.rule = lambda operation, request: answer
     fails(saltctl, args, code)
 
 
-@pytest.mark.parametrize("args", [AT_ONCE[0], AT_ONCE[7]], ids=" ".join)
-def test_an_answer_that_does_not_come(
-    args: tuple[str, ...], stub: AwsStub, saltctl: Runner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """69, after the deadline of the setting."""
+@pytest.mark.parametrize("args", [NOT_RETRIED[0], NOT_RETRIED[7]], ids=" ".join)
+def test_a_slow_answer(args: tuple[str, ...], stub: AwsStub, saltctl: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 69 after the timeout from the settings."""
     monkeypatch.setenv("SALTCTL_AWS_TIMEOUT", "0.1")
     stub.delay = 5.0
     fails(saltctl, args, 69)
 
 
-def test_partial_batches_are_asked_to_their_end(stub: AwsStub, saltctl: Runner) -> None:
-    """Of each batch DynamoDB answers one key: all conversations are shown all the same."""
+def test_unprocessed_keys_are_requested_again(stub: AwsStub, saltctl: Runner) -> None:
+    """DynamoDB processes one key of each batch: all conversations are shown nevertheless."""
     stub.narrow = process_one_key
     ids = ["conv_hot_01", "conv_hot_05", "conv_hot_12"]
     outcome = saltctl("registry", "get", *ids, "-o", "json")
@@ -195,8 +196,8 @@ def test_partial_batches_are_asked_to_their_end(stub: AwsStub, saltctl: Runner) 
     assert stub.seen.count("BatchGetItem") == 3
 
 
-def test_without_cloudwatch_a_scan_says_what_it_still_can(stub: AwsStub, saltctl: Runner) -> None:
-    """77 for CloudWatch alone: the document has the service's state, no-data, and null where it knows nothing."""
+def test_a_throttle_scan_without_cloudwatch(stub: AwsStub, saltctl: Runner) -> None:
+    """Exit 77 without CloudWatch: the document has the service's state, no-data, and null for unknown values."""
     stub.rule = lambda operation, request: refusal("AccessDeniedException") if "Metric" in operation else None
     outcome = saltctl("throttle", "scan", "-o", "json")
     assert outcome.code == 77
@@ -211,8 +212,8 @@ def test_without_cloudwatch_a_scan_says_what_it_still_can(stub: AwsStub, saltctl
     "answer", [refusal("AccessDeniedException"), HANG_UP, GARBAGE], ids=["denied", "hang-up", "garbage"]
 )
 @pytest.mark.parametrize(("name", "code"), [("doctor", 3), ("status", 0)])
-def test_what_looks_at_everything_goes_on(name: str, code: int, answer: Answer, stub: AwsStub, saltctl: Runner) -> None:
-    """AWS is one source of several: what is wrong with it is part of the answer, and not the end of it."""
+def test_doctor_and_status_without_aws(name: str, code: int, answer: Answer, stub: AwsStub, saltctl: Runner) -> None:
+    """AWS is one source of several: its failure is part of the answer and does not stop the command."""
     stub.rule = lambda operation, request: answer
     outcome = saltctl(name, "-o", "json")
     assert outcome.code == code, outcome.err
@@ -225,9 +226,10 @@ EVERY = list(dict.fromkeys((*c.name.split(), *c.args) for c in COMMANDS if not c
 DOCUMENTED = {0, 3, 4, 6, 69, 75, 77, 78}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [refusal("AccessDeniedException"), GARBAGE], ids=["denied", "page"])
 def test_every_command_ends_as_documented(answer: Answer, stub: AwsStub, saltctl: Runner) -> None:
-    """Those of the contract, and so whatever joins it: refused, or answered by somebody who is not AWS."""
+    """Every command of the contract has a documented exit code when AWS denies access or returns an HTML page."""
     stub.rule = lambda operation, request: answer
     for args in EVERY:
         outcome = saltctl(*args)
@@ -236,7 +238,7 @@ def test_every_command_ends_as_documented(answer: Answer, stub: AwsStub, saltctl
         assert outcome.code in (0, 3) or outcome.err
 
 
-LOOKING = (
+READ_ONLY = (
     ("status",),
     ("doctor",),
     ("compare",),
@@ -251,26 +253,27 @@ LOOKING = (
 )
 ALARMS = (("throttle", "alarms", "list"), ("throttle", "alarms", "create", "--sns", TOPIC))
 PROBES = {"UpdateItem", "PutItem"}
-"""What doctor asks for to see whether it may: it tells those who only look that they may not."""
+"""Operations that doctor uses to test permissions; a read-only role does not have them."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("role", "commands", "besides"), [("saltctl-readonly", LOOKING, PROBES), ("saltctl-alarms", ALARMS, set())]
+    ("role", "commands", "extra"), [("saltctl-readonly", READ_ONLY, PROBES), ("saltctl-alarms", ALARMS, set())]
 )
-def test_a_role_may_do_what_its_commands_ask_for(
-    role: str, commands: tuple[tuple[str, ...], ...], besides: set[str], stub: AwsStub, saltctl: Runner
+def test_a_role_allows_its_commands(
+    role: str, commands: tuple[tuple[str, ...], ...], extra: set[str], stub: AwsStub, saltctl: Runner
 ) -> None:
-    """The emitted policy has every operation that was sent, as the stub saw it."""
+    """The emitted policy allows every operation that the commands sent to the stub."""
     for args in commands:
         saltctl(*args)
     policy = json.loads(iam(load_settings()))[role]
     allowed = {action.partition(":")[2] for statement in policy["Statement"] for action in statement["Action"]}
     assert {"DescribeTable"} < set(stub.seen)
-    assert set(stub.seen) - besides <= allowed
+    assert set(stub.seen) - extra <= allowed
 
 
 class MeteredScans:
-    """A backup table of one-unit reads of ten items, and when how many units were read from it."""
+    """A backup table that charges 0.1 read units for each item, and records when they were read."""
 
     def __init__(self, items: int) -> None:
         self.items = items
@@ -278,7 +281,7 @@ class MeteredScans:
         self._lock = threading.Lock()
 
     def rule(self, operation: str, request: dict[str, Any]) -> Answer:
-        """Answer Scans; the rest is moto's."""
+        """Answer Scans, and leave the rest to moto."""
         if operation != "Scan":
             return None
         start = int(request.get("ExclusiveStartKey", {}).get("conversation_id", {"S": "c-1"})["S"][1:]) + 1
@@ -292,10 +295,11 @@ class MeteredScans:
         return 200, {"Items": found, "ConsumedCapacity": {"TableName": "t", "CapacityUnits": units}} | last
 
 
-def test_max_rcu_is_kept_on_what_was_consumed(
+@pytest.mark.slow
+def test_max_rcu_limits_consumed_capacity(
     saltctl: Runner, configured: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between any two answers of the table no more was read than is allowed, but for a second's worth and a page."""
+    """Between any two answers at most --max-rcu was consumed, plus one second's worth and a page."""
     table, max_rcu = MeteredScans(2000), 80
     with AwsStub(configured.aws_endpoint_url or "") as stub:
         stub.rule = table.rule
