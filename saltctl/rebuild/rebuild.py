@@ -215,7 +215,7 @@ class Rebuild:
             yield from self._merge_all(run)
             for session in sessions.values():
                 self._lease.beat("setting the fence")
-                session.finish(run.token)
+                session.set_fence(run.token)
             # Last of all, on the same connections: the process that was filled is the one that is verified.
             for session in sessions.values():
                 session.load_lookup()
@@ -250,7 +250,7 @@ class Rebuild:
             checkpoint = yield from run.checkpoint.take_up(bound, options.resume)
         if checkpoint is None:
             for session in run.sessions.values():
-                session.mark(run.token)
+                session.mark_buckets(run.token)
         else:
             run.token, run.began, run.before = checkpoint.token, checkpoint.began, checkpoint.entries
             run.half_done = list(checkpoint.half_done)

@@ -106,7 +106,7 @@ class CheckpointKeeper:
                 break
             if self._run_id(name) != primary.run_id:
                 problem = f"Redis at {name} was restarted since"
-            elif why := self._sessions[name].recognise(checkpoint.token, primary.replication_id):
+            elif why := self._sessions[name].check_marks(checkpoint.token, primary.replication_id):
                 problem = f"at {name} {why}"
         if problem:
             raise CheckpointRefusedError(f"the checkpoint does not hold any more: {problem}", hint=_ANEW)

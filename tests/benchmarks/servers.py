@@ -44,10 +44,10 @@ def fill(settings: Settings, entries: Sequence[tuple[str, int]]) -> None:
     token = new_token()
     try:
         (session,) = store.sessions()
-        session.mark(token)
+        session.mark_buckets(token)
         for start in range(0, len(entries), BATCH):
             session.merge(entries[start : start + BATCH])
-        session.finish(token)
+        session.set_fence(token)
         session.load_lookup()
         session.close()
     finally:

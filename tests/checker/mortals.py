@@ -37,7 +37,7 @@ from tests.checker.roles import Me
 LEASE_PACE = 20
 """How much faster the time of leases runs here: that of a killed rebuild expires in a second and a half."""
 At = Callable[[str], None]
-_SESSION = ("mark", "begin_merge", "end_merge", "finish", "load_lookup")
+_SESSION = ("mark_buckets", "begin_merge", "end_merge", "set_fence", "load_lookup")
 
 
 class Watched:

@@ -219,49 +219,49 @@ class Overwriting(RedisRebuildSession):
 class ScriptFirst(RedisRebuildSession):
     """A rebuild that loads the lookup script before everything else."""
 
-    def mark(self, token: str) -> None:
+    def mark_buckets(self, token: str) -> None:
         """Load and mark."""
         self.load_lookup()
-        super().mark(token)
+        super().mark_buckets(token)
 
 
 class FenceFirst(RedisRebuildSession):
     """A rebuild that sets the fence before the entries."""
 
-    def mark(self, token: str) -> None:
+    def mark_buckets(self, token: str) -> None:
         """Mark and fence."""
-        super().mark(token)
-        super().finish(token)
+        super().mark_buckets(token)
+        super().set_fence(token)
 
-    def finish(self, token: str) -> None:
+    def set_fence(self, token: str) -> None:
         """Do nothing: done in mark."""
 
 
 class MarkLast(RedisRebuildSession):
     """A rebuild that sets its token after the entries."""
 
-    def mark(self, token: str) -> None:
+    def mark_buckets(self, token: str) -> None:
         """Do nothing: done in finish."""
 
-    def finish(self, token: str) -> None:
+    def set_fence(self, token: str) -> None:
         """Mark and fence."""
-        super().mark(token)
-        super().finish(token)
+        super().mark_buckets(token)
+        super().set_fence(token)
 
 
 class MarksAgain(RedisRebuildSession):
     """A resumed rebuild that marks the buckets again, with the token of the one that it resumes."""
 
-    def recognise(self, token: str, replication_id: str) -> str:
+    def check_marks(self, token: str, replication_id: str) -> str:
         """Mark."""
-        self.mark(token)
+        self.mark_buckets(token)
         return ""
 
 
 class TrustsItsCheckpoint(RedisRebuildSession):
     """A resumed rebuild that does not check its token and leaves that to step 5."""
 
-    def recognise(self, token: str, replication_id: str) -> str:
+    def check_marks(self, token: str, replication_id: str) -> str:
         """Trust the checkpoint."""
         self._replication_id = replication_id.encode()
         return ""
@@ -270,10 +270,10 @@ class TrustsItsCheckpoint(RedisRebuildSession):
 class ChecksNothing(TrustsItsCheckpoint):
     """A resumed rebuild that sets the fence without checking the token at all."""
 
-    def finish(self, token: str) -> None:
+    def set_fence(self, token: str) -> None:
         """Mark and fence."""
-        super().mark(token)
-        super().finish(token)
+        super().mark_buckets(token)
+        super().set_fence(token)
 
 
 class CheckpointsBeforeMerge(Rebuild):

@@ -96,15 +96,15 @@ class WatchedSession(RebuildSession):
         """Who the primary was when it was marked."""
         return self._inner.replication_id
 
-    def mark(self, token: str) -> None:
+    def mark_buckets(self, token: str) -> None:
         """Step 3."""
-        self._at("mark")
-        self._inner.mark(token)
+        self._at("mark_buckets")
+        self._inner.mark_buckets(token)
 
-    def recognise(self, token: str, replication_id: str) -> str:
+    def check_marks(self, token: str, replication_id: str) -> str:
         """Step 3 of a rebuild that is taken up again."""
-        self._at("recognise")
-        return self._inner.recognise(token, replication_id)
+        self._at("check_marks")
+        return self._inner.check_marks(token, replication_id)
 
     def begin_merge(self, entries: Sequence[Entry]) -> None:
         """Step 4."""
@@ -115,10 +115,10 @@ class WatchedSession(RebuildSession):
         """The end of step 4."""
         return self._inner.end_merge()
 
-    def finish(self, token: str) -> None:
+    def set_fence(self, token: str) -> None:
         """Step 5."""
-        self._at("finish")
-        self._inner.finish(token)
+        self._at("set_fence")
+        self._inner.set_fence(token)
 
     def load_lookup(self) -> None:
         """The last act."""
@@ -284,9 +284,9 @@ def test_redis_killed_at_any_point(
         redis_server.start()
     assert fault.points == [
         "RebuildStarted",
-        "mark",
+        "mark_buckets",
         *["merge", "RebuildProgress"] * 3,
-        "finish",
+        "set_fence",
         "load_lookup",
         "closed",
         "RebuildReport",
@@ -326,9 +326,9 @@ def test_data_lost_at_any_point(
         try:
             drive(job(fault), fault)
         except RebuildBrokenError:
-            assert fault.struck_between("mark", "finish"), fault.points
+            assert fault.struck_between("mark_buckets", "set_fence"), fault.points
         else:
-            assert fault.struck_at is None or not fault.struck_between("mark", "finish"), fault.points
+            assert fault.struck_at is None or not fault.struck_between("mark_buckets", "set_fence"), fault.points
             if fault.struck_at is None:
                 break
         assert_never_wrong(store, registry)
@@ -348,7 +348,7 @@ def test_what_was_merged_before_the_break_is_kept(
     bucket = store._key("conv_00")
     lost = sum(store._key(i) == bucket for i in ENTRIES)
     with pytest.raises(RebuildBrokenError, match=bucket) as broken:
-        drive(job(lambda point: admin.delete(bucket) if point == "finish" else None))
+        drive(job(lambda point: admin.delete(bucket) if point == "set_fence" else None))
     assert broken.value.exit_code == 4
     assert rebuild().restored == lost
     assert_verified(store)
@@ -584,7 +584,7 @@ def test_two_rebuilds_at_once_are_safe(
     other = job(now=lambda: time.time() + 2 * LEASE_EXPIRY).run()
 
     def at(point: str) -> None:
-        if point == "finish":
+        if point == "set_fence":
             while not isinstance(event := next(other), RebuildReport):
                 if other_gets_to == "the middle" and isinstance(event, RebuildProgress):
                     break

@@ -265,7 +265,7 @@ class RedisRebuildSession:
         """The replication id that was seen when the buckets were marked."""
         return self._replication_id.decode()
 
-    def mark(self, token: str) -> None:
+    def mark_buckets(self, token: str) -> None:
         """Step 3: the token into every bucket."""
         identities = set(self._on_all_buckets("mark_buckets", token))
         if len(identities) != 1:
@@ -274,7 +274,7 @@ class RedisRebuildSession:
             )
         self._replication_id = identities.pop()
 
-    def recognise(self, token: str, replication_id: str) -> str:
+    def check_marks(self, token: str, replication_id: str) -> str:
         """Why what a broken rebuild merged may not stand any more; empty where it does, and then go on with it."""
         for problem in self._on_all_buckets("check_marks", token, replication_id):
             if problem:
@@ -336,7 +336,7 @@ class RedisRebuildSession:
         ]
         return [_number(value, self.primary) for value in self._connection.execute(commands)] if commands else []
 
-    def finish(self, token: str) -> None:
+    def set_fence(self, token: str) -> None:
         """Step 5: the fence into every bucket that still has the token."""
         self._on_all_buckets("set_fence", token, self._replication_id)
 

@@ -29,13 +29,13 @@ def test_entries_by_id_and_by_bucket(reader: BucketReader, store: RedisRegistry,
     for conversation_id, n in entries.items():
         store.merge(conversation_id, n)
     (session,) = store.sessions()
-    session.mark("token")
+    session.mark_buckets("token")
     asked = [*entries, "absent"]
     assert reader.held(asked) == [*entries.values(), None]
     every = range(settings.buckets)
     assert dict(reader.entries(every)) == entries
     assert sum(reader.sizes(every)) == len(entries)
-    session.finish("token")
+    session.set_fence("token")
     session.close()
     assert sum(reader.sizes(every)) == len(entries)
 

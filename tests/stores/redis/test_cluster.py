@@ -247,15 +247,15 @@ def test_no_session_fences_what_moved_away(
     sessions = {session.primary: session for session in store.sessions()}
     if step != "mark":
         for session in sessions.values():
-            session.mark("token")
+            session.mark_buckets("token")
     cluster.move(key, other_primary(cluster, key))
     if noticed:
         assert store._others.relearn()
     owner = sessions[next(iter(store.by_primary(ids)))]
     acts: dict[str, Callable[[], object]] = {
-        "mark": lambda: sessions[giver.name].mark("token"),
+        "mark": lambda: sessions[giver.name].mark_buckets("token"),
         "merge": lambda: owner.merge([(ids[0], 64)]),
-        "finish": lambda: sessions[giver.name].finish("token"),
+        "finish": lambda: sessions[giver.name].set_fence("token"),
     }
     with pytest.raises(RebuildBrokenError, match="moved to another primary"):
         acts[step]()

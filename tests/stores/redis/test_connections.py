@@ -201,8 +201,8 @@ def test_a_socket_works_as_well(redis_binary: Path, tmp_path: Path, socket_path:
         assert store.merge("conv", 4)
         (session,) = store.sessions()
         assert session.primary == str(socket_path)
-        session.mark("token")
-        session.finish("token")
+        session.mark_buckets("token")
+        session.set_fence("token")
         session.load_lookup()
         session.close()
         assert store.lookup(store.primaries()[0], ["conv", "other"]) == [4, None]

@@ -86,9 +86,9 @@ def test_thousands_of_ids_of_one_bucket(one_bucket: RedisRegistry, rebuild: Rebu
     primary = one_bucket.primaries()[0]
     token = new_token()
     (session,) = one_bucket.sessions()
-    session.mark(token)
+    session.mark_buckets(token)
     session.merge([(f"conv_{number}", number + 1) for number in range(9000)])
-    session.finish(token)
+    session.set_fence(token)
     session.load_lookup()
     session.close()
     assert one_bucket.lookup(primary, [f"conv_{n}" for n in range(9000)]) == list(range(1, 9001))
@@ -257,9 +257,9 @@ def test_buckets_stay_listpacks(
 ) -> None:
     """61 entries a bucket, as a million make of 16,384: a third of the memory of another encoding."""
     token = new_token()
-    session.mark(token)
+    session.mark_buckets(token)
     session.merge([(f"conv_{number:08}", 64) for number in range(61 * settings.buckets)])
-    session.finish(token)
+    session.set_fence(token)
     encodings = {admin.object("ENCODING", key) for key in admin.scan_iter("salt:r:*")}
     assert encodings == {b"listpack"}
 
@@ -269,9 +269,9 @@ def test_buckets_stay_listpacks(
 
 def test_only_what_was_marked_is_fenced(session: RedisRebuildSession, store: RedisRegistry, admin: Any) -> None:
     """Without the marks, or with those of another rebuild, nothing is fenced."""
-    session.mark("mine")
+    session.mark_buckets("mine")
     with pytest.raises(RebuildBrokenError, match="token"):
-        session.finish("another")
+        session.set_fence("another")
     assert not any(b"#fence" in admin.hgetall(key) for key in admin.scan_iter("salt:r:*"))
 
 
@@ -279,23 +279,23 @@ def test_one_missing_mark_keeps_every_bucket_unfenced(
     session: RedisRebuildSession, store: RedisRegistry, admin: Any
 ) -> None:
     """The marks are checked first, and fences set after."""
-    session.mark("mine")
+    session.mark_buckets("mine")
     admin.hdel(store._key("conv"), "#rebuild")
     with pytest.raises(RebuildBrokenError, match=store._key("conv")):
-        session.finish("mine")
+        session.set_fence("mine")
     assert not any(b"#fence" in admin.hgetall(key) for key in admin.scan_iter("salt:r:*"))
 
 
 def test_a_session_that_failed_stays_failed(session: RedisRebuildSession, redis_server: LocalRedis) -> None:
     """The server is back, and the session is not: what it did before was done to another process."""
-    session.mark("mine")
+    session.mark_buckets("mine")
     redis_server.kill()
     redis_server.start()
     for _ in range(2):
         with pytest.raises(RedisUnavailableError):
             session.merge([("conv", 4)])
     with pytest.raises(RedisUnavailableError):
-        session.finish("mine")
+        session.set_fence("mine")
     with pytest.raises(RedisUnavailableError):
         session.load_lookup()
 
