@@ -1,7 +1,7 @@
 """A new server without any local state routes every read and write correctly at once.
 
-Shown with figures: the first writes and the first reads of a server that has just been started, while Redis
-is well, while it is down, and after it returned with nothing.
+Shown with figures: the first writes and reads of a server that has just started, while Redis is verified, while
+it is down, and after it restarted without data.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ def run(*, open_history: OpenHistory = History.open) -> Iterator[Step]:
     """Run the scenario.
 
     Args:
-        open_history: how a new server opens its history; tests hand in one that begins with N = 1, as a
-            server with a local counter would, to prove that this drill can fail.
+        open_history: how a new server opens its history. Tests pass one that begins with N = 1, as a server
+            with a local counter would, to prove that this drill can fail.
     """
     started = time.monotonic()
     with LocalEnvironment() as environment:
         environment.rebuild()
         settings = environment.settings
-        fleet = _Fleet(settings)
+        servers = _Servers(settings)
         with Registry.open(settings) as registry:
-            fleet.write(History.open)
+            servers.write(History.open)
             for conversation_id, n in CONVERSATIONS.items():
                 if n > 1:
                     registry.raise_to(conversation_id, n, reason="drill")
-            fleet.write(History.open)
+            servers.write(History.open)
         yield Step(
             "servers have been running, and two of three conversations were raised",
             True,
-            f"ready in {time.monotonic() - started:.1f} s; {fleet.acknowledged} messages",
+            f"ready in {time.monotonic() - started:.1f} s; {servers.acknowledged} messages",
         )
-        yield fleet.cold_start("a new server starts: its first writes and reads", open_history, "redis")
+        yield servers.cold_start("a new server starts: its first writes and reads", open_history, "redis")
         environment.redis.kill()
-        yield fleet.cold_start("Redis is killed, and another new server starts", open_history, "backup")
+        yield servers.cold_start("Redis is killed, and another new server starts", open_history, "backup")
         environment.redis.delete_aof()
         environment.redis.start()
-        yield fleet.cold_start("Redis returns with nothing, and a third one starts", open_history, "backup")
+        yield servers.cold_start("Redis returns with nothing, and a third one starts", open_history, "backup")
         environment.rebuild()
-        yield fleet.cold_start("Redis is rebuilt, and a fourth one starts", open_history, "redis")
+        yield servers.cold_start("Redis is rebuilt, and a fourth one starts", open_history, "redis")
 
 
-class _Fleet:
-    """What all servers together have acknowledged."""
+class _Servers:
+    """Servers that start one after another, and the messages that they acknowledged."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -66,11 +66,11 @@ class _Fleet:
 
     @property
     def acknowledged(self) -> int:
-        """Messages so far."""
+        """The number of messages so far."""
         return sum(map(len, self._written.values()))
 
     def write(self, open_history: OpenHistory) -> list[tuple[str, PutResult]]:
-        """Write messages to every conversation from a server that was just started."""
+        """Start a server and write messages to every conversation."""
         done = []
         with open_history(self._settings) as server:
             for conversation_id, written in self._written.items():
@@ -82,7 +82,7 @@ class _Fleet:
         return done
 
     def cold_start(self, what: str, open_history: OpenHistory, expected: str) -> Step:
-        """Start a server; check where its writes went and what its reads return, from the first one on."""
+        """Start a server; check the routing of its first writes, and that its first reads miss nothing."""
         began = time.monotonic()
         writes = self.write(open_history)
         misrouted = sum(

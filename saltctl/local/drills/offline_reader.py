@@ -1,7 +1,7 @@
 """A conversation is salted while a reader is away; the reader returns with an old cursor and misses nothing.
 
-Shown with figures: what the reader gets from its cursor on, what it gets when it pages through everything,
-the base partition included, and what a reader that remembered N would have been shown.
+Shown with figures: the messages that the reader gets from its cursor on, those of all pages including the base
+partition, and those that a reader with a remembered N would have got.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def run(*, open_history: OpenHistory = History.open) -> Iterator[Step]:
     """Run the scenario.
 
     Args:
-        open_history: how the reader opens its history; tests hand in one that remembers N, to prove that
-            this drill can fail.
+        open_history: how the reader opens its history. Tests pass one that remembers N, to prove that this
+            drill can fail.
     """
     started = time.monotonic()
     with LocalEnvironment() as environment:
         environment.rebuild()
         settings = environment.settings
         with History.open(settings) as server, open_history(settings) as reader, Registry.open(settings) as registry:
-            written = _Written(server)
-            written.more(BEFORE)
+            written = _Writer(server)
+            written.add(BEFORE)
             seen = reader.page(CONVERSATION, ReadOptions(limit=PAGE))
             yield Step(
                 "a reader reads the newest page and goes offline",
@@ -47,24 +47,22 @@ def run(*, open_history: OpenHistory = History.open) -> Iterator[Step]:
             )
             for n in RAISES:
                 registry.raise_to(CONVERSATION, n, reason="drill")
-                written.more(EACH)
+                written.add(EACH)
                 written.retry(RETRIES)
             yield Step(
                 f"meanwhile the conversation is raised to {' and '.join(map(str, RAISES))}",
                 True,
                 f"{EACH * len(RAISES)} messages are written, and {RETRIES * len(RAISES)} older ones written again "
-                "by clients that never heard of their success",
+                "by clients that got no answer the first time",
             )
-            yield from _returns(reader, seen, written)
+            yield from _read_from_cursor(reader, seen, written)
             environment.redis.kill()
             environment.redis.delete_aof()
             environment.redis.start()
-            yield _pages_through(
-                reader, written, "Redis returns with nothing: the reader pages through all of it again"
-            )
+            yield _read_all(reader, written, "Redis returns with nothing: the reader pages through all of it again")
 
 
-def _returns(reader: History, seen: Page, written: _Written) -> Iterator[Step]:
+def _read_from_cursor(reader: History, seen: Page, written: _Writer) -> Iterator[Step]:
     missed = written.newest_first()[: EACH * len(RAISES)]
     options = ReadOptions(after=seen.prev_cursor, oldest_first=True)
     pages = list(_pages(reader, options))
@@ -74,16 +72,16 @@ def _returns(reader: History, seen: Page, written: _Written) -> Iterator[Step]:
         found == missed[::-1],
         f"{len(found)} of {len(missed)} messages that it missed, in order, each once; {_figures(pages)}",
     )
-    yield _pages_through(reader, written, "and pages through all of it, newest first")
+    yield _read_all(reader, written, "and pages through all of it, newest first")
     base = reader.page(CONVERSATION, ReadOptions(limit=len(written))).shards[0].items_returned
     yield Step(
         "the base partition has what was written before",
         base == BEFORE,
-        f"{base} messages of {len(written)}: all that a reader who remembered N = 1 would have been shown",
+        f"{base} messages of {len(written)}: all that a reader with a remembered N = 1 would have got",
     )
 
 
-def _pages_through(reader: History, written: _Written, what: str) -> Step:
+def _read_all(reader: History, written: _Writer, what: str) -> Step:
     pages = list(_pages(reader, ReadOptions()))
     found = [message for page in pages for message in _ids(page)]
     expected = written.newest_first()
@@ -95,7 +93,7 @@ def _pages_through(reader: History, written: _Written, what: str) -> Step:
 
 
 def _pages(reader: History, options: ReadOptions) -> Iterator[Page]:
-    """Pages of a fixed size, as a client with a screen of that size asks for them."""
+    """Yield pages of a fixed size, as a client with a screen of that size requests them."""
     before, after = options.before, options.after
     while True:
         page = reader.page(
@@ -123,8 +121,8 @@ def _figures(pages: list[Page]) -> str:
     )
 
 
-class _Written:
-    """What was written, in order, by a server that goes on all the time."""
+class _Writer:
+    """The messages that one server has written, in order."""
 
     def __init__(self, server: History) -> None:
         self._server = server
@@ -134,7 +132,7 @@ class _Written:
     def __len__(self) -> int:
         return len(self._sort_keys)
 
-    def more(self, messages: int) -> None:
+    def add(self, messages: int) -> None:
         """Write new messages."""
         for _ in range(messages):
             number = next(self._numbers)
@@ -143,7 +141,7 @@ class _Written:
             self._sort_keys.append(sort_key)
 
     def retry(self, messages: int) -> None:
-        """Write the first messages again, under the N of today."""
+        """Write the first messages again, with the current N."""
         for sort_key in self._sort_keys[:messages]:
             self._put(sort_key)
 
@@ -151,5 +149,5 @@ class _Written:
         self._server.put(CONVERSATION, sort_key, {"text": f"message {sort_key.partition('#')[2]}"})
 
     def newest_first(self) -> list[str]:
-        """The ids of all messages."""
+        """Return the ids of all messages."""
         return [sort_key.partition("#")[2] for sort_key in reversed(self._sort_keys)]

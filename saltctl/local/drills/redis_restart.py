@@ -1,7 +1,7 @@
-"""Redis is killed with SIGKILL under traffic and comes back (a) with its AOF, (b) without, (c) damaged.
+"""Redis is killed with SIGKILL under traffic and restarts (a) with its AOF, (b) without it, (c) with a damaged one.
 
-Shown with figures: what lookups answered and from where, that no acknowledged message was missing from any
-read, and how long it took until Redis was verified again.
+Shown with figures: the source of lookups, that no read missed an acknowledged message, and how long it took
+until Redis was verified again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from saltctl.local.drills.drill import Step
-from saltctl.local.drills.traffic import OpenRegistry, Tally, Traffic
+from saltctl.local.drills.traffic import OpenRegistry, Traffic, TrafficStats
 from saltctl.local.environment import LocalEnvironment
 from saltctl.registry.registry import Registry
 
@@ -19,7 +19,7 @@ CONVERSATIONS = 6
 DAMAGED_BYTES = 60
 PHASE_READS = 6
 PHASE_LOOKUPS = 40
-"""What participants do at least in each phase before the next thing breaks: every conversation is read."""
+"""The least that participants do before the next failure: every conversation is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ def run(*, open_registry: OpenRegistry = Registry.open) -> Iterator[Step]:
     """Run the scenario.
 
     Args:
-        open_registry: how participants open their registry; tests hand in one without its fence, to prove
-            that this drill can fail.
+        open_registry: how participants open their registry. Tests pass one without the fence, to prove that
+            this drill can fail.
     """
     started = time.monotonic()
     with LocalEnvironment() as environment:
@@ -57,9 +57,10 @@ def run(*, open_registry: OpenRegistry = Registry.open) -> Iterator[Step]:
             )
             traffic.start()
             try:
-                yield from _calm_before(traffic, registry, conversations)
+                yield from _before(traffic, registry, conversations)
                 for number, case in enumerate(_CASES):
-                    yield from _kill_and_return(environment, traffic, registry, conversations, case, number)
+                    raised, refused = conversations[number], conversations[number - len(_CASES)]
+                    yield from _kill_and_restart(environment, traffic, registry, case, raised, refused)
             finally:
                 traffic.stop()
             lost = traffic.read_all()
@@ -70,93 +71,97 @@ def run(*, open_registry: OpenRegistry = Registry.open) -> Iterator[Step]:
             )
 
 
-def _calm_before(traffic: Traffic, registry: Registry, conversations: list[str]) -> Iterator[Step]:
-    _phase(traffic)
+def _before(traffic: Traffic, registry: Registry, conversations: list[str]) -> Iterator[Step]:
+    _run_traffic(traffic)
     raised = sum(traffic.raise_to(registry, conversation_id, 4) for conversation_id in conversations)
-    _phase(traffic)
-    tally = traffic.take()
+    _run_traffic(traffic)
+    stats = traffic.pop_stats()
     yield Step(
         f"before: {raised} conversations are raised to 4 salts under traffic",
-        raised == len(conversations) and _kept(tally) and tally.lookups["backup"] == 0,
-        _figures(tally),
+        raised == len(conversations) and _promise_kept(stats) and stats.lookups["backup"] == 0,
+        _figures(stats),
     )
 
 
-def _kill_and_return(
-    environment: LocalEnvironment,
-    traffic: Traffic,
-    registry: Registry,
-    conversations: list[str],
-    case: _Case,
-    number: int,
+def _kill_and_restart(
+    environment: LocalEnvironment, traffic: Traffic, registry: Registry, case: _Case, raised: str, refused: str
 ) -> Iterator[Step]:
-    # A raise right before the kill: within the second of AOF that everysec may lose.
-    target = conversations[number]
-    traffic.raise_to(registry, target, 8)
-    traffic.take()
+    """Kill Redis right after a raise of ``raised``, restart it, and rebuild; ``refused`` is to be raised meanwhile."""
+    # A raise right before the kill is within the second of AOF that everysec may lose.
+    traffic.raise_to(registry, raised, 8)
+    traffic.pop_stats()
     environment.redis.kill()
-    _phase(traffic)
-    refused = not traffic.raise_to(registry, conversations[number - len(_CASES)], 8)
-    tally = traffic.take()
-    yield Step(
-        f"({case.letter}) killed with SIGKILL, right after a raise of {target} to 8",
-        _kept(tally) and tally.lookups["backup"] > 0 and refused,
-        f"{_figures(tally)}; a raise meanwhile was "
-        + ("refused as incomplete, not acknowledged" if refused else "acknowledged without Redis"),
-    )
+    yield _while_down(traffic, registry, case, raised, refused)
     case.damage(environment)
     environment.redis.start()
-    returned = time.monotonic()
-    _phase(traffic)
-    # Each of them, beside what chance has the participants read: all have lost something, if this one is believed.
-    traffic.read_all(errors_allowed=True)
-    tally = traffic.take()
-    yield Step(
-        f"({case.letter}) back {case.name}: it answers, and is not believed",
-        _kept(tally) and tally.lookups["backup"] > 0,
-        _figures(tally),
-    )
+    restarted = time.monotonic()
+    yield _while_unverified(traffic, case)
     began = time.monotonic()
     environment.rebuild()
     verified = time.monotonic()
-    # Breakers close again within breaker_seconds; only then do all lookups come from Redis.
-    time.sleep(environment.settings.breaker_seconds)
-    between = traffic.take()
-    _phase(traffic)
-    tally = traffic.take()
-    yield Step(
+    yield _after_rebuild(
+        traffic,
+        environment.settings.breaker_seconds,
         f"({case.letter}) rebuilt from the backup in {verified - began:.2f} s, "
-        f"verified {verified - returned:.2f} s after its return",
-        not between.wrong_lookups
-        and not between.missing
-        and _kept(tally)
-        and tally.lookups["redis"] > 0
-        and tally.lookups["backup"] == 0,
-        _figures(tally),
+        f"verified {verified - restarted:.2f} s after its restart",
     )
 
 
-def _phase(traffic: Traffic) -> None:
-    traffic.wait(reads=PHASE_READS, lookups=PHASE_LOOKUPS)
+def _while_down(traffic: Traffic, registry: Registry, case: _Case, raised: str, refused: str) -> Step:
+    _run_traffic(traffic)
+    acknowledged = traffic.raise_to(registry, refused, 8)
+    stats = traffic.pop_stats()
+    return Step(
+        f"({case.letter}) killed with SIGKILL, right after a raise of {raised} to 8",
+        _promise_kept(stats) and stats.lookups["backup"] > 0 and not acknowledged,
+        f"{_figures(stats)}; a raise meanwhile was "
+        + ("acknowledged without Redis" if acknowledged else "refused as incomplete, not acknowledged"),
+    )
 
 
-def _kept(tally: Tally) -> bool:
-    """The promise: no lookup below what was acknowledged, and no acknowledged message missing from a read."""
-    return not tally.wrong_lookups and not tally.missing and _busy(tally)
+def _while_unverified(traffic: Traffic, case: _Case) -> Step:
+    _run_traffic(traffic)
+    # Every conversation is read, not only those that participants happen to read: each has lost an entry.
+    traffic.read_all(errors_allowed=True)
+    stats = traffic.pop_stats()
+    return Step(
+        f"({case.letter}) restarted {case.name}: not trusted, lookups use the backup",
+        _promise_kept(stats) and stats.lookups["backup"] > 0,
+        _figures(stats),
+    )
 
 
-def _busy(tally: Tally) -> bool:
-    """Whether the phase saw traffic at all: a check that nobody put to the test shows nothing."""
-    return tally.reads >= PHASE_READS and tally.lookups.total() >= PHASE_LOOKUPS
+def _after_rebuild(traffic: Traffic, breaker_seconds: float, what: str) -> Step:
+    # Breakers close within breaker_seconds; only then do all lookups use Redis.
+    time.sleep(breaker_seconds)
+    between = traffic.pop_stats()
+    _run_traffic(traffic)
+    stats = traffic.pop_stats()
+    no_violation = not between.wrong_lookups and not between.missing and _promise_kept(stats)
+    return Step(what, no_violation and stats.lookups["redis"] > 0 and stats.lookups["backup"] == 0, _figures(stats))
 
 
-def _figures(tally: Tally) -> str:
+def _run_traffic(traffic: Traffic) -> None:
+    traffic.wait_for(reads=PHASE_READS, lookups=PHASE_LOOKUPS)
+
+
+def _promise_kept(stats: TrafficStats) -> bool:
+    """Return whether the promise was kept: no lookup below an acknowledged N, no acknowledged message missing."""
+    return not stats.wrong_lookups and not stats.missing and _exercised(stats)
+
+
+def _exercised(stats: TrafficStats) -> bool:
+    """Return whether there was enough traffic: a check that was not exercised shows nothing."""
+    return stats.reads >= PHASE_READS and stats.lookups.total() >= PHASE_LOOKUPS
+
+
+def _figures(stats: TrafficStats) -> str:
     parts = [
-        f"lookups: {tally.lookups['redis']:,} from redis, {tally.lookups['backup']:,} from the backup, "
-        f"{len(tally.wrong_lookups)} wrong, slowest {tally.slowest_lookup * 1000:.0f} ms",
-        f"complete reads: {tally.reads:,} with {tally.messages_read:,} messages, {len(tally.missing)} incomplete",
+        f"lookups: {stats.lookups['redis']:,} from redis, {stats.lookups['backup']:,} from the backup, "
+        f"{len(stats.wrong_lookups)} wrong, slowest {stats.slowest_lookup * 1000:.0f} ms",
+        f"complete reads: {stats.reads:,} with {stats.messages_read:,} messages, {len(stats.missing)} incomplete",
     ]
-    if tally.errors:
-        parts.append("errors: " + ", ".join(f"{code} {count}" for code, count in sorted(tally.errors.items())))
-    parts += tally.wrong_lookups[:1] + tally.missing[:1]
+    if stats.errors:
+        parts.append("errors: " + ", ".join(f"{code} {count}" for code, count in sorted(stats.errors.items())))
+    parts += stats.wrong_lookups[:1] + stats.missing[:1]
     return "\n".join(parts)

@@ -1,7 +1,7 @@
-"""Writers, readers and lookups that keep running while a drill breaks things, and the check of the promise.
+"""Writers, readers and lookups that run while a drill breaks servers, and check the promise.
 
-Each participant is a thread with a registry of its own, as application servers have. What was acknowledged
-before a read or a lookup began is known exactly, since all of them share this process's clock and memory.
+Each participant is a thread with its own registry, as an application server has. All participants share this
+process's clock and memory: each knows exactly what was acknowledged before its read or lookup began.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ OpenRegistry = Callable[[Settings], Registry]
 
 
 @dataclass
-class Tally:
-    """What participants saw; guarded by the lock of its Traffic."""
+class TrafficStats:
+    """Counts and violations seen by the participants; guarded by the lock of its Traffic."""
 
     lookups: Counter[str] = field(default_factory=Counter)
     wrong_lookups: list[str] = field(default_factory=list)
@@ -36,7 +36,13 @@ class Tally:
 
 
 class Traffic:
-    """Runs participants between ``start`` and ``stop``; ``take`` hands out what they saw since the last call."""
+    """Runs participants between ``start`` and ``stop``.
+
+    Args:
+        settings: the servers.
+        conversations: the conversations that are written, read and looked up.
+        open_registry: opens the registry of each participant.
+    """
 
     def __init__(self, settings: Settings, conversations: list[str], open_registry: OpenRegistry) -> None:
         self._settings = settings
@@ -45,7 +51,7 @@ class Traffic:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._tally = Tally()
+        self._stats = TrafficStats()
         self._acknowledged: dict[str, set[str]] = defaultdict(set)
         self._raised: dict[str, int] = defaultdict(lambda: 1)
 
@@ -61,47 +67,47 @@ class Traffic:
                 thread.start()
 
     def stop(self) -> None:
-        """Stop them and wait."""
+        """Stop the participants, and wait until they have ended."""
         self._stop.set()
         for thread in self._threads:
             thread.join(timeout=30)
 
-    def take(self) -> Tally:
-        """What was seen since the last call."""
+    def pop_stats(self) -> TrafficStats:
+        """Return the statistics since the last call."""
         with self._lock:
-            taken, self._tally = self._tally, Tally()
-            return taken
+            popped, self._stats = self._stats, TrafficStats()
+            return popped
 
-    def wait(self, *, reads: int, lookups: int, seconds: float = 30.0) -> None:
-        """Go on until participants have done so much since the last ``take``, or for ``seconds``."""
+    def wait_for(self, *, reads: int, lookups: int, seconds: float = 30.0) -> None:
+        """Wait until the participants did so much since the last ``pop_stats``, at most for ``seconds``."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with self._lock:
-                if self._tally.reads >= reads and self._tally.lookups.total() >= lookups:
+                if self._stats.reads >= reads and self._stats.lookups.total() >= lookups:
                     return
             time.sleep(0.02)
 
     @property
     def acknowledged(self) -> int:
-        """Messages acknowledged so far."""
+        """The number of messages acknowledged so far."""
         with self._lock:
             return sum(len(ids) for ids in self._acknowledged.values())
 
     def raise_to(self, registry: Registry, conversation_id: str, n: int) -> bool:
-        """Raise, and note it as acknowledged only if it was; whether it was."""
+        """Raise; return whether the raise was acknowledged. Lookups are checked against acknowledged raises."""
         try:
             registry.raise_to(conversation_id, n, reason="drill")
         except SaltctlError as exc:
-            self._note_error(exc)
+            self._count_error(exc)
             return False
         with self._lock:
             self._raised[conversation_id] = max(self._raised[conversation_id], n)
         return True
 
     def read_all(self, *, errors_allowed: bool = False) -> list[str]:
-        """Read every conversation now, each once; what is missing, as messages for people.
+        """Read every conversation once; return a line for each that misses messages.
 
-        Errors are raised, or, where they are allowed, counted as those of participants are.
+        Errors are raised, or, if they are allowed, counted as those of the participants.
         """
         registry = self._open(self._settings)
         table = MessagesTable(self._settings)
@@ -113,7 +119,7 @@ class Traffic:
                 except SaltctlError as exc:
                     if not errors_allowed:
                         raise
-                    self._note_error(exc)
+                    self._count_error(exc)
         finally:
             registry.close()
         return missing
@@ -127,16 +133,16 @@ class Traffic:
                 try:
                     role(registry, table, number, turn)
                 except SaltctlError as exc:
-                    # An error is allowed by the promise; a silent default is not.
-                    self._note_error(exc)
+                    # The promise allows an error; it does not allow a silent default.
+                    self._count_error(exc)
                     self._stop.wait(0.02)
                 turn += 1
         finally:
             registry.close()
 
-    def _note_error(self, exc: SaltctlError) -> None:
+    def _count_error(self, exc: SaltctlError) -> None:
         with self._lock:
-            self._tally.errors[exc.code] += 1
+            self._stats.errors[exc.code] += 1
 
     def _lookup(self, registry: Registry, conversation_id: str) -> Lookup:
         with self._lock:
@@ -145,11 +151,11 @@ class Traffic:
         found = registry.lookup(conversation_id)
         seconds = time.monotonic() - started
         with self._lock:
-            tally = self._tally
-            tally.lookups[found.source] += 1
-            tally.slowest_lookup = max(tally.slowest_lookup, seconds)
+            stats = self._stats
+            stats.lookups[found.source] += 1
+            stats.slowest_lookup = max(stats.slowest_lookup, seconds)
             if found.max_n < promised:
-                tally.wrong_lookups.append(
+                stats.wrong_lookups.append(
                     f"{conversation_id}: {found.source} said {found.max_n}, acknowledged was {promised}"
                 )
         return found
@@ -184,7 +190,7 @@ class Traffic:
         lost = sorted(promised - seen)
         missing = [f"{conversation_id}: {len(lost)} of {len(promised)} messages, such as {lost[0]}"] if lost else []
         with self._lock:
-            self._tally.reads += 1
-            self._tally.messages_read += len(seen)
-            self._tally.missing += missing
+            self._stats.reads += 1
+            self._stats.messages_read += len(seen)
+            self._stats.missing += missing
         return missing

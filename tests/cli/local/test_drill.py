@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from saltctl.local import drills
-from saltctl.local.drills.drill import Step
+from saltctl.local.drills.drill import Drill, Step
 from tests.cli.conftest import Runner
 
 
@@ -22,9 +22,7 @@ def small_drills(monkeypatch: pytest.MonkeyPatch) -> None:
         yield Step("water is wet", True)
         yield Step("\x1b[31mfire is cold", False, "it was not")
 
-    monkeypatch.setattr(
-        drills, "DRILLS", {"good": drills.Drill("good", "one", passes), "bad": drills.Drill("bad", "two", fails)}
-    )
+    monkeypatch.setattr(drills, "DRILLS", {"good": Drill("good", "one", passes), "bad": Drill("bad", "two", fails)})
 
 
 def test_a_failed_step_is_exit_3(saltctl: Runner, small_drills: None) -> None:

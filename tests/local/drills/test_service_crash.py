@@ -1,4 +1,4 @@
-"""The drill ``service-crash`` passes, and fails where raises are lost."""
+"""The drill ``service-crash`` passes, and fails if raises are lost."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import pytest
 from saltctl.local.drills import service_crash
 from saltctl.salting import needed_n
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-@pytest.mark.timeout(400)
+
 def test_the_drill_passes() -> None:
     """Killed alone and all together, the service loses no raise and does none twice, and replay does the same."""
     steps = list(service_crash.run())
@@ -17,14 +18,11 @@ def test_the_drill_passes() -> None:
     assert any("stream replay" in step.what for step in steps)
 
 
-@pytest.mark.timeout(400)
-def test_the_drill_fails_where_the_service_decides_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where conversations need more than they get, the drill says so: a drill that cannot fail shows nothing."""
-    monkeypatch.setattr(service_crash, "needed_n", lambda rate, per_salt, cap: 2 * needed_n(rate, per_salt, cap))
+def test_the_drill_fails_if_the_service_decides_wrongly() -> None:
+    """If conversations need more than they get, the drill fails: a drill that cannot fail shows nothing."""
     steps = []
-    for step in service_crash.run():
+    for step in service_crash.run(needed=lambda rate, per_salt, cap: 2 * needed_n(rate, per_salt, cap), step_seconds=4):
         steps.append(step)
-        monkeypatch.setattr(service_crash, "WAIT", 4.0)  # once the instances run, however long that took
         if not step.ok:
             break
     assert not steps[-1].ok
