@@ -21,15 +21,8 @@ def call_in_parallel(
     running, but does not keep the process from exiting. A ThreadPoolExecutor would wait for it.
     """
     results: queue.SimpleQueue[tuple[str, T | Exception]] = queue.SimpleQueue()
-
-    def call(name: str, function: Callable[[], T]) -> None:
-        try:
-            results.put((name, function()))
-        except Exception as exc:  # yielded: one failure must not stop the others
-            results.put((name, exc))
-
     for name, function in functions.items():
-        threading.Thread(target=call, args=(name, function), name=f"check-{name}", daemon=True).start()
+        threading.Thread(target=_call, args=(name, function, results), name=f"check-{name}", daemon=True).start()
     pending = dict.fromkeys(functions)
     deadline = clock() + timeout
     while pending:
@@ -41,6 +34,13 @@ def call_in_parallel(
         yield name, result
     for name in pending:
         yield name, TimeoutError(f"no answer within {timeout:g} s")
+
+
+def _call(name: str, function: Callable[[], Any], results: queue.SimpleQueue[Any]) -> None:
+    try:
+        results.put((name, function()))
+    except Exception as exc:  # yielded: one failure must not stop the others
+        results.put((name, exc))
 
 
 class OnceCache:

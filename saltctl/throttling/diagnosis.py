@@ -71,6 +71,21 @@ def diagnose(found: ThrottleAnalysis, service: ServiceStatus, keys: Sequence[Hot
     if not found.throttled:
         below = f" ({found.total:,.0f} events, below the threshold)" if found.total else ""
         return Diagnosis("quiet", (f"the table has traffic and is not throttled{below}",), ())
+    causes = _causes(found, service, keys, table)
+    # On a tie a hot partition comes first, then capacity.
+    _, main = max(causes, key=lambda cause: (cause[0], cause[1].verdict.startswith("hot"), cause[1].verdict != "index"))
+    ordered = [main, *(cause for _, cause in causes if cause is not main)]
+    return Diagnosis(
+        main.verdict,
+        tuple(reason for cause in ordered for reason in cause.reasons),
+        tuple(command for cause in ordered for command in cause.advice),
+    )
+
+
+def _causes(
+    found: ThrottleAnalysis, service: ServiceStatus, keys: Sequence[HotKey], table: str
+) -> list[tuple[float, Diagnosis]]:
+    """List the events of each kind of cause, with a diagnosis as if it were the only one."""
     key_range = found.table_causes["key_range"]
     capacity = sum(found.table_causes[cause] for cause in _CAPACITY_CAUSES)
     indexes = sum(found.index_events.values())
@@ -83,14 +98,7 @@ def diagnose(found: ThrottleAnalysis, service: ServiceStatus, keys: Sequence[Hot
         causes.append((indexes, _indexes(found, table)))
     if key_range:
         causes.append((key_range, _hot_partition(key_range, service, keys)))
-    # On a tie a hot partition comes first, then capacity.
-    _, main = max(causes, key=lambda cause: (cause[0], cause[1].verdict.startswith("hot"), cause[1].verdict != "index"))
-    ordered = [main, *(cause for _, cause in causes if cause is not main)]
-    return Diagnosis(
-        main.verdict,
-        tuple(reason for cause in ordered for reason in cause.reasons),
-        tuple(command for cause in ordered for command in cause.advice),
-    )
+    return causes
 
 
 def _hot_partition(events: float, service: ServiceStatus, keys: Sequence[HotKey]) -> Diagnosis:

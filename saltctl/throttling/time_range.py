@@ -50,12 +50,18 @@ def time_range(since: float, until: float, period_s: int | None, now: float) -> 
         raise UsageError("the end of the range is in the future", hint="omit --until: the default is now")
     if until <= since:
         raise UsageError("the range ends before it begins", hint="saltctl throttle scan --since 2h --until 1h")
+    period_s = _period(since, until, period_s, now)
+    start = int(since // period_s) * period_s
+    return TimeRange(start, start + -int((start - until) // period_s) * period_s, period_s)
+
+
+def _period(since: float, until: float, period_s: int | None, now: float) -> int:
     finest = next((period for age, period in RETENTION if now - since <= age), None)
     if finest is None:
         raise UsageError("CloudWatch keeps metrics for 455 days", hint="saltctl throttle scan --since 455d --period 1d")
     if period_s is None:
         least = max((until - since) / MAX_POINTS, finest)
-        period_s = next((period for period in PERIODS if period >= least), DAY)
+        return next((period for period in PERIODS if period >= least), DAY)
     if period_s < 60 or period_s % 60:
         raise UsageError(f"the period must be a multiple of a minute, not {period_s} s", hint="write 1m, 5m, 15m or 1h")
     if period_s % finest:
@@ -63,5 +69,4 @@ def time_range(since: float, until: float, period_s: int | None, now: float) -> 
             f"CloudWatch keeps data of this age in periods of {finest} s, not of {period_s} s",
             hint=f"saltctl throttle scan --period {finest}s",
         )
-    start = int(since // period_s) * period_s
-    return TimeRange(start, start + -int((start - until) // period_s) * period_s, period_s)
+    return period_s

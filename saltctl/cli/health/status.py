@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -83,28 +85,26 @@ def _watch(facts: Facts, interval: float, chosen: OutputFormat) -> None:
 @contextmanager
 def _key_reader() -> Iterator[Callable[[float], str]]:
     """Yield a function that waits for a key and returns it, or "" after a timeout. Restore the terminal at the end."""
-
-    def wait(timeout: float) -> str:
-        time.sleep(timeout)
-        return ""
-
     if not sys.stdin.isatty():
-        yield wait
+        yield _wait
         return
-    import os
-    import select
     import termios
     import tty
 
-    descriptor = sys.stdin.fileno()
-    attributes = termios.tcgetattr(descriptor)
-
-    def read_key(timeout: float) -> str:
-        ready, _, _ = select.select([descriptor], [], [], timeout)
-        return os.read(descriptor, 1).decode("ascii", "replace").lower() if ready else ""
-
+    attributes = termios.tcgetattr(sys.stdin)
     try:
-        tty.setcbreak(descriptor)
-        yield read_key
+        tty.setcbreak(sys.stdin)
+        yield _read_key
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, attributes)
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, attributes)
+
+
+def _wait(timeout: float) -> str:
+    time.sleep(timeout)
+    return ""
+
+
+def _read_key(timeout: float) -> str:
+    descriptor = sys.stdin.fileno()
+    ready, _, _ = select.select([descriptor], [], [], timeout)
+    return os.read(descriptor, 1).decode("ascii", "replace").lower() if ready else ""

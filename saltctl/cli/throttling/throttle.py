@@ -18,6 +18,7 @@ from saltctl.salting import is_conversation_id
 
 if TYPE_CHECKING:
     from saltctl.throttling.diagnosis import ServiceStatus
+    from saltctl.throttling.time_range import TimeRange
 
 group = typer.Typer(help="Find the cause of throttling in CloudWatch metrics, and alarm on it.", no_args_is_help=True)
 group.add_typer(alarms.group, name="alarms")
@@ -63,16 +64,9 @@ def scan(
     from saltctl.cli.throttling.view import draw
     from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
     from saltctl.throttling.scan import ScanOptions, as_record, scan_table
-    from saltctl.throttling.time_range import time_range
 
     session = session_of(context)
-    now = time.time()
-    if period % 1:
-        raise UsageError(f"the period must be a multiple of a minute, not {period:g} s", hint="write 1m, 5m, 15m or 1h")
-    start = _parse_bound(since, now, "--since")
-    end = now if until is None else _parse_bound(until, now, "--until")
-    over = time_range(start, end, int(period) or None, now)
-    options = ScanOptions(table or session.settings.messages_table, over, threshold)
+    options = ScanOptions(table or session.settings.messages_table, _parse_range(since, until, period), threshold)
     with deadline(timeout):
         store = CloudWatchMetrics(session.settings)
         result = scan_table(store, options, _service_status(session), lambda ids: _max_n(session, ids))
@@ -84,6 +78,17 @@ def scan(
         raise result.failure
     if record["throttled"]:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
+
+
+def _parse_range(since: str, until: str | None, period: float) -> TimeRange:
+    from saltctl.throttling.time_range import time_range
+
+    now = time.time()
+    if period % 1:
+        raise UsageError(f"the period must be a multiple of a minute, not {period:g} s", hint="write 1m, 5m, 15m or 1h")
+    start = _parse_bound(since, now, "--since")
+    end = now if until is None else _parse_bound(until, now, "--until")
+    return time_range(start, end, int(period) or None, now)
 
 
 def _parse_bound(text: str, now: float, option: str) -> float:

@@ -23,10 +23,10 @@ def _on_each_primary(check: Callable[[Facts, ServerLook], Finding]) -> Callable[
     """Make a check of one server a check of all primaries."""
 
     @wraps(check)
-    def run(facts: Facts) -> Finding:
+    def _run(facts: Facts) -> Finding:
         return combine(check(facts, server) for server in facts.servers)
 
-    return run
+    return _run
 
 
 def reachable(facts: Facts) -> Finding:
