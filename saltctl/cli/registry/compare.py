@@ -41,11 +41,11 @@ def add_to(app: typer.Typer) -> None:
 
 def compare(
     context: typer.Context,
-    repair: Annotated[bool, typer.Option("--repair", help="Raise the side that is behind; else change nothing.")] = (
+    repair: Annotated[bool, typer.Option("--repair", help="Raise the side that has less; else change nothing.")] = (
         False
     ),
     sample: Annotated[
-        str | None, typer.Option("--sample", metavar="K/N", help="Only the K-th N-th; N runs cover everything.")
+        str | None, typer.Option("--sample", metavar="K/N", help="Only part K of N; N runs cover everything.")
     ] = None,
     segments: Annotated[int, typer.Option("--segments", help="Parallel scans of the backup table.")] = 4,
     timeout: TimeoutOption = 0.0,
@@ -56,12 +56,12 @@ def compare(
     confirm: ConfirmOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Compare Redis with the backup, both ways, and find every conversation that they disagree on.
+    """Compare Redis with the backup, both ways, and find every conversation on which they disagree.
 
-    behind and missing: Redis has less than the backup, or nothing. unbacked: Redis has more, so somebody wrote
-    by hand. uncommitted: a raise was left half-way. --repair raises, and never lowers, whichever side has less.
-    Costs one scan of the backup, and a read unit for each conversation that looks wrong. Exits 3 while drift
-    is left, 4 if items of the backup are damaged.
+    behind, missing: Redis has less than the backup, or no entry. unbacked: Redis has more, so it was written by
+    hand. uncommitted: a raise was interrupted. --repair raises the side that has less, and never lowers one.
+    Costs one scan of the backup, and one read unit for each suspected conversation. Exits 3 if drift is left, 4
+    if items of the backup are damaged.
 
     \b
     Examples:
@@ -77,7 +77,7 @@ def compare(
         session.settings.require_redis_url()
         repair = repair and not dry_run
         if repair:
-            session.require_consent("Raise what is behind?", yes=yes, confirm=confirm, irreversible=True)
+            session.require_consent("Raise the side that has less?", yes=yes, confirm=confirm, irreversible=True)
         with deadline(timeout):
             session.backup.check_table()
             report = _run(_comparison(session, options, repair=repair), quiet=cron)
@@ -85,20 +85,21 @@ def compare(
         job.done(record, happened=bool(report.unrepaired or report.repaired or report.damaged or not report.verified))
         if not cron or output is not None:
             print_result(record, output, columns=KEYS, human_view=lambda screen: _show(screen, record))
-        code = _exit_code(report, repair=repair, say=(lambda text: None) if cron else warn)
-        if code:
+        if not cron:
+            _warn(report, repair=repair)
+        if code := _exit_code(report):
             raise typer.Exit(code)
 
 
 def parse_sample(text: str | None) -> Sample | None:
-    """``K/N``; a usage error for anything else."""
+    """Parse ``K/N``."""
     from saltctl.registry.compare import Sample
 
     if text is None:
         return None
     found = re.fullmatch(r"([0-9]{1,7})/([0-9]{1,7})", text)
     if found is None:
-        raise typer.BadParameter(f"{text!r} is no sample; write it as 1/24")
+        raise typer.BadParameter(f"--sample {text!r}: write it as K/N, such as 1/24")
     return Sample(int(found[1]), int(found[2]))
 
 
@@ -132,19 +133,24 @@ def _run(job: Comparison, *, quiet: bool) -> ComparisonReport:
         return drain(job.run(), ComparisonReport, show)
 
 
-def _exit_code(report: ComparisonReport, *, repair: bool, say: Any) -> int:
+def _warn(report: ComparisonReport, *, repair: bool) -> None:
+    """Print a warning for everything that is left to do."""
     for drift in report.drift:
         if drift.problem is not None:
-            say(f"{drift.conversation_id!r} was not repaired: {drift.problem}")
+            warn(f"{drift.conversation_id!r} was not repaired: {drift.problem}")
     if not report.verified:
-        say("Redis is not verified: lookups are answered by the backup. saltctl rebuild")
+        warn("Redis is not verified: lookups are answered by the backup. saltctl rebuild")
     if report.unrepaired:
-        remedy = "" if repair else "; saltctl compare --repair --yes raises what is behind"
-        say(f"conversations that differ: {report.unrepaired:,}{remedy}")
+        remedy = "" if repair else "; saltctl compare --repair --yes raises the side that has less"
+        warn(f"conversations that differ: {report.unrepaired:,}{remedy}")
     if report.damaged:
-        say(f"damaged items of the backup, not compared: {report.damaged:,}; they are named above")
+        warn(f"damaged items of the backup, not compared: {report.damaged:,}; they are listed above")
+
+
+def _exit_code(report: ComparisonReport) -> ExitCode:
+    if report.damaged:
         return ExitCode.INCOMPLETE
-    return ExitCode.FOUND_SOMETHING if report.unrepaired else 0
+    return ExitCode.FOUND_SOMETHING if report.unrepaired else ExitCode.DONE
 
 
 def _show(screen: Any, record: dict[str, Any]) -> None:

@@ -20,14 +20,14 @@ def add_to(app: typer.Typer) -> None:
 
 def setup(
     context: typer.Context,
-    messages: Annotated[bool, typer.Option("--messages", help="Create a messages table, too, for trying out.")] = False,
+    messages: Annotated[bool, typer.Option("--messages", help="Also create a messages table, for trials.")] = False,
     dry_run: DryRunOption = False,
     confirm: ConfirmOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Create what is missing: the backup table and the consumer group of the heat stream.
+    """Create the backup table and the consumer group of the heat stream, if they are missing.
 
-    What exists is checked and left as it is, so it can be run any number of times.
+    Resources that exist are checked and not changed, so it can be run any number of times.
 
     \b
     Examples:
@@ -40,7 +40,7 @@ def setup(
     settings = session.settings
     settings.require_redis_url()
     if not dry_run:
-        session.require_consent("Create what is missing?", yes=True, confirm=confirm, irreversible=False)
+        session.require_consent("Create the missing resources?", yes=True, confirm=confirm, irreversible=False)
     actions = [
         asdict(action) for action in set_up(settings, session.store, session.backup, messages=messages, dry_run=dry_run)
     ]

@@ -13,12 +13,11 @@ import typer
 
 from saltctl.cli.output import columns_of, note, print_fields, print_result, table_of, warn
 from saltctl.cli.progress import drain, show_progress
-from saltctl.cli.registry.registry import Source, group, trusted_source
+from saltctl.cli.registry.source import Entries, Source, SourceOption, trusted_source
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
     OutputOption,
-    Session,
     TimeoutOption,
     YesOption,
     session_of,
@@ -30,25 +29,28 @@ from saltctl.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from saltctl.registry.transfer import ImportReport
 
-NAMED = 20
+MAX_PRINTED = 20
+"""Raises and bad lines that are printed for people."""
 COLUMNS = columns_of("read raised unchanged skipped seconds dry_run")
 RAISE_COLUMNS = columns_of("conversation_id before after")
 KEYS = (*COLUMNS, *columns_of("raises bad_lines"))
 
 
-@group.command("export")
+def add_to(group: typer.Typer) -> None:
+    """Add the commands to the group ``registry``."""
+    group.command("export")(export)
+    group.command("import")(import_)
+
+
 def export(
     context: typer.Context,
-    source: Annotated[
-        Source | None,
-        typer.Option("--source", help="Default: redis if it is verified, else the backup.", show_default=False),
-    ] = None,
+    source: SourceOption = None,
     timeout: TimeoutOption = 0.0,
 ) -> None:
     """Write every entry to stdout as a line of JSON, sorted by id.
 
-    Exports of the same registry are the same bytes, whatever they come from, so a diff of two shows what
-    differs. Memory is flat: large registries are sorted through temporary files.
+    Exports of the same registry are identical, whatever their source, so a diff of two shows the entries that differ.
+    Memory is bounded: large registries are sorted through temporary files.
 
     \b
     Examples:
@@ -58,11 +60,10 @@ def export(
     from saltctl.registry.transfer import sort_entries
 
     session = session_of(context)
-    skipped: list[int] = []
+    count = 0
     with deadline(timeout):
         chosen = source or trusted_source(session)
-        entries = session.store.entries() if chosen is Source.redis else _backed(session, skipped)
-        count = 0
+        entries = Entries(session, chosen)
         for conversation_id, n in sort_entries(entries):
             count += 1
             sys.stdout.write(f'{{"conversation_id": {_quoted(conversation_id)}, "max_n": {n}}}\n')
@@ -70,16 +71,9 @@ def export(
     note(f"entries: {count:,}, from {'Redis' if chosen is Source.redis else 'the backup'}")
     if source is Source.redis and not all(session.store.verified().values()):
         warn("Redis is not verified and may lack entries; saltctl rebuild, or --source backup")
-    if sum(skipped):
-        warn(f"damaged items of the backup, left out: {sum(skipped):,}; saltctl rebuild --dry-run names them")
+    if entries.damaged:
+        warn(f"damaged items of the backup, left out: {entries.damaged:,}; saltctl rebuild --dry-run names them")
         raise typer.Exit(ExitCode.INCOMPLETE)
-
-
-def _backed(session: Session, skipped: list[int]) -> Iterator[tuple[str, int]]:
-    for page in session.backup.scan(4):
-        skipped.append(len(page.damaged))
-        for conversation_id, max_n, _ in page.entries:
-            yield conversation_id, max_n
 
 
 def _quoted(conversation_id: str) -> str:
@@ -87,22 +81,21 @@ def _quoted(conversation_id: str) -> str:
     return quoted if conversation_id.isprintable() else printable_json(quoted)
 
 
-@group.command("import")
 def import_(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="Lines of JSON; - is stdin.")],
-    rate: Annotated[float | None, typer.Option("--rate", help="At most so many raises a second.")] = 500.0,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept with each raise.")] = "registry import",
+    rate: Annotated[float | None, typer.Option("--rate", help="The largest number of raises a second.")] = 500.0,
+    reason: Annotated[str, typer.Option("--reason", help="Recorded with each raise.")] = "registry import",
     timeout: TimeoutOption = 0.0,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     confirm: ConfirmOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Raise every conversation of an export to at least the max_n that it has there.
+    """Raise every conversation of an export to at least its max_n there.
 
-    Never lowers one, and leaves alone what is not in the file. Lines that are no entries are named and
-    skipped, the others are imported, and the exit code is 4. To go on after an interruption, run it again.
+    Never lowers an N, and does not change conversations that are not in the file. Lines that are not valid
+    entries are listed and skipped, and the exit code is 4. After an interruption, run the same command again.
 
     \b
     Examples:
@@ -115,9 +108,11 @@ def import_(
     settings = session.settings
     settings.require_redis_url()
     options = ImportOptions(cap=settings.max_n_cap, reason=reason, rate=rate, dry_run=dry_run)
-    with _opened(file) as lines:
+    with _open(file) as lines:
         if not dry_run:
-            session.require_consent("Raise what the file has more of?", yes=yes, confirm=confirm, irreversible=True)
+            session.require_consent(
+                "Raise what has less than in the file?", yes=yes, confirm=confirm, irreversible=True
+            )
         with deadline(timeout):
             session.backup.check_table()
             session.backup.check_layout(settings.layout, settings.key_prefix)
@@ -126,16 +121,16 @@ def import_(
                 report = drain(job.run(), ImportReport, lambda so_far: show(_progress_line(so_far)))
     record = asdict(report)
     print_result(record, output, columns=KEYS, human_view=lambda screen: _show(screen, record))
-    for bad in report.bad_lines[:NAMED]:
+    for bad in report.bad_lines[:MAX_PRINTED]:
         warn(f"line {bad.line} was skipped: {bad.problem}")
     if report.skipped:
-        warn(f"lines skipped: {report.skipped:,}; all others are imported. Mend them and run it again")
+        warn(f"lines skipped: {report.skipped:,}; all others are imported. Fix them and run the import again")
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 def _show(screen: Any, record: dict[str, Any]) -> None:
     print_fields(record, COLUMNS)
-    shown = record["raises"][:NAMED]
+    shown = record["raises"][:MAX_PRINTED]
     if shown:
         screen.print()
         screen.print(table_of(shown, RAISE_COLUMNS))
@@ -144,13 +139,13 @@ def _show(screen: Any, record: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _opened(file: str) -> Iterator[BinaryIO]:
+def _open(file: str) -> Iterator[BinaryIO]:
     try:
-        # The descriptor and not sys.stdin, which decodes.
+        # The file descriptor, since sys.stdin decodes.
         stream = open(0 if file == "-" else file, "rb", closefd=file != "-")  # noqa: SIM115
     except OSError as exc:
         raise UsageError(
-            f"{file!r} cannot be read: {exc.strerror}", hint="saltctl registry export > registry.jsonl makes a file"
+            f"cannot read {file!r}: {exc.strerror}", hint="to create a file: saltctl registry export > registry.jsonl"
         ) from exc
     with stream:
         yield stream

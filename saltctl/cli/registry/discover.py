@@ -1,0 +1,112 @@
+"""``saltctl registry discover``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saltctl.cli.output import OutputFormat, columns_of, note, print_result, resolve_format, warn, write_json
+from saltctl.cli.progress import drain, show_progress
+from saltctl.cli.session import (
+    ConfirmOption,
+    DryRunOption,
+    OutputOption,
+    Session,
+    TimeoutOption,
+    YesOption,
+    session_of,
+)
+from saltctl.cli.signals import deadline
+from saltctl.errors import ExitCode
+
+if TYPE_CHECKING:
+    from saltctl.registry.discover import Discovery, ScanProgress
+
+COLUMNS = columns_of("conversation_id needed_n backup_n state")
+COST_COLUMNS = columns_of("items bytes rcu", rcu="read units")
+
+
+def add_to(group: typer.Typer) -> None:
+    """Add the command to the group ``registry``."""
+    group.command("discover")(discover)
+
+
+def discover(
+    context: typer.Context,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Raise the conversations that are behind; else change nothing.")
+    ] = False,
+    cost_only: Annotated[bool, typer.Option("--cost", help="Show the cost of the scan, and do not scan.")] = False,
+    segments: Annotated[int, typer.Option("--segments", help="Parallel scans of the messages table.")] = 4,
+    eventual: Annotated[bool, typer.Option("--eventual", help="Eventually consistent: half the cost.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Recorded with each raise.")] = "registry discover",
+    timeout: TimeoutOption = 0.0,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    confirm: ConfirmOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Learn the registry from the messages themselves, if Redis and the backup are both lost.
+
+    Scans the keys of the whole messages table for salts, and shows the conversations for which the backup holds
+    too little. Changes nothing without --apply. It is the last resort, since it reads the whole table; --cost
+    shows the cost before. Exits 3 if conversations are behind and were not raised.
+
+    \b
+    Examples:
+      saltctl registry discover --cost
+      saltctl registry discover -o json
+    """
+    from saltctl.registry.discover import estimate_cost
+
+    session = session_of(context)
+    cost = estimate_cost(session.history.store, consistent=not eventual)
+    if cost_only:
+        print_result(asdict(cost), output, columns=COST_COLUMNS)
+        return
+    note(f"the scan reads about {cost.items:,} items and costs about {cost.rcu:,} read units ({cost.bytes:,} bytes)")
+    apply = apply and not dry_run
+    with deadline(timeout):
+        session.backup.check_table()
+        found = _scan(session, segments=segments, eventual=eventual)
+        if apply and found.behind:
+            question = f"Raise {len(found.behind)} conversations to what their messages need?"
+            session.require_consent(question, yes=yes, confirm=confirm, irreversible=True)
+            for conversation in found.behind:
+                session.registry.raise_to(conversation.conversation_id, conversation.needed_n, reason=reason)
+    _print_discovery(found, output, applied=apply)
+    if _warn_of_unusable(found) or (found.behind and not apply):
+        raise typer.Exit(ExitCode.FOUND_SOMETHING)
+
+
+def _scan(session: Session, *, segments: int, eventual: bool) -> Discovery:
+    from saltctl.registry.discover import Discovery, ScanProgress, discover
+
+    def show(event: ScanProgress | Discovery) -> None:
+        if isinstance(event, ScanProgress):
+            show_line(f"{event.items:,} items, {event.salted:,} salted conversations, {event.consumed_rcu:,.1f} RCU")
+
+    cap = session.settings.max_n_cap
+    events = discover(session.history.store, session.backup, segments=segments, cap=cap, consistent=not eventual)
+    with show_progress("scanning keys") as (show_line, _):
+        return drain(events, Discovery, show)
+
+
+def _print_discovery(found: Discovery, output: OutputFormat | None, *, applied: bool) -> None:
+    raised = len(found.behind) if applied else 0
+    if resolve_format(output) is OutputFormat.json:
+        write_json(asdict(found) | {"behind": len(found.behind), "raised": raised, "dry_run": not applied})
+    else:
+        records = [asdict(conversation) for conversation in found.conversations]
+        print_result(records, output, columns=COLUMNS, empty="no conversation is salted")
+    note(f"{found.items:,} items, {len(found.conversations):,} salted conversations, {len(found.behind):,} behind")
+
+
+def _warn_of_unusable(found: Discovery) -> bool:
+    """Print a warning if conversations cannot be raised; return whether there are any."""
+    unusable = [c.conversation_id for c in found.conversations if c.state in ("above-cap", "invalid-id")]
+    if unusable:
+        warn(f"{len(unusable)} conversations cannot be raised and need a manual check, such as {unusable[0]}")
+    return bool(unusable)
