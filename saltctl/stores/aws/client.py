@@ -85,6 +85,7 @@ class _StrictParsers:
     """A factory of response parsers that raise UnreadableResponseError. It replaces botocore's factory."""
 
     def create_parser(self, protocol: str) -> Any:
+        """Return a parser of a protocol, such as ``json``."""
         from botocore.parsers import create_parser
 
         return _StrictParser(create_parser(protocol), protocol)
@@ -96,6 +97,7 @@ class _StrictParser:
         self._protocol = protocol
 
     def parse(self, response: Any, shape: Any) -> Any:
+        """Parse a response, given as a dictionary, to a shape of the service's model."""
         body = response["body"]
         # botocore reads a 200 whose body is not JSON, such as a proxy's page, as a response without members. A GetItem
         # would then find no item, and a lookup would call a salted conversation unsalted.

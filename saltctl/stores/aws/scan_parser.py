@@ -50,6 +50,7 @@ class PageParser:
 
     def __init__(self, max_n_cap: int) -> None:
         self._cap = max_n_cap
+        self._decode = _page_decoder()
         # DynamoDB writes numbers as strings. One look-up checks and converts such a string.
         self._known = {str(n): n for n in range(1, min(max_n_cap, 4096) + 1)}
 
@@ -60,7 +61,7 @@ class PageParser:
             MalformedPageError: the body is not a page.
         """
         try:
-            decoded = _page_decoder()(body)
+            decoded = self._decode(body)
         except ValueError:  # not JSON, or an attribute has an unexpected type
             return self.parse_any_types(body)
         page = ScanPage(
