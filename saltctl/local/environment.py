@@ -154,8 +154,8 @@ class LocalEnvironment:
 
         The data is the same every time except for the timestamps, which count back from now.
         """
-        from saltctl.local import seed as seeding
+        from saltctl.local.seed import seed
 
-        seeded = seeding.seed(self.settings, random.Random(7), datetime.now(UTC))
+        seeded = seed(self.settings, random.Random(7), datetime.now(UTC))
         self.rebuild()
         return seeded

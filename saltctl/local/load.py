@@ -1,7 +1,7 @@
 """A load to watch detection with: many servers that write to Zipf-distributed conversations.
 
-Every write is counted by its server's meter; a sample of them is really written, salted as a lookup says, so
-that raises show in where messages land. Local servers alone: see :func:`require_local`.
+The meter of each server counts every write. A sample of the writes is stored, salted as a lookup says, so that
+raises show in the partitions of new messages. Local servers only: see :func:`require_local`.
 """
 
 from __future__ import annotations
@@ -9,45 +9,30 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Protocol
 
 from saltctl.detection.write_meter import WriteMeter
 from saltctl.errors import RefusedError, SaltctlError
 from saltctl.local.environment import require_loopback
-from saltctl.registry.registry import Lookup
+from saltctl.registry.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
+from saltctl.stores.contracts import MessageStore
 from saltctl.times import iso_utc
 from saltctl.urls import parse_redis_url
 
-TICKS_A_SECOND = 20
-REAL_WRITES_A_SECOND = 20
-"""What moto takes beside everything else; the other writes are counted and not carried out."""
+TICKS_PER_SECOND = 20
+STORED_PER_SECOND = 20
+"""Writes that moto can take besides its other requests; all others are only counted."""
 WATCHED = 5
-
-
-class Lookups(Protocol):
-    """Where writers learn N: ``Registry``."""
-
-    def lookup(self, conversation_id: str) -> Lookup:
-        """How many salts it has."""
-        ...
-
-
-class Messages(Protocol):
-    """Where messages go: ``MessagesTable``."""
-
-    def put(self, partition_key: str, sort_key: str, attributes: dict[str, dict[str, str]]) -> object:
-        """Write one row unless it exists."""
-        ...
+"""The hottest conversations, which get the stored writes and are reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """``rate`` in writes a second over all servers, ``seconds`` of load; ``skew`` is Zipf's exponent."""
+    """``rate`` is in writes a second over all servers, ``seconds`` the duration, ``skew`` Zipf's exponent."""
 
     rate: int = 5000
     servers: int = 10
@@ -58,7 +43,7 @@ class LoadOptions:
 
 @dataclass
 class LoadReport:
-    """What was done so far. ``hottest``: rate, max_n, and how many partition keys their real writes went to."""
+    """The load so far. ``hottest`` has rate, max_n and the number of partition keys with stored writes."""
 
     writes: int = 0
     seconds: float = 0.0
@@ -80,75 +65,87 @@ def require_local(settings: Settings) -> None:
     require_loopback(settings.aws_endpoint_url)
 
 
-def run(
-    options: LoadOptions,
-    meters: list[WriteMeter],
-    lookups: Lookups,
-    messages: Messages,
-    *,
-    chance: random.Random,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[LoadReport]:
-    """Write at the rate; yields the report, as it grows, about once a second and at the end."""
-    ids = [f"conv_load_{rank:04d}" for rank in range(1, options.conversations + 1)]
-    weights = list(accumulate(1 / rank**options.skew for rank in range(1, options.conversations + 1)))
-    report = LoadReport()
-    counts: Counter[str] = Counter()
-    keys: dict[str, set[str]] = {conversation_id: set() for conversation_id in ids[:WATCHED]}
-    started = clock()
-    ticks = max(int(options.seconds * TICKS_A_SECOND), 1)
-    for tick in range(1, ticks + 1):
-        due = int(options.rate * tick / TICKS_A_SECOND) - report.writes
-        chosen = chance.choices(ids, cum_weights=weights, k=due)
+class Load:
+    """Writes of many servers to Zipf-distributed conversations.
+
+    Args:
+        options: rate, duration and distribution.
+        meters: one for each server.
+        registry: where N is looked up.
+        messages: where the stored writes go.
+        rng: the random number generator.
+        clock: monotonic seconds.
+        sleep: how to wait for the next tick.
+    """
+
+    def __init__(
+        self,
+        options: LoadOptions,
+        meters: Sequence[WriteMeter],
+        registry: Registry,
+        messages: MessageStore,
+        *,
+        rng: random.Random,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._options = options
+        self._meters = meters
+        self._registry = registry
+        self._messages = messages
+        self._rng = rng
+        self._clock = clock
+        self._sleep = sleep
+        self._ids = [f"conv_load_{rank:04d}" for rank in range(1, options.conversations + 1)]
+        self._weights = list(accumulate(1 / rank**options.skew for rank in range(1, options.conversations + 1)))
+        self._counts: Counter[str] = Counter()
+        self._partitions: dict[str, set[str]] = {conversation_id: set() for conversation_id in self._ids[:WATCHED]}
+        self._report = LoadReport()
+
+    def run(self) -> Iterator[LoadReport]:
+        """Write at the rate of the options; yield the growing report about once a second and at the end."""
+        started = self._clock()
+        ticks = max(int(self._options.seconds * TICKS_PER_SECOND), 1)
+        for tick in range(1, ticks + 1):
+            self._count_writes(int(self._options.rate * tick / TICKS_PER_SECOND))
+            for number in range(STORED_PER_SECOND // TICKS_PER_SECOND):
+                target = self._ids[(tick + number) % len(self._partitions)]
+                self._store_write(target, f"load-{started:.0f}-{tick}-{number}")
+            self._report.seconds = round(self._clock() - started, 3)
+            if tick % TICKS_PER_SECOND == 0 or tick == ticks:
+                self._update_report()
+                yield self._report
+            self._sleep(max(started + tick / TICKS_PER_SECOND - self._clock(), 0.0))
+
+    def _count_writes(self, total: int) -> None:
+        """Count writes until there are ``total`` of them."""
+        chosen = self._rng.choices(self._ids, cum_weights=self._weights, k=total - self._report.writes)
         for number, conversation_id in enumerate(chosen):
-            meters[number % len(meters)].record(conversation_id)
-        counts.update(chosen)
-        report.writes += due
-        for number in range(REAL_WRITES_A_SECOND // TICKS_A_SECOND):
-            target = ids[(tick + number) % len(keys)]
-            _write_one(target, f"load-{started:.0f}-{tick}-{number}", lookups, messages, report, keys)
-        report.seconds = round(clock() - started, 3)
-        if tick % TICKS_A_SECOND == 0 or tick == ticks:
-            _sum_up(report, meters, counts, keys, lookups)
-            yield report
-        sleep(max(started + tick / TICKS_A_SECOND - clock(), 0.0))
+            self._meters[number % len(self._meters)].record(conversation_id)
+        self._counts.update(chosen)
+        self._report.writes = total
 
-
-def _write_one(
-    conversation_id: str,
-    message_id: str,
-    lookups: Lookups,
-    messages: Messages,
-    report: LoadReport,
-    keys: dict[str, set[str]],
-) -> None:
-    at = iso_utc(time.time())
-    try:
-        key = partition_key(conversation_id, salt_of(message_id, lookups.lookup(conversation_id).write_n))
-        messages.put(key, f"{at}#{message_id}", {"message_id": {"S": message_id}, "text": {"S": "load"}})
-    except SaltctlError:
-        report.failed += 1
-        return
-    report.written += 1
-    keys[conversation_id].add(key)
-
-
-def _sum_up(
-    report: LoadReport,
-    meters: list[WriteMeter],
-    counts: Counter[str],
-    keys: dict[str, set[str]],
-    lookups: Lookups,
-) -> None:
-    report.reports = sum(meter.stats.sent for meter in meters)
-    report.dropped = sum(meter.stats.dropped for meter in meters)
-    report.hottest = []
-    for conversation_id, used in keys.items():
+    def _store_write(self, conversation_id: str, message_id: str) -> None:
+        sort_key = f"{iso_utc(time.time())}#{message_id}"
         try:
-            max_n: int | None = lookups.lookup(conversation_id).max_n
+            key = partition_key(conversation_id, salt_of(message_id, self._registry.lookup(conversation_id).write_n))
+            self._messages.put(key, sort_key, {"message_id": {"S": message_id}, "text": {"S": "load"}})
         except SaltctlError:
-            max_n = None
-        rate = round(counts[conversation_id] / max(report.seconds, 0.001))
-        row = {"conversation_id": conversation_id, "rate": rate, "max_n": max_n, "partitions": len(used)}
-        report.hottest.append(row)
+            self._report.failed += 1
+            return
+        self._report.written += 1
+        self._partitions[conversation_id].add(key)
+
+    def _update_report(self) -> None:
+        report = self._report
+        report.reports = sum(meter.stats.sent for meter in self._meters)
+        report.dropped = sum(meter.stats.dropped for meter in self._meters)
+        report.hottest = []
+        for conversation_id, partitions in self._partitions.items():
+            try:
+                max_n: int | None = self._registry.lookup(conversation_id).max_n
+            except SaltctlError:
+                max_n = None
+            rate = round(self._counts[conversation_id] / max(report.seconds, 0.001))
+            row = {"conversation_id": conversation_id, "rate": rate, "max_n": max_n, "partitions": len(partitions)}
+            report.hottest.append(row)

@@ -1,9 +1,12 @@
 """``python -m saltctl.local.moto_server``: moto on a free loopback port, for the local environment and tests.
 
-Prints the port on its first line, and ends when its standard input does, so that it cannot outlive the
-process that started it. Requests are served one at a time: moto checks a condition and then writes without
-a lock, and two conditional updates at once would both succeed, which DynamoDB never does. A query looks at its
-partition alone: moto sorts the whole table for each, which an audit of 256 partitions waits seconds for.
+Prints the port on its first line, and exits at the end of its standard input, so that it cannot outlive the
+process that started it. Two patches of moto:
+
+- Requests run one at a time. moto checks a condition and then writes without a lock: two conditional updates at
+  once would both succeed, which DynamoDB never does.
+- A query reads its own partition only. moto sorts the whole table for each query, which costs an audit of 256
+  partitions several seconds.
 """
 
 from __future__ import annotations
@@ -18,8 +21,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 
-class OneAtATime:
-    """A WSGI application that serves one request after another."""
+class SerialApplication:
+    """A WSGI application that runs one request at a time."""
 
     def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
         self._application = application
@@ -31,8 +34,8 @@ class OneAtATime:
             return [b"".join(self._application(environ, start_response))]
 
 
-def of_one_partition(query: Callable[..., Any]) -> Callable[..., Any]:
-    """Moto's ``Table.query``, asked of a table that holds nothing but the partition; an index holds more than that."""
+def query_one_partition(query: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap moto's ``Table.query`` so that it reads one partition. Tables with an index are queried as they are."""
 
     @functools.wraps(query)
     def narrowed(table: Any, hash_key: Any, *args: Any, **kwargs: Any) -> Any:
@@ -60,12 +63,12 @@ def main() -> None:
         protocol_version = "HTTP/1.1"  # connections are kept, as DynamoDB keeps them
 
     table: Any = Table
-    table.query = of_one_partition(table.query)
+    table.query = query_one_partition(table.query)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = make_server(
         "127.0.0.1",
         0,
-        OneAtATime(DomainDispatcherApplication(create_backend_app)),
+        SerialApplication(DomainDispatcherApplication(create_backend_app)),
         threaded=True,
         request_handler=Handler,
     )

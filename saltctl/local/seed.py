@@ -1,4 +1,4 @@
-"""Believable data for the local environment: what a day of a chat service leaves behind."""
+"""Realistic data for the local environment: one day of a chat service."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ENDINGS = ("?", ", thanks", " — looks fine now", ", any idea?", " :)")
 
 @dataclass(frozen=True, slots=True)
 class Seeded:
-    """What was put in."""
+    """The numbers of seeded conversations, messages and heat reports."""
 
     conversations: int
     salted: int
@@ -43,14 +43,14 @@ class Seeded:
     reports: int
 
 
-def seed(settings: Settings, chance: random.Random, now: datetime) -> Seeded:
-    """Fill tables, registry, stream and metrics. The registry is left unverified: a rebuild comes after."""
+def seed(settings: Settings, rng: random.Random, now: datetime) -> Seeded:
+    """Fill tables, registry, stream and metrics. The registry stays unverified until a rebuild."""
     registry = Registry.over(settings, RedisRegistry(settings), BackupTable(settings))
     hot = [(f"conv_hot_{number:02d}", n) for number, n in enumerate(HOT, 1)]
-    rows = list(_messages(hot, chance, now))
+    rows = list(_messages(hot, rng, now))
     table = MessagesTable(settings)
     chunks = [rows[i : i + 25] for i in range(0, len(rows), 25)]
-    # The server answers one request at a time; two threads keep it busy while the other one parses.
+    # The server runs one request at a time; with two threads one waits for it while the other one parses.
     with ThreadPoolExecutor(2) as pool:
         loads = [pool.submit(table.load, chunk) for chunk in chunks]
         for conversation_id, final in hot:
@@ -58,40 +58,40 @@ def seed(settings: Settings, chance: random.Random, now: datetime) -> Seeded:
                 registry.raise_to(conversation_id, n, reason="above 800 writes a second per salt")
         for load in loads:
             load.result()
-    reports = _report_heat(settings, hot, chance, now)
-    _put_throttle_metrics(settings, chance, now)
+    reports = _report_heat(settings, hot, rng, now)
+    _put_throttle_metrics(settings, rng, now)
     _put_alarms(settings)
     return Seeded(QUIET + len(HOT), len(HOT), len(rows), reports)
 
 
-def _messages(hot: list[tuple[str, int]], chance: random.Random, now: datetime) -> Iterator[dict[str, Any]]:
+def _messages(hot: list[tuple[str, int]], rng: random.Random, now: datetime) -> Iterator[dict[str, Any]]:
     for number in range(QUIET):
-        for _ in range(chance.randint(1, 3)):
-            yield _message(f"conv_{number:04d}", None, chance, now - timedelta(seconds=chance.uniform(0, 86400)))
+        for _ in range(rng.randint(1, 3)):
+            yield _message(f"conv_{number:04d}", None, rng, now - timedelta(seconds=rng.uniform(0, 86400)))
     for conversation_id, final in hot:
-        # Written before it was salted, then under each N on the way up: history is on all of them.
+        # Messages from before it was salted, then for each N on the way up: all partitions have history.
         n = 1
         while n <= final:
             age = 86400 / (2 * n)
             for _ in range(6 * n):
-                yield _message(conversation_id, n, chance, now - timedelta(seconds=chance.uniform(age / 2, age)))
+                yield _message(conversation_id, n, rng, now - timedelta(seconds=rng.uniform(age / 2, age)))
             n *= 2
 
 
-def _message(conversation_id: str, n: int | None, chance: random.Random, at: datetime) -> dict[str, Any]:
-    message_id = f"m{chance.getrandbits(48):012x}"
+def _message(conversation_id: str, n: int | None, rng: random.Random, at: datetime) -> dict[str, Any]:
+    message_id = f"m{rng.getrandbits(48):012x}"
     time = iso_utc(at)
     salt = None if n is None else salt_of(message_id, n)
     return {
         "conversation_id": {"S": partition_key(conversation_id, salt)},
         "sort_key": {"S": f"{time}#{message_id}"},
         "message_id": {"S": message_id},
-        "sender": {"S": f"user_{chance.randint(1, 40):02d}"},
-        "text": {"S": f"{chance.choice(_OPENINGS)} {chance.choice(_SUBJECTS)}{chance.choice(_ENDINGS)}"},
+        "sender": {"S": f"user_{rng.randint(1, 40):02d}"},
+        "text": {"S": f"{rng.choice(_OPENINGS)} {rng.choice(_SUBJECTS)}{rng.choice(_ENDINGS)}"},
     }
 
 
-def _report_heat(settings: Settings, hot: list[tuple[str, int]], chance: random.Random, now: datetime) -> int:
+def _report_heat(settings: Settings, hot: list[tuple[str, int]], rng: random.Random, now: datetime) -> int:
     stream = HeatStream(settings)
     for number in range(HEAT_REPORTS):
         conversation_id, n = hot[number % len(hot)]
@@ -101,10 +101,10 @@ def _report_heat(settings: Settings, hot: list[tuple[str, int]], chance: random.
                 "conversation_id": conversation_id,
                 "server": f"app-{number % 5}",
                 "window": int(now.timestamp()) - (HEAT_REPORTS - number) // 5,
-                "writes": chance.randint(10, 100 * n),
+                "writes": rng.randint(10, 100 * n),
             }
         )
-    # One that a service could do nothing with, so that there is a dead letter to look at.
+    # An invalid report, so that there is a dead letter.
     letter = Entry("1700000000000-0", [b"v", b"0", b"conversation_id", b"conv_hot_01"])
     DeadLetters(settings).add([(letter, "unknown version '0'")])
     return HEAT_REPORTS
@@ -114,8 +114,8 @@ _BURST = (20, 60, 140, 260, 400, 380, 410, 390, 350, 240, 120, 30)
 """Throttled writes a minute, while the hottest conversation had too few salts."""
 
 
-def _put_throttle_metrics(settings: Settings, chance: random.Random, now: datetime) -> None:
-    """Twelve minutes of throttling half an hour ago, before the last raises helped, and traffic before and after."""
+def _put_throttle_metrics(settings: Settings, rng: random.Random, now: datetime) -> None:
+    """Put metrics: throttling for twelve minutes, half an hour ago, and consumed capacity before and after."""
     cloudwatch = create_client(settings, "cloudwatch")
     minute = now.replace(second=0, microsecond=0)
     table = {"Name": "TableName", "Value": settings.messages_table}
@@ -129,10 +129,10 @@ def _put_throttle_metrics(settings: Settings, chance: random.Random, now: dateti
         )
 
     for age in range(5, 125, 5):
-        put("ConsumedWriteCapacityUnits", age, chance.randint(20_000, 40_000))
+        put("ConsumedWriteCapacityUnits", age, rng.randint(20_000, 40_000))
     for number, usual in enumerate(_BURST):
-        events = usual + chance.randint(-9, 9)
-        # The same events, as a whole and by their cause, as DynamoDB counts them.
+        events = usual + rng.randint(-9, 9)
+        # The same events in total and by cause, as DynamoDB counts them.
         put("WriteThrottleEvents", 36 - number, events)
         put("WriteKeyRangeThroughputThrottleEvents", 36 - number, events)
         put("ThrottledRequests", 36 - number, events, "PutItem")

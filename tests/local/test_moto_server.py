@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from saltctl.local.moto_server import of_one_partition
+from saltctl.local.moto_server import query_one_partition
 
 
 class Untouchable(dict[Any, Any]):
@@ -54,7 +54,7 @@ def ask(query: Any, table: Any, key: str, **more: Any) -> list[str]:
 def test_a_partition_is_answered_as_before(key: str) -> None:
     """Rows, order and limit are moto's."""
     table = make_table()
-    assert ask(of_one_partition(type(table).query), table, key) == ask(type(table).query, table, key)
+    assert ask(query_one_partition(type(table).query), table, key) == ask(type(table).query, table, key)
 
 
 def test_no_other_partition_is_read() -> None:
@@ -65,7 +65,7 @@ def test_no_other_partition_is_read() -> None:
             table.items[key] = Untouchable(rows)
     with pytest.raises(AssertionError, match="another partition"):
         ask(type(table).query, table, "p1")
-    assert ask(of_one_partition(type(table).query), table, "p1") == ["r10", "r07", "r04"]
+    assert ask(query_one_partition(type(table).query), table, "p1") == ["r10", "r07", "r04"]
 
 
 def test_an_index_is_answered_from_every_partition() -> None:
@@ -74,5 +74,5 @@ def test_an_index_is_answered_from_every_partition() -> None:
 
     table = make_table(index=True)
     mine = [("owner", DynamoType({"S": "me"}))]
-    found = ask(of_one_partition(type(table).query), table, "me", index_name="by-owner", hash_key_conditions=mine)
+    found = ask(query_one_partition(type(table).query), table, "me", index_name="by-owner", hash_key_conditions=mine)
     assert found == ["r11", "r09", "r07"]

@@ -1,4 +1,4 @@
-"""``saltctl drill``: the edge cases, live."""
+"""``saltctl drill``: edge cases on real local servers."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def drill(
     list_: Annotated[bool, typer.Option("--list", help="List the drills and run none.")] = False,
     output: OutputOption = None,
 ) -> None:
-    """Break things on purpose in a local environment, and show that no reader is misled.
+    """Break servers on purpose in a local environment, and show that every read stays complete.
 
-    Needs the extra 'local' and nothing else. Exits 3 if a single promise was broken.
+    Needs only the extra 'local'. Exits 3 if a step fails.
 
     \b
     Examples:
@@ -44,7 +44,7 @@ def drill(
         return
     unknown = [name for name in names or () if name not in DRILLS]
     if unknown:
-        raise UsageError(f"there is no drill {unknown[0]!r}", hint="saltctl drill --list")
+        raise UsageError(f"unknown drill {unknown[0]!r}", hint="saltctl drill --list")
     people = resolve_format(output) is OutputFormat.table
     scenarios = [_run(name, people=people) for name in dict.fromkeys(names or DRILLS)]
     passed = all(scenario["passed"] for scenario in scenarios)

@@ -1,4 +1,4 @@
-"""``saltctl local shell|run``: a command inside a whole environment on loopback."""
+"""``saltctl local shell|run|load``: a command inside a whole environment on loopback, and a load for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ group = typer.Typer(
 )
 TERMINATE_SECONDS = 5.0
 LOAD_COLUMNS = columns_of(
-    "writes seconds reports dropped written failed hottest", reports="heat reports", written="really written"
+    "writes seconds reports dropped written failed hottest", reports="heat reports", written="stored"
 )
 HOTTEST_COLUMNS = columns_of(
     "conversation_id rate max_n partitions", rate="writes/s", partitions="partitions written to"
@@ -52,8 +52,8 @@ def shell() -> None:
       saltctl local shell
     """
     program = os.environ.get("SHELL") or "/bin/sh"
-    with _environment() as environment:
-        note("Type exit to leave; the servers and their data end with it. Try:")
+    with _seeded_environment() as environment:
+        note("Type exit to leave; that stops the servers and deletes their data. Try:")
         for line in (
             "saltctl registry list --sort n --limit 5",
             "saltctl registry get conv_hot_12 conv_0001",
@@ -76,7 +76,7 @@ def run(
       saltctl local run -- saltctl registry list --limit 3
       saltctl local run -- sh -c 'saltctl registry set conv_0001 4 --yes && saltctl registry get conv_0001'
     """
-    with _environment() as environment:
+    with _seeded_environment() as environment:
         code = _run(command, environment)
     raise typer.Exit(code)
 
@@ -85,17 +85,17 @@ def run(
 def load(
     context: typer.Context,
     rate: Annotated[int, typer.Option("--rate", min=1, max=100_000, help="Writes a second over all servers.")] = 5000,
-    servers: Annotated[int, typer.Option("--servers", min=1, max=200, help="Servers that count them.")] = 10,
+    servers: Annotated[int, typer.Option("--servers", min=1, max=200, help="Servers that count the writes.")] = 10,
     seconds: Annotated[float, duration_option("--duration", "How long; 30s if omitted.")] = 30.0,
     conversations: Annotated[
         int, typer.Option("--conversations", min=1, max=100_000, help="Conversations, Zipf-distributed.")
     ] = 1000,
     output: OutputOption = None,
 ) -> None:
-    """Write to Zipf-distributed conversations, so that detection and raises can be watched.
+    """Write to Zipf-distributed conversations, to watch detection and raises.
 
-    Local servers only. Run the service beside it, and watch: saltctl service status. All writes are counted by
-    the servers' meters; about twenty a second are really written, to the partitions that lookups name.
+    Local servers only. Run the service at the same time, and watch: saltctl service status. The servers' meters
+    count all writes; about twenty a second are stored, in the partitions that lookups name.
 
     \b
     Examples:
@@ -105,7 +105,7 @@ def load(
     import random
 
     from saltctl.detection.write_meter import WriteMeter
-    from saltctl.local.load import LoadOptions, LoadReport, require_local, run
+    from saltctl.local.load import Load, LoadOptions, LoadReport, require_local
     from saltctl.stores.aws.messages_table import MessagesTable
 
     session = session_of(context)
@@ -115,7 +115,8 @@ def load(
     meters = [WriteMeter.open(settings) for _ in range(servers)]
     report = LoadReport()
     try:
-        for report in run(options, meters, session.registry, MessagesTable(settings), chance=random.Random()):
+        load = Load(options, meters, session.registry, MessagesTable(settings), rng=random.Random())
+        for report in load.run():
             top = ", ".join(f"{row['conversation_id']} {row['rate']}/s N {row['max_n']}" for row in report.hottest[:3])
             note(f"{report.seconds:.0f} s: {report.writes:,} writes, {report.reports:,} heat reports; {top}")
     finally:
@@ -127,8 +128,8 @@ def load(
 
 
 @contextmanager
-def _environment() -> Iterator[LocalEnvironment]:
-    """A seeded local environment, announced on stderr."""
+def _seeded_environment() -> Iterator[LocalEnvironment]:
+    """Start and seed a local environment, and describe it on stderr."""
     from saltctl.local.environment import LocalEnvironment
 
     started = time.monotonic()
@@ -143,17 +144,17 @@ def _environment() -> Iterator[LocalEnvironment]:
 
 
 def _run(command: Sequence[str], environment: LocalEnvironment) -> int:
-    """Run a command to its end; a signal that ends us is handed on to it first."""
+    """Run a command to its end; SIGTERM and SIGHUP are forwarded to it."""
     variables = environment.variables()
-    # The directory of this very saltctl comes first, so that the command meets the same one.
+    # The directory of this saltctl comes first, so that the command finds the same one.
     variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
     try:
         child = subprocess.Popen(command, env=variables)
     except OSError as exc:
         raise UsageError(
-            f"{command[0]!r} cannot be run: {exc.strerror}", hint="saltctl local run -- saltctl registry list"
+            f"cannot run {command[0]!r}: {exc.strerror}", hint="saltctl local run -- saltctl registry list"
         ) from exc
-    # Ctrl-C reaches the whole foreground group; the child decides what it means.
+    # Ctrl-C reaches the whole foreground process group; the command decides how to react.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         code = child.wait()
@@ -162,11 +163,11 @@ def _run(command: Sequence[str], environment: LocalEnvironment) -> int:
         raise
     finally:
         signal.signal(signal.SIGINT, before)
-        _end(child)
+        _stop(child)
     return code if code >= 0 else 128 - code
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _stop(child: subprocess.Popen[bytes]) -> None:
     try:
         child.wait(timeout=TERMINATE_SECONDS)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""``saltctl local load``: a load that is detected while it runs, and never on real servers."""
+"""``saltctl local load``: its load is detected while it runs, and is refused on real servers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from saltctl.detection.write_meter import WriteMeter
 from saltctl.errors import ConfigurationError, RefusedError
-from saltctl.local.load import LoadOptions, require_local, run
+from saltctl.local.load import Load, LoadOptions, require_local
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -24,7 +24,7 @@ def test_a_load_is_detected(configured: Settings, registry: Registry, backup: Ba
     HeatStream(configured).create_group()
     meters = [WriteMeter(HeatStream(configured), server=f"app-{number}") for number in range(4)]
     options = LoadOptions(rate=20_000, servers=4, seconds=2.5, conversations=100)
-    *_, report = run(options, meters, registry, MessagesTable(configured), chance=random.Random(7))
+    *_, report = Load(options, meters, registry, MessagesTable(configured), rng=random.Random(7)).run()
     for meter in meters:
         meter.close()
     assert report.writes == 50_000
