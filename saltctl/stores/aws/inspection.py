@@ -86,57 +86,42 @@ class AwsInspection:
         The requests change nothing: writes have a condition that no item meets. ``keys`` are those of a messages
         table; without them the table is the backup table.
         """
-        probes = self._backup_probes(table) if keys is None else self._message_probes(table, keys)
-        return {action: self._permitted(probe, table) for action, probe in probes.items()}
+        requests = _backup_requests() if keys is None else _message_requests(keys)
+        return {action: self._is_permitted(action, request, table) for action, request in requests.items()}
 
-    def _permitted(self, probe: Callable[[], Any], table: str) -> bool:
+    def _is_permitted(self, action: str, request: dict[str, Any], table: str) -> bool:
         import botocore.exceptions as driver
+        from botocore import xform_name
 
+        send = getattr(self.client, xform_name(action))
+        if action == "BatchGetItem":
+            request = {"RequestItems": {table: {"Keys": [request["Key"]]}}}
+        else:
+            request = request | {"TableName": table}
         try:
             with aws_errors(f"{table!r}"):
-                none_if_condition_fails(probe)
+                none_if_condition_fails(lambda: send(**request))
         except AccessDeniedError as exc:
             if not isinstance(exc.__cause__, driver.ClientError):
                 raise  # there are no credentials, so nothing is known about permissions
             return False
         return True
 
-    def _backup_probes(self, table: str) -> dict[str, Callable[[], Any]]:
-        key = {KEY: {"S": PROBE_ID}}
-        client = self.client
-        return {
-            "DescribeTable": lambda: client.describe_table(TableName=table),
-            "GetItem": lambda: client.get_item(TableName=table, Key=key),
-            "BatchGetItem": lambda: client.batch_get_item(RequestItems={table: {"Keys": [key]}}),
-            "Scan": lambda: client.scan(TableName=table, Limit=1),
-            "UpdateItem": lambda: client.update_item(
-                TableName=table,
-                Key=key,
-                UpdateExpression="SET max_n = :n",
-                ConditionExpression=NEVER,
-                ExpressionAttributeNames={"#p": KEY},
-                ExpressionAttributeValues={":n": {"N": "1"}},
-            ),
-        }
 
-    def _message_probes(self, table: str, keys: TableKeys) -> dict[str, Callable[[], Any]]:
-        sort = {keys.sort_type: "0"}
-        key = {keys.partition_key: {"S": PROBE_ID}, keys.sort_key: sort}
-        client = self.client
-        return {
-            "DescribeTable": lambda: client.describe_table(TableName=table),
-            "GetItem": lambda: client.get_item(TableName=table, Key=key),
-            "Query": lambda: client.query(
-                TableName=table,
-                KeyConditionExpression="#p = :p",
-                ExpressionAttributeNames={"#p": keys.partition_key},
-                ExpressionAttributeValues={":p": {"S": PROBE_ID}},
-                Limit=1,
-            ),
-            "PutItem": lambda: client.put_item(
-                TableName=table,
-                Item=key,
-                ConditionExpression=NEVER,
-                ExpressionAttributeNames={"#p": keys.partition_key},
-            ),
-        }
+def _backup_requests() -> dict[str, dict[str, Any]]:
+    key = {"Key": {KEY: {"S": PROBE_ID}}}
+    update = {
+        "UpdateExpression": "SET max_n = :n",
+        "ConditionExpression": NEVER,
+        "ExpressionAttributeNames": {"#p": KEY},
+        "ExpressionAttributeValues": {":n": {"N": "1"}},
+    }
+    return {"DescribeTable": {}, "GetItem": key, "BatchGetItem": key, "Scan": {"Limit": 1}, "UpdateItem": key | update}
+
+
+def _message_requests(keys: TableKeys) -> dict[str, dict[str, Any]]:
+    key = {keys.partition_key: {"S": PROBE_ID}, keys.sort_key: {keys.sort_type: "0"}}
+    names = {"ExpressionAttributeNames": {"#p": keys.partition_key}}
+    query = {"KeyConditionExpression": "#p = :p", "ExpressionAttributeValues": {":p": {"S": PROBE_ID}}, "Limit": 1}
+    put = {"Item": key, "ConditionExpression": NEVER}
+    return {"DescribeTable": {}, "GetItem": {"Key": key}, "Query": query | names, "PutItem": put | names}

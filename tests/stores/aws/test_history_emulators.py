@@ -50,6 +50,7 @@ def all_pages(history: History, options: ReadOptions) -> list[Page]:
     return pages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sort", "large"), [("S", False), ("N", False), ("S", True)])
 def test_paging_equals_the_sorted_truth(dynamodb: Settings, sort: str, large: bool) -> None:
     """Both directions, bounds, filters, and rows so large that every page is cut at 1 MB."""
