@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 
 from saltctl.local.servers import LocalMoto, LocalRedis, dummy_credentials, valkey_binary
 from saltctl.rebuild.events import Event, RebuildReport
-from saltctl.rebuild.rebuild import RebuildOptions
+from saltctl.rebuild.options import RebuildOptions
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable

@@ -129,23 +129,15 @@ class LocalEnvironment:
 
     def rebuild(self, settings: Settings | None = None) -> None:
         """Verify the registry of the settings, by default of this environment's own, as the service would."""
-        from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
+        from saltctl.rebuild.options import RebuildOptions
+        from saltctl.rebuild.rebuild import Rebuild
         from saltctl.stores.aws.backup_table import BackupTable
         from saltctl.stores.heat.service_state import ServiceState
-        from saltctl.stores.redis.registry import RedisRegistry, new_token
+        from saltctl.stores.redis.registry import RedisRegistry
 
         settings = settings or self.settings
-        backup = BackupTable(settings)
-        job = Rebuild(
-            RedisRegistry(settings),
-            backup,
-            backup.lease,
-            RebuildOptions(segments=2),
-            layout=settings.layout,
-            key_prefix=settings.key_prefix,
-            token=new_token(),
-            notes=ServiceState(settings),
-        )
+        options = RebuildOptions(segments=2)
+        job = Rebuild(settings, RedisRegistry(settings), BackupTable(settings), options, notes=ServiceState(settings))
         for _ in job.run():
             pass
 

@@ -1,4 +1,4 @@
-"""What a rebuild tells while it goes on, and last the report: for a person, a bar, a log or a program."""
+"""Events that a rebuild yields while it runs, and last its report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from saltctl.stores.contracts import DamagedEntry
 
 @dataclass(frozen=True, slots=True)
 class StartDelayed:
-    """Redis is down or loading, or somebody holds the lease. ``percent`` and ``eta_seconds`` are INFO's."""
+    """The rebuild cannot start yet: Redis is down or loading, or another process holds the lease.
+
+    ``percent`` and ``eta_seconds`` come from Redis' INFO while it loads its data.
+    """
 
     reason: str
     percent: float | None = None
@@ -18,9 +21,9 @@ class StartDelayed:
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """What reading the whole backup costs: items, bytes, read capacity units, and the seconds that max_rcu makes of it.
+    """The cost of reading the whole backup: items, bytes, read capacity units, and seconds at ``max_rcu``.
 
-    By DescribeTable, which is about six hours old (documented). ``seconds`` is None without max_rcu.
+    The sizes come from DescribeTable and are about six hours old (documented). ``seconds`` is None without ``max_rcu``.
     """
 
     items: int
@@ -30,8 +33,16 @@ class CostEstimate:
 
 
 @dataclass(frozen=True, slots=True)
+class RebuildStarted:
+    """The rebuild holds the lease and is about to mark the buckets."""
+
+    primaries: int
+    verified_before: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RebuildResumed:
-    """An earlier rebuild is taken up again. ``written`` is its checkpoint's time, in seconds since the epoch."""
+    """The rebuild resumes from a checkpoint. ``written`` is the checkpoint's time, in seconds since the epoch."""
 
     written: float
     entries: int
@@ -39,37 +50,29 @@ class RebuildResumed:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRejected:
-    """There is a checkpoint, and it cannot be gone on from."""
+    """There is a checkpoint, but it is not valid any more. The rebuild starts over."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointNotSaved:
-    """A checkpoint could not be written. The rebuild goes on; should it end, all of it has to be done again."""
+    """A checkpoint could not be written. The rebuild continues; if it is interrupted, it cannot be resumed."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class EntryAboveCap:
-    """An entry above max_n_cap: somebody else's, or of a time with a larger cap. It is merged like any other."""
+    """An entry above ``max_n_cap``, for example from a time with a larger cap. It is merged like every other entry."""
 
     conversation_id: str
     max_n: int
 
 
 @dataclass(frozen=True, slots=True)
-class RebuildStarted:
-    """The lease is taken. The buckets are about to be marked."""
-
-    primaries: int
-    verified_before: bool
-
-
-@dataclass(frozen=True, slots=True)
 class RebuildProgress:
-    """So far. ``consumed_rcu`` is in read capacity units."""
+    """Counts so far. ``consumed_rcu`` is in read capacity units."""
 
     entries: int
     restored: int
@@ -79,26 +82,28 @@ class RebuildProgress:
 
 @dataclass(frozen=True, slots=True)
 class RebuildReport:
-    """What a rebuild did, with the keys of the command line's contract.
+    """Result of a rebuild, with the keys of the command line's contract.
 
-    ``entries`` were read from the backup; ``restored`` of them increased what Redis held, ``unchanged`` did
-    not, and ``skipped`` were damaged. ``committed`` half-done raises were completed.
+    ``entries`` were read from the backup. ``restored`` of them increased the value in Redis, ``unchanged`` did not.
+    ``skipped`` items were damaged. ``committed`` half-done raises were completed. ``verified_before``: Redis was
+    verified already when the rebuild started.
     """
 
-    entries: int
-    restored: int
-    unchanged: int
-    skipped: int
-    seconds: float
-    entries_per_second: float
-    consumed_rcu: float
-    segments: int
-    primaries: int
-    verified: bool
-    resumed: bool
-    dry_run: bool
-    committed: int
+    entries: int = 0
+    restored: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    entries_per_second: float = 0.0
+    consumed_rcu: float = 0.0
+    segments: int = 0
+    primaries: int = 0
+    verified: bool = False
+    resumed: bool = False
+    dry_run: bool = False
+    committed: int = 0
     estimate: CostEstimate | None = None
+    verified_before: bool = False
 
 
 Event = (

@@ -1,4 +1,4 @@
-"""The lease of a rebuild, from its taking to its release. Safety does not depend on it (see ``LeaseStore``)."""
+"""The lease of a rebuild: acquire, renew, release. Safety does not depend on it (see ``LeaseStore``)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from saltctl.rebuild.events import StartDelayed
 from saltctl.stores.contracts import LeaseStore
 
 LEASE_EXPIRY = 30.0
-"""Seconds without a heartbeat after which a lease may be taken over. Clocks of different machines have to
-agree within this less LEASE_BEAT for two rebuilds not to overlap; safety does not depend on it."""
-LEASE_BEAT = 5.0
+"""Seconds without a heartbeat after which another process may take the lease over. Two rebuilds do not overlap if the
+clocks of their machines agree within LEASE_EXPIRY less HEARTBEAT_SECONDS; safety does not depend on it."""
+HEARTBEAT_SECONDS = 5.0
 
 
 class Lease:
-    """One owner's lease.
+    """The lease of one owner.
 
     Args:
-        store: where leases are.
-        owner: unique to this run.
-        clock: monotonic seconds.
-        now: seconds since the epoch.
-        sleep: waits.
+        store: keeps the lease.
+        owner: an id that is unique to this run.
+        heartbeat_every: seconds between two heartbeats.
+        clock: returns monotonic seconds.
+        now: returns seconds since the epoch.
+        sleep: waits for a number of seconds.
     """
 
     def __init__(
@@ -34,65 +35,66 @@ class Lease:
         store: LeaseStore,
         owner: str,
         *,
+        heartbeat_every: float = HEARTBEAT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store = store
         self._owner = owner
+        self._heartbeat_every = heartbeat_every
         self._clock = clock
         self._now = now
         self._sleep = sleep
-        self._next_beat = 0.0
+        self._heartbeat_due = 0.0
 
-    def take(self, wait: float) -> Iterator[StartDelayed]:
-        """Take it, waiting for its holder for up to ``wait`` seconds.
+    def acquire(self, timeout: float) -> Iterator[StartDelayed]:
+        """Acquire the lease. Yields an event before each pause, for up to ``timeout`` seconds.
 
         Raises:
-            LeaseHeldError: somebody else has it still.
+            LeaseHeldError: another process still holds it.
         """
-        deadline = self._clock() + wait
+        deadline = self._clock() + timeout
         while True:
             holder = self._store.acquire(
                 self._owner, self._now(), host=socket.gethostname(), pid=os.getpid(), expiry=LEASE_EXPIRY
             )
             if holder is None:
                 return
-            who = f"process {holder.pid} on {holder.host}"
+            process = f"process {holder.pid} on {holder.host}"
             if self._clock() >= deadline:
                 age = max(self._now() - holder.heartbeat, 0.0)
                 raise LeaseHeldError(
-                    f"{who} is rebuilding already ({holder.progress}; heartbeat {age:.0f} s ago)",
+                    f"{process} is rebuilding already ({holder.progress}; heartbeat {age:.0f} s ago)",
                     hint=f"wait for it with --lock-wait 15m; if it died, its lease ends {LEASE_EXPIRY:.0f} s after "
                     "its last heartbeat",
                 )
-            yield StartDelayed(f"{who} holds the lease")
+            yield StartDelayed(f"{process} holds the lease")
             self._sleep(min(1.0, max(deadline - self._clock(), 0.01)))
 
-    def beat(self, progress: str) -> None:
-        """Renew it, where that is due.
+    def renew(self, progress: str) -> None:
+        """Write a heartbeat if one is due. An outage of AWS is ignored, because safety does not depend on the lease.
 
         Raises:
-            LeaseHeldError: somebody else has taken it over.
+            LeaseHeldError: another process has taken the lease over.
         """
         now = self._clock()
-        if now < self._next_beat:
+        if now < self._heartbeat_due:
             return
-        self._next_beat = now + LEASE_BEAT
+        self._heartbeat_due = now + self._heartbeat_every
         try:
-            still_ours = self._store.renew(self._owner, self._now(), progress)
+            renewed = self._store.renew(self._owner, self._now(), progress)
         except UnavailableError:
-            # Safety does not hang on the lease, and a recovery must outlast a throttled minute.
             return
-        if not still_ours:
+        if not renewed:
             raise LeaseHeldError(
                 "the lease was taken over by another rebuild", hint="let that one finish; nothing was lost"
             )
 
     def release(self) -> None:
-        """Give it back.
+        """Release the lease. If that fails, the next rebuild waits until it expires; the error is ignored.
 
-        A release that fails costs the next one a wait until the lease expires, and must not hide why a rebuild ended.
+        It must not hide the reason why a rebuild ended.
         """
         with suppress(SaltctlError):
             self._store.release(self._owner)

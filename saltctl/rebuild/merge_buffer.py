@@ -1,4 +1,4 @@
-"""Step 4 of a rebuild: pages of the backup in, merges into Redis out, and the account of what is in Redis for sure."""
+"""Buffers scanned entries and merges them into Redis in batches (step 4 of a rebuild)."""
 
 from __future__ import annotations
 
@@ -10,73 +10,78 @@ from saltctl.stores.contracts import BackupPage, RebuildSession
 
 
 @dataclass(slots=True)
-class Standing:
-    """How far a scan is. ``after``: by segment, the id up to which it was read, None where that is its end."""
+class ScanPosition:
+    """Progress of a scan. ``after`` is by segment: the last id that was read, or None at the segment's end."""
 
     entries: int = 0
     skipped: int = 0
     consumed_rcu: float = 0.0
     after: dict[int, str | None] = field(default_factory=dict)
 
-    def copy(self) -> Standing:
-        """As it is now."""
+    def add(self, page: BackupPage) -> None:
+        """Count a page. The empty pages that a scan yields while it waits count nothing."""
+        if page.segment < 0:
+            return
+        self.entries += len(page.entries)
+        self.skipped += len(page.damaged)
+        self.consumed_rcu += page.consumed_rcu
+        self.after[page.segment] = page.last
+
+    def copy(self) -> ScanPosition:
+        """Return a copy that later pages do not change."""
         return replace(self, after=dict(self.after))
 
 
-class Filling:
-    """Merges what it is given, some while later. ``read`` is ahead of ``merged``; ``restored`` goes with the latter.
+class MergeBuffer:
+    """Buffers entries until they are flushed to Redis.
 
-    Small pages are gathered, so that there are few round trips; and a merge is not waited for until the next one is
-    due, so that the scan goes on while Redis works.
+    Batches save round trips. A batch is not awaited until the next one is flushed, so that the scan continues while
+    Redis works. ``read`` is the position of the scan. ``merged`` is the position up to which Redis has confirmed every
+    merge, and ``restored`` is the number of entries that these merges increased in Redis.
 
     Args:
-        sessions: by primary.
-        by_primary: groups ids by primary, as ``RegistryStore.by_primary``.
-        standing: where it begins.
-        restored: how many entries were restored until then.
+        sessions: the rebuild's sessions, by primary.
+        by_primary: groups ids by primary, as ``RegistryStore.by_primary`` does.
+        start: the position from which the scan starts.
+        restored: entries that were restored before.
     """
 
     def __init__(
         self,
         sessions: Mapping[str, RebuildSession],
         by_primary: Callable[[Sequence[str]], Mapping[str, Sequence[str]]],
-        standing: Standing,
+        start: ScanPosition,
         restored: int,
     ) -> None:
         self._sessions = sessions
         self._by_primary = by_primary
-        self._waiting: list[tuple[str, int, int]] = []
-        self._under_way: Standing | None = None
-        self.read = standing.copy()
-        self.merged = standing.copy()
+        self._pending: list[tuple[str, int, int]] = []
+        self._in_progress: ScanPosition | None = None
+        self.read = start.copy()
+        self.merged = start.copy()
         self.restored = restored
 
     @property
-    def waiting(self) -> int:
-        """Entries that were read and not sent yet."""
-        return len(self._waiting)
+    def pending(self) -> int:
+        """Number of entries that were read but not flushed."""
+        return len(self._pending)
 
     def add(self, page: BackupPage) -> None:
-        """Take a page; nothing is sent yet."""
-        if page.segment < 0:
-            return  # a sign of life, and no page
-        self.read.entries += len(page.entries)
-        self.read.skipped += len(page.damaged)
-        self.read.consumed_rcu += page.consumed_rcu
-        self.read.after[page.segment] = page.last
-        self._waiting += page.entries
+        """Buffer the entries of a page."""
+        self.read.add(page)
+        self._pending += page.entries
 
-    def send(self) -> None:
-        """Wait for the merges under way, then begin those of all that waits."""
-        self.settle()
-        waiting, self._waiting = self._waiting, []
-        self._under_way = self.read.copy()
+    def flush(self) -> None:
+        """Wait for the merges in progress, then start those of all pending entries."""
+        self.wait()
+        pending, self._pending = self._pending, []
+        self._in_progress = self.read.copy()
         if len(self._sessions) == 1:
             (session,) = self._sessions.values()
-            if waiting:
-                session.begin_merge(waiting)
+            if pending:
+                session.begin_merge(pending)
             return
-        max_n = {entry[0]: entry[1] for entry in waiting}
+        max_n = {entry[0]: entry[1] for entry in pending}
         for primary, ids in self._by_primary(list(max_n)).items():
             if primary not in self._sessions:
                 raise RebuildBrokenError(
@@ -85,10 +90,10 @@ class Filling:
                 )
             self._sessions[primary].begin_merge([(conversation_id, max_n[conversation_id]) for conversation_id in ids])
 
-    def settle(self) -> None:
-        """Wait for the merges under way: what they hold is in Redis then, and only then."""
-        if self._under_way is None:
+    def wait(self) -> None:
+        """Wait until Redis has confirmed the merges in progress."""
+        if self._in_progress is None:
             return
         for session in self._sessions.values():
             self.restored += session.end_merge()
-        self.merged, self._under_way = self._under_way, None
+        self.merged, self._in_progress = self._in_progress, None

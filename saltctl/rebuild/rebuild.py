@@ -1,20 +1,20 @@
 """Rebuild Redis from the backup, and only then let it answer lookups again (design: rebuild).
 
-A :class:`Rebuild` is a generator: it yields what happens as it happens, and last the :class:`RebuildReport`.
-Closing it early, or the process dying between any two lines, leaves Redis unverified and every entry that
-was merged in place; running it again is always safe.
+A :class:`Rebuild` is a generator: it yields events while it runs, and last the :class:`RebuildReport`. If it is closed
+early, or if the process dies between any two lines, Redis stays unverified and keeps every entry that was merged.
+Another run is always safe.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from saltctl.errors import DeadlineExceededError, RebuildBrokenError, RedisUnavailableError, SaltctlError, UsageError
-from saltctl.rebuild.checkpoint import Bound, CheckpointStore
+from saltctl.errors import RebuildBrokenError, SaltctlError, UnavailableError
+from saltctl.rebuild.checkpoint import CheckpointFile, CheckpointScope
 from saltctl.rebuild.events import (
     CostEstimate,
     EntryAboveCap,
@@ -22,352 +22,293 @@ from saltctl.rebuild.events import (
     RebuildProgress,
     RebuildReport,
     RebuildStarted,
-    StartDelayed,
 )
 from saltctl.rebuild.lease import Lease
-from saltctl.rebuild.merge_buffer import Filling, Standing
-from saltctl.rebuild.resuming import CheckpointKeeper, ResumeMode
-from saltctl.stores.contracts import BackupPage, BackupStore, LeaseStore, RebuildSession, RegistryStore, TableSize
+from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
+from saltctl.rebuild.options import RebuildOptions
+from saltctl.rebuild.redis_wait import wait_for_redis
+from saltctl.rebuild.resume import CheckpointManager
+from saltctl.settings import Settings
+from saltctl.stores.contracts import BackupPage, LeaseStore, RebuildSession
 
-PROGRESS_EVERY = 0.2
-SEND_EVERY = 1.0
-"""Seconds after which entries that were read are merged, however few they are."""
-HALF_DONE_KEPT = 10_000
-"""Half-done raises that are kept in memory until the end; more are completed as soon as they are merged, as a raise
-itself would do, so that memory stays flat even where every raise of the last hour is half done."""
+if TYPE_CHECKING:
+    from saltctl.stores.aws.backup_table import BackupTable
+    from saltctl.stores.heat.service_state import ServiceState
+    from saltctl.stores.redis.registry import RedisRegistry
 
-
-@dataclass(frozen=True, slots=True)
-class RebuildOptions:
-    """How to rebuild. Durations in seconds; 0 means not to wait.
-
-    ``max_rcu`` bounds the read capacity units a second, None does not. ``batch`` entries are merged at once; they are
-    what memory is needed for. Where most entries are in Redis already, more of them at once cost the server less each
-    (see stores/merging.py): a fifth less with four times as many.
-    ``checkpoint_every``: seconds of work that a rebuild which dies may lose.
-    """
-
-    segments: int = 4
-    wait_redis: float = 0.0
-    lock_wait: float = 0.0
-    dry_run: bool = False
-    page_limit: int | None = None
-    max_rcu: float | None = None
-    resume: ResumeMode = ResumeMode.IF_VALID
-    batch: int = 8_192
-    checkpoint_every: float = 2.0
-
-    def __post_init__(self) -> None:
-        """Refuse what DynamoDB would refuse."""
-        if not 1 <= self.segments <= 1_000_000:
-            raise UsageError(f"segments must be from 1 to 1,000,000, not {self.segments}", hint="--segments 4")
-        if self.max_rcu is not None and not 1 <= self.max_rcu <= 1e9:
-            raise UsageError(f"max-rcu must be at least 1, not {self.max_rcu:g}", hint="--max-rcu 500")
-
-
-class VerificationNotes(Protocol):
-    """Where it is noted for people when Redis was verified: ``ServiceState``."""
-
-    def note_verified(self, replication_ids: Sequence[str], at: float) -> None:
-        """Remember that the primaries of these replication ids were verified, in seconds since the epoch."""
-        ...
-
-
-class RebuildableStore(RegistryStore, Protocol):
-    """What a rebuild asks of the registry store beyond what lookups and raises need."""
-
-    def check_server(self) -> None:
-        """Raise ConfigurationError where the server cannot keep the promise."""
-        ...
-
-    def server(self, primary: str) -> Mapping[str, Any]:
-        """INFO of a primary."""
-        ...
-
-
-class RebuildableBackup(BackupStore, Protocol):
-    """What a rebuild asks of the backup store beyond what lookups and raises need."""
-
-    def identity(self) -> str:
-        """What tells this table from one of the same name that is made later."""
-        ...
-
-    def size(self) -> TableSize:
-        """How large the table was some hours ago."""
-        ...
+FLUSH_SECONDS = 1.0
+"""Seconds after which buffered entries are merged, even if they do not fill a batch."""
 
 
 @dataclass
 class _Run:
-    """One rebuild under way. ``before`` are the entries that an earlier one had read."""
+    """State of a rebuild that has marked its buckets, or resumed. ``resumed_entries`` were read before it resumed."""
 
-    started: float
-    token: str
-    began: float
-    sessions: dict[str, RebuildSession] = field(default_factory=dict)
-    filling: Filling = field(init=False)
-    before: int = 0
+    sessions: Mapping[str, RebuildSession]
+    buffer: MergeBuffer
+    checkpoints: CheckpointManager
     half_done: list[tuple[str, int]] = field(default_factory=list)
     committed: int = 0
-    next_progress: float = 0.0
-    next_send: float = 0.0
-    checkpoint: CheckpointKeeper | None = None
-    """None where none is to be written."""
-
-    def save(self) -> None:
-        """Write down how far it is, where anything was begun."""
-        if self.checkpoint is not None and hasattr(self, "filling"):
-            self.checkpoint.save(self.token, self.began, self.filling, self.half_done)
+    resumed_entries: int = 0
+    flush_due: float = 0.0
 
     def save_if_due(self) -> Iterator[Event]:
-        """The same, every few seconds."""
-        if self.checkpoint is not None:
-            yield from self.checkpoint.save_if_due(self.token, self.began, self.filling, self.half_done)
-
-    def forget(self) -> None:
-        """The checkpoint is not needed any more, or does not hold any more."""
-        if self.checkpoint is not None:
-            self.checkpoint.forget()
+        """Save a checkpoint every few seconds."""
+        yield from self.checkpoints.save_if_due(self.buffer, self.half_done)
 
 
 class Rebuild:
     """A rebuild of one registry. Iterate over :meth:`run` once.
 
-    ``half_done_kept``: see HALF_DONE_KEPT.
-
     Args:
+        settings: the registry's layout and key prefix, which the backup table must be bound to.
         store: the registry in Redis.
-        backup: what it is rebuilt from.
-        lease: keeps two rebuilds from doing the same work at once.
-        layout, key_prefix: what the backup table must be bound to.
-        token: unique to this run.
-        checkpoints: where to keep how far it is; None: nowhere.
-        notes: hears when Redis was verified; for people only.
-        clock: monotonic seconds.
-        now: seconds since the epoch, for the lease.
-        sleep: waits, for --wait-redis and --lock-wait.
+        backup: the backup table.
+        options: see :class:`RebuildOptions`.
+        lease: keeps two rebuilds from doing the same work at once; the backup table's lease if omitted.
+        token: marks the buckets, and owns the lease; unique to this run; a new one if omitted.
+        checkpoints: keeps the checkpoint; None keeps none.
+        notes: records for people when Redis was verified.
+        clock: returns monotonic seconds.
+        now: returns seconds since the epoch.
+        sleep: waits for a number of seconds.
     """
-
-    half_done_kept = HALF_DONE_KEPT
 
     def __init__(
         self,
-        store: RebuildableStore,
-        backup: RebuildableBackup,
-        lease: LeaseStore,
-        options: RebuildOptions,
+        settings: Settings,
+        store: RedisRegistry,
+        backup: BackupTable,
+        options: RebuildOptions | None = None,
         *,
-        layout: str,
-        key_prefix: str,
-        token: str,
-        checkpoints: CheckpointStore | None = None,
-        notes: VerificationNotes | None = None,
+        lease: LeaseStore | None = None,
+        token: str | None = None,
+        checkpoints: CheckpointFile | None = None,
+        notes: ServiceState | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        from saltctl.stores.redis.registry import new_token
+
         self._store = store
         self._backup = backup
-        self._lease = Lease(lease, token, clock=clock, now=now, sleep=sleep)
-        self._options = options
-        self._layout = layout
-        self._key_prefix = key_prefix
-        self._token = token
+        self._options = options or RebuildOptions()
+        self._token = token or new_token()
+        self._lease = Lease(
+            lease or backup.lease,
+            self._token,
+            heartbeat_every=self._options.heartbeat_every,
+            clock=clock,
+            now=now,
+            sleep=sleep,
+        )
+        self._layout = settings.layout
+        self._key_prefix = settings.key_prefix
         self._checkpoints = checkpoints
         self._notes = notes
         self._clock = clock
         self._now = now
         self._sleep = sleep
+        self._started = 0.0
+        self._progress_due = 0.0
+        self._verified_before = False
 
     def run(self) -> Generator[Event, None, None]:
-        """Do it, yielding events, the report last.
+        """Rebuild, yielding events and last the report.
 
         Raises:
-            LeaseHeldError: another rebuild is under way, and ``lock_wait`` is over.
-            RedisUnavailableError, AwsUnavailableError: a server was lost; nothing was verified by this run.
-            CheckpointRefusedError: it was to be resumed, and its checkpoint does not hold.
+            LeaseHeldError: another rebuild is in progress, also after ``lock_wait``.
+            RedisUnavailableError, AwsUnavailableError: a server was lost; this run verified nothing.
+            CheckpointRefusedError: the rebuild has to resume, but its checkpoint is not valid.
             RebuildBrokenError: Redis was flushed or failed over meanwhile; nothing was verified.
             ConfigurationError: a table or server is not as it must be.
         """
+        if self._options.if_needed and (primaries := self._verified_primaries()):
+            self._verified_before = True
+            yield self._report(ScanPosition(), 0, primaries=primaries, verified=True, seconds=0.0)
+            return
         if self._options.wait_redis:
-            yield from self._wait_for_redis()
+            yield from wait_for_redis(self._store, self._options.wait_redis, clock=self._clock, sleep=self._sleep)
         self._store.check_server()
         if self._options.dry_run:
-            yield from self._compare()
+            yield from self._dry_run()
             return
         # Before anything is written: a client of another layout must not touch these buckets.
         self._backup.claim_layout(self._layout, self._key_prefix)
-        yield from self._lease.take(self._options.lock_wait)
+        yield from self._lease.acquire(self._options.lock_wait)
         try:
             yield from self._rebuild()
         finally:
             self._lease.release()
 
-    def _rebuild(self) -> Iterator[Event]:
-        run = _Run(self._clock(), self._token, self._now())
-        sessions = run.sessions
+    def _verified_primaries(self) -> int:
+        """Return the number of primaries if all are verified; 0 if one is not, or if Redis is down."""
         try:
-            for session in self._store.sessions():
-                sessions[session.primary] = session
-            yield RebuildStarted(len(sessions), all(self._store.verified().values()))
-            # The tokens first, the scan second: what is lost after this line is noticed at the fence.
-            yield from self._mark_or_resume(run)
-            yield from self._merge_all(run)
-            for session in sessions.values():
-                self._lease.beat("setting the fence")
-                session.set_fence(run.token)
-            # Last of all, on the same connections: the process that was filled is the one that is verified.
-            for session in sessions.values():
-                session.load_lookup()
-            run.forget()
-            self._note([session.replication_id for session in sessions.values()])
-        except RebuildBrokenError:
-            run.forget()  # it proved that the checkpoint does not hold any more
-            raise
-        except BaseException:
-            run.save()
-            raise
+            verified = self._store.verified()
+        except UnavailableError:
+            return 0
+        return len(verified) if all(verified.values()) else 0
+
+    def _rebuild(self) -> Iterator[Event]:
+        self._started = self._clock()
+        sessions: Mapping[str, RebuildSession] = {session.primary: session for session in self._store.sessions()}
+        try:
+            self._verified_before = all(self._store.verified().values())
+            yield RebuildStarted(len(sessions), self._verified_before)
+            # The tokens first, the scan second: step 5 notices every loss after this line.
+            run = yield from self._mark_or_resume(sessions)
+            yield from self._merge_and_verify(run)
         finally:
             for session in sessions.values():
                 session.close()
-        self._complete(run)
-        yield self._report(run, len(sessions), verified=True)
+        self._complete_raises(run)
+        yield self._report(
+            run.buffer.read,
+            run.buffer.restored,
+            primaries=len(sessions),
+            verified=True,
+            resumed_entries=run.resumed_entries,
+            resumed=run.checkpoints.token != self._token,
+            committed=run.committed,
+        )
 
-    def _mark_or_resume(self, run: _Run) -> Iterator[Event]:
-        """Step 3, or the proof that the marks of an earlier rebuild, and so all that it merged, still stand."""
-        checkpoint, standing, restored = None, Standing(), 0
+    def _mark_or_resume(self, sessions: Mapping[str, RebuildSession]) -> Generator[Event, None, _Run]:
+        """Mark the buckets (step 3), or check that the marks of an interrupted rebuild are still there."""
+        options = self._options
+        manager = CheckpointManager(
+            self._checkpoints,
+            sessions,
+            self._store.server,
+            self._token,
+            every=options.checkpoint_every,
+            clock=self._clock,
+            now=self._now,
+        )
+        checkpoint = None
         if self._checkpoints is not None:
-            options = self._options
-            run.checkpoint = CheckpointKeeper(
-                self._checkpoints,
-                run.sessions,
-                self._store.server,
-                every=options.checkpoint_every,
-                clock=self._clock,
-                now=self._now,
-            )
-            bound = Bound(self._backup.identity(), self._key_prefix, self._layout, options.segments)
-            checkpoint = yield from run.checkpoint.take_up(bound, options.resume)
+            scope = CheckpointScope(self._backup.identity(), self._key_prefix, self._layout, options.segments)
+            checkpoint = yield from manager.resume(scope, options.resume)
         if checkpoint is None:
-            for session in run.sessions.values():
-                session.mark_buckets(run.token)
-        else:
-            run.token, run.began, run.before = checkpoint.token, checkpoint.began, checkpoint.entries
-            run.half_done = list(checkpoint.half_done)
-            standing = Standing(checkpoint.entries, checkpoint.skipped, checkpoint.consumed_rcu, dict(checkpoint.after))
-            restored = checkpoint.restored
-        run.filling = Filling(run.sessions, self._store.by_primary, standing, restored)
+            for session in sessions.values():
+                session.mark_buckets(self._token)
+            return _Run(sessions, MergeBuffer(sessions, self._store.by_primary, ScanPosition(), 0), manager)
+        position = ScanPosition(checkpoint.entries, checkpoint.skipped, checkpoint.consumed_rcu, dict(checkpoint.after))
+        buffer = MergeBuffer(sessions, self._store.by_primary, position, checkpoint.restored)
+        return _Run(sessions, buffer, manager, half_done=list(checkpoint.half_done), resumed_entries=checkpoint.entries)
 
-    def _note(self, replication_ids: Sequence[str]) -> None:
-        if self._notes is not None:
-            # For people only: Redis is verified, whether or not this can be written down.
-            with suppress(SaltctlError):
-                self._notes.note_verified(replication_ids, self._now())
+    def _merge_and_verify(self, run: _Run) -> Iterator[Event]:
+        try:
+            yield from self._merge_all(run)
+            self._verify(run)
+        except RebuildBrokenError:
+            run.checkpoints.delete()  # its marks are lost
+            raise
+        except BaseException:
+            run.checkpoints.save(run.buffer, run.half_done)
+            raise
 
     def _merge_all(self, run: _Run) -> Iterator[Event]:
-        filling = run.filling
-        for page in self._pages(filling):
-            # A half-done raise is completed once all of Redis has it, never before.
+        """Scan the backup and merge every entry (step 4)."""
+        buffer = run.buffer
+        for page in self._pages(buffer):
+            # A half-done raise is completed after all of Redis has it, never before.
             run.half_done += [(i, max_n) for i, max_n, write_n in page.entries if write_n < max_n]
-            if filling.waiting >= self._options.batch or self._clock() >= run.next_send:
-                filling.send()
-                run.next_send = self._clock() + SEND_EVERY
-            if len(run.half_done) > self.half_done_kept:
-                filling.send()
-                filling.settle()
-                self._complete(run)
-            yield from self._after_page(run, page)
+            if buffer.pending >= self._options.batch or self._clock() >= run.flush_due:
+                buffer.flush()
+                run.flush_due = self._clock() + FLUSH_SECONDS
+            if len(run.half_done) > self._options.max_half_done:
+                buffer.flush()
+                buffer.wait()
+                self._complete_raises(run)
+            yield from self._report_page(page)
+            self._lease.renew(f"{buffer.read.entries} entries")
+            yield from self._progress(buffer.read, buffer.restored)
             yield from run.save_if_due()
-        filling.send()
-        filling.settle()
+        buffer.flush()
+        buffer.wait()
         yield from run.save_if_due()
 
-    def _complete(self, run: _Run) -> None:
-        """Step 6: the last step of raises that somebody left after their first. All of them are in Redis."""
+    def _pages(self, buffer: MergeBuffer) -> Iterator[BackupPage]:
+        for page in self._scan(buffer.read.after):
+            buffer.add(page)
+            yield page
+
+    def _scan(self, after: Mapping[int, str | None]) -> Iterator[BackupPage]:
+        options = self._options
+        return self._backup.scan(options.segments, limit=options.page_limit, after=dict(after), max_rcu=options.max_rcu)
+
+    def _verify(self, run: _Run) -> None:
+        """Set the fence and load the lookup script (step 5)."""
+        for session in run.sessions.values():
+            self._lease.renew("setting the fence")
+            session.set_fence(run.checkpoints.token)
+        # Last of all, on the same connections: the process that was merged into is the one that is verified.
+        for session in run.sessions.values():
+            session.load_lookup()
+        run.checkpoints.delete()
+        if self._notes is not None:
+            # Redis is verified even if the note cannot be written.
+            with suppress(SaltctlError):
+                ids = [session.replication_id for session in run.sessions.values()]
+                self._notes.note_verified(ids, self._now())
+
+    def _complete_raises(self, run: _Run) -> None:
+        """Do the last step of half-done raises (step 6). All of them are in Redis."""
         for conversation_id, n in run.half_done:
             run.committed += self._backup.commit_write_n(conversation_id, n)
-            self._lease.beat("completing raises")
+            self._lease.renew("completing raises")
         run.half_done = []
 
-    def _compare(self) -> Iterator[Event]:
-        """The dry run: which entries Redis lacks, without writing anything anywhere."""
+    def _dry_run(self) -> Iterator[Event]:
+        """Count the entries that Redis lacks. Writes nothing anywhere."""
         size = self._backup.size()
         rcu, max_rcu = -(-size.bytes // 4096), self._options.max_rcu
         cost = CostEstimate(size.items, size.bytes, rcu, None if max_rcu is None else round(rcu / max_rcu, 1))
         yield cost
-        run = _Run(self._clock(), self._token, self._now())
-        filling = run.filling = Filling({}, self._store.by_primary, Standing(), 0)
-        for page in self._pages(filling):
-            held = self._store.raw([conversation_id for conversation_id, _, _ in page.entries])
-            filling.restored += sum((held[i] or 0) < max_n for i, max_n, _ in page.entries)
-            yield from self._after_page(run, page)
+        self._started = self._clock()
+        position, missing = ScanPosition(), 0
+        for page in self._scan({}):
+            position.add(page)
+            in_redis = self._store.raw([conversation_id for conversation_id, _, _ in page.entries])
+            missing += sum((in_redis[i] or 0) < max_n for i, max_n, _ in page.entries)
+            yield from self._report_page(page)
+            yield from self._progress(position, missing)
         verified = self._store.verified()
-        yield self._report(run, len(verified), verified=all(verified.values()), cost=cost)
+        self._verified_before = all(verified.values())
+        yield self._report(position, missing, primaries=len(verified), verified=self._verified_before, estimate=cost)
 
-    def _pages(self, filling: Filling) -> Iterator[BackupPage]:
-        options = self._options
-        after = dict(filling.read.after)
-        for page in self._backup.scan(options.segments, limit=options.page_limit, after=after, max_rcu=options.max_rcu):
-            filling.add(page)
-            yield page
-
-    def _after_page(self, run: _Run, page: BackupPage) -> Iterator[Event]:
+    def _report_page(self, page: BackupPage) -> Iterator[Event]:
         yield from page.damaged
         for conversation_id, max_n in page.above_cap:
             yield EntryAboveCap(conversation_id, max_n)
-        read = run.filling.read
-        if not self._options.dry_run:
-            self._lease.beat(f"{read.entries} entries")
+
+    def _progress(self, position: ScanPosition, restored: int) -> Iterator[Event]:
         now = self._clock()
-        if now >= run.next_progress:
-            run.next_progress = now + PROGRESS_EVERY
-            yield RebuildProgress(read.entries, run.filling.restored, now - run.started, read.consumed_rcu)
+        if now >= self._progress_due:
+            self._progress_due = now + self._options.progress_every
+            yield RebuildProgress(position.entries, restored, now - self._started, position.consumed_rcu)
 
-    def _report(self, run: _Run, primaries: int, *, verified: bool, cost: CostEstimate | None = None) -> RebuildReport:
-        seconds = max(self._clock() - run.started, 1e-9)
-        read, restored = run.filling.read, run.filling.restored
+    def _report(
+        self,
+        position: ScanPosition,
+        restored: int,
+        *,
+        resumed_entries: int = 0,
+        seconds: float | None = None,
+        **values: Any,
+    ) -> RebuildReport:
+        elapsed = max(self._clock() - self._started, 1e-9) if seconds is None else seconds
         return RebuildReport(
-            entries=read.entries,
+            entries=position.entries,
             restored=restored,
-            unchanged=read.entries - restored,
-            skipped=read.skipped,
-            seconds=round(seconds, 3),
-            entries_per_second=round((read.entries - run.before) / seconds, 1),
-            consumed_rcu=read.consumed_rcu,
+            unchanged=position.entries - restored,
+            skipped=position.skipped,
+            seconds=round(elapsed, 3),
+            entries_per_second=round((position.entries - resumed_entries) / elapsed, 1) if elapsed else 0.0,
+            consumed_rcu=position.consumed_rcu,
             segments=self._options.segments,
-            primaries=primaries,
-            verified=verified,
-            resumed=run.token != self._token,
             dry_run=self._options.dry_run,
-            committed=run.committed,
-            estimate=cost,
+            verified_before=self._verified_before,
+            **values,
         )
-
-    # Waiting for Redis.
-
-    def _wait_for_redis(self) -> Iterator[Event]:
-        deadline = self._clock() + self._options.wait_redis
-        while True:
-            waiting = self._redis_state()
-            if waiting is None:
-                return
-            if self._clock() >= deadline:
-                raise DeadlineExceededError(
-                    f"Redis is not ready after {self._options.wait_redis:g} s: {waiting.reason}",
-                    hint="look at the server's log, or wait longer: saltctl rebuild --wait-redis 1h",
-                )
-            yield waiting
-            self._sleep(min(0.5, max(deadline - self._clock(), 0.01)))
-
-    def _redis_state(self) -> StartDelayed | None:
-        """Why Redis is not ready, or None when all primaries are."""
-        try:
-            infos: Sequence[Mapping[str, Any]] = [self._store.server(p) for p in self._store.primaries()]
-        except RedisUnavailableError as exc:
-            return StartDelayed(exc.message)
-        for info in infos:
-            if int(info.get("loading", 0)):
-                percent = float(info.get("loading_loaded_perc", 0.0))
-                eta = float(info.get("loading_eta_seconds", 0.0))
-                return StartDelayed("Redis is loading its data", percent, eta)
-        return None

@@ -19,13 +19,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from saltctl.rebuild.events import RebuildReport
-from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
+from saltctl.rebuild.options import RebuildOptions
+from saltctl.rebuild.rebuild import Rebuild
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.scan_parser import PageParser
-from saltctl.stores.redis.registry import RedisRegistry, new_token
+from saltctl.stores.redis.registry import RedisRegistry
 
 PIPELINE = 1000
 """Commands that the careful script sends at once."""
@@ -72,11 +73,7 @@ def rebuild(job: Job) -> Work:
     settings = job.settings
     store, backup = RedisRegistry(settings), BackupTable(settings)
     _ = backup.client
-    options = RebuildOptions()
-    token = new_token()
-    run = Rebuild(
-        store, backup, backup.lease, options, layout=settings.layout, key_prefix=settings.key_prefix, token=token
-    ).run
+    run = Rebuild(settings, store, backup).run
 
     def work() -> int:
         report = None

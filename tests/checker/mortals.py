@@ -24,13 +24,13 @@ from saltctl.detection.service import Service
 from saltctl.errors import SaltctlError
 from saltctl.rebuild.checkpoint import CheckpointFile
 from saltctl.rebuild.events import RebuildReport
-from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
+from saltctl.rebuild.options import RebuildOptions
+from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import RaiseResult, Registry
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.heat.window_sums import WindowSums
-from saltctl.stores.redis.registry import new_token
 from tests.checker.forks import fork, reap
 from tests.checker.roles import Me
 
@@ -174,13 +174,11 @@ def rebuild_job(me: Me, at: At = lambda name: None) -> Rebuild:
     store = WatchedStore(me.parts.store(me.settings), at, ())
     backup = Watched(me.backup, at, ("claim_layout", "commit_write_n"))
     return Rebuild(
-        store,
-        backup,
-        Watched(me.backup.lease, at, ("acquire", "release")),
+        me.settings,
+        cast("Any", store),
+        cast("Any", backup),
         RebuildOptions(segments=2, page_limit=me.plan.page_limit, batch=me.plan.page_limit, checkpoint_every=0.0),
-        layout=me.settings.layout,
-        key_prefix=me.settings.key_prefix,
-        token=new_token(),
+        lease=Watched(me.backup.lease, at, ("acquire", "release")),
         checkpoints=CheckpointFile(me.log.directory / f"{me.log.who}.checkpoint"),
         clock=lambda: LEASE_PACE * time.monotonic(),
         now=lambda: LEASE_PACE * time.time(),

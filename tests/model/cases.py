@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from saltctl.errors import SaltctlError, UnverifiedError
-from saltctl.rebuild.merge_buffer import Filling
+from saltctl.rebuild.merge_buffer import MergeBuffer
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Registry
 from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
@@ -279,16 +280,18 @@ class ChecksNothing(TrustsItsCheckpoint):
 class CheckpointsBeforeMerge(Rebuild):
     """A checkpoint that covers everything that was read, even if it is not merged yet."""
 
-    def _pages(self, filling: Filling) -> Generator[BackupPage, None, None]:
-        for page in super()._pages(filling):
-            filling.merged = filling.read.copy()
+    def _pages(self, buffer: MergeBuffer) -> Generator[BackupPage, None, None]:
+        for page in super()._pages(buffer):
+            buffer.merged = buffer.read.copy()
             yield page
 
 
 class CompletesAtOnce(Rebuild):
     """A rebuild that completes raises as soon as they are merged, as it does if there are very many of them."""
 
-    half_done_kept = -1
+    def __init__(self, *args: Any, **injected: Any) -> None:
+        settings, store, backup, options = args
+        super().__init__(settings, store, backup, replace(options, max_half_done=-1), **injected)
 
 
 class CommitsFirst(ModelBackup):

@@ -15,8 +15,9 @@ from threading import Event
 from typing import Any, Literal, NamedTuple
 
 from saltctl.errors import SaltctlError
-from saltctl.rebuild.checkpoint import Bound, Checkpoint, Primary
-from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
+from saltctl.rebuild.checkpoint import Checkpoint, CheckpointFile, CheckpointScope, Primary
+from saltctl.rebuild.options import RebuildOptions
+from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Lookup, RaiseResult, Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
@@ -286,7 +287,7 @@ class ModelBackup(BackupTable):
         return "table"
 
 
-class ModelCheckpoints:
+class ModelCheckpoints(CheckpointFile):
     """A checkpoint on a disk that survives its process: the token, the replication id, and raises to complete.
 
     The backup has one page, so a checkpoint covers all of it.
@@ -302,7 +303,7 @@ class ModelCheckpoints:
             return None
         token, replication_id, half_done = text.decode().split()
         return Checkpoint(
-            bound=Bound("table", SETTINGS.key_prefix, SETTINGS.layout, 1),
+            scope=CheckpointScope("table", SETTINGS.key_prefix, SETTINGS.layout, 1),
             token=token,
             primaries={"redis:6379": Primary("", replication_id)},
             after={0: None},
@@ -311,7 +312,7 @@ class ModelCheckpoints:
             restored=0,
             skipped=0,
             consumed_rcu=0.0,
-            began=0.0,
+            started=0.0,
             written=0.0,
         )
 
@@ -394,12 +395,11 @@ class Stores:
     def rebuild(self, token: str) -> Rebuild:
         """Create a rebuild without starting it."""
         return self._code.rebuild(
+            SETTINGS,
             self.store,
             self.backup,
-            UncontestedLease(),
             RebuildOptions(segments=1, checkpoint_every=0.0),
-            layout=SETTINGS.layout,
-            key_prefix=SETTINGS.key_prefix,
+            lease=UncontestedLease(),
             token=token,
             checkpoints=self._checkpoints if token == RESUMED else None,
             clock=lambda: 0.0,

@@ -7,11 +7,11 @@ import signal
 from pathlib import Path
 
 from saltctl.rebuild.checkpoint import CheckpointFile
-from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
+from saltctl.rebuild.options import RebuildOptions
+from saltctl.rebuild.rebuild import Rebuild
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
-from saltctl.stores.redis.registry import new_token
 from tests.rebuild.test_rebuild_faults import WatchedRegistry
 
 WARM = "SALTCTL_TEST_WARM"
@@ -33,13 +33,10 @@ def rebuild_until(settings: Settings, checkpoint: Path, number: int, now: float)
     backup = BackupTable(settings)
     store = WatchedRegistry(settings, at)
     rebuild = Rebuild(
+        settings,
         store,
         backup,
-        backup.lease,
         RebuildOptions(segments=1, page_limit=5, batch=1, checkpoint_every=0.0),
-        layout=settings.layout,
-        key_prefix=settings.key_prefix,
-        token=new_token(),
         checkpoints=CheckpointFile(checkpoint),
         now=lambda: now,
     )

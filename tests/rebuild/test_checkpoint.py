@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from saltctl.errors import CheckpointRefusedError
-from saltctl.rebuild.checkpoint import Bound, Checkpoint, CheckpointFile, Primary, encode, state_directory
+from saltctl.rebuild.checkpoint import Checkpoint, CheckpointFile, CheckpointScope, Primary, encode, state_directory
 from saltctl.settings import Settings
 
 CHECKPOINT = Checkpoint(
-    bound=Bound("arn:aws:dynamodb:eu-central-1:1:table/backup 8f3c", "salt", "v1:16384", 4),
+    scope=CheckpointScope("arn:aws:dynamodb:eu-central-1:1:table/backup 8f3c", "salt", "v1:16384", 4),
     token="0123456789abcdef" * 2,
     primaries={"redis.example:6379": Primary("a" * 40, "b" * 40)},
     after={0: "conv_ä", 1: None, 3: "#lease"},
@@ -27,7 +27,7 @@ CHECKPOINT = Checkpoint(
     restored=7,
     skipped=1,
     consumed_rcu=2_000.5,
-    began=1_000.0,
+    started=1_000.0,
     written=1_002.5,
 )
 
@@ -75,7 +75,7 @@ def test_damage_is_noticed(file: CheckpointFile, at: int) -> None:
     text = file.path.read_bytes()
     for damaged in (text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :], text[:at]):
         file.path.write_bytes(damaged)
-        with pytest.raises(CheckpointRefusedError, match="cannot be used: it is damaged") as refused:
+        with pytest.raises(CheckpointRefusedError, match=r"cannot use the checkpoint .*: it is damaged") as refused:
             file.load()
         assert refused.value.exit_code == 6
         assert "--restart" in refused.value.hint
@@ -108,8 +108,8 @@ def _signed(change: Callable[[dict[str, Any]], None]) -> bytes:
         lambda body: body.update(half_done=[["conv"]]),
         lambda body: body.update(primaries={}),
         lambda body: body.update(primaries={"redis": {"run_id": "", "replication_id": "*"}}),
-        lambda body: body["bound"].update(segments="4"),
-        lambda body: body["bound"].pop("table"),
+        lambda body: body["scope"].update(segments="4"),
+        lambda body: body["scope"].pop("table"),
         lambda body: body.update(more=1),
         lambda body: body.pop("written"),
     ],
@@ -145,7 +145,7 @@ def test_somebody_elses_file_is_refused(file: CheckpointFile, tmp_path: Path) ->
     assert not file.path.is_symlink()
     file.remove()
     os.mkfifo(file.path, 0o600)
-    with pytest.raises(CheckpointRefusedError, match="it is no file"):
+    with pytest.raises(CheckpointRefusedError, match="it is not a file"):
         file.load()
     file.path.unlink()
     file.path.mkdir()

@@ -29,14 +29,15 @@ from saltctl.errors import (
 from saltctl.local.servers import LocalRedis
 from saltctl.rebuild.events import Event, RebuildProgress, RebuildReport, RebuildStarted, StartDelayed
 from saltctl.rebuild.lease import LEASE_EXPIRY
-from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
+from saltctl.rebuild.options import RebuildOptions
+from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
 from saltctl.stores.contracts import DamagedEntry, Raise, RebuildSession
 from saltctl.stores.redis.merge_commands import Entry
-from saltctl.stores.redis.registry import FENCE, REBUILD, RedisRegistry, new_token
+from saltctl.stores.redis.registry import FENCE, REBUILD, RedisRegistry
 from tests.stores.conftest import find_engine, plain_client
 from tests.support import Rebuilder
 from tests.support.stubs import AwsStub, refusal
@@ -163,13 +164,10 @@ def job(settings: Settings, backup: BackupTable) -> Iterator[Opener]:
         stores.append(WatchedRegistry(settings, at))
         ticks = count()
         return Rebuild(
+            settings,
             stores[-1],
             from_backup,
-            from_backup.lease,
             RebuildOptions(**({"segments": 1, "page_limit": 7} | options)),
-            layout=settings.layout,
-            key_prefix=settings.key_prefix,
-            token=new_token(),
             clock=clock or (lambda: 10.0 * next(ticks)),
             now=now,
             sleep=sleep,

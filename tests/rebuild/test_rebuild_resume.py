@@ -26,13 +26,14 @@ from saltctl.rebuild.events import (
     RebuildResumed,
 )
 from saltctl.rebuild.lease import LEASE_EXPIRY
-from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
-from saltctl.rebuild.resuming import ResumeMode
+from saltctl.rebuild.options import RebuildOptions
+from saltctl.rebuild.rebuild import Rebuild
+from saltctl.rebuild.resume import ResumeMode
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import Raise
-from saltctl.stores.redis.registry import RedisRegistry, new_token
+from saltctl.stores.redis.registry import RedisRegistry
 from tests.rebuild.killed_rebuild import WARM, rebuild_until
 from tests.rebuild.test_rebuild_faults import ENTRIES, At, WatchedRegistry, put
 from tests.stores.conftest import plain_client
@@ -77,15 +78,12 @@ def job(settings: Settings, filled: BackupTable, file: CheckpointFile) -> Iterat
     def make(at: At = lambda point: None, *, now: Callable[[], float] = time.time, **options: Any) -> Rebuild:
         checkpoints = options.pop("checkpoints", file)
         stores.append(WatchedRegistry(options.pop("settings", settings), at))
-        wanted = {"segments": 1, "page_limit": 5, "batch": 1, "checkpoint_every": 0.0} | options
+        wanted = {"segments": 1, "page_limit": 5, "batch": 1, "checkpoint_every": 0.0, "progress_every": 0.0} | options
         return Rebuild(
+            settings,
             stores[-1],
             filled,
-            filled.lease,
             RebuildOptions(**wanted),
-            layout=settings.layout,
-            key_prefix=settings.key_prefix,
-            token=new_token(),
             checkpoints=checkpoints,
             now=now,
         )
@@ -109,7 +107,6 @@ def interrupt(rebuild: Rebuild, pages: int = 2) -> None:
 @pytest.fixture
 def interrupted(job: Opener, file: CheckpointFile, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
     """The checkpoint of a rebuild that was interrupted half-way."""
-    monkeypatch.setattr("saltctl.rebuild.rebuild.PROGRESS_EVERY", 0.0)
     interrupt(job())
     found = file.load()
     assert found is not None
@@ -236,7 +233,6 @@ def test_only_what_is_left_is_read(interrupted: Checkpoint, job: Opener, filled:
 
 def test_half_done_raises_survive_the_break(backup: BackupTable, job: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are on the checkpoint: their page will not be read again."""
-    monkeypatch.setattr("saltctl.rebuild.rebuild.PROGRESS_EVERY", 0.0)
     for conversation_id, n in ENTRIES.items():
         backup.raise_max_n(conversation_id, Raise(2 * n, "2024-05-01T12:00:00Z", "somebody", ""))
     interrupt(job(), pages=3)
@@ -290,7 +286,7 @@ def test_a_checkpoint_that_does_not_hold_is_refused_with_the_reason(
         case "segments":
             options = {"segments": 2}
         case "table":
-            file.save(replace(interrupted, bound=replace(interrupted.bound, table="arn other")))
+            file.save(replace(interrupted, scope=replace(interrupted.scope, table="arn other")))
         case "damage":
             file.path.write_bytes(file.path.read_bytes()[:-9])
     before = store.verified()
@@ -333,9 +329,7 @@ def test_two_machines_at_once(
     job: Opener, store: RedisRegistry, file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One is silent so long that another one takes over and verifies: the first one fails, with its checkpoint."""
-    monkeypatch.setattr("saltctl.rebuild.rebuild.PROGRESS_EVERY", 0.0)
-    monkeypatch.setattr("saltctl.rebuild.lease.LEASE_BEAT", 1e9)
-    first = job().run()
+    first = job(heartbeat_every=1e9).run()
     while not isinstance(next(first), RebuildProgress):
         pass
     later = time.time() + 2 * LEASE_EXPIRY

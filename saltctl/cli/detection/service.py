@@ -116,26 +116,18 @@ def _build_service(
     from saltctl.detection.detector import Counters, Detector
     from saltctl.detection.fence_watcher import FenceWatcher
     from saltctl.detection.service import DrainDeadline, Service
-    from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
+    from saltctl.rebuild.rebuild import Rebuild
     from saltctl.stores.heat.dead_letters import DeadLetters
     from saltctl.stores.heat.service_state import ServiceState
     from saltctl.stores.heat.stream import HeatStream
     from saltctl.stores.heat.window_sums import WindowSums
-    from saltctl.stores.redis.registry import new_token
 
     settings, store, backup = session.settings, session.store, session.backup
     counters, stream, state = Counters(), HeatStream(settings), ServiceState(settings)
     sums, letters, deadline = WindowSums(settings), DeadLetters(settings), DrainDeadline(stop)
 
     def new_rebuild() -> Rebuild:
-        layout, prefix = settings.layout, settings.key_prefix
-        return Rebuild(
-            *(store, backup, backup.lease, RebuildOptions()),
-            layout=layout,
-            key_prefix=prefix,
-            token=new_token(),
-            notes=state,
-        )
+        return Rebuild(settings, store, backup, notes=state)
 
     detector = Detector(sums, session.registry, letters, settings, counters=counters, should_stop=deadline)
     fence_watcher = FenceWatcher(store, settings.buckets, new_rebuild, counters=counters, stop=stop)

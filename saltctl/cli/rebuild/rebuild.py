@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,14 +23,14 @@ from saltctl.cli.session import (
     session_of,
 )
 from saltctl.cli.signals import deadline
-from saltctl.errors import CheckpointRefusedError, ExitCode, UnavailableError, UsageError
+from saltctl.errors import CheckpointRefusedError, ExitCode, UsageError
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
     from saltctl.rebuild.checkpoint import CheckpointFile
-    from saltctl.rebuild.events import Event
-    from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
-    from saltctl.rebuild.resuming import ResumeMode
+    from saltctl.rebuild.events import RebuildReport
+    from saltctl.rebuild.options import RebuildOptions
+    from saltctl.rebuild.resume import ResumeMode
 
 
 def add_to(app: typer.Typer) -> None:
@@ -41,16 +42,16 @@ def rebuild(
     context: typer.Context,
     segments: Annotated[int, typer.Option("--segments", help="Parallel scans of the backup table.")] = 4,
     wait_redis: Annotated[float, duration_option("--wait-redis", "Wait for a Redis that is down or loading.")] = 0.0,
-    lock_wait: Annotated[float, duration_option("--lock-wait", "Wait for a rebuild that is under way.")] = 0.0,
+    lock_wait: Annotated[float, duration_option("--lock-wait", "Wait for a rebuild that is in progress.")] = 0.0,
     max_rcu: Annotated[
         float | None,
-        typer.Option("--max-rcu", metavar="UNITS", help="Read capacity units a second at most.", show_default=False),
+        typer.Option("--max-rcu", metavar="UNITS", help="Maximum read capacity units a second.", show_default=False),
     ] = None,
     if_needed: Annotated[
-        bool, typer.Option("--if-needed", help="Do nothing where every primary is verified already.")
+        bool, typer.Option("--if-needed", help="Do nothing if every primary is verified already.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint, or fail.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever checkpoint there is.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint, or fail.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Start over, even if there is a checkpoint.")] = False,
     timeout: TimeoutOption = 0.0,
     cron: CronOption = False,
     metrics_file: MetricsFileOption = None,
@@ -60,11 +61,11 @@ def rebuild(
 ) -> None:
     """Rebuild Redis from the backup, and let it answer lookups again.
 
-    Merges every entry of the backup table into Redis, never lowering one, then verifies every primary. It
-    disturbs nobody: raises and lookups go on meanwhile. Safe to run at any time, twice, and to interrupt.
-    A rebuild that ended before its time is offered to be gone on with on a terminal, and is gone on with
-    elsewhere, where Redis proves that all it merged still stands. --dry-run first says what reading costs,
-    and then reads: it counts what is missing, and changes nothing.
+    Merges every entry of the backup table into Redis, never lowering one, then verifies every primary.
+    Raises and lookups continue meanwhile. Safe to run at any time, twice, and to interrupt.
+    Prompts to resume an interrupted rebuild; resumes automatically when not on a terminal, if Redis proves
+    that everything merged so far is still there. --dry-run prints the cost of reading the backup, then
+    reads it and counts the missing entries; it changes nothing.
 
     \b
     Examples:
@@ -74,89 +75,58 @@ def rebuild(
       saltctl rebuild --if-needed
     """
     from saltctl.rebuild.checkpoint import CheckpointFile
-    from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
-    from saltctl.stores.heat.service_state import ServiceState
-    from saltctl.stores.redis.registry import new_token
+    from saltctl.rebuild.options import RebuildOptions
 
     session = session_of(context)
-    with track_job("rebuild", session, cron=cron, metrics_file=metrics_file) as run:
-        settings = session.settings
-        settings.require_redis_url()
-        checkpoints = CheckpointFile.of(settings)
+    with track_job("rebuild", session, cron=cron, metrics_file=metrics_file) as job:
+        session.settings.require_redis_url()
+        checkpoints = CheckpointFile.of(session.settings)
+        mode = _resume_mode(session, checkpoints, resume=resume, restart=restart, ask=not dry_run and not cron)
         options = RebuildOptions(
             segments=segments,
             wait_redis=wait_redis,
             lock_wait=lock_wait,
             dry_run=dry_run,
+            if_needed=if_needed,
             max_rcu=max_rcu,
-            resume=_how_to_resume(session, checkpoints, resume=resume, restart=restart, ask=not dry_run and not cron),
+            resume=mode,
         )
         if not dry_run:
             session.require_consent("Rebuild Redis?", yes=True, confirm=confirm, irreversible=False)
-        job = Rebuild(
-            session.store,
-            session.backup,
-            session.backup.lease,
-            options,
-            layout=settings.layout,
-            key_prefix=settings.key_prefix,
-            token=new_token(),
-            checkpoints=checkpoints,
-            notes=ServiceState(settings),
-        )
-        watched = _Watched(_unless_verified(session, job, options) if if_needed else job.run())
-        with deadline(timeout), _naming(checkpoints, quiet=cron or dry_run):
-            session.backup.check_table()
-            report = show_rebuild(watched.events(), quiet=cron)
-        changed = bool(report.restored or report.committed or watched.verified_now) and not dry_run
-        run.done(asdict(report), happened=changed or report.skipped > 0)
+        with deadline(timeout), _resume_hint(checkpoints, quiet=cron or dry_run):
+            report = _run(session, options, checkpoints, quiet=cron)
+        changed = not dry_run and bool(report.restored or report.committed or not report.verified_before)
+        job.done(asdict(report), happened=changed or report.skipped > 0)
         if not cron or output is not None:
-            print_result(
-                asdict(report), output, columns=COLUMNS, human_view=lambda screen: print_report(screen, report)
-            )
+            view = partial(print_report, report=report)
+            print_result(asdict(report), output, columns=COLUMNS, human_view=view)
         if report.skipped:
             if not cron:
                 warn(f"{report.skipped} damaged items of the backup were skipped; they are named above")
             raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def _unless_verified(session: Session, job: Rebuild, options: RebuildOptions) -> Generator[Event, None, None]:
-    """The rebuild; or, where Redis needs none, the report of one that had nothing to do and read nothing."""
-    from saltctl.rebuild.events import RebuildReport
+def _run(session: Session, options: RebuildOptions, checkpoints: CheckpointFile, *, quiet: bool) -> RebuildReport:
+    from saltctl.rebuild.rebuild import Rebuild
+    from saltctl.stores.heat.service_state import ServiceState
 
-    try:
-        verified = session.store.verified()
-    except UnavailableError:
-        verified = {}  # the rebuild waits for Redis, or says what is wrong with it
-    if not verified or not all(verified.values()):
-        yield from job.run()
-        return
-    yield RebuildReport(
-        entries=0,
-        restored=0,
-        unchanged=0,
-        skipped=0,
-        seconds=0.0,
-        entries_per_second=0.0,
-        consumed_rcu=0.0,
-        segments=options.segments,
-        primaries=len(verified),
-        verified=True,
-        resumed=False,
-        dry_run=options.dry_run,
-        committed=0,
+    settings = session.settings
+    session.backup.check_table()
+    job = Rebuild(
+        settings, session.store, session.backup, options, checkpoints=checkpoints, notes=ServiceState(settings)
     )
+    return show_rebuild(job.run(), quiet=quiet)
 
 
-def _how_to_resume(
+def _resume_mode(
     session: Session, checkpoints: CheckpointFile, *, resume: bool, restart: bool, ask: bool
 ) -> ResumeMode:
-    """What the options say; else what somebody at the terminal says of a checkpoint; else where it holds.
+    """Return the mode that the options choose; without an option ask on a terminal, and elsewhere resume if possible.
 
-    Nobody is asked elsewhere: a rebuild from cron neither waits for an answer nor fails because of what another
-    one left, and one that --timeout ends again and again gets to its end all the same.
+    A rebuild from cron must neither wait for an answer nor fail because of an old checkpoint. One that --timeout
+    interrupts again and again still completes.
     """
-    from saltctl.rebuild.resuming import ResumeMode
+    from saltctl.rebuild.resume import ResumeMode
 
     if resume and restart:
         raise UsageError("--resume and --restart exclude each other", hint="give one of them, or neither")
@@ -165,38 +135,22 @@ def _how_to_resume(
     try:
         checkpoint = checkpoints.load() if ask else None
     except CheckpointRefusedError:
-        checkpoint = None  # the rebuild says so itself, once it has the lease
+        checkpoint = None  # the rebuild reports it after it has acquired the lease
     if checkpoint is None:
         return ResumeMode.IF_VALID
-    ended = f"A rebuild ended at {iso_utc(checkpoint.written, 'seconds')} after {checkpoint.entries:,} entries"
-    goes_on = session.ask_default_yes(f"{ended} ({checkpoints.path}). Go on from there?")
-    return ResumeMode.IF_VALID if goes_on else ResumeMode.NEVER
+    ended = (
+        f"A rebuild was interrupted at {iso_utc(checkpoint.written, 'seconds')} after {checkpoint.entries:,} entries"
+    )
+    confirmed = session.ask_default_yes(f"{ended} ({checkpoints.path}). Resume it?")
+    return ResumeMode.IF_VALID if confirmed else ResumeMode.NEVER
 
 
 @contextmanager
-def _naming(checkpoints: CheckpointFile, *, quiet: bool) -> Iterator[None]:
-    """Where the block ends before its time, name the command that goes on from the checkpoint, if there is one."""
+def _resume_hint(checkpoints: CheckpointFile, *, quiet: bool) -> Iterator[None]:
+    """Name the command that resumes the rebuild if the block fails and a checkpoint is kept."""
     try:
         yield
     except BaseException:
         if not quiet and checkpoints.path.exists():
-            note("a checkpoint is kept; to go on from it: saltctl rebuild --resume")
+            note("a checkpoint is kept; to resume from it: saltctl rebuild --resume")
         raise
-
-
-class _Watched:
-    """The events of a rebuild, and whether it found Redis unverified."""
-
-    def __init__(self, events: Generator[Event, None, None]) -> None:
-        self._events = events
-        self.verified_now = False
-
-    def events(self) -> Generator[Event, None, None]:
-        """The same events; closing this closes them."""
-        from saltctl.rebuild.events import RebuildStarted
-
-        with closing(self._events) as events:
-            for event in events:
-                if isinstance(event, RebuildStarted):
-                    self.verified_now = not event.verified_before
-                yield event

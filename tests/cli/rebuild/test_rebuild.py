@@ -11,13 +11,14 @@ import pytest
 from saltctl.local.servers import LocalRedis
 from saltctl.rebuild.checkpoint import CheckpointFile
 from saltctl.rebuild.events import RebuildProgress
-from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
+from saltctl.rebuild.options import RebuildOptions
+from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings, load_settings
 from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import Raise
-from saltctl.stores.redis.registry import RedisRegistry, new_token
+from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import Runner
 from tests.cli.test_process import on_a_terminal
 
@@ -137,19 +138,15 @@ def interrupted(
 ) -> CheckpointFile:
     """The checkpoint of a rebuild of twenty conversations that ended in the middle, where the command line looks."""
     monkeypatch.setenv("SALTCTL_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr("saltctl.rebuild.rebuild.PROGRESS_EVERY", 0.0)
     for number in range(20):
         backup.raise_max_n(f"conv_{number}", Raise(4, "2026-01-01T00:00:00Z", "x", ""))
         backup.commit_write_n(f"conv_{number}", 4)
     kept = CheckpointFile.of(load_settings())
     job = Rebuild(
+        configured,
         store,
         backup,
-        backup.lease,
-        RebuildOptions(page_limit=3, batch=1, checkpoint_every=0.0),
-        layout=configured.layout,
-        key_prefix=configured.key_prefix,
-        token=new_token(),
+        RebuildOptions(page_limit=3, batch=1, checkpoint_every=0.0, progress_every=0.0),
         checkpoints=kept,
     )
     running = job.run()
@@ -197,7 +194,7 @@ def test_resume_without_a_checkpoint_that_holds_is_refused(
 @pytest.mark.parametrize(("answer", "resumed"), [("y\n", "yes"), ("n\n", "no")])
 def test_on_a_terminal_a_checkpoint_is_offered_by_name(interrupted: CheckpointFile, answer: str, resumed: str) -> None:
     """With its file, its time and how far it is; either answer ends in a verified Redis."""
-    code, shown = on_a_terminal("rebuild", typed=answer, prompt=b"Go on from there?")
+    code, shown = on_a_terminal("rebuild", typed=answer, prompt=b"Resume it?")
     assert code == 0
     shown = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert str(interrupted.path) in shown.replace("\r\n", "")

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from saltctl.rebuild.rebuild import Rebuild, RebuildOptions
+from saltctl.rebuild.options import RebuildOptions
+from saltctl.rebuild.rebuild import Rebuild
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.service_state import KEPT_RAISES, ServiceState, Verification
-from saltctl.stores.redis.registry import RedisRegistry, new_token
+from saltctl.stores.redis.registry import RedisRegistry
 
 AT = "2026-07-01T08:00:00.000Z"
 
@@ -28,16 +29,11 @@ def test_a_rebuild_leaves_a_note_of_whom_it_verified(
     settings: Settings, store: RedisRegistry, backup: BackupTable, state: ServiceState, admin: Any
 ) -> None:
     """The note has the time that was handed in, and the replication id that the primary has."""
-    layout, prefix = settings.layout, settings.key_prefix
-    options = RebuildOptions(segments=1)
     job = Rebuild(
+        settings,
         store,
         backup,
-        backup.lease,
-        options,
-        layout=layout,
-        key_prefix=prefix,
-        token=new_token(),
+        RebuildOptions(segments=1),
         notes=state,
         now=lambda: 1000.5,
     )

@@ -18,7 +18,7 @@ from saltctl.health.doctor import run_checks, select_checks
 from saltctl.health.facts import Facts
 from saltctl.local.servers import LocalMoto
 from saltctl.rebuild.events import RebuildProgress
-from saltctl.rebuild.rebuild import RebuildOptions
+from saltctl.rebuild.options import RebuildOptions
 from saltctl.registry.compare import Comparison, ComparisonOptions, result_of
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings

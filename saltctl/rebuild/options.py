@@ -1,0 +1,44 @@
+"""Options of a rebuild."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from saltctl.errors import UsageError
+from saltctl.rebuild.lease import HEARTBEAT_SECONDS
+from saltctl.rebuild.resume import ResumeMode
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildOptions:
+    """Options of a rebuild. Durations are in seconds; a wait of 0 means not to wait.
+
+    ``max_rcu`` limits the read capacity units a second; None does not limit them. ``if_needed`` does nothing if every
+    primary is verified already. ``batch`` is the number of entries that are merged at once, and determines the memory
+    that is needed. If most entries are in Redis already, a batch four times as large costs the server a fifth less
+    (see stores/redis/merge_commands.py).
+    A rebuild that dies loses at most ``checkpoint_every`` seconds of work. ``max_half_done`` half-done raises are kept
+    in memory until the end. More are completed as soon as they are merged, as a raise itself would do, so that memory
+    stays bounded even if every raise of the last hour is half done.
+    """
+
+    segments: int = 4
+    wait_redis: float = 0.0
+    lock_wait: float = 0.0
+    dry_run: bool = False
+    if_needed: bool = False
+    page_limit: int | None = None
+    max_rcu: float | None = None
+    resume: ResumeMode = ResumeMode.IF_VALID
+    batch: int = 8_192
+    max_half_done: int = 10_000
+    checkpoint_every: float = 2.0
+    heartbeat_every: float = HEARTBEAT_SECONDS
+    progress_every: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse values that DynamoDB would refuse."""
+        if not 1 <= self.segments <= 1_000_000:
+            raise UsageError(f"segments must be from 1 to 1,000,000, not {self.segments}", hint="--segments 4")
+        if self.max_rcu is not None and not 1 <= self.max_rcu <= 1e9:
+            raise UsageError(f"max-rcu must be at least 1, not {self.max_rcu:g}", hint="--max-rcu 500")
