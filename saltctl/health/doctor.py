@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 
@@ -17,7 +17,7 @@ from saltctl.errors import (
 )
 from saltctl.health.checks import access, dynamodb, redis, registry, stream
 from saltctl.health.facts import Facts
-from saltctl.health.findings import CheckResult, Finding, fail, skip
+from saltctl.health.findings import Finding, fail, skip
 from saltctl.health.parallel import call_in_parallel
 
 TIMEOUT_SECONDS = 10.0
@@ -95,13 +95,13 @@ def _group(check: Check) -> str:
 
 def run_checks(
     facts: Facts, checks: Sequence[Check] = CHECKS, *, timeout: float = TIMEOUT_SECONDS
-) -> Iterator[CheckResult]:
-    """Run the checks in parallel, and yield their results in the given order."""
+) -> Iterator[Finding]:
+    """Run the checks in parallel, and yield their findings in the given order."""
     answers = dict(call_in_parallel({check.name: partial(check.run, facts) for check in checks}, timeout))
     for check in checks:
         answer = answers[check.name]
         finding = _error_finding(check, answer, answers, facts) if isinstance(answer, Exception) else answer
-        yield CheckResult(check.name, finding.status, finding.detail, finding.fix, finding.measures)
+        yield replace(finding, check=check.name)
 
 
 def _error_finding(check: Check, exc: Exception, selected: Iterable[str], facts: Facts) -> Finding:
@@ -131,11 +131,9 @@ def _reporter(check: Check, exc: Exception) -> str:
     return check.depends_on or check.name
 
 
-def settings_error_results(problem: ConfigurationError, checks: Sequence[Check] = CHECKS) -> Iterator[CheckResult]:
-    """Yield the results of all checks if the settings cannot be read."""
+def settings_error_findings(problem: ConfigurationError, checks: Sequence[Check] = CHECKS) -> Iterator[Finding]:
+    """Yield the findings of all checks if the settings cannot be read."""
+    fix = problem.hint if problem.hint.startswith("saltctl ") else "saltctl config path"
     for check in checks:
-        if check.name == "settings":
-            fix = problem.hint if problem.hint.startswith("saltctl ") else "saltctl config path"
-            yield CheckResult(check.name, "fail", problem.message, fix, {})
-        else:
-            yield CheckResult(check.name, "skip", "see settings", "", {})
+        finding = fail(problem.message, fix) if check.name == "settings" else skip("see settings")
+        yield replace(finding, check=check.name)

@@ -14,23 +14,17 @@ SKEW_WARN, SKEW_FAIL = 5.0, 60.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Result of a check. ``fix`` is a shell command, or empty. ``measures`` are numbers for monitoring."""
+    """Result of a check.
+
+    ``fix`` is a shell command, or empty. ``measures`` are numbers for monitoring. ``check`` is the check's name, and
+    empty until the doctor sets it.
+    """
 
     status: Status
     detail: str
     fix: str = ""
     measures: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """A finding with the name of its check."""
-
-    name: str
-    status: Status
-    detail: str
-    fix: str
-    measures: Mapping[str, float]
+    check: str = ""
 
 
 def ok(detail: str, **measures: float) -> Finding:

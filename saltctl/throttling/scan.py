@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from saltctl.errors import ConfigurationError, SaltctlError
-from saltctl.stores.contracts import Contributors, MetricSeries, MetricsStore
-from saltctl.throttling.analysis import CAUSES, ThrottleAnalysis, analyse, metric_keys
+from saltctl.stores.contracts import Contributors, MetricKey, MetricSeries, MetricsStore
+from saltctl.throttling.analysis import CAUSES, Spike, ThrottleAnalysis, analyse, metric_keys
 from saltctl.throttling.diagnosis import Diagnosis, HotKey, ServiceStatus, diagnose, hot_keys
 from saltctl.throttling.time_range import TimeRange, time_range
 from saltctl.times import iso_utc
@@ -142,7 +142,7 @@ def as_record(result: ScanResult) -> dict[str, Any]:
         "causes": dict.fromkeys(CAUSES) if found is None else dict(found.causes),
         "indexes": {} if found is None else dict(found.index_events),
         "series": [] if found is None else [_series_record(one) for one in found.series if one.points],
-        "spikes": [] if found is None else _spike_records(found),
+        "spikes": [] if found is None else [_spike_record(spike) for spike in found.spikes],
         "keys": [asdict(key) for key in result.keys],
         "insights": result.insights.status,
         "service": {"verdict": result.service.verdict, "lag": result.service.lag, "alive": result.service.alive},
@@ -155,9 +155,7 @@ def as_record(result: ScanResult) -> dict[str, Any]:
 def _series_record(series: MetricSeries) -> dict[str, Any]:
     at, peak = max(series.points, key=lambda point: point[1])
     return {
-        "metric": series.key.metric,
-        "index": series.key.index,
-        "operation": series.key.operation,
+        **_key_record(series.key),
         "sum": sum(value for _, value in series.points),
         "peak": peak,
         "peak_at": _iso(at),
@@ -165,18 +163,12 @@ def _series_record(series: MetricSeries) -> dict[str, Any]:
     }
 
 
-def _spike_records(found: ThrottleAnalysis) -> list[dict[str, Any]]:
-    return [
-        {
-            "metric": spike.key.metric,
-            "index": spike.key.index,
-            "operation": spike.key.operation,
-            "at": _iso(spike.at),
-            "events": spike.events,
-            "usual": spike.typical,
-        }
-        for spike in found.spikes
-    ]
+def _spike_record(spike: Spike) -> dict[str, Any]:
+    return {**_key_record(spike.key), "at": _iso(spike.at), "events": spike.events, "usual": spike.typical}
+
+
+def _key_record(key: MetricKey) -> dict[str, str | None]:
+    return {"metric": key.metric, "index": key.index, "operation": key.operation}
 
 
 def _iso(seconds: float) -> str:

@@ -43,7 +43,7 @@ def test_a_broken_check_does_not_stop_the_others() -> None:
         Check("fine", lambda _: ok("fine")),
     ]
     try:
-        found = {result.name: result for result in run_checks(FakeFacts({}), checks, timeout=1.0)}
+        found = {result.check: result for result in run_checks(FakeFacts({}), checks, timeout=1.0)}
     finally:
         forever.set()
     assert list(found) == [check.name for check in checks]

@@ -14,7 +14,7 @@ from saltctl.cli.session import OutputOption, Session, session_of
 from saltctl.errors import ConfigurationError, ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from saltctl.health.findings import CheckResult
+    from saltctl.health.findings import Finding
 
 COLUMNS = columns_of("name status detail fix", name="check")
 
@@ -58,21 +58,21 @@ def doctor(
 
     if form is not None and output is not None:
         raise UsageError("--format and --output cannot be used together", hint="saltctl doctor --format nagios")
-    results = _run(session_of(context), only or [])
-    failed = any(result.status == "fail" for result in results)
+    findings = _run(session_of(context), only or [])
+    failed = any(finding.status == "fail" for finding in findings)
     if form is Monitoring.nagios:
-        sys.stdout.write(monitoring.nagios(results))
-        raise typer.Exit(monitoring.nagios_code(results))
+        sys.stdout.write(monitoring.nagios(findings))
+        raise typer.Exit(monitoring.nagios_code(findings))
     if form is Monitoring.prometheus:
-        sys.stdout.write(monitoring.prometheus(results))
+        sys.stdout.write(monitoring.prometheus(findings))
     else:
-        _print(results, output)
+        _print(findings, output)
     if failed:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
-def _run(session: Session, only: list[str]) -> list[CheckResult]:
-    from saltctl.health.doctor import run_checks, select_checks, settings_error_results
+def _run(session: Session, only: list[str]) -> list[Finding]:
+    from saltctl.health.doctor import run_checks, select_checks, settings_error_findings
     from saltctl.health.facts import Facts
     from saltctl.health.fix_commands import FixCommands
     from saltctl.settings import config_path
@@ -81,23 +81,23 @@ def _run(session: Session, only: list[str]) -> list[CheckResult]:
     try:
         settings = session.settings
     except ConfigurationError as exc:
-        return list(settings_error_results(exc, checks))
+        return list(settings_error_findings(exc, checks))
     facts = Facts(
         settings, FixCommands(settings, session.root_options), config_file=config_path(os.environ, session.config)
     )
     return list(run_checks(facts, checks))
 
 
-def _print(results: list[CheckResult], output: OutputFormat | None) -> None:
+def _print(findings: list[Finding], output: OutputFormat | None) -> None:
     from saltctl.cli.health import doctor_view
 
     rows = [
-        {"name": result.name, "status": result.status, "detail": result.detail, "fix": result.fix or None}
-        for result in results
+        {"name": finding.check, "status": finding.status, "detail": finding.detail, "fix": finding.fix or None}
+        for finding in findings
     ]
     chosen = resolve_format(output)
     if chosen in (OutputFormat.jsonl, OutputFormat.tsv):
         print_result(rows, chosen, columns=COLUMNS)
         return
-    document = {"ok": not any(result.status == "fail" for result in results), "checks": rows}
-    print_result(document, chosen, columns=(), human_view=lambda screen: doctor_view.draw(screen, results))
+    document = {"ok": not any(finding.status == "fail" for finding in findings), "checks": rows}
+    print_result(document, chosen, columns=(), human_view=lambda screen: doctor_view.draw(screen, findings))

@@ -12,14 +12,14 @@ from saltctl.cli.text import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from saltctl.health.findings import CheckResult
+    from saltctl.health.findings import Finding
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 _WORD = re.compile(r"""(?:[^\s"']|"(?:[^"\\]|\\.)*"|'[^']*')+""")
 """A word of a shell command; a space inside quotes does not end it."""
 
 
-def draw(screen: Console, results: Sequence[CheckResult]) -> None:
+def draw(screen: Console, findings: Sequence[Finding]) -> None:
     """Print a line for each check, and the commands that fix the problems."""
     from rich.table import Table
     from rich.text import Text
@@ -28,19 +28,19 @@ def draw(screen: Console, results: Sequence[CheckResult]) -> None:
     for _ in range(2):
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for result in results:
-        style = _STYLES[result.status]
-        detail = Text(printable(result.detail), style="dim" if result.status == "skip" else "")
-        table.add_row(Text(result.status, style=style), Text(result.name), detail)
+    for finding in findings:
+        style = _STYLES[finding.status]
+        detail = Text(printable(finding.detail), style="dim" if finding.status == "skip" else "")
+        table.add_row(Text(finding.status, style=style), Text(finding.check), detail)
     screen.print(table)
-    for result in results:
-        if result.fix:
+    for finding in findings:
+        if finding.fix:
             screen.print()
-            screen.print(Text(f"To fix {result.name}:", style=_STYLES[result.status]))
-            for line in pasteable(printable(result.fix), screen.width - 2):
+            screen.print(Text(f"To fix {finding.check}:", style=_STYLES[finding.status]))
+            for line in pasteable(printable(finding.fix), screen.width - 2):
                 screen.print(Text(f"  {line}"), soft_wrap=True)
     screen.print()
-    screen.print(Text(summary(results)))
+    screen.print(Text(summary(findings)))
 
 
 def pasteable(command: str, width: int) -> list[str]:

@@ -29,12 +29,10 @@ def _settings(facts: Facts) -> Iterable[Finding]:
     yield ok(f"{context}; {set_by or 'nothing set'}, {origins['default']} by default")
     if not settings.redis_url:
         yield fail("redis_url is not set", facts.fix_commands.export(SALTCTL_REDIS_URL="redis://127.0.0.1:6379/0"))
-    secrets = []
-    if settings.redis_password_file is not None:
-        secrets.append(settings.redis_password_file)
+    secret_files = [settings.redis_password_file]
     if settings.origins.get("redis_url", "").startswith("context") and has_password(settings.redis_url or ""):
-        secrets += [] if facts.config_file is None else [facts.config_file]
-    for file in secrets:
+        secret_files.append(facts.config_file)
+    for file in filter(None, secret_files):
         yield from _readable_by_others(file)
 
 

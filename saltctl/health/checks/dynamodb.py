@@ -44,6 +44,11 @@ def _unreachable(facts: Facts, exc: SaltctlError) -> Finding:
     return fail(exc.message, facts.fix_commands.saltctl("config", "show"))
 
 
+def _update_backup_table(facts: Facts, *options: str) -> str:
+    table = facts.settings.backup_table
+    return facts.fix_commands.aws("dynamodb", "update-table", "--table-name", table, *options)
+
+
 def backup_recovery(facts: Facts) -> Finding:
     """The backup table can be restored to a point in time."""
     name = facts.settings.backup_table
@@ -66,7 +71,7 @@ def backup_protection(facts: Facts) -> Finding:
         return ok("deletion protection is on")
     return warn(
         f"table {name!r} can be deleted by mistake: deletion protection is off",
-        facts.fix_commands.aws("dynamodb", "update-table", "--table-name", name, "--deletion-protection-enabled"),
+        _update_backup_table(facts, "--deletion-protection-enabled"),
     )
 
 
@@ -80,7 +85,7 @@ def backup_billing(facts: Facts) -> Finding:
     return warn(
         f"table {name!r} has a provisioned capacity of {capacity.get('ReadCapacityUnits', 0):,} RCU and "
         f"{capacity.get('WriteCapacityUnits', 0):,} WCU: when Redis is down, every lookup reads this table",
-        facts.fix_commands.aws("dynamodb", "update-table", "--table-name", name, "--billing-mode", "PAY_PER_REQUEST"),
+        _update_backup_table(facts, "--billing-mode", "PAY_PER_REQUEST"),
     )
 
 
@@ -98,9 +103,7 @@ def backup_replication(facts: Facts) -> Finding:
     return fail(
         f"table {name!r} is a global table with eventual consistency ({', '.join(replicas)}): conditional "
         "writes see one Region only, so max_n can go down and histories can miss messages",
-        facts.fix_commands.aws(
-            "dynamodb", "update-table", "--table-name", name, "--replica-updates", json.dumps(deletions)
-        ),
+        _update_backup_table(facts, "--replica-updates", json.dumps(deletions)),
     )
 
 

@@ -378,7 +378,7 @@ def test_doctor_asks_every_primary(cluster: LocalCluster, settings: Settings, ra
     checks = select_checks(
         ["redis-reachable", "redis-role", "redis-verified", "redis-min-replicas", "backup-layout", "drift"]
     )
-    statuses = {result.name: result.status for result in run_checks(facts, checks)}
+    statuses = {result.check: result.status for result in run_checks(facts, checks)}
     assert statuses.pop("redis-min-replicas") in ("ok", "warn")
     assert set(statuses.values()) == {"ok"}
     forgetful = facts.registry_counts[1].primary
