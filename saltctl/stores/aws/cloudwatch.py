@@ -68,48 +68,47 @@ class CloudWatchMetrics:
             "ScanBy": "TimestampAscending",
             "MaxDatapoints": MAX_POINTS,
         }
-        while True:
-            with aws_errors(_SERVICE):
-                response = self.client.get_metric_data(**request)
-            for result in response.get("MetricDataResults", ()):
-                _check_status(result)
-                # The points of a series may arrive in several pages: each page adds to them.
-                points[int(result["Id"][1:])].update(
-                    (int(at.timestamp()), float(value))
-                    for at, value in zip(result["Timestamps"], result["Values"], strict=True)
-                )
-            token = response.get("NextToken")
-            if not token:
-                return
-            request["NextToken"] = token
+        with aws_errors(_SERVICE):
+            for page in self.client.get_paginator("get_metric_data").paginate(**request):
+                for result in page.get("MetricDataResults", ()):
+                    _check_status(result)
+                    # The points of a series may arrive in several pages: each page adds to them.
+                    times = (int(at.timestamp()) for at in result["Timestamps"])
+                    points[int(result["Id"][1:])].update(zip(times, map(float, result["Values"]), strict=True))
 
     # Contributor Insights.
 
     def contributors(self, table: str, start: int, end: int) -> Contributors:
         """Read the most throttled partition keys."""
-        import botocore.exceptions as driver
-
         try:
-            with aws_errors(f"{table!r}"):
-                try:
-                    # One attempt: a scan can do without it, and an emulator that lacks it answers 500.
-                    dynamodb = self._given_dynamodb or create_client(self._settings, "dynamodb", attempts=1)
-                    about = dynamodb.describe_contributor_insights(TableName=table)
-                except (driver.ClientError, driver.ParamValidationError) as exc:
-                    if error_code(exc) in ("UnknownOperationException", "500", "501"):
-                        return Contributors("unsupported", ())
-                    raise
-            status = str(about.get("ContributorInsightsStatus", "DISABLED"))
-            if status != "ENABLED":
+            insights = self._insights(table)
+            if insights is None:
+                return Contributors("unsupported", ())
+            if insights.get("ContributorInsightsStatus") != "ENABLED":
                 return Contributors("disabled", ())
             throttled: dict[str, float] = {}
-            for rule in about.get("ContributorInsightsRuleList", ()):
+            for rule in insights.get("ContributorInsightsRuleList", ()):
                 if "-PKT-" in rule:  # the throttled partition keys; PKC are the most accessed ones
                     for key, count in self._report(rule, start, end):
                         throttled[key] = throttled.get(key, 0.0) + count
         except SaltctlError as exc:
             return Contributors("failed", (), exc.message)
         return Contributors("enabled", tuple(sorted(throttled.items(), key=lambda item: (-item[1], item[0]))))
+
+    def _insights(self, table: str) -> dict[str, Any] | None:
+        """Describe Contributor Insights; None if the endpoint does not support them."""
+        import botocore.exceptions as driver
+
+        with aws_errors(f"{table!r}"):
+            try:
+                # One attempt: a scan can do without it, and an emulator that lacks it answers 500.
+                dynamodb = self._given_dynamodb or create_client(self._settings, "dynamodb", attempts=1)
+                found: dict[str, Any] = dynamodb.describe_contributor_insights(TableName=table)
+            except (driver.ClientError, driver.ParamValidationError) as exc:
+                if error_code(exc) in ("UnknownOperationException", "500", "501"):
+                    return None
+                raise
+        return found
 
     def _report(self, rule: str, start: int, end: int) -> Iterator[tuple[str, float]]:
         with aws_errors(_SERVICE):
