@@ -24,8 +24,8 @@ from tests.checker.proxy import Proxy
 from tests.checker.schedule import SIDES, Event, Fault, Side
 from tests.stores.conftest import PROMPT_REPLICATION, plain_client
 from tests.support import rebuild_job
+from tests.support.aws_stub import Answer, AwsStub, refusal
 from tests.support.dynamodb_local import DynamoLocal
-from tests.support.stubs import Answer, AwsStub, refusal
 
 BUCKETS = 16
 REPLICATED_WITHIN = 5.0

@@ -26,7 +26,7 @@ from saltctl.throttling.alarms import owned_alarms
 from tests.cli.commands import COMMANDS
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
-from tests.support.stubs import (
+from tests.support.aws_stub import (
     GARBAGE,
     HANG_UP,
     REASONS,

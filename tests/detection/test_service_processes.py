@@ -25,7 +25,7 @@ from saltctl.stores.heat.window_sums import WindowSums
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.detection.conftest import EventLog
 from tests.support import Rebuilder, rebuild_job
-from tests.support.stubs import AwsStub, refusal
+from tests.support.aws_stub import AwsStub, refusal
 
 
 class Instance:

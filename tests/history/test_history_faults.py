@@ -20,7 +20,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.messages_table import MessagesTable
 from tests.support import Rebuilder
-from tests.support.stubs import Answer, AwsStub, refusal
+from tests.support.aws_stub import Answer, AwsStub, refusal
 
 CONV = "conv_faulty"
 

@@ -40,7 +40,7 @@ from saltctl.stores.redis.merge_commands import Entry
 from saltctl.stores.redis.registry import FENCE, REBUILD, RedisRegistry
 from tests.stores.conftest import find_engine, plain_client
 from tests.support import Rebuilder
-from tests.support.stubs import AwsStub, refusal
+from tests.support.aws_stub import AwsStub, refusal
 
 ENTRIES = {f"conv_{number:02}": 2 << number % 5 for number in range(18)}
 At = Callable[[str], None]

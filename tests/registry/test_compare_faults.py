@@ -31,7 +31,7 @@ from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import variables_of
 from tests.stores.conftest import plain_client
 from tests.support import Rebuilder
-from tests.support.stubs import Answer, AwsStub, refusal
+from tests.support.aws_stub import Answer, AwsStub, refusal
 
 ENTRIES = {f"conv_{number:02}": 2 << number % 5 for number in range(30)}
 At = Callable[[str], None]

@@ -31,7 +31,7 @@ from saltctl.stores.contracts import Raise, RaiseOutcome
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.stores.conftest import find_engine, plain_client
 from tests.support import Rebuilder
-from tests.support.stubs import AwsStub, refusal
+from tests.support.aws_stub import AwsStub, refusal
 
 STEPS = ("claim", "backup", "redis", "commit", "done")
 """The points of a raise: before each of its calls, and after the last."""

@@ -17,7 +17,7 @@ from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import create_client
 from tests.cli.conftest import Runner
-from tests.support.stubs import AwsStub
+from tests.support.aws_stub import AwsStub
 
 
 def test_exit_codes_of_monitoring_formats(saltctl: Runner, seeded: LocalEnvironment) -> None:

@@ -23,7 +23,7 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
-from tests.support.stubs import AwsStub, refusal
+from tests.support.aws_stub import AwsStub, refusal
 
 ESC = "\x1b"
 CONV = "conv"

@@ -10,7 +10,7 @@ import pytest
 
 from saltctl.local.environment import LocalEnvironment
 from tests.cli.conftest import Runner
-from tests.support.stubs import AwsStub
+from tests.support.aws_stub import AwsStub
 
 TOPIC = "arn:aws:sns:us-east-1:123456789012:oncall"
 HOSTILE = "conv\x1b[2J\u202e[bold]"

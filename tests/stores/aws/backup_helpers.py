@@ -6,7 +6,7 @@ from typing import Any
 
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import Raise
-from tests.support.stubs import refusal
+from tests.support.aws_stub import refusal
 
 THROTTLED = refusal("ProvisionedThroughputExceededException")
 

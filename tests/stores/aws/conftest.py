@@ -15,8 +15,8 @@ from saltctl.local.servers import LocalMoto
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
+from tests.support.aws_stub import AwsStub
 from tests.support.dynamodb_local import DIRECTORY_VARIABLE, INSTALL_HINT, DynamoLocal
-from tests.support.stubs import AwsStub
 
 DIRECTORY = os.environ.get(DIRECTORY_VARIABLE)
 """Read at import, since each test starts with an environment of its own."""

@@ -19,7 +19,7 @@ from saltctl.stores.aws.backup_scan import IDLE_SECONDS
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
 from tests.stores.aws.backup_helpers import THROTTLED, make_item, make_raise, put_items
-from tests.support.stubs import AwsStub, refusal
+from tests.support.aws_stub import AwsStub, refusal
 
 # Conditional updates.
 

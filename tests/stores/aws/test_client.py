@@ -17,7 +17,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import aws_errors, create_client, to_saltctl_error
 from tests.stores.aws.backup_helpers import THROTTLED, make_raise
-from tests.support.stubs import GARBAGE, REASONS, THROTTLES, AwsStub, refusal, throttled
+from tests.support.aws_stub import GARBAGE, REASONS, THROTTLES, AwsStub, refusal, throttled
 
 
 @pytest.mark.parametrize(

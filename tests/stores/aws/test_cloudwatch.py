@@ -13,7 +13,7 @@ from saltctl.local.servers import LocalMoto
 from saltctl.settings import Settings
 from saltctl.stores.aws.cloudwatch import MAX_POINTS, MAX_QUERIES, CloudWatchMetrics
 from saltctl.stores.contracts import AlarmSpec, MetricKey
-from tests.support.stubs import AwsStub, refusal
+from tests.support.aws_stub import AwsStub, refusal
 
 START = 1_800_000_000
 

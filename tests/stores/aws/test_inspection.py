@@ -13,7 +13,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.inspection import PROBE_ID, AwsInspection
 from saltctl.stores.aws.messages_table import MessagesTable
-from tests.support.stubs import HANG_UP, AwsStub, refusal
+from tests.support.aws_stub import HANG_UP, AwsStub, refusal
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.client import aws_errors, create_client
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.contracts import Filter, PartitionAnswer, PartitionQuery
-from tests.support.stubs import AwsStub, refusal
+from tests.support.aws_stub import AwsStub, refusal
 
 MakeTable = Callable[..., MessagesTable]
 

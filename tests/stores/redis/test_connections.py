@@ -28,7 +28,7 @@ from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.urls import parse_redis_url
 from tests.stores.conftest import eventually
 from tests.support import Rebuilder
-from tests.support.stubs import Command, RedisStub, array, bulk
+from tests.support.redis_stub import Command, RedisStub, array, bulk
 
 PASSWORD = "correct-horse-battery"  # noqa: S105  opens a server of this test's own
 WRONG = "wrong-horse-staple"

@@ -17,7 +17,7 @@ from saltctl.errors import (
 from saltctl.settings import Settings
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.errors import redis_errors
-from tests.support.stubs import Command, RedisStub
+from tests.support.redis_stub import Command, RedisStub
 
 
 @pytest.fixture
