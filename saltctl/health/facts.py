@@ -22,7 +22,7 @@ from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
-from saltctl.stores.redis.inspection import RedisInspection, ServerLook, Survey
+from saltctl.stores.redis.inspection import RedisInspection, RegistryCounts, ServerInfo
 
 REQUEST_TIMEOUT_SECONDS = 2.0
 """Longest timeout of a request, whatever the settings say: doctor is run when servers are down."""
@@ -105,9 +105,9 @@ class Facts:
     # Facts.
 
     @property
-    def servers(self) -> Sequence[ServerLook]:
+    def servers(self) -> Sequence[ServerInfo]:
         """INFO of every primary."""
-        return self._facts.get("servers", lambda: [self.redis.look(primary) for primary in self.redis.primaries()])
+        return self._facts.get("servers", lambda: [self.redis.info(primary) for primary in self.redis.primaries()])
 
     def config(self, primary: str) -> Mapping[str, str] | None:
         """Return the settings of a Redis server that checks need; None if it refuses CONFIG GET."""
@@ -115,9 +115,9 @@ class Facts:
         return self._facts.get(f"config {primary}", lambda: self.redis.config(primary, *names))
 
     @property
-    def registry_counts(self) -> Sequence[Survey]:
+    def registry_counts(self) -> Sequence[RegistryCounts]:
         """Entries, buckets and fences of the registry on every primary."""
-        return self._facts.get("registry_counts", self.redis.survey)
+        return self._facts.get("registry_counts", self.redis.count_entries)
 
     @property
     def stream(self) -> StreamStatus:

@@ -270,7 +270,7 @@ class Rebuild:
         position, missing = ScanPosition(), 0
         for page in self._scan({}):
             position.add(page)
-            in_redis = self._store.raw([conversation_id for conversation_id, _, _ in page.entries])
+            in_redis = self._store.read_unverified([conversation_id for conversation_id, _, _ in page.entries])
             missing += sum((in_redis[i] or 0) < max_n for i, max_n, _ in page.entries)
             yield from self._report_page(page)
             yield from self._progress(position, missing)

@@ -30,7 +30,7 @@ from saltctl.stores.retry import retry_while_throttled
 if TYPE_CHECKING:
     from saltctl.registry.registry import Registry
     from saltctl.settings import Settings
-    from saltctl.stores.redis.buckets import BucketReader
+    from saltctl.stores.redis.buckets import RedisBucketReader
 
 MAX_LISTED = 1000
 """Drift that a report lists. All of it is counted, and repaired if requested."""
@@ -157,7 +157,7 @@ class Comparison:
     def __init__(
         self,
         settings: Settings,
-        redis: BucketReader,
+        redis: RedisBucketReader,
         store: RegistryStore | None,
         backup: BackupStore,
         options: ComparisonOptions,
@@ -194,11 +194,11 @@ class Comparison:
             ConfigurationError: the backup table is bound to another layout.
         """
         self._backup.check_layout(*self._layout)
-        before = self._redis.identity()
+        before = self._redis.replication_ids()
         yield from self._scan_backup()
         yield from self._recheck_suspects(wait=True)
         yield from self._scan_redis()
-        if self._redis.identity() != before:
+        if self._redis.replication_ids() != before:
             raise _broken("restarted or failed over")
         yield self._report()
 
@@ -235,7 +235,7 @@ class Comparison:
 
     def _compare_with_redis(self, entries: Sequence[tuple[str, int, int]]) -> None:
         """Look entries up in Redis; those that look like drift become suspects."""
-        held = self._redis.held([conversation_id for conversation_id, _, _ in entries])
+        held = self._redis.read([conversation_id for conversation_id, _, _ in entries])
         due = self._clock() + self._options.grace
         self._counts.checked += len(entries)
         for (conversation_id, max_n, write_n), n in zip(entries, held, strict=True):
@@ -260,7 +260,7 @@ class Comparison:
             yield from self._recheck(due)
 
     def _recheck(self, suspects: Sequence[Suspect]) -> Iterator[Drift]:
-        held = self._redis.held([suspect.conversation_id for suspect in suspects])
+        held = self._redis.read([suspect.conversation_id for suspect in suspects])
         # Redis first, then the backup: by the protocol the backup then holds what Redis held.
         at_least = [s.conversation_id for s, n in zip(suspects, held, strict=True) if count_of(n) >= s.max_n]
         entries, damaged = self._read_backup(at_least)
@@ -284,14 +284,14 @@ class Comparison:
         """Return the buckets with more entries than those that both sides have."""
         if self._common is None:
             return buckets
-        sizes = list(zip(buckets, self._redis.sizes(buckets), strict=True))
+        sizes = list(zip(buckets, self._redis.count_entries(buckets), strict=True))
         if any(size < self._common[bucket] for bucket, size in sizes):
             raise _broken("lost entries")
         return [bucket for bucket, size in sizes if size > self._common[bucket]]
 
     def _scan_buckets(self, buckets: Sequence[int]) -> Iterator[Drift]:
         batch: dict[str, int] = {}
-        for conversation_id, n in self._redis.entries(buckets):
+        for conversation_id, n in self._redis.read_buckets(buckets):
             if n != 1:  # an N of 1 means the same as no entry
                 batch[conversation_id] = n
             if len(batch) >= _IDS_PER_READ:

@@ -7,7 +7,7 @@ import random
 from saltctl.registry.compare import Comparison, ComparisonOptions, ComparisonReport, Sample, result_of
 from saltctl.settings import Settings
 from saltctl.stores.contracts import BackupStore
-from saltctl.stores.redis.buckets import BucketReader
+from saltctl.stores.redis.buckets import RedisBucketReader
 
 CONVERSATIONS = 300
 """How many conversations are compared, approximately: one page of the backup and a few buckets of Redis."""
@@ -32,7 +32,7 @@ def compare_sample(
     """
     parts = min(max(entries // CONVERSATIONS, settings.buckets // max_buckets, 1), settings.buckets)
     options = ComparisonOptions(segments=1, sample=Sample(rng.randint(1, parts), parts))
-    reader = BucketReader(settings)
+    reader = RedisBucketReader(settings)
     try:
         return result_of(Comparison(settings, reader, None, backup, options).run())
     finally:

@@ -148,7 +148,7 @@ class MemoryRedis:
             raise UnverifiedError(f"{primary} is not verified")
         return [self.held[primary].get(i) for i in conversation_ids]
 
-    def raw(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
+    def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
         """Return the entries, whether or not they are verified."""
         return {i: self.held[self.primary_of(i)].get(i) for i in conversation_ids}
 

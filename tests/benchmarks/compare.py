@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from saltctl.registry.compare import Comparison, ComparisonOptions, result_of
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.redis.buckets import BucketReader
+from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.benchmarks.backup_pages import PagesServer
 from tests.benchmarks.contenders import REGION, peak_bytes
@@ -92,7 +92,7 @@ def main() -> None:
     settings = Settings(redis_url=redis_url, buckets=int(buckets), aws_region=REGION, aws_endpoint_url=endpoint)
     backup = BackupTable(settings)
     _ = backup.client
-    job = Comparison(settings, BucketReader(settings), RedisRegistry(settings), backup, ComparisonOptions())
+    job = Comparison(settings, RedisBucketReader(settings), RedisRegistry(settings), backup, ComparisonOptions())
     started, cpu = time.perf_counter(), time.process_time()
     report = result_of(job.run())
     figures = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}

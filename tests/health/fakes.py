@@ -7,7 +7,7 @@ from typing import Any
 
 from saltctl.health.facts import Facts
 from saltctl.settings import Settings
-from saltctl.stores.redis.inspection import ServerLook
+from saltctl.stores.redis.inspection import ServerInfo
 
 NAME = "cache.example:6379"
 HEALTHY: dict[str, Any] = {
@@ -35,9 +35,9 @@ class FakeFacts(Facts):
         self._config = config
 
     @property
-    def servers(self) -> list[ServerLook]:
+    def servers(self) -> list[ServerInfo]:
         """The server."""
-        return [ServerLook(NAME, self._info, 0.001, 0.0)]
+        return [ServerInfo(NAME, self._info, 0.001, 0.0)]
 
     def config(self, primary: str) -> Mapping[str, str] | None:
         """Return the given answer of CONFIG GET."""

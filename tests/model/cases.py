@@ -183,7 +183,7 @@ class NoFence(RedisRegistry):
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
         """Read by HGET."""
-        return [self.raw(conversation_ids)[CONVERSATION]]
+        return [self.read_unverified(conversation_ids)[CONVERSATION]]
 
 
 class FenceAndEntryApart(RedisRegistry):
@@ -192,7 +192,7 @@ class FenceAndEntryApart(RedisRegistry):
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
         """Run the script, and then HGET."""
         super().lookup(primary, conversation_ids)
-        return [self.raw(conversation_ids)[CONVERSATION]]
+        return [self.read_unverified(conversation_ids)[CONVERSATION]]
 
 
 class LoadsScript(RedisRegistry):

@@ -98,7 +98,7 @@ ACTIONS: dict[str, Action] = {
     "look up": lambda redis, _: redis.store.lookup(redis.store.primaries()[0], [CONVERSATION]),
     "merge 4": lambda redis, _: redis.store.merge(CONVERSATION, 4),
     "merge 2": lambda redis, _: redis.store.merge(CONVERSATION, 2),
-    "raw": lambda redis, _: redis.store.raw([CONVERSATION]),
+    "raw": lambda redis, _: redis.store.read_unverified([CONVERSATION]),
     "mark": lambda _, session: session.mark_buckets("token"),
     "merge 8 in the rebuild": lambda _, session: merge(session, 8),
     "finish": lambda _, session: session.set_fence("token"),

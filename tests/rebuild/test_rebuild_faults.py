@@ -317,7 +317,7 @@ def test_data_lost_at_any_point(
     """FLUSHALL, DEL or eviction after a bucket was marked break the rebuild; after it was fenced, the fence is gone."""
 
     def lose() -> None:
-        admin.execute_command("FLUSHALL") if lost == "everything" else admin.delete(store._key("conv_00"))
+        admin.execute_command("FLUSHALL") if lost == "everything" else admin.delete(store.key_of("conv_00"))
 
     for number in count():
         fault = Fault(number, lose)
@@ -343,8 +343,8 @@ def test_what_was_merged_before_the_break_is_kept(
     filled: BackupTable, admin: Any, store: RedisRegistry, job: Opener, rebuild: Rebuilder
 ) -> None:
     """A rebuild that lost one bucket is cheap to repeat: only what was lost is raised again."""
-    bucket = store._key("conv_00")
-    lost = sum(store._key(i) == bucket for i in ENTRIES)
+    bucket = store.key_of("conv_00")
+    lost = sum(store.key_of(i) == bucket for i in ENTRIES)
     with pytest.raises(RebuildBrokenError, match=bucket) as broken:
         drive(job(lambda point: admin.delete(bucket) if point == "set_fence" else None))
     assert broken.value.exit_code == 4
@@ -660,7 +660,7 @@ def test_a_backup_that_fails_in_the_middle_verifies_nothing(
     with pytest.raises(AwsUnavailableError, match="server error"):
         drive(job(from_backup=behind_stub))
     assert_unverified(store, registry)
-    assert 0 < sum(n is not None for n in store.raw(list(ENTRIES)).values()) <= 7
+    assert 0 < sum(n is not None for n in store.read_unverified(list(ENTRIES)).values()) <= 7
 
 
 def test_a_throttled_heartbeat_does_not_end_it(

@@ -277,7 +277,7 @@ def test_a_checkpoint_that_does_not_hold_is_refused_with_the_reason(
         case "flush":
             admin.execute_command("FLUSHALL")
         case "bucket":
-            admin.delete(store._key("conv_00"))
+            admin.delete(store.key_of("conv_00"))
         case "rename":
             admin.execute_command("REPLICAOF", "127.0.0.1", "1")
             admin.execute_command("REPLICAOF", "NO", "ONE")

@@ -26,7 +26,7 @@ from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.contracts import BackupEntry, BackupPage, DamagedEntry
-from saltctl.stores.redis.buckets import BucketReader
+from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.testing import MemoryBackup, MemoryRedis
 
 BUCKETS = 16
@@ -34,7 +34,7 @@ LAYOUT = "v1:16"
 
 
 class Buckets:
-    """What ``BucketReader`` tells of a MemoryRedis; ``at`` is called before each of its answers."""
+    """What ``RedisBucketReader`` tells of a MemoryRedis; ``at`` is called before each of its answers."""
 
     def __init__(self, registry: MemoryRedis) -> None:
         (self._held,) = registry.held.values()
@@ -42,22 +42,22 @@ class Buckets:
         self.at: Callable[[str], None] = lambda what: None
         self.asked: list[str] = []
 
-    def identity(self) -> Mapping[str, str]:
+    def replication_ids(self) -> Mapping[str, str]:
         """Who the primary is."""
         return {"redis-0:6379": self.replication_id}
 
-    def held(self, conversation_ids: Sequence[str]) -> Sequence[int | None]:
+    def read(self, conversation_ids: Sequence[str]) -> Sequence[int | None]:
         """What Redis holds."""
         self.at("held")
         self.asked += conversation_ids
         return [self._held.get(i) for i in conversation_ids]
 
-    def sizes(self, buckets: Sequence[int]) -> Sequence[int]:
+    def count_entries(self, buckets: Sequence[int]) -> Sequence[int]:
         """How many entries buckets have."""
         self.at("sizes")
         return [sum(_bucket(i) == bucket for i in self._held) for bucket in buckets]
 
-    def entries(self, buckets: Sequence[int]) -> Iterator[tuple[str, int]]:
+    def read_buckets(self, buckets: Sequence[int]) -> Iterator[tuple[str, int]]:
         """The entries of buckets."""
         self.at("entries")
         yield from [(i, n) for i, n in self._held.items() if _bucket(i) in buckets]
@@ -92,7 +92,7 @@ class World:
         """A comparison that was not started."""
         return Comparison(
             Settings(buckets=BUCKETS),
-            cast(BucketReader, self.reader),
+            cast(RedisBucketReader, self.reader),
             self.store,
             self.backup,
             ComparisonOptions(**options),

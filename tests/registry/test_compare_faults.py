@@ -26,7 +26,7 @@ from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
-from saltctl.stores.redis.buckets import BucketReader
+from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import variables_of
 from tests.stores.conftest import plain_client
@@ -62,27 +62,27 @@ def filled(registry: Registry, rebuild: Rebuilder) -> Registry:
     return registry
 
 
-class WatchedReader(BucketReader):
+class WatchedReader(RedisBucketReader):
     """A reader that calls ``at`` before each thing that it asks Redis for."""
 
     def __init__(self, settings: Settings, at: At) -> None:
         super().__init__(settings)
         self._at = at
 
-    def identity(self) -> dict[str, str]:
+    def replication_ids(self) -> dict[str, str]:
         """Who the primary is."""
         self._at("identity")
-        return super().identity()
+        return super().replication_ids()
 
-    def held(self, conversation_ids: Sequence[str]) -> list[int | None]:
+    def read(self, conversation_ids: Sequence[str]) -> list[int | None]:
         """What Redis holds."""
         self._at("held")
-        return super().held(conversation_ids)
+        return super().read(conversation_ids)
 
-    def sizes(self, buckets: Sequence[int]) -> list[int]:
+    def count_entries(self, buckets: Sequence[int]) -> list[int]:
         """How many entries buckets have."""
         self._at("sizes")
-        return super().sizes(buckets)
+        return super().count_entries(buckets)
 
 
 Opener = Callable[..., Comparison]
@@ -91,7 +91,7 @@ Opener = Callable[..., Comparison]
 @pytest.fixture
 def comparison(settings: Settings, store: RedisRegistry, backup: BackupTable, registry: Registry) -> Iterator[Opener]:
     """Makes a comparison that was not started: small pages, and little patience with what looks like drift."""
-    readers: list[BucketReader] = []
+    readers: list[RedisBucketReader] = []
 
     def make(
         at: At = lambda what: None, *, repair: bool = False, of: BackupTable = backup, grace: float = 0.5
@@ -246,7 +246,7 @@ def test_throttling_at_every_kind_of_request(
     behind = aws_stub.settings(settings)
     throttled = BackupTable(behind, client=create_client(behind, "dynamodb", attempts=1))
     registry = Registry.over(behind, store, throttled)
-    reader = BucketReader(settings)
+    reader = RedisBucketReader(settings)
     options = ComparisonOptions(segments=2, page_limit=7, grace=0.01)
     report = result_of(Comparison(behind, reader, store, throttled, options, registry).run())
     reader.close()

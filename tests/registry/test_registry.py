@@ -289,7 +289,7 @@ def test_an_open_breaker_stops_no_raise(registry: Registry, store: MemoryRedis, 
     redis.before["lookup"] = DOWN
     registry.lookup("conv")
     assert registry.raise_to("conv", 4).step == "commit"
-    assert store.raw(["conv"]) == {"conv": 4}
+    assert store.read_unverified(["conv"]) == {"conv": 4}
 
 
 # Raises.
@@ -335,7 +335,7 @@ def test_a_late_smaller_raise_lowers_nothing(registry: Registry, store: MemoryRe
     registry.raise_to("conv", 16)
     assert registry.raise_to("conv", 4) == RaiseResult("conv", 16, 16, False, True, "commit")
     assert held(backup, "conv") == (16, 16)
-    assert store.raw(["conv"]) == {"conv": 16}
+    assert store.read_unverified(["conv"]) == {"conv": 16}
 
 
 @pytest.mark.parametrize("n", [2, 8, 16])
@@ -347,7 +347,7 @@ def test_a_raise_completes_what_somebody_left_half_done(
     result = registry.raise_to("conv", n)
     assert (result.before, result.after, result.changed) == (16, 16, False)
     assert held(backup, "conv") == (16, 16)
-    assert store.raw(["conv"]) == {"conv": 16}
+    assert store.read_unverified(["conv"]) == {"conv": 16}
 
 
 def test_a_raise_reaches_a_redis_that_is_not_verified(
@@ -356,7 +356,7 @@ def test_a_raise_reaches_a_redis_that_is_not_verified(
     """A rebuild may have scanned the item before the raise: skipping the unverified Redis would lose it."""
     store.verified_primaries.clear()
     assert registry.raise_to("conv", 4).step == "commit"
-    assert store.raw(["conv"]) == {"conv": 4}
+    assert store.read_unverified(["conv"]) == {"conv": 4}
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -369,7 +369,7 @@ def test_a_raise_that_the_backup_refuses_is_no_raise(
     with pytest.raises(AwsUnavailableError) as failed:
         registry.raise_to("conv", 4)
     assert failed.value is down
-    assert store.raw(["conv"]) == {"conv": None}
+    assert store.read_unverified(["conv"]) == {"conv": None}
     backup.faults.clear()
     assert registry.raise_to("conv", 4).after == 4
     assert held(backup, "conv") == (4, 4)
@@ -405,7 +405,7 @@ def test_a_raise_without_its_commit_is_incomplete(
     with pytest.raises(RaiseIncompleteError, match="slow down") as stopped:
         registry.raise_to("conv", 4)
     assert stopped.value.step == "redis"
-    assert store.raw(["conv"]) == {"conv": 4}
+    assert store.read_unverified(["conv"]) == {"conv": 4}
     assert registry.lookup("conv").max_n == 4
     backup.faults.clear()
     assert registry.raise_to("conv", 4).committed
@@ -520,7 +520,7 @@ def test_completing_does_what_is_left_of_a_raise(registry: Registry, store: Memo
     """Steps 2 and 3 for whatever the backup holds, any N included; nothing where it holds nothing."""
     backup.items["conv"] = BackupEntry("conv", 5, 1)
     assert registry.complete("conv")
-    assert store.raw(["conv"]) == {"conv": 5}
+    assert store.read_unverified(["conv"]) == {"conv": 5}
     assert held(backup, "conv") == (5, 5)
     assert not registry.complete("other")
     assert set(backup.items) == {"conv"}
@@ -532,7 +532,7 @@ def test_completing_what_is_committed_writes_nothing_to_the_backup(
     """What Redis alone lost costs one read and no write."""
     backup.items["conv"] = BackupEntry("conv", 4, 4)
     registry.complete("conv")
-    assert store.raw(["conv"]) == {"conv": 4}
+    assert store.read_unverified(["conv"]) == {"conv": 4}
     assert "commit_write_n" not in backup.faults.calls
     assert "raise_max_n" not in backup.faults.calls
 

@@ -105,9 +105,9 @@ def parse_sample(text: str | None) -> Sample | None:
 
 def _comparison(session: Session, options: ComparisonOptions, *, repair: bool) -> Comparison:
     from saltctl.registry.compare import Comparison
-    from saltctl.stores.redis.buckets import BucketReader
+    from saltctl.stores.redis.buckets import RedisBucketReader
 
-    reader = BucketReader(session.settings)
+    reader = RedisBucketReader(session.settings)
     registry = session.registry if repair else None
     return Comparison(session.settings, reader, session.store, session.backup, options, registry)
 

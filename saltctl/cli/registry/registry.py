@@ -118,7 +118,7 @@ def _read_redis(
         if not isinstance(failure, UnverifiedError):
             return None  # it failed a moment ago: asking again would only wait
     try:
-        return session.store.raw(conversation_ids)
+        return session.store.read_unverified(conversation_ids)
     except UnavailableError:
         return None
 

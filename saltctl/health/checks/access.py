@@ -57,7 +57,7 @@ def redis_permissions(facts: Facts) -> Finding:
         user = facts.redis.user(server.primary)
         if user is None:
             return skip(f"{server.primary} does not permit ACL WHOAMI: see saltctl service emit acl")
-        if facts.redis.may(server.primary, user, [("PING",)]) is None:
+        if facts.redis.permissions(server.primary, user, [("PING",)]) is None:
             return skip(f"user {user} may not use ACL DRYRUN on {server.primary}: run doctor as an administrator")
         users = dict.fromkeys([user, SERVICE_USER, APP_USER] if user != APP_USER else [SERVICE_USER, APP_USER])
         findings += [_missing_permissions(facts, server.primary, name) for name in users]
@@ -67,7 +67,7 @@ def redis_permissions(facts: Facts) -> Finding:
 
 def _missing_permissions(facts: Facts, primary: str, user: str) -> Finding:
     wanted = _app_commands(facts) if user == APP_USER else _service_commands(facts)
-    allowed = facts.redis.may(primary, user, list(wanted.values()))
+    allowed = facts.redis.permissions(primary, user, list(wanted.values()))
     if allowed is None:
         return skip(f"{primary} has no user {user}")
     missing = [rule for rule, permitted in zip(wanted, allowed, strict=True) if not permitted]
@@ -82,7 +82,7 @@ def _missing_permissions(facts: Facts, primary: str, user: str) -> Finding:
 
 def _forbidden_permissions(facts: Facts, primary: str) -> Finding:
     forbidden = {"script": ("SCRIPT", "LOAD", "return 0"), "flushall": ("FLUSHALL",), "flushdb": ("FLUSHDB",)}
-    allowed = facts.redis.may(primary, APP_USER, list(forbidden.values()))
+    allowed = facts.redis.permissions(primary, APP_USER, list(forbidden.values()))
     if allowed is None:
         return skip(f"{primary} has no user {APP_USER}")
     found = [word for word, permitted in zip(forbidden, allowed, strict=True) if permitted]

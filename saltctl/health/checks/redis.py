@@ -8,7 +8,7 @@ from functools import wraps
 from saltctl.errors import AccessDeniedError, SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
-from saltctl.stores.redis.inspection import ServerLook
+from saltctl.stores.redis.inspection import ServerInfo
 from saltctl.urls import parse_redis_url
 
 MEMORY_WARN, MEMORY_FAIL = 0.75, 0.9
@@ -19,7 +19,7 @@ DEFAULT_MAX_LAG = 3
 _MEBI = 2**20
 
 
-def _on_each_primary(check: Callable[[Facts, ServerLook], Finding]) -> Callable[[Facts], Finding]:
+def _on_each_primary(check: Callable[[Facts, ServerInfo], Finding]) -> Callable[[Facts], Finding]:
     """Make a check of one server a check of all primaries."""
 
     @wraps(check)
@@ -55,7 +55,7 @@ def _reachable(facts: Facts) -> Iterable[Finding]:
 
 
 @_on_each_primary
-def version(facts: Facts, server: ServerLook) -> Finding:
+def version(facts: Facts, server: ServerInfo) -> Finding:
     """The server is Redis 7 or newer, or Valkey: older versions replicate the script cache, and so the fence."""
     number = str(server.info.get("redis_version", "0"))
     first = number.partition(".")[0]
@@ -84,7 +84,7 @@ def tls(facts: Facts) -> Finding:
 
 
 @_on_each_primary
-def role(facts: Facts, server: ServerLook) -> Finding:
+def role(facts: Facts, server: ServerInfo) -> Finding:
     """The configured servers are primaries."""
     info = server.info
     if info.get("role") == "master":
@@ -96,7 +96,7 @@ def role(facts: Facts, server: ServerLook) -> Finding:
 
 
 @_on_each_primary
-def aof(facts: Facts, server: ServerLook) -> Finding:
+def aof(facts: Facts, server: ServerInfo) -> Finding:
     """An AOF restores the entries after a restart, so only the verification remains."""
     if int(server.info.get("aof_enabled", 0)):
         return ok("on")
@@ -105,7 +105,7 @@ def aof(facts: Facts, server: ServerLook) -> Finding:
 
 
 @_on_each_primary
-def fsync(facts: Facts, server: ServerLook) -> Finding:
+def fsync(facts: Facts, server: ServerInfo) -> Finding:
     """The AOF is written to disk within a second."""
     if not int(server.info.get("aof_enabled", 0)):
         return skip("there is no AOF: see redis-aof")
@@ -120,7 +120,7 @@ def fsync(facts: Facts, server: ServerLook) -> Finding:
 
 
 @_on_each_primary
-def persistence(facts: Facts, server: ServerLook) -> Finding:
+def persistence(facts: Facts, server: ServerInfo) -> Finding:
     """The latest AOF write and the latest AOF rewrite succeeded."""
     info, commands = server.info, facts.fix_commands
     if info.get("aof_last_write_status", "ok") != "ok":
@@ -135,7 +135,7 @@ def persistence(facts: Facts, server: ServerLook) -> Finding:
 
 
 @_on_each_primary
-def eviction(facts: Facts, server: ServerLook) -> Finding:
+def eviction(facts: Facts, server: ServerInfo) -> Finding:
     """Redis evicts nothing: without its entry a salted conversation looks empty."""
     policy = str(server.info.get("maxmemory_policy", ""))
     if not policy:
@@ -147,7 +147,7 @@ def eviction(facts: Facts, server: ServerLook) -> Finding:
 
 
 @_on_each_primary
-def memory(facts: Facts, server: ServerLook) -> Finding:
+def memory(facts: Facts, server: ServerInfo) -> Finding:
     """Redis has free memory: a full server refuses raises."""
     info, commands = server.info, facts.fix_commands
     used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
@@ -170,7 +170,7 @@ def memory(facts: Facts, server: ServerLook) -> Finding:
 
 
 @_on_each_primary
-def min_replicas(facts: Facts, server: ServerLook) -> Finding:
+def min_replicas(facts: Facts, server: ServerInfo) -> Finding:
     """A primary that is cut off from its replicas stops answering before another one is promoted."""
     info, primary = server.info, server.primary
     replicas = int(info.get("connected_slaves", 0))
@@ -195,7 +195,7 @@ def min_replicas(facts: Facts, server: ServerLook) -> Finding:
 
 
 @_on_each_primary
-def clock(_: Facts, server: ServerLook) -> Finding:
+def clock(_: Facts, server: ServerInfo) -> Finding:
     """The clocks of Redis and of this machine agree."""
     if server.skew is None:
         return skip(f"{server.primary} does not show its time")

@@ -82,7 +82,7 @@ class RegistryStore(Protocol):
         """
         ...
 
-    def raw(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
+    def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
         """What Redis holds, verified or not; for people, never for routing."""
         ...
 

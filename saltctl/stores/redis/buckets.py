@@ -19,7 +19,7 @@ _COMMANDS_AT_ONCE = 4096
 """Commands in one batch of HMGETs; few ids each, where entries are spread thinly."""
 
 
-class BucketReader:
+class RedisBucketReader:
     """Reads many entries at once. Thread-safe.
 
     Every method raises RedisUnavailableError, AccessDeniedError and ConfigurationError, and is never tried
@@ -35,7 +35,7 @@ class BucketReader:
         """Give up the connections."""
         self._connections.close()
 
-    def identity(self) -> dict[str, str]:
+    def replication_ids(self) -> dict[str, str]:
         """The replication id of each primary: another one means that it restarted or failed over."""
         found = {}
         for primary in self._connections.primaries():
@@ -44,7 +44,7 @@ class BucketReader:
             found[primary] = str(info.get("master_replid", ""))
         return found
 
-    def held(self, conversation_ids: Sequence[str]) -> list[int | None]:
+    def read(self, conversation_ids: Sequence[str]) -> list[int | None]:
         """What Redis holds for each id, in their order: None without an entry, UNREADABLE for nonsense."""
         places: dict[int, list[int]] = defaultdict(list)
         for place, conversation_id in enumerate(conversation_ids):
@@ -56,7 +56,7 @@ class BucketReader:
                 found[place] = _number(value)
         return found
 
-    def sizes(self, buckets: Sequence[int]) -> list[int]:
+    def count_entries(self, buckets: Sequence[int]) -> list[int]:
         """How many entries each bucket has."""
         commands: list[tuple[str, ...]] = []
         for bucket in buckets:
@@ -65,7 +65,7 @@ class BucketReader:
         own = (sum(value is not None for value in values) for values in answers[1::2])
         return [fields - ours for fields, ours in zip(answers[::2], own, strict=True)]
 
-    def entries(self, buckets: Sequence[int]) -> Iterator[tuple[str, int]]:
+    def read_buckets(self, buckets: Sequence[int]) -> Iterator[tuple[str, int]]:
         """Every entry of these buckets, UNREADABLE for nonsense; one batch of buckets in memory.
 
         Ids that are no UTF-8 come with their odd bytes as lone surrogates, which no conversation id has.

@@ -61,7 +61,7 @@ class Connections:
             beside._topology if beside else topology(self._url, self._fetch, pause=settings.breaker_seconds)
         )
         self._notice: Callable[[SaltctlError], None] | None = (
-            None if self._url.kind in ("server", "socket") else self._suspect
+            None if self._url.kind in ("server", "socket") else self._note_error
         )
 
     @property
@@ -77,17 +77,17 @@ class Connections:
         """The name of the primary that has a key; raises RedisUnavailableError as above."""
         return self._topology.primary_of(key, self._timeout)
 
-    def relearn(self) -> bool:
+    def refresh(self) -> bool:
         """Learn anew who the primaries are; whether something changed."""
-        return self._topology.relearn(self._timeout)
+        return self._topology.refresh(self._timeout)
 
     def errors(self, primary: str) -> redis_errors:
         """Translate what redis-py raises inside the block; after an outage it is asked who the primaries are."""
         return redis_errors(primary, self._notice)
 
-    def _suspect(self, error: SaltctlError) -> None:
+    def _note_error(self, error: SaltctlError) -> None:
         if isinstance(error, RedisUnavailableError) and not isinstance(error, UnverifiedError | StreamLostError):
-            self._topology.suspect()
+            self._topology.mark_stale()
 
     def client(self, primary: str) -> Any:
         """The client of one primary; raises ConfigurationError where its URL cannot be used."""
@@ -190,7 +190,7 @@ class Connections:
             left = [at for at in left if redirection(replies[at])]
             if not left:
                 break
-            self._topology.suspect()
+            self._topology.mark_stale()
             primary, asking = redirection(replies[left[0]]) or (primary, asking)
         for reply in replies:
             if isinstance(reply, Exception) and not accept(reply):

@@ -22,7 +22,7 @@ APP_USER = "saltctl-app"
 
 
 @dataclass(frozen=True, slots=True)
-class ServerLook:
+class ServerInfo:
     """INFO of one primary. ``skew``: its clock less ours in seconds, None where INFO has no time."""
 
     primary: str
@@ -32,7 +32,7 @@ class ServerLook:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class RegistryCounts:
     """What the registry holds on one primary.
 
     ``fenced`` buckets were verified here under this layout; ``foreign`` ones have a fence of another layout
@@ -82,7 +82,7 @@ class RedisInspection:
         with redis_errors(primary):
             return self._connections.ask_all(primary, commands)
 
-    def look(self, primary: str) -> ServerLook:
+    def info(self, primary: str) -> ServerInfo:
         """INFO. It answers while the server loads, and where CONFIG is refused."""
         client = self._connections.client(primary)
         with redis_errors(primary):
@@ -92,7 +92,7 @@ class RedisInspection:
             after = self._now()
         stamp = info.get("server_time_usec")
         skew = None if stamp is None else int(stamp) / 1e6 - (before + after) / 2
-        return ServerLook(primary, info, after - before, skew)
+        return ServerInfo(primary, info, after - before, skew)
 
     def config(self, primary: str, *names: str) -> dict[str, str] | None:
         """CONFIG GET of settings; None where the server refuses it, as managed ones do."""
@@ -104,17 +104,17 @@ class RedisInspection:
             found.update(zip(*(iter(part.decode("utf-8", "backslashreplace") for part in reply),) * 2, strict=True))
         return found
 
-    def survey(self) -> list[Survey]:
-        """Count entries and fences of every bucket, one survey for each primary."""
+    def count_entries(self) -> list[RegistryCounts]:
+        """Count entries and fences of every bucket, one result for each primary."""
         buckets: dict[str, list[str]] = {primary: [] for primary in self._connections.primaries()}
         for bucket in range(self._settings.buckets):
             key = f"{self._settings.key_prefix}:r:{bucket}"
             buckets[self._connections.primary_of(key)].append(key)
         # The keys of a script must share a slot, which in a cluster is certain of a single one only.
         keys_a_call = 1 if self._connections.clustered else BUCKETS_A_CALL
-        return [self._survey(primary, keys, keys_a_call) for primary, keys in buckets.items()]
+        return [self._count_entries(primary, keys, keys_a_call) for primary, keys in buckets.items()]
 
-    def _survey(self, primary: str, keys: Sequence[str], keys_a_call: int) -> Survey:
+    def _count_entries(self, primary: str, keys: Sequence[str], keys_a_call: int) -> RegistryCounts:
         layout = self._settings.layout
         calls = [keys[start : start + keys_a_call] for start in range(0, len(keys), keys_a_call)]
         commands: list[tuple[Any, ...]] = [
@@ -132,7 +132,7 @@ class RedisInspection:
         entries, fenced, foreign, marked = (
             (sum(column) for column in zip(*replies[:-1], strict=True)) if keys else [0] * 4
         )
-        return Survey(primary, len(keys), entries, fenced, foreign, marked, loaded)
+        return RegistryCounts(primary, len(keys), entries, fenced, foreign, marked, loaded)
 
     # Permissions.
 
@@ -141,7 +141,7 @@ class RedisInspection:
         (reply,) = self._ask(primary, ("ACL", "WHOAMI"))
         return None if isinstance(reply, Exception) else reply.decode("utf-8", "backslashreplace")
 
-    def may(self, primary: str, user: str, commands: Sequence[tuple[Any, ...]]) -> list[bool] | None:
+    def permissions(self, primary: str, user: str, commands: Sequence[tuple[Any, ...]]) -> list[bool] | None:
         """For each command whether the user may run it, by ACL DRYRUN: nothing is carried out.
 
         None where there is no such user, or we may not ask.

@@ -64,7 +64,12 @@ class RedisRegistry:
         """The names of all primaries."""
         return self._lookups.primaries()
 
-    def _key(self, conversation_id: str) -> str:
+    def refresh_topology(self) -> bool:
+        """Ask again which servers are the primaries; return whether the answer changed."""
+        return self._others.refresh()
+
+    def key_of(self, conversation_id: str) -> str:
+        """Return the key of the bucket of a conversation."""
         return f"{self._stem}{bucket_of(conversation_id, self._buckets)}"
 
     def by_primary(self, conversation_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
@@ -72,10 +77,10 @@ class RedisRegistry:
         if not self._lookups.clustered:
             return {self._lookups.primaries()[0]: conversation_ids} if conversation_ids else {}
         if len(conversation_ids) == 1:  # a lookup, which is to cost hardly more than its round trip
-            return {self._lookups.primary_of(self._key(conversation_ids[0])): conversation_ids}
+            return {self._lookups.primary_of(self.key_of(conversation_ids[0])): conversation_ids}
         groups: dict[str, list[str]] = defaultdict(list)
         for conversation_id in conversation_ids:
-            groups[self._lookups.primary_of(self._key(conversation_id))].append(conversation_id)
+            groups[self._lookups.primary_of(self.key_of(conversation_id))].append(conversation_id)
         return groups
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
@@ -98,7 +103,7 @@ class RedisRegistry:
     def _lookup_pipelined(self, client: Any, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
         by_key: dict[str, list[str]] = defaultdict(list)
         for conversation_id in conversation_ids:
-            by_key[self._key(conversation_id)].append(conversation_id)
+            by_key[self.key_of(conversation_id)].append(conversation_id)
         found: dict[str, int | None] = {}
         calls = [(key, ids[i : i + IDS_A_CALL]) for key, ids in by_key.items() for i in range(0, len(ids), IDS_A_CALL)]
         for start in range(0, len(calls), COMMANDS_A_BATCH):
@@ -111,11 +116,11 @@ class RedisRegistry:
                 found.update(zip(ids, (_number(value, primary) for value in held), strict=True))
         return [found[conversation_id] for conversation_id in conversation_ids]
 
-    def raw(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
+    def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
         """What Redis holds, verified or not."""
         held: dict[str, int | None] = {}
         for conversation_id in conversation_ids:
-            key = self._key(conversation_id)
+            key = self.key_of(conversation_id)
             value = self._others.execute_of(key, "HGET", key, conversation_id)
             held[conversation_id] = _number(value, self._others.primary_of(key))
         return held
@@ -134,7 +139,7 @@ class RedisRegistry:
 
     def merge(self, conversation_id: str, n: int) -> bool:
         """Max-merge one entry. By EVAL, so that no script has to be loaded for a raise."""
-        key = self._key(conversation_id)
+        key = self.key_of(conversation_id)
         command = ("EVAL", script("merge"), 1, key, self._layout, 1, conversation_id, n)
         return bool(self._once_more(lambda: self._others.execute_of(key, *command)))
 
@@ -164,7 +169,7 @@ class RedisRegistry:
         except UnverifiedError:
             raise
         except RedisUnavailableError:
-            if not self._others.relearn():
+            if not self._others.refresh():
                 raise
             return work()
 
@@ -202,7 +207,7 @@ class RedisRegistry:
 
     def sessions(self) -> list[RedisRebuildSession]:
         """One new session for each primary that has buckets, as the primaries are now."""
-        self._others.relearn()
+        self._others.refresh()
         place = (self._layout, self._stem, self._buckets)
         return [
             RedisRebuildSession(self._others.dedicated(primary), keys, *place, clustered=self._others.clustered)

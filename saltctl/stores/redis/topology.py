@@ -40,16 +40,16 @@ class Topology(Protocol):
         """The primary that has a key."""
         ...
 
-    def suspect(self) -> None:
+    def mark_stale(self) -> None:
         """What is known may have changed: ask again before the next command."""
         ...
 
-    def relearn(self, timeout: float) -> bool:
+    def refresh(self, timeout: float) -> bool:
         """Ask now; whether the answer is another than before."""
         ...
 
 
-class OneServer:
+class SingleServer:
     """The server that the URL names."""
 
     clustered = False
@@ -65,16 +65,16 @@ class OneServer:
         """Its name."""
         return self._names[0]
 
-    def suspect(self) -> None:
+    def mark_stale(self) -> None:
         """There is nobody to ask."""
 
-    def relearn(self, timeout: float) -> bool:
+    def refresh(self, timeout: float) -> bool:
         """There is nobody to ask."""
         return False
 
 
 @dataclass(frozen=True)
-class Places:
+class SlotMap:
     """What was learned: the primaries, for each slot the name of its primary or an empty text, and all nodes.
 
     ``owners`` is empty where one primary has all.
@@ -85,7 +85,7 @@ class Places:
     nodes: tuple[Address, ...] = ()
 
 
-class Learned:
+class DiscoveredTopology:
     """A topology that is asked for. Thread-safe.
 
     One thread asks, and the others go on with what was known. Where nobody answers, what was known goes on being
@@ -99,8 +99,8 @@ class Learned:
         self._fetch = fetch
         self._pause = pause
         self._clock = clock
-        self._known: Places | None = None
-        self._suspected = False
+        self._known: SlotMap | None = None
+        self._stale = False
         self._failure: SaltctlError | None = None
         self._not_before = 0.0
         self._turn = 0
@@ -109,21 +109,21 @@ class Learned:
 
     def primaries(self, timeout: float) -> tuple[str, ...]:
         """The names of all primaries; raises RedisUnavailableError where they were never learned."""
-        return self._places(timeout).primaries
+        return self._known_or_fetched(timeout).primaries
 
-    def suspect(self) -> None:
+    def mark_stale(self) -> None:
         """Ask before the next command."""
-        self._suspected = True
+        self._stale = True
 
-    def relearn(self, timeout: float) -> bool:
+    def refresh(self, timeout: float) -> bool:
         """Ask now, unless that failed a moment ago; whether the answer is another than before."""
         before = self._known
-        self._suspected = True
-        return self._places(timeout) != before
+        self._stale = True
+        return self._known_or_fetched(timeout) != before
 
-    def _places(self, timeout: float) -> Places:
+    def _known_or_fetched(self, timeout: float) -> SlotMap:
         known = self._known
-        if known is not None and not self._suspected:
+        if known is not None and not self._stale:
             return known
         if self._process != os.getpid():
             # A forked child must not wait for a thread that only its parent has.
@@ -133,7 +133,7 @@ class Learned:
                 raise RedisUnavailableError(f"where the primaries of {self._url} are is being asked still")
             return known
         try:
-            if self._known is None or self._suspected:
+            if self._known is None or self._stale:
                 self._learn(timeout)
         finally:
             self._asking.release()
@@ -145,14 +145,14 @@ class Learned:
     def _learn(self, timeout: float) -> None:
         if self._failure is not None and self._clock() < self._not_before:
             return
-        self._suspected = False  # first, so that what is suspected meanwhile is asked about once more
+        self._stale = False  # first, so that what is suspected meanwhile is asked about once more
         try:
             self._known, self._failure = self._ask_somebody(timeout), None
         except SaltctlError as exc:
-            self._failure, self._suspected = exc, True
+            self._failure, self._stale = exc, True
             self._not_before = self._clock() + self._pause
 
-    def _ask_somebody(self, timeout: float) -> Places:
+    def _ask_somebody(self, timeout: float) -> SlotMap:
         deadline = self._clock() + timeout
         addresses = self._addresses()
         failure: SaltctlError | None = None
@@ -180,11 +180,11 @@ class Learned:
         first = (self._turn - 1) % len(candidates)
         return candidates[first:] + candidates[:first]
 
-    def _ask(self, address: Address, timeout: float) -> Places:
+    def _ask(self, address: Address, timeout: float) -> SlotMap:
         raise NotImplementedError
 
 
-class Cluster(Learned):
+class ClusterTopology(DiscoveredTopology):
     """The primaries of a Redis Cluster, as one of its nodes knows them."""
 
     clustered = True
@@ -193,15 +193,15 @@ class Cluster(Learned):
         """The primary of the key's slot; raises RedisUnavailableError where no primary has it."""
         slot = crc_hqx(key.encode(), 0) % SLOTS  # slot_of, on the path of every lookup
         known = self._known
-        owner = (self._places(timeout) if known is None or self._suspected else known).owners[slot]
+        owner = (self._known_or_fetched(timeout) if known is None or self._stale else known).owners[slot]
         if not owner:
-            self.suspect()
+            self.mark_stale()
             raise RedisUnavailableError(
                 f"slot {slot} of the cluster at {self._url} has no primary", hint="redis-cli --cluster check"
             )
         return owner
 
-    def _ask(self, address: Address, timeout: float) -> Places:
+    def _ask(self, address: Address, timeout: float) -> SlotMap:
         reply = self._fetch(self._url.of_server(str(address)), str(address), ("CLUSTER", "SLOTS"), timeout)
         owners = [""] * SLOTS
         nodes: dict[Address, None] = {}
@@ -212,19 +212,19 @@ class Cluster(Learned):
             nodes.update(dict.fromkeys(found))
         if not nodes:
             raise RedisUnavailableError(f"the cluster node at {address} knows no slots", hint="redis-cli cluster info")
-        return Places(tuple(dict.fromkeys(filter(None, owners))), tuple(owners), tuple(nodes))
+        return SlotMap(tuple(dict.fromkeys(filter(None, owners))), tuple(owners), tuple(nodes))
 
 
-class Sentinels(Learned):
+class SentinelTopology(DiscoveredTopology):
     """The primary of a service, as one of its sentinels knows it."""
 
     clustered = False
 
     def primary_of(self, key: str, timeout: float) -> str:
         """The primary: it has all keys."""
-        return self._places(timeout).primaries[0]
+        return self._known_or_fetched(timeout).primaries[0]
 
-    def _ask(self, address: Address, timeout: float) -> Places:
+    def _ask(self, address: Address, timeout: float) -> SlotMap:
         question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._url.service)
         reply = self._fetch(self._url.of_sentinel(address), f"sentinel {address}", question, timeout)
         if not reply:
@@ -232,7 +232,7 @@ class Sentinels(Learned):
                 f"the sentinel at {address} knows no service {self._url.service!r}",
                 hint="what follows the hosts in SALTCTL_REDIS_URL is the service's name, as in `sentinel monitor`",
             )
-        return Places((str(Address(_text(reply[0]), int(reply[1]))),))
+        return SlotMap((str(Address(_text(reply[0]), int(reply[1]))),))
 
 
 def _text(value: Any) -> str:
@@ -259,7 +259,7 @@ def topology(url: RedisUrl, fetch: Fetch, *, pause: float) -> Topology:
     """The topology that a URL speaks of."""
     match url.kind:
         case "cluster":
-            return Cluster(url, fetch, pause=pause)
+            return ClusterTopology(url, fetch, pause=pause)
         case "sentinel":
-            return Sentinels(url, fetch, pause=pause)
-    return OneServer(str(url))
+            return SentinelTopology(url, fetch, pause=pause)
+    return SingleServer(str(url))

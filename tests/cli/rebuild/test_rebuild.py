@@ -48,7 +48,7 @@ def test_a_dry_run_says_what_would_change(
     backup.raise_max_n("other", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
     report = saltctl("rebuild", "--dry-run", "-o", "json").json
     assert (report["entries"], report["restored"], report["verified"], report["dry_run"]) == (2, 1, False, True)
-    assert store.raw(["other"]) == {"other": None}
+    assert store.read_unverified(["other"]) == {"other": None}
     assert not any(store.verified().values())
     assert backup.lease.holder() is None
 

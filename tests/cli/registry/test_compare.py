@@ -94,7 +94,7 @@ def test_a_dry_run_of_a_repair_changes_nothing(saltctl: Runner, drifted: Setting
     """``--repair --dry-run`` asks nobody, finds the same, and leaves it."""
     outcome = saltctl("compare", "--repair", "--dry-run", "-o", "json")
     assert (outcome.code, outcome.json["repaired"], outcome.json["dry_run"]) == (3, 0, True)
-    assert store.raw(["conv_1", "conv_0"]) == {"conv_1": None, "conv_0": 2}
+    assert store.read_unverified(["conv_1", "conv_0"]) == {"conv_1": None, "conv_0": 2}
 
 
 def test_people_see_what_differs(saltctl: Runner, drifted: Settings) -> None:

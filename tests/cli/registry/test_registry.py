@@ -82,7 +82,7 @@ def test_set_raises_and_says_what_it_did(saltctl: Runner, configured: Settings, 
         "committed": True,
         "dry_run": False,
     }
-    assert store.raw(["conv"]) == {"conv": 4}
+    assert store.read_unverified(["conv"]) == {"conv": 4}
     again = saltctl("registry", "set", "conv", "4", "-o", "json")
     assert (again.code, again.json["changed"]) == (0, False)
 
@@ -104,7 +104,7 @@ def test_set_dry_run_changes_nothing(
     outcome = saltctl("registry", "set", "conv", "4", "--dry-run", "-o", "json")
     assert (outcome.json["after"], outcome.json["changed"], outcome.json["dry_run"]) == (4, True, True)
     assert backup.get("conv") is None
-    assert store.raw(["conv"]) == {"conv": None}
+    assert store.read_unverified(["conv"]) == {"conv": None}
 
 
 def test_set_without_anybody_to_ask_is_refused(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:

@@ -75,7 +75,7 @@ def test_from_stdin(process: Callable[..., CompletedProcess[str]], filled: Setti
     line = '{"conversation_id": "piped", "max_n": 8}\n'
     assert process("registry", "import", "-", input=line).returncode == 6
     assert process("registry", "import", "-", "--yes", input=line).returncode == 0
-    assert store.raw(["piped"]) == {"piped": 8}
+    assert store.read_unverified(["piped"]) == {"piped": 8}
 
 
 def test_a_file_that_is_not_there(saltctl: Runner, filled: Settings) -> None:

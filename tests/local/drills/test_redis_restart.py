@@ -20,7 +20,7 @@ class Unfenced(RedisRegistry):
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
         """Return the entries in Redis, verified or not."""
-        held = self.raw(conversation_ids)
+        held = self.read_unverified(conversation_ids)
         return [held[conversation_id] for conversation_id in conversation_ids]
 
 

@@ -11,19 +11,19 @@ from saltctl.errors import RedisUnavailableError
 from saltctl.local.servers import LocalRedis
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
-from saltctl.stores.redis.buckets import UNREADABLE, BucketReader
+from saltctl.stores.redis.buckets import UNREADABLE, RedisBucketReader
 from saltctl.stores.redis.registry import FENCE, REBUILD, RedisRegistry
 
 
 @pytest.fixture
-def reader(settings: Settings) -> Iterator[BucketReader]:
+def reader(settings: Settings) -> Iterator[RedisBucketReader]:
     """A reader of the test's Redis."""
-    made = BucketReader(settings)
+    made = RedisBucketReader(settings)
     yield made
     made.close()
 
 
-def test_entries_by_id_and_by_bucket(reader: BucketReader, store: RedisRegistry, settings: Settings) -> None:
+def test_entries_by_id_and_by_bucket(reader: RedisBucketReader, store: RedisRegistry, settings: Settings) -> None:
     """Both ways show the same entries; the fence and the token are no entries; order is kept."""
     entries = {f"conv_{number}": 2 << number % 5 for number in range(300)}
     for conversation_id, n in entries.items():
@@ -31,31 +31,31 @@ def test_entries_by_id_and_by_bucket(reader: BucketReader, store: RedisRegistry,
     (session,) = store.sessions()
     session.mark_buckets("token")
     asked = [*entries, "absent"]
-    assert reader.held(asked) == [*entries.values(), None]
+    assert reader.read(asked) == [*entries.values(), None]
     every = range(settings.buckets)
-    assert dict(reader.entries(every)) == entries
-    assert sum(reader.sizes(every)) == len(entries)
+    assert dict(reader.read_buckets(every)) == entries
+    assert sum(reader.count_entries(every)) == len(entries)
     session.set_fence("token")
     session.close()
-    assert sum(reader.sizes(every)) == len(entries)
+    assert sum(reader.count_entries(every)) == len(entries)
 
 
-def test_what_is_no_salt_count(reader: BucketReader, settings: Settings, admin: Any) -> None:
+def test_what_is_no_salt_count(reader: RedisBucketReader, settings: Settings, admin: Any) -> None:
     """Nonsense is told from an entry that is missing, and ids that are no UTF-8 arrive as what they are."""
     bucket = bucket_of("conv", settings.buckets)
     key = f"{settings.key_prefix}:r:{bucket}"
     admin.hset(key, mapping={"conv": "many", b"odd\xff": "4", FENCE: "x", REBUILD: "y"})
-    assert reader.held(["conv"]) == [UNREADABLE]
-    assert dict(reader.entries([bucket])) == {"conv": UNREADABLE, "odd\udcff": 4}
-    assert reader.sizes([bucket]) == [2]
+    assert reader.read(["conv"]) == [UNREADABLE]
+    assert dict(reader.read_buckets([bucket])) == {"conv": UNREADABLE, "odd\udcff": 4}
+    assert reader.count_entries([bucket]) == [2]
 
 
-def test_identity_changes_with_a_restart(reader: BucketReader, redis_server: LocalRedis) -> None:
+def test_identity_changes_with_a_restart(reader: RedisBucketReader, redis_server: LocalRedis) -> None:
     """The same server has the same identity, and a restarted one has another."""
-    before = reader.identity()
-    assert reader.identity() == before
+    before = reader.replication_ids()
+    assert reader.replication_ids() == before
     redis_server.kill()
     with pytest.raises(RedisUnavailableError):
-        reader.held(["conv"])
+        reader.read(["conv"])
     redis_server.start()
-    assert reader.identity() != before
+    assert reader.replication_ids() != before

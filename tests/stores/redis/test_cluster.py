@@ -29,7 +29,7 @@ from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.heat.window_sums import WindowSums
-from saltctl.stores.redis.buckets import BucketReader
+from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.stores.conftest import find_engine
@@ -119,7 +119,7 @@ def test_the_whole_registry_is_spread_and_verified(
     assert len(store.primaries()) == 3
     assert store.verified() == dict.fromkeys(store.primaries(), True)
     assert dict(store.entries()) == dict.fromkeys(CONVERSATIONS[::2], 4)
-    assert store.raw(CONVERSATIONS[:2]) == {CONVERSATIONS[0]: 4, CONVERSATIONS[1]: None}
+    assert store.read_unverified(CONVERSATIONS[:2]) == {CONVERSATIONS[0]: 4, CONVERSATIONS[1]: None}
     assert len(store.by_primary(CONVERSATIONS)) == 3
     assert rebuild(dry_run=True).restored == 0
     store.check_server()
@@ -133,11 +133,11 @@ def test_a_comparison_sees_every_primary(
     connections = Connections(settings, timeout=5.0, retries=0)
     drift = list(zip(CONVERSATIONS[:20], (2, 8) * 10, strict=True))
     for conversation_id, n in drift:
-        connections.execute_of(store._key(conversation_id), "HSET", store._key(conversation_id), conversation_id, n)
+        connections.execute_of(store.key_of(conversation_id), "HSET", store.key_of(conversation_id), conversation_id, n)
     for conversation_id in CONVERSATIONS[20:40:2]:
-        connections.execute_of(store._key(conversation_id), "HDEL", store._key(conversation_id), conversation_id)
+        connections.execute_of(store.key_of(conversation_id), "HDEL", store.key_of(conversation_id), conversation_id)
     connections.close()
-    reader = BucketReader(settings)
+    reader = RedisBucketReader(settings)
     compare = partial(Comparison, settings, reader, store, backup, ComparisonOptions(grace=0.01))
     found = result_of(compare(registry=raised).run())
     assert (found.behind, found.unbacked, found.missing, found.repaired) == (10, 10, 10, 30)
@@ -153,7 +153,7 @@ def test_a_promoted_replica_is_unverified_until_a_rebuild(
 ) -> None:
     """A primary is killed and its replica promoted: its slots, and no others, are answered by the backup."""
     assert set(sources(raised).values()) == {"redis"}
-    dead = cluster.owner_of(store._key(CONVERSATIONS[0]))
+    dead = cluster.owner_of(store.key_of(CONVERSATIONS[0]))
     theirs = set(store.by_primary(CONVERSATIONS)[dead.name])
     promoted = cluster.kill(dead)
     assert {i for i, source in sources(raised).items() if source == "backup"} == theirs
@@ -170,11 +170,11 @@ def test_a_promoted_replica_is_unverified_until_a_rebuild(
 @on_one
 def test_a_raise_goes_to_the_promoted_replica(cluster: LocalCluster, store: RedisRegistry, raised: Registry) -> None:
     """The client that raises learns of the failover by itself, in the middle of the raise."""
-    dead = cluster.owner_of(store._key(CONVERSATIONS[1]))
-    assert store.raw([CONVERSATIONS[1]]) == {CONVERSATIONS[1]: None}
+    dead = cluster.owner_of(store.key_of(CONVERSATIONS[1]))
+    assert store.read_unverified([CONVERSATIONS[1]]) == {CONVERSATIONS[1]: None}
     cluster.kill(dead)
     assert raised.raise_to(CONVERSATIONS[1], 8).committed
-    assert store.raw([CONVERSATIONS[1]]) == {CONVERSATIONS[1]: 8}
+    assert store.read_unverified([CONVERSATIONS[1]]) == {CONVERSATIONS[1]: 8}
 
 
 @on_both
@@ -182,8 +182,8 @@ def test_a_slot_that_moves_is_unverified_where_it_arrives(
     cluster: LocalCluster, store: RedisRegistry, raised: Registry, rebuild: Rebuilder
 ) -> None:
     """While it is on its way and after, its lookups are answered by the backup, and raises reach it all the same."""
-    key = store._key(CONVERSATIONS[0])
-    moved = {i for i in CONVERSATIONS if store._key(i) == key}
+    key = store.key_of(CONVERSATIONS[0])
+    moved = {i for i in CONVERSATIONS if store.key_of(i) == key}
     target = other_primary(cluster, key)
     with cluster.moving(key, target):
         assert {i for i, source in sources(raised).items() if source == "backup"} == moved
@@ -202,7 +202,7 @@ def test_a_rebuild_does_not_survive_a_slot_that_moves(
     cluster: LocalCluster, settings: Settings, store: RedisRegistry, raised: Registry, backup: BackupTable
 ) -> None:
     """Marked on one primary and fenced on none: the rebuild is broken, and the next one verifies both."""
-    key = store._key(CONVERSATIONS[0])
+    key = store.key_of(CONVERSATIONS[0])
     events = rebuild_job(settings, store, backup, RebuildOptions(segments=1, page_limit=5)).run()
     assert any(isinstance(event, RebuildProgress) for event in events)
     cluster.move(key, other_primary(cluster, key))
@@ -220,7 +220,7 @@ def test_a_rebuild_does_not_survive_a_failover(
     """A primary dies and its replica is promoted half-way: what was marked on the one is not fenced on the other."""
     events = rebuild_job(settings, store, backup, RebuildOptions(segments=1, page_limit=5)).run()
     assert any(isinstance(event, RebuildProgress) for event in events)
-    promoted = cluster.kill(cluster.owner_of(store._key(CONVERSATIONS[0])))
+    promoted = cluster.kill(cluster.owner_of(store.key_of(CONVERSATIONS[0])))
     with pytest.raises((RebuildBrokenError, RedisUnavailableError)):
         list(events)
     assert raised.lookup(CONVERSATIONS[0]) == (CONVERSATIONS[0], 4, 4, "backup")
@@ -242,7 +242,7 @@ def test_no_session_fences_what_moved_away(
 ) -> None:
     """Marking, merging and fencing of a bucket that moved fail, whether or not the client has noticed the move."""
     ids = [CONVERSATIONS[0]]
-    key = store._key(ids[0])
+    key = store.key_of(ids[0])
     giver = cluster.owner_of(key)
     sessions = {session.primary: session for session in store.sessions()}
     if step != "mark":
@@ -250,7 +250,7 @@ def test_no_session_fences_what_moved_away(
             session.mark_buckets("token")
     cluster.move(key, other_primary(cluster, key))
     if noticed:
-        assert store._others.relearn()
+        assert store.refresh_topology()
     owner = sessions[next(iter(store.by_primary(ids)))]
     acts: dict[str, Callable[[], object]] = {
         "mark": lambda: sessions[giver.name].mark_buckets("token"),
@@ -267,7 +267,7 @@ def test_no_session_fences_what_moved_away(
 @on_both
 def test_a_demoted_primary_refuses(cluster: LocalCluster, store: RedisRegistry, raised: Registry) -> None:
     """It knows the script, has the entries and keeps its connections, and answers nobody; nor does it take raises."""
-    demoted = cluster.owner_of(store._key(CONVERSATIONS[0]))
+    demoted = cluster.owner_of(store.key_of(CONVERSATIONS[0]))
     promoted = cluster.replica_of(demoted)
     theirs = list(store.by_primary(CONVERSATIONS)[demoted.name])
     assert store.lookup(demoted.name, theirs)
@@ -279,13 +279,13 @@ def test_a_demoted_primary_refuses(cluster: LocalCluster, store: RedisRegistry, 
         assert not isinstance(refused.value, UnverifiedError)
     assert {i for i, source in sources(raised).items() if source == "backup"} == set(theirs)
     assert store.merge(theirs[0], 8)
-    assert promoted.ask("HGET", store._key(theirs[0]), theirs[0]) == b"8"
+    assert promoted.ask("HGET", store.key_of(theirs[0]), theirs[0]) == b"8"
 
 
 @on_both
 def test_an_isolated_primary_refuses(cluster: LocalCluster, store: RedisRegistry, raised: Registry) -> None:
     """NOREPLICAS, where min-replicas-to-write is set: somebody else may have been promoted by now."""
-    primary = cluster.owner_of(store._key(CONVERSATIONS[0]))
+    primary = cluster.owner_of(store.key_of(CONVERSATIONS[0]))
     theirs = set(store.by_primary(CONVERSATIONS)[primary.name])
     cluster.replica_of(primary).server.kill()
     primary.ask("CONFIG", "SET", "min-replicas-to-write", "1")

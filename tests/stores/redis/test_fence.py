@@ -24,7 +24,7 @@ CONVERSATIONS = [f"conv_{number:03}" for number in range(40)]
 
 def key_of(store: RedisRegistry, conversation_id: str) -> str:
     """The Redis key of a conversation's bucket."""
-    return store._key(conversation_id)
+    return store.key_of(conversation_id)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_restart_with_its_aof_is_fenced(
     """A server that came back with every entry is not believed either: nobody knows what its AOF lost."""
     redis_server.kill()
     redis_server.start()
-    assert store.raw(CONVERSATIONS[:1]) == {CONVERSATIONS[0]: 4}
+    assert store.read_unverified(CONVERSATIONS[:1]) == {CONVERSATIONS[0]: 4}
     assert_unverified(store)
     assert_answers_from(raised, "backup")
     assert rebuild().restored == 0
@@ -178,7 +178,7 @@ def test_a_raise_into_a_lost_bucket_does_not_verify_it(
     """A raise makes the bucket anew, with its one entry: the others in it stay fenced, and so does this one."""
     admin.delete(key_of(store, CONVERSATIONS[0]))
     raised.raise_to(CONVERSATIONS[0], 8)
-    assert store.raw(CONVERSATIONS[:1]) == {CONVERSATIONS[0]: 8}
+    assert store.read_unverified(CONVERSATIONS[:1]) == {CONVERSATIONS[0]: 8}
     with pytest.raises(UnverifiedError):
         store.lookup(primary, CONVERSATIONS[:1])
 
@@ -258,7 +258,7 @@ def test_scripts_are_not_replicated(
 ) -> None:
     """A replica has the entries and the fences, and not the script: promoted, it is unverified."""
     follow(other_admin, redis_server)
-    assert other_store.raw(CONVERSATIONS[:1]) == {CONVERSATIONS[0]: 4}
+    assert other_store.read_unverified(CONVERSATIONS[:1]) == {CONVERSATIONS[0]: 4}
     assert other_admin.script_exists(script_sha("lookup")) == [False]
     assert_unverified(other_store)
     other_admin.execute_command("REPLICAOF", "NO", "ONE")

@@ -103,7 +103,7 @@ def test_any_id_can_be_an_entry(store: RedisRegistry, registry: Registry, primar
     for conversation_id, n in held.items():
         assert store.lookup(primary, [conversation_id]) == [n]
     assert store.lookup(primary, ["other", *held]) == [None, *held.values()]
-    assert store.raw(AWKWARD_IDS) == held
+    assert store.read_unverified(AWKWARD_IDS) == held
     assert dict(store.entries()) == held
 
 
@@ -125,11 +125,11 @@ def test_a_damaged_entry_is_an_error_and_no_default(
     registry.raise_to("conv", 4)
     rebuild()
     for damaged in ("many", "", "0", "-4", "2.5", "1e3", "0x10", "nan"):
-        admin.hset(store._key("conv"), "conv", damaged)
+        admin.hset(store.key_of("conv"), "conv", damaged)
         with pytest.raises(RedisUnavailableError, match="no salt count"):
             store.lookup(primary, ["conv"])
         with pytest.raises(RedisUnavailableError, match="no salt count"):
-            store.raw(["conv"])
+            store.read_unverified(["conv"])
         assert registry.lookup("conv") == ("conv", 4, 4, "backup")
         assert registry.lookup_many(["conv", "other"])["conv"].max_n == 4
         assert rebuild().restored == 1
@@ -142,7 +142,7 @@ def test_a_bucket_that_is_no_hash_is_an_error(
     """Somebody used the key for something else: lookups of this bucket go to the backup."""
     rebuild()
     registry.raise_to("conv", 4)
-    admin.set(store._key("conv"), "x")
+    admin.set(store.key_of("conv"), "x")
     with pytest.raises(RedisUnavailableError, match="WRONGTYPE"):
         store.lookup(primary, ["conv"])
     assert registry.lookup("conv").max_n == 4
@@ -157,7 +157,7 @@ def test_a_merge_says_whether_it_raised(store: RedisRegistry) -> None:
     assert store.merge("conv", 4) is False
     assert store.merge("conv", 2) is False
     assert store.merge("conv", 8) is True
-    assert store.raw(["conv", "other"]) == {"conv": 8, "other": None}
+    assert store.read_unverified(["conv", "other"]) == {"conv": 8, "other": None}
 
 
 def test_numbers_are_compared_as_numbers(store: RedisRegistry, session: RedisRebuildSession) -> None:
@@ -168,7 +168,7 @@ def test_numbers_are_compared_as_numbers(store: RedisRegistry, session: RedisReb
             store.merge(by_raise, n)
             session.merge([(by_rebuild, n)])
         larger = max(first, second)
-        assert store.raw([by_raise, by_rebuild]) == {by_raise: larger, by_rebuild: larger}
+        assert store.read_unverified([by_raise, by_rebuild]) == {by_raise: larger, by_rebuild: larger}
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 999, 1000, 1001, 8001, 20_000])
@@ -195,7 +195,7 @@ def test_entries_that_are_new_are_merged_past_the_script_and_the_parser(
         # The same connection, as one that keeps its socket to itself.
         patch.setattr(session._connection, "_connection", _Closed(driver))
         assert session.merge([(f"conv_{number}", 8) for number in range(4999, 5003)]) == 4
-    assert store.raw(["conv_0", "conv_4999", "conv_5002"]) == {"conv_0": 4, "conv_4999": 8, "conv_5002": 8}
+    assert store.read_unverified(["conv_0", "conv_4999", "conv_5002"]) == {"conv_0": 4, "conv_4999": 8, "conv_5002": 8}
 
 
 class _Closed:
@@ -280,8 +280,8 @@ def test_one_missing_mark_keeps_every_bucket_unfenced(
 ) -> None:
     """The marks are checked first, and fences set after."""
     session.mark_buckets("mine")
-    admin.hdel(store._key("conv"), "#rebuild")
-    with pytest.raises(RebuildBrokenError, match=store._key("conv")):
+    admin.hdel(store.key_of("conv"), "#rebuild")
+    with pytest.raises(RebuildBrokenError, match=store.key_of("conv")):
         session.set_fence("mine")
     assert not any(b"#fence" in admin.hgetall(key) for key in admin.scan_iter("salt:r:*"))
 

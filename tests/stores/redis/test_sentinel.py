@@ -89,7 +89,7 @@ def test_a_failover_is_followed_and_fenced(
     assert store.primaries() == (sentinels.primary.name,)
     assert store.verified() == {sentinels.primary.name: False}
     assert registry.raise_to("conv", 8).committed
-    assert store.raw(["conv"]) == {"conv": 8}
+    assert store.read_unverified(["conv"]) == {"conv": 8}
     with pytest.raises(RedisUnavailableError, match="READONLY"):
         stream.append_reports([HeatReport("conv", "app", 1, 2000)])
     stream.append_reports([HeatReport("conv", "app", 1, 2000)])
@@ -115,7 +115,7 @@ def test_a_killed_primary_and_dead_sentinels(
     for sentinel in sentinels.sentinels:
         sentinel.server.kill()
     assert registry.lookup("conv") == ("conv", 4, 4, "redis")
-    store._others.relearn()
+    store.refresh_topology()
     assert registry.lookup("conv") == ("conv", 4, 4, "redis")
     newcomer = Registry.over(settings, RedisRegistry(settings), BackupTable(settings))
     assert newcomer.lookup("conv") == ("conv", 4, 4, "backup")
@@ -182,7 +182,7 @@ def test_sentinels_have_a_password_of_their_own(redis_binary: Path, tmp_path: Pa
         for settings in opened:
             store = RedisRegistry(settings)
             store.merge("conv", 4)
-            assert store.raw(["conv"]) == {"conv": 4}
+            assert store.read_unverified(["conv"]) == {"conv": 4}
             store.close()
         wrong = RedisRegistry(of_sentinels(f"redis+sentinel://:{PASSWORD}@{hosts}?sentinel_password=wrong", moto))
         with pytest.raises(AccessDeniedError) as refused:

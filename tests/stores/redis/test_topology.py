@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from saltctl.errors import AccessDeniedError, ConfigurationError, RedisUnavailableError, SaltctlError
-from saltctl.stores.redis.topology import SLOTS, Cluster, OneServer, Sentinels, slot_of, topology
+from saltctl.stores.redis.topology import SLOTS, ClusterTopology, SentinelTopology, SingleServer, slot_of, topology
 from saltctl.urls import parse_redis_url
 
 SLOT_LISTS = [
@@ -42,9 +42,9 @@ class World:
             raise answer
         return answer
 
-    def cluster(self, url: str = "redis+cluster://a,b") -> Cluster:
+    def cluster(self, url: str = "redis+cluster://a,b") -> ClusterTopology:
         """A cluster of this world."""
-        return Cluster(parse_redis_url(url), self.fetch, pause=1.0, clock=lambda: self.now)
+        return ClusterTopology(parse_redis_url(url), self.fetch, pause=1.0, clock=lambda: self.now)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_it_is_asked_once(world: World) -> None:
         assert cluster.primaries(1.0) == (LOW, HIGH)
         assert (cluster.primary_of(LOW_KEY, 1.0), cluster.primary_of(HIGH_KEY, 1.0)) == (LOW, HIGH)
     assert len(world.asked) == 1
-    cluster.suspect()
+    cluster.mark_stale()
     assert cluster.primary_of(LOW_KEY, 1.0) == LOW
     assert len(world.asked) == 2
 
@@ -76,7 +76,7 @@ def test_it_is_asked_of_another_one_each_time(world: World) -> None:
     """A node that fell out of the cluster must not be believed for ever, though it answers."""
     cluster = world.cluster()
     for _ in range(8):
-        cluster.suspect()
+        cluster.mark_stale()
         cluster.primaries(1.0)
     assert len({name for name, _ in world.asked}) == 5
 
@@ -108,7 +108,7 @@ def test_what_was_known_goes_on_being_used(world: World) -> None:
     cluster = world.cluster()
     cluster.primaries(1.0)
     world.answers.clear()
-    cluster.suspect()
+    cluster.mark_stale()
     asked = len(world.asked)
     for _ in range(5):
         assert cluster.primary_of(HIGH_KEY, 0.2) == HIGH
@@ -116,9 +116,9 @@ def test_what_was_known_goes_on_being_used(world: World) -> None:
     assert len(world.asked) > asked
     world.answers = {name: [[0, 16383, [b"10.0.0.2", 7000, b"id"]]] for name in ("a:6379", "b:6379", HIGH)}
     world.now += 1.5
-    assert cluster.relearn(50.0)
+    assert cluster.refresh(50.0)
     assert cluster.primaries(1.0) == (HIGH,)
-    assert not cluster.relearn(50.0)
+    assert not cluster.refresh(50.0)
 
 
 def test_a_slot_without_a_primary_is_an_outage(world: World) -> None:
@@ -164,16 +164,16 @@ def test_other_threads_go_on_while_one_asks(world: World) -> None:
     world.meanwhile = another_thread_looks
     cluster.primaries(1.0)
     assert "is being asked" in str(found.pop())
-    cluster.suspect()
+    cluster.mark_stale()
     world.meanwhile = another_thread_looks
     cluster.primaries(1.0)
     assert found == [(LOW, HIGH)]
 
 
-def test_what_is_suspected_while_it_is_asked_is_asked_again(world: World) -> None:
+def test_what_is_stale_while_it_is_asked_is_asked_again(world: World) -> None:
     """The answer may be older than the failure."""
     cluster = world.cluster()
-    world.meanwhile = cluster.suspect
+    world.meanwhile = cluster.mark_stale
     cluster.primaries(1.0)
     world.meanwhile = lambda: None
     cluster.primaries(1.0)
@@ -185,11 +185,11 @@ def test_sentinels_name_one_primary(world: World) -> None:
     """It has all keys; a sentinel that knows no such service does not keep another from being asked."""
     world.answers = {"sentinel a:26379": [], "sentinel b:26379": [b"fe80::1", b"6380"]}
     url = parse_redis_url("redis+sentinel://a,b/m")
-    sentinels = Sentinels(url, world.fetch, pause=0.0, clock=lambda: world.now)
+    sentinels = SentinelTopology(url, world.fetch, pause=0.0, clock=lambda: world.now)
     assert sentinels.primaries(1.0) == ("[fe80::1]:6380",)
     assert sentinels.primary_of("any", 1.0) == "[fe80::1]:6380"
     world.answers["sentinel b:26379"] = []
-    lost = Sentinels(url, world.fetch, pause=0.0, clock=lambda: world.now)
+    lost = SentinelTopology(url, world.fetch, pause=0.0, clock=lambda: world.now)
     with pytest.raises(ConfigurationError, match="no service 'm'"):
         lost.primaries(1.0)
 
@@ -197,7 +197,7 @@ def test_sentinels_name_one_primary(world: World) -> None:
 def test_one_server_is_never_asked_about() -> None:
     """The URL names it, and nothing changes that."""
     single = topology(parse_redis_url("redis://h"), lambda *_: pytest.fail("asked"), pause=1.0)
-    assert isinstance(single, OneServer)
-    single.suspect()
-    assert not single.relearn(1.0)
+    assert isinstance(single, SingleServer)
+    single.mark_stale()
+    assert not single.refresh(1.0)
     assert (single.primaries(1.0), single.primary_of("k", 1.0)) == (("h:6379",), "h:6379")
