@@ -1,4 +1,4 @@
-"""Every command, once: what a call of it looks like and which keys it promises. New commands join here.
+"""The contract of every command: an example call, and the keys that it promises. Add new commands here.
 
 The arguments work in the seeded local environment and touch conversations that no other entry touches.
 """
@@ -10,11 +10,19 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Contract:
-    """A command as scripts may rely on it.
+    """The promise of a command to scripts.
 
-    ``keys``: of the JSON document, or of each record where the document is a list. ``nested``: keys of the
-    records in a list under a key. ``line_keys`` and ``columns``: of JSONL and TSV, where they are not the
-    keys, since those have a record a line where JSON has one document.
+    Args:
+        name: the command.
+        args: the arguments of the example call.
+        keys: the keys of the JSON document, or of each record if the document is a list.
+        listed: whether the document is a list.
+        nested: the keys of the records in a list, by the key of the list.
+        line_keys: the keys of JSONL, if they are not ``keys``: JSONL has one record a line.
+        columns: the columns of TSV, if they are not ``keys``.
+        code: the exit code of the example call.
+        returns_data: whether the command has ``--output``.
+        slow: whether the call starts servers, or does not end by itself.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Running the command line: in this process for what it prints, as a process for what it is to the system."""
+"""Runners of the command line: in this process to check its output, as a process to check its behaviour."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from saltctl.stores.aws.backup_table import BackupTable
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -58,7 +58,7 @@ def saltctl(capsys: pytest.CaptureFixture[str]) -> Runner:
 
 
 def variables_of(settings: Settings) -> dict[str, str]:
-    """The environment that leads saltctl to the servers of these settings."""
+    """Return the environment variables that lead saltctl to the servers of these settings."""
     return {
         "SALTCTL_REDIS_URL": settings.require_redis_url(),
         "SALTCTL_BUCKETS": str(settings.buckets),
@@ -79,13 +79,13 @@ def configured(settings: Settings, backup: BackupTable, monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="session")
 def seeded_environment() -> Iterator[LocalEnvironment]:
-    """One seeded local environment for all tests that only look, or change what nobody else looks at."""
+    """One seeded local environment for all tests that only read, or change data that no other test reads."""
     yield from _seeded()
 
 
 @pytest.fixture(scope="session")
 def scratch_environment() -> Iterator[LocalEnvironment]:
-    """Another one, for examples of help texts, which change whatever they are examples of changing."""
+    """Another seeded environment, for the examples of help texts, which change data."""
     yield from _seeded()
 
 

@@ -18,7 +18,7 @@ FILES = {"bash": "saltctl.bash", "zsh": "_saltctl", "fish": "saltctl.fish", "pow
 
 @pytest.mark.parametrize("shell", FILES)
 def test_scripts_are_current(shell: str, saltctl: Runner) -> None:
-    """Each file is byte for byte what ``saltctl completion`` prints."""
+    """Each file is byte for byte the output of ``saltctl completion``."""
     outcome = saltctl("completion", shell)
     assert outcome.code == 0
     assert outcome.out == (SCRIPTS / FILES[shell]).read_text()
@@ -26,7 +26,7 @@ def test_scripts_are_current(shell: str, saltctl: Runner) -> None:
 
 
 def test_bash_completes_commands(tmp_path: Path) -> None:
-    """The script, loaded into bash, offers the commands that begin with what was typed."""
+    """The script, loaded into bash, completes the first letters of a command."""
     found = shutil.which("bash")
     if found is None:
         pytest.skip("bash is not installed")

@@ -56,7 +56,7 @@ def test_contexts_and_their_overrides(saltctl: Runner, tmp_path: Path, monkeypat
 
 
 def test_path_names_the_file(saltctl: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``config path`` says where the file is looked for, whether it exists or not."""
+    """``config path`` prints the path, whether or not the file exists."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert saltctl("config", "path", "-o", "json").json == {
         "path": str(tmp_path / "saltctl" / "config.toml"),

@@ -1,4 +1,4 @@
-"""The output contract of every command: formats, keys, help, errors. Commands join in commands.py."""
+"""The output contract of every command: formats, keys, help, errors. commands.py lists the commands."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ LEAVES = dict(_leaves(typer.main.get_command(build())))
 
 
 def test_every_command_is_listed_in_the_contract() -> None:
-    """A command that nobody promised anything about cannot be added by accident."""
+    """A command without a contract cannot be added by accident."""
     assert set(LEAVES) == {c.name for c in COMMANDS}
 
 
 @pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
 def test_json_is_one_document_with_every_key(contract: Contract, saltctl: Runner, seeded: LocalEnvironment) -> None:
-    """``-o json`` prints one document; each promised key is there, in order, null where unknown."""
+    """``-o json`` prints one document; each promised key is there, in order, null if unknown."""
     outcome = saltctl(*contract.name.split(), *contract.args, "-o", "json")
     assert outcome.code == contract.code, outcome.err
     document = outcome.json
@@ -89,7 +89,7 @@ def test_tables_fit_the_terminal(
 
 @pytest.mark.parametrize("name", sorted(LEAVES))
 def test_help_says_what_for_and_shows_examples(name: str, saltctl: Runner) -> None:
-    """``--help`` begins with what the command is for and ends with examples of this very command."""
+    """``--help`` begins with the purpose of the command and ends with examples of this command."""
     outcome = saltctl(*name.split(), "--help")
     assert outcome.code == 0
     about = outcome.out.split("\n\n")[1].strip()
@@ -111,18 +111,18 @@ RUNNABLE = [
     for name in sorted(LEAVES)
     for example in examples_of(name)
     if not name.startswith(("local", "drill"))
-    if name != "service run"  # which ends when it is told to: tests/cli/test_service.py
+    if name != "service run"  # it ends by a signal: tests/cli/detection/test_service.py
 ]
 FINDS_SOMETHING = ("saltctl stream status", "saltctl service status", "saltctl throttle scan", "saltctl doctor")
 BUT_NOT = "saltctl doctor --only redis --only lease"
-"""No service runs where examples are tried, and there was throttling: these say so, where they look at it."""
+"""In the environment of the examples no service runs, and there was throttling: these commands find it (exit 3)."""
 
 
 @pytest.mark.parametrize("example", RUNNABLE)
 def test_examples_work_when_pasted(
     example: str, saltctl: Runner, scratch: LocalEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every example in a help text runs as it stands in the local environment, beside an export."""
+    """Every example in a help text runs as it is in the local environment, next to an exported registry."""
     (tmp_path / "registry.jsonl").write_text('{"conversation_id": "conv_0300", "max_n": 2}\n')
     monkeypatch.chdir(tmp_path)
     outcome = saltctl(*shlex.split(example)[1:])
@@ -156,7 +156,7 @@ CONNECTED = [
 
 
 @pytest.mark.parametrize("args", CONNECTED, ids=" ".join)
-def test_without_configuration_the_way_out_is_named(args: tuple[str, ...], saltctl: Runner) -> None:
+def test_without_configuration_the_hint_names_local_shell(args: tuple[str, ...], saltctl: Runner) -> None:
     """On a fresh machine every command that needs a server exits 78 and names `saltctl local shell`."""
     outcome = saltctl(*args, "-o", "json")
     assert outcome.code == 78

@@ -1,4 +1,4 @@
-"""Jobs as cron and the node exporter see them: ``--cron`` and ``--metrics-file``."""
+"""Jobs for cron and the node exporter: ``--cron`` and ``--metrics-file``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINE_KEYS = ["at", "level", "event", "run", "outcome", "exit_code", "seconds"]
 
 
 @pytest.fixture
-def well(configured: Settings, registry: Registry, rebuild: Rebuilder) -> Settings:
+def verified_settings(configured: Settings, registry: Registry, rebuild: Rebuilder) -> Settings:
     """A registry that is verified and agrees with its backup, and a heat stream with its group."""
     registry.raise_to("conv", 4)
     rebuild()
@@ -34,7 +34,7 @@ def well(configured: Settings, registry: Registry, rebuild: Rebuilder) -> Settin
 
 
 def metrics_of(file: Path) -> dict[str, float]:
-    """The samples of a metrics file by their name, after a look at its syntax."""
+    """Return the samples of a metrics file by name; fail if its syntax is wrong."""
     found = {}
     for line in file.read_text(encoding="utf-8").splitlines():
         if line.startswith("# "):
@@ -50,13 +50,15 @@ JOBS = (("compare",), ("rebuild",), ("stream", "replay"))
 
 
 @pytest.mark.parametrize("job", JOBS, ids=" ".join)
-def test_nothing_happened_and_nothing_is_printed(job: tuple[str, ...], saltctl: Runner, well: Settings) -> None:
+def test_nothing_happened_prints_nothing(job: tuple[str, ...], saltctl: Runner, verified_settings: Settings) -> None:
     """With all in order ``--cron`` prints not one byte, so cron mails nothing."""
     outcome = saltctl(*job, "--cron")
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
 
 
-def test_a_job_that_found_something_says_so_in_one_line(saltctl: Runner, well: Settings, backup: BackupTable) -> None:
+def test_a_job_that_found_something_says_so_in_one_line(
+    saltctl: Runner, verified_settings: Settings, backup: BackupTable
+) -> None:
     """Drift, and then its repair, are one JSON line each, with another run id."""
     backup.raise_max_n("conv", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
     lines = []
@@ -73,8 +75,10 @@ def test_a_job_that_found_something_says_so_in_one_line(saltctl: Runner, well: S
     assert lines[0]["run"] != lines[1]["run"]
 
 
-def test_a_rebuild_that_verified_says_so(saltctl: Runner, well: Settings, redis_server: LocalRedis) -> None:
-    """A Redis that was restarted is rebuilt, which is news, even where it had all entries in its AOF."""
+def test_a_rebuild_that_verified_says_so(
+    saltctl: Runner, verified_settings: Settings, redis_server: LocalRedis
+) -> None:
+    """The rebuild of a restarted Redis is reported, even if its AOF had all entries."""
     redis_server.kill()
     redis_server.start()
     (line,) = map(json.loads, saltctl("rebuild", "--cron").err.splitlines())
@@ -82,8 +86,8 @@ def test_a_rebuild_that_verified_says_so(saltctl: Runner, well: Settings, redis_
     assert saltctl("rebuild", "--cron").err == ""
 
 
-def test_a_failure_is_one_line(saltctl: Runner, well: Settings, redis_server: LocalRedis) -> None:
-    """An error's code, message and hint stand in the line, and nowhere else once more."""
+def test_a_failure_is_one_line(saltctl: Runner, verified_settings: Settings, redis_server: LocalRedis) -> None:
+    """The line has the error's code, message and hint; they are not printed again."""
     redis_server.kill()
     outcome = saltctl("compare", "--cron")
     (line,) = map(json.loads, outcome.err.splitlines())
@@ -92,21 +96,23 @@ def test_a_failure_is_one_line(saltctl: Runner, well: Settings, redis_server: Lo
     assert line["hint"]
 
 
-def test_a_lease_that_is_held_is_no_news(saltctl: Runner, well: Settings, backup: BackupTable) -> None:
-    """Run every minute beside a long rebuild, a rebuild leaves with 75 and without a mail."""
+def test_a_held_lease_prints_nothing(saltctl: Runner, verified_settings: Settings, backup: BackupTable) -> None:
+    """A rebuild that runs every minute during a long rebuild exits with 75 and without a mail."""
     backup.lease.acquire("other", time.time(), host="app-17", pid=4242, expiry=30)
     outcome = saltctl("rebuild", "--cron")
     assert (outcome.code, outcome.out, outcome.err) == (75, "", "")
 
 
-def test_a_report_that_is_asked_for_is_printed(saltctl: Runner, well: Settings) -> None:
+def test_output_is_printed_if_a_format_is_given(saltctl: Runner, verified_settings: Settings) -> None:
     """``--cron -o json`` has its document on stdout."""
     assert saltctl("compare", "--cron", "-o", "json").json["in_sync"] == 1
 
 
 @pytest.mark.parametrize("job", JOBS, ids=" ".join)
-def test_metrics_are_written_at_success(job: tuple[str, ...], saltctl: Runner, well: Settings, tmp_path: Path) -> None:
-    """The file has the outcome, when it was, and what the report has in numbers; anybody may read it."""
+def test_metrics_are_written_at_success(
+    job: tuple[str, ...], saltctl: Runner, verified_settings: Settings, tmp_path: Path
+) -> None:
+    """The file has the outcome, its time and the numbers of the report; all users may read it."""
     file = tmp_path / "saltctl.prom"
     before = time.time()
     assert saltctl(*job, "--metrics-file", str(file)).code == 0
@@ -119,9 +125,9 @@ def test_metrics_are_written_at_success(job: tuple[str, ...], saltctl: Runner, w
 
 
 def test_metrics_are_written_at_failure_and_keep_the_last_success(
-    saltctl: Runner, well: Settings, redis_server: LocalRedis, tmp_path: Path
+    saltctl: Runner, verified_settings: Settings, redis_server: LocalRedis, tmp_path: Path
 ) -> None:
-    """A failed run says so, and an alert on the age of the last success goes on counting."""
+    """A failed run is recorded, and the timestamp of the last success stays, for alerts on its age."""
     file = tmp_path / "saltctl.prom"
     saltctl("compare", "--metrics-file", str(file))
     good = metrics_of(file)
@@ -138,9 +144,9 @@ def test_metrics_are_written_at_failure_and_keep_the_last_success(
 
 
 def test_drift_is_a_success_with_metrics_of_its_own(
-    saltctl: Runner, well: Settings, backup: BackupTable, tmp_path: Path
+    saltctl: Runner, verified_settings: Settings, backup: BackupTable, tmp_path: Path
 ) -> None:
-    """A comparison that found drift ran as it was to; how much it found is what to alert on."""
+    """A comparison that found drift succeeded; the number of its findings is another metric."""
     file = tmp_path / "saltctl.prom"
     backup.raise_max_n("conv", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
     assert saltctl("compare", "--metrics-file", str(file)).code == 3
@@ -151,10 +157,10 @@ def test_drift_is_a_success_with_metrics_of_its_own(
 @pytest.mark.parametrize(
     "arguments", [("--timeout", "1ms"), ("--sample", "1/0"), ("--sample", "x"), ("--repair",)], ids=" ".join
 )
-def test_every_end_is_in_the_metrics(
+def test_every_exit_code_is_in_the_metrics(
     arguments: tuple[str, ...],
     saltctl: Runner,
-    well: Settings,
+    verified_settings: Settings,
     tmp_path: Path,
     hanging_redis: Callable[[], None],
 ) -> None:
@@ -168,9 +174,9 @@ def test_every_end_is_in_the_metrics(
 
 
 def test_a_link_is_replaced_and_not_followed(
-    saltctl: Runner, well: Settings, tmp_path: Path, hanging_redis: Callable[[], None]
+    saltctl: Runner, verified_settings: Settings, tmp_path: Path, hanging_redis: Callable[[], None]
 ) -> None:
-    """Whoever may write into the directory cannot have another file overwritten, or read."""
+    """A user who can write into the directory cannot have another file overwritten or read."""
     precious = tmp_path / "precious"
     precious.write_text('saltctl_job_last_success_timestamp_seconds{command="compare"} 77\n')
     file = tmp_path / "saltctl.prom"
@@ -182,8 +188,8 @@ def test_a_link_is_replaced_and_not_followed(
     assert metrics_of(file)["saltctl_job_last_success_timestamp_seconds"] == 0
 
 
-def test_a_place_that_cannot_be_written_is_said_before_the_work(
-    saltctl: Runner, well: Settings, tmp_path: Path
+def test_an_unwritable_metrics_file_is_refused_before_the_job(
+    saltctl: Runner, verified_settings: Settings, tmp_path: Path
 ) -> None:
     """A missing directory is exit 78 at once, not a surprise an hour later."""
     outcome = saltctl("compare", "--metrics-file", str(tmp_path / "nowhere" / "x.prom"), "-o", "json")
@@ -191,7 +197,9 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe", "link to a directory"])
-def test_only_a_regular_file_is_replaced(kind: str, saltctl: Runner, well: Settings, tmp_path: Path) -> None:
+def test_only_a_regular_file_is_replaced(
+    kind: str, saltctl: Runner, verified_settings: Settings, tmp_path: Path
+) -> None:
     """A path that is a directory, a pipe or a device is exit 78, and stays as it is."""
     file = tmp_path / "x.prom"
     match kind:
@@ -209,7 +217,7 @@ def test_only_a_regular_file_is_replaced(kind: str, saltctl: Runner, well: Setti
     assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode)
 
 
-def test_the_node_exporter_can_read_the_file(saltctl: Runner, well: Settings, tmp_path: Path) -> None:
+def test_the_node_exporter_can_read_the_file(saltctl: Runner, verified_settings: Settings, tmp_path: Path) -> None:
     """The file is readable for all, whatever the umask of the job; the umask is restored."""
     file = tmp_path / "x.prom"
     before = os.umask(0o077)
@@ -223,7 +231,7 @@ def test_the_node_exporter_can_read_the_file(saltctl: Runner, well: Settings, tm
 
 
 def test_a_damaged_metrics_file_is_replaced(
-    saltctl: Runner, well: Settings, tmp_path: Path, hanging_redis: Callable[[], None]
+    saltctl: Runner, verified_settings: Settings, tmp_path: Path, hanging_redis: Callable[[], None]
 ) -> None:
     """A previous file that is not metrics counts as none: the last success is 0."""
     file = tmp_path / "x.prom"
@@ -233,8 +241,8 @@ def test_a_damaged_metrics_file_is_replaced(
     assert metrics_of(file)["saltctl_job_last_success_timestamp_seconds"] == 0
 
 
-def test_a_usage_error_is_told_as_one(saltctl: Runner, well: Settings) -> None:
-    """A crontab with a mistake in it: the line says so, and so does what a person reads."""
+def test_a_usage_error_is_reported(saltctl: Runner, verified_settings: Settings) -> None:
+    """A mistake in a crontab: the JSON line and the error for people name it."""
     outcome = saltctl("compare", "--cron", "--sample", "x")
     first, *rest = outcome.err.splitlines()
     line = json.loads(first)

@@ -1,4 +1,4 @@
-"""The README says only what is true: its tables are the code's, its console blocks and examples run."""
+"""The README is true: its tables are those of the code, its console blocks and examples run."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_configuration_example_can_be_read(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def fresh_environment() -> Iterator[dict[str, str]]:
-    """A local environment that nothing was done in yet; the tour starts from there."""
+    """A new, seeded local environment for the tour."""
     before = dict(os.environ)
     with LocalEnvironment() as environment:
         environment.seed()
@@ -90,7 +90,7 @@ def fresh_environment() -> Iterator[dict[str, str]]:
 
 
 def _typed(command: str, variables: dict[str, str]) -> str:
-    """What a person sees who types a command: stdout is a terminal."""
+    """Return the output of a command with a terminal as its stdout."""
     leader, follower = pty.openpty()
     child = subprocess.Popen(
         ["/bin/sh", "-c", command], env=variables, stdin=subprocess.DEVNULL, stdout=follower, stderr=subprocess.PIPE
@@ -108,7 +108,7 @@ def _typed(command: str, variables: dict[str, str]) -> str:
 
 
 def _shape(text: str) -> list[str]:
-    """The text without what differs from run to run: figures with decimals, ages and ports; and without padding."""
+    """Return the lines without padding, and without values that change: decimals, ages and ports."""
     text = re.sub(r"\d+[smh] ago", "0s ago", text)
     text = re.sub(r"\d\d:\d\d:\d\d\.\d{3}|\d{4}-\d\d-\d\d", "then", text)
     text = re.sub(r"--before \S+", "--before CURSOR", text)
@@ -122,7 +122,7 @@ def _shape(text: str) -> list[str]:
 
 
 def test_the_tour_is_real_output(fresh_environment: dict[str, str]) -> None:
-    """Each command of the tour, typed in this order, prints what the README shows."""
+    """Each command of the tour, typed in this order, prints the lines in the README."""
     tried = 0
     for block in _blocks("console"):
         for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
@@ -134,7 +134,7 @@ def test_the_tour_is_real_output(fresh_environment: dict[str, str]) -> None:
 
 
 def test_the_python_examples_print_what_they_say(fresh_environment: dict[str, str]) -> None:
-    """The library example runs, and prints what its comments promise."""
+    """The library example runs, and prints the lines in its comments."""
     for block in _blocks("python"):
         promised = re.findall(r"print\(.*\)  # (.*)$", block, flags=re.MULTILINE)
         done = subprocess.run(
@@ -162,7 +162,7 @@ def _scheduled() -> list[str]:
 def test_scheduled_commands_are_quiet_and_write_their_metrics(
     command: str, fresh_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    """Each line of the crontab and of the unit runs as it stands, prints nothing where all is well, and succeeds."""
+    """Each line of the crontab and of the unit runs as it is, prints nothing if nothing is wrong, and succeeds."""
     for command_before in ("setup", "rebuild"):  # the tour, if it came first, has flushed Redis
         subprocess.run(["saltctl", command_before], env=fresh_environment, capture_output=True, check=True)  # noqa: S607
     assert TEXTFILES in command
@@ -198,15 +198,15 @@ def test_the_goals_are_those_of_the_benchmarks() -> None:
     rows = {row[0]: row[2] for row in _rows("How fast") if re.search(r"\d", row[2])}
     assert len(rows) == len(goals)
     for beginning, expected in goals.items():
-        (shown,) = [goal for what, goal in rows.items() if what.startswith(beginning)]
+        (shown,) = [goal for name, goal in rows.items() if name.startswith(beginning)]
         assert {float(number.replace(",", "")) for number in re.findall(r"[\d.,]*\d", shown)} == expected
 
 
 def test_the_repository_names_no_place() -> None:
-    """Nothing that is committed tells where it was written."""
+    """No committed file names a directory of the machine where it was written."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)  # noqa: S607
     if listed.returncode != 0:
-        pytest.skip("this is no git checkout")
+        pytest.skip("not a git checkout")
     for name in filter(None, listed.stdout.decode().split("\0")):
         path = ROOT / name
         if path.is_file() and path != Path(__file__):

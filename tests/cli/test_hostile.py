@@ -1,10 +1,12 @@
-"""Hostile input that somebody took trouble over: refused with its documented exit code, and never a defect."""
+"""Crafted hostile input: refused with its documented exit code, and never an internal error."""
 
 from __future__ import annotations
 
 import json
 import stat
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -15,28 +17,40 @@ from saltctl.errors import InvalidCursorError
 from saltctl.history import cursor
 from tests.cli.conftest import Runner
 
-BINDING = cursor._binding("conv")
 DEEP = "[" * 2900
 
 
-def forged(payload: str) -> str:
-    """A cursor whose digest is right: it is no secret, so anybody can make one."""
-    data = payload.encode()
-    return urlsafe_b64encode(cursor._digest(data) + data).decode().rstrip("=")
+def forge(payload: bytes) -> str:
+    """Return a cursor with a correct digest: the digest is not secret, so anyone can forge one."""
+    digest = sha256(b"saltctl cursor\0" + payload).digest()[:8]
+    return urlsafe_b64encode(digest + payload).decode().rstrip("=")
+
+
+def forge_sort_key(key: str, kind: str) -> str:
+    """Return a cursor of "conv" in which the sort key is replaced."""
+    sort_key = "k" if kind == "S" else Decimal(1)
+    genuine = cursor.encode(cursor.Cursor(cursor.Position(sort_key, 0), 1), "conv")
+    payload = urlsafe_b64decode(genuine + "=" * (-len(genuine) % 4))[8:]
+    assert forge(payload) == genuine
+    parts = json.loads(payload)
+    parts[parts.index(kind) + 1] = key
+    return forge(json.dumps(parts, separators=(",", ":")).encode())
 
 
 @pytest.mark.parametrize("key", ["NaN", "sNaN", "Infinity", "-Infinity"])
-def test_a_cursor_at_no_number_is_refused(key: str) -> None:
-    """DynamoDB has no such numbers, and comparing with them fails or lies."""
-    with pytest.raises(InvalidCursorError, match="no cursor"):
-        cursor.decode(forged(json.dumps([1, BINDING, "N", key, 0, 1])), "conv", "N")
+def test_a_cursor_that_is_not_at_a_number_is_refused(key: str) -> None:
+    """DynamoDB has no such numbers, and comparisons with them fail or are wrong."""
+    assert cursor.decode(forge_sort_key("2", "N"), "conv", "N").position.sort_key == 2
+    with pytest.raises(InvalidCursorError, match="damaged"):
+        cursor.decode(forge_sort_key(key, "N"), "conv", "N")
 
 
-@pytest.mark.parametrize("payload", [DEEP, json.dumps([1, BINDING, "S", "\ud800", 0, 1])], ids=["deep", "surrogate"])
-def test_a_cursor_that_json_chokes_on_is_refused(payload: str) -> None:
-    """Lists in lists in lists, and half of a surrogate pair, which no request could carry."""
-    with pytest.raises(InvalidCursorError, match="no cursor"):
-        cursor.decode(forged(payload), "conv", "S")
+@pytest.mark.parametrize("text", [forge(DEEP.encode()), forge_sort_key("\ud800", "S")], ids=["deep", "surrogate"])
+def test_a_cursor_with_invalid_json_is_refused(text: str) -> None:
+    """Deeply nested lists, and half of a surrogate pair, which no request can carry."""
+    assert cursor.decode(forge_sort_key("x", "S"), "conv", "S").position.sort_key == "x"
+    with pytest.raises(InvalidCursorError, match="damaged"):
+        cursor.decode(text, "conv", "S")
 
 
 @pytest.mark.parametrize(
@@ -48,10 +62,10 @@ def test_a_cursor_that_json_chokes_on_is_refused(payload: str) -> None:
         'redis_password_file = "\\u0000"',
         'redis_password_file = "~no-such-user-here/secret"',
     ],
-    ids=["deep", "digits", "overflow", "nul", "nobody"],
+    ids=["deep", "digits", "overflow", "nul", "no such user"],
 )
-def test_a_hostile_settings_file_is_a_matter_of_configuration(line: str, saltctl: Runner, tmp_path: Path) -> None:
-    """Exit 78, and one line that says what is wrong."""
+def test_a_hostile_settings_file_is_a_configuration_error(line: str, saltctl: Runner, tmp_path: Path) -> None:
+    """Exit 78, and one line with the error."""
     file = tmp_path / "config.toml"
     file.write_text(f'default_context = "a"\n[contexts.a]\n{line}\n')
     outcome = saltctl("--config", str(file), "config", "show", "-o", "json")
@@ -61,7 +75,7 @@ def test_a_hostile_settings_file_is_a_matter_of_configuration(line: str, saltctl
 
 
 def test_the_health_file_follows_no_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where a link stands in its place, what it leads to is neither made nor touched, and the log says why."""
+    """The target of a link is neither created nor touched, and the log has an event."""
     target, link = tmp_path / "target", tmp_path / "health"
     link.symlink_to(target)
     with handle_events(JsonLines()):
@@ -71,7 +85,7 @@ def test_the_health_file_follows_no_link(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_the_health_file_is_the_owners_and_touched_each_time(tmp_path: Path) -> None:
-    """Nobody else can read it, and its time is that of the latest round."""
+    """Only its owner can read it, and its time is that of the latest round."""
     import os
 
     file = tmp_path / "health"

@@ -1,4 +1,4 @@
-"""Output helpers: nothing hostile comes out raw, and what is printed can be read back."""
+"""Output helpers: hostile characters are escaped, and output can be parsed again."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
 
 @given(ANY_TEXT)
-def test_clean_leaves_only_what_is_printable(text: str) -> None:
-    """Whatever comes in, what comes out is printable, and printable text is left alone."""
+def test_printable_escapes_every_other_character(text: str) -> None:
+    """The result is printable, and a printable string is unchanged."""
     assert printable(text).isprintable()
     if text.isprintable():
         assert printable(text) == text
 
 
 @given(ANY_TEXT)
-def test_clean_json_reads_back_the_same(text: str) -> None:
-    """Escaping what is not printable changes no value."""
+def test_printable_json_changes_no_value(text: str) -> None:
+    """Escaped documents have the same values."""
     document = printable_json(json.dumps({"a": text}, ensure_ascii=False))
     assert json.loads(document) == {"a": text}
     assert all(c.isprintable() for c in document)
@@ -43,12 +43,12 @@ def test_a_tsv_field_is_one_field_and_no_formula(text: str) -> None:
 
 @given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), ANY_TEXT, st.lists(ANY_TEXT)))
 def test_values_for_people_are_printable(value: object) -> None:
-    """Any plain value is shown as printable text."""
+    """Any plain value becomes a printable string."""
     assert format_value(value).isprintable()
 
 
 def test_a_command_can_be_pasted() -> None:
-    """What a shell makes of it is what was meant, whatever an id holds; options that were not given are left out."""
+    """A shell parses it into the same words, whatever characters an id has; options without a value are left out."""
     conversation = "a b; $(touch x) `y` '\"\\ [/] &"
     options = {"--limit": 3, "--since": None, "--all": True, "--eventual": False, "--to": "0-1"}
     command = command_line("history", "read", conversation, given=options)
@@ -71,8 +71,8 @@ def test_no_durations(text: str) -> None:
         parse_duration(text)
 
 
-def test_ago_is_short_and_survives_nonsense() -> None:
-    """Times of raises come from a table that anybody may have written to."""
+def test_ages_are_short_and_invalid_times_unchanged() -> None:
+    """Times of raises come from a table that other programs can write to."""
     now = datetime(2026, 1, 2, tzinfo=UTC)
     assert format_age("2026-01-01T23:57:00Z", now) == "3m ago"
     assert format_age("2026-01-01T22:00:00Z", now) == "2h ago"
@@ -97,5 +97,5 @@ def test_ago_is_short_and_survives_nonsense() -> None:
     ],
 )
 def test_json_errors_are_wanted_with_json_output(args: list[str], wanted: bool) -> None:
-    """Told from the raw arguments, since usage errors come before they are understood."""
+    """The raw arguments decide, since usage errors occur before they are parsed."""
     assert wants_json(args) is wanted

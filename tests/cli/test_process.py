@@ -51,7 +51,7 @@ def test_version_and_help_import_no_driver(process: Process) -> None:
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_command_that_waits(signum: signal.Signals, code: int, silent_server: int) -> None:
-    """A command that hangs on a server can be interrupted, says so in one line, and exits by the book."""
+    """A command that hangs on a server can be interrupted, prints one line, and exits with its documented code."""
     child = subprocess.Popen(
         [sys.executable, "-m", "saltctl", "rebuild", "--wait-redis", "10m", "-o", "json"],
         env={**os.environ, "SALTCTL_REDIS_URL": f"redis://127.0.0.1:{silent_server}", "SALTCTL_REDIS_TIMEOUT": "60"}
@@ -98,23 +98,23 @@ def test_timeout_is_exit_124(process: Process, silent_server: int) -> None:
     assert error["hint"].endswith("with more time: saltctl rebuild --timeout 300ms -o json")
 
 
-def test_a_closed_pipe_is_no_error(seeded: LocalEnvironment) -> None:
+def test_a_closed_pipe_is_not_an_error(seeded: LocalEnvironment) -> None:
     """``saltctl … | head -1`` ends quietly with exit 0."""
     script = f"set -o pipefail; {sys.executable} -m saltctl registry list --source backup | head -1"
     done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "conversation_id\tmax_n\n", "")
 
 
-def test_a_closed_stdout_is_no_defect(seeded: LocalEnvironment) -> None:
-    """``saltctl … >&-`` does its work and says nothing."""
+def test_a_closed_stdout_is_not_an_internal_error(seeded: LocalEnvironment) -> None:
+    """``saltctl … >&-`` does its work and prints nothing."""
     script = f"{sys.executable} -m saltctl registry list --source backup >&-"
     done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")  # noqa: PTH110
-def test_a_full_disk_is_no_defect(seeded: LocalEnvironment) -> None:
-    """Where the output cannot be written that is said, with exit 4 and the command to run again."""
+def test_a_full_disk_is_not_an_internal_error(seeded: LocalEnvironment) -> None:
+    """Output that cannot be written is exit 4, with the command to run again."""
     script = f"{sys.executable} -m saltctl registry list -o json > /dev/full"
     done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, check=False)
     error = json.loads(done.stderr)["error"]
@@ -124,7 +124,7 @@ def test_a_full_disk_is_no_defect(seeded: LocalEnvironment) -> None:
 
 
 def test_a_poor_locale_gets_escapes(process: Process, configured: Settings, registry: Registry) -> None:
-    """Where the terminal cannot show a character it is escaped; nothing fails."""
+    """A character that the terminal cannot show is escaped; nothing fails."""
     registry.raise_to("conv_äöü", 2)
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = process("registry", "list", "--source", "backup", "-o", "table", env=environment)
@@ -133,7 +133,7 @@ def test_a_poor_locale_gets_escapes(process: Process, configured: Settings, regi
 
 
 def test_force_color_puts_no_bar_into_a_log(process: Process, seeded: LocalEnvironment) -> None:
-    """FORCE_COLOR makes Rich believe in a terminal; a log gets lines without control characters all the same."""
+    """FORCE_COLOR makes Rich assume a terminal; a log still gets lines without control characters."""
     done = process("rebuild", "-o", "json", env={**os.environ, "FORCE_COLOR": "1"})
     assert done.returncode == 0
     assert "\x1b" not in done.stdout + done.stderr
@@ -200,8 +200,8 @@ def test_a_terminal_gets_a_table(seeded: LocalEnvironment) -> None:
     assert "\t" not in shown
 
 
-def test_a_defect_is_one_line_and_verbose_shows_more(process: Process, tmp_path: object) -> None:
-    """An error shows no traceback unless it is asked for."""
+def test_an_error_is_one_line_and_verbose_shows_more(process: Process, tmp_path: object) -> None:
+    """An error shows a traceback only with ``--verbose``."""
     quiet = process("registry", "get", "x")
     loud = process("--verbose", "registry", "get", "x")
     assert quiet.returncode == loud.returncode == 78

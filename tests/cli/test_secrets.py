@@ -1,4 +1,4 @@
-"""A password is nowhere in what any command prints, whatever is wrong with the URL, the server or the endpoint."""
+"""No command prints a password, whatever is wrong with the URL, the server or the endpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CASES: dict[str, Variables] = {
         "SALTCTL_REDIS_URL": f"redis://someone:{ESCAPED}@127.0.0.1:{server.port}/0"
     },
     "a server that refuses the password of a file": _password_file,
-    "nobody at the port": lambda *_: {"SALTCTL_REDIS_URL": f"redis://:{ESCAPED}@127.0.0.1:{free_port()}/0"},
+    "no server at the port": lambda *_: {"SALTCTL_REDIS_URL": f"redis://:{ESCAPED}@127.0.0.1:{free_port()}/0"},
     "a password in the query": lambda server, _: {
         "SALTCTL_REDIS_URL": f"redis://127.0.0.1:{server.port}/0?username=x&password={ESCAPED}&nonsense=1"
     },
@@ -64,7 +64,7 @@ def test_no_command_shows_a_password(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every command, with tracebacks on, where it fails of its Redis; AWS's endpoint and key are secrets, too."""
+    """Every command fails because of Redis, with tracebacks on; AWS's endpoint and key are secrets, too."""
     variables = CASES[case](locked_server, tmp_path) | {
         "AWS_ENDPOINT_URL": f"http://someone:{ESCAPED}@127.0.0.1:{free_port()}",
         "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -83,7 +83,7 @@ def test_no_command_shows_a_password(
 
 
 def test_a_password_that_is_shown_would_be_noticed(saltctl: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no secret is shown by config show, so that the tests above would see a secret there."""
+    """Config show prints settings that are not secret: the tests above would find a secret there."""
     monkeypatch.setenv("SALTCTL_ACTOR", SECRET)
     assert SECRET in saltctl("config", "show").out
 
@@ -97,7 +97,7 @@ def test_a_password_that_is_shown_would_be_noticed(saltctl: Runner, monkeypatch:
     ],
 )
 def test_passwords_in_urls_are_masked(text: str, shown: str) -> None:
-    """And nothing else is changed."""
+    """The rest of the string is unchanged."""
     assert without_passwords(text) == shown
 
 
@@ -108,7 +108,7 @@ def test_passwords_in_urls_are_masked(text: str, shown: str) -> None:
 def test_a_password_in_a_setting_that_is_shown_is_refused(
     variable: str, saltctl: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A URL that was pasted into the wrong variable is neither shown nor kept with raises."""
+    """A URL in the wrong variable is neither printed nor recorded with raises."""
     monkeypatch.setenv(variable, f"attribute:redis://:{SECRET}@127.0.0.1")
     outcome = saltctl("config", "show")
     assert outcome.code == 78

@@ -49,10 +49,10 @@ def settings(sentinels: LocalSentinels, moto: LocalMoto, monkeypatch: pytest.Mon
     return settings
 
 
-def test_the_service_and_every_look_follow_a_failover(
+def test_the_service_and_every_command_follow_a_failover(
     sentinels: LocalSentinels, settings: Settings, saltctl: Runner
 ) -> None:
-    """It verifies the primary, raises what a meter reports, and verifies the promoted replica, by itself."""
+    """The service verifies the primary, raises by a meter's report, and verifies the promoted replica by itself."""
 
     def ask(*words: str) -> Any:
         outcome = saltctl(*words, "-o", "json")

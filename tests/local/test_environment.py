@@ -50,7 +50,7 @@ def _left_behind(tmp_path: Path) -> list[str]:
 def _until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.02)
 
 
@@ -105,12 +105,12 @@ def test_nothing_is_left_after_a_signal(signum: signal.Signals, short_tmp: Path)
     )
     try:
         _until(ready.exists)
-        assert _left_behind(short_tmp), "the servers must be there to be missed"
+        assert _left_behind(short_tmp), "the servers must be running first"
         child.send_signal(signum)
         child.wait(timeout=30)
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)  # the sleeping command itself, and only where something failed
+            os.killpg(child.pid, signal.SIGKILL)  # the sleeping command itself, only after a failure
         child.wait()
     if signum is signal.SIGKILL:
         _until(lambda: not [found for found in _left_behind(short_tmp) if " " in found])
@@ -119,8 +119,8 @@ def test_nothing_is_left_after_a_signal(signum: signal.Signals, short_tmp: Path)
         assert not _left_behind(short_tmp)
 
 
-def test_a_child_that_dies_with_us_does(short_tmp: Path) -> None:
-    """What drills start beside the servers ends with the drill, also where that is killed by SIGKILL."""
+def test_a_bound_command_dies_with_its_parent(short_tmp: Path) -> None:
+    """Processes that a drill starts end with the drill, also if SIGKILL ends it."""
     code = (
         "import subprocess, sys\n"
         "from saltctl.local.servers import command_bound_to_parent\n"
@@ -152,8 +152,8 @@ def test_a_shell_reads_commands_from_a_pipe(short_tmp: Path) -> None:
     assert not _left_behind(short_tmp)
 
 
-def test_the_command_is_led_nowhere_else(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Profiles, tokens, endpoints and contexts of whoever starts it do not reach the command."""
+def test_the_command_sees_no_other_servers(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command gets no profile, token, endpoint or context of its caller."""
     for name, value in {
         "AWS_PROFILE": "prod",
         "AWS_SESSION_TOKEN": "secret",
@@ -179,7 +179,7 @@ def test_endpoints_elsewhere_are_refused(url: str) -> None:
         require_loopback(url)
 
 
-def test_help_examples_of_local_work(short_tmp: Path) -> None:
+def test_help_examples_of_local_run(short_tmp: Path) -> None:
     """The examples in ``local run --help`` run as they stand."""
     text = subprocess.run(
         [sys.executable, "-m", "saltctl", "local", "run", "--help"], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""moto's server answers queries of one partition as moto does, without a look at the others."""
+"""moto's server answers queries of one partition as moto does, and reads no other partition."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from saltctl.local.moto_server import query_one_partition
 
 
 class Untouchable(dict[Any, Any]):
-    """A partition that nobody may read."""
+    """A partition that must not be read."""
 
     def values(self) -> Any:
-        """What moto would sort."""
+        """Return the rows that moto sorts."""
         raise AssertionError("another partition was read")
 
 
@@ -58,7 +58,7 @@ def test_a_partition_is_answered_as_before(key: str) -> None:
 
 
 def test_no_other_partition_is_read() -> None:
-    """That is the point: moto sorts the whole table for each query."""
+    """Moto itself sorts the whole table for each query."""
     table = make_table()
     for key, rows in list(table.items.items()):
         if key.value != "p1":

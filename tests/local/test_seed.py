@@ -1,4 +1,4 @@
-"""What the local environment is seeded with is what a salted service leaves behind."""
+"""The seeded data looks like that of a service with salted conversations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from saltctl.stores.redis.connections import Connections
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[LocalEnvironment]:
-    """A seeded environment that is only looked at."""
+    """A seeded environment that tests only read."""
     before = dict(os.environ)
     with LocalEnvironment() as made:
         made.seed()
@@ -36,7 +36,7 @@ def test_salted_conversations_have_history_on_every_side(environment: LocalEnvir
         found = registry.lookup(f"conv_hot_{len(HOT):02d}")
     assert found.max_n == 16
     rows = {key: list(table.rows(key)) for key in found.read_set}
-    assert rows[found.conversation_id], "the base partition has what was written before"
+    assert rows[found.conversation_id], "the base partition has the messages from before"
     assert sum(bool(rows[key]) for key in found.read_set[1:]) >= 12
     newest_base = max(row["sort_key"]["S"] for row in rows[found.conversation_id])
     newest_salted = max(row["sort_key"]["S"] for key in found.read_set[1:] for row in rows[key])
@@ -56,7 +56,7 @@ def test_heat_reports_are_on_the_stream(environment: LocalEnvironment) -> None:
     connections.close()
 
 
-def test_throttling_left_its_metrics(environment: LocalEnvironment) -> None:
+def test_metrics_show_throttling(environment: LocalEnvironment) -> None:
     """CloudWatch shows write throttling by key range within the last hour."""
     now = datetime.now(UTC)
     cloudwatch = create_client(environment.settings, "cloudwatch")

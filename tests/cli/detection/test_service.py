@@ -182,7 +182,7 @@ class Roles:
         self.admin: Any = redis.Redis.from_url(server.url)
         for line in acl(settings).splitlines():
             _, name, *rules = with_passwords(line).split()
-            self.admin.execute_command("ACL", "SETUSER", name, *_joined(rules))  # type: ignore[no-untyped-call]  # redis-py does not annotate it
+            self.admin.execute_command("ACL", "SETUSER", name, *join_selectors(rules))  # type: ignore[no-untyped-call]  # redis-py does not annotate it
         self.url = f"redis://saltctl-{{0}}:{{0}}@127.0.0.1:{server.port}/0"
         self.settings = settings
 
@@ -211,7 +211,7 @@ def with_passwords(line: str) -> str:
     return line
 
 
-def _joined(rules: list[str]) -> list[str]:
+def join_selectors(rules: list[str]) -> list[str]:
     """Rules as ACL SETUSER takes them: a selector in parentheses is one argument."""
     text, found, depth = " ".join(rules), [""], 0
     for character in text:

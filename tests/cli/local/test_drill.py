@@ -51,7 +51,7 @@ def test_people_see_each_step(saltctl: Runner, small_drills: None) -> None:
 
 
 def test_an_unknown_drill_is_a_usage_error(saltctl: Runner) -> None:
-    """A name that is no drill is exit 2 and names the list."""
+    """An unknown name is exit 2, with the command that lists the drills."""
     outcome = saltctl("drill", "no-such", "-o", "json")
     assert outcome.code == 2
     assert outcome.error["hint"] == "saltctl drill --list"

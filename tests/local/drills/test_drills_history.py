@@ -8,37 +8,37 @@ from saltctl.registry.registry import Lookup, Registry
 from saltctl.settings import Settings
 
 
-class Remembering:
-    """Lookups that are asked once for each conversation, as a cache for readers would do."""
+class CachingRegistry:
+    """A registry that caches the first lookup of each conversation, as readers must not."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._known: dict[str, Lookup] = {}
 
     def lookup(self, conversation_id: str) -> Lookup:
-        """What the first lookup said."""
+        """Return the first lookup's answer."""
         if conversation_id not in self._known:
             self._known[conversation_id] = self._registry.lookup(conversation_id)
         return self._known[conversation_id]
 
 
-class Unsalted:
-    """Lookups of a server that knows only what it counted itself: nothing yet."""
+class EmptyRegistry:
+    """A registry that knows no raises, as a server with a local counter would at its start."""
 
     def lookup(self, conversation_id: str) -> Lookup:
-        """N = 1."""
+        """Return N = 1."""
         return Lookup(conversation_id, 1, 1, "redis")
 
 
-def _remembering(settings: Settings) -> History:
+def _open_caching(settings: Settings) -> History:
     history = History.open(settings)
-    history.registry = Remembering(Registry.open(settings))
+    history.registry = CachingRegistry(Registry.open(settings))
     return history
 
 
-def _counting(settings: Settings) -> History:
+def _open_empty(settings: Settings) -> History:
     history = History.open(settings)
-    history.registry = Unsalted()
+    history.registry = EmptyRegistry()
     return history
 
 
@@ -51,13 +51,13 @@ def test_the_offline_reader_misses_nothing() -> None:
 
 def test_an_offline_reader_that_remembers_n_fails_the_drill() -> None:
     """A drill that cannot fail shows nothing."""
-    failed = [step.what for step in offline_reader.run(open_history=_remembering) if not step.ok]
+    failed = [step.what for step in offline_reader.run(open_history=_open_caching) if not step.ok]
     assert "the reader returns with the cursor that it had" in failed
     assert "and pages through all of it, newest first" in failed
 
 
 def test_a_cold_server_routes_at_once() -> None:
-    """With Redis well, down, empty, and rebuilt."""
+    """With Redis verified, down, empty, and rebuilt."""
     steps = list(cold_server.run())
     assert [step.what for step in steps if not step.ok] == []
     assert len(steps) == 5
@@ -65,6 +65,6 @@ def test_a_cold_server_routes_at_once() -> None:
 
 def test_a_cold_server_that_counts_for_itself_fails_the_drill() -> None:
     """Its writes go to the base partition, and its reads miss the salts."""
-    failed = [step for step in cold_server.run(open_history=_counting) if not step.ok]
+    failed = [step for step in cold_server.run(open_history=_open_empty) if not step.ok]
     assert len(failed) == 4
     assert all(" 0 misrouted" not in step.detail for step in failed)
