@@ -146,7 +146,7 @@ class Comparison:
     Args:
         settings: the bucket count and the layout of the registry.
         redis: reads the entries in Redis.
-        store: tells whether Redis is verified. None skips that question, and the report says verified.
+        store: asked whether Redis is verified. None skips that check, and the report says verified.
         backup: the backup table.
         options: how to compare.
         registry: repairs drift; None changes nothing.

@@ -1,7 +1,7 @@
 """Discover the registry from the messages themselves: the last resort if Redis and the backup are both lost.
 
 A parallel scan of the partition keys finds every salt that was ever written to, and so the N that readers need. It
-reads the whole messages table and costs accordingly; ``estimate_cost`` tells how much before.
+reads the whole messages table and costs accordingly; ``estimate_cost`` returns the cost before.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Discovery:
 
 
 def estimate_cost(store: MessageStore, *, consistent: bool) -> ScanCost:
-    """Estimate what a scan of the messages table will cost, without scanning it."""
+    """Estimate the cost of a scan of the messages table, without scanning it."""
     size = store.size()
     units = math.ceil(size.bytes / _RCU_BYTES)
     return ScanCost(size.items, size.bytes, units if consistent else math.ceil(units / 2))

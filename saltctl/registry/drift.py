@@ -1,4 +1,4 @@
-"""Drift: how Redis and the backup can disagree, how to tell that from a raise in progress, and its repair."""
+"""Drift: how Redis and the backup can disagree, how it differs from a raise in progress, and its repair."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def classify(suspect: Suspect, redis_n: int | None, entry: BackupEntry | None) -
     """Return the drift of a suspect that was checked again, or None.
 
     Args:
-        suspect: what the scan saw. Redis must hold at least that by now.
-        redis_n: what Redis holds now.
-        entry: what the backup held after Redis was read. Not needed if Redis is below what the scan saw.
+        suspect: the numbers that the scan saw. Redis must hold at least max_n by now.
+        redis_n: the number in Redis now.
+        entry: the entry of the backup, read after Redis. Not needed if Redis is below what the scan saw.
     """
     conversation_id, held = suspect.conversation_id, count_of(redis_n)
     if held < suspect.max_n:

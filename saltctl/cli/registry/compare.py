@@ -119,7 +119,7 @@ def _run(job: Comparison, *, quiet: bool) -> ComparisonReport:
 
     damaged = 0
 
-    def show(event: Event) -> None:
+    def _show_event(event: Event) -> None:
         nonlocal damaged
         match event:
             case ComparisonProgress():
@@ -130,7 +130,7 @@ def _run(job: Comparison, *, quiet: bool) -> ComparisonReport:
                     keep_line(printable(f"damaged: {event.conversation_id!r}: {event.problem}"))
 
     with show_progress("comparing", quiet=quiet) as (show_line, keep_line):
-        return drain(job.run(), ComparisonReport, show)
+        return drain(job.run(), ComparisonReport, _show_event)
 
 
 def _warn(report: ComparisonReport, *, repair: bool) -> None:

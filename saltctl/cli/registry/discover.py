@@ -72,7 +72,7 @@ def discover(
         session.backup.check_table()
         found = _scan(session, segments=segments, eventual=eventual)
         if apply and found.behind:
-            question = f"Raise {len(found.behind)} conversations to what their messages need?"
+            question = f"Raise {len(found.behind)} conversations to the N of their messages?"
             session.require_consent(question, yes=yes, confirm=confirm, irreversible=True)
             for conversation in found.behind:
                 session.registry.raise_to(conversation.conversation_id, conversation.needed_n, reason=reason)
@@ -84,14 +84,14 @@ def discover(
 def _scan(session: Session, *, segments: int, eventual: bool) -> Discovery:
     from saltctl.registry.discover import Discovery, ScanProgress, discover
 
-    def show(event: ScanProgress | Discovery) -> None:
+    def _show_event(event: ScanProgress | Discovery) -> None:
         if isinstance(event, ScanProgress):
             show_line(f"{event.items:,} items, {event.salted:,} salted conversations, {event.consumed_rcu:,.1f} RCU")
 
     cap = session.settings.max_n_cap
     events = discover(session.history.store, session.backup, segments=segments, cap=cap, consistent=not eventual)
     with show_progress("scanning keys") as (show_line, _):
-        return drain(events, Discovery, show)
+        return drain(events, Discovery, _show_event)
 
 
 def _print_discovery(found: Discovery, output: OutputFormat | None, *, applied: bool) -> None:

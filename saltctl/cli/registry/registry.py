@@ -67,7 +67,7 @@ def get(
     conversations: Annotated[list[str], typer.Argument(metavar="CONV...", help="Conversation ids.")],
     output: OutputOption = None,
 ) -> None:
-    """Show what application servers see of conversations, and what Redis and the backup hold.
+    """Show the salts of conversations: for application servers, in Redis and in the backup.
 
     SOURCE is where servers get their answer now: redis, or the backup while Redis is down or not verified.
     A conversation without an entry is unsalted: its max_n is 1.
@@ -106,7 +106,7 @@ def get(
 def _read_redis(
     session: Session, conversation_ids: list[str], failure: SaltctlError | None
 ) -> dict[str, int | None] | None:
-    """Return what Redis holds, verified or not; None if it cannot be reached.
+    """Return the numbers in Redis, verified or not; None if it cannot be reached.
 
     Raises:
         SaltctlError: ``failure``, the reason why lookups fell back, if it is not an outage.
@@ -155,25 +155,17 @@ def set_(
             "readers would miss the messages on the upper salts",
             hint=command_line("registry", "get", conversation),
         )
-    record: dict[str, Any] = {"conversation_id": conversation, "before": before, "after": n}
     incomplete = entry is not None and entry.write_n < entry.max_n
-    if n == before and not incomplete:
+    done = n == before and not incomplete
+    result = {"before": before, "after": n, "changed": n != before, "committed": done}
+    if done:
         note(f"{conversation} already has {n} salts: nothing to do")
-        record |= {"changed": False, "committed": True, "dry_run": dry_run}
-    elif dry_run:
-        record |= {"changed": n != before, "committed": False, "dry_run": True}
-    else:
-        session.require_consent(
-            f"Raise {conversation} from {before} to {n}?", yes=yes, confirm=confirm, irreversible=True
-        )
-        done = session.registry.raise_to(conversation, n, reason=reason)
-        record |= {
-            "before": done.before,
-            "after": done.after,
-            "changed": done.changed,
-            "committed": done.committed,
-            "dry_run": False,
-        }
+    elif not dry_run:
+        question = f"Raise {conversation} from {before} to {n}?"
+        session.require_consent(question, yes=yes, confirm=confirm, irreversible=True)
+        raised = session.registry.raise_to(conversation, n, reason=reason)
+        result = {key: getattr(raised, key) for key in result}
+    record = {"conversation_id": conversation, **result, "dry_run": dry_run}
     print_result(record, output, columns=SET_COLUMNS)
 
 
