@@ -72,3 +72,12 @@ def test_an_error_says_what_failed_and_what_to_do(error: type[SaltctlError]) -> 
 def test_a_hint_may_be_missing() -> None:
     """Where nothing useful can be said, nothing is said."""
     assert SaltctlError("it failed").hint == ""
+
+
+def test_with_hint_copies_the_error() -> None:
+    """Class, message and other attributes are kept; the original keeps its hint."""
+    original = RaiseIncompleteError("stopped", step="backup", hint="old")
+    copied = original.with_hint("new")
+    assert type(copied) is RaiseIncompleteError
+    assert (str(copied), copied.message, copied.step, copied.hint) == ("stopped", "stopped", "backup", "new")
+    assert original.hint == "old"

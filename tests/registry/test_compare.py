@@ -121,8 +121,8 @@ def kinds(report: ComparisonReport) -> dict[str, str]:
     return {drift.conversation_id: drift.kind for drift in report.drift}
 
 
-def test_sides_that_agree(world: World) -> None:
-    """Nothing is found, nobody waits, and the backup is asked for no single entry."""
+def test_no_drift(world: World) -> None:
+    """No drift is found, no grace period is waited for, and no single entry is read from the backup."""
     report = world.report()
     assert (report.checked, report.in_sync, report.unrepaired, report.drift) == (20, 20, 0, [])
     assert report.verified
@@ -131,7 +131,7 @@ def test_sides_that_agree(world: World) -> None:
 
 
 def test_every_kind_of_drift(world: World) -> None:
-    """Each kind is told apart, counted, and named with what both sides hold."""
+    """Each kind of drift is recognized, counted, and listed with the numbers of both sides."""
     world.redis["conv_0"] = 2
     del world.redis["conv_1"]
     world.redis["conv_2"] = 8
@@ -154,15 +154,15 @@ def test_every_kind_of_drift(world: World) -> None:
     assert found["stranger"] == (16, None)
 
 
-def test_what_is_unsalted_needs_no_entry(world: World) -> None:
-    """An N of 1 and no entry at all mean the same to every reader, on either side."""
+def test_an_n_of_1_equals_no_entry(world: World) -> None:
+    """An N of 1 means the same as no entry, on either side."""
     world.put("told", 1)
     world.redis["held"] = 1
     assert world.report().drift == []
 
 
-def test_nonsense_in_redis(world: World) -> None:
-    """A value that is no number is behind whatever the backup has, and unbacked without."""
+def test_a_value_in_redis_that_is_not_a_number(world: World) -> None:
+    """It is behind if the backup has an entry, and unbacked if not."""
     world.redis["conv_0"] = 0
     world.redis["stranger"] = 0
     report = world.report(repair=True)
@@ -174,8 +174,8 @@ def test_nonsense_in_redis(world: World) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_a_raise_that_finishes_meanwhile_is_no_drift(world: World, steps: int) -> None:
-    """Whatever step a raise is in at the first look: it is done at the second, and nothing is reported."""
+def test_a_raise_that_finishes_meanwhile_is_not_drift(world: World, steps: int) -> None:
+    """A raise that is in any of its steps at the first check, and done at the second, is not reported."""
 
     def raise_up_to(step: int) -> None:
         if step >= 1:
@@ -190,8 +190,8 @@ def test_a_raise_that_finishes_meanwhile_is_no_drift(world: World, steps: int) -
     assert world.report().drift == []
 
 
-def test_a_raise_between_the_scan_and_the_look_is_no_drift(world: World) -> None:
-    """Redis above what the scan saw is compared with the backup as it is then."""
+def test_a_raise_between_the_scan_and_the_lookup_is_not_drift(world: World) -> None:
+    """If Redis is above what the scan saw, the backup is read again."""
 
     def a_raise(what: str) -> None:
         world.reader.at = lambda what: None
@@ -204,8 +204,8 @@ def test_a_raise_between_the_scan_and_the_look_is_no_drift(world: World) -> None
     assert report.in_sync == report.checked
 
 
-def test_raises_one_after_another_are_no_drift(world: World) -> None:
-    """A conversation that is always in the middle of some raise is not left half-done."""
+def test_successive_raises_are_not_drift(world: World) -> None:
+    """A conversation with a raise in progress at every check is not reported as uncommitted."""
     targets = iter([8, 16, 32, 64])
 
     def half_a_raise() -> None:
@@ -218,8 +218,8 @@ def test_raises_one_after_another_are_no_drift(world: World) -> None:
     assert world.report().drift == []
 
 
-def test_a_raise_that_stays_half_done_is_drift(world: World) -> None:
-    """What is no further after the grace was left half-way."""
+def test_an_interrupted_raise_is_drift(world: World) -> None:
+    """A raise without progress in the grace period was interrupted."""
     world.put("conv_0", 8, write_n=4)
     assert kinds(world.report()) == {"conv_0": "behind"}
     world.redis["conv_0"] = 8
@@ -227,7 +227,7 @@ def test_a_raise_that_stays_half_done_is_drift(world: World) -> None:
 
 
 def test_repair_brings_both_sides_to_the_larger_n(world: World) -> None:
-    """Every kind is repaired upwards, committed, and a second comparison finds nothing."""
+    """Every kind is repaired upwards and committed, and a second comparison finds nothing."""
     world.redis["conv_0"] = 2
     del world.redis["conv_1"]
     world.redis["conv_2"] = 8
@@ -245,15 +245,15 @@ def test_repair_brings_both_sides_to_the_larger_n(world: World) -> None:
     assert world.report().drift == []
 
 
-def test_repair_rounds_an_odd_n_up(world: World) -> None:
-    """Redis holds 5 that nobody backed: 8 covers it, and lowering it would hide messages."""
+def test_repair_rounds_up_to_a_power_of_two(world: World) -> None:
+    """Redis holds an unbacked 5: the backup is raised to 8, since a lower N would hide messages."""
     world.redis["conv_0"] = 5
     world.report(repair=True)
     assert (world.redis["conv_0"], world.backup.items["conv_0"].max_n) == (8, 8)
 
 
 def test_repair_takes_any_n_of_the_backup(world: World) -> None:
-    """An N that is no power of two, or above the cap, is served all the same, and so it is merged as it is."""
+    """An N of the backup that is not a power of two, or above the cap, is served, and so it is merged unchanged."""
     world.put("odd", 5)
     world.put("large", 512)
     assert world.report(repair=True).unrepaired == 0
@@ -261,8 +261,8 @@ def test_repair_takes_any_n_of_the_backup(world: World) -> None:
 
 
 @pytest.mark.parametrize(("conversation_id", "n"), [("stranger", 512), ("a#3", 4), ("odd\udcff", 4)])
-def test_what_cannot_be_repaired_is_left_with_its_reason(world: World, conversation_id: str, n: int) -> None:
-    """Above the cap, or no conversation's id: reported, not touched, and the rest is repaired."""
+def test_refused_repairs_are_reported_with_a_reason(world: World, conversation_id: str, n: int) -> None:
+    """An N above the cap and an invalid id are reported and not changed; the rest is repaired."""
     world.redis[conversation_id] = n
     world.redis["conv_2"] = 8
     report = world.report(repair=True)
@@ -273,8 +273,8 @@ def test_what_cannot_be_repaired_is_left_with_its_reason(world: World, conversat
     assert conversation_id not in world.backup.items
 
 
-def test_damaged_items_are_counted_and_are_no_drift(world: World) -> None:
-    """A damaged item cannot be compared; that Redis has the conversation is not held against it."""
+def test_damaged_items_are_counted_and_are_not_drift(world: World) -> None:
+    """A damaged item cannot be compared, and its entry in Redis is not reported as unbacked."""
     world.redis["broken"] = 4
     world.redis["conv_2"] = 8
     normal = world.backup
@@ -303,15 +303,15 @@ def test_damaged_items_are_counted_and_are_no_drift(world: World) -> None:
     assert (kinds(report), report.damaged) == ({"conv_2": "unbacked"}, 1)
 
 
-def test_entries_lost_meanwhile_prove_nothing(world: World) -> None:
-    """FLUSHALL after entries were seen: no verdict, and not "the backup is fine"."""
+def test_entries_lost_meanwhile_break_the_comparison(world: World) -> None:
+    """A FLUSHALL after entries were seen is an error, not a report without drift."""
     world.reader.at = lambda what: world.redis.clear() if what == "sizes" else None
     with pytest.raises(ComparisonBrokenError, match="lost entries"):
         world.report()
 
 
-def test_another_primary_meanwhile_proves_nothing(world: World) -> None:
-    """A restart or a failover in the middle: what was read before it says nothing about who answers now."""
+def test_another_primary_meanwhile_breaks_the_comparison(world: World) -> None:
+    """After a restart or a failover, earlier reads prove nothing about the current server."""
 
     def restart(what: str) -> None:
         world.reader.replication_id = "b"
@@ -322,21 +322,21 @@ def test_another_primary_meanwhile_proves_nothing(world: World) -> None:
 
 
 def test_a_table_of_another_layout_is_refused(world: World) -> None:
-    """With other buckets everything would seem to be missing."""
+    """With another bucket count every entry would seem to be missing."""
     world.backup.layout = ("v1:64", "salt")
     with pytest.raises(ConfigurationError):
         world.report()
 
 
 def test_unverified_is_reported(world: World) -> None:
-    """Whether Redis answers lookups is part of the report and no drift."""
+    """The report says whether Redis is verified; an unverified Redis alone is not drift."""
     world.store.verified_primaries.clear()
     report = world.report()
     assert (report.verified, report.unrepaired) == (False, 0)
 
 
-def test_throttling_is_waited_out(world: World) -> None:
-    """Second looks and repairs outlast a throttled backup."""
+def test_throttled_requests_are_retried(world: World) -> None:
+    """Second checks and repairs retry while the backup throttles."""
     world.redis["conv_2"] = 8
     world.backup.faults.before["get_many"] = ThrottledError("slow down")
     waits = count()
@@ -351,7 +351,7 @@ def test_throttling_is_waited_out(world: World) -> None:
 
 @pytest.mark.parametrize("parts", [1, 3, 7, BUCKETS, MAX_BUCKET_SAMPLE_PARTS, MAX_BUCKET_SAMPLE_PARTS + 1])
 def test_samples_cover_everything_together(world: World, parts: int) -> None:
-    """Each drift shows in one of the samples; where samples are of buckets, in exactly one."""
+    """Each drift is found by one of the samples; if samples are of buckets, by exactly one."""
     world.redis["conv_0"] = 2
     del world.redis["conv_1"]
     world.redis["conv_2"] = 8
@@ -368,28 +368,28 @@ def test_samples_cover_everything_together(world: World, parts: int) -> None:
     assert sum(report.checked for report in reports) == 21
 
 
-def test_a_sample_asks_redis_for_its_buckets_alone(world: World) -> None:
-    """What is not of the sample is not looked up."""
+def test_a_sample_reads_only_its_buckets(world: World) -> None:
+    """Entries that are not in the sample are not looked up."""
     world.report(sample=Sample(2, 4))
     assert world.reader.asked
     assert {bucket_of(i, BUCKETS) % 4 for i in world.reader.asked} == {1}
 
 
-def test_a_small_sample_scans_its_part_alone(world: World) -> None:
-    """Samples of many parts read one part of the table, and cost accordingly."""
+def test_a_small_sample_scans_one_segment(world: World) -> None:
+    """Samples of many parts read one segment of the table, and cost accordingly."""
     reports = [world.report(sample=Sample(k + 1, 100)) for k in range(100)]
     assert sum(report.consumed_rcu for report in reports) == 20 + 20  # the items, and a look-up for each entry of Redis
 
 
 @pytest.mark.parametrize(("part", "parts"), [(0, 4), (5, 4), (1, 0), (1, 1_000_001)])
-def test_impossible_samples(part: int, parts: int) -> None:
-    """A sample that is no part of the whole is refused."""
-    with pytest.raises(UsageError):
+def test_invalid_samples_are_refused(part: int, parts: int) -> None:
+    """The part must be one of the parts, and their number is bounded."""
+    with pytest.raises(UsageError, match=f"--sample {part}/{parts}: [KN] must be between 1 and"):
         Sample(part, parts)
 
 
-def test_much_drift_is_counted_whole_and_named_in_part(world: World) -> None:
-    """A Redis that is empty: every entry is counted, the first are named, each is an event."""
+def test_all_drift_is_counted_and_the_first_is_listed(world: World) -> None:
+    """Redis is empty: every entry is counted and is an event; the report lists the first."""
     for number in range(MAX_LISTED + 500):
         world.put(f"more_{number}", 2)
     events = list(world.comparison(page_limit=100).run())
@@ -400,7 +400,7 @@ def test_much_drift_is_counted_whole_and_named_in_part(world: World) -> None:
 
 
 def test_suspects_that_wait_are_bounded(world: World) -> None:
-    """With more suspects than are kept, the scan waits for their second check: memory does not grow with drift."""
+    """With more suspects than the option allows, the scan waits for their second check: memory is bounded."""
     for number in range(1000):
         world.put(f"more_{number}", 2)
     comparison = world.comparison(page_limit=50, batch_size=50, max_suspects=100)

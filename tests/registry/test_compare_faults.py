@@ -111,7 +111,7 @@ def all_is_well(report: ComparisonReport) -> bool:
 
 
 @pytest.mark.parametrize("harm", ["killed, back empty", "killed, back with its AOF", "flushed", "a bucket deleted"])
-def test_redis_loses_at_any_point(
+def test_redis_loses_data_at_any_point(
     harm: str,
     filled: Registry,
     redis_server: LocalRedis,
@@ -120,7 +120,7 @@ def test_redis_loses_at_any_point(
     comparison: Opener,
     rebuild: Rebuilder,
 ) -> None:
-    """Before each question to Redis in turn: an error, or a report that does not say that all is well."""
+    """Before each request to Redis in turn: an error, or a report that is not all well."""
 
     def strike() -> None:
         if harm == "flushed":
@@ -155,7 +155,7 @@ def test_redis_loses_at_any_point(
 
 
 def test_redis_stays_down(filled: Registry, redis_server: LocalRedis, comparison: Opener) -> None:
-    """A Redis that is gone ends the comparison with what it is, and nothing is reported as drift."""
+    """A Redis that is gone ends the comparison with an outage, and nothing is reported as drift."""
 
     def kill(what: str) -> None:
         if what == "sizes":
@@ -165,8 +165,8 @@ def test_redis_stays_down(filled: Registry, redis_server: LocalRedis, comparison
         list(comparison(kill).run())
 
 
-def test_raises_going_on_all_the_time_are_no_drift(filled: Registry, comparison: Opener) -> None:
-    """Old and new conversations are raised from four threads meanwhile: not one is reported."""
+def test_concurrent_raises_are_not_drift(filled: Registry, comparison: Opener) -> None:
+    """Four threads raise old and new conversations meanwhile: none is reported."""
     done = threading.Event()
     raised = count()
 
@@ -197,7 +197,7 @@ def test_raises_going_on_all_the_time_are_no_drift(filled: Registry, comparison:
 def test_two_repairs_at_once(
     filled: Registry, backup: BackupTable, admin: Any, settings: Settings, comparison: Opener
 ) -> None:
-    """Two machines repair the same drift: both end well, nothing is lowered, and nothing is left."""
+    """Two processes repair the same drift: both succeed, nothing is lowered, and no drift is left."""
     drift_away(admin, settings)
     with ThreadPoolExecutor(2) as pool:
         reports = list(pool.map(lambda _: result_of(comparison(repair=True).run()), range(2)))
@@ -285,7 +285,7 @@ def start(environment: dict[str, str], *options: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_end_it_cleanly(signum: signal.Signals, code: int, stalled: Stalled, tmp_path: Path) -> None:
-    """It leaves at once with the signal's exit code, one line of log and its metrics."""
+    """It ends at once with the exit code of the signal, one log line and its metrics."""
     environment, scanned = stalled
     file = tmp_path / "compare.prom"
     process = start(environment, "--cron", "--metrics-file", str(file))
@@ -299,7 +299,7 @@ def test_signals_end_it_cleanly(signum: signal.Signals, code: int, stalled: Stal
 
 
 def test_a_timeout_ends_it(stalled: Stalled) -> None:
-    """``--timeout`` holds while AWS does not answer: exit 124, and what to do."""
+    """``--timeout`` works while AWS does not answer: exit 124, with a hint."""
     environment, _ = stalled
     # Longer than the time that is allowed: or else it is AWS that is given up first.
     process = start(environment | {"SALTCTL_AWS_TIMEOUT": "3"}, "--timeout", "2s", "-o", "json")
@@ -316,7 +316,7 @@ def test_repairs_that_are_killed_at_any_point(
     aws_stub: AwsStub,
     comparison: Opener,
 ) -> None:
-    """SIGKILL after the first and the eighth update of a repair: the next goes on, nothing is lowered."""
+    """SIGKILL after the first and the eighth update of a repair: the next repair completes it, nothing is lowered."""
     environment = os.environ | variables_of(aws_stub.settings(settings))
     for kill_after in (1, 8):
         drift_away(admin, settings)

@@ -41,10 +41,8 @@ def run(store: MemoryMessages, held: dict[str, int] | None = None) -> Discovery:
     st.dictionaries(st.sampled_from("abcdef"), st.sampled_from([2, 4, 16, 64])),
 )
 @settings(max_examples=100, deadline=None)
-def test_afterwards_every_reader_would_see_everything(
-    written: dict[str, set[int | None]], held: dict[str, int]
-) -> None:
-    """Raised to what is needed, every salt that was written to is covered, and nothing is raised in vain."""
+def test_readers_see_every_message_after_the_raises(written: dict[str, set[int | None]], held: dict[str, int]) -> None:
+    """After the raises every salt with messages is covered, and no raise was unnecessary."""
     store = MemoryMessages()
     for conversation, salts in written.items():
         for salt in salts:
@@ -61,8 +59,8 @@ def test_afterwards_every_reader_would_see_everything(
     assert found.items == sum(map(len, written.values()))
 
 
-def test_what_cannot_be_raised_is_named_and_left_alone() -> None:
-    """A salt above the cap, or of an id that cannot be one, is for people to look at."""
+def test_conversations_that_cannot_be_raised_are_listed() -> None:
+    """A salt above the cap, or of an invalid id, needs a manual check."""
     store = MemoryMessages()
     for key in ("a#999999", "b#c#3", "d#03", "e"):
         store.put(key, "t#m", {})
@@ -74,8 +72,8 @@ def test_what_cannot_be_raised_is_named_and_left_alone() -> None:
     assert found.behind == []
 
 
-def test_only_salted_conversations_are_asked_for() -> None:
-    """The backup is asked for what has salts, and not for every conversation there is."""
+def test_only_salted_conversations_are_read_from_the_backup() -> None:
+    """Conversations without salts are not read from the backup."""
     store = MemoryMessages()
     for number in range(50):
         store.put(f"quiet{number}", "t#m", {})
@@ -86,8 +84,8 @@ def test_only_salted_conversations_are_asked_for() -> None:
     assert events[-2] == ScanProgress(51, 1, 51.0)
 
 
-def test_the_cost_is_known_before() -> None:
-    """A read unit for every 4 KB, half of that for eventual reads."""
+def test_the_cost_is_estimated() -> None:
+    """One read unit for every 4 KB, half of that for eventually consistent reads."""
 
     class Sized(MemoryMessages):
         def size(self) -> TableSize:
@@ -98,8 +96,8 @@ def test_the_cost_is_known_before() -> None:
 
 
 @pytest.mark.parametrize("segments", [0, 65])
-def test_segments_that_cannot_be(segments: int) -> None:
-    """Refused before anything is scanned."""
+def test_invalid_segments_are_refused(segments: int) -> None:
+    """They are refused before the scan."""
 
     class Unscanned(MemoryMessages):
         def scan_keys(self, segments: int, *, consistent: bool = True) -> Generator[KeysPage, None, None]:

@@ -165,7 +165,7 @@ def test_redis_killed_between_two_steps(
     step: RaiseStep | None,
     in_backup: tuple[int, int],
 ) -> None:
-    """Before its merge the raise is incomplete; after it, it is done, and Redis's end is an outage like any other."""
+    """Killed before its merge, the raise is incomplete; killed after it, the raise is done."""
     struck = raising(strike_at(point, redis_server.kill))
     if step is not None:
         with pytest.raises(RaiseIncompleteError, match="the backup holds it and Redis does not") as stopped:
@@ -199,7 +199,7 @@ def test_redis_restarted_between_two_steps(
     rebuild: Rebuilder,
     point: str,
 ) -> None:
-    """A new and unverified process takes the merge, and the raise is complete: its rebuild finds the entry there."""
+    """A new, unverified process takes the merge, and the raise is complete: its rebuild finds the entry."""
 
     def restart() -> None:
         redis_server.kill()
@@ -213,10 +213,10 @@ def test_redis_restarted_between_two_steps(
     assert registry.lookup("conv") == ("conv", 8, 8, "redis")
 
 
-def test_a_rebuild_completes_what_nobody_repeats(
+def test_a_rebuild_completes_an_interrupted_raise(
     raising: Raising, registry: Registry, backup: BackupTable, redis_server: LocalRedis, rebuild: Rebuilder
 ) -> None:
-    """The service instance died with the raise: the next rebuild merges and commits it."""
+    """The service instance died during the raise: the next rebuild merges and commits it."""
     with pytest.raises(RaiseIncompleteError):
         raising(strike_at("redis", redis_server.kill)).raise_to("conv", 8)
     redis_server.start()
@@ -228,7 +228,7 @@ def test_a_rebuild_completes_what_nobody_repeats(
 def test_a_flushed_redis_between_merge_and_commit(
     raising: Raising, registry: Registry, backup: BackupTable, redis_server: LocalRedis
 ) -> None:
-    """The merge was lost after it was made: the fence went with it, and the backup answers."""
+    """The merge is lost together with the fence, and the backup answers."""
 
     def flush() -> None:
         client = plain_client(redis_server)
@@ -251,7 +251,7 @@ def throttle(stub: AwsStub) -> None:
 def test_throttled_before_the_first_step(
     raising: Raising, stub: AwsStub, registry: Registry, backup: BackupTable, store: RedisRegistry, point: str
 ) -> None:
-    """Nothing was done, on neither side, and the error says that later may be better."""
+    """Nothing was changed on either side, and the error is a throttling error."""
     struck = raising(strike_at(point, lambda: throttle(stub)))
     with pytest.raises(ThrottledError):
         struck.raise_to("conv", 8)
@@ -266,7 +266,7 @@ def test_throttled_before_the_first_step(
 def test_throttled_before_the_commit(
     raising: Raising, stub: AwsStub, registry: Registry, backup: BackupTable, redis_server: LocalRedis, point: str
 ) -> None:
-    """Everybody reads 8 already; writers who have to ask the backup stay on 2 until somebody completes it."""
+    """Readers already cover 8; writers that fall back to the backup stay on 2 until the raise is completed."""
     struck = raising(strike_at(point, lambda: throttle(stub)))
     with pytest.raises(RaiseIncompleteError, match="its last step is not confirmed") as stopped:
         struck.raise_to("conv", 8)
@@ -283,10 +283,10 @@ def test_throttled_before_the_commit(
 
 
 @pytest.mark.parametrize("lost", ["raise_max_n", "commit_write_n"])
-def test_an_answer_that_is_lost(
+def test_a_lost_response(
     raising: Raising, stub: AwsStub, registry: Registry, backup: BackupTable, settings: Settings, lost: str
 ) -> None:
-    """DynamoDB did it and its answer never came: the error does not claim success, and a repetition finds it done."""
+    """DynamoDB made the change and its response is lost: the raise fails, and a repetition finds the change."""
     expression = {"raise_max_n": "max_n = :n", "commit_write_n": "write_n = :n"}[lost]
     direct = BackupTable(settings)
 
@@ -320,7 +320,7 @@ def test_the_table_is_deleted_between_two_steps(
     point: str,
     step: RaiseStep | None,
 ) -> None:
-    """An error that names the table; with a new and empty table the same raise again is complete."""
+    """The error names the table; with a new, empty table the same raise is complete."""
 
     def delete() -> None:
         backup.client.update_table(TableName=settings.backup_table, DeletionProtectionEnabled=False)
@@ -352,10 +352,10 @@ class KilledError(BaseException):
 
 @pytest.mark.parametrize("n", [4, 8, 16])
 @pytest.mark.parametrize("point", STEPS)
-def test_another_instance_completes_what_a_dead_one_left(
+def test_another_instance_completes_the_raise_of_a_dead_one(
     raising: Raising, registry: Registry, backup: BackupTable, rebuild: Rebuilder, point: str, n: int
 ) -> None:
-    """Dead before or after any step; whatever N the next raise has, both sides end with the larger one, committed."""
+    """Dead before or after any step: after the next raise, to any N, both sides hold the larger N, committed."""
 
     def die() -> None:
         raise KilledError
@@ -392,10 +392,8 @@ def test_the_backup_is_ahead_of_redis_in_the_middle_of_a_raise(
         assert cut_off.lookup("conv") == ("conv", 8, 8, "backup")
 
 
-def test_raises_at_the_same_time(
-    settings: Settings, backup: BackupTable, registry: Registry, rebuild: Rebuilder
-) -> None:
-    """Eight instances raise to different N at once, without agreement: both sides end with the largest."""
+def test_concurrent_raises(settings: Settings, backup: BackupTable, registry: Registry, rebuild: Rebuilder) -> None:
+    """Eight instances raise to different N at once: both sides end with the largest."""
     rebuild()
     barrier = threading.Barrier(8)
 

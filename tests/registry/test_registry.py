@@ -21,7 +21,6 @@ from saltctl.errors import (
     UnverifiedError,
     UsageError,
 )
-from saltctl.registry.circuit_breaker import CircuitBreaker
 from saltctl.registry.registry import MAX_REASON, Lookup, RaiseResult, Registry
 from saltctl.settings import Settings
 from saltctl.stores.contracts import BackupEntry, BackupStore, Raise, RegistryStore
@@ -110,8 +109,8 @@ def seed(store: MemoryRedis, backup: MemoryBackup, conversation_id: str, max_n: 
 # Lookups.
 
 
-def test_redis_answers_alone(registry: Registry, store: MemoryRedis, backup: MemoryBackup) -> None:
-    """While Redis is verified nobody asks the backup; readers and writers use the same number."""
+def test_a_verified_redis_answers_alone(registry: Registry, store: MemoryRedis, backup: MemoryBackup) -> None:
+    """While Redis is verified the backup is not read; readers and writers use the same number."""
     seed(store, backup, "conv", 8, 4)
     assert registry.lookup("conv") == Lookup("conv", 8, 8, "redis")
     assert backup.faults.calls == []
@@ -119,13 +118,13 @@ def test_redis_answers_alone(registry: Registry, store: MemoryRedis, backup: Mem
 
 
 def test_no_entry_means_unsalted(registry: Registry) -> None:
-    """A verified Redis that has no entry says so: one partition, the base partition."""
+    """A verified Redis without an entry is an answer: the base partition only."""
     lookup = registry.lookup("conv")
     assert (lookup.max_n, lookup.write_n, lookup.salted, lookup.read_set) == (1, 1, False, ["conv"])
 
 
-def test_a_lookup_knows_its_read_set(registry: Registry, store: MemoryRedis, backup: MemoryBackup) -> None:
-    """The base partition and every salt below max_n."""
+def test_the_read_set_of_a_lookup(registry: Registry, store: MemoryRedis, backup: MemoryBackup) -> None:
+    """It is the base partition and every salt below max_n."""
     seed(store, backup, "conv", 2, 2)
     lookup = registry.lookup("conv")
     assert lookup.salted
@@ -142,20 +141,20 @@ def test_a_lookup_knows_its_read_set(registry: Registry, store: MemoryRedis, bac
     ],
     ids=lambda failure: type(failure).__name__,
 )
-def test_whatever_redis_says_the_backup_answers(
+def test_any_error_of_redis_falls_back_to_the_backup(
     registry: Registry, store: MemoryRedis, backup: MemoryBackup, redis: Faults, failure: SaltctlError
 ) -> None:
-    """Any error of Redis sends the lookup to the backup: readers get max_n there, writers write_n."""
+    """Readers then get max_n of the backup, and writers its write_n."""
     seed(store, backup, "conv", 8, 4)
     redis.before["lookup"] = failure
     assert registry.lookup("conv") == Lookup("conv", 8, 4, "backup")
     assert registry.last_failure is failure
 
 
-def test_unknown_primaries_are_a_failure_like_any_other(
+def test_unknown_primaries_fall_back_to_the_backup(
     registry: Registry, store: MemoryRedis, backup: MemoryBackup
 ) -> None:
-    """Where it cannot even be learned who has a bucket, the backup answers for all."""
+    """If the primaries of the buckets are unknown, the backup answers."""
     seed(store, backup, "conv", 8, 8)
     store.routing_fault = DOWN
     assert registry.lookup("conv").source == "backup"
@@ -163,13 +162,13 @@ def test_unknown_primaries_are_a_failure_like_any_other(
 
 
 def test_the_backup_without_an_item_means_unsalted(registry: Registry, redis: Faults) -> None:
-    """The backup is complete: no item there is an answer."""
+    """The backup is complete: no item is an answer."""
     redis.before["lookup"] = DOWN
     assert registry.lookup("conv") == Lookup("conv", 1, 1, "backup")
 
 
-def test_a_fallback_writer_never_leaps(registry: Registry, backup: MemoryBackup, redis: Faults) -> None:
-    """An item whose write_n was put above its max_n by hand does not send writers where no reader looks."""
+def test_write_n_of_a_fallback_is_never_above_max_n(registry: Registry, backup: MemoryBackup, redis: Faults) -> None:
+    """An item whose write_n was set above its max_n by hand does not send writers to salts without readers."""
     backup.items["conv"] = BackupEntry("conv", 4, 64)
     redis.before["lookup"] = DOWN
     assert registry.lookup("conv").write_n == 4
@@ -180,10 +179,10 @@ def test_a_fallback_writer_never_leaps(registry: Registry, backup: MemoryBackup,
     [AwsUnavailableError("down"), ThrottledError("slow down"), AccessDeniedError("no"), DamagedEntryError("text")],
     ids=lambda failure: type(failure).__name__,
 )
-def test_with_neither_side_there_is_an_error_and_no_default(
+def test_without_either_side_a_lookup_fails(
     registry: Registry, backup: MemoryBackup, redis: Faults, failure: SaltctlError
 ) -> None:
-    """A wrong N hides messages: where nobody answers, the lookup fails with what the backup said."""
+    """A wrong N hides messages: a lookup fails with the error of the backup and has no default."""
     redis.before["lookup"] = DOWN
     backup.faults.before |= {"get": failure, "get_many": failure}
     with pytest.raises(type(failure)) as one:
@@ -194,10 +193,10 @@ def test_with_neither_side_there_is_an_error_and_no_default(
 
 
 @pytest.mark.parametrize("bad", ["", "conv#3", "#lease", "x" * 2001])
-def test_an_impossible_id_is_refused_before_anybody_is_asked(
+def test_an_invalid_id_is_refused_before_any_request(
     registry: Registry, backup: MemoryBackup, redis: Faults, bad: str
 ) -> None:
-    """Lookups and raises alike, also where the bad id is one of many."""
+    """Lookups and raises alike, also if the invalid id is one of many."""
     for ask in (
         lambda: registry.lookup(bad),
         lambda: registry.lookup_many(["conv", bad]),
@@ -208,10 +207,10 @@ def test_an_impossible_id_is_refused_before_anybody_is_asked(
     assert redis.calls == backup.faults.calls == []
 
 
-def test_many_ids_keep_their_order_and_are_asked_once(
+def test_many_ids_keep_their_order_and_are_looked_up_once(
     registry: Registry, store: MemoryRedis, backup: MemoryBackup, redis: Faults
 ) -> None:
-    """Duplicates are one; one call for all of them."""
+    """Duplicates are removed, and one request looks all ids up."""
     seed(store, backup, "b", 2, 2)
     redis.calls.clear()
     assert list(registry.lookup_many(iter(["c", "b", "a", "b"]))) == ["c", "b", "a"]
@@ -219,8 +218,8 @@ def test_many_ids_keep_their_order_and_are_asked_once(
     assert registry.lookup_many([]) == {}
 
 
-def test_one_lost_primary_does_not_take_the_others_with_it(over: Opener, backup: MemoryBackup) -> None:
-    """Ids of the primary that fails come from the backup, the others from Redis; the failure stays visible."""
+def test_only_the_ids_of_a_failed_primary_fall_back(over: Opener, backup: MemoryBackup) -> None:
+    """The other ids come from Redis, and the failure is kept."""
     for broken in (0, 1):
         store = MemoryRedis(primaries=2)
         registry = over(store, backup)
@@ -239,10 +238,10 @@ def test_one_lost_primary_does_not_take_the_others_with_it(over: Opener, backup:
 # The breaker.
 
 
-def test_after_a_failure_nobody_waits_for_that_server_for_a_while(
+def test_after_a_failure_lookups_skip_the_server(
     registry: Registry, backup: MemoryBackup, redis: Faults, clock: Clock
 ) -> None:
-    """For breaker_seconds lookups go straight to the backup; then Redis is asked again, and believed."""
+    """For breaker_seconds lookups go to the backup; then Redis is asked again."""
     redis.before["lookup"] = DOWN
     registry.lookup("conv")
     redis.clear()
@@ -256,7 +255,7 @@ def test_after_a_failure_nobody_waits_for_that_server_for_a_while(
 
 
 def test_a_failure_after_the_breaker_closed_opens_it_again(registry: Registry, redis: Faults, clock: Clock) -> None:
-    """One try for each interval while the server is down."""
+    """While the server is down, each interval has one attempt."""
     redis.before["lookup"] = DOWN
     for _ in range(3):
         for _ in range(4):
@@ -265,27 +264,8 @@ def test_a_failure_after_the_breaker_closed_opens_it_again(registry: Registry, r
     assert redis.calls == ["lookup"] * 3
 
 
-def test_the_breaker_is_of_one_server(clock: Clock) -> None:
-    """Another server's failures do not count, and a success closes it at once."""
-    breaker = CircuitBreaker(5.0, clock)
-    breaker.trip("a")
-    assert breaker.is_open("a")
-    assert not breaker.is_open("b")
-    breaker.reset("b")
-    assert breaker.is_open("a")
-    breaker.reset("a")
-    assert not breaker.is_open("a")
-
-
-def test_a_breaker_of_no_seconds_never_opens(clock: Clock) -> None:
-    """breaker_seconds 0 means that every lookup asks Redis."""
-    breaker = CircuitBreaker(0.0, clock)
-    breaker.trip("a")
-    assert not breaker.is_open("a")
-
-
-def test_an_open_breaker_stops_no_raise(registry: Registry, store: MemoryRedis, redis: Faults) -> None:
-    """A raise must reach Redis: it is tried whatever lookups have learned."""
+def test_an_open_breaker_does_not_stop_a_raise(registry: Registry, store: MemoryRedis, redis: Faults) -> None:
+    """A raise must reach Redis: it ignores the breaker."""
     redis.before["lookup"] = DOWN
     registry.lookup("conv")
     assert registry.raise_to("conv", 4).step == "commit"
@@ -298,7 +278,7 @@ def test_an_open_breaker_stops_no_raise(registry: Registry, store: MemoryRedis, 
 def test_a_raise_does_its_three_steps_in_order(
     registry: Registry, store: MemoryRedis, backup: MemoryBackup, redis: Faults
 ) -> None:
-    """Backup, Redis, commit; the result tells what changed; the backup remembers who, when and why."""
+    """Backup, Redis, commit. The result has the change; the backup records the actor, the time and the reason."""
     result = registry.raise_to("conv", 4, reason="launch day")
     assert result == RaiseResult("conv", before=1, after=4, changed=True, committed=True, step="commit")
     assert backup.faults.calls == ["claim_layout", "raise_max_n", "commit_write_n"]
@@ -309,21 +289,21 @@ def test_a_raise_does_its_three_steps_in_order(
     assert registry.lookup("conv").max_n == 4
 
 
-def test_the_actor_of_one_raise_can_be_named(registry: Registry, backup: MemoryBackup) -> None:
-    """The service raises for itself, a replay for whoever asked."""
+def test_the_actor_of_a_raise(registry: Registry, backup: MemoryBackup) -> None:
+    """A raise can name another actor than the settings do."""
     registry.raise_to("conv", 4, actor="replay")
     assert backup.items["conv"].raises[0].by == "replay"
 
 
-def test_times_are_utc_wherever_the_clock_is(store: MemoryRedis, backup: MemoryBackup) -> None:
-    """A local clock's time is converted."""
+def test_recorded_times_are_utc(store: MemoryRedis, backup: MemoryBackup) -> None:
+    """A local time is converted."""
     east = NOON.astimezone(timezone(timedelta(hours=9)))
     Registry(store, backup, layout="v1:64", key_prefix="salt", now=lambda: east).raise_to("conv", 2)
     assert backup.items["conv"].raises[0].at == "2024-05-01T12:00:00.000Z"
 
 
-def test_the_same_raise_again_changes_nothing(registry: Registry, backup: MemoryBackup) -> None:
-    """Redelivery and replay are harmless, and say that they changed nothing."""
+def test_a_repeated_raise_changes_nothing(registry: Registry, backup: MemoryBackup) -> None:
+    """Redelivery and replay are harmless, and the result says that nothing changed."""
     registry.raise_to("conv", 4)
     before = backup.items["conv"]
     assert registry.raise_to("conv", 4) == RaiseResult("conv", 4, 4, False, True, "commit")
@@ -339,10 +319,10 @@ def test_a_late_smaller_raise_lowers_nothing(registry: Registry, store: MemoryRe
 
 
 @pytest.mark.parametrize("n", [2, 8, 16])
-def test_a_raise_completes_what_somebody_left_half_done(
+def test_a_raise_completes_an_interrupted_one(
     registry: Registry, store: MemoryRedis, backup: MemoryBackup, n: int
 ) -> None:
-    """Somebody died after step 1 of a raise to 16: whatever N comes next, all steps are done for 16."""
+    """A raise to 16 stopped after step 1: the next raise, to any N, does all steps for 16."""
     backup.items["conv"] = BackupEntry("conv", 16, 2)
     result = registry.raise_to("conv", n)
     assert (result.before, result.after, result.changed) == (16, 16, False)
@@ -353,17 +333,17 @@ def test_a_raise_completes_what_somebody_left_half_done(
 def test_a_raise_reaches_a_redis_that_is_not_verified(
     registry: Registry, store: MemoryRedis, backup: MemoryBackup
 ) -> None:
-    """A rebuild may have scanned the item before the raise: skipping the unverified Redis would lose it."""
+    """A rebuild may have scanned the item before the raise, so an unverified Redis must not be skipped."""
     store.verified_primaries.clear()
     assert registry.raise_to("conv", 4).step == "commit"
     assert store.read_unverified(["conv"]) == {"conv": 4}
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_raise_that_the_backup_refuses_is_no_raise(
+def test_a_raise_that_fails_in_the_backup(
     registry: Registry, store: MemoryRedis, backup: MemoryBackup, when: str
 ) -> None:
-    """An error of step 1 passes unchanged, and Redis is not touched, whether or not the write happened."""
+    """An error of step 1 is not changed, and Redis is not written, whether or not the write happened."""
     down = AwsUnavailableError("no answer")
     getattr(backup.faults, when)["raise_max_n"] = down
     with pytest.raises(AwsUnavailableError) as failed:
@@ -379,7 +359,7 @@ def test_a_raise_that_the_backup_refuses_is_no_raise(
 def test_a_raise_without_redis_is_incomplete(
     registry: Registry, backup: MemoryBackup, redis: Faults, when: str
 ) -> None:
-    """Step 2 failed: the backup holds it, writers who ask there do not leap; the same again completes it."""
+    """Step 2 failed: the backup holds the raise, fallback writers do not use it, and a repetition completes it."""
     getattr(redis, when)["merge"] = DOWN
     with pytest.raises(RaiseIncompleteError) as stopped:
         registry.raise_to("conv", 4)
@@ -400,7 +380,7 @@ def test_a_raise_without_redis_is_incomplete(
 def test_a_raise_without_its_commit_is_incomplete(
     registry: Registry, store: MemoryRedis, backup: MemoryBackup, when: str
 ) -> None:
-    """Step 3 failed: everybody reads 4, and only the acknowledgement is missing."""
+    """Step 3 failed: all readers cover 4, and a repetition commits it."""
     getattr(backup.faults, when)["commit_write_n"] = ThrottledError("slow down")
     with pytest.raises(RaiseIncompleteError, match="slow down") as stopped:
         registry.raise_to("conv", 4)
@@ -413,24 +393,22 @@ def test_a_raise_without_its_commit_is_incomplete(
 
 
 @pytest.mark.parametrize(("n", "says"), [(0, "at least 1"), (-4, "at least 1"), (5, "power of two"), (512, "cap")])
-def test_an_impossible_n_is_refused(registry: Registry, backup: MemoryBackup, redis: Faults, n: int, says: str) -> None:
-    """Nothing is asked or written."""
+def test_an_invalid_n_is_refused(registry: Registry, backup: MemoryBackup, redis: Faults, n: int, says: str) -> None:
+    """Nothing is read or written."""
     with pytest.raises(InvalidSaltCountError, match=says):
         registry.raise_to("conv", n)
     assert backup.faults.calls == redis.calls == []
 
 
-def test_an_entry_above_the_cap_is_completed_all_the_same(
-    over: Opener, store: MemoryRedis, backup: MemoryBackup
-) -> None:
-    """A client with a lower cap must not lose what another has raised."""
+def test_an_entry_above_the_cap_is_completed(over: Opener, store: MemoryRedis, backup: MemoryBackup) -> None:
+    """A client with a lower cap must not lose the raise of another client."""
     backup.items["conv"] = BackupEntry("conv", 1024, 1)
     assert over(store, backup, cap=8).raise_to("conv", 8).after == 1024
     assert held(backup, "conv") == (1024, 1024)
 
 
-def test_a_reason_that_would_be_cut_is_refused(registry: Registry, backup: MemoryBackup) -> None:
-    """500 characters are kept whole; one more is an error and not a cut."""
+def test_a_reason_that_is_too_long_is_refused(registry: Registry, backup: MemoryBackup) -> None:
+    """500 characters are kept; one more is an error, and the reason is not truncated."""
     registry.raise_to("conv", 2, reason="x" * MAX_REASON)
     assert backup.items["conv"].raises[0].reason == "x" * MAX_REASON
     with pytest.raises(UsageError, match="501"):
@@ -439,14 +417,14 @@ def test_a_reason_that_would_be_cut_is_refused(registry: Registry, backup: Memor
 
 
 def test_the_layout_is_claimed_once(registry: Registry, backup: MemoryBackup) -> None:
-    """The first raise of a process binds the table, or learns that it is bound; later ones do not ask again."""
+    """The first raise of a process binds the table or finds it bound; later raises do not check again."""
     for n in (2, 4, 8):
         registry.raise_to("conv", n)
     assert backup.faults.calls.count("claim_layout") == 1
     assert backup.layout == ("v1:64", "salt")
 
 
-def test_a_claim_that_failed_is_made_again(registry: Registry, backup: MemoryBackup) -> None:
+def test_a_failed_claim_is_repeated(registry: Registry, backup: MemoryBackup) -> None:
     """A throttled claim stops the raise before its first step, and the next raise claims again."""
     backup.faults.before["claim_layout"] = ThrottledError("slow down")
     with pytest.raises(ThrottledError):
@@ -457,10 +435,10 @@ def test_a_claim_that_failed_is_made_again(registry: Registry, backup: MemoryBac
     assert backup.layout == ("v1:64", "salt")
 
 
-def test_a_client_of_another_layout_may_not_raise(
+def test_a_client_of_another_layout_cannot_raise(
     over: Opener, registry: Registry, store: MemoryRedis, backup: MemoryBackup
 ) -> None:
-    """It would merge into buckets that nobody reads: refused before the backup is changed, every time."""
+    """It would merge into buckets that no client reads: refused each time, before the backup is changed."""
     registry.raise_to("conv", 2)
     stranger = over(store, backup, layout="v1:128")
     for _ in range(2):
@@ -482,7 +460,7 @@ class Closeable(MemoryRedis):
         self.closed += 1
 
 
-def test_leaving_the_block_gives_connections_up(backup: MemoryBackup) -> None:
+def test_the_end_of_the_block_closes_connections(backup: MemoryBackup) -> None:
     """A registry is a context manager; stores without connections need no close()."""
     store = Closeable()
     with Registry.over(Settings(), store, backup) as registry:
@@ -491,7 +469,7 @@ def test_leaving_the_block_gives_connections_up(backup: MemoryBackup) -> None:
 
 
 def test_a_registry_takes_its_limits_from_the_settings(store: MemoryRedis, backup: MemoryBackup) -> None:
-    """Cap, actor and layout."""
+    """They have the cap, the actor and the layout."""
     registry = Registry.over(Settings(max_n_cap=8, actor="alice@laptop", buckets=128), store, backup)
     with pytest.raises(InvalidSaltCountError):
         registry.raise_to("conv", 16)
@@ -500,24 +478,24 @@ def test_a_registry_takes_its_limits_from_the_settings(store: MemoryRedis, backu
     assert backup.layout == ("v1:128", "salt")
 
 
-def test_opening_connects_to_nothing() -> None:
-    """``Registry.open`` works while every server is down: a process can start in the middle of an outage."""
+def test_opening_does_not_connect() -> None:
+    """``Registry.open`` works while every server is down, so a process can start during an outage."""
     settings = Settings(
         redis_url="redis://127.0.0.1:1/0", aws_region="us-east-1", aws_endpoint_url="http://127.0.0.1:1"
     )
     Registry.open(settings).close()
 
 
-def test_opening_without_a_redis_says_what_to_set() -> None:
-    """The hint names the variable, and a way to try saltctl without any server."""
+def test_opening_without_a_redis_has_a_hint() -> None:
+    """It names the variable, and a way to try saltctl without servers."""
     with pytest.raises(ConfigurationError, match="no Redis") as refused:
         Registry.open()
     assert "SALTCTL_REDIS_URL" in refused.value.hint
     assert "saltctl local" in refused.value.hint
 
 
-def test_completing_does_what_is_left_of_a_raise(registry: Registry, store: MemoryRedis, backup: MemoryBackup) -> None:
-    """Steps 2 and 3 for whatever the backup holds, any N included; nothing where it holds nothing."""
+def test_complete_does_the_remaining_steps(registry: Registry, store: MemoryRedis, backup: MemoryBackup) -> None:
+    """Steps 2 and 3 for any N of the backup; nothing if the backup has no entry."""
     backup.items["conv"] = BackupEntry("conv", 5, 1)
     assert registry.complete("conv")
     assert store.read_unverified(["conv"]) == {"conv": 5}
@@ -526,10 +504,10 @@ def test_completing_does_what_is_left_of_a_raise(registry: Registry, store: Memo
     assert set(backup.items) == {"conv"}
 
 
-def test_completing_what_is_committed_writes_nothing_to_the_backup(
+def test_complete_does_not_write_to_a_committed_backup(
     registry: Registry, store: MemoryRedis, backup: MemoryBackup
 ) -> None:
-    """What Redis alone lost costs one read and no write."""
+    """An entry that only Redis lost costs one read and no write."""
     backup.items["conv"] = BackupEntry("conv", 4, 4)
     registry.complete("conv")
     assert store.read_unverified(["conv"]) == {"conv": 4}
@@ -538,8 +516,8 @@ def test_completing_what_is_committed_writes_nothing_to_the_backup(
 
 
 @pytest.mark.parametrize("method", ["merge", "commit_write_n"])
-def test_completing_says_where_it_stopped(registry: Registry, backup: MemoryBackup, redis: Faults, method: str) -> None:
-    """As a raise does, and never commits what Redis does not hold."""
+def test_complete_reports_its_last_step(registry: Registry, backup: MemoryBackup, redis: Faults, method: str) -> None:
+    """It fails as a raise does, and never commits before Redis has the entry."""
     backup.items["conv"] = BackupEntry("conv", 4, 1)
     (redis if method == "merge" else backup.faults).before[method] = DOWN
     with pytest.raises(RaiseIncompleteError) as raised:

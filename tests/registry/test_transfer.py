@@ -66,13 +66,13 @@ def line(conversation_id: object, n: object, **more: object) -> bytes:
 
 
 @given(st.dictionaries(st.text(), st.integers(1, 256)), st.integers(1, 7))
-def test_entries_come_sorted_however_they_are_cut(entries: dict[str, int], at_once: int) -> None:
-    """In memory or through files of a few entries each: the same order, and nothing lost or doubled."""
+def test_entries_are_sorted_in_parts_of_any_size(entries: dict[str, int], at_once: int) -> None:
+    """In memory or through files: the same order, and no entry is lost or duplicated."""
     assert list(sort_entries(entries.items(), at_once)) == sorted(entries.items())
 
 
 def test_an_import_is_a_max_merge(world: World) -> None:
-    """What the file has more of is raised by the protocol; what it has less of stays; other keys do not matter."""
+    """A larger N of the file is raised by the protocol; a smaller N is ignored; other keys are ignored."""
     report = world.load(line("a", 8, write_n=8) + line("b", 2) + line("c", 16) + line("d", 1))
     assert (report.read, report.raised, report.unchanged, report.skipped) == (4, 2, 2, 0)
     assert world.redis == {"a": 8, "b": 4, "c": 16}
@@ -81,8 +81,8 @@ def test_an_import_is_a_max_merge(world: World) -> None:
     assert {"conversation_id": "a", "before": 4, "after": 8} in report.raises
 
 
-def test_the_same_import_again_changes_nothing(world: World) -> None:
-    """Which is how an import goes on that was broken off."""
+def test_a_repeated_import_changes_nothing(world: World) -> None:
+    """So an interrupted import is resumed by running it again."""
     lines = line("a", 8) + line("c", 16)
     world.load(lines)
     world.backup.faults.clear()
@@ -90,15 +90,15 @@ def test_the_same_import_again_changes_nothing(world: World) -> None:
     assert "raise_max_n" not in world.backup.faults.calls
 
 
-def test_a_raise_left_half_way_is_completed(world: World) -> None:
-    """An entry that the backup has and that was not committed is completed, without another raise."""
+def test_an_interrupted_raise_is_completed(world: World) -> None:
+    """An entry of the backup that is not committed is completed without another raise."""
     world.backup.items["c"] = BackupEntry("c", 8, 1)
     assert world.load(line("c", 8)).raised == 0
     assert (world.redis["c"], world.backup.items["c"].write_n) == (8, 8)
 
 
-def test_an_id_that_comes_twice_gets_the_larger_n(world: World) -> None:
-    """In whichever order they come."""
+def test_a_duplicate_id_gets_the_larger_n(world: World) -> None:
+    """In either order."""
     world.load(line("c", 16) + line("c", 2) + line("d", 2) + line("d", 32))
     assert (world.redis["c"], world.redis["d"]) == (16, 32)
 
@@ -125,8 +125,8 @@ def test_an_id_that_comes_twice_gets_the_larger_n(world: World) -> None:
         (b"[" * 15_000 + b"\n", "not JSON"),
     ],
 )
-def test_a_bad_line_is_named_and_the_rest_is_imported(world: World, bad: bytes, why: str) -> None:
-    """The number of the line and what is wrong with it; lines before and after it count."""
+def test_a_bad_line_is_reported_and_the_rest_is_imported(world: World, bad: bytes, why: str) -> None:
+    """With the number of the line, and the reason."""
     report = world.load(line("c", 8) + b"\n" + bad + line("d", 8))
     assert [(found.line, why in found.problem) for found in report.bad_lines] == [(3, True)]
     assert (report.read, report.skipped) == (2, 1)
@@ -134,13 +134,13 @@ def test_a_bad_line_is_named_and_the_rest_is_imported(world: World, bad: bytes, 
     assert len(world.backup.items) == 4
 
 
-def test_a_last_line_without_its_end(world: World) -> None:
-    """A file that ends without a newline, or begins with a byte order mark, is whole all the same."""
+def test_a_last_line_without_newline(world: World) -> None:
+    """A file without a newline at its end, or with a byte order mark, is imported completely."""
     world.load(b"\xef\xbb\xbf" + line("c", 8) + line("d", 8).strip())
     assert (world.redis["c"], world.redis["d"]) == (8, 8)
 
 
-def test_a_dry_run_says_what_would_be_raised(world: World) -> None:
+def test_a_dry_run_lists_the_raises(world: World) -> None:
     """And changes nothing, on either side."""
     before = dict(world.redis)
     report = world.load(line("a", 8) + line("c", 2) + line("b", 4), dry_run=True)
@@ -154,7 +154,7 @@ def test_a_dry_run_says_what_would_be_raised(world: World) -> None:
 
 
 def test_the_rate_is_kept(world: World) -> None:
-    """Two hundred raises at fifty a second take four seconds; entries that are held already take none."""
+    """Two hundred raises at fifty a second take four seconds; entries that need no raise take none."""
     lines = b"".join(line(f"conv_{number}", 2) for number in range(200))
     world.load(lines, rate=50.0)
     assert sum(world.slept) == pytest.approx(4.0)
@@ -163,14 +163,14 @@ def test_the_rate_is_kept(world: World) -> None:
     assert sum(world.slept) == 0
 
 
-def test_an_impossible_rate() -> None:
-    """A rate of zero would never end."""
+def test_a_rate_of_zero_is_refused() -> None:
+    """It would never end."""
     with pytest.raises(UsageError):
         ImportOptions(cap=256, rate=0.0)
 
 
-def test_throttling_is_waited_out(world: World) -> None:
-    """A raise that AWS throttles is tried again, and nobody has to run the import again for it."""
+def test_throttled_requests_are_retried(world: World) -> None:
+    """A raise that AWS throttles is retried, and the import does not end."""
     waits = iter(range(3))
 
     def relax() -> None:
@@ -184,8 +184,8 @@ def test_throttling_is_waited_out(world: World) -> None:
 
 
 @pytest.mark.parametrize("method", ["raise_max_n", "commit_write_n"])
-def test_a_failure_says_that_running_it_again_goes_on(world: World, method: str) -> None:
-    """AWS away in the middle: an error with its remedy, and the second run finishes."""
+def test_a_failure_has_a_hint_to_run_it_again(world: World, method: str) -> None:
+    """AWS is away during the import: an error with a hint, and a second run completes it."""
     world.backup.faults.before[method] = AwsUnavailableError("away")
     with pytest.raises((AwsUnavailableError, RaiseIncompleteError)) as raised:
         world.load(line("c", 8))
@@ -195,7 +195,7 @@ def test_a_failure_says_that_running_it_again_goes_on(world: World, method: str)
     assert (world.redis["c"], world.backup.items["c"].write_n) == (8, 8)
 
 
-def test_named_lines_are_bounded(world: World) -> None:
-    """A file that is something else altogether does not fill the memory; every line is counted."""
+def test_listed_lines_are_bounded(world: World) -> None:
+    """Memory is bounded for a file of another kind; every line is counted."""
     report = world.load(b"nonsense\n" * (MAX_LISTED + 5))
     assert (report.skipped, len(report.bad_lines)) == (MAX_LISTED + 5, MAX_LISTED)

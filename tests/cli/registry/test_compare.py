@@ -54,8 +54,8 @@ def drifted(
     return configured
 
 
-def test_sides_that_agree(saltctl: Runner, configured: Settings, registry: Registry, rebuild: Rebuilder) -> None:
-    """No drift is exit 0, and every number says so."""
+def test_no_drift(saltctl: Runner, configured: Settings, registry: Registry, rebuild: Rebuilder) -> None:
+    """Without drift the exit code is 0, and every count agrees."""
     registry.raise_to("conv", 4)
     rebuild()
     outcome = saltctl("compare", "-o", "json")
@@ -65,8 +65,8 @@ def test_sides_that_agree(saltctl: Runner, configured: Settings, registry: Regis
     assert (found["checked"], found["in_sync"], found["drift"], found["verified"]) == (1, 1, [], True)
 
 
-def test_drift_is_named_and_repaired(saltctl: Runner, drifted: Settings, registry: Registry) -> None:
-    """Drift is exit 3 until it is repaired; the repair raises, and lookups see it."""
+def test_drift_is_listed_and_repaired(saltctl: Runner, drifted: Settings, registry: Registry) -> None:
+    """Drift is exit 3 until it is repaired; the repair raises, and lookups return it."""
     outcome = saltctl("compare", "-o", "json")
     assert outcome.code == 3
     found = outcome.json
@@ -91,13 +91,13 @@ def test_drift_is_named_and_repaired(saltctl: Runner, drifted: Settings, registr
 
 
 def test_a_dry_run_of_a_repair_changes_nothing(saltctl: Runner, drifted: Settings, store: RedisRegistry) -> None:
-    """``--repair --dry-run`` asks nobody, finds the same, and leaves it."""
+    """``--repair --dry-run`` asks for no confirmation, finds the same drift, and does not repair it."""
     outcome = saltctl("compare", "--repair", "--dry-run", "-o", "json")
     assert (outcome.code, outcome.json["repaired"], outcome.json["dry_run"]) == (3, 0, True)
     assert store.read_unverified(["conv_1", "conv_0"]) == {"conv_1": None, "conv_0": 2}
 
 
-def test_people_see_what_differs(saltctl: Runner, drifted: Settings) -> None:
+def test_the_table_lists_drift(saltctl: Runner, drifted: Settings) -> None:
     """The table has a line for each drift."""
     outcome = saltctl("compare", "-o", "table")
     assert "stranger" in outcome.out
@@ -105,20 +105,20 @@ def test_people_see_what_differs(saltctl: Runner, drifted: Settings) -> None:
 
 
 def test_samples(saltctl: Runner, drifted: Settings) -> None:
-    """Two halves find together what the whole finds."""
+    """Two halves together find the same as the whole."""
     halves = [saltctl("compare", "--sample", f"{k}/2", "-o", "json").json for k in (1, 2)]
     assert sum(half["checked"] for half in halves) == 11
     assert sum(len(half["drift"]) for half in halves) == 5
 
 
 @pytest.mark.parametrize("sample", ["0/4", "5/4", "1", "1/0", "a/b", "-1/4"])
-def test_impossible_samples(sample: str, saltctl: Runner, configured: Settings) -> None:
-    """What is no part of a whole is a usage error."""
+def test_invalid_samples_are_refused(sample: str, saltctl: Runner, configured: Settings) -> None:
+    """They are a usage error."""
     assert saltctl("compare", f"--sample={sample}").code == 2
 
 
-def test_damaged_items_are_named_and_exit_4(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
-    """An item that cannot be used is named, safely, and the rest is compared."""
+def test_damaged_items_are_listed_and_exit_4(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
+    """A damaged item is listed, printed safely, and the rest is compared."""
     for conversation_id, item in (("text\x1b[31m", {"max_n": {"S": "4"}}), ("none", {})):
         backup.client.put_item(TableName=configured.backup_table, Item={KEY: {"S": conversation_id}, **item})
     outcome = saltctl("compare", "-o", "json")
@@ -127,16 +127,16 @@ def test_damaged_items_are_named_and_exit_4(saltctl: Runner, configured: Setting
     assert "\x1b" not in outcome.err
 
 
-def test_unverified_is_said_and_is_no_error(saltctl: Runner, configured: Settings, registry: Registry) -> None:
-    """A Redis that agrees and is not verified: exit 0, and what to do."""
+def test_an_unverified_redis_is_a_warning(saltctl: Runner, configured: Settings, registry: Registry) -> None:
+    """A Redis that agrees and is not verified: exit 0, with a warning."""
     registry.raise_to("conv", 4)
     outcome = saltctl("compare", "-o", "json")
     assert (outcome.code, outcome.json["verified"]) == (0, False)
     assert "saltctl rebuild" in outcome.err
 
 
-def test_redis_is_away(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
-    """Without Redis there is nothing to compare: exit 69."""
+def test_redis_is_down(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
+    """A comparison without Redis is exit 69."""
     redis_server.kill()
     outcome = saltctl("compare", "-o", "json")
     assert (outcome.code, outcome.error["code"]) == (69, "redis_unavailable")
@@ -145,7 +145,7 @@ def test_redis_is_away(saltctl: Runner, configured: Settings, redis_server: Loca
 def test_another_layout_is_refused(
     saltctl: Runner, configured: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong bucket count would show everything as missing: refused, with the right one named."""
+    """With another bucket count everything would seem to be missing: refused, and the right count is in the hint."""
     registry.raise_to("conv", 4)
     monkeypatch.setenv("SALTCTL_BUCKETS", "128")
     outcome = saltctl("compare", "-o", "json")

@@ -22,7 +22,7 @@ HOSTILE = ["[red]conv[/red]", f"{ESC}[31mconv", "conv\u202egnp", "a\tb", "=cmd()
 
 
 def test_get_shows_both_sides(saltctl: Runner, configured: Settings, registry: Registry, rebuild: Rebuilder) -> None:
-    """A raised conversation is salted, in sync, and carries its raises; an unknown one has max_n 1."""
+    """A raised conversation is salted, in sync, and has its raises; an unknown one has max_n 1."""
     rebuild()
     registry.raise_to("conv", 4, reason="launch")
     outcome = saltctl("registry", "get", "conv", "other", "-o", "json")
@@ -37,7 +37,7 @@ def test_get_shows_both_sides(saltctl: Runner, configured: Settings, registry: R
 
 
 def test_get_before_a_rebuild_asks_the_backup(saltctl: Runner, configured: Settings, registry: Registry) -> None:
-    """An unverified Redis is shown as what it is: the answer is the backup's, with a warning that says so."""
+    """With an unverified Redis the answer comes from the backup, with a warning."""
     registry.raise_to("conv", 4)
     outcome = saltctl("registry", "get", "conv", "-o", "json")
     assert outcome.code == 0
@@ -49,7 +49,7 @@ def test_get_before_a_rebuild_asks_the_backup(saltctl: Runner, configured: Setti
 def test_get_with_redis_down_answers_from_the_backup(
     saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis
 ) -> None:
-    """With Redis gone the answer is there all the same; what Redis holds is null, not a guess."""
+    """Without Redis the backup answers; the number in Redis is null and not a guess."""
     registry.raise_to("conv", 4)
     redis_server.kill()
     outcome = saltctl("registry", "get", "conv", "-o", "json")
@@ -60,10 +60,8 @@ def test_get_with_redis_down_answers_from_the_backup(
     assert UNKNOWN in saltctl("registry", "get", "conv", "-o", "table").out
 
 
-def test_get_in_the_middle_of_a_raise(
-    saltctl: Runner, configured: Settings, backup: BackupTable, rebuild: Rebuilder
-) -> None:
-    """A raise that stopped after its first step shows: the sides differ and write_n is behind."""
+def test_get_during_a_raise(saltctl: Runner, configured: Settings, backup: BackupTable, rebuild: Rebuilder) -> None:
+    """A raise that stopped after its first step: the sides differ and write_n is behind."""
     rebuild()
     backup.claim_layout(configured.layout, configured.key_prefix)
     backup.raise_max_n("conv", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
@@ -71,8 +69,8 @@ def test_get_in_the_middle_of_a_raise(
     assert (record["redis_n"], record["backup_n"], record["in_sync"]) == (1, 8, False)
 
 
-def test_set_raises_and_says_what_it_did(saltctl: Runner, configured: Settings, store: RedisRegistry) -> None:
-    """A confirmed raise reaches the backup and Redis, and a second one is nothing to do."""
+def test_set_raises_and_reports_the_change(saltctl: Runner, configured: Settings, store: RedisRegistry) -> None:
+    """A confirmed raise reaches the backup and Redis, and a second one has nothing to do."""
     first = saltctl("registry", "set", "conv", "4", "--yes", "--reason", "launch", "-o", "json")
     assert first.json == {
         "conversation_id": "conv",
@@ -87,8 +85,8 @@ def test_set_raises_and_says_what_it_did(saltctl: Runner, configured: Settings, 
     assert (again.code, again.json["changed"]) == (0, False)
 
 
-def test_set_completes_a_raise_that_stopped(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
-    """An equal N whose raise is half done is completed, not called nothing to do."""
+def test_set_completes_an_interrupted_raise(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
+    """An equal N whose raise was interrupted is completed."""
     backup.raise_max_n("conv", Raise(4, "2026-01-01T00:00:00Z", "x", ""))
     outcome = saltctl("registry", "set", "conv", "4", "--yes", "-o", "json")
     assert (outcome.json["changed"], outcome.json["committed"]) == (False, True)
@@ -100,15 +98,15 @@ def test_set_completes_a_raise_that_stopped(saltctl: Runner, configured: Setting
 def test_set_dry_run_changes_nothing(
     saltctl: Runner, configured: Settings, backup: BackupTable, store: RedisRegistry
 ) -> None:
-    """A dry run says what would change and touches neither side."""
+    """A dry run reports the change and makes it on neither side."""
     outcome = saltctl("registry", "set", "conv", "4", "--dry-run", "-o", "json")
     assert (outcome.json["after"], outcome.json["changed"], outcome.json["dry_run"]) == (4, True, True)
     assert backup.get("conv") is None
     assert store.read_unverified(["conv"]) == {"conv": None}
 
 
-def test_set_without_anybody_to_ask_is_refused(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
-    """In a script a raise wants --yes: exit 6 and no waiting for an answer that cannot come."""
+def test_set_without_a_terminal_needs_yes(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
+    """In a script a raise needs --yes: without it, it exits with 6 and does not wait for an answer."""
     outcome = saltctl("registry", "set", "conv", "4", "-o", "json")
     assert (outcome.code, outcome.error["code"]) == (6, "confirmation_required")
     assert "--yes" in outcome.error["hint"]
@@ -118,27 +116,27 @@ def test_set_without_anybody_to_ask_is_refused(saltctl: Runner, configured: Sett
 @pytest.mark.parametrize(
     ("n", "names"), [("0", "at least 1"), ("3", "type 4"), ("5", "type 8"), ("255", "type 256"), ("512", "type 256")]
 )
-def test_set_refuses_an_n_that_cannot_be(n: str, names: str, saltctl: Runner, configured: Settings) -> None:
-    """Zero, no power of two, above the cap: exit 6, and what to type instead."""
+def test_set_refuses_an_invalid_n(n: str, names: str, saltctl: Runner, configured: Settings) -> None:
+    """Zero, not a power of two, above the cap: exit 6, and a valid N is named."""
     outcome = saltctl("registry", "set", "conv", n, "--yes", "-o", "json")
     assert (outcome.code, outcome.error["code"]) == (6, "invalid_n")
     assert names in outcome.error["message"] + outcome.error["hint"]
 
 
 def test_set_refuses_a_negative_n(saltctl: Runner, configured: Settings) -> None:
-    """A negative N looks like an option and is a usage error; behind ``--`` it is refused as an N."""
+    """A negative N looks like an option and is a usage error; after ``--`` it is refused as an N."""
     assert saltctl("registry", "set", "conv", "-4", "--yes").code == 2
     assert saltctl("registry", "set", "--yes", "--", "conv", "-4").code == 6
 
 
 @pytest.mark.parametrize("n", ["four", "4.5", "", "1e3"])
-def test_set_refuses_what_is_no_number(n: str, saltctl: Runner, configured: Settings) -> None:
-    """What is no whole number is a usage error."""
+def test_set_refuses_an_n_that_is_not_a_number(n: str, saltctl: Runner, configured: Settings) -> None:
+    """An N that is not a whole number is a usage error."""
     assert saltctl("registry", "set", "conv", n, "--yes").code == 2
 
 
 def test_set_refuses_a_lower_n(saltctl: Runner, configured: Settings, registry: Registry) -> None:
-    """max_n never goes down: exit 6 with the reason, and a hint in which the id is one word to a shell."""
+    """max_n never goes down: exit 6 with the reason, and a hint in which the id is one word for a shell."""
     conversation = "conv; touch $(pwned)"
     registry.raise_to(conversation, 8)
     outcome = saltctl("registry", "set", conversation, "4", "--yes", "-o", "json")
@@ -148,7 +146,7 @@ def test_set_refuses_a_lower_n(saltctl: Runner, configured: Settings, registry: 
 
 
 @pytest.mark.parametrize("conversation", ["", "a#3", "x" * 2001, "é" * 1001])
-def test_impossible_ids_are_refused(conversation: str, saltctl: Runner, configured: Settings) -> None:
+def test_invalid_ids_are_refused(conversation: str, saltctl: Runner, configured: Settings) -> None:
     """Empty, with a '#', over 2,000 bytes: exit 6 from every command that takes an id."""
     for args in (("registry", "get", conversation), ("registry", "set", conversation, "4", "--yes")):
         outcome = saltctl(*args, "-o", "json")
@@ -157,10 +155,10 @@ def test_impossible_ids_are_refused(conversation: str, saltctl: Runner, configur
 
 @pytest.mark.parametrize("conversation", HOSTILE)
 @pytest.mark.parametrize("form", ["table", "tsv", "json", "jsonl"])
-def test_hostile_ids_are_taken_and_never_printed_raw(
+def test_hostile_ids_are_accepted_and_never_printed_raw(
     conversation: str, form: str, saltctl: Runner, configured: Settings, registry: Registry, rebuild: Rebuilder
 ) -> None:
-    """Markup, escapes, bidirectional overrides and formulas in an id work, and reach no terminal as they are."""
+    """Markup, escapes, bidirectional overrides and formulas are valid in an id, and are never printed unescaped."""
     rebuild()
     registry.raise_to(conversation, 2, reason=conversation)
     for args in (("registry", "get", conversation), ("registry", "list")):
@@ -177,7 +175,7 @@ def test_hostile_ids_are_taken_and_never_printed_raw(
 def test_wrong_password_is_a_permission_error(
     saltctl: Runner, configured: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Credentials that Redis refuses are exit 77 from every command, and are not shown."""
+    """Credentials that Redis refuses are exit 77 from every command, and are not printed."""
     url = configured.require_redis_url().replace("redis://", "redis://:hunter2@")
     monkeypatch.setenv("SALTCTL_REDIS_URL", url)
     for args in (("registry", "get", "conv"), ("rebuild",), ("setup",)):
@@ -187,7 +185,7 @@ def test_wrong_password_is_a_permission_error(
 
 
 def test_wrong_port_is_an_outage(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
-    """With nobody at the port, commands that need Redis exit 69 and name host and port."""
+    """If no server listens, commands that need Redis exit with 69 and name host and port."""
     redis_server.kill()
     for args in (("rebuild",), ("setup",), ("registry", "list", "--source", "redis")):
         outcome = saltctl(*args, "-o", "json")
@@ -198,7 +196,7 @@ def test_wrong_port_is_an_outage(saltctl: Runner, configured: Settings, redis_se
 def test_a_raise_without_redis_is_incomplete(
     saltctl: Runner, configured: Settings, redis_server: LocalRedis, backup: BackupTable
 ) -> None:
-    """The backup holds the raise, nobody may write with it yet, and the message says how to complete it: exit 4."""
+    """The backup holds the raise, writers do not use it yet, and the message says how to complete it: exit 4."""
     redis_server.kill()
     outcome = saltctl("registry", "set", "conv", "4", "--yes", "-o", "json")
     assert (outcome.code, outcome.error["code"]) == (4, "raise_incomplete")
@@ -212,7 +210,7 @@ def test_a_raise_without_redis_is_incomplete(
 def test_a_missing_backup_table_is_a_configuration_error(
     saltctl: Runner, configured: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A table that does not exist is exit 78, and `saltctl setup` is what helps."""
+    """A table that does not exist is exit 78, and the hint is `saltctl setup`."""
     monkeypatch.setenv("SALTCTL_BACKUP_TABLE", "no-such-table")
     for args in (("registry", "set", "conv", "4", "--yes"), ("rebuild",), ("registry", "list", "--source", "backup")):
         outcome = saltctl(*args, "-o", "json")
@@ -223,7 +221,7 @@ def test_a_missing_backup_table_is_a_configuration_error(
 def test_another_bucket_count_is_fenced_and_refused(
     saltctl: Runner, configured: Settings, registry: Registry, rebuild: Rebuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client set to other buckets is answered by the backup, and may neither raise nor rebuild."""
+    """A client with another bucket count is answered by the backup, and can neither raise nor rebuild."""
     rebuild()
     registry.raise_to("conv", 4)
     monkeypatch.setenv("SALTCTL_BUCKETS", str(configured.buckets * 2))
@@ -237,7 +235,7 @@ def test_another_bucket_count_is_fenced_and_refused(
 
 
 def test_an_evicting_redis_is_refused(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
-    """A maxmemory-policy that evicts is exit 78 with the setting to make."""
+    """A maxmemory-policy that evicts is exit 78, and the hint has the right setting."""
     redis_server.stop()
     evicting = LocalRedis(redis_server.directory, options={"maxmemory-policy": "allkeys-lru"})
     evicting.port = redis_server.port
@@ -254,7 +252,7 @@ def test_an_evicting_redis_is_refused(saltctl: Runner, configured: Settings, red
 def test_list_filters_sorts_and_limits(
     saltctl: Runner, configured: Settings, registry: Registry, rebuild: Rebuilder
 ) -> None:
-    """Both sources list the same; filters, order and limit do what they say."""
+    """Both sources list the same entries; filters, order and limit are applied."""
     rebuild()
     for conversation, n in (("a1", 2), ("a2", 8), ("b1", 4)):
         registry.raise_to(conversation, n)
@@ -269,7 +267,7 @@ def test_list_filters_sorts_and_limits(
 def test_list_of_an_unverified_redis_comes_from_the_backup(
     saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis
 ) -> None:
-    """Without a choice the list is what can be trusted, and a warning says which it is."""
+    """Without --source an unverified Redis is not listed, and a warning says so."""
     registry.raise_to("conv", 4)
     redis_server.kill()
     redis_server.delete_aof()
@@ -280,10 +278,10 @@ def test_list_of_an_unverified_redis_comes_from_the_backup(
     assert saltctl("registry", "list", "--source", "redis", "-o", "json").json == []
 
 
-def test_a_protected_context_wants_its_name(
+def test_a_protected_context_needs_its_name(
     saltctl: Runner, configured: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A change in a protected context is refused without ``--confirm NAME``, with --yes too."""
+    """A change in a protected context is refused without ``--confirm NAME``, also with --yes."""
     path = tmp_path / "config.toml"
     path.write_text('default_context = "prod"\n[contexts.prod]\nprotected = true\n')
     monkeypatch.setenv("SALTCTL_CONFIG", str(path))

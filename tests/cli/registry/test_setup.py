@@ -22,7 +22,7 @@ def _actions(saltctl: Runner, *args: str) -> list[str]:
     return [action["action"] for action in saltctl("setup", "--messages", *args, "-o", "json").json["actions"]]
 
 
-def test_setup_creates_what_is_missing_once(saltctl: Runner, fresh: Settings) -> None:
+def test_setup_creates_missing_resources_once(saltctl: Runner, fresh: Settings) -> None:
     """A dry run creates nothing, the first run everything, the second nothing."""
     assert _actions(saltctl, "--dry-run") == ["create", "create", "create"]
     assert _actions(saltctl) == ["created", "created", "created"]
@@ -33,8 +33,8 @@ def test_setup_creates_what_is_missing_once(saltctl: Runner, fresh: Settings) ->
     assert table["DeletionProtectionEnabled"] is True
 
 
-def test_setup_completes_a_part(saltctl: Runner, fresh: Settings) -> None:
-    """A run that stopped half-way is completed by the next: only what is missing is created."""
+def test_an_interrupted_setup_is_completed(saltctl: Runner, fresh: Settings) -> None:
+    """The next run creates only the missing resources."""
     HeatStream(fresh).create_group()
     assert _actions(saltctl) == ["created", "exists", "created"]
 

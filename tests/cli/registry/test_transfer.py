@@ -30,7 +30,7 @@ def filled(configured: Settings, registry: Registry, rebuild: Rebuilder) -> Sett
 
 
 def test_exports_are_sorted_and_the_same_from_either_side(saltctl: Runner, filled: Settings) -> None:
-    """A line each, by id; Redis and the backup give the same bytes."""
+    """One line for each id; Redis and the backup give the same bytes."""
     exports = [saltctl("registry", "export", *source) for source in ((), ("--source", "backup"), ("--source", "redis"))]
     assert {outcome.code for outcome in exports} == {0}
     assert len({outcome.out for outcome in exports}) == 1
@@ -39,10 +39,10 @@ def test_exports_are_sorted_and_the_same_from_either_side(saltctl: Runner, fille
     assert "größe" in exports[0].out
 
 
-def test_there_and_back(
+def test_export_and_import(
     saltctl: Runner, filled: Settings, store: RedisRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was exported is imported into another environment, of another layout, by the protocol."""
+    """An export is imported by the protocol into another environment with another layout."""
     file = tmp_path / "registry.jsonl"
     file.write_text(saltctl("registry", "export").out, encoding="utf-8")
     other = BackupTable(Settings(backup_table=f"{filled.backup_table}-2", aws_endpoint_url=filled.aws_endpoint_url))
@@ -60,7 +60,7 @@ def test_there_and_back(
 
 
 def test_bad_lines_are_exit_4(saltctl: Runner, filled: Settings, tmp_path: Path) -> None:
-    """They are named with their numbers, safely; what is good is imported."""
+    """They are listed with their numbers, printed safely; valid lines are imported."""
     file = tmp_path / "registry.jsonl"
     file.write_text('{"conversation_id": "conv_1", "max_n": 8}\nno\n{"conversation_id": "a\\u001b#", "max_n": 2}\n')
     outcome = saltctl("registry", "import", str(file), "--yes", "-o", "json")
@@ -70,15 +70,15 @@ def test_bad_lines_are_exit_4(saltctl: Runner, filled: Settings, tmp_path: Path)
     assert "\x1b" not in outcome.err
 
 
-def test_from_stdin(process: Callable[..., CompletedProcess[str]], filled: Settings, store: RedisRegistry) -> None:
-    """``-`` reads a pipe, and does not ask it for a confirmation."""
+def test_import_of_stdin(process: Callable[..., CompletedProcess[str]], filled: Settings, store: RedisRegistry) -> None:
+    """``-`` reads a pipe, and the confirmation is not read from it."""
     line = '{"conversation_id": "piped", "max_n": 8}\n'
     assert process("registry", "import", "-", input=line).returncode == 6
     assert process("registry", "import", "-", "--yes", input=line).returncode == 0
     assert store.read_unverified(["piped"]) == {"piped": 8}
 
 
-def test_a_file_that_is_not_there(saltctl: Runner, filled: Settings) -> None:
+def test_a_missing_file(saltctl: Runner, filled: Settings) -> None:
     """A usage error that names the file."""
     outcome = saltctl("registry", "import", "nowhere.jsonl", "-o", "json")
     assert (outcome.code, outcome.error["code"]) == (2, "usage")
@@ -86,15 +86,15 @@ def test_a_file_that_is_not_there(saltctl: Runner, filled: Settings) -> None:
 
 
 def test_damaged_items_are_left_out_and_exit_4(saltctl: Runner, filled: Settings, backup: BackupTable) -> None:
-    """An export that is not whole says so."""
+    """An incomplete export is exit 4."""
     backup.client.put_item(TableName=filled.backup_table, Item={KEY: {"S": "broken"}})
     outcome = saltctl("registry", "export", "--source", "backup")
     assert outcome.code == 4
     assert len(outcome.out.splitlines()) == len(ENTRIES)
 
 
-def test_an_unverified_redis_is_said(saltctl: Runner, configured: Settings, registry: Registry) -> None:
-    """What Redis alone is asked for may be less than what there is; without being asked the backup answers."""
+def test_an_unverified_redis_is_a_warning(saltctl: Runner, configured: Settings, registry: Registry) -> None:
+    """An explicit export of an unverified Redis has a warning; without --source the backup is exported."""
     registry.raise_to("conv", 4)
     asked = saltctl("registry", "export", "--source", "redis")
     assert (asked.code, "may lack entries" in asked.err) == (0, True)
