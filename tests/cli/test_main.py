@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from saltctl.cli.main import run
+from saltctl.cli.main import run, wants_json
 from saltctl.cli.signals import Terminated
 from saltctl.errors import (
     AccessDeniedError,
@@ -113,3 +113,22 @@ def test_verbose_shows_the_traceback(case: str, capsys: pytest.CaptureFixture[st
     assert ("Traceback" in capsys.readouterr().err) is traceback
     run(["local", "run", "--", "x", "--verbose"], command=Command(exc))
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "wanted"),
+    [
+        (["x", "-o", "json"], True),
+        (["x", "-ojson"], True),
+        (["x", "--output", "jsonl"], True),
+        (["x", "--output=json"], True),
+        (["x", "-o", "table"], False),
+        (["x"], False),
+        (["x", "-o"], False),
+        (["local", "run", "--", "x", "-o", "json"], False),
+        (["registry", "get", "json"], False),
+    ],
+)
+def test_json_errors_are_wanted_with_json_output(args: list[str], wanted: bool) -> None:
+    """The raw arguments decide, since usage errors occur before they are parsed."""
+    assert wants_json(args) is wanted

@@ -1,101 +1,74 @@
-"""Output helpers: hostile characters are escaped, and output can be parsed again."""
+"""The output of commands: values, columns and the four formats."""
 
 from __future__ import annotations
 
 import json
-import shlex
-from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.cli.main import wants_json
-from saltctl.cli.output import format_value
-from saltctl.cli.text import command_line, format_age, parse_duration, printable, printable_json, tsv_field
+from saltctl.cli.output import Column, OutputFormat, columns_of, format_value, print_result
 
-ANY_TEXT = st.text(st.characters(exclude_categories=()))
-
-
-@given(ANY_TEXT)
-def test_printable_escapes_every_other_character(text: str) -> None:
-    """The result is printable, and a printable string is unchanged."""
-    assert printable(text).isprintable()
-    if text.isprintable():
-        assert printable(text) == text
+ANY_STRING = st.text(st.characters(exclude_categories=()))
+RECORDS: list[dict[str, Any]] = [
+    {"conversation_id": "a", "max_n": 1024, "in_sync": True, "consumed_rcu": 0.5, "error": None},
+    {"conversation_id": "b\tb", "max_n": None, "in_sync": False, "consumed_rcu": 12.0, "error": "\x1b"},
+]
+COLUMNS = columns_of("conversation_id max_n in_sync consumed_rcu error", error="why")
 
 
-@given(ANY_TEXT)
-def test_printable_json_changes_no_value(text: str) -> None:
-    """Escaped documents have the same values."""
-    document = printable_json(json.dumps({"a": text}, ensure_ascii=False))
-    assert json.loads(document) == {"a": text}
-    assert all(c.isprintable() for c in document)
-
-
-@given(ANY_TEXT)
-def test_a_tsv_field_is_one_field_and_no_formula(text: str) -> None:
-    """No tab, no newline, and nothing that a spreadsheet would compute."""
-    field = tsv_field(text)
-    assert field.isprintable()
-    assert field[:1] not in ("=", "+", "-", "@")
-
-
-@given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), ANY_TEXT, st.lists(ANY_TEXT)))
+@given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), ANY_STRING, st.lists(ANY_STRING)))
 def test_values_for_people_are_printable(value: object) -> None:
     """Any plain value becomes a printable string."""
     assert format_value(value).isprintable()
 
 
-def test_a_command_can_be_pasted() -> None:
-    """A shell parses it into the same words, whatever characters an id has; options without a value are left out."""
-    conversation = "a b; $(touch x) `y` '\"\\ [/] &"
-    options = {"--limit": 3, "--since": None, "--all": True, "--eventual": False, "--to": "0-1"}
-    command = command_line("history", "read", conversation, given=options)
-    expected = ["saltctl", "history", "read", conversation, "--limit", "3", "--all", "--to", "0-1"]
-    assert shlex.split(command) == expected
+def test_headings_are_the_keys_in_words() -> None:
+    """A heading is derived from its key, unless it is given."""
+    assert [column.title for column in COLUMNS] == ["conversation", "max_n", "in sync", "consumed RCU", "why"]
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("500ms", 0.5), ("0", 0)]
-)
-def test_durations(text: str, seconds: float) -> None:
-    """Durations are a number with an optional unit."""
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "-1", "1 h 5", "h", "1y", "nan", "inf", "1e3", "٣"])
-def test_no_durations(text: str) -> None:
-    """Anything else is refused."""
-    with pytest.raises(ValueError, match="not a duration"):
-        parse_duration(text)
-
-
-def test_ages_are_short_and_invalid_times_unchanged() -> None:
-    """Times of raises come from a table that other programs can write to."""
-    now = datetime(2026, 1, 2, tzinfo=UTC)
-    assert format_age("2026-01-01T23:57:00Z", now) == "3m ago"
-    assert format_age("2026-01-01T22:00:00Z", now) == "2h ago"
-    assert format_age("2025-12-25T00:00:00Z", now) == "8d ago"
-    assert format_age("2026-01-03T00:00:00Z", now) == "2026-01-03T00:00:00Z"
-    assert format_age("yesterday", now) == "yesterday"
-    assert format_age("2026-01-01T23:57:00", now) == "2026-01-01T23:57:00"
-
-
-@pytest.mark.parametrize(
-    ("args", "wanted"),
+    ("column", "side"),
     [
-        (["x", "-o", "json"], True),
-        (["x", "-ojson"], True),
-        (["x", "--output", "jsonl"], True),
-        (["x", "--output=json"], True),
-        (["x", "-o", "table"], False),
-        (["x"], False),
-        (["x", "-o"], False),
-        (["local", "run", "--", "x", "-o", "json"], False),
-        (["registry", "get", "json"], False),
+        (Column("max_n"), "right"),
+        (Column("consumed_rcu"), "right"),
+        (Column("in_sync"), "left"),
+        (Column("conversation_id"), "left"),
+        (Column("no_such_key"), "left"),
+        (Column("conversation_id", right=True), "right"),
+        (Column("max_n", show=lambda record: "x"), "left"),
     ],
 )
-def test_json_errors_are_wanted_with_json_output(args: list[str], wanted: bool) -> None:
-    """The raw arguments decide, since usage errors occur before they are parsed."""
-    assert wants_json(args) is wanted
+def test_numbers_are_aligned_right(column: Column, side: str) -> None:
+    """The values decide about the alignment; a column may be aligned right in any case."""
+    assert column.align(RECORDS) == side
+
+
+def test_each_format_has_the_same_records(capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON and JSONL have the values as they are, TSV has the columns, a table has the headings."""
+
+    def printed(chosen: OutputFormat) -> str:
+        print_result(RECORDS, chosen, columns=COLUMNS)
+        return capsys.readouterr().out
+
+    assert json.loads(printed(OutputFormat.json)) == RECORDS
+    assert [json.loads(line) for line in printed(OutputFormat.jsonl).splitlines()] == RECORDS
+    assert printed(OutputFormat.tsv) == (
+        "conversation_id\tmax_n\tin_sync\tconsumed_rcu\terror\na\t1024\ttrue\t0.5\t\nb\\tb\t\tfalse\t12.0\t\\x1b\n"
+    )
+    header, _, first, second = printed(OutputFormat.table).splitlines()
+    assert header.split() == ["conversation", "max_n", "in", "sync", "consumed", "RCU", "why"]
+    assert first.split() == ["a", "1,024", "yes", "0.5", "—"]
+    assert second.split() == ["b\\tb", "—", "no", "12", "\\x1b"]
+
+
+def test_an_empty_list_is_a_note_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    """A table without rows is a line on stderr; TSV has its header, JSON an empty list."""
+    print_result([], OutputFormat.table, columns=COLUMNS, empty="no entries")
+    assert capsys.readouterr() == ("", "no entries\n")
+    print_result([], OutputFormat.json, columns=COLUMNS)
+    print_result([], OutputFormat.tsv, columns=columns_of("a b"))
+    assert capsys.readouterr().out == "[]\na\tb\n"

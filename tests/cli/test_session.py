@@ -1,0 +1,68 @@
+"""Prompts and the session: without a terminal nothing waits for an answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+
+from saltctl.cli.session import Session, duration_argument
+from saltctl.errors import ConfirmationRequiredError, UsageError
+
+QUESTION = "Raise conv from 1 to 4?"
+
+
+@pytest.fixture
+def protected(tmp_path: Path) -> Session:
+    """A session of a protected context."""
+    file = tmp_path / "config.toml"
+    file.write_text("[contexts.prod]\nprotected = true\n")
+    return Session(context="prod", config=file)
+
+
+def test_an_irreversible_change_needs_yes() -> None:
+    """Without a terminal an irreversible change is refused without ``--yes``, and the message names the option."""
+    with pytest.raises(ConfirmationRequiredError, match=r"conv from 1 to 4\? This cannot be undone. Pass --yes"):
+        Session().require_consent(QUESTION, yes=False, confirm=None, irreversible=True)
+    Session().require_consent(QUESTION, yes=True, confirm=None, irreversible=True)
+    Session().require_consent(QUESTION, yes=False, confirm=None, irreversible=False)
+
+
+@pytest.mark.parametrize("confirm", [None, "", "staging", "PROD"])
+def test_a_protected_context_needs_its_name(protected: Session, confirm: str | None) -> None:
+    """``--yes`` is not enough for a protected context, and its exact name has to be given."""
+    with pytest.raises(ConfirmationRequiredError) as raised:
+        protected.require_consent(QUESTION, yes=True, confirm=confirm, irreversible=False)
+    assert raised.value.hint == "add --confirm prod"
+
+
+def test_the_name_confirms_a_protected_context(protected: Session) -> None:
+    """``--confirm`` with the context's name is enough."""
+    protected.require_consent(QUESTION, yes=False, confirm="prod", irreversible=True)
+
+
+def test_without_a_terminal_the_default_is_yes() -> None:
+    """A question with a default is not asked without a terminal."""
+    assert Session().ask_default_yes("Continue?")
+
+
+def test_a_password_in_a_flag_is_refused() -> None:
+    """Process lists show flags; the error does not repeat the password."""
+    with pytest.raises(UsageError) as raised:
+        _ = Session({"redis_url": "redis://:hunter2@127.0.0.1"}).settings
+    assert "hunter2" not in raised.value.message + raised.value.hint
+
+
+def test_root_options_lead_to_the_same_servers() -> None:
+    """Commands in hints repeat the root's options that were given."""
+    session = Session({"redis_url": None, "backup_table": "t"}, "prod", Path("/etc/saltctl.toml"))
+    assert session.root_options == ["--context", "prod", "--config", "/etc/saltctl.toml", "--backup-table", "t"]
+
+
+def test_durations_of_options() -> None:
+    """A default is passed on as a number; a bad duration is a usage error that names the formats."""
+    assert duration_argument(1.5) == 1.5
+    assert duration_argument("2m") == 120
+    with pytest.raises(typer.BadParameter, match="90s, 15m or 2h"):
+        duration_argument("soon")

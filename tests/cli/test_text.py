@@ -1,0 +1,74 @@
+"""Strings for a terminal: hostile characters are escaped, and commands can be pasted."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saltctl.cli.text import command_line, format_age, parse_duration, printable, printable_json, tsv_field
+
+ANY_STRING = st.text(st.characters(exclude_categories=()))
+
+
+@given(ANY_STRING)
+def test_printable_escapes_every_other_character(text: str) -> None:
+    """The result is printable, and a printable string is unchanged."""
+    assert printable(text).isprintable()
+    if text.isprintable():
+        assert printable(text) == text
+
+
+@given(ANY_STRING)
+def test_printable_json_changes_no_value(text: str) -> None:
+    """Escaped documents have the same values."""
+    document = printable_json(json.dumps({"a": text}, ensure_ascii=False))
+    assert json.loads(document) == {"a": text}
+    assert all(c.isprintable() for c in document)
+
+
+@given(ANY_STRING)
+def test_a_tsv_field_is_one_field_and_no_formula(text: str) -> None:
+    """No tab, no newline, and nothing that a spreadsheet would compute."""
+    field = tsv_field(text)
+    assert field.isprintable()
+    assert field[:1] not in ("=", "+", "-", "@")
+
+
+def test_a_command_can_be_pasted() -> None:
+    """A shell parses it into the same words, whatever characters an id has; options without a value are left out."""
+    conversation = "a b; $(touch x) `y` '\"\\ [/] &"
+    options = {"--limit": 3, "--since": None, "--all": True, "--eventual": False, "--to": "0-1"}
+    command = command_line("history", "read", conversation, given=options)
+    expected = ["saltctl", "history", "read", conversation, "--limit", "3", "--all", "--to", "0-1"]
+    assert shlex.split(command) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("500ms", 0.5), ("0", 0)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    """Durations are a number with an optional unit."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1 h 5", "h", "1y", "nan", "inf", "1e3", "٣"])
+def test_no_durations(text: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(ValueError, match="not a duration"):
+        parse_duration(text)
+
+
+def test_ages_are_short_and_invalid_times_unchanged() -> None:
+    """Times of raises come from a table that other programs can write to."""
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    assert format_age("2026-01-01T23:57:00Z", now) == "3m ago"
+    assert format_age("2026-01-01T22:00:00Z", now) == "2h ago"
+    assert format_age("2025-12-25T00:00:00Z", now) == "8d ago"
+    assert format_age("2026-01-03T00:00:00Z", now) == "2026-01-03T00:00:00Z"
+    assert format_age("yesterday", now) == "yesterday"
+    assert format_age("2026-01-01T23:57:00", now) == "2026-01-01T23:57:00"
