@@ -29,6 +29,8 @@ OutputOption = Annotated[
     typer.Option("--output", "-o", help="How to print: table on a terminal, tsv in a pipe.", show_default=False),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")]
+SegmentsOption = Annotated[int, typer.Option("--segments", help="Parallel scans of the table.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Recorded with each raise.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 ConfirmOption = Annotated[
     str | None,
@@ -50,6 +52,7 @@ def duration_option(name: str, about: str) -> Any:
 
 
 TimeoutOption = Annotated[float, duration_option("--timeout", "Give up after this long, such as 15m.")]
+WindowOption = Annotated[float, duration_option("--window", "Seconds between the two readings; 1s if omitted.")]
 
 
 @dataclass

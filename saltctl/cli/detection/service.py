@@ -23,7 +23,7 @@ from saltctl.cli.output import (
     print_result,
     resolve_format,
 )
-from saltctl.cli.session import OutputOption, Session, duration_option, session_of
+from saltctl.cli.session import OutputOption, Session, WindowOption, duration_option, session_of
 from saltctl.cli.signals import stop_on_signals
 from saltctl.cli.text import format_age
 from saltctl.errors import ExitCode
@@ -164,7 +164,7 @@ def touch_health_file(file: Path | None) -> None:
 @group.command("status")
 def status(
     context: typer.Context,
-    window: Annotated[float, duration_option("--window", "Seconds between the two readings; 1s if omitted.")] = 1.0,
+    window: WindowOption = 1.0,
     output: OutputOption = None,
 ) -> None:
     """Show the instances, their backlog, the last raise, and whether Redis is verified.

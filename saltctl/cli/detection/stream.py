@@ -10,7 +10,7 @@ import typer
 from saltctl.cli.detection import dead_letters
 from saltctl.cli.detection.replay import replay
 from saltctl.cli.output import columns_of, note, print_result, table_of, warn
-from saltctl.cli.session import OutputOption, duration_option, session_of
+from saltctl.cli.session import OutputOption, WindowOption, session_of
 from saltctl.cli.times import parse_stream_id
 from saltctl.errors import ExitCode
 from saltctl.times import iso_utc
@@ -32,7 +32,7 @@ def add_to(app: typer.Typer) -> None:
 @group.command("status")
 def status(
     context: typer.Context,
-    window: Annotated[float, duration_option("--window", "Seconds between the two readings; 1s if omitted.")] = 1.0,
+    window: WindowOption = 1.0,
     output: OutputOption = None,
 ) -> None:
     """Read the heat stream twice, and judge whether it is read, its backlog shrinks, and no entry was lost.

@@ -17,6 +17,7 @@ from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
     OutputOption,
+    SegmentsOption,
     Session,
     TimeoutOption,
     duration_option,
@@ -40,7 +41,7 @@ def add_to(app: typer.Typer) -> None:
 
 def rebuild(
     context: typer.Context,
-    segments: Annotated[int, typer.Option("--segments", help="Parallel scans of the backup table.")] = 4,
+    segments: SegmentsOption = 4,
     wait_redis: Annotated[float, duration_option("--wait-redis", "Wait for a Redis that is down or loading.")] = 0.0,
     lock_wait: Annotated[float, duration_option("--lock-wait", "Wait for a rebuild that is in progress.")] = 0.0,
     max_rcu: Annotated[

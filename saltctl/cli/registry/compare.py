@@ -15,6 +15,7 @@ from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
     OutputOption,
+    SegmentsOption,
     Session,
     TimeoutOption,
     YesOption,
@@ -47,7 +48,7 @@ def compare(
     sample: Annotated[
         str | None, typer.Option("--sample", metavar="K/N", help="Only part K of N; N runs cover everything.")
     ] = None,
-    segments: Annotated[int, typer.Option("--segments", help="Parallel scans of the backup table.")] = 4,
+    segments: SegmentsOption = 4,
     timeout: TimeoutOption = 0.0,
     cron: CronOption = False,
     metrics_file: MetricsFileOption = None,
