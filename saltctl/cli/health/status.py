@@ -36,8 +36,8 @@ def status(
 ) -> None:
     """Show everything on one screen: registry, drift, service, raises, throttling, lease.
 
-    A source that is down shows its error, and the others are shown. Exits 0 whatever it shows: saltctl doctor
-    judges. --watch needs a terminal, or -o jsonl, which prints a line each time.
+    A part that is down shows its error. Exits 0 even then: saltctl doctor reports problems by its exit code.
+    --watch needs a terminal, or -o jsonl, which prints a line each time.
 
     \b
     Examples:

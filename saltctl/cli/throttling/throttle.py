@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saltctl.throttling.diagnosis import ServiceStatus
     from saltctl.throttling.time_range import TimeRange
 
-group = typer.Typer(help="Find the cause of throttling in CloudWatch metrics, and alarm on it.", no_args_is_help=True)
+group = typer.Typer(help="Find the cause of throttling, and manage alarms on it.", no_args_is_help=True)
 group.add_typer(alarms.group, name="alarms")
 SERVICE_WINDOW = 0.3
 """Seconds between the two samples of the stream: a live instance answers within milliseconds."""
@@ -41,7 +41,7 @@ def scan(
     until: Annotated[
         str | None, typer.Option("--until", metavar="TIME|DURATION", help="End of the range; now if omitted.")
     ] = None,
-    period: Annotated[float, duration_option("--period", "Length of a point; chosen by the range if omitted.")] = 0.0,
+    period: Annotated[float, duration_option("--period", "Length of a period, such as 5m.")] = 0.0,
     table: alarms.TableOption = None,
     threshold: Annotated[
         float, typer.Option("--threshold", min=1.0, help="Events in one period that count as throttling.")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from saltctl.errors import AccessDeniedError, ConfigurationError, SaltctlError, UnavailableError
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.rebuild.lease import LEASE_EXPIRY
+from saltctl.stores.contracts import TableKeys
 from saltctl.throttling.scan import scan_recent
 from saltctl.urls import is_loopback
 
@@ -19,11 +19,11 @@ def backup_table(facts: Facts) -> Finding:
     """The backup table exists, answers, and has the right keys."""
     name, commands = facts.settings.backup_table, facts.fix_commands
     try:
-        if facts.describe_table(name) is None:
-            return _missing(name, commands.saltctl("setup"))
-        table = facts.backup_table
+        table = facts.describe_table(name)
     except SaltctlError as exc:
         return _unreachable(facts, exc)
+    if table is None:
+        return _missing(name, commands.saltctl("setup"))
     if table.get("TableStatus") not in ("ACTIVE", "UPDATING"):
         detail = f"table {name!r} is {table.get('TableStatus')}"
         return fail(detail, commands.aws("dynamodb", "wait", "table-exists", "--table-name", name))
@@ -148,22 +148,23 @@ def clock(facts: Facts) -> Finding:
 
 def permissions(facts: Facts) -> Finding:
     """These credentials have the permissions of application servers and the service."""
-    settings = facts.settings
-    findings = [_permissions(facts, settings.backup_table, facts.backup_table, backup=True)]
+    _ = facts.backup_table  # raises if it does not exist
+    findings = [_permissions(facts, facts.settings.backup_table, None)]
     try:
-        findings.append(_permissions(facts, settings.messages_table, facts.messages_table, backup=False))
+        _ = facts.messages_table
+        findings.append(_permissions(facts, facts.settings.messages_table, facts.messages.keys))
     except (ConfigurationError, UnavailableError) as exc:
         findings.append(skip(exc.message))
     return combine(findings)
 
 
-def _permissions(facts: Facts, name: str, table: dict[str, Any], *, backup: bool) -> Finding:
-    allowed = facts.aws.permitted(name, None if backup else facts.messages.keys)
+def _permissions(facts: Facts, table: str, keys: TableKeys | None) -> Finding:
+    allowed = facts.aws.permitted(table, keys)
     denied = [action for action, permitted in allowed.items() if not permitted]
     if denied:
-        detail = f"these credentials may not {', '.join(denied)} on table {name!r}"
+        detail = f"these credentials may not {', '.join(denied)} on table {table!r}"
         return fail(detail, facts.fix_commands.saltctl("service", "emit", "iam"))
-    return ok(f"{', '.join(allowed)} on {name}")
+    return ok(f"{', '.join(allowed)} on {table}")
 
 
 def throttles(facts: Facts) -> Finding:
