@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from saltctl.detection.write_meter import WriteMeter as WriteMeter
     from saltctl.errors import SaltctlError as SaltctlError
-    from saltctl.history.find import FindOptions as FindOptions
-    from saltctl.history.find import Found as Found
     from saltctl.history.history import History as History
-    from saltctl.history.history import PutResult as PutResult
+    from saltctl.history.models import FindOptions as FindOptions
+    from saltctl.history.models import Found as Found
     from saltctl.history.models import Message as Message
     from saltctl.history.models import Page as Page
+    from saltctl.history.models import PutResult as PutResult
     from saltctl.history.models import ReadOptions as ReadOptions
     from saltctl.registry.registry import Lookup as Lookup
     from saltctl.registry.registry import RaiseResult as RaiseResult
@@ -33,13 +33,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Filter": "saltctl.stores.contracts",
-    "FindOptions": "saltctl.history.find",
-    "Found": "saltctl.history.find",
+    "FindOptions": "saltctl.history.models",
+    "Found": "saltctl.history.models",
     "History": "saltctl.history.history",
     "Lookup": "saltctl.registry.registry",
     "Message": "saltctl.history.models",
     "Page": "saltctl.history.models",
-    "PutResult": "saltctl.history.history",
+    "PutResult": "saltctl.history.models",
     "RaiseResult": "saltctl.registry.registry",
     "ReadOptions": "saltctl.history.models",
     "Registry": "saltctl.registry.registry",

@@ -202,7 +202,7 @@ class Auditor:
         row = item
         if self._history.message_ids.attribute is not None:
             row = self._history.store.get(self._key(position.salt), position.sort_key) or item
-        message_id = self._history.message_ids.read(row, self._history.store.keys)
+        message_id = self._history.message_ids.id_of(row, self._history.store.keys)
         return Orphan(self._key(position.salt), str(position.sort_key), message_id)
 
     def _duplicates(self, group: list[tuple[Position, Item]]) -> int:

@@ -1,12 +1,11 @@
-"""Positions in a history, and the cursors that carry them from one page to the next.
+"""Positions in a history, and cursors, which carry a position from one page to the next.
 
-Messages are ordered by (sort key, partition), where the base partition comes before salt 0. A cursor is
-one position in that order and nothing else that matters: it holds in both directions, and it stays valid
-while N grows, since new salts find their place in the same order.
+Messages are ordered by (sort key, partition), with the base partition before salt 0. A cursor is one position in that
+order. It holds in both directions and stays valid while N grows, because new salts have their place in the same order.
 
-A cursor is text for URLs and command lines: base64url of a JSON list and of eight bytes of its SHA-256.
-The digest finds damage and invention; it is no secret, because a cursor grants nothing: whoever reads a
-conversation with it has to name the conversation, and cursors of other conversations are refused.
+A cursor is a string for URLs and command lines: base64url of eight bytes of a SHA-256 and of a JSON list. The digest
+detects damage. It is not a secret, because a cursor grants no access: a reader has to name the conversation, and a
+cursor of another conversation is refused.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from typing import Any, NamedTuple
 from saltctl.errors import InvalidCursorError
 
 BASE = -1
-"""The base partition's place among the salts of one sort key: before all of them."""
+"""The salt of the base partition in this order: before all others of one sort key."""
 
 _VERSION = 2
 _DIGEST = 8
 _MAX_TEXT = 4096
-"""More than any cursor has: a sort key is at most 1,024 bytes (documented)."""
+"""Longer than any cursor: a sort key has at most 1,024 bytes (documented)."""
 
 
 class Position(NamedTuple):
-    """A place in the order of a history. ``salt`` is BASE for the base partition."""
+    """A position in the order of a history. ``salt`` is BASE for the base partition."""
 
     sort_key: Any
     salt: int
@@ -39,37 +38,37 @@ class Position(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A position, and two guesses that make the next page cheaper; a wrong one costs a round, no message.
+    """A position, and two estimates that make the next page cheaper; a wrong one costs a round and no message.
 
-    ``spread`` is over how many salts the page before was spread: history that was written under an
-    earlier N lies on fewer partitions than there are now. ``pace`` is how far apart its rows were, or 0.0
+    ``spread`` is the number of salts that the page was spread over: messages that were written under an earlier N are
+    on fewer partitions than there are now. ``distance`` is the average distance of its rows, or 0.0
     (see ``saltctl.history.page_estimate``).
     """
 
     position: Position
     spread: int
-    pace: float = 0.0
+    distance: float = 0.0
 
 
 def encode(cursor: Cursor, conversation_id: str) -> str:
-    """The cursor as text, bound to its conversation."""
+    """Return the cursor as a string, bound to its conversation."""
     key = cursor.position.sort_key
     kind, text = ("S", key) if isinstance(key, str) else ("N", str(key))
-    parts = [_VERSION, _binding(conversation_id), kind, text, cursor.position.salt, cursor.spread, cursor.pace]
+    parts = [_VERSION, _binding(conversation_id), kind, text, cursor.position.salt, cursor.spread, cursor.distance]
     payload = json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode()
     return urlsafe_b64encode(_digest(payload) + payload).decode().rstrip("=")
 
 
 def decode(text: str, conversation_id: str, sort_type: str) -> Cursor:
-    """The cursor of a text.
+    """Return the cursor of a string.
 
     Args:
-        text: what :func:`encode` made.
-        conversation_id: the conversation that is read.
+        text: a result of :func:`encode`.
+        conversation_id: the conversation to read.
         sort_type: ``S`` or ``N``, the type of the table's sort key.
 
     Raises:
-        InvalidCursorError: damaged, invented, or of another conversation or table.
+        InvalidCursorError: the cursor is damaged, invented, or belongs to another conversation or table.
     """
     try:
         if len(text) > _MAX_TEXT:
@@ -78,31 +77,31 @@ def decode(text: str, conversation_id: str, sort_type: str) -> Cursor:
         digest, payload = data[:_DIGEST], data[_DIGEST:]
         if digest != _digest(payload) or urlsafe_b64encode(data).decode().rstrip("=") != text:
             raise ValueError
-        version, binding, kind, key, salt, spread, pace = json.loads(payload)
+        version, binding, kind, key, salt, spread, distance = json.loads(payload)
         if version != _VERSION or not isinstance(key, str) or type(salt) is not int or type(spread) is not int:
             raise ValueError
-        if type(pace) is not float or not 0 <= pace < math.inf:
+        if type(distance) is not float or not 0 <= distance < math.inf:
             raise ValueError
-        key.encode()  # JSON can spell half of a surrogate pair, which no sort key holds
+        key.encode()  # JSON can express half of a surrogate pair, which no sort key contains
         position = Position(Decimal(key) if kind == "N" else key, salt)
         if kind == "N" and not position.sort_key.is_finite():
             raise ValueError
     except (ValueError, TypeError, InvalidOperation, RecursionError):
-        # Errors of base64, UTF-8 and JSON are all ValueErrors, except for lists in lists in lists.
+        # Errors of base64, UTF-8 and JSON are ValueErrors; deeply nested lists are a RecursionError.
         raise InvalidCursorError(
-            "this is no cursor, or it was damaged on its way", hint="copy it whole, or begin again without a cursor"
+            "the cursor is damaged, or is not a cursor", hint="copy all of it, or start again without a cursor"
         ) from None
     if binding != _binding(conversation_id):
         raise InvalidCursorError(
-            f"this cursor belongs to another conversation than {conversation_id!r}",
+            f"the cursor does not belong to the conversation {conversation_id!r}",
             hint="a cursor continues the conversation that it came from: check the id",
         )
     if kind != sort_type:
         raise InvalidCursorError(
-            "this cursor belongs to another table: its sort key is of another type",
+            "the cursor belongs to another table: its sort key has another type",
             hint="check SALTCTL_MESSAGES_TABLE: saltctl config show",
         )
-    return Cursor(position, max(spread, 1), pace)
+    return Cursor(position, max(spread, 1), distance)
 
 
 def _binding(conversation_id: str) -> str:

@@ -1,63 +1,57 @@
-"""One message by its id, on the few partitions that can hold it.
+"""Finds one message by its id, on the few partitions that can hold it.
 
-N grows by doubling, so a message that was written under any N up to max_n is on one of log2(N) + 1
-partitions (``salting.find_set``). What that costs depends on what else is known:
+N grows by doubling, so a message that was written under any N up to max_n is on one of log2(N) + 1 partitions
+(``salting.find_set``). The cost depends on what else is known:
 
 - the sort key: one strongly consistent read of one row on each of them;
-- only the id: those partitions are read, newest first, until it is there, since DynamoDB finds no row by
-  the end of its sort key or by an attribute. The cost is bounded by the size of log2(N) + 1 of N
-  partitions, by ``since`` and ``until``, and by a deadline.
+- only the id: those partitions are read, newest first, until the message is found, because DynamoDB cannot look up a
+  row by the end of its sort key or by an attribute. The size of log2(N) + 1 of N partitions, ``since`` and ``until``,
+  and a deadline bound the cost.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, wait
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import Protocol
 
 from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, SaltctlError, UnavailableError, UsageError
+from saltctl.history.models import FindOptions, Found, Message, MessageIdRule
 from saltctl.history.scatter_gather import sort_key_of
+from saltctl.history.thread_pool import ThreadPool
+from saltctl.registry.registry import Lookups
 from saltctl.salting import find_set
-from saltctl.stores.contracts import Filter, Item, PartitionQuery, SortKey
-
-if TYPE_CHECKING:
-    from saltctl.history.history import History
-    from saltctl.history.models import Message
-
-DEADLINE = 60.0
+from saltctl.stores.contracts import Filter, Item, MessageStore, PartitionQuery, SortKey
 
 
-@dataclass(frozen=True, slots=True)
-class FindOptions:
-    """What is known of a message beside its id.
+class SearchedHistory(Protocol):
+    """The part of ``History`` that a search uses."""
 
-    Args:
-        sort_key: its whole sort key, which makes finding it cheap.
-        since, until: its sort key is from ``since`` on, and below ``until``.
-        timeout: seconds after which the search is given up.
-    """
+    registry: Lookups
+    store: MessageStore
+    message_ids: MessageIdRule
+    clock: Callable[[], float]
 
-    sort_key: SortKey | int | None = None
-    since: SortKey | int | None = None
-    until: SortKey | int | None = None
-    timeout: float = DEADLINE
+    @property
+    def pool(self) -> ThreadPool:
+        """The threads that run requests."""
+        ...
 
+    def message(self, conversation_id: str, item: Item) -> Message:
+        """Return a row of the table as a message."""
+        ...
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The message, or None where none of ``partition_keys`` has it; and what the search cost."""
-
-    message: Message | None
-    partition_keys: list[str]
-    items_read: int
-    consumed_rcu: float
+    def sort_key(self, value: SortKey | int) -> SortKey:
+        """Return a sort key of the table's type."""
+        ...
 
 
-class Search:
+class MessageSearch:
     """The search for one message."""
 
-    def __init__(self, history: History, conversation_id: str, message_id: str, options: FindOptions) -> None:
+    def __init__(self, history: SearchedHistory, conversation_id: str, message_id: str, options: FindOptions) -> None:
         self._history = history
         self._conversation_id = conversation_id
         self._message_id = message_id
@@ -141,7 +135,7 @@ class Search:
         return Filter("#saltctl_id = :saltctl_id", {"#saltctl_id": attribute}, {":saltctl_id": {"S": self._message_id}})
 
     def _matches(self, item: Item) -> bool:
-        return self._history.message_ids.read(item, self._history.store.keys) == self._message_id
+        return self._history.message_ids.id_of(item, self._history.store.keys) == self._message_id
 
     def _count(self, items: int, units: float) -> None:
         with self._lock:

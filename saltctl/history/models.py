@@ -1,4 +1,4 @@
-"""What is read of a history: how it is asked for, and a page of it."""
+"""The values of message histories: options and results of reads, writes and searches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from saltctl.stores.contracts import Filter, SortKey
+from saltctl.registry.registry import Lookup
+from saltctl.stores.contracts import Filter, Item, PartitionQuery, SortKey, TableKeys
+
+FIND_TIMEOUT = 60.0
+_ATTRIBUTE = "attribute:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +26,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What to read of a history.
+    """Which part of a history to read, and how.
 
     Args:
-        limit: messages of a page, 1 to 10,000. Iterating chooses its own and ignores it.
-        before, after: cursors; only messages that are older, or newer, than where they point.
+        limit: messages of a page, 1 to 10,000. Iterating over pages ignores it.
+        before, after: cursors; only messages that are older, or newer, than their position.
         oldest_first: the direction; newest first otherwise.
-        since, until: sort keys; from ``since`` on, and below ``until``. Compared as DynamoDB compares
-            them: texts by their UTF-8 bytes, so ``2026-07-01`` bounds every time of that day.
-        filter: a filter of DynamoDB; what it leaves out is read and paid for.
+        since, until: sort keys, ``since`` included and ``until`` excluded. They are compared as DynamoDB compares
+            them: strings by their UTF-8 bytes, so ``2026-07-01`` is before every time of that day.
+        filter: a filter of DynamoDB; rows that it leaves out are read and paid for.
         consistent: strongly consistent reads; eventual ones cost half and may miss the latest messages.
-        allow_partial: return what there is where partitions fail; ``Page.complete`` is then False.
+        allow_partial: return the messages of the other partitions if some fail; ``Page.complete`` is then False.
     """
 
     limit: int = 50
@@ -46,12 +50,12 @@ class ReadOptions:
     allow_partial: bool = False
 
 
-EVERYTHING = ReadOptions()
+DEFAULT_OPTIONS = ReadOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What one partition contributed. ``error`` is why it is missing, or None; ``seconds`` is spent waiting for it."""
+    """How one partition of a page was read. ``error`` is the reason if it is missing; ``seconds`` is time waited."""
 
     partition_key: str
     queries: int
@@ -66,9 +70,9 @@ class Shard:
 class Page:
     """A page of a history.
 
-    ``next_cursor`` goes on in the direction of the page: as ``before``, or as ``after`` when the oldest
-    come first; None at the end. ``prev_cursor`` is the position of the first message, and goes the other
-    way. ``complete`` is False only where ``allow_partial`` let partitions be left out.
+    ``next_cursor`` continues in the direction of the page: pass it as ``before``, or as ``after`` if the oldest come
+    first. It is None at the end. ``prev_cursor`` is the position of the first message, for the other direction.
+    ``complete`` is False only if ``allow_partial`` let partitions be left out.
     """
 
     conversation_id: str
@@ -86,3 +90,73 @@ class Page:
     def missing(self) -> list[str]:
         """The partition keys that could not be read."""
         return [shard.partition_key for shard in self.shards if shard.error is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPlan:
+    """The first queries of a page."""
+
+    lookup: Lookup
+    requests: list[PartitionQuery]
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """The place of a message. ``written`` is False if it existed already: the call was the retry of a write."""
+
+    written: bool
+    partition_key: str
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FindOptions:
+    """What is known of a message besides its id.
+
+    Args:
+        sort_key: its whole sort key, which makes the search cheap.
+        since, until: bounds of its sort key, ``since`` included and ``until`` excluded.
+        timeout: seconds after which the search ends.
+    """
+
+    sort_key: SortKey | int | None = None
+    since: SortKey | int | None = None
+    until: SortKey | int | None = None
+    timeout: float = FIND_TIMEOUT
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The message, or None if none of ``partition_keys`` has it; and the cost of the search."""
+
+    message: Message | None
+    partition_keys: list[str]
+    items_read: int
+    consumed_rcu: float
+
+
+@dataclass(frozen=True, slots=True)
+class MessageIdRule:
+    """The setting ``message_id_from``: how to read the id of a message, which decides its salt, from its row.
+
+    ``attribute`` is None if the sort key holds the id.
+    """
+
+    attribute: str | None
+
+    @classmethod
+    def from_setting(cls, setting: str) -> MessageIdRule:
+        """Return the rule of a setting: ``sort_key`` or ``attribute:NAME``."""
+        return cls(setting.removeprefix(_ATTRIBUTE) if setting.startswith(_ATTRIBUTE) else None)
+
+    def id_of(self, item: Item, keys: TableKeys) -> str | None:
+        """Return the message id of a row; None if it has none.
+
+        In a sort key it is the part after the first ``#``, or all of it if there is no ``#``.
+        """
+        value = item.get(self.attribute or keys.sort_key, {})
+        found: str | None = value.get("S", value.get("N"))
+        if found is None or self.attribute is not None:
+            return found
+        time, separator, message_id = found.partition("#")
+        return message_id if separator else time

@@ -1,15 +1,13 @@
-"""The ordered merge of a conversation's partitions: what is certain so far, and who holds it up.
+"""The ordered merge of a conversation's partitions: which rows are final, and which partitions are behind.
 
-Pure: rows go in as partitions answer, and come out in the order of (sort key, partition), each message
-once. Two invariants of a complete read are kept here:
+Pure: rows are added as partitions answer, and come out in the order (sort key, partition), each message once. It keeps
+two invariants of a complete read:
 
-- Nothing is certain that an unfinished partition could still precede. A partition that was read up to
-  some sort key has only rows beyond it left; so rows up to the sort key that *every* unfinished partition
-  was read to are certain.
-- Rows that are equal in everything but their partition are one message, which stands where its lowest
-  partition puts it. All rows of one sort key are compared, also where a page ends among them, so that a
-  message has one position whichever way it is read. A retry across a raise never moves it: N grows by
-  doubling, so the retry's salt is not below the first one's.
+- A row is final only if no unfinished partition can still precede it. A partition that was read up to some sort key has
+  only later rows left, so rows up to the sort key that *every* unfinished partition was read to are final.
+- Rows that differ only in their partition are one message, at the position of its lowest partition. All rows of one
+  sort key are compared, also if a page ends between them, so a message has one position in both directions. A retry
+  across a raise never moves it: N grows by doubling, so the salt of the retry is not below the first one.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from saltctl.stores.contracts import Item, SortKey
 
 
 class Row(NamedTuple):
-    """A row of the messages table and where it stands. A tuple, since it is made and sorted in numbers."""
+    """A row of the messages table with its position. A tuple, because many are created and sorted."""
 
     sort_key: Any
     salt: int
@@ -31,18 +29,18 @@ class Row(NamedTuple):
 
     @property
     def position(self) -> Position:
-        """Its position in the order of the history."""
+        """The position in the order of the history."""
         return Position(self.sort_key, self.salt)
 
 
-class Merge:
+class OrderedMerge:
     """The merge of one page.
 
     Args:
-        salts: every partition of the read set, BASE for the base partition.
+        salts: every partition of the read set; BASE for the base partition.
         descending: newest first.
         after, before: the page lies strictly between these positions; None is no bound.
-        partition_attribute: the name of the table's partition key, which equal rows may differ in.
+        partition_attribute: the name of the table's partition key, the one attribute in which equal rows may differ.
     """
 
     def __init__(
@@ -63,7 +61,7 @@ class Merge:
         self._merged: list[Row] | None = None
 
     def add(self, salt: int, rows: Iterable[Row], reached: SortKey | None) -> None:
-        """Take an answer of a partition: its rows, and the sort key that it was read up to; None: to its end."""
+        """Add an answer of a partition: its rows, and the sort key up to which it was read; None is its end."""
         self._rows.extend(rows)
         self._merged = None
         if reached is None:
@@ -71,8 +69,8 @@ class Merge:
         else:
             self._unfinished[salt] = reached
 
-    def give_up(self, salt: int) -> None:
-        """Expect nothing more from a partition that failed."""
+    def drop_partition(self, salt: int) -> None:
+        """Stop waiting for a partition that failed."""
         self._unfinished.pop(salt, None)
 
     @property
@@ -81,42 +79,41 @@ class Merge:
         return not self._unfinished
 
     def rows(self) -> list[Row]:
-        """All rows so far, each message once, in the order of the page; the tail may not be certain yet."""
+        """Return all rows so far, each message once, in the order of the page; the last ones may not be final."""
         if self._merged is None:
-            # Partitions answer in order: sorting merges their runs. A position is there once: no items are compared.
+            # Partitions answer in order, so sorting merges runs. Positions are unique: items are never compared.
             unique = self._unique(sorted(self._rows))
             if self._after is not None or self._before is not None:
                 unique = [row for row in unique if self._within(row[:2])]
             self._merged = unique[::-1] if self._descending else unique
         return self._merged
 
-    def certain(self) -> int:
-        """How many of :meth:`rows`, from the first, no partition can precede any more."""
+    def final_count(self) -> int:
+        """Return how many of :meth:`rows`, from the first, no partition can precede any more."""
         rows = self.rows()
         if not self._unfinished:
             return len(rows)
         reached = list(self._unfinished.values())
         if None in reached:
             return 0
-        edge = max(reached) if self._descending else min(reached)
-        return self._up_to(rows, edge)
+        return self._count_up_to(rows, max(reached) if self._descending else min(reached))
 
-    def lagging(self, wanted: int) -> dict[int, int]:
-        """The partitions that have to be asked again before the first ``wanted`` rows are certain.
+    def partitions_behind(self, wanted: int) -> dict[int, int]:
+        """Return the partitions to ask again before the first ``wanted`` rows are final.
 
-        For each of them, how many rows were merged up to where it was read. A partition that was read as
-        far as the row that would come last is left alone: what it has left comes later.
+        The value is the number of merged rows up to which a partition was read. A partition that was read as far as
+        the last wanted row is not behind: its remaining rows come later.
         """
         rows = self.rows()
         behind: dict[int, int] = {}
         for salt, reached in self._unfinished.items():
-            depth = 0 if reached is None else self._up_to(rows, reached)
+            depth = 0 if reached is None else self._count_up_to(rows, reached)
             if depth < wanted:
                 behind[salt] = depth
         return behind
 
-    def _up_to(self, rows: Sequence[Row], sort_key: SortKey) -> int:
-        """How many rows have a sort key that is not beyond this one, in the order of the page."""
+    def _count_up_to(self, rows: Sequence[Row], sort_key: SortKey) -> int:
+        """Return how many rows have a sort key that is not beyond this one, in the order of the page."""
         low, high = 0, len(rows)
         while low < high:
             middle = (low + high) // 2
@@ -131,7 +128,7 @@ class Merge:
         return (self._after is None or position > self._after) and (self._before is None or position < self._before)
 
     def _unique(self, ordered: list[Row]) -> list[Row]:
-        """The rows without those that are equal to one before them; only rows of one sort key can be."""
+        """Drop rows that equal an earlier one; only rows of one sort key can be equal."""
         unique: list[Row] = []
         kept: set[Hashable] = set()
         previous: Row | None = None

@@ -1,8 +1,8 @@
-"""How far a page probably reaches, guessed by the pace of the page before it.
+"""Estimates the sort key at which the next page ends, from the distance between the rows of the page before it.
 
-Where sort keys have a distance, as numbers and times have, a page can ask every partition for what lies
-before one sort key, the horizon, instead of for its share of the rows and a margin: it then reads little
-more than it returns, however many salts there are. A wrong guess costs a second round, never a message.
+If sort keys have a distance, as numbers and times have, a page can ask each partition only for the rows before one
+sort key, the estimated page end. It then reads little more than it returns, for any number of salts. A wrong estimate
+costs a second round of queries and never a message.
 """
 
 from __future__ import annotations
@@ -11,47 +11,56 @@ import math
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from typing import Any
 
 from saltctl.stores.contracts import SortKey
 
 MARGIN = 2.0
-"""Standard deviations of what lies before the horizon, above what the page needs: a page of 50 whose messages come
-independently of one another falls short about one time in ten."""
+"""Standard deviations of extra rows before the page end. If messages come independently of each other, a page of 50
+needs a second round about one time in ten."""
 _TIME = re.compile(r"\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d(?:\.(\d{1,9}))?")
 _NUMBER = re.compile(r"\d{1,18}(?![0-9A-Za-z])")
 _LARGEST_EXPONENT = 124
-"""DynamoDB takes numbers from 1E-130 to below 1E+126 (documented); nearly as far as that."""
+"""DynamoDB accepts numbers from 1E-130 to below 1E+126 (documented); this stays just inside."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def rows_within(wanted: int) -> int:
-    """How many rows should lie before the horizon of a page of ``wanted``.
+def rows_before_page_end(wanted: int) -> int:
+    """Return how many rows should lie before the estimated end of a page of ``wanted`` rows.
 
-    The count itself varies by its root, and so does the page by which the pace was judged, where rows come
-    independently of one another.
+    Both the number of rows there and the distance measured on the page before vary by the square root of the count.
     """
     return wanted + math.ceil(MARGIN * math.sqrt(2 * wanted))
 
 
-def pace_of(first: SortKey, last: SortKey, rows: int) -> float:
-    """The distance from one row to the next, seconds for times, over ``rows`` rows; 0.0 where there is none."""
-    ends = _place(first), _place(last)
+def average_distance(first: SortKey, last: SortKey, rows: int) -> float:
+    """Return the average distance between neighbours of ``rows`` rows, in seconds for times; 0.0 if there is none."""
+    ends = _to_number(first), _to_number(last)
     if rows < 2 or ends[0] is None or ends[1] is None:
         return 0.0
-    pace = abs(ends[0] - ends[1]) / (rows - 1)
-    return pace if math.isfinite(pace) else 0.0
+    distance = abs(ends[0] - ends[1]) / (rows - 1)
+    return distance if math.isfinite(distance) else 0.0
 
 
-def horizon_of(key: SortKey, pace: float, rows: int, *, descending: bool) -> SortKey | None:
-    """The sort key that is ``rows`` rows away from ``key`` at this pace, or None where nobody can say."""
-    place = _place(key)
-    if place is None or not pace:
+def estimate_page_end(
+    start: SortKey, distance: float, rows: int, *, descending: bool, bound: SortKey | None = None
+) -> SortKey | None:
+    """Return the sort key that is ``rows`` rows after ``start``; None if it is unknown or not before ``bound``."""
+    number = _to_number(start)
+    if number is None or not distance:
         return None
-    return _key_at(place - pace * rows if descending else place + pace * rows, key)
+    end = _to_sort_key(number - distance * rows if descending else number + distance * rows, start)
+    return end if end is not None and _between(end, start, bound, descending=descending) else None
 
 
-def _place(key: SortKey) -> float | None:
-    """A sort key as a number: seconds for a time of ISO 8601, whatever its zone is; None where it is none."""
+def _between(key: Any, start: Any, bound: Any, *, descending: bool) -> bool:
+    if descending:
+        return bool(key < start and (bound is None or key > bound))
+    return bool(key > start and (bound is None or key < bound))
+
+
+def _to_number(key: SortKey) -> float | None:
+    """Return a sort key as a number: seconds for an ISO 8601 time in any zone; None if it is neither."""
     if isinstance(key, Decimal):
         return float(key)
     if found := _TIME.match(key):
@@ -63,20 +72,20 @@ def _place(key: SortKey) -> float | None:
     return float(found[0]) if (found := _NUMBER.match(key)) else None
 
 
-def _key_at(place: float, like: SortKey) -> SortKey | None:
-    """The sort key at a place, or where it begins, written as ``like`` is."""
+def _to_sort_key(number: float, like: SortKey) -> SortKey | None:
+    """Return the sort key of a number, or a prefix of it, in the format of ``like``; None if it has no such form."""
     try:
         if isinstance(like, Decimal):
-            exact = Decimal(repr(place))
-            if place and abs(exact.logb()) > _LARGEST_EXPONENT:
+            exact = Decimal(repr(number))
+            if number and abs(exact.logb()) > _LARGEST_EXPONENT:
                 return None
             return exact.to_integral_value() if like == like.to_integral_value() else exact
         if found := _TIME.match(like):
-            text = (_EPOCH + timedelta(seconds=place)).replace(tzinfo=None).isoformat(found[1], "microseconds")
+            iso = (_EPOCH + timedelta(seconds=number)).replace(tzinfo=None).isoformat(found[1], "microseconds")
             digits = len(found[2] or "")
-            return text[: 20 + digits] if digits else text[:19]
+            return iso[: 20 + digits] if digits else iso[:19]
         width = len(found[0]) if (found := _NUMBER.match(like)) else 0
-        text = f"{int(place):0{width}d}"
-        return text if text.isdigit() and len(text) == width else None
+        padded = f"{int(number):0{width}d}"
+        return padded if padded.isdigit() and len(padded) == width else None
     except (OverflowError, ValueError, InvalidOperation):
-        return None  # before the first year, beyond what a number can be
+        return None  # before the first year, or beyond the range of numbers

@@ -1,324 +1,362 @@
-"""One page of a history by scatter-gather: how much to ask of which partition, in parallel, by a deadline.
+"""Reads one page of a history from all of its partitions, in parallel and within a deadline.
 
-Each partition is asked for about its share of the page and a margin, and for nothing beyond the horizon
-where one is known (see ``saltctl.history.page_estimate``); only one that runs dry before the page is full is asked
-again. An error of one partition is an error of the page, unless the caller takes what there is and says so.
+Each partition is asked for about its share of the page plus a margin, and for nothing beyond the estimated page end if
+one is known (``saltctl.history.page_estimate``). Only a partition that runs dry before the page is full is asked again.
+An error of one partition is an error of the page, unless the caller accepts a partial page.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache, partial
 
 from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, SaltctlError, UnavailableError
 from saltctl.history.cursor import BASE, Position
-from saltctl.history.ordered_merge import Merge, Row
-from saltctl.history.page_estimate import rows_within
-from saltctl.history.workers import Workers
+from saltctl.history.ordered_merge import OrderedMerge, Row
+from saltctl.history.page_estimate import estimate_page_end, rows_before_page_end
+from saltctl.history.thread_pool import ThreadPool
 from saltctl.stores.contracts import Item, MessageStore, PartitionAnswer, PartitionQuery, SortKey
 
-DRY = 0.3
-"""Partitions expected to run dry in the first round, at which three of four pages need no second one."""
-MOST = 1000
-"""Rows that one request asks for at most, so that no answer is larger than it needs to be."""
+EXPECTED_DRY = 0.3
+"""Partitions expected to run dry in the first round; three of four pages then need no second round."""
+MAX_ROWS = 1000
+"""Rows that one query asks for at most, which bounds the size of an answer."""
+_MIN_SPREAD = 4
+"""Salts from which on an estimated page end reads less than shares with their margins do."""
 
 
-@dataclass(eq=False)  # each is itself: two of them are never the same
-class Partition:
-    """A partition of one gathering: what will be asked of it, and what was learned.
+@dataclass(frozen=True)
+class PageRequest:
+    """A page to read.
 
-    ``active`` is whether a share of the page is expected of it. ``horizon`` is the sort key that its next
-    query does not read beyond, and ``horizon_row`` the one at which its row was read already, if it has one.
+    Args:
+        partitions: partition key and salt of the whole read set, BASE for the base partition.
+        query: range, direction, consistency and filter, for any partition.
+        limit: rows of the page.
+        spread: the number of salts that share the page.
+        after, before: the page lies strictly between these positions; None is no bound.
+        start: the position of the cursor, if the page continues another one.
+        distance: the average distance of that page's rows; 0.0 if it is unknown.
+    """
+
+    partitions: list[tuple[str, int]]
+    query: PartitionQuery
+    limit: int
+    spread: int
+    after: Position | None = None
+    before: Position | None = None
+    start: Position | None = None
+    distance: float = 0.0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row can lie between the bounds. DynamoDB refuses bounds in the wrong order."""
+        low, high = self.query.low, self.query.high
+        return low is not None and high is not None and low > high  # type: ignore[operator]  # both of one type
+
+
+@dataclass(eq=False)  # compared by identity
+class PartitionRead:
+    """One partition of a page: what to ask next, and what was read.
+
+    ``active``: it is expected to hold a share of the page. ``page_end``: the sort key at which its next query stops.
+    ``edge``: the sort key at which the query before stopped; its row, if it has one, was read already.
     """
 
     key: str
     salt: int
     limit: int
     active: bool
-    horizon: SortKey | None = None
-    horizon_row: SortKey | None = None
+    page_end: SortKey | None = None
+    edge: SortKey | None = None
     queries: int = 0
     items_read: int = 0
     rows: int = 0
     consumed_rcu: float = 0.0
     seconds: float = 0.0
     error: SaltctlError | None = None
-    query: PartitionQuery | None = field(default=None, repr=False)
     start: Item | None = field(default=None, repr=False)
+
+    def next_query(self, query: PartitionQuery) -> PartitionQuery:
+        """Return the next query of this partition: the range up to the page end, from where it was read to."""
+        low, high = query.low, query.high
+        if self.page_end is not None:
+            low, high = (self.page_end, high) if query.descending else (low, self.page_end)
+        elif self.edge is not None and self.start is None:
+            low, high = (low, self.edge) if query.descending else (self.edge, high)
+        return replace(query, partition_key=self.key, limit=self.limit, low=low, high=high, start=self.start)
+
+    def ask_again(self, wanted: int, depth: int, active: int) -> None:
+        """Set the limit for a partition that ran dry at ``depth`` of the page's rows.
+
+        It is the partition's share of the missing rows, judged by its share so far, plus two standard deviations. Few
+        rows say little, so one more is counted for each of the ``active`` partitions. If the base partition has rows,
+        the time before the first raise begins, and every earlier message lies there. A partition that returned less
+        than was asked, because of a filter or large rows, is asked for twice as much.
+        """
+        missing = wanted - depth
+        if self.salt == BASE and self.rows:
+            expected = float(missing)
+        else:
+            expected = missing * min((self.rows + self.active) / (depth + max(active, 1)), 1.0)
+        limit = min(math.ceil(expected + 2 * math.sqrt(expected)) + 1, missing + 1)
+        if self.rows < self.items_read or (self.start is not None and not self.items_read):
+            limit = max(limit, 2 * self.limit)
+        self.limit = min(limit, MAX_ROWS)
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """A page's rows, whether more may follow, and each partition's account."""
+class PageRows:
+    """The rows of a page, whether more may follow, and how each partition was read."""
 
     rows: list[Row]
     more: bool
-    partitions: list[Partition]
-
-
-_Answered = tuple[PartitionAnswer, list[Row], float]
-"""An answer, its rows, and the seconds that it took."""
+    partitions: list[PartitionRead]
 
 
 @lru_cache(maxsize=1024)
 def share(wanted: int, spread: int) -> int:
-    """How many rows to ask of each of ``spread`` partitions for a page of ``wanted`` rows.
+    """Return how many rows to ask of each of ``spread`` partitions for a page of ``wanted`` rows.
 
-    The smallest number at which no more than 0.3 partitions are expected to run dry, that is, to hold as
-    many of the page's rows or more (the rows fall on the partitions like balls into bins). For 50 rows of
-    16 salts it is 8, where an even split would be 3.1: five pages of six take one round, and 2.6 rows are
-    read for each one returned. One less reads 2.3, and half of the pages take two rounds; that is no
-    cheaper either, because DynamoDB charges every query for the next full 4 KB (documented).
+    It is the smallest number at which at most EXPECTED_DRY partitions are expected to hold as many of the page's rows
+    or more (rows fall on partitions like balls into bins). For 50 rows of 16 salts it is 8; an even split would be 3.1.
+    Five pages of six then take one round, and 2.6 rows are read for each one returned. With 7, 2.3 rows are read and
+    half of the pages take two rounds. That is not cheaper, because DynamoDB charges each query for the next full 4 KB
+    (documented).
     """
     if spread == 1:
         return wanted
     chance = 1 / spread
-    tail = 1.0  # the chance that a partition holds ``asked`` or more of the rows
-    for asked in range(wanted):
-        if spread * tail <= DRY:
-            return asked
+    tail = 1.0  # the chance that a partition holds ``limit`` or more of the rows
+    for limit in range(wanted):
+        if spread * tail <= EXPECTED_DRY:
+            return limit
         tail -= math.exp(
             math.lgamma(wanted + 1)
-            - math.lgamma(asked + 1)
-            - math.lgamma(wanted - asked + 1)
-            + asked * math.log(chance)
-            + (wanted - asked) * math.log1p(-chance)
+            - math.lgamma(limit + 1)
+            - math.lgamma(wanted - limit + 1)
+            + limit * math.log(chance)
+            + (wanted - limit) * math.log1p(-chance)
         )
     return wanted
 
 
-def plan(
-    salts: Iterable[tuple[str, int]],
-    wanted: int,
-    spread: int,
-    *,
-    position: Position | None,
-    horizon: SortKey | None = None,
-) -> list[Partition]:
-    """What to ask of each partition at first.
+def plan(request: PageRequest) -> list[PartitionRead]:
+    """Return what to ask of each partition in the first round; nothing if the page is empty.
 
-    The salts below ``spread`` share the page, or what should lie before the horizon. The others, and the
-    base partition of a salted history, are asked for one row, which shows where they begin. The row at the
-    cursor is read again, to compare equal rows with it, and comes on top.
+    The salts below the spread share the page, or the rows before the estimated page end. The other salts, and the base
+    partition of a salted history, are asked for one row, which shows where they begin. The row at the cursor is read
+    again, to compare equal rows with it, and comes on top.
     """
-    each = min(share(wanted if horizon is None else rows_within(wanted), spread), MOST)
-    partitions = []
-    for key, salt in salts:
-        active = spread == 1 if salt == BASE else salt < spread != 1
-        again = position is not None and position.salt == salt
-        partitions.append(Partition(key, salt, (each if active else 1) + again, active, horizon))
-    return partitions
+    if request.is_empty:
+        return []
+    page_end = _page_end(request)
+    wanted = request.limit if page_end is None else rows_before_page_end(request.limit)
+    limit = min(share(wanted, request.spread), MAX_ROWS)
+    reads = []
+    for key, salt in request.partitions:
+        active = request.spread == 1 if salt == BASE else salt < request.spread != 1
+        again = request.start is not None and request.start.salt == salt
+        reads.append(PartitionRead(key, salt, (limit if active else 1) + again, active, page_end))
+    return reads
 
 
-def query_of(partition: Partition, template: PartitionQuery) -> PartitionQuery:
-    """The next query of a partition: the template's range as far as the horizon, from where it was read to."""
-    low, high = template.low, template.high
-    if partition.horizon is not None:
-        low, high = (partition.horizon, high) if template.descending else (low, partition.horizon)
-    elif partition.horizon_row is not None and partition.start is None:
-        low, high = (low, partition.horizon_row) if template.descending else (partition.horizon_row, high)
-    return replace(
-        template, partition_key=partition.key, limit=partition.limit, low=low, high=high, start=partition.start
-    )
+def _page_end(request: PageRequest) -> SortKey | None:
+    """Return the estimated sort key at the end of the page; None if it is unknown or would save nothing."""
+    query = request.query
+    begin, end = (query.high, query.low) if query.descending else (query.low, query.high)
+    if begin is None or request.spread < _MIN_SPREAD:
+        return None
+    rows = rows_before_page_end(request.limit)
+    return estimate_page_end(begin, request.distance, rows, descending=query.descending, bound=end)
 
 
-class _Answers:
-    """What the requests of one round come back with. Whoever waits is woken once, since waking costs more than taking.
+_Answer = tuple[PartitionAnswer, list[Row], float]
+"""An answer, its rows, and the seconds that it took."""
+
+
+class _Round:
+    """The answers of one round of queries. The waiting thread is woken once, since waking costs more than reading.
 
     Args:
-        expected: how many.
-        until_one_fails: or only until an exception is among them.
+        expected: the number of queries.
+        stop_at_error: stop waiting at the first exception.
     """
 
-    def __init__(self, expected: int, *, until_one_fails: bool) -> None:
+    def __init__(self, expected: int, *, stop_at_error: bool) -> None:
         self._missing = expected
-        self._until_one_fails = until_one_fails
-        self._found: list[tuple[Partition, _Answered | Exception]] = []
+        self._stop_at_error = stop_at_error
+        self._answers: list[tuple[PartitionRead, _Answer | Exception]] = []
         self._lock = threading.Lock()
-        self._enough = threading.Event()
+        self._complete = threading.Event()
         self.over = False
-        """Whether nobody waits any more."""
+        """Whether the round has ended; later answers are ignored."""
 
-    def put(self, partition: Partition, answer: _Answered | Exception) -> None:
-        """Hand one over."""
+    def put(self, read: PartitionRead, answer: _Answer | Exception) -> None:
+        """Add an answer."""
         with self._lock:
-            self._found.append((partition, answer))
+            self._answers.append((read, answer))
             self._missing -= 1
-            enough = not self._missing or (self._until_one_fails and isinstance(answer, Exception))
-        if enough:
-            self._enough.set()
+            complete = not self._missing or (self._stop_at_error and isinstance(answer, Exception))
+        if complete:
+            self._complete.set()
 
-    def wait(self, seconds: float) -> list[tuple[Partition, _Answered | Exception]]:
-        """Those that are there when there are enough, or after so many seconds."""
+    def wait(self, seconds: float) -> list[tuple[PartitionRead, _Answer | Exception]]:
+        """Return the answers when the round is complete, or after so many seconds."""
         try:
-            self._enough.wait(seconds)
+            self._complete.wait(seconds)
         finally:
             self.over = True
         with self._lock:
-            return list(self._found)
+            return list(self._answers)
 
 
-class Gathering:
-    """The rounds of one page.
+class ScatterGather:
+    """The rounds of queries of one page.
 
     Args:
         store: the messages table.
-        workers: where requests run; bounded by whoever made them.
+        pool: runs the queries; its size bounds how many are in progress.
         clock: monotonic seconds.
-        until: when the page has to be there, by that clock.
-        allow_partial: go on without partitions that fail.
+        deadline: when the page has to be complete, by that clock.
+        allow_partial: continue without partitions that fail.
     """
 
     def __init__(
         self,
         store: MessageStore,
-        workers: Workers,
+        pool: ThreadPool,
         *,
         clock: Callable[[], float],
-        until: float,
+        deadline: float,
         allow_partial: bool,
     ) -> None:
         self._store = store
-        self._workers = workers
+        self._pool = pool
         self._clock = clock
         self._began = clock()
-        self._until = until
+        self._deadline = deadline
         self._allow_partial = allow_partial
 
-    def run(self, partitions: list[Partition], merge: Merge, template: PartitionQuery, wanted: int) -> Gathered:
-        """Ask until ``wanted`` rows are certain or every partition was read to its end.
+    def run(self, request: PageRequest) -> PageRows:
+        """Query until the page's rows are final or every partition was read to its end.
 
         Raises:
             HistoryUnavailableError: a partition failed or was too late, and partial pages are not allowed.
-            SaltctlError: what a partition failed of, where that is no outage: permission, configuration.
+            SaltctlError: the error of a partition, if it is not an outage: permission, configuration.
         """
-        by_salt = {partition.salt: partition for partition in partitions}
-        sharing = sum(partition.active for partition in partitions)
-        asking = partitions
-        while asking:
-            for partition in asking:
-                partition.query = query_of(partition, template)
-            self._round(asking, merge)
-            if merge.certain() >= wanted:
+        partitions = plan(request)
+        by_salt = {read.salt: read for read in partitions}
+        active = sum(read.active for read in partitions)
+        merge = OrderedMerge(
+            by_salt,
+            descending=request.query.descending,
+            after=request.after,
+            before=request.before,
+            partition_attribute=self._store.keys.partition_key,
+        )
+        asked = partitions
+        while asked:
+            self._run_round(asked, request.query, merge)
+            if merge.final_count() >= request.limit:
                 break
-            behind = merge.lagging(wanted)
-            asking = [by_salt[salt] for salt in behind]
-            for partition in asking:
-                partition.limit = _more(partition, wanted, behind[partition.salt], sharing)
-        certain = merge.certain()
-        rows = merge.rows()[: min(wanted, certain)]
-        return Gathered(rows, not merge.finished or certain > wanted, partitions)
+            behind = merge.partitions_behind(request.limit)
+            asked = [by_salt[salt] for salt in behind]
+            for read in asked:
+                read.ask_again(request.limit, behind[read.salt], active)
+        final = merge.final_count()
+        rows = merge.rows()[: min(request.limit, final)]
+        return PageRows(rows, not merge.finished or final > request.limit, partitions)
 
-    def _round(self, asking: list[Partition], merge: Merge) -> None:
-        # Strict reads fail at once; partial ones wait for what the others have.
-        answers = _Answers(len(asking), until_one_fails=not self._allow_partial)
-        for partition in asking:
-            self._workers.start(partial(self._answer, partition, answers))
-        found = answers.wait(max(self._until - self._clock(), 0.0))
-        failed: dict[Partition, Exception] = {}
-        for partition, answer in found:
+    def _run_round(self, asked: list[PartitionRead], query: PartitionQuery, merge: OrderedMerge) -> None:
+        # A complete read fails at the first error; a partial one waits for the other partitions.
+        answers = _Round(len(asked), stop_at_error=not self._allow_partial)
+        for read in asked:
+            self._pool.start(partial(self._answer, read, read.next_query(query), answers))
+        found = answers.wait(max(self._deadline - self._clock(), 0.0))
+        failed: dict[PartitionRead, Exception] = {}
+        for read, answer in found:
             if isinstance(answer, Exception):
-                failed[partition] = answer
+                failed[read] = answer
             else:
-                self._take(partition, answer, merge)
+                self._add(read, answer, merge)
         if not failed or self._allow_partial:
-            late = set(asking).difference(partition for partition, _ in found)
-            failed |= {partition: self._late(partition) for partition in late}
-        for partition, cause in failed.items():
+            late = set(asked).difference(read for read, _ in found)
+            failed |= {read: self._timeout_error(read) for read in late}
+        for read, cause in failed.items():
             if not isinstance(cause, SaltctlError):
                 raise cause
-            partition.error = cause
-            merge.give_up(partition.salt)
+            read.error = cause
+            merge.drop_partition(read.salt)
         if failed and not self._allow_partial:
-            raise _failure({partition.key: partition.error for partition in failed if partition.error})
+            raise _page_error({read.key: read.error for read in failed if read.error})
 
-    def _answer(self, partition: Partition, answers: _Answers) -> None:
+    def _answer(self, read: PartitionRead, query: PartitionQuery, answers: _Round) -> None:
         if answers.over:
-            return  # nobody waits for it any more
+            return
         try:
-            answers.put(partition, self._ask(partition))
-        except Exception as exc:  # handed over: the page's thread raises it
-            answers.put(partition, exc)
+            answers.put(read, self._query(read, query))
+        except Exception as exc:  # the page's thread raises it
+            answers.put(read, exc)
 
-    def _ask(self, partition: Partition) -> _Answered:
-        assert partition.query is not None
+    def _query(self, read: PartitionRead, query: PartitionQuery) -> _Answer:
         started = self._clock()
-        answer = self._store.query(partition.query)
+        answer = self._store.query(query)
         seconds = self._clock() - started
-        # Here and not in _take: while other partitions have still to answer.
+        # Rows are made here, while other partitions have still to answer.
         keys = self._store.keys
-        name, salt = keys.sort_key, partition.salt
+        name, salt = keys.sort_key, read.salt
         if keys.sort_type == "S":
             return answer, [Row(item[name]["S"], salt, item) for item in answer.items], seconds
         return answer, [Row(sort_key_of(item, name), salt, item) for item in answer.items], seconds
 
-    def _take(self, partition: Partition, answered: _Answered, merge: Merge) -> None:
+    def _add(self, read: PartitionRead, answered: _Answer, merge: OrderedMerge) -> None:
         answer, rows, seconds = answered
-        partition.queries += 1
-        partition.items_read += answer.scanned
-        partition.rows += len(answer.items)
-        partition.consumed_rcu += answer.consumed_rcu
-        partition.seconds += seconds
-        # Where it was read to is LastEvaluatedKey, not the last row: a filter may have left rows out.
+        read.queries += 1
+        read.items_read += answer.scanned
+        read.rows += len(answer.items)
+        read.consumed_rcu += answer.consumed_rcu
+        read.seconds += seconds
+        # It was read up to LastEvaluatedKey, not up to its last row: a filter may have left rows out.
         reached = None if answer.next is None else sort_key_of(answer.next, self._store.keys.sort_key)
-        if partition.horizon_row is not None:
-            rows = [row for row in rows if row.sort_key != partition.horizon_row]
-            partition.horizon_row = None
-        if partition.horizon is not None:
-            if reached is None:  # to the horizon, and not to the partition's end
-                reached = partition.horizon_row = partition.horizon
-            partition.horizon = None
-        partition.start = answer.next
-        merge.add(partition.salt, rows, reached)
+        if read.edge is not None:
+            rows = [row for row in rows if row.sort_key != read.edge]
+            read.edge = None
+        if read.page_end is not None:
+            if reached is None:  # up to the page end, which is not the end of the partition
+                reached = read.edge = read.page_end
+            read.page_end = None
+        read.start = answer.next
+        merge.add(read.salt, rows, reached)
 
-    def _late(self, partition: Partition) -> AwsUnavailableError:
+    def _timeout_error(self, read: PartitionRead) -> AwsUnavailableError:
         waited = self._clock() - self._began
         return AwsUnavailableError(
-            f"partition key {partition.key!r} did not answer within {waited:.1f} s",
+            f"partition key {read.key!r} did not answer within {waited:.1f} s",
             hint="try again, or allow more time: SALTCTL_PAGE_TIMEOUT",
         )
 
 
 def sort_key_of(item: Mapping[str, Mapping[str, str]], name: str) -> SortKey:
-    """The sort key of a row or key: a text, or an exact number."""
+    """Return the sort key of a row or key: a string or an exact number."""
     value = item[name]
     return value["S"] if "S" in value else Decimal(value["N"])
 
 
-def _more(partition: Partition, wanted: int, depth: int, sharing: int) -> int:
-    """How many rows to ask of a partition that ran dry at ``depth`` of the page's rows.
-
-    Its share of what is missing, judged by its share so far, and a margin of two standard deviations. Few rows say
-    little: one more is counted for each of the ``sharing`` partitions that a share is expected of, which is all there
-    is to go by where nothing lay before the horizon. Where the base partition has rows, the time before the first
-    raise begins, and everything before it lies there. A partition that gave less than was asked, because of a filter
-    or large rows, is asked for twice as much.
-    """
-    missing = wanted - depth
-    if partition.salt == BASE and partition.rows:
-        expected = float(missing)
-    else:
-        expected = missing * min((partition.rows + partition.active) / (depth + max(sharing, 1)), 1.0)
-    ask = min(math.ceil(expected + 2 * math.sqrt(expected)) + 1, missing + 1)
-    if partition.rows < partition.items_read or (partition.start is not None and not partition.items_read):
-        ask = max(ask, 2 * partition.limit)
-    return min(ask, MOST)
-
-
-def _failure(partitions: dict[str, SaltctlError]) -> SaltctlError:
-    """The error of a page: a permission or a configuration as it is, outages as an incomplete history."""
-    for error in partitions.values():
+def _page_error(errors: dict[str, SaltctlError]) -> SaltctlError:
+    """Return the error of a page: a permission or configuration error as it is, outages as an incomplete history."""
+    for error in errors.values():
         if not isinstance(error, UnavailableError):
             return error
-    first, *others = partitions
+    first, *others = errors
     also = f" (and {len(others)} more: {', '.join(others[:5])})" if others else ""
-    cause = partitions[first]
+    cause = errors[first]
     return HistoryUnavailableError(
         f"the history would be incomplete without partition key {first!r}{also}: {cause.message}",
-        partitions=partitions,
-        hint=f"try again; --allow-partial shows what the other partitions hold. {cause.hint}".strip(),
+        partitions=errors,
+        hint=f"try again; --allow-partial shows the messages of the other partitions. {cause.hint}".strip(),
     )

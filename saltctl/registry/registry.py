@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 from saltctl.errors import RaiseIncompleteError, RaiseStep, SaltctlError, UsageError
 from saltctl.registry.circuit_breaker import CircuitBreaker
@@ -65,6 +65,14 @@ class RaiseResult:
     changed: bool
     committed: bool
     step: RaiseStep
+
+
+class Lookups(Protocol):
+    """Answers lookups: a Registry, or a substitute in a test."""
+
+    def lookup(self, conversation_id: str) -> Lookup:
+        """Return how many salts a conversation has now."""
+        ...
 
 
 class Registry:

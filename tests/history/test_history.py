@@ -17,10 +17,9 @@ from saltctl.errors import (
     ThrottledError,
     UsageError,
 )
-from saltctl.history.find import FindOptions
 from saltctl.history.history import History
-from saltctl.history.models import ReadOptions
-from saltctl.history.scatter_gather import DRY, share
+from saltctl.history.models import FindOptions, ReadOptions
+from saltctl.history.scatter_gather import EXPECTED_DRY, share
 from saltctl.salting import find_set, partition_key, salt_of
 from saltctl.stores.contracts import PartitionQuery
 from saltctl.testing import MemoryMessages
@@ -255,7 +254,7 @@ def test_a_share_is_the_least_that_usually_suffices(spread: int) -> None:
         return spread * tail
 
     asked = share(50, spread)
-    assert expected_dry(asked) <= DRY < expected_dry(asked - 1)
+    assert expected_dry(asked) <= EXPECTED_DRY < expected_dry(asked - 1)
 
 
 def test_history_of_an_earlier_n_is_asked_where_it_lies(history: History, lookups: FixedLookups) -> None:

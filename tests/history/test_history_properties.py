@@ -144,8 +144,8 @@ def test_a_cursor_divides_the_history_in_two(truth: Truth, first: int, limit: in
 
 @given(histories(), st.integers(1, 20), st.lists(st.sampled_from([0.001, 0.1, 1.0, 40.0]), min_size=1), st.booleans())
 @settings(max_examples=200, deadline=None)
-def test_a_wrong_horizon_loses_nothing(truth: Truth, limit: int, paces: list[float], oldest_first: bool) -> None:
-    """Cursors whose pace is far from the truth, either way, cost requests and no message."""
+def test_a_wrong_horizon_loses_nothing(truth: Truth, limit: int, distances: list[float], oldest_first: bool) -> None:
+    """Cursors whose distance is far from the truth, either way, cost requests and no message."""
     options = ReadOptions(limit=limit, oldest_first=oldest_first)
     found: list[str] = []
     with truth.history() as history:
@@ -155,7 +155,7 @@ def test_a_wrong_horizon_loses_nothing(truth: Truth, limit: int, paces: list[flo
             if page.next_cursor is None:
                 break
             true = cursors.decode(page.next_cursor, CONV, truth.store.keys.sort_type)
-            wrong = cursors.encode(replace(true, pace=paces[number % len(paces)]), CONV)
+            wrong = cursors.encode(replace(true, distance=distances[number % len(distances)]), CONV)
             options = replace(options, after=wrong) if oldest_first else replace(options, before=wrong)
     assert found == truth.expected(oldest_first=oldest_first)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from saltctl.history.cursor import BASE, Position
-from saltctl.history.ordered_merge import Merge, Row
+from saltctl.history.ordered_merge import OrderedMerge, Row
 
 
 def row(key: str, salt: int, text: str = "") -> Row:
@@ -13,19 +13,19 @@ def row(key: str, salt: int, text: str = "") -> Row:
     return Row(key, salt, {"p": {"S": f"c#{salt}"}, "s": {"S": key}, "text": {"S": text or f"{key} on {salt}"}})
 
 
-def merge_of(*salts: int, **options: Any) -> Merge:
+def merge_of(*salts: int, **options: Any) -> OrderedMerge:
     """A merge over these partitions, newest first unless told otherwise."""
     chosen: dict[str, Any] = {"descending": True, "partition_attribute": "p"} | options
-    return Merge(salts, **chosen)
+    return OrderedMerge(salts, **chosen)
 
 
 def test_nothing_is_certain_before_every_partition_has_answered() -> None:
     """The one that has not may precede all the others."""
     merge = merge_of(0, 1)
     merge.add(0, [row("9", 0), row("8", 0)], "8")
-    assert (merge.certain(), merge.lagging(1)) == (0, {1: 0})
+    assert (merge.final_count(), merge.partitions_behind(1)) == (0, {1: 0})
     merge.add(1, [], None)
-    assert merge.certain() == 2
+    assert merge.final_count() == 2
 
 
 def test_rows_are_certain_up_to_where_every_unfinished_partition_was_read() -> None:
@@ -35,11 +35,11 @@ def test_rows_are_certain_up_to_where_every_unfinished_partition_was_read() -> N
     merge.add(1, [row("8", 1), row("7", 1)], "7")
     merge.add(2, [row("6", 2)], None)
     assert [found.sort_key for found in merge.rows()] == ["9", "8", "7", "6", "5"]
-    assert merge.certain() == 3
-    assert merge.lagging(3) == {}
-    assert merge.lagging(4) == {1: 3}
+    assert merge.final_count() == 3
+    assert merge.partitions_behind(3) == {}
+    assert merge.partitions_behind(4) == {1: 3}
     merge.add(1, [], None)
-    assert merge.certain() == 5
+    assert merge.final_count() == 5
     assert not merge.finished
 
 
@@ -48,9 +48,9 @@ def test_where_a_partition_was_read_to_counts_and_not_its_last_row() -> None:
     merge = merge_of(0, 1, descending=False)
     merge.add(0, [row("1", 0), row("4", 0)], "4")
     merge.add(1, [], "3")
-    assert merge.certain() == 1
+    assert merge.final_count() == 1
     merge.add(1, [], "4")
-    assert merge.certain() == 2
+    assert merge.final_count() == 2
 
 
 def test_equal_rows_stand_at_their_lowest_partition_in_both_directions() -> None:
@@ -76,6 +76,6 @@ def test_a_partition_that_is_given_up_holds_nothing_up() -> None:
     """What the others have is certain then; that it is not all is its caller's to say."""
     merge = merge_of(0, 1)
     merge.add(0, [row("9", 0)], None)
-    merge.give_up(1)
-    assert merge.certain() == 1
+    merge.drop_partition(1)
+    assert merge.final_count() == 1
     assert merge.finished

@@ -1,4 +1,4 @@
-"""The horizon: where a page should end by the pace of the one before. A guess, never an error."""
+"""The estimated page end, from the distance between the rows of the page before: an estimate, never an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saltctl.history.attributes import tagged
-from saltctl.history.page_estimate import horizon_of, pace_of, rows_within
+from saltctl.history.page_estimate import average_distance, estimate_page_end, rows_before_page_end
 
 KEYS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
@@ -21,9 +21,9 @@ KEYS = st.one_of(
 
 
 @pytest.mark.parametrize(
-    ("newest", "oldest", "pace", "horizon"),
+    ("newest", "oldest", "distance", "page_end"),
     [
-        # 11 rows, so ten steps; the horizon is 20 steps beyond the oldest.
+        # 11 rows, so ten steps; the page ends 20 steps beyond the oldest.
         ("2026-07-01T08:00:10.000Z#m11", "2026-07-01T08:00:00.000Z#m1", 1.0, "2026-07-01T07:59:40.000"),
         ("2026-07-01 08:00:10+00:00#m11", "2026-07-01 08:00:00+00:00#m1", 1.0, "2026-07-01 07:59:40"),
         ("2026-01-01T00:00:00.000500Z", "2026-01-01T00:00:00.000000Z", 5e-5, "2025-12-31T23:59:59.999000"),
@@ -34,41 +34,41 @@ KEYS = st.one_of(
         (Decimal("0.75"), Decimal("0.5"), 0.025, Decimal("0.0")),
     ],
 )
-def test_numbers_and_times_have_a_distance(newest: Any, oldest: Any, pace: float, horizon: Any) -> None:
-    """Also over the turn of a minute and of a year; a text that would get shorter has no horizon."""
-    assert pace_of(newest, oldest, 11) == pytest.approx(pace, rel=0.01)
-    assert horizon_of(oldest, pace, 20, descending=True) == horizon
+def test_numbers_and_times_have_a_distance(newest: Any, oldest: Any, distance: float, page_end: Any) -> None:
+    """Also across the end of a minute and of a year. A number that would lose digits has no page end."""
+    assert average_distance(newest, oldest, 11) == pytest.approx(distance, rel=0.01)
+    assert estimate_page_end(oldest, distance, 20, descending=True) == page_end
 
 
-def test_the_other_way() -> None:
-    """Towards newer messages the horizon lies ahead."""
-    assert horizon_of("2026-07-01T23:59:50Z#m1", 1.0, 20, descending=False) == "2026-07-02T00:00:10"
-    assert horizon_of(Decimal(5), 2.0, 20, descending=False) == Decimal(45)
+def test_oldest_first_estimates_forwards() -> None:
+    """The page end is newer than the start."""
+    assert estimate_page_end("2026-07-01T23:59:50Z#m1", 1.0, 20, descending=False) == "2026-07-02T00:00:10"
+    assert estimate_page_end(Decimal(5), 2.0, 20, descending=False) == Decimal(45)
 
 
 @pytest.mark.parametrize("key", ["m1", "#1", "", "2026-13-01T00:00:00Z", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "5f3a"])
-def test_other_texts_have_none(key: str) -> None:
-    """Ids that only look like numbers, and what is no date, are no numbers."""
-    assert horizon_of(key, 1.0, 10, descending=True) is None
+def test_other_strings_have_no_page_end(key: str) -> None:
+    """Ids that only look like numbers, and impossible dates, are not numbers."""
+    assert estimate_page_end(key, 1.0, 10, descending=True) is None
 
 
 def test_a_time_without_seconds_is_its_year() -> None:
-    """Which is the same in both rows, so that there is no pace."""
-    assert pace_of("2026-07-01T08:00", "2026-07-01T09:00", 5) == 0.0
+    """The year is the same in both rows, so there is no distance."""
+    assert average_distance("2026-07-01T08:00", "2026-07-01T09:00", 5) == 0.0
 
 
-def test_no_pace_no_horizon() -> None:
-    """One row, or rows of one moment, say nothing."""
-    assert pace_of("5", "5", 1) == pace_of("5", "5", 10) == 0.0
-    assert horizon_of("5", 0.0, 10, descending=True) is None
+def test_no_distance_no_page_end() -> None:
+    """One row, or rows of the same time, have no distance."""
+    assert average_distance("5", "5", 1) == average_distance("5", "5", 10) == 0.0
+    assert estimate_page_end("5", 0.0, 10, descending=True) is None
 
 
 @given(KEYS, KEYS, st.integers(1, 10_000), st.floats(0, allow_infinity=False), st.booleans())
-def test_any_keys_are_taken(first: Any, last: Any, rows: int, pace: float, descending: bool) -> None:
-    """Whatever the keys and the pace: a key that DynamoDB takes, or none."""
-    assert pace_of(first, last, rows) >= 0
-    for guess in (pace, pace_of(first, last, rows)):
-        found = horizon_of(last, guess, rows, descending=descending)
+def test_any_keys_are_accepted(first: Any, last: Any, rows: int, distance: float, descending: bool) -> None:
+    """For any keys and distance: a key that DynamoDB accepts, or None."""
+    assert average_distance(first, last, rows) >= 0
+    for guess in (distance, average_distance(first, last, rows)):
+        found = estimate_page_end(last, guess, rows, descending=descending)
         if found is not None:
             assert type(found) is type(last)
             assert found != ""
@@ -78,5 +78,5 @@ def test_any_keys_are_taken(first: Any, last: Any, rows: int, pace: float, desce
 @pytest.mark.parametrize("wanted", [1, 50, 1000])
 def test_a_margin_is_counted_in(wanted: int) -> None:
     """More than is wanted, and the more rows, the smaller the part that is in vain."""
-    assert wanted < rows_within(wanted) <= 4 * wanted
-    assert rows_within(10 * wanted) < 10 * rows_within(wanted)
+    assert wanted < rows_before_page_end(wanted) <= 4 * wanted
+    assert rows_before_page_end(10 * wanted) < 10 * rows_before_page_end(wanted)

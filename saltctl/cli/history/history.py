@@ -238,10 +238,10 @@ def find(
       saltctl history find conv_hot_12 ma5abd5f5b05b
       saltctl history find conv_hot_12 ma5abd5f5b05b --since 36h -o json
     """
-    from saltctl.history.find import DEADLINE, FindOptions
+    from saltctl.history.models import FIND_TIMEOUT, FindOptions
 
     history = session_of(context).history
-    options = FindOptions(sort_key, _bound(history, since), _bound(history, until), max(timeout, DEADLINE))
+    options = FindOptions(sort_key, _bound(history, since), _bound(history, until), max(timeout, FIND_TIMEOUT))
     with deadline(timeout):
         found = history.find(conversation, message, options)
     if found.message is None:

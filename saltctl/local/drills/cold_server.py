@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import count
 
-from saltctl.history.history import History, PutResult
-from saltctl.history.models import ReadOptions
+from saltctl.history.history import History
+from saltctl.history.models import PutResult, ReadOptions
 from saltctl.local.drills.drill import Step
 from saltctl.local.environment import LocalEnvironment
 from saltctl.registry.registry import Registry

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -281,7 +282,7 @@ def test_message_ids_from_an_attribute(
     saltctl: Runner, history: History, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The setting says where ids are."""
-    history.message_ids = type(history.message_ids).of("attribute:uid")
+    history.message_ids = type(history.message_ids).from_setting("attribute:uid")
     history.put(CONV, "t", {"uid": "u1", "text": "here"})
     assert saltctl("history", "find", CONV, "u1", "-o", "json").code == 3
     monkeypatch.setenv("SALTCTL_MESSAGE_ID_FROM", "attribute:uid")
@@ -353,7 +354,6 @@ def test_an_interrupted_stream_names_its_continuation(
 ) -> None:
     """What was printed is whole; the rest follows from the cursor that is named."""
     expected = fill(history, 12)
-    monkeypatch.setattr("saltctl.history.history._FIRST_PAGE", 4)
     pages = 0
     page = History.page
 
@@ -362,10 +362,9 @@ def test_an_interrupted_stream_names_its_continuation(
         pages += 1
         if pages == 3:
             raise KeyboardInterrupt
-        return page(self, conversation_id, options)
+        return page(self, conversation_id, replace(options, limit=4))
 
     monkeypatch.setattr(History, "page", interrupted)
-    monkeypatch.setattr("saltctl.history.history._LARGEST_PAGE", 4)
     first = saltctl("history", "read", CONV, "--all", "-o", "jsonl")
     assert first.code == 130
     command = next(line for line in first.err.splitlines() if "history read" in line).partition("saltctl ")[2]

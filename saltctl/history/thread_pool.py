@@ -1,0 +1,141 @@
+"""A thread pool for requests to servers that may not answer.
+
+``ThreadPoolExecutor`` lacks three things that a page needs. Its threads are joined when the process ends, so one
+request without an answer would keep the process alive. It does not work in a forked child. And submitting 17 requests
+costs 0.4 ms more, measured with answers that take 5 ms each.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Call = Callable[[], object]
+
+
+@dataclass(eq=False)
+class _Shared:
+    """State that the threads hold. They do not hold the pool, so that an unused pool can be collected."""
+
+    lock: threading.Lock
+    calls: SimpleQueue[Call | None] = field(default_factory=SimpleQueue)
+    in_progress: int = 0
+    threads: int = 0
+
+    def work(self) -> None:
+        """Run calls until the pool is shut down."""
+        while (call := self.calls.get()) is not None:
+            try:
+                call()
+            finally:
+                with self.lock:
+                    self.in_progress -= 1
+            del call  # releases what it holds before the next call arrives
+        self.calls.put(None)  # for the next thread
+
+
+class ThreadPool(Executor):
+    """A pool of daemon threads, which starts again without threads in a forked child. Thread-safe.
+
+    Args:
+        max_threads: calls in progress at once; more wait in a queue.
+        name: the prefix of the thread names.
+        new_lock: makes the lock of the pool, again in each forked child.
+    """
+
+    def __init__(self, max_threads: int, name: str, *, new_lock: Callable[[], threading.Lock] = threading.Lock) -> None:
+        self._max_threads = max_threads
+        self._name = name
+        self._new_lock = new_lock
+        self._closed = False
+        self._reset()
+        _live_pools.add(self)
+
+    def _reset(self) -> None:
+        self._shared = _Shared(self._new_lock())
+        self._end_threads = weakref.finalize(self, self._shared.calls.put, None)
+        self._end_threads.atexit = False  # daemon threads end with the process
+
+    @property
+    def in_progress(self) -> int:
+        """The number of calls that were started and have not ended."""
+        return self._shared.in_progress
+
+    def start(self, call: Call) -> None:
+        """Run a call in a thread. It must deliver its own result and must not raise."""
+        shared = self._shared
+        with shared.lock:
+            if self._closed:
+                raise RuntimeError("cannot start a call: the pool was shut down")
+            shared.in_progress += 1
+            needs_thread = shared.threads < min(shared.in_progress, self._max_threads)
+            shared.threads += needs_thread
+        if needs_thread:
+            try:
+                threading.Thread(target=shared.work, name=f"{self._name}-{shared.threads}", daemon=True).start()
+            except BaseException:
+                # The system has no more threads. The next call must not wait for a thread that does not exist.
+                with shared.lock:
+                    shared.threads -= 1
+                    shared.in_progress -= 1
+                raise
+        shared.calls.put(call)
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run a function in a thread and return a future of its result."""
+        future: Future[T] = Future()
+        self.start(_FutureCall(future, fn, args, kwargs))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse new calls and end idle threads. It never waits for a call, whatever ``wait`` says."""
+        with self._shared.lock:
+            if self._closed:
+                return
+            self._closed = True
+        while cancel_futures:
+            try:
+                call = self._shared.calls.get_nowait()
+            except Empty:
+                break
+            if isinstance(call, _FutureCall):
+                call.future.cancel()
+        self._end_threads()
+
+
+@dataclass(frozen=True, slots=True)
+class _FutureCall:
+    """A call whose result goes to a future."""
+
+    future: Future[Any]
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            self.future.set_result(self.fn(*self.args, **self.kwargs))
+        except BaseException as exc:  # raised again by the future's reader
+            self.future.set_exception(exc)
+
+
+_live_pools: weakref.WeakSet[ThreadPool] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for pool in list(_live_pools):
+        pool._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
