@@ -121,7 +121,7 @@ def test_another_message_with_the_same_sort_key_is_refused(lookups: FixedLookups
     ("sort_key", "attributes", "says"),
     [
         ("", {}, "not empty"),
-        (5, {}, "is a text"),
+        (5, {}, "must be a string"),
         ("t#m", {"f": 1.5}, "float"),
         ("t#m", {"room": "x"}, "is a key of the table"),
         ("t#", {}, "no id"),
