@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -230,20 +231,45 @@ def test_meters_have_names_of_their_own(sink: Sink) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_counts_under_another_name(sink: Sink, clock: Clock) -> None:
+def test_a_forked_child_counts_under_another_name(sink: Sink) -> None:
     """Pre-forking servers: the child starts empty, with a name and a lock of its own."""
+
+    class StoppingClock(Clock):
+        """Stops the second call of another thread, which is made while the meter's lock is held."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+            self.stopped, self.resume = threading.Event(), threading.Event()
+
+        def __call__(self) -> float:
+            """Return the time."""
+            if threading.current_thread() is not threading.main_thread():
+                self.calls += 1
+                if self.calls == 2:
+                    self.stopped.set()
+                    self.resume.wait(30)
+            return super().__call__()
+
+    clock = StoppingClock()
     meter = WriteMeter(sink, clock=clock, thread=False)
     meter.record("parents", 50)
+    clock.now += 1
+    holder = threading.Thread(target=meter.record, args=("parents",))
+    holder.start()
+    assert clock.stopped.wait(30)
     read_end, write_end = os.pipe()
-    with meter._lock:
-        child = os.fork()
-        if child == 0:
-            meter.record("childs", 20)
-            clock.now += 1
-            meter.flush()
-            told = f"{meter.server} {[r.conversation_id for batch in sink.batches for r in batch]}"
-            os.write(write_end, told.encode())
-            os._exit(0)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # ends a child that waits for a lock for ever
+        meter.record("childs", 20)
+        clock.now += 1
+        meter.flush()
+        output = f"{meter.server} {[r.conversation_id for batch in sink.batches for r in batch]}"
+        os.write(write_end, output.encode())
+        os._exit(0)
+    clock.resume.set()
+    holder.join()
     os.waitpid(child, 0)
     os.close(write_end)
     with os.fdopen(read_end) as answer:

@@ -1,0 +1,385 @@
+"""The loop of one service instance, over a stream in memory: order, back-off, claims, maintenance and shutdown."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from saltctl.detection.detector import Detector
+from saltctl.detection.service import (
+    CLAIM_IDLE,
+    CLAIM_INTERVAL,
+    DELETE_CONSUMERS_AFTER,
+    DRAIN_SECONDS,
+    HEARTBEAT_INTERVAL,
+    MAINTENANCE_INTERVAL,
+    MAX_RECORDED_RAISES,
+    DrainDeadline,
+    Service,
+)
+from saltctl.errors import AwsUnavailableError, RedisUnavailableError, StreamLostError
+from saltctl.settings import Settings
+from saltctl.stores.heat.contracts import Entry, TrimLoss
+from tests.detection.conftest import EventLog
+from tests.detection.fakes import NOW, Clock, FakeRegistry, FakeStream, RecordingSums, report_entry
+
+if TYPE_CHECKING:
+    from saltctl.detection.fence_watcher import FenceWatcher
+    from saltctl.registry.registry import Registry
+    from saltctl.stores.heat.dead_letters import DeadLetters
+    from saltctl.stores.heat.service_state import ServiceState
+    from saltctl.stores.heat.stream import HeatStream
+
+MAINTENANCE = ["send_heartbeat", "info", "trim", "delete_idle_consumers"]
+
+
+class FakeState:
+    """Keeps recorded raises, or fails."""
+
+    def __init__(self) -> None:
+        self.raises: list[tuple[str, int, int, str, str]] = []
+        self.fails = False
+
+    def note_raise(self, *raised: Any) -> None:
+        """Record a raise."""
+        if self.fails:
+            raise RedisUnavailableError("away")
+        self.raises.append(raised)
+
+
+class World:
+    """One instance named ``me`` over fakes that record their calls in one list."""
+
+    def __init__(self, entries: Sequence[Entry] = ()) -> None:
+        self.stream = FakeStream(entries)
+        self.calls = self.stream.calls
+        self.registry = FakeRegistry(self.calls)
+        self.sums = RecordingSums(self.calls)
+        self.letters: list[tuple[Entry, str]] = []
+        self.state = FakeState()
+        self.clock = Clock(100.0)
+        self.stop = threading.Event()
+        self.service = self.new_service()
+
+    def add(self, letters: Sequence[tuple[Entry, str]]) -> None:
+        """Add dead letters."""
+        self.calls.append("add_dead_letters")
+        self.letters += letters
+
+    def new_service(self, fence_watcher: object = None, should_stop: Callable[[], bool] = lambda: False) -> Service:
+        """Return an instance over these fakes."""
+        settings = Settings(redis_url="redis://nowhere", heat_retention=60.0)
+        detector = Detector(
+            self.sums,
+            cast("Registry", self.registry),
+            cast("DeadLetters", self),
+            settings,
+            now=lambda: NOW,
+            should_stop=should_stop,
+        )
+        return Service(
+            cast("HeatStream", self.stream),
+            detector,
+            consumer="me",
+            settings=settings,
+            stop=self.stop,
+            fence_watcher=cast("FenceWatcher | None", fence_watcher),
+            state=cast("ServiceState", self.state),
+            clock=self.clock,
+            now=lambda: NOW,
+            block=0.25,
+        )
+
+    def step(self) -> list[str]:
+        """Run one step and return the calls that it made."""
+        self.calls.clear()
+        self.service.step()
+        return list(self.calls)
+
+
+def test_a_step_reads_sums_raises_and_acknowledges_in_this_order() -> None:
+    """The acknowledgement comes last, after a dead letter was added for an invalid entry."""
+    world = World([report_entry(1, "hot"), Entry("2-0", [b"v", b"9"])])
+    read = ["read_own", "claim", "read_new"]
+    assert world.step() == [*MAINTENANCE, *read, "add", "raise_to", "add_dead_letters", "acknowledge"]
+    assert world.stream.held == {}
+    assert world.registry.max_n == {"hot": 4}
+    assert [letter.id for letter, _ in world.letters] == ["2-0"]
+
+
+def test_an_idle_step_only_reads_and_blocks() -> None:
+    """After the first step nothing but a blocking read is left to do."""
+    world = World()
+    world.step()
+    assert world.step() == ["read_new"]
+    assert world.stream.blocked_for[-1] == 0.25
+    assert world.service.back_off == 0.0
+
+
+def test_pending_entries_of_the_own_name_come_before_new_ones() -> None:
+    """A restarted instance first handles the entries that were delivered to its name, and counts them."""
+    world = World([report_entry(1, "old"), report_entry(2, "new")])
+    world.stream.deliver("me", 1)
+    world.step()
+    assert world.registry.max_n == {"old": 4}
+    assert world.service.counters.redelivered == 1
+    world.step()
+    assert world.registry.max_n == {"old": 4, "new": 4}
+
+
+def test_a_failed_raise_leaves_the_entry_pending_and_is_retried_before_new_entries() -> None:
+    """The entry is not acknowledged; the next step reads it again instead of a new one."""
+    world = World([report_entry(1, "hot")])
+    world.registry.failures = [AwsUnavailableError("away")]
+    assert "acknowledge" not in world.step()
+    assert world.stream.held == {"1-0": "me"}
+    assert world.service.back_off == 0.1
+    world.stream.entries.append(report_entry(2, "next"))
+    calls = world.step()
+    assert calls[0] == "read_own"
+    assert "read_new" not in calls
+    assert world.stream.held == {}
+    assert world.service.back_off == 0.0
+
+
+def test_the_back_off_doubles_up_to_five_seconds_and_ends_with_a_success(event_log: EventLog) -> None:
+    """0.1, 0.2, 0.4 … 5 seconds, each logged with its error; the first good step resets it."""
+    world = World()
+    world.stream.failures["read_new"] = [RedisUnavailableError("away", hint="start Redis") for _ in range(8)]
+    waits = []
+    for _ in range(8):
+        world.service.step()
+        waits.append(world.service.back_off)
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert [fields["seconds"] for fields in event_log.fields_of("backing_off")] == waits
+    assert event_log.fields_of("backing_off")[0] == {
+        "seconds": 0.1,
+        "error": "redis_unavailable",
+        "why": "away",
+        "hint": "start Redis",
+    }
+    assert world.service.counters.failures == 8
+    world.service.step()
+    assert world.service.back_off == 0.0
+
+
+@pytest.mark.parametrize("method", ["read_new", "claim", "acknowledge", "trim", "send_heartbeat"])
+def test_after_any_failure_own_pending_entries_are_read_first(method: str) -> None:
+    """A read whose reply was lost may have delivered entries."""
+    world = World([report_entry(1, "hot")])
+    world.step()
+    world.clock.now += 3600
+    world.stream.entries.append(report_entry(2, "hot too"))
+    world.stream.failures[method] = [RedisUnavailableError("away")]
+    world.step()
+    assert world.service.back_off > 0
+    assert "read_own" in world.step()
+    world.step()
+    assert world.registry.max_n == {"hot": 4, "hot too": 4}
+    assert world.stream.held == {}
+
+
+def test_sums_that_fail_acknowledge_nothing_and_raise_nothing() -> None:
+    """The batch stays pending as a whole."""
+    world = World([report_entry(1, "hot"), Entry("2-0", [])])
+    world.sums.fault = RedisUnavailableError("away")
+    world.step()
+    assert set(world.stream.held) == {"1-0", "2-0"}
+    assert (world.registry.max_n, world.letters) == ({}, [])
+
+
+def test_entries_of_a_dead_consumer_are_claimed(event_log: EventLog) -> None:
+    """An entry that is idle for 30 seconds is handled; one that is idle for less stays with its consumer."""
+    world = World([report_entry(1, "abandoned"), report_entry(2, "in progress")])
+    world.stream.deliver("dead", 1, idle=CLAIM_IDLE)
+    world.stream.deliver("slow", 1, idle=CLAIM_IDLE - 1)
+    world.step()
+    assert world.registry.max_n == {"abandoned": 4}
+    assert world.stream.held == {"2-0": "slow"}
+    assert world.service.counters.claimed == 1
+    assert event_log.fields_of("claimed") == [{"count": 1, "first": "1-0"}]
+
+
+def test_claims_are_made_every_five_seconds() -> None:
+    """Between them a step does not ask."""
+    world = World()
+    assert "claim" in world.step()
+    world.clock.now += CLAIM_INTERVAL - 0.1
+    assert "claim" not in world.step()
+    world.clock.now += 0.1
+    assert "claim" in world.step()
+
+
+def test_trimmed_entries_that_a_claim_finds_are_counted_and_logged(event_log: EventLog) -> None:
+    """Only their ids are left, so they are lost."""
+    world = World()
+    world.stream.deleted_ids = ["1-0", "2-0", "3-0"]
+    world.step()
+    assert world.service.counters.lost == 3
+    assert event_log.fields_of("pending_entries_trimmed") == [{"count": 3, "first": "1-0", "last": "3-0"}]
+
+
+def test_a_lost_stream_is_created_again(event_log: EventLog) -> None:
+    """The group is created, the heartbeat is sent at once, and there is no back-off."""
+    world = World()
+    world.step()
+    world.stream.failures["read_new"] = [StreamLostError("gone")]
+    assert world.step() == ["read_new", "create_group"]
+    assert world.service.back_off == 0.0
+    assert event_log.fields_of("group_created") == [{"why": "gone"}]
+    assert world.step() == ["send_heartbeat", "read_own", "read_new"]
+
+
+def test_a_stream_that_cannot_be_created_again_backs_off() -> None:
+    """Redis lost the stream and is now unavailable."""
+    world = World()
+    world.stream.failures = {"read_new": [StreamLostError("gone")], "create_group": [RedisUnavailableError("away")]}
+    world.step()
+    assert world.service.back_off == 0.1
+
+
+def test_maintenance_has_its_intervals() -> None:
+    """A heartbeat every 2 seconds; trimming and the deletion of idle consumers every 10."""
+    world = World()
+    assert world.step()[:4] == MAINTENANCE
+    world.clock.now += HEARTBEAT_INTERVAL
+    assert world.step()[0] == "send_heartbeat"
+    world.clock.now += MAINTENANCE_INTERVAL - HEARTBEAT_INTERVAL
+    assert world.step()[:4] == MAINTENANCE
+    assert world.stream.trimmed_before == [NOW - 60.0] * 2
+    assert world.stream.deleted_consumers == [(DELETE_CONSUMERS_AFTER, None)] * 2
+
+
+def test_unread_entries_that_were_trimmed_are_logged_once(event_log: EventLog) -> None:
+    """The same loss is visible in every reading, and counted and logged in the first alone."""
+    world = World()
+    world.stream.loss = TrimLoss(7, "1-0", "9-0")
+    for _ in range(3):
+        world.step()
+        world.clock.now += MAINTENANCE_INTERVAL
+    (fields,) = event_log.fields_of("unread_entries_trimmed")
+    assert (fields["count"], fields["after"], fields["before"]) == (7, "1-0", "9-0")
+    assert world.service.counters.lost == 7
+
+
+def test_the_latest_raises_of_a_batch_are_recorded() -> None:
+    """As many as status shows, and only those that changed max_n."""
+    world = World([report_entry(number, f"c{number}") for number in range(1, 12)])
+    world.registry.max_n["c11"] = 64
+    world.step()
+    names = [name for name, *_ in world.state.raises]
+    assert names == [f"c{number}" for number in range(11 - MAX_RECORDED_RAISES, 11)]
+    assert world.state.raises[0][1:] == (1, 4, "2027-01-15T08:00:00.000Z", "me")
+
+
+def test_a_raise_that_cannot_be_recorded_is_done_all_the_same() -> None:
+    """The record is for operators only."""
+    world = World([report_entry(1, "hot")])
+    world.state.fails = True
+    world.step()
+    assert (world.registry.max_n, world.stream.held, world.service.back_off) == ({"hot": 4}, {}, 0.0)
+
+
+def test_stop_ends_the_loop_after_the_current_batch(event_log: EventLog) -> None:
+    """A stop during a batch: the batch is acknowledged, no more is read, and the consumer is deleted."""
+    world = World([report_entry(1, "hot")])
+    raise_to = world.registry.raise_to
+
+    def stop_and_raise(*args: Any, **kwargs: Any) -> Any:
+        world.stop.set()
+        return raise_to(*args, **kwargs)
+
+    world.registry.raise_to = stop_and_raise  # type: ignore[method-assign]
+    steps: list[int] = []
+    world.service.run(after_step=lambda: steps.append(1))
+    assert len(steps) == 1
+    assert world.calls[-2:] == ["acknowledge", "delete_idle_consumers"]
+    assert world.stream.deleted_consumers[-1] == (0.0, "me")
+    assert world.stream.held == {}
+    assert [event_log.names[0], event_log.names[-1]] == ["started", "stopped"]
+
+
+def test_the_loop_waits_for_its_back_off_and_a_stop_ends_the_wait() -> None:
+    """The wait is one on the stop event, so that SIGTERM does not wait for the back-off."""
+    waits: list[float | None] = []
+
+    class Stop(threading.Event):
+        """Is set by the third wait."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            """Return at once."""
+            waits.append(timeout)
+            if len(waits) == 3:
+                self.set()
+            return self.is_set()
+
+    world = World()
+    world.stop = Stop()
+    world.service = world.new_service()
+    world.stream.failures["read_new"] = [RedisUnavailableError("away") for _ in range(3)]
+    world.service.run()
+    assert waits == [0.1, 0.2, 0.4]
+
+
+def test_a_consumer_that_cannot_be_deleted_is_logged(event_log: EventLog) -> None:
+    """Shutdown during an outage ends all the same."""
+    world = World()
+    world.stop.set()
+    world.stream.failures["delete_idle_consumers"] = [RedisUnavailableError("away")]
+    world.service.run()
+    assert event_log.names == ["started", "consumer_not_deleted", "stopped"]
+
+
+def test_the_fence_watcher_runs_in_a_thread_and_ends_with_the_loop() -> None:
+    """An error of the loop ends it, too."""
+
+    class Watcher:
+        """Waits for the stop."""
+
+        def __init__(self) -> None:
+            self.thread = ""
+            self.began, self.ended = threading.Event(), threading.Event()
+
+        def run(self) -> None:
+            """Run until stopped."""
+            self.thread = threading.current_thread().name
+            self.began.set()
+            world.stop.wait(30)
+            self.ended.set()
+
+    def fail() -> None:
+        assert watcher.began.wait(30)
+        raise ValueError("a defect")
+
+    world, watcher = World(), Watcher()
+    with pytest.raises(ValueError, match="a defect"):
+        world.new_service(watcher).run(after_step=fail)
+    assert watcher.ended.is_set()
+    assert watcher.thread == "saltctl-fence-watcher"
+
+
+def test_after_the_drain_deadline_no_raise_begins() -> None:
+    """Entries that need a raise stay pending for other instances; the others are acknowledged."""
+    world = World([report_entry(1, "hot"), report_entry(2, "cold", 20)])
+    world.service = world.new_service(should_stop=lambda: True)
+    world.step()
+    assert world.registry.max_n == {}
+    assert world.stream.held == {"1-0": "me"}
+    assert world.service.back_off == 0.0
+
+
+def test_the_drain_deadline_begins_with_the_stop() -> None:
+    """It runs from the first question after the stop, and not before."""
+    stop, clock = threading.Event(), Clock()
+    deadline = DrainDeadline(stop, clock=clock)
+    clock.now += 3600
+    assert not deadline()
+    stop.set()
+    assert not deadline()
+    clock.now += DRAIN_SECONDS - 0.1
+    assert not deadline()
+    clock.now += 0.1
+    assert deadline()
