@@ -12,7 +12,7 @@ from saltctl.rebuild.rebuild import Rebuild
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
-from tests.rebuild.test_rebuild_faults import WatchedRegistry
+from tests.rebuild.harness import WatchedRegistry
 
 WARM = "SALTCTL_TEST_WARM"
 if WARM in os.environ:

@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> CheckpointFile:
     return CheckpointFile(tmp_path / "state" / "rebuild.json")
 
 
-def test_what_is_saved_is_loaded(file: CheckpointFile) -> None:
+def test_a_saved_checkpoint_is_loaded(file: CheckpointFile) -> None:
     """All of it, by its owner alone, in a directory of its owner's alone; the next one replaces it."""
     assert file.load() is None
     file.save(CHECKPOINT)
@@ -55,7 +55,7 @@ def test_what_is_saved_is_loaded(file: CheckpointFile) -> None:
     assert file.load() is None
 
 
-def test_a_save_that_died_half_way_leaves_the_old_one(file: CheckpointFile) -> None:
+def test_an_interrupted_save_keeps_the_old_checkpoint(file: CheckpointFile) -> None:
     """What is being written is beside it until it is whole, and in nobody's way the next time."""
     file.save(CHECKPOINT)
     beside = file.path.with_name("rebuild.json.new")
@@ -69,7 +69,7 @@ def test_a_save_that_died_half_way_leaves_the_old_one(file: CheckpointFile) -> N
 
 
 @pytest.mark.parametrize("at", range(0, len(encode(CHECKPOINT)), 23))
-def test_damage_is_noticed(file: CheckpointFile, at: int) -> None:
+def test_a_damaged_file_is_refused(file: CheckpointFile, at: int) -> None:
     """A changed byte anywhere, or an end that is missing, is refused: never half a checkpoint, never another one."""
     file.save(CHECKPOINT)
     text = file.path.read_bytes()
@@ -114,7 +114,7 @@ def _signed(change: Callable[[dict[str, Any]], None]) -> bytes:
         lambda body: body.pop("written"),
     ],
 )
-def test_what_saltctl_does_not_write_is_refused(file: CheckpointFile, change: Callable[[dict[str, Any]], None]) -> None:
+def test_implausible_content_is_refused(file: CheckpointFile, change: Callable[[dict[str, Any]], None]) -> None:
     """Whatever its checksum says."""
     file.save(CHECKPOINT)
     file.path.write_bytes(_signed(lambda body: None))
@@ -124,7 +124,7 @@ def test_what_saltctl_does_not_write_is_refused(file: CheckpointFile, change: Ca
         file.load()
 
 
-def test_somebody_elses_file_is_refused(file: CheckpointFile, tmp_path: Path) -> None:
+def test_a_file_that_others_may_write_is_refused(file: CheckpointFile, tmp_path: Path) -> None:
     """A link, a pipe, a directory, a file or a directory that others may write to: not read, and nobody waits."""
     file.save(CHECKPOINT)
     file.path.chmod(0o620)
@@ -162,7 +162,7 @@ def test_a_file_of_another_user_is_refused(file: CheckpointFile) -> None:
         file.load()
 
 
-def test_a_link_that_waits_where_it_is_written_is_not_followed(file: CheckpointFile, tmp_path: Path) -> None:
+def test_saving_does_not_follow_a_link(file: CheckpointFile, tmp_path: Path) -> None:
     """Nothing is written through it."""
     file.save(CHECKPOINT)
     victim = tmp_path / "victim"
@@ -173,7 +173,7 @@ def test_a_link_that_waits_where_it_is_written_is_not_followed(file: CheckpointF
     assert file.load() == CHECKPOINT
 
 
-def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_path_of_the_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By the setting, by XDG_STATE_HOME where that is absolute, or in the home; a file for each registry."""
     monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
     assert state_directory(Settings()) == Path("/var/state/saltctl")

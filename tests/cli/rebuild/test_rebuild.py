@@ -40,7 +40,7 @@ def test_a_rebuild_verifies_and_reports(
     assert (again["restored"], again["unchanged"]) == (0, 20)
 
 
-def test_a_dry_run_says_what_would_change(
+def test_a_dry_run_reports_missing_entries(
     saltctl: Runner, configured: Settings, registry: Registry, store: RedisRegistry, backup: BackupTable
 ) -> None:
     """A dry run counts what Redis lacks, and leaves Redis, fence and lease as they are."""
@@ -53,7 +53,7 @@ def test_a_dry_run_says_what_would_change(
     assert backup.lease.holder() is None
 
 
-def test_damaged_items_are_named_and_exit_4(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
+def test_damaged_items_are_reported_with_exit_4(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
     """Items that cannot be used are counted and named, safely; the rest is rebuilt."""
     backup.raise_max_n("good", Raise(4, "2026-01-01T00:00:00Z", "x", ""))
     for conversation_id, item in (
@@ -86,7 +86,7 @@ def test_a_dead_holder_is_taken_over(saltctl: Runner, configured: Settings, back
     assert backup.lease.holder() is None
 
 
-def test_waiting_for_redis_has_an_end(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
+def test_waiting_for_redis_times_out(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
     """``--wait-redis`` gives up after its duration: exit 124 and what to do."""
     redis_server.kill()
     outcome = saltctl("rebuild", "--wait-redis", "300ms", "-o", "json")
@@ -95,7 +95,7 @@ def test_waiting_for_redis_has_an_end(saltctl: Runner, configured: Settings, red
 
 
 @pytest.mark.parametrize("segments", ["0", "-1", "1000001"])
-def test_impossible_segments(segments: str, saltctl: Runner, configured: Settings) -> None:
+def test_invalid_segment_counts(segments: str, saltctl: Runner, configured: Settings) -> None:
     """A segment count that DynamoDB would refuse is a usage error."""
     assert saltctl("rebuild", f"--segments={segments}").code == 2
 
@@ -119,7 +119,7 @@ def test_a_table_with_other_keys_is_refused(
     assert "id (N, HASH)" in outcome.error["message"]
 
 
-def test_a_rebuild_that_is_not_needed_reads_nothing(
+def test_an_unneeded_rebuild_reads_nothing(
     saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis
 ) -> None:
     """``--if-needed`` rebuilds an unverified Redis, leaves a verified one alone, and fails where there is none."""
@@ -157,7 +157,7 @@ def interrupted(
     return kept
 
 
-def test_elsewhere_than_on_a_terminal_a_checkpoint_that_holds_is_gone_on_from(
+def test_a_valid_checkpoint_is_resumed_without_a_terminal(
     saltctl: Runner, interrupted: CheckpointFile, store: RedisRegistry
 ) -> None:
     """Nobody is asked, and a dry run leaves the checkpoint as it is; after the rebuild there is none."""
@@ -171,13 +171,13 @@ def test_elsewhere_than_on_a_terminal_a_checkpoint_that_holds_is_gone_on_from(
 
 
 @pytest.mark.parametrize(("option", "resumed"), [("--resume", True), ("--restart", False)])
-def test_what_an_option_says_is_done(saltctl: Runner, interrupted: CheckpointFile, option: str, resumed: bool) -> None:
+def test_resume_and_restart_options(saltctl: Runner, interrupted: CheckpointFile, option: str, resumed: bool) -> None:
     """Go on, or begin anew; both end verified."""
     report = saltctl("rebuild", option, "-o", "json").json
     assert (report["resumed"], report["verified"], report["entries"]) == (resumed, True, 20)
 
 
-def test_resume_without_a_checkpoint_that_holds_is_refused(
+def test_resume_without_a_valid_checkpoint_is_refused(
     saltctl: Runner, interrupted: CheckpointFile, redis_server: LocalRedis
 ) -> None:
     """Another Redis process, and then no checkpoint at all: exit 6, the reason, and the command that begins anew."""
@@ -191,8 +191,9 @@ def test_resume_without_a_checkpoint_that_holds_is_refused(
     assert saltctl("rebuild", "--resume", "--restart").code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answer", "resumed"), [("y\n", "yes"), ("n\n", "no")])
-def test_on_a_terminal_a_checkpoint_is_offered_by_name(interrupted: CheckpointFile, answer: str, resumed: str) -> None:
+def test_a_terminal_prompts_to_resume(interrupted: CheckpointFile, answer: str, resumed: str) -> None:
     """With its file, its time and how far it is; either answer ends in a verified Redis."""
     code, shown = on_a_terminal("rebuild", typed=answer, prompt=b"Resume it?")
     assert code == 0
@@ -202,7 +203,7 @@ def test_on_a_terminal_a_checkpoint_is_offered_by_name(interrupted: CheckpointFi
     assert re.search(r"verified +yes\b", shown)
 
 
-def test_an_interruption_names_the_command_that_goes_on(
+def test_an_interruption_names_the_resume_command(
     saltctl: Runner, interrupted: CheckpointFile, redis_server: LocalRedis
 ) -> None:
     """Whatever ends a rebuild, where a checkpoint is kept the command that goes on from it is named."""
@@ -212,7 +213,8 @@ def test_an_interruption_names_the_command_that_goes_on(
     assert "saltctl rebuild --resume" in outcome.err
 
 
-def test_the_cost_is_shown_before(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
+@pytest.mark.slow
+def test_a_dry_run_estimates_the_cost(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
     """A dry run estimates items, bytes, units, and, with a bound, the time that it takes."""
     size = backup.size()
     estimate = saltctl("rebuild", "--dry-run", "--max-rcu", "1", "-o", "json").json["estimate"]

@@ -22,7 +22,7 @@ def _events(*events: Event, closed: list[bool] | None = None) -> Generator[Event
             closed.append(True)
 
 
-def test_lines_come_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_is_printed_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal a line is written when ten seconds have passed, and none before."""
     now = iter([0.0, 1.0, 11.0, 12.0, 22.0])
     steps = [RebuildProgress(entries, 1, 1.0, 2.5) for entries in (1, 2000, 3000, 4000)]
@@ -34,7 +34,9 @@ def test_lines_come_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> Non
     ]
 
 
-def test_waiting_shows_what_info_says(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_shows_the_loading_progress(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While Redis loads, the percentage and the time to go are shown; while it is down, the reason."""
     monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
     events = _events(
@@ -51,7 +53,7 @@ def test_waiting_shows_what_info_says(capsys: pytest.CaptureFixture[str], monkey
     ]
 
 
-def test_damaged_items_are_named_up_to_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
+def test_at_most_twenty_damaged_items_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     """Twenty damaged items are named; the rest is counted, and the reader is told so."""
     damaged = [DamagedEntry(f"conv_{number}", "it has no max_n") for number in range(50)]
     show_rebuild(_events(*damaged, REPORT))
@@ -62,7 +64,7 @@ def test_damaged_items_are_named_up_to_a_bound(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
-def test_events_are_closed_on_every_way_out(failure: type[BaseException]) -> None:
+def test_a_failure_closes_the_rebuild(failure: type[BaseException]) -> None:
     """An interrupted narration closes the rebuild, which gives its lease back, before the error travels on."""
     closed: list[bool] = []
 
@@ -78,7 +80,7 @@ def test_events_are_closed_on_every_way_out(failure: type[BaseException]) -> Non
     assert closed == [True]
 
 
-def test_a_rebuild_without_a_report_is_a_defect() -> None:
+def test_a_rebuild_without_a_report_is_an_error() -> None:
     """Events that end without a report are never taken for success."""
     with pytest.raises(RuntimeError, match="without a report"):
         show_rebuild(_events(RebuildStarted(1, True)))

@@ -34,9 +34,8 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import Raise
 from saltctl.stores.redis.registry import RedisRegistry
+from tests.rebuild.harness import ENTRIES, At, Opener, WatchedRegistry
 from tests.rebuild.killed_rebuild import WARM, rebuild_until
-from tests.rebuild.test_rebuild_faults import ENTRIES, At, WatchedRegistry, put
-from tests.stores.conftest import plain_client
 
 ROUNDS = 50
 POINTS = 16
@@ -44,30 +43,9 @@ POINTS = 16
 
 
 @pytest.fixture
-def admin(redis_server: LocalRedis) -> Iterator[Any]:
-    """A plain client of the test's Redis, for what people do to a server by hand."""
-    client = plain_client(redis_server)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def filled(backup: BackupTable) -> BackupTable:
-    """A backup that holds ENTRIES, every raise completed."""
-    put(
-        backup,
-        *({"conversation_id": {"S": i}, "max_n": {"N": str(n)}, "write_n": {"N": str(n)}} for i, n in ENTRIES.items()),
-    )
-    return backup
-
-
-@pytest.fixture
 def file(tmp_path: Path) -> CheckpointFile:
     """Where the checkpoint is kept."""
     return CheckpointFile(tmp_path / "state" / "rebuild.json")
-
-
-Opener = Callable[..., Rebuild]
 
 
 @pytest.fixture
@@ -105,7 +83,7 @@ def interrupt(rebuild: Rebuild, pages: int = 2) -> None:
 
 
 @pytest.fixture
-def interrupted(job: Opener, file: CheckpointFile, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
+def interrupted(job: Opener, file: CheckpointFile) -> Checkpoint:
     """The checkpoint of a rebuild that was interrupted half-way."""
     interrupt(job())
     found = file.load()
@@ -129,8 +107,9 @@ def held(store: RedisRegistry, wanted: dict[str, int]) -> dict[str, int | None]:
 # Killed, and taken up again.
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
-def test_killed_at_random_and_taken_up_again(
+def test_a_rebuild_killed_at_random_is_resumed(
     filled: BackupTable,
     settings: Settings,
     store: RedisRegistry,
@@ -179,8 +158,9 @@ def test_killed_at_random_and_taken_up_again(
     assert resumed >= ROUNDS // 10
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
-def test_redis_killed_at_random_and_started_empty(
+def test_redis_killed_at_random_and_restarted_empty(
     filled: BackupTable,
     store: RedisRegistry,
     redis_server: LocalRedis,
@@ -218,7 +198,7 @@ def test_redis_killed_at_random_and_started_empty(
     assert anew >= ROUNDS // 10
 
 
-def test_only_what_is_left_is_read(interrupted: Checkpoint, job: Opener, filled: BackupTable) -> None:
+def test_a_resumed_rebuild_reads_only_the_rest(interrupted: Checkpoint, job: Opener, filled: BackupTable) -> None:
     """The report counts the whole rebuild; raises that were half done before it broke are completed at its end."""
     report, events = finish(job())
     assert [event for event in events if isinstance(event, RebuildResumed)] == [
@@ -231,7 +211,7 @@ def test_only_what_is_left_is_read(interrupted: Checkpoint, job: Opener, filled:
     assert report.restored + 5 >= len(ENTRIES)
 
 
-def test_half_done_raises_survive_the_break(backup: BackupTable, job: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_done_raises_survive_an_interruption(backup: BackupTable, job: Opener) -> None:
     """They are on the checkpoint: their page will not be read again."""
     for conversation_id, n in ENTRIES.items():
         backup.raise_max_n(conversation_id, Raise(2 * n, "2024-05-01T12:00:00Z", "somebody", ""))
@@ -258,7 +238,7 @@ def test_half_done_raises_survive_the_break(backup: BackupTable, job: Opener, mo
         ("damage", "damaged"),
     ],
 )
-def test_a_checkpoint_that_does_not_hold_is_refused_with_the_reason(
+def test_an_invalid_checkpoint_is_refused_with_the_reason(
     interrupted: Checkpoint,
     happens: str,
     why: str,
@@ -302,14 +282,14 @@ def test_a_checkpoint_that_does_not_hold_is_refused_with_the_reason(
     assert file.load() is None
 
 
-def test_without_a_checkpoint_there_is_nothing_to_resume(job: Opener, store: RedisRegistry) -> None:
+def test_resuming_without_a_checkpoint_fails(job: Opener, store: RedisRegistry) -> None:
     """--resume says so, and touches nothing."""
     with pytest.raises(CheckpointRefusedError, match="there is no checkpoint"):
         finish(job(resume=ResumeMode.ALWAYS))
     assert set(store.verified().values()) == {False}
 
 
-def test_restart_begins_anew(interrupted: Checkpoint, job: Opener, file: CheckpointFile) -> None:
+def test_restart_starts_over(interrupted: Checkpoint, job: Opener, file: CheckpointFile) -> None:
     """Whatever the checkpoint says."""
     report, events = finish(job(resume=ResumeMode.NEVER))
     assert not [event for event in events if isinstance(event, RebuildResumed | CheckpointRejected)]
@@ -317,7 +297,7 @@ def test_restart_begins_anew(interrupted: Checkpoint, job: Opener, file: Checkpo
     assert file.load() is None
 
 
-def test_a_dry_run_never_touches_a_checkpoint(interrupted: Checkpoint, job: Opener, file: CheckpointFile) -> None:
+def test_a_dry_run_does_not_touch_a_checkpoint(interrupted: Checkpoint, job: Opener, file: CheckpointFile) -> None:
     """It neither goes on from it, nor removes it, nor writes one."""
     before = file.path.read_bytes()
     report, _ = finish(job(dry_run=True))
@@ -325,9 +305,7 @@ def test_a_dry_run_never_touches_a_checkpoint(interrupted: Checkpoint, job: Open
     assert file.path.read_bytes() == before
 
 
-def test_two_machines_at_once(
-    job: Opener, store: RedisRegistry, file: CheckpointFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_machines_rebuild_at_once(job: Opener, store: RedisRegistry, file: CheckpointFile, tmp_path: Path) -> None:
     """One is silent so long that another one takes over and verifies: the first one fails, with its checkpoint."""
     first = job(heartbeat_every=1e9).run()
     while not isinstance(next(first), RebuildProgress):
@@ -353,7 +331,7 @@ class FullDisk(CheckpointFile):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_does_not_end_a_rebuild(job: Opener, store: RedisRegistry, file: CheckpointFile) -> None:
+def test_a_full_disk_does_not_stop_a_rebuild(job: Opener, store: RedisRegistry, file: CheckpointFile) -> None:
     """It says so once, and goes on to its end."""
     report, events = finish(job(checkpoints=FullDisk(file.path)))
     assert [event for event in events if isinstance(event, CheckpointNotSaved)] == [

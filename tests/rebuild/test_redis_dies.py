@@ -1,0 +1,85 @@
+"""Redis is killed during a rebuild, between any two of its steps."""
+
+from __future__ import annotations
+
+from itertools import count
+
+import pytest
+
+from saltctl.errors import (
+    RedisUnavailableError,
+)
+from saltctl.local.servers import LocalRedis
+from saltctl.registry.registry import Registry
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.redis.registry import RedisRegistry
+from tests.rebuild.harness import (
+    ENTRIES,
+    Fault,
+    Opener,
+    assert_unverified,
+    assert_verified,
+    drive,
+    on_each_engine,
+)
+from tests.support import Rebuilder
+
+
+@pytest.mark.slow
+@on_each_engine
+@pytest.mark.parametrize("comes_back", ["empty", "with its AOF"])
+def test_redis_is_killed_at_any_point(
+    filled: BackupTable,
+    redis_server: LocalRedis,
+    store: RedisRegistry,
+    registry: Registry,
+    job: Opener,
+    rebuild: Rebuilder,
+    comes_back: str,
+) -> None:
+    """SIGKILL between any two steps, and a new process at once on the same port: the rebuild does not verify it."""
+
+    def kill() -> None:
+        redis_server.kill()
+        if comes_back == "empty":
+            redis_server.delete_aof()
+        redis_server.start()
+
+    for number in count():
+        fault = Fault(number, kill)
+        try:
+            drive(job(fault), fault)
+        except RedisUnavailableError:
+            assert fault.struck_between("RebuildStarted", "load_lookup") or fault.struck_at == "RebuildStarted", (
+                fault.points
+            )
+        else:
+            if fault.struck_at is None:
+                break
+            assert "load_lookup" in fault.points[:number], fault.points
+        assert_unverified(store, registry)
+        assert rebuild().verified
+        assert_verified(store)
+        redis_server.kill()
+        redis_server.delete_aof()
+        redis_server.start()
+    assert fault.points == [
+        "RebuildStarted",
+        "mark_buckets",
+        *["merge", "RebuildProgress"] * 3,
+        "set_fence",
+        "load_lookup",
+        "closed",
+        "RebuildReport",
+    ]
+
+
+def test_redis_dies_and_stays_down(
+    filled: BackupTable, redis_server: LocalRedis, registry: Registry, job: Opener
+) -> None:
+    """Redis dies and does not come back: the rebuild fails, lookups go on, and the lease is free again."""
+    fault = Fault(4, redis_server.kill)
+    with pytest.raises(RedisUnavailableError, match="cannot be reached"):
+        drive(job(fault), fault)
+    assert registry.lookup("conv_00").max_n == ENTRIES["conv_00"]
+    assert filled.lease.holder() is None
