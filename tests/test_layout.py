@@ -55,7 +55,8 @@ def test_no_folder_is_crowded() -> None:
 
 
 def test_tests_mirror_the_packages() -> None:
-    """Each package has a folder of tests with its name, so that its tests are found without a search."""
+    """Each package has tests under its name, a folder or a module, so that they are found without a search."""
     for folder in {path.parent for path in PACKAGE.rglob("*.py")} - {TYPES}:
-        name = folder.relative_to(PACKAGE)
-        assert list((ROOT / "tests" / name).glob("test_*.py")), f"tests/{name} has no tests"
+        tests = ROOT / "tests" / folder.relative_to(PACKAGE)
+        found = [*tests.glob("test_*.py"), *tests.parent.glob(f"test_{folder.name}.py")]
+        assert found, f"{tests.relative_to(ROOT)} has no tests"
