@@ -47,7 +47,7 @@ def build(*, only: str | None = None, completion: bool = False) -> typer.Typer:
     Args:
         only: one of COMMANDS, or ``--version`` for none of them; all by default. To import and build all of them
             takes longer than most commands run.
-        completion: add what shells call at run time; the help shows two more options then.
+        completion: add the code that shells call at run time; the help shows two more options then.
     """
     app = typer.Typer(
         name="saltctl",

@@ -1,4 +1,4 @@
-"""What rebuild, compare and replay need to run from cron: no output, one log line, metrics in a file.
+"""Jobs run by cron (rebuild, compare and replay): no output, one log line, metrics in a file.
 
 ``--cron`` prints nothing while nothing happens, since cron mails whatever is printed. If something changed or was
 found, or the job failed, it prints one JSON line on stderr, with a run id, instead of the report and the error.

@@ -42,7 +42,7 @@ def show_progress(
 ) -> Iterator[tuple[PrintLine, PrintLine]]:
     """Yield two functions that print to stderr while a long job runs.
 
-    The first shows the current state: beside a spinner on a terminal, elsewhere as a plain line every ten
+    The first shows the current state: with a spinner on a terminal, elsewhere as a plain line every ten
     seconds, and not at all if ``quiet``. The second prints a line that stays.
     """
     if quiet:

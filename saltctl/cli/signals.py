@@ -37,7 +37,7 @@ def remember_arguments(arguments: Sequence[str]) -> None:
 
 def rerun_hint(how: str = "") -> str:
     """Return the hint of an interrupted command: its work is kept, and how to run it again."""
-    return f"what was done is kept; run it again{' ' + how if how else ''}: {command_line(*_arguments.get())}"
+    return f"finished work is kept; run it again{' ' + how if how else ''}: {command_line(*_arguments.get())}"
 
 
 def raise_on_termination() -> None:

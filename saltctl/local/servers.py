@@ -88,7 +88,7 @@ def valkey_binary() -> Path:
     try:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as exc:
-        raise ConfigurationError(f"there is no Valkey server for this machine: {exc}", hint=_INSTALL_HINT) from exc
+        raise ConfigurationError(f"no Valkey server for this machine: {exc}", hint=_INSTALL_HINT) from exc
 
 
 def free_port() -> int:

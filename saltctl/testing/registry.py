@@ -118,7 +118,7 @@ class MemoryRedis:
                 faults.before |= {"lookup": error, "merge": error}
 
     def restart(self, *, keep_entries: bool = False) -> None:
-        """Do what a restart does: no primary is verified any more, and the entries are lost unless an AOF kept them."""
+        """Restart every primary: none is verified any more, and the entries are lost unless ``keep_entries`` is set."""
         self.verified_primaries.clear()
         if not keep_entries:
             for held in self.held.values():

@@ -60,7 +60,7 @@ class MemoryServers:
         )
 
     def rebuild(self) -> None:
-        """Do what a rebuild does: merge every entry of the backup into Redis, then verify every primary."""
+        """Merge every entry of the backup into Redis, and verify every primary, as a rebuild does."""
         for entry in self.backup.items.values():
             self.redis.merge(entry.conversation_id, entry.max_n)
         self.redis.verified_primaries.update(self.redis.held)

@@ -15,7 +15,7 @@ from saltctl.cli.text import printable
 from saltctl.errors import ExitCode, UsageError
 
 COLUMNS = columns_of("passed scenarios")
-LIST_COLUMNS = columns_of("name about", name="drill", about="what it shows")
+LIST_COLUMNS = columns_of("name about", name="drill", about="scenario")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -75,7 +75,7 @@ def _read_from_cursor(reader: History, seen: Page, written: _Writer) -> Iterator
     yield _read_all(reader, written, "and pages through all of it, newest first")
     base = reader.page(CONVERSATION, ReadOptions(limit=len(written))).shards[0].items_returned
     yield Step(
-        "the base partition has what was written before",
+        "the base partition has the messages from before the raises",
         base == BEFORE,
         f"{base} messages of {len(written)}: all that a reader with a remembered N = 1 would have got",
     )
