@@ -22,6 +22,8 @@ from tests.cli.conftest import Runner, variables_of
 from tests.cli.detection.test_service import Running, join_selectors, with_passwords
 from tests.support.clusters import LocalCluster, Node
 
+pytestmark = pytest.mark.slow
+
 CONVERSATIONS = [f"conv_{number}" for number in range(30)]
 
 

@@ -107,7 +107,7 @@ def examples_of(name: str) -> list[str]:
 
 
 RUNNABLE = [
-    example
+    pytest.param(example, marks=[pytest.mark.slow] if "--window" in example else [])
     for name in sorted(LEAVES)
     for example in examples_of(name)
     if not name.startswith(("local", "drill"))

@@ -121,6 +121,7 @@ def _shape(text: str) -> list[str]:
     return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
 
+@pytest.mark.slow
 def test_the_tour_is_real_output(fresh_environment: dict[str, str]) -> None:
     """Each command of the tour, typed in this order, prints the lines in the README."""
     tried = 0
@@ -158,6 +159,7 @@ def _scheduled() -> list[str]:
     return [job[1].replace("\\%", "%") for job in jobs if job] + [line.removeprefix("ExecStart=") for line in units]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", _scheduled())
 def test_scheduled_commands_are_quiet_and_write_their_metrics(
     command: str, fresh_environment: dict[str, str], tmp_path: Path

@@ -172,6 +172,7 @@ def on_a_terminal(*args: str, typed: str = "", prompt: bytes = b"Continue?") -> 
     return child.returncode, shown.decode()
 
 
+@pytest.mark.slow
 def test_a_terminal_is_asked(configured: Settings, registry: Registry) -> None:
     """On a terminal a raise asks; "no" and an empty answer change nothing, "y" does it."""
     for answer in ("\n", "n\n", "raise\n"):

@@ -49,6 +49,7 @@ def settings(sentinels: LocalSentinels, moto: LocalMoto, monkeypatch: pytest.Mon
     return settings
 
 
+@pytest.mark.slow
 def test_the_service_and_every_command_follow_a_failover(
     sentinels: LocalSentinels, settings: Settings, saltctl: Runner
 ) -> None:

@@ -60,6 +60,7 @@ def short_tmp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("t")
 
 
+@pytest.mark.slow
 def test_it_is_seeded_and_verified(short_tmp: Path) -> None:
     """A command inside sees a few hundred conversations, some salted with a history, and a verified Redis."""
     script = (
@@ -82,6 +83,7 @@ def test_it_is_seeded_and_verified(short_tmp: Path) -> None:
     assert not _left_behind(short_tmp)
 
 
+@pytest.mark.slow
 def test_it_exits_as_the_command_does(short_tmp: Path) -> None:
     """The exit code is the command's; a signal that killed it counts 128 more."""
     assert _local_run(short_tmp, "sh", "-c", "exit 7").returncode == 7
@@ -92,6 +94,7 @@ def test_it_exits_as_the_command_does(short_tmp: Path) -> None:
     assert not _left_behind(short_tmp)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_nothing_is_left_after_a_signal(signum: signal.Signals, short_tmp: Path) -> None:
     """SIGTERM and SIGHUP end command, servers and directory; after SIGKILL no process is left either."""
@@ -136,6 +139,7 @@ def test_a_bound_command_dies_with_its_parent(short_tmp: Path) -> None:
     _until(lambda: not command.exists() or not command.read_bytes())
 
 
+@pytest.mark.slow
 def test_a_shell_reads_commands_from_a_pipe(short_tmp: Path) -> None:
     """``local shell`` runs $SHELL, also when its input is a script."""
     done = subprocess.run(
@@ -152,6 +156,7 @@ def test_a_shell_reads_commands_from_a_pipe(short_tmp: Path) -> None:
     assert not _left_behind(short_tmp)
 
 
+@pytest.mark.slow
 def test_the_command_sees_no_other_servers(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command gets no profile, token, endpoint or context of its caller."""
     for name, value in {
@@ -179,6 +184,7 @@ def test_endpoints_elsewhere_are_refused(url: str) -> None:
         require_loopback(url)
 
 
+@pytest.mark.slow
 def test_help_examples_of_local_run(short_tmp: Path) -> None:
     """The examples in ``local run --help`` run as they stand."""
     text = subprocess.run(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from saltctl.history.history import History
 from saltctl.local.drills import cold_server, offline_reader
 from saltctl.registry.registry import Lookup, Registry
 from saltctl.settings import Settings
+
+pytestmark = pytest.mark.slow
 
 
 class CachingRegistry:
