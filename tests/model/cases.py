@@ -210,7 +210,7 @@ class LoadsScript(RedisRegistry):
 
 
 class Overwriting(RedisRebuildSession):
-    """A rebuild that overwrites Redis with what it read from the backup earlier."""
+    """A rebuild that overwrites Redis with the entries that it read from the backup earlier."""
 
     def begin_merge(self, entries: Sequence[Entry]) -> None:
         """Set by HSET."""

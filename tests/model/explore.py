@@ -53,7 +53,7 @@ def misses_acknowledged(world: World, state: State) -> bool:
 
 
 def _name(world: World, path: list[Step]) -> Broken:
-    """Return which lookup misses what at the end of a path."""
+    """Return which lookup misses the acknowledged N at the end of a path."""
     in_redis, _ = world.lookup_results(path[-1][1])
     promised = acknowledged(path[-1][1])
     by_message = next(label for label, state, _ in path if acknowledged(state) == promised).startswith("writer")

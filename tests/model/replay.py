@@ -46,7 +46,7 @@ class Call(NamedTuple):
 
     @property
     def writes(self) -> bool:
-        """Whether the call can change what other processes see."""
+        """Whether the call can have an effect on other processes."""
         reads = self.words[0] in ("get", "scan", "HGET", "read") or script_of(self.words) == "check_marks"
         return not reads and not (self.words[0] == "EVALSHA" and script_of(self.words) == "lookup")
 
@@ -129,7 +129,7 @@ class StubClient:
         self._answers = answers
 
     def execute_command(self, *words: Any) -> Any:
-        """Send one command. INFO is answered here with what the preconditions of a rebuild need."""
+        """Send one command. INFO is answered here, so that the preconditions of a rebuild hold."""
         if words == ("INFO",):
             return {"redis_version": "7.0.0", "maxmemory_policy": "noeviction"}
         return self._answers.redis(Call("client", normalize(words)))
@@ -486,7 +486,7 @@ class Replayer:
         self._examples: dict[tuple[Process, int], tuple[Reply, ...]] = {}
 
     def after(self, process: Process, replies: tuple[Reply, ...]) -> Call | Finished:
-        """Return what the process does after these answers."""
+        """Return the next call of the process after these answers, or its result."""
         key = (process, replies)
         if key not in self._known:
             self._known[key] = self._run(process, replies)

@@ -1,7 +1,7 @@
 """The servers of the model as values, a Redis process and a DynamoDB item, and the effects of commands on them.
 
 Scripts are run as saltctl sends them, in Lua 5.1 as in Redis. Conditions and updates are evaluated as saltctl sends
-them. The state is only what a single conversation in a single bucket depends on: one hash, whether the lookup script
+them. The state is reduced to that of a single conversation in a single bucket: one hash, whether the lookup script
 is in the script cache, the replication id, and the copy of the hash in the AOF.
 """
 

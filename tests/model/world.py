@@ -266,7 +266,7 @@ class World:
     def _find_calls(
         self, process: Process, shared: Shared, local: Local
     ) -> Iterator[tuple[str, Shared, Local, Call | Finished]]:
-        """Yield the outcomes of the next call: label, shared state, local state, and what the process does next."""
+        """Yield the outcomes of the next call: label, shared state, local state, and the next call of the process."""
         call = self._next(process, local.replies)
         for where, after, reply in self._serve(shared, local, call):
             assert reply in self._possible(call), f"{reply!r} is not among the possible answers to {call!r}"
@@ -376,7 +376,7 @@ def possible_replies(call: Call, case: Case) -> Collection[Reply]:
     ]
     refused = [READ_ONLY, READ_ONLY_SCRIPT, UNREACHABLE]
     entries = [None, *(b"%d" % n for n in case.raises)]
-    # One for each server and each rebuild; two more for a resumed rebuild: what it read, and what is on its disk.
+    # One for each server and each rebuild; two more for a resumed rebuild: the one it read, and the one on its disk.
     ids = [hexadecimal(i).decode() for i in range(case.servers + case.rebuilds + 2 * case.code.resumes)]
     match call:
         case Call("disk", ("read",)):

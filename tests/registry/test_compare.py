@@ -1,4 +1,4 @@
-"""The comparison of Redis with the backup: what counts as drift, what does not, and what a repair does."""
+"""The comparison of Redis with the backup: the kinds of drift, and their repair."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ class Buckets:
     def __init__(self, registry: MemoryRedis) -> None:
         (self._held,) = registry.held.values()
         self.replication_id = "a"
-        self.at: Callable[[str], None] = lambda what: None
+        self.at: Callable[[str], None] = lambda read: None
         self.asked: list[str] = []
 
     def replication_ids(self) -> Mapping[str, str]:
-        """Who the primary is."""
+        """Return the replication id of the primary."""
         return {"redis-0:6379": self.replication_id}
 
     def read(self, conversation_ids: Sequence[str]) -> Sequence[int | None]:
-        """What Redis holds."""
+        """Return the numbers in Redis."""
         self.at("held")
         self.asked += conversation_ids
         return [self._held.get(i) for i in conversation_ids]
 
     def count_entries(self, buckets: Sequence[int]) -> Sequence[int]:
-        """How many entries buckets have."""
+        """Return the sizes of buckets."""
         self.at("sizes")
         return [sum(_bucket(i) == bucket for i in self._held) for bucket in buckets]
 
     def read_buckets(self, buckets: Sequence[int]) -> Iterator[tuple[str, int]]:
-        """The entries of buckets."""
+        """Yield the entries of buckets."""
         self.at("entries")
         yield from [(i, n) for i, n in self._held.items() if _bucket(i) in buckets]
 
@@ -68,7 +68,7 @@ def _bucket(conversation_id: str) -> int:
 
 
 class World:
-    """Both sides in memory, a clock that sleeping moves on, and a comparison of them."""
+    """Both sides in memory, a clock that sleeping advances, and their comparison."""
 
     def __init__(self) -> None:
         self.backup = MemoryBackup()
@@ -80,16 +80,16 @@ class World:
         self.at_sleep: Callable[[], None] = lambda: None
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass, and others do what they do."""
+        """Advance the clock, and let other processes act."""
         self.now += seconds
         self.at_sleep()
 
     def put(self, conversation_id: str, n: int, write_n: int | None = None) -> None:
-        """An item of the backup."""
+        """Put an item into the backup."""
         self.backup.items[conversation_id] = BackupEntry(conversation_id, n, n if write_n is None else write_n)
 
     def comparison(self, *, repair: bool = False, **options: Any) -> Comparison:
-        """A comparison that was not started."""
+        """Create a comparison without starting it."""
         return Comparison(
             Settings(buckets=BUCKETS),
             cast(RedisBucketReader, self.reader),
@@ -102,13 +102,13 @@ class World:
         )
 
     def report(self, **options: Any) -> ComparisonReport:
-        """The report of a comparison."""
+        """Run a comparison, and return its report."""
         return result_of(self.comparison(**options).run())
 
 
 @pytest.fixture
 def world() -> World:
-    """Twenty conversations that both sides agree on."""
+    """Twenty conversations on which both sides agree."""
     made = World()
     for number in range(20):
         made.put(f"conv_{number}", 4)
@@ -117,7 +117,7 @@ def world() -> World:
 
 
 def kinds(report: ComparisonReport) -> dict[str, str]:
-    """The kind of each drift, by conversation."""
+    """Return the kind of each drift, by conversation."""
     return {drift.conversation_id: drift.kind for drift in report.drift}
 
 
@@ -156,8 +156,8 @@ def test_every_kind_of_drift(world: World) -> None:
 
 def test_an_n_of_1_equals_no_entry(world: World) -> None:
     """An N of 1 means the same as no entry, on either side."""
-    world.put("told", 1)
-    world.redis["held"] = 1
+    world.put("in_backup", 1)
+    world.redis["in_redis"] = 1
     assert world.report().drift == []
 
 
@@ -193,8 +193,8 @@ def test_a_raise_that_finishes_meanwhile_is_not_drift(world: World, steps: int) 
 def test_a_raise_between_the_scan_and_the_lookup_is_not_drift(world: World) -> None:
     """If Redis is above what the scan saw, the backup is read again."""
 
-    def a_raise(what: str) -> None:
-        world.reader.at = lambda what: None
+    def a_raise(read: str) -> None:
+        world.reader.at = lambda read: None
         world.registry.raise_to("conv_0", 8)
         world.registry.raise_to("new", 2)
 
@@ -305,7 +305,7 @@ def test_damaged_items_are_counted_and_are_not_drift(world: World) -> None:
 
 def test_entries_lost_meanwhile_break_the_comparison(world: World) -> None:
     """A FLUSHALL after entries were seen is an error, not a report without drift."""
-    world.reader.at = lambda what: world.redis.clear() if what == "sizes" else None
+    world.reader.at = lambda read: world.redis.clear() if read == "sizes" else None
     with pytest.raises(ComparisonBrokenError, match="lost entries"):
         world.report()
 
@@ -313,7 +313,7 @@ def test_entries_lost_meanwhile_break_the_comparison(world: World) -> None:
 def test_another_primary_meanwhile_breaks_the_comparison(world: World) -> None:
     """After a restart or a failover, earlier reads prove nothing about the current server."""
 
-    def restart(what: str) -> None:
+    def restart(read: str) -> None:
         world.reader.replication_id = "b"
 
     world.reader.at = restart
@@ -406,7 +406,7 @@ def test_suspects_that_wait_are_bounded(world: World) -> None:
     comparison = world.comparison(page_limit=50, batch_size=50, max_suspects=100)
     most = 0
 
-    def count_waiting(what: str) -> None:
+    def count_waiting(read: str) -> None:
         """Count the ids that were looked up once: the second look-up of an id is its second check."""
         nonlocal most
         looked_up = Counter(i for i in world.reader.asked if i.startswith("more_"))

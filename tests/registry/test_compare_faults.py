@@ -1,4 +1,4 @@
-"""Whatever breaks or goes on during a comparison: no false drift, and never "all is well" when it is not."""
+"""Failures and raises during a comparison: no false drift, and no false report without drift."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ At = Callable[[str], None]
 
 @pytest.fixture
 def admin(redis_server: LocalRedis) -> Iterator[Any]:
-    """A plain client of the test's Redis, for what people do to a server by hand."""
+    """A plain client of the test's Redis, for manual changes."""
     client = plain_client(redis_server)
     yield client
     client.close()
@@ -47,7 +47,7 @@ def admin(redis_server: LocalRedis) -> Iterator[Any]:
 
 @pytest.fixture
 def aws_stub(settings: Settings) -> Iterator[AwsStub]:
-    """An HTTP server in front of moto that answers otherwise where it is told to."""
+    """An HTTP server in front of moto that can replace answers."""
     assert settings.aws_endpoint_url is not None
     with AwsStub(settings.aws_endpoint_url) as stub:
         yield stub
@@ -63,24 +63,24 @@ def filled(registry: Registry, rebuild: Rebuilder) -> Registry:
 
 
 class WatchedReader(RedisBucketReader):
-    """A reader that calls ``at`` before each thing that it asks Redis for."""
+    """A reader that calls ``at`` before each read."""
 
     def __init__(self, settings: Settings, at: At) -> None:
         super().__init__(settings)
         self._at = at
 
     def replication_ids(self) -> dict[str, str]:
-        """Who the primary is."""
+        """Return the replication ids."""
         self._at("identity")
         return super().replication_ids()
 
     def read(self, conversation_ids: Sequence[str]) -> list[int | None]:
-        """What Redis holds."""
+        """Return the numbers in Redis."""
         self._at("held")
         return super().read(conversation_ids)
 
     def count_entries(self, buckets: Sequence[int]) -> list[int]:
-        """How many entries buckets have."""
+        """Return the sizes of buckets."""
         self._at("sizes")
         return super().count_entries(buckets)
 
@@ -90,11 +90,11 @@ Opener = Callable[..., Comparison]
 
 @pytest.fixture
 def comparison(settings: Settings, store: RedisRegistry, backup: BackupTable, registry: Registry) -> Iterator[Opener]:
-    """Makes a comparison that was not started: small pages, and little patience with what looks like drift."""
+    """Create comparisons with small pages and a short grace period, without starting them."""
     readers: list[RedisBucketReader] = []
 
     def make(
-        at: At = lambda what: None, *, repair: bool = False, of: BackupTable = backup, grace: float = 0.5
+        at: At = lambda read: None, *, repair: bool = False, of: BackupTable = backup, grace: float = 0.5
     ) -> Comparison:
         readers.append(WatchedReader(settings, at))
         options = ComparisonOptions(segments=2, page_limit=7, grace=grace)
@@ -106,7 +106,7 @@ def comparison(settings: Settings, store: RedisRegistry, backup: BackupTable, re
 
 
 def all_is_well(report: ComparisonReport) -> bool:
-    """What nobody may claim of a Redis that lost something."""
+    """Return whether a report says that Redis is verified and has no drift."""
     return report.verified and report.unrepaired == 0
 
 
@@ -136,10 +136,10 @@ def test_redis_loses_data_at_any_point(
     for number in count():
         asked: list[str] = []
 
-        def at(what: str, number: int = number, asked: list[str] = asked) -> None:
+        def at(read: str, number: int = number, asked: list[str] = asked) -> None:
             if len(asked) == number:
                 strike()
-            asked.append(what)
+            asked.append(read)
 
         try:
             report = result_of(comparison(at, grace=0.01).run())
@@ -157,8 +157,8 @@ def test_redis_loses_data_at_any_point(
 def test_redis_stays_down(filled: Registry, redis_server: LocalRedis, comparison: Opener) -> None:
     """A Redis that is gone ends the comparison with an outage, and nothing is reported as drift."""
 
-    def kill(what: str) -> None:
-        if what == "sizes":
+    def kill(read: str) -> None:
+        if read == "sizes":
             redis_server.kill()
 
     with pytest.raises(RedisUnavailableError):
@@ -183,7 +183,7 @@ def test_concurrent_raises_are_not_drift(filled: Registry, comparison: Opener) -
         workers = [pool.submit(keep_raising, worker) for worker in range(4)]
         try:
             before = next(raised)
-            # A grace that is long beside a raise even where the machine is busy with other things.
+            # Much longer than a raise, even on a busy machine.
             report = result_of(comparison(grace=3.0).run())
             assert report.drift == []
             assert all_is_well(report)
@@ -207,7 +207,7 @@ def test_two_repairs_at_once(
 
 
 def drift_away(admin: Any, settings: Settings) -> None:
-    """Every second entry of Redis is lost, and every fifth is above the backup."""
+    """Delete every second entry of Redis, and raise every fifth above the backup."""
     for number, (conversation_id, n) in enumerate(ENTRIES.items()):
         key = f"salt:r:{bucket_of(conversation_id, settings.buckets)}"
         if number % 2:
@@ -217,7 +217,7 @@ def drift_away(admin: Any, settings: Settings) -> None:
 
 
 def assert_nothing_was_lowered(backup: BackupTable) -> None:
-    """The backup has at least what it had before anything drifted."""
+    """Check that the backup still holds at least ENTRIES."""
     held = backup.get_many(list(ENTRIES))
     assert all(held[conversation_id].max_n >= n for conversation_id, n in ENTRIES.items())
 
@@ -262,7 +262,7 @@ Stalled = tuple[dict[str, str], threading.Event]
 
 @pytest.fixture
 def stalled(settings: Settings, filled: Registry, aws_stub: AwsStub) -> Iterator[Stalled]:
-    """The environment of a process whose scan gets no answer, and what is set once it waits for one."""
+    """The environment of a process whose scan gets no answer, and an event that is set when it waits for one."""
     scanned, released = threading.Event(), threading.Event()
 
     def rule(operation: str, request: dict[str, Any]) -> Answer | None:
@@ -272,13 +272,13 @@ def stalled(settings: Settings, filled: Registry, aws_stub: AwsStub) -> Iterator
         return None
 
     aws_stub.rule = rule
-    # A short deadline: whoever is told to end waits for a request that is under way.
+    # A short deadline: a process that is ended waits for its request in progress.
     yield os.environ | variables_of(aws_stub.settings(settings)) | {"SALTCTL_AWS_TIMEOUT": "0.5"}, scanned
     released.set()
 
 
 def start(environment: dict[str, str], *options: str) -> subprocess.Popen[str]:
-    """``saltctl compare`` as a process of its own."""
+    """Start ``saltctl compare`` as a process."""
     command = [sys.executable, "-m", "saltctl", "compare", *options]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -301,7 +301,7 @@ def test_signals_end_it_cleanly(signum: signal.Signals, code: int, stalled: Stal
 def test_a_timeout_ends_it(stalled: Stalled) -> None:
     """``--timeout`` works while AWS does not answer: exit 124, with a hint."""
     environment, _ = stalled
-    # Longer than the time that is allowed: or else it is AWS that is given up first.
+    # Longer than --timeout, or else the request to AWS would end first.
     process = start(environment | {"SALTCTL_AWS_TIMEOUT": "3"}, "--timeout", "2s", "-o", "json")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 124

@@ -1,6 +1,6 @@
-"""A raise that breaks between two of its steps: readers miss nothing, and the same raise again completes it.
+"""A raise that breaks between two of its steps: readers miss no message, and a repeated raise completes it.
 
-Real servers; a stub in front of moto only where DynamoDB has to refuse.
+Real servers; a stub in front of moto only if DynamoDB has to refuse requests.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ At = Callable[[str], None]
 
 
 on_each_engine = pytest.mark.parametrize("redis_binary", ["valkey", "redis"], indirect=True)
-"""For what hangs on the engine's own behaviour; everything else runs on one of them."""
+"""For tests that depend on the behaviour of the engine; all others run on one of them."""
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ class WatchedRegistry(RedisRegistry):
 
 @pytest.fixture
 def stub(settings: Settings) -> Iterator[AwsStub]:
-    """An HTTP server in front of moto that answers with errors where it is told to."""
+    """An HTTP server in front of moto that can answer with errors."""
     assert settings.aws_endpoint_url is not None
     with AwsStub(settings.aws_endpoint_url) as server:
         yield server
@@ -95,7 +95,7 @@ Raising = Callable[[At], Registry]
 
 @pytest.fixture
 def raising(settings: Settings, backup: BackupTable, stub: AwsStub, rebuild: Rebuilder) -> Iterator[Raising]:
-    """Opens registries over a verified Redis in which ``conv`` has 2 salts; what they do is watched."""
+    """Open watched registries over a verified Redis in which ``conv`` has 2 salts."""
     rebuild()
     with Registry.over(settings, RedisRegistry(settings), backup) as first:
         first.raise_to("conv", 2)
@@ -115,7 +115,7 @@ def raising(settings: Settings, backup: BackupTable, stub: AwsStub, rebuild: Reb
 
 
 def strike_at(point: str, strike: Callable[[], object]) -> At:
-    """Strikes once, at the named point."""
+    """Return a callback that strikes once, at this point."""
     left = [strike]
 
     def at(reached: str) -> None:
@@ -133,7 +133,7 @@ def held(backup: BackupTable) -> tuple[int, int]:
 
 
 def assert_readers_cover(registry: Registry, backup: BackupTable) -> None:
-    """Readers cover at least what any writer spreads over, and at least the 2 that were acknowledged."""
+    """Check that readers cover the salts of every writer, and at least the 2 that were acknowledged."""
     max_n, write_n = held(backup)
     lookup = registry.lookup("conv")
     assert 2 <= lookup.write_n <= lookup.max_n
@@ -178,7 +178,7 @@ def test_redis_killed_between_two_steps(
     assert held(backup) == in_backup
     assert_readers_cover(registry, backup)
 
-    # It comes back empty: still nobody is answered wrongly, and the same raise again completes it.
+    # It restarts empty: lookups are still right, and a repeated raise completes it.
     redis_server.delete_aof()
     redis_server.start()
     assert_readers_cover(registry, backup)
@@ -243,7 +243,7 @@ def test_a_flushed_redis_between_merge_and_commit(
 
 
 def throttle(stub: AwsStub) -> None:
-    """From now on every write is throttled."""
+    """Throttle every write from now on."""
     stub.answer_always("UpdateItem", refusal("ProvisionedThroughputExceededException"))
 
 
@@ -347,7 +347,7 @@ def test_the_table_is_deleted_between_two_steps(
 
 
 class KilledError(BaseException):
-    """Stands for SIGKILL: nothing after it is done."""
+    """Stands for SIGKILL: the process does nothing after it."""
 
 
 @pytest.mark.parametrize("n", [4, 8, 16])
@@ -373,9 +373,9 @@ def test_another_instance_completes_the_raise_of_a_dead_one(
 def test_the_backup_is_ahead_of_redis_in_the_middle_of_a_raise(
     raising: Raising, registry: Registry, settings: Settings, backup: BackupTable
 ) -> None:
-    """Whoever cannot reach Redis covers 8 already, and a later lookup in Redis 2: a max_n may be seen to go back.
+    """A client without Redis covers 8 already, while a later lookup in Redis returns 2: max_n can seem to go back.
 
-    Nobody writes by it: write_n is 2 on both sides. So readers look in too many places for a while, never in too few.
+    No writer uses 8: write_n is 2 on both sides. So readers cover too many salts for a while, never too few.
     """
 
     def die() -> None:

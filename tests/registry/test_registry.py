@@ -1,4 +1,4 @@
-"""Lookups with their fallback, and raises, over stores in memory that fail as told."""
+"""Lookups with their fallback, and raises, over stores in memory with injected failures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 
 class Clock:
-    """A clock that goes on when it is told to."""
+    """A clock that a test advances."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -43,7 +43,7 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """The breaker's clock."""
+    """The clock of the circuit breaker."""
     return Clock()
 
 
@@ -70,7 +70,7 @@ Opener = Callable[..., Registry]
 
 @pytest.fixture
 def over(clock: Clock) -> Opener:
-    """Opens a registry over given stores."""
+    """Open a registry over these stores."""
 
     def open_(store: RegistryStore, backup: BackupStore, *, layout: str = "v1:64", cap: int = 256) -> Registry:
         return Registry(
@@ -90,7 +90,7 @@ def over(clock: Clock) -> Opener:
 
 @pytest.fixture
 def registry(over: Opener, store: MemoryRedis, backup: MemoryBackup) -> Registry:
-    """A registry over both."""
+    """A registry over both stores."""
     return over(store, backup)
 
 
@@ -101,7 +101,7 @@ def held(backup: MemoryBackup, conversation_id: str) -> tuple[int, int]:
 
 
 def seed(store: MemoryRedis, backup: MemoryBackup, conversation_id: str, max_n: int, write_n: int) -> None:
-    """An entry as a raise leaves it, half-done or done."""
+    """Put an entry as an interrupted or a complete raise leaves it."""
     backup.items[conversation_id] = BackupEntry(conversation_id, max_n, write_n)
     store.merge(conversation_id, max_n)
 
@@ -196,7 +196,7 @@ def test_without_either_side_a_lookup_fails(
 def test_an_invalid_id_is_refused_before_any_request(
     registry: Registry, backup: MemoryBackup, redis: Faults, bad: str
 ) -> None:
-    """Lookups and raises alike, also if the invalid id is one of many."""
+    """In lookups and raises, also if the invalid id is one of many."""
     for ask in (
         lambda: registry.lookup(bad),
         lambda: registry.lookup_many(["conv", bad]),
@@ -456,7 +456,7 @@ class Closeable(MemoryRedis):
     closed = 0
 
     def close(self) -> None:
-        """Note it."""
+        """Count the call."""
         self.closed += 1
 
 

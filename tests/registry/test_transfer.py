@@ -1,4 +1,4 @@
-"""Sorting an export in flat memory, and what an import makes of each kind of line."""
+"""Sorting an export in bounded memory, and the effect of each kind of line of an import."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class World:
         self.at_sleep: Callable[[], None] = lambda: None
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self.slept.append(seconds)
         self.now += seconds
         self.at_sleep()
 
     def load(self, lines: bytes, **options: Any) -> ImportReport:
-        """Import lines."""
+        """Import lines, and return the report."""
         job = Import(
             io.BytesIO(lines),
             self.registry,
@@ -53,7 +53,7 @@ class World:
 
 @pytest.fixture
 def world() -> World:
-    """Conversations a and b in both places, at 4."""
+    """Conversations a and b on both sides, with 4 salts."""
     made = World()
     for conversation_id in "ab":
         made.registry.raise_to(conversation_id, 4)
@@ -61,7 +61,7 @@ def world() -> World:
 
 
 def line(conversation_id: object, n: object, **more: object) -> bytes:
-    """One line of an export."""
+    """Return one line of an export."""
     return json.dumps({"conversation_id": conversation_id, "max_n": n, **more}).encode() + b"\n"
 
 

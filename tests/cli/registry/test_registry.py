@@ -1,4 +1,4 @@
-"""``saltctl registry``: what it shows, what it refuses, and what it says."""
+"""``saltctl registry``: its output, refusals and messages."""
 
 from __future__ import annotations
 
