@@ -34,7 +34,7 @@ LAYOUT = "v1:16"
 
 
 class Buckets:
-    """What ``RedisBucketReader`` tells of a MemoryRedis; ``at`` is called before each of its answers."""
+    """A ``RedisBucketReader`` over a MemoryRedis; ``at`` is called before each read."""
 
     def __init__(self, registry: MemoryRedis) -> None:
         (self._held,) = registry.held.values()

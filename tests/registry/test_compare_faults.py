@@ -165,6 +165,7 @@ def test_redis_stays_down(filled: Registry, redis_server: LocalRedis, comparison
         list(comparison(kill).run())
 
 
+@pytest.mark.slow
 def test_concurrent_raises_are_not_drift(filled: Registry, comparison: Opener) -> None:
     """Four threads raise old and new conversations meanwhile: none is reported."""
     done = threading.Event()
@@ -222,6 +223,7 @@ def assert_nothing_was_lowered(backup: BackupTable) -> None:
     assert all(held[conversation_id].max_n >= n for conversation_id, n in ENTRIES.items())
 
 
+@pytest.mark.slow
 def test_throttling_at_every_kind_of_request(
     filled: Registry,
     backup: BackupTable,
@@ -283,6 +285,7 @@ def start(environment: dict[str, str], *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_end_it_cleanly(signum: signal.Signals, code: int, stalled: Stalled, tmp_path: Path) -> None:
     """It ends at once with the exit code of the signal, one log line and its metrics."""
@@ -298,6 +301,7 @@ def test_signals_end_it_cleanly(signum: signal.Signals, code: int, stalled: Stal
     assert re.search(rf"^saltctl_job_exit_code{{.*}} {code}\.0$", file.read_text(), flags=re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_timeout_ends_it(stalled: Stalled) -> None:
     """``--timeout`` works while AWS does not answer: exit 124, with a hint."""
     environment, _ = stalled
@@ -308,6 +312,7 @@ def test_a_timeout_ends_it(stalled: Stalled) -> None:
     assert "run it again" in json.loads(err)["error"]["hint"]
 
 
+@pytest.mark.slow
 def test_repairs_that_are_killed_at_any_point(
     filled: Registry,
     backup: BackupTable,

@@ -65,6 +65,7 @@ def test_no_drift(saltctl: Runner, configured: Settings, registry: Registry, reb
     assert (found["checked"], found["in_sync"], found["drift"], found["verified"]) == (1, 1, [], True)
 
 
+@pytest.mark.slow
 def test_drift_is_listed_and_repaired(saltctl: Runner, drifted: Settings, registry: Registry) -> None:
     """Drift is exit 3 until it is repaired; the repair raises, and lookups return it."""
     outcome = saltctl("compare", "-o", "json")

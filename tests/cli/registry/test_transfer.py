@@ -70,6 +70,7 @@ def test_bad_lines_are_exit_4(saltctl: Runner, filled: Settings, tmp_path: Path)
     assert "\x1b" not in outcome.err
 
 
+@pytest.mark.slow
 def test_import_of_stdin(process: Callable[..., CompletedProcess[str]], filled: Settings, store: RedisRegistry) -> None:
     """``-`` reads a pipe, and the confirmation is not read from it."""
     line = '{"conversation_id": "piped", "max_n": 8}\n'
