@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from saltctl.cli.output import Column, columns_of, format_value, table_of
 from saltctl.cli.text import printable
 from saltctl.cli.throttling.chart import draw_chart, format_time
+from saltctl.salting import split_partition_key
 from saltctl.throttling.analysis import CAUSE_OF, CAUSES, ThrottleAnalysis
 from saltctl.throttling.scan import ScanResult, as_record
 
@@ -19,8 +20,9 @@ SERIES_COLUMNS = (
     *columns_of("sum peak"),
     Column("peak_at", "peak at", show=lambda r: str(r["peak_at"])[5:16].replace("T", " ")),
 )
-KEY_COLUMNS = columns_of(
-    "conversation_id partition_key partitions throttles max_n", partition_key="worst partition key", partitions="keys"
+KEY_COLUMNS = (
+    *columns_of("conversation_id partitions throttles max_n"),
+    Column("partition_key", "most throttled", show=lambda r: _partition(r["partition_key"])),
 )
 _STYLES = {"quiet": "bold green", "no-data": "bold yellow"}
 
@@ -55,6 +57,11 @@ def draw(screen: Console, result: ScanResult) -> None:
         for command in result.diagnosis.advice:
             # Not wrapped, so that the command can be copied.
             screen.print(Text(f"  {printable(command)}"), soft_wrap=True)
+
+
+def _partition(key: str) -> str:
+    _, salt = split_partition_key(key)
+    return "base partition" if salt is None else f"salt {salt}"
 
 
 def _draw_bullet(screen: Console, line: str) -> None:

@@ -1,0 +1,34 @@
+"""Tests of the human view of a throttle scan."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+
+from saltctl.cli.throttling.view import draw
+from saltctl.stores.contracts import Contributors
+from saltctl.throttling.diagnosis import ServiceStatus
+from saltctl.throttling.scan import ScanOptions, scan_table
+from tests.throttling.fake_store import FakeMetricsStore
+from tests.throttling.series import OVER, events
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_hot_keys_and_spikes(width: int) -> None:
+    """The view names the salt of a hot key and sums up the spikes, within the width of the terminal."""
+    from rich.console import Console
+
+    store = FakeMetricsStore(
+        events("WriteKeyRangeThroughputThrottleEvents", 12, 0, 406),
+        contributors=Contributors("enabled", (("conv_hot_12#3", 400.0), ("conv_1", 18.0))),
+    )
+    result = scan_table(store, ScanOptions("t", OVER), ServiceStatus("ok", 0, 2), lambda _: {"conv_hot_12": 16})
+    out = StringIO()
+    draw(Console(file=out, width=width, markup=False, highlight=False), result)
+    words = " ".join(out.getvalue().split())
+    assert words.startswith("hot-partition t, 07:00 to 08:00 UTC")
+    assert "2 spikes; highest 406/min at 07:59 (typical 0)" in words
+    assert "conv_hot_12 1 400 16 salt 3" in words
+    assert "conv_1 1 18 — base partition" in words
+    assert all(len(line) <= width for line in out.getvalue().splitlines())
