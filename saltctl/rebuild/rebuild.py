@@ -89,7 +89,7 @@ class Rebuild:
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        from saltctl.stores.redis.registry import new_token
+        from saltctl.stores.redis.rebuild_session import new_token
 
         self._store = store
         self._backup = backup

@@ -18,8 +18,9 @@ from saltctl.registry.registry import Lookup, Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.contracts import BackupStore
+from saltctl.stores.redis.buckets import FENCE
 from saltctl.stores.redis.connections import Connections
-from saltctl.stores.redis.registry import FENCE, RedisRegistry
+from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script_sha
 from tests.benchmarks.entries import entries, n_of
 from tests.benchmarks.measure import interleave, median_ratio

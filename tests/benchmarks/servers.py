@@ -11,7 +11,8 @@ from pathlib import Path
 
 from saltctl.local.servers import LocalRedis, dummy_credentials, valkey_binary
 from saltctl.settings import Settings
-from saltctl.stores.redis.registry import RedisRegistry, new_token
+from saltctl.stores.redis.rebuild_session import new_token
+from saltctl.stores.redis.registry import RedisRegistry
 
 BATCH = 10_000
 """Entries that are handed to the registry at once: about what a page of the backup has."""
@@ -46,7 +47,8 @@ def fill(settings: Settings, entries: Sequence[tuple[str, int]]) -> None:
         (session,) = store.sessions()
         session.mark_buckets(token)
         for start in range(0, len(entries), BATCH):
-            session.merge(entries[start : start + BATCH])
+            session.begin_merge(entries[start : start + BATCH])
+            session.end_merge()
         session.set_fence(token)
         session.load_lookup()
         session.close()

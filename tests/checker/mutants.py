@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from saltctl.registry.registry import Registry
-from saltctl.salting import bucket_of
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import BackupEntry, Raise, RaiseOutcome
 from saltctl.stores.redis.merge_commands import Entry
-from saltctl.stores.redis.registry import RedisRebuildSession, RedisRegistry
+from saltctl.stores.redis.rebuild_session import RedisRebuildSession
+from saltctl.stores.redis.registry import RedisRegistry
 from tests.checker.schedule import Fault
 
 
@@ -90,9 +90,7 @@ class OverwritingSession(RedisRebuildSession):
 
     def begin_merge(self, entries: Sequence[Entry]) -> None:
         """HSET."""
-        commands = [
-            ("HSET", f"{self._stem}{bucket_of(entry[0], self._buckets)}", entry[0], entry[1]) for entry in entries
-        ]
+        commands = [("HSET", self._buckets.key_of(entry[0]), entry[0], entry[1]) for entry in entries]
         self._connection.execute(commands)
 
 

@@ -21,7 +21,8 @@ from saltctl.registry.registry import Registry
 from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
 from saltctl.stores.redis.errors import redis_errors
 from saltctl.stores.redis.merge_commands import Entry
-from saltctl.stores.redis.registry import RedisRebuildSession, RedisRegistry
+from saltctl.stores.redis.rebuild_session import RedisRebuildSession
+from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script
 from tests.model.failures import Failure
 from tests.model.replay import CONVERSATION, Code, ModelBackup
@@ -182,7 +183,7 @@ class NoFence(RedisRegistry):
     """A lookup without a fence."""
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
-        """Read by HGET."""
+        """Read without the script."""
         return [self.read_unverified(conversation_ids)[CONVERSATION]]
 
 
@@ -190,7 +191,7 @@ class FenceAndEntryApart(RedisRegistry):
     """A lookup that reads the fence and the entry in two commands."""
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
-        """Run the script, and then HGET."""
+        """Run the script, and then read without it."""
         super().lookup(primary, conversation_ids)
         return [self.read_unverified(conversation_ids)[CONVERSATION]]
 

@@ -47,7 +47,7 @@ class Call(NamedTuple):
     @property
     def writes(self) -> bool:
         """Whether the call can have an effect on other processes."""
-        reads = self.words[0] in ("get", "scan", "HGET", "read") or script_of(self.words) == "check_marks"
+        reads = self.words[0] in ("get", "scan", "HMGET", "read") or script_of(self.words) == "check_marks"
         return not reads and not (self.words[0] == "EVALSHA" and script_of(self.words) == "lookup")
 
     def __str__(self) -> str:

@@ -14,7 +14,8 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import DamagedEntry, Raise
-from saltctl.stores.redis.registry import FENCE, REBUILD, RedisRegistry
+from saltctl.stores.redis.buckets import FENCE, REBUILD
+from saltctl.stores.redis.registry import RedisRegistry
 from tests.rebuild.harness import (
     ENTRIES,
     Opener,

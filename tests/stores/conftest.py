@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from saltctl.local.servers import LocalRedis, valkey_binary
+from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 
 PROMPT_REPLICATION = {"repl-diskless-sync-delay": "0", "shutdown-timeout": "0", "repl-ping-replica-period": "1"}
@@ -55,6 +56,12 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {what}"
         time.sleep(0.01)
+
+
+def merge(session: RedisRebuildSession, entries: Sequence[tuple[str, int]]) -> int:
+    """Merge entries over a rebuild's session and wait for it; return how many were raised."""
+    session.begin_merge(entries)
+    return session.end_merge()
 
 
 def plain_client(server: LocalRedis) -> Any:

@@ -1,42 +1,82 @@
-"""What Redis holds, bucket by bucket, verified or not: for comparisons and exports, never for routing."""
+"""The buckets of the registry: their keys, their own fields, and a reader of many entries at once.
+
+A bucket is a hash, ``{prefix}:r:{number}``, of conversation id → max_n. Conversation ids hold no ``#``, so the
+fields ``#fence`` and ``#rebuild`` cannot collide with an entry.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from saltctl.errors import RedisUnavailableError
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.redis.connections import Connections
-from saltctl.stores.redis.registry import FENCE, REBUILD
+from saltctl.stores.redis.topology import redirection
 
+FENCE = "#fence"
+"""Names the layout and the replication id of the primary that was verified."""
+REBUILD = "#rebuild"
+"""The token of a rebuild in progress, or of an interrupted one."""
 UNREADABLE = 0
-"""Stands for a value that is no salt count: lookups of it are errors, and a merge writes over it."""
-BUCKETS_AT_ONCE = 256
-"""Buckets in one batch of commands. With a hundred entries each these are about a megabyte of answers."""
-_COMMANDS_AT_ONCE = 4096
-"""Commands in one batch of HMGETs; few ids each, where entries are spread thinly."""
+"""Stands for a value that is not a salt count: a lookup of it is an error, and a merge overwrites it."""
+BUCKETS_A_CALL = 256
+"""Buckets in one call of a script."""
+BUCKETS_A_BATCH = 256
+"""Buckets that are read in one batch of commands. With a hundred entries each, the replies are about a megabyte."""
+_COMMANDS_A_BATCH = 4096
+"""HMGET commands in one batch. Each names few ids if the entries are spread thinly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """The keys of one registry's buckets.
+
+    ``prefix`` is a key without its number, ``count`` the number of buckets, ``layout`` the name that fences carry.
+    """
+
+    prefix: str
+    count: int
+    layout: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> Buckets:
+        """Return the buckets that the settings describe."""
+        return cls(f"{settings.key_prefix}:r:", settings.buckets, settings.layout)
+
+    def key(self, number: int) -> str:
+        """Return the key of a bucket."""
+        return f"{self.prefix}{number}"
+
+    def key_of(self, conversation_id: str) -> str:
+        """Return the key of the bucket of a conversation."""
+        return f"{self.prefix}{bucket_of(conversation_id, self.count)}"
+
+    def keys(self, numbers: range | None = None) -> Iterator[str]:
+        """Yield the keys of these buckets, or of all."""
+        return map(self.key, range(self.count) if numbers is None else numbers)
 
 
 class RedisBucketReader:
-    """Reads many entries at once. Thread-safe.
+    """Reads many entries at once, whether or not Redis is verified. Not for routing. Thread-safe.
 
-    Every method raises RedisUnavailableError, AccessDeniedError and ConfigurationError, and is never tried
-    again by itself: whoever compares wants to know that a server went away.
+    Every method raises RedisUnavailableError, AccessDeniedError and ConfigurationError. Without ``connections``
+    nothing is retried: a comparison must notice that a server went away.
     """
 
     def __init__(self, settings: Settings, *, connections: Connections | None = None) -> None:
         self._connections = connections or Connections(settings, timeout=settings.redis_timeout, retries=0)
-        self._buckets = settings.buckets
-        self._stem = f"{settings.key_prefix}:r:"
+        self._buckets = Buckets.of(settings)
 
     def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
         self._connections.close()
 
     def replication_ids(self) -> dict[str, str]:
-        """The replication id of each primary: another one means that it restarted or failed over."""
+        """Return the replication id of each primary: it changes at a restart and at a failover."""
         found = {}
         for primary in self._connections.primaries():
             with self._connections.errors(primary):
@@ -45,62 +85,87 @@ class RedisBucketReader:
         return found
 
     def read(self, conversation_ids: Sequence[str]) -> list[int | None]:
-        """What Redis holds for each id, in their order: None without an entry, UNREADABLE for nonsense."""
-        places: dict[int, list[int]] = defaultdict(list)
-        for place, conversation_id in enumerate(conversation_ids):
-            places[bucket_of(conversation_id, self._buckets)].append(place)
+        """Return the value of each id, in their order: None without an entry, UNREADABLE if it is not a salt count."""
+        positions: dict[str, list[int]] = defaultdict(list)
+        for position, conversation_id in enumerate(conversation_ids):
+            positions[self._buckets.key_of(conversation_id)].append(position)
         found: list[int | None] = [None] * len(conversation_ids)
-        commands = [("HMGET", self._key(b), *(conversation_ids[p] for p in at)) for b, at in places.items()]
-        for at, values in zip(places.values(), self._ask(commands), strict=True):
-            for place, value in zip(at, values, strict=True):
-                found[place] = _number(value)
+        commands = [("HMGET", key, *(conversation_ids[p] for p in at)) for key, at in positions.items()]
+        for at, values in zip(positions.values(), self._ask(commands), strict=True):
+            for position, value in zip(at, values, strict=True):
+                found[position] = None if value is None else _count_or_unreadable(value)
         return found
 
     def count_entries(self, buckets: Sequence[int]) -> list[int]:
-        """How many entries each bucket has."""
+        """Return the number of entries of each bucket."""
         commands: list[tuple[str, ...]] = []
-        for bucket in buckets:
-            commands += (("HLEN", self._key(bucket)), ("HMGET", self._key(bucket), FENCE, REBUILD))
-        answers = list(self._ask(commands))
-        own = (sum(value is not None for value in values) for values in answers[1::2])
-        return [fields - ours for fields, ours in zip(answers[::2], own, strict=True)]
+        for key in map(self._buckets.key, buckets):
+            commands += (("HLEN", key), ("HMGET", key, FENCE, REBUILD))
+        replies = list(self._ask(commands))
+        own_fields = (sum(value is not None for value in values) for values in replies[1::2])
+        return [fields - own for fields, own in zip(replies[::2], own_fields, strict=True)]
 
     def read_buckets(self, buckets: Sequence[int]) -> Iterator[tuple[str, int]]:
-        """Every entry of these buckets, UNREADABLE for nonsense; one batch of buckets in memory.
+        """Yield every entry of these buckets; UNREADABLE if a value is not a salt count. One batch is in memory.
 
-        Ids that are no UTF-8 come with their odd bytes as lone surrogates, which no conversation id has.
+        Bytes of an id that are not UTF-8 become lone surrogates, which no conversation id has.
         """
-        for start in range(0, len(buckets), BUCKETS_AT_ONCE):
-            commands = [("HGETALL", self._key(bucket)) for bucket in buckets[start : start + BUCKETS_AT_ONCE]]
-            for answer in self._ask(commands):
-                for name, value in zip(answer[::2], answer[1::2], strict=True):
+        for start in range(0, len(buckets), BUCKETS_A_BATCH):
+            commands = [("HGETALL", self._buckets.key(b)) for b in buckets[start : start + BUCKETS_A_BATCH]]
+            for reply in self._ask(commands):
+                for name, value in zip(reply[::2], reply[1::2], strict=True):
                     if not name.startswith(b"#"):
-                        yield name.decode("utf-8", "surrogateescape"), _number(value) or UNREADABLE
-
-    def _key(self, bucket: int) -> str:
-        return f"{self._stem}{bucket}"
+                        yield name.decode("utf-8", "surrogateescape"), _count_or_unreadable(value)
 
     def _ask(self, commands: Sequence[tuple[str, ...]]) -> Iterator[Any]:
-        """The replies, in order; the first error reply ends it."""
-        for start in range(0, len(commands), _COMMANDS_AT_ONCE):
-            batch = commands[start : start + _COMMANDS_AT_ONCE]
+        """Yield the replies, in order. Raises the first error reply; follows a slot that is moving."""
+        for start in range(0, len(commands), _COMMANDS_A_BATCH):
+            batch = commands[start : start + _COMMANDS_A_BATCH]
             by_primary: dict[str, list[int]] = defaultdict(list)
-            for place, command in enumerate(batch):
-                by_primary[self._connections.primary_of(command[1])].append(place)
+            for position, command in enumerate(batch):
+                by_primary[self._connections.primary_of(command[1])].append(position)
             replies: list[Any] = [None] * len(batch)
-            for primary, places in by_primary.items():
+            for primary, positions in by_primary.items():
                 with self._connections.errors(primary):
-                    for place, reply in zip(places, self._ask_primary(primary, batch, places), strict=True):
-                        if isinstance(reply, Exception):
-                            raise reply
-                        replies[place] = reply
+                    found = self._connections.ask_all_again(primary, [batch[position] for position in positions])
+                for position, reply in zip(positions, found, strict=True):
+                    replies[position] = self._resolve(reply, primary, batch[position])
             yield from replies
 
-    def _ask_primary(self, primary: str, batch: Sequence[tuple[str, ...]], places: Sequence[int]) -> list[Any]:
-        return self._connections.ask_all(primary, [batch[place] for place in places])
+    def _resolve(self, reply: Any, primary: str, command: tuple[str, ...]) -> Any:
+        if not isinstance(reply, Exception):
+            return reply
+        if redirection(reply):
+            return self._connections.ask_of(command[1], [command])[0]
+        with self._connections.errors(primary):
+            raise reply
 
 
-def _number(value: bytes | None) -> int | None:
+def parse_count(value: Any, primary: str) -> int | None:
+    """Return an entry's salt count, None without an entry.
+
+    Raises:
+        RedisUnavailableError: the value is not a salt count. Never a default: a reader that took it for
+            "unsalted" would show an empty chat.
+    """
     if value is None:
         return None
+    try:
+        number = int(value)
+    except ValueError:
+        number = UNREADABLE
+    return check_count(number, primary)
+
+
+def check_count(number: int, primary: str) -> int:
+    """Return the number; raises RedisUnavailableError if it is not a salt count, as :func:`parse_count` does."""
+    if number < 1:
+        raise RedisUnavailableError(
+            f"Redis at {primary} holds an entry that is not a salt count",
+            hint="saltctl rebuild merges the backup over it",
+        )
+    return number
+
+
+def _count_or_unreadable(value: bytes) -> int:
     return int(value) if value.isdigit() else UNREADABLE

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,13 @@ class Connections:
     def primary_of(self, key: str) -> str:
         """The name of the primary that has a key; raises RedisUnavailableError as above."""
         return self._topology.primary_of(key, self._timeout)
+
+    def by_primary(self, keys: Iterable[str]) -> dict[str, list[str]]:
+        """Return the keys grouped by primary; a primary without any of them has an empty list."""
+        groups: dict[str, list[str]] = {primary: [] for primary in self.primaries()}
+        for key in keys:
+            groups.setdefault(self.primary_of(key), []).append(key)
+        return groups
 
     def refresh(self) -> bool:
         """Learn anew who the primaries are; whether something changed."""
@@ -171,6 +178,12 @@ class Connections:
                 connection.disconnect()
             pool.release(connection)
 
+    def ask_all_again(self, primary: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Like :meth:`ask_all`, with the retries of the clients. For commands that may run twice."""
+        retry = _retry_policy(self._retries)
+        replies: list[Any] = retry.call_with_retry(lambda: self.ask_all(primary, commands), lambda _: None)
+        return replies
+
     def ask_of(
         self, key: str, commands: Sequence[tuple[Any, ...]], *, accept: Callable[[Exception], bool] = lambda _: False
     ) -> list[Any]:
@@ -241,13 +254,11 @@ class Connections:
 
     def _client_of(self, url: str, name: str, timeout: float, retries: int, password: str | None) -> Any:
         import redis
-        from redis.backoff import ExponentialBackoff, NoBackoff
-        from redis.retry import Retry
 
         options: dict[str, Any] = {
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
-            "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), retries) if retries else Retry(NoBackoff(), 0),
+            "retry": _retry_policy(retries),
             "client_name": "saltctl",
             "protocol": 2,
         }
@@ -264,6 +275,13 @@ class Connections:
                 f"the Redis URL of {name} has options that redis-py does not know",
                 hint="check what stands behind its question mark",
             ) from None
+
+
+def _retry_policy(retries: int) -> Any:
+    from redis.backoff import ExponentialBackoff, NoBackoff
+    from redis.retry import Retry
+
+    return Retry(ExponentialBackoff(cap=1.0, base=0.05), retries) if retries else Retry(NoBackoff(), 0)
 
 
 def _parsed(settings: Settings) -> RedisUrl:

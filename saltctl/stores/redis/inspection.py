@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from saltctl.settings import Settings
+from saltctl.stores.redis.buckets import BUCKETS_A_CALL, Buckets
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.errors import redis_errors
-from saltctl.stores.redis.registry import BUCKETS_A_CALL
 from saltctl.stores.redis.scripts import script, script_sha
 
 SERVICE_USER = "saltctl-service"
@@ -106,10 +106,7 @@ class RedisInspection:
 
     def count_entries(self) -> list[RegistryCounts]:
         """Count entries and fences of every bucket, one result for each primary."""
-        buckets: dict[str, list[str]] = {primary: [] for primary in self._connections.primaries()}
-        for bucket in range(self._settings.buckets):
-            key = f"{self._settings.key_prefix}:r:{bucket}"
-            buckets[self._connections.primary_of(key)].append(key)
+        buckets = self._connections.by_primary(Buckets.of(self._settings).keys())
         # The keys of a script must share a slot, which in a cluster is certain of a single one only.
         keys_a_call = 1 if self._connections.clustered else BUCKETS_A_CALL
         return [self._count_entries(primary, keys, keys_a_call) for primary, keys in buckets.items()]

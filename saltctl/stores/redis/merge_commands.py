@@ -13,6 +13,8 @@ from binascii import crc32
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+from saltctl.stores.redis.buckets import Buckets
+
 MERGE_ENTRIES = 1000
 """Entries in one call of the merge script: one to three milliseconds in which the server serves nobody else."""
 
@@ -33,13 +35,13 @@ class NewPacker:
     """Packs entries that Redis probably lacks, a command each.
 
     Args:
-        stem, buckets: as in the settings.
-        own: the buckets that may be written.
+        buckets: the buckets of the registry.
+        own: the numbers of the buckets that may be written.
     """
 
-    def __init__(self, stem: str, buckets: int, own: Iterable[int]) -> None:
-        self._buckets = buckets
-        self._heads = {bucket: b"*4\r\n$6\r\nHSETNX\r\n" + bulk(f"{stem}{bucket}") for bucket in own}
+    def __init__(self, buckets: Buckets, own: Iterable[int]) -> None:
+        self._bucket_count = buckets.count
+        self._heads = {number: b"*4\r\n$6\r\nHSETNX\r\n" + bulk(buckets.key(number)) for number in own}
         self._numbers = _Numbers()
 
     def chunks(self, entries: Sequence[Entry]) -> Iterator[bytes]:
@@ -48,7 +50,7 @@ class NewPacker:
         Raises:
             KeyError: an entry of another bucket.
         """
-        heads, numbers, buckets = self._heads, self._numbers, self._buckets
+        heads, numbers, buckets = self._heads, self._numbers, self._bucket_count
         for start in range(0, len(entries), NEW_A_CHUNK):
             packed = []
             for entry in entries[start : start + NEW_A_CHUNK]:
@@ -72,32 +74,23 @@ class MergePacker:
     """Packs merges into the buckets of one layout.
 
     Args:
-        sha: the merge script's.
-        stem: a bucket's key without its number.
-        buckets, layout: as in the settings.
-        a_call: the most buckets in one command: one in a cluster, where they are in different slots.
+        sha: the SHA-1 of the merge script.
+        buckets: the buckets of the registry.
+        keys_a_call: the most buckets in one command: 1 in a cluster, where they are in different slots.
     """
 
-    def __init__(self, sha: str, stem: str, buckets: int, layout: str, *, a_call: int = MERGE_ENTRIES) -> None:
+    def __init__(self, sha: str, buckets: Buckets, *, keys_a_call: int) -> None:
         self._head = bulk("EVALSHA") + bulk(sha)
-        self._stem = stem
         self._buckets = buckets
-        self._layout = bulk(layout)
-        self._a_call = a_call
+        self._bucket_count = buckets.count
+        self._layout = bulk(buckets.layout)
+        self._keys_a_call = keys_a_call
         self._numbers = _Numbers()
-
-    def pack(self, entries: Iterable[Entry]) -> list[bytes]:
-        """Commands that merge all entries, each of at most about MERGE_ENTRIES.
-
-        The more entries, the more of them share a bucket, and the less each costs the server.
-        """
-        by_bucket = self.by_bucket(entries)
-        return list(self.commands(by_bucket))
 
     def by_bucket(self, entries: Iterable[Entry]) -> dict[int, list[bytes]]:
         """The packed entries of each bucket."""
         by_bucket: dict[int, list[bytes]] = defaultdict(list)
-        numbers, buckets = self._numbers, self._buckets
+        numbers, buckets = self._numbers, self._bucket_count
         for entry in entries:
             encoded, n = entry[0].encode(), entry[1]
             by_bucket[crc32(encoded) % buckets].append(b"$%d\r\n%b\r\n%b" % (len(encoded), encoded, numbers[n]))
@@ -120,14 +113,14 @@ class MergePacker:
             arguments.append(bulk(str(len(pairs))))
             arguments += pairs
             entries += len(pairs)
-            if entries >= MERGE_ENTRIES or len(keys) >= self._a_call:
+            if entries >= MERGE_ENTRIES or len(keys) >= self._keys_a_call:
                 yield self._command(keys, arguments, entries)
                 keys, arguments, entries = [], [], 0
         if keys:
             yield self._command(keys, arguments, entries)
 
     def _key(self, bucket: int) -> bytes:
-        return bulk(f"{self._stem}{bucket}")
+        return bulk(self._buckets.key(bucket))
 
     def _command(self, keys: list[bytes], arguments: list[bytes], entries: int) -> bytes:
         # EVALSHA sha n key... layout, then of each key: its pairs' number, id, n, id, n...

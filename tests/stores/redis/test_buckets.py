@@ -11,8 +11,8 @@ from saltctl.errors import RedisUnavailableError
 from saltctl.local.servers import LocalRedis
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
-from saltctl.stores.redis.buckets import UNREADABLE, RedisBucketReader
-from saltctl.stores.redis.registry import FENCE, REBUILD, RedisRegistry
+from saltctl.stores.redis.buckets import FENCE, REBUILD, UNREADABLE, RedisBucketReader
+from saltctl.stores.redis.registry import RedisRegistry
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from saltctl.stores.heat.window_sums import WindowSums
 from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.stores.conftest import find_engine
+from tests.stores.conftest import find_engine, merge
 from tests.support import Rebuilder, rebuild_job
 from tests.support.clusters import LocalCluster, Node
 
@@ -254,7 +254,7 @@ def test_no_session_fences_what_moved_away(
     owner = sessions[next(iter(store.by_primary(ids)))]
     acts: dict[str, Callable[[], object]] = {
         "mark": lambda: sessions[giver.name].mark_buckets("token"),
-        "merge": lambda: owner.merge([(ids[0], 64)]),
+        "merge": lambda: merge(owner, [(ids[0], 64)]),
         "finish": lambda: sessions[giver.name].set_fence("token"),
     }
     with pytest.raises(RebuildBrokenError, match="moved to another primary"):

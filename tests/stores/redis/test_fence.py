@@ -14,7 +14,8 @@ from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.redis.registry import FENCE, RedisRegistry
+from saltctl.stores.redis.buckets import FENCE
+from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script, script_sha
 from tests.stores.conftest import PROMPT_REPLICATION, eventually, plain_client
 from tests.support import Rebuilder, rebuild_job

@@ -1,0 +1,139 @@
+"""The session of a rebuild: one connection to one primary, over which buckets are marked, filled and fenced."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from saltctl.errors import RebuildBrokenError, RedisUnavailableError
+from saltctl.stores.redis.buckets import BUCKETS_A_CALL, Buckets
+from saltctl.stores.redis.connections import DedicatedConnection
+from saltctl.stores.redis.errors import moved
+from saltctl.stores.redis.merge_commands import MERGE_ENTRIES, Entry, MergePacker, NewPacker
+from saltctl.stores.redis.scripts import script, script_sha
+
+
+class RedisRebuildSession:
+    """A rebuild's own connection to one primary. See ``contracts.RebuildSession``.
+
+    Args:
+        connection: the connection.
+        keys: the buckets that the primary had when the rebuild began. A bucket that moves to another primary
+            breaks the session.
+        buckets: all buckets of the registry.
+        clustered: whether Redis is a cluster. There the keys of a script must share a slot, so each call of a script
+            is for one bucket.
+    """
+
+    def __init__(
+        self, connection: DedicatedConnection, keys: Sequence[str], buckets: Buckets, *, clustered: bool
+    ) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._numbers = frozenset(int(key[len(buckets.prefix) :]) for key in keys)
+        self._buckets = buckets
+        self._keys_a_call = 1 if clustered else BUCKETS_A_CALL
+        self._replication_id = b""
+        # Merging runs thousands of times: this connection loads the script once, into this process.
+        sha = connection.execute([("SCRIPT", "LOAD", script("merge"))])[0]
+        self._script_calls = MergePacker(sha.decode(), buckets, keys_a_call=1 if clustered else MERGE_ENTRIES)
+        self._new_entries = NewPacker(buckets, self._numbers)
+        self._mostly_new = True
+        self._sent: list[Entry] = []
+        self._calls = 0
+
+    @property
+    def primary(self) -> str:
+        """The primary's name."""
+        return self._connection.primary
+
+    @property
+    def replication_id(self) -> str:
+        """The replication id that the primary had when its buckets were marked."""
+        return self._replication_id.decode()
+
+    def mark_buckets(self, token: str) -> None:
+        """Put the token into every bucket (step 3)."""
+        replication_ids = set(self._run_on_all_buckets("mark_buckets", token))
+        if len(replication_ids) != 1:
+            raise RebuildBrokenError(
+                f"Redis at {self.primary} changed its replication id while it was being marked", hint="saltctl rebuild"
+            )
+        self._replication_id = replication_ids.pop()
+
+    def check_marks(self, token: str, replication_id: str) -> str:
+        """Return why the merges of an interrupted rebuild may be lost; empty if they stand, then resume it."""
+        for problem in self._run_on_all_buckets("check_marks", token, replication_id):
+            if problem:
+                return str(problem.decode())
+        self._replication_id = replication_id.encode()
+        return ""
+
+    def begin_merge(self, entries: Sequence[Entry]) -> None:
+        """Send a max-merge (step 4) without waiting for the replies: the caller reads on while the server works.
+
+        Only one merge may be in progress. As long as most entries are new to Redis, they are sent by HSETNX.
+        """
+        self._sent = list(entries)
+        if not self._mostly_new:
+            self._calls = self._send_script_calls(entries)
+            return
+        try:
+            for chunk in self._new_entries.chunks(entries):
+                self._connection.send([chunk])
+        except KeyError:
+            raise moved(self.primary) from None
+
+    def end_merge(self) -> int:
+        """Wait for the replies; return how many entries were raised."""
+        entries, self._sent = self._sent, []
+        if not entries:
+            return 0
+        calls, self._calls = self._calls, 0
+        if calls:
+            raised: int = sum(self._connection.receive(calls))
+        else:
+            was_new = self._connection.receive_flags(len(entries))
+            raised = was_new.count(True)
+            existing = [entry for entry, new in zip(entries, was_new, strict=True) if not new]
+            raised += sum(self._connection.receive(self._send_script_calls(existing)))
+        self._mostly_new = 2 * raised > len(entries)
+        return raised
+
+    def _send_script_calls(self, entries: Sequence[Entry]) -> int:
+        """Send calls of the merge script; return their number."""
+        by_bucket = self._script_calls.by_bucket(entries)
+        if not self._numbers.issuperset(by_bucket):
+            raise moved(self.primary)
+        calls = list(self._script_calls.commands(by_bucket))
+        if calls:
+            self._connection.send(calls)
+        return len(calls)
+
+    def set_fence(self, token: str) -> None:
+        """Set the fence in every bucket; fails if a bucket has lost the token (step 5)."""
+        self._run_on_all_buckets("set_fence", token, self._replication_id)
+
+    def load_lookup(self) -> None:
+        """Load the lookup script, which is the last act of a rebuild: from here on this process answers lookups."""
+        sha = self._connection.execute([("SCRIPT", "LOAD", script("lookup"))])[0]
+        if sha.decode() != script_sha("lookup"):
+            raise RedisUnavailableError(f"Redis at {self.primary} computes another SHA-1 for the lookup script")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _run_on_all_buckets(self, name: str, *arguments: Any) -> list[Any]:
+        sha = self._connection.execute([("SCRIPT", "LOAD", script(name))])[0]
+        commands = []
+        for start in range(0, len(self._keys), self._keys_a_call):
+            keys = self._keys[start : start + self._keys_a_call]
+            commands.append(("EVALSHA", sha, len(keys), *keys, self._buckets.layout, *arguments))
+        return self._connection.execute(commands)
+
+
+def new_token() -> str:
+    """Return a token that no other rebuild has."""
+    return secrets.token_hex(16)
