@@ -64,24 +64,18 @@ def alarm_specs(options: AlarmOptions) -> list[AlarmSpec]:
             raise UsageError(f"{arn!r} is not the ARN of an SNS topic", hint="aws sns list-topics")
     keys = [MetricKey(metric, options.table) for metric in KEY_RANGE]
     keys += [MetricKey("ThrottledRequests", options.table, operation=operation) for operation in OPERATIONS]
-    return [
-        AlarmSpec(
-            name_prefix(options.table) + "-".join(filter(None, (key.metric, key.operation))),
-            key,
-            options.threshold,
-            PERIODS,
-            options.sns,
-            f"{_problem(key)} The hot partition service may be down. "
-            f"Run: saltctl throttle scan --table {options.table}",
-        )
-        for key in keys
-    ]
+    return [_spec(key, options) for key in keys]
 
 
-def _problem(key: MetricKey) -> str:
+def _spec(key: MetricKey, options: AlarmOptions) -> AlarmSpec:
+    name = name_prefix(options.table) + "-".join(filter(None, (key.metric, key.operation)))
     if key.operation is not None:
-        return f"DynamoDB throttles {key.operation} on table {key.table}."
-    return f"Single partition keys of table {key.table} are throttled."
+        problem = f"DynamoDB throttles {key.operation} on table {key.table}."
+    else:
+        problem = f"Single partition keys of table {key.table} are throttled."
+    command = f"saltctl throttle scan --table {options.table}"
+    description = f"{problem} The hot partition service may be down. Run: {command}"
+    return AlarmSpec(name, key, options.threshold, PERIODS, options.sns, description)
 
 
 def plan_changes(store: MetricsStore, options: AlarmOptions) -> list[AlarmChange]:

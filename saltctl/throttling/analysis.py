@@ -110,26 +110,29 @@ def analyse(series: Sequence[MetricSeries], over: TimeRange, threshold: float) -
     events = [one for one in series if one.key.metric not in TRAFFIC]
     inside = tuple(MetricSeries(one.key, tuple(p for p in one.points if p[0] >= over.start)) for one in events)
     sums = {one.key: sum(value for _, value in one.points) for one in inside}
-    table_causes, causes = dict.fromkeys(CAUSES, 0.0), dict.fromkeys(CAUSES, 0.0)
     by_index: dict[str | None, dict[MetricKey, float]] = {None: {}}
     for key, count in sums.items():
         by_index.setdefault(key.index, {})[key] = count
-        if cause := CAUSE_OF.get(key.metric):
-            causes[cause] += count
-            if key.index is None:
-                table_causes[cause] += count
     totals = {index: _total(counts) for index, counts in by_index.items()}
     return ThrottleAnalysis(
         over,
         inside,
         sum(totals.values()),
-        causes,
-        table_causes,
+        _by_cause(sums),
+        _by_cause(by_index[None]),
         {index: total for index, total in totals.items() if index is not None and total},
         tuple(spike for one in events for spike in _spikes(one, over, threshold)),
         any(value >= threshold for one in inside for _, value in one.points if value > 0),
         any(one.points for one in series),
     )
+
+
+def _by_cause(counts: Mapping[MetricKey, float]) -> dict[str, float]:
+    causes = dict.fromkeys(CAUSES, 0.0)
+    for key, count in counts.items():
+        if cause := CAUSE_OF.get(key.metric):
+            causes[cause] += count
+    return causes
 
 
 def _total(counts: Mapping[MetricKey, float]) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from saltctl.cli.output import Column, columns_of, format_value, table_of
+from saltctl.cli.output import Column, Record, columns_of, format_value, table_of
 from saltctl.cli.text import printable
 from saltctl.cli.throttling.chart import draw_chart, format_time
 from saltctl.salting import split_partition_key
@@ -39,12 +40,7 @@ def draw(screen: Console, result: ScanResult) -> None:
     for reason in result.diagnosis.reasons:
         _draw_bullet(screen, reason)
     if found is not None and found.throttled:
-        for title, values in _charts(found):
-            screen.print()
-            draw_chart(screen, title, values, over)
-        screen.print()
-        screen.print(table_of(record["series"], SERIES_COLUMNS))
-        _draw_bullet(screen, _spike_summary(found))
+        _draw_series(screen, found, record["series"])
     if record["keys"]:
         screen.print()
         screen.print(table_of(record["keys"], KEY_COLUMNS))
@@ -57,6 +53,15 @@ def draw(screen: Console, result: ScanResult) -> None:
         for command in result.diagnosis.advice:
             # Not wrapped, so that the command can be copied.
             screen.print(Text(f"  {printable(command)}"), soft_wrap=True)
+
+
+def _draw_series(screen: Console, found: ThrottleAnalysis, records: Sequence[Record]) -> None:
+    for title, values in _charts(found):
+        screen.print()
+        draw_chart(screen, title, values, found.time_range)
+    screen.print()
+    screen.print(table_of(records, SERIES_COLUMNS))
+    _draw_bullet(screen, _spike_summary(found))
 
 
 def _partition(key: str) -> str:
