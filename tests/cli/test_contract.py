@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer
 
-from saltctl.cli.app import build
 from saltctl.local.environment import LocalEnvironment
 from tests.cli.commands import COMMANDS, Contract
 from tests.cli.conftest import Runner
+from tests.cli.tree import LEAVES, examples_of
 
 WITH_DATA = [c for c in COMMANDS if c.returns_data and not c.slow]
 ids = [f"{c.name} {' '.join(c.args)}".strip() for c in WITH_DATA]
-
-
-def _leaves(command: object, path: str = "") -> Iterator[tuple[str, object]]:
-    children = getattr(command, "commands", None)
-    if children is None:
-        yield path, command
-        return
-    for name, child in children.items():
-        yield from _leaves(child, f"{path} {name}".strip())
-
-
-LEAVES = dict(_leaves(typer.main.get_command(build())))
 
 
 def test_every_command_is_listed_in_the_contract() -> None:
@@ -97,13 +82,6 @@ def test_help_says_what_for_and_shows_examples(name: str, saltctl: Runner) -> No
     assert about.rstrip().endswith(".")
     assert examples_of(name), f"{name} shows no example"
     assert all(example.startswith(f"saltctl {name}") for example in examples_of(name))
-
-
-def examples_of(name: str) -> list[str]:
-    """The examples in a command's help."""
-    text = str(getattr(LEAVES[name], "help", ""))
-    found = re.search(r"Examples:\n((?:\s+saltctl.*\n?)+)", text)
-    return [line.strip() for line in found[1].splitlines()] if found else []
 
 
 RUNNABLE = [

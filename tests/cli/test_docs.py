@@ -17,7 +17,7 @@ from saltctl.errors import SaltctlError
 from saltctl.local.environment import LocalEnvironment
 from saltctl.settings import SPECS, read_config
 from tests.benchmarks import compare, detection, history, lookup, memory, rebuild, startup
-from tests.cli.test_contract import LEAVES
+from tests.cli.tree import LEAVES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
