@@ -1,4 +1,4 @@
-"""From reports to raises, over stores in memory: what is raised, kept, buried, and said."""
+"""The detector over stores in memory: raises, pending entries, dead letters and log events."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def world(event_log: EventLog) -> World:
 @pytest.mark.parametrize(
     ("writes", "n"), [(10, 1), (800, 1), (801, 2), (1600, 2), (1601, 4), (6400, 8), (6401, 16), (204_800, 256)]
 )
-def test_n_is_the_rate_by_800_doubled_up(world: World, writes: int, n: int) -> None:
+def test_n_is_the_rate_divided_by_800_as_a_power_of_two(world: World, writes: int, n: int) -> None:
     """One salt for each 800 write units a second, as a power of two."""
     world.handle(report_entry(1, "a", writes))
     assert world.n("a") == n
@@ -102,7 +102,7 @@ def test_redelivery_changes_nothing(world: World) -> None:
     assert world.detector.counters.raised == 1
 
 
-def test_another_instance_that_raises_the_same_is_no_second_raise(world: World) -> None:
+def test_a_second_instance_does_not_raise_again(world: World) -> None:
     """Two instances over the same sums and registry: the second finds the raise done."""
     world.handle(report_entry(1, "a", 2000))
     done = world.new_detector().handle([report_entry(1, "a", 2000)], cast("HeatStream", world))
@@ -110,8 +110,8 @@ def test_another_instance_that_raises_the_same_is_no_second_raise(world: World) 
     assert len(world.backup.items["a"].raises) == 1
 
 
-def test_above_the_cap_is_clamped_and_said_once(event_log: EventLog) -> None:
-    """A conversation that needs 16 under a cap of 8 gets 8, and that is said as an error, once."""
+def test_a_conversation_above_the_cap_is_clamped_and_logged_once(event_log: EventLog) -> None:
+    """A conversation that needs 16 under a cap of 8 gets 8; one error is logged."""
     world = World(event_log, max_n_cap=8)
     for i in range(5):
         world.handle(report_entry(i, "a", 12_000, window=NOW - i))
@@ -122,15 +122,15 @@ def test_above_the_cap_is_clamped_and_said_once(event_log: EventLog) -> None:
     assert "clamped" in world.backup.items["a"].raises[0].reason
 
 
-def test_a_cap_that_is_no_power_of_two_is_no_dead_end(event_log: EventLog) -> None:
+def test_a_cap_that_is_not_a_power_of_two_is_rounded_down(event_log: EventLog) -> None:
     """Under a cap of 6 a conversation gets 4, the most that a raise may aim at."""
     world = World(event_log, max_n_cap=6)
     world.handle(report_entry(1, "a", 100_000))
     assert world.n("a") == 4
 
 
-def test_throttling_asks_for_the_next_n(world: World) -> None:
-    """What was throttled at 4 needs 8, whatever few writes came through; told again it stays 8."""
+def test_throttling_raises_to_the_next_n(world: World) -> None:
+    """A conversation that was throttled at 4 needs 8, even with few writes; the same report again changes nothing."""
     for _ in range(3):
         world.handle(report_entry(1, "a", 3, n=4))
     assert world.n("a") == 8
@@ -138,7 +138,7 @@ def test_throttling_asks_for_the_next_n(world: World) -> None:
 
 
 @pytest.mark.parametrize(("age", "n"), [(3599, 4), (3601, 1), (7 * 86400, 1)])
-def test_heat_long_past_raises_nothing(world: World, age: int, n: int) -> None:
+def test_stale_reports_raise_nothing(world: World, age: int, n: int) -> None:
     """A report from last week is acknowledged and counted as stale; one from an outage of an hour still raises."""
     done = world.handle(report_entry(1, "a", 2000, window=NOW - age))
     assert world.n("a") == n
@@ -146,8 +146,8 @@ def test_heat_long_past_raises_nothing(world: World, age: int, n: int) -> None:
     assert done.stale == (1 if n == 1 else 0)
 
 
-def test_what_is_no_report_is_buried_with_its_reason(world: World) -> None:
-    """Nonsense, another version and the future go to the dead letters; the good one beside them raises."""
+def test_an_invalid_report_becomes_a_dead_letter_with_its_reason(world: World) -> None:
+    """Invalid fields, another version and a window in the future become dead letters; the valid report raises."""
     hostile = Entry("2-0", [b"v", b"1", b"conversation_id", b"\x1b[2J"])
     entries = [
         report_entry(1, "a", 2000),
@@ -170,7 +170,7 @@ def test_what_is_no_report_is_buried_with_its_reason(world: World) -> None:
 
 
 def test_a_trimmed_entry_is_counted_as_lost(world: World) -> None:
-    """A pending entry that somebody trimmed is acknowledged, since nothing is left of it, and that is said."""
+    """A pending entry that was trimmed is acknowledged, counted and logged."""
     world.handle(Entry("1-0", None))
     assert world.acknowledged == ["1-0"]
     assert world.detector.counters.lost == 1
@@ -178,7 +178,7 @@ def test_a_trimmed_entry_is_counted_as_lost(world: World) -> None:
 
 
 @pytest.mark.parametrize("method", ["claim_layout", "raise_max_n", "commit_write_n"])
-def test_an_entry_whose_raise_fails_is_kept(world: World, method: str) -> None:
+def test_an_entry_whose_raise_fails_stays_pending(world: World, method: str) -> None:
     """DynamoDB away at any step: that conversation's entries stay pending, others' are acknowledged."""
     world.backup.faults.before[method] = AwsUnavailableError("away")
     done = world.handle(report_entry(1, "hot", 2000), report_entry(2, "cold", 20))
@@ -190,7 +190,7 @@ def test_an_entry_whose_raise_fails_is_kept(world: World, method: str) -> None:
     assert (world.n("hot"), world.backup.items["hot"].write_n) == (4, 4)
 
 
-def test_redis_lost_between_raise_and_acknowledgement(world: World) -> None:
+def test_redis_fails_between_raise_and_acknowledgement(world: World) -> None:
     """The raise stopped after the backup; the entry is kept, and handling it again completes the raise."""
     (primary,) = world.store.primaries()
     world.store.faults[primary].before["merge"] = RedisUnavailableError("away")
@@ -219,7 +219,7 @@ def test_sums_that_fail_acknowledge_nothing(world: World) -> None:
     assert world.acknowledged == []
 
 
-def test_a_raise_that_can_never_be_done_does_not_stop_the_rest(world: World) -> None:
+def test_a_refused_raise_does_not_stop_the_others(world: World) -> None:
     """A damaged backup item makes dead letters of its conversation's reports; others are raised."""
     world.backup.faults.before["raise_max_n"] = DamagedEntryError("no number")
     done = world.handle(report_entry(1, "damaged", 2000))
@@ -230,7 +230,7 @@ def test_a_raise_that_can_never_be_done_does_not_stop_the_rest(world: World) -> 
     assert world.n("fine") == 4
 
 
-def test_leaving_keeps_what_is_not_raised_yet(world: World) -> None:
+def test_a_shutdown_leaves_entries_without_a_raise_pending(world: World) -> None:
     """When the time to drain is over no further raise begins; the entries stay for others."""
     world.stopping = True
     done = world.handle(report_entry(1, "hot", 2000), report_entry(2, "cold", 20))

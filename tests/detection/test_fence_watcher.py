@@ -97,7 +97,7 @@ def test_an_unverified_primary_is_rebuilt(world: World, event_log: EventLog) -> 
 
 
 def test_a_damaged_backup_entry_is_logged(world: World, event_log: EventLog) -> None:
-    """The rebuild goes on."""
+    """The rebuild continues."""
     world.verified_primaries["a"] = False
     world.events = [STARTED, DamagedEntry("conv", "max_n is a string"), REPORT]
     world.watcher.check()
@@ -148,7 +148,7 @@ def test_a_second_outage_is_logged_again(world: World, event_log: EventLog) -> N
 
 
 def test_failed_rebuilds_wait_longer_each_time(world: World, event_log: EventLog) -> None:
-    """1, 2, 4 … 30 seconds until the next try, while checks go on; a success resets the wait."""
+    """1, 2, 4 … 30 seconds until the next try, while checks continue; a success resets the wait."""
     world.verified_primaries["a"] = False
     world.events = [STARTED, RebuildBrokenError("failed over", hint="saltctl rebuild")]
     waits: list[float] = []

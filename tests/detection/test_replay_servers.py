@@ -58,7 +58,7 @@ def hot(stream: HeatStream, *names: str, age: int = 0, writes: int = 2000) -> No
     stream.append_reports([HeatReport(name, "app", window, writes) for name in names])
 
 
-def test_the_backlog_is_worked_off(stream: HeatStream, replay: Replayer, backup: BackupTable) -> None:
+def test_the_backlog_is_handled(stream: HeatStream, replay: Replayer, backup: BackupTable) -> None:
     """Without any service: raised, acknowledged, drained, and no consumer is left behind."""
     hot(stream, "a", "b")
     stream.append({"v": "9"})
@@ -73,7 +73,7 @@ def test_the_backlog_is_worked_off(stream: HeatStream, replay: Replayer, backup:
     assert replay().read == 0
 
 
-def test_a_dry_run_foresees_and_changes_nothing(
+def test_a_dry_run_previews_and_changes_nothing(
     stream: HeatStream, replay: Replayer, registry: Registry, backup: BackupTable
 ) -> None:
     """It names the raises that then come of it, pending entries of others included, and takes nothing."""
@@ -94,8 +94,8 @@ def test_a_dry_run_foresees_and_changes_nothing(
     ]
 
 
-def test_a_range_is_gone_through_once_more(stream: HeatStream, replay: Replayer, backup: BackupTable) -> None:
-    """What was acknowledged before is summed and raised again, between two ids, however often."""
+def test_a_range_is_handled_again(stream: HeatStream, replay: Replayer, backup: BackupTable) -> None:
+    """Acknowledged entries between two ids are summed and raised again; a repetition changes nothing."""
     hot(stream, "a", "b", "c")
     entries = stream.read_new("somebody", 10)
     stream.acknowledge([entry.id for entry in entries])
@@ -108,8 +108,8 @@ def test_a_range_is_gone_through_once_more(stream: HeatStream, replay: Replayer,
     assert [r.n for r in entry.raises] == [4]
 
 
-def test_heat_long_past_raises_nothing(stream: HeatStream, replay: Replayer, backup: BackupTable) -> None:
-    """--max-age decides: what is older is read, acknowledged and counted as stale."""
+def test_stale_reports_raise_nothing(stream: HeatStream, replay: Replayer, backup: BackupTable) -> None:
+    """Reports older than --max-age are acknowledged and counted as stale."""
     hot(stream, "old", age=120)
     hot(stream, "new")
     report = replay(max_age=60.0)
@@ -117,8 +117,8 @@ def test_heat_long_past_raises_nothing(stream: HeatStream, replay: Replayer, bac
     assert backup.get("old") is None
 
 
-def test_a_replay_goes_on_where_it_ended(stream: HeatStream, replay: Replayer, backup: BackupTable) -> None:
-    """--max-events ends it early: not drained, and the next one does the rest; a range says where to go on."""
+def test_a_replay_is_resumed(stream: HeatStream, replay: Replayer, backup: BackupTable) -> None:
+    """--max-events ends it early, not drained. The next replay handles the rest; a range has the id that resumes it."""
     hot(stream, *(f"c{number}" for number in range(5)))
     first = replay(max_events=2)
     assert (first.read, first.drained) == (2, False)
@@ -135,7 +135,7 @@ def test_a_replay_goes_on_where_it_ended(stream: HeatStream, replay: Replayer, b
 def test_a_replay_that_failed_is_run_again(
     stream: HeatStream, replay: Replayer, backup: BackupTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DynamoDB away in the middle: an error that names what resumes it, and then every raise once."""
+    """DynamoDB fails during a raise: the error names the command that resumes it, and then each raise is done once."""
     hot(stream, "a", "b")
 
     def away(*args: object) -> None:
@@ -153,8 +153,8 @@ def test_a_replay_that_failed_is_run_again(
         assert ([r.n for r in entry.raises], entry.write_n) == ([4], 4)
 
 
-def test_what_a_living_consumer_holds_is_left_to_it(stream: HeatStream, replay: Replayer) -> None:
-    """An instance that is at work keeps its entries: replay waits for a while, and says how many are left."""
+def test_entries_of_a_living_consumer_are_not_claimed(stream: HeatStream, replay: Replayer) -> None:
+    """Replay waits for entries of a living instance for a while, and then reports how many are left."""
     hot(stream, "a")
     stream.read_new("alive", 1)
     ticks = iter(range(0, 10_000, 5))

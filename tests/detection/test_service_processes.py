@@ -1,4 +1,4 @@
-"""The service on real servers: what is killed, lost or throttled under it, and that no raise is lost or doubled."""
+"""The service on real servers that are killed, emptied or throttled: no raise is lost or done twice."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Instance:
         )
 
     def step_until(self, done: Callable[[], bool], seconds: float = 30.0) -> None:
-        """Step, without the back-off's waiting, until something is so."""
+        """Step without waiting for the back-off until a condition is true."""
         deadline = time.monotonic() + seconds
         while not done():
             assert time.monotonic() < deadline, self.event_log.events[-5:]
@@ -108,7 +108,7 @@ def instance(settings: Settings, backup: BackupTable, rebuild: Rebuilder, event_
 def report(
     settings: Settings, *reports: tuple[str, int], server: str = "app-1", age: int = 0, window: int | None = None
 ) -> None:
-    """Put reports on the stream, as a meter does; of the second that it is, unless told otherwise."""
+    """Add reports to the stream, as a meter does; by default of the current second."""
     window = int(time.time()) - age if window is None else window
     stream = HeatStream(settings)
     stream.append_reports([HeatReport(conversation, server, window, writes) for conversation, writes in reports])
@@ -116,7 +116,7 @@ def report(
 
 
 def max_n(backup: BackupTable, conversation_id: str) -> int:
-    """What the backup holds."""
+    """Return max_n in the backup."""
     entry = backup.get(conversation_id)
     return 1 if entry is None else entry.max_n
 
@@ -124,7 +124,7 @@ def max_n(backup: BackupTable, conversation_id: str) -> int:
 def test_hot_conversations_are_raised_and_acknowledged(
     instance: NewInstance, settings: Settings, registry: Registry
 ) -> None:
-    """From the stream to a lookup: the reports of two servers make 4 salts, and nothing stays pending."""
+    """From the stream to a lookup: the reports of two servers need 4 salts, and no entry stays pending."""
     one = instance()
     second = int(time.time())
     report(settings, ("hot", 1000), ("cold", 20), window=second)
@@ -147,7 +147,7 @@ def test_instances_share_one_sum(instance: NewInstance, settings: Settings, back
     assert max_n(backup, "hot") == 16
 
 
-def test_what_a_dead_instance_held_is_claimed(instance: NewInstance, settings: Settings, backup: BackupTable) -> None:
+def test_entries_of_a_dead_instance_are_claimed(instance: NewInstance, settings: Settings, backup: BackupTable) -> None:
     """An instance that read and died between raise and acknowledgement: another one does it again, to no harm."""
     dead, alive = instance("dead"), instance("alive")
     report(settings, ("hot", 2000))
@@ -160,8 +160,8 @@ def test_what_a_dead_instance_held_is_claimed(instance: NewInstance, settings: S
     assert [r.n for r in entry.raises] == [4]
 
 
-def test_two_instances_of_one_name_do_no_harm(instance: NewInstance, settings: Settings, backup: BackupTable) -> None:
-    """Both take what is pending under the name; each raise happens once, and all is acknowledged."""
+def test_two_instances_of_one_name_are_harmless(instance: NewInstance, settings: Settings, backup: BackupTable) -> None:
+    """Both read the pending entries of the name; each raise is done once, and all entries are acknowledged."""
     one, two = instance("same"), instance("same")
     report(settings, *((f"c{number}", 2000) for number in range(10)))
     one.stream.read_new("same", 5)
@@ -174,8 +174,8 @@ def test_two_instances_of_one_name_do_no_harm(instance: NewInstance, settings: S
         assert [r.n for r in entry.raises] == [4]
 
 
-def test_nonsense_on_the_stream_is_buried(instance: NewInstance, settings: Settings) -> None:
-    """Whatever anybody adds by hand becomes a dead letter with its reason, whole and requeueable where it fits."""
+def test_invalid_entries_become_dead_letters(instance: NewInstance, settings: Settings) -> None:
+    """An entry that was added by hand becomes a dead letter with its reason; if it is small, it can be requeued."""
     one = instance()
     one.stream.append({"hello": "\x1b[31mworld"})
     one.stream.append({"v": "7", "x": "y" * 100_000})
@@ -239,10 +239,10 @@ def keep_every_write(settings: Settings) -> None:
         client.config_set("appendfsync", "always")
 
 
-def test_redis_that_lost_everything_gets_its_stream_back(
+def test_an_empty_redis_gets_its_stream_again(
     instance: NewInstance, settings: Settings, redis_server: LocalRedis, backup: BackupTable
 ) -> None:
-    """Stream and group are gone with the AOF: the instance creates them and goes on with what comes."""
+    """Stream and group are lost with the AOF: the instance creates them and handles new entries."""
     one = instance()
     one.service.step()
     redis_server.kill()
@@ -254,10 +254,10 @@ def test_redis_that_lost_everything_gets_its_stream_back(
     assert max_n(backup, "hot") == 4
 
 
-def test_dynamodb_that_throttles_costs_time_and_no_raise(
+def test_throttling_by_dynamodb_delays_a_raise_and_loses_none(
     instance: NewInstance, settings: Settings, backup: BackupTable
 ) -> None:
-    """Throttled over many rounds the entry stays pending and the back-off grows; then the raise is done."""
+    """While DynamoDB throttles, the entry stays pending and the back-off grows; then the raise is done."""
     assert settings.aws_endpoint_url is not None
     with AwsStub(settings.aws_endpoint_url) as stub:
         behind = stub.settings(settings)
@@ -280,10 +280,10 @@ def test_dynamodb_that_throttles_costs_time_and_no_raise(
     assert len(entry.raises) == 1
 
 
-def test_a_backlog_of_an_outage_is_worked_through_by_window(
+def test_a_backlog_of_an_outage_raises_by_window(
     instance: NewInstance, settings: Settings, backup: BackupTable
 ) -> None:
-    """Reports of ten minutes ago raise what was hot then; those of last week raise nothing."""
+    """Reports of ten minutes ago raise; those of last week raise nothing."""
     report(settings, ("hot_then", 2000), age=600)
     report(settings, ("hot_last_week", 2000), age=7 * 86400)
     one = instance()
@@ -293,10 +293,10 @@ def test_a_backlog_of_an_outage_is_worked_through_by_window(
     assert one.counters.stale == 1
 
 
-def test_unread_entries_that_somebody_trimmed_are_said(
+def test_unread_entries_that_were_trimmed_are_logged(
     instance: NewInstance, settings: Settings, redis_server: LocalRedis
 ) -> None:
-    """An administrator trims by length: how many were lost, and between which ids, is said as an error."""
+    """After a trim by length an error is logged with the number of lost entries and their range of ids."""
     import redis
 
     one = instance()
@@ -308,10 +308,10 @@ def test_unread_entries_that_somebody_trimmed_are_said(
     assert said["count"] == 6
 
 
-def test_the_guard_rebuilds_what_is_not_verified(
+def test_the_fence_watcher_rebuilds_an_unverified_redis(
     instance: NewInstance, settings: Settings, registry: Registry, redis_server: LocalRedis
 ) -> None:
-    """Redis restarts empty: the guard sees it, rebuilds under the lease, and lookups come from Redis again."""
+    """Redis restarts empty: the watcher rebuilds under the lease, and lookups come from Redis again."""
     one = instance()
     registry.raise_to("conv", 4)
     one.fence_watcher.check()
@@ -327,10 +327,10 @@ def test_the_guard_rebuilds_what_is_not_verified(
     assert (registry.lookup("conv").max_n, registry.lookup("conv").source) == (4, "redis")
 
 
-def test_one_bucket_that_is_gone_is_found_in_its_turn(
+def test_a_deleted_bucket_is_found_and_rebuilt(
     instance: NewInstance, settings: Settings, redis_server: LocalRedis
 ) -> None:
-    """A bucket that somebody deleted shows once the rounds come to it, and is rebuilt."""
+    """A check that asks the deleted bucket finds it, and Redis is rebuilt."""
     import redis
 
     one = instance()
@@ -364,9 +364,7 @@ def test_many_instances_rebuild_once(
     assert sum(one.counters.rebuilds for one in guards) == 1
 
 
-def test_a_stopped_instance_finishes_what_it_has(
-    instance: NewInstance, settings: Settings, backup: BackupTable
-) -> None:
+def test_a_stopped_instance_finishes_its_batch(instance: NewInstance, settings: Settings, backup: BackupTable) -> None:
     """Stopped while it handles a batch, it raises and acknowledges that batch, and signs out."""
     one = instance()
     report(settings, ("hot", 2000))

@@ -1,4 +1,4 @@
-"""The verdict on the heat stream: from two looks and what changed, never from a threshold alone."""
+"""The verdict on the heat stream from two readings and the changes between them, never from a threshold alone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def group(
     ],
 )
 def test_verdicts(before: GroupInfo | None, after: GroupInfo | None, verdict: str) -> None:
-    """A large backlog that is worked off is fine, a small one that nobody touches is not."""
+    """A large backlog that shrinks is ok; a small one that no instance handles is not."""
     assert judge(before, after, 1.0) == verdict
 
 
@@ -51,5 +51,5 @@ def test_verdicts(before: GroupInfo | None, after: GroupInfo | None, verdict: st
     [("1700000000000-3", "2023-11-14T22:13:20.000Z"), (None, None), (f"{2**64 - 1}-0", None)],
 )
 def test_the_time_of_an_entry(entry_id: str | None, at: str | None) -> None:
-    """An id tells when its entry was added, unless somebody made it up."""
+    """An id contains the time of its entry; an invented id may not."""
     assert entry_time(entry_id) == at

@@ -20,7 +20,7 @@ from saltctl.stores.heat.report import HeatReport
 
 
 class Clock:
-    """Seconds since the epoch, as told."""
+    """Seconds since the epoch, set by the test."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.25
@@ -31,7 +31,7 @@ class Clock:
 
 
 class Sink:
-    """Keeps what is sent, or refuses it."""
+    """Keeps sent reports, or refuses them."""
 
     def __init__(self) -> None:
         self.batches: list[list[HeatReport]] = []
@@ -59,7 +59,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def sink() -> Sink:
-    """Where reports arrive."""
+    """Receives the reports."""
     return Sink()
 
 
@@ -70,7 +70,7 @@ def meter(sink: Sink, clock: Clock) -> WriteMeter:
 
 
 def error(code: str, *, reasons: Any = None, spelling: str = "ThrottlingReasons", inside: bool = False) -> Exception:
-    """What boto3 raises."""
+    """Return an error as boto3 raises it."""
     from botocore.exceptions import ClientError
 
     body: dict[str, Any] = {"Error": {"Code": code, "Message": "no"}}
@@ -106,7 +106,7 @@ def test_below_the_floor_nothing_is_reported(meter: WriteMeter, sink: Sink, cloc
 
 
 def test_windows_are_kept_apart(meter: WriteMeter, sink: Sink, clock: Clock) -> None:
-    """Counts of two seconds are two reports, also where nobody flushed in between."""
+    """Counts of two seconds are two reports, even without a flush in between."""
     meter.record("a", 20)
     clock.now += 1
     meter.record("a", 30)
@@ -116,8 +116,8 @@ def test_windows_are_kept_apart(meter: WriteMeter, sink: Sink, clock: Clock) -> 
 
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0, 86400.0 * 365, -1.0])
-def test_a_clock_that_jumps_wedges_nothing(meter: WriteMeter, sink: Sink, clock: Clock, jump: float) -> None:
-    """Forward or back by any amount: the window under way ends there, and counting goes on where the clock is."""
+def test_a_clock_that_jumps_loses_no_count(meter: WriteMeter, sink: Sink, clock: Clock, jump: float) -> None:
+    """Forward or back by any amount: the current window ends, and a window at the new time begins."""
     meter.record("a", 20)
     clock.now += jump
     meter.record("a", 30)
@@ -126,7 +126,7 @@ def test_a_clock_that_jumps_wedges_nothing(meter: WriteMeter, sink: Sink, clock:
     assert sink.counts == {("a", 1_800_000_000): 20, ("a", int(1_800_000_000 + jump)): 30}
 
 
-def test_redis_away_drops_and_counts(meter: WriteMeter, sink: Sink, clock: Clock) -> None:
+def test_an_outage_of_redis_drops_and_counts_reports(meter: WriteMeter, sink: Sink, clock: Clock) -> None:
     """An outage costs reports, which are counted, and never an exception; afterwards they flow again."""
     sink.fails = True
     for _ in range(3):
@@ -143,8 +143,8 @@ def test_redis_away_drops_and_counts(meter: WriteMeter, sink: Sink, clock: Clock
     assert meter.last_failure is None
 
 
-def test_a_sender_that_hangs_costs_no_memory(meter: WriteMeter, sink: Sink, clock: Clock) -> None:
-    """Windows that nobody fetches are dropped, the oldest first, and counted."""
+def test_a_sender_that_hangs_uses_no_more_memory(meter: WriteMeter, sink: Sink, clock: Clock) -> None:
+    """Windows that are not sent are dropped, oldest first, and counted."""
     for _ in range(MAX_UNSENT_WINDOWS + 6):
         meter.record("a", 20)
         clock.now += 1
@@ -155,10 +155,10 @@ def test_a_sender_that_hangs_costs_no_memory(meter: WriteMeter, sink: Sink, cloc
 
 @pytest.mark.parametrize("units", [float("nan"), float("inf"), -50, "12", None])
 @pytest.mark.parametrize("conversation_id", ["a", "a#3", "", None, 5, b"a", ["a"], "\ud800"])
-def test_no_write_fails_for_what_it_records(
+def test_invalid_records_fail_no_write(
     meter: WriteMeter, sink: Sink, clock: Clock, conversation_id: Any, units: Any
 ) -> None:
-    """Nonsense is left out of the reports; the write that recorded it goes on, and so does the meter."""
+    """Invalid records are left out of the reports; neither the write nor the meter fails."""
     meter.record(conversation_id, units)
     meter.record("good", 20)
     clock.now += 1
@@ -167,7 +167,7 @@ def test_no_write_fails_for_what_it_records(
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40)), max_size=400))
-def test_counts_are_never_too_high_and_low_by_the_stated_bound(writes: list[tuple[int, int]]) -> None:
+def test_counts_are_never_too_high_and_within_the_documented_bound(writes: list[tuple[int, int]]) -> None:
     """With 16 counters for 61 conversations every count is within 2 · W / capacity below the truth."""
     sink, clock = Sink(), Clock()
     meter = WriteMeter(sink, clock=clock, thread=False, capacity=16, floor=1)
@@ -183,7 +183,7 @@ def test_counts_are_never_too_high_and_low_by_the_stated_bound(writes: list[tupl
         assert true - bound <= reported.get(conversation_id, 0) <= true
 
 
-def test_a_hot_conversation_is_seen_among_very_many(sink: Sink, clock: Clock) -> None:
+def test_a_hot_conversation_is_reported_among_many(sink: Sink, clock: Clock) -> None:
     """200,000 conversations in one window over 1,000 counters: the hot one is reported nearly in full."""
     meter = WriteMeter(sink, clock=clock, thread=False, capacity=1000)
     for number in range(200_000):
@@ -225,7 +225,7 @@ def test_the_thread_sends_without_being_asked(sink: Sink) -> None:
     assert "saltctl-meter" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_meters_have_names_of_their_own(sink: Sink) -> None:
+def test_each_meter_has_a_unique_name(sink: Sink) -> None:
     """Counts of one name are not added up, so two meters never share one."""
     assert WriteMeter(sink).server != WriteMeter(sink).server
 
@@ -282,7 +282,7 @@ def test_a_forked_child_counts_under_another_name(sink: Sink) -> None:
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("reason", ["TableWriteKeyRangeThroughputExceeded", "TableReadKeyRangeThroughputExceeded"])
 def test_a_throttled_key_range_is_recognised(spelling: str, inside: bool, reason: str) -> None:
-    """In both spellings of the list, also beside reasons that salting does not help."""
+    """In both spellings of the list, even with reasons that salting does not help."""
     reasons = [{"reason": "TableWriteAccountLimitExceeded"}, {"reason": reason, "resource": "arn"}]
     assert throttled_by_key_range(error("ThrottlingException", reasons=reasons, spelling=spelling, inside=inside))
 

@@ -74,7 +74,7 @@ def run(
         str | None, typer.Option(metavar="NAME", help="The consumer's name; host and process id if omitted.")
     ] = None,
     metrics_port: Annotated[int | None, typer.Option(metavar="PORT", help="Serve Prometheus metrics there.")] = None,
-    metrics_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Where metrics are served.")] = "127.0.0.1",
+    metrics_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to serve metrics on.")] = "127.0.0.1",
     claim_after: Annotated[
         float, duration_option("--claim-after", "Claim entries that others have held for so long; 30s if omitted.")
     ] = 30.0,
@@ -211,8 +211,8 @@ def emit_file(
     """
     from saltctl.deployment import KINDS
 
-    text = KINDS[kind.value](session_of(context).settings)
+    content = KINDS[kind.value](session_of(context).settings)
     if output is not None and resolve_format(output) in (OutputFormat.json, OutputFormat.jsonl):
-        print_result({"kind": kind.value, "text": text}, output, columns=())
+        print_result({"kind": kind.value, "text": content}, output, columns=())
     else:
-        sys.stdout.write(text)
+        sys.stdout.write(content)

@@ -47,7 +47,7 @@ class Running:
         raise AssertionError(f"no {event} in {self.log}")
 
     def end(self) -> None:
-        """Kill what is left of it."""
+        """Kill the process if it still runs."""
         self.process.kill()
         self.process.wait()
         if self.process.stderr is not None:
@@ -73,7 +73,7 @@ def _report(settings: Settings, conversation_id: str, writes: int) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_service_runs_and_leaves_when_told(
+def test_a_service_runs_until_a_signal(
     running: Callable[..., Running],
     configured: Settings,
     backup: BackupTable,
@@ -81,7 +81,7 @@ def test_a_service_runs_and_leaves_when_told(
     signum: signal.Signals,
     saltctl: Runner,
 ) -> None:
-    """On an empty Redis: it creates its group, rebuilds, raises, shows metrics and health, and exits 0 when told."""
+    """On an empty Redis it creates its group, rebuilds, raises, serves metrics, touches its health file and exits 0."""
     health = tmp_path / "health"
     one = running("--consumer", "w1", "--metrics-port", "0", "--health-file", str(health))
     port = one.wait_for("metrics_served")["port"]
@@ -126,7 +126,7 @@ def test_the_health_file_is_touched_by_the_loop(
     os.kill(one.process.pid, signal.SIGCONT)
 
 
-def test_a_port_that_is_taken_is_said(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
+def test_a_used_port_is_a_configuration_error(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
     """Metrics on a taken port are a configuration error before anything is read."""
     outcome = saltctl("service", "run", "--metrics-port", str(redis_server.port))
     assert outcome.code == 78
@@ -205,7 +205,7 @@ class Roles:
 
 
 def with_passwords(line: str) -> str:
-    """An emitted user with a password: what stands behind ``saltctl-`` in its name."""
+    """Return an emitted user with the part of its name after ``saltctl-`` as its password."""
     for number, role in enumerate(("app", "service", "readonly"), 1):
         line = line.replace(f"CHANGE-ME-{number}", role)
     return line
@@ -311,7 +311,7 @@ def test_a_service_runs_under_its_role(
 
 
 def test_no_role_can_do_more(configured: Settings, redis_server: LocalRedis) -> None:
-    """Nobody flushes, configures or looks elsewhere; application servers load no script and write no registry."""
+    """No role may flush, configure or read other keys; application servers may not load scripts or write entries."""
     roles = Roles(configured, redis_server)
     for role in ("app", "service", "readonly"):
         beyond: tuple[tuple[str, ...], ...] = (
@@ -352,10 +352,10 @@ def test_no_role_can_do_more(configured: Settings, redis_server: LocalRedis) -> 
         assert roles.refuses("readonly", *command), command
 
 
-def test_a_replay_that_ended_early_names_what_goes_on(
+def test_a_replay_that_ended_early_prints_the_command_that_resumes_it(
     configured: Settings, registry: Registry, rebuild: Rebuilder, saltctl: Runner
 ) -> None:
-    """The command has the end of the range and the pace, and goes on with the entry behind the last one."""
+    """The command has the end of the range and the rate, and starts with the entry after the last one."""
     rebuild()
     HeatStream(configured).create_group()
     for number in range(5):

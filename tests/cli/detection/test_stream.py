@@ -1,4 +1,4 @@
-"""``saltctl stream``: what is on the stream, what was lost of it, and what becomes of dead letters."""
+"""``saltctl stream``: status, lost entries, peek, replay and dead letters."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def letters(configured: Settings) -> Iterator[DeadLetters]:
 
 @pytest.fixture
 def admin(configured: Settings) -> Iterator[Any]:
-    """A plain client, for what people do by hand."""
+    """A plain client, for changes by hand."""
     import redis
 
     client = redis.Redis.from_url(configured.require_redis_url())
@@ -53,14 +53,14 @@ def report(stream: HeatStream, *conversations: str, writes: int = 900) -> list[s
     return [entry.id for entry in stream.range("-", "+", 1000)]
 
 
-def bury(letters: DeadLetters, *fields: bytes) -> str:
-    """An entry with these fields that nothing could be done with; the letter's id."""
+def add_letter(letters: DeadLetters, *fields: bytes) -> str:
+    """An entry with these fields that cannot be handled; return the letter's id."""
     letters.add([(Entry("1-1", list(fields)), "no version")])
     return letters.list()[-1].id
 
 
-def test_what_was_trimmed_unread_is_told(saltctl: Runner, stream: HeatStream, admin: Any) -> None:
-    """Exit 3, how many entries nobody saw, and from when to when."""
+def test_unread_entries_that_were_trimmed_are_reported(saltctl: Runner, stream: HeatStream, admin: Any) -> None:
+    """Exit 3, with the number of lost entries and their range of time."""
     entries = report(stream, *(f"conv_{number}" for number in range(10)))
     stream.acknowledge([entry.id for entry in stream.read_new("worker", 3)])
     admin.xtrim(stream.key, minid=entries[6], approximate=False)
@@ -74,15 +74,15 @@ def test_what_was_trimmed_unread_is_told(saltctl: Runner, stream: HeatStream, ad
 
 
 def test_without_a_stream_the_verdict_is_unknown(saltctl: Runner, configured: Settings) -> None:
-    """Exit 3, and null for everything that there is not."""
+    """Exit 3, and null for unknown values."""
     outcome = saltctl("stream", "status", "--window", "10ms", "-o", "json")
     assert outcome.code == 3
     found = outcome.json
     assert (found["verdict"], found["length"], found["first_id"], found["groups"]) == ("unknown", None, None, [])
 
 
-def test_peek_takes_nothing_and_shows_nothing_raw(saltctl: Runner, stream: HeatStream) -> None:
-    """What is no report is shown with the reason; the group has read none of it."""
+def test_peek_takes_no_entries_and_escapes_hostile_ones(saltctl: Runner, stream: HeatStream) -> None:
+    """An invalid report is shown with the reason; the group has read no entry."""
     first, *_ = report(stream, HOSTILE, "conv")
     stream.append({"v": 7, "conversation_id": HOSTILE})
     shown = saltctl("stream", "peek", "-o", "json")
@@ -96,8 +96,8 @@ def test_peek_takes_nothing_and_shows_nothing_raw(saltctl: Runner, stream: HeatS
     assert len(stream.read_new("worker", 10)) == 3
 
 
-def test_peek_at_what_is_pending(saltctl: Runner, stream: HeatStream, admin: Any) -> None:
-    """Only what is delivered and not acknowledged, also where the entry itself was trimmed."""
+def test_peek_shows_pending_entries(saltctl: Runner, stream: HeatStream, admin: Any) -> None:
+    """Only pending entries are shown, even if the entry itself was trimmed."""
     entries = report(stream, "a", "b", "c")
     stream.read_new("worker", 2)
     admin.xdel(stream.key, entries[0])
@@ -111,7 +111,7 @@ def test_peek_at_what_is_pending(saltctl: Runner, stream: HeatStream, admin: Any
 @pytest.mark.parametrize(
     ("bound", "expected"), [("0", 2), ("1h", 2), ("2020-01-01", 2), ("2020-01-01T00:00:00+02:00", 2), ("0ms", 0)]
 )
-def test_where_to_begin(bound: str, expected: int, saltctl: Runner, stream: HeatStream) -> None:
+def test_peek_starts_at_an_id_or_a_time(bound: str, expected: int, saltctl: Runner, stream: HeatStream) -> None:
     """An id, a time in any zone, or a duration ago."""
     report(stream, "a", "b")
     time.sleep(0.002)  # ids have milliseconds
@@ -119,14 +119,14 @@ def test_where_to_begin(bound: str, expected: int, saltctl: Runner, stream: Heat
 
 
 @pytest.mark.parametrize("bound", ["", "yesterday", "1-2-3", "-1", "2026-13-01", "9" * 20, "9" * 30, f"1-{2**64}"])
-def test_what_is_no_bound(bound: str, saltctl: Runner, stream: HeatStream) -> None:
-    """Exit 2, and what can be written instead; Redis is not asked."""
+def test_an_invalid_start_is_a_usage_error(bound: str, saltctl: Runner, stream: HeatStream) -> None:
+    """Exit 2, with examples of valid values; Redis is not asked."""
     outcome = saltctl("stream", "peek", f"--from={bound}", "-o", "json")
     assert outcome.code == 2
     assert outcome.error["code"] == "usage"
 
 
-def test_people_see_the_raises_of_a_replay(
+def test_a_replay_shows_its_raises_as_a_table(
     saltctl: Runner, stream: HeatStream, rebuild: Rebuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A table of them below the counts, hostile ids made harmless."""
@@ -139,7 +139,7 @@ def test_people_see_the_raises_of_a_replay(
 
 def test_requeueing_puts_the_entry_back(saltctl: Runner, stream: HeatStream, letters: DeadLetters) -> None:
     """A dry run changes nothing; then the entry is on the stream under a new id, and the letter is gone."""
-    kept = bury(letters, b"v", b"2", b"conversation_id", HOSTILE.encode())
+    kept = add_letter(letters, b"v", b"2", b"conversation_id", HOSTILE.encode())
     dry = saltctl("stream", "dead", "requeue", kept, "--dry-run", "-o", "json").json
     assert dry == [{"id": kept, "new_id": None, "action": "requeue"}]
     assert (letters.length(), stream.range("-", "+", 10)) == (1, [])
@@ -149,10 +149,10 @@ def test_requeueing_puts_the_entry_back(saltctl: Runner, stream: HeatStream, let
     assert letters.length() == 0
 
 
-def test_what_was_too_large_is_not_requeued(saltctl: Runner, stream: HeatStream, letters: DeadLetters) -> None:
-    """Named, it is refused with the command that drops it; with --all the others go, and it is told that it stays."""
-    cut = bury(letters, b"v", b"1", b"padding", b"x" * (MAX_ENTRY_BYTES + 1))
-    bury(letters, b"v", b"2")
+def test_a_cut_dead_letter_is_not_requeued(saltctl: Runner, stream: HeatStream, letters: DeadLetters) -> None:
+    """By id it is refused with the command that drops it; with --all the others are requeued, with a note."""
+    cut = add_letter(letters, b"v", b"1", b"padding", b"x" * (MAX_ENTRY_BYTES + 1))
+    add_letter(letters, b"v", b"2")
     named = saltctl("stream", "dead", "requeue", cut, "-o", "json")
     assert named.code == 6
     assert named.error["hint"] == f"saltctl stream dead drop {cut}"
@@ -162,9 +162,9 @@ def test_what_was_too_large_is_not_requeued(saltctl: Runner, stream: HeatStream,
     assert [letter.id for letter in letters.list()] == [cut]
 
 
-def test_dropping_wants_consent(saltctl: Runner, letters: DeadLetters, configured: Settings) -> None:
-    """It cannot be undone: exit 6 without --yes, and a dry run drops nothing."""
-    kept, dropped = bury(letters, b"v", b"2"), bury(letters, b"v", b"3")
+def test_dropping_needs_confirmation(saltctl: Runner, letters: DeadLetters, configured: Settings) -> None:
+    """Without --yes it exits 6; a dry run drops nothing."""
+    kept, dropped = add_letter(letters, b"v", b"2"), add_letter(letters, b"v", b"3")
     assert saltctl("stream", "dead", "drop", "--all").code == 6
     assert saltctl("stream", "dead", "drop", "--all", "--dry-run").code == 0
     assert letters.length() == 2
@@ -173,9 +173,9 @@ def test_dropping_wants_consent(saltctl: Runner, letters: DeadLetters, configure
 
 
 @pytest.mark.parametrize("action", ["drop", "requeue"])
-def test_letters_are_named_or_all_are_meant(action: str, saltctl: Runner, letters: DeadLetters) -> None:
-    """None named, both said, or one that there is not: exit 2, and nothing happens."""
-    kept = bury(letters, b"v", b"2")
+def test_ids_or_all_are_required(action: str, saltctl: Runner, letters: DeadLetters) -> None:
+    """No id, an id with --all, or an unknown id: exit 2, and nothing changes."""
+    kept = add_letter(letters, b"v", b"2")
     for args in ((), ("--all", kept), ("1-1",)):
         outcome = saltctl("stream", "dead", action, *args, "-o", "json")
         assert outcome.code == 2

@@ -1,4 +1,4 @@
-"""Heat reports on the stream: what is read, and the reason for everything that is not."""
+"""Parsing of heat reports: valid reports, and the reason for each invalid one."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def flat(**changes: bytes | None) -> list[bytes]:
 
 
 def as_redis_returns(report: HeatReport) -> list[bytes]:
-    """What XREADGROUP returns of a report that was added."""
+    """Return the fields as XREADGROUP returns them."""
     return [str(part).encode() for part in report.fields()]
 
 
 @pytest.mark.parametrize("throttled_n", [0, 4])
 def test_a_report_survives_the_stream(throttled_n: int) -> None:
-    """What is sent is what is read, names in any script included."""
+    """The parsed report equals the sent one, even with names in other scripts."""
     report = HeatReport("conv_äöü", "app-1:77:ff", int(NOW), 812, throttled_n)
     assert parse(as_redis_returns(report), NOW) == report
 
 
-def test_unknown_fields_are_passed_over() -> None:
+def test_unknown_fields_are_ignored() -> None:
     """A later version may add fields to version 1 without breaking older services."""
     assert parse([*flat(), b"colour", b"blue"], NOW).writes == 42
 
@@ -73,20 +73,20 @@ def test_unknown_fields_are_passed_over() -> None:
         ([b"a", b"b"] * 17, "17 fields"),
     ],
 )
-def test_what_is_no_report_has_a_reason(fields: list[bytes], reason: str) -> None:
+def test_an_invalid_report_has_a_reason(fields: list[bytes], reason: str) -> None:
     """Malformed, oversized, hostile, of another version or from the future: refused, and the reason says which."""
     with pytest.raises(BadReportError, match=reason.replace("#", "\\#")):
         parse(fields, NOW)
 
 
-def test_a_clock_that_is_a_little_ahead_is_no_error() -> None:
+def test_a_clock_that_is_a_minute_ahead_is_accepted() -> None:
     """Servers' clocks differ: a minute is let pass."""
     assert parse(flat(window=str(int(NOW) + 59).encode()), NOW).window == int(NOW) + 59
 
 
 @given(st.lists(st.binary(max_size=60), max_size=40))
-def test_nothing_that_is_on_the_stream_breaks_the_reader(fields: list[bytes]) -> None:
-    """Any bytes are either a report or refused with a reason that is one short printable text."""
+def test_any_bytes_are_parsed_or_refused(fields: list[bytes]) -> None:
+    """Any bytes are either a report or refused with a short reason."""
     reason = "a report"
     try:
         parse(fields, NOW)
@@ -96,8 +96,8 @@ def test_nothing_that_is_on_the_stream_breaks_the_reader(fields: list[bytes]) ->
 
 
 @given(st.dictionaries(st.sampled_from(["v", "window", "writes", "server", "conversation_id"]), st.binary(max_size=30)))
-def test_reports_that_are_read_are_within_bounds(changes: dict[str, bytes]) -> None:
-    """Whatever stands in the known fields, what comes out can be worked with."""
+def test_valid_reports_are_within_bounds(changes: dict[str, bytes]) -> None:
+    """Any values of the known fields give a report within bounds or an error."""
     try:
         report = parse(flat(**changes), NOW)
     except BadReportError:

@@ -1,4 +1,4 @@
-"""What is remembered for people, on real servers: when Redis was verified, and the latest raises."""
+"""The state shown to operators, on real servers: when Redis was verified, and the latest raises."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def state(settings: Settings) -> Iterator[ServiceState]:
     notes.close()
 
 
-def test_a_rebuild_leaves_a_note_of_whom_it_verified(
+def test_a_rebuild_records_the_primaries_that_it_verified(
     settings: Settings, store: RedisRegistry, backup: BackupTable, state: ServiceState, admin: Any
 ) -> None:
     """The note has the time that was handed in, and the replication id that the primary has."""
@@ -42,7 +42,7 @@ def test_a_rebuild_leaves_a_note_of_whom_it_verified(
     assert state.verification() == Verification(1000.5, (admin.info("replication")["master_replid"],))
 
 
-def test_the_latest_raises_come_first_and_are_few(state: ServiceState) -> None:
+def test_the_latest_raises_are_kept_newest_first(state: ServiceState) -> None:
     """Of many raises the latest are kept, the newest first; the latest of all is ``last_raise``."""
     for n in range(KEPT_RAISES + 3):
         state.note_raise(f"conv\n{n}", 1, 2, AT, "worker")
@@ -54,8 +54,8 @@ def test_the_latest_raises_come_first_and_are_few(state: ServiceState) -> None:
 @pytest.mark.parametrize(
     "junk", ["", "no json", "[]", "3", '{"at": "x", "replication_ids": []}', '{"at": 1, "replication_ids": "x"}']
 )
-def test_what_is_no_note_is_none(state: ServiceState, settings: Settings, admin: Any, junk: str) -> None:
-    """Whatever somebody else wrote there is no note, and no error either."""
+def test_invalid_values_are_none(state: ServiceState, settings: Settings, admin: Any, junk: str) -> None:
+    """A value that another program wrote is ignored without an error."""
     admin.hset(
         f"{settings.key_prefix}:service", mapping={"verified": junk, "last_raise": junk, "raises": f"{junk}\n{{}}"}
     )

@@ -1,4 +1,4 @@
-"""The heat stream on real servers: delivery, claiming, trimming, what status reads, and the shared sums."""
+"""The heat stream on real servers: delivery, claiming, trimming, status, and the shared sums."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def fill(admin: Any, stream: HeatStream, count: int) -> None:
         admin.execute_command("XADD", stream.key, f"{number}-0", "a", number)
 
 
-def test_what_is_reported_is_read_once(stream: HeatStream) -> None:
+def test_reports_are_read_once(stream: HeatStream) -> None:
     """Reports arrive in order, each at one consumer, and nothing is left for the next read."""
     sent = [report(number) for number in range(2500)]
     stream.append_reports(sent)
@@ -57,7 +57,7 @@ def test_what_is_reported_is_read_once(stream: HeatStream) -> None:
 
 
 def test_pending_entries_come_back_until_acknowledged(stream: HeatStream) -> None:
-    """A consumer that restarts under its name reads what it had; acknowledging ends it, also when repeated."""
+    """A consumer that restarts under its name reads its pending entries until it acknowledges them."""
     stream.append_reports([report(1), report(2)])
     entries = stream.read_new("c1", 10)
     assert stream.read_own("c1", "0", 10) == entries
@@ -76,8 +76,8 @@ def test_blocking_ends_when_something_arrives(stream: HeatStream) -> None:
     timer.join()
 
 
-def test_what_a_dead_consumer_holds_can_be_claimed(stream: HeatStream, admin: Any) -> None:
-    """Claiming hands entries over; what was trimmed meanwhile is named by its id alone."""
+def test_entries_of_a_dead_consumer_can_be_claimed(stream: HeatStream, admin: Any) -> None:
+    """Claiming transfers entries; of a trimmed entry only the id is returned."""
     fill(admin, stream, 3)
     held = stream.read_new("dead", 10)
     admin.execute_command("XTRIM", stream.key, "MINID", "2-0")
@@ -102,7 +102,7 @@ def test_a_trimmed_pending_entry_is_read_without_fields(stream: HeatStream, admi
 
 @pytest.mark.parametrize("loss", ["FLUSHALL", "DEL", "XGROUP DESTROY"])
 def test_a_lost_stream_is_an_error_of_its_own(stream: HeatStream, admin: Any, loss: str) -> None:
-    """Where stream or group are gone every read says so, and creating them again starts from the beginning."""
+    """Without stream or group each read raises the same error. A new group starts at the beginning."""
     arguments: tuple[str, ...] = {"FLUSHALL": (), "DEL": (stream.key,)}.get(loss, (stream.key, stream.group))
     admin.execute_command(*loss.split(), *arguments)
     for read in (
@@ -118,7 +118,7 @@ def test_a_lost_stream_is_an_error_of_its_own(stream: HeatStream, admin: Any, lo
     assert len(stream.read_new("c1", 10)) == 1
 
 
-def test_a_stream_that_is_lost_while_waiting_is_noticed(stream: HeatStream, admin: Any) -> None:
+def test_a_stream_that_is_deleted_during_a_blocking_read_is_an_error(stream: HeatStream, admin: Any) -> None:
     """DEL during a blocked read ends it with the same error."""
     timer = threading.Timer(0.1, admin.delete, [stream.key])
     timer.start()
@@ -127,7 +127,7 @@ def test_a_stream_that_is_lost_while_waiting_is_noticed(stream: HeatStream, admi
     timer.join()
 
 
-def test_a_server_that_dies_while_waiting_is_noticed(stream: HeatStream, redis_server: LocalRedis) -> None:
+def test_a_server_that_dies_during_a_blocking_read_is_an_outage(stream: HeatStream, redis_server: LocalRedis) -> None:
     """A kill during a blocked read is an outage, at once."""
     timer = threading.Timer(0.1, redis_server.kill)
     timer.start()
@@ -136,7 +136,7 @@ def test_a_server_that_dies_while_waiting_is_noticed(stream: HeatStream, redis_s
     timer.join()
 
 
-def test_reports_are_not_tried_again(stream: HeatStream, redis_server: LocalRedis) -> None:
+def test_reports_are_not_retried(stream: HeatStream, redis_server: LocalRedis) -> None:
     """With Redis away a batch fails and that is that; the meter counts it."""
     redis_server.kill()
     with pytest.raises(RedisUnavailableError):
@@ -148,7 +148,7 @@ def test_reports_are_not_tried_again(stream: HeatStream, redis_server: LocalRedi
     [(4, 10, 5), (10, 10, 10), (10, 6, 6), (0, 10, 1), (10, 0, 1)],
     ids=["a pending one", "all done", "another group's unread", "nothing acknowledged", "a group that read nothing"],
 )
-def test_trimming_stops_at_what_somebody_needs(
+def test_trimming_stops_at_unread_and_pending_entries(
     stream: HeatStream, admin: Any, acknowledged: int, second_reads: int, left: int
 ) -> None:
     """Whatever is unread or pending in any group stays, and everything above it."""
@@ -165,7 +165,7 @@ def test_trimming_stops_at_what_somebody_needs(
     assert stream.range("-", "+", 100)[0].id == f"{left}-0"
 
 
-def test_trimming_keeps_what_is_young(stream: HeatStream) -> None:
+def test_trimming_keeps_young_entries(stream: HeatStream) -> None:
     """Acknowledged entries stay for as long as they may be replayed."""
     stream.append_reports([report()])
     stream.acknowledge([entry.id for entry in stream.read_new("c1", 10)])
@@ -173,7 +173,7 @@ def test_trimming_keeps_what_is_young(stream: HeatStream) -> None:
 
 
 def test_trimming_without_a_group_or_a_stream_does_nothing(stream: HeatStream, admin: Any) -> None:
-    """Nobody has read anything, so nothing may go."""
+    """No group has read an entry, so all entries stay."""
     fill(admin, stream, 3)
     admin.execute_command("XGROUP", "DESTROY", stream.key, stream.group)
     assert stream.trim(1e12) == 0
@@ -181,7 +181,7 @@ def test_trimming_without_a_group_or_a_stream_does_nothing(stream: HeatStream, a
     assert stream.trim(1e12) == 0
 
 
-def test_only_consumers_that_hold_nothing_are_forgotten(stream: HeatStream) -> None:
+def test_only_consumers_without_pending_entries_are_deleted(stream: HeatStream) -> None:
     """A dead consumer with pending entries stays, since its entries would go with it."""
     stream.append_reports([report()])
     stream.read_new("holds", 10)
@@ -193,7 +193,7 @@ def test_only_consumers_that_hold_nothing_are_forgotten(stream: HeatStream) -> N
     assert [c.name for c in group.consumers] == ["holds"]
 
 
-def test_signing_in_is_a_sign_of_life(stream: HeatStream, admin: Any) -> None:
+def test_a_heartbeat_resets_the_idle_time(stream: HeatStream, admin: Any) -> None:
     """An instance with nothing to do is known all the same, and its idle time begins again."""
     stream.send_heartbeat("c1")
     while _idle(stream) < 0.05:
@@ -207,8 +207,8 @@ def _idle(stream: HeatStream) -> float:
     return next(c.idle_s for c in group.consumers if c.name == "c1")
 
 
-def test_info_counts_what_is_unread_and_pending(stream: HeatStream, admin: Any) -> None:
-    """Length, ends, lag, pending and consumers, as they are."""
+def test_info_counts_unread_and_pending_entries(stream: HeatStream, admin: Any) -> None:
+    """Length, first and last id, lag, pending entries and consumers are exact."""
     fill(admin, stream, 10)
     stream.read_new("c1", 4)
     info = stream.info()
@@ -220,7 +220,7 @@ def test_info_counts_what_is_unread_and_pending(stream: HeatStream, admin: Any) 
     assert group.loss is None
 
 
-def test_the_lag_is_computed_where_redis_does_not_know_it(stream: HeatStream, admin: Any) -> None:
+def test_the_lag_is_counted_if_redis_does_not_know_it(stream: HeatStream, admin: Any) -> None:
     """After XDEL Redis says null; counting says how many there are."""
     fill(admin, stream, 10)
     stream.read_new("c1", 4)
@@ -251,8 +251,8 @@ def test_a_group_that_never_read_and_a_stream_that_is_empty(stream: HeatStream, 
     assert group.loss.entries == 4
 
 
-def test_trimming_what_was_read_is_no_loss(stream: HeatStream, admin: Any) -> None:
-    """What the group has read may go; nothing is claimed to be lost."""
+def test_trimming_read_entries_is_not_a_loss(stream: HeatStream, admin: Any) -> None:
+    """Entries that the group has read may be trimmed; no loss is reported."""
     fill(admin, stream, 10)
     stream.acknowledge([entry.id for entry in stream.read_new("c1", 6)])
     stream.trim(1e12)
@@ -263,8 +263,8 @@ def test_trimming_what_was_read_is_no_loss(stream: HeatStream, admin: Any) -> No
     assert group.loss is None
 
 
-def test_no_stream_is_said(settings: Settings) -> None:
-    """Without a stream there is nothing to tell about."""
+def test_info_without_a_stream_is_an_error(settings: Settings) -> None:
+    """It raises StreamLostError."""
     with pytest.raises(StreamLostError):
         HeatStream(settings).info()
 
@@ -292,7 +292,7 @@ def test_ids_that_look_alike_are_not_mixed_up(sums: WindowSums) -> None:
 
 
 def test_sums_are_shared_and_expire(settings: Settings, sums: WindowSums, admin: Any) -> None:
-    """Another instance goes on with the same sum, and nothing of it stays for ever."""
+    """Another instance adds to the same sum, and each sum expires."""
     sums.add([report(number) for number in range(3000)])
     assert WindowSums(settings).add([report(7, server="app-2")]) == [40]
     keys = list(admin.scan_iter(f"{settings.key_prefix}:sum:*"))
