@@ -134,6 +134,7 @@ def test_the_tour_is_real_output(fresh_environment: dict[str, str]) -> None:
     assert tried >= 8
 
 
+@pytest.mark.slow
 def test_the_python_examples_print_what_they_say(fresh_environment: dict[str, str]) -> None:
     """The library example runs, and prints the lines in its comments."""
     for block in _blocks("python"):

@@ -18,6 +18,7 @@ from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner
 
 
+@pytest.mark.slow
 def test_a_load_is_detected(configured: Settings, registry: Registry, backup: BackupTable, saltctl: Runner) -> None:
     """The meters' reports of a Zipf load reach the stream, and replaying them raises the hottest conversation."""
     MessagesTable(configured).create()
