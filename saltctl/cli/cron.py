@@ -146,6 +146,7 @@ def _write_metrics(file: Path, job: Job, labels: Mapping[str, str], code: int, s
     registry = CollectorRegistry()
 
     def add(name: str, about: str, value: float) -> None:
+        """Add a metric with the labels of the job."""
         Gauge(name, about, tuple(labels), registry=registry).labels(**labels).set(value)
 
     add("saltctl_job_success", "Whether the last run succeeded.", success)

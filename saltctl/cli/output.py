@@ -252,6 +252,7 @@ def fields_and_tables(
     """Return a ``human_view`` of a record that has lists: its fields, and below them a table for each list."""
 
     def draw(screen: Console) -> None:
+        """Draw the fields and the tables."""
         print_fields(record, [column for column in columns if column.key not in lists])
         for key, inner in lists.items():
             if record[key]:

@@ -69,6 +69,7 @@ def _rate_limited(clock: Callable[[], float]) -> PrintLine:
     last = clock()
 
     def print_line(text: str) -> None:
+        """Print a line if the last one is old enough."""
         nonlocal last
         if (now := clock()) - last >= LINE_EVERY:
             last = now

@@ -44,6 +44,7 @@ def raise_on_termination() -> None:
     """Make SIGTERM and SIGHUP raise Terminated in the main thread."""
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
+        """Raise Terminated."""
         raise Terminated(signum)
 
     for signum in (signal.SIGTERM, signal.SIGHUP):
@@ -57,6 +58,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
     before = {}
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
+        """Set the event at the first signal."""
         if stop.is_set():
             raise Terminated(signum)
         stop.set()
@@ -81,6 +83,7 @@ def reraise_lost_signals() -> Iterator[None]:
     lost: list[BaseException] = []
 
     def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        """Start the timer for an exception that a finalizer lost."""
         if isinstance(unraisable.exc_value, _TimeoutExpired | Terminated | KeyboardInterrupt):
             lost.append(unraisable.exc_value)
             signal.signal(signal.SIGALRM, reraise)
@@ -89,6 +92,7 @@ def reraise_lost_signals() -> Iterator[None]:
             hook_before(unraisable)
 
     def reraise(signum: int, frame: FrameType | None) -> None:
+        """Raise the lost exception, unless the hook is still running."""
         while frame is not None:
             if frame.f_code is hook.__code__:  # the hook still runs: this exception would be lost, too
                 signal.setitimer(signal.ITIMER_REAL, _RERAISE_SECONDS)
@@ -114,6 +118,7 @@ def deadline(seconds: float | None) -> Iterator[None]:
         return
 
     def on_alarm(signum: int, frame: FrameType | None) -> None:
+        """End the block."""
         raise _TimeoutExpired
 
     before = signal.signal(signal.SIGALRM, on_alarm)

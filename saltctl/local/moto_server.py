@@ -39,6 +39,7 @@ def query_one_partition(query: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(query)
     def narrowed(table: Any, hash_key: Any, *args: Any, **kwargs: Any) -> Any:
+        """Query a copy of the table that has this partition only."""
         if hash_key is None or table.all_indexes():
             return query(table, hash_key, *args, **kwargs)
         part = copy.copy(table)
@@ -60,6 +61,8 @@ def main() -> None:
     from werkzeug.serving import make_server
 
     class Handler(MotoRequestHandler):
+        """Handler of requests on persistent connections."""
+
         protocol_version = "HTTP/1.1"  # connections are kept, as DynamoDB keeps them
 
     table: Any = Table

@@ -122,6 +122,7 @@ def _put_throttle_metrics(settings: Settings, rng: random.Random, now: datetime)
     data: list[dict[str, Any]] = []
 
     def put(name: str, age: int, value: float, operation: str | None = None) -> None:
+        """Add a value of a metric, ``age`` minutes ago."""
         dimensions = [table] if operation is None else [table, {"Name": "Operation", "Value": operation}]
         at = minute - timedelta(minutes=age)
         data.append(
