@@ -53,13 +53,13 @@ class WindowSums:
         return sums
 
     def _calls_by_primary(self, reports: Sequence[HeatReport]) -> dict[str, list[_Call]]:
-        by_key: dict[str, list[int]] = defaultdict(list)
+        by_hash: dict[tuple[int, int], list[int]] = defaultdict(list)
         for position, report in enumerate(reports):
-            shard = crc32(report.conversation_id.encode()) % SHARDS
-            by_key[f"{self._prefix}{report.window}:{shard}"].append(position)
+            by_hash[(report.window, crc32(report.conversation_id.encode()) % SHARDS)].append(position)
         calls: dict[str, list[_Call]] = defaultdict(list)
         source = script("add_reports", "heat")
-        for key, positions in by_key.items():
+        for (window, shard), positions in by_hash.items():
+            key = f"{self._prefix}{window}:{shard}"
             for start in range(0, len(positions), REPORTS_PER_CALL):
                 page = positions[start : start + REPORTS_PER_CALL]
                 arguments: list[Any] = []

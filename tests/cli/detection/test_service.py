@@ -104,6 +104,7 @@ def test_a_service_runs_until_a_signal(
     assert all({"at", "level", "event"} <= set(line) for line in one.log)
 
 
+@pytest.mark.slow
 def test_the_health_file_is_touched_by_the_loop(
     running: Callable[..., Running], configured: Settings, tmp_path: Path
 ) -> None:
@@ -295,6 +296,7 @@ def test_each_role_can_do_its_commands(
     assert saltctl("rebuild").code == 77
 
 
+@pytest.mark.slow
 def test_a_service_runs_under_its_role(
     running: Callable[..., Running], configured: Settings, redis_server: LocalRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
