@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,16 +22,20 @@ from tests.cli.tree import LEAVES
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TOPICS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "saltctl" / "help").glob("*.txt"))}
 
 
 def _blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def _rows(heading: str) -> list[list[str]]:
-    """The rows of the first table below a heading, without markup of code."""
-    section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+def _section(heading: str) -> str:
+    return README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def _table(text: str) -> list[list[str]]:
+    """The rows of the first table of a text, without markup of code."""
+    lines = [line for line in text.splitlines() if line.startswith("|")][2:]
     return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines]
 
 
@@ -42,30 +47,65 @@ def _tree(cls: type[SaltctlError]) -> Iterator[type[SaltctlError]]:
 
 def test_exit_codes_are_those_of_the_errors() -> None:
     """Every exit code that an error can have is in the table."""
-    documented = {int(code) for row in _rows("Exit codes") for code in row[0].split(",")}
+    documented = {int(code) for row in _table(_section("Exit codes")) for code in row[0].split(",")}
     assert {cls.exit_code for cls in _tree(SaltctlError)} <= documented
 
 
 def test_settings_are_those_of_the_code() -> None:
-    """Each setting stands in the table with its environment variable and its default."""
-    rows = {row[0]: row[1:] for row in _rows("Configuration")}
-    assert list(rows) == [spec.name for spec in SPECS]
+    """Each setting is in the table with its default, and its environment variable follows the rule above the table."""
+    cells = [row[at : at + 2] for row in _table(_section("Configuration")) for at in (0, 2)]
+    defaults = {name: default for name, default in cells if name}
+    assert defaults.keys() == {spec.name for spec in SPECS}
     for spec in SPECS:
-        environment, default = rows[spec.name]
-        assert environment == spec.environment[0]
+        prefix = "" if spec.name in ("aws_profile", "aws_region", "aws_endpoint_url") else "SALTCTL_"
+        assert spec.environment[0] == prefix + spec.name.upper()
         if spec.default is not None:
-            assert default == str(spec.default)
+            assert defaults[spec.name] == str(spec.default)
 
 
 def test_every_command_is_named() -> None:
     """No command exists that the README does not mention, and none is mentioned that does not exist."""
-    text = README.split("\n## Commands by task\n", 1)[1].split("\n## ", 1)[0]
+    text = _section("Commands by task")
     mentioned = set(re.findall(r"`saltctl ((?:[a-z]+ ?)+)", text))
     for name in LEAVES:
         assert any(found.startswith(name) for found in mentioned), f"{name} is not in the README"
     groups = {name.split()[0] for name in LEAVES}
     for found in mentioned:
         assert found.split()[0] in groups, f"{found} does not exist"
+
+
+def test_links_lead_somewhere() -> None:
+    """Each link of the README names a heading of it, or a file of the repository; each help topic is linked."""
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    anchors = {"#" + re.sub(r"[^a-z -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    links = set(re.findall(r"\]\(([^)]+)\)", README))
+    assert {link for link in links if link.startswith("#")} == anchors - {"#saltctl"}
+    files = {link for link in links if not link.startswith("#")}
+    assert all((ROOT / link).is_file() for link in files)
+    assert {f"saltctl/help/{topic}.txt" for topic in TOPICS} <= files
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_topic_names_commands_that_exist(topic: str) -> None:
+    """Each ``saltctl`` command of a help topic is one, with options that it has; lines fit on a terminal."""
+    for line in TOPICS[topic].splitlines():
+        assert len(line) <= 100 or "ExecStart=" in line, line
+        for quoted, bare in re.findall(r"`saltctl ([^`]+)`|^\s+(?:\d\. )?saltctl ((?: ?\S+)+)", line):
+            words = (quoted or bare).split()
+            name = next((" ".join(words[:n]) for n in (3, 2, 1) if " ".join(words[:n]) in LEAVES), None)
+            assert name, f"{line!r} names no command"
+            help_text = _help_of(name)
+            for option in (word for word in words if word.startswith("--")):
+                assert option in help_text, f"{name} has no {option}"
+
+
+@cache
+def _help_of(name: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "saltctl", *name.split(), "--help"], capture_output=True, text=True, check=True
+    )
+    return done.stdout
 
 
 def test_the_configuration_example_can_be_read(tmp_path: Path) -> None:
@@ -156,8 +196,9 @@ def _scheduled() -> list[str]:
     assert all(jobs)
     # cron takes a bare % for a line break.
     assert not re.search(r"(?<!\\)%", crontab)
-    units = [line for block in _blocks("ini") for line in block.splitlines() if line.startswith("ExecStart=")]
-    return [job[1].replace("\\%", "%") for job in jobs if job] + [line.removeprefix("ExecStart=") for line in units]
+    units = re.findall(r"^ *ExecStart=(.*)$", TOPICS["scheduled-jobs"], flags=re.MULTILINE)
+    assert units
+    return [job[1].replace("\\%", "%") for job in jobs if job] + units
 
 
 @pytest.mark.slow
@@ -185,8 +226,8 @@ def test_the_goals_are_those_of_the_benchmarks() -> None:
     """Each benchmark that has a goal is in the table, with that goal. Figures drift, and no test holds to them."""
     goals = {
         "Registry.lookup": {lookup.GOAL},
-        "… against a client's scan": {rebuild.GOAL_CAREFUL},
-        "… against a resource's scan": {rebuild.GOAL_NAIVE},
+        "... against a client's scan": {rebuild.GOAL_CAREFUL},
+        "... against a resource's scan": {rebuild.GOAL_NAIVE},
         "saltctl's scan alone": {rebuild.GOAL_DRAINED},
         "memory of a rebuild": {rebuild.GOAL_MEMORY},
         "saltctl compare": {compare.GOAL_MEMORY},
@@ -198,7 +239,7 @@ def test_the_goals_are_those_of_the_benchmarks() -> None:
         "saltctl --version": {startup.GOALS[startup.VERSION][1]},
         "saltctl registry get": {startup.GOALS[startup.GET][1]},
     }
-    rows = {row[0]: row[2] for row in _rows("How fast") if re.search(r"\d", row[2])}
+    rows = {row[0]: row[2] for row in _table(TOPICS["performance"]) if re.search(r"\d", row[2])}
     assert len(rows) == len(goals)
     for beginning, expected in goals.items():
         (shown,) = [goal for name, goal in rows.items() if name.startswith(beginning)]
