@@ -2,34 +2,34 @@
 
 ::
 
-    SaltctlError                      1   a defect, if it is ever raised as itself
-    ├── UsageError                    2   arguments that cannot be understood
-    ├── IncompleteError               4   partly done; the hint names what finishes it
-    │   ├── RaiseIncompleteError          a raise stopped between two of its steps
-    │   ├── RebuildBrokenError            Redis changed under a rebuild: nothing was verified
-    │   └── ComparisonBrokenError         Redis lost entries while it was compared: nothing was proved
-    ├── RefusedError                  6   understood, and not done
+    SaltctlError                      1   internal error, if it is raised as itself
+    ├── UsageError                    2   arguments that are not valid
+    ├── IncompleteError               4   partly done; the hint names the command that completes it
+    │   ├── RaiseIncompleteError          a raise stopped between two steps
+    │   ├── RebuildBrokenError            Redis changed during a rebuild: nothing was verified
+    │   └── ComparisonBrokenError         Redis lost entries during a comparison: it proves nothing
+    ├── RefusedError                  6   the request is valid, but refused
     │   ├── InvalidConversationIdError
     │   ├── InvalidSaltCountError         not a power of two, above the cap, or lower than now
-    │   ├── InvalidCursorError            damaged, invented, or of another conversation
-    │   ├── CheckpointRefusedError        a broken rebuild cannot be taken up again
+    │   ├── InvalidCursorError            damaged, forged, or of another conversation
+    │   ├── CheckpointRefusedError        an interrupted rebuild cannot be resumed
     │   ├── SortKeyTakenError             another message has this sort key
-    │   └── ConfirmationRequiredError     also: a protected context
+    │   └── ConfirmationRequiredError     --yes is missing, or the context is protected
     ├── UnavailableError             69   an outage of Redis or AWS
     │   ├── RedisUnavailableError
-    │   │   ├── UnverifiedError           Redis answers, and may not hold what the backup holds
+    │   │   ├── UnverifiedError           Redis responds, but may lack entries of the backup
     │   │   └── StreamLostError           the heat stream or its consumer group is gone
     │   └── AwsUnavailableError
     │       ├── ThrottledError
-    │       └── HistoryUnavailableError   a partition of a history cannot be read: it would be incomplete
-    ├── LeaseHeldError               75   somebody else is at it
+    │       └── HistoryUnavailableError   a partition cannot be read: the history would be incomplete
+    ├── LeaseHeldError               75   another process does the same work
     ├── AccessDeniedError            77   credentials or permission
-    ├── ConfigurationError           78   a setting, a table or a server is not as it must be
+    ├── ConfigurationError           78   a setting, a table or a server is not valid
     │   └── DamagedEntryError             a backup item that saltctl cannot have written
     └── DeadlineExceededError       124   --timeout
 
-The number is the exit code of the command line. ``code`` is the stable name that scripts match in JSON.
-Messages say what failed and where; ``hint`` says what to do next, as a command where there is one.
+The number is the exit code of the command line (:class:`ExitCode`). ``code`` is the stable name that scripts match in
+JSON. A message names the failure and the server or table; ``hint`` is the next command or action.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from enum import IntEnum
 from typing import ClassVar, Literal, Self
 
 RaiseStep = Literal["none", "backup", "redis", "commit"]
-"""The last step of a raise that is known to be done, in the order of the protocol."""
+"""Last step of a raise that is known to be done, in the order of the protocol."""
 
 
 class ExitCode(IntEnum):
@@ -67,7 +67,7 @@ class ExitCode(IntEnum):
 
 
 class SaltctlError(Exception):
-    """The root. ``hint`` is empty where nothing useful can be said."""
+    """Root of all errors. ``hint`` is empty if there is no useful advice."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
     code: ClassVar[str] = "internal"
@@ -85,23 +85,23 @@ class SaltctlError(Exception):
 
 
 class UsageError(SaltctlError):
-    """Arguments that cannot be understood."""
+    """The arguments are not valid."""
 
     exit_code = ExitCode.USAGE
     code = "usage"
 
 
 class IncompleteError(SaltctlError):
-    """Part of the work was done and is kept; the hint names what finishes it."""
+    """Part of the work is done and kept; the hint names the command that completes it."""
 
     exit_code = ExitCode.INCOMPLETE
     code = "incomplete"
 
 
 class RaiseIncompleteError(IncompleteError):
-    """A raise stopped half-way: readers may look in too many places, never in too few.
+    """A raise stopped between two steps: readers may query too many partitions, never too few.
 
-    ``step`` is the last step known to be done. Running the same raise again, or a rebuild, completes it.
+    ``step`` is the last step that is known to be done. The same raise, or a rebuild, completes it.
     """
 
     code = "raise_incomplete"
@@ -112,101 +112,101 @@ class RaiseIncompleteError(IncompleteError):
 
 
 class RebuildBrokenError(IncompleteError):
-    """Redis was flushed, evicted from or failed over while it was being rebuilt; the fence stayed up."""
+    """Redis was flushed, evicted entries or failed over during a rebuild; it stays unverified."""
 
     code = "rebuild_broken"
 
 
 class ComparisonBrokenError(IncompleteError):
-    """Redis restarted, failed over or lost entries while it was compared with the backup."""
+    """Redis restarted, failed over or lost entries during a comparison with the backup."""
 
     code = "comparison_broken"
 
 
 class RefusedError(SaltctlError):
-    """The request was understood and is not carried out."""
+    """The request is valid, but saltctl refuses it."""
 
     exit_code = ExitCode.REFUSED
     code = "refused"
 
 
 class InvalidConversationIdError(RefusedError):
-    """The id is empty, too long, no valid UTF-8, or holds a ``#``."""
+    """The id is empty, too long, not valid UTF-8, or contains a ``#``."""
 
     code = "invalid_conversation_id"
 
 
 class InvalidSaltCountError(RefusedError):
-    """N is not a power of two, is above the cap, or is lower than what readers already cover."""
+    """N is not a power of two, is above the cap, or is lower than the N that readers cover already."""
 
     code = "invalid_n"
 
 
 class InvalidCursorError(RefusedError):
-    """The cursor is damaged or invented, or belongs to another conversation or table."""
+    """The cursor is damaged or forged, or belongs to another conversation or table."""
 
     code = "invalid_cursor"
 
 
 class CheckpointRefusedError(RefusedError):
-    """The checkpoint of a rebuild is damaged, of another registry, or no longer holds."""
+    """The checkpoint of a rebuild is damaged, belongs to another registry, or is not valid any more."""
 
     code = "checkpoint_refused"
 
 
 class SortKeyTakenError(RefusedError):
-    """A message was not written, since a message with another id has its sort key on the same partition."""
+    """A message was not written: another message has the same sort key on the same partition."""
 
     code = "sort_key_taken"
 
 
 class ConfirmationRequiredError(RefusedError):
-    """The change cannot be undone, or the context is protected, and nobody confirmed it."""
+    """The change cannot be undone, or the context is protected, and it was not confirmed."""
 
     code = "confirmation_required"
 
 
 class UnavailableError(SaltctlError):
-    """A server does not answer, or answers that it is in trouble."""
+    """A server does not respond, or reports an outage."""
 
     exit_code = ExitCode.UNAVAILABLE
     code = "unavailable"
 
 
 class RedisUnavailableError(UnavailableError):
-    """No connection, no answer in time, or LOADING, READONLY, NOREPLICAS, CLUSTERDOWN, MISCONF, OOM."""
+    """No connection, a timeout, or LOADING, READONLY, NOREPLICAS, CLUSTERDOWN, MISCONF, OOM."""
 
     code = "redis_unavailable"
 
 
 class UnverifiedError(RedisUnavailableError):
-    """Redis answers, but was not proved to hold what the backup holds since it last changed identity."""
+    """Redis responds, but no rebuild has verified this process and this role."""
 
     code = "redis_unverified"
 
 
 class StreamLostError(RedisUnavailableError):
-    """The heat stream or its consumer group is gone; the service and `saltctl setup` create it again."""
+    """The heat stream or its consumer group does not exist; the service and `saltctl setup` create it."""
 
     code = "stream_lost"
 
 
 class AwsUnavailableError(UnavailableError):
-    """An AWS endpoint cannot be reached or answers with a server error."""
+    """An AWS endpoint cannot be reached, or responds with a server error."""
 
     code = "aws_unavailable"
 
 
 class ThrottledError(AwsUnavailableError):
-    """AWS refuses more requests for now; a retry later succeeds."""
+    """AWS throttles the requests; retry later."""
 
     code = "throttled"
 
 
 class HistoryUnavailableError(AwsUnavailableError):
-    """Partitions of a history cannot be read, and what the others hold is not passed off as the whole.
+    """Some partitions of a history cannot be read. The others are not returned as if they were complete.
 
-    ``partitions`` names them, with what each of them failed of.
+    ``partitions`` has the error of each partition, by partition key.
     """
 
     code = "history_unavailable"
@@ -217,28 +217,28 @@ class HistoryUnavailableError(AwsUnavailableError):
 
 
 class LeaseHeldError(SaltctlError):
-    """Another process holds the lease; the message names it."""
+    """Another process holds the lease. The message names the process."""
 
     exit_code = ExitCode.LEASE_HELD
     code = "lease_held"
 
 
 class AccessDeniedError(SaltctlError):
-    """Credentials are missing, wrong or expired, or do not allow the call."""
+    """Credentials are missing, wrong or expired, or lack a permission."""
 
     exit_code = ExitCode.ACCESS_DENIED
     code = "access_denied"
 
 
 class ConfigurationError(SaltctlError):
-    """A setting, a table or a server is not as it must be; retrying does not help."""
+    """A setting, a table or a server is not valid; a retry does not help."""
 
     exit_code = ExitCode.CONFIGURATION
     code = "configuration"
 
 
 class DamagedEntryError(ConfigurationError):
-    """A backup item whose max_n or write_n is missing or is no positive whole number."""
+    """max_n or write_n of a backup item is missing or is not a positive whole number."""
 
     code = "damaged_entry"
 

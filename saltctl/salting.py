@@ -1,15 +1,14 @@
-"""The arithmetic of salting: pure functions of their arguments, shared by every side of the system.
+"""Arithmetic of salting: pure functions that servers, the service and the command share.
 
 A conversation with ``max_n`` N lives on N + 1 partition keys: the base partition, which is the bare
-conversation id, and the salts ``id#0`` … ``id#N-1``. N is 1 for a conversation that was never salted,
-and then the base partition is all there is.
+conversation id, and the salts ``id#0`` … ``id#N-1``. N is 1 for a conversation that was never salted; it has only
+the base partition.
 """
 
 from __future__ import annotations
 
 import math
 from binascii import crc32
-from collections.abc import Iterator
 
 from saltctl.errors import InvalidConversationIdError, InvalidSaltCountError
 
@@ -19,10 +18,10 @@ MAX_ID_BYTES = 2000
 
 
 def check_conversation_id(conversation_id: str) -> str:
-    """Return the id unchanged if it can be one.
+    """Return the id unchanged if it is valid.
 
     Raises:
-        InvalidConversationIdError: empty, over 2,000 UTF-8 bytes, not encodable, or with a ``#`` in it.
+        InvalidConversationIdError: it is empty, longer than 2,000 UTF-8 bytes, not encodable, or contains a ``#``.
     """
     if not conversation_id:
         raise InvalidConversationIdError("the conversation id is empty", hint="give the id of a conversation")
@@ -55,17 +54,17 @@ def is_conversation_id(conversation_id: str) -> bool:
 
 
 def is_power_of_two(n: int) -> bool:
-    """Whether n is 1, 2, 4, 8 and so on."""
+    """Return whether n is 1, 2, 4, 8 and so on."""
     return n > 0 and n & (n - 1) == 0
 
 
 def power_of_two_at_least(n: int) -> int:
-    """The smallest power of two that is not below n; 1 for anything up to 1."""
+    """Return the smallest power of two that is not below n, and at least 1."""
     return 1 << max(n - 1, 0).bit_length()
 
 
 def check_salt_count(n: int, cap: int) -> int:
-    """Return n unchanged if a raise may aim at it.
+    """Return n unchanged if a raise to it is allowed.
 
     Raises:
         InvalidSaltCountError: below 1, above ``cap``, or not a power of two, so that one message can be found on few
@@ -88,15 +87,15 @@ def check_salt_count(n: int, cap: int) -> int:
 
 
 def partition_key(conversation_id: str, salt: int | None) -> str:
-    """``conv#3`` for salt 3, and the bare id for ``None``, the base partition."""
+    """Return ``conv#3`` for salt 3, and the bare id for ``None``, the base partition."""
     return conversation_id if salt is None else f"{conversation_id}{SEPARATOR}{salt}"
 
 
 def split_partition_key(key: str) -> tuple[str, int | None]:
-    """The conversation id and the salt of a partition key; the salt is None for a base partition.
+    """Return the conversation id and the salt of a partition key; the salt is None for a base partition.
 
-    A ``#`` that is not followed by a plain decimal number belongs to no salt of ours: such a key is
-    returned whole, as a base partition.
+    A key with a ``#`` that is not followed by a plain decimal number was not written by saltctl. It is returned whole,
+    as a base partition.
     """
     conversation_id, separator, salt = key.rpartition(SEPARATOR)
     if separator and salt.isascii() and salt.isdigit() and (salt == "0" or salt[0] != "0"):
@@ -105,9 +104,9 @@ def split_partition_key(key: str) -> tuple[str, int | None]:
 
 
 def read_set(conversation_id: str, max_n: int) -> list[str]:
-    """Every partition key that may hold a message: the base partition, then the salts, ``max_n`` + 1 at most.
+    """Return every partition key that may hold a message: the base partition, then the salts; at most ``max_n`` + 1.
 
-    The base partition is always there, since it has all that was written before the conversation was salted.
+    The base partition is always included: it has the messages from before the conversation was salted.
     """
     if max_n <= 1:
         return [conversation_id]
@@ -115,18 +114,18 @@ def read_set(conversation_id: str, max_n: int) -> list[str]:
 
 
 def salt_of(message_id: str, n: int) -> int | None:
-    """The salt that a message gets when it is written at ``write_n`` n; None when unsalted.
+    """Return the salt of a message that is written at ``write_n`` n; None if the conversation is unsalted.
 
-    CRC-32 of the UTF-8 message id modulo n: a retry of the same message lands on the same row.
+    It is the CRC-32 of the UTF-8 message id modulo n, so that a retry of the same message writes the same row.
     """
     return None if n <= 1 else crc32(message_id.encode()) % n
 
 
 def find_set(conversation_id: str, message_id: str, max_n: int) -> list[str]:
-    """The partition keys that can hold one message, whatever N was when it was written, likeliest first.
+    """Return the partition keys that can hold one message, under every N that was in force; the likeliest first.
 
-    For a power of two these are log2(N) + 1: one for each N that was in force, and the base partition. For
-    any other N, which saltctl never creates, it is the whole read set.
+    For a power of two these are at most log2(N) + 1 keys: one for each N, and the base partition. For any other N,
+    which saltctl never creates, it is the whole read set.
     """
     if not is_power_of_two(max_n):
         return read_set(conversation_id, max_n)
@@ -139,21 +138,13 @@ def find_set(conversation_id: str, message_id: str, max_n: int) -> list[str]:
 
 
 def needed_n(rate: float, per_salt: float, cap: int) -> int:
-    """How many salts a conversation needs that is written at ``rate`` write units a second.
+    """Return the number of salts that a conversation with ``rate`` write units a second needs.
 
     ``rate / per_salt`` rounded up to a power of two, at most the largest power of two within ``cap``.
     """
     return min(power_of_two_at_least(math.ceil(rate / per_salt)), 1 << (cap.bit_length() - 1))
 
 
-def doublings(cap: int) -> Iterator[int]:
-    """2, 4, 8, … up to ``cap``: every N that a raise may aim at."""
-    n = 2
-    while n <= cap:
-        yield n
-        n *= 2
-
-
 def bucket_of(conversation_id: str, buckets: int) -> int:
-    """The registry bucket of a conversation: CRC-32 of its UTF-8 id modulo the bucket count."""
+    """Return the registry bucket of a conversation: CRC-32 of its UTF-8 id modulo the bucket count."""
     return crc32(conversation_id.encode()) % buckets

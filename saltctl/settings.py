@@ -1,7 +1,6 @@
 """One frozen Settings object, resolved once: flag > environment > context in the file > default.
 
-Every setting knows where its value came from, so that ``saltctl config show`` can answer the question of
-somebody whose command talks to the wrong server. Nothing here connects to anything.
+Every setting knows its origin, which ``saltctl config show`` prints. Nothing here connects to a server.
 """
 
 from __future__ import annotations
@@ -25,10 +24,8 @@ from saltctl.urls import mask_url, parse_redis_url
 
 _NO_REDIS_HINT = (
     "set SALTCTL_REDIS_URL, for example redis://127.0.0.1:6379/0, or add a context to the file that "
-    "`saltctl config path` names; to try saltctl without any server: saltctl local shell"
+    "`saltctl config path` names; to try saltctl without a server: saltctl local shell"
 )
-
-Parser = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -38,17 +35,16 @@ class SettingSpec:
     name: str
     environment: tuple[str, ...]
     default: Any
-    parse: Parser
+    parse: Callable[[Any], Any]
     secret: bool = False
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a command or an application server was told. Durations are in seconds.
+    """Settings of a command or an application server. Durations are in seconds.
 
-    ``origins`` says for each field where its value came from: ``flag --name``, ``environment NAME``,
-    ``context NAME`` or ``default``. Build it with :func:`load_settings`, or directly in code that has its
-    own configuration.
+    ``origins`` is the origin of each field: ``flag --name``, ``environment NAME``, ``context NAME`` or ``default``.
+    Create it with :func:`load_settings`, or directly in code that has its own configuration.
     """
 
     redis_url: str | None = None
@@ -57,61 +53,61 @@ class Settings:
     messages_table: str = "messages"
     key_prefix: str = "salt"
     buckets: int = 16384
-    """How many hashes the registry is spread over. 16,384 keep a million entries in listpacks of about
-    61 fields, below both servers' limits (measured: tests/benchmarks/memory.py)."""
+    """Number of hashes that hold the registry. With 16,384, a million entries are in listpacks of about 61 fields,
+    below the limits of Redis and Valkey (measured: tests/benchmarks/memory.py)."""
     message_id_from: str = "sort_key"
-    """Where a message's id is: ``sort_key``, what follows the first ``#`` of it, or ``attribute:NAME``."""
+    """Source of a message's id: ``sort_key`` (the part after its first ``#``) or ``attribute:NAME``."""
     max_n_cap: int = 256
     wps_per_salt: int = 800
     heat_floor: int = 10
-    """Write units a second on one server below which a conversation is not reported. A fleet of a hundred
-    servers still sees a conversation at 1,000, where each of them counts 10."""
+    """Write units a second on one server below which a conversation is not reported. A fleet of a hundred servers
+    still detects a conversation at 1,000 a second, because each server counts 10."""
     heat_max_age: float = 3600.0
-    """Age of a window above which it raises nothing any more: heat that is long past needs no salts."""
+    """Age above which a window does not cause a raise: writes that are long past need no salts."""
     heat_retention: float = 3600.0
-    """How long reports stay on the stream after every group acknowledged them, for `saltctl stream replay`."""
+    """Time that reports stay on the stream after every group acknowledged them, for `saltctl stream replay`."""
     lookup_timeout: float = 0.25
-    """How long a lookup waits for Redis before it asks the backup."""
+    """Timeout of a lookup in Redis; then it reads the backup."""
     redis_timeout: float = 5.0
-    """How long everything else waits for one answer of Redis."""
+    """Timeout of every other request to Redis."""
     page_timeout: float = 10.0
-    """How long one page of a history may take, over all of its partitions."""
+    """Timeout of one page of a history, over all of its partitions."""
     aws_timeout: float = 5.0
-    """How long one request to AWS may take; failed ones are tried again (see stores/aws/client.py)."""
+    """Timeout of one request to AWS. Failed requests are retried (see stores/aws/client.py)."""
     breaker_seconds: float = 1.0
-    """How long lookups leave a Redis alone that has just failed them."""
+    """Time for which lookups skip a Redis that has just failed."""
     aws_profile: str | None = None
     aws_region: str | None = None
     aws_endpoint_url: str | None = None
     state_dir: Path | None = None
-    """Where checkpoints of rebuilds are kept; None: ``$XDG_STATE_HOME/saltctl``."""
+    """Directory of the rebuilds' checkpoints; None: ``$XDG_STATE_HOME/saltctl``."""
     actor: str = "unknown"
     context: str | None = None
     protected: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __repr__(self) -> str:
-        """Without secrets, so that a traceback or a log line cannot leak one."""
+        """Hide secrets, so that a traceback or a log line cannot leak one."""
         shown = ", ".join(f"{row['name']}={row['value']!r}" for row in self.describe())
         return f"Settings({shown})"
 
     @property
     def layout(self) -> str:
-        """The name of the registry's layout, as fences carry it: version and bucket count."""
+        """Name of the registry's layout, as fences contain it: version and bucket count."""
         return f"v1:{self.buckets}"
 
     def require_redis_url(self) -> str:
-        """The Redis URL.
+        """Return the Redis URL.
 
         Raises:
-            ConfigurationError: none is set; the hint says how to set one and how to try saltctl without.
+            ConfigurationError: it is not set. The hint explains how to set it, and how to try saltctl without a server.
         """
         if not self.redis_url:
             raise ConfigurationError("no Redis is configured", hint=_NO_REDIS_HINT)
         return self.redis_url
 
     def redis_password(self) -> str | None:
-        """The password from ``redis_password_file``, without its final newline; None where the URL has it.
+        """Return the password in ``redis_password_file``, without its final newline; None if no file is set.
 
         Raises:
             ConfigurationError: the file cannot be read.
@@ -119,7 +115,7 @@ class Settings:
         return None if self.redis_password_file is None else read_password(self.redis_password_file)
 
     def describe(self) -> list[dict[str, Any]]:
-        """Every setting as ``{"name", "value", "origin"}``, secrets masked, in a fixed order."""
+        """Return every setting as ``{"name", "value", "origin"}`` in a fixed order, with secrets masked."""
         rows = []
         for spec in SPECS:
             value = getattr(self, spec.name)
@@ -132,7 +128,7 @@ class Settings:
 
 
 def read_password(path: Path, setting: str = "redis_password_file") -> str:
-    """The password in a file, without its final newline; raises ConfigurationError where it cannot be read."""
+    """Return the password in a file, without its final newline. Raises ConfigurationError if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as exc:
@@ -144,15 +140,15 @@ def read_password(path: Path, setting: str = "redis_password_file") -> str:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be a text that is not empty")
+        raise ValueError("must be a string that is not empty")
     return value
 
 
 def _shown_text(value: Any) -> str:
-    """A text that is shown, kept with raises, or quoted in errors, and so no place for a password."""
+    """Refuse a password in a value that is printed, stored with raises, or quoted in errors."""
     text = _text(value)
     if re.search(r"://[^\s:/@]*:\S*@", text):
-        raise ValueError("looks like a URL with a password, which belongs into redis_url alone")
+        raise ValueError("looks like a URL with a password; only redis_url may contain one")
     return text
 
 
@@ -166,11 +162,11 @@ def _name(value: Any) -> str:
 def _path(value: Any) -> Path:
     text = _shown_text(value)
     if "\0" in text:
-        raise ValueError("holds a NUL, which no path does")
+        raise ValueError("contains a NUL character")
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise ValueError("begins with ~ and the name of nobody here") from None
+        raise ValueError("begins with ~ and an unknown user name") from None
 
 
 def _bool(value: Any) -> bool:
@@ -179,7 +175,7 @@ def _bool(value: Any) -> bool:
     raise ValueError("must be true or false")
 
 
-def _whole(minimum: int, *, power_of_two: bool = False, maximum: int = 2**31 - 1) -> Parser:
+def _whole(minimum: int, *, power_of_two: bool = False, maximum: int = 2**31 - 1) -> Callable[[Any], Any]:
     def parse(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise ValueError("must be a whole number")
@@ -195,7 +191,7 @@ def _whole(minimum: int, *, power_of_two: bool = False, maximum: int = 2**31 - 1
     return parse
 
 
-def _seconds(minimum: float, maximum: float) -> Parser:
+def _seconds(minimum: float, maximum: float) -> Callable[[Any], Any]:
     def parse(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ValueError("must be a number of seconds")
@@ -211,8 +207,7 @@ def _seconds(minimum: float, maximum: float) -> Parser:
 
 
 def _redis_url(value: Any) -> str:
-    url = _text(value)
-    parse_redis_url(url)
+    parse_redis_url(url := _text(value))
     return url
 
 
@@ -222,7 +217,7 @@ def _endpoint(value: Any) -> str:
         parts = urlsplit(url)
         hostname = parts.hostname
     except ValueError:
-        raise ValueError("is no URL that can be taken apart") from None
+        raise ValueError("is not a valid URL") from None
     if parts.scheme not in ("http", "https") or not hostname:
         raise ValueError("must be an http:// or https:// URL")
     return url
@@ -264,16 +259,25 @@ _BY_NAME = {spec.name: spec for spec in SPECS}
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A configuration file as it was read: where it is, and its contexts."""
+    """Content of a configuration file: its path and its contexts."""
 
     path: Path
     exists: bool
     default_context: str | None
     contexts: Mapping[str, Mapping[str, Any]]
 
+    def context(self, name: str) -> Mapping[str, Any]:
+        """Return the settings of a context. Raises ConfigurationError if there is no such context."""
+        if name not in self.contexts:
+            raise ConfigurationError(
+                f"there is no context {name!r} in {str(self.path)!r}",
+                hint=f"contexts there: {', '.join(self.contexts) or 'none'}",
+            )
+        return self.contexts[name]
+
 
 def config_path(environ: Mapping[str, str], explicit: Path | None = None) -> Path:
-    """Where the configuration file is looked for: ``--config``, ``$SALTCTL_CONFIG``, then the XDG directory."""
+    """Return the path of the configuration file: ``--config``, ``$SALTCTL_CONFIG``, or one in the XDG directory."""
     if explicit is not None:
         return explicit
     if environ.get("SALTCTL_CONFIG"):
@@ -286,7 +290,7 @@ def read_config(path: Path, *, required: bool) -> ConfigFile:
     """Read and check the configuration file.
 
     Raises:
-        ConfigurationError: it is required and missing, cannot be read, is no TOML, or has unknown keys.
+        ConfigurationError: it is required and missing, cannot be read, is not TOML, or has unknown keys.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -306,7 +310,7 @@ def read_config(path: Path, *, required: bool) -> ConfigFile:
     except tomllib.TOMLDecodeError as exc:
         raise ConfigurationError(f"the configuration file {str(path)!r} is not valid TOML: {exc}") from exc
     except (ValueError, RecursionError) as exc:  # numbers of thousands of digits, and arrays as deep
-        raise ConfigurationError(f"the configuration file {str(path)!r} holds a value beyond all bounds") from exc
+        raise ConfigurationError(f"the configuration file {str(path)!r} contains a value that is too large") from exc
     _reject_unknown(document, ("default_context", "contexts"), f"{str(path)!r}")
     default = document.get("default_context")
     contexts = document.get("contexts", {})
@@ -339,47 +343,38 @@ def load_settings(
     """Resolve every setting.
 
     Args:
-        flags: values given on the command line, by setting name; None counts as not given.
-        environ: the environment; ``os.environ`` where omitted. An empty variable counts as not set.
+        flags: values from the command line, by setting name; None means not given.
+        environ: the environment; ``os.environ`` if omitted. An empty variable means not set.
         context: the context to use; else ``SALTCTL_CONTEXT``, else the file's ``default_context``.
-        config: an explicit configuration file, which must then exist.
+        config: the path of a configuration file, which must exist.
 
     Raises:
-        ConfigurationError: a value cannot be used; the message names the setting and its origin, never
-            the value of a secret.
+        ConfigurationError: a value is not valid. The message names the setting and its origin, but never the value of a
+            secret.
     """
     env = os.environ if environ is None else environ
     file = read_config(config_path(env, config), required=config is not None or bool(env.get("SALTCTL_CONFIG")))
     chosen = context or env.get("SALTCTL_CONTEXT") or file.default_context
-    table: Mapping[str, Any] = {}
-    if chosen is not None:
-        if chosen not in file.contexts:
-            raise ConfigurationError(
-                f"there is no context {chosen!r} in {str(file.path)!r}",
-                hint=f"contexts there: {', '.join(file.contexts) or 'none'}",
-            )
-        table = file.contexts[chosen]
+    table = {} if chosen is None else file.context(chosen)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for spec in SPECS:
         raw, origin = _pick(spec, flags or {}, env, table, chosen)
         origins[spec.name] = origin
-        if origin == "default":
-            values[spec.name] = spec.default
-            continue
-        try:
-            values[spec.name] = spec.parse(raw)
-        except ValueError as exc:
-            raise ConfigurationError(
-                f"{spec.name} ({origin}) {exc}", hint="`saltctl config path` names the file"
-            ) from None
-    if values["actor"] is None:
-        values["actor"] = default_actor()
+        values[spec.name] = spec.default if origin == "default" else _parse(spec, raw, origin)
+    values["actor"] = values["actor"] or default_actor()
     try:
         protected = _bool(table.get("protected", False))
     except ValueError as exc:
         raise ConfigurationError(f"protected (context {chosen}) {exc}") from None
     return Settings(**values, context=chosen, protected=protected, origins=MappingProxyType(origins))
+
+
+def _parse(spec: SettingSpec, raw: Any, origin: str) -> Any:
+    try:
+        return spec.parse(raw)
+    except ValueError as exc:
+        raise ConfigurationError(f"{spec.name} ({origin}) {exc}", hint="`saltctl config path` names the file") from None
 
 
 def _pick(
@@ -396,7 +391,7 @@ def _pick(
 
 
 def default_actor() -> str:
-    """``user@host``, or as much of it as can be learned."""
+    """Return ``user@host``; ``uidN`` if the user has no name."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

@@ -1,4 +1,4 @@
-"""What a Redis URL says: one server, a cluster, or sentinels that know a server. Pure; nothing is connected.
+"""URLs: the server, cluster or sentinels of a Redis URL; passwords in URLs; loopback addresses. No connections.
 
 ::
 
@@ -7,9 +7,8 @@
     redis+cluster://[user:password@]host[:6379],host…   rediss+cluster:// with TLS
     redis+sentinel://[user:password@]host[:26379],host…/service[/database]   rediss+sentinel:// with TLS
 
-What follows a question mark are options of redis-py, for each connection: ``ssl_ca_certs``, ``ssl_cert_reqs``
-and so on. Sentinels have credentials of their own: ``sentinel_username``, ``sentinel_password`` and
-``sentinel_password_file`` among the options.
+The query contains options of redis-py for each connection, such as ``ssl_ca_certs`` and ``ssl_cert_reqs``. The options
+``sentinel_username``, ``sentinel_password`` and ``sentinel_password_file`` are the credentials for the sentinels.
 """
 
 from __future__ import annotations
@@ -32,27 +31,27 @@ _KINDS: dict[str, Kind] = {
 REDIS_SCHEMES = tuple(_KINDS)
 _KNOWN_SCHEMES = (*REDIS_SCHEMES, "http", "https")
 MASK = "***"
-_UNREADABLE = "is no URL that can be taken apart; is a special character in the password unquoted?"
+_UNREADABLE = "is not a valid URL; does the password contain a special character that is not quoted?"
 _NO_HOST = "must name a host, such as redis://127.0.0.1:6379/0"
 _SENTINELS_OWN = ("sentinel_username", "sentinel_password", "sentinel_password_file")
 
 
 class Address(NamedTuple):
-    """Where a server listens. As text it is a server's name: no user, no password."""
+    """Address of a server. Its string is the server's name, without user and password."""
 
     host: str
     port: int
 
     def __str__(self) -> str:
-        """``host:port``, an IPv6 address in brackets."""
+        """Return ``host:port``, with an IPv6 address in brackets."""
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
 class RedisUrl:
-    """A URL taken apart. ``addresses`` are those that it names: of servers, of some nodes, or of sentinels.
+    """A parsed Redis URL. ``addresses`` are those of the server, of some cluster nodes, or of the sentinels.
 
-    ``path`` is a socket's, ``service`` the name that sentinels know the primary by.
+    ``path`` is the path of a socket. ``service`` is the name under which the sentinels watch the primary.
     """
 
     kind: Kind
@@ -66,17 +65,17 @@ class RedisUrl:
     whole: str = field(default="", repr=False)
 
     def __str__(self) -> str:
-        """What is connected to, for messages: addresses or a path, and never a password."""
+        """Return the addresses or the socket's path, for messages: never a password."""
         return self.path or ",".join(map(str, self.addresses))
 
     def of_server(self, name: str) -> str:
-        """The URL of one server, by its name, with the credentials and options of this one."""
+        """Return the URL of one server with the credentials and options of this URL."""
         if self.kind in ("server", "socket"):
             return self.whole
         return _joined(self.tls, self.userinfo, name, self.database, self._options(sentinels_own=False))
 
     def of_sentinel(self, address: Address) -> str:
-        """The URL of one sentinel, with the credentials that sentinels have of their own."""
+        """Return the URL of one sentinel with the sentinels' credentials."""
         own = dict(self._options(sentinels_own=True))
         userinfo = quote(own.get("sentinel_username", ""), safe="")
         if "sentinel_password" in own:
@@ -85,7 +84,7 @@ class RedisUrl:
 
     @property
     def sentinel_password_file(self) -> str | None:
-        """Where the sentinels' password is, if in a file."""
+        """Path of the file with the sentinels' password, if there is one."""
         return dict(self._options(sentinels_own=True)).get("sentinel_password_file")
 
     def _options(self, *, sentinels_own: bool) -> list[tuple[str, str]]:
@@ -100,10 +99,10 @@ def _joined(tls: bool, userinfo: str, netloc: str, database: str, options: list[
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Take a URL apart.
+    """Parse a Redis URL.
 
     Raises:
-        ValueError: it cannot be used; the text says why and repeats nothing of it, since it may hold a password.
+        ValueError: it is not valid. The message repeats nothing of it, because it may contain a password.
     """
     scheme, separator, rest = url.partition("://")
     kind = _KINDS.get(scheme.lower())
@@ -151,21 +150,21 @@ def _service_and_database(kind: Kind, path: str) -> tuple[str, str]:
         if not service:
             raise ValueError("must name the service that the sentinels watch, such as redis+sentinel://s1,s2/mymaster")
     if path and not path.isdigit():
-        raise ValueError("may end in a database number only, such as /0")
+        raise ValueError("may have only a database number as its path, such as /0")
     if kind == "cluster" and path.strip("0"):
-        raise ValueError("names a database, and a cluster has number 0 alone")
+        raise ValueError("names a database, but a cluster has only database 0")
     return unquote(service), path
 
 
 def mask_url(url: str) -> str:
-    """The URL with its password replaced and nothing else changed; MASK alone where no end of it can be told."""
+    """Return the URL with its password masked; only MASK if the end of the password cannot be determined."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() not in _KNOWN_SCHEMES:
         return MASK
     authority = re.split("[/?#]", rest, maxsplit=1)[0]
     tail = rest[len(authority) :]
     if "@" in tail:
-        # Most likely a password with a / ? or # in it that is not quoted.
+        # Most likely an unquoted password that contains a slash, a question mark or a hash.
         return MASK
     userinfo, at, hosts = authority.rpartition("@")
     user, colon, _ = userinfo.partition(":")
@@ -181,10 +180,10 @@ def _mask_parameter(parameter: str) -> str:
 
 
 def has_password(redis_url: str) -> bool:
-    """Whether the URL carries a password, which must then not come from a flag, where ``ps`` shows it."""
+    """Return whether the URL contains a password. Such a URL must not come from a flag, because ``ps`` shows it."""
     return mask_url(redis_url) != redis_url
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL names this machine by a loopback address."""
+    """Return whether the host of a URL is a loopback address."""
     return (urlsplit(url).hostname or "") in ("127.0.0.1", "::1", "localhost")

@@ -122,7 +122,7 @@ def test_numbers_may_be_numbers_in_the_file(config: Writer) -> None:
     assert (settings.buckets, settings.lookup_timeout, settings.aws_timeout) == (64, 1.0, 2.5)
 
 
-def test_without_anything_there_are_defaults() -> None:
+def test_defaults() -> None:
     """No file, no variable: everything has its default but Redis, which has none, and the actor, who is looked up."""
     settings = load_settings(environ={"HOME": "/nonexistent"})
     assert set(settings.origins.values()) == {"default"}
@@ -196,13 +196,13 @@ BAD: list[tuple[str, Any, str]] = [
     ("redis_url", "http://host", "must begin with redis://, rediss://, unix://"),
     ("redis_url", "host:6379", "must begin with"),
     ("redis_url", "redis://host:6379/db", "database number"),
-    ("redis_url", f"redis://:{SECRET}@host:port/0", "no URL that can be taken apart"),
-    ("redis_url", f"redis://:{SECRET}/x@host/0", "no URL that can be taken apart"),
-    ("redis_url", f"redis://:{SECRET}@[host/0", "no URL that can be taken apart"),
-    ("redis_url", f"redis://user:1/{SECRET}@host/0", "taken apart"),
+    ("redis_url", f"redis://:{SECRET}@host:port/0", "is not a valid URL"),
+    ("redis_url", f"redis://:{SECRET}/x@host/0", "is not a valid URL"),
+    ("redis_url", f"redis://:{SECRET}@[host/0", "is not a valid URL"),
+    ("redis_url", f"redis://user:1/{SECRET}@host/0", "not a valid URL"),
     ("redis_url", f"reddis://:{SECRET}@host/0", "must begin with"),
-    ("redis_url", 6379, "must be a text"),
-    ("redis_password_file", 5, "must be a text"),
+    ("redis_url", 6379, "must be a string"),
+    ("redis_password_file", 5, "must be a string"),
     ("backup_table", "two words", "may hold letters"),
     ("backup_table", "x" * 1025, "may hold letters"),
     ("messages_table", "   ", "not empty"),
@@ -225,18 +225,18 @@ BAD: list[tuple[str, Any, str]] = [
     ("redis_timeout", True, "number of seconds"),
     ("aws_timeout", [5], "number of seconds"),
     ("breaker_seconds", "-1", "from 0 to 60"),
-    ("aws_profile", 7, "must be a text"),
+    ("aws_profile", 7, "must be a string"),
     ("aws_region", "eu central", "may hold letters"),
     ("aws_endpoint_url", "127.0.0.1:8000", "http:// or https://"),
     ("aws_endpoint_url", "http://", "http:// or https://"),
-    ("aws_endpoint_url", f"http://user:{SECRET}@[host", "no URL that can be taken apart"),
+    ("aws_endpoint_url", f"http://user:{SECRET}@[host", "is not a valid URL"),
     ("aws_endpoint_url", f"ftp://user:{SECRET}@host", "http:// or https://"),
     ("actor", "  ", "not empty"),
 ]
 
 
 @pytest.mark.parametrize(("name", "bad", "says"), BAD, ids=lambda value: ascii(value)[:30])
-def test_a_bad_value_names_setting_and_origin(name: str, bad: Any, says: str) -> None:
+def test_an_invalid_value_names_setting_and_origin(name: str, bad: Any, says: str) -> None:
     """Whoever typed it learns which setting, from where, and what it should be: and no log learns a password."""
     origin = f"flag --{name.replace('_', '-')}"
     with pytest.raises(ConfigurationError) as refused:
@@ -260,14 +260,14 @@ def test_bad_values_are_refused_from_the_environment_too(name: str, bad: str) ->
 @pytest.mark.parametrize("value", ["5", "true", "[1]", "2024-05-01", "{a = 1}"])
 def test_bad_types_in_the_file_are_refused(config: Writer, value: str) -> None:
     """TOML has types that a URL cannot be of."""
-    with pytest.raises(ConfigurationError, match=r"redis_url \(context a\) must be a text"):
+    with pytest.raises(ConfigurationError, match=r"redis_url \(context a\) must be a string"):
         load_settings(environ={}, context="a", config=config(f"[contexts.a]\nredis_url = {value}\n"))
 
 
 # The file.
 
 
-def test_where_the_file_is_looked_for() -> None:
+def test_path_of_the_configuration_file() -> None:
     """--config, SALTCTL_CONFIG, then the XDG directory, whose default is ~/.config."""
     environ = {"SALTCTL_CONFIG": "/variable.toml", "XDG_CONFIG_HOME": "/xdg", "HOME": "/home/me"}
     assert config_path(environ, Path("/flag.toml")) == Path("/flag.toml")
@@ -276,14 +276,14 @@ def test_where_the_file_is_looked_for() -> None:
     assert config_path({"HOME": "/home/me"}) == Path("/home/me/.config/saltctl/config.toml")
 
 
-def test_a_file_that_nobody_asked_for_may_be_missing(tmp_path: Path) -> None:
+def test_an_optional_file_may_be_missing(tmp_path: Path) -> None:
     """Most application servers have none."""
     file = read_config(tmp_path / "config.toml", required=False)
     assert not file.exists
     assert file.contexts == {}
 
 
-def test_a_file_that_was_asked_for_must_exist(tmp_path: Path) -> None:
+def test_a_requested_file_must_exist(tmp_path: Path) -> None:
     """--config and SALTCTL_CONFIG alike: a typing error must not mean the defaults."""
     missing = tmp_path / "missing.toml"
     with pytest.raises(ConfigurationError, match="does not exist"):
@@ -305,7 +305,7 @@ def test_a_file_that_was_asked_for_must_exist(tmp_path: Path) -> None:
         (b"[contexts]\na = 5\n", "must be tables"),
     ],
 )
-def test_a_file_that_cannot_be_understood(tmp_path: Path, content: bytes, says: str) -> None:
+def test_an_invalid_file_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
     """Is named, with what is wrong with it."""
     path = tmp_path / "config.toml"
     path.write_bytes(content)
@@ -364,7 +364,7 @@ def test_describe_has_every_setting_in_a_fixed_order(config: Writer) -> None:
     assert by_name["key_prefix"] == {"name": "key_prefix", "value": "salt", "origin": "default"}
 
 
-def test_settings_that_were_made_in_code_can_be_described() -> None:
+def test_settings_created_in_code_can_be_described() -> None:
     """Application servers with a configuration of their own have no origins."""
     assert {row["origin"] for row in Settings(redis_url="redis://h").describe()} == {"default"}
 

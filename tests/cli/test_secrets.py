@@ -112,5 +112,5 @@ def test_a_password_in_a_setting_that_is_shown_is_refused(
     monkeypatch.setenv(variable, f"attribute:redis://:{SECRET}@127.0.0.1")
     outcome = saltctl("config", "show")
     assert outcome.code == 78
-    assert "belongs into redis_url" in outcome.err
+    assert "only redis_url may contain one" in outcome.err
     assert SECRET not in outcome.out + outcome.err
