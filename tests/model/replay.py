@@ -23,7 +23,8 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import BackupPage, LeaseHolder
-from saltctl.stores.redis.connections import Connections, DedicatedConnection
+from saltctl.stores.redis.connections import Connections
+from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script_sha
 from tests.model.servers import CONDITION_FAILED, UNREACHABLE, Item, Refusal, Reply, Words, script_of

@@ -1,4 +1,4 @@
-"""The registry in Redis, and the session of a rebuild: what operations may expect of them."""
+"""Contracts of the registry in Redis and of a rebuild's session."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class RebuildSession(Protocol):
 
     @property
     def replication_id(self) -> str:
-        """Who the primary was when it was marked; it changes at every start and promotion. Empty before."""
+        """The replication id of the primary when its buckets were marked; empty before."""
         ...
 
     def mark_buckets(self, token: str) -> None:
-        """Put ``#rebuild`` = token into every bucket of this primary, and remember who the primary is.
+        """Put ``#rebuild`` = token into every bucket of this primary, and remember its replication id.
 
-        Raises ConfigurationError where a bucket is fenced under another layout.
+        Raises ConfigurationError if a bucket is fenced under another layout.
         """
         ...
 
     def check_marks(self, token: str, replication_id: str) -> str:
-        """Instead of ``mark``: why what an earlier session marked and merged does not stand any more.
+        """Return why the marks and merges of an earlier session are lost; replaces ``mark_buckets``.
 
-        Empty where the primary still goes by this replication id and every bucket still has the token: then this
-        session goes on as if it had marked them itself. ``finish`` proves it once more.
+        Empty if the primary still has this replication id and every bucket still has the token: then this session
+        continues as if it had marked them itself. ``set_fence`` proves it once more.
         """
         ...
 
@@ -42,22 +42,22 @@ class RebuildSession(Protocol):
         ...
 
     def end_merge(self) -> int:
-        """Wait until all merges that were begun are done; how many entries they raised."""
+        """Wait until the merge is done; return how many entries it raised."""
         ...
 
     def set_fence(self, token: str) -> None:
-        """Fence every bucket that still has the token, on the primary as it was marked.
+        """Set the fence in every bucket.
 
-        Raises RebuildBrokenError where a token is gone or the primary is no longer the same.
+        Raises RebuildBrokenError if a bucket has lost the token or the primary has another replication id.
         """
         ...
 
     def load_lookup(self) -> None:
-        """Load the lookup script into this server process, which verifies it."""
+        """Load the lookup script into this server process, which makes it verified."""
         ...
 
     def close(self) -> None:
-        """Give the connection up."""
+        """Close the connection."""
         ...
 
 
@@ -68,32 +68,32 @@ class RegistryStore(Protocol):
     """
 
     def primaries(self) -> Sequence[str]:
-        """The names of all primaries: host and port, never a password."""
+        """Return the names of all primaries: host and port, never a password."""
         ...
 
     def by_primary(self, conversation_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
-        """The ids grouped by the primary that has their bucket."""
+        """Return the ids grouped by the primary that has their bucket."""
         ...
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
-        """max_n of each id, None where there is no entry; all of ids on this primary. Never retried.
+        """Return max_n of each id, None without an entry. All ids belong to this primary. Never retried.
 
-        Raises UnverifiedError where this process was not verified, or was verified under another layout.
+        Raises UnverifiedError if this process was not verified, or was verified under another layout.
         """
         ...
 
     def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
-        """What Redis holds, verified or not; for people, never for routing."""
+        """Return the entries of these ids, verified or not. For people and comparisons, never for routing."""
         ...
 
     def merge(self, conversation_id: str, n: int) -> bool:
-        """Max-merge one entry, whether or not Redis is verified; whether it changed. Safe to repeat."""
+        """Max-merge one entry, whether or not Redis is verified; return whether it changed. Safe to repeat."""
         ...
 
     def verified(self) -> dict[str, bool]:
-        """For each primary, whether every bucket of it answers lookups."""
+        """Return for each primary whether every bucket of it answers lookups."""
         ...
 
     def sessions(self) -> Sequence[RebuildSession]:
-        """One new session for each primary."""
+        """Open a new session for each primary."""
         ...

@@ -50,9 +50,9 @@ class HeatStream:
         self.group = GROUP
         self._connections = Connections(settings, timeout=settings.redis_timeout, retries=0)
         shared = self._connections
-        self._reports = Connections(settings, timeout=settings.lookup_timeout, retries=0, beside=shared)
+        self._reports = Connections(settings, timeout=settings.lookup_timeout, retries=0, share=shared)
         # The deadline of a blocking read must exceed the time for which Redis blocks.
-        self._blocking = Connections(settings, timeout=settings.redis_timeout + block, retries=0, beside=shared)
+        self._blocking = Connections(settings, timeout=settings.redis_timeout + block, retries=0, share=shared)
 
     def _ask_all(
         self, commands: Sequence[tuple[Any, ...]], accept: Callable[[Exception], bool] = lambda _: False

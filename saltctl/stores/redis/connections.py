@@ -1,30 +1,27 @@
-"""Connections to Redis: who the primaries are, and clients with deadlines that were chosen.
+"""Connections to Redis: which servers are the primaries, and clients with explicit deadlines.
 
-redis-py's defaults (10 retries with jitter, 5 s) would make a lookup wait seconds for a dead server, so
-nothing here uses them; nor its clients for clusters and sentinels, which reload scripts by themselves, retry
-where a lookup must not, and cannot be asked for one primary. Work is grouped by primary everywhere.
+redis-py's defaults (10 retries with jitter, 5 s) would make a lookup wait seconds for a dead server, so they are not
+used. Neither are its clients for clusters and sentinels: they reload scripts by themselves, retry lookups, and cannot
+address one primary. All work is grouped by primary.
 """
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlError, StreamLostError, UnverifiedError
 from saltctl.settings import Settings, read_password
-from saltctl.stores.redis.errors import REDIRECTING, first_word, moved, redis_errors
+from saltctl.stores.redis.dedicated_connection import DedicatedConnection
+from saltctl.stores.redis.errors import redis_errors
 from saltctl.stores.redis.topology import Topology, redirection, topology
 from saltctl.urls import RedisUrl, parse_redis_url
 
 REDIRECTIONS = 3
-"""How often a command is sent on to another primary. A slot that moves on each time is moved by mistake."""
-
-_RECEIVED = 1 << 16
-_ONE = ord("1")
+"""How often a command follows a redirection. A slot that has moved again each time is moved by mistake."""
 
 
 class Connections:
@@ -32,12 +29,11 @@ class Connections:
 
     Args:
         settings: names the server, the cluster or the sentinels, and its password.
-        timeout: seconds to connect, and seconds to wait for each reply; also the longest that it may take to
-            learn who the primaries are.
-        retries: how often a command that failed is sent again, with exponential back-off from 50 ms.
-            Above 0 only for commands that may run twice.
+        timeout: seconds to connect, and seconds to wait for each reply; also the longest time to find the primaries.
+        retries: how often a failed command is sent again, with exponential back-off from 50 ms. Above 0 only for
+            commands that may run twice.
         client: a ready client instead, for tests with a fake server.
-        beside: others, to share with them what was learned of who the primaries are.
+        share: connections to share the topology with.
     """
 
     def __init__(
@@ -47,7 +43,7 @@ class Connections:
         timeout: float,
         retries: int,
         client: Any = None,
-        beside: Connections | None = None,
+        share: Connections | None = None,
     ) -> None:
         self._settings = settings
         self._timeout = timeout
@@ -55,14 +51,13 @@ class Connections:
         self._only_client = client
         self._clients: dict[str, Any] = {}
         self._idle: defaultdict[str, list[Any]] = defaultdict(list)
-        self._idle_of = os.getpid()
+        self._idle_pid = os.getpid()
         self._url = _parsed(settings)
         self._topology: Topology = (
-            beside._topology if beside else topology(self._url, self._fetch, pause=settings.breaker_seconds)
+            share._topology if share else topology(self._url, self._fetch, pause=settings.breaker_seconds)
         )
-        self._notice: Callable[[SaltctlError], None] | None = (
-            None if self._url.kind in ("server", "socket") else self._note_error
-        )
+        single = self._url.kind in ("server", "socket")
+        self._on_error: Callable[[SaltctlError], None] | None = None if single else self._note_error
 
     @property
     def clustered(self) -> bool:
@@ -70,11 +65,11 @@ class Connections:
         return self._topology.clustered
 
     def primaries(self) -> Sequence[str]:
-        """The names of the primaries; raises RedisUnavailableError where nobody says who they are."""
+        """Return the names of the primaries; raises RedisUnavailableError if no server says which they are."""
         return self._topology.primaries(self._timeout)
 
     def primary_of(self, key: str) -> str:
-        """The name of the primary that has a key; raises RedisUnavailableError as above."""
+        """Return the name of the primary that has a key; raises RedisUnavailableError as :meth:`primaries` does."""
         return self._topology.primary_of(key, self._timeout)
 
     def by_primary(self, keys: Iterable[str]) -> dict[str, list[str]]:
@@ -85,30 +80,30 @@ class Connections:
         return groups
 
     def refresh(self) -> bool:
-        """Learn anew who the primaries are; whether something changed."""
+        """Ask again which servers are the primaries; return whether the answer changed."""
         return self._topology.refresh(self._timeout)
 
     def errors(self, primary: str) -> redis_errors:
-        """Translate what redis-py raises inside the block; after an outage it is asked who the primaries are."""
-        return redis_errors(primary, self._notice)
+        """Translate redis-py's errors inside the block. An outage marks the topology as stale."""
+        return redis_errors(primary, self._on_error)
 
     def _note_error(self, error: SaltctlError) -> None:
         if isinstance(error, RedisUnavailableError) and not isinstance(error, UnverifiedError | StreamLostError):
             self._topology.mark_stale()
 
     def client(self, primary: str) -> Any:
-        """The client of one primary; raises ConfigurationError where its URL cannot be used."""
+        """Return the client of one primary; raises ConfigurationError if its URL cannot be used."""
         found = self._clients.get(primary) or self._only_client
         if found is None:
-            # Threads that are here at once make one too many, and it is used by nobody.
+            # Two threads at once may both create a client; then the second one is discarded.
             found = self._clients.setdefault(primary, self._open(primary, self._retries))
         return found
 
     def ask(self, primary: str, command: bytes) -> Any:
-        """Send one command that is packed already, and return its reply; never tried again.
+        """Send one packed command and return its reply. Never retried.
 
-        For lookups alone: redis-py's execute_command costs about as much as the round trip to a server on
-        the same machine (measured: tests/benchmarks/lookup.py). Raises what redis-py raises.
+        Only for lookups: redis-py's execute_command costs about as much as the round trip to a server on the same
+        machine (measured: tests/benchmarks/lookup.py). Raises redis-py's errors.
         """
         pool = self.client(primary).connection_pool
         connection = self._take_idle(primary) or pool.get_connection()
@@ -122,41 +117,40 @@ class Connections:
             if answered:
                 self._idle[primary].append(connection)
             else:
-                # Failed, or interrupted between the two lines above: a late answer must never be taken for
-                # the answer to the next question.
+                # Failed or interrupted: a late reply must never be taken for the reply to the next command.
                 connection.disconnect()
                 pool.release(connection)
 
     def _take_idle(self, primary: str) -> Any:
-        """A connection that nobody uses and that is as it should be, or None.
+        """Return a healthy idle connection, or None.
 
-        Kept here, since the pool's own bookkeeping costs a third of a lookup (measured). Taking from a list
-        and appending to it are atomic.
+        Idle connections are kept here because the pool's own bookkeeping costs a third of a lookup (measured). Both
+        pop and append of a list are atomic.
         """
-        if self._idle_of != os.getpid():
-            # A forked child must not share its parent's connections: two askers would swap their answers.
-            self._idle, self._idle_of = defaultdict(list), os.getpid()
+        if self._idle_pid != os.getpid():
+            # A forked child must not share its parent's connections: the processes would get each other's replies.
+            self._idle, self._idle_pid = defaultdict(list), os.getpid()
         idle = self._idle[primary]
         while idle:
             try:
                 connection = idle.pop()
-            except IndexError:  # somebody else took the last one
+            except IndexError:  # another thread took the last one
                 break
             try:
-                sound = not connection.can_read()  # there is nothing to read unless it was closed
-            except Exception:  # whatever it says of itself, it is not sound
-                sound = False
-            if sound:
+                healthy = not connection.can_read()  # an idle connection has something to read only if it was closed
+            except Exception:  # any error: the connection cannot be used
+                healthy = False
+            if healthy:
                 return connection
             connection.disconnect()
             self.client(primary).connection_pool.release(connection)
         return None
 
     def ask_all(self, primary: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send commands in one go and return their replies as they came, in order; never tried again.
+        """Send commands in one go and return their replies, in order. Never retried.
 
-        An error reply stands in the list as an exception: what the others did is not undone by it. Raises
-        what redis-py raises where the connection fails; then any of the commands may have been carried out.
+        An error reply is an exception in the list; it does not undo the other commands. Raises redis-py's errors if
+        the connection fails; then any of the commands may have been executed.
         """
         import redis.exceptions as driver
 
@@ -174,7 +168,7 @@ class Connections:
             answered = True
             return replies
         finally:
-            if not answered:  # as above
+            if not answered:  # as in ask
                 connection.disconnect()
             pool.release(connection)
 
@@ -187,10 +181,10 @@ class Connections:
     def ask_of(
         self, key: str, commands: Sequence[tuple[Any, ...]], *, accept: Callable[[Exception], bool] = lambda _: False
     ) -> list[Any]:
-        """Like :meth:`ask_all`, on the primary of a key that all commands are about, and in saltctl's errors.
+        """Send commands about one key to its primary, as :meth:`ask_all` does. Raises saltctl's errors.
 
-        A command that leads elsewhere (MOVED, ASK) was not carried out, and is sent there. Raises the first error
-        reply; one that is accepted stands in the list instead.
+        A redirected command (MOVED, ASK) was not executed, and is sent to the other primary. Raises the first error
+        reply, unless ``accept`` returns True for it: then it is in the list.
         """
         primary, asking = self.primary_of(key), False
         replies: list[Any] = [None] * len(commands)
@@ -212,7 +206,7 @@ class Connections:
         return replies
 
     def execute_of(self, key: str, *command: Any) -> Any:
-        """One command on the primary of a key, by its client, with its retries; sent on where it leads elsewhere."""
+        """Execute one command on the primary of a key, with retries; follows redirections."""
         import redis.exceptions as driver
 
         primary = self.primary_of(key)
@@ -225,11 +219,11 @@ class Connections:
         return self.ask_of(key, [command])[0]
 
     def dedicated(self, primary: str) -> DedicatedConnection:
-        """A new connection of its own to one primary, without retries and without reconnecting."""
+        """Open a new connection to one primary, without retries and without reconnecting."""
         return DedicatedConnection(self._open(primary, 0).connection_pool, primary)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all connections."""
         for primary in list(self._idle):
             while (connection := self._take_idle(primary)) is not None:
                 connection.disconnect()
@@ -237,7 +231,7 @@ class Connections:
             client.close()
 
     def _fetch(self, url: str, name: str, command: tuple[str, ...], timeout: float) -> Any:
-        """Ask a node of a cluster, or a sentinel, over a connection of its own."""
+        """Send one command to a node of a cluster or to a sentinel, over a new connection."""
         path = self._url.sentinel_password_file if self._url.kind == "sentinel" else None
         password = read_password(Path(path), "sentinel_password_file") if path else None
         if self._url.kind == "cluster":
@@ -266,14 +260,14 @@ class Connections:
             options["password"] = password
         try:
             client = redis.Redis.from_url(url, **options)
-            # Not connected; but an option that is unknown shows here, and not at whatever is asked first.
+            # Without connecting: an unknown option must fail here, not at the first command.
             client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
             return client
         except (ValueError, TypeError):
             # The cause may quote the URL with its password.
             raise ConfigurationError(
                 f"the Redis URL of {name} has options that redis-py does not know",
-                hint="check what stands behind its question mark",
+                hint="check the options after its question mark",
             ) from None
 
 
@@ -293,102 +287,3 @@ def _parsed(settings: Settings) -> RedisUrl:
 
 def _prepared(command: tuple[Any, ...], asking: bool) -> Sequence[tuple[Any, ...]]:
     return (("ASKING",), command) if asking else (command,)
-
-
-class DedicatedConnection:
-    """One connection to one server process. Not thread-safe.
-
-    Once it has failed it stays failed: it never reconnects, so that nothing sent over it can reach a
-    process that was started later.
-    """
-
-    def __init__(self, pool: Any, primary: str) -> None:
-        self.primary = primary
-        self._broken = False
-        self._pool = pool
-        with redis_errors(primary):
-            self._connection = pool.get_connection()
-
-    def execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send the commands in one go and return their replies, in order.
-
-        Error replies end it as a failed connection does: the caller cannot go on half-way.
-        """
-        self.send(self._connection.pack_commands(commands))
-        return self.receive(len(commands))
-
-    def send(self, packed: Sequence[bytes]) -> None:
-        """Send commands that are packed already; their replies have to be received."""
-        with self._whole():
-            self._connection.send_packed_command(packed, check_health=False)
-
-    def receive(self, count: int) -> list[Any]:
-        """The next replies, in order. Raises as :meth:`execute` does."""
-        with self._whole():
-            return [self._connection.read_response() for _ in range(count)]
-
-    def receive_flags(self, count: int) -> list[bool]:
-        """The next replies, in order, where all are 0 or 1. Raises as :meth:`execute` does.
-
-        Nothing else may be under way. redis-py's parser takes longer for a reply than Redis for the command, so
-        its socket is read past it; where there is none to be seen, by the parser after all.
-        """
-        socket = getattr(self._connection, "_sock", None)
-        if socket is None:
-            return [bool(reply) for reply in self.receive(count)]
-        with self._whole():
-            return _flags(socket, count)
-
-    @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """Nothing, or a connection that has failed."""
-        if self._broken:
-            raise RedisUnavailableError(
-                f"the connection to Redis at {self.primary} was lost", hint="run it again: saltctl rebuild"
-            )
-        import redis.exceptions as driver
-
-        done = False
-        try:
-            with redis_errors(self.primary):
-                yield
-            done = True
-        except RedisUnavailableError as exc:
-            if isinstance(exc.__cause__, driver.ResponseError) and first_word(exc.__cause__) in REDIRECTING:
-                raise moved(self.primary) from exc.__cause__
-            raise
-        finally:
-            if not done:
-                self.close()
-
-    def close(self) -> None:
-        """Disconnect for good."""
-        self._broken = True
-        self._connection.disconnect()
-        self._pool.disconnect()
-
-
-def _flags(socket: Any, count: int) -> list[bool]:
-    """Integer replies from a socket; raises redis-py's errors."""
-    import redis.exceptions as driver
-
-    data = bytearray()
-    lines = 0
-    while lines < count:
-        try:
-            received = socket.recv(_RECEIVED)
-        except TimeoutError as exc:
-            raise driver.TimeoutError("Timeout reading from socket") from exc
-        except OSError as exc:
-            raise driver.ConnectionError(f"Error while reading from socket: {exc}") from exc
-        if not received:
-            raise driver.ConnectionError("Connection closed by server.")
-        lines += received.count(b"\n")
-        data += received
-    # ":0\r\n" or ":1\r\n", four bytes each.
-    if len(data) == 4 * count and data[::4] == b":" * count:
-        return [flag == _ONE for flag in data[1::4]]
-    for line in bytes(data).split(b"\r\n"):
-        if line.startswith(b"-"):
-            raise driver.ResponseError(line[1:].decode(errors="replace"))
-    raise driver.InvalidResponse("Protocol Error: something else than 0 or 1")

@@ -1,4 +1,4 @@
-"""Redis driver errors → saltctl errors, most specific first."""
+"""Translates redis-py's errors into saltctl's, the most specific first."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from saltctl.errors import (
     UnverifiedError,
 )
 
-# Replies that name an outage or a role change, as their first word. redis-py has classes for some of them
-# only, and which ones differs between its versions, so all are told by the word (see Redis' documentation).
+# Error replies of outages and role changes, by their first word (see Redis' documentation). redis-py has classes only
+# for some of them, and its versions differ, so the word decides.
 _OUTAGES = {
     "LOADING": "it is loading its data",
     "READONLY": "it is a replica, or was demoted to one",
@@ -32,7 +32,7 @@ _OUTAGES = {
     "BUSY": "a script is running for too long",
     "UNKILLABLE": "a script is running for too long",
 }
-# redis-py cuts the word off the text where it has a class for it.
+# If redis-py has a class for an error reply, it removes the word from the message.
 _WORD_OF_CLASS = {
     "AskError": "ASK",
     "BusyLoadingError": "LOADING",
@@ -49,17 +49,17 @@ _WORD_OF_CLASS = {
 REDIRECTING = ("MOVED", "ASK", "TRYAGAIN")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 _DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
-"""Valkey's and Redis' words where a script may run and a command in it may not; they begin with ERR."""
+"""Messages of Valkey and Redis if the ACL permits a script but not a command in it; their first word is ERR."""
 _VERIFY_HINT = "saltctl rebuild"
 
 
 def first_word(exc: Exception) -> str:
-    """The word that an error reply begins with, by which errors are told apart."""
+    """Return the first word of an error reply, which identifies the error."""
     return _WORD_OF_CLASS.get(type(exc).__name__) or " ".join(str(exc).split()).split(" ", 1)[0]
 
 
 def translate(exc: Exception, where: str) -> SaltctlError:
-    """The saltctl error for an exception of redis-py. ``where`` names the server, without a password."""
+    """Return the saltctl error for an exception of redis-py. ``where`` names the server, without a password."""
     import redis.exceptions as driver
 
     text = " ".join(str(exc).split())
@@ -91,7 +91,7 @@ def translate(exc: Exception, where: str) -> SaltctlError:
     if isinstance(exc, driver.TimeoutError):
         return RedisUnavailableError(f"Redis at {where} did not answer in time", hint=_outage_hint(""))
     if isinstance(exc, driver.ConnectionError | OSError):
-        # redis-py names the address once more, and ends with a full stop.
+        # redis-py repeats the address, and ends with a full stop.
         why = re.sub(r"^Error -?[0-9]+ connecting to \S+\. (.)", r"\1", text).rstrip(".")
         return RedisUnavailableError(f"Redis at {where} cannot be reached: {why}", hint=_outage_hint(""))
     if word == "CROSSSLOT":
@@ -99,7 +99,7 @@ def translate(exc: Exception, where: str) -> SaltctlError:
             f"Redis at {where} is a node of a cluster", hint="write redis+cluster:// in SALTCTL_REDIS_URL"
         )
     if "cluster support disabled" in text:
-        return ConfigurationError(f"Redis at {where} is no cluster", hint="write redis:// in SALTCTL_REDIS_URL")
+        return ConfigurationError(f"Redis at {where} is not a cluster", hint="write redis:// in SALTCTL_REDIS_URL")
     if word == "NOREPLID":
         return ConfigurationError(
             f"Redis at {where} does not show its replication id, which the fence needs",
@@ -109,7 +109,7 @@ def translate(exc: Exception, where: str) -> SaltctlError:
 
 
 def moved(where: str) -> RebuildBrokenError:
-    """What a rebuild fails with where a bucket is not, or not any more, on the primary that it began with."""
+    """Return the error of a rebuild if a bucket is not on the primary that it was on at the start."""
     return RebuildBrokenError(
         f"buckets of Redis at {where} moved to another primary while it was being rebuilt",
         hint="nothing was verified and nothing is lost; once no slots move any more: saltctl rebuild",
@@ -126,31 +126,31 @@ def _outage_hint(word: str) -> str:
     return "check that it runs and that SALTCTL_REDIS_URL names it (saltctl config show)"
 
 
-class redis_errors:  # noqa: N801  used as contextlib's own context managers are
-    """Translate what redis-py raises inside the block. A class, since it is on the path of every lookup.
+class redis_errors:  # noqa: N801  a context manager, named like those of contextlib
+    """Translates redis-py's errors inside the block. A class, because every lookup uses it and it is faster.
 
-    ``notice`` hears what it was, before it is raised.
+    ``on_error`` is called with the error before it is raised.
     """
 
-    __slots__ = ("_notice", "_where")
+    __slots__ = ("_on_error", "_where")
 
-    def __init__(self, where: str, notice: Callable[[SaltctlError], None] | None = None) -> None:
+    def __init__(self, where: str, on_error: Callable[[SaltctlError], None] | None = None) -> None:
         self._where = where
-        self._notice = notice
+        self._on_error = on_error
 
     def __enter__(self) -> None:
-        """Begin."""
+        """Do nothing."""
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Translate, if it is the driver's."""
+        """Translate an error of redis-py."""
         if exc is None:
             return
         import redis.exceptions as driver
 
         if isinstance(exc, driver.RedisError | driver.RedisClusterException | OSError):
             error = translate(exc, self._where)
-            if self._notice is not None:
-                self._notice(error)
+            if self._on_error is not None:
+                self._on_error(error)
             raise error from exc

@@ -1,6 +1,6 @@
-"""Looking at Redis servers without changing anything: what they say of themselves, and what the registry holds.
+"""Read-only questions about Redis servers and the registry in them, for ``saltctl doctor`` and ``saltctl status``.
 
-For ``saltctl doctor`` and ``saltctl status``. Deadlines are short and nothing is tried again.
+Deadlines are short and nothing is retried.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ APP_USER = "saltctl-app"
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """INFO of one primary. ``skew``: its clock less ours in seconds, None where INFO has no time."""
+    """INFO of one primary. ``skew``: its clock minus ours in seconds, None if INFO has no time."""
 
     primary: str
     info: Mapping[str, Any]
@@ -33,10 +33,10 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True)
 class RegistryCounts:
-    """What the registry holds on one primary.
+    """The number of buckets and entries of the registry on one primary.
 
-    ``fenced`` buckets were verified here under this layout; ``foreign`` ones have a fence of another layout
-    or server; ``marked`` ones have the token of a rebuild under way, or of one that broke. ``loaded``: this
+    ``fenced`` buckets were verified here under this layout; ``foreign`` buckets have a fence of another layout or
+    server; ``marked`` buckets have the token of a rebuild in progress or of an interrupted one. ``loaded``: this
     process knows the lookup script.
     """
 
@@ -50,7 +50,7 @@ class RegistryCounts:
 
     @property
     def verified(self) -> bool:
-        """Whether lookups in every bucket are answered."""
+        """Whether Redis answers lookups in every bucket."""
         return self.loaded and self.fenced == self.buckets
 
 
@@ -74,19 +74,19 @@ class RedisInspection:
         self._connections.close()
 
     def primaries(self) -> Sequence[str]:
-        """The names of all primaries."""
+        """Return the names of all primaries."""
         return self._connections.primaries()
 
     def _ask(self, primary: str, *commands: tuple[Any, ...]) -> list[Any]:
-        """Replies in order; refusals stand among them as exceptions."""
+        """Return the replies in order; an error reply is an exception in the list."""
         with redis_errors(primary):
             return self._connections.ask_all(primary, commands)
 
     def info(self, primary: str) -> ServerInfo:
-        """INFO. It answers while the server loads, and where CONFIG is refused."""
+        """Return INFO. A loading server answers it, and so does a server that refuses CONFIG."""
         client = self._connections.client(primary)
         with redis_errors(primary):
-            client.execute_command("PING")  # so that the time below is not that of making the connection
+            client.execute_command("PING")  # connects, so that the time below is without it
             before = self._now()
             info: dict[str, Any] = client.execute_command("INFO")
             after = self._now()
@@ -95,7 +95,7 @@ class RedisInspection:
         return ServerInfo(primary, info, after - before, skew)
 
     def config(self, primary: str, *names: str) -> dict[str, str] | None:
-        """CONFIG GET of settings; None where the server refuses it, as managed ones do."""
+        """Return settings by CONFIG GET; None if the server refuses it, as managed servers do."""
         replies = self._ask(primary, *(("CONFIG", "GET", name) for name in names))
         if any(isinstance(reply, Exception) for reply in replies):
             return None
@@ -107,7 +107,7 @@ class RedisInspection:
     def count_entries(self) -> list[RegistryCounts]:
         """Count entries and fences of every bucket, one result for each primary."""
         buckets = self._connections.by_primary(Buckets.of(self._settings).keys())
-        # The keys of a script must share a slot, which in a cluster is certain of a single one only.
+        # In a cluster the keys of a script must share a slot, so each call has one key.
         keys_a_call = 1 if self._connections.clustered else BUCKETS_A_CALL
         return [self._count_entries(primary, keys, keys_a_call) for primary, keys in buckets.items()]
 
@@ -124,7 +124,7 @@ class RedisInspection:
             for reply in replies[:-1]:
                 if isinstance(reply, Exception):
                     raise reply
-        # Any other answer than NOSCRIPT comes from the script.
+        # Any other reply than NOSCRIPT comes from the script.
         loaded = bool(keys) and not _is_error(replies[-1], "NOSCRIPT", "NoScriptError")
         entries, fenced, foreign, marked = (
             (sum(column) for column in zip(*replies[:-1], strict=True)) if keys else [0] * 4
@@ -134,14 +134,14 @@ class RedisInspection:
     # Permissions.
 
     def user(self, primary: str) -> str | None:
-        """Who we are to the server; None where it does not say."""
+        """Return the name of our user; None if the server does not tell it."""
         (reply,) = self._ask(primary, ("ACL", "WHOAMI"))
         return None if isinstance(reply, Exception) else reply.decode("utf-8", "backslashreplace")
 
     def permissions(self, primary: str, user: str, commands: Sequence[tuple[Any, ...]]) -> list[bool] | None:
-        """For each command whether the user may run it, by ACL DRYRUN: nothing is carried out.
+        """Return for each command whether the user may run it, by ACL DRYRUN, which executes nothing.
 
-        None where there is no such user, or we may not ask.
+        Returns None if there is no such user, or if our user may not ask.
         """
         replies = self._ask(primary, *(("ACL", "DRYRUN", user, *command) for command in commands))
         if any(isinstance(reply, Exception) for reply in replies):
@@ -150,5 +150,5 @@ class RedisInspection:
 
 
 def _is_error(reply: Any, word: str, kind: str) -> bool:
-    # redis-py cuts the word off the text where it has a class for it.
+    # If redis-py has a class for an error reply, it removes the word from the message.
     return isinstance(reply, Exception) and (str(reply).startswith(word) or type(reply).__name__ == kind)

@@ -8,7 +8,7 @@ from typing import Any
 
 from saltctl.errors import RebuildBrokenError, RedisUnavailableError
 from saltctl.stores.redis.buckets import BUCKETS_A_CALL, Buckets
-from saltctl.stores.redis.connections import DedicatedConnection
+from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.errors import moved
 from saltctl.stores.redis.merge_commands import MERGE_ENTRIES, Entry, MergePacker, NewPacker
 from saltctl.stores.redis.scripts import script, script_sha

@@ -37,7 +37,7 @@ class RedisRegistry:
         self, settings: Settings, *, lookups: Connections | None = None, others: Connections | None = None
     ) -> None:
         self._lookups = lookups or Connections(settings, timeout=settings.lookup_timeout, retries=0)
-        self._others = others or Connections(settings, timeout=settings.redis_timeout, retries=2, beside=self._lookups)
+        self._others = others or Connections(settings, timeout=settings.redis_timeout, retries=2, share=self._lookups)
         self._reader = RedisBucketReader(settings, connections=self._others)
         self._buckets = Buckets.of(settings)
         self._layout = settings.layout

@@ -1,8 +1,8 @@
-"""Which servers are the primaries: one that the URL names, those of a cluster, or the one that sentinels know.
+"""Which servers are the primaries: the server of the URL, those of a cluster, or the one that sentinels name.
 
-What a cluster or its sentinels said is kept until something fails; then they are asked again, before the next
-command. An old answer is never dangerous, since whoever is no primary any more refuses, and whoever became one is
-unverified: it costs lookups a way to the backup.
+Their answer is kept until a command fails; then they are asked again before the next command.
+A stale answer is never dangerous: a demoted primary refuses, and a new primary is unverified, so a lookup falls back to
+the backup.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlErr
 from saltctl.urls import Address, RedisUrl
 
 SLOTS = 16384
-_AT_LEAST = 3
-"""Servers that share the time there is for asking: the first one that is silent must not use it all up."""
+_SERVERS_TO_ASK = 3
+"""The timeout is shared by this many servers, so that a silent first server does not use it up."""
 
 Fetch = Callable[[str, str, tuple[str, ...], float], Any]
-"""Sends one command over a connection of its own: URL, name, command, seconds. Raises SaltctlErrors."""
+"""Sends one command over a new connection: URL, name, command, seconds. Raises SaltctlErrors."""
 
 
 class Topology(Protocol):
-    """Where keys are. ``timeout`` is the longest that a call may take, in seconds."""
+    """The primaries, and the primary of each key. ``timeout`` bounds a call, in seconds."""
 
     clustered: bool
     """Whether the keys of one script have to share a slot."""
@@ -37,15 +37,15 @@ class Topology(Protocol):
         ...
 
     def primary_of(self, key: str, timeout: float) -> str:
-        """The primary that has a key."""
+        """Return the primary that has a key."""
         ...
 
     def mark_stale(self) -> None:
-        """What is known may have changed: ask again before the next command."""
+        """Ask again before the next command: the answer may have changed."""
         ...
 
     def refresh(self, timeout: float) -> bool:
-        """Ask now; whether the answer is another than before."""
+        """Ask now; return whether the answer changed."""
         ...
 
 
@@ -58,26 +58,26 @@ class SingleServer:
         self._names = (name,)
 
     def primaries(self, timeout: float) -> tuple[str, ...]:
-        """Its name."""
+        """Return its name."""
         return self._names
 
     def primary_of(self, key: str, timeout: float) -> str:
-        """Its name."""
+        """Return its name."""
         return self._names[0]
 
     def mark_stale(self) -> None:
-        """There is nobody to ask."""
+        """Do nothing: the URL names the server."""
 
     def refresh(self, timeout: float) -> bool:
-        """There is nobody to ask."""
+        """Return False: the URL names the server."""
         return False
 
 
 @dataclass(frozen=True)
 class SlotMap:
-    """What was learned: the primaries, for each slot the name of its primary or an empty text, and all nodes.
+    """The primaries, for each slot the name of its primary or an empty string, and all nodes.
 
-    ``owners`` is empty where one primary has all.
+    ``owners`` is empty if one primary has all slots.
     """
 
     primaries: tuple[str, ...]
@@ -86,10 +86,10 @@ class SlotMap:
 
 
 class DiscoveredTopology:
-    """A topology that is asked for. Thread-safe.
+    """A topology that servers are asked for. Thread-safe.
 
-    One thread asks, and the others go on with what was known. Where nobody answers, what was known goes on being
-    used, and for ``pause`` seconds nobody is asked again.
+    One thread asks while the others use the previous answer. If no server answers, the previous answer stays in use,
+    and for ``pause`` seconds no server is asked again.
     """
 
     def __init__(
@@ -108,15 +108,15 @@ class DiscoveredTopology:
         self._process = os.getpid()
 
     def primaries(self, timeout: float) -> tuple[str, ...]:
-        """The names of all primaries; raises RedisUnavailableError where they were never learned."""
+        """Return the names of all primaries; raises RedisUnavailableError if they are unknown."""
         return self._known_or_fetched(timeout).primaries
 
     def mark_stale(self) -> None:
-        """Ask before the next command."""
+        """Ask again before the next command."""
         self._stale = True
 
     def refresh(self, timeout: float) -> bool:
-        """Ask now, unless that failed a moment ago; whether the answer is another than before."""
+        """Ask now, unless that failed a moment ago; return whether the answer changed."""
         before = self._known
         self._stale = True
         return self._known_or_fetched(timeout) != before
@@ -130,11 +130,11 @@ class DiscoveredTopology:
             self._asking, self._process = threading.Lock(), os.getpid()
         if not self._asking.acquire(timeout=timeout if known is None else 0):
             if known is None:
-                raise RedisUnavailableError(f"where the primaries of {self._url} are is being asked still")
+                raise RedisUnavailableError(f"the primaries of {self._url} are not known yet")
             return known
         try:
             if self._known is None or self._stale:
-                self._learn(timeout)
+                self._fetch_map(timeout)
         finally:
             self._asking.release()
         if self._known is not None:
@@ -142,17 +142,17 @@ class DiscoveredTopology:
         assert self._failure is not None
         raise type(self._failure)(self._failure.message, hint=self._failure.hint)
 
-    def _learn(self, timeout: float) -> None:
+    def _fetch_map(self, timeout: float) -> None:
         if self._failure is not None and self._clock() < self._not_before:
             return
-        self._stale = False  # first, so that what is suspected meanwhile is asked about once more
+        self._stale = False  # first, so that a failure in the meantime is not forgotten
         try:
-            self._known, self._failure = self._ask_somebody(timeout), None
+            self._known, self._failure = self._ask_servers(timeout), None
         except SaltctlError as exc:
             self._failure, self._stale = exc, True
             self._not_before = self._clock() + self._pause
 
-    def _ask_somebody(self, timeout: float) -> SlotMap:
+    def _ask_servers(self, timeout: float) -> SlotMap:
         deadline = self._clock() + timeout
         addresses = self._addresses()
         failure: SaltctlError | None = None
@@ -161,19 +161,19 @@ class DiscoveredTopology:
             if seconds <= 0:
                 break
             try:
-                return self._ask(address, seconds / min(len(addresses) - place, _AT_LEAST))
+                return self._ask(address, seconds / min(len(addresses) - place, _SERVERS_TO_ASK))
             except SaltctlError as exc:
                 failure = exc
         if isinstance(failure, RedisUnavailableError) or failure is None:
             why = failure.message if failure else "there was no time to ask"
             raise RedisUnavailableError(
-                f"nobody at {self._url} says which Redis is primary: {why}",
+                f"no server at {self._url} says which Redis is primary: {why}",
                 hint=failure.hint if failure else "saltctl config show",
             ) from failure
         raise failure
 
     def _addresses(self) -> Sequence[Address]:
-        """Whom to ask: another one first each time, in case that the last one knew the world of yesterday."""
+        """Return the servers to ask, each time with another one first: the last one may have a stale view."""
         known = self._known.nodes if self._known else ()
         candidates = list(dict.fromkeys((*known, *self._url.addresses)))
         self._turn += 1
@@ -185,12 +185,12 @@ class DiscoveredTopology:
 
 
 class ClusterTopology(DiscoveredTopology):
-    """The primaries of a Redis Cluster, as one of its nodes knows them."""
+    """The primaries of a Redis Cluster, as one of its nodes reports them."""
 
     clustered = True
 
     def primary_of(self, key: str, timeout: float) -> str:
-        """The primary of the key's slot; raises RedisUnavailableError where no primary has it."""
+        """Return the primary of the key's slot; raises RedisUnavailableError if no primary has it."""
         slot = crc_hqx(key.encode(), 0) % SLOTS  # slot_of, on the path of every lookup
         known = self._known
         owner = (self._known_or_fetched(timeout) if known is None or self._stale else known).owners[slot]
@@ -206,8 +206,8 @@ class ClusterTopology(DiscoveredTopology):
         owners = [""] * SLOTS
         nodes: dict[Address, None] = {}
         for first, last, *servers in sorted(reply, key=lambda slots: int(slots[0])):
-            # A node that does not know its own address leaves the host out: it is the one that was asked.
-            found = [Address(_text(server[0]) or address.host, int(server[1])) for server in servers]
+            # A node that does not know its own address leaves the host out: use the address that was asked.
+            found = [Address(_host(server[0]) or address.host, int(server[1])) for server in servers]
             owners[int(first) : int(last) + 1] = [str(found[0])] * (int(last) - int(first) + 1)
             nodes.update(dict.fromkeys(found))
         if not nodes:
@@ -216,12 +216,12 @@ class ClusterTopology(DiscoveredTopology):
 
 
 class SentinelTopology(DiscoveredTopology):
-    """The primary of a service, as one of its sentinels knows it."""
+    """The primary of a service, as one of its sentinels reports it."""
 
     clustered = False
 
     def primary_of(self, key: str, timeout: float) -> str:
-        """The primary: it has all keys."""
+        """Return the primary, which has all keys."""
         return self._known_or_fetched(timeout).primaries[0]
 
     def _ask(self, address: Address, timeout: float) -> SlotMap:
@@ -230,23 +230,23 @@ class SentinelTopology(DiscoveredTopology):
         if not reply:
             raise ConfigurationError(
                 f"the sentinel at {address} knows no service {self._url.service!r}",
-                hint="what follows the hosts in SALTCTL_REDIS_URL is the service's name, as in `sentinel monitor`",
+                hint="after the hosts, SALTCTL_REDIS_URL has the name of the service, as in `sentinel monitor`",
             )
-        return SlotMap((str(Address(_text(reply[0]), int(reply[1]))),))
+        return SlotMap((str(Address(_host(reply[0]), int(reply[1]))),))
 
 
-def _text(value: Any) -> str:
-    text = value.decode() if isinstance(value, bytes) else str(value or "")
-    return "" if text == "?" else text
+def _host(value: Any) -> str:
+    host = value.decode() if isinstance(value, bytes) else str(value or "")
+    return "" if host == "?" else host
 
 
 def slot_of(key: str) -> int:
-    """The slot of a key. None of saltctl's keys has braces, which would choose another (settings: key_prefix)."""
+    """Return the slot of a key. No key of saltctl has braces, which would change it (settings: key_prefix)."""
     return crc_hqx(key.encode(), 0) % SLOTS
 
 
 def redirection(error: BaseException | Any) -> tuple[str, bool] | None:
-    """Where a reply of MOVED or ASK leads to, and whether ASKING has to come first; None for anything else."""
+    """Return the target of a MOVED or ASK reply and whether to send ASKING first; None for any other reply."""
     from saltctl.stores.redis.errors import first_word
 
     if not isinstance(error, Exception) or (word := first_word(error)) not in ("MOVED", "ASK"):
@@ -256,7 +256,7 @@ def redirection(error: BaseException | Any) -> tuple[str, bool] | None:
 
 
 def topology(url: RedisUrl, fetch: Fetch, *, pause: float) -> Topology:
-    """The topology that a URL speaks of."""
+    """Return the topology that a URL describes."""
     match url.kind:
         case "cluster":
             return ClusterTopology(url, fetch, pause=pause)

@@ -405,7 +405,7 @@ def test_what_is_no_cluster_is_told(redis_server: Any, settings: Settings) -> No
     """redis+cluster:// to a single server is a matter of configuration; lookups still have the backup."""
     url = f"redis+cluster://127.0.0.1:{redis_server.port}"
     store = RedisRegistry(replace(settings, redis_url=url))
-    with pytest.raises(ConfigurationError, match="is no cluster"):
+    with pytest.raises(ConfigurationError, match="is not a cluster"):
         store.primaries()
     store.close()
 

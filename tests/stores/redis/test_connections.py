@@ -23,7 +23,8 @@ from saltctl.errors import (
 from saltctl.local.servers import LocalRedis, free_port
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.redis.connections import Connections, DedicatedConnection, _flags
+from saltctl.stores.redis.connections import Connections
+from saltctl.stores.redis.dedicated_connection import DedicatedConnection, read_flags
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.urls import parse_redis_url
 from tests.stores.conftest import eventually, merge
@@ -481,10 +482,10 @@ def test_flags_arrive_in_any_pieces(wire: tuple[socket.socket, socket.socket]) -
 
     sender = threading.Thread(target=send)
     sender.start()
-    assert _flags(ours, 3) == [True, False, True]
+    assert read_flags(ours, 3) == [True, False, True]
     sender.join()
     theirs.sendall(b":1\r\n" * 50_000)
-    assert _flags(ours, 50_000) == [True] * 50_000
+    assert read_flags(ours, 50_000) == [True] * 50_000
 
 
 @pytest.mark.parametrize(
@@ -506,7 +507,7 @@ def test_other_replies_are_errors(
     ours, theirs = wire
     theirs.sendall(sent)
     with pytest.raises(getattr(driver, error), match=words):
-        _flags(ours, 2)
+        read_flags(ours, 2)
 
 
 def test_a_closed_connection_is_an_error(wire: tuple[socket.socket, socket.socket]) -> None:
@@ -517,4 +518,4 @@ def test_a_closed_connection_is_an_error(wire: tuple[socket.socket, socket.socke
     theirs.sendall(b":1\r\n")
     theirs.close()
     with pytest.raises(driver.ConnectionError, match="closed"):
-        _flags(ours, 2)
+        read_flags(ours, 2)

@@ -15,6 +15,8 @@ from saltctl.errors import ConfigurationError, RebuildBrokenError, RedisUnavaila
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
+from saltctl.stores.redis.buckets import Buckets
+from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession, new_token
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script_sha
@@ -183,30 +185,68 @@ def test_a_merge_takes_any_number_of_entries(session: RedisRebuildSession, store
     assert merge(session, [(i, n + number % 2) for number, (i, n) in enumerate(entries)]) == size // 2
 
 
-def test_entries_that_are_new_are_merged_past_the_script_and_the_parser(
-    session: RedisRebuildSession, store: RedisRegistry, admin: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By HSETNX; its replies are read from redis-py's socket. Where there is none to be seen, by redis-py."""
-    driver = session._connection._connection
-    admin.config_resetstat()
-    with monkeypatch.context() as patch:
-        patch.setattr(driver, "read_response", lambda: pytest.fail("redis-py's parser was asked"))
-        assert merge(session, [(f"conv_{number}", 4) for number in range(5000)]) == 5000
-    assert admin.info("commandstats")["cmdstat_hsetnx"]["calls"] == 5000
-    with monkeypatch.context() as patch:
-        # The same connection, as one that keeps its socket to itself.
-        patch.setattr(session._connection, "_connection", _Closed(driver))
-        assert merge(session, [(f"conv_{number}", 8) for number in range(4999, 5003)]) == 4
-    assert store.read_unverified(["conv_0", "conv_4999", "conv_5002"]) == {"conv_0": 4, "conv_4999": 8, "conv_5002": 8}
-
-
-class _Closed:
-    """A connection's public methods."""
+class _Pool:
+    """A pool of one connection."""
 
     def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    def get_connection(self) -> Any:
+        """Return the connection."""
+        return self.connection
+
+    def disconnect(self) -> None:
+        """Disconnect it."""
+        self.connection.disconnect()
+
+
+class _Unparsed:
+    """A connection of redis-py whose parser must not be used for now."""
+
+    def __init__(self, connection: Any) -> None:
+        self._inner = connection
+        self.parser_allowed = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def read_response(self) -> Any:
+        """Read by the parser, or fail the test."""
+        assert self.parser_allowed, "redis-py's parser was asked"
+        return self._inner.read_response()
+
+
+class _WithoutSocket:
+    """The public methods of a connection."""
+
+    def __init__(self, connection: Any) -> None:
+        self.pack_commands = connection.pack_commands
         self.send_packed_command = connection.send_packed_command
         self.read_response = connection.read_response
         self.disconnect = connection.disconnect
+
+
+def test_new_entries_are_merged_without_the_script_and_the_parser(
+    store: RedisRegistry, settings: Settings, admin: Any
+) -> None:
+    """They are merged by HSETNX. The replies are read from redis-py's socket, or by redis-py if it hides the socket."""
+    buckets = Buckets.of(settings)
+
+    def session_over(connection: Any) -> RedisRebuildSession:
+        dedicated = DedicatedConnection(_Pool(connection), "redis")
+        return RedisRebuildSession(dedicated, list(buckets.keys()), buckets, clustered=False)
+
+    unparsed = _Unparsed(admin.connection_pool.make_connection())
+    session = session_over(unparsed)
+    admin.config_resetstat()
+    unparsed.parser_allowed = False
+    assert merge(session, [(f"conv_{number}", 4) for number in range(5000)]) == 5000
+    assert admin.info("commandstats")["cmdstat_hsetnx"]["calls"] == 5000
+    session.close()
+    session = session_over(_WithoutSocket(admin.connection_pool.make_connection()))
+    assert merge(session, [(f"conv_{number}", 8) for number in range(4999, 5003)]) == 4
+    session.close()
+    assert store.read_unverified(["conv_0", "conv_4999", "conv_5002"]) == {"conv_0": 4, "conv_4999": 8, "conv_5002": 8}
 
 
 def test_a_rebuild_over_what_is_there_asks_the_script(session: RedisRebuildSession, admin: Any) -> None:

@@ -1,0 +1,112 @@
+"""One connection to one server process, for rebuilds and for questions about the topology."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from saltctl.errors import RedisUnavailableError
+from saltctl.stores.redis.errors import REDIRECTING, first_word, moved, redis_errors
+
+_BYTES_A_READ = 1 << 16
+_ONE = ord("1")
+
+
+class DedicatedConnection:
+    """One connection to one server process. Not thread-safe.
+
+    After a failure every call fails. It never reconnects, so that nothing sent over it can reach a process that was
+    started later.
+    """
+
+    def __init__(self, pool: Any, primary: str) -> None:
+        self.primary = primary
+        self._broken = False
+        self._pool = pool
+        with redis_errors(primary):
+            self._connection = pool.get_connection()
+
+    def execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send the commands in one go and return their replies, in order.
+
+        An error reply ends the connection as a failure does: the caller cannot continue half-way.
+        """
+        self.send(self._connection.pack_commands(commands))
+        return self.receive(len(commands))
+
+    def send(self, packed: Sequence[bytes]) -> None:
+        """Send packed commands. The caller must receive their replies."""
+        with self._close_on_failure():
+            self._connection.send_packed_command(packed, check_health=False)
+
+    def receive(self, count: int) -> list[Any]:
+        """Return the next replies, in order. Raises as :meth:`execute` does."""
+        with self._close_on_failure():
+            return [self._connection.read_response() for _ in range(count)]
+
+    def receive_flags(self, count: int) -> list[bool]:
+        """Return the next replies, in order, which are all 0 or 1. No other command may be in progress.
+
+        Raises as :meth:`execute` does.
+        """
+        # The one use of a private attribute of redis-py. Its parser takes longer for a reply than Redis for an HSETNX,
+        # so the replies are read from its socket. If a version has no such attribute, the parser reads them.
+        socket = getattr(self._connection, "_sock", None)
+        if socket is None:
+            return [bool(reply) for reply in self.receive(count)]
+        with self._close_on_failure():
+            return read_flags(socket, count)
+
+    @contextmanager
+    def _close_on_failure(self) -> Iterator[None]:
+        if self._broken:
+            raise RedisUnavailableError(
+                f"the connection to Redis at {self.primary} was lost", hint="run it again: saltctl rebuild"
+            )
+        import redis.exceptions as driver
+
+        done = False
+        try:
+            with redis_errors(self.primary):
+                yield
+            done = True
+        except RedisUnavailableError as exc:
+            if isinstance(exc.__cause__, driver.ResponseError) and first_word(exc.__cause__) in REDIRECTING:
+                raise moved(self.primary) from exc.__cause__
+            raise
+        finally:
+            if not done:
+                self.close()
+
+    def close(self) -> None:
+        """Disconnect for good."""
+        self._broken = True
+        self._connection.disconnect()
+        self._pool.disconnect()
+
+
+def read_flags(socket: Any, count: int) -> list[bool]:
+    """Read integer replies, all 0 or 1, from a socket; raises redis-py's errors."""
+    import redis.exceptions as driver
+
+    data = bytearray()
+    lines = 0
+    while lines < count:
+        try:
+            received = socket.recv(_BYTES_A_READ)
+        except TimeoutError as exc:
+            raise driver.TimeoutError("Timeout reading from socket") from exc
+        except OSError as exc:
+            raise driver.ConnectionError(f"Error while reading from socket: {exc}") from exc
+        if not received:
+            raise driver.ConnectionError("Connection closed by server.")
+        lines += received.count(b"\n")
+        data += received
+    # ":0\r\n" or ":1\r\n", four bytes each.
+    if len(data) == 4 * count and data[::4] == b":" * count:
+        return [flag == _ONE for flag in data[1::4]]
+    for line in bytes(data).split(b"\r\n"):
+        if line.startswith(b"-"):
+            raise driver.ResponseError(line[1:].decode(errors="replace"))
+    raise driver.InvalidResponse("Protocol Error: something else than 0 or 1")
