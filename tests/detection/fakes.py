@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from saltctl.errors import SaltctlError, StreamLostError
+from saltctl.errors import SaltctlError
 from saltctl.registry.registry import Lookup, RaiseResult
 from saltctl.stores.heat.contracts import (
     FIRST_ID,
@@ -205,6 +205,3 @@ def report_entry(
     """Return a report as it comes from the stream, with the id ``number-0``. ``n``: throttled at this N."""
     report = HeatReport(conversation_id, server, window, writes, n)
     return Entry(f"{number}-0", [str(part).encode() for part in report.fields()])
-
-
-LOST = StreamLostError("the stream is gone")

@@ -81,13 +81,13 @@ def test_a_dry_run_previews_and_changes_nothing(
     hot(stream, "a", "b", "already")
     stream.read_new("somebody", 1)
     before = stream.info()
-    foreseen = replay(dry_run=True)
+    preview = replay(dry_run=True)
     after = stream.info()
-    assert foreseen.raises == [
+    assert preview.raises == [
         {"conversation_id": "a", "before": 1, "after": 4},
         {"conversation_id": "b", "before": 1, "after": 4},
     ]
-    assert foreseen.unchanged == 1
+    assert preview.unchanged == 1
     assert backup.get("a") is None
     assert [(g.lag, g.pending, g.last_delivered_id) for g in after.groups] == [
         (g.lag, g.pending, g.last_delivered_id) for g in before.groups
