@@ -1,4 +1,4 @@
-"""The backup table: its values, and what operations may expect of it and of the lease in it."""
+"""Contracts of the backup table and of the lease in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Raise:
-    """One raise as the backup remembers it. ``at`` is ISO 8601 UTC."""
+    """One raise in the backup. ``at`` is ISO 8601 UTC."""
 
     n: int
     at: str
@@ -29,7 +29,7 @@ class BackupEntry:
 
 @dataclass(frozen=True, slots=True)
 class DamagedEntry:
-    """An item of the backup table that saltctl cannot have written, and what is wrong with it."""
+    """An item of the backup table that saltctl cannot have written, with the problem."""
 
     conversation_id: str
     problem: str
@@ -42,59 +42,59 @@ class BackupPage:
     entries: list[tuple[str, int, int]]
     damaged: list[DamagedEntry]
     consumed_rcu: float
-    """Read capacity units that the page consumed, as DynamoDB reports it; 0 where it does not."""
+    """Read capacity units that the page consumed, as DynamoDB reports them; 0 if it does not report them."""
     segment: int
-    """-1 for an empty page that is a sign of life."""
+    """-1 for an empty page, which only shows that the scan is alive."""
     last: str | None = None
-    """The id up to which the segment is read now; None at its end."""
+    """The last id that was read in the segment; None at the segment's end."""
     above_cap: list[tuple[str, int]] = field(default_factory=list)
-    """Those of ``entries`` whose max_n is above max_n_cap: somebody else's, or of a larger cap; served all the same."""
+    """Those of ``entries`` with a max_n above max_n_cap: from another tool, or a larger cap. Lookups serve them."""
 
 
 @dataclass(frozen=True, slots=True)
 class RaiseOutcome:
-    """What a conditional update found: max_n before it, and whether it changed anything."""
+    """The result of a conditional update: max_n before it, and whether it changed anything."""
 
     before: int
     changed: bool
 
 
 class BackupStore(Protocol):
-    """The backup table. It never loses what it acknowledged, and conditions are checked at one primary copy.
+    """The backup table. It never loses an acknowledged write, and checks conditions at one primary copy.
 
-    All methods raise ConfigurationError where the table is missing or has other keys, AccessDeniedError,
-    ThrottledError and AwsUnavailableError (after retries). A write that raised may still have happened.
+    All methods raise ConfigurationError if the table is missing or has other keys, AccessDeniedError, ThrottledError
+    and AwsUnavailableError (after retries). A write that raised an error may have happened all the same.
     """
 
     def get(self, conversation_id: str) -> BackupEntry | None:
-        """Strongly consistent read; None where there is no item. Raises DamagedEntryError."""
+        """Return one item by a strongly consistent read; None without an item. Raises DamagedEntryError."""
         ...
 
     def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
-        """Strongly consistent reads; an id without an item is left out. Raises DamagedEntryError."""
+        """Return items by strongly consistent reads, without ids that have no item. Raises DamagedEntryError."""
         ...
 
     def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
-        """Atomically: set max_n to ``entry.n`` and remember the raise where max_n is absent or lower.
+        """Set max_n to ``entry.n`` and append the raise if max_n is absent or lower, atomically.
 
-        Where the condition fails, nothing changes and the outcome's ``before`` is what is held.
+        If the condition fails, nothing changes, and the outcome's ``before`` is the current max_n.
         """
         ...
 
     def commit_write_n(self, conversation_id: str, n: int) -> bool:
-        """Atomically: set write_n to n where it is absent or lower; whether it changed."""
+        """Set write_n to n if it is absent or lower, atomically; return whether it changed."""
         ...
 
     def claim_layout(self, layout: str, key_prefix: str) -> None:
-        """Bind the table to one registry layout, once and for all; a second claim of the same is no change.
+        """Bind the table to one registry layout, for good; claiming the same layout again changes nothing.
 
-        Raises ConfigurationError where the table is bound to another: a client that merged into other
-        buckets would acknowledge raises that nobody sees.
+        Raises ConfigurationError if the table is bound to another layout: a client that merged into other buckets
+        would acknowledge raises that no reader sees.
         """
         ...
 
     def check_layout(self, layout: str, key_prefix: str) -> None:
-        """Raise as ``claim_layout`` does, and write nothing."""
+        """Raise as ``claim_layout`` does; write nothing."""
         ...
 
     def scan(
@@ -106,21 +106,26 @@ class BackupStore(Protocol):
         after: Mapping[int, str | None] | None = None,
         max_rcu: float | None = None,
     ) -> Generator[BackupPage, None, None]:
-        """Every item that existed before the call, by ``segments`` parallel strongly consistent scans.
+        """Yield every item that existed before the call, by ``segments`` parallel strongly consistent scans.
 
-        ``after`` has, by segment, the id after which it goes on, None where it is done; the others begin at their
-        start. ``limit`` bounds the items of a page, for tests; ``only`` scans one segment of the
-        so many and leaves the others out; ``max_rcu`` bounds the read capacity units a second.
-        Each item's read is consistent, the scan as a whole is no snapshot. Waits out throttling, and goes slower
-        after it. Closing the iterator stops the segments. An empty page is yielded about every second while
-        nothing arrives, so that the caller can do what it must do regularly.
+        Each item's read is consistent, but the scan is not a snapshot. Throttling slows the scan down and does not
+        end it. Closing the generator stops the segments. If no page arrives, an empty page is yielded about every
+        second, so that the caller can do its periodic work.
+
+        Args:
+            segments: how many segments the table is divided into.
+            limit: the most items of a page, for tests.
+            only: scan this segment alone.
+            after: by segment, the id to resume after, None if the segment is finished. Other segments start at their
+                beginning.
+            max_rcu: the most read capacity units a second.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseHolder:
-    """Who holds the lease. Times are seconds since the epoch, by the holder's clock."""
+    """The holder of the lease. Times are seconds since the epoch, by the holder's clock."""
 
     owner: str
     host: str
@@ -131,26 +136,26 @@ class LeaseHolder:
 
 
 class LeaseStore(Protocol):
-    """The lease item in the backup table, which keeps rebuilds from wasting each other's work.
+    """The lease item in the backup table. It keeps rebuilds from wasting each other's work.
 
-    Safety does not hang on it: two rebuilds at once break each other's tokens.
+    Safety does not depend on it: two rebuilds at once break each other's tokens.
     """
 
     def acquire(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
-        """Take the lease where it is free or its heartbeat is older than ``expiry`` seconds.
+        """Take the lease if it is free or its heartbeat is older than ``expiry`` seconds.
 
-        Returns None when taken, else the holder.
+        Returns None if it was taken, else the holder.
         """
         ...
 
     def renew(self, owner: str, now: float, progress: str) -> bool:
-        """Renew; False where somebody else has taken it over."""
+        """Renew the lease; return False if another owner has taken it."""
         ...
 
     def release(self, owner: str) -> None:
-        """Give it back where it is still ours."""
+        """Release the lease if it is still this owner's."""
         ...
 
     def holder(self) -> LeaseHolder | None:
-        """Who holds it now, also where the heartbeat is old."""
+        """Return the holder, also if its heartbeat is old; None if the lease is free."""
         ...

@@ -1,4 +1,4 @@
-"""The messages table: its values, and what operations may expect of it."""
+"""Contracts of the messages table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SortKey = str | Decimal
 
 @dataclass(frozen=True, slots=True)
 class TableKeys:
-    """The key names of a messages table, and the type of its sort key: text or number."""
+    """The key names of a messages table, and the type of its sort key: string or number."""
 
     partition_key: str
     sort_key: str
@@ -25,7 +25,7 @@ class TableKeys:
 
 @dataclass(frozen=True, slots=True)
 class TableSize:
-    """How large a table is, as DescribeTable says: about six hours old (documented)."""
+    """The size of a table, from DescribeTable: about six hours old (documented)."""
 
     items: int
     bytes: int
@@ -33,9 +33,9 @@ class TableSize:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A filter expression of DynamoDB. Its names and values are placeholders as DynamoDB wants them.
+    """A filter expression of DynamoDB with the placeholders of its names and values.
 
-    A filter is applied after reading: rows that it leaves out are paid for, and may not name the keys.
+    DynamoDB filters after reading: excluded rows are paid for. A filter must not name the keys.
     """
 
     expression: str
@@ -45,10 +45,10 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class PartitionQuery:
-    """One request for rows of one partition. ``low`` and ``high`` are sort keys and included.
+    """One request for rows of one partition. ``low`` and ``high`` are sort keys, both inclusive.
 
-    ``limit`` counts rows before the filter; None is as many as fit in 1 MB. ``start`` goes on where an
-    earlier answer to the same query ended.
+    ``limit`` counts rows before the filter; None is as many as fit in 1 MB. ``start`` resumes after an earlier answer
+    to the same query.
     """
 
     partition_key: str
@@ -64,11 +64,10 @@ class PartitionQuery:
 
 @dataclass(frozen=True, slots=True)
 class PartitionAnswer:
-    """Some rows of a partition, in the order asked for.
+    """Some rows of a partition, in the requested order.
 
-    ``next`` is the key up to which the partition was read; None, and nothing else, means to its end: an
-    empty or short answer may have one. ``scanned`` counts rows before the filter; ``consumed_rcu`` is 0
-    where DynamoDB does not say.
+    ``next`` is the last key that was read; only None means the end of the partition: an empty or short answer may have
+    one. ``scanned`` counts rows before the filter; ``consumed_rcu`` is 0 if DynamoDB does not report it.
     """
 
     items: Sequence[Item]
@@ -79,44 +78,44 @@ class PartitionAnswer:
 
 @dataclass(frozen=True, slots=True)
 class KeysPage:
-    """The partition keys of one page of a scan, one for each row."""
+    """The partition keys of one page of a scan, one per row."""
 
     partition_keys: Sequence[str]
     consumed_rcu: float
 
 
 class MessageStore(Protocol):
-    """The messages table: rows of (partition key, sort key), and a sort key is there once in a partition.
+    """The messages table. A sort key exists once in a partition.
 
-    All methods raise ConfigurationError where the table is missing or its keys are no text and no text or
-    number, AccessDeniedError, ThrottledError and AwsUnavailableError (after retries); where a partition
-    is asked, the message names it. Thread-safe.
+    All methods raise ConfigurationError if the table is missing or its keys have other types (partition key: string;
+    sort key: string or number), AccessDeniedError, ThrottledError and AwsUnavailableError (after retries). Errors
+    about a partition name it. Thread-safe.
     """
 
     @property
     def keys(self) -> TableKeys:
-        """The table's key names, asked for once."""
+        """The table's key names, which are requested once."""
         ...
 
     def query(self, request: PartitionQuery) -> PartitionAnswer:
-        """Ask one partition once."""
+        """Send one query to one partition."""
         ...
 
     def get(self, partition_key: str, sort_key: SortKey) -> Item | None:
-        """Strongly consistent read of one row."""
+        """Return one row by a strongly consistent read; None if it does not exist."""
         ...
 
     def put(self, partition_key: str, sort_key: SortKey, attributes: Item) -> bool:
-        """Write one row unless it exists; whether it was written now. Safe to repeat."""
+        """Write one row unless it exists; return whether this call wrote it. Safe to repeat."""
         ...
 
     def size(self) -> TableSize:
-        """How large the table is."""
+        """Return the size of the table."""
         ...
 
     def scan_keys(self, segments: int, *, consistent: bool = True) -> Generator[KeysPage, None, None]:
-        """The partition key of every row that existed before the call, by parallel scans, in no order.
+        """Yield the partition key of every row that existed before the call, by parallel scans, in no order.
 
-        Waits out throttling, within reason. Closing the iterator stops it.
+        Throttling slows the scan down; it fails only if throttling lasts. Closing the generator stops it.
         """
         ...

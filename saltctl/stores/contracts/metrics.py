@@ -1,4 +1,4 @@
-"""CloudWatch: its values, and what operations may expect of it."""
+"""Contracts of CloudWatch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 @dataclass(frozen=True, slots=True)
 class TableDescription:
-    """What a table is to its metrics: the names of its global secondary indexes, and how it is paid."""
+    """A table as its metrics see it: its global secondary indexes, and its billing mode."""
 
     table: str
     indexes: tuple[str, ...]
@@ -18,7 +18,7 @@ class TableDescription:
 
 @dataclass(frozen=True, slots=True)
 class MetricKey:
-    """A metric of the namespace AWS/DynamoDB and its dimensions; None where a dimension is absent."""
+    """A metric of the namespace AWS/DynamoDB with its dimensions; None for an absent dimension."""
 
     metric: str
     table: str
@@ -28,9 +28,9 @@ class MetricKey:
 
 @dataclass(frozen=True, slots=True)
 class MetricSeries:
-    """The sums of a metric: (seconds since the epoch at which a period begins, sum), ascending.
+    """The sums of a metric: (start of a period in seconds since the epoch, sum), ascending.
 
-    A period without data is left out, and is no zero.
+    A period without data is left out; it does not count as zero.
     """
 
     key: MetricKey
@@ -39,9 +39,9 @@ class MetricSeries:
 
 @dataclass(frozen=True, slots=True)
 class Contributors:
-    """The most throttled partition keys with their throttle events, most first, as far as they can be known.
+    """The most throttled partition keys with their throttle events, most first, as far as known.
 
-    ``disabled``: Contributor Insights is off; ``unsupported``: the endpoint has none; ``failed``: see ``why``.
+    ``disabled``: Contributor Insights is off; ``unsupported``: the endpoint does not have it; ``failed``: see ``why``.
     """
 
     status: Literal["enabled", "disabled", "unsupported", "failed"]
@@ -51,7 +51,7 @@ class Contributors:
 
 @dataclass(frozen=True, slots=True)
 class AlarmSpec:
-    """An alarm as it is to be: at ``threshold`` events a minute or more, ``periods`` minutes in a row."""
+    """The specification of an alarm: ``threshold`` events a minute or more, ``periods`` minutes in a row."""
 
     name: str
     key: MetricKey
@@ -63,7 +63,7 @@ class AlarmSpec:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """An alarm as CloudWatch has it; ``owned`` says that it bears saltctl's tag."""
+    """An alarm in CloudWatch. ``owned``: it has saltctl's tag."""
 
     name: str
     key: MetricKey
@@ -76,31 +76,31 @@ class Alarm:
 
 
 class MetricsStore(Protocol):
-    """CloudWatch, as far as it knows of tables. Data comes minutes late.
+    """CloudWatch metrics and alarms of tables. Data arrives minutes late.
 
     Methods raise AccessDeniedError, ThrottledError and AwsUnavailableError (after retries).
     """
 
     def describe(self, table: str) -> TableDescription:
-        """The table's indexes; ConfigurationError where there is no such table."""
+        """Return the table's indexes and billing mode; raises ConfigurationError if there is no such table."""
         ...
 
     def read(self, keys: Sequence[MetricKey], start: int, end: int, period_s: int) -> list[MetricSeries]:
-        """One series for each key, in their order. Times are seconds since the epoch, ``end`` is excluded."""
+        """Return one series per key, in their order. Times are seconds since the epoch; ``end`` is exclusive."""
         ...
 
     def contributors(self, table: str, start: int, end: int) -> Contributors:
-        """The most throttled partition keys; never raises, since a scan goes on without them."""
+        """Return the most throttled partition keys. Never raises: a scan continues without them."""
         ...
 
     def alarms(self, prefix: str) -> list[Alarm]:
-        """The alarms whose name begins so, by name."""
+        """Return the alarms with this name prefix, by name."""
         ...
 
     def put_alarm(self, spec: AlarmSpec) -> None:
-        """Create or overwrite an alarm, tagged as saltctl's own."""
+        """Create or overwrite an alarm, with saltctl's tag."""
         ...
 
     def delete_alarms(self, names: Sequence[str]) -> None:
-        """Delete alarms; one that is gone already is no error."""
+        """Delete alarms. An alarm that does not exist is not an error."""
         ...

@@ -11,7 +11,7 @@ from saltctl.errors import RedisUnavailableError
 from saltctl.local.servers import LocalRedis
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
-from saltctl.stores.redis.buckets import FENCE, REBUILD, UNREADABLE, RedisBucketReader
+from saltctl.stores.redis.buckets import FENCE, REBUILD, UNREADABLE, Buckets, RedisBucketReader, parse_count
 from saltctl.stores.redis.registry import RedisRegistry
 
 
@@ -59,3 +59,31 @@ def test_identity_changes_with_a_restart(reader: RedisBucketReader, redis_server
         reader.read(["conv"])
     redis_server.start()
     assert reader.replication_ids() != before
+
+
+def test_many_ids_take_one_command_for_each_bucket(store: RedisRegistry, settings: Settings, admin: Any) -> None:
+    """A dry run of a rebuild reads a page without a round trip for each entry."""
+    ids = [f"conv_{number}" for number in range(2000)]
+    admin.config_resetstat()
+    assert store.read_unverified(ids) == dict.fromkeys(ids)
+    commands = admin.info("commandstats")
+    assert commands["cmdstat_hmget"]["calls"] <= settings.buckets
+    assert "cmdstat_hget" not in commands
+
+
+def test_keys_are_those_of_the_layout() -> None:
+    """A bucket's key has the prefix and its number; a conversation's bucket is its CRC-32 modulo their number."""
+    buckets = Buckets.of(Settings(key_prefix="chat", buckets=16))
+    assert list(buckets.keys(range(2))) == ["chat:r:0", "chat:r:1"]
+    assert len(list(buckets.keys())) == 16
+    assert buckets.key_of("conv") == buckets.key(bucket_of("conv", 16))
+    assert buckets.layout == "v1:16"
+
+
+def test_a_count_is_a_number_or_an_error() -> None:
+    """No entry is None; a value that is not a salt count is never taken for a default."""
+    assert parse_count(None, "redis:6379") is None
+    assert parse_count(b"8", "redis:6379") == 8
+    for value in (b"0", b"-4", b"many", b""):
+        with pytest.raises(RedisUnavailableError, match="redis:6379 holds an entry that is not a salt count"):
+            parse_count(value, "redis:6379")
