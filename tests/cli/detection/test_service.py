@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -352,22 +351,3 @@ def test_no_role_can_do_more(configured: Settings, redis_server: LocalRedis) -> 
     )
     for command in not_for_looking:
         assert roles.refuses("readonly", *command), command
-
-
-def test_a_replay_that_ended_early_prints_the_command_that_resumes_it(
-    configured: Settings, registry: Registry, rebuild: Rebuilder, saltctl: Runner
-) -> None:
-    """The command has the end of the range and the rate, and starts with the entry after the last one."""
-    rebuild()
-    HeatStream(configured).create_group()
-    for number in range(5):
-        _report(configured, f"conv_{number}", 900)
-    last = HeatStream(configured).range("-", "+", 4)[-1].id
-    read = []
-    words = ["stream", "replay", "--from", "1h", "--to", last, "--rate", "100", "--max-events", "1"]
-    while words:
-        outcome = saltctl(*words, "-o", "json")
-        read += [raised["conversation_id"] for raised in outcome.json["raises"]]
-        words = shlex.split(outcome.err.partition("to resume: saltctl ")[2])
-    assert read == [f"conv_{number}" for number in range(4)]
-    assert outcome.code == 0

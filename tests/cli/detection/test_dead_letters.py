@@ -1,0 +1,65 @@
+"""``saltctl stream dead``: requeueing and dropping dead letters."""
+
+from __future__ import annotations
+
+import pytest
+
+from saltctl.settings import Settings
+from saltctl.stores.heat.contracts import Entry
+from saltctl.stores.heat.dead_letters import DeadLetters
+from saltctl.stores.heat.report import MAX_ENTRY_BYTES
+from saltctl.stores.heat.stream import HeatStream
+from tests.cli.conftest import Runner
+from tests.cli.detection.helpers import HOSTILE
+
+
+def add_letter(letters: DeadLetters, *fields: bytes) -> str:
+    """An entry with these fields that cannot be handled; return the letter's id."""
+    letters.add([(Entry("1-1", list(fields)), "no version")])
+    return letters.list()[-1].id
+
+
+def test_requeueing_puts_the_entry_back(saltctl: Runner, stream: HeatStream, letters: DeadLetters) -> None:
+    """A dry run changes nothing; then the entry is on the stream under a new id, and the letter is gone."""
+    kept = add_letter(letters, b"v", b"2", b"conversation_id", HOSTILE.encode())
+    dry = saltctl("stream", "dead", "requeue", kept, "--dry-run", "-o", "json").json
+    assert dry == [{"id": kept, "new_id": None, "action": "requeue"}]
+    assert (letters.length(), stream.range("-", "+", 10)) == (1, [])
+    (done,) = saltctl("stream", "dead", "requeue", kept, "-o", "json").json
+    (entry,) = stream.range("-", "+", 10)
+    assert entry == Entry(done["new_id"], [b"v", b"2", b"conversation_id", HOSTILE.encode()])
+    assert letters.length() == 0
+
+
+def test_a_cut_dead_letter_is_not_requeued(saltctl: Runner, stream: HeatStream, letters: DeadLetters) -> None:
+    """By id it is refused with the command that drops it; with --all the others are requeued, with a note."""
+    cut = add_letter(letters, b"v", b"1", b"padding", b"x" * (MAX_ENTRY_BYTES + 1))
+    add_letter(letters, b"v", b"2")
+    named = saltctl("stream", "dead", "requeue", cut, "-o", "json")
+    assert named.code == 6
+    assert named.error["hint"] == f"saltctl stream dead drop {cut}"
+    every = saltctl("stream", "dead", "requeue", "--all", "-o", "json")
+    assert len(every.json) == 1
+    assert "1 letters stay" in every.err
+    assert [letter.id for letter in letters.list()] == [cut]
+
+
+def test_dropping_needs_confirmation(saltctl: Runner, letters: DeadLetters, configured: Settings) -> None:
+    """Without --yes it exits 6; a dry run drops nothing."""
+    kept, dropped = add_letter(letters, b"v", b"2"), add_letter(letters, b"v", b"3")
+    assert saltctl("stream", "dead", "drop", "--all").code == 6
+    assert saltctl("stream", "dead", "drop", "--all", "--dry-run").code == 0
+    assert letters.length() == 2
+    assert saltctl("stream", "dead", "drop", dropped, "--yes").code == 0
+    assert [letter.id for letter in letters.list()] == [kept]
+
+
+@pytest.mark.parametrize("action", ["drop", "requeue"])
+def test_ids_or_all_are_required(action: str, saltctl: Runner, letters: DeadLetters) -> None:
+    """No id, an id with --all, or an unknown id: exit 2, and nothing changes."""
+    kept = add_letter(letters, b"v", b"2")
+    for args in ((), ("--all", kept), ("1-1",)):
+        outcome = saltctl("stream", "dead", action, *args, "-o", "json")
+        assert outcome.code == 2
+        assert outcome.error["hint"] == "saltctl stream dead list"
+    assert letters.length() == 1
