@@ -154,8 +154,8 @@ class LocalRedis(_Server):
         super().__init__()
         self.directory = directory
         self.password = password
-        self._binary = binary or valkey_binary()
-        self._options = dict(options or {})
+        self.binary = binary or valkey_binary()
+        self.options = dict(options or {})
 
     @property
     def url(self) -> str:
@@ -186,7 +186,7 @@ class LocalRedis(_Server):
 
     def _launch(self) -> None:
         self._write_config()
-        command = command_bound_to_parent([str(self._binary), str(self.directory / "server.conf")])
+        command = command_bound_to_parent([str(self.binary), str(self.directory / "server.conf")])
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
@@ -199,7 +199,7 @@ class LocalRedis(_Server):
             "appendonly": "yes",
             "appendfsync": "everysec",
             "maxmemory-policy": "noeviction",
-            **self._options,
+            **self.options,
         }
         if self.password:
             options["requirepass"] = self.password

@@ -95,7 +95,7 @@ class LocalCluster:
 
     def _view_of(self, me: Node) -> Iterator[str]:
         for number, node in enumerate(self.nodes):
-            bus = node.server._options["cluster-port"]
+            bus = node.server.options["cluster-port"]
             of = self.nodes[number % self.count]
             mine = "myself," if node is me else ""
             head = f"{node.id} 127.0.0.1:{node.server.port}@{bus} {mine}"
@@ -259,7 +259,7 @@ class LocalSentinels:
         for node in (self.primary, self.replica):
             node.server.start()
             node.client = plain_client(node.server)
-        watched = self.primary.server._options.get("tls-port") or self.primary.server.port
+        watched = self.primary.server.options.get("tls-port") or self.primary.server.port
         self.replica.ask("REPLICAOF", "127.0.0.1", watched)
         eventually(lambda: self.replica.is_("slave"), "the replica is in step")
         for number in range(2):

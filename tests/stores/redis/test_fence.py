@@ -423,7 +423,7 @@ def test_a_loading_server_is_not_believed(
             pipeline.hset("salt:other", str(number), "1")
         pipeline.execute()
     redis_server.kill()
-    slow = LocalRedis(redis_server.directory, binary=redis_server._binary, options={"key-load-delay": "100"})
+    slow = LocalRedis(redis_server.directory, binary=redis_server.binary, options={"key-load-delay": "100"})
     slow.port = redis_server.port
     patient = RedisRegistry(replace(settings, lookup_timeout=10.0))
     try:

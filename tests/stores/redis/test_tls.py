@@ -100,7 +100,7 @@ def opened(
             tmp_path / "sentinels", binary, options={**options, "tls-replication": "yes"}, tls=True
         )
         sentinels.start()
-        hosts = ",".join(f"127.0.0.1:{node.server._options['tls-port']}" for node in sentinels.sentinels)
+        hosts = ",".join(f"127.0.0.1:{node.server.options['tls-port']}" for node in sentinels.sentinels)
         yield replace(settings, redis_url=f"rediss+sentinel://{hosts}/{SERVICE}")
         sentinels.stop()
 
