@@ -20,7 +20,8 @@ With pytest, put ``pytest_plugins = ["saltctl.testing"]`` into the top ``conftes
 - ``saltctl_settings``: settings for tables and a registry of the test's own on these servers, verified and empty.
   The environment variables lead there, too, so ``Registry.open()`` and ``History.open()`` need no arguments.
 
-The classes need no pytest. Without it the fixtures do not exist.
+The classes and ``local_environment``, a context manager of real servers, need no pytest. Without it the fixtures do
+not exist.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from importlib.util import find_spec
 
 from saltctl.testing.messages import MemoryMessages
 from saltctl.testing.registry import Faults, MemoryBackup, MemoryRedis
-from saltctl.testing.servers import MemoryServers
+from saltctl.testing.servers import MemoryServers, local_environment
 
-__all__ = ["Faults", "MemoryBackup", "MemoryMessages", "MemoryRedis", "MemoryServers"]
+__all__ = ["Faults", "MemoryBackup", "MemoryMessages", "MemoryRedis", "MemoryServers", "local_environment"]
 
 if find_spec("pytest") is not None:
     from saltctl.testing.fixtures import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +12,7 @@ from saltctl.history.history import History
 from saltctl.local.environment import LocalEnvironment
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.testing.servers import MemoryServers
+from saltctl.testing.servers import MemoryServers, local_environment
 
 
 @pytest.fixture
@@ -39,10 +38,7 @@ def saltctl_history(saltctl_memory: MemoryServers) -> History:
 @pytest.fixture(scope="session")
 def saltctl_environment() -> Iterator[LocalEnvironment]:
     """A real Valkey and moto's server on loopback, one for the test run; environment variables stay unchanged."""
-    before = dict(os.environ)
-    with LocalEnvironment() as environment:
-        os.environ.clear()
-        os.environ.update(before)
+    with local_environment() as environment:
         yield environment
 
 

@@ -1,16 +1,34 @@
-"""Registry and history in memory: the real classes over the stores of this package."""
+"""Registry and history in memory, over the stores of this package, and the local environment for tests."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from saltctl.history.history import History
+from saltctl.local.environment import LocalEnvironment
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.testing.messages import MemoryMessages
 from saltctl.testing.registry import MemoryBackup, MemoryRedis
+
+
+@contextmanager
+def local_environment(*, seed: bool = False) -> Iterator[LocalEnvironment]:
+    """Run a local environment of real servers; the environment variables of this process stay unchanged.
+
+    ``seed`` fills it with a few hundred conversations, and verifies Redis.
+    """
+    before = dict(os.environ)
+    with LocalEnvironment() as environment:
+        if seed:
+            environment.seed()
+        os.environ.clear()
+        os.environ.update(before)
+        yield environment
 
 
 class MemoryServers:

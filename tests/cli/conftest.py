@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from saltctl.cli.main import run
 from saltctl.local.environment import LocalEnvironment
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.testing import local_environment
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,14 @@ def configured(settings: Settings, backup: BackupTable, monkeypatch: pytest.Monk
 @pytest.fixture(scope="session")
 def seeded_environment() -> Iterator[LocalEnvironment]:
     """One seeded local environment for all tests that only read, or change data that no other test reads."""
-    yield from _seeded()
+    with local_environment(seed=True) as environment:
+        yield environment
 
 
 @pytest.fixture(scope="session")
 def scratch_environment() -> Iterator[LocalEnvironment]:
     """Another seeded environment, for the examples of help texts, which change data."""
-    yield from _seeded()
-
-
-def _seeded() -> Iterator[LocalEnvironment]:
-    before = dict(os.environ)
-    with LocalEnvironment() as environment:
-        environment.seed()
-        os.environ.clear()
-        os.environ.update(before)
+    with local_environment(seed=True) as environment:
         yield environment
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from saltctl.errors import SaltctlError
-from saltctl.local.environment import LocalEnvironment
 from saltctl.settings import SPECS, read_config
+from saltctl.testing import local_environment
 from tests.benchmarks import compare, detection, history, lookup, memory, rebuild, startup
 from tests.cli.tree import LEAVES
 
@@ -121,12 +121,8 @@ def test_the_configuration_example_can_be_read(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def fresh_environment() -> Iterator[dict[str, str]]:
     """A new, seeded local environment for the tour."""
-    before = dict(os.environ)
-    with LocalEnvironment() as environment:
-        environment.seed()
+    with local_environment(seed=True) as environment:
         variables = environment.variables()
-        os.environ.clear()
-        os.environ.update(before)
         path = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
         yield variables | {"COLUMNS": "80", "NO_COLOR": "1", "PATH": path, "SALTCTL_ACTOR": "oncall@host"}
 

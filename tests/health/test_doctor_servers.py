@@ -23,6 +23,7 @@ from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalRedis
 from saltctl.salting import bucket_of
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.testing import local_environment
 
 pytestmark = pytest.mark.slow
 
@@ -54,11 +55,7 @@ getattr(boto3.client(service), action.replace("-", "_"))(**request)
 @pytest.fixture(scope="module")
 def environment() -> Iterator[LocalEnvironment]:
     """Start a seeded environment."""
-    before = dict(os.environ)
-    with LocalEnvironment() as local:
-        local.seed()
-        os.environ.clear()
-        os.environ.update(before)
+    with local_environment(seed=True) as local:
         yield local
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -16,17 +15,14 @@ from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.connections import Connections
+from saltctl.testing import local_environment
 
 
 @pytest.fixture(scope="module")
 def environment() -> Iterator[LocalEnvironment]:
     """A seeded environment that tests only read."""
-    before = dict(os.environ)
-    with LocalEnvironment() as made:
-        made.seed()
-        os.environ.clear()
-        os.environ.update(before)
-        yield made
+    with local_environment(seed=True) as seeded:
+        yield seeded
 
 
 def test_salted_conversations_have_history_on_every_side(environment: LocalEnvironment) -> None:
