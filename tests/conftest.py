@@ -1,4 +1,4 @@
-"""Real servers for tests: each test starts what it needs on free loopback ports, and nothing outlives it."""
+"""Real servers for tests: each test starts its own on free loopback ports, and stops them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEST_BUCKETS = 64
 hypothesis_settings.register_profile("saltctl", deadline=None, database=None)
 hypothesis_settings.load_profile("saltctl")
 
-# Shells start what they run in the background with SIGINT ignored, and children would inherit that.
+# Shells start background processes with SIGINT ignored, and children would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -38,7 +38,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.fixture(autouse=True)
 def _no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sees the configuration or the credentials of whoever runs it."""
+    """No test sees the user's configuration or credentials."""
     for name in list(os.environ):
         if name.startswith(("SALTCTL_", "AWS_", "_SALTCTL")) and name != "AWS_CA_BUNDLE":
             monkeypatch.delenv(name)

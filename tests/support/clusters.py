@@ -1,7 +1,7 @@
 """Redis Clusters and Sentinels of real processes on loopback, up in about two seconds.
 
 Nodes of a cluster find each other by the configuration files that are written for them, as if it had been made
-long ago. Nothing fails over by itself: tests kill and promote, and wait for nothing but what they did.
+long ago. There is no automatic failover: tests kill and promote, and wait only for that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NODE_TIMEOUT = "60000"
 
 
 def quiet_port() -> int:
-    """A free port that the system gives to nobody by itself: it stays free while its server is down."""
+    """Return a free port outside the ephemeral range: it stays free while its server is down."""
     while True:
         port = random.randrange(12_000, 32_000)
         with socket.socket() as probe, suppress(OSError):
@@ -40,11 +40,11 @@ class Node:
 
     @property
     def name(self) -> str:
-        """As saltctl calls it."""
+        """The name that saltctl uses."""
         return f"127.0.0.1:{self.server.port}"
 
     def ask(self, *words: Any) -> Any:
-        """One command."""
+        """Send one command."""
         return self.client.execute_command(*words)
 
     def is_(self, role: str) -> bool:
@@ -115,7 +115,7 @@ class LocalCluster:
         return all(map(self._serves, self.nodes))
 
     def _start_missing(self) -> None:
-        """Start who does not run; asked for again and again, should somebody have its port for a moment."""
+        """Start the nodes that do not run; retried if a port is in use for a moment."""
         for node in self.nodes:
             if node.server.pid is None:
                 node.server.start(wait=False)
@@ -166,7 +166,7 @@ class LocalCluster:
         return replica
 
     def heal(self) -> None:
-        """Start what was killed, and wait until every primary has its replica again and all agree."""
+        """Start the killed nodes, and wait until every primary has its replica again and all agree."""
         eventually(self._whole, "the cluster is whole")
 
     def _agree_on(self, primary: Node) -> bool:
@@ -190,7 +190,7 @@ class LocalCluster:
         return False
 
     def move(self, key: str, to: Node) -> None:
-        """Move a key's slot with what is in it, as ``redis-cli --cluster reshard`` does; all primaries know it then."""
+        """Move a key's slot with its keys, as ``redis-cli --cluster reshard`` does; all primaries know it then."""
         with self.moving(key, to):
             pass
 
@@ -213,7 +213,7 @@ def _port(tls: bool) -> dict[str, str]:
 
 
 SERVICE = "registry"
-"""What the sentinels call the primary and its replica."""
+"""The name of the service at the sentinels."""
 
 
 class LocalSentinels:

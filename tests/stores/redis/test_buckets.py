@@ -24,7 +24,7 @@ def reader(settings: Settings) -> Iterator[RedisBucketReader]:
 
 
 def test_entries_by_id_and_by_bucket(reader: RedisBucketReader, store: RedisRegistry, settings: Settings) -> None:
-    """Both ways show the same entries; the fence and the token are no entries; order is kept."""
+    """Both ways show the same entries; the fence and the token are not entries; order is kept."""
     entries = {f"conv_{number}": 2 << number % 5 for number in range(300)}
     for conversation_id, n in entries.items():
         store.merge(conversation_id, n)
@@ -40,8 +40,8 @@ def test_entries_by_id_and_by_bucket(reader: RedisBucketReader, store: RedisRegi
     assert sum(reader.count_entries(every)) == len(entries)
 
 
-def test_what_is_no_salt_count(reader: RedisBucketReader, settings: Settings, admin: Any) -> None:
-    """Nonsense is told from an entry that is missing, and ids that are no UTF-8 arrive as what they are."""
+def test_damaged_values_and_ids(reader: RedisBucketReader, settings: Settings, admin: Any) -> None:
+    """A damaged value differs from a missing entry, and ids that are not UTF-8 keep their bytes."""
     bucket = bucket_of("conv", settings.buckets)
     key = f"{settings.key_prefix}:r:{bucket}"
     admin.hset(key, mapping={"conv": "many", b"odd\xff": "4", FENCE: "x", REBUILD: "y"})
@@ -50,8 +50,8 @@ def test_what_is_no_salt_count(reader: RedisBucketReader, settings: Settings, ad
     assert reader.count_entries([bucket]) == [2]
 
 
-def test_identity_changes_with_a_restart(reader: RedisBucketReader, redis_server: LocalRedis) -> None:
-    """The same server has the same identity, and a restarted one has another."""
+def test_replication_ids_change_with_a_restart(reader: RedisBucketReader, redis_server: LocalRedis) -> None:
+    """The same server has the same replication id, and a restarted one has another."""
     before = reader.replication_ids()
     assert reader.replication_ids() == before
     redis_server.kill()

@@ -40,14 +40,14 @@ CONVERSATIONS = [f"conv_{number:03}" for number in range(60)]
 
 
 on_both = pytest.mark.parametrize("whole_cluster", ["valkey", "redis"], indirect=True)
-"""What the engines might do differently."""
+"""Tests of behaviour that may differ between the engines."""
 on_one = pytest.mark.parametrize("whole_cluster", ["valkey"], indirect=True)
-"""What clients do, whatever the engine."""
+"""Tests of the client's behaviour, with one engine."""
 
 
 @pytest.fixture(scope="module")
 def whole_cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """One cluster of each engine for all tests here; what a test breaks, the next one finds mended."""
+    """One cluster of each engine for all tests here; it is repaired after each test."""
     cluster = LocalCluster(tmp_path_factory.mktemp("cluster"), find_engine(request.param))
     try:
         cluster.start()
@@ -157,7 +157,7 @@ def test_a_promoted_replica_is_unverified_until_a_rebuild(
     theirs = set(store.by_primary(CONVERSATIONS)[dead.name])
     promoted = cluster.kill(dead)
     assert {i for i, source in sources(raised).items() if source == "backup"} == theirs
-    # The lookups that failed have asked anew who the primaries are.
+    # The failed lookups have asked again which servers are the primaries.
     assert set(store.by_primary(CONVERSATIONS)[promoted.name]) == theirs
     assert store.verified() == {name: name != promoted.name for name in store.primaries()}
     with pytest.raises(UnverifiedError, match="started since"):
@@ -217,7 +217,7 @@ def test_a_rebuild_does_not_survive_a_slot_that_moves(
 def test_a_rebuild_does_not_survive_a_failover(
     cluster: LocalCluster, settings: Settings, store: RedisRegistry, raised: Registry, backup: BackupTable
 ) -> None:
-    """A primary dies and its replica is promoted half-way: what was marked on the one is not fenced on the other."""
+    """A primary dies and its replica is promoted half-way: marks on the first are not fenced on the second."""
     events = rebuild_job(settings, store, backup, RebuildOptions(segments=1, page_limit=5)).run()
     assert any(isinstance(event, RebuildProgress) for event in events)
     promoted = cluster.kill(cluster.owner_of(store.key_of(CONVERSATIONS[0])))
@@ -266,7 +266,7 @@ def test_no_session_fences_what_moved_away(
 
 @on_both
 def test_a_demoted_primary_refuses(cluster: LocalCluster, store: RedisRegistry, raised: Registry) -> None:
-    """It knows the script, has the entries and keeps its connections, and answers nobody; nor does it take raises."""
+    """It has the script, the entries and its connections, but refuses lookups and raises."""
     demoted = cluster.owner_of(store.key_of(CONVERSATIONS[0]))
     promoted = cluster.replica_of(demoted)
     theirs = list(store.by_primary(CONVERSATIONS)[demoted.name])
@@ -284,7 +284,7 @@ def test_a_demoted_primary_refuses(cluster: LocalCluster, store: RedisRegistry, 
 
 @on_both
 def test_an_isolated_primary_refuses(cluster: LocalCluster, store: RedisRegistry, raised: Registry) -> None:
-    """NOREPLICAS, where min-replicas-to-write is set: somebody else may have been promoted by now."""
+    """NOREPLICAS, if min-replicas-to-write is set: another server may have been promoted by now."""
     primary = cluster.owner_of(store.key_of(CONVERSATIONS[0]))
     theirs = set(store.by_primary(CONVERSATIONS)[primary.name])
     cluster.replica_of(primary).server.kill()
@@ -313,7 +313,7 @@ def test_a_silent_node_does_not_keep_a_client_from_learning(
         os.kill(frozen.server.pid, signal.SIGCONT)
 
 
-# What else is kept in Redis.
+# Other data in Redis.
 
 
 def report(conversation_id: str, server: str = "app") -> HeatReport:
@@ -354,7 +354,7 @@ def test_the_stream_follows_its_slot(cluster: LocalCluster, stream: HeatStream) 
 
 @on_one
 def test_sums_dead_letters_and_notes_have_slots_of_their_own(cluster: LocalCluster, settings: Settings) -> None:
-    """Sums are spread over all primaries, and each of the others is where its key is."""
+    """Sums are spread over all primaries; the other data is on the primary of its key."""
     sums, letters, notes = WindowSums(settings), DeadLetters(settings), ServiceState(settings)
     reports = [report(i, server) for i in CONVERSATIONS for server in ("s1", "s2")]
     assert sums.add(reports) == [2000, 4000] * len(CONVERSATIONS)

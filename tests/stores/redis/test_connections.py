@@ -106,7 +106,7 @@ def test_a_wrong_password_is_told_and_not_repeated(locked_server: LocalRedis, st
 
 
 LOOKUP_RIGHTS = ("~salt:r:*", "+evalsha", "+hmget", "+info", "+client|setname")
-"""What an application server needs for lookups: the lookup script calls HMGET and INFO by the user's own rights."""
+"""The rights an application server needs for lookups: the script calls HMGET and INFO with the user's rights."""
 
 
 def test_a_user_who_may_look_up_and_nothing_else(
@@ -150,7 +150,7 @@ def test_options_that_redis_py_does_not_know(option: str, store_of: StoreOf) -> 
         assert_nothing_is_told(refused.value)
 
 
-# Where servers are.
+# URLs of servers.
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_socket_that_is_not_there(store_of: StoreOf, socket_path: Path) -> Non
 
 
 def test_a_plain_server_does_not_speak_tls(redis_server: LocalRedis, store_of: StoreOf) -> None:
-    """rediss:// to a server without TLS is an error that names the server, and neither hangs nor goes on in clear."""
+    """rediss:// to a server without TLS is an error that names the server; it neither hangs nor sends in clear."""
     store = store_of(of_redis(redis_server.url.replace("redis://", "rediss://"), lookup_timeout=1.0, redis_timeout=1.0))
     with pytest.raises(RedisUnavailableError, match=f"127.0.0.1:{redis_server.port}"):
         store.lookup(store.primaries()[0], ["conv"])
@@ -249,7 +249,7 @@ def test_a_lookup_does_not_wait_for_a_silent_server(silent_server: str, store_of
 def test_a_frozen_server_is_left_alone_after_one_timeout(
     registry: Registry, rebuild: Rebuilder, redis_server: LocalRedis, settings: Settings, store_of: StoreOf, backup: Any
 ) -> None:
-    """SIGSTOP: connections stay open and nothing answers. The backup does, and Redis again after it goes on."""
+    """SIGSTOP: connections stay open and Redis is silent. The backup answers, and after SIGCONT Redis again."""
     import os
     import signal
 
@@ -302,7 +302,7 @@ def test_a_late_answer_is_never_taken_for_the_next(store_of: StoreOf) -> None:
 
 
 def test_an_unasked_answer_is_never_taken_for_the_next(store_of: StoreOf) -> None:
-    """What lies in an idle connection was not asked for by the next lookup: that connection is given up."""
+    """Data in an idle connection is not the reply to the next lookup: the connection is closed."""
 
     def rule(connection: int, command: Command) -> bytes | None:
         return array(["2"]) if command[0] == b"EVALSHA" else RedisStub.OK
@@ -321,7 +321,7 @@ def test_an_unasked_answer_is_never_taken_for_the_next(store_of: StoreOf) -> Non
 def test_an_interrupted_lookup_leaves_no_answer_behind(
     store_of: StoreOf, interruption: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """^C between question and answer, in a process that goes on: the answer is not that of the next lookup."""
+    """^C between command and reply, in a process that continues: the next lookup does not get the late reply."""
     unanswered: list[int] = []
 
     def rule(connection: int, command: Command) -> bytes | None:
@@ -375,7 +375,7 @@ def test_a_server_that_is_new_enough_is_accepted(store_of: StoreOf, version: str
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "allkeys-random"])
 def test_a_server_that_evicts_is_refused(redis_binary: Path, tmp_path: Path, store_of: StoreOf, policy: str) -> None:
-    """As its configuration has it; INFO shows it where CONFIG is not permitted."""
+    """Its configuration decides; INFO shows it if CONFIG is not permitted."""
     server = LocalRedis(tmp_path / "redis", binary=redis_binary, options={"maxmemory-policy": policy})
     server.start()
     try:
@@ -472,7 +472,7 @@ def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def test_flags_arrive_in_any_pieces(wire: tuple[socket.socket, socket.socket]) -> None:
-    """Cut anywhere; exactly what was asked for is read."""
+    """Cut anywhere; exactly the requested replies are read."""
     ours, theirs = wire
 
     def send() -> None:
@@ -501,7 +501,7 @@ def test_flags_arrive_in_any_pieces(wire: tuple[socket.socket, socket.socket]) -
 def test_other_replies_are_errors(
     wire: tuple[socket.socket, socket.socket], sent: bytes, error: str, words: str
 ) -> None:
-    """Error replies as redis-py would raise them; what is no reply to HSETNX; nothing at all, in time."""
+    """Error replies as redis-py raises them, a reply that HSETNX never has, and a timeout."""
     import redis.exceptions as driver
 
     ours, theirs = wire

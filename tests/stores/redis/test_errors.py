@@ -1,4 +1,4 @@
-"""Errors of redis-py → errors of saltctl: by the first word of the reply, and by class where redis-py cuts it off."""
+"""Translation of redis-py's errors: by the first word of the reply, or by class if redis-py removes the word."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_reply_of_many_lines_is_one_line(ask: Callable[[bytes], SaltctlError])
 
 
 def test_an_error_of_ours_passes_unchanged() -> None:
-    """Only what the driver raises is translated."""
+    """Only the errors of redis-py are translated."""
     ours = ConfigurationError("ours")
     with pytest.raises(ConfigurationError) as caught, redis_errors("server"):
         raise ours

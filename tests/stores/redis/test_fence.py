@@ -79,7 +79,7 @@ def assert_unverified(store: RedisRegistry) -> None:
 
 
 def assert_answers_from(registry: Registry, source: str) -> None:
-    """Lookups tell the truth, and from there."""
+    """Lookups return the right number, from this source."""
     found = registry.lookup_many(CONVERSATIONS)
     assert {i: found[i].max_n for i in CONVERSATIONS} == {i: 4 if i in CONVERSATIONS[:4] else 1 for i in CONVERSATIONS}
     assert {lookup.source for lookup in found.values()} == {source}
@@ -107,7 +107,7 @@ def test_a_restart_without_data_is_fenced(
 def test_a_restart_with_its_aof_is_fenced(
     raised: Registry, redis_server: LocalRedis, store: RedisRegistry, rebuild: Rebuilder
 ) -> None:
-    """A server that came back with every entry is not believed either: nobody knows what its AOF lost."""
+    """A server that restarts with every entry is unverified, too: its AOF may have lost some."""
     redis_server.kill()
     redis_server.start()
     assert store.read_unverified(CONVERSATIONS[:1]) == {CONVERSATIONS[0]: 4}
@@ -159,7 +159,7 @@ def test_script_flush_is_fenced(raised: Registry, store: RedisRegistry, admin: A
 
 
 def test_a_lost_bucket_is_fenced_alone(raised: Registry, store: RedisRegistry, primary: str, admin: Any) -> None:
-    """DEL (or eviction) of one bucket fences this bucket; the others go on answering."""
+    """DEL (or eviction) of one bucket fences this bucket; the others continue to answer."""
     lost = key_of(store, CONVERSATIONS[0])
     admin.delete(lost)
     for conversation_id in CONVERSATIONS:
@@ -176,7 +176,7 @@ def test_a_lost_bucket_is_fenced_alone(raised: Registry, store: RedisRegistry, p
 def test_a_raise_into_a_lost_bucket_does_not_verify_it(
     raised: Registry, store: RedisRegistry, primary: str, admin: Any
 ) -> None:
-    """A raise makes the bucket anew, with its one entry: the others in it stay fenced, and so does this one."""
+    """A raise creates the bucket again, with its one entry: all entries of the bucket stay fenced."""
     admin.delete(key_of(store, CONVERSATIONS[0]))
     raised.raise_to(CONVERSATIONS[0], 8)
     assert store.read_unverified(CONVERSATIONS[:1]) == {CONVERSATIONS[0]: 8}
@@ -223,7 +223,7 @@ def test_redis_refuses_raises_of_another_layout(raised: Registry, settings: Sett
 
 
 def test_a_rebuild_of_another_layout_is_refused(raised: Registry, settings: Settings, store: RedisRegistry) -> None:
-    """By the table where it is the same one, and by the fences in Redis where it is not."""
+    """By the table if it is the same, else by the fences in Redis."""
     other = replace(settings, buckets=settings.buckets // 2)
     their_store = RedisRegistry(other)
     with pytest.raises(ConfigurationError, match="laid out as v1:64"):
@@ -295,7 +295,7 @@ def test_a_writable_replica_refuses_everything(
     other_admin: Any,
     rebuild: Rebuilder,
 ) -> None:
-    """``replica-read-only no`` takes READONLY away: the script itself sees that this is no primary."""
+    """``replica-read-only no`` disables READONLY: the script itself sees that this is not a primary."""
     follow(other_admin, redis_server)
     rebuild()
     other_admin.config_set("replica-read-only", "no")
@@ -331,7 +331,7 @@ def test_a_primary_that_was_a_replica_meanwhile_is_fenced(
     with pytest.raises(RedisUnavailableError, match="replica"):
         store.lookup(store.primaries()[0], CONVERSATIONS[:1])
     other_server.kill()
-    # Acknowledged by nobody's Redis but the backup: as lost to this server as what replication had not sent yet.
+    # Only the backup has it: this server lost it like data that replication had not sent yet.
     backup.raise_max_n(CONVERSATIONS[9], replace(_first_raise(backup), n=16))
     admin.execute_command("REPLICAOF", "NO", "ONE")
     assert admin.script_exists(script_sha("lookup")) == [True]
@@ -349,7 +349,7 @@ def _first_raise(backup: BackupTable) -> Any:
 def test_a_demotion_and_promotion_without_a_primary_is_fenced(
     raised: Registry, store: RedisRegistry, admin: Any, rebuild: Rebuilder
 ) -> None:
-    """REPLICAOF to a server that does not answer, and back: nothing was lost, and nobody can know that."""
+    """REPLICAOF to a server that does not answer, and back: nothing was lost, but no client can know that."""
     admin.execute_command("REPLICAOF", "127.0.0.1", "1")
     with pytest.raises(RedisUnavailableError, match="replica"):
         store.lookup(store.primaries()[0], CONVERSATIONS[:1])
@@ -372,7 +372,7 @@ def test_the_first_replica_costs_a_rebuild(
 
 
 def test_a_primary_cut_off_from_its_replicas_refuses(raised: Registry, store: RedisRegistry, admin: Any) -> None:
-    """With min-replicas-to-write it answers NOREPLICAS: somebody else may be primary by now."""
+    """With min-replicas-to-write it answers NOREPLICAS: another server may be primary by now."""
     admin.config_set("min-replicas-to-write", 1)
     with pytest.raises(RedisUnavailableError, match="NOREPLICAS"):
         store.lookup(store.primaries()[0], CONVERSATIONS[:1])
@@ -414,7 +414,8 @@ def test_a_server_that_cannot_persist_refuses_and_the_backup_answers(
     assert_answers_from(raised, "backup")
 
 
-def test_a_loading_server_is_not_believed(
+@pytest.mark.slow
+def test_a_loading_server_is_unverified(
     raised: Registry, settings: Settings, redis_server: LocalRedis, admin: Any
 ) -> None:
     """LOADING: lookups go to the backup; when it has loaded, it is unverified as after any restart."""

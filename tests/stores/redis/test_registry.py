@@ -64,7 +64,7 @@ def test_a_new_server_is_not_verified(store: RedisRegistry, primary: str) -> Non
 
 
 def test_a_rebuilt_server_answers(store: RedisRegistry, primary: str, rebuild: Rebuilder) -> None:
-    """After a rebuild lookups return entries, and None where there is none."""
+    """After a rebuild lookups return entries, and None without an entry."""
     rebuild()
     store.merge("conv", 4)
     assert store.verified() == {primary: True}
@@ -143,7 +143,7 @@ def test_a_damaged_entry_is_an_error_and_no_default(
 def test_a_bucket_that_is_no_hash_is_an_error(
     store: RedisRegistry, registry: Registry, primary: str, admin: Any, rebuild: Rebuilder
 ) -> None:
-    """Somebody used the key for something else: lookups of this bucket go to the backup."""
+    """The key has another type: lookups of this bucket fall back to the backup."""
     rebuild()
     registry.raise_to("conv", 4)
     admin.set(store.key_of("conv"), "x")
@@ -165,7 +165,7 @@ def test_a_merge_says_whether_it_raised(store: RedisRegistry) -> None:
 
 
 def test_numbers_are_compared_as_numbers(store: RedisRegistry, session: RedisRebuildSession) -> None:
-    """Lua compares strings as strings, where '10' is below '9': in a raise, and in a rebuild."""
+    """Lua compares strings as strings, so '10' < '9': in a raise, and in a rebuild."""
     for first, second in ((9, 10), (10, 9), (128, 64), (99, 100)):
         by_raise, by_rebuild = f"raise {first} {second}", f"rebuild {first} {second}"
         for n in (first, second):
@@ -250,7 +250,7 @@ def test_new_entries_are_merged_without_the_script_and_the_parser(
 
 
 def test_a_rebuild_over_what_is_there_asks_the_script(session: RedisRebuildSession, admin: Any) -> None:
-    """As soon as most entries of a batch were there; and goes back where they are missing again."""
+    """If most entries of the last batch existed; and HSETNX again after a batch of new entries."""
     entries = [(f"conv_{number}", 4) for number in range(100)]
     merge(session, entries)
     admin.config_resetstat()
@@ -263,7 +263,7 @@ def test_a_rebuild_over_what_is_there_asks_the_script(session: RedisRebuildSessi
 
 
 def test_a_merge_into_one_bucket_takes_any_number_of_entries(one_bucket: RedisRegistry) -> None:
-    """Where all 20,000 entries of a page are of one bucket."""
+    """All 20,000 entries of a page are in one bucket."""
     entries = [(f"conv_{number}", number + 1) for number in range(20_000)]
     (session,) = one_bucket.sessions()
     assert merge(session, entries) == len(entries)
@@ -329,7 +329,7 @@ def test_one_missing_mark_keeps_every_bucket_unfenced(
 
 
 def test_a_session_that_failed_stays_failed(session: RedisRebuildSession, redis_server: LocalRedis) -> None:
-    """The server is back, and the session is not: what it did before was done to another process."""
+    """The server is back, but the session stays broken: its earlier work was in another process."""
     session.mark_buckets("mine")
     redis_server.kill()
     redis_server.start()

@@ -1,4 +1,4 @@
-"""Sentinels of real processes: the primary is asked from them, and asked again after a failover."""
+"""Sentinels of real processes: they name the primary, and are asked again after a failover."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_failover_is_followed_and_fenced(
     demoted = sentinels.primary.name
     sentinels.primary.ask("WAIT", 1, 10_000)
     sentinels.fail_over()
-    # The demoted one, which knows the script and keeps its connections, answers nobody.
+    # The demoted server has the script and its connections, but refuses lookups.
     sentinels.replica.ask("REPLICAOF", "127.0.0.1", sentinels.primary.server.port)
     with pytest.raises(RedisUnavailableError, match="READONLY") as refused:
         store.lookup(demoted, ["conv"])
@@ -128,7 +128,7 @@ def test_a_killed_primary_and_dead_sentinels(
 def test_an_isolated_primary_refuses(
     sentinels: LocalSentinels, store: RedisRegistry, registry: Registry, rebuild: Rebuilder
 ) -> None:
-    """NOREPLICAS, where min-replicas-to-write is set: clients of the wrong side of a partition are not misled."""
+    """NOREPLICAS, if min-replicas-to-write is set: clients on the minority side get an error."""
     rebuild()
     registry.raise_to("conv", 4)
     sentinels.primary.ask("CONFIG", "SET", "min-replicas-to-write", "1")

@@ -46,7 +46,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def options(authority: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What makes a server speak TLS; skips where none of those installed can."""
+    """Options that enable TLS; skips if no installed server supports it."""
     found = {
         "tls-cert-file": str(authority / "tls.crt"),
         "tls-key-file": str(authority / "tls.key"),
@@ -106,7 +106,7 @@ def opened(
 
 
 def test_every_kind_of_redis_by_tls(opened: Settings, authority: Path) -> None:
-    """Registry, rebuild and stream, where the certificate can be checked; where it cannot, nothing is sent at all."""
+    """Registry, rebuild and stream work with a trusted certificate; with another one nothing is sent."""
     backup = BackupTable(opened)
     backup.create()
     trusted = replace(opened, redis_url=f"{opened.redis_url}?ssl_ca_certs={authority / 'ca.crt'}")

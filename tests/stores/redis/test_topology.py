@@ -1,4 +1,4 @@
-"""Who the primaries are: asked once, asked again after failures, and waited for by nobody longer than may be."""
+"""Discovery of primaries: requested once, again after failures, and within the timeout."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_it_is_asked_once(world: World) -> None:
 
 
 def test_it_is_asked_of_another_one_each_time(world: World) -> None:
-    """A node that fell out of the cluster must not be believed for ever, though it answers."""
+    """A node outside the cluster still answers, but another node is asked the next time."""
     cluster = world.cluster()
     for _ in range(8):
         cluster.mark_stale()
@@ -82,7 +82,7 @@ def test_it_is_asked_of_another_one_each_time(world: World) -> None:
 
 
 def test_a_silent_node_does_not_use_up_the_time(world: World) -> None:
-    """The first one gets a share of it, and the others what is left."""
+    """The first server gets a share of it, and the others the rest."""
     del world.answers["a:6379"]
     cluster = world.cluster()
     assert cluster.primaries(0.9) == (LOW, HIGH)
@@ -91,7 +91,7 @@ def test_a_silent_node_does_not_use_up_the_time(world: World) -> None:
 
 
 def test_nobody_waits_longer_than_may_be(world: World) -> None:
-    """However many nodes are silent; and after that nobody asks again for the pause."""
+    """However many nodes are silent; then no server is asked again during the pause."""
     world.answers.clear()
     cluster = world.cluster(f"redis+cluster://{','.join(f'h{n}' for n in range(20))}")
     for _ in range(3):
@@ -104,7 +104,7 @@ def test_nobody_waits_longer_than_may_be(world: World) -> None:
 
 
 def test_what_was_known_goes_on_being_used(world: World) -> None:
-    """Where nobody answers any more: the primaries may well be up, and who is none refuses."""
+    """No server answers any more: the primaries may be up, and a demoted one refuses."""
     cluster = world.cluster()
     cluster.primaries(1.0)
     world.answers.clear()
@@ -145,7 +145,7 @@ def test_the_reason_of_a_refusal_is_kept(world: World) -> None:
 
 
 def test_other_threads_go_on_while_one_asks(world: World) -> None:
-    """With what was known; without anything they wait, and no longer than may be."""
+    """They use the previous answer; without one they wait, within the timeout."""
     cluster = world.cluster()
     found: list[object] = []
 
@@ -170,7 +170,7 @@ def test_other_threads_go_on_while_one_asks(world: World) -> None:
     assert found == [(LOW, HIGH)]
 
 
-def test_what_is_stale_while_it_is_asked_is_asked_again(world: World) -> None:
+def test_an_answer_that_becomes_stale_while_it_is_requested_is_requested_again(world: World) -> None:
     """The answer may be older than the failure."""
     cluster = world.cluster()
     world.meanwhile = cluster.mark_stale
