@@ -1,4 +1,4 @@
-"""Files for those who deploy saltctl, written from the settings in force: systemd, alert rules, IAM, Redis ACL."""
+"""Deployment files from the current settings: systemd unit, alert rules, IAM policies, Redis ACL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STREAM = (
     "+xinfo|stream +xinfo|groups +xinfo|consumers +xgroup|create +xgroup|createconsumer +xgroup|delconsumer"
 )
 _CLUSTER = "+cluster|slots +asking"
-# A script may call what its user may: EVAL opens nothing, and doctor counts with it.
+# A script may run only the commands of its user: EVAL adds no permission. doctor counts entries with it.
 _READING = (
     "+evalsha +eval +hget +hmget +hgetall +hlen +exists +xlen +xrange +xrevrange +xpending "
     "+xinfo|stream +xinfo|groups +xinfo|consumers"
@@ -24,7 +24,7 @@ _REGISTRY = "+evalsha +eval +script|load +hget +hmget +hgetall +hlen +hset +hset
 
 
 def systemd(settings: Settings) -> str:
-    """A unit for one instance; start several as saltctl-service@1, saltctl-service@2 and so on."""
+    """Return a unit template; start its instances as saltctl-service@1, saltctl-service@2 and so on."""
     lines = [f"Environment={name}={_quoted(value)}" for name, value in _environment(settings)]
     return f"""# /etc/systemd/system/saltctl-service@.service
 [Unit]
@@ -74,7 +74,7 @@ def _quoted(value: str) -> str:
 
 
 def alerts(settings: Settings) -> str:
-    """Prometheus alerting rules over the metrics of ``service run --metrics-port``."""
+    """Return Prometheus alerting rules for the metrics of ``service run --metrics-port``."""
     rules = (
         ("SaltctlServiceDown", "sum(up{job=~'saltctl.*'}) == 0 or absent(up{job=~'saltctl.*'})", "1m", "critical",
          "No hot partition service runs: new hot conversations are not detected", "saltctl service status"),
@@ -105,7 +105,7 @@ def alerts(settings: Settings) -> str:
 
 
 def iam(settings: Settings) -> str:
-    """IAM policies of application servers, the service, those who only look and those who make alarms, in one document.
+    """Return IAM policies for application servers, the service, read-only users and alarm creation, in one document.
 
     None of them may PutItem, DeleteItem or BatchWriteItem on the backup table: those could lower max_n.
     """
@@ -177,11 +177,11 @@ def _policy(*grants: tuple[list[str], str]) -> dict[str, object]:
 
 
 def acl(settings: Settings) -> str:
-    """Redis ACL users, as lines for an ACL file, with a place for each password.
+    """Return Redis ACL users as lines of an ACL file, with a placeholder for each password.
 
-    Application servers cannot load scripts, so that none of them can verify a server by mistake, and can add
-    to the heat stream alone. The service also rebuilds, and so do people and cron jobs that change something; who only
-    looks needs less. For a cluster, whose nodes each need the file, all may also learn where slots are.
+    Application servers cannot load scripts, so that none of them can verify a server by mistake. They can write
+    only to the heat stream. The service can rebuild; people and cron jobs that change something use its user.
+    The read-only user has fewer commands. In a cluster, each node needs the file, and all users may read the slots.
     """
     prefix = settings.key_prefix
     start = "on resetpass resetkeys resetchannels -@all"

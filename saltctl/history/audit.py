@@ -192,8 +192,7 @@ class Auditor:
         try:
             answer = self._history.store.query(request)
         except UnavailableError as exc:
-            exc.hint = f"nothing is proved yet; run the audit again. {exc.hint}".strip()
-            raise
+            raise exc.with_hint(f"nothing is proved yet; run the audit again. {exc.hint}".strip()) from exc
         with self._lock:
             self._consumed_rcu += answer.consumed_rcu
         return answer

@@ -36,7 +36,7 @@ def redis_binary(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def admin(redis_server: LocalRedis) -> Iterator[Any]:
-    """A plain client of the test's Redis, for what people do to a server by hand."""
+    """A plain client of the test's Redis, for changes by hand."""
     client = plain_client(redis_server)
     yield client
     client.close()
@@ -85,7 +85,7 @@ def job(settings: Settings, backup: BackupTable) -> Iterator[Opener]:
 
 @pytest.fixture
 def stub(settings: Settings) -> Iterator[AwsStub]:
-    """An HTTP server in front of moto that answers with errors where it is told to."""
+    """An HTTP server in front of moto that returns errors by its rule."""
     assert settings.aws_endpoint_url is not None
     with AwsStub(settings.aws_endpoint_url) as server:
         yield server

@@ -124,7 +124,7 @@ class Fault:
 
     @property
     def struck_at(self) -> str | None:
-        """Where it struck; None where the rebuild has fewer points than that."""
+        """Point at which it struck; None if the rebuild has fewer points."""
         return self.points[self.number] if self.number < len(self.points) else None
 
     def struck_between(self, after: str, until: str) -> bool:

@@ -28,7 +28,7 @@ from tests.support.aws_stub import AwsStub, refusal
 def test_a_failing_backup_verifies_nothing(
     behind_stub: BackupTable, stub: AwsStub, store: RedisRegistry, registry: Registry, job: Opener
 ) -> None:
-    """Server errors after the first page: the rebuild fails, also where its lease cannot be given back."""
+    """Server errors after the first page: the rebuild fails, even if its lease cannot be released."""
     failing = threading.Event()
 
     def rule(operation: str, request: dict[str, Any]) -> Any:
@@ -46,7 +46,7 @@ def test_a_failing_backup_verifies_nothing(
 def test_throttled_heartbeats_do_not_stop_the_rebuild(
     behind_stub: BackupTable, stub: AwsStub, store: RedisRegistry, job: Opener
 ) -> None:
-    """Safety does not hang on the lease: a rebuild whose heartbeats are throttled goes on to its end."""
+    """Safety does not depend on the lease: a rebuild with throttled heartbeats completes."""
 
     def rule(operation: str, request: dict[str, Any]) -> Any:
         beat = operation == "UpdateItem" and "lease_progress = :progress" in request["UpdateExpression"]

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or not there, and refused where they are damaged or may be somebody else's."""
+"""Checkpoint files: complete or missing, and refused if they are damaged or another user may have written them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_saved_checkpoint_is_loaded(file: CheckpointFile) -> None:
 
 
 def test_an_interrupted_save_keeps_the_old_checkpoint(file: CheckpointFile) -> None:
-    """What is being written is beside it until it is whole, and in nobody's way the next time."""
+    """The new file has another name until it is complete, and a leftover does not block the next save."""
     file.save(CHECKPOINT)
     beside = file.path.with_name("rebuild.json.new")
     beside.write_bytes(encode(CHECKPOINT)[:100])
@@ -70,7 +70,7 @@ def test_an_interrupted_save_keeps_the_old_checkpoint(file: CheckpointFile) -> N
 
 @pytest.mark.parametrize("at", range(0, len(encode(CHECKPOINT)), 23))
 def test_a_damaged_file_is_refused(file: CheckpointFile, at: int) -> None:
-    """A changed byte anywhere, or an end that is missing, is refused: never half a checkpoint, never another one."""
+    """A changed byte anywhere, or a truncated file, is refused."""
     file.save(CHECKPOINT)
     text = file.path.read_bytes()
     for damaged in (text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :], text[:at]):
@@ -115,7 +115,7 @@ def _signed(change: Callable[[dict[str, Any]], None]) -> bytes:
     ],
 )
 def test_implausible_content_is_refused(file: CheckpointFile, change: Callable[[dict[str, Any]], None]) -> None:
-    """Whatever its checksum says."""
+    """Even if the checksum is right."""
     file.save(CHECKPOINT)
     file.path.write_bytes(_signed(lambda body: None))
     assert file.load() == CHECKPOINT
@@ -125,7 +125,7 @@ def test_implausible_content_is_refused(file: CheckpointFile, change: Callable[[
 
 
 def test_a_file_that_others_may_write_is_refused(file: CheckpointFile, tmp_path: Path) -> None:
-    """A link, a pipe, a directory, a file or a directory that others may write to: not read, and nobody waits."""
+    """Links, pipes, directories, and files or directories that others may write to are refused without waiting."""
     file.save(CHECKPOINT)
     file.path.chmod(0o620)
     with pytest.raises(CheckpointRefusedError, match="may be written by others"):
@@ -155,7 +155,7 @@ def test_a_file_that_others_may_write_is_refused(file: CheckpointFile, tmp_path:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_file_of_another_user_is_refused(file: CheckpointFile) -> None:
-    """Whoever can write a checkpoint can have parts of the backup left out."""
+    """A forged checkpoint could skip parts of the backup."""
     file.save(CHECKPOINT)
     os.chown(file.path, 12345, -1)
     with pytest.raises(CheckpointRefusedError, match="belongs to another user"):
@@ -174,7 +174,7 @@ def test_saving_does_not_follow_a_link(file: CheckpointFile, tmp_path: Path) -> 
 
 
 def test_path_of_the_checkpoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """By the setting, by XDG_STATE_HOME where that is absolute, or in the home; a file for each registry."""
+    """From the setting, from XDG_STATE_HOME if that is absolute, or in the home; one file for each registry."""
     monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
     assert state_directory(Settings()) == Path("/var/state/saltctl")
     monkeypatch.setenv("XDG_STATE_HOME", "relative")

@@ -109,7 +109,7 @@ def test_waiting_for_a_lease_ends_with_its_release(store: FakeLeaseStore, time: 
 
 
 def test_waiting_for_a_lease_times_out(store: FakeLeaseStore, time: Time) -> None:
-    """The last pause is as short as what is left of the timeout."""
+    """The last pause ends with the timeout."""
     store.current = LeaseHolder("other", "app-17", 4242, 900.0, 1000.0, "")
     with pytest.raises(LeaseHeldError):
         list(lease_of("me", store, time).acquire(2.5))

@@ -28,7 +28,7 @@ from tests.support import Rebuilder
 
 
 def test_a_second_rebuild_is_refused(filled: BackupTable, store: RedisRegistry, job: Opener) -> None:
-    """It names the process that is at it; the first one goes on undisturbed."""
+    """The error names the running process; the first rebuild completes."""
     first = job().run()
     assert isinstance(next(first), RebuildStarted)
     with pytest.raises(LeaseHeldError) as refused:
@@ -79,7 +79,7 @@ def test_the_lease_of_a_dead_holder_is_taken_over(filled: BackupTable, store: Re
 def test_a_rebuild_that_loses_its_lease_stops(
     filled: BackupTable, store: RedisRegistry, registry: Registry, job: Opener
 ) -> None:
-    """It was silent for too long, and somebody took over: it notices at its next heartbeat, and leaves theirs alone."""
+    """Another process took over after late heartbeats: it stops at its next heartbeat, and keeps the other lease."""
 
     def take_over(point: str) -> None:
         if point == "RebuildProgress":
@@ -139,7 +139,7 @@ def test_an_interrupted_rebuild_releases_its_lease(
 
 
 def test_an_abandoned_rebuild_releases_its_lease(filled: BackupTable, job: Opener) -> None:
-    """Whoever stops iterating closes the generator, and with it everything that it holds."""
+    """Closing the generator releases the lease."""
     running = job().run()
     next(running)
     running.close()

@@ -1,4 +1,4 @@
-"""The steps of a rebuild on stores in memory: their order, and what a failure at each of them leaves behind."""
+"""The steps of a rebuild on stores in memory: their order, and the state after a failure at each step."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class World:
         return {primary: [i for i in conversation_ids if i[0] == primary] for primary in primaries}
 
     def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
-        """Return what Redis has."""
+        """Return the entries in Redis."""
         return {i: self.redis.get(i) for i in conversation_ids}
 
     def server(self, primary: str) -> dict[str, Any]:
@@ -315,7 +315,7 @@ def test_if_needed_leaves_an_outage_to_the_rebuild() -> None:
 
 
 def test_a_verified_redis_is_rebuilt_and_reported_so() -> None:
-    """``verified_before`` tells a check from a recovery."""
+    """``verified_before`` distinguishes a check from a recovery."""
     world = two_primaries()
     world.verified_ = True
     assert report_of(rebuild_of(world)).verified_before
@@ -335,7 +335,7 @@ def test_a_dry_run_only_reads() -> None:
 
 
 def test_an_outage_of_the_backup_releases_the_lease() -> None:
-    """The error of the scan is what is raised."""
+    """The error of the scan is raised."""
     world = two_primaries()
     world.fails_at, world.failure = "scan", AwsUnavailableError("server error")
     with pytest.raises(AwsUnavailableError, match="server error"):

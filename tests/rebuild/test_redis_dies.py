@@ -77,7 +77,7 @@ def test_redis_is_killed_at_any_point(
 def test_redis_dies_and_stays_down(
     filled: BackupTable, redis_server: LocalRedis, registry: Registry, job: Opener
 ) -> None:
-    """Redis dies and does not come back: the rebuild fails, lookups go on, and the lease is free again."""
+    """Redis dies and does not restart: the rebuild fails, lookups continue, and the lease is released."""
     fault = Fault(4, redis_server.kill)
     with pytest.raises(RedisUnavailableError, match="cannot be reached"):
         drive(job(fault), fault)

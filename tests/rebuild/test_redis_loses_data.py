@@ -67,7 +67,7 @@ def test_redis_loses_data_at_any_point(
 def test_merges_before_a_failure_are_kept(
     filled: BackupTable, admin: Any, store: RedisRegistry, job: Opener, rebuild: Rebuilder
 ) -> None:
-    """A rebuild that lost one bucket is cheap to repeat: only what was lost is raised again."""
+    """After the loss of one bucket, the next rebuild restores only that bucket."""
     bucket = store.key_of("conv_00")
     lost = sum(store.key_of(i) == bucket for i in ENTRIES)
     with pytest.raises(RebuildBrokenError, match=bucket) as broken:

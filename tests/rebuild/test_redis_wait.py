@@ -49,7 +49,7 @@ def test_without_waiting_a_redis_that_is_down_is_an_error(
 
 
 def test_waiting_for_redis_times_out(filled: BackupTable, redis_server: LocalRedis, job: Opener) -> None:
-    """After --wait-redis it is an error that says what Redis was doing."""
+    """After --wait-redis the rebuild fails, and the error has the state of Redis."""
     redis_server.kill()
     seconds = [0.0]
     with pytest.raises(DeadlineExceededError, match=r"not ready after 1 s: .* cannot be reached") as late:

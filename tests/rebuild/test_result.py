@@ -1,4 +1,4 @@
-"""What a rebuild, or a dry run, leaves behind and reports."""
+"""Reports of rebuilds and dry runs, and the data that they leave in Redis."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def dump(admin: Any, filled: BackupTable, settings: Settings) -> Callable[[], An
 
 
 def test_damaged_items_are_skipped_and_reported(filled: BackupTable, store: RedisRegistry, job: Opener) -> None:
-    """What saltctl cannot have written is reported one by one, and does not keep the rest from being verified."""
+    """Damaged items are reported one by one; the other entries are restored and verified."""
     put(
         filled,
         {"conversation_id": {"S": "missing"}},
@@ -74,7 +74,7 @@ def test_a_dry_run_changes_nothing(
     dump: Callable[[], Any],
     before: str,
 ) -> None:
-    """It counts what a rebuild would raise and skip, and writes nowhere: no entry, fence, script, lease or layout."""
+    """It counts entries to restore and to skip, and writes no entry, fence, script, lease or layout."""
     missing = len(ENTRIES)
     if before != "empty":
         rebuild()
@@ -110,7 +110,7 @@ def test_a_rebuild_removes_its_marks(filled: BackupTable, admin: Any, job: Opene
 def test_a_rebuild_never_lowers_an_entry(
     filled: BackupTable, store: RedisRegistry, registry: Registry, job: Opener
 ) -> None:
-    """What Redis holds above the backup stays: somebody restored the table from last week, and Redis knows better."""
+    """An entry that is larger in Redis than in the backup stays, for example after the table was restored."""
     store.merge("conv_00", 128)
     drive(job())
     assert registry.lookup("conv_00").max_n == 128

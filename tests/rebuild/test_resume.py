@@ -1,4 +1,4 @@
-"""A rebuild that ended before its time, and the one that goes on from its checkpoint, or that rightly does not."""
+"""Interrupted rebuilds: a later rebuild resumes from the checkpoint, or starts over if the checkpoint is not valid."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ POINTS = 16
 
 @pytest.fixture
 def file(tmp_path: Path) -> CheckpointFile:
-    """Where the checkpoint is kept."""
+    """The checkpoint file."""
     return CheckpointFile(tmp_path / "state" / "rebuild.json")
 
 
@@ -100,7 +100,7 @@ def finish(rebuild: Rebuild) -> tuple[RebuildReport, list[Event]]:
 
 
 def held(store: RedisRegistry, wanted: dict[str, int]) -> dict[str, int | None]:
-    """What lookups in Redis say."""
+    """Return the results of lookups in Redis."""
     return dict(zip(wanted, store.lookup(store.primaries()[0], list(wanted)), strict=True))
 
 
@@ -119,7 +119,7 @@ def test_a_rebuild_killed_at_random_is_resumed(
     file: CheckpointFile,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """SIGKILL, fifty times: never a fence too early; what goes on from there ends with the truth, raises included."""
+    """Fifty times SIGKILL: the fence is never set too early, and a resumed rebuild restores all entries and raises."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201  pytest shows it where this fails
     chosen = random.Random(seed)
@@ -167,7 +167,7 @@ def test_redis_killed_at_random_and_restarted_empty(
     job: Opener,
     file: CheckpointFile,
 ) -> None:
-    """Fifty times: whatever the rebuild that it befell believes, and the next one takes up, nothing goes missing."""
+    """Fifty times: no entry is missing after the next rebuild, at whatever point Redis was killed."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201  pytest shows it where this fails
     chosen = random.Random(seed)
@@ -248,7 +248,7 @@ def test_an_invalid_checkpoint_is_refused_with_the_reason(
     redis_server: LocalRedis,
     admin: Any,
 ) -> None:
-    """--resume fails and says why; otherwise it says why and begins anew, and ends with the truth."""
+    """--resume fails with the reason; without it the rebuild reports the reason, starts over and completes."""
     options: dict[str, Any] = {}
     match happens:
         case "restart":
@@ -290,7 +290,7 @@ def test_resuming_without_a_checkpoint_fails(job: Opener, store: RedisRegistry) 
 
 
 def test_restart_starts_over(interrupted: Checkpoint, job: Opener, file: CheckpointFile) -> None:
-    """Whatever the checkpoint says."""
+    """Even if the checkpoint is valid."""
     report, events = finish(job(resume=ResumeMode.NEVER))
     assert not [event for event in events if isinstance(event, RebuildResumed | CheckpointRejected)]
     assert not report.resumed
@@ -298,7 +298,7 @@ def test_restart_starts_over(interrupted: Checkpoint, job: Opener, file: Checkpo
 
 
 def test_a_dry_run_does_not_touch_a_checkpoint(interrupted: Checkpoint, job: Opener, file: CheckpointFile) -> None:
-    """It neither goes on from it, nor removes it, nor writes one."""
+    """It does not resume, delete or write a checkpoint."""
     before = file.path.read_bytes()
     report, _ = finish(job(dry_run=True))
     assert (report.entries, report.resumed) == (len(ENTRIES), False)
@@ -327,12 +327,12 @@ class FullDisk(CheckpointFile):
     """A checkpoint file on a disk that has no room."""
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """There is no room."""
+        """Fail with ENOSPC."""
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_full_disk_does_not_stop_a_rebuild(job: Opener, store: RedisRegistry, file: CheckpointFile) -> None:
-    """It says so once, and goes on to its end."""
+    """The failure is reported once, and the rebuild completes."""
     report, events = finish(job(checkpoints=FullDisk(file.path)))
     assert [event for event in events if isinstance(event, CheckpointNotSaved)] == [
         CheckpointNotSaved("No space left on device")

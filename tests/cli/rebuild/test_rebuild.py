@@ -43,7 +43,7 @@ def test_a_rebuild_verifies_and_reports(
 def test_a_dry_run_reports_missing_entries(
     saltctl: Runner, configured: Settings, registry: Registry, store: RedisRegistry, backup: BackupTable
 ) -> None:
-    """A dry run counts what Redis lacks, and leaves Redis, fence and lease as they are."""
+    """A dry run counts missing entries and changes neither Redis nor fence nor lease."""
     registry.raise_to("conv", 4)
     backup.raise_max_n("other", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
     report = saltctl("rebuild", "--dry-run", "-o", "json").json
@@ -71,7 +71,7 @@ def test_damaged_items_are_reported_with_exit_4(saltctl: Runner, configured: Set
 
 
 def test_two_rebuilds_at_once(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
-    """While somebody holds the lease a rebuild is exit 75 and names the holder."""
+    """While another process holds the lease, a rebuild exits 75 and names the holder."""
     assert backup.lease.acquire("other", time.time(), host="app-17", pid=4242, expiry=30) is None
     outcome = saltctl("rebuild", "-o", "json")
     assert (outcome.code, outcome.error["code"]) == (75, "lease_held")
@@ -80,14 +80,14 @@ def test_two_rebuilds_at_once(saltctl: Runner, configured: Settings, backup: Bac
 
 
 def test_a_dead_holder_is_taken_over(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
-    """A lease without a heartbeat for half a minute belongs to nobody."""
+    """A lease without a heartbeat for half a minute is free."""
     assert backup.lease.acquire("other", time.time() - 31, host="app-17", pid=4242, expiry=30) is None
     assert saltctl("rebuild").code == 0
     assert backup.lease.holder() is None
 
 
 def test_waiting_for_redis_times_out(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
-    """``--wait-redis`` gives up after its duration: exit 124 and what to do."""
+    """``--wait-redis`` times out: exit 124 with a hint."""
     redis_server.kill()
     outcome = saltctl("rebuild", "--wait-redis", "300ms", "-o", "json")
     assert (outcome.code, outcome.error["code"]) == (124, "timeout")
@@ -122,7 +122,7 @@ def test_a_table_with_other_keys_is_refused(
 def test_an_unneeded_rebuild_reads_nothing(
     saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis
 ) -> None:
-    """``--if-needed`` rebuilds an unverified Redis, leaves a verified one alone, and fails where there is none."""
+    """``--if-needed`` rebuilds an unverified Redis, skips a verified one, and fails if Redis is down."""
     registry.raise_to("conv", 4)
     needed = saltctl("rebuild", "--if-needed", "-o", "json").json
     assert (needed["entries"], needed["verified"]) == (1, True)
@@ -136,7 +136,7 @@ def test_an_unneeded_rebuild_reads_nothing(
 def interrupted(
     configured: Settings, backup: BackupTable, store: RedisRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> CheckpointFile:
-    """The checkpoint of a rebuild of twenty conversations that ended in the middle, where the command line looks."""
+    """The checkpoint of an interrupted rebuild of twenty conversations, at the path that the command uses."""
     monkeypatch.setenv("SALTCTL_STATE_DIR", str(tmp_path / "state"))
     for number in range(20):
         backup.raise_max_n(f"conv_{number}", Raise(4, "2026-01-01T00:00:00Z", "x", ""))
@@ -160,7 +160,7 @@ def interrupted(
 def test_a_valid_checkpoint_is_resumed_without_a_terminal(
     saltctl: Runner, interrupted: CheckpointFile, store: RedisRegistry
 ) -> None:
-    """Nobody is asked, and a dry run leaves the checkpoint as it is; after the rebuild there is none."""
+    """There is no prompt. A dry run keeps the checkpoint, the rebuild deletes it."""
     before = interrupted.path.read_bytes()
     assert saltctl("rebuild", "--dry-run", "-o", "json").json["resumed"] is False
     assert interrupted.path.read_bytes() == before
@@ -172,7 +172,7 @@ def test_a_valid_checkpoint_is_resumed_without_a_terminal(
 
 @pytest.mark.parametrize(("option", "resumed"), [("--resume", True), ("--restart", False)])
 def test_resume_and_restart_options(saltctl: Runner, interrupted: CheckpointFile, option: str, resumed: bool) -> None:
-    """Go on, or begin anew; both end verified."""
+    """Resume, or start over; both verify Redis."""
     report = saltctl("rebuild", option, "-o", "json").json
     assert (report["resumed"], report["verified"], report["entries"]) == (resumed, True, 20)
 
@@ -180,7 +180,7 @@ def test_resume_and_restart_options(saltctl: Runner, interrupted: CheckpointFile
 def test_resume_without_a_valid_checkpoint_is_refused(
     saltctl: Runner, interrupted: CheckpointFile, redis_server: LocalRedis
 ) -> None:
-    """Another Redis process, and then no checkpoint at all: exit 6, the reason, and the command that begins anew."""
+    """After a restart of Redis, and without a checkpoint: exit 6, the reason, and the command that starts over."""
     redis_server.kill()
     redis_server.start()
     refused = saltctl("rebuild", "--resume", "-o", "json")
@@ -206,7 +206,7 @@ def test_a_terminal_prompts_to_resume(interrupted: CheckpointFile, answer: str, 
 def test_an_interruption_names_the_resume_command(
     saltctl: Runner, interrupted: CheckpointFile, redis_server: LocalRedis
 ) -> None:
-    """Whatever ends a rebuild, where a checkpoint is kept the command that goes on from it is named."""
+    """An error names the command that resumes the rebuild if a checkpoint is kept."""
     redis_server.kill()
     outcome = saltctl("rebuild")
     assert outcome.code == 69

@@ -1,4 +1,4 @@
-"""A rebuild's narration: a bar on a terminal, plain lines elsewhere, nothing raw, and the report last."""
+"""Events of a rebuild on stderr: plain lines without control characters, and the report as the result."""
 
 from __future__ import annotations
 
