@@ -1,4 +1,4 @@
-"""Attribute values: DynamoDB's tagged form as Python values and back, without losing a digit or a type.
+"""Converts attribute values between DynamoDB's tagged form and Python, without loss of a digit or a type.
 
 ======================  =======================================
 DynamoDB                Python
@@ -21,12 +21,12 @@ from saltctl.errors import UsageError
 from saltctl.stores.contracts import Item
 
 MAX_DIGITS = 38
-"""Digits that DynamoDB keeps of a number (documented)."""
-_LARGEST, _SMALLEST = 125, -130  # the powers of ten that it keeps (documented)
+"""Digits of a number that DynamoDB keeps (documented)."""
+_LARGEST_EXPONENT, _SMALLEST_EXPONENT = 125, -130  # powers of ten that it keeps (documented)
 
 
 def plain(value: Mapping[str, Any]) -> Any:
-    """One tagged value as a Python value."""
+    """Return a tagged value as a Python value."""
     ((kind, content),) = value.items()
     match kind:
         case "N":
@@ -45,22 +45,22 @@ def plain(value: Mapping[str, Any]) -> Any:
             return set(content)
         case "BS":
             return {bytes(binary) for binary in content}
-        case _:  # S and BOOL are what they are
+        case _:  # S and BOOL need no conversion
             return content
 
 
 def plain_item(item: Item) -> dict[str, Any]:
-    """A whole row."""
-    # Most attributes are texts: for them a page of messages costs half as much without a call for each.
+    """Return the attributes of a row as Python values."""
+    # Most attributes are strings. Without a call for each of them, a page of messages costs half as much.
     return {name: value["S"] if "S" in value else plain(value) for name, value in item.items()}
 
 
 def tagged(value: Any) -> dict[str, Any]:
-    """One Python value in DynamoDB's form.
+    """Return a Python value in DynamoDB's tagged form.
 
     Raises:
-        UsageError: it cannot be stored as it is: a float, a number of more than 38 digits, an empty or
-            mixed set, a key that is no text, or a type that DynamoDB does not have.
+        UsageError: DynamoDB cannot store it exactly: a float, a number of more than 38 digits, an empty or mixed set,
+            a map key that is not a string, or a type that DynamoDB does not have.
     """
     if value is None:
         return {"NULL": True}
@@ -69,12 +69,12 @@ def tagged(value: Any) -> dict[str, Any]:
     if isinstance(value, int | Decimal):
         return {"N": _number(value)}
     if isinstance(value, str):
-        return {"S": _text(value)}
+        return {"S": _valid_string(value)}
     if isinstance(value, bytes | bytearray | memoryview):
         return {"B": bytes(value)}
     if isinstance(value, Mapping):
         if not all(isinstance(name, str) for name in value):
-            raise UsageError("the keys of a map must be texts", hint="convert them before the message is put")
+            raise UsageError("the keys of a map must be strings", hint="convert the keys before you put the message")
         return {"M": {name: tagged(inner) for name, inner in value.items()}}
     if isinstance(value, list | tuple):
         return {"L": [tagged(inner) for inner in value]}
@@ -84,24 +84,24 @@ def tagged(value: Any) -> dict[str, Any]:
     raise UsageError(f"a {type(value).__name__} cannot be stored in DynamoDB", hint=hint)
 
 
-def _text(value: str) -> str:
+def _valid_string(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"the text {value[:40]!r} is not valid UTF-8", hint="store it as bytes") from None
+        raise UsageError(f"the string {value[:40]!r} is not valid UTF-8", hint="store it as bytes") from None
     return value
 
 
 def _number(value: int | Decimal) -> str:
     number = Decimal(value)
     if not number.is_finite():
-        raise UsageError(f"{number} cannot be stored in DynamoDB", hint="leave the attribute out, or store a text")
-    if number and not _SMALLEST <= number.adjusted() <= _LARGEST:
-        raise UsageError(f"the number {number:.3E} is out of DynamoDB's range", hint="store it as a text")
+        raise UsageError(f"{number} cannot be stored in DynamoDB", hint="leave the attribute out, or store a string")
+    if number and not _SMALLEST_EXPONENT <= number.adjusted() <= _LARGEST_EXPONENT:
+        raise UsageError(f"the number {number:.3E} is out of DynamoDB's range", hint="store it as a string")
     digits = "".join(map(str, number.as_tuple().digits)).strip("0")
     if len(digits) > MAX_DIGITS:
         raise UsageError(
-            f"the number {number} has {len(digits)} digits; DynamoDB keeps {MAX_DIGITS}", hint="store it as a text"
+            f"the number {number} has {len(digits)} digits; DynamoDB keeps {MAX_DIGITS}", hint="store it as a string"
         )
     return str(number)
 
@@ -110,16 +110,16 @@ def _set(values: set[Any] | frozenset[Any]) -> dict[str, Any]:
     members = [tagged(value) for value in values]
     kinds = {kind for member in members for kind in member}
     if len(kinds) != 1 or not kinds <= {"S", "N", "B"}:
-        raise UsageError("a set must hold texts, numbers or bytes, all of one kind", hint="use a list")
+        raise UsageError("a set must hold strings, numbers or bytes, all of one type", hint="use a list")
     kind = kinds.pop()
     return {f"{kind}S": sorted(member[kind] for member in members)}
 
 
 def fingerprint(item: Item, *, without: str) -> Hashable:
-    """What two rows have in common that are equal in every attribute but the one named.
+    """Return a value that two rows share if and only if all their attributes are equal, ``without`` aside.
 
-    Types count (the number 1 is not true), the order of a set does not, and neither do a number's final
-    zeros, which DynamoDB drops.
+    Values of different types differ: the number 1 is not true. The order of a set and the final zeros of a number,
+    which DynamoDB drops, make no difference.
     """
     return frozenset((name, _canonical(value)) for name, value in item.items() if name != without)
 

@@ -1,9 +1,8 @@
-"""The proof that a conversation is complete, or the list of what readers do not see.
+"""Proves that readers see all of a conversation, or lists the messages that they miss.
 
-A raise that was lost (from Redis and the backup alike, by hand, by a restored table) leaves messages on
-salts beyond max_n, where nobody looks. The audit looks there: on every salt up to the cap, or to twice
-max_n where that is more, one row each. Then it reads the keys of the whole conversation once, in order,
-and counts.
+If a raise is lost from Redis and the backup alike (by hand, or by a restored table), messages stay on salts beyond
+max_n, which readers do not query. The audit queries these salts up to the cap, or up to twice max_n if that is more,
+for one row each. Then it reads the keys of the whole conversation once, in order, and counts them.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -27,18 +26,20 @@ from saltctl.stores.contracts import Item, PartitionAnswer, PartitionQuery
 if TYPE_CHECKING:
     from saltctl.history.history import History
 
-MAX_NAMED = 1000
-"""Orphans that are named; all of them are counted."""
+MAX_ORPHANS_LISTED = 1000
+"""Orphans that an audit lists; it counts all of them."""
 _ROWS = 500
 """Keys that one request asks for, which bounds the memory of an audit: two requests for each partition."""
 _PROBES = 16
-"""Probes in flight at once: an audit is in no hurry, and others read at the same time."""
-_PROGRESS = 1000
+"""Probes in progress at once. An audit is not urgent, and others read at the same time."""
+_ROWS_BETWEEN_PROGRESS = 1000
+KeyRow = tuple[Position, Item]
+"""The keys of a row, and its position in the history."""
 
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A message beyond max_n. ``message_id`` is None where its row has none."""
+    """A message beyond max_n. ``message_id`` is None if its row has none."""
 
     partition_key: str
     sort_key: str
@@ -47,7 +48,7 @@ class Orphan:
 
 @dataclass(frozen=True, slots=True)
 class PartitionCount:
-    """How many rows a partition has."""
+    """The number of rows of a partition."""
 
     partition_key: str
     messages: int
@@ -62,13 +63,12 @@ class AuditProgress:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What an audit found, with the keys of the command line's contract.
+    """The result of an audit, with the keys of the command's JSON.
 
-    ``orphans`` are the messages beyond max_n, up to 1,000 of them; ``orphaned`` is their number.
-    ``needed_n`` is the N at which readers see all. ``duplicates`` are rows that are equal to another but
-    for their partition, which reads return once. ``skew`` is the largest salt's share of rows over the
-    average, None where there is nothing to compare: 1 is even, and salts that are older have more.
-    ``complete``: readers see every message.
+    ``orphans`` are the messages beyond max_n, up to 1,000 of them; ``orphaned`` is their number. ``needed_n`` is the N
+    at which readers see all messages, and ``complete`` is True if they see all of them now. ``duplicates`` are rows
+    that equal another one except for their partition; reads return them once. ``skew`` is the row count of the largest
+    salt divided by the average: 1 is even, and None if there are no rows. Older salts have more rows.
     """
 
     conversation_id: str
@@ -85,13 +85,30 @@ class Audit:
     seconds: float
 
 
+@dataclass
+class _Totals:
+    """The counts of an audit in progress: rows by salt, the salts beyond max_n that have rows, and their messages."""
+
+    rows: Counter[int]
+    orphan_salts: list[int]
+    orphans: list[Orphan] = field(default_factory=list)
+    duplicates: int = 0
+
+    @property
+    def skew(self) -> float | None:
+        """The row count of the largest salt that readers see, divided by the average."""
+        counts = [count for salt, count in self.rows.items() if salt != BASE and salt not in self.orphan_salts]
+        total = sum(counts)
+        return round(max(counts) * len(counts) / total, 3) if total else None
+
+
 class Auditor:
     """The audit of one conversation. Iterate over :meth:`run` once.
 
     Args:
-        history: where it is.
+        history: the history to read from.
         conversation_id: the conversation.
-        cap: the largest N that a raise may aim at.
+        cap: the largest N that a raise can set.
     """
 
     def __init__(self, history: History, conversation_id: str, *, cap: int) -> None:
@@ -102,39 +119,30 @@ class Auditor:
         self._consumed_rcu = 0.0
 
     def run(self) -> Generator[AuditProgress | Audit, None, None]:
-        """Do it, yielding progress, the audit last.
+        """Run the audit; yield its progress, and its result last.
 
         Raises:
-            UnavailableError: a partition cannot be read, and nothing is proved.
+            UnavailableError: a partition cannot be read, so the audit proves nothing.
             InvalidConversationIdError, AccessDeniedError, ConfigurationError: as ``History.page``.
         """
         started = self._history.clock()
-        found = self._history.registry.lookup(self._conversation_id)
-        beyond = range(0 if found.max_n <= 1 else found.max_n, max(self._cap, 2 * found.max_n))
-        orphaned = self._probe(beyond)
-        salts = [BASE, *(range(found.max_n) if found.salted else ()), *orphaned]
-        counts: Counter[int] = Counter(dict.fromkeys(salts, 0))
-        orphans: list[Orphan] = []
-        duplicates = 0
-        for group in self._groups(salts):
-            for position, item in group:
-                counts[position.salt] += 1
-                if position.salt in orphaned and len(orphans) < MAX_NAMED:
-                    orphans.append(self._orphan(position, item))
-                if counts.total() % _PROGRESS == 0:
-                    yield AuditProgress(counts.total())
-            duplicates += self._duplicates(group)
+        max_n = self._history.registry.lookup(self._conversation_id).max_n
+        salts = range(max_n if max_n > 1 else 0)
+        beyond = range(len(salts), max(self._cap, 2 * max_n))
+        orphan_salts = self._salts_with_rows(beyond)
+        totals = _Totals(Counter(dict.fromkeys([BASE, *salts, *orphan_salts], 0)), orphan_salts)
+        yield from self._count_rows(totals)
         yield Audit(
             conversation_id=self._conversation_id,
-            max_n=found.max_n,
-            orphans=orphans,
-            orphaned=sum(counts[salt] for salt in orphaned),
-            needed_n=max(power_of_two_at_least(max(orphaned) + 1), 2) if orphaned else found.max_n,
-            duplicates=duplicates,
-            skew=_skew([counts[salt] for salt in salts if salt != BASE and salt not in orphaned]),
-            partitions=[PartitionCount(self._key(salt), counts[salt]) for salt in salts],
+            max_n=max_n,
+            orphans=totals.orphans,
+            orphaned=sum(totals.rows[salt] for salt in orphan_salts),
+            needed_n=max(power_of_two_at_least(max(orphan_salts) + 1), 2) if orphan_salts else max_n,
+            duplicates=totals.duplicates,
+            skew=totals.skew,
+            partitions=[PartitionCount(self._key(salt), count) for salt, count in totals.rows.items()],
             probed=len(beyond),
-            complete=not orphaned,
+            complete=not orphan_salts,
             consumed_rcu=self._consumed_rcu,
             seconds=round(self._history.clock() - started, 3),
         )
@@ -142,53 +150,61 @@ class Auditor:
     def _key(self, salt: int) -> str:
         return partition_key(self._conversation_id, None if salt == BASE else salt)
 
-    def _probe(self, salts: range) -> list[int]:
-        """Which of these salts have a row; all of them, since few messages leave gaps among many salts."""
+    def _salts_with_rows(self, salts: range) -> list[int]:
+        """Return which of these salts have a row. All are asked: a few messages leave gaps among many salts."""
         found: list[int] = []
         for start in range(0, len(salts), _PROBES):
-            some = salts[start : start + _PROBES]
-            asked = [self._history.pool.submit(self._has_rows, PartitionQuery(self._key(s), limit=1)) for s in some]
+            batch = salts[start : start + _PROBES]
+            answers = [self._history.pool.submit(self._has_rows, PartitionQuery(self._key(s), limit=1)) for s in batch]
             try:
-                found += [salt for salt, answer in zip(some, asked, strict=True) if answer.result()]
+                found += [salt for salt, answer in zip(batch, answers, strict=True) if answer.result()]
             finally:
-                for answer in asked:
+                for answer in answers:
                     answer.cancel()
         return found
 
     def _has_rows(self, request: PartitionQuery) -> bool:
         while True:
-            answer = self._ask(request)
+            answer = self._query(request)
             if answer.items or answer.next is None:
                 return bool(answer.items)
             request = replace(request, start=answer.next)
 
-    def _groups(self, salts: list[int]) -> Iterator[list[tuple[Position, Item]]]:
-        """The keys of all partitions, in order, those of one sort key together."""
-        rows = heapq.merge(*self._streams(salts), key=lambda row: row[0])
-        for _, group in groupby(rows, key=lambda row: row[0].sort_key):
-            yield list(group)
+    def _count_rows(self, totals: _Totals) -> Iterator[AuditProgress]:
+        """Count the rows of all partitions, in the order of the history: rows of one sort key come together."""
+        merged = heapq.merge(*self._streams(list(totals.rows)), key=lambda row: row[0])
+        seen = 0
+        for _, group in groupby(merged, key=lambda row: row[0].sort_key):
+            rows = list(group)
+            for position, item in rows:
+                totals.rows[position.salt] += 1
+                if position.salt in totals.orphan_salts and len(totals.orphans) < MAX_ORPHANS_LISTED:
+                    totals.orphans.append(self._orphan(position, item))
+                seen += 1
+                if seen % _ROWS_BETWEEN_PROGRESS == 0:
+                    yield AuditProgress(seen)
+            totals.duplicates += self._duplicates(rows)
 
-    def _streams(self, salts: list[int]) -> list[Iterator[tuple[Position, Item]]]:
-        # All first requests are under way before the merge waits for any of them.
+    def _streams(self, salts: list[int]) -> list[Iterator[KeyRow]]:
+        # All first requests are in progress before the merge waits for any of them.
         requests = [PartitionQuery(self._key(salt), descending=False, limit=_ROWS, keys_only=True) for salt in salts]
-        first = [self._history.pool.submit(self._ask, request) for request in requests]
+        first = [self._history.pool.submit(self._query, request) for request in requests]
         return [self._stream(*stream) for stream in zip(salts, requests, first, strict=True)]
 
-    def _stream(
-        self, salt: int, request: PartitionQuery, coming: Future[PartitionAnswer]
-    ) -> Iterator[tuple[Position, Item]]:
+    def _stream(self, salt: int, request: PartitionQuery, pending: Future[PartitionAnswer]) -> Iterator[KeyRow]:
+        """Yield the keys of one partition; the next request is in progress while an answer is used."""
         name = self._history.store.keys.sort_key
         while True:
-            answer = coming.result()
+            answer = pending.result()
             if answer.next is not None:
                 request = replace(request, start=answer.next)
-                coming = self._history.pool.submit(self._ask, request)
+                pending = self._history.pool.submit(self._query, request)
             for item in answer.items:
                 yield Position(sort_key_of(item, name), salt), item
             if answer.next is None:
                 return
 
-    def _ask(self, request: PartitionQuery) -> PartitionAnswer:
+    def _query(self, request: PartitionQuery) -> PartitionAnswer:
         try:
             answer = self._history.store.query(request)
         except UnavailableError as exc:
@@ -197,23 +213,18 @@ class Auditor:
             self._consumed_rcu += answer.consumed_rcu
         return answer
 
-    def _orphan(self, position: Position, item: Item) -> Orphan:
-        row = item
+    def _orphan(self, position: Position, keys: Item) -> Orphan:
+        row = keys
         if self._history.message_ids.attribute is not None:
-            row = self._history.store.get(self._key(position.salt), position.sort_key) or item
+            row = self._history.store.get(self._key(position.salt), position.sort_key) or keys
         message_id = self._history.message_ids.id_of(row, self._history.store.keys)
         return Orphan(self._key(position.salt), str(position.sort_key), message_id)
 
-    def _duplicates(self, group: list[tuple[Position, Item]]) -> int:
-        """How many rows of one sort key are equal to another one; whole rows are read only to tell."""
-        if len(group) == 1:
+    def _duplicates(self, rows: list[KeyRow]) -> int:
+        """Return how many rows of one sort key equal another one; only then are whole rows read."""
+        if len(rows) == 1:
             return 0
         store = self._history.store
-        rows = [store.get(self._key(position.salt), position.sort_key) for position, _ in group]
-        there = [fingerprint(row, without=store.keys.partition_key) for row in rows if row is not None]
-        return len(there) - len(set(there))
-
-
-def _skew(counts: list[int]) -> float | None:
-    total = sum(counts)
-    return round(max(counts) * len(counts) / total, 3) if total else None
+        whole = [store.get(self._key(position.salt), position.sort_key) for position, _ in rows]
+        contents = [fingerprint(row, without=store.keys.partition_key) for row in whole if row is not None]
+        return len(contents) - len(set(contents))

@@ -39,7 +39,7 @@ from saltctl.history.page_estimate import average_distance
 from saltctl.history.scatter_gather import PageRequest, PageRows, ScatterGather, plan, sort_key_of
 from saltctl.history.thread_pool import ThreadPool
 from saltctl.registry.registry import Lookup, Lookups, Registry
-from saltctl.salting import partition_key, salt_of, split_partition_key
+from saltctl.salting import find_set, partition_key, salt_of, split_partition_key
 from saltctl.settings import Settings
 from saltctl.stores.contracts import Item, MessageStore, PartitionQuery, SortKey
 
@@ -244,7 +244,17 @@ class History:
             UsageError: the id is not valid Unicode, which no message id can be.
             InvalidConversationIdError, UnavailableError, AccessDeniedError, ConfigurationError: as ``page``.
         """
-        return MessageSearch(self, conversation_id, message_id, options or FindOptions()).run()
+        options = options or FindOptions()
+        search = MessageSearch(
+            self.store, self.pool, self.message_ids, message_id, timeout=options.timeout, clock=self.clock
+        )
+        keys = find_set(conversation_id, message_id, self.registry.lookup(conversation_id).max_n)
+        if options.sort_key is not None:
+            item = search.by_sort_key(keys, self.sort_key(options.sort_key))
+        else:
+            item = search.by_id(keys, self._bound(options.since), self._bound(options.until))
+        message = None if item is None else self.message(conversation_id, item)
+        return Found(message, keys, search.items_read, search.consumed_rcu)
 
     def message(self, conversation_id: str, item: Item) -> Message:
         """Return a row of the table as a message."""
@@ -265,6 +275,9 @@ class History:
         tagged(number)  # refuses a number that DynamoDB would round
         return number
 
+    def _bound(self, value: SortKey | int | None) -> SortKey | None:
+        return None if value is None else self.sort_key(value)
+
     def _message(self, conversation_id: str, sort_key: SortKey, item: Item) -> Message:
         keys = self.store.keys
         attributes = plain_item(item)
@@ -280,7 +293,7 @@ class History:
             None if text is None else cursors.decode(text, conversation_id, self.store.keys.sort_type)
             for text in (options.before, options.after)
         )
-        since, until = (None if bound is None else self.sort_key(bound) for bound in (options.since, options.until))
+        since, until = self._bound(options.since), self._bound(options.until)
         lower = after.position if after else None
         upper = before.position if before else None
         if until is not None and (upper is None or until <= upper.sort_key):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saltctl.errors import ThrottledError
-from saltctl.history.audit import MAX_NAMED, Audit, Auditor, AuditProgress
+from saltctl.history.audit import MAX_ORPHANS_LISTED, Audit, Auditor, AuditProgress
 from saltctl.history.history import History
 from saltctl.salting import partition_key, salt_of
 from saltctl.stores.contracts import PartitionQuery
@@ -108,12 +108,12 @@ def test_message_ids_of_orphans_come_from_the_attribute() -> None:
 def test_many_orphans_are_counted_and_some_are_named() -> None:
     """A result of bounded size, that hides nothing of the number; and progress on the way."""
     store = MemoryMessages()
-    for number in range(MAX_NAMED + 500):
+    for number in range(MAX_ORPHANS_LISTED + 500):
         store.put("conv#9", f"{number:05d}#m", {})
     with History(FixedLookups(), store) as history:
         *progress, found = Auditor(history, "conv", cap=CAP).run()
     assert isinstance(found, Audit)
-    assert (len(found.orphans), found.orphaned) == (MAX_NAMED, MAX_NAMED + 500)
+    assert (len(found.orphans), found.orphaned) == (MAX_ORPHANS_LISTED, MAX_ORPHANS_LISTED + 500)
     assert progress == [AuditProgress(1000)]
 
 
