@@ -16,7 +16,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True)
 class Failure:
-    """An error as it is shown: the keys of the JSON on stderr, in the order of cli.md."""
+    """An error as it is shown: the keys of the JSON on stderr, in their order."""
 
     code: str
     message: str

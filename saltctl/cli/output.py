@@ -113,7 +113,7 @@ def print_result(
     """Print a result.
 
     Args:
-        data: one record, or a list of them; its keys are the contract of cli.md.
+        data: one record, or a list of them; its keys are the contract of the command.
         chosen: the value of ``--output``.
         columns: the columns of the table; a single record is shown as one line for each column.
         human_view: draws the result instead of the table.

@@ -1,4 +1,4 @@
-"""Watch the fence and rebuild. The lease lets one of all watching instances rebuild (design: the fence, rebuild)."""
+"""Watch the fence and rebuild. The lease lets one of all watching instances rebuild (saltctl/help/protocol.txt)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Checkpoint of an interrupted rebuild.
 
 A checkpoint says up to where the backup was merged into Redis, under which token, and on which primaries. Redis has to
-prove that these merges are still there (design: rebuild, step 5). The file alone decides which part of the backup is
+prove that these merges are still there (saltctl/help/protocol.txt: rebuild, step 4). The file alone decides which part of the backup is
 not read again. So a file that is damaged, or that another user may have written, is refused.
 """
 

@@ -1,4 +1,4 @@
-"""Rebuild Redis from the backup, and only then let it answer lookups again (design: rebuild).
+"""Rebuild Redis from the backup, and only then let it answer lookups again (saltctl/help/protocol.txt).
 
 A :class:`Rebuild` is a generator: it yields events while it runs, and last the :class:`RebuildReport`. If it is closed
 early, or if the process dies between any two lines, Redis stays unverified and keeps every entry that was merged.

@@ -1,4 +1,4 @@
-"""The promise as pure functions of a history (design: the promise). Each yields what breaks it.
+"""The promise as pure functions of a history (saltctl/help/promise.txt). Each yields what breaks it.
 
 What is *before* what is told by time alone: an operation was before another where it ended before that one began.
 Of two that overlap, either may have come first.

@@ -1,4 +1,4 @@
-"""The registry in Redis: lookups, merges and whether they are verified (design: the fence).
+"""The registry in Redis: lookups, merges and whether they are verified (saltctl/help/protocol.txt).
 
 A fence names the replication id of the primary that was verified. Redis gives itself a new replication id at every
 start and every promotion, so a fence that came to a primary by replication, resynchronisation, an AOF or a moved slot

@@ -1,4 +1,4 @@
-"""The fence: a Redis that may hold less than the backup answers lookups with an error (design: the fence)."""
+"""The fence: a Redis that may hold less than the backup answers lookups with an error (saltctl/help/protocol.txt)."""
 
 from __future__ import annotations
 
