@@ -1,8 +1,8 @@
 """Checkpoint of an interrupted rebuild.
 
 A checkpoint says up to where the backup was merged into Redis, under which token, and on which primaries. Redis has to
-prove that these merges are still there (saltctl/help/protocol.txt: rebuild, step 4). The file alone decides which part of the backup is
-not read again. So a file that is damaged, or that another user may have written, is refused.
+prove that these merges are still there (saltctl/help/protocol.txt: rebuild, step 5). The file alone decides which part
+of the backup is not read again. So a file that is damaged, or that another user may have written, is refused.
 """
 
 from __future__ import annotations

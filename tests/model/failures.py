@@ -94,7 +94,7 @@ def _fail(failure: Failure, servers: Servers, index: int) -> Servers | None:
         case Failure.RENAME if not server.replica:
             return with_change(servers, index, server._replace(identity=NEW_IDENTITY))
         case Failure.FAILOVER if server.replica:
-            # At once: a demoted primary that does not know it yet is outside the promise (a known limit: saltctl/help/promise.txt).
+            # At once: a demoted primary that does not know it yet is a known limit (saltctl/help/promise.txt).
             promoted = server._replace(replica=False, in_step=False, identity=NEW_IDENTITY)
             return tuple(promoted if at == index else other._replace(replica=True) for at, other in enumerate(servers))
         case Failure.MOVE if server.replica and (owner := servers[1 - index]).up:

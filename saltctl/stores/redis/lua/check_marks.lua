@@ -1,8 +1,8 @@
 #!lua
--- Before a rebuild is taken up again: does all that it merged still stand? The same as step 5 will ask, so that a scan
--- that would be in vain is not begun. Step 5 decides.
---   KEYS  buckets (of one slot, in a cluster)    ARGV  layout, token, replication id that was marked
---   returns what is wrong, or an empty text
+-- Before a rebuild resumes: check that every bucket still has its token. Step 5 checks the same and decides; this check
+-- only saves a scan that would be useless.
+--   KEYS  buckets (of one slot, in a cluster)    ARGV  layout, token, replication id of step 3
+--   returns the problem, or an empty string
 local at = string.match(redis.call('INFO', 'replication'), 'role:master.-master_replid:(%x+)')
 if at ~= ARGV[3] then
   return 'the primary changed its replication id'

@@ -1,8 +1,8 @@
 #!lua flags=no-writes
--- Count, for people, without changing anything.
+-- Count entries and fences for doctor and status, without changing anything.
 --   KEYS  buckets (of one slot, in a cluster)    ARGV  layout
---   returns the entries in them, and how many of the buckets are fenced here, fenced elsewhere or under
---   another layout, and marked by a rebuild
+--   returns the number of entries, and the numbers of buckets that are fenced here, fenced on another primary or
+--   under another layout, and marked by a rebuild
 local replication = redis.call('INFO', 'replication')
 local at = string.match(replication, 'role:master.-master_replid:(%x+)')
 local entries, fenced, foreign, marked = 0, 0, 0, 0

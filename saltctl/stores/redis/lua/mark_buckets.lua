@@ -1,11 +1,10 @@
 #!lua
--- Step 3 of a rebuild: note in every bucket that this rebuild began, so that step 5 can tell whether the
--- bucket was lost in between.
+-- Step 3 of a rebuild: write its token into every bucket. Step 5 then detects that a bucket was lost in between.
 --   KEYS  buckets (of one slot, in a cluster)    ARGV  layout, token
 --   returns the replication id: the identity of this primary and of the data it may serve
 local replication = redis.call('INFO', 'replication')
 if string.find(replication, 'role:slave', 1, true) then
-  return redis.error_reply('READONLY this is a replica')  -- also where it accepts writes (replica-read-only no)
+  return redis.error_reply('READONLY this is a replica')  -- also if it accepts writes (replica-read-only no)
 end
 local at = string.match(replication, 'role:master.-master_replid:(%x+)')
 if at == nil then

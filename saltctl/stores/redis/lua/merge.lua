@@ -1,5 +1,5 @@
 #!lua
--- Max-merge entries into buckets. Never lowers an entry, so it may run twice, late, or beside another.
+-- Max-merge entries into buckets. It never lowers an entry, so it may run twice, late, or concurrently.
 --   KEYS  buckets (of one slot, in a cluster), each once
 --   ARGV  layout, then for each key: the number of its pairs, at most 1,000, then id, n, id, n, ...
 --   returns how many entries were raised
@@ -7,8 +7,8 @@
 if string.find(redis.call('INFO', 'replication'), 'role:slave', 1, true) then
   return redis.error_reply('READONLY this is a replica')
 end
--- First all that is held, and with it the fences: a bucket that was fenced under another layout is not this
--- client's to write, since a raise that landed in the wrong bucket would be acknowledged and never seen.
+-- First read all entries and fences. A client must not write to a bucket that is fenced under another layout: a raise
+-- in the wrong bucket would be acknowledged, and no reader would see it.
 local held, at = {}, 2
 for k, key in ipairs(KEYS) do
   local count = tonumber(ARGV[at])
@@ -28,8 +28,8 @@ for k, key in ipairs(KEYS) do
   for i = 1, count do
     local now, n = found[i + 1], ARGV[at + 2 * i]
     if now ~= n then
-      -- Numbers, since Lua compares strings as strings: '10' < '9'. What no lookup would take for a salt count,
-      -- such as '1e3', counts as none, and is written over.
+      -- Compare numbers, because '10' < '9' as strings. A value that no lookup accepts as a salt count, such as
+      -- '1e3', counts as missing and is overwritten.
       now = now and string.match(now, '^%d+$')
       if (tonumber(now) or 0) < tonumber(n) then
         raise[#raise + 1] = ARGV[at + 2 * i - 1]

@@ -1,9 +1,9 @@
 #!lua
--- Step 5 of a rebuild: fence the buckets that still carry the token of this rebuild.
---   KEYS  buckets (of one slot, in a cluster)    ARGV  layout, token, replication id at the beginning
---   returns the number of buckets fenced
--- A token that is gone means that somebody flushed, evicted or rebuilt meanwhile; another replication id
--- means that this primary was demoted and promoted again, and may have lost what was merged before.
+-- Step 5 of a rebuild: set the fence in the buckets that still have the token of this rebuild.
+--   KEYS  buckets (of one slot, in a cluster)    ARGV  layout, token, replication id of step 3
+--   returns the number of fenced buckets
+-- A missing token means a flush, an eviction or another rebuild in between. Another replication id means that this
+-- primary was demoted and promoted again, and may have lost merged entries.
 local at = string.match(redis.call('INFO', 'replication'), 'role:master.-master_replid:(%x+)')
 if at ~= ARGV[3] then
   return redis.error_reply('BROKEN the primary changed its replication id')
