@@ -1,7 +1,8 @@
-"""The promise on real processes under faults: what happened is written down, and checked afterwards.
+"""A test of the promise on real processes under faults: every operation is logged, and the logs are checked afterwards.
 
-``python -m tests.checker --minutes 30 --seed 7`` is the long run; a short one is among the tests.
+``python -m tests.checker --minutes 30 --seed 7`` is a long run. The tests contain a short one.
 
-``schedule`` says what befalls whom and when, ``roles`` are the processes that write, read, raise and rebuild,
-``run`` starts and breaks the servers, ``log`` keeps what each process saw, and ``checks`` judges it.
+``schedule`` draws the faults and their times. ``roles`` and ``killable_roles`` are the processes that write, read,
+raise and rebuild. ``run`` starts them and the servers, and injects the faults. ``log`` stores the operations of each
+process, and ``checks`` finds the violations in them.
 """

@@ -1,8 +1,9 @@
 """``python -m tests.checker [--minutes M | --seconds S] [--seed N] [--mutant NAME]``.
 
-A long run is many runs of half a minute, each with servers and a seed of its own, counted up from the first. Ends
-with 3 at the first one that breaks the promise, and says how to repeat it: the same seed has the same faults at the
-same times, and every process makes the same choices. Which calls are under way when a fault strikes is not in it.
+A long run consists of runs of half a minute. Each has its own servers and its own seed, counted up from the first.
+The program exits with 3 at the first run that breaks the promise, and prints the command that repeats it. The same
+seed gives the same faults at the same times and the same choices of every process. The calls in progress when a
+fault is injected may differ.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from saltctl.local.servers import dummy_credentials, without_server_settings
 from saltctl.stores.aws.client import preload_boto3
 from tests.checker.mutants import MUTANTS
-from tests.checker.run import Outcome, Wishes, run, total
+from tests.checker.run import Outcome, RunOptions, run, total
 from tests.checker.schedule import Plan
 from tests.support.dynamodb_local import DIRECTORY_VARIABLE, INSTALL_HINT, DynamoLocal
 
@@ -29,24 +30,24 @@ ONE_RUN = 30.0
 
 
 def main() -> int:
-    """Run until the time is over; the exit code."""
+    """Run until the time is over, and return the exit code."""
     arguments = _arguments()
     left = arguments.seconds if arguments.minutes is None else 60 * arguments.minutes
     until = time.monotonic() + left
-    wishes, directed = _wishes(arguments)
-    _no_configuration()
+    options, directed = _options(arguments)
+    _remove_configuration()
     outcomes: list[Outcome] = []
     while not outcomes or (time.monotonic() < until and not outcomes[-1].violations):
         seconds = min(ONE_RUN, left)
         plan = replace(Plan(arguments.seed + len(outcomes), seconds), **directed)
         directory = Path(tempfile.mkdtemp(prefix="saltctl-checker-"))
-        outcomes.append(run(plan, directory, wishes))
+        outcomes.append(run(plan, directory, options))
         if outcomes[-1].violations:
-            sys.stderr.write(f"the promise was broken; what everybody saw is in {directory / 'logs'}\n")
-            sys.stderr.write(f"the same faults again: {_again(arguments, plan)}\n")
+            sys.stderr.write(f"the promise was broken; logs: {directory / 'logs'}\n")
+            sys.stderr.write(f"repeat the faults: {_repeat_command(arguments, plan)}\n")
         else:
             shutil.rmtree(directory)
-        _say(outcomes[-1], as_json=arguments.json)
+        _print_outcome(outcomes[-1], as_json=arguments.json)
     if arguments.minutes is not None:
         sys.stdout.write(json.dumps({"runs": len(outcomes), **total(outcomes)}, indent=2) + "\n")
     return 3 if outcomes[-1].violations else 0
@@ -56,21 +57,25 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.checker", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--seed", type=int, default=1, help="the schedule of faults and every process's choices")
-    parser.add_argument("--seconds", type=float, default=ONE_RUN, help="of one short run")
-    parser.add_argument("--minutes", type=float, help="of a long run")
-    parser.add_argument("--engine", choices=("valkey", "redis"), default="valkey", help="redis: redis-server on PATH")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the faults and of every process's choices")
+    parser.add_argument("--seconds", type=float, default=ONE_RUN, help="duration of one short run")
+    parser.add_argument("--minutes", type=float, help="duration of a long run")
     parser.add_argument(
-        "--dynamodb", action="store_true", help=f"DynamoDB Local, by {DIRECTORY_VARIABLE}, instead of moto"
+        "--engine", choices=("valkey", "redis"), default="valkey", help="redis is the redis-server on PATH"
     )
-    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="with the protocol broken so, which has to show")
-    parser.add_argument("--directed", action="store_true", help="with the faults that show the mutant soonest")
-    parser.add_argument("--json", action="store_true", help="the outcome of each run as one line of JSON")
+    parser.add_argument(
+        "--dynamodb",
+        action="store_true",
+        help=f"use DynamoDB Local, from the directory in {DIRECTORY_VARIABLE}, instead of moto",
+    )
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="break the protocol in this way; the run must fail")
+    parser.add_argument("--directed", action="store_true", help="use the faults that show the mutant fastest")
+    parser.add_argument("--json", action="store_true", help="print the outcome of each run as one line of JSON")
     return parser.parse_args()
 
 
-def _again(arguments: argparse.Namespace, plan: Plan) -> str:
-    """The command that repeats one run, as far as it can be repeated."""
+def _repeat_command(arguments: argparse.Namespace, plan: Plan) -> str:
+    """Return the command that repeats the faults of one run."""
     command = f"python -m tests.checker --seed {plan.seed} --seconds {plan.seconds:g}"
     command += f" --engine {arguments.engine}" + (" --dynamodb" if arguments.dynamodb else "")
     if arguments.mutant:
@@ -78,45 +83,45 @@ def _again(arguments: argparse.Namespace, plan: Plan) -> str:
     return command
 
 
-def _wishes(arguments: argparse.Namespace) -> tuple[Wishes, dict[str, Any]]:
-    wishes = Wishes()
+def _options(arguments: argparse.Namespace) -> tuple[RunOptions, dict[str, Any]]:
+    """Return the options of the run, and the values of its plan that differ from the defaults."""
+    options = RunOptions()
     if arguments.engine == "redis":
         found = shutil.which("redis-server")
         if found is None:
             sys.exit("redis-server is not installed")
-        wishes = replace(wishes, binary=Path(found))
+        options = replace(options, binary=Path(found))
     if arguments.dynamodb:
         emulator = DynamoLocal.find(os.environ.get(DIRECTORY_VARIABLE))
         if emulator is None:
             sys.exit(INSTALL_HINT)
-        wishes = replace(wishes, dynamodb=emulator)
+        options = replace(options, dynamodb=emulator)
     if arguments.mutant is None:
-        return wishes, {}
+        return options, {}
     mutant = MUTANTS[arguments.mutant]
-    wishes = replace(wishes, parts=mutant.parts, until_lost=True)
-    return wishes, dict(mutant.directed) if arguments.directed else {}
+    options = replace(options, classes=mutant.classes, stop_at_loss=True)
+    return options, dict(mutant.directed) if arguments.directed else {}
 
 
-def _no_configuration() -> None:
-    """Nothing that whoever runs this has configured counts, and no credentials of theirs are used."""
-    harmless = without_server_settings(os.environ)
-    kept = {name: value for name, value in harmless.items() if not name.startswith("SALTCTL_")}
+def _remove_configuration() -> None:
+    """Remove the user's configuration and credentials from the environment."""
+    environment = without_server_settings(os.environ)
+    kept = {name: value for name, value in environment.items() if not name.startswith("SALTCTL_")}
     os.environ.clear()
     os.environ.update(kept | dummy_credentials())
-    nowhere = "/nonexistent"
-    os.environ.update(AWS_CONFIG_FILE=nowhere, AWS_SHARED_CREDENTIALS_FILE=nowhere, XDG_CONFIG_HOME=nowhere)
+    missing = "/nonexistent"
+    os.environ.update(AWS_CONFIG_FILE=missing, AWS_SHARED_CREDENTIALS_FILE=missing, XDG_CONFIG_HOME=missing)
     preload_boto3()
 
 
-def _say(outcome: Outcome, *, as_json: bool) -> None:
-    shown = outcome.as_json()
+def _print_outcome(outcome: Outcome, *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(shown) + "\n")
+        sys.stdout.write(json.dumps(outcome.as_json()) + "\n")
     else:
         sys.stdout.write(f"seed {outcome.seed}, {outcome.seconds:g} s: {len(outcome.violations)} violations\n")
         sys.stdout.write(f"  operations: {_counts(outcome.operations)}\n  faults: {_counts(outcome.faults)}\n")
         for violation in outcome.violations[:10]:
-            sys.stdout.write(f"  {violation.check} in {violation.conversation}: {violation.text}\n")
+            sys.stdout.write(f"  {violation.check} in {violation.conversation}: {violation.message}\n")
     sys.stdout.flush()
 
 

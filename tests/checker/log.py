@@ -1,7 +1,7 @@
-"""What each process saw, one line an event, in a file of its own; and all of it together as a history.
+"""The logs of a run: each process writes its operations to its own file; together they are the history of the run.
 
-An operation whose end is not on record, since its process was killed, may still have happened: its outcome is
-"maybe". Times are seconds of CLOCK_MONOTONIC, which all processes of a machine share.
+An operation without a logged end, because its process was killed, may still have happened: its outcome is "maybe".
+Times are seconds of CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Source = Literal["redis", "backup"]
 
 
 class Put(NamedTuple):
-    """A message written, or perhaps written."""
+    """An attempt to write a message. Without ``acknowledged`` the message may or may not have been written."""
 
-    who: str
+    process: str
     conversation: str
     began: float
     ended: float
@@ -31,19 +31,19 @@ class Put(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A complete read of a history. What failed, or said that it was incomplete, is no read."""
+    """A complete read of a history. A read that failed or reported that it was incomplete is not recorded."""
 
-    who: str
+    process: str
     conversation: str
     began: float
     ended: float
     messages: tuple[str, ...]
 
 
-class Looked(NamedTuple):
-    """A lookup that was answered. ``write_n`` is None where only max_n was learned."""
+class LookupAnswer(NamedTuple):
+    """An answered lookup. ``write_n`` is None if the answer contains only max_n."""
 
-    who: str
+    process: str
     conversation: str
     began: float
     ended: float
@@ -52,10 +52,10 @@ class Looked(NamedTuple):
     source: Source
 
 
-class Raised(NamedTuple):
-    """A raise to ``n``, or perhaps none. Acknowledged, everybody covers ``after``, which is n or more."""
+class RaiseAttempt(NamedTuple):
+    """An attempt to raise to ``n``. Once acknowledged, all readers cover ``after``, which is n or more."""
 
-    who: str
+    process: str
     conversation: str
     began: float
     ended: float
@@ -65,9 +65,9 @@ class Raised(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """An item of the backup, read strongly consistently; ``raises`` are the N of its records, in order."""
+    """A backup item, read with strong consistency. ``raises`` are the N of its raise records, in order."""
 
-    who: str
+    process: str
     conversation: str
     began: float
     ended: float
@@ -77,105 +77,108 @@ class Sample(NamedTuple):
 
 
 @dataclass
-class History:
-    """Everything that was written down. ``notes`` counts what is no operation: errors, deaths, faults, by kind."""
+class RunHistory:
+    """All logs of a run. ``notes`` counts everything except operations, by kind and detail: errors, kills, faults."""
 
     puts: list[Put] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
-    lookups: list[Looked] = field(default_factory=list)
-    raises: list[Raised] = field(default_factory=list)
+    lookups: list[LookupAnswer] = field(default_factory=list)
+    raises: list[RaiseAttempt] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     notes: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @property
     def operations(self) -> dict[str, int]:
-        """How many of each kind; of puts and raises, those that were acknowledged and those that may have happened."""
+        """The number of operations of each kind. "maybe" counts puts and raises that were not acknowledged."""
         return {
             "puts": sum(put.acknowledged for put in self.puts),
             "puts, maybe": sum(not put.acknowledged for put in self.puts),
             "reads": len(self.reads),
             "lookups": len(self.lookups),
-            "raises": sum(made.acknowledged for made in self.raises),
-            "raises, maybe": sum(not made.acknowledged for made in self.raises),
+            "raises": sum(attempt.acknowledged for attempt in self.raises),
+            "raises, maybe": sum(not attempt.acknowledged for attempt in self.raises),
             "samples": len(self.samples),
         }
 
-    def noted(self, kind: str) -> dict[str, int]:
-        """The notes of one kind, the commonest first."""
+    def notes_of(self, kind: str) -> dict[str, int]:
+        """Return the notes of one kind with their counts, the most frequent first."""
         found = Counter({detail: number for (of, detail), number in self.notes.items() if of == kind})
         return dict(found.most_common())
 
 
 class Log:
-    """Where one process writes. A line is one write(2), so that SIGKILL leaves whole lines, also of several writers."""
+    """The log file of one process.
 
-    def __init__(self, directory: Path, who: str) -> None:
-        self.who = who
+    Each line is one write(2), so that SIGKILL leaves whole lines, even if several processes share the file.
+    """
+
+    def __init__(self, directory: Path, process: str) -> None:
+        self.process = process
         self.directory = directory
-        self._file = os.open(directory / f"{who}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._file = os.open(directory / f"{process}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def begin(self, kind: Literal["put", "raise"], conversation: str, value: Any) -> str:
-        """An operation begins that changes something; what it is called at its end."""
+        """Log the start of an operation that changes data; return the id to pass to ``end``."""
         number = f"{os.getpid()}:{time.monotonic_ns()}"
         self._write(number=number, kind=kind, conversation=conversation, began=time.monotonic(), value=value)
         return number
 
     def end(self, number: str, *, acknowledged: bool, value: Any = None) -> None:
-        """It ended. Where it is not acknowledged it may have happened."""
+        """Log the end of an operation. If it is not acknowledged, it may have happened."""
         self._write(number=number, ended=time.monotonic(), acknowledged=acknowledged, result=value)
 
-    def saw(self, kind: Literal["read", "lookup", "sample"], conversation: str, began: float, value: Any) -> None:
-        """An operation that changes nothing has ended now with this."""
+    def observe(self, kind: Literal["read", "lookup", "sample"], conversation: str, began: float, value: Any) -> None:
+        """Log the result of an operation that changes nothing and has just ended."""
         self._write(kind=kind, conversation=conversation, began=began, ended=time.monotonic(), value=value)
 
     def note(self, kind: str, detail: str) -> None:
-        """Something else happened."""
+        """Log another event."""
         self._write(note=kind, detail=detail, at=time.monotonic())
 
     def _write(self, **line: Any) -> None:
         os.write(self._file, json.dumps(line).encode() + b"\n")
 
 
-def read_logs(directory: Path) -> History:
-    """All that is on record so far."""
-    history = History()
+def read_logs(directory: Path) -> RunHistory:
+    """Read all logs of a run, also while the run is in progress."""
+    history = RunHistory()
     for file in sorted(directory.glob("*.jsonl")):
         with file.open() as lines:
-            # The last line may be half there while its process is at it.
+            # A process may be in the middle of writing the last line.
             _add(history, file.stem, (json.loads(line) for line in lines if line.endswith("\n")))
     return history
 
 
-def _add(history: History, who: str, lines: Iterable[dict[str, Any]]) -> None:
-    begun: dict[str, dict[str, Any]] = {}
+def _add(history: RunHistory, process: str, lines: Iterable[dict[str, Any]]) -> None:
+    unfinished: dict[str, dict[str, Any]] = {}
     for line in lines:
         if "note" in line:
             history.notes[line["note"], line["detail"]] += 1
         elif "number" not in line:
-            _add_seen(history, who, line)
+            _add_observation(history, process, line)
         elif "kind" in line:
-            begun[line["number"]] = line
+            unfinished[line["number"]] = line
         else:
-            _add_changed(history, who, {**begun.pop(line["number"]), **line})
-    for line in begun.values():
-        _add_changed(history, who, {**line, "ended": inf, "acknowledged": False, "result": None})
+            _add_change(history, process, {**unfinished.pop(line["number"]), **line})
+    for line in unfinished.values():
+        _add_change(history, process, {**line, "ended": inf, "acknowledged": False, "result": None})
 
 
-def _add_seen(history: History, who: str, line: dict[str, Any]) -> None:
-    of = (who, line["conversation"], line["began"], line["ended"])
+def _add_observation(history: RunHistory, process: str, line: dict[str, Any]) -> None:
+    common = (process, line["conversation"], line["began"], line["ended"])
     value: Sequence[Any] = line["value"]
     if line["kind"] == "read":
-        history.reads.append(Read(*of, tuple(value)))
+        history.reads.append(Read(*common, tuple(value)))
     elif line["kind"] == "lookup":
-        history.lookups.append(Looked(*of, *value))
+        history.lookups.append(LookupAnswer(*common, *value))
     else:
-        history.samples.append(Sample(*of, value[0], value[1], tuple(value[2])))
+        history.samples.append(Sample(*common, value[0], value[1], tuple(value[2])))
 
 
-def _add_changed(history: History, who: str, line: dict[str, Any]) -> None:
-    of = (who, line["conversation"], line["began"], line["ended"])
+def _add_change(history: RunHistory, process: str, line: dict[str, Any]) -> None:
+    common = (process, line["conversation"], line["began"], line["ended"])
     value, acknowledged = line["value"], line["acknowledged"]
     if line["kind"] == "put":
-        history.puts.append(Put(*of, value, acknowledged))
+        history.puts.append(Put(*common, value, acknowledged))
     else:
-        history.raises.append(Raised(*of, value, line["result"] or value, acknowledged))
+        history.raises.append(RaiseAttempt(*common, value, line["result"] or value, acknowledged))

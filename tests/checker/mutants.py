@@ -1,7 +1,7 @@
-"""The protocol with one thing otherwise, so that it loses messages; and the runs in which that shows at once.
+"""Mutants: deliberately broken variants of the protocol that lose messages, and the runs that show it quickly.
 
-A mutant is a subclass of a real class. Each has a run that is directed at its weakness, for the tests. A general run
-finds some as soon, such as the missing fence; an overwriting rebuild may take it many minutes.
+A mutant is a subclass of a real class. Each has a plan directed at its weakness, for the tests. A general run finds
+some mutants as quickly, such as the missing fence. To find an overwriting rebuild may take it many minutes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import BackupEntry, Raise, RaiseOutcome
+from saltctl.stores.redis.buckets import Buckets
+from saltctl.stores.redis.connections import Connections
+from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.merge_commands import Entry
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
@@ -20,7 +24,7 @@ from tests.checker.schedule import Fault
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ProtocolClasses:
     """The classes that every process uses."""
 
     store: type[RedisRegistry] = RedisRegistry
@@ -28,12 +32,12 @@ class Parts:
     registry: type[Registry] = Registry
 
 
-REAL = Parts()
-"""Nothing is otherwise."""
+REAL = ProtocolClasses()
+"""The real classes."""
 
 
 class _Wrapped:
-    """Everything as the wrapped store has it, but for what a subclass defines."""
+    """A wrapper that forwards to a store every attribute that its subclass does not define."""
 
     def __init__(self, store: Any) -> None:
         self._inner = store
@@ -43,16 +47,16 @@ class _Wrapped:
 
 
 class Unfenced(RedisRegistry):
-    """A lookup that takes Redis at its word."""
+    """A registry in Redis that looks up without checking the fence."""
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
-        """HGET."""
+        """Look up without the script."""
         held = self.read_unverified(conversation_ids)
         return [held[conversation_id] for conversation_id in conversation_ids]
 
 
 class RedisBeforeBackup(Registry):
-    """A raise whose second step comes first."""
+    """A raise with steps 1 and 2 exchanged."""
 
     def __init__(self, store: Any, backup: Any, **options: Any) -> None:
         class Backup(_Wrapped):
@@ -65,7 +69,7 @@ class RedisBeforeBackup(Registry):
 
 
 class CommitBeforeRedis(Registry):
-    """A raise whose third step comes second."""
+    """A raise with steps 2 and 3 exchanged."""
 
     def __init__(self, store: Any, backup: Any, **options: Any) -> None:
         class Store(_Wrapped):
@@ -77,51 +81,58 @@ class CommitBeforeRedis(Registry):
 
 
 class FallbackUsesMaxN(BackupTable):
-    """Writers who look in the backup use what readers use."""
+    """A backup whose write_n is max_n, so that writers that fall back to it use what readers use."""
 
     def get(self, conversation_id: str) -> BackupEntry | None:
-        """The entry, as if every raise were committed."""
+        """Return the entry as if every raise were committed."""
         entry = super().get(conversation_id)
         return entry and BackupEntry(entry.conversation_id, entry.max_n, entry.max_n, entry.raises)
 
 
 class OverwritingSession(RedisRebuildSession):
-    """What the backup said some time ago replaces what Redis has."""
+    """A rebuild session whose scanned entries replace newer ones in Redis."""
+
+    def __init__(self, connection: DedicatedConnection, buckets: Buckets) -> None:
+        super().__init__(connection, list(buckets.keys()), buckets, clustered=False)
+        self.connection = connection
+        self.buckets = buckets
 
     def begin_merge(self, entries: Sequence[Entry]) -> None:
-        """HSET."""
-        commands = [("HSET", self._buckets.key_of(entry[0]), entry[0], entry[1]) for entry in entries]
-        self._connection.execute(commands)
+        """Set the entries without comparing them."""
+        commands = [("HSET", self.buckets.key_of(entry[0]), entry[0], entry[1]) for entry in entries]
+        self.connection.execute(commands)
 
 
 class OverwritingRebuild(RedisRegistry):
-    """A rebuild by sessions that overwrite."""
+    """A registry in Redis whose rebuild sessions overwrite."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.connections = Connections(settings, timeout=settings.redis_timeout, retries=2)
+        self.buckets = Buckets.of(settings)
+        super().__init__(settings, others=self.connections)
 
     def sessions(self) -> list[RedisRebuildSession]:
-        """As they are, but for their merging."""
-        sessions = super().sessions()
-        for session in sessions:
-            session.__class__ = OverwritingSession
-        return sessions
+        """Return a session for each primary; it overwrites instead of merging."""
+        return [OverwritingSession(self.connections.dedicated(primary), self.buckets) for primary in self.primaries()]
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """What is otherwise, and what of the plan is so that it shows at once."""
+    """The changed classes, and the values of the plan that show the weakness quickly."""
 
-    parts: Parts
+    classes: ProtocolClasses
     directed: Mapping[str, Any]
 
 
-_HALF_DONE: dict[str, Any] = {
-    # Writers and lookers of one side ask the backup, those of the other one Redis, while raises are left half done.
+_UNFINISHED_RAISES: dict[str, Any] = {
+    # Clients on one side use the backup and those on the other side use Redis, while raises stay unfinished.
     "kinds": (Fault.CUT,),
-    "strike_side": "far",
-    "gap": 1.0,
-    "lasts": (0.8, 0.9),
-    "near": ("reader", "reader", "looker", "raiser", "raiser", "sampler"),
-    "far": ("writer", "writer", "writer", "looker"),
-    "raiser_deaths": 0.9,
+    "fault_side": "far",
+    "fault_interval": 1.0,
+    "durations": (0.8, 0.9),
+    "near": ("reader", "reader", "lookup_client", "raiser", "raiser", "sampler"),
+    "far": ("writer", "writer", "writer", "lookup_client"),
+    "raiser_kill_probability": 0.9,
     "raise_pause": 0.1,
     "conversations": 3,
     "epoch": 3.0,
@@ -129,43 +140,47 @@ _HALF_DONE: dict[str, Any] = {
 
 MUTANTS: dict[str, Mutant] = {
     "no-fence": Mutant(
-        Parts(store=Unfenced),
+        ProtocolClasses(store=Unfenced),
         {
             "kinds": (Fault.FLUSH, Fault.LOSE),
-            "gap": 0.8,
-            "near": ("writer", "writer", "reader", "reader", "looker"),
+            "fault_interval": 0.8,
+            "near": ("writer", "writer", "reader", "reader", "lookup_client"),
             "far": ("raiser", "raiser", "rebuilder"),
-            "raiser_deaths": 0.0,
+            "raiser_kill_probability": 0.0,
             "raise_pause": 0.1,
         },
     ),
     "redis-before-backup": Mutant(
-        Parts(registry=RedisBeforeBackup),
+        ProtocolClasses(registry=RedisBeforeBackup),
         {
             "kinds": (Fault.LOSE,),
-            "gap": 2.5,  # a slow machine is to have time to rebuild, and to write
-            "near": ("writer", "writer", "reader", "reader", "raiser", "raiser", "looker"),
+            "fault_interval": 2.5,  # so that a slow machine has time to rebuild and to write
+            "near": ("writer", "writer", "reader", "reader", "raiser", "raiser", "lookup_client"),
             "far": ("rebuilder",),
-            "raiser_deaths": 0.9,
-            "raiser_dies_before": "raise_max_n",
+            "raiser_kill_probability": 0.9,
+            "raiser_killed_before": "raise_max_n",
             "raise_pause": 0.1,
             "rebuild_pause": 0.3,
-            "rebuild_deaths": 0.0,
+            "rebuild_kill_probability": 0.0,
             "conversations": 3,
         },
     ),
-    "commit-before-redis": Mutant(Parts(registry=CommitBeforeRedis), _HALF_DONE | {"raiser_dies_before": "merge"}),
-    "fallback-on-max-n": Mutant(Parts(backup=FallbackUsesMaxN), _HALF_DONE | {"raiser_dies_before": "merge"}),
+    "commit-before-redis": Mutant(
+        ProtocolClasses(registry=CommitBeforeRedis), _UNFINISHED_RAISES | {"raiser_killed_before": "merge"}
+    ),
+    "fallback-on-max-n": Mutant(
+        ProtocolClasses(backup=FallbackUsesMaxN), _UNFINISHED_RAISES | {"raiser_killed_before": "merge"}
+    ),
     "overwriting-rebuild": Mutant(
-        Parts(store=OverwritingRebuild),
+        ProtocolClasses(store=OverwritingRebuild),
         {
             "kinds": (),
-            "near": ("writer", "writer", "reader", "reader", "looker"),
+            "near": ("writer", "writer", "reader", "reader", "lookup_client"),
             "far": ("raiser", "raiser", "rebuilder"),
-            "raiser_deaths": 0.0,
+            "raiser_kill_probability": 0.0,
             "raise_pause": 0.05,
             "rebuild_pause": 0.05,
-            "rebuild_deaths": 0.0,
+            "rebuild_kill_probability": 0.0,
             "page_limit": 1,
             "merge_pause": 0.5,
             "conversations": 3,

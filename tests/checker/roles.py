@@ -1,4 +1,4 @@
-"""What the processes do: each role is a loop that goes on until it is told to stop, and writes down what it saw."""
+"""The roles of the processes: each is a loop that runs until it is stopped, and logs its operations."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from tests.checker.log import Log
-from tests.checker.mutants import Parts
+from tests.checker.mutants import ProtocolClasses
 from tests.checker.schedule import Plan
 
 
 @dataclass(frozen=True)
-class Me:
-    """One process: its name, its connections, its choices, and where it writes.
+class Worker:
+    """One process: its settings, its log and its source of random choices.
 
-    ``started`` is the moment at which the run began, in monotonic seconds; ``stopped`` says when to end.
+    ``started`` is the start of the run in monotonic seconds. ``stopped`` returns whether the process has to end.
     """
 
     plan: Plan
-    parts: Parts
+    classes: ProtocolClasses
     settings: Settings
     log: Log
     rng: random.Random
@@ -41,77 +41,83 @@ class Me:
 
     @cached_property
     def backup(self) -> BackupTable:
-        """The backup, its client made and never used: a forked child has connections of its own."""
-        backup = self.parts.backup(self.settings)
+        """The backup table, with a client that was never used: a forked child opens its own connections."""
+        backup = self.classes.backup(self.settings)
         _ = backup.client
         return backup
 
+    def prepare(self) -> None:
+        """Create the client of the backup before a fork, because it is slow."""
+        _ = self.backup
+
     def registry(self) -> Registry:
-        """A registry over new connections to Redis."""
-        return self.parts.registry.over(self.settings, self.parts.store(self.settings), self.backup)
+        """Return a registry with new connections to Redis."""
+        return self.classes.registry.over(self.settings, self.classes.store(self.settings), self.backup)
 
     def history(self) -> History:
-        """The messages, by way of such a registry."""
+        """Return the messages, with such a registry."""
         return History.over(self.settings, self.registry(), MessagesTable(self.settings))
 
-    def going(self, pause: float) -> bool:
-        """Wait up to ``pause`` seconds; whether to go on."""
-        time.sleep(self.rng.uniform(0, pause))
+    def pause(self, longest: float) -> bool:
+        """Wait up to ``longest`` seconds; return whether to continue."""
+        time.sleep(self.rng.uniform(0, longest))
         return not self.stopped()
 
     def conversations(self, back: int = 0) -> list[str]:
-        """Those that are in use now, or were some epochs ago."""
+        """Return the conversations in use now, or ``back`` epochs ago."""
         epoch = max(int((time.monotonic() - self.started) / self.plan.epoch) - back, 0)
         return [f"c{epoch}-{number}" for number in range(self.plan.conversations)]
 
-    def any_conversation(self) -> str:
-        """One of those in use, and now and then an earlier one."""
+    def random_conversation(self) -> str:
+        """Return one of the conversations in use or, less often, an earlier one."""
         earlier = self.rng.randint(1, 3) if self.rng.random() < 0.15 else 0
         return self.rng.choice(self.conversations(earlier))
 
-    def any_n(self) -> int:
-        """2, 4, … up to the cap, each as likely."""
+    def random_n(self) -> int:
+        """Return 2, 4, … up to the cap, with equal probability."""
         return int(2 ** self.rng.randint(1, self.plan.cap.bit_length() - 1))
 
-    def failed(self, error: SaltctlError) -> None:
-        """An error is allowed by the promise; what it was is counted."""
+    def log_error(self, error: SaltctlError) -> None:
+        """Log an error, which the promise allows."""
         self.log.note("error", error.code)
 
 
-def writer(me: Me) -> None:
-    """Writes messages; what may have been written is written again, with the same id."""
-    history = me.history()
+def writer(worker: Worker) -> None:
+    """Write messages; retry an unacknowledged write with the same message id."""
+    history = worker.history()
     unsure: list[tuple[str, str, str]] = []
     numbers = count()
-    while me.going(0.06):
-        if unsure and me.rng.random() < 0.4:
+    while worker.pause(0.06):
+        if unsure and worker.rng.random() < 0.4:
             conversation, sort_key, message = unsure.pop(0)
         else:
-            conversation, message = me.rng.choice(me.conversations()), f"{me.log.who}-{next(numbers)}"
+            conversation, message = worker.rng.choice(worker.conversations()), f"{worker.log.process}-{next(numbers)}"
             sort_key = f"{datetime.now(UTC).isoformat(timespec='milliseconds')}#{message}"
-        number = me.log.begin("put", conversation, message)
+        number = worker.log.begin("put", conversation, message)
         try:
             history.put(conversation, sort_key, {"text": message})
         except SaltctlError as exc:
-            me.log.end(number, acknowledged=False)
-            me.failed(exc)
+            worker.log.end(number, acknowledged=False)
+            worker.log_error(exc)
             unsure.append((conversation, sort_key, message))
         else:
-            me.log.end(number, acknowledged=True)
+            worker.log.end(number, acknowledged=True)
 
 
-def reader(me: Me) -> None:
-    """Reads whole histories, page by page, from either end."""
-    history = me.history()
-    while me.going(0.04):
-        read_all(me, history, me.any_conversation())
+def reader(worker: Worker) -> None:
+    """Read whole histories page by page, from either end."""
+    history = worker.history()
+    while worker.pause(0.04):
+        read_all(worker, history, worker.random_conversation())
 
 
-def read_all(me: Me, history: History, conversation: str) -> None:
-    """One complete read; what fails, or says that it is incomplete, is none."""
+def read_all(worker: Worker, history: History, conversation: str) -> None:
+    """Read a whole history; log it only if it neither failed nor reported that it is incomplete."""
     began = time.monotonic()
     options = ReadOptions(
-        limit=me.rng.choice((5, 30, 200)), oldest_first=me.rng.random() < 0.5, allow_partial=me.rng.random() < 0.3
+        limit=worker.rng.choice((5, 30, 200)),
+        oldest_first=worker.rng.random() < 0.5,
+        allow_partial=worker.rng.random() < 0.3,
     )
     messages: list[str | None] = []
     try:
@@ -123,58 +129,58 @@ def read_all(me: Me, history: History, conversation: str) -> None:
                 conversation,
                 ReadOptions(options.limit, before, after, options.oldest_first, allow_partial=options.allow_partial),
             )
-            me.log.saw("lookup", conversation, page_began, [page.max_n, None, page.source])
+            worker.log.observe("lookup", conversation, page_began, [page.max_n, None, page.source])
             if not page.complete:
-                me.log.note("error", "partial page, and it said so")
+                worker.log.note("error", "partial page, reported as such")
                 return
             messages += [message.message_id for message in page.messages]
             cursor = page.next_cursor
             if cursor is None:
                 break
     except SaltctlError as exc:
-        me.failed(exc)
+        worker.log_error(exc)
     else:
-        me.log.saw("read", conversation, began, messages)
+        worker.log.observe("read", conversation, began, messages)
 
 
-def looker(me: Me) -> None:
-    """Looks conversations up, one or several at a time."""
-    registry = me.registry()
-    while me.going(0.03):
+def lookup_client(worker: Worker) -> None:
+    """Look up conversations, one or several at a time."""
+    registry = worker.registry()
+    while worker.pause(0.03):
         began = time.monotonic()
         try:
-            if me.rng.random() < 0.5:
-                found = [registry.lookup(me.any_conversation())]
+            if worker.rng.random() < 0.5:
+                found = [registry.lookup(worker.random_conversation())]
             else:
-                found = list(registry.lookup_many(me.conversations()).values())
+                found = list(registry.lookup_many(worker.conversations()).values())
         except SaltctlError as exc:
-            me.failed(exc)
+            worker.log_error(exc)
             continue
-        for one in found:
-            me.log.saw("lookup", one.conversation_id, began, [one.max_n, one.write_n, one.source])
+        for answer in found:
+            worker.log.observe("lookup", answer.conversation_id, began, [answer.max_n, answer.write_n, answer.source])
 
 
-def sampler(me: Me) -> None:
-    """Reads items of the backup as they are."""
-    backup = BackupTable(me.settings)  # of no mutant: what it sees is what is there
-    while me.going(0.06):
-        conversation, began = me.any_conversation(), time.monotonic()
+def sampler(worker: Worker) -> None:
+    """Read items of the backup directly."""
+    backup = BackupTable(worker.settings)  # not a mutant: it reads the stored values
+    while worker.pause(0.06):
+        conversation, began = worker.random_conversation(), time.monotonic()
         try:
             entry = backup.get(conversation)
         except SaltctlError as exc:
-            me.failed(exc)
+            worker.log_error(exc)
             continue
-        held = (entry.max_n, entry.write_n, [made.n for made in entry.raises]) if entry else (1, 1, [])
-        me.log.saw("sample", conversation, began, held)
+        held = (entry.max_n, entry.write_n, [record.n for record in entry.raises]) if entry else (1, 1, [])
+        worker.log.observe("sample", conversation, began, held)
 
 
-def reporter(me: Me) -> None:
-    """Reports heat that asks the service for raises; some of it twice."""
-    stream = HeatStream(me.settings)
-    while me.going(0.4):
-        writes = me.any_n() * me.settings.wps_per_salt
-        report = HeatReport(me.rng.choice(me.conversations()), me.log.who, int(time.time()), writes)
+def reporter(worker: Worker) -> None:
+    """Report heat that makes the service raise; send some reports twice."""
+    stream = HeatStream(worker.settings)
+    while worker.pause(0.4):
+        writes = worker.random_n() * worker.settings.wps_per_salt
+        report = HeatReport(worker.rng.choice(worker.conversations()), worker.log.process, int(time.time()), writes)
         try:
-            stream.append_reports([report] * me.rng.choice((1, 1, 2)))
+            stream.append_reports([report] * worker.rng.choice((1, 1, 2)))
         except SaltctlError as exc:
-            me.failed(exc)
+            worker.log_error(exc)

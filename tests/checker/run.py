@@ -1,4 +1,4 @@
-"""One run: start the servers, fork the processes, let faults strike, heal, read everything once more, and judge."""
+"""One run: start servers and processes, inject faults, end them, read everything again, and check the logs."""
 
 from __future__ import annotations
 
@@ -14,39 +14,40 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.checker import mortals, roles
-from tests.checker.checks import Violation, check, went_back
-from tests.checker.forks import fork, reap
+from tests.checker import killable_roles, roles
+from tests.checker.checks import Violation, check, lookups_below_backup
 from tests.checker.log import Log, read_logs
-from tests.checker.mutants import REAL, Parts
-from tests.checker.roles import Me
+from tests.checker.mutants import REAL, ProtocolClasses
+from tests.checker.processes import fork, reap
+from tests.checker.roles import Worker
 from tests.checker.schedule import Plan, Side
 from tests.checker.servers import Servers
 from tests.support.dynamodb_local import DynamoLocal
 
-ROLES: Mapping[str, Callable[[Me], None]] = {
+ROLES: Mapping[str, Callable[[Worker], None]] = {
     "writer": roles.writer,
     "reader": roles.reader,
-    "looker": roles.looker,
+    "lookup_client": roles.lookup_client,
     "sampler": roles.sampler,
     "reporter": roles.reporter,
-    "raiser": mortals.raiser,
-    "rebuilder": mortals.rebuilder,
-    "service": mortals.service,
+    "raiser": killable_roles.raiser,
+    "rebuilder": killable_roles.rebuilder,
+    "service": killable_roles.service,
 }
-ENDS_WITHIN = 60.0
-"""Seconds in which every process finishes what it is at, and in which a healed registry is verified."""
-LOOK_EVERY = 0.5
+END_SECONDS = 60.0
+"""Seconds in which every process ends after SIGTERM, and in which a registry without faults becomes verified."""
+CHECK_INTERVAL = 0.5
+"""Seconds between two checks of the logs during a run that ends at the first loss."""
 LOSSES = ("missing", "lost raise")
-"""The checks that show an acknowledged message or raise to be lost."""
+"""The checks that find a lost message or a lost raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run did and found. ``faults`` and ``operations`` are numbers by kind.
+    """The result of a run. The dictionaries are counts by kind.
 
-    ``went_back`` are lookups in Redis that returned less than an earlier one in the backup, which is allowed (see
-    ``checks``). ``seconds`` are those of the faults.
+    ``below_backup`` counts the lookups in Redis that returned less than an earlier lookup in the backup, which is
+    allowed (see ``checks``). ``seconds`` is the duration of the run.
     """
 
     seed: int
@@ -58,79 +59,80 @@ class Outcome:
     rebuilds: dict[str, int]
     services: dict[str, int]
     errors: dict[str, int]
-    went_back: int
+    below_backup: int
     violations: list[Violation]
 
     def as_json(self) -> dict[str, Any]:
-        """For ``json.dumps``."""
+        """Return the outcome for ``json.dumps``."""
         shown = {name: getattr(self, name) for name in self.__slots__}
         return shown | {"violations": [violation._asdict() for violation in self.violations]}
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """Beside the plan: which servers and classes, and whether to end at the first loss."""
+class RunOptions:
+    """The servers and classes of a run, and whether it ends at the first loss. None selects the default server."""
 
     binary: Path | None = None
     dynamodb: DynamoLocal | None = None
-    parts: Parts = REAL
-    until_lost: bool = False
+    classes: ProtocolClasses = REAL
+    stop_at_loss: bool = False
 
 
-def run(plan: Plan, directory: Path, wishes: Wishes) -> Outcome:
-    """One run; logs and the servers' files are in ``directory``. To be called in a process with a single thread."""
+def run(plan: Plan, directory: Path, options: RunOptions) -> Outcome:
+    """Run once, with logs and server files in ``directory``. The calling process must have a single thread."""
     logs = directory / "logs"
     logs.mkdir(mode=0o700)
-    log = Log(logs, "conductor")
-    with Servers(directory, binary=wishes.binary, dynamodb=wishes.dynamodb, cap=plan.cap) as servers:
+    log = Log(logs, "controller")
+    with Servers(directory, binary=options.binary, dynamodb=options.dynamodb, cap=plan.cap) as servers:
         started = time.monotonic()
 
-        def me(name: str, side: Side, stopped: Callable[[], bool], own: Log) -> Me:
+        def worker(name: str, side: Side, stopped: Callable[[], bool], log: Log) -> Worker:
             rng = random.Random(f"{plan.seed} {name}")
-            return Me(plan, wishes.parts, servers.settings(side), own, rng, started, stopped)
+            return Worker(plan, options.classes, servers.settings(side), log, rng, started, stopped)
 
         processes = [
-            fork(log, partial(_play, ROLES[role], name, logs, side, me)) for name, role, side in plan.processes()
+            fork(log, partial(_run_role, ROLES[role], name, logs, side, worker))
+            for name, role, side in plan.processes()
         ]
         try:
             servers.serve()
-            _conduct(plan, servers, log, lambda: wishes.until_lost and _lost(logs))
+            _inject_faults(plan, servers, log, lambda: options.stop_at_loss and _lost(logs))
         finally:
-            servers.relent(all_of_it=True)
-            _end(processes, log)
-        last = me("last", "near", lambda: False, Log(logs, "last"))
-        if not wishes.until_lost:
-            _read_everything(last, logs)
+            servers.end_faults(all_faults=True)
+            _stop_processes(processes, log)
+        final = worker("final", "near", lambda: False, Log(logs, "final"))
+        if not options.stop_at_loss:
+            _read_everything(final, logs)
         seconds = time.monotonic() - started
-    return _judge(replace(plan, seconds=round(seconds, 1)), logs)
+    return _outcome(replace(plan, seconds=round(seconds, 1)), logs)
 
 
-def _play(role: Callable[[Me], None], name: str, logs: Path, side: Side, me: Callable[..., Me]) -> None:
-    """The life of one process."""
+def _run_role(role: Callable[[Worker], None], name: str, logs: Path, side: Side, worker: Callable[..., Worker]) -> None:
+    """Run one role until SIGTERM."""
     log = Log(logs, name)
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
     try:
-        role(me(name, side, lambda: bool(told), log))
+        role(worker(name, side, lambda: bool(signals), log))
     except Exception as exc:
         log.note("crash", "".join(traceback.format_exception(exc)[-3:]))
 
 
-def _conduct(plan: Plan, servers: Servers, log: Log, enough: Callable[[], bool]) -> None:
-    """Let the faults strike at their times; return at the end, or when it is enough."""
-    began, next_look = time.monotonic(), 0.0
-    rng = random.Random(f"{plan.seed} conductor")
+def _inject_faults(plan: Plan, servers: Servers, log: Log, stop: Callable[[], bool]) -> None:
+    """Inject the faults at their times; return at the end of the plan, or once ``stop`` returns true."""
+    began, next_check = time.monotonic(), 0.0
+    rng = random.Random(f"{plan.seed} controller")
     events = plan.events()
-    # A machine that is busy is late with faults, and leaves none of them out.
+    # On a busy machine, faults are late, but all of them are injected.
     while (now := time.monotonic() - began) < plan.seconds or events:
-        servers.relent()
+        servers.end_faults()
         if events and events[0].at <= now:
             event = events.pop(0)
             log.note("fault", event.fault)
-            servers.strike(event, rng)
-        elif now >= next_look:
-            next_look = now + LOOK_EVERY
-            if enough():
+            servers.inject(event, rng)
+        elif now >= next_check:
+            next_check = now + CHECK_INTERVAL
+            if stop():
                 return
         else:
             time.sleep(0.01)
@@ -140,11 +142,11 @@ def _lost(logs: Path) -> bool:
     return any(violation.check in LOSSES for violation in check(read_logs(logs)))
 
 
-def _end(processes: list[int], log: Log) -> None:
-    """Tell every process to end, and see to it."""
+def _stop_processes(processes: list[int], log: Log) -> None:
+    """Send SIGTERM to every process, and SIGKILL if it does not end in time."""
     for pid in processes:
         os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + ENDS_WITHIN
+    deadline = time.monotonic() + END_SECONDS
     left = set(processes)
     while left and time.monotonic() < deadline:
         for pid in list(left):
@@ -154,45 +156,45 @@ def _end(processes: list[int], log: Log) -> None:
     for pid in left:
         os.kill(pid, signal.SIGKILL)
         reap(pid)
-        log.note("crash", "a process did not end when it was told to")
+        log.note("crash", "a process did not end after SIGTERM")
 
 
-def _read_everything(me: Me, logs: Path) -> None:
-    """With everything healed: a verified Redis, and every message of every conversation."""
+def _read_everything(worker: Worker, logs: Path) -> None:
+    """Rebuild, and read every message and the entry of every conversation, without faults."""
     conversations = sorted({put.conversation for put in read_logs(logs).puts})
-    deadline = time.monotonic() + ENDS_WITHIN
-    while not mortals.rebuild_now(me) and time.monotonic() < deadline:
+    deadline = time.monotonic() + END_SECONDS
+    while not killable_roles.logged_rebuild(worker) and time.monotonic() < deadline:
         time.sleep(0.2)
-    history, registry = me.history(), me.registry()
+    history, registry = worker.history(), worker.registry()
     for conversation in conversations:
-        roles.read_all(me, history, conversation)
+        roles.read_all(worker, history, conversation)
         began = time.monotonic()
         found = registry.lookup(conversation)
-        me.log.saw("lookup", conversation, began, [found.max_n, found.write_n, found.source])
+        worker.log.observe("lookup", conversation, began, [found.max_n, found.write_n, found.source])
         if found.source != "redis":
-            me.log.note("crash", f"healed and rebuilt, and a lookup went to the backup: {registry.last_failure}")
+            worker.log.note("crash", f"a lookup used the backup after the final rebuild: {registry.last_failure}")
     history.close()
 
 
-def _judge(plan: Plan, logs: Path) -> Outcome:
+def _outcome(plan: Plan, logs: Path) -> Outcome:
     history = read_logs(logs)
-    crashes = [Violation("crash", "", text) for text in history.noted("crash")]
+    crashes = [Violation("crash", "", message) for message in history.notes_of("crash")]
     return Outcome(
         seed=plan.seed,
         seconds=plan.seconds,
         operations=history.operations,
-        faults=history.noted("fault"),
-        raisers_killed=history.noted("raiser killed"),
-        rebuilds_killed=history.noted("rebuild killed"),
-        rebuilds=history.noted("rebuild"),
-        services=history.noted("service"),
-        errors=history.noted("error"),
-        went_back=len(went_back(history.lookups, history.raises)),
+        faults=history.notes_of("fault"),
+        raisers_killed=history.notes_of("raiser killed"),
+        rebuilds_killed=history.notes_of("rebuild killed"),
+        rebuilds=history.notes_of("rebuild"),
+        services=history.notes_of("service"),
+        errors=history.notes_of("error"),
+        below_backup=len(lookups_below_backup(history.lookups, history.raises)),
         violations=crashes + check(history),
     )
 
 
 def total(outcomes: list[Outcome]) -> dict[str, Counter[str]]:
-    """The figures of several runs together."""
+    """Return the sums of the counts of several runs."""
     kinds = ("operations", "faults", "raisers_killed", "rebuilds_killed", "rebuilds", "services", "errors")
-    return {kind: sum((Counter(getattr(one, kind)) for one in outcomes), Counter()) for kind in kinds}
+    return {kind: sum((Counter(getattr(outcome, kind)) for outcome in outcomes), Counter()) for kind in kinds}

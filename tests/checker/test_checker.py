@@ -1,8 +1,7 @@
-"""The history checker: a short run of the real thing, in which every kind of fault occurs, and runs that must fail.
+"""The checker: a short run with every kind of fault, which must pass, and runs with mutants, which must fail.
 
-Each run is the command that the README names, in a process of its own. A run that fails says its seed, and the same
-seed has the same faults at the same times and the same choices of every process. What the machine does is not in
-it: which call was under way when a fault struck differs from run to run.
+Each run is a process with the documented command. A failed run prints its seed. The same seed gives the same faults
+at the same times and the same choices of every process. The calls in progress when a fault is injected may differ.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ SECONDS = 18
 
 
 def run_checker(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """The exit code, the outcome of the last run, and what was said on stderr."""
+    """Return the exit code, the outcome of the last run, and the standard error output."""
     command = [sys.executable, "-W", "error", "-m", "tests.checker", "--json", *arguments]
     done = subprocess.run(
         command,
@@ -44,10 +43,10 @@ def run_checker(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any], s
 
 @pytest.mark.timeout(300)
 def test_no_fault_breaks_the_promise(tmp_path: Path) -> None:
-    """Every kind of fault, raisers and rebuilds and services killed, and nothing lost, invented, doubled or lowered."""
-    code, outcome, said = run_checker(tmp_path, "--seed", str(SEED), "--seconds", str(SECONDS))
-    print(json.dumps({name: value for name, value in outcome.items() if name != "violations"}, indent=2))  # noqa: T201  its figures are wanted
-    assert (code, outcome["violations"]) == (0, []), said
+    """Every kind of fault occurs, raisers, rebuilds and services are killed, and the promise holds."""
+    code, outcome, stderr = run_checker(tmp_path, "--seed", str(SEED), "--seconds", str(SECONDS))
+    print(json.dumps({name: value for name, value in outcome.items() if name != "violations"}, indent=2))  # noqa: T201  to show the counts of a failed test
+    assert (code, outcome["violations"]) == (0, []), stderr
     assert set(outcome["faults"]) == set(Fault), outcome["faults"]
     assert all(
         outcome["operations"][kind] for kind in ("puts", "reads", "lookups", "raises", "raises, maybe", "samples")
@@ -60,8 +59,8 @@ def test_no_fault_breaks_the_promise(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_checker_can_fail(tmp_path: Path, name: str) -> None:
-    """With one piece of the protocol left out, the checker finds a lost message or raise within seconds."""
-    code, outcome, said = run_checker(tmp_path, "--mutant", name, "--directed", "--seconds", "60")
+    """With a broken protocol, the checker finds a lost message or raise within seconds."""
+    code, outcome, stderr = run_checker(tmp_path, "--mutant", name, "--directed", "--seconds", "60")
     assert code == 3, outcome
     assert {"missing", "lost raise"} & {violation["check"] for violation in outcome["violations"]}
-    assert f"the same faults again: python -m tests.checker --seed {outcome['seed']}" in said
+    assert f"repeat the faults: python -m tests.checker --seed {outcome['seed']}" in stderr

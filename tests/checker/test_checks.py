@@ -1,4 +1,4 @@
-"""The checks of a history can fail, each for its reason, and allow what may happen."""
+"""Each check of a history finds its violation, and accepts histories that the promise allows."""
 
 from __future__ import annotations
 
@@ -8,32 +8,34 @@ from pathlib import Path
 
 import pytest
 
-from tests.checker.checks import check, went_back
-from tests.checker.log import History, Log, Looked, Put, Raised, Read, Sample, Source, read_logs
+from tests.checker.checks import check, lookups_below_backup
+from tests.checker.log import Log, LookupAnswer, Put, RaiseAttempt, Read, RunHistory, Sample, Source, read_logs
 
 
 def put(message: str, began: float, ended: float = inf, *, acknowledged: bool = True) -> Put:
-    """A message of ``conv``; without an end it is not acknowledged."""
+    """Make a put in ``conv``; without an end it is not acknowledged."""
     return Put("w", "conv", began, ended, message, acknowledged and ended < inf)
 
 
 def read(messages: str, began: float, ended: float) -> Read:
-    """A read of messages whose names are one letter each."""
+    """Make a read; each letter is a message."""
     return Read("r", "conv", began, ended, tuple(messages))
 
 
-def look(max_n: int, began: float, ended: float, source: Source = "redis", write_n: int | None = None) -> Looked:
-    """A lookup; what Redis says holds for readers and writers."""
-    return Looked("l", "conv", began, ended, max_n, max_n if source == "redis" else write_n, source)
+def lookup(
+    max_n: int, began: float, ended: float, source: Source = "redis", write_n: int | None = None
+) -> LookupAnswer:
+    """Make a lookup; from Redis, write_n is max_n."""
+    return LookupAnswer("l", "conv", began, ended, max_n, max_n if source == "redis" else write_n, source)
 
 
-def raised(n: int, began: float, ended: float = inf, after: int | None = None) -> Raised:
-    """A raise; without an end it is not acknowledged."""
-    return Raised("s", "conv", began, ended, n, after or n, ended < inf)
+def raised(n: int, began: float, ended: float = inf, after: int | None = None) -> RaiseAttempt:
+    """Make a raise; without an end it is not acknowledged."""
+    return RaiseAttempt("s", "conv", began, ended, n, after or n, ended < inf)
 
 
 def sample(began: float, max_n: int, write_n: int, raises: Sequence[int]) -> Sample:
-    """A sample that took half a second."""
+    """Make a sample that took half a second."""
     return Sample("b", "conv", began, began + 0.5, max_n, write_n, tuple(raises))
 
 
@@ -41,24 +43,24 @@ def broken(
     *,
     puts: Sequence[Put] = (),
     reads: Sequence[Read] = (),
-    lookups: Sequence[Looked] = (),
-    raises: Sequence[Raised] = (),
+    lookups: Sequence[LookupAnswer] = (),
+    raises: Sequence[RaiseAttempt] = (),
     samples: Sequence[Sample] = (),
 ) -> list[str]:
-    """The rules that a history breaks."""
-    history = History(list(puts), list(reads), list(lookups), list(raises), list(samples))
+    """Return the rules that a history breaks."""
+    history = RunHistory(list(puts), list(reads), list(lookups), list(raises), list(samples))
     return [violation.check for violation in check(history)]
 
 
 def test_a_message_acknowledged_before_the_read_began_has_to_be_there() -> None:
-    """One that was acknowledged while the read was under way may or may not be."""
+    """A message that was acknowledged during the read may be missing."""
     assert broken(puts=[put("a", 0, 1)], reads=[read("", 2, 3)]) == ["missing"]
     assert broken(puts=[put("a", 0, 2.5)], reads=[read("", 2, 3)]) == []
     assert broken(puts=[put("a", 0, 2.5)], reads=[read("a", 2, 3)]) == []
 
 
 def test_a_message_that_may_have_been_written_has_to_stay_once_it_was_read() -> None:
-    """Before the first read that has it, it may come late; afterwards, it may not go."""
+    """It may appear late, but it may not disappear after a read returned it."""
     writes = [put("a", 0)]
     assert broken(puts=writes, reads=[read("", 1, 2), read("a", 3, 4), read("a", 5, 6)]) == []
     assert broken(puts=writes, reads=[read("a", 1, 2), read("", 3, 4)]) == ["missing"]
@@ -72,99 +74,99 @@ def test_a_retry_makes_a_message_acknowledged_from_its_end_on() -> None:
     assert broken(puts=writes, reads=[read("", 3.5, 4)]) == ["missing"]
 
 
-def test_what_nobody_sent_or_came_twice() -> None:
-    """A message is invented where no writing of it had begun when the read ended."""
-    assert broken(puts=[put("a", 0, 1)], reads=[read("ax", 2, 3)]) == ["invented"]
-    assert broken(puts=[put("a", 5, 6)], reads=[read("a", 2, 3)]) == ["invented"]
-    assert broken(puts=[put("a", 0, 1)], reads=[read("aa", 2, 3)]) == ["twice"]
+def test_messages_never_sent_and_duplicates_are_found() -> None:
+    """A message was never sent if no write of it began before the read ended."""
+    assert broken(puts=[put("a", 0, 1)], reads=[read("ax", 2, 3)]) == ["never sent"]
+    assert broken(puts=[put("a", 5, 6)], reads=[read("a", 2, 3)]) == ["never sent"]
+    assert broken(puts=[put("a", 0, 1)], reads=[read("aa", 2, 3)]) == ["duplicate"]
 
 
 def test_conversations_are_kept_apart() -> None:
-    """A message of one is invented in another."""
+    """A message of one conversation was never sent in another."""
     other = Read("r", "other", 2, 3, ("a",))
-    assert broken(puts=[put("a", 0, 1)], reads=[other]) == ["invented"]
+    assert broken(puts=[put("a", 0, 1)], reads=[other]) == ["never sent"]
 
 
 def test_a_lookup_returns_every_raise_acknowledged_before_it() -> None:
-    """Also the larger N that the raise found there and completed."""
-    assert broken(raises=[raised(4, 0, 1)], lookups=[look(1, 2, 3)]) == ["lost raise"]
-    assert broken(raises=[raised(4, 0, 2.5)], lookups=[look(1, 2, 3)]) == []
+    """This includes a larger N that the raise found and completed."""
+    assert broken(raises=[raised(4, 0, 1)], lookups=[lookup(1, 2, 3)]) == ["lost raise"]
+    assert broken(raises=[raised(4, 0, 2.5)], lookups=[lookup(1, 2, 3)]) == []
     found = [raised(8, 0), raised(4, 0, 1, after=8)]
-    assert broken(raises=found, lookups=[look(4, 2, 3)]) == ["lost raise"]
+    assert broken(raises=found, lookups=[lookup(4, 2, 3)]) == ["lost raise"]
 
 
-def test_a_lookup_returns_nothing_that_nobody_raised_to() -> None:
-    """A raise counts from its beginning, whether or not it was ever acknowledged."""
-    assert broken(lookups=[look(4, 0, 1)]) == ["invented raise"]
-    assert broken(raises=[raised(4, 2)], lookups=[look(4, 0, 1)]) == ["invented raise"]
-    assert broken(raises=[raised(4, 0.5)], lookups=[look(4, 0, 1)]) == []
+def test_a_lookup_returns_no_n_without_a_raise_to_it() -> None:
+    """A raise counts from its start, even if it is never acknowledged."""
+    assert broken(lookups=[lookup(4, 0, 1)]) == ["never raised"]
+    assert broken(raises=[raised(4, 2)], lookups=[lookup(4, 0, 1)]) == ["never raised"]
+    assert broken(raises=[raised(4, 0.5)], lookups=[lookup(4, 0, 1)]) == []
 
 
 @pytest.mark.parametrize(
     ("first", "second", "rules"),
     [
-        (("redis", 8, 8), ("redis", 4, 4), ["writer's leap", "went back"]),
-        (("redis", 8, 8), ("backup", 4, 4), ["writer's leap", "went back"]),
-        (("backup", 8, 4), ("backup", 4, 4), ["backup went back"]),
+        (("redis", 8, 8), ("redis", 4, 4), ["below write_n", "went down"]),
+        (("redis", 8, 8), ("backup", 4, 4), ["below write_n", "went down"]),
+        (("backup", 8, 4), ("backup", 4, 4), ["backup went down"]),
         (("backup", 8, 4), ("redis", 4, 4), []),
-        (("backup", 8, 8), ("redis", 4, 4), ["writer's leap"]),
-        (("backup", 8, 4), ("redis", 2, 2), ["writer's leap"]),
+        (("backup", 8, 8), ("redis", 4, 4), ["below write_n"]),
+        (("backup", 8, 4), ("redis", 2, 2), ["below write_n"]),
     ],
 )
-def test_lookups_never_go_back(
+def test_lookups_never_go_down(
     first: tuple[Source, int, int], second: tuple[Source, int, int], rules: list[str]
 ) -> None:
-    """But from the backup to Redis where nobody writes by the larger N yet; and none of it where they overlap."""
+    """Except from the backup to Redis while no writer uses the larger N; overlapping lookups may be in any order."""
     aims = [raised(8, 0)]
     (source, max_n, write_n), (then, later_n, later_write_n) = first, second
-    one = look(max_n, 1, 2, source, write_n)
-    assert broken(raises=aims, lookups=[one, look(later_n, 3, 4, then, later_write_n)]) == rules
-    assert broken(raises=aims, lookups=[one, look(later_n, 1.5, 4, then, later_write_n)]) == []
+    first_answer = lookup(max_n, 1, 2, source, write_n)
+    assert broken(raises=aims, lookups=[first_answer, lookup(later_n, 3, 4, then, later_write_n)]) == rules
+    assert broken(raises=aims, lookups=[first_answer, lookup(later_n, 1.5, 4, then, later_write_n)]) == []
 
 
 def test_the_exception_is_counted() -> None:
-    """A raise died after its first step: the backup was ahead of Redis."""
-    ahead, behind = look(8, 1, 2, "backup", 4), look(4, 3, 4)
-    assert went_back([ahead, behind], [raised(8, 0)]) == [(behind, 8)]
-    assert went_back([ahead, look(8, 3, 4)], [raised(8, 0)]) == []
+    """A raise was killed after its first step: the backup held more than Redis."""
+    ahead, behind = lookup(8, 1, 2, "backup", 4), lookup(4, 3, 4)
+    assert lookups_below_backup([ahead, behind], [raised(8, 0)]) == [(behind, 8)]
+    assert lookups_below_backup([ahead, lookup(8, 3, 4)], [raised(8, 0)]) == []
 
 
 def test_the_backup_never_goes_down() -> None:
-    """A sample is a lookup in the backup, and its write_n and records are held to more."""
+    """A sample is a lookup in the backup, with more rules for write_n and the records."""
     aims = [raised(8, 0), raised(4, 0)]
     assert broken(raises=aims, samples=[sample(1, 4, 1, [4]), sample(2, 8, 4, [4, 8]), sample(3, 8, 8, [4, 8])]) == []
     lower = [sample(1, 8, 1, [4, 8]), sample(2, 4, 1, [4])]
-    assert broken(raises=aims, samples=lower) == ["backup went back", "records of raises"]
+    assert broken(raises=aims, samples=lower) == ["backup went down", "records of raises"]
     assert broken(raises=aims, samples=[sample(1, 8, 4, [8]), sample(2, 8, 1, [8])]) == ["write_n went down"]
     assert broken(raises=aims, samples=[sample(1, 4, 8, [4])]) == ["write_n above max_n"]
     assert broken(raises=[raised(8, 0, 0.5)], samples=[sample(1, 4, 1, [4])]) == ["lost raise"]
 
 
 def test_records_of_raises_grow_strictly_up_to_max_n() -> None:
-    """Doubled, out of order, or not the last one."""
+    """Duplicates, wrong order, and a last record that is not max_n are found."""
     aims = [raised(8, 0)]
     for records in ([4, 4, 8], [8, 4], [4]):
         assert "records of raises" in broken(raises=aims, samples=[sample(1, 8, 1, records)])
 
 
 def test_redis_never_holds_more_than_the_backup() -> None:
-    """What a lookup found in Redis, every later sample of the backup has."""
-    assert broken(raises=[raised(8, 0)], lookups=[look(8, 1, 2)], samples=[sample(3, 1, 1, [])]) == [
-        "writer's leap",
-        "went back",
+    """Every later sample of the backup has at least the N that a lookup found in Redis."""
+    assert broken(raises=[raised(8, 0)], lookups=[lookup(8, 1, 2)], samples=[sample(3, 1, 1, [])]) == [
+        "below write_n",
+        "went down",
     ]
 
 
 def test_logs_are_read_as_they_were_written(tmp_path: Path) -> None:
-    """An operation without an end may have happened; a half line is left for later."""
+    """An operation without an end may have happened; an unfinished line is ignored."""
     log = Log(tmp_path, "w1")
     log.end(log.begin("put", "conv", "a"), acknowledged=True)
     log.begin("put", "conv", "b")
     log.end(log.begin("raise", "conv", 4), acknowledged=True, value=8)
     log.end(log.begin("raise", "conv", 16), acknowledged=False)
-    log.saw("lookup", "conv", 0.0, [4, None, "redis"])
-    log.saw("read", "conv", 0.0, ["a"])
-    log.saw("sample", "conv", 0.0, [8, 4, [8]])
+    log.observe("lookup", "conv", 0.0, [4, None, "redis"])
+    log.observe("read", "conv", 0.0, ["a"])
+    log.observe("sample", "conv", 0.0, [8, 4, [8]])
     log.note("error", "throttled")
     with (tmp_path / "w1.jsonl").open("a") as file:
         file.write('{"kind": "read"')
@@ -177,5 +179,5 @@ def test_logs_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert [one[4:] for one in history.lookups] == [(4, None, "redis")]
     assert [one.messages for one in history.reads] == [("a",)]
     assert [one[4:] for one in history.samples] == [(8, 4, (8,))]
-    assert history.noted("error") == {"throttled": 1}
+    assert history.notes_of("error") == {"throttled": 1}
     assert sum(history.operations.values()) == 7

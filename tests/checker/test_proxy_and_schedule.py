@@ -1,4 +1,4 @@
-"""The proxy does to connections what it says, and a seed always gives the same schedule."""
+"""The proxy's faults affect all connections, and a seed always gives the same schedule."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.checker.schedule import Fault, Plan
 
 
 class Echo:
-    """A server that answers every line with its own name before it; ``heard`` is what arrived."""
+    """A server that answers every line with its name and the line; ``received`` has the lines."""
 
     def __init__(self, name: str) -> None:
         self._name = name.encode()
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self.arrived = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -37,14 +37,14 @@ class Echo:
         with connection, connection.makefile("rb") as lines:
             try:
                 for line in lines:
-                    self.heard.append(line)
+                    self.received.append(line)
                     self.arrived.set()
                     connection.sendall(self._name + line)
             except OSError:
                 return
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop the server."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join()
@@ -52,7 +52,7 @@ class Echo:
 
 @pytest.fixture
 def servers() -> Iterator[tuple[Echo, Echo]]:
-    """Two servers that can be told apart."""
+    """Two servers with different names."""
     both = Echo("a "), Echo("b ")
     yield both
     for server in both:
@@ -61,7 +61,7 @@ def servers() -> Iterator[tuple[Echo, Echo]]:
 
 @pytest.fixture
 def proxy(servers: tuple[Echo, Echo]) -> Iterator[Proxy]:
-    """A proxy before the first of them."""
+    """A proxy in front of the first server."""
     one = Proxy()
     one.start(servers[0].port)
     yield one
@@ -69,12 +69,12 @@ def proxy(servers: tuple[Echo, Echo]) -> Iterator[Proxy]:
 
 
 def connect(proxy: Proxy, timeout: float = 10.0) -> socket.socket:
-    """A connection through the proxy."""
+    """Open a connection through the proxy."""
     return socket.create_connection(("127.0.0.1", proxy.port), timeout=timeout)
 
 
 def ask(connection: socket.socket, line: bytes = b"hello\n") -> bytes:
-    """One line and the answer; empty where the connection ended instead."""
+    """Send one line and return the answer, or nothing if the connection ended."""
     try:
         connection.sendall(line)
         return connection.recv(100)
@@ -82,18 +82,18 @@ def ask(connection: socket.socket, line: bytes = b"hello\n") -> bytes:
         return b""
 
 
-def test_it_forwards_and_is_led_to_another_server(proxy: Proxy, servers: tuple[Echo, Echo]) -> None:
-    """A connection belongs to one server: it ends, and a new one has the other."""
+def test_it_forwards_and_can_be_redirected_to_another_server(proxy: Proxy, servers: tuple[Echo, Echo]) -> None:
+    """The connection to the old server ends, and a new one reaches the new server."""
     with connect(proxy) as before:
         assert ask(before) == b"a hello\n"
-        proxy.lead(servers[1].port)
+        proxy.redirect(servers[1].port)
         assert ask(before) == b""
     with connect(proxy) as after:
         assert ask(after) == b"b hello\n"
 
 
 def test_it_cuts_and_refuses_until_it_is_healed(proxy: Proxy) -> None:
-    """Old connections end and new ones end at once."""
+    """Open connections end, and new ones end immediately."""
     with connect(proxy) as before:
         assert ask(before) == b"a hello\n"
         proxy.cut()
@@ -105,19 +105,19 @@ def test_it_cuts_and_refuses_until_it_is_healed(proxy: Proxy) -> None:
         assert ask(after) == b"a hello\n"
 
 
-def test_it_swallows_answers(proxy: Proxy, servers: tuple[Echo, Echo]) -> None:
-    """The server hears what it is told and the client never knows; healed, the connection is gone."""
+def test_it_drops_replies(proxy: Proxy, servers: tuple[Echo, Echo]) -> None:
+    """The server gets the request and the client gets no reply; the connection ends with the fault."""
     with connect(proxy, timeout=0.2) as muted:
         proxy.mute()
         with pytest.raises(TimeoutError):
             ask(muted, b"do it\n")
-        assert servers[0].heard == [b"do it\n"]
+        assert servers[0].received == [b"do it\n"]
         proxy.heal()
         assert ask(muted) == b""
 
 
-def test_what_is_delayed_arrives_though_its_sender_gave_up(proxy: Proxy, servers: tuple[Echo, Echo]) -> None:
-    """As on a network: a command may be carried out after the client closed the connection."""
+def test_delayed_data_arrives_after_its_sender_disconnected(proxy: Proxy, servers: tuple[Echo, Echo]) -> None:
+    """As on a network, a server may execute a command after the client closed the connection."""
     with connect(proxy, timeout=0.05) as impatient:
         assert ask(impatient)
         servers[0].arrived.clear()
@@ -125,26 +125,26 @@ def test_what_is_delayed_arrives_though_its_sender_gave_up(proxy: Proxy, servers
         with pytest.raises(TimeoutError):
             ask(impatient, b"late\n")
     assert servers[0].arrived.wait(10)
-    assert servers[0].heard[-1] == b"late\n"
+    assert servers[0].received[-1] == b"late\n"
 
 
-def test_where_there_is_no_server_connections_end(proxy: Proxy) -> None:
-    """As if refused."""
+def test_without_a_server_connections_end(proxy: Proxy) -> None:
+    """The client sees the end of its connection."""
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
-    proxy.lead(port)
-    with connect(proxy) as nobody:
-        assert ask(nobody) == b""
+    proxy.redirect(port)
+    with connect(proxy) as refused:
+        assert ask(refused) == b""
 
 
 def test_a_seed_gives_the_same_schedule() -> None:
-    """And another seed gives another one."""
+    """Another seed gives another schedule."""
     assert Plan(7, 60).events() == Plan(7, 60).events()
     assert Plan(7, 60).events() != Plan(8, 60).events()
 
 
 def test_every_fault_occurs_before_any_occurs_again() -> None:
-    """So that a short run has all of them."""
+    """A short run has all kinds of faults."""
     events = Plan(7, 60).events()
     assert {event.fault for event in events[: len(Fault)]} == set(Fault)
     assert all(before.at < after.at for before, after in pairwise(events))

@@ -1,4 +1,4 @@
-"""Processes by fork(2): from a parent that has imported everything and has a single thread."""
+"""Child processes by fork(2). The parent has imported everything and has a single thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def fork(log: Log, child: Callable[[], None]) -> int:
-    """Run ``child`` in a new process, which ends with this one; its id. An exception there is noted as a crash."""
+    """Run ``child`` in a new process and return its pid. The process dies with its parent.
+
+    An exception in the child is logged as a crash.
+    """
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -26,14 +29,14 @@ def fork(log: Log, child: Callable[[], None]) -> int:
         child()
         code = 0
     except BaseException as exc:
-        if not getattr(exc, "exit_code", 0):  # an error of saltctl's own kind is on record already
+        if not getattr(exc, "exit_code", 0):  # the role has logged an error of saltctl already
             log.note("crash", "".join(traceback.format_exception(exc)[-3:]))
     finally:
         os._exit(code)
 
 
 def reap(pid: int) -> int:
-    """Wait for a child; its status as waitpid(2) has it."""
+    """Wait for a child and return its status, as waitpid(2) does."""
     return os.waitpid(pid, 0)[1]
 
 
