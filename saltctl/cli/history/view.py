@@ -1,4 +1,4 @@
-"""How a history is printed: page by page as it comes, in every format, and the account of its partitions."""
+"""Prints a history page by page in every format, and how each partition was read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from saltctl.cli.history.chat_view import Chat
+from saltctl.cli.history.chat_view import ChatView
 from saltctl.cli.output import (
     Column,
     OutputFormat,
@@ -21,7 +21,8 @@ from saltctl.cli.output import (
 from saltctl.cli.text import printable, printable_json
 from saltctl.history.models import Message, Page
 
-MESSAGE_KEYS = ("sort_key", "message_id", "partition_key", "message")
+MESSAGE_COLUMNS = columns_of("sort_key message_id partition_key message")
+_MESSAGE_KEYS = [column.key for column in MESSAGE_COLUMNS]
 _SHARD_COLUMNS = (
     *columns_of(
         "partition_key queries items_read items_returned consumed_rcu",
@@ -33,12 +34,12 @@ _SHARD_COLUMNS = (
     Column("error", "error", show=lambda shard: shard["error"] or ""),
 )
 _COUNTS = ("queries", "items_read", "items_returned", "consumed_rcu", "seconds")
-_MOST_SHARDS = 40
-"""Partitions that a table shows in full; of more, those that returned something or failed."""
+_MAX_SHARDS = 40
+"""Partitions that a table shows in full. Of more, it shows those that returned messages or failed."""
 
 
 class PageWriter:
-    """Prints pages on stdout as they come, and sums up. In memory is one page, and a line for each partition."""
+    """Prints pages on stdout, and a summary. It keeps one page and the counts of each partition in memory."""
 
     def __init__(self, form: OutputFormat, *, oldest_first: bool) -> None:
         self._form = form
@@ -46,11 +47,11 @@ class PageWriter:
         self._messages = 0
         self._summary: dict[str, Any] = {}
         self._shards: dict[str, dict[str, Any]] = {}
-        self._chat = Chat(console()) if form is OutputFormat.table else None
+        self._chat = ChatView(console()) if form is OutputFormat.table else None
 
     @property
     def cursor(self) -> str | None:
-        """Where the next page begins."""
+        """The cursor of the next page; None at the end, and before the first page."""
         cursor: str | None = self._summary.get("next_cursor")
         return cursor
 
@@ -63,10 +64,10 @@ class PageWriter:
             self._messages += 1
         if self._chat:
             self._chat.show(page.messages)
-        self._account(page)
+        self._add_to_summary(page)
 
     def finish(self) -> dict[str, Any]:
-        """Print what comes after the messages; the summary, with the keys of the contract but the messages."""
+        """Print the end of the output; return the summary, with all keys of the JSON but the messages."""
         summary = self._summary
         if self._form is OutputFormat.json:
             sys.stdout.write("\n  ]" if self._messages else "]")
@@ -75,11 +76,11 @@ class PageWriter:
                     sys.stdout.write(f",\n  {to_json(key)}: {printable_json(to_json(value, indent=2, depth=1))}")
             sys.stdout.write("\n}\n")
         if self._chat and self._messages:
-            self._table()
+            self._print_summary()
         if not self._messages:
             keys = list(self._shards)
-            where = ", ".join(keys[:5]) + (f" … {keys[-1]}" if len(keys) > 5 else "")
-            note(f"no messages: looked in {where} (max_n {summary['max_n']}, says {summary['source']})")
+            partitions = ", ".join(keys[:5]) + (f" … {keys[-1]}" if len(keys) > 5 else "")
+            note(f"no messages in {partitions} (max_n {summary['max_n']}, from {summary['source']})")
         return summary
 
     def _begin(self, page: Page) -> None:
@@ -88,7 +89,7 @@ class PageWriter:
                 name = printable_json(to_json(page.conversation_id))
                 sys.stdout.write(f'{{\n  "conversation_id": {name},\n  "messages": [')
             case OutputFormat.tsv:
-                sys.stdout.write("\t".join(MESSAGE_KEYS) + "\n")
+                sys.stdout.write("\t".join(_MESSAGE_KEYS) + "\n")
 
     def _write(self, message: Message) -> None:
         match self._form:
@@ -98,14 +99,14 @@ class PageWriter:
             case OutputFormat.jsonl:
                 write_json_line(message.attributes)
             case OutputFormat.tsv:
-                write_tsv_line(record_of(message), MESSAGE_KEYS)
+                write_tsv_line(record_of(message), _MESSAGE_KEYS)
 
-    def _account(self, page: Page) -> None:
+    def _add_to_summary(self, page: Page) -> None:
         for shard in page.shards:
-            held = self._shards.setdefault(shard.partition_key, asdict(shard) | dict.fromkeys(_COUNTS, 0))
+            totals = self._shards.setdefault(shard.partition_key, asdict(shard) | dict.fromkeys(_COUNTS, 0))
             for name in _COUNTS:
-                held[name] += getattr(shard, name)
-            held["error"] = shard.error or held["error"]
+                totals[name] += getattr(shard, name)
+            totals["error"] = shard.error or totals["error"]
         before = self._summary
         self._summary = {
             "conversation_id": page.conversation_id,
@@ -119,28 +120,28 @@ class PageWriter:
             "prev_cursor": before.get("prev_cursor") or page.prev_cursor,
         }
 
-    def _table(self) -> None:
+    def _print_summary(self) -> None:
         summary, screen = self._summary, console()
         screen.print()
         screen.print(
             printable(
                 f"{self._messages:,} messages of {summary['conversation_id']}, {self._order}; "
-                f"max_n {summary['max_n']}, says {summary['source']}; "
-                f"{summary['items_read']:,} items read in {summary['seconds']:.3f} s"
+                f"max_n {summary['max_n']} ({summary['source']}); "
+                f"{summary['items_read']:,} items read, {summary['seconds']:.3f} s"
             )
         )
         shards = list(self._shards.values())
         shown = shards
-        if len(shards) > _MOST_SHARDS:
+        if len(shards) > _MAX_SHARDS:
             shown = [shard for shard in shards if shard["items_returned"] or shard["error"]]
         failed = any(shard["error"] for shard in shown)
         print_table(shown, _SHARD_COLUMNS if failed else _SHARD_COLUMNS[:-1])
         if len(shown) < len(shards):
-            note(f"{len(shards) - len(shown)} more partitions were asked and returned nothing")
+            note(f"{len(shards) - len(shown)} more partitions returned nothing")
 
 
 def record_of(message: Message) -> dict[str, Any]:
-    """A message as a record: where it is, and the message as it is stored."""
+    """Return a message as a record: its keys, and the message as it is stored."""
     return {
         "sort_key": str(message.sort_key),
         "message_id": message.message_id,

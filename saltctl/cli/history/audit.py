@@ -1,0 +1,96 @@
+"""``saltctl history audit``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from saltctl.cli.history.bounds import Conversation
+from saltctl.cli.output import columns_of, fields_and_tables, note, print_result, warn
+from saltctl.cli.progress import drain, show_progress
+from saltctl.cli.session import (
+    ConfirmOption,
+    DryRunOption,
+    OutputOption,
+    ReasonOption,
+    Session,
+    TimeoutOption,
+    YesOption,
+    session_of,
+)
+from saltctl.cli.signals import deadline
+from saltctl.cli.text import command_line
+from saltctl.errors import ExitCode
+
+if TYPE_CHECKING:
+    from saltctl.history.audit import Audit
+
+COLUMNS = columns_of(
+    "conversation_id complete max_n needed_n orphaned duplicates skew probed consumed_rcu repaired orphans partitions",
+    orphaned="messages beyond max_n",
+    probed="salts probed",
+)
+PARTITION_COLUMNS = columns_of("partition_key messages")
+ORPHAN_COLUMNS = columns_of("partition_key sort_key message_id", message_id="message")
+
+
+def add_to(group: typer.Typer) -> None:
+    """Add the command to the group ``history``."""
+    group.command("audit")(audit)
+
+
+def audit(
+    context: typer.Context,
+    conversation: Conversation,
+    repair: Annotated[bool, typer.Option("--repair", help="Raise N to what the messages need.")] = False,
+    reason: ReasonOption = "audit: messages beyond max_n",
+    timeout: TimeoutOption = 0.0,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    confirm: ConfirmOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Check that readers see every message of a conversation, or list the messages that they miss.
+
+    Looks on every salt beyond max_n for messages that a lost raise left behind. Counts the rows of each
+    partition, duplicates, and the skew between salts. Reads the keys of the whole conversation once. Exits 3
+    if readers miss messages, 0 once --repair has raised N.
+
+    \b
+    Examples:
+      saltctl history audit conv_hot_08
+      saltctl history audit conv_hot_08 --repair --dry-run -o json
+    """
+    session = session_of(context)
+    with deadline(timeout):
+        found = _run(session, conversation)
+        repaired = repair and found.orphaned > 0 and not dry_run
+        if repaired:
+            question = f"Raise {conversation} from {found.max_n} to {found.needed_n}?"
+            session.require_consent(question, yes=yes, confirm=confirm, irreversible=True)
+            session.registry.raise_to(conversation, found.needed_n, reason=reason)
+    record = asdict(found) | {"repaired": repaired, "dry_run": dry_run}
+    view = fields_and_tables(record, COLUMNS, partitions=PARTITION_COLUMNS, orphans=ORPHAN_COLUMNS)
+    print_result(record, output, columns=COLUMNS, human_view=view)
+    if found.orphaned and not repaired:
+        _warn_of_orphans(found)
+        raise typer.Exit(ExitCode.FOUND_SOMETHING)
+
+
+def _run(session: Session, conversation: str) -> Audit:
+    from saltctl.history.audit import Audit, Auditor
+
+    events = Auditor(session.history, conversation, cap=session.settings.max_n_cap).run()
+    with show_progress("looking beyond max_n") as (show, _):
+        return drain(events, Audit, lambda event: isinstance(event, Audit) or show(f"{event.messages:,} messages"))
+
+
+def _warn_of_orphans(found: Audit) -> None:
+    if found.orphaned > len(found.orphans):
+        note(f"the list has the first {len(found.orphans):,} of {found.orphaned:,} messages beyond max_n")
+    warn(
+        f"readers miss {found.orphaned:,} messages: {found.conversation_id} has max_n {found.max_n} and needs "
+        f"{found.needed_n}. To raise it: {command_line('history', 'audit', found.conversation_id, '--repair')}"
+    )
