@@ -1,5 +1,5 @@
-"""Benchmarks: peer, floor and saltctl in turn, in one run. ``python -m tests.benchmarks [NAME...] [--quick]``.
+"""Benchmarks: saltctl, its alternatives and its floors in turn. ``python -m tests.benchmarks [NAME...] [--quick]``.
 
-Figures drift with the machine and with whatever else it does; ratios within one run hold. Nothing here is a
-timed test: goals are printed beside what was measured, reached or not.
+Times change with the machine and its load, but ratios within one run are stable. The tests of the benchmarks do not
+check times. The benchmarks print each goal with the measured value, and whether it was reached.
 """

@@ -22,14 +22,16 @@ BENCHMARKS: dict[str, Callable[..., Outcome]] = {
 
 
 def main() -> None:
-    """Run the benchmarks that are named, or all, and print each one's tables as soon as it is done."""
+    """Run the named benchmarks, or all, and print the tables of each as soon as it ends."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all where omitted")
-    parser.add_argument("--quick", action="store_true", help="small sizes: seconds in all, figures to be doubted")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes: takes seconds, and the results are not reliable"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(BENCHMARKS)
     if unknown:
-        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
+        parser.error(f"unknown benchmark: {', '.join(sorted(unknown))}")
     for name in arguments.names or BENCHMARKS:
         started = time.monotonic()
         for table in BENCHMARKS[name](quick=arguments.quick).tables():

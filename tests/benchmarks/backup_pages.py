@@ -1,9 +1,9 @@
-"""A backup table that answers at once: Scan pages made beforehand, served over HTTP by a process of its own.
+"""A backup table without latency: a separate process that serves prepared Scan pages over HTTP.
 
 ``python -m tests.benchmarks.backup_pages COUNT`` prints its port and serves until its standard input ends.
-What a client spends on a page is the client's own, then; DynamoDB's own time is no part of it, nor is an
-emulator's. Scans of any number of segments find the same items. The lease and the layout get the shortest
-answers that a lone rebuild can live with, which prove nothing about either.
+The time for a page is therefore the time of the client, without the time of DynamoDB or of an emulator. Scans with any
+number of segments find the same items. Requests about the lease and the layout get minimal responses, which are
+enough for a single rebuild.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from os import _exit as exit_at_once
+from os import _exit as exit_immediately
 from typing import Any, Self
 
 from saltctl.stores.aws.backup_items import KEY
@@ -24,12 +24,12 @@ from saltctl.stores.aws.backup_table import LAYOUT_ID
 from tests.benchmarks.entries import conversation_id, entries
 
 PAGE_BYTES = 1 << 20
-"""JSON in a page. DynamoDB measures 1 MB before projection, so its pages hold fewer items than these."""
+"""Bytes of JSON in a page. DynamoDB measures 1 MB before projection, so its pages have fewer items."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page but for its end, which depends on who asks: the JSON so far, its CRC-32, and the items in it."""
+    """A page without its end, which depends on the request: the start of the JSON, the number of items, the last id."""
 
     start: bytes
     items: int
@@ -37,12 +37,12 @@ class Page:
 
     @cached_property
     def crc(self) -> int:
-        """CRC-32 of ``start``: the rest is cheap to add."""
+        """The CRC-32 of ``start``; it is computed once."""
         return zlib.crc32(self.start)
 
 
 def make_pages(count: int) -> list[Page]:
-    """The first ``count`` entries as pages of about a megabyte."""
+    """Return the first ``count`` entries as pages of about a megabyte."""
     pages = []
     items: list[str] = []
     size = 0
@@ -63,14 +63,14 @@ def _page(items: list[str], last: str) -> Page:
 
 
 class Table:
-    """The answers to requests, by operation."""
+    """A table that answers requests from its pages."""
 
     def __init__(self, pages: list[Page]) -> None:
         self._pages = pages
         self._after = {page.last: number for number, page in enumerate(pages)}
 
     def answer(self, operation: str, request: dict[str, Any]) -> tuple[int, list[bytes], int]:
-        """The status, the body in parts, and its CRC-32."""
+        """Return the status, the parts of the body, and its CRC-32."""
         if operation == "Scan":
             return self._scan(request)
         if operation == "UpdateItem":
@@ -141,18 +141,18 @@ class _Handler(BaseHTTPRequestHandler):
         for part in parts:
             self.wfile.write(part)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  named by the base class
-        """Nothing: there is nobody to read it."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name in the base class
+        """Log nothing."""
 
 
 class PagesServer:
-    """The server in a process of its own, for the length of a block."""
+    """The server as a separate process, as a context manager."""
 
     def __init__(self, count: int) -> None:
         self._count = count
 
     def __enter__(self) -> Self:
-        """Start it and wait until it serves."""
+        """Start the process and wait until it serves."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.backup_pages", str(self._count)],
             stdin=subprocess.PIPE,
@@ -163,7 +163,7 @@ class PagesServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it."""
+        """Stop the process."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -171,15 +171,15 @@ class PagesServer:
                 stream.close()
 
 
-def _end_with_stdin() -> None:
+def _exit_with_stdin() -> None:
     sys.stdin.buffer.read()
-    exit_at_once(0)
+    exit_immediately(0)
 
 
 def main() -> None:
     """Serve until standard input ends."""
     server = _Server(Table(make_pages(int(sys.argv[1]))))
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    threading.Thread(target=_exit_with_stdin, daemon=True).start()
     sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
     server.serve_forever()

@@ -1,6 +1,6 @@
-"""A whole comparison of Redis with its backup: entries a second, and its memory, which is not to grow with them.
+"""A complete comparison of Redis with the backup: entries per second, and memory, which must not grow with them.
 
-``python -m tests.benchmarks.compare BUCKETS REDIS_URL ENDPOINT`` is the process that is measured.
+``python -m tests.benchmarks.compare BUCKETS REDIS_URL ENDPOINT`` is the measured process.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """One comparison: seconds of the clock and of the processor, and the peak of its memory in bytes."""
+class ComparisonRun:
+    """One comparison: its elapsed time and its CPU time in seconds, and its peak memory in bytes."""
 
     checked: int
     in_sync: int
@@ -40,12 +40,12 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class CompareResult:
-    """The comparisons, the smallest registry first; every entry was found in sync."""
+    """The comparisons, the smallest registry first. All entries were in sync."""
 
-    compared: list[Compared]
+    compared: list[ComparisonRun]
 
     def tables(self) -> list[Table]:
-        """One line for each size."""
+        """Return one table with a row for each size."""
         first = self.compared[0].peak_bytes
         rows = [
             (
@@ -64,30 +64,30 @@ class CompareResult:
 
 
 def run(*, quick: bool = False) -> CompareResult:
-    """Measure.
+    """Run the benchmark.
 
     Raises:
-        WrongResultError: the comparison failed, or did not find everything in sync.
+        WrongResultError: the comparison failed, or did not find all entries in sync.
     """
     counts, buckets = ((2_000, 4_000), 64) if quick else (COUNTS, Settings.buckets)
     return CompareResult([_run(count, buckets) for count in counts])
 
 
-def _run(count: int, buckets: int) -> Compared:
+def _run(count: int, buckets: int) -> ComparisonRun:
     with redis_server() as server, PagesServer(count) as pages:
         fill(Settings(redis_url=server.url, buckets=buckets), list(entries(count)))
         command = [sys.executable, "-m", "tests.benchmarks.compare", str(buckets), server.url, pages.url]
         done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise WrongResultError(f"compare failed: {done.stderr}")
-    compared = Compared(**json.loads(done.stdout))
+    compared = ComparisonRun(**json.loads(done.stdout))
     if (compared.checked, compared.in_sync) != (count, count):
         raise WrongResultError(f"compare found {compared.in_sync} of {compared.checked} in sync; {count} are")
     return compared
 
 
 def main() -> None:
-    """Compare once."""
+    """Compare once and print the measurement."""
     buckets, redis_url, endpoint = sys.argv[1:]
     settings = Settings(redis_url=redis_url, buckets=int(buckets), aws_region=REGION, aws_endpoint_url=endpoint)
     backup = BackupTable(settings)

@@ -1,8 +1,8 @@
-"""What the rebuild benchmark compares, each run in a process of its own, so that none inherits memory or imports.
+"""The contenders of the rebuild benchmark. Each run is a separate process, so that none inherits memory or imports.
 
 ``python -m tests.benchmarks.contenders NAME COUNT BUCKETS REDIS_URL ENDPOINT`` prints a line of JSON: the items it
-handled, the seconds from the first request to the last answer, and the peak of its memory in bytes. What a
-program does once before that, importing and making clients, is outside the clock for all of them.
+handled, the seconds from the first request to the last response, and its peak memory in bytes. The time for imports
+and for creating clients is not measured, for any contender.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from saltctl.stores.aws.scan_parser import PageParser
 from saltctl.stores.redis.registry import RedisRegistry
 
 PIPELINE = 1000
-"""Commands that the careful script sends at once."""
+"""The number of commands in a pipeline of the careful script."""
 REGION = "us-east-1"
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a contender did."""
+    """The result of a contender."""
 
     items: int
     seconds: float
@@ -43,13 +43,13 @@ class Finished:
 
     @property
     def rate(self) -> float:
-        """Items a second."""
+        """Items per second."""
         return self.items / self.seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a contender is given: at most ``count`` items are asked of it, and pages are never cut."""
+    """The task of a contender: to handle the items up to ``count``, in whole pages."""
 
     count: int
     buckets: int
@@ -58,18 +58,18 @@ class Job:
 
     @property
     def settings(self) -> Settings:
-        """Settings for saltctl's own contenders, everything else by default."""
+        """Settings for saltctl's contenders; the rest are defaults."""
         return Settings(
             redis_url=self.redis_url, buckets=self.buckets, aws_region=REGION, aws_endpoint_url=self.endpoint
         )
 
 
 Work = Callable[[], int]
-"""The part inside the clock; returns how many items it handled."""
+"""The measured part of a contender; returns the number of items it handled."""
 
 
 def rebuild(job: Job) -> Work:
-    """Saltctl's rebuild, whole: lease, tokens, scan, merge, fences, lookup script."""
+    """Prepare saltctl's complete rebuild: lease, tokens, scan, merge, fences, lookup script."""
     settings = job.settings
     store, backup = RedisRegistry(settings), BackupTable(settings)
     _ = backup.client
@@ -87,14 +87,14 @@ def rebuild(job: Job) -> Work:
 
 
 def scan(job: Job) -> Work:
-    """Saltctl's scan of the backup alone: what a rebuild drains."""
+    """Prepare saltctl's scan of the backup without the rest of a rebuild."""
     backup = BackupTable(job.settings)
     _ = backup.client
     return lambda: sum(len(page.entries) for page in backup.scan(RebuildOptions().segments))
 
 
 def careful(job: Job) -> Work:
-    """The script of somebody who took care: the client's Scan, projected, and one HSET an item in pipelines."""
+    """Prepare a careful script: the client's Scan with a projection, and an HSET for each item in pipelines."""
     import redis
 
     pages = _client_pages(job)
@@ -119,7 +119,7 @@ def careful(job: Job) -> Work:
 
 
 def naive(job: Job) -> Work:
-    """The script that is written first: the resource's Scan, and one SET an item."""
+    """Prepare a simple script: the resource's Scan, and a SET for each item."""
     import redis
 
     pages = _resource_pages(job)
@@ -139,19 +139,19 @@ def naive(job: Job) -> Work:
 
 
 def drain_client(job: Job) -> Work:
-    """The Scan of the boto3 client alone."""
+    """Prepare the Scan of the boto3 client without writes."""
     pages = _client_pages(job)
     return lambda: sum(len(page) for page in pages())
 
 
 def drain_resource(job: Job) -> Work:
-    """The Scan of the boto3 resource alone."""
+    """Prepare the Scan of the boto3 resource without writes."""
     pages = _resource_pages(job)
     return lambda: sum(len(page) for page in pages())
 
 
 def floor(job: Job) -> Work:
-    """The least that draining costs: one connection, the pages as they come, and the fastest parser there is."""
+    """Prepare the fastest possible scan: one connection, and the fastest parser for its pages."""
     parse = PageParser(Settings.max_n_cap).parse
     connection = http.client.HTTPConnection(urlsplit(job.endpoint).netloc)
     request: dict[str, Any] = {"TableName": "backup"}
@@ -200,15 +200,15 @@ def _resource_pages(job: Job) -> Callable[[], Iterator[list[Any]]]:
 
 
 CONTENDERS: dict[str, Callable[[Job], Work]] = {
-    made.__name__: made for made in (rebuild, scan, careful, naive, drain_client, drain_resource, floor)
+    prepare.__name__: prepare for prepare in (rebuild, scan, careful, naive, drain_client, drain_resource, floor)
 }
 
 
 def peak_bytes() -> int:
-    """The largest resident size that this process had."""
+    """Return the largest resident size of this process so far."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Not getrusage, which on Linux counts what the parent had when it forked.
+        # Not getrusage: on Linux it includes the size of the parent at the fork.
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -216,7 +216,7 @@ def peak_bytes() -> int:
 
 
 def main() -> None:
-    """Run one contender."""
+    """Run one contender and print its result."""
     name, count, buckets, redis_url, endpoint = sys.argv[1:]
     work = CONTENDERS[name](Job(int(count), int(buckets), redis_url, endpoint))
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Detection: what counting a write costs, the meter's memory, reports a second, and time until a salted write."""
+"""Detection: time to count a write, memory of the meter, reports per second, and time until a salted write."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ INSTANCES = (1, 2, 4)
 
 
 class _NoSink:
-    """Where reports end that nobody is to pay for."""
+    """A sink that discards reports."""
 
     def append_reports(self, reports: Sequence[HeatReport]) -> None:
-        """Forget them."""
+        """Discard them."""
 
 
 class _NeverRaises:
-    """A registry that must not be asked: nothing in this load is hot."""
+    """A registry that fails on a raise: this load contains no hot conversation."""
 
     def raise_to(self, conversation_id: str, n: int, *, reason: str = "", actor: str | None = None) -> RaiseResult:
-        """Never."""
-        raise WrongResultError("a raise came of reports that are not hot")
+        """Fail."""
+        raise WrongResultError("reports that are not hot caused a raise")
 
 
 @dataclass
-class Result:
-    """Seconds a call by contender; peak bytes by conversations; reports a second by instances; seconds to salted."""
+class DetectionResult:
+    """Seconds per call by contender, peak bytes by conversations, reports per second by instances, and waits."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     peaks: dict[int, int] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Result:
     reports: int = 0
 
     def tables(self) -> list[Table]:
-        """One for each question."""
+        """Return a table for each measurement."""
         ratio = median_ratio(self.seconds[RECORD], self.seconds[INCREMENT])
         cost = [
             (name, f"{median(figures) * 1e9:.0f}", f"{median_ratio(figures, self.seconds[INCREMENT]):.2f}")
@@ -78,15 +78,15 @@ class Result:
             Table("heat reports handled", ("", "reports/s", "each"), rates, [f"{self.reports:,} reports, two cores"]),
             Table(
                 "first hot write to the first salted one", ("", "seconds"), waits,
-                ["a window lasts one second, and ends before it is reported"],
+                ["a window lasts one second, and is reported after its end"],
             ),
         ]  # fmt: skip
 
 
-def run(*, quick: bool = False) -> Result:
-    """Measure all four."""
-    result = Result()
-    result.seconds = interleave({INCREMENT: _increment, RECORD: _recording()}, 3 if quick else 41)
+def run(*, quick: bool = False) -> DetectionResult:
+    """Run the benchmark."""
+    result = DetectionResult()
+    result.seconds = interleave({INCREMENT: _increment, RECORD: _record_call()}, 3 if quick else 41)
     for count in (20_000, 40_000) if quick else (100_000, 1_000_000):
         result.peaks[count] = _peak(count)
     result.reports = 5_000 if quick else 200_000
@@ -104,7 +104,7 @@ def _increment() -> float:
     return (time.perf_counter() - started) / CALLS
 
 
-def _recording() -> Callable[[], float]:
+def _record_call() -> Callable[[], float]:
     meter = WriteMeter(_NoSink(), thread=False)
 
     def record() -> float:
@@ -118,7 +118,7 @@ def _recording() -> Callable[[], float]:
 
 
 def _peak(conversations: int) -> int:
-    """Peak of what the meter allocates for so many different conversations in one window; ids are not kept by us."""
+    """Return the peak of the meter's allocations for a number of conversations in one window."""
     meter = WriteMeter(_NoSink(), thread=False, clock=lambda: 1_800_000_000.5)
     tracemalloc.start()
     for number in range(conversations):
@@ -130,7 +130,7 @@ def _peak(conversations: int) -> int:
 
 def _rate(instances: int, reports: int) -> float:
     with redis_server() as server:
-        # Filling is not what is measured: it may take its time.
+        # The time to fill the stream is not measured, so its timeout is long.
         settings = Settings(redis_url=server.url, lookup_timeout=30.0)
         stream = HeatStream(settings)
         stream.create_group()
@@ -169,7 +169,7 @@ def _drain(url: str, consumer: str, ready: Any, handled: Any) -> None:
 
 
 def _to_salted(rounds: int) -> list[float]:
-    """From the first write of a hot conversation until a lookup tells writers to spread it."""
+    """Return the seconds from the first write of a hot conversation to the first lookup with more salts to write."""
     with LocalEnvironment() as environment:
         environment.rebuild()
         settings = environment.settings
@@ -195,4 +195,4 @@ def _wait_for_salts(registry: Registry, meter: WriteMeter, conversation_id: str)
         if registry.lookup(conversation_id).write_n > 1:
             return time.perf_counter() - started
         time.sleep(0.01)
-    raise WrongResultError("a hot conversation was never raised")
+    raise WrongResultError("a hot conversation was not raised within 60 seconds")

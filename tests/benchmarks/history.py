@@ -1,9 +1,9 @@
-"""A page of 50 messages over N salts, with 5 ms injected into each query, against one query and the naive fan-out.
+"""A page of 50 messages over N salts, with 5 ms added to each query, compared with one query and a simple fan-out.
 
-The table is in memory, in this process: what is measured is how many rounds a page takes and what its merge
-costs, not an emulator. Message ids are random, as UUIDs are, so a page's messages fall on the salts like balls
-into bins, and messages come independently of one another, at times a second apart on average. Each round reads a
-conversation of its own: its newest page, of which nothing is known, and the one that follows by its cursor.
+The table is in the memory of this process, so the benchmark measures the number of rounds and the cost of the merge,
+not an emulator. Message ids are random like UUIDs, so the messages of a page are spread over the salts like balls over
+bins. Messages are independent, one second apart on average. Each round reads another conversation: its newest page,
+for which only N is known, and the next page by its cursor.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ ONE, NAIVE, FIRST, NEXT = "one query", "fan-out", "newest page", "next page"
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What was measured at one N, by row.
+class SaltCountResult:
+    """The measurements at one N, by row.
 
-    ``seconds`` are in order of rounds; ``items`` read for each one returned; ``one_round`` is the part of
-    pages for which no partition was asked twice.
+    ``seconds`` has the time of each round. ``items`` has the number of items read for each item returned.
+    ``one_round`` is the share of pages that needed at most one query for each partition.
     """
 
     n: int
@@ -47,19 +47,19 @@ class Result:
     one_round: dict[str, float]
 
     def ratio(self, name: str) -> float:
-        """The median time over one query's."""
+        """Return the median ratio of a row's time to the time of one query."""
         return median_ratio(self.seconds[name], self.seconds[ONE])
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryOutcome:
-    """All N."""
+    """The measurements at all N."""
 
-    results: list[Result]
+    results: list[SaltCountResult]
     rounds: int
 
     def tables(self) -> list[Table]:
-        """The tables to print."""
+        """Return the tables to print."""
         rows = []
         for result in self.results:
             for name in (ONE, NAIVE, FIRST, NEXT):
@@ -82,8 +82,8 @@ class HistoryOutcome:
                 ("", "ms", "to one", "goal", "items", "goal", "1 round"),
                 rows,
                 (
-                    "items: read for each one returned, on average. Of a newest page nothing is known but N: to "
-                    f"take one round half of the time at N = {GOAL_N}, any way to ask reads at least "
+                    "items: items read for each item returned, on average. For a newest page only N is known: any "
+                    f"method that takes one round half of the time at N = {GOAL_N} reads at least "
                     f"{least_items(LIMIT, GOAL_N):.2f}.",
                 ),
             )
@@ -91,14 +91,14 @@ class HistoryOutcome:
 
 
 def least_items(wanted: int, spread: int) -> float:
-    """Rows that have to be asked for, for each one returned, so that half of all first pages take one round.
+    """Return the fewest rows to request for each row returned, so that half of all first pages take one round.
 
-    ``wanted`` rows fall on ``spread`` salts like balls into bins. A page takes one round where no salt holds as
-    many of the rows before the last one as it was asked for. Shares that differ by at most one do best.
+    ``wanted`` rows are spread over ``spread`` salts like balls over bins. A page takes one round if each salt holds
+    fewer of the rows before the last one than were requested from it. Shares that differ by at most one are best.
     """
     for asked in range(wanted, wanted * spread):
         share, ones_more = divmod(asked, spread)
-        chances = [1.0] + [0.0] * (wanted - 1)  # times n!, of n rows on the salts so far
+        chances = [1.0] + [0.0] * (wanted - 1)  # by n: the chance of n rows on the salts so far, divided by n!
         for salt in range(spread):
             most = share + (salt < ones_more) - 1
             chances = [
@@ -111,23 +111,25 @@ def least_items(wanted: int, spread: int) -> float:
 
 
 def run(quick: bool = False) -> HistoryOutcome:
-    """Measure at every N."""
+    """Run the benchmark at every N."""
     rounds = 5 if quick else 61
     return HistoryOutcome([_measure(n, rounds) for n in SALTS], rounds)
 
 
-def _measure(n: int, rounds: int) -> Result:
+def _measure(n: int, rounds: int) -> SaltCountResult:
     chance = random.Random(n)
     store = MemoryMessages(before_query=lambda request: time.sleep(DELAY))
     newest = {_name(number): _fill(store, _name(number), n, chance) for number in range(rounds)}
     lookups = FixedLookups(dict.fromkeys(newest, n))
     items: dict[str, list[float]] = {name: [] for name in (ONE, NAIVE, FIRST, NEXT)}
-    asked: dict[str, list[int]] = {FIRST: [], NEXT: []}
+    queries: dict[str, list[int]] = {FIRST: [], NEXT: []}
     with History(lookups, store) as history, ThreadPoolExecutor(CONCURRENCY) as pool:
-        history.page(_name(0))  # threads are started
+        history.page(_name(0))  # starts the threads
         list(pool.map(time.sleep, [DELAY] * CONCURRENCY))
-        seconds = interleave(_contenders(history, store, pool, newest, n, items, asked), rounds)
-    return Result(n, seconds, items, {name: fmean(most == 1 for most in found) for name, found in asked.items()})
+        seconds = interleave(_contenders(history, store, pool, newest, n, items, queries), rounds)
+    return SaltCountResult(
+        n, seconds, items, {name: fmean(most == 1 for most in found) for name, found in queries.items()}
+    )
 
 
 def _contenders(
@@ -137,7 +139,7 @@ def _contenders(
     newest: dict[str, list[str]],
     n: int,
     items: dict[str, list[float]],
-    asked: dict[str, list[int]],
+    queries: dict[str, list[int]],
 ) -> dict[str, Callable[[], float]]:
     turn = dict.fromkeys(items, 0)
 
@@ -149,7 +151,7 @@ def _contenders(
             found, scanned = read(conversation_id)
             seconds = time.perf_counter() - began
             if name != ONE and found != newest[conversation_id][start : start + LIMIT]:
-                raise WrongResultError(f"{name} of {conversation_id} is not its page")
+                raise WrongResultError(f"{name} of {conversation_id} returned wrong messages")
             items[name].append(scanned / LIMIT)
             return seconds
 
@@ -173,7 +175,7 @@ def _contenders(
     def page(conversation_id: str, before: str | None = None) -> tuple[Sequence[object], int]:
         name = FIRST if before is None else NEXT
         found = history.page(conversation_id, ReadOptions(limit=LIMIT, before=before))
-        asked[name].append(max(shard.queries for shard in found.shards))
+        queries[name].append(max(shard.queries for shard in found.shards))
         return [message.sort_key for message in found.messages], found.items_read
 
     return {
@@ -189,7 +191,7 @@ def _name(number: int) -> str:
 
 
 def _fill(store: MemoryMessages, conversation_id: str, n: int, chance: random.Random) -> list[str]:
-    """Write a conversation; its sort keys, newest first."""
+    """Write a conversation, and return its sort keys, newest first."""
     keys = []
     at = datetime(2026, 7, 1, tzinfo=UTC)
     for _ in range(3 * LIMIT + 4 * LIMIT * n // 3):  # more than a page on every salt

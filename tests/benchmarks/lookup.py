@@ -1,7 +1,7 @@
-"""``Registry.lookup`` against a bare HGET on the same server with the same redis-py client.
+"""``Registry.lookup`` compared with a bare HGET on the same server with the same redis-py client.
 
-The rows between the two take the lookup apart: what the script costs beside HGET through the same client, what
-the replication check in it adds, and what saltctl's two layers make of it, which send by a shorter way.
+The rows between them show the parts of a lookup: the script with the same client, without and with its replication
+check, and then saltctl's two layers, which use a faster path through the client.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from tests.benchmarks.servers import engines, fill, redis_server
 GOAL = 1.15
 BUCKETS = 1024
 COUNT = 62_500
-"""As many entries a bucket as a million have in the default layout: 61."""
+"""Entries. There are 61 in a bucket, as with a million entries in the default layout."""
 CALLS = 100
-"""Calls of one contender in a row, before the next one has its turn."""
+"""Consecutive calls of one contender."""
 WITHOUT_REPLICATION_CHECK = """#!lua flags=allow-oom
 local held = redis.call('HMGET', KEYS[1], '#fence', unpack(ARGV, 2))
 if held[1] ~= ARGV[1] then
@@ -51,16 +51,16 @@ HGET, PLAIN, SCRIPT, STORE, LOOKUP = (
 Contender = Callable[[Sequence[str]], list[Any]]
 
 
-class _NeverAsked:
-    """A backup that must not be asked: a lookup that fell back would measure something else."""
+class _UnusedBackup:
+    """A backup that fails on every call: a lookup that falls back must not be measured."""
 
     def __getattr__(self, name: str) -> Any:
-        raise WrongResultError(f"a lookup asked the backup ({name}) although Redis is verified")
+        raise WrongResultError(f"a lookup called the backup ({name}) although Redis is verified")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """One server's figures: seconds a call in each round, by contender; and how many lookups Redis answered."""
+    """The measurements of one server: seconds per call in each round, by contender, and the lookups Redis answered."""
 
     engine: str
     seconds: dict[str, list[float]]
@@ -68,11 +68,11 @@ class EngineResult:
 
     @property
     def ratio(self) -> float:
-        """Registry.lookup by HGET."""
+        """The ratio of Registry.lookup to HGET."""
         return median_ratio(self.seconds[LOOKUP], self.seconds[HGET])
 
     def table(self) -> Table:
-        """Its table."""
+        """Return the table."""
         rows = []
         for name, figures in self.seconds.items():
             ratio = median_ratio(figures, self.seconds[HGET])
@@ -90,28 +90,28 @@ class EngineResult:
             ("", "median µs", "best µs", "x HGET", "goal"),
             rows,
             (
-                f"{times(len(self.seconds[HGET]), 'round')} of {CALLS} calls each in turn; all {self.lookups:,} "
-                "lookups were answered by Redis, and right",
+                f"{times(len(self.seconds[HGET]), 'round')} of {CALLS} calls in turn; Redis answered all "
+                f"{self.lookups:,} lookups, all correctly",
             ),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class LookupResult:
-    """What was measured, server by server."""
+    """The measurements, by server."""
 
     engines: tuple[EngineResult, ...]
 
     def tables(self) -> list[Table]:
-        """One table a server."""
+        """Return one table for each server."""
         return [engine.table() for engine in self.engines]
 
 
 def run(*, quick: bool = False) -> LookupResult:
-    """Measure on every server there is.
+    """Run the benchmark on every installed server.
 
     Raises:
-        WrongResultError: a contender answered wrongly, or a lookup was not answered by Redis.
+        WrongResultError: an answer was wrong, or Redis did not answer a lookup.
     """
     count, buckets, rounds = (2_000, 32, 3) if quick else (COUNT, BUCKETS, 200)
     return LookupResult(tuple(_measure(name, binary, count, buckets, rounds) for name, binary in engines().items()))
@@ -119,7 +119,7 @@ def run(*, quick: bool = False) -> LookupResult:
 
 def _measure(name: str, binary: Path, count: int, buckets: int, rounds: int) -> EngineResult:
     with redis_server(binary) as server:
-        # A deadline that a busy machine does not miss: nothing here is to fall back.
+        # A long timeout, so that no lookup falls back on a busy machine.
         settings = Settings(redis_url=server.url, buckets=buckets, lookup_timeout=10.0)
         held = list(entries(count))
         fill(settings, held)
@@ -150,7 +150,7 @@ def _interleaved(
             for conversation, answer in zip(sample, answers, strict=True):
                 if isinstance(answer, Lookup):
                     found.append(answer)
-                    answer = answer.max_n  # noqa: PLW2901  looked at like the others' from here on
+                    answer = answer.max_n  # noqa: PLW2901  so that all answers are compared in the same way
                 wrong += int(answer[0] if isinstance(answer, list) else answer) != n_of(conversation)
             return seconds / CALLS
 
@@ -166,12 +166,12 @@ def _interleaved(
 
 
 def contenders(settings: Settings, store: RedisRegistry, client: Any, ids: list[str]) -> dict[str, Contender]:
-    """What is measured, by its row's name: each answers a sample of ids through the store or through the client."""
-    # The peers are handed their keys; finding the bucket is part of what a lookup does.
+    """Return the contenders by row: each looks up a sample of ids with the store or with the client."""
+    # The alternatives get computed keys; a lookup of saltctl also computes the bucket.
     keys = {conversation: f"salt:r:{bucket_of(conversation, settings.buckets)}" for conversation in ids}
     layout = settings.layout
     primary = store.primaries()[0]
-    registry = Registry.over(settings, store, cast(BackupStore, _NeverAsked()))
+    registry = Registry.over(settings, store, cast(BackupStore, _UnusedBackup()))
     fence = client.execute_command("HGET", keys[ids[0]], FENCE)
     plain = client.execute_command("SCRIPT LOAD", WITHOUT_REPLICATION_CHECK)
     lookup = script_sha("lookup")

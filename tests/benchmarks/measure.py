@@ -1,4 +1,4 @@
-"""Contenders in turn, and what is made of their figures."""
+"""Runs contenders in turn, and compares their measurements."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from statistics import median
 
 
 def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Run every contender once a round, each round beginning with another one; their figures in order of rounds.
+    """Run every contender once in each round, starting with a different one; return the measurements of each.
 
-    A machine that is slow for a while is so for all of them.
+    If the machine is slow for a while, it is slow for all contenders.
     """
     names = list(contenders)
     figures: dict[str, list[float]] = {name: [] for name in names}
@@ -21,5 +21,5 @@ def interleave(contenders: Mapping[str, Callable[[], float]], rounds: int) -> di
 
 
 def median_ratio(figures: Sequence[float], to: Sequence[float]) -> float:
-    """The median of the ratios within each round, which outlives a drift that the ratio of medians does not."""
-    return median(mine / theirs for mine, theirs in zip(figures, to, strict=True))
+    """Return the median of the ratios within each round: unlike a ratio of medians, drift does not change it."""
+    return median(figure / base for figure, base in zip(figures, to, strict=True))

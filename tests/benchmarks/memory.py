@@ -1,7 +1,7 @@
-"""Bytes an entry costs in Redis: the registry's hashes, for several bucket counts, against what else one might do.
+"""Bytes for an entry in Redis: the registry with several bucket counts, compared with two simpler layouts.
 
-Filled by the real merge and fenced, so that the fences are counted, too; the AOF is off, since its buffer
-is memory of the server's and none of the registry's.
+The real merge fills the registry and sets the fences, so they are included. The AOF is off, because its buffer is
+not memory of the registry.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GOAL = 30.0
 COUNT = 1_000_000
 BUCKETS = (4096, 8192, 16384, 32768, 65536)
 QUICK = 256
-"""Quick sizes are the full ones divided by this, so that buckets are as full as they are in earnest."""
+"""Quick sizes are the full sizes divided by this, so that the buckets have the same number of entries."""
 SAMPLE = 500
 ONE_KEY_EACH, ONE_HASH = "a key per conversation", "one hash"
 _SERVER_OPTIONS = {"appendonly": "no"}
@@ -32,7 +32,7 @@ _SERVER_OPTIONS = {"appendonly": "no"}
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One way to keep the entries: what each costs, how a sample is encoded, and what is wrong with the data."""
+    """One layout: the bytes for an entry, the encodings of a sample of keys, and the number of wrong entries."""
 
     name: str
     bytes_an_entry: float
@@ -41,7 +41,7 @@ class Figure:
     default: bool = False
 
     def row(self) -> tuple[str, ...]:
-        """Its row."""
+        """Return the row of the table."""
         total = sum(self.encodings.values())
         shares = ", ".join(f"{name} {count / total:.0%}" for name, count in sorted(self.encodings.items()))
         goal = at_most(self.bytes_an_entry, GOAL) if self.default else ""
@@ -50,14 +50,14 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class MemoryResult:
-    """The figures of every server, and the number of fields up to which it keeps a hash in a listpack."""
+    """The measurements of every server, and the largest number of fields of a hash in a listpack."""
 
     entries: int
     engines: dict[str, list[Figure]]
     limits: dict[str, str]
 
     def tables(self) -> list[Table]:
-        """One table a server."""
+        """Return one table for each server."""
         return [
             Table(
                 f"memory, {engine}, {self.entries:,} entries",
@@ -74,7 +74,7 @@ class MemoryResult:
 
 
 def run(*, quick: bool = False) -> MemoryResult:
-    """Measure on every server there is."""
+    """Run the benchmark on every installed server."""
     shrink = QUICK if quick else 1
     count = COUNT // shrink
     held = list(entries(count))
@@ -141,7 +141,7 @@ def _limit(binary: Path) -> str:
 
 
 class _Client:
-    """A client with retries and a long deadline, closed when the block ends."""
+    """A client with a long timeout, as a context manager."""
 
     def __init__(self, settings: Settings) -> None:
         self._connections = Connections(settings, timeout=60.0, retries=0)
@@ -158,15 +158,15 @@ def _used(client: Any) -> int:
 
 
 def _encodings(client: Any, keys: list[str], *others: str) -> dict[str, int]:
-    """OBJECT ENCODING of a sample of the keys that exist."""
+    """Return the counts of OBJECT ENCODING for a sample of keys."""
     sample = [*random.Random(1).sample(keys, min(SAMPLE, len(keys))), *others]
     with client.pipeline(transaction=False) as pipeline:
         for key in sample:
             pipeline.object("encoding", key)
-        found = Counter(encoding.decode() for encoding in pipeline.execute(raise_on_error=False) if _is_text(encoding))
+        found = Counter(encoding.decode() for encoding in pipeline.execute(raise_on_error=False) if _exists(encoding))
     return dict(found)
 
 
-def _is_text(encoding: object) -> bool:
-    # A key that does not exist is answered with nil, or with an error, which differs between servers.
+def _exists(encoding: object) -> bool:
+    # For a missing key, one server answers nil and the other an error.
     return isinstance(encoding, bytes)

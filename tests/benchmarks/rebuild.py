@@ -1,7 +1,7 @@
-"""The whole rebuild against the scripts that people write instead, over the same pages into a Redis with AOF.
+"""The complete rebuild compared with scripts that do the same task, from the same pages into a Redis with its AOF on.
 
-Every contender runs in a process of its own, each time against a new server, and what it leaves there is
-compared with what the backup holds.
+Every run of a contender is a separate process with a new server. Afterwards the entries in Redis are compared with the
+backup.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ FILLING = ("rebuild", "careful", "naive")
 
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
-    """Items a second in each round, by contender; the peak of a rebuild's memory in bytes, by its items.
+    """Items per second in each round, by contender, and the peak memory of a rebuild in bytes, by items.
 
-    ``compared`` entries of rebuilt registries were compared with the backup's, and none differed.
+    ``compared`` is the number of rebuilt entries that were compared with the backup; none differed.
     """
 
     items: int
@@ -53,7 +53,7 @@ class RebuildResult:
     compared: int
 
     def tables(self) -> list[Table]:
-        """The rates, and the memory."""
+        """Return a table of the rates and a table of the memory."""
         return [self._rates(), self._memory()]
 
     def _rates(self) -> Table:
@@ -77,8 +77,8 @@ class RebuildResult:
             (
                 f"{times(len(rebuilt), 'round')} in turn; pages of 1 MB of JSON over HTTP; resource and SET on "
                 f"{self.naive_items:,} items. "
-                "saltctl x: how many times its rate.",
-                f"{self.compared:,} rebuilt entries compared with the backup's: none differs.",
+                "saltctl x: the rate of saltctl divided by the rate of the row.",
+                f"{self.compared:,} rebuilt entries compared with the backup: none differs.",
             ),
         )
 
@@ -98,10 +98,10 @@ class RebuildResult:
 
 
 def run(*, quick: bool = False) -> RebuildResult:
-    """Measure.
+    """Run the benchmark.
 
     Raises:
-        WrongResultError: a contender failed or left something else in Redis than the backup holds.
+        WrongResultError: a contender failed, or the entries in Redis differ from the backup.
     """
     count, naive_count, rounds = (4_000, 500, 1) if quick else (COUNT, NAIVE_COUNT, 3)
     buckets = 64 if quick else Settings.buckets
@@ -144,7 +144,7 @@ def _run(name: str, pages: PagesServer, items: int, buckets: int) -> Finished:
 
 
 def _wrong(name: str, settings: Settings, items: int) -> int:
-    """How many entries in Redis differ from the backup's; all, where a rebuild did not verify it."""
+    """Return how many entries in Redis differ from the backup; all, if a rebuild did not verify Redis."""
     if name == "naive":
         connections = Connections(settings, timeout=settings.redis_timeout, retries=0)
         try:

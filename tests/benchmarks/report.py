@@ -1,4 +1,4 @@
-"""Tables of plain text, at most 80 columns wide."""
+"""Plain tables, at most 80 columns wide."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Protocol
 
 WIDTH = 80
 _WIDE, _NARROW = "  ", " "
-"""Between columns: the second one where numbers came out so wide that the table would not fit with the first."""
+"""The gaps between columns: narrow if the table would be too wide otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table: the first column is text, every other one is aligned to the right. Notes stand below it."""
+    """One table. The first column is aligned to the left, the others to the right. Notes follow below."""
 
     title: str
     headings: Sequence[str]
@@ -22,7 +22,7 @@ class Table:
     notes: Sequence[str] = ()
 
     def render(self) -> str:
-        """The table as text that ends with a line break."""
+        """Return the table as lines, with a line break at the end."""
         cells = [list(self.headings), *(list(row) for row in self.rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(self.headings))]
         gap = _WIDE if sum(widths) + len(_WIDE) * (len(widths) - 1) <= WIDTH else _NARROW
@@ -37,27 +37,27 @@ class Table:
 
 
 class Outcome(Protocol):
-    """What a benchmark returns: its figures, the proof that the work was done right, and how to show both."""
+    """The result of a benchmark."""
 
     def tables(self) -> list[Table]:
-        """The tables to print."""
+        """Return the tables to print."""
         ...
 
 
 class WrongResultError(Exception):
-    """A contender did not do the work: its time would mean nothing."""
+    """A contender did not do its work, so its time is meaningless."""
 
 
-def times(count: int, what: str) -> str:
-    """``1 round``, ``3 rounds``."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def times(count: int, noun: str) -> str:
+    """Return ``1 round``, ``3 rounds``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def at_most(value: float, bound: float) -> str:
-    """A goal's cell: ``<= 1.15 missed``."""
+    """Return the cell of a goal, such as ``<= 1.15 missed``."""
     return f"<= {bound:g} {'reached' if value <= bound else 'missed'}"
 
 
 def at_least(value: float, bound: float) -> str:
-    """A goal's cell: ``>= 20 reached``."""
+    """Return the cell of a goal, such as ``>= 20 reached``."""
     return f">= {bound:,g} {'reached' if value >= bound else 'missed'}"

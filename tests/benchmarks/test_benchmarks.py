@@ -1,4 +1,4 @@
-"""Each benchmark with small sizes: it does the work it claims to measure, and prints it. Never a time."""
+"""Each benchmark with small sizes does the work that it measures, and prints its tables. No test checks a time."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from tests.benchmarks.servers import engines, fill
 
 
 def printed(outcome: Outcome) -> str:
-    """What the outcome prints, no line of it wider than the page."""
-    text = "\n".join(table.render() for table in outcome.tables())
-    assert max(len(line) for line in text.splitlines()) <= WIDTH
-    return text
+    """Return the printed tables; fails if a line is too wide."""
+    output = "\n".join(table.render() for table in outcome.tables())
+    assert max(len(line) for line in output.splitlines()) <= WIDTH
+    return output
 
 
 def test_lookups_are_answered_by_redis() -> None:
-    """On every server each contender gets its turns, and every lookup was answered by Redis."""
+    """On every server, each contender runs in every round, and Redis answers every lookup."""
     outcome = lookup.run(quick=True)
     assert [engine.engine for engine in outcome.engines] == list(engines())
     for engine in outcome.engines:
         rounds = len(engine.seconds[lookup.HGET])
         assert {name: len(figures) for name, figures in engine.seconds.items()} == dict.fromkeys(engine.seconds, rounds)
         assert engine.lookups == rounds * lookup.CALLS
-    text = printed(outcome)
+    output = printed(outcome)
     for row in (lookup.HGET, lookup.PLAIN, lookup.SCRIPT, lookup.STORE, lookup.LOOKUP, "<= 1.15"):
-        assert text.count(row) >= len(engines())
+        assert output.count(row) >= len(engines())
 
 
-def test_pages_are_what_they_should_be() -> None:
-    """At every N each contender reads its page, and the figures that the goals are about are printed."""
+def test_pages_have_the_right_messages() -> None:
+    """At every N, each contender reads its page, and the table has the goals."""
     outcome = history.run(quick=True)
     assert [result.n for result in outcome.results] == list(history.SALTS)
     for result in outcome.results:
         assert {len(figures) for figures in (*result.seconds.values(), *result.items.values())} == {outcome.rounds}
-        # A whole page of nearly every salt, and nothing of the base partition, which is empty.
+        # A full page from nearly every salt, and no item from the base partition, which is empty.
         assert all(0.9 * result.n < items <= result.n for items in result.items[history.NAIVE])
-    text = printed(outcome)
-    assert "<= 1.3" in text
-    assert "<= 2 " in text
+    output = printed(outcome)
+    assert "<= 1.3" in output
+    assert "<= 2 " in output
 
 
 def test_a_lookup_that_falls_back_is_not_measured(redis_server: LocalRedis) -> None:
-    """A server that is not verified ends the benchmark instead of being timed."""
+    """An unverified server is an error of the benchmark, and its times are not used."""
     settings = Settings(redis_url=redis_server.url, buckets=32)
     fill(settings, list(entries(200)))
     redis_server.kill()
@@ -60,22 +60,22 @@ def test_a_lookup_that_falls_back_is_not_measured(redis_server: LocalRedis) -> N
     store = RedisRegistry(settings)
     try:
         ids = [conversation for conversation, _ in entries(200)]
-        asked = lookup.contenders(settings, store, _Unused(), ids)[lookup.LOOKUP]
-        with pytest.raises(WrongResultError, match="asked the backup"):
-            asked(ids)
+        contender = lookup.contenders(settings, store, _UnusedClient(), ids)[lookup.LOOKUP]
+        with pytest.raises(WrongResultError, match="called the backup"):
+            contender(ids)
     finally:
         store.close()
 
 
-class _Unused:
+class _UnusedClient:
     """A client for contenders that do not run."""
 
     def execute_command(self, *_: object) -> bytes:
         return b""
 
 
-def test_memory_counts_what_is_really_there() -> None:
-    """Every way to keep the entries holds all of them, and the registry's hashes are listpacks."""
+def test_memory_is_measured_with_all_entries_present() -> None:
+    """Every layout holds all entries, and the registry's hashes are listpacks."""
     outcome = memory.run(quick=True)
     assert list(outcome.engines) == list(engines())
     for figures in outcome.engines.values():
@@ -85,24 +85,24 @@ def test_memory_counts_what_is_really_there() -> None:
         (default,) = [figure for figure in figures if figure.default]
         assert set(default.encodings) == {"listpack"}
         assert default.bytes_an_entry > 0
-    text = printed(outcome)
-    assert text.count("<= 30") == len(engines())
-    assert text.count(" buckets") == len(engines()) * len(memory.BUCKETS)
+    output = printed(outcome)
+    assert output.count("<= 30") == len(engines())
+    assert output.count(" buckets") == len(engines()) * len(memory.BUCKETS)
 
 
 def test_every_contender_of_the_rebuild_does_its_work() -> None:
-    """All run on the same pages; what a rebuild left was compared with the backup, and what peers left, too."""
+    """All contenders use the same pages, and the entries they write are compared with the backup."""
     outcome = rebuild.run(quick=True)
     assert set(outcome.rates) == set(contenders.CONTENDERS) == set(rebuild.LABELS)
     assert outcome.compared == outcome.items + sum(outcome.peaks)
     assert all(peak > 0 for peak in outcome.peaks.values())
-    text = printed(outcome)
+    output = printed(outcome)
     for row in (*rebuild.LABELS.values(), ">= 20 ", ">= 4 ", ">= 350,000 "):
-        assert row in text
+        assert row in output
 
 
 def test_a_rebuilt_registry_equals_the_backup(redis_server: LocalRedis) -> None:
-    """Over several pages and segments the rebuild fills in every entry once, and nothing else."""
+    """With several pages and segments, a rebuild merges every entry once, and no other entry."""
     count = 30_000
     with PagesServer(count) as pages:
         job = contenders.Job(count, 512, redis_server.url, pages.url)
@@ -116,7 +116,7 @@ def test_a_rebuilt_registry_equals_the_backup(redis_server: LocalRedis) -> None:
 
 
 def test_pages_are_the_same_for_any_number_of_segments() -> None:
-    """Scans of one and of several segments find every item once; a key of another segment is refused."""
+    """Scans with one and with several segments find every item once; a key of another segment is refused."""
     count = 40_000
     table = Table(make_pages(count))
     for segments in (1, 2, 5):
@@ -138,8 +138,8 @@ def test_pages_are_the_same_for_any_number_of_segments() -> None:
     assert table.answer("Scan", {"TableName": "b", **foreign})[0] == 400
 
 
-def test_a_wrong_or_missing_entry_is_noticed() -> None:
-    """The comparison counts wrong values, missing entries and entries too many."""
+def test_a_wrong_or_missing_entry_is_found() -> None:
+    """The comparison counts wrong values, missing entries and unexpected entries."""
     right = list(entries(100))
     wrong = [(right[0][0], right[0][1] * 2), *right[1:]]
     assert differences(right, 100) == 0
@@ -148,35 +148,37 @@ def test_a_wrong_or_missing_entry_is_noticed() -> None:
     assert differences([*right, (conversation_id(100), 4)], 100) > 0
 
 
-def test_commands_start_and_print_what_they_should() -> None:
-    """Every command runs in every round, and ``registry get`` was answered by Redis."""
+def test_commands_start_and_print_correct_output() -> None:
+    """Every command runs in every round, and ``registry get`` reads its entry from Redis."""
     outcome = startup.run(quick=True)
     assert len({len(figures) for figures in outcome.seconds.values()}) == 1
     assert outcome.printed["conversation_id"] == startup.CONVERSATION
     assert outcome.printed["source"] == "redis"
-    text = printed(outcome)
+    output = printed(outcome)
     for row in (startup.VERSION, startup.GET, startup.TYPER, startup.REDIS, "<= 1.5 ", "<= 1.3 "):
-        assert row in text
+        assert row in output
 
 
 def test_a_comparison_finds_all_in_sync() -> None:
-    """Both sizes were compared whole, and the table has a line for each."""
+    """Both sizes are compared completely, and the table has a row for each."""
     outcome = compare.run(quick=True)
     assert [compared.in_sync for compared in outcome.compared] == [2_000, 4_000]
     assert "4,000 entries" in printed(outcome)
 
 
-def test_detection_does_what_it_is_timed_for() -> None:
-    """Every report was handled once by whichever instance, memory was measured, and a hot conversation was salted."""
+def test_detection_does_the_work_that_it_measures() -> None:
+    """Every report is handled once, memory is measured, and a hot conversation gets salts."""
     outcome = detection.run(quick=True)
     assert list(outcome.rates) == [1, 2]
     assert all(peak > 0 for peak in outcome.peaks.values())
-    text = printed(outcome)
+    output = printed(outcome)
     for row in (detection.INCREMENT, detection.RECORD, "<= 5", ">= 50,000", "2 instances", "slowest"):
-        assert row in text
+        assert row in output
 
 
-def test_the_program_runs_what_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program_runs_the_named_benchmarks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Only the named benchmarks run, and an unknown name is a usage error."""
     monkeypatch.setattr("sys.argv", ["benchmarks", "lookup", "--quick"])
     main()

@@ -1,4 +1,4 @@
-"""Hostile input through the command line: no defect, nothing raw on the terminal, the documented exit code.
+"""Hostile input to the command line: no internal error, no raw character, no secret, and a documented exit code.
 
-``python -m tests.fuzz --inputs 100000`` spreads that many inputs over the entry points of ``entry_points``.
+``python -m tests.fuzz --inputs 100000`` spreads that many inputs over the functions of ``entry_points``.
 """

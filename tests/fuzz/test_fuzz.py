@@ -1,4 +1,4 @@
-"""A little of the fuzzing each time; ``python -m tests.fuzz`` does as much as there is time for."""
+"""A short fuzzing run; ``python -m tests.fuzz`` is the long one."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.fuzz.__main__ import fuzz
+from tests.fuzz.command_runner import CommandRunner, Outcome, check_output
 from tests.fuzz.entry_points import ENTRY_POINTS
-from tests.fuzz.world import Outcome, World, check_output
 
 INPUTS = 40
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    """Servers for all of it."""
-    with World() as started:
+def runner() -> Iterator[CommandRunner]:
+    """Servers for all tests of this module."""
+    with CommandRunner() as started:
         yield started
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_hostile_input_is_answered_as_documented(world: World, name: str) -> None:
-    """No defect, no raw character, no secret, a documented exit code, whatever is fed to an entry point."""
-    assert fuzz(world, ENTRY_POINTS[name], INPUTS, first=1) >= INPUTS
+def test_hostile_input_is_answered_as_documented(runner: CommandRunner, name: str) -> None:
+    """Every input leads to a documented exit code, without an internal error, a raw character or a secret."""
+    assert fuzz(runner, ENTRY_POINTS[name], INPUTS, first=1) >= INPUTS
 
 
 @pytest.mark.parametrize(
@@ -39,18 +39,18 @@ def test_hostile_input_is_answered_as_documented(world: World, name: str) -> Non
         ("", '{"error": {"exit_code": 2}}', 6),
     ],
 )
-def test_what_must_not_be_printed_is_noticed(out: str, err: str, code: int) -> None:
-    """The check of outputs fails where it has to: a fuzzer that cannot fail shows nothing."""
+def test_forbidden_output_is_found(out: str, err: str, code: int) -> None:
+    """The check of outputs fails for each kind of forbidden output."""
     with pytest.raises((AssertionError, ValueError)):
         check_output(Outcome(("registry", "get", "-o", "json"), code, out, err))
 
 
-def test_a_wrong_exit_code_is_noticed(world: World) -> None:
-    """So does the check of exit codes, and the fuzzer with it."""
+def test_a_wrong_exit_code_is_found(runner: CommandRunner) -> None:
+    """The fuzzer fails if a command exits with an undocumented code."""
 
-    def strict(world: World, data: st.DataObject) -> None:
+    def strict(runner: CommandRunner, data: st.DataObject) -> None:
         data.draw(st.booleans())
-        world.checked(["registry", "get", "a#1"], {0})
+        runner.run_checked(["registry", "get", "a#1"], {0})
 
     with pytest.raises(AssertionError, match="exit 6"):
-        fuzz(world, strict, 5, first=1)
+        fuzz(runner, strict, 5, first=1)

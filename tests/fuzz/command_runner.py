@@ -1,6 +1,6 @@
-"""What the fuzzed commands run against, and what their output must not be.
+"""Runs the fuzzed commands against servers, and checks their output.
 
-A real Valkey, and moto in this process: an input costs some milliseconds, so that many of them can be tried.
+The servers are a real Valkey, and moto in this process, so that one input takes only some milliseconds.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saltctl.cli.main import run
+from saltctl.cli.main import run as run_command
 from saltctl.local.servers import LocalRedis, dummy_credentials
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.registry import RedisRegistry
 
 FORMATS = ("table", "json", "jsonl", "tsv")
-SECRET = "Tr0ub4dor-and-3"  # noqa: S105  made up, and looked for in all output
-NOWHERE = "http://127.0.0.1:9"
-"""Where a request ends that nobody has intercepted: on this machine."""
+SECRET = "Tr0ub4dor-and-3"  # noqa: S105  a dummy; no output may contain it
+CLOSED_PORT = "http://127.0.0.1:9"
+"""The proxy for requests that moto does not intercept: they fail on this machine."""
 CAP = 8
-"""The cap of these commands: an audit probes salts up to it."""
+"""The cap of N for all commands. It is low because an audit reads all salts up to it."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did."""
+    """The exit code and the output of a command."""
 
     args: tuple[str, ...]
     code: int
@@ -39,8 +39,8 @@ class Outcome:
     err: str
 
 
-class World:
-    """The servers and tables. Use it as a context manager; ``variables`` lead a command to them."""
+class CommandRunner:
+    """The servers and tables, as a context manager; ``variables`` is the environment of the commands."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
@@ -48,8 +48,8 @@ class World:
         self.dynamodb: Any = None
         self.redis: Any = None
 
-    def __enter__(self) -> World:
-        """Start."""
+    def __enter__(self) -> CommandRunner:
+        """Start the servers."""
         try:
             self._start()
         except BaseException:
@@ -68,9 +68,9 @@ class World:
         server.start()
         self._stack.callback(server.kill)
         self.variables = dummy_credentials() | {
-            # A key of its own makes a session of its own: one that was made before moto was imported would ask AWS.
+            # A separate key makes a separate session: one that was created before moto was imported would call AWS.
             "AWS_ACCESS_KEY_ID": "fuzzed",
-            "HTTPS_PROXY": NOWHERE,
+            "HTTPS_PROXY": CLOSED_PORT,
             "SALTCTL_REDIS_URL": server.url,
             "SALTCTL_BUCKETS": "16",
             "SALTCTL_MAX_N_CAP": str(CAP),
@@ -85,7 +85,7 @@ class World:
             self.dynamodb = boto3.client("dynamodb")
             self.redis = self._stack.enter_context(redis.Redis.from_url(server.url))
             for args in (("setup", "--messages"), ("rebuild",), ("registry", "set", "conv", "4", "--yes")):
-                outcome = self.call(*args)
+                outcome = self.run(*args)
                 assert outcome.code == 0, outcome
             self.settings = Settings(redis_url=server.url, buckets=16, max_n_cap=CAP)
             self.backup = BackupTable(self.settings)
@@ -93,25 +93,25 @@ class World:
             self._stack.callback(self.registry.close)
 
     def __exit__(self, *_: object) -> None:
-        """Stop."""
+        """Stop the servers."""
         self._stack.close()
 
-    def call(self, *args: str, variables: dict[str, str] | None = None) -> Outcome:
-        """One command line in this process, its streams caught."""
+    def run(self, *args: str, variables: dict[str, str] | None = None) -> Outcome:
+        """Run one command line in this process, and capture its output."""
         out, err = io.StringIO(), io.StringIO()
         with (
             _environment(self.variables | (variables or {})),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            code = run(args)
+            code = run_command(args)
         return Outcome(args, code, out.getvalue(), err.getvalue())
 
-    def checked(
+    def run_checked(
         self, args: Sequence[str], allowed: Collection[int], *, variables: dict[str, str] | None = None
     ) -> Outcome:
-        """One command line, and the assertion that its outcome is one of those that are documented for it."""
-        outcome = self.call(*args, variables=variables)
+        """Run one command line, and check its exit code and its output."""
+        outcome = self.run(*args, variables=variables)
         assert outcome.code in allowed, f"exit {outcome.code} of {outcome.args!r}: {outcome.err!r}"
         check_output(outcome)
         return outcome
@@ -132,26 +132,26 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 def check_output(outcome: Outcome) -> None:
-    """Nothing raw, no secret, no traceback; JSON where JSON was asked for."""
-    for text in (outcome.out, outcome.err):
-        raw = {c for c in text if not c.isprintable() and c not in "\n\t"}
-        assert not raw, f"{raw!r} raw in what {outcome.args!r} printed"
-        assert SECRET not in text, f"{outcome.args!r} shows a password"
-        assert "Traceback (most recent call last)" not in text, outcome
-    form = _format_of(outcome.args)
-    if form == "json" and outcome.out:
+    """Check that output has no raw character, no secret and no traceback, and is JSON if that was requested."""
+    for output in (outcome.out, outcome.err):
+        raw = {c for c in output if not c.isprintable() and c not in "\n\t"}
+        assert not raw, f"{outcome.args!r} prints {raw!r} unescaped"
+        assert SECRET not in output, f"{outcome.args!r} shows a password"
+        assert "Traceback (most recent call last)" not in output, outcome
+    output_format = _format_of(outcome.args)
+    if output_format == "json" and outcome.out:
         json.loads(outcome.out)
-    if form == "jsonl":
+    if output_format == "jsonl":
         for line in outcome.out.splitlines():
             json.loads(line)
     if outcome.code not in (0, 3, 4):
-        assert outcome.err, f"{outcome.args!r} failed without a word"
-        if form in ("json", "jsonl"):
+        assert outcome.err, f"{outcome.args!r} failed without an error message"
+        if output_format in ("json", "jsonl"):
             error = json.loads(outcome.err.splitlines()[-1])["error"]
             assert error["exit_code"] == outcome.code
 
 
 def _format_of(args: Sequence[str]) -> str:
-    """The format that the caller asked for, where it did so in front of everything hostile."""
+    """Return the output format that the command requests before any hostile argument, or an empty string."""
     place = args.index("-o") + 1 if "-o" in args[:4] else len(args)
     return args[place] if place < len(args) else ""
