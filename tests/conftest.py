@@ -22,7 +22,7 @@ from tests.support import Rebuilder, rebuild_job
 
 TEST_BUCKETS = 64
 
-# No deadline on machines that do other things as well, and no files left behind.
+# No deadline, because the machine may be busy, and no database on disk.
 hypothesis_settings.register_profile("saltctl", deadline=None, database=None)
 hypothesis_settings.load_profile("saltctl")
 
@@ -32,7 +32,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two workers more than there are cores: half of the time tests wait for servers and deadlines."""
+    """Return the number of cores plus two: tests wait for servers and timeouts half of the time."""
     return (os.cpu_count() or 1) + 2
 
 
@@ -44,16 +44,16 @@ def _no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     for name, value in dummy_credentials().items():
         monkeypatch.setenv(name, value)
-    nowhere = tmp_path / "home"
-    monkeypatch.setenv("HOME", str(nowhere))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(nowhere / ".config"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(nowhere / "aws"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(nowhere / "credentials"))
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(home / "aws"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "credentials"))
 
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[LocalMoto]:
-    """DynamoDB and CloudWatch as moto's server over HTTP, in a process of its own; tests keep apart by their tables."""
+    """DynamoDB and CloudWatch by moto's server, a separate process; each test has its own tables."""
     server = LocalMoto()
     server.start()
     yield server
@@ -62,13 +62,13 @@ def moto() -> Iterator[LocalMoto]:
 
 @pytest.fixture
 def redis_binary() -> Path:
-    """The server that tests run against; ``tests/stores`` runs each test on every one there is."""
+    """The Redis server of the tests; ``tests/stores`` runs each test on every available server."""
     return valkey_binary()
 
 
 @pytest.fixture
 def redis_server(redis_binary: Path, tmp_path: Path) -> Iterator[LocalRedis]:
-    """A Redis process of the test's own, with its AOF on, that it may kill and damage."""
+    """A Redis process of the test's own, with its AOF on; the test may kill and damage it."""
     server = LocalRedis(tmp_path / "redis", binary=redis_binary)
     server.start()
     yield server
@@ -77,13 +77,13 @@ def redis_server(redis_binary: Path, tmp_path: Path) -> Iterator[LocalRedis]:
 
 @pytest.fixture
 def settings(redis_server: LocalRedis, moto: LocalMoto) -> Settings:
-    """Settings for the test's own Redis and tables, with short deadlines."""
-    mine = uuid.uuid4().hex[:8]
+    """Settings for the test's own Redis and tables, with short timeouts."""
+    suffix = uuid.uuid4().hex[:8]
     return Settings(
         redis_url=redis_server.url,
         buckets=TEST_BUCKETS,
-        backup_table=f"backup-{mine}",
-        messages_table=f"messages-{mine}",
+        backup_table=f"backup-{suffix}",
+        messages_table=f"messages-{suffix}",
         aws_region="us-east-1",
         aws_endpoint_url=moto.url,
         breaker_seconds=0.0,
@@ -101,7 +101,7 @@ def backup(settings: Settings) -> BackupTable:
 
 @pytest.fixture
 def store(settings: Settings) -> Iterator[RedisRegistry]:
-    """The registry in Redis: unverified, as every new process is."""
+    """The registry in Redis; it is not verified yet, like every new server."""
     registry = RedisRegistry(settings)
     yield registry
     registry.close()
@@ -109,7 +109,7 @@ def store(settings: Settings) -> Iterator[RedisRegistry]:
 
 @pytest.fixture
 def registry(settings: Settings, store: RedisRegistry, backup: BackupTable) -> Registry:
-    """A registry over both, not verified yet."""
+    """A registry with Redis and the backup; Redis is not verified yet."""
     return Registry.over(settings, store, backup)
 
 

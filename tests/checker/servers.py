@@ -22,10 +22,10 @@ from saltctl.stores.redis.errors import redis_errors
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.checker.proxy import Proxy
 from tests.checker.schedule import SIDES, Event, Fault, Side
-from tests.stores.conftest import PROMPT_REPLICATION, plain_client
 from tests.support import rebuild_job
 from tests.support.aws_stub import Answer, AwsStub, refusal
 from tests.support.dynamodb_local import DynamoLocal
+from tests.support.redis_servers import PROMPT_REPLICATION, plain_client
 
 BUCKETS = 16
 REPLICATION_SECONDS = 5.0

@@ -24,8 +24,8 @@ from tests.rebuild.harness import (
     WatchedRegistry,
     put,
 )
-from tests.stores.conftest import find_engine, plain_client
 from tests.support.aws_stub import AwsStub
+from tests.support.redis_servers import find_engine, plain_client
 
 
 @pytest.fixture

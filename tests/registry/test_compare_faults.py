@@ -29,9 +29,9 @@ from saltctl.stores.aws.client import create_client
 from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import variables_of
-from tests.stores.conftest import plain_client
 from tests.support import Rebuilder
 from tests.support.aws_stub import Answer, AwsStub, refusal
+from tests.support.redis_servers import plain_client
 
 ENTRIES = {f"conv_{number:02}": 2 << number % 5 for number in range(30)}
 At = Callable[[str], None]

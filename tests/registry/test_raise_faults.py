@@ -29,9 +29,9 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
 from saltctl.stores.contracts import Raise, RaiseOutcome
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.stores.conftest import find_engine, plain_client
 from tests.support import Rebuilder
 from tests.support.aws_stub import AwsStub, refusal
+from tests.support.redis_servers import find_engine, plain_client
 
 STEPS = ("claim", "backup", "redis", "commit", "done")
 """The points of a raise: before each of its calls, and after the last."""

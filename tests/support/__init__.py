@@ -17,5 +17,5 @@ Rebuilder = Callable[..., RebuildReport]
 def rebuild_job(
     settings: Settings, store: RedisRegistry, backup: BackupTable, options: RebuildOptions | None = None
 ) -> Rebuild:
-    """A rebuild of the settings' registry that was not started yet."""
+    """Return a rebuild that has not started."""
     return Rebuild(settings, store, backup, options or RebuildOptions(segments=2))

@@ -1,7 +1,7 @@
-"""Redis Clusters and Sentinels of real processes on loopback, up in about two seconds.
+"""Redis Clusters and Sentinels of real processes on loopback, which start in about two seconds.
 
-Nodes of a cluster find each other by the configuration files that are written for them, as if it had been made
-long ago. There is no automatic failover: tests kill and promote, and wait only for that.
+The nodes of a cluster find each other by generated configuration files, as in a cluster that already exists. There is
+no automatic failover: tests kill and promote servers themselves.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 from saltctl.local.servers import LocalRedis
 from saltctl.stores.redis.topology import SLOTS, slot_of
-from tests.stores.conftest import PROMPT_REPLICATION, eventually, plain_client
+from tests.support.redis_servers import PROMPT_REPLICATION, eventually, plain_client
 
 NODE_TIMEOUT = "60000"
-"""Milliseconds. Longer than any test: no node is taken for dead that a busy machine has only made wait."""
+"""Milliseconds. Longer than any test, so that no node is considered down because the machine is busy."""
 
 
 def quiet_port() -> int:
@@ -47,21 +47,21 @@ class Node:
         """Send one command."""
         return self.client.execute_command(*words)
 
-    def is_(self, role: str) -> bool:
-        """Whether it is a ``master``, or a ``slave`` that is in step."""
+    def has_role(self, role: str) -> bool:
+        """Return whether it is a ``master``, or a ``slave`` that is in sync."""
         with suppress(Exception):
             found = self.client.info("replication")
             return bool(found["role"] == role and found.get("master_link_status", "up") == "up")
         return False
 
     def end(self) -> None:
-        """Kill it."""
+        """Kill the server and close its client."""
         self.client.close()
         self.server.kill()
 
 
 class LocalCluster:
-    """Primaries and a replica of each; ``nodes`` has the primaries first, in the order of their slots."""
+    """A cluster. ``nodes`` has the primaries in the order of their slots, and then a replica of each."""
 
     def __init__(
         self,
@@ -91,23 +91,23 @@ class LocalCluster:
             self.nodes.append(Node(server))
         for node in self.nodes:
             node.server.directory.mkdir(parents=True)
-            (node.server.directory / "nodes.conf").write_text("".join(self._view_of(node)))
+            (node.server.directory / "nodes.conf").write_text("".join(self._configuration_of(node)))
 
-    def _view_of(self, me: Node) -> Iterator[str]:
+    def _configuration_of(self, own: Node) -> Iterator[str]:
         for number, node in enumerate(self.nodes):
             bus = node.server.options["cluster-port"]
-            of = self.nodes[number % self.count]
-            mine = "myself," if node is me else ""
-            head = f"{node.id} 127.0.0.1:{node.server.port}@{bus} {mine}"
-            if of is node:
+            primary = self.nodes[number % self.count]
+            flags = "myself," if node is own else ""
+            head = f"{node.id} 127.0.0.1:{node.server.port}@{bus} {flags}"
+            if primary is node:
                 first, last = number * SLOTS // self.count, (number + 1) * SLOTS // self.count - 1
                 yield f"{head}master - 0 0 {number + 1} connected {first}-{last}\n"
             else:
-                yield f"{head}slave {of.id} 0 0 {number % self.count + 1} connected\n"
+                yield f"{head}slave {primary.id} 0 0 {number % self.count + 1} connected\n"
         yield f"vars currentEpoch {self.count} lastVoteEpoch 0\n"
 
     def start(self) -> None:
-        """Start all of it and wait until it serves."""
+        """Start all nodes and wait until the cluster serves."""
         eventually(self._all_serve, "the cluster serves")
 
     def _all_serve(self) -> bool:
@@ -123,25 +123,25 @@ class LocalCluster:
     def _serves(self, node: Node) -> bool:
         with suppress(Exception):
             role = "master" if node in self.nodes[: self.count] else "slave"
-            return b"cluster_state:ok" in node.ask("CLUSTER", "INFO") and node.is_(role)
+            return b"cluster_state:ok" in node.ask("CLUSTER", "INFO") and node.has_role(role)
         return False
 
     def stop(self) -> None:
-        """Kill all of it."""
+        """Kill all servers."""
         for node in self.nodes:
             node.end()
 
     @property
     def url(self) -> str:
-        """Naming two of the nodes."""
+        """The URL of the cluster, with two of its nodes."""
         return f"redis+cluster://{self.nodes[0].name},{self.nodes[1].name}"
 
     def node(self, name: str) -> Node:
-        """A node by its name."""
+        """Return a node by its name."""
         return next(node for node in self.nodes if node.name == name)
 
     def owner_of(self, key: str) -> Node:
-        """The primary of a key now, as the first node that answers says."""
+        """Return the current primary of a key, according to the first node that answers."""
         for node in self.nodes:
             with suppress(Exception):
                 for first, last, primary, *_ in node.ask("CLUSTER", "SLOTS"):
@@ -150,7 +150,7 @@ class LocalCluster:
         raise LookupError(key)
 
     def replica_of(self, primary: Node) -> Node:
-        """The replica of a primary."""
+        """Return the replica of a primary."""
         for node in self.nodes:
             with suppress(Exception):
                 if node.client.info("replication").get("master_port") == primary.server.port:
@@ -158,26 +158,26 @@ class LocalCluster:
         raise LookupError(primary.name)
 
     def kill(self, primary: Node) -> Node:
-        """Kill a primary and promote its replica, which is returned once every other node knows it."""
+        """Kill a primary, promote its replica, wait until every other node knows, and return the new primary."""
         replica = self.replica_of(primary)
         primary.server.kill()
         replica.ask("CLUSTER", "FAILOVER", "TAKEOVER")
-        eventually(lambda: self._agree_on(replica), f"{replica.name} is a primary")
+        eventually(lambda: self._all_know(replica), f"{replica.name} is a primary")
         return replica
 
     def heal(self) -> None:
         """Start the killed nodes, and wait until every primary has its replica again and all agree."""
         eventually(self._whole, "the cluster is whole")
 
-    def _agree_on(self, primary: Node) -> bool:
+    def _all_know(self, primary: Node) -> bool:
         up = [node for node in self.nodes if node.server.pid]
-        return all(self._primary_by(node, primary.id) for node in up)
+        return all(self._knows_primary(node, primary.id) for node in up)
 
-    def _primary_by(self, node: Node, identity: str) -> bool:
+    def _knows_primary(self, node: Node, identity: str) -> bool:
         for line in node.ask("CLUSTER", "NODES").decode().splitlines():
             words = line.split()
             if words[0] == identity:
-                return "master" in words[2] and len(words) > 8  # the slots begin there
+                return "master" in words[2] and len(words) > 8  # a primary with slots: they follow the eighth word
         return False
 
     def _whole(self) -> bool:
@@ -185,7 +185,7 @@ class LocalCluster:
         with suppress(Exception):
             views = [sorted(str(slots[:3]) for slots in node.ask("CLUSTER", "SLOTS")) for node in self.nodes]
             roles = sorted(node.client.info("replication")["role"] for node in self.nodes)
-            settled = all(node.is_("master") or node.is_("slave") for node in self.nodes)
+            settled = all(node.has_role("master") or node.has_role("slave") for node in self.nodes)
             return settled and all(view == views[0] for view in views) and roles.count("master") == self.count
         return False
 
@@ -196,14 +196,14 @@ class LocalCluster:
 
     @contextmanager
     def moving(self, key: str, to: Node) -> Iterator[None]:
-        """Inside the block the slot is on its way, and its keys have left already; after it, it has arrived."""
+        """Move a slot: inside the block it is migrating and its keys have moved; after the block it has moved."""
         slot, owner = slot_of(key), self.owner_of(key)
         to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", owner.id)
         owner.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", to.id)
         while keys := owner.ask("CLUSTER", "GETKEYSINSLOT", slot, 100):
             owner.ask("MIGRATE", "127.0.0.1", to.server.port, "", 0, 5000, "KEYS", *keys)
         yield
-        for node in (to, owner, *(n for n in self.nodes if n.is_("master") and n not in (to, owner))):
+        for node in (to, owner, *(n for n in self.nodes if n.has_role("master") and n not in (to, owner))):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", to.id)
         eventually(lambda: self.owner_of(key) is to, f"slot {slot} is on {to.name}")
 
@@ -217,15 +217,15 @@ SERVICE = "registry"
 
 
 class LocalSentinels:
-    """A primary, its replica, and two sentinels, one of which can make a failover.
+    """A primary, its replica and two sentinels. One sentinel is enough for a failover.
 
     Args:
-        directory: its own.
-        binary: the server, which is a sentinel when it is called so.
-        options: for the Redis servers.
-        sentinel_options: for the sentinels.
-        password, sentinel_password: of the Redis servers, and of the sentinels.
-        tls: each of them has a tls-port, with the certificate that ``options`` name, and knows the others by it.
+        directory: the directory of all servers.
+        binary: the server; it runs as a sentinel under the name ``redis-sentinel``.
+        options: options of the Redis servers.
+        sentinel_options: options of the sentinels.
+        password, sentinel_password: the passwords of the Redis servers and of the sentinels.
+        tls: whether all servers also have a TLS port, with the certificate in ``options``, and use it between them.
     """
 
     def __init__(
@@ -240,40 +240,40 @@ class LocalSentinels:
         tls: bool = False,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        called = directory / "redis-sentinel"
-        called.symlink_to(binary)
+        sentinel_binary = directory / "redis-sentinel"
+        sentinel_binary.symlink_to(binary)
         auth = {"masterauth": password} if password else {}
         common = {**PROMPT_REPLICATION, **auth, **(options or {})}
         self.primary, self.replica = (
             Node(LocalRedis(directory / name, binary=binary, options={**common, **_port(tls)}, password=password))
             for name in ("first", "second")
         )
-        self._called, self._directory = called, directory
+        self._sentinel_binary, self._directory = sentinel_binary, directory
         self._tls = tls
         self._sentinel_options = {**(options or {} if tls else {}), **(sentinel_options or {})}
         self._password, self._sentinel_password = password, sentinel_password
         self.sentinels: list[Node] = []
 
     def start(self) -> None:
-        """Start all of it, and wait until a sentinel knows both servers."""
+        """Start all servers, and wait until a sentinel knows both Redis servers."""
         for node in (self.primary, self.replica):
             node.server.start()
             node.client = plain_client(node.server)
         watched = self.primary.server.options.get("tls-port") or self.primary.server.port
         self.replica.ask("REPLICAOF", "127.0.0.1", watched)
-        eventually(lambda: self.replica.is_("slave"), "the replica is in step")
+        eventually(lambda: self.replica.has_role("slave"), "the replica is in sync")
         for number in range(2):
-            mine = {
+            sentinel_options = {
                 "sentinel deny-scripts-reconfig": "yes",
                 f"sentinel monitor {SERVICE} 127.0.0.1": f"{watched} 1",
-                # Nothing fails over by itself: no server is taken for dead that a busy machine has made wait.
+                # No automatic failover, even if a busy machine delays a server.
                 f"sentinel down-after-milliseconds {SERVICE}": NODE_TIMEOUT,
                 **({f"sentinel auth-pass {SERVICE}": self._password} if self._password else {}),
             }
             server = LocalRedis(
                 self._directory / f"sentinel-{number}",
-                binary=self._called,
-                options={**mine, **self._sentinel_options, **_port(self._tls)},
+                binary=self._sentinel_binary,
+                options={**sentinel_options, **self._sentinel_options, **_port(self._tls)},
                 password=self._sentinel_password,
             )
             server.start()
@@ -282,13 +282,13 @@ class LocalSentinels:
 
     @property
     def url(self) -> str:
-        """Naming both sentinels."""
+        """The URL with both sentinels."""
         return f"redis+sentinel://{','.join(node.name for node in self.sentinels)}/{SERVICE}"
 
     def fail_over(self) -> None:
-        """Have the replica promoted, as the sentinels would when they miss the primary; the roles are swapped here."""
+        """Make the sentinels promote the replica; ``primary`` and ``replica`` are exchanged."""
         self.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE)
-        eventually(lambda: self.replica.is_("master"), "the replica is promoted")
+        eventually(lambda: self.replica.has_role("master"), "the replica is promoted")
         self.primary, self.replica = self.replica, self.primary
         eventually(lambda: all(map(self._knows, self.sentinels)), "the sentinels name the new primary")
 
@@ -297,6 +297,6 @@ class LocalSentinels:
         return int(found[1]) == self.primary.server.port
 
     def stop(self) -> None:
-        """Kill all of it."""
+        """Kill all servers."""
         for node in (*self.sentinels, self.primary, self.replica):
             node.end()

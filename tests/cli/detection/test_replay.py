@@ -13,13 +13,12 @@ from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner
 from tests.cli.detection.helpers import HOSTILE, report
 from tests.support import Rebuilder
+from tests.support.redis_servers import find_engine
 
 
 @pytest.fixture(params=["valkey", "redis"])
 def redis_binary(request: pytest.FixtureRequest) -> Path:
     """Every installed server."""
-    from tests.stores.conftest import find_engine
-
     return find_engine(request.param)
 
 

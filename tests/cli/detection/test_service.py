@@ -25,6 +25,7 @@ from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
+from tests.support.redis_servers import find_engine
 
 
 class Running:
@@ -226,8 +227,6 @@ def join_selectors(rules: list[str]) -> list[str]:
 @pytest.fixture(params=["valkey", "redis"])
 def redis_binary(request: pytest.FixtureRequest) -> Path:
     """Roles and services on every server there is."""
-    from tests.stores.conftest import find_engine
-
     return find_engine(request.param)
 
 

@@ -15,8 +15,8 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import Raise
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import Runner
-from tests.stores.conftest import plain_client
 from tests.support import Rebuilder
+from tests.support.redis_servers import plain_client
 
 AT = "2026-01-01T00:00:00Z"
 

@@ -32,9 +32,9 @@ from saltctl.stores.heat.window_sums import WindowSums
 from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.stores.conftest import find_engine, merge
 from tests.support import Rebuilder, rebuild_job
 from tests.support.clusters import LocalCluster, Node
+from tests.support.redis_servers import find_engine, merge
 
 CONVERSATIONS = [f"conv_{number:03}" for number in range(60)]
 
@@ -100,7 +100,7 @@ def sources(registry: Registry) -> dict[str, str]:
 def other_primary(cluster: LocalCluster, key: str) -> Node:
     """A primary that has not got the key."""
     owner = cluster.owner_of(key)
-    return next(node for node in cluster.nodes if node.is_("master") and node is not owner)
+    return next(node for node in cluster.nodes if node.has_role("master") and node is not owner)
 
 
 @on_both

@@ -27,8 +27,8 @@ from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection, read_flags
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.urls import parse_redis_url
-from tests.stores.conftest import eventually, merge
 from tests.support import Rebuilder
+from tests.support.redis_servers import eventually, merge
 from tests.support.redis_stub import Command, RedisStub, array, bulk
 
 PASSWORD = "correct-horse-battery"  # noqa: S105  opens a server of this test's own

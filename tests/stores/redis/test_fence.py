@@ -17,8 +17,8 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.buckets import FENCE
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script, script_sha
-from tests.stores.conftest import PROMPT_REPLICATION, eventually, plain_client
 from tests.support import Rebuilder, rebuild_job
+from tests.support.redis_servers import PROMPT_REPLICATION, eventually, plain_client
 
 CONVERSATIONS = [f"conv_{number:03}" for number in range(40)]
 

@@ -20,8 +20,8 @@ from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession, new_token
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script_sha
-from tests.stores.conftest import merge
 from tests.support import Rebuilder
+from tests.support.redis_servers import merge
 
 AWKWARD_IDS = [
     " ",

@@ -17,9 +17,9 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.stores.conftest import eventually, find_engine
 from tests.support import Rebuilder
 from tests.support.clusters import SERVICE, LocalSentinels
+from tests.support.redis_servers import eventually, find_engine
 
 PASSWORD = "correct-horse-battery"  # noqa: S105  opens servers of this test's own
 SENTINELS_OWN = "staple-of-sentinels"

@@ -19,9 +19,9 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.stores.conftest import find_engine
 from tests.support import rebuild_job
 from tests.support.clusters import SERVICE, LocalCluster, LocalSentinels
+from tests.support.redis_servers import find_engine
 
 
 @pytest.fixture(scope="module")

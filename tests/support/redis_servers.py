@@ -1,0 +1,50 @@
+"""Helpers for tests with real Redis servers: the available engines, plain clients, and waiting for a condition."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saltctl.local.servers import LocalRedis, valkey_binary
+from saltctl.stores.redis.rebuild_session import RedisRebuildSession
+
+PROMPT_REPLICATION = {"repl-diskless-sync-delay": "0", "shutdown-timeout": "0", "repl-ping-replica-period": "1"}
+"""Options of a server that does not wait before it synchronizes replicas, or before it stops."""
+
+
+def find_engine(name: str) -> Path:
+    """Return the server binary of an engine; skip the test if the engine is not installed."""
+    if name == "valkey":
+        return valkey_binary()
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.skip("redis-server is not installed (apt-get install redis-server)")
+    return Path(found)
+
+
+def plain_client(server: LocalRedis) -> Any:
+    """Return redis-py's own client without its retries, which would delay the tests."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    return redis.Redis.from_url(server.url, retry=Retry(NoBackoff(), 0))
+
+
+def eventually(condition: Callable[[], bool], event: str) -> None:
+    """Wait until the condition holds; fail with ``event`` after thirty seconds."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {event}"
+        time.sleep(0.01)
+
+
+def merge(session: RedisRebuildSession, entries: Sequence[tuple[str, int]]) -> int:
+    """Merge entries over a rebuild's session and wait for it; return how many were raised."""
+    session.begin_merge(entries)
+    return session.end_merge()
