@@ -30,13 +30,17 @@ _NO_REDIS_HINT = (
 
 @dataclass(frozen=True)
 class SettingSpec:
-    """One setting: its name (also its key in a context), environment variables, default and parser."""
+    """One setting: its name (also its key in a context), parser and environment variables."""
 
     name: str
-    environment: tuple[str, ...]
-    default: Any
     parse: Callable[[Any], Any]
+    environment: tuple[str, ...]
     secret: bool = False
+
+    @property
+    def default(self) -> Any:
+        """The default value; None for ``actor``, which :func:`default_actor` determines."""
+        return None if self.name == "actor" else getattr(Settings, self.name)
 
 
 @dataclass(frozen=True)
@@ -230,31 +234,34 @@ def _message_id_from(value: Any) -> str:
     return text
 
 
-SPECS: tuple[SettingSpec, ...] = (
-    SettingSpec("redis_url", ("SALTCTL_REDIS_URL",), None, _redis_url, secret=True),
-    SettingSpec("redis_password_file", ("SALTCTL_REDIS_PASSWORD_FILE",), None, _path),
-    SettingSpec("backup_table", ("SALTCTL_BACKUP_TABLE",), "saltctl-registry", _name),
-    SettingSpec("messages_table", ("SALTCTL_MESSAGES_TABLE",), "messages", _name),
-    SettingSpec("key_prefix", ("SALTCTL_KEY_PREFIX",), "salt", _name),
-    SettingSpec("buckets", ("SALTCTL_BUCKETS",), 16384, _whole(1, power_of_two=True, maximum=2**20)),
-    SettingSpec("message_id_from", ("SALTCTL_MESSAGE_ID_FROM",), "sort_key", _message_id_from),
-    SettingSpec("max_n_cap", ("SALTCTL_MAX_N_CAP",), 256, _whole(1, maximum=65536)),
-    SettingSpec("wps_per_salt", ("SALTCTL_WPS_PER_SALT",), 800, _whole(1)),
-    SettingSpec("heat_floor", ("SALTCTL_HEAT_FLOOR",), 10, _whole(1)),
-    SettingSpec("heat_max_age", ("SALTCTL_HEAT_MAX_AGE",), 3600.0, _seconds(1, 366 * 86400)),
-    SettingSpec("heat_retention", ("SALTCTL_HEAT_RETENTION",), 3600.0, _seconds(0, 366 * 86400)),
-    SettingSpec("lookup_timeout", ("SALTCTL_LOOKUP_TIMEOUT",), 0.25, _seconds(0.001, 60)),
-    SettingSpec("redis_timeout", ("SALTCTL_REDIS_TIMEOUT",), 5.0, _seconds(0.001, 600)),
-    SettingSpec("page_timeout", ("SALTCTL_PAGE_TIMEOUT",), 10.0, _seconds(0.01, 600)),
-    SettingSpec("aws_timeout", ("SALTCTL_AWS_TIMEOUT",), 5.0, _seconds(0.05, 600)),
-    SettingSpec("breaker_seconds", ("SALTCTL_BREAKER_SECONDS",), 1.0, _seconds(0, 60)),
-    SettingSpec("aws_profile", ("AWS_PROFILE",), None, _shown_text),
-    SettingSpec("aws_region", ("AWS_REGION", "AWS_DEFAULT_REGION"), None, _name),
-    SettingSpec("aws_endpoint_url", ("AWS_ENDPOINT_URL",), None, _endpoint, secret=True),
-    SettingSpec("state_dir", ("SALTCTL_STATE_DIR",), None, _path),
-    SettingSpec("actor", ("SALTCTL_ACTOR",), None, _shown_text),
+def _spec(name: str, parse: Callable[[Any], Any], *environment: str, secret: bool = False) -> SettingSpec:
+    return SettingSpec(name, parse, environment or (f"SALTCTL_{name.upper()}",), secret)
+
+
+SPECS = (
+    _spec("redis_url", _redis_url, secret=True),
+    _spec("redis_password_file", _path),
+    _spec("backup_table", _name),
+    _spec("messages_table", _name),
+    _spec("key_prefix", _name),
+    _spec("buckets", _whole(1, power_of_two=True, maximum=2**20)),
+    _spec("message_id_from", _message_id_from),
+    _spec("max_n_cap", _whole(1, maximum=65536)),
+    _spec("wps_per_salt", _whole(1)),
+    _spec("heat_floor", _whole(1)),
+    _spec("heat_max_age", _seconds(1, 366 * 86400)),
+    _spec("heat_retention", _seconds(0, 366 * 86400)),
+    _spec("lookup_timeout", _seconds(0.001, 60)),
+    _spec("redis_timeout", _seconds(0.001, 600)),
+    _spec("page_timeout", _seconds(0.01, 600)),
+    _spec("aws_timeout", _seconds(0.05, 600)),
+    _spec("breaker_seconds", _seconds(0, 60)),
+    _spec("aws_profile", _shown_text, "AWS_PROFILE"),
+    _spec("aws_region", _name, "AWS_REGION", "AWS_DEFAULT_REGION"),
+    _spec("aws_endpoint_url", _endpoint, "AWS_ENDPOINT_URL", secret=True),
+    _spec("state_dir", _path),
+    _spec("actor", _shown_text),
 )
-_BY_NAME = {spec.name: spec for spec in SPECS}
 
 
 @dataclass(frozen=True)
@@ -292,25 +299,22 @@ def read_config(path: Path, *, required: bool) -> ConfigFile:
     Raises:
         ConfigurationError: it is required and missing, cannot be read, is not TOML, or has unknown keys.
     """
+    file = f"the configuration file {str(path)!r}"
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if required:
-            raise ConfigurationError(
-                f"the configuration file {str(path)!r} does not exist", hint="check --config and SALTCTL_CONFIG"
-            ) from None
+            raise ConfigurationError(f"{file} does not exist", hint="check --config and SALTCTL_CONFIG") from None
         return ConfigFile(path, False, None, {})
     except OSError as exc:
-        raise ConfigurationError(
-            f"the configuration file {str(path)!r} cannot be read: {exc.strerror}",
-            hint=f"ls -l {shlex.quote(str(path))}",
-        ) from exc
+        hint = f"ls -l {shlex.quote(str(path))}"
+        raise ConfigurationError(f"{file} cannot be read: {exc.strerror}", hint=hint) from exc
     except UnicodeDecodeError as exc:
-        raise ConfigurationError(f"the configuration file {str(path)!r} is not UTF-8") from exc
+        raise ConfigurationError(f"{file} is not UTF-8") from exc
     except tomllib.TOMLDecodeError as exc:
-        raise ConfigurationError(f"the configuration file {str(path)!r} is not valid TOML: {exc}") from exc
+        raise ConfigurationError(f"{file} is not valid TOML: {exc}") from exc
     except (ValueError, RecursionError) as exc:  # numbers of thousands of digits, and arrays as deep
-        raise ConfigurationError(f"the configuration file {str(path)!r} contains a value that is too large") from exc
+        raise ConfigurationError(f"{file} contains a value that is too large") from exc
     _reject_unknown(document, ("default_context", "contexts"), f"{str(path)!r}")
     default = document.get("default_context")
     contexts = document.get("contexts", {})
@@ -319,7 +323,7 @@ def read_config(path: Path, *, required: bool) -> ConfigFile:
     if not isinstance(contexts, dict) or not all(isinstance(table, dict) for table in contexts.values()):
         raise ConfigurationError(f"contexts in {str(path)!r} must be tables", hint="write them as [contexts.NAME]")
     for name, table in contexts.items():
-        _reject_unknown(table, (*_BY_NAME, "protected"), f"context {name!r} of {str(path)!r}")
+        _reject_unknown(table, (*(spec.name for spec in SPECS), "protected"), f"context {name!r} of {str(path)!r}")
     return ConfigFile(path, True, default, contexts)
 
 

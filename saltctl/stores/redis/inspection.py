@@ -13,7 +13,7 @@ from typing import Any
 from saltctl.settings import Settings
 from saltctl.stores.redis.buckets import BUCKETS_A_CALL, Buckets
 from saltctl.stores.redis.connections import Connections
-from saltctl.stores.redis.errors import redis_errors
+from saltctl.stores.redis.errors import first_word, redis_errors
 from saltctl.stores.redis.scripts import script, script_sha
 
 SERVICE_USER = "saltctl-service"
@@ -125,7 +125,7 @@ class RedisInspection:
                 if isinstance(reply, Exception):
                     raise reply
         # Any other reply than NOSCRIPT comes from the script.
-        loaded = bool(keys) and not _is_error(replies[-1], "NOSCRIPT", "NoScriptError")
+        loaded = bool(keys) and not (isinstance(replies[-1], Exception) and first_word(replies[-1]) == "NOSCRIPT")
         entries, fenced, foreign, marked = (
             (sum(column) for column in zip(*replies[:-1], strict=True)) if keys else [0] * 4
         )
@@ -147,8 +147,3 @@ class RedisInspection:
         if any(isinstance(reply, Exception) for reply in replies):
             return None
         return [reply == b"OK" for reply in replies]
-
-
-def _is_error(reply: Any, word: str, kind: str) -> bool:
-    # If redis-py has a class for an error reply, it removes the word from the message.
-    return isinstance(reply, Exception) and (str(reply).startswith(word) or type(reply).__name__ == kind)

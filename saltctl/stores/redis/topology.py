@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from binascii import crc_hqx
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlError
 from saltctl.urls import Address, RedisUrl
@@ -26,33 +27,30 @@ Fetch = Callable[[str, str, tuple[str, ...], float], Any]
 """Sends one command over a new connection: URL, name, command, seconds. Raises SaltctlErrors."""
 
 
-class Topology(Protocol):
+class Topology(ABC):
     """The primaries, and the primary of each key. ``timeout`` bounds a call, in seconds."""
 
-    clustered: bool
+    clustered = False
     """Whether the keys of one script have to share a slot."""
 
+    @abstractmethod
     def primaries(self, timeout: float) -> tuple[str, ...]:
-        """The names of all primaries."""
-        ...
+        """Return the names of all primaries; raises RedisUnavailableError if they are unknown."""
 
     def primary_of(self, key: str, timeout: float) -> str:
         """Return the primary that has a key."""
-        ...
+        return self.primaries(timeout)[0]
 
-    def mark_stale(self) -> None:
+    def mark_stale(self) -> None:  # noqa: B027  only a topology that servers are asked for can be stale
         """Ask again before the next command: the answer may have changed."""
-        ...
 
     def refresh(self, timeout: float) -> bool:
-        """Ask now; return whether the answer changed."""
-        ...
+        """Ask now, unless that failed a moment ago; return whether the answer changed."""
+        return False
 
 
-class SingleServer:
-    """The server that the URL names."""
-
-    clustered = False
+class SingleServer(Topology):
+    """The server that the URL names. It is never asked."""
 
     def __init__(self, name: str) -> None:
         self._names = (name,)
@@ -60,17 +58,6 @@ class SingleServer:
     def primaries(self, timeout: float) -> tuple[str, ...]:
         """Return its name."""
         return self._names
-
-    def primary_of(self, key: str, timeout: float) -> str:
-        """Return its name."""
-        return self._names[0]
-
-    def mark_stale(self) -> None:
-        """Do nothing: the URL names the server."""
-
-    def refresh(self, timeout: float) -> bool:
-        """Return False: the URL names the server."""
-        return False
 
 
 @dataclass(frozen=True)
@@ -85,7 +72,7 @@ class SlotMap:
     nodes: tuple[Address, ...] = ()
 
 
-class DiscoveredTopology:
+class DiscoveredTopology(Topology):
     """A topology that servers are asked for. Thread-safe.
 
     One thread asks while the others use the previous answer. If no server answers, the previous answer stays in use,
@@ -108,7 +95,7 @@ class DiscoveredTopology:
         self._process = os.getpid()
 
     def primaries(self, timeout: float) -> tuple[str, ...]:
-        """Return the names of all primaries; raises RedisUnavailableError if they are unknown."""
+        """Return the names that a server reported."""
         return self._known_or_fetched(timeout).primaries
 
     def mark_stale(self) -> None:
@@ -116,7 +103,7 @@ class DiscoveredTopology:
         self._stale = True
 
     def refresh(self, timeout: float) -> bool:
-        """Ask now, unless that failed a moment ago; return whether the answer changed."""
+        """Ask now."""
         before = self._known
         self._stale = True
         return self._known_or_fetched(timeout) != before
@@ -180,8 +167,8 @@ class DiscoveredTopology:
         first = (self._turn - 1) % len(candidates)
         return candidates[first:] + candidates[:first]
 
-    def _ask(self, address: Address, timeout: float) -> SlotMap:
-        raise NotImplementedError
+    @abstractmethod
+    def _ask(self, address: Address, timeout: float) -> SlotMap: ...
 
 
 class ClusterTopology(DiscoveredTopology):
@@ -217,12 +204,6 @@ class ClusterTopology(DiscoveredTopology):
 
 class SentinelTopology(DiscoveredTopology):
     """The primary of a service, as one of its sentinels reports it."""
-
-    clustered = False
-
-    def primary_of(self, key: str, timeout: float) -> str:
-        """Return the primary, which has all keys."""
-        return self._known_or_fetched(timeout).primaries[0]
 
     def _ask(self, address: Address, timeout: float) -> SlotMap:
         question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._url.service)
