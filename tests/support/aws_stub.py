@@ -6,7 +6,7 @@ import http.client
 import json
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -18,10 +18,10 @@ from saltctl.settings import Settings
 Answer = tuple[int, dict[str, Any] | bytes] | None
 """Status and body; bytes are sent as they are. None forwards the request."""
 REASONS = tuple(
-    f"{of}{way}{what}Exceeded"
-    for of in ("Table", "Index")
-    for way in ("Read", "Write")
-    for what in ("KeyRangeThroughput", "ProvisionedThroughput", "AccountLimit", "MaxOnDemandThroughput")
+    f"{resource}{direction}{limit}Exceeded"
+    for resource in ("Table", "Index")
+    for direction in ("Read", "Write")
+    for limit in ("KeyRangeThroughput", "ProvisionedThroughput", "AccountLimit", "MaxOnDemandThroughput")
 )
 """Every reason that DynamoDB documents for throttling."""
 THROTTLES = {
@@ -41,15 +41,6 @@ def refusal(code: str, status: int = 400, message: str = "no") -> Answer:
     return status, {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": message}
 
 
-class _QuietServer(ThreadingHTTPServer):
-    """A server whose clients may disconnect at any time."""
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore a connection that ended; print any other error."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
 def throttled(code: str, reason: str = REASONS[2], resource: str = "arn:aws:dynamodb:::table/t") -> Answer:
     """Make DynamoDB's response to a throttled request, with its reason."""
     name = f"com.amazonaws.dynamodb.v20120810#{code}"
@@ -63,6 +54,88 @@ def process_one_key(operation: str, request: dict[str, Any]) -> dict[str, Any] |
     table, wanted = next(iter(request["RequestItems"].items()))
     first = wanted[:1] if isinstance(wanted, list) else {**wanted, "Keys": wanted["Keys"][:1]}
     return {**request, "RequestItems": {table: first}}
+
+
+class _Server(ThreadingHTTPServer):
+    """The HTTP server of a stub. Its clients may disconnect at any time."""
+
+    # botocore keeps connections alive, so the server does not wait until they end.
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, stub: AwsStub, upstream: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.stub = stub
+        self.upstream = urlsplit(upstream)
+        self.ended = threading.Event()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignore a connection that ended; print any other error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+    def forward(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        """Send a request to moto; return the status and the body of the response."""
+        assert self.upstream.hostname is not None
+        connection = http.client.HTTPConnection(self.upstream.hostname, self.upstream.port, timeout=10)
+        try:
+            connection.request("POST", path, body, {**headers, "Content-Length": str(len(body))})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_POST(self) -> None:
+        """Answer one request by the rule of the stub, or forward it."""
+        size = int(self.headers["Content-Length"])
+        body = self.rfile.read(size)
+        if len(body) < size:
+            raise ConnectionResetError("the client disconnected during its request")
+        stub = self.server.stub
+        operation, request = _parse_request(self.headers, self.path, body)
+        stub.seen.append(operation)
+        if stub.delay:
+            self.server.ended.wait(stub.delay)
+        answer = stub.rule(operation, request)
+        if answer is HANG_UP:
+            self.close_connection = True
+        elif answer is None:
+            self._respond(*self._forward(operation, request, body))
+        else:
+            content = answer[1] if isinstance(answer[1], bytes) else json.dumps(answer[1]).encode()
+            self._respond(answer[0], content)
+
+    def _respond(self, status: int, content: bytes) -> None:
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/x-amz-json-1.0")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+        except OSError:
+            self.close_connection = True  # the client has disconnected
+
+    def _forward(self, operation: str, request: dict[str, Any], body: bytes) -> tuple[int, bytes]:
+        """Forward a request, or the part of it that the stub's ``narrow`` returns."""
+        narrow = self.server.stub.narrow(operation, request)
+        if narrow is not None:
+            body = json.dumps(narrow).encode()
+        status, content = self.server.forward(self.path, body, dict(self.headers))
+        if narrow is not None and status == 200:
+            content = json.dumps(_add_unprocessed(json.loads(content), request, narrow)).encode()
+        return status, content
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """Return the date of a response."""
+        return self.server.stub.date or super().date_time_string(timestamp)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the parameter's name there
+        """Print no access log."""
 
 
 class AwsStub:
@@ -82,70 +155,7 @@ class AwsStub:
         self.narrow: Callable[[str, dict[str, Any]], dict[str, Any] | None] = lambda operation, request: None
         self.delay = 0.0
         self.date: str | None = None
-        self._ended = threading.Event()
-        parts = urlsplit(upstream)
-        stub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                size = int(self.headers["Content-Length"])
-                body = self.rfile.read(size)
-                if len(body) < size:
-                    raise ConnectionResetError("the client disconnected during its request")
-                operation, request = _parse_request(self.headers, self.path, body)
-                stub.seen.append(operation)
-                if stub.delay:
-                    stub._ended.wait(stub.delay)
-                answer = stub.rule(operation, request)
-                if answer is HANG_UP:
-                    self.close_connection = True
-                    return
-                if answer is None:
-                    status, content = self._forward_narrowed(operation, request, body)
-                else:
-                    status = answer[0]
-                    content = answer[1] if isinstance(answer[1], bytes) else json.dumps(answer[1]).encode()
-                try:
-                    self.send_response(status)
-                    self.send_header("Content-Type", "application/x-amz-json-1.0")
-                    self.send_header("Content-Length", str(len(content)))
-                    self.end_headers()
-                    self.wfile.write(content)
-                except OSError:
-                    self.close_connection = True  # the client has disconnected
-
-            def date_time_string(self, timestamp: float | None = None) -> str:
-                return stub.date or super().date_time_string(timestamp)
-
-            def _forward_narrowed(self, operation: str, request: dict[str, Any], body: bytes) -> tuple[int, bytes]:
-                narrow = stub.narrow(operation, request)
-                if narrow is None:
-                    return self._forward(body)
-                status, content = self._forward(json.dumps(narrow).encode())
-                if status != 200:
-                    return status, content
-                return status, json.dumps(_add_unprocessed(json.loads(content), request, narrow)).encode()
-
-            def _forward(self, body: bytes) -> tuple[int, bytes]:
-                assert parts.hostname is not None
-                upstream = http.client.HTTPConnection(parts.hostname, parts.port, timeout=10)
-                try:
-                    headers = {**self.headers, "Content-Length": str(len(body))}
-                    upstream.request("POST", self.path, body, headers)
-                    response = upstream.getresponse()
-                    return response.status, response.read()
-                finally:
-                    upstream.close()
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the parameter's name there
-                """Print no access log."""
-
-        self._server = _QuietServer(("127.0.0.1", 0), Handler)
-        # botocore keeps connections alive, so the server does not wait until they end.
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
+        self._server = _Server(self, upstream)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     def __enter__(self) -> Self:
@@ -157,7 +167,7 @@ class AwsStub:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop the server."""
-        self._ended.set()
+        self._server.ended.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
