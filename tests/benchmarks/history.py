@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from statistics import fmean
 
 from saltctl.history.history import CONCURRENCY, History
@@ -117,86 +118,86 @@ def run(quick: bool = False) -> HistoryOutcome:
 
 
 def _measure(n: int, rounds: int) -> SaltCountResult:
-    chance = random.Random(n)
+    rng = random.Random(n)
     store = MemoryMessages(before_query=lambda request: time.sleep(DELAY))
-    newest = {_name(number): _fill(store, _name(number), n, chance) for number in range(rounds)}
+    newest = {_name(number): _fill(store, _name(number), n, rng) for number in range(rounds)}
     lookups = FixedLookups(dict.fromkeys(newest, n))
-    items: dict[str, list[float]] = {name: [] for name in (ONE, NAIVE, FIRST, NEXT)}
-    queries: dict[str, list[int]] = {FIRST: [], NEXT: []}
     with History(lookups, store) as history, ThreadPoolExecutor(CONCURRENCY) as pool:
         history.page(_name(0))  # starts the threads
         list(pool.map(time.sleep, [DELAY] * CONCURRENCY))
-        seconds = interleave(_contenders(history, store, pool, newest, n, items, queries), rounds)
-    return SaltCountResult(
-        n, seconds, items, {name: fmean(most == 1 for most in found) for name, found in queries.items()}
-    )
+        contenders = _Contenders(n, history, store, pool, newest)
+        seconds = interleave({name: partial(contenders.measure, name) for name in (ONE, NAIVE, FIRST, NEXT)}, rounds)
+    one_round = {name: fmean(most == 1 for most in counts) for name, counts in contenders.queries.items()}
+    return SaltCountResult(n, seconds, contenders.items, one_round)
 
 
-def _contenders(
-    history: History,
-    store: MemoryMessages,
-    pool: ThreadPoolExecutor,
-    newest: dict[str, list[str]],
-    n: int,
-    items: dict[str, list[float]],
-    queries: dict[str, list[int]],
-) -> dict[str, Callable[[], float]]:
-    turn = dict.fromkeys(items, 0)
+class _Contenders:
+    """The ways to read a page. Each reads another conversation in each round.
 
-    def timed(name: str, read: Callable[[str], tuple[Sequence[object], int]], start: int) -> Callable[[], float]:
-        def once() -> float:
-            conversation_id = _name(turn[name])
-            turn[name] += 1
-            began = time.perf_counter()
-            found, scanned = read(conversation_id)
-            seconds = time.perf_counter() - began
-            if name != ONE and found != newest[conversation_id][start : start + LIMIT]:
-                raise WrongResultError(f"{name} of {conversation_id} returned wrong messages")
-            items[name].append(scanned / LIMIT)
-            return seconds
+    ``newest`` has the sort keys of every conversation, newest first. ``items`` and ``queries`` collect, by row, the
+    items read for each item returned, and the most queries for one partition.
+    """
 
-        return once
+    def __init__(
+        self, n: int, history: History, store: MemoryMessages, pool: ThreadPoolExecutor, newest: dict[str, list[str]]
+    ) -> None:
+        self._n = n
+        self._history = history
+        self._store = store
+        self._pool = pool
+        self._newest = newest
+        self._cursors = {name: history.page(name, ReadOptions(limit=LIMIT)).next_cursor for name in newest}
+        self._readers = {ONE: self._one_query, NAIVE: self._fan_out, FIRST: self._first_page, NEXT: self._next_page}
+        self._rounds = dict.fromkeys(self._readers, 0)
+        self.items: dict[str, list[float]] = {name: [] for name in self._readers}
+        self.queries: dict[str, list[int]] = {FIRST: [], NEXT: []}
 
-    def one(conversation_id: str) -> tuple[Sequence[object], int]:
-        answer = store.query(PartitionQuery(read_set(conversation_id, n)[-1], limit=LIMIT))
+    def measure(self, name: str) -> float:
+        """Read a page, check its messages, and return the seconds."""
+        conversation_id = _name(self._rounds[name])
+        self._rounds[name] += 1
+        began = time.perf_counter()
+        found, scanned = self._readers[name](conversation_id)
+        seconds = time.perf_counter() - began
+        start = LIMIT if name == NEXT else 0
+        if name != ONE and found != self._newest[conversation_id][start : start + LIMIT]:
+            raise WrongResultError(f"{name} of {conversation_id} returned wrong messages")
+        self.items[name].append(scanned / LIMIT)
+        return seconds
+
+    def _one_query(self, conversation_id: str) -> tuple[Sequence[object], int]:
+        answer = self._store.query(PartitionQuery(read_set(conversation_id, self._n)[-1], limit=LIMIT))
         return [], answer.scanned
 
-    def naive(conversation_id: str) -> tuple[Sequence[object], int]:
-        requests = [PartitionQuery(key, limit=LIMIT) for key in read_set(conversation_id, n)]
-        answers = list(pool.map(store.query, requests))
+    def _fan_out(self, conversation_id: str) -> tuple[Sequence[object], int]:
+        requests = [PartitionQuery(key, limit=LIMIT) for key in read_set(conversation_id, self._n)]
+        answers = list(self._pool.map(self._store.query, requests))
         rows = sorted((item["at"]["S"] for answer in answers for item in answer.items), reverse=True)
         return rows[:LIMIT], sum(answer.scanned for answer in answers)
 
-    cursors = {
-        conversation_id: history.page(conversation_id, ReadOptions(limit=LIMIT)).next_cursor
-        for conversation_id in newest
-    }
+    def _first_page(self, conversation_id: str) -> tuple[Sequence[object], int]:
+        return self._page(FIRST, conversation_id, None)
 
-    def page(conversation_id: str, before: str | None = None) -> tuple[Sequence[object], int]:
-        name = FIRST if before is None else NEXT
-        found = history.page(conversation_id, ReadOptions(limit=LIMIT, before=before))
-        queries[name].append(max(shard.queries for shard in found.shards))
-        return [message.sort_key for message in found.messages], found.items_read
+    def _next_page(self, conversation_id: str) -> tuple[Sequence[object], int]:
+        return self._page(NEXT, conversation_id, self._cursors[conversation_id])
 
-    return {
-        ONE: timed(ONE, one, 0),
-        NAIVE: timed(NAIVE, naive, 0),
-        FIRST: timed(FIRST, page, 0),
-        NEXT: timed(NEXT, lambda conversation_id: page(conversation_id, cursors[conversation_id]), LIMIT),
-    }
+    def _page(self, name: str, conversation_id: str, before: str | None) -> tuple[Sequence[object], int]:
+        page = self._history.page(conversation_id, ReadOptions(limit=LIMIT, before=before))
+        self.queries[name].append(max(shard.queries for shard in page.shards))
+        return [message.sort_key for message in page.messages], page.items_read
 
 
 def _name(number: int) -> str:
     return f"conv_{number}"
 
 
-def _fill(store: MemoryMessages, conversation_id: str, n: int, chance: random.Random) -> list[str]:
+def _fill(store: MemoryMessages, conversation_id: str, n: int, rng: random.Random) -> list[str]:
     """Write a conversation, and return its sort keys, newest first."""
     keys = []
     at = datetime(2026, 7, 1, tzinfo=UTC)
     for _ in range(3 * LIMIT + 4 * LIMIT * n // 3):  # more than a page on every salt
-        message_id = f"{chance.getrandbits(128):032x}"
-        at += timedelta(seconds=chance.expovariate(1.0))
+        message_id = f"{rng.getrandbits(128):032x}"
+        at += timedelta(seconds=rng.expovariate(1.0))
         key = f"{at.isoformat(timespec='milliseconds')}#{message_id}"
         store.put(partition_key(conversation_id, salt_of(message_id, n)), key, {"text": {"S": "x" * 100}})
         keys.append(key)
