@@ -118,12 +118,12 @@ def test_it_drops_replies(proxy: Proxy, servers: tuple[Echo, Echo]) -> None:
 
 def test_delayed_data_arrives_after_its_sender_disconnected(proxy: Proxy, servers: tuple[Echo, Echo]) -> None:
     """As on a network, a server may execute a command after the client closed the connection."""
-    with connect(proxy, timeout=0.05) as impatient:
-        assert ask(impatient)
+    with connect(proxy, timeout=0.05) as client:
+        assert ask(client)
         servers[0].arrived.clear()
         proxy.delay(0.3)
         with pytest.raises(TimeoutError):
-            ask(impatient, b"late\n")
+            ask(client, b"late\n")
     assert servers[0].arrived.wait(10)
     assert servers[0].received[-1] == b"late\n"
 

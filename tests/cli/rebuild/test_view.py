@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from itertools import count
 
 import pytest
 
@@ -34,18 +35,16 @@ def test_a_line_is_printed_every_ten_seconds(capsys: pytest.CaptureFixture[str])
     ]
 
 
-def test_waiting_shows_the_loading_progress(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_shows_the_loading_progress(capsys: pytest.CaptureFixture[str]) -> None:
     """While Redis loads, the percentage and the time to go are shown; while it is down, the reason."""
-    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    every_ten_seconds = count(0.0, 10.0)
     events = _events(
         StartDelayed("Redis is loading its data", 41.6, 12.0),
         StartDelayed("no answer \x1b[2J"),
         RebuildStarted(1, False),
         REPORT,
     )
-    show_rebuild(events)
+    show_rebuild(events, lambda: next(every_ten_seconds))
     assert capsys.readouterr().err.splitlines() == [
         "waiting: Redis is loading its data: 42 %, 12 s to go",
         "waiting: no answer \\x1b[2J",
@@ -65,7 +64,7 @@ def test_at_most_twenty_damaged_items_are_named(capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
 def test_a_failure_closes_the_rebuild(failure: type[BaseException]) -> None:
-    """An interrupted narration closes the rebuild, which gives its lease back, before the error travels on."""
+    """An interrupted output closes the rebuild, which releases its lease, before the error is raised again."""
     closed: list[bool] = []
 
     def broken() -> Generator[Event, None, None]:
