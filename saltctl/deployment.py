@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from saltctl.settings import Settings
+from saltctl.settings import SPECS, Settings
 from saltctl.urls import mask_url
 
-# No client|setinfo: Redis 7.0 does not know it and would refuse the file; redis-py goes on without it.
+# No client|setinfo: Redis 7.0 does not know it and would refuse the file; redis-py works without it.
 _CONNECTION = "+ping +info +hello +client|setname +select"
 _STREAM = (
     "+xadd +xack +xlen +xrange +xrevrange +xreadgroup +xautoclaim +xpending +xtrim +xdel "
@@ -55,17 +55,12 @@ WantedBy=multi-user.target
 def _environment(settings: Settings) -> list[tuple[str, str]]:
     url = settings.redis_url or ""
     shown = [] if not url or mask_url(url) != url else [("SALTCTL_REDIS_URL", url)]
-    values = (
-        ("SALTCTL_BACKUP_TABLE", settings.backup_table),
-        ("SALTCTL_KEY_PREFIX", settings.key_prefix),
-        ("SALTCTL_BUCKETS", settings.buckets),
-        ("SALTCTL_MAX_N_CAP", settings.max_n_cap),
-        ("SALTCTL_WPS_PER_SALT", settings.wps_per_salt),
-        ("SALTCTL_HEAT_MAX_AGE", settings.heat_max_age),
-        ("SALTCTL_HEAT_RETENTION", settings.heat_retention),
-        ("AWS_REGION", settings.aws_region),
+    names = (
+        *("backup_table", "key_prefix", "buckets", "max_n_cap", "wps_per_salt", "heat_max_age", "heat_retention"),
+        "aws_region",
     )
-    return shown + [(name, str(value)) for name, value in values if value is not None]
+    variables = [(spec.environment[0], getattr(settings, spec.name)) for spec in SPECS if spec.name in names]
+    return shown + [(name, str(value)) for name, value in variables if value is not None]
 
 
 def _quoted(value: str) -> str:
@@ -112,68 +107,46 @@ def iam(settings: Settings) -> str:
     region = settings.aws_region or "*"
     backup = f"arn:aws:dynamodb:{region}:*:table/{settings.backup_table}"
     messages = f"arn:aws:dynamodb:{region}:*:table/{settings.messages_table}"
-    return (
-        json.dumps(
-            {
-                "saltctl-app": _policy(
-                    (["dynamodb:GetItem", "dynamodb:BatchGetItem"], backup),
-                    (["dynamodb:DescribeTable", "dynamodb:Query", "dynamodb:GetItem", "dynamodb:PutItem"], messages),
-                ),
-                "saltctl-service": _policy(
-                    (
-                        [
-                            "dynamodb:DescribeTable",
-                            "dynamodb:GetItem",
-                            "dynamodb:BatchGetItem",
-                            "dynamodb:UpdateItem",
-                            "dynamodb:Scan",
-                        ],
-                        backup,
-                    )
-                ),
-                "saltctl-readonly": _policy(
-                    (_LOOKING, backup),
-                    (_LOOKING, messages),
-                    (["dynamodb:DescribeContributorInsights"], f"{messages}/index/*"),
-                    (_METRICS, "*"),
-                ),
-                "saltctl-alarms": _policy(
-                    (["dynamodb:DescribeTable"], messages),
-                    (["cloudwatch:DescribeAlarms", "cloudwatch:ListTagsForResource"], "*"),
-                    (
-                        ["cloudwatch:PutMetricAlarm", "cloudwatch:TagResource", "cloudwatch:DeleteAlarms"],
-                        f"arn:aws:cloudwatch:{region}:*:alarm:saltctl/*",
-                    ),
-                ),
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+    insights = _dynamodb("DescribeContributorInsights")
+    app = _dynamodb("DescribeTable", "Query", "GetItem", "PutItem")
+    service = _dynamodb("DescribeTable", "GetItem", "BatchGetItem", "UpdateItem", "Scan")
+    alarm_list = ["cloudwatch:DescribeAlarms", "cloudwatch:ListTagsForResource"]
+    alarm_changes = ["cloudwatch:PutMetricAlarm", "cloudwatch:TagResource", "cloudwatch:DeleteAlarms"]
+    own_alarms = f"arn:aws:cloudwatch:{region}:*:alarm:saltctl/*"
+    policies = {
+        "saltctl-app": _policy((_dynamodb("GetItem", "BatchGetItem"), backup), (app, messages)),
+        "saltctl-service": _policy((service, backup)),
+        "saltctl-readonly": _policy(
+            (_READ_TABLE, backup), (_READ_TABLE, messages), (insights, f"{messages}/index/*"), (_METRICS, "*")
+        ),
+        "saltctl-alarms": _policy(
+            (_dynamodb("DescribeTable"), messages), (alarm_list, "*"), (alarm_changes, own_alarms)
+        ),
+    }
+    return json.dumps(policies, indent=2) + "\n"
 
 
-_LOOKING = [
-    "dynamodb:DescribeTable",
-    "dynamodb:GetItem",
-    "dynamodb:BatchGetItem",
-    "dynamodb:Query",
-    "dynamodb:Scan",
-    "dynamodb:DescribeContinuousBackups",
-    "dynamodb:DescribeContributorInsights",
+def _dynamodb(*actions: str) -> list[str]:
+    return [f"dynamodb:{action}" for action in actions]
+
+
+def _policy(*grants: tuple[list[str], str]) -> dict[str, object]:
+    statements = [{"Effect": "Allow", "Action": actions, "Resource": resource} for actions, resource in grants]
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+_READ_TABLE = [
+    *_dynamodb("DescribeTable", "GetItem", "BatchGetItem", "Query", "Scan"),
+    *_dynamodb("DescribeContinuousBackups", "DescribeContributorInsights"),
 ]
 _METRICS = [
-    # CloudWatch knows no resources for these, nor DynamoDB for the list (documented).
+    # These actions support no resources (documented).
     "cloudwatch:GetMetricData",
     "cloudwatch:GetInsightRuleReport",
     "cloudwatch:DescribeAlarms",
     "cloudwatch:ListTagsForResource",
     "dynamodb:ListTables",
 ]
-
-
-def _policy(*grants: tuple[list[str], str]) -> dict[str, object]:
-    statements = [{"Effect": "Allow", "Action": actions, "Resource": resource} for actions, resource in grants]
-    return {"Version": "2012-10-17", "Statement": statements}
 
 
 def acl(settings: Settings) -> str:

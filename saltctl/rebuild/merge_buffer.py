@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from saltctl.errors import RebuildBrokenError
-from saltctl.stores.contracts import BackupPage, RebuildSession
+from saltctl.stores.contracts import BackupPage
+
+if TYPE_CHECKING:
+    from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 
 
 @dataclass(slots=True)
@@ -48,7 +52,7 @@ class MergeBuffer:
 
     def __init__(
         self,
-        sessions: Mapping[str, RebuildSession],
+        sessions: Mapping[str, RedisRebuildSession],
         by_primary: Callable[[Sequence[str]], Mapping[str, Sequence[str]]],
         start: ScanPosition,
         restored: int,

@@ -29,11 +29,12 @@ from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.redis_wait import wait_for_redis
 from saltctl.rebuild.resume import CheckpointManager
 from saltctl.settings import Settings
-from saltctl.stores.contracts import BackupPage, LeaseStore, RebuildSession
+from saltctl.stores.contracts import BackupPage, LeaseStore
 
 if TYPE_CHECKING:
     from saltctl.stores.aws.backup_table import BackupTable
     from saltctl.stores.heat.service_state import ServiceState
+    from saltctl.stores.redis.rebuild_session import RedisRebuildSession
     from saltctl.stores.redis.registry import RedisRegistry
 
 FLUSH_SECONDS = 1.0
@@ -44,17 +45,13 @@ FLUSH_SECONDS = 1.0
 class _Run:
     """State of a rebuild that has marked its buckets, or resumed. ``resumed_entries`` were read before it resumed."""
 
-    sessions: Mapping[str, RebuildSession]
+    sessions: Mapping[str, RedisRebuildSession]
     buffer: MergeBuffer
     checkpoints: CheckpointManager
     half_done: list[tuple[str, int]] = field(default_factory=list)
     committed: int = 0
     resumed_entries: int = 0
     flush_due: float = 0.0
-
-    def save_if_due(self) -> Iterator[Event]:
-        """Save a checkpoint every few seconds."""
-        yield from self.checkpoints.save_if_due(self.buffer, self.half_done)
 
 
 class Rebuild:
@@ -152,7 +149,7 @@ class Rebuild:
 
     def _rebuild(self) -> Iterator[Event]:
         self._started = self._clock()
-        sessions: Mapping[str, RebuildSession] = {session.primary: session for session in self._store.sessions()}
+        sessions = {session.primary: session for session in self._store.sessions()}
         try:
             self._verified_before = all(self._store.verified().values())
             yield RebuildStarted(len(sessions), self._verified_before)
@@ -173,7 +170,7 @@ class Rebuild:
             committed=run.committed,
         )
 
-    def _mark_or_resume(self, sessions: Mapping[str, RebuildSession]) -> Generator[Event, None, _Run]:
+    def _mark_or_resume(self, sessions: Mapping[str, RedisRebuildSession]) -> Generator[Event, None, _Run]:
         """Mark the buckets (step 3), or check that the marks of an interrupted rebuild are still there."""
         options = self._options
         manager = CheckpointManager(
@@ -224,10 +221,10 @@ class Rebuild:
             yield from self._report_page(page)
             self._lease.renew(f"{buffer.read.entries} entries")
             yield from self._progress(buffer.read, buffer.restored)
-            yield from run.save_if_due()
+            yield from run.checkpoints.save_if_due(buffer, run.half_done)
         buffer.flush()
         buffer.wait()
-        yield from run.save_if_due()
+        yield from run.checkpoints.save_if_due(buffer, run.half_done)
 
     def _pages(self, buffer: MergeBuffer) -> Iterator[BackupPage]:
         for page in self._scan(buffer.read.after):

@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saltctl.errors import CheckpointRefusedError, SaltctlError
 from saltctl.rebuild.checkpoint import RESTART, Checkpoint, CheckpointFile, CheckpointScope, Primary
 from saltctl.rebuild.events import CheckpointNotSaved, CheckpointRejected, RebuildResumed
 from saltctl.rebuild.merge_buffer import MergeBuffer
-from saltctl.stores.contracts import RebuildSession
+
+if TYPE_CHECKING:
+    from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 
 
 class ResumeMode(StrEnum):
@@ -43,7 +45,7 @@ class CheckpointManager:
     def __init__(
         self,
         file: CheckpointFile | None,
-        sessions: Mapping[str, RebuildSession],
+        sessions: Mapping[str, RedisRebuildSession],
         server: Callable[[str], Mapping[str, Any]],
         token: str,
         *,

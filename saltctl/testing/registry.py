@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 
 from saltctl.errors import ConfigurationError, SaltctlError, UnverifiedError
-from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome, RebuildSession
+from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
 
 
 class Faults:
@@ -165,7 +165,3 @@ class MemoryRedis:
     def verified(self) -> dict[str, bool]:
         """Return which primaries are verified."""
         return {primary: primary in self.verified_primaries for primary in self.held}
-
-    def sessions(self) -> Sequence[RebuildSession]:
-        """Refuse: a rebuild needs a real Redis. See ``MemoryServers.rebuild``."""
-        raise NotImplementedError

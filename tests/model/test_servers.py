@@ -12,7 +12,8 @@ from saltctl.errors import SaltctlError
 from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.contracts import Raise, RebuildSession
+from saltctl.stores.contracts import Raise
+from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.model.replay import CONVERSATION, SETTINGS, Answers, Call, ModelBackup, StubConnections, StubDynamo
 from tests.model.servers import UNREACHABLE, Item, Redis, Reply, execute, update_item
@@ -85,10 +86,10 @@ class ModelRedis:
         self._answers.server = self._answers.server._replace(knows_lookup=False, identity=1)
 
 
-Action = Callable[["RealRedis | ModelRedis", RebuildSession], object]
+Action = Callable[["RealRedis | ModelRedis", RedisRebuildSession], object]
 
 
-def merge(session: RebuildSession, n: int) -> int:
+def merge(session: RedisRebuildSession, n: int) -> int:
     """Merge one entry, and return the number of changed entries."""
     session.begin_merge([(CONVERSATION, n)])
     return session.end_merge()

@@ -15,8 +15,8 @@ from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.contracts import RebuildSession
 from saltctl.stores.redis.merge_commands import Entry
+from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 
 ENTRIES = {f"conv_{number:02}": 2 << number % 5 for number in range(18)}
@@ -35,10 +35,10 @@ def put(backup: BackupTable, *items: dict[str, Any]) -> None:
     backup.client.batch_write_item(RequestItems={backup.name: requests})
 
 
-class WatchedSession(RebuildSession):
+class WatchedSession(RedisRebuildSession):
     """A session that calls ``at`` before each of its steps."""
 
-    def __init__(self, inner: RebuildSession, at: At) -> None:
+    def __init__(self, inner: RedisRebuildSession, at: At) -> None:
         self._inner = inner
         self._at = at
 

@@ -28,5 +28,4 @@ from saltctl.stores.contracts.metrics import MetricKey as MetricKey
 from saltctl.stores.contracts.metrics import MetricSeries as MetricSeries
 from saltctl.stores.contracts.metrics import MetricsStore as MetricsStore
 from saltctl.stores.contracts.metrics import TableDescription as TableDescription
-from saltctl.stores.contracts.registry import RebuildSession as RebuildSession
 from saltctl.stores.contracts.registry import RegistryStore as RegistryStore

@@ -50,7 +50,30 @@ REDIRECTING = ("MOVED", "ASK", "TRYAGAIN")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 _DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 """Messages of Valkey and Redis if the ACL permits a script but not a command in it; their first word is ERR."""
-_VERIFY_HINT = "saltctl rebuild"
+_NO_STREAM = "has no heat stream, or no consumer group on it"
+# The other error replies: error, message after the server's name, hint. {detail} is the reply without its first word.
+_REPLIES: dict[str, tuple[type[SaltctlError], str, str]] = {
+    "NOSCRIPT": (UnverifiedError, "is not verified: it has (re)started since", "saltctl rebuild"),
+    "UNVERIFIED": (UnverifiedError, "is not verified: its fence is missing or foreign", "saltctl rebuild"),
+    "OTHERLAYOUT": (
+        ConfigurationError,
+        "holds a registry of another layout: {detail}",
+        "set SALTCTL_BUCKETS to the number after the colon, as every other client of this Redis has it",
+    ),
+    "BROKEN": (
+        RebuildBrokenError,
+        "changed while it was being rebuilt: {detail}",
+        "nothing was verified and nothing is lost; run it again: saltctl rebuild",
+    ),
+    "NOGROUP": (StreamLostError, _NO_STREAM, "saltctl setup"),
+    "UNBLOCKED": (StreamLostError, _NO_STREAM, "saltctl setup"),
+    "CROSSSLOT": (ConfigurationError, "is a node of a cluster", "write redis+cluster:// in SALTCTL_REDIS_URL"),
+    "NOREPLID": (
+        ConfigurationError,
+        "does not show its replication id, which the fence needs",
+        "it must be Redis 7 or newer, or Valkey, with INFO permitted",
+    ),
+}
 
 
 def first_word(exc: Exception) -> str:
@@ -70,22 +93,12 @@ def translate(exc: Exception, where: str) -> SaltctlError:
             f"Redis at {where} refuses these credentials or this command: {text}",
             hint="check the user and password of SALTCTL_REDIS_URL or redis_password_file, and the user's ACL",
         )
-    if word == "NOSCRIPT":
-        return UnverifiedError(f"Redis at {where} is not verified: it has (re)started since", hint=_VERIFY_HINT)
-    if word == "UNVERIFIED":
-        return UnverifiedError(f"Redis at {where} is not verified: its fence is missing or foreign", hint=_VERIFY_HINT)
-    if word == "OTHERLAYOUT":
-        return ConfigurationError(
-            f"Redis at {where} holds a registry of another layout: {text.split(' ', 1)[-1].rsplit(':', 1)[0]}",
-            hint="set SALTCTL_BUCKETS to the number after the colon, as every other client of this Redis has it",
-        )
-    if word == "BROKEN":
-        return RebuildBrokenError(
-            f"Redis at {where} changed while it was being rebuilt: {text.split(' ', 1)[-1]}",
-            hint="nothing was verified and nothing is lost; run it again: saltctl rebuild",
-        )
-    if word in ("NOGROUP", "UNBLOCKED"):
-        return StreamLostError(f"Redis at {where} has no heat stream, or no consumer group on it", hint="saltctl setup")
+    if word in _REPLIES:
+        error, message, hint = _REPLIES[word]
+        detail = text.split(" ", 1)[-1]
+        if word == "OTHERLAYOUT":
+            detail = detail.rsplit(":", 1)[0]
+        return error(f"Redis at {where} {message.format(detail=detail)}", hint=hint)
     if word in _OUTAGES:
         return RedisUnavailableError(f"Redis at {where} refuses: {_OUTAGES[word]} ({word})", hint=_outage_hint(word))
     if isinstance(exc, driver.TimeoutError):
@@ -94,17 +107,8 @@ def translate(exc: Exception, where: str) -> SaltctlError:
         # redis-py repeats the address, and ends with a full stop.
         why = re.sub(r"^Error -?[0-9]+ connecting to \S+\. (.)", r"\1", text).rstrip(".")
         return RedisUnavailableError(f"Redis at {where} cannot be reached: {why}", hint=_outage_hint(""))
-    if word == "CROSSSLOT":
-        return ConfigurationError(
-            f"Redis at {where} is a node of a cluster", hint="write redis+cluster:// in SALTCTL_REDIS_URL"
-        )
     if "cluster support disabled" in text:
         return ConfigurationError(f"Redis at {where} is not a cluster", hint="write redis:// in SALTCTL_REDIS_URL")
-    if word == "NOREPLID":
-        return ConfigurationError(
-            f"Redis at {where} does not show its replication id, which the fence needs",
-            hint="it must be Redis 7 or newer, or Valkey, with INFO permitted",
-        )
     return RedisUnavailableError(f"Redis at {where} answered with an error: {text}", hint=_outage_hint(""))
 
 

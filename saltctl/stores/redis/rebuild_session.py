@@ -15,7 +15,9 @@ from saltctl.stores.redis.scripts import script, script_sha
 
 
 class RedisRebuildSession:
-    """A rebuild's own connection to one primary. See ``contracts.RebuildSession``.
+    """A rebuild's own connection to one primary. It belongs to one server process and never reconnects.
+
+    Every method raises RedisUnavailableError once the server was lost, and then again each time.
 
     Args:
         connection: the connection.
@@ -45,16 +47,19 @@ class RedisRebuildSession:
 
     @property
     def primary(self) -> str:
-        """The primary's name."""
+        """The primary's name, as in ``RegistryStore.primaries``."""
         return self._connection.primary
 
     @property
     def replication_id(self) -> str:
-        """The replication id that the primary had when its buckets were marked."""
+        """The replication id that the primary had when its buckets were marked; empty before."""
         return self._replication_id.decode()
 
     def mark_buckets(self, token: str) -> None:
-        """Put the token into every bucket (step 3)."""
+        """Put the token into every bucket, and remember the replication id (step 3).
+
+        Raises ConfigurationError if a bucket is fenced under another layout.
+        """
         replication_ids = set(self._run_on_all_buckets("mark_buckets", token))
         if len(replication_ids) != 1:
             raise RebuildBrokenError(
@@ -63,7 +68,11 @@ class RedisRebuildSession:
         self._replication_id = replication_ids.pop()
 
     def check_marks(self, token: str, replication_id: str) -> str:
-        """Return why the merges of an interrupted rebuild may be lost; empty if they stand, then resume it."""
+        """Return why the marks and merges of an earlier session are lost; replaces ``mark_buckets``.
+
+        Empty if the primary still has this replication id and every bucket still has the token: then this session
+        continues as if it had marked them itself. ``set_fence`` proves it once more.
+        """
         for problem in self._run_on_all_buckets("check_marks", token, replication_id):
             if problem:
                 return str(problem.decode())
@@ -73,7 +82,8 @@ class RedisRebuildSession:
     def begin_merge(self, entries: Sequence[Entry]) -> None:
         """Send a max-merge (step 4) without waiting for the replies: the caller reads on while the server works.
 
-        Only one merge may be in progress. As long as most entries are new to Redis, they are sent by HSETNX.
+        All entries are of buckets of this primary. Only one merge may be in progress. As long as most entries are new
+        to Redis, they are sent by HSETNX.
         """
         self._sent = list(entries)
         if not self._mostly_new:
@@ -112,7 +122,10 @@ class RedisRebuildSession:
         return len(calls)
 
     def set_fence(self, token: str) -> None:
-        """Set the fence in every bucket; fails if a bucket has lost the token (step 5)."""
+        """Set the fence in every bucket (step 5).
+
+        Raises RebuildBrokenError if a bucket has lost the token or the primary has another replication id.
+        """
         self._run_on_all_buckets("set_fence", token, self._replication_id)
 
     def load_lookup(self) -> None:
