@@ -1,4 +1,4 @@
-"""The tree of errors, as its docstring draws it."""
+"""The tree of errors, as the docstring of its module draws it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from saltctl.errors import HistoryUnavailableError, RaiseIncompleteError, Saltct
 
 
 def subclasses(root: type[SaltctlError]) -> list[type[SaltctlError]]:
-    """The class and everything below it."""
+    """Return the class and all of its subclasses."""
     return [root, *(found for child in root.__subclasses__() for found in subclasses(child))]
 
 
@@ -19,7 +19,7 @@ EVERY_ERROR = subclasses(SaltctlError)
 
 
 def drawn_tree() -> dict[str, tuple[str | None, int]]:
-    """From the docstring's drawing: class name → (its parent's name, its exit code, inherited where none is drawn)."""
+    """Parse the docstring: class name → (parent's name, exit code). A class without a number inherits the code."""
     tree: dict[str, tuple[str | None, int]] = {}
     path: list[str] = []
     for line in (saltctl.errors.__doc__ or "").splitlines():
@@ -50,15 +50,15 @@ def test_the_drawn_tree_is_the_real_one() -> None:
 
 
 def test_every_error_has_a_code_of_its_own() -> None:
-    """Scripts tell errors apart by ``code``: no two classes share one, and none inherits one."""
+    """Scripts distinguish errors by ``code``: each class has a different one."""
     codes = [error.code for error in EVERY_ERROR]
     assert len(set(codes)) == len(codes)
     assert all(re.fullmatch(r"[a-z_]+", code) for code in codes)
 
 
 @pytest.mark.parametrize("error", EVERY_ERROR, ids=lambda error: error.__name__)
-def test_an_error_says_what_failed_and_what_to_do(error: type[SaltctlError]) -> None:
-    """Message and hint are kept apart, and the message is what a traceback shows."""
+def test_an_error_has_a_message_and_a_hint(error: type[SaltctlError]) -> None:
+    """They are separate attributes, and a traceback shows the message."""
     more: dict[str, object] = {}
     if issubclass(error, RaiseIncompleteError):
         more = {"step": "backup"}
@@ -70,7 +70,7 @@ def test_an_error_says_what_failed_and_what_to_do(error: type[SaltctlError]) -> 
 
 
 def test_a_hint_may_be_missing() -> None:
-    """Where nothing useful can be said, nothing is said."""
+    """It is empty then."""
     assert SaltctlError("it failed").hint == ""
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of salting."""
+"""Arithmetic of salting: ids, partition keys, read sets, salt counts and buckets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ powers_of_two = st.sampled_from(POWERS)
 
 @given(conversation_ids)
 def test_an_id_is_returned_unchanged(conversation_id: str) -> None:
-    """Whatever is no ``#`` may be in an id: blanks, quotes, any script, control characters."""
+    """An id may contain every character except ``#``: blanks, quotes, any script, control characters."""
     assert check_conversation_id(conversation_id) == conversation_id
 
 
@@ -63,8 +63,8 @@ def test_an_id_is_returned_unchanged(conversation_id: str) -> None:
     ],
     ids=ascii,
 )
-def test_awkward_ids_are_ids(conversation_id: str) -> None:
-    """They were made by others, and there are messages under them."""
+def test_unusual_ids_are_valid(conversation_id: str) -> None:
+    """The chat service creates the ids, and messages have them already."""
     assert check_conversation_id(conversation_id) == conversation_id
 
 
@@ -84,22 +84,22 @@ def test_awkward_ids_are_ids(conversation_id: str) -> None:
     ids=lambda value: ascii(value)[:20],
 )
 def test_an_invalid_id_is_refused(conversation_id: str, says: str) -> None:
-    """With a reason and a next step; bytes count, not characters."""
+    """The error has a reason and a hint; the limit counts bytes, not characters."""
     with pytest.raises(InvalidConversationIdError, match=says) as refused:
         check_conversation_id(conversation_id)
     assert refused.value.hint
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("conv#3", "'conv'"), ("#3", "'conv_abc123'")])
-def test_a_partition_key_in_place_of_an_id_is_explained(typed: str, meant: str) -> None:
-    """Somebody copied it from the messages table: the hint has the bare id."""
+@pytest.mark.parametrize(("typed", "hinted"), [("conv#3", "'conv'"), ("#3", "'conv_abc123'")])
+def test_a_partition_key_instead_of_an_id_is_refused_with_a_hint(typed: str, hinted: str) -> None:
+    """An operator may copy it from the messages table; the hint has the bare id."""
     with pytest.raises(InvalidConversationIdError) as refused:
         check_conversation_id(typed)
-    assert meant in refused.value.hint
+    assert hinted in refused.value.hint
 
 
 def test_the_longest_id_fits_with_the_largest_salt() -> None:
-    """DynamoDB takes 2,048 bytes of partition key (documented)."""
+    """DynamoDB allows 2,048 bytes in a partition key (documented)."""
     key = partition_key("😀" * (MAX_ID_BYTES // 4), 65535)
     assert len(key.encode()) <= 2048
 
@@ -108,14 +108,14 @@ def test_the_longest_id_fits_with_the_largest_salt() -> None:
 
 
 @given(st.integers(-10, 1 << 40))
-def test_a_power_of_two_is_a_sum_of_one_bit(n: int) -> None:
-    """And never zero or less."""
+def test_a_power_of_two_has_one_bit(n: int) -> None:
+    """It is never zero or negative."""
     assert is_power_of_two(n) == (n > 0 and n.bit_count() == 1)
 
 
 @given(st.integers(-10, 1 << 40))
 def test_the_next_power_of_two_is_the_smallest(n: int) -> None:
-    """Not below n, and half of it is; 1 for anything up to 1."""
+    """It is at least n, and its half is below n; for n up to 1 it is 1."""
     above = power_of_two_at_least(n)
     assert is_power_of_two(above)
     assert above >= n
@@ -126,8 +126,8 @@ def test_the_next_power_of_two_is_the_smallest(n: int) -> None:
 @example(256, 256)
 @example(257, 256)
 @example(100, 100)
-def test_a_raise_may_aim_at_powers_of_two_up_to_the_cap(n: int, cap: int) -> None:
-    """Everything else is refused, with an N in the hint that would be taken."""
+def test_a_raise_is_allowed_to_powers_of_two_up_to_the_cap(n: int, cap: int) -> None:
+    """Every other N is refused, and the hint has an N that is allowed."""
     if 1 <= n <= cap and is_power_of_two(n):
         assert check_salt_count(n, cap) == n
         return
@@ -138,8 +138,8 @@ def test_a_raise_may_aim_at_powers_of_two_up_to_the_cap(n: int, cap: int) -> Non
         assert check_salt_count(named[0], cap) == named[0]
 
 
-def test_five_names_eight() -> None:
-    """The nearest N that has room for what was asked."""
+def test_a_refused_five_suggests_eight() -> None:
+    """The hint has the smallest allowed N above the refused one."""
     with pytest.raises(InvalidSaltCountError, match="must be a power of two, not 5") as refused:
         check_salt_count(5, 256)
     assert refused.value.hint == "type 8 instead"
@@ -149,8 +149,8 @@ def test_five_names_eight() -> None:
 
 
 @given(conversation_ids, st.none() | st.integers(0, 1 << 20))
-def test_a_partition_key_can_be_taken_apart(conversation_id: str, salt: int | None) -> None:
-    """split_partition_key gives back what partition_key was made of."""
+def test_a_partition_key_can_be_split(conversation_id: str, salt: int | None) -> None:
+    """split_partition_key returns the arguments of partition_key."""
     assert split_partition_key(partition_key(conversation_id, salt)) == (conversation_id, salt)
 
 
@@ -161,15 +161,15 @@ def test_a_partition_key_can_be_taken_apart(conversation_id: str, salt: int | No
 @example("a#٣")
 @example("a#²")
 @example("#")
-def test_any_key_is_taken_apart_one_way(key: str) -> None:
-    """What splits into an id and a salt is made of them; everything else is a base partition as it stands."""
+def test_any_key_can_be_split_and_joined(key: str) -> None:
+    """A key either splits into an id and a salt, or is a base partition unchanged."""
     conversation_id, salt = split_partition_key(key)
     assert partition_key(conversation_id, salt) == key
 
 
 @pytest.mark.parametrize("key", ["a#", "a#x", "a#-1", "a#03", "a# 3", "a#³", "a"])
 def test_a_foreign_key_is_not_a_salt(key: str) -> None:
-    """A ``#`` without a plain number behind it belongs to no salt of ours."""
+    """A ``#`` that is not followed by a plain number does not separate a salt."""
     assert split_partition_key(key) == (key, None)
 
 
@@ -178,14 +178,14 @@ def test_a_foreign_key_is_not_a_salt(key: str) -> None:
 
 @given(conversation_ids, st.integers(-1, 300))
 def test_the_read_set_is_the_base_partition_and_every_salt(conversation_id: str, max_n: int) -> None:
-    """In order, the base partition first; alone where nothing was salted."""
+    """The base partition is first; for an unsalted conversation it is the only one."""
     salts = range(max_n) if max_n > 1 else range(0)
     assert read_set(conversation_id, max_n) == [conversation_id, *(f"{conversation_id}#{salt}" for salt in salts)]
 
 
 @given(message_ids, st.integers(1, 300))
 def test_a_retry_lands_on_the_same_row(message_id: str, n: int) -> None:
-    """The salt hangs on nothing but the message id and N, and is one that readers cover."""
+    """The salt depends only on the message id and N, and the read set contains it."""
     salt = salt_of(message_id, n)
     assert salt == salt_of(message_id, n)
     assert salt is None if n == 1 else salt is not None and 0 <= salt < n
@@ -198,10 +198,8 @@ def test_the_salt_of_a_message_is_pinned() -> None:
 
 
 @given(conversation_ids, message_ids, powers_of_two, powers_of_two)
-def test_a_message_is_found_whatever_n_it_was_written_under(
-    conversation_id: str, message_id: str, written: int, now: int
-) -> None:
-    """The row is in the find set of every later N, since N only ever doubles."""
+def test_a_message_is_found_under_every_later_n(conversation_id: str, message_id: str, written: int, now: int) -> None:
+    """The find set of every later N contains the row, because N only doubles."""
     if written > now:
         written, now = now, written
     row = partition_key(conversation_id, salt_of(message_id, written))
@@ -210,7 +208,7 @@ def test_a_message_is_found_whatever_n_it_was_written_under(
 
 @given(conversation_ids, message_ids, powers_of_two)
 def test_finding_one_message_takes_few_reads(conversation_id: str, message_id: str, max_n: int) -> None:
-    """At most log2(N) + 2 partitions, each once, all of them read by a complete read, the newest N first."""
+    """At most log2(N) + 2 partitions, each once, all in the read set, the newest N first."""
     keys = find_set(conversation_id, message_id, max_n)
     assert len(keys) <= log2(max_n) + 2
     assert len(set(keys)) == len(keys)
@@ -221,7 +219,7 @@ def test_finding_one_message_takes_few_reads(conversation_id: str, message_id: s
 
 @given(conversation_ids, message_ids, st.integers(1, 300).filter(lambda n: not is_power_of_two(n)))
 def test_under_another_n_finding_asks_every_partition(conversation_id: str, message_id: str, max_n: int) -> None:
-    """Somebody else made the entry: what N was before it cannot be known."""
+    """Other tools created such an entry, so the earlier values of N are unknown."""
     assert find_set(conversation_id, message_id, max_n) == read_set(conversation_id, max_n)
 
 
@@ -237,7 +235,7 @@ def test_messages_spread_evenly() -> None:
 
 @given(st.floats(0, 1e9), st.sampled_from([1.0, 800.0, 1000.0]), st.sampled_from([1, 2, 256, 300]))
 def test_needed_n_is_the_smallest_power_of_two_that_carries_the_rate(rate: float, per_salt: float, cap: int) -> None:
-    """No salt gets more than per_salt, unless the cap forbids it; half as many would not do; a raise takes it."""
+    """No salt gets more than per_salt, except at the cap; half as many are too few; a raise to it is allowed."""
     n = needed_n(rate, per_salt, cap)
     assert check_salt_count(n, cap) == n
     assert n * 2 > cap or n * per_salt >= rate
@@ -246,7 +244,7 @@ def test_needed_n_is_the_smallest_power_of_two_that_carries_the_rate(rate: float
 
 @pytest.mark.parametrize(("rate", "n"), [(0, 1), (800, 1), (800.1, 2), (1600, 2), (1601, 4), (10_000, 16), (1e9, 256)])
 def test_needed_n_at_its_steps(rate: float, n: int) -> None:
-    """800 write units a second and salt, as the default has it."""
+    """A salt takes 800 write units a second, the default."""
     assert needed_n(rate, 800, 256) == n
 
 
@@ -255,10 +253,10 @@ def test_needed_n_at_its_steps(rate: float, n: int) -> None:
 
 @given(conversation_ids, st.sampled_from([1, 64, 16384]))
 def test_every_id_has_a_bucket(conversation_id: str, buckets: int) -> None:
-    """From 0 up to the bucket count, the same every time."""
+    """Its number is from 0 to the bucket count less one."""
     assert 0 <= bucket_of(conversation_id, buckets) < buckets
 
 
 def test_the_bucket_of_an_id_is_pinned() -> None:
-    """CRC-32 of the UTF-8 id modulo the count: it is part of the registry's layout, as fences name it."""
+    """CRC-32 of the UTF-8 id modulo the count. It is part of the layout that fences name."""
     assert [bucket_of("conv_abc123", buckets) for buckets in (1, 64, 16384)] == [0, 40, 8104]

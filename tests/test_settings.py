@@ -1,4 +1,4 @@
-"""Settings: which value wins, where it came from, what is refused, and that no secret is ever shown."""
+"""Settings: precedence and origin of values, refused values, and secrets that are never shown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from saltctl.urls import MASK
 
 SECRET = "hunter2-and-more"  # noqa: S105  opens nothing
 
-# For each setting: three values as they are typed, and what they become.
+# For each setting: three values as they are typed, and as they are parsed.
 VALUES: dict[str, list[tuple[str, Any]]] = {
     "redis_url": [(url, url) for url in ("redis://flag:1/0", "rediss://environment:2", "unix:///context.sock")],
     "redis_password_file": [(path, Path(path)) for path in ("/flag", "/environment", "/context")],
@@ -71,13 +71,13 @@ def origin_of(settings: Settings, name: str) -> Any:
 
 
 def test_every_setting_is_tried_here() -> None:
-    """A new setting has to join VALUES."""
+    """VALUES has every setting."""
     assert list(VALUES) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_flag_before_environment_before_context_before_default(config: Writer, name: str) -> None:
-    """Each setting, from each of its sources in turn, and each time the origin says which one it was."""
+    """Each setting is read from each of its sources in turn, and its origin names the source."""
     (flag, flag_value), (variable, variable_value), (context, context_value) = VALUES[name]
     path = config(f'[contexts.prod]\n{name} = "{context}"\n')
     environ = {VARIABLES[name][0]: variable}
@@ -95,7 +95,7 @@ def test_flag_before_environment_before_context_before_default(config: Writer, n
 
 @pytest.mark.parametrize("name", [spec.name for spec in SPECS if not spec.secret])
 def test_an_empty_variable_is_not_set(name: str) -> None:
-    """``VARIABLE= command`` is how people unset one."""
+    """``VARIABLE= command`` unsets a variable."""
     environ = dict.fromkeys(VARIABLES[name], "")
     assert load_settings(environ=environ).origins[name] == "default"
 
@@ -107,7 +107,7 @@ def test_zero_is_a_value() -> None:
 
 
 def test_the_region_has_two_variables() -> None:
-    """AWS_REGION before AWS_DEFAULT_REGION, and the origin names the one that counted."""
+    """AWS_REGION wins over AWS_DEFAULT_REGION, and the origin names the variable that was used."""
     both = {"AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "us-east-1"}
     assert origin_of(load_settings(environ=both), "aws_region") == ("eu-central-1", "environment AWS_REGION")
     del both["AWS_REGION"]
@@ -115,7 +115,7 @@ def test_the_region_has_two_variables() -> None:
 
 
 def test_numbers_may_be_numbers_in_the_file(config: Writer) -> None:
-    """TOML has numbers; a quoted one is as good."""
+    """A number of TOML and a quoted number are both accepted."""
     settings = load_settings(
         environ={}, context="a", config=config("[contexts.a]\nbuckets = 64\nlookup_timeout = 1\naws_timeout = '2.5'\n")
     )
@@ -123,7 +123,7 @@ def test_numbers_may_be_numbers_in_the_file(config: Writer) -> None:
 
 
 def test_defaults() -> None:
-    """No file, no variable: everything has its default but Redis, which has none, and the actor, who is looked up."""
+    """Without a file and variables, settings have their defaults. Redis has none; the actor is determined."""
     settings = load_settings(environ={"HOME": "/nonexistent"})
     assert set(settings.origins.values()) == {"default"}
     assert settings.context is None
@@ -134,7 +134,7 @@ def test_defaults() -> None:
 
 
 def test_settings_do_not_change() -> None:
-    """Resolved once: nobody can tell afterwards why a value is what it is, if somebody else may set it."""
+    """Settings are frozen, so that each origin stays true."""
     settings = load_settings(environ={})
     with pytest.raises(FrozenInstanceError):
         settings.buckets = 1  # type: ignore[misc]
@@ -168,7 +168,7 @@ def test_which_context_is_used(config: Writer, argument: str | None, variable: s
 
 
 def test_an_unknown_context_names_those_that_exist(config: Writer) -> None:
-    """Never a default in its place: the command would talk to another environment."""
+    """It is an error: with a default context, the command would use another environment."""
     with pytest.raises(ConfigurationError, match="no context 'production'") as refused:
         load_settings(environ={}, context="production", config=config(TWO_CONTEXTS))
     assert "staging, prod" in refused.value.hint
@@ -177,13 +177,13 @@ def test_an_unknown_context_names_those_that_exist(config: Writer) -> None:
 
 
 def test_a_context_without_a_file_is_an_error(tmp_path: Path) -> None:
-    """A context was asked for, and there is no file that could have it."""
+    """The requested context cannot exist without a file."""
     with pytest.raises(ConfigurationError, match="no context 'prod'"):
         load_settings(environ={"XDG_CONFIG_HOME": str(tmp_path), "SALTCTL_CONTEXT": "prod"})
 
 
 def test_protection_is_true_or_false(config: Writer) -> None:
-    """``protected = "yes"`` must not be taken for anything."""
+    """``protected = "yes"`` is an error, neither true nor false."""
     with pytest.raises(ConfigurationError, match=r"protected \(context a\) must be true or false"):
         load_settings(environ={}, context="a", config=config('[contexts.a]\nprotected = "yes"\n'))
 
@@ -237,7 +237,7 @@ BAD: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("name", "bad", "says"), BAD, ids=lambda value: ascii(value)[:30])
 def test_an_invalid_value_names_setting_and_origin(name: str, bad: Any, says: str) -> None:
-    """Whoever typed it learns which setting, from where, and what it should be: and no log learns a password."""
+    """The message names the setting, its origin and the rule; it never contains a password."""
     origin = f"flag --{name.replace('_', '-')}"
     with pytest.raises(ConfigurationError) as refused:
         load_settings(flags={name: bad}, environ={})
@@ -249,7 +249,7 @@ def test_an_invalid_value_names_setting_and_origin(name: str, bad: Any, says: st
 
 @pytest.mark.parametrize(("name", "bad"), [(name, bad) for name, bad, _ in BAD if isinstance(bad, str) and bad.strip()])
 def test_bad_values_are_refused_from_the_environment_too(name: str, bad: str) -> None:
-    """With the variable's name."""
+    """The message names the variable."""
     variable = VARIABLES[name][0]
     with pytest.raises(ConfigurationError) as refused:
         load_settings(environ={variable: bad})
@@ -259,7 +259,7 @@ def test_bad_values_are_refused_from_the_environment_too(name: str, bad: str) ->
 
 @pytest.mark.parametrize("value", ["5", "true", "[1]", "2024-05-01", "{a = 1}"])
 def test_bad_types_in_the_file_are_refused(config: Writer, value: str) -> None:
-    """TOML has types that a URL cannot be of."""
+    """A URL must be a string of TOML."""
     with pytest.raises(ConfigurationError, match=r"redis_url \(context a\) must be a string"):
         load_settings(environ={}, context="a", config=config(f"[contexts.a]\nredis_url = {value}\n"))
 
@@ -268,7 +268,7 @@ def test_bad_types_in_the_file_are_refused(config: Writer, value: str) -> None:
 
 
 def test_path_of_the_configuration_file() -> None:
-    """--config, SALTCTL_CONFIG, then the XDG directory, whose default is ~/.config."""
+    """The order is --config, SALTCTL_CONFIG, and the XDG directory, which is ~/.config by default."""
     environ = {"SALTCTL_CONFIG": "/variable.toml", "XDG_CONFIG_HOME": "/xdg", "HOME": "/home/me"}
     assert config_path(environ, Path("/flag.toml")) == Path("/flag.toml")
     assert config_path(environ) == Path("/variable.toml")
@@ -277,14 +277,14 @@ def test_path_of_the_configuration_file() -> None:
 
 
 def test_an_optional_file_may_be_missing(tmp_path: Path) -> None:
-    """Most application servers have none."""
+    """A missing file has no contexts: most application servers have none."""
     file = read_config(tmp_path / "config.toml", required=False)
     assert not file.exists
     assert file.contexts == {}
 
 
 def test_a_requested_file_must_exist(tmp_path: Path) -> None:
-    """--config and SALTCTL_CONFIG alike: a typing error must not mean the defaults."""
+    """A wrong path in --config or SALTCTL_CONFIG is an error; the defaults are not used."""
     missing = tmp_path / "missing.toml"
     with pytest.raises(ConfigurationError, match="does not exist"):
         load_settings(environ={}, config=missing)
@@ -306,7 +306,7 @@ def test_a_requested_file_must_exist(tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_file_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
-    """Is named, with what is wrong with it."""
+    """The message names the file and the fault."""
     path = tmp_path / "config.toml"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=says) as refused:
@@ -314,8 +314,8 @@ def test_an_invalid_file_is_refused(tmp_path: Path, content: bytes, says: str) -
     assert str(path) in refused.value.message
 
 
-def test_a_directory_in_its_place(tmp_path: Path) -> None:
-    """Is an error of the system's, with its reason."""
+def test_a_directory_as_configuration_file_is_refused(tmp_path: Path) -> None:
+    """The message has the reason of the operating system."""
     with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
         load_settings(environ={}, config=tmp_path)
 
@@ -331,7 +331,7 @@ def test_a_directory_in_its_place(tmp_path: Path) -> None:
     ],
 )
 def test_an_unknown_key_is_refused(config: Writer, text: str, key: str, hint: str) -> None:
-    """Also in a context that is not used: a mistyped key must not mean the default."""
+    """A mistyped key is an error, also in a context that is not used; the default is not used."""
     with pytest.raises(ConfigurationError, match=f"unknown key '{key}'") as refused:
         load_settings(environ={}, config=config(text))
     assert hint in refused.value.hint
@@ -344,8 +344,9 @@ passwords = st.text(st.characters(exclude_categories=["Cs"]), min_size=6, max_si
 
 @given(passwords)
 def test_no_representation_of_settings_shows_a_password(password: str) -> None:
-    """describe() is printed by `saltctl config show`; repr() ends up in tracebacks and logs."""
-    assume(password not in repr(Settings(redis_url=f"redis://user:{MASK}@h:6379/0")))
+    """`saltctl config show` prints describe(); tracebacks and logs contain repr()."""
+    masked = Settings(redis_url=f"redis://user:{MASK}@h:6379/0")
+    assume(password not in f"{masked!r} {masked.describe()!r}")  # such as "origin", which is a key of each row
     quoted = quote(password, safe="")
     settings = Settings(redis_url=f"redis://user:{quoted}@h:6379/0", aws_endpoint_url=f"http://user:{quoted}@h/")
     for shown in (repr(settings), str(settings), repr(settings.describe())):
@@ -354,7 +355,7 @@ def test_no_representation_of_settings_shows_a_password(password: str) -> None:
 
 
 def test_describe_has_every_setting_in_a_fixed_order(config: Writer) -> None:
-    """With value and origin, as `saltctl config show` prints it; a URL without its password."""
+    """Each row has value and origin, as `saltctl config show` prints them; a URL has no password."""
     path = config(f'[contexts.prod]\nredis_url = "redis://:{SECRET}@h/0"\n')
     rows = load_settings(environ={"SALTCTL_BUCKETS": "64"}, context="prod", config=path).describe()
     assert [row["name"] for row in rows] == NAMES
@@ -365,7 +366,7 @@ def test_describe_has_every_setting_in_a_fixed_order(config: Writer) -> None:
 
 
 def test_settings_created_in_code_can_be_described() -> None:
-    """Application servers with a configuration of their own have no origins."""
+    """Their origins are all ``default``: application servers may have a configuration of their own."""
     assert {row["origin"] for row in Settings(redis_url="redis://h").describe()} == {"default"}
 
 
@@ -374,7 +375,7 @@ def test_settings_created_in_code_can_be_described() -> None:
 
 @pytest.mark.parametrize("content", [f"{SECRET}\n", SECRET, f"{SECRET}\r\n"])
 def test_the_password_file_is_read_without_its_last_newline(tmp_path: Path, content: str) -> None:
-    """Editors put one there; everything else in it is the password."""
+    """Editors add a final newline; the rest of the file is the password."""
     path = tmp_path / "password"
     path.write_text(content, encoding="utf-8", newline="")
     settings = load_settings(environ={"SALTCTL_REDIS_PASSWORD_FILE": str(path)})
@@ -383,19 +384,19 @@ def test_the_password_file_is_read_without_its_last_newline(tmp_path: Path, cont
 
 
 def test_blanks_belong_to_the_password(tmp_path: Path) -> None:
-    """Only newlines at the end are cut."""
+    """Only newlines at the end are removed."""
     path = tmp_path / "password"
     path.write_text("  a b \n", encoding="utf-8")
     assert Settings(redis_password_file=path).redis_password() == "  a b "
 
 
-def test_without_a_password_file_there_is_none() -> None:
-    """The URL may have one."""
+def test_without_a_password_file_the_password_is_none() -> None:
+    """The result is None: the URL may have the password."""
     assert Settings().redis_password() is None
 
 
-def test_a_password_file_that_cannot_be_read(tmp_path: Path) -> None:
-    """Is named, with the reason; bytes that are no text are not quoted."""
+def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """The message names the file and the reason; it does not quote bytes that are not UTF-8."""
     missing = tmp_path / "missing"
     with pytest.raises(ConfigurationError, match="No such file") as refused:
         Settings(redis_password_file=missing).redis_password()
@@ -408,12 +409,12 @@ def test_a_password_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_the_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """``~`` in a path of the file, where no shell expands it."""
+    """``~`` in a path is expanded: no shell does it for a file."""
     monkeypatch.setenv("HOME", str(tmp_path))
     settings = load_settings(environ={"SALTCTL_REDIS_PASSWORD_FILE": "~/password"})
     assert settings.redis_password_file == tmp_path / "password"
 
 
 def test_the_layout_names_version_and_bucket_count() -> None:
-    """As fences in Redis and the binding in the backup table carry it."""
+    """Fences in Redis and the binding in the backup table have this name."""
     assert Settings(buckets=64).layout == "v1:64"

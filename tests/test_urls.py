@@ -1,4 +1,4 @@
-"""Redis URLs taken apart: which servers, with which credentials, and no password in what is shown."""
+"""Parsing of Redis URLs: servers, credentials, and masked passwords."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ SECRET = "hunter2"  # noqa: S105  opens nothing
     ],
 )
 def test_every_kind_of_url(url: str, kind: str, tls: bool, shown: str) -> None:
-    """Default ports, several hosts, IPv6; a URL is shown as what it connects to."""
+    """Default ports, several hosts and IPv6; the string of a URL is its servers."""
     parsed = parse_redis_url(url)
     assert (parsed.kind, parsed.tls, str(parsed)) == (kind, tls, shown)
 
 
 def test_credentials_and_options_go_to_every_node() -> None:
-    """A node of a cluster is connected to as the URL says: TLS, user, password, options."""
+    """The URL of a node has the TLS, user, password and options of the cluster's URL."""
     parsed = parse_redis_url(
         f"rediss+cluster://app:{SECRET}%40@a,b:2/0?ssl_ca_certs=/etc/ca%201.pem&ssl_cert_reqs=none"
     )
@@ -45,7 +45,7 @@ def test_credentials_and_options_go_to_every_node() -> None:
 
 
 def test_sentinels_have_credentials_of_their_own() -> None:
-    """They get neither the servers' password nor their database, and the servers get none of theirs."""
+    """Sentinels do not get the servers' password or database; servers do not get the sentinels' credentials."""
     url = f"redis+sentinel://app:{SECRET}@s/m/2?sentinel_username=u%40&sentinel_password=p%2Fw&socket_keepalive=1"
     parsed = parse_redis_url(url)
     assert parsed.service == "m"
@@ -68,7 +68,7 @@ def test_sentinels_have_credentials_of_their_own() -> None:
     ],
 )
 def test_invalid_urls_are_refused(url: str, says: str) -> None:
-    """Says what is wrong, and repeats nothing of what may be a password."""
+    """The message names the fault, and quotes nothing that may be a password."""
     with pytest.raises(ValueError, match=says) as refused:
         parse_redis_url(url)
     assert SECRET not in str(refused.value)
@@ -76,7 +76,7 @@ def test_invalid_urls_are_refused(url: str, says: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"])
 def test_no_password_is_shown(scheme: str) -> None:
-    """Neither by ``config show`` nor by a repr; hosts and service are."""
+    """A masked URL and a repr show hosts and service, but no password."""
     url = f"{scheme}://app:{SECRET}@h1:1,h2/m?sentinel_password={SECRET}&ssl_ca_certs=x"
     if "cluster" in scheme:
         url = url.replace("/m?", "?")
@@ -105,8 +105,8 @@ passwords = st.text(st.characters(exclude_categories=["Cs"]), min_size=6, max_si
 @example("redis", "user", "1234/5678", "h", "/0")
 @example("unix", "", "@@@@@@", "", "/run/redis.sock")
 def test_a_password_is_never_shown(scheme: str, user: str, password: str, host: str, tail: str) -> None:
-    """Neither quoted nor raw, whatever characters it has; what cannot be taken apart is not shown at all."""
-    # A password such as "redis:" or "/0:***" is in every URL; only what makes it one is secret.
+    """A password with any characters is masked, quoted or not. A URL that cannot be parsed is masked as a whole."""
+    # A password such as "redis:" or "/0:***" is also a part of the masked URL.
     assume(password not in f"{scheme}://{user}:{MASK}@{host}{tail}")
     for typed in {password, quote(password, safe="")}:
         shown = mask_url(f"{scheme}://{user}:{typed}@{host}{tail}")
@@ -117,7 +117,7 @@ def test_a_password_is_never_shown(scheme: str, user: str, password: str, host: 
 
 @given(schemes, st.sampled_from(["password", "PASSWORD", "ssl_password", "p%61ssword"]), passwords)
 def test_a_password_in_the_query_is_never_shown(scheme: str, key: str, password: str) -> None:
-    """redis-py takes one there, too."""
+    """redis-py accepts a password in the query, too."""
     quoted = quote(password, safe="")
     assume(quoted not in f"{scheme}://h/0?db=1&{key}={MASK}&x=1")
     shown = mask_url(f"{scheme}://h/0?db=1&{key}={quoted}&x=1")
@@ -145,7 +145,7 @@ def test_a_password_in_the_query_is_never_shown(scheme: str, key: str, password:
     ],
 )
 def test_only_passwords_are_masked(url: str, shown: str) -> None:
-    """Somebody compares it with what he typed."""
+    """Everything else stays, so that an operator can compare it with the URL that was typed."""
     assert mask_url(url) == shown
 
 
@@ -163,7 +163,7 @@ def test_only_passwords_are_masked(url: str, shown: str) -> None:
     ],
 )
 def test_which_urls_have_a_password(url: str, has: bool) -> None:
-    """Those must not come from a flag, where ``ps`` shows them; the others may."""
+    """Such a URL must not come from a flag, because ``ps`` shows flags."""
     assert has_password(url) is has
 
 
@@ -179,6 +179,6 @@ def test_which_urls_have_a_password(url: str, has: bool) -> None:
         ("", False),
     ],
 )
-def test_loopback_addresses_are_recognised_by_their_host(url: str, expected: bool) -> None:
+def test_loopback_addresses_are_recognized_by_their_host(url: str, expected: bool) -> None:
     """The drills and `local` refuse every other endpoint."""
     assert is_loopback(url) is expected
