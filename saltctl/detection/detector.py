@@ -95,7 +95,6 @@ class Detector:
         settings: write units per salt, the cap, and the age above which reports are stale.
         counters: totals to update; by default its own.
         max_age: age in seconds above which reports are stale, instead of the setting.
-        now: returns seconds since the epoch.
         should_stop: called before every raise; True leaves the remaining entries pending.
     """
 
@@ -147,8 +146,7 @@ class Detector:
             if report.conversation_id in refused:
                 batch.dead.append((entry, refused[report.conversation_id]))
             (result.left_pending if report.conversation_id in failed else ids).append(entry.id)
-        if batch.dead:
-            self._add_dead_letters(batch.dead, result)
+        self._add_dead_letters(batch.dead, result)
         ids += [entry.id for entry, _ in batch.dead]
         if stream is not None and ids:
             stream.acknowledge(ids)
@@ -264,7 +262,7 @@ class Detector:
         )
 
     def _add_dead_letters(self, dead: list[tuple[Entry, str]], result: BatchResult) -> None:
-        if self._dead_letters is not None:
+        if dead and self._dead_letters is not None:
             self._dead_letters.add(dead)
         result.dead += len(dead)
         self.counters.dead += len(dead)

@@ -36,9 +36,7 @@ class FenceWatcher:
         store: the registry in Redis.
         buckets: its number of buckets.
         new_rebuild: returns a new rebuild with a token of its own.
-        counters: totals to update.
         stop: set to end the watcher; a rebuild in progress then releases its lease.
-        clock: returns monotonic seconds.
     """
 
     def __init__(

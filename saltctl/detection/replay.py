@@ -74,11 +74,9 @@ class Replay:
     """A replay. Iterate over :meth:`run` once.
 
     Args:
-        stream: the heat stream.
         detector: handles the entries; in a dry run over ``InMemorySums``.
         registry: looks up max_n for a dry run.
         options: the entries to replay.
-        clock: returns monotonic seconds.
         sleep: waits, to keep the rate.
     """
 

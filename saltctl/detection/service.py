@@ -46,15 +46,12 @@ class Service:
     """One instance. Call :meth:`run`, or call :meth:`step` in a loop.
 
     Args:
-        stream: the heat stream.
         detector: handles the entries.
         consumer: the consumer's name in the group. Two instances of one name share pending entries harmlessly.
         settings: the retention of acknowledged reports.
         stop: set by a signal handler; the current batch is finished, and no more entries are read.
         fence_watcher: runs in a thread of its own; None to watch no fence.
         state: records the latest raises for operators; None to record nothing.
-        clock: returns monotonic seconds.
-        now: returns seconds since the epoch.
         block: the longest wait of one step for entries, in seconds.
         claim_idle: seconds after which a pending entry of another consumer is claimed.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from saltctl.detection.service import ALIVE_SECONDS
@@ -82,12 +82,7 @@ class StreamStatus:
 
 
 def _consumer_record(consumer: ConsumerInfo) -> dict[str, Any]:
-    return {
-        "name": consumer.name,
-        "pending": consumer.pending,
-        "idle_s": consumer.idle_s,
-        "alive": is_alive(consumer.idle_s),
-    }
+    return asdict(consumer) | {"alive": is_alive(consumer.idle_s)}
 
 
 def read_stream_status(
@@ -97,13 +92,7 @@ def read_stream_status(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> StreamStatus:
-    """Read the stream twice and judge it.
-
-    Args:
-        stream: the heat stream.
-        window: seconds between the two readings.
-        clock: returns monotonic seconds.
-        sleep: waits.
+    """Read the stream twice, ``window`` seconds apart, and judge it.
 
     Raises:
         RedisUnavailableError, AccessDeniedError: the stream cannot be read.

@@ -73,8 +73,6 @@ class Load:
         meters: one for each server.
         registry: where N is looked up.
         messages: where the stored writes go.
-        rng: the random number generator.
-        clock: monotonic seconds.
         sleep: how to wait for the next tick.
     """
 

@@ -147,10 +147,7 @@ class Comparison:
         settings: the bucket count and the layout of the registry.
         redis: reads the entries in Redis.
         store: asked whether Redis is verified. None skips that check, and the report says verified.
-        backup: the backup table.
-        options: how to compare.
         registry: repairs drift; None changes nothing.
-        clock: monotonic seconds.
         sleep: waits for the grace period, and while AWS throttles.
     """
 

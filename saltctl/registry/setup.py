@@ -51,13 +51,11 @@ def set_up(
             stream.create_group()
         yield Action(name, done, "from the beginning of the stream")
     if messages:
-        yield _set_up_messages_table(MessagesTable(settings), dry_run, done)
-
-
-def _set_up_messages_table(table: MessagesTable, dry_run: bool, done: Literal["created", "create"]) -> Action:
-    name = f"table {table.name}"
-    if table.exists():
-        return Action(name, "exists", "")
-    if not dry_run:
-        table.create()
-    return Action(name, done, "conversation_id (S), sort_key (S), on demand")
+        messages_table = MessagesTable(settings)
+        name = f"table {messages_table.name}"
+        if messages_table.exists():
+            yield Action(name, "exists", "")
+        else:
+            if not dry_run:
+                messages_table.create()
+            yield Action(name, done, "conversation_id (S), sort_key (S), on demand")

@@ -113,8 +113,6 @@ class Import:
         lines: the file, opened in binary mode.
         registry: raises the entries.
         backup: read first, so that entries that it holds already are not raised again.
-        options: how to import.
-        clock: monotonic seconds.
         sleep: waits to keep the rate, and while AWS throttles. The default returns early if the import is closed.
     """
 

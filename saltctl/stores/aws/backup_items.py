@@ -23,7 +23,6 @@ class BackupItems:
 
     Args:
         settings: names the table.
-        client: a boto3 client to use instead of a new one.
     """
 
     def __init__(self, settings: Settings, *, client: Any = None) -> None:

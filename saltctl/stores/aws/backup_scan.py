@@ -46,12 +46,9 @@ class SegmentReader:
     """Reads segments, page by page, in the caller's thread. Thread-safe.
 
     Args:
-        client: sends the requests.
-        table: the table's name.
         plan: the arguments of the scan.
         stop: set when the scan must end.
         sleep: waits for at most a number of seconds; by default until ``stop`` is set.
-        clock: monotonic seconds.
     """
 
     def __init__(

@@ -32,7 +32,6 @@ class BackupTable:
 
     Args:
         settings: names the table.
-        client: a boto3 client to use instead of a new one.
         sleep: waits before unprocessed keys of a batch are requested again.
     """
 

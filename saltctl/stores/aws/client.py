@@ -73,7 +73,10 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3, timeou
         user_agent_extra="saltctl",
     )
     try:
-        endpoint = settings.aws_endpoint_url if _must_pass_endpoint(settings) else None
+        # botocore itself reads an endpoint from the environment, and prefers AWS_ENDPOINT_URL_DYNAMODB, which is more
+        # specific. An endpoint from a context or an option must be passed to it.
+        from_environment = settings.origins.get("aws_endpoint_url", "").startswith("environment")
+        endpoint = None if from_environment else settings.aws_endpoint_url
         with _creating_clients:  # clients are thread-safe, but a session must not create two at once (documented)
             session = _session(settings.aws_profile, settings.aws_region, os.environ.get("AWS_ACCESS_KEY_ID"))
             return session.client(service, config=config, endpoint_url=endpoint)
@@ -125,12 +128,6 @@ def _session(profile: str | None, region: str | None, access_key_id: str | None)
     core = botocore.session.get_session()
     core.register_component("response_parser_factory", _StrictParsers())
     return boto3.session.Session(botocore_session=core, profile_name=profile, region_name=region)
-
-
-def _must_pass_endpoint(settings: Settings) -> bool:
-    # botocore itself reads an endpoint from the environment, and prefers AWS_ENDPOINT_URL_DYNAMODB, which is more
-    # specific. An endpoint from a context or an option must be passed to it.
-    return not settings.origins.get("aws_endpoint_url", "").startswith("environment")
 
 
 # Errors.
@@ -269,11 +266,7 @@ def table_size(table: Mapping[str, Any]) -> TableSize:
 def create_table(dynamodb: Any, table: str, keys: Mapping[str, str], **options: Any) -> None:
     """Create a table, billed on demand, and wait until it exists.
 
-    Args:
-        dynamodb: the boto3 client.
-        table: the table's name.
-        keys: name to type (HASH or RANGE) of its keys, which are strings.
-        options: more parameters of CreateTable.
+    ``keys``: name to type (HASH or RANGE) of its keys, which are strings. ``options``: more parameters of CreateTable.
     """
     with aws_errors(f"{table!r}"):
         dynamodb.create_table(

@@ -28,7 +28,6 @@ class AwsInspection:
     Args:
         settings: the endpoint, the Region and the profile.
         client: a boto3 client for DynamoDB to use instead of a new one.
-        now: seconds since the epoch.
     """
 
     def __init__(self, settings: Settings, *, client: Any = None, now: Callable[[], float] = time.time) -> None:

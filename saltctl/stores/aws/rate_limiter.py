@@ -38,7 +38,6 @@ class RateLimiter:
 
     Args:
         max_rcu: read capacity units a second; None for no limit.
-        clock: monotonic seconds.
     """
 
     def __init__(self, max_rcu: float | None, *, clock: Callable[[], float] = time.monotonic) -> None:
