@@ -101,21 +101,13 @@ class Settings:
         return f"v1:{self.buckets}"
 
     def require_redis_url(self) -> str:
-        """Return the Redis URL.
-
-        Raises:
-            ConfigurationError: it is not set. The hint explains how to set it, and how to try saltctl without a server.
-        """
+        """Return the Redis URL. Raises ConfigurationError, with a hint how to set it, if it is not set."""
         if not self.redis_url:
             raise ConfigurationError("no Redis is configured", hint=_NO_REDIS_HINT)
         return self.redis_url
 
     def redis_password(self) -> str | None:
-        """Return the password in ``redis_password_file``, without its final newline; None if no file is set.
-
-        Raises:
-            ConfigurationError: the file cannot be read.
-        """
+        """Return the password in ``redis_password_file``; None if no file is set. Raises as :func:`read_password`."""
         return None if self.redis_password_file is None else read_password(self.redis_password_file)
 
     def describe(self) -> list[dict[str, Any]]:
