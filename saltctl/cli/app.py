@@ -38,7 +38,10 @@ COMMANDS = {
     "config": "config",
     "completion": "app",
 }
-"""The commands and groups in the order of the help, each with the module of saltctl.cli that adds it."""
+"""The commands and groups in the order of the help, each with its module in saltctl.cli.
+
+The module of a group has a Typer application ``group``, that of a command a function with the name of the command.
+"""
 
 
 def build(*, only: str | None = None, completion: bool = False) -> typer.Typer:
@@ -60,7 +63,11 @@ def build(*, only: str | None = None, completion: bool = False) -> typer.Typer:
     )
     app.callback()(_root)
     for name in COMMANDS if only is None else (only,) if only in COMMANDS else ():
-        import_module(f"saltctl.cli.{COMMANDS[name]}").add_to(app)
+        module = import_module(f"saltctl.cli.{COMMANDS[name]}")
+        if hasattr(module, "group"):
+            app.add_typer(module.group, name=name)
+        else:
+            app.command(name)(getattr(module, name))
     return app
 
 
@@ -104,11 +111,6 @@ class Shell(StrEnum):
     zsh = "zsh"
     fish = "fish"
     powershell = "powershell"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command ``completion`` to the tree."""
-    app.command("completion")(completion)
 
 
 def completion(shell: Annotated[Shell, typer.Argument(help="The shell.")]) -> None:

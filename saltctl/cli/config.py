@@ -14,11 +14,6 @@ SHOW_COLUMNS = columns_of("name value origin", name="setting")
 PATH_COLUMNS = columns_of("path exists")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the group to the command tree."""
-    app.add_typer(group, name="config")
-
-
 @group.command("show")
 def show(context: typer.Context, output: OutputOption = None) -> None:
     """Show every setting with its value and its origin; passwords are masked.

@@ -62,11 +62,6 @@ class EmitKind(StrEnum):
     acl = "acl"
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the group to the command tree."""
-    app.add_typer(group, name="service")
-
-
 @group.command("run")
 def run(
     context: typer.Context,

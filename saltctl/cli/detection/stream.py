@@ -24,11 +24,6 @@ PEEK_COLUMNS = columns_of("id conversation_id server window writes valid")
 PEEK_KEYS = (*columns_of("id at"), *PEEK_COLUMNS[1:])
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the group to the command tree."""
-    app.add_typer(group, name="stream")
-
-
 @group.command("status")
 def status(
     context: typer.Context,

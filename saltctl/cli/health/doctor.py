@@ -26,11 +26,6 @@ class Monitoring(StrEnum):
     prometheus = "prometheus"
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the tree."""
-    app.command("doctor")(doctor)
-
-
 def doctor(
     context: typer.Context,
     only: Annotated[

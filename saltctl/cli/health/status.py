@@ -24,11 +24,6 @@ MIN_INTERVAL = 0.5
 """Shortest interval of --watch, in seconds."""
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the tree."""
-    app.command("status")(status)
-
-
 def status(
     context: typer.Context,
     watch: Annotated[float, duration_option("--watch", "Refresh at this interval, until q or Ctrl-C.")] = 0.0,

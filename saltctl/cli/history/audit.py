@@ -36,11 +36,6 @@ PARTITION_COLUMNS = columns_of("partition_key messages")
 ORPHAN_COLUMNS = columns_of("partition_key sort_key message_id", message_id="message")
 
 
-def add_to(group: typer.Typer) -> None:
-    """Add the command to the group ``history``."""
-    group.command("audit")(audit)
-
-
 def audit(
     context: typer.Context,
     conversation: Conversation,

@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 FIELD_COLUMNS = columns_of("sort_key message_id partition_key", message_id="message")
 
 
-def add_to(group: typer.Typer) -> None:
-    """Add the command to the group ``history``."""
-    group.command("find")(find)
-
-
 def find(
     context: typer.Context,
     conversation: Conversation,

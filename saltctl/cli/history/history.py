@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saltctl.cli.history import audit, find
+from saltctl.cli.history.audit import audit
 from saltctl.cli.history.bounds import Conversation, SinceOption, UntilOption, sort_key_bound
+from saltctl.cli.history.find import find
 from saltctl.cli.output import (
     OutputFormat,
     columns_of,
@@ -32,13 +33,6 @@ group = typer.Typer(
     help="Read whole conversations, find messages, and check that no reader misses one.", no_args_is_help=True
 )
 REQUEST_COLUMNS = columns_of("partition_key order limit from to consistent")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the group to the command tree."""
-    find.add_to(group)
-    audit.add_to(group)
-    app.add_typer(group, name="history")
 
 
 @group.command("read")
@@ -157,3 +151,7 @@ def _describe_range(request: PartitionQuery) -> str:
         return f"every request reads from the {'newest' if request.descending else 'oldest'} message on"
     bounds = [f"from {low}"] * (low is not None) + [f"up to {high}"] * (high is not None)
     return f"every request reads {' '.join(bounds)}"
+
+
+group.command("find")(find)
+group.command("audit")(audit)

@@ -18,11 +18,6 @@ COLUMNS = columns_of("passed scenarios")
 LIST_COLUMNS = columns_of("name about", name="drill", about="scenario")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the tree."""
-    app.command("drill")(drill)
-
-
 def drill(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Drills to run; all if none.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the drills and run none.")] = False,

@@ -35,11 +35,6 @@ HOTTEST_COLUMNS = columns_of(
 )
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the group to the command tree."""
-    app.add_typer(group, name="local")
-
-
 @group.command("shell")
 def shell() -> None:
     """Open a shell in which saltctl and the AWS tools talk to local servers only.

@@ -34,11 +34,6 @@ if TYPE_CHECKING:
     from saltctl.rebuild.resume import ResumeMode
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the tree."""
-    app.command("rebuild")(rebuild)
-
-
 def rebuild(
     context: typer.Context,
     segments: SegmentsOption = 4,

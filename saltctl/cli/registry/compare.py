@@ -35,11 +35,6 @@ KEYS = (*COLUMNS, *columns_of("drift"))
 DRIFT_COLUMNS = columns_of("conversation_id kind redis_n backup_n write_n repaired")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the tree."""
-    app.command("compare")(compare)
-
-
 def compare(
     context: typer.Context,
     repair: Annotated[bool, typer.Option("--repair", help="Raise the side that has less; else change nothing.")] = (

@@ -30,11 +30,6 @@ COLUMNS = columns_of("conversation_id needed_n backup_n state")
 COST_COLUMNS = columns_of("items bytes rcu", rcu="read units")
 
 
-def add_to(group: typer.Typer) -> None:
-    """Add the command to the group ``registry``."""
-    group.command("discover")(discover)
-
-
 def discover(
     context: typer.Context,
     apply: Annotated[

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from saltctl.cli.output import Column, Record, columns_of, note, print_result, warn
-from saltctl.cli.registry import discover, transfer
+from saltctl.cli.registry.discover import discover
 from saltctl.cli.registry.source import Entries, SourceOption, trusted_source
+from saltctl.cli.registry.transfer import export, import_
 from saltctl.cli.session import (
     ConfirmOption,
     DryRunOption,
@@ -35,13 +36,6 @@ class Order(StrEnum):
 
     id = "id"
     n = "n"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the group to the command tree."""
-    discover.add_to(group)
-    transfer.add_to(group)
-    app.add_typer(group, name="registry")
 
 
 def _last_raise(record: Record) -> str:
@@ -197,3 +191,8 @@ def list_(
     if entries.damaged:
         warn(f"{entries.damaged} damaged items of the backup are left out; saltctl rebuild --dry-run names them")
     print_result([{"conversation_id": i, "max_n": n} for i, n in chosen], output, columns=LIST_COLUMNS)
+
+
+group.command("discover")(discover)
+group.command("export")(export)
+group.command("import")(import_)

@@ -13,11 +13,6 @@ from saltctl.cli.session import ConfirmOption, DryRunOption, OutputOption, sessi
 COLUMNS = columns_of("resource action detail")
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to the tree."""
-    app.command("setup")(setup)
-
-
 def setup(
     context: typer.Context,
     messages: Annotated[bool, typer.Option("--messages", help="Also create a messages table, for trials.")] = False,

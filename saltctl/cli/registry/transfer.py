@@ -37,12 +37,6 @@ RAISE_COLUMNS = columns_of("conversation_id before after")
 KEYS = (*COLUMNS, *columns_of("raises bad_lines"))
 
 
-def add_to(group: typer.Typer) -> None:
-    """Add the commands to the group ``registry``."""
-    group.command("export")(export)
-    group.command("import")(import_)
-
-
 def export(
     context: typer.Context,
     source: SourceOption = None,

@@ -29,11 +29,6 @@ COLUMNS = columns_of(
 )
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the group to the command tree."""
-    app.add_typer(group, name="throttle")
-
-
 @group.command("scan")
 def scan(
     context: typer.Context,
