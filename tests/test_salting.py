@@ -35,6 +35,7 @@ powers_of_two = st.sampled_from(POWERS)
 # Conversation ids.
 
 
+@pytest.mark.slow
 @given(conversation_ids)
 def test_an_id_is_returned_unchanged(conversation_id: str) -> None:
     """An id may contain every character except ``#``: blanks, quotes, any script, control characters."""
@@ -251,6 +252,7 @@ def test_needed_n_at_its_steps(rate: float, n: int) -> None:
 # Buckets.
 
 
+@pytest.mark.slow
 @given(conversation_ids, st.sampled_from([1, 64, 16384]))
 def test_every_id_has_a_bucket(conversation_id: str, buckets: int) -> None:
     """Its number is from 0 to the bucket count less one."""

@@ -189,6 +189,7 @@ def test_the_fixtures_in_an_application(conftest: str, tmp_path: Path) -> None:
     assert "5 passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_without_pytest_the_classes_work() -> None:
     """An application may use another test runner; a fixture that is missing says why."""
     code = (

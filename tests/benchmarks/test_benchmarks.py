@@ -24,6 +24,7 @@ def printed(outcome: Outcome) -> str:
     return output
 
 
+@pytest.mark.slow
 def test_lookups_are_answered_by_redis() -> None:
     """On every server, each contender runs in every round, and Redis answers every lookup."""
     outcome = lookup.run(quick=True)
@@ -37,6 +38,7 @@ def test_lookups_are_answered_by_redis() -> None:
         assert output.count(row) >= len(engines())
 
 
+@pytest.mark.slow
 def test_pages_have_the_right_messages() -> None:
     """At every N, each contender reads its page, and the table has the goals."""
     outcome = history.run(quick=True)
@@ -50,6 +52,7 @@ def test_pages_have_the_right_messages() -> None:
     assert "<= 2 " in output
 
 
+@pytest.mark.slow
 def test_a_lookup_that_falls_back_is_not_measured(redis_server: LocalRedis) -> None:
     """An unverified server is an error of the benchmark, and its times are not used."""
     settings = Settings(redis_url=redis_server.url, buckets=32)
@@ -74,6 +77,7 @@ class _UnusedClient:
         return b""
 
 
+@pytest.mark.slow
 def test_memory_is_measured_with_all_entries_present() -> None:
     """Every layout holds all entries, and the registry's hashes are listpacks."""
     outcome = memory.run(quick=True)
@@ -90,6 +94,7 @@ def test_memory_is_measured_with_all_entries_present() -> None:
     assert output.count(" buckets") == len(engines()) * len(memory.BUCKETS)
 
 
+@pytest.mark.slow
 def test_every_contender_of_the_rebuild_does_its_work() -> None:
     """All contenders use the same pages, and the entries they write are compared with the backup."""
     outcome = rebuild.run(quick=True)
@@ -101,6 +106,7 @@ def test_every_contender_of_the_rebuild_does_its_work() -> None:
         assert row in output
 
 
+@pytest.mark.slow
 def test_a_rebuilt_registry_equals_the_backup(redis_server: LocalRedis) -> None:
     """With several pages and segments, a rebuild merges every entry once, and no other entry."""
     count = 30_000
@@ -115,6 +121,7 @@ def test_a_rebuilt_registry_equals_the_backup(redis_server: LocalRedis) -> None:
         store.close()
 
 
+@pytest.mark.slow
 def test_pages_are_the_same_for_any_number_of_segments() -> None:
     """Scans with one and with several segments find every item once; a key of another segment is refused."""
     count = 40_000
@@ -148,6 +155,7 @@ def test_a_wrong_or_missing_entry_is_found() -> None:
     assert differences([*right, (conversation_id(100), 4)], 100) > 0
 
 
+@pytest.mark.slow
 def test_commands_start_and_print_correct_output() -> None:
     """Every command runs in every round, and ``registry get`` reads its entry from Redis."""
     outcome = startup.run(quick=True)
@@ -159,6 +167,7 @@ def test_commands_start_and_print_correct_output() -> None:
         assert row in output
 
 
+@pytest.mark.slow
 def test_a_comparison_finds_all_in_sync() -> None:
     """Both sizes are compared completely, and the table has a row for each."""
     outcome = compare.run(quick=True)
@@ -166,6 +175,7 @@ def test_a_comparison_finds_all_in_sync() -> None:
     assert "4,000 entries" in printed(outcome)
 
 
+@pytest.mark.slow
 def test_detection_does_the_work_that_it_measures() -> None:
     """Every report is handled once, memory is measured, and a hot conversation gets salts."""
     outcome = detection.run(quick=True)
@@ -176,6 +186,7 @@ def test_detection_does_the_work_that_it_measures() -> None:
         assert row in output
 
 
+@pytest.mark.slow
 def test_the_program_runs_the_named_benchmarks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -116,6 +116,7 @@ def test_it_drops_replies(proxy: Proxy, servers: tuple[Echo, Echo]) -> None:
         assert ask(muted) == b""
 
 
+@pytest.mark.slow
 def test_delayed_data_arrives_after_its_sender_disconnected(proxy: Proxy, servers: tuple[Echo, Echo]) -> None:
     """As on a network, a server may execute a command after the client closed the connection."""
     with connect(proxy, timeout=0.05) as client:

@@ -123,6 +123,7 @@ def test_throttled_until_the_timeout(args: tuple[str, ...], stub: AwsStub, saltc
     assert "timeout" in fails(saltctl, (*args, "--timeout", "1s"), 124)
 
 
+@pytest.mark.slow
 def test_an_export_that_is_throttled_for_a_while(stub: AwsStub, saltctl: Runner) -> None:
     """The export retries, and contains every entry."""
     whole = saltctl("registry", "export", "--source", "redis").out
@@ -143,6 +144,7 @@ def test_an_import_that_is_throttled_all_the_time(stub: AwsStub, saltctl: Runner
     assert saltctl("registry", "get", "conv_new_1", "-o", "json").json[0]["max_n"] == 1
 
 
+@pytest.mark.slow
 def test_a_replay_that_is_throttled_all_the_time(
     configured: Settings, rebuild: Rebuilder, saltctl: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +164,7 @@ def test_a_replay_that_is_throttled_all_the_time(
     stream.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "code"),
     [(refusal("InternalServerError", 500), 69), (HANG_UP, 69), (GARBAGE, 69), (refusal("ExpiredTokenException"), 77)],
@@ -174,6 +177,7 @@ def test_broken_answers(args: tuple[str, ...], answer: Answer, code: int, stub: 
     fails(saltctl, args, code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [NOT_RETRIED[0], NOT_RETRIED[7]], ids=" ".join)
 def test_a_slow_answer(args: tuple[str, ...], stub: AwsStub, saltctl: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit 69 after the timeout from the settings."""
@@ -196,6 +200,7 @@ def test_unprocessed_keys_are_requested_again(stub: AwsStub, saltctl: Runner) ->
     assert stub.seen.count("BatchGetItem") == 3
 
 
+@pytest.mark.slow
 def test_a_throttle_scan_without_cloudwatch(stub: AwsStub, saltctl: Runner) -> None:
     """Exit 77 without CloudWatch: the document has the service's state, no-data, and null for unknown values."""
     stub.rule = lambda operation, request: refusal("AccessDeniedException") if "Metric" in operation else None
@@ -208,6 +213,7 @@ def test_a_throttle_scan_without_cloudwatch(stub: AwsStub, saltctl: Runner) -> N
     assert outcome.error["code"] == "access_denied"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer", [refusal("AccessDeniedException"), HANG_UP, GARBAGE], ids=["denied", "hang-up", "garbage"]
 )

@@ -25,6 +25,7 @@ def test_scripts_are_current(shell: str, saltctl: Runner) -> None:
     assert not outcome.out.startswith("\n")
 
 
+@pytest.mark.slow
 def test_bash_completes_commands(tmp_path: Path) -> None:
     """The script, loaded into bash, completes the first letters of a command."""
     found = shutil.which("bash")

@@ -58,6 +58,7 @@ def test_tsv_is_the_default_in_a_pipe(contract: Contract, saltctl: Runner, seede
     assert set(header.split("\t")) >= {key for key in columns if key != "salted"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
 @pytest.mark.parametrize("columns", ["80", "120"])
 def test_tables_fit_the_terminal(
@@ -96,6 +97,7 @@ BUT_NOT = "saltctl doctor --only redis --only lease"
 """In the environment of the examples no service runs, and there was throttling: these commands find it (exit 3)."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", RUNNABLE)
 def test_examples_work_when_pasted(
     example: str, saltctl: Runner, scratch: LocalEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -49,6 +49,7 @@ def metrics_of(file: Path) -> dict[str, float]:
 JOBS = (("compare",), ("rebuild",), ("stream", "replay"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS, ids=" ".join)
 def test_nothing_happened_prints_nothing(job: tuple[str, ...], saltctl: Runner, verified_settings: Settings) -> None:
     """With all in order ``--cron`` prints not one byte, so cron mails nothing."""
@@ -56,6 +57,7 @@ def test_nothing_happened_prints_nothing(job: tuple[str, ...], saltctl: Runner, 
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_a_job_that_found_something_says_so_in_one_line(
     saltctl: Runner, verified_settings: Settings, backup: BackupTable
 ) -> None:
@@ -75,6 +77,7 @@ def test_a_job_that_found_something_says_so_in_one_line(
     assert lines[0]["run"] != lines[1]["run"]
 
 
+@pytest.mark.slow
 def test_a_rebuild_that_verified_says_so(
     saltctl: Runner, verified_settings: Settings, redis_server: LocalRedis
 ) -> None:
@@ -86,6 +89,7 @@ def test_a_rebuild_that_verified_says_so(
     assert saltctl("rebuild", "--cron").err == ""
 
 
+@pytest.mark.slow
 def test_a_failure_is_one_line(saltctl: Runner, verified_settings: Settings, redis_server: LocalRedis) -> None:
     """The line has the error's code, message and hint; they are not printed again."""
     redis_server.kill()
@@ -96,6 +100,7 @@ def test_a_failure_is_one_line(saltctl: Runner, verified_settings: Settings, red
     assert line["hint"]
 
 
+@pytest.mark.slow
 def test_a_held_lease_prints_nothing(saltctl: Runner, verified_settings: Settings, backup: BackupTable) -> None:
     """A rebuild that runs every minute during a long rebuild exits with 75 and without a mail."""
     backup.lease.acquire("other", time.time(), host="app-17", pid=4242, expiry=30)
@@ -103,11 +108,13 @@ def test_a_held_lease_prints_nothing(saltctl: Runner, verified_settings: Setting
     assert (outcome.code, outcome.out, outcome.err) == (75, "", "")
 
 
+@pytest.mark.slow
 def test_output_is_printed_if_a_format_is_given(saltctl: Runner, verified_settings: Settings) -> None:
     """``--cron -o json`` has its document on stdout."""
     assert saltctl("compare", "--cron", "-o", "json").json["in_sync"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS, ids=" ".join)
 def test_metrics_are_written_at_success(
     job: tuple[str, ...], saltctl: Runner, verified_settings: Settings, tmp_path: Path
@@ -124,6 +131,7 @@ def test_metrics_are_written_at_success(
     assert [path.name for path in tmp_path.glob("*saltctl.prom*")] == ["saltctl.prom"]
 
 
+@pytest.mark.slow
 def test_metrics_are_written_at_failure_and_keep_the_last_success(
     saltctl: Runner, verified_settings: Settings, redis_server: LocalRedis, tmp_path: Path
 ) -> None:
@@ -143,6 +151,7 @@ def test_metrics_are_written_at_failure_and_keep_the_last_success(
     assert metrics_of(file)[last] == 0
 
 
+@pytest.mark.slow
 def test_drift_is_a_success_with_metrics_of_its_own(
     saltctl: Runner, verified_settings: Settings, backup: BackupTable, tmp_path: Path
 ) -> None:
@@ -154,6 +163,7 @@ def test_drift_is_a_success_with_metrics_of_its_own(
     assert (found["saltctl_job_success"], found["saltctl_compare_behind"]) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [("--timeout", "1ms"), ("--sample", "1/0"), ("--sample", "x"), ("--repair",)], ids=" ".join
 )
@@ -173,6 +183,7 @@ def test_every_exit_code_is_in_the_metrics(
     assert metrics_of(file)["saltctl_job_exit_code"] == code
 
 
+@pytest.mark.slow
 def test_a_link_is_replaced_and_not_followed(
     saltctl: Runner, verified_settings: Settings, tmp_path: Path, hanging_redis: Callable[[], None]
 ) -> None:
@@ -188,6 +199,7 @@ def test_a_link_is_replaced_and_not_followed(
     assert metrics_of(file)["saltctl_job_last_success_timestamp_seconds"] == 0
 
 
+@pytest.mark.slow
 def test_an_unwritable_metrics_file_is_refused_before_the_job(
     saltctl: Runner, verified_settings: Settings, tmp_path: Path
 ) -> None:
@@ -196,6 +208,7 @@ def test_an_unwritable_metrics_file_is_refused_before_the_job(
     assert (outcome.code, outcome.error["code"], outcome.out) == (78, "configuration", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["directory", "pipe", "link to a directory"])
 def test_only_a_regular_file_is_replaced(
     kind: str, saltctl: Runner, verified_settings: Settings, tmp_path: Path
@@ -217,6 +230,7 @@ def test_only_a_regular_file_is_replaced(
     assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode)
 
 
+@pytest.mark.slow
 def test_the_node_exporter_can_read_the_file(saltctl: Runner, verified_settings: Settings, tmp_path: Path) -> None:
     """The file is readable for all, whatever the umask of the job; the umask is restored."""
     file = tmp_path / "x.prom"
@@ -230,6 +244,7 @@ def test_the_node_exporter_can_read_the_file(saltctl: Runner, verified_settings:
     assert after == 0o077
 
 
+@pytest.mark.slow
 def test_a_damaged_metrics_file_is_replaced(
     saltctl: Runner, verified_settings: Settings, tmp_path: Path, hanging_redis: Callable[[], None]
 ) -> None:

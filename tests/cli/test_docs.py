@@ -86,6 +86,7 @@ def test_links_lead_somewhere() -> None:
     assert {f"saltctl/help/{topic}.txt" for topic in TOPICS} <= files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_topic_names_commands_that_exist(topic: str) -> None:
     """Each ``saltctl`` command of a help topic is one, with options that it has; lines fit on a terminal."""

@@ -19,6 +19,7 @@ RECORDS: list[dict[str, Any]] = [
 COLUMNS = columns_of("conversation_id max_n in_sync consumed_rcu error", error="why")
 
 
+@pytest.mark.slow
 @given(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), ANY_STRING, st.lists(ANY_STRING)))
 def test_values_for_people_are_printable(value: object) -> None:
     """Any plain value becomes a printable string."""

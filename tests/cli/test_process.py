@@ -29,6 +29,7 @@ def test_version(process: Process) -> None:
     assert (done.returncode, done.stdout) == (0, f"saltctl {__version__}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [(), ("registry",), ("stream", "dead")])
 def test_no_command_shows_help(group: tuple[str, ...], process: Process) -> None:
     """Without a command there is the help that --help shows, on stderr, and exit 2."""
@@ -37,6 +38,7 @@ def test_no_command_shows_help(group: tuple[str, ...], process: Process) -> None
     assert done.stderr == process(*group, "--help").stdout
 
 
+@pytest.mark.slow
 def test_version_and_help_import_no_driver(process: Process) -> None:
     """Start-up is paid on every call: neither redis nor boto3 nor rich is loaded to print a version."""
     code = (
@@ -49,6 +51,7 @@ def test_version_and_help_import_no_driver(process: Process) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_command_that_waits(signum: signal.Signals, code: int, silent_server: int) -> None:
     """A command that hangs on a server can be interrupted, prints one line, and exits with its documented code."""
@@ -87,6 +90,7 @@ def _wait_until_connected(pid: int, port: int) -> None:
     raise AssertionError(f"never connected: {wanted}")
 
 
+@pytest.mark.slow
 def test_timeout_is_exit_124(process: Process, silent_server: int) -> None:
     """``--timeout`` ends a command that waits for a server which never answers."""
     servers = {"SALTCTL_REDIS_URL": f"redis://127.0.0.1:{silent_server}", "SALTCTL_REDIS_TIMEOUT": "60"}
@@ -98,6 +102,7 @@ def test_timeout_is_exit_124(process: Process, silent_server: int) -> None:
     assert error["hint"].endswith("with more time: saltctl rebuild --timeout 300ms -o json")
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_not_an_error(seeded: LocalEnvironment) -> None:
     """``saltctl … | head -1`` ends quietly with exit 0."""
     script = f"set -o pipefail; {sys.executable} -m saltctl registry list --source backup | head -1"
@@ -105,6 +110,7 @@ def test_a_closed_pipe_is_not_an_error(seeded: LocalEnvironment) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "conversation_id\tmax_n\n", "")
 
 
+@pytest.mark.slow
 def test_a_closed_stdout_is_not_an_internal_error(seeded: LocalEnvironment) -> None:
     """``saltctl … >&-`` does its work and prints nothing."""
     script = f"{sys.executable} -m saltctl registry list --source backup >&-"
@@ -112,6 +118,7 @@ def test_a_closed_stdout_is_not_an_internal_error(seeded: LocalEnvironment) -> N
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")  # noqa: PTH110
 def test_a_full_disk_is_not_an_internal_error(seeded: LocalEnvironment) -> None:
     """Output that cannot be written is exit 4, with the command to run again."""
@@ -123,6 +130,7 @@ def test_a_full_disk_is_not_an_internal_error(seeded: LocalEnvironment) -> None:
     assert error["hint"].endswith("run it again: saltctl registry list -o json")
 
 
+@pytest.mark.slow
 def test_a_poor_locale_gets_escapes(process: Process, configured: Settings, registry: Registry) -> None:
     """A character that the terminal cannot show is escaped; nothing fails."""
     registry.raise_to("conv_äöü", 2)
@@ -132,6 +140,7 @@ def test_a_poor_locale_gets_escapes(process: Process, configured: Settings, regi
     assert "conv_\\xe4" in done.stdout
 
 
+@pytest.mark.slow
 def test_force_color_puts_no_bar_into_a_log(process: Process, seeded: LocalEnvironment) -> None:
     """FORCE_COLOR makes Rich assume a terminal; a log still gets lines without control characters."""
     done = process("rebuild", "-o", "json", env={**os.environ, "FORCE_COLOR": "1"})
@@ -185,6 +194,7 @@ def test_a_terminal_is_asked(configured: Settings, registry: Registry) -> None:
     assert registry.lookup("conv").max_n == 4
 
 
+@pytest.mark.slow
 def test_the_question_shows_nothing_raw(configured: Settings) -> None:
     """An id with escape sequences is asked about in escaped form."""
     code, shown = on_a_terminal("registry", "set", "\x1b[2Jconv", "4", typed="n\n")
@@ -193,6 +203,7 @@ def test_the_question_shows_nothing_raw(configured: Settings) -> None:
     assert "\\x1b[2Jconv" in shown
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_table(seeded: LocalEnvironment) -> None:
     """Without ``-o`` a terminal shows a table for people."""
     code, shown = on_a_terminal("registry", "list", "--limit", "2")
@@ -201,6 +212,7 @@ def test_a_terminal_gets_a_table(seeded: LocalEnvironment) -> None:
     assert "\t" not in shown
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line_and_verbose_shows_more(process: Process, tmp_path: object) -> None:
     """An error shows a traceback only with ``--verbose``."""
     quiet = process("registry", "get", "x")

@@ -56,6 +56,7 @@ def locked_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRed
     server.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_no_command_shows_a_password(
     case: str,

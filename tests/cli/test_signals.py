@@ -43,6 +43,7 @@ def test_a_timeout_in_a_finalizer_is_raised_again() -> None:
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_in_a_finalizer_ends_the_process(signum: signal.Signals, code: int) -> None:
     """A process that lost its SIGTERM in a finalizer would have to be killed."""

@@ -20,6 +20,8 @@ from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.heat.window_sums import InMemorySums, WindowSums
 from tests.support import Rebuilder
 
+pytestmark = pytest.mark.slow
+
 Replayer = Callable[..., ReplayReport]
 
 

@@ -27,6 +27,8 @@ from tests.detection.conftest import EventLog
 from tests.support import Rebuilder, rebuild_job
 from tests.support.aws_stub import AwsStub, refusal
 
+pytestmark = pytest.mark.slow
+
 
 class Instance:
     """A service with everything real, stepped by the test."""

@@ -166,6 +166,7 @@ def test_invalid_records_fail_no_write(
     assert [r.conversation_id for r in sink.batches[0]] == ["good"]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 40)), max_size=400))
 def test_counts_are_never_too_high_and_within_the_documented_bound(writes: list[tuple[int, int]]) -> None:
     """With 16 counters for 61 conversations every count is within 2 · W / capacity below the truth."""
@@ -183,6 +184,7 @@ def test_counts_are_never_too_high_and_within_the_documented_bound(writes: list[
         assert true - bound <= reported.get(conversation_id, 0) <= true
 
 
+@pytest.mark.slow
 def test_a_hot_conversation_is_reported_among_many(sink: Sink, clock: Clock) -> None:
     """200,000 conversations in one window over 1,000 counters: the hot one is reported nearly in full."""
     meter = WriteMeter(sink, clock=clock, thread=False, capacity=1000)
@@ -215,6 +217,7 @@ def test_threads_lose_no_count(sink: Sink, clock: Clock) -> None:
     assert sink.batches[0][0].writes == 40_000
 
 
+@pytest.mark.slow
 def test_the_thread_sends_without_being_asked(sink: Sink) -> None:
     """With the real clock a window's reports leave soon after its end, and close() sends the last one."""
     with WriteMeter(sink) as meter:

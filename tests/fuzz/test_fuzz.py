@@ -21,6 +21,7 @@ def runner() -> Iterator[CommandRunner]:
         yield started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_hostile_input_is_answered_as_documented(runner: CommandRunner, name: str) -> None:
     """Every input leads to a documented exit code, without an internal error, a raw character or a secret."""
@@ -45,6 +46,7 @@ def test_forbidden_output_is_found(out: str, err: str, code: int) -> None:
         check_output(Outcome(("registry", "get", "-o", "json"), code, out, err))
 
 
+@pytest.mark.slow
 def test_a_wrong_exit_code_is_found(runner: CommandRunner) -> None:
     """The fuzzer fails if a command exits with an undocumented code."""
 

@@ -13,6 +13,7 @@ from saltctl.health.findings import Finding, ok
 from tests.health.fakes import FakeFacts
 
 
+@pytest.mark.slow
 def test_a_broken_check_does_not_stop_the_others() -> None:
     """A check that crashes, is denied or hangs says so, and the other checks run."""
     forever = threading.Event()

@@ -10,6 +10,7 @@ import pytest
 from saltctl.health.parallel import OnceCache, call_in_parallel
 
 
+@pytest.mark.slow
 def test_a_hanging_call_does_not_delay_the_others() -> None:
     """Results and exceptions come first, and a call without a result becomes a TimeoutError."""
     forever = threading.Event()

@@ -32,6 +32,7 @@ def typed(value: Any) -> Any:
     return type(value), value
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_there_and_back(value: Any) -> None:
     """Whatever can be stored is read as it was written, digit by digit and type by type."""
@@ -68,6 +69,7 @@ def test_what_would_be_changed_is_refused(value: Any) -> None:
         tagged(value)
 
 
+@pytest.mark.slow
 @given(VALUES, VALUES)
 def test_rows_are_equal_in_all_but_their_partition(one: Any, other: Any) -> None:
     """Equal values have equal fingerprints, others do not, and the partition does not count."""

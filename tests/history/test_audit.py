@@ -32,6 +32,7 @@ def write(store: MemoryMessages, message_id: str, n: int) -> int | None:
     return salt
 
 
+@pytest.mark.slow
 @given(st.sampled_from([1, 2, 4, 16, 128]), st.lists(st.sampled_from([1, 2, 4, 8, 64]), max_size=40))
 @settings(max_examples=100, deadline=None)
 def test_exactly_what_readers_miss_is_found(max_n: int, written_under: list[int]) -> None:

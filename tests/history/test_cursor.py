@@ -27,6 +27,7 @@ def sort_type(cursor: Cursor) -> str:
     return "S" if isinstance(cursor.position.sort_key, str) else "N"
 
 
+@pytest.mark.slow
 @given(CURSORS)
 def test_there_and_back(cursor: Cursor) -> None:
     """A cursor is plain text for URLs, and reads back exactly."""
@@ -36,6 +37,7 @@ def test_there_and_back(cursor: Cursor) -> None:
     assert decode(text, "conv", sort_type(cursor)) == cursor
 
 
+@pytest.mark.slow
 @given(CURSORS, st.data())
 def test_any_damage_is_found(cursor: Cursor, data: st.DataObject) -> None:
     """One changed, lost or added character, wherever it is, is refused."""

@@ -385,6 +385,7 @@ def test_requests_are_bounded(lookups: FixedLookups) -> None:
     assert most == 2
 
 
+@pytest.mark.slow
 def test_pages_of_large_messages_stay_small(lookups: FixedLookups, store: MemoryMessages) -> None:
     """Iterating asks for as many messages as fit its memory: few of 400 KB, many of 100 bytes."""
     history = History(lookups, store)

@@ -96,6 +96,7 @@ def ids(history: History, options: ReadOptions | None = None) -> list[str]:
     return [str(message.message_id) for message in history.messages(CONV, options or ReadOptions())]
 
 
+@pytest.mark.slow
 def test_redis_dies_between_lookup_and_query(history: History, redis_server: LocalRedis) -> None:
     """A page that was looked up goes on; the next one is looked up in the backup and covers as much."""
     expected = fill(history, 60)
@@ -115,6 +116,7 @@ def test_redis_dies_between_lookup_and_query(history: History, redis_server: Loc
     assert [str(message.message_id) for message in (*page.messages, *rest.messages)] == expected
 
 
+@pytest.mark.slow
 def test_n_is_raised_between_two_pages(history: History, registry: Registry) -> None:
     """The cursor stays valid; what is written under the new N shows up where it belongs."""
     first = fill(history, 40)
@@ -125,6 +127,7 @@ def test_n_is_raised_between_two_pages(history: History, registry: Registry) -> 
     assert [str(m.message_id) for m in page.messages] + rest == [*first[::-1], *later[::-1]]
 
 
+@pytest.mark.slow
 def test_a_partition_that_throttles_is_named(stubbed: History, history: History, aws_stub: AwsStub) -> None:
     """After botocore's retries: an error with its name; on request the rest, marked as incomplete."""
     expected = fill(history, 40)
@@ -143,6 +146,7 @@ def test_a_partition_that_throttles_is_named(stubbed: History, history: History,
     ]
 
 
+@pytest.mark.slow
 def test_a_partition_that_recovers_is_retried(stubbed: History, history: History, aws_stub: AwsStub) -> None:
     """One throttled answer is nothing that a caller hears of."""
     expected = fill(history, 30)
@@ -151,6 +155,7 @@ def test_a_partition_that_recovers_is_retried(stubbed: History, history: History
     assert ids(stubbed) == expected
 
 
+@pytest.mark.slow
 def test_a_partition_that_hangs_is_named(settings: Settings, registry: Registry, history: History) -> None:
     """A server that takes a request and never answers costs the deadline of the page, and no more."""
     fill(history, 10)
@@ -175,6 +180,7 @@ def test_a_partition_that_hangs_is_named(settings: Settings, registry: Registry,
             released.set()
 
 
+@pytest.mark.slow
 def test_empty_pages_are_not_the_end(stubbed: History, history: History, aws_stub: AwsStub) -> None:
     """A partition that answers nothing, but a LastEvaluatedKey, is asked on until it is read to its end."""
     expected = fill(history, 40)
@@ -189,6 +195,7 @@ def test_empty_pages_are_not_the_end(stubbed: History, history: History, aws_stu
     assert ids(stubbed) == expected
 
 
+@pytest.mark.slow
 def test_messages_of_400_kb(history: History) -> None:
     """Pages that DynamoDB cuts at 1 MB are whole all the same."""
     body = "x" * 399_000
@@ -200,6 +207,7 @@ def test_messages_of_400_kb(history: History) -> None:
     assert max(shard.queries for shard in page.shards) > 1
 
 
+@pytest.mark.slow
 def test_every_type_of_dynamodb(history: History) -> None:
     """What was put is what is read."""
     value = {
@@ -220,12 +228,14 @@ def test_every_type_of_dynamodb(history: History) -> None:
     assert tagged(message.attributes["bool"]) == {"BOOL": False}
 
 
+@pytest.mark.slow
 def test_a_missing_table_is_no_outage(settings: Settings, registry: Registry) -> None:
     """A configuration that cannot work is told apart from an outage, and names the table."""
     with pytest.raises(ConfigurationError, match=f"no DynamoDB table '{settings.messages_table}'"):
         History.over(settings, registry, MessagesTable(settings)).page(CONV)
 
 
+@pytest.mark.slow
 def test_writers_readers_and_raises_at_once(history: History, registry: Registry) -> None:
     """While writers write and N grows, no read misses what was acknowledged before it began."""
     acknowledged: set[str] = set()

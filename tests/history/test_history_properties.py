@@ -8,6 +8,7 @@ from decimal import Decimal
 from itertools import count
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,8 @@ from saltctl.salting import partition_key, salt_of
 from saltctl.stores.contracts import Filter, Item
 from saltctl.testing import MemoryMessages
 from tests.support.lookups import FixedLookups
+
+pytestmark = pytest.mark.slow
 
 CONV = "conv"
 KEPT = Filter("kept = :yes")

@@ -63,6 +63,7 @@ def test_no_distance_no_page_end() -> None:
     assert estimate_page_end("5", 0.0, 10, descending=True) is None
 
 
+@pytest.mark.slow
 @given(KEYS, KEYS, st.integers(1, 10_000), st.floats(0, allow_infinity=False), st.booleans())
 def test_any_keys_are_accepted(first: Any, last: Any, rows: int, distance: float, descending: bool) -> None:
     """For any keys and distance: a key that DynamoDB accepts, or None."""

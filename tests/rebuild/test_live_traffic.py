@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
+import pytest
+
 from saltctl.rebuild.events import RebuildReport, RebuildStarted
 from saltctl.registry.registry import Registry
 from saltctl.stores.aws.backup_table import BackupTable
@@ -22,6 +24,8 @@ from tests.rebuild.harness import (
     on_each_engine,
 )
 from tests.support import Rebuilder
+
+pytestmark = pytest.mark.slow
 
 
 def test_lookups_continue_during_a_rebuild(

@@ -74,6 +74,7 @@ def test_redis_is_killed_at_any_point(
     ]
 
 
+@pytest.mark.slow
 def test_redis_dies_and_stays_down(
     filled: BackupTable, redis_server: LocalRedis, registry: Registry, job: Opener
 ) -> None:

@@ -64,6 +64,7 @@ def test_redis_loses_data_at_any_point(
         admin.execute_command("SCRIPT", "FLUSH")
 
 
+@pytest.mark.slow
 def test_merges_before_a_failure_are_kept(
     filled: BackupTable, admin: Any, store: RedisRegistry, job: Opener, rebuild: Rebuilder
 ) -> None:
@@ -77,6 +78,7 @@ def test_merges_before_a_failure_are_kept(
     assert_verified(store)
 
 
+@pytest.mark.slow
 @on_each_engine
 def test_a_failover_breaks_the_rebuild(
     filled: BackupTable, admin: Any, store: RedisRegistry, registry: Registry, job: Opener, rebuild: Rebuilder

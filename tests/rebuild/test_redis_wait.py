@@ -24,6 +24,7 @@ from tests.rebuild.harness import (
 )
 
 
+@pytest.mark.slow
 def test_waiting_for_a_redis_that_is_down(
     filled: BackupTable, redis_server: LocalRedis, store: RedisRegistry, job: Opener
 ) -> None:
@@ -38,6 +39,7 @@ def test_waiting_for_a_redis_that_is_down(
     assert_verified(store)
 
 
+@pytest.mark.slow
 def test_without_waiting_a_redis_that_is_down_is_an_error(
     filled: BackupTable, redis_server: LocalRedis, job: Opener
 ) -> None:
@@ -48,6 +50,7 @@ def test_without_waiting_a_redis_that_is_down_is_an_error(
     assert filled.lease.holder() is None
 
 
+@pytest.mark.slow
 def test_waiting_for_redis_times_out(filled: BackupTable, redis_server: LocalRedis, job: Opener) -> None:
     """After --wait-redis the rebuild fails, and the error has the state of Redis."""
     redis_server.kill()

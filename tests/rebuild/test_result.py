@@ -64,6 +64,7 @@ def test_damaged_items_are_skipped_and_reported(filled: BackupTable, store: Redi
     assert_verified(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["empty", "verified", "flushed", "somebody holds the lease"])
 def test_a_dry_run_changes_nothing(
     filled: BackupTable,
@@ -97,6 +98,7 @@ def test_a_dry_run_changes_nothing(
     assert report.verified is (before in ("verified", "somebody holds the lease"))
 
 
+@pytest.mark.slow
 def test_a_rebuild_removes_its_marks(filled: BackupTable, admin: Any, job: Opener, settings: Settings) -> None:
     """Fences and entries, and nothing of the rebuild itself; one fence for every bucket."""
     drive(job())
@@ -116,6 +118,7 @@ def test_a_rebuild_never_lowers_an_entry(
     assert registry.lookup("conv_00").max_n == 128
 
 
+@pytest.mark.slow
 def test_an_empty_backup_verifies_an_empty_registry(
     backup: BackupTable, store: RedisRegistry, registry: Registry, job: Opener
 ) -> None:

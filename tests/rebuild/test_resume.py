@@ -198,6 +198,7 @@ def test_redis_killed_at_random_and_restarted_empty(
     assert anew >= ROUNDS // 10
 
 
+@pytest.mark.slow
 def test_a_resumed_rebuild_reads_only_the_rest(interrupted: Checkpoint, job: Opener, filled: BackupTable) -> None:
     """The report counts the whole rebuild; raises that were half done before it broke are completed at its end."""
     report, events = finish(job())
@@ -211,6 +212,7 @@ def test_a_resumed_rebuild_reads_only_the_rest(interrupted: Checkpoint, job: Ope
     assert report.restored + 5 >= len(ENTRIES)
 
 
+@pytest.mark.slow
 def test_half_done_raises_survive_an_interruption(backup: BackupTable, job: Opener) -> None:
     """They are on the checkpoint: their page will not be read again."""
     for conversation_id, n in ENTRIES.items():
@@ -225,6 +227,7 @@ def test_half_done_raises_survive_an_interruption(backup: BackupTable, job: Open
 # A checkpoint that does not hold.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("happens", "why"),
     [
@@ -282,6 +285,7 @@ def test_an_invalid_checkpoint_is_refused_with_the_reason(
     assert file.load() is None
 
 
+@pytest.mark.slow
 def test_resuming_without_a_checkpoint_fails(job: Opener, store: RedisRegistry) -> None:
     """--resume says so, and touches nothing."""
     with pytest.raises(CheckpointRefusedError, match="there is no checkpoint"):
@@ -289,6 +293,7 @@ def test_resuming_without_a_checkpoint_fails(job: Opener, store: RedisRegistry) 
     assert set(store.verified().values()) == {False}
 
 
+@pytest.mark.slow
 def test_restart_starts_over(interrupted: Checkpoint, job: Opener, file: CheckpointFile) -> None:
     """Even if the checkpoint is valid."""
     report, events = finish(job(resume=ResumeMode.NEVER))
@@ -297,6 +302,7 @@ def test_restart_starts_over(interrupted: Checkpoint, job: Opener, file: Checkpo
     assert file.load() is None
 
 
+@pytest.mark.slow
 def test_a_dry_run_does_not_touch_a_checkpoint(interrupted: Checkpoint, job: Opener, file: CheckpointFile) -> None:
     """It does not resume, delete or write a checkpoint."""
     before = file.path.read_bytes()
@@ -305,6 +311,7 @@ def test_a_dry_run_does_not_touch_a_checkpoint(interrupted: Checkpoint, job: Ope
     assert file.path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_machines_rebuild_at_once(job: Opener, store: RedisRegistry, file: CheckpointFile, tmp_path: Path) -> None:
     """One is silent so long that another one takes over and verifies: the first one fails, with its checkpoint."""
     first = job(heartbeat_every=1e9).run()
@@ -331,6 +338,7 @@ class FullDisk(CheckpointFile):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.slow
 def test_a_full_disk_does_not_stop_a_rebuild(job: Opener, store: RedisRegistry, file: CheckpointFile) -> None:
     """The failure is reported once, and the rebuild completes."""
     report, events = finish(job(checkpoints=FullDisk(file.path)))

@@ -110,6 +110,7 @@ def all_is_well(report: ComparisonReport) -> bool:
     return report.verified and report.unrepaired == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["killed, back empty", "killed, back with its AOF", "flushed", "a bucket deleted"])
 def test_redis_loses_data_at_any_point(
     harm: str,
@@ -154,6 +155,7 @@ def test_redis_loses_data_at_any_point(
     assert {"identity", "held", "sizes"} <= set(asked)
 
 
+@pytest.mark.slow
 def test_redis_stays_down(filled: Registry, redis_server: LocalRedis, comparison: Opener) -> None:
     """A Redis that is gone ends the comparison with an outage, and nothing is reported as drift."""
 
@@ -195,6 +197,7 @@ def test_concurrent_raises_are_not_drift(filled: Registry, comparison: Opener) -
             worker.result()
 
 
+@pytest.mark.slow
 def test_two_repairs_at_once(
     filled: Registry, backup: BackupTable, admin: Any, settings: Settings, comparison: Opener
 ) -> None:

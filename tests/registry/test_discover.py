@@ -36,6 +36,7 @@ def run(store: MemoryMessages, held: dict[str, int] | None = None) -> Discovery:
     return last
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(st.sampled_from("abcdef"), st.sets(st.none() | st.integers(0, 40), min_size=1)),
     st.dictionaries(st.sampled_from("abcdef"), st.sampled_from([2, 4, 16, 64])),

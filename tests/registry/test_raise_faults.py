@@ -33,6 +33,8 @@ from tests.support import Rebuilder
 from tests.support.aws_stub import AwsStub, refusal
 from tests.support.redis_servers import find_engine, plain_client
 
+pytestmark = pytest.mark.slow
+
 STEPS = ("claim", "backup", "redis", "commit", "done")
 """The points of a raise: before each of its calls, and after the last."""
 At = Callable[[str], None]

@@ -478,6 +478,7 @@ def test_a_registry_takes_its_limits_from_the_settings(store: MemoryRedis, backu
     assert backup.layout == ("v1:128", "salt")
 
 
+@pytest.mark.slow
 def test_opening_does_not_connect() -> None:
     """``Registry.open`` works while every server is down, so a process can start during an outage."""
     settings = Settings(

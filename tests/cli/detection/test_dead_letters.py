@@ -19,6 +19,7 @@ def add_letter(letters: DeadLetters, *fields: bytes) -> str:
     return letters.list()[-1].id
 
 
+@pytest.mark.slow
 def test_requeueing_puts_the_entry_back(saltctl: Runner, stream: HeatStream, letters: DeadLetters) -> None:
     """A dry run changes nothing; then the entry is on the stream under a new id, and the letter is gone."""
     kept = add_letter(letters, b"v", b"2", b"conversation_id", HOSTILE.encode())
@@ -31,6 +32,7 @@ def test_requeueing_puts_the_entry_back(saltctl: Runner, stream: HeatStream, let
     assert letters.length() == 0
 
 
+@pytest.mark.slow
 def test_a_cut_dead_letter_is_not_requeued(saltctl: Runner, stream: HeatStream, letters: DeadLetters) -> None:
     """By id it is refused with the command that drops it; with --all the others are requeued, with a note."""
     cut = add_letter(letters, b"v", b"1", b"padding", b"x" * (MAX_ENTRY_BYTES + 1))
@@ -54,6 +56,7 @@ def test_dropping_needs_confirmation(saltctl: Runner, letters: DeadLetters, conf
     assert [letter.id for letter in letters.list()] == [kept]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["drop", "requeue"])
 def test_ids_or_all_are_required(action: str, saltctl: Runner, letters: DeadLetters) -> None:
     """No id, an id with --all, or an unknown id: exit 2, and nothing changes."""

@@ -15,6 +15,8 @@ from tests.cli.detection.helpers import HOSTILE, report
 from tests.support import Rebuilder
 from tests.support.redis_servers import find_engine
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["valkey", "redis"])
 def redis_binary(request: pytest.FixtureRequest) -> Path:

@@ -72,6 +72,7 @@ def _report(settings: Settings, conversation_id: str, writes: int) -> None:
     HeatStream(settings).append_reports([HeatReport(conversation_id, "app", int(time.time()), writes)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_service_runs_until_a_signal(
     running: Callable[..., Running],
@@ -230,6 +231,7 @@ def redis_binary(request: pytest.FixtureRequest) -> Path:
     return find_engine(request.param)
 
 
+@pytest.mark.slow
 def test_each_role_can_do_its_commands(
     configured: Settings,
     redis_server: LocalRedis,

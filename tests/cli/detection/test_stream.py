@@ -35,6 +35,7 @@ def test_without_a_stream_the_verdict_is_unknown(saltctl: Runner, configured: Se
     assert (found["verdict"], found["length"], found["first_id"], found["groups"]) == ("unknown", None, None, [])
 
 
+@pytest.mark.slow
 def test_peek_takes_no_entries_and_escapes_hostile_ones(saltctl: Runner, stream: HeatStream) -> None:
     """An invalid report is shown with the reason; the group has read no entry."""
     first, *_ = report(stream, HOSTILE, "conv")

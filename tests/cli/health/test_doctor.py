@@ -20,6 +20,7 @@ from tests.cli.conftest import Runner
 from tests.support.aws_stub import AwsStub
 
 
+@pytest.mark.slow
 def test_exit_codes_of_monitoring_formats(saltctl: Runner, seeded: LocalEnvironment) -> None:
     """The Nagios format has the exit codes of a plugin, the Prometheus format those of every command."""
     outcome = saltctl("doctor", "--only", "stream-consumers", "--format", "nagios")
@@ -47,6 +48,7 @@ def test_unreadable_settings(saltctl: Runner, monkeypatch: pytest.MonkeyPatch) -
     assert {check["status"] for check in rest} == {"skip"}
 
 
+@pytest.mark.slow
 def test_recent_throttling_fails(saltctl: Runner, configured: Settings) -> None:
     """Throttle events of the last minutes fail, with their cause and the command that shows more."""
     assert saltctl("setup", "--messages").code == 0

@@ -21,6 +21,7 @@ from saltctl.stores.heat.service_state import ServiceState
 from tests.cli.conftest import Runner
 
 
+@pytest.mark.slow
 def test_all_panels(saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis) -> None:
     """Verified since the rebuild, the number of entries, and the latest raise with its reason from the backup."""
     registry.raise_to("conv", 4, reason="launch day")
@@ -45,6 +46,7 @@ def test_all_panels(saltctl: Runner, configured: Settings, registry: Registry, r
     assert (registry_now["verified"], registry_now["since"], registry_now["entries"]) == (False, None, 1)
 
 
+@pytest.mark.slow
 def test_redis_is_down(saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
     """Panels that need Redis show the error, all keys, and no password; the other panels are shown."""
     monkeypatch.setenv("SALTCTL_REDIS_URL", "redis://:s3cr3t@127.0.0.1:1/0")
@@ -64,6 +66,7 @@ def test_redis_is_down(saltctl: Runner, seeded: LocalEnvironment, monkeypatch: p
     assert "s3cr3t" not in table + outcome.out
 
 
+@pytest.mark.slow
 def test_aws_is_down(saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without AWS the registry and the service are shown."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")

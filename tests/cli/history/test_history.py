@@ -26,6 +26,8 @@ from tests.cli.conftest import Runner
 from tests.support import Rebuilder
 from tests.support.aws_stub import AwsStub, refusal
 
+pytestmark = pytest.mark.slow
+
 ESC = "\x1b"
 CONV = "conv"
 

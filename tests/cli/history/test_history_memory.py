@@ -6,6 +6,8 @@ import tracemalloc
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import pytest
+
 from saltctl.cli.history.view import PageWriter
 from saltctl.cli.output import OutputFormat
 from saltctl.history.history import History
@@ -14,6 +16,8 @@ from saltctl.salting import split_partition_key
 from saltctl.stores.contracts import PartitionAnswer, PartitionQuery
 from saltctl.testing import MemoryMessages
 from tests.support.lookups import FixedLookups
+
+pytestmark = pytest.mark.slow
 
 N = 4
 

@@ -23,6 +23,7 @@ from tests.cli.conftest import Runner
 from tests.cli.test_process import on_a_terminal
 
 
+@pytest.mark.slow
 def test_a_rebuild_verifies_and_reports(
     saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis
 ) -> None:
@@ -53,6 +54,7 @@ def test_a_dry_run_reports_missing_entries(
     assert backup.lease.holder() is None
 
 
+@pytest.mark.slow
 def test_damaged_items_are_reported_with_exit_4(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
     """Items that cannot be used are counted and named, safely; the rest is rebuilt."""
     backup.raise_max_n("good", Raise(4, "2026-01-01T00:00:00Z", "x", ""))
@@ -86,6 +88,7 @@ def test_a_dead_holder_is_taken_over(saltctl: Runner, configured: Settings, back
     assert backup.lease.holder() is None
 
 
+@pytest.mark.slow
 def test_waiting_for_redis_times_out(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
     """``--wait-redis`` times out: exit 124 with a hint."""
     redis_server.kill()
@@ -119,6 +122,7 @@ def test_a_table_with_other_keys_is_refused(
     assert "id (N, HASH)" in outcome.error["message"]
 
 
+@pytest.mark.slow
 def test_an_unneeded_rebuild_reads_nothing(
     saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis
 ) -> None:
@@ -157,6 +161,7 @@ def interrupted(
     return kept
 
 
+@pytest.mark.slow
 def test_a_valid_checkpoint_is_resumed_without_a_terminal(
     saltctl: Runner, interrupted: CheckpointFile, store: RedisRegistry
 ) -> None:
@@ -170,6 +175,7 @@ def test_a_valid_checkpoint_is_resumed_without_a_terminal(
     assert dict(store.entries()) == {f"conv_{number}": 4 for number in range(20)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "resumed"), [("--resume", True), ("--restart", False)])
 def test_resume_and_restart_options(saltctl: Runner, interrupted: CheckpointFile, option: str, resumed: bool) -> None:
     """Resume, or start over; both verify Redis."""
@@ -177,6 +183,7 @@ def test_resume_and_restart_options(saltctl: Runner, interrupted: CheckpointFile
     assert (report["resumed"], report["verified"], report["entries"]) == (resumed, True, 20)
 
 
+@pytest.mark.slow
 def test_resume_without_a_valid_checkpoint_is_refused(
     saltctl: Runner, interrupted: CheckpointFile, redis_server: LocalRedis
 ) -> None:
@@ -203,6 +210,7 @@ def test_a_terminal_prompts_to_resume(interrupted: CheckpointFile, answer: str, 
     assert re.search(r"verified +yes\b", shown)
 
 
+@pytest.mark.slow
 def test_an_interruption_names_the_resume_command(
     saltctl: Runner, interrupted: CheckpointFile, redis_server: LocalRedis
 ) -> None:

@@ -54,6 +54,7 @@ def drifted(
     return configured
 
 
+@pytest.mark.slow
 def test_no_drift(saltctl: Runner, configured: Settings, registry: Registry, rebuild: Rebuilder) -> None:
     """Without drift the exit code is 0, and every count agrees."""
     registry.raise_to("conv", 4)
@@ -91,6 +92,7 @@ def test_drift_is_listed_and_repaired(saltctl: Runner, drifted: Settings, regist
     assert found_n == {"conv_0": 4, "conv_1": 4, "conv_2": 16, "stranger": 8}
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_repair_changes_nothing(saltctl: Runner, drifted: Settings, store: RedisRegistry) -> None:
     """``--repair --dry-run`` asks for no confirmation, finds the same drift, and does not repair it."""
     outcome = saltctl("compare", "--repair", "--dry-run", "-o", "json")
@@ -98,6 +100,7 @@ def test_a_dry_run_of_a_repair_changes_nothing(saltctl: Runner, drifted: Setting
     assert store.read_unverified(["conv_1", "conv_0"]) == {"conv_1": None, "conv_0": 2}
 
 
+@pytest.mark.slow
 def test_the_table_lists_drift(saltctl: Runner, drifted: Settings) -> None:
     """The table has a line for each drift."""
     outcome = saltctl("compare", "-o", "table")
@@ -105,6 +108,7 @@ def test_the_table_lists_drift(saltctl: Runner, drifted: Settings) -> None:
     assert "uncommitted" in outcome.out
 
 
+@pytest.mark.slow
 def test_samples(saltctl: Runner, drifted: Settings) -> None:
     """Two halves together find the same as the whole."""
     halves = [saltctl("compare", "--sample", f"{k}/2", "-o", "json").json for k in (1, 2)]
@@ -112,12 +116,14 @@ def test_samples(saltctl: Runner, drifted: Settings) -> None:
     assert sum(len(half["drift"]) for half in halves) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample", ["0/4", "5/4", "1", "1/0", "a/b", "-1/4"])
 def test_invalid_samples_are_refused(sample: str, saltctl: Runner, configured: Settings) -> None:
     """They are a usage error."""
     assert saltctl("compare", f"--sample={sample}").code == 2
 
 
+@pytest.mark.slow
 def test_damaged_items_are_listed_and_exit_4(saltctl: Runner, configured: Settings, backup: BackupTable) -> None:
     """A damaged item is listed, printed safely, and the rest is compared."""
     for conversation_id, item in (("text\x1b[31m", {"max_n": {"S": "4"}}), ("none", {})):
@@ -128,6 +134,7 @@ def test_damaged_items_are_listed_and_exit_4(saltctl: Runner, configured: Settin
     assert "\x1b" not in outcome.err
 
 
+@pytest.mark.slow
 def test_an_unverified_redis_is_a_warning(saltctl: Runner, configured: Settings, registry: Registry) -> None:
     """A Redis that agrees and is not verified: exit 0, with a warning."""
     registry.raise_to("conv", 4)
@@ -136,6 +143,7 @@ def test_an_unverified_redis_is_a_warning(saltctl: Runner, configured: Settings,
     assert "saltctl rebuild" in outcome.err
 
 
+@pytest.mark.slow
 def test_redis_is_down(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
     """A comparison without Redis is exit 69."""
     redis_server.kill()
@@ -143,6 +151,7 @@ def test_redis_is_down(saltctl: Runner, configured: Settings, redis_server: Loca
     assert (outcome.code, outcome.error["code"]) == (69, "redis_unavailable")
 
 
+@pytest.mark.slow
 def test_another_layout_is_refused(
     saltctl: Runner, configured: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,8 @@ from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
 
+pytestmark = pytest.mark.slow
+
 ESC = "\x1b"
 HOSTILE = ["[red]conv[/red]", f"{ESC}[31mconv", "conv\u202egnp", "a\tb", "=cmd()", "conv\x9b2J", "[/]"]
 

@@ -9,6 +9,8 @@ from saltctl.stores.aws.client import create_client, describe_table
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner, variables_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fresh(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:

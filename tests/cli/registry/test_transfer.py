@@ -29,6 +29,7 @@ def filled(configured: Settings, registry: Registry, rebuild: Rebuilder) -> Sett
     return configured
 
 
+@pytest.mark.slow
 def test_exports_are_sorted_and_the_same_from_either_side(saltctl: Runner, filled: Settings) -> None:
     """One line for each id; Redis and the backup give the same bytes."""
     exports = [saltctl("registry", "export", *source) for source in ((), ("--source", "backup"), ("--source", "redis"))]
@@ -39,6 +40,7 @@ def test_exports_are_sorted_and_the_same_from_either_side(saltctl: Runner, fille
     assert "größe" in exports[0].out
 
 
+@pytest.mark.slow
 def test_export_and_import(
     saltctl: Runner, filled: Settings, store: RedisRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,6 +61,7 @@ def test_export_and_import(
     assert saltctl("registry", "import", str(file), "--yes", "-o", "json").json["raised"] == 0
 
 
+@pytest.mark.slow
 def test_bad_lines_are_exit_4(saltctl: Runner, filled: Settings, tmp_path: Path) -> None:
     """They are listed with their numbers, printed safely; valid lines are imported."""
     file = tmp_path / "registry.jsonl"
@@ -79,6 +82,7 @@ def test_import_of_stdin(process: Callable[..., CompletedProcess[str]], filled: 
     assert store.read_unverified(["piped"]) == {"piped": 8}
 
 
+@pytest.mark.slow
 def test_a_missing_file(saltctl: Runner, filled: Settings) -> None:
     """A usage error that names the file."""
     outcome = saltctl("registry", "import", "nowhere.jsonl", "-o", "json")
@@ -86,6 +90,7 @@ def test_a_missing_file(saltctl: Runner, filled: Settings) -> None:
     assert "nowhere.jsonl" in outcome.error["message"]
 
 
+@pytest.mark.slow
 def test_damaged_items_are_left_out_and_exit_4(saltctl: Runner, filled: Settings, backup: BackupTable) -> None:
     """An incomplete export is exit 4."""
     backup.client.put_item(TableName=filled.backup_table, Item={KEY: {"S": "broken"}})
@@ -94,6 +99,7 @@ def test_damaged_items_are_left_out_and_exit_4(saltctl: Runner, filled: Settings
     assert len(outcome.out.splitlines()) == len(ENTRIES)
 
 
+@pytest.mark.slow
 def test_an_unverified_redis_is_a_warning(saltctl: Runner, configured: Settings, registry: Registry) -> None:
     """An explicit export of an unverified Redis has a warning; without --source the backup is exported."""
     registry.raise_to("conv", 4)

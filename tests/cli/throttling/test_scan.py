@@ -70,6 +70,7 @@ class FakeCloudWatch:
         return {"Id": query["Id"], "StatusCode": "Complete", **points}
 
 
+@pytest.mark.slow
 def test_a_table_with_twenty_indexes(stub: AwsStub, saltctl: Runner) -> None:
     """Every metric of every index is requested. One hot index of twenty gives the verdict, and no command raises N."""
     cloudwatch = FakeCloudWatch(*(f"index-{number}" for number in range(20)), ConsumedWriteCapacityUnits=100)
@@ -83,6 +84,7 @@ def test_a_table_with_twenty_indexes(stub: AwsStub, saltctl: Runner) -> None:
     assert not any("registry set" in command for command in outcome.json["advice"])
 
 
+@pytest.mark.slow
 def test_hot_keys_are_joined_with_the_registry(stub: AwsStub, saltctl: Runner) -> None:
     """Salted keys are one conversation with its max_n, most throttled first; the command doubles max_n."""
     keys = {"conv_hot_12#3": 40.0, "conv_hot_12#4": 50.0, "conv_0001": 30.0}
@@ -97,6 +99,7 @@ def test_hot_keys_are_joined_with_the_registry(stub: AwsStub, saltctl: Runner) -
     assert "saltctl registry set conv_hot_12 32 --dry-run" in outcome.json["advice"]
 
 
+@pytest.mark.slow
 def test_hostile_names_are_escaped(stub: AwsStub, saltctl: Runner) -> None:
     """Keys and indexes with escapes, markup and overrides are printed escaped in every format."""
     cloudwatch = FakeCloudWatch(
@@ -112,6 +115,7 @@ def test_hostile_names_are_escaped(stub: AwsStub, saltctl: Runner) -> None:
     assert [key["max_n"] for key in saltctl("throttle", "scan", "-o", "json").json["keys"]] == [1, None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["no\x1b[2Jtable", "x", "../../x", "t" * 2000, "a b", "nope-123"])
 def test_a_missing_table(name: str, saltctl: Runner, seeded: LocalEnvironment) -> None:
     """Exit 78 with a hint, for any table name; no raw control character reaches the terminal."""
@@ -143,6 +147,7 @@ def test_unusable_ranges(args: tuple[str, ...], saltctl: Runner, seeded: LocalEn
     assert outcome.error["hint"]
 
 
+@pytest.mark.slow
 def test_thirty_days_of_data(stub: AwsStub, saltctl: Runner) -> None:
     """The period is the finest that CloudWatch keeps for 30 days; the range is whole periods."""
     stub.rule = FakeCloudWatch(ConsumedReadCapacityUnits=5)
@@ -153,6 +158,7 @@ def test_thirty_days_of_data(stub: AwsStub, saltctl: Runner) -> None:
     assert (end - start).total_seconds() % 3600 == 0
 
 
+@pytest.mark.slow
 def test_a_period_that_does_not_divide_the_range(stub: AwsStub, saltctl: Runner) -> None:
     """A range of 50 minutes in periods of 20 is widened to whole periods; start and end show it."""
     stub.rule = FakeCloudWatch(ConsumedReadCapacityUnits=5)
@@ -162,6 +168,7 @@ def test_a_period_that_does_not_divide_the_range(stub: AwsStub, saltctl: Runner)
     assert (end - start).total_seconds() in (3600, 4800)
 
 
+@pytest.mark.slow
 def test_an_account_without_metrics(stub: AwsStub, saltctl: Runner) -> None:
     """The verdict is no-data with exit 0, and the reason says that this does not mean healthy."""
     stub.rule = FakeCloudWatch()
@@ -171,6 +178,7 @@ def test_an_account_without_metrics(stub: AwsStub, saltctl: Runner) -> None:
     assert "no data does not mean healthy" in " ".join(outcome.out.split())
 
 
+@pytest.mark.slow
 def test_redis_is_down_during_the_scan(stub: AwsStub, saltctl: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verdict is hot-partition, the service is unknown, and max_n comes from the backup."""
     monkeypatch.setenv("SALTCTL_REDIS_URL", "redis://127.0.0.1:1/0")

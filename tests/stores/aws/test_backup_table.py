@@ -24,6 +24,7 @@ from tests.support.aws_stub import AwsStub, refusal
 # Conditional updates.
 
 
+@pytest.mark.slow
 def test_the_first_raise_creates_the_item(backup: BackupTable) -> None:
     """write_n comes with the commit: until then writers that read the backup do not spread."""
     assert backup.get("conv") is None
@@ -31,6 +32,7 @@ def test_the_first_raise_creates_the_item(backup: BackupTable) -> None:
     assert backup.get("conv") == BackupEntry("conv", 4, 1, (make_raise(4, "launch"),))
 
 
+@pytest.mark.slow
 def test_a_larger_raise_is_appended_to_the_history(backup: BackupTable) -> None:
     """``raises`` is the history of the conversation, strictly increasing."""
     backup.raise_max_n("conv", make_raise(2))
@@ -62,6 +64,7 @@ def test_write_n_never_exceeds_max_n(backup: BackupTable) -> None:
     assert (held.max_n, held.write_n) == (8, 8)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([1, 2, 4, 8, 16])), max_size=8))
 @hypothesis_settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_order_of_raises_and_commits_keeps_the_invariants(
@@ -87,6 +90,7 @@ def test_any_order_of_raises_and_commits_keeps_the_invariants(
         assert history[-1] == largest
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("atomic")
 def test_concurrent_raises_are_recorded_once(backup: BackupTable) -> None:
     """Eight service instances raise to 2, 4, 8, 16: each N is recorded at most once, and the largest stays."""
@@ -108,6 +112,7 @@ def test_concurrent_raises_are_recorded_once(backup: BackupTable) -> None:
 # Reads.
 
 
+@pytest.mark.slow
 def test_many_ids_are_read_in_batches(backup: BackupTable) -> None:
     """One request takes 100 ids. An id without an item is omitted, and a repeated id is read once."""
     put_items(backup, *(make_item(f"conv_{number}", number + 1, 1) for number in range(0, 250, 2)))
@@ -117,6 +122,7 @@ def test_many_ids_are_read_in_batches(backup: BackupTable) -> None:
     assert backup.get_many([]) == {}
 
 
+@pytest.mark.slow
 def test_unprocessed_keys_are_requested_again(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """A throttled table may answer a part of a batch: the rest must not be taken for missing items."""
     put_items(stubbed_backup, *(make_item(f"conv_{number}", 2, 2) for number in range(5)))
@@ -134,6 +140,7 @@ def test_unprocessed_keys_are_requested_again(stubbed_backup: BackupTable, aws_s
     assert aws_stub.seen.count("BatchGetItem") == 5
 
 
+@pytest.mark.slow
 def test_keys_that_stay_unprocessed_raise_throttled_error(
     aws_settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub
 ) -> None:
@@ -164,6 +171,7 @@ DAMAGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attributes", "problem"), DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_item_raises_an_error(backup: BackupTable, attributes: dict[str, Any], problem: str) -> None:
     """A read names the item and its damage, and a scan reports it with the sound entries."""
@@ -185,6 +193,7 @@ def test_a_raise_adds_a_missing_max_n(backup: BackupTable) -> None:
     assert backup.raise_max_n("missing", make_raise(4)) == RaiseOutcome(1, True)
 
 
+@pytest.mark.slow
 def test_a_raise_of_a_damaged_item_is_refused(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """DynamoDB orders no string against a number (moto fails there): a person must repair the item."""
     put_items(stubbed_backup, {"conversation_id": {"S": "text"}, "max_n": {"S": "4"}})
@@ -193,6 +202,7 @@ def test_a_raise_of_a_damaged_item_is_refused(stubbed_backup: BackupTable, aws_s
         stubbed_backup.raise_max_n("text", make_raise(4))
 
 
+@pytest.mark.slow
 def test_an_item_deleted_during_a_raise_raises_an_error(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """Another client deletes from the table: the raise is not acknowledged."""
     aws_stub.answer_always("UpdateItem", refusal("ConditionalCheckFailedException"))
@@ -210,6 +220,7 @@ def test_foreign_attributes_are_ignored(backup: BackupTable) -> None:
 # Scans.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segments", [1, 2, 7])
 @pytest.mark.parametrize("limit", [None, 1, 10])
 def test_a_scan_yields_every_entry_once(backup: BackupTable, segments: int, limit: int | None) -> None:
@@ -238,6 +249,7 @@ def test_a_scan_reports_consumed_capacity(backup: BackupTable) -> None:
     assert sum(page.consumed_rcu for page in backup.scan(2)) > 0
 
 
+@pytest.mark.slow
 def test_an_empty_page_is_not_the_end(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """A page with a LastEvaluatedKey and without items is followed by the next page."""
     put_items(stubbed_backup, *(make_item(f"conv_{number}", 2, 2) for number in range(4)))
@@ -253,6 +265,7 @@ def test_an_empty_page_is_not_the_end(stubbed_backup: BackupTable, aws_stub: Aws
     assert pages[0].entries == []
 
 
+@pytest.mark.slow
 def test_closing_a_scan_stops_its_segments(backup: BackupTable) -> None:
     """No thread continues to read the table, and to cost capacity, after its caller stopped."""
     put_items(backup, *(make_item(f"conv_{number}", 2, 2) for number in range(50)))
@@ -263,6 +276,7 @@ def test_closing_a_scan_stops_its_segments(backup: BackupTable) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("scan-")]
 
 
+@pytest.mark.slow
 def test_a_slow_scan_yields_empty_pages(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """While no page arrives the scan yields empty ones, so that a rebuild can renew its lease."""
     put_items(stubbed_backup, make_item("conv", 2, 2))
@@ -279,6 +293,7 @@ def test_a_slow_scan_yields_empty_pages(stubbed_backup: BackupTable, aws_stub: A
     assert [item for page in scan for item in page.entries] == [("conv", 2, 2)]
 
 
+@pytest.mark.slow
 def test_a_throttled_scan_completes(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """Throttling delays a scan and does not end it; no entry is missing."""
     put_items(stubbed_backup, *(make_item(f"conv_{number}", 2, 2) for number in range(20)))
@@ -290,6 +305,7 @@ def test_a_throttled_scan_completes(stubbed_backup: BackupTable, aws_stub: AwsSt
 # The layout.
 
 
+@pytest.mark.slow
 def test_the_first_claim_binds_the_table(backup: BackupTable) -> None:
     """The same claim again changes nothing; any other claim is refused with the settings to use."""
     backup.claim_layout("v1:64", "salt")
@@ -302,6 +318,7 @@ def test_the_first_claim_binds_the_table(backup: BackupTable) -> None:
     backup.claim_layout("v1:64", "salt")
 
 
+@pytest.mark.slow
 def test_a_damaged_layout_item_is_reported(backup: BackupTable) -> None:
     """A half of the layout, edited by hand, is neither accepted nor taken for another layout."""
     put_items(backup, {"conversation_id": {"S": "#layout"}, "layout": {"S": "v1:64"}, "key_prefix": {"N": "1"}})
@@ -359,6 +376,7 @@ def test_a_table_with_other_keys_is_refused(aws_settings: Settings) -> None:
         backup.raise_max_n("conv", make_raise(2))
 
 
+@pytest.mark.slow
 def test_a_key_of_another_type_is_refused(aws_settings: Settings) -> None:
     """A number or binary as partition key."""
     backup = BackupTable(aws_settings)
@@ -372,6 +390,7 @@ def test_a_key_of_another_type_is_refused(aws_settings: Settings) -> None:
         backup.check_table()
 
 
+@pytest.mark.slow
 def test_the_created_table_passes_the_check(moto_backup: BackupTable, aws_settings: Settings) -> None:
     """On demand, protected against deletion, restorable to a point in time."""
     moto_backup.check_table()

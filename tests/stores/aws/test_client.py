@@ -39,6 +39,7 @@ def test_throttled_writes_raise_throttled_error(stubbed_backup: BackupTable, aws
         stubbed_backup.commit_write_n("conv", 2)
 
 
+@pytest.mark.slow
 def test_a_few_failures_are_retried(aws_settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub) -> None:
     """The default client hides two server errors in a row."""
     behind = BackupTable(aws_stub.settings(aws_settings))
@@ -46,6 +47,7 @@ def test_a_few_failures_are_retried(aws_settings: Settings, moto_backup: BackupT
     assert behind.raise_max_n("conv", make_raise(2)).changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "error", "says"),
     [
@@ -85,6 +87,7 @@ def test_an_endpoint_that_refuses_connections(aws_settings: Settings) -> None:
     assert refused.value.exit_code == 69
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_never_answers(aws_settings: Settings, moto_backup: BackupTable, aws_stub: AwsStub) -> None:
     """The request ends after aws_timeout, not after botocore's minute."""
     finished = threading.Event()
@@ -102,6 +105,7 @@ def test_an_endpoint_that_never_answers(aws_settings: Settings, moto_backup: Bac
         finished.set()
 
 
+@pytest.mark.slow
 def test_no_region(aws_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the setting that is missing."""
     monkeypatch.delenv("AWS_REGION")
@@ -111,6 +115,7 @@ def test_no_region(aws_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> N
     assert "AWS_REGION" in refused.value.hint
 
 
+@pytest.mark.slow
 def test_no_credentials(aws_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A permission error, with the command that shows the current AWS identity."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -142,6 +147,7 @@ def test_botocore_reads_endpoints_from_the_environment(
     assert BackupTable(behind).get("conv") is None
 
 
+@pytest.mark.slow
 def test_concurrent_first_uses_create_one_client(aws_settings: Settings, moto_backup: BackupTable) -> None:
     """Eight threads use the table for the first time together: they share one client, and all reads succeed."""
     fresh = BackupTable(aws_settings)
@@ -169,6 +175,7 @@ def test_an_internal_error_is_not_converted_to_an_outage() -> None:
         _ = "text".get  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_only_key_range_throttling_of_the_table_is_heat(settings: Settings) -> None:
     """Three errors with two spellings, sixteen reasons: all are throttling, and salting helps against two of them."""
     from botocore.exceptions import ClientError

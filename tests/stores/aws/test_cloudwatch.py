@@ -120,6 +120,7 @@ def test_missing_contributor_insights_raise_no_error(
     assert (found.status, found.keys) == (status, ())
 
 
+@pytest.mark.slow
 def test_alarms_are_recognised_by_their_tag(metrics: CloudWatchMetrics) -> None:
     """An alarm is listed as it was put, and as owned; an alarm without the tag is not owned."""
     spec = AlarmSpec("own/x", MetricKey("WriteThrottleEvents", "t"), 10.0, 2, ("arn:aws:sns:x:1:t",), "about")

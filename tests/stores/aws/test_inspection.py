@@ -22,6 +22,7 @@ def inspection(aws_settings: Settings, aws_stub: AwsStub) -> AwsInspection:
     return AwsInspection(aws_stub.settings(aws_settings))
 
 
+@pytest.mark.slow
 def test_permitted_requests_change_nothing(
     inspection: AwsInspection, moto_backup: BackupTable, aws_settings: Settings
 ) -> None:
@@ -31,6 +32,7 @@ def test_permitted_requests_change_nothing(
     assert moto_backup.client.scan(TableName=aws_settings.backup_table)["Items"] == []
 
 
+@pytest.mark.slow
 def test_denied_requests_are_told_apart(
     inspection: AwsInspection, moto_backup: BackupTable, aws_stub: AwsStub, aws_settings: Settings
 ) -> None:
@@ -40,6 +42,7 @@ def test_denied_requests_are_told_apart(
     assert [action for action, permitted in found.items() if not permitted] == ["UpdateItem"]
 
 
+@pytest.mark.slow
 def test_messages_need_other_permissions(inspection: AwsInspection, aws_settings: Settings) -> None:
     """Query and PutItem, with the table's own key names."""
     table = MessagesTable(aws_settings)

@@ -160,6 +160,7 @@ def test_every_type_is_read_as_it_was_written(dynamodb: Settings) -> None:
     assert plain(item["v"]) == value
 
 
+@pytest.mark.slow
 def test_a_page_holds_at_most_1_mb(dynamodb: Settings) -> None:
     """Messages have 350 KB: a page is shorter than its limit, and the pages together hold all rows."""
     table = make_table(dynamodb)
@@ -171,6 +172,7 @@ def test_a_page_holds_at_most_1_mb(dynamodb: Settings) -> None:
     assert len(list(table.rows("c"))) == 5
 
 
+@pytest.mark.slow
 def test_the_keys_of_a_table_are_scanned_in_parallel(dynamodb: Settings) -> None:
     """Every row's partition key, once, by any number of segments."""
     table = make_table(dynamodb)
@@ -182,6 +184,7 @@ def test_the_keys_of_a_table_are_scanned_in_parallel(dynamodb: Settings) -> None
     assert table.size().items in (0, 40)  # DescribeTable's count may be hours old
 
 
+@pytest.mark.slow
 def test_a_key_scan_retries_throttled_requests(settings: Settings, aws_stub: AwsStub) -> None:
     """A scan of hours outlasts botocore's few retries."""
     make_table(settings).put("c#1", "t", {})
@@ -203,6 +206,7 @@ def test_errors_name_the_partition(settings: Settings, aws_stub: AwsStub) -> Non
             table.query(PartitionQuery("hot#3"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [{"Items": [{"text": {"M": "no map"}}]}, {"Items": 5}, {"ConsumedCapacity": "much"}])
 def test_json_of_another_shape_is_an_outage(settings: Settings, aws_stub: AwsStub, answer: dict[str, Any]) -> None:
     """JSON that DynamoDB did not send: the command must not end with an internal error."""

@@ -73,6 +73,7 @@ def test_without_a_limit_no_request_waits() -> None:
         limiter.settle(Permit(0.0), 256.0, 3000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_rcu", [None, 5000.0])
 def test_throttling_slows_the_scan_until_it_recovers(max_rcu: float | None) -> None:
     """The rate settles near the table's capacity with few refusals, and recovers afterwards."""

@@ -43,6 +43,7 @@ def parse(body: bytes, *, slowly: bool = True) -> ScanPage:
     return parser.parse_any_types(body) if slowly else parser.parse(body)
 
 
+@pytest.mark.slow
 @given(PAGES)
 def test_both_parsers_agree(page: dict[str, Any]) -> None:
     """On entries, damage, entries above the cap, consumed capacity and position, for any items."""

@@ -95,6 +95,7 @@ def test_any_bytes_are_parsed_or_refused(fields: list[bytes]) -> None:
     assert 0 < len(reason) < 3000
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(["v", "window", "writes", "server", "conversation_id"]), st.binary(max_size=30)))
 def test_valid_reports_are_within_bounds(changes: dict[str, bytes]) -> None:
     """Any values of the known fields give a report within bounds or an error."""

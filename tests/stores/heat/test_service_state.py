@@ -25,6 +25,7 @@ def state(settings: Settings) -> Iterator[ServiceState]:
     notes.close()
 
 
+@pytest.mark.slow
 def test_a_rebuild_records_the_primaries_that_it_verified(
     settings: Settings, store: RedisRegistry, backup: BackupTable, state: ServiceState, admin: Any
 ) -> None:

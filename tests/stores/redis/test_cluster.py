@@ -103,6 +103,7 @@ def other_primary(cluster: LocalCluster, key: str) -> Node:
     return next(node for node in cluster.nodes if node.has_role("master") and node is not owner)
 
 
+@pytest.mark.slow
 @on_both
 def test_the_whole_registry_is_spread_and_verified(
     cluster: LocalCluster, store: RedisRegistry, registry: Registry, rebuild: Rebuilder, backup: BackupTable
@@ -125,6 +126,7 @@ def test_the_whole_registry_is_spread_and_verified(
     store.check_server()
 
 
+@pytest.mark.slow
 @on_one
 def test_a_comparison_sees_every_primary(
     settings: Settings, store: RedisRegistry, raised: Registry, backup: BackupTable
@@ -147,6 +149,7 @@ def test_a_comparison_sees_every_primary(
     reader.close()
 
 
+@pytest.mark.slow
 @on_both
 def test_a_promoted_replica_is_unverified_until_a_rebuild(
     cluster: LocalCluster, store: RedisRegistry, raised: Registry, rebuild: Rebuilder
@@ -167,6 +170,7 @@ def test_a_promoted_replica_is_unverified_until_a_rebuild(
     assert store.verified() == dict.fromkeys(store.primaries(), True)
 
 
+@pytest.mark.slow
 @on_one
 def test_a_raise_goes_to_the_promoted_replica(cluster: LocalCluster, store: RedisRegistry, raised: Registry) -> None:
     """The client that raises learns of the failover by itself, in the middle of the raise."""
@@ -177,6 +181,7 @@ def test_a_raise_goes_to_the_promoted_replica(cluster: LocalCluster, store: Redi
     assert store.read_unverified([CONVERSATIONS[1]]) == {CONVERSATIONS[1]: 8}
 
 
+@pytest.mark.slow
 @on_both
 def test_a_slot_that_moves_is_unverified_where_it_arrives(
     cluster: LocalCluster, store: RedisRegistry, raised: Registry, rebuild: Rebuilder
@@ -197,6 +202,7 @@ def test_a_slot_that_moves_is_unverified_where_it_arrives(
     assert set(sources(raised).values()) == {"redis"}
 
 
+@pytest.mark.slow
 @on_both
 def test_a_rebuild_does_not_survive_a_slot_that_moves(
     cluster: LocalCluster, settings: Settings, store: RedisRegistry, raised: Registry, backup: BackupTable
@@ -213,6 +219,7 @@ def test_a_rebuild_does_not_survive_a_slot_that_moves(
     assert set(sources(raised).values()) == {"redis"}
 
 
+@pytest.mark.slow
 @on_one
 def test_a_rebuild_does_not_survive_a_failover(
     cluster: LocalCluster, settings: Settings, store: RedisRegistry, raised: Registry, backup: BackupTable
@@ -234,6 +241,7 @@ def rebuild_of(settings: Settings, store: RedisRegistry, backup: BackupTable) ->
     return bool(list(rebuild_job(settings, store, backup).run())) and all(store.verified().values())
 
 
+@pytest.mark.slow
 @on_one
 @pytest.mark.parametrize("noticed", [False, True], ids=["unnoticed", "noticed"])
 @pytest.mark.parametrize("step", ["mark", "merge", "finish"])
@@ -264,6 +272,7 @@ def test_no_session_fences_what_moved_away(
     assert raised.lookup(ids[0]) == (ids[0], 4, 4, "backup")
 
 
+@pytest.mark.slow
 @on_both
 def test_a_demoted_primary_refuses(cluster: LocalCluster, store: RedisRegistry, raised: Registry) -> None:
     """It has the script, the entries and its connections, but refuses lookups and raises."""
@@ -282,6 +291,7 @@ def test_a_demoted_primary_refuses(cluster: LocalCluster, store: RedisRegistry, 
     assert promoted.ask("HGET", store.key_of(theirs[0]), theirs[0]) == b"8"
 
 
+@pytest.mark.slow
 @on_both
 def test_an_isolated_primary_refuses(cluster: LocalCluster, store: RedisRegistry, raised: Registry) -> None:
     """NOREPLICAS, if min-replicas-to-write is set: another server may have been promoted by now."""
@@ -297,6 +307,7 @@ def test_an_isolated_primary_refuses(cluster: LocalCluster, store: RedisRegistry
         primary.ask("CONFIG", "SET", "min-replicas-to-write", "0")
 
 
+@pytest.mark.slow
 @on_one
 def test_a_silent_node_does_not_keep_a_client_from_learning(
     cluster: LocalCluster, settings: Settings, raised: Registry, store: RedisRegistry
@@ -330,6 +341,7 @@ def stream(settings: Settings) -> Iterator[HeatStream]:
     opened.close()
 
 
+@pytest.mark.slow
 @on_both
 def test_the_stream_follows_its_slot(cluster: LocalCluster, stream: HeatStream) -> None:
     """One client through a slot on its way, arrived, and failed over: nothing is lost that was acknowledged."""
@@ -352,6 +364,7 @@ def test_the_stream_follows_its_slot(cluster: LocalCluster, stream: HeatStream) 
     assert len(stream.read_new("w", 10)) == 1
 
 
+@pytest.mark.slow
 @on_one
 def test_sums_dead_letters_and_notes_have_slots_of_their_own(cluster: LocalCluster, settings: Settings) -> None:
     """Sums are spread over all primaries; the other data is on the primary of its key."""
@@ -369,6 +382,7 @@ def test_sums_dead_letters_and_notes_have_slots_of_their_own(cluster: LocalClust
         store.close()
 
 
+@pytest.mark.slow
 @on_one
 def test_doctor_asks_every_primary(cluster: LocalCluster, settings: Settings, raised: Registry) -> None:
     """Every primary is looked at, its own buckets are counted, and one that forgot its script is found."""
@@ -390,6 +404,7 @@ def test_doctor_asks_every_primary(cluster: LocalCluster, settings: Settings, ra
 # URLs that say something else.
 
 
+@pytest.mark.slow
 @on_one
 def test_a_cluster_wants_a_clusters_url(cluster: LocalCluster, settings: Settings) -> None:
     """redis:// to one of its nodes is refused before anything is written, with the URL to write instead."""
@@ -400,6 +415,7 @@ def test_a_cluster_wants_a_clusters_url(cluster: LocalCluster, settings: Setting
     store.close()
 
 
+@pytest.mark.slow
 @on_one
 def test_what_is_no_cluster_is_told(redis_server: Any, settings: Settings) -> None:
     """redis+cluster:// to a single server is a matter of configuration; lookups still have the backup."""

@@ -93,6 +93,7 @@ def test_the_password_file_opens(locked_server: LocalRedis, store_of: StoreOf, t
         session.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("userinfo", [f":{WRONG}@", f"somebody:{WRONG}@", ""])
 def test_a_wrong_password_is_told_and_not_repeated(locked_server: LocalRedis, store_of: StoreOf, userinfo: str) -> None:
     """Exit 77; neither the wrong one nor the right one is in message, hint or cause."""
@@ -167,6 +168,7 @@ def test_a_server_is_named_without_its_credentials(url: str, name: str) -> None:
     assert str(parse_redis_url(url)) == name
 
 
+@pytest.mark.slow
 def test_nobody_at_the_port(store_of: StoreOf) -> None:
     """A refused connection is told at once, and not after redis-py's seconds of retries."""
     port = free_port()
@@ -211,6 +213,7 @@ def test_a_socket_works_as_well(redis_binary: Path, tmp_path: Path, socket_path:
         server.kill()
 
 
+@pytest.mark.slow
 def test_a_socket_that_is_not_there(store_of: StoreOf, socket_path: Path) -> None:
     """Is named by its path."""
     store = store_of(of_redis(f"unix://{socket_path}"))
@@ -218,6 +221,7 @@ def test_a_socket_that_is_not_there(store_of: StoreOf, socket_path: Path) -> Non
         store.merge("conv", 4)
 
 
+@pytest.mark.slow
 def test_a_plain_server_does_not_speak_tls(redis_server: LocalRedis, store_of: StoreOf) -> None:
     """rediss:// to a server without TLS is an error that names the server; it neither hangs nor sends in clear."""
     store = store_of(of_redis(redis_server.url.replace("redis://", "rediss://"), lookup_timeout=1.0, redis_timeout=1.0))
@@ -246,6 +250,7 @@ def test_a_lookup_does_not_wait_for_a_silent_server(silent_server: str, store_of
     assert 0.1 <= time.monotonic() - started < 10.0
 
 
+@pytest.mark.slow
 def test_a_frozen_server_is_left_alone_after_one_timeout(
     registry: Registry, rebuild: Rebuilder, redis_server: LocalRedis, settings: Settings, store_of: StoreOf, backup: Any
 ) -> None:
@@ -444,6 +449,7 @@ def assert_empty(server: LocalRedis) -> None:
 # Stale connections.
 
 
+@pytest.mark.slow
 def test_lookups_survive_a_restart_without_an_error_of_their_own(
     registry: Registry, settings: Settings, redis_server: LocalRedis, store_of: StoreOf, rebuild: Rebuilder
 ) -> None:

@@ -88,6 +88,7 @@ def assert_answers_from(registry: Registry, source: str) -> None:
 # Restarts.
 
 
+@pytest.mark.slow
 def test_a_restart_without_data_is_fenced(
     raised: Registry, redis_server: LocalRedis, store: RedisRegistry, rebuild: Rebuilder
 ) -> None:
@@ -104,6 +105,7 @@ def test_a_restart_without_data_is_fenced(
     assert_answers_from(raised, "redis")
 
 
+@pytest.mark.slow
 def test_a_restart_with_its_aof_is_fenced(
     raised: Registry, redis_server: LocalRedis, store: RedisRegistry, rebuild: Rebuilder
 ) -> None:
@@ -117,6 +119,7 @@ def test_a_restart_with_its_aof_is_fenced(
     assert_answers_from(raised, "redis")
 
 
+@pytest.mark.slow
 def test_loading_the_script_by_hand_verifies_nothing(
     raised: Registry, redis_server: LocalRedis, store: RedisRegistry, admin: Any
 ) -> None:
@@ -131,6 +134,7 @@ def test_loading_the_script_by_hand_verifies_nothing(
     assert_answers_from(raised, "backup")
 
 
+@pytest.mark.slow
 def test_an_orderly_restart_is_fenced_too(raised: Registry, redis_server: LocalRedis, store: RedisRegistry) -> None:
     """SHUTDOWN and a start are a restart like any other."""
     redis_server.stop()
@@ -142,6 +146,7 @@ def test_an_orderly_restart_is_fenced_too(raised: Registry, redis_server: LocalR
 # Losses without a restart.
 
 
+@pytest.mark.slow
 def test_flushall_is_fenced(raised: Registry, store: RedisRegistry, admin: Any, rebuild: Rebuilder) -> None:
     """FLUSHALL takes the fence with the entries, while the script stays in the cache."""
     admin.flushall()
@@ -152,12 +157,14 @@ def test_flushall_is_fenced(raised: Registry, store: RedisRegistry, admin: Any, 
     assert_answers_from(raised, "redis")
 
 
+@pytest.mark.slow
 def test_script_flush_is_fenced(raised: Registry, store: RedisRegistry, admin: Any) -> None:
     """Without the script nothing answers, though all entries are there."""
     admin.script_flush()
     assert_unverified(store)
 
 
+@pytest.mark.slow
 def test_a_lost_bucket_is_fenced_alone(raised: Registry, store: RedisRegistry, primary: str, admin: Any) -> None:
     """DEL (or eviction) of one bucket fences this bucket; the others continue to answer."""
     lost = key_of(store, CONVERSATIONS[0])
@@ -173,6 +180,7 @@ def test_a_lost_bucket_is_fenced_alone(raised: Registry, store: RedisRegistry, p
     assert raised.lookup(CONVERSATIONS[0]).source == "backup"
 
 
+@pytest.mark.slow
 def test_a_raise_into_a_lost_bucket_does_not_verify_it(
     raised: Registry, store: RedisRegistry, primary: str, admin: Any
 ) -> None:
@@ -187,6 +195,7 @@ def test_a_raise_into_a_lost_bucket_does_not_verify_it(
 # Other layouts.
 
 
+@pytest.mark.slow
 def test_a_client_of_another_bucket_count_is_never_answered(raised: Registry, settings: Settings) -> None:
     """Such a client would look in the wrong bucket and find nothing: it gets an error for every id instead."""
     for buckets in (settings.buckets * 2, settings.buckets // 2):
@@ -195,6 +204,7 @@ def test_a_client_of_another_bucket_count_is_never_answered(raised: Registry, se
         stranger.close()
 
 
+@pytest.mark.slow
 def test_a_client_of_another_bucket_count_may_not_raise(
     raised: Registry, settings: Settings, backup: BackupTable
 ) -> None:
@@ -209,6 +219,7 @@ def test_a_client_of_another_bucket_count_may_not_raise(
     assert entry.max_n == 4
 
 
+@pytest.mark.slow
 def test_redis_refuses_raises_of_another_layout(raised: Registry, settings: Settings, store: RedisRegistry) -> None:
     """With a table of its own the stranger passes the first check: the fence in the bucket refuses it then."""
     other = replace(settings, buckets=settings.buckets // 2, backup_table=f"{settings.backup_table}-2")
@@ -222,6 +233,7 @@ def test_redis_refuses_raises_of_another_layout(raised: Registry, settings: Sett
     assert 64 not in dict(store.entries()).values()
 
 
+@pytest.mark.slow
 def test_a_rebuild_of_another_layout_is_refused(raised: Registry, settings: Settings, store: RedisRegistry) -> None:
     """By the table if it is the same, else by the fences in Redis."""
     other = replace(settings, buckets=settings.buckets // 2)
@@ -254,6 +266,7 @@ def test_a_fence_of_another_version_is_foreign(
 # Replication and failover.
 
 
+@pytest.mark.slow
 def test_scripts_are_not_replicated(
     raised: Registry, redis_server: LocalRedis, other_store: RedisRegistry, other_admin: Any
 ) -> None:
@@ -266,6 +279,7 @@ def test_scripts_are_not_replicated(
     assert_unverified(other_store)
 
 
+@pytest.mark.slow
 def test_a_replica_refuses_lookups(
     raised: Registry,
     redis_server: LocalRedis,
@@ -285,6 +299,7 @@ def test_a_replica_refuses_lookups(
             other_store.lookup(other_store.primaries()[0], [conversation_id])
 
 
+@pytest.mark.slow
 def test_a_writable_replica_refuses_everything(
     raised: Registry,
     settings: Settings,
@@ -309,6 +324,7 @@ def test_a_writable_replica_refuses_everything(
         list(rebuild_job(settings, other_store, backup).run())
 
 
+@pytest.mark.slow
 def test_a_primary_that_was_a_replica_meanwhile_is_fenced(
     raised: Registry,
     settings: Settings,
@@ -346,6 +362,7 @@ def _first_raise(backup: BackupTable) -> Any:
     return entry.raises[0]
 
 
+@pytest.mark.slow
 def test_a_demotion_and_promotion_without_a_primary_is_fenced(
     raised: Registry, store: RedisRegistry, admin: Any, rebuild: Rebuilder
 ) -> None:
@@ -359,6 +376,7 @@ def test_a_demotion_and_promotion_without_a_primary_is_fenced(
     assert_answers_from(raised, "redis")
 
 
+@pytest.mark.slow
 def test_the_first_replica_costs_a_rebuild(
     raised: Registry, redis_server: LocalRedis, store: RedisRegistry, other_admin: Any, rebuild: Rebuilder
 ) -> None:
@@ -401,6 +419,7 @@ def test_a_full_server_answers_lookups_and_refuses_raises(
     assert raised.raise_to(CONVERSATIONS[0], 8).after == 8
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_persist_refuses_and_the_backup_answers(
     raised: Registry, redis_server: LocalRedis, store: RedisRegistry, admin: Any
 ) -> None:

@@ -63,6 +63,7 @@ def test_a_new_server_is_not_verified(store: RedisRegistry, primary: str) -> Non
     assert store.verified() == {primary: False}
 
 
+@pytest.mark.slow
 def test_a_rebuilt_server_answers(store: RedisRegistry, primary: str, rebuild: Rebuilder) -> None:
     """After a rebuild lookups return entries, and None without an entry."""
     rebuild()
@@ -73,6 +74,7 @@ def test_a_rebuilt_server_answers(store: RedisRegistry, primary: str, rebuild: R
     assert store.lookup(primary, ["other", "conv"]) == [None, 4]
 
 
+@pytest.mark.slow
 def test_many_ids_are_answered_in_their_order(store: RedisRegistry, primary: str, rebuild: Rebuilder) -> None:
     """More ids than one call or one batch takes, some of them twice, most of them without an entry."""
     rebuild()
@@ -85,6 +87,7 @@ def test_many_ids_are_answered_in_their_order(store: RedisRegistry, primary: str
     assert store.lookup(primary, []) == []
 
 
+@pytest.mark.slow
 def test_thousands_of_ids_of_one_bucket(one_bucket: RedisRegistry, rebuild: Rebuilder) -> None:
     """Lua's unpack() takes about 8,000 values: a bucket is asked in several calls."""
     primary = one_bucket.primaries()[0]
@@ -98,6 +101,7 @@ def test_thousands_of_ids_of_one_bucket(one_bucket: RedisRegistry, rebuild: Rebu
     assert one_bucket.lookup(primary, [f"conv_{n}" for n in range(9000)]) == list(range(1, 9001))
 
 
+@pytest.mark.slow
 def test_any_id_can_be_an_entry(store: RedisRegistry, registry: Registry, primary: str, rebuild: Rebuilder) -> None:
     """Ids are data for Redis, whatever they hold: alone, among others, merged by a raise or by a rebuild."""
     for number, conversation_id in enumerate(AWKWARD_IDS):
@@ -111,6 +115,7 @@ def test_any_id_can_be_an_entry(store: RedisRegistry, registry: Registry, primar
     assert dict(store.entries()) == held
 
 
+@pytest.mark.slow
 def test_prefixes_keep_registries_apart(store: RedisRegistry, settings: Settings, rebuild: Rebuilder) -> None:
     """Two registries in one Redis: each is verified for itself."""
     rebuild()
@@ -122,6 +127,7 @@ def test_prefixes_keep_registries_apart(store: RedisRegistry, settings: Settings
     other.close()
 
 
+@pytest.mark.slow
 def test_a_damaged_entry_is_an_error_and_no_default(
     store: RedisRegistry, registry: Registry, primary: str, admin: Any, rebuild: Rebuilder
 ) -> None:
@@ -175,6 +181,7 @@ def test_numbers_are_compared_as_numbers(store: RedisRegistry, session: RedisReb
         assert store.read_unverified([by_raise, by_rebuild]) == {by_raise: larger, by_rebuild: larger}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1, 2, 999, 1000, 1001, 8001, 20_000])
 def test_a_merge_takes_any_number_of_entries(session: RedisRebuildSession, store: RedisRegistry, size: int) -> None:
     """All of them arrive; the same again raises none; the count of those raised is right."""
@@ -262,6 +269,7 @@ def test_a_rebuild_over_what_is_there_asks_the_script(session: RedisRebuildSessi
     assert admin.info("commandstats")["cmdstat_hsetnx"]["calls"] == 200
 
 
+@pytest.mark.slow
 def test_a_merge_into_one_bucket_takes_any_number_of_entries(one_bucket: RedisRegistry) -> None:
     """All 20,000 entries of a page are in one bucket."""
     entries = [(f"conv_{number}", number + 1) for number in range(20_000)]
@@ -275,6 +283,7 @@ def test_a_merge_into_one_bucket_takes_any_number_of_entries(one_bucket: RedisRe
 merges = st.lists(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 1 << 17)), max_size=12), max_size=6)
 
 
+@pytest.mark.slow
 @given(merges)
 @hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_merged_the_largest_stays(
@@ -294,6 +303,7 @@ def test_whatever_is_merged_the_largest_stays(
     assert dict(store.entries()) == largest
 
 
+@pytest.mark.slow
 def test_buckets_stay_listpacks(
     store: RedisRegistry, session: RedisRebuildSession, admin: Any, settings: Settings
 ) -> None:
@@ -317,6 +327,7 @@ def test_only_what_was_marked_is_fenced(session: RedisRebuildSession, store: Red
     assert not any(b"#fence" in admin.hgetall(key) for key in admin.scan_iter("salt:r:*"))
 
 
+@pytest.mark.slow
 def test_one_missing_mark_keeps_every_bucket_unfenced(
     session: RedisRebuildSession, store: RedisRegistry, admin: Any
 ) -> None:
@@ -328,6 +339,7 @@ def test_one_missing_mark_keeps_every_bucket_unfenced(
     assert not any(b"#fence" in admin.hgetall(key) for key in admin.scan_iter("salt:r:*"))
 
 
+@pytest.mark.slow
 def test_a_session_that_failed_stays_failed(session: RedisRebuildSession, redis_server: LocalRedis) -> None:
     """The server is back, but the session stays broken: its earlier work was in another process."""
     session.mark_buckets("mine")
@@ -358,6 +370,7 @@ def test_tokens_are_unique() -> None:
 # The server.
 
 
+@pytest.mark.slow
 def test_a_server_that_evicts_is_refused(store: RedisRegistry, admin: Any, rebuild: Rebuilder) -> None:
     """Entries that vanish on their own make readers miss messages; the message names the setting."""
     admin.config_set("maxmemory-policy", "allkeys-lru")

@@ -21,6 +21,8 @@ from tests.support import Rebuilder
 from tests.support.clusters import SERVICE, LocalSentinels
 from tests.support.redis_servers import eventually, find_engine
 
+pytestmark = pytest.mark.slow
+
 PASSWORD = "correct-horse-battery"  # noqa: S105  opens servers of this test's own
 SENTINELS_OWN = "staple-of-sentinels"
 

@@ -23,6 +23,8 @@ from tests.support import rebuild_job
 from tests.support.clusters import SERVICE, LocalCluster, LocalSentinels
 from tests.support.redis_servers import find_engine
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
