@@ -19,7 +19,6 @@ MOST_MODULES = 11
 """Modules in one folder, its ``__init__`` not counted: as many as a reader takes in at a glance."""
 
 
-@pytest.mark.slow
 def test_imports_point_one_way() -> None:
     """Every contract of ``[tool.importlinter]`` in pyproject.toml holds; a broken one is printed with its imports."""
     linter = Path(sys.executable).with_name("lint-imports")
@@ -28,7 +27,6 @@ def test_imports_point_one_way() -> None:
     assert "Contracts: 4 kept, 0 broken." in done.stdout
 
 
-@pytest.mark.slow
 def test_imports_are_statements() -> None:
     """Imports by name are hidden from import-linter; only the two lazy modules use them."""
     names = {
