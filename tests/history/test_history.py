@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -18,9 +17,9 @@ from saltctl.errors import (
     UsageError,
 )
 from saltctl.history.history import History
-from saltctl.history.models import FindOptions, ReadOptions
+from saltctl.history.models import ReadOptions
 from saltctl.history.scatter_gather import EXPECTED_DRY, share
-from saltctl.salting import find_set, partition_key, salt_of
+from saltctl.salting import partition_key, salt_of
 from saltctl.stores.contracts import PartitionQuery
 from saltctl.testing import MemoryMessages
 from tests.support.lookups import FixedLookups
@@ -395,79 +394,3 @@ def test_pages_of_large_messages_stay_small(lookups: FixedLookups, store: Memory
     assert sum(sizes) == 60
     fill(history, "small", 2500)
     assert max(len(page.messages) for page in history.pages("small")) == 1000
-
-
-@pytest.mark.parametrize("n", [1, 2, 4, 8, 16])
-def test_find_asks_few_partitions(history: History, lookups: FixedLookups, store: MemoryMessages, n: int) -> None:
-    """Whatever N was at the write, the message is found on log2(N) + 1 partitions."""
-    lookups.write_n["hot"] = n
-    history.put("hot", "t#wanted", {"text": "here"})
-    found = history.find("hot", "wanted")
-    assert found.message is not None
-    assert found.message.attributes["text"] == "here"
-    assert len(found.partition_keys) <= 5
-    assert {query.partition_key for query in store.queries} <= set(find_set("hot", "wanted", 16))
-
-
-@pytest.mark.parametrize("message_id", ["\udc80", "m\ud800"])
-def test_what_no_message_can_have_for_an_id_is_refused(history: History, message_id: str) -> None:
-    """A shell hands over any bytes; DynamoDB stores UTF-8."""
-    with pytest.raises(UsageError, match="not valid UTF-8"):
-        history.find("hot", message_id)
-
-
-def test_find_by_sort_key_reads_rows_and_no_partition(history: History, store: MemoryMessages) -> None:
-    """With the whole sort key it is one read a partition."""
-    fill(history, "hot", 100)
-    found = history.find("hot", "m50", FindOptions(sort_key="000050#m50"))
-    assert found.message is not None
-    assert store.queries == []
-    assert found.items_read <= 5
-    assert history.find("hot", "m51", FindOptions(sort_key="000050#m50")).message is None
-
-
-def test_find_by_attribute(lookups: FixedLookups) -> None:
-    """Where ids are an attribute, that is what is compared."""
-    store = MemoryMessages("N")
-    history = History(lookups, store, message_id_from="attribute:id")
-    for number in range(20):
-        history.put("hot", number, {"id": f"id{number}"})
-    found = history.find("hot", "id7")
-    assert found.message is not None
-    assert found.message.sort_key == Decimal(7)
-
-
-def test_find_within_bounds(history: History) -> None:
-    """``since`` and ``until`` bound what is read."""
-    fill(history, "c", 100)
-    found = history.find("c", "m50", FindOptions(since="000040", until="000060"))
-    assert found.message is not None
-    assert found.items_read <= 21
-    assert history.find("c", "m50", FindOptions(since="000060")).message is None
-    assert history.find("c", "m50", FindOptions(since="000060", until="000040")).message is None
-
-
-def test_not_found_only_when_everything_was_looked_at(lookups: FixedLookups) -> None:
-    """With a partition out of reach "not found" would be a guess; found elsewhere is found."""
-    store = failing(find_set("hot", "m1", 16)[0], ThrottledError("throttled"))
-    history = History(lookups, store)
-    with pytest.raises(HistoryUnavailableError, match="may be on a partition that could not be read"):
-        history.find("hot", "m1")
-    lookups.write_n["hot"] = 1
-    history.put("hot", "t#m1", {})
-    assert history.find("hot", "m1").message is not None
-
-
-def test_find_has_a_deadline(lookups: FixedLookups) -> None:
-    """A search that takes too long says where it did not get to."""
-    released = threading.Event()
-
-    def hang(request: PartitionQuery) -> None:
-        released.wait(30)
-
-    history = History(lookups, MemoryMessages(before_query=hang))
-    try:
-        with pytest.raises(HistoryUnavailableError, match="could not be read: c"):
-            history.find("c", "m1", FindOptions(timeout=0.05))
-    finally:
-        released.set()
