@@ -1,4 +1,4 @@
-"""Attribute values: every DynamoDB type there and back, exact; equality that knows types."""
+"""Attribute values: exact round trips of every DynamoDB type, and equality that respects types."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VALUES = st.recursive(
 
 
 def typed(value: Any) -> Any:
-    """A value with the types of its parts, since True == 1 in Python."""
+    """Return a value with the types of its parts, since True == 1 in Python."""
     if isinstance(value, dict):
         return {name: typed(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -34,14 +34,14 @@ def typed(value: Any) -> Any:
 
 @pytest.mark.slow
 @given(VALUES)
-def test_there_and_back(value: Any) -> None:
-    """Whatever can be stored is read as it was written, digit by digit and type by type."""
+def test_a_round_trip_is_exact(value: Any) -> None:
+    """Every value that can be stored is read as it was written, with each digit and type."""
     assert typed(plain(tagged(value))) == typed(value)
 
 
 @pytest.mark.parametrize("number", ["12345678901234567890123456789012345678", "1E-130", "-9.9E+125", "0.1", "0"])
 def test_numbers_keep_every_digit(number: str) -> None:
-    """38 digits, and the whole range of DynamoDB, and no float on the way."""
+    """They have up to 38 digits and the whole range of DynamoDB, and are never converted to float."""
     assert plain(tagged(Decimal(number))) == Decimal(number)
     assert Decimal(tagged(Decimal(number))["N"]) == Decimal(number)
 
@@ -63,8 +63,8 @@ def test_numbers_keep_every_digit(number: str) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_would_be_changed_is_refused(value: Any) -> None:
-    """What DynamoDB does not have, or would round, is an error before anything is sent."""
+def test_a_value_that_would_change_is_refused(value: Any) -> None:
+    """A value that DynamoDB does not have, or would round, is an error before any request."""
     with pytest.raises(UsageError):
         tagged(value)
 
@@ -72,15 +72,15 @@ def test_what_would_be_changed_is_refused(value: Any) -> None:
 @pytest.mark.slow
 @given(VALUES, VALUES)
 def test_rows_are_equal_in_all_but_their_partition(one: Any, other: Any) -> None:
-    """Equal values have equal fingerprints, others do not, and the partition does not count."""
+    """Equal values have equal fingerprints, and different values do not. The partition is ignored."""
     first = {"p": {"S": "conv"}, "v": tagged(one)}
     second = {"p": {"S": "conv#1"}, "v": tagged(other)}
     same = fingerprint(first, without="p") == fingerprint(second, without="p")
     assert same is (typed(one) == typed(other))
 
 
-def test_equality_knows_types_and_no_order_of_sets() -> None:
-    """The number 1 is not true; a set has no order; a number's final zeros are nothing."""
+def test_equality_respects_types_and_ignores_the_order_of_sets() -> None:
+    """The number 1 is not true. The order of a set and the trailing zeros of a number are ignored."""
 
     def of(value: dict[str, Any]) -> Any:
         return fingerprint({"v": value}, without="p")

@@ -1,4 +1,4 @@
-"""Audits: what readers do not see is found, whatever was lost; what they see twice is counted."""
+"""Audits find the messages that readers do not see, and count the ones that are stored twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CAP = 64
 
 
 def audit(store: MemoryMessages, max_n: int, message_id_from: str = "sort_key") -> Audit:
-    """The audit of ``conv``, which the registry says has ``max_n`` salts."""
+    """Return the audit of ``conv``, which has ``max_n`` salts in the registry."""
     with History(FixedLookups({"conv": max_n}), store, message_id_from=message_id_from) as history:
         *_, last = Auditor(history, "conv", cap=CAP).run()
     assert isinstance(last, Audit)
@@ -26,7 +26,7 @@ def audit(store: MemoryMessages, max_n: int, message_id_from: str = "sort_key") 
 
 
 def write(store: MemoryMessages, message_id: str, n: int) -> int | None:
-    """Write one message under n; its salt."""
+    """Write one message under n and return its salt."""
     salt = salt_of(message_id, n)
     store.put(partition_key("conv", salt), f"t#{message_id}", {"id": {"S": message_id}})
     return salt
@@ -35,8 +35,8 @@ def write(store: MemoryMessages, message_id: str, n: int) -> int | None:
 @pytest.mark.slow
 @given(st.sampled_from([1, 2, 4, 16, 128]), st.lists(st.sampled_from([1, 2, 4, 8, 64]), max_size=40))
 @settings(max_examples=100, deadline=None)
-def test_exactly_what_readers_miss_is_found(max_n: int, written_under: list[int]) -> None:
-    """Random histories, of which the registry knows only so much: orphans are what is beyond max_n, all of it."""
+def test_exactly_the_messages_that_readers_miss_are_found(max_n: int, written_under: list[int]) -> None:
+    """In random histories, the orphans are exactly the messages beyond the max_n of the registry."""
     store = MemoryMessages()
     salts = {f"m{number}": write(store, f"m{number}", n) for number, n in enumerate(written_under)}
     covered = set(range(max_n)) if max_n > 1 else set()
@@ -46,13 +46,13 @@ def test_exactly_what_readers_miss_is_found(max_n: int, written_under: list[int]
     assert found.orphaned == len(missed)
     assert found.complete is (not missed)
     assert sum(partition.messages for partition in found.partitions) == len(salts)
-    # Raised to what is needed, and audited again, nothing is missed.
+    # A second audit, after a raise to the needed N, misses nothing.
     assert audit(store, found.needed_n).complete
     assert found.needed_n == max_n if not missed else found.needed_n > max_n
 
 
-def test_a_lost_raise_far_up_is_found_in_spite_of_gaps() -> None:
-    """One message alone on the last salt below the cap is found, with nothing on all the salts before it."""
+def test_a_lost_raise_is_found_beyond_empty_salts() -> None:
+    """A message on the last salt below the cap is found, although all salts before it are empty."""
     store = MemoryMessages()
     store.put("conv#63", "t#lonely", {})
     found = audit(store, 4)
@@ -61,7 +61,7 @@ def test_a_lost_raise_far_up_is_found_in_spite_of_gaps() -> None:
 
 
 def test_above_the_cap_the_next_doubling_is_probed() -> None:
-    """An entry that somebody else raised above the cap is audited all the same."""
+    """An entry that another program raised above the cap is audited too."""
     store = MemoryMessages()
     store.put("conv#200", "t#m", {})
     found = audit(store, 128)
@@ -69,7 +69,7 @@ def test_above_the_cap_the_next_doubling_is_probed() -> None:
 
 
 def test_duplicates_are_rows_equal_in_all_but_their_partition() -> None:
-    """A retry across a raise counts; two messages of the same time do not."""
+    """The retry of a write after a raise counts; two messages of the same time do not."""
     store = MemoryMessages()
     for key in ("conv", "conv#1", "conv#3"):
         store.put(key, "t#m", {"text": {"S": "same"}})
@@ -86,7 +86,7 @@ def test_duplicates_are_rows_equal_in_all_but_their_partition() -> None:
 
 
 def test_skew_is_the_largest_salt_over_the_average() -> None:
-    """The base partition does not count; without salts or messages there is none."""
+    """The base partition does not count. The skew is None without salts or messages."""
     store = MemoryMessages()
     for number in range(6):
         store.put("conv#0", f"t#{number}", {})
@@ -99,7 +99,7 @@ def test_skew_is_the_largest_salt_over_the_average() -> None:
 
 
 def test_message_ids_of_orphans_come_from_the_attribute() -> None:
-    """Only keys are read, so the row of an orphan is read for its id where that is an attribute."""
+    """The audit reads only keys. If ids are an attribute, it reads the row of each orphan for its id."""
     store = MemoryMessages()
     write(store, "m1", 64)
     assert [orphan.message_id for orphan in audit(store, 1, "attribute:id").orphans] == ["m1"]
@@ -107,7 +107,7 @@ def test_message_ids_of_orphans_come_from_the_attribute() -> None:
 
 
 def test_many_orphans_are_counted_and_some_are_named() -> None:
-    """A result of bounded size, that hides nothing of the number; and progress on the way."""
+    """The size of the result is bounded, its count is not. Progress is reported meanwhile."""
     store = MemoryMessages()
     for number in range(MAX_ORPHANS_LISTED + 500):
         store.put("conv#9", f"{number:05d}#m", {})
@@ -119,8 +119,8 @@ def test_many_orphans_are_counted_and_some_are_named() -> None:
 
 
 @pytest.mark.parametrize("partition", ["conv", "conv#2", "conv#40"])
-def test_nothing_is_proved_without_every_partition(partition: str) -> None:
-    """One partition that cannot be read, in the read set or beyond, is an error and no verdict."""
+def test_an_unreadable_partition_fails_the_audit(partition: str) -> None:
+    """If a partition in the read set or beyond cannot be read, the audit fails without a result."""
 
     def fail(request: PartitionQuery) -> None:
         if request.partition_key == partition:

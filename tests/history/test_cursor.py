@@ -1,4 +1,4 @@
-"""Cursors: what comes back is what went in, and nothing else is taken for one."""
+"""Cursors: exact round trips, and refusal of every other string."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from saltctl.errors import InvalidCursorError
 from saltctl.history.cursor import BASE, Cursor, Position, decode, encode
 
 KEYS = st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.decimals(allow_nan=False, allow_infinity=False))
-PACES = st.floats(0, allow_infinity=False)
+DISTANCES = st.floats(0, allow_infinity=False)
 CURSORS = st.builds(
-    Cursor, st.builds(Position, KEYS, st.integers(BASE, 65535)), st.sampled_from([1, 2, 4, 8, 16, 65536]), PACES
+    Cursor, st.builds(Position, KEYS, st.integers(BASE, 65535)), st.sampled_from([1, 2, 4, 8, 16, 65536]), DISTANCES
 )
 SAMPLE = encode(Cursor(Position("2026-07-01T08:00:00.000Z#m1", 3), 4), "conv")
 
 
 def sort_type(cursor: Cursor) -> str:
-    """The type of the cursor's sort key."""
+    """Return the type of the sort key of a cursor."""
     return "S" if isinstance(cursor.position.sort_key, str) else "N"
 
 
 @pytest.mark.slow
 @given(CURSORS)
-def test_there_and_back(cursor: Cursor) -> None:
-    """A cursor is plain text for URLs, and reads back exactly."""
+def test_a_round_trip_is_exact(cursor: Cursor) -> None:
+    """A cursor is a string that is safe in URLs, and is decoded exactly."""
     text = encode(cursor, "conv")
     assert text.isascii()
     assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -39,8 +39,8 @@ def test_there_and_back(cursor: Cursor) -> None:
 
 @pytest.mark.slow
 @given(CURSORS, st.data())
-def test_any_damage_is_found(cursor: Cursor, data: st.DataObject) -> None:
-    """One changed, lost or added character, wherever it is, is refused."""
+def test_a_damaged_cursor_is_refused(cursor: Cursor, data: st.DataObject) -> None:
+    """One changed, lost or added character is refused, at any place."""
     text = encode(cursor, "conv")
     at = data.draw(st.integers(0, len(text) - 1))
     character = data.draw(st.sampled_from("AZaz09-_=+ \nä"))
@@ -53,8 +53,8 @@ def test_any_damage_is_found(cursor: Cursor, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "null", "💬", "A" * 5000, "W10", "bm90IGEgY3Vyc29y"])
-def test_anything_else_is_no_cursor(text: str) -> None:
-    """What was never a cursor is refused, of whatever length."""
+def test_other_strings_are_refused(text: str) -> None:
+    """Other strings are refused, of any length."""
     with pytest.raises(InvalidCursorError, match="is not a cursor"):
         decode(text, "conv", "S")
 
@@ -77,7 +77,7 @@ def test_anything_else_is_no_cursor(text: str) -> None:
     ],
 )
 def test_a_forged_cursor_is_refused(payload: object) -> None:
-    """A payload of one's own is found out: under the digest of another cursor, and under its own where it cannot be."""
+    """A payload is refused under the digest of another cursor, and under its own digest if it is not valid."""
     digest = urlsafe_b64decode(SAMPLE + "=" * (-len(SAMPLE) % 4))[:8]
     body = json.dumps(payload).encode()
     for own in (digest, sha256(b"saltctl cursor\0" + body).digest()[:8]):
@@ -87,7 +87,7 @@ def test_a_forged_cursor_is_refused(payload: object) -> None:
 
 
 def test_a_cursor_is_bound_to_its_conversation_and_type() -> None:
-    """The cursor of another conversation says so, and so does one of a table with other keys."""
+    """The error of a foreign cursor names the cause: another conversation, or a table with other keys."""
     with pytest.raises(InvalidCursorError, match="does not belong to the conversation 'other'"):
         decode(SAMPLE, "other", "S")
     with pytest.raises(InvalidCursorError, match="another table"):
@@ -95,7 +95,7 @@ def test_a_cursor_is_bound_to_its_conversation_and_type() -> None:
 
 
 def test_numbers_keep_every_digit() -> None:
-    """A number that no float holds is the same position afterwards."""
+    """A number that a float cannot hold is decoded exactly."""
     number = Decimal("1700000000000.00000000000000000000000001")
     text = encode(Cursor(Position(number, BASE), 1), "conv")
     assert decode(text, "conv", "N").position.sort_key == number

@@ -24,19 +24,19 @@ KEYS = ["conv#2", "conv#0", "conv"]
 
 @pytest.fixture
 def store() -> MemoryMessages:
-    """An empty messages table."""
+    """Return an empty messages table."""
     return MemoryMessages()
 
 
 @pytest.fixture
 def lookups() -> FixedLookups:
-    """A registry where ``hot`` has 16 salts."""
+    """Return a registry in which ``hot`` has 16 salts."""
     return FixedLookups({"hot": 16, "warm": 4})
 
 
 @pytest.fixture
 def history(store: MemoryMessages, lookups: FixedLookups) -> History:
-    """The history of all conversations."""
+    """Return the history of all conversations."""
     return History(lookups, store)
 
 
@@ -78,8 +78,8 @@ def search_of(
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8, 16])
-def test_find_asks_few_partitions(history: History, lookups: FixedLookups, store: MemoryMessages, n: int) -> None:
-    """Whatever N was at the write, the message is found on log2(N) + 1 partitions."""
+def test_find_reads_few_partitions(history: History, lookups: FixedLookups, store: MemoryMessages, n: int) -> None:
+    """The message is found on log2(N) + 1 partitions, under any N of the write."""
     lookups.write_n["hot"] = n
     history.put("hot", "t#wanted", {"text": "here"})
     found = history.find("hot", "wanted")
@@ -90,14 +90,14 @@ def test_find_asks_few_partitions(history: History, lookups: FixedLookups, store
 
 
 @pytest.mark.parametrize("message_id", ["\udc80", "m\ud800"])
-def test_what_no_message_can_have_for_an_id_is_refused(history: History, message_id: str) -> None:
-    """A shell hands over any bytes; DynamoDB stores UTF-8."""
+def test_an_id_that_is_not_valid_utf_8_is_refused(history: History, message_id: str) -> None:
+    """A shell passes any bytes; DynamoDB stores UTF-8."""
     with pytest.raises(UsageError, match="not valid UTF-8"):
         history.find("hot", message_id)
 
 
-def test_find_by_sort_key_reads_rows_and_no_partition(history: History, store: MemoryMessages) -> None:
-    """With the whole sort key it is one read a partition."""
+def test_find_by_sort_key_sends_no_query(history: History, store: MemoryMessages) -> None:
+    """A search with the whole sort key needs one read per partition."""
     put_100(history, "hot")
     found = history.find("hot", "m50", FindOptions(sort_key="000050#m50"))
     assert found.message is not None
@@ -107,7 +107,7 @@ def test_find_by_sort_key_reads_rows_and_no_partition(history: History, store: M
 
 
 def test_find_by_attribute(lookups: FixedLookups) -> None:
-    """Where ids are an attribute, that is what is compared."""
+    """If ids are an attribute, the search compares the attribute."""
     store = MemoryMessages("N")
     history = History(lookups, store, message_id_from="attribute:id")
     for number in range(20):
@@ -118,7 +118,7 @@ def test_find_by_attribute(lookups: FixedLookups) -> None:
 
 
 def test_find_within_bounds(history: History) -> None:
-    """``since`` and ``until`` bound what is read."""
+    """The search reads only rows between ``since`` and ``until``."""
     put_100(history, "c")
     found = history.find("c", "m50", FindOptions(since="000040", until="000060"))
     assert found.message is not None
@@ -127,8 +127,8 @@ def test_find_within_bounds(history: History) -> None:
     assert history.find("c", "m50", FindOptions(since="000060", until="000040")).message is None
 
 
-def test_not_found_only_when_everything_was_looked_at(lookups: FixedLookups) -> None:
-    """With a partition out of reach "not found" would be a guess; found elsewhere is found."""
+def test_find_fails_if_the_message_may_be_on_a_failed_partition(lookups: FixedLookups) -> None:
+    """The message may be on the partition that failed. If another partition has it, the search succeeds."""
     store = failing_store({find_set("hot", "m1", 16)[0]: ThrottledError("throttled")})
     history = History(lookups, store)
     with pytest.raises(HistoryUnavailableError, match="may be on a partition that could not be read"):
@@ -139,7 +139,7 @@ def test_not_found_only_when_everything_was_looked_at(lookups: FixedLookups) -> 
 
 
 def test_find_has_a_deadline(lookups: FixedLookups) -> None:
-    """A search that takes too long says where it did not get to."""
+    """The error of a search that takes too long names the partitions that were not read."""
     released = threading.Event()
 
     def hang(request: PartitionQuery) -> None:

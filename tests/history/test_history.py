@@ -1,4 +1,4 @@
-"""Histories: what each call does and refuses, what it asks of the table, and how it fails."""
+"""Histories: the results of each call, the requests it sends, and its errors."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ from tests.support.lookups import FixedLookups
 
 @pytest.fixture
 def store() -> MemoryMessages:
-    """An empty messages table."""
+    """Return an empty messages table."""
     return MemoryMessages()
 
 
 @pytest.fixture
 def lookups() -> FixedLookups:
-    """A registry where ``hot`` has 16 salts."""
+    """Return a registry in which ``hot`` has 16 salts and ``warm`` has 4."""
     return FixedLookups({"hot": 16, "warm": 4})
 
 
 @pytest.fixture
 def history(store: MemoryMessages, lookups: FixedLookups) -> History:
-    """The history of all conversations."""
+    """Return the history of all conversations."""
     return History(lookups, store)
 
 
 def fill(history: History, conversation: str, count: int) -> list[str]:
-    """Messages one after another; their ids, newest first."""
+    """Write messages in order and return their ids, newest first."""
     for number in range(count):
         history.put(conversation, f"{number:06d}#m{number}", {"text": f"text {number}"})
     return [f"m{number}" for number in reversed(range(count))]
 
 
 def ids(messages: Any) -> list[str]:
-    """Message ids."""
+    """Return the ids of messages."""
     return [message.message_id for message in messages]
 
 
 def test_put_goes_to_the_salt_of_the_message(history: History, store: MemoryMessages) -> None:
-    """A message lands on the CRC-32 of its id modulo N, whatever its sort key."""
+    """The salt is the CRC-32 of the id modulo N. The rest of the sort key does not count."""
     done = history.put("hot", "2026-07-01T08:00:00Z#m1", {"text": "hi", "n": 7})
     assert done.written
     assert done.partition_key == partition_key("hot", salt_of("m1", 16))
@@ -69,7 +69,7 @@ def test_put_goes_to_the_salt_of_the_message(history: History, store: MemoryMess
 
 
 def test_a_retried_put_is_harmless(history: History, store: MemoryMessages) -> None:
-    """The second time it is there already, and nothing is changed."""
+    """The row exists already, and is not changed."""
     history.put("hot", "t#m1", {"text": "first"})
     again = history.put("hot", "t#m1", {"text": "edited meanwhile"})
     assert not again.written
@@ -78,7 +78,7 @@ def test_a_retried_put_is_harmless(history: History, store: MemoryMessages) -> N
 
 
 def test_a_retry_across_a_raise_is_read_once(history: History, lookups: FixedLookups) -> None:
-    """Under the new N the retry lands on another row, equal but for its partition: one message."""
+    """The retry writes the same row on a partition of the new N; readers return one message."""
     moved = next(f"m{number}" for number in range(100) if salt_of(f"m{number}", 4) != salt_of(f"m{number}", 16))
     before = history.put("warm", f"t#{moved}", {"text": "hi"})
     lookups.max_n["warm"] = 16
@@ -90,14 +90,14 @@ def test_a_retry_across_a_raise_is_read_once(history: History, lookups: FixedLoo
 
 
 def test_writers_spread_over_write_n_and_readers_cover_max_n(history: History, lookups: FixedLookups) -> None:
-    """In the middle of a raise, a writer stays below what every reader covers."""
+    """During a raise, writers use only partitions that every reader covers."""
     lookups.max_n["c"], lookups.write_n["c"] = 16, 1
     assert history.put("c", "t#m1", {}).partition_key == "c"
     assert len(history.page("c").shards) == 17
 
 
-def test_every_call_looks_up_anew(history: History, lookups: FixedLookups, store: MemoryMessages) -> None:
-    """Nothing is cached for readers: each page, put and find asks the registry."""
+def test_every_call_looks_up_again(history: History, lookups: FixedLookups, store: MemoryMessages) -> None:
+    """Lookups are not cached: each page, put and find asks the registry."""
     fill(history, "hot", 3)
     assert lookups.calls == 3
     history.page("hot")
@@ -107,7 +107,7 @@ def test_every_call_looks_up_anew(history: History, lookups: FixedLookups, store
 
 
 def test_another_message_with_the_same_sort_key_is_refused(lookups: FixedLookups) -> None:
-    """With times as sort keys two messages may collide: the second is an error, not silently dropped."""
+    """Two messages may have the same time as their sort key. The second write is an error."""
     store = MemoryMessages("N")
     history = History(lookups, store, message_id_from="attribute:id")
     history.put("c", 1700000000, {"id": "a"})
@@ -129,22 +129,22 @@ def test_another_message_with_the_same_sort_key_is_refused(lookups: FixedLookups
 def test_a_message_that_cannot_be_stored_is_refused(
     history: History, sort_key: Any, attributes: dict[str, Any], says: str
 ) -> None:
-    """Before anything is sent, with what is wrong."""
+    """The error comes before any request, and names the fault."""
     with pytest.raises(UsageError, match=says):
         history.put("c", sort_key, attributes)
 
 
 def test_an_unknown_conversation_has_an_empty_history(history: History, store: MemoryMessages) -> None:
-    """Which is a result: complete, and it says where it looked."""
-    page = history.page("nobody")
+    """The empty page is complete and lists the partitions that were read."""
+    page = history.page("unknown")
     assert (page.messages, page.complete, page.next_cursor, page.prev_cursor) == ([], True, None, None)
-    assert [shard.partition_key for shard in page.shards] == ["nobody"]
+    assert [shard.partition_key for shard in page.shards] == ["unknown"]
     assert len(store.queries) == 1
 
 
 @pytest.mark.parametrize("conversation", ["", "a#3", "x" * 3000])
-def test_no_conversation_id(history: History, lookups: FixedLookups, conversation: str) -> None:
-    """An id that cannot be one is refused by the registry before any message is asked for."""
+def test_an_invalid_conversation_id_is_refused(history: History, lookups: FixedLookups, conversation: str) -> None:
+    """The registry refuses an id that is not valid before any query."""
 
     class Checked(FixedLookups):
         def lookup(self, conversation_id: str) -> Any:
@@ -158,14 +158,14 @@ def test_no_conversation_id(history: History, lookups: FixedLookups, conversatio
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10_001])
-def test_a_limit_that_cannot_be(history: History, limit: int) -> None:
+def test_an_invalid_limit_is_refused(history: History, limit: int) -> None:
     """A page has 1 to 10,000 messages."""
     with pytest.raises(UsageError, match="1 to 10,000"):
         history.page("c", ReadOptions(limit=limit))
 
 
 def test_a_page_needs_few_rows_more_than_it_returns(history: History, store: MemoryMessages) -> None:
-    """Each salt is asked for its share and a margin, not for a whole page."""
+    """The query of each salt asks for its share and a margin, not for a whole page."""
     expected = fill(history, "hot", 600)
     store.queries.clear()
     page = history.page("hot", ReadOptions(limit=50))
@@ -177,10 +177,10 @@ def test_a_page_needs_few_rows_more_than_it_returns(history: History, store: Mem
 
 
 @pytest.mark.parametrize("oldest_first", [False, True])
-def test_the_next_page_is_asked_for_up_to_its_horizon(
+def test_the_next_page_is_queried_up_to_its_estimated_end(
     history: History, lookups: FixedLookups, store: MemoryMessages, oldest_first: bool
 ) -> None:
-    """Rows that come at a pace: every query of the page after a cursor ends where the page should end."""
+    """If rows are evenly spaced, every query after a cursor ends at the estimated page end."""
     lookups.max_n["hot"] = 64
     expected = fill(history, "hot", 2000)
     options = ReadOptions(limit=50, oldest_first=oldest_first)
@@ -196,21 +196,19 @@ def test_the_next_page_is_asked_for_up_to_its_horizon(
     assert {request.partition_key: request for request in store.queries} == {
         request.partition_key: request for request in requests
     }
-    assert page.items_read <= 80  # where shares alone are asked for, more than 256
+    assert page.items_read <= 80  # more than 256 if queries ask for shares alone
 
 
 def written(history: History, lookups: FixedLookups, n: int, seconds: range) -> list[str]:
-    """A message a second, spread over n salts; their ids, newest first."""
+    """Write a message per second, spread over n salts, and return their ids, newest first."""
     lookups.max_n["c"] = n
     for second in seconds:
         history.put("c", f"{second:08d}#m{second}", {})
     return [f"m{second}" for second in reversed(seconds)]
 
 
-def test_a_page_with_nothing_before_its_horizon_reads_no_whole_page_of_each(
-    history: History, lookups: FixedLookups
-) -> None:
-    """A burst, and five quiet hours before it: each salt is asked for its share, as if there were no horizon."""
+def test_a_page_with_a_wrong_estimated_end_reads_few_rows(history: History, lookups: FixedLookups) -> None:
+    """Before a burst lie five hours without messages: each query then asks for its share, without a page end."""
     older = written(history, lookups, 16, range(2000))
     burst = written(history, lookups, 16, range(20_000, 20_050))
     first = history.page("c")
@@ -222,8 +220,8 @@ def test_a_page_with_nothing_before_its_horizon_reads_no_whole_page_of_each(
 
 
 @pytest.mark.parametrize("n", [16, 64])
-def test_where_the_time_before_the_first_raise_begins(history: History, lookups: FixedLookups, n: int) -> None:
-    """The base partition runs dry at one row, and has all the rest: it is asked for that at once, and no other is."""
+def test_a_page_that_crosses_the_first_raise_reads_few_rows(history: History, lookups: FixedLookups, n: int) -> None:
+    """The base partition has all earlier rows, so the second round asks it alone, for all missing rows."""
     unsalted = written(history, lookups, 1, range(300))
     salted = written(history, lookups, n, range(300, 375))
     first = history.page("c")
@@ -233,8 +231,8 @@ def test_where_the_time_before_the_first_raise_begins(history: History, lookups:
     assert page.items_read <= 120
 
 
-def test_one_partition_needs_no_horizon(history: History, lookups: FixedLookups, store: MemoryMessages) -> None:
-    """A limit says all there is to say then."""
+def test_one_partition_needs_no_estimated_end(history: History, lookups: FixedLookups, store: MemoryMessages) -> None:
+    """The limit of the query is enough."""
     lookups.max_n["c"] = 1
     fill(history, "c", 200)
     page = history.page("c", ReadOptions(before=history.page("c").next_cursor))
@@ -245,7 +243,7 @@ def test_one_partition_needs_no_horizon(history: History, lookups: FixedLookups,
 
 @pytest.mark.parametrize("spread", [2, 4, 8, 16, 32, 64])
 def test_a_share_is_the_least_that_usually_suffices(spread: int) -> None:
-    """One row less, and more than the aimed-at number of partitions would be expected to run dry."""
+    """With one row less, more partitions than EXPECTED_DRY would be expected to run dry."""
     from math import comb
 
     def expected_dry(asked: int) -> float:
@@ -256,8 +254,8 @@ def test_a_share_is_the_least_that_usually_suffices(spread: int) -> None:
     assert expected_dry(asked) <= EXPECTED_DRY < expected_dry(asked - 1)
 
 
-def test_history_of_an_earlier_n_is_asked_where_it_lies(history: History, lookups: FixedLookups) -> None:
-    """The cursor remembers over how many salts the page was spread: the next one wastes little on the others."""
+def test_a_page_of_an_earlier_n_reads_few_rows_of_other_salts(history: History, lookups: FixedLookups) -> None:
+    """The cursor holds the number of salts of its page, so the next page reads few rows of other salts."""
     lookups.max_n["c"] = 1
     expected = fill(history, "c", 300)
     lookups.max_n["c"] = 64
@@ -269,8 +267,8 @@ def test_history_of_an_earlier_n_is_asked_where_it_lies(history: History, lookup
     assert {shard.queries for shard in page.shards} == {1}
 
 
-def test_bounds_the_wrong_way_round_ask_nothing(history: History, store: MemoryMessages) -> None:
-    """DynamoDB refuses such a range; there is nothing in it."""
+def test_reversed_bounds_send_no_query(history: History, store: MemoryMessages) -> None:
+    """DynamoDB refuses such a range, and it is empty."""
     fill(history, "c", 3)
     page = history.page("c", ReadOptions(since="5", until="1"))
     assert (page.messages, page.complete) == ([], True)
@@ -279,7 +277,7 @@ def test_bounds_the_wrong_way_round_ask_nothing(history: History, store: MemoryM
 
 
 def test_explain_reads_no_message(history: History, store: MemoryMessages) -> None:
-    """It says what would be asked, and that is what is asked then."""
+    """The page then sends exactly the queries that explain returned."""
     fill(history, "hot", 30)
     plan = history.explain("hot", ReadOptions(limit=20))
     assert store.queries == []
@@ -290,7 +288,7 @@ def test_explain_reads_no_message(history: History, store: MemoryMessages) -> No
 
 
 def test_eventual_reads_ask_for_no_consistency(history: History, store: MemoryMessages) -> None:
-    """Strong by default, on every partition; eventual on request, for half the cost."""
+    """Reads are strong by default, on every partition. Eventual reads cost half."""
     fill(history, "hot", 5)
     strong = history.page("hot")
     assert all(query.consistent for query in store.queries)
@@ -302,7 +300,7 @@ def test_eventual_reads_ask_for_no_consistency(history: History, store: MemoryMe
 
 
 def failing(partition: str, error: Exception) -> MemoryMessages:
-    """A table where one partition fails."""
+    """Return a table with one partition that fails."""
 
     def fail(request: PartitionQuery) -> None:
         if request.partition_key == partition:
@@ -312,7 +310,7 @@ def failing(partition: str, error: Exception) -> MemoryMessages:
 
 
 def test_a_failing_partition_is_an_error_that_names_it(lookups: FixedLookups) -> None:
-    """Never silently less: without that partition there is no page."""
+    """A page is never silently incomplete."""
     store = failing("hot#5", ThrottledError("throttled", hint="wait"))
     with pytest.raises(HistoryUnavailableError, match="incomplete without partition key 'hot#5'") as caught:
         History(lookups, store).page("hot")
@@ -320,21 +318,21 @@ def test_a_failing_partition_is_an_error_that_names_it(lookups: FixedLookups) ->
     assert caught.value.exit_code == 69
 
 
-def test_permission_is_not_an_outage(lookups: FixedLookups) -> None:
-    """What retrying does not mend is raised as what it is."""
+def test_a_permission_error_is_not_an_outage(lookups: FixedLookups) -> None:
+    """An error that a retry cannot fix is raised unchanged."""
     with pytest.raises(AccessDeniedError, match="no"):
         History(lookups, failing("hot#5", AccessDeniedError("no"))).page("hot")
 
 
-def test_a_defect_is_not_an_outage(lookups: FixedLookups) -> None:
-    """What nobody expected is neither retried nor passed off as a missing partition, partial or not."""
+def test_an_internal_error_is_not_an_outage(lookups: FixedLookups) -> None:
+    """It is not retried and not reported as a missing partition, even if a partial page is allowed."""
     store = failing("hot#5", ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         History(lookups, store).page("hot", ReadOptions(allow_partial=True))
 
 
 def test_partial_on_request(lookups: FixedLookups) -> None:
-    """What the other partitions hold, in order, with ``complete`` false and the missing one named."""
+    """A partial page has the messages of the other partitions, in order. It names the missing one."""
     store = failing("hot#5", ThrottledError("throttled"))
     history = History(lookups, store)
     expected = [m for m in fill(history, "hot", 200) if salt_of(m, 16) != 5]
@@ -365,7 +363,7 @@ def test_a_page_has_a_deadline(lookups: FixedLookups) -> None:
 
 
 def test_requests_are_bounded(lookups: FixedLookups) -> None:
-    """However many salts there are, no more requests are in flight than were handed in."""
+    """At most ``concurrency`` requests are in progress at once, for any number of salts."""
     lock, running, most = threading.Lock(), 0, 0
     both = threading.Barrier(2, timeout=10)
 
@@ -375,7 +373,7 @@ def test_requests_are_bounded(lookups: FixedLookups) -> None:
             running += 1
             most = max(most, running)
         if request.partition_key in ("hot", "hot#0"):
-            both.wait()  # two are in flight at once, or this breaks
+            both.wait()  # breaks unless two are in progress at once
         with lock:
             running -= 1
 
@@ -386,7 +384,7 @@ def test_requests_are_bounded(lookups: FixedLookups) -> None:
 
 @pytest.mark.slow
 def test_pages_of_large_messages_stay_small(lookups: FixedLookups, store: MemoryMessages) -> None:
-    """Iterating asks for as many messages as fit its memory: few of 400 KB, many of 100 bytes."""
+    """Iteration adapts the page size to the size of the messages: few of 400 KB, many of 100 bytes."""
     history = History(lookups, store)
     for number in range(60):
         history.put("c", f"{number:03d}#m{number}", {"text": "x" * 400_000})

@@ -1,4 +1,4 @@
-"""Histories when servers fail: what is read is whole, or the error says what is missing."""
+"""Histories when servers fail: a read is complete, or its error names the missing partitions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONV = "conv_faulty"
 
 @pytest.fixture
 def table(settings: Settings) -> MessagesTable:
-    """The messages table, created."""
+    """Create the messages table."""
     made = MessagesTable(settings)
     made.create()
     return made
@@ -35,7 +35,7 @@ def table(settings: Settings) -> MessagesTable:
 
 @pytest.fixture
 def aws_stub(settings: Settings) -> Iterator[AwsStub]:
-    """An HTTP server in front of moto that answers for some partitions itself."""
+    """Start an HTTP server in front of moto that answers for some partitions itself."""
     assert settings.aws_endpoint_url is not None
     with AwsStub(settings.aws_endpoint_url) as stub:
         yield stub
@@ -43,7 +43,7 @@ def aws_stub(settings: Settings) -> Iterator[AwsStub]:
 
 @pytest.fixture
 def history(settings: Settings, registry: Registry, table: MessagesTable, rebuild: Rebuilder) -> Iterator[History]:
-    """The history over a verified registry where the conversation has four salts."""
+    """Open the history over a verified registry in which the conversation has four salts."""
     rebuild()
     registry.raise_to(CONV, 4)
     with History.over(settings, registry, table) as opened:
@@ -52,7 +52,7 @@ def history(settings: Settings, registry: Registry, table: MessagesTable, rebuil
 
 @pytest.fixture
 def stubbed(settings: Settings, registry: Registry, history: History, aws_stub: AwsStub) -> Iterator[History]:
-    """The same history, with its messages seen through the stub and two quick attempts a request."""
+    """Open the same history through the stub, with two quick attempts per request."""
     behind = aws_stub.settings(settings)
     client = create_client(behind, "dynamodb", attempts=2, timeout=0.5)
     with History(registry, MessagesTable(behind, client=client), page_timeout=20.0) as opened:
@@ -60,20 +60,20 @@ def stubbed(settings: Settings, registry: Registry, history: History, aws_stub: 
 
 
 def fill(history: History, count: int, start: int = 0) -> list[str]:
-    """Messages; their ids, newest first."""
+    """Write messages and return their ids, newest first."""
     for number in range(start, start + count):
         history.put(CONV, f"{number:04d}#m{number}", {"text": f"text {number}"})
     return [f"m{number}" for number in reversed(range(start, start + count))]
 
 
 def partition_of(request: dict[str, Any]) -> str:
-    """The partition key that a Query asks for."""
+    """Return the partition key of a Query."""
     key: str = request["ExpressionAttributeValues"][":saltctl_p"]["S"]
     return key
 
 
 def answer_for(stub: AwsStub, partition: str, answer: Answer, times: int | None = None) -> None:
-    """Let the stub answer queries of one partition, always or so many times."""
+    """Let the stub answer queries of one partition, always or ``times`` times."""
     lock = threading.Lock()
     left = times
 
@@ -92,13 +92,13 @@ def answer_for(stub: AwsStub, partition: str, answer: Answer, times: int | None 
 
 
 def ids(history: History, options: ReadOptions | None = None) -> list[str]:
-    """The ids of a whole history."""
+    """Return the ids of a whole history."""
     return [str(message.message_id) for message in history.messages(CONV, options or ReadOptions())]
 
 
 @pytest.mark.slow
 def test_redis_dies_between_lookup_and_query(history: History, redis_server: LocalRedis) -> None:
-    """A page that was looked up goes on; the next one is looked up in the backup and covers as much."""
+    """A page continues after its lookup. The next page uses the backup and covers the same partitions."""
     expected = fill(history, 60)
     lookup = history.registry.lookup
 
@@ -118,7 +118,7 @@ def test_redis_dies_between_lookup_and_query(history: History, redis_server: Loc
 
 @pytest.mark.slow
 def test_n_is_raised_between_two_pages(history: History, registry: Registry) -> None:
-    """The cursor stays valid; what is written under the new N shows up where it belongs."""
+    """The cursor stays valid, and messages that are written under the new N are read in order."""
     first = fill(history, 40)
     page = history.page(CONV, ReadOptions(limit=10, oldest_first=True))
     registry.raise_to(CONV, 16)
@@ -129,7 +129,7 @@ def test_n_is_raised_between_two_pages(history: History, registry: Registry) -> 
 
 @pytest.mark.slow
 def test_a_partition_that_throttles_is_named(stubbed: History, history: History, aws_stub: AwsStub) -> None:
-    """After botocore's retries: an error with its name; on request the rest, marked as incomplete."""
+    """It fails the page after botocore's retries. A partial page has the rest and is marked as incomplete."""
     expected = fill(history, 40)
     _ = stubbed.store.keys
     answer_for(aws_stub, f"{CONV}#2", refusal("ProvisionedThroughputExceededException"))
@@ -148,7 +148,7 @@ def test_a_partition_that_throttles_is_named(stubbed: History, history: History,
 
 @pytest.mark.slow
 def test_a_partition_that_recovers_is_retried(stubbed: History, history: History, aws_stub: AwsStub) -> None:
-    """One throttled answer is nothing that a caller hears of."""
+    """A caller does not notice one throttled answer."""
     expected = fill(history, 30)
     _ = stubbed.store.keys
     answer_for(aws_stub, f"{CONV}#1", refusal("ThrottlingException"), times=1)
@@ -157,7 +157,7 @@ def test_a_partition_that_recovers_is_retried(stubbed: History, history: History
 
 @pytest.mark.slow
 def test_a_partition_that_hangs_is_named(settings: Settings, registry: Registry, history: History) -> None:
-    """A server that takes a request and never answers costs the deadline of the page, and no more."""
+    """If a server never answers a request, the page ends at its deadline."""
     fill(history, 10)
     released = threading.Event()
     assert settings.aws_endpoint_url is not None
@@ -182,7 +182,7 @@ def test_a_partition_that_hangs_is_named(settings: Settings, registry: Registry,
 
 @pytest.mark.slow
 def test_empty_pages_are_not_the_end(stubbed: History, history: History, aws_stub: AwsStub) -> None:
-    """A partition that answers nothing, but a LastEvaluatedKey, is asked on until it is read to its end."""
+    """If an answer has only a LastEvaluatedKey, the partition is queried again until its end."""
     expected = fill(history, 40)
     _ = stubbed.store.keys
     keys = stubbed.store.keys
@@ -197,7 +197,7 @@ def test_empty_pages_are_not_the_end(stubbed: History, history: History, aws_stu
 
 @pytest.mark.slow
 def test_messages_of_400_kb(history: History) -> None:
-    """Pages that DynamoDB cuts at 1 MB are whole all the same."""
+    """A page is complete although DynamoDB cuts its answers at 1 MB."""
     body = "x" * 399_000
     for number in range(12):
         history.put(CONV, f"{number:04d}#m{number}", {"text": body})
@@ -209,7 +209,7 @@ def test_messages_of_400_kb(history: History) -> None:
 
 @pytest.mark.slow
 def test_every_type_of_dynamodb(history: History) -> None:
-    """What was put is what is read."""
+    """Each type is read as it was written."""
     value = {
         "s": "text",
         "n": Decimal("0.1234567890123456789012345678901234567"),
@@ -229,15 +229,15 @@ def test_every_type_of_dynamodb(history: History) -> None:
 
 
 @pytest.mark.slow
-def test_a_missing_table_is_no_outage(settings: Settings, registry: Registry) -> None:
-    """A configuration that cannot work is told apart from an outage, and names the table."""
+def test_a_missing_table_is_not_an_outage(settings: Settings, registry: Registry) -> None:
+    """It is a configuration error, which names the table."""
     with pytest.raises(ConfigurationError, match=f"no DynamoDB table '{settings.messages_table}'"):
         History.over(settings, registry, MessagesTable(settings)).page(CONV)
 
 
 @pytest.mark.slow
 def test_writers_readers_and_raises_at_once(history: History, registry: Registry) -> None:
-    """While writers write and N grows, no read misses what was acknowledged before it began."""
+    """While writers write and N grows, each read returns all messages that were acknowledged before it."""
     acknowledged: set[str] = set()
     lock = threading.Lock()
     failures: list[str] = []
@@ -254,9 +254,9 @@ def test_writers_readers_and_raises_at_once(history: History, registry: Registry
     def read() -> None:
         while not done.is_set():
             with lock:
-                promised = set(acknowledged)
+                expected = set(acknowledged)
             found = ids(history)
-            if lost := promised - set(found):
+            if lost := expected - set(found):
                 failures.append(f"{len(lost)} missing")
             if len(found) != len(set(found)):
                 failures.append("a message came twice")

@@ -1,4 +1,4 @@
-"""Complete reads under random histories: paging equals the sorted truth, each message exactly once."""
+"""Reads of random histories: the pages are all messages, sorted, each exactly once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEPT = Filter("kept = :yes")
 
 @dataclass(frozen=True)
 class Sent:
-    """One message of a random history: its time, its id, and whether a retry was made under which N."""
+    """One message of a random history. ``retry_n`` is the N of a retry, if there was one."""
 
     time: int
     message_id: str
@@ -40,14 +40,14 @@ class Sent:
 
 @dataclass
 class Truth:
-    """A history as it was written, and how it is to be read: every message at its lowest partition."""
+    """A history as it was written, and its expected positions: each message at its lowest partition."""
 
     store: MemoryMessages
     lookups: FixedLookups
     positions: dict[tuple[Any, int], str] = field(default_factory=dict)
 
     def write(self, message: Sent, n: int) -> None:
-        """Write under n, as ``History.put`` does, but for what a unique sort key makes impossible."""
+        """Write under n as ``History.put`` does, but also messages with equal sort keys."""
         salt = salt_of(message.message_id, n)
         row: Item = {"id": {"S": message.message_id}, "kept": {"BOOL": message.kept}}
         at = Decimal(message.time) if self.store.keys.sort_type == "N" else f"{message.time:03d}"
@@ -61,11 +61,11 @@ class Truth:
         self.positions[(at, place)] = message.message_id
 
     def expected(self, *, oldest_first: bool) -> list[str]:
-        """All ids in order."""
+        """Return all ids in order."""
         return [self.positions[key] for key in sorted(self.positions, reverse=not oldest_first)]
 
     def history(self) -> History:
-        """The history under test."""
+        """Return the history under test."""
         return History(self.lookups, self.store, message_id_from="attribute:id", concurrency=4)
 
 
@@ -74,7 +74,7 @@ NS = st.sampled_from([1, 2, 4, 8, 16])
 
 @st.composite
 def histories(draw: st.DrawFn) -> Truth:
-    """A conversation with raises in between: few times, so that sort keys collide, and retries across raises."""
+    """Draw a conversation with raises, retries after raises, and few times, so that sort keys collide."""
     store = MemoryMessages(draw(st.sampled_from(["S", "N"])), page_bytes=draw(st.sampled_from([100, 400, 1 << 20])))
     max_n = draw(NS)
     truth = Truth(store, FixedLookups({CONV: max_n}))
@@ -103,7 +103,7 @@ def histories(draw: st.DrawFn) -> Truth:
 
 
 def all_pages(history: History, options: ReadOptions) -> Iterator[Page]:
-    """Page after page, as a client that keeps cursors does."""
+    """Read page after page, as a client that keeps cursors does."""
     while True:
         page = history.page(CONV, options)
         yield page
@@ -114,14 +114,14 @@ def all_pages(history: History, options: ReadOptions) -> Iterator[Page]:
 
 
 def ids(page: Page) -> list[str]:
-    """The message ids of a page."""
+    """Return the message ids of a page."""
     return [str(message.message_id) for message in page.messages]
 
 
 @given(histories(), st.integers(1, 70), st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_paging_equals_the_sorted_truth(truth: Truth, limit: int, oldest_first: bool) -> None:
-    """Whatever N was at each write, the pages together are all messages, in order, each exactly once."""
+    """For any N of each write, the pages together are all messages, in order, each exactly once."""
     with truth.history() as history:
         pages = list(all_pages(history, ReadOptions(limit=limit, oldest_first=oldest_first)))
     assert [found for page in pages for found in ids(page)] == truth.expected(oldest_first=oldest_first)
@@ -132,7 +132,7 @@ def test_paging_equals_the_sorted_truth(truth: Truth, limit: int, oldest_first: 
 @given(histories(), st.integers(1, 20), st.integers(1, 20), st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_a_cursor_divides_the_history_in_two(truth: Truth, first: int, limit: int, oldest_first: bool) -> None:
-    """From any cursor, the pages before it and the pages after it are all messages, none of them twice."""
+    """The pages before and after a cursor together are all messages, each exactly once."""
     with truth.history() as history:
         page = history.page(CONV, ReadOptions(limit=first, oldest_first=oldest_first))
         if page.next_cursor is None:
@@ -147,8 +147,10 @@ def test_a_cursor_divides_the_history_in_two(truth: Truth, first: int, limit: in
 
 @given(histories(), st.integers(1, 20), st.lists(st.sampled_from([0.001, 0.1, 1.0, 40.0]), min_size=1), st.booleans())
 @settings(max_examples=200, deadline=None)
-def test_a_wrong_horizon_loses_nothing(truth: Truth, limit: int, distances: list[float], oldest_first: bool) -> None:
-    """Cursors whose distance is far from the truth, either way, cost requests and no message."""
+def test_a_wrong_estimated_page_end_loses_no_message(
+    truth: Truth, limit: int, distances: list[float], oldest_first: bool
+) -> None:
+    """A cursor with a wrong distance costs requests but loses no message."""
     options = ReadOptions(limit=limit, oldest_first=oldest_first)
     found: list[str] = []
     with truth.history() as history:
@@ -165,8 +167,8 @@ def test_a_wrong_horizon_loses_nothing(truth: Truth, limit: int, distances: list
 
 @given(histories(), st.integers(1, 20), st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_a_filter_hides_and_loses_nothing_else(truth: Truth, limit: int, oldest_first: bool) -> None:
-    """With a filter, pages are as full as without, and together are exactly what passes."""
+def test_a_filter_leaves_out_exactly_the_rows_that_do_not_pass(truth: Truth, limit: int, oldest_first: bool) -> None:
+    """Pages with a filter are full, and together are exactly the messages that pass it."""
     kept = {
         key: found
         for key, found in truth.positions.items()
@@ -189,7 +191,7 @@ def test_a_filter_hides_and_loses_nothing_else(truth: Truth, limit: int, oldest_
 def test_since_and_until_bound_the_history(
     truth: Truth, limit: int, since: int, until: int, oldest_first: bool
 ) -> None:
-    """From ``since`` on and below ``until``; bounds the wrong way round have nothing between them."""
+    """``since`` is included and ``until`` excluded. Reversed bounds have no messages between them."""
 
     def key(time: int) -> Any:
         return time if truth.store.keys.sort_type == "N" else f"{time:03d}"
@@ -206,9 +208,9 @@ def test_since_and_until_bound_the_history(
 )
 @settings(max_examples=200, deadline=None)
 def test_n_grows_between_pages(truth: Truth, raises: list[tuple[int, int]], limit: int, oldest_first: bool) -> None:
-    """Raises, writes and retries between pages: what was there before the first page comes exactly once.
+    """Raises, writes and retries between pages: each message from before the first page is read exactly once.
 
-    A message that is written meanwhile comes once if its place was still ahead, and never twice.
+    A message that is written meanwhile is read at most once.
     """
     before = list(truth.expected(oldest_first=oldest_first))
     by_id = {found: key for key, found in truth.positions.items()}
@@ -222,7 +224,7 @@ def test_n_grows_between_pages(truth: Truth, raises: list[tuple[int, int]], limi
                 truth.lookups.max_n[CONV] = max(truth.lookups.max_n[CONV], n)
                 write_n = truth.lookups.max_n[CONV]
                 truth.write(Sent(time, f"late{len(raises)}", write_n, None, True), write_n)
-                # And a client that never heard of its success repeats an old write under the new N.
+                # A client that got no answer retries an old write under the new N.
                 for message_id in before[:3]:
                     at, _ = by_id[message_id]
                     row = next(
@@ -238,8 +240,8 @@ def test_n_grows_between_pages(truth: Truth, raises: list[tuple[int, int]], limi
 
 @given(histories())
 @settings(max_examples=50, deadline=None)
-def test_iterating_is_reading_everything(truth: Truth) -> None:
-    """``messages`` is the whole history, whatever size of page it chose."""
+def test_iteration_reads_the_whole_history(truth: Truth) -> None:
+    """``messages`` returns the whole history, with any page size."""
     with truth.history() as history:
         found = [str(message.message_id) for message in history.messages(CONV)]
     assert found == truth.expected(oldest_first=False)

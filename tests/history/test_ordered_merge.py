@@ -1,4 +1,4 @@
-"""The merge: what is certain, who holds it up, and what is one message."""
+"""The merge of partitions: final rows, partitions that are behind, and duplicate rows."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from saltctl.history.ordered_merge import OrderedMerge, Row
 
 
 def row(key: str, salt: int, text: str = "") -> Row:
-    """A row on a salt."""
+    """Return a row on a salt."""
     return Row(key, salt, {"p": {"S": f"c#{salt}"}, "s": {"S": key}, "text": {"S": text or f"{key} on {salt}"}})
 
 
 def merge_of(*salts: int, **options: Any) -> OrderedMerge:
-    """A merge over these partitions, newest first unless told otherwise."""
+    """Return a merge of these partitions, newest first by default."""
     chosen: dict[str, Any] = {"descending": True, "partition_attribute": "p"} | options
     return OrderedMerge(salts, **chosen)
 
 
-def test_nothing_is_certain_before_every_partition_has_answered() -> None:
-    """The one that has not may precede all the others."""
+def test_no_row_is_final_before_every_partition_has_answered() -> None:
+    """The rows of the missing partition may precede all others."""
     merge = merge_of(0, 1)
     merge.add(0, [row("9", 0), row("8", 0)], "8")
     assert (merge.final_count(), merge.partitions_behind(1)) == (0, {1: 0})
@@ -28,8 +28,8 @@ def test_nothing_is_certain_before_every_partition_has_answered() -> None:
     assert merge.final_count() == 2
 
 
-def test_rows_are_certain_up_to_where_every_unfinished_partition_was_read() -> None:
-    """Beyond it, only what no unfinished partition can precede; finished ones hold nothing up."""
+def test_rows_are_final_up_to_the_last_key_read_of_every_unfinished_partition() -> None:
+    """Rows beyond it may follow unread rows of an unfinished partition. Finished partitions do not matter."""
     merge = merge_of(0, 1, 2)
     merge.add(0, [row("9", 0), row("5", 0)], "5")
     merge.add(1, [row("8", 1), row("7", 1)], "7")
@@ -43,8 +43,8 @@ def test_rows_are_certain_up_to_where_every_unfinished_partition_was_read() -> N
     assert not merge.finished
 
 
-def test_where_a_partition_was_read_to_counts_and_not_its_last_row() -> None:
-    """An answer without rows, but with a LastEvaluatedKey, moves the edge on."""
+def test_the_last_key_read_counts_and_not_the_last_row() -> None:
+    """An answer without rows, but with a LastEvaluatedKey, makes more rows final."""
     merge = merge_of(0, 1, descending=False)
     merge.add(0, [row("1", 0), row("4", 0)], "4")
     merge.add(1, [], "3")
@@ -53,8 +53,8 @@ def test_where_a_partition_was_read_to_counts_and_not_its_last_row() -> None:
     assert merge.final_count() == 2
 
 
-def test_equal_rows_stand_at_their_lowest_partition_in_both_directions() -> None:
-    """So that a message has one position whichever way it is read; other rows of that sort key stay."""
+def test_equal_rows_have_the_position_of_their_lowest_partition() -> None:
+    """A message has one position in both directions. Other rows with its sort key stay."""
     for descending in (True, False):
         merge = merge_of(BASE, 1, 2, descending=descending)
         merge.add(1, [row("5", 1, "same")], None)
@@ -64,7 +64,7 @@ def test_equal_rows_stand_at_their_lowest_partition_in_both_directions() -> None
         assert [found.position for found in merge.rows()] == expected[:: -1 if descending else 1]
 
 
-def test_a_page_that_begins_among_equal_rows_knows_the_ones_before() -> None:
+def test_a_page_that_begins_at_a_duplicate_row_leaves_out_its_copies() -> None:
     """The row at the cursor is read again: its copy on a higher salt is not a message of the next page."""
     merge = merge_of(1, 3, descending=False, after=Position("5", 1))
     merge.add(1, [row("5", 1, "same"), row("6", 1)], None)
@@ -72,8 +72,8 @@ def test_a_page_that_begins_among_equal_rows_knows_the_ones_before() -> None:
     assert [found.position for found in merge.rows()] == [Position("6", 1)]
 
 
-def test_a_partition_that_is_given_up_holds_nothing_up() -> None:
-    """What the others have is certain then; that it is not all is its caller's to say."""
+def test_a_dropped_partition_does_not_delay_rows() -> None:
+    """The rows of the others are then final. The caller reports that the page is incomplete."""
     merge = merge_of(0, 1)
     merge.add(0, [row("9", 0)], None)
     merge.drop_partition(1)

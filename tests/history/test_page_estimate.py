@@ -53,7 +53,7 @@ def test_other_strings_have_no_page_end(key: str) -> None:
 
 
 def test_a_time_without_seconds_is_its_year() -> None:
-    """The year is the same in both rows, so there is no distance."""
+    """The year is equal in both rows, so the distance is 0."""
     assert average_distance("2026-07-01T08:00", "2026-07-01T09:00", 5) == 0.0
 
 
@@ -77,7 +77,7 @@ def test_any_keys_are_accepted(first: Any, last: Any, rows: int, distance: float
 
 
 @pytest.mark.parametrize("wanted", [1, 50, 1000])
-def test_a_margin_is_counted_in(wanted: int) -> None:
-    """More than is wanted, and the more rows, the smaller the part that is in vain."""
+def test_the_estimate_has_a_margin(wanted: int) -> None:
+    """The estimate exceeds the wanted rows; the excess shrinks, relatively, as they grow."""
     assert wanted < rows_before_page_end(wanted) <= 4 * wanted
     assert rows_before_page_end(10 * wanted) < 10 * rows_before_page_end(wanted)

@@ -75,7 +75,7 @@ def sort_keys(found: PageRows) -> list[str]:
 
 
 EVEN = {f"conv#{salt}": range(salt, 400, N) for salt in range(N)}
-"""400 rows, dealt to the salts in turn."""
+"""400 rows, distributed over the salts in turn."""
 
 
 def test_the_first_round_queries_every_partition_for_its_share() -> None:
@@ -217,7 +217,7 @@ def test_a_late_partition_is_left_out_of_a_partial_page() -> None:
 
 
 def test_a_query_that_waits_when_the_page_fails_is_never_sent() -> None:
-    """A queued call finds its round over and leaves the table alone."""
+    """A queued call that runs after the page failed sends no query."""
     store = store_of(EVEN, failing({"conv#0": ThrottledError("slow down")}))
     pool = InlinePool(held=[3, 4])
     with pytest.raises(HistoryUnavailableError):
