@@ -78,7 +78,7 @@ def alerts(settings: Settings) -> str:
         ("SaltctlStreamLagging", "max(saltctl_stream_lag) > 10000 and deriv(saltctl_stream_lag[5m]) >= 0", "5m",
          "warning", "The heat stream grows faster than it is read", "saltctl stream status"),
         ("SaltctlStreamStalled", "max(saltctl_stream_lag) > 0 and sum(rate(saltctl_reports_total[2m])) == 0", "2m",
-         "critical", "Heat reports wait and none is handled", "saltctl stream status"),
+         "critical", "Heat reports wait, and the service handles none of them", "saltctl stream status"),
         ("SaltctlBackingOff", "max(saltctl_back_off_seconds) > 0", "2m", "warning",
          "The service backs off: DynamoDB or Redis fails", "saltctl service status"),
         ("SaltctlEntriesLost", "increase(saltctl_lost_total[10m]) > 0", "0m", "critical",
@@ -86,7 +86,7 @@ def alerts(settings: Settings) -> str:
         ("SaltctlClamped", "increase(saltctl_clamped_total[10m]) > 0", "0m", "warning",
          f"A conversation needs more than the cap of {settings.max_n_cap} salts", "saltctl registry list --sort n"),
         ("SaltctlDeadLetters", "increase(saltctl_dead_letters_total[10m]) > 0", "0m", "warning",
-         "Entries of the heat stream are no reports", "saltctl stream dead list"),
+         "Entries of the heat stream could not be read as heat reports", "saltctl stream dead list"),
     )  # fmt: skip
     text = "groups:\n  - name: saltctl\n    rules:\n"
     for name, expression, lasting, severity, summary, command in rules:

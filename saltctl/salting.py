@@ -63,6 +63,12 @@ def power_of_two_at_least(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
+def nearest_salt_count(n: int, cap: int) -> int:
+    """Return the smallest power of two that is not below n; if it is above ``cap``, the one below it."""
+    above = power_of_two_at_least(n)
+    return above if above <= cap else above // 2
+
+
 def check_salt_count(n: int, cap: int) -> int:
     """Return n unchanged if a raise to it is allowed.
 
@@ -72,17 +78,17 @@ def check_salt_count(n: int, cap: int) -> int:
     """
     if n < 1:
         raise InvalidSaltCountError(
-            f"N must be at least 1, not {n}", hint="an unsalted conversation has N 1; type a power of two such as 4"
+            f"N must be at least 1, not {n}", hint="an unsalted conversation has N 1; use a power of two such as 4"
         )
     if n > cap:
         raise InvalidSaltCountError(
             f"N {n} is above the cap of {cap}",
-            hint=f"type {1 << (cap.bit_length() - 1)}, or raise the setting max_n_cap (SALTCTL_MAX_N_CAP)",
+            hint=f"use {1 << (cap.bit_length() - 1)}, or raise the setting max_n_cap (SALTCTL_MAX_N_CAP)",
         )
     if not is_power_of_two(n):
-        above = power_of_two_at_least(n)
-        nearest = above if above <= cap else above // 2
-        raise InvalidSaltCountError(f"N must be a power of two, not {n}", hint=f"type {nearest} instead")
+        raise InvalidSaltCountError(
+            f"N must be a power of two, not {n}", hint=f"use {nearest_salt_count(n, cap)} instead"
+        )
     return n
 
 

@@ -143,7 +143,7 @@ def test_a_refused_five_suggests_eight() -> None:
     """The hint has the smallest allowed N above the refused one."""
     with pytest.raises(InvalidSaltCountError, match="must be a power of two, not 5") as refused:
         check_salt_count(5, 256)
-    assert refused.value.hint == "type 8 instead"
+    assert refused.value.hint == "use 8 instead"
 
 
 # Partition keys.

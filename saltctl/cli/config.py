@@ -9,7 +9,7 @@ import typer
 from saltctl.cli.output import columns_of, print_result
 from saltctl.cli.session import OutputOption, session_of
 
-group = typer.Typer(help="Show the settings in force and where they come from.", no_args_is_help=True)
+group = typer.Typer(help="Show the current settings and where they come from.", no_args_is_help=True)
 SHOW_COLUMNS = columns_of("name value origin", name="setting")
 PATH_COLUMNS = columns_of("path exists")
 

@@ -65,7 +65,7 @@ class Session:
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings in force; warns if the environment overrides the context of ``--context``."""
+        """The current settings; warns if the environment overrides the context of ``--context``."""
         url = self.flags.get("redis_url")
         if url and has_password(url):
             raise UsageError(

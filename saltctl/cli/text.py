@@ -30,6 +30,11 @@ def _escape(character: str) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
+def counted(count: int, singular: str, plural: str = "") -> str:
+    """Return a count and its noun, such as ``1 entry`` or ``2,000 entries``; the default plural ends in s."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
 def command_line(*words: str, given: Mapping[str, object] | None = None) -> str:
     """Return a saltctl command that can be pasted into a shell: each argument is quoted if it has to be.
 

@@ -102,7 +102,7 @@ class WriteMeter:
         """Return a meter that reports to the heat stream. It connects when the first report is due.
 
         Args:
-            settings: by default the settings in force.
+            settings: by default the current settings.
             server: the name in the reports; by default a unique name.
 
         Raises:

@@ -34,7 +34,7 @@ class Facts:
     """Facts that checks need. Thread-safe. Every access raises the errors of the stores.
 
     Args:
-        settings: the settings in force.
+        settings: the current settings.
         fix_commands: builds the commands of fixes.
         config_file: the file with the contexts.
         now: seconds since the epoch.

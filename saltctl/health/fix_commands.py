@@ -15,7 +15,7 @@ class FixCommands:
     """Builder of commands.
 
     Args:
-        settings: the settings in force.
+        settings: the current settings.
         root: root options for saltctl commands, such as ``--context prod``.
     """
 

@@ -118,7 +118,7 @@ class Rebuild:
             LeaseHeldError: another rebuild is in progress, also after ``lock_wait``.
             RedisUnavailableError, AwsUnavailableError: a server was lost; this run verified nothing.
             CheckpointRefusedError: the rebuild has to resume, but its checkpoint is not valid.
-            RebuildBrokenError: Redis was flushed or failed over meanwhile; nothing was verified.
+            RebuildBrokenError: Redis was flushed or failed over during it; nothing was verified.
             ConfigurationError: a table or server is not as it must be.
         """
         if self._options.if_needed and (primaries := self._verified_primaries()):

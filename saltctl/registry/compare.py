@@ -5,9 +5,9 @@ of Redis from the backup would cost about seventy times as much as the scan. So 
 entries that both sides have. A bucket with no more entries than that has nothing that the backup lacks. Only the
 other buckets are read, and their entries are looked up in the backup.
 
-Raises continue meanwhile. max_n never goes down, which decides the order of reads: later, Redis must hold at least
-what the scan saw, and the backup must hold at least what Redis held. Entries that look like drift are checked again
-after a grace period, in which a raise in progress can finish, and only then reported.
+Raises continue during a comparison. max_n never goes down, which decides the order of reads: later, Redis must hold
+at least what the scan saw, and the backup must hold at least what Redis held. Entries that look like drift are
+checked again after a grace period, in which a raise in progress can finish, and only then reported.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Comparison:
 
         Raises:
             RedisUnavailableError, AwsUnavailableError: a server was lost. Repairs made so far are kept.
-            ComparisonBrokenError: Redis restarted or lost entries meanwhile, so the comparison proves nothing.
+            ComparisonBrokenError: Redis restarted or lost entries during it, so the comparison proves nothing.
             RaiseIncompleteError: a repair stopped between two steps; another run completes it.
             ConfigurationError: the backup table is bound to another layout.
         """

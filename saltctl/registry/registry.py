@@ -25,6 +25,8 @@ from saltctl.times import iso_utc
 
 MAX_REASON = 500
 """The longest reason of a raise, in characters."""
+_COMMANDS = ("saltctl ", "aws ", "redis-cli ")
+"""Beginnings of hints that are commands, not sentences."""
 
 
 class Lookup(NamedTuple):
@@ -319,8 +321,9 @@ class Registry:
 def _raise_incomplete(conversation_id: str, n: int, step: RaiseStep, cause: SaltctlError) -> RaiseIncompleteError:
     """Create the error for a raise that stopped after ``step``."""
     reason = "the backup holds it and Redis does not" if step == "backup" else "its last step is not confirmed"
+    hint = cause.hint if cause.hint.startswith(_COMMANDS) else cause.hint[:1].upper() + cause.hint[1:]
     return RaiseIncompleteError(
         f"the raise of {conversation_id!r} to {n} is incomplete: {reason}. {cause.message}",
         step=step,
-        hint=f"readers miss nothing; run the same again, or `saltctl rebuild`, to complete it. {cause.hint}",
+        hint=f"readers miss nothing. To complete it, run the same again, or `saltctl rebuild`. {hint}".strip(),
     )

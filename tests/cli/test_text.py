@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.cli.text import command_line, format_age, parse_duration, printable, printable_json, tsv_field
+from saltctl.cli.text import command_line, counted, format_age, parse_duration, printable, printable_json, tsv_field
 
 ANY_STRING = st.text(st.characters(exclude_categories=()))
 
@@ -21,6 +21,12 @@ def test_printable_escapes_every_other_character(text: str) -> None:
     assert printable(text).isprintable()
     if text.isprintable():
         assert printable(text) == text
+
+
+def test_a_count_of_one_has_a_singular_noun() -> None:
+    """The default plural ends in s; another one can be given."""
+    assert [counted(n, "message") for n in (0, 1, 2000)] == ["0 messages", "1 message", "2,000 messages"]
+    assert [counted(n, "entry", "entries") for n in (1, 2)] == ["1 entry", "2 entries"]
 
 
 @given(ANY_STRING)

@@ -367,7 +367,7 @@ def test_a_raise_without_redis_is_incomplete(
     assert stopped.value.__cause__ is DOWN
     assert "Redis is down" in stopped.value.message
     assert "run the same again" in stopped.value.hint
-    assert "start it" in stopped.value.hint
+    assert "Start it" in stopped.value.hint
     assert held(backup, "conv") == (4, 1)
     redis.before["lookup"] = DOWN
     assert registry.lookup("conv") == Lookup("conv", 4, 1, "backup")

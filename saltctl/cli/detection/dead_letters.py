@@ -8,6 +8,7 @@ import typer
 
 from saltctl.cli.output import Column, columns_of, note, print_result
 from saltctl.cli.session import ConfirmOption, DryRunOption, OutputOption, YesOption, session_of
+from saltctl.cli.text import counted
 from saltctl.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def requeue(
     records = [{"id": x.id, "new_id": None if dry_run else store.requeue(x), "action": action} for x in letters]
     print_result(records, output, columns=ACTION_COLUMNS, empty="no dead letters")
     if cut:
-        note(f"{len(cut)} letters stay: they were too large to be kept whole; saltctl stream dead drop deletes them")
+        note(f"not requeued, too large to be kept whole: {len(cut)}. To delete: saltctl stream dead drop")
 
 
 @group.command("drop")
@@ -91,7 +92,7 @@ def drop(
     store = _open_letters(context)
     letters = _select(store.list(), ids, all_)
     if not dry_run and letters:
-        question = f"Delete {len(letters)} dead letters?"
+        question = f"Delete {counted(len(letters), 'dead letter')}?"
         session_of(context).require_consent(question, yes=yes, confirm=confirm, irreversible=True)
         store.drop([letter.id for letter in letters])
     action = "drop" if dry_run else "dropped"

@@ -193,7 +193,7 @@ def emit_file(
     kind: Annotated[EmitKind, typer.Argument(help="The file to print.")],
     output: OutputOption = None,
 ) -> None:
-    """Print a systemd unit, Prometheus alert rules, IAM policies or Redis ACL users, from the settings in force.
+    """Print a systemd unit, Prometheus alert rules, IAM policies or Redis ACL users, from the current settings.
 
     Installs nothing, and prints no secret. With -o json the file is the key ``text`` of a JSON document.
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
-from saltctl.cli.text import printable
+from saltctl.cli.text import counted, printable
 from saltctl.health.findings import WORST_FIRST, Status
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ _NAGIOS: dict[Status, tuple[int, str]] = {
 def summary(findings: Sequence[Finding]) -> str:
     """Count the findings by status."""
     count = Counter(finding.status for finding in findings)
-    return f"{len(findings)} checks: {count['ok']} ok, {count['warn']} warn, {count['fail']} fail, {count['skip']} skip"
+    checks = counted(len(findings), "check")
+    return f"{checks}: {count['ok']} ok, {count['warn']} warn, {count['fail']} fail, {count['skip']} skip"
 
 
 def _worst(findings: Sequence[Finding]) -> Status:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from saltctl.cli.output import format_value
-from saltctl.cli.text import format_age, printable
+from saltctl.cli.text import counted, format_age, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,23 +41,22 @@ def _line(content: str, style: str = "") -> Text:
     return Text().append(printable(content), style=style or None)
 
 
-def _counted(count: int, singular: str, plural: str) -> str:
-    return f"{count:,} {singular if count == 1 else plural}"
-
-
 def _registry(panel: Panel) -> list[Text]:
     primaries: Sequence[Panel] = panel["primaries"]
     if panel["verified"]:
-        since = f"since the rebuild {format_age(panel['since'])}" if panel["since"] else "since an unknown time"
-        line = _line("verified", style=GOOD).append(f" {since}", style="default")
+        since = format_age(panel["since"]) if panel["since"] else "at an unknown time"
+        line = _line("verified", style=GOOD).append(f"; last rebuild {since}", style="default")
     else:
         line = _line("NOT VERIFIED, lookups use the backup", style=BAD)
-    count = _counted(len(primaries), "primary", "primaries")
-    line.append(f", {panel['entries']:,} entries on {count}", style="default")
+    count = counted(len(primaries), "primary", "primaries")
+    line.append(f", {counted(panel['entries'], 'entry', 'entries')} on {count}", style="default")
     lines = [line]
     if len(primaries) > 1:
         lines += [
-            _line(f"{each['name']}  {each['entries']:,} entries, {'' if each['verified'] else 'not '}verified")
+            _line(
+                f"{each['name']}  {counted(each['entries'], 'entry', 'entries')}, "
+                f"{'' if each['verified'] else 'not '}verified"
+            )
             for each in primaries
         ]
     if not panel["verified"]:
@@ -83,7 +82,7 @@ def _service(panel: Panel) -> list[Text]:
         line = _line(verdict, style=GOOD if verdict == "ok" else BAD)
         line.append(f": {panel['alive']} alive, {lag} unread, {panel['pending']:,} pending", style="default")
     if panel["dead_letters"]:
-        line.append(f", {_counted(panel['dead_letters'], 'dead letter', 'dead letters')}", style=WARNING)
+        line.append(f", {counted(panel['dead_letters'], 'dead letter', 'dead letters')}", style=WARNING)
     return [line]
 
 

@@ -21,7 +21,7 @@ from saltctl.cli.session import (
     session_of,
 )
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import command_line
+from saltctl.cli.text import command_line, counted
 from saltctl.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -79,13 +79,13 @@ def _run(session: Session, conversation: str) -> Audit:
 
     events = Auditor(session.history, conversation, cap=session.settings.max_n_cap).run()
     with show_progress("looking beyond max_n") as (show, _):
-        return drain(events, Audit, lambda event: isinstance(event, Audit) or show(f"{event.messages:,} messages"))
+        return drain(events, Audit, lambda event: isinstance(event, Audit) or show(counted(event.messages, "message")))
 
 
 def _warn_of_orphans(found: Audit) -> None:
     if found.orphaned > len(found.orphans):
         note(f"the list has the first {len(found.orphans):,} of {found.orphaned:,} messages beyond max_n")
     warn(
-        f"readers miss {found.orphaned:,} messages: {found.conversation_id} has max_n {found.max_n} and needs "
+        f"readers miss {counted(found.orphaned, 'message')}: {found.conversation_id} has max_n {found.max_n} and needs "
         f"{found.needed_n}. To raise it: {command_line('history', 'audit', found.conversation_id, '--repair')}"
     )

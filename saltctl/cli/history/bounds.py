@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Conversation = Annotated[str, typer.Argument(metavar="CONV", help="A conversation id.")]
 SinceOption = Annotated[
     str | None,
-    typer.Option("--since", metavar="TIME", help="From this time or sort key on; 2h is two hours ago."),
+    typer.Option("--since", metavar="TIME", help="From this time or sort key; 2h is two hours ago."),
 ]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time or sort key.")]
 

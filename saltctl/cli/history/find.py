@@ -10,6 +10,7 @@ from saltctl.cli.history.bounds import Conversation, SinceOption, UntilOption, s
 from saltctl.cli.output import OutputFormat, columns_of, console, note, print_result, resolve_format, write_json
 from saltctl.cli.session import OutputOption, TimeoutOption, session_of
 from saltctl.cli.signals import deadline
+from saltctl.cli.text import counted
 from saltctl.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def find(
         found = history.find(conversation, message, options)
     form = resolve_format(output)
     if found.message is None:
-        note(f"not found on {', '.join(found.partition_keys)}; {found.items_read:,} items read")
+        note(f"not found on {', '.join(found.partition_keys)}; {counted(found.items_read, 'item')} read")
         if form is OutputFormat.json:
             write_json(None)
         raise typer.Exit(ExitCode.FOUND_SOMETHING)

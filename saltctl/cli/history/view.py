@@ -18,7 +18,7 @@ from saltctl.cli.output import (
     write_json_line,
     write_tsv_line,
 )
-from saltctl.cli.text import printable, printable_json
+from saltctl.cli.text import counted, printable, printable_json
 from saltctl.history.models import Message, Page
 
 MESSAGE_COLUMNS = columns_of("sort_key message_id partition_key message")
@@ -125,9 +125,9 @@ class PageWriter:
         screen.print()
         screen.print(
             printable(
-                f"{self._messages:,} messages of {summary['conversation_id']}, {self._order}; "
-                f"max_n {summary['max_n']} ({summary['source']}); "
-                f"{summary['items_read']:,} items read, {summary['seconds']:.3f} s"
+                f"{counted(self._messages, 'message')} of {summary['conversation_id']}, {self._order}; "
+                f"max_n {summary['max_n']} (from {summary['source']}); "
+                f"{counted(summary['items_read'], 'item')} read, {summary['seconds']:.3f} s"
             )
         )
         shards = list(self._shards.values())
@@ -137,7 +137,7 @@ class PageWriter:
         failed = any(shard["error"] for shard in shown)
         print_table(shown, _SHARD_COLUMNS if failed else _SHARD_COLUMNS[:-1])
         if len(shown) < len(shards):
-            note(f"{len(shards) - len(shown)} more partitions returned nothing")
+            note(f"{counted(len(shards) - len(shown), 'more partition')} returned nothing")
 
 
 def record_of(message: Message) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from saltctl.cli.session import (
     session_of,
 )
 from saltctl.cli.signals import deadline
+from saltctl.cli.text import counted
 from saltctl.errors import CheckpointRefusedError, ExitCode, UsageError
 from saltctl.times import iso_utc
 
@@ -58,7 +59,7 @@ def rebuild(
     """Rebuild Redis from the backup, and let it answer lookups again.
 
     Merges every entry of the backup table into Redis, never lowering one, then verifies every primary.
-    Raises and lookups continue meanwhile. Safe to run at any time, twice, and to interrupt.
+    Raises and lookups continue during a rebuild. Safe to run at any time, twice, and to interrupt.
     Prompts to resume an interrupted rebuild; resumes automatically when not on a terminal, if Redis proves
     that everything merged so far is still there. --dry-run prints the cost of reading the backup, then
     reads it and counts the missing entries; it changes nothing.
@@ -98,7 +99,7 @@ def rebuild(
             print_result(asdict(report), output, columns=COLUMNS, human_view=view)
         if report.skipped:
             if not cron:
-                warn(f"{report.skipped} damaged items of the backup were skipped; they are named above")
+                warn(f"skipped damaged items of the backup: {report.skipped:,}. They are named above")
             raise typer.Exit(ExitCode.INCOMPLETE)
 
 
@@ -134,9 +135,8 @@ def _resume_mode(
         checkpoint = None  # the rebuild reports it after it has acquired the lease
     if checkpoint is None:
         return ResumeMode.IF_VALID
-    ended = (
-        f"A rebuild was interrupted at {iso_utc(checkpoint.written, 'seconds')} after {checkpoint.entries:,} entries"
-    )
+    entries = counted(checkpoint.entries, "entry", "entries")
+    ended = f"A rebuild was interrupted at {iso_utc(checkpoint.written, 'seconds')} after {entries}"
     confirmed = session.ask_default_yes(f"{ended} ({checkpoints.path}). Resume it?")
     return ResumeMode.IF_VALID if confirmed else ResumeMode.NEVER
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from saltctl.cli.output import columns_of, note, print_fields, warn
 from saltctl.cli.progress import MAX_DAMAGED_NAMED, PrintLine, drain, show_progress
-from saltctl.cli.text import printable
+from saltctl.cli.text import counted, printable
 from saltctl.rebuild.events import (
     CheckpointNotSaved,
     CheckpointRejected,
@@ -36,9 +36,13 @@ COLUMNS = columns_of(
 
 def print_report(screen: Console, report: RebuildReport) -> None:
     """Print the outcome as one sentence, and the report as a table below it."""
+    if report.verified_before and report.seconds == 0:  # --if-needed read nothing
+        screen.print("Redis was verified already: nothing to do")
+        print_fields(asdict(report), COLUMNS)
+        return
     outcome = "Dry run" if report.dry_run else "Verified"
     restored = f"{report.restored:,} {'to restore' if report.dry_run else 'restored'}"
-    screen.print(f"{outcome}: {report.entries:,} entries, {restored}, in {report.seconds:,.1f} s")
+    screen.print(f"{outcome}: {counted(report.entries, 'entry', 'entries')}, {restored}, in {report.seconds:,.1f} s")
     print_fields(asdict(report), COLUMNS)
 
 

@@ -21,6 +21,7 @@ from saltctl.cli.session import (
     session_of,
 )
 from saltctl.cli.signals import deadline
+from saltctl.cli.text import counted
 from saltctl.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def discover(
         session.backup.check_table()
         found = _scan(session, segments=segments, eventual=eventual)
         if apply and found.behind:
-            question = f"Raise {len(found.behind)} conversations to the N of their messages?"
+            question = f"Raise {counted(len(found.behind), 'conversation')} to the N of the messages?"
             session.require_consent(question, yes=yes, confirm=confirm, irreversible=True)
             for conversation in found.behind:
                 session.registry.raise_to(conversation.conversation_id, conversation.needed_n, reason=reason)

@@ -26,7 +26,7 @@ from saltctl.cli.session import (
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, format_age
 from saltctl.errors import InvalidSaltCountError, SaltctlError, UnavailableError, UnverifiedError
-from saltctl.salting import check_conversation_id, check_salt_count
+from saltctl.salting import check_conversation_id, check_salt_count, nearest_salt_count
 
 group = typer.Typer(help="Show and raise the number of salts of conversations.", no_args_is_help=True)
 
@@ -141,7 +141,7 @@ def set_(
     session = session_of(context)
     session.settings.require_redis_url()
     check_conversation_id(conversation)
-    check_salt_count(n, session.settings.max_n_cap)
+    _check_salt_count(conversation, n, session.settings.max_n_cap)
     entry = session.backup.get(conversation)
     before = entry.max_n if entry else 1
     if n < before:
@@ -162,6 +162,16 @@ def set_(
         result = {key: getattr(raised, key) for key in result}
     record = {"conversation_id": conversation, **result, "dry_run": dry_run}
     print_result(record, output, columns=SET_COLUMNS)
+
+
+def _check_salt_count(conversation: str, n: int, cap: int) -> None:
+    """Refuse an invalid N; the hint is the command with a valid one."""
+    try:
+        check_salt_count(n, cap)
+    except InvalidSaltCountError as exc:
+        if not 1 <= n <= cap:
+            raise
+        raise exc.with_hint(command_line("registry", "set", conversation, str(nearest_salt_count(n, cap)))) from None
 
 
 @group.command("list")

@@ -24,7 +24,7 @@ from saltctl.cli.session import (
     session_of,
 )
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import printable_json
+from saltctl.cli.text import counted, printable_json
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ def import_(
     for bad in report.bad_lines[:MAX_PRINTED]:
         warn(f"line {bad.line} was skipped: {bad.problem}")
     if report.skipped:
-        warn(f"lines skipped: {report.skipped:,}; all others are imported. Fix them and run the import again")
+        others = "the others are valid" if dry_run else "the others are imported"
+        warn(f"lines skipped: {report.skipped:,}; {others}. Fix the skipped lines and run the import again")
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
@@ -145,4 +146,4 @@ def _open(file: str) -> Iterator[BinaryIO]:
 
 
 def _progress_line(report: ImportReport) -> str:
-    return f"{report.read:,} entries, {report.raised:,} of them raised"
+    return f"{counted(report.read, 'entry', 'entries')}, {report.raised:,} of them raised"

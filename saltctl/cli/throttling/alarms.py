@@ -8,6 +8,7 @@ import typer
 
 from saltctl.cli.output import Column, OutputFormat, columns_of, format_value, print_result, resolve_format
 from saltctl.cli.session import ConfirmOption, DryRunOption, OutputOption, Session, YesOption, session_of
+from saltctl.cli.text import counted
 
 if TYPE_CHECKING:
     from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
@@ -96,7 +97,9 @@ def remove(
     session, store, name = _open(context, table)
     alarms = owned_alarms(store, name)
     if alarms and not dry_run:
-        session.require_consent(f"Remove {len(alarms)} alarms of {name}?", yes=yes, confirm=confirm, irreversible=True)
+        session.require_consent(
+            f"Remove {counted(len(alarms), 'alarm')} of {name}?", yes=yes, confirm=confirm, irreversible=True
+        )
         store.delete_alarms([alarm.name for alarm in alarms])
     _print([as_record(alarm, "remove") for alarm in alarms], output)
 

@@ -72,12 +72,12 @@ def _missing_permissions(facts: Facts, primary: str, user: str) -> Finding:
         return skip(f"{primary} has no user {user}")
     missing = [rule for rule, permitted in zip(wanted, allowed, strict=True) if not permitted]
     if not missing:
-        return ok(f"{user} has all permissions that it needs")
+        return ok(f"the user {user} has all permissions that it needs")
     prefix = facts.settings.key_prefix
     keys = ("r:*",) if user == APP_USER else ("r:*", "heat", "dead", "sum:*", "service")
     rules = (*missing, *(f"~{prefix}:{key}" for key in keys))
     fix = facts.fix_commands.redis_cli(primary, "ACL", "SETUSER", user, *rules)
-    return fail(f"{user} may not {' '.join(missing)} on {primary}", fix)
+    return fail(f"the user {user} may not {' '.join(missing)} on {primary}", fix)
 
 
 def _forbidden_permissions(facts: Facts, primary: str) -> Finding:

@@ -31,7 +31,7 @@ def backup_table(facts: Facts) -> Finding:
         facts.backup.check_table()
     except ConfigurationError as exc:
         return fail(exc.message, commands.saltctl("config", "show"))
-    return ok(f"{name}, {int(table.get('ItemCount', 0)):,} items some hours ago")
+    return ok(f"{name}, about {int(table.get('ItemCount', 0)):,} items")
 
 
 def _missing(table: str, fix: str) -> Finding:

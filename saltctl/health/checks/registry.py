@@ -49,10 +49,11 @@ def drift(facts: Facts) -> Finding:
     measures = {"drift_checked": float(report.checked), "drift_found": float(report.unrepaired)}
     if report.unrepaired:
         first = report.drift[0]
-        sides = f"{first.conversation_id!r}: Redis {first.redis_n or 'nothing'}, backup {first.backup_n or 'nothing'}"
-        detail = f"{report.unrepaired:,} of {report.checked:,} conversations differ, such as {sides}"
+        sides = f"Redis: {first.redis_n or 'no entry'}, backup: {first.backup_n or 'no entry'}"
+        differ = f"conversations that differ: {report.unrepaired:,} of {report.checked:,}"
+        detail = f"{differ}, such as {first.conversation_id!r} ({sides})"
         return fail(detail, facts.fix_commands.saltctl("compare", "--repair", "--yes"), **measures)
     if report.damaged:
-        detail = f"{report.damaged:,} backup items are damaged: saltctl did not write them"
+        detail = f"damaged backup items, not written by saltctl: {report.damaged:,}"
         return warn(detail, facts.fix_commands.saltctl("compare"), **measures)
-    return ok(f"{report.checked:,} conversations compared, no difference", **measures)
+    return ok(f"conversations compared: {report.checked:,}, no difference", **measures)

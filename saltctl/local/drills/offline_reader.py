@@ -50,7 +50,7 @@ def run(*, open_history: OpenHistory = History.open) -> Iterator[Step]:
                 written.add(EACH)
                 written.retry(RETRIES)
             yield Step(
-                f"meanwhile the conversation is raised to {' and '.join(map(str, RAISES))}",
+                f"while it is offline, the conversation is raised to {' and '.join(map(str, RAISES))}",
                 True,
                 f"{EACH * len(RAISES)} messages are written, and {RETRIES * len(RAISES)} older ones written again "
                 "by clients that got no answer the first time",

@@ -114,7 +114,7 @@ def _while_down(traffic: Traffic, registry: Registry, case: _Case, raised: str, 
     return Step(
         f"({case.letter}) killed with SIGKILL, right after a raise of {raised} to 8",
         _promise_kept(stats) and stats.lookups["backup"] > 0 and not acknowledged,
-        f"{_figures(stats)}; a raise meanwhile was "
+        f"{_figures(stats)}; a raise during the outage was "
         + ("acknowledged without Redis" if acknowledged else "refused as incomplete, not acknowledged"),
     )
 

@@ -132,6 +132,9 @@ def test_an_unneeded_rebuild_reads_nothing(
     assert (needed["entries"], needed["verified"]) == (1, True)
     again = saltctl("rebuild", "--if-needed", "-o", "json").json
     assert (again["entries"], again["consumed_rcu"], again["primaries"], again["verified"]) == (0, 0, 1, True)
+    assert saltctl("rebuild", "--if-needed", "-o", "table").out.startswith(
+        "Redis was verified already: nothing to do\n"
+    )
     redis_server.kill()
     assert saltctl("rebuild", "--if-needed").code == 69
 

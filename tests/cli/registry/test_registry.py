@@ -116,7 +116,14 @@ def test_set_without_a_terminal_needs_yes(saltctl: Runner, configured: Settings,
 
 
 @pytest.mark.parametrize(
-    ("n", "names"), [("0", "at least 1"), ("3", "type 4"), ("5", "type 8"), ("255", "type 256"), ("512", "type 256")]
+    ("n", "names"),
+    [
+        ("0", "at least 1"),
+        ("3", "saltctl registry set conv 4"),
+        ("5", "saltctl registry set conv 8"),
+        ("255", "saltctl registry set conv 256"),
+        ("512", "use 256"),
+    ],
 )
 def test_set_refuses_an_invalid_n(n: str, names: str, saltctl: Runner, configured: Settings) -> None:
     """Zero, not a power of two, above the cap: exit 6, and a valid N is named."""
