@@ -275,8 +275,10 @@ class ScatterGather:
     def _run_round(self, asked: list[PartitionRead], query: PartitionQuery, merge: OrderedMerge) -> None:
         # A complete read fails at the first error; a partial one waits for the other partitions.
         answers = _Round(len(asked), stop_at_error=not self._allow_partial)
-        for read in asked:
-            self._pool.start(partial(self._answer, read, read.next_query(query), answers))
+        # All queries are made first: threads that run already would slow down the making of the others.
+        queries = [read.next_query(query) for read in asked]
+        for read, next_query in zip(asked, queries, strict=True):
+            self._pool.start(partial(self._answer, read, next_query, answers))
         found = answers.wait(max(self._deadline - self._clock(), 0.0))
         failed: dict[PartitionRead, Exception] = {}
         for read, answer in found:
