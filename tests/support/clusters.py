@@ -54,6 +54,15 @@ class Node:
             return bool(found["role"] == role and found.get("master_link_status", "up") == "up")
         return False
 
+    def await_replica(self) -> None:
+        """Wait until a replica has acknowledged all writes so far. WAIT only covers writes of its own connection."""
+        written = self.client.info("replication")["master_repl_offset"]
+        eventually(lambda: self._acknowledged() >= written, "a replica acknowledges all writes")
+
+    def _acknowledged(self) -> int:
+        replica = self.client.info("replication").get("slave0", {"offset": -1})
+        return int(replica["offset"])
+
     def end(self) -> None:
         """Kill the server and close its client."""
         self.client.close()

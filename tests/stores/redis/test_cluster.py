@@ -355,7 +355,7 @@ def test_the_stream_follows_its_slot(cluster: LocalCluster, stream: HeatStream) 
     own = stream.read_own("w", "0", 10)
     assert stream.acknowledge([entry.id for entry in own]) == 4
     assert stream.trim(2e9) >= 3
-    target.ask("WAIT", 1, 5000)
+    target.await_replica()
     promoted = cluster.kill(target)
     with pytest.raises(RedisUnavailableError, match="reached"):
         stream.append_reports([report("e")])

@@ -80,7 +80,7 @@ def test_a_failover_is_followed_and_fenced(
     assert store.primaries() == (sentinels.primary.name,)
     assert store.verified() == {sentinels.primary.name: True}
     demoted = sentinels.primary.name
-    sentinels.primary.ask("WAIT", 1, 10_000)
+    sentinels.primary.await_replica()
     sentinels.fail_over()
     # The demoted server has the script and its connections, but refuses lookups.
     sentinels.replica.ask("REPLICAOF", "127.0.0.1", sentinels.primary.server.port)
@@ -108,7 +108,7 @@ def test_a_killed_primary_and_dead_sentinels(
     """A dead primary costs lookups a way to the backup until its replica is promoted; dead sentinels cost nothing."""
     rebuild()
     registry.raise_to("conv", 4)
-    sentinels.primary.ask("WAIT", 1, 10_000)
+    sentinels.primary.await_replica()
     sentinels.primary.server.kill()
     assert registry.lookup("conv") == ("conv", 4, 4, "backup")
     sentinels.fail_over()
