@@ -53,7 +53,7 @@ def set_up(
     if messages:
         messages_table = MessagesTable(settings)
         name = f"table {messages_table.name}"
-        if messages_table.exists():
+        if messages_table.describe():
             yield Action(name, "exists", "")
         else:
             if not dry_run:

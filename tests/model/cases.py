@@ -155,7 +155,7 @@ class RaisesUnconditionally(ModelBackup):
     def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
         """Set max_n without the condition."""
         values = {":n": {"N": str(entry.n)}}
-        self.items.update(conversation_id, "SET max_n = :n", "attribute_not_exists(nothing)", values)
+        self.update_item(conversation_id, "SET max_n = :n", "attribute_not_exists(nothing)", values)
         return RaiseOutcome(1, True)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 from saltctl.errors import DamagedEntryError
-from saltctl.settings import Settings
-from saltctl.stores.aws.client import aws_errors, create_client, none_if_condition_fails
+from saltctl.stores.aws.client import Table, aws_errors, none_if_condition_fails
 from saltctl.stores.contracts import BackupEntry, Raise
 
 KEY = "conversation_id"
@@ -18,45 +16,19 @@ LARGEST_N = 65_536
 """The upper bound of the setting max_n_cap, so saltctl never wrote a larger N."""
 
 
-class BackupItems:
-    """Reads and updates single items of the backup table. Thread-safe.
+class BackupItems(Table):
+    """Reads and updates single items of the backup table. Thread-safe."""
 
-    Args:
-        settings: names the table.
-    """
-
-    def __init__(self, settings: Settings, *, client: Any = None) -> None:
-        self.table = settings.backup_table
-        self.where = f"{self.table!r}"
-        """The quoted table name, for messages."""
-        self._settings = settings
-        self._client = client
-        self._lock = threading.Lock()
-
-    @property
-    def client(self) -> Any:
-        """The boto3 client, created at first use: importing boto3 takes longer than most commands."""
-        if self._client is None:
-            with self._lock:
-                if self._client is None:
-                    self._client = create_client(self._settings, "dynamodb")
-        return self._client
-
-    def get(self, item_id: str) -> dict[str, Any] | None:
+    def read_item(self, item_id: str) -> dict[str, Any] | None:
         """Read one item, strongly consistent; None if the table does not have it."""
         with aws_errors(self.where):
             item: dict[str, Any] | None = self.client.get_item(
-                TableName=self.table, Key={KEY: {"S": item_id}}, ConsistentRead=True
+                TableName=self.name, Key={KEY: {"S": item_id}}, ConsistentRead=True
             ).get("Item")
         return item
 
-    def update(
-        self,
-        item_id: str,
-        update: str,
-        condition: str,
-        values: dict[str, Any],
-        names: dict[str, str] | None = None,
+    def update_item(
+        self, item_id: str, update: str, condition: str, values: dict[str, Any], names: dict[str, str] | None = None
     ) -> dict[str, Any] | None:
         """Update one item if it meets a condition.
 
@@ -64,7 +36,7 @@ class BackupItems:
             The item before the update ({} if it is new), or None if the condition failed.
         """
         request: dict[str, Any] = {
-            "TableName": self.table,
+            "TableName": self.name,
             "Key": {KEY: {"S": item_id}},
             "UpdateExpression": update,
             "ConditionExpression": condition,

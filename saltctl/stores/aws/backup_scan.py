@@ -1,8 +1,7 @@
-"""The parallel scan of the backup table: each thread reads one segment at a time; the caller takes the pages."""
+"""Reads segments of the backup table, page by page, within a rate limit and through throttling."""
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,14 +10,13 @@ from typing import Any
 
 from saltctl.errors import AwsUnavailableError
 from saltctl.stores.aws.backup_items import KEY
-from saltctl.stores.aws.client import POOL_SIZE, aws_errors, is_throttling
+from saltctl.stores.aws.client import aws_errors, is_throttling
+from saltctl.stores.aws.parallel_scan import IDLE_SECONDS
 from saltctl.stores.aws.rate_limiter import RateLimiter
 from saltctl.stores.aws.scan_parser import MalformedPageError, ScanClient, ScanPage
 from saltctl.stores.contracts import BackupPage
 from saltctl.stores.retry import backoff_seconds
 
-IDLE_SECONDS = 1.0
-"""Seconds without a page after which a scan yields an empty one, so that its caller can renew its lease."""
 THROTTLING_TIMEOUT = 600.0
 """Seconds for which a segment retries a throttled request. botocore's retry quota is used up after about ten throttled
 calls; a recovery must outlast an outage during which every lookup reads the table."""
@@ -130,75 +128,3 @@ class SegmentReader:
     def _with_limit(self, request: dict[str, Any]) -> dict[str, Any]:
         limits = [limit for limit in (self._plan.limit, self._limiter.page_limit()) if limit is not None]
         return request | {"Limit": min(limits)} if limits else request
-
-
-_Result = BackupPage | Exception | None
-"""A page, the error that ended a thread, or None if a thread has no more segments to read."""
-
-
-def scan_in_parallel(
-    reader: SegmentReader, plan: ScanPlan, stop: threading.Event, stop_timeout: float
-) -> Iterator[BackupPage]:
-    """Yield all pages of a plan as they arrive, and an empty one about every second while none arrives.
-
-    One page waits in the queue and each thread holds at most one: memory does not grow with the table.
-    ``stop_timeout``: seconds to wait for threads that are inside a request when the caller stops.
-    """
-    unfinished: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for segment in plan.unfinished:
-        unfinished.put(segment)
-    results: queue.Queue[_Result] = queue.Queue(maxsize=1)
-    threads = [
-        threading.Thread(
-            target=_read_segments, args=(reader, unfinished, results, stop), name=f"scan-{number}", daemon=True
-        )
-        for number in range(min(unfinished.qsize(), POOL_SIZE))
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        yield from _pages_of(results, len(threads))
-    finally:
-        stop.set()
-        # One deadline for all threads, not one for each in turn.
-        deadline = time.monotonic() + stop_timeout
-        for thread in threads:
-            thread.join(timeout=max(deadline - time.monotonic(), 0.0))
-
-
-def _pages_of(results: queue.Queue[_Result], running: int) -> Iterator[BackupPage]:
-    while running:
-        try:
-            result = results.get(timeout=IDLE_SECONDS)
-        except queue.Empty:
-            yield BackupPage([], [], 0.0, -1)
-            continue
-        if isinstance(result, Exception):
-            raise result
-        if result is None:
-            running -= 1
-        else:
-            yield result
-
-
-def _read_segments(
-    reader: SegmentReader, unfinished: queue.SimpleQueue[int], results: queue.Queue[_Result], stop: threading.Event
-) -> None:
-    """Read segments until none is left, in a thread of its own."""
-    try:
-        while not stop.is_set():
-            for page in reader.pages(unfinished.get_nowait()):
-                _put(results, page, stop)
-    except queue.Empty:
-        _put(results, None, stop)
-    except Exception as exc:  # the caller's thread raises it
-        _put(results, exc, stop)
-
-
-def _put(results: queue.Queue[_Result], result: _Result, stop: threading.Event) -> None:
-    while not stop.is_set():
-        try:
-            results.put(result, timeout=0.1)
-            return
-        except queue.Full:
-            continue

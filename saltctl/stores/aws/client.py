@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from saltctl.errors import (
@@ -203,6 +203,7 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
 
 
 def _missing_table(where: str, hint: str) -> ConfigurationError:
+    """Return the error for a table that does not exist."""
     return ConfigurationError(f"there is no DynamoDB table {where}", hint=hint)
 
 
@@ -232,48 +233,70 @@ def none_if_condition_fails(write: Callable[[], dict[str, Any]]) -> dict[str, An
 # Tables.
 
 
-def describe_table(dynamodb: Any, table: str) -> dict[str, Any] | None:
-    """Return the ``Table`` of DescribeTable, or None if the table does not exist."""
-    import botocore.exceptions as driver
+class Table:
+    """One table. Thread-safe.
 
-    with aws_errors(f"{table!r}"):
-        try:
-            found: dict[str, Any] = dynamodb.describe_table(TableName=table)["Table"]
-        except driver.ClientError as exc:
-            if error_code(exc) == "ResourceNotFoundException":
-                return None
-            raise
-    return found
-
-
-def require_table(dynamodb: Any, table: str, *, hint: str) -> dict[str, Any]:
-    """Return the ``Table`` of DescribeTable.
-
-    Raises:
-        ConfigurationError: the table does not exist.
+    Args:
+        settings: the endpoint, the Region and the profile.
+        name: the table's name.
+        client: a boto3 client for DynamoDB to use instead of a new one.
+        missing_hint: the hint of the error if the table does not exist.
     """
-    found = describe_table(dynamodb, table)
-    if found is None:
-        raise _missing_table(f"{table!r}", hint)
-    return found
 
+    def __init__(
+        self, settings: Settings, name: str, *, client: Any = None, missing_hint: str = "saltctl setup"
+    ) -> None:
+        self.name = name
+        self.where = f"{name!r}"
+        """The quoted name, for messages."""
+        self.settings = settings
+        self._given_client = client
+        self._missing_hint = missing_hint
 
-def table_size(table: Mapping[str, Any]) -> TableSize:
-    """Return the size in a ``Table`` of DescribeTable: about six hours old (documented)."""
-    return TableSize(int(table.get("ItemCount", 0)), int(table.get("TableSizeBytes", 0)))
+    @cached_property
+    def client(self) -> Any:
+        """The boto3 client, created at first use: importing boto3 takes longer than most commands."""
+        return self._given_client or create_client(self.settings, "dynamodb")
 
+    def describe(self) -> dict[str, Any] | None:
+        """Return the ``Table`` of DescribeTable, or None if the table does not exist."""
+        import botocore.exceptions as driver
 
-def create_table(dynamodb: Any, table: str, keys: Mapping[str, str], **options: Any) -> None:
-    """Create a table, billed on demand, and wait until it exists.
+        with aws_errors(self.where):
+            try:
+                found: dict[str, Any] = self.client.describe_table(TableName=self.name)["Table"]
+            except driver.ClientError as exc:
+                if error_code(exc) == "ResourceNotFoundException":
+                    return None
+                raise
+        return found
 
-    ``keys``: name to type (HASH or RANGE) of its keys, which are strings. ``options``: more parameters of CreateTable.
-    """
-    with aws_errors(f"{table!r}"):
-        dynamodb.create_table(
-            TableName=table,
-            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in keys],
-            KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in keys.items()],
-            BillingMode="PAY_PER_REQUEST",
-            **options,
-        )
-        dynamodb.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+    def require(self) -> dict[str, Any]:
+        """Return the ``Table`` of DescribeTable. Raises ConfigurationError if the table does not exist."""
+        found = self.describe()
+        if found is None:
+            raise _missing_table(self.where, self._missing_hint)
+        return found
+
+    def size(self) -> TableSize:
+        """Return the table's size from DescribeTable: about six hours old (documented)."""
+        table = self.require()
+        return TableSize(int(table.get("ItemCount", 0)), int(table.get("TableSizeBytes", 0)))
+
+    def create_on_demand(self, keys: Mapping[str, str], **options: Any) -> None:
+        """Create the table, billed on demand, and wait until it exists.
+
+        Args:
+            keys: name to type (HASH or RANGE) of its keys, which are strings.
+            options: more parameters of CreateTable.
+        """
+        with aws_errors(self.where):
+            self.client.create_table(
+                TableName=self.name,
+                AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in keys],
+                KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in keys.items()],
+                BillingMode="PAY_PER_REQUEST",
+                **options,
+            )
+            waiter = self.client.get_waiter("table_exists")
+            waiter.wait(TableName=self.name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})

@@ -9,7 +9,7 @@ from typing import Any
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, SaltctlError
 from saltctl.settings import Settings
-from saltctl.stores.aws.client import aws_errors, create_client, error_code, require_table
+from saltctl.stores.aws.client import Table, aws_errors, create_client, error_code
 from saltctl.stores.contracts import Alarm, AlarmSpec, Contributors, MetricKey, MetricSeries, TableDescription
 
 NAMESPACE = "AWS/DynamoDB"
@@ -42,7 +42,7 @@ class CloudWatchMetrics:
     def describe(self, table: str) -> TableDescription:
         """Read the table's indexes and billing mode."""
         hint = "check --table, SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show"
-        found = require_table(self._dynamodb, table, hint=hint)
+        found = Table(self._settings, table, client=self._dynamodb, missing_hint=hint).require()
         mode = found.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
         indexes = tuple(index["IndexName"] for index in found.get("GlobalSecondaryIndexes", ()))
         return TableDescription(table, indexes, mode == "PAY_PER_REQUEST")

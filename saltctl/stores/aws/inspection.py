@@ -14,7 +14,7 @@ from typing import Any
 from saltctl.errors import AccessDeniedError, AwsUnavailableError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY
-from saltctl.stores.aws.client import aws_errors, create_client, describe_table, none_if_condition_fails
+from saltctl.stores.aws.client import Table, aws_errors, create_client, none_if_condition_fails
 from saltctl.stores.contracts import TableKeys
 
 PROBE_ID = "#doctor"
@@ -42,7 +42,7 @@ class AwsInspection:
 
     def describe(self, table: str) -> dict[str, Any] | None:
         """Return the ``Table`` of DescribeTable, or None if the table does not exist."""
-        return describe_table(self.client, table)
+        return Table(self._settings, table, client=self.client).describe()
 
     def point_in_time_recovery(self, table: str) -> bool:
         """Return whether the table can be restored to a point in time."""

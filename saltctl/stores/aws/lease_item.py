@@ -20,7 +20,7 @@ class LeaseItem:
     def acquire(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
         """Take the lease if it is free or its holder has stopped renewing it."""
         for _ in range(3):
-            taken = self._items.update(
+            taken = self._items.update_item(
                 LEASE_ID,
                 "SET lease_owner = :owner, lease_host = :host, lease_pid = :pid, lease_since = :now, "
                 "lease_heartbeat = :now, lease_progress = :progress",
@@ -46,7 +46,7 @@ class LeaseItem:
 
     def renew(self, owner: str, now: float, progress: str) -> bool:
         """Write a heartbeat; False if another process has taken the lease over."""
-        renewed = self._items.update(
+        renewed = self._items.update_item(
             LEASE_ID,
             "SET lease_heartbeat = :now, lease_progress = :progress",
             "lease_owner = :owner",
@@ -56,13 +56,13 @@ class LeaseItem:
 
     def release(self, owner: str) -> None:
         """Free the lease if this owner still holds it."""
-        self._items.update(
+        self._items.update_item(
             LEASE_ID, "REMOVE lease_owner, lease_heartbeat", "lease_owner = :owner", {":owner": {"S": owner}}
         )
 
     def holder(self) -> LeaseHolder | None:
         """Read the current holder, even if its heartbeat is old; None if the lease is free."""
-        item = self._items.get(LEASE_ID) or {}
+        item = self._items.read_item(LEASE_ID) or {}
         if "lease_owner" not in item:
             return None
         return LeaseHolder(

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from saltctl.errors import ConfigurationError, ThrottledError
 from saltctl.settings import Settings
-from saltctl.stores.aws.client import (
-    aws_errors,
-    create_client,
-    create_table,
-    describe_table,
-    none_if_condition_fails,
-    require_table,
-    table_size,
-)
-from saltctl.stores.contracts import Item, KeysPage, PartitionAnswer, PartitionQuery, SortKey, TableKeys, TableSize
+from saltctl.stores.aws.client import Table, aws_errors, none_if_condition_fails
+from saltctl.stores.aws.parallel_scan import scan_in_parallel
+from saltctl.stores.contracts import Item, KeysPage, PartitionAnswer, PartitionQuery, SortKey, TableKeys
 from saltctl.stores.retry import retry_while_throttled
 
 PARTITION_KEY = "conversation_id"
@@ -30,29 +22,17 @@ _BATCH = 25
 """Items that one BatchWriteItem takes (documented)."""
 
 
-class MessagesTable:
+class MessagesTable(Table):
     """Messages as DynamoDB stores them. Thread-safe. See ``contracts.MessageStore`` for the semantics."""
 
     def __init__(self, settings: Settings, *, client: Any = None) -> None:
-        self.name = settings.messages_table
-        self._settings = settings
-        self._given = client
-
-    @cached_property
-    def client(self) -> Any:
-        """The boto3 client, created at first use."""
-        return self._given or create_client(self._settings, "dynamodb")
-
-    # The table itself.
-
-    def exists(self) -> bool:
-        """Return whether the table exists."""
-        return describe_table(self.client, self.name) is not None
+        hint = "check SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show"
+        super().__init__(settings, settings.messages_table, client=client, missing_hint=hint)
 
     @cached_property
     def keys(self) -> TableKeys:
         """The key names and the type of the sort key, read once by DescribeTable."""
-        table = self._describe()
+        table = self.require()
         types = {item["AttributeName"]: item["AttributeType"] for item in table["AttributeDefinitions"]}
         names = {key["KeyType"]: key["AttributeName"] for key in table["KeySchema"]}
         partition_key, sort_key = names["HASH"], names.get("RANGE")
@@ -66,17 +46,9 @@ class MessagesTable:
             )
         return TableKeys(partition_key, sort_key, "S" if sort_type == "S" else "N")
 
-    def size(self) -> TableSize:
-        """Return the table's size from DescribeTable: about six hours old (documented)."""
-        return table_size(self._describe())
-
-    def _describe(self) -> dict[str, Any]:
-        hint = "check SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show"
-        return require_table(self.client, self.name, hint=hint)
-
     def create(self) -> None:
         """Create the table with saltctl's own key names, on demand, and wait for it."""
-        create_table(self.client, self.name, {PARTITION_KEY: "HASH", SORT_KEY: "RANGE"})
+        self.create_on_demand({PARTITION_KEY: "HASH", SORT_KEY: "RANGE"})
 
     # Reading.
 
@@ -155,29 +127,23 @@ class MessagesTable:
             "ExpressionAttributeNames": {"#saltctl_p": key},
         }
         stop = threading.Event()
-        with ThreadPoolExecutor(segments, thread_name_prefix="scan-keys") as pool:
-            first = [request | {"Segment": segment} for segment in range(segments)]
-            running = {pool.submit(self._scan, each, stop): each for each in first}
-            try:
-                while running:
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        request, response = running.pop(future), future.result()
-                        if "LastEvaluatedKey" in response:
-                            request = request | {"ExclusiveStartKey": response["LastEvaluatedKey"]}
-                            running[pool.submit(self._scan, request, stop)] = request
-                        yield KeysPage([item[key]["S"] for item in response["Items"]], _consumed_rcu(response))
-            finally:
-                stop.set()
-                for future in running:
-                    future.cancel()
 
-    def _scan(self, request: Mapping[str, Any], stop: threading.Event) -> dict[str, Any]:
-        def scan_once() -> dict[str, Any]:
-            with aws_errors(f"{self.name!r}"):
-                response: dict[str, Any] = self.client.scan(**request)
-            return response
+        def pages(segment: int) -> Iterator[KeysPage]:
+            response: dict[str, Any] = {"LastEvaluatedKey": None}
+            position: dict[str, Any] = {"Segment": segment}
+            while "LastEvaluatedKey" in response and not stop.is_set():
+                scan = partial(self._scan, request | position)
+                response = retry_while_throttled(scan, stop.wait, stopped=stop.is_set)
+                position["ExclusiveStartKey"] = response.get("LastEvaluatedKey")
+                yield KeysPage([item[key]["S"] for item in response["Items"]], _consumed_rcu(response))
 
-        return retry_while_throttled(scan_once, stop.wait, stopped=stop.is_set)
+        idle, timeout = KeysPage([], 0.0), self.settings.aws_timeout + 1
+        yield from scan_in_parallel(pages, range(segments), stop, idle_page=idle, stop_timeout=timeout)
+
+    def _scan(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        with aws_errors(self.where):
+            response: dict[str, Any] = self.client.scan(**request)
+        return response
 
     # Writing.
 
@@ -206,7 +172,7 @@ class MessagesTable:
     def _load_batch(self, batch: list[dict[str, Any]]) -> None:
         left = {self.name: batch}
         for _ in range(8):
-            with aws_errors(f"{self.name!r}"):
+            with aws_errors(self.where):
                 left = self.client.batch_write_item(RequestItems=left).get("UnprocessedItems", {})
             if not left:
                 return
@@ -222,7 +188,7 @@ class MessagesTable:
         return {"N": str(sort_key)} if isinstance(sort_key, Decimal) else {"S": sort_key}
 
     def _where(self, partition_key: str) -> str:
-        return f"{self.name!r} (partition key {partition_key!r})"
+        return f"{self.where} (partition key {partition_key!r})"
 
 
 def _consumed_rcu(response: Mapping[str, Any]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saltctl.settings import Settings
-from saltctl.stores.aws.client import create_client, describe_table
+from saltctl.stores.aws.client import Table
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner, variables_of
 
@@ -30,7 +30,7 @@ def test_setup_creates_missing_resources_once(saltctl: Runner, fresh: Settings) 
     assert _actions(saltctl) == ["created", "created", "created"]
     assert _actions(saltctl) == ["exists", "exists", "exists"]
     assert HeatStream(fresh).group_exists()
-    table = describe_table(create_client(fresh, "dynamodb"), fresh.backup_table)
+    table = Table(fresh, fresh.backup_table).describe()
     assert table is not None
     assert table["DeletionProtectionEnabled"] is True
 

@@ -1,0 +1,86 @@
+"""Reads the segments of a scan in parallel: each thread reads one segment at a time; the caller takes the pages."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from saltctl.stores.aws.client import POOL_SIZE
+
+IDLE_SECONDS = 1.0
+"""Seconds without a page after which a scan yields an empty one, so that its caller can renew its lease."""
+_Page = TypeVar("_Page")
+
+
+def scan_in_parallel(
+    pages: Callable[[int], Iterable[_Page]],
+    segments: Iterable[int],
+    stop: threading.Event,
+    *,
+    idle_page: _Page,
+    stop_timeout: float,
+) -> Iterator[_Page]:
+    """Yield all pages of some segments as they arrive, and ``idle_page`` about every second while none arrives.
+
+    One page waits in the queue and each thread holds at most one: memory does not grow with the table.
+
+    Args:
+        pages: reads the pages of one segment; it must end soon after ``stop`` is set.
+        segments: the numbers of the segments to read.
+        stop: set when the caller stops or a segment fails.
+        idle_page: the empty page.
+        stop_timeout: seconds to wait for threads that are inside a request when the caller stops.
+    """
+    unfinished: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for segment in segments:
+        unfinished.put(segment)
+    # A page, the error that ended a thread, or None if a thread has no more segments to read.
+    results: queue.Queue[_Page | Exception | None] = queue.Queue(maxsize=1)
+
+    def put(result: _Page | Exception | None) -> None:
+        while not stop.is_set():
+            try:
+                results.put(result, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def read_segments() -> None:
+        try:
+            while not stop.is_set():
+                for page in pages(unfinished.get_nowait()):
+                    put(page)
+        except queue.Empty:
+            put(None)
+        except Exception as exc:  # the caller's thread raises it
+            put(exc)
+
+    threads = [
+        threading.Thread(target=read_segments, name=f"scan-{number}", daemon=True)
+        for number in range(min(unfinished.qsize(), POOL_SIZE))
+    ]
+    for thread in threads:
+        thread.start()
+    running = len(threads)
+    try:
+        while running:
+            try:
+                result = results.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                yield idle_page
+                continue
+            if isinstance(result, Exception):
+                raise result
+            if result is None:
+                running -= 1
+            else:
+                yield result
+    finally:
+        stop.set()
+        # One deadline for all threads, not one for each in turn.
+        deadline = time.monotonic() + stop_timeout
+        for thread in threads:
+            thread.join(timeout=max(deadline - time.monotonic(), 0.0))
