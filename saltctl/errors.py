@@ -72,6 +72,10 @@ class SaltctlError(Exception):
     exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
     code: ClassVar[str] = "internal"
 
+    def __init_subclass__(cls, *, code: str = "", exit_code: ExitCode | None = None) -> None:
+        cls.code = code or cls.code
+        cls.exit_code = exit_code or cls.exit_code
+
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
@@ -84,167 +88,111 @@ class SaltctlError(Exception):
         return copied
 
 
-class UsageError(SaltctlError):
+class UsageError(SaltctlError, code="usage", exit_code=ExitCode.USAGE):
     """The arguments are not valid."""
 
-    exit_code = ExitCode.USAGE
-    code = "usage"
 
-
-class IncompleteError(SaltctlError):
+class IncompleteError(SaltctlError, code="incomplete", exit_code=ExitCode.INCOMPLETE):
     """Part of the work is done and kept; the hint names the command that completes it."""
 
-    exit_code = ExitCode.INCOMPLETE
-    code = "incomplete"
 
-
-class RaiseIncompleteError(IncompleteError):
+class RaiseIncompleteError(IncompleteError, code="raise_incomplete"):
     """A raise stopped between two steps: readers may query too many partitions, never too few.
 
     ``step`` is the last step that is known to be done. The same raise, or a rebuild, completes it.
     """
-
-    code = "raise_incomplete"
 
     def __init__(self, message: str, *, step: RaiseStep, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.step = step
 
 
-class RebuildBrokenError(IncompleteError):
+class RebuildBrokenError(IncompleteError, code="rebuild_broken"):
     """Redis was flushed, evicted entries or failed over during a rebuild; it stays unverified."""
 
-    code = "rebuild_broken"
 
-
-class ComparisonBrokenError(IncompleteError):
+class ComparisonBrokenError(IncompleteError, code="comparison_broken"):
     """Redis restarted, failed over or lost entries during a comparison with the backup."""
 
-    code = "comparison_broken"
 
-
-class RefusedError(SaltctlError):
+class RefusedError(SaltctlError, code="refused", exit_code=ExitCode.REFUSED):
     """The request is valid, but saltctl refuses it."""
 
-    exit_code = ExitCode.REFUSED
-    code = "refused"
 
-
-class InvalidConversationIdError(RefusedError):
+class InvalidConversationIdError(RefusedError, code="invalid_conversation_id"):
     """The id is empty, too long, not valid UTF-8, or contains a ``#``."""
 
-    code = "invalid_conversation_id"
 
-
-class InvalidSaltCountError(RefusedError):
+class InvalidSaltCountError(RefusedError, code="invalid_n"):
     """N is not a power of two, is above the cap, or is lower than the N that readers cover already."""
 
-    code = "invalid_n"
 
-
-class InvalidCursorError(RefusedError):
+class InvalidCursorError(RefusedError, code="invalid_cursor"):
     """The cursor is damaged or forged, or belongs to another conversation or table."""
 
-    code = "invalid_cursor"
 
-
-class CheckpointRefusedError(RefusedError):
+class CheckpointRefusedError(RefusedError, code="checkpoint_refused"):
     """The checkpoint of a rebuild is damaged, belongs to another registry, or is not valid any more."""
 
-    code = "checkpoint_refused"
 
-
-class SortKeyTakenError(RefusedError):
+class SortKeyTakenError(RefusedError, code="sort_key_taken"):
     """A message was not written: another message has the same sort key on the same partition."""
 
-    code = "sort_key_taken"
 
-
-class ConfirmationRequiredError(RefusedError):
+class ConfirmationRequiredError(RefusedError, code="confirmation_required"):
     """The change cannot be undone, or the context is protected, and it was not confirmed."""
 
-    code = "confirmation_required"
 
-
-class UnavailableError(SaltctlError):
+class UnavailableError(SaltctlError, code="unavailable", exit_code=ExitCode.UNAVAILABLE):
     """A server does not respond, or reports an outage."""
 
-    exit_code = ExitCode.UNAVAILABLE
-    code = "unavailable"
 
-
-class RedisUnavailableError(UnavailableError):
+class RedisUnavailableError(UnavailableError, code="redis_unavailable"):
     """No connection, a timeout, or LOADING, READONLY, NOREPLICAS, CLUSTERDOWN, MISCONF, OOM."""
 
-    code = "redis_unavailable"
 
-
-class UnverifiedError(RedisUnavailableError):
+class UnverifiedError(RedisUnavailableError, code="redis_unverified"):
     """Redis responds, but no rebuild has verified this process and this role."""
 
-    code = "redis_unverified"
 
-
-class StreamLostError(RedisUnavailableError):
+class StreamLostError(RedisUnavailableError, code="stream_lost"):
     """The heat stream or its consumer group does not exist; the service and `saltctl setup` create it."""
 
-    code = "stream_lost"
 
-
-class AwsUnavailableError(UnavailableError):
+class AwsUnavailableError(UnavailableError, code="aws_unavailable"):
     """An AWS endpoint cannot be reached, or responds with a server error."""
 
-    code = "aws_unavailable"
 
-
-class ThrottledError(AwsUnavailableError):
+class ThrottledError(AwsUnavailableError, code="throttled"):
     """AWS throttles the requests; retry later."""
 
-    code = "throttled"
 
-
-class HistoryUnavailableError(AwsUnavailableError):
+class HistoryUnavailableError(AwsUnavailableError, code="history_unavailable"):
     """Some partitions of a history cannot be read. The others are not returned as if they were complete.
 
     ``partitions`` has the error of each partition, by partition key.
     """
-
-    code = "history_unavailable"
 
     def __init__(self, message: str, *, partitions: Mapping[str, SaltctlError], hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.partitions = dict(partitions)
 
 
-class LeaseHeldError(SaltctlError):
+class LeaseHeldError(SaltctlError, code="lease_held", exit_code=ExitCode.LEASE_HELD):
     """Another process holds the lease. The message names the process."""
 
-    exit_code = ExitCode.LEASE_HELD
-    code = "lease_held"
 
-
-class AccessDeniedError(SaltctlError):
+class AccessDeniedError(SaltctlError, code="access_denied", exit_code=ExitCode.ACCESS_DENIED):
     """Credentials are missing, wrong or expired, or lack a permission."""
 
-    exit_code = ExitCode.ACCESS_DENIED
-    code = "access_denied"
 
-
-class ConfigurationError(SaltctlError):
+class ConfigurationError(SaltctlError, code="configuration", exit_code=ExitCode.CONFIGURATION):
     """A setting, a table or a server is not valid; a retry does not help."""
 
-    exit_code = ExitCode.CONFIGURATION
-    code = "configuration"
 
-
-class DamagedEntryError(ConfigurationError):
+class DamagedEntryError(ConfigurationError, code="damaged_entry"):
     """max_n or write_n of a backup item is missing or is not a positive whole number."""
 
-    code = "damaged_entry"
 
-
-class DeadlineExceededError(SaltctlError):
+class DeadlineExceededError(SaltctlError, code="timeout", exit_code=ExitCode.TIMEOUT):
     """``--timeout`` passed before the work was done."""
-
-    exit_code = ExitCode.TIMEOUT
-    code = "timeout"

@@ -325,6 +325,7 @@ class History:
         distance = float(f"{average_distance(rows[0].sort_key, rows[-1].sort_key, len(rows)):.4g}") if rows else 0.0
 
         def cursor(row: Row) -> str:
+            """Encode the position of a row."""
             return cursors.encode(Cursor(row.position, spread, distance), conversation_id)
 
         return Page(

@@ -122,6 +122,7 @@ def _build_service(
     sums, letters, deadline = WindowSums(settings), DeadLetters(settings), DrainDeadline(stop)
 
     def new_rebuild() -> Rebuild:
+        """Return a rebuild over the connections of the service."""
         return Rebuild(settings, store, backup, notes=state)
 
     detector = Detector(sums, session.registry, letters, settings, counters=counters, should_stop=deadline)

@@ -85,6 +85,7 @@ def read(
     given |= {"--eventual": eventual, "--allow-partial": allow_partial}
 
     def next_command(cursor: str) -> str:
+        """Return the command that reads the next page."""
         direction = "--after" if oldest_first else "--before"
         return command_line("history", "read", conversation, given={**given, direction: cursor})
 

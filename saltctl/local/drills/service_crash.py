@@ -105,6 +105,7 @@ class _Scenario:
             busy: set[str] = set()
 
             def any_pending(found: set[str] = busy) -> bool:
+                """Add the consumers with pending entries to ``found``, and return whether there are any."""
                 found.update(consumer.name for consumer in self._group().consumers if consumer.pending)
                 return bool(found)
 
