@@ -208,7 +208,7 @@ class Rebuild:
     def _merge_all(self, run: _Run) -> Iterator[Event]:
         """Scan the backup and merge every entry (step 4)."""
         buffer = run.buffer
-        for page in self._pages(buffer):
+        for page in self.pages(buffer):
             # A half-done raise is completed after all of Redis has it, never before.
             run.half_done += [(i, max_n) for i, max_n, write_n in page.entries if write_n < max_n]
             if buffer.pending >= self._options.batch or self._clock() >= run.flush_due:
@@ -226,7 +226,8 @@ class Rebuild:
         buffer.wait()
         yield from run.checkpoints.save_if_due(buffer, run.half_done)
 
-    def _pages(self, buffer: MergeBuffer) -> Iterator[BackupPage]:
+    def pages(self, buffer: MergeBuffer) -> Iterator[BackupPage]:
+        """Yield the pages of the backup table, each after it was added to the buffer."""
         for page in self._scan(buffer.read.after):
             buffer.add(page)
             yield page

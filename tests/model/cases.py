@@ -10,7 +10,7 @@ may be killed with and without its AOF, flushed, and given another replication i
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -281,8 +281,9 @@ class ChecksNothing(TrustsItsCheckpoint):
 class CheckpointsBeforeMerge(Rebuild):
     """A checkpoint that covers everything that was read, even if it is not merged yet."""
 
-    def _pages(self, buffer: MergeBuffer) -> Generator[BackupPage, None, None]:
-        for page in super()._pages(buffer):
+    def pages(self, buffer: MergeBuffer) -> Iterator[BackupPage]:
+        """Yield the pages, and record each as merged."""
+        for page in super().pages(buffer):
             buffer.merged = buffer.read.copy()
             yield page
 
