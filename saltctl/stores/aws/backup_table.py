@@ -191,21 +191,17 @@ class BackupTable(BackupItems):
 
     def create(self) -> None:
         """Create the table, on demand, with deletion protection and point-in-time recovery; wait for it."""
-        self.create_on_demand({KEY: "HASH"}, DeletionProtectionEnabled=True)
-        with aws_errors(self.where):
-            self._enable_recovery()
-
-    def _enable_recovery(self) -> None:
         import botocore.exceptions as driver
 
-        try:
-            self.client.update_continuous_backups(
-                TableName=self.name, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
-            )
-        except driver.ClientError as exc:
-            # DynamoDB Local has no backups; `saltctl doctor` reports every table without them.
-            if error_code(exc) != "UnknownOperationException":
-                raise
+        self.create_on_demand({KEY: "HASH"}, DeletionProtectionEnabled=True)
+        recovery = {"PointInTimeRecoveryEnabled": True}
+        with aws_errors(self.where):
+            try:
+                self.client.update_continuous_backups(TableName=self.name, PointInTimeRecoverySpecification=recovery)
+            except driver.ClientError as exc:
+                # DynamoDB Local has no backups; `saltctl doctor` reports every table without them.
+                if error_code(exc) != "UnknownOperationException":
+                    raise
 
 
 def _layout_of(item: Mapping[str, Any]) -> tuple[str, str]:

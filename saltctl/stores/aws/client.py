@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, cached_property
+from types import SimpleNamespace
 from typing import Any
 
 from saltctl.errors import (
@@ -84,33 +85,25 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3, timeou
         raise to_saltctl_error(exc, service) from exc
 
 
-class _StrictParsers:
-    """A factory of response parsers that raise UnreadableResponseError. It replaces botocore's factory."""
+def _create_parser(protocol: str) -> Any:
+    """Create a parser of a protocol, such as ``json``. It raises UnreadableResponseError; botocore's own does not."""
+    from botocore.parsers import create_parser
 
-    def create_parser(self, protocol: str) -> Any:
-        """Return a parser of a protocol, such as ``json``."""
-        from botocore.parsers import create_parser
+    parser = create_parser(protocol)
 
-        return _StrictParser(create_parser(protocol), protocol)
-
-
-class _StrictParser:
-    def __init__(self, parser: Any, protocol: str) -> None:
-        self._parser = parser
-        self._protocol = protocol
-
-    def parse(self, response: Any, shape: Any) -> Any:
-        """Parse a response, given as a dictionary, to a shape of the service's model."""
+    def parse(response: Any, shape: Any) -> Any:
         body = response["body"]
         # botocore reads a 200 whose body is not JSON, such as a proxy's page, as a response without members. A GetItem
         # would then find no item, and a lookup would call a salted conversation unsalted.
-        if self._protocol == "json" and response["status_code"] == 200 and body[:1] + body.rstrip()[-1:] != b"{}":
+        if protocol == "json" and response["status_code"] == 200 and body[:1] + body.rstrip()[-1:] != b"{}":
             raise UnreadableResponseError("the body is not JSON")
         try:
-            return self._parser.parse(response, shape)
+            return parser.parse(response, shape)
         # The parser does not check the shape of a response, and fails with the error that an unexpected shape causes.
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise UnreadableResponseError(str(exc)) from exc
+
+    return SimpleNamespace(parse=parse)
 
 
 def preload_boto3() -> None:
@@ -126,7 +119,7 @@ def _session(profile: str | None, region: str | None, access_key_id: str | None)
     import botocore.session
 
     core = botocore.session.get_session()
-    core.register_component("response_parser_factory", _StrictParsers())
+    core.register_component("response_parser_factory", SimpleNamespace(create_parser=_create_parser))
     return boto3.session.Session(botocore_session=core, profile_name=profile, region_name=region)
 
 
@@ -155,14 +148,8 @@ def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
         return ConfigurationError("no AWS Region is configured", hint="set AWS_REGION, for example eu-central-1")
     if isinstance(exc, driver.ProfileNotFound):
         return ConfigurationError(str(exc), hint="check AWS_PROFILE and ~/.aws/config")
-    if isinstance(
-        exc,
-        driver.NoCredentialsError
-        | driver.PartialCredentialsError
-        | driver.CredentialRetrievalError
-        | driver.TokenRetrievalError
-        | driver.UnauthorizedSSOTokenError,
-    ):
+    credentials = driver.NoCredentialsError | driver.PartialCredentialsError | driver.CredentialRetrievalError
+    if isinstance(exc, credentials | driver.TokenRetrievalError | driver.UnauthorizedSSOTokenError):
         return AccessDeniedError(f"no usable AWS credentials for {where}", hint="aws sts get-caller-identity")
     if isinstance(exc, driver.HTTPClientError | driver.ConnectionError):
         endpoint = mask_url(str(getattr(exc, "kwargs", {}).get("endpoint_url") or ""))

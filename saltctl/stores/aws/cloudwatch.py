@@ -52,7 +52,9 @@ class CloudWatchMetrics:
     def read(self, keys: Sequence[MetricKey], start: int, end: int, period_s: int) -> list[MetricSeries]:
         """Read the sums of each metric, in as many requests as the limits of GetMetricData require."""
         points: list[dict[int, float]] = [{} for _ in keys]
-        for first, last in _spans(start, end, period_s):
+        longest = MAX_POINTS * period_s  # so that one series has at most MAX_POINTS in a request
+        for first in range(start, end, longest):
+            last = min(first + longest, end)
             size = min(MAX_QUERIES, max(MAX_POINTS // max((last - first) // period_s, 1), 1))
             for offset in range(0, len(keys), size):
                 self._read_batch(keys[offset : offset + size], points[offset : offset + size], first, last, period_s)
@@ -166,14 +168,6 @@ class CloudWatchMetrics:
         with aws_errors(_SERVICE):
             for offset in range(0, len(names), 100):
                 self.client.delete_alarms(AlarmNames=list(names[offset : offset + 100]))
-
-
-def _spans(start: int, end: int, period_s: int) -> Iterator[tuple[int, int]]:
-    """Split a range so that one series in a part has at most MAX_POINTS points."""
-    longest = MAX_POINTS * period_s
-    while start < end:
-        yield start, min(start + longest, end)
-        start += longest
 
 
 def _query(query_id: str, key: MetricKey, period_s: int) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class PageParser:
         Raises:
             MalformedPageError: the body is not a page.
         """
+        from msgspec import to_builtins
+
         try:
             decoded = self._decode(body)
         except ValueError:  # not JSON, or an attribute has an unexpected type
@@ -74,7 +76,7 @@ class PageParser:
             try:
                 entry = (conversation_id, known[item.max_n.N], known[item.write_n.N])
             except (KeyError, AttributeError):
-                self._add_unusual(page, conversation_id, _to_dictionary(item))
+                self._add_unusual(page, conversation_id, to_builtins(item))
                 continue
             if conversation_id[:1] != OWN_ITEM_PREFIX:
                 add(entry)
@@ -189,13 +191,6 @@ def _page_decoder() -> Callable[[bytes], Any]:
     )
     decode: Callable[[bytes], Any] = msgspec.json.Decoder(page).decode
     return decode
-
-
-def _to_dictionary(item: Any) -> dict[str, Any]:
-    import msgspec
-
-    found: dict[str, Any] = msgspec.to_builtins(item)
-    return found
 
 
 def _check_crc(body: bytes, headers: Mapping[str, str]) -> None:
