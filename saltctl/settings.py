@@ -12,35 +12,107 @@ import shlex
 import socket
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from saltctl.errors import ConfigurationError
 from saltctl.urls import mask_url, parse_redis_url
 
+T = TypeVar("T")
 _NO_REDIS_HINT = (
     "set SALTCTL_REDIS_URL, for example redis://127.0.0.1:6379/0, or add a context to the file that "
     "`saltctl config path` names; to try saltctl without a server: saltctl local shell"
 )
 
 
-@dataclass(frozen=True)
-class SettingSpec:
-    """One setting: its name (also its key in a context), parser and environment variables."""
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be a string that is not empty")
+    return value
 
-    name: str
-    parse: Callable[[Any], Any]
-    environment: tuple[str, ...]
-    secret: bool = False
 
-    @property
-    def default(self) -> Any:
-        """The default value; None for ``actor``, which :func:`default_actor` determines."""
-        return None if self.name == "actor" else getattr(Settings, self.name)
+def _shown_text(value: Any) -> str:
+    """Refuse a password in a value that is printed, stored with raises, or quoted in errors."""
+    text = _text(value)
+    if re.search(r"://[^\s:/@]*:\S*@", text):
+        raise ValueError("looks like a URL with a password; only redis_url may contain one")
+    return text
+
+
+def _name(value: Any) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[A-Za-z0-9_.:/-]{1,1024}", text):
+        raise ValueError("may hold letters, digits and _ . : / - only")
+    return text
+
+
+def _path(value: Any) -> Path:
+    text = _shown_text(value)
+    if "\0" in text:
+        raise ValueError("contains a NUL character")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("begins with ~ and an unknown user name") from None
+
+
+def _whole(value: Any, minimum: int, maximum: int = 2**31 - 1, *, power_of_two: bool = False) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("must be a whole number")
+    if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,10}", value.strip()):
+        raise ValueError("must be a whole number")
+    number = int(value)
+    if not minimum <= number <= maximum:
+        raise ValueError(f"must be from {minimum} to {maximum}")
+    if power_of_two and number.bit_count() != 1:
+        raise ValueError("must be a power of two")
+    return number
+
+
+def _seconds(value: Any, minimum: float, maximum: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("must be a number of seconds")
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise ValueError("must be a number of seconds") from None
+    if not minimum <= number <= maximum:
+        raise ValueError(f"must be from {minimum:g} to {maximum:g} seconds")
+    return number
+
+
+def _redis_url(value: Any) -> str:
+    parse_redis_url(url := _text(value))
+    return url
+
+
+def _endpoint(value: Any) -> str:
+    url = _text(value)
+    try:
+        parts = urlsplit(url)
+        hostname = parts.hostname
+    except ValueError:
+        raise ValueError("is not a valid URL") from None
+    if parts.scheme not in ("http", "https") or not hostname:
+        raise ValueError("must be an http:// or https:// URL")
+    return url
+
+
+def _message_id_from(value: Any) -> str:
+    text = _shown_text(value)
+    if text != "sort_key" and not re.fullmatch(r"attribute:.{1,255}", text, re.DOTALL):
+        raise ValueError("must be sort_key, or attribute: and a name, such as attribute:message_id")
+    return text
+
+
+def _setting(default: T, parse: Callable[[Any], Any], *environment: str, secret: bool = False) -> T:
+    """Declare a setting. Its variable is ``SALTCTL_`` and its name in capitals, unless ``environment`` has others."""
+    return field(default=default, metadata={"parse": parse, "environment": environment, "secret": secret})
 
 
 @dataclass(frozen=True)
@@ -51,41 +123,41 @@ class Settings:
     Create it with :func:`load_settings`, or directly in code that has its own configuration.
     """
 
-    redis_url: str | None = None
-    redis_password_file: Path | None = None
-    backup_table: str = "saltctl-registry"
-    messages_table: str = "messages"
-    key_prefix: str = "salt"
-    buckets: int = 16384
+    redis_url: str | None = _setting(None, _redis_url, secret=True)
+    redis_password_file: Path | None = _setting(None, _path)
+    backup_table: str = _setting("saltctl-registry", _name)
+    messages_table: str = _setting("messages", _name)
+    key_prefix: str = _setting("salt", _name)
+    buckets: int = _setting(16384, partial(_whole, minimum=1, maximum=2**20, power_of_two=True))
     """Number of hashes that hold the registry. With 16,384, a million entries are in listpacks of about 61 fields,
     below the limits of Redis and Valkey (measured: tests/benchmarks/memory.py)."""
-    message_id_from: str = "sort_key"
+    message_id_from: str = _setting("sort_key", _message_id_from)
     """Source of a message's id: ``sort_key`` (the part after its first ``#``) or ``attribute:NAME``."""
-    max_n_cap: int = 256
-    wps_per_salt: int = 800
-    heat_floor: int = 10
+    max_n_cap: int = _setting(256, partial(_whole, minimum=1, maximum=65536))
+    wps_per_salt: int = _setting(800, partial(_whole, minimum=1))
+    heat_floor: int = _setting(10, partial(_whole, minimum=1))
     """Write units a second on one server below which a conversation is not reported. A fleet of a hundred servers
     still detects a conversation at 1,000 a second, because each server counts 10."""
-    heat_max_age: float = 3600.0
+    heat_max_age: float = _setting(3600.0, partial(_seconds, minimum=1, maximum=366 * 86400))
     """Age above which a window does not cause a raise: writes that are long past need no salts."""
-    heat_retention: float = 3600.0
+    heat_retention: float = _setting(3600.0, partial(_seconds, minimum=0, maximum=366 * 86400))
     """Time that reports stay on the stream after every group acknowledged them, for `saltctl stream replay`."""
-    lookup_timeout: float = 0.25
+    lookup_timeout: float = _setting(0.25, partial(_seconds, minimum=0.001, maximum=60))
     """Timeout of a lookup in Redis; then it reads the backup."""
-    redis_timeout: float = 5.0
+    redis_timeout: float = _setting(5.0, partial(_seconds, minimum=0.001, maximum=600))
     """Timeout of every other request to Redis."""
-    page_timeout: float = 10.0
+    page_timeout: float = _setting(10.0, partial(_seconds, minimum=0.01, maximum=600))
     """Timeout of one page of a history, over all of its partitions."""
-    aws_timeout: float = 5.0
+    aws_timeout: float = _setting(5.0, partial(_seconds, minimum=0.05, maximum=600))
     """Timeout of one request to AWS. Failed requests are retried (see stores/aws/client.py)."""
-    breaker_seconds: float = 1.0
+    breaker_seconds: float = _setting(1.0, partial(_seconds, minimum=0, maximum=60))
     """Time for which lookups skip a Redis that has just failed."""
-    aws_profile: str | None = None
-    aws_region: str | None = None
-    aws_endpoint_url: str | None = None
-    state_dir: Path | None = None
+    aws_profile: str | None = _setting(None, _shown_text, "AWS_PROFILE")
+    aws_region: str | None = _setting(None, _name, "AWS_REGION", "AWS_DEFAULT_REGION")
+    aws_endpoint_url: str | None = _setting(None, _endpoint, "AWS_ENDPOINT_URL", secret=True)
+    state_dir: Path | None = _setting(None, _path)
     """Directory of the rebuilds' checkpoints; None: ``$XDG_STATE_HOME/saltctl``."""
-    actor: str = "unknown"
+    actor: str = _setting("unknown", _shown_text)
     context: str | None = None
     protected: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
@@ -123,6 +195,23 @@ class Settings:
         return rows
 
 
+@dataclass(frozen=True)
+class SettingSpec:
+    """One setting: its name (also its key in a context), parser and environment variables."""
+
+    name: str
+    parse: Callable[[Any], Any]
+    environment: tuple[str, ...]
+    secret: bool
+
+
+SPECS = tuple(
+    SettingSpec(f.name, spec["parse"], spec["environment"] or (f"SALTCTL_{f.name.upper()}",), spec["secret"])
+    for f in fields(Settings)
+    if (spec := f.metadata)
+)
+
+
 def read_password(path: Path, setting: str = "redis_password_file") -> str:
     """Return the password in a file, without its final newline. Raises ConfigurationError if it cannot be read."""
     try:
@@ -134,145 +223,12 @@ def read_password(path: Path, setting: str = "redis_password_file") -> str:
         ) from exc
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be a string that is not empty")
-    return value
-
-
-def _shown_text(value: Any) -> str:
-    """Refuse a password in a value that is printed, stored with raises, or quoted in errors."""
-    text = _text(value)
-    if re.search(r"://[^\s:/@]*:\S*@", text):
-        raise ValueError("looks like a URL with a password; only redis_url may contain one")
-    return text
-
-
-def _name(value: Any) -> str:
-    text = _text(value)
-    if not re.fullmatch(r"[A-Za-z0-9_.:/-]{1,1024}", text):
-        raise ValueError("may hold letters, digits and _ . : / - only")
-    return text
-
-
-def _path(value: Any) -> Path:
-    text = _shown_text(value)
-    if "\0" in text:
-        raise ValueError("contains a NUL character")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise ValueError("begins with ~ and an unknown user name") from None
-
-
-def _bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise ValueError("must be true or false")
-
-
-def _whole(minimum: int, *, power_of_two: bool = False, maximum: int = 2**31 - 1) -> Callable[[Any], Any]:
-    def parse(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise ValueError("must be a whole number")
-        if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,10}", value.strip()):
-            raise ValueError("must be a whole number")
-        number = int(value)
-        if not minimum <= number <= maximum:
-            raise ValueError(f"must be from {minimum} to {maximum}")
-        if power_of_two and number.bit_count() != 1:
-            raise ValueError("must be a power of two")
-        return number
-
-    return parse
-
-
-def _seconds(minimum: float, maximum: float) -> Callable[[Any], Any]:
-    def parse(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError("must be a number of seconds")
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            raise ValueError("must be a number of seconds") from None
-        if not minimum <= number <= maximum:
-            raise ValueError(f"must be from {minimum:g} to {maximum:g} seconds")
-        return number
-
-    return parse
-
-
-def _redis_url(value: Any) -> str:
-    parse_redis_url(url := _text(value))
-    return url
-
-
-def _endpoint(value: Any) -> str:
-    url = _text(value)
-    try:
-        parts = urlsplit(url)
-        hostname = parts.hostname
-    except ValueError:
-        raise ValueError("is not a valid URL") from None
-    if parts.scheme not in ("http", "https") or not hostname:
-        raise ValueError("must be an http:// or https:// URL")
-    return url
-
-
-def _message_id_from(value: Any) -> str:
-    text = _shown_text(value)
-    if text != "sort_key" and not re.fullmatch(r"attribute:.{1,255}", text, re.DOTALL):
-        raise ValueError("must be sort_key, or attribute: and a name, such as attribute:message_id")
-    return text
-
-
-def _spec(name: str, parse: Callable[[Any], Any], *environment: str, secret: bool = False) -> SettingSpec:
-    return SettingSpec(name, parse, environment or (f"SALTCTL_{name.upper()}",), secret)
-
-
-SPECS = (
-    _spec("redis_url", _redis_url, secret=True),
-    _spec("redis_password_file", _path),
-    _spec("backup_table", _name),
-    _spec("messages_table", _name),
-    _spec("key_prefix", _name),
-    _spec("buckets", _whole(1, power_of_two=True, maximum=2**20)),
-    _spec("message_id_from", _message_id_from),
-    _spec("max_n_cap", _whole(1, maximum=65536)),
-    _spec("wps_per_salt", _whole(1)),
-    _spec("heat_floor", _whole(1)),
-    _spec("heat_max_age", _seconds(1, 366 * 86400)),
-    _spec("heat_retention", _seconds(0, 366 * 86400)),
-    _spec("lookup_timeout", _seconds(0.001, 60)),
-    _spec("redis_timeout", _seconds(0.001, 600)),
-    _spec("page_timeout", _seconds(0.01, 600)),
-    _spec("aws_timeout", _seconds(0.05, 600)),
-    _spec("breaker_seconds", _seconds(0, 60)),
-    _spec("aws_profile", _shown_text, "AWS_PROFILE"),
-    _spec("aws_region", _name, "AWS_REGION", "AWS_DEFAULT_REGION"),
-    _spec("aws_endpoint_url", _endpoint, "AWS_ENDPOINT_URL", secret=True),
-    _spec("state_dir", _path),
-    _spec("actor", _shown_text),
-)
-
-
 @dataclass(frozen=True)
 class ConfigFile:
-    """Content of a configuration file: its path and its contexts."""
+    """Content of a configuration file."""
 
-    path: Path
-    exists: bool
     default_context: str | None
     contexts: Mapping[str, Mapping[str, Any]]
-
-    def context(self, name: str) -> Mapping[str, Any]:
-        """Return the settings of a context. Raises ConfigurationError if there is no such context."""
-        if name not in self.contexts:
-            raise ConfigurationError(
-                f"there is no context {name!r} in {str(self.path)!r}",
-                hint=f"contexts there: {', '.join(self.contexts) or 'none'}",
-            )
-        return self.contexts[name]
 
 
 def config_path(environ: Mapping[str, str], explicit: Path | None = None) -> Path:
@@ -297,7 +253,7 @@ def read_config(path: Path, *, required: bool) -> ConfigFile:
     except FileNotFoundError:
         if required:
             raise ConfigurationError(f"{file} does not exist", hint="check --config and SALTCTL_CONFIG") from None
-        return ConfigFile(path, False, None, {})
+        return ConfigFile(None, {})
     except OSError as exc:
         hint = f"ls -l {shlex.quote(str(path))}"
         raise ConfigurationError(f"{file} cannot be read: {exc.strerror}", hint=hint) from exc
@@ -316,7 +272,7 @@ def read_config(path: Path, *, required: bool) -> ConfigFile:
         raise ConfigurationError(f"contexts in {str(path)!r} must be tables", hint="write them as [contexts.NAME]")
     for name, table in contexts.items():
         _reject_unknown(table, (*(spec.name for spec in SPECS), "protected"), f"context {name!r} of {str(path)!r}")
-    return ConfigFile(path, True, default, contexts)
+    return ConfigFile(default, contexts)
 
 
 def _reject_unknown(table: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
@@ -349,20 +305,31 @@ def load_settings(
             secret.
     """
     env = os.environ if environ is None else environ
-    file = read_config(config_path(env, config), required=config is not None or bool(env.get("SALTCTL_CONFIG")))
+    path = config_path(env, config)
+    file = read_config(path, required=config is not None or bool(env.get("SALTCTL_CONFIG")))
     chosen = context or env.get("SALTCTL_CONTEXT") or file.default_context
-    table = {} if chosen is None else file.context(chosen)
+    if chosen is not None and chosen not in file.contexts:
+        raise ConfigurationError(
+            f"there is no context {chosen!r} in {str(path)!r}",
+            hint=f"contexts there: {', '.join(file.contexts) or 'none'}",
+        )
+    table = {} if chosen is None else file.contexts[chosen]
     values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
+    origins = {spec.name: "default" for spec in SPECS}
     for spec in SPECS:
-        raw, origin = _pick(spec, flags or {}, env, table, chosen)
-        origins[spec.name] = origin
-        values[spec.name] = spec.default if origin == "default" else _parse(spec, raw, origin)
-    values["actor"] = values["actor"] or default_actor()
-    try:
-        protected = _bool(table.get("protected", False))
-    except ValueError as exc:
-        raise ConfigurationError(f"protected (context {chosen}) {exc}") from None
+        sources = [
+            ((flags or {}).get(spec.name), f"flag --{spec.name.replace('_', '-')}"),
+            *((env.get(name) or None, f"environment {name}") for name in spec.environment),
+            (table.get(spec.name), f"context {chosen}"),
+        ]
+        for raw, origin in sources:
+            if raw is not None:
+                values[spec.name], origins[spec.name] = _parse(spec, raw, origin), origin
+                break
+    values.setdefault("actor", default_actor())
+    protected = table.get("protected", False)
+    if not isinstance(protected, bool):
+        raise ConfigurationError(f"protected (context {chosen}) must be true or false")
     return Settings(**values, context=chosen, protected=protected, origins=MappingProxyType(origins))
 
 
@@ -371,19 +338,6 @@ def _parse(spec: SettingSpec, raw: Any, origin: str) -> Any:
         return spec.parse(raw)
     except ValueError as exc:
         raise ConfigurationError(f"{spec.name} ({origin}) {exc}", hint="`saltctl config path` names the file") from None
-
-
-def _pick(
-    spec: SettingSpec, flags: Mapping[str, Any], env: Mapping[str, str], table: Mapping[str, Any], context: str | None
-) -> tuple[Any, str]:
-    if flags.get(spec.name) is not None:
-        return flags[spec.name], f"flag --{spec.name.replace('_', '-')}"
-    for name in spec.environment:
-        if env.get(name):
-            return env[name], f"environment {name}"
-    if spec.name in table:
-        return table[spec.name], f"context {context}"
-    return None, "default"
 
 
 def default_actor() -> str:

@@ -279,7 +279,7 @@ def test_path_of_the_configuration_file() -> None:
 def test_an_optional_file_may_be_missing(tmp_path: Path) -> None:
     """A missing file has no contexts: most application servers have none."""
     file = read_config(tmp_path / "config.toml", required=False)
-    assert not file.exists
+    assert file.default_context is None
     assert file.contexts == {}
 
 
