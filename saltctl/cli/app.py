@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -104,16 +103,9 @@ def _root(
 # ``saltctl completion``.
 
 
-class Shell(StrEnum):
-    """The shells that have a completion script."""
-
-    bash = "bash"
-    zsh = "zsh"
-    fish = "fish"
-    powershell = "powershell"
-
-
-def completion(shell: Annotated[Shell, typer.Argument(help="The shell.")]) -> None:
+def completion(
+    shell: Annotated[Literal["bash", "zsh", "fish", "powershell"], typer.Argument(help="The shell.")],
+) -> None:
     """Print the script that makes a shell complete saltctl's commands.
 
     \b
@@ -124,5 +116,5 @@ def completion(shell: Annotated[Shell, typer.Argument(help="The shell.")]) -> No
     from typer.completion import get_completion_script  # type: ignore[attr-defined]  # the only way in one process
 
     # zsh accepts a script as a completion only if its very first line says so.
-    script = get_completion_script(prog_name="saltctl", complete_var="_SALTCTL_COMPLETE", shell=shell.value)
+    script = get_completion_script(prog_name="saltctl", complete_var="_SALTCTL_COMPLETE", shell=shell)
     sys.stdout.write(script.strip() + "\n")

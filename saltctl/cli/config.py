@@ -6,8 +6,9 @@ import os
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.output import columns_of, print_result
-from saltctl.cli.session import OutputOption, session_of
+from saltctl.cli.session import session_of
 
 group = typer.Typer(help="Show the current settings and where they come from.", no_args_is_help=True)
 SHOW_COLUMNS = columns_of("name value origin", name="setting")
@@ -15,7 +16,7 @@ PATH_COLUMNS = columns_of("path exists")
 
 
 @group.command("show")
-def show(context: typer.Context, output: OutputOption = None) -> None:
+def show(context: typer.Context, output: option.Output = None) -> None:
     """Show every setting with its value and its origin; passwords are masked.
 
     \b
@@ -27,7 +28,7 @@ def show(context: typer.Context, output: OutputOption = None) -> None:
 
 
 @group.command("path")
-def path(context: typer.Context, output: OutputOption = None) -> None:
+def path(context: typer.Context, output: option.Output = None) -> None:
     """Show the path of the configuration file, and whether it exists.
 
     \b

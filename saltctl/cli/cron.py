@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -26,13 +26,6 @@ from saltctl.cli.signals import Terminated
 from saltctl.errors import ConfigurationError, ExitCode, LeaseHeldError, SaltctlError
 from saltctl.times import iso_utc
 
-MetricsFileOption = Annotated[
-    Path | None,
-    typer.Option("--metrics-file", metavar="FILE", help="Write Prometheus metrics to this file, at failure too."),
-]
-CronOption = Annotated[
-    bool, typer.Option("--cron", help="Print one JSON line on stderr if something happened, and nothing else.")
-]
 _OUTCOMES: dict[int, str] = {ExitCode.DONE: "ok", ExitCode.FOUND_SOMETHING: "found", ExitCode.INCOMPLETE: "incomplete"}
 _LEVELS: dict[int, str] = {ExitCode.DONE: "info", ExitCode.FOUND_SOMETHING: "warning", ExitCode.INCOMPLETE: "warning"}
 _SUCCESSES = (ExitCode.DONE, ExitCode.FOUND_SOMETHING)

@@ -1,4 +1,4 @@
-"""Options and prompts that commands share, and the session: the settings and stores of one command."""
+"""The session: the settings and stores of one command, and its prompts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from saltctl.cli.output import OutputFormat, warn
-from saltctl.cli.text import parse_duration, printable
+from saltctl.cli.output import warn
+from saltctl.cli.text import printable
 from saltctl.errors import ConfirmationRequiredError, UsageError
 from saltctl.settings import Settings, load_settings
 from saltctl.urls import has_password
@@ -23,36 +23,6 @@ if TYPE_CHECKING:
     from saltctl.registry.registry import Registry
     from saltctl.stores.aws.backup_table import BackupTable
     from saltctl.stores.redis.registry import RedisRegistry
-
-OutputOption = Annotated[
-    OutputFormat | None,
-    typer.Option("--output", "-o", help="How to print: table on a terminal, tsv in a pipe.", show_default=False),
-]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")]
-SegmentsOption = Annotated[int, typer.Option("--segments", help="Parallel scans of the table.")]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Recorded with each raise.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-ConfirmOption = Annotated[
-    str | None,
-    typer.Option("--confirm", metavar="CONTEXT", help="The name of the protected context, to confirm the change."),
-]
-
-
-def duration_argument(text: str | float) -> float:
-    """Parse a duration for typer, which passes defaults as numbers; a usage error names the accepted formats."""
-    try:
-        return parse_duration(text) if isinstance(text, str) else text
-    except ValueError as exc:
-        raise typer.BadParameter(str(exc)) from None
-
-
-def duration_option(name: str, about: str) -> Any:
-    """Return a typer option that takes a duration."""
-    return typer.Option(name, metavar="DURATION", parser=duration_argument, help=about, show_default=False)
-
-
-TimeoutOption = Annotated[float, duration_option("--timeout", "Give up after this long, such as 15m.")]
-WindowOption = Annotated[float, duration_option("--window", "Seconds between the two readings; 1s if omitted.")]
 
 
 @dataclass

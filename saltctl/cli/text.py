@@ -88,11 +88,3 @@ def format_age(at: str, now: datetime | None = None) -> str:
         if seconds >= size:
             return f"{int(seconds // size)}{unit} ago"
     return f"{int(seconds)}s ago"
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of ``90``, ``90s``, ``15m``, ``2h``, ``1d`` or ``500ms``; ValueError for other strings."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a duration; write it as 90s, 15m or 2h")
-    return float(match[1]) * {"ms": 0.001, None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]

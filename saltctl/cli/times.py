@@ -1,13 +1,25 @@
-"""Times and stream ids that are given on the command line."""
+"""Durations, times, stream ids and sort keys that are given on the command line."""
 
 from __future__ import annotations
 
 import re
 import time
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from saltctl.cli.text import parse_duration
 from saltctl.errors import UsageError
 from saltctl.times import parse_iso
+
+if TYPE_CHECKING:
+    from saltctl.history.history import History
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of ``90``, ``90s``, ``15m``, ``2h``, ``1d`` or ``500ms``; ValueError for other strings."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration; write it as 90s, 15m or 2h")
+    return float(match[1]) * {"ms": 0.001, None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 def parse_time(text: str, now: float) -> float:
@@ -43,3 +55,22 @@ def parse_stream_id(text: str) -> str:
         return str(max(int(parse_time(text, time.time()) * 1000), 0))
     except ValueError:
         raise error from None
+
+
+def sort_key_bound(history: History, text: str | None) -> str | None:
+    """Return the sort key of a time or of a duration ago; any other string is a sort key already.
+
+    It is in UTC and has no final zeros, so it is a prefix of every longer form of that time.
+    """
+    if text is None or history.store.keys.sort_type == "N":
+        return text
+    if re.fullmatch(r"[0-9.]+(ms|s|m|h|d)", text):
+        at = datetime.now(UTC) - timedelta(seconds=parse_duration(text))
+    elif re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ].+", text):
+        try:
+            at = parse_iso(text).astimezone(UTC)
+        except ValueError:
+            return text
+    else:
+        return text
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import typer
 
-from saltctl.cli.session import Session, duration_argument
+from saltctl.cli.session import Session
 from saltctl.errors import ConfirmationRequiredError, UsageError
 
 QUESTION = "Raise conv from 1 to 4?"
@@ -58,11 +57,3 @@ def test_root_options_lead_to_the_same_servers() -> None:
     """Commands in hints repeat the root's options that were given."""
     session = Session({"redis_url": None, "backup_table": "t"}, "prod", Path("/etc/saltctl.toml"))
     assert session.root_options == ["--context", "prod", "--config", "/etc/saltctl.toml", "--backup-table", "t"]
-
-
-def test_durations_of_options() -> None:
-    """A default is passed on as a number; a bad duration is a usage error that names the formats."""
-    assert duration_argument(1.5) == 1.5
-    assert duration_argument("2m") == 120
-    with pytest.raises(typer.BadParameter, match="90s, 15m or 2h"):
-        duration_argument("soon")

@@ -6,11 +6,10 @@ import json
 import shlex
 from datetime import UTC, datetime
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.cli.text import command_line, counted, format_age, parse_duration, printable, printable_json, tsv_field
+from saltctl.cli.text import command_line, counted, format_age, printable, printable_json, tsv_field
 
 ANY_STRING = st.text(st.characters(exclude_categories=()))
 
@@ -52,21 +51,6 @@ def test_a_command_can_be_pasted() -> None:
     command = command_line("history", "read", conversation, given=options)
     expected = ["saltctl", "history", "read", conversation, "--limit", "3", "--all", "--to", "0-1"]
     assert shlex.split(command) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("500ms", 0.5), ("0", 0)]
-)
-def test_durations(text: str, seconds: float) -> None:
-    """Durations are a number with an optional unit."""
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "-1", "1 h 5", "h", "1y", "nan", "inf", "1e3", "٣"])
-def test_no_durations(text: str) -> None:
-    """Anything else is refused."""
-    with pytest.raises(ValueError, match="not a duration"):
-        parse_duration(text)
 
 
 def test_ages_are_short_and_invalid_times_unchanged() -> None:

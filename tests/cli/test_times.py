@@ -1,4 +1,4 @@
-"""Times and stream ids that are given on the command line."""
+"""Durations, times and stream ids that are given on the command line."""
 
 from __future__ import annotations
 
@@ -6,10 +6,25 @@ import time
 
 import pytest
 
-from saltctl.cli.times import parse_stream_id, parse_time
+from saltctl.cli.times import parse_duration, parse_stream_id, parse_time
 from saltctl.errors import UsageError
 
 NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("500ms", 0.5), ("0", 0)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    """Durations are a number with an optional unit."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1 h 5", "h", "1y", "nan", "inf", "1e3", "٣"])
+def test_no_durations(text: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(ValueError, match="not a duration"):
+        parse_duration(text)
 
 
 @pytest.mark.parametrize(

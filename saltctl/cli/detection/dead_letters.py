@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.output import Column, columns_of, note, print_result
-from saltctl.cli.session import ConfirmOption, DryRunOption, OutputOption, YesOption, session_of
+from saltctl.cli.session import session_of
 from saltctl.cli.text import counted
 from saltctl.errors import RefusedError, UsageError
 
@@ -28,7 +29,7 @@ AllOption = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 def list_letters(
     context: typer.Context,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many of the newest to list.")] = 100,
-    output: OutputOption = None,
+    output: option.Output = None,
 ) -> None:
     """List dead letters: the fields of the entry, and the reason why it could not be handled.
 
@@ -45,9 +46,9 @@ def requeue(
     context: typer.Context,
     ids: IdsArgument = None,
     all_: AllOption = False,
-    dry_run: DryRunOption = False,
-    confirm: ConfirmOption = None,
-    output: OutputOption = None,
+    dry_run: option.DryRun = False,
+    confirm: option.Confirm = None,
+    output: option.Output = None,
 ) -> None:
     """Put dead letters back on the stream, after the cause was fixed.
 
@@ -77,10 +78,10 @@ def drop(
     context: typer.Context,
     ids: IdsArgument = None,
     all_: AllOption = False,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    confirm: ConfirmOption = None,
-    output: OutputOption = None,
+    dry_run: option.DryRun = False,
+    yes: option.Yes = False,
+    confirm: option.Confirm = None,
+    output: option.Output = None,
 ) -> None:
     """Delete dead letters for good.
 

@@ -8,18 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saltctl.cli.cron import CronOption, MetricsFileOption, track_job
+from saltctl.cli import option
+from saltctl.cli.cron import track_job
 from saltctl.cli.output import columns_of, fields_and_tables, note, print_result, warn
 from saltctl.cli.progress import drain, show_progress
-from saltctl.cli.session import (
-    ConfirmOption,
-    DryRunOption,
-    OutputOption,
-    Session,
-    TimeoutOption,
-    duration_option,
-    session_of,
-)
+from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line
 from saltctl.cli.times import parse_stream_id
@@ -40,16 +33,16 @@ def replay(
     ] = None,
     last: Annotated[str | None, typer.Option("--to", metavar="ID|TIME", help="The end of the range.")] = None,
     max_age: Annotated[
-        float | None, duration_option("--max-age", "Older heat raises nothing; heat_max_age if omitted.")
+        float | None, option.duration("--max-age", "Older heat raises nothing; heat_max_age if omitted.")
     ] = None,
     rate: Annotated[float | None, typer.Option("--rate", min=0.1, help="At most so many entries a second.")] = None,
     max_events: Annotated[int | None, typer.Option("--max-events", min=1, help="End after so many entries.")] = None,
-    timeout: TimeoutOption = 0.0,
-    cron: CronOption = False,
-    metrics_file: MetricsFileOption = None,
-    dry_run: DryRunOption = False,
-    confirm: ConfirmOption = None,
-    output: OutputOption = None,
+    timeout: option.Timeout = 0.0,
+    cron: option.Cron = False,
+    metrics_file: option.MetricsFile = None,
+    dry_run: option.DryRun = False,
+    confirm: option.Confirm = None,
+    output: option.Output = None,
 ) -> None:
     """Do the service's work without the service: sum, raise and acknowledge until the stream is drained.
 

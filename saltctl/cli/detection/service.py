@@ -7,13 +7,13 @@ import socket
 import sys
 import threading
 from contextlib import ExitStack
-from enum import StrEnum
 from logging import ERROR, INFO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.output import (
     Column,
     OutputFormat,
@@ -23,7 +23,7 @@ from saltctl.cli.output import (
     print_result,
     resolve_format,
 )
-from saltctl.cli.session import OutputOption, Session, WindowOption, duration_option, session_of
+from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import stop_on_signals
 from saltctl.cli.text import format_age
 from saltctl.errors import ExitCode
@@ -53,15 +53,6 @@ STATUS_COLUMNS = (
 INSTANCE_COLUMNS = columns_of("name pending idle_s alive", name="instance")
 
 
-class EmitKind(StrEnum):
-    """The files that ``service emit`` can print."""
-
-    systemd = "systemd"
-    alerts = "alerts"
-    iam = "iam"
-    acl = "acl"
-
-
 @group.command("run")
 def run(
     context: typer.Context,
@@ -71,7 +62,7 @@ def run(
     metrics_port: Annotated[int | None, typer.Option(metavar="PORT", help="Serve Prometheus metrics there.")] = None,
     metrics_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to serve metrics on.")] = "127.0.0.1",
     claim_after: Annotated[
-        float, duration_option("--claim-after", "Claim entries that others have held for so long; 30s if omitted.")
+        float, option.duration("--claim-after", "Claim entries that others have held for so long; 30s if omitted.")
     ] = 30.0,
     health_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Touched by the loop itself, at least every few seconds.")
@@ -160,8 +151,8 @@ def touch_health_file(file: Path | None) -> None:
 @group.command("status")
 def status(
     context: typer.Context,
-    window: WindowOption = 1.0,
-    output: OutputOption = None,
+    window: option.Window = 1.0,
+    output: option.Output = None,
 ) -> None:
     """Show the instances, their backlog, the last raise, and whether Redis is verified.
 
@@ -191,8 +182,8 @@ def status(
 @group.command("emit")
 def emit_file(
     context: typer.Context,
-    kind: Annotated[EmitKind, typer.Argument(help="The file to print.")],
-    output: OutputOption = None,
+    kind: Annotated[Literal["systemd", "alerts", "iam", "acl"], typer.Argument(help="The file to print.")],
+    output: option.Output = None,
 ) -> None:
     """Print a systemd unit, Prometheus alert rules, IAM policies or Redis ACL users, from the current settings.
 
@@ -207,8 +198,8 @@ def emit_file(
     """
     from saltctl.deployment import KINDS
 
-    content = KINDS[kind.value](session_of(context).settings)
+    content = KINDS[kind](session_of(context).settings)
     if output is not None and resolve_format(output) in (OutputFormat.json, OutputFormat.jsonl):
-        print_result({"kind": kind.value, "text": content}, output, columns=())
+        print_result({"kind": kind, "text": content}, output, columns=())
     else:
         sys.stdout.write(content)

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.detection import dead_letters
 from saltctl.cli.detection.replay import replay
 from saltctl.cli.output import columns_of, note, print_result, table_of, warn
-from saltctl.cli.session import OutputOption, WindowOption, session_of
+from saltctl.cli.session import session_of
 from saltctl.cli.times import parse_stream_id
 from saltctl.errors import ExitCode
 from saltctl.times import iso_utc
@@ -27,8 +28,8 @@ PEEK_KEYS = (*columns_of("id at"), *PEEK_COLUMNS[1:])
 @group.command("status")
 def status(
     context: typer.Context,
-    window: WindowOption = 1.0,
-    output: OutputOption = None,
+    window: option.Window = 1.0,
+    output: option.Output = None,
 ) -> None:
     """Read the heat stream twice, and judge whether it is read, its backlog shrinks, and no entry was lost.
 
@@ -80,7 +81,7 @@ def peek(
     ] = None,
     count: Annotated[int, typer.Option("--count", min=1, max=10_000, help="The number of entries to show.")] = 20,
     pending: Annotated[bool, typer.Option("--pending", help="Only entries that are pending.")] = False,
-    output: OutputOption = None,
+    output: option.Output = None,
 ) -> None:
     """Show entries of the heat stream without taking them.
 

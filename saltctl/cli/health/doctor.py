@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.output import OutputFormat, columns_of, print_result, resolve_format
-from saltctl.cli.session import OutputOption, Session, session_of
+from saltctl.cli.session import Session, session_of
 from saltctl.errors import ConfigurationError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from saltctl.health.findings import Finding
 
 COLUMNS = columns_of("name status detail fix", name="check")
-
-
-class Monitoring(StrEnum):
-    """Formats for monitoring."""
-
-    nagios = "nagios"
-    prometheus = "prometheus"
 
 
 def doctor(
@@ -33,10 +26,10 @@ def doctor(
         typer.Option("--only", metavar="NAME", help="Run only this check or group: redis, backup, stream. Repeatable."),
     ] = None,
     form: Annotated[
-        Monitoring | None,
+        Literal["nagios", "prometheus"] | None,
         typer.Option("--format", help="For monitoring: Nagios plugin or Prometheus metrics."),
     ] = None,
-    output: OutputOption = None,
+    output: option.Output = None,
 ) -> None:
     """Run all checks and print a fix for each failure.
 
@@ -55,10 +48,10 @@ def doctor(
         raise UsageError("--format and --output cannot be used together", hint="saltctl doctor --format nagios")
     findings = _run(session_of(context), only or [])
     failed = any(finding.status == "fail" for finding in findings)
-    if form is Monitoring.nagios:
+    if form == "nagios":
         sys.stdout.write(monitoring.nagios(findings))
         raise typer.Exit(monitoring.nagios_code(findings))
-    if form is Monitoring.prometheus:
+    if form == "prometheus":
         sys.stdout.write(monitoring.prometheus(findings))
     else:
         _print(findings, output)

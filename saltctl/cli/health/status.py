@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.output import OutputFormat, columns_of, console, print_result, resolve_format, write_json_line
-from saltctl.cli.session import OutputOption, duration_option, session_of
+from saltctl.cli.session import session_of
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ MIN_INTERVAL = 0.5
 
 def status(
     context: typer.Context,
-    watch: Annotated[float, duration_option("--watch", "Refresh at this interval, until q or Ctrl-C.")] = 0.0,
-    output: OutputOption = None,
+    watch: Annotated[float, option.duration("--watch", "Refresh at this interval, until q or Ctrl-C.")] = 0.0,
+    output: option.Output = None,
 ) -> None:
     """Show everything on one screen: registry, drift, service, raises, throttling, lease.
 

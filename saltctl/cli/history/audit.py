@@ -7,19 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saltctl.cli.history.bounds import Conversation
+from saltctl.cli import option
 from saltctl.cli.output import columns_of, fields_and_tables, note, print_result, warn
 from saltctl.cli.progress import drain, show_progress
-from saltctl.cli.session import (
-    ConfirmOption,
-    DryRunOption,
-    OutputOption,
-    ReasonOption,
-    Session,
-    TimeoutOption,
-    YesOption,
-    session_of,
-)
+from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, counted
 from saltctl.errors import ExitCode
@@ -38,14 +29,14 @@ ORPHAN_COLUMNS = columns_of("partition_key sort_key message_id", message_id="mes
 
 def audit(
     context: typer.Context,
-    conversation: Conversation,
+    conversation: option.Conversation,
     repair: Annotated[bool, typer.Option("--repair", help="Raise N to what the messages need.")] = False,
-    reason: ReasonOption = "audit: messages beyond max_n",
-    timeout: TimeoutOption = 0.0,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    confirm: ConfirmOption = None,
-    output: OutputOption = None,
+    reason: option.Reason = "audit: messages beyond max_n",
+    timeout: option.Timeout = 0.0,
+    dry_run: option.DryRun = False,
+    yes: option.Yes = False,
+    confirm: option.Confirm = None,
+    output: option.Output = None,
 ) -> None:
     """Check that readers see every message of a conversation, or list the messages that they miss.
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saltctl.cli.history.bounds import Conversation, SinceOption, UntilOption, sort_key_bound
+from saltctl.cli import option
 from saltctl.cli.output import OutputFormat, columns_of, console, note, print_result, resolve_format, write_json
-from saltctl.cli.session import OutputOption, TimeoutOption, session_of
+from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted
+from saltctl.cli.times import sort_key_bound
 from saltctl.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -21,15 +22,15 @@ FIELD_COLUMNS = columns_of("sort_key message_id partition_key", message_id="mess
 
 def find(
     context: typer.Context,
-    conversation: Conversation,
+    conversation: option.Conversation,
     message: Annotated[str, typer.Argument(metavar="MESSAGE", help="A message id.")],
     sort_key: Annotated[
         str | None, typer.Option("--sort-key", metavar="KEY", help="Its whole sort key: one read a partition.")
     ] = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    timeout: TimeoutOption = 0.0,
-    output: OutputOption = None,
+    since: option.Since = None,
+    until: option.Until = None,
+    timeout: option.Timeout = 0.0,
+    output: option.Output = None,
 ) -> None:
     """Find one message by its id, on the log2(N)+1 partitions that can hold it.
 

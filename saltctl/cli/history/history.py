@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.history.audit import audit
-from saltctl.cli.history.bounds import Conversation, SinceOption, UntilOption, sort_key_bound
 from saltctl.cli.history.find import find
 from saltctl.cli.output import (
     OutputFormat,
@@ -19,9 +19,10 @@ from saltctl.cli.output import (
     warn,
     write_json,
 )
-from saltctl.cli.session import OutputOption, TimeoutOption, session_of
+from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line
+from saltctl.cli.times import sort_key_bound
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -38,21 +39,21 @@ REQUEST_COLUMNS = columns_of("partition_key order limit from to consistent")
 @group.command("read")
 def read(
     context: typer.Context,
-    conversation: Conversation,
+    conversation: option.Conversation,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Messages of a page; 50 if omitted.")] = None,
     before: Annotated[str | None, typer.Option("--before", metavar="CURSOR", help="Only older messages.")] = None,
     after: Annotated[str | None, typer.Option("--after", metavar="CURSOR", help="Only newer messages.")] = None,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Begin with the oldest message.")] = False,
     all_: Annotated[bool, typer.Option("--all", help="All messages, page by page, in constant memory.")] = False,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    eventual: Annotated[bool, typer.Option("--eventual", help="Eventually consistent: half the cost.")] = False,
+    since: option.Since = None,
+    until: option.Until = None,
+    eventual: option.Eventual = False,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Leave out partitions that fail, and exit 4.")
     ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show the first requests, and read no message.")] = False,
-    timeout: TimeoutOption = 0.0,
-    output: OutputOption = None,
+    timeout: option.Timeout = 0.0,
+    output: option.Output = None,
 ) -> None:
     """Read a conversation completely: its base partition and every salt, merged, newest first.
 

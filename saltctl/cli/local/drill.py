@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.output import OutputFormat, columns_of, console, print_result, resolve_format
-from saltctl.cli.session import OutputOption
 from saltctl.cli.text import printable
 from saltctl.errors import ExitCode, UsageError
 
@@ -21,7 +21,7 @@ LIST_COLUMNS = columns_of("name about", name="drill", about="scenario")
 def drill(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Drills to run; all if none.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the drills and run none.")] = False,
-    output: OutputOption = None,
+    output: option.Output = None,
 ) -> None:
     """Break servers on purpose in a local environment, and show that every read stays complete.
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.output import columns_of, fields_and_tables, note, print_result
-from saltctl.cli.session import OutputOption, duration_option, session_of
+from saltctl.cli.session import session_of
 from saltctl.cli.signals import Terminated
 from saltctl.errors import UsageError
 
@@ -81,11 +82,11 @@ def load(
     context: typer.Context,
     rate: Annotated[int, typer.Option("--rate", min=1, max=100_000, help="Writes a second over all servers.")] = 5000,
     servers: Annotated[int, typer.Option("--servers", min=1, max=200, help="Servers that count the writes.")] = 10,
-    seconds: Annotated[float, duration_option("--duration", "How long; 30s if omitted.")] = 30.0,
+    seconds: Annotated[float, option.duration("--duration", "How long; 30s if omitted.")] = 30.0,
     conversations: Annotated[
         int, typer.Option("--conversations", min=1, max=100_000, help="Conversations, Zipf-distributed.")
     ] = 1000,
-    output: OutputOption = None,
+    output: option.Output = None,
 ) -> None:
     """Write to Zipf-distributed conversations, to watch detection and raises.
 

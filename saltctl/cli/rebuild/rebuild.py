@@ -10,19 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saltctl.cli.cron import CronOption, MetricsFileOption, track_job
+from saltctl.cli import option
+from saltctl.cli.cron import track_job
 from saltctl.cli.output import note, print_result, warn
 from saltctl.cli.rebuild.view import COLUMNS, print_report, show_rebuild
-from saltctl.cli.session import (
-    ConfirmOption,
-    DryRunOption,
-    OutputOption,
-    SegmentsOption,
-    Session,
-    TimeoutOption,
-    duration_option,
-    session_of,
-)
+from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted
 from saltctl.errors import CheckpointRefusedError, ExitCode, UsageError
@@ -37,9 +29,9 @@ if TYPE_CHECKING:
 
 def rebuild(
     context: typer.Context,
-    segments: SegmentsOption = 4,
-    wait_redis: Annotated[float, duration_option("--wait-redis", "Wait for a Redis that is down or loading.")] = 0.0,
-    lock_wait: Annotated[float, duration_option("--lock-wait", "Wait for a rebuild that is in progress.")] = 0.0,
+    segments: option.Segments = 4,
+    wait_redis: Annotated[float, option.duration("--wait-redis", "Wait for a Redis that is down or loading.")] = 0.0,
+    lock_wait: Annotated[float, option.duration("--lock-wait", "Wait for a rebuild that is in progress.")] = 0.0,
     max_rcu: Annotated[
         float | None,
         typer.Option("--max-rcu", metavar="UNITS", help="Maximum read capacity units a second.", show_default=False),
@@ -49,12 +41,12 @@ def rebuild(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint, or fail.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Start over, even if there is a checkpoint.")] = False,
-    timeout: TimeoutOption = 0.0,
-    cron: CronOption = False,
-    metrics_file: MetricsFileOption = None,
-    dry_run: DryRunOption = False,
-    confirm: ConfirmOption = None,
-    output: OutputOption = None,
+    timeout: option.Timeout = 0.0,
+    cron: option.Cron = False,
+    metrics_file: option.MetricsFile = None,
+    dry_run: option.DryRun = False,
+    confirm: option.Confirm = None,
+    output: option.Output = None,
 ) -> None:
     """Rebuild Redis from the backup, and let it answer lookups again.
 

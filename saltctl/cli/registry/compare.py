@@ -8,19 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from saltctl.cli.cron import CronOption, MetricsFileOption, track_job
+from saltctl.cli import option
+from saltctl.cli.cron import track_job
 from saltctl.cli.output import columns_of, note, print_fields, print_result, table_of, warn
 from saltctl.cli.progress import MAX_DAMAGED_NAMED, drain, show_progress
-from saltctl.cli.session import (
-    ConfirmOption,
-    DryRunOption,
-    OutputOption,
-    SegmentsOption,
-    Session,
-    TimeoutOption,
-    YesOption,
-    session_of,
-)
+from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import printable
 from saltctl.errors import ExitCode
@@ -43,14 +35,14 @@ def compare(
     sample: Annotated[
         str | None, typer.Option("--sample", metavar="K/N", help="Only part K of N; N runs cover everything.")
     ] = None,
-    segments: SegmentsOption = 4,
-    timeout: TimeoutOption = 0.0,
-    cron: CronOption = False,
-    metrics_file: MetricsFileOption = None,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    confirm: ConfirmOption = None,
-    output: OutputOption = None,
+    segments: option.Segments = 4,
+    timeout: option.Timeout = 0.0,
+    cron: option.Cron = False,
+    metrics_file: option.MetricsFile = None,
+    dry_run: option.DryRun = False,
+    yes: option.Yes = False,
+    confirm: option.Confirm = None,
+    output: option.Output = None,
 ) -> None:
     """Compare Redis with the backup, both ways, and find every conversation on which they disagree.
 

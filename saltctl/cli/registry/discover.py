@@ -7,19 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.output import OutputFormat, columns_of, note, print_result, resolve_format, warn, write_json
 from saltctl.cli.progress import drain, show_progress
-from saltctl.cli.session import (
-    ConfirmOption,
-    DryRunOption,
-    OutputOption,
-    ReasonOption,
-    SegmentsOption,
-    Session,
-    TimeoutOption,
-    YesOption,
-    session_of,
-)
+from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted
 from saltctl.errors import ExitCode
@@ -37,14 +28,14 @@ def discover(
         bool, typer.Option("--apply", help="Raise the conversations that are behind; else change nothing.")
     ] = False,
     cost_only: Annotated[bool, typer.Option("--cost", help="Show the cost of the scan, and do not scan.")] = False,
-    segments: SegmentsOption = 4,
-    eventual: Annotated[bool, typer.Option("--eventual", help="Eventually consistent: half the cost.")] = False,
-    reason: ReasonOption = "registry discover",
-    timeout: TimeoutOption = 0.0,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    confirm: ConfirmOption = None,
-    output: OutputOption = None,
+    segments: option.Segments = 4,
+    eventual: option.Eventual = False,
+    reason: option.Reason = "registry discover",
+    timeout: option.Timeout = 0.0,
+    dry_run: option.DryRun = False,
+    yes: option.Yes = False,
+    confirm: option.Confirm = None,
+    output: option.Output = None,
 ) -> None:
     """Learn the registry from the messages themselves, if Redis and the backup are both lost.
 

@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import asdict
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.output import Column, Record, columns_of, note, print_result, warn
 from saltctl.cli.registry.discover import discover
-from saltctl.cli.registry.source import Entries, SourceOption, trusted_source
+from saltctl.cli.registry.source import Entries, trusted_source
 from saltctl.cli.registry.transfer import export, import_
-from saltctl.cli.session import (
-    ConfirmOption,
-    DryRunOption,
-    OutputOption,
-    ReasonOption,
-    Session,
-    TimeoutOption,
-    YesOption,
-    session_of,
-)
+from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, format_age
 from saltctl.errors import InvalidSaltCountError, SaltctlError, UnavailableError, UnverifiedError
 from saltctl.salting import check_conversation_id, check_salt_count, nearest_salt_count
 
 group = typer.Typer(help="Show and raise the number of salts of conversations.", no_args_is_help=True)
-
-
-class Order(StrEnum):
-    """The order of a list."""
-
-    id = "id"
-    n = "n"
 
 
 def _last_raise(record: Record) -> str:
@@ -60,7 +44,7 @@ LIST_COLUMNS = columns_of("conversation_id max_n")
 def get(
     context: typer.Context,
     conversations: Annotated[list[str], typer.Argument(metavar="CONV...", help="Conversation ids.")],
-    output: OutputOption = None,
+    output: option.Output = None,
 ) -> None:
     """Show the salts of conversations: for application servers, in Redis and in the backup.
 
@@ -123,11 +107,11 @@ def set_(
     context: typer.Context,
     conversation: Annotated[str, typer.Argument(metavar="CONV", help="A conversation id.")],
     n: Annotated[int, typer.Argument(metavar="N", help="A power of two up to the cap.")],
-    reason: ReasonOption = "",
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    confirm: ConfirmOption = None,
-    output: OutputOption = None,
+    reason: option.Reason = "",
+    dry_run: option.DryRun = False,
+    yes: option.Yes = False,
+    confirm: option.Confirm = None,
+    output: option.Output = None,
 ) -> None:
     """Raise a conversation to N salts, by the protocol: backup, Redis, commit.
 
@@ -180,10 +164,10 @@ def list_(
     min_n: Annotated[int, typer.Option("--min-n", min=1, help="Only entries with at least this max_n.")] = 1,
     prefix: Annotated[str, typer.Option("--prefix", help="Only ids that begin with this.")] = "",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="The largest number of entries.")] = None,
-    sort: Annotated[Order, typer.Option("--sort", help="By id, or by n with the largest first.")] = Order.id,
-    source: SourceOption = None,
-    timeout: TimeoutOption = 0.0,
-    output: OutputOption = None,
+    sort: Annotated[Literal["id", "n"], typer.Option("--sort", help="By id, or by n with the largest first.")] = "id",
+    source: option.Source = None,
+    timeout: option.Timeout = 0.0,
+    output: option.Output = None,
 ) -> None:
     """List the entries of the registry.
 
@@ -193,7 +177,7 @@ def list_(
       saltctl registry list --min-n 8 --source backup -o jsonl
     """
     session = session_of(context)
-    key = (lambda e: (-e[1], e[0])) if sort is Order.n else (lambda e: e)
+    key = (lambda e: (-e[1], e[0])) if sort == "n" else (lambda e: e)
     with deadline(timeout):
         entries = Entries(session, source or trusted_source(session))
         wanted = (e for e in entries if e[1] >= min_n and e[0].startswith(prefix))

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.output import columns_of, note, print_result, table_of
-from saltctl.cli.session import ConfirmOption, DryRunOption, OutputOption, session_of
+from saltctl.cli.session import session_of
 
 COLUMNS = columns_of("resource action detail")
 
@@ -16,9 +17,9 @@ COLUMNS = columns_of("resource action detail")
 def setup(
     context: typer.Context,
     messages: Annotated[bool, typer.Option("--messages", help="Also create a messages table, for trials.")] = False,
-    dry_run: DryRunOption = False,
-    confirm: ConfirmOption = None,
-    output: OutputOption = None,
+    dry_run: option.DryRun = False,
+    confirm: option.Confirm = None,
+    output: option.Output = None,
 ) -> None:
     """Create the backup table and the consumer group of the heat stream, if they are missing.
 

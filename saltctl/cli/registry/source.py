@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import StrEnum
-from typing import Annotated
-
-import typer
+from typing import Literal
 
 from saltctl.cli.output import warn
 from saltctl.cli.session import Session
 from saltctl.errors import UnavailableError
 
-
-class Source(StrEnum):
-    """The side that entries are read from."""
-
-    redis = "redis"
-    backup = "backup"
-
-
-SourceOption = Annotated[
-    Source | None,
-    typer.Option("--source", help="Default: redis if it is verified, else the backup.", show_default=False),
-]
+Source = Literal["redis", "backup"]
 
 
 def trusted_source(session: Session) -> Source:
     """Return Redis if it is verified; else print a warning and return the backup."""
     try:
         if all(session.store.verified().values()):
-            return Source.redis
+            return "redis"
         warn("Redis is not verified, so these entries come from the backup. To verify it: saltctl rebuild")
     except UnavailableError as exc:
         warn(f"these entries come from the backup: {exc.message}")
-    return Source.backup
+    return "backup"
 
 
 class Entries:
@@ -50,7 +36,7 @@ class Entries:
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         """Read the entries."""
-        if self._source is Source.redis:
+        if self._source == "redis":
             yield from self._session.store.entries()
             return
         for page in self._session.backup.scan(4):

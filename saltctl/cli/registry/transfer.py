@@ -11,18 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.output import columns_of, note, print_fields, print_result, table_of, warn
 from saltctl.cli.progress import drain, show_progress
-from saltctl.cli.registry.source import Entries, Source, SourceOption, trusted_source
-from saltctl.cli.session import (
-    ConfirmOption,
-    DryRunOption,
-    OutputOption,
-    ReasonOption,
-    TimeoutOption,
-    YesOption,
-    session_of,
-)
+from saltctl.cli.registry.source import Entries, trusted_source
+from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted, printable_json
 from saltctl.errors import ExitCode, UsageError
@@ -39,8 +32,8 @@ KEYS = (*COLUMNS, *columns_of("raises bad_lines"))
 
 def export(
     context: typer.Context,
-    source: SourceOption = None,
-    timeout: TimeoutOption = 0.0,
+    source: option.Source = None,
+    timeout: option.Timeout = 0.0,
 ) -> None:
     """Write every entry to stdout as a line of JSON, sorted by id.
 
@@ -63,8 +56,8 @@ def export(
             count += 1
             sys.stdout.write(f'{{"conversation_id": {_quoted(conversation_id)}, "max_n": {n}}}\n')
         sys.stdout.flush()
-    note(f"entries: {count:,}, from {'Redis' if chosen is Source.redis else 'the backup'}")
-    if source is Source.redis and not all(session.store.verified().values()):
+    note(f"entries: {count:,}, from {'Redis' if chosen == 'redis' else 'the backup'}")
+    if source == "redis" and not all(session.store.verified().values()):
         warn("Redis is not verified and may lack entries; saltctl rebuild, or --source backup")
     if entries.damaged:
         warn(f"damaged items of the backup, left out: {entries.damaged:,}; saltctl rebuild --dry-run names them")
@@ -80,12 +73,12 @@ def import_(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="Lines of JSON; - is stdin.")],
     rate: Annotated[float | None, typer.Option("--rate", help="The largest number of raises a second.")] = 500.0,
-    reason: ReasonOption = "registry import",
-    timeout: TimeoutOption = 0.0,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    confirm: ConfirmOption = None,
-    output: OutputOption = None,
+    reason: option.Reason = "registry import",
+    timeout: option.Timeout = 0.0,
+    dry_run: option.DryRun = False,
+    yes: option.Yes = False,
+    confirm: option.Confirm = None,
+    output: option.Output = None,
 ) -> None:
     """Raise every conversation of an export to at least its max_n there.
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.output import Column, OutputFormat, columns_of, format_value, print_result, resolve_format
-from saltctl.cli.session import ConfirmOption, DryRunOption, OutputOption, Session, YesOption, session_of
+from saltctl.cli.session import Session, session_of
 from saltctl.cli.text import counted
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ HUMAN_COLUMNS = (
     Column("actions", show=lambda r: " ".join(arn.rpartition(":")[2] for arn in r["actions"])),
 )
 COLUMNS = columns_of("name metric operation threshold periods state action actions")
-TableOption = Annotated[
-    str | None, typer.Option("--table", metavar="TABLE", help="The table; the messages table if omitted.")
-]
 
 
 @group.command("create")
@@ -36,10 +34,10 @@ def create(
     threshold: Annotated[
         float, typer.Option("--threshold", min=1.0, help="Events a minute, in two consecutive minutes.")
     ] = 10.0,
-    table: TableOption = None,
-    dry_run: DryRunOption = False,
-    confirm: ConfirmOption = None,
-    output: OutputOption = None,
+    table: option.Table = None,
+    dry_run: option.DryRun = False,
+    confirm: option.Confirm = None,
+    output: option.Output = None,
 ) -> None:
     """Create alarms on throttled key ranges and throttled requests, or update the existing ones.
 
@@ -62,7 +60,7 @@ def create(
 
 
 @group.command("list")
-def list_alarms(context: typer.Context, table: TableOption = None, output: OutputOption = None) -> None:
+def list_alarms(context: typer.Context, table: option.Table = None, output: option.Output = None) -> None:
     """List the alarms that saltctl created for a table, with their state.
 
     \b
@@ -79,11 +77,11 @@ def list_alarms(context: typer.Context, table: TableOption = None, output: Outpu
 @group.command("remove")
 def remove(
     context: typer.Context,
-    table: TableOption = None,
-    dry_run: DryRunOption = False,
-    yes: YesOption = False,
-    confirm: ConfirmOption = None,
-    output: OutputOption = None,
+    table: option.Table = None,
+    dry_run: option.DryRun = False,
+    yes: option.Yes = False,
+    confirm: option.Confirm = None,
+    output: option.Output = None,
 ) -> None:
     """Remove the alarms that saltctl created for a table, and no others.
 

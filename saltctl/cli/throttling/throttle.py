@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saltctl.cli import option
 from saltctl.cli.output import columns_of, print_result, warn
-from saltctl.cli.session import OutputOption, Session, TimeoutOption, duration_option, session_of
+from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.throttling import alarms
 from saltctl.cli.times import parse_time
@@ -36,13 +37,13 @@ def scan(
     until: Annotated[
         str | None, typer.Option("--until", metavar="TIME|DURATION", help="End of the range; now if omitted.")
     ] = None,
-    period: Annotated[float, duration_option("--period", "Length of a period, such as 5m.")] = 0.0,
-    table: alarms.TableOption = None,
+    period: Annotated[float, option.duration("--period", "Length of a period, such as 5m.")] = 0.0,
+    table: option.Table = None,
     threshold: Annotated[
         float, typer.Option("--threshold", min=1.0, help="Events in one period that count as throttling.")
     ] = 1.0,
-    timeout: TimeoutOption = 0.0,
-    output: OutputOption = None,
+    timeout: option.Timeout = 0.0,
+    output: option.Output = None,
 ) -> None:
     """Show whether a table or index is throttled, the cause, the hot conversations, and the commands to run next.
 
