@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING
 
@@ -76,15 +76,7 @@ class BatchResult:
     failure: SaltctlError | None = None
 
 
-@dataclass
-class _Batch:
-    """Entries by kind. ``finished`` entries need only be acknowledged; ``dead`` ones have a reason."""
-
-    reports: list[tuple[Entry, HeatReport]] = field(default_factory=list)
-    dead: list[tuple[Entry, str]] = field(default_factory=list)
-    finished: list[Entry] = field(default_factory=list)
-
-
+@dataclass(eq=False)
 class Detector:
     """Handles entries of the heat stream. Not thread-safe: use one for each loop.
 
@@ -98,29 +90,17 @@ class Detector:
         should_stop: called before every raise; True leaves the remaining entries pending.
     """
 
-    def __init__(
-        self,
-        sums: ReportSums,
-        registry: Registry,
-        dead_letters: DeadLetters | None,
-        settings: Settings,
-        *,
-        counters: Counters | None = None,
-        max_age: float | None = None,
-        now: Callable[[], float] = time.time,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._sums = sums
-        self._registry = registry
-        self._dead_letters = dead_letters
-        self._per_salt = settings.wps_per_salt
-        self._cap = settings.max_n_cap
-        self._max_age = settings.heat_max_age if max_age is None else max_age
-        self._now = now
-        self._should_stop = should_stop
-        self.counters = counters or Counters()
-        self._known_n: dict[str, int] = {}
-        self._clamped: set[str] = set()
+    sums: ReportSums
+    registry: Registry
+    dead_letters: DeadLetters | None
+    settings: Settings
+    _: KW_ONLY
+    counters: Counters = field(default_factory=Counters)
+    max_age: float | None = None
+    now: Callable[[], float] = time.time
+    should_stop: Callable[[], bool] = lambda: False
+    _known_n: dict[str, int] = field(default_factory=dict, init=False)
+    _clamped: set[str] = field(default_factory=set, init=False)
 
     def handle(self, entries: Sequence[Entry], stream: HeatStream | None) -> BatchResult:
         """Sum, raise, and acknowledge last.
@@ -137,37 +117,48 @@ class Detector:
                 handle the same entries again.
         """
         result = BatchResult()
-        batch = self._parse(entries, result)
-        totals = self._sums.add([report for _, report in batch.reports]) if batch.reports else []
-        decisions = self._decide((report, total) for (_, report), total in zip(batch.reports, totals, strict=True))
+        reports, dead, ids = self._parse(entries, result)
+        decisions: dict[str, RaiseDecision] = {}
+        self._decide([report for _, report in reports], decisions)
         failed, refused = self._raise_all(decisions, result)
-        ids = [entry.id for entry in batch.finished]
-        for entry, report in batch.reports:
+        for entry, report in reports:
             if report.conversation_id in refused:
-                batch.dead.append((entry, refused[report.conversation_id]))
+                dead.append((entry, refused[report.conversation_id]))
             (result.left_pending if report.conversation_id in failed else ids).append(entry.id)
-        self._add_dead_letters(batch.dead, result)
-        ids += [entry.id for entry, _ in batch.dead]
+        if dead and self.dead_letters is not None:
+            self.dead_letters.add(dead)
+        result.dead = len(dead)
+        self.counters.dead += len(dead)
+        for entry, reason in dead:
+            log_event(WARNING, "dead_letter", id=entry.id, reason=reason)
+        ids += [entry.id for entry, _ in dead]
         if stream is not None and ids:
             stream.acknowledge(ids)
         result.acknowledged = len(ids)
         self.counters.acknowledged += len(ids)
         return result
 
-    def preview(self, entries: Sequence[Entry]) -> tuple[list[RaiseDecision], BatchResult]:
-        """Return the raises that these entries need, and the counts of other entries. Changes only the sums."""
-        result = BatchResult()
-        batch = self._parse(entries, result)
-        result.dead = len(batch.dead)
-        reports = [report for _, report in batch.reports]
-        return list(self._decide(zip(reports, self._sums.add(reports), strict=True)).values()), result
+    def preview(self, entries: Sequence[Entry], decisions: dict[str, RaiseDecision]) -> BatchResult:
+        """Put the raises that these entries need into ``decisions``. Changes only the sums.
 
-    def _parse(self, entries: Sequence[Entry], result: BatchResult) -> _Batch:
-        now = self._now()
-        batch = _Batch()
+        Return the counts of other entries.
+        """
+        result = BatchResult()
+        reports, dead, _ = self._parse(entries, result)
+        result.dead = len(dead)
+        self._decide([report for _, report in reports], decisions)
+        return result
+
+    def _parse(
+        self, entries: Sequence[Entry], result: BatchResult
+    ) -> tuple[list[tuple[Entry, HeatReport]], list[tuple[Entry, str]], list[str]]:
+        """Return the reports, the invalid entries with the reason, and the ids of entries that need no more work."""
+        reports, dead, finished = [], [], []
+        now = self.now()
+        oldest = now - (self.settings.heat_max_age if self.max_age is None else self.max_age)
         for entry in entries:
             if entry.fields is None:
-                batch.finished.append(entry)
+                finished.append(entry.id)
                 self.counters.lost += 1
                 why = "the entry was removed from the stream before it was handled"
                 log_event(ERROR, "pending_entry_trimmed", id=entry.id, why=why)
@@ -175,37 +166,33 @@ class Detector:
             try:
                 report = parse(entry.fields, now)
             except BadReportError as exc:
-                batch.dead.append((entry, str(exc)))
+                dead.append((entry, str(exc)))
                 continue
-            if report.window < now - self._max_age:
-                batch.finished.append(entry)
+            if report.window < oldest:
+                finished.append(entry.id)
                 result.stale += 1
             else:
-                batch.reports.append((entry, report))
+                reports.append((entry, report))
         self.counters.reports += len(entries)
         self.counters.stale += result.stale
-        return batch
+        return reports, dead, finished
 
-    def _decide(self, totals: Iterable[tuple[HeatReport, int]]) -> dict[str, RaiseDecision]:
-        """Return, for each conversation that needs salts, the decision with the largest N of its windows."""
-        decisions: dict[str, RaiseDecision] = {}
-        for report, total in totals:
-            if total <= self._per_salt and not report.throttled_n:
+    def _decide(self, reports: Sequence[HeatReport], decisions: dict[str, RaiseDecision]) -> None:
+        """Sum. Keep, for each conversation that needs salts, the decision with the largest N of its windows."""
+        per_salt = self.settings.wps_per_salt
+        for report, total in zip(reports, self.sums.add(reports) if reports else (), strict=True):
+            if total <= per_salt and not report.throttled_n:
                 continue
-            decision = self._decide_one(report, total)
+            by_rate = power_of_two_at_least(math.ceil(total / per_salt))
+            # A conversation that was throttled at N needs the next N, even if its write rate is low.
+            by_throttling = 2 * power_of_two_at_least(report.throttled_n) if report.throttled_n else 1
+            needed = max(by_rate, by_throttling)
+            n = needed_n(needed, 1, self.settings.max_n_cap)
+            rate = total if by_rate >= by_throttling else 0
             earlier = decisions.get(report.conversation_id)
-            if earlier is None or earlier.n < decision.n:
+            if earlier is None or earlier.n < n:
+                decision = RaiseDecision(report.conversation_id, n, rate, report.window, clamped=needed > n)
                 decisions[report.conversation_id] = decision
-        return decisions
-
-    def _decide_one(self, report: HeatReport, total: int) -> RaiseDecision:
-        by_rate = power_of_two_at_least(math.ceil(total / self._per_salt))
-        # A conversation that was throttled at N needs the next N, even if its write rate is low.
-        by_throttling = 2 * power_of_two_at_least(report.throttled_n) if report.throttled_n else 1
-        n = needed_n(max(by_rate, by_throttling), 1, self._cap)
-        clamped = max(by_rate, by_throttling) > n
-        rate = total if by_rate >= by_throttling else 0
-        return RaiseDecision(report.conversation_id, n, rate, report.window, clamped)
 
     def _raise_all(self, decisions: dict[str, RaiseDecision], result: BatchResult) -> tuple[set[str], dict[str, str]]:
         """Raise. Return the conversations whose raise failed, and those whose raise was refused with the reason."""
@@ -218,7 +205,7 @@ class Detector:
             if self._known_n.get(conversation_id, 1) >= decision.n:
                 continue
             # After one failure the other raises would wait for the same outage.
-            if result.failure is not None or self._should_stop():
+            if result.failure is not None or self.should_stop():
                 failed.add(conversation_id)
                 continue
             try:
@@ -232,7 +219,7 @@ class Detector:
         return failed, refused
 
     def _raise(self, decision: RaiseDecision, result: BatchResult) -> None:
-        raised = self._registry.raise_to(decision.conversation_id, decision.n, reason=decision.reason)
+        raised = self.registry.raise_to(decision.conversation_id, decision.n, reason=decision.reason)
         if len(self._known_n) >= MAX_REMEMBERED:
             self._known_n.clear()
         self._known_n[decision.conversation_id] = raised.after
@@ -251,20 +238,7 @@ class Detector:
         if len(self._clamped) < MAX_REMEMBERED:
             self._clamped.add(decision.conversation_id)
         self.counters.clamped += 1
-        log_event(
-            ERROR,
-            "clamped",
-            conversation_id=decision.conversation_id,
-            rate=decision.rate,
-            n=decision.n,
-            why=f"it needs more than the cap of {self._cap} salts and will be throttled",
-            hint="increase the setting max_n_cap (SALTCTL_MAX_N_CAP), or write less to the conversation",
-        )
-
-    def _add_dead_letters(self, dead: list[tuple[Entry, str]], result: BatchResult) -> None:
-        if dead and self._dead_letters is not None:
-            self._dead_letters.add(dead)
-        result.dead += len(dead)
-        self.counters.dead += len(dead)
-        for entry, reason in dead:
-            log_event(WARNING, "dead_letter", id=entry.id, reason=reason)
+        fields = {"conversation_id": decision.conversation_id, "rate": decision.rate, "n": decision.n}
+        why = f"it needs more than the cap of {self.settings.max_n_cap} salts and will be throttled"
+        hint = "increase the setting max_n_cap (SALTCTL_MAX_N_CAP), or write less to the conversation"
+        log_event(ERROR, "clamped", **fields, why=why, hint=hint)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import KW_ONLY, dataclass, field
 from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ MAX_WAIT = 30.0
 """Longest wait in seconds between two rebuilds that failed."""
 
 
+@dataclass(eq=False)
 class FenceWatcher:
     """Checks that Redis is verified, and rebuilds it if not.
 
@@ -39,40 +41,31 @@ class FenceWatcher:
         stop: set to end the watcher; a rebuild in progress then releases its lease.
     """
 
-    def __init__(
-        self,
-        store: RedisRegistry,
-        buckets: int,
-        new_rebuild: Callable[[], Rebuild],
-        *,
-        counters: Counters,
-        stop: threading.Event,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._store = store
-        self._buckets = buckets
-        self._new_rebuild = new_rebuild
-        self._counters = counters
-        self._stop = stop
-        self._clock = clock
-        self._next_bucket = 0
-        self._next_rebuild_at = 0.0
-        self._wait = CHECK_INTERVAL
-        self._last_event = ""
-        self.verified: bool | None = None
+    store: RedisRegistry
+    buckets: int
+    new_rebuild: Callable[[], Rebuild]
+    _: KW_ONLY
+    counters: Counters
+    stop: threading.Event
+    clock: Callable[[], float] = time.monotonic
+    verified: bool | None = field(default=None, init=False)
+    _next_bucket: int = field(default=0, init=False)
+    _next_rebuild_at: float = field(default=0.0, init=False)
+    _wait: float = field(default=CHECK_INTERVAL, init=False)
+    _last_event: str = field(default="", init=False)
 
     def run(self) -> None:
         """Check every second until ``stop`` is set."""
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             self.check()
-            self._stop.wait(CHECK_INTERVAL)
+            self.stop.wait(CHECK_INTERVAL)
 
     def check(self) -> None:
         """Check once, and rebuild if Redis is not verified. Never raises a SaltctlError."""
         try:
             # A share of the buckets while Redis is verified, all buckets otherwise.
-            verified = all(self._store.verified(self._next_share() if self.verified else None).values())
-            if not verified and self._clock() >= self._next_rebuild_at:
+            verified = all(self.store.verified(self._next_share() if self.verified else None).values())
+            if not verified and self.clock() >= self._next_rebuild_at:
                 self.verified = False
                 verified = self._rebuild()
         except RedisUnavailableError as exc:
@@ -83,7 +76,7 @@ class FenceWatcher:
             self._log_change(INFO, "rebuild_lease_held", why=exc.message)
             return
         except SaltctlError as exc:
-            self._next_rebuild_at = self._clock() + self._wait
+            self._next_rebuild_at = self.clock() + self._wait
             self._wait = min(self._wait * 2, MAX_WAIT)
             log_event(ERROR, "rebuild_failed", error=exc.code, why=exc.message, hint=exc.hint)
             return
@@ -94,16 +87,16 @@ class FenceWatcher:
 
     def _next_share(self) -> range:
         first = self._next_bucket
-        last = min(first + BUCKETS_PER_CHECK, self._buckets)
-        self._next_bucket = last % self._buckets
+        last = min(first + BUCKETS_PER_CHECK, self.buckets)
+        self._next_bucket = last % self.buckets
         return range(first, last)
 
     def _rebuild(self) -> bool:
         """Rebuild under the lease. Return whether Redis is verified."""
         # Closing the generator releases the lease on every way out.
-        with closing(self._new_rebuild().run()) as events:
+        with closing(self.new_rebuild().run()) as events:
             for event in events:
-                if self._stop.is_set():
+                if self.stop.is_set():
                     return False
                 match event:
                     case RebuildStarted(verified_before=True):
@@ -115,7 +108,7 @@ class FenceWatcher:
                         fields = {"conversation_id": event.conversation_id, "why": event.problem}
                         log_event(ERROR, "damaged_backup_entry", **fields)
                     case RebuildReport():
-                        self._counters.rebuilds += 1
+                        self.counters.rebuilds += 1
                         counts = {"entries": event.entries, "restored": event.restored}
                         log_event(INFO, "rebuilt", **counts, seconds=event.seconds)
         return True

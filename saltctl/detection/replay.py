@@ -7,8 +7,8 @@ never goes down.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from saltctl.detection.detector import BatchResult, Detector, RaiseDecision
@@ -70,6 +70,7 @@ class ReplayReport:
             self.unchanged += 1
 
 
+@dataclass(eq=False)
 class Replay:
     """A replay. Iterate over :meth:`run` once.
 
@@ -80,24 +81,14 @@ class Replay:
         sleep: waits, to keep the rate.
     """
 
-    def __init__(
-        self,
-        stream: HeatStream,
-        detector: Detector,
-        registry: Registry,
-        options: ReplayOptions,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._stream = stream
-        self._detector = detector
-        self._registry = registry
-        self._options = options
-        self._clock = clock
-        self._sleep = sleep
-        self._decisions: dict[str, RaiseDecision] = {}
-        self.report = ReplayReport(dry_run=options.dry_run)
+    stream: HeatStream
+    detector: Detector
+    registry: Registry
+    options: ReplayOptions
+    _: KW_ONLY
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    report: ReplayReport = field(default_factory=ReplayReport, init=False)
 
     def run(self) -> Generator[ReplayReport, None, None]:
         """Replay. Yield the report after each batch and at the end; it is always the same, growing object.
@@ -107,75 +98,79 @@ class Replay:
             UnavailableError, AccessDeniedError, ConfigurationError: a server failed. Entries that were not handled
                 stay pending or unread; run the replay again.
         """
-        started = self._clock()
+        started = self.clock()
+        dry_run = self.report.dry_run = self.options.dry_run
+        decisions: dict[str, RaiseDecision] = {}
         for entries, stream in self._batches():
-            if self._options.dry_run:
-                self._preview(entries)
-            else:
-                self._count(self._detector.handle(entries, stream))
+            handled = self.detector.preview(entries, decisions) if dry_run else self.detector.handle(entries, stream)
+            self._count(handled)
             self.report.read += len(entries)
             yield self.report
-            if self._options.rate:
-                self._sleep(max(self.report.read / self._options.rate - (self._clock() - started), 0.0))
-        if self._options.dry_run:
-            self._count_decisions()
-        elif not self._options.is_range:
-            self._stream.delete_idle_consumers(0.0, self._options.consumer)
+            if self.options.rate:
+                self.sleep(max(self.report.read / self.options.rate - (self.clock() - started), 0.0))
+        if dry_run:
+            found = self.registry.lookup_many(list(decisions))
+            for conversation_id, decision in decisions.items():
+                before = found[conversation_id].max_n
+                self.report.add_raise(conversation_id, before, decision.n, changed=before < decision.n)
+        elif not self.options.is_range:
+            self.stream.delete_idle_consumers(0.0, self.options.consumer)
         yield self.report
 
     def _batches(self) -> Iterator[tuple[list[Entry], HeatStream | None]]:
         """Yield entries, with the stream if they must be acknowledged."""
-        if self._options.is_range:
-            return ((entries, None) for entries in self._range(self._options.first or "-", self._options.last or "+"))
-        if self._options.dry_run:
+        if self.options.is_range:
+            return ((entries, None) for entries in self._range(self.options.first or "-", self.options.last or "+"))
+        if self.options.dry_run:
             return ((entries, None) for entries in self._backlog_unchanged())
-        return ((entries, self._stream) for entries in self._backlog())
+        return ((entries, self.stream) for entries in self._backlog())
 
     def _next_count(self) -> int:
         """Return the size of the next batch; 0 once ``max_events`` entries were read."""
-        count = BATCH_ENTRIES if not self._options.rate else max(min(BATCH_ENTRIES, int(self._options.rate)), 1)
-        if self._options.max_events is None:
+        count = BATCH_ENTRIES if not self.options.rate else max(min(BATCH_ENTRIES, int(self.options.rate)), 1)
+        if self.options.max_events is None:
             return count
-        return max(min(count, self._options.max_events - self.report.read), 0)
+        return max(min(count, self.options.max_events - self.report.read), 0)
 
     def _range(self, first: str, last: str) -> Iterator[list[Entry]]:
         while count := self._next_count():
-            entries = self._stream.range(first, last, count)
+            entries = self.stream.range(first, last, count)
             if not entries:
                 self.report.next_id = None
                 self.report.drained = True
                 return
             yield entries
             first = f"({entries[-1].id}"
-            self.report.next_id = _id_after(entries[-1].id)
+            milliseconds, sequence = id_order(entries[-1].id)
+            self.report.next_id = f"{milliseconds}-{sequence + 1}"
 
     def _backlog(self) -> Iterator[list[Entry]]:
         """Take the entries of an interrupted replay, then those of dead consumers, then unread ones."""
-        consumer = self._options.consumer
+        consumer = self.options.consumer
         after = FIRST_ID
-        while (count := self._next_count()) and (entries := self._stream.read_own(consumer, after, count)):
+        while (count := self._next_count()) and (entries := self.stream.read_own(consumer, after, count)):
             yield entries
             after = entries[-1].id
-        deadline = self._clock() + WAIT_FOR_OTHERS
+        deadline = self.clock() + WAIT_FOR_OTHERS
         while count := self._next_count():
-            entries = self._claim(count) or self._stream.read_new(consumer, count)
+            entries = self._claim(count) or self.stream.read_new(consumer, count)
             if entries:
                 yield entries
                 continue
-            group = self._stream.info().group(self._stream.group)
+            group = self.stream.info().group(self.stream.group)
             self.report.held_by_others = 0 if group is None else group.pending
             if not self.report.held_by_others:
                 self.report.drained = True
                 return
             # Their consumers are alive and will finish, or will soon be idle for long enough to be claimed from.
-            if self._clock() >= deadline:
+            if self.clock() >= deadline:
                 return
-            self._sleep(POLL_SECONDS)
+            self.sleep(POLL_SECONDS)
 
     def _claim(self, count: int) -> list[Entry]:
         cursor = FIRST_ID
         while True:
-            claimed = self._stream.claim(self._options.consumer, ALIVE_SECONDS, cursor, count)
+            claimed = self.stream.claim(self.options.consumer, ALIVE_SECONDS, cursor, count)
             if claimed.entries or claimed.cursor == FIRST_ID:
                 self.report.claimed += len(claimed.entries)
                 return claimed.entries
@@ -184,13 +179,13 @@ class Replay:
     def _backlog_unchanged(self) -> Iterator[list[Entry]]:
         """Read the backlog without taking it: pending entries of all consumers, then unread ones."""
         first = "-"
-        while (count := self._next_count()) and (pending := self._stream.pending(first, count)):
+        while (count := self._next_count()) and (pending := self.stream.pending(first, count)):
             ids = [entry_id for entry_id, _, _ in pending]
-            fields = self._stream.get(ids)
+            fields = self.stream.get(ids)
             self.report.claimed += len(ids)
             yield [Entry(entry_id, fields.get(entry_id)) for entry_id in ids]
             first = f"({ids[-1]}"
-        group = self._stream.info().group(self._stream.group)
+        group = self.stream.info().group(self.stream.group)
         yield from self._range("-" if group is None else f"({group.last_delivered_id}", "+")
         self.report.next_id = None
 
@@ -202,23 +197,3 @@ class Replay:
         if result.failure is not None:
             hint = f"nothing is lost; run it again: saltctl stream replay. {result.failure.hint}"
             raise result.failure.with_hint(hint) from result.failure
-
-    def _preview(self, entries: Sequence[Entry]) -> None:
-        decisions, result = self._detector.preview(entries)
-        self.report.stale += result.stale
-        self.report.dead += result.dead
-        for decision in decisions:
-            earlier = self._decisions.get(decision.conversation_id)
-            if earlier is None or earlier.n < decision.n:
-                self._decisions[decision.conversation_id] = decision
-
-    def _count_decisions(self) -> None:
-        found = self._registry.lookup_many(list(self._decisions))
-        for conversation_id, decision in self._decisions.items():
-            before = found[conversation_id].max_n
-            self.report.add_raise(conversation_id, before, decision.n, changed=before < decision.n)
-
-
-def _id_after(entry_id: str) -> str:
-    milliseconds, sequence = id_order(entry_id)
-    return f"{milliseconds}-{sequence + 1}"

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
 from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ MAX_RECORDED_RAISES = 8
 """Raises of one batch that are recorded for operators: as many as are shown."""
 
 
+@dataclass(eq=False)
 class Service:
     """One instance. Call :meth:`run`, or call :meth:`step` in a loop.
 
@@ -56,70 +58,62 @@ class Service:
         claim_idle: seconds after which a pending entry of another consumer is claimed.
     """
 
-    def __init__(
-        self,
-        stream: HeatStream,
-        detector: Detector,
-        *,
-        consumer: str,
-        settings: Settings,
-        stop: threading.Event,
-        fence_watcher: FenceWatcher | None = None,
-        state: ServiceState | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], float] = time.time,
-        block: float = BLOCK_SECONDS,
-        claim_idle: float = CLAIM_IDLE,
-    ) -> None:
-        self._stream = stream
-        self._detector = detector
-        self._consumer = consumer
-        self._retention = settings.heat_retention
-        self._stop = stop
-        self._fence_watcher = fence_watcher
-        self._state = state
-        self._clock = clock
-        self._now = now
-        self._block = block
-        self._claim_idle = claim_idle
+    stream: HeatStream
+    detector: Detector
+    _: KW_ONLY
+    consumer: str
+    settings: Settings
+    stop: threading.Event
+    fence_watcher: FenceWatcher | None = None
+    state: ServiceState | None = None
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
+    block: float = BLOCK_SECONDS
+    claim_idle: float = CLAIM_IDLE
+    back_off: float = field(default=0.0, init=False)
+    """Seconds to wait before the next step; 0 if the last one succeeded."""
+
+    def __post_init__(self) -> None:
         # Entries that were delivered to this name before a restart come first. None: there are no more of them.
         self._read_own_after: str | None = FIRST_ID
         self._claim_cursor = FIRST_ID
         self._next_claim = self._next_maintenance = self._next_heartbeat = 0.0
         self._logged_loss: tuple[str, str | None] | None = None
-        self.back_off = 0.0
-        """Seconds to wait before the next step; 0 if the last one succeeded."""
 
     @property
     def counters(self) -> Counters:
         """Totals since the start."""
-        return self._detector.counters
+        return self.detector.counters
 
     def run(self, after_step: Callable[[], None] = lambda: None) -> None:
         """Run until ``stop`` is set. The loop calls ``after_step`` itself, which proves that it is alive."""
-        log_event(INFO, "started", consumer=self._consumer)
+        log_event(INFO, "started", consumer=self.consumer)
         thread = None
-        if self._fence_watcher is not None:
-            thread = threading.Thread(target=self._fence_watcher.run, name="saltctl-fence-watcher", daemon=True)
+        if self.fence_watcher is not None:
+            thread = threading.Thread(target=self.fence_watcher.run, name="saltctl-fence-watcher", daemon=True)
             thread.start()
         try:
-            while not self._stop.is_set():
+            while not self.stop.is_set():
                 self.step()
                 after_step()
                 if self.back_off:
-                    self._stop.wait(self.back_off)
+                    self.stop.wait(self.back_off)
         finally:
-            self._stop.set()
+            self.stop.set()
             if thread is not None:
                 thread.join(timeout=DRAIN_SECONDS)
-            self._delete_consumer()
+            try:
+                self.stream.delete_idle_consumers(0.0, self.consumer)
+            except SaltctlError as exc:
+                log_event(WARNING, "consumer_not_deleted", why=exc.message)
+            log_event(INFO, "stopped", consumer=self.consumer)
 
     def step(self) -> int:
         """Handle one batch. Return the number of acknowledged entries. Backs off instead of raising for an outage."""
         try:
             self._maintain()
             entries = self._read()
-            result = self._detector.handle(entries, self._stream) if entries else BatchResult()
+            result = self.detector.handle(entries, self.stream) if entries else BatchResult()
         except StreamLostError as exc:
             self._recreate_group(exc)
             return 0
@@ -138,34 +132,34 @@ class Service:
 
     def _record_raises(self, result: BatchResult) -> None:
         changed = [raised for raised in result.raises if raised.changed]
-        if self._state is None or not changed:
+        if self.state is None or not changed:
             return
-        at = iso_utc(self._now())
+        at = iso_utc(self.now())
         # A failure loses only what status shows: the raises are done, and recorded in the backup.
         with suppress(SaltctlError):
             for raised in changed[-MAX_RECORDED_RAISES:]:
-                self._state.note_raise(raised.conversation_id, raised.before, raised.after, at, self._consumer)
+                self.state.note_raise(raised.conversation_id, raised.before, raised.after, at, self.consumer)
 
     def _read(self) -> list[Entry]:
         """Read the own pending entries first, then claim, then read new entries."""
         if self._read_own_after is not None:
-            entries = self._stream.read_own(self._consumer, self._read_own_after, BATCH_ENTRIES)
+            entries = self.stream.read_own(self.consumer, self._read_own_after, BATCH_ENTRIES)
             if entries:
                 self._read_own_after = entries[-1].id
                 self.counters.redelivered += len(entries)
                 return entries
             self._read_own_after = None
-        if self._clock() >= self._next_claim:
+        if self.clock() >= self._next_claim:
             entries = self._claim()
             if entries:
                 return entries
-        return self._stream.read_new(self._consumer, BATCH_ENTRIES, self._block)
+        return self.stream.read_new(self.consumer, BATCH_ENTRIES, self.block)
 
     def _claim(self) -> list[Entry]:
-        claimed = self._stream.claim(self._consumer, self._claim_idle, self._claim_cursor, BATCH_ENTRIES)
+        claimed = self.stream.claim(self.consumer, self.claim_idle, self._claim_cursor, BATCH_ENTRIES)
         self._claim_cursor = claimed.cursor
         if claimed.cursor == FIRST_ID:
-            self._next_claim = self._clock() + CLAIM_INTERVAL
+            self._next_claim = self.clock() + CLAIM_INTERVAL
         if claimed.deleted:
             self.counters.lost += len(claimed.deleted)
             ids = {"first": claimed.deleted[0], "last": claimed.deleted[-1]}
@@ -176,19 +170,19 @@ class Service:
         return claimed.entries
 
     def _maintain(self) -> None:
-        now = self._clock()
+        now = self.clock()
         if now >= self._next_heartbeat:
-            self._stream.send_heartbeat(self._consumer)
+            self.stream.send_heartbeat(self.consumer)
             self._next_heartbeat = now + HEARTBEAT_INTERVAL
         if now >= self._next_maintenance:
             self._next_maintenance = now + MAINTENANCE_INTERVAL
             self._log_loss()
-            self._stream.trim(self._now() - self._retention)
-            self._stream.delete_idle_consumers(DELETE_CONSUMERS_AFTER)
+            self.stream.trim(self.now() - self.settings.heat_retention)
+            self.stream.delete_idle_consumers(DELETE_CONSUMERS_AFTER)
 
     def _log_loss(self) -> None:
         """Log entries that were trimmed before the group read them, once."""
-        group = self._stream.info().group(self._stream.group)
+        group = self.stream.info().group(self.stream.group)
         loss = None if group is None else group.loss
         if loss is None or (loss.after_id, loss.before_id) == self._logged_loss:
             return
@@ -201,7 +195,7 @@ class Service:
     def _recreate_group(self, exc: StreamLostError) -> None:
         """Create the stream and its group after Redis lost them. Unread entries are lost; new reports are read."""
         try:
-            self._stream.create_group()
+            self.stream.create_group()
         except SaltctlError as failure:
             self._increase_back_off(failure)
             return
@@ -216,32 +210,23 @@ class Service:
         self.back_off = min(max(self.back_off * 2, FIRST_BACK_OFF), MAX_BACK_OFF)
         log_event(ERROR, "backing_off", seconds=self.back_off, error=exc.code, why=exc.message, hint=exc.hint)
 
-    def _delete_consumer(self) -> None:
-        try:
-            self._stream.delete_idle_consumers(0.0, self._consumer)
-        except SaltctlError as exc:
-            log_event(WARNING, "consumer_not_deleted", why=exc.message)
-        log_event(INFO, "stopped", consumer=self._consumer)
 
-
+@dataclass(eq=False)
 class DrainDeadline:
     """Deadline after a stop, so that a server that hangs does not keep the process running.
 
     An instance is a callable for ``Detector(should_stop=…)``. It returns True when the time is over.
     """
 
-    def __init__(
-        self, stop: threading.Event, seconds: float = DRAIN_SECONDS, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._stop = stop
-        self._seconds = seconds
-        self._clock = clock
-        self._stopped_at: float | None = None
+    stop: threading.Event
+    seconds: float = DRAIN_SECONDS
+    clock: Callable[[], float] = time.monotonic
+    _stopped_at: float | None = field(default=None, init=False)
 
     def __call__(self) -> bool:
         """Return whether ``stop`` has been set for longer than the deadline."""
-        if not self._stop.is_set():
+        if not self.stop.is_set():
             return False
         if self._stopped_at is None:
-            self._stopped_at = self._clock()
-        return self._clock() - self._stopped_at >= self._seconds
+            self._stopped_at = self.clock()
+        return self.clock() - self._stopped_at >= self.seconds
