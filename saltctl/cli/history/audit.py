@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from saltctl.cli import option
 from saltctl.cli.output import columns_of, fields_and_tables, note, print_result, warn
 from saltctl.cli.progress import drain, show_progress
-from saltctl.cli.session import Session, session_of
+from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, counted
 from saltctl.errors import ExitCode
-
-if TYPE_CHECKING:
-    from saltctl.history.audit import Audit
 
 COLUMNS = columns_of(
     "conversation_id complete max_n needed_n orphaned duplicates skew probed consumed_rcu repaired orphans partitions",
@@ -49,9 +46,15 @@ def audit(
       saltctl history audit conv_hot_08
       saltctl history audit conv_hot_08 --repair --dry-run -o json
     """
+    from saltctl.history.audit import Audit, Auditor
+
     session = session_of(context)
     with deadline(timeout):
-        found = _run(session, conversation)
+        events = Auditor(session.history, conversation, cap=session.settings.max_n_cap).run()
+        with show_progress("looking beyond max_n") as (show, _):
+            found = drain(
+                events, Audit, lambda event: isinstance(event, Audit) or show(counted(event.messages, "message"))
+            )
         repaired = repair and found.orphaned > 0 and not dry_run
         if repaired:
             question = f"Raise {conversation} from {found.max_n} to {found.needed_n}?"
@@ -61,22 +64,10 @@ def audit(
     view = fields_and_tables(record, COLUMNS, partitions=PARTITION_COLUMNS, orphans=ORPHAN_COLUMNS)
     print_result(record, output, columns=COLUMNS, human_view=view)
     if found.orphaned and not repaired:
-        _warn_of_orphans(found)
+        if found.orphaned > len(found.orphans):
+            note(f"the list has the first {len(found.orphans):,} of {found.orphaned:,} messages beyond max_n")
+        warn(
+            f"readers miss {counted(found.orphaned, 'message')}: {conversation} has max_n {found.max_n} and needs "
+            f"{found.needed_n}. To raise it: {command_line('history', 'audit', conversation, '--repair')}"
+        )
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
-
-
-def _run(session: Session, conversation: str) -> Audit:
-    from saltctl.history.audit import Audit, Auditor
-
-    events = Auditor(session.history, conversation, cap=session.settings.max_n_cap).run()
-    with show_progress("looking beyond max_n") as (show, _):
-        return drain(events, Audit, lambda event: isinstance(event, Audit) or show(counted(event.messages, "message")))
-
-
-def _warn_of_orphans(found: Audit) -> None:
-    if found.orphaned > len(found.orphans):
-        note(f"the list has the first {len(found.orphans):,} of {found.orphaned:,} messages beyond max_n")
-    warn(
-        f"readers miss {counted(found.orphaned, 'message')}: {found.conversation_id} has max_n {found.max_n} and needs "
-        f"{found.needed_n}. To raise it: {command_line('history', 'audit', found.conversation_id, '--repair')}"
-    )

@@ -1,39 +1,29 @@
-"""``saltctl history read``, and the group with the commands ``find`` and ``audit``."""
+"""``saltctl history read|find``, and the group with the command ``audit``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saltctl.cli import option
 from saltctl.cli.history.audit import audit
-from saltctl.cli.history.find import find
-from saltctl.cli.output import (
-    OutputFormat,
-    columns_of,
-    note,
-    print_result,
-    resolve_format,
-    warn,
-    write_json,
-)
+from saltctl.cli.output import OutputFormat, columns_of, console, note, print_result, resolve_format, warn, write_json
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import command_line
+from saltctl.cli.text import command_line, counted
 from saltctl.cli.times import sort_key_bound
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from saltctl.cli.history.view import PageWriter
-    from saltctl.history.models import Page, ReadPlan
-    from saltctl.stores.contracts import PartitionQuery
+    from saltctl.history.models import Page
 
 group = typer.Typer(
     help="Read whole conversations, find messages, and check that no reader misses one.", no_args_is_help=True
 )
-REQUEST_COLUMNS = columns_of("partition_key order limit from to consistent")
+FIELD_COLUMNS = columns_of("sort_key message_id partition_key", message_id="message")
 
 
 @group.command("read")
@@ -68,45 +58,38 @@ def read(
       saltctl history read conv_hot_01 --all --oldest-first -o jsonl
       saltctl history read conv_hot_01 --since 12h -o json
     """
-    from saltctl.cli.history.view import PageWriter
+    from saltctl.cli.history.view import PageWriter, print_plan
     from saltctl.history.models import ReadOptions
 
     if all_ and limit is not None:
         raise UsageError("--all chooses the size of its pages: it cannot take a --limit", hint="leave one of them out")
     history = session_of(context).history
-    low, high = sort_key_bound(history, since), sort_key_bound(history, until)
+    bounds = sort_key_bound(history, since), sort_key_bound(history, until)
     options = ReadOptions(
-        limit or 50, before, after, oldest_first, low, high, consistent=not eventual, allow_partial=allow_partial
+        limit or 50, before, after, oldest_first, *bounds, consistent=not eventual, allow_partial=allow_partial
     )
     form = resolve_format(output)
     if explain:
-        _show_plan(history.explain(conversation, options), form)
+        print_plan(history.explain(conversation, options), form)
         return
     given = {"--limit": limit, "--all": all_, "--since": since, "--until": until, "--oldest-first": oldest_first}
     given |= {"--eventual": eventual, "--allow-partial": allow_partial}
-
-    def next_command(cursor: str) -> str:
-        """Return the command that reads the next page."""
-        direction = "--after" if oldest_first else "--before"
-        return command_line("history", "read", conversation, given={**given, direction: cursor})
-
+    resume = f"{command_line('history', 'read', conversation, given=given)} {'--after' if oldest_first else '--before'}"
     writer = PageWriter(form, oldest_first=oldest_first)
     with deadline(timeout):
-        if all_:
-            _write_all(writer, history.pages(conversation, options), next_command)
-        else:
-            writer.add(history.page(conversation, options))
+        pages = history.pages(conversation, options) if all_ else [history.page(conversation, options)]
+        _write(pages, writer, resume)
     summary = writer.finish()
-    if not all_ and summary["next_cursor"] is not None and form is OutputFormat.table:
-        note(f"more: {next_command(summary['next_cursor'])}")
+    if writer.cursor and form is OutputFormat.table:
+        note(f"more: {resume} {writer.cursor}")
     if not summary["complete"]:
         missing = [shard["partition_key"] for shard in summary["shards"] if shard["error"]]
         warn(f"the history is incomplete: cannot read {', '.join(missing)}. Try again without --allow-partial")
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def _write_all(writer: PageWriter, pages: Iterable[Page], next_command: Callable[[str], str]) -> None:
-    """Print all pages; if that is interrupted, also the command that continues, unless the reader closed the pipe."""
+def _write(pages: Iterable[Page], writer: PageWriter, resume: str) -> None:
+    """Print pages; if that is interrupted, also the command that continues, unless the reader closed the pipe."""
     try:
         for page in pages:
             writer.add(page)
@@ -114,46 +97,54 @@ def _write_all(writer: PageWriter, pages: Iterable[Page], next_command: Callable
         raise
     except BaseException:
         if writer.cursor:
-            note(f"the output ends with a whole message; to continue: {next_command(writer.cursor)}")
+            note(f"the output ends with a whole message; to continue: {resume} {writer.cursor}")
         raise
 
 
-def _show_plan(plan: ReadPlan, form: OutputFormat) -> None:
-    lookup = plan.lookup
-    requests = [
-        {
-            "partition_key": request.partition_key,
-            "order": "newest first" if request.descending else "oldest first",
-            "limit": request.limit,
-            "from": request.low,
-            "to": request.high,
-            "consistent": request.consistent,
-        }
-        for request in plan.requests
-    ]
-    if form is OutputFormat.json:
-        head = {"conversation_id": lookup.conversation_id, "max_n": lookup.max_n, "source": lookup.source}
-        write_json(head | {"requests": requests})
-        return
-    note(
-        f"{lookup.conversation_id} has max_n {lookup.max_n}, from {lookup.source}. These requests are sent at once; "
-        "only a partition that runs dry before the page is full is queried again"
-    )
-    columns = REQUEST_COLUMNS
-    if form is OutputFormat.table and plan.requests:
-        # The bounds are long, and the same in all requests.
-        columns = tuple(column for column in columns if column.key not in ("from", "to"))
-        note(_describe_range(plan.requests[0]))
-    print_result(requests, form, columns=columns, empty="no request: no message can lie between these bounds")
+@group.command("find")
+def find(
+    context: typer.Context,
+    conversation: option.Conversation,
+    message: Annotated[str, typer.Argument(metavar="MESSAGE", help="A message id.")],
+    sort_key: Annotated[
+        str | None, typer.Option("--sort-key", metavar="KEY", help="Its whole sort key: one read a partition.")
+    ] = None,
+    since: option.Since = None,
+    until: option.Until = None,
+    timeout: option.Timeout = 0.0,
+    output: option.Output = None,
+) -> None:
+    """Find one message by its id, on the log2(N)+1 partitions that can hold it.
+
+    With its sort key, it is one read for each of them. Without, they are read, newest first, until the
+    message is found: limit the search with --since and --until. Exits 3 if no partition has it.
+
+    \b
+    Examples:
+      saltctl history find conv_hot_12 ma5abd5f5b05b
+      saltctl history find conv_hot_12 ma5abd5f5b05b --since 36h -o json
+    """
+    from saltctl.cli.history.view import MESSAGE_COLUMNS, print_chat, record_of
+    from saltctl.history.models import FIND_TIMEOUT, FindOptions
+
+    history = session_of(context).history
+    bounds = sort_key_bound(history, since), sort_key_bound(history, until)
+    options = FindOptions(sort_key, *bounds, timeout=max(timeout, FIND_TIMEOUT))
+    with deadline(timeout):
+        found = history.find(conversation, message, options)
+    form = resolve_format(output)
+    if found.message is None:
+        note(f"not found on {', '.join(found.partition_keys)}; {counted(found.items_read, 'item')} read")
+        if form is OutputFormat.json:
+            write_json(None)
+        raise typer.Exit(ExitCode.FOUND_SOMETHING)
+    if form in (OutputFormat.json, OutputFormat.jsonl):
+        print_result(found.message.attributes, form, columns=())
+    elif form is OutputFormat.tsv:
+        print_result([record_of(found.message)], form, columns=MESSAGE_COLUMNS)
+    else:
+        print_chat(console(), [found.message])
+        print_result(record_of(found.message), form, columns=FIELD_COLUMNS)
 
 
-def _describe_range(request: PartitionQuery) -> str:
-    low, high = request.low, request.high
-    if low is None and high is None:
-        return f"every request reads from the {'newest' if request.descending else 'oldest'} message on"
-    bounds = [f"from {low}"] * (low is not None) + [f"up to {high}"] * (high is not None)
-    return f"every request reads {' '.join(bounds)}"
-
-
-group.command("find")(find)
 group.command("audit")(audit)

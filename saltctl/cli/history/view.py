@@ -1,27 +1,42 @@
-"""Prints a history page by page in every format, and how each partition was read."""
+"""Prints histories in every format: pages, the partitions that they were read from, and planned requests."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from datetime import UTC
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
-from saltctl.cli.history.chat_view import ChatView
 from saltctl.cli.output import (
     Column,
     OutputFormat,
     columns_of,
     console,
+    format_value,
     note,
+    print_result,
     print_table,
     to_json,
+    write_json,
     write_json_line,
     write_tsv_line,
 )
 from saltctl.cli.text import counted, printable, printable_json
-from saltctl.history.models import Message, Page
+from saltctl.times import parse_iso
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from saltctl.history.models import Message, Page, ReadPlan
 
 MESSAGE_COLUMNS = columns_of("sort_key message_id partition_key message")
+REQUEST_COLUMNS = columns_of("partition_key order limit from to consistent")
+SENDER_ATTRIBUTES = ("sender", "from", "author", "user", "sender_id", "user_id", "author_id")
+BODY_ATTRIBUTES = ("text", "body", "content", "message", "msg")
+"""Attributes that chat services commonly use. The first one that a message has as a string is shown."""
+_MAX_SENDER = 20
 _MESSAGE_KEYS = [column.key for column in MESSAGE_COLUMNS]
 _SHARD_COLUMNS = (
     *columns_of(
@@ -47,7 +62,7 @@ class PageWriter:
         self._messages = 0
         self._summary: dict[str, Any] = {}
         self._shards: dict[str, dict[str, Any]] = {}
-        self._chat = ChatView(console()) if form is OutputFormat.table else None
+        self._day = ""
 
     @property
     def cursor(self) -> str | None:
@@ -57,13 +72,16 @@ class PageWriter:
 
     def add(self, page: Page) -> None:
         """Print a page."""
-        if not self._summary:
-            self._begin(page)
+        if not self._summary and self._form is OutputFormat.json:
+            name = printable_json(to_json(page.conversation_id))
+            sys.stdout.write(f'{{\n  "conversation_id": {name},\n  "messages": [')
+        elif not self._summary and self._form is OutputFormat.tsv:
+            sys.stdout.write("\t".join(_MESSAGE_KEYS) + "\n")
         for message in page.messages:
             self._write(message)
             self._messages += 1
-        if self._chat:
-            self._chat.show(page.messages)
+        if self._form is OutputFormat.table:
+            self._day = print_chat(console(), page.messages, self._day)
         self._add_to_summary(page)
 
     def finish(self) -> dict[str, Any]:
@@ -75,21 +93,13 @@ class PageWriter:
                 if key != "conversation_id":
                     sys.stdout.write(f",\n  {to_json(key)}: {printable_json(to_json(value, indent=2, depth=1))}")
             sys.stdout.write("\n}\n")
-        if self._chat and self._messages:
+        if self._form is OutputFormat.table and self._messages:
             self._print_summary()
         if not self._messages:
             keys = list(self._shards)
             partitions = ", ".join(keys[:5]) + (f" … {keys[-1]}" if len(keys) > 5 else "")
             note(f"no messages in {partitions} (max_n {summary['max_n']}, from {summary['source']})")
         return summary
-
-    def _begin(self, page: Page) -> None:
-        match self._form:
-            case OutputFormat.json:
-                name = printable_json(to_json(page.conversation_id))
-                sys.stdout.write(f'{{\n  "conversation_id": {name},\n  "messages": [')
-            case OutputFormat.tsv:
-                sys.stdout.write("\t".join(_MESSAGE_KEYS) + "\n")
 
     def _write(self, message: Message) -> None:
         match self._form:
@@ -130,14 +140,13 @@ class PageWriter:
                 f"{counted(summary['items_read'], 'item')} read, {summary['seconds']:.3f} s"
             )
         )
-        shards = list(self._shards.values())
-        shown = shards
-        if len(shards) > _MAX_SHARDS:
-            shown = [shard for shard in shards if shard["items_returned"] or shard["error"]]
+        shown = summary["shards"]
+        if len(shown) > _MAX_SHARDS:
+            shown = [shard for shard in shown if shard["items_returned"] or shard["error"]]
         failed = any(shard["error"] for shard in shown)
         print_table(shown, _SHARD_COLUMNS if failed else _SHARD_COLUMNS[:-1])
-        if len(shown) < len(shards):
-            note(f"{counted(len(shards) - len(shown), 'more partition')} returned nothing")
+        if more := len(self._shards) - len(shown):
+            note(f"{counted(more, 'more partition')} returned nothing")
 
 
 def record_of(message: Message) -> dict[str, Any]:
@@ -148,3 +157,90 @@ def record_of(message: Message) -> dict[str, Any]:
         "partition_key": message.partition_key,
         "message": message.attributes,
     }
+
+
+def print_chat(screen: Console, messages: Sequence[Message], day: str = "") -> str:
+    """Print messages as chats do: the day, then time, sender and body, each in its own column.
+
+    ``day`` is the day that was printed last, so that pages print each day once. Return the day of the last message.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    for next_day, group in groupby(messages, key=lambda message: day_and_time(message)[0]):
+        if next_day != day:
+            day = next_day
+            screen.print(Text(day, style="bold underline"))
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True, style="dim")
+        table.add_column(max_width=_MAX_SENDER, overflow="fold", style="bold")
+        table.add_column(overflow="fold")
+        for message in group:
+            sender, body = sender_and_body(message)
+            table.add_row(Text(day_and_time(message)[1]), Text(sender), Text(body))
+        screen.print(table)
+    return day
+
+
+def day_and_time(message: Message) -> tuple[str, str]:
+    """Return the day and the time of a message in UTC; no day, and the sort key, if that does not begin with a time."""
+    sort_key = str(message.sort_key)
+    time = sort_key.partition("#")[0]
+    try:
+        at = parse_iso(time) if isinstance(message.sort_key, str) and time[4:5] == "-" else None
+    except ValueError:
+        at = None
+    if at is None:
+        return "", printable(sort_key)
+    at = at.astimezone(UTC)
+    return f"{at:%Y-%m-%d} UTC", f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}"
+
+
+def sender_and_body(message: Message) -> tuple[str, str]:
+    """Return the sender and the body of a message, safe to print; its other attributes if it has no body."""
+    attributes = message.attributes
+    sender = printable(_first_string(attributes, SENDER_ATTRIBUTES) or "")
+    body = _first_string(attributes, BODY_ATTRIBUTES)
+    if body is not None:
+        # Its line breaks stay: its column separates it from other messages.
+        return sender, printable(body, keep_newlines=True)
+    keys = (message.sort_key, message.partition_key)
+    rest = {n: value for n, value in attributes.items() if value not in keys and n not in SENDER_ATTRIBUTES}
+    return sender, printable(to_json(rest)) if rest else format_value(None)
+
+
+def _first_string(attributes: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    return next((attributes[name] for name in names if isinstance(attributes.get(name), str)), None)
+
+
+def print_plan(plan: ReadPlan, form: OutputFormat) -> None:
+    """Print the first requests of a page."""
+    lookup = plan.lookup
+    requests = [
+        {
+            "partition_key": request.partition_key,
+            "order": "newest first" if request.descending else "oldest first",
+            "limit": request.limit,
+            "from": request.low,
+            "to": request.high,
+            "consistent": request.consistent,
+        }
+        for request in plan.requests
+    ]
+    if form is OutputFormat.json:
+        head = {"conversation_id": lookup.conversation_id, "max_n": lookup.max_n, "source": lookup.source}
+        write_json(head | {"requests": requests})
+        return
+    note(
+        f"{lookup.conversation_id} has max_n {lookup.max_n}, from {lookup.source}. These requests are sent at once; "
+        "only a partition that runs dry before the page is full is queried again"
+    )
+    columns = REQUEST_COLUMNS
+    if form is OutputFormat.table and plan.requests:
+        # The bounds are long, and the same in all requests.
+        columns = tuple(column for column in columns if column.key not in ("from", "to"))
+        first = plan.requests[0]
+        bounds = [f"from {first.low}"] * (first.low is not None) + [f"up to {first.high}"] * (first.high is not None)
+        whole = f"from the {'newest' if first.descending else 'oldest'} message on"
+        note(f"every request reads {' '.join(bounds) or whole}")
+    print_result(requests, form, columns=columns, empty="no request: no message can lie between these bounds")
