@@ -68,22 +68,18 @@ class BackupStore(Protocol):
 
     def get(self, conversation_id: str) -> BackupEntry | None:
         """Return one item by a strongly consistent read; None without an item. Raises DamagedEntryError."""
-        ...
 
     def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
         """Return items by strongly consistent reads, without ids that have no item. Raises DamagedEntryError."""
-        ...
 
     def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
         """Set max_n to ``entry.n`` and append the raise if max_n is absent or lower, atomically.
 
         If the condition fails, nothing changes, and the outcome's ``before`` is the current max_n.
         """
-        ...
 
     def commit_write_n(self, conversation_id: str, n: int) -> bool:
         """Set write_n to n if it is absent or lower, atomically; return whether it changed."""
-        ...
 
     def claim_layout(self, layout: str, key_prefix: str) -> None:
         """Bind the table to one registry layout, for good; claiming the same layout again changes nothing.
@@ -91,11 +87,9 @@ class BackupStore(Protocol):
         Raises ConfigurationError if the table is bound to another layout: a client that merged into other buckets
         would acknowledge raises that no reader sees.
         """
-        ...
 
     def check_layout(self, layout: str, key_prefix: str) -> None:
         """Raise as ``claim_layout`` does; write nothing."""
-        ...
 
     def scan(
         self,
@@ -120,7 +114,6 @@ class BackupStore(Protocol):
                 beginning.
             max_rcu: the most read capacity units a second.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +139,12 @@ class LeaseStore(Protocol):
 
         Returns None if it was taken, else the holder.
         """
-        ...
 
     def renew(self, owner: str, now: float, progress: str) -> bool:
         """Renew the lease; return False if another owner has taken it."""
-        ...
 
     def release(self, owner: str) -> None:
         """Release the lease if it is still this owner's."""
-        ...
 
     def holder(self) -> LeaseHolder | None:
         """Return the holder, also if its heartbeat is old; None if the lease is free."""
-        ...

@@ -95,27 +95,21 @@ class MessageStore(Protocol):
     @property
     def keys(self) -> TableKeys:
         """The table's key names, which are requested once."""
-        ...
 
     def query(self, request: PartitionQuery) -> PartitionAnswer:
         """Send one query to one partition."""
-        ...
 
     def get(self, partition_key: str, sort_key: SortKey) -> Item | None:
         """Return one row by a strongly consistent read; None if it does not exist."""
-        ...
 
     def put(self, partition_key: str, sort_key: SortKey, attributes: Item) -> bool:
         """Write one row unless it exists; return whether this call wrote it. Safe to repeat."""
-        ...
 
     def size(self) -> TableSize:
         """Return the size of the table."""
-        ...
 
     def scan_keys(self, segments: int, *, consistent: bool = True) -> Generator[KeysPage, None, None]:
         """Yield the partition key of every row that existed before the call, by parallel scans, in no order.
 
         Throttling slows the scan down; it fails only if throttling lasts. Closing the generator stops it.
         """
-        ...

@@ -62,15 +62,9 @@ class AlarmSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Alarm:
+class Alarm(AlarmSpec):
     """An alarm in CloudWatch. ``owned``: it has saltctl's tag."""
 
-    name: str
-    key: MetricKey
-    threshold: float
-    periods: int
-    actions: tuple[str, ...]
-    description: str
     state: str
     owned: bool
 
@@ -83,24 +77,18 @@ class MetricsStore(Protocol):
 
     def describe(self, table: str) -> TableDescription:
         """Return the table's indexes and billing mode; raises ConfigurationError if there is no such table."""
-        ...
 
     def read(self, keys: Sequence[MetricKey], start: int, end: int, period_s: int) -> list[MetricSeries]:
         """Return one series per key, in their order. Times are seconds since the epoch; ``end`` is exclusive."""
-        ...
 
     def contributors(self, table: str, start: int, end: int) -> Contributors:
         """Return the most throttled partition keys. Never raises: a scan continues without them."""
-        ...
 
     def alarms(self, prefix: str) -> list[Alarm]:
         """Return the alarms with this name prefix, by name."""
-        ...
 
     def put_alarm(self, spec: AlarmSpec) -> None:
         """Create or overwrite an alarm, with saltctl's tag."""
-        ...
 
     def delete_alarms(self, names: Sequence[str]) -> None:
         """Delete alarms. An alarm that does not exist is not an error."""
-        ...
