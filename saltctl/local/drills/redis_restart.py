@@ -8,31 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from saltctl.local.drills.drill import Step
-from saltctl.local.drills.traffic import OpenRegistry, Traffic, TrafficStats
+from saltctl.local.drills.traffic import OpenRegistry, Traffic
 from saltctl.local.environment import LocalEnvironment
+from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 
 CONVERSATIONS = 6
 DAMAGED_BYTES = 60
-PHASE_READS = 6
-PHASE_LOOKUPS = 40
-"""The least that participants do before the next failure: every conversation is read."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    letter: str
-    name: str
-    damage: Callable[[LocalEnvironment], None]
-
-
-_CASES = (
-    _Case("a", "with its AOF", lambda environment: None),
-    _Case("b", "with its AOF directory lost", lambda environment: environment.redis.delete_aof()),
-    _Case("c", "with a damaged AOF tail", lambda environment: environment.redis.truncate_aof(DAMAGED_BYTES)),
+_CASES: tuple[tuple[str, str, Callable[[LocalRedis], None]], ...] = (
+    ("a", "with its AOF", lambda redis: None),
+    ("b", "with its AOF directory lost", LocalRedis.delete_aof),
+    ("c", "with a damaged AOF tail", lambda redis: redis.truncate_aof(DAMAGED_BYTES)),
 )
 
 
@@ -46,119 +34,73 @@ def run(*, open_registry: OpenRegistry = Registry.open) -> Iterator[Step]:
     started = time.monotonic()
     with LocalEnvironment() as environment:
         environment.rebuild()
-        settings = environment.settings
+        yield Step(
+            "a real Valkey with AOF and moto's DynamoDB run on loopback",
+            True,
+            f"ready in {time.monotonic() - started:.1f} s; {CONVERSATIONS} conversations",
+        )
         conversations = [f"conv_drill_{number}" for number in range(CONVERSATIONS)]
-        traffic = Traffic(settings, conversations, open_registry)
-        with Registry.open(settings) as registry:
-            yield Step(
-                "a real Valkey with AOF and moto's DynamoDB run on loopback",
-                True,
-                f"ready in {time.monotonic() - started:.1f} s; {CONVERSATIONS} conversations",
-            )
-            traffic.start()
-            try:
-                yield from _before(traffic, registry, conversations)
-                for number, case in enumerate(_CASES):
-                    raised, refused = conversations[number], conversations[number - len(_CASES)]
-                    yield from _kill_and_restart(environment, traffic, registry, case, raised, refused)
-            finally:
-                traffic.stop()
-            lost = traffic.read_all()
-            yield Step(
-                "afterwards every conversation is read once more",
-                not lost,
-                "; ".join(lost) or f"all {traffic.acknowledged:,} acknowledged messages are there",
-            )
+        traffic = Traffic(environment.settings, conversations, open_registry)
+        with Registry.open(environment.settings) as registry, traffic.running():
+            traffic.wait()
+            done = sum(traffic.raise_to(registry, conversation_id, 4) for conversation_id in conversations)
+            traffic.wait()
+            what = f"before: {done} conversations are raised to 4 salts under traffic"
+            yield _check(traffic, what, "redis", ok=done == CONVERSATIONS)
+            for (letter, state, damage), raised, refused in zip(
+                _CASES, conversations[:3], conversations[3:], strict=True
+            ):
+                # A raise right before the kill is within the second of AOF that everysec may lose.
+                traffic.raise_to(registry, raised, 8)
+                traffic.pop_stats()
+                environment.redis.kill()
+                what = f"({letter}) killed with SIGKILL, right after a raise of {raised} to 8"
+                yield _check_outage(traffic, registry, what, refused)
+                damage(environment.redis)
+                environment.redis.start()
+                yield from _recover(environment, traffic, letter, state)
+        lost = traffic.read_all()
+        yield Step(
+            "afterwards every conversation is read once more",
+            not lost,
+            "; ".join(lost) or f"all {traffic.acknowledged:,} acknowledged messages are there",
+        )
 
 
-def _before(traffic: Traffic, registry: Registry, conversations: list[str]) -> Iterator[Step]:
-    _run_traffic(traffic)
-    raised = sum(traffic.raise_to(registry, conversation_id, 4) for conversation_id in conversations)
-    _run_traffic(traffic)
-    stats = traffic.pop_stats()
-    yield Step(
-        f"before: {raised} conversations are raised to 4 salts under traffic",
-        raised == len(conversations) and _promise_kept(stats) and stats.lookups["backup"] == 0,
-        _figures(stats),
-    )
+def _check_outage(traffic: Traffic, registry: Registry, what: str, conversation_id: str) -> Step:
+    """Check lookups, and that a raise of a conversation is refused."""
+    traffic.wait()
+    acknowledged = traffic.raise_to(registry, conversation_id, 8)
+    outcome = "acknowledged without Redis" if acknowledged else "refused as incomplete, not acknowledged"
+    return _check(traffic, what, "backup", ok=not acknowledged, more=f"; a raise during the outage was {outcome}")
 
 
-def _kill_and_restart(
-    environment: LocalEnvironment, traffic: Traffic, registry: Registry, case: _Case, raised: str, refused: str
-) -> Iterator[Step]:
-    """Kill Redis right after a raise of ``raised``, restart it, and rebuild; ``refused`` is to be raised meanwhile."""
-    # A raise right before the kill is within the second of AOF that everysec may lose.
-    traffic.raise_to(registry, raised, 8)
-    traffic.pop_stats()
-    environment.redis.kill()
-    yield _while_down(traffic, registry, case, raised, refused)
-    case.damage(environment)
-    environment.redis.start()
+def _recover(environment: LocalEnvironment, traffic: Traffic, letter: str, state: str) -> Iterator[Step]:
+    """Check lookups before and after a rebuild of the Redis that has just restarted."""
     restarted = time.monotonic()
-    yield _while_unverified(traffic, case)
+    traffic.wait()
+    # Every conversation is read, not only those that participants happen to read: each has lost an entry.
+    traffic.read_all(errors_allowed=True)
+    yield _check(traffic, f"({letter}) restarted {state}: not trusted, lookups use the backup", "backup")
     began = time.monotonic()
     environment.rebuild()
     verified = time.monotonic()
-    yield _after_rebuild(
-        traffic,
-        environment.settings.breaker_seconds,
-        f"({case.letter}) rebuilt from the backup in {verified - began:.2f} s, "
-        f"verified {verified - restarted:.2f} s after its restart",
-    )
-
-
-def _while_down(traffic: Traffic, registry: Registry, case: _Case, raised: str, refused: str) -> Step:
-    _run_traffic(traffic)
-    acknowledged = traffic.raise_to(registry, refused, 8)
-    stats = traffic.pop_stats()
-    return Step(
-        f"({case.letter}) killed with SIGKILL, right after a raise of {raised} to 8",
-        _promise_kept(stats) and stats.lookups["backup"] > 0 and not acknowledged,
-        f"{_figures(stats)}; a raise during the outage was "
-        + ("acknowledged without Redis" if acknowledged else "refused as incomplete, not acknowledged"),
-    )
-
-
-def _while_unverified(traffic: Traffic, case: _Case) -> Step:
-    _run_traffic(traffic)
-    # Every conversation is read, not only those that participants happen to read: each has lost an entry.
-    traffic.read_all(errors_allowed=True)
-    stats = traffic.pop_stats()
-    return Step(
-        f"({case.letter}) restarted {case.name}: not trusted, lookups use the backup",
-        _promise_kept(stats) and stats.lookups["backup"] > 0,
-        _figures(stats),
-    )
-
-
-def _after_rebuild(traffic: Traffic, breaker_seconds: float, what: str) -> Step:
     # Breakers close within breaker_seconds; only then do all lookups use Redis.
-    time.sleep(breaker_seconds)
-    between = traffic.pop_stats()
-    _run_traffic(traffic)
+    time.sleep(environment.settings.breaker_seconds)
+    no_violation = not traffic.pop_stats().violations
+    traffic.wait()
+    what = (
+        f"({letter}) rebuilt from the backup in {verified - began:.2f} s, "
+        f"verified {verified - restarted:.2f} s after its restart"
+    )
+    yield _check(traffic, what, "redis", ok=no_violation)
+
+
+def _check(traffic: Traffic, what: str, source: str, *, ok: bool = True, more: str = "") -> Step:
+    """Check the promise since the last check: no lookup below an acknowledged N, no acknowledged message missing.
+
+    Also check the source of lookups: all must come from Redis, or at least one from the backup.
+    """
     stats = traffic.pop_stats()
-    no_violation = not between.wrong_lookups and not between.missing and _promise_kept(stats)
-    return Step(what, no_violation and stats.lookups["redis"] > 0 and stats.lookups["backup"] == 0, _figures(stats))
-
-
-def _run_traffic(traffic: Traffic) -> None:
-    traffic.wait_for(reads=PHASE_READS, lookups=PHASE_LOOKUPS)
-
-
-def _promise_kept(stats: TrafficStats) -> bool:
-    """Return whether the promise was kept: no lookup below an acknowledged N, no acknowledged message missing."""
-    # A check without enough traffic shows nothing.
-    exercised = stats.reads >= PHASE_READS and stats.lookups.total() >= PHASE_LOOKUPS
-    return exercised and not stats.wrong_lookups and not stats.missing
-
-
-def _figures(stats: TrafficStats) -> str:
-    parts = [
-        f"lookups: {stats.lookups['redis']:,} from redis, {stats.lookups['backup']:,} from the backup, "
-        f"{len(stats.wrong_lookups)} wrong, slowest {stats.slowest_lookup * 1000:.0f} ms",
-        f"complete reads: {stats.reads:,} with {stats.messages_read:,} messages, {len(stats.missing)} incomplete",
-    ]
-    if stats.errors:
-        parts.append("errors: " + ", ".join(f"{code} {count}" for code, count in sorted(stats.errors.items())))
-    parts += stats.wrong_lookups[:1] + stats.missing[:1]
-    return "\n".join(parts)
+    ok &= stats.enough and not stats.violations and (stats.lookups["backup"] > 0) == (source == "backup")
+    return Step(what, ok, stats.figures + more)

@@ -9,16 +9,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 
 from saltctl.errors import SaltctlError
 from saltctl.registry.registry import Lookup, Registry
-from saltctl.salting import partition_key, read_set, salt_of
+from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.times import iso_utc
 
+PHASE_READS, PHASE_LOOKUPS = 6, 40
+"""The least that participants do before the next failure: every conversation is read."""
 OpenRegistry = Callable[[Settings], Registry]
 
 
@@ -34,9 +38,32 @@ class TrafficStats:
     errors: Counter[str] = field(default_factory=Counter)
     slowest_lookup: float = 0.0
 
+    @property
+    def enough(self) -> bool:
+        """Whether there was enough traffic: a check without it shows nothing."""
+        return self.reads >= PHASE_READS and self.lookups.total() >= PHASE_LOOKUPS
 
+    @property
+    def violations(self) -> list[str]:
+        """A line for each lookup below an acknowledged N, and for each read that missed messages."""
+        return self.wrong_lookups + self.missing
+
+    @property
+    def figures(self) -> str:
+        """The counts in lines, with the first violation of each kind."""
+        parts = [
+            f"lookups: {self.lookups['redis']:,} from redis, {self.lookups['backup']:,} from the backup, "
+            f"{len(self.wrong_lookups)} wrong, slowest {self.slowest_lookup * 1000:.0f} ms",
+            f"complete reads: {self.reads:,} with {self.messages_read:,} messages, {len(self.missing)} incomplete",
+        ]
+        if self.errors:
+            parts.append("errors: " + ", ".join(f"{code} {number}" for code, number in sorted(self.errors.items())))
+        return "\n".join(parts + self.wrong_lookups[:1] + self.missing[:1])
+
+
+@dataclass
 class Traffic:
-    """Runs participants between ``start`` and ``stop``.
+    """A writer, two readers and a participant that only looks up.
 
     Args:
         settings: the servers.
@@ -44,33 +71,31 @@ class Traffic:
         open_registry: opens the registry of each participant.
     """
 
-    def __init__(self, settings: Settings, conversations: list[str], open_registry: OpenRegistry) -> None:
-        self._settings = settings
-        self._conversations = conversations
-        self._open = open_registry
+    settings: Settings
+    conversations: list[str]
+    open_registry: OpenRegistry
+
+    def __post_init__(self) -> None:
+        self._stats = TrafficStats()
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._stats = TrafficStats()
+        self._numbers = count()
         self._acknowledged: dict[str, set[str]] = defaultdict(set)
         self._raised: dict[str, int] = defaultdict(lambda: 1)
 
-    def start(self, *, writers: int = 1, readers: int = 2, watchers: int = 1) -> None:
-        """Start the participants."""
-        roles = [(self._write, writers), (self._read, readers), (self._watch, watchers)]
-        for role, count in roles:
-            for number in range(count):
-                thread = threading.Thread(
-                    target=self._run, args=(role, number), name=f"{role.__name__}-{number}", daemon=True
-                )
-                self._threads.append(thread)
-                thread.start()
-
-    def stop(self) -> None:
-        """Stop the participants, and wait until they have ended."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(timeout=30)
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the participants until the end of the block."""
+        roles = (self._write, self._read, self._read, self._watch)
+        threads = [threading.Thread(target=self._run, args=job, daemon=True) for job in enumerate(roles)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join(timeout=30)
 
     def pop_stats(self) -> TrafficStats:
         """Return the statistics since the last call."""
@@ -78,12 +103,12 @@ class Traffic:
             popped, self._stats = self._stats, TrafficStats()
             return popped
 
-    def wait_for(self, *, reads: int, lookups: int, seconds: float = 30.0) -> None:
-        """Wait until the participants did so much since the last ``pop_stats``, at most for ``seconds``."""
-        deadline = time.monotonic() + seconds
+    def wait(self) -> None:
+        """Wait until there was enough traffic since the last ``pop_stats``, at most for 30 seconds."""
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             with self._lock:
-                if self._stats.reads >= reads and self._stats.lookups.total() >= lookups:
+                if self._stats.enough:
                     return
             time.sleep(0.02)
 
@@ -109,36 +134,29 @@ class Traffic:
 
         Errors are raised, or, if they are allowed, counted as those of the participants.
         """
-        registry = self._open(self._settings)
-        table = MessagesTable(self._settings)
+        table = MessagesTable(self.settings)
         missing: list[str] = []
-        try:
-            for conversation_id in self._conversations:
+        with self.open_registry(self.settings) as registry:
+            for conversation_id in self.conversations:
                 try:
-                    missing += self._check_read(registry, table, conversation_id)
+                    missing += self._read(registry, table, conversation_id)
                 except SaltctlError as exc:
                     if not errors_allowed:
                         raise
                     self._count_error(exc)
-        finally:
-            registry.close()
         return missing
 
-    def _run(self, role: Callable[[Registry, MessagesTable, int, int], None], number: int) -> None:
-        registry = self._open(self._settings)
-        table = MessagesTable(self._settings)
-        turn = number
-        try:
+    def _run(self, turn: int, role: Callable[[Registry, MessagesTable, str], object]) -> None:
+        table = MessagesTable(self.settings)
+        with self.open_registry(self.settings) as registry:
             while not self._stop.is_set():
                 try:
-                    role(registry, table, number, turn)
+                    role(registry, table, self.conversations[turn % len(self.conversations)])
                 except SaltctlError as exc:
                     # The promise allows an error; it does not allow a silent default.
                     self._count_error(exc)
                     self._stop.wait(0.02)
                 turn += 1
-        finally:
-            registry.close()
 
     def _count_error(self, exc: SaltctlError) -> None:
         with self._lock:
@@ -160,33 +178,23 @@ class Traffic:
                 )
         return found
 
-    def _watch(self, registry: Registry, table: MessagesTable, number: int, turn: int) -> None:
-        self._lookup(registry, self._conversations[turn % len(self._conversations)])
+    def _watch(self, registry: Registry, table: MessagesTable, conversation_id: str) -> None:
+        self._lookup(registry, conversation_id)
         self._stop.wait(0.01)
 
-    def _write(self, registry: Registry, table: MessagesTable, number: int, turn: int) -> None:
-        conversation_id = self._conversations[turn % len(self._conversations)]
+    def _write(self, registry: Registry, table: MessagesTable, conversation_id: str) -> None:
         found = self._lookup(registry, conversation_id)
-        message_id = f"w{number}-{turn}"
+        message_id = f"w{next(self._numbers)}"
         key = partition_key(conversation_id, salt_of(message_id, found.write_n))
-        at = iso_utc(time.time())
-        table.put(key, f"{at}#{message_id}", {"message_id": {"S": message_id}})
+        table.put(key, f"{iso_utc(time.time())}#{message_id}", {"message_id": {"S": message_id}})
         with self._lock:
             self._acknowledged[conversation_id].add(message_id)
 
-    def _read(self, registry: Registry, table: MessagesTable, number: int, turn: int) -> None:
-        self._check_read(registry, table, self._conversations[turn % len(self._conversations)])
-
-    def _check_read(self, registry: Registry, table: MessagesTable, conversation_id: str) -> list[str]:
+    def _read(self, registry: Registry, table: MessagesTable, conversation_id: str) -> list[str]:
         with self._lock:
             promised = set(self._acknowledged[conversation_id])
         found = self._lookup(registry, conversation_id)
-        seen = {
-            row["message_id"]["S"]
-            for key in read_set(conversation_id, found.max_n)
-            for row in table.rows(key)
-            if "message_id" in row
-        }
+        seen = {row["message_id"]["S"] for key in found.read_set for row in table.rows(key) if "message_id" in row}
         lost = sorted(promised - seen)
         missing = [f"{conversation_id}: {len(lost)} of {len(promised)} messages, such as {lost[0]}"] if lost else []
         with self._lock:
