@@ -207,12 +207,11 @@ class _Scenario:
 
     def check_all_raised(self, what: str) -> Step:
         """Wait until all reports are acknowledged and every conversation has the N that it needs."""
+        return Step(what, _wait_for(self._all_raised, self.step_seconds), self._figures())
 
-        def all_raised() -> bool:
-            group = self._group()
-            return group.lag == 0 and group.pending == 0 and not self._wrong_and_twice()[0]
-
-        return Step(what, _wait_for(all_raised, self.step_seconds), self._figures())
+    def _all_raised(self) -> bool:
+        group = self._group()
+        return group.lag == 0 and group.pending == 0 and not self._wrong_and_twice()[0]
 
     def _group(self) -> GroupInfo:
         group = self.stream.info().group(self.stream.group)
