@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from saltctl.settings import SPECS, Settings
-from saltctl.urls import mask_url
+from saltctl.urls import has_password
 
 # No client|setinfo: Redis 7.0 does not know it and would refuse the file; redis-py works without it.
 _CONNECTION = "+ping +info +hello +client|setname +select"
@@ -21,11 +21,20 @@ _READING = (
     "+xinfo|stream +xinfo|groups +xinfo|consumers"
 )
 _REGISTRY = "+evalsha +eval +script|load +hget +hmget +hgetall +hlen +hset +hsetnx +hdel +exists +expire"
+_SERVICE_SETTINGS = (
+    *("redis_url", "backup_table", "key_prefix", "buckets", "max_n_cap", "wps_per_salt", "heat_max_age"),
+    *("heat_retention", "aws_region"),
+)
 
 
 def systemd(settings: Settings) -> str:
     """Return a unit template; start its instances as saltctl-service@1, saltctl-service@2 and so on."""
-    lines = [f"Environment={name}={_quoted(value)}" for name, value in _environment(settings)]
+    lines = []
+    for spec in SPECS:
+        value = getattr(settings, spec.name)
+        secret = spec.name == "redis_url" and (not value or has_password(value))
+        if spec.name in _SERVICE_SETTINGS and value is not None and not secret:
+            lines.append(f"Environment={spec.environment[0]}={str(value).replace('%', '%%')}")  # systemd expands %
     return f"""# /etc/systemd/system/saltctl-service@.service
 [Unit]
 Description=saltctl hot partition service (instance %i)
@@ -50,22 +59,6 @@ PrivateTmp=yes
 [Install]
 WantedBy=multi-user.target
 """
-
-
-def _environment(settings: Settings) -> list[tuple[str, str]]:
-    url = settings.redis_url or ""
-    shown = [] if not url or mask_url(url) != url else [("SALTCTL_REDIS_URL", url)]
-    names = (
-        *("backup_table", "key_prefix", "buckets", "max_n_cap", "wps_per_salt", "heat_max_age", "heat_retention"),
-        "aws_region",
-    )
-    variables = [(spec.environment[0], getattr(settings, spec.name)) for spec in SPECS if spec.name in names]
-    return shown + [(name, str(value)) for name, value in variables if value is not None]
-
-
-def _quoted(value: str) -> str:
-    # systemd expands % in every value.
-    return value.replace("%", "%%")
 
 
 def alerts(settings: Settings) -> str:

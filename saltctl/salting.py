@@ -135,12 +135,8 @@ def find_set(conversation_id: str, message_id: str, max_n: int) -> list[str]:
     """
     if not is_power_of_two(max_n):
         return read_set(conversation_id, max_n)
-    keys: dict[str, None] = {}
-    n = max_n
-    while n >= 1:
-        keys[partition_key(conversation_id, salt_of(message_id, n))] = None
-        n //= 2
-    return list(keys)
+    halved = (max_n >> times for times in range(max_n.bit_length()))
+    return list(dict.fromkeys(partition_key(conversation_id, salt_of(message_id, n)) for n in halved))
 
 
 def needed_n(rate: float, per_salt: float, cap: int) -> int:

@@ -14,7 +14,7 @@ The query contains options of redis-py for each connection, such as ``ssl_ca_cer
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, unquote_plus, urlencode, urlsplit
 
@@ -28,8 +28,6 @@ _KINDS: dict[str, Kind] = {
     "redis+sentinel": "sentinel",
     "rediss+sentinel": "sentinel",
 }
-REDIS_SCHEMES = tuple(_KINDS)
-_KNOWN_SCHEMES = (*REDIS_SCHEMES, "http", "https")
 MASK = "***"
 _UNREADABLE = "is not a valid URL; does the password contain a special character that is not quoted?"
 _NO_HOST = "must name a host, such as redis://127.0.0.1:6379/0"
@@ -56,12 +54,12 @@ class RedisUrl:
 
     kind: Kind
     tls: bool
-    addresses: tuple[Address, ...]
+    addresses: tuple[Address, ...] = ()
     path: str = ""
     service: str = ""
     database: str = ""
     userinfo: str = field(default="", repr=False)
-    query: str = field(default="", repr=False)
+    options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     whole: str = field(default="", repr=False)
 
     def __str__(self) -> str:
@@ -72,30 +70,32 @@ class RedisUrl:
         """Return the URL of one server with the credentials and options of this URL."""
         if self.kind in ("server", "socket"):
             return self.whole
-        return _joined(self.tls, self.userinfo, name, self.database, self._options(sentinels_own=False))
+        return self._of_node(name, self.userinfo, self.database)
 
     def of_sentinel(self, address: Address) -> str:
         """Return the URL of one sentinel with the sentinels' credentials."""
-        own = dict(self._options(sentinels_own=True))
+        own = dict(self.options)
         userinfo = quote(own.get("sentinel_username", ""), safe="")
         if "sentinel_password" in own:
             userinfo += ":" + quote(own["sentinel_password"], safe="")
-        return _joined(self.tls, userinfo, str(address), "", self._options(sentinels_own=False))
+        return self._of_node(str(address), userinfo, "")
 
     @property
     def sentinel_password_file(self) -> str | None:
         """Path of the file with the sentinels' password, if there is one."""
-        return dict(self._options(sentinels_own=True)).get("sentinel_password_file")
+        return dict(self.options).get("sentinel_password_file")
 
-    def _options(self, *, sentinels_own: bool) -> list[tuple[str, str]]:
-        pairs = parse_qsl(self.query, keep_blank_values=True)
-        return [(name, value) for name, value in pairs if (name in _SENTINELS_OWN) == sentinels_own]
+    def _of_node(self, name: str, userinfo: str, database: str) -> str:
+        options = [(option, value) for option, value in self.options if option not in _SENTINELS_OWN]
+        query = f"?{urlencode(options)}" if options else ""
+        return f"{'rediss' if self.tls else 'redis'}://{userinfo}{'@' if userinfo else ''}{name}/{database or 0}{query}"
 
 
-def _joined(tls: bool, userinfo: str, netloc: str, database: str, options: list[tuple[str, str]]) -> str:
-    at = "@" if userinfo else ""
-    query = f"?{urlencode(options)}" if options else ""
-    return f"{'rediss' if tls else 'redis'}://{userinfo}{at}{netloc}/{database or 0}{query}"
+def _split(url: str) -> tuple[str, str, str]:
+    """Split a URL into its scheme, which is empty if there is none, its authority, and the rest."""
+    scheme, separator, rest = url.partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    return scheme if separator else "", authority, rest[len(authority) :]
 
 
 def parse_redis_url(url: str) -> RedisUrl:
@@ -104,28 +104,27 @@ def parse_redis_url(url: str) -> RedisUrl:
     Raises:
         ValueError: it is not valid. The message repeats nothing of it, because it may contain a password.
     """
-    scheme, separator, rest = url.partition("://")
+    scheme, authority, rest = _split(url)
     kind = _KINDS.get(scheme.lower())
-    if kind is None or not separator:
-        raise ValueError(f"must begin with {', '.join(name + '://' for name in REDIS_SCHEMES)}")
-    authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    if "@" in rest[len(authority) :]:
+    if kind is None:
+        raise ValueError(f"must begin with {', '.join(name + '://' for name in _KINDS)}")
+    if "@" in rest:
         raise ValueError(_UNREADABLE)
-    tail = urlsplit(rest[len(authority) :])
+    tail = urlsplit(rest)
     userinfo, _, hosts = authority.rpartition("@")
-    common = {"userinfo": userinfo, "query": tail.query, "whole": url}
-    tls = scheme.lower().startswith("rediss")
+    options = tuple(parse_qsl(tail.query, keep_blank_values=True))
+    parsed = RedisUrl(kind, scheme.lower().startswith("rediss"), userinfo=userinfo, options=options, whole=url)
     if kind == "socket":
         if not tail.path:
             raise ValueError("must name a socket, such as unix:///run/redis.sock")
-        return RedisUrl(kind, tls, (), path=tail.path, **common)
+        return replace(parsed, path=tail.path)
     addresses = _addresses(hosts, 26379 if kind == "sentinel" else 6379)
     if not addresses:
         raise ValueError(_NO_HOST)
     service, database = _service_and_database(kind, tail.path.strip("/"))
     if kind == "server" and len(addresses) > 1:
         raise ValueError("names several hosts; write redis+cluster:// or redis+sentinel://")
-    return RedisUrl(kind, tls, addresses, service=service, database=database, **common)
+    return replace(parsed, addresses=addresses, service=service, database=database)
 
 
 def _addresses(hosts: str, default_port: int) -> tuple[Address, ...]:
@@ -158,18 +157,14 @@ def _service_and_database(kind: Kind, path: str) -> tuple[str, str]:
 
 def mask_url(url: str) -> str:
     """Return the URL with its password masked; only MASK if the end of the password cannot be determined."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.lower() not in _KNOWN_SCHEMES:
-        return MASK
-    authority = re.split("[/?#]", rest, maxsplit=1)[0]
-    tail = rest[len(authority) :]
-    if "@" in tail:
-        # Most likely an unquoted password that contains a slash, a question mark or a hash.
+    scheme, authority, tail = _split(url)
+    # An @ in the tail is most likely from an unquoted password that contains a slash, a question mark or a hash.
+    if scheme.lower() not in (*_KINDS, "http", "https") or "@" in tail:
         return MASK
     userinfo, at, hosts = authority.rpartition("@")
     user, colon, _ = userinfo.partition(":")
     path, question, query = tail.partition("?")
-    shown = "&".join(_mask_parameter(parameter) for parameter in query.split("&"))
+    shown = "&".join(map(_mask_parameter, query.split("&")))
     return f"{scheme}://{user}{':' + MASK if colon else ''}{at}{hosts}{path}{question}{shown}"
 
 

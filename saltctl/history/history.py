@@ -114,9 +114,11 @@ class History:
         return history
 
     @classmethod
-    def over(cls, settings: Settings, registry: Lookups, store: MessageStore) -> Self:
-        """Make a history over a registry and a store, which the caller closes."""
-        return cls(registry, store, message_id_from=settings.message_id_from, page_timeout=settings.page_timeout)
+    def over(cls, settings: Settings, registry: Lookups, store: MessageStore, **more: Any) -> Self:
+        """Make a history over a registry and a store, which the caller closes. ``more`` arguments are the class's."""
+        return cls(
+            registry, store, message_id_from=settings.message_id_from, page_timeout=settings.page_timeout, **more
+        )
 
     @cached_property
     def pool(self) -> ThreadPool:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from saltctl.errors import RaiseIncompleteError, RaiseStep, SaltctlError, UsageError
 from saltctl.registry.circuit_breaker import CircuitBreaker
@@ -138,8 +138,8 @@ class Registry:
         return cls.over(settings, RedisRegistry(settings), backup)
 
     @classmethod
-    def over(cls, settings: Settings, store: RegistryStore, backup: BackupStore) -> Self:
-        """Create a registry over these stores, with everything else from the settings."""
+    def over(cls, settings: Settings, store: RegistryStore, backup: BackupStore, **more: Any) -> Self:
+        """Create a registry over these stores, with the rest from the settings. ``more`` arguments are the class's."""
         return cls(
             store,
             backup,
@@ -148,6 +148,7 @@ class Registry:
             cap=settings.max_n_cap,
             actor=settings.actor,
             breaker_seconds=settings.breaker_seconds,
+            **more,
         )
 
     def close(self) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Generator, Mapping
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
+from collections.abc import Callable, Generator
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -37,9 +38,9 @@ class MemoryMessages:
         self.before_query = before_query
         self.passes: Callable[[Item], bool] | None = None
         """Which rows a filter lets through. Only expressions such as ``#name = :value`` are evaluated without it."""
-        self._partitions: dict[str, dict[SortKey, Item]] = {}
-        self._order: dict[str, list[Any]] = {}
-        self._sizes: dict[str, dict[SortKey, int]] = {}
+        self._partitions: defaultdict[str, dict[SortKey, Item]] = defaultdict(dict)
+        self._order: defaultdict[str, list[Any]] = defaultdict(list)
+        self._sizes: dict[tuple[str, SortKey], int] = {}
         self._lock = threading.Lock()
 
     def query(self, request: PartitionQuery) -> PartitionAnswer:
@@ -49,22 +50,18 @@ class MemoryMessages:
             UsageError: the filter is not an equality, and ``passes`` is not set.
         """
         self.before_query(request)
+        read: list[Item] = []
+        size = 0
         with self._lock:
             self.queries.append(request)
-            return self._answer(request)
-
-    def _answer(self, request: PartitionQuery) -> PartitionAnswer:
-        rows = self._partitions.get(request.partition_key, {})
-        chosen = self._sort_keys_of(request)
-        size = 0
-        read: list[Item] = []
-        for key in chosen:
-            # DynamoDB says that there may be more as soon as it stops because of a limit, also at the end.
-            if len(read) == request.limit or (read and size > self.page_bytes):
-                break
-            read.append(rows[key])
-            size += self._sizes[request.partition_key][key]
-        stopped = bool(read) and (len(read) < len(chosen) or len(read) == request.limit)
+            keys = self._sort_keys_of(request)
+            for key in keys:
+                # DynamoDB says that there may be more as soon as it stops because of a limit, also at the end.
+                if len(read) == request.limit or (read and size > self.page_bytes):
+                    break
+                read.append(self._partitions[request.partition_key][key])
+                size += self._sizes[request.partition_key, key]
+        stopped = bool(read) and (len(read) < len(keys) or len(read) == request.limit)
         last = read[-1] if stopped else None
         return PartitionAnswer(
             self._filtered(request, read),
@@ -75,12 +72,13 @@ class MemoryMessages:
 
     def _sort_keys_of(self, request: PartitionQuery) -> list[SortKey]:
         """Return the sort keys between the bounds of a request, in its order."""
-        order = self._order.get(request.partition_key, [])
+        order = self._order[request.partition_key]
         low = 0 if request.low is None else bisect_left(order, request.low)
         high = len(order) if request.high is None else bisect_right(order, request.high)
         if request.start is not None:
             assert request.start[self.keys.partition_key] == {"S": request.partition_key}
-            position = _untagged(request.start[self.keys.sort_key])
+            tagged = request.start[self.keys.sort_key]
+            position = Decimal(tagged["N"]) if "N" in tagged else tagged["S"]
             if request.descending:
                 high = min(high, bisect_left(order, position))
             else:
@@ -110,30 +108,20 @@ class MemoryMessages:
     def put(self, partition_key: str, sort_key: SortKey, attributes: Item) -> bool:
         """Write one row, unless it exists."""
         with self._lock:
-            rows = self._partitions.setdefault(partition_key, {})
+            rows = self._partitions[partition_key]
             if sort_key in rows:
                 return False
             tagged = {"N": str(sort_key)} if isinstance(sort_key, Decimal) else {"S": sort_key}
-            rows[sort_key] = {
-                **attributes,
-                self.keys.partition_key: {"S": partition_key},
-                self.keys.sort_key: tagged,
-            }
-            self._sizes.setdefault(partition_key, {})[sort_key] = len(str(rows[sort_key]))
-            order = self._order.setdefault(partition_key, [])
-            order.insert(bisect_left(order, sort_key), sort_key)
+            rows[sort_key] = {**attributes, self.keys.partition_key: {"S": partition_key}, self.keys.sort_key: tagged}
+            self._sizes[partition_key, sort_key] = len(str(rows[sort_key]))
+            insort(self._order[partition_key], sort_key)
             return True
 
     def size(self) -> TableSize:
         """Return how large the table is."""
-        sizes = [size for partition in self._sizes.values() for size in partition.values()]
-        return TableSize(len(sizes), sum(sizes))
+        return TableSize(len(self._sizes), sum(self._sizes.values()))
 
     def scan_keys(self, segments: int, *, consistent: bool = True) -> Generator[KeysPage, None, None]:
         """Yield the partition key of every row, a page for each partition."""
         for key, rows in self._partitions.items():
             yield KeysPage([key] * len(rows), 1.0)
-
-
-def _untagged(value: Mapping[str, Any]) -> SortKey:
-    return Decimal(value["N"]) if "N" in value else str(value["S"])

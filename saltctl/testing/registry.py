@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from saltctl.errors import ConfigurationError, SaltctlError, UnverifiedError
@@ -20,14 +22,13 @@ class Faults:
         self.after: dict[str, SaltctlError] = {}
         self.calls: list[str] = []
 
-    def begin(self, method: str) -> None:
-        """Record a call, and raise the error of ``before``."""
+    @contextmanager
+    def call(self, method: str) -> Iterator[None]:
+        """Record a call, and raise the error of ``before``; at the end of the block raise that of ``after``."""
         self.calls.append(method)
         if method in self.before:
             raise self.before[method]
-
-    def end(self, method: str) -> None:
-        """Raise the error of ``after``."""
+        yield
         if method in self.after:
             raise self.after[method]
 
@@ -48,39 +49,37 @@ class MemoryBackup:
 
     def get(self, conversation_id: str) -> BackupEntry | None:
         """Return one item."""
-        self.faults.begin("get")
-        return self.items.get(conversation_id)
+        with self.faults.call("get"):
+            return self.items.get(conversation_id)
 
     def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
         """Return the items that exist."""
-        self.faults.begin("get_many")
-        return {i: self.items[i] for i in conversation_ids if i in self.items}
+        with self.faults.call("get_many"):
+            return {i: self.items[i] for i in conversation_ids if i in self.items}
 
     def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
         """Do step 1 of a raise."""
-        self.faults.begin("raise_max_n")
-        held = self.items.get(conversation_id, BackupEntry(conversation_id, 1, 1))
-        changed = conversation_id not in self.items or held.max_n < entry.n
-        if changed:
-            self.items[conversation_id] = replace(held, max_n=entry.n, raises=(*held.raises, entry))
-        self.faults.end("raise_max_n")
-        return RaiseOutcome(held.max_n, changed)
+        with self.faults.call("raise_max_n"):
+            held = self.items.get(conversation_id, BackupEntry(conversation_id, 1, 1))
+            changed = conversation_id not in self.items or held.max_n < entry.n
+            if changed:
+                self.items[conversation_id] = replace(held, max_n=entry.n, raises=(*held.raises, entry))
+            return RaiseOutcome(held.max_n, changed)
 
     def commit_write_n(self, conversation_id: str, n: int) -> bool:
         """Do step 3 of a raise."""
-        self.faults.begin("commit_write_n")
-        held = self.items[conversation_id]
-        changed = held.write_n < n <= held.max_n
-        if changed:
-            self.items[conversation_id] = replace(held, write_n=n)
-        self.faults.end("commit_write_n")
-        return changed
+        with self.faults.call("commit_write_n"):
+            held = self.items[conversation_id]
+            changed = held.write_n < n <= held.max_n
+            if changed:
+                self.items[conversation_id] = replace(held, write_n=n)
+            return changed
 
     def claim_layout(self, layout: str, key_prefix: str) -> None:
         """Bind the table to one layout."""
-        self.faults.begin("claim_layout")
-        self.layout = self.layout or (layout, key_prefix)
-        self.check_layout(layout, key_prefix)
+        with self.faults.call("claim_layout"):
+            self.layout = self.layout or (layout, key_prefix)
+            self.check_layout(layout, key_prefix)
 
     def check_layout(self, layout: str, key_prefix: str) -> None:
         """Refuse another layout than the one of the table."""
@@ -136,17 +135,17 @@ class MemoryRedis:
         """Return the ids grouped by primary."""
         if self.routing_fault is not None:
             raise self.routing_fault
-        groups: dict[str, list[str]] = {}
+        groups = defaultdict(list)
         for conversation_id in conversation_ids:
-            groups.setdefault(self.primary_of(conversation_id), []).append(conversation_id)
+            groups[self.primary_of(conversation_id)].append(conversation_id)
         return groups
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
         """Return max_n of each id."""
-        self.faults[primary].begin("lookup")
-        if primary not in self.verified_primaries:
-            raise UnverifiedError(f"{primary} is not verified")
-        return [self.held[primary].get(i) for i in conversation_ids]
+        with self.faults[primary].call("lookup"):
+            if primary not in self.verified_primaries:
+                raise UnverifiedError(f"{primary} is not verified")
+            return [self.held[primary].get(i) for i in conversation_ids]
 
     def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
         """Return the entries, whether or not they are verified."""
@@ -155,12 +154,10 @@ class MemoryRedis:
     def merge(self, conversation_id: str, n: int) -> bool:
         """Max-merge one entry."""
         primary = self.primary_of(conversation_id)
-        self.faults[primary].begin("merge")
-        held = self.held[primary]
-        changed = held.get(conversation_id, 0) < n
-        held[conversation_id] = max(n, held.get(conversation_id, 0))
-        self.faults[primary].end("merge")
-        return changed
+        with self.faults[primary].call("merge"):
+            before = self.held[primary].get(conversation_id, 0)
+            self.held[primary][conversation_id] = max(n, before)
+            return before < n
 
     def verified(self) -> dict[str, bool]:
         """Return which primaries are verified."""

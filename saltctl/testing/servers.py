@@ -58,24 +58,8 @@ class MemoryServers:
         self.redis = MemoryRedis(primaries)
         self.backup = MemoryBackup()
         self.messages = messages or MemoryMessages(keys=("conversation_id", "sort_key"))
-        self.registry = Registry(
-            self.redis,
-            self.backup,
-            layout=settings.layout,
-            key_prefix=settings.key_prefix,
-            cap=settings.max_n_cap,
-            actor=settings.actor,
-            breaker_seconds=settings.breaker_seconds,
-            clock=clock,
-            now=now,
-        )
-        self.history = History(
-            self.registry,
-            self.messages,
-            message_id_from=settings.message_id_from,
-            page_timeout=settings.page_timeout,
-            clock=clock,
-        )
+        self.registry = Registry.over(settings, self.redis, self.backup, clock=clock, now=now)
+        self.history = History.over(settings, self.registry, self.messages, clock=clock)
 
     def rebuild(self) -> None:
         """Merge every entry of the backup into Redis, and verify every primary, as a rebuild does."""
