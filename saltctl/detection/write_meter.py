@@ -13,16 +13,15 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-from saltctl.detection.throttling_errors import throttled_by_key_range
 from saltctl.detection.write_window import WeightedWrite, WriteWindow
 from saltctl.errors import InvalidConversationIdError, SaltctlError
 from saltctl.salting import check_conversation_id
-from saltctl.settings import Settings
+from saltctl.settings import Settings, load_settings
 from saltctl.stores.heat.contracts import ReportSink
 from saltctl.stores.heat.report import MAX_SERVER_BYTES, MAX_THROTTLED_N, MAX_WRITES, WINDOW_SECONDS, HeatReport
 
@@ -32,6 +31,8 @@ LOG_LENGTH = 4096
 """Writes that are logged before they are counted: few enough to stay in the processor's cache."""
 MAX_UNSENT_WINDOWS = 4
 """Finished windows that wait for the sender. More than one waits only if a report hangs."""
+KEY_RANGE_REASONS = frozenset({"TableWriteKeyRangeThroughputExceeded", "TableReadKeyRangeThroughputExceeded"})
+"""Reasons that salting helps against. ``Index…`` names a hot secondary index, which more salts do not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,21 @@ class MeterStats:
     overflows: int
 
 
-def server_name() -> str:
-    """Return a unique meter name: host, process id and a random part. Counts of the same name are not added up."""
-    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+def throttled_by_key_range(error: object) -> bool:
+    """Return whether a botocore ClientError says that a key range of the table was throttled.
+
+    Reads ``ThrottlingReasons`` (ProvisionedThroughputExceededException, RequestLimitExceeded) and
+    ``throttlingReasons`` (ThrottlingException), as DynamoDB documents them. Returns False for any other error:
+    salting does not help a hot index, exceeded provisioned throughput or an account limit.
+    """
+    response = getattr(error, "response", None)
+    for parent in (response, response.get("Error")) if isinstance(response, Mapping) else ():
+        for spelling in ("ThrottlingReasons", "throttlingReasons"):
+            reasons = parent.get(spelling) if isinstance(parent, Mapping) else None
+            for reason in reasons if isinstance(reasons, Iterable) else ():
+                if isinstance(reason, Mapping) and (reason.get("reason") or reason.get("Reason")) in KEY_RANGE_REASONS:
+                    return True
+    return False
 
 
 class WriteMeter:
@@ -70,7 +83,8 @@ class WriteMeter:
     Args:
         sink: receives the reports.
         floor: write units in a window below which a conversation is not reported.
-        server: the name in the reports; must be unique among all running meters.
+        server: the name in the reports; must be unique among all running meters. By default it has the host, the
+            process id and a random part. Counts of the same name are not added up.
         capacity: number of counters, at least 2; it bounds the memory (``python -m tests.benchmarks detection``).
         clock: returns seconds since the epoch. It may jump: a window ends when the clock leaves it.
         thread: send from a background thread, which the first record starts. If False, call :meth:`flush`.
@@ -93,7 +107,8 @@ class WriteMeter:
         self._clock = clock
         self._use_thread = thread
         self._sent = self._dropped = self._invalid = self._overflows = self._windows_lost = 0
-        self._failure: SaltctlError | None = None
+        self.last_failure: SaltctlError | None = None
+        """The error for which the latest reports were dropped; None if they were sent."""
         self._reset()
         _open_meters.add(self)
 
@@ -108,7 +123,6 @@ class WriteMeter:
         Raises:
             ConfigurationError: no Redis is configured, or a setting is invalid.
         """
-        from saltctl.settings import load_settings
         from saltctl.stores.heat.stream import HeatStream
 
         settings = settings or load_settings()
@@ -116,7 +130,9 @@ class WriteMeter:
 
     def _reset(self) -> None:
         """Empty the meter, without a thread: at the start, and in the child of a fork."""
-        self._server = (self._fixed_name or server_name())[:MAX_SERVER_BYTES]
+        unique_name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        self.server = (self._fixed_name or unique_name)[:MAX_SERVER_BYTES]
+        """The name of this meter in its reports."""
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._wake = threading.Event()
@@ -127,19 +143,9 @@ class WriteMeter:
         self._closed = False
 
     @property
-    def server(self) -> str:
-        """The name of this meter in its reports."""
-        return self._server
-
-    @property
     def stats(self) -> MeterStats:
         """Totals of this meter."""
         return MeterStats(self._sent, self._dropped, self._windows_lost, self._invalid, self._overflows)
-
-    @property
-    def last_failure(self) -> SaltctlError | None:
-        """The error for which the latest reports were dropped; None if they were sent."""
-        return self._failure
 
     def record(self, conversation_id: str, units: float = 1) -> None:
         """Count a write. Never blocks and never fails.
@@ -151,7 +157,7 @@ class WriteMeter:
         """
         window = self._window
         if not window.begin <= self._clock() < window.end:
-            window = self._next_window()
+            window = self._current_window()
         log = window.log
         log.append(conversation_id if units == 1 else WeightedWrite(conversation_id, units))
         if len(log) >= LOG_LENGTH:
@@ -171,13 +177,12 @@ class WriteMeter:
         """
         if not throttled_by_key_range(error):
             return False
-        window = self._current()
+        window = self._current_window()
         with self._lock:
             key = (window.begin, conversation_id)
-            if self._urgent.get(key, 0) >= n or len(self._urgent) >= self._capacity:
-                return True
-            self._urgent[key] = n
-        self._wake.set()
+            if self._urgent.get(key, 0) < n and len(self._urgent) < self._capacity:
+                self._urgent[key] = n
+                self._wake.set()
         return True
 
     def flush(self) -> int:
@@ -186,7 +191,7 @@ class WriteMeter:
         The background thread calls this at the end of each window. During an outage it drops and counts the reports
         instead of raising.
         """
-        self._current()
+        self._current_window()
         return self._send_finished()
 
     def close(self) -> None:
@@ -210,19 +215,19 @@ class WriteMeter:
         """Close the meter."""
         self.close()
 
-    def _current(self) -> WriteWindow:
-        window = self._window
-        return window if window.begin <= self._clock() < window.end else self._next_window()
-
-    def _next_window(self) -> WriteWindow:
-        """Begin the window of the current time. A clock that jumped backwards begins a window, too."""
+    def _current_window(self) -> WriteWindow:
+        """Return the window of the current time; begin it if needed. So does a clock that jumped backwards."""
         with self._lock:
             now = self._clock()
             if self._window.begin <= now < self._window.end:
-                return self._window  # another thread began it
+                return self._window
             begin = int(now // WINDOW_SECONDS) * WINDOW_SECONDS
             self._finish_window(WriteWindow(begin, begin + WINDOW_SECONDS, self._capacity))
-            self._ensure_thread()
+            if self._use_thread and not self._closed and (self._thread is None or not self._thread.is_alive()):
+                self._thread = threading.Thread(target=self._run, name="saltctl-meter", daemon=True)
+                # A write must not fail if the system has no thread left, or if the interpreter is shutting down.
+                with suppress(RuntimeError):
+                    self._thread.start()
             return self._window
 
     def _finish_window(self, following: WriteWindow) -> None:
@@ -234,14 +239,6 @@ class WriteMeter:
             self._finished.popleft()
         self._finished.append(finished)
 
-    def _ensure_thread(self) -> None:
-        if not self._use_thread or self._closed or (self._thread is not None and self._thread.is_alive()):
-            return
-        self._thread = threading.Thread(target=self._run, name="saltctl-meter", daemon=True)
-        # A write must not fail if the system has no thread left, or if the interpreter is shutting down.
-        with suppress(RuntimeError):
-            self._thread.start()
-
     def _send_finished(self) -> int:
         with self._sending:
             with self._lock:
@@ -250,37 +247,28 @@ class WriteMeter:
                 urgent, self._urgent = self._urgent, {}
             for window in (*windows, current) if urgent else windows:
                 window.count_log(wait=True)
-            by_start = {window.begin: window.counts for window in (*windows, current)}
-            reports = [
-                self._report(start, conversation_id, by_start.get(start, {}).get(conversation_id, 0), n)
-                for (start, conversation_id), n in urgent.items()
-            ]
+            counts = {window.begin: window.counts for window in (*windows, current)}
+            rows = [(begin, id_, counts.get(begin, {}).get(id_, 0), n) for (begin, id_), n in urgent.items()]
             for window in windows:
                 self._invalid += window.invalid
                 self._overflows += window.reductions
-                reports += [
-                    self._report(window.begin, conversation_id, count)
-                    for conversation_id, count in window.counts.items()
-                    if count >= self._floor
-                ]
-            valid = [report for report in reports if report is not None]
-            self._invalid += len(reports) - len(valid)
-            return self._send_reports(valid)
+                rows += [(window.begin, id_, count, 0) for id_, count in window.counts.items() if count >= self._floor]
+            reports = [report for row in rows if (report := self._report(*row)) is not None]
+            self._invalid += len(rows) - len(reports)
+            return self._send_reports(reports) if reports else 0
 
     def _send_reports(self, reports: list[HeatReport]) -> int:
-        if not reports:
-            return 0
         try:
             self._sink.append_reports(reports)
         except SaltctlError as exc:
-            self._failure = exc
+            self.last_failure = exc
             self._dropped += len(reports)
             return 0
-        self._failure = None
+        self.last_failure = None
         self._sent += len(reports)
         return len(reports)
 
-    def _report(self, window: int, conversation_id: str, count: float, throttled_n: int = 0) -> HeatReport | None:
+    def _report(self, window: int, conversation_id: str, count: float, throttled_n: int) -> HeatReport | None:
         """Return the report, or None if the conversation id or the count is invalid."""
         try:
             check_conversation_id(conversation_id)
@@ -288,7 +276,7 @@ class WriteMeter:
         except (InvalidConversationIdError, ValueError, OverflowError, TypeError, AttributeError):
             return None
         n = min(max(throttled_n, 0), MAX_THROTTLED_N)
-        return HeatReport(conversation_id, self._server, window, min(max(writes, 0), MAX_WRITES), n)
+        return HeatReport(conversation_id, self.server, window, min(max(writes, 0), MAX_WRITES), n)
 
     def _run(self) -> None:
         """Send at the end of each window, and whenever woken, until the meter is closed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
@@ -14,6 +15,7 @@ class WeightedWrite(NamedTuple):
     units: float
 
 
+@dataclass(eq=False, slots=True)
 class WriteWindow:
     """Counts of one window: a log that any thread appends to, and the counters made from it.
 
@@ -24,17 +26,14 @@ class WriteWindow:
     Above ``capacity`` conversations the counts are approximate: see :class:`~saltctl.WriteMeter` for the bound.
     """
 
-    __slots__ = ("_lock", "begin", "capacity", "counts", "end", "invalid", "log", "reductions")
-
-    def __init__(self, begin: int, end: int, capacity: int) -> None:
-        self.begin = begin
-        self.end = end
-        self.capacity = capacity
-        self.log: list[Any] = []
-        self.counts: dict[str, float] = {}
-        self.invalid = 0
-        self.reductions = 0
-        self._lock = threading.Lock()
+    begin: int
+    end: int
+    capacity: int
+    log: list[Any] = field(default_factory=list)
+    counts: dict[str, float] = field(default_factory=dict)
+    invalid: int = 0
+    reductions: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count_log(self, *, wait: bool) -> None:
         """Move the log into the counters. If another thread does so, wait for it or return at once."""
@@ -52,9 +51,12 @@ class WriteWindow:
         try:
             tally = Counter(items)
         except TypeError:  # an item that is not hashable, and so not a conversation id
-            hashable = [item for item in items if _is_hashable(item)]
-            self.invalid += len(items) - len(hashable)
-            tally = Counter(hashable)
+            tally = Counter()
+            for item in items:
+                try:
+                    tally[item] += 1
+                except TypeError:
+                    self.invalid += 1
         for item, times in tally.items():
             try:
                 if type(item) is WeightedWrite:
@@ -70,20 +72,8 @@ class WriteWindow:
             counts[conversation_id] += units
             return
         if len(counts) >= self.capacity:
-            self._reduce_counts()
-        self.counts[conversation_id] = units
-
-    def _reduce_counts(self) -> None:
-        """Subtract the median from each count and free the counters at zero or below."""
-        counts = sorted(self.counts.values())
-        median = counts[len(counts) // 2]
-        self.counts = {key: left for key, count in self.counts.items() if (left := count - median) > 0}
-        self.reductions += 1
-
-
-def _is_hashable(item: Any) -> bool:
-    try:
-        hash(item)
-    except TypeError:
-        return False
-    return True
+            # Subtract the median from each count and free the counters at zero or below.
+            median = sorted(counts.values())[len(counts) // 2]
+            self.counts = counts = {key: left for key, count in counts.items() if (left := count - median) > 0}
+            self.reductions += 1
+        counts[conversation_id] = units

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.detection.throttling_errors import throttled_by_key_range
-from saltctl.detection.write_meter import MAX_UNSENT_WINDOWS, WriteMeter
+from saltctl.detection.write_meter import MAX_UNSENT_WINDOWS, WriteMeter, throttled_by_key_range
 from saltctl.errors import RedisUnavailableError
 from saltctl.stores.heat.report import HeatReport
 

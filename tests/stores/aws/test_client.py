@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from saltctl.detection.throttling_errors import throttled_by_key_range
+from saltctl.detection.write_meter import throttled_by_key_range
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, ConfigurationError, SaltctlError, ThrottledError
 from saltctl.local.servers import LocalMoto, free_port
 from saltctl.settings import Settings
