@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -43,8 +44,9 @@ The module of a group has a Typer application ``group``, that of a command a fun
 """
 
 
-def build(*, only: str | None = None, completion: bool = False) -> typer.Typer:
-    """Build the application.
+@cache
+def build(*, only: str | None = None, completion: bool = False) -> Any:
+    """Build the command tree, once a process.
 
     Args:
         only: one of COMMANDS, or ``--version`` for none of them; all by default. To import and build all of them
@@ -67,7 +69,7 @@ def build(*, only: str | None = None, completion: bool = False) -> typer.Typer:
             app.add_typer(module.group, name=name)
         else:
             app.command(name)(getattr(module, name))
-    return app
+    return typer.main.get_command(app)
 
 
 def _version(wanted: bool) -> None:

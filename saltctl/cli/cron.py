@@ -11,7 +11,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,16 +20,18 @@ from typing import Any
 import typer
 
 from saltctl.cli.failures import exit_code_of, failure_of
-from saltctl.cli.output import warn, write_json_line
+from saltctl.cli.output import OutputFormat, print_result, warn, write_json_line
 from saltctl.cli.session import Session
 from saltctl.cli.signals import Terminated
 from saltctl.errors import ConfigurationError, ExitCode, LeaseHeldError, SaltctlError
 from saltctl.times import iso_utc
 
-_OUTCOMES: dict[int, str] = {ExitCode.DONE: "ok", ExitCode.FOUND_SOMETHING: "found", ExitCode.INCOMPLETE: "incomplete"}
-_LEVELS: dict[int, str] = {ExitCode.DONE: "info", ExitCode.FOUND_SOMETHING: "warning", ExitCode.INCOMPLETE: "warning"}
-_SUCCESSES = (ExitCode.DONE, ExitCode.FOUND_SOMETHING)
-"""A job that found something succeeded; what it found has metrics of its own."""
+_OUTCOMES: dict[int, tuple[str, str]] = {
+    ExitCode.DONE: ("info", "ok"),
+    ExitCode.FOUND_SOMETHING: ("warning", "found"),
+    ExitCode.INCOMPLETE: ("warning", "incomplete"),
+}
+"""Level and outcome of an exit code; others are errors."""
 _MAX_LISTED = 10
 """Items of each list in a report, such as drift, that the log line shows; its counts are complete."""
 _MAX_METRICS_BYTES = 1 << 20
@@ -38,30 +40,26 @@ _LAST_SUCCESS = "saltctl_job_last_success_timestamp_seconds"
 
 @dataclass
 class Job:
-    """One run of a job. ``report`` and ``happened`` are set by :meth:`done`; they stay empty if the job fails."""
+    """One run of a job. ``report`` and ``happened`` are set by :meth:`finish`; they stay empty if the job fails."""
 
     name: str
-    cron: bool = False
+    cron: bool
     run_id: str = field(default_factory=lambda: secrets.token_hex(8))
     report: Mapping[str, Any] = field(default_factory=dict)
     happened: bool = False
 
-    def done(self, report: Mapping[str, Any], *, happened: bool) -> None:
-        """Set the report. ``happened``: whether the job changed or found anything that belongs in a mail."""
-        self.report = report
-        self.happened = happened
+    def finish(self, report: Mapping[str, Any], output: OutputFormat | None, *, happened: bool, **view: Any) -> None:
+        """Set the report, and print it as :func:`print_result` does; with ``--cron`` only if a format is chosen.
+
+        ``happened``: whether the job changed or found anything that belongs in a mail.
+        """
+        self.report, self.happened = report, happened
+        if not self.cron or output is not None:
+            print_result(report, output, **view)
 
 
 @contextmanager
-def track_job(
-    name: str,
-    session: Session,
-    *,
-    cron: bool,
-    metrics_file: Path | None,
-    clock: Callable[[], float] = time.monotonic,
-    now: Callable[[], float] = time.time,
-) -> Iterator[Job]:
+def track_job(name: str, session: Session, *, cron: bool, metrics_file: Path | None) -> Iterator[Job]:
     """Run the block as a job: when it ends, in whatever way, write its log line and its metrics, if wanted.
 
     Raises:
@@ -69,40 +67,34 @@ def track_job(
     """
     if metrics_file is not None:
         _check_metrics_file(metrics_file)
-    job = Job(name, cron)
-    started = clock()
+    job, started, error = Job(name, cron), time.monotonic(), None
     try:
         yield job
     except BaseException as exc:
-        _end(job, exc, session, metrics_file, clock() - started, now())
+        error = exc
         if cron and isinstance(exc, SaltctlError | Terminated | KeyboardInterrupt):
             # The log line has the error already; main.py would print it again.
             raise typer.Exit(exit_code_of(exc)) from exc
         raise
-    _end(job, None, session, metrics_file, clock() - started, now())
+    finally:
+        code, seconds = exit_code_of(error), round(time.monotonic() - started, 3)
+        if metrics_file is not None:
+            _write_metrics(metrics_file, job, session, code, seconds)
+        # A lease that is held is not worth a mail: cron would send it every minute of a long rebuild.
+        if cron and not isinstance(error, LeaseHeldError) and (job.happened or code):
+            write_json_line(_log_line(job, error, code, seconds), sys.stderr)
 
 
-def _end(
-    job: Job, exc: BaseException | None, session: Session, metrics_file: Path | None, seconds: float, now: float
-) -> None:
-    code = exit_code_of(exc)
-    if metrics_file is not None:
-        _write_metrics(metrics_file, job, _labels(job, session), code, seconds, now)
-    # A lease that is held is not worth a mail: cron would send it every minute of a long rebuild.
-    if job.cron and not isinstance(exc, LeaseHeldError) and (job.happened or code):
-        write_json_line(_log_line(job, exc, code, seconds, now), sys.stderr)
-
-
-def _log_line(job: Job, exc: BaseException | None, code: int, seconds: float, now: float) -> dict[str, Any]:
-    exited = code == 0 or isinstance(exc, typer.Exit)
+def _log_line(job: Job, exc: BaseException | None, code: int, seconds: float) -> dict[str, Any]:
+    level, outcome = _OUTCOMES.get(code, ("error", "internal"))
     line: dict[str, Any] = {
-        "at": iso_utc(now),
-        "level": _LEVELS.get(code, "error"),
+        "at": iso_utc(time.time()),
+        "level": level,
         "event": job.name,
         "run": job.run_id,
-        "outcome": _OUTCOMES.get(code, "internal") if exc is None or exited else failure_of(exc).code,
+        "outcome": outcome if exc is None or code == 0 or isinstance(exc, typer.Exit) else failure_of(exc).code,
         "exit_code": code,
-        "seconds": round(seconds, 3),
+        "seconds": seconds,
     }
     if isinstance(exc, SaltctlError):
         line |= {"message": exc.message, "hint": exc.hint}
@@ -124,19 +116,16 @@ def _check_metrics_file(file: Path) -> None:
         )
 
 
-def _labels(job: Job, session: Session) -> dict[str, str]:
-    # Not "job", which is Prometheus' own label. The table distinguishes two registries that one host manages.
-    labels = {"command": job.name.replace(" ", "_")}
-    with suppress(SaltctlError):
-        labels["table"] = session.settings.backup_table
-    return labels
-
-
-def _write_metrics(file: Path, job: Job, labels: Mapping[str, str], code: int, seconds: float, now: float) -> None:
+def _write_metrics(file: Path, job: Job, session: Session, code: int, seconds: float) -> None:
     from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
-    success = code in _SUCCESSES
-    registry = CollectorRegistry()
+    registry, command, now = CollectorRegistry(), job.name.replace(" ", "_"), round(time.time(), 3)
+    # Not "job", which is Prometheus' own label. The table distinguishes two registries that one host manages.
+    labels = {"command": command}
+    with suppress(SaltctlError):
+        labels["table"] = session.settings.backup_table
+    # A job that found something succeeded; what it found has metrics of its own.
+    success = code in (ExitCode.DONE, ExitCode.FOUND_SOMETHING)
 
     def add(name: str, about: str, value: float) -> None:
         """Add a metric with the labels of the job."""
@@ -144,14 +133,13 @@ def _write_metrics(file: Path, job: Job, labels: Mapping[str, str], code: int, s
 
     add("saltctl_job_success", "Whether the last run succeeded.", success)
     add("saltctl_job_exit_code", "The exit code of the last run.", code)
-    add("saltctl_job_duration_seconds", "How long the last run took.", round(seconds, 3))
-    add("saltctl_job_last_run_timestamp_seconds", "When the last run ended.", round(now, 3))
-    last_success = round(now, 3) if success else _read_last_success(file)
+    add("saltctl_job_duration_seconds", "How long the last run took.", seconds)
+    add("saltctl_job_last_run_timestamp_seconds", "When the last run ended.", now)
+    last_success = now if success else _read_last_success(file)
     add(_LAST_SUCCESS, "When the last successful run ended; 0 before the first.", last_success)
     for key, value in job.report.items():
         if isinstance(value, bool | int | float):
-            name = f"saltctl_{job.name.replace(' ', '_')}_{key}"
-            add(name, f"{key} in the report of saltctl {job.name}.", value)
+            add(f"saltctl_{command}_{key}", f"{key} in the report of saltctl {job.name}.", value)
     umask = os.umask(0o022)  # the node exporter runs as another user
     try:
         write_to_textfile(str(file), registry)
@@ -171,5 +159,4 @@ def _read_last_success(file: Path) -> float:
             families = list(text_string_to_metric_families(stream.read(_MAX_METRICS_BYTES)))
     except (OSError, ValueError):
         return 0.0
-    found = [s.value for family in families for s in family.samples if s.name == _LAST_SUCCESS]
-    return found[0] if found else 0.0
+    return next((s.value for family in families for s in family.samples if s.name == _LAST_SUCCESS), 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 from dataclasses import dataclass
+from typing import Any
 
 import typer
 
@@ -29,7 +30,10 @@ def failure_of(exc: BaseException) -> Failure:
     if isinstance(exc, SaltctlError):
         return Failure(exc.code, exc.message, exc.hint, exc.exit_code)
     if isinstance(exc, typer.TyperException):
-        return _usage_failure(exc)
+        missing = help_without_command(exc) is not None
+        message = "a command is missing" if missing else exc.format_message().rstrip(".")
+        context = getattr(exc, "ctx", None)
+        return Failure("usage", message, f"{context.command_path if context else 'saltctl'} --help", ExitCode.USAGE)
     if isinstance(exc, KeyboardInterrupt | typer.Abort):
         return Failure("interrupted", "interrupted", rerun_hint(), ExitCode.INTERRUPTED)
     if isinstance(exc, Terminated):
@@ -57,10 +61,10 @@ def output_failure(exc: OSError) -> Failure:
     return Failure("output", f"cannot write output: {exc.strerror}", hint, ExitCode.INCOMPLETE)
 
 
-def _usage_failure(exc: typer.TyperException) -> Failure:
-    context = getattr(exc, "ctx", None)
-    command = context.command_path if context is not None else "saltctl"
-    message = exc.format_message()
-    if context is not None and message in ("", context.get_help()):
-        message = "a command is missing"  # typer puts the whole help into the message, or nothing
-    return Failure("usage", message.rstrip("."), f"{command} --help", 2)
+def help_without_command(exc: BaseException) -> str | None:
+    """Return the help of a group that was called without a command: typer raises a usage error then."""
+    context: Any = getattr(exc, "ctx", None)
+    if context is None or not isinstance(exc, typer.TyperException):
+        return None
+    text: str = context.get_help()
+    return text if exc.format_message() in ("", text) else None

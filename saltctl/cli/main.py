@@ -10,20 +10,19 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
 from typing import Any, NoReturn
 
 import typer
 
-from saltctl.cli.failures import Failure, exit_code_of, failure_of, output_failure
-from saltctl.cli.signals import Terminated, raise_on_termination, remember_arguments, reraise_lost_signals
+from saltctl.cli.failures import Failure, exit_code_of, failure_of, help_without_command, output_failure
+from saltctl.cli.signals import Terminated, arguments, raise_on_termination, reraise_lost_signals
 from saltctl.cli.text import printable, printable_json, without_passwords
 from saltctl.errors import SaltctlError
 
 
-def main(arguments: Sequence[str] | None = None, *, command: Any = None) -> NoReturn:
+def main(args: Sequence[str] | None = None, *, command: Any = None) -> NoReturn:
     """Run the command line and exit. ``command`` replaces the command tree, for tests."""
-    args = list(sys.argv[1:] if arguments is None else arguments)
+    args = list(sys.argv[1:] if args is None else args)
     _harden_streams()
     raise_on_termination()
     code = run(args, command=command)
@@ -39,12 +38,14 @@ def main(arguments: Sequence[str] | None = None, *, command: Any = None) -> NoRe
 
 def run(args: Sequence[str], *, command: Any = None) -> int:
     """Run one command line in this process and return its exit code. ``command`` replaces the command tree."""
-    remember_arguments(args)
-    if "_SALTCTL_COMPLETE" in os.environ:
-        from saltctl.cli.app import build
+    from saltctl.cli.app import COMMANDS, build
 
+    arguments.set(tuple(args))
+    if "_SALTCTL_COMPLETE" in os.environ:
         build(completion=True)(prog_name="saltctl")
-    tree = _tree_for(args) if command is None else command
+    # Only one branch of the tree is built if the first argument names the command.
+    only = args[0] if args and (args[0] in COMMANDS or list(args) == ["--version"]) else None
+    tree = build(only=only) if command is None else command
     try:
         with reraise_lost_signals(), tree.make_context("saltctl", list(args)) as context:
             tree.invoke(context)
@@ -55,22 +56,6 @@ def run(args: Sequence[str], *, command: Any = None) -> int:
     except (Exception, Terminated, KeyboardInterrupt) as exc:
         return _fail(exc, args)
     return 0
-
-
-def _tree_for(args: Sequence[str]) -> Any:
-    """Return the command tree: only one branch of it if the first argument names the command."""
-    from saltctl.cli.app import COMMANDS
-
-    alone = args[0] if args and (args[0] in COMMANDS or list(args) == ["--version"]) else None
-    return _command(alone)
-
-
-@cache
-def _command(only: str | None) -> Any:
-    """Build the command tree, once a process: that takes longer than most commands run."""
-    from saltctl.cli.app import build
-
-    return typer.main.get_command(build(only=only))
 
 
 def wants_json(args: Sequence[str]) -> bool:
@@ -91,7 +76,7 @@ def wants_json(args: Sequence[str]) -> bool:
 def _fail(exc: BaseException, args: Sequence[str]) -> int:
     """Print the error, after a traceback if ``--verbose`` is set and the error is not the user's doing."""
     failure, as_json = failure_of(exc), wants_json(args)
-    help_text = _help_without_command(exc)
+    help_text = help_without_command(exc)
     if help_text is not None and not as_json:
         sys.stderr.write(help_text + "\n")
         return failure.exit_code
@@ -101,15 +86,6 @@ def _fail(exc: BaseException, args: Sequence[str]) -> int:
 
         sys.stderr.write(printable(without_passwords(traceback.format_exc()), keep_newlines=True))
     return _show(failure, as_json=as_json)
-
-
-def _help_without_command(exc: BaseException) -> str | None:
-    """Return the help of a group that was called without a command: typer raises a usage error then."""
-    context: Any = getattr(exc, "ctx", None)
-    if context is None or not isinstance(exc, typer.TyperException):
-        return None
-    text: str = context.get_help()
-    return text if exc.format_message() in ("", text) else None
 
 
 def _show(failure: Failure, *, as_json: bool) -> int:

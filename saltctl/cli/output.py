@@ -97,9 +97,7 @@ def format_value(value: Any) -> str:
         return f"{value:,.3f}".rstrip("0").rstrip(".")
     if isinstance(value, int):
         return f"{value:,}"
-    if isinstance(value, str):
-        return printable(value)
-    return printable(to_json(value))
+    return printable(value if isinstance(value, str) else to_json(value))
 
 
 def print_result(
@@ -127,7 +125,10 @@ def print_result(
         for record in records:
             write_json_line(record)
     elif form is OutputFormat.tsv:
-        _write_tsv(records, [column.key for column in columns])
+        keys = [column.key for column in columns]
+        sys.stdout.write("\t".join(keys) + "\n")
+        for record in records:
+            write_tsv_line(record, keys)
     elif human_view is not None:
         human_view(console())
     elif isinstance(data, Mapping):
@@ -135,7 +136,7 @@ def print_result(
     elif not records:
         note(empty)
     else:
-        print_table(records, columns)
+        console().print(table_of(records, columns))
 
 
 def write_json(data: Any) -> None:
@@ -155,34 +156,25 @@ def to_json(value: Any, *, indent: int = 0, depth: int = 0) -> str:
     ``depth`` is the nesting level of the value in a larger document.
     """
     if isinstance(value, Mapping):
-        members = [
+        brackets = "{}"
+        parts = [
             f"{json.dumps(str(name), ensure_ascii=False)}: {to_json(inner, indent=indent, depth=depth + 1)}"
             for name, inner in value.items()
         ]
-        return _enclose("{}", members, indent, depth)
-    if isinstance(value, list | tuple | set | frozenset):
+    elif isinstance(value, list | tuple | set | frozenset):
+        brackets = "[]"
         items = sorted(value) if isinstance(value, set | frozenset) else value
-        return _enclose("[]", [to_json(item, indent=indent, depth=depth + 1) for item in items], indent, depth)
-    if isinstance(value, Decimal):
+        parts = [to_json(item, indent=indent, depth=depth + 1) for item in items]
+    elif isinstance(value, Decimal):
         return str(value)
-    if isinstance(value, bytes):
+    elif isinstance(value, bytes):
         return f'"{b64encode(value).decode()}"'
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _enclose(brackets: str, parts: Sequence[str], indent: int, depth: int) -> str:
-    if not parts:
-        return brackets
-    if not indent:
+    else:
+        return json.dumps(value, ensure_ascii=False)
+    if not parts or not indent:
         return brackets[0] + ", ".join(parts) + brackets[1]
     inner = "\n" + " " * indent * (depth + 1)
     return brackets[0] + inner + f",{inner}".join(parts) + "\n" + " " * indent * depth + brackets[1]
-
-
-def _write_tsv(records: Iterable[Record], keys: Sequence[str]) -> None:
-    sys.stdout.write("\t".join(keys) + "\n")
-    for record in records:
-        write_tsv_line(record, keys)
 
 
 def write_tsv_line(record: Record, keys: Sequence[str]) -> None:
@@ -193,13 +185,9 @@ def write_tsv_line(record: Record, keys: Sequence[str]) -> None:
 def _tsv_value(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
     if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, str):
-        return tsv_field(value)
-    return tsv_field(to_json(value))
+        return to_json(value)
+    return tsv_field(value if isinstance(value, str) else to_json(value))
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -226,11 +214,6 @@ def table_of(records: Sequence[Record], columns: Sequence[Column]) -> Renderable
     for record in records:
         table.add_row(*(Text(column.cell(record)) for column in columns))
     return table
-
-
-def print_table(records: Sequence[Record], columns: Sequence[Column]) -> None:
-    """Print records as a table on stdout."""
-    console().print(table_of(records, columns))
 
 
 def print_fields(record: Record, columns: Sequence[Column]) -> None:

@@ -48,21 +48,14 @@ def show_progress(
     if quiet:
         yield lambda text: None, note
     elif sys.stderr.isatty():
-        with _spinner(first) as functions:
-            yield functions
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+            task = bar.add_task(first, total=None)
+            yield lambda text: bar.update(task, description=text), bar.console.print
     else:
         yield _rate_limited(clock), note
-
-
-@contextmanager
-def _spinner(first: str) -> Iterator[tuple[PrintLine, PrintLine]]:
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    screen = console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=screen, transient=True) as bar:
-        task = bar.add_task(first, total=None)
-        yield lambda text: bar.update(task, description=text), screen.print
 
 
 def _rate_limited(clock: Callable[[], float]) -> PrintLine:

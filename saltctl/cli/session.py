@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from saltctl.history.history import History
     from saltctl.registry.registry import Registry
     from saltctl.stores.aws.backup_table import BackupTable
+    from saltctl.stores.heat.dead_letters import DeadLetters
+    from saltctl.stores.heat.service_state import ServiceState
+    from saltctl.stores.heat.stream import HeatStream
     from saltctl.stores.redis.registry import RedisRegistry
 
 
@@ -75,6 +78,27 @@ class Session:
         return BackupTable(self.settings)
 
     @cached_property
+    def heat_stream(self) -> HeatStream:
+        """The stream of heat reports."""
+        from saltctl.stores.heat.stream import HeatStream
+
+        return HeatStream(self.settings)
+
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters of that stream."""
+        from saltctl.stores.heat.dead_letters import DeadLetters
+
+        return DeadLetters(self.settings)
+
+    @cached_property
+    def service_state(self) -> ServiceState:
+        """Notes of rebuilds and of the service."""
+        from saltctl.stores.heat.service_state import ServiceState
+
+        return ServiceState(self.settings)
+
+    @cached_property
     def registry(self) -> Registry:
         """The registry over both."""
         from saltctl.registry.registry import Registry
@@ -89,38 +113,36 @@ class Session:
 
         return History.over(self.settings, self.registry, MessagesTable(self.settings, client=self.backup.client))
 
-    def require_consent(self, question: str, *, yes: bool, confirm: str | None, irreversible: bool) -> None:
+    def require_consent(self, question: str, confirm: str | None, *, yes: bool = True) -> None:
         """Return if the change is confirmed by an option or at the terminal.
+
+        Args:
+            question: names the change.
+            confirm: the value of ``--confirm``, which only protected contexts need.
+            yes: the value of ``--yes``; True if the change can be undone.
 
         Raises:
             ConfirmationRequiredError: it is not confirmed. Without a terminal this is raised at once.
         """
-        settings = self.settings
-        if settings.protected:
-            self._consent_to_context(question, confirm)
-            return
-        if not irreversible or yes:
-            return
-        if not _interactive():
+        if self.settings.protected:
+            name = self.settings.context or ""
+            if confirm is None and _interactive():
+                confirm = _ask(f"{question} Context {name} is protected. Type its name to continue: ")
+            if confirm != name:
+                raise ConfirmationRequiredError(
+                    f"context {name} is protected: its name must be confirmed", hint=f"add --confirm {name}"
+                )
+        elif not yes and not _interactive():
             raise ConfirmationRequiredError(
                 f"{question} This cannot be undone. Pass --yes to confirm (no terminal to ask on)",
                 hint="add --yes, or see --dry-run first",
             )
-        if _ask(f"{question} This cannot be undone. Continue? [y/N] ").lower() not in ("y", "yes"):
+        elif not yes and _ask(f"{question} This cannot be undone. Continue? [y/N] ").lower() not in ("y", "yes"):
             raise ConfirmationRequiredError("not confirmed; nothing was changed", hint="")
 
     def ask_default_yes(self, question: str) -> bool:
         """Ask at a terminal, where Return means yes, and return the answer; without a terminal return True."""
         return not _interactive() or _ask(f"{question} [Y/n] ").lower() in ("", "y", "yes")
-
-    def _consent_to_context(self, question: str, confirm: str | None) -> None:
-        name = self.settings.context or ""
-        if confirm is None and _interactive():
-            confirm = _ask(f"{question} Context {name} is protected. Type its name to continue: ")
-        if confirm != name:
-            raise ConfirmationRequiredError(
-                f"context {name} is protected: its name must be confirmed", hint=f"add --confirm {name}"
-            )
 
 
 def session_of(context: typer.Context) -> Session:
@@ -136,5 +158,4 @@ def _interactive() -> bool:
 def _ask(question: str) -> str:
     sys.stderr.write(printable(question))
     sys.stderr.flush()
-    answer = sys.stdin.readline()
-    return answer.strip()
+    return sys.stdin.readline().strip()

@@ -27,17 +27,13 @@ class _TimeoutExpired(BaseException):
 
 
 _RERAISE_SECONDS = 0.05
-_arguments: ContextVar[Sequence[str]] = ContextVar("_arguments", default=())
-
-
-def remember_arguments(arguments: Sequence[str]) -> None:
-    """Keep the arguments of the running command for :func:`rerun_hint`."""
-    _arguments.set(tuple(arguments))
+arguments: ContextVar[Sequence[str]] = ContextVar("arguments", default=())
+"""The arguments of the running command, for :func:`rerun_hint`."""
 
 
 def rerun_hint(how: str = "") -> str:
     """Return the hint of an interrupted command: its work is kept, and how to run it again."""
-    return f"finished work is kept; run it again{' ' + how if how else ''}: {command_line(*_arguments.get())}"
+    return f"finished work is kept; run it again{' ' + how if how else ''}: {command_line(*arguments.get())}"
 
 
 def raise_on_termination() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -19,15 +20,9 @@ def printable(text: str, *, keep_newlines: bool = False) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or (keep_newlines and c == "\n") else _escape(c) for c in text)
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    if code <= 0xFF:
-        named = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(character)
-        return named or f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+    return "".join(
+        c if c.isprintable() or (keep_newlines and c == "\n") else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def counted(count: int, singular: str, plural: str = "") -> str:
@@ -60,14 +55,12 @@ def printable_json(document: str) -> str:
 
     Printable characters stay as they are, so that people can read names in their own script.
     """
-    return _UNSAFE_IN_JSON.sub(lambda match: _json_escape(match[0]), document)
 
+    def escaped(match: re.Match[str]) -> str:
+        """Return the character, or its JSON escape."""
+        return match[0] if match[0].isprintable() or match[0] == "\n" else json.dumps(match[0])[1:-1]
 
-def _json_escape(character: str) -> str:
-    if character.isprintable() or character == "\n":
-        return character
-    units = character.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
+    return _UNSAFE_IN_JSON.sub(escaped, document)
 
 
 def tsv_field(value: str) -> str:

@@ -23,22 +23,22 @@ def protected(tmp_path: Path) -> Session:
 def test_an_irreversible_change_needs_yes() -> None:
     """Without a terminal an irreversible change is refused without ``--yes``, and the message names the option."""
     with pytest.raises(ConfirmationRequiredError, match=r"conv from 1 to 4\? This cannot be undone. Pass --yes"):
-        Session().require_consent(QUESTION, yes=False, confirm=None, irreversible=True)
-    Session().require_consent(QUESTION, yes=True, confirm=None, irreversible=True)
-    Session().require_consent(QUESTION, yes=False, confirm=None, irreversible=False)
+        Session().require_consent(QUESTION, None, yes=False)
+    Session().require_consent(QUESTION, None, yes=True)
+    Session().require_consent(QUESTION, None)
 
 
 @pytest.mark.parametrize("confirm", [None, "", "staging", "PROD"])
 def test_a_protected_context_needs_its_name(protected: Session, confirm: str | None) -> None:
     """``--yes`` is not enough for a protected context, and its exact name has to be given."""
     with pytest.raises(ConfirmationRequiredError) as raised:
-        protected.require_consent(QUESTION, yes=True, confirm=confirm, irreversible=False)
+        protected.require_consent(QUESTION, confirm)
     assert raised.value.hint == "add --confirm prod"
 
 
 def test_the_name_confirms_a_protected_context(protected: Session) -> None:
     """``--confirm`` with the context's name is enough."""
-    protected.require_consent(QUESTION, yes=False, confirm="prod", irreversible=True)
+    protected.require_consent(QUESTION, "prod", yes=False)
 
 
 def test_without_a_terminal_the_default_is_yes() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-import typer
-
 from saltctl.cli.app import build
 
 
@@ -20,7 +18,7 @@ def leaves(command: object, path: str = "") -> Iterator[tuple[str, object]]:
         yield from leaves(child, f"{path} {name}".strip())
 
 
-LEAVES = dict(leaves(typer.main.get_command(build())))
+LEAVES = dict(leaves(build()))
 """Every command by its name, such as ``registry get``."""
 
 

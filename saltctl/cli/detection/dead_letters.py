@@ -65,7 +65,7 @@ def requeue(
         raise RefusedError(f"cannot requeue letter {cut[0]}: it was too large to be kept whole", hint=hint)
     letters = [letter for letter in letters if letter.id not in cut]
     if not dry_run:
-        session_of(context).require_consent("Requeue dead letters?", yes=True, confirm=confirm, irreversible=False)
+        session_of(context).require_consent("Requeue dead letters?", confirm)
     action = "requeue" if dry_run else "requeued"
     records = [{"id": x.id, "new_id": None if dry_run else store.requeue(x), "action": action} for x in letters]
     print_result(records, output, columns=ACTION_COLUMNS, empty="no dead letters")
@@ -94,7 +94,7 @@ def drop(
     letters = _select(store.list(), ids, all_)
     if not dry_run and letters:
         question = f"Delete {counted(len(letters), 'dead letter')}?"
-        session_of(context).require_consent(question, yes=yes, confirm=confirm, irreversible=True)
+        session_of(context).require_consent(question, confirm, yes=yes)
         store.drop([letter.id for letter in letters])
     action = "drop" if dry_run else "dropped"
     records = [{"id": letter.id, "new_id": None, "action": action} for letter in letters]

@@ -10,7 +10,7 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.cron import track_job
-from saltctl.cli.output import columns_of, fields_and_tables, note, print_result, warn
+from saltctl.cli.output import columns_of, fields_and_tables, note, warn
 from saltctl.cli.progress import drain, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
@@ -59,15 +59,14 @@ def replay(
     with track_job("stream replay", session, cron=cron, metrics_file=metrics_file) as job:
         session.settings.require_redis_url()
         if not dry_run:
-            session.require_consent("Replay heat reports?", yes=True, confirm=confirm, irreversible=False)
+            session.require_consent("Replay heat reports?", confirm)
         options = _options(first, last, rate, max_events, dry_run)
         with deadline(timeout):
             report = _run(_build_replay(session, options, max_age), quiet=cron)
         record = asdict(report)
-        job.done(record, happened=bool(report.raised or report.dead or not report.drained))
-        if not cron or output is not None:
-            view = fields_and_tables(record, COLUMNS, raises=RAISES_COLUMNS)
-            print_result(record, output, columns=COLUMNS, human_view=view)
+        happened = bool(report.raised or report.dead or not report.drained)
+        view = fields_and_tables(record, COLUMNS, raises=RAISES_COLUMNS)
+        job.finish(record, output, happened=happened, columns=COLUMNS, human_view=view)
         if not report.drained:
             if not cron:
                 _print_how_to_resume(report, options, max_age)

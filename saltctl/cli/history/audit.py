@@ -58,7 +58,7 @@ def audit(
         repaired = repair and found.orphaned > 0 and not dry_run
         if repaired:
             question = f"Raise {conversation} from {found.max_n} to {found.needed_n}?"
-            session.require_consent(question, yes=yes, confirm=confirm, irreversible=True)
+            session.require_consent(question, confirm, yes=yes)
             session.registry.raise_to(conversation, found.needed_n, reason=reason)
     record = asdict(found) | {"repaired": repaired, "dry_run": dry_run}
     view = fields_and_tables(record, COLUMNS, partitions=PARTITION_COLUMNS, orphans=ORPHAN_COLUMNS)

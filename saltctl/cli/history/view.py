@@ -17,7 +17,7 @@ from saltctl.cli.output import (
     format_value,
     note,
     print_result,
-    print_table,
+    table_of,
     to_json,
     write_json,
     write_json_line,
@@ -144,7 +144,7 @@ class PageWriter:
         if len(shown) > _MAX_SHARDS:
             shown = [shard for shard in shown if shard["items_returned"] or shard["error"]]
         failed = any(shard["error"] for shard in shown)
-        print_table(shown, _SHARD_COLUMNS if failed else _SHARD_COLUMNS[:-1])
+        screen.print(table_of(shown, _SHARD_COLUMNS if failed else _SHARD_COLUMNS[:-1]))
         if more := len(self._shards) - len(shown):
             note(f"{counted(more, 'more partition')} returned nothing")
 

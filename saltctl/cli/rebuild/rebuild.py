@@ -12,7 +12,7 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.cron import track_job
-from saltctl.cli.output import note, print_result, warn
+from saltctl.cli.output import note, warn
 from saltctl.cli.rebuild.view import COLUMNS, print_report, show_rebuild
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
@@ -81,14 +81,12 @@ def rebuild(
             resume=mode,
         )
         if not dry_run:
-            session.require_consent("Rebuild Redis?", yes=True, confirm=confirm, irreversible=False)
+            session.require_consent("Rebuild Redis?", confirm)
         with deadline(timeout), _resume_hint(checkpoints, quiet=cron or dry_run):
             report = _run(session, options, checkpoints, quiet=cron)
         changed = not dry_run and bool(report.restored or report.committed or not report.verified_before)
-        job.done(asdict(report), happened=changed or report.skipped > 0)
-        if not cron or output is not None:
-            view = partial(print_report, report=report)
-            print_result(asdict(report), output, columns=COLUMNS, human_view=view)
+        happened, view = changed or report.skipped > 0, partial(print_report, report=report)
+        job.finish(asdict(report), output, happened=happened, columns=COLUMNS, human_view=view)
         if report.skipped:
             if not cron:
                 warn(f"skipped damaged items of the backup: {report.skipped:,}. They are named above")
@@ -97,13 +95,10 @@ def rebuild(
 
 def _run(session: Session, options: RebuildOptions, checkpoints: CheckpointFile, *, quiet: bool) -> RebuildReport:
     from saltctl.rebuild.rebuild import Rebuild
-    from saltctl.stores.heat.service_state import ServiceState
 
-    settings = session.settings
     session.backup.check_table()
-    job = Rebuild(
-        settings, session.store, session.backup, options, checkpoints=checkpoints, notes=ServiceState(settings)
-    )
+    stores = session.store, session.backup
+    job = Rebuild(session.settings, *stores, options, checkpoints=checkpoints, notes=session.service_state)
     return show_rebuild(job.run(), quiet=quiet)
 
 

@@ -10,7 +10,7 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.cron import track_job
-from saltctl.cli.output import columns_of, note, print_fields, print_result, table_of, warn
+from saltctl.cli.output import columns_of, note, print_fields, table_of, warn
 from saltctl.cli.progress import MAX_DAMAGED_NAMED, drain, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
@@ -65,14 +65,13 @@ def compare(
         session.settings.require_redis_url()
         repair = repair and not dry_run
         if repair:
-            session.require_consent("Raise the side that has less?", yes=yes, confirm=confirm, irreversible=True)
+            session.require_consent("Raise the side that has less?", confirm, yes=yes)
         with deadline(timeout):
             session.backup.check_table()
             report = _run(_comparison(session, options, repair=repair), quiet=cron)
         record = asdict(report) | {"sample": sample, "dry_run": not repair}
-        job.done(record, happened=bool(report.unrepaired or report.repaired or report.damaged or not report.verified))
-        if not cron or output is not None:
-            print_result(record, output, columns=KEYS, human_view=lambda screen: _show(screen, record))
+        happened = bool(report.unrepaired or report.repaired or report.damaged or not report.verified)
+        job.finish(record, output, happened=happened, columns=KEYS, human_view=lambda screen: _show(screen, record))
         if not cron:
             _warn(report, repair=repair)
         if code := _exit_code(report):

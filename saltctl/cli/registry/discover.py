@@ -62,7 +62,7 @@ def discover(
         found = _scan(session, segments=segments, eventual=eventual)
         if apply and found.behind:
             question = f"Raise {counted(len(found.behind), 'conversation')} to the N of the messages?"
-            session.require_consent(question, yes=yes, confirm=confirm, irreversible=True)
+            session.require_consent(question, confirm, yes=yes)
             for conversation in found.behind:
                 session.registry.raise_to(conversation.conversation_id, conversation.needed_n, reason=reason)
     _print_discovery(found, output, applied=apply)

@@ -141,7 +141,7 @@ def set_(
         note(f"{conversation} already has {n} salts: nothing to do")
     elif not dry_run:
         question = f"Raise {conversation} from {before} to {n}?"
-        session.require_consent(question, yes=yes, confirm=confirm, irreversible=True)
+        session.require_consent(question, confirm, yes=yes)
         raised = session.registry.raise_to(conversation, n, reason=reason)
         result = {key: getattr(raised, key) for key in result}
     record = {"conversation_id": conversation, **result, "dry_run": dry_run}

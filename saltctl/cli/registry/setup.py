@@ -36,7 +36,7 @@ def setup(
     settings = session.settings
     settings.require_redis_url()
     if not dry_run:
-        session.require_consent("Create the missing resources?", yes=True, confirm=confirm, irreversible=False)
+        session.require_consent("Create the missing resources?", confirm)
     actions = [
         asdict(action) for action in set_up(settings, session.store, session.backup, messages=messages, dry_run=dry_run)
     ]

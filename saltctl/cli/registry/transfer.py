@@ -98,7 +98,7 @@ def import_(
     options = ImportOptions(cap=settings.max_n_cap, reason=reason, rate=rate, dry_run=dry_run)
     with _open(file) as lines:
         if not dry_run:
-            session.require_consent("Raise the conversations of the file?", yes=yes, confirm=confirm, irreversible=True)
+            session.require_consent("Raise the conversations of the file?", confirm, yes=yes)
         with deadline(timeout):
             session.backup.check_table()
             session.backup.check_layout(settings.layout, settings.key_prefix)

@@ -54,7 +54,7 @@ def create(
     session, store, name = _open(context, table)
     changes = plan_changes(store, AlarmOptions(name, tuple(sns or ()), threshold))
     if not dry_run:
-        session.require_consent("Create alarms?", yes=True, confirm=confirm, irreversible=False)
+        session.require_consent("Create alarms?", confirm)
         apply_changes(store, changes)
     _print([as_record(change.spec, change.action) for change in changes], output)
 
@@ -95,9 +95,7 @@ def remove(
     session, store, name = _open(context, table)
     alarms = owned_alarms(store, name)
     if alarms and not dry_run:
-        session.require_consent(
-            f"Remove {counted(len(alarms), 'alarm')} of {name}?", yes=yes, confirm=confirm, irreversible=True
-        )
+        session.require_consent(f"Remove {counted(len(alarms), 'alarm')} of {name}?", confirm, yes=yes)
         store.delete_alarms([alarm.name for alarm in alarms])
     _print([as_record(alarm, "remove") for alarm in alarms], output)
 

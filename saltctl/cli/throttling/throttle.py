@@ -98,16 +98,10 @@ def _parse_bound(text: str, now: float, option: str) -> float:
 
 def _service_status(session: Session) -> ServiceStatus:
     from saltctl.detection.stream_status import read_stream_status
-    from saltctl.stores.heat.stream import HeatStream
     from saltctl.throttling.diagnosis import ServiceStatus
 
     try:
-        session.settings.require_redis_url()
-        stream = HeatStream(session.settings)
-        try:
-            status = read_stream_status(stream, SERVICE_WINDOW)
-        finally:
-            stream.close()
+        status = read_stream_status(session.heat_stream, SERVICE_WINDOW)
     except SaltctlError as exc:
         return ServiceStatus(None, None, None, exc.message)
     if status.group is None:
