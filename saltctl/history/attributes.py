@@ -29,6 +29,8 @@ def plain(value: Mapping[str, Any]) -> Any:
     """Return a tagged value as a Python value."""
     ((kind, content),) = value.items()
     match kind:
+        case "S" | "BOOL":
+            return content
         case "N":
             return Decimal(content)
         case "B":
@@ -43,10 +45,8 @@ def plain(value: Mapping[str, Any]) -> Any:
             return {Decimal(number) for number in content}
         case "SS":
             return set(content)
-        case "BS":
+        case _:  # BS
             return {bytes(binary) for binary in content}
-        case _:  # S and BOOL need no conversion
-            return content
 
 
 def plain_item(item: Item) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _set(values: set[Any] | frozenset[Any]) -> dict[str, Any]:
     return {f"{kind}S": sorted(member[kind] for member in members)}
 
 
-def fingerprint(item: Item, *, without: str) -> Hashable:
+def fingerprint(item: Item, *, without: str | None = None) -> Hashable:
     """Return a value that two rows share if and only if all their attributes are equal, ``without`` aside.
 
     Values of different types differ: the number 1 is not true. The order of a set and the final zeros of a number,
@@ -127,15 +127,11 @@ def fingerprint(item: Item, *, without: str) -> Hashable:
 def _canonical(value: Mapping[str, Any]) -> Hashable:
     ((kind, content),) = value.items()
     match kind:
-        case "N":
-            return kind, Decimal(content)
-        case "B":
-            return kind, bytes(content)
         case "M":
-            return kind, frozenset((name, _canonical(inner)) for name, inner in content.items())
+            return kind, fingerprint(content)
         case "L":
             return kind, tuple(_canonical(inner) for inner in content)
         case "NS" | "SS" | "BS":
-            return kind, frozenset(_canonical({kind[0]: member}) for member in content)
+            return kind, frozenset(plain(value))
         case _:
-            return kind, content
+            return kind, plain(value)

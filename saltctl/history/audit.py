@@ -17,9 +17,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from saltctl.errors import UnavailableError
-from saltctl.history.attributes import fingerprint
+from saltctl.history.attributes import fingerprint, plain
 from saltctl.history.cursor import BASE, Position
-from saltctl.history.scatter_gather import sort_key_of
 from saltctl.salting import partition_key, power_of_two_at_least
 from saltctl.stores.contracts import Item, PartitionAnswer, PartitionQuery
 
@@ -200,7 +199,7 @@ class Auditor:
                 request = replace(request, start=answer.next)
                 pending = self._history.pool.submit(self._query, request)
             for item in answer.items:
-                yield Position(sort_key_of(item, name), salt), item
+                yield Position(plain(item[name]), salt), item
             if answer.next is None:
                 return
 

@@ -17,8 +17,8 @@ from dataclasses import replace
 from functools import partial
 
 from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, SaltctlError, UnavailableError, UsageError
+from saltctl.history.attributes import plain
 from saltctl.history.models import MessageIdRule
-from saltctl.history.scatter_gather import sort_key_of
 from saltctl.history.thread_pool import ThreadPool
 from saltctl.stores.contracts import Filter, Item, MessageStore, PartitionQuery, SortKey
 
@@ -121,8 +121,8 @@ class MessageSearch:
             answer = self._store.query(query)
             self._count(answer.scanned, answer.consumed_rcu)
             for item in answer.items:
-                sort_key = sort_key_of(item, self._store.keys.sort_key)
-                if self._matches(item) and sort_key != query.high:  # high is inclusive in DynamoDB
+                # ``high`` is inclusive in DynamoDB
+                if self._matches(item) and (sort_key := plain(item[self._store.keys.sort_key])) != query.high:
                     return self._store.get(key, sort_key) if query.keys_only else item
             if answer.next is None:
                 return None

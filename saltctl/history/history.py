@@ -11,8 +11,9 @@ partitions, and ``History`` makes the page of them.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from typing import Any, Self
@@ -32,14 +33,12 @@ from saltctl.history.models import (
     PutResult,
     ReadOptions,
     ReadPlan,
-    Shard,
 )
-from saltctl.history.ordered_merge import Row
 from saltctl.history.page_estimate import average_distance
-from saltctl.history.scatter_gather import PageRequest, PageRows, ScatterGather, plan, sort_key_of
+from saltctl.history.scatter_gather import PageRequest, PageRows, ScatterGather, plan
 from saltctl.history.thread_pool import ThreadPool
-from saltctl.registry.registry import Lookup, Lookups, Registry
-from saltctl.salting import find_set, partition_key, salt_of, split_partition_key
+from saltctl.registry.registry import Lookups, Registry
+from saltctl.salting import find_set, partition_key, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.contracts import Item, MessageStore, PartitionQuery, SortKey
 
@@ -57,6 +56,7 @@ _LAST_ROWS = 12
 half of the salts is 1 in 4,096."""
 
 
+@dataclass(eq=False, repr=False)
 class History:
     """The messages of all conversations. Thread-safe; open one per process and share it.
 
@@ -75,27 +75,19 @@ class History:
         clock: monotonic seconds.
     """
 
-    def __init__(
-        self,
-        registry: Lookups,
-        store: MessageStore,
-        *,
-        message_id_from: str = "sort_key",
-        page_timeout: float = 10.0,
-        concurrency: int = CONCURRENCY,
-        first_page: int = FIRST_PAGE,
-        largest_page: int = LARGEST_PAGE,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.registry = registry
-        self.store = store
+    registry: Lookups
+    store: MessageStore
+    _: KW_ONLY
+    message_id_from: InitVar[str] = "sort_key"
+    page_timeout: float = 10.0
+    concurrency: int = CONCURRENCY
+    first_page: int = FIRST_PAGE
+    largest_page: int = LARGEST_PAGE
+    clock: Callable[[], float] = time.monotonic
+    _owned_registry: Registry | None = field(default=None, init=False)
+
+    def __post_init__(self, message_id_from: str) -> None:
         self.message_ids = MessageIdRule.from_setting(message_id_from)
-        self.page_timeout = page_timeout
-        self.clock = clock
-        self._concurrency = concurrency
-        self._first_page = first_page
-        self._largest_page = largest_page
-        self._owned_registry: Registry | None = None
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> History:
@@ -123,7 +115,7 @@ class History:
     @cached_property
     def pool(self) -> ThreadPool:
         """The threads that run requests."""
-        return ThreadPool(self._concurrency, "history")
+        return ThreadPool(self.concurrency, "history")
 
     def close(self) -> None:
         """End the threads, and close the registry if :meth:`open` opened it."""
@@ -198,7 +190,7 @@ class History:
                 ``Registry.lookup``, and the same of the messages table.
         """
         started = self.clock()
-        lookup, request = self._prepare(conversation_id, options)
+        request = self._prepare(conversation_id, options)
         job = ScatterGather(
             self.store,
             self.pool,
@@ -206,14 +198,14 @@ class History:
             deadline=started + self.page_timeout,
             allow_partial=options.allow_partial,
         )
-        return self._page(lookup, request, job.run(request), started)
+        return self._make_page(request, job.run(request), started)
 
     def pages(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> Iterator[Page]:
         """Read a whole history page by page, each of a size that keeps memory flat. Raises as :meth:`page`.
 
         Every page looks up the conversation again, so it sees a raise between two pages.
         """
-        limit = self._first_page
+        limit = self.first_page
         while True:
             page = self.page(conversation_id, replace(options, limit=limit))
             yield page
@@ -223,7 +215,10 @@ class History:
                 options = replace(options, after=page.next_cursor)
             else:
                 options = replace(options, before=page.next_cursor)
-            limit = self._next_limit(page, consistent=options.consistent)
+            limit = self.first_page
+            units = sum(shard.consumed_rcu for shard in page.shards) * (1 if options.consistent else 2)
+            if units and page.items_read:  # judge by the size of the messages that were read
+                limit = int(min(max(_PAGE_BYTES * page.items_read / (units * _RCU_BYTES), 10), self.largest_page))
 
     def messages(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> Iterator[Message]:
         """Yield every message of a history, in order, in flat memory. Raises as :meth:`page`.
@@ -235,8 +230,8 @@ class History:
 
     def explain(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> ReadPlan:
         """Return the first queries of :meth:`page`; look up the conversation and read no message."""
-        lookup, request = self._prepare(conversation_id, options)
-        return ReadPlan(lookup, [read.next_query(request.query) for read in plan(request)])
+        request = self._prepare(conversation_id, options)
+        return ReadPlan(request.lookup, [read.next_query(request.query) for read in plan(request)])
 
     def find(self, conversation_id: str, message_id: str, options: FindOptions | None = None) -> Found:
         """Find one message by its id, on the log2(N) + 1 partitions that can hold it (see ``saltctl.history.find``).
@@ -260,7 +255,14 @@ class History:
 
     def message(self, conversation_id: str, item: Item) -> Message:
         """Return a row of the table as a message."""
-        return self._message(conversation_id, sort_key_of(item, self.store.keys.sort_key), item)
+        keys, attributes = self.store.keys, plain_item(item)
+        return Message(
+            conversation_id,
+            attributes[keys.partition_key],
+            attributes[keys.sort_key],
+            self.message_ids.id_of(item, keys),
+            attributes,
+        )
 
     def sort_key(self, value: SortKey | int) -> SortKey:
         """Return a sort key of the table's type, exact; raise UsageError if the value cannot be one."""
@@ -280,14 +282,7 @@ class History:
     def _bound(self, value: SortKey | int | None) -> SortKey | None:
         return None if value is None else self.sort_key(value)
 
-    def _message(self, conversation_id: str, sort_key: SortKey, item: Item) -> Message:
-        keys = self.store.keys
-        attributes = plain_item(item)
-        return Message(
-            conversation_id, attributes[keys.partition_key], sort_key, self.message_ids.id_of(item, keys), attributes
-        )
-
-    def _prepare(self, conversation_id: str, options: ReadOptions) -> tuple[Lookup, PageRequest]:
+    def _prepare(self, conversation_id: str, options: ReadOptions) -> PageRequest:
         if not 1 <= options.limit <= MAX_LIMIT:
             raise UsageError(f"a page has 1 to {MAX_LIMIT:,} messages, not {options.limit}", hint="--limit 50")
         lookup = self.registry.lookup(conversation_id)
@@ -309,75 +304,38 @@ class History:
             consistent=options.consistent,
             filter=options.filter,
         )
-        return lookup, PageRequest(
-            [(key, _salt_in(key, conversation_id)) for key in lookup.read_set],
+        return PageRequest(
+            lookup,
             query,
             options.limit,
             spread=min(start.spread, lookup.max_n) if start else (1 if options.oldest_first else lookup.max_n),
             after=lower,
             before=upper,
-            start=start.position if start else None,
-            distance=start.distance if start else 0.0,
+            start=start,
         )
 
-    def _page(self, lookup: Lookup, request: PageRequest, found: PageRows, started: float) -> Page:
-        conversation_id, rows = lookup.conversation_id, found.rows
-        spread = _spread_of(rows[-_LAST_ROWS:]) or request.spread
-        # Four digits are enough for an estimate, and keep cursors short.
-        distance = float(f"{average_distance(rows[0].sort_key, rows[-1].sort_key, len(rows)):.4g}") if rows else 0.0
-
-        def cursor(row: Row) -> str:
-            """Encode the position of a row."""
-            return cursors.encode(Cursor(row.position, spread, distance), conversation_id)
-
+    def _make_page(self, request: PageRequest, found: PageRows, started: float) -> Page:
+        lookup, rows = request.lookup, found.rows
+        next_cursor = prev_cursor = None
+        if rows:
+            highest = max(row.salt for row in rows[-_LAST_ROWS:])
+            spread = 1 if highest == BASE else 1 << max(highest, 1).bit_length()
+            # Four digits are enough for an estimate, and keep cursors short.
+            distance = float(f"{average_distance(rows[0].sort_key, rows[-1].sort_key, len(rows)):.4g}")
+            prev_cursor, next_cursor = (
+                cursors.encode(Cursor(row.position, spread, distance), lookup.conversation_id)
+                for row in (rows[0], rows[-1])
+            )
+        returned = Counter(row.salt for row in rows)
         return Page(
-            conversation_id,
-            [self._message(conversation_id, row.sort_key, row.item) for row in rows],
-            # A page without rows was read to the end of every partition.
-            cursor(rows[-1]) if rows and found.more else None,
-            cursor(rows[0]) if rows else None,
+            lookup.conversation_id,
+            [self.message(lookup.conversation_id, row.item) for row in rows],
+            next_cursor if found.more else None,  # a page without rows was read to the end of every partition
+            prev_cursor,
             not any(read.error for read in found.partitions),
             lookup.max_n,
             lookup.source,
-            _shards(found),
+            [read.shard(returned.get(read.salt, 0)) for read in found.partitions],
             sum(read.items_read for read in found.partitions),
             self.clock() - started,
         )
-
-    def _next_limit(self, page: Page, *, consistent: bool) -> int:
-        """Return how many messages to ask for next, judged by the size of those that were read."""
-        units = sum(shard.consumed_rcu for shard in page.shards) * (1 if consistent else 2)
-        if not units or not page.items_read:
-            return self._first_page
-        return int(min(max(_PAGE_BYTES * page.items_read / (units * _RCU_BYTES), 10), self._largest_page))
-
-
-def _salt_in(key: str, conversation_id: str) -> int:
-    salt = None if key == conversation_id else split_partition_key(key)[1]
-    return BASE if salt is None else salt
-
-
-def _spread_of(rows: list[Row]) -> int:
-    """Return over how many salts rows were spread, as a power of two; 1 for the base partition, 0 for no rows."""
-    highest = max((row.salt for row in rows), default=None)
-    if highest is None:
-        return 0
-    return 1 if highest == BASE else 1 << max(highest, 1).bit_length()
-
-
-def _shards(found: PageRows) -> list[Shard]:
-    returned: dict[int, int] = {}
-    for row in found.rows:
-        returned[row.salt] = returned.get(row.salt, 0) + 1
-    return [
-        Shard(
-            read.key,
-            read.queries,
-            read.items_read,
-            returned.get(read.salt, 0),
-            read.consumed_rcu,
-            read.seconds,
-            read.error.message if read.error else None,
-        )
-        for read in found.partitions
-    ]

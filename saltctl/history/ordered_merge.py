@@ -12,7 +12,11 @@ two invariants of a complete read:
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from operator import gt, lt
 from typing import Any, NamedTuple
 
 from saltctl.history.attributes import fingerprint
@@ -33,118 +37,74 @@ class Row(NamedTuple):
         return Position(self.sort_key, self.salt)
 
 
+@dataclass(kw_only=True)
 class OrderedMerge:
     """The merge of one page.
 
     Args:
-        salts: every partition of the read set; BASE for the base partition.
+        unfinished: by salt, BASE for the base partition, the sort key up to which it was read; None before its first
+            answer. Partitions that were read to their end, or failed, are not in it.
         descending: newest first.
         after, before: the page lies strictly between these positions; None is no bound.
         partition_attribute: the name of the table's partition key, the one attribute in which equal rows may differ.
     """
 
-    def __init__(
-        self,
-        salts: Iterable[int],
-        *,
-        descending: bool,
-        after: Position | None = None,
-        before: Position | None = None,
-        partition_attribute: str,
-    ) -> None:
-        self._unfinished: dict[int, Any] = dict.fromkeys(salts)
-        self._descending = descending
-        self._after = after
-        self._before = before
-        self._partition_attribute = partition_attribute
-        self._rows: list[Row] = []
-        self._merged: list[Row] | None = None
+    unfinished: dict[int, Any]
+    descending: bool
+    after: Position | None = None
+    before: Position | None = None
+    partition_attribute: str
+    _added: list[Row] = field(default_factory=list, init=False)
+    _merged: list[Row] | None = field(default=None, init=False)
 
     def add(self, salt: int, rows: Iterable[Row], reached: SortKey | None) -> None:
         """Add an answer of a partition: its rows, and the sort key up to which it was read; None is its end."""
-        self._rows.extend(rows)
+        self._added.extend(rows)
         self._merged = None
         if reached is None:
-            self._unfinished.pop(salt, None)
+            del self.unfinished[salt]
         else:
-            self._unfinished[salt] = reached
-
-    def drop_partition(self, salt: int) -> None:
-        """Stop waiting for a partition that failed."""
-        self._unfinished.pop(salt, None)
-
-    @property
-    def finished(self) -> bool:
-        """Whether every partition was read to its end."""
-        return not self._unfinished
+            self.unfinished[salt] = reached
 
     def rows(self) -> list[Row]:
         """Return all rows so far, each message once, in the order of the page; the last ones may not be final."""
         if self._merged is None:
             # Partitions answer in order, so sorting merges runs. Positions are unique: items are never compared.
-            unique = self._unique(sorted(self._rows))
-            if self._after is not None or self._before is not None:
-                unique = [row for row in unique if self._within(row[:2])]
-            self._merged = unique[::-1] if self._descending else unique
+            merged = self._unique(sorted(self._added))
+            if (after := self.after) is not None:
+                merged = [row for row in merged if row[:2] > after]
+            if (before := self.before) is not None:
+                merged = [row for row in merged if row[:2] < before]
+            self._merged = merged[::-1] if self.descending else merged
         return self._merged
 
-    def final_count(self) -> int:
-        """Return how many of :meth:`rows`, from the first, no partition can precede any more."""
-        rows = self.rows()
-        if not self._unfinished:
-            return len(rows)
-        reached = list(self._unfinished.values())
-        if None in reached:
-            return 0
-        return self._count_up_to(rows, max(reached) if self._descending else min(reached))
-
     def partitions_behind(self, wanted: int) -> dict[int, int]:
-        """Return the partitions to ask again before the first ``wanted`` rows are final.
+        """Return the partitions to ask again before the first ``wanted`` rows are final; none if they are.
 
         The value is the number of merged rows up to which a partition was read. A partition that was read as far as
         the last wanted row is not behind: its remaining rows come later.
         """
         rows = self.rows()
-        behind: dict[int, int] = {}
-        for salt, reached in self._unfinished.items():
-            depth = 0 if reached is None else self._count_up_to(rows, reached)
-            if depth < wanted:
-                behind[salt] = depth
-        return behind
+        is_later = lt if self.descending else gt
+        last = rows[wanted - 1].sort_key if len(rows) >= wanted else None
 
-    def _count_up_to(self, rows: Sequence[Row], sort_key: SortKey) -> int:
-        """Return how many rows have a sort key that is not beyond this one, in the order of the page."""
-        low, high = 0, len(rows)
-        while low < high:
-            middle = (low + high) // 2
-            key = rows[middle].sort_key
-            if key >= sort_key if self._descending else key <= sort_key:
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        def depth(reached: SortKey | None) -> int:
+            """Return how many rows have a sort key that is not beyond this one, in the order of the page."""
+            return 0 if reached is None else bisect_left(rows, True, key=lambda row: is_later(row.sort_key, reached))
 
-    def _within(self, position: tuple[Any, int]) -> bool:
-        return (self._after is None or position > self._after) and (self._before is None or position < self._before)
+        return {
+            salt: depth(reached)
+            for salt, reached in self.unfinished.items()
+            if reached is None or last is None or is_later(last, reached)
+        }
 
     def _unique(self, ordered: list[Row]) -> list[Row]:
         """Drop rows that equal an earlier one; only rows of one sort key can be equal."""
-        unique: list[Row] = []
-        kept: set[Hashable] = set()
-        previous: Row | None = None
+        repeated = {row[0] for row, following in pairwise(ordered) if row[0] == following[0]}
+        if not repeated:
+            return ordered
+        unique: dict[Hashable, Row] = {}
         for row in ordered:
-            if previous is None or row[0] != previous[0]:
-                kept.clear()
-            else:
-                if not kept:
-                    kept.add(self._content(previous))
-                content = self._content(row)
-                if content in kept:
-                    continue
-                kept.add(content)
-            previous = row
-            unique.append(row)
-        return unique
-
-    def _content(self, row: Row) -> Hashable:
-        return fingerprint(row.item, without=self._partition_attribute)
+            equal_rows = fingerprint(row.item, without=self.partition_attribute) if row[0] in repeated else row[:2]
+            unique.setdefault(equal_rows, row)
+        return list(unique.values())

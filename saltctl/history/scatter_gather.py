@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache, partial
 
 from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, SaltctlError, UnavailableError
-from saltctl.history.cursor import BASE, Position
+from saltctl.history.attributes import plain
+from saltctl.history.cursor import BASE, Cursor, Position
+from saltctl.history.models import Shard
 from saltctl.history.ordered_merge import OrderedMerge, Row
 from saltctl.history.page_estimate import estimate_page_end, rows_before_page_end
 from saltctl.history.thread_pool import ThreadPool
+from saltctl.registry.registry import Lookup
 from saltctl.stores.contracts import Item, MessageStore, PartitionAnswer, PartitionQuery, SortKey
 
 EXPECTED_DRY = 0.3
@@ -34,29 +37,21 @@ class PageRequest:
     """A page to read.
 
     Args:
-        partitions: partition key and salt of the whole read set, BASE for the base partition.
+        lookup: the conversation and its read set.
         query: range, direction, consistency and filter, for any partition.
         limit: rows of the page.
         spread: the number of salts that share the page.
         after, before: the page lies strictly between these positions; None is no bound.
-        start: the position of the cursor, if the page continues another one.
-        distance: the average distance of that page's rows; 0.0 if it is unknown.
+        start: the cursor, if the page continues another one.
     """
 
-    partitions: list[tuple[str, int]]
+    lookup: Lookup
     query: PartitionQuery
     limit: int
     spread: int
     after: Position | None = None
     before: Position | None = None
-    start: Position | None = None
-    distance: float = 0.0
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no row can lie between the bounds. DynamoDB refuses bounds in the wrong order."""
-        low, high = self.query.low, self.query.high
-        return low is not None and high is not None and low > high  # type: ignore[operator]  # both of one type
+    start: Cursor | None = None
 
 
 @dataclass(eq=False)  # compared by identity
@@ -108,6 +103,11 @@ class PartitionRead:
             limit = max(limit, 2 * self.limit)
         self.limit = min(limit, MAX_ROWS)
 
+    def shard(self, returned: int) -> Shard:
+        """Return how it was read, for a page that returned so many of its rows."""
+        error = self.error.message if self.error else None
+        return Shard(self.key, self.queries, self.items_read, returned, self.consumed_rcu, self.seconds, error)
+
 
 @dataclass(frozen=True)
 class PageRows:
@@ -146,75 +146,71 @@ def share(wanted: int, spread: int) -> int:
 
 
 def plan(request: PageRequest) -> list[PartitionRead]:
-    """Return what to ask of each partition in the first round; nothing if the page is empty.
+    """Return what to ask of each partition in the first round; nothing if no row can lie between the bounds.
 
     The salts below the spread share the page, or the rows before the estimated page end. The other salts, and the base
     partition of a salted history, are asked for one row, which shows where they begin. The row at the cursor is read
     again, to compare equal rows with it, and comes on top.
     """
-    if request.is_empty:
-        return []
-    page_end = _page_end(request)
-    wanted = request.limit if page_end is None else rows_before_page_end(request.limit)
-    limit = min(share(wanted, request.spread), MAX_ROWS)
+    query, start, spread, wanted = request.query, request.start, request.spread, request.limit
+    if query.low is not None and query.high is not None and query.low > query.high:  # type: ignore[operator]  # one type
+        return []  # DynamoDB refuses such bounds
+    begin, bound = (query.high, query.low) if query.descending else (query.low, query.high)
+    page_end = None
+    if start is not None and begin is not None and spread >= _MIN_SPREAD:
+        rows = rows_before_page_end(wanted)
+        page_end = estimate_page_end(begin, start.distance, rows, descending=query.descending, bound=bound)
+        wanted = wanted if page_end is None else rows
+    limit = min(share(wanted, spread), MAX_ROWS)
     reads = []
-    for key, salt in request.partitions:
-        active = request.spread == 1 if salt == BASE else salt < request.spread != 1
-        again = request.start is not None and request.start.salt == salt
+    for salt, key in enumerate(request.lookup.read_set, BASE):
+        active = spread == 1 if salt == BASE else salt < spread != 1
+        again = start is not None and start.position.salt == salt
         reads.append(PartitionRead(key, salt, (limit if active else 1) + again, active, page_end))
     return reads
-
-
-def _page_end(request: PageRequest) -> SortKey | None:
-    """Return the estimated sort key at the end of the page; None if it is unknown or would save nothing."""
-    query = request.query
-    begin, end = (query.high, query.low) if query.descending else (query.low, query.high)
-    if begin is None or request.spread < _MIN_SPREAD:
-        return None
-    rows = rows_before_page_end(request.limit)
-    return estimate_page_end(begin, request.distance, rows, descending=query.descending, bound=end)
 
 
 _Answer = tuple[PartitionAnswer, list[Row], float]
 """An answer, its rows, and the seconds that it took."""
 
 
+@dataclass
 class _Round:
     """The answers of one round of queries. The waiting thread is woken once, since waking costs more than reading.
 
     Args:
-        expected: the number of queries.
+        missing: the number of answers that are still to come.
         stop_at_error: stop waiting at the first exception.
     """
 
-    def __init__(self, expected: int, *, stop_at_error: bool) -> None:
-        self._missing = expected
-        self._stop_at_error = stop_at_error
-        self._answers: list[tuple[PartitionRead, _Answer | Exception]] = []
-        self._lock = threading.Lock()
-        self._complete = threading.Event()
-        self.over = False
-        """Whether the round has ended; later answers are ignored."""
+    missing: int
+    stop_at_error: bool
+    over: bool = False
+    """Whether the round has ended; later answers are ignored."""
+    answers: dict[PartitionRead, _Answer | Exception] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    complete: threading.Event = field(default_factory=threading.Event)
 
     def put(self, read: PartitionRead, answer: _Answer | Exception) -> None:
         """Add an answer."""
-        with self._lock:
-            self._answers.append((read, answer))
-            self._missing -= 1
-            complete = not self._missing or (self._stop_at_error and isinstance(answer, Exception))
+        with self.lock:
+            self.answers[read] = answer
+            self.missing -= 1
+            complete = not self.missing or (self.stop_at_error and isinstance(answer, Exception))
         if complete:
-            self._complete.set()
+            self.complete.set()
 
-    def wait(self, seconds: float) -> list[tuple[PartitionRead, _Answer | Exception]]:
+    def wait(self, seconds: float) -> dict[PartitionRead, _Answer | Exception]:
         """Return the answers when the round is complete, or after so many seconds."""
         try:
-            self._complete.wait(seconds)
+            self.complete.wait(seconds)
         finally:
             self.over = True
-        with self._lock:
-            return list(self._answers)
+        with self.lock:
+            return dict(self.answers)
 
 
+@dataclass
 class ScatterGather:
     """The rounds of queries of one page.
 
@@ -226,21 +222,14 @@ class ScatterGather:
         allow_partial: continue without partitions that fail.
     """
 
-    def __init__(
-        self,
-        store: MessageStore,
-        pool: ThreadPool,
-        *,
-        clock: Callable[[], float],
-        deadline: float,
-        allow_partial: bool,
-    ) -> None:
-        self._store = store
-        self._pool = pool
-        self._clock = clock
-        self._began = clock()
-        self._deadline = deadline
-        self._allow_partial = allow_partial
+    store: MessageStore
+    pool: ThreadPool
+    clock: Callable[[], float]
+    deadline: float
+    allow_partial: bool
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
 
     def run(self, request: PageRequest) -> PageRows:
         """Query until the page's rows are final or every partition was read to its end.
@@ -249,82 +238,73 @@ class ScatterGather:
             HistoryUnavailableError: a partition failed or was too late, and partial pages are not allowed.
             SaltctlError: the error of a partition, if it is not an outage: permission, configuration.
         """
-        partitions = plan(request)
-        by_salt = {read.salt: read for read in partitions}
+        partitions = asked = plan(request)
         active = sum(read.active for read in partitions)
         merge = OrderedMerge(
-            by_salt,
+            unfinished=dict.fromkeys(read.salt for read in partitions),
             descending=request.query.descending,
             after=request.after,
             before=request.before,
-            partition_attribute=self._store.keys.partition_key,
+            partition_attribute=self.store.keys.partition_key,
         )
-        asked = partitions
         while asked:
             self._run_round(asked, request.query, merge)
-            if merge.final_count() >= request.limit:
-                break
             behind = merge.partitions_behind(request.limit)
-            asked = [by_salt[salt] for salt in behind]
+            asked = [read for read in partitions if read.salt in behind]
             for read in asked:
                 read.ask_again(request.limit, behind[read.salt], active)
-        final = merge.final_count()
-        rows = merge.rows()[: min(request.limit, final)]
-        return PageRows(rows, not merge.finished or final > request.limit, partitions)
+        rows = merge.rows()
+        return PageRows(rows[: request.limit], bool(merge.unfinished) or len(rows) > request.limit, partitions)
 
     def _run_round(self, asked: list[PartitionRead], query: PartitionQuery, merge: OrderedMerge) -> None:
         # A complete read fails at the first error; a partial one waits for the other partitions.
-        answers = _Round(len(asked), stop_at_error=not self._allow_partial)
+        answers = _Round(len(asked), stop_at_error=not self.allow_partial)
         # All queries are made first: threads that run already would slow down the making of the others.
-        queries = [read.next_query(query) for read in asked]
-        for read, next_query in zip(asked, queries, strict=True):
-            self._pool.start(partial(self._answer, read, next_query, answers))
-        found = answers.wait(max(self._deadline - self._clock(), 0.0))
+        for read, next_query in [(read, read.next_query(query)) for read in asked]:
+            self.pool.start(partial(self._answer, read, next_query, answers))
+        found = answers.wait(max(self.deadline - self.clock(), 0.0))
         failed: dict[PartitionRead, Exception] = {}
-        for read, answer in found:
+        for read, answer in found.items():
             if isinstance(answer, Exception):
                 failed[read] = answer
             else:
                 self._add(read, answer, merge)
-        if not failed or self._allow_partial:
-            late = set(asked).difference(read for read, _ in found)
-            failed |= {read: self._timeout_error(read) for read in late}
+        if not failed or self.allow_partial:
+            failed |= {read: self._timeout_error(read) for read in asked if read not in found}
+        errors: dict[str, SaltctlError] = {}
         for read, cause in failed.items():
             if not isinstance(cause, SaltctlError):
                 raise cause
-            read.error = cause
-            merge.drop_partition(read.salt)
-        if failed and not self._allow_partial:
-            raise _page_error({read.key: read.error for read in failed if read.error})
+            read.error = errors[read.key] = cause
+            merge.add(read.salt, [], None)  # nothing more comes from it
+        if errors and not self.allow_partial:
+            raise _page_error(errors)
 
     def _answer(self, read: PartitionRead, query: PartitionQuery, answers: _Round) -> None:
         if answers.over:
             return
         try:
-            answers.put(read, self._query(read, query))
+            started = self.clock()
+            answer = self.store.query(query)
+            seconds = self.clock() - started
+            # Rows are made here, while other partitions have still to answer.
+            name, kind = self.store.keys.sort_key, self.store.keys.sort_type
+            exact = Decimal if kind == "N" else str
+            answers.put(
+                read, (answer, [Row(exact(item[name][kind]), read.salt, item) for item in answer.items], seconds)
+            )
         except Exception as exc:  # the page's thread raises it
             answers.put(read, exc)
-
-    def _query(self, read: PartitionRead, query: PartitionQuery) -> _Answer:
-        started = self._clock()
-        answer = self._store.query(query)
-        seconds = self._clock() - started
-        # Rows are made here, while other partitions have still to answer.
-        keys = self._store.keys
-        name, salt = keys.sort_key, read.salt
-        if keys.sort_type == "S":
-            return answer, [Row(item[name]["S"], salt, item) for item in answer.items], seconds
-        return answer, [Row(sort_key_of(item, name), salt, item) for item in answer.items], seconds
 
     def _add(self, read: PartitionRead, answered: _Answer, merge: OrderedMerge) -> None:
         answer, rows, seconds = answered
         read.queries += 1
         read.items_read += answer.scanned
-        read.rows += len(answer.items)
+        read.rows += len(rows)
         read.consumed_rcu += answer.consumed_rcu
         read.seconds += seconds
         # It was read up to LastEvaluatedKey, not up to its last row: a filter may have left rows out.
-        reached = None if answer.next is None else sort_key_of(answer.next, self._store.keys.sort_key)
+        reached = None if answer.next is None else plain(answer.next[self.store.keys.sort_key])
         if read.edge is not None:
             rows = [row for row in rows if row.sort_key != read.edge]
             read.edge = None
@@ -336,17 +316,10 @@ class ScatterGather:
         merge.add(read.salt, rows, reached)
 
     def _timeout_error(self, read: PartitionRead) -> AwsUnavailableError:
-        waited = self._clock() - self._began
         return AwsUnavailableError(
-            f"partition key {read.key!r} did not answer within {waited:.1f} s",
+            f"partition key {read.key!r} did not answer within {self.clock() - self._began:.1f} s",
             hint="try again, or allow more time: SALTCTL_PAGE_TIMEOUT",
         )
-
-
-def sort_key_of(item: Mapping[str, Mapping[str, str]], name: str) -> SortKey:
-    """Return the sort key of a row or key: a string or an exact number."""
-    value = item[name]
-    return value["S"] if "S" in value else Decimal(value["N"])
 
 
 def _page_error(errors: dict[str, SaltctlError]) -> SaltctlError:

@@ -16,16 +16,22 @@ def row(key: str, salt: int, text: str = "") -> Row:
 def merge_of(*salts: int, **options: Any) -> OrderedMerge:
     """Return a merge of these partitions, newest first by default."""
     chosen: dict[str, Any] = {"descending": True, "partition_attribute": "p"} | options
-    return OrderedMerge(salts, **chosen)
+    return OrderedMerge(unfinished=dict.fromkeys(salts), **chosen)
+
+
+def final_count(merge: OrderedMerge) -> int:
+    """Return how many rows, from the first, are final: no partition is behind them."""
+    final = [wanted for wanted in range(1, len(merge.rows()) + 1) if not merge.partitions_behind(wanted)]
+    return max(final, default=0)
 
 
 def test_no_row_is_final_before_every_partition_has_answered() -> None:
     """The rows of the missing partition may precede all others."""
     merge = merge_of(0, 1)
     merge.add(0, [row("9", 0), row("8", 0)], "8")
-    assert (merge.final_count(), merge.partitions_behind(1)) == (0, {1: 0})
+    assert merge.partitions_behind(1) == {1: 0}
     merge.add(1, [], None)
-    assert merge.final_count() == 2
+    assert final_count(merge) == 2
 
 
 def test_rows_are_final_up_to_the_last_key_read_of_every_unfinished_partition() -> None:
@@ -35,12 +41,12 @@ def test_rows_are_final_up_to_the_last_key_read_of_every_unfinished_partition() 
     merge.add(1, [row("8", 1), row("7", 1)], "7")
     merge.add(2, [row("6", 2)], None)
     assert [found.sort_key for found in merge.rows()] == ["9", "8", "7", "6", "5"]
-    assert merge.final_count() == 3
+    assert final_count(merge) == 3
     assert merge.partitions_behind(3) == {}
     assert merge.partitions_behind(4) == {1: 3}
     merge.add(1, [], None)
-    assert merge.final_count() == 5
-    assert not merge.finished
+    assert final_count(merge) == 5
+    assert merge.unfinished == {0: "5"}
 
 
 def test_the_last_key_read_counts_and_not_the_last_row() -> None:
@@ -48,9 +54,9 @@ def test_the_last_key_read_counts_and_not_the_last_row() -> None:
     merge = merge_of(0, 1, descending=False)
     merge.add(0, [row("1", 0), row("4", 0)], "4")
     merge.add(1, [], "3")
-    assert merge.final_count() == 1
+    assert final_count(merge) == 1
     merge.add(1, [], "4")
-    assert merge.final_count() == 2
+    assert final_count(merge) == 2
 
 
 def test_equal_rows_have_the_position_of_their_lowest_partition() -> None:
@@ -76,6 +82,6 @@ def test_a_dropped_partition_does_not_delay_rows() -> None:
     """The rows of the others are then final. The caller reports that the page is incomplete."""
     merge = merge_of(0, 1)
     merge.add(0, [row("9", 0)], None)
-    merge.drop_partition(1)
-    assert merge.final_count() == 1
-    assert merge.finished
+    merge.add(1, [], None)
+    assert final_count(merge) == 1
+    assert merge.unfinished == {}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, HistoryUnavailableError, ThrottledError
-from saltctl.history.cursor import BASE, Position
+from saltctl.history.cursor import BASE, Cursor, Position
 from saltctl.history.scatter_gather import (
     MAX_ROWS,
     PageRequest,
@@ -18,6 +18,7 @@ from saltctl.history.scatter_gather import (
     plan,
     share,
 )
+from saltctl.registry.registry import Lookup
 from saltctl.stores.contracts import PartitionQuery
 from saltctl.testing import MemoryMessages
 from tests.support.inline_pool import InlinePool, ManualClock
@@ -27,8 +28,7 @@ N = 4
 
 def request_of(limit: int, **options: Any) -> PageRequest:
     """Return the request of a page of ``conv``, which has four salts, newest first."""
-    partitions = [("conv", BASE), *((f"conv#{salt}", salt) for salt in range(N))]
-    return PageRequest(partitions, PartitionQuery("conv"), limit, **{"spread": N, **options})
+    return PageRequest(Lookup("conv", N, N, "redis"), PartitionQuery("conv"), limit, **{"spread": N, **options})
 
 
 def store_of(
@@ -102,7 +102,7 @@ def test_partitions_that_should_hold_no_row_of_the_page_are_asked_for_one(spread
 def test_the_partition_of_the_cursor_is_asked_for_one_row_more() -> None:
     """The row at the cursor is read again and left out."""
     cursor = Position("0100", 2)
-    limits = [read.limit for read in plan(request_of(50, start=cursor, before=cursor))]
+    limits = [read.limit for read in plan(request_of(50, start=Cursor(cursor, N), before=cursor))]
     assert limits == [1, share(50, N), share(50, N), share(50, N) + 1, share(50, N)]
 
 
@@ -128,7 +128,7 @@ def test_the_page_ends_if_every_partition_is_at_its_end() -> None:
 def test_a_range_without_rows_is_not_queried() -> None:
     """DynamoDB refuses bounds in the wrong order."""
     store = store_of(EVEN)
-    request = PageRequest([("conv", BASE)], PartitionQuery("conv", low="5", high="1"), 50, spread=1)
+    request = PageRequest(Lookup("conv", 1, 1, "redis"), PartitionQuery("conv", low="5", high="1"), 50, spread=1)
     found = run(store, request)
     assert (found.rows, found.more, found.partitions, store.queries) == ([], False, [], [])
 
