@@ -131,7 +131,7 @@ class FakeStream:
         inside = [entry for entry in self.entries if low <= id_order(entry.id) <= high]
         return [entry for entry in inside if not (first.startswith("(") and id_order(entry.id) == low)][:count]
 
-    def pending(self, first: str, count: int, *, consumer: str | None = None) -> list[tuple[str, str, float]]:
+    def pending(self, first: str, count: int) -> list[tuple[str, str, float]]:
         """Return pending entries."""
         self._begin("pending")
         low = (0, 0) if first == "-" else id_order(first.removeprefix("("))

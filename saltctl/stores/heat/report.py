@@ -45,19 +45,9 @@ class HeatReport(NamedTuple):
 
     def fields(self) -> tuple[str | int, ...]:
         """Return the arguments of XADD: the names and values of all fields."""
-        base: tuple[str | int, ...] = (
-            "v",
-            VERSION,
-            "conversation_id",
-            self.conversation_id,
-            "server",
-            self.server,
-            "window",
-            self.window,
-            "writes",
-            self.writes,
-        )
-        return (*base, "throttled_n", self.throttled_n) if self.throttled_n else base
+        source = ("conversation_id", self.conversation_id, "server", self.server)
+        throttled = ("throttled_n", self.throttled_n) if self.throttled_n else ()
+        return ("v", VERSION, *source, "window", self.window, "writes", self.writes, *throttled)
 
 
 def parse(flat: Sequence[bytes], now: float) -> HeatReport:

@@ -7,7 +7,7 @@ entries must therefore be idempotent. This module never acknowledges on its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from saltctl.errors import StreamLostError
@@ -23,8 +23,8 @@ from saltctl.stores.heat.contracts import (
     id_order,
 )
 from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.store import HeatStore
 from saltctl.stores.redis.connections import Connections
-from saltctl.stores.redis.scripts import script
 
 GROUP = "saltctl"
 COMMANDS_PER_CALL = 1000
@@ -34,34 +34,26 @@ _ID_ABOVE_ALL = f"{2**63}-0"
 _PAGE = 10_000
 
 
-class HeatStream:
+class HeatStream(HeatStore):
     """The stream ``{prefix}:heat``. Thread-safe if each consumer name is used by one thread.
 
-    All methods raise RedisUnavailableError and AccessDeniedError, and StreamLostError if the stream or the group
-    does not exist. Only ``append_reports`` has the short deadline of lookups.
+    Methods also raise StreamLostError if the stream or the group does not exist. Only ``append_reports`` has the
+    short deadline of lookups.
 
     Args:
         settings: the Redis URL, the key prefix and the timeouts.
         block: the longest wait that ``read_new`` will be called with, in seconds.
     """
 
+    name = "heat"
+    group = GROUP
+
     def __init__(self, settings: Settings, *, block: float = 1.0) -> None:
-        self.key = f"{settings.key_prefix}:heat"
-        self.group = GROUP
-        self._connections = Connections(settings, timeout=settings.redis_timeout, retries=0)
+        super().__init__(settings)
         shared = self._connections
         self._reports = Connections(settings, timeout=settings.lookup_timeout, retries=0, share=shared)
         # The deadline of a blocking read must exceed the time for which Redis blocks.
         self._blocking = Connections(settings, timeout=settings.redis_timeout + block, retries=0, share=shared)
-
-    def _ask_all(
-        self, commands: Sequence[tuple[Any, ...]], accept: Callable[[Exception], bool] = lambda _: False
-    ) -> list[Any]:
-        return self._connections.ask_of(self.key, commands, accept=accept)
-
-    def _ask(self, *command: Any, connections: Connections | None = None) -> Any:
-        """Send one command without retries and return its raw reply."""
-        return (connections or self._connections).ask_of(self.key, [command])[0]
 
     def close(self) -> None:
         """Close the connections."""
@@ -77,7 +69,7 @@ class HeatStream:
     def create_group(self) -> None:
         """Create the group at the beginning of the stream, and the stream if needed. Does nothing if it exists."""
         create = ("XGROUP", "CREATE", self.key, self.group, "0", "MKSTREAM")
-        self._ask_all([create], accept=lambda error: str(error).startswith("BUSYGROUP"))
+        self._connections.ask_of(self.key, [create], accept=lambda error: str(error).startswith("BUSYGROUP"))
 
     def append(self, fields: dict[str, str | int]) -> None:
         """Add one entry."""
@@ -99,10 +91,8 @@ class HeatStream:
         If this fails, Redis may have delivered the entries: read the consumer's pending entries next.
         """
         wait = ("BLOCK", max(int(block * 1000), 1)) if block else ()
-        reply = self._ask(
-            *("XREADGROUP", "GROUP", self.group, consumer, "COUNT", count, *wait, "STREAMS", self.key, ">"),
-            connections=self._blocking,
-        )
+        command = ("XREADGROUP", "GROUP", self.group, consumer, "COUNT", count, *wait, "STREAMS", self.key, ">")
+        reply = self._blocking.ask_of(self.key, [command])[0]
         return _entries(reply[0][1]) if reply else []
 
     def read_own(self, consumer: str, after: str, count: int) -> list[Entry]:
@@ -140,26 +130,23 @@ class HeatStream:
         Args:
             keep_from: seconds since the epoch; entries from this time on stay.
         """
-        return int(self._ask("EVAL", script("trim_stream", "heat"), 1, self.key, max(int(keep_from * 1000), 0)))
+        return int(self._run_script("trim_stream", max(int(keep_from * 1000), 0)))
 
     def delete_idle_consumers(self, idle: float, name: str | None = None) -> list[str]:
         """Delete consumers (or the named one) without pending entries that were idle for ``idle`` seconds.
 
         Return the names of the deleted consumers.
         """
-        names = self._ask(
-            "EVAL", script("delete_idle_consumers", "heat"), 1, self.key, self.group, int(idle * 1000), name or ""
-        )
+        names = self._run_script("delete_idle_consumers", self.group, int(idle * 1000), name or "")
         return [name.decode("utf-8", "backslashreplace") for name in names]
 
     def range(self, first: str, last: str, count: int) -> list[Entry]:
         """Return entries between two ids. ``-`` and ``+`` are the ends; a leading ``(`` makes a bound exclusive."""
         return _entries(self._ask("XRANGE", self.key, first, last, "COUNT", count))
 
-    def pending(self, first: str, count: int, *, consumer: str | None = None) -> list[tuple[str, str, float]]:
+    def pending(self, first: str, count: int) -> list[tuple[str, str, float]]:
         """Return (id, consumer, seconds since delivery) of the group's pending entries from an id on."""
-        only = () if consumer is None else (consumer,)
-        rows = self._ask("XPENDING", self.key, self.group, first, "+", count, *only)
+        rows = self._ask("XPENDING", self.key, self.group, first, "+", count)
         return [(row[0].decode(), row[1].decode("utf-8", "backslashreplace"), row[2] / 1000) for row in rows]
 
     def get(self, ids: Sequence[str]) -> dict[str, list[bytes]]:
@@ -167,16 +154,15 @@ class HeatStream:
         found: dict[str, list[bytes]] = {}
         for start in range(0, len(ids), COMMANDS_PER_CALL):
             page = ids[start : start + COMMANDS_PER_CALL]
-            for reply in self._ask_all([("XRANGE", self.key, entry_id, entry_id) for entry_id in page]):
+            commands = [("XRANGE", self.key, entry_id, entry_id) for entry_id in page]
+            for reply in self._connections.ask_of(self.key, commands):
                 found.update((entry.id, entry.fields or []) for entry in _entries(reply))
         return found
 
     def info(self) -> StreamInfo:
         """Return length, first and last id, groups and consumers. Raises StreamLostError if there is no stream."""
-        stream, groups = self._ask_all(
-            [("XINFO", "STREAM", self.key), ("XINFO", "GROUPS", self.key)],
-            accept=lambda error: "no such key" in str(error),
-        )
+        commands = [("XINFO", "STREAM", self.key), ("XINFO", "GROUPS", self.key)]
+        stream, groups = self._connections.ask_of(self.key, commands, accept=lambda error: "no such key" in str(error))
         if isinstance(stream, Exception) or isinstance(groups, Exception):
             raise StreamLostError(f"heat stream {self.key!r} not found in Redis", hint="saltctl setup")
         facts = _to_dict(stream)
@@ -187,9 +173,8 @@ class HeatStream:
 
     def _group(self, group: dict[str, Any], stream: dict[str, Any], first: str | None) -> GroupInfo:
         name = group["name"].decode("utf-8", "backslashreplace")
-        pending, consumers = self._ask_all(
-            [("XPENDING", self.key, group["name"]), ("XINFO", "CONSUMERS", self.key, group["name"])]
-        )
+        commands = [("XPENDING", self.key, group["name"]), ("XINFO", "CONSUMERS", self.key, group["name"])]
+        pending, consumers = self._connections.ask_of(self.key, commands)
         delivered = group["last-delivered-id"].decode()
         return GroupInfo(
             name=name,

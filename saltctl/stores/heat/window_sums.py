@@ -12,9 +12,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from saltctl.settings import Settings
 from saltctl.stores.heat.report import HeatReport
-from saltctl.stores.redis.connections import Connections
+from saltctl.stores.heat.store import HeatStore
 from saltctl.stores.redis.scripts import script
 
 SHARDS = 16
@@ -26,12 +25,10 @@ _Call = tuple[list[int], tuple[Any, ...]]
 """The positions of the reports that one script call adds, and its command."""
 
 
-class WindowSums:
+class WindowSums(HeatStore):
     """Idempotent sums over all application servers. Thread-safe."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._prefix = f"{settings.key_prefix}:sum:"
-        self._connections = Connections(settings, timeout=settings.redis_timeout, retries=0)
+    name = "sum"
 
     def add(self, reports: Sequence[HeatReport]) -> list[int]:
         """Add the reports. Return for each the write units of its conversation in its window so far.
@@ -59,21 +56,16 @@ class WindowSums:
         calls: dict[str, list[_Call]] = defaultdict(list)
         source = script("add_reports", "heat")
         for (window, shard), positions in by_hash.items():
-            key = f"{self._prefix}{window}:{shard}"
+            key = f"{self.key}:{window}:{shard}"
             for start in range(0, len(positions), REPORTS_PER_CALL):
                 page = positions[start : start + REPORTS_PER_CALL]
                 arguments: list[Any] = []
                 for position in page:
                     report = reports[position]
                     arguments += (report.conversation_id, report.server, report.writes)
-                # EVAL instead of EVALSHA: the script needs no loading, and no reloading after a restart.
                 command = ("EVAL", source, 1, key, EXPIRY_SECONDS, *arguments)
                 calls[self._connections.primary_of(key)].append((page, command))
         return calls
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._connections.close()
 
 
 class InMemorySums:
