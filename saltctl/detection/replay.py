@@ -181,9 +181,8 @@ class Replay:
         first = "-"
         while (count := self._next_count()) and (pending := self.stream.pending(first, count)):
             ids = [entry_id for entry_id, _, _ in pending]
-            fields = self.stream.get(ids)
             self.report.claimed += len(ids)
-            yield [Entry(entry_id, fields.get(entry_id)) for entry_id in ids]
+            yield self.stream.get(ids)
             first = f"({ids[-1]}"
         group = self.stream.info().group(self.stream.group)
         yield from self._range("-" if group is None else f"({group.last_delivered_id}", "+")

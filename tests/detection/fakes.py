@@ -138,10 +138,10 @@ class FakeStream:
         ids = [i for i in sorted(self.held, key=id_order) if id_order(i) >= low and first != f"({i}"]
         return [(i, self.held[i], self.idle.get(i, 0.0)) for i in ids[:count]]
 
-    def get(self, ids: Sequence[str]) -> dict[str, list[bytes]]:
-        """Return fields by id."""
+    def get(self, ids: Sequence[str]) -> list[Entry]:
+        """Return entries by id."""
         self._begin("get")
-        return {entry.id: entry.fields for entry in self.entries if entry.id in ids and entry.fields is not None}
+        return [self._find(entry_id) for entry_id in ids]
 
     def info(self) -> StreamInfo:
         """Return the state of the stream."""

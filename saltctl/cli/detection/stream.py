@@ -90,7 +90,6 @@ def peek(
       saltctl stream peek --count 5
       saltctl stream peek --from 15m
     """
-    from saltctl.stores.heat.contracts import Entry
     from saltctl.stores.heat.stream import HeatStream
 
     settings = session_of(context).settings
@@ -98,9 +97,7 @@ def peek(
     stream = HeatStream(settings)
     start = "-" if first is None else parse_stream_id(first)
     if pending:
-        ids = [entry_id for entry_id, _, _ in stream.pending(start, count)]
-        fields = stream.get(ids)
-        entries = [Entry(entry_id, fields.get(entry_id)) for entry_id in ids]
+        entries = stream.get([entry_id for entry_id, _, _ in stream.pending(start, count)])
     else:
         entries = stream.range(start, "+", count)
     records = [_entry_record(entry) for entry in entries]

@@ -149,15 +149,13 @@ class HeatStream(HeatStore):
         rows = self._ask("XPENDING", self.key, self.group, first, "+", count)
         return [(row[0].decode(), row[1].decode("utf-8", "backslashreplace"), row[2] / 1000) for row in rows]
 
-    def get(self, ids: Sequence[str]) -> dict[str, list[bytes]]:
-        """Return the fields of entries by id. Trimmed entries are left out."""
-        found: dict[str, list[bytes]] = {}
+    def get(self, ids: Sequence[str]) -> list[Entry]:
+        """Return entries by id. Trimmed entries have no fields."""
+        commands = [("XRANGE", self.key, entry_id, entry_id) for entry_id in ids]
+        replies: list[Any] = []
         for start in range(0, len(ids), COMMANDS_PER_CALL):
-            page = ids[start : start + COMMANDS_PER_CALL]
-            commands = [("XRANGE", self.key, entry_id, entry_id) for entry_id in page]
-            for reply in self._connections.ask_of(self.key, commands):
-                found.update((entry.id, entry.fields or []) for entry in _entries(reply))
-        return found
+            replies += self._connections.ask_of(self.key, commands[start : start + COMMANDS_PER_CALL])
+        return [Entry(entry_id, reply[0][1] if reply else None) for entry_id, reply in zip(ids, replies, strict=True)]
 
     def info(self) -> StreamInfo:
         """Return length, first and last id, groups and consumers. Raises StreamLostError if there is no stream."""
@@ -166,7 +164,7 @@ class HeatStream(HeatStore):
         if isinstance(stream, Exception) or isinstance(groups, Exception):
             raise StreamLostError(f"heat stream {self.key!r} not found in Redis", hint="saltctl setup")
         facts = _to_dict(stream)
-        first, last = (_id_of(facts[name]) for name in ("first-entry", "last-entry"))
+        first, last = (entry and entry[0].decode() for entry in (facts["first-entry"], facts["last-entry"]))
         found = [self._group(_to_dict(flat), facts, first) for flat in groups]
         last_id = last or (facts["last-generated-id"].decode() if facts["entries-added"] else None)
         return StreamInfo(self.key, facts["length"], first, last_id, tuple(found))
@@ -238,7 +236,3 @@ def _entries(reply: Any) -> list[Entry]:
 
 def _to_dict(flat: Sequence[Any]) -> dict[str, Any]:
     return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
-
-
-def _id_of(entry: Any) -> str | None:
-    return None if not entry else entry[0].decode()
