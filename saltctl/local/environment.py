@@ -36,10 +36,9 @@ LOCAL_BUCKETS = 1024
 
 def require_loopback(url: str) -> str:
     """Return the URL if it names this machine by a loopback address; raise ConfigurationError otherwise."""
-    host = urlsplit(url).hostname or ""
     if not is_loopback(url):
         raise ConfigurationError(
-            f"the local environment refuses the endpoint {host!r}: it is not on loopback",
+            f"the local environment refuses the endpoint {urlsplit(url).hostname or ''!r}: it is not on loopback",
             hint="unset AWS_ENDPOINT_URL and SALTCTL_REDIS_URL; saltctl local sets its own",
         )
     return url
@@ -53,9 +52,7 @@ class LocalEnvironment:
 
     def __init__(self, *, redis_binary: Path | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="saltctl-local-"))
-        self.redis = LocalRedis(
-            self.directory / "redis", binary=redis_binary or None, password=secrets.token_urlsafe(12)
-        )
+        self.redis = LocalRedis(self.directory / "redis", binary=redis_binary, password=secrets.token_urlsafe(12))
         self.moto = LocalMoto()
 
     def __enter__(self) -> Self:
@@ -70,15 +67,11 @@ class LocalEnvironment:
             use_dummy_credentials()
             self.create_tables()
         except BaseException:
-            self.close()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop and remove everything."""
-        self.close()
-
-    def close(self) -> None:
         """Stop the servers and remove their directory."""
         self.redis.stop()
         self.moto.stop()
@@ -102,20 +95,18 @@ class LocalEnvironment:
         """
         settings = settings or self.settings
         nowhere = str(self.directory / "no-such-file")
-        return (
-            without_server_settings(os.environ)
-            | dummy_credentials()
-            | {
-                "SALTCTL_REDIS_URL": self.redis.url,
-                "SALTCTL_BUCKETS": str(settings.buckets),
-                "SALTCTL_BACKUP_TABLE": settings.backup_table,
-                "SALTCTL_MESSAGES_TABLE": settings.messages_table,
-                "SALTCTL_KEY_PREFIX": settings.key_prefix,
-                "AWS_ENDPOINT_URL": self.moto.url,
-                "AWS_CONFIG_FILE": nowhere,
-                "AWS_SHARED_CREDENTIALS_FILE": nowhere,
-            }
-        )
+        return {
+            **without_server_settings(os.environ),
+            **dummy_credentials(),
+            "SALTCTL_REDIS_URL": self.redis.url,
+            "SALTCTL_BUCKETS": str(settings.buckets),
+            "SALTCTL_BACKUP_TABLE": settings.backup_table,
+            "SALTCTL_MESSAGES_TABLE": settings.messages_table,
+            "SALTCTL_KEY_PREFIX": settings.key_prefix,
+            "AWS_ENDPOINT_URL": self.moto.url,
+            "AWS_CONFIG_FILE": nowhere,
+            "AWS_SHARED_CREDENTIALS_FILE": nowhere,
+        }
 
     def create_tables(self, settings: Settings | None = None) -> None:
         """Create the tables and the stream of the settings, by default of this environment's own."""

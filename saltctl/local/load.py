@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -65,6 +65,7 @@ def require_local(settings: Settings) -> None:
     require_loopback(settings.aws_endpoint_url)
 
 
+@dataclass
 class Load:
     """Writes of many servers to Zipf-distributed conversations.
 
@@ -73,61 +74,50 @@ class Load:
         meters: one for each server.
         registry: where N is looked up.
         messages: where the stored writes go.
-        sleep: how to wait for the next tick.
     """
 
-    def __init__(
-        self,
-        options: LoadOptions,
-        meters: Sequence[WriteMeter],
-        registry: Registry,
-        messages: MessageStore,
-        *,
-        rng: random.Random,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._options = options
-        self._meters = meters
-        self._registry = registry
-        self._messages = messages
-        self._rng = rng
-        self._clock = clock
-        self._sleep = sleep
-        self._ids = [f"conv_load_{rank:04d}" for rank in range(1, options.conversations + 1)]
-        self._weights = list(accumulate(1 / rank**options.skew for rank in range(1, options.conversations + 1)))
+    options: LoadOptions
+    meters: Sequence[WriteMeter]
+    registry: Registry
+    messages: MessageStore
+    rng: random.Random = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        ranks = range(1, self.options.conversations + 1)
+        self._ids = [f"conv_load_{rank:04d}" for rank in ranks]
+        self._weights = list(accumulate(1 / rank**self.options.skew for rank in ranks))
         self._counts: Counter[str] = Counter()
         self._partitions: dict[str, set[str]] = {conversation_id: set() for conversation_id in self._ids[:WATCHED]}
         self._report = LoadReport()
 
     def run(self) -> Iterator[LoadReport]:
         """Write at the rate of the options; yield the growing report about once a second and at the end."""
-        started = self._clock()
-        ticks = max(int(self._options.seconds * TICKS_PER_SECOND), 1)
+        started = time.monotonic()
+        ticks = max(int(self.options.seconds * TICKS_PER_SECOND), 1)
         for tick in range(1, ticks + 1):
-            self._count_writes(int(self._options.rate * tick / TICKS_PER_SECOND))
+            self._count_writes(int(self.options.rate * tick / TICKS_PER_SECOND))
             for number in range(STORED_PER_SECOND // TICKS_PER_SECOND):
                 target = self._ids[(tick + number) % len(self._partitions)]
                 self._store_write(target, f"load-{started:.0f}-{tick}-{number}")
-            self._report.seconds = round(self._clock() - started, 3)
+            self._report.seconds = round(time.monotonic() - started, 3)
             if tick % TICKS_PER_SECOND == 0 or tick == ticks:
                 self._update_report()
                 yield self._report
-            self._sleep(max(started + tick / TICKS_PER_SECOND - self._clock(), 0.0))
+            time.sleep(max(started + tick / TICKS_PER_SECOND - time.monotonic(), 0.0))
 
     def _count_writes(self, total: int) -> None:
         """Count writes until there are ``total`` of them."""
-        chosen = self._rng.choices(self._ids, cum_weights=self._weights, k=total - self._report.writes)
+        chosen = self.rng.choices(self._ids, cum_weights=self._weights, k=total - self._report.writes)
         for number, conversation_id in enumerate(chosen):
-            self._meters[number % len(self._meters)].record(conversation_id)
+            self.meters[number % len(self.meters)].record(conversation_id)
         self._counts.update(chosen)
         self._report.writes = total
 
     def _store_write(self, conversation_id: str, message_id: str) -> None:
         sort_key = f"{iso_utc(time.time())}#{message_id}"
         try:
-            key = partition_key(conversation_id, salt_of(message_id, self._registry.lookup(conversation_id).write_n))
-            self._messages.put(key, sort_key, {"message_id": {"S": message_id}, "text": {"S": "load"}})
+            key = partition_key(conversation_id, salt_of(message_id, self.registry.lookup(conversation_id).write_n))
+            self.messages.put(key, sort_key, {"message_id": {"S": message_id}, "text": {"S": "load"}})
         except SaltctlError:
             self._report.failed += 1
             return
@@ -136,12 +126,12 @@ class Load:
 
     def _update_report(self) -> None:
         report = self._report
-        report.reports = sum(meter.stats.sent for meter in self._meters)
-        report.dropped = sum(meter.stats.dropped for meter in self._meters)
+        report.reports = sum(meter.stats.sent for meter in self.meters)
+        report.dropped = sum(meter.stats.dropped for meter in self.meters)
         report.hottest = []
         for conversation_id, partitions in self._partitions.items():
             try:
-                max_n: int | None = self._registry.lookup(conversation_id).max_n
+                max_n: int | None = self.registry.lookup(conversation_id).max_n
             except SaltctlError:
                 max_n = None
             rate = round(self._counts[conversation_id] / max(report.seconds, 0.001))

@@ -21,17 +21,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 
-class SerialApplication:
-    """A WSGI application that runs one request at a time."""
+def one_at_a_time(application: Callable[..., Iterable[bytes]]) -> Callable[..., list[bytes]]:
+    """Wrap a WSGI application so that it runs one request at a time."""
+    lock = threading.Lock()
 
-    def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
-        self._application = application
-        self._lock = threading.Lock()
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         """Serve one request."""
-        with self._lock:
-            return [b"".join(self._application(environ, start_response))]
+        with lock:
+            return [b"".join(application(environ, start_response))]
+
+    return serve
 
 
 def query_one_partition(query: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,24 +59,14 @@ def main() -> None:
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
 
-    class Handler(MotoRequestHandler):
-        """Handler of requests on persistent connections."""
-
-        protocol_version = "HTTP/1.1"  # connections are kept, as DynamoDB keeps them
-
+    MotoRequestHandler.protocol_version = "HTTP/1.1"  # connections are kept, as DynamoDB keeps them
     table: Any = Table
     table.query = query_one_partition(table.query)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = make_server(
-        "127.0.0.1",
-        0,
-        SerialApplication(DomainDispatcherApplication(create_backend_app)),
-        threaded=True,
-        request_handler=Handler,
-    )
+    application = one_at_a_time(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    sys.stdout.write(f"{server.server_port}\n")
-    sys.stdout.flush()
+    print(server.server_port, flush=True)  # noqa: T201  the port is this program's output
     server.serve_forever()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import cycle
 from typing import Any
 
 from saltctl.registry.registry import Registry
@@ -18,6 +19,7 @@ from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.dead_letters import DeadLetters
+from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.throttling.alarms import AlarmOptions, apply_changes, plan_changes
@@ -46,29 +48,30 @@ class Seeded:
 def seed(settings: Settings, rng: random.Random, now: datetime) -> Seeded:
     """Fill tables, registry, stream and metrics. The registry stays unverified until a rebuild."""
     registry = Registry.over(settings, RedisRegistry(settings), BackupTable(settings))
-    hot = [(f"conv_hot_{number:02d}", n) for number, n in enumerate(HOT, 1)]
+    hot = {f"conv_hot_{number:02d}": n for number, n in enumerate(HOT, 1)}
     rows = list(_messages(hot, rng, now))
     table = MessagesTable(settings)
-    chunks = [rows[i : i + 25] for i in range(0, len(rows), 25)]
     # The server runs one request at a time; with two threads one waits for it while the other one parses.
     with ThreadPoolExecutor(2) as pool:
-        loads = [pool.submit(table.load, chunk) for chunk in chunks]
-        for conversation_id, final in hot:
+        loads = [pool.submit(table.load, rows[start : start + 25]) for start in range(0, len(rows), 25)]
+        for conversation_id, final in hot.items():
             for n in sorted({max(final // 2, 2), final}):
                 registry.raise_to(conversation_id, n, reason="above 800 writes a second per salt")
         for load in loads:
             load.result()
-    reports = _report_heat(settings, hot, rng, now)
+    _report_heat(settings, hot, rng, int(now.timestamp()))
     _put_throttle_metrics(settings, rng, now)
-    _put_alarms(settings)
-    return Seeded(QUIET + len(HOT), len(HOT), len(rows), reports)
+    alarms = AlarmOptions(settings.messages_table, ("arn:aws:sns:us-east-1:123456789012:oncall",))
+    metrics = CloudWatchMetrics(settings)
+    apply_changes(metrics, plan_changes(metrics, alarms))
+    return Seeded(QUIET + len(HOT), len(HOT), len(rows), HEAT_REPORTS)
 
 
-def _messages(hot: list[tuple[str, int]], rng: random.Random, now: datetime) -> Iterator[dict[str, Any]]:
+def _messages(hot: dict[str, int], rng: random.Random, now: datetime) -> Iterator[dict[str, Any]]:
     for number in range(QUIET):
         for _ in range(rng.randint(1, 3)):
             yield _message(f"conv_{number:04d}", None, rng, now - timedelta(seconds=rng.uniform(0, 86400)))
-    for conversation_id, final in hot:
+    for conversation_id, final in hot.items():
         # Messages from before it was salted, then for each N on the way up: all partitions have history.
         n = 1
         while n <= final:
@@ -80,34 +83,25 @@ def _messages(hot: list[tuple[str, int]], rng: random.Random, now: datetime) -> 
 
 def _message(conversation_id: str, n: int | None, rng: random.Random, at: datetime) -> dict[str, Any]:
     message_id = f"m{rng.getrandbits(48):012x}"
-    time = iso_utc(at)
     salt = None if n is None else salt_of(message_id, n)
     return {
         "conversation_id": {"S": partition_key(conversation_id, salt)},
-        "sort_key": {"S": f"{time}#{message_id}"},
+        "sort_key": {"S": f"{iso_utc(at)}#{message_id}"},
         "message_id": {"S": message_id},
         "sender": {"S": f"user_{rng.randint(1, 40):02d}"},
         "text": {"S": f"{rng.choice(_OPENINGS)} {rng.choice(_SUBJECTS)}{rng.choice(_ENDINGS)}"},
     }
 
 
-def _report_heat(settings: Settings, hot: list[tuple[str, int]], rng: random.Random, now: datetime) -> int:
-    stream = HeatStream(settings)
-    for number in range(HEAT_REPORTS):
-        conversation_id, n = hot[number % len(hot)]
-        stream.append(
-            {
-                "v": 1,
-                "conversation_id": conversation_id,
-                "server": f"app-{number % 5}",
-                "window": int(now.timestamp()) - (HEAT_REPORTS - number) // 5,
-                "writes": rng.randint(10, 100 * n),
-            }
-        )
+def _report_heat(settings: Settings, hot: dict[str, int], rng: random.Random, now: int) -> None:
+    reports = [
+        HeatReport(conversation_id, f"app-{number % 5}", now - (HEAT_REPORTS - number) // 5, rng.randint(10, 100 * n))
+        for number, (conversation_id, n) in zip(range(HEAT_REPORTS), cycle(hot.items()), strict=False)
+    ]
+    HeatStream(settings).append_reports(reports)
     # An invalid report, so that there is a dead letter.
     letter = Entry("1700000000000-0", [b"v", b"0", b"conversation_id", b"conv_hot_01"])
     DeadLetters(settings).add([(letter, "unknown version '0'")])
-    return HEAT_REPORTS
 
 
 _BURST = (20, 60, 140, 260, 400, 380, 410, 390, 350, 240, 120, 30)
@@ -139,9 +133,3 @@ def _put_throttle_metrics(settings: Settings, rng: random.Random, now: datetime)
         put("ThrottledRequests", 36 - number, events, "PutItem")
     with aws_errors("CloudWatch"):
         cloudwatch.put_metric_data(Namespace="AWS/DynamoDB", MetricData=data)
-
-
-def _put_alarms(settings: Settings) -> None:
-    options = AlarmOptions(settings.messages_table, ("arn:aws:sns:us-east-1:123456789012:oncall",))
-    store = CloudWatchMetrics(settings)
-    apply_changes(store, plan_changes(store, options))

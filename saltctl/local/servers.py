@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 from saltctl.errors import ConfigurationError, RedisUnavailableError, UnavailableError
@@ -174,23 +175,21 @@ class LocalRedis(_Server):
             UnavailableError: it ended at once or did not answer; the message quotes its log.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log = self.directory / "server.log"
         before = self.port
         for _ in range(1 if before else _PORTS_TRIED):
             self.port = before or free_port()
-            self._launch()
-            if not wait or self._answers():
+            command = command_bound_to_parent([str(self.binary), str(self._write_config())])
+            with log.open("ab") as output:
+                self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            if not wait or self._answers(self._process):
                 return
             self.kill()
             self.port = before
-        raise UnavailableError(f"the local Redis does not start: {self._log_tail()}", hint="see its log above")
+        last = " / ".join(log.read_text(errors="replace").splitlines()[-3:])
+        raise UnavailableError(f"the local Redis does not start: {last}", hint="see its log above")
 
-    def _launch(self) -> None:
-        self._write_config()
-        command = command_bound_to_parent([str(self.binary), str(self.directory / "server.conf")])
-        with (self.directory / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def _write_config(self) -> None:
+    def _write_config(self) -> Path:
         options = {
             "port": str(self.port),
             "bind": "127.0.0.1",
@@ -206,35 +205,23 @@ class LocalRedis(_Server):
         path = self.directory / "server.conf"
         path.touch(mode=0o600)
         path.write_text("".join(f"{name} {value}\n" for name, value in options.items()))
+        return path
 
-    def _answers(self) -> bool:
+    def _answers(self, process: subprocess.Popen[bytes]) -> bool:
         """Wait until the started process answers on the port, and not another one."""
-        assert self._process is not None
         from saltctl.stores.redis.connections import Connections
         from saltctl.stores.redis.errors import redis_errors
 
-        connections = Connections(Settings(redis_url=self.url), timeout=1.0, retries=0)
-        client = connections.client(connections.primaries()[0])
-        deadline = time.monotonic() + START_SECONDS
-        try:
-            while time.monotonic() < deadline and self._process.poll() is None:
-                try:
-                    with redis_errors(self.url.rpartition("@")[2]):
-                        info = client.execute_command("INFO")
-                        if not int(info.get("loading", 0)):
-                            return int(info["process_id"]) == self._process.pid
-                except RedisUnavailableError:
-                    pass
+        with closing(Connections(Settings(redis_url=self.url), timeout=1.0, retries=0)) as connections:
+            client = connections.client(connections.primaries()[0])
+            deadline = time.monotonic() + START_SECONDS
+            while time.monotonic() < deadline and process.poll() is None:
+                with suppress(RedisUnavailableError), redis_errors(self.url.rpartition("@")[2]):
+                    info = client.execute_command("INFO")
+                    if not int(info.get("loading", 0)):
+                        return int(info["process_id"]) == process.pid
                 time.sleep(0.01)
-        finally:
-            connections.close()
         return False
-
-    def _log_tail(self) -> str:
-        try:
-            return " / ".join((self.directory / "server.log").read_text(errors="replace").splitlines()[-3:])
-        except OSError:
-            return "it wrote no log"
 
     def delete_aof(self) -> None:
         """Delete the AOF directory, as a lost disk would. Only while the server is not running."""
@@ -242,9 +229,8 @@ class LocalRedis(_Server):
 
     def truncate_aof(self, lost_bytes: int) -> None:
         """Cut off the end of the newest AOF file, as a crash in the middle of a write would."""
-        files = sorted(self.aof_directory.glob("*.incr.aof"), key=lambda file: file.stat().st_mtime)
-        size = files[-1].stat().st_size
-        os.truncate(files[-1], max(size - lost_bytes, 0))
+        newest = max(self.aof_directory.glob("*.incr.aof"), key=lambda file: file.stat().st_mtime)
+        os.truncate(newest, max(newest.stat().st_size - lost_bytes, 0))
 
 
 class LocalMoto(_Server):
