@@ -82,9 +82,13 @@ class Column:
         return "right" if self.right or (known and all(known)) else "left"
 
 
-def columns_of(keys: str, **headings: str) -> tuple[Column, ...]:
-    """Return a column for each of the keys, which are separated by spaces; ``headings`` replace derived headings."""
-    return tuple(Column(key, headings.get(key, "")) for key in keys.split())
+def columns_of(keys: str, **changes: str | Callable[[Record], str]) -> tuple[Column, ...]:
+    """Return a column for each of the keys, which are separated by spaces.
+
+    ``changes`` map keys to the heading that replaces the derived one, or to the function that shows the value.
+    """
+    found = [(key, changes.get(key, "")) for key in keys.split()]
+    return tuple(Column(key, it) if isinstance(it, str) else Column(key, show=it) for key, it in found)
 
 
 def format_value(value: Any) -> str:

@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import Column, columns_of, note, print_result
+from saltctl.cli.output import columns_of, note, print_result
 from saltctl.cli.session import session_of
 from saltctl.cli.text import counted
 from saltctl.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
-    from saltctl.stores.heat.dead_letters import DeadLetter, DeadLetters
+    from saltctl.stores.heat.dead_letters import DeadLetter
 
 group = typer.Typer(help="Inspect, requeue and drop dead letters.", no_args_is_help=True)
-COLUMNS = (
-    *columns_of("id original_id reason"),
-    Column("fields", "fields", show=lambda record: " ".join(f"{name}={v}" for name, v in record["fields"].items())),
+COLUMNS = columns_of(
+    "id original_id reason fields", fields=lambda record: " ".join(f"{n}={v}" for n, v in record["fields"].items())
 )
 ACTION_COLUMNS = columns_of("id new_id action")
 IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Ids of dead letters.")]
@@ -37,7 +36,7 @@ def list_letters(
     Examples:
       saltctl stream dead list
     """
-    records = [_record(letter) for letter in _open_letters(context).list(limit)]
+    records = [_record(letter) for letter in session_of(context).dead_letters.list(limit)]
     print_result(records, output, columns=COLUMNS, empty="no dead letters")
 
 
@@ -57,7 +56,8 @@ def requeue(
       saltctl stream dead requeue --all --dry-run
       saltctl stream dead requeue --all
     """
-    store = _open_letters(context)
+    session = session_of(context)
+    store = session.dead_letters
     letters = _select(store.list(), ids, all_)
     cut = [letter.id for letter in letters if not letter.whole or not letter.fields]
     if ids and cut:
@@ -65,7 +65,7 @@ def requeue(
         raise RefusedError(f"cannot requeue letter {cut[0]}: it was too large to be kept whole", hint=hint)
     letters = [letter for letter in letters if letter.id not in cut]
     if not dry_run:
-        session_of(context).require_consent("Requeue dead letters?", confirm)
+        session.require_consent("Requeue dead letters?", confirm)
     action = "requeue" if dry_run else "requeued"
     records = [{"id": x.id, "new_id": None if dry_run else store.requeue(x), "action": action} for x in letters]
     print_result(records, output, columns=ACTION_COLUMNS, empty="no dead letters")
@@ -90,23 +90,16 @@ def drop(
       saltctl stream dead drop --all --dry-run
       saltctl stream dead drop --all --yes
     """
-    store = _open_letters(context)
+    session = session_of(context)
+    store = session.dead_letters
     letters = _select(store.list(), ids, all_)
     if not dry_run and letters:
         question = f"Delete {counted(len(letters), 'dead letter')}?"
-        session_of(context).require_consent(question, confirm, yes=yes)
+        session.require_consent(question, confirm, yes=yes)
         store.drop([letter.id for letter in letters])
     action = "drop" if dry_run else "dropped"
     records = [{"id": letter.id, "new_id": None, "action": action} for letter in letters]
     print_result(records, output, columns=ACTION_COLUMNS, empty="no dead letters")
-
-
-def _open_letters(context: typer.Context) -> DeadLetters:
-    from saltctl.stores.heat.dead_letters import DeadLetters
-
-    settings = session_of(context).settings
-    settings.require_redis_url()
-    return DeadLetters(settings)
 
 
 def _record(letter: DeadLetter) -> dict[str, Any]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.detection.service import Service
 from saltctl.errors import ConfigurationError, SaltctlError
-from saltctl.stores.heat.stream import HeatStream
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -32,9 +31,7 @@ COUNTERS = {
 
 
 @contextmanager
-def serve_metrics(
-    port: int, address: str, service: Service, fence_watcher: FenceWatcher, stream: HeatStream
-) -> Iterator[int]:
+def serve_metrics(port: int, address: str, service: Service) -> Iterator[int]:
     """Serve metrics from a thread during the block. Yields the port, which the system chooses for port 0.
 
     Raises:
@@ -43,7 +40,7 @@ def serve_metrics(
     from prometheus_client import CollectorRegistry, start_http_server
 
     registry = CollectorRegistry()
-    registry.register(_Collector(service, fence_watcher, stream))
+    registry.register(_Collector(service))
     try:
         server, thread = start_http_server(port, addr=address, registry=registry)
     except OSError as exc:
@@ -58,35 +55,26 @@ def serve_metrics(
         thread.join()
 
 
+@dataclass(frozen=True)
 class _Collector:
-    def __init__(self, service: Service, fence_watcher: FenceWatcher, stream: HeatStream) -> None:
-        self._service = service
-        self._fence_watcher = fence_watcher
-        self._stream = stream
-
-    def describe(self) -> list[Metric]:
-        """Return nothing, so that registration does not collect."""
-        return []
+    service: Service
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics. Those of the stream are left out if Redis cannot be read."""
-        from prometheus_client.core import CounterMetricFamily
+        from prometheus_client.core import CounterMetricFamily as Counter
+        from prometheus_client.core import GaugeMetricFamily as Gauge
 
+        service, stream, watcher = self.service, self.service.stream, self.service.fence_watcher
         for field, (name, about) in COUNTERS.items():
-            yield CounterMetricFamily(name, about, value=getattr(self._service.counters, field))
-        yield _gauge("back_off_seconds", "Seconds until the next batch.", self._service.back_off)
-        yield _gauge("registry_verified", "Whether Redis is verified.", bool(self._fence_watcher.verified))
+            yield Counter(name, about, value=getattr(service.counters, field))
+        yield Gauge("saltctl_back_off_seconds", "Seconds until the next batch.", service.back_off)
+        verified = watcher is not None and bool(watcher.verified)
+        yield Gauge("saltctl_registry_verified", "Whether Redis is verified.", verified)
         try:
-            group = self._stream.info().group(self._stream.group)
+            group = stream.info().group(stream.group)
         except SaltctlError:
             return
         if group is not None:
-            yield _gauge("stream_pending", "Entries that are delivered and not acknowledged.", group.pending)
+            yield Gauge("saltctl_stream_pending", "Entries that are delivered and not acknowledged.", group.pending)
             if group.lag is not None:
-                yield _gauge("stream_lag", "Entries that no instance has read.", group.lag)
-
-
-def _gauge(name: str, about: str, value: float) -> Any:
-    from prometheus_client.core import GaugeMetricFamily
-
-    return GaugeMetricFamily(f"saltctl_{name}", about, value=float(value))
+                yield Gauge("saltctl_stream_lag", "Entries that no instance has read.", group.lag)

@@ -55,14 +55,27 @@ def replay(
       saltctl stream replay --from 2h --to 1h --dry-run
       saltctl stream replay --rate 500 --timeout 15m
     """
+    from saltctl.cli.detection.logs import Warnings, handle_events
+    from saltctl.detection.replay import ReplayOptions, ReplayReport
+
     session = session_of(context)
     with track_job("stream replay", session, cron=cron, metrics_file=metrics_file) as job:
         session.settings.require_redis_url()
         if not dry_run:
             session.require_consent("Replay heat reports?", confirm)
-        options = _options(first, last, rate, max_events, dry_run)
+        options = ReplayOptions(
+            # One name for each host: a replay first reads the pending entries of an interrupted one.
+            consumer=f"replay-{socket.gethostname()}",
+            first=None if first is None else parse_stream_id(first),
+            last=None if last is None else parse_stream_id(last),
+            rate=rate,
+            max_events=max_events,
+            dry_run=dry_run,
+        )
         with deadline(timeout):
-            report = _run(_build_replay(session, options, max_age), quiet=cron)
+            events = _build_replay(session, options, max_age).run()
+            with handle_events(Warnings()), show_progress("replaying", quiet=cron) as (show, _):
+                report = drain(events, ReplayReport, lambda r: show(f"{r.read:,} entries, {r.raised:,} raises"))
         record = asdict(report)
         happened = bool(report.raised or report.dead or not report.drained)
         view = fields_and_tables(record, COLUMNS, raises=RAISES_COLUMNS)
@@ -73,46 +86,18 @@ def replay(
             raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def _options(
-    first: str | None, last: str | None, rate: float | None, max_events: int | None, dry_run: bool
-) -> ReplayOptions:
-    from saltctl.detection.replay import ReplayOptions
-
-    return ReplayOptions(
-        # One name for each host: a replay first reads the pending entries of an interrupted one.
-        consumer=f"replay-{socket.gethostname()}",
-        first=None if first is None else parse_stream_id(first),
-        last=None if last is None else parse_stream_id(last),
-        rate=rate,
-        max_events=max_events,
-        dry_run=dry_run,
-    )
-
-
 def _build_replay(session: Session, options: ReplayOptions, max_age: float | None) -> Replay:
     from saltctl.detection.detector import Detector
     from saltctl.detection.replay import Replay
-    from saltctl.stores.heat.dead_letters import DeadLetters
-    from saltctl.stores.heat.stream import HeatStream
     from saltctl.stores.heat.window_sums import InMemorySums, WindowSums
 
-    settings = session.settings
-    stream = HeatStream(settings)
     if options.is_range:
-        _warn_of_trimmed(stream, options)
+        _warn_of_trimmed(session.heat_stream, options)
     # The entries of a range became dead letters when they were first read.
-    dead_letters = None if options.dry_run or options.is_range else DeadLetters(settings)
-    sums = InMemorySums() if options.dry_run else WindowSums(settings)
-    detector = Detector(sums, session.registry, dead_letters, settings, max_age=max_age)
-    return Replay(stream, detector, session.registry, options)
-
-
-def _run(job: Replay, *, quiet: bool) -> ReplayReport:
-    from saltctl.cli.detection.logs import Warnings, handle_events
-    from saltctl.detection.replay import ReplayReport
-
-    with handle_events(Warnings()), show_progress("replaying", quiet=quiet) as (show, _):
-        return drain(job.run(), ReplayReport, lambda report: show(f"{report.read:,} entries, {report.raised:,} raises"))
+    dead_letters = None if options.dry_run or options.is_range else session.dead_letters
+    sums = InMemorySums() if options.dry_run else WindowSums(session.settings)
+    detector = Detector(sums, session.registry, dead_letters, session.settings, max_age=max_age)
+    return Replay(session.heat_stream, detector, session.registry, options)
 
 
 def _warn_of_trimmed(stream: HeatStream, options: ReplayOptions) -> None:

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 from contextlib import ExitStack
+from functools import partial
 from logging import ERROR, INFO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,24 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import (
-    Column,
-    OutputFormat,
-    Record,
-    columns_of,
-    fields_and_tables,
-    print_result,
-    resolve_format,
-)
+from saltctl.cli.output import OutputFormat, Record, columns_of, fields_and_tables, print_result, resolve_format
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import stop_on_signals
 from saltctl.cli.text import format_age
 from saltctl.errors import ExitCode
 
 if TYPE_CHECKING:
-    from saltctl.detection.fence_watcher import FenceWatcher
     from saltctl.detection.service import Service
-    from saltctl.stores.heat.stream import HeatStream
 
 group = typer.Typer(help="The hot partition service: reads heat reports and raises.", no_args_is_help=True)
 
@@ -40,15 +31,15 @@ def _last_raise(record: Record) -> str:
     last = record["last_raise"]
     if not last:
         return "none yet"
-    return (
-        f"{last['conversation_id']} from {last['before']} to {last['after']} {format_age(last['at'])} by {last['by']}"
-    )
+    change = f"from {last['before']} to {last['after']}"
+    return f"{last['conversation_id']} {change} {format_age(last['at'])} by {last['by']}"
 
 
-STATUS_COLUMNS = (
-    *columns_of("verdict alive lag pending verified", alive="instances alive", verified="Redis verified"),
-    Column("last_raise", "last raise", show=_last_raise),
-    Column("instances"),
+STATUS_COLUMNS = columns_of(
+    "verdict alive lag pending verified last_raise instances",
+    alive="instances alive",
+    verified="Redis verified",
+    last_raise=_last_raise,
 )
 INSTANCE_COLUMNS = columns_of("name pending idle_s alive", name="instance")
 
@@ -86,49 +77,37 @@ def run(
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         stack.enter_context(handle_events(JsonLines()))
-        stream, fence_watcher, service = _build_service(session, name, stop, claim_after)
+        service = _build_service(session, name, stop, claim_after)
         if metrics_port is not None:
             from saltctl.cli.detection.metrics import serve_metrics
             from saltctl.detection.events import log_event
 
-            server = serve_metrics(metrics_port, metrics_address, service, fence_watcher, stream)
-            log_event(INFO, "metrics_served", address=metrics_address, port=stack.enter_context(server))
+            port = stack.enter_context(serve_metrics(metrics_port, metrics_address, service))
+            log_event(INFO, "metrics_served", address=metrics_address, port=port)
         service.run(after_step=lambda: touch_health_file(health_file))
 
 
-def _build_service(
-    session: Session, consumer: str, stop: threading.Event, claim_idle: float
-) -> tuple[HeatStream, FenceWatcher, Service]:
+def _build_service(session: Session, consumer: str, stop: threading.Event, claim_idle: float) -> Service:
     from saltctl.detection.detector import Counters, Detector
     from saltctl.detection.fence_watcher import FenceWatcher
     from saltctl.detection.service import DrainDeadline, Service
     from saltctl.rebuild.rebuild import Rebuild
-    from saltctl.stores.heat.dead_letters import DeadLetters
-    from saltctl.stores.heat.service_state import ServiceState
-    from saltctl.stores.heat.stream import HeatStream
     from saltctl.stores.heat.window_sums import WindowSums
 
-    settings, store, backup = session.settings, session.store, session.backup
-    counters, stream, state = Counters(), HeatStream(settings), ServiceState(settings)
-    sums, letters, deadline = WindowSums(settings), DeadLetters(settings), DrainDeadline(stop)
-
-    def new_rebuild() -> Rebuild:
-        """Return a rebuild over the connections of the service."""
-        return Rebuild(settings, store, backup, notes=state)
-
+    settings, store, state, counters = session.settings, session.store, session.service_state, Counters()
+    new_rebuild = partial(Rebuild, settings, store, session.backup, notes=state)
+    sums, letters, deadline = WindowSums(settings), session.dead_letters, DrainDeadline(stop)
     detector = Detector(sums, session.registry, letters, settings, counters=counters, should_stop=deadline)
-    fence_watcher = FenceWatcher(store, settings.buckets, new_rebuild, counters=counters, stop=stop)
-    service = Service(
-        stream,
+    return Service(
+        session.heat_stream,
         detector,
         consumer=consumer,
         settings=settings,
         stop=stop,
-        fence_watcher=fence_watcher,
+        fence_watcher=FenceWatcher(store, settings.buckets, new_rebuild, counters=counters, stop=stop),
         state=state,
         claim_idle=claim_idle,
     )
-    return stream, fence_watcher, service
 
 
 def touch_health_file(file: Path | None) -> None:
@@ -149,11 +128,7 @@ def touch_health_file(file: Path | None) -> None:
 
 
 @group.command("status")
-def status(
-    context: typer.Context,
-    window: option.Window = 1.0,
-    output: option.Output = None,
-) -> None:
+def status(context: typer.Context, window: option.Window = 1.0, output: option.Output = None) -> None:
     """Show the instances, their backlog, the last raise, and whether Redis is verified.
 
     Exits 3 unless the verdict is ok and Redis is verified.
@@ -164,15 +139,11 @@ def status(
       saltctl service status --window 3s -o json
     """
     from saltctl.detection.stream_status import read_stream_status
-    from saltctl.stores.heat.service_state import ServiceState
-    from saltctl.stores.heat.stream import HeatStream
 
     session = session_of(context)
-    settings = session.settings
-    settings.require_redis_url()
-    found = read_stream_status(HeatStream(settings), window)
+    found = read_stream_status(session.heat_stream, window)
     verified = all(session.store.verified().values())
-    record = found.service_record(verified=verified, last_raise=ServiceState(settings).last_raise())
+    record = found.service_record(verified=verified, last_raise=session.service_state.last_raise())
     view = fields_and_tables(record, STATUS_COLUMNS, instances=INSTANCE_COLUMNS)
     print_result(record, output, columns=STATUS_COLUMNS, human_view=view)
     if found.verdict != "ok" or not verified:

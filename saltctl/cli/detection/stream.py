@@ -26,11 +26,7 @@ PEEK_KEYS = (*columns_of("id at"), *PEEK_COLUMNS[1:])
 
 
 @group.command("status")
-def status(
-    context: typer.Context,
-    window: option.Window = 1.0,
-    output: option.Output = None,
-) -> None:
+def status(context: typer.Context, window: option.Window = 1.0, output: option.Output = None) -> None:
     """Read the heat stream twice, and judge whether it is read, its backlog shrinks, and no entry was lost.
 
     Exits 3 unless the verdict is ok and no entry was trimmed unread. Verdicts: ok, lagging, stalled, stopped,
@@ -42,13 +38,10 @@ def status(
       saltctl stream status --window 3s -o json
     """
     from saltctl.detection.stream_status import read_stream_status
-    from saltctl.stores.heat.dead_letters import DeadLetters
-    from saltctl.stores.heat.stream import HeatStream
 
-    settings = session_of(context).settings
-    settings.require_redis_url()
-    found = read_stream_status(HeatStream(settings), window)
-    record = found.stream_record(DeadLetters(settings).length())
+    session = session_of(context)
+    found = read_stream_status(session.heat_stream, window)
+    record = found.stream_record(session.dead_letters.length())
     print_result(record, output, columns=STATUS_COLUMNS, human_view=lambda screen: _draw_status(screen, record))
     trimmed = [group for group in record["groups"] if group["trimmed_unread"]]
     for group in trimmed:
@@ -90,11 +83,7 @@ def peek(
       saltctl stream peek --count 5
       saltctl stream peek --from 15m
     """
-    from saltctl.stores.heat.stream import HeatStream
-
-    settings = session_of(context).settings
-    settings.require_redis_url()
-    stream = HeatStream(settings)
+    stream = session_of(context).heat_stream
     start = "-" if first is None else parse_stream_id(first)
     if pending:
         entries = stream.get([entry_id for entry_id, _, _ in stream.pending(start, count)])
@@ -102,11 +91,7 @@ def peek(
         entries = stream.range(start, "+", count)
     records = [_entry_record(entry) for entry in entries]
     print_result(
-        records,
-        output,
-        columns=PEEK_KEYS,
-        human_view=lambda screen: screen.print(table_of(records, PEEK_COLUMNS)),
-        empty="no entries",
+        records, output, columns=PEEK_KEYS, human_view=lambda screen: screen.print(table_of(records, PEEK_COLUMNS))
     )
 
 
@@ -114,22 +99,14 @@ def _entry_record(entry: Any) -> dict[str, Any]:
     from saltctl.detection.stream_status import entry_time
     from saltctl.stores.heat.report import BadReportError, parse
 
-    record: dict[str, Any] = {"id": entry.id, "at": entry_time(entry.id)}
+    record = {"id": entry.id, "at": entry_time(entry.id)}
+    record |= dict.fromkeys(("conversation_id", "server", "window", "writes"))
     try:
         report = parse(entry.fields or [], time.time())
     except BadReportError as exc:
-        reason = "trimmed" if entry.fields is None else str(exc)
-        unknown = dict.fromkeys(("conversation_id", "server", "window", "writes"))
-        return {**record, **unknown, "valid": False, "reason": reason}
-    return {
-        **record,
-        "conversation_id": report.conversation_id,
-        "server": report.server,
-        "window": iso_utc(report.window, "seconds"),
-        "writes": report.writes,
-        "valid": True,
-        "reason": None,
-    }
+        return record | {"valid": False, "reason": "trimmed" if entry.fields is None else str(exc)}
+    record |= {"conversation_id": report.conversation_id, "server": report.server, "writes": report.writes}
+    return record | {"window": iso_utc(report.window, "seconds"), "valid": True, "reason": None}
 
 
 group.command("replay")(replay)

@@ -30,11 +30,7 @@ RAISE_COLUMNS = columns_of("conversation_id before after")
 KEYS = (*COLUMNS, *columns_of("raises bad_lines"))
 
 
-def export(
-    context: typer.Context,
-    source: option.Source = None,
-    timeout: option.Timeout = 0.0,
-) -> None:
+def export(context: typer.Context, source: option.Source = None, timeout: option.Timeout = 0.0) -> None:
     """Write every entry to stdout as a line of JSON, sorted by id.
 
     Exports of the same registry are identical, whatever their source, so a diff of two shows the entries that differ.
