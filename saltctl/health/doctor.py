@@ -78,7 +78,8 @@ def select_checks(names: Iterable[str], checks: Sequence[Check] = CHECKS) -> lis
         UsageError: a name is unknown; the hint lists similar names.
     """
     wanted = list(names)
-    known = [*dict.fromkeys([*(check.name for check in checks), *sorted({_group(check) for check in checks})])]
+    names = [check.name for check in checks]
+    known = [*dict.fromkeys([*names, *sorted({name.split("-")[0] for name in names})])]
     for name in wanted:
         if name not in known:
             close = get_close_matches(name, known, 3, 0.5)
@@ -86,18 +87,14 @@ def select_checks(names: Iterable[str], checks: Sequence[Check] = CHECKS) -> lis
                 f"there is no check {name!r}",
                 hint=f"did you mean {' or '.join(close)}?" if close else f"checks: {', '.join(known)}",
             )
-    return [check for check in checks if not wanted or check.name in wanted or _group(check) in wanted]
-
-
-def _group(check: Check) -> str:
-    return check.name.split("-")[0]
+    return [check for check in checks if not wanted or {check.name, check.name.split("-")[0]} & set(wanted)]
 
 
 def run_checks(
     facts: Facts, checks: Sequence[Check] = CHECKS, *, timeout: float = TIMEOUT_SECONDS
 ) -> Iterator[Finding]:
     """Run the checks in parallel, and yield their findings in the given order."""
-    answers = dict(call_in_parallel({check.name: partial(check.run, facts) for check in checks}, timeout))
+    answers = call_in_parallel({check.name: partial(check.run, facts) for check in checks}, timeout)
     for check in checks:
         answer = answers[check.name]
         finding = _error_finding(check, answer, answers, facts) if isinstance(answer, Exception) else answer
@@ -109,26 +106,20 @@ def _error_finding(check: Check, exc: Exception, selected: Iterable[str], facts:
 
     An outage is reported once, by the check for that server. If that check is not selected, this one reports it.
     """
-    commands = facts.fix_commands
     if isinstance(exc, AccessDeniedError):
         return skip(exc.message)
-    if isinstance(exc, SaltctlError | TimeoutError):
-        reporter = _reporter(check, exc)
-        if reporter != check.name and reporter in selected:
-            return skip(f"see {reporter}")
-        message = exc.message if isinstance(exc, SaltctlError) else str(exc)
-        return fail(message, commands.saltctl("doctor", "--only", reporter))
-    detail = f"internal error, not a fault of your servers: {type(exc).__name__}: {exc}"
-    return fail(detail, commands.saltctl("doctor", "--only", check.name))
-
-
-def _reporter(check: Check, exc: Exception) -> str:
-    """Name the check that reports this outage."""
+    detail, reporter = str(exc), check.name
     if isinstance(exc, RedisUnavailableError):
-        return _REDIS
-    if isinstance(exc, AwsUnavailableError):
-        return _BACKUP
-    return check.depends_on or check.name
+        reporter = _REDIS
+    elif isinstance(exc, AwsUnavailableError):
+        reporter = _BACKUP
+    elif isinstance(exc, SaltctlError | TimeoutError):
+        reporter = check.depends_on or check.name
+    else:
+        detail = f"internal error, not a fault of your servers: {type(exc).__name__}: {exc}"
+    if reporter != check.name and reporter in selected:
+        return skip(f"see {reporter}")
+    return fail(detail, facts.fix_commands.saltctl("doctor", "--only", reporter))
 
 
 def settings_error_findings(problem: ConfigurationError, checks: Sequence[Check] = CHECKS) -> Iterator[Finding]:

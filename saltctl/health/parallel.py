@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-def call_in_parallel(
-    functions: Mapping[str, Callable[[], T]], timeout: float, *, clock: Callable[[], float] = time.monotonic
-) -> Iterator[tuple[str, T | Exception]]:
-    """Call all functions at once, and yield each result, or the exception that was raised, as it comes.
+def call_in_parallel(functions: Mapping[str, Callable[[], T]], timeout: float) -> dict[str, T | Exception]:
+    """Call all functions at once, and return the result of each, or the exception that it raised.
 
-    A function without a result after ``timeout`` seconds yields a TimeoutError. Its thread is a daemon and keeps
+    A function without a result after ``timeout`` seconds has a TimeoutError. Its thread is a daemon and keeps
     running, but does not keep the process from exiting. A ThreadPoolExecutor would wait for it.
     """
-    results: queue.SimpleQueue[tuple[str, T | Exception]] = queue.SimpleQueue()
-    for name, function in functions.items():
-        threading.Thread(target=_call, args=(name, function, results), name=f"check-{name}", daemon=True).start()
-    pending = dict.fromkeys(functions)
-    deadline = clock() + timeout
-    while pending:
-        try:
-            name, result = results.get(timeout=max(deadline - clock(), 0))
-        except queue.Empty:
-            break
-        del pending[name]
-        yield name, result
-    for name in pending:
-        yield name, TimeoutError(f"no answer within {timeout:g} s")
+    late = TimeoutError(f"no answer within {timeout:g} s")
+    results: dict[str, T | Exception] = dict.fromkeys(functions, late)
+    threads = [
+        threading.Thread(target=_call, args=(name, function, results), name=f"check-{name}", daemon=True)
+        for name, function in functions.items()
+    ]
+    deadline = time.monotonic() + timeout
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0))
+    return results.copy()
 
 
-def _call(name: str, function: Callable[[], Any], results: queue.SimpleQueue[Any]) -> None:
+def _call(name: str, function: Callable[[], Any], results: dict[str, Any]) -> None:
     try:
-        results.put((name, function()))
-    except Exception as exc:  # yielded: one failure must not stop the others
-        results.put((name, exc))
+        results[name] = function()
+    except Exception as exc:  # returned: one failure must not stop the others
+        results[name] = exc
 
 
 class OnceCache:

@@ -35,13 +35,8 @@ def registry(facts: Facts) -> Panel:
         "since": iso_utc(note.at) if noted and note is not None else None,
         "entries": sum(counts.entries for counts in primaries),
         "primaries": [
-            {
-                "name": counts.primary,
-                "verified": counts.verified,
-                "entries": counts.entries,
-                "buckets": counts.buckets,
-                "fenced": counts.fenced,
-            }
+            {"name": counts.primary}
+            | {key: getattr(counts, key) for key in ("verified", "entries", "buckets", "fenced")}
             for counts in primaries
         ],
     }
@@ -117,17 +112,13 @@ PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
 
 def read_status(facts: Facts, timeout: float = TIMEOUT_SECONDS) -> dict[str, Any]:
     """Read all panels in parallel. ``error`` of a panel is null, or says why it could not be read."""
-    answers = dict(call_in_parallel({name: partial(read, facts) for name, (read, _) in PANELS.items()}, timeout))
+    answers = call_in_parallel({name: partial(read, facts) for name, (read, _) in PANELS.items()}, timeout)
     return {"at": iso_utc(facts.now())} | {name: _panel(name, answers[name]) for name in PANELS}
 
 
 def _panel(name: str, answer: Panel | Exception) -> Panel:
     if not isinstance(answer, Exception):
         return answer | {"error": None}
-    if isinstance(answer, SaltctlError):
-        error = answer.message
-    elif isinstance(answer, TimeoutError):
-        error = str(answer)
-    else:
-        error = f"internal error: {type(answer).__name__}: {answer}"
+    known = isinstance(answer, SaltctlError | TimeoutError)
+    error = str(answer) if known else f"internal error: {type(answer).__name__}: {answer}"
     return dict.fromkeys(PANELS[name][1]) | {"error": error}

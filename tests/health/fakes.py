@@ -31,13 +31,8 @@ class FakeFacts(Facts):
         self, info: Mapping[str, Any], config: Mapping[str, str] | None = None, url: str = f"redis://{NAME}/0"
     ) -> None:
         super().__init__(Settings(redis_url=url))
-        self._info = {**HEALTHY, **info}
+        self.servers = [ServerInfo(NAME, {**HEALTHY, **info}, 0.001, 0.0)]
         self._config = config
-
-    @property
-    def servers(self) -> list[ServerInfo]:
-        """The server."""
-        return [ServerInfo(NAME, self._info, 0.001, 0.0)]
 
     def config(self, primary: str) -> Mapping[str, str] | None:
         """Return the given answer of CONFIG GET."""

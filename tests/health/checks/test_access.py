@@ -16,8 +16,6 @@ def test_refused_acl_commands_are_skipped() -> None:
             return None
 
     class Managed(FakeFacts):
-        @property
-        def redis(self) -> Any:
-            return Refusing()
+        redis: Any = Refusing()
 
     assert redis_permissions(Managed({})).status == "skip"
