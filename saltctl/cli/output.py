@@ -234,9 +234,12 @@ def print_fields(record: Record, columns: Sequence[Column]) -> None:
 
 
 def fields_and_tables(
-    record: Record, columns: Sequence[Column], **lists: Sequence[Column]
+    record: Record, columns: Sequence[Column], *, more: int = 0, **lists: Sequence[Column]
 ) -> Callable[[Console], None]:
-    """Return a ``human_view`` of a record that has lists: its fields, and below them a table for each list."""
+    """Return a ``human_view`` of a record that has lists: its fields, and below them a table for each list.
+
+    ``more`` is the number of rows that are left out.
+    """
 
     def draw(screen: Console) -> None:
         """Draw the fields and the tables."""
@@ -245,6 +248,8 @@ def fields_and_tables(
             if record[key]:
                 screen.print()
                 screen.print(table_of(record[key], inner))
+        if more:
+            note(f"and {more:,} more")
 
     return draw
 

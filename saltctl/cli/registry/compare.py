@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saltctl.cli import option
 from saltctl.cli.cron import track_job
-from saltctl.cli.output import columns_of, note, print_fields, table_of, warn
+from saltctl.cli.output import columns_of, fields_and_tables, warn
 from saltctl.cli.progress import MAX_DAMAGED_NAMED, drain, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
@@ -18,12 +18,11 @@ from saltctl.cli.text import printable
 from saltctl.errors import ExitCode
 
 if TYPE_CHECKING:
-    from saltctl.registry.compare import Comparison, ComparisonOptions, ComparisonReport, Sample
+    from saltctl.registry.compare import ComparisonOptions, ComparisonReport, Sample
 
 COLUMNS = columns_of(
-    "checked in_sync behind missing unbacked uncommitted repaired verified damaged seconds consumed_rcu sample"
+    "checked in_sync behind missing unbacked uncommitted repaired verified damaged seconds consumed_rcu sample drift"
 )
-KEYS = (*COLUMNS, *columns_of("drift"))
 DRIFT_COLUMNS = columns_of("conversation_id kind redis_n backup_n write_n repaired")
 
 
@@ -68,14 +67,16 @@ def compare(
             session.require_consent("Raise the side that has less?", confirm, yes=yes)
         with deadline(timeout):
             session.backup.check_table()
-            report = _run(_comparison(session, options, repair=repair), quiet=cron)
+            report = _run(session, options, repair=repair, quiet=cron)
         record = asdict(report) | {"sample": sample, "dry_run": not repair}
         happened = bool(report.unrepaired or report.repaired or report.damaged or not report.verified)
-        job.finish(record, output, happened=happened, columns=KEYS, human_view=lambda screen: _show(screen, record))
+        more = report.checked - report.in_sync - len(report.drift)
+        view = fields_and_tables(record, COLUMNS, more=more, drift=DRIFT_COLUMNS)
+        job.finish(record, output, happened=happened, columns=COLUMNS, human_view=view)
         if not cron:
             _warn(report, repair=repair)
-        if code := _exit_code(report):
-            raise typer.Exit(code)
+        if report.damaged or report.unrepaired:
+            raise typer.Exit(ExitCode.INCOMPLETE if report.damaged else ExitCode.FOUND_SOMETHING)
 
 
 def parse_sample(text: str | None) -> Sample | None:
@@ -90,20 +91,14 @@ def parse_sample(text: str | None) -> Sample | None:
     return Sample(int(found[1]), int(found[2]))
 
 
-def _comparison(session: Session, options: ComparisonOptions, *, repair: bool) -> Comparison:
-    from saltctl.registry.compare import Comparison
+def _run(session: Session, options: ComparisonOptions, *, repair: bool, quiet: bool) -> ComparisonReport:
+    from saltctl.registry.compare import Comparison, ComparisonProgress, ComparisonReport, Event
+    from saltctl.stores.contracts import DamagedEntry
     from saltctl.stores.redis.buckets import RedisBucketReader
 
     reader = RedisBucketReader(session.settings)
     registry = session.registry if repair else None
-    return Comparison(session.settings, reader, session.store, session.backup, options, registry)
-
-
-def _run(job: Comparison, *, quiet: bool) -> ComparisonReport:
-    """Run the comparison, show its progress on stderr and return the report."""
-    from saltctl.registry.compare import ComparisonProgress, ComparisonReport, Event
-    from saltctl.stores.contracts import DamagedEntry
-
+    job = Comparison(session.settings, reader, session.store, session.backup, options, registry)
     damaged = 0
 
     def _show_event(event: Event) -> None:
@@ -132,19 +127,3 @@ def _warn(report: ComparisonReport, *, repair: bool) -> None:
         warn(f"conversations that differ: {report.unrepaired:,}{remedy}")
     if report.damaged:
         warn(f"damaged items of the backup, not compared: {report.damaged:,}; they are listed above")
-
-
-def _exit_code(report: ComparisonReport) -> ExitCode:
-    if report.damaged:
-        return ExitCode.INCOMPLETE
-    return ExitCode.FOUND_SOMETHING if report.unrepaired else ExitCode.DONE
-
-
-def _show(screen: Any, record: dict[str, Any]) -> None:
-    print_fields(record, COLUMNS)
-    if record["drift"]:
-        screen.print()
-        screen.print(table_of(record["drift"], DRIFT_COLUMNS))
-        more = sum(record[kind] for kind in ("behind", "missing", "unbacked", "uncommitted")) - len(record["drift"])
-        if more:
-            note(f"and {more:,} more")

@@ -16,7 +16,7 @@ from saltctl.cli.text import counted
 from saltctl.errors import ExitCode
 
 if TYPE_CHECKING:
-    from saltctl.registry.discover import Discovery, ScanProgress
+    from saltctl.registry.discover import Discovery
 
 COLUMNS = columns_of("conversation_id needed_n backup_n state")
 COST_COLUMNS = columns_of("items bytes rcu", rcu="read units")
@@ -65,37 +65,33 @@ def discover(
             session.require_consent(question, confirm, yes=yes)
             for conversation in found.behind:
                 session.registry.raise_to(conversation.conversation_id, conversation.needed_n, reason=reason)
-    _print_discovery(found, output, applied=apply)
-    if _warn_of_unusable(found) or (found.behind and not apply):
-        raise typer.Exit(ExitCode.FOUND_SOMETHING)
+    _report(found, output, applied=apply)
 
 
 def _scan(session: Session, *, segments: int, eventual: bool) -> Discovery:
     from saltctl.registry.discover import Discovery, ScanProgress, discover
 
-    def _show_event(event: ScanProgress | Discovery) -> None:
+    def show_event(event: ScanProgress | Discovery) -> None:
+        """Show the counts so far."""
         if isinstance(event, ScanProgress):
-            show_line(f"{event.items:,} items, {event.salted:,} salted conversations, {event.consumed_rcu:,.1f} RCU")
+            show(f"{event.items:,} items, {event.salted:,} salted conversations, {event.consumed_rcu:,.1f} RCU")
 
     cap = session.settings.max_n_cap
     events = discover(session.history.store, session.backup, segments=segments, cap=cap, consistent=not eventual)
-    with show_progress("scanning keys") as (show_line, _):
-        return drain(events, Discovery, _show_event)
+    with show_progress("scanning keys") as (show, _):
+        return drain(events, Discovery, show_event)
 
 
-def _print_discovery(found: Discovery, output: OutputFormat | None, *, applied: bool) -> None:
-    raised = len(found.behind) if applied else 0
+def _report(found: Discovery, output: OutputFormat | None, *, applied: bool) -> None:
     if resolve_format(output) is OutputFormat.json:
+        raised = len(found.behind) if applied else 0
         write_json(asdict(found) | {"behind": len(found.behind), "raised": raised, "dry_run": not applied})
     else:
         records = [asdict(conversation) for conversation in found.conversations]
         print_result(records, output, columns=COLUMNS, empty="no conversation is salted")
     note(f"{found.items:,} items, {len(found.conversations):,} salted conversations, {len(found.behind):,} behind")
-
-
-def _warn_of_unusable(found: Discovery) -> bool:
-    """Print a warning if conversations cannot be raised; return whether there are any."""
     unusable = [c.conversation_id for c in found.conversations if c.state in ("above-cap", "invalid-id")]
     if unusable:
         warn(f"{len(unusable)} conversations cannot be raised and need a manual check, such as {unusable[0]}")
-    return bool(unusable)
+    if unusable or (found.behind and not applied):
+        raise typer.Exit(ExitCode.FOUND_SOMETHING)

@@ -11,8 +11,7 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.output import Column, Record, columns_of, note, print_result, warn
 from saltctl.cli.registry.discover import discover
-from saltctl.cli.registry.source import Entries, trusted_source
-from saltctl.cli.registry.transfer import export, import_
+from saltctl.cli.registry.transfer import Entries, export, import_, trusted_source
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, format_age
@@ -23,13 +22,11 @@ group = typer.Typer(help="Show and raise the number of salts of conversations.",
 
 
 def _last_raise(record: Record) -> str:
-    raises = record["raises"]
-    if not raises:
+    if not record["raises"]:
         return "never raised"
-    last = raises[-1]
-    return f"to {last['n']} {format_age(last['at'])} by {last['by']}" + (
-        f": {last['reason']}" if last["reason"] else ""
-    )
+    last = record["raises"][-1]
+    reason = f": {last['reason']}" if last["reason"] else ""
+    return f"to {last['n']} {format_age(last['at'])} by {last['by']}{reason}"
 
 
 GET_COLUMNS = (
@@ -105,7 +102,7 @@ def _read_redis(
 @group.command("set")
 def set_(
     context: typer.Context,
-    conversation: Annotated[str, typer.Argument(metavar="CONV", help="A conversation id.")],
+    conversation: option.Conversation,
     n: Annotated[int, typer.Argument(metavar="N", help="A power of two up to the cap.")],
     reason: option.Reason = "",
     dry_run: option.DryRun = False,

@@ -33,18 +33,12 @@ def setup(
     from saltctl.registry.setup import set_up
 
     session = session_of(context)
-    settings = session.settings
-    settings.require_redis_url()
+    session.settings.require_redis_url()
     if not dry_run:
         session.require_consent("Create the missing resources?", confirm)
-    actions = [
-        asdict(action) for action in set_up(settings, session.store, session.backup, messages=messages, dry_run=dry_run)
-    ]
-    print_result(
-        {"actions": actions},
-        output,
-        columns=columns_of("actions"),
-        human_view=lambda screen: screen.print(table_of(actions, COLUMNS)),
-    )
+    changes = set_up(session.settings, session.store, session.backup, messages=messages, dry_run=dry_run)
+    actions = [asdict(change) for change in changes]
+    record, columns = {"actions": actions}, columns_of("actions")
+    print_result(record, output, columns=columns, human_view=lambda screen: screen.print(table_of(actions, COLUMNS)))
     if not dry_run and not all(session.store.verified().values()):
         note("Redis is not verified yet: lookups ask the backup until `saltctl rebuild` has run")

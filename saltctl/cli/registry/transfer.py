@@ -1,33 +1,61 @@
-"""``saltctl registry export|import``."""
+"""``saltctl registry export|import``, and the entries of either side, for exports and lists."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from dataclasses import asdict, dataclass
+from typing import Annotated, BinaryIO, Literal
 
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import columns_of, note, print_fields, print_result, table_of, warn
+from saltctl.cli.output import columns_of, fields_and_tables, note, print_result, warn
 from saltctl.cli.progress import drain, show_progress
-from saltctl.cli.registry.source import Entries, trusted_source
-from saltctl.cli.session import session_of
+from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted, printable_json
-from saltctl.errors import ExitCode, UsageError
-
-if TYPE_CHECKING:
-    from saltctl.registry.transfer import ImportReport
+from saltctl.errors import ExitCode, UnavailableError, UsageError
 
 MAX_PRINTED = 20
 """Raises and bad lines that are printed for people."""
-COLUMNS = columns_of("read raised unchanged skipped seconds dry_run")
+COLUMNS = columns_of("read raised unchanged skipped seconds dry_run raises bad_lines")
 RAISE_COLUMNS = columns_of("conversation_id before after")
-KEYS = (*COLUMNS, *columns_of("raises bad_lines"))
+Source = Literal["redis", "backup"]
+
+
+def trusted_source(session: Session) -> Source:
+    """Return Redis if it is verified; else print a warning and return the backup."""
+    try:
+        if all(session.store.verified().values()):
+            return "redis"
+        warn("Redis is not verified, so these entries come from the backup. To verify it: saltctl rebuild")
+    except UnavailableError as exc:
+        warn(f"these entries come from the backup: {exc.message}")
+    return "backup"
+
+
+@dataclass
+class Entries:
+    """The entries of one source, as (conversation id, max_n), in no order. Iterate once.
+
+    ``damaged`` counts the items of the backup that were left out so far.
+    """
+
+    session: Session
+    source: Source
+    damaged: int = 0
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        """Read the entries."""
+        if self.source == "redis":
+            yield from self.session.store.entries()
+            return
+        for page in self.session.backup.scan(4):
+            self.damaged += len(page.damaged)
+            for conversation_id, max_n, _ in page.entries:
+                yield conversation_id, max_n
 
 
 def export(context: typer.Context, source: option.Source = None, timeout: option.Timeout = 0.0) -> None:
@@ -50,7 +78,9 @@ def export(context: typer.Context, source: option.Source = None, timeout: option
         entries = Entries(session, chosen)
         for conversation_id, n in sort_entries(entries):
             count += 1
-            sys.stdout.write(f'{{"conversation_id": {_quoted(conversation_id)}, "max_n": {n}}}\n')
+            quoted = json.dumps(conversation_id, ensure_ascii=False)
+            quoted = quoted if conversation_id.isprintable() else printable_json(quoted)
+            sys.stdout.write(f'{{"conversation_id": {quoted}, "max_n": {n}}}\n')
         sys.stdout.flush()
     note(f"entries: {count:,}, from {'Redis' if chosen == 'redis' else 'the backup'}")
     if source == "redis" and not all(session.store.verified().values()):
@@ -58,11 +88,6 @@ def export(context: typer.Context, source: option.Source = None, timeout: option
     if entries.damaged:
         warn(f"damaged items of the backup, left out: {entries.damaged:,}; saltctl rebuild --dry-run names them")
         raise typer.Exit(ExitCode.INCOMPLETE)
-
-
-def _quoted(conversation_id: str) -> str:
-    quoted = json.dumps(conversation_id, ensure_ascii=False)
-    return quoted if conversation_id.isprintable() else printable_json(quoted)
 
 
 def import_(
@@ -100,9 +125,15 @@ def import_(
             session.backup.check_layout(settings.layout, settings.key_prefix)
             job = Import(lines, session.registry, session.backup, options)
             with show_progress("importing") as (show, _):
-                report = drain(job.run(), ImportReport, lambda so_far: show(_progress_line(so_far)))
+                report = drain(
+                    job.run(),
+                    ImportReport,
+                    lambda now: show(f"{counted(now.read, 'entry', 'entries')}, {now.raised:,} of them raised"),
+                )
     record = asdict(report)
-    print_result(record, output, columns=KEYS, human_view=lambda screen: _show(screen, record))
+    shown = record | {"raises": record["raises"][:MAX_PRINTED]}
+    view = fields_and_tables(shown, COLUMNS[:-1], more=report.raised - len(shown["raises"]), raises=RAISE_COLUMNS)
+    print_result(record, output, columns=COLUMNS, human_view=view)
     for bad in report.bad_lines[:MAX_PRINTED]:
         warn(f"line {bad.line} was skipped: {bad.problem}")
     if report.skipped:
@@ -111,28 +142,11 @@ def import_(
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def _show(screen: Any, record: dict[str, Any]) -> None:
-    print_fields(record, COLUMNS)
-    shown = record["raises"][:MAX_PRINTED]
-    if shown:
-        screen.print()
-        screen.print(table_of(shown, RAISE_COLUMNS))
-    if more := record["raised"] - len(shown):
-        note(f"and {more:,} more")
-
-
-@contextmanager
-def _open(file: str) -> Iterator[BinaryIO]:
+def _open(file: str) -> BinaryIO:
     try:
         # The file descriptor, since sys.stdin decodes.
-        stream = open(0 if file == "-" else file, "rb", closefd=file != "-")  # noqa: SIM115
+        return open(0 if file == "-" else file, "rb", closefd=file != "-")
     except OSError as exc:
         raise UsageError(
             f"cannot read {file!r}: {exc.strerror}", hint="to create a file: saltctl registry export > registry.jsonl"
         ) from exc
-    with stream:
-        yield stream
-
-
-def _progress_line(report: ImportReport) -> str:
-    return f"{counted(report.read, 'entry', 'entries')}, {report.raised:,} of them raised"
