@@ -62,9 +62,8 @@ def _path(value: Any) -> Path:
 
 
 def _whole(value: Any, minimum: int, maximum: int = 2**31 - 1, *, power_of_two: bool = False) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError("must be a whole number")
-    if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,10}", value.strip()):
+    whole = re.fullmatch(r"[0-9]{1,10}", value.strip()) if isinstance(value, str) else type(value) is int
+    if not whole:
         raise ValueError("must be a whole number")
     number = int(value)
     if not minimum <= number <= maximum:

@@ -15,7 +15,8 @@ from saltctl.errors import (
     SaltctlError,
     UsageError,
 )
-from saltctl.health.checks import access, dynamodb, redis, registry, stream
+from saltctl.health.checks import access, dynamodb, redis, stream
+from saltctl.health.checks.redis import each_primary
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, fail, skip
 from saltctl.health.parallel import call_in_parallel
@@ -40,20 +41,20 @@ _REDIS, _BACKUP = "redis-reachable", "backup-table"
 CHECKS: tuple[Check, ...] = (
     Check("settings", access.settings),
     Check("redis-reachable", redis.reachable),
-    Check("redis-version", redis.version, _REDIS),
+    Check("redis-version", each_primary(redis.version), _REDIS),
     Check("redis-tls", redis.tls, _REDIS),
-    Check("redis-role", redis.role, _REDIS),
-    Check("redis-eviction", redis.eviction, _REDIS),
-    Check("redis-memory", redis.memory, _REDIS),
-    Check("redis-aof", redis.aof, _REDIS),
-    Check("redis-fsync", redis.fsync, _REDIS),
-    Check("redis-persistence", redis.persistence, _REDIS),
-    Check("redis-min-replicas", redis.min_replicas, _REDIS),
-    Check("redis-verified", registry.verified, _REDIS),
+    Check("redis-role", each_primary(redis.role), _REDIS),
+    Check("redis-eviction", each_primary(redis.eviction), _REDIS),
+    Check("redis-memory", each_primary(redis.memory), _REDIS),
+    Check("redis-aof", each_primary(redis.aof), _REDIS),
+    Check("redis-fsync", each_primary(redis.fsync), _REDIS),
+    Check("redis-persistence", each_primary(redis.persistence), _REDIS),
+    Check("redis-min-replicas", each_primary(redis.min_replicas), _REDIS),
+    Check("redis-verified", redis.verified, _REDIS),
     Check("redis-permissions", access.redis_permissions, _REDIS),
-    Check("redis-clock", redis.clock, _REDIS),
+    Check("redis-clock", each_primary(redis.clock), _REDIS),
     Check("backup-table", dynamodb.backup_table),
-    Check("backup-layout", registry.layout, _BACKUP),
+    Check("backup-layout", dynamodb.layout, _BACKUP),
     Check("backup-recovery", dynamodb.backup_recovery, _BACKUP),
     Check("backup-protection", dynamodb.backup_protection, _BACKUP),
     Check("backup-billing", dynamodb.backup_billing, _BACKUP),
@@ -67,7 +68,7 @@ CHECKS: tuple[Check, ...] = (
     Check("stream-lag", stream.lag, _REDIS),
     Check("stream-dead-letters", stream.dead_letters, _REDIS),
     Check("throttles", dynamodb.throttles, "messages-table"),
-    Check("drift", registry.drift, "backup-layout"),
+    Check("drift", dynamodb.drift, "backup-layout"),
 )
 
 

@@ -49,11 +49,7 @@ class Once(Generic[T]):
 class Facts:
     """Facts that checks need. Thread-safe. Every access raises the errors of the stores.
 
-    Args:
-        settings: the current settings.
-        fix_commands: builds the commands of fixes.
-        config_file: the file with the contexts.
-        now: seconds since the epoch.
+    ``config_file`` is the file with the contexts. ``now`` returns seconds since the epoch.
     """
 
     def __init__(

@@ -57,9 +57,7 @@ def combine(findings: Iterable[Finding]) -> Finding:
         return skip("there is nothing to check")
     worst = min((finding.status for finding in found), key=WORST_FIRST.index)
     shown = [finding for finding in found if finding.status == worst or finding.fix]
-    measures: dict[str, float] = {}
-    for finding in found:
-        measures.update(finding.measures)
+    measures = {name: value for finding in found for name, value in finding.measures.items()}
     return Finding(
         worst,
         "; ".join(dict.fromkeys(finding.detail for finding in shown)),

@@ -14,12 +14,7 @@ from saltctl.urls import has_password
 
 @dataclass(frozen=True)
 class FixCommands:
-    """Builder of commands.
-
-    Args:
-        settings: the current settings.
-        root: root options for saltctl commands, such as ``--context prod``.
-    """
+    """Builder of commands. ``root`` has the root options for saltctl commands, such as ``--context prod``."""
 
     settings: Settings
     root: Sequence[str] = ()

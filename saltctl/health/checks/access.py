@@ -5,8 +5,6 @@ from __future__ import annotations
 import shlex
 import stat
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from saltctl.health.facts import Facts
@@ -18,33 +16,28 @@ from saltctl.urls import has_password
 
 def settings(facts: Facts) -> Finding:
     """The settings are usable, and files with secrets are private."""
-    return combine(_settings(facts))
-
-
-def _settings(facts: Facts) -> Iterable[Finding]:
     settings = facts.settings
     origins = Counter(settings.origins.get(row["name"], "default").split(" ")[0] for row in settings.describe())
     set_by = ", ".join(f"{origins[kind]} from {kind}" for kind in ("flag", "environment", "context") if origins[kind])
     context = f"context {settings.context}" if settings.context else "no context"
-    yield ok(f"{context}; {set_by or 'nothing set'}, {origins['default']} by default")
+    findings = [ok(f"{context}; {set_by or 'nothing set'}, {origins['default']} by default")]
     if not settings.redis_url:
-        yield fail("redis_url is not set", facts.fix_commands.export(SALTCTL_REDIS_URL="redis://127.0.0.1:6379/0"))
+        fix = facts.fix_commands.export(SALTCTL_REDIS_URL="redis://127.0.0.1:6379/0")
+        findings.append(fail("redis_url is not set", fix))
     secret_files = [settings.redis_password_file]
     if settings.origins.get("redis_url", "").startswith("context") and has_password(settings.redis_url or ""):
         secret_files.append(facts.config_file)
     for file in filter(None, secret_files):
-        yield from _readable_by_others(file)
-
-
-def _readable_by_others(file: Path) -> Iterable[Finding]:
-    try:
-        mode = file.stat().st_mode
-    except OSError as exc:
-        yield fail(f"cannot read {file}: {exc.strerror}", f"ls -l {shlex.quote(str(file))}")
-        return
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        detail = f"{file} contains a password, and other users may read it (mode {stat.S_IMODE(mode):04o})"
-        yield warn(detail, f"chmod 600 {shlex.quote(str(file))}")
+        quoted = shlex.quote(str(file))
+        try:
+            mode = stat.S_IMODE(file.stat().st_mode)
+        except OSError as exc:
+            findings.append(fail(f"cannot read {file}: {exc.strerror}", f"ls -l {quoted}"))
+            continue
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            detail = f"{file} contains a password, and other users may read it (mode {mode:04o})"
+            findings.append(warn(detail, f"chmod 600 {quoted}"))
+    return combine(findings)
 
 
 def redis_permissions(facts: Facts) -> Finding:
@@ -66,7 +59,7 @@ def redis_permissions(facts: Facts) -> Finding:
 
 
 def _missing_permissions(facts: Facts, primary: str, user: str) -> Finding:
-    wanted = _app_commands(facts) if user == APP_USER else _service_commands(facts)
+    wanted = _needed_commands(facts, user)
     allowed = facts.redis.permissions(primary, user, list(wanted.values()))
     if allowed is None:
         return skip(f"{primary} has no user {user}")
@@ -92,21 +85,20 @@ def _forbidden_permissions(facts: Facts, primary: str) -> Finding:
     return warn(f"{APP_USER} may {', '.join(found)} on {primary}: an application server could verify or flush it", fix)
 
 
-def _app_commands(facts: Facts) -> dict[str, tuple[Any, ...]]:
-    prefix, layout = facts.settings.key_prefix, facts.settings.layout
-    return {
-        "+evalsha": ("EVALSHA", script_sha("lookup"), 1, f"{prefix}:r:0", layout, "-"),
-        "+hmget": ("HMGET", f"{prefix}:r:0", "#fence"),
-        "+info": ("INFO", "replication"),
-        f"(+xadd ~{prefix}:heat)": ("XADD", f"{prefix}:heat", "*", "a", "b"),
-    }
-
-
-def _service_commands(facts: Facts) -> dict[str, tuple[Any, ...]]:
+def _needed_commands(facts: Facts, user: str) -> dict[str, tuple[Any, ...]]:
+    """Return a command for each ACL rule that the user needs."""
     prefix = facts.settings.key_prefix
     bucket, heat = f"{prefix}:r:0", f"{prefix}:heat"
+    lookup = ("EVALSHA", script_sha("lookup"), 1, bucket, facts.settings.layout, "-")
+    if user == APP_USER:
+        return {
+            "+evalsha": lookup,
+            "+hmget": ("HMGET", bucket, "#fence"),
+            "+info": ("INFO", "replication"),
+            f"(+xadd ~{heat})": ("XADD", heat, "*", "a", "b"),
+        }
     return {
-        "+evalsha": ("EVALSHA", script_sha("lookup"), 1, bucket, facts.settings.layout, "-"),
+        "+evalsha": lookup,
         "+eval": ("EVAL", "return 0", 1, bucket),
         "+script|load": ("SCRIPT", "LOAD", "return 0"),
         "+info": ("INFO",),

@@ -1,13 +1,15 @@
-"""Checks of DynamoDB: the backup table, the messages table, permissions, clock and throttling."""
+"""Checks of DynamoDB: the backup table and its drift, the messages table, permissions, clock and throttling."""
 
 from __future__ import annotations
 
 import json
+import random
 
 from saltctl.errors import AccessDeniedError, ConfigurationError, SaltctlError, UnavailableError
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.rebuild.lease import LEASE_EXPIRY
+from saltctl.registry.drift_sample import compare_sample
 from saltctl.stores.contracts import TableKeys
 from saltctl.throttling.scan import scan_recent
 from saltctl.urls import is_loopback
@@ -23,7 +25,7 @@ def backup_table(facts: Facts) -> Finding:
     except SaltctlError as exc:
         return _unreachable(facts, exc)
     if table is None:
-        return _missing(name, commands.saltctl("setup"))
+        return fail(f"there is no DynamoDB table {name!r}", commands.saltctl("setup"))
     if table.get("TableStatus") not in ("ACTIVE", "UPDATING"):
         detail = f"table {name!r} is {table.get('TableStatus')}"
         return fail(detail, commands.aws("dynamodb", "wait", "table-exists", "--table-name", name))
@@ -32,10 +34,6 @@ def backup_table(facts: Facts) -> Finding:
     except ConfigurationError as exc:
         return fail(exc.message, commands.saltctl("config", "show"))
     return ok(f"{name}, about {int(table.get('ItemCount', 0)):,} items")
-
-
-def _missing(table: str, fix: str) -> Finding:
-    return fail(f"there is no DynamoDB table {table!r}", fix)
 
 
 def _unreachable(facts: Facts, exc: SaltctlError) -> Finding:
@@ -49,19 +47,31 @@ def _update_backup_table(facts: Facts, *options: str) -> str:
     return facts.fix_commands.aws("dynamodb", "update-table", "--table-name", table, *options)
 
 
+def layout(facts: Facts) -> Finding:
+    """This client has the bucket count and key prefix that the backup table records."""
+    settings, commands = facts.settings, facts.fix_commands
+    bound = facts.backup.bound_layout()
+    if bound is None:
+        return warn("the backup table records no layout yet", commands.saltctl("setup"))
+    table_layout, prefix = bound
+    if bound == (settings.layout, settings.key_prefix):
+        return ok(f"{settings.buckets:,} buckets under {prefix}:, as in the backup table")
+    return fail(
+        f"this client has layout {settings.layout} under {settings.key_prefix!r}, but the backup table has "
+        f"{table_layout} under {prefix!r}: lookups would use the wrong buckets",
+        commands.export(SALTCTL_BUCKETS=table_layout.rpartition(":")[2], SALTCTL_KEY_PREFIX=prefix),
+    )
+
+
 def backup_recovery(facts: Facts) -> Finding:
     """The backup table can be restored to a point in time."""
     name = facts.settings.backup_table
     _ = facts.backup_table
     if facts.aws.point_in_time_recovery(name):
         return ok("point-in-time recovery is on")
-    return warn(
-        f"table {name!r} cannot be restored to a point in time: point-in-time recovery is off",
-        facts.fix_commands.aws(
-            *("dynamodb", "update-continuous-backups", "--table-name", name),
-            *("--point-in-time-recovery-specification", "PointInTimeRecoveryEnabled=true"),
-        ),
-    )
+    enable = ("--point-in-time-recovery-specification", "PointInTimeRecoveryEnabled=true")
+    fix = facts.fix_commands.aws("dynamodb", "update-continuous-backups", "--table-name", name, *enable)
+    return warn(f"table {name!r} cannot be restored to a point in time: point-in-time recovery is off", fix)
 
 
 def backup_protection(facts: Facts) -> Finding:
@@ -69,10 +79,8 @@ def backup_protection(facts: Facts) -> Finding:
     name = facts.settings.backup_table
     if facts.backup_table.get("DeletionProtectionEnabled"):
         return ok("deletion protection is on")
-    return warn(
-        f"table {name!r} can be deleted by mistake: deletion protection is off",
-        _update_backup_table(facts, "--deletion-protection-enabled"),
-    )
+    fix = _update_backup_table(facts, "--deletion-protection-enabled")
+    return warn(f"table {name!r} can be deleted by mistake: deletion protection is off", fix)
 
 
 def backup_billing(facts: Facts) -> Finding:
@@ -114,8 +122,8 @@ def messages_table(facts: Facts) -> Finding:
         if facts.describe_table(name) is None:
             # saltctl creates a messages table only in a local environment.
             local = is_loopback(facts.settings.aws_endpoint_url or "")
-            create = commands.saltctl("setup", "--messages")
-            return _missing(name, create if local else commands.aws("dynamodb", "list-tables"))
+            fix = commands.saltctl("setup", "--messages") if local else commands.aws("dynamodb", "list-tables")
+            return fail(f"there is no DynamoDB table {name!r}", fix)
         keys = facts.messages.keys
     except SaltctlError as exc:
         return _unreachable(facts, exc)
@@ -131,11 +139,8 @@ def lease(facts: Facts) -> Finding:
     process = f"process {holder.pid} on {holder.host}"
     if age <= LEASE_EXPIRY:
         return ok(f"{process} is rebuilding ({holder.progress}; heartbeat {age:.0f} s ago)", lease_age_seconds=age)
-    return warn(
-        f"{process} holds the lease and has not renewed it for {age:,.0f} s: its rebuild was interrupted",
-        facts.fix_commands.saltctl("rebuild"),
-        lease_age_seconds=age,
-    )
+    detail = f"{process} holds the lease and has not renewed it for {age:,.0f} s: its rebuild was interrupted"
+    return warn(detail, facts.fix_commands.saltctl("rebuild"), lease_age_seconds=age)
 
 
 def clock(facts: Facts) -> Finding:
@@ -180,3 +185,20 @@ def throttles(facts: Facts) -> Finding:
     detail = f"table {table} was throttled {found.total:,.0f} times {period} ({causes or 'cause unknown'})"
     fix = facts.fix_commands.saltctl("throttle", "scan", "--since", f"{THROTTLE_MINUTES}m")
     return fail(detail, fix, throttle_events=found.total)
+
+
+def drift(facts: Facts) -> Finding:
+    """Redis and the backup agree in a sample."""
+    entries = sum(counts.entries for counts in facts.registry_counts)
+    report = compare_sample(facts.probe_settings, facts.backup, entries, random.Random())
+    measures = {"drift_checked": float(report.checked), "drift_found": float(report.unrepaired)}
+    if report.unrepaired:
+        first = report.drift[0]
+        sides = f"Redis: {first.redis_n or 'no entry'}, backup: {first.backup_n or 'no entry'}"
+        differ = f"conversations that differ: {report.unrepaired:,} of {report.checked:,}"
+        detail = f"{differ}, such as {first.conversation_id!r} ({sides})"
+        return fail(detail, facts.fix_commands.saltctl("compare", "--repair", "--yes"), **measures)
+    if report.damaged:
+        detail = f"damaged backup items, not written by saltctl: {report.damaged:,}"
+        return warn(detail, facts.fix_commands.saltctl("compare"), **measures)
+    return ok(f"conversations compared: {report.checked:,}, no difference", **measures)

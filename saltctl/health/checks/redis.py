@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import wraps
+from collections.abc import Callable
+from functools import update_wrapper
 
 from saltctl.errors import AccessDeniedError, SaltctlError
 from saltctl.health.facts import Facts
@@ -19,42 +19,32 @@ DEFAULT_MAX_LAG = 3
 _MEBI = 2**20
 
 
-def _on_each_primary(check: Callable[[Facts, ServerInfo], Finding]) -> Callable[[Facts], Finding]:
+def each_primary(check: Callable[[Facts, ServerInfo], Finding]) -> Callable[[Facts], Finding]:
     """Make a check of one server a check of all primaries."""
-
-    @wraps(check)
-    def _run(facts: Facts) -> Finding:
-        return combine(check(facts, server) for server in facts.servers)
-
-    return _run
+    return update_wrapper(lambda facts: combine(check(facts, server) for server in facts.servers), check)
 
 
 def reachable(facts: Facts) -> Finding:
     """Every primary answers and has loaded its data."""
-    return combine(_reachable(facts))
-
-
-def _reachable(facts: Facts) -> Iterable[Finding]:
     commands = facts.fix_commands
     if not facts.settings.redis_url:
-        yield fail("no Redis is configured", commands.export(SALTCTL_REDIS_URL="redis://127.0.0.1:6379/0"))
-        return
+        return fail("no Redis is configured", commands.export(SALTCTL_REDIS_URL="redis://127.0.0.1:6379/0"))
     try:
         servers = facts.servers
     except SaltctlError as exc:
         use_hint = exc.hint.startswith("saltctl ") and not isinstance(exc, AccessDeniedError)
-        yield fail(exc.message, exc.hint if use_hint else commands.saltctl("config", "show"))
-        return
+        return fail(exc.message, exc.hint if use_hint else commands.saltctl("config", "show"))
+    findings = []
     for server in servers:
         if int(server.info.get("loading", 0)):
-            percent = float(server.info.get("loading_loaded_perc", 0.0))
-            detail = f"{server.primary} is loading its data, {percent:.0f} %"
-            yield fail(detail, commands.saltctl("rebuild", "--wait-redis", "15m"))
+            detail = f"{server.primary} is loading its data, {float(server.info.get('loading_loaded_perc', 0)):.0f} %"
+            findings.append(fail(detail, commands.saltctl("rebuild", "--wait-redis", "15m")))
         else:
-            yield ok(f"{server.primary} answers in {server.seconds * 1000:.1f} ms", redis_seconds=server.seconds)
+            detail = f"{server.primary} answers in {server.seconds * 1000:.1f} ms"
+            findings.append(ok(detail, redis_seconds=server.seconds))
+    return combine(findings)
 
 
-@_on_each_primary
 def version(facts: Facts, server: ServerInfo) -> Finding:
     """The server is Redis 7 or newer, or Valkey: older versions replicate the script cache, and so the fence."""
     number = str(server.info.get("redis_version", "0"))
@@ -83,7 +73,6 @@ def tls(facts: Facts) -> Finding:
     )
 
 
-@_on_each_primary
 def role(facts: Facts, server: ServerInfo) -> Finding:
     """The configured servers are primaries."""
     info = server.info
@@ -95,7 +84,6 @@ def role(facts: Facts, server: ServerInfo) -> Finding:
     return fail(detail, facts.fix_commands.replace_server(server.primary, primary))
 
 
-@_on_each_primary
 def aof(facts: Facts, server: ServerInfo) -> Finding:
     """An AOF restores the entries after a restart, so only the verification remains."""
     if int(server.info.get("aof_enabled", 0)):
@@ -104,7 +92,6 @@ def aof(facts: Facts, server: ServerInfo) -> Finding:
     return warn(detail, facts.fix_commands.config_set(server.primary, server.info, appendonly="yes"))
 
 
-@_on_each_primary
 def fsync(facts: Facts, server: ServerInfo) -> Finding:
     """The AOF is written to disk within a second."""
     if not int(server.info.get("aof_enabled", 0)):
@@ -119,7 +106,6 @@ def fsync(facts: Facts, server: ServerInfo) -> Finding:
     return warn(detail, facts.fix_commands.config_set(server.primary, server.info, appendfsync="everysec"))
 
 
-@_on_each_primary
 def persistence(facts: Facts, server: ServerInfo) -> Finding:
     """The latest AOF write and the latest AOF rewrite succeeded."""
     info, commands = server.info, facts.fix_commands
@@ -134,7 +120,6 @@ def persistence(facts: Facts, server: ServerInfo) -> Finding:
     return ok("the latest write and the latest rewrite succeeded")
 
 
-@_on_each_primary
 def eviction(facts: Facts, server: ServerInfo) -> Finding:
     """Redis evicts nothing: without its entry a salted conversation looks empty."""
     policy = str(server.info.get("maxmemory_policy", ""))
@@ -146,7 +131,6 @@ def eviction(facts: Facts, server: ServerInfo) -> Finding:
     return fail(detail, facts.fix_commands.config_set(server.primary, server.info, maxmemory_policy="noeviction"))
 
 
-@_on_each_primary
 def memory(facts: Facts, server: ServerInfo) -> Finding:
     """Redis has free memory: a full server refuses raises."""
     info, commands = server.info, facts.fix_commands
@@ -169,7 +153,6 @@ def memory(facts: Facts, server: ServerInfo) -> Finding:
     return rate(f"{detail}; when it is full it refuses raises", fix, redis_memory_share=share)
 
 
-@_on_each_primary
 def min_replicas(facts: Facts, server: ServerInfo) -> Finding:
     """A primary that is cut off from its replicas stops answering before another one is promoted."""
     info, primary = server.info, server.primary
@@ -194,9 +177,25 @@ def min_replicas(facts: Facts, server: ServerInfo) -> Finding:
     return ok(f"min-replicas-to-write {config['min-replicas-to-write']}, lag bound {lag} s: keep it below the failover")
 
 
-@_on_each_primary
 def clock(_: Facts, server: ServerInfo) -> Finding:
     """The clocks of Redis and of this machine agree."""
     if server.skew is None:
         return skip(f"{server.primary} does not show its time")
     return clock_skew(f"the clock of {server.primary}", server.skew, "redis_clock_skew_seconds")
+
+
+def verified(facts: Facts) -> Finding:
+    """Every bucket of every primary is verified."""
+    findings = []
+    for counts in facts.registry_counts:
+        if counts.verified:
+            detail = f"{counts.primary}: all {counts.buckets:,} buckets, {counts.entries:,} entries"
+            findings.append(ok(detail, registry_verified=1, registry_entries=counts.entries))
+            continue
+        if counts.loaded:
+            reason = f"{counts.buckets - counts.fenced:,} of {counts.buckets:,} buckets have no valid fence"
+        else:
+            reason = "it restarted or was never rebuilt"
+        detail = f"{counts.primary} is not verified ({reason}): lookups use the backup"
+        findings.append(fail(detail, facts.fix_commands.saltctl("rebuild"), registry_verified=0))
+    return combine(findings)

@@ -24,19 +24,13 @@ def consumers(facts: Facts) -> Finding:
         return skip("see stream-group")
     alive = [consumer for consumer in found.consumers if is_alive(consumer.idle_s)]
     if not alive:
-        return fail(
-            "no instance of the service is alive: hot conversations are not raised",
-            facts.fix_commands.saltctl("service", "run"),
-            service_instances=0,
-        )
+        fix = facts.fix_commands.saltctl("service", "run")
+        return fail("no instance of the service is alive: hot conversations are not raised", fix, service_instances=0)
     abandoned = [c for c in found.consumers if c.pending and c.idle_s > CLAIM_IDLE and not is_alive(c.idle_s)]
     if abandoned:
         names = ", ".join(f"{consumer.name} ({consumer.pending:,})" for consumer in abandoned[:5])
-        return warn(
-            f"dead instances still hold entries: {names}",
-            facts.fix_commands.saltctl("stream", "replay"),
-            service_instances=len(alive),
-        )
+        fix = facts.fix_commands.saltctl("stream", "replay")
+        return warn(f"dead instances still hold entries: {names}", fix, service_instances=len(alive))
     return ok(f"{len(alive)} alive", service_instances=len(alive))
 
 
