@@ -154,8 +154,6 @@ class Settings:
     aws_profile: str | None = _setting(None, _shown_text, "AWS_PROFILE")
     aws_region: str | None = _setting(None, _name, "AWS_REGION", "AWS_DEFAULT_REGION")
     aws_endpoint_url: str | None = _setting(None, _endpoint, "AWS_ENDPOINT_URL", secret=True)
-    state_dir: Path | None = _setting(None, _path)
-    """Directory of the rebuilds' checkpoints; None: ``$XDG_STATE_HOME/saltctl``."""
     actor: str = _setting("unknown", _shown_text)
     context: str | None = None
     protected: bool = False

@@ -41,7 +41,6 @@ VALUES: dict[str, list[tuple[str, Any]]] = {
     "aws_profile": [(name, name) for name in ("flag", "environment", "context")],
     "aws_region": [(name, name) for name in ("eu-central-1", "us-east-1", "us-west-2")],
     "aws_endpoint_url": [(url, url) for url in ("http://flag:1", "https://environment", "http://context:3")],
-    "state_dir": [(path, Path(path)) for path in ("/flag", "/environment", "/context")],
     "actor": [(name, name) for name in ("flag", "environment", "context")],
 }
 NAMES = [spec.name for spec in SPECS]
@@ -325,6 +324,7 @@ def test_a_directory_as_configuration_file_is_refused(tmp_path: Path) -> None:
     [
         ("[contexts.a]\nredis_ulr = 'x'\n", "redis_ulr", "did you mean redis_url?"),
         ("[contexts.a]\nprotect = true\n", "protect", "did you mean protected?"),
+        ("[contexts.a]\nstate_dir = '/var/lib'\n", "state_dir", "known keys: redis_url"),
         ("[contexts.a]\nzzz = 1\n", "zzz", "known keys: redis_url"),
         ("[context.a]\n", "context", "did you mean contexts?"),
         ("redis_url = 'redis://h'\n", "redis_url", "known keys: default_context, contexts"),

@@ -126,13 +126,13 @@ class Session:
         """
         if self.settings.protected:
             name = self.settings.context or ""
-            if confirm is None and _interactive():
+            if confirm is None and is_interactive():
                 confirm = _ask(f"{question} Context {name} is protected. Type its name to continue: ")
             if confirm != name:
                 raise ConfirmationRequiredError(
                     f"context {name} is protected: its name must be confirmed", hint=f"add --confirm {name}"
                 )
-        elif not yes and not _interactive():
+        elif not yes and not is_interactive():
             raise ConfirmationRequiredError(
                 f"{question} This cannot be undone. Pass --yes to confirm (no terminal to ask on)",
                 hint="add --yes, or see --dry-run first",
@@ -142,7 +142,7 @@ class Session:
 
     def ask_default_yes(self, question: str) -> bool:
         """Ask at a terminal, where Return means yes, and return the answer; without a terminal return True."""
-        return not _interactive() or _ask(f"{question} [Y/n] ").lower() in ("", "y", "yes")
+        return not is_interactive() or _ask(f"{question} [Y/n] ").lower() in ("", "y", "yes")
 
 
 def session_of(context: typer.Context) -> Session:
@@ -151,7 +151,8 @@ def session_of(context: typer.Context) -> Session:
     return found if found is not None else Session()
 
 
-def _interactive() -> bool:
+def is_interactive() -> bool:
+    """Return whether a person can be asked: stdin and stderr are a terminal that is not dumb."""
     return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 

@@ -1,34 +1,47 @@
-"""Checkpoint of an interrupted rebuild.
+"""Checkpoint of an interrupted rebuild: its content, its proof, and when it is saved.
 
 A checkpoint says up to where the backup was merged into Redis, under which token, and on which primaries. Redis has to
-prove that these merges are still there (saltctl/help/protocol.txt: rebuild, step 5). The file alone decides which part
-of the backup is not read again. So a file that is damaged, or that another user may have written, is refused.
+prove that these merges are still there (saltctl/help/protocol.txt: rebuild, step 5). The checkpoint alone decides which
+part of the backup is not read again, so one that is damaged or was edited by hand is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
-from saltctl.errors import CheckpointRefusedError
-from saltctl.settings import Settings
-from saltctl.urls import mask_url
+from saltctl.errors import CheckpointRefusedError, SaltctlError
+from saltctl.rebuild.events import CheckpointNotSaved, CheckpointRejected, RebuildResumed
+from saltctl.rebuild.merge_buffer import MergeBuffer
 
-VERSION = 2
-MAX_BYTES = 64 << 20
-"""Largest checkpoint file that is read. The positions of a million segments, the most possible, need less."""
+if TYPE_CHECKING:
+    from saltctl.stores.aws.checkpoint_item import CheckpointItem
+    from saltctl.stores.redis.rebuild_session import RedisRebuildSession
+
+VERSION = 3
+MAX_BYTES = 350_000
+"""Largest checkpoint that is saved: an item has at most 400 KB (documented), and each save writes all of it."""
 _MAX_INT = 2**63
 _MAX_KEY = 2048
 """Bytes of a partition key (documented)."""
-RESTART = "saltctl rebuild --restart"
+_RESTART = "saltctl rebuild --restart"
+
+
+class ResumeMode(StrEnum):
+    """What to do with the checkpoint of an interrupted rebuild."""
+
+    IF_VALID = "if valid"
+    """Resume from it; start over, and report why, if it is not valid any more."""
+    ALWAYS = "always"
+    """Resume from it, or fail."""
+    NEVER = "never"
+    """Start over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,146 +91,187 @@ class Checkpoint:
     consumed_rcu: float
     started: float
     written: float
+    version: int = VERSION
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether saltctl can have written these values."""
+        segments = self.scope.segments
+        keys = [last for last in self.after.values() if last is not None]
+        counts = [segments, self.entries, self.restored, self.skipped]
+        for conversation_id, n in self.half_done:
+            keys.append(conversation_id)
+            counts.append(n)
+        return (
+            self.version == VERSION
+            and re.fullmatch("[0-9a-f]{32}", self.token) is not None
+            and bool(self.primaries)
+            and all(re.fullmatch("[0-9a-f]{40}", primary.replication_id) for primary in self.primaries.values())
+            and all(0 <= segment < segments for segment in self.after)
+            and all(1 <= len(key) <= _MAX_KEY for key in keys)
+            and all(0 <= count < _MAX_INT for count in counts)
+            and all(0 <= number < 1e18 for number in (self.consumed_rcu, self.started, self.written))
+        )
 
 
-def state_directory(settings: Settings) -> Path:
-    """Return the directory of checkpoints: the setting ``state_dir``, else ``$XDG_STATE_HOME/saltctl``."""
-    if settings.state_dir is not None:
-        return settings.state_dir
-    home = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(home) if Path(home).is_absolute() else Path(os.path.expanduser("~/.local/state"))  # noqa: PTH111  never raises
-    return base / "saltctl"
-
-
-class CheckpointFile:
-    """A checkpoint in a file of mode 0600, in a directory of mode 0700 that is created if it is missing."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @classmethod
-    def of(cls, settings: Settings) -> CheckpointFile:
-        """Return the file of a registry: one for each table, endpoint, Redis and prefix."""
-        identity = (settings.backup_table, settings.aws_region, settings.aws_endpoint_url, settings.key_prefix)
-        redis = mask_url(settings.redis_url or "")
-        digest = hashlib.sha256(repr((*identity, redis)).encode()).hexdigest()[:12]
-        readable = re.sub(r"[^A-Za-z0-9_-]+", "-", settings.backup_table)[:60]
-        return cls(state_directory(settings) / f"rebuild-{readable}-{digest}.json")
-
-    def load(self) -> Checkpoint | None:
-        """Return the checkpoint; None if there is none.
-
-        Raises:
-            CheckpointRefusedError: the file is damaged, or another user may have written it.
-        """
-        try:
-            with self._directory() as directory:
-                content = _read(self.path.name, directory)
-        except FileNotFoundError:
-            return None
-        except OSError as exc:
-            raise self._refused(exc.strerror or str(exc)) from exc
-        try:
-            return decode(content)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-            raise self._refused(f"it is damaged ({type(exc).__name__})") from exc
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the checkpoint as a whole or not at all. Raises OSError.
-
-        It is not synced to disk: a file that a power failure damages is refused by its checksum, and only costs time.
-        """
-        content = encode(checkpoint)
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = f"{self.path.name}.new"
-        with self._directory() as directory:
-            with suppress(FileNotFoundError):
-                os.unlink(new, dir_fd=directory)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(new, flags, 0o600, dir_fd=directory), "wb") as file:
-                file.write(content)
-            os.rename(new, self.path.name, src_dir_fd=directory, dst_dir_fd=directory)
-
-    def remove(self) -> None:
-        """Delete the checkpoint. Raises OSError."""
-        for path in (self.path, self.path.with_name(f"{self.path.name}.new")):
-            path.unlink(missing_ok=True)
-
-    @contextmanager
-    def _directory(self) -> Iterator[int]:
-        """Open the directory, so that another user cannot replace it in between."""
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            _check_owner(os.fstat(directory), "its directory")
-            yield directory
-        finally:
-            os.close(directory)
-
-    def _refused(self, reason: str) -> CheckpointRefusedError:
-        return CheckpointRefusedError(f"cannot use the checkpoint {str(self.path)!r}: {reason}", hint=RESTART)
-
-
-def _check_owner(status: os.stat_result, name: str) -> None:
-    if status.st_uid != os.geteuid():
-        raise OSError(f"{name} belongs to another user")
-    if status.st_mode & 0o022:
-        raise OSError(f"{name} may be written by others")
-
-
-def _read(name: str, directory: int) -> bytes:
-    # O_NONBLOCK: a pipe with this name must not make the rebuild wait for a writer.
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with os.fdopen(os.open(name, flags, dir_fd=directory), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError("it is not a file")
-        _check_owner(status, "it")
-        if status.st_size > MAX_BYTES:
-            raise OSError("it is too large for a checkpoint")
-        return file.read(MAX_BYTES + 1)
-
-
-# The format.
-
-
-def encode(checkpoint: Checkpoint) -> bytes:
-    """Return JSON with its own SHA-256, which detects damage; the file's owner and mode protect against forgery."""
-    content = asdict(checkpoint) | {"version": VERSION}
-    content["after"] = {str(segment): last for segment, last in checkpoint.after.items()}
-    body = json.dumps(content, sort_keys=True)
-    return json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "checkpoint": body}).encode()
-
-
-def decode(content: bytes) -> Checkpoint:
-    """Return the checkpoint. Raises ValueError, KeyError, TypeError or AttributeError if the content is not valid."""
+def encode(checkpoint: Checkpoint) -> str:
+    """Return the checkpoint as JSON, after the SHA-256 of that JSON, by which an edit by hand is noticed."""
     import msgspec
 
-    outer = json.loads(content)
-    body = outer["checkpoint"]
-    if hashlib.sha256(body.encode()).hexdigest() != outer["sha256"]:
+    content = msgspec.json.encode(checkpoint)
+    return f"{hashlib.sha256(content).hexdigest()} {content.decode()}"
+
+
+def decode(encoded: str) -> Checkpoint:
+    """Return the checkpoint. Raises ValueError if ``encode`` cannot have returned this string."""
+    import msgspec
+
+    checksum, _, content = encoded.partition(" ")
+    if hashlib.sha256(content.encode()).hexdigest() != checksum:
         raise ValueError("the checksum differs")
-    values: dict[str, Any] = json.loads(body)
-    if values.pop("version") != VERSION or set(values) != {field.name for field in fields(Checkpoint)}:
-        raise ValueError("it is of another version")
-    checkpoint: Checkpoint = msgspec.convert(values, Checkpoint, str_keys=True)  # refuses values of another type
-    if not _is_plausible(checkpoint):
+    checkpoint: Checkpoint = msgspec.json.decode(content, type=Checkpoint)
+    if not checkpoint.is_plausible or encode(checkpoint) != encoded:
         raise ValueError("a value is not one that saltctl writes")
     return checkpoint
 
 
-def _is_plausible(checkpoint: Checkpoint) -> bool:
-    segments = checkpoint.scope.segments
-    keys = [last for last in checkpoint.after.values() if last is not None]
-    counts = [segments, checkpoint.entries, checkpoint.restored, checkpoint.skipped]
-    for conversation_id, n in checkpoint.half_done:
-        keys.append(conversation_id)
-        counts.append(n)
-    return (
-        re.fullmatch("[0-9a-f]{32}", checkpoint.token) is not None
-        and bool(checkpoint.primaries)
-        and all(re.fullmatch("[0-9a-f]{40}", primary.replication_id) for primary in checkpoint.primaries.values())
-        and all(0 <= segment < segments for segment in checkpoint.after)
-        and all(1 <= len(key) <= _MAX_KEY for key in keys)
-        and all(0 <= count < _MAX_INT for count in counts)
-        and all(0 <= number < 1e18 for number in (checkpoint.consumed_rcu, checkpoint.started, checkpoint.written))
-    )
+def load_checkpoint(item: CheckpointItem) -> Checkpoint | None:
+    """Read the checkpoint; None if there is none.
+
+    Raises:
+        CheckpointRefusedError: it is damaged.
+        UnavailableError, AccessDeniedError, ConfigurationError: the backup table cannot be read.
+    """
+    encoded = item.load()
+    try:
+        return None if encoded is None else decode(encoded)
+    except (ValueError, RecursionError) as exc:
+        problem = f"cannot use the checkpoint in the backup table: it is damaged ({type(exc).__name__})"
+        raise CheckpointRefusedError(problem, hint=_RESTART) from exc
+
+
+@dataclass
+class CheckpointManager:
+    """Resumes a rebuild from its checkpoint, and saves how far it is.
+
+    Args:
+        item: keeps the checkpoint; None saves nothing.
+        sessions: the rebuild's sessions, by primary.
+        server: returns INFO of a primary.
+        token: the token of a rebuild that starts over. A rebuild that resumes keeps the token of its checkpoint,
+            because new marks would claim that nothing was lost in between.
+        every: seconds between two saves.
+        clock: returns monotonic seconds.
+        now: returns seconds since the epoch.
+    """
+
+    item: CheckpointItem | None
+    sessions: Mapping[str, RedisRebuildSession]
+    server: Callable[[str], Mapping[str, Any]]
+    token: str
+    every: float
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
+    _scope: CheckpointScope | None = field(default=None, init=False)
+    _due: float = field(default=0.0, init=False)
+    _started: float = field(init=False)
+    failed: bool = field(default=False, init=False)
+    """Whether a save has failed."""
+
+    def __post_init__(self) -> None:
+        """Start now, unless the rebuild resumes."""
+        self._started = self.now()
+
+    def resume(
+        self, scope: CheckpointScope, mode: ResumeMode
+    ) -> Generator[RebuildResumed | CheckpointRejected, None, Checkpoint | None]:
+        """Return the checkpoint to resume from; None if the rebuild starts over, and then delete any that is there.
+
+        Raises:
+            CheckpointRefusedError: ``mode`` is ALWAYS, and there is no valid checkpoint. A checkpoint stays in place.
+        """
+        if self.item is None:
+            return None
+        checkpoint = None
+        try:
+            if mode is not ResumeMode.NEVER:
+                checkpoint = self._load_valid(self.item, scope)
+            if checkpoint is None and mode is ResumeMode.ALWAYS:
+                raise CheckpointRefusedError("there is no checkpoint of an interrupted rebuild", hint=_RESTART)
+        except CheckpointRefusedError as exc:
+            if mode is ResumeMode.ALWAYS:
+                raise
+            yield CheckpointRejected(exc.message)
+        if checkpoint is None:
+            self.delete()  # the first mark invalidates it
+        else:
+            self.token, self._started = checkpoint.token, checkpoint.started
+            yield RebuildResumed(checkpoint.written, checkpoint.entries)
+        self._scope = scope
+        self._due = self.clock() + self.every
+        return checkpoint
+
+    def _load_valid(self, item: CheckpointItem, scope: CheckpointScope) -> Checkpoint | None:
+        checkpoint = load_checkpoint(item)
+        if checkpoint and (problem := checkpoint.scope.difference(scope) or self._lost_marks(checkpoint)):
+            raise CheckpointRefusedError(f"the checkpoint is not valid any more: {problem}", hint=_RESTART)
+        return checkpoint
+
+    def _lost_marks(self, checkpoint: Checkpoint) -> str:
+        """Return why the marks of the checkpoint's rebuild are lost; an empty string if every bucket still has them."""
+        if set(checkpoint.primaries) != set(self.sessions):
+            return "the Redis primaries have changed"
+        for name, primary in checkpoint.primaries.items():
+            if self._run_id(name) != primary.run_id:
+                return f"Redis at {name} was restarted since"
+            if reason := self.sessions[name].check_marks(checkpoint.token, primary.replication_id):
+                return f"at {name} {reason}"
+        return ""
+
+    def save_if_due(self, buffer: MergeBuffer, half_done: Sequence[tuple[str, int]]) -> Iterator[CheckpointNotSaved]:
+        """Save every few seconds. Yields an event the first time that it fails."""
+        if self._scope is None or self.clock() < self._due:
+            return
+        reason = self.save(buffer, half_done)
+        self._due = self.clock() + self.every
+        if reason and not self.failed:
+            self.failed = True
+            yield CheckpointNotSaved(reason)
+
+    def save(self, buffer: MergeBuffer, half_done: Sequence[tuple[str, int]]) -> str:
+        """Save the position up to which Redis has confirmed the merges. Returns why that failed, or an empty string."""
+        merged = buffer.merged
+        if self.item is None or self._scope is None or not merged.after:
+            return ""
+        try:
+            encoded = encode(
+                Checkpoint(
+                    scope=self._scope,
+                    token=self.token,
+                    primaries={n: Primary(self._run_id(n), s.replication_id) for n, s in self.sessions.items()},
+                    after=merged.after,
+                    half_done=tuple(half_done),
+                    entries=merged.entries,
+                    restored=buffer.restored,
+                    skipped=merged.skipped,
+                    consumed_rcu=merged.consumed_rcu,
+                    started=self._started,
+                    written=self.now(),
+                )
+            )
+            if (size := len(encoded.encode())) > MAX_BYTES:
+                return f"its {size:,} bytes do not fit into an item of the backup table"
+            self.item.save(encoded)
+        except SaltctlError as exc:
+            return exc.message
+        return ""
+
+    def delete(self) -> None:
+        """Delete the checkpoint and save no other: the rebuild is complete, or its marks are lost."""
+        self._scope = None
+        if self.item is not None:
+            with suppress(SaltctlError):  # a later rebuild finds that the token is gone
+                self.item.delete()
+
+    def _run_id(self, primary: str) -> str:
+        return str(self.server(primary).get("run_id", ""))

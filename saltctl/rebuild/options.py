@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from saltctl.errors import UsageError
+from saltctl.rebuild.checkpoint import ResumeMode
 from saltctl.rebuild.lease import HEARTBEAT_SECONDS
-from saltctl.rebuild.resume import ResumeMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +18,8 @@ class RebuildOptions:
     that is needed. If most entries are in Redis already, a batch four times as large costs the server a fifth less
     (see stores/redis/merge_commands.py).
     A rebuild that dies loses at most ``checkpoint_every`` seconds of work. ``max_half_done`` half-done raises are kept
-    in memory until the end. More are completed as soon as they are merged, as a raise itself would do, so that memory
-    stays bounded even if every raise of the last hour is half done.
+    in memory, and in each checkpoint, until the end. More are completed as soon as they are merged, as a raise itself
+    would do, so that both stay small even if every raise of the last hour is half done.
     """
 
     segments: int = 4
@@ -31,7 +31,7 @@ class RebuildOptions:
     max_rcu: float | None = None
     resume: ResumeMode = ResumeMode.IF_VALID
     batch: int = 8_192
-    max_half_done: int = 10_000
+    max_half_done: int = 2_000
     checkpoint_every: float = 2.0
     heartbeat_every: float = HEARTBEAT_SECONDS
     progress_every: float = 0.2

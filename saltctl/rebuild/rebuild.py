@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from saltctl.errors import RebuildBrokenError, SaltctlError, UnavailableError
-from saltctl.rebuild.checkpoint import CheckpointFile, CheckpointScope
+from saltctl.errors import AwsUnavailableError, LeaseHeldError, RebuildBrokenError, SaltctlError, UnavailableError
+from saltctl.rebuild.checkpoint import CheckpointManager, CheckpointScope
 from saltctl.rebuild.events import (
     CostEstimate,
     EntryAboveCap,
@@ -27,12 +27,12 @@ from saltctl.rebuild.lease import Lease
 from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.redis_wait import wait_for_redis
-from saltctl.rebuild.resume import CheckpointManager
 from saltctl.settings import Settings
 from saltctl.stores.contracts import BackupPage, LeaseStore
 
 if TYPE_CHECKING:
     from saltctl.stores.aws.backup_table import BackupTable
+    from saltctl.stores.aws.checkpoint_item import CheckpointItem
     from saltctl.stores.heat.service_state import ServiceState
     from saltctl.stores.redis.rebuild_session import RedisRebuildSession
     from saltctl.stores.redis.registry import RedisRegistry
@@ -64,7 +64,7 @@ class Rebuild:
         options: see :class:`RebuildOptions`.
         lease: keeps two rebuilds from doing the same work at once; the backup table's lease if omitted.
         token: marks the buckets, and owns the lease; unique to this run; a new one if omitted.
-        checkpoints: keeps the checkpoint; None keeps none.
+        checkpoint: keeps the checkpoint; None keeps none.
         notes: records for people when Redis was verified.
         clock: returns monotonic seconds.
         now: returns seconds since the epoch.
@@ -80,7 +80,7 @@ class Rebuild:
         *,
         lease: LeaseStore | None = None,
         token: str | None = None,
-        checkpoints: CheckpointFile | None = None,
+        checkpoint: CheckpointItem | None = None,
         notes: ServiceState | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
@@ -102,7 +102,7 @@ class Rebuild:
         )
         self._layout = settings.layout
         self._key_prefix = settings.key_prefix
-        self._checkpoints = checkpoints
+        self._checkpoint = checkpoint
         self._notes = notes
         self._clock = clock
         self._now = now
@@ -174,7 +174,7 @@ class Rebuild:
         """Mark the buckets (step 3), or check that the marks of an interrupted rebuild are still there."""
         options = self._options
         manager = CheckpointManager(
-            self._checkpoints,
+            self._checkpoint,
             sessions,
             self._store.server,
             self._token,
@@ -183,7 +183,7 @@ class Rebuild:
             now=self._now,
         )
         checkpoint = None
-        if self._checkpoints is not None:
+        if self._checkpoint is not None:
             scope = CheckpointScope(self._backup.identity(), self._key_prefix, self._layout, options.segments)
             checkpoint = yield from manager.resume(scope, options.resume)
         if checkpoint is None:
@@ -201,8 +201,11 @@ class Rebuild:
         except RebuildBrokenError:
             run.checkpoints.delete()  # its marks are lost
             raise
+        except (AwsUnavailableError, LeaseHeldError):
+            raise  # a save would fail, after a while, or overwrite that of the new holder; the last one is there
         except BaseException:
-            run.checkpoints.save(run.buffer, run.half_done)
+            if not run.checkpoints.failed:
+                run.checkpoints.save(run.buffer, run.half_done)
             raise
 
     def _merge_all(self, run: _Run) -> Iterator[Event]:

@@ -22,7 +22,6 @@ from saltctl.detection.events import logger
 from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.detection.service import Service
 from saltctl.errors import SaltctlError
-from saltctl.rebuild.checkpoint import CheckpointFile
 from saltctl.rebuild.events import RebuildReport
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
@@ -196,7 +195,7 @@ def rebuild_job(worker: Worker, before_call: BeforeCall = _do_nothing) -> Rebuil
         cast("Any", backup),
         RebuildOptions(segments=2, page_limit=page_limit, batch=page_limit, checkpoint_every=0.0),
         lease=HookedStore(worker.backup.lease, before_call, ("acquire", "release")),
-        checkpoints=CheckpointFile(worker.log.directory / f"{worker.log.process}.checkpoint"),
+        checkpoint=worker.backup.checkpoint,
         clock=lambda: LEASE_CLOCK_RATE * time.monotonic(),
         now=lambda: LEASE_CLOCK_RATE * time.time(),
     )

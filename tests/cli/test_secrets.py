@@ -104,7 +104,7 @@ def test_passwords_in_urls_are_masked(text: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     "variable",
-    ["SALTCTL_ACTOR", "SALTCTL_REDIS_PASSWORD_FILE", "AWS_PROFILE", "SALTCTL_MESSAGE_ID_FROM", "SALTCTL_STATE_DIR"],
+    ["SALTCTL_ACTOR", "SALTCTL_REDIS_PASSWORD_FILE", "AWS_PROFILE", "SALTCTL_MESSAGE_ID_FROM"],
 )
 def test_a_password_in_a_setting_that_is_shown_is_refused(
     variable: str, saltctl: Runner, monkeypatch: pytest.MonkeyPatch

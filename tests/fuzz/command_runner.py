@@ -76,7 +76,6 @@ class CommandRunner:
             "SALTCTL_MAX_N_CAP": str(CAP),
             "SALTCTL_CONFIG": "",
             "XDG_CONFIG_HOME": str(directory),
-            "XDG_STATE_HOME": str(directory),
             "AWS_CONFIG_FILE": str(directory / "none"),
             "AWS_SHARED_CREDENTIALS_FILE": str(directory / "none"),
         }

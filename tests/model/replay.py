@@ -15,13 +15,14 @@ from threading import Event
 from typing import Any, Literal, NamedTuple
 
 from saltctl.errors import SaltctlError
-from saltctl.rebuild.checkpoint import Checkpoint, CheckpointFile, CheckpointScope, Primary
+from saltctl.rebuild.checkpoint import Checkpoint, CheckpointScope, Primary, decode, encode
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Lookup, RaiseResult, Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.checkpoint_item import CheckpointItem
 from saltctl.stores.contracts import BackupPage, LeaseHolder
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
@@ -30,7 +31,7 @@ from saltctl.stores.redis.scripts import script_sha
 from tests.model.servers import CONDITION_FAILED, UNREACHABLE, Item, Refusal, Reply, Words, script_of
 
 CONVERSATION = "conv"
-RESUMED = "R"
+RESUMED = "f" * 32
 """The token of the rebuild that can save a checkpoint."""
 SETTINGS = Settings(redis_url="redis://redis:6379", buckets=1, aws_region="us-east-1")
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,16 +40,16 @@ _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 class Call(NamedTuple):
     """A request of a process: its connection and its words."""
 
-    over: Literal["client", "session", "dynamodb", "disk"]
+    over: Literal["client", "session", "dynamodb", "checkpoint"]
     words: Words
-    """A Redis command; "get", "scan", or "update" with the condition and the update; "read", "write", or "remove"."""
+    """A Redis command; "get", "scan", or "update" with the condition and the update; "load", "save", or "delete"."""
     values: tuple[tuple[str, int], ...] = ()
     """The numbers that the condition and the update of an UpdateItem name."""
 
     @property
     def writes(self) -> bool:
         """Whether the call can have an effect on other processes."""
-        reads = self.words[0] in ("get", "scan", "HMGET", "read") or script_of(self.words) == "check_marks"
+        reads = self.words[0] in ("get", "scan", "HMGET", "load") or script_of(self.words) == "check_marks"
         return not reads and not (self.words[0] == "EVALSHA" and script_of(self.words) == "lookup")
 
     def __str__(self) -> str:
@@ -58,7 +59,7 @@ class Call(NamedTuple):
                 return f"sets {update.split()[1]} = {dict(values)[':n']} in the backup"
             case Call("dynamodb", (verb,)):
                 return f"{verb}s the backup"
-            case Call("disk", (verb, *_)):
+            case Call("checkpoint", (verb, *_)):
                 return f"{verb}s its checkpoint"
         name = script_of(self.words)
         verb = "loads the script" if self.words[0] == "SCRIPT" else "runs"
@@ -288,8 +289,8 @@ class ModelBackup(BackupTable):
         return "table"
 
 
-class ModelCheckpoints(CheckpointFile):
-    """A checkpoint on a disk that survives its process: the token, the replication id, and raises to complete.
+class ModelCheckpoint(CheckpointItem):
+    """A checkpoint that survives its process: the token, the replication id, and raises to complete.
 
     The backup has one page, so a checkpoint covers all of it.
     """
@@ -297,40 +298,43 @@ class ModelCheckpoints(CheckpointFile):
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
 
-    def load(self) -> Checkpoint | None:
-        """Read the disk."""
-        text = self._answers.ask(Call("disk", ("read",)))
-        if text is None:
+    def load(self) -> str | None:
+        """Expand the three values to a checkpoint."""
+        values = self._answers.ask(Call("checkpoint", ("load",)))
+        if values is None:
             return None
-        token, replication_id, half_done = text.decode().split()
-        return Checkpoint(
-            scope=CheckpointScope("table", SETTINGS.key_prefix, SETTINGS.layout, 1),
-            token=token,
-            primaries={"redis:6379": Primary("", replication_id)},
-            after={0: None},
-            half_done=((CONVERSATION, int(half_done)),) if int(half_done) else (),
-            entries=0,
-            restored=0,
-            skipped=0,
-            consumed_rcu=0.0,
-            started=0.0,
-            written=0.0,
+        token, replication_id, half_done = values.decode().split()
+        return encode(
+            Checkpoint(
+                scope=CheckpointScope("table", SETTINGS.key_prefix, SETTINGS.layout, 1),
+                token=token,
+                primaries={"redis:6379": Primary("", replication_id)},
+                after={0: None},
+                half_done=((CONVERSATION, int(half_done)),) if int(half_done) else (),
+                entries=0,
+                restored=0,
+                skipped=0,
+                consumed_rcu=0.0,
+                started=0.0,
+                written=0.0,
+            )
         )
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Write to the disk."""
-        assert checkpoint.after == {0: None}
-        ((_, primary),) = checkpoint.primaries.items()
-        half_done = max((n for _, n in checkpoint.half_done), default=0)
-        self._answers.ask(Call("disk", ("write", checkpoint_text(checkpoint.token, primary.replication_id, half_done))))
+    def save(self, checkpoint: str) -> None:
+        """Reduce the checkpoint to three values."""
+        saved = decode(checkpoint)
+        assert saved.after == {0: None}
+        ((_, primary),) = saved.primaries.items()
+        half_done = max((n for _, n in saved.half_done), default=0)
+        self._answers.ask(Call("checkpoint", ("save", checkpoint_text(saved.token, primary.replication_id, half_done))))
 
-    def remove(self) -> None:
-        """Remove it from the disk."""
-        self._answers.ask(Call("disk", ("remove",)))
+    def delete(self) -> None:
+        """Delete it."""
+        self._answers.ask(Call("checkpoint", ("delete",)))
 
 
 def checkpoint_text(token: str, replication_id: str, half_done: int) -> str:
-    """Return a checkpoint in the form that it has on the disk."""
+    """Return a checkpoint in the form that the model keeps."""
     return f"{token} {replication_id} {half_done}"
 
 
@@ -376,7 +380,7 @@ class Stores:
 
     def __init__(self, code: Code, answers: Answers) -> None:
         self._code = code
-        self._checkpoints = ModelCheckpoints(answers) if code.resumes else None
+        self._checkpoint = ModelCheckpoint(answers) if code.resumes else None
         connections = StubConnections(answers)
         self.store = code.store(SETTINGS, lookups=connections, others=connections)
         self.backup = code.backup(SETTINGS, client=StubDynamo(answers))
@@ -402,7 +406,7 @@ class Stores:
             RebuildOptions(segments=1, checkpoint_every=0.0),
             lease=UncontestedLease(),
             token=token,
-            checkpoints=self._checkpoints if token == RESUMED else None,
+            checkpoint=self._checkpoint if token == RESUMED else None,
             clock=lambda: 0.0,
             now=lambda: 0.0,
             sleep=_no_sleep,

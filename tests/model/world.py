@@ -85,7 +85,7 @@ class Shared(NamedTuple):
     item: Item
     servers: tuple[Redis, ...]
     failures_left: int | None
-    disk: bytes | None = None
+    checkpoint: bytes | None = None
     """The checkpoint of rebuild R."""
 
 
@@ -302,12 +302,12 @@ class World:
         match call:
             case Call("dynamodb", ("get",) | ("scan",)):
                 yield None, shared, shared.item
-            case Call("disk", ("read",)):
-                yield None, shared, shared.disk
-            case Call("disk", ("write", text)):
-                yield None, shared._replace(disk=text.encode()), 1
-            case Call("disk", _):
-                yield None, shared._replace(disk=None), 1
+            case Call("checkpoint", ("load",)):
+                yield None, shared, shared.checkpoint
+            case Call("checkpoint", ("save", text)):
+                yield None, shared._replace(checkpoint=text.encode()), 1
+            case Call("checkpoint", _):
+                yield None, shared._replace(checkpoint=None), 1
             case Call("dynamodb", ("update", condition, update), values):
                 item, reply = update_item(shared.item, condition, update, dict(values))
                 yield None, shared._replace(item=item), reply
@@ -340,29 +340,29 @@ class World:
 
     def _find_server_events(self, number: int, rebuilds: int) -> Iterator[tuple[str, int]]:
         """Yield the label of each event, and the difference that it makes to the state."""
-        item, servers, failures_left, disk = self._shared[number]
+        item, servers, failures_left, checkpoint = self._shared[number]
         for label, failed, failures, kept, difference in self._events_of_servers(
-            servers, failures_left, disk, rebuilds
+            servers, failures_left, checkpoint, rebuilds
         ):
             yield label, self._shared.number(Shared(item, failed, failures, kept)) - number + difference
 
     def _find_events_of_servers(
-        self, servers: Servers, failures_left: int | None, disk: bytes | None, rebuilds: int
+        self, servers: Servers, failures_left: int | None, checkpoint: bytes | None, rebuilds: int
     ) -> Iterator[tuple[str, Servers, int | None, bytes | None, int]]:
-        """Yield the label, the servers, failures left and disk after it, and the difference of the rebuilds' locals."""
+        """Yield the label, the servers, failures left, the checkpoint, and the difference of the rebuilds' locals."""
         processes = [(at, process) for at, process in self._processes if at >= self._rebuilds_at]
         locals_ = [self._locals[rebuilds >> at - self._rebuilds_at & _MASK] for at, _ in processes]
         for index, label, failed, failures in server_events(servers, failures_left, self.case.may_fail):
             same = tuple(server._replace(identity=0) for server in failed)
             rename, named = renumber_identities(
-                failed if self.case.replication_ids else same, [*(local.replies for local in locals_), (disk,)]
+                failed if self.case.replication_ids else same, [*(local.replies for local in locals_), (checkpoint,)]
             )
             difference = 0
             for (at, process), local in zip(processes, locals_, strict=True):
                 server = LOST if local.server == index and not failed[index].up else local.server
                 after = self._local(process, Local(tuple(map(rename, local.replies)), server))
                 difference += after - self._locals.number(local) << at
-            yield f"Redis{self._name(index)} {label}", named, failures, rename(disk), difference
+            yield f"Redis{self._name(index)} {label}", named, failures, rename(checkpoint), difference
 
     def _name(self, index: int) -> str:
         return f" on {'AB'[index]}" if self.case.servers > 1 else ""
@@ -376,13 +376,13 @@ def possible_replies(call: Call, case: Case) -> Collection[Reply]:
     ]
     refused = [READ_ONLY, READ_ONLY_SCRIPT, UNREACHABLE]
     entries = [None, *(b"%d" % n for n in case.raises)]
-    # One for each server and each rebuild; two more for a resumed rebuild: the one it read, and the one on its disk.
+    # One for each server and each rebuild; two more for a resumed rebuild: the loaded one, and the saved one.
     ids = [hexadecimal(i).decode() for i in range(case.servers + case.rebuilds + 2 * case.code.resumes)]
     match call:
-        case Call("disk", ("read",)):
+        case Call("checkpoint", ("load",)):
             kept = [checkpoint_text(RESUMED, i, n).encode() for i in ids for n in (0, *case.raises)]
             return [None, *kept]
-        case Call("disk", _):
+        case Call("checkpoint", _):
             return [1]
         case Call("dynamodb", ("get",) | ("scan",)):
             return items

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
-from saltctl.rebuild.checkpoint import CheckpointFile
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.settings import Settings
@@ -20,7 +18,7 @@ if WARM in os.environ:
     create_client(Settings(aws_region="us-east-1", aws_endpoint_url="http://127.0.0.1:1"), "dynamodb")
 
 
-def rebuild_until(settings: Settings, checkpoint: Path, number: int, now: float) -> None:
+def rebuild_until(settings: Settings, number: int, now: float) -> None:
     """Rebuild, with a checkpoint after every page, and die by SIGKILL at the ``number``-th point."""
     passed = 0
 
@@ -37,7 +35,7 @@ def rebuild_until(settings: Settings, checkpoint: Path, number: int, now: float)
         store,
         backup,
         RebuildOptions(segments=1, page_limit=5, batch=1, checkpoint_every=0.0),
-        checkpoints=CheckpointFile(checkpoint),
+        checkpoint=backup.checkpoint,
         now=lambda: now,
     )
     for event in rebuild.run():

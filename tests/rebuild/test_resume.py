@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from saltctl.errors import CheckpointRefusedError, RebuildBrokenError, RedisUnavailableError
+from saltctl.errors import (
+    AwsUnavailableError,
+    CheckpointRefusedError,
+    LeaseHeldError,
+    RebuildBrokenError,
+    RedisUnavailableError,
+)
 from saltctl.local.servers import LocalRedis
-from saltctl.rebuild.checkpoint import Checkpoint, CheckpointFile
+from saltctl.rebuild.checkpoint import Checkpoint, ResumeMode, encode, load_checkpoint
 from saltctl.rebuild.events import (
     CheckpointNotSaved,
     CheckpointRejected,
@@ -28,14 +33,14 @@ from saltctl.rebuild.events import (
 from saltctl.rebuild.lease import LEASE_EXPIRY
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
-from saltctl.rebuild.resume import ResumeMode
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts import Raise
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.rebuild.harness import ENTRIES, At, Opener, WatchedRegistry
+from tests.rebuild.harness import ENTRIES, At, Opener, WatchedRegistry, drive, put
 from tests.rebuild.killed_rebuild import WARM, rebuild_until
+from tests.support.aws_stub import AwsStub, refusal
 
 ROUNDS = 50
 POINTS = 16
@@ -43,26 +48,26 @@ POINTS = 16
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> CheckpointFile:
-    """The checkpoint file."""
-    return CheckpointFile(tmp_path / "state" / "rebuild.json")
-
-
-@pytest.fixture
-def job(settings: Settings, filled: BackupTable, file: CheckpointFile) -> Iterator[Opener]:
+def job(settings: Settings, filled: BackupTable) -> Iterator[Opener]:
     """Makes a rebuild that was not started, with a checkpoint after every page of five."""
     stores: list[RedisRegistry] = []
 
-    def make(at: At = lambda point: None, *, now: Callable[[], float] = time.time, **options: Any) -> Rebuild:
-        checkpoints = options.pop("checkpoints", file)
+    def make(
+        at: At = lambda point: None,
+        *,
+        now: Callable[[], float] = time.time,
+        from_backup: BackupTable = filled,
+        **options: Any,
+    ) -> Rebuild:
+        checkpoint = options.pop("checkpoint", from_backup.checkpoint)
         stores.append(WatchedRegistry(options.pop("settings", settings), at))
         wanted = {"segments": 1, "page_limit": 5, "batch": 1, "checkpoint_every": 0.0, "progress_every": 0.0} | options
         return Rebuild(
             settings,
             stores[-1],
-            filled,
+            from_backup,
             RebuildOptions(**wanted),
-            checkpoints=checkpoints,
+            checkpoint=checkpoint,
             now=now,
         )
 
@@ -83,10 +88,10 @@ def interrupt(rebuild: Rebuild, pages: int = 2) -> None:
 
 
 @pytest.fixture
-def interrupted(job: Opener, file: CheckpointFile) -> Checkpoint:
+def interrupted(job: Opener, backup: BackupTable) -> Checkpoint:
     """The checkpoint of a rebuild that was interrupted half-way."""
     interrupt(job())
-    found = file.load()
+    found = load_checkpoint(backup.checkpoint)
     assert found is not None
     assert 0 < found.entries < len(ENTRIES)
     return found
@@ -116,7 +121,6 @@ def test_a_rebuild_killed_at_random_is_resumed(
     registry: Registry,
     admin: Any,
     job: Opener,
-    file: CheckpointFile,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Fifty times SIGKILL: the fence is never set too early, and a resumed rebuild restores all entries and raises."""
@@ -131,7 +135,7 @@ def test_a_rebuild_killed_at_random_is_resumed(
     for number in range(ROUNDS):
         # Anywhere, and evenly: each round has a fiftieth of the way to itself, so that chance leaves no stretch out.
         at = 1 + int((number + chosen.random()) * (POINTS - 1) / ROUNDS)
-        child = context.Process(target=rebuild_until, args=(settings, file.path, at, now))
+        child = context.Process(target=rebuild_until, args=(settings, at, now))
         child.start()
         child.join(60)
         killed += child.exitcode == -9
@@ -149,7 +153,7 @@ def test_a_rebuild_killed_at_random_is_resumed(
         assert report.verified
         assert (report.entries, report.skipped) == (len(ENTRIES), 0)
         assert held(store, wanted) == wanted
-        assert file.load() is None
+        assert filled.checkpoint.load() is None
         admin.execute_command("FLUSHALL")
         admin.execute_command("SCRIPT", "FLUSH")
         now += 2 * LEASE_EXPIRY
@@ -165,7 +169,6 @@ def test_redis_killed_at_random_and_restarted_empty(
     store: RedisRegistry,
     redis_server: LocalRedis,
     job: Opener,
-    file: CheckpointFile,
 ) -> None:
     """Fifty times: no entry is missing after the next rebuild, at whatever point Redis was killed."""
     seed = random.randrange(2**32)
@@ -188,7 +191,7 @@ def test_redis_killed_at_random_and_restarted_empty(
             assert set(store.verified().values()) == {False}
         else:
             assert set(store.verified().values()) == {at >= next(passed)}
-        left = file.load() is not None
+        left = filled.checkpoint.load() is not None
         report, events = finish(job())
         assert not any(isinstance(event, RebuildResumed) for event in events)
         assert any(isinstance(event, CheckpointRejected) for event in events) is left
@@ -239,13 +242,14 @@ def test_half_done_raises_survive_an_interruption(backup: BackupTable, job: Open
         ("segments", "it has 1 segments"),
         ("table", "another backup table"),
         ("damage", "damaged"),
+        ("type", "damaged"),
     ],
 )
 def test_an_invalid_checkpoint_is_refused_with_the_reason(
     interrupted: Checkpoint,
     happens: str,
     why: str,
-    file: CheckpointFile,
+    backup: BackupTable,
     job: Opener,
     store: RedisRegistry,
     redis_server: LocalRedis,
@@ -265,13 +269,16 @@ def test_an_invalid_checkpoint_is_refused_with_the_reason(
             admin.execute_command("REPLICAOF", "127.0.0.1", "1")
             admin.execute_command("REPLICAOF", "NO", "ONE")
         case "another rebuild":
-            finish(job(checkpoints=None))
+            finish(job(checkpoint=None))
         case "segments":
             options = {"segments": 2}
         case "table":
-            file.save(replace(interrupted, scope=replace(interrupted.scope, table="arn other")))
+            other = replace(interrupted, scope=replace(interrupted.scope, table="arn other"))
+            backup.checkpoint.save(encode(other))
         case "damage":
-            file.path.write_bytes(file.path.read_bytes()[:-9])
+            backup.checkpoint.save(encode(interrupted)[:-9])
+        case "type":
+            put(backup, {"conversation_id": {"S": "#checkpoint"}, "rebuild_checkpoint": {"N": "1"}})
     before = store.verified()
     with pytest.raises(CheckpointRefusedError, match=why) as refused:
         finish(job(resume=ResumeMode.ALWAYS, **options))
@@ -282,7 +289,7 @@ def test_an_invalid_checkpoint_is_refused_with_the_reason(
     assert why in anew.reason
     assert not report.resumed
     assert held(store, ENTRIES) == ENTRIES
-    assert file.load() is None
+    assert backup.checkpoint.load() is None
 
 
 @pytest.mark.slow
@@ -294,56 +301,119 @@ def test_resuming_without_a_checkpoint_fails(job: Opener, store: RedisRegistry) 
 
 
 @pytest.mark.slow
-def test_restart_starts_over(interrupted: Checkpoint, job: Opener, file: CheckpointFile) -> None:
+def test_restart_starts_over(interrupted: Checkpoint, job: Opener, backup: BackupTable) -> None:
     """Even if the checkpoint is valid."""
     report, events = finish(job(resume=ResumeMode.NEVER))
     assert not [event for event in events if isinstance(event, RebuildResumed | CheckpointRejected)]
     assert not report.resumed
-    assert file.load() is None
+    assert backup.checkpoint.load() is None
 
 
 @pytest.mark.slow
-def test_a_dry_run_does_not_touch_a_checkpoint(interrupted: Checkpoint, job: Opener, file: CheckpointFile) -> None:
+def test_a_dry_run_does_not_touch_a_checkpoint(interrupted: Checkpoint, job: Opener, backup: BackupTable) -> None:
     """It does not resume, delete or write a checkpoint."""
-    before = file.path.read_bytes()
+    before = backup.checkpoint.load()
     report, _ = finish(job(dry_run=True))
     assert (report.entries, report.resumed) == (len(ENTRIES), False)
-    assert file.path.read_bytes() == before
+    assert backup.checkpoint.load() == before
 
 
 @pytest.mark.slow
-def test_two_machines_rebuild_at_once(job: Opener, store: RedisRegistry, file: CheckpointFile, tmp_path: Path) -> None:
+def test_two_machines_rebuild_at_once(job: Opener, store: RedisRegistry, backup: BackupTable) -> None:
     """One is silent so long that another one takes over and verifies: the first one fails, with its checkpoint."""
     first = job(heartbeat_every=1e9).run()
     while not isinstance(next(first), RebuildProgress):
         pass
     later = time.time() + 2 * LEASE_EXPIRY
-    other = CheckpointFile(tmp_path / "elsewhere" / "rebuild.json")
-    finish(job(checkpoints=other, now=lambda: later))
+    finish(job(resume=ResumeMode.NEVER, now=lambda: later))
     with pytest.raises(RebuildBrokenError, match="token"):
         list(first)
-    assert file.load() is None
+    assert backup.checkpoint.load() is None
     assert held(store, ENTRIES) == ENTRIES
     assert set(store.verified().values()) == {True}
 
 
-# A checkpoint that cannot be written.
+@pytest.mark.slow
+def test_a_lost_lease_leaves_the_checkpoint_of_its_new_holder(job: Opener, backup: BackupTable) -> None:
+    """A rebuild that learns from its heartbeat that another one took over does not save another checkpoint."""
+    first = job(heartbeat_every=0.0, checkpoint_every=1e9).run()
+    while not isinstance(next(first), RebuildProgress):
+        pass
+    later = time.time() + 2 * LEASE_EXPIRY
+    second = job(resume=ResumeMode.NEVER, now=lambda: later).run()
+    while backup.checkpoint.load() is None:
+        next(second)
+    saved = backup.checkpoint.load()
+    with pytest.raises(LeaseHeldError, match="taken over"):
+        list(first)
+    assert backup.checkpoint.load() == saved
+    second.close()
 
 
-class FullDisk(CheckpointFile):
-    """A checkpoint file on a disk that has no room."""
+# A checkpoint that cannot be saved.
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Fail with ENOSPC."""
-        raise OSError(errno.ENOSPC, "No space left on device")
+
+def not_saved(events: list[Event]) -> list[str]:
+    """Return the reasons of the failed saves that were reported."""
+    return [event.reason for event in events if isinstance(event, CheckpointNotSaved)]
 
 
 @pytest.mark.slow
-def test_a_full_disk_does_not_stop_a_rebuild(job: Opener, store: RedisRegistry, file: CheckpointFile) -> None:
+@pytest.mark.parametrize("code", ["ThrottlingException", "AccessDeniedException", "ItemCollectionSizeLimitExceeded"])
+def test_a_failed_save_does_not_stop_a_rebuild(
+    job: Opener, store: RedisRegistry, behind_stub: BackupTable, stub: AwsStub, code: str
+) -> None:
     """The failure is reported once, and the rebuild completes."""
-    report, events = finish(job(checkpoints=FullDisk(file.path)))
-    assert [event for event in events if isinstance(event, CheckpointNotSaved)] == [
-        CheckpointNotSaved("No space left on device")
-    ]
+    stub.rule = lambda operation, request: refusal(code) if is_save(operation, request) else None
+    report, events = finish(job(from_backup=behind_stub))
+    assert len(not_saved(events)) == 1
     assert report.verified
     assert held(store, ENTRIES) == ENTRIES
+    assert behind_stub.checkpoint.load() is None
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_too_large_is_not_saved(job: Opener, store: RedisRegistry, backup: BackupTable) -> None:
+    """An item has at most 400 KB. The rebuild reports it once, and completes its raises."""
+    ids = [f"{number:03}{'x' * 1_900}" for number in range(200)]
+    for start in range(0, len(ids), 25):
+        put(backup, *({"conversation_id": {"S": i}, "max_n": {"N": "4"}} for i in ids[start : start + 25]))
+    report, events = finish(job(page_limit=200))
+    (reason,) = not_saved(events)
+    assert re.fullmatch(r"its 3[5-9]\d,\d{3} bytes do not fit into an item of the backup table", reason)
+    assert (report.verified, report.committed) == (True, len(ids))
+    assert backup.checkpoint.load() is None
+
+
+@pytest.mark.slow
+def test_an_outage_of_aws_keeps_the_last_checkpoint(
+    job: Opener, behind_stub: BackupTable, backup: BackupTable, stub: AwsStub
+) -> None:
+    """The rebuild does not try to save another one, which would delay its end; a later one resumes."""
+    progress: list[str] = []
+    saves: list[bool] = []
+
+    def rule(operation: str, request: dict[str, Any]) -> Any:
+        down = len(progress) >= 3
+        if is_save(operation, request):
+            saves.append(down)
+        return refusal("InternalServerError", 500) if down else None
+
+    def at(point: str) -> None:
+        if point == "RebuildProgress":
+            progress.append(point)
+
+    stub.rule = rule
+    with pytest.raises(AwsUnavailableError):
+        drive(job(from_backup=behind_stub), at)
+    assert saves.count(False) >= 1
+    assert saves.count(True) <= 1  # the periodic one, before the scan has failed
+    kept = load_checkpoint(backup.checkpoint)
+    assert kept is not None
+    report, _ = finish(job(now=lambda: time.time() + 2 * LEASE_EXPIRY))
+    assert (report.resumed, report.verified) == (True, True)
+
+
+def is_save(operation: str, request: dict[str, Any]) -> bool:
+    """Whether a request saves a checkpoint."""
+    return operation == "UpdateItem" and request["UpdateExpression"].startswith("SET rebuild_checkpoint")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -14,17 +15,23 @@ from saltctl.cli import option
 from saltctl.cli.cron import track_job
 from saltctl.cli.output import note, warn
 from saltctl.cli.rebuild.view import COLUMNS, print_report, show_rebuild
-from saltctl.cli.session import Session, session_of
+from saltctl.cli.session import Session, is_interactive, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted
-from saltctl.errors import CheckpointRefusedError, ExitCode, UsageError
+from saltctl.errors import (
+    AwsUnavailableError,
+    CheckpointRefusedError,
+    ExitCode,
+    LeaseHeldError,
+    SaltctlError,
+    UsageError,
+)
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
-    from saltctl.rebuild.checkpoint import CheckpointFile
+    from saltctl.rebuild.checkpoint import Checkpoint, ResumeMode
     from saltctl.rebuild.events import RebuildReport
     from saltctl.rebuild.options import RebuildOptions
-    from saltctl.rebuild.resume import ResumeMode
 
 
 def rebuild(
@@ -63,14 +70,11 @@ def rebuild(
       saltctl rebuild --max-rcu 500 --restart
       saltctl rebuild --if-needed
     """
-    from saltctl.rebuild.checkpoint import CheckpointFile
     from saltctl.rebuild.options import RebuildOptions
 
     session = session_of(context)
     with track_job("rebuild", session, cron=cron, metrics_file=metrics_file) as job:
         session.settings.require_redis_url()
-        checkpoints = CheckpointFile.of(session.settings)
-        mode = _resume_mode(session, checkpoints, resume=resume, restart=restart, ask=not dry_run and not cron)
         options = RebuildOptions(
             segments=segments,
             wait_redis=wait_redis,
@@ -78,12 +82,12 @@ def rebuild(
             dry_run=dry_run,
             if_needed=if_needed,
             max_rcu=max_rcu,
-            resume=mode,
+            resume=_resume_mode(session, resume=resume, restart=restart, ask=not dry_run and not cron),
         )
         if not dry_run:
             session.require_consent("Rebuild Redis?", confirm)
-        with deadline(timeout), _resume_hint(checkpoints, quiet=cron or dry_run):
-            report = _run(session, options, checkpoints, quiet=cron)
+        with deadline(timeout), _resume_hint(session, quiet=cron or dry_run):
+            report = _run(session, options, quiet=cron)
         changed = not dry_run and bool(report.restored or report.committed or not report.verified_before)
         happened, view = changed or report.skipped > 0, partial(print_report, report=report)
         job.finish(asdict(report), output, happened=happened, columns=COLUMNS, human_view=view)
@@ -93,47 +97,58 @@ def rebuild(
             raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def _run(session: Session, options: RebuildOptions, checkpoints: CheckpointFile, *, quiet: bool) -> RebuildReport:
+def _run(session: Session, options: RebuildOptions, *, quiet: bool) -> RebuildReport:
     from saltctl.rebuild.rebuild import Rebuild
 
-    session.backup.check_table()
-    stores = session.store, session.backup
-    job = Rebuild(session.settings, *stores, options, checkpoints=checkpoints, notes=session.service_state)
+    backup = session.backup
+    backup.check_table()
+    notes = session.service_state
+    job = Rebuild(session.settings, session.store, backup, options, checkpoint=backup.checkpoint, notes=notes)
     return show_rebuild(job.run(), quiet=quiet)
 
 
-def _resume_mode(
-    session: Session, checkpoints: CheckpointFile, *, resume: bool, restart: bool, ask: bool
-) -> ResumeMode:
+def _resume_mode(session: Session, *, resume: bool, restart: bool, ask: bool) -> ResumeMode:
     """Return the mode that the options choose; without an option ask on a terminal, and elsewhere resume if possible.
 
     A rebuild from cron must neither wait for an answer nor fail because of an old checkpoint. One that --timeout
     interrupts again and again still completes.
     """
-    from saltctl.rebuild.resume import ResumeMode
+    from saltctl.rebuild.checkpoint import ResumeMode
 
     if resume and restart:
         raise UsageError("--resume and --restart exclude each other", hint="give one of them, or neither")
     if resume or restart:
         return ResumeMode.ALWAYS if resume else ResumeMode.NEVER
-    try:
-        checkpoint = checkpoints.load() if ask else None
-    except CheckpointRefusedError:
-        checkpoint = None  # the rebuild reports it after it has acquired the lease
+    checkpoint = _interrupted(session) if ask and is_interactive() else None
     if checkpoint is None:
         return ResumeMode.IF_VALID
     entries = counted(checkpoint.entries, "entry", "entries")
     ended = f"A rebuild was interrupted at {iso_utc(checkpoint.written, 'seconds')} after {entries}"
-    confirmed = session.ask_default_yes(f"{ended} ({checkpoints.path}). Resume it?")
-    return ResumeMode.IF_VALID if confirmed else ResumeMode.NEVER
+    return ResumeMode.IF_VALID if session.ask_default_yes(f"{ended}. Resume it?") else ResumeMode.NEVER
+
+
+def _interrupted(session: Session) -> Checkpoint | None:
+    """Return the checkpoint, unless it is damaged or of a rebuild that is in progress, which the rebuild reports."""
+    from saltctl.rebuild.checkpoint import load_checkpoint
+    from saltctl.rebuild.lease import LEASE_EXPIRY
+
+    session.backup.check_table()
+    with suppress(CheckpointRefusedError):
+        holder = session.backup.lease.holder()
+        if holder is None or time.time() - holder.heartbeat > LEASE_EXPIRY:
+            return load_checkpoint(session.backup.checkpoint)
+    return None
 
 
 @contextmanager
-def _resume_hint(checkpoints: CheckpointFile, *, quiet: bool) -> Iterator[None]:
+def _resume_hint(session: Session, *, quiet: bool) -> Iterator[None]:
     """Name the command that resumes the rebuild if the block fails and a checkpoint is kept."""
     try:
         yield
+    except (AwsUnavailableError, LeaseHeldError):
+        raise  # the checkpoint cannot be read, or it is that of a rebuild in progress
     except BaseException:
-        if not quiet and checkpoints.path.exists():
-            note("a checkpoint is kept; to resume from it: saltctl rebuild --resume")
+        with suppress(SaltctlError):
+            if not quiet and session.backup.checkpoint.load() is not None:
+                note("a checkpoint is kept; to resume from it: saltctl rebuild --resume")
         raise

@@ -11,7 +11,7 @@ from saltctl.stores.contracts import BackupEntry, Raise
 
 KEY = "conversation_id"
 OWN_ITEM_PREFIX = "#"
-"""Ids with this prefix are saltctl's own items (the lease, the layout) and not conversations."""
+"""Ids with this prefix are saltctl's own items (the lease, the layout, a checkpoint) and not conversations."""
 LARGEST_N = 65_536
 """The upper bound of the setting max_n_cap, so saltctl never wrote a larger N."""
 
@@ -28,7 +28,12 @@ class BackupItems(Table):
         return item
 
     def update_item(
-        self, item_id: str, update: str, condition: str, values: dict[str, Any], names: dict[str, str] | None = None
+        self,
+        item_id: str,
+        update: str,
+        condition: str = "",
+        values: dict[str, Any] | None = None,
+        names: dict[str, str] | None = None,
     ) -> dict[str, Any] | None:
         """Update one item if it meets a condition.
 
@@ -39,12 +44,14 @@ class BackupItems(Table):
             "TableName": self.name,
             "Key": {KEY: {"S": item_id}},
             "UpdateExpression": update,
-            "ConditionExpression": condition,
-            "ExpressionAttributeValues": values,
             "ReturnValues": "ALL_OLD",
         }
-        if names:
-            request["ExpressionAttributeNames"] = names
+        optional = {
+            "ConditionExpression": condition,
+            "ExpressionAttributeValues": values,
+            "ExpressionAttributeNames": names,
+        }
+        request |= {name: value for name, value in optional.items() if value}
         with aws_errors(self.where):
             response = none_if_condition_fails(lambda: self.client.update_item(**request))
         return None if response is None else response.get("Attributes", {})

@@ -15,6 +15,7 @@ from saltctl.errors import ConfigurationError, DamagedEntryError, ThrottledError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY, BackupItems, parse_entry, string_attribute
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
+from saltctl.stores.aws.checkpoint_item import CheckpointItem
 from saltctl.stores.aws.client import aws_errors, error_code
 from saltctl.stores.aws.lease_item import LeaseItem
 from saltctl.stores.aws.parallel_scan import scan_in_parallel
@@ -41,6 +42,8 @@ class BackupTable(BackupItems):
         super().__init__(settings, settings.backup_table, client=client)
         self.lease = LeaseItem(self)
         """The lease store: an item of this table."""
+        self.checkpoint = CheckpointItem(self)
+        """The checkpoint of an interrupted rebuild: an item of this table."""
         self._sleep = sleep
 
     # Entries.

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 import time
-from pathlib import Path
 
 import pytest
 
 from saltctl.local.servers import LocalRedis
-from saltctl.rebuild.checkpoint import CheckpointFile
+from saltctl.rebuild.checkpoint import load_checkpoint
 from saltctl.rebuild.events import RebuildProgress
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Registry
-from saltctl.settings import Settings, load_settings
+from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.checkpoint_item import CheckpointItem
 from saltctl.stores.contracts import Raise
 from saltctl.stores.redis.registry import RedisRegistry
+from saltctl.times import iso_utc
 from tests.cli.conftest import Runner
 from tests.cli.test_process import on_a_terminal
 
@@ -140,47 +141,37 @@ def test_an_unneeded_rebuild_reads_nothing(
 
 
 @pytest.fixture
-def interrupted(
-    configured: Settings, backup: BackupTable, store: RedisRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> CheckpointFile:
-    """The checkpoint of an interrupted rebuild of twenty conversations, at the path that the command uses."""
-    monkeypatch.setenv("SALTCTL_STATE_DIR", str(tmp_path / "state"))
+def interrupted(configured: Settings, backup: BackupTable, store: RedisRegistry) -> CheckpointItem:
+    """The checkpoint of an interrupted rebuild of twenty conversations."""
     for number in range(20):
         backup.raise_max_n(f"conv_{number}", Raise(4, "2026-01-01T00:00:00Z", "x", ""))
         backup.commit_write_n(f"conv_{number}", 4)
-    kept = CheckpointFile.of(load_settings())
-    job = Rebuild(
-        configured,
-        store,
-        backup,
-        RebuildOptions(page_limit=3, batch=1, checkpoint_every=0.0, progress_every=0.0),
-        checkpoints=kept,
-    )
-    running = job.run()
+    options = RebuildOptions(page_limit=3, batch=1, checkpoint_every=0.0, progress_every=0.0)
+    running = Rebuild(configured, store, backup, options, checkpoint=backup.checkpoint).run()
     while not (isinstance(event := next(running), RebuildProgress) and event.entries > 5):
         pass
     running.close()
-    assert kept.load() is not None
-    return kept
+    assert backup.checkpoint.load() is not None
+    return backup.checkpoint
 
 
 @pytest.mark.slow
 def test_a_valid_checkpoint_is_resumed_without_a_terminal(
-    saltctl: Runner, interrupted: CheckpointFile, store: RedisRegistry
+    saltctl: Runner, interrupted: CheckpointItem, store: RedisRegistry
 ) -> None:
     """There is no prompt. A dry run keeps the checkpoint, the rebuild deletes it."""
-    before = interrupted.path.read_bytes()
+    before = interrupted.load()
     assert saltctl("rebuild", "--dry-run", "-o", "json").json["resumed"] is False
-    assert interrupted.path.read_bytes() == before
+    assert interrupted.load() == before
     report = saltctl("rebuild", "-o", "json").json
     assert (report["resumed"], report["verified"], report["entries"]) == (True, True, 20)
-    assert not interrupted.path.exists()
+    assert interrupted.load() is None
     assert dict(store.entries()) == {f"conv_{number}": 4 for number in range(20)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("option", "resumed"), [("--resume", True), ("--restart", False)])
-def test_resume_and_restart_options(saltctl: Runner, interrupted: CheckpointFile, option: str, resumed: bool) -> None:
+def test_resume_and_restart_options(saltctl: Runner, interrupted: CheckpointItem, option: str, resumed: bool) -> None:
     """Resume, or start over; both verify Redis."""
     report = saltctl("rebuild", option, "-o", "json").json
     assert (report["resumed"], report["verified"], report["entries"]) == (resumed, True, 20)
@@ -188,7 +179,7 @@ def test_resume_and_restart_options(saltctl: Runner, interrupted: CheckpointFile
 
 @pytest.mark.slow
 def test_resume_without_a_valid_checkpoint_is_refused(
-    saltctl: Runner, interrupted: CheckpointFile, redis_server: LocalRedis
+    saltctl: Runner, interrupted: CheckpointItem, redis_server: LocalRedis
 ) -> None:
     """After a restart of Redis, and without a checkpoint: exit 6, the reason, and the command that starts over."""
     redis_server.kill()
@@ -196,32 +187,49 @@ def test_resume_without_a_valid_checkpoint_is_refused(
     refused = saltctl("rebuild", "--resume", "-o", "json")
     assert (refused.code, refused.error["code"]) == (6, "checkpoint_refused")
     assert "--restart" in refused.error["hint"]
-    interrupted.remove()
+    interrupted.delete()
     assert saltctl("rebuild", "--resume", "-o", "json").error["code"] == "checkpoint_refused"
     assert saltctl("rebuild", "--resume", "--restart").code == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("answer", "resumed"), [("y\n", "yes"), ("n\n", "no")])
-def test_a_terminal_prompts_to_resume(interrupted: CheckpointFile, answer: str, resumed: str) -> None:
-    """With its file, its time and how far it is; either answer ends in a verified Redis."""
+def test_a_terminal_prompts_to_resume(interrupted: CheckpointItem, answer: str, resumed: str) -> None:
+    """With its time and how far it is; either answer ends in a verified Redis."""
+    checkpoint = load_checkpoint(interrupted)
+    assert checkpoint is not None
     code, shown = on_a_terminal("rebuild", typed=answer, prompt=b"Resume it?")
     assert code == 0
     shown = re.sub(r"\x1b\[[0-9;]*m", "", shown)
-    assert str(interrupted.path) in shown.replace("\r\n", "")
+    at = iso_utc(checkpoint.written, "seconds")
+    assert f"interrupted at {at} after {checkpoint.entries} entries. Resume it?" in shown.replace("\r\n", "")
     assert re.search(rf"resumed +{resumed}\b", shown)
     assert re.search(r"verified +yes\b", shown)
 
 
 @pytest.mark.slow
 def test_an_interruption_names_the_resume_command(
-    saltctl: Runner, interrupted: CheckpointFile, redis_server: LocalRedis
+    saltctl: Runner, interrupted: CheckpointItem, redis_server: LocalRedis
 ) -> None:
     """An error names the command that resumes the rebuild if a checkpoint is kept."""
     redis_server.kill()
     outcome = saltctl("rebuild")
     assert outcome.code == 69
     assert "saltctl rebuild --resume" in outcome.err
+
+
+@pytest.mark.slow
+def test_the_checkpoint_of_a_rebuild_in_progress_is_not_offered(
+    saltctl: Runner, interrupted: CheckpointItem, backup: BackupTable
+) -> None:
+    """While another process rebuilds, its checkpoint is not that of an interrupted rebuild: no prompt, no hint."""
+    assert backup.lease.acquire("other", time.time(), host="app-17", pid=4242, expiry=30) is None
+    outcome = saltctl("rebuild")
+    assert outcome.code == 75
+    assert "--resume" not in outcome.err
+    code, shown = on_a_terminal("rebuild", typed="", prompt=b"")
+    assert code == 75
+    assert "Resume it?" not in shown
 
 
 @pytest.mark.slow

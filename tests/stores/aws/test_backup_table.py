@@ -227,6 +227,7 @@ def test_a_scan_yields_every_entry_once(backup: BackupTable, segments: int, limi
     """For any number of segments and any page size; saltctl's own items are not entries."""
     backup.claim_layout("v1:64", "salt")
     backup.lease.acquire("owner", 1000.0, host="here", pid=1, expiry=30.0)
+    backup.checkpoint.save("of a rebuild")
     wanted = {f"conv_{number}": (number + 1, max(number, 1)) for number in range(45)}
     put_items(
         backup,
@@ -343,6 +344,9 @@ def test_a_missing_table_is_a_configuration_error(aws_settings: Settings) -> Non
         lambda: list(backup.scan(2)),
         lambda: backup.lease.acquire("me", 1000.0, host="host", pid=2, expiry=30.0),
         backup.lease.holder,
+        backup.checkpoint.load,
+        lambda: backup.checkpoint.save("of a rebuild"),
+        backup.checkpoint.delete,
         backup.check_table,
     ):
         with pytest.raises(ConfigurationError, match=f"no DynamoDB table '{aws_settings.backup_table}'") as refused:
