@@ -21,7 +21,7 @@ from saltctl.rebuild.events import CheckpointNotSaved, CheckpointRejected, Rebui
 from saltctl.rebuild.merge_buffer import MergeBuffer
 
 if TYPE_CHECKING:
-    from saltctl.stores.aws.checkpoint_item import CheckpointItem
+    from saltctl.stores.aws.rebuild_items import CheckpointItem
     from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 
 VERSION = 3

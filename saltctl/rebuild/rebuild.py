@@ -32,7 +32,7 @@ from saltctl.stores.contracts import BackupPage, LeaseStore
 
 if TYPE_CHECKING:
     from saltctl.stores.aws.backup_table import BackupTable
-    from saltctl.stores.aws.checkpoint_item import CheckpointItem
+    from saltctl.stores.aws.rebuild_items import CheckpointItem
     from saltctl.stores.heat.service_state import ServiceState
     from saltctl.stores.redis.rebuild_session import RedisRebuildSession
     from saltctl.stores.redis.registry import RedisRegistry

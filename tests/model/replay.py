@@ -22,7 +22,7 @@ from saltctl.registry.registry import Lookup, RaiseResult, Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.aws.checkpoint_item import CheckpointItem
+from saltctl.stores.aws.rebuild_items import CheckpointItem
 from saltctl.stores.contracts import BackupPage, LeaseHolder
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection

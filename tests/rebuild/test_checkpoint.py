@@ -14,7 +14,7 @@ import pytest
 from saltctl.errors import CheckpointRefusedError
 from saltctl.rebuild.checkpoint import Checkpoint, CheckpointScope, Primary, encode, load_checkpoint
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.aws.checkpoint_item import CheckpointItem
+from saltctl.stores.aws.rebuild_items import CheckpointItem
 
 CHECKPOINT = Checkpoint(
     scope=CheckpointScope("arn:aws:dynamodb:eu-central-1:1:table/backup 8f3c", "salt", "v1:16384", 4),

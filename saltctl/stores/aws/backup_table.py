@@ -15,10 +15,9 @@ from saltctl.errors import ConfigurationError, DamagedEntryError, ThrottledError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY, BackupItems, parse_entry, string_attribute
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
-from saltctl.stores.aws.checkpoint_item import CheckpointItem
 from saltctl.stores.aws.client import aws_errors, error_code
-from saltctl.stores.aws.lease_item import LeaseItem
 from saltctl.stores.aws.parallel_scan import scan_in_parallel
+from saltctl.stores.aws.rebuild_items import CheckpointItem, LeaseItem
 from saltctl.stores.aws.scan_parser import ScanClient
 from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
 from saltctl.stores.retry import backoff_seconds

@@ -16,7 +16,7 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.aws.checkpoint_item import CheckpointItem
+from saltctl.stores.aws.rebuild_items import CheckpointItem
 from saltctl.stores.contracts import Raise
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.times import iso_utc

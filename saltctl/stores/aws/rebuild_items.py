@@ -1,6 +1,6 @@
-"""The lease item in the backup table.
+"""The items of rebuilds in the backup table: the lease, and the checkpoint of an interrupted rebuild.
 
-Like every other item it is written by UpdateItem alone, so that no role needs PutItem or DeleteItem.
+Like every other item they are written by UpdateItem alone, so that no role needs PutItem or DeleteItem.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from saltctl.stores.aws.backup_items import BackupItems, number_attribute, strin
 from saltctl.stores.contracts import LeaseHolder
 
 LEASE_ID = "#lease"
+CHECKPOINT_ID = "#checkpoint"
 
 
 class LeaseItem:
@@ -73,3 +74,27 @@ class LeaseItem:
             number_attribute(item, "lease_heartbeat"),
             string_attribute(item, "lease_progress"),
         )
+
+
+class CheckpointItem:
+    """Keeps a checkpoint: a string, which the rebuild encodes and checks. Thread-safe.
+
+    Only the holder of the lease writes here. No condition enforces that, because a checkpoint proves itself: it is of
+    use only while every bucket has its token. A write after the lease was lost costs a later rebuild time, not safety.
+    """
+
+    def __init__(self, items: BackupItems) -> None:
+        self._items = items
+
+    def load(self) -> str | None:
+        """Return the checkpoint; None if there is none, and an empty string if it is not a string."""
+        item = self._items.read_item(CHECKPOINT_ID) or {}
+        return string_attribute(item, "rebuild_checkpoint") if "rebuild_checkpoint" in item else None
+
+    def save(self, checkpoint: str) -> None:
+        """Replace the checkpoint, as a whole or not at all."""
+        self._items.update_item(CHECKPOINT_ID, "SET rebuild_checkpoint = :new", values={":new": {"S": checkpoint}})
+
+    def delete(self) -> None:
+        """Delete the checkpoint if there is one. The condition keeps an empty item from being created."""
+        self._items.update_item(CHECKPOINT_ID, "REMOVE rebuild_checkpoint", "attribute_exists(rebuild_checkpoint)")
