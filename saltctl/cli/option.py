@@ -1,14 +1,32 @@
-"""Options and arguments that several commands have. A command names their default."""
+"""Options and arguments that several commands have, and the durations, times and ids that they take.
+
+A command names the defaults.
+"""
 
 from __future__ import annotations
 
+import re
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from saltctl.cli.output import OutputFormat
-from saltctl.cli.times import parse_duration
+from saltctl.errors import UsageError
+from saltctl.times import parse_iso
+
+if TYPE_CHECKING:
+    from saltctl.history.history import History
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of ``90``, ``90s``, ``15m``, ``2h``, ``1d`` or ``500ms``; ValueError for other strings."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration; write it as 90s, 15m or 2h")
+    return float(match[1]) * {"ms": 0.001, None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 def parse_seconds(text: str | float) -> float:
@@ -62,3 +80,57 @@ MetricsFile = Annotated[
     Path | None,
     typer.Option("--metrics-file", metavar="FILE", help="Write Prometheus metrics to this file, at failure too."),
 ]
+
+
+def parse_time(text: str, now: float) -> float:
+    """Return the seconds since the epoch of an ISO 8601 time, or of a duration before ``now``.
+
+    Raises:
+        ValueError: the string is neither.
+    """
+    try:
+        return now - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        return parse_iso(text).timestamp()
+    except OverflowError as exc:
+        raise ValueError(str(exc)) from exc
+
+
+def parse_stream_id(text: str) -> str:
+    """Return the stream id of an id, an ISO 8601 time, or a duration ago.
+
+    Raises:
+        UsageError: the string is none of them.
+    """
+    error = UsageError(
+        f"{text!r} is neither a stream id nor a time", hint="write 1700000000000-0, 2026-01-31T12:00:00Z or 15m"
+    )
+    if re.fullmatch(r"[0-9]+(-[0-9]+)?", text):
+        if any(len(part) > 20 or int(part) >= 2**64 for part in text.split("-")):
+            raise error
+        return text
+    try:
+        return str(max(int(parse_time(text, time.time()) * 1000), 0))
+    except ValueError:
+        raise error from None
+
+
+def sort_key_bound(history: History, text: str | None) -> str | None:
+    """Return the sort key of a time or of a duration ago; any other string is a sort key already.
+
+    It is in UTC and has no final zeros, so it is a prefix of every longer form of that time.
+    """
+    if text is None or history.store.keys.sort_type == "N":
+        return text
+    if re.fullmatch(r"[0-9.]+(ms|s|m|h|d)", text):
+        at = datetime.now(UTC) - timedelta(seconds=parse_duration(text))
+    elif re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ].+", text):
+        try:
+            at = parse_iso(text).astimezone(UTC)
+        except ValueError:
+            return text
+    else:
+        return text
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")

@@ -10,12 +10,12 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.cron import track_job
+from saltctl.cli.option import parse_stream_id
 from saltctl.cli.output import columns_of, fields_and_tables, note, warn
 from saltctl.cli.progress import drain, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line
-from saltctl.cli.times import parse_stream_id
 from saltctl.errors import ExitCode
 
 if TYPE_CHECKING:

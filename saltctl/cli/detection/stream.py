@@ -10,9 +10,9 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.detection import dead_letters
 from saltctl.cli.detection.replay import replay
+from saltctl.cli.option import parse_stream_id
 from saltctl.cli.output import columns_of, note, print_result, table_of, warn
 from saltctl.cli.session import session_of
-from saltctl.cli.times import parse_stream_id
 from saltctl.errors import ExitCode
 from saltctl.times import iso_utc
 

@@ -1,22 +1,37 @@
-"""``saltctl doctor``."""
+"""``saltctl doctor``, and its findings for people, Nagios and Prometheus."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
 from saltctl.cli import option
 from saltctl.cli.output import OutputFormat, columns_of, print_result, resolve_format
 from saltctl.cli.session import Session, session_of
+from saltctl.cli.text import counted, printable
 from saltctl.errors import ConfigurationError, ExitCode, UsageError
+from saltctl.health.findings import WORST_FIRST, Finding, Status
 
 if TYPE_CHECKING:
-    from saltctl.health.findings import Finding
+    from rich.console import Console
 
 COLUMNS = columns_of("name status detail fix", name="check")
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
+_WORD = re.compile(r"""(?:[^\s"']|"(?:[^"\\]|\\.)*"|'[^']*')+""")
+"""A word of a shell command; a space inside quotes does not end it."""
+_NAGIOS: dict[Status, tuple[int, str]] = {
+    "ok": (0, "OK"),
+    "warn": (1, "WARNING"),
+    "fail": (2, "CRITICAL"),
+    "skip": (3, "UNKNOWN"),
+}
+"""Exit code and name of each status (documented: Monitoring Plugins' guidelines)."""
 
 
 def doctor(
@@ -42,19 +57,24 @@ def doctor(
       saltctl doctor --only redis --only lease
       saltctl doctor --format prometheus
     """
-    from saltctl.cli.health import monitoring
-
     if form is not None and output is not None:
         raise UsageError("--format and --output cannot be used together", hint="saltctl doctor --format nagios")
     findings = _run(session_of(context), only or [])
     failed = any(finding.status == "fail" for finding in findings)
     if form == "nagios":
-        sys.stdout.write(monitoring.nagios(findings))
-        raise typer.Exit(monitoring.nagios_code(findings))
+        code, plugin_output = nagios(findings)
+        sys.stdout.write(plugin_output)
+        raise typer.Exit(code)
     if form == "prometheus":
-        sys.stdout.write(monitoring.prometheus(findings))
+        sys.stdout.write(prometheus(findings))
     else:
-        _print(findings, output)
+        rows = [{"name": f.check, "status": f.status, "detail": f.detail, "fix": f.fix or None} for f in findings]
+        chosen = resolve_format(output)
+        if chosen in (OutputFormat.jsonl, OutputFormat.tsv):
+            print_result(rows, chosen, columns=COLUMNS)
+        else:
+            document = {"ok": not failed, "checks": rows}
+            print_result(document, chosen, columns=(), human_view=lambda screen: draw(screen, findings))
     if failed:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
@@ -70,22 +90,90 @@ def _run(session: Session, only: list[str]) -> list[Finding]:
         settings = session.settings
     except ConfigurationError as exc:
         return list(settings_error_findings(exc, checks))
-    facts = Facts(
-        settings, FixCommands(settings, session.root_options), config_file=config_path(os.environ, session.config)
-    )
+    commands = FixCommands(settings, session.root_options)
+    facts = Facts(settings, commands, config_file=config_path(os.environ, session.config))
     return list(run_checks(facts, checks))
 
 
-def _print(findings: list[Finding], output: OutputFormat | None) -> None:
-    from saltctl.cli.health import doctor_view
+# For people.
 
-    rows = [
-        {"name": finding.check, "status": finding.status, "detail": finding.detail, "fix": finding.fix or None}
-        for finding in findings
-    ]
-    chosen = resolve_format(output)
-    if chosen in (OutputFormat.jsonl, OutputFormat.tsv):
-        print_result(rows, chosen, columns=COLUMNS)
-        return
-    document = {"ok": not any(finding.status == "fail" for finding in findings), "checks": rows}
-    print_result(document, chosen, columns=(), human_view=lambda screen: doctor_view.draw(screen, findings))
+
+def draw(screen: Console, findings: Sequence[Finding]) -> None:
+    """Print a line for each check, and the commands that fix the problems."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(2):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        style = _STYLES[finding.status]
+        detail = Text(printable(finding.detail), style="dim" if finding.status == "skip" else "")
+        table.add_row(Text(finding.status, style=style), Text(finding.check), detail)
+    screen.print(table)
+    for finding in findings:
+        if finding.fix:
+            screen.print()
+            screen.print(Text(f"To fix {finding.check}:", style=_STYLES[finding.status]))
+            for line in pasteable(printable(finding.fix), screen.width - 2):
+                screen.print(Text(f"  {line}"), soft_wrap=True)
+    screen.print()
+    screen.print(Text(summary(findings)))
+
+
+def pasteable(command: str, width: int) -> list[str]:
+    """Break a shell command into lines of at most ``width`` that are still one command; a long word is not broken."""
+    first, *words = _WORD.findall(command)
+    lines = [first]
+    for word in words:
+        if len(lines[-1]) + 1 + len(word) <= width - 2:
+            lines[-1] += f" {word}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"  {word}")
+    return lines
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """Count the findings by status."""
+    count = Counter(finding.status for finding in findings)
+    checks = counted(len(findings), "check")
+    return f"{checks}: {count['ok']} ok, {count['warn']} warn, {count['fail']} fail, {count['skip']} skip"
+
+
+# For monitoring.
+
+
+def nagios(findings: Sequence[Finding]) -> tuple[int, str]:
+    """Return a plugin's exit code and output: a line with performance data, then one for each warning and failure."""
+    code, name = _NAGIOS[min((finding.status for finding in findings), key=WORST_FIRST.index, default="skip")]
+    problems = [finding for finding in findings if finding.status in ("fail", "warn")]
+    names = ", ".join(finding.check for finding in problems)
+    count = Counter(finding.status for finding in findings)
+    figures = {"failed": count["fail"], "warnings": count["warn"], "skipped": count["skip"], **_measures(findings)}
+    performance = " ".join(f"{key}={f'{value:.6f}'.rstrip('0').rstrip('.')}" for key, value in figures.items())
+    lines = [f"SALTCTL {name} - {summary(findings)}{f' ({names})' if names else ''} | {performance}"]
+    for finding in problems:
+        # A vertical bar would begin performance data.
+        described = printable(" - ".join(filter(None, (finding.detail, finding.fix)))).replace("|", "/")
+        lines.append(f"{finding.status} {finding.check}: {described}")
+    return code, "\n".join(lines) + "\n"
+
+
+def _measures(findings: Sequence[Finding]) -> dict[str, float]:
+    return {name: value for finding in findings for name, value in finding.measures.items()}
+
+
+def prometheus(findings: Sequence[Finding]) -> str:
+    """Format Prometheus metrics: a gauge for each check and status, and one for each measure."""
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+    registry = CollectorRegistry()
+    checks = Gauge("saltctl_doctor_check", "1 for the status of a check.", ["check", "status"], registry=registry)
+    for finding in findings:
+        for status in get_args(Status):
+            checks.labels(finding.check, status).set(finding.status == status)
+    for name, value in _measures(findings).items():
+        Gauge(f"saltctl_doctor_{name}", f"{name} of saltctl doctor.", registry=registry).set(value)
+    return generate_latest(registry).decode()

@@ -6,23 +6,39 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import OutputFormat, columns_of, console, print_result, resolve_format, write_json_line
+from saltctl.cli.output import (
+    OutputFormat,
+    columns_of,
+    console,
+    format_value,
+    print_result,
+    resolve_format,
+    write_json_line,
+)
 from saltctl.cli.session import session_of
+from saltctl.cli.text import counted, format_age, printable
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
     from saltctl.health.facts import Facts
 
 COLUMNS = columns_of("at registry drift service raises throttles lease")
 MIN_INTERVAL = 0.5
 """Shortest interval of --watch, in seconds."""
+BARS = "▁▂▃▄▅▆▇█"
+MAX_RAISES = 5
+GOOD, BAD, WARNING, QUIET = "green", "bold red", "yellow", "dim"
+Panel = Mapping[str, Any]
 
 
 def status(
@@ -40,7 +56,6 @@ def status(
       saltctl status
       saltctl status -o json
     """
-    from saltctl.cli.health.status_view import draw
     from saltctl.health.facts import Facts
     from saltctl.health.status import read_status
 
@@ -56,7 +71,6 @@ def status(
 
 
 def _watch(facts: Facts, interval: float, chosen: OutputFormat) -> None:
-    from saltctl.cli.health.status_view import draw
     from saltctl.health.status import read_status
 
     if chosen is OutputFormat.jsonl:
@@ -81,8 +95,15 @@ def _watch(facts: Facts, interval: float, chosen: OutputFormat) -> None:
 @contextmanager
 def _key_reader() -> Iterator[Callable[[float], str]]:
     """Yield a function that waits for a key and returns it, or "" after a timeout. Restore the terminal at the end."""
-    if not sys.stdin.isatty():
-        yield _wait
+    keyboard = [sys.stdin.fileno()] if sys.stdin.isatty() else []
+
+    def read_key(timeout: float) -> str:
+        """Wait for a key."""
+        ready, _, _ = select.select(keyboard, [], [], timeout)
+        return os.read(ready[0], 1).decode("ascii", "replace").lower() if ready else ""
+
+    if not keyboard:
+        yield read_key
         return
     import termios
     import tty
@@ -90,17 +111,111 @@ def _key_reader() -> Iterator[Callable[[float], str]]:
     attributes = termios.tcgetattr(sys.stdin)
     try:
         tty.setcbreak(sys.stdin)
-        yield _read_key
+        yield read_key
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, attributes)
 
 
-def _wait(timeout: float) -> str:
-    time.sleep(timeout)
-    return ""
+# The screen: a few lines for each panel.
 
 
-def _read_key(timeout: float) -> str:
-    descriptor = sys.stdin.fileno()
-    ready, _, _ = select.select([descriptor], [], [], timeout)
-    return os.read(descriptor, 1).decode("ascii", "replace").lower() if ready else ""
+def draw(record: Mapping[str, Any]) -> Table:
+    """Build the screen."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("at", _line((str(record["at"]), QUIET)))
+    for name, draw_panel in _PANELS.items():
+        panel = record[name]
+        lines = draw_panel(panel) if panel["error"] is None else [_line((str(panel["error"]), BAD))]
+        for number, line in enumerate(lines):
+            grid.add_row("" if number else name, line)
+    return grid
+
+
+def _line(*parts: str | tuple[str, str]) -> Text:
+    """Return a line of strings, and of pairs of a string and its style."""
+    from rich.text import Text
+
+    return Text.assemble(
+        *(printable(part) if isinstance(part, str) else (printable(part[0]), part[1]) for part in parts)
+    )
+
+
+def _registry(panel: Panel) -> list[Text]:
+    primaries: Sequence[Panel] = panel["primaries"]
+    count = counted(len(primaries), "primary", "primaries")
+    entries = f", {counted(panel['entries'], 'entry', 'entries')} on {count}"
+    lines = [_line(("NOT VERIFIED, lookups use the backup", BAD), entries)]
+    if panel["verified"]:
+        since = format_age(panel["since"]) if panel["since"] else "at an unknown time"
+        lines = [_line(("verified", GOOD), f"; last rebuild {since}{entries}")]
+    if len(primaries) > 1:
+        for each in primaries:
+            state = "verified" if each["verified"] else "not verified"
+            lines.append(_line(f"{each['name']}  {counted(each['entries'], 'entry', 'entries')}, {state}"))
+    if not panel["verified"]:
+        lines.append(_line("run: saltctl rebuild"))
+    return lines
+
+
+def _drift(panel: Panel) -> list[Text]:
+    if panel["found"]:
+        found = f"{panel['found']:,} of a sample of {panel['checked']:,} differ"
+        return [_line((found, BAD)), _line("run: saltctl compare")]
+    if not panel["checked"]:
+        return [_line(("the sample contains no conversation", QUIET))]
+    return [_line((f"none in a sample of {panel['checked']:,}", GOOD))]
+
+
+def _service(panel: Panel) -> list[Text]:
+    dead = (f", {counted(panel['dead_letters'], 'dead letter')}" if panel["dead_letters"] else "", WARNING)
+    if panel["pending"] is None:
+        return [_line(("stream not found; saltctl setup", BAD), dead)]
+    verdict = str(panel["verdict"])
+    lag = "unknown" if panel["lag"] is None else format_value(panel["lag"])
+    backlog = f": {panel['alive']} alive, {lag} unread, {panel['pending']:,} pending"
+    return [_line((verdict, GOOD if verdict == "ok" else BAD), backlog, dead)]
+
+
+def _raises(panel: Panel) -> list[Text]:
+    return [
+        _line(
+            f"{raised['conversation_id']}  {raised['before']} → {raised['after']}  {format_age(str(raised['at']))}"
+            + (f"  {raised['reason']}" if raised["reason"] else "")
+        )
+        for raised in panel["last"][:MAX_RAISES]
+    ] or [_line(("no raises recorded by the service", QUIET))]
+
+
+def _throttles(panel: Panel) -> list[Text]:
+    if not panel["seen"]:
+        return [_line((f"no data of table {panel['table']}; no data does not mean healthy", WARNING))]
+    causes = ", ".join(f"{cause} {count:,.0f}" for cause, count in panel["causes"].items() if count)
+    count = f" {panel['total']:,.0f} in {len(panel['per_minute'])} minutes{f' ({causes})' if causes else ''}"
+    return [_line((sparkline(panel["per_minute"]), BAD if panel["total"] else GOOD), count)]
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Draw a bar for each value, scaled to the largest one. Only a zero has the lowest bar."""
+    peak = max(values, default=0.0)
+    return "".join(BARS[0] if value <= 0 else BARS[max(1, round(value / peak * 7))] for value in values)
+
+
+def _lease(panel: Panel) -> list[Text]:
+    if not panel["held"]:
+        return [_line(("free", GOOD))]
+    process = f"process {panel['pid']} on {panel['host']}"
+    return [_line((f"{process}: {panel['progress']}, heartbeat {format_age(panel['heartbeat'])}", WARNING))]
+
+
+_PANELS: Mapping[str, Callable[[Panel], list[Text]]] = {
+    "registry": _registry,
+    "drift": _drift,
+    "service": _service,
+    "raises": _raises,
+    "throttles": _throttles,
+    "lease": _lease,
+}

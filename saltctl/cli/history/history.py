@@ -9,11 +9,11 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.history.audit import audit
+from saltctl.cli.option import sort_key_bound
 from saltctl.cli.output import OutputFormat, columns_of, console, note, print_result, resolve_format, warn, write_json
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, counted
-from saltctl.cli.times import sort_key_bound
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.option import parse_time
 from saltctl.cli.output import columns_of, print_result, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.throttling import alarms
-from saltctl.cli.times import parse_time
 from saltctl.errors import ExitCode, SaltctlError, UsageError
 from saltctl.salting import is_conversation_id
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from saltctl.cli.health.doctor import nagios, pasteable, prometheus
+from saltctl.health.findings import Finding
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
@@ -172,3 +174,45 @@ def test_aws_clock(ahead: int, status: str, words: str, stub: AwsStub, saltctl: 
     stub.date = "not a date"
     (check,) = saltctl("doctor", "--only", "aws-clock", "-o", "json").json["checks"]
     assert check["status"] == "skip"
+
+
+@pytest.mark.parametrize("width", [20, 40, 78])
+def test_a_wrapped_command_is_the_same_command(width: int) -> None:
+    """At any width, the lines together are the words of the command."""
+    command = (
+        """redis-cli -u "$(echo "$URL" | sed 's|a b|c|')" CONFIG SET a-long-name value && saltctl rebuild 'x  y'"""
+    )
+    lines = pasteable(command, width)
+    joined = "\n".join(lines).replace("\\\n", "")
+    assert shlex.split(joined) == shlex.split(command)
+    assert width < 78 or max(map(len, lines)) <= width  # a word that is longer is not broken
+
+
+FINDINGS = [
+    Finding("ok", "fine", "", {"lag": 12.5}, "a"),
+    Finding("warn", "odd | \x1b[31m", "fix | it", {}, "b"),
+    Finding("skip", "unknown", "", {}, "c"),
+]
+
+
+def test_nagios_output_and_exit_codes() -> None:
+    """The first line has the status, and performance data after the only bar; control characters are escaped."""
+    first, second = nagios(FINDINGS)[1].splitlines()
+    assert first.startswith("SALTCTL WARNING - 3 checks: 1 ok, 1 warn, 0 fail, 1 skip (b) | failed=0 ")
+    assert first.endswith("lag=12.5")
+    assert "|" not in second
+    assert "\x1b" not in second
+    fails = [*FINDINGS, Finding("fail", "bad", "x", {}, "d")]
+    codes = [nagios(findings)[0] for findings in (FINDINGS[:1], FINDINGS, fails, FINDINGS[2:])]
+    assert codes == [0, 1, 2, 3]
+
+
+def test_prometheus_parses_the_metrics() -> None:
+    """The parser of prometheus-client reads a gauge for each check and status, and the measures."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    families = {f.name: f.samples for f in text_string_to_metric_families(prometheus(FINDINGS))}
+    states = {(s.labels["check"], s.labels["status"]): s.value for s in families["saltctl_doctor_check"]}
+    assert states["b", "warn"] == 1
+    assert sum(states.values()) == len(FINDINGS)
+    assert families["saltctl_doctor_lag"][0].value == 12.5

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from saltctl.cli.health.status_view import sparkline
+from saltctl.cli.health.status import sparkline
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
