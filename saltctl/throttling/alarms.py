@@ -62,20 +62,17 @@ def alarm_specs(options: AlarmOptions) -> list[AlarmSpec]:
     for arn in options.sns:
         if _SNS.fullmatch(arn) is None:
             raise UsageError(f"{arn!r} is not the ARN of an SNS topic", hint="aws sns list-topics")
-    keys = [MetricKey(metric, options.table) for metric in KEY_RANGE]
-    keys += [MetricKey("ThrottledRequests", options.table, operation=operation) for operation in OPERATIONS]
-    return [_spec(key, options) for key in keys]
-
-
-def _spec(key: MetricKey, options: AlarmOptions) -> AlarmSpec:
-    name = name_prefix(options.table) + "-".join(filter(None, (key.metric, key.operation)))
-    if key.operation is not None:
-        problem = f"DynamoDB throttles {key.operation} on table {key.table}."
-    else:
-        problem = f"Single partition keys of table {key.table} are throttled."
-    command = f"saltctl throttle scan --table {options.table}"
-    description = f"{problem} The hot partition service may be down. Run: {command}"
-    return AlarmSpec(name, key, options.threshold, PERIODS, options.sns, description)
+    table = options.table
+    problems = {MetricKey(name, table): f"Single partition keys of table {table} are throttled." for name in KEY_RANGE}
+    for operation in OPERATIONS:
+        key = MetricKey("ThrottledRequests", table, operation=operation)
+        problems[key] = f"DynamoDB throttles {operation} on table {table}."
+    specs = []
+    for key, problem in problems.items():
+        name = name_prefix(table) + "-".join(filter(None, (key.metric, key.operation)))
+        advice = f"The hot partition service may be down. Run: saltctl throttle scan --table {table}"
+        specs.append(AlarmSpec(name, key, options.threshold, PERIODS, options.sns, f"{problem} {advice}"))
+    return specs
 
 
 def plan_changes(store: MetricsStore, options: AlarmOptions) -> list[AlarmChange]:
@@ -96,17 +93,12 @@ def _action(spec: AlarmSpec, alarm: Alarm | None) -> Action:
     if alarm is None:
         return "create"
     if not alarm.owned:
-        raise RefusedError(
-            f"alarm {spec.name!r} exists without the tag of saltctl", hint="rename or delete it in CloudWatch"
-        )
-    same = (alarm.key, alarm.threshold, alarm.periods, sorted(alarm.actions), alarm.description) == (
-        spec.key,
-        spec.threshold,
-        spec.periods,
-        sorted(spec.actions),
-        spec.description,
+        hint = "rename or delete it in CloudWatch"
+        raise RefusedError(f"alarm {spec.name!r} exists without the tag of saltctl", hint=hint)
+    found, wanted = (
+        (one.key, one.threshold, one.periods, sorted(one.actions), one.description) for one in (alarm, spec)
     )
-    return "unchanged" if same else "update"
+    return "unchanged" if found == wanted else "update"
 
 
 def apply_changes(store: MetricsStore, changes: Sequence[AlarmChange]) -> None:

@@ -9,7 +9,7 @@ AWS documents the metrics:
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -102,43 +102,32 @@ class ThrottleAnalysis:
 def analyse(series: Sequence[MetricSeries], over: TimeRange, threshold: float) -> ThrottleAnalysis:
     """Add up the events of a range by cause, and find spikes.
 
-    Args:
-        series: from ``over.baseline_start`` to ``over.end``.
-        over: the range.
-        threshold: events in one period from which on the table counts as throttled.
+    The series begin at ``over.baseline_start``. A period with ``threshold`` events or more counts as throttled.
     """
     events = [one for one in series if one.key.metric not in TRAFFIC]
     inside = tuple(MetricSeries(one.key, tuple(p for p in one.points if p[0] >= over.start)) for one in events)
-    sums = {one.key: sum(value for _, value in one.points) for one in inside}
-    by_index: dict[str | None, dict[MetricKey, float]] = {None: {}}
-    for key, count in sums.items():
-        by_index.setdefault(key.index, {})[key] = count
-    totals = {index: _total(counts) for index, counts in by_index.items()}
+    whole: defaultdict[str | None, float] = defaultdict(int)
+    by_cause: defaultdict[tuple[str | None, str], float] = defaultdict(int)
+    for one in inside:
+        count = sum(value for _, value in one.points)
+        if cause := CAUSE_OF.get(one.key.metric):
+            by_cause[one.key.index, cause] += count
+        elif one.key.metric in TOTALS:
+            whole[one.key.index] += count
+    # Both sums count the same events. If one metric is late, the larger sum is closer to the truth.
+    indexes = dict.fromkeys(one.key.index for one in inside)
+    totals = {index: max(whole[index], sum(by_cause[index, cause] for cause in CAUSES)) for index in indexes}
     return ThrottleAnalysis(
         over,
         inside,
         sum(totals.values()),
-        _by_cause(sums),
-        _by_cause(by_index[None]),
+        {cause: float(sum(by_cause[index, cause] for index in indexes)) for cause in CAUSES},
+        {cause: float(by_cause[None, cause]) for cause in CAUSES},
         {index: total for index, total in totals.items() if index is not None and total},
         tuple(spike for one in events for spike in _spikes(one, over, threshold)),
         any(value >= threshold for one in inside for _, value in one.points if value > 0),
         any(one.points for one in series),
     )
-
-
-def _by_cause(counts: Mapping[MetricKey, float]) -> dict[str, float]:
-    causes = dict.fromkeys(CAUSES, 0.0)
-    for key, count in counts.items():
-        if cause := CAUSE_OF.get(key.metric):
-            causes[cause] += count
-    return causes
-
-
-def _total(counts: Mapping[MetricKey, float]) -> float:
-    # Both sums count the same events. If one metric is late, the larger sum is closer to the truth.
-    whole = sum(count for key, count in counts.items() if key.metric in TOTALS)
-    return max(whole, sum(count for key, count in counts.items() if key.metric in CAUSE_OF))
 
 
 def _spikes(series: MetricSeries, over: TimeRange, threshold: float) -> list[Spike]:

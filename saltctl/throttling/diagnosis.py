@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ from saltctl.salting import split_partition_key
 from saltctl.stores.contracts import Contributors
 from saltctl.throttling.analysis import ThrottleAnalysis
 
+MaxNLookup = Callable[[Sequence[str]], Mapping[str, int | None]]
 Verdict = Literal["quiet", "hot-partition", "hot-partition-service-down", "capacity", "index", "no-data"]
 _CAPACITY_CAUSES = {
     "provisioned": "the provisioned capacity is used up",
@@ -92,10 +93,17 @@ def _causes(
     if not (key_range or capacity or indexes) and keys:
         key_range = found.total  # the metric of the cause is late or not published, but single keys stand out
     causes = []
+    describe = f"aws dynamodb describe-table --table-name {shlex.quote(table)}"
     if capacity or not (key_range or indexes):
-        causes.append((capacity, _capacity(found, table)))
+        counts = {reason: found.table_causes[cause] for cause, reason in _CAPACITY_CAUSES.items()}
+        reasons = [f"{events:,.0f} events: {reason}" for reason, events in counts.items() if events]
+        unpublished = "the cause is not published: requests were throttled, but no metric names the limit"
+        reasons = [*(reasons or [unpublished]), "raising N does not help against this"]
+        causes.append((capacity, Diagnosis("capacity", tuple(reasons), (describe, "aws dynamodb describe-limits"))))
     if indexes:
-        causes.append((indexes, _indexes(found, table)))
+        reasons = [f"{events:,.0f} events: index {name!r} is throttled" for name, events in found.index_events.items()]
+        reasons.append("do not raise N for this: an index has its own partition keys")
+        causes.append((indexes, Diagnosis("index", tuple(reasons), (describe,))))
     if key_range:
         causes.append((key_range, _hot_partition(key_range, service, keys)))
     return causes
@@ -131,35 +139,14 @@ def _key_reason(key: HotKey) -> str:
     return f"{key.conversation_id!r} is throttled with max_n {key.max_n}: N is too low"
 
 
-def _capacity(found: ThrottleAnalysis, table: str) -> Diagnosis:
-    reasons = [
-        f"{found.table_causes[cause]:,.0f} events: {reason}"
-        for cause, reason in _CAPACITY_CAUSES.items()
-        if found.table_causes[cause]
-    ]
-    if not reasons:
-        reasons.append("the cause is not published: requests were throttled, but no metric names the limit")
-    reasons.append("raising N does not help against this")
-    return Diagnosis("capacity", tuple(reasons), (_describe(table), "aws dynamodb describe-limits"))
-
-
-def _indexes(found: ThrottleAnalysis, table: str) -> Diagnosis:
-    reasons = [f"{events:,.0f} events: index {name!r} is throttled" for name, events in found.index_events.items()]
-    reasons.append("do not raise N for this: an index has its own partition keys")
-    return Diagnosis("index", tuple(reasons), (_describe(table),))
-
-
-def _describe(table: str) -> str:
-    return f"aws dynamodb describe-table --table-name {shlex.quote(table)}"
-
-
-def hot_keys(insights: Contributors) -> list[HotKey]:
-    """Group throttled partition keys by conversation, most events first. ``max_n`` is not known here."""
+def hot_keys(insights: Contributors, max_n: MaxNLookup) -> tuple[HotKey, ...]:
+    """Group throttled partition keys by conversation, most events first."""
     parts_of: dict[str, list[tuple[float, str]]] = {}
     for key, events in insights.keys:
         parts_of.setdefault(split_partition_key(key)[0], []).append((events, key))
+    known = max_n(list(parts_of)) if parts_of else {}
     keys = [
-        HotKey(conversation_id, max(parts)[1], sum(events for events, _ in parts), len(parts))
-        for conversation_id, parts in parts_of.items()
+        HotKey(name, max(parts)[1], sum(events for events, _ in parts), len(parts), known.get(name))
+        for name, parts in parts_of.items()
     ]
-    return sorted(keys, key=lambda key: (-key.throttles, key.conversation_id))
+    return tuple(sorted(keys, key=lambda key: (-key.throttles, key.conversation_id)))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from saltctl.errors import ConfigurationError, SaltctlError
 from saltctl.stores.contracts import Contributors, MetricKey, MetricSeries, MetricsStore
-from saltctl.throttling.analysis import CAUSES, Spike, ThrottleAnalysis, analyse, metric_keys
-from saltctl.throttling.diagnosis import Diagnosis, HotKey, ServiceStatus, diagnose, hot_keys
+from saltctl.throttling.analysis import CAUSES, ThrottleAnalysis, analyse, metric_keys
+from saltctl.throttling.diagnosis import Diagnosis, HotKey, MaxNLookup, ServiceStatus, diagnose, hot_keys
 from saltctl.throttling.time_range import TimeRange, time_range
 from saltctl.times import iso_utc
-
-NO_INSIGHTS = Contributors("disabled", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,36 +37,29 @@ class ScanResult:
     failure: SaltctlError | None
 
 
-MaxNLookup = Callable[[Sequence[str]], Mapping[str, int | None]]
-
-
 def scan_table(store: MetricsStore, options: ScanOptions, service: ServiceStatus, max_n: MaxNLookup) -> ScanResult:
     """Scan a table. A source that fails becomes a note, a reason or the failure.
 
-    Args:
-        store: CloudWatch.
-        options: table, range and threshold.
-        service: state of the hot partition service.
-        max_n: returns the max_n of conversations, None if it is unknown; does not raise.
+    ``max_n`` returns the max_n of conversations, None if it is unknown; it must not raise.
 
     Raises:
         ConfigurationError: the table does not exist.
     """
     notes: list[str] = []
     table, over = options.table, options.time_range
+    insights = Contributors("disabled", ())
     try:
-        series = _read(store, table, _indexes(store, table, notes), over)
+        found = _analyse(store, table, _indexes(store, table, notes), over, options.threshold)
     except ConfigurationError:
         raise
     except SaltctlError as exc:
-        return ScanResult(
-            options, None, (), NO_INSIGHTS, service, _diagnose_without_metrics(exc, service), tuple(notes), exc
-        )
-    found = analyse(series, over, options.threshold)
-    insights = store.contributors(table, over.start, over.end) if found.throttled else NO_INSIGHTS
-    if found.throttled and (note := _insights_note(insights, table)):
-        notes.append(note)
-    keys = _hot_keys(insights, max_n)
+        diagnosis = _diagnose_without_metrics(exc, service)
+        return ScanResult(options, None, (), insights, service, diagnosis, tuple(notes), exc)
+    if found.throttled:
+        insights = store.contributors(table, over.start, over.end)
+        if note := _insights_note(insights, table):
+            notes.append(note)
+    keys = hot_keys(insights, max_n)
     diagnosis = diagnose(found, service, keys, table)
     return ScanResult(options, found, keys, insights, service, diagnosis, tuple(notes), None)
 
@@ -81,11 +72,14 @@ def scan_recent(store: MetricsStore, table: str, now: float, minutes: int = 15) 
         AccessDeniedError, AwsUnavailableError: CloudWatch cannot be read.
     """
     over = time_range(now - 60 * minutes, now, 60, now)
-    return analyse(_read(store, table, store.describe(table).indexes, over), over, 1.0)
+    return _analyse(store, table, store.describe(table).indexes, over, 1.0)
 
 
-def _read(store: MetricsStore, table: str, indexes: Sequence[str], over: TimeRange) -> list[MetricSeries]:
-    return store.read(metric_keys(table, indexes), over.baseline_start, over.end, over.period_s)
+def _analyse(
+    store: MetricsStore, table: str, indexes: Sequence[str], over: TimeRange, threshold: float
+) -> ThrottleAnalysis:
+    series = store.read(metric_keys(table, indexes), over.baseline_start, over.end, over.period_s)
+    return analyse(series, over, threshold)
 
 
 def _indexes(store: MetricsStore, table: str, notes: list[str]) -> tuple[str, ...]:
@@ -113,20 +107,11 @@ def _diagnose_without_metrics(exc: SaltctlError, service: ServiceStatus) -> Diag
 
 def _insights_note(insights: Contributors, table: str) -> str:
     if insights.status == "disabled":
-        return (
-            "Contributor Insights is off, so the hot keys are unknown; to switch it on: "
-            f"aws dynamodb update-contributor-insights --table-name {table} "
-            "--contributor-insights-action ENABLE"
-        )
+        command = f"aws dynamodb update-contributor-insights --table-name {table} --contributor-insights-action ENABLE"
+        return f"Contributor Insights is off, so the hot keys are unknown; to switch it on: {command}"
     if insights.status == "unsupported":
         return "this endpoint has no Contributor Insights, so the hot keys are unknown"
     return f"cannot read Contributor Insights: {insights.why}" if insights.status == "failed" else ""
-
-
-def _hot_keys(insights: Contributors, max_n: MaxNLookup) -> tuple[HotKey, ...]:
-    keys = hot_keys(insights)
-    known = max_n([key.conversation_id for key in keys]) if keys else {}
-    return tuple(replace(key, max_n=known.get(key.conversation_id)) for key in keys)
 
 
 def as_record(result: ScanResult) -> dict[str, Any]:
@@ -142,7 +127,10 @@ def as_record(result: ScanResult) -> dict[str, Any]:
         "causes": dict.fromkeys(CAUSES) if found is None else dict(found.causes),
         "indexes": {} if found is None else dict(found.index_events),
         "series": [] if found is None else [_series_record(one) for one in found.series if one.points],
-        "spikes": [] if found is None else [_spike_record(spike) for spike in found.spikes],
+        "spikes": [
+            {**_key_record(spike.key), "at": _iso(spike.at), "events": spike.events, "usual": spike.typical}
+            for spike in (() if found is None else found.spikes)
+        ],
         "keys": [asdict(key) for key in result.keys],
         "insights": result.insights.status,
         "service": {"verdict": result.service.verdict, "lag": result.service.lag, "alive": result.service.alive},
@@ -161,10 +149,6 @@ def _series_record(series: MetricSeries) -> dict[str, Any]:
         "peak_at": _iso(at),
         "points": [[_iso(at), value] for at, value in series.points],
     }
-
-
-def _spike_record(spike: Spike) -> dict[str, Any]:
-    return {**_key_record(spike.key), "at": _iso(spike.at), "events": spike.events, "usual": spike.typical}
 
 
 def _key_record(key: MetricKey) -> dict[str, str | None]:

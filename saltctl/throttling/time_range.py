@@ -33,13 +33,9 @@ class TimeRange:
 
 
 def time_range(since: float, until: float, period_s: int | None, now: float) -> TimeRange:
-    """Widen a range to whole periods.
+    """Widen a range to whole periods. Times are in seconds since the epoch.
 
-    Args:
-        since: the start, in seconds since the epoch.
-        until: the end, in seconds since the epoch.
-        period_s: seconds; None chooses the finest period that CloudWatch keeps, at most 1,440 points in the range.
-        now: seconds since the epoch.
+    A ``period_s`` of None chooses the finest period that CloudWatch keeps, at most 1,440 points in the range.
 
     Raises:
         UsageError: the range is in the future, empty or too old, or CloudWatch has no data of this period.

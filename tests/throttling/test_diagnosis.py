@@ -132,11 +132,11 @@ def test_below_the_threshold_is_quiet_with_the_count() -> None:
 def test_salted_keys_are_grouped_by_conversation() -> None:
     """Salts and base partition are one conversation; a '#' not followed by a number is part of the id."""
     insights = Contributors("enabled", (("a#1", 10.0), ("b", 15.0), ("a", 2.0), ("a#0", 8.0), ("odd#x", 1.0)))
-    assert hot_keys(insights) == [
+    assert hot_keys(insights, lambda _: {"b": 4}) == (
         HotKey("a", "a#1", 20.0, 3),
-        HotKey("b", "b", 15.0, 1),
+        HotKey("b", "b", 15.0, 1, 4),
         HotKey("odd#x", "odd#x", 1.0, 1),
-    ]
+    )
 
 
 def test_a_hostile_key_is_quoted_in_commands() -> None:
