@@ -1,7 +1,8 @@
-"""The command tree: the root's options, and the modules of the commands by name."""
+"""The command tree: the root's options, the modules of the commands by name, and two commands about saltctl itself."""
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cache
 from importlib import import_module
@@ -11,7 +12,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from saltctl import __version__
-from saltctl.cli.session import Session
+from saltctl.cli import option
+from saltctl.cli.output import columns_of, print_result
+from saltctl.cli.session import Session, session_of
 
 HELP = """Operate the salted partitions of a chat service.
 
@@ -35,12 +38,12 @@ COMMANDS = {
     "doctor": "health.doctor",
     "local": "local.local",
     "drill": "local.drill",
-    "config": "config",
+    "config": "app",
     "completion": "app",
 }
 """The commands and groups in the order of the help, each with its module in saltctl.cli.
 
-The module of a group has a Typer application ``group``, that of a command a function with the name of the command.
+The command is an attribute of its module: a function of its name, or a Typer application ``group``.
 """
 
 
@@ -65,10 +68,10 @@ def build(*, only: str | None = None, completion: bool = False) -> Any:
     app.callback()(_root)
     for name in COMMANDS if only is None else (only,) if only in COMMANDS else ():
         module = import_module(f"saltctl.cli.{COMMANDS[name]}")
-        if hasattr(module, "group"):
-            app.add_typer(module.group, name=name)
-        else:
+        if hasattr(module, name):
             app.command(name)(getattr(module, name))
+        else:
+            app.add_typer(module.group, name=name)
     return typer.main.get_command(app)
 
 
@@ -93,16 +96,8 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    flags = {
-        "redis_url": redis_url,
-        "backup_table": backup_table,
-        "messages_table": messages_table,
-        "key_prefix": key_prefix,
-    }
-    context.obj = Session(flags, name, config_file)
-
-
-# ``saltctl completion``.
+    tables = {"backup_table": backup_table, "messages_table": messages_table}
+    context.obj = Session({"redis_url": redis_url, **tables, "key_prefix": key_prefix}, name, config_file)
 
 
 def completion(
@@ -120,3 +115,33 @@ def completion(
     # zsh accepts a script as a completion only if its very first line says so.
     script = get_completion_script(prog_name="saltctl", complete_var="_SALTCTL_COMPLETE", shell=shell)
     sys.stdout.write(script.strip() + "\n")
+
+
+group = typer.Typer(help="Show the current settings and where they come from.", no_args_is_help=True)
+
+
+@group.command("show")
+def show(context: typer.Context, output: option.Output = None) -> None:
+    """Show every setting with its value and its origin; passwords are masked.
+
+    \b
+    Examples:
+      saltctl config show
+      saltctl config show -o json
+    """
+    columns = columns_of("name value origin", name="setting")
+    print_result(session_of(context).settings.describe(), output, columns=columns)
+
+
+@group.command("path")
+def path(context: typer.Context, output: option.Output = None) -> None:
+    """Show the path of the configuration file, and whether it exists.
+
+    \b
+    Examples:
+      saltctl config path
+    """
+    from saltctl.settings import config_path
+
+    found = config_path(os.environ, session_of(context).config)
+    print_result({"path": str(found), "exists": found.exists()}, output, columns=columns_of("path exists"))

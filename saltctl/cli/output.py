@@ -11,7 +11,6 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from saltctl.cli.text import printable, printable_json, tsv_field
@@ -21,22 +20,13 @@ if TYPE_CHECKING:
 
 UNKNOWN = "—"
 Record = Mapping[str, Any]
-
-
-class OutputFormat(StrEnum):
-    """The formats of ``--output``."""
-
-    table = "table"
-    json = "json"
-    jsonl = "jsonl"
-    tsv = "tsv"
+OutputFormat = Literal["table", "json", "jsonl", "tsv"]
+"""The formats of ``--output``."""
 
 
 def resolve_format(chosen: OutputFormat | None) -> OutputFormat:
     """Return the chosen format; by default a table on a terminal and TSV in a pipe."""
-    if chosen is not None:
-        return chosen
-    return OutputFormat.table if sys.stdout.isatty() else OutputFormat.tsv
+    return chosen or ("table" if sys.stdout.isatty() else "tsv")
 
 
 _HEADINGS = {
@@ -123,12 +113,12 @@ def print_result(
     """
     form = resolve_format(chosen)
     records = [data] if isinstance(data, Mapping) else list(data)
-    if form is OutputFormat.json:
+    if form == "json":
         write_json(data)
-    elif form is OutputFormat.jsonl:
+    elif form == "jsonl":
         for record in records:
             write_json_line(record)
-    elif form is OutputFormat.tsv:
+    elif form == "tsv":
         keys = [column.key for column in columns]
         sys.stdout.write("\t".join(keys) + "\n")
         for record in records:

@@ -55,12 +55,12 @@ def test_each_format_has_the_same_records(capsys: pytest.CaptureFixture[str]) ->
         print_result(RECORDS, chosen, columns=COLUMNS)
         return capsys.readouterr().out
 
-    assert json.loads(printed(OutputFormat.json)) == RECORDS
-    assert [json.loads(line) for line in printed(OutputFormat.jsonl).splitlines()] == RECORDS
-    assert printed(OutputFormat.tsv) == (
+    assert json.loads(printed("json")) == RECORDS
+    assert [json.loads(line) for line in printed("jsonl").splitlines()] == RECORDS
+    assert printed("tsv") == (
         "conversation_id\tmax_n\tin_sync\tconsumed_rcu\terror\na\t1024\ttrue\t0.5\t\nb\\tb\t\tfalse\t12.0\t\\x1b\n"
     )
-    header, _, first, second = printed(OutputFormat.table).splitlines()
+    header, _, first, second = printed("table").splitlines()
     assert header.split() == ["conversation", "max_n", "in", "sync", "consumed", "RCU", "why"]
     assert first.split() == ["a", "1,024", "yes", "0.5", "—"]
     assert second.split() == ["b\\tb", "—", "no", "12", "\\x1b"]
@@ -68,8 +68,8 @@ def test_each_format_has_the_same_records(capsys: pytest.CaptureFixture[str]) ->
 
 def test_an_empty_list_is_a_note_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     """A table without rows is a line on stderr; TSV has its header, JSON an empty list."""
-    print_result([], OutputFormat.table, columns=COLUMNS, empty="no entries")
+    print_result([], "table", columns=COLUMNS, empty="no entries")
     assert capsys.readouterr() == ("", "no entries\n")
-    print_result([], OutputFormat.json, columns=COLUMNS)
-    print_result([], OutputFormat.tsv, columns=columns_of("a b"))
+    print_result([], "json", columns=COLUMNS)
+    print_result([], "tsv", columns=columns_of("a b"))
     assert capsys.readouterr().out == "[]\na\tb\n"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import OutputFormat, Record, columns_of, fields_and_tables, print_result, resolve_format
+from saltctl.cli.output import Record, columns_of, fields_and_tables, print_result, resolve_format
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import stop_on_signals
 from saltctl.cli.text import format_age
@@ -170,7 +170,7 @@ def emit_file(
     from saltctl.deployment import KINDS
 
     content = KINDS[kind](session_of(context).settings)
-    if output is not None and resolve_format(output) in (OutputFormat.json, OutputFormat.jsonl):
+    if output is not None and resolve_format(output) in ("json", "jsonl"):
         print_result({"kind": kind, "text": content}, output, columns=())
     else:
         sys.stdout.write(content)

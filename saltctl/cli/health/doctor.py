@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import OutputFormat, columns_of, print_result, resolve_format
+from saltctl.cli.output import columns_of, print_result, resolve_format
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.text import counted, printable
 from saltctl.errors import ConfigurationError, ExitCode, UsageError
@@ -70,7 +70,7 @@ def doctor(
     else:
         rows = [{"name": f.check, "status": f.status, "detail": f.detail, "fix": f.fix or None} for f in findings]
         chosen = resolve_format(output)
-        if chosen in (OutputFormat.jsonl, OutputFormat.tsv):
+        if chosen in ("jsonl", "tsv"):
             print_result(rows, chosen, columns=COLUMNS)
         else:
             document = {"ok": not failed, "checks": rows}

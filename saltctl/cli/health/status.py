@@ -73,12 +73,12 @@ def status(
 def _watch(facts: Facts, interval: float, chosen: OutputFormat) -> None:
     from saltctl.health.status import read_status
 
-    if chosen is OutputFormat.jsonl:
+    if chosen == "jsonl":
         while True:
             write_json_line(read_status(facts.refreshed()))
             sys.stdout.flush()
             time.sleep(interval)
-    if chosen is not OutputFormat.table or not sys.stdout.isatty():
+    if chosen != "table" or not sys.stdout.isatty():
         raise UsageError("--watch needs a terminal or -o jsonl", hint="saltctl status --watch 2s -o jsonl")
     from rich.live import Live
 

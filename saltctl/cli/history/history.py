@@ -10,7 +10,7 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.history.audit import audit
 from saltctl.cli.option import sort_key_bound
-from saltctl.cli.output import OutputFormat, columns_of, console, note, print_result, resolve_format, warn, write_json
+from saltctl.cli.output import columns_of, console, note, print_result, resolve_format, warn, write_json
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, counted
@@ -80,7 +80,7 @@ def read(
         pages = history.pages(conversation, options) if all_ else [history.page(conversation, options)]
         _write(pages, writer, resume)
     summary = writer.finish()
-    if writer.cursor and form is OutputFormat.table:
+    if writer.cursor and form == "table":
         note(f"more: {resume} {writer.cursor}")
     if not summary["complete"]:
         missing = [shard["partition_key"] for shard in summary["shards"] if shard["error"]]
@@ -135,12 +135,12 @@ def find(
     form = resolve_format(output)
     if found.message is None:
         note(f"not found on {', '.join(found.partition_keys)}; {counted(found.items_read, 'item')} read")
-        if form is OutputFormat.json:
+        if form == "json":
             write_json(None)
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
-    if form in (OutputFormat.json, OutputFormat.jsonl):
+    if form in ("json", "jsonl"):
         print_result(found.message.attributes, form, columns=())
-    elif form is OutputFormat.tsv:
+    elif form == "tsv":
         print_result([record_of(found.message)], form, columns=MESSAGE_COLUMNS)
     else:
         print_chat(console(), [found.message])

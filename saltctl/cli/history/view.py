@@ -72,28 +72,28 @@ class PageWriter:
 
     def add(self, page: Page) -> None:
         """Print a page."""
-        if not self._summary and self._form is OutputFormat.json:
+        if not self._summary and self._form == "json":
             name = printable_json(to_json(page.conversation_id))
             sys.stdout.write(f'{{\n  "conversation_id": {name},\n  "messages": [')
-        elif not self._summary and self._form is OutputFormat.tsv:
+        elif not self._summary and self._form == "tsv":
             sys.stdout.write("\t".join(_MESSAGE_KEYS) + "\n")
         for message in page.messages:
             self._write(message)
             self._messages += 1
-        if self._form is OutputFormat.table:
+        if self._form == "table":
             self._day = print_chat(console(), page.messages, self._day)
         self._add_to_summary(page)
 
     def finish(self) -> dict[str, Any]:
         """Print the end of the output; return the summary, with all keys of the JSON but the messages."""
         summary = self._summary
-        if self._form is OutputFormat.json:
+        if self._form == "json":
             sys.stdout.write("\n  ]" if self._messages else "]")
             for key, value in summary.items():
                 if key != "conversation_id":
                     sys.stdout.write(f",\n  {to_json(key)}: {printable_json(to_json(value, indent=2, depth=1))}")
             sys.stdout.write("\n}\n")
-        if self._form is OutputFormat.table and self._messages:
+        if self._form == "table" and self._messages:
             self._print_summary()
         if not self._messages:
             keys = list(self._shards)
@@ -103,12 +103,12 @@ class PageWriter:
 
     def _write(self, message: Message) -> None:
         match self._form:
-            case OutputFormat.json:
+            case "json":
                 document = printable_json(to_json(message.attributes, indent=2, depth=2))
                 sys.stdout.write(f"{',' if self._messages else ''}\n    {document}")
-            case OutputFormat.jsonl:
+            case "jsonl":
                 write_json_line(message.attributes)
-            case OutputFormat.tsv:
+            case "tsv":
                 write_tsv_line(record_of(message), _MESSAGE_KEYS)
 
     def _add_to_summary(self, page: Page) -> None:
@@ -227,7 +227,7 @@ def print_plan(plan: ReadPlan, form: OutputFormat) -> None:
         }
         for request in plan.requests
     ]
-    if form is OutputFormat.json:
+    if form == "json":
         head = {"conversation_id": lookup.conversation_id, "max_n": lookup.max_n, "source": lookup.source}
         write_json(head | {"requests": requests})
         return
@@ -236,7 +236,7 @@ def print_plan(plan: ReadPlan, form: OutputFormat) -> None:
         "only a partition that runs dry before the page is full is queried again"
     )
     columns = REQUEST_COLUMNS
-    if form is OutputFormat.table and plan.requests:
+    if form == "table" and plan.requests:
         # The bounds are long, and the same in all requests.
         columns = tuple(column for column in columns if column.key not in ("from", "to"))
         first = plan.requests[0]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import OutputFormat, columns_of, console, print_result, resolve_format
+from saltctl.cli.output import columns_of, console, print_result, resolve_format
 from saltctl.cli.text import printable
 from saltctl.errors import ExitCode, UsageError
 
@@ -40,7 +40,7 @@ def drill(
     unknown = [name for name in names or () if name not in DRILLS]
     if unknown:
         raise UsageError(f"unknown drill {unknown[0]!r}", hint="saltctl drill --list")
-    people = resolve_format(output) is OutputFormat.table
+    people = resolve_format(output) == "table"
     scenarios = [_run(name, people=people) for name in dict.fromkeys(names or DRILLS)]
     passed = all(scenario["passed"] for scenario in scenarios)
     print_result(

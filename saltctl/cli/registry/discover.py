@@ -83,7 +83,7 @@ def _scan(session: Session, *, segments: int, eventual: bool) -> Discovery:
 
 
 def _report(found: Discovery, output: OutputFormat | None, *, applied: bool) -> None:
-    if resolve_format(output) is OutputFormat.json:
+    if resolve_format(output) == "json":
         raised = len(found.behind) if applied else 0
         write_json(asdict(found) | {"behind": len(found.behind), "raised": raised, "dry_run": not applied})
     else:

@@ -109,6 +109,6 @@ def _open(context: typer.Context, table: str | None) -> tuple[Session, CloudWatc
 
 def _print(records: list[dict[str, Any]], output: OutputFormat | None) -> None:
     columns = COLUMNS
-    if resolve_format(output) is OutputFormat.table:
+    if resolve_format(output) == "table":
         columns = tuple(column for column in HUMAN_COLUMNS if any(record[column.key] for record in records))
     print_result(records, output, columns=columns, empty="saltctl has created no alarms for this table")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from saltctl.cli.history.view import PageWriter
-from saltctl.cli.output import OutputFormat
 from saltctl.history.history import History
 from saltctl.history.models import ReadOptions
 from saltctl.salting import split_partition_key
@@ -51,7 +50,7 @@ def peak(messages: int, path: Path) -> int:
     """The peak of memory while a history of so many messages is written as JSONL."""
     with History(FixedLookups({"c": N}), Endless(messages), concurrency=4) as history, path.open("w") as out:
         tracemalloc.start()
-        writer = PageWriter(OutputFormat.jsonl, oldest_first=True)
+        writer = PageWriter("jsonl", oldest_first=True)
         with redirect_stdout(out):
             for page in history.pages("c", ReadOptions(oldest_first=True)):
                 writer.add(page)
