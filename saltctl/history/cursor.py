@@ -60,12 +60,7 @@ def encode(cursor: Cursor, conversation_id: str) -> str:
 
 
 def decode(text: str, conversation_id: str, sort_type: str) -> Cursor:
-    """Return the cursor of a string.
-
-    Args:
-        text: a result of :func:`encode`.
-        conversation_id: the conversation to read.
-        sort_type: ``S`` or ``N``, the type of the table's sort key.
+    """Return the cursor of a string. ``sort_type`` is the type of the table's sort key: ``S`` or ``N``.
 
     Raises:
         InvalidCursorError: the cursor is damaged, invented, or belongs to another conversation or table.
@@ -78,9 +73,8 @@ def decode(text: str, conversation_id: str, sort_type: str) -> Cursor:
         if digest != _digest(payload) or urlsafe_b64encode(data).decode().rstrip("=") != text:
             raise ValueError
         version, binding, kind, key, salt, spread, distance = json.loads(payload)
-        if version != _VERSION or not isinstance(key, str) or type(salt) is not int or type(spread) is not int:
-            raise ValueError
-        if type(distance) is not float or not 0 <= distance < math.inf:
+        types = [type(part) for part in (key, salt, spread, distance)]
+        if version != _VERSION or types != [str, int, int, float] or not 0 <= distance < math.inf:
             raise ValueError
         key.encode()  # JSON can express half of a surrogate pair, which no sort key contains
         position = Position(Decimal(key) if kind == "N" else key, salt)

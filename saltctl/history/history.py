@@ -28,11 +28,11 @@ from saltctl.history.models import (
     FindOptions,
     Found,
     Message,
-    MessageIdRule,
     Page,
     PutResult,
     ReadOptions,
     ReadPlan,
+    message_id_of,
 )
 from saltctl.history.page_estimate import average_distance
 from saltctl.history.scatter_gather import PageRequest, PageRows, ScatterGather, plan
@@ -46,11 +46,8 @@ CONCURRENCY = 72
 """Requests in progress at once, over all callers of one History: as many as the client keeps connections. A page of 64
 salts has 65 partitions; if one of them had to wait for its turn, the page would take twice as long."""
 MAX_LIMIT = 10_000
-FIRST_PAGE = 100
-LARGEST_PAGE = 1000
-_PAGE_BYTES = 4 << 20
-"""The memory that a page may take when a whole history is read, for messages of any size."""
-_RCU_BYTES = 4096
+_PAGE_RCU = 1024
+"""Read units of a page when a whole history is read: 4 MB of memory, for messages of any size."""
 _LAST_ROWS = 12
 """The last rows of a page show under which N the next ones were written: the chance that twelve rows miss the upper
 half of the salts is 1 in 4,096."""
@@ -81,13 +78,14 @@ class History:
     message_id_from: InitVar[str] = "sort_key"
     page_timeout: float = 10.0
     concurrency: int = CONCURRENCY
-    first_page: int = FIRST_PAGE
-    largest_page: int = LARGEST_PAGE
+    first_page: int = 100
+    largest_page: int = 1000
     clock: Callable[[], float] = time.monotonic
     _owned_registry: Registry | None = field(default=None, init=False)
 
     def __post_init__(self, message_id_from: str) -> None:
-        self.message_ids = MessageIdRule.from_setting(message_id_from)
+        self.id_attribute = message_id_from.partition("attribute:")[2] or None
+        """The attribute that holds message ids; None if the sort key does."""
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> History:
@@ -125,11 +123,9 @@ class History:
             self._owned_registry.close()
 
     def __enter__(self) -> Self:
-        """Return itself; the end of the block closes it."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
         self.close()
 
     # Writing.
@@ -157,10 +153,10 @@ class History:
         row = {name: tagged(value) for name, value in attributes.items()}
         if taken := {keys.partition_key, keys.sort_key} & row.keys():
             raise UsageError(f"{min(taken)!r} is a key of the table, not an attribute", hint="leave it out")
-        message_id = self.message_ids.id_of({**row, keys.sort_key: tagged(key)}, keys)
+        message_id = message_id_of({**row, keys.sort_key: tagged(key)}, keys, self.id_attribute)
         if not message_id:
             raise UsageError(
-                f"the message has no id in {self.message_ids.attribute or keys.sort_key!r}",
+                f"the message has no id in {self.id_attribute or keys.sort_key!r}",
                 hint="set message_id_from (SALTCTL_MESSAGE_ID_FROM) to the attribute that holds ids",
             )
         # write_n, not max_n: readers look before writers leap.
@@ -168,7 +164,7 @@ class History:
         if self.store.put(partition, key, row):
             return PutResult(True, partition, message_id)
         held = self.store.get(partition, key)
-        if held is not None and self.message_ids.id_of(held, keys) != message_id:
+        if held is not None and message_id_of(held, keys, self.id_attribute) != message_id:
             raise SortKeyTakenError(
                 f"another message has the sort key {key} in {partition!r}: nothing was written",
                 hint="a sort key must be unique in its conversation, such as timestamp#message_id",
@@ -205,20 +201,16 @@ class History:
 
         Every page looks up the conversation again, so it sees a raise between two pages.
         """
-        limit = self.first_page
-        while True:
-            page = self.page(conversation_id, replace(options, limit=limit))
+        options = replace(options, limit=self.first_page)
+        while (page := self.page(conversation_id, options)).next_cursor is not None:
             yield page
-            if page.next_cursor is None:
-                return
-            if options.oldest_first:
-                options = replace(options, after=page.next_cursor)
-            else:
-                options = replace(options, before=page.next_cursor)
             limit = self.first_page
             units = sum(shard.consumed_rcu for shard in page.shards) * (1 if options.consistent else 2)
             if units and page.items_read:  # judge by the size of the messages that were read
-                limit = int(min(max(_PAGE_BYTES * page.items_read / (units * _RCU_BYTES), 10), self.largest_page))
+                limit = int(min(max(_PAGE_RCU * page.items_read / units, 10), self.largest_page))
+            turn: dict[str, Any] = {"after" if options.oldest_first else "before": page.next_cursor}
+            options = replace(options, limit=limit, **turn)
+        yield page
 
     def messages(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> Iterator[Message]:
         """Yield every message of a history, in order, in flat memory. Raises as :meth:`page`.
@@ -243,7 +235,7 @@ class History:
         """
         options = options or FindOptions()
         search = MessageSearch(
-            self.store, self.pool, self.message_ids, message_id, timeout=options.timeout, clock=self.clock
+            self.store, self.pool, message_id, self.id_attribute, timeout=options.timeout, clock=self.clock
         )
         keys = find_set(conversation_id, message_id, self.registry.lookup(conversation_id).max_n)
         if options.sort_key is not None:
@@ -260,7 +252,7 @@ class History:
             conversation_id,
             attributes[keys.partition_key],
             attributes[keys.sort_key],
-            self.message_ids.id_of(item, keys),
+            message_id_of(item, keys, self.id_attribute),
             attributes,
         )
 
@@ -295,7 +287,6 @@ class History:
         upper = before.position if before else None
         if until is not None and (upper is None or until <= upper.sort_key):
             upper = Position(until, BASE)  # before every partition's row of that sort key: the bound is exclusive
-        start = after if options.oldest_first else before
         query = PartitionQuery(
             conversation_id,
             descending=not options.oldest_first,
@@ -308,10 +299,9 @@ class History:
             lookup,
             query,
             options.limit,
-            spread=min(start.spread, lookup.max_n) if start else (1 if options.oldest_first else lookup.max_n),
             after=lower,
             before=upper,
-            start=start,
+            start=after if options.oldest_first else before,
         )
 
     def _make_page(self, request: PageRequest, found: PageRows, started: float) -> Page:

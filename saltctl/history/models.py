@@ -10,7 +10,6 @@ from saltctl.registry.registry import Lookup
 from saltctl.stores.contracts import Filter, Item, PartitionQuery, SortKey, TableKeys
 
 FIND_TIMEOUT = 60.0
-_ATTRIBUTE = "attribute:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,28 +134,15 @@ class Found:
     consumed_rcu: float
 
 
-@dataclass(frozen=True, slots=True)
-class MessageIdRule:
-    """The setting ``message_id_from``: how to read the id of a message, which decides its salt, from its row.
+def message_id_of(item: Item, keys: TableKeys, attribute: str | None) -> str | None:
+    """Return the message id of a row, which decides its salt; None if it has none.
 
-    ``attribute`` is None if the sort key holds the id.
+    It is the value of the attribute. If that is None, it is the part of the sort key after the first ``#``, or all of
+    the sort key if there is no ``#``.
     """
-
-    attribute: str | None
-
-    @classmethod
-    def from_setting(cls, setting: str) -> MessageIdRule:
-        """Return the rule of a setting: ``sort_key`` or ``attribute:NAME``."""
-        return cls(setting.removeprefix(_ATTRIBUTE) if setting.startswith(_ATTRIBUTE) else None)
-
-    def id_of(self, item: Item, keys: TableKeys) -> str | None:
-        """Return the message id of a row; None if it has none.
-
-        In a sort key it is the part after the first ``#``, or all of it if there is no ``#``.
-        """
-        value = item.get(self.attribute or keys.sort_key, {})
-        found: str | None = value.get("S", value.get("N"))
-        if found is None or self.attribute is not None:
-            return found
-        time, separator, message_id = found.partition("#")
-        return message_id if separator else time
+    value = item.get(attribute or keys.sort_key, {})
+    found: str | None = value.get("S", value.get("N"))
+    if found is None or attribute is not None:
+        return found
+    time, separator, message_id = found.partition("#")
+    return message_id if separator else time

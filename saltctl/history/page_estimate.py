@@ -11,6 +11,7 @@ import math
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from operator import gt, lt
 from typing import Any
 
 from saltctl.stores.contracts import SortKey
@@ -49,14 +50,9 @@ def estimate_page_end(
     number = _to_number(start)
     if number is None or not distance:
         return None
-    end = _to_sort_key(number - distance * rows if descending else number + distance * rows, start)
-    return end if end is not None and _between(end, start, bound, descending=descending) else None
-
-
-def _between(key: Any, start: Any, bound: Any, *, descending: bool) -> bool:
-    if descending:
-        return bool(key < start and (bound is None or key > bound))
-    return bool(key > start and (bound is None or key < bound))
+    end: Any = _to_sort_key(number - distance * rows if descending else number + distance * rows, start)
+    is_before = gt if descending else lt
+    return end if end is not None and is_before(start, end) and (bound is None or is_before(end, bound)) else None
 
 
 def _to_number(key: SortKey) -> float | None:

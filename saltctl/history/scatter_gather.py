@@ -37,10 +37,8 @@ class PageRequest:
     """A page to read.
 
     Args:
-        lookup: the conversation and its read set.
-        query: range, direction, consistency and filter, for any partition.
+        query: range, direction, consistency and filter, for any partition of the read set.
         limit: rows of the page.
-        spread: the number of salts that share the page.
         after, before: the page lies strictly between these positions; None is no bound.
         start: the cursor, if the page continues another one.
     """
@@ -48,7 +46,6 @@ class PageRequest:
     lookup: Lookup
     query: PartitionQuery
     limit: int
-    spread: int
     after: Position | None = None
     before: Position | None = None
     start: Cursor | None = None
@@ -152,9 +149,13 @@ def plan(request: PageRequest) -> list[PartitionRead]:
     partition of a salted history, are asked for one row, which shows where they begin. The row at the cursor is read
     again, to compare equal rows with it, and comes on top.
     """
-    query, start, spread, wanted = request.query, request.start, request.spread, request.limit
+    query, start, wanted, spread = request.query, request.start, request.limit, request.lookup.max_n
     if query.low is not None and query.high is not None and query.low > query.high:  # type: ignore[operator]  # one type
         return []  # DynamoDB refuses such bounds
+    if start is not None:
+        spread = min(start.spread, spread)
+    elif not query.descending:
+        spread = 1  # the oldest messages are from before the first raise
     begin, bound = (query.high, query.low) if query.descending else (query.low, query.high)
     page_end = None
     if start is not None and begin is not None and spread >= _MIN_SPREAD:
@@ -176,28 +177,19 @@ _Answer = tuple[PartitionAnswer, list[Row], float]
 
 @dataclass
 class _Round:
-    """The answers of one round of queries. The waiting thread is woken once, since waking costs more than reading.
+    """The answers of one round of queries. The waiting thread is woken once, since waking costs more than reading."""
 
-    Args:
-        missing: the number of answers that are still to come.
-        stop_at_error: stop waiting at the first exception.
-    """
-
-    missing: int
+    expected: int
     stop_at_error: bool
+    answers: dict[PartitionRead, _Answer | Exception] = field(default_factory=dict)
+    complete: threading.Event = field(default_factory=threading.Event)
     over: bool = False
     """Whether the round has ended; later answers are ignored."""
-    answers: dict[PartitionRead, _Answer | Exception] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    complete: threading.Event = field(default_factory=threading.Event)
 
     def put(self, read: PartitionRead, answer: _Answer | Exception) -> None:
-        """Add an answer."""
-        with self.lock:
-            self.answers[read] = answer
-            self.missing -= 1
-            complete = not self.missing or (self.stop_at_error and isinstance(answer, Exception))
-        if complete:
+        """Add an answer. Needs no lock: to add to a dict is atomic, and the last thread to do so sees all answers."""
+        self.answers[read] = answer
+        if len(self.answers) == self.expected or (self.stop_at_error and isinstance(answer, Exception)):
             self.complete.set()
 
     def wait(self, seconds: float) -> dict[PartitionRead, _Answer | Exception]:
@@ -206,8 +198,7 @@ class _Round:
             self.complete.wait(seconds)
         finally:
             self.over = True
-        with self.lock:
-            return dict(self.answers)
+        return self.answers.copy()
 
 
 @dataclass
@@ -215,10 +206,8 @@ class ScatterGather:
     """The rounds of queries of one page.
 
     Args:
-        store: the messages table.
         pool: runs the queries; its size bounds how many are in progress.
-        clock: monotonic seconds.
-        deadline: when the page has to be complete, by that clock.
+        deadline: when the page has to be complete, by the clock, in monotonic seconds.
         allow_partial: continue without partitions that fail.
     """
 
@@ -234,9 +223,8 @@ class ScatterGather:
     def run(self, request: PageRequest) -> PageRows:
         """Query until the page's rows are final or every partition was read to its end.
 
-        Raises:
-            HistoryUnavailableError: a partition failed or was too late, and partial pages are not allowed.
-            SaltctlError: the error of a partition, if it is not an outage: permission, configuration.
+        Raises HistoryUnavailableError if a partition failed or was too late, unless partial pages are allowed. An
+        error that is not an outage (permission, configuration) is raised as it is.
         """
         partitions = asked = plan(request)
         active = sum(read.active for read in partitions)
@@ -263,22 +251,23 @@ class ScatterGather:
         for read, next_query in [(read, read.next_query(query)) for read in asked]:
             self.pool.start(partial(self._answer, read, next_query, answers))
         found = answers.wait(max(self.deadline - self.clock(), 0.0))
-        failed: dict[PartitionRead, Exception] = {}
+        if self.allow_partial or not any(isinstance(answer, Exception) for answer in found.values()):
+            found |= {read: self._timeout_error(read) for read in asked if read not in found}
+        errors: dict[str, SaltctlError] = {}
         for read, answer in found.items():
-            if isinstance(answer, Exception):
-                failed[read] = answer
+            if isinstance(answer, SaltctlError):
+                read.error = errors[read.key] = answer
+                merge.add(read.salt, [], None)  # nothing more comes from it
+            elif isinstance(answer, Exception):
+                raise answer
             else:
                 self._add(read, answer, merge)
-        if not failed or self.allow_partial:
-            failed |= {read: self._timeout_error(read) for read in asked if read not in found}
-        errors: dict[str, SaltctlError] = {}
-        for read, cause in failed.items():
-            if not isinstance(cause, SaltctlError):
-                raise cause
-            read.error = errors[read.key] = cause
-            merge.add(read.salt, [], None)  # nothing more comes from it
         if errors and not self.allow_partial:
-            raise _page_error(errors)
+            first, *others = errors
+            also = f" (and {len(others)} more: {', '.join(others[:5])})" if others else ""
+            problem = f"the history would be incomplete without partition key {first!r}{also}: {errors[first].message}"
+            hint = f"try again; --allow-partial shows the messages of the other partitions. {errors[first].hint}"
+            raise partition_error(errors, problem, hint.strip())
 
     def _answer(self, read: PartitionRead, query: PartitionQuery, answers: _Round) -> None:
         if answers.over:
@@ -322,16 +311,7 @@ class ScatterGather:
         )
 
 
-def _page_error(errors: dict[str, SaltctlError]) -> SaltctlError:
-    """Return the error of a page: a permission or configuration error as it is, outages as an incomplete history."""
-    for error in errors.values():
-        if not isinstance(error, UnavailableError):
-            return error
-    first, *others = errors
-    also = f" (and {len(others)} more: {', '.join(others[:5])})" if others else ""
-    cause = errors[first]
-    return HistoryUnavailableError(
-        f"the history would be incomplete without partition key {first!r}{also}: {cause.message}",
-        partitions=errors,
-        hint=f"try again; --allow-partial shows the messages of the other partitions. {cause.hint}".strip(),
-    )
+def partition_error(errors: dict[str, SaltctlError], problem: str, hint: str) -> SaltctlError:
+    """Return the error of some partitions: a permission or configuration error as it is, outages as one problem."""
+    as_it_is = next((error for error in errors.values() if not isinstance(error, UnavailableError)), None)
+    return as_it_is or HistoryUnavailableError(problem, partitions=errors, hint=hint)

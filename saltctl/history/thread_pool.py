@@ -12,13 +12,31 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Call = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _FutureCall:
+    """A call whose result goes to a future."""
+
+    future: Future[Any]
+    call: Call
+
+    def __call__(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            self.future.set_result(self.call())
+        except BaseException as exc:  # raised again by the future's reader
+            self.future.set_exception(exc)
 
 
 @dataclass(eq=False)
@@ -92,7 +110,7 @@ class ThreadPool(Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run a function in a thread and return a future of its result."""
         future: Future[T] = Future()
-        self.start(_FutureCall(future, fn, args, kwargs))
+        self.start(_FutureCall(future, partial(fn, *args, **kwargs)))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -101,32 +119,11 @@ class ThreadPool(Executor):
             if self._closed:
                 return
             self._closed = True
-        while cancel_futures:
-            try:
-                call = self._shared.calls.get_nowait()
-            except Empty:
-                break
-            if isinstance(call, _FutureCall):
-                call.future.cancel()
+        with suppress(Empty):
+            while cancel_futures:
+                if isinstance(call := self._shared.calls.get_nowait(), _FutureCall):
+                    call.future.cancel()
         self._end_threads()
-
-
-@dataclass(frozen=True, slots=True)
-class _FutureCall:
-    """A call whose result goes to a future."""
-
-    future: Future[Any]
-    fn: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def __call__(self) -> None:
-        if not self.future.set_running_or_notify_cancel():
-            return
-        try:
-            self.future.set_result(self.fn(*self.args, **self.kwargs))
-        except BaseException as exc:  # raised again by the future's reader
-            self.future.set_exception(exc)
 
 
 _live_pools: weakref.WeakSet[ThreadPool] = weakref.WeakSet()

@@ -11,7 +11,7 @@ import pytest
 from saltctl.errors import AccessDeniedError, HistoryUnavailableError, ThrottledError, UsageError
 from saltctl.history.find import MessageSearch
 from saltctl.history.history import History
-from saltctl.history.models import FindOptions, MessageIdRule
+from saltctl.history.models import FindOptions
 from saltctl.salting import find_set
 from saltctl.stores.contracts import Item, PartitionQuery, SortKey
 from saltctl.testing import MemoryMessages
@@ -73,8 +73,7 @@ def search_of(
     store: MemoryMessages, *, pool: InlinePool | None = None, clock: ManualClock | None = None
 ) -> MessageSearch:
     """Return a search for m1 without threads, with a timeout of 10 s."""
-    rule = MessageIdRule.from_setting("sort_key")
-    return MessageSearch(store, pool or InlinePool(), rule, "m1", timeout=10.0, clock=clock or ManualClock())
+    return MessageSearch(store, pool or InlinePool(), "m1", None, timeout=10.0, clock=clock or ManualClock())
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8, 16])

@@ -28,7 +28,7 @@ N = 4
 
 def request_of(limit: int, **options: Any) -> PageRequest:
     """Return the request of a page of ``conv``, which has four salts, newest first."""
-    return PageRequest(Lookup("conv", N, N, "redis"), PartitionQuery("conv"), limit, **{"spread": N, **options})
+    return PageRequest(Lookup("conv", N, N, "redis"), PartitionQuery("conv"), limit, **options)
 
 
 def store_of(
@@ -96,7 +96,8 @@ def test_the_first_round_queries_every_partition_for_its_share() -> None:
 def test_partitions_that_should_hold_no_row_of_the_page_are_asked_for_one(spread: int, asked: list[Any]) -> None:
     """A page of an earlier N lies on the salts below it, or on the base partition."""
     limits = {"base": share(50, 1), "salt": share(50, spread)}
-    assert [read.limit for read in plan(request_of(50, spread=spread))] == [limits.get(each, each) for each in asked]
+    start = Cursor(Position("0100", N), spread)
+    assert [read.limit for read in plan(request_of(50, start=start))] == [limits.get(each, each) for each in asked]
 
 
 def test_the_partition_of_the_cursor_is_asked_for_one_row_more() -> None:
@@ -128,7 +129,7 @@ def test_the_page_ends_if_every_partition_is_at_its_end() -> None:
 def test_a_range_without_rows_is_not_queried() -> None:
     """DynamoDB refuses bounds in the wrong order."""
     store = store_of(EVEN)
-    request = PageRequest(Lookup("conv", 1, 1, "redis"), PartitionQuery("conv", low="5", high="1"), 50, spread=1)
+    request = PageRequest(Lookup("conv", 1, 1, "redis"), PartitionQuery("conv", low="5", high="1"), 50)
     found = run(store, request)
     assert (found.rows, found.more, found.partitions, store.queries) == ([], False, [], [])
 

@@ -284,7 +284,7 @@ def test_message_ids_from_an_attribute(
     saltctl: Runner, history: History, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The setting says where ids are."""
-    history.message_ids = type(history.message_ids).from_setting("attribute:uid")
+    history.id_attribute = "uid"
     history.put(CONV, "t", {"uid": "u1", "text": "here"})
     assert saltctl("history", "find", CONV, "u1", "-o", "json").code == 3
     monkeypatch.setenv("SALTCTL_MESSAGE_ID_FROM", "attribute:uid")
