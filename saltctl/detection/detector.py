@@ -6,6 +6,7 @@ down, and an entry is acknowledged only when it needs no more work.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,6 @@ from dataclasses import KW_ONLY, dataclass, field
 from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING
 
-from saltctl.detection.events import log_event
 from saltctl.errors import DamagedEntryError, RefusedError, SaltctlError
 from saltctl.salting import needed_n, power_of_two_at_least
 from saltctl.settings import Settings
@@ -27,6 +27,16 @@ if TYPE_CHECKING:
 
 MAX_REMEMBERED = 100_000
 """Conversations whose N is remembered. Without it every report of a hot conversation would repeat its raise."""
+logger = logging.getLogger("saltctl.detection")
+logger.addHandler(logging.NullHandler())
+
+
+def log_event(level: int, event: str, **fields: object) -> None:
+    """Log an event of the service or of replay, such as ``raised``: the record's message is its name.
+
+    The record's attribute ``fields`` is a dict of plain values, which may contain hostile strings.
+    """
+    logger.log(level, event, extra={"fields": fields})
 
 
 @dataclass
@@ -81,8 +91,6 @@ class Detector:
     """Handles entries of the heat stream. Not thread-safe: use one for each loop.
 
     Args:
-        sums: the sums that all instances share.
-        registry: raises max_n.
         dead_letters: receives entries that are not valid reports; None discards them.
         settings: write units per salt, the cap, and the age above which reports are stale.
         counters: totals to update; by default its own.

@@ -10,8 +10,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING
 
-from saltctl.detection.detector import Counters
-from saltctl.detection.events import log_event
+from saltctl.detection.detector import Counters, log_event
 from saltctl.errors import LeaseHeldError, RedisUnavailableError, SaltctlError
 from saltctl.rebuild.events import RebuildReport, RebuildStarted
 from saltctl.stores.contracts import DamagedEntry
@@ -35,8 +34,7 @@ class FenceWatcher:
     ``verified`` is the result of the latest check: None before the first one, and while Redis is unavailable.
 
     Args:
-        store: the registry in Redis.
-        buckets: its number of buckets.
+        buckets: the number of buckets of the registry.
         new_rebuild: returns a new rebuild with a token of its own.
         stop: set to end the watcher; a rebuild in progress then releases its lease.
     """

@@ -12,14 +12,13 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from saltctl.detection.detector import BatchResult, Detector, RaiseDecision
-from saltctl.detection.service import ALIVE_SECONDS
+from saltctl.detection.service import ALIVE_SECONDS, BATCH_ENTRIES
 from saltctl.stores.heat.contracts import FIRST_ID, Entry, id_order
 
 if TYPE_CHECKING:
     from saltctl.registry.registry import Registry
     from saltctl.stores.heat.stream import HeatStream
 
-BATCH_ENTRIES = 1000
 POLL_SECONDS = 0.2
 WAIT_FOR_OTHERS = 2 * ALIVE_SECONDS
 """Seconds to wait for entries that other consumers hold."""
@@ -101,9 +100,11 @@ class Replay:
         started = self.clock()
         dry_run = self.report.dry_run = self.options.dry_run
         decisions: dict[str, RaiseDecision] = {}
-        for entries, stream in self._batches():
-            handled = self.detector.preview(entries, decisions) if dry_run else self.detector.handle(entries, stream)
-            self._count(handled)
+        for entries in self._batches():
+            if dry_run:
+                self._count(self.detector.preview(entries, decisions))
+            else:
+                self._count(self.detector.handle(entries, None if self.options.is_range else self.stream))
             self.report.read += len(entries)
             yield self.report
             if self.options.rate:
@@ -117,13 +118,10 @@ class Replay:
             self.stream.delete_idle_consumers(0.0, self.options.consumer)
         yield self.report
 
-    def _batches(self) -> Iterator[tuple[list[Entry], HeatStream | None]]:
-        """Yield entries, with the stream if they must be acknowledged."""
+    def _batches(self) -> Iterator[list[Entry]]:
         if self.options.is_range:
-            return ((entries, None) for entries in self._range(self.options.first or "-", self.options.last or "+"))
-        if self.options.dry_run:
-            return ((entries, None) for entries in self._backlog_unchanged())
-        return ((entries, self.stream) for entries in self._backlog())
+            return self._range(self.options.first or "-", self.options.last or "+")
+        return self._backlog_unchanged() if self.options.dry_run else self._backlog()
 
     def _next_count(self) -> int:
         """Return the size of the next batch; 0 once ``max_events`` entries were read."""

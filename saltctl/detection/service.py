@@ -14,16 +14,15 @@ from dataclasses import KW_ONLY, dataclass, field
 from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING
 
-from saltctl.detection.detector import BatchResult, Counters, Detector
-from saltctl.detection.events import log_event
+from saltctl.detection.detector import BatchResult, Detector, log_event
 from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.errors import SaltctlError, StreamLostError
 from saltctl.settings import Settings
 from saltctl.stores.heat.contracts import FIRST_ID, Entry
+from saltctl.stores.heat.service_state import KEPT_RAISES, ServiceState
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
-    from saltctl.stores.heat.service_state import ServiceState
     from saltctl.stores.heat.stream import HeatStream
 
 BATCH_ENTRIES = 1000
@@ -39,8 +38,6 @@ DELETE_CONSUMERS_AFTER = 3600.0
 FIRST_BACK_OFF = 0.1
 MAX_BACK_OFF = 5.0
 DRAIN_SECONDS = 10.0
-MAX_RECORDED_RAISES = 8
-"""Raises of one batch that are recorded for operators: as many as are shown."""
 
 
 @dataclass(eq=False)
@@ -48,7 +45,6 @@ class Service:
     """One instance. Call :meth:`run`, or call :meth:`step` in a loop.
 
     Args:
-        detector: handles the entries.
         consumer: the consumer's name in the group. Two instances of one name share pending entries harmlessly.
         settings: the retention of acknowledged reports.
         stop: set by a signal handler; the current batch is finished, and no more entries are read.
@@ -79,11 +75,8 @@ class Service:
         self._claim_cursor = FIRST_ID
         self._next_claim = self._next_maintenance = self._next_heartbeat = 0.0
         self._logged_loss: tuple[str, str | None] | None = None
-
-    @property
-    def counters(self) -> Counters:
+        self.counters = self.detector.counters
         """Totals since the start."""
-        return self.detector.counters
 
     def run(self, after_step: Callable[[], None] = lambda: None) -> None:
         """Run until ``stop`` is set. The loop calls ``after_step`` itself, which proves that it is alive."""
@@ -137,7 +130,7 @@ class Service:
         at = iso_utc(self.now())
         # A failure loses only what status shows: the raises are done, and recorded in the backup.
         with suppress(SaltctlError):
-            for raised in changed[-MAX_RECORDED_RAISES:]:
+            for raised in changed[-KEPT_RAISES:]:
                 self.state.note_raise(raised.conversation_id, raised.before, raised.after, at, self.consumer)
 
     def _read(self) -> list[Entry]:
@@ -176,21 +169,16 @@ class Service:
             self._next_heartbeat = now + HEARTBEAT_INTERVAL
         if now >= self._next_maintenance:
             self._next_maintenance = now + MAINTENANCE_INTERVAL
-            self._log_loss()
+            group = self.stream.info().group(self.stream.group)
+            loss = None if group is None else group.loss
+            if loss is not None and (loss.after_id, loss.before_id) != self._logged_loss:
+                self._logged_loss = (loss.after_id, loss.before_id)
+                self.counters.lost += loss.entries
+                why = "the stream was trimmed from outside: heat reports of this time are lost"
+                ids = {"after": loss.after_id, "before": loss.before_id}
+                log_event(ERROR, "unread_entries_trimmed", count=loss.entries, **ids, why=why)
             self.stream.trim(self.now() - self.settings.heat_retention)
             self.stream.delete_idle_consumers(DELETE_CONSUMERS_AFTER)
-
-    def _log_loss(self) -> None:
-        """Log entries that were trimmed before the group read them, once."""
-        group = self.stream.info().group(self.stream.group)
-        loss = None if group is None else group.loss
-        if loss is None or (loss.after_id, loss.before_id) == self._logged_loss:
-            return
-        self._logged_loss = (loss.after_id, loss.before_id)
-        self.counters.lost += loss.entries
-        why = "the stream was trimmed from outside: heat reports of this time are lost"
-        ids = {"after": loss.after_id, "before": loss.before_id}
-        log_event(ERROR, "unread_entries_trimmed", count=loss.entries, **ids, why=why)
 
     def _recreate_group(self, exc: StreamLostError) -> None:
         """Create the stream and its group after Redis lost them. Unread entries are lost; new reports are read."""

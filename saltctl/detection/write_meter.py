@@ -116,10 +116,6 @@ class WriteMeter:
     def open(cls, settings: Settings | None = None, *, server: str | None = None) -> WriteMeter:
         """Return a meter that reports to the heat stream. It connects when the first report is due.
 
-        Args:
-            settings: by default the current settings.
-            server: the name in the reports; by default a unique name.
-
         Raises:
             ConfigurationError: no Redis is configured, or a setting is invalid.
         """

@@ -48,8 +48,15 @@ def scan_table(store: MetricsStore, options: ScanOptions, service: ServiceStatus
     notes: list[str] = []
     table, over = options.table, options.time_range
     insights = Contributors("disabled", ())
+    indexes: tuple[str, ...] = ()
     try:
-        found = _analyse(store, table, _indexes(store, table, notes), over, options.threshold)
+        indexes = store.describe(table).indexes
+    except ConfigurationError:
+        raise
+    except SaltctlError as exc:
+        notes.append(f"the table's indexes are unknown and were not scanned: {exc.message}")
+    try:
+        found = _analyse(store, table, indexes, over, options.threshold)
     except ConfigurationError:
         raise
     except SaltctlError as exc:
@@ -80,16 +87,6 @@ def _analyse(
 ) -> ThrottleAnalysis:
     series = store.read(metric_keys(table, indexes), over.baseline_start, over.end, over.period_s)
     return analyse(series, over, threshold)
-
-
-def _indexes(store: MetricsStore, table: str, notes: list[str]) -> tuple[str, ...]:
-    try:
-        return store.describe(table).indexes
-    except ConfigurationError:
-        raise
-    except SaltctlError as exc:
-        notes.append(f"the table's indexes are unknown and were not scanned: {exc.message}")
-        return ()
 
 
 def _diagnose_without_metrics(exc: SaltctlError, service: ServiceStatus) -> Diagnosis:

@@ -17,8 +17,7 @@ from functools import partial
 from itertools import count
 from typing import Any, cast
 
-from saltctl.detection.detector import Counters, Detector
-from saltctl.detection.events import logger
+from saltctl.detection.detector import Counters, Detector, logger
 from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.detection.service import Service
 from saltctl.errors import SaltctlError

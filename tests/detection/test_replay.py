@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from saltctl.detection.detector import Detector
-from saltctl.detection.replay import BATCH_ENTRIES, POLL_SECONDS, WAIT_FOR_OTHERS, Replay, ReplayOptions, ReplayReport
-from saltctl.detection.service import ALIVE_SECONDS
+from saltctl.detection.replay import POLL_SECONDS, WAIT_FOR_OTHERS, Replay, ReplayOptions, ReplayReport
+from saltctl.detection.service import ALIVE_SECONDS, BATCH_ENTRIES
 from saltctl.errors import AwsUnavailableError, RedisUnavailableError
 from saltctl.settings import Settings
 from saltctl.stores.heat.contracts import Entry

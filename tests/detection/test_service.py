@@ -16,13 +16,13 @@ from saltctl.detection.service import (
     DRAIN_SECONDS,
     HEARTBEAT_INTERVAL,
     MAINTENANCE_INTERVAL,
-    MAX_RECORDED_RAISES,
     DrainDeadline,
     Service,
 )
 from saltctl.errors import AwsUnavailableError, RedisUnavailableError, StreamLostError
 from saltctl.settings import Settings
 from saltctl.stores.heat.contracts import Entry, TrimLoss
+from saltctl.stores.heat.service_state import KEPT_RAISES
 from tests.detection.conftest import EventLog
 from tests.detection.fakes import NOW, Clock, FakeRegistry, FakeStream, RecordingSums, report_entry
 
@@ -271,7 +271,7 @@ def test_the_latest_raises_of_a_batch_are_recorded() -> None:
     world.registry.max_n["c11"] = 64
     world.step()
     names = [name for name, *_ in world.state.raises]
-    assert names == [f"c{number}" for number in range(11 - MAX_RECORDED_RAISES, 11)]
+    assert names == [f"c{number}" for number in range(11 - KEPT_RAISES, 11)]
     assert world.state.raises[0][1:] == (1, 4, "2027-01-15T08:00:00.000Z", "me")
 
 

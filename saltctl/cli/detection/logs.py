@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from saltctl.cli.output import warn, write_json_line
-from saltctl.detection.events import logger
+from saltctl.detection.detector import logger
 from saltctl.times import iso_utc
 
 

@@ -80,7 +80,7 @@ def run(
         service = _build_service(session, name, stop, claim_after)
         if metrics_port is not None:
             from saltctl.cli.detection.metrics import serve_metrics
-            from saltctl.detection.events import log_event
+            from saltctl.detection.detector import log_event
 
             port = stack.enter_context(serve_metrics(metrics_port, metrics_address, service))
             log_event(INFO, "metrics_served", address=metrics_address, port=port)
@@ -122,7 +122,7 @@ def touch_health_file(file: Path | None) -> None:
         finally:
             os.close(descriptor)
     except OSError as exc:
-        from saltctl.detection.events import log_event
+        from saltctl.detection.detector import log_event
 
         log_event(ERROR, "health_file_failed", file=str(file), why=exc.strerror)
 

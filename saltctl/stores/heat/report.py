@@ -51,11 +51,7 @@ class HeatReport(NamedTuple):
 
 
 def parse(flat: Sequence[bytes], now: float) -> HeatReport:
-    """Parse the fields of an entry. Fields that are unknown in version 1 are ignored.
-
-    Args:
-        flat: field, value, field, value … as Redis returns them.
-        now: seconds since the epoch.
+    """Parse the fields of an entry: name, value, name, value … Fields that are unknown in version 1 are ignored.
 
     Raises:
         BadReportError: the entry is not a valid report; the message is the reason.

@@ -38,11 +38,7 @@ class HeatStream(HeatStore):
     """The stream ``{prefix}:heat``. Thread-safe if each consumer name is used by one thread.
 
     Methods also raise StreamLostError if the stream or the group does not exist. Only ``append_reports`` has the
-    short deadline of lookups.
-
-    Args:
-        settings: the Redis URL, the key prefix and the timeouts.
-        block: the longest wait that ``read_new`` will be called with, in seconds.
+    short deadline of lookups. ``block`` is the longest wait that ``read_new`` will be called with, in seconds.
     """
 
     name = "heat"
@@ -123,12 +119,10 @@ class HeatStream(HeatStore):
         return done
 
     def trim(self, keep_from: float) -> int:
-        """Remove entries that all groups have acknowledged and that are older than a time. Return how many.
+        """Remove entries that all groups have acknowledged. Return how many.
 
-        Unread and pending entries of any group stay, and so do all entries above them.
-
-        Args:
-            keep_from: seconds since the epoch; entries from this time on stay.
+        Unread and pending entries of any group stay, and so do all entries above them, and entries from
+        ``keep_from`` (seconds since the epoch) on.
         """
         return int(self._run_script("trim_stream", max(int(keep_from * 1000), 0)))
 
