@@ -20,8 +20,7 @@ MAX_ID_BYTES = 2000
 def check_conversation_id(conversation_id: str) -> str:
     """Return the id unchanged if it is valid.
 
-    Raises:
-        InvalidConversationIdError: it is empty, longer than 2,000 UTF-8 bytes, not encodable, or contains a ``#``.
+    Raises InvalidConversationIdError if it is empty, longer than 2,000 UTF-8 bytes, not encodable, or has a ``#``.
     """
     if not conversation_id:
         raise InvalidConversationIdError("the conversation id is empty", hint="give the id of a conversation")
@@ -70,11 +69,9 @@ def nearest_salt_count(n: int, cap: int) -> int:
 
 
 def check_salt_count(n: int, cap: int) -> int:
-    """Return n unchanged if a raise to it is allowed.
+    """Return n unchanged if a raise to it is allowed: a power of two, so that a message is found on few partitions.
 
-    Raises:
-        InvalidSaltCountError: below 1, above ``cap``, or not a power of two, so that one message can be found on few
-            partitions. The hint names a number that is allowed.
+    Raises InvalidSaltCountError if it is not, is below 1, or above ``cap``. The hint names an allowed number.
     """
     if n < 1:
         raise InvalidSaltCountError(
@@ -140,10 +137,7 @@ def find_set(conversation_id: str, message_id: str, max_n: int) -> list[str]:
 
 
 def needed_n(rate: float, per_salt: float, cap: int) -> int:
-    """Return the number of salts that a conversation with ``rate`` write units a second needs.
-
-    ``rate / per_salt`` rounded up to a power of two, at most the largest power of two within ``cap``.
-    """
+    """Return the N for ``rate`` write units a second: rate / per_salt, rounded up to a power of two within ``cap``."""
     return min(power_of_two_at_least(math.ceil(rate / per_salt)), 1 << (cap.bit_length() - 1))
 
 

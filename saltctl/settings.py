@@ -24,10 +24,6 @@ from saltctl.errors import ConfigurationError
 from saltctl.urls import mask_url, parse_redis_url
 
 T = TypeVar("T")
-_NO_REDIS_HINT = (
-    "set SALTCTL_REDIS_URL, for example redis://127.0.0.1:6379/0, or add a context to the file that "
-    "`saltctl config path` names; to try saltctl without a server: saltctl local shell"
-)
 
 
 def _text(value: Any) -> str:
@@ -172,7 +168,11 @@ class Settings:
     def require_redis_url(self) -> str:
         """Return the Redis URL. Raises ConfigurationError, with a hint how to set it, if it is not set."""
         if not self.redis_url:
-            raise ConfigurationError("no Redis is configured", hint=_NO_REDIS_HINT)
+            raise ConfigurationError(
+                "no Redis is configured",
+                hint="set SALTCTL_REDIS_URL, for example redis://127.0.0.1:6379/0, or add a context to the file that "
+                "`saltctl config path` names; to try saltctl without a server: saltctl local shell",
+            )
         return self.redis_url
 
     def redis_password(self) -> str | None:
@@ -239,11 +239,7 @@ def config_path(environ: Mapping[str, str], explicit: Path | None = None) -> Pat
 
 
 def read_config(path: Path, *, required: bool) -> ConfigFile:
-    """Read and check the configuration file.
-
-    Raises:
-        ConfigurationError: it is required and missing, cannot be read, is not TOML, or has unknown keys.
-    """
+    """Read a file. Raises ConfigurationError if it is missing and required, unreadable, no TOML, or has unknown keys."""
     file = f"the configuration file {str(path)!r}"
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -298,8 +294,7 @@ def load_settings(
         config: the path of a configuration file, which must exist.
 
     Raises:
-        ConfigurationError: a value is not valid. The message names the setting and its origin, but never the value of a
-            secret.
+        ConfigurationError: a value is not valid. The message names setting and origin, but never a secret's value.
     """
     env = os.environ if environ is None else environ
     path = config_path(env, config)

@@ -99,11 +99,7 @@ def _split(url: str) -> tuple[str, str, str]:
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Parse a Redis URL.
-
-    Raises:
-        ValueError: it is not valid. The message repeats nothing of it, because it may contain a password.
-    """
+    """Parse a Redis URL. The ValueError of an invalid one quotes nothing of it, because it may contain a password."""
     scheme, authority, rest = _split(url)
     kind = _KINDS.get(scheme.lower())
     if kind is None:

@@ -75,8 +75,7 @@ CHECKS: tuple[Check, ...] = (
 def select_checks(names: Iterable[str], checks: Sequence[Check] = CHECKS) -> list[Check]:
     """Select checks by name, or by group such as ``redis`` for all of ``redis-…``. Without names select all.
 
-    Raises:
-        UsageError: a name is unknown; the hint lists similar names.
+    Raises UsageError if a name is unknown; the hint lists similar names.
     """
     wanted = list(names)
     names = [check.name for check in checks]

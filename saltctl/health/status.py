@@ -113,12 +113,12 @@ PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
 def read_status(facts: Facts, timeout: float = TIMEOUT_SECONDS) -> dict[str, Any]:
     """Read all panels in parallel. ``error`` of a panel is null, or says why it could not be read."""
     answers = call_in_parallel({name: partial(read, facts) for name, (read, _) in PANELS.items()}, timeout)
-    return {"at": iso_utc(facts.now())} | {name: _panel(name, answers[name]) for name in PANELS}
-
-
-def _panel(name: str, answer: Panel | Exception) -> Panel:
-    if not isinstance(answer, Exception):
-        return answer | {"error": None}
-    known = isinstance(answer, SaltctlError | TimeoutError)
-    error = str(answer) if known else f"internal error: {type(answer).__name__}: {answer}"
-    return dict.fromkeys(PANELS[name][1]) | {"error": error}
+    status: dict[str, Any] = {"at": iso_utc(facts.now())}
+    for name, answer in answers.items():
+        if not isinstance(answer, Exception):
+            status[name] = answer | {"error": None}
+            continue
+        known = isinstance(answer, SaltctlError | TimeoutError)
+        error = str(answer) if known else f"internal error: {type(answer).__name__}: {answer}"
+        status[name] = dict.fromkeys(PANELS[name][1]) | {"error": error}
+    return status

@@ -35,21 +35,10 @@ from saltctl.testing.servers import MemoryServers, local_environment
 __all__ = ["Faults", "MemoryBackup", "MemoryMessages", "MemoryRedis", "MemoryServers", "local_environment"]
 
 if find_spec("pytest") is not None:
-    from saltctl.testing.fixtures import (
-        saltctl_environment,
-        saltctl_history,
-        saltctl_memory,
-        saltctl_registry,
-        saltctl_settings,
-    )
+    from saltctl.testing import fixtures
+    from saltctl.testing.fixtures import *  # noqa: F403
 
-    __all__ += [
-        "saltctl_environment",
-        "saltctl_history",
-        "saltctl_memory",
-        "saltctl_registry",
-        "saltctl_settings",
-    ]
+    __all__ += fixtures.__all__
 else:
 
     def __getattr__(name: str) -> object:

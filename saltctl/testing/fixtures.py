@@ -14,6 +14,8 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.testing.servers import MemoryServers, local_environment
 
+__all__ = ["saltctl_environment", "saltctl_history", "saltctl_memory", "saltctl_registry", "saltctl_settings"]
+
 
 @pytest.fixture
 def saltctl_memory() -> Iterator[MemoryServers]:

@@ -44,11 +44,7 @@ class MemoryMessages:
         self._lock = threading.Lock()
 
     def query(self, request: PartitionQuery) -> PartitionAnswer:
-        """Query one partition as DynamoDB does.
-
-        Raises:
-            UsageError: the filter is not an equality, and ``passes`` is not set.
-        """
+        """Query as DynamoDB does. Raises UsageError if the filter is not an equality, and ``passes`` is not set."""
         self.before_query(request)
         read: list[Item] = []
         size = 0
