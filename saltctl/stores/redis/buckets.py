@@ -15,7 +15,7 @@ from saltctl.errors import RedisUnavailableError
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.redis.connections import Connections
-from saltctl.stores.redis.topology import redirection
+from saltctl.stores.redis.errors import redirection
 
 FENCE = "#fence"
 """Names the layout and the replication id of the primary that was verified."""
@@ -127,18 +127,15 @@ class RedisBucketReader:
             replies: list[Any] = [None] * len(batch)
             for primary, positions in by_primary.items():
                 with self._connections.errors(primary):
-                    found = self._connections.ask_all_again(primary, [batch[position] for position in positions])
-                for position, reply in zip(positions, found, strict=True):
-                    replies[position] = self._resolve(reply, primary, batch[position])
+                    found = self._connections.ask_all(primary, [batch[position] for position in positions])
+                    for position, reply in zip(positions, found, strict=True):
+                        if redirection(reply):
+                            [replies[position]] = self._connections.ask_of(batch[position][1], [batch[position]])
+                        elif isinstance(reply, Exception):
+                            raise reply
+                        else:
+                            replies[position] = reply
             yield from replies
-
-    def _resolve(self, reply: Any, primary: str, command: tuple[str, ...]) -> Any:
-        if not isinstance(reply, Exception):
-            return reply
-        if redirection(reply):
-            return self._connections.ask_of(command[1], [command])[0]
-        with self._connections.errors(primary):
-            raise reply
 
 
 def parse_count(value: Any, primary: str) -> int | None:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlError, StreamLostError, UnverifiedError
 from saltctl.settings import Settings, read_password
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
-from saltctl.stores.redis.errors import redis_errors
-from saltctl.stores.redis.topology import Topology, redirection, topology
-from saltctl.urls import RedisUrl, parse_redis_url
+from saltctl.stores.redis.errors import redirection, redis_errors
+from saltctl.stores.redis.topology import Topology, topology
+from saltctl.urls import parse_redis_url
 
 REDIRECTIONS = 3
 """How often a command follows a redirection. A slot that has moved again each time is moved by mistake."""
@@ -30,34 +31,25 @@ class Connections:
     Args:
         settings: names the server, the cluster or the sentinels, and its password.
         timeout: seconds to connect, and seconds to wait for each reply; also the longest time to find the primaries.
-        retries: how often a failed command is sent again, with exponential back-off from 50 ms. Above 0 only for
+        retries: how often failed commands are sent again, with exponential back-off from 50 ms. Above 0 only for
             commands that may run twice.
-        client: a ready client instead, for tests with a fake server.
         share: connections to share the topology with.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        timeout: float,
-        retries: int,
-        client: Any = None,
-        share: Connections | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, *, timeout: float, retries: int, share: Connections | None = None) -> None:
         self._settings = settings
         self._timeout = timeout
         self._retries = retries
-        self._only_client = client
         self._clients: dict[str, Any] = {}
         self._idle: defaultdict[str, list[Any]] = defaultdict(list)
         self._idle_pid = os.getpid()
-        self._url = _parsed(settings)
+        try:
+            self._url = parse_redis_url(settings.require_redis_url())
+        except ValueError as exc:
+            raise ConfigurationError(f"redis_url {exc}", hint="saltctl config show") from None
         self._topology: Topology = (
             share._topology if share else topology(self._url, self._fetch, pause=settings.breaker_seconds)
         )
-        single = self._url.kind in ("server", "socket")
-        self._on_error: Callable[[SaltctlError], None] | None = None if single else self._note_error
 
     @property
     def clustered(self) -> bool:
@@ -85,7 +77,7 @@ class Connections:
 
     def errors(self, primary: str) -> redis_errors:
         """Translate redis-py's errors inside the block. An outage marks the topology as stale."""
-        return redis_errors(primary, self._on_error)
+        return redis_errors(primary, self._note_error)
 
     def _note_error(self, error: SaltctlError) -> None:
         if isinstance(error, RedisUnavailableError) and not isinstance(error, UnverifiedError | StreamLostError):
@@ -93,7 +85,7 @@ class Connections:
 
     def client(self, primary: str) -> Any:
         """Return the client of one primary; raises ConfigurationError if its URL cannot be used."""
-        found = self._clients.get(primary) or self._only_client
+        found = self._clients.get(primary)
         if found is None:
             # Two threads at once may both create a client; then the second one is discarded.
             found = self._clients.setdefault(primary, self._open(primary, self._retries))
@@ -147,11 +139,17 @@ class Connections:
         return None
 
     def ask_all(self, primary: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send commands in one go and return their replies, in order. Never retried.
+        """Send commands in one go, with the retries of these connections, and return their replies, in order.
 
         An error reply is an exception in the list; it does not undo the other commands. Raises redis-py's errors if
         the connection fails; then any of the commands may have been executed.
         """
+        replies: list[Any] = _retry_policy(self._retries).call_with_retry(
+            lambda: self._ask_all_once(primary, commands), lambda _: None
+        )
+        return replies
+
+    def _ask_all_once(self, primary: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         import redis.exceptions as driver
 
         pool = self.client(primary).connection_pool
@@ -172,12 +170,6 @@ class Connections:
                 connection.disconnect()
             pool.release(connection)
 
-    def ask_all_again(self, primary: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Like :meth:`ask_all`, with the retries of the clients. For commands that may run twice."""
-        retry = _retry_policy(self._retries)
-        replies: list[Any] = retry.call_with_retry(lambda: self.ask_all(primary, commands), lambda _: None)
-        return replies
-
     def ask_of(
         self, key: str, commands: Sequence[tuple[Any, ...]], *, accept: Callable[[Exception], bool] = lambda _: False
     ) -> list[Any]:
@@ -190,8 +182,9 @@ class Connections:
         replies: list[Any] = [None] * len(commands)
         left = list(range(len(commands)))
         for _ in range(REDIRECTIONS + 1):
+            batch = [part for at in left for part in ([("ASKING",)] if asking else []) + [commands[at]]]
             with self.errors(primary):
-                answers = self.ask_all(primary, [c for at in left for c in _prepared(commands[at], asking)])
+                answers = self.ask_all(primary, batch)
             for at, reply in zip(left, answers[1::2] if asking else answers, strict=True):
                 replies[at] = reply
             left = [at for at in left if redirection(replies[at])]
@@ -205,29 +198,14 @@ class Connections:
                     raise reply
         return replies
 
-    def execute_of(self, key: str, *command: Any) -> Any:
-        """Execute one command on the primary of a key, with retries; follows redirections."""
-        import redis.exceptions as driver
-
-        primary = self.primary_of(key)
-        with self.errors(primary):
-            try:
-                return self.client(primary).execute_command(*command)
-            except driver.ResponseError as exc:
-                if redirection(exc) is None:
-                    raise
-        return self.ask_of(key, [command])[0]
-
     def dedicated(self, primary: str) -> DedicatedConnection:
         """Open a new connection to one primary, without retries and without reconnecting."""
         return DedicatedConnection(self._open(primary, 0).connection_pool, primary)
 
     def close(self) -> None:
         """Close all connections."""
-        for primary in list(self._idle):
-            while (connection := self._take_idle(primary)) is not None:
-                connection.disconnect()
-        for client in [*self._clients.values(), *([self._only_client] if self._only_client else [])]:
+        self._idle.clear()  # its connections are of the clients' pools, too
+        for client in list(self._clients.values()):
             client.close()
 
     def _fetch(self, url: str, name: str, command: tuple[str, ...], timeout: float) -> Any:
@@ -236,11 +214,9 @@ class Connections:
         password = read_password(Path(path), "sentinel_password_file") if path else None
         if self._url.kind == "cluster":
             password = self._settings.redis_password()
-        connection = DedicatedConnection(self._client_of(url, name, timeout, 0, password).connection_pool, name)
-        try:
+        client = self._client_of(url, name, timeout, 0, password)
+        with closing(DedicatedConnection(client.connection_pool, name)) as connection:
             return connection.execute([command])[0]
-        finally:
-            connection.close()
 
     def _open(self, primary: str, retries: int) -> Any:
         url, password = self._url.of_server(primary), self._settings.redis_password()
@@ -249,17 +225,16 @@ class Connections:
     def _client_of(self, url: str, name: str, timeout: float, retries: int, password: str | None) -> Any:
         import redis
 
-        options: dict[str, Any] = {
-            "socket_timeout": timeout,
-            "socket_connect_timeout": timeout,
-            "retry": _retry_policy(retries),
-            "client_name": "saltctl",
-            "protocol": 2,
-        }
-        if password is not None:
-            options["password"] = password
         try:
-            client = redis.Redis.from_url(url, **options)
+            client = redis.Redis.from_url(
+                url,
+                socket_timeout=timeout,
+                socket_connect_timeout=timeout,
+                retry=_retry_policy(retries),
+                client_name="saltctl",
+                protocol=2,
+                password=password,
+            )
             # Without connecting: an unknown option must fail here, not at the first command.
             client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
             return client
@@ -276,14 +251,3 @@ def _retry_policy(retries: int) -> Any:
     from redis.retry import Retry
 
     return Retry(ExponentialBackoff(cap=1.0, base=0.05), retries) if retries else Retry(NoBackoff(), 0)
-
-
-def _parsed(settings: Settings) -> RedisUrl:
-    try:
-        return parse_redis_url(settings.require_redis_url())
-    except ValueError as exc:
-        raise ConfigurationError(f"redis_url {exc}", hint="saltctl config show") from None
-
-
-def _prepared(command: tuple[Any, ...], asking: bool) -> Sequence[tuple[Any, ...]]:
-    return (("ASKING",), command) if asking else (command,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from saltctl.errors import (
     AccessDeniedError,
@@ -15,6 +16,7 @@ from saltctl.errors import (
     StreamLostError,
     UnverifiedError,
 )
+from saltctl.urls import Address
 
 # Error replies of outages and role changes, by their first word (see Redis' documentation). redis-py has classes only
 # for some of them, and its versions differ, so the word decides.
@@ -79,6 +81,14 @@ _REPLIES: dict[str, tuple[type[SaltctlError], str, str]] = {
 def first_word(exc: Exception) -> str:
     """Return the first word of an error reply, which identifies the error."""
     return _WORD_OF_CLASS.get(type(exc).__name__) or " ".join(str(exc).split()).split(" ", 1)[0]
+
+
+def redirection(reply: Any) -> tuple[str, bool] | None:
+    """Return the target of a MOVED or ASK reply and whether to send ASKING first; None for any other reply."""
+    if not isinstance(reply, Exception) or (word := first_word(reply)) not in ("MOVED", "ASK"):
+        return None
+    host, _, port = str(reply).rpartition(" ")[2].rpartition(":")
+    return (str(Address(host, int(port))), word == "ASK") if host and port.isdigit() else None
 
 
 def translate(exc: Exception, where: str) -> SaltctlError:

@@ -98,11 +98,22 @@ class RedisRegistry:
         for conversation_id in conversation_ids:
             by_key[self.key_of(conversation_id)].append(conversation_id)
         calls = [(key, ids[i : i + IDS_A_CALL]) for key, ids in by_key.items() for i in range(0, len(ids), IDS_A_CALL)]
-        commands = [("EVALSHA", self._lookup_sha, 1, key, self._layout, *ids) for key, ids in calls]
         found: dict[str, int | None] = {}
-        for (_, ids), values in zip(calls, _pipelined(self._lookups.client(primary), commands), strict=True):
+        for (_, ids), values in zip(calls, self._run_lookups(self._lookups, primary, calls), strict=True):
             found.update(zip(ids, (parse_count(value, primary) for value in values), strict=True))
         return [found[conversation_id] for conversation_id in conversation_ids]
+
+    def _run_lookups(
+        self, connections: Connections, primary: str, calls: Sequence[tuple[str, Sequence[str]]]
+    ) -> Iterator[list[Any]]:
+        """Yield the replies of the lookup script to (bucket, ids) pairs; raise the first error reply."""
+        for start in range(0, len(calls), COMMANDS_A_BATCH):
+            batch = calls[start : start + COMMANDS_A_BATCH]
+            commands = [("EVALSHA", self._lookup_sha, 1, key, self._layout, *ids) for key, ids in batch]
+            for reply in connections.ask_all(primary, commands):
+                if isinstance(reply, Exception):
+                    raise reply
+                yield reply
 
     def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
         """Return the entries of these ids, whether or not Redis is verified."""
@@ -122,7 +133,7 @@ class RedisRegistry:
         """Max-merge one entry. By EVAL, so that no script must be loaded for a raise."""
         key = self.key_of(conversation_id)
         command = ("EVAL", script("merge"), 1, key, self._layout, 1, conversation_id, n)
-        return bool(self._retry_after_failover(lambda: self._others.execute_of(key, *command)))
+        return bool(self._retry_after_failover(lambda: self._others.ask_of(key, [command])[0]))
 
     def verified(self, buckets: range | None = None) -> dict[str, bool]:
         """Return for each primary whether it answers a lookup in every one of its buckets, or of these buckets."""
@@ -134,10 +145,9 @@ class RedisRegistry:
         )
 
     def _answers(self, primary: str, keys: Sequence[str]) -> bool:
-        commands = [("EVALSHA", self._lookup_sha, 1, key, self._layout, "-") for key in keys]
         try:
             with self._others.errors(primary):
-                for _ in _pipelined(self._others.client(primary), commands):
+                for _ in self._run_lookups(self._others, primary, [(key, ["-"]) for key in keys]):
                     pass
         except UnverifiedError:
             return False
@@ -179,23 +189,6 @@ class RedisRegistry:
             for primary, keys in self._others.by_primary(self._buckets.keys()).items()
             if keys
         ]
-
-
-def _pipelined(client: Any, commands: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-    """Yield the replies of commands, sent in batches; raise the first error reply as it came.
-
-    redis-py would put the command, with all its ids, in front of the error: its first word, which identifies the
-    error, would be ``Command``.
-    """
-    for start in range(0, len(commands), COMMANDS_A_BATCH):
-        with client.pipeline(transaction=False) as pipeline:
-            for command in commands[start : start + COMMANDS_A_BATCH]:
-                pipeline.execute_command(*command)
-            replies = pipeline.execute(raise_on_error=False)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise reply
-        yield from replies
 
 
 def _check_info(primary: str, info: Mapping[str, Any], *, clustered: bool) -> None:

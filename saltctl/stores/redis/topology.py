@@ -7,12 +7,12 @@ the backup.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
-from abc import ABC, abstractmethod
 from binascii import crc_hqx
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,39 +27,6 @@ Fetch = Callable[[str, str, tuple[str, ...], float], Any]
 """Sends one command over a new connection: URL, name, command, seconds. Raises SaltctlErrors."""
 
 
-class Topology(ABC):
-    """The primaries, and the primary of each key. ``timeout`` bounds a call, in seconds."""
-
-    clustered = False
-    """Whether the keys of one script have to share a slot."""
-
-    @abstractmethod
-    def primaries(self, timeout: float) -> tuple[str, ...]:
-        """Return the names of all primaries; raises RedisUnavailableError if they are unknown."""
-
-    def primary_of(self, key: str, timeout: float) -> str:
-        """Return the primary that has a key."""
-        return self.primaries(timeout)[0]
-
-    def mark_stale(self) -> None:  # noqa: B027  only a topology that servers are asked for can be stale
-        """Ask again before the next command: the answer may have changed."""
-
-    def refresh(self, timeout: float) -> bool:
-        """Ask now, unless that failed a moment ago; return whether the answer changed."""
-        return False
-
-
-class SingleServer(Topology):
-    """The server that the URL names. It is never asked."""
-
-    def __init__(self, name: str) -> None:
-        self._names = (name,)
-
-    def primaries(self, timeout: float) -> tuple[str, ...]:
-        """Return its name."""
-        return self._names
-
-
 @dataclass(frozen=True)
 class SlotMap:
     """The primaries, for each slot the name of its primary or an empty string, and all nodes.
@@ -72,12 +39,15 @@ class SlotMap:
     nodes: tuple[Address, ...] = ()
 
 
-class DiscoveredTopology(Topology):
-    """A topology that servers are asked for. Thread-safe.
+class Topology:
+    """The primaries, and the primary of each key, as servers report them. Thread-safe.
 
-    One thread asks while the others use the previous answer. If no server answers, the previous answer stays in use,
-    and for ``pause`` seconds no server is asked again.
+    ``timeout`` bounds a call, in seconds. One thread asks while the others use the previous answer. If no server
+    answers, the previous answer stays in use, and for ``pause`` seconds no server is asked again.
     """
+
+    clustered = False
+    """Whether the keys of one script have to share a slot."""
 
     def __init__(
         self, url: RedisUrl, fetch: Fetch, *, pause: float, clock: Callable[[], float] = time.monotonic
@@ -90,20 +60,24 @@ class DiscoveredTopology(Topology):
         self._stale = False
         self._failure: SaltctlError | None = None
         self._not_before = 0.0
-        self._turn = 0
+        self._turns = itertools.count()
         self._asking = threading.Lock()
         self._process = os.getpid()
 
     def primaries(self, timeout: float) -> tuple[str, ...]:
-        """Return the names that a server reported."""
+        """Return the names of all primaries; raises RedisUnavailableError if they are unknown."""
         return self._known_or_fetched(timeout).primaries
 
+    def primary_of(self, key: str, timeout: float) -> str:
+        """Return the primary that has a key."""
+        return self.primaries(timeout)[0]
+
     def mark_stale(self) -> None:
-        """Ask again before the next command."""
+        """Ask again before the next command: the answer may have changed."""
         self._stale = True
 
     def refresh(self, timeout: float) -> bool:
-        """Ask now."""
+        """Ask now, unless that failed a moment ago; return whether the answer changed."""
         before = self._known
         self._stale = True
         return self._known_or_fetched(timeout) != before
@@ -141,37 +115,39 @@ class DiscoveredTopology(Topology):
 
     def _ask_servers(self, timeout: float) -> SlotMap:
         deadline = self._clock() + timeout
-        addresses = self._addresses()
-        failure: SaltctlError | None = None
-        for place, address in enumerate(addresses):
+        candidates = list(dict.fromkeys((*(self._known.nodes if self._known else ()), *self._url.addresses)))
+        first = next(self._turns) % len(candidates)  # each time another one: the last one may have a stale view
+        failure: SaltctlError = RedisUnavailableError("there was no time to ask", hint="saltctl config show")
+        for place, address in enumerate(candidates[first:] + candidates[:first]):
             seconds = deadline - self._clock()
             if seconds <= 0:
                 break
             try:
-                return self._ask(address, seconds / min(len(addresses) - place, _SERVERS_TO_ASK))
+                return self._ask(address, seconds / min(len(candidates) - place, _SERVERS_TO_ASK))
             except SaltctlError as exc:
                 failure = exc
-        if isinstance(failure, RedisUnavailableError) or failure is None:
-            why = failure.message if failure else "there was no time to ask"
+        if isinstance(failure, RedisUnavailableError):
             raise RedisUnavailableError(
-                f"no server at {self._url} says which Redis is primary: {why}",
-                hint=failure.hint if failure else "saltctl config show",
+                f"no server at {self._url} says which Redis is primary: {failure.message}", hint=failure.hint
             ) from failure
         raise failure
 
-    def _addresses(self) -> Sequence[Address]:
-        """Return the servers to ask, each time with another one first: the last one may have a stale view."""
-        known = self._known.nodes if self._known else ()
-        candidates = list(dict.fromkeys((*known, *self._url.addresses)))
-        self._turn += 1
-        first = (self._turn - 1) % len(candidates)
-        return candidates[first:] + candidates[:first]
-
-    @abstractmethod
-    def _ask(self, address: Address, timeout: float) -> SlotMap: ...
+    def _ask(self, address: Address, timeout: float) -> SlotMap:
+        raise NotImplementedError
 
 
-class ClusterTopology(DiscoveredTopology):
+class SingleServer(Topology):
+    """The server that the URL names. It is never asked."""
+
+    def refresh(self, timeout: float) -> bool:
+        """Return False: the server stays the same."""
+        return False
+
+    def _ask_servers(self, timeout: float) -> SlotMap:
+        return SlotMap((str(self._url),))
+
+
+class ClusterTopology(Topology):
     """The primaries of a Redis Cluster, as one of its nodes reports them."""
 
     clustered = True
@@ -202,7 +178,7 @@ class ClusterTopology(DiscoveredTopology):
         return SlotMap(tuple(dict.fromkeys(filter(None, owners))), tuple(owners), tuple(nodes))
 
 
-class SentinelTopology(DiscoveredTopology):
+class SentinelTopology(Topology):
     """The primary of a service, as one of its sentinels reports it."""
 
     def _ask(self, address: Address, timeout: float) -> SlotMap:
@@ -226,21 +202,7 @@ def slot_of(key: str) -> int:
     return crc_hqx(key.encode(), 0) % SLOTS
 
 
-def redirection(error: BaseException | Any) -> tuple[str, bool] | None:
-    """Return the target of a MOVED or ASK reply and whether to send ASKING first; None for any other reply."""
-    from saltctl.stores.redis.errors import first_word
-
-    if not isinstance(error, Exception) or (word := first_word(error)) not in ("MOVED", "ASK"):
-        return None
-    host, _, port = str(error).rpartition(" ")[2].rpartition(":")
-    return (str(Address(host, int(port))), word == "ASK") if host and port.isdigit() else None
-
-
 def topology(url: RedisUrl, fetch: Fetch, *, pause: float) -> Topology:
     """Return the topology that a URL describes."""
-    match url.kind:
-        case "cluster":
-            return ClusterTopology(url, fetch, pause=pause)
-        case "sentinel":
-            return SentinelTopology(url, fetch, pause=pause)
-    return SingleServer(str(url))
+    kinds: dict[str, type[Topology]] = {"cluster": ClusterTopology, "sentinel": SentinelTopology}
+    return kinds.get(url.kind, SingleServer)(url, fetch, pause=pause)

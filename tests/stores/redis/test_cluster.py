@@ -137,9 +137,11 @@ def test_a_comparison_sees_every_primary(
     connections = Connections(settings, timeout=5.0, retries=0)
     drift = list(zip(CONVERSATIONS[:20], (2, 8) * 10, strict=True))
     for conversation_id, n in drift:
-        connections.execute_of(store.key_of(conversation_id), "HSET", store.key_of(conversation_id), conversation_id, n)
+        key = store.key_of(conversation_id)
+        connections.ask_of(key, [("HSET", key, conversation_id, n)])
     for conversation_id in CONVERSATIONS[20:40:2]:
-        connections.execute_of(store.key_of(conversation_id), "HDEL", store.key_of(conversation_id), conversation_id)
+        key = store.key_of(conversation_id)
+        connections.ask_of(key, [("HDEL", key, conversation_id)])
     connections.close()
     reader = RedisBucketReader(settings)
     compare = partial(Comparison, settings, reader, store, backup, ComparisonOptions(grace=0.01))

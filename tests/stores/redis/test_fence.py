@@ -37,6 +37,12 @@ def raised(registry: Registry, rebuild: Rebuilder) -> Registry:
     return registry
 
 
+def kill_with_its_aof(server: LocalRedis, admin: Any) -> None:
+    """Kill a server whose AOF has all writes: while a busy disk delays an fsync, it keeps them in its memory."""
+    eventually(lambda: admin.info("persistence")["aof_buffer_length"] == 0, "the AOF is written")
+    server.kill()
+
+
 @pytest.fixture
 def other_server(redis_binary: Path, tmp_path: Path) -> Iterator[LocalRedis]:
     """A second Redis, for replication."""
@@ -107,10 +113,10 @@ def test_a_restart_without_data_is_fenced(
 
 @pytest.mark.slow
 def test_a_restart_with_its_aof_is_fenced(
-    raised: Registry, redis_server: LocalRedis, store: RedisRegistry, rebuild: Rebuilder
+    raised: Registry, redis_server: LocalRedis, store: RedisRegistry, rebuild: Rebuilder, admin: Any
 ) -> None:
     """A server that restarts with every entry is unverified, too: its AOF may have lost some."""
-    redis_server.kill()
+    kill_with_its_aof(redis_server, admin)
     redis_server.start()
     assert store.read_unverified(CONVERSATIONS[:1]) == {CONVERSATIONS[0]: 4}
     assert_unverified(store)
@@ -124,7 +130,7 @@ def test_loading_the_script_by_hand_verifies_nothing(
     raised: Registry, redis_server: LocalRedis, store: RedisRegistry, admin: Any
 ) -> None:
     """After a restart with its AOF the fence is there, and foreign: SCRIPT LOAD by hand does not help."""
-    redis_server.kill()
+    kill_with_its_aof(redis_server, admin)
     redis_server.start()
     assert admin.hget(key_of(store, CONVERSATIONS[0]), FENCE) is not None
     admin.script_load(script("lookup"))
