@@ -1,32 +1,41 @@
-"""``saltctl throttle scan``, and the group that ``saltctl throttle alarms`` belongs to."""
+"""``saltctl throttle scan`` and ``saltctl throttle alarms``."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saltctl.cli import option
 from saltctl.cli.option import parse_time
-from saltctl.cli.output import columns_of, print_result, warn
+from saltctl.cli.output import OutputFormat, columns_of, format_value, print_result, resolve_format, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.throttling import alarms
+from saltctl.cli.text import counted
 from saltctl.errors import ExitCode, SaltctlError, UsageError
 from saltctl.salting import is_conversation_id
 
 if TYPE_CHECKING:
+    from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
     from saltctl.throttling.diagnosis import ServiceStatus
     from saltctl.throttling.time_range import TimeRange
 
 group = typer.Typer(help="Find the cause of throttling, and manage alarms on it.", no_args_is_help=True)
-group.add_typer(alarms.group, name="alarms")
+alarms = typer.Typer(help="Manage CloudWatch alarms on throttling.", no_args_is_help=True)
+group.add_typer(alarms, name="alarms")
 SERVICE_WINDOW = 0.3
 """Seconds between the two samples of the stream: a live instance answers within milliseconds."""
-COLUMNS = columns_of(
+SCAN_COLUMNS = columns_of(
     "verdict table start end period_s throttled total causes series keys service advice", total="events", advice="next"
+)
+ALARM_COLUMNS = columns_of("name metric operation threshold periods state action actions")
+ALARM_VIEW_COLUMNS = columns_of(
+    "metric threshold periods state action actions",
+    metric=lambda alarm: " ".join(filter(None, (alarm["metric"], alarm["operation"]))),
+    state=lambda alarm: "no data" if alarm["state"] == "INSUFFICIENT_DATA" else format_value(alarm["state"]),
+    actions=lambda alarm: " ".join(arn.rpartition(":")[2] for arn in alarm["actions"]),
 )
 
 
@@ -67,7 +76,7 @@ def scan(
         store = CloudWatchMetrics(session.settings)
         result = scan_table(store, options, _service_status(session), lambda ids: _max_n(session, ids))
     record = as_record(result)
-    print_result(record, output, columns=COLUMNS, human_view=lambda screen: draw(screen, result))
+    print_result(record, output, columns=SCAN_COLUMNS, human_view=lambda screen: draw(screen, result))
     for note in result.notes:
         warn(note)
     if result.failure is not None:
@@ -82,18 +91,15 @@ def _parse_range(since: str, until: str | None, period: float) -> TimeRange:
     now = time.time()
     if period % 1:
         raise UsageError(f"the period must be a multiple of a minute, not {period:g} s", hint="write 1m, 5m, 15m or 1h")
-    start = _parse_bound(since, now, "--since")
-    end = now if until is None else _parse_bound(until, now, "--until")
+    bounds = []
+    for name, bound in (("--since", since), ("--until", until)):
+        try:
+            bounds.append(now if bound is None else parse_time(bound, now))
+        except ValueError:
+            hint = "write 2026-01-31T12:00:00Z, or 90m for 90 minutes ago"
+            raise UsageError(f"{name} {bound!r} is not a time", hint=hint) from None
+    start, end = bounds
     return time_range(start, end, int(period) or None, now)
-
-
-def _parse_bound(text: str, now: float, option: str) -> float:
-    try:
-        return parse_time(text, now)
-    except ValueError:
-        raise UsageError(
-            f"{option} {text!r} is not a time", hint="write 2026-01-31T12:00:00Z, or 90m for 90 minutes ago"
-        ) from None
 
 
 def _service_status(session: Session) -> ServiceStatus:
@@ -117,3 +123,92 @@ def _max_n(session: Session, conversation_ids: Sequence[str]) -> Mapping[str, in
     except SaltctlError as exc:
         warn(f"max_n is unknown: {exc.message}")
         return {}
+
+
+@alarms.command("create")
+def create(
+    context: typer.Context,
+    sns: Annotated[
+        list[str] | None, typer.Option("--sns", metavar="ARN", help="The SNS topic to notify; repeatable.")
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=1.0, help="Events a minute, in two consecutive minutes.")
+    ] = 10.0,
+    table: option.Table = None,
+    dry_run: option.DryRun = False,
+    confirm: option.Confirm = None,
+    output: option.Output = None,
+) -> None:
+    """Create alarms on throttled key ranges and throttled requests, or update the existing ones.
+
+    Safe to repeat. The description of each alarm names the command that finds the cause: the hot partition service
+    may be down. Alarms without saltctl's tag are never changed.
+
+    \b
+    Examples:
+      saltctl throttle alarms create --sns arn:aws:sns:us-east-1:111122223333:oncall --dry-run
+      saltctl throttle alarms create --sns arn:aws:sns:us-east-1:111122223333:oncall
+    """
+    from saltctl.throttling.alarms import AlarmOptions, apply_changes, as_record, plan_changes
+
+    session, store, table = _open(context, table)
+    changes = plan_changes(store, AlarmOptions(table, tuple(sns or ()), threshold))
+    if not dry_run:
+        session.require_consent("Create alarms?", confirm)
+        apply_changes(store, changes)
+    _print([as_record(change.spec, change.action) for change in changes], output)
+
+
+@alarms.command("list")
+def list_alarms(context: typer.Context, table: option.Table = None, output: option.Output = None) -> None:
+    """List the alarms that saltctl created for a table, with their state.
+
+    \b
+    Examples:
+      saltctl throttle alarms list
+      saltctl throttle alarms list -o json
+    """
+    from saltctl.throttling.alarms import as_record, owned_alarms
+
+    _, store, table = _open(context, table)
+    _print([as_record(alarm) for alarm in owned_alarms(store, table)], output)
+
+
+@alarms.command("remove")
+def remove(
+    context: typer.Context,
+    table: option.Table = None,
+    dry_run: option.DryRun = False,
+    yes: option.Yes = False,
+    confirm: option.Confirm = None,
+    output: option.Output = None,
+) -> None:
+    """Remove the alarms that saltctl created for a table, and no others.
+
+    \b
+    Examples:
+      saltctl throttle alarms remove --dry-run
+      saltctl throttle alarms remove --yes
+    """
+    from saltctl.throttling.alarms import as_record, owned_alarms
+
+    session, store, table = _open(context, table)
+    owned = owned_alarms(store, table)
+    if owned and not dry_run:
+        session.require_consent(f"Remove {counted(len(owned), 'alarm')} of {table}?", confirm, yes=yes)
+        store.delete_alarms([alarm.name for alarm in owned])
+    _print([as_record(alarm, "remove") for alarm in owned], output)
+
+
+def _open(context: typer.Context, table: str | None) -> tuple[Session, CloudWatchMetrics, str]:
+    from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
+
+    session = session_of(context)
+    return session, CloudWatchMetrics(session.settings), table or session.settings.messages_table
+
+
+def _print(records: list[dict[str, Any]], output: OutputFormat | None) -> None:
+    columns = ALARM_COLUMNS
+    if resolve_format(output) == "table":
+        columns = tuple(column for column in ALARM_VIEW_COLUMNS if any(record[column.key] for record in records))
+    print_result(records, output, columns=columns, empty="saltctl has created no alarms for this table")

@@ -6,7 +6,7 @@ from io import StringIO
 
 import pytest
 
-from saltctl.cli.throttling.view import draw
+from saltctl.cli.throttling.view import block_rows, draw, sum_into_bars
 from saltctl.stores.contracts import Contributors
 from saltctl.throttling.diagnosis import ServiceStatus
 from saltctl.throttling.scan import ScanOptions, scan_table
@@ -32,3 +32,11 @@ def test_hot_keys_and_spikes(width: int) -> None:
     assert "conv_hot_12 1 400 16 salt 3" in words
     assert "conv_1 1 18 — base partition" in words
     assert all(len(line) <= width for line in out.getvalue().splitlines())
+
+
+def test_small_bars_are_visible_and_sums_are_kept() -> None:
+    """One event next to a million is still a visible block; the sum of the bars is the sum of the values."""
+    top, middle, bottom = block_rows([1_000_000.0, 1.0, 0.0])
+    assert (top[0], middle[0], bottom) == ("█", "█", ["█", "▁", " "])
+    bars, each = sum_into_bars([1.0] * 1441, 72)
+    assert (len(bars) <= 72, sum(bars), each) == (True, 1441, 21)
