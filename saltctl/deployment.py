@@ -21,6 +21,13 @@ _READING = (
     "+xinfo|stream +xinfo|groups +xinfo|consumers"
 )
 _REGISTRY = "+evalsha +eval +script|load +hget +hmget +hgetall +hlen +hset +hsetnx +hdel +exists +expire"
+_READ_TABLE = "DescribeTable GetItem BatchGetItem Query Scan DescribeContinuousBackups DescribeContributorInsights"
+# These actions support no resources (documented).
+_METRICS = (
+    "cloudwatch:GetMetricData cloudwatch:GetInsightRuleReport cloudwatch:DescribeAlarms "
+    "cloudwatch:ListTagsForResource dynamodb:ListTables"
+)
+_CHANGE_ALARMS = "cloudwatch:PutMetricAlarm cloudwatch:TagResource cloudwatch:DeleteAlarms"
 _SERVICE_SETTINGS = (
     *("redis_url", "backup_table", "key_prefix", "buckets", "max_n_cap", "wps_per_salt", "heat_max_age"),
     *("heat_retention", "aws_region"),
@@ -100,46 +107,31 @@ def iam(settings: Settings) -> str:
     region = settings.aws_region or "*"
     backup = f"arn:aws:dynamodb:{region}:*:table/{settings.backup_table}"
     messages = f"arn:aws:dynamodb:{region}:*:table/{settings.messages_table}"
-    insights = _dynamodb("DescribeContributorInsights")
-    app = _dynamodb("DescribeTable", "Query", "GetItem", "PutItem")
-    service = _dynamodb("DescribeTable", "GetItem", "BatchGetItem", "UpdateItem", "Scan")
-    alarm_list = ["cloudwatch:DescribeAlarms", "cloudwatch:ListTagsForResource"]
-    alarm_changes = ["cloudwatch:PutMetricAlarm", "cloudwatch:TagResource", "cloudwatch:DeleteAlarms"]
-    own_alarms = f"arn:aws:cloudwatch:{region}:*:alarm:saltctl/*"
+    grants = {
+        "saltctl-app": [("GetItem BatchGetItem", backup), ("DescribeTable Query GetItem PutItem", messages)],
+        "saltctl-service": [("DescribeTable GetItem BatchGetItem UpdateItem Scan", backup)],
+        "saltctl-readonly": [
+            (_READ_TABLE, backup),
+            (_READ_TABLE, messages),
+            ("DescribeContributorInsights", f"{messages}/index/*"),
+            (_METRICS, "*"),
+        ],
+        "saltctl-alarms": [
+            ("DescribeTable", messages),
+            ("cloudwatch:DescribeAlarms cloudwatch:ListTagsForResource", "*"),
+            (_CHANGE_ALARMS, f"arn:aws:cloudwatch:{region}:*:alarm:saltctl/*"),
+        ],
+    }
     policies = {
-        "saltctl-app": _policy((_dynamodb("GetItem", "BatchGetItem"), backup), (app, messages)),
-        "saltctl-service": _policy((service, backup)),
-        "saltctl-readonly": _policy(
-            (_READ_TABLE, backup), (_READ_TABLE, messages), (insights, f"{messages}/index/*"), (_METRICS, "*")
-        ),
-        "saltctl-alarms": _policy(
-            (_dynamodb("DescribeTable"), messages), (alarm_list, "*"), (alarm_changes, own_alarms)
-        ),
+        name: {"Version": "2012-10-17", "Statement": [_allow(*grant) for grant in grants[name]]} for name in grants
     }
     return json.dumps(policies, indent=2) + "\n"
 
 
-def _dynamodb(*actions: str) -> list[str]:
-    return [f"dynamodb:{action}" for action in actions]
-
-
-def _policy(*grants: tuple[list[str], str]) -> dict[str, object]:
-    statements = [{"Effect": "Allow", "Action": actions, "Resource": resource} for actions, resource in grants]
-    return {"Version": "2012-10-17", "Statement": statements}
-
-
-_READ_TABLE = [
-    *_dynamodb("DescribeTable", "GetItem", "BatchGetItem", "Query", "Scan"),
-    *_dynamodb("DescribeContinuousBackups", "DescribeContributorInsights"),
-]
-_METRICS = [
-    # These actions support no resources (documented).
-    "cloudwatch:GetMetricData",
-    "cloudwatch:GetInsightRuleReport",
-    "cloudwatch:DescribeAlarms",
-    "cloudwatch:ListTagsForResource",
-    "dynamodb:ListTables",
-]
+def _allow(actions: str, resource: str) -> dict[str, object]:
+    """Return a statement. Actions without a service are DynamoDB's."""
+    names = [action if ":" in action else f"dynamodb:{action}" for action in actions.split()]
+    return {"Effect": "Allow", "Action": names, "Resource": resource}
 
 
 def acl(settings: Settings) -> str:

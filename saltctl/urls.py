@@ -80,11 +80,6 @@ class RedisUrl:
             userinfo += ":" + quote(own["sentinel_password"], safe="")
         return self._of_node(str(address), userinfo, "")
 
-    @property
-    def sentinel_password_file(self) -> str | None:
-        """Path of the file with the sentinels' password, if there is one."""
-        return dict(self.options).get("sentinel_password_file")
-
     def _of_node(self, name: str, userinfo: str, database: str) -> str:
         options = [(option, value) for option, value in self.options if option not in _SENTINELS_OWN]
         query = f"?{urlencode(options)}" if options else ""

@@ -29,10 +29,10 @@ def registry(facts: Facts) -> Panel:
     note = facts.service_state.verification()
     verified = all(counts.verified for counts in primaries)
     # Only a rebuild verifies, and the note is from the latest one: these primaries are verified since then.
-    noted = verified and note is not None and replication_ids <= set(note.replication_ids)
+    noted = verified and note and replication_ids <= set(note.replication_ids)
     return {
         "verified": verified,
-        "since": iso_utc(note.at) if noted and note is not None else None,
+        "since": iso_utc(note.at) if note and noted else None,
         "entries": sum(counts.entries for counts in primaries),
         "primaries": [
             {"name": counts.primary}
@@ -64,14 +64,11 @@ def raises(facts: Facts) -> Panel:
     reasons: dict[tuple[Any, Any], str] = {
         (conversation_id, past.n): past.reason for conversation_id, entry in entries.items() for past in entry.raises
     }
-    keys = ("conversation_id", "before", "after", "at", "by")
-    return {
-        "last": [
-            {key: raised.get(key) for key in keys}
-            | {"reason": reasons.get((raised["conversation_id"], raised.get("after")))}
-            for raised in latest
-        ]
-    }
+    last = []
+    for raised in latest:
+        shown = {key: raised.get(key) for key in ("conversation_id", "before", "after", "at", "by")}
+        last.append(shown | {"reason": reasons.get((raised["conversation_id"], raised.get("after")))})
+    return {"last": last}
 
 
 def throttles(facts: Facts) -> Panel:

@@ -50,7 +50,7 @@ def redis_permissions(facts: Facts) -> Finding:
         user = facts.redis.user(server.primary)
         if user is None:
             return skip(f"{server.primary} does not permit ACL WHOAMI: see saltctl service emit acl")
-        if facts.redis.permissions(server.primary, user, [("PING",)]) is None:
+        if facts.redis.refused(server.primary, user, {"ping": ("PING",)}) is None:
             return skip(f"user {user} may not use ACL DRYRUN on {server.primary}: run doctor as an administrator")
         users = dict.fromkeys([user, SERVICE_USER, APP_USER] if user != APP_USER else [SERVICE_USER, APP_USER])
         findings += [_missing_permissions(facts, server.primary, name) for name in users]
@@ -59,11 +59,9 @@ def redis_permissions(facts: Facts) -> Finding:
 
 
 def _missing_permissions(facts: Facts, primary: str, user: str) -> Finding:
-    wanted = _needed_commands(facts, user)
-    allowed = facts.redis.permissions(primary, user, list(wanted.values()))
-    if allowed is None:
+    missing = facts.redis.refused(primary, user, _needed_commands(facts, user))
+    if missing is None:
         return skip(f"{primary} has no user {user}")
-    missing = [rule for rule, permitted in zip(wanted, allowed, strict=True) if not permitted]
     if not missing:
         return ok(f"the user {user} has all permissions that it needs")
     prefix = facts.settings.key_prefix
@@ -75,10 +73,10 @@ def _missing_permissions(facts: Facts, primary: str, user: str) -> Finding:
 
 def _forbidden_permissions(facts: Facts, primary: str) -> Finding:
     forbidden = {"script": ("SCRIPT", "LOAD", "return 0"), "flushall": ("FLUSHALL",), "flushdb": ("FLUSHDB",)}
-    allowed = facts.redis.permissions(primary, APP_USER, list(forbidden.values()))
-    if allowed is None:
+    refused = facts.redis.refused(primary, APP_USER, forbidden)
+    if refused is None:
         return skip(f"{primary} has no user {APP_USER}")
-    found = [word for word, permitted in zip(forbidden, allowed, strict=True) if permitted]
+    found = [word for word in forbidden if word not in refused]
     if not found:
         return ok(f"{APP_USER} can neither verify nor flush")
     fix = facts.fix_commands.redis_cli(primary, "ACL", "SETUSER", APP_USER, *(f"-{word}" for word in found))

@@ -96,10 +96,9 @@ def fsync(facts: Facts, server: ServerInfo) -> Finding:
     """The AOF is written to disk within a second."""
     if not int(server.info.get("aof_enabled", 0)):
         return skip("there is no AOF: see redis-aof")
-    config = facts.config(server.primary)
-    if config is None or "appendfsync" not in config:
+    value = (facts.config(server.primary) or {}).get("appendfsync")
+    if value is None:
         return skip(f"{server.primary} refuses CONFIG GET, as managed servers do")
-    value = config["appendfsync"]
     if value != "no":
         return ok(f"appendfsync {value}")
     detail = f"{server.primary} has appendfsync no: a crash of its machine loses up to 30 s of raises from the AOF"

@@ -210,7 +210,7 @@ class Connections:
 
     def _fetch(self, url: str, name: str, command: tuple[str, ...], timeout: float) -> Any:
         """Send one command to a node of a cluster or to a sentinel, over a new connection."""
-        path = self._url.sentinel_password_file if self._url.kind == "sentinel" else None
+        path = dict(self._url.options).get("sentinel_password_file") if self._url.kind == "sentinel" else None
         password = read_password(Path(path), "sentinel_password_file") if path else None
         if self._url.kind == "cluster":
             password = self._settings.redis_password()

@@ -138,12 +138,12 @@ class RedisInspection:
         (reply,) = self._ask(primary, ("ACL", "WHOAMI"))
         return None if isinstance(reply, Exception) else reply.decode("utf-8", "backslashreplace")
 
-    def permissions(self, primary: str, user: str, commands: Sequence[tuple[Any, ...]]) -> list[bool] | None:
-        """Return for each command whether the user may run it, by ACL DRYRUN, which executes nothing.
+    def refused(self, primary: str, user: str, commands: Mapping[str, tuple[Any, ...]]) -> list[str] | None:
+        """Return the names of the commands that the user may not run, by ACL DRYRUN, which executes nothing.
 
         Returns None if there is no such user, or if our user may not ask.
         """
-        replies = self._ask(primary, *(("ACL", "DRYRUN", user, *command) for command in commands))
+        replies = self._ask(primary, *(("ACL", "DRYRUN", user, *command) for command in commands.values()))
         if any(isinstance(reply, Exception) for reply in replies):
             return None
-        return [reply == b"OK" for reply in replies]
+        return [name for name, reply in zip(commands, replies, strict=True) if reply != b"OK"]
