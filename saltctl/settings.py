@@ -239,7 +239,7 @@ def config_path(environ: Mapping[str, str], explicit: Path | None = None) -> Pat
 
 
 def read_config(path: Path, *, required: bool) -> ConfigFile:
-    """Read the file. Raises ConfigurationError if it is required and missing, unreadable, not TOML or has unknown keys."""
+    """Read a file. ConfigurationError: it is required and missing, unreadable, not TOML, or has an unknown key."""
     file = f"the configuration file {str(path)!r}"
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
