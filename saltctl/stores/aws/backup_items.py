@@ -35,11 +35,7 @@ class BackupItems(Table):
         values: dict[str, Any] | None = None,
         names: dict[str, str] | None = None,
     ) -> dict[str, Any] | None:
-        """Update one item if it meets a condition.
-
-        Returns:
-            The item before the update ({} if it is new), or None if the condition failed.
-        """
+        """Update one item if it meets a condition; return it as it was ({} if it is new), or None if it does not."""
         request: dict[str, Any] = {
             "TableName": self.name,
             "Key": {KEY: {"S": item_id}},

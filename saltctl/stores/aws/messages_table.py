@@ -6,6 +6,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 from saltctl.errors import ConfigurationError, ThrottledError
@@ -65,10 +66,9 @@ class MessagesTable(Table):
         )
 
     def _query_request(self, request: PartitionQuery) -> dict[str, Any]:
-        keys = self.keys
-        names = {"#saltctl_p": keys.partition_key}
-        values: dict[str, Mapping[str, Any]] = {":saltctl_p": {"S": request.partition_key}}
         condition = "#saltctl_p = :saltctl_p"
+        names = {"#saltctl_p": self.keys.partition_key}
+        values: dict[str, Mapping[str, Any]] = {":saltctl_p": {"S": request.partition_key}}
         bounds = {":saltctl_low": request.low, ":saltctl_high": request.high}
         given = {name: self._sort_value(bound) for name, bound in bounds.items() if bound is not None}
         values |= given
@@ -77,7 +77,7 @@ class MessagesTable(Table):
         elif given:
             condition += f" AND #saltctl_s {'>=' if ':saltctl_low' in given else '<='} {next(iter(given))}"
         if given or request.keys_only:
-            names["#saltctl_s"] = keys.sort_key
+            names["#saltctl_s"] = self.keys.sort_key
         query: dict[str, Any] = {
             "TableName": self.name,
             "KeyConditionExpression": condition,
@@ -160,29 +160,21 @@ class MessagesTable(Table):
 
     def load(self, items: Iterable[Item]) -> None:
         """Write many rows, in batches of 25 and in any order; for seeding."""
-        batch: list[dict[str, Any]] = []
-        for item in items:
-            batch.append({"PutRequest": {"Item": item}})
-            if len(batch) == _BATCH:
-                self._load_batch(batch)
-                batch = []
-        if batch:
-            self._load_batch(batch)
-
-    def _load_batch(self, batch: list[dict[str, Any]]) -> None:
-        left = {self.name: batch}
-        for _ in range(8):
-            with aws_errors(self.where):
-                left = self.client.batch_write_item(RequestItems=left).get("UnprocessedItems", {})
-            if not left:
-                return
-        raise ThrottledError(f"DynamoDB leaves writes to table {self.name!r} unprocessed", hint="try again later")
+        rows = iter(items)
+        while batch := [{"PutRequest": {"Item": item}} for item in islice(rows, _BATCH)]:
+            left = {self.name: batch}
+            for _ in range(8):
+                with aws_errors(self.where):
+                    left = self.client.batch_write_item(RequestItems=left).get("UnprocessedItems", {})
+                if not left:
+                    break
+            else:
+                raise ThrottledError(
+                    f"DynamoDB leaves writes to table {self.where} unprocessed", hint="try again later"
+                )
 
     def _key(self, partition_key: str, sort_key: SortKey) -> dict[str, Any]:
-        return {
-            self.keys.partition_key: {"S": partition_key},
-            self.keys.sort_key: self._sort_value(sort_key),
-        }
+        return {self.keys.partition_key: {"S": partition_key}, self.keys.sort_key: self._sort_value(sort_key)}
 
     def _sort_value(self, sort_key: SortKey) -> dict[str, str]:
         return {"N": str(sort_key)} if isinstance(sort_key, Decimal) else {"S": sort_key}

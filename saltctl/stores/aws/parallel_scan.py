@@ -13,6 +13,8 @@ from saltctl.stores.aws.client import POOL_SIZE
 IDLE_SECONDS = 1.0
 """Seconds without a page after which a scan yields an empty one, so that its caller can renew its lease."""
 _Page = TypeVar("_Page")
+_Results = queue.Queue[_Page | Exception | None]
+"""Takes pages, the error that ended a thread, or None if a thread has no more segments to read."""
 
 
 def scan_in_parallel(
@@ -37,50 +39,61 @@ def scan_in_parallel(
     unfinished: queue.SimpleQueue[int] = queue.SimpleQueue()
     for segment in segments:
         unfinished.put(segment)
-    # A page, the error that ended a thread, or None if a thread has no more segments to read.
-    results: queue.Queue[_Page | Exception | None] = queue.Queue(maxsize=1)
-
-    def put(result: _Page | Exception | None) -> None:
-        while not stop.is_set():
-            try:
-                results.put(result, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def read_segments() -> None:
-        try:
-            while not stop.is_set():
-                for page in pages(unfinished.get_nowait()):
-                    put(page)
-        except queue.Empty:
-            put(None)
-        except Exception as exc:  # the caller's thread raises it
-            put(exc)
-
+    results: _Results[_Page] = queue.Queue(maxsize=1)
     threads = [
-        threading.Thread(target=read_segments, name=f"scan-{number}", daemon=True)
+        threading.Thread(
+            target=_read_segments, args=(pages, unfinished, results, stop), name=f"scan-{number}", daemon=True
+        )
         for number in range(min(unfinished.qsize(), POOL_SIZE))
     ]
     for thread in threads:
         thread.start()
-    running = len(threads)
     try:
-        while running:
-            try:
-                result = results.get(timeout=IDLE_SECONDS)
-            except queue.Empty:
-                yield idle_page
-                continue
-            if isinstance(result, Exception):
-                raise result
-            if result is None:
-                running -= 1
-            else:
-                yield result
+        yield from _pages_of(results, len(threads), idle_page)
     finally:
         stop.set()
         # One deadline for all threads, not one for each in turn.
         deadline = time.monotonic() + stop_timeout
         for thread in threads:
             thread.join(timeout=max(deadline - time.monotonic(), 0.0))
+
+
+def _pages_of(results: _Results[_Page], running: int, idle_page: _Page) -> Iterator[_Page]:
+    while running:
+        try:
+            result = results.get(timeout=IDLE_SECONDS)
+        except queue.Empty:
+            yield idle_page
+            continue
+        if isinstance(result, Exception):
+            raise result
+        if result is None:
+            running -= 1
+        else:
+            yield result
+
+
+def _read_segments(
+    pages: Callable[[int], Iterable[_Page]],
+    unfinished: queue.SimpleQueue[int],
+    results: _Results[_Page],
+    stop: threading.Event,
+) -> None:
+    """Read segments until none is left, in a thread of its own."""
+    try:
+        while not stop.is_set():
+            for page in pages(unfinished.get_nowait()):
+                _put(results, page, stop)
+    except queue.Empty:
+        _put(results, None, stop)
+    except Exception as exc:  # the caller's thread raises it
+        _put(results, exc, stop)
+
+
+def _put(results: _Results[_Page], result: _Page | Exception | None, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            results.put(result, timeout=0.1)
+            return
+        except queue.Full:
+            continue

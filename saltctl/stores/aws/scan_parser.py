@@ -55,11 +55,7 @@ class PageParser:
         self._known = {str(n): n for n in range(1, min(max_n_cap, 4096) + 1)}
 
     def parse(self, body: bytes) -> ScanPage:
-        """Parse the body of a response.
-
-        Raises:
-            MalformedPageError: the body is not a page.
-        """
+        """Parse the body of a response. Raises MalformedPageError if it is not a page."""
         from msgspec import to_builtins
 
         try:
@@ -83,11 +79,7 @@ class PageParser:
         return page
 
     def parse_any_types(self, body: bytes) -> ScanPage:
-        """Parse the body of a response whose items may have attributes of any type; slower than ``parse``.
-
-        Raises:
-            MalformedPageError: the body is not a page.
-        """
+        """Parse a body as ``parse`` does, with attributes of any type; slower. Raises MalformedPageError."""
         try:
             response = json.loads(body)
         except ValueError as exc:
@@ -95,11 +87,7 @@ class PageParser:
         return self.from_dictionary(response)
 
     def from_dictionary(self, response: Any) -> ScanPage:
-        """Convert a response that was parsed already.
-
-        Raises:
-            MalformedPageError: the response is not a page.
-        """
+        """Convert a response that was parsed already. Raises MalformedPageError if it is not a page."""
         if not isinstance(response, dict) or not isinstance(response.get("Items"), list):
             raise MalformedPageError("it has no items")
         try:
