@@ -20,6 +20,15 @@ from saltctl.errors import ConfigurationError, UnavailableError
 from saltctl.local.environment import LocalEnvironment, require_loopback
 
 SALTCTL = f"{sys.executable} -m saltctl"
+OTHER_SERVERS = {
+    "AWS_PROFILE": "prod",
+    "AWS_SESSION_TOKEN": "secret",
+    "AWS_ENDPOINT_URL": "https://dynamodb.eu-central-1.amazonaws.com",
+    "AWS_ENDPOINT_URL_DYNAMODB": "https://dynamodb.eu-central-1.amazonaws.com",
+    "SALTCTL_REDIS_URL": "redis://prod.example",
+    "SALTCTL_BACKUP_TABLE": "prod-registry",
+    "SALTCTL_CONTEXT": "prod",
+}
 
 
 def _local_run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -60,33 +69,45 @@ def short_tmp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("t")
 
 
-@pytest.mark.slow
-def test_it_is_seeded_and_verified(short_tmp: Path) -> None:
-    """A command inside sees a few hundred conversations, some salted with a history, and a verified Redis."""
+@pytest.fixture(scope="module")
+def inside(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """One run of several commands inside: its variables, then JSON documents, and exit 7 if all succeeded.
+
+    Its caller has a profile, a token, endpoints and a context of other servers.
+    """
     script = (
-        f"{SALTCTL} registry get conv_hot_12 conv_0001 -o json; {SALTCTL} registry list --source backup -o json;"
-        f"{SALTCTL} config show -o json"
+        f"env && echo --- && {SALTCTL} registry get conv_hot_12 conv_0001 -o json"
+        f" && {SALTCTL} registry list --source backup -o json && {SALTCTL} config show -o json && exit 7"
     )
-    done = _local_run(short_tmp, "sh", "-c", script)
-    assert done.returncode == 0, done.stderr
+    directory = tmp_path_factory.mktemp("t")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**OTHER_SERVERS, "HOME": str(directory), "XDG_CONFIG_HOME": str(directory)}.items():
+            patch.setenv(name, value)
+        done = _local_run(directory, "sh", "-c", script)
+    assert not _left_behind(directory)
+    return done
+
+
+@pytest.mark.slow
+def test_it_is_seeded_and_verified(inside: subprocess.CompletedProcess[str]) -> None:
+    """A command inside sees a few hundred conversations, some salted with a history, and a verified Redis."""
     decoder = json.JSONDecoder()
-    got, at = decoder.raw_decode(done.stdout)
-    listed, _ = decoder.raw_decode(done.stdout[at:].lstrip())
+    got, at = decoder.raw_decode(documents := inside.stdout.partition("---\n")[2])
+    listed, _ = decoder.raw_decode(documents[at:].lstrip())
     assert (got[0]["max_n"], got[0]["source"], got[0]["in_sync"]) == (16, "redis", True)
     assert [r["n"] for r in got[0]["raises"]] == [8, 16]
     assert (got[1]["max_n"], got[1]["salted"]) == (1, False)
     assert len(listed) == 12
-    counted = re.search(r"(\d+) conversations \((\d+) salted\), (\d+) messages", done.stderr)
+    counted = re.search(r"(\d+) conversations \((\d+) salted\), (\d+) messages", inside.stderr)
     assert counted is not None
     assert int(counted[1]) > 300
     assert int(counted[3]) > 1000
-    assert not _left_behind(short_tmp)
 
 
 @pytest.mark.slow
-def test_it_exits_as_the_command_does(short_tmp: Path) -> None:
+def test_it_exits_as_the_command_does(inside: subprocess.CompletedProcess[str], short_tmp: Path) -> None:
     """The exit code is the command's; a signal that killed it counts 128 more."""
-    assert _local_run(short_tmp, "sh", "-c", "exit 7").returncode == 7
+    assert inside.returncode == 7, inside.stderr
     assert _local_run(short_tmp, "sh", "-c", "kill -9 $$").returncode == 137
     missing = _local_run(short_tmp, "no-such-command")
     assert missing.returncode == 2
@@ -158,24 +179,13 @@ def test_a_shell_reads_commands_from_a_pipe(short_tmp: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_sees_no_other_servers(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_sees_no_other_servers(inside: subprocess.CompletedProcess[str]) -> None:
     """The command gets no profile, token, endpoint or context of its caller."""
-    for name, value in {
-        "AWS_PROFILE": "prod",
-        "AWS_SESSION_TOKEN": "secret",
-        "AWS_ENDPOINT_URL": "https://dynamodb.eu-central-1.amazonaws.com",
-        "AWS_ENDPOINT_URL_DYNAMODB": "https://dynamodb.eu-central-1.amazonaws.com",
-        "SALTCTL_REDIS_URL": "redis://prod.example",
-        "SALTCTL_BACKUP_TABLE": "prod-registry",
-        "SALTCTL_CONTEXT": "prod",
-    }.items():
-        monkeypatch.setenv(name, value)
-    done = _local_run(short_tmp, "env")
-    assert done.returncode == 0, done.stderr
-    assert "prod" not in done.stdout
-    assert "amazonaws" not in done.stdout
-    assert "AWS_SESSION_TOKEN" not in done.stdout
-    assert "AWS_ACCESS_KEY_ID=local" in done.stdout
+    variables = inside.stdout.partition("---\n")[0]
+    assert "prod" not in variables
+    assert "amazonaws" not in variables
+    assert "AWS_SESSION_TOKEN" not in variables
+    assert "AWS_ACCESS_KEY_ID=local" in variables
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1:8000", "https://dynamodb.eu-central-1.amazonaws.com", "redis://prod"])
