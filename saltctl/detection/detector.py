@@ -6,12 +6,11 @@ down, and an entry is acknowledged only when it needs no more work.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from logging import ERROR, INFO, WARNING
+from logging import ERROR, INFO, WARNING, NullHandler, getLogger
 from typing import TYPE_CHECKING
 
 from saltctl.errors import DamagedEntryError, RefusedError, SaltctlError
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
 
 MAX_REMEMBERED = 100_000
 """Conversations whose N is remembered. Without it every report of a hot conversation would repeat its raise."""
-logger = logging.getLogger("saltctl.detection")
-logger.addHandler(logging.NullHandler())
+logger = getLogger("saltctl.detection")
+logger.addHandler(NullHandler())
 
 
 def log_event(level: int, event: str, **fields: object) -> None:

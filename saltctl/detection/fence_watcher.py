@@ -69,19 +69,17 @@ class FenceWatcher:
         except RedisUnavailableError as exc:
             self.verified = None
             self._log_change(ERROR, "redis_unavailable", error=exc.code, why=exc.message)
-            return
         except LeaseHeldError as exc:
             self._log_change(INFO, "rebuild_lease_held", why=exc.message)
-            return
         except SaltctlError as exc:
             self._next_rebuild_at = self.clock() + self._wait
             self._wait = min(self._wait * 2, MAX_WAIT)
             log_event(ERROR, "rebuild_failed", error=exc.code, why=exc.message, hint=exc.hint)
-            return
-        self.verified = verified
-        if verified:
-            self._wait = CHECK_INTERVAL
-            self._last_event = ""
+        else:
+            self.verified = verified
+            if verified:
+                self._wait = CHECK_INTERVAL
+                self._last_event = ""
 
     def _next_share(self) -> range:
         first = self._next_bucket

@@ -125,10 +125,9 @@ class Replay:
 
     def _next_count(self) -> int:
         """Return the size of the next batch; 0 once ``max_events`` entries were read."""
-        count = BATCH_ENTRIES if not self.options.rate else max(min(BATCH_ENTRIES, int(self.options.rate)), 1)
-        if self.options.max_events is None:
-            return count
-        return max(min(count, self.options.max_events - self.report.read), 0)
+        count = max(min(BATCH_ENTRIES, int(self.options.rate or BATCH_ENTRIES)), 1)
+        left = count if self.options.max_events is None else self.options.max_events - self.report.read
+        return max(min(count, left), 0)
 
     def _range(self, first: str, last: str) -> Iterator[list[Entry]]:
         while count := self._next_count():

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from logging import ERROR, INFO, WARNING
-from typing import TYPE_CHECKING
 
 from saltctl.detection.detector import BatchResult, Detector, log_event
 from saltctl.detection.fence_watcher import FenceWatcher
@@ -20,13 +19,10 @@ from saltctl.errors import SaltctlError, StreamLostError
 from saltctl.settings import Settings
 from saltctl.stores.heat.contracts import FIRST_ID, Entry
 from saltctl.stores.heat.service_state import KEPT_RAISES, ServiceState
+from saltctl.stores.heat.stream import HeatStream
 from saltctl.times import iso_utc
 
-if TYPE_CHECKING:
-    from saltctl.stores.heat.stream import HeatStream
-
 BATCH_ENTRIES = 1000
-BLOCK_SECONDS = 1.0
 CLAIM_INTERVAL = 5.0
 CLAIM_IDLE = 30.0
 """Seconds after which a pending entry is claimed. If its instance was only slow, handling it twice is harmless."""
@@ -64,7 +60,7 @@ class Service:
     state: ServiceState | None = None
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
-    block: float = BLOCK_SECONDS
+    block: float = 1.0
     claim_idle: float = CLAIM_IDLE
     back_off: float = field(default=0.0, init=False)
     """Seconds to wait before the next step; 0 if the last one succeeded."""

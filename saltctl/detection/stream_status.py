@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from saltctl.detection.service import ALIVE_SECONDS
 from saltctl.errors import StreamLostError
 from saltctl.stores.heat.contracts import ConsumerInfo, GroupInfo, StreamInfo, id_order
+from saltctl.stores.heat.stream import HeatStream
 from saltctl.times import iso_utc
-
-if TYPE_CHECKING:
-    from saltctl.stores.heat.stream import HeatStream
 
 Verdict = Literal["ok", "lagging", "stalled", "stopped", "unknown"]
 CATCH_UP_SECONDS = 60.0

@@ -55,10 +55,8 @@ def alarm_specs(options: AlarmOptions) -> list[AlarmSpec]:
         UsageError: there is no SNS topic, or an ARN is not one of an SNS topic.
     """
     if not options.sns:
-        raise UsageError(
-            "an alarm needs an SNS topic to notify: pass --sns",
-            hint="saltctl throttle alarms create --sns arn:aws:sns:eu-central-1:111122223333:oncall",
-        )
+        hint = "saltctl throttle alarms create --sns arn:aws:sns:eu-central-1:111122223333:oncall"
+        raise UsageError("an alarm needs an SNS topic to notify: pass --sns", hint=hint)
     for arn in options.sns:
         if _SNS.fullmatch(arn) is None:
             raise UsageError(f"{arn!r} is not the ARN of an SNS topic", hint="aws sns list-topics")

@@ -64,11 +64,8 @@ def diagnose(found: ThrottleAnalysis, service: ServiceStatus, keys: Sequence[Hot
     The cause with the most events gives the verdict. Its reasons and commands come first.
     """
     if not found.has_data:
-        return Diagnosis(
-            "no-data",
-            ("CloudWatch has no metrics of this table in this range; no data does not mean healthy",),
-            ("saltctl config show", "saltctl throttle scan --since 24h"),
-        )
+        reason = "CloudWatch has no metrics of this table in this range; no data does not mean healthy"
+        return Diagnosis("no-data", (reason,), ("saltctl config show", "saltctl throttle scan --since 24h"))
     if not found.throttled:
         below = f" ({found.total:,.0f} events, below the threshold)" if found.total else ""
         return Diagnosis("quiet", (f"the table has traffic and is not throttled{below}",), ())
@@ -76,11 +73,9 @@ def diagnose(found: ThrottleAnalysis, service: ServiceStatus, keys: Sequence[Hot
     # On a tie a hot partition comes first, then capacity.
     _, main = max(causes, key=lambda cause: (cause[0], cause[1].verdict.startswith("hot"), cause[1].verdict != "index"))
     ordered = [main, *(cause for _, cause in causes if cause is not main)]
-    return Diagnosis(
-        main.verdict,
-        tuple(reason for cause in ordered for reason in cause.reasons),
-        tuple(command for cause in ordered for command in cause.advice),
-    )
+    reasons = tuple(reason for cause in ordered for reason in cause.reasons)
+    advice = tuple(command for cause in ordered for command in cause.advice)
+    return Diagnosis(main.verdict, reasons, advice)
 
 
 def _causes(

@@ -61,8 +61,6 @@ def _period(since: float, until: float, period_s: int | None, now: float) -> int
     if period_s < 60 or period_s % 60:
         raise UsageError(f"the period must be a multiple of a minute, not {period_s} s", hint="write 1m, 5m, 15m or 1h")
     if period_s % finest:
-        raise UsageError(
-            f"CloudWatch keeps data of this age in periods of {finest} s, not of {period_s} s",
-            hint=f"saltctl throttle scan --period {finest}s",
-        )
+        kept = f"CloudWatch keeps data of this age in periods of {finest} s, not of {period_s} s"
+        raise UsageError(kept, hint=f"saltctl throttle scan --period {finest}s")
     return period_s

@@ -85,7 +85,6 @@ class ReportSink(Protocol):
 
     def append_reports(self, reports: Sequence[HeatReport]) -> None:
         """Add all reports in one round trip with a short deadline; raises SaltctlError if that fails."""
-        ...
 
 
 class ReportSums(Protocol):
@@ -93,4 +92,3 @@ class ReportSums(Protocol):
 
     def add(self, reports: Sequence[HeatReport]) -> list[int]:
         """Add the reports, each once. Return for each the write units of its conversation in its window so far."""
-        ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 from binascii import crc32
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from saltctl.stores.heat.report import HeatReport
@@ -20,9 +21,6 @@ SHARDS = 16
 EXPIRY_SECONDS = 900
 """Expiry after the last report of a window: many times the time after which a pending entry is claimed."""
 REPORTS_PER_CALL = 500
-
-_Call = tuple[list[int], tuple[Any, ...]]
-"""The positions of the reports that one script call adds, and its command."""
 
 
 class WindowSums(HeatStore):
@@ -38,34 +36,28 @@ class WindowSums(HeatStore):
         Raises:
             RedisUnavailableError, AccessDeniedError: some of the reports may have been added.
         """
-        sums = [0] * len(reports)
-        for primary, calls in self._calls_by_primary(reports).items():
-            with self._connections.errors(primary):
-                replies = self._connections.ask_all(primary, [command for _, command in calls])
-                for (positions, _), reply in zip(calls, replies, strict=True):
-                    if isinstance(reply, Exception):
-                        raise reply
-                    for position, total in zip(positions, reply, strict=True):
-                        sums[position] = total
-        return sums
-
-    def _calls_by_primary(self, reports: Sequence[HeatReport]) -> dict[str, list[_Call]]:
         by_hash: dict[tuple[int, int], list[int]] = defaultdict(list)
         for position, report in enumerate(reports):
             by_hash[(report.window, crc32(report.conversation_id.encode()) % SHARDS)].append(position)
-        calls: dict[str, list[_Call]] = defaultdict(list)
-        source = script("add_reports", "heat")
+        # For each primary, the script calls with the positions of the reports that they add.
+        calls: dict[str, list[tuple[list[int], tuple[Any, ...]]]] = defaultdict(list)
         for (window, shard), positions in by_hash.items():
             key = f"{self.key}:{window}:{shard}"
             for start in range(0, len(positions), REPORTS_PER_CALL):
                 page = positions[start : start + REPORTS_PER_CALL]
-                arguments: list[Any] = []
-                for position in page:
-                    report = reports[position]
-                    arguments += (report.conversation_id, report.server, report.writes)
-                command = ("EVAL", source, 1, key, EXPIRY_SECONDS, *arguments)
+                rows = [(r.conversation_id, r.server, r.writes) for r in (reports[at] for at in page)]
+                command = ("EVAL", script("add_reports", "heat"), 1, key, EXPIRY_SECONDS, *chain.from_iterable(rows))
                 calls[self._connections.primary_of(key)].append((page, command))
-        return calls
+        sums = [0] * len(reports)
+        for primary, batch in calls.items():
+            with self._connections.errors(primary):
+                replies = self._connections.ask_all(primary, [command for _, command in batch])
+                for (page, _), reply in zip(batch, replies, strict=True):
+                    if isinstance(reply, Exception):
+                        raise reply
+                    for position, total in zip(page, reply, strict=True):
+                        sums[position] = total
+        return sums
 
 
 class InMemorySums:
