@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from saltctl.errors import CheckpointRefusedError, SaltctlError
 from saltctl.rebuild.events import CheckpointNotSaved, CheckpointRejected, RebuildResumed
-from saltctl.rebuild.merge_buffer import MergeBuffer
+from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
 
 if TYPE_CHECKING:
     from saltctl.stores.aws.rebuild_items import CheckpointItem
@@ -74,21 +74,18 @@ class Primary:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Progress of a rebuild. Counts as in ``RebuildReport``; ``started`` and ``written`` in seconds since the epoch.
+    """Progress of a rebuild. ``started`` and ``written`` are in seconds since the epoch.
 
-    ``after`` is by segment: the id up to which it was merged, or None at its end. ``half_done`` are the raises that the
-    rebuild has to complete at its end.
+    ``merged`` is the position up to which Redis has every entry; ``restored`` counts as in ``RebuildReport``.
+    ``half_done`` are the raises that the rebuild has to complete at its end.
     """
 
     scope: CheckpointScope
     token: str
     primaries: Mapping[str, Primary]
-    after: Mapping[int, str | None]
+    merged: ScanPosition
     half_done: tuple[tuple[str, int], ...]
-    entries: int
     restored: int
-    skipped: int
-    consumed_rcu: float
     started: float
     written: float
     version: int = VERSION
@@ -96,21 +93,18 @@ class Checkpoint:
     @property
     def is_plausible(self) -> bool:
         """Whether saltctl can have written these values."""
-        segments = self.scope.segments
-        keys = [last for last in self.after.values() if last is not None]
-        counts = [segments, self.entries, self.restored, self.skipped]
-        for conversation_id, n in self.half_done:
-            keys.append(conversation_id)
-            counts.append(n)
+        segments, merged = self.scope.segments, self.merged
+        keys = [last for last in merged.after.values() if last is not None] + [i for i, _ in self.half_done]
+        counts = [segments, merged.entries, merged.skipped, self.restored] + [n for _, n in self.half_done]
         return (
             self.version == VERSION
             and re.fullmatch("[0-9a-f]{32}", self.token) is not None
             and bool(self.primaries)
             and all(re.fullmatch("[0-9a-f]{40}", primary.replication_id) for primary in self.primaries.values())
-            and all(0 <= segment < segments for segment in self.after)
+            and all(0 <= segment < segments for segment in merged.after)
             and all(1 <= len(key) <= _MAX_KEY for key in keys)
             and all(0 <= count < _MAX_INT for count in counts)
-            and all(0 <= number < 1e18 for number in (self.consumed_rcu, self.started, self.written))
+            and all(0 <= number < 1e18 for number in (merged.consumed_rcu, self.started, self.written))
         )
 
 
@@ -206,7 +200,7 @@ class CheckpointManager:
             self.delete()  # the first mark invalidates it
         else:
             self.token, self._started = checkpoint.token, checkpoint.started
-            yield RebuildResumed(checkpoint.written, checkpoint.entries)
+            yield RebuildResumed(checkpoint.written, checkpoint.merged.entries)
         self._scope = scope
         self._due = self.clock() + self.every
         return checkpoint
@@ -240,8 +234,7 @@ class CheckpointManager:
 
     def save(self, buffer: MergeBuffer, half_done: Sequence[tuple[str, int]]) -> str:
         """Save the position up to which Redis has confirmed the merges. Returns why that failed, or an empty string."""
-        merged = buffer.merged
-        if self.item is None or self._scope is None or not merged.after:
+        if self.item is None or self._scope is None or not buffer.merged.after:
             return ""
         try:
             encoded = encode(
@@ -249,12 +242,9 @@ class CheckpointManager:
                     scope=self._scope,
                     token=self.token,
                     primaries={n: Primary(self._run_id(n), s.replication_id) for n, s in self.sessions.items()},
-                    after=merged.after,
+                    merged=buffer.merged,
                     half_done=tuple(half_done),
-                    entries=merged.entries,
                     restored=buffer.restored,
-                    skipped=merged.skipped,
-                    consumed_rcu=merged.consumed_rcu,
                     started=self._started,
                     written=self.now(),
                 )

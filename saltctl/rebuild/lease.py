@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
 
 from saltctl.errors import LeaseHeldError, SaltctlError, UnavailableError
 from saltctl.rebuild.events import StartDelayed
@@ -18,11 +19,11 @@ clocks of their machines agree within LEASE_EXPIRY less HEARTBEAT_SECONDS; safet
 HEARTBEAT_SECONDS = 5.0
 
 
+@dataclass(eq=False)
 class Lease:
     """The lease of one owner.
 
     Args:
-        store: keeps the lease.
         owner: an id that is unique to this run.
         heartbeat_every: seconds between two heartbeats.
         clock: returns monotonic seconds.
@@ -30,23 +31,14 @@ class Lease:
         sleep: waits for a number of seconds.
     """
 
-    def __init__(
-        self,
-        store: LeaseStore,
-        owner: str,
-        *,
-        heartbeat_every: float = HEARTBEAT_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._store = store
-        self._owner = owner
-        self._heartbeat_every = heartbeat_every
-        self._clock = clock
-        self._now = now
-        self._sleep = sleep
-        self._heartbeat_due = 0.0
+    store: LeaseStore
+    owner: str
+    _: KW_ONLY
+    heartbeat_every: float = HEARTBEAT_SECONDS
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    _heartbeat_due: float = field(default=0.0, init=False)
 
     def acquire(self, timeout: float) -> Iterator[StartDelayed]:
         """Acquire the lease. Yields an event before each pause, for up to ``timeout`` seconds.
@@ -54,23 +46,23 @@ class Lease:
         Raises:
             LeaseHeldError: another process still holds it.
         """
-        deadline = self._clock() + timeout
+        deadline = self.clock() + timeout
         while True:
-            holder = self._store.acquire(
-                self._owner, self._now(), host=socket.gethostname(), pid=os.getpid(), expiry=LEASE_EXPIRY
+            holder = self.store.acquire(
+                self.owner, self.now(), host=socket.gethostname(), pid=os.getpid(), expiry=LEASE_EXPIRY
             )
             if holder is None:
                 return
             process = f"process {holder.pid} on {holder.host}"
-            if self._clock() >= deadline:
-                age = max(self._now() - holder.heartbeat, 0.0)
+            if self.clock() >= deadline:
+                age = max(self.now() - holder.heartbeat, 0.0)
                 raise LeaseHeldError(
                     f"{process} is rebuilding already ({holder.progress}; heartbeat {age:.0f} s ago)",
                     hint=f"wait for it with --lock-wait 15m; if it died, its lease ends {LEASE_EXPIRY:.0f} s after "
                     "its last heartbeat",
                 )
             yield StartDelayed(f"{process} holds the lease")
-            self._sleep(min(1.0, max(deadline - self._clock(), 0.01)))
+            self.sleep(min(1.0, max(deadline - self.clock(), 0.01)))
 
     def renew(self, progress: str) -> None:
         """Write a heartbeat if one is due. An outage of AWS is ignored, because safety does not depend on the lease.
@@ -78,12 +70,12 @@ class Lease:
         Raises:
             LeaseHeldError: another process has taken the lease over.
         """
-        now = self._clock()
+        now = self.clock()
         if now < self._heartbeat_due:
             return
-        self._heartbeat_due = now + self._heartbeat_every
+        self._heartbeat_due = now + self.heartbeat_every
         try:
-            renewed = self._store.renew(self._owner, self._now(), progress)
+            renewed = self.store.renew(self.owner, self.now(), progress)
         except UnavailableError:
             return
         if not renewed:
@@ -97,4 +89,4 @@ class Lease:
         It must not hide the reason why a rebuild ended.
         """
         with suppress(SaltctlError):
-            self._store.release(self._owner)
+            self.store.release(self.owner)

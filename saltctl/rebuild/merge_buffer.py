@@ -36,34 +36,27 @@ class ScanPosition:
         return replace(self, after=dict(self.after))
 
 
+@dataclass(eq=False)
 class MergeBuffer:
     """Buffers entries until they are flushed to Redis.
 
     Batches save round trips. A batch is not awaited until the next one is flushed, so that the scan continues while
-    Redis works. ``read`` is the position of the scan. ``merged`` is the position up to which Redis has confirmed every
-    merge, and ``restored`` is the number of entries that these merges increased in Redis.
-
-    Args:
-        sessions: the rebuild's sessions, by primary.
-        by_primary: groups ids by primary, as ``RegistryStore.by_primary`` does.
-        start: the position from which the scan starts.
-        restored: entries that were restored before.
+    Redis works. ``read`` is the position of the scan, and at first its start. ``merged`` is the position up to which
+    Redis has confirmed every merge, and ``restored`` is the number of entries that these merges increased in Redis.
+    ``by_primary`` groups ids by primary, as ``RegistryStore.by_primary`` does.
     """
 
-    def __init__(
-        self,
-        sessions: Mapping[str, RedisRebuildSession],
-        by_primary: Callable[[Sequence[str]], Mapping[str, Sequence[str]]],
-        start: ScanPosition,
-        restored: int,
-    ) -> None:
-        self._sessions = sessions
-        self._by_primary = by_primary
-        self._pending: list[tuple[str, int, int]] = []
-        self._in_progress: ScanPosition | None = None
-        self.read = start.copy()
-        self.merged = start.copy()
-        self.restored = restored
+    sessions: Mapping[str, RedisRebuildSession]
+    by_primary: Callable[[Sequence[str]], Mapping[str, Sequence[str]]]
+    read: ScanPosition = field(default_factory=ScanPosition)
+    restored: int = 0
+    merged: ScanPosition = field(init=False)
+    _pending: list[tuple[str, int, int]] = field(default_factory=list, init=False)
+    _in_progress: ScanPosition | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Start with everything merged that was read before."""
+        self.merged = self.read.copy()
 
     @property
     def pending(self) -> int:
@@ -80,24 +73,24 @@ class MergeBuffer:
         self.wait()
         pending, self._pending = self._pending, []
         self._in_progress = self.read.copy()
-        if len(self._sessions) == 1:
-            (session,) = self._sessions.values()
+        if len(self.sessions) == 1:
+            (session,) = self.sessions.values()
             if pending:
                 session.begin_merge(pending)
             return
         max_n = {entry[0]: entry[1] for entry in pending}
-        for primary, ids in self._by_primary(list(max_n)).items():
-            if primary not in self._sessions:
+        for primary, ids in self.by_primary(list(max_n)).items():
+            if primary not in self.sessions:
                 raise RebuildBrokenError(
                     f"Redis at {primary} became a primary while the others were being rebuilt",
                     hint="nothing was verified and nothing is lost; run it again: saltctl rebuild",
                 )
-            self._sessions[primary].begin_merge([(conversation_id, max_n[conversation_id]) for conversation_id in ids])
+            self.sessions[primary].begin_merge([(conversation_id, max_n[conversation_id]) for conversation_id in ids])
 
     def wait(self) -> None:
         """Wait until Redis has confirmed the merges in progress."""
         if self._in_progress is None:
             return
-        for session in self._sessions.values():
+        for session in self.sessions.values():
             self.restored += session.end_merge()
         self.merged, self._in_progress = self._in_progress, None

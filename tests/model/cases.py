@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from saltctl.errors import SaltctlError, UnverifiedError
-from saltctl.rebuild.merge_buffer import MergeBuffer
+from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Registry
 from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
@@ -281,8 +281,9 @@ class ChecksNothing(TrustsItsCheckpoint):
 class CheckpointsBeforeMerge(Rebuild):
     """A checkpoint that covers everything that was read, even if it is not merged yet."""
 
-    def pages(self, buffer: MergeBuffer) -> Iterator[BackupPage]:
+    def pages(self, buffer: MergeBuffer | ScanPosition) -> Iterator[BackupPage]:
         """Yield the pages, and record each as merged."""
+        assert isinstance(buffer, MergeBuffer)
         for page in super().pages(buffer):
             buffer.merged = buffer.read.copy()
             yield page

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from saltctl.errors import SaltctlError
 from saltctl.rebuild.checkpoint import Checkpoint, CheckpointScope, Primary, decode, encode
+from saltctl.rebuild.merge_buffer import ScanPosition
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Lookup, RaiseResult, Registry
@@ -297,12 +298,9 @@ class ModelCheckpoint(CheckpointItem):
                 scope=CheckpointScope("table", SETTINGS.key_prefix, SETTINGS.layout, 1),
                 token=token,
                 primaries={"redis:6379": Primary("", replication_id)},
-                after={0: None},
+                merged=ScanPosition(after={0: None}),
                 half_done=((CONVERSATION, int(half_done)),) if int(half_done) else (),
-                entries=0,
                 restored=0,
-                skipped=0,
-                consumed_rcu=0.0,
                 started=0.0,
                 written=0.0,
             )
@@ -311,7 +309,7 @@ class ModelCheckpoint(CheckpointItem):
     def save(self, checkpoint: str) -> None:
         """Reduce the checkpoint to three values."""
         saved = decode(checkpoint)
-        assert saved.after == {0: None}
+        assert saved.merged.after == {0: None}
         ((_, primary),) = saved.primaries.items()
         half_done = max((n for _, n in saved.half_done), default=0)
         self._answers.ask(Call("checkpoint", ("save", checkpoint_text(saved.token, primary.replication_id, half_done))))

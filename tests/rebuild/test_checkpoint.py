@@ -13,6 +13,7 @@ import pytest
 
 from saltctl.errors import CheckpointRefusedError
 from saltctl.rebuild.checkpoint import Checkpoint, CheckpointScope, Primary, encode, load_checkpoint
+from saltctl.rebuild.merge_buffer import ScanPosition
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.rebuild_items import CheckpointItem
 
@@ -20,12 +21,9 @@ CHECKPOINT = Checkpoint(
     scope=CheckpointScope("arn:aws:dynamodb:eu-central-1:1:table/backup 8f3c", "salt", "v1:16384", 4),
     token="0123456789abcdef" * 2,
     primaries={"redis.example:6379": Primary("a" * 40, "b" * 40)},
-    after={0: "conv_ä", 1: None, 3: "#lease"},
+    merged=ScanPosition(entries=120_000, skipped=1, consumed_rcu=2_000.5, after={0: "conv_ä", 1: None, 3: "#lease"}),
     half_done=(("conv_1", 8),),
-    entries=120_000,
     restored=7,
-    skipped=1,
-    consumed_rcu=2_000.5,
     started=1_000.0,
     written=1_002.5,
 )
@@ -52,7 +50,7 @@ def refusal_of(content: str) -> CheckpointRefusedError:
 def test_a_saved_checkpoint_is_loaded(backup: BackupTable) -> None:
     """All of it comes back from the backup table; the next one replaces it."""
     assert load_checkpoint(backup.checkpoint) is None
-    for checkpoint in (CHECKPOINT, replace(CHECKPOINT, entries=130_000)):
+    for checkpoint in (CHECKPOINT, replace(CHECKPOINT, restored=8)):
         backup.checkpoint.save(encode(checkpoint))
         assert load_checkpoint(backup.checkpoint) == checkpoint
 
@@ -87,15 +85,15 @@ def test_content_that_is_not_a_checkpoint_is_refused(content: str) -> None:
         lambda body: body.update(version=1),
         lambda body: body.update({"token": "x"}),
         lambda body: body.update(token=5),
-        lambda body: body.update(entries=-1),
-        lambda body: body.update(entries="many"),
-        lambda body: body.update(consumed_rcu=float("nan")),
-        lambda body: body.update(consumed_rcu=None),
-        lambda body: body.update(after={"4": None}),
-        lambda body: body.update(after={"-1": None}),
-        lambda body: body.update(after={"0": ""}),
-        lambda body: body.update(after={"0": 7}),
-        lambda body: body.update(after=[]),
+        lambda body: body["merged"].update(entries=-1),
+        lambda body: body["merged"].update(entries="many"),
+        lambda body: body["merged"].update(consumed_rcu=float("nan")),
+        lambda body: body["merged"].update(consumed_rcu=None),
+        lambda body: body["merged"].update(after={"4": None}),
+        lambda body: body["merged"].update(after={"-1": None}),
+        lambda body: body["merged"].update(after={"0": ""}),
+        lambda body: body["merged"].update(after={"0": 7}),
+        lambda body: body["merged"].update(after=[]),
         lambda body: body.update(half_done=[["conv", True]]),
         lambda body: body.update(half_done=[["conv"]]),
         lambda body: body.update(primaries={}),

@@ -93,7 +93,7 @@ def interrupted(job: Opener, backup: BackupTable) -> Checkpoint:
     interrupt(job())
     found = load_checkpoint(backup.checkpoint)
     assert found is not None
-    assert 0 < found.entries < len(ENTRIES)
+    assert 0 < found.merged.entries < len(ENTRIES)
     return found
 
 
@@ -206,10 +206,10 @@ def test_a_resumed_rebuild_reads_only_the_rest(interrupted: Checkpoint, job: Ope
     """The report counts the whole rebuild; raises that were half done before it broke are completed at its end."""
     report, events = finish(job())
     assert [event for event in events if isinstance(event, RebuildResumed)] == [
-        RebuildResumed(interrupted.written, interrupted.entries)
+        RebuildResumed(interrupted.written, interrupted.merged.entries)
     ]
     progress = [event.entries for event in events if isinstance(event, RebuildProgress)]
-    assert min(progress) > interrupted.entries
+    assert min(progress) > interrupted.merged.entries
     assert (report.resumed, report.entries) == (True, len(ENTRIES))
     # What was on its way to Redis at the end is found there already.
     assert report.restored + 5 >= len(ENTRIES)

@@ -122,7 +122,7 @@ def _resume_mode(session: Session, *, resume: bool, restart: bool, ask: bool) ->
     checkpoint = _interrupted(session) if ask and is_interactive() else None
     if checkpoint is None:
         return ResumeMode.IF_VALID
-    entries = counted(checkpoint.entries, "entry", "entries")
+    entries = counted(checkpoint.merged.entries, "entry", "entries")
     ended = f"A rebuild was interrupted at {iso_utc(checkpoint.written, 'seconds')} after {entries}"
     return ResumeMode.IF_VALID if session.ask_default_yes(f"{ended}. Resume it?") else ResumeMode.NEVER
 

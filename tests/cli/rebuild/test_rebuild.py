@@ -202,7 +202,7 @@ def test_a_terminal_prompts_to_resume(interrupted: CheckpointItem, answer: str, 
     assert code == 0
     shown = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     at = iso_utc(checkpoint.written, "seconds")
-    assert f"interrupted at {at} after {checkpoint.entries} entries. Resume it?" in shown.replace("\r\n", "")
+    assert f"interrupted at {at} after {checkpoint.merged.entries} entries. Resume it?" in shown.replace("\r\n", "")
     assert re.search(rf"resumed +{resumed}\b", shown)
     assert re.search(r"verified +yes\b", shown)
 
