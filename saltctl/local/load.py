@@ -10,6 +10,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -24,8 +25,7 @@ from saltctl.times import iso_utc
 from saltctl.urls import parse_redis_url
 
 TICKS_PER_SECOND = 20
-STORED_PER_SECOND = 20
-"""Writes that moto can take besides its other requests; all others are only counted."""
+"""At each tick one write is stored: so many moto can take besides its other requests. All others are only counted."""
 WATCHED = 5
 """The hottest conversations, which get the stored writes and are reported."""
 
@@ -96,9 +96,7 @@ class Load:
         ticks = max(int(self.options.seconds * TICKS_PER_SECOND), 1)
         for tick in range(1, ticks + 1):
             self._count_writes(int(self.options.rate * tick / TICKS_PER_SECOND))
-            for number in range(STORED_PER_SECOND // TICKS_PER_SECOND):
-                target = self._ids[(tick + number) % len(self._partitions)]
-                self._store_write(target, f"load-{started:.0f}-{tick}-{number}")
+            self._store_write(self._ids[tick % len(self._partitions)], f"load-{started:.0f}-{tick}")
             self._report.seconds = round(time.monotonic() - started, 3)
             if tick % TICKS_PER_SECOND == 0 or tick == ticks:
                 self._update_report()
@@ -130,10 +128,8 @@ class Load:
         report.dropped = sum(meter.stats.dropped for meter in self.meters)
         report.hottest = []
         for conversation_id, partitions in self._partitions.items():
-            try:
-                max_n: int | None = self.registry.lookup(conversation_id).max_n
-            except SaltctlError:
-                max_n = None
             rate = round(self._counts[conversation_id] / max(report.seconds, 0.001))
-            row = {"conversation_id": conversation_id, "rate": rate, "max_n": max_n, "partitions": len(partitions)}
+            row = {"conversation_id": conversation_id, "rate": rate, "max_n": None, "partitions": len(partitions)}
+            with suppress(SaltctlError):
+                row["max_n"] = self.registry.lookup(conversation_id).max_n
             report.hottest.append(row)

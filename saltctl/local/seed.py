@@ -37,12 +37,11 @@ _ENDINGS = ("?", ", thanks", " — looks fine now", ", any idea?", " :)")
 
 @dataclass(frozen=True, slots=True)
 class Seeded:
-    """The numbers of seeded conversations, messages and heat reports."""
+    """The numbers of seeded conversations and messages."""
 
     conversations: int
     salted: int
     messages: int
-    reports: int
 
 
 def seed(settings: Settings, rng: random.Random, now: datetime) -> Seeded:
@@ -64,7 +63,7 @@ def seed(settings: Settings, rng: random.Random, now: datetime) -> Seeded:
     alarms = AlarmOptions(settings.messages_table, ("arn:aws:sns:us-east-1:123456789012:oncall",))
     metrics = CloudWatchMetrics(settings)
     apply_changes(metrics, plan_changes(metrics, alarms))
-    return Seeded(QUIET + len(HOT), len(HOT), len(rows), HEAT_REPORTS)
+    return Seeded(QUIET + len(HOT), len(HOT), len(rows))
 
 
 def _messages(hot: dict[str, int], rng: random.Random, now: datetime) -> Iterator[dict[str, Any]]:
@@ -73,12 +72,10 @@ def _messages(hot: dict[str, int], rng: random.Random, now: datetime) -> Iterato
             yield _message(f"conv_{number:04d}", None, rng, now - timedelta(seconds=rng.uniform(0, 86400)))
     for conversation_id, final in hot.items():
         # Messages from before it was salted, then for each N on the way up: all partitions have history.
-        n = 1
-        while n <= final:
+        for n in (1 << power for power in range(final.bit_length())):
             age = 86400 / (2 * n)
             for _ in range(6 * n):
                 yield _message(conversation_id, n, rng, now - timedelta(seconds=rng.uniform(age / 2, age)))
-            n *= 2
 
 
 def _message(conversation_id: str, n: int | None, rng: random.Random, at: datetime) -> dict[str, Any]:

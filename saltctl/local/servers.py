@@ -103,9 +103,8 @@ def free_port() -> int:
 class _Server:
     """A process that is a server on loopback."""
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self.port = 0
+    port = 0
+    _process: subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -123,12 +122,11 @@ class _Server:
         process = self._process
         if process is None:
             return
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(timeout=3)
-            except subprocess.TimeoutExpired:
-                self.kill()
+        process.terminate()
+        try:
+            process.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            self.kill()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 stream.close()
@@ -152,7 +150,6 @@ class LocalRedis(_Server):
         options: Mapping[str, str] | None = None,
         password: str | None = None,
     ) -> None:
-        super().__init__()
         self.directory = directory
         self.password = password
         self.binary = binary or valkey_binary()
