@@ -77,7 +77,6 @@ class RaiseDecision:
 class BatchResult:
     """Result of one batch. Entries in ``left_pending`` were not acknowledged because of ``failure``."""
 
-    acknowledged: int = 0
     left_pending: list[str] = field(default_factory=list)
     stale: int = 0
     dead: int = 0
@@ -113,11 +112,8 @@ class Detector:
         """Sum, raise, and acknowledge last.
 
         An entry whose raise fails is not acknowledged. An entry that is not a valid report, or whose raise is
-        refused for good, becomes a dead letter before it is acknowledged.
-
-        Args:
-            entries: entries of the stream.
-            stream: acknowledges the entries; None if they were acknowledged before.
+        refused for good, becomes a dead letter before it is acknowledged. A stream of None acknowledges nothing: the
+        entries were acknowledged before.
 
         Raises:
             UnavailableError, AccessDeniedError: sums, dead letters or acknowledgement failed. Nothing is lost;
@@ -141,7 +137,6 @@ class Detector:
         ids += [entry.id for entry, _ in dead]
         if stream is not None and ids:
             stream.acknowledge(ids)
-        result.acknowledged = len(ids)
         self.counters.acknowledged += len(ids)
         return result
 

@@ -97,27 +97,25 @@ class Service:
                 log_event(WARNING, "consumer_not_deleted", why=exc.message)
             log_event(INFO, "stopped", consumer=self.consumer)
 
-    def step(self) -> int:
-        """Handle one batch. Return the number of acknowledged entries. Backs off instead of raising for an outage."""
+    def step(self) -> None:
+        """Handle one batch. Backs off instead of raising for an outage."""
         try:
             self._maintain()
             entries = self._read()
             result = self.detector.handle(entries, self.stream) if entries else BatchResult()
         except StreamLostError as exc:
             self._recreate_group(exc)
-            return 0
         except SaltctlError as exc:
             self._increase_back_off(exc)
-            return 0
-        self._record_raises(result)
-        if result.left_pending:
-            # Start again at the first pending entry; read no new entries until the pending ones succeed.
-            if result.failure is not None:
-                self._increase_back_off(result.failure)
-            self._read_own_after = FIRST_ID
         else:
-            self.back_off = 0.0
-        return result.acknowledged
+            self._record_raises(result)
+            if result.left_pending:
+                # Start again at the first pending entry; read no new entries until the pending ones succeed.
+                if result.failure is not None:
+                    self._increase_back_off(result.failure)
+                self._read_own_after = FIRST_ID
+            else:
+                self.back_off = 0.0
 
     def _record_raises(self, result: BatchResult) -> None:
         changed = [raised for raised in result.raises if raised.changed]
@@ -138,10 +136,8 @@ class Service:
                 self.counters.redelivered += len(entries)
                 return entries
             self._read_own_after = None
-        if self.clock() >= self._next_claim:
-            entries = self._claim()
-            if entries:
-                return entries
+        if self.clock() >= self._next_claim and (entries := self._claim()):
+            return entries
         return self.stream.read_new(self.consumer, BATCH_ENTRIES, self.block)
 
     def _claim(self) -> list[Entry]:
@@ -197,10 +193,7 @@ class Service:
 
 @dataclass(eq=False)
 class DrainDeadline:
-    """Deadline after a stop, so that a server that hangs does not keep the process running.
-
-    An instance is a callable for ``Detector(should_stop=…)``. It returns True when the time is over.
-    """
+    """``Detector(should_stop=…)``: a deadline after a stop, so that a server that hangs does not keep the process."""
 
     stop: threading.Event
     seconds: float = DRAIN_SECONDS

@@ -8,9 +8,8 @@ from typing import Any
 
 from saltctl.errors import ConfigurationError, SaltctlError
 from saltctl.stores.contracts import Contributors, MetricKey, MetricSeries, MetricsStore
-from saltctl.throttling.analysis import CAUSES, ThrottleAnalysis, analyse, metric_keys
+from saltctl.throttling.analysis import CAUSES, ThrottleAnalysis, TimeRange, analyse, metric_keys, time_range
 from saltctl.throttling.diagnosis import Diagnosis, HotKey, MaxNLookup, ServiceStatus, diagnose, hot_keys
-from saltctl.throttling.time_range import TimeRange, time_range
 from saltctl.times import iso_utc
 
 

@@ -152,7 +152,7 @@ class FakeStream:
         lag = len(self.entries) - self.delivered
         group = GroupInfo(self.group, lag, len(self.held), oldest, delivered, consumers, self.loss)
         first, last = (self.entries[0].id, self.entries[-1].id) if self.entries else (None, None)
-        return StreamInfo(self.key, len(self.entries), first, last, (group,))
+        return StreamInfo(len(self.entries), first, last, (group,))
 
 
 class FakeRegistry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from saltctl.stores.contracts import MetricKey, MetricSeries
-from saltctl.throttling.time_range import TimeRange
+from saltctl.throttling.analysis import TimeRange
 
 NOW = 1_800_000_000
 OVER = TimeRange(NOW - 3600, NOW, 60)

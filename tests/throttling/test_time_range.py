@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saltctl.errors import UsageError
-from saltctl.throttling.time_range import time_range
+from saltctl.throttling.analysis import time_range
 from tests.throttling.series import NOW
 
 

@@ -19,8 +19,8 @@ from saltctl.salting import is_conversation_id
 
 if TYPE_CHECKING:
     from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
+    from saltctl.throttling.analysis import TimeRange
     from saltctl.throttling.diagnosis import ServiceStatus
-    from saltctl.throttling.time_range import TimeRange
 
 group = typer.Typer(help="Find the cause of throttling, and manage alarms on it.", no_args_is_help=True)
 alarms = typer.Typer(help="Manage CloudWatch alarms on throttling.", no_args_is_help=True)
@@ -86,7 +86,7 @@ def scan(
 
 
 def _parse_range(since: str, until: str | None, period: float) -> TimeRange:
-    from saltctl.throttling.time_range import time_range
+    from saltctl.throttling.analysis import time_range
 
     now = time.time()
     if period % 1:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from saltctl.cli.output import Column, columns_of, format_value, table_of
 from saltctl.cli.text import counted, printable
 from saltctl.salting import split_partition_key
-from saltctl.throttling.analysis import CAUSE_OF, CAUSES, ThrottleAnalysis
+from saltctl.throttling.analysis import CAUSE_OF, CAUSES, DAY, ThrottleAnalysis, TimeRange
 from saltctl.throttling.scan import ScanResult, as_record
-from saltctl.throttling.time_range import DAY, TimeRange
 
 if TYPE_CHECKING:
     from rich.console import Console

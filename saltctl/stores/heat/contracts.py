@@ -63,7 +63,6 @@ class GroupInfo:
 class StreamInfo:
     """The stream at one moment."""
 
-    key: str
     length: int
     first_id: str | None
     last_id: str | None

@@ -161,7 +161,7 @@ class HeatStream(HeatStore):
         first, last = (entry and entry[0].decode() for entry in (facts["first-entry"], facts["last-entry"]))
         found = [self._group(_to_dict(flat), facts, first) for flat in groups]
         last_id = last or (facts["last-generated-id"].decode() if facts["entries-added"] else None)
-        return StreamInfo(self.key, facts["length"], first, last_id, tuple(found))
+        return StreamInfo(facts["length"], first, last_id, tuple(found))
 
     def _group(self, group: dict[str, Any], stream: dict[str, Any], first: str | None) -> GroupInfo:
         name = group["name"].decode("utf-8", "backslashreplace")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from binascii import crc32
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 from saltctl.stores.heat.report import HeatReport
@@ -45,8 +44,10 @@ class WindowSums(HeatStore):
             key = f"{self.key}:{window}:{shard}"
             for start in range(0, len(positions), REPORTS_PER_CALL):
                 page = positions[start : start + REPORTS_PER_CALL]
-                rows = [(r.conversation_id, r.server, r.writes) for r in (reports[at] for at in page)]
-                command = ("EVAL", script("add_reports", "heat"), 1, key, EXPIRY_SECONDS, *chain.from_iterable(rows))
+                arguments: list[Any] = []
+                for report in (reports[position] for position in page):
+                    arguments += (report.conversation_id, report.server, report.writes)
+                command = ("EVAL", script("add_reports", "heat"), 1, key, EXPIRY_SECONDS, *arguments)
                 calls[self._connections.primary_of(key)].append((page, command))
         sums = [0] * len(reports)
         for primary, batch in calls.items():
