@@ -34,15 +34,13 @@ def _text(value: Any) -> str:
 
 def _shown_text(value: Any) -> str:
     """Refuse a password in a value that is printed, stored with raises, or quoted in errors."""
-    text = _text(value)
-    if re.search(r"://[^\s:/@]*:\S*@", text):
+    if re.search(r"://[^\s:/@]*:\S*@", text := _text(value)):
         raise ValueError("looks like a URL with a password; only redis_url may contain one")
     return text
 
 
 def _name(value: Any) -> str:
-    text = _text(value)
-    if not re.fullmatch(r"[A-Za-z0-9_.:/-]{1,1024}", text):
+    if not re.fullmatch(r"[A-Za-z0-9_.:/-]{1,1024}", text := _text(value)):
         raise ValueError("may hold letters, digits and _ . : / - only")
     return text
 

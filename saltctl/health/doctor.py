@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import partial
 
 from saltctl.errors import (
     AccessDeniedError,
@@ -19,7 +18,6 @@ from saltctl.health.checks import access, dynamodb, redis, stream
 from saltctl.health.checks.redis import each_primary
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, fail, skip
-from saltctl.health.parallel import call_in_parallel
 
 TIMEOUT_SECONDS = 10.0
 """Timeout of all checks together. A request has 2 s, and most of them run at the same time."""
@@ -94,7 +92,7 @@ def run_checks(
     facts: Facts, checks: Sequence[Check] = CHECKS, *, timeout: float = TIMEOUT_SECONDS
 ) -> Iterator[Finding]:
     """Run the checks in parallel, and yield their findings in the given order."""
-    answers = call_in_parallel({check.name: partial(check.run, facts) for check in checks}, timeout)
+    answers = facts.call_in_parallel({check.name: check.run for check in checks}, timeout)
     for check in checks:
         answer = answers[check.name]
         finding = _error_finding(check, answer, answers, facts) if isinstance(answer, Exception) else answer

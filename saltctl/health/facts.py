@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,6 @@ from typing import Any, Generic, TypeVar
 from saltctl.detection.stream_status import read_stream_status
 from saltctl.errors import ConfigurationError
 from saltctl.health.fix_commands import FixCommands
-from saltctl.health.parallel import OnceCache
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
@@ -42,8 +43,7 @@ class Once(Generic[T]):
         self._name = name
 
     def __get__(self, facts: Facts, owner: type) -> T:
-        cache = facts.open_stores if self._store else facts.requested
-        return cache.get(self._name, lambda: self._compute(facts))
+        return facts.once(self._name, lambda: self._compute(facts), store=self._store)
 
 
 class Facts:
@@ -69,14 +69,55 @@ class Facts:
             redis_timeout=min(settings.redis_timeout, REQUEST_TIMEOUT_SECONDS),
             aws_timeout=min(settings.aws_timeout, REQUEST_TIMEOUT_SECONDS),
         )
-        self.requested = OnceCache()
-        self.open_stores = OnceCache()
+        self._lock = threading.Lock()
+        self._stores: dict[str, Future[Any]] = {}
+        self._requested: dict[str, Future[Any]] = {}
 
     def refreshed(self) -> Facts:
         """Return facts that use the same connections and request everything again."""
         fresh = copy(self)
-        fresh.requested = OnceCache()
+        fresh._requested = {}
         return fresh
+
+    def call_in_parallel(
+        self, functions: Mapping[str, Callable[[Facts], T]], timeout: float
+    ) -> dict[str, T | Exception]:
+        """Call all functions with these facts at once; return the result of each, or the exception that it raised.
+
+        A function without a result after ``timeout`` seconds has a TimeoutError. Its thread is a daemon and keeps
+        running, but does not keep the process from exiting. A ThreadPoolExecutor would wait for it.
+        """
+        late = TimeoutError(f"no answer within {timeout:g} s")
+        results: dict[str, T | Exception] = dict.fromkeys(functions, late)
+        threads = [
+            threading.Thread(target=self._call, args=(name, function, results), name=f"check-{name}", daemon=True)
+            for name, function in functions.items()
+        ]
+        deadline = time.monotonic() + timeout
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(deadline - time.monotonic(), 0))
+        return results.copy()
+
+    def _call(self, name: str, function: Callable[[Facts], Any], results: dict[str, Any]) -> None:
+        try:
+            results[name] = function(self)
+        except Exception as exc:  # returned: one failure must not stop the others
+            results[name] = exc
+
+    def once(self, name: str, compute: Callable[[], T], *, store: bool = False) -> T:
+        """Return the result of this name. The first caller computes it, the others wait; an exception is kept, too."""
+        futures = self._stores if store else self._requested
+        with self._lock:
+            first = name not in futures
+            future: Future[T] = futures.setdefault(name, Future())
+        if first:
+            try:
+                future.set_result(compute())
+            except Exception as exc:  # raised in every caller
+                future.set_exception(exc)
+        return future.result()
 
     redis = Once(lambda facts: RedisInspection(facts.probe_settings, now=facts.now), store=True)
     """Inspection of the Redis primaries."""
@@ -112,11 +153,11 @@ class Facts:
     def config(self, primary: str) -> Mapping[str, str] | None:
         """Return the settings of a Redis server that checks need; None if it refuses CONFIG GET."""
         names = ("appendfsync", "min-replicas-to-write", "min-replicas-max-lag", "cluster-node-timeout")
-        return self.requested.get(f"config {primary}", lambda: self.redis.config(primary, *names))
+        return self.once(f"config {primary}", lambda: self.redis.config(primary, *names))
 
     def describe_table(self, name: str) -> dict[str, Any] | None:
         """Return the answer of DescribeTable; None if the table does not exist."""
-        return self.requested.get(f"table {name}", lambda: self.aws.describe(name))
+        return self.once(f"table {name}", lambda: self.aws.describe(name))
 
     def existing_table(self, name: str) -> dict[str, Any]:
         """Return the answer of DescribeTable; ConfigurationError if the table does not exist."""

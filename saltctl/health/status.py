@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from saltctl.errors import SaltctlError
 from saltctl.health.facts import Facts
-from saltctl.health.parallel import call_in_parallel
 from saltctl.registry.drift_sample import compare_sample
 from saltctl.throttling.scan import scan_recent
 from saltctl.times import iso_utc
@@ -109,7 +107,7 @@ PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
 
 def read_status(facts: Facts, timeout: float = TIMEOUT_SECONDS) -> dict[str, Any]:
     """Read all panels in parallel. ``error`` of a panel is null, or says why it could not be read."""
-    answers = call_in_parallel({name: partial(read, facts) for name, (read, _) in PANELS.items()}, timeout)
+    answers = facts.call_in_parallel({name: read for name, (read, _) in PANELS.items()}, timeout)
     status: dict[str, Any] = {"at": iso_utc(facts.now())}
     for name, answer in answers.items():
         if not isinstance(answer, Exception):

@@ -44,18 +44,17 @@ def lag(facts: Facts) -> Finding:
     measures = {"stream_lag": float(found.lag), "stream_pending": float(found.pending)}
     detail = f"{found.lag:,} unread, {found.pending:,} pending"
     replay = facts.fix_commands.saltctl("stream", "replay")
-    findings = []
     verdict = facts.stream.verdict
     if verdict == "stalled" or (verdict == "stopped" and found.lag + found.pending):
-        findings.append(fail(f"{detail}: none is being processed", replay, **measures))
+        finding = fail(f"{detail}: none is being processed", replay, **measures)
     elif verdict == "lagging":
-        findings.append(warn(f"{detail}: more arrives than is processed", replay, **measures))
+        finding = warn(f"{detail}: more arrives than is processed", replay, **measures)
     else:
-        findings.append(ok(detail, **measures))
-    if found.loss is not None:
-        lost = f"{found.loss.entries:,} entries were trimmed before they were read"
-        findings.append(warn(lost, facts.fix_commands.saltctl("stream", "status")))
-    return combine(findings)
+        finding = ok(detail, **measures)
+    if found.loss is None:
+        return finding
+    lost = f"{found.loss.entries:,} entries were trimmed before they were read"
+    return combine([finding, warn(lost, facts.fix_commands.saltctl("stream", "status"))])
 
 
 def dead_letters(facts: Facts) -> Finding:

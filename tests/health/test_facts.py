@@ -1,4 +1,4 @@
-"""Tests of parallel calls and of results that are computed once."""
+"""Tests of facts: functions that use them in parallel, and results that are computed once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from saltctl.health.parallel import OnceCache, call_in_parallel
+from saltctl.health.facts import Facts
+from tests.health.fakes import FakeFacts
 
 
 @pytest.mark.slow
@@ -15,15 +16,15 @@ def test_a_hanging_call_does_not_delay_the_others() -> None:
     """Results and exceptions are returned in the functions' order; a call without a result has a TimeoutError."""
     forever = threading.Event()
 
-    def fail() -> str:
+    def fail(facts: Facts) -> str:
         raise ValueError("broken")
 
-    def hang() -> str:
+    def hang(facts: Facts) -> str:
         forever.wait()
         return "too late"
 
     try:
-        found = call_in_parallel({"hang": hang, "fail": fail, "ok": lambda: "fine"}, timeout=0.5)
+        found = FakeFacts({}).call_in_parallel({"hang": hang, "fail": fail, "ok": lambda _: "fine"}, timeout=0.5)
     finally:
         forever.set()
     assert list(found) == ["hang", "fail", "ok"]
@@ -34,7 +35,7 @@ def test_a_hanging_call_does_not_delay_the_others() -> None:
 
 def test_a_result_is_computed_once() -> None:
     """All threads get the result, or the exception, of a single call."""
-    cache = OnceCache()
+    facts = FakeFacts({})
     calls: list[str] = []
 
     def compute() -> int:
@@ -46,8 +47,8 @@ def test_a_result_is_computed_once() -> None:
         raise ValueError("broken")
 
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(lambda _: cache.get("number", compute), range(8))) == {1}
+        assert set(pool.map(lambda _: facts.once("number", compute), range(8))) == {1}
     for _ in range(2):
         with pytest.raises(ValueError, match="broken"):
-            cache.get("error", fail)
+            facts.once("error", fail)
     assert calls == ["compute", "fail"]
