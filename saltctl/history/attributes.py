@@ -13,7 +13,7 @@ SS, NS, BS              ``set`` of ``str``, ``Decimal`` or ``bytes``
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -28,25 +28,21 @@ _LARGEST_EXPONENT, _SMALLEST_EXPONENT = 125, -130  # powers of ten that it keeps
 def plain(value: Mapping[str, Any]) -> Any:
     """Return a tagged value as a Python value."""
     ((kind, content),) = value.items()
-    match kind:
-        case "S" | "BOOL":
-            return content
-        case "N":
-            return Decimal(content)
-        case "B":
-            return bytes(content)
-        case "NULL":
-            return None
-        case "M":
-            return {name: plain(inner) for name, inner in content.items()}
-        case "L":
-            return [plain(inner) for inner in content]
-        case "NS":
-            return {Decimal(number) for number in content}
-        case "SS":
-            return set(content)
-        case _:  # BS
-            return {bytes(binary) for binary in content}
+    return _CONVERT[kind](content)
+
+
+_CONVERT: dict[str, Callable[[Any], Any]] = {
+    "S": str,
+    "BOOL": bool,
+    "NULL": lambda _: None,
+    "N": Decimal,
+    "B": bytes,
+    "L": lambda values: [plain(value) for value in values],
+    "M": lambda values: {name: plain(value) for name, value in values.items()},
+    "SS": set,
+    "NS": lambda numbers: set(map(Decimal, numbers)),
+    "BS": lambda binaries: set(map(bytes, binaries)),
+}
 
 
 def plain_item(item: Item) -> dict[str, Any]:

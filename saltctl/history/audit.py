@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import compress, groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -139,12 +139,8 @@ class Auditor:
         found: list[int] = []
         for start in range(0, len(salts), _PROBES):
             batch = salts[start : start + _PROBES]
-            answers = [self.history.pool.submit(self._has_rows, PartitionQuery(self._key(s), limit=1)) for s in batch]
-            try:
-                found += [salt for salt, answer in zip(batch, answers, strict=True) if answer.result()]
-            finally:
-                for answer in answers:
-                    answer.cancel()
+            queries = [PartitionQuery(self._key(salt), limit=1) for salt in batch]
+            found += compress(batch, self.history.pool.map(self._has_rows, queries))
         return found
 
     def _has_rows(self, query: PartitionQuery) -> bool:

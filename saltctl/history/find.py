@@ -59,9 +59,8 @@ class MessageSearch:
     def by_sort_key(self, partition_keys: Sequence[str], sort_key: SortKey) -> Item | None:
         """Return the row of the message, which has this sort key; None if no partition has it.
 
-        Raises:
-            HistoryUnavailableError: it was not found, and a partition could not be read in time.
-            SaltctlError: the error of a partition, if it is not an outage.
+        Raises HistoryUnavailableError if it was not found, and a partition could not be read in time; or the error of
+        a partition, if it is not an outage.
         """
         return self._first_found(partition_keys, partial(self._get, sort_key=sort_key))
 

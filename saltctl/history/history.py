@@ -187,13 +187,8 @@ class History:
         """
         started = self.clock()
         request = self._prepare(conversation_id, options)
-        job = ScatterGather(
-            self.store,
-            self.pool,
-            clock=self.clock,
-            deadline=started + self.page_timeout,
-            allow_partial=options.allow_partial,
-        )
+        deadline = started + self.page_timeout
+        job = ScatterGather(self.store, self.pool, self.clock, deadline, allow_partial=options.allow_partial)
         return self._make_page(request, job.run(request), started)
 
     def pages(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> Iterator[Page]:
@@ -247,14 +242,9 @@ class History:
 
     def message(self, conversation_id: str, item: Item) -> Message:
         """Return a row of the table as a message."""
-        keys, attributes = self.store.keys, plain_item(item)
-        return Message(
-            conversation_id,
-            attributes[keys.partition_key],
-            attributes[keys.sort_key],
-            message_id_of(item, keys, self.id_attribute),
-            attributes,
-        )
+        keys, row = self.store.keys, plain_item(item)
+        message_id = message_id_of(item, keys, self.id_attribute)
+        return Message(conversation_id, row[keys.partition_key], row[keys.sort_key], message_id, row)
 
     def sort_key(self, value: SortKey | int) -> SortKey:
         """Return a sort key of the table's type, exact; raise UsageError if the value cannot be one."""
@@ -291,7 +281,7 @@ class History:
             conversation_id,
             descending=not options.oldest_first,
             low=max((key for key in (since, lower and lower.sort_key) if key is not None), default=None),
-            high=None if upper is None else upper.sort_key,
+            high=upper and upper.sort_key,
             consistent=options.consistent,
             filter=options.filter,
         )

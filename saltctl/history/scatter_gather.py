@@ -173,32 +173,41 @@ def plan(request: PageRequest) -> list[PartitionRead]:
 
 _Answer = tuple[PartitionAnswer, list[Row], float]
 """An answer, its rows, and the seconds that it took."""
+_Answers = dict[PartitionRead, _Answer | Exception]
 
 
 @dataclass
 class _Round:
     """The answers of one round of queries. The waiting thread is woken once, since waking costs more than reading."""
 
+    store: MessageStore
+    clock: Callable[[], float]
     expected: int
     stop_at_error: bool
-    answers: dict[PartitionRead, _Answer | Exception] = field(default_factory=dict)
+    answers: _Answers = field(default_factory=dict)
     complete: threading.Event = field(default_factory=threading.Event)
     over: bool = False
-    """Whether the round has ended; later answers are ignored."""
 
-    def put(self, read: PartitionRead, answer: _Answer | Exception) -> None:
-        """Add an answer. Needs no lock: to add to a dict is atomic, and the last thread to do so sees all answers."""
-        self.answers[read] = answer
-        if len(self.answers) == self.expected or (self.stop_at_error and isinstance(answer, Exception)):
-            self.complete.set()
+    def ask(self, read: PartitionRead, query: PartitionQuery) -> None:
+        """Send a query, unless the round is over, and keep its answer, or its error for the page's thread.
 
-    def wait(self, seconds: float) -> dict[PartitionRead, _Answer | Exception]:
-        """Return the answers when the round is complete, or after so many seconds."""
+        Needs no lock: to add to a dict is atomic, and the last thread to do so sees all answers.
+        """
+        if self.over:
+            return
         try:
-            self.complete.wait(seconds)
-        finally:
-            self.over = True
-        return self.answers.copy()
+            started = self.clock()
+            answer = self.store.query(query)
+            seconds = self.clock() - started
+            # Rows are made here, while other partitions have still to answer.
+            name, kind = self.store.keys.sort_key, self.store.keys.sort_type
+            exact = Decimal if kind == "N" else str
+            rows = [Row(exact(item[name][kind]), read.salt, item) for item in answer.items]
+            self.answers[read] = answer, rows, seconds
+        except Exception as exc:
+            self.answers[read] = exc
+        if len(self.answers) == self.expected or (self.stop_at_error and isinstance(self.answers[read], Exception)):
+            self.complete.set()
 
 
 @dataclass
@@ -236,7 +245,7 @@ class ScatterGather:
             partition_attribute=self.store.keys.partition_key,
         )
         while asked:
-            self._run_round(asked, request.query, merge)
+            self._add_all(self._ask(asked, request.query), merge)
             behind = merge.partitions_behind(request.limit)
             asked = [read for read in partitions if read.salt in behind]
             for read in asked:
@@ -244,17 +253,28 @@ class ScatterGather:
         rows = merge.rows()
         return PageRows(rows[: request.limit], bool(merge.unfinished) or len(rows) > request.limit, partitions)
 
-    def _run_round(self, asked: list[PartitionRead], query: PartitionQuery, merge: OrderedMerge) -> None:
-        # A complete read fails at the first error; a partial one waits for the other partitions.
-        answers = _Round(len(asked), stop_at_error=not self.allow_partial)
+    def _ask(self, asked: list[PartitionRead], query: PartitionQuery) -> _Answers:
+        """Run one round of queries. A complete read ends it at the first error; a partial one waits for the rest."""
+        current = _Round(self.store, self.clock, len(asked), stop_at_error=not self.allow_partial)
         # All queries are made first: threads that run already would slow down the making of the others.
         for read, next_query in [(read, read.next_query(query)) for read in asked]:
-            self.pool.start(partial(self._answer, read, next_query, answers))
-        found = answers.wait(max(self.deadline - self.clock(), 0.0))
-        if self.allow_partial or not any(isinstance(answer, Exception) for answer in found.values()):
-            found |= {read: self._timeout_error(read) for read in asked if read not in found}
+            self.pool.start(partial(current.ask, read, next_query))
+        try:
+            current.complete.wait(max(self.deadline - self.clock(), 0.0))
+        finally:
+            current.over = True
+        answers = current.answers.copy()
+        if self.allow_partial or not any(isinstance(answer, Exception) for answer in answers.values()):
+            waited = self.clock() - self._began
+            for read in [read for read in asked if read not in answers]:
+                problem = f"partition key {read.key!r} did not answer within {waited:.1f} s"
+                hint = "try again, or allow more time: SALTCTL_PAGE_TIMEOUT"
+                answers[read] = AwsUnavailableError(problem, hint=hint)
+        return answers
+
+    def _add_all(self, answers: _Answers, merge: OrderedMerge) -> None:
         errors: dict[str, SaltctlError] = {}
-        for read, answer in found.items():
+        for read, answer in answers.items():
             if isinstance(answer, SaltctlError):
                 read.error = errors[read.key] = answer
                 merge.add(read.salt, [], None)  # nothing more comes from it
@@ -268,22 +288,6 @@ class ScatterGather:
             problem = f"the history would be incomplete without partition key {first!r}{also}: {errors[first].message}"
             hint = f"try again; --allow-partial shows the messages of the other partitions. {errors[first].hint}"
             raise partition_error(errors, problem, hint.strip())
-
-    def _answer(self, read: PartitionRead, query: PartitionQuery, answers: _Round) -> None:
-        if answers.over:
-            return
-        try:
-            started = self.clock()
-            answer = self.store.query(query)
-            seconds = self.clock() - started
-            # Rows are made here, while other partitions have still to answer.
-            name, kind = self.store.keys.sort_key, self.store.keys.sort_type
-            exact = Decimal if kind == "N" else str
-            answers.put(
-                read, (answer, [Row(exact(item[name][kind]), read.salt, item) for item in answer.items], seconds)
-            )
-        except Exception as exc:  # the page's thread raises it
-            answers.put(read, exc)
 
     def _add(self, read: PartitionRead, answered: _Answer, merge: OrderedMerge) -> None:
         answer, rows, seconds = answered
@@ -303,12 +307,6 @@ class ScatterGather:
             read.page_end = None
         read.start = answer.next
         merge.add(read.salt, rows, reached)
-
-    def _timeout_error(self, read: PartitionRead) -> AwsUnavailableError:
-        return AwsUnavailableError(
-            f"partition key {read.key!r} did not answer within {self.clock() - self._began:.1f} s",
-            hint="try again, or allow more time: SALTCTL_PAGE_TIMEOUT",
-        )
 
 
 def partition_error(errors: dict[str, SaltctlError], problem: str, hint: str) -> SaltctlError:
