@@ -78,8 +78,6 @@ class BatchResult:
     """Result of one batch. Entries in ``left_pending`` were not acknowledged because of ``failure``."""
 
     left_pending: list[str] = field(default_factory=list)
-    stale: int = 0
-    dead: int = 0
     raises: list[RaiseResult] = field(default_factory=list)
     failure: SaltctlError | None = None
 
@@ -120,7 +118,7 @@ class Detector:
                 handle the same entries again.
         """
         result = BatchResult()
-        reports, dead, ids = self._parse(entries, result)
+        reports, dead, ids = self._parse(entries)
         decisions: dict[str, RaiseDecision] = {}
         self._decide([report for _, report in reports], decisions)
         failed, refused = self._raise_all(decisions, result)
@@ -130,7 +128,6 @@ class Detector:
             (result.left_pending if report.conversation_id in failed else ids).append(entry.id)
         if dead and self.dead_letters is not None:
             self.dead_letters.add(dead)
-        result.dead = len(dead)
         self.counters.dead += len(dead)
         for entry, reason in dead:
             log_event(WARNING, "dead_letter", id=entry.id, reason=reason)
@@ -140,19 +137,14 @@ class Detector:
         self.counters.acknowledged += len(ids)
         return result
 
-    def preview(self, entries: Sequence[Entry], decisions: dict[str, RaiseDecision]) -> BatchResult:
-        """Put the raises that these entries need into ``decisions``. Changes only the sums.
-
-        Return the counts of other entries.
-        """
-        result = BatchResult()
-        reports, dead, _ = self._parse(entries, result)
-        result.dead = len(dead)
+    def preview(self, entries: Sequence[Entry], decisions: dict[str, RaiseDecision]) -> None:
+        """Put the raises that these entries need into ``decisions``. Changes only the sums and the counters."""
+        reports, dead, _ = self._parse(entries)
+        self.counters.dead += len(dead)
         self._decide([report for _, report in reports], decisions)
-        return result
 
     def _parse(
-        self, entries: Sequence[Entry], result: BatchResult
+        self, entries: Sequence[Entry]
     ) -> tuple[list[tuple[Entry, HeatReport]], list[tuple[Entry, str]], list[str]]:
         """Return the reports, the invalid entries with the reason, and the ids of entries that need no more work."""
         reports, dead, finished = [], [], []
@@ -172,11 +164,10 @@ class Detector:
                 continue
             if report.window < oldest:
                 finished.append(entry.id)
-                result.stale += 1
+                self.counters.stale += 1
             else:
                 reports.append((entry, report))
         self.counters.reports += len(entries)
-        self.counters.stale += result.stale
         return reports, dead, finished
 
     def _decide(self, reports: Sequence[HeatReport], decisions: dict[str, RaiseDecision]) -> None:

@@ -26,10 +26,7 @@ WAIT_FOR_OTHERS = 2 * ALIVE_SECONDS
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """Options. ``first`` and ``last`` are inclusive ids of a range; both None for the backlog.
-
-    ``rate`` is in entries a second.
-    """
+    """Options. ``first`` and ``last``: inclusive ids of a range; None for the backlog. ``rate``: entries a second."""
 
     consumer: str
     first: str | None = None
@@ -74,7 +71,7 @@ class Replay:
     """A replay. Iterate over :meth:`run` once.
 
     Args:
-        detector: handles the entries; in a dry run over ``InMemorySums``.
+        detector: handles the entries, and no others; in a dry run over ``InMemorySums``.
         registry: looks up max_n for a dry run.
         options: the entries to replay.
         sleep: waits, to keep the rate.
@@ -102,9 +99,10 @@ class Replay:
         decisions: dict[str, RaiseDecision] = {}
         for entries in self._batches():
             if dry_run:
-                self._count(self.detector.preview(entries, decisions))
+                self.detector.preview(entries, decisions)
             else:
                 self._count(self.detector.handle(entries, None if self.options.is_range else self.stream))
+            self.report.stale, self.report.dead = self.detector.counters.stale, self.detector.counters.dead
             self.report.read += len(entries)
             yield self.report
             if self.options.rate:
@@ -167,11 +165,10 @@ class Replay:
     def _claim(self, count: int) -> list[Entry]:
         cursor = FIRST_ID
         while True:
-            claimed = self.stream.claim(self.options.consumer, ALIVE_SECONDS, cursor, count)
-            if claimed.entries or claimed.cursor == FIRST_ID:
-                self.report.claimed += len(claimed.entries)
-                return claimed.entries
-            cursor = claimed.cursor
+            cursor, entries, _ = self.stream.claim(self.options.consumer, ALIVE_SECONDS, cursor, count)
+            if entries or cursor == FIRST_ID:
+                self.report.claimed += len(entries)
+                return entries
 
     def _backlog_unchanged(self) -> Iterator[list[Entry]]:
         """Read the backlog without taking it: pending entries of all consumers, then unread ones."""
@@ -186,8 +183,6 @@ class Replay:
         self.report.next_id = None
 
     def _count(self, result: BatchResult) -> None:
-        self.report.stale += result.stale
-        self.report.dead += result.dead
         for raised in result.raises:
             self.report.add_raise(raised.conversation_id, raised.before, raised.after, changed=raised.changed)
         if result.failure is not None:

@@ -31,8 +31,6 @@ HEARTBEAT_INTERVAL = 2.0
 ALIVE_SECONDS = 15.0
 """Idle time in seconds after which a consumer counts as dead."""
 DELETE_CONSUMERS_AFTER = 3600.0
-FIRST_BACK_OFF = 0.1
-MAX_BACK_OFF = 5.0
 DRAIN_SECONDS = 10.0
 
 
@@ -142,17 +140,16 @@ class Service:
 
     def _claim(self) -> list[Entry]:
         claimed = self.stream.claim(self.consumer, self.claim_idle, self._claim_cursor, BATCH_ENTRIES)
-        self._claim_cursor = claimed.cursor
-        if claimed.cursor == FIRST_ID:
+        self._claim_cursor, entries, deleted = claimed
+        if self._claim_cursor == FIRST_ID:
             self._next_claim = self.clock() + CLAIM_INTERVAL
-        if claimed.deleted:
-            self.counters.lost += len(claimed.deleted)
-            ids = {"first": claimed.deleted[0], "last": claimed.deleted[-1]}
-            log_event(ERROR, "pending_entries_trimmed", count=len(claimed.deleted), **ids)
-        if claimed.entries:
-            self.counters.claimed += len(claimed.entries)
-            log_event(WARNING, "claimed", count=len(claimed.entries), first=claimed.entries[0].id)
-        return claimed.entries
+        if deleted:
+            self.counters.lost += len(deleted)
+            log_event(ERROR, "pending_entries_trimmed", count=len(deleted), first=deleted[0], last=deleted[-1])
+        if entries:
+            self.counters.claimed += len(entries)
+            log_event(WARNING, "claimed", count=len(entries), first=entries[0].id)
+        return entries
 
     def _maintain(self) -> None:
         now = self.clock()
@@ -187,7 +184,7 @@ class Service:
         # The failed read may have delivered entries: read the own pending entries first.
         self._read_own_after = FIRST_ID
         self.counters.failures += 1
-        self.back_off = min(max(self.back_off * 2, FIRST_BACK_OFF), MAX_BACK_OFF)
+        self.back_off = min(max(self.back_off * 2, 0.1), 5.0)
         log_event(ERROR, "backing_off", seconds=self.back_off, error=exc.code, why=exc.message, hint=exc.hint)
 
 

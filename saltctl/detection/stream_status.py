@@ -14,8 +14,6 @@ from saltctl.stores.heat.stream import HeatStream
 from saltctl.times import iso_utc
 
 Verdict = Literal["ok", "lagging", "stalled", "stopped", "unknown"]
-CATCH_UP_SECONDS = 60.0
-"""A backlog that shrinks is ok if it will be empty within this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,7 @@ def judge(before: GroupInfo | None, after: GroupInfo | None, seconds: float) -> 
 
     - ``stopped``: no instance is alive.
     - ``stalled``: there is a backlog, and no entry was handled between the readings.
-    - ``lagging``: entries are handled, but the backlog does not shrink, or shrinks too slowly.
+    - ``lagging``: entries are handled, but the backlog does not shrink, or will not be empty within a minute.
     - ``unknown``: there is no group, or the number of unread entries is unknown.
     """
     if before is None or after is None:
@@ -141,7 +139,7 @@ def judge(before: GroupInfo | None, after: GroupInfo | None, seconds: float) -> 
     if after.lag >= before.lag > 0:
         return "lagging"
     shrink_rate = (before.lag - after.lag) / seconds
-    return "lagging" if shrink_rate > 0 and after.lag / shrink_rate > CATCH_UP_SECONDS else "ok"
+    return "lagging" if shrink_rate > 0 and after.lag / shrink_rate > 60 else "ok"
 
 
 def entry_time(entry_id: str | None) -> str | None:

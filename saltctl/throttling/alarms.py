@@ -30,14 +30,6 @@ class AlarmOptions:
     threshold: float = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class AlarmChange:
-    """Change of one alarm."""
-
-    action: Action
-    spec: AlarmSpec
-
-
 def name_prefix(table: str) -> str:
     """Return the prefix of the names of a table's alarms.
 
@@ -73,8 +65,8 @@ def alarm_specs(options: AlarmOptions) -> list[AlarmSpec]:
     return specs
 
 
-def plan_changes(store: MetricsStore, options: AlarmOptions) -> list[AlarmChange]:
-    """Compare the specified alarms with the existing ones.
+def plan_changes(store: MetricsStore, options: AlarmOptions) -> list[tuple[Action, AlarmSpec]]:
+    """Compare the specified alarms with the existing ones. Return the change of each.
 
     Raises:
         UsageError: see ``alarm_specs``.
@@ -84,7 +76,7 @@ def plan_changes(store: MetricsStore, options: AlarmOptions) -> list[AlarmChange
     specs = alarm_specs(options)
     store.describe(options.table)
     existing = {alarm.name: alarm for alarm in store.alarms(name_prefix(options.table))}
-    return [AlarmChange(_action(spec, existing.get(spec.name)), spec) for spec in specs]
+    return [(_action(spec, existing.get(spec.name)), spec) for spec in specs]
 
 
 def _action(spec: AlarmSpec, alarm: Alarm | None) -> Action:
@@ -99,11 +91,11 @@ def _action(spec: AlarmSpec, alarm: Alarm | None) -> Action:
     return "unchanged" if found == wanted else "update"
 
 
-def apply_changes(store: MetricsStore, changes: Sequence[AlarmChange]) -> None:
+def apply_changes(store: MetricsStore, changes: Sequence[tuple[Action, AlarmSpec]]) -> None:
     """Create and update the planned alarms; safe to repeat."""
-    for change in changes:
-        if change.action in ("create", "update"):
-            store.put_alarm(change.spec)
+    for action, spec in changes:
+        if action in ("create", "update"):
+            store.put_alarm(spec)
 
 
 def owned_alarms(store: MetricsStore, table: str) -> list[Alarm]:

@@ -22,10 +22,6 @@ RETENTION = ((15 * DAY, 60), (63 * DAY, 300), (455 * DAY, 3600))
 """(age of the data, its finest period), in seconds, as CloudWatch documents its retention."""
 PERIODS = (60, 300, 900, 3600, 21_600, DAY)
 """Default periods to choose from, in seconds."""
-MAX_POINTS = 1440
-"""Most points of a series in the default period: one day, minute by minute."""
-MIN_BASELINE = 3600
-"""Shortest baseline before a range, in seconds."""
 CAUSES: Mapping[str, str] = {
     "key_range": "KeyRangeThroughput",
     "provisioned": "ProvisionedThroughput",
@@ -52,10 +48,6 @@ OPERATIONS = (
     "TransactGetItems",
     "TransactWriteItems",
 )
-SPIKE_FACTOR = 3.0
-"""A spike is above this multiple of the median of its baseline."""
-SPIKE_BASELINE = 30
-"""Number of periods before a point that are its baseline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +61,7 @@ class TimeRange:
     @property
     def baseline_start(self) -> int:
         """Start of the data that spikes are compared with: the range's length before it, an hour to a day."""
-        baseline = min(max(self.end - self.start, MIN_BASELINE), DAY)
+        baseline = min(max(self.end - self.start, 3600), DAY)
         return self.start - -(-baseline // self.period_s) * self.period_s
 
 
@@ -97,7 +89,7 @@ def _period(since: float, until: float, period_s: int | None, now: float) -> int
     if finest is None:
         raise UsageError("CloudWatch keeps metrics for 455 days", hint="saltctl throttle scan --since 455d --period 1d")
     if period_s is None:
-        least = max((until - since) / MAX_POINTS, finest)
+        least = max((until - since) / 1440, finest)
         return next((period for period in PERIODS if period >= least), DAY)
     if period_s < 60 or period_s % 60:
         raise UsageError(f"the period must be a multiple of a minute, not {period_s} s", hint="write 1m, 5m, 15m or 1h")
@@ -117,7 +109,7 @@ def metric_keys(table: str, indexes: Sequence[str]) -> list[MetricKey]:
 
 @dataclass(frozen=True, slots=True)
 class Spike:
-    """A period far above the periods before it; ``typical`` is their median."""
+    """A period above three times the median of the 30 periods before it, which is ``typical``."""
 
     key: MetricKey
     at: int
@@ -195,8 +187,8 @@ def _spikes(series: MetricSeries, over: TimeRange, threshold: float) -> list[Spi
         if at < over.start or events < threshold:
             continue
         # DynamoDB sends throttle metrics only while it throttles: a missing period counts as 0.
-        first = max(at - SPIKE_BASELINE * over.period_s, over.baseline_start)
+        first = max(at - 30 * over.period_s, over.baseline_start)
         typical = median([counts.get(before, 0.0) for before in range(first, at, over.period_s)])
-        if events > SPIKE_FACTOR * typical:
+        if events > 3 * typical:
             spikes.append(Spike(series.key, at, events, typical))
     return spikes

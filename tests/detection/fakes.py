@@ -6,16 +6,7 @@ from collections.abc import Sequence
 
 from saltctl.errors import SaltctlError
 from saltctl.registry.registry import Lookup, RaiseResult
-from saltctl.stores.heat.contracts import (
-    FIRST_ID,
-    ClaimResult,
-    ConsumerInfo,
-    Entry,
-    GroupInfo,
-    StreamInfo,
-    TrimLoss,
-    id_order,
-)
+from saltctl.stores.heat.contracts import FIRST_ID, ConsumerInfo, Entry, GroupInfo, StreamInfo, TrimLoss, id_order
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.window_sums import InMemorySums
 
@@ -95,7 +86,7 @@ class FakeStream:
         self.held.update((entry.id, consumer) for entry in new)
         return new
 
-    def claim(self, consumer: str, idle: float, cursor: str, count: int) -> ClaimResult:
+    def claim(self, consumer: str, idle: float, cursor: str, count: int) -> tuple[str, list[Entry], list[str]]:
         """Claim idle entries."""
         self._begin("claim")
         old = [i for i in self.held if self.idle.get(i, 0.0) >= idle and id_order(i) >= id_order(cursor)]
@@ -104,7 +95,7 @@ class FakeStream:
             self.held[entry_id] = consumer
             self.idle[entry_id] = 0.0
         deleted, self.deleted_ids = self.deleted_ids, []
-        return ClaimResult(rest[0] if rest else FIRST_ID, [self._find(i) for i in claimed], deleted)
+        return rest[0] if rest else FIRST_ID, [self._find(i) for i in claimed], deleted
 
     def acknowledge(self, ids: Sequence[str]) -> int:
         """Acknowledge entries."""

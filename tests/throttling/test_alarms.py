@@ -18,11 +18,11 @@ def test_changes_are_planned_from_the_existing_alarms() -> None:
     """Missing alarms are created, equal ones are unchanged in any order of topics, and others are updated."""
     store = FakeMetricsStore()
     changes = plan_changes(store, OPTIONS)
-    assert {change.action for change in changes} == {"create"}
+    assert {action for action, _ in changes} == {"create"}
     apply_changes(store, changes)
     assert len(owned_alarms(store, "t")) == len(changes)
-    assert {change.action for change in plan_changes(store, AlarmOptions("t", OPTIONS.sns[::-1]))} == {"unchanged"}
-    assert {change.action for change in plan_changes(store, replace(OPTIONS, threshold=5.0))} == {"update"}
+    assert {action for action, _ in plan_changes(store, AlarmOptions("t", OPTIONS.sns[::-1]))} == {"unchanged"}
+    assert {action for action, _ in plan_changes(store, replace(OPTIONS, threshold=5.0))} == {"update"}
 
 
 def test_an_alarm_of_another_owner_is_refused() -> None:

@@ -156,7 +156,7 @@ def create(
     if not dry_run:
         session.require_consent("Create alarms?", confirm)
         apply_changes(store, changes)
-    _print([as_record(change.spec, change.action) for change in changes], output)
+    _print([as_record(spec, action) for action, spec in changes], output)
 
 
 @alarms.command("list")

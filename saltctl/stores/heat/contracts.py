@@ -20,15 +20,6 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimResult:
-    """One page of claimed entries. ``deleted`` are the ids of entries that were trimmed while they were pending."""
-
-    cursor: str
-    entries: list[Entry]
-    deleted: list[str]
-
-
-@dataclass(frozen=True, slots=True)
 class ConsumerInfo:
     """One consumer of a group. ``idle_s``: seconds since its last command."""
 

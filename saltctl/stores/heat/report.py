@@ -23,7 +23,6 @@ MAX_FIELDS = 16
 MAX_ENTRY_BYTES = 4096
 MAX_AHEAD = 60.0
 """Seconds by which a reporting server's clock may be ahead of the reader's clock."""
-_MAX_DIGITS = 12
 
 
 class BadReportError(ValueError):
@@ -45,9 +44,9 @@ class HeatReport(NamedTuple):
 
     def fields(self) -> tuple[str | int, ...]:
         """Return the arguments of XADD: the names and values of all fields."""
-        source = ("conversation_id", self.conversation_id, "server", self.server)
-        throttled = ("throttled_n", self.throttled_n) if self.throttled_n else ()
-        return ("v", VERSION, *source, "window", self.window, "writes", self.writes, *throttled)
+        fields: tuple[str | int, ...] = ("v", VERSION, "conversation_id", self.conversation_id, "server", self.server)
+        fields += ("window", self.window, "writes", self.writes)
+        return (*fields, "throttled_n", self.throttled_n) if self.throttled_n else fields
 
 
 def parse(flat: Sequence[bytes], now: float) -> HeatReport:
@@ -89,7 +88,7 @@ def parse(flat: Sequence[bytes], now: float) -> HeatReport:
 
 def _whole_number(fields: dict[bytes, bytes], name: bytes) -> int:
     value = fields[name]
-    if not value.isdigit() or len(value) > _MAX_DIGITS:
+    if not value.isdigit() or len(value) > 12:
         raise BadReportError(f"{name.decode()} is not a whole number: {_quoted(value)}")
     return int(value)
 

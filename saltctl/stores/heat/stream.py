@@ -12,16 +12,7 @@ from typing import Any
 
 from saltctl.errors import StreamLostError
 from saltctl.settings import Settings
-from saltctl.stores.heat.contracts import (
-    FIRST_ID,
-    ClaimResult,
-    ConsumerInfo,
-    Entry,
-    GroupInfo,
-    StreamInfo,
-    TrimLoss,
-    id_order,
-)
+from saltctl.stores.heat.contracts import FIRST_ID, ConsumerInfo, Entry, GroupInfo, StreamInfo, TrimLoss, id_order
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.store import HeatStore
 from saltctl.stores.redis.connections import Connections
@@ -30,7 +21,6 @@ GROUP = "saltctl"
 COMMANDS_PER_CALL = 1000
 MAX_COUNTED_ENTRIES = 100_000
 """Limit for counting unread entries one by one if Redis does not know the lag. Above it the lag is unknown."""
-_ID_ABOVE_ALL = f"{2**63}-0"
 _PAGE = 10_000
 
 
@@ -102,14 +92,18 @@ class HeatStream(HeatStore):
         Redis 7.0 does neither for a read that finds no new entries (measured on 7.0.15), so an instance without
         work would look dead. A read of the consumer's own pending entries does both.
         """
-        self.read_own(consumer, _ID_ABOVE_ALL, 1)
+        id_above_all = f"{2**63}-0"
+        self.read_own(consumer, id_above_all, 1)
 
-    def claim(self, consumer: str, idle: float, cursor: str, count: int) -> ClaimResult:
-        """Claim entries that were pending for ``idle`` seconds, from a cursor on (``0-0`` for the first page)."""
+    def claim(self, consumer: str, idle: float, cursor: str, count: int) -> tuple[str, list[Entry], list[str]]:
+        """Claim entries that were pending for ``idle`` seconds, from a cursor on (``0-0`` for the first page).
+
+        Return the next cursor (``0-0`` after the last page), the entries, and the ids of trimmed ones.
+        """
         reply = self._ask("XAUTOCLAIM", self.key, self.group, consumer, int(idle * 1000), cursor, "COUNT", count)
         # The third element of the reply (Redis 7) has the ids of trimmed entries, which are not pending any more.
         deleted = [entry_id.decode() for entry_id in (reply[2] if len(reply) > 2 else ())]
-        return ClaimResult(reply[0].decode(), _entries(entry for entry in reply[1] if entry), deleted)
+        return reply[0].decode(), _entries(entry for entry in reply[1] if entry), deleted
 
     def acknowledge(self, ids: Sequence[str]) -> int:
         """Acknowledge entries. Return how many of them were pending. Safe to repeat."""

@@ -72,11 +72,11 @@ def test_entries_of_a_dead_consumer_can_be_claimed(stream: HeatStream, admin: An
     fill(admin, stream, 3)
     held = stream.read_new("dead", 10)
     admin.execute_command("XTRIM", stream.key, "MINID", "2-0")
-    early = stream.claim("c1", 60.0, "0-0", 10)
-    assert (early.entries, early.deleted) == ([], ["1-0"])
-    claimed = stream.claim("c1", 0.0, "0-0", 10)
-    assert claimed.entries == held[1:]
-    assert claimed.cursor == "0-0"
+    _, entries, deleted = stream.claim("c1", 60.0, "0-0", 10)
+    assert (entries, deleted) == ([], ["1-0"])
+    cursor, entries, _ = stream.claim("c1", 0.0, "0-0", 10)
+    assert entries == held[1:]
+    assert cursor == "0-0"
     assert [entry_id for entry_id, consumer, _ in stream.pending("-", 10) if consumer == "c1"] == ["2-0", "3-0"]
 
 
