@@ -44,9 +44,9 @@ class HeatReport(NamedTuple):
 
     def fields(self) -> tuple[str | int, ...]:
         """Return the arguments of XADD: the names and values of all fields."""
-        fields: tuple[str | int, ...] = ("v", VERSION, "conversation_id", self.conversation_id, "server", self.server)
-        fields += ("window", self.window, "writes", self.writes)
-        return (*fields, "throttled_n", self.throttled_n) if self.throttled_n else fields
+        conversation, server, window, writes, n = self
+        fields = ("v", VERSION, "conversation_id", conversation, "server", server, "window", window, "writes", writes)
+        return (*fields, "throttled_n", n) if n else fields
 
 
 def parse(flat: Sequence[bytes], now: float) -> HeatReport:
