@@ -190,10 +190,9 @@ class Service:
 
 @dataclass(eq=False)
 class DrainDeadline:
-    """``Detector(should_stop=…)``: a deadline after a stop, so that a server that hangs does not keep the process."""
+    """``Detector(should_stop=…)``: a deadline after a stop. A server that hangs must not keep the process running."""
 
     stop: threading.Event
-    seconds: float = DRAIN_SECONDS
     clock: Callable[[], float] = time.monotonic
     _stopped_at: float | None = field(default=None, init=False)
 
@@ -203,4 +202,4 @@ class DrainDeadline:
             return False
         if self._stopped_at is None:
             self._stopped_at = self.clock()
-        return self.clock() - self._stopped_at >= self.seconds
+        return self.clock() - self._stopped_at >= DRAIN_SECONDS

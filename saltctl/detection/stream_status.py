@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -81,26 +80,20 @@ def _consumer_record(consumer: ConsumerInfo) -> dict[str, Any]:
     return asdict(consumer) | {"alive": is_alive(consumer.idle_s)}
 
 
-def read_stream_status(
-    stream: HeatStream,
-    window: float,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> StreamStatus:
+def read_stream_status(stream: HeatStream, window: float) -> StreamStatus:
     """Read the stream twice, ``window`` seconds apart, and judge it.
 
     Raises:
         RedisUnavailableError, AccessDeniedError: the stream cannot be read.
     """
-    started = clock()
+    started = time.monotonic()
     try:
         first = stream.info()
-        sleep(window)
+        time.sleep(window)
         second = stream.info()
     except StreamLostError:
         return StreamStatus(stream.key, None, None, "unknown", None, 0.0)
-    seconds = max(clock() - started, 1e-9)
+    seconds = max(time.monotonic() - started, 1e-9)
     before, after = first.group(stream.group), second.group(stream.group)
     oldest = stream.pending("-", 1) if after is not None and after.pending else []
     verdict = judge(before, after, seconds)
