@@ -70,14 +70,14 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def select_checks(names: Iterable[str], checks: Sequence[Check] = CHECKS) -> list[Check]:
+def select_checks(names: Iterable[str]) -> list[Check]:
     """Select checks by name, or by group such as ``redis`` for all of ``redis-…``. Without names select all.
 
     Raises UsageError if a name is unknown; the hint lists similar names.
     """
     wanted = list(names)
-    names = [check.name for check in checks]
-    known = [*dict.fromkeys([*names, *sorted({name.split("-")[0] for name in names})])]
+    every = [check.name for check in CHECKS]
+    known = [*dict.fromkeys([*every, *sorted({name.split("-")[0] for name in every})])]
     for name in wanted:
         if name not in known:
             close = get_close_matches(name, known, 3, 0.5)
@@ -85,7 +85,7 @@ def select_checks(names: Iterable[str], checks: Sequence[Check] = CHECKS) -> lis
                 f"there is no check {name!r}",
                 hint=f"did you mean {' or '.join(close)}?" if close else f"checks: {', '.join(known)}",
             )
-    return [check for check in checks if not wanted or {check.name, check.name.split("-")[0]} & set(wanted)]
+    return [check for check in CHECKS if not wanted or {check.name, check.name.split("-")[0]} & set(wanted)]
 
 
 def run_checks(

@@ -92,6 +92,7 @@ def _create_parser(protocol: str) -> Any:
     parser = create_parser(protocol)
 
     def parse(response: Any, shape: Any) -> Any:
+        """Parse a response, unless its body cannot be one."""
         body = response["body"]
         # botocore reads a 200 whose body is not JSON, such as a proxy's page, as a response without members. A GetItem
         # would then find no item, and a lookup would call a salted conversation unsalted.

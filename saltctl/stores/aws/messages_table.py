@@ -129,6 +129,7 @@ class MessagesTable(Table):
         stop = threading.Event()
 
         def pages(segment: int) -> Iterator[KeysPage]:
+            """Scan one segment."""
             response: dict[str, Any] = {"LastEvaluatedKey": None}
             position: dict[str, Any] = {"Segment": segment}
             while "LastEvaluatedKey" in response and not stop.is_set():
