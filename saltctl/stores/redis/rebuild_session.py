@@ -10,7 +10,7 @@ from saltctl.errors import RebuildBrokenError, RedisUnavailableError
 from saltctl.stores.redis.buckets import BUCKETS_A_CALL, Buckets
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.errors import moved
-from saltctl.stores.redis.merge_commands import MERGE_ENTRIES, Entry, MergePacker, NewPacker
+from saltctl.stores.redis.merge_commands import Entry, MergePacker
 from saltctl.stores.redis.scripts import script, script_sha
 
 
@@ -33,14 +33,12 @@ class RedisRebuildSession:
     ) -> None:
         self._connection = connection
         self._keys = keys
-        self._numbers = frozenset(int(key[len(buckets.prefix) :]) for key in keys)
         self._buckets = buckets
         self._keys_a_call = 1 if clustered else BUCKETS_A_CALL
         self._replication_id = b""
         # Merging runs thousands of times: this connection loads the script once, into this process.
         sha = connection.execute([("SCRIPT", "LOAD", script("merge"))])[0]
-        self._script_calls = MergePacker(sha.decode(), buckets, keys_a_call=1 if clustered else MERGE_ENTRIES)
-        self._new_entries = NewPacker(buckets, self._numbers)
+        self._packer = MergePacker(keys, buckets, sha.decode(), clustered=clustered)
         self._mostly_new = True
         self._sent: list[Entry] = []
         self._calls = 0
@@ -86,12 +84,12 @@ class RedisRebuildSession:
         to Redis, they are sent by HSETNX.
         """
         self._sent = list(entries)
-        if not self._mostly_new:
-            self._calls = self._send_script_calls(entries)
-            return
         try:
-            for chunk in self._new_entries.chunks(entries):
-                self._connection.send([chunk])
+            if self._mostly_new:
+                for chunk in self._packer.new_entries(entries):
+                    self._connection.send([chunk])
+            else:
+                self._calls = self._send_script_calls(entries)
         except KeyError:
             raise moved(self.primary) from None
 
@@ -113,10 +111,7 @@ class RedisRebuildSession:
 
     def _send_script_calls(self, entries: Sequence[Entry]) -> int:
         """Send calls of the merge script; return their number."""
-        by_bucket = self._script_calls.by_bucket(entries)
-        if not self._numbers.issuperset(by_bucket):
-            raise moved(self.primary)
-        calls = list(self._script_calls.commands(by_bucket))
+        calls = list(self._packer.script_calls(entries))
         if calls:
             self._connection.send(calls)
         return len(calls)
@@ -140,11 +135,10 @@ class RedisRebuildSession:
 
     def _run_on_all_buckets(self, name: str, *arguments: Any) -> list[Any]:
         sha = self._connection.execute([("SCRIPT", "LOAD", script(name))])[0]
-        commands = []
-        for start in range(0, len(self._keys), self._keys_a_call):
-            keys = self._keys[start : start + self._keys_a_call]
-            commands.append(("EVALSHA", sha, len(keys), *keys, self._buckets.layout, *arguments))
-        return self._connection.execute(commands)
+        calls = (self._keys[at : at + self._keys_a_call] for at in range(0, len(self._keys), self._keys_a_call))
+        return self._connection.execute(
+            [("EVALSHA", sha, len(keys), *keys, self._buckets.layout, *arguments) for keys in calls]
+        )
 
 
 def new_token() -> str:
