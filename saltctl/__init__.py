@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from saltctl.registry.registry import Lookup, RaiseResult, Registry
     from saltctl.salting import partition_key, read_set, salt_of
     from saltctl.settings import Settings, load_settings
-    from saltctl.stores.contracts import Filter
+    from saltctl.stores.contracts.messages import Filter
 
 __version__ = "0.1.0"
 
@@ -29,7 +29,7 @@ _NAMES = {
     "saltctl.registry.registry": ("Lookup", "RaiseResult", "Registry"),
     "saltctl.salting": ("partition_key", "read_set", "salt_of"),
     "saltctl.settings": ("Settings", "load_settings"),
-    "saltctl.stores.contracts": ("Filter",),
+    "saltctl.stores.contracts.messages": ("Filter",),
 }
 __all__ = [
     "Filter",

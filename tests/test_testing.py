@@ -15,7 +15,8 @@ from saltctl.history.history import History
 from saltctl.history.models import ReadOptions
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.contracts import BackupStore, Filter, MessageStore, RegistryStore
+from saltctl.stores.contracts.messages import Filter, MessageStore
+from saltctl.stores.contracts.registry import BackupStore, RegistryStore
 from saltctl.testing import MemoryBackup, MemoryMessages, MemoryRedis, MemoryServers
 
 CONVERSATION = "conv_abc123"

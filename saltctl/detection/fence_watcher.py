@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from saltctl.detection.detector import Counters, log_event
 from saltctl.errors import LeaseHeldError, RedisUnavailableError, SaltctlError
 from saltctl.rebuild.events import RebuildReport, RebuildStarted
-from saltctl.stores.contracts import DamagedEntry
+from saltctl.stores.contracts.registry import DamagedEntry
 
 if TYPE_CHECKING:
     from saltctl.rebuild.rebuild import Rebuild

@@ -18,7 +18,7 @@ from decimal import Decimal
 from typing import Any
 
 from saltctl.errors import UsageError
-from saltctl.stores.contracts import Item
+from saltctl.stores.contracts.messages import Item
 
 MAX_DIGITS = 38
 """Digits of a number that DynamoDB keeps (documented)."""

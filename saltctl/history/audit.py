@@ -22,7 +22,7 @@ from saltctl.history.attributes import fingerprint, plain
 from saltctl.history.cursor import BASE, Position
 from saltctl.history.models import message_id_of
 from saltctl.salting import partition_key, power_of_two_at_least
-from saltctl.stores.contracts import Item, PartitionAnswer, PartitionQuery
+from saltctl.stores.contracts.messages import Item, PartitionAnswer, PartitionQuery
 
 if TYPE_CHECKING:
     from saltctl.history.history import History

@@ -21,7 +21,7 @@ from saltctl.history.attributes import plain
 from saltctl.history.models import message_id_of
 from saltctl.history.scatter_gather import partition_error
 from saltctl.history.thread_pool import ThreadPool
-from saltctl.stores.contracts import Filter, Item, MessageStore, PartitionQuery, SortKey
+from saltctl.stores.contracts.messages import Filter, Item, MessageStore, PartitionQuery, SortKey
 
 
 @dataclass(eq=False)

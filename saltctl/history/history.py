@@ -40,7 +40,7 @@ from saltctl.history.thread_pool import ThreadPool
 from saltctl.registry.registry import Lookups, Registry
 from saltctl.salting import find_set, partition_key, salt_of
 from saltctl.settings import Settings
-from saltctl.stores.contracts import Item, MessageStore, PartitionQuery, SortKey
+from saltctl.stores.contracts.messages import Item, MessageStore, PartitionQuery, SortKey
 
 CONCURRENCY = 72
 """Requests in progress at once, over all callers of one History: as many as the client keeps connections. A page of 64

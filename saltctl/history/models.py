@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from saltctl.registry.registry import Lookup
-from saltctl.stores.contracts import Filter, Item, PartitionQuery, SortKey, TableKeys
+from saltctl.stores.contracts.messages import Filter, Item, PartitionQuery, SortKey, TableKeys
 
 FIND_TIMEOUT = 60.0
 

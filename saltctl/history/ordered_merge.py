@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from saltctl.history.attributes import fingerprint
 from saltctl.history.cursor import Position
-from saltctl.stores.contracts import Item, SortKey
+from saltctl.stores.contracts.messages import Item, SortKey
 
 
 class Row(NamedTuple):

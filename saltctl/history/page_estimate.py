@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from operator import gt, lt
 from typing import Any
 
-from saltctl.stores.contracts import SortKey
+from saltctl.stores.contracts.messages import SortKey
 
 MARGIN = 2.0
 """Standard deviations of extra rows before the page end. If messages come independently of each other, a page of 50

@@ -22,7 +22,7 @@ from saltctl.history.ordered_merge import OrderedMerge, Row
 from saltctl.history.page_estimate import estimate_page_end, rows_before_page_end
 from saltctl.history.thread_pool import ThreadPool
 from saltctl.registry.registry import Lookup
-from saltctl.stores.contracts import Item, MessageStore, PartitionAnswer, PartitionQuery, SortKey
+from saltctl.stores.contracts.messages import Item, MessageStore, PartitionAnswer, PartitionQuery, SortKey
 
 EXPECTED_DRY = 0.3
 """Partitions expected to run dry in the first round; three of four pages then need no second round."""

@@ -20,7 +20,7 @@ from saltctl.local.environment import require_loopback
 from saltctl.registry.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
-from saltctl.stores.contracts import MessageStore
+from saltctl.stores.contracts.messages import MessageStore
 from saltctl.times import iso_utc
 from saltctl.urls import parse_redis_url
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from saltctl.stores.contracts import DamagedEntry
+from saltctl.stores.contracts.registry import DamagedEntry
 
 
 @dataclass(frozen=True, slots=True)

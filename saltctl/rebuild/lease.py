@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass, field
 
 from saltctl.errors import LeaseHeldError, SaltctlError, UnavailableError
 from saltctl.rebuild.events import StartDelayed
-from saltctl.stores.contracts import LeaseStore
+from saltctl.stores.contracts.registry import LeaseStore
 
 LEASE_EXPIRY = 30.0
 """Seconds without a heartbeat after which another process may take the lease over. Two rebuilds do not overlap if the

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from saltctl.errors import RebuildBrokenError
-from saltctl.stores.contracts import BackupPage
+from saltctl.stores.contracts.registry import BackupPage
 
 if TYPE_CHECKING:
     from saltctl.stores.redis.rebuild_session import RedisRebuildSession

@@ -38,7 +38,7 @@ from saltctl.rebuild.lease import Lease
 from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.settings import Settings
-from saltctl.stores.contracts import BackupPage, LeaseStore
+from saltctl.stores.contracts.registry import BackupPage, LeaseStore
 
 if TYPE_CHECKING:
     from saltctl.stores.aws.backup_table import BackupTable

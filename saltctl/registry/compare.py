@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from saltctl.errors import ComparisonBrokenError, DamagedEntryError, UsageError
 from saltctl.registry.drift import Drift, Suspect, classify, count_of, looks_like_drift, repair
 from saltctl.salting import bucket_of, is_conversation_id
-from saltctl.stores.contracts import BackupEntry, BackupPage, BackupStore, DamagedEntry, RegistryStore
+from saltctl.stores.contracts.registry import BackupEntry, BackupPage, BackupStore, DamagedEntry, RegistryStore
 from saltctl.stores.retry import retry_while_throttled
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import Literal
 
 from saltctl.errors import UsageError
 from saltctl.salting import is_conversation_id, power_of_two_at_least, split_partition_key
-from saltctl.stores.contracts import BackupStore, MessageStore
+from saltctl.stores.contracts.messages import MessageStore
+from saltctl.stores.contracts.registry import BackupStore
 
 _RCU_BYTES = 4096
 """The bytes of a scan that one strongly consistent read unit covers; an eventually consistent one covers twice that."""

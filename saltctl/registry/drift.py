@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from saltctl.errors import RefusedError
 from saltctl.registry.registry import Registry
 from saltctl.salting import power_of_two_at_least
-from saltctl.stores.contracts import BackupEntry
+from saltctl.stores.contracts.registry import BackupEntry
 from saltctl.stores.retry import retry_while_throttled
 
 REPAIR_REASON = "compare --repair: Redis had more than the backup"

@@ -6,7 +6,7 @@ import random
 
 from saltctl.registry.compare import Comparison, ComparisonOptions, ComparisonReport, Sample, result_of
 from saltctl.settings import Settings
-from saltctl.stores.contracts import BackupStore
+from saltctl.stores.contracts.registry import BackupStore
 from saltctl.stores.redis.buckets import RedisBucketReader
 
 CONVERSATIONS = 300

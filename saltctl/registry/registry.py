@@ -20,7 +20,7 @@ from saltctl.errors import RaiseIncompleteError, RaiseStep, SaltctlError, UsageE
 from saltctl.registry.circuit_breaker import CircuitBreaker
 from saltctl.salting import check_conversation_id, check_salt_count, read_set
 from saltctl.settings import Settings
-from saltctl.stores.contracts import BackupEntry, BackupStore, Raise, RegistryStore
+from saltctl.stores.contracts.registry import BackupEntry, BackupStore, Raise, RegistryStore
 from saltctl.times import iso_utc
 
 MAX_REASON = 500

@@ -23,7 +23,7 @@ from typing import IO, BinaryIO, TypeVar
 from saltctl.errors import RefusedError, SaltctlError, UsageError
 from saltctl.registry.registry import RaiseResult, Registry
 from saltctl.salting import check_conversation_id, check_salt_count
-from saltctl.stores.contracts import BackupStore
+from saltctl.stores.contracts.registry import BackupStore
 from saltctl.stores.retry import retry_while_throttled
 
 MAX_SORTED_IN_MEMORY = 100_000

@@ -11,7 +11,15 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from saltctl.errors import UsageError
-from saltctl.stores.contracts import Item, KeysPage, PartitionAnswer, PartitionQuery, SortKey, TableKeys, TableSize
+from saltctl.stores.contracts.messages import (
+    Item,
+    KeysPage,
+    PartitionAnswer,
+    PartitionQuery,
+    SortKey,
+    TableKeys,
+    TableSize,
+)
 
 
 class MemoryMessages:

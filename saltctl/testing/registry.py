@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from saltctl.errors import ConfigurationError, SaltctlError, UnverifiedError
-from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
+from saltctl.stores.contracts.registry import BackupEntry, BackupPage, Raise, RaiseOutcome
 
 
 class Faults:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from zlib import crc32
 
 from saltctl.errors import RefusedError, UsageError
-from saltctl.stores.contracts import Alarm, AlarmSpec, MetricKey, MetricsStore
+from saltctl.stores.contracts.metrics import Alarm, AlarmSpec, MetricKey, MetricsStore
 
 KEY_RANGE = ("ReadKeyRangeThroughputThrottleEvents", "WriteKeyRangeThroughputThrottleEvents")
 OPERATIONS = ("PutItem", "BatchWriteItem", "Query", "GetItem")

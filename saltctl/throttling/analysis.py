@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from saltctl.errors import UsageError
-from saltctl.stores.contracts import MetricKey, MetricSeries
+from saltctl.stores.contracts.metrics import MetricKey, MetricSeries
 
 DAY = 86_400
 RETENTION = ((15 * DAY, 60), (63 * DAY, 300), (455 * DAY, 3600))

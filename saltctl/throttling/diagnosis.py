@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from saltctl.salting import split_partition_key
-from saltctl.stores.contracts import Contributors
+from saltctl.stores.contracts.metrics import Contributors
 from saltctl.throttling.analysis import ThrottleAnalysis
 
 MaxNLookup = Callable[[Sequence[str]], Mapping[str, int | None]]

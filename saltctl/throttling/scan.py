@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from saltctl.errors import ConfigurationError, SaltctlError
-from saltctl.stores.contracts import Contributors, MetricKey, MetricSeries, MetricsStore
+from saltctl.stores.contracts.metrics import Contributors, MetricKey, MetricSeries, MetricsStore
 from saltctl.throttling.analysis import CAUSES, ThrottleAnalysis, TimeRange, analyse, metric_keys, time_range
 from saltctl.throttling.diagnosis import Diagnosis, HotKey, MaxNLookup, ServiceStatus, diagnose, hot_keys
 from saltctl.times import iso_utc

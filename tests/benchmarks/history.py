@@ -21,7 +21,7 @@ from statistics import fmean
 from saltctl.history.history import CONCURRENCY, History
 from saltctl.history.models import ReadOptions
 from saltctl.salting import partition_key, read_set, salt_of
-from saltctl.stores.contracts import PartitionQuery
+from saltctl.stores.contracts.messages import PartitionQuery
 from saltctl.testing import MemoryMessages
 from tests.benchmarks.measure import interleave, median_ratio
 from tests.benchmarks.report import Table, WrongResultError, at_most, times

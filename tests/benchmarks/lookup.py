@@ -17,7 +17,7 @@ from typing import Any, cast
 from saltctl.registry.registry import Lookup, Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
-from saltctl.stores.contracts import BackupStore
+from saltctl.stores.contracts.registry import BackupStore
 from saltctl.stores.redis.buckets import FENCE
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry

@@ -13,7 +13,7 @@ from typing import Any
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.contracts import BackupEntry, Raise, RaiseOutcome
+from saltctl.stores.contracts.registry import BackupEntry, Raise, RaiseOutcome
 from saltctl.stores.redis.buckets import Buckets
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection

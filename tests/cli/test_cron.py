@@ -16,7 +16,7 @@ from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.contracts import Raise
+from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder

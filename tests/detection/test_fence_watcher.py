@@ -12,7 +12,7 @@ from saltctl.detection.detector import Counters
 from saltctl.detection.fence_watcher import BUCKETS_PER_CHECK, CHECK_INTERVAL, FenceWatcher
 from saltctl.errors import LeaseHeldError, RebuildBrokenError, RedisUnavailableError, SaltctlError
 from saltctl.rebuild.events import Event, RebuildReport, RebuildStarted
-from saltctl.stores.contracts import DamagedEntry
+from saltctl.stores.contracts.registry import DamagedEntry
 from tests.detection.conftest import EventLog
 from tests.detection.fakes import Clock
 

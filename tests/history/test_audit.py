@@ -10,7 +10,7 @@ from saltctl.errors import ThrottledError
 from saltctl.history.audit import MAX_ORPHANS_LISTED, Audit, Auditor, AuditProgress
 from saltctl.history.history import History
 from saltctl.salting import partition_key, salt_of
-from saltctl.stores.contracts import PartitionQuery
+from saltctl.stores.contracts.messages import PartitionQuery
 from saltctl.testing import MemoryMessages
 from tests.support.lookups import FixedLookups
 

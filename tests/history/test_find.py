@@ -13,7 +13,7 @@ from saltctl.history.find import MessageSearch
 from saltctl.history.history import History
 from saltctl.history.models import FindOptions
 from saltctl.salting import find_set
-from saltctl.stores.contracts import Item, PartitionQuery, SortKey
+from saltctl.stores.contracts.messages import Item, PartitionQuery, SortKey
 from saltctl.testing import MemoryMessages
 from tests.support.inline_pool import InlinePool, ManualClock
 from tests.support.lookups import FixedLookups

@@ -20,7 +20,7 @@ from saltctl.history.history import History
 from saltctl.history.models import ReadOptions
 from saltctl.history.scatter_gather import EXPECTED_DRY, share
 from saltctl.salting import partition_key, salt_of
-from saltctl.stores.contracts import PartitionQuery
+from saltctl.stores.contracts.messages import PartitionQuery
 from saltctl.testing import MemoryMessages
 from tests.support.lookups import FixedLookups
 

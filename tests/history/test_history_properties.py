@@ -16,7 +16,7 @@ from saltctl.history import cursor as cursors
 from saltctl.history.history import History
 from saltctl.history.models import Page, ReadOptions
 from saltctl.salting import partition_key, salt_of
-from saltctl.stores.contracts import Filter, Item
+from saltctl.stores.contracts.messages import Filter, Item
 from saltctl.testing import MemoryMessages
 from tests.support.lookups import FixedLookups
 

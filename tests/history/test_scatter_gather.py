@@ -19,7 +19,7 @@ from saltctl.history.scatter_gather import (
     share,
 )
 from saltctl.registry.registry import Lookup
-from saltctl.stores.contracts import PartitionQuery
+from saltctl.stores.contracts.messages import PartitionQuery
 from saltctl.testing import MemoryMessages
 from tests.support.inline_pool import InlinePool, ManualClock
 

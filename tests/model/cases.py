@@ -18,7 +18,7 @@ from saltctl.errors import SaltctlError, UnverifiedError
 from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Registry
-from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
+from saltctl.stores.contracts.registry import BackupEntry, BackupPage, Raise, RaiseOutcome
 from saltctl.stores.redis.errors import redis_errors
 from saltctl.stores.redis.merge_commands import Entry
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession

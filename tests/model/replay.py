@@ -24,7 +24,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.rebuild_items import CheckpointItem
-from saltctl.stores.contracts import BackupPage, LeaseHolder
+from saltctl.stores.contracts.registry import BackupPage, LeaseHolder
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.registry import RedisRegistry

@@ -12,7 +12,7 @@ from saltctl.errors import SaltctlError
 from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.contracts import Raise
+from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.model.replay import CONVERSATION, SETTINGS, Answers, Call, ModelBackup, StubConnections, StubDynamo

@@ -11,7 +11,7 @@ import pytest
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, LeaseHeldError, SaltctlError
 from saltctl.rebuild.events import StartDelayed
 from saltctl.rebuild.lease import HEARTBEAT_SECONDS, LEASE_EXPIRY, Lease
-from saltctl.stores.contracts import LeaseHolder
+from saltctl.stores.contracts.registry import LeaseHolder
 
 
 @dataclass

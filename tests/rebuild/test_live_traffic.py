@@ -13,7 +13,7 @@ import pytest
 from saltctl.rebuild.events import RebuildReport, RebuildStarted
 from saltctl.registry.registry import Registry
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.contracts import Raise
+from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.rebuild.harness import (
     ENTRIES,

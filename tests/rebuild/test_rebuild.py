@@ -13,7 +13,8 @@ from saltctl.rebuild.events import EntryAboveCap, Event, RebuildProgress, Rebuil
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.settings import Settings
-from saltctl.stores.contracts import BackupPage, DamagedEntry, LeaseHolder, TableSize
+from saltctl.stores.contracts.messages import TableSize
+from saltctl.stores.contracts.registry import BackupPage, DamagedEntry, LeaseHolder
 
 SETTINGS = Settings(key_prefix="test", buckets=16)
 TOKEN = "0123456789abcdef" * 2

@@ -13,7 +13,7 @@ from saltctl.rebuild.lease import LEASE_EXPIRY
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.contracts import DamagedEntry, Raise
+from saltctl.stores.contracts.registry import DamagedEntry, Raise
 from saltctl.stores.redis.buckets import FENCE, REBUILD
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.rebuild.harness import (

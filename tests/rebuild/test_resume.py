@@ -36,7 +36,7 @@ from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.contracts import Raise
+from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.rebuild.harness import ENTRIES, At, Opener, WatchedRegistry, drive, put
 from tests.rebuild.killed_rebuild import WARM, rebuild_until

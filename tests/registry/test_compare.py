@@ -25,7 +25,7 @@ from saltctl.registry.drift import Drift
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
-from saltctl.stores.contracts import BackupEntry, BackupPage, DamagedEntry
+from saltctl.stores.contracts.registry import BackupEntry, BackupPage, DamagedEntry
 from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.testing import MemoryBackup, MemoryRedis
 

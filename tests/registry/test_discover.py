@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from saltctl.errors import UsageError
 from saltctl.registry.discover import Discovered, Discovery, ScanProgress, discover, estimate_cost
 from saltctl.salting import partition_key
-from saltctl.stores.contracts import BackupEntry, KeysPage, TableSize
+from saltctl.stores.contracts.messages import KeysPage, TableSize
+from saltctl.stores.contracts.registry import BackupEntry
 from saltctl.testing import MemoryBackup, MemoryMessages
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saltctl.registry.drift import Drift, DriftKind, Suspect, classify, looks_like_drift
-from saltctl.stores.contracts import BackupEntry
+from saltctl.stores.contracts.registry import BackupEntry
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
-from saltctl.stores.contracts import Raise, RaiseOutcome
+from saltctl.stores.contracts.registry import Raise, RaiseOutcome
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.support import Rebuilder
 from tests.support.aws_stub import AwsStub, refusal

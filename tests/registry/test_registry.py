@@ -23,7 +23,7 @@ from saltctl.errors import (
 )
 from saltctl.registry.registry import MAX_REASON, Lookup, RaiseResult, Registry
 from saltctl.settings import Settings
-from saltctl.stores.contracts import BackupEntry, BackupStore, Raise, RegistryStore
+from saltctl.stores.contracts.registry import BackupEntry, BackupStore, Raise, RegistryStore
 from saltctl.testing import Faults, MemoryBackup, MemoryRedis
 
 DOWN = RedisUnavailableError("Redis is down", hint="start it")

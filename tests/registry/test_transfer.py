@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from saltctl.errors import AwsUnavailableError, RaiseIncompleteError, ThrottledError, UsageError
 from saltctl.registry.registry import Registry
 from saltctl.registry.transfer import MAX_LINE_BYTES, MAX_LISTED, Import, ImportOptions, ImportReport, sort_entries
-from saltctl.stores.contracts import BackupEntry
+from saltctl.stores.contracts.registry import BackupEntry
 from saltctl.testing import MemoryBackup, MemoryRedis
 
 

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from saltctl.errors import SaltctlError
-from saltctl.stores.contracts import (
-    Alarm,
-    AlarmSpec,
-    Contributors,
-    MetricKey,
-    MetricSeries,
-    TableDescription,
-)
+from saltctl.stores.contracts.metrics import Alarm, AlarmSpec, Contributors, MetricKey, MetricSeries, TableDescription
 from tests.throttling.series import TRAFFIC
 
 

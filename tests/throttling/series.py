@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saltctl.stores.contracts import MetricKey, MetricSeries
+from saltctl.stores.contracts.metrics import MetricKey, MetricSeries
 from saltctl.throttling.analysis import TimeRange
 
 NOW = 1_800_000_000

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from saltctl.stores.contracts import Contributors, MetricSeries
+from saltctl.stores.contracts.metrics import Contributors, MetricSeries
 from saltctl.throttling.analysis import analyse
 from saltctl.throttling.diagnosis import Diagnosis, HotKey, ServiceStatus, diagnose, hot_keys
 from tests.throttling.series import OVER, TRAFFIC, events

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saltctl.errors import AccessDeniedError, ConfigurationError
-from saltctl.stores.contracts import Contributors
+from saltctl.stores.contracts.metrics import Contributors
 from saltctl.throttling.diagnosis import ServiceStatus
 from saltctl.throttling.scan import ScanOptions, as_record, scan_recent, scan_table
 from tests.throttling.fake_store import FakeMetricsStore

@@ -22,7 +22,7 @@ from saltctl.rebuild.events import (
     RebuildStarted,
     StartDelayed,
 )
-from saltctl.stores.contracts import DamagedEntry
+from saltctl.stores.contracts.registry import DamagedEntry
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:

@@ -93,7 +93,7 @@ def parse_sample(text: str | None) -> Sample | None:
 
 def _run(session: Session, options: ComparisonOptions, *, repair: bool, quiet: bool) -> ComparisonReport:
     from saltctl.registry.compare import Comparison, ComparisonProgress, ComparisonReport, Event
-    from saltctl.stores.contracts import DamagedEntry
+    from saltctl.stores.contracts.registry import DamagedEntry
     from saltctl.stores.redis.buckets import RedisBucketReader
 
     reader = RedisBucketReader(session.settings)

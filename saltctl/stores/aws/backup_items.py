@@ -7,7 +7,7 @@ from typing import Any
 
 from saltctl.errors import DamagedEntryError
 from saltctl.stores.aws.client import Table, aws_errors, none_if_condition_fails
-from saltctl.stores.contracts import BackupEntry, Raise
+from saltctl.stores.contracts.registry import BackupEntry, Raise
 
 KEY = "conversation_id"
 OWN_ITEM_PREFIX = "#"

@@ -14,7 +14,7 @@ from saltctl.stores.aws.client import aws_errors, is_throttling
 from saltctl.stores.aws.parallel_scan import IDLE_SECONDS
 from saltctl.stores.aws.rate_limiter import RateLimiter
 from saltctl.stores.aws.scan_parser import MalformedPageError, ScanClient, ScanPage
-from saltctl.stores.contracts import BackupPage
+from saltctl.stores.contracts.registry import BackupPage
 from saltctl.stores.retry import backoff_seconds
 
 THROTTLING_TIMEOUT = 600.0

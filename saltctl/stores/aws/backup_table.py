@@ -19,7 +19,7 @@ from saltctl.stores.aws.client import aws_errors, error_code
 from saltctl.stores.aws.parallel_scan import scan_in_parallel
 from saltctl.stores.aws.rebuild_items import CheckpointItem, LeaseItem
 from saltctl.stores.aws.scan_parser import ScanClient
-from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
+from saltctl.stores.contracts.registry import BackupEntry, BackupPage, Raise, RaiseOutcome
 from saltctl.stores.retry import backoff_seconds
 
 LAYOUT_ID = "#layout"

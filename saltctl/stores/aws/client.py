@@ -18,7 +18,7 @@ from saltctl.errors import (
     ThrottledError,
 )
 from saltctl.settings import Settings
-from saltctl.stores.contracts import TableSize
+from saltctl.stores.contracts.messages import TableSize
 from saltctl.urls import mask_url
 
 POOL_SIZE = 72

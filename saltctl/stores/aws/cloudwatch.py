@@ -10,7 +10,7 @@ from typing import Any
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, SaltctlError
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import Table, aws_errors, create_client, error_code
-from saltctl.stores.contracts import Alarm, AlarmSpec, Contributors, MetricKey, MetricSeries, TableDescription
+from saltctl.stores.contracts.metrics import Alarm, AlarmSpec, Contributors, MetricKey, MetricSeries, TableDescription
 
 NAMESPACE = "AWS/DynamoDB"
 MAX_QUERIES = 500

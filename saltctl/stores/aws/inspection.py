@@ -15,7 +15,7 @@ from saltctl.errors import AccessDeniedError, AwsUnavailableError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.client import Table, aws_errors, create_client, none_if_condition_fails
-from saltctl.stores.contracts import TableKeys
+from saltctl.stores.contracts.messages import TableKeys
 
 PROBE_ID = "#doctor"
 """An id that no conversation can have. The item is never written."""

@@ -13,7 +13,7 @@ from saltctl.errors import ConfigurationError, ThrottledError
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import Table, aws_errors, none_if_condition_fails
 from saltctl.stores.aws.parallel_scan import scan_in_parallel
-from saltctl.stores.contracts import Item, KeysPage, PartitionAnswer, PartitionQuery, SortKey, TableKeys
+from saltctl.stores.contracts.messages import Item, KeysPage, PartitionAnswer, PartitionQuery, SortKey, TableKeys
 from saltctl.stores.retry import retry_while_throttled
 
 PARTITION_KEY = "conversation_id"

@@ -6,7 +6,7 @@ Like every other item they are written by UpdateItem alone, so that no role need
 from __future__ import annotations
 
 from saltctl.stores.aws.backup_items import BackupItems, number_attribute, string_attribute
-from saltctl.stores.contracts import LeaseHolder
+from saltctl.stores.contracts.registry import LeaseHolder
 
 LEASE_ID = "#lease"
 CHECKPOINT_ID = "#checkpoint"

@@ -16,7 +16,7 @@ from functools import cache, partial
 from typing import Any
 
 from saltctl.stores.aws.backup_items import KEY, OWN_ITEM_PREFIX, find_damage
-from saltctl.stores.contracts import DamagedEntry
+from saltctl.stores.contracts.registry import DamagedEntry
 
 _EVENT = "before-parse.dynamodb.Scan"
 _PAGE = "saltctl.page"

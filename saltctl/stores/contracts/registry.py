@@ -1,8 +1,9 @@
-"""Contract of the registry in Redis."""
+"""Contracts of the registry: in Redis, in its backup table, and of the lease in that table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -32,3 +33,146 @@ class RegistryStore(Protocol):
 
     def verified(self) -> dict[str, bool]:
         """Return for each primary whether every bucket of it answers lookups."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """One raise in the backup. ``at`` is ISO 8601 UTC."""
+
+    n: int
+    at: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackupEntry:
+    """One conversation's item in the backup table. ``write_n`` is never above ``max_n``."""
+
+    conversation_id: str
+    max_n: int
+    write_n: int
+    raises: tuple[Raise, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedEntry:
+    """An item of the backup table that saltctl cannot have written, with the problem."""
+
+    conversation_id: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackupPage:
+    """One page of a scan: (conversation id, max_n, write_n) triples, in no order."""
+
+    entries: list[tuple[str, int, int]]
+    damaged: list[DamagedEntry]
+    consumed_rcu: float
+    """Read capacity units that the page consumed, as DynamoDB reports them; 0 if it does not report them."""
+    segment: int
+    """-1 for an empty page, which only shows that the scan is alive."""
+    last: str | None = None
+    """The last id that was read in the segment; None at the segment's end."""
+    above_cap: list[tuple[str, int]] = field(default_factory=list)
+    """Those of ``entries`` with a max_n above max_n_cap: from another tool, or a larger cap. Lookups serve them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseOutcome:
+    """The result of a conditional update: max_n before it, and whether it changed anything."""
+
+    before: int
+    changed: bool
+
+
+class BackupStore(Protocol):
+    """The backup table. It never loses an acknowledged write, and checks conditions at one primary copy.
+
+    All methods raise ConfigurationError if the table is missing or has other keys, AccessDeniedError, ThrottledError
+    and AwsUnavailableError (after retries). A write that raised an error may have happened all the same.
+    """
+
+    def get(self, conversation_id: str) -> BackupEntry | None:
+        """Return one item by a strongly consistent read; None without an item. Raises DamagedEntryError."""
+
+    def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
+        """Return items by strongly consistent reads, without ids that have no item. Raises DamagedEntryError."""
+
+    def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
+        """Set max_n to ``entry.n`` and append the raise if max_n is absent or lower, atomically.
+
+        If the condition fails, nothing changes, and the outcome's ``before`` is the current max_n.
+        """
+
+    def commit_write_n(self, conversation_id: str, n: int) -> bool:
+        """Set write_n to n if it is absent or lower, atomically; return whether it changed."""
+
+    def claim_layout(self, layout: str, key_prefix: str) -> None:
+        """Bind the table to one registry layout, for good; claiming the same layout again changes nothing.
+
+        Raises ConfigurationError if the table is bound to another layout: a client that merged into other buckets
+        would acknowledge raises that no reader sees.
+        """
+
+    def check_layout(self, layout: str, key_prefix: str) -> None:
+        """Raise as ``claim_layout`` does; write nothing."""
+
+    def scan(
+        self,
+        segments: int,
+        *,
+        limit: int | None = None,
+        only: int | None = None,
+        after: Mapping[int, str | None] | None = None,
+        max_rcu: float | None = None,
+    ) -> Generator[BackupPage, None, None]:
+        """Yield every item that existed before the call, by ``segments`` parallel strongly consistent scans.
+
+        Each item's read is consistent, but the scan is not a snapshot. Throttling slows the scan down and does not
+        end it. Closing the generator stops the segments. If no page arrives, an empty page is yielded about every
+        second, so that the caller can do its periodic work.
+
+        Args:
+            segments: how many segments the table is divided into.
+            limit: the most items of a page, for tests.
+            only: scan this segment alone.
+            after: by segment, the id to resume after, None if the segment is finished. Other segments start at their
+                beginning.
+            max_rcu: the most read capacity units a second.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseHolder:
+    """The holder of the lease. Times are seconds since the epoch, by the holder's clock."""
+
+    owner: str
+    host: str
+    pid: int
+    since: float
+    heartbeat: float
+    progress: str
+
+
+class LeaseStore(Protocol):
+    """The lease item in the backup table. It keeps rebuilds from wasting each other's work.
+
+    Safety does not depend on it: two rebuilds at once break each other's tokens.
+    """
+
+    def acquire(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
+        """Take the lease if it is free or its heartbeat is older than ``expiry`` seconds.
+
+        Returns None if it was taken, else the holder.
+        """
+
+    def renew(self, owner: str, now: float, progress: str) -> bool:
+        """Renew the lease; return False if another owner has taken it."""
+
+    def release(self, owner: str) -> None:
+        """Release the lease if it is still this owner's."""
+
+    def holder(self) -> LeaseHolder | None:
+        """Return the holder, also if its heartbeat is old; None if the lease is free."""

@@ -12,7 +12,7 @@ from saltctl.cli.history.view import PageWriter
 from saltctl.history.history import History
 from saltctl.history.models import ReadOptions
 from saltctl.salting import split_partition_key
-from saltctl.stores.contracts import PartitionAnswer, PartitionQuery
+from saltctl.stores.contracts.messages import PartitionAnswer, PartitionQuery
 from saltctl.testing import MemoryMessages
 from tests.support.lookups import FixedLookups
 

@@ -17,7 +17,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.rebuild_items import CheckpointItem
-from saltctl.stores.contracts import Raise
+from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.times import iso_utc
 from tests.cli.conftest import Runner

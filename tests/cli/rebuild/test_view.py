@@ -10,7 +10,7 @@ import pytest
 from saltctl.cli import progress
 from saltctl.cli.rebuild.view import show_rebuild
 from saltctl.rebuild.events import Event, RebuildProgress, RebuildReport, RebuildStarted, StartDelayed
-from saltctl.stores.contracts import DamagedEntry
+from saltctl.stores.contracts.registry import DamagedEntry
 
 REPORT = RebuildReport(9, 1, 8, 0, 1.0, 9.0, 2.5, 1, 1, True, False, False, 0)
 

@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 
 from saltctl.cli.throttling.view import block_rows, draw, sum_into_bars
-from saltctl.stores.contracts import Contributors
+from saltctl.stores.contracts.metrics import Contributors
 from saltctl.throttling.diagnosis import ServiceStatus
 from saltctl.throttling.scan import ScanOptions, scan_table
 from tests.throttling.fake_store import FakeMetricsStore

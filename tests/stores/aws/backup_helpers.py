@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.contracts import Raise
+from saltctl.stores.contracts.registry import Raise
 from tests.support.aws_stub import refusal
 
 THROTTLED = refusal("ProvisionedThroughputExceededException")

@@ -17,7 +17,7 @@ from saltctl.errors import ConfigurationError, DamagedEntryError, ThrottledError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.parallel_scan import IDLE_SECONDS
-from saltctl.stores.contracts import BackupEntry, BackupPage, Raise, RaiseOutcome
+from saltctl.stores.contracts.registry import BackupEntry, BackupPage, Raise, RaiseOutcome
 from tests.stores.aws.backup_helpers import THROTTLED, make_item, make_raise, put_items
 from tests.support.aws_stub import AwsStub, refusal
 

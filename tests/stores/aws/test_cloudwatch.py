@@ -12,7 +12,7 @@ from saltctl.errors import AccessDeniedError, AwsUnavailableError
 from saltctl.local.servers import LocalMoto
 from saltctl.settings import Settings
 from saltctl.stores.aws.cloudwatch import MAX_POINTS, MAX_QUERIES, CloudWatchMetrics
-from saltctl.stores.contracts import AlarmSpec, MetricKey
+from saltctl.stores.contracts.metrics import AlarmSpec, MetricKey
 from tests.support.aws_stub import AwsStub, refusal
 
 START = 1_800_000_000

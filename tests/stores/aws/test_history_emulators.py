@@ -13,7 +13,7 @@ from saltctl.history.audit import Audit, Auditor
 from saltctl.history.history import History
 from saltctl.history.models import Page, ReadOptions
 from saltctl.settings import Settings
-from saltctl.stores.contracts import Filter
+from saltctl.stores.contracts.messages import Filter
 from tests.stores.aws.test_messages_table import make_table
 from tests.support.lookups import FixedLookups
 

@@ -10,7 +10,7 @@ import pytest
 
 from saltctl.errors import SaltctlError
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.contracts import LeaseHolder
+from saltctl.stores.contracts.registry import LeaseHolder
 from tests.stores.aws.backup_helpers import put_items
 
 
