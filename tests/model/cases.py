@@ -265,7 +265,7 @@ class TrustsItsCheckpoint(RedisRebuildSession):
 
     def check_marks(self, token: str, replication_id: str) -> str:
         """Trust the checkpoint."""
-        self._replication_id = replication_id.encode()
+        self.replication_id = replication_id
         return ""
 
 

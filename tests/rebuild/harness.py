@@ -42,15 +42,8 @@ class WatchedSession(RedisRebuildSession):
         self._inner = inner
         self._at = at
 
-    @property
-    def primary(self) -> str:
-        """The primary's name."""
-        return self._inner.primary
-
-    @property
-    def replication_id(self) -> str:
-        """Who the primary was when it was marked."""
-        return self._inner.replication_id
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
     def mark_buckets(self, token: str) -> None:
         """Step 3."""

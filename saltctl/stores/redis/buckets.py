@@ -145,13 +145,10 @@ def parse_count(value: Any, primary: str) -> int | None:
         RedisUnavailableError: the value is not a salt count. Never a default: a reader that took it for
             "unsalted" would show an empty chat.
     """
-    if value is None:
-        return None
     try:
-        number = int(value)
+        return None if value is None else check_count(int(value), primary)
     except ValueError:
-        number = UNREADABLE
-    return check_count(number, primary)
+        return check_count(UNREADABLE, primary)
 
 
 def check_count(number: int, primary: str) -> int:

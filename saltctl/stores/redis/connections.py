@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Connections:
         """Ask again which servers are the primaries; return whether the answer changed."""
         return self._topology.refresh(self._timeout)
 
-    def errors(self, primary: str) -> redis_errors:
+    def errors(self, primary: str) -> AbstractContextManager[None]:
         """Translate redis-py's errors inside the block. An outage marks the topology as stale."""
         return redis_errors(primary, self._note_error)
 

@@ -70,12 +70,13 @@ class DedicatedConnection:
         done = False
         try:
             with redis_errors(self.primary):
-                yield
+                try:
+                    yield
+                except driver.ResponseError as exc:
+                    if first_word(exc) in REDIRECTING:
+                        raise moved(self.primary) from exc
+                    raise
             done = True
-        except RedisUnavailableError as exc:
-            if isinstance(exc.__cause__, driver.ResponseError) and first_word(exc.__cause__) in REDIRECTING:
-                raise moved(self.primary) from exc.__cause__
-            raise
         finally:
             if not done:
                 self.close()

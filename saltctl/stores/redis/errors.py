@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from saltctl.errors import (
@@ -18,6 +18,7 @@ from saltctl.errors import (
 )
 from saltctl.urls import Address
 
+REDIRECTING = ("MOVED", "ASK", "TRYAGAIN")
 # Error replies of outages and role changes, by their first word (see Redis' documentation). redis-py has classes only
 # for some of them, and its versions differ, so the word decides.
 _OUTAGES = {
@@ -34,6 +35,11 @@ _OUTAGES = {
     "BUSY": "a script is running for too long",
     "UNKILLABLE": "a script is running for too long",
 }
+_OUTAGE_HINTS = {
+    **dict.fromkeys(REDIRECTING, "try again; for a Redis Cluster, SALTCTL_REDIS_URL begins with redis+cluster://"),
+    **dict.fromkeys(("OOM", "MISCONF"), "give the server memory or disk; see its log"),
+    "LOADING": "wait for it and rebuild: saltctl rebuild --wait-redis 15m",
+}
 # If redis-py has a class for an error reply, it removes the word from the message.
 _WORD_OF_CLASS = {
     "AskError": "ASK",
@@ -48,7 +54,6 @@ _WORD_OF_CLASS = {
     "ReadOnlyError": "READONLY",
     "TryAgainError": "TRYAGAIN",
 }
-REDIRECTING = ("MOVED", "ASK", "TRYAGAIN")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 _DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 """Messages of Valkey and Redis if the ACL permits a script but not a command in it; their first word is ERR."""
@@ -109,17 +114,20 @@ def translate(exc: Exception, where: str) -> SaltctlError:
         if word == "OTHERLAYOUT":
             detail = detail.rsplit(":", 1)[0]
         return error(f"Redis at {where} {message.format(detail=detail)}", hint=hint)
-    if word in _OUTAGES:
-        return RedisUnavailableError(f"Redis at {where} refuses: {_OUTAGES[word]} ({word})", hint=_outage_hint(word))
-    if isinstance(exc, driver.TimeoutError):
-        return RedisUnavailableError(f"Redis at {where} did not answer in time", hint=_outage_hint(""))
-    if isinstance(exc, driver.ConnectionError | OSError):
-        # redis-py repeats the address, and ends with a full stop.
-        why = re.sub(r"^Error -?[0-9]+ connecting to \S+\. (.)", r"\1", text).rstrip(".")
-        return RedisUnavailableError(f"Redis at {where} cannot be reached: {why}", hint=_outage_hint(""))
     if "cluster support disabled" in text:
         return ConfigurationError(f"Redis at {where} is not a cluster", hint="write redis:// in SALTCTL_REDIS_URL")
-    return RedisUnavailableError(f"Redis at {where} answered with an error: {text}", hint=_outage_hint(""))
+    if word in _OUTAGES:
+        problem = f"refuses: {_OUTAGES[word]} ({word})"
+    elif isinstance(exc, driver.TimeoutError):
+        problem = "did not answer in time"
+    elif isinstance(exc, driver.ConnectionError | OSError):
+        # redis-py repeats the address, and ends with a full stop.
+        why = re.sub(r"^Error -?[0-9]+ connecting to \S+\. (.)", r"\1", text).rstrip(".")
+        problem = f"cannot be reached: {why}"
+    else:
+        problem = f"answered with an error: {text}"
+    default = "check that it runs and that SALTCTL_REDIS_URL names it (saltctl config show)"
+    return RedisUnavailableError(f"Redis at {where} {problem}", hint=_OUTAGE_HINTS.get(word, default))
 
 
 def moved(where: str) -> RebuildBrokenError:
@@ -130,41 +138,17 @@ def moved(where: str) -> RebuildBrokenError:
     )
 
 
-def _outage_hint(word: str) -> str:
-    if word in REDIRECTING:
-        return "try again; for a Redis Cluster, SALTCTL_REDIS_URL begins with redis+cluster://"
-    if word == "LOADING":
-        return "wait for it and rebuild: saltctl rebuild --wait-redis 15m"
-    if word in ("OOM", "MISCONF"):
-        return "give the server memory or disk; see its log"
-    return "check that it runs and that SALTCTL_REDIS_URL names it (saltctl config show)"
-
-
-class redis_errors:  # noqa: N801  a context manager, named like those of contextlib
-    """Translates redis-py's errors inside the block. A class, because every lookup uses it and it is faster.
-
-    ``on_error`` is called with the error before it is raised.
-    """
-
-    __slots__ = ("_on_error", "_where")
-
-    def __init__(self, where: str, on_error: Callable[[SaltctlError], None] | None = None) -> None:
-        self._where = where
-        self._on_error = on_error
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Translate an error of redis-py."""
-        if exc is None:
-            return
+@contextmanager
+def redis_errors(where: str, on_error: Callable[[SaltctlError], None] | None = None) -> Iterator[None]:
+    """Translate redis-py's errors inside the block. ``on_error`` is called with the error before it is raised."""
+    try:
+        yield
+    except Exception as exc:
         import redis.exceptions as driver
 
-        if isinstance(exc, driver.RedisError | driver.RedisClusterException | OSError):
-            error = translate(exc, self._where)
-            if self._on_error is not None:
-                self._on_error(error)
-            raise error from exc
+        if not isinstance(exc, driver.RedisError | driver.RedisClusterException | OSError):
+            raise
+        error = translate(exc, where)
+        if on_error is not None:
+            on_error(error)
+        raise error from exc

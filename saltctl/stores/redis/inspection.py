@@ -107,28 +107,28 @@ class RedisInspection:
     def count_entries(self) -> list[RegistryCounts]:
         """Count entries and fences of every bucket, one result for each primary."""
         buckets = self._connections.by_primary(Buckets.of(self._settings).keys())
+        return [
+            self._count_entries(primary, keys) if keys else RegistryCounts(primary, 0, 0, 0, 0, 0, loaded=False)
+            for primary, keys in buckets.items()
+        ]
+
+    def _count_entries(self, primary: str, keys: Sequence[str]) -> RegistryCounts:
+        layout = self._settings.layout
         # In a cluster the keys of a script must share a slot, so each call has one key.
         keys_a_call = 1 if self._connections.clustered else BUCKETS_A_CALL
-        return [self._count_entries(primary, keys, keys_a_call) for primary, keys in buckets.items()]
-
-    def _count_entries(self, primary: str, keys: Sequence[str], keys_a_call: int) -> RegistryCounts:
-        layout = self._settings.layout
         calls = [keys[start : start + keys_a_call] for start in range(0, len(keys), keys_a_call)]
-        commands: list[tuple[Any, ...]] = [
-            ("EVAL", script("count_entries"), len(call), *call, layout) for call in calls
-        ]
-        if keys:
-            commands.append(("EVALSHA", script_sha("lookup"), 1, keys[0], layout, "-"))
-        replies = self._ask(primary, *commands)
+        *counts, lookup = self._ask(
+            primary,
+            *(("EVAL", script("count_entries"), len(call), *call, layout) for call in calls),
+            ("EVALSHA", script_sha("lookup"), 1, keys[0], layout, "-"),
+        )
         with redis_errors(primary):
-            for reply in replies[:-1]:
+            for reply in counts:
                 if isinstance(reply, Exception):
                     raise reply
         # Any other reply than NOSCRIPT comes from the script.
-        loaded = bool(keys) and not (isinstance(replies[-1], Exception) and first_word(replies[-1]) == "NOSCRIPT")
-        entries, fenced, foreign, marked = (
-            (sum(column) for column in zip(*replies[:-1], strict=True)) if keys else [0] * 4
-        )
+        loaded = not (isinstance(lookup, Exception) and first_word(lookup) == "NOSCRIPT")
+        entries, fenced, foreign, marked = map(sum, zip(*counts, strict=True))
         return RegistryCounts(primary, len(keys), entries, fenced, foreign, marked, loaded)
 
     # Permissions.

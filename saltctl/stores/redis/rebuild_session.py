@@ -31,27 +31,20 @@ class RedisRebuildSession:
     def __init__(
         self, connection: DedicatedConnection, keys: Sequence[str], buckets: Buckets, *, clustered: bool
     ) -> None:
+        self.primary = connection.primary
+        """The primary's name, as in ``RegistryStore.primaries``."""
+        self.replication_id = ""
+        """The replication id that the primary had when its buckets were marked; empty before."""
         self._connection = connection
         self._keys = keys
         self._buckets = buckets
         self._keys_a_call = 1 if clustered else BUCKETS_A_CALL
-        self._replication_id = b""
         # Merging runs thousands of times: this connection loads the script once, into this process.
         sha = connection.execute([("SCRIPT", "LOAD", script("merge"))])[0]
         self._packer = MergePacker(keys, buckets, sha.decode(), clustered=clustered)
         self._mostly_new = True
         self._sent: list[Entry] = []
         self._calls = 0
-
-    @property
-    def primary(self) -> str:
-        """The primary's name, as in ``RegistryStore.primaries``."""
-        return self._connection.primary
-
-    @property
-    def replication_id(self) -> str:
-        """The replication id that the primary had when its buckets were marked; empty before."""
-        return self._replication_id.decode()
 
     def mark_buckets(self, token: str) -> None:
         """Put the token into every bucket, and remember the replication id (step 3).
@@ -63,7 +56,7 @@ class RedisRebuildSession:
             raise RebuildBrokenError(
                 f"Redis at {self.primary} changed its replication id while it was being marked", hint="saltctl rebuild"
             )
-        self._replication_id = replication_ids.pop()
+        self.replication_id = replication_ids.pop().decode()
 
     def check_marks(self, token: str, replication_id: str) -> str:
         """Return why the marks and merges of an earlier session are lost; replaces ``mark_buckets``.
@@ -74,7 +67,7 @@ class RedisRebuildSession:
         for problem in self._run_on_all_buckets("check_marks", token, replication_id):
             if problem:
                 return str(problem.decode())
-        self._replication_id = replication_id.encode()
+        self.replication_id = replication_id
         return ""
 
     def begin_merge(self, entries: Sequence[Entry]) -> None:
@@ -121,7 +114,7 @@ class RedisRebuildSession:
 
         Raises RebuildBrokenError if a bucket has lost the token or the primary has another replication id.
         """
-        self._run_on_all_buckets("set_fence", token, self._replication_id)
+        self._run_on_all_buckets("set_fence", token, self.replication_id)
 
     def load_lookup(self) -> None:
         """Load the lookup script, which is the last act of a rebuild: from here on this process answers lookups."""

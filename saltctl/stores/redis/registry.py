@@ -57,10 +57,6 @@ class RedisRegistry:
         """Return the names of all primaries."""
         return self._lookups.primaries()
 
-    def refresh_topology(self) -> bool:
-        """Ask again which servers are the primaries; return whether the answer changed."""
-        return self._others.refresh()
-
     def key_of(self, conversation_id: str) -> str:
         """Return the key of the bucket of a conversation."""
         return self._buckets.key_of(conversation_id)
@@ -78,22 +74,27 @@ class RedisRegistry:
 
     def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
         """Return max_n of each id, by EVALSHA alone: NOSCRIPT is an answer here, so nothing may load the script."""
-        with self._lookups.errors(primary):
-            if len(conversation_ids) == 1:
-                encoded = conversation_ids[0].encode()
-                key = b"%b%d" % (self._key_prefix, crc32(encoded) % self._bucket_count)
-                command = b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (
-                    self._lookup_head,
-                    len(key),
-                    key,
-                    self._lookup_layout,
-                    len(encoded),
-                    encoded,
-                )
-                return [parse_count(self._lookups.ask(primary, command)[0], primary)]
-            return self._lookup_pipelined(primary, conversation_ids)
+        if len(conversation_ids) != 1:
+            with self._lookups.errors(primary):
+                return self._lookup_many(primary, conversation_ids)
+        encoded = conversation_ids[0].encode()
+        key = b"%b%d" % (self._key_prefix, crc32(encoded) % self._bucket_count)
+        command = b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (
+            self._lookup_head,
+            len(key),
+            key,
+            self._lookup_layout,
+            len(encoded),
+            encoded,
+        )
+        try:
+            reply = self._lookups.ask(primary, command)
+        except Exception:
+            with self._lookups.errors(primary):
+                raise
+        return [parse_count(reply[0], primary)]
 
-    def _lookup_pipelined(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+    def _lookup_many(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
         by_key: dict[str, list[str]] = defaultdict(list)
         for conversation_id in conversation_ids:
             by_key[self.key_of(conversation_id)].append(conversation_id)
@@ -171,14 +172,27 @@ class RedisRegistry:
             return info
 
     def check_server(self) -> None:
-        """Refuse a Redis that cannot keep the promise.
+        """Refuse a Redis that cannot keep the promise; raises ConfigurationError.
 
-        Raises:
-            ConfigurationError: older than 7, with a maxmemory-policy that evicts, or a node of a cluster although the
-                URL does not say so: it would refuse scripts over buckets of several slots.
+        That is a Redis older than 7, one that evicts, and a node of a cluster although the URL does not say so: it
+        would refuse scripts over buckets of several slots.
         """
         for primary in self.primaries():
-            _check_info(primary, self.server(primary), clustered=self._others.clustered)
+            info = self.server(primary)
+            version = str(info.get("redis_version", "0"))
+            policy = str(info.get("maxmemory_policy", "noeviction"))
+            problem = ""
+            if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _MINIMUM_VERSION:
+                problem = f"is version {version}; saltctl needs Redis 7 or newer, or Valkey"
+                hint = "upgrade it; older servers replicate their script cache, which would carry the fence along"
+            elif int(info.get("cluster_enabled", 0)) and not self._others.clustered:
+                problem = "is a node of a cluster"
+                hint = "write redis+cluster:// or rediss+cluster:// in SALTCTL_REDIS_URL"
+            elif policy != "noeviction":
+                problem = f"evicts entries: its maxmemory-policy is {policy}"
+                hint = "redis-cli CONFIG SET maxmemory-policy noeviction (and its configuration file)"
+            if problem:
+                raise ConfigurationError(f"Redis at {primary} {problem}", hint=hint)
 
     def sessions(self) -> list[RedisRebuildSession]:
         """Return a new session for each primary that has buckets, as the primaries are now."""
@@ -189,23 +203,3 @@ class RedisRegistry:
             for primary, keys in self._others.by_primary(self._buckets.keys()).items()
             if keys
         ]
-
-
-def _check_info(primary: str, info: Mapping[str, Any], *, clustered: bool) -> None:
-    version = str(info.get("redis_version", "0"))
-    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _MINIMUM_VERSION:
-        raise ConfigurationError(
-            f"Redis at {primary} is version {version}; saltctl needs Redis 7 or newer, or Valkey",
-            hint="upgrade it; older servers replicate their script cache, which would carry the fence along",
-        )
-    if int(info.get("cluster_enabled", 0)) and not clustered:
-        raise ConfigurationError(
-            f"Redis at {primary} is a node of a cluster",
-            hint="write redis+cluster:// or rediss+cluster:// in SALTCTL_REDIS_URL",
-        )
-    policy = str(info.get("maxmemory_policy", "noeviction"))
-    if policy != "noeviction":
-        raise ConfigurationError(
-            f"Redis at {primary} evicts entries: its maxmemory-policy is {policy}",
-            hint="redis-cli CONFIG SET maxmemory-policy noeviction (and its configuration file)",
-        )
