@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlError, StreamLostError, UnverifiedError
 from saltctl.settings import Settings, read_password
@@ -50,11 +50,8 @@ class Connections:
         self._topology: Topology = (
             share._topology if share else topology(self._url, self._fetch, pause=settings.breaker_seconds)
         )
-
-    @property
-    def clustered(self) -> bool:
+        self.clustered = self._topology.clustered
         """Whether the keys of one script have to share a slot."""
-        return self._topology.clustered
 
     def primaries(self) -> Sequence[str]:
         """Return the names of the primaries; raises RedisUnavailableError if no server says which they are."""
@@ -99,19 +96,16 @@ class Connections:
         """
         pool = self.client(primary).connection_pool
         connection = self._take_idle(primary) or pool.get_connection()
-        answered = False
         try:
             connection.send_packed_command((command,), check_health=False)
             reply = connection.read_response()
-            answered = True
-            return reply
-        finally:
-            if answered:
-                self._idle[primary].append(connection)
-            else:
-                # Failed or interrupted: a late reply must never be taken for the reply to the next command.
-                connection.disconnect()
-                pool.release(connection)
+        except BaseException:
+            # Failed or interrupted: a late reply must never be taken for the reply to the next command.
+            connection.disconnect()
+            pool.release(connection)
+            raise
+        self._idle[primary].append(connection)
+        return reply
 
     def _take_idle(self, primary: str) -> Any:
         """Return a healthy idle connection, or None.
@@ -144,31 +138,28 @@ class Connections:
         An error reply is an exception in the list; it does not undo the other commands. Raises redis-py's errors if
         the connection fails; then any of the commands may have been executed.
         """
-        replies: list[Any] = _retry_policy(self._retries).call_with_retry(
-            lambda: self._ask_all_once(primary, commands), lambda _: None
-        )
-        return replies
-
-    def _ask_all_once(self, primary: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         import redis.exceptions as driver
 
         pool = self.client(primary).connection_pool
-        connection = pool.get_connection()
-        answered = False
-        try:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+
+        def ask_once() -> list[Any]:
+            connection = pool.get_connection()
             replies: list[Any] = []
-            for _ in commands:
-                try:
-                    replies.append(connection.read_response())
-                except driver.ResponseError as exc:
-                    replies.append(exc)
-            answered = True
-            return replies
-        finally:
-            if not answered:  # as in ask
+            try:
+                connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                while len(replies) < len(commands):
+                    try:
+                        replies.append(connection.read_response())
+                    except driver.ResponseError as exc:
+                        replies.append(exc)
+            except BaseException:  # as in ask
                 connection.disconnect()
-            pool.release(connection)
+                raise
+            finally:
+                pool.release(connection)
+            return replies
+
+        return cast("list[Any]", _retry_policy(self._retries).call_with_retry(ask_once, lambda _: None))
 
     def ask_of(
         self, key: str, commands: Sequence[tuple[Any, ...]], *, accept: Callable[[Exception], bool] = lambda _: False
@@ -247,7 +238,7 @@ class Connections:
 
 
 def _retry_policy(retries: int) -> Any:
-    from redis.backoff import ExponentialBackoff, NoBackoff
+    from redis.backoff import ExponentialBackoff
     from redis.retry import Retry
 
-    return Retry(ExponentialBackoff(cap=1.0, base=0.05), retries) if retries else Retry(NoBackoff(), 0)
+    return Retry(ExponentialBackoff(cap=1.0, base=0.05), retries)

@@ -67,7 +67,6 @@ class DedicatedConnection:
             )
         import redis.exceptions as driver
 
-        done = False
         try:
             with redis_errors(self.primary):
                 try:
@@ -76,10 +75,9 @@ class DedicatedConnection:
                     if first_word(exc) in REDIRECTING:
                         raise moved(self.primary) from exc
                     raise
-            done = True
-        finally:
-            if not done:
-                self.close()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Disconnect for good."""

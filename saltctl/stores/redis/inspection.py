@@ -57,16 +57,12 @@ class RegistryCounts:
 class RedisInspection:
     """Questions to each primary. Thread-safe. Methods raise RedisUnavailableError and AccessDeniedError.
 
-    Args:
-        settings: names the Redis and the layout.
-        now: seconds since the epoch.
+    ``now`` returns seconds since the epoch.
     """
 
-    def __init__(
-        self, settings: Settings, *, connections: Connections | None = None, now: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, settings: Settings, *, now: Callable[[], float] = time.time) -> None:
         self._settings = settings
-        self._connections = connections or Connections(settings, timeout=settings.redis_timeout, retries=0)
+        self._connections = Connections(settings, timeout=settings.redis_timeout, retries=0)
         self._now = now
 
     def close(self) -> None:

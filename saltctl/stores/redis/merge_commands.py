@@ -43,11 +43,7 @@ class _Numbers(dict[int, bytes]):
 class MergePacker:
     """Packs merges into the buckets of one primary. Both methods raise KeyError for an entry of another bucket.
 
-    Args:
-        keys: the keys of those buckets.
-        buckets: all buckets of the registry.
-        sha: the SHA-1 of the merge script.
-        clustered: whether the buckets are in different slots, so that a script may name only one.
+    ``sha`` is that of the merge script. ``clustered``: buckets are in different slots, and a call may name only one.
     """
 
     def __init__(self, keys: Iterable[str], buckets: Buckets, sha: str, *, clustered: bool) -> None:

@@ -19,13 +19,8 @@ class RedisRebuildSession:
 
     Every method raises RedisUnavailableError once the server was lost, and then again each time.
 
-    Args:
-        connection: the connection.
-        keys: the buckets that the primary had when the rebuild began. A bucket that moves to another primary
-            breaks the session.
-        buckets: all buckets of the registry.
-        clustered: whether Redis is a cluster. There the keys of a script must share a slot, so each call of a script
-            is for one bucket.
+    ``keys`` are the buckets that the primary had when the rebuild began: one that moves to another primary breaks the
+    session. If Redis is ``clustered``, the keys of a script must share a slot, so each call of a script has one bucket.
     """
 
     def __init__(
@@ -127,7 +122,7 @@ class RedisRebuildSession:
         self._connection.close()
 
     def _run_on_all_buckets(self, name: str, *arguments: Any) -> list[Any]:
-        sha = self._connection.execute([("SCRIPT", "LOAD", script(name))])[0]
+        [sha] = self._connection.execute([("SCRIPT", "LOAD", script(name))])
         calls = (self._keys[at : at + self._keys_a_call] for at in range(0, len(self._keys), self._keys_a_call))
         return self._connection.execute(
             [("EVALSHA", sha, len(keys), *keys, self._buckets.layout, *arguments) for keys in calls]

@@ -65,8 +65,6 @@ class RedisRegistry:
         """Return the ids grouped by the primary that has their bucket."""
         if not self._lookups.clustered:
             return {self._lookups.primaries()[0]: conversation_ids} if conversation_ids else {}
-        if len(conversation_ids) == 1:  # a lookup: it must cost hardly more than its round trip
-            return {self._lookups.primary_of(self.key_of(conversation_ids[0])): conversation_ids}
         groups: dict[str, list[str]] = defaultdict(list)
         for conversation_id in conversation_ids:
             groups[self._lookups.primary_of(self.key_of(conversation_id))].append(conversation_id)
@@ -79,16 +77,9 @@ class RedisRegistry:
                 return self._lookup_many(primary, conversation_ids)
         encoded = conversation_ids[0].encode()
         key = b"%b%d" % (self._key_prefix, crc32(encoded) % self._bucket_count)
-        command = b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (
-            self._lookup_head,
-            len(key),
-            key,
-            self._lookup_layout,
-            len(encoded),
-            encoded,
-        )
+        parts = (self._lookup_head, len(key), key, self._lookup_layout, len(encoded), encoded)
         try:
-            reply = self._lookups.ask(primary, command)
+            reply = self._lookups.ask(primary, b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % parts)
         except Exception:
             with self._lookups.errors(primary):
                 raise
