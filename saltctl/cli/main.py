@@ -5,18 +5,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise, takewhile
 from typing import Any, NoReturn
 
 import typer
 
 from saltctl.cli.failures import Failure, exit_code_of, failure_of, help_without_command, output_failure
+from saltctl.cli.output import write_json_line
 from saltctl.cli.signals import Terminated, arguments, raise_on_termination, reraise_lost_signals
-from saltctl.cli.text import printable, printable_json, without_passwords
+from saltctl.cli.text import printable, without_passwords
 from saltctl.errors import SaltctlError
 
 
@@ -60,17 +61,9 @@ def run(args: Sequence[str], *, command: Any = None) -> int:
 
 def wants_json(args: Sequence[str]) -> bool:
     """Return whether errors are printed as JSON. Reads the raw arguments, for usage errors are JSON, too."""
-    formats = {"json", "jsonl"}
-    for position, argument in enumerate(args):
-        if argument == "--":
-            return False
-        if argument in ("-o", "--output") and position + 1 < len(args) and args[position + 1] in formats:
-            return True
-        if argument.removeprefix("--output=") in formats and argument.startswith("--output="):
-            return True
-        if argument.startswith("-o") and argument[2:].removeprefix("=") in formats:
-            return True
-    return False
+    words = list(takewhile("--".__ne__, args))
+    words += [f"{name}={value}" for name, value in pairwise(words)]
+    return any(f"{name}{form}" in words for name in ("-o", "-o=", "--output=") for form in ("json", "jsonl"))
 
 
 def _fail(exc: BaseException, args: Sequence[str]) -> int:
@@ -80,8 +73,7 @@ def _fail(exc: BaseException, args: Sequence[str]) -> int:
     if help_text is not None and not as_json:
         sys.stderr.write(help_text + "\n")
         return failure.exit_code
-    verbose = "--verbose" in args[: args.index("--") if "--" in args else len(args)]
-    if verbose and (isinstance(exc, SaltctlError) or failure.code == "internal"):
+    if "--verbose" in takewhile("--".__ne__, args) and (isinstance(exc, SaltctlError) or failure.code == "internal"):
         import traceback
 
         sys.stderr.write(printable(without_passwords(traceback.format_exc()), keep_newlines=True))
@@ -92,8 +84,7 @@ def _show(failure: Failure, *, as_json: bool) -> int:
     """Print an error to stderr and return its exit code."""
     message, hint = without_passwords(failure.message), without_passwords(failure.hint)
     if as_json:
-        error = asdict(failure) | {"message": message, "hint": hint}
-        sys.stderr.write(printable_json(json.dumps({"error": error}, ensure_ascii=False)) + "\n")
+        write_json_line({"error": asdict(failure) | {"message": message, "hint": hint}}, sys.stderr)
     else:
         sys.stderr.write(f"error: {printable(message)}\n")
         if hint:

@@ -51,7 +51,6 @@ def raise_on_termination() -> None:
 def stop_on_signals() -> Iterator[threading.Event]:
     """Let SIGTERM, SIGINT and SIGHUP set the event, so that a loop can drain; a second signal raises Terminated."""
     stop = threading.Event()
-    before = {}
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
         """Set the event at the first signal."""
@@ -59,8 +58,8 @@ def stop_on_signals() -> Iterator[threading.Event]:
             raise Terminated(signum)
         stop.set()
 
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        before[signum] = signal.signal(signum, on_signal)
+    signums = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+    before = {signum: signal.signal(signum, on_signal) for signum in signums}
     try:
         yield stop
     finally:

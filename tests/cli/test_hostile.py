@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from saltctl.cli.detection.logs import JsonLines, handle_events
+from saltctl.cli.detection.monitoring import JsonLines, handle_events
 from saltctl.cli.detection.service import touch_health_file
 from saltctl.errors import InvalidCursorError
 from saltctl.history import cursor

@@ -10,7 +10,6 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.cron import track_job
-from saltctl.cli.option import parse_stream_id
 from saltctl.cli.output import columns_of, fields_and_tables, note, warn
 from saltctl.cli.progress import drain, show_progress
 from saltctl.cli.session import Session, session_of
@@ -55,7 +54,7 @@ def replay(
       saltctl stream replay --from 2h --to 1h --dry-run
       saltctl stream replay --rate 500 --timeout 15m
     """
-    from saltctl.cli.detection.logs import Warnings, handle_events
+    from saltctl.cli.detection.monitoring import Warnings, handle_events
     from saltctl.detection.replay import ReplayOptions, ReplayReport
 
     session = session_of(context)
@@ -66,8 +65,8 @@ def replay(
         options = ReplayOptions(
             # One name for each host: a replay first reads the pending entries of an interrupted one.
             consumer=f"replay-{socket.gethostname()}",
-            first=None if first is None else parse_stream_id(first),
-            last=None if last is None else parse_stream_id(last),
+            first=None if first is None else option.parse_stream_id(first),
+            last=None if last is None else option.parse_stream_id(last),
             rate=rate,
             max_events=max_events,
             dry_run=dry_run,

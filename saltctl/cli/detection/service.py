@@ -69,7 +69,7 @@ def run(
       saltctl service run
       saltctl service run --consumer worker-1 --metrics-port 9109 --health-file /run/saltctl/health
     """
-    from saltctl.cli.detection.logs import JsonLines, handle_events
+    from saltctl.cli.detection.monitoring import JsonLines, handle_events
 
     session = session_of(context)
     session.settings.require_redis_url()
@@ -79,7 +79,7 @@ def run(
         stack.enter_context(handle_events(JsonLines()))
         service = _build_service(session, name, stop, claim_after)
         if metrics_port is not None:
-            from saltctl.cli.detection.metrics import serve_metrics
+            from saltctl.cli.detection.monitoring import serve_metrics
             from saltctl.detection.detector import log_event
 
             port = stack.enter_context(serve_metrics(metrics_port, metrics_address, service))

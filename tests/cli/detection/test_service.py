@@ -164,7 +164,7 @@ def test_alert_rules_name_metrics_that_exist() -> None:
     import re
     from dataclasses import fields
 
-    from saltctl.cli.detection.metrics import COUNTERS
+    from saltctl.cli.detection.monitoring import COUNTERS
     from saltctl.detection.detector import Counters
 
     assert set(COUNTERS) == {f.name for f in fields(Counters)}
