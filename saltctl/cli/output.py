@@ -66,10 +66,9 @@ class Column:
 
     def align(self, records: Iterable[Record]) -> Literal["left", "right"]:
         """Return the side on which the values are aligned."""
-        values = [] if self.show else [record.get(self.key) for record in records]
+        values = [] if self.show else [value for record in records if (value := record.get(self.key)) is not None]
         numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in values]
-        known = [number for number, value in zip(numbers, values, strict=True) if value is not None]
-        return "right" if self.right or (known and all(known)) else "left"
+        return "right" if self.right or (numbers and all(numbers)) else "left"
 
 
 def columns_of(keys: str, **changes: str | Callable[[Record], str]) -> tuple[Column, ...]:
@@ -99,6 +98,8 @@ def print_result(
     chosen: OutputFormat | None,
     *,
     columns: Sequence[Column],
+    tables: Mapping[str, Sequence[Column]] | None = None,
+    more: int = 0,
     human_view: Callable[[Console], None] | None = None,
     empty: str = "nothing found",
 ) -> None:
@@ -107,7 +108,9 @@ def print_result(
     Args:
         data: one record, or a list of them; its keys are the contract of the command.
         chosen: the value of ``--output``.
-        columns: the columns of the table; a single record is shown as one line for each column.
+        columns: the columns of the table; a single record is shown by :func:`print_fields`.
+        tables: passed to it.
+        more: passed to it.
         human_view: draws the result instead of the table.
         empty: the line on stderr instead of a table without rows.
     """
@@ -126,7 +129,7 @@ def print_result(
     elif human_view is not None:
         human_view(console())
     elif isinstance(data, Mapping):
-        print_fields(data, columns)
+        print_fields(data, columns, tables, more)
     elif not records:
         note(empty)
     else:
@@ -177,11 +180,8 @@ def write_tsv_line(record: Record, keys: Sequence[str]) -> None:
 
 
 def _tsv_value(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, int | float):
-        return to_json(value)
-    return tsv_field(value if isinstance(value, str) else to_json(value))
+    text = value if isinstance(value, str) else "" if value is None else to_json(value)
+    return text if isinstance(value, int | float) else tsv_field(text)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -210,38 +210,29 @@ def table_of(records: Sequence[Record], columns: Sequence[Column]) -> Renderable
     return table
 
 
-def print_fields(record: Record, columns: Sequence[Column]) -> None:
-    """Print one record on stdout, a line for each column."""
+def print_fields(
+    record: Record, columns: Sequence[Column], tables: Mapping[str, Sequence[Column]] | None = None, more: int = 0
+) -> None:
+    """Print one record on stdout: a line for each column, and below them its lists as tables.
+
+    ``tables`` are the columns of each list by its key, ``more`` is the number of rows that the lists leave out.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 2))
+    screen, grid, tables = console(), Table.grid(padding=(0, 2)), tables or {}
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
     for column in columns:
-        grid.add_row(Text(column.title), Text(column.cell(record)))
-    console().print(grid)
-
-
-def fields_and_tables(
-    record: Record, columns: Sequence[Column], *, more: int = 0, **lists: Sequence[Column]
-) -> Callable[[Console], None]:
-    """Return a ``human_view`` of a record that has lists: its fields, and below them a table for each list.
-
-    ``more`` is the number of rows that are left out.
-    """
-
-    def draw(screen: Console) -> None:
-        """Draw the fields and the tables."""
-        print_fields(record, [column for column in columns if column.key not in lists])
-        for key, inner in lists.items():
-            if record[key]:
-                screen.print()
-                screen.print(table_of(record[key], inner))
-        if more:
-            note(f"and {more:,} more")
-
-    return draw
+        if column.key not in tables:
+            grid.add_row(Text(column.title), Text(column.cell(record)))
+    screen.print(grid)
+    for key, inner in tables.items():
+        if record[key]:
+            screen.print()
+            screen.print(table_of(record[key], inner))
+    if more:
+        note(f"and {more:,} more")
 
 
 def note(text: str) -> None:

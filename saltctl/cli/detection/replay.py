@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.cron import track_job
-from saltctl.cli.output import columns_of, fields_and_tables, note, warn
-from saltctl.cli.progress import drain, show_progress
+from saltctl.cli.jobs import drain, show_progress, track_job
+from saltctl.cli.output import columns_of, note, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line
@@ -77,8 +76,7 @@ def replay(
                 report = drain(events, ReplayReport, lambda r: show(f"{r.read:,} entries, {r.raised:,} raises"))
         record = asdict(report)
         happened = bool(report.raised or report.dead or not report.drained)
-        view = fields_and_tables(record, COLUMNS, raises=RAISES_COLUMNS)
-        job.finish(record, output, happened=happened, columns=COLUMNS, human_view=view)
+        job.finish(record, output, happened=happened, columns=COLUMNS, tables={"raises": RAISES_COLUMNS})
         if not report.drained:
             if not cron:
                 _print_how_to_resume(report, options, max_age)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import Record, columns_of, fields_and_tables, print_result, resolve_format
+from saltctl.cli.output import Record, columns_of, print_result, resolve_format
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import stop_on_signals
 from saltctl.cli.text import format_age
@@ -144,8 +144,7 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
     found = read_stream_status(session.heat_stream, window)
     verified = all(session.store.verified().values())
     record = found.service_record(verified=verified, last_raise=session.service_state.last_raise())
-    view = fields_and_tables(record, STATUS_COLUMNS, instances=INSTANCE_COLUMNS)
-    print_result(record, output, columns=STATUS_COLUMNS, human_view=view)
+    print_result(record, output, columns=STATUS_COLUMNS, tables={"instances": INSTANCE_COLUMNS})
     if found.verdict != "ok" or not verified:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
 

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import columns_of, fields_and_tables, note, print_result, warn
-from saltctl.cli.progress import drain, show_progress
+from saltctl.cli.jobs import drain, show_progress
+from saltctl.cli.output import columns_of, note, print_result, warn
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, counted
@@ -61,8 +61,8 @@ def audit(
             session.require_consent(question, confirm, yes=yes)
             session.registry.raise_to(conversation, found.needed_n, reason=reason)
     record = asdict(found) | {"repaired": repaired, "dry_run": dry_run}
-    view = fields_and_tables(record, COLUMNS, partitions=PARTITION_COLUMNS, orphans=ORPHAN_COLUMNS)
-    print_result(record, output, columns=COLUMNS, human_view=view)
+    tables = {"partitions": PARTITION_COLUMNS, "orphans": ORPHAN_COLUMNS}
+    print_result(record, output, columns=COLUMNS, tables=tables)
     if found.orphaned and not repaired:
         if found.orphaned > len(found.orphans):
             note(f"the list has the first {len(found.orphans):,} of {found.orphaned:,} messages beyond max_n")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import columns_of, fields_and_tables, note, print_result
+from saltctl.cli.output import columns_of, note, print_result
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import Terminated
 from saltctl.errors import UsageError
@@ -118,9 +118,7 @@ def load(
     finally:
         for meter in meters:
             meter.close()
-    record = asdict(report)
-    view = fields_and_tables(record, LOAD_COLUMNS, hottest=HOTTEST_COLUMNS)
-    print_result(record, output, columns=LOAD_COLUMNS, human_view=view)
+    print_result(asdict(report), output, columns=LOAD_COLUMNS, tables={"hottest": HOTTEST_COLUMNS})
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from collections.abc import Callable, Generator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from saltctl.cli.jobs import MAX_DAMAGED_NAMED, PrintLine, drain, show_progress
 from saltctl.cli.output import columns_of, note, print_fields, warn
-from saltctl.cli.progress import MAX_DAMAGED_NAMED, PrintLine, drain, show_progress
 from saltctl.cli.text import counted, printable
 from saltctl.rebuild.events import (
     CheckpointNotSaved,

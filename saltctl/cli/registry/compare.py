@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.cron import track_job
-from saltctl.cli.output import columns_of, fields_and_tables, warn
-from saltctl.cli.progress import MAX_DAMAGED_NAMED, drain, show_progress
+from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, show_progress, track_job
+from saltctl.cli.output import columns_of, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import printable
@@ -71,8 +70,8 @@ def compare(
         record = asdict(report) | {"sample": sample, "dry_run": not repair}
         happened = bool(report.unrepaired or report.repaired or report.damaged or not report.verified)
         more = report.checked - report.in_sync - len(report.drift)
-        view = fields_and_tables(record, COLUMNS, more=more, drift=DRIFT_COLUMNS)
-        job.finish(record, output, happened=happened, columns=COLUMNS, human_view=view)
+        tables = {"drift": DRIFT_COLUMNS}
+        job.finish(record, output, happened=happened, columns=COLUMNS, tables=tables, more=more)
         if not cron:
             _warn(report, repair=repair)
         if report.damaged or report.unrepaired:

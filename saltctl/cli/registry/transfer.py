@@ -11,8 +11,8 @@ from typing import Annotated, BinaryIO, Literal
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import columns_of, fields_and_tables, note, print_result, warn
-from saltctl.cli.progress import drain, show_progress
+from saltctl.cli.jobs import drain, show_progress
+from saltctl.cli.output import columns_of, note, print_fields, print_result, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted, printable_json
@@ -132,8 +132,10 @@ def import_(
                 )
     record = asdict(report)
     shown = record | {"raises": record["raises"][:MAX_PRINTED]}
-    view = fields_and_tables(shown, COLUMNS[:-1], more=report.raised - len(shown["raises"]), raises=RAISE_COLUMNS)
-    print_result(record, output, columns=COLUMNS, human_view=view)
+    tables, more = {"raises": RAISE_COLUMNS}, report.raised - len(shown["raises"])
+    print_result(
+        record, output, columns=COLUMNS, human_view=lambda screen: print_fields(shown, COLUMNS[:-1], tables, more)
+    )
     for bad in report.bad_lines[:MAX_PRINTED]:
         warn(f"line {bad.line} was skipped: {bad.problem}")
     if report.skipped:

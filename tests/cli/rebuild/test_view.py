@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from saltctl.cli import progress
+from saltctl.cli.jobs import MAX_DAMAGED_NAMED
 from saltctl.cli.rebuild.view import show_rebuild
 from saltctl.rebuild.events import Event, RebuildProgress, RebuildReport, RebuildStarted, StartDelayed
 from saltctl.stores.contracts.registry import DamagedEntry
@@ -57,7 +57,7 @@ def test_at_most_twenty_damaged_items_are_named(capsys: pytest.CaptureFixture[st
     damaged = [DamagedEntry(f"conv_{number}", "it has no max_n") for number in range(50)]
     show_rebuild(_events(*damaged, REPORT))
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == progress.MAX_DAMAGED_NAMED + 1
+    assert len(lines) == MAX_DAMAGED_NAMED + 1
     assert lines[0] == "skipped 'conv_0': it has no max_n"
     assert "no longer named" in lines[-1]
 

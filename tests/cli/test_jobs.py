@@ -1,4 +1,4 @@
-"""Jobs for cron and the node exporter: ``--cron`` and ``--metrics-file``."""
+"""Long jobs: progress on stderr, and for cron and the node exporter ``--cron`` and ``--metrics-file``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from saltctl.cli.jobs import show_progress
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
@@ -263,3 +264,43 @@ def test_a_usage_error_is_reported(saltctl: Runner, verified_settings: Settings)
     line = json.loads(first)
     assert (outcome.code, line["exit_code"], line["outcome"]) == (2, 2, "usage")
     assert "1/24" in rest[0]
+
+
+# Progress.
+
+
+@pytest.fixture
+def clock() -> Callable[[], float]:
+    """A clock that advances by four seconds with each reading."""
+    now = [0.0]
+
+    def read() -> float:
+        now[0] += 4.0
+        return now[0]
+
+    return read
+
+
+def test_a_log_gets_a_line_every_ten_seconds(clock: Callable[[], float], capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal the state is printed at most every ten seconds; other lines are always printed."""
+    with show_progress("begin", clock) as (update, print_line):
+        for number in range(7):
+            update(f"state {number}")
+        print_line("damaged: x")
+    assert capsys.readouterr() == ("", "state 2\nstate 5\ndamaged: x\n")
+
+
+def test_quiet_progress_prints_no_state(clock: Callable[[], float], capsys: pytest.CaptureFixture[str]) -> None:
+    """``quiet`` suppresses the state, and keeps the lines that stay."""
+    with show_progress("begin", clock, quiet=True) as (update, print_line):
+        for number in range(7):
+            update(f"state {number}")
+        print_line("damaged: x")
+    assert capsys.readouterr() == ("", "damaged: x\n")
+
+
+def test_progress_is_printable(clock: Callable[[], float], capsys: pytest.CaptureFixture[str]) -> None:
+    """Hostile characters are escaped."""
+    with show_progress("begin", clock) as (_, print_line):
+        print_line("damaged: \x1b[2J")
+    assert capsys.readouterr().err == "damaged: \\x1b[2J\n"

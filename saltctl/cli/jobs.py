@@ -1,5 +1,6 @@
-"""Jobs run by cron (rebuild, compare and replay): no output, one log line, metrics in a file.
+"""Long jobs: their progress on stderr, and for cron one log line and metrics in a file.
 
+Progress is a spinner on a terminal, and a plain line every ten seconds elsewhere.
 ``--cron`` prints nothing while nothing happens, since cron mails whatever is printed. If something changed or was
 found, or the job failed, it prints one JSON line on stderr, with a run id, instead of the report and the error.
 ``--metrics-file`` is written whenever a job ends, with or without ``--cron``.
@@ -8,24 +9,29 @@ found, or the job failed, it prints one JSON line on stderr, with a run id, inst
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
 from saltctl.cli.failures import exit_code_of, failure_of
-from saltctl.cli.output import OutputFormat, print_result, warn, write_json_line
+from saltctl.cli.output import OutputFormat, console, note, print_result, warn, write_json_line
 from saltctl.cli.session import Session
 from saltctl.cli.signals import Terminated
 from saltctl.errors import ConfigurationError, ExitCode, LeaseHeldError, SaltctlError
 from saltctl.times import iso_utc
 
+LINE_EVERY = 10.0
+MAX_DAMAGED_NAMED = 20
+"""Damaged items of the backup that a job names; it counts all of them."""
+PrintLine = Callable[[str], None]
+Event = TypeVar("Event")
+Report = TypeVar("Report")
 _OUTCOMES: dict[int, tuple[str, str]] = {
     ExitCode.DONE: ("info", "ok"),
     ExitCode.FOUND_SOMETHING: ("warning", "found"),
@@ -38,13 +44,68 @@ _MAX_METRICS_BYTES = 1 << 20
 _LAST_SUCCESS = "saltctl_job_last_success_timestamp_seconds"
 
 
+def drain(events: Generator[Event, None, None], report_type: type[Report], handle: Callable[[Event], object]) -> Report:
+    """Pass each event of a job to ``handle`` and return the last one, which is the report.
+
+    The generator is closed on every way out, so that an interrupted job frees what it holds, such as its lease.
+
+    Raises:
+        RuntimeError: the job ended without a report.
+    """
+    last: Event | None = None
+    with closing(events):
+        for event in events:
+            handle(event)
+            last = event
+    if not isinstance(last, report_type):
+        raise RuntimeError(f"the job ended without a report ({report_type.__name__})")
+    return last
+
+
+@contextmanager
+def show_progress(
+    first: str, clock: Callable[[], float] = time.monotonic, *, quiet: bool = False
+) -> Iterator[tuple[PrintLine, PrintLine]]:
+    """Yield two functions that print to stderr while a long job runs.
+
+    The first shows the current state, but not if ``quiet``. The second prints a line that stays.
+    """
+    if quiet:
+        yield lambda text: None, note
+    elif sys.stderr.isatty():
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+            task = bar.add_task(first, total=None)
+            yield lambda text: bar.update(task, description=text), bar.console.print
+    else:
+        yield _rate_limited(clock), note
+
+
+def _rate_limited(clock: Callable[[], float]) -> PrintLine:
+    last = clock()
+
+    def print_line(text: str) -> None:
+        """Print a line if the last one is old enough."""
+        nonlocal last
+        if (now := clock()) - last >= LINE_EVERY:
+            last = now
+            note(text)
+
+    return print_line
+
+
+# Jobs run by cron.
+
+
 @dataclass
 class Job:
     """One run of a job. ``report`` and ``happened`` are set by :meth:`finish`; they stay empty if the job fails."""
 
     name: str
     cron: bool
-    run_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    run_id: str = field(default_factory=lambda: os.urandom(8).hex())
     report: Mapping[str, Any] = field(default_factory=dict)
     happened: bool = False
 
