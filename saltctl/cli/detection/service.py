@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import Record, columns_of, print_result, resolve_format
+from saltctl.cli.output import Record, columns_of, print_result
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import stop_on_signals
 from saltctl.cli.text import format_age
@@ -69,7 +69,8 @@ def run(
       saltctl service run
       saltctl service run --consumer worker-1 --metrics-port 9109 --health-file /run/saltctl/health
     """
-    from saltctl.cli.detection.monitoring import JsonLines, handle_events
+    from saltctl.cli.detection.monitoring import JsonLines, handle_events, serve_metrics
+    from saltctl.detection.detector import log_event
 
     session = session_of(context)
     session.settings.require_redis_url()
@@ -79,9 +80,6 @@ def run(
         stack.enter_context(handle_events(JsonLines()))
         service = _build_service(session, name, stop, claim_after)
         if metrics_port is not None:
-            from saltctl.cli.detection.monitoring import serve_metrics
-            from saltctl.detection.detector import log_event
-
             port = stack.enter_context(serve_metrics(metrics_port, metrics_address, service))
             log_event(INFO, "metrics_served", address=metrics_address, port=port)
         service.run(after_step=lambda: touch_health_file(health_file))
@@ -169,7 +167,7 @@ def emit_file(
     from saltctl.deployment import KINDS
 
     content = KINDS[kind](session_of(context).settings)
-    if output is not None and resolve_format(output) in ("json", "jsonl"):
+    if output in ("json", "jsonl"):
         print_result({"kind": kind, "text": content}, output, columns=())
     else:
         sys.stdout.write(content)

@@ -37,8 +37,7 @@ DEAD_ACTION_COLUMNS = columns_of("id new_id action")
 def status(context: typer.Context, window: option.Window = 1.0, output: option.Output = None) -> None:
     """Read the heat stream twice, and judge whether it is read, its backlog shrinks, and no entry was lost.
 
-    Exits 3 unless the verdict is ok and no entry was trimmed unread. Verdicts: ok, lagging, stalled, stopped,
-    unknown.
+    Exits 3 unless the verdict is ok and no entry was trimmed unread. Verdicts: ok, lagging, stalled, stopped, unknown.
 
     \b
     Examples:

@@ -59,12 +59,11 @@ def status(
     from saltctl.health.facts import Facts
     from saltctl.health.status import read_status
 
-    chosen = resolve_format(output)
     settings = session_of(context).settings
     settings.require_redis_url()
     facts = Facts(settings)
     if watch:
-        _watch(facts, max(watch, MIN_INTERVAL), chosen)
+        _watch(facts, max(watch, MIN_INTERVAL), resolve_format(output))
         return
     record = read_status(facts)
     print_result(record, output, columns=COLUMNS, human_view=lambda screen: screen.print(draw(record)))
