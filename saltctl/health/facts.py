@@ -161,7 +161,6 @@ class Facts:
 
     def existing_table(self, name: str) -> dict[str, Any]:
         """Return the answer of DescribeTable; ConfigurationError if the table does not exist."""
-        table = self.describe_table(name)
-        if table is None:
+        if (table := self.describe_table(name)) is None:
             raise ConfigurationError(f"there is no DynamoDB table {name!r}", hint="saltctl setup")
         return table

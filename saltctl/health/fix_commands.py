@@ -55,9 +55,7 @@ class FixCommands:
 
     def config_set(self, primary: str, info: Mapping[str, Any], **values: str | int) -> str:
         """Build CONFIG SET, and CONFIG REWRITE if the server has a configuration file (see ``info``)."""
-        words: list[str | int] = []
-        for name, value in values.items():
-            words += (name.replace("_", "-"), value)
+        words = [word for name, value in values.items() for word in (name.replace("_", "-"), value)]
         command = self.redis_cli(primary, "CONFIG", "SET", *words)
         if info.get("config_file"):
             command += " && " + self.redis_cli(primary, "CONFIG", "REWRITE")

@@ -66,13 +66,10 @@ class MemoryMessages:
                 read.append(self._partitions[request.partition_key][key])
                 size += self._sizes[request.partition_key, key]
         stopped = bool(read) and (len(read) < len(keys) or len(read) == request.limit)
-        last = read[-1] if stopped else None
-        return PartitionAnswer(
-            self._filtered(request, read),
-            len(read),
-            max(-(-size // 4096), 1) * (1.0 if request.consistent else 0.5),
-            None if last is None else {name: last[name] for name in (self.keys.partition_key, self.keys.sort_key)},
-        )
+        keys_of_table = (self.keys.partition_key, self.keys.sort_key)
+        following = {name: read[-1][name] for name in keys_of_table} if stopped else None
+        rcu = max(-(-size // 4096), 1) * (1.0 if request.consistent else 0.5)
+        return PartitionAnswer(self._filtered(request, read), len(read), rcu, following)
 
     def _sort_keys_of(self, request: PartitionQuery) -> list[SortKey]:
         """Return the sort keys between the bounds of a request, in its order."""

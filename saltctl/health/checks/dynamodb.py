@@ -76,11 +76,10 @@ def backup_recovery(facts: Facts) -> Finding:
 
 def backup_protection(facts: Facts) -> Finding:
     """The backup table is protected against deletion."""
-    name = facts.settings.backup_table
     if facts.backup_table.get("DeletionProtectionEnabled"):
         return ok("deletion protection is on")
     fix = _update_backup_table(facts, "--deletion-protection-enabled")
-    return warn(f"table {name!r} can be deleted by mistake: deletion protection is off", fix)
+    return warn(f"table {facts.settings.backup_table!r} can be deleted by mistake: deletion protection is off", fix)
 
 
 def backup_billing(facts: Facts) -> Finding:

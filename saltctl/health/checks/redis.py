@@ -191,10 +191,8 @@ def verified(facts: Facts) -> Finding:
             detail = f"{counts.primary}: all {counts.buckets:,} buckets, {counts.entries:,} entries"
             findings.append(ok(detail, registry_verified=1, registry_entries=counts.entries))
             continue
-        if counts.loaded:
-            reason = f"{counts.buckets - counts.fenced:,} of {counts.buckets:,} buckets have no valid fence"
-        else:
-            reason = "it restarted or was never rebuilt"
+        unfenced = f"{counts.buckets - counts.fenced:,} of {counts.buckets:,} buckets have no valid fence"
+        reason = unfenced if counts.loaded else "it restarted or was never rebuilt"
         detail = f"{counts.primary} is not verified ({reason}): lookups use the backup"
         findings.append(fail(detail, facts.fix_commands.saltctl("rebuild"), registry_verified=0))
     return combine(findings)
