@@ -22,24 +22,6 @@ KEYS = ["conv#2", "conv#0", "conv"]
 """The partitions of the unit cases, in the order of the search."""
 
 
-@pytest.fixture
-def store() -> MemoryMessages:
-    """Return an empty messages table."""
-    return MemoryMessages()
-
-
-@pytest.fixture
-def lookups() -> FixedLookups:
-    """Return a registry in which ``hot`` has 16 salts."""
-    return FixedLookups({"hot": 16, "warm": 4})
-
-
-@pytest.fixture
-def history(store: MemoryMessages, lookups: FixedLookups) -> History:
-    """Return the history of all conversations."""
-    return History(lookups, store)
-
-
 def put_100(history: History, conversation: str) -> None:
     """Write the messages m0 to m99."""
     for number in range(100):

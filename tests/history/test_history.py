@@ -25,24 +25,6 @@ from saltctl.testing import MemoryMessages
 from tests.support.lookups import FixedLookups
 
 
-@pytest.fixture
-def store() -> MemoryMessages:
-    """Return an empty messages table."""
-    return MemoryMessages()
-
-
-@pytest.fixture
-def lookups() -> FixedLookups:
-    """Return a registry in which ``hot`` has 16 salts and ``warm`` has 4."""
-    return FixedLookups({"hot": 16, "warm": 4})
-
-
-@pytest.fixture
-def history(store: MemoryMessages, lookups: FixedLookups) -> History:
-    """Return the history of all conversations."""
-    return History(lookups, store)
-
-
 def fill(history: History, conversation: str, count: int) -> list[str]:
     """Write messages in order and return their ids, newest first."""
     for number in range(count):
