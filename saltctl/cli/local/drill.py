@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import columns_of, console, print_result, resolve_format
-from saltctl.cli.text import printable
+from saltctl.cli.output import OutputFormat, columns_of, console, print_result, resolve_format
+from saltctl.cli.text import counted, printable
 from saltctl.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from saltctl.local.drills.drill import Drill, Step
 
 COLUMNS = columns_of("passed scenarios")
 LIST_COLUMNS = columns_of("name about", name="drill", about="scenario")
@@ -36,43 +42,52 @@ def drill(
 
     if list_:
         print_result([{"name": d.name, "about": d.about} for d in DRILLS.values()], output, columns=LIST_COLUMNS)
-        return
-    unknown = [name for name in names or () if name not in DRILLS]
-    if unknown:
-        raise UsageError(f"unknown drill {unknown[0]!r}", hint="saltctl drill --list")
+    else:
+        run_drills(DRILLS, names, output)
+
+
+def run_drills(drills: Mapping[str, Drill], names: Sequence[str] | None, output: OutputFormat | None) -> None:
+    """Run the drills that are named, each once, or all of them, and print the result.
+
+    Raises:
+        UsageError: no drill has this name.
+        typer.Exit: a step failed.
+    """
+    for name in names or ():
+        if name not in drills:
+            raise UsageError(f"unknown drill {name!r}", hint="saltctl drill --list")
     people = resolve_format(output) == "table"
-    scenarios = [_run(name, people=people) for name in dict.fromkeys(names or DRILLS)]
-    passed = all(scenario["passed"] for scenario in scenarios)
-    print_result(
-        {"passed": passed, "scenarios": scenarios},
-        output,
-        columns=COLUMNS,
-        human_view=lambda screen: screen.print(_verdict(scenarios)),
-    )
-    if not passed:
+    scenarios = [_run(drills[name], people=people) for name in dict.fromkeys(names or drills)]
+    failed = [scenario["name"] for scenario in scenarios if not scenario["passed"]]
+    seconds = sum(scenario["seconds"] for scenario in scenarios)
+    if failed:
+        verdict, style = f"FAILED: {', '.join(failed)} ({seconds:.1f} s)", "bold red"
+    else:
+        verdict, style = f"passed: {counted(len(scenarios), 'drill')} in {seconds:.1f} s", "bold green"
+    record = {"passed": not failed, "scenarios": scenarios}
+    print_result(record, output, columns=COLUMNS, human_view=lambda screen: screen.print(verdict, style=style))
+    if failed:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
-def _run(name: str, *, people: bool) -> dict[str, Any]:
-    from saltctl.local.drills import DRILLS
-
+def _run(drill: Drill, *, people: bool) -> dict[str, Any]:
     screen = console(stderr=not people)
     started = time.monotonic()
     if people or sys.stderr.isatty():
-        screen.print(f"drill {name}: {DRILLS[name].about}", style="bold")
+        screen.print(f"drill {drill.name}: {drill.about}", style="bold")
     steps = []
-    for step in DRILLS[name].run():
+    for step in drill.run():
         steps.append(asdict(step))
-        _show(screen, step.what, step.ok, step.detail)
+        _show(screen, step)
     return {
-        "name": name,
+        "name": drill.name,
         "passed": all(step["ok"] for step in steps),
         "seconds": round(time.monotonic() - started, 3),
         "steps": steps,
     }
 
 
-def _show(screen: Any, what: str, ok: bool, detail: str) -> None:
+def _show(screen: Console, step: Step) -> None:
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
@@ -80,19 +95,8 @@ def _show(screen: Any, what: str, ok: bool, detail: str) -> None:
     line = Table.grid(padding=(0, 1))
     line.add_column(width=4)
     line.add_column()
-    body = Text(printable(what))
-    if detail:
-        body.append(f"\n{printable(detail, keep_newlines=True)}", style="dim")
-    line.add_row(Text("ok", style="green") if ok else Text("FAIL", style="bold red"), body)
+    body = Text(printable(step.what))
+    if step.detail:
+        body.append(f"\n{printable(step.detail, keep_newlines=True)}", style="dim")
+    line.add_row(Text("ok", style="green") if step.ok else Text("FAIL", style="bold red"), body)
     screen.print(Padding(line, (0, 0, 0, 2)))
-
-
-def _verdict(scenarios: list[dict[str, Any]]) -> Any:
-    from rich.text import Text
-
-    failed = [s["name"] for s in scenarios if not s["passed"]]
-    seconds = sum(s["seconds"] for s in scenarios)
-    if failed:
-        return Text(f"FAILED: {', '.join(failed)} ({seconds:.1f} s)", style="bold red")
-    count = len(scenarios)
-    return Text(f"passed: {count} drill{'s' if count != 1 else ''} in {seconds:.1f} s", style="bold green")

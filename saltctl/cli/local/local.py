@@ -157,13 +157,9 @@ def _run(command: Sequence[str], environment: LocalEnvironment) -> int:
         raise
     finally:
         signal.signal(signal.SIGINT, before)
-        _stop(child)
+        try:
+            child.wait(timeout=TERMINATE_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
     return code if code >= 0 else 128 - code
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    try:
-        child.wait(timeout=TERMINATE_SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()

@@ -2,52 +2,60 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
+import typer
 
-from saltctl.local import drills
+from saltctl.cli.local.drill import run_drills
 from saltctl.local.drills.drill import Drill, Step
 from tests.cli.conftest import Runner
 
 
-@pytest.fixture
-def small_drills(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two drills that need no servers: one that passes and one that does not."""
-
-    def passes() -> Iterator[Step]:
-        yield Step("water is wet", True, "measured: 1 of 1")
-
-    def fails() -> Iterator[Step]:
-        yield Step("water is wet", True)
-        yield Step("\x1b[31mfire is cold", False, "it was not")
-
-    monkeypatch.setattr(drills, "DRILLS", {"good": Drill("good", "one", passes), "bad": Drill("bad", "two", fails)})
+def passes() -> Iterator[Step]:
+    """One step that is ok."""
+    yield Step("water is wet", True, "measured: 1 of 1")
 
 
-def test_a_failed_step_is_exit_3(saltctl: Runner, small_drills: None) -> None:
+def fails() -> Iterator[Step]:
+    """One step that is ok, and one that is not."""
+    yield Step("water is wet", True)
+    yield Step("\x1b[31mfire is cold", False, "it was not")
+
+
+DRILLS = {"good": Drill("good", "one", passes), "bad": Drill("bad", "two", fails)}
+"""Drills that need no servers."""
+
+
+def test_a_failed_step_is_exit_3(capsys: pytest.CaptureFixture[str]) -> None:
     """One step that is not ok fails its scenario and the whole."""
-    outcome = saltctl("drill", "-o", "json")
-    assert outcome.code == 3
-    assert outcome.json["passed"] is False
-    assert [scenario["passed"] for scenario in outcome.json["scenarios"]] == [True, False]
-    assert outcome.json["scenarios"][1]["steps"][1]["detail"] == "it was not"
+    with pytest.raises(typer.Exit) as exit_:
+        run_drills(DRILLS, None, "json")
+    assert exit_.value.exit_code == 3
+    result = json.loads(capsys.readouterr().out)
+    assert result["passed"] is False
+    assert [scenario["passed"] for scenario in result["scenarios"]] == [True, False]
+    assert result["scenarios"][1]["steps"][1]["detail"] == "it was not"
 
 
-def test_named_drills_run_alone(saltctl: Runner, small_drills: None) -> None:
+def test_named_drills_run_alone(capsys: pytest.CaptureFixture[str]) -> None:
     """Only the drills that were named run, each once."""
-    outcome = saltctl("drill", "good", "good", "-o", "json")
-    assert outcome.code == 0
-    assert [scenario["name"] for scenario in outcome.json["scenarios"]] == ["good"]
+    run_drills(DRILLS, ["good", "good"], "json")
+    result = json.loads(capsys.readouterr().out)
+    assert result["passed"] is True
+    assert [scenario["name"] for scenario in result["scenarios"]] == ["good"]
 
 
-def test_people_see_each_step(saltctl: Runner, small_drills: None) -> None:
+def test_people_see_each_step(capsys: pytest.CaptureFixture[str]) -> None:
     """The table shows every step with its figures and a verdict, and nothing raw."""
-    outcome = saltctl("drill", "-o", "table")
-    assert "water is wet" in outcome.out
-    assert "measured: 1 of 1" in outcome.out
-    assert "FAILED: bad" in outcome.out
-    assert "\x1b[31mfire" not in outcome.out
+    with pytest.raises(typer.Exit):
+        run_drills(DRILLS, None, "table")
+    out = capsys.readouterr().out
+    assert "water is wet" in out
+    assert "measured: 1 of 1" in out
+    assert "FAILED: bad" in out
+    assert "\x1b[31mfire" not in out
 
 
 def test_an_unknown_drill_is_a_usage_error(saltctl: Runner) -> None:
