@@ -1,15 +1,17 @@
-"""``saltctl history`` and ``registry discover``: what they show, what they refuse, and how they end."""
+"""``saltctl history`` and ``registry discover``: output, refusals and exit codes."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from decimal import Decimal
+from itertools import count
 from typing import Any
 
 import pytest
@@ -18,10 +20,10 @@ from saltctl.history.history import History
 from saltctl.history.models import ReadOptions
 from saltctl.local.environment import LocalEnvironment
 from saltctl.registry.registry import Registry
-from saltctl.salting import salt_of
+from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.aws.messages_table import PARTITION_KEY, SORT_KEY, MessagesTable
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
 from tests.support.aws_stub import AwsStub, refusal
@@ -30,11 +32,13 @@ pytestmark = pytest.mark.slow
 
 ESC = "\x1b"
 CONV = "conv"
+TWO_PAGES = 100 + 1000
+"""Messages of the first two pages of ``--all``, if they are small."""
 
 
 @pytest.fixture
 def history(configured: Settings, registry: Registry, rebuild: Rebuilder) -> Iterator[History]:
-    """The test's own messages table, and a verified registry where the conversation has four salts."""
+    """Create a messages table for the test. The registry is verified, and the conversation has four salts."""
     rebuild()
     registry.raise_to(CONV, 4)
     table = MessagesTable(configured)
@@ -43,40 +47,54 @@ def history(configured: Settings, registry: Registry, rebuild: Rebuilder) -> Ite
         yield opened
 
 
-def fill(history: History, count: int, **more: Any) -> list[str]:
-    """One message a minute; their ids, newest first."""
-    for number in range(count):
-        attributes = {"sender": f"user_{number % 3}", "text": f"text {number}", **more}
-        history.put(CONV, f"2026-07-01T08:{number:02d}:00.000Z#m{number}", attributes)
-    return [f"m{number}" for number in reversed(range(count))]
+@pytest.fixture
+def stub(history: History, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsStub]:
+    """Put a stub between the commands and AWS."""
+    assert settings.aws_endpoint_url is not None
+    with AwsStub(settings.aws_endpoint_url) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.settings(settings).aws_endpoint_url or "")
+        yield server
 
 
-def ids(document: dict[str, Any]) -> list[str]:
-    """The ids of a document's messages."""
+def put_messages(history: History, number: int) -> list[str]:
+    """Write one message for each minute, and return their ids, newest first."""
+    for minute in range(number):
+        attributes = {"sender": f"user_{minute % 3}", "body": f"body {minute}"}
+        history.put(CONV, f"2026-07-01T08:{minute:02d}:00.000Z#m{minute}", attributes)
+    return [f"m{minute}" for minute in reversed(range(number))]
+
+
+def ids_of(document: dict[str, Any]) -> list[str]:
+    """Return the message ids of a JSON document."""
     return [message["sort_key"].partition("#")[2] for message in document["messages"]]
 
 
+def is_query_of(key: str, operation: str, request: dict[str, Any]) -> bool:
+    """Return whether a request is a query of this partition."""
+    return operation == "Query" and request["ExpressionAttributeValues"][":saltctl_p"]["S"] == key
+
+
 def test_pages_follow_their_cursors(saltctl: Runner, history: History) -> None:
-    """Newest first by ``--before``, oldest first by ``--after``, and null at the end."""
-    expected = fill(history, 12)
+    """``--before`` continues with older messages, ``--after`` with newer ones, and the last cursor is null."""
+    expected = put_messages(history, 12)
     first = saltctl("history", "read", CONV, "--limit", "5", "-o", "json").json
     second = saltctl("history", "read", CONV, "--limit", "5", "--before", first["next_cursor"], "-o", "json").json
     third = saltctl("history", "read", CONV, "--limit", "5", "--before", second["next_cursor"], "-o", "json").json
-    assert ids(first) + ids(second) + ids(third) == expected
+    assert ids_of(first) + ids_of(second) + ids_of(third) == expected
     assert third["next_cursor"] is None
     back = saltctl(
         "history", "read", CONV, "--oldest-first", "--after", second["prev_cursor"], "--limit", "50", "-o", "json"
     ).json
-    assert ids(back) == expected[:5][::-1]
+    assert ids_of(back) == expected[:5][::-1]
     assert (first["complete"], first["max_n"], first["source"]) == (True, 4, "redis")
     assert [shard["partition_key"] for shard in first["shards"]] == [CONV, *(f"{CONV}#{salt}" for salt in range(4))]
 
 
-def test_all_streams_in_every_format(saltctl: Runner, history: History) -> None:
-    """The same messages in JSON, JSONL and TSV; JSON stays one document with its account at the end."""
-    expected = fill(history, 30)
+def test_all_prints_every_message_in_every_format(saltctl: Runner, history: History) -> None:
+    """JSON, JSONL and TSV have the same messages. JSON is one document, with the summary after the messages."""
+    expected = put_messages(history, 30)
     document = saltctl("history", "read", CONV, "--all", "-o", "json").json
-    assert ids(document) == expected
+    assert ids_of(document) == expected
     assert list(document)[:4] == ["conversation_id", "messages", "next_cursor", "complete"]
     lines = saltctl("history", "read", CONV, "--all", "-o", "jsonl").out.splitlines()
     assert [json.loads(line) for line in lines] == document["messages"]
@@ -85,12 +103,13 @@ def test_all_streams_in_every_format(saltctl: Runner, history: History) -> None:
     assert [row.split("\t")[1] for row in rows] == expected
 
 
-def test_bounds_of_time(saltctl: Runner, history: History) -> None:
-    """From ``--since`` on and below ``--until``, in UTC whatever zone was typed; 100d is a hundred days ago."""
-    expected = fill(history, 10)
+def test_since_and_until_accept_times_and_durations(saltctl: Runner, history: History) -> None:
+    """``--since`` is included, ``--until`` excluded. Times of any zone are converted to UTC; 100d is 100 days ago."""
+    expected = put_messages(history, 10)
 
     def read(*args: str) -> list[str]:
-        return ids(saltctl("history", "read", CONV, "-o", "json", *args).json)
+        """Return the ids of the messages between these bounds."""
+        return ids_of(saltctl("history", "read", CONV, "-o", "json", *args).json)
 
     assert read("--since", "2026-07-01T08:03", "--until", "2026-07-01T08:06:00Z") == expected[4:7]
     assert read("--since", "2026-07-01T10:03:00+02:00") == expected[:7]
@@ -101,7 +120,7 @@ def test_bounds_of_time(saltctl: Runner, history: History) -> None:
 
 
 def test_numbers_are_exact_and_binary_is_base64(saltctl: Runner, history: History) -> None:
-    """No float ever sees a number, and every type has its JSON."""
+    """Numbers are never converted to floats, and every type of DynamoDB has a JSON form."""
     value = {
         "n": Decimal("12345678901234567890.123456789012345678"),
         "cents": Decimal("0.10"),
@@ -124,13 +143,13 @@ def test_numbers_are_exact_and_binary_is_base64(saltctl: Runner, history: Histor
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
-def test_hostile_text_is_shown_as_what_it_is(
+def test_hostile_messages_are_printed_escaped(
     saltctl: Runner, history: History, monkeypatch: pytest.MonkeyPatch, columns: str
 ) -> None:
-    """No escape, override or markup reaches the terminal, and nothing is wider than it."""
+    """The terminal gets no escapes, overrides or markup, and no line is wider than it is."""
     monkeypatch.setenv("COLUMNS", columns)
-    text = f"{ESC}[31mred{ESC}[0m [bold]x[/bold] \u202eevil\x9b2J \x07 " + "long" * 60 + "\nsecond line\twith tab"
-    history.put(CONV, f"2026-07-01T08:00:00Z#m{ESC}", {"sender": f"a{ESC}]0;t\x07", "text": text})
+    body = f"{ESC}[31mred{ESC}[0m [bold]x[/bold] \u202eevil\x9b2J \x07 " + "long" * 60 + "\nsecond line\twith tab"
+    history.put(CONV, f"2026-07-01T08:00:00Z#m{ESC}", {"sender": f"a{ESC}]0;t\x07", "text": body})
     history.put(CONV, f"{ESC}x", {"body": "no time here"})
     history.put(CONV, "2026-07-01T08:01:00Z#m2", {"data": {"only": [f"{ESC}attributes"]}})
     outcome = saltctl("history", "read", CONV, "-o", "table")
@@ -146,55 +165,50 @@ def test_hostile_text_is_shown_as_what_it_is(
         assert all(c.isprintable() or c in "\n\t" for c in printed)
 
 
-def test_a_chat_on_a_terminal(saltctl: Runner, history: History) -> None:
-    """The day once, then time, sender and text; below it an account of every partition and the way on."""
-    fill(history, 9)
+def test_a_table_is_a_chat(saltctl: Runner, history: History) -> None:
+    """It has the day once, then time, sender and body, then every partition, and the command for the next page."""
+    put_messages(history, 9)
     outcome = saltctl("history", "read", CONV, "--limit", "3", "-o", "table")
     lines = [line.rstrip() for line in outcome.out.splitlines()]
     assert lines[:4] == [
         "2026-07-01 UTC",
-        "08:08:00.000  user_2  text 8",
-        "08:07:00.000  user_1  text 7",
-        "08:06:00.000  user_0  text 6",
+        "08:08:00.000  user_2  body 8",
+        "08:07:00.000  user_1  body 7",
+        "08:06:00.000  user_0  body 6",
     ]
     assert "3 messages of conv, newest first" in outcome.out
     for salt in range(4):
         assert f"conv#{salt}" in outcome.out
-    # What is told can be pasted.
+    # The printed command can be pasted.
     command = outcome.err.strip().removeprefix("more: saltctl ")
-    assert "text 5" in saltctl(*shlex.split(command), "-o", "table").out
+    assert "body 5" in saltctl(*shlex.split(command), "-o", "table").out
 
 
-def test_what_reads_on_keeps_what_was_asked(saltctl: Runner, history: History) -> None:
-    """The command for the next page has the bounds, the limit and the direction of this one, and quotes the id."""
+def test_the_command_for_the_next_page_keeps_the_options(saltctl: Runner, history: History) -> None:
+    """It has the bounds, the limit and the direction of this page, and quotes the id."""
     conversation = "a b; touch $(pwned) 'x'"
     for minute in range(6):
         at = f"2026-03-01T08:0{minute}:00.000Z"
-        history.put(conversation, f"{at}#m{minute}", {"text": f"text {minute}"})
+        history.put(conversation, f"{at}#m{minute}", {"body": f"body {minute}"})
     bounds = ("--since", "2026-03-01T08:01:00Z", "--until", "2026-03-01T08:04:00Z")
     first = saltctl("history", "read", conversation, "--limit", "2", "--oldest-first", *bounds, "-o", "table")
     words = shlex.split(first.err.strip().removeprefix("more: saltctl "))
     assert words[2] == conversation
     second = saltctl(*words, "-o", "json").json
-    assert [message["text"] for message in second["messages"]] == ["text 3"]
+    assert [message["body"] for message in second["messages"]] == ["body 3"]
 
 
 def test_an_unknown_conversation_is_an_empty_history(saltctl: Runner, history: History) -> None:
-    """Exit 0, and it says that it looked and where."""
-    outcome = saltctl("history", "read", "nobody", "-o", "json")
+    """The exit code is 0, and a note names the partition that was read."""
+    outcome = saltctl("history", "read", "unknown", "-o", "json")
     assert outcome.code == 0
     assert (outcome.json["messages"], outcome.json["complete"], outcome.json["next_cursor"]) == ([], True, None)
-    assert "no messages in nobody (max_n 1" in outcome.err
+    assert "no messages in unknown (max_n 1" in outcome.err
 
 
-def test_explain_sends_no_query(
-    saltctl: Runner, history: History, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It shows the first requests; the table sees none of them."""
-    assert settings.aws_endpoint_url is not None
-    with AwsStub(settings.aws_endpoint_url) as stub:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", stub.settings(settings).aws_endpoint_url or "")
-        outcome = saltctl("history", "read", CONV, "--explain", "--eventual", "--since", "2026", "-o", "json")
+def test_explain_sends_no_query(saltctl: Runner, stub: AwsStub) -> None:
+    """It shows the first requests and does not send them."""
+    outcome = saltctl("history", "read", CONV, "--explain", "--eventual", "--since", "2026", "-o", "json")
     assert "Query" not in stub.seen
     first = outcome.json["requests"][1]
     assert (first["partition_key"], first["order"], first["from"], first["to"], first["consistent"]) == (
@@ -207,9 +221,9 @@ def test_explain_sends_no_query(
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "", "damaged", "of another"])
-def test_a_cursor_that_is_none_is_refused(saltctl: Runner, history: History, cursor: str) -> None:
-    """Damaged, invented, or of another conversation: exit 6, and nothing is read."""
-    fill(history, 4)
+def test_an_invalid_cursor_is_refused(saltctl: Runner, history: History, cursor: str) -> None:
+    """A cursor that is damaged, invented or of another conversation is exit 6, and no message is printed."""
+    put_messages(history, 4)
     good = history.page(CONV, ReadOptions(limit=1)).next_cursor or ""
     given = {"damaged": good[:-2] + ("AA" if not good.endswith("AA") else "BB"), "of another": good}
     conversation = "other" if cursor == "of another" else CONV
@@ -219,62 +233,52 @@ def test_a_cursor_that_is_none_is_refused(saltctl: Runner, history: History, cur
     assert outcome.out == ""
 
 
-def test_all_takes_no_limit(saltctl: Runner, configured: Settings) -> None:
-    """The two say different things."""
+def test_all_with_a_limit_is_refused(saltctl: Runner, configured: Settings) -> None:
+    """``--all`` chooses the size of its pages, so a ``--limit`` is a usage error."""
     assert saltctl("history", "read", CONV, "--all", "--limit", "5").code == 2
 
 
 @pytest.fixture
-def throttled(
-    saltctl: Runner, history: History, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[list[str]]:
-    """A table where one partition is throttled at every query; the ids of the messages."""
-    expected = fill(history, 20)
-    _ = history.store.keys
-    assert settings.aws_endpoint_url is not None
-    with AwsStub(settings.aws_endpoint_url) as stub:
-        stub.rule = lambda operation, request: (
-            refusal("ThrottlingException")
-            if operation == "Query" and request["ExpressionAttributeValues"][":saltctl_p"]["S"] == f"{CONV}#2"
-            else None
-        )
-        monkeypatch.setenv("AWS_ENDPOINT_URL", stub.settings(settings).aws_endpoint_url or "")
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        yield expected
+def throttled(history: History, stub: AwsStub, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Write messages, throttle every query of one partition, and return the ids of all messages."""
+    refused = refusal("ThrottlingException")
+    stub.rule = lambda *request: refused if is_query_of(f"{CONV}#2", *request) else None
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    return put_messages(history, 20)
 
 
-def test_a_partition_out_of_reach_is_an_error(saltctl: Runner, throttled: list[str]) -> None:
-    """Exit 69 with its name and the way to see the rest; no message is printed."""
+def test_an_unavailable_partition_is_an_error(saltctl: Runner, throttled: list[str]) -> None:
+    """Exit 69: the error names the partition, its hint has --allow-partial, and no message is printed."""
     outcome = saltctl("history", "read", CONV, "-o", "json")
     assert (outcome.code, outcome.out) == (69, "")
     assert f"'{CONV}#2'" in outcome.error["message"]
     assert "--allow-partial" in outcome.error["hint"]
 
 
-def test_partial_on_request(saltctl: Runner, throttled: list[str]) -> None:
-    """Exit 4, ``complete`` false, the reason beside the partition, and the messages of the others."""
+def test_allow_partial_prints_the_other_partitions(saltctl: Runner, throttled: list[str]) -> None:
+    """Exit 4: ``complete`` is false, the failed partition has its error, and the messages of the others are printed."""
     outcome = saltctl("history", "read", CONV, "--allow-partial", "-o", "json")
     assert outcome.code == 4
     assert outcome.json["complete"] is False
-    assert ids(outcome.json) == [message for message in throttled if salt_of(message, 4) != 2]
+    assert ids_of(outcome.json) == [message for message in throttled if salt_of(message, 4) != 2]
     errors = {shard["partition_key"]: shard["error"] for shard in outcome.json["shards"]}
     assert [key for key, error in errors.items() if error] == [f"{CONV}#2"]
     assert f"cannot read {CONV}#2" in outcome.err
 
 
 def test_find_shows_the_message(saltctl: Runner, history: History) -> None:
-    """By id alone, or cheaper with its sort key."""
-    fill(history, 12)
+    """A message is found by its id alone, and by its id and sort key."""
+    put_messages(history, 12)
     plain = saltctl("history", "find", CONV, "m7", "-o", "json")
-    assert plain.json["text"] == "text 7"
+    assert plain.json["body"] == "body 7"
     keyed = saltctl("history", "find", CONV, "m7", "--sort-key", "2026-07-01T08:07:00.000Z#m7", "-o", "json")
     assert keyed.json == plain.json
-    assert "text 7" in saltctl("history", "find", CONV, "m7", "-o", "table").out
+    assert "body 7" in saltctl("history", "find", CONV, "m7", "-o", "table").out
 
 
-def test_find_without_result(saltctl: Runner, history: History) -> None:
-    """Exit 3, null, and where it was looked for."""
-    fill(history, 3)
+def test_find_of_an_unknown_message_is_exit_3(saltctl: Runner, history: History) -> None:
+    """The JSON is null, and a note names the partitions that were read."""
+    put_messages(history, 3)
     outcome = saltctl("history", "find", CONV, "nothing", "-o", "json")
     assert (outcome.code, outcome.json) == (3, None)
     assert "not found on" in outcome.err
@@ -283,20 +287,20 @@ def test_find_without_result(saltctl: Runner, history: History) -> None:
 def test_message_ids_from_an_attribute(
     saltctl: Runner, history: History, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The setting says where ids are."""
+    """``message_id_from`` names the attribute that holds ids; an unknown rule is a configuration error."""
     history.id_attribute = "uid"
-    history.put(CONV, "t", {"uid": "u1", "text": "here"})
+    history.put(CONV, "t", {"uid": "u1", "body": "here"})
     assert saltctl("history", "find", CONV, "u1", "-o", "json").code == 3
     monkeypatch.setenv("SALTCTL_MESSAGE_ID_FROM", "attribute:uid")
-    assert saltctl("history", "find", CONV, "u1", "-o", "json").json["text"] == "here"
+    assert saltctl("history", "find", CONV, "u1", "-o", "json").json["body"] == "here"
     monkeypatch.setenv("SALTCTL_MESSAGE_ID_FROM", "guess")
     assert saltctl("history", "find", CONV, "u1").code == 78
 
 
 @pytest.fixture
 def orphaned(history: History) -> list[str]:
-    """Messages that were written under 16 salts by a raise that nobody knows of any more."""
-    fill(history, 5)
+    """Write messages over 16 salts without a raise, as if it was lost; return the ids that readers miss."""
+    put_messages(history, 5)
     missed = []
     for number in range(20):
         salt = salt_of(f"lost{number}", 16)
@@ -307,7 +311,7 @@ def orphaned(history: History) -> list[str]:
 
 
 def test_an_audit_finds_a_lost_raise(saltctl: Runner, orphaned: list[str]) -> None:
-    """Exit 3, the messages that readers miss, and the command that mends it."""
+    """Exit 3: the messages that readers miss are listed, and the warning has the command that raises N."""
     outcome = saltctl("history", "audit", CONV, "-o", "json")
     assert outcome.code == 3
     found = outcome.json
@@ -316,8 +320,8 @@ def test_an_audit_finds_a_lost_raise(saltctl: Runner, orphaned: list[str]) -> No
     assert "audit conv --repair" in outcome.err
 
 
-def test_an_audit_repairs_only_when_told(saltctl: Runner, orphaned: list[str], backup: BackupTable) -> None:
-    """Dry run and missing consent change nothing; with ``--yes`` N is raised, and afterwards nothing is missed."""
+def test_an_audit_repairs_only_with_consent(saltctl: Runner, orphaned: list[str], backup: BackupTable) -> None:
+    """A dry run and a missing confirmation change nothing. ``--yes`` raises N, and then readers see all messages."""
     assert saltctl("history", "audit", CONV, "--repair", "--dry-run").code == 3
     assert saltctl("history", "audit", CONV, "--repair").code == 6
     entry = backup.get(CONV)
@@ -329,13 +333,13 @@ def test_an_audit_repairs_only_when_told(saltctl: Runner, orphaned: list[str], b
     assert entry is not None
     assert (entry.max_n, entry.write_n, entry.raises[-1].reason) == (16, 16, "lost")
     assert saltctl("history", "audit", CONV, "-o", "json").json["complete"]
-    assert set(orphaned) <= set(ids(saltctl("history", "read", CONV, "-o", "json").json))
+    assert set(orphaned) <= set(ids_of(saltctl("history", "read", CONV, "-o", "json").json))
 
 
 def test_discover_recovers_a_registry(
     saltctl: Runner, orphaned: list[str], backup: BackupTable, history: History
 ) -> None:
-    """What the backup holds too little of is listed with exit 3; ``--apply`` raises it, and only with consent."""
+    """Exit 3: conversations that are behind in the backup are listed. ``--apply`` raises them, only with consent."""
     history.store.put("gone#1", "t#m", {})
     found = saltctl("registry", "discover", "-o", "json")
     assert found.code == 3
@@ -351,53 +355,48 @@ def test_discover_recovers_a_registry(
     assert saltctl("registry", "discover", "-o", "json").json["behind"] == 0
 
 
-def test_an_interrupted_stream_names_its_continuation(
-    saltctl: Runner, history: History, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_read_prints_the_command_that_continues(
+    saltctl: Runner, configured: Settings, stub: AwsStub
 ) -> None:
-    """What was printed is whole; the rest follows from the cursor that is named."""
-    expected = fill(history, 12)
-    pages = 0
-    page = History.page
+    """SIGINT during the third page: two whole pages are printed, and the command prints the rest."""
+    expected = [f"m{number:04d}" for number in reversed(range(TWO_PAGES + 30))]
+    MessagesTable(configured).load(
+        {PARTITION_KEY: {"S": partition_key(CONV, salt_of(message_id, 4))}, SORT_KEY: {"S": f"#{message_id}"}}
+        for message_id in expected
+    )
+    base_queries, ended, main = count(1), threading.Event(), threading.main_thread().ident
+    assert main is not None
 
-    def interrupted(self: History, conversation_id: str, options: ReadOptions) -> Any:
-        nonlocal pages
-        pages += 1
-        if pages == 3:
-            raise KeyboardInterrupt
-        return page(self, conversation_id, replace(options, limit=4))
+    def interrupt(operation: str, request: dict[str, Any]) -> None:
+        """Interrupt the command at the third query of the base partition, which every page queries once."""
+        if is_query_of(CONV, operation, request) and next(base_queries) == 3:
+            signal.pthread_kill(main, signal.SIGINT)
+            ended.wait(30)
 
-    monkeypatch.setattr(History, "page", interrupted)
+    stub.rule = interrupt
     first = saltctl("history", "read", CONV, "--all", "-o", "jsonl")
+    ended.set()
     assert first.code == 130
     command = next(line for line in first.err.splitlines() if "history read" in line).partition("saltctl ")[2]
     rest = saltctl(*shlex.split(command), "-o", "jsonl")
     lines = [*first.out.splitlines(), *rest.out.splitlines()]
-    assert [json.loads(line)["text"] for line in lines] == [f"text {message[1:]}" for message in expected]
-    assert len(first.out.splitlines()) == 8
+    assert [json.loads(line)["sort_key"][1:] for line in lines] == expected
+    assert len(first.out.splitlines()) == TWO_PAGES
 
 
-def test_a_closed_pipe_is_no_error(history: History) -> None:
-    """``| head`` ends quietly, also in the middle of the history: no continuation is told to nobody."""
+def test_a_closed_pipe_is_not_an_error(history: History) -> None:
+    """``| head`` ends quietly, also in the middle of the history: the command that continues is not printed."""
     for number in range(200):
-        history.put(CONV, f"2026-07-01T08:00:00.{number:03d}Z#m{number}", {"text": "x" * 1024})
-    wanted = 101  # one more than the first page has; what is left is more than a pipe holds
-    done = subprocess.run(
-        [
-            "/bin/sh",
-            "-c",
-            f"{shlex.quote(sys.executable)} -m saltctl history read {CONV} --all -o jsonl | head -{wanted}",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+        history.put(CONV, f"2026-07-01T08:00:00.{number:03d}Z#m{number}", {"body": "x" * 1024})
+    wanted = 101  # one more than the first page has; the others do not fit into a pipe
+    read = f"{shlex.quote(sys.executable)} -m saltctl history read {CONV} --all -o jsonl | head -{wanted}"
+    done = subprocess.run(["/bin/sh", "-c", read], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == wanted
 
 
-def test_people_are_told_the_range_once(saltctl: Runner, seeded: LocalEnvironment) -> None:
-    """Which every request has in common; the table has what differs."""
+def test_a_table_of_requests_omits_their_common_range(saltctl: Runner, seeded: LocalEnvironment) -> None:
+    """A note has the range that all requests share; the table has the columns that differ."""
     first = saltctl("history", "read", "conv_hot_12", "--limit", "20", "-o", "json").json
     page = ("history", "read", "conv_hot_12", "--limit", "20")
     after = saltctl(*page, "--before", first["next_cursor"], "--explain", "-o", "table")

@@ -1,4 +1,4 @@
-"""``history read --all`` of any length takes the memory of a few pages."""
+"""``history read --all`` needs the memory of a few pages, however long the history is."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ N = 4
 
 
 class Endless(MemoryMessages):
-    """A conversation over four salts that is made up as it is read: its rows take no memory of their own."""
+    """A conversation over four salts, whose rows are generated when they are read, so that they take no memory."""
 
     def __init__(self, messages: int) -> None:
         super().__init__()
         self._messages = messages
 
     def query(self, request: PartitionQuery) -> PartitionAnswer:
-        """The rows ``salt``, ``salt`` + 4, … of this salt, oldest first; none in the base partition."""
+        """Return the rows ``salt``, ``salt`` + 4, … of this salt, oldest first; the base partition has no rows."""
         _, salt = split_partition_key(request.partition_key)
         if salt is None:
             return PartitionAnswer([], 0, 0.5, None)
@@ -39,7 +39,7 @@ class Endless(MemoryMessages):
         first = begin + 1 + (salt - begin - 1) % N
         numbers = range(first, self._messages, N)[: request.limit]
         rows = [
-            {"room": {"S": request.partition_key}, "at": {"S": f"{number:09d}"}, "text": {"S": "x" * 100}}
+            {"room": {"S": request.partition_key}, "at": {"S": f"{number:09d}"}, "body": {"S": "x" * 100}}
             for number in numbers
         ]
         more = len(rows) == request.limit
@@ -47,7 +47,7 @@ class Endless(MemoryMessages):
 
 
 def peak(messages: int, path: Path) -> int:
-    """The peak of memory while a history of so many messages is written as JSONL."""
+    """Return the peak of memory while a history is written as JSONL."""
     with History(FixedLookups({"c": N}), Endless(messages), concurrency=4) as history, path.open("w") as out:
         tracemalloc.start()
         writer = PageWriter("jsonl", oldest_first=True)
@@ -61,8 +61,8 @@ def peak(messages: int, path: Path) -> int:
     return most
 
 
-def test_the_same_memory_for_many_times_the_messages(tmp_path: Path) -> None:
-    """Every message is written once, and the peak does not grow with their number."""
+def test_memory_does_not_grow_with_the_number_of_messages(tmp_path: Path) -> None:
+    """A history four times as long has about the same peak, and each of its messages is written once."""
     out = tmp_path / "out.jsonl"
     few = peak(2_500, out)
     many = peak(10_000, out)
