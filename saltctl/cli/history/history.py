@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from saltctl.cli import option
 from saltctl.cli.history.audit import audit
 from saltctl.cli.option import sort_key_bound
-from saltctl.cli.output import columns_of, console, note, print_result, resolve_format, warn, write_json
+from saltctl.cli.output import columns_of, console, note, print_result, resolve_format, write_json
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, counted
 from saltctl.errors import ExitCode, UsageError
-
-if TYPE_CHECKING:
-    from saltctl.cli.history.view import PageWriter
-    from saltctl.history.models import Page
 
 group = typer.Typer(
     help="Read whole conversations, find messages, and check that no reader misses one.", no_args_is_help=True
@@ -75,30 +70,11 @@ def read(
     given = {"--limit": limit, "--all": all_, "--since": since, "--until": until, "--oldest-first": oldest_first}
     given |= {"--eventual": eventual, "--allow-partial": allow_partial}
     resume = f"{command_line('history', 'read', conversation, given=given)} {'--after' if oldest_first else '--before'}"
-    writer = PageWriter(form, oldest_first=oldest_first)
+    writer = PageWriter(form, resume, oldest_first=oldest_first)
     with deadline(timeout):
-        pages = history.pages(conversation, options) if all_ else [history.page(conversation, options)]
-        _write(pages, writer, resume)
-    summary = writer.finish()
-    if writer.cursor and form == "table":
-        note(f"more: {resume} {writer.cursor}")
-    if not summary["complete"]:
-        missing = [shard["partition_key"] for shard in summary["shards"] if shard["error"]]
-        warn(f"the history is incomplete: cannot read {', '.join(missing)}. Try again without --allow-partial")
+        writer.write(history.pages(conversation, options) if all_ else [history.page(conversation, options)])
+    if not writer.finish():
         raise typer.Exit(ExitCode.INCOMPLETE)
-
-
-def _write(pages: Iterable[Page], writer: PageWriter, resume: str) -> None:
-    """Print pages; if that is interrupted, also the command that continues, unless the reader closed the pipe."""
-    try:
-        for page in pages:
-            writer.add(page)
-    except BrokenPipeError:
-        raise
-    except BaseException:
-        if writer.cursor:
-            note(f"the output ends with a whole message; to continue: {resume} {writer.cursor}")
-        raise
 
 
 @group.command("find")

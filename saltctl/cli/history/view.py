@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC
 from itertools import groupby
@@ -19,6 +19,7 @@ from saltctl.cli.output import (
     print_result,
     table_of,
     to_json,
+    warn,
     write_json,
     write_json_line,
     write_tsv_line,
@@ -54,24 +55,33 @@ _MAX_SHARDS = 40
 
 
 class PageWriter:
-    """Prints pages on stdout, and a summary. It keeps one page and the counts of each partition in memory."""
+    """Prints pages on stdout, and a summary. It keeps one page and the counts of each partition in memory.
 
-    def __init__(self, form: OutputFormat, *, oldest_first: bool) -> None:
+    ``resume`` is the command that continues after a page, without its cursor.
+    """
+
+    def __init__(self, form: OutputFormat, resume: str, *, oldest_first: bool) -> None:
         self._form = form
+        self._resume = resume
         self._order = "oldest first" if oldest_first else "newest first"
         self._messages = 0
         self._summary: dict[str, Any] = {}
         self._shards: dict[str, dict[str, Any]] = {}
         self._day = ""
 
-    @property
-    def cursor(self) -> str | None:
-        """The cursor of the next page; None at the end, and before the first page."""
-        cursor: str | None = self._summary.get("next_cursor")
-        return cursor
+    def write(self, pages: Iterable[Page]) -> None:
+        """Print pages; if that is interrupted, also the command that continues, unless the reader closed the pipe."""
+        try:
+            for page in pages:
+                self._add(page)
+        except BrokenPipeError:
+            raise
+        except BaseException:
+            if cursor := self._summary.get("next_cursor"):
+                note(f"the output ends with a whole message; to continue: {self._resume} {cursor}")
+            raise
 
-    def add(self, page: Page) -> None:
-        """Print a page."""
+    def _add(self, page: Page) -> None:
         if not self._summary and self._form == "json":
             name = printable_json(to_json(page.conversation_id))
             sys.stdout.write(f'{{\n  "conversation_id": {name},\n  "messages": [')
@@ -84,8 +94,8 @@ class PageWriter:
             self._day = print_chat(console(), page.messages, self._day)
         self._add_to_summary(page)
 
-    def finish(self) -> dict[str, Any]:
-        """Print the end of the output; return the summary, with all keys of the JSON but the messages."""
+    def finish(self) -> bool:
+        """Print the end of the output; return whether every partition was read."""
         summary = self._summary
         if self._form == "json":
             sys.stdout.write("\n  ]" if self._messages else "]")
@@ -99,7 +109,12 @@ class PageWriter:
             keys = list(self._shards)
             partitions = ", ".join(keys[:5]) + (f" … {keys[-1]}" if len(keys) > 5 else "")
             note(f"no messages in {partitions} (max_n {summary['max_n']}, from {summary['source']})")
-        return summary
+        if self._form == "table" and summary["next_cursor"]:
+            note(f"more: {self._resume} {summary['next_cursor']}")
+        missing = [key for key, shard in self._shards.items() if shard["error"]]
+        if missing:
+            warn(f"the history is incomplete: cannot read {', '.join(missing)}. Try again without --allow-partial")
+        return not missing
 
     def _write(self, message: Message) -> None:
         match self._form:

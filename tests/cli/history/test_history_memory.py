@@ -50,14 +50,13 @@ def peak(messages: int, path: Path) -> int:
     """Return the peak of memory while a history is written as JSONL."""
     with History(FixedLookups({"c": N}), Endless(messages), concurrency=4) as history, path.open("w") as out:
         tracemalloc.start()
-        writer = PageWriter("jsonl", oldest_first=True)
+        writer = PageWriter("jsonl", "", oldest_first=True)
         with redirect_stdout(out):
-            for page in history.pages("c", ReadOptions(oldest_first=True)):
-                writer.add(page)
-            summary = writer.finish()
+            writer.write(history.pages("c", ReadOptions(oldest_first=True)))
+            complete = writer.finish()
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert summary["complete"]
+    assert complete
     return most
 
 
