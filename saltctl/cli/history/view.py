@@ -28,8 +28,6 @@ from saltctl.cli.text import counted, printable, printable_json
 from saltctl.times import parse_iso
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from saltctl.history.models import Message, Page, ReadPlan
 
 MESSAGE_COLUMNS = columns_of("sort_key message_id partition_key message")
@@ -91,7 +89,7 @@ class PageWriter:
             self._write(message)
             self._messages += 1
         if self._form == "table":
-            self._day = print_chat(console(), page.messages, self._day)
+            self._day = print_chat(page.messages, self._day)
         self._add_to_summary(page)
 
     def finish(self) -> bool:
@@ -174,7 +172,7 @@ def record_of(message: Message) -> dict[str, Any]:
     }
 
 
-def print_chat(screen: Console, messages: Sequence[Message], day: str = "") -> str:
+def print_chat(messages: Sequence[Message], day: str = "") -> str:
     """Print messages as chats do: the day, then time, sender and body, each in its own column.
 
     ``day`` is the day that was printed last, so that pages print each day once. Return the day of the last message.
@@ -182,6 +180,7 @@ def print_chat(screen: Console, messages: Sequence[Message], day: str = "") -> s
     from rich.table import Table
     from rich.text import Text
 
+    screen = console()
     for next_day, group in groupby(messages, key=lambda message: day_and_time(message)[0]):
         if next_day != day:
             day = next_day
