@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from saltctl.local.servers import LocalRedis
+from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.support.redis_servers import PROMPT_REPLICATION, find_engine, plain_client
 
@@ -40,3 +41,11 @@ def admin(redis_server: LocalRedis) -> Iterator[Any]:
 def primary(store: RedisRegistry) -> str:
     """The name of the one primary."""
     return store.primaries()[0]
+
+
+@pytest.fixture
+def session(store: RedisRegistry) -> Iterator[RedisRebuildSession]:
+    """A rebuild's session with the one primary."""
+    (session,) = store.sessions()
+    yield session
+    session.close()

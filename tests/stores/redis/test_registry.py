@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from saltctl.errors import ConfigurationError, RebuildBrokenError, RedisUnavailableError, UnverifiedError
+from saltctl.errors import ConfigurationError, RedisUnavailableError, UnverifiedError
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
@@ -34,14 +34,6 @@ AWKWARD_IDS = [
     "x" * 2000,
     "é" * 1000,
 ]
-
-
-@pytest.fixture
-def session(store: RedisRegistry) -> Iterator[RedisRebuildSession]:
-    """A rebuild's session with the one primary."""
-    (session,) = store.sessions()
-    yield session
-    session.close()
 
 
 @pytest.fixture
@@ -316,55 +308,12 @@ def test_buckets_stay_listpacks(
     assert encodings == {b"listpack"}
 
 
-# A rebuild's session.
-
-
-def test_only_what_was_marked_is_fenced(session: RedisRebuildSession, store: RedisRegistry, admin: Any) -> None:
-    """Without the marks, or with those of another rebuild, nothing is fenced."""
-    session.mark_buckets("mine")
-    with pytest.raises(RebuildBrokenError, match="token"):
-        session.set_fence("another")
-    assert not any(b"#fence" in admin.hgetall(key) for key in admin.scan_iter("salt:r:*"))
-
-
-@pytest.mark.slow
-def test_one_missing_mark_keeps_every_bucket_unfenced(
-    session: RedisRebuildSession, store: RedisRegistry, admin: Any
-) -> None:
-    """The marks are checked first, and fences set after."""
-    session.mark_buckets("mine")
-    admin.hdel(store.key_of("conv"), "#rebuild")
-    with pytest.raises(RebuildBrokenError, match=store.key_of("conv")):
-        session.set_fence("mine")
-    assert not any(b"#fence" in admin.hgetall(key) for key in admin.scan_iter("salt:r:*"))
-
-
-@pytest.mark.slow
-def test_a_session_that_failed_stays_failed(session: RedisRebuildSession, redis_server: LocalRedis) -> None:
-    """The server is back, but the session stays broken: its earlier work was in another process."""
-    session.mark_buckets("mine")
-    redis_server.kill()
-    redis_server.start()
-    for _ in range(2):
-        with pytest.raises(RedisUnavailableError):
-            merge(session, [("conv", 4)])
-    with pytest.raises(RedisUnavailableError):
-        session.set_fence("mine")
-    with pytest.raises(RedisUnavailableError):
-        session.load_lookup()
-
-
 def test_entries_are_read_whether_or_not_redis_is_verified(store: RedisRegistry) -> None:
     """Entries and absent ones alike, and none at all."""
     store.merge("conv", 4)
     assert store.verified() == dict.fromkeys(store.primaries(), False)
     assert store.read_unverified(["conv", "other"]) == {"conv": 4, "other": None}
     assert store.read_unverified([]) == {}
-
-
-def test_tokens_are_unique() -> None:
-    """No rebuild takes another's marks for its own."""
-    assert len({new_token() for _ in range(100)}) == 100
 
 
 # The server.
