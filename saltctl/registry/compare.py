@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from saltctl.errors import ComparisonBrokenError, DamagedEntryError, UsageError
@@ -99,47 +100,43 @@ class ComparisonProgress:
     consumed_rcu: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ComparisonReport:
-    """The result of a comparison, with the keys of the command line's contract.
+    """The result of a comparison, with the keys of the command line's contract, or its counts so far.
 
     ``checked`` conversations were compared; ``in_sync`` of them agree. The next four count the others by their kind
     of drift; ``repaired`` of these agree now. ``verified``: Redis answers lookups. ``drift`` lists the first 1,000.
     ``damaged`` items of the backup could not be compared.
     """
 
-    checked: int
-    in_sync: int
-    behind: int
-    missing: int
-    unbacked: int
-    uncommitted: int
-    repaired: int
-    verified: bool
-    drift: list[Drift]
-    seconds: float
-    damaged: int
-    consumed_rcu: float
+    checked: int = 0
+    in_sync: int = 0
+    behind: int = 0
+    missing: int = 0
+    unbacked: int = 0
+    uncommitted: int = 0
+    repaired: int = 0
+    verified: bool = False
+    drift: list[Drift] = field(default_factory=list)
+    seconds: float = 0.0
+    damaged: int = 0
+    consumed_rcu: float = 0.0
+
+    @property
+    def differing(self) -> int:
+        """The number of conversations that differ, or differed before they were repaired."""
+        return self.behind + self.missing + self.unbacked + self.uncommitted
 
     @property
     def unrepaired(self) -> int:
         """The number of conversations that still differ."""
-        return self.checked - self.in_sync - self.repaired
+        return self.differing - self.repaired
 
 
 Event = ComparisonProgress | Drift | DamagedEntry | ComparisonReport
 
 
-@dataclass
-class _Counts:
-    checked: int = 0
-    consumed_rcu: float = 0.0
-    damaged: int = 0
-    repaired: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    listed: list[Drift] = field(default_factory=list)
-
-
+@dataclass(eq=False)
 class Comparison:
     """A comparison of one registry with its backup. Iterate over :meth:`run` once.
 
@@ -151,35 +148,27 @@ class Comparison:
         sleep: waits for the grace period, and while AWS throttles.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        redis: RedisBucketReader,
-        store: RegistryStore | None,
-        backup: BackupStore,
-        options: ComparisonOptions,
-        registry: Registry | None = None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._layout = (settings.layout, settings.key_prefix)
-        self._buckets = settings.buckets
-        self._redis = redis
-        self._store = store
-        self._backup = backup
-        self._options = options
-        self._registry = registry
-        self._clock = clock
-        self._sleep = sleep
-        self._started = clock()
-        self._progress_due = 0.0
-        self._counts = _Counts()
-        self._suspects: deque[Suspect] = deque()
-        sample = options.sample
-        by_buckets = sample is None or sample.parts <= MAX_BUCKET_SAMPLE_PARTS
-        self._common = array("q", bytes(8 * self._buckets)) if by_buckets else None
-        """How many entries of each bucket both sides have; None for a sample that looks entries up by key."""
+    settings: Settings
+    redis: RedisBucketReader
+    store: RegistryStore | None
+    backup: BackupStore
+    options: ComparisonOptions
+    registry: Registry | None = None
+    _: KW_ONLY
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    _report: ComparisonReport = field(default_factory=ComparisonReport, init=False)
+    _suspects: deque[Suspect] = field(default_factory=deque, init=False)
+    _common: array[int] | None = field(default=None, init=False)
+    """How many entries of each bucket both sides have; None for a sample that looks entries up by key."""
+    _progress_due: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        """Start the clock."""
+        self._started = self.clock()
+        sample = self.options.sample
+        if sample is None or sample.parts <= MAX_BUCKET_SAMPLE_PARTS:
+            self._common = array("q", bytes(8 * self.settings.buckets))
 
     def run(self) -> Generator[Event, None, None]:
         """Compare, and yield events, the report last.
@@ -190,14 +179,19 @@ class Comparison:
             RaiseIncompleteError: a repair stopped between two steps; another run completes it.
             ConfigurationError: the backup table is bound to another layout.
         """
-        self._backup.check_layout(*self._layout)
-        before = self._redis.replication_ids()
+        self.backup.check_layout(self.settings.layout, self.settings.key_prefix)
+        before = self.redis.replication_ids()
         yield from self._scan_backup()
         yield from self._recheck_suspects(wait=True)
         yield from self._scan_redis()
-        if self._redis.replication_ids() != before:
+        if self.redis.replication_ids() != before:
             raise _broken("restarted or failed over")
-        yield self._report()
+        report = self._report
+        report.in_sync = report.checked - report.differing
+        report.verified = self.store is None or all(self.store.verified().values())
+        report.seconds = round(self.clock() - self._started, 3)
+        report.consumed_rcu = round(report.consumed_rcu, 1)
+        yield report
 
     # From the backup to Redis.
 
@@ -206,11 +200,11 @@ class Comparison:
         entries: list[tuple[str, int, int]] = []
         with closing(self._pages()) as pages:
             for page in pages:
-                self._counts.consumed_rcu += page.consumed_rcu
-                self._counts.damaged += len(page.damaged)
+                self._report.consumed_rcu += page.consumed_rcu
+                self._report.damaged += len(page.damaged)
                 yield from page.damaged
                 entries += self._sampled(page.entries)
-                if len(entries) >= self._options.batch_size:
+                if len(entries) >= self.options.batch_size:
                     self._compare_with_redis(entries)
                     entries = []
                 yield from self._recheck_suspects(wait=False)
@@ -218,26 +212,26 @@ class Comparison:
         self._compare_with_redis(entries)
 
     def _pages(self) -> Generator[BackupPage, None, None]:
-        options = self._options
+        options = self.options
         if options.sample is None or self._common is not None:
-            return self._backup.scan(options.segments, limit=options.page_limit)
+            return self.backup.scan(options.segments, limit=options.page_limit)
         # The segments of DynamoDB are not the buckets of the sample, but all samples together cover both sides.
-        return self._backup.scan(options.sample.parts, limit=options.page_limit, only=options.sample.part - 1)
+        return self.backup.scan(options.sample.parts, limit=options.page_limit, only=options.sample.part - 1)
 
     def _sampled(self, entries: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-        sample = self._options.sample
+        sample, buckets = self.options.sample, self.settings.buckets
         if sample is None or self._common is None:
             return entries
-        return [e for e in entries if bucket_of(e[0], self._buckets) % sample.parts == sample.part - 1]
+        return [entry for entry in entries if bucket_of(entry[0], buckets) % sample.parts == sample.part - 1]
 
     def _compare_with_redis(self, entries: Sequence[tuple[str, int, int]]) -> None:
         """Look entries up in Redis; those that look like drift become suspects."""
-        held = self._redis.read([conversation_id for conversation_id, _, _ in entries])
-        due = self._clock() + self._options.grace
-        self._counts.checked += len(entries)
+        held = self.redis.read([conversation_id for conversation_id, _, _ in entries])
+        due, common, buckets = self.clock() + self.options.grace, self._common, self.settings.buckets
+        self._report.checked += len(entries)
         for (conversation_id, max_n, write_n), n in zip(entries, held, strict=True):
-            if n is not None and self._common is not None:
-                self._common[bucket_of(conversation_id, self._buckets)] += 1
+            if n is not None and common is not None:
+                common[bucket_of(conversation_id, buckets)] += 1
             if looks_like_drift(n, max_n, write_n):
                 self._suspects.append(Suspect(due, conversation_id, max_n, write_n))
 
@@ -245,19 +239,19 @@ class Comparison:
         """Check the suspects again that are due; with ``wait``, or if they are too many, wait for the others."""
         suspects = self._suspects
         while suspects:
-            seconds = suspects[0].due - self._clock()
+            seconds = suspects[0].due - self.clock()
             if seconds > 0:
-                if not wait and len(suspects) <= self._options.max_suspects:
+                if not wait and len(suspects) <= self.options.max_suspects:
                     return
-                self._sleep(seconds)
-            now = self._clock()
+                self.sleep(seconds)
+            now = self.clock()
             due: list[Suspect] = []
             while suspects and len(due) < _IDS_PER_READ and (suspects[0].due <= now or not due):
                 due.append(suspects.popleft())
             yield from self._recheck(due)
 
     def _recheck(self, suspects: Sequence[Suspect]) -> Iterator[Drift]:
-        held = self._redis.read([suspect.conversation_id for suspect in suspects])
+        held = self.redis.read([suspect.conversation_id for suspect in suspects])
         # Redis first, then the backup: by the protocol the backup then holds what Redis held.
         at_least = [s.conversation_id for s, n in zip(suspects, held, strict=True) if count_of(n) >= s.max_n]
         entries, damaged = self._read_backup(at_least)
@@ -271,8 +265,8 @@ class Comparison:
 
     def _scan_redis(self) -> Iterator[Event]:
         """Find the entries of Redis that the backup lacks."""
-        sample = self._options.sample or Sample(1, 1)
-        buckets = range(sample.part - 1, self._buckets, sample.parts)
+        sample = self.options.sample or Sample(1, 1)
+        buckets = range(sample.part - 1, self.settings.buckets, sample.parts)
         for start in range(0, len(buckets), _BUCKETS_PER_READ):
             yield from self._scan_buckets(self._larger_than_common(buckets[start : start + _BUCKETS_PER_READ]))
             yield from self._progress()
@@ -281,92 +275,62 @@ class Comparison:
         """Return the buckets with more entries than those that both sides have."""
         if self._common is None:
             return buckets
-        sizes = list(zip(buckets, self._redis.count_entries(buckets), strict=True))
+        sizes = list(zip(buckets, self.redis.count_entries(buckets), strict=True))
         if any(size < self._common[bucket] for bucket, size in sizes):
             raise _broken("lost entries")
         return [bucket for bucket, size in sizes if size > self._common[bucket]]
 
     def _scan_buckets(self, buckets: Sequence[int]) -> Iterator[Drift]:
-        batch: dict[str, int] = {}
-        for conversation_id, n in self._redis.read_buckets(buckets):
-            if n != 1:  # an N of 1 means the same as no entry
-                batch[conversation_id] = n
-            if len(batch) >= _IDS_PER_READ:
-                yield from self._find_unbacked(batch)
-                batch = {}
-        yield from self._find_unbacked(batch)
-
-    def _find_unbacked(self, held: Mapping[str, int]) -> Iterator[Drift]:
-        """Look entries of Redis up in the backup."""
-        entries, damaged = self._read_backup([i for i in held if is_conversation_id(i)])
-        for conversation_id, n in held.items():
-            if conversation_id not in entries and conversation_id not in damaged:
-                self._counts.checked += 1
-                yield self._count(Drift(conversation_id, n, None, "unbacked"))
+        # An N of 1 means the same as no entry.
+        entries = ((conversation_id, n) for conversation_id, n in self.redis.read_buckets(buckets) if n != 1)
+        while held := dict(islice(entries, _IDS_PER_READ)):
+            backed, damaged = self._read_backup([i for i in held if is_conversation_id(i)])
+            for conversation_id, n in held.items():
+                if conversation_id not in backed and conversation_id not in damaged:
+                    self._report.checked += 1
+                    yield self._count(Drift(conversation_id, n, None, "unbacked"))
 
     def _read_backup(self, conversation_ids: Sequence[str]) -> tuple[dict[str, BackupEntry], set[str]]:
         """Return the entries by strongly consistent reads, and the ids whose items are damaged."""
-        self._counts.consumed_rcu += len(conversation_ids)
+        self._report.consumed_rcu += len(conversation_ids)
         if not conversation_ids:
             return {}, set()
         try:
-            return retry_while_throttled(lambda: self._backup.get_many(conversation_ids), self._sleep), set()
+            return retry_while_throttled(lambda: self.backup.get_many(conversation_ids), self.sleep), set()
         except DamagedEntryError:
             pass  # read one by one to find out which is damaged
-        entries, damaged = {}, set()
+        entries: dict[str, BackupEntry] = {}
+        damaged = set()
         for conversation_id in conversation_ids:
             try:
-                entry = retry_while_throttled(partial(self._backup.get, conversation_id), self._sleep)
+                entries |= retry_while_throttled(partial(self.backup.get_many, [conversation_id]), self.sleep)
             except DamagedEntryError:
                 damaged.add(conversation_id)
-                continue
-            if entry is not None:
-                entries[conversation_id] = entry
         return entries, damaged
 
     # Results.
 
     def _count(self, drift: Drift) -> Drift:
         """Repair drift if requested, and count it."""
-        if self._registry is not None:
-            drift = repair(self._registry, drift, self._sleep)
-        counts = self._counts
-        counts.kinds[drift.kind] += 1
-        counts.repaired += drift.repaired
-        if len(counts.listed) < MAX_LISTED:
-            counts.listed.append(drift)
+        if self.registry is not None:
+            drift = repair(self.registry, drift, self.sleep)
+        report = self._report
+        setattr(report, drift.kind, getattr(report, drift.kind) + 1)
+        report.repaired += drift.repaired
+        if len(report.drift) < MAX_LISTED:
+            report.drift.append(drift)
         return drift
 
     def _progress(self) -> Iterator[ComparisonProgress]:
-        counts, now = self._counts, self._clock()
+        report, now = self._report, self.clock()
         if now >= self._progress_due:
             self._progress_due = now + _PROGRESS_SECONDS
-            seconds = now - self._started
-            yield ComparisonProgress(counts.checked, counts.kinds.total(), seconds, counts.consumed_rcu)
-
-    def _report(self) -> ComparisonReport:
-        counts = self._counts
-        return ComparisonReport(
-            checked=counts.checked,
-            in_sync=counts.checked - counts.kinds.total(),
-            behind=counts.kinds["behind"],
-            missing=counts.kinds["missing"],
-            unbacked=counts.kinds["unbacked"],
-            uncommitted=counts.kinds["uncommitted"],
-            repaired=counts.repaired,
-            verified=self._store is None or all(self._store.verified().values()),
-            drift=counts.listed,
-            seconds=round(self._clock() - self._started, 3),
-            damaged=counts.damaged,
-            consumed_rcu=round(counts.consumed_rcu, 1),
-        )
+            yield ComparisonProgress(report.checked, report.differing, now - self._started, report.consumed_rcu)
 
 
 def result_of(events: Iterator[Event]) -> ComparisonReport:
     """Run a comparison to its end and return its report."""
-    report = None
-    for event in events:
-        report = event
+    (report,) = deque(events, maxlen=1)
     assert isinstance(report, ComparisonReport)
     return report
 

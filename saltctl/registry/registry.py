@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
@@ -77,6 +77,7 @@ class Lookups(Protocol):
         ...
 
 
+@dataclass(eq=False)
 class Registry:
     """Looks up and raises the number of salts of conversations. Thread-safe: open one in each process and share it.
 
@@ -94,29 +95,23 @@ class Registry:
         now: the current time, recorded with each raise.
     """
 
-    def __init__(
-        self,
-        store: RegistryStore,
-        backup: BackupStore,
-        *,
-        layout: str,
-        key_prefix: str,
-        cap: int = 256,
-        actor: str = "unknown",
-        breaker_seconds: float = 1.0,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        self._store = store
-        self._backup = backup
-        self._layout = (layout, key_prefix)
-        self._cap = cap
-        self._actor = actor
-        self._breaker = CircuitBreaker(breaker_seconds, clock)
-        self._now = now
-        self._layout_claimed = False
-        self.last_failure: SaltctlError | None = None
-        """Why the latest lookup that fell back to the backup did so; None if Redis answered the latest lookup."""
+    store: RegistryStore
+    backup: BackupStore
+    _: KW_ONLY
+    layout: str
+    key_prefix: str
+    cap: int = 256
+    actor: str = "unknown"
+    breaker_seconds: float = 1.0
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    last_failure: SaltctlError | None = field(default=None, init=False)
+    """Why the latest lookup that fell back to the backup did so; None if Redis answered the latest lookup."""
+    _layout_claimed: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        """Close the circuit breaker."""
+        self._breaker = CircuitBreaker(self.breaker_seconds, self.clock)
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Registry:
@@ -153,7 +148,7 @@ class Registry:
 
     def close(self) -> None:
         """Close the connections."""
-        for store in (self._store, self._backup):
+        for store in (self.store, self.backup):
             close = getattr(store, "close", None)
             if close is not None:
                 close()
@@ -196,7 +191,11 @@ class Registry:
         wanted = list(dict.fromkeys(conversation_ids))
         for conversation_id in wanted:
             check_conversation_id(conversation_id)
-        found = self._lookup_all_in_redis(wanted)
+        found: dict[str, Lookup] = {}
+        for primary, ids in self._ids_by_primary(wanted).items():
+            numbers = self._lookup_in_redis(primary, ids)
+            if numbers is not None:
+                found |= {i: Lookup(i, n or 1, n or 1, "redis") for i, n in zip(ids, numbers, strict=True)}
         missing = [conversation_id for conversation_id in wanted if conversation_id not in found]
         if missing:
             found |= self._lookup_in_backup(missing)
@@ -204,19 +203,10 @@ class Registry:
             self.last_failure = None
         return {conversation_id: found[conversation_id] for conversation_id in wanted}
 
-    def _lookup_all_in_redis(self, conversation_ids: Sequence[str]) -> dict[str, Lookup]:
-        """Look ids up on their primaries; ids of a primary that does not answer are left out."""
-        found: dict[str, Lookup] = {}
-        for primary, ids in self._ids_by_primary(conversation_ids).items():
-            numbers = self._lookup_in_redis(primary, ids)
-            if numbers is not None:
-                found |= {i: Lookup(i, n or 1, n or 1, "redis") for i, n in zip(ids, numbers, strict=True)}
-        return found
-
     def _ids_by_primary(self, conversation_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
         """Group ids by the primary that holds them; empty if the primaries are unknown."""
         try:
-            return self._store.by_primary(conversation_ids)
+            return self.store.by_primary(conversation_ids)
         except SaltctlError as exc:
             self.last_failure = exc
             return {}
@@ -226,7 +216,7 @@ class Registry:
         if self._breaker.is_open(primary):
             return None
         try:
-            found = self._store.lookup(primary, conversation_ids)
+            found = self.store.lookup(primary, conversation_ids)
         except SaltctlError as exc:
             # Any answer but a verified one is a reason to fall back to the backup.
             self._breaker.trip(primary)
@@ -239,10 +229,10 @@ class Registry:
         """Look ids up in the backup by strongly consistent reads: the fallback of every lookup."""
         entries: dict[str, BackupEntry]
         if len(conversation_ids) == 1:
-            entry = self._backup.get(conversation_ids[0])
+            entry = self.backup.get(conversation_ids[0])
             entries = {} if entry is None else {entry.conversation_id: entry}
         else:
-            entries = self._backup.get_many(conversation_ids)
+            entries = self.backup.get_many(conversation_ids)
         found = {}
         for conversation_id in conversation_ids:
             entry = entries.get(conversation_id)
@@ -269,13 +259,13 @@ class Registry:
             RaiseIncompleteError: stopped after step 1 or 2. Repeat the raise, or rebuild, to complete it.
         """
         check_conversation_id(conversation_id)
-        check_salt_count(n, self._cap)
+        check_salt_count(n, self.cap)
         if len(reason) > MAX_REASON:
             raise UsageError(f"the reason has {len(reason)} characters; at most {MAX_REASON} are kept")
         self._claim_layout()
-        at = iso_utc(self._now())
+        at = iso_utc(self.now())
         # Step 1, the backup. A failed condition is not an error: the backup already holds n or more.
-        outcome = self._backup.raise_max_n(conversation_id, Raise(n, at, actor or self._actor, reason))
+        outcome = self.backup.raise_max_n(conversation_id, Raise(n, at, actor or self.actor, reason))
         after = n if outcome.changed else outcome.before
         self._merge_and_commit(conversation_id, after)
         return RaiseResult(conversation_id, outcome.before, after, outcome.changed, True, "commit")
@@ -291,7 +281,7 @@ class Registry:
         """
         check_conversation_id(conversation_id)
         self._claim_layout()
-        entry = self._backup.get(conversation_id)
+        entry = self.backup.get(conversation_id)
         if entry is None:
             return False
         self._merge_and_commit(conversation_id, entry.max_n, committed=entry.write_n >= entry.max_n)
@@ -300,23 +290,21 @@ class Registry:
     def _claim_layout(self) -> None:
         """Bind the backup table to this layout, once: other buckets would take raises that no reader sees."""
         if not self._layout_claimed:
-            self._backup.claim_layout(*self._layout)
+            self.backup.claim_layout(self.layout, self.key_prefix)
             self._layout_claimed = True
 
     def _merge_and_commit(self, conversation_id: str, n: int, *, committed: bool = False) -> None:
         """Do steps 2 and 3 of a raise to n, which the backup holds already."""
-        # Step 2, Redis, verified or not: a rebuild may have scanned this item before step 1.
+        done: RaiseStep = "backup"
         try:
-            self._store.merge(conversation_id, n)
+            # Step 2, Redis, verified or not: a rebuild may have scanned this item before step 1.
+            self.store.merge(conversation_id, n)
+            done = "redis"
+            # Step 3, the commit: from now on writers that fall back to the backup may use n, too.
+            if not committed:
+                self.backup.commit_write_n(conversation_id, n)
         except SaltctlError as exc:
-            raise _raise_incomplete(conversation_id, n, "backup", exc) from exc
-        if committed:
-            return
-        # Step 3, the commit: from now on writers that fall back to the backup may use n, too.
-        try:
-            self._backup.commit_write_n(conversation_id, n)
-        except SaltctlError as exc:
-            raise _raise_incomplete(conversation_id, n, "redis", exc) from exc
+            raise _raise_incomplete(conversation_id, n, done, exc) from exc
 
 
 def _raise_incomplete(conversation_id: str, n: int, step: RaiseStep, cause: SaltctlError) -> RaiseIncompleteError:

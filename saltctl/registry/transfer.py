@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from itertools import islice
-from typing import IO, BinaryIO, TypeVar
+from operator import itemgetter
+from typing import BinaryIO, TypeVar
 
 from saltctl.errors import RefusedError, SaltctlError, UsageError
-from saltctl.registry.registry import RaiseResult, Registry
+from saltctl.registry.registry import Registry
 from saltctl.salting import check_conversation_id, check_salt_count
 from saltctl.stores.contracts.registry import BackupStore
 from saltctl.stores.retry import retry_while_throttled
@@ -55,14 +56,8 @@ def sort_entries(entries: Iterable[Entry], max_in_memory: int = MAX_SORTED_IN_ME
             file = files.enter_context(tempfile.TemporaryFile("w+", encoding="ascii"))
             file.writelines(f"{json.dumps(entry)}\n" for entry in part)
             file.seek(0)
-            sorted_parts.append(_read_part(file))
+            sorted_parts.append((conversation_id, n) for conversation_id, n in map(json.loads, file))
         yield from heapq.merge(*sorted_parts)
-
-
-def _read_part(file: IO[str]) -> Iterator[Entry]:
-    for line in file:
-        conversation_id, n = json.loads(line)
-        yield conversation_id, n
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +101,7 @@ class ImportReport:
     dry_run: bool = False
 
 
+@dataclass(eq=False)
 class Import:
     """An import. Iterate over :meth:`run` once.
 
@@ -116,24 +112,19 @@ class Import:
         sleep: waits to keep the rate, and while AWS throttles. The default returns early if the import is closed.
     """
 
-    def __init__(
-        self,
-        lines: BinaryIO,
-        registry: Registry,
-        backup: BackupStore,
-        options: ImportOptions,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] | None = None,
-    ) -> None:
-        self._lines = lines
-        self._registry = registry
-        self._backup = backup
-        self._options = options
-        self._clock = clock
-        self._stop = threading.Event()
-        self._pause = sleep or self._stop.wait
-        self.report = ImportReport(dry_run=options.dry_run)
+    lines: BinaryIO
+    registry: Registry
+    backup: BackupStore
+    options: ImportOptions
+    _: KW_ONLY
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] | None = None
+    report: ImportReport = field(default_factory=ImportReport, init=False)
+    _stop: threading.Event = field(default_factory=threading.Event, init=False)
+
+    def __post_init__(self) -> None:
+        """Mark the report of a dry run."""
+        self.report.dry_run = self.options.dry_run
 
     def run(self) -> Generator[ImportReport, None, None]:
         """Import; yield :attr:`report` after each batch, and at the end. A line that is not valid is skipped.
@@ -142,39 +133,41 @@ class Import:
             UnavailableError, AccessDeniedError, ConfigurationError, RaiseIncompleteError: raises made so far are
                 kept; another run of the same import makes the others.
         """
-        started = self._clock()
-        size = BATCH_SIZE if self._options.rate is None else max(min(BATCH_SIZE, int(self._options.rate)), 1)
+        started = self.clock()
+        size = BATCH_SIZE if self.options.rate is None else max(min(BATCH_SIZE, int(self.options.rate)), 1)
         entries = self._read_entries()
         with ThreadPoolExecutor(WORKERS) as pool:
             try:
-                while batch := _largest_by_id(islice(entries, size)):
+                # By id, the largest N comes last and stays.
+                while batch := dict(sorted(islice(entries, size), key=itemgetter(1))):
                     self._merge(batch, pool)
-                    self.report.seconds = round(self._clock() - started, 3)
+                    self.report.seconds = round(self.clock() - started, 3)
                     yield self.report
-                    if self._options.rate and not self._options.dry_run:
-                        self._sleep(max(self.report.raised / self._options.rate - (self._clock() - started), 0.0))
+                    if self.options.rate and not self.options.dry_run:
+                        self._sleep(max(self.report.raised / self.options.rate - (self.clock() - started), 0.0))
             finally:
                 self._stop.set()  # ends the workers that wait for AWS
-        self.report.seconds = round(self._clock() - started, 3)
+        self.report.seconds = round(self.clock() - started, 3)
         yield self.report
 
     def _sleep(self, seconds: float) -> None:
-        self._pause(seconds)
+        (self.sleep or self._stop.wait)(seconds)
         if self._stop.is_set():
             raise CancelledError
 
     def _read_entries(self) -> Iterator[Entry]:
         """Read the valid entries, and count the other lines as skipped."""
         number = 0
-        while line := self._lines.readline(MAX_LINE_BYTES):
+        while line := self.lines.readline(MAX_LINE_BYTES):
             number += 1
             try:
                 if not line.endswith(b"\n") and len(line) == MAX_LINE_BYTES:
-                    self._skip_rest_of_line()
+                    while (more := self.lines.readline(MAX_LINE_BYTES)) and not more.endswith(b"\n"):
+                        pass  # skip the rest of the line
                     raise ValueError("the line is too long to be an entry")
                 if not line.strip():
                     continue
-                entry = _parse(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, self._options.cap)
+                entry = _parse(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, self.options.cap)
             except (ValueError, RefusedError) as exc:
                 self.report.skipped += 1
                 if len(self.report.bad_lines) < MAX_LISTED:
@@ -183,31 +176,21 @@ class Import:
             self.report.read += 1
             yield entry
 
-    def _skip_rest_of_line(self) -> None:
-        while (more := self._lines.readline(MAX_LINE_BYTES)) and not more.endswith(b"\n"):
-            pass
-
     def _merge(self, batch: dict[str, int], pool: ThreadPoolExecutor) -> None:
         """Raise the entries that the backup has less of, and complete raises that were interrupted."""
-        held = retry_while_throttled(partial(self._backup.get_many, list(batch)), self._sleep)
+        held = retry_while_throttled(partial(self.backup.get_many, list(batch)), self._sleep)
         # An N of 1 means the same as no entry.
         before = {i: entry.max_n if (entry := held.get(i)) else 1 for i in batch}
         behind = [(i, n) for i, n in batch.items() if n > before[i]]
         incomplete = [i for i, entry in held.items() if batch[i] <= entry.max_n and entry.write_n < entry.max_n]
-        if self._options.dry_run:
+        if self.options.dry_run:
             self._count_raises((i, before[i], n) for i, n in behind)
         else:
-            done = pool.map(self._raise, behind)
+            raise_to = partial(self.registry.raise_to, reason=self.options.reason)
+            done = pool.map(lambda entry: self._retry(partial(raise_to, *entry)), behind)
             self._count_raises((r.conversation_id, r.before, r.after) for r in done if r.changed)
-            list(pool.map(self._complete, incomplete))
+            list(pool.map(lambda i: self._retry(partial(self.registry.complete, i)), incomplete))
         self.report.unchanged = self.report.read - self.report.raised
-
-    def _raise(self, entry: Entry) -> RaiseResult:
-        conversation_id, n = entry
-        return self._retry(partial(self._registry.raise_to, conversation_id, n, reason=self._options.reason))
-
-    def _complete(self, conversation_id: str) -> bool:
-        return self._retry(partial(self._registry.complete, conversation_id))
 
     def _retry(self, call: Callable[[], _T]) -> _T:
         try:
@@ -220,11 +203,6 @@ class Import:
             self.report.raised += 1
             if len(self.report.raises) < MAX_LISTED:
                 self.report.raises.append({"conversation_id": conversation_id, "before": before, "after": after})
-
-
-def _largest_by_id(entries: Iterable[Entry]) -> dict[str, int]:
-    """Return the largest N of each id."""
-    return dict(sorted(entries, key=lambda entry: entry[1]))
 
 
 def _parse(line: bytes, cap: int) -> Entry:
