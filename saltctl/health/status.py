@@ -8,7 +8,7 @@ from typing import Any
 
 from saltctl.errors import SaltctlError
 from saltctl.health.facts import Facts
-from saltctl.registry.drift_sample import compare_sample
+from saltctl.registry.compare import compare_sample
 from saltctl.throttling.scan import scan_recent
 from saltctl.times import iso_utc
 

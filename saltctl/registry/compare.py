@@ -12,6 +12,7 @@ checked again after a grace period, in which a raise in progress can finish, and
 
 from __future__ import annotations
 
+import random
 import time
 from array import array
 from collections import deque
@@ -22,8 +23,19 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from saltctl.errors import ComparisonBrokenError, DamagedEntryError, UsageError
-from saltctl.registry.drift import Drift, Suspect, classify, count_of, looks_like_drift, repair
+from saltctl.errors import ComparisonBrokenError, DamagedEntryError
+from saltctl.registry.drift import (
+    ComparisonOptions,
+    ComparisonProgress,
+    ComparisonReport,
+    Drift,
+    Sample,
+    Suspect,
+    classify,
+    count_of,
+    looks_like_drift,
+    repair,
+)
 from saltctl.salting import bucket_of, is_conversation_id
 from saltctl.stores.contracts.registry import BackupEntry, BackupPage, BackupStore, DamagedEntry, RegistryStore
 from saltctl.stores.retry import retry_while_throttled
@@ -39,98 +51,11 @@ MAX_BUCKET_SAMPLE_PARTS = 64
 """A sample of up to this many parts scans the whole backup and picks the entries of its buckets. A smaller sample
 scans one segment, and looks the entries of its buckets up by key: one read unit of a scan reads about seventy entries
 of 60 bytes, one of BatchGetItem reads a single one (documented: 4 KB a unit)."""
+SAMPLED_CONVERSATIONS = 300
+"""How many conversations ``compare_sample`` compares, approximately: one page of the backup and a few buckets."""
 _IDS_PER_READ = 1000
 _BUCKETS_PER_READ = 256
 _PROGRESS_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """The ``part``-th of ``parts``, from 1: the buckets whose number is ``part - 1`` modulo ``parts``."""
-
-    part: int
-    parts: int
-
-    def __post_init__(self) -> None:
-        """Refuse a sample that is not a part of the whole."""
-        if not 1 <= self.parts <= 1_000_000:
-            raise UsageError(self._error("N must be between 1 and 1,000,000"), hint="saltctl compare --sample 1/24")
-        if not 1 <= self.part <= self.parts:
-            raise UsageError(self._error("K must be between 1 and N"), hint="saltctl compare --sample 1/24")
-
-    def _error(self, rule: str) -> str:
-        return f"--sample {self.part}/{self.parts}: {rule}"
-
-
-@dataclass(frozen=True, slots=True)
-class ComparisonOptions:
-    """How to compare.
-
-    Args:
-        segments: parallel scans of the backup.
-        sample: the part to compare; everything if None.
-        grace: seconds before suspected drift is checked again. A raise takes milliseconds; one that takes longer
-            than this is reported as interrupted.
-        page_limit: the largest number of items in a page of the scan, for tests.
-        batch_size: entries that are looked up in Redis at once; by default four for each of 16,384 buckets, so that
-            one command covers several.
-        max_suspects: entries that wait for their second check; with more of them, the scan waits.
-    """
-
-    segments: int = 4
-    sample: Sample | None = None
-    grace: float = 2.0
-    page_limit: int | None = None
-    batch_size: int = 65_536
-    max_suspects: int = 50_000
-
-    def __post_init__(self) -> None:
-        """Refuse a number of segments that DynamoDB would refuse."""
-        if not 1 <= self.segments <= 1_000_000:
-            raise UsageError(f"segments must be from 1 to 1,000,000, not {self.segments}", hint="--segments 4")
-
-
-@dataclass(frozen=True, slots=True)
-class ComparisonProgress:
-    """Counts so far. ``consumed_rcu`` is in read capacity units."""
-
-    checked: int
-    drift: int
-    seconds: float
-    consumed_rcu: float
-
-
-@dataclass(slots=True)
-class ComparisonReport:
-    """The result of a comparison, with the keys of the command line's contract, or its counts so far.
-
-    ``checked`` conversations were compared; ``in_sync`` of them agree. The next four count the others by their kind
-    of drift; ``repaired`` of these agree now. ``verified``: Redis answers lookups. ``drift`` lists the first 1,000.
-    ``damaged`` items of the backup could not be compared.
-    """
-
-    checked: int = 0
-    in_sync: int = 0
-    behind: int = 0
-    missing: int = 0
-    unbacked: int = 0
-    uncommitted: int = 0
-    repaired: int = 0
-    verified: bool = False
-    drift: list[Drift] = field(default_factory=list)
-    seconds: float = 0.0
-    damaged: int = 0
-    consumed_rcu: float = 0.0
-
-    @property
-    def differing(self) -> int:
-        """The number of conversations that differ, or differed before they were repaired."""
-        return self.behind + self.missing + self.unbacked + self.uncommitted
-
-    @property
-    def unrepaired(self) -> int:
-        """The number of conversations that still differ."""
-        return self.differing - self.repaired
 
 
 Event = ComparisonProgress | Drift | DamagedEntry | ComparisonReport
@@ -333,6 +258,26 @@ def result_of(events: Iterator[Event]) -> ComparisonReport:
     (report,) = deque(events, maxlen=1)
     assert isinstance(report, ComparisonReport)
     return report
+
+
+def compare_sample(
+    settings: Settings, backup: BackupStore, entries: int, rng: random.Random, *, max_buckets: int = 2**20
+) -> ComparisonReport:
+    """Compare about 300 conversations, both ways, in a random part of the registry, for screens and quick checks.
+
+    Does not check the fence. ``entries`` is the approximate number of entries in the registry. At most ``max_buckets``
+    buckets are read in Redis, even if they hold few entries; each costs about 15 µs.
+
+    Raises:
+        RedisUnavailableError, AwsUnavailableError, AccessDeniedError: one side cannot be read.
+        ConfigurationError: the backup table is bound to another layout.
+    """
+    from saltctl.stores.redis.buckets import RedisBucketReader
+
+    parts = min(max(entries // SAMPLED_CONVERSATIONS, settings.buckets // max_buckets, 1), settings.buckets)
+    options = ComparisonOptions(segments=1, sample=Sample(rng.randint(1, parts), parts))
+    with closing(RedisBucketReader(settings)) as reader:
+        return result_of(Comparison(settings, reader, None, backup, options).run())
 
 
 def _broken(reason: str) -> ComparisonBrokenError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +16,7 @@ from typing import Literal
 from saltctl.errors import UsageError
 from saltctl.salting import is_conversation_id, power_of_two_at_least, split_partition_key
 from saltctl.stores.contracts.messages import MessageStore
-from saltctl.stores.contracts.registry import BackupStore
+from saltctl.stores.contracts.registry import BackupEntry, BackupStore
 
 _RCU_BYTES = 4096
 """The bytes of a scan that one strongly consistent read unit covers; an eventually consistent one covers twice that."""
@@ -108,27 +108,20 @@ def discover(
                 if salt is not None and salt >= highest.get(conversation_id, 0):
                     highest[conversation_id] = salt
             yield ScanProgress(items, len(highest), consumed)
-    held = _read_backup(backup, sorted(highest))
-    found = [_judge(conversation_id, highest[conversation_id], held, cap) for conversation_id in sorted(highest)]
+    held: dict[str, BackupEntry] = {}
+    valid = [conversation_id for conversation_id in sorted(highest) if is_conversation_id(conversation_id)]
+    for start in range(0, len(valid), _IDS_PER_READ):
+        held |= backup.get_many(valid[start : start + _IDS_PER_READ])
+    found = [_judge(i, salt, held.get(i), cap) for i, salt in sorted(highest.items())]
     yield Discovery(items, found, consumed, round(clock() - started, 3))
 
 
-def _read_backup(backup: BackupStore, conversation_ids: Sequence[str]) -> dict[str, int]:
-    """Return max_n of the conversations that have an entry in the backup."""
-    held: dict[str, int] = {}
-    valid = [conversation_id for conversation_id in conversation_ids if is_conversation_id(conversation_id)]
-    for start in range(0, len(valid), _IDS_PER_READ):
-        entries = backup.get_many(valid[start : start + _IDS_PER_READ])
-        held |= {conversation_id: entry.max_n for conversation_id, entry in entries.items()}
-    return held
-
-
-def _judge(conversation_id: str, highest: int, held: Mapping[str, int], cap: int) -> Discovered:
+def _judge(conversation_id: str, highest: int, entry: BackupEntry | None, cap: int) -> Discovered:
     """Compare the highest salt with messages to the N that the backup holds."""
     needed = max(power_of_two_at_least(highest + 1), 2)
     if not is_conversation_id(conversation_id):
         return Discovered(conversation_id, needed, None, "invalid-id")
-    backup_n = held.get(conversation_id, 1)
+    backup_n = 1 if entry is None else entry.max_n
     if backup_n > max(highest, 1):  # a reader with max_n 1 does not read salt 0
         return Discovered(conversation_id, needed, backup_n, "held")
     return Discovered(conversation_id, needed, backup_n, "above-cap" if needed > cap else "behind")

@@ -1,12 +1,15 @@
-"""Drift: how Redis and the backup can disagree, how it differs from a raise in progress, and its repair."""
+"""Drift: how Redis and the backup can disagree, how it differs from a raise in progress, and its repair.
+
+The options and the results of a comparison are here, too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from saltctl.errors import RefusedError
+from saltctl.errors import RefusedError, UsageError
 from saltctl.registry.registry import Registry
 from saltctl.salting import power_of_two_at_least
 from saltctl.stores.contracts.registry import BackupEntry
@@ -35,6 +38,92 @@ class Drift:
     write_n: int | None = None
     repaired: bool = False
     problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The ``part``-th of ``parts``, from 1: the buckets whose number is ``part - 1`` modulo ``parts``."""
+
+    part: int
+    parts: int
+
+    def __post_init__(self) -> None:
+        """Refuse a sample that is not a part of the whole."""
+        in_range = 1 <= self.parts <= 1_000_000
+        if not in_range or not 1 <= self.part <= self.parts:
+            rule = "K must be between 1 and N" if in_range else "N must be between 1 and 1,000,000"
+            raise UsageError(f"--sample {self.part}/{self.parts}: {rule}", hint="saltctl compare --sample 1/24")
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonOptions:
+    """How to compare.
+
+    Args:
+        segments: parallel scans of the backup.
+        sample: the part to compare; everything if None.
+        grace: seconds before suspected drift is checked again. A raise takes milliseconds; one that takes longer
+            than this is reported as interrupted.
+        page_limit: the largest number of items in a page of the scan, for tests.
+        batch_size: entries that are looked up in Redis at once; by default four for each of 16,384 buckets, so that
+            one command covers several.
+        max_suspects: entries that wait for their second check; with more of them, the scan waits.
+    """
+
+    segments: int = 4
+    sample: Sample | None = None
+    grace: float = 2.0
+    page_limit: int | None = None
+    batch_size: int = 65_536
+    max_suspects: int = 50_000
+
+    def __post_init__(self) -> None:
+        """Refuse a number of segments that DynamoDB would refuse."""
+        if not 1 <= self.segments <= 1_000_000:
+            raise UsageError(f"segments must be from 1 to 1,000,000, not {self.segments}", hint="--segments 4")
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonProgress:
+    """Counts so far. ``consumed_rcu`` is in read capacity units."""
+
+    checked: int
+    drift: int
+    seconds: float
+    consumed_rcu: float
+
+
+@dataclass(slots=True)
+class ComparisonReport:
+    """The result of a comparison, with the keys of the command line's contract, or its counts so far.
+
+    ``checked`` conversations were compared; ``in_sync`` of them agree. The next four count the others by their kind
+    of drift; ``repaired`` of these agree now. ``verified``: Redis answers lookups. ``drift`` lists the first 1,000.
+    ``damaged`` items of the backup could not be compared.
+    """
+
+    checked: int = 0
+    in_sync: int = 0
+    behind: int = 0
+    missing: int = 0
+    unbacked: int = 0
+    uncommitted: int = 0
+    repaired: int = 0
+    verified: bool = False
+    drift: list[Drift] = field(default_factory=list)
+    seconds: float = 0.0
+    damaged: int = 0
+    consumed_rcu: float = 0.0
+
+    @property
+    def differing(self) -> int:
+        """The number of conversations that differ, or differed before they were repaired."""
+        return self.behind + self.missing + self.unbacked + self.uncommitted
+
+    @property
+    def unrepaired(self) -> int:
+        """The number of conversations that still differ."""
+        return self.differing - self.repaired
 
 
 class Suspect(NamedTuple):

@@ -304,15 +304,10 @@ class Registry:
             if not committed:
                 self.backup.commit_write_n(conversation_id, n)
         except SaltctlError as exc:
-            raise _raise_incomplete(conversation_id, n, done, exc) from exc
-
-
-def _raise_incomplete(conversation_id: str, n: int, step: RaiseStep, cause: SaltctlError) -> RaiseIncompleteError:
-    """Create the error for a raise that stopped after ``step``."""
-    reason = "the backup holds it and Redis does not" if step == "backup" else "its last step is not confirmed"
-    hint = cause.hint if cause.hint.startswith(_COMMANDS) else cause.hint[:1].upper() + cause.hint[1:]
-    return RaiseIncompleteError(
-        f"the raise of {conversation_id!r} to {n} is incomplete: {reason}. {cause.message}",
-        step=step,
-        hint=f"readers miss nothing. To complete it, run the same again, or `saltctl rebuild`. {hint}".strip(),
-    )
+            reason = "the backup holds it and Redis does not" if done == "backup" else "its last step is not confirmed"
+            hint = exc.hint if exc.hint.startswith(_COMMANDS) else exc.hint[:1].upper() + exc.hint[1:]
+            raise RaiseIncompleteError(
+                f"the raise of {conversation_id!r} to {n} is incomplete: {reason}. {exc.message}",
+                step=done,
+                hint=f"readers miss nothing. To complete it, run the same again, or `saltctl rebuild`. {hint}".strip(),
+            ) from exc

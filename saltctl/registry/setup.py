@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,32 +30,25 @@ def set_up(
     Raises:
         ConfigurationError: a resource exists and cannot be used, such as a table with other keys.
     """
-    store.check_server()
-    done: Literal["created", "create"] = "create" if dry_run else "created"
-    table = f"table {settings.backup_table}"
-    if backup.describe() is not None:
-        backup.check_table()
-        yield Action(table, "exists", "keys are right")
-    else:
+
+    def ensure(resource: str, exists: bool, create: Callable[[], None], checked: str, properties: str) -> Action:
+        if exists:
+            return Action(resource, "exists", checked)
         if not dry_run:
-            backup.create()
-        yield Action(table, done, "on demand, deletion protection, point-in-time recovery")
+            create()
+        return Action(resource, "create" if dry_run else "created", properties)
+
+    store.check_server()
+    if exists := backup.describe() is not None:
+        backup.check_table()
+    properties = "on demand, deletion protection, point-in-time recovery"
+    yield ensure(f"table {settings.backup_table}", exists, backup.create, "keys are right", properties)
     if not dry_run:
         backup.claim_layout(settings.layout, settings.key_prefix)
     stream = HeatStream(settings)
-    name = f"group {stream.group} of stream {stream.key}"
-    if stream.group_exists():
-        yield Action(name, "exists", "")
-    else:
-        if not dry_run:
-            stream.create_group()
-        yield Action(name, done, "from the beginning of the stream")
+    name, properties = f"group {stream.group} of stream {stream.key}", "from the beginning of the stream"
+    yield ensure(name, stream.group_exists(), stream.create_group, "", properties)
     if messages:
-        messages_table = MessagesTable(settings)
-        name = f"table {messages_table.name}"
-        if messages_table.describe():
-            yield Action(name, "exists", "")
-        else:
-            if not dry_run:
-                messages_table.create()
-            yield Action(name, done, "conversation_id (S), sort_key (S), on demand")
+        table = MessagesTable(settings)
+        properties = "conversation_id (S), sort_key (S), on demand"
+        yield ensure(f"table {table.name}", table.describe() is not None, table.create, "", properties)

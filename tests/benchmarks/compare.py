@@ -11,7 +11,8 @@ import sys
 import time
 from dataclasses import dataclass
 
-from saltctl.registry.compare import Comparison, ComparisonOptions, result_of
+from saltctl.registry.compare import Comparison, result_of
+from saltctl.registry.drift import ComparisonOptions
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.buckets import RedisBucketReader

@@ -12,16 +12,8 @@ from typing import Any, cast
 import pytest
 
 from saltctl.errors import ComparisonBrokenError, ConfigurationError, DamagedEntryError, ThrottledError, UsageError
-from saltctl.registry.compare import (
-    MAX_BUCKET_SAMPLE_PARTS,
-    MAX_LISTED,
-    Comparison,
-    ComparisonOptions,
-    ComparisonReport,
-    Sample,
-    result_of,
-)
-from saltctl.registry.drift import Drift
+from saltctl.registry.compare import MAX_BUCKET_SAMPLE_PARTS, MAX_LISTED, Comparison, result_of
+from saltctl.registry.drift import ComparisonOptions, ComparisonReport, Drift, Sample
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings

@@ -20,7 +20,8 @@ import pytest
 
 from saltctl.errors import ComparisonBrokenError, RedisUnavailableError
 from saltctl.local.servers import LocalRedis
-from saltctl.registry.compare import Comparison, ComparisonOptions, ComparisonReport, result_of
+from saltctl.registry.compare import Comparison, result_of
+from saltctl.registry.drift import ComparisonOptions, ComparisonReport
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, PrintLine, drain, show_progress
@@ -54,40 +54,41 @@ def show_rebuild(
     ``quiet`` shows skipped items and failed checkpoints alone.
     """
     with show_progress("acquiring the lease", clock, quiet=quiet) as (show_line, keep_line):
-        return drain(events, RebuildReport, _EventPrinter(show_line, keep_line, quiet=quiet))
+        return drain(events, RebuildReport, _EventPrinter(show_line, keep_line, quiet))
 
 
+@dataclass
 class _EventPrinter:
     """Prints events. ``show_line`` shows the current state, ``keep_line`` prints a line that stays."""
 
-    def __init__(self, show_line: PrintLine, keep_line: PrintLine, *, quiet: bool) -> None:
-        self._show_line = show_line
-        self._keep_line = keep_line
-        self._quiet = quiet
-        self._named = 0
+    show_line: PrintLine
+    keep_line: PrintLine
+    quiet: bool
+    named: int = 0
 
     def __call__(self, event: Event) -> None:
         match event:
             case StartDelayed() | RebuildStarted() | RebuildProgress():
-                self._show_line(printable(_state(event)))
+                self.show_line(printable(_describe(event)))
             case CostEstimate() | RebuildResumed() | CheckpointRejected():
-                if not self._quiet:
-                    note(printable(_announcement(event)))
+                if not self.quiet:
+                    note(printable(_describe(event)))
             case CheckpointNotSaved():
                 warn(f"cannot write the checkpoint, the rebuild continues: {event.reason}")
             case DamagedEntry() | EntryAboveCap():
-                self._name(event)
-
-    def _name(self, event: DamagedEntry | EntryAboveCap) -> None:
-        self._named += 1
-        if self._named <= MAX_DAMAGED_NAMED:
-            self._keep_line(printable(_problem(event)))
-        elif self._named == MAX_DAMAGED_NAMED + 1:
-            warn("more items are damaged or above the cap; they are counted, but no longer named")
+                self.named += 1
+                if self.named <= MAX_DAMAGED_NAMED:
+                    self.keep_line(printable(_describe(event)))
+                elif self.named == MAX_DAMAGED_NAMED + 1:
+                    warn("more items are damaged or above the cap; they are counted, but no longer named")
 
 
-def _state(event: StartDelayed | RebuildStarted | RebuildProgress) -> str:
+def _describe(event: Event) -> str:
     match event:
+        case StartDelayed():
+            loaded = "" if event.percent is None else f": {event.percent:.0f} %"
+            remaining = "" if event.eta_seconds is None else f", {event.eta_seconds:,.0f} s to go"
+            return f"waiting: {event.reason}{loaded}{remaining}"
         case RebuildStarted():
             return "marking buckets" if event.verified_before else "Redis is not verified; marking buckets"
         case RebuildProgress():
@@ -95,26 +96,20 @@ def _state(event: StartDelayed | RebuildStarted | RebuildProgress) -> str:
                 f"{event.entries:,} entries, {event.restored:,} of them new to Redis, "
                 f"{event.entries / max(event.seconds, 0.001):,.0f}/s, {event.consumed_rcu:,.1f} RCU"
             )
-    loaded = "" if event.percent is None else f": {event.percent:.0f} %"
-    remaining = "" if event.eta_seconds is None else f", {event.eta_seconds:,.0f} s to go"
-    return f"waiting: {event.reason}{loaded}{remaining}"
-
-
-def _announcement(event: CostEstimate | RebuildResumed | CheckpointRejected) -> str:
-    match event:
+        case CostEstimate():
+            duration = "" if event.seconds is None else f", {event.seconds:,.0f} s at this --max-rcu"
+            return (
+                f"reading the backup costs about {event.rcu:,} RCU{duration}: {event.items:,} items, "
+                f"{event.bytes:,} bytes; DescribeTable reports these up to six hours late"
+            )
         case RebuildResumed():
             at = iso_utc(event.written, "seconds")
             return f"resuming from the checkpoint of {at}, after {event.entries:,} entries; --restart starts over"
         case CheckpointRejected():
             return f"starting over: {event.reason}"
-    duration = "" if event.seconds is None else f", {event.seconds:,.0f} s at this --max-rcu"
-    return (
-        f"reading the backup costs about {event.rcu:,} RCU{duration}: {event.items:,} items, {event.bytes:,} bytes; "
-        "DescribeTable reports these up to six hours late"
-    )
-
-
-def _problem(event: DamagedEntry | EntryAboveCap) -> str:
-    if isinstance(event, EntryAboveCap):
-        return f"{event.conversation_id!r} has N {event.max_n}, above max_n_cap; it is merged like every other entry"
-    return f"skipped {event.conversation_id!r}: {event.problem}"
+        case EntryAboveCap():
+            n = event.max_n
+            return f"{event.conversation_id!r} has N {n}, above max_n_cap; it is merged like every other entry"
+        case DamagedEntry():
+            return f"skipped {event.conversation_id!r}: {event.problem}"
+    raise TypeError(event)

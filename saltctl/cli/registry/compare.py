@@ -17,7 +17,7 @@ from saltctl.cli.text import printable
 from saltctl.errors import ExitCode
 
 if TYPE_CHECKING:
-    from saltctl.registry.compare import ComparisonOptions, ComparisonReport, Sample
+    from saltctl.registry.drift import ComparisonOptions, ComparisonReport, Sample
 
 COLUMNS = columns_of(
     "checked in_sync behind missing unbacked uncommitted repaired verified damaged seconds consumed_rcu sample drift"
@@ -55,7 +55,7 @@ def compare(
       saltctl compare --repair --dry-run
       saltctl compare --sample 1/24 -o json
     """
-    from saltctl.registry.compare import ComparisonOptions
+    from saltctl.registry.drift import ComparisonOptions
 
     session = session_of(context)
     with track_job("compare", session, cron=cron, metrics_file=metrics_file) as job:
@@ -80,7 +80,7 @@ def compare(
 
 def parse_sample(text: str | None) -> Sample | None:
     """Parse ``K/N``."""
-    from saltctl.registry.compare import Sample
+    from saltctl.registry.drift import Sample
 
     if text is None:
         return None
@@ -91,7 +91,8 @@ def parse_sample(text: str | None) -> Sample | None:
 
 
 def _run(session: Session, options: ComparisonOptions, *, repair: bool, quiet: bool) -> ComparisonReport:
-    from saltctl.registry.compare import Comparison, ComparisonProgress, ComparisonReport, Event
+    from saltctl.registry.compare import Comparison, Event
+    from saltctl.registry.drift import ComparisonProgress, ComparisonReport
     from saltctl.stores.contracts.registry import DamagedEntry
     from saltctl.stores.redis.buckets import RedisBucketReader
 

@@ -9,7 +9,7 @@ from saltctl.errors import AccessDeniedError, ConfigurationError, SaltctlError, 
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.rebuild.lease import LEASE_EXPIRY
-from saltctl.registry.drift_sample import compare_sample
+from saltctl.registry.compare import compare_sample
 from saltctl.stores.contracts.messages import TableKeys
 from saltctl.throttling.scan import scan_recent
 from saltctl.urls import is_loopback

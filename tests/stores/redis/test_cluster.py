@@ -19,7 +19,8 @@ from saltctl.health.facts import Facts
 from saltctl.local.servers import LocalMoto
 from saltctl.rebuild.events import RebuildProgress
 from saltctl.rebuild.options import RebuildOptions
-from saltctl.registry.compare import Comparison, ComparisonOptions, result_of
+from saltctl.registry.compare import Comparison, result_of
+from saltctl.registry.drift import ComparisonOptions
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
