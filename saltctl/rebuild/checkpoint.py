@@ -155,8 +155,6 @@ class CheckpointManager:
         token: the token of a rebuild that starts over. A rebuild that resumes keeps the token of its checkpoint,
             because new marks would claim that nothing was lost in between.
         every: seconds between two saves.
-        clock: returns monotonic seconds.
-        now: returns seconds since the epoch.
     """
 
     item: CheckpointItem | None
@@ -188,10 +186,12 @@ class CheckpointManager:
             return None
         checkpoint = None
         try:
-            if mode is not ResumeMode.NEVER:
-                checkpoint = self._load_valid(self.item, scope)
-            if checkpoint is None and mode is ResumeMode.ALWAYS:
+            found = None if mode is ResumeMode.NEVER else load_checkpoint(self.item)
+            if found and (problem := found.scope.difference(scope) or self._lost_marks(found)):
+                raise CheckpointRefusedError(f"the checkpoint is not valid any more: {problem}", hint=_RESTART)
+            if found is None and mode is ResumeMode.ALWAYS:
                 raise CheckpointRefusedError("there is no checkpoint of an interrupted rebuild", hint=_RESTART)
+            checkpoint = found
         except CheckpointRefusedError as exc:
             if mode is ResumeMode.ALWAYS:
                 raise
@@ -203,12 +203,6 @@ class CheckpointManager:
             yield RebuildResumed(checkpoint.written, checkpoint.merged.entries)
         self._scope = scope
         self._due = self.clock() + self.every
-        return checkpoint
-
-    def _load_valid(self, item: CheckpointItem, scope: CheckpointScope) -> Checkpoint | None:
-        checkpoint = load_checkpoint(item)
-        if checkpoint and (problem := checkpoint.scope.difference(scope) or self._lost_marks(checkpoint)):
-            raise CheckpointRefusedError(f"the checkpoint is not valid any more: {problem}", hint=_RESTART)
         return checkpoint
 
     def _lost_marks(self, checkpoint: Checkpoint) -> str:

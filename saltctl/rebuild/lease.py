@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 
 from saltctl.errors import LeaseHeldError, SaltctlError, UnavailableError
 from saltctl.rebuild.events import StartDelayed
@@ -26,14 +26,10 @@ class Lease:
     Args:
         owner: an id that is unique to this run.
         heartbeat_every: seconds between two heartbeats.
-        clock: returns monotonic seconds.
-        now: returns seconds since the epoch.
-        sleep: waits for a number of seconds.
     """
 
     store: LeaseStore
     owner: str
-    _: KW_ONLY
     heartbeat_every: float = HEARTBEAT_SECONDS
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time

@@ -51,27 +51,23 @@ class MergeBuffer:
     read: ScanPosition = field(default_factory=ScanPosition)
     restored: int = 0
     merged: ScanPosition = field(init=False)
-    _pending: list[tuple[str, int, int]] = field(default_factory=list, init=False)
+    pending: list[tuple[str, int, int]] = field(default_factory=list, init=False)
+    """Entries that were read but not flushed."""
     _in_progress: ScanPosition | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Start with everything merged that was read before."""
         self.merged = self.read.copy()
 
-    @property
-    def pending(self) -> int:
-        """Number of entries that were read but not flushed."""
-        return len(self._pending)
-
     def add(self, page: BackupPage) -> None:
         """Buffer the entries of a page."""
         self.read.add(page)
-        self._pending += page.entries
+        self.pending += page.entries
 
     def flush(self) -> None:
         """Wait for the merges in progress, then start those of all pending entries."""
         self.wait()
-        pending, self._pending = self._pending, []
+        pending, self.pending = self.pending, []
         self._in_progress = self.read.copy()
         if len(self.sessions) == 1:
             (session,) = self.sessions.values()

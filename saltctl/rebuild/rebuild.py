@@ -24,16 +24,8 @@ from saltctl.errors import (
     SaltctlError,
     UnavailableError,
 )
+from saltctl.rebuild import events
 from saltctl.rebuild.checkpoint import CheckpointManager, CheckpointScope
-from saltctl.rebuild.events import (
-    CostEstimate,
-    EntryAboveCap,
-    Event,
-    RebuildProgress,
-    RebuildReport,
-    RebuildStarted,
-    StartDelayed,
-)
 from saltctl.rebuild.lease import Lease
 from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
 from saltctl.rebuild.options import RebuildOptions
@@ -97,16 +89,10 @@ class Rebuild:
 
     def __post_init__(self) -> None:
         """Prepare the lease, and acquire nothing."""
-        self._lease = Lease(
-            self.lease or self.backup.lease,
-            self.token,
-            heartbeat_every=self.options.heartbeat_every,
-            clock=self.clock,
-            now=self.now,
-            sleep=self.sleep,
-        )
+        store, every = self.lease or self.backup.lease, self.options.heartbeat_every
+        self._lease = Lease(store, self.token, every, self.clock, self.now, self.sleep)
 
-    def run(self) -> Generator[Event, None, None]:
+    def run(self) -> Generator[events.Event, None, None]:
         """Rebuild, yielding events and last the report.
 
         Raises:
@@ -144,7 +130,7 @@ class Rebuild:
             return 0
         return len(verified) if all(verified.values()) else 0
 
-    def _wait_for_redis(self, timeout: float) -> Iterator[StartDelayed]:
+    def _wait_for_redis(self, timeout: float) -> Iterator[events.StartDelayed]:
         """Return when every primary is ready. Yields an event before each pause, for up to ``timeout`` seconds."""
         deadline = self.clock() + timeout
         while (delay := self._delay_of_redis()) is not None:
@@ -156,24 +142,24 @@ class Rebuild:
             yield delay
             self.sleep(min(0.5, max(deadline - self.clock(), 0.01)))
 
-    def _delay_of_redis(self) -> StartDelayed | None:
+    def _delay_of_redis(self) -> events.StartDelayed | None:
         """Return why Redis is not ready; None if all primaries are."""
         try:
             infos = [self.store.server(primary) for primary in self.store.primaries()]
         except RedisUnavailableError as exc:
-            return StartDelayed(exc.message)
+            return events.StartDelayed(exc.message)
         for info in infos:
             if int(info.get("loading", 0)):
-                percent = float(info.get("loading_loaded_perc", 0.0))
-                return StartDelayed("Redis is loading its data", percent, float(info.get("loading_eta_seconds", 0.0)))
+                percent, eta = info.get("loading_loaded_perc", 0.0), info.get("loading_eta_seconds", 0.0)
+                return events.StartDelayed("Redis is loading its data", float(percent), float(eta))
         return None
 
-    def _rebuild(self) -> Iterator[Event]:
+    def _rebuild(self) -> Iterator[events.Event]:
         self._started = self.clock()
         sessions = {session.primary: session for session in self.store.sessions()}
         try:
             self._verified_before = all(self.store.verified().values())
-            yield RebuildStarted(len(sessions), self._verified_before)
+            yield events.RebuildStarted(len(sessions), self._verified_before)
             # The tokens first, the scan second: step 5 notices every loss after this line.
             run = yield from self._mark_or_resume(sessions)
             yield from self._merge_and_verify(run)
@@ -185,7 +171,7 @@ class Rebuild:
         resumed = run.checkpoints.token != self.token
         yield self._report(run.buffer.read, run.buffer.restored, verified=True, resumed=resumed, **counts)
 
-    def _mark_or_resume(self, sessions: Mapping[str, RedisRebuildSession]) -> Generator[Event, None, _Run]:
+    def _mark_or_resume(self, sessions: Mapping[str, RedisRebuildSession]) -> Generator[events.Event, None, _Run]:
         """Mark the buckets (step 3), or check that the marks of an interrupted rebuild are still there."""
         settings, options, by_primary = self.settings, self.options, self.store.by_primary
         manager = CheckpointManager(
@@ -202,7 +188,7 @@ class Rebuild:
         buffer = MergeBuffer(sessions, by_primary, checkpoint.merged, checkpoint.restored)
         return _Run(sessions, buffer, manager, list(checkpoint.half_done), resumed_entries=checkpoint.merged.entries)
 
-    def _merge_and_verify(self, run: _Run) -> Iterator[Event]:
+    def _merge_and_verify(self, run: _Run) -> Iterator[events.Event]:
         try:
             yield from self._merge_all(run)
             self._verify(run)
@@ -216,13 +202,13 @@ class Rebuild:
                 run.checkpoints.save(run.buffer, run.half_done)
             raise
 
-    def _merge_all(self, run: _Run) -> Iterator[Event]:
+    def _merge_all(self, run: _Run) -> Iterator[events.Event]:
         """Scan the backup and merge every entry (step 4)."""
         buffer = run.buffer
         for page in self.pages(buffer):
             # A half-done raise is completed after all of Redis has it, never before.
             run.half_done += [(i, max_n) for i, max_n, write_n in page.entries if write_n < max_n]
-            if buffer.pending >= self.options.batch or self.clock() >= run.flush_due:
+            if len(buffer.pending) >= self.options.batch or self.clock() >= run.flush_due:
                 buffer.flush()
                 run.flush_due = self.clock() + FLUSH_SECONDS
             if len(run.half_done) > self.options.max_half_done:
@@ -266,11 +252,11 @@ class Rebuild:
             self._lease.renew("completing raises")
         run.half_done = []
 
-    def _dry_run(self) -> Iterator[Event]:
+    def _dry_run(self) -> Iterator[events.Event]:
         """Count the entries that Redis lacks. Writes nothing anywhere."""
         size = self.backup.size()
         rcu, max_rcu = -(-size.bytes // 4096), self.options.max_rcu
-        cost = CostEstimate(size.items, size.bytes, rcu, None if max_rcu is None else round(rcu / max_rcu, 1))
+        cost = events.CostEstimate(size.items, size.bytes, rcu, None if max_rcu is None else round(rcu / max_rcu, 1))
         yield cost
         self._started = self.clock()
         position, missing = ScanPosition(), 0
@@ -282,20 +268,20 @@ class Rebuild:
         self._verified_before = all(verified.values())
         yield self._report(position, missing, primaries=len(verified), verified=self._verified_before, estimate=cost)
 
-    def _report_page(self, page: BackupPage, position: ScanPosition, restored: int) -> Iterator[Event]:
+    def _report_page(self, page: BackupPage, position: ScanPosition, restored: int) -> Iterator[events.Event]:
         yield from page.damaged
         for conversation_id, max_n in page.above_cap:
-            yield EntryAboveCap(conversation_id, max_n)
+            yield events.EntryAboveCap(conversation_id, max_n)
         now = self.clock()
         if now >= self._progress_due:
             self._progress_due = now + self.options.progress_every
-            yield RebuildProgress(position.entries, restored, now - self._started, position.consumed_rcu)
+            yield events.RebuildProgress(position.entries, restored, now - self._started, position.consumed_rcu)
 
     def _report(
         self, position: ScanPosition, restored: int, *, resumed_entries: int = 0, **values: Any
-    ) -> RebuildReport:
+    ) -> events.RebuildReport:
         elapsed = max(self.clock() - self._started, 1e-9)
-        return RebuildReport(
+        return events.RebuildReport(
             entries=position.entries,
             restored=restored,
             unchanged=position.entries - restored,

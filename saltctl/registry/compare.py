@@ -89,10 +89,11 @@ class Comparison:
     _progress_due: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        """Start the clock."""
+        """Start the clock, and choose the buckets."""
         self._started = self.clock()
-        sample = self.options.sample
-        if sample is None or sample.parts <= MAX_BUCKET_SAMPLE_PARTS:
+        self._sample = self.options.sample or Sample(1, 1)
+        self._sampled = range(self._sample.part - 1, self.settings.buckets, self._sample.parts)
+        if self._sample.parts <= MAX_BUCKET_SAMPLE_PARTS:
             self._common = array("q", bytes(8 * self.settings.buckets))
 
     def run(self) -> Generator[Event, None, None]:
@@ -123,12 +124,14 @@ class Comparison:
     def _scan_backup(self) -> Iterator[Event]:
         """Look every entry of the backup up in Redis."""
         entries: list[tuple[str, int, int]] = []
+        sampled, buckets = self._sampled, self.settings.buckets
+        whole = self._common is None or len(sampled) == buckets
         with closing(self._pages()) as pages:
             for page in pages:
                 self._report.consumed_rcu += page.consumed_rcu
                 self._report.damaged += len(page.damaged)
                 yield from page.damaged
-                entries += self._sampled(page.entries)
+                entries += page.entries if whole else [e for e in page.entries if bucket_of(e[0], buckets) in sampled]
                 if len(entries) >= self.options.batch_size:
                     self._compare_with_redis(entries)
                     entries = []
@@ -137,17 +140,11 @@ class Comparison:
         self._compare_with_redis(entries)
 
     def _pages(self) -> Generator[BackupPage, None, None]:
-        options = self.options
-        if options.sample is None or self._common is not None:
-            return self.backup.scan(options.segments, limit=options.page_limit)
+        limit, sample = self.options.page_limit, self._sample
+        if self._common is not None:
+            return self.backup.scan(self.options.segments, limit=limit)
         # The segments of DynamoDB are not the buckets of the sample, but all samples together cover both sides.
-        return self.backup.scan(options.sample.parts, limit=options.page_limit, only=options.sample.part - 1)
-
-    def _sampled(self, entries: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-        sample, buckets = self.options.sample, self.settings.buckets
-        if sample is None or self._common is None:
-            return entries
-        return [entry for entry in entries if bucket_of(entry[0], buckets) % sample.parts == sample.part - 1]
+        return self.backup.scan(sample.parts, limit=limit, only=sample.part - 1)
 
     def _compare_with_redis(self, entries: Sequence[tuple[str, int, int]]) -> None:
         """Look entries up in Redis; those that look like drift become suspects."""
@@ -173,27 +170,21 @@ class Comparison:
             due: list[Suspect] = []
             while suspects and len(due) < _IDS_PER_READ and (suspects[0].due <= now or not due):
                 due.append(suspects.popleft())
-            yield from self._recheck(due)
-
-    def _recheck(self, suspects: Sequence[Suspect]) -> Iterator[Drift]:
-        held = self.redis.read([suspect.conversation_id for suspect in suspects])
-        # Redis first, then the backup: by the protocol the backup then holds what Redis held.
-        at_least = [s.conversation_id for s, n in zip(suspects, held, strict=True) if count_of(n) >= s.max_n]
-        entries, damaged = self._read_backup(at_least)
-        for suspect, n in zip(suspects, held, strict=True):
-            if suspect.conversation_id not in damaged:
-                drift = classify(suspect, n, entries.get(suspect.conversation_id))
-                if drift is not None:
-                    yield self._count(drift)
+            # Redis first, then the backup: by the protocol the backup then holds what Redis held.
+            pairs = list(zip(due, self.redis.read([suspect.conversation_id for suspect in due]), strict=True))
+            entries, damaged = self._read_backup([s.conversation_id for s, n in pairs if count_of(n) >= s.max_n])
+            for suspect, n in pairs:
+                if suspect.conversation_id not in damaged:
+                    drift = classify(suspect, n, entries.get(suspect.conversation_id))
+                    if drift is not None:
+                        yield self._count(drift)
 
     # From Redis to the backup.
 
     def _scan_redis(self) -> Iterator[Event]:
         """Find the entries of Redis that the backup lacks."""
-        sample = self.options.sample or Sample(1, 1)
-        buckets = range(sample.part - 1, self.settings.buckets, sample.parts)
-        for start in range(0, len(buckets), _BUCKETS_PER_READ):
-            yield from self._scan_buckets(self._larger_than_common(buckets[start : start + _BUCKETS_PER_READ]))
+        for start in range(0, len(self._sampled), _BUCKETS_PER_READ):
+            yield from self._scan_buckets(self._larger_than_common(self._sampled[start : start + _BUCKETS_PER_READ]))
             yield from self._progress()
 
     def _larger_than_common(self, buckets: Sequence[int]) -> Sequence[int]:

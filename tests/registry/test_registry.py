@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -72,7 +72,9 @@ Opener = Callable[..., Registry]
 def over(clock: Clock) -> Opener:
     """Open a registry over these stores."""
 
-    def open_(store: RegistryStore, backup: BackupStore, *, layout: str = "v1:64", cap: int = 256) -> Registry:
+    def open_(
+        store: RegistryStore, backup: BackupStore, *, layout: str = "v1:64", cap: int = 256, breaker: float = 5.0
+    ) -> Registry:
         return Registry(
             store,
             backup,
@@ -80,7 +82,7 @@ def over(clock: Clock) -> Opener:
             key_prefix="salt",
             cap=cap,
             actor="tester",
-            breaker_seconds=5.0,
+            breaker_seconds=breaker,
             clock=clock,
             now=lambda: NOON,
         )
@@ -262,6 +264,51 @@ def test_a_failure_after_the_breaker_closed_opens_it_again(registry: Registry, r
             assert registry.lookup("conv").source == "backup"
         clock.seconds += 5.1
     assert redis.calls == ["lookup"] * 3
+
+
+def test_the_breaker_is_per_server(over: Opener, backup: MemoryBackup) -> None:
+    """Failures of another server do not count, and a success closes the breaker of its own server alone."""
+    store = MemoryRedis(primaries=2)
+    registry = over(store, backup)
+    failed = store.primary_of("even")
+    assert failed != store.primary_of("odd")
+    store.faults[failed].before["lookup"] = DOWN
+    assert registry.lookup("even").source == "backup"
+    store.faults[failed].clear()
+    for _ in range(2):
+        assert registry.lookup("odd").source == "redis"
+        assert registry.lookup("even").source == "backup"
+    assert store.faults[failed].calls == []
+
+
+def test_a_breaker_of_zero_seconds_never_opens(
+    over: Opener, store: MemoryRedis, backup: MemoryBackup, redis: Faults
+) -> None:
+    """With breaker_seconds 0 every lookup asks Redis."""
+    registry = over(store, backup, breaker=0.0)
+    redis.before["lookup"] = DOWN
+    assert [registry.lookup("conv").source for _ in range(2)] == ["backup", "backup"]
+    assert redis.calls == ["lookup", "lookup"]
+
+
+def test_an_open_breaker_closes_after_its_seconds(over: Opener, backup: MemoryBackup, clock: Clock) -> None:
+    """The server is skipped for exactly that long after its last failure, also one of a lookup that began before."""
+
+    class Slow(MemoryRedis):
+        def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+            asked.append(clock.seconds)
+            if len(asked) == 1:
+                registry.lookup("conv")  # a lookup of another thread, which fails first
+                clock.seconds = 1004.0
+            if len(asked) <= 2:
+                raise DOWN
+            return super().lookup(primary, conversation_ids)
+
+    asked: list[float] = []
+    registry = over(Slow(), backup)
+    for clock.seconds, source in ((1000.0, "backup"), (1008.9, "backup"), (1009.0, "redis"), (1009.0, "redis")):
+        assert registry.lookup("conv").source == source
+    assert asked == [1000.0, 1000.0, 1009.0, 1009.0]
 
 
 def test_an_open_breaker_does_not_stop_a_raise(registry: Registry, store: MemoryRedis, redis: Faults) -> None:

@@ -18,14 +18,7 @@ from saltctl.cli.rebuild.view import COLUMNS, print_report, show_rebuild
 from saltctl.cli.session import Session, is_interactive, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted
-from saltctl.errors import (
-    AwsUnavailableError,
-    CheckpointRefusedError,
-    ExitCode,
-    LeaseHeldError,
-    SaltctlError,
-    UsageError,
-)
+from saltctl.errors import AwsUnavailableError, ExitCode, LeaseHeldError, RefusedError, SaltctlError, UsageError
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
@@ -133,7 +126,7 @@ def _interrupted(session: Session) -> Checkpoint | None:
     from saltctl.rebuild.lease import LEASE_EXPIRY
 
     session.backup.check_table()
-    with suppress(CheckpointRefusedError):
+    with suppress(RefusedError):
         holder = session.backup.lease.holder()
         if holder is None or time.time() - holder.heartbeat > LEASE_EXPIRY:
             return load_checkpoint(session.backup.checkpoint)

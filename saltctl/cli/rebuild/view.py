@@ -10,18 +10,7 @@ from typing import TYPE_CHECKING
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, PrintLine, drain, show_progress
 from saltctl.cli.output import columns_of, note, print_fields, warn
 from saltctl.cli.text import counted, printable
-from saltctl.rebuild.events import (
-    CheckpointNotSaved,
-    CheckpointRejected,
-    CostEstimate,
-    EntryAboveCap,
-    Event,
-    RebuildProgress,
-    RebuildReport,
-    RebuildResumed,
-    RebuildStarted,
-    StartDelayed,
-)
+from saltctl.rebuild import events
 from saltctl.stores.contracts.registry import DamagedEntry
 from saltctl.times import iso_utc
 
@@ -34,7 +23,7 @@ COLUMNS = columns_of(
 )
 
 
-def print_report(screen: Console, report: RebuildReport) -> None:
+def print_report(screen: Console, report: events.RebuildReport) -> None:
     """Print the outcome as one sentence, and the report as a table below it."""
     if report.verified_before and report.seconds == 0:  # --if-needed read nothing
         screen.print("Redis was verified already: nothing to do")
@@ -47,14 +36,14 @@ def print_report(screen: Console, report: RebuildReport) -> None:
 
 
 def show_rebuild(
-    events: Generator[Event, None, None], clock: Callable[[], float] = time.monotonic, *, quiet: bool = False
-) -> RebuildReport:
+    running: Generator[events.Event, None, None], clock: Callable[[], float] = time.monotonic, *, quiet: bool = False
+) -> events.RebuildReport:
     """Run a rebuild, show its events on stderr and return its report. ``clock`` returns seconds.
 
     ``quiet`` shows skipped items and failed checkpoints alone.
     """
     with show_progress("acquiring the lease", clock, quiet=quiet) as (show_line, keep_line):
-        return drain(events, RebuildReport, _EventPrinter(show_line, keep_line, quiet))
+        return drain(running, events.RebuildReport, _EventPrinter(show_line, keep_line, quiet))
 
 
 @dataclass
@@ -66,16 +55,16 @@ class _EventPrinter:
     quiet: bool
     named: int = 0
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: events.Event) -> None:
         match event:
-            case StartDelayed() | RebuildStarted() | RebuildProgress():
+            case events.StartDelayed() | events.RebuildStarted() | events.RebuildProgress():
                 self.show_line(printable(_describe(event)))
-            case CostEstimate() | RebuildResumed() | CheckpointRejected():
+            case events.CostEstimate() | events.RebuildResumed() | events.CheckpointRejected():
                 if not self.quiet:
                     note(printable(_describe(event)))
-            case CheckpointNotSaved():
+            case events.CheckpointNotSaved():
                 warn(f"cannot write the checkpoint, the rebuild continues: {event.reason}")
-            case DamagedEntry() | EntryAboveCap():
+            case DamagedEntry() | events.EntryAboveCap():
                 self.named += 1
                 if self.named <= MAX_DAMAGED_NAMED:
                     self.keep_line(printable(_describe(event)))
@@ -83,31 +72,31 @@ class _EventPrinter:
                     warn("more items are damaged or above the cap; they are counted, but no longer named")
 
 
-def _describe(event: Event) -> str:
+def _describe(event: events.Event) -> str:
     match event:
-        case StartDelayed():
+        case events.StartDelayed():
             loaded = "" if event.percent is None else f": {event.percent:.0f} %"
             remaining = "" if event.eta_seconds is None else f", {event.eta_seconds:,.0f} s to go"
             return f"waiting: {event.reason}{loaded}{remaining}"
-        case RebuildStarted():
+        case events.RebuildStarted():
             return "marking buckets" if event.verified_before else "Redis is not verified; marking buckets"
-        case RebuildProgress():
+        case events.RebuildProgress():
             return (
                 f"{event.entries:,} entries, {event.restored:,} of them new to Redis, "
                 f"{event.entries / max(event.seconds, 0.001):,.0f}/s, {event.consumed_rcu:,.1f} RCU"
             )
-        case CostEstimate():
+        case events.CostEstimate():
             duration = "" if event.seconds is None else f", {event.seconds:,.0f} s at this --max-rcu"
             return (
                 f"reading the backup costs about {event.rcu:,} RCU{duration}: {event.items:,} items, "
                 f"{event.bytes:,} bytes; DescribeTable reports these up to six hours late"
             )
-        case RebuildResumed():
+        case events.RebuildResumed():
             at = iso_utc(event.written, "seconds")
             return f"resuming from the checkpoint of {at}, after {event.entries:,} entries; --restart starts over"
-        case CheckpointRejected():
+        case events.CheckpointRejected():
             return f"starting over: {event.reason}"
-        case EntryAboveCap():
+        case events.EntryAboveCap():
             n = event.max_n
             return f"{event.conversation_id!r} has N {n}, above max_n_cap; it is merged like every other entry"
         case DamagedEntry():
