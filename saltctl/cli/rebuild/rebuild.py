@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from saltctl.rebuild.events import RebuildReport
     from saltctl.rebuild.options import RebuildOptions
 
+_HINT_SECONDS = 2.0
+"""Seconds that the search for a checkpoint may delay the end of an interrupted rebuild."""
+
 
 def rebuild(
     context: typer.Context,
@@ -79,7 +82,7 @@ def rebuild(
         )
         if not dry_run:
             session.require_consent("Rebuild Redis?", confirm)
-        with deadline(timeout), _resume_hint(session, quiet=cron or dry_run):
+        with _resume_hint(session, quiet=cron or dry_run), deadline(timeout):
             report = _run(session, options, quiet=cron)
         changed = not dry_run and bool(report.restored or report.committed or not report.verified_before)
         happened, view = changed or report.skipped > 0, partial(print_report, report=report)
@@ -141,7 +144,7 @@ def _resume_hint(session: Session, *, quiet: bool) -> Iterator[None]:
     except (AwsUnavailableError, LeaseHeldError):
         raise  # the checkpoint cannot be read, or it is that of a rebuild in progress
     except BaseException:
-        with suppress(SaltctlError):
+        with suppress(SaltctlError), deadline(_HINT_SECONDS):
             if not quiet and session.backup.checkpoint.load() is not None:
                 note("a checkpoint is kept; to resume from it: saltctl rebuild --resume")
         raise
