@@ -32,6 +32,7 @@ def set_up(
     """
 
     def ensure(resource: str, exists: bool, create: Callable[[], None], checked: str, properties: str) -> Action:
+        """Create the resource unless it exists or this is a dry run."""
         if exists:
             return Action(resource, "exists", checked)
         if not dry_run:

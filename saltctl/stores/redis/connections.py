@@ -143,6 +143,7 @@ class Connections:
         pool = self.client(primary).connection_pool
 
         def ask_once() -> list[Any]:
+            """Send the commands in one packet, and read their replies."""
             connection = pool.get_connection()
             replies: list[Any] = []
             try:
