@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from saltctl.settings import SPECS, Settings
 from saltctl.urls import has_password
@@ -122,16 +122,20 @@ def iam(settings: Settings) -> str:
             (_CHANGE_ALARMS, f"arn:aws:cloudwatch:{region}:*:alarm:saltctl/*"),
         ],
     }
-    policies = {
-        name: {"Version": "2012-10-17", "Statement": [_allow(*grant) for grant in grants[name]]} for name in grants
-    }
-    return json.dumps(policies, indent=2) + "\n"
+    return json.dumps({name: _policy(grants[name]) for name in grants}, indent=2) + "\n"
 
 
-def _allow(actions: str, resource: str) -> dict[str, object]:
-    """Return a statement. Actions without a service are DynamoDB's."""
-    names = [action if ":" in action else f"dynamodb:{action}" for action in actions.split()]
-    return {"Effect": "Allow", "Action": names, "Resource": resource}
+def _policy(grants: Sequence[tuple[str, str]]) -> dict[str, object]:
+    """Return a policy that allows actions on resources. Actions without a service are DynamoDB's."""
+    statements = [
+        {
+            "Effect": "Allow",
+            "Action": [action if ":" in action else f"dynamodb:{action}" for action in actions.split()],
+            "Resource": resource,
+        }
+        for actions, resource in grants
+    ]
+    return {"Version": "2012-10-17", "Statement": statements}
 
 
 def acl(settings: Settings) -> str:

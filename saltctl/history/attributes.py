@@ -52,11 +52,10 @@ def plain_item(item: Item) -> dict[str, Any]:
 
 
 def tagged(value: Any) -> dict[str, Any]:
-    """Return a Python value in DynamoDB's tagged form.
+    """Return a Python value in DynamoDB's tagged form. Raises UsageError if DynamoDB cannot store it exactly.
 
-    Raises:
-        UsageError: DynamoDB cannot store it exactly: a float, a number of more than 38 digits, an empty or mixed set,
-            a map key that is not a string, or a type that DynamoDB does not have.
+    It cannot store a float, a number of more than 38 digits, an empty or mixed set, a map key that is not a string,
+    or a type that it does not have.
     """
     if value is None:
         return {"NULL": True}

@@ -285,14 +285,8 @@ class History:
             consistent=options.consistent,
             filter=options.filter,
         )
-        return PageRequest(
-            lookup,
-            query,
-            options.limit,
-            after=lower,
-            before=upper,
-            start=after if options.oldest_first else before,
-        )
+        start = after if options.oldest_first else before
+        return PageRequest(lookup, query, options.limit, after=lower, before=upper, start=start)
 
     def _make_page(self, request: PageRequest, found: PageRows, started: float) -> Page:
         lookup, rows = request.lookup, found.rows

@@ -242,12 +242,8 @@ class Registry:
 
         It can be repeated, run twice at once and run late: max_n never goes down. If the backup already holds n or
         more, steps 2 and 3 are done for that N, since they complete a raise that another process did not finish.
-
-        Args:
-            conversation_id: the conversation.
-            n: a power of two up to the cap.
-            reason: recorded with the raise; at most 500 characters.
-            actor: recorded with the raise instead of the actor of the settings.
+        ``n`` is a power of two up to the cap. The reason, of at most 500 characters, is recorded with the raise, and so
+        is the actor, by default that of the settings.
 
         Raises:
             InvalidConversationIdError, InvalidSaltCountError, UsageError: refused; nothing was changed.

@@ -153,11 +153,7 @@ def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
     if isinstance(exc, credentials | driver.TokenRetrievalError | driver.UnauthorizedSSOTokenError):
         return AccessDeniedError(f"no usable AWS credentials for {where}", hint="aws sts get-caller-identity")
     if isinstance(exc, driver.HTTPClientError | driver.ConnectionError):
-        endpoint = mask_url(str(getattr(exc, "kwargs", {}).get("endpoint_url") or ""))
-        return AwsUnavailableError(
-            f"AWS cannot be reached for {where} ({type(exc).__name__}{' at ' + endpoint if '://' in endpoint else ''})",
-            hint="check the network, AWS_REGION and AWS_ENDPOINT_URL (saltctl config show)",
-        )
+        return _unreachable(exc, where)
     if isinstance(exc, UnreadableResponseError):
         return AwsUnavailableError(
             f"the response for {where} does not come from AWS", hint="is there a proxy in between? saltctl config show"
@@ -167,6 +163,14 @@ def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
     if isinstance(exc, ValueError):
         return ConfigurationError(f"cannot set up AWS for {where}: {exc}", hint="saltctl config show")
     return AwsUnavailableError(f"AWS failed for {where}: {type(exc).__name__}", hint="try again")
+
+
+def _unreachable(exc: Exception, where: str) -> AwsUnavailableError:
+    endpoint = mask_url(str(getattr(exc, "kwargs", {}).get("endpoint_url") or ""))
+    return AwsUnavailableError(
+        f"AWS cannot be reached for {where} ({type(exc).__name__}{' at ' + endpoint if '://' in endpoint else ''})",
+        hint="check the network, AWS_REGION and AWS_ENDPOINT_URL (saltctl config show)",
+    )
 
 
 def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
