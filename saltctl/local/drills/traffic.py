@@ -76,6 +76,7 @@ class Traffic:
     open_registry: OpenRegistry
 
     def __post_init__(self) -> None:
+        self._table = MessagesTable(self.settings)
         self._stats = TrafficStats()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -134,24 +135,22 @@ class Traffic:
 
         Errors are raised, or, if they are allowed, counted as those of the participants.
         """
-        table = MessagesTable(self.settings)
         missing: list[str] = []
         with self.open_registry(self.settings) as registry:
             for conversation_id in self.conversations:
                 try:
-                    missing += self._read(registry, table, conversation_id)
+                    missing += self._read(registry, conversation_id)
                 except SaltctlError as exc:
                     if not errors_allowed:
                         raise
                     self._count_error(exc)
         return missing
 
-    def _run(self, turn: int, role: Callable[[Registry, MessagesTable, str], object]) -> None:
-        table = MessagesTable(self.settings)
+    def _run(self, turn: int, role: Callable[[Registry, str], object]) -> None:
         with self.open_registry(self.settings) as registry:
             while not self._stop.is_set():
                 try:
-                    role(registry, table, self.conversations[turn % len(self.conversations)])
+                    role(registry, self.conversations[turn % len(self.conversations)])
                 except SaltctlError as exc:
                     # The promise allows an error; it does not allow a silent default.
                     self._count_error(exc)
@@ -178,23 +177,23 @@ class Traffic:
                 )
         return found
 
-    def _watch(self, registry: Registry, table: MessagesTable, conversation_id: str) -> None:
+    def _watch(self, registry: Registry, conversation_id: str) -> None:
         self._lookup(registry, conversation_id)
         self._stop.wait(0.01)
 
-    def _write(self, registry: Registry, table: MessagesTable, conversation_id: str) -> None:
+    def _write(self, registry: Registry, conversation_id: str) -> None:
         found = self._lookup(registry, conversation_id)
         message_id = f"w{next(self._numbers)}"
         key = partition_key(conversation_id, salt_of(message_id, found.write_n))
-        table.put(key, f"{iso_utc(time.time())}#{message_id}", {"message_id": {"S": message_id}})
+        self._table.put(key, f"{iso_utc(time.time())}#{message_id}", {"message_id": {"S": message_id}})
         with self._lock:
             self._acknowledged[conversation_id].add(message_id)
 
-    def _read(self, registry: Registry, table: MessagesTable, conversation_id: str) -> list[str]:
+    def _read(self, registry: Registry, conversation_id: str) -> list[str]:
         with self._lock:
             promised = set(self._acknowledged[conversation_id])
         found = self._lookup(registry, conversation_id)
-        seen = {row["message_id"]["S"] for key in found.read_set for row in table.rows(key) if "message_id" in row}
+        seen = {row["message_id"]["S"] for key in found.read_set for row in self._table.rows(key)}
         lost = sorted(promised - seen)
         missing = [f"{conversation_id}: {len(lost)} of {len(promised)} messages, such as {lost[0]}"] if lost else []
         with self._lock:
