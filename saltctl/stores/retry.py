@@ -9,8 +9,6 @@ from typing import TypeVar
 from saltctl.errors import ThrottledError
 
 _T = TypeVar("_T")
-_ATTEMPTS = 41
-"""Calls before giving up: about two minutes of pauses."""
 
 
 def backoff_seconds(attempt: int, *, first: float = 0.1, longest: float = 4.0) -> float:
@@ -28,13 +26,9 @@ def retry_while_throttled(
     """Repeat an idempotent call while AWS throttles it, for about two minutes.
 
     botocore's own retry quota is used up after about ten throttled calls; a job must outlast a throttled minute.
-
-    Args:
-        call: raises ThrottledError when throttled.
-        sleep: waits a number of seconds.
-        stopped: whether the caller is stopping, so that another retry is useless.
+    ``stopped``: whether the caller is stopping, so that another retry is useless.
     """
-    for attempt in range(_ATTEMPTS - 1):
+    for attempt in range(40):  # about two minutes of pauses
         try:
             return call()
         except ThrottledError:

@@ -140,6 +140,13 @@ class StubClient:
         self.connection_pool = StubPool(answers, "client")
         self._answers = answers
 
+    def get_retry(self) -> Any:
+        """Return a policy without retries."""
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        return Retry(NoBackoff(), 0)
+
     def execute_command(self, *words: Any) -> Any:
         """Send one command. INFO is answered here, so that the preconditions of a rebuild hold."""
         if words == ("INFO",):

@@ -14,11 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from saltctl.local.servers import LocalRedis
-from saltctl.stores.redis.topology import SLOTS, slot_of
+from saltctl.stores.redis.topology import SLOTS
 from tests.support.redis_servers import PROMPT_REPLICATION, eventually, plain_client
 
 NODE_TIMEOUT = "60000"
 """Milliseconds. Longer than any test, so that no node is considered down because the machine is busy."""
+
+
+def slot_of(key: str) -> int:
+    """Return the slot of a key, as redis-py computes it."""
+    from redis.crc import key_slot
+
+    return key_slot(key.encode())
 
 
 def quiet_port() -> int:

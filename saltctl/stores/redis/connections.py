@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, cast
 
-from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlError, StreamLostError, UnverifiedError
+from saltctl.errors import ConfigurationError
 from saltctl.settings import Settings, read_password
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.errors import redirection, redis_errors
@@ -74,11 +74,7 @@ class Connections:
 
     def errors(self, primary: str) -> AbstractContextManager[None]:
         """Translate redis-py's errors inside the block. An outage marks the topology as stale."""
-        return redis_errors(primary, self._note_error)
-
-    def _note_error(self, error: SaltctlError) -> None:
-        if isinstance(error, RedisUnavailableError) and not isinstance(error, UnverifiedError | StreamLostError):
-            self._topology.mark_stale()
+        return redis_errors(primary, self._topology.mark_stale)
 
     def client(self, primary: str) -> Any:
         """Return the client of one primary; raises ConfigurationError if its URL cannot be used."""
@@ -140,7 +136,8 @@ class Connections:
         """
         import redis.exceptions as driver
 
-        pool = self.client(primary).connection_pool
+        client = self.client(primary)
+        pool = client.connection_pool
 
         def ask_once() -> list[Any]:
             """Send the commands in one packet, and read their replies."""
@@ -160,7 +157,7 @@ class Connections:
                 pool.release(connection)
             return replies
 
-        return cast("list[Any]", _retry_policy(self._retries).call_with_retry(ask_once, lambda _: None))
+        return cast("list[Any]", client.get_retry().call_with_retry(ask_once, lambda _: None))
 
     def ask_of(
         self, key: str, commands: Sequence[tuple[Any, ...]], *, accept: Callable[[Exception], bool] = lambda _: False
@@ -216,13 +213,15 @@ class Connections:
 
     def _client_of(self, url: str, name: str, timeout: float, retries: int, password: str | None) -> Any:
         import redis
+        from redis.backoff import ExponentialBackoff
+        from redis.retry import Retry
 
         try:
             client = redis.Redis.from_url(
                 url,
                 socket_timeout=timeout,
                 socket_connect_timeout=timeout,
-                retry=_retry_policy(retries),
+                retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
                 client_name="saltctl",
                 protocol=2,
                 password=password,
@@ -236,10 +235,3 @@ class Connections:
                 f"the Redis URL of {name} has options that redis-py does not know",
                 hint="check the options after its question mark",
             ) from None
-
-
-def _retry_policy(retries: int) -> Any:
-    from redis.backoff import ExponentialBackoff
-    from redis.retry import Retry
-
-    return Retry(ExponentialBackoff(cap=1.0, base=0.05), retries)

@@ -139,8 +139,8 @@ def moved(where: str) -> RebuildBrokenError:
 
 
 @contextmanager
-def redis_errors(where: str, on_error: Callable[[SaltctlError], None] | None = None) -> Iterator[None]:
-    """Translate redis-py's errors inside the block. ``on_error`` is called with the error before it is raised."""
+def redis_errors(where: str, on_outage: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Translate redis-py's errors inside the block. ``on_outage`` is called before an outage's error is raised."""
     try:
         yield
     except Exception as exc:
@@ -149,6 +149,6 @@ def redis_errors(where: str, on_error: Callable[[SaltctlError], None] | None = N
         if not isinstance(exc, driver.RedisError | driver.RedisClusterException | OSError):
             raise
         error = translate(exc, where)
-        if on_error is not None:
-            on_error(error)
+        if type(error) is RedisUnavailableError:
+            on_outage()
         raise error from exc

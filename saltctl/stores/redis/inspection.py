@@ -127,8 +127,6 @@ class RedisInspection:
         entries, fenced, foreign, marked = map(sum, zip(*counts, strict=True))
         return RegistryCounts(primary, len(keys), entries, fenced, foreign, marked, loaded)
 
-    # Permissions.
-
     def user(self, primary: str) -> str | None:
         """Return the name of our user; None if the server does not tell it."""
         (reply,) = self._ask(primary, ("ACL", "WHOAMI"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -127,8 +126,3 @@ class RedisRebuildSession:
         return self._connection.execute(
             [("EVALSHA", sha, len(keys), *keys, self._buckets.layout, *arguments) for keys in calls]
         )
-
-
-def new_token() -> str:
-    """Return a token that no other rebuild has."""
-    return secrets.token_hex(16)

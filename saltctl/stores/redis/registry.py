@@ -23,7 +23,6 @@ from saltctl.stores.redis.scripts import script, script_sha
 
 IDS_A_CALL = 1000
 COMMANDS_A_BATCH = 200
-_MINIMUM_VERSION = (7, 0)
 T = TypeVar("T")
 
 
@@ -173,7 +172,7 @@ class RedisRegistry:
             version = str(info.get("redis_version", "0"))
             policy = str(info.get("maxmemory_policy", "noeviction"))
             problem = ""
-            if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _MINIMUM_VERSION:
+            if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (7, 0):
                 problem = f"is version {version}; saltctl needs Redis 7 or newer, or Valkey"
                 hint = "upgrade it; older servers replicate their script cache, which would carry the fence along"
             elif int(info.get("cluster_enabled", 0)) and not self._others.clustered:

@@ -58,7 +58,7 @@ class Topology:
         self._clock = clock
         self._known: SlotMap | None = None
         self._stale = False
-        self._failure: SaltctlError | None = None
+        self._failure: SaltctlError = RedisUnavailableError(f"the primaries of {url} are not known yet")
         self._not_before = 0.0
         self._turns = itertools.count()
         self._asking = threading.Lock()
@@ -89,26 +89,21 @@ class Topology:
         if self._process != os.getpid():
             # A forked child must not wait for a thread that only its parent has.
             self._asking, self._process = threading.Lock(), os.getpid()
-        if not self._asking.acquire(timeout=timeout if known is None else 0):
-            if known is None:
-                raise RedisUnavailableError(f"the primaries of {self._url} are not known yet")
-            return known
-        try:
-            if self._known is None or self._stale:
-                self._fetch_map(timeout)
-        finally:
-            self._asking.release()
-        if self._known is not None:
-            return self._known
-        assert self._failure is not None
-        raise type(self._failure)(self._failure.message, hint=self._failure.hint)
+        if self._asking.acquire(timeout=timeout if known is None else 0):
+            try:
+                if (self._known is None or self._stale) and self._clock() >= self._not_before:
+                    self._fetch_map(timeout)
+            finally:
+                self._asking.release()
+            known = self._known
+        if known is None:
+            raise type(self._failure)(self._failure.message, hint=self._failure.hint)
+        return known
 
     def _fetch_map(self, timeout: float) -> None:
-        if self._failure is not None and self._clock() < self._not_before:
-            return
         self._stale = False  # first, so that a failure in the meantime is not forgotten
         try:
-            self._known, self._failure = self._ask_servers(timeout), None
+            self._known = self._ask_servers(timeout)
         except SaltctlError as exc:
             self._failure, self._stale = exc, True
             self._not_before = self._clock() + self._pause
@@ -154,7 +149,7 @@ class ClusterTopology(Topology):
 
     def primary_of(self, key: str, timeout: float) -> str:
         """Return the primary of the key's slot; raises RedisUnavailableError if no primary has it."""
-        slot = crc_hqx(key.encode(), 0) % SLOTS  # slot_of, on the path of every lookup
+        slot = crc_hqx(key.encode(), 0) % SLOTS  # no key of saltctl has braces, which would change its slot
         known = self._known
         owner = (self._known_or_fetched(timeout) if known is None or self._stale else known).owners[slot]
         if not owner:
@@ -195,11 +190,6 @@ class SentinelTopology(Topology):
 def _host(value: Any) -> str:
     host = value.decode() if isinstance(value, bytes) else str(value or "")
     return "" if host == "?" else host
-
-
-def slot_of(key: str) -> int:
-    """Return the slot of a key. No key of saltctl has braces, which would change it (settings: key_prefix)."""
-    return crc_hqx(key.encode(), 0) % SLOTS
 
 
 def topology(url: RedisUrl, fetch: Fetch, *, pause: float) -> Topology:

@@ -12,10 +12,12 @@ from saltctl.errors import ConfigurationError, RebuildBrokenError, RedisUnavaila
 from saltctl.local.servers import LocalRedis
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.buckets import FENCE, REBUILD, Buckets
 from saltctl.stores.redis.connections import Connections
-from saltctl.stores.redis.rebuild_session import RedisRebuildSession, new_token
+from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
+from tests.support import rebuild_job
 from tests.support.redis_servers import PROMPT_REPLICATION, eventually, merge, plain_client
 
 Opener = Callable[..., RedisRebuildSession]
@@ -158,9 +160,9 @@ def test_a_session_that_failed_stays_failed(session: RedisRebuildSession, redis_
         session.load_lookup()
 
 
-def test_tokens_are_unique() -> None:
+def test_tokens_are_unique(settings: Settings, store: RedisRegistry, backup: BackupTable) -> None:
     """No rebuild takes another's marks for its own."""
-    assert len({new_token() for _ in range(100)}) == 100
+    assert len({rebuild_job(settings, store, backup).token for _ in range(100)}) == 100
 
 
 def fail_over(admin: Any, other: LocalRedis) -> None:

@@ -17,7 +17,7 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.redis.buckets import Buckets
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
-from saltctl.stores.redis.rebuild_session import RedisRebuildSession, new_token
+from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script_sha
 from tests.support import Rebuilder
@@ -83,11 +83,10 @@ def test_many_ids_are_answered_in_their_order(store: RedisRegistry, primary: str
 def test_thousands_of_ids_of_one_bucket(one_bucket: RedisRegistry, rebuild: Rebuilder) -> None:
     """Lua's unpack() takes about 8,000 values: a bucket is asked in several calls."""
     primary = one_bucket.primaries()[0]
-    token = new_token()
     (session,) = one_bucket.sessions()
-    session.mark_buckets(token)
+    session.mark_buckets("token")
     merge(session, [(f"conv_{number}", number + 1) for number in range(9000)])
-    session.set_fence(token)
+    session.set_fence("token")
     session.load_lookup()
     session.close()
     assert one_bucket.lookup(primary, [f"conv_{n}" for n in range(9000)]) == list(range(1, 9001))
@@ -300,10 +299,9 @@ def test_buckets_stay_listpacks(
     store: RedisRegistry, session: RedisRebuildSession, admin: Any, settings: Settings
 ) -> None:
     """61 entries a bucket, as a million make of 16,384: a third of the memory of another encoding."""
-    token = new_token()
-    session.mark_buckets(token)
+    session.mark_buckets("token")
     merge(session, [(f"conv_{number:08}", 64) for number in range(61 * settings.buckets)])
-    session.set_fence(token)
+    session.set_fence("token")
     encodings = {admin.object("ENCODING", key) for key in admin.scan_iter("salt:r:*")}
     assert encodings == {b"listpack"}
 

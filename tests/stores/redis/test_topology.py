@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from saltctl.errors import AccessDeniedError, ConfigurationError, RedisUnavailableError, SaltctlError
-from saltctl.stores.redis.topology import SLOTS, ClusterTopology, SentinelTopology, SingleServer, slot_of, topology
+from saltctl.stores.redis.topology import SLOTS, ClusterTopology, SentinelTopology, SingleServer, topology
 from saltctl.urls import parse_redis_url
+from tests.support.clusters import slot_of
 
 SLOT_LISTS = [
     [0, 8191, [b"10.0.0.1", 7000, b"id"], [b"10.0.0.3", 7000, b"id"]],
@@ -55,9 +56,16 @@ def world() -> World:
     return world
 
 
-def test_slots_are_those_of_redis() -> None:
+def test_slots_are_those_of_redis(world: World) -> None:
     """CRC-16 of the key; the figures are the specification's."""
-    assert slot_of("123456789") == 0x31C3 % SLOTS
+    slot = 0x31C3 % SLOTS
+    lists = [
+        [0, slot - 1, [b"10.0.0.1", 7000]],
+        [slot, slot, [b"10.0.0.2", 7000]],
+        [slot + 1, 16383, [b"10.0.0.1", 7000]],
+    ]
+    world.answers = dict.fromkeys(("a:6379", "b:6379"), lists)
+    assert world.cluster().primary_of("123456789", 1.0) == HIGH
 
 
 def test_it_is_asked_once(world: World) -> None:
