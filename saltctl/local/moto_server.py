@@ -66,7 +66,8 @@ def main() -> None:
     application = one_at_a_time(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    print(server.server_port, flush=True)  # noqa: T201  the port is this program's output
+    sys.stdout.write(f"{server.server_port}\n")
+    sys.stdout.flush()
     server.serve_forever()
 
 

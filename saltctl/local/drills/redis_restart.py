@@ -17,7 +17,8 @@ from saltctl.registry.registry import Registry
 
 CONVERSATIONS = 6
 DAMAGED_BYTES = 60
-_CASES: tuple[tuple[str, str, Callable[[LocalRedis], None]], ...] = (
+Case = tuple[str, str, Callable[[LocalRedis], None]]
+_CASES: tuple[Case, ...] = (
     ("a", "with its AOF", lambda redis: None),
     ("b", "with its AOF directory lost", LocalRedis.delete_aof),
     ("c", "with a damaged AOF tail", lambda redis: redis.truncate_aof(DAMAGED_BYTES)),
@@ -47,18 +48,8 @@ def run(*, open_registry: OpenRegistry = Registry.open) -> Iterator[Step]:
             traffic.wait()
             what = f"before: {done} conversations are raised to 4 salts under traffic"
             yield _check(traffic, what, "redis", ok=done == CONVERSATIONS)
-            for (letter, state, damage), raised, refused in zip(
-                _CASES, conversations[:3], conversations[3:], strict=True
-            ):
-                # A raise right before the kill is within the second of AOF that everysec may lose.
-                traffic.raise_to(registry, raised, 8)
-                traffic.pop_stats()
-                environment.redis.kill()
-                what = f"({letter}) killed with SIGKILL, right after a raise of {raised} to 8"
-                yield _check_outage(traffic, registry, what, refused)
-                damage(environment.redis)
-                environment.redis.start()
-                yield from _recover(environment, traffic, letter, state)
+            for case, raised, refused in zip(_CASES, conversations[:3], conversations[3:], strict=True):
+                yield from _kill_and_restart(environment, traffic, registry, case, raised, refused)
         lost = traffic.read_all()
         yield Step(
             "afterwards every conversation is read once more",
@@ -67,12 +58,24 @@ def run(*, open_registry: OpenRegistry = Registry.open) -> Iterator[Step]:
         )
 
 
-def _check_outage(traffic: Traffic, registry: Registry, what: str, conversation_id: str) -> Step:
-    """Check lookups, and that a raise of a conversation is refused."""
+def _kill_and_restart(
+    environment: LocalEnvironment, traffic: Traffic, registry: Registry, case: Case, raised: str, refused: str
+) -> Iterator[Step]:
+    """Kill Redis right after a raise of ``raised``, restart it, and rebuild; ``refused`` is to be raised meanwhile."""
+    letter, state, damage = case
+    # A raise right before the kill is within the second of AOF that everysec may lose.
+    traffic.raise_to(registry, raised, 8)
+    traffic.pop_stats()
+    environment.redis.kill()
     traffic.wait()
-    acknowledged = traffic.raise_to(registry, conversation_id, 8)
+    acknowledged = traffic.raise_to(registry, refused, 8)
+    what = f"({letter}) killed with SIGKILL, right after a raise of {raised} to 8"
     outcome = "acknowledged without Redis" if acknowledged else "refused as incomplete, not acknowledged"
-    return _check(traffic, what, "backup", ok=not acknowledged, more=f"; a raise during the outage was {outcome}")
+    more = f"; a raise during the outage was {outcome}"
+    yield _check(traffic, what, "backup", ok=not acknowledged, more=more)
+    damage(environment.redis)
+    environment.redis.start()
+    yield from _recover(environment, traffic, letter, state)
 
 
 def _recover(environment: LocalEnvironment, traffic: Traffic, letter: str, state: str) -> Iterator[Step]:
