@@ -103,11 +103,9 @@ class Auditor:
         self._duplicates = 0
 
     def run(self) -> Generator[AuditProgress | Audit, None, None]:
-        """Run the audit; yield its progress, and its result last.
+        """Run the audit; yield its progress, and its result last. Raises as ``History.page``.
 
-        Raises:
-            UnavailableError: a partition cannot be read, so the audit proves nothing.
-            InvalidConversationIdError, AccessDeniedError, ConfigurationError: as ``History.page``.
+        An UnavailableError means that a partition cannot be read, so the audit proves nothing.
         """
         started = self.history.clock()
         max_n = self.history.registry.lookup(self.conversation_id).max_n
