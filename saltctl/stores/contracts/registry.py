@@ -163,10 +163,7 @@ class LeaseStore(Protocol):
     """
 
     def acquire(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
-        """Take the lease if it is free or its heartbeat is older than ``expiry`` seconds.
-
-        Returns None if it was taken, else the holder.
-        """
+        """Take the lease if it is free or its heartbeat is older than ``expiry`` seconds; else return the holder."""
 
     def renew(self, owner: str, now: float, progress: str) -> bool:
         """Renew the lease; return False if another owner has taken it."""

@@ -98,12 +98,9 @@ class RedisBucketReader:
 
     def count_entries(self, buckets: Sequence[int]) -> list[int]:
         """Return the number of entries of each bucket."""
-        commands: list[tuple[str, ...]] = []
-        for key in map(self._buckets.key, buckets):
-            commands += (("HLEN", key), ("HMGET", key, FENCE, REBUILD))
-        replies = list(self._ask(commands))
-        own_fields = (sum(value is not None for value in values) for values in replies[1::2])
-        return [fields - own for fields, own in zip(replies[::2], own_fields, strict=True)]
+        keys = map(self._buckets.key, buckets)
+        replies = self._ask([c for key in keys for c in (("HLEN", key), ("HMGET", key, FENCE, REBUILD))])
+        return [fields - sum(value is not None for value in own) for fields, own in zip(replies, replies, strict=True)]
 
     def read_buckets(self, buckets: Sequence[int]) -> Iterator[tuple[str, int]]:
         """Yield every entry of these buckets; UNREADABLE if a value is not a salt count. One batch is in memory.

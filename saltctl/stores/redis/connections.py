@@ -78,11 +78,8 @@ class Connections:
 
     def client(self, primary: str) -> Any:
         """Return the client of one primary; raises ConfigurationError if its URL cannot be used."""
-        found = self._clients.get(primary)
-        if found is None:
-            # Two threads at once may both create a client; then the second one is discarded.
-            found = self._clients.setdefault(primary, self._open(primary, self._retries))
-        return found
+        # Two threads at once may both create a client; then the second one is discarded.
+        return self._clients.get(primary) or self._clients.setdefault(primary, self._open(primary, self._retries))
 
     def ask(self, primary: str, command: bytes) -> Any:
         """Send one packed command and return its reply. Never retried.
