@@ -25,13 +25,11 @@ COLUMNS = columns_of(
 
 def print_report(screen: Console, report: events.RebuildReport) -> None:
     """Print the outcome as one sentence, and the report as a table below it."""
-    if report.verified_before and report.seconds == 0:  # --if-needed read nothing
-        screen.print("Redis was verified already: nothing to do")
-        print_fields(asdict(report), COLUMNS)
-        return
     outcome = "Dry run" if report.dry_run else "Verified"
     restored = f"{report.restored:,} {'to restore' if report.dry_run else 'restored'}"
-    screen.print(f"{outcome}: {counted(report.entries, 'entry', 'entries')}, {restored}, in {report.seconds:,.1f} s")
+    line = f"{outcome}: {counted(report.entries, 'entry', 'entries')}, {restored}, in {report.seconds:,.1f} s"
+    read_nothing = report.verified_before and report.seconds == 0  # by --if-needed
+    screen.print("Redis was verified already: nothing to do" if read_nothing else line)
     print_fields(asdict(report), COLUMNS)
 
 
