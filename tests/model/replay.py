@@ -33,7 +33,7 @@ from tests.model.servers import CONDITION_FAILED, UNREACHABLE, Item, Refusal, Re
 
 CONVERSATION = "conv"
 RESUMED = "f" * 32
-"""The token of the rebuild that can save a checkpoint."""
+"""The token of rebuild R, which can save a checkpoint: the decoder of checkpoints refuses other forms of a token."""
 SETTINGS = Settings(redis_url="redis://redis:6379", buckets=1, aws_region="us-east-1")
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -456,14 +456,15 @@ def lookup_process() -> Process:
     return Process("writer", lambda stores: stores.registry.lookup(CONVERSATION))
 
 
-def rebuild_process(token: str) -> Process:
+def rebuild_process(name: str) -> Process:
     """Return a process that rebuilds. Its token must not look like a replication id, 40 hexadecimal digits."""
+    token = RESUMED if name == "R" else name
 
     def body(stores: Stores) -> None:
         for _ in stores.rebuild(token).run():
             pass
 
-    return Process(f"rebuild {token}", body)
+    return Process(f"rebuild {name}", body)
 
 
 class Replayer:
