@@ -89,10 +89,7 @@ class Replay:
     def run(self) -> Generator[ReplayReport, None, None]:
         """Replay. Yield the report after each batch and at the end; it is always the same, growing object.
 
-        Raises:
-            StreamLostError: the stream or its group does not exist.
-            UnavailableError, AccessDeniedError, ConfigurationError: a server failed. Entries that were not handled
-                stay pending or unread; run the replay again.
+        Raises StreamLostError without a group. After another error replay again: what was not handled is still there.
         """
         started = self.clock()
         dry_run = self.report.dry_run = self.options.dry_run

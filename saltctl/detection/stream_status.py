@@ -127,8 +127,6 @@ def judge(before: GroupInfo | None, after: GroupInfo | None, seconds: float) -> 
     if not delivered and not acknowledged:
         # Entries that arrived between the readings had no time to be read.
         return "stalled" if backlog_before else "ok"
-    if after.lag == 0:
-        return "ok"
     if after.lag >= before.lag > 0:
         return "lagging"
     shrink_rate = (before.lag - after.lag) / seconds

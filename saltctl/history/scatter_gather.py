@@ -157,9 +157,8 @@ def plan(request: PageRequest) -> list[PartitionRead]:
     elif not query.descending:
         spread = 1  # the oldest messages are from before the first raise
     begin, bound = (query.high, query.low) if query.descending else (query.low, query.high)
-    page_end = None
+    page_end, rows = None, rows_before_page_end(wanted)
     if start is not None and begin is not None and spread >= _MIN_SPREAD:
-        rows = rows_before_page_end(wanted)
         page_end = estimate_page_end(begin, start.distance, rows, descending=query.descending, bound=bound)
         wanted = wanted if page_end is None else rows
     limit = min(share(wanted, spread), MAX_ROWS)

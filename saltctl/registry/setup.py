@@ -30,26 +30,28 @@ def set_up(
     Raises:
         ConfigurationError: a resource exists and cannot be used, such as a table with other keys.
     """
-
-    def ensure(resource: str, exists: bool, create: Callable[[], None], checked: str, properties: str) -> Action:
-        """Create the resource unless it exists or this is a dry run."""
-        if exists:
-            return Action(resource, "exists", checked)
-        if not dry_run:
-            create()
-        return Action(resource, "create" if dry_run else "created", properties)
-
     store.check_server()
     if exists := backup.describe() is not None:
         backup.check_table()
-    properties = "on demand, deletion protection, point-in-time recovery"
-    yield ensure(f"table {settings.backup_table}", exists, backup.create, "keys are right", properties)
+    kind = "on demand, deletion protection, point-in-time recovery"
+    yield _ensure(f"table {backup.name}", exists, backup.create, "keys are right", kind, dry_run=dry_run)
     if not dry_run:
         backup.claim_layout(settings.layout, settings.key_prefix)
     stream = HeatStream(settings)
-    name, properties = f"group {stream.group} of stream {stream.key}", "from the beginning of the stream"
-    yield ensure(name, stream.group_exists(), stream.create_group, "", properties)
+    name, kind = f"group {stream.group} of stream {stream.key}", "from the beginning of the stream"
+    yield _ensure(name, stream.group_exists(), stream.create_group, "", kind, dry_run=dry_run)
     if messages:
         table = MessagesTable(settings)
-        properties = "conversation_id (S), sort_key (S), on demand"
-        yield ensure(f"table {table.name}", table.describe() is not None, table.create, "", properties)
+        exists, kind = table.describe() is not None, "conversation_id (S), sort_key (S), on demand"
+        yield _ensure(f"table {table.name}", exists, table.create, "", kind, dry_run=dry_run)
+
+
+def _ensure(
+    resource: str, exists: bool, create: Callable[[], None], checked: str, created: str, *, dry_run: bool
+) -> Action:
+    """Create the resource unless it exists or this is a dry run."""
+    if exists:
+        return Action(resource, "exists", checked)
+    if not dry_run:
+        create()
+    return Action(resource, "create" if dry_run else "created", created)

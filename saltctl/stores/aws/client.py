@@ -53,11 +53,11 @@ class UnreadableResponseError(Exception):
 # Clients.
 
 
-def create_client(settings: Settings, service: str, *, attempts: int = 3, timeout: float | None = None) -> Any:
+def create_client(settings: Settings, service: str, *, attempts: int = 3) -> Any:
     """Create a boto3 client for ``service``.
 
-    Every request has ``timeout`` seconds to connect and as much for each read, and is sent at most ``attempts``
-    times. botocore's own defaults are 60 s, 4 attempts and 10 connections.
+    Every request has the setting ``aws_timeout`` to connect and for each read, and is sent at most ``attempts`` times.
+    botocore's own defaults are 60 s, 4 attempts and 10 connections.
 
     Raises:
         ConfigurationError: no Region, or a profile that does not exist.
@@ -65,10 +65,9 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3, timeou
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
-    seconds = settings.aws_timeout if timeout is None else timeout
     config = Config(
-        connect_timeout=seconds,
-        read_timeout=seconds,
+        connect_timeout=settings.aws_timeout,
+        read_timeout=settings.aws_timeout,
         retries={"mode": "standard", "total_max_attempts": attempts},
         max_pool_connections=POOL_SIZE,
         user_agent_extra="saltctl",

@@ -173,8 +173,7 @@ class Connections:
                 answers = self.ask_all(primary, batch)
             for at, reply in zip(left, answers[1::2] if asking else answers, strict=True):
                 replies[at] = reply
-            left = [at for at in left if redirection(replies[at])]
-            if not left:
+            if not (left := [at for at in left if redirection(replies[at])]):
                 break
             self._topology.mark_stale()
             primary, asking = redirection(replies[left[0]]) or (primary, asking)
