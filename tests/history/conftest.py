@@ -10,7 +10,7 @@ from tests.support.lookups import FixedLookups
 
 
 @pytest.fixture
-def store() -> MemoryMessages:
+def messages() -> MemoryMessages:
     """Return an empty messages table."""
     return MemoryMessages()
 
@@ -22,6 +22,6 @@ def lookups() -> FixedLookups:
 
 
 @pytest.fixture
-def history(store: MemoryMessages, lookups: FixedLookups) -> History:
+def history(messages: MemoryMessages, lookups: FixedLookups) -> History:
     """Return the history of all conversations."""
-    return History(lookups, store)
+    return History(lookups, messages)

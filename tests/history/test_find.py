@@ -59,7 +59,7 @@ def search_of(
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 8, 16])
-def test_find_reads_few_partitions(history: History, lookups: FixedLookups, store: MemoryMessages, n: int) -> None:
+def test_find_reads_few_partitions(history: History, lookups: FixedLookups, messages: MemoryMessages, n: int) -> None:
     """The message is found on log2(N) + 1 partitions, under any N of the write."""
     lookups.write_n["hot"] = n
     history.put("hot", "t#wanted", {"text": "here"})
@@ -67,7 +67,7 @@ def test_find_reads_few_partitions(history: History, lookups: FixedLookups, stor
     assert found.message is not None
     assert found.message.attributes["text"] == "here"
     assert len(found.partition_keys) <= 5
-    assert {query.partition_key for query in store.queries} <= set(find_set("hot", "wanted", 16))
+    assert {query.partition_key for query in messages.queries} <= set(find_set("hot", "wanted", 16))
 
 
 @pytest.mark.parametrize("message_id", ["\udc80", "m\ud800"])
@@ -77,12 +77,12 @@ def test_an_id_that_is_not_valid_utf_8_is_refused(history: History, message_id: 
         history.find("hot", message_id)
 
 
-def test_find_by_sort_key_sends_no_query(history: History, store: MemoryMessages) -> None:
+def test_find_by_sort_key_sends_no_query(history: History, messages: MemoryMessages) -> None:
     """A search with the whole sort key needs one read per partition."""
     put_100(history, "hot")
     found = history.find("hot", "m50", FindOptions(sort_key="000050#m50"))
     assert found.message is not None
-    assert store.queries == []
+    assert messages.queries == []
     assert found.items_read <= 5
     assert history.find("hot", "m51", FindOptions(sort_key="000050#m50")).message is None
 

@@ -37,12 +37,12 @@ def ids(messages: Any) -> list[str]:
     return [message.message_id for message in messages]
 
 
-def test_put_goes_to_the_salt_of_the_message(history: History, store: MemoryMessages) -> None:
+def test_put_goes_to_the_salt_of_the_message(history: History, messages: MemoryMessages) -> None:
     """The salt is the CRC-32 of the id modulo N. The rest of the sort key does not count."""
     done = history.put("hot", "2026-07-01T08:00:00Z#m1", {"text": "hi", "n": 7})
     assert done.written
     assert done.partition_key == partition_key("hot", salt_of("m1", 16))
-    assert store.get(done.partition_key, "2026-07-01T08:00:00Z#m1") == {
+    assert messages.get(done.partition_key, "2026-07-01T08:00:00Z#m1") == {
         "text": {"S": "hi"},
         "n": {"N": "7"},
         "room": {"S": done.partition_key},
@@ -50,7 +50,7 @@ def test_put_goes_to_the_salt_of_the_message(history: History, store: MemoryMess
     }
 
 
-def test_a_retried_put_is_harmless(history: History, store: MemoryMessages) -> None:
+def test_a_retried_put_is_harmless(history: History, messages: MemoryMessages) -> None:
     """The row exists already, and is not changed."""
     history.put("hot", "t#m1", {"text": "first"})
     again = history.put("hot", "t#m1", {"text": "edited meanwhile"})
@@ -78,7 +78,7 @@ def test_writers_spread_over_write_n_and_readers_cover_max_n(history: History, l
     assert len(history.page("c").shards) == 17
 
 
-def test_every_call_looks_up_again(history: History, lookups: FixedLookups, store: MemoryMessages) -> None:
+def test_every_call_looks_up_again(history: History, lookups: FixedLookups, messages: MemoryMessages) -> None:
     """Lookups are not cached: each page, put and find asks the registry."""
     fill(history, "hot", 3)
     assert lookups.calls == 3
@@ -116,12 +116,12 @@ def test_a_message_that_cannot_be_stored_is_refused(
         history.put("c", sort_key, attributes)
 
 
-def test_an_unknown_conversation_has_an_empty_history(history: History, store: MemoryMessages) -> None:
+def test_an_unknown_conversation_has_an_empty_history(history: History, messages: MemoryMessages) -> None:
     """The empty page is complete and lists the partitions that were read."""
     page = history.page("unknown")
     assert (page.messages, page.complete, page.next_cursor, page.prev_cursor) == ([], True, None, None)
     assert [shard.partition_key for shard in page.shards] == ["unknown"]
-    assert len(store.queries) == 1
+    assert len(messages.queries) == 1
 
 
 @pytest.mark.parametrize("conversation", ["", "a#3", "x" * 3000])
@@ -146,21 +146,21 @@ def test_an_invalid_limit_is_refused(history: History, limit: int) -> None:
         history.page("c", ReadOptions(limit=limit))
 
 
-def test_a_page_needs_few_rows_more_than_it_returns(history: History, store: MemoryMessages) -> None:
+def test_a_page_needs_few_rows_more_than_it_returns(history: History, messages: MemoryMessages) -> None:
     """The query of each salt asks for its share and a margin, not for a whole page."""
     expected = fill(history, "hot", 600)
-    store.queries.clear()
+    messages.queries.clear()
     page = history.page("hot", ReadOptions(limit=50))
     assert ids(page.messages) == expected[:50]
     assert page.items_read <= 150  # 800 by the naive fan-out
-    assert {query.limit for query in store.queries[:17]} == {1, share(50, 16)}
+    assert {query.limit for query in messages.queries[:17]} == {1, share(50, 16)}
     assert sum(shard.items_returned for shard in page.shards) == 50
     assert sum(shard.items_read for shard in page.shards) == page.items_read
 
 
 @pytest.mark.parametrize("oldest_first", [False, True])
 def test_the_next_page_is_queried_up_to_its_estimated_end(
-    history: History, lookups: FixedLookups, store: MemoryMessages, oldest_first: bool
+    history: History, lookups: FixedLookups, messages: MemoryMessages, oldest_first: bool
 ) -> None:
     """If rows are evenly spaced, every query after a cursor ends at the estimated page end."""
     lookups.max_n["hot"] = 64
@@ -171,11 +171,11 @@ def test_the_next_page_is_queried_up_to_its_estimated_end(
     cursor = history.page("hot", options).next_cursor
     options = replace(options, after=cursor) if oldest_first else replace(options, before=cursor)
     requests = history.explain("hot", options).requests
-    store.queries.clear()
+    messages.queries.clear()
     page = history.page("hot", options)
     assert ids(page.messages) == expected[50:100]
     assert len({request.high if oldest_first else request.low for request in requests}) == 1
-    assert {request.partition_key: request for request in store.queries} == {
+    assert {request.partition_key: request for request in messages.queries} == {
         request.partition_key: request for request in requests
     }
     assert page.items_read <= 80  # more than 256 if queries ask for shares alone
@@ -213,14 +213,16 @@ def test_a_page_that_crosses_the_first_raise_reads_few_rows(history: History, lo
     assert page.items_read <= 120
 
 
-def test_one_partition_needs_no_estimated_end(history: History, lookups: FixedLookups, store: MemoryMessages) -> None:
+def test_one_partition_needs_no_estimated_end(
+    history: History, lookups: FixedLookups, messages: MemoryMessages
+) -> None:
     """The limit of the query is enough."""
     lookups.max_n["c"] = 1
     fill(history, "c", 200)
     page = history.page("c", ReadOptions(before=history.page("c").next_cursor))
     assert len(page.messages) == 50
     assert page.items_read == 51  # and the row at the cursor
-    assert {query.low for query in store.queries} == {None}
+    assert {query.low for query in messages.queries} == {None}
 
 
 @pytest.mark.parametrize("spread", [2, 4, 8, 16, 32, 64])
@@ -249,34 +251,34 @@ def test_a_page_of_an_earlier_n_reads_few_rows_of_other_salts(history: History, 
     assert {shard.queries for shard in page.shards} == {1}
 
 
-def test_reversed_bounds_send_no_query(history: History, store: MemoryMessages) -> None:
+def test_reversed_bounds_send_no_query(history: History, messages: MemoryMessages) -> None:
     """DynamoDB refuses such a range, and it is empty."""
     fill(history, "c", 3)
     page = history.page("c", ReadOptions(since="5", until="1"))
     assert (page.messages, page.complete) == ([], True)
-    assert store.queries == []
+    assert messages.queries == []
     assert history.explain("c", ReadOptions(since="5", until="1")).requests == []
 
 
-def test_explain_reads_no_message(history: History, store: MemoryMessages) -> None:
+def test_explain_reads_no_message(history: History, messages: MemoryMessages) -> None:
     """The page then sends exactly the queries that explain returned."""
     fill(history, "hot", 30)
     plan = history.explain("hot", ReadOptions(limit=20))
-    assert store.queries == []
+    assert messages.queries == []
     history.page("hot", ReadOptions(limit=20))
-    asked = {query.partition_key: query for query in reversed(store.queries)}
+    asked = {query.partition_key: query for query in reversed(messages.queries)}
     assert [asked[request.partition_key] for request in plan.requests] == plan.requests
     assert [request.partition_key for request in plan.requests] == plan.lookup.read_set
 
 
-def test_eventual_reads_ask_for_no_consistency(history: History, store: MemoryMessages) -> None:
+def test_eventual_reads_ask_for_no_consistency(history: History, messages: MemoryMessages) -> None:
     """Reads are strong by default, on every partition. Eventual reads cost half."""
     fill(history, "hot", 5)
     strong = history.page("hot")
-    assert all(query.consistent for query in store.queries)
-    store.queries.clear()
+    assert all(query.consistent for query in messages.queries)
+    messages.queries.clear()
     eventual = history.page("hot", ReadOptions(consistent=False))
-    assert not any(query.consistent for query in store.queries)
+    assert not any(query.consistent for query in messages.queries)
     cost = [sum(shard.consumed_rcu for shard in page.shards) for page in (strong, eventual)]
     assert cost[1] * 2 == cost[0]
 
@@ -365,9 +367,9 @@ def test_requests_are_bounded(lookups: FixedLookups) -> None:
 
 
 @pytest.mark.slow
-def test_pages_of_large_messages_stay_small(lookups: FixedLookups, store: MemoryMessages) -> None:
+def test_pages_of_large_messages_stay_small(lookups: FixedLookups, messages: MemoryMessages) -> None:
     """Iteration adapts the page size to the size of the messages: few of 400 KB, many of 100 bytes."""
-    history = History(lookups, store)
+    history = History(lookups, messages)
     for number in range(60):
         history.put("c", f"{number:03d}#m{number}", {"text": "x" * 400_000})
     sizes = [len(page.messages) for page in history.pages("c")]
