@@ -16,8 +16,8 @@ from saltctl.cli.jobs import track_job
 from saltctl.cli.output import note, warn
 from saltctl.cli.rebuild.view import COLUMNS, print_report, show_rebuild
 from saltctl.cli.session import Session, is_interactive, session_of
-from saltctl.cli.signals import deadline
-from saltctl.cli.text import counted
+from saltctl.cli.signals import arguments, deadline
+from saltctl.cli.text import command_line, counted
 from saltctl.errors import AwsUnavailableError, ExitCode, LeaseHeldError, RefusedError, SaltctlError, UsageError
 from saltctl.times import iso_utc
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from saltctl.rebuild.checkpoint import Checkpoint, ResumeMode
     from saltctl.rebuild.events import RebuildReport
     from saltctl.rebuild.options import RebuildOptions
-
-_HINT_SECONDS = 2.0
-"""Seconds that the search for a checkpoint may delay the end of an interrupted rebuild."""
 
 
 def rebuild(
@@ -141,10 +138,13 @@ def _resume_hint(session: Session, *, quiet: bool) -> Iterator[None]:
     """Name the command that resumes the rebuild if the block fails and a checkpoint is kept."""
     try:
         yield
-    except (AwsUnavailableError, LeaseHeldError):
-        raise  # the checkpoint cannot be read, or it is that of a rebuild in progress
+    except (AwsUnavailableError, LeaseHeldError, RefusedError):
+        raise  # the checkpoint cannot be read, is that of a rebuild in progress, or is not valid
     except BaseException:
-        with suppress(SaltctlError), deadline(_HINT_SECONDS):
-            if not quiet and session.backup.checkpoint.load() is not None:
-                note("a checkpoint is kept; to resume from it: saltctl rebuild --resume")
+        from saltctl.rebuild.checkpoint import load_checkpoint
+
+        with suppress(SaltctlError), deadline(2.0):  # a silent server must not delay the end
+            if not quiet and load_checkpoint(session.backup.checkpoint) is not None:
+                words = [word for word in arguments.get() if word not in ("--resume", "--restart")]
+                note(f"a checkpoint is kept; to resume from it: {command_line(*words, '--resume')}")
         raise

@@ -213,9 +213,25 @@ def test_an_interruption_names_the_resume_command(
 ) -> None:
     """An error names the command that resumes the rebuild if a checkpoint is kept."""
     redis_server.kill()
+    outcome = saltctl("rebuild", "--max-rcu", "500", "--restart")
+    assert outcome.code == 69
+    assert "saltctl rebuild --max-rcu 500 --resume" in outcome.err
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_not_valid_is_not_offered(
+    saltctl: Runner, interrupted: CheckpointItem, redis_server: LocalRedis
+) -> None:
+    """The error of ``--resume`` names ``--restart`` alone; a damaged checkpoint is not offered after another error."""
+    outcome = saltctl("rebuild", "--resume", "--segments", "7")
+    assert outcome.code == 6
+    assert "--restart" in outcome.err
+    assert "--resume" not in outcome.err
+    interrupted.save("damaged")
+    redis_server.kill()
     outcome = saltctl("rebuild")
     assert outcome.code == 69
-    assert "saltctl rebuild --resume" in outcome.err
+    assert "--resume" not in outcome.err
 
 
 @pytest.mark.slow
