@@ -321,5 +321,5 @@ def test_max_rcu_limits_consumed_capacity(
         read = sum(units for _, units in table.read[first : last + 1])
         passed = table.read[last][0] - table.read[first][0]
         assert read <= max_rcu * (passed + 1.0) + 2 * page
-        found = saltctl("registry", "list", "--source", "redis", "--limit", "5000", "-o", "json").json
+    found = saltctl("registry", "list", "--source", "redis", "--limit", "5000", "-o", "json").json
     assert len(found) == table.items

@@ -17,13 +17,20 @@ WITH_DATA = [c for c in COMMANDS if c.returns_data and not c.slow]
 ids = [f"{c.name} {' '.join(c.args)}".strip() for c in WITH_DATA]
 
 
+@pytest.fixture
+def few_salts(seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> LocalEnvironment:
+    """The seeded environment, with a cap that lets an audit query 32 partitions instead of 256."""
+    monkeypatch.setenv("SALTCTL_MAX_N_CAP", "32")
+    return seeded
+
+
 def test_every_command_is_listed_in_the_contract() -> None:
     """A command without a contract cannot be added by accident."""
     assert set(LEAVES) == {c.name for c in COMMANDS}, "add it to tests/cli/commands.py"
 
 
 @pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
-def test_json_is_one_document_with_every_key(contract: Contract, saltctl: Runner, seeded: LocalEnvironment) -> None:
+def test_json_is_one_document_with_every_key(contract: Contract, saltctl: Runner, few_salts: LocalEnvironment) -> None:
     """``-o json`` prints one document; each promised key is there, in order, null if unknown."""
     outcome = saltctl(*contract.name.split(), *contract.args, "-o", "json")
     assert outcome.code == contract.code, outcome.err
@@ -38,7 +45,7 @@ def test_json_is_one_document_with_every_key(contract: Contract, saltctl: Runner
 
 
 @pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
-def test_jsonl_is_a_record_a_line(contract: Contract, saltctl: Runner, seeded: LocalEnvironment) -> None:
+def test_jsonl_is_a_record_a_line(contract: Contract, saltctl: Runner, few_salts: LocalEnvironment) -> None:
     """``-o jsonl`` prints the same records, one a line."""
     outcome = saltctl(*contract.name.split(), *contract.args, "-o", "jsonl")
     records = [json.loads(line) for line in outcome.out.splitlines()]
@@ -48,7 +55,7 @@ def test_jsonl_is_a_record_a_line(contract: Contract, saltctl: Runner, seeded: L
 
 
 @pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
-def test_tsv_is_the_default_in_a_pipe(contract: Contract, saltctl: Runner, seeded: LocalEnvironment) -> None:
+def test_tsv_is_the_default_in_a_pipe(contract: Contract, saltctl: Runner, few_salts: LocalEnvironment) -> None:
     """Without ``-o`` a pipe gets a header and as many fields in every line."""
     outcome = saltctl(*contract.name.split(), *contract.args)
     header, *lines = outcome.out.splitlines()
@@ -62,7 +69,7 @@ def test_tsv_is_the_default_in_a_pipe(contract: Contract, saltctl: Runner, seede
 @pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
 @pytest.mark.parametrize("columns", ["80", "120"])
 def test_tables_fit_the_terminal(
-    contract: Contract, columns: str, saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch
+    contract: Contract, columns: str, saltctl: Runner, few_salts: LocalEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``-o table`` obeys COLUMNS and cuts nothing off with an ellipsis."""
     monkeypatch.setenv("COLUMNS", columns)
