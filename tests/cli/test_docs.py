@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import os
-import pty
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from saltctl.cli.main import run
 from saltctl.errors import SaltctlError
 from saltctl.settings import SPECS, Settings, read_config
 from saltctl.testing import local_environment
 from tests.benchmarks import compare, detection, history, lookup, memory, rebuild, startup
+from tests.cli.conftest import Runner
+from tests.cli.terminal import run_on_a_terminal
 from tests.cli.tree import LEAVES
 
 ROOT = Path(__file__).parents[2]
@@ -106,10 +111,10 @@ def test_a_topic_names_commands_that_exist(topic: str) -> None:
 
 @cache
 def _help_of(name: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "saltctl", *name.split(), "--help"], capture_output=True, text=True, check=True
-    )
-    return done.stdout
+    out = io.StringIO()
+    with redirect_stdout(out):
+        assert run([*name.split(), "--help"]) == 0
+    return out.getvalue()
 
 
 def test_the_configuration_example_can_be_read(tmp_path: Path) -> None:
@@ -129,22 +134,23 @@ def fresh_environment() -> Iterator[dict[str, str]]:
         yield variables | {"COLUMNS": "80", "NO_COLOR": "1", "PATH": path, "SALTCTL_ACTOR": "oncall@host"}
 
 
-def _typed(command: str, variables: dict[str, str]) -> str:
-    """Return the output of a command with a terminal as its stdout."""
-    leader, follower = pty.openpty()
-    child = subprocess.Popen(
-        ["/bin/sh", "-c", command], env=variables, stdin=subprocess.DEVNULL, stdout=follower, stderr=subprocess.PIPE
-    )
-    os.close(follower)
-    _, err = child.communicate(timeout=60)
-    out = b""
-    while True:
-        try:
-            out += os.read(leader, 65536)
-        except OSError:  # the terminal was closed, and everything is read
-            break
-    os.close(leader)
-    return err.decode() + re.sub(r"\x1b\[[0-9;]*m", "", out.decode()).replace("\r\n", "\n")
+@pytest.fixture
+def fresh(fresh_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The variables of the environment for the tour, which are those of this process during the test."""
+    for name, value in fresh_environment.items():
+        monkeypatch.setenv(name, value)
+    return fresh_environment
+
+
+def _typed(command: str) -> str:
+    """Return the output of a command with a terminal as its stdout; what is not saltctl is run by a shell."""
+    if not command.startswith("saltctl "):
+        done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True)
+        return done.stdout + done.stderr
+    err = io.StringIO()
+    with redirect_stderr(err):
+        _, out = run_on_a_terminal(*shlex.split(command)[1:], streams=("stdout",))
+    return err.getvalue() + re.sub(r"\x1b\[[0-9;]*m", "", out).replace("\r\n", "\n")
 
 
 def _shape(text: str) -> list[str]:
@@ -162,28 +168,25 @@ def _shape(text: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_tour_is_real_output(fresh_environment: dict[str, str]) -> None:
+def test_the_tour_is_real_output(fresh: dict[str, str]) -> None:
     """Each command of the tour, typed in this order, prints the lines in the README."""
     tried = 0
     for block in _blocks("console"):
         for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, shown = step.partition("\n")
-            seen = _typed(command, fresh_environment)
+            seen = _typed(command)
             assert _shape(seen.rstrip()) == _shape(re.sub(r"\s+$", "", shown)), command
             tried += 1
     assert tried >= 8
 
 
 @pytest.mark.slow
-def test_the_python_examples_print_what_they_say(fresh_environment: dict[str, str]) -> None:
+def test_the_python_examples_print_what_they_say(fresh: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     """The library example runs, and prints the lines in its comments."""
     for block in _blocks("python"):
         promised = re.findall(r"print\(.*\)  # (.*)$", block, flags=re.MULTILINE)
-        done = subprocess.run(
-            [sys.executable, "-c", block], env=fresh_environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines() == promised
+        exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})  # noqa: S102
+        assert capsys.readouterr() == ("".join(f"{line}\n" for line in promised), "")
 
 
 TEXTFILES = "/var/lib/node_exporter"
@@ -204,15 +207,15 @@ def _scheduled() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", _scheduled())
 def test_scheduled_commands_are_quiet_and_write_their_metrics(
-    command: str, fresh_environment: dict[str, str], tmp_path: Path
+    command: str, fresh: dict[str, str], tmp_path: Path, saltctl: Runner
 ) -> None:
     """Each line of the crontab and of the unit runs as it is, prints nothing if nothing is wrong, and succeeds."""
     for command_before in ("setup", "rebuild"):  # the tour, if it came first, has flushed Redis
-        subprocess.run(["saltctl", command_before], env=fresh_environment, capture_output=True, check=True)  # noqa: S607
+        assert saltctl(command_before).code == 0
     assert TEXTFILES in command
     done = subprocess.run(
         ["/bin/sh", "-c", command.replace(TEXTFILES, str(tmp_path))],
-        env=fresh_environment,
+        env=fresh,
         capture_output=True,
         text=True,
         check=False,

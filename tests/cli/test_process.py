@@ -19,6 +19,7 @@ from saltctl import __version__
 from saltctl.local.environment import LocalEnvironment
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
+from tests.cli.terminal import run_on_a_terminal
 
 Process = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -182,10 +183,11 @@ def on_a_terminal(*args: str, typed: str = "", prompt: bytes = b"Continue?") -> 
 
 
 @pytest.mark.slow
-def test_a_terminal_is_asked(configured: Settings, registry: Registry) -> None:
+def test_a_terminal_is_asked(configured: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal a raise asks; "no" and an empty answer change nothing, "y" does it."""
+    monkeypatch.setenv("TERM", "xterm")
     for answer in ("\n", "n\n", "raise\n"):
-        code, shown = on_a_terminal("registry", "set", "conv", "4", typed=answer)
+        code, shown = run_on_a_terminal("registry", "set", "conv", "4", typed=answer)
         assert code == 6
         assert "Raise conv from 1 to 4? This cannot be undone. Continue? [y/N]" in shown
         assert "nothing was changed" in shown

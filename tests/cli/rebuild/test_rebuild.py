@@ -21,7 +21,7 @@ from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.times import iso_utc
 from tests.cli.conftest import Runner
-from tests.cli.test_process import on_a_terminal
+from tests.cli.terminal import run_on_a_terminal
 
 
 @pytest.mark.slow
@@ -194,11 +194,15 @@ def test_resume_without_a_valid_checkpoint_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("answer", "resumed"), [("y\n", "yes"), ("n\n", "no")])
-def test_a_terminal_prompts_to_resume(interrupted: CheckpointItem, answer: str, resumed: str) -> None:
+def test_a_terminal_prompts_to_resume(
+    interrupted: CheckpointItem, answer: str, resumed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With its time and how far it is; either answer ends in a verified Redis."""
     checkpoint = load_checkpoint(interrupted)
     assert checkpoint is not None
-    code, shown = on_a_terminal("rebuild", typed=answer, prompt=b"Resume it?")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    code, shown = run_on_a_terminal("rebuild", typed=answer, prompt=b"Resume it?")
     assert code == 0
     shown = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     at = iso_utc(checkpoint.written, "seconds")
@@ -243,7 +247,7 @@ def test_the_checkpoint_of_a_rebuild_in_progress_is_not_offered(
     outcome = saltctl("rebuild")
     assert outcome.code == 75
     assert "--resume" not in outcome.err
-    code, shown = on_a_terminal("rebuild", typed="", prompt=b"")
+    code, shown = run_on_a_terminal("rebuild")
     assert code == 75
     assert "Resume it?" not in shown
 
