@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from saltctl.cli.main import run
 from saltctl.local.environment import LocalEnvironment
+from saltctl.local.servers import LocalMoto
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.testing import local_environment
 
 
 @dataclass(frozen=True)
@@ -77,17 +80,57 @@ def configured(settings: Settings, backup: BackupTable, monkeypatch: pytest.Monk
     return settings
 
 
-@pytest.fixture(scope="session")
-def seeded_environment() -> Iterator[LocalEnvironment]:
-    """One seeded local environment for all tests that only read, or change data that no other test reads."""
-    with local_environment(seed=True) as environment:
+class _SharedMoto(LocalMoto):
+    """A server that runs already, and goes on when an environment ends that borrowed it."""
+
+    def __init__(self, lender: LocalMoto) -> None:
+        self.port = lender.port
+
+    def launch(self) -> None:
+        """It runs."""
+
+    def wait(self) -> None:
+        """It is ready."""
+
+    def stop(self) -> None:
+        """Others use it."""
+
+
+class _Environment(LocalEnvironment):
+    """A local environment with a Redis of its own, and tables of its own on the moto of the tests."""
+
+    def __init__(self, moto: LocalMoto, name: str) -> None:
+        super().__init__()
+        self.moto = _SharedMoto(moto)
+        self.name = name
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, with the tables of this environment."""
+        return replace(super().settings, backup_table=f"{self.name}-backup", messages_table=f"{self.name}-messages")
+
+
+@contextmanager
+def seeded_tables(moto: LocalMoto, name: str) -> Iterator[LocalEnvironment]:
+    """A seeded environment on this moto; the environment variables of this process stay unchanged."""
+    with ExitStack() as stack:
+        with patch.dict(os.environ):
+            environment = stack.enter_context(_Environment(moto, name))
+            environment.seed()
         yield environment
 
 
 @pytest.fixture(scope="session")
-def scratch_environment() -> Iterator[LocalEnvironment]:
+def seeded_environment(moto: LocalMoto) -> Iterator[LocalEnvironment]:
+    """One seeded local environment for all tests that only read, or change data that no other test reads."""
+    with seeded_tables(moto, "seeded") as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def scratch_environment(moto: LocalMoto) -> Iterator[LocalEnvironment]:
     """Another seeded environment, for the examples of help texts, which change data."""
-    with local_environment(seed=True) as environment:
+    with seeded_tables(moto, "scratch") as environment:
         yield environment
 
 

@@ -18,10 +18,10 @@ import pytest
 
 from saltctl.cli.main import run
 from saltctl.errors import SaltctlError
+from saltctl.local.servers import LocalMoto
 from saltctl.settings import SPECS, Settings, read_config
-from saltctl.testing import local_environment
 from tests.benchmarks import compare, detection, history, lookup, memory, rebuild, startup
-from tests.cli.conftest import Runner
+from tests.cli.conftest import Runner, seeded_tables
 from tests.cli.terminal import run_on_a_terminal
 from tests.cli.tree import LEAVES
 
@@ -126,9 +126,9 @@ def test_the_configuration_example_can_be_read(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def fresh_environment() -> Iterator[dict[str, str]]:
+def fresh_environment(moto: LocalMoto) -> Iterator[dict[str, str]]:
     """A new, seeded local environment for the tour."""
-    with local_environment(seed=True) as environment:
+    with seeded_tables(moto, "fresh") as environment:
         variables = environment.variables()
         path = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
         yield variables | {"COLUMNS": "80", "NO_COLOR": "1", "PATH": path, "SALTCTL_ACTOR": "oncall@host"}
