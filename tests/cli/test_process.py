@@ -19,6 +19,7 @@ from saltctl import __version__
 from saltctl.local.environment import LocalEnvironment
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
+from tests.cli.conftest import Runner
 from tests.cli.terminal import run_on_a_terminal
 
 Process = Callable[..., subprocess.CompletedProcess[str]]
@@ -32,11 +33,11 @@ def test_version(process: Process) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", [(), ("registry",), ("stream", "dead")])
-def test_no_command_shows_help(group: tuple[str, ...], process: Process) -> None:
+def test_no_command_shows_help(group: tuple[str, ...], process: Process, saltctl: Runner) -> None:
     """Without a command there is the help that --help shows, on stderr, and exit 2."""
     done = process(*group)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == process(*group, "--help").stdout
+    assert done.stderr == saltctl(*group, "--help").out
 
 
 @pytest.mark.slow
@@ -142,12 +143,15 @@ def test_a_poor_locale_gets_escapes(process: Process, configured: Settings, regi
 
 
 @pytest.mark.slow
-def test_force_color_puts_no_bar_into_a_log(process: Process, seeded: LocalEnvironment) -> None:
+def test_force_color_puts_no_bar_into_a_log(
+    saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """FORCE_COLOR makes Rich assume a terminal; a log still gets lines without control characters."""
-    done = process("rebuild", "-o", "json", env={**os.environ, "FORCE_COLOR": "1"})
-    assert done.returncode == 0
-    assert "\x1b" not in done.stdout + done.stderr
-    assert "\r" not in done.stderr
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    done = saltctl("rebuild", "-o", "json")
+    assert done.code == 0
+    assert "\x1b" not in done.out + done.err
+    assert "\r" not in done.err
 
 
 def on_a_terminal(*args: str, typed: str = "", prompt: bytes = b"Continue?") -> tuple[int, str]:
@@ -215,10 +219,10 @@ def test_a_terminal_gets_a_table(seeded: LocalEnvironment) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_is_one_line_and_verbose_shows_more(process: Process, tmp_path: object) -> None:
+def test_an_error_is_one_line_and_verbose_shows_more(saltctl: Runner) -> None:
     """An error shows a traceback only with ``--verbose``."""
-    quiet = process("registry", "get", "x")
-    loud = process("--verbose", "registry", "get", "x")
-    assert quiet.returncode == loud.returncode == 78
-    assert "Traceback" not in quiet.stderr
-    assert "Traceback" in loud.stderr
+    quiet = saltctl("registry", "get", "x")
+    loud = saltctl("--verbose", "registry", "get", "x")
+    assert quiet.code == loud.code == 78
+    assert "Traceback" not in quiet.err
+    assert "Traceback" in loud.err

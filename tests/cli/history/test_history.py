@@ -58,10 +58,27 @@ def stub(history: History, settings: Settings, monkeypatch: pytest.MonkeyPatch) 
 
 def put_messages(history: History, number: int) -> list[str]:
     """Write one message for each minute, and return their ids, newest first."""
-    for minute in range(number):
-        attributes = {"sender": f"user_{minute % 3}", "body": f"body {minute}"}
-        history.put(CONV, f"2026-07-01T08:{minute:02d}:00.000Z#m{minute}", attributes)
+    load(
+        history,
+        {
+            f"2026-07-01T08:{minute:02d}:00.000Z#m{minute}": {"sender": f"user_{minute % 3}", "body": f"body {minute}"}
+            for minute in range(number)
+        },
+    )
     return [f"m{minute}" for minute in reversed(range(number))]
+
+
+def load(history: History, messages: dict[str, dict[str, str]]) -> None:
+    """Write messages by their sort keys to the partitions that ``put`` would choose, many in one request."""
+    assert isinstance(history.store, MessagesTable)
+    history.store.load(
+        {
+            PARTITION_KEY: {"S": partition_key(CONV, salt_of(sort_key.partition("#")[2], 4))},
+            SORT_KEY: {"S": sort_key},
+            **{name: {"S": value} for name, value in attributes.items()},
+        }
+        for sort_key, attributes in messages.items()
+    )
 
 
 def ids_of(document: dict[str, Any]) -> list[str]:
@@ -387,8 +404,7 @@ def test_an_interrupted_read_prints_the_command_that_continues(
 
 def test_a_closed_pipe_is_not_an_error(history: History) -> None:
     """``| head`` ends quietly, also in the middle of the history: the command that continues is not printed."""
-    for number in range(200):
-        history.put(CONV, f"2026-07-01T08:00:00.{number:03d}Z#m{number}", {"body": "x" * 1024})
+    load(history, {f"2026-07-01T08:00:00.{number:03d}Z#m{number}": {"body": "x" * 1024} for number in range(200)})
     wanted = 101  # one more than the first page has; the others do not fit into a pipe
     read = f"{shlex.quote(sys.executable)} -m saltctl history read {CONV} --all -o jsonl | head -{wanted}"
     done = subprocess.run(["/bin/sh", "-c", read], capture_output=True, text=True, timeout=60, check=False)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import shlex
+import uuid
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from saltctl.cli.output import UNKNOWN
-from saltctl.local.servers import LocalRedis
+from saltctl.local.servers import LocalMoto, LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.cli.conftest import Runner
-from tests.support import Rebuilder
+from tests.cli.conftest import Runner, variables_of
+from tests.conftest import TEST_BUCKETS
+from tests.support import Rebuilder, rebuild_job
 
 pytestmark = pytest.mark.slow
 
@@ -162,14 +166,48 @@ def test_invalid_ids_are_refused(conversation: str, saltctl: Runner, configured:
         assert (outcome.code, outcome.error["code"]) == (6, "invalid_conversation_id")
 
 
+@pytest.fixture(scope="module")
+def registry_of(tmp_path_factory: pytest.TempPathFactory, moto: LocalMoto) -> Iterator[Callable[[str], Settings]]:
+    """``registry_of(id)``: a verified registry with this conversation alone. Tests only read it."""
+    server = LocalRedis(tmp_path_factory.mktemp("registries") / "redis")
+    server.start()
+
+    @cache
+    def prepare(conversation: str) -> Settings:
+        mine = uuid.uuid4().hex[:8]
+        settings = Settings(
+            redis_url=server.url,
+            buckets=TEST_BUCKETS,
+            key_prefix=f"salt-{mine}",
+            backup_table=f"backup-{mine}",
+            aws_endpoint_url=moto.url,
+            aws_region="us-east-1",
+        )
+        store, backup = RedisRegistry(settings), BackupTable(settings)
+        backup.create()
+        list(rebuild_job(settings, store, backup).run())
+        Registry.over(settings, store, backup).raise_to(conversation, 2, reason=conversation)
+        store.close()
+        return settings
+
+    yield prepare
+    server.kill()
+
+
 @pytest.mark.parametrize("conversation", HOSTILE)
 @pytest.mark.parametrize("form", ["table", "tsv", "json", "jsonl"])
 def test_hostile_ids_are_accepted_and_never_printed_raw(
-    conversation: str, form: str, saltctl: Runner, configured: Settings, registry: Registry, rebuild: Rebuilder
+    conversation: str,
+    form: str,
+    saltctl: Runner,
+    registry_of: Callable[[str], Settings],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Markup, escapes, bidirectional overrides and formulas are valid in an id, and are never printed unescaped."""
-    rebuild()
-    registry.raise_to(conversation, 2, reason=conversation)
+    settings = registry_of(conversation)
+    for name, value in variables_of(settings).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SALTCTL_KEY_PREFIX", settings.key_prefix)
     for args in (("registry", "get", conversation), ("registry", "list")):
         outcome = saltctl(*args, "-o", form)
         assert outcome.code == 0, outcome.err
