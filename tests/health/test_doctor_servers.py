@@ -59,18 +59,25 @@ def environment() -> Iterator[LocalEnvironment]:
         yield local
 
 
-@pytest.fixture
-def variables(environment: LocalEnvironment, tmp_path: Path) -> dict[str, str]:
-    """Return the variables of a shell, with redis-cli and aws in its path: the real ones if they are installed."""
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    found = environment.variables() | {"COLUMNS": "80"}
-    path = [str(Path(sys.executable).parent), str(tools), found.get("PATH", os.defpath)]
+@pytest.fixture(scope="module")
+def tools(environment: LocalEnvironment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with replacements for those of TOOLS that are not installed or do not start."""
+    directory = tmp_path_factory.mktemp("bin")
     for name, text in TOOLS.items():
         real = shutil.which(name)
-        if real is None or subprocess.run([real, "--version"], env=found, capture_output=True, check=False).returncode:
-            (tools / name).write_text(f"#!{sys.executable}\n{text}")
-            (tools / name).chmod(0o755)
+        if real is None or subprocess.run(
+            [real, "--version"], env=environment.variables(), capture_output=True, check=False
+        ).returncode:
+            (directory / name).write_text(f"#!{sys.executable}\n{text}")
+            (directory / name).chmod(0o755)
+    return directory
+
+
+@pytest.fixture
+def variables(environment: LocalEnvironment, tools: Path) -> dict[str, str]:
+    """Return the variables of a shell, with redis-cli and aws in its path: the real ones if they are installed."""
+    found = environment.variables() | {"COLUMNS": "80"}
+    path = [str(Path(sys.executable).parent), str(tools), found.get("PATH", os.defpath)]
     return found | {"PATH": os.pathsep.join(path)}
 
 
@@ -119,6 +126,7 @@ def eventually_ok(names: list[str], variables: dict[str, str]) -> None:
     deadline = time.monotonic() + 60
     while (broken := [name for name in names if check_result(name, variables)["status"] != "ok"]) != []:
         assert time.monotonic() < deadline, f"still not ok: {broken}"
+        time.sleep(0.1)
 
 
 def test_a_healthy_environment(variables: dict[str, str]) -> None:

@@ -30,7 +30,7 @@ from saltctl.stores.aws.client import create_client
 from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import variables_of
-from tests.support import Rebuilder
+from tests.support import Rebuilder, put_entries
 from tests.support.aws_stub import Answer, AwsStub, refusal
 from tests.support.redis_servers import plain_client
 
@@ -55,10 +55,9 @@ def aws_stub(settings: Settings) -> Iterator[AwsStub]:
 
 
 @pytest.fixture
-def filled(registry: Registry, rebuild: Rebuilder) -> Registry:
+def filled(registry: Registry, backup: BackupTable, rebuild: Rebuilder) -> Registry:
     """A verified registry that holds ENTRIES, as its backup does."""
-    for conversation_id, n in ENTRIES.items():
-        registry.raise_to(conversation_id, n)
+    put_entries(backup, ENTRIES)
     rebuild()
     return registry
 
@@ -95,11 +94,15 @@ def comparison(settings: Settings, store: RedisRegistry, backup: BackupTable, re
     readers: list[RedisBucketReader] = []
 
     def make(
-        at: At = lambda read: None, *, repair: bool = False, of: BackupTable = backup, grace: float = 0.5
+        at: At = lambda read: None,
+        *,
+        repair: bool = False,
+        grace: float = 0.5,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> Comparison:
         readers.append(WatchedReader(settings, at))
         options = ComparisonOptions(segments=2, page_limit=7, grace=grace)
-        return Comparison(settings, readers[-1], store, of, options, registry if repair else None)
+        return Comparison(settings, readers[-1], store, backup, options, registry if repair else None, sleep=sleep)
 
     yield make
     for reader in readers:
@@ -171,8 +174,16 @@ def test_redis_stays_down(filled: Registry, redis_server: LocalRedis, comparison
 @pytest.mark.slow
 def test_concurrent_raises_are_not_drift(filled: Registry, comparison: Opener) -> None:
     """Four threads raise old and new conversations meanwhile: none is reported."""
-    done = threading.Event()
+    done, busy = threading.Event(), threading.Event()
+    busy.set()
     raised = count()
+
+    def wait_out(seconds: float) -> None:
+        """Wait for the grace period. Raises then meet no read of the comparison: they rest, except at its end."""
+        busy.clear()
+        time.sleep(max(seconds - 0.5, 0))
+        busy.set()
+        time.sleep(min(seconds, 0.5))
 
     def keep_raising(worker: int) -> None:
         names = [*list(ENTRIES)[worker::4], *(f"new_{worker}_{number}" for number in range(1000))]
@@ -180,6 +191,7 @@ def test_concurrent_raises_are_not_drift(filled: Registry, comparison: Opener) -
             if done.is_set():
                 return
             for n in (64, 128):
+                busy.wait()
                 filled.raise_to(name, n)
                 next(raised)
 
@@ -188,12 +200,13 @@ def test_concurrent_raises_are_not_drift(filled: Registry, comparison: Opener) -
         try:
             before = next(raised)
             # Much longer than a raise, even on a busy machine.
-            report = result_of(comparison(grace=3.0).run())
+            report = result_of(comparison(grace=3.0, sleep=wait_out).run())
             assert report.drift == []
             assert all_is_well(report)
             assert next(raised) > before + 1, "no raise fell into the comparison"
         finally:
             done.set()
+            busy.set()
         for worker in workers:
             worker.result()
 

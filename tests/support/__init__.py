@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from saltctl.rebuild.events import RebuildReport
 from saltctl.rebuild.options import RebuildOptions
@@ -12,6 +12,17 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.registry import RedisRegistry
 
 Rebuilder = Callable[..., RebuildReport]
+
+
+def put_entries(backup: BackupTable, entries: Mapping[str, int]) -> None:
+    """Write committed entries to the backup in batches: sixty raises would take half a second of the CPU."""
+    items = [
+        {"conversation_id": {"S": conversation_id}, "max_n": {"N": str(n)}, "write_n": {"N": str(n)}}
+        for conversation_id, n in entries.items()
+    ]
+    for start in range(0, len(items), 25):
+        requests = [{"PutRequest": {"Item": item}} for item in items[start : start + 25]]
+        backup.client.batch_write_item(RequestItems={backup.name: requests})
 
 
 def rebuild_job(

@@ -33,7 +33,7 @@ from saltctl.stores.heat.window_sums import WindowSums
 from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.support import Rebuilder, rebuild_job
+from tests.support import Rebuilder, put_entries, rebuild_job
 from tests.support.clusters import LocalCluster, Node
 from tests.support.redis_servers import find_engine, merge
 
@@ -84,11 +84,10 @@ def settings(cluster: LocalCluster, moto: LocalMoto) -> Settings:
 
 
 @pytest.fixture
-def raised(registry: Registry, rebuild: Rebuilder) -> Registry:
-    """A verified registry in which every second conversation was raised to 4."""
+def raised(registry: Registry, backup: BackupTable, rebuild: Rebuilder) -> Registry:
+    """A verified registry in which every second conversation has 4."""
+    put_entries(backup, dict.fromkeys(CONVERSATIONS[::2], 4))
     rebuild()
-    for conversation_id in CONVERSATIONS[::2]:
-        registry.raise_to(conversation_id, 4)
     return registry
 
 
@@ -96,8 +95,9 @@ def sources(registry: Registry) -> dict[str, str]:
     """Who answers for each conversation, after a look at whether the answers are right, in bulk and one by one."""
     found = registry.lookup_many(CONVERSATIONS)
     assert {i: found[i].max_n for i in CONVERSATIONS} == {i: 1 + 3 * (n % 2 == 0) for n, i in enumerate(CONVERSATIONS)}
-    assert all(registry.lookup(i).max_n == found[i].max_n for i in CONVERSATIONS)
-    return {i: registry.lookup(i).source for i in CONVERSATIONS}
+    alone = {i: registry.lookup(i) for i in CONVERSATIONS}
+    assert all(alone[i].max_n == found[i].max_n for i in CONVERSATIONS)
+    return {i: lookup.source for i, lookup in alone.items()}
 
 
 def other_primary(cluster: LocalCluster, key: str) -> Node:
