@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -65,9 +66,12 @@ def tools(environment: LocalEnvironment, tmp_path_factory: pytest.TempPathFactor
     directory = tmp_path_factory.mktemp("bin")
     for name, text in TOOLS.items():
         real = shutil.which(name)
-        if real is None or subprocess.run(
-            [real, "--version"], env=environment.variables(), capture_output=True, check=False
-        ).returncode:
+        if (
+            real is None
+            or subprocess.run(
+                [real, "--version"], env=environment.variables(), capture_output=True, check=False
+            ).returncode
+        ):
             (directory / name).write_text(f"#!{sys.executable}\n{text}")
             (directory / name).chmod(0o755)
     return directory
@@ -86,18 +90,26 @@ def shell(command: str, variables: dict[str, str]) -> subprocess.CompletedProces
     return subprocess.run(["/bin/sh", "-c", command], env=variables, capture_output=True, text=True, check=False)
 
 
+def saltctl(variables: dict[str, str], *words: str) -> tuple[int, str, str]:
+    """Run saltctl in this process, since a new one takes longer than a check; return its exit code and output."""
+    out, err = io.StringIO(), io.StringIO()
+    with patch.dict(os.environ, variables, clear=True), redirect_stdout(out), redirect_stderr(err):
+        code = run(list(words))
+    return code, out.getvalue(), err.getvalue()
+
+
 def check_result(name: str, variables: dict[str, str]) -> dict[str, Any]:
-    """Run one check in this process: a new process takes longer than the check."""
-    out = io.StringIO()
-    with patch.dict(os.environ, variables), redirect_stdout(out):
-        code = run(["doctor", "--only", name, "-o", "json"])
-    return only_check(code, out.getvalue())
+    """Run one check."""
+    code, out, _ = saltctl(variables, "doctor", "--only", name, "-o", "json")
+    return only_check(code, out)
 
 
 def check_result_after(command: str, name: str, variables: dict[str, str]) -> dict[str, Any]:
-    """Run a command and then one check in the same shell."""
-    done = shell(f"{command} && saltctl doctor --only {name} -o json", variables)
-    return only_check(done.returncode, done.stdout)
+    """Run a command in a shell, and then one check with the variables that the shell has then."""
+    show = "import json, os; print(json.dumps(dict(os.environ)))"
+    done = shell(f"{command} && {shlex.quote(sys.executable)} -c {shlex.quote(show)}", variables)
+    assert done.returncode == 0, done.stderr
+    return check_result(name, json.loads(done.stdout.splitlines()[-1]))
 
 
 def only_check(code: int, out: str) -> dict[str, Any]:
@@ -131,13 +143,13 @@ def eventually_ok(names: list[str], variables: dict[str, str]) -> None:
 
 def test_a_healthy_environment(variables: dict[str, str]) -> None:
     """With a service that has processed its backlog every check is ok, and doctor exits 0."""
-    assert shell("saltctl stream dead drop --all --yes", variables).returncode == 0
+    assert saltctl(variables, "stream", "dead", "drop", "--all", "--yes")[0] == 0
     with service(variables):
         eventually_ok(["stream-consumers", "stream-lag"], variables)
-        done = shell("saltctl doctor -o json", variables)
-    found = json.loads(done.stdout)
+        code, out, _ = saltctl(variables, "doctor", "-o", "json")
+    found = json.loads(out)
     assert [check for check in found["checks"] if check["status"] != "ok"] == []
-    assert (done.returncode, found["ok"]) == (0, True)
+    assert (code, found["ok"]) == (0, True)
     assert all(check["fix"] is None for check in found["checks"])
 
 
@@ -280,13 +292,13 @@ def test_all_servers_are_down(variables: dict[str, str]) -> None:
         "SALTCTL_REDIS_URL": "redis://:s3cr3t@127.0.0.1:1/0",
         "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
     }
-    done = shell("saltctl doctor -o json", down)
-    checks = json.loads(done.stdout)["checks"]
-    assert done.returncode == 3
+    code, out, err = saltctl(down, "doctor", "-o", "json")
+    checks = json.loads(out)["checks"]
+    assert code == 3
     assert [check["name"] for check in checks if check["status"] == "fail"] == [
         "redis-reachable",
         "backup-table",
         "messages-table",
     ]
-    assert "s3cr3t" not in done.stdout + done.stderr
+    assert "s3cr3t" not in out + err
     assert all(check["detail"].startswith("see ") for check in checks if check["status"] == "skip")

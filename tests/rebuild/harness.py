@@ -128,9 +128,10 @@ class Fault:
 
 def assert_never_wrong(store: RedisRegistry, registry: Registry) -> None:
     """Each lookup in Redis is right or refused, and each lookup of a client is right."""
+    (primary,) = store.primaries()
     for conversation_id, n in ENTRIES.items():
         try:
-            assert store.lookup(store.primaries()[0], [conversation_id]) == [n]
+            assert store.lookup(primary, [conversation_id]) == [n]
         except UnverifiedError:
             continue
     assert {i: lookup.max_n for i, lookup in registry.lookup_many(ENTRIES).items()} == ENTRIES
@@ -139,9 +140,10 @@ def assert_never_wrong(store: RedisRegistry, registry: Registry) -> None:
 def assert_unverified(store: RedisRegistry, registry: Registry) -> None:
     """No lookup is answered by Redis, and each is answered rightly."""
     assert set(store.verified().values()) == {False}
+    (primary,) = store.primaries()
     for conversation_id in ENTRIES:
         with pytest.raises(UnverifiedError):
-            store.lookup(store.primaries()[0], [conversation_id])
+            store.lookup(primary, [conversation_id])
     found = registry.lookup_many(ENTRIES)
     assert {i: (lookup.max_n, lookup.source) for i, lookup in found.items()} == {
         i: (n, "backup") for i, n in ENTRIES.items()

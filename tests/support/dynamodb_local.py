@@ -22,6 +22,8 @@ class DynamoLocal:
 
     def __init__(self, directory: Path, java: str) -> None:
         self._command = [java, f"-Djava.library.path={directory / 'DynamoDBLocal_lib'}", "-Xmx256m"]
+        # It is short-lived: thorough compilation would cost more than it saves.
+        self._command += ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
         self._command += ["-jar", str(directory / "DynamoDBLocal.jar"), "-inMemory", "-port"]
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None

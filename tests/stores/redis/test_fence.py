@@ -17,7 +17,8 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.buckets import FENCE
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script, script_sha
-from tests.support import Rebuilder, rebuild_job
+from tests.stores.aws.backup_helpers import make_raise
+from tests.support import Rebuilder, put_entries, rebuild_job
 from tests.support.redis_servers import PROMPT_REPLICATION, eventually, plain_client
 
 CONVERSATIONS = [f"conv_{number:03}" for number in range(40)]
@@ -29,11 +30,10 @@ def key_of(store: RedisRegistry, conversation_id: str) -> str:
 
 
 @pytest.fixture
-def raised(registry: Registry, rebuild: Rebuilder) -> Registry:
-    """A verified registry in which every conversation was raised to 4."""
+def raised(registry: Registry, backup: BackupTable, rebuild: Rebuilder) -> Registry:
+    """A verified registry in which the first four conversations have 4."""
+    put_entries(backup, dict.fromkeys(CONVERSATIONS[:4], 4))
     rebuild()
-    for conversation_id in CONVERSATIONS[:4]:
-        registry.raise_to(conversation_id, 4)
     return registry
 
 
@@ -354,18 +354,12 @@ def test_a_primary_that_was_a_replica_meanwhile_is_fenced(
         store.lookup(store.primaries()[0], CONVERSATIONS[:1])
     other_server.kill()
     # Only the backup has it: this server lost it like data that replication had not sent yet.
-    backup.raise_max_n(CONVERSATIONS[9], replace(_first_raise(backup), n=16))
+    backup.raise_max_n(CONVERSATIONS[9], make_raise(16))
     admin.execute_command("REPLICAOF", "NO", "ONE")
     assert admin.script_exists(script_sha("lookup")) == [True]
     assert admin.hget(key_of(store, CONVERSATIONS[0]), FENCE) is not None
     assert_unverified(store)
     assert raised.lookup(CONVERSATIONS[9]).max_n == 16
-
-
-def _first_raise(backup: BackupTable) -> Any:
-    entry = backup.get(CONVERSATIONS[0])
-    assert entry is not None
-    return entry.raises[0]
 
 
 @pytest.mark.slow
