@@ -16,6 +16,7 @@ from saltctl.rebuild.rebuild import Rebuild
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
+from saltctl.stores.contracts.registry import LeaseStore
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.rebuild.harness import (
     ENTRIES,
@@ -64,6 +65,7 @@ def job(settings: Settings, backup: BackupTable) -> Iterator[Opener]:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] | None = None,
         from_backup: BackupTable = backup,
+        lease: LeaseStore | None = None,
         **options: Any,
     ) -> Rebuild:
         stores.append(WatchedRegistry(settings, at))
@@ -73,6 +75,7 @@ def job(settings: Settings, backup: BackupTable) -> Iterator[Opener]:
             stores[-1],
             from_backup,
             RebuildOptions(**({"segments": 1, "page_limit": 7} | options)),
+            lease=lease,
             clock=clock or (lambda: 10.0 * next(ticks)),
             now=now,
             sleep=sleep,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from saltctl.errors import (
-    UnverifiedError,
-)
+from saltctl.errors import SaltctlError, UnverifiedError
 from saltctl.rebuild.events import Event
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.contracts.registry import LeaseHolder
 from saltctl.stores.redis.merge_commands import Entry
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
@@ -33,6 +33,44 @@ def put(backup: BackupTable, *items: dict[str, Any]) -> None:
     """Write items by hand, past everything that saltctl checks."""
     requests = [{"PutRequest": {"Item": item}} for item in items]
     backup.client.batch_write_item(RequestItems={backup.name: requests})
+
+
+@dataclass
+class FakeLeaseStore:
+    """Keeps one lease. ``failure`` is raised by every call while it is set."""
+
+    current: LeaseHolder | None = None
+    failure: SaltctlError | None = None
+    calls: list[str] = field(default_factory=list)
+
+    def acquire(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
+        """Take the lease if it is free, expired or the owner's own."""
+        self._call("acquire")
+        held = self.current
+        if held is not None and held.owner != owner and now - held.heartbeat <= expiry:
+            return held
+        self.current = LeaseHolder(owner, host, pid, now, now, "starting")
+        return None
+
+    def renew(self, owner: str, now: float, progress: str) -> bool:
+        """Note the heartbeat if the owner still has the lease."""
+        self._call(f"renew {progress}")
+        return self.current is not None and self.current.owner == owner
+
+    def release(self, owner: str) -> None:
+        """Free the lease if the owner has it."""
+        self._call("release")
+        if self.current is not None and self.current.owner == owner:
+            self.current = None
+
+    def holder(self) -> LeaseHolder | None:
+        """Return the current holder."""
+        return self.current
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if self.failure is not None:
+            raise self.failure
 
 
 class WatchedSession(RedisRebuildSession):

@@ -4,52 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass, field
 
 import pytest
 
-from saltctl.errors import AccessDeniedError, AwsUnavailableError, LeaseHeldError, SaltctlError
+from saltctl.errors import AccessDeniedError, AwsUnavailableError, LeaseHeldError
 from saltctl.rebuild.events import StartDelayed
 from saltctl.rebuild.lease import HEARTBEAT_SECONDS, LEASE_EXPIRY, Lease
 from saltctl.stores.contracts.registry import LeaseHolder
-
-
-@dataclass
-class FakeLeaseStore:
-    """Keeps one lease. ``failure`` is raised by every call while it is set."""
-
-    current: LeaseHolder | None = None
-    failure: SaltctlError | None = None
-    calls: list[str] = field(default_factory=list)
-
-    def acquire(self, owner: str, now: float, *, host: str, pid: int, expiry: float) -> LeaseHolder | None:
-        """Take the lease if it is free, expired or the owner's own."""
-        self._call("acquire")
-        held = self.current
-        if held is not None and held.owner != owner and now - held.heartbeat <= expiry:
-            return held
-        self.current = LeaseHolder(owner, host, pid, now, now, "starting")
-        return None
-
-    def renew(self, owner: str, now: float, progress: str) -> bool:
-        """Note the heartbeat if the owner still has the lease."""
-        self._call(f"renew {progress}")
-        return self.current is not None and self.current.owner == owner
-
-    def release(self, owner: str) -> None:
-        """Free the lease if the owner has it."""
-        self._call("release")
-        if self.current is not None and self.current.owner == owner:
-            self.current = None
-
-    def holder(self) -> LeaseHolder | None:
-        """Return the current holder."""
-        return self.current
-
-    def _call(self, name: str) -> None:
-        self.calls.append(name)
-        if self.failure is not None:
-            raise self.failure
+from tests.rebuild.harness import FakeLeaseStore
 
 
 class Time:

@@ -29,7 +29,7 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
 from saltctl.stores.contracts.registry import Raise, RaiseOutcome
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.support import Rebuilder
+from tests.support import Rebuilder, put_entries
 from tests.support.aws_stub import AwsStub, refusal
 from tests.support.redis_servers import find_engine, plain_client
 
@@ -98,9 +98,8 @@ Raising = Callable[[At], Registry]
 @pytest.fixture
 def raising(settings: Settings, backup: BackupTable, stub: AwsStub, rebuild: Rebuilder) -> Iterator[Raising]:
     """Open watched registries over a verified Redis in which ``conv`` has 2 salts."""
-    rebuild()
-    with Registry.over(settings, RedisRegistry(settings), backup) as first:
-        first.raise_to("conv", 2)
+    put_entries(backup, {"conv": 2})
+    rebuild(segments=1)
     opened: list[Registry] = []
 
     def open_(at: At) -> Registry:
@@ -187,7 +186,7 @@ def test_redis_killed_between_two_steps(
     assert registry.raise_to("conv", 8).committed
     assert held(backup) == (8, 8)
     assert registry.lookup("conv") == ("conv", 8, 8, "backup")
-    rebuild()
+    rebuild(segments=1)
     assert registry.lookup("conv") == ("conv", 8, 8, "redis")
 
 
@@ -211,7 +210,7 @@ def test_redis_restarted_between_two_steps(
     assert raising(strike_at(point, restart)).raise_to("conv", 8).step == "commit"
     assert held(backup) == (8, 8)
     assert registry.lookup("conv") == ("conv", 8, 8, "backup")
-    assert rebuild().restored == 0
+    assert rebuild(segments=1).restored == 0
     assert registry.lookup("conv") == ("conv", 8, 8, "redis")
 
 
@@ -222,7 +221,7 @@ def test_a_rebuild_completes_an_interrupted_raise(
     with pytest.raises(RaiseIncompleteError):
         raising(strike_at("redis", redis_server.kill)).raise_to("conv", 8)
     redis_server.start()
-    assert rebuild().committed == 1
+    assert rebuild(segments=1).committed == 1
     assert held(backup) == (8, 8)
     assert registry.lookup("conv") == ("conv", 8, 8, "redis")
 
@@ -341,7 +340,7 @@ def test_the_table_is_deleted_between_two_steps(
     backup.create()
     assert struck.raise_to("conv", 8).committed
     assert held(backup) == (8, 8)
-    rebuild()
+    rebuild(segments=1)
     assert registry.lookup("conv") == ("conv", 8, 8, "redis")
 
 

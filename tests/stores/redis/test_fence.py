@@ -33,7 +33,7 @@ def key_of(store: RedisRegistry, conversation_id: str) -> str:
 def raised(registry: Registry, backup: BackupTable, rebuild: Rebuilder) -> Registry:
     """A verified registry in which the first four conversations have 4."""
     put_entries(backup, dict.fromkeys(CONVERSATIONS[:4], 4))
-    rebuild()
+    rebuild(segments=1)
     return registry
 
 
@@ -107,7 +107,7 @@ def test_a_restart_without_data_is_fenced(
     with pytest.raises(UnverifiedError, match="started since"):
         store.lookup(store.primaries()[0], CONVERSATIONS[:1])
     assert_answers_from(raised, "backup")
-    rebuild()
+    rebuild(segments=1)
     assert_answers_from(raised, "redis")
 
 
@@ -121,7 +121,7 @@ def test_a_restart_with_its_aof_is_fenced(
     assert store.read_unverified(CONVERSATIONS[:1]) == {CONVERSATIONS[0]: 4}
     assert_unverified(store)
     assert_answers_from(raised, "backup")
-    assert rebuild().restored == 0
+    assert rebuild(segments=1).restored == 0
     assert_answers_from(raised, "redis")
 
 
@@ -159,7 +159,7 @@ def test_flushall_is_fenced(raised: Registry, store: RedisRegistry, admin: Any, 
     assert admin.script_exists(script_sha("lookup")) == [True]
     assert_unverified(store)
     assert_answers_from(raised, "backup")
-    rebuild()
+    rebuild(segments=1)
     assert_answers_from(raised, "redis")
 
 
@@ -296,7 +296,7 @@ def test_a_replica_refuses_lookups(
 ) -> None:
     """A replica lags: it refuses lookups with READONLY, though fence and script are as they are on its primary."""
     follow(other_admin, redis_server)
-    rebuild()
+    rebuild(segments=1)
     key = key_of(other_store, CONVERSATIONS[0])
     eventually(lambda: other_admin.hget(key, FENCE) == admin.hget(key, FENCE), "the fence is replicated")
     other_admin.script_load(script("lookup"))
@@ -318,7 +318,7 @@ def test_a_writable_replica_refuses_everything(
 ) -> None:
     """``replica-read-only no`` disables READONLY: the script itself sees that this is not a primary."""
     follow(other_admin, redis_server)
-    rebuild()
+    rebuild(segments=1)
     other_admin.config_set("replica-read-only", "no")
     other_admin.script_load(script("lookup"))
     key = key_of(other_store, CONVERSATIONS[0])
@@ -372,7 +372,7 @@ def test_a_demotion_and_promotion_without_a_primary_is_fenced(
         store.lookup(store.primaries()[0], CONVERSATIONS[:1])
     admin.execute_command("REPLICAOF", "NO", "ONE")
     assert_unverified(store)
-    rebuild()
+    rebuild(segments=1)
     assert_answers_from(raised, "redis")
 
 
@@ -383,7 +383,7 @@ def test_the_first_replica_costs_a_rebuild(
     """Redis takes a new replication id when its first replica attaches, and only then: a rebuild is due once."""
     follow(other_admin, redis_server)
     assert_unverified(store)
-    rebuild()
+    rebuild(segments=1)
     other_admin.execute_command("REPLICAOF", "NO", "ONE")
     follow(other_admin, redis_server)
     assert_answers_from(raised, "redis")
@@ -414,7 +414,7 @@ def test_a_full_server_answers_lookups_and_refuses_raises(
         raised.raise_to(CONVERSATIONS[0], 8)
     assert stopped.value.step == "backup"
     with pytest.raises(RedisUnavailableError, match="memory is full"):
-        rebuild()
+        rebuild(segments=1)
     admin.config_set("maxmemory", 0)
     assert raised.raise_to(CONVERSATIONS[0], 8).after == 8
 
