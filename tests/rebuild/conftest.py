@@ -26,7 +26,9 @@ from tests.rebuild.harness import (
     put,
 )
 from tests.support.aws_stub import AwsStub
-from tests.support.redis_servers import find_engine, plain_client
+from tests.support.redis_servers import find_engine, plain_client, quick_starts
+
+__all__ = ["quick_starts"]
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ import pytest
 from saltctl.local.servers import LocalRedis
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.support.redis_servers import PROMPT_REPLICATION, find_engine, plain_client
+from tests.support.redis_servers import PROMPT_REPLICATION, find_engine, plain_client, quick_starts
+
+__all__ = ["quick_starts"]
 
 
 @pytest.fixture(params=["valkey", "redis"])
