@@ -9,15 +9,18 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
+from saltctl.cli.main import run
 from saltctl.errors import ConfigurationError, UnavailableError
 from saltctl.local.environment import LocalEnvironment, require_loopback
+from saltctl.local.seed import Seeded
 
 SALTCTL = f"{sys.executable} -m saltctl"
 OTHER_SERVERS = {
@@ -29,6 +32,16 @@ OTHER_SERVERS = {
     "SALTCTL_BACKUP_TABLE": "prod-registry",
     "SALTCTL_CONTEXT": "prod",
 }
+
+
+# ``saltctl`` with an environment without data, for what no data is needed for: seeding takes half of the start.
+UNSEEDED = (
+    "from saltctl.cli.main import main\n"
+    "from saltctl.local.environment import LocalEnvironment\n"
+    "from saltctl.local.seed import Seeded\n"
+    "LocalEnvironment.seed = lambda self: Seeded(0, 0, 0)\n"
+    "main()"
+)
 
 
 def _local_run(tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -75,10 +88,13 @@ def inside(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProc
 
     Its caller has a profile, a token, endpoints and a context of other servers.
     """
-    script = (
-        f"env && echo --- && {SALTCTL} registry get conv_hot_12 conv_0001 -o json"
-        f" && {SALTCTL} registry list --source backup -o json && {SALTCTL} config show -o json && exit 7"
-    )
+    commands = [
+        "registry get conv_hot_12 conv_0001 -o json",
+        "registry list --source backup -o json",
+        "config show -o json",
+    ]
+    code = f"from saltctl.cli.main import run; raise SystemExit(any(run(line.split()) for line in {commands}))"
+    script = f"env && echo --- && {shlex.join([sys.executable, '-c', code])} && exit 7"
     directory = tmp_path_factory.mktemp("t")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**OTHER_SERVERS, "HOME": str(directory), "XDG_CONFIG_HOME": str(directory)}.items():
@@ -105,13 +121,20 @@ def test_it_is_seeded_and_verified(inside: subprocess.CompletedProcess[str]) -> 
 
 
 @pytest.mark.slow
-def test_it_exits_as_the_command_does(inside: subprocess.CompletedProcess[str], short_tmp: Path) -> None:
+def test_it_exits_as_the_command_does(
+    inside: subprocess.CompletedProcess[str],
+    short_tmp: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """The exit code is the command's; a signal that killed it counts 128 more."""
     assert inside.returncode == 7, inside.stderr
-    assert _local_run(short_tmp, "sh", "-c", "kill -9 $$").returncode == 137
-    missing = _local_run(short_tmp, "no-such-command")
-    assert missing.returncode == 2
-    assert "no-such-command" in missing.stderr
+    monkeypatch.setattr(tempfile, "tempdir", str(short_tmp))
+    monkeypatch.setattr(LocalEnvironment, "seed", lambda self: Seeded(0, 0, 0))
+    assert run(["local", "run", "--", "sh", "-c", "kill -9 $$"]) == 137
+    capsys.readouterr()
+    assert run(["local", "run", "--", "no-such-command"]) == 2
+    assert "no-such-command" in capsys.readouterr().err
     assert not _left_behind(short_tmp)
 
 
@@ -121,7 +144,7 @@ def test_nothing_is_left_after_a_signal(signum: signal.Signals, short_tmp: Path)
     """SIGTERM and SIGHUP end command, servers and directory; after SIGKILL no process is left either."""
     ready = short_tmp / "ready"
     child = subprocess.Popen(
-        [sys.executable, "-m", "saltctl", "local", "run", "--", "sh", "-c", f"touch {ready}; exec sleep 600"],
+        [sys.executable, "-c", UNSEEDED, "local", "run", "--", "sh", "-c", f"touch {ready}; exec sleep 600"],
         env={**os.environ, "TMPDIR": str(short_tmp)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -196,24 +219,20 @@ def test_endpoints_elsewhere_are_refused(url: str) -> None:
 
 
 @pytest.mark.slow
-def test_help_examples_of_local_run(short_tmp: Path) -> None:
-    """The examples in ``local run --help`` run as they stand."""
-    text = subprocess.run(
-        [sys.executable, "-m", "saltctl", "local", "run", "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    examples = re.findall(r"^\s+saltctl (local run .+)$", text, flags=re.MULTILINE)
+def test_help_examples_of_local_run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """The examples in ``local run --help`` run as they stand, here one after the other in one environment."""
+    assert run(["local", "run", "--help"]) == 0
+    examples = re.findall(r"^\s+saltctl (local run .+)$", capfd.readouterr().out, flags=re.MULTILINE)
     assert len(examples) == 2
-    for example in examples:
-        done = subprocess.run(
-            [sys.executable, "-m", "saltctl", *shlex.split(example)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={**os.environ, "TMPDIR": str(short_tmp)},
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout
+    with LocalEnvironment() as environment:
+        seeded = environment.seed()
+        monkeypatch.setattr(environment, "seed", lambda: seeded)
+        monkeypatch.setattr("saltctl.local.environment.LocalEnvironment", lambda: nullcontext(environment))
+        for example in examples:
+            code = run(shlex.split(example))
+            out, err = capfd.readouterr()
+            assert code == 0, err
+            assert out
 
 
 @pytest.mark.slow
