@@ -87,9 +87,9 @@ def run(*, quick: bool = False) -> DetectionResult:
     """Run the benchmark."""
     result = DetectionResult()
     result.seconds = interleave({INCREMENT: _increment, RECORD: _record_call()}, 3 if quick else 41)
-    for count in (20_000, 40_000) if quick else (100_000, 1_000_000):
+    for count in (5_000, 10_000) if quick else (100_000, 1_000_000):
         result.peaks[count] = _peak(count)
-    result.reports = 5_000 if quick else 200_000
+    result.reports = 2_000 if quick else 200_000
     for instances in INSTANCES[:2] if quick else INSTANCES:
         result.rates[instances] = _rate(instances, result.reports)
     result.to_salted = _to_salted(1 if quick else 5)

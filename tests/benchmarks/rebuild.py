@@ -103,9 +103,9 @@ def run(*, quick: bool = False) -> RebuildResult:
     Raises:
         WrongResultError: a contender failed, or the entries in Redis differ from the backup.
     """
-    count, naive_count, rounds = (4_000, 500, 1) if quick else (COUNT, NAIVE_COUNT, 3)
+    count, naive_count, rounds = (2_000, 200, 1) if quick else (COUNT, NAIVE_COUNT, 3)
     buckets = 64 if quick else Settings.buckets
-    memory_counts = (4_000, 20_000) if quick else MEMORY_COUNTS
+    memory_counts = (2_000, 8_000) if quick else MEMORY_COUNTS
     compared = 0
 
     def contender(name: str, pages: PagesServer, items: int) -> Callable[[], float]:

@@ -14,6 +14,7 @@ from statistics import median
 
 from saltctl import __version__
 from saltctl.local.environment import LocalEnvironment
+from saltctl.registry.registry import Registry
 from tests.benchmarks.measure import interleave, median_ratio
 from tests.benchmarks.report import Table, WrongResultError, at_most, times
 from tests.benchmarks.servers import child_environment
@@ -72,7 +73,9 @@ def run(*, quick: bool = False) -> StartupResult:
         WrongResultError: a command failed, or its output was wrong.
     """
     with tempfile.TemporaryDirectory(prefix="saltctl-benchmark-") as directory, LocalEnvironment() as environment:
-        environment.seed()
+        environment.rebuild()
+        with Registry.open(environment.settings) as registry:
+            registry.raise_to(CONVERSATION, MAX_N, reason="benchmark")
         variables = child_environment() | environment.variables()
         commands = _commands()
         if not quick:
