@@ -11,7 +11,7 @@ from tests.fuzz.__main__ import fuzz
 from tests.fuzz.command_runner import CommandRunner, Outcome, check_output
 from tests.fuzz.entry_points import ENTRY_POINTS
 
-INPUTS = 40
+INPUTS, MANY_INPUTS = 14, 40
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +19,13 @@ def runner() -> Iterator[CommandRunner]:
     """Servers for all tests of this module."""
     with CommandRunner() as started:
         yield started
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_much_hostile_input_is_answered_as_documented(runner: CommandRunner, name: str) -> None:
+    """The same with about three times as many inputs, for which an everyday run has no time."""
+    assert fuzz(runner, ENTRY_POINTS[name], MANY_INPUTS, first=1) >= MANY_INPUTS
 
 
 @pytest.mark.slow
