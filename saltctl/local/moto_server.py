@@ -1,12 +1,14 @@
 """``python -m saltctl.local.moto_server``: moto on a free loopback port, for the local environment and tests.
 
 Prints the port on its first line, and exits at the end of its standard input, so that it cannot outlive the
-process that started it. Two patches of moto:
+process that started it.
 
-- Requests run one at a time. moto checks a condition and then writes without a lock: two conditional updates at
-  once would both succeed, which DynamoDB never does.
-- A query reads its own partition only. moto sorts the whole table for each query, which costs an audit of 256
-  partitions several seconds.
+Requests run one at a time, in the only thread. moto checks a condition and then writes without a lock: two conditional
+updates at once would both succeed, which DynamoDB never does. Connections are kept, as DynamoDB keeps them; the server
+that moto brings closes each, which doubles the time of a request.
+
+One patch of moto: a query reads its own partition only. moto sorts the whole table for each query, which costs an
+audit of 256 partitions several seconds.
 """
 
 from __future__ import annotations
@@ -17,20 +19,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
-
-
-def one_at_a_time(application: Callable[..., Iterable[bytes]]) -> Callable[..., list[bytes]]:
-    """Wrap a WSGI application so that it runs one request at a time."""
-    lock = threading.Lock()
-
-    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-        """Serve one request."""
-        with lock:
-            return [b"".join(application(environ, start_response))]
-
-    return serve
 
 
 def query_one_partition(query: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,19 +46,19 @@ def _end_with_stdin() -> None:
 def main() -> None:
     """Serve until standard input ends."""
     from moto.dynamodb.models.table import Table
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-    from werkzeug.serving import make_server
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from waitress.server import create_server
 
-    MotoRequestHandler.protocol_version = "HTTP/1.1"  # connections are kept, as DynamoDB keeps them
     table: Any = Table
     table.query = query_one_partition(table.query)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    application = one_at_a_time(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=MotoRequestHandler)
+    dispatcher: Any = DomainDispatcherApplication
+    dispatcher.get_backend_for_host = functools.cache(dispatcher.get_backend_for_host)
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # it warns of requests that wait
+    server = create_server(DomainDispatcherApplication(create_backend_app), host="127.0.0.1", port=0, threads=1)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    sys.stdout.write(f"{server.server_port}\n")
+    sys.stdout.write(f"{server.effective_port}\n")
     sys.stdout.flush()
-    server.serve_forever()
+    server.run()
 
 
 if __name__ == "__main__":
