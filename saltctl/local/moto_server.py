@@ -54,7 +54,10 @@ def main() -> None:
     dispatcher: Any = DomainDispatcherApplication
     dispatcher.get_backend_for_host = functools.cache(dispatcher.get_backend_for_host)
     logging.getLogger("waitress").setLevel(logging.ERROR)  # it warns of requests that wait
-    server = create_server(DomainDispatcherApplication(create_backend_app), host="127.0.0.1", port=0, threads=1)
+    # Clients keep many connections; beyond its limit the server would accept no more, and say nothing.
+    limits = {"connection_limit": 10_000, "channel_timeout": 3600, "asyncore_use_poll": True}
+    application = DomainDispatcherApplication(create_backend_app)
+    server = create_server(application, host="127.0.0.1", port=0, threads=1, **limits)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     sys.stdout.write(f"{server.effective_port}\n")
     sys.stdout.flush()
