@@ -1,12 +1,15 @@
-"""moto's server answers queries of one partition as moto does, and reads no other partition."""
+"""moto's server answers queries of one partition as moto does, reads no other partition, and keeps connections."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
 
 from saltctl.local.moto_server import query_one_partition
+from saltctl.local.servers import LocalMoto
 
 
 class Untouchable(dict[Any, Any]):
@@ -76,3 +79,19 @@ def test_an_index_is_answered_from_every_partition() -> None:
     mine = [("owner", DynamoType({"S": "me"}))]
     found = ask(query_one_partition(type(table).query), table, "me", index_name="by-owner", hash_key_conditions=mine)
     assert found == ["r11", "r09", "r07"]
+
+
+def test_connections_are_kept_and_not_limited() -> None:
+    """Each of 300 open connections is answered, twice. Clients of one test or drill keep as many."""
+    server = LocalMoto()
+    server.start()
+    with ExitStack() as stack:
+        stack.callback(server.stop)
+        connections = [stack.enter_context(closing(HTTPConnection("127.0.0.1", server.port))) for _ in range(300)]
+        for connection in connections * 2:
+            connection.request("GET", "/moto-api/")
+            sock = connection.sock
+            with connection.getresponse() as response:
+                assert response.status == 200
+                response.read()
+            assert connection.sock is sock, "the server closed the connection"
