@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from binascii import crc32
+from decimal import Decimal
 
 from saltctl.errors import InvalidConversationIdError, InvalidSaltCountError
 
@@ -116,19 +117,32 @@ def read_set(conversation_id: str, max_n: int) -> list[str]:
     return [conversation_id, *(partition_key(conversation_id, salt) for salt in range(max_n))]
 
 
-def salt_of(message_id: str, n: int) -> int | None:
+def number_text(number: int | Decimal) -> str:
+    """Return a finite number as DynamoDB returns it: without an exponent, a final zero or a sign of zero.
+
+    DynamoDB does not keep the spelling of a number. ``1.10``, ``1.1`` and ``11E-1`` are one message id, ``1.1``.
+    """
+    digits = format(Decimal(number), "f") if number else "0"  # normalize() would round to the precision of the context
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
+
+
+def salt_of(message_id: str | int | Decimal, n: int) -> int | None:
     """Return the salt of a message that is written at ``write_n`` n; None if the conversation is unsalted.
 
-    It is the CRC-32 of the UTF-8 message id modulo n, so that a retry of the same message writes the same row.
+    It is the CRC-32 of the UTF-8 message id modulo n, so that a retry of the same message writes the same row. An id
+    that is a number counts in the form of :func:`number_text`.
     """
-    return None if n <= 1 else crc32(message_id.encode()) % n
+    if n <= 1:
+        return None
+    return crc32((message_id if isinstance(message_id, str) else number_text(message_id)).encode()) % n
 
 
 def find_set(conversation_id: str, message_id: str, max_n: int) -> list[str]:
-    """Return the partition keys that can hold one message, under every N that was in force; the likeliest first.
+    """Return the partition keys that hold one message if every N was a power of two; the likeliest first.
 
-    For a power of two these are at most log2(N) + 1 keys: one for each N, and the base partition. For any other N,
-    which saltctl never creates, it is the whole read set.
+    These are at most log2(N) + 1 keys: one for each N, and the base partition. For any other N, which saltctl never
+    creates, it is the whole read set. An N of the past may have been another one: only the whole read set proves that
+    a message does not exist.
     """
     if not is_power_of_two(max_n):
         return read_set(conversation_id, max_n)

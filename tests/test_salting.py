@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from decimal import Decimal
 from math import log2
 
 import pytest
@@ -18,6 +19,7 @@ from saltctl.salting import (
     find_set,
     is_power_of_two,
     needed_n,
+    number_text,
     partition_key,
     power_of_two_at_least,
     read_set,
@@ -196,6 +198,26 @@ def test_the_salt_of_a_message_is_pinned() -> None:
     """CRC-32 of the UTF-8 id modulo n: another implementation, or a later version, must find old messages."""
     assert [salt_of("message-1", n) for n in (1, 2, 4, 256)] == [None, 0, 2, 2]
     assert salt_of("😀", 1024) == 324
+
+
+@pytest.mark.parametrize(
+    ("spelling", "text"),
+    [
+        ("1.10", "1.1"),
+        ("1.7E+9", "1700000000"),
+        ("-0.0", "0"),
+        ("0E+5", "0"),
+        ("-2.50", "-2.5"),
+        ("1E-7", "0.0000001"),
+        ("100", "100"),
+        ("12345678901234567890123456789012345678", "12345678901234567890123456789012345678"),
+        ("9.9999999999999999999999999999999999999E+125", "9" * 38 + "0" * 88),
+    ],
+)
+def test_a_number_has_one_text(spelling: str, text: str) -> None:
+    """It is DynamoDB's, for every spelling of the number, and the salt comes from it."""
+    assert number_text(Decimal(spelling)) == text
+    assert salt_of(Decimal(spelling), 256) == salt_of(text, 256)
 
 
 @given(conversation_ids, message_ids, powers_of_two, powers_of_two)

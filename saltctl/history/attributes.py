@@ -13,16 +13,20 @@ SS, NS, BS              ``set`` of ``str``, ``Decimal`` or ``bytes``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Mapping
 from decimal import Decimal
 from typing import Any
 
 from saltctl.errors import UsageError
+from saltctl.salting import number_text
 from saltctl.stores.contracts.messages import Item
 
 MAX_DIGITS = 38
 """Digits of a number that DynamoDB keeps (documented)."""
 _LARGEST_EXPONENT, _SMALLEST_EXPONENT = 125, -130  # powers of ten that it keeps (documented)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,6})?")
+_MAX_CHARACTERS = 1000
 
 
 def plain(value: Mapping[str, Any]) -> Any:
@@ -62,7 +66,7 @@ def tagged(value: Any) -> dict[str, Any]:
     if isinstance(value, bool):  # before int, which it also is
         return {"BOOL": value}
     if isinstance(value, int | Decimal):
-        return {"N": _number(value)}
+        return {"N": number_text(exact_number(value))}
     if isinstance(value, str):
         return {"S": _valid_string(value)}
     if isinstance(value, bytes | bytearray | memoryview):
@@ -87,7 +91,16 @@ def _valid_string(value: str) -> str:
     return value
 
 
-def _number(value: int | Decimal) -> str:
+def exact_number(value: Any) -> Decimal:
+    """Return an int, a Decimal, or the number of a string; raise UsageError if DynamoDB cannot store it exactly.
+
+    A string has ASCII digits with a sign, a point and an exponent at most. Python also accepts spaces, underscores and
+    the digits of other scripts; DynamoDB and other clients do not.
+    """
+    known = isinstance(value, int | Decimal) and not isinstance(value, bool)
+    if not known and not (isinstance(value, str) and len(value) <= _MAX_CHARACTERS and _NUMBER.fullmatch(value)):
+        hint = "use Decimal, which keeps every digit" if isinstance(value, float) else ""
+        raise UsageError(f"{value!r:.60} is not a number", hint=hint)
     number = Decimal(value)
     if not number.is_finite():
         raise UsageError(f"{number} cannot be stored in DynamoDB", hint="leave the attribute out, or store a string")
@@ -96,9 +109,10 @@ def _number(value: int | Decimal) -> str:
     digits = "".join(map(str, number.as_tuple().digits)).strip("0")
     if len(digits) > MAX_DIGITS:
         raise UsageError(
-            f"the number {number} has {len(digits)} digits; DynamoDB keeps {MAX_DIGITS}", hint="store it as a string"
+            f"the number {number:.3E} has {len(digits)} digits; DynamoDB keeps {MAX_DIGITS}",
+            hint="store it as a string",
         )
-    return str(number)
+    return number
 
 
 def _set(values: set[Any] | frozenset[Any]) -> dict[str, Any]:

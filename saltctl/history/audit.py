@@ -21,7 +21,7 @@ from saltctl.errors import UnavailableError
 from saltctl.history.attributes import fingerprint, plain
 from saltctl.history.cursor import BASE, Position
 from saltctl.history.models import message_id_of
-from saltctl.salting import partition_key, power_of_two_at_least
+from saltctl.salting import number_text, partition_key, power_of_two_at_least
 from saltctl.stores.contracts.messages import Item, PartitionAnswer, PartitionQuery
 
 if TYPE_CHECKING:
@@ -197,4 +197,6 @@ class Auditor:
         attribute = self.history.id_attribute
         row = keys if attribute is None else self._whole_row(position) or keys
         message_id = message_id_of(row, self.history.store.keys, attribute)
-        return Orphan(self._key(position.salt), str(position.sort_key), message_id)
+        key = position.sort_key
+        text = key if isinstance(key, str) else number_text(key)
+        return Orphan(self._key(position.salt), text, message_id)

@@ -14,11 +14,12 @@ import json
 import math
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from saltctl.errors import InvalidCursorError
+from saltctl.errors import InvalidCursorError, UsageError
+from saltctl.history.attributes import exact_number
+from saltctl.salting import number_text
 
 BASE = -1
 """The salt of the base partition in this order: before all others of one sort key."""
@@ -53,7 +54,7 @@ class Cursor:
 def encode(cursor: Cursor, conversation_id: str) -> str:
     """Return the cursor as a string, bound to its conversation."""
     key = cursor.position.sort_key
-    kind, text = ("S", key) if isinstance(key, str) else ("N", str(key))
+    kind, text = ("S", key) if isinstance(key, str) else ("N", number_text(key))
     parts = [_VERSION, _binding(conversation_id), kind, text, cursor.position.salt, cursor.spread, cursor.distance]
     payload = json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode()
     return urlsafe_b64encode(_digest(payload) + payload).decode().rstrip("=")
@@ -77,11 +78,10 @@ def decode(text: str, conversation_id: str, sort_type: str) -> Cursor:
         if version != _VERSION or types != [str, int, int, float] or not 0 <= distance < math.inf:
             raise ValueError
         key.encode()  # JSON can express half of a surrogate pair, which no sort key contains
-        position = Position(Decimal(key) if kind == "N" else key, salt)
-        if kind == "N" and not position.sort_key.is_finite():
-            raise ValueError
-    except (ValueError, TypeError, InvalidOperation, RecursionError):
-        # Errors of base64, UTF-8 and JSON are ValueErrors; deeply nested lists are a RecursionError.
+        position = Position(exact_number(key) if kind == "N" else key, salt)
+    except (ValueError, TypeError, RecursionError, UsageError):
+        # Errors of base64, UTF-8 and JSON are ValueErrors; deeply nested lists are a RecursionError. A number
+        # that no table can hold is a UsageError.
         raise InvalidCursorError(
             "the cursor is damaged, or is not a cursor", hint="copy all of it, or start again without a cursor"
         ) from None

@@ -14,13 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import cached_property
 from typing import Any, Self
 
 from saltctl.errors import SortKeyTakenError, UsageError
 from saltctl.history import cursor as cursors
-from saltctl.history.attributes import plain_item, tagged
+from saltctl.history.attributes import exact_number, plain_item, tagged
 from saltctl.history.cursor import BASE, Cursor, Position
 from saltctl.history.find import MessageSearch
 from saltctl.history.models import (
@@ -38,7 +38,7 @@ from saltctl.history.page_estimate import average_distance
 from saltctl.history.scatter_gather import PageRequest, PageRows, ScatterGather, plan
 from saltctl.history.thread_pool import ThreadPool
 from saltctl.registry.registry import Lookups, Registry
-from saltctl.salting import find_set, partition_key, salt_of
+from saltctl.salting import find_set, number_text, partition_key, read_set, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.contracts.messages import Item, MessageStore, PartitionQuery, SortKey
 
@@ -156,7 +156,7 @@ class History:
         message_id = message_id_of({**row, keys.sort_key: tagged(key)}, keys, self.id_attribute)
         if not message_id:
             raise UsageError(
-                f"the message has no id in {self.id_attribute or keys.sort_key!r}",
+                f"the message has no id in {self.id_attribute or keys.sort_key!r}: it must be a string or a number",
                 hint="set message_id_from (SALTCTL_MESSAGE_ID_FROM) to the attribute that holds ids",
             )
         # write_n, not max_n: readers look before writers leap.
@@ -220,25 +220,29 @@ class History:
         request = self._prepare(conversation_id, options)
         return ReadPlan(request.lookup, [read.next_query(request.query) for read in plan(request)])
 
-    def find(self, conversation_id: str, message_id: str, options: FindOptions | None = None) -> Found:
-        """Find one message by its id, on the log2(N) + 1 partitions that can hold it (see ``saltctl.history.find``).
+    def find(self, conversation_id: str, message_id: str | int | Decimal, options: FindOptions | None = None) -> Found:
+        """Find one message by its id: first on the log2(N) + 1 likely partitions, then on all others.
+
+        See ``saltctl.history.find``. An id that is a number is found in any spelling.
 
         Raises:
             HistoryUnavailableError: it was not found, and a partition could not be read, or not in time.
-            UsageError: the id is not valid Unicode, which no message id can be.
+            UsageError: no message can have this id: it is not valid Unicode, or another type.
             InvalidConversationIdError, UnavailableError, AccessDeniedError, ConfigurationError: as ``page``.
         """
         options = options or FindOptions()
         search = MessageSearch(
             self.store, self.pool, message_id, self.id_attribute, timeout=options.timeout, clock=self.clock
         )
-        keys = find_set(conversation_id, message_id, self.registry.lookup(conversation_id).max_n)
+        max_n = self.registry.lookup(conversation_id).max_n
+        likely = [key for spelling in search.spellings for key in find_set(conversation_id, spelling, max_n)]
+        partitions = list(dict.fromkeys(likely)), [k for k in read_set(conversation_id, max_n) if k not in likely]
         if options.sort_key is not None:
-            item = search.by_sort_key(keys, self.sort_key(options.sort_key))
+            item = search.by_sort_key(*partitions, sort_key=self.sort_key(options.sort_key))
         else:
-            item = search.by_id(keys, self._bound(options.since), self._bound(options.until))
+            item = search.by_id(*partitions, since=self._bound(options.since), until=self._bound(options.until))
         message = None if item is None else self.message(conversation_id, item)
-        return Found(message, keys, search.items_read, search.consumed_rcu)
+        return Found(message, search.searched, search.items_read, search.consumed_rcu)
 
     def message(self, conversation_id: str, item: Item) -> Message:
         """Return a row of the table as a message."""
@@ -251,15 +255,15 @@ class History:
         keys = self.store.keys
         if keys.sort_type == "S":
             if not isinstance(value, str) or not value:
-                raise UsageError(f"the sort key {keys.sort_key!r} must be a string that is not empty, not {value!r}")
+                raise UsageError(
+                    f"the sort key {keys.sort_key!r} must be a string that is not empty, not {value!r:.60}"
+                )
             tagged(value)
             return value
         try:
-            number = Decimal(value)
-        except InvalidOperation:
-            raise UsageError(f"the sort key {keys.sort_key!r} must be a number, not {value!r}") from None
-        tagged(number)  # refuses a number that DynamoDB would round
-        return number
+            return Decimal(number_text(exact_number(value)))
+        except UsageError as exc:
+            raise UsageError(f"the sort key {keys.sort_key!r} must be a number: {exc.message}", hint=exc.hint) from None
 
     def _bound(self, value: SortKey | int | None) -> SortKey | None:
         return None if value is None else self.sort_key(value)

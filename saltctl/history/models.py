@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 from saltctl.registry.registry import Lookup
+from saltctl.salting import number_text
 from saltctl.stores.contracts.messages import Filter, Item, PartitionQuery, SortKey, TableKeys
 
 FIND_TIMEOUT = 60.0
@@ -138,10 +140,12 @@ def message_id_of(item: Item, keys: TableKeys, attribute: str | None) -> str | N
     """Return the message id of a row, which decides its salt; None if it has none.
 
     It is the value of the attribute. If that is None, it is the part of the sort key after the first ``#``, or all of
-    the sort key if there is no ``#``.
+    the sort key if there is no ``#``. A number has the form of :func:`saltctl.salting.number_text`.
     """
     value = item.get(attribute or keys.sort_key, {})
-    found: str | None = value.get("S", value.get("N"))
+    if (number := value.get("N")) is not None:
+        return number_text(Decimal(number))
+    found: str | None = value.get("S")
     if found is None or attribute is not None:
         return found
     time, separator, message_id = found.partition("#")

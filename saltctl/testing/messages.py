@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from saltctl.errors import UsageError
+from saltctl.salting import number_text
 from saltctl.stores.contracts.messages import (
     Item,
     KeysPage,
@@ -45,7 +46,8 @@ class MemoryMessages:
         self.page_bytes = page_bytes
         self.before_query = before_query
         self.passes: Callable[[Item], bool] | None = None
-        """Which rows a filter lets through. Only expressions such as ``#name = :value`` are evaluated without it."""
+        """Which rows a filter lets through. Only equalities such as ``#name = :value``, also several with OR, are
+        evaluated without it."""
         self._partitions: defaultdict[str, dict[SortKey, Item]] = defaultdict(dict)
         self._order: defaultdict[str, list[Any]] = defaultdict(list)
         self._sizes: dict[tuple[str, SortKey], int] = {}
@@ -92,14 +94,14 @@ class MemoryMessages:
             return rows
         if self.passes is not None:
             return [row for row in rows if self.passes(row)]
-        equality = re.fullmatch(r"(#\w+) = (:\w+)", condition.expression)
-        if equality is None:
+        equalities = [re.fullmatch(r"(#\w+) = (:\w+)", part) for part in condition.expression.split(" OR ")]
+        if None in equalities:
             raise UsageError(
                 f"MemoryMessages does not evaluate the filter {condition.expression!r}",
                 hint="set MemoryMessages.passes",
             )
-        name, value = condition.names[equality[1]], condition.values[equality[2]]
-        return [row for row in rows if row.get(name) == value]
+        wanted = [(condition.names[found[1]], condition.values[found[2]]) for found in equalities if found]
+        return [row for row in rows if any(row.get(name) == value for name, value in wanted)]
 
     def get(self, partition_key: str, sort_key: SortKey) -> Item | None:
         """Return one row."""
@@ -112,7 +114,7 @@ class MemoryMessages:
             rows = self._partitions[partition_key]
             if sort_key in rows:
                 return False
-            tagged = {"N": str(sort_key)} if isinstance(sort_key, Decimal) else {"S": sort_key}
+            tagged = {"N": number_text(sort_key)} if isinstance(sort_key, Decimal) else {"S": sort_key}
             rows[sort_key] = {**attributes, self.keys.partition_key: {"S": partition_key}, self.keys.sort_key: tagged}
             self._sizes[partition_key, sort_key] = len(str(rows[sort_key]))
             insort(self._order[partition_key], sort_key)

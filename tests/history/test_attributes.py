@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saltctl.errors import UsageError
-from saltctl.history.attributes import fingerprint, plain, plain_item, tagged
+from saltctl.history.attributes import exact_number, fingerprint, plain, plain_item, tagged
 
 NUMBERS = st.decimals(allow_nan=False, allow_infinity=False, places=4, min_value=-(10**30), max_value=10**30)
 TEXTS = st.text(max_size=8)
@@ -44,6 +44,44 @@ def test_numbers_keep_every_digit(number: str) -> None:
     """They have up to 38 digits and the whole range of DynamoDB, and are never converted to float."""
     assert plain(tagged(Decimal(number))) == Decimal(number)
     assert Decimal(tagged(Decimal(number))["N"]) == Decimal(number)
+
+
+@pytest.mark.parametrize(("text", "number"), [("+5", 5), ("007", 7), (".5", Decimal("0.5")), ("1e3", 1000), ("-0", 0)])
+def test_a_string_is_a_number_as_dynamodb_reads_it(text: str, number: Decimal) -> None:
+    """A sign, a point and an exponent are part of a number."""
+    assert exact_number(text) == number
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        " 5",
+        "5 ",
+        "5\n",
+        "1_000",
+        "\uff11",
+        "0x1",
+        "NaN",
+        "Infinity",
+        "1e",
+        "1E+999999",
+        "1" * 39,
+        "9" * 2000,
+        True,
+        1.5,
+        None,
+        b"5",
+        (0, (1,), 0),
+        Decimal("sNaN"),
+        Decimal("-Infinity"),
+    ],
+    ids=lambda value: f"{value!r:.20}",
+)
+def test_what_dynamodb_does_not_read_is_not_a_number(value: object) -> None:
+    """Python would read some of them. None becomes another number, and none is an internal error."""
+    with pytest.raises(UsageError):
+        exact_number(value)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,6 @@ def test_a_cursor_is_bound_to_its_conversation_and_type() -> None:
 
 def test_numbers_keep_every_digit() -> None:
     """A number that a float cannot hold is decoded exactly."""
-    number = Decimal("1700000000000.00000000000000000000000001")
+    number = Decimal("1700000000000.0000000000000000000000001")
     text = encode(Cursor(Position(number, BASE), 1), "conv")
     assert decode(text, "conv", "N").position.sort_key == number

@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from saltctl.errors import AccessDeniedError, HistoryUnavailableError, ThrottledError, UsageError
 from saltctl.history.find import MessageSearch
 from saltctl.history.history import History
-from saltctl.history.models import FindOptions
-from saltctl.salting import find_set
+from saltctl.history.models import FindOptions, ReadOptions
+from saltctl.salting import find_set, partition_key, read_set, salt_of
 from saltctl.stores.contracts.messages import Item, PartitionQuery, SortKey
 from saltctl.testing import MemoryMessages
 from tests.support.inline_pool import InlinePool, ManualClock
@@ -87,6 +91,116 @@ def test_find_by_sort_key_sends_no_query(history: History, messages: MemoryMessa
     assert history.find("hot", "m51", FindOptions(sort_key="000050#m50")).message is None
 
 
+@given(st.integers(1, 40), st.sampled_from([8, 12, 32, 64]), st.integers(0, 500).map("m{}".format))
+@hypothesis_settings(max_examples=100)
+def test_a_message_is_found_under_any_n_of_the_past(written: int, now: int, message_id: str) -> None:
+    """Other programs may have written under an N that is no power of two, before saltctl raised it."""
+    if written > now:
+        written, now = now, written
+    store = MemoryMessages()
+    key = partition_key("conv", salt_of(message_id, written))
+    store.put(key, f"t#{message_id}", {})
+    with History(FixedLookups({"conv": now}), store) as history:
+        for options in (FindOptions(), FindOptions(sort_key=f"t#{message_id}")):
+            found = history.find("conv", message_id, options).message
+            assert found is not None
+            assert found.partition_key == key
+
+
+def test_only_the_whole_read_set_proves_that_a_message_does_not_exist(history: History) -> None:
+    """A miss names every partition; a hit on a likely one names these alone."""
+    history.put("hot", "t#m1", {})
+    assert history.find("hot", "m1").partition_keys == find_set("hot", "m1", 16)
+    missed = history.find("hot", "m2")
+    assert missed.message is None
+    assert sorted(missed.partition_keys) == sorted(read_set("hot", 16))
+
+
+SPELLINGS = ["1700000000.50", "1700000000.5", "17000000005E-1", "+1700000000.500"]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("message_id_from", ["sort_key", "attribute:id"])
+def test_an_id_that_is_a_number_is_found_in_any_spelling(spelling: str, message_id_from: str) -> None:
+    """Also the row of an earlier version, whose salt came from another spelling, and without its sort key."""
+    store = MemoryMessages("N")
+    with History(FixedLookups({"conv": 64}), store, message_id_from=message_id_from) as history:
+        old = Decimal("1700000001.50")
+        store.put(partition_key("conv", salt_of("1700000001.50", 64)), old, {"id": {"N": "1700000001.5"}})
+        put = history.put("conv", Decimal(spelling), {"id": Decimal(spelling)})
+        assert put.message_id == "1700000000.5"
+        given_ids: list[str | Decimal] = [*SPELLINGS, Decimal(spelling)]
+        for wanted in given_ids:
+            for options in (FindOptions(), FindOptions(sort_key=spelling)):
+                found = history.find("conv", wanted, options).message
+                assert found is not None
+                assert found.message_id == put.message_id
+        earlier = history.find("conv", "1700000001.5").message
+        assert earlier is not None
+        assert earlier.sort_key == old
+
+
+def test_strings_are_not_compared_as_numbers(lookups: FixedLookups) -> None:
+    """The string 1.10 is another id than the string 1.1, and than the number."""
+    history = History(lookups, MemoryMessages(), message_id_from="attribute:id")
+    history.put("hot", "a", {"id": "1.1"})
+    assert history.find("hot", "1.10").message is None
+    history.put("hot", "b", {"id": "1.10"})
+    history.put("hot", "c", {"id": Decimal("7.0")})
+    found = [history.find("hot", wanted).message for wanted in ("1.1", "1.10", "7", "7.00")]
+    assert [message and message.sort_key for message in found] == ["a", "b", "c", "c"]
+    assert history.find("hot", Decimal("1.1")).message is None
+
+
+@pytest.mark.parametrize("message_id", [True, 1.5, None, b"m1", Decimal("NaN"), 10**40 + 1])
+def test_an_id_that_no_message_can_have_is_refused(history: History, message_id: Any) -> None:
+    """It is an error of the caller, not a message that does not exist."""
+    with pytest.raises(UsageError):
+        history.find("hot", message_id)
+
+
+@given(
+    st.sampled_from(["S", "N"]),
+    st.lists(st.integers(0, 9), min_size=1, max_size=8, unique=True),
+    st.integers(0, 9),
+    st.none() | st.integers(0, 9),
+    st.none() | st.integers(0, 9),
+)
+@hypothesis_settings(max_examples=150)
+def test_since_is_included_and_until_excluded(
+    sort_type: Literal["S", "N"], times: list[int], wanted: int, since: int | None, until: int | None
+) -> None:
+    """A message with the sort key of a bound is found exactly if a read with these bounds returns it."""
+
+    def key(time: int | None) -> Any:
+        return time if time is None or sort_type == "N" else f"{time}"
+
+    store = MemoryMessages(sort_type)
+    with History(FixedLookups({"conv": 4}), store, message_id_from="attribute:id") as history:
+        for time in times:
+            history.put("conv", key(time), {"id": f"m{time}"})
+        found = history.find("conv", f"m{wanted}", FindOptions(since=key(since), until=key(until))).message
+        page = history.page("conv", ReadOptions(since=key(since), until=key(until)))
+    inside = (since is None or wanted >= since) and (until is None or wanted < until)
+    assert (found is not None) is (wanted in times and inside)
+    assert (f"m{wanted}" in [message.message_id for message in page.messages]) is (wanted in times and inside)
+
+
+def test_a_row_that_was_deleted_meanwhile_does_not_end_the_search() -> None:
+    """An older row of the same id is found."""
+
+    class Deleting(RecordingStore):
+        def get(self, partition_key: str, sort_key: SortKey) -> Item | None:
+            return None if sort_key == "b#m1" else super().get(partition_key, sort_key)
+
+    store = Deleting()
+    for time in ("a", "b"):
+        store.put("conv", f"{time}#m1", {})
+    item = search_of(store).by_id(["conv"])
+    assert item is not None
+    assert item["at"] == {"S": "a#m1"}
+
+
 def test_find_by_attribute(lookups: FixedLookups) -> None:
     """If ids are an attribute, the search compares the attribute."""
     store = MemoryMessages("N")
@@ -139,7 +253,7 @@ def test_a_message_on_no_partition_is_not_found() -> None:
     store = MemoryMessages()
     store.put("conv#0", "t#m2", {})
     search = search_of(store)
-    assert search.by_id(KEYS, None, None) is None
+    assert search.by_id(KEYS) is None
     assert [query.partition_key for query in store.queries] == KEYS
     assert search.items_read == 1
 
@@ -148,7 +262,7 @@ def test_a_failed_partition_is_not_reported_as_not_found() -> None:
     """The error names the failed partitions alone, each with its own error."""
     errors = {"conv#0": ThrottledError("slow down", hint="wait"), "conv": ThrottledError("busy")}
     with pytest.raises(HistoryUnavailableError) as caught:
-        search_of(failing_store(errors)).by_id(KEYS, None, None)
+        search_of(failing_store(errors)).by_id(KEYS)
     assert caught.value.partitions == errors
     assert set(KEYS) - set(caught.value.partitions) == {"conv#2"}
 
@@ -157,7 +271,7 @@ def test_a_message_is_found_although_another_partition_failed() -> None:
     """The found row is the result; the failed partition can add nothing to it."""
     store = failing_store({"conv#2": ThrottledError("slow down")})
     store.put("conv", "t#m1", {})
-    item = search_of(store).by_id(KEYS, None, None)
+    item = search_of(store).by_id(KEYS)
     assert item == store.get("conv", "t#m1")
     assert item is not None
 
@@ -168,7 +282,7 @@ def test_a_timeout_names_the_partition_that_was_not_read() -> None:
     search = search_of(MemoryMessages(), pool=InlinePool(held=[1]), clock=clock)
     clock.now += 10.0
     with pytest.raises(HistoryUnavailableError, match=r"'conv#0' was not read to its end within 10 s") as caught:
-        search.by_id(KEYS, None, None)
+        search.by_id(KEYS)
     assert set(caught.value.partitions) == {"conv#0"}
     assert "--since" in caught.value.hint
 
@@ -178,7 +292,7 @@ def test_a_permission_error_wins_over_an_outage(denied: str, throttled: str) -> 
     """A retry cannot fix it, whichever partition failed first."""
     store = failing_store({denied: AccessDeniedError("denied"), throttled: ThrottledError("slow down")})
     with pytest.raises(AccessDeniedError, match="denied"):
-        search_of(store).by_id(KEYS, None, None)
+        search_of(store).by_id(KEYS)
 
 
 @pytest.mark.parametrize("by_sort_key", [False, True])
@@ -188,7 +302,7 @@ def test_a_hit_on_the_second_partition_ends_the_search(by_sort_key: bool) -> Non
     store.put("conv#0", "t#m1", {})
     pool = InlinePool(held=[0])
     search = search_of(store, pool=pool)
-    item = search.by_sort_key(KEYS, "t#m1") if by_sort_key else search.by_id(KEYS, None, None)
+    item = search.by_sort_key(KEYS, sort_key="t#m1") if by_sort_key else search.by_id(KEYS)
     assert item is not None
     assert item["room"] == {"S": "conv#0"}
     assert pool.run_held() == 1

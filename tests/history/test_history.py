@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from saltctl.errors import (
     UsageError,
 )
 from saltctl.history.history import History
-from saltctl.history.models import ReadOptions
+from saltctl.history.models import FindOptions, ReadOptions
 from saltctl.history.scatter_gather import EXPECTED_DRY, share
 from saltctl.salting import partition_key, salt_of
 from saltctl.stores.contracts.messages import PartitionQuery
@@ -57,6 +58,45 @@ def test_a_retried_put_is_harmless(history: History, messages: MemoryMessages) -
     assert not again.written
     assert ids(history.messages("hot")) == ["m1"]
     assert [message.attributes["text"] for message in history.messages("hot")] == ["first"]
+
+
+@pytest.mark.parametrize("key", ["1.10", "1.7E+9", "2.0", "-0", "0.0000001", "12345678901234567890123456789012345678"])
+@pytest.mark.parametrize("message_id_from", ["sort_key", "attribute:id"])
+def test_a_retry_in_another_spelling_is_the_same_message(key: str, message_id_from: str, lookups: FixedLookups) -> None:
+    """The salt comes from the number as DynamoDB returns it, so every spelling reaches one row."""
+    history = History(lookups, MemoryMessages("N"), message_id_from=message_id_from)
+    number = Decimal(key)
+    spellings: list[Any] = [number, key, f"{number:f}", f"{number:.40E}"]
+    puts = [history.put("hot", spelling, {"id": number}) for spelling in spellings]
+    assert [put.written for put in puts] == [True, False, False, False]
+    assert {(put.partition_key, put.message_id) for put in puts} == {(puts[0].partition_key, puts[0].message_id)}
+    assert puts[0].partition_key == partition_key("hot", salt_of(puts[0].message_id, 16))
+    page = history.page("hot")
+    assert ids(page.messages) == [puts[0].message_id]
+    assert page.prev_cursor == history.page("hot", ReadOptions(since=number)).prev_cursor
+
+
+@pytest.mark.parametrize("key", [True, 1.5, 0.1, None, b"5", "1_0", "\uff11", " 5", "NaN", Decimal("1E+126"), "12h"])
+def test_a_sort_key_that_is_not_a_number_is_refused(key: Any, lookups: FixedLookups) -> None:
+    """No value becomes another number, in a write, a bound or a search."""
+    history = History(lookups, MemoryMessages("N"))
+    with pytest.raises(UsageError, match="must be a number"):
+        history.put("c", key, {})
+    if key is not None:
+        for call in (
+            lambda: history.page("c", ReadOptions(until=key)),
+            lambda: history.find("c", "m", FindOptions(key)),
+        ):
+            with pytest.raises(UsageError, match="must be a number"):
+                call()
+
+
+@pytest.mark.parametrize("message_id", [b"m1", True, None, {"a"}, ["m1"], ""])
+def test_an_id_that_is_neither_string_nor_number_is_refused(message_id: Any, lookups: FixedLookups) -> None:
+    """A salt needs an id that every client reads alike."""
+    history = History(lookups, MemoryMessages(), message_id_from="attribute:id")
+    with pytest.raises(UsageError, match="no id in 'id'"):
+        history.put("hot", "t", {"id": message_id})
 
 
 def test_a_retry_across_a_raise_is_read_once(history: History, lookups: FixedLookups) -> None:

@@ -98,7 +98,7 @@ def find(
     timeout: option.Timeout = 0.0,
     output: option.Output = None,
 ) -> None:
-    """Find one message by its id, on the log2(N)+1 partitions that can hold it.
+    """Find one message by its id: first on the log2(N)+1 likely partitions, then on all others.
 
     With its sort key, it is one read for each of them. Without, they are read, newest first, until the
     message is found: limit the search with --since and --until. Exits 3 if no partition has it.

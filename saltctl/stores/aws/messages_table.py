@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from saltctl.errors import ConfigurationError, ThrottledError
+from saltctl.salting import number_text
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import Table, aws_errors, none_if_condition_fails
 from saltctl.stores.aws.parallel_scan import scan_in_parallel
@@ -178,7 +179,7 @@ class MessagesTable(Table):
         return {self.keys.partition_key: {"S": partition_key}, self.keys.sort_key: self._sort_value(sort_key)}
 
     def _sort_value(self, sort_key: SortKey) -> dict[str, str]:
-        return {"N": str(sort_key)} if isinstance(sort_key, Decimal) else {"S": sort_key}
+        return {"N": number_text(sort_key)} if isinstance(sort_key, Decimal) else {"S": sort_key}
 
     def _where(self, partition_key: str) -> str:
         return f"{self.where} (partition key {partition_key!r})"

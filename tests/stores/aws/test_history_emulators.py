@@ -11,7 +11,7 @@ import pytest
 
 from saltctl.history.audit import Audit, Auditor
 from saltctl.history.history import History
-from saltctl.history.models import Page, ReadOptions
+from saltctl.history.models import FindOptions, Page, ReadOptions
 from saltctl.settings import Settings
 from saltctl.stores.contracts.messages import Filter
 from tests.stores.aws.test_messages_table import make_table
@@ -76,3 +76,25 @@ def test_paging_equals_the_sorted_truth(dynamodb: Settings, sort: str, large: bo
         found = history.find(CONV, str(history.page(CONV).messages[20].message_id))
         assert found.message is not None
         assert found.message.sort_key == keys[::-1][20]
+
+
+@pytest.mark.parametrize("message_id_from", ["sort_key", "attribute:id"])
+def test_numbers_in_any_spelling_are_one_message(dynamodb: Settings, message_id_from: str) -> None:
+    """Retries, searches, bounds and cursors agree with the numbers that DynamoDB returns."""
+    table = make_table(dynamodb, sort="N")
+    spellings = ["1700000000.10", "1.7E+9", "2.0", "-1E-7", "-0", "100", "9.9E+30"]
+    numbers = [Decimal(spelling) for spelling in spellings]
+    with History(FixedLookups({CONV: 16}), table, message_id_from=message_id_from) as history:
+        for number in numbers:
+            assert history.put(CONV, number, {"id": number, "text": "hello"}).written
+            assert not history.put(CONV, f"{number:f}0" if "." in f"{number:f}" else number, {"id": number}).written
+        messages = list(history.messages(CONV))
+        assert [message.sort_key for message in messages] == sorted(numbers, reverse=True)
+        for message in messages:
+            for wanted in (str(message.message_id), message.sort_key):
+                for options in (FindOptions(), FindOptions(sort_key=message.sort_key)):
+                    found = history.find(CONV, wanted, options).message
+                    assert found is not None
+                    assert found.sort_key == message.sort_key
+        pages = all_pages(history, ReadOptions(limit=2, oldest_first=True, since="0.0", until="1.70E9"))
+        assert [int(message.sort_key) for page in pages for message in page.messages] == [0, 2, 100]
