@@ -5,14 +5,15 @@ The options and the results of a comparison are here, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from saltctl.errors import RefusedError, UsageError
+from saltctl.errors import RefusedError, UnavailableError, UsageError
 from saltctl.registry.registry import Registry
 from saltctl.salting import power_of_two_at_least
-from saltctl.stores.contracts.registry import BackupEntry
+from saltctl.stores.contracts.registry import BackupEntry, RegistryStore
 from saltctl.stores.retry import retry_while_throttled
 
 REPAIR_REASON = "compare --repair: Redis had more than the backup"
@@ -145,6 +146,22 @@ def looks_like_drift(redis_n: int | None, max_n: int, write_n: int) -> bool:
     if redis_n is None and max_n == write_n == 1:
         return False
     return write_n < max_n or redis_n != max_n
+
+
+def half_done(store: RegistryStore, entries: Sequence[BackupEntry]) -> list[str]:
+    """Return the conversations whose raise is not known to be complete: write_n is below max_n, or Redis holds less.
+
+    If Redis cannot be read, these are all of them: to complete a raise is harmless, and fails for the true reason.
+    """
+    held: dict[str, int | None] = {}
+    with suppress(UnavailableError):
+        held = store.read_unverified([entry.conversation_id for entry in entries]) if entries else held
+    redis_n = {conversation_id: count_of(n) for conversation_id, n in held.items()}
+    return [
+        entry.conversation_id
+        for entry in entries
+        if min(entry.write_n, redis_n.get(entry.conversation_id, 0)) < entry.max_n
+    ]
 
 
 def classify(suspect: Suspect, redis_n: int | None, entry: BackupEntry | None) -> Drift | None:

@@ -22,6 +22,7 @@ from operator import itemgetter
 from typing import BinaryIO, TypeVar
 
 from saltctl.errors import RefusedError, SaltctlError, UsageError
+from saltctl.registry.drift import half_done
 from saltctl.registry.registry import Registry
 from saltctl.salting import check_conversation_id, check_salt_count
 from saltctl.stores.contracts.registry import BackupStore
@@ -87,13 +88,14 @@ class BadLine:
 class ImportReport:
     """The result of an import, or its counts so far. ``raises`` and ``bad_lines`` list the first 1,000.
 
-    ``read`` entries are valid; ``raised`` of them increased max_n, or would in a dry run; ``unchanged`` did not.
-    ``skipped`` lines are not valid entries.
+    ``read`` entries are valid; ``raised`` of them increased max_n, or would in a dry run; ``unchanged`` did not. Of
+    these, ``completed`` are raises that had not reached Redis or the commit. ``skipped`` lines are not valid entries.
     """
 
     read: int = 0
     raised: int = 0
     unchanged: int = 0
+    completed: int = 0
     skipped: int = 0
     raises: list[dict[str, object]] = field(default_factory=list)
     bad_lines: list[BadLine] = field(default_factory=list)
@@ -108,7 +110,7 @@ class Import:
     Args:
         lines: the file, opened in binary mode.
         registry: raises the entries.
-        backup: read first, so that entries that it holds already are not raised again.
+        backup: read first, so that entries that it holds already are not raised again, if Redis holds them, too.
         sleep: waits to keep the rate, and while AWS throttles. The default returns early if the import is closed.
     """
 
@@ -182,7 +184,7 @@ class Import:
         # An N of 1 means the same as no entry.
         before = {i: entry.max_n if (entry := held.get(i)) else 1 for i in batch}
         behind = [(i, n) for i, n in batch.items() if n > before[i]]
-        incomplete = [i for i, entry in held.items() if batch[i] <= entry.max_n and entry.write_n < entry.max_n]
+        incomplete = half_done(self.registry.store, [entry for i, entry in held.items() if batch[i] <= entry.max_n])
         if self.options.dry_run:
             self._count_raises((i, before[i], n) for i, n in behind)
         else:
@@ -190,6 +192,7 @@ class Import:
             done = pool.map(lambda entry: self._retry(partial(raise_to, *entry)), behind)
             self._count_raises((r.conversation_id, r.before, r.after) for r in done if r.changed)
             list(pool.map(lambda i: self._retry(partial(self.registry.complete, i)), incomplete))
+        self.report.completed += len(incomplete)
         self.report.unchanged = self.report.read - self.report.raised
 
     def _retry(self, call: Callable[[], _T]) -> _T:

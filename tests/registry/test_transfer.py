@@ -97,6 +97,21 @@ def test_an_interrupted_raise_is_completed(world: World) -> None:
     assert (world.redis["c"], world.backup.items["c"].write_n) == (8, 8)
 
 
+@pytest.mark.parametrize("in_redis", [None, 2])
+def test_a_raise_that_redis_lacks_is_completed(world: World, in_redis: int | None) -> None:
+    """The backup alone does not show that nothing is to be done. A dry run counts it, and changes nothing."""
+    world.redis.pop("a")
+    if in_redis is not None:
+        world.redis["a"] = in_redis
+    before = dict(world.redis)
+    assert world.load(line("a", 4) + line("b", 4), dry_run=True).completed == 1
+    assert world.redis == before
+    report = world.load(line("a", 2) + line("b", 4))
+    assert (report.raised, report.unchanged, report.completed) == (0, 2, 1)
+    assert world.redis == {"a": 4, "b": 4}
+    assert world.load(line("a", 4) + line("b", 4)).completed == 0
+
+
 def test_a_duplicate_id_gets_the_larger_n(world: World) -> None:
     """In either order."""
     world.load(line("c", 16) + line("c", 2) + line("d", 2) + line("d", 32))

@@ -16,7 +16,8 @@ from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, format_age
 from saltctl.errors import InvalidSaltCountError, SaltctlError, UnavailableError, UnverifiedError
-from saltctl.salting import check_conversation_id, check_salt_count, nearest_salt_count
+from saltctl.salting import check_conversation_id, check_salt_count, nearest_salt_count, power_of_two_at_least
+from saltctl.stores.contracts.registry import BackupEntry
 
 group = typer.Typer(help="Show and raise the number of salts of conversations.", no_args_is_help=True)
 
@@ -71,7 +72,7 @@ def get(
                 "source": lookup.source,
                 "redis_n": redis_n,
                 "backup_n": backup_n,
-                "in_sync": None if redis_n is None else redis_n == backup_n,
+                "in_sync": None if redis_n is None else redis_n == backup_n == (entry.write_n if entry else 1),
                 "salted": lookup.salted,
                 "raises": [asdict(item) for item in entry.raises] if entry else [],
             }
@@ -123,26 +124,46 @@ def set_(
     session.settings.require_redis_url()
     check_conversation_id(conversation)
     _check_salt_count(conversation, n, session.settings.max_n_cap)
-    entry = session.backup.get(conversation)
-    before = entry.max_n if entry else 1
-    if n < before:
-        raise InvalidSaltCountError(
-            f"{conversation!r} already has {before} salts, and N never goes down: "
-            "readers would miss the messages on the upper salts",
-            hint=command_line("registry", "get", conversation),
-        )
-    incomplete = entry is not None and entry.write_n < entry.max_n
-    done = n == before and not incomplete
+    entry = session.backup.get(conversation) or BackupEntry(conversation, 1, 1)
+    before = entry.max_n
+    redis_n = _redis_n(session, conversation)
+    _check_not_lower(conversation, n, before, redis_n)
+    done = n == before and (n == 1 or min(entry.write_n, redis_n) == n)
     result = {"before": before, "after": n, "changed": n != before, "committed": done}
     if done:
-        note(f"{conversation} already has {n} salts: nothing to do")
+        note(f"{conversation} already has {n} salts, in the backup and in Redis: nothing to do")
+    elif dry_run and n == before:
+        note(
+            f"the backup holds {n}, Redis {redis_n or 'is unknown'}, write_n is {entry.write_n}: this would complete it"
+        )
     elif not dry_run:
-        question = f"Raise {conversation} from {before} to {n}?"
+        question = f"Raise {conversation} from {before} to {n}?" if n > before else f"Complete the raise to {n}?"
         session.require_consent(question, confirm, yes=yes)
         raised = session.registry.raise_to(conversation, n, reason=reason)
         result = {key: getattr(raised, key) for key in result}
     record = {"conversation_id": conversation, **result, "dry_run": dry_run}
     print_result(record, output, columns=SET_COLUMNS)
+
+
+def _redis_n(session: Session, conversation: str) -> int:
+    """Return the number in Redis, verified or not, 1 without an entry; 0 if it cannot be read."""
+    try:
+        return session.store.read_unverified([conversation])[conversation] or 1
+    except UnavailableError as exc:
+        warn(f"the entry in Redis is unknown: {exc.message}")
+        return 0
+
+
+def _check_not_lower(conversation: str, n: int, backup_n: int, redis_n: int) -> None:
+    """Refuse an N below the one of either side."""
+    if n < backup_n or n < redis_n:
+        more = max(backup_n, redis_n)
+        raised = command_line("registry", "set", conversation, str(power_of_two_at_least(more)))
+        raise InvalidSaltCountError(
+            f"{conversation!r} already has {more} salts{', in Redis alone' if redis_n > backup_n else ''}, "
+            "and N never goes down: readers would miss the messages on the upper salts",
+            hint=raised if redis_n > backup_n else command_line("registry", "get", conversation),
+        )
 
 
 def _check_salt_count(conversation: str, n: int, cap: int) -> None:

@@ -20,7 +20,7 @@ from saltctl.errors import ExitCode, UnavailableError, UsageError
 
 MAX_PRINTED = 20
 """Raises and bad lines that are printed for people."""
-COLUMNS = columns_of("read raised unchanged skipped seconds dry_run raises bad_lines")
+COLUMNS = columns_of("read raised unchanged completed skipped seconds dry_run raises bad_lines")
 RAISE_COLUMNS = columns_of("conversation_id before after")
 Source = Literal["redis", "backup"]
 

@@ -20,6 +20,7 @@ from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import Runner, variables_of
 from tests.conftest import TEST_BUCKETS
 from tests.support import Rebuilder, rebuild_job
+from tests.support.redis_servers import plain_client
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +100,66 @@ def test_set_completes_an_interrupted_raise(saltctl: Runner, configured: Setting
     entry = backup.get("conv")
     assert entry is not None
     assert entry.write_n == 4
+
+
+@pytest.mark.parametrize("in_redis", [None, b"1", b"2", b"garbage"])
+def test_set_completes_what_redis_lacks(
+    in_redis: bytes | None,
+    saltctl: Runner,
+    configured: Settings,
+    registry: Registry,
+    store: RedisRegistry,
+    redis_server: LocalRedis,
+) -> None:
+    """An equal N in the backup alone is not "nothing to do": servers ask Redis."""
+    registry.raise_to("conv", 4)
+    with plain_client(redis_server) as client:
+        client.hdel(store.key_of("conv"), "conv")
+        if in_redis is not None:
+            client.hset(store.key_of("conv"), "conv", in_redis)
+        dry = saltctl("registry", "set", "conv", "4", "--dry-run", "-o", "json")
+        assert (dry.code, dry.json["committed"]) == (0, False)
+        assert "nothing to do" not in dry.err
+        assert saltctl("registry", "set", "conv", "4").code == 6
+        assert client.hget(store.key_of("conv"), "conv") == in_redis
+    done = saltctl("registry", "set", "conv", "4", "--yes", "-o", "json")
+    assert (done.code, done.json["changed"], done.json["committed"]) == (0, False, True)
+    assert store.read_unverified(["conv"]) == {"conv": 4}
+    assert "nothing to do" in saltctl("registry", "set", "conv", "4").err
+
+
+def test_set_refuses_less_than_redis_has(
+    saltctl: Runner, configured: Settings, registry: Registry, store: RedisRegistry, backup: BackupTable
+) -> None:
+    """Servers use the N of Redis. The hint raises the backup to it."""
+    registry.raise_to("conv", 4)
+    store.merge("conv", 16)
+    outcome = saltctl("registry", "set", "conv", "4", "--yes", "-o", "json")
+    assert (outcome.code, outcome.error["code"]) == (6, "invalid_n")
+    assert "16 salts, in Redis alone" in outcome.error["message"]
+    assert saltctl(*shlex.split(outcome.error["hint"])[1:], "--yes").code == 0
+    entry = backup.get("conv")
+    assert entry is not None
+    assert (entry.max_n, entry.write_n) == (16, 16)
+
+
+def test_set_without_redis_does_not_say_that_all_is_done(
+    saltctl: Runner, configured: Settings, registry: Registry, redis_server: LocalRedis
+) -> None:
+    """Nobody knows the N in Redis: the raise is incomplete, exit 4."""
+    registry.raise_to("conv", 4)
+    redis_server.kill()
+    outcome = saltctl("registry", "set", "conv", "4", "--yes", "-o", "json")
+    assert (outcome.code, outcome.error["code"]) == (4, "raise_incomplete")
+    assert "nothing to do" not in outcome.err
+
+
+def test_get_is_not_in_sync_before_the_commit(saltctl: Runner, configured: Settings, registry: Registry) -> None:
+    """Both sides have the N, but writers that ask the backup do not use it yet."""
+    registry.backup.raise_max_n("conv", Raise(4, "2026-01-01T00:00:00Z", "x", ""))
+    registry.store.merge("conv", 4)
+    record = saltctl("registry", "get", "conv", "-o", "json").json[0]
+    assert (record["redis_n"], record["backup_n"], record["in_sync"]) == (4, 4, False)
 
 
 def test_set_dry_run_changes_nothing(
