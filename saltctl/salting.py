@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 from binascii import crc32
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from saltctl.errors import InvalidConversationIdError, InvalidSaltCountError
 
 SEPARATOR = "#"
+_PROOF_BITS = 20
+_ENOUGH_BITS = 64
 MAX_ID_BYTES = 2000
 """DynamoDB allows 2,048 bytes in a partition key (documented); the rest is room for ``#`` and the salt."""
 
@@ -28,7 +31,8 @@ def check_conversation_id(conversation_id: str) -> str:
     if SEPARATOR in conversation_id:
         raise InvalidConversationIdError(
             f"the conversation id {conversation_id!r} holds a '#', which separates an id from its salt",
-            hint=f"give the bare id, such as {conversation_id.split(SEPARATOR, maxsplit=1)[0] or 'conv_abc123'!r}",
+            hint=f"give the bare id, such as {conversation_id.split(SEPARATOR, maxsplit=1)[0] or 'conv_abc123'!r}; "
+            "an id that holds a '#' by design cannot be salted",
         )
     try:
         size = len(conversation_id) if conversation_id.isascii() else len(conversation_id.encode())
@@ -148,6 +152,50 @@ def find_set(conversation_id: str, message_id: str, max_n: int) -> list[str]:
         return read_set(conversation_id, max_n)
     halved = (max_n >> times for times in range(max_n.bit_length()))
     return list(dict.fromkeys(partition_key(conversation_id, salt_of(message_id, n)) for n in halved))
+
+
+@dataclass(slots=True)
+class SaltEvidence:
+    """Counts rows that may be on salts of one conversation, and judges whether they are.
+
+    ``CONV#77`` is salt 77 of ``CONV``, or conversation 77 of a table whose partition keys hold a ``#`` by design. To
+    take the second for the first would show messages of different people in one history. The rows tell them apart: a
+    message on salt k was written under an N above k, so its CRC-32 modulo the power of two above k is k. ``misplaced``
+    rows are not, such as the one on ``example``. ``bits`` says how unlikely it is that all others are by chance.
+    """
+
+    rows: int = 0
+    misplaced: int = 0
+    bits: int = 0
+    example: int = 0
+    _counted: set[int] = field(default_factory=set)
+
+    def add(self, salt: int, message_id: str | None) -> None:
+        """Count one row; None if it has no message id. An id that is seen again proves nothing more."""
+        self.rows += 1
+        span = max(power_of_two_at_least(salt + 1), 2)
+        crc = None if message_id is None else crc32(message_id.encode())
+        if crc is None or crc % span != salt:
+            self.misplaced += 1
+            self.example = salt
+        elif self.bits < _ENOUGH_BITS and crc not in self._counted:
+            self._counted.add(crc)
+            self.bits += span.bit_length() - 1
+            if self.bits >= _ENOUGH_BITS:
+                self._counted.clear()  # bounded memory for each of many conversations
+
+    def problem(self, candidates: int = 1, *, registered: bool = False) -> str:
+        """Return why the rows are not proved to be salted; empty if they are.
+
+        Among all ``candidates`` the chance that any is accepted by mistake is one in a million. If the registry has
+        salts of the conversation, a few rows are enough.
+        """
+        if self.misplaced:
+            off = f"{self.misplaced:,} of {self.rows:,}"
+            return f"{off} rows are not on the salt of their message id, such as one on salt {self.example}"
+        if not registered and self.bits < _PROOF_BITS + (candidates - 1).bit_length():
+            return f"{self.rows:,} rows are too few to show that the key has a salt"
+        return ""
 
 
 def needed_n(rate: float, per_salt: float, cap: int) -> int:

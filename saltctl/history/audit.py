@@ -21,7 +21,7 @@ from saltctl.errors import UnavailableError
 from saltctl.history.attributes import fingerprint, plain
 from saltctl.history.cursor import BASE, Position
 from saltctl.history.models import message_id_of
-from saltctl.salting import number_text, partition_key, power_of_two_at_least
+from saltctl.salting import SaltEvidence, number_text, partition_key, power_of_two_at_least
 from saltctl.stores.contracts.messages import Item, PartitionAnswer, PartitionQuery
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class AuditProgress:
 class Audit:
     """The result of an audit, with the keys of the command's JSON.
 
-    ``orphans`` are the messages beyond max_n, up to 1,000 of them; ``orphaned`` is their number. ``needed_n`` is the N
+    ``orphans`` are the messages beyond max_n, up to 1,000 of them; ``orphaned`` is their number. ``unproven`` is the
+    reason why these may be messages of other conversations, empty if they are not. ``needed_n`` is the N
     at which readers see all messages, and ``complete`` is True if they see all of them now. ``duplicates`` are rows
     that equal another one except for their partition; reads return them once. ``skew`` is the row count of the largest
     salt divided by the average: 1 is even, and None if there are no rows. Older salts have more rows.
@@ -84,6 +85,7 @@ class Audit:
     complete: bool
     consumed_rcu: float
     seconds: float
+    unproven: str = ""
 
 
 @dataclass(eq=False)
@@ -101,6 +103,7 @@ class Auditor:
         self._orphan_salts: list[int] = []
         self._orphans: list[Orphan] = []
         self._duplicates = 0
+        self._evidence = SaltEvidence()
 
     def run(self) -> Generator[AuditProgress | Audit, None, None]:
         """Run the audit; yield its progress, and its result last. Raises as ``History.page``.
@@ -127,6 +130,8 @@ class Auditor:
             complete=not self._orphan_salts,
             consumed_rcu=self._consumed_rcu,
             seconds=round(self.history.clock() - started, 3),
+            # A few messages are enough if the registry knows that the conversation is salted.
+            unproven="" if not self._orphans else self._evidence.problem(registered=max_n > 1),
         )
 
     def _key(self, salt: int) -> str:
@@ -197,6 +202,7 @@ class Auditor:
         attribute = self.history.id_attribute
         row = keys if attribute is None else self._whole_row(position) or keys
         message_id = message_id_of(row, self.history.store.keys, attribute)
+        self._evidence.add(position.salt, message_id)
         key = position.sort_key
         text = key if isinstance(key, str) else number_text(key)
         return Orphan(self._key(position.salt), text, message_id)

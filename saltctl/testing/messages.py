@@ -124,7 +124,10 @@ class MemoryMessages:
         """Return how large the table is."""
         return TableSize(len(self._sizes), sum(self._sizes.values()))
 
-    def scan_keys(self, segments: int, *, consistent: bool = True) -> Generator[KeysPage, None, None]:
-        """Yield the partition key of every row, a page for each partition."""
-        for key, rows in self._partitions.items():
-            yield KeysPage([key] * len(rows), 1.0)
+    def scan_keys(
+        self, segments: int, *, consistent: bool = True, attribute: str | None = None
+    ) -> Generator[KeysPage, None, None]:
+        """Yield the keys of every row, a page for each partition."""
+        names = {self.keys.partition_key, self.keys.sort_key, attribute}
+        for rows in self._partitions.values():
+            yield KeysPage([{name: row[name] for name in row.keys() & names} for row in rows.values()], 1.0)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from saltctl.salting import split_partition_key
+from saltctl.salting import SEPARATOR, is_conversation_id, split_partition_key
 from saltctl.stores.contracts.metrics import Contributors
 from saltctl.throttling.analysis import ThrottleAnalysis
 
@@ -24,7 +24,8 @@ _CAPACITY_CAUSES = {
 class HotKey:
     """A conversation with throttled partition keys.
 
-    ``partition_key`` is the most throttled of them, ``partitions`` their number; ``max_n`` is None if unknown.
+    ``partition_key`` is the most throttled of them, ``partitions`` their number; ``max_n`` is None if unknown. A key
+    such as ``CONV#77`` that the registry does not know as a salt of ``CONV`` is the id of a conversation of its own.
     """
 
     conversation_id: str
@@ -116,9 +117,14 @@ def _hot_partition(events: float, service: ServiceStatus, keys: Sequence[HotKey]
         advice.append("saltctl service status")
     for key in keys[:3]:
         reasons.append(_key_reason(key))
-        if "#" not in key.conversation_id:
+        base, salt = split_partition_key(key.partition_key)
+        if key.conversation_id != key.partition_key and key.max_n is None:
+            advice.append(f"saltctl registry get {shlex.quote(base)}")
+        elif SEPARATOR not in key.conversation_id:
             conversation_id = shlex.quote(key.conversation_id)
             advice.append(f"saltctl registry set {conversation_id} {2 * max(key.max_n or 1, 1)} --dry-run")
+        elif salt is not None and is_conversation_id(base):
+            advice.append(f"saltctl history audit {shlex.quote(base)}")
     if not keys:
         reasons.append("the hot keys are unknown: Contributor Insights has no data")
         advice.append("saltctl registry list --sort n --limit 10")
@@ -127,6 +133,11 @@ def _hot_partition(events: float, service: ServiceStatus, keys: Sequence[HotKey]
 
 
 def _key_reason(key: HotKey) -> str:
+    base, salt = split_partition_key(key.conversation_id)
+    if salt is not None:
+        return f"{key.conversation_id!r} is throttled, and the registry does not know it as a salt of {base!r}"
+    if SEPARATOR in key.conversation_id:
+        return f"{key.conversation_id!r} is throttled; an id with a '#' cannot be salted"
     if key.max_n is None:
         return f"{key.conversation_id!r} is throttled; its max_n is unknown"
     if key.max_n <= 1:
@@ -136,10 +147,14 @@ def _key_reason(key: HotKey) -> str:
 
 def hot_keys(insights: Contributors, max_n: MaxNLookup) -> tuple[HotKey, ...]:
     """Group throttled partition keys by conversation, most events first."""
+    bases = {key: split_partition_key(key) for key, _ in insights.keys}
+    known = max_n(list(dict.fromkeys(base for base, _ in bases.values()))) if bases else {}
     parts_of: dict[str, list[tuple[float, str]]] = {}
     for key, events in insights.keys:
-        parts_of.setdefault(split_partition_key(key)[0], []).append((events, key))
-    known = max_n(list(parts_of)) if parts_of else {}
+        base, salt = bases[key]
+        n = known.get(base)
+        is_salt = salt is not None and is_conversation_id(base) and (n is None or salt < n > 1)
+        parts_of.setdefault(base if is_salt else key, []).append((events, key))
     keys = [
         HotKey(name, max(parts)[1], sum(events for events, _ in parts), len(parts), known.get(name))
         for name, parts in parts_of.items()

@@ -90,9 +90,10 @@ AUDIT_KEYS = (
     "skew",
     "partitions",
     "complete",
+    "unproven",
 )
-IMPORT_KEYS = ("read", "raised", "unchanged", "skipped", "raises", "bad_lines", "seconds", "dry_run")
-DISCOVERED_KEYS = ("conversation_id", "needed_n", "backup_n", "state")
+IMPORT_KEYS = ("read", "raised", "unchanged", "completed", "skipped", "raises", "bad_lines", "seconds", "dry_run")
+DISCOVERED_KEYS = ("conversation_id", "needed_n", "backup_n", "state", "problem")
 
 GROUP_KEYS = ("name", "lag", "pending", "oldest_pending_s", "last_delivered_id", "trimmed_unread", "consumers")
 PEEK_KEYS = ("id", "at", "conversation_id", "server", "window", "writes", "valid")
@@ -149,7 +150,10 @@ COMMANDS = (
     Contract("registry discover", ("--cost",), keys=("items", "bytes", "rcu")),
     Contract(
         "registry discover",
-        keys=("items", "conversations", "consumed_rcu", "seconds", "behind", "raised", "dry_run"),
+        keys=(
+            *("items", "conversations", "consumed_rcu", "seconds", "foreign_rows", "foreign_key"),
+            *("behind", "raised", "dry_run"),
+        ),
         nested={"conversations": DISCOVERED_KEYS},
         line_keys=DISCOVERED_KEYS,
         columns=DISCOVERED_KEYS,

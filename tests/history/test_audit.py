@@ -60,6 +60,21 @@ def test_a_lost_raise_is_found_beyond_empty_salts() -> None:
     assert (found.needed_n, found.probed) == (64, 60)
 
 
+def test_rows_of_other_conversations_are_not_proved() -> None:
+    """Rows beyond max_n that are not on the salt of their id belong to a key such as ``conv#9`` by design."""
+    store = MemoryMessages()
+    write(store, "m1", 16)
+    assert audit(store, 2).unproven == ""
+    assert "too few" in audit(store, 1).unproven
+    for number in range(40):
+        write(store, f"m{number}", 16)
+    assert audit(store, 1).unproven == ""
+    stray = next(f"x{number}" for number in range(100) if salt_of(f"x{number}", 16) != 9)
+    store.put("conv#9", f"t#{stray}", {"id": {"S": stray}})
+    assert "1 of " in audit(store, 2).unproven
+    assert "1 of " in audit(store, 2, "attribute:id").unproven
+
+
 def test_above_the_cap_the_next_doubling_is_probed() -> None:
     """An entry that another program raised above the cap is audited too."""
     store = MemoryMessages()

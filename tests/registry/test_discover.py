@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from itertools import count, islice
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +12,8 @@ from hypothesis import strategies as st
 
 from saltctl.errors import UsageError
 from saltctl.registry.discover import Discovered, Discovery, ScanProgress, discover, estimate_cost
-from saltctl.salting import partition_key
-from saltctl.stores.contracts.messages import KeysPage, TableSize
+from saltctl.salting import partition_key, power_of_two_at_least, salt_of
+from saltctl.stores.contracts.messages import Item, KeysPage, TableSize
 from saltctl.stores.contracts.registry import BackupEntry
 from saltctl.testing import MemoryBackup, MemoryMessages
 
@@ -30,11 +32,24 @@ class Held(MemoryBackup):
         return super().get_many(conversation_ids)
 
 
+def id_of(item: Item) -> str | None:
+    """Return the id in the sort key."""
+    return str(item["at"]["S"]).partition("#")[2]
+
+
 def run(store: MemoryMessages, held: dict[str, int] | None = None) -> Discovery:
     """Discover everything."""
-    *_, last = discover(store, Held(held or {}), segments=2, cap=256)
+    *_, last = discover(store, Held(held or {}), message_id=id_of, segments=2, cap=256)
     assert isinstance(last, Discovery)
     return last
+
+
+def put(store: MemoryMessages, conversation: str, salt: int | None, messages: int) -> None:
+    """Write messages whose ids belong on this salt."""
+    n = 1 if salt is None else max(power_of_two_at_least(salt + 1), 2)
+    ids = (f"m{number}" for number in count() if salt_of(f"m{number}", n) == salt)
+    for message_id in islice(ids, messages):
+        store.put(partition_key(conversation, salt), f"t#{message_id}", {})
 
 
 @pytest.mark.slow
@@ -48,7 +63,7 @@ def test_readers_see_every_message_after_the_raises(written: dict[str, set[int |
     store = MemoryMessages()
     for conversation, salts in written.items():
         for salt in salts:
-            store.put(partition_key(conversation, salt), "t#m", {})
+            put(store, conversation, salt, 24)
     found = run(store, held)
     raised = held | {behind.conversation_id: behind.needed_n for behind in found.behind}
     for conversation, salts in written.items():
@@ -58,20 +73,78 @@ def test_readers_see_every_message_after_the_raises(written: dict[str, set[int |
         if salted:
             assert raised.get(conversation, 1) > 1
     assert all(behind.backup_n is not None and behind.backup_n < behind.needed_n for behind in found.behind)
-    assert found.items == sum(map(len, written.values()))
+    assert found.items == 24 * sum(map(len, written.values()))
 
 
 def test_conversations_that_cannot_be_raised_are_listed() -> None:
     """A salt above the cap, or of an invalid id, needs a manual check."""
     store = MemoryMessages()
-    for key in ("a#999999", "b#c#3", "d#03", "e"):
+    put(store, "a", 999, 3)
+    for key in ("b#c#3", "d#03", "e"):
         store.put(key, "t#m", {})
     found = run(store)
     assert found.conversations == [
-        Discovered("a", 1 << 20, 1, "above-cap"),
+        Discovered("a", 1024, 1, "above-cap"),
         Discovered("b#c", 4, None, "invalid-id"),
     ]
     assert found.behind == []
+    assert (found.foreign_rows, found.foreign_key) == (1, "d#03")
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["CONV", "USER"]), st.integers(0, 99)), min_size=1, max_size=20, unique=True),
+    st.integers(1, 8),
+    st.randoms(use_true_random=False),
+)
+def test_conversations_of_a_single_table_design_are_never_merged(
+    keys: list[tuple[str, int]], messages: int, chance: Random
+) -> None:
+    """Their messages are on no salts, so not even one message alone on its key passes as one."""
+    store = MemoryMessages()
+    for base, number in keys:
+        for _ in range(messages):
+            store.put(f"{base}#{number}", f"t#{chance.getrandbits(64):x}", {})
+    found = run(store)
+    assert found.behind == []
+    assert {conversation.state for conversation in found.conversations} == {"unproven"}
+    assert all(conversation.problem for conversation in found.conversations)
+
+
+def test_one_row_off_its_salt_refuses_the_conversation() -> None:
+    """Neither many other rows nor an entry of the registry outweigh it. The override accepts it."""
+    store = MemoryMessages()
+    put(store, "conv", 3, 100)
+    assert run(store).behind == [Discovered("conv", 4, 1, "behind")]
+    stray = next(f"x{number}" for number in range(100) if salt_of(f"x{number}", 4) == 1)
+    store.put("conv#3", f"t#{stray}", {})
+    for held in ({}, {"conv": 2}):
+        (refused,) = run(store, held).conversations
+        assert refused.state == "unproven"
+        assert refused.problem == "1 of 101 rows are not on the salt of their message id, such as one on salt 3"
+    *_, last = discover(store, Held({}), message_id=id_of, segments=1, cap=256, any_salting=True)
+    assert isinstance(last, Discovery)
+    assert [conversation.conversation_id for conversation in last.behind] == ["conv"]
+
+
+def test_few_rows_prove_a_conversation_only_if_the_registry_knows_it() -> None:
+    """Alone they could be on their salts by chance; one message that is stored many times is still one."""
+    store = MemoryMessages()
+    put(store, "conv", 3, 4)
+    message_id = next(f"m{number}" for number in range(1000) if salt_of(f"m{number}", 4) == 3)
+    for number in range(100):
+        store.put("conv#3", f"{number}#{message_id}", {})
+    assert run(store).conversations[0].problem == "104 rows are too few to show that the key has a salt"
+    assert run(store, {"conv": 2}).behind == [Discovered("conv", 4, 2, "behind")]
+    assert run(store, {"conv": 4}).conversations == [Discovered("conv", 4, 4, "held")]
+
+
+def test_a_message_without_an_id_proves_nothing() -> None:
+    """It is on no salt."""
+    store = MemoryMessages()
+    store.put("conv#1", "t#m", {})
+    *_, last = discover(store, Held({}), message_id=lambda item: None, segments=1, cap=256)
+    assert isinstance(last, Discovery)
+    assert last.conversations[0].state == "unproven"
 
 
 def test_only_salted_conversations_are_read_from_the_backup() -> None:
@@ -81,7 +154,7 @@ def test_only_salted_conversations_are_read_from_the_backup() -> None:
         store.put(f"quiet{number}", "t#m", {})
     store.put("hot#1", "t#m", {})
     held = Held({})
-    events = list(discover(store, held, segments=1, cap=256))
+    events = list(discover(store, held, message_id=id_of, segments=1, cap=256))
     assert held.asked == 1
     assert events[-2] == ScanProgress(51, 1, 51.0)
 
@@ -102,8 +175,10 @@ def test_invalid_segments_are_refused(segments: int) -> None:
     """They are refused before the scan."""
 
     class Unscanned(MemoryMessages):
-        def scan_keys(self, segments: int, *, consistent: bool = True) -> Generator[KeysPage, None, None]:
+        def scan_keys(
+            self, segments: int, *, consistent: bool = True, attribute: str | None = None
+        ) -> Generator[KeysPage, None, None]:
             raise AssertionError("scanned")
 
     with pytest.raises(UsageError):
-        list(discover(Unscanned(), Held({}), segments=segments, cap=256))
+        list(discover(Unscanned(), Held({}), message_id=id_of, segments=segments, cap=256))

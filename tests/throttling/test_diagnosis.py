@@ -139,6 +139,34 @@ def test_salted_keys_are_grouped_by_conversation() -> None:
     )
 
 
+def test_a_key_that_is_not_a_salt_in_the_registry_is_no_reason_for_a_raise() -> None:
+    """``CONV#77`` may be a conversation of its own: a raise of ``CONV`` would merge others with it."""
+    insights = Contributors("enabled", (("CONV#77", 60.0), ("CONV#78", 30.0), ("CONV", 20.0), ("CONV#1", 10.0)))
+    keys = hot_keys(insights, lambda _: {"CONV": 4})
+    assert [(key.conversation_id, key.throttles, key.max_n) for key in keys] == [
+        ("CONV#77", 60.0, None),
+        ("CONV", 30.0, 4),
+        ("CONV#78", 30.0, None),
+    ]
+    diagnosis = verdict(events("WriteKeyRangeThroughputThrottleEvents", 80), keys=keys)
+    assert any("'CONV#77'" in reason and "not know it as a salt of 'CONV'" in reason for reason in diagnosis.reasons)
+    assert "saltctl history audit CONV" in diagnosis.advice
+    assert [command for command in diagnosis.advice if "registry set" in command] == [
+        "saltctl registry set CONV 8 --dry-run"
+    ]
+    unsalted = hot_keys(insights, lambda _: {"CONV": 1})
+    assert {key.conversation_id for key in unsalted} == {"CONV#77", "CONV#78", "CONV", "CONV#1"}
+
+
+def test_salts_of_an_unknown_n_suggest_no_raise() -> None:
+    """While the registry cannot be read, a key may be a salt or not."""
+    keys = hot_keys(Contributors("enabled", (("CONV#77", 60.0), ("odd#x", 5.0))), lambda _: {})
+    diagnosis = verdict(events("WriteKeyRangeThroughputThrottleEvents", 80), keys=keys)
+    assert "saltctl registry get CONV" in diagnosis.advice
+    assert any("'odd#x' is throttled; an id with a '#' cannot be salted" in reason for reason in diagnosis.reasons)
+    assert not any("registry set" in command for command in diagnosis.advice)
+
+
 def test_a_hostile_key_is_quoted_in_commands() -> None:
     """A command to paste has a hostile id as one quoted word."""
     keys = [HotKey("x; rm -rf ~", "x; rm -rf ~", 80.0, 1, 1)]

@@ -14,14 +14,15 @@ from saltctl.cli.output import columns_of, note, print_result, resolve_format, w
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, counted
-from saltctl.errors import ExitCode, UsageError
+from saltctl.errors import ExitCode, RefusedError, UsageError
 
 group = typer.Typer(
     help="Read whole conversations, find messages, and check that no reader misses one.", no_args_is_help=True
 )
 FIELD_COLUMNS = columns_of("sort_key message_id partition_key", message_id="message")
 AUDIT_COLUMNS = columns_of(
-    "conversation_id complete max_n needed_n orphaned duplicates skew probed consumed_rcu repaired orphans partitions",
+    "conversation_id complete max_n needed_n orphaned unproven duplicates skew probed consumed_rcu repaired "
+    "orphans partitions",
     orphaned="messages beyond max_n",
     probed="salts probed",
 )
@@ -118,7 +119,9 @@ def find(
         found = history.find(conversation, message, options)
     form = resolve_format(output)
     if found.message is None:
-        note(f"not found on {', '.join(found.partition_keys)}; {counted(found.items_read, 'item')} read")
+        keys = found.partition_keys
+        partitions = ", ".join(keys[:5]) + (f" and {counted(len(keys) - 5, 'more partition')}" if len(keys) > 5 else "")
+        note(f"not found on {partitions}; {counted(found.items_read, 'item')} read")
         if form == "json":
             write_json(None)
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
@@ -164,6 +167,13 @@ def audit(
                 events, Audit, lambda event: isinstance(event, Audit) or show(counted(event.messages, "message"))
             )
         repaired = repair and found.orphaned > 0 and not dry_run
+        if repair and found.unproven:
+            raise RefusedError(
+                f"the rows on salts beyond max_n are not proved to be messages of {conversation!r}: {found.unproven}. "
+                "A raise could merge different conversations",
+                hint=f"look at them: {command_line('history', 'audit', conversation)}. If they are its messages: "
+                + command_line("registry", "set", conversation, str(found.needed_n)),
+            )
         if repaired:
             question = f"Raise {conversation} from {found.max_n} to {found.needed_n}?"
             session.require_consent(question, confirm, yes=yes)
@@ -174,8 +184,11 @@ def audit(
     if found.orphaned and not repaired:
         if found.orphaned > len(found.orphans):
             note(f"the list has the first {len(found.orphans):,} of {found.orphaned:,} messages beyond max_n")
-        warn(
-            f"readers miss {counted(found.orphaned, 'message')}: {conversation} has max_n {found.max_n} and needs "
-            f"{found.needed_n}. To raise it: {command_line('history', 'audit', conversation, '--repair')}"
-        )
+        if found.unproven:
+            warn(f"rows beyond max_n may belong to other conversations: {found.unproven}")
+        else:
+            warn(
+                f"readers miss {counted(found.orphaned, 'message')}: {conversation} has max_n {found.max_n} and needs "
+                f"{found.needed_n}. To raise it: {command_line('history', 'audit', conversation, '--repair')}"
+            )
         raise typer.Exit(ExitCode.FOUND_SOMETHING)

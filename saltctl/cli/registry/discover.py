@@ -18,7 +18,7 @@ from saltctl.errors import ExitCode
 if TYPE_CHECKING:
     from saltctl.registry.discover import Discovery
 
-COLUMNS = columns_of("conversation_id needed_n backup_n state")
+COLUMNS = columns_of("conversation_id needed_n backup_n state problem")
 COST_COLUMNS = columns_of("items bytes rcu", rcu="read units")
 
 
@@ -26,6 +26,9 @@ def discover(
     context: typer.Context,
     apply: Annotated[
         bool, typer.Option("--apply", help="Raise the conversations that are behind; else change nothing.")
+    ] = False,
+    any_salting: Annotated[
+        bool, typer.Option("--any-salting", help="Also raise those whose writers choose salts by another rule.")
     ] = False,
     cost_only: Annotated[bool, typer.Option("--cost", help="Show the cost of the scan, and do not scan.")] = False,
     segments: option.Segments = 4,
@@ -43,12 +46,15 @@ def discover(
     too little. Changes nothing without --apply. It is the last resort, since it reads the whole table; --cost
     shows the cost before. Exits 3 if conversations are behind and were not raised.
 
+    A conversation is unproven, and not raised, if its messages are not on the salts of their ids, or are too
+    few to tell: CONV#77 may be another conversation than CONV. Then --apply exits with 4.
+
     \b
     Examples:
       saltctl registry discover --cost
       saltctl registry discover -o json
     """
-    from saltctl.registry.discover import estimate_cost
+    from saltctl.registry.discover import estimate_cost, half_done_raises
 
     session = session_of(context)
     cost = estimate_cost(session.history.store, consistent=not eventual)
@@ -59,16 +65,21 @@ def discover(
     apply = apply and not dry_run
     with deadline(timeout):
         session.backup.check_table()
-        found = _scan(session, segments=segments, eventual=eventual)
-        if apply and found.behind:
-            question = f"Raise {counted(len(found.behind), 'conversation')} to the N of the messages?"
-            session.require_consent(question, confirm, yes=yes)
-            for conversation in found.behind:
+        found = _scan(session, segments=segments, eventual=eventual, any_salting=any_salting)
+        incomplete = half_done_raises(found, session.registry) if apply else []
+        if found.behind or incomplete:
+            question = f"Raise {counted(len(found.behind) + len(incomplete), 'conversation')} to the N of the messages?"
+            if apply:
+                session.require_consent(question, confirm, yes=yes)
+            for conversation in found.behind if apply else []:
                 session.registry.raise_to(conversation.conversation_id, conversation.needed_n, reason=reason)
+            for conversation_id in incomplete:
+                session.registry.complete(conversation_id)
     _report(found, output, applied=apply)
 
 
-def _scan(session: Session, *, segments: int, eventual: bool) -> Discovery:
+def _scan(session: Session, *, segments: int, eventual: bool, any_salting: bool) -> Discovery:
+    from saltctl.history.models import message_id_of
     from saltctl.registry.discover import Discovery, ScanProgress, discover
 
     def show_event(event: ScanProgress | Discovery) -> None:
@@ -77,7 +88,17 @@ def _scan(session: Session, *, segments: int, eventual: bool) -> Discovery:
             show(f"{event.items:,} items, {event.salted:,} salted conversations, {event.consumed_rcu:,.1f} RCU")
 
     cap = session.settings.max_n_cap
-    events = discover(session.history.store, session.backup, segments=segments, cap=cap, consistent=not eventual)
+    store, attribute = session.history.store, session.history.id_attribute
+    events = discover(
+        store,
+        session.backup,
+        message_id=lambda item: message_id_of(item, store.keys, attribute),
+        attribute=attribute,
+        segments=segments,
+        cap=cap,
+        consistent=not eventual,
+        any_salting=any_salting,
+    )
     with show_progress("scanning keys") as (show, _):
         return drain(events, Discovery, show_event)
 
@@ -93,5 +114,18 @@ def _report(found: Discovery, output: OutputFormat | None, *, applied: bool) -> 
     unusable = [c.conversation_id for c in found.conversations if c.state in ("above-cap", "invalid-id")]
     if unusable:
         warn(f"{len(unusable)} conversations cannot be raised and need a manual check, such as {unusable[0]}")
-    if unusable or (found.behind and not applied):
+    unproven = [conversation for conversation in found.conversations if conversation.state == "unproven"]
+    if found.foreign_rows:
+        warn(f"rows with a '#' but no salt in the partition key: {found.foreign_rows:,}, such as {found.foreign_key!r}")
+    if unproven:
+        first = unproven[0]
+        warn(
+            f"conversations that are not proved to be salted, and are not raised: {len(unproven):,}, such as "
+            f"{first.conversation_id!r}: {first.problem}. If partition keys hold a '#' by design, a raise would merge "
+            "different conversations. If message ids are elsewhere, set SALTCTL_MESSAGE_ID_FROM. If writers choose "
+            "salts by another rule, add --any-salting"
+        )
+    if unproven and applied:
+        raise typer.Exit(ExitCode.INCOMPLETE)
+    if unusable or unproven or (found.behind and not applied):
         raise typer.Exit(ExitCode.FOUND_SOMETHING)

@@ -22,7 +22,9 @@ SERIES_COLUMNS = columns_of(
 )
 KEY_COLUMNS = (
     *columns_of("conversation_id partitions throttles max_n"),
-    Column("partition_key", "most throttled", show=lambda key: _partition(key["partition_key"])),
+    Column(
+        "partition_key", "most throttled", show=lambda key: _partition(key["conversation_id"], key["partition_key"])
+    ),
 )
 BLOCKS = " ▁▂▃▄▅▆▇█"
 HEIGHT = 3
@@ -65,9 +67,8 @@ def draw(screen: Console, result: ScanResult) -> None:
             screen.print(Text(f"  {printable(command)}"), soft_wrap=True)
 
 
-def _partition(key: str) -> str:
-    _, salt = split_partition_key(key)
-    return "base partition" if salt is None else f"salt {salt}"
+def _partition(conversation_id: str, key: str) -> str:
+    return "base partition" if key == conversation_id else f"salt {split_partition_key(key)[1]}"
 
 
 def _draw_bullet(screen: Console, line: str) -> None:

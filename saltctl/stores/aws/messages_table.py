@@ -116,16 +116,19 @@ class MessagesTable(Table):
                 return
             start = answer.next
 
-    def scan_keys(self, segments: int, *, consistent: bool = True) -> Generator[KeysPage, None, None]:
-        """Yield the partition keys of all rows, by a parallel scan that holds at most one page a segment in memory."""
-        key = self.keys.partition_key
+    def scan_keys(
+        self, segments: int, *, consistent: bool = True, attribute: str | None = None
+    ) -> Generator[KeysPage, None, None]:
+        """Yield the keys of all rows, by a parallel scan that holds at most one page a segment in memory."""
+        names = dict.fromkeys([self.keys.partition_key, self.keys.sort_key, attribute or self.keys.sort_key])
+        aliases = {f"#saltctl_{number}": name for number, name in enumerate(names)}
         request: dict[str, Any] = {
             "TableName": self.name,
             "TotalSegments": segments,
             "ConsistentRead": consistent,
             "ReturnConsumedCapacity": "TOTAL",
-            "ProjectionExpression": "#saltctl_p",
-            "ExpressionAttributeNames": {"#saltctl_p": key},
+            "ProjectionExpression": ", ".join(aliases),
+            "ExpressionAttributeNames": aliases,
         }
         stop = threading.Event()
 
@@ -137,7 +140,7 @@ class MessagesTable(Table):
                 scan = partial(self._scan, request | position)
                 response = retry_while_throttled(scan, stop.wait, stopped=stop.is_set)
                 position["ExclusiveStartKey"] = response.get("LastEvaluatedKey")
-                yield KeysPage([item[key]["S"] for item in response["Items"]], _consumed_rcu(response))
+                yield KeysPage(response["Items"], _consumed_rcu(response))
 
         idle, timeout = KeysPage([], 0.0), self.settings.aws_timeout + 1
         yield from scan_in_parallel(pages, range(segments), stop, idle_page=idle, stop_timeout=timeout)

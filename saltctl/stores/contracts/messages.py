@@ -78,9 +78,9 @@ class PartitionAnswer:
 
 @dataclass(frozen=True, slots=True)
 class KeysPage:
-    """The partition keys of one page of a scan, one per row."""
+    """The rows of one page of a scan, with their keys and the requested attribute alone."""
 
-    partition_keys: Sequence[str]
+    items: Sequence[Item]
     consumed_rcu: float
 
 
@@ -108,8 +108,12 @@ class MessageStore(Protocol):
     def size(self) -> TableSize:
         """Return the size of the table."""
 
-    def scan_keys(self, segments: int, *, consistent: bool = True) -> Generator[KeysPage, None, None]:
-        """Yield the partition key of every row that existed before the call, by parallel scans, in no order.
+    def scan_keys(
+        self, segments: int, *, consistent: bool = True, attribute: str | None = None
+    ) -> Generator[KeysPage, None, None]:
+        """Yield the keys of every row that existed before the call, by parallel scans, in no order.
+
+        With ``attribute``, rows have that one, too, if they have it.
 
         Throttling slows the scan down; it fails only if throttling lasts. Closing the generator stops it.
         """

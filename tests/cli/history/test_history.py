@@ -19,14 +19,17 @@ import pytest
 from saltctl.history.history import History
 from saltctl.history.models import ReadOptions
 from saltctl.local.environment import LocalEnvironment
+from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import PARTITION_KEY, SORT_KEY, MessagesTable
+from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
 from tests.support.aws_stub import AwsStub, refusal
+from tests.support.redis_servers import plain_client
 
 pytestmark = pytest.mark.slow
 
@@ -358,7 +361,8 @@ def test_discover_recovers_a_registry(
     saltctl: Runner, orphaned: list[str], backup: BackupTable, history: History
 ) -> None:
     """Exit 3: conversations that are behind in the backup are listed. ``--apply`` raises them, only with consent."""
-    history.store.put("gone#1", "t#m", {})
+    for number in range(40):  # enough to prove that they are on salts
+        history.store.put(f"gone#{salt_of(f'm{number}', 2)}", f"t#m{number}", {})
     found = saltctl("registry", "discover", "-o", "json")
     assert found.code == 3
     assert "the scan reads about" in found.err
@@ -371,6 +375,50 @@ def test_discover_recovers_a_registry(
     assert (applied.code, applied.json["raised"], applied.json["dry_run"]) == (0, 2, False)
     assert {i: e.max_n for i, e in backup.get_many([CONV, "gone"]).items()} == {CONV: 16, "gone": 2}
     assert saltctl("registry", "discover", "-o", "json").json["behind"] == 0
+
+
+def test_discover_does_not_merge_conversations_of_a_single_table_design(
+    saltctl: Runner, history: History, backup: BackupTable
+) -> None:
+    """``CONV#7`` may be a conversation: without proof it is not raised, and the warning says why. Exit 4 after others.
+
+    An audit does not raise it either.
+    """
+    for number in range(40):
+        history.store.put(f"CONV#{number % 16}", f"t#m{number}", {})
+        history.store.put(f"ok#{salt_of(f'm{number}', 4)}", f"t#m{number}", {})
+    history.store.put("USER#c77f", "t#m", {})
+    applied = saltctl("registry", "discover", "--apply", "--yes", "-o", "json")
+    assert (applied.code, applied.json["raised"]) == (4, 1)
+    states = {entry["conversation_id"]: (entry["state"], entry["problem"]) for entry in applied.json["conversations"]}
+    assert states["ok"] == ("behind", "")
+    assert states["CONV"][0] == "unproven"
+    assert states["CONV"][1] in applied.err
+    assert "'USER#c77f'" in applied.err
+    assert {i: entry.max_n for i, entry in backup.get_many(["CONV", "ok"]).items()} == {"ok": 4}
+    audit = saltctl("history", "audit", "CONV", "-o", "json")
+    assert (audit.code, audit.json["repaired"]) == (3, False)
+    assert audit.json["unproven"]
+    assert "--repair" not in audit.err
+    refused = saltctl("history", "audit", "CONV", "--repair", "--yes", "-o", "json")
+    assert (refused.code, refused.error["code"]) == (6, "refused")
+    assert "different conversations" in refused.error["message"]
+    assert backup.get("CONV") is None
+    accepted = saltctl("registry", "discover", "--any-salting", "--apply", "--yes", "-o", "json")
+    assert (accepted.code, accepted.json["raised"]) == (0, 1)
+
+
+def test_discover_completes_raises_that_were_interrupted(
+    saltctl: Runner, history: History, registry: Registry, store: RedisRegistry, redis_server: LocalRedis
+) -> None:
+    """The backup holds what an earlier run wrote: Redis and the commit may lack it."""
+    history.store.put(f"{CONV}#3", "t#m", {})
+    assert registry.backup.commit_write_n(CONV, 4) is False
+    with plain_client(redis_server) as client:
+        client.hset(store.key_of(CONV), CONV, 2)
+    assert saltctl("registry", "discover", "--apply").code == 6
+    assert saltctl("registry", "discover", "--apply", "--yes").code == 0
+    assert store.read_unverified([CONV]) == {CONV: 4}
 
 
 def test_an_interrupted_read_prints_the_command_that_continues(

@@ -174,13 +174,15 @@ def test_a_page_holds_at_most_1_mb(dynamodb: Settings) -> None:
 
 @pytest.mark.slow
 def test_the_keys_of_a_table_are_scanned_in_parallel(dynamodb: Settings) -> None:
-    """Every row's partition key, once, by any number of segments."""
+    """Every row's keys, and one attribute if it is requested, once, by any number of segments."""
     table = make_table(dynamodb)
     for number in range(40):
-        table.put(f"conv{number % 7}#{number % 3}", f"{number:02d}", {"v": tagged("x")})
-    for segments in (1, 3):
-        scanned = [key for page in table.scan_keys(segments) for key in page.partition_keys]
-        assert sorted(scanned) == sorted(f"conv{number % 7}#{number % 3}" for number in range(40))
+        table.put(f"conv{number % 7}#{number % 3}", f"{number:02d}", {"v": tagged("x"), "id": tagged(number)})
+    for segments, attribute in ((1, None), (3, None), (2, "id"), (2, "range")):
+        items = [item for page in table.scan_keys(segments, attribute=attribute) for item in page.items]
+        expected = sorted(f"conv{number % 7}#{number % 3}" for number in range(40))
+        assert sorted(item["hash"]["S"] for item in items) == expected
+        assert {name for item in items for name in item} == {"hash", "range", attribute or "range"}
     assert table.size().items in (0, 40)  # DescribeTable's count may be hours old
 
 
@@ -191,7 +193,7 @@ def test_a_key_scan_retries_throttled_requests(settings: Settings, aws_stub: Aws
     behind = aws_stub.settings(settings)
     table = MessagesTable(behind, client=create_client(behind, "dynamodb", attempts=1))
     aws_stub.answer_first(3, "Scan", refusal("ProvisionedThroughputExceededException"))
-    assert [key for page in table.scan_keys(2) for key in page.partition_keys] == ["c#1"]
+    assert [item["hash"]["S"] for page in table.scan_keys(2) for item in page.items] == ["c#1"]
 
 
 def test_errors_name_the_partition(settings: Settings, aws_stub: AwsStub) -> None:
