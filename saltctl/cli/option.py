@@ -37,6 +37,13 @@ def parse_seconds(text: str | float) -> float:
         raise typer.BadParameter(str(exc)) from None
 
 
+def parse_whole_number(text: str) -> int:
+    """Parse a whole number for typer, which would also accept underscores, spaces and digits of other scripts."""
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text) is None:
+        raise typer.BadParameter(f"{text!r} is not a whole number")
+    return int(text)
+
+
 def duration(name: str, about: str) -> Any:
     """Return a typer option that takes a duration."""
     return typer.Option(name, metavar="DURATION", parser=parse_seconds, help=about, show_default=False)

@@ -104,7 +104,9 @@ def _read_redis(
 def set_(
     context: typer.Context,
     conversation: option.Conversation,
-    n: Annotated[int, typer.Argument(metavar="N", help="A power of two up to the cap.")],
+    n: Annotated[
+        int, typer.Argument(metavar="N", parser=option.parse_whole_number, help="A power of two up to the cap.")
+    ],
     reason: option.Reason = "",
     dry_run: option.DryRun = False,
     yes: option.Yes = False,

@@ -27,6 +27,7 @@ BUCKETS_A_CALL = 256
 """Buckets in one call of a script."""
 BUCKETS_A_BATCH = 256
 """Buckets that are read in one batch of commands. With a hundred entries each, the replies are about a megabyte."""
+_MAX_DIGITS = 10
 _COMMANDS_A_BATCH = 4096
 """HMGET commands in one batch. Each names few ids if the entries are spread thinly."""
 
@@ -142,10 +143,7 @@ def parse_count(value: Any, primary: str) -> int | None:
         RedisUnavailableError: the value is not a salt count. Never a default: a reader that took it for
             "unsalted" would show an empty chat.
     """
-    try:
-        return None if value is None else check_count(int(value), primary)
-    except ValueError:
-        return check_count(UNREADABLE, primary)
+    return None if value is None else check_count(_count_or_unreadable(value), primary)
 
 
 def check_count(number: int, primary: str) -> int:
@@ -159,4 +157,5 @@ def check_count(number: int, primary: str) -> int:
 
 
 def _count_or_unreadable(value: bytes) -> int:
-    return int(value) if value.isdigit() else UNREADABLE
+    # As the merge reads it. Python alone would accept "1_6", which a merge would overwrite by a lower number.
+    return int(value) if value.isdigit() and len(value) <= _MAX_DIGITS else UNREADABLE

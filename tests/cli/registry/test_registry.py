@@ -203,7 +203,7 @@ def test_set_refuses_a_negative_n(saltctl: Runner, configured: Settings) -> None
     assert saltctl("registry", "set", "--yes", "--", "conv", "-4").code == 6
 
 
-@pytest.mark.parametrize("n", ["four", "4.5", "", "1e3"])
+@pytest.mark.parametrize("n", ["four", "4.5", "", "1e3", "1_6", " 4", "4\n", "\uff14", "1" * 5000])
 def test_set_refuses_an_n_that_is_not_a_number(n: str, saltctl: Runner, configured: Settings) -> None:
     """An N that is not a whole number is a usage error."""
     assert saltctl("registry", "set", "conv", n, "--yes").code == 2
