@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from saltctl.errors import InvalidCursorError
 from saltctl.history.cursor import BASE, Cursor, Position, decode, encode
 
-KEYS = st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.decimals(allow_nan=False, allow_infinity=False))
+NUMBERS = st.builds("{}E{}".format, st.integers(1 - 10**38, 10**38 - 1), st.integers(-130, 88)).map(Decimal)
+"""Every number that DynamoDB can store."""
+KEYS = st.one_of(st.text(st.characters(exclude_categories=["Cs"])), NUMBERS)
 DISTANCES = st.floats(0, allow_infinity=False)
 CURSORS = st.builds(
     Cursor, st.builds(Position, KEYS, st.integers(BASE, 65535)), st.sampled_from([1, 2, 4, 8, 16, 65536]), DISTANCES
@@ -84,6 +86,16 @@ def test_a_forged_cursor_is_refused(payload: object) -> None:
         forged = urlsafe_b64encode(own + body).decode().rstrip("=")
         with pytest.raises(InvalidCursorError):
             decode(forged, "conv", "S")
+
+
+@pytest.mark.parametrize("key", ["1E+126", "1E+999999", "1" * 39, "1_0", " 5", "\uff15", "Infinity", "sNaN", ""])
+def test_a_number_that_no_table_holds_is_not_a_cursor(key: str) -> None:
+    """DynamoDB would refuse it, or read another number."""
+    genuine = urlsafe_b64decode(encode(Cursor(Position(Decimal(5), BASE), 1), "conv") + "==")[8:]
+    body = json.dumps([*json.loads(genuine)[:3], key, *json.loads(genuine)[4:]]).encode()
+    forged = urlsafe_b64encode(sha256(b"saltctl cursor\0" + body).digest()[:8] + body).decode().rstrip("=")
+    with pytest.raises(InvalidCursorError, match="is not a cursor"):
+        decode(forged, "conv", "N")
 
 
 def test_a_cursor_is_bound_to_its_conversation_and_type() -> None:

@@ -25,6 +25,7 @@ from saltctl.cli.output import (
     write_tsv_line,
 )
 from saltctl.cli.text import counted, printable, printable_json
+from saltctl.salting import number_text
 from saltctl.times import parse_iso
 
 if TYPE_CHECKING:
@@ -164,8 +165,9 @@ class PageWriter:
 
 def record_of(message: Message) -> dict[str, Any]:
     """Return a message as a record: its keys, and the message as it is stored."""
+    key = message.sort_key
     return {
-        "sort_key": str(message.sort_key),
+        "sort_key": key if isinstance(key, str) else number_text(key),
         "message_id": message.message_id,
         "partition_key": message.partition_key,
         "message": message.attributes,

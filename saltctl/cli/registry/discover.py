@@ -67,14 +67,14 @@ def discover(
         session.backup.check_table()
         found = _scan(session, segments=segments, eventual=eventual, any_salting=any_salting)
         incomplete = half_done_raises(found, session.registry) if apply else []
-        if found.behind or incomplete:
-            question = f"Raise {counted(len(found.behind) + len(incomplete), 'conversation')} to the N of the messages?"
-            if apply:
-                session.require_consent(question, confirm, yes=yes)
-            for conversation in found.behind if apply else []:
+        if apply and (found.behind or incomplete):
+            count = counted(len(found.behind) + len(incomplete), "conversation")
+            session.require_consent(f"Raise {count} to the N of the messages?", confirm, yes=yes)
+            for conversation in found.behind:
                 session.registry.raise_to(conversation.conversation_id, conversation.needed_n, reason=reason)
             for conversation_id in incomplete:
                 session.registry.complete(conversation_id)
+            note(f"raised: {len(found.behind):,}; interrupted raises that were completed: {len(incomplete):,}")
     _report(found, output, applied=apply)
 
 
