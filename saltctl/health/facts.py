@@ -23,7 +23,8 @@ from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
-from saltctl.stores.redis.inspection import RedisInspection
+from saltctl.stores.redis.inspection import RedisInspection, ServerInfo
+from saltctl.stores.redis.replicas import Replicas
 
 T = TypeVar("T")
 REQUEST_TIMEOUT_SECONDS = 2.0
@@ -152,8 +153,12 @@ class Facts:
 
     def config(self, primary: str) -> Mapping[str, str] | None:
         """Return the settings of a Redis server that checks need; None if it refuses CONFIG GET."""
-        names = ("appendfsync", "min-replicas-to-write", "min-replicas-max-lag", "cluster-node-timeout")
+        names = ("appendfsync", "min-replicas-to-write", "min-replicas-max-lag")
         return self.once(f"config {primary}", lambda: self.redis.config(primary, *names))
+
+    def replicas(self, server: ServerInfo) -> Replicas:
+        """Return the replicas of a primary."""
+        return self.once(f"replicas {server.primary}", lambda: self.redis.replicas(server))
 
     def describe_table(self, name: str) -> dict[str, Any] | None:
         """Return the answer of DescribeTable; None if the table does not exist."""

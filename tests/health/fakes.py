@@ -8,6 +8,7 @@ from typing import Any
 from saltctl.health.facts import Facts
 from saltctl.settings import Settings
 from saltctl.stores.redis.inspection import ServerInfo
+from saltctl.stores.redis.replicas import Replicas, connected_replicas
 
 NAME = "cache.example:6379"
 HEALTHY: dict[str, Any] = {
@@ -28,12 +29,21 @@ class FakeFacts(Facts):
     """Facts about one server with the given INFO and CONFIG; no server is contacted."""
 
     def __init__(
-        self, info: Mapping[str, Any], config: Mapping[str, str] | None = None, url: str = f"redis://{NAME}/0"
+        self,
+        info: Mapping[str, Any],
+        config: Mapping[str, str] | None = None,
+        url: str = f"redis://{NAME}/0",
+        replicas: Replicas | None = None,
     ) -> None:
         super().__init__(Settings(redis_url=url))
         self.servers = [ServerInfo(NAME, {**HEALTHY, **info}, 0.001, 0.0)]
         self._config = config
+        self._replicas = replicas
 
     def config(self, primary: str) -> Mapping[str, str] | None:
         """Return the given answer of CONFIG GET."""
         return self._config
+
+    def replicas(self, server: ServerInfo) -> Replicas:
+        """Return the given replicas; by default those in INFO."""
+        return self._replicas or connected_replicas(server.info)

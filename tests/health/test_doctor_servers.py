@@ -25,6 +25,7 @@ from saltctl.local.servers import LocalRedis
 from saltctl.salting import bucket_of
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.testing import local_environment
+from tests.support.redis_servers import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -249,27 +250,41 @@ def test_the_fix_of_a_readable_password_file(variables: dict[str, str], tmp_path
     assert check_result_after(found["fix"], "settings", broken)["status"] == "ok"
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[LocalRedis, LocalRedis]]:
-    """Start a primary and a replica that follows it."""
+@contextmanager
+def replicated(directory: Path, replicas: int) -> Iterator[list[LocalRedis]]:
+    """Start a primary and replicas that follow it."""
     import redis
 
     options = {"repl-diskless-sync-delay": "0", "shutdown-timeout": "0"}
-    servers = LocalRedis(tmp_path / "a", options=options), LocalRedis(tmp_path / "b", options=options)
-    for server in servers:
-        server.start()
-    with redis.Redis.from_url(servers[1].url) as replica:
-        replica.replicaof("127.0.0.1", str(servers[0].port))
-        deadline = time.monotonic() + 30
-        while replica.info("replication")["master_link_status"] != "up":
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    yield servers
-    for server in servers:
-        server.kill()
+    servers = [LocalRedis(directory / str(number), options=options) for number in range(1 + replicas)]
+    try:
+        for server in servers:
+            server.start()
+        for server in servers[1:]:
+            with redis.Redis.from_url(server.url) as replica:
+                replica.replicaof("127.0.0.1", str(servers[0].port))
+                eventually(lambda: replica.info("replication")["master_link_status"] == "up", "it is in sync")
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()
 
 
-def test_the_fix_of_missing_min_replicas(variables: dict[str, str], pair: tuple[LocalRedis, LocalRedis]) -> None:
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[list[LocalRedis]]:
+    """Start a primary and a replica that follows it."""
+    with replicated(tmp_path, 1) as servers:
+        yield servers
+
+
+@pytest.fixture
+def trio(tmp_path: Path) -> Iterator[list[LocalRedis]]:
+    """Start a primary and two replicas that follow it."""
+    with replicated(tmp_path, 2) as servers:
+        yield servers
+
+
+def test_the_fix_of_missing_min_replicas(variables: dict[str, str], pair: list[LocalRedis]) -> None:
     """A primary with a replica and without min-replicas-to-write is a warning; the fix sets it."""
     broken = variables | {"SALTCTL_REDIS_URL": pair[0].url}
     found = check_result("redis-min-replicas", broken)
@@ -278,7 +293,34 @@ def test_the_fix_of_missing_min_replicas(variables: dict[str, str], pair: tuple[
     assert check_result("redis-min-replicas", broken)["status"] == "ok"
 
 
-def test_the_fix_of_a_configured_replica(variables: dict[str, str], pair: tuple[LocalRedis, LocalRedis]) -> None:
+def test_a_primary_must_ask_for_both_of_its_replicas(variables: dict[str, str], trio: list[LocalRedis]) -> None:
+    """If it asks for one of two, it keeps one while the other is promoted. After the fix it refuses then."""
+    import redis
+
+    broken = variables | {"SALTCTL_REDIS_URL": trio[0].url}
+    with redis.Redis.from_url(trio[0].url) as primary, redis.Redis.from_url(trio[1].url) as promoted:
+        primary.config_set("min-replicas-to-write", 1, "min-replicas-max-lag", 3)
+        found = check_result("redis-min-replicas", broken)
+        assert found["status"] == "warn"
+        assert "2 replicas and min-replicas-to-write 1" in found["detail"]
+        assert shell(found["fix"], broken).returncode == 0
+        assert check_result("redis-min-replicas", broken)["status"] == "ok"
+        assert primary.set("a", 1)
+        promoted.replicaof("NO", "ONE")
+
+        def refuses() -> bool:
+            try:
+                primary.set("a", 2)
+            except redis.ResponseError as exc:
+                return "NOREPLICAS" in str(exc)
+            return False
+
+        eventually(refuses, "the old primary refuses")
+        found = check_result("redis-min-replicas", broken)
+        assert (found["status"], "1 good replica" in found["detail"]) == ("fail", True)
+
+
+def test_the_fix_of_a_configured_replica(variables: dict[str, str], pair: list[LocalRedis]) -> None:
     """If the client is configured with a replica, the fix names its primary."""
     broken = variables | {"SALTCTL_REDIS_URL": pair[1].url}
     found = check_result("redis-role", broken)

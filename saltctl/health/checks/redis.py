@@ -9,6 +9,7 @@ from saltctl.errors import AccessDeniedError, SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.stores.redis.inspection import ServerInfo
+from saltctl.stores.redis.replicas import Replicas
 from saltctl.urls import parse_redis_url
 
 MEMORY_WARN, MEMORY_FAIL = 0.75, 0.9
@@ -16,6 +17,9 @@ MEMORY_WARN, MEMORY_FAIL = 0.75, 0.9
 DEFAULT_MAX_LAG = 3
 """Seconds for min-replicas-max-lag. A replica acknowledges every second. A failover takes 30 s with Sentinel and
 15 s in a cluster, by default (documented)."""
+RECOUNT_SECONDS = 2
+"""Seconds after the lag bound within which a primary refuses: it counts lags in whole seconds, once a second."""
+_COST = "the loss of one replica stops raises and sends lookups to the backup"
 _MEBI = 2**20
 
 
@@ -153,27 +157,70 @@ def memory(facts: Facts, server: ServerInfo) -> Finding:
 
 
 def min_replicas(facts: Facts, server: ServerInfo) -> Finding:
-    """A primary that is cut off from its replicas stops answering before another one is promoted."""
-    info, primary = server.info, server.primary
-    replicas = int(info.get("connected_slaves", 0))
-    is_set = "min_slaves_good_slaves" in info  # INFO shows it only if both settings are above 0
-    if not replicas and not is_set:
-        return ok("no replicas, so there is no failover")
-    fix = facts.fix_commands.config_set(primary, info, min_replicas_to_write=1, min_replicas_max_lag=DEFAULT_MAX_LAG)
-    if not is_set:
-        return warn(
-            f"{primary} has {replicas} replicas and no min-replicas-to-write: if it is cut off from them it keeps "
-            "serving old entries while a new primary takes raises",
-            fix,
+    """A primary that is cut off from a replica stops answering before that replica is promoted.
+
+    For this it has to ask for all of its replicas: with fewer, it may keep enough of them while another is promoted.
+    Those that may not be promoted count, too, because Redis counts them as good replicas.
+    """
+    replicas = facts.replicas(server)
+    if "min_slaves_good_slaves" not in server.info:  # INFO shows it only if both settings are above 0
+        if not replicas.count or not replicas.promotable:
+            return ok(f"no replica {'may be promoted' if replicas.count else 'exists'}, so there is no failover")
+        return _ask_for_all(facts, server, replicas, "no min-replicas-to-write")
+    return _with_min_replicas(facts, server, replicas)
+
+
+def _with_min_replicas(facts: Facts, server: ServerInfo, replicas: Replicas) -> Finding:
+    """Rate a primary that has both settings."""
+    good, config = int(server.info["min_slaves_good_slaves"]), facts.config(server.primary) or {}
+    value = int(config.get("min-replicas-to-write", 0))
+    if good < max(value, 1):
+        setting = f"min-replicas-to-write {value}" if value else "min-replicas-to-write"
+        detail = f"{server.primary} has {good} good {'replica' if good == 1 else 'replicas'}, fewer than {setting}"
+        fix = facts.fix_commands.redis_cli(server.primary, "INFO", "replication")
+        return fail(f"{detail}: it refuses raises, and lookups use the backup, until its replicas are back", fix)
+    if not value:
+        return skip(
+            f"{server.primary} refuses CONFIG GET: check that min-replicas-to-write is {replicas.count} there, and "
+            f"min-replicas-max-lag {RECOUNT_SECONDS} s below the failover time"
         )
-    config = facts.config(primary)
-    if config is None or "min-replicas-max-lag" not in config:
-        return ok("min-replicas-to-write is set; its lag bound is unknown, since CONFIG GET is refused")
-    lag, failover = int(config["min-replicas-max-lag"]), int(config.get("cluster-node-timeout") or 15000) / 1000
-    if int(info.get("cluster_enabled", 0)) and lag >= failover:
-        detail = f"{primary} has min-replicas-max-lag {lag}, not below cluster-node-timeout ({failover:g} s)"
-        return warn(f"{detail}: after a failover there are two primaries for a while", fix)
-    return ok(f"min-replicas-to-write {config['min-replicas-to-write']}, lag bound {lag} s: keep it below the failover")
+    if value < replicas.count and replicas.promotable:
+        return _ask_for_all(facts, server, replicas, f"min-replicas-to-write {value}")
+    return _lag_bound(facts, server, replicas, int(config["min-replicas-max-lag"]), value)
+
+
+def _lag_bound(facts: Facts, server: ServerInfo, replicas: Replicas, lag: int, value: int) -> Finding:
+    """Rate the lag bound of a primary that asks for enough replicas."""
+    failover = replicas.failover_seconds
+    if failover is not None and lag + RECOUNT_SECONDS > failover:
+        detail = f"{server.primary} has min-replicas-max-lag {lag}, and a failover begins after {failover:g} s"
+        return warn(f"{detail}: for a while there are two primaries", _set_min_replicas(facts, server, replicas))
+    below = "keep it below the failover" if failover is None else f"a failover begins after {failover:g} s"
+    return ok(f"min-replicas-to-write {value}, lag bound {lag} s: {below}; {_COST}")
+
+
+def _ask_for_all(facts: Facts, server: ServerInfo, replicas: Replicas, setting: str) -> Finding:
+    """Report a primary that goes on while one of its replicas is promoted."""
+    number = f"{replicas.count} {'replica' if replicas.count == 1 else 'replicas'}"
+    detail = (
+        f"{server.primary} has {number} and {setting}: cut off from one that is promoted, it keeps serving old entries"
+    )
+    if not replicas.missing:
+        known = "" if replicas.complete else "; a replica that is down now is not counted"
+        return warn(f"{detail}; with {replicas.count}, {_COST}{known}", _set_min_replicas(facts, server, replicas))
+    # The fix would stop raises now.
+    forget = "CLUSTER FORGET" if int(server.info.get("cluster_enabled", 0)) else "SENTINEL RESET"
+    names = ", ".join(replicas.missing)
+    detail += f". Not connected: {names}. Start it first, or if it is gone for good, remove it with {forget}"
+    return warn(detail, facts.fix_commands.redis_cli(server.primary, "INFO", "replication"))
+
+
+def _set_min_replicas(facts: Facts, server: ServerInfo, replicas: Replicas) -> str:
+    lag = DEFAULT_MAX_LAG
+    if replicas.failover_seconds is not None:
+        lag = max(1, min(lag, int(replicas.failover_seconds) - RECOUNT_SECONDS))
+    values = {"min_replicas_to_write": replicas.count, "min_replicas_max_lag": lag}
+    return facts.fix_commands.config_set(server.primary, server.info, **values)
 
 
 def clock(_: Facts, server: ServerInfo) -> Finding:

@@ -72,6 +72,10 @@ class Connections:
         """Ask again which servers are the primaries; return whether the answer changed."""
         return self._topology.refresh(self._timeout)
 
+    def ask_sentinels(self, *words: str) -> Any:
+        """Return the answer of the first sentinel that has one; None if the URL names no sentinels."""
+        return self._topology.ask_sentinels(*words, timeout=self._timeout)
+
     def errors(self, primary: str) -> AbstractContextManager[None]:
         """Translate redis-py's errors inside the block. An outage marks the topology as stale."""
         return redis_errors(primary, self._topology.mark_stale)

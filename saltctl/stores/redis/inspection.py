@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from saltctl.errors import SaltctlError
 from saltctl.settings import Settings
 from saltctl.stores.redis.buckets import BUCKETS_A_CALL, Buckets
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.errors import first_word, redis_errors
+from saltctl.stores.redis.replicas import Replicas, connected_replicas, replicas_of_cluster, replicas_of_sentinel
 from saltctl.stores.redis.scripts import script, script_sha
 
 SERVICE_USER = "saltctl-service"
@@ -99,6 +101,23 @@ class RedisInspection:
         for reply in replies:
             found.update(zip(*(iter(part.decode("utf-8", "backslashreplace") for part in reply),) * 2, strict=True))
         return found
+
+    def replicas(self, server: ServerInfo) -> Replicas:
+        """Return the replicas of a primary. Those that are down are known to sentinels and to nodes of a cluster only.
+
+        If these refuse the question, the result is not ``complete``.
+        """
+        if self._connections.clustered:
+            timeout = (self.config(server.primary, "cluster-node-timeout") or {}).get("cluster-node-timeout")
+            (nodes,) = self._ask(server.primary, ("CLUSTER", "NODES"))
+            if not isinstance(nodes, Exception):
+                return replicas_of_cluster(server.info, nodes.decode("utf-8", "backslashreplace"), timeout)
+        try:
+            if known := self._connections.ask_sentinels("REPLICAS"):
+                return replicas_of_sentinel(server.info, known, self._connections.ask_sentinels("MASTER"))
+        except SaltctlError:
+            pass  # a sentinel's user may lack the right to ask
+        return connected_replicas(server.info)
 
     def count_entries(self) -> list[RegistryCounts]:
         """Count entries and fences of every bucket, one result for each primary."""

@@ -82,6 +82,13 @@ class Topology:
         self._stale = True
         return self._known_or_fetched(timeout) != before
 
+    def ask_sentinels(self, *words: str, timeout: float) -> Any:
+        """Send SENTINEL <words> <service> to the sentinels; return the first answer, None if there are no sentinels.
+
+        Raises the error of the last sentinel if none of them answers.
+        """
+        return None
+
     def _known_or_fetched(self, timeout: float) -> SlotMap:
         known = self._known
         if known is not None and not self._stale:
@@ -176,9 +183,22 @@ class ClusterTopology(Topology):
 class SentinelTopology(Topology):
     """The primary of a service, as one of its sentinels reports it."""
 
+    def ask_sentinels(self, *words: str, timeout: float) -> Any:
+        """Send SENTINEL <words> <service> to each sentinel until one answers."""
+        failure: SaltctlError | None = None
+        for address in self._url.addresses:
+            try:
+                return self._ask_sentinel(address, words, timeout)
+            except SaltctlError as exc:
+                failure = exc
+        raise failure or RedisUnavailableError(f"there is no sentinel in {self._url}")
+
+    def _ask_sentinel(self, address: Address, words: tuple[str, ...], timeout: float) -> Any:
+        question = ("SENTINEL", *words, self._url.service)
+        return self._fetch(self._url.of_sentinel(address), f"sentinel {address}", question, timeout)
+
     def _ask(self, address: Address, timeout: float) -> SlotMap:
-        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._url.service)
-        reply = self._fetch(self._url.of_sentinel(address), f"sentinel {address}", question, timeout)
+        reply = self._ask_sentinel(address, ("GET-MASTER-ADDR-BY-NAME",), timeout)
         if not reply:
             raise ConfigurationError(
                 f"the sentinel at {address} knows no service {self._url.service!r}",

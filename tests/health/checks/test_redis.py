@@ -8,6 +8,7 @@ import pytest
 
 from saltctl.health.doctor import run_checks, select_checks
 from saltctl.health.findings import Finding
+from saltctl.stores.redis.replicas import Replicas
 from tests.health.fakes import FakeFacts
 
 
@@ -34,8 +35,10 @@ def run_check(name: str, facts: FakeFacts) -> Finding:
         ("redis-memory", {"used_memory": 9500, "maxmemory": 0}, "fail", "MEMORY DOCTOR"),
         ("redis-memory", {"used_memory": 0, "maxmemory": 0, "total_system_memory": 0}, "skip", ""),
         ("redis-min-replicas", {}, "ok", ""),
-        ("redis-min-replicas", {"connected_slaves": 2}, "warn", "min-replicas-to-write 1 min-replicas-max-lag 3"),
-        ("redis-min-replicas", {"connected_slaves": 2, "min_slaves_good_slaves": 2}, "ok", ""),
+        ("redis-min-replicas", {"connected_slaves": 1}, "warn", "min-replicas-to-write 1 min-replicas-max-lag 3"),
+        ("redis-min-replicas", {"connected_slaves": 2}, "warn", "min-replicas-to-write 2 min-replicas-max-lag 3"),
+        ("redis-min-replicas", {"connected_slaves": 2, "min_slaves_good_slaves": 2}, "skip", ""),
+        ("redis-min-replicas", {"min_slaves_good_slaves": 0}, "fail", "INFO replication"),
         ("redis-fsync", {}, "skip", ""),
         ("redis-fsync", {"aof_enabled": 0}, "skip", ""),
         ("redis-reachable", {"loading": 1, "loading_loaded_perc": "41.5"}, "fail", "--wait-redis"),
@@ -49,12 +52,55 @@ def test_findings_from_info(check: str, info: dict[str, Any], status: str, fix: 
     assert bool(found.fix) is (status in ("warn", "fail"))
 
 
-def test_the_lag_bound_must_be_below_the_failover_time() -> None:
-    """In a cluster the lag bound is compared with cluster-node-timeout."""
-    info = {"connected_slaves": 1, "min_slaves_good_slaves": 1, "cluster_enabled": 1}
-    config = {"min-replicas-to-write": "1", "min-replicas-max-lag": "10", "cluster-node-timeout": "5000"}
-    assert run_check("redis-min-replicas", FakeFacts(info, config)).status == "warn"
-    assert run_check("redis-min-replicas", FakeFacts(info, config | {"min-replicas-max-lag": "3"})).status == "ok"
+@pytest.mark.parametrize(
+    ("value", "good", "replicas", "status", "words"),
+    [
+        ("1", 1, Replicas(1), "ok", "sends lookups to the backup"),
+        ("1", 2, Replicas(2), "warn", "min-replicas-to-write 2"),
+        ("2", 2, Replicas(2), "ok", ""),
+        ("2", 3, Replicas(3), "warn", "min-replicas-to-write 3"),
+        # It may come back on the other side of a partition. Asking for it now would stop raises.
+        ("1", 1, Replicas(1, ("10.0.0.3:6379",), complete=True), "warn", "10.0.0.3:6379"),
+        ("1", 2, Replicas(2, promotable=False), "ok", ""),
+        ("2", 1, Replicas(1), "fail", "1 good replica, fewer than min-replicas-to-write 2"),
+        ("1", 0, Replicas(0), "fail", "0 good replicas"),
+    ],
+)
+def test_a_primary_asks_for_all_its_replicas(
+    value: str, good: int, replicas: Replicas, status: str, words: str
+) -> None:
+    """With fewer it would keep enough of them while another is promoted; with more it refuses raises now."""
+    config = {"min-replicas-to-write": value, "min-replicas-max-lag": "3"}
+    info = {"connected_slaves": replicas.connected, "min_slaves_good_slaves": good}
+    found = run_check("redis-min-replicas", FakeFacts(info, config, replicas=replicas))
+    assert found.status == status
+    assert words in f"{found.detail} {found.fix}"
+    assert not (replicas.missing and "CONFIG SET" in found.fix)
+
+
+@pytest.mark.parametrize(
+    ("lag", "failover", "status", "fix"),
+    [
+        ("3", 30.0, "ok", ""),
+        ("3", 5.0, "ok", ""),
+        ("4", 5.0, "warn", "min-replicas-max-lag 3"),
+        ("10", 4.0, "warn", "min-replicas-max-lag 2"),
+        ("10", None, "ok", ""),
+    ],
+)
+def test_the_lag_bound_must_be_below_the_failover_time(lag: str, failover: float | None, status: str, fix: str) -> None:
+    """A primary refuses up to two seconds after the lag bound; that must be before another one is promoted."""
+    info = {"connected_slaves": 1, "min_slaves_good_slaves": 1}
+    config = {"min-replicas-to-write": "1", "min-replicas-max-lag": lag}
+    replicas = Replicas(1, failover_seconds=failover, complete=True)
+    found = run_check("redis-min-replicas", FakeFacts(info, config, replicas=replicas))
+    assert found.status == status
+    assert fix in found.fix
+
+
+def test_without_a_replica_that_may_be_promoted_there_is_no_failover() -> None:
+    """Replicas with priority 0 do not need the setting."""
+    assert run_check("redis-min-replicas", FakeFacts({}, replicas=Replicas(2, promotable=False))).status == "ok"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from saltctl.stores.heat.window_sums import WindowSums
 from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
+from saltctl.stores.redis.replicas import Replicas
 from tests.support import Rebuilder, put_entries, rebuild_job
 from tests.support.clusters import LocalCluster, Node
 from tests.support.redis_servers import find_engine, merge
@@ -402,6 +403,7 @@ def test_doctor_asks_every_primary(cluster: LocalCluster, settings: Settings, ra
     statuses = {result.check: result.status for result in run_checks(facts, checks)}
     assert statuses.pop("redis-min-replicas") in ("ok", "warn")
     assert set(statuses.values()) == {"ok"}
+    assert {facts.replicas(server) for server in facts.servers} == {Replicas(1, (), True, 60.0, True)}
     forgetful = facts.registry_counts[1].primary
     next(node for node in cluster.nodes if node.server.port == int(forgetful.rpartition(":")[2])).ask("SCRIPT", "FLUSH")
     (found,) = run_checks(facts.refreshed(), select_checks(["redis-verified"]))

@@ -16,7 +16,9 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
+from saltctl.stores.redis.inspection import RedisInspection
 from saltctl.stores.redis.registry import RedisRegistry
+from saltctl.stores.redis.replicas import Replicas
 from tests.support import Rebuilder
 from tests.support.clusters import SERVICE, LocalSentinels
 from tests.support.redis_servers import eventually, find_engine
@@ -125,6 +127,20 @@ def test_a_killed_primary_and_dead_sentinels(
     assert newcomer.last_failure is not None
     assert "says which Redis is primary" in newcomer.last_failure.message
     newcomer.close()
+
+
+@on_both
+def test_sentinels_know_a_replica_that_is_down(sentinels: LocalSentinels, settings: Settings) -> None:
+    """It counts as a replica, since it may be promoted once it is back."""
+    inspection = RedisInspection(settings)
+    server = inspection.info(sentinels.primary.name)
+    eventually(lambda: inspection.replicas(server) == Replicas(1, (), True, 60.0, True), "the sentinels see it")
+    sentinels.replica.server.kill()
+    eventually(lambda: inspection.info(server.primary).info["connected_slaves"] == 0, "the primary misses it")
+    alone = inspection.info(server.primary)
+    down = Replicas(0, (sentinels.replica.name,), True, 60.0, True)
+    eventually(lambda: inspection.replicas(alone) == down, "the sentinels miss it")
+    inspection.close()
 
 
 @on_one
