@@ -1,0 +1,339 @@
+"""The note of a rebuild, explored: raises while a deposed primary still takes itself for the primary.
+
+A primary that was paused or cut off past its failover keeps its fence, its scripts and its replication id, and answers
+until it learns of its successor. So a raise may merge into a primary that is none any more. Before a rebuild scans, it
+notes in the backup which replication id it is going to verify. A raise reads that note after its first step, and the
+merge refuses a primary that is fenced but not noted.
+
+The model is abstract: one conversation, two servers, and steps that the real code does in one or in several calls. The
+fence, the tokens and the lookup script are explored with the real code in ``cases``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from tests.model.search import Found, search
+
+
+class Server(NamedTuple):
+    """A Redis server."""
+
+    primary: bool
+    """Whether it takes itself for the primary. It may be wrong."""
+    id: int = 0
+    """Its replication id: new at each start and each promotion, and never the same again. 0 for a replica."""
+    entry: int = 1
+    fenced: bool = False
+    """Whether its fence names its replication id: it answers lookups."""
+    mark: int = -1
+    """The rebuild in progress that marked its bucket."""
+    owed: int = 1
+    """The largest N that was acknowledged when it was deposed."""
+
+
+class At(IntEnum):
+    """The next step of a raise."""
+
+    BACKUP, NOTE, PRIMARY, MERGE, COMPARE, COMMIT = range(6)
+
+
+class Raise(NamedTuple):
+    """A raise in progress."""
+
+    at: At
+    note: int = 0
+    """The replication id in the note that it read."""
+    server: int = -1
+    """The server that it was told is the primary; -1 if it uses the connection that it has."""
+    again: bool = False
+    """Whether this is a further try, so that it asks which server is the primary."""
+
+
+class Phase(IntEnum):
+    """The next step of a rebuild."""
+
+    READ, MARK, NOTE, SCAN, CHECK, MERGE, FENCE, ENDED = range(8)
+
+
+class Rebuild(NamedTuple):
+    """A rebuild in progress."""
+
+    phase: Phase = Phase.READ
+    alone: bool = False
+    """Whether nobody else has written a note since this rebuild read it."""
+    server: int = -1
+    id: int = 0
+    scanned: int = 0
+
+
+class State(NamedTuple):
+    """The state that all processes share, and the states of the processes."""
+
+    failures: int
+    """How many failures may still happen."""
+    raises: tuple[Raise, ...]
+    rebuilds: tuple[Rebuild, ...]
+    max_n: int = 1
+    write_n: int = 1
+    note: int = 1
+    """The replication id that the newest rebuild noted."""
+    older_note: int = 1
+    """What an eventually consistent read may still return."""
+    servers: tuple[Server, ...] = (Server(True, 1, fenced=True), Server(False))
+    current: int = 0
+    """The server that is the primary."""
+    newest_id: int = 1
+    writer: int = 0
+    """The N that a writer looked up and has not written with yet; 0 if there is none."""
+    acknowledged: int = 1
+    """The largest N of an acknowledged raise."""
+    messages: int = 1
+    """The largest N that an acknowledged message was spread over."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is explored: the protocol; or with one field changed, a mutation of it."""
+
+    targets: tuple[int, ...] = (2,)
+    """The N of each raise."""
+    failures: int = 1
+    rebuilds: int = 2
+    """How many rebuilds run on one path, at once or one after the other."""
+    restarts: bool = True
+    """Whether servers restart and are flushed, besides failovers."""
+
+    order: tuple[At, ...] = (At.BACKUP, At.NOTE, At.MERGE, At.COMMIT)
+    reads_note: bool = True
+    eventual: bool = False
+    """Whether a raise reads the note by an eventually consistent read."""
+    conditional: bool = True
+    """Whether the merge itself refuses a primary that is fenced but not noted; if not, the raise compares later."""
+    refuses_fenced: bool = True
+    """Whether a raise never accepts a primary that is fenced but not noted, however often it is told so."""
+    asks_again: bool = True
+    """Whether a raise accepts a primary that is not noted only after it asked which server is the primary."""
+
+    compares: bool = True
+    """Whether a rebuild writes its note only if nobody else wrote one since it read the note."""
+    reads_first: bool = True
+    """Whether a rebuild reads the note before it asks which server is the primary."""
+    notes: bool = True
+    notes_first: bool = True
+    """Whether a rebuild writes its note before it scans."""
+    checks: bool = True
+    """Whether a rebuild checks between scanning and merging that its note is still the newest."""
+
+    stale_for_raises: bool = False
+    """Whether a raise that asks which server is the primary may be told any that takes itself for one."""
+    stale_for_rebuilds: bool = False
+
+
+def explore(protocol: Protocol) -> Found:
+    """Visit every state of the protocol until one breaks the promise."""
+    start = State(
+        protocol.failures,
+        raises=(Raise(protocol.order[0]),) * len(protocol.targets),
+        rebuilds=(_unstarted(protocol),) * protocol.rebuilds,
+    )
+    return search(start, lambda state: _steps(protocol, state), _broken)
+
+
+def _broken(state: State) -> str:
+    """Return how a reader misses what was acknowledged, or an empty string.
+
+    A deposed server that does not know it owes only what was acknowledged before. Its lookups may miss the rest until
+    it learns of its successor.
+    """
+    if any(server.fenced and server.entry < server.owed for server in state.servers):
+        return "a deposed server misses what was acknowledged before it was deposed"
+    primary = state.servers[state.current]
+    looked_up = {"the backup": state.max_n} | ({"the primary": primary.entry} if primary.fenced else {})
+    for where, n in looked_up.items():
+        if n < state.messages:
+            return f"a reader on {where} misses an acknowledged message"
+        if n < state.acknowledged:
+            return f"a lookup in {where} misses an acknowledged raise"
+    return ""
+
+
+def _steps(protocol: Protocol, state: State) -> Iterator[tuple[str, State]]:
+    for at, n in enumerate(protocol.targets):
+        yield from ((f"raise to {n}: {label}", after) for label, after in _raise_steps(protocol, state, at, n))
+    for slot in range(protocol.rebuilds):
+        steps = _rebuild_steps(protocol, state, slot)
+        yield from ((f"rebuild {'RS'[slot]}: {label}", after) for label, after in steps)
+    yield from _writer_steps(state)
+    yield from _failures(protocol, state)
+
+
+def _server(state: State, index: int, changed: Server) -> State:
+    return state._replace(servers=(*state.servers[:index], changed, *state.servers[index + 1 :]))
+
+
+def _primaries(state: State, *, stale: bool) -> list[int]:
+    """Return the servers that may be named as the primary."""
+    return [index for index, server in enumerate(state.servers) if server.primary] if stale else [state.current]
+
+
+# Raises.
+
+
+def _raise_steps(protocol: Protocol, state: State, at: int, n: int) -> Iterator[tuple[str, State]]:
+    raising = state.raises[at]
+    first = Raise(protocol.order[0])
+
+    def then(changed: Raise, now: State = state) -> State:
+        return now._replace(raises=(*now.raises[:at], changed, *now.raises[at + 1 :]))
+
+    if raising != first:
+        yield "dies or fails, and starts over", then(first)
+    match raising.at:
+        case At.BACKUP:
+            yield f"writes {n} to the backup", then(_next(protocol, raising), state._replace(max_n=max(state.max_n, n)))
+        case At.NOTE:
+            for note in {state.note, state.older_note} if protocol.eventual else {state.note}:
+                yield f"reads that id {note} is noted", then(_next(protocol, raising._replace(note=note)))
+        case At.PRIMARY:
+            for index in _primaries(state, stale=protocol.stale_for_raises):
+                asked = raising._replace(at=At.MERGE, server=index)
+                yield f"is told that {'AB'[index]} is the primary", then(asked)
+        case At.MERGE:
+            for index, server in enumerate(state.servers):
+                # Its first connection may be to any server that takes itself for the primary.
+                if server.primary and raising.server in (-1, index):
+                    label, changed, now = _merge(protocol, state, raising, n, index)
+                    yield f"{label} {'AB'[index]} (id {server.id})", then(changed, now)
+        case At.COMPARE:
+            # Where it merged, as an id; the server may have another one by now.
+            known = raising.server == raising.note or not protocol.reads_note
+            accepted = known or (raising.again and not protocol.refuses_fenced)
+            changed = Raise(At.COMMIT) if accepted else Raise(At.MERGE, again=True)
+            yield f"finds the id {'as' if known else 'not'} noted", then(changed)
+        case At.COMMIT:
+            now = state._replace(
+                write_n=max(state.write_n, min(n, state.max_n)), acknowledged=max(state.acknowledged, n)
+            )
+            yield "commits and is acknowledged", then(first, now)
+
+
+def _next(protocol: Protocol, raising: Raise) -> Raise:
+    """Return the raise at its next step: a further try asks for the primary before it merges."""
+    if raising.at is protocol.order[-1]:
+        return Raise(protocol.order[0])
+    after = protocol.order[protocol.order.index(raising.at) + 1]
+    if after is At.COMMIT:
+        return Raise(after)
+    return raising._replace(at=At.PRIMARY if after is At.MERGE and raising.again else after)
+
+
+def _merge(protocol: Protocol, state: State, raising: Raise, n: int, index: int) -> tuple[str, Raise, State]:
+    server = state.servers[index]
+    merged = _server(state, index, server._replace(entry=max(server.entry, n)))
+    if not protocol.conditional:
+        return "merges into", _next(protocol, raising._replace(server=server.id)), merged
+    if server.id == raising.note or not protocol.reads_note:
+        return "merges into", _next(protocol, raising), merged
+    if server.fenced and protocol.refuses_fenced:
+        return "is refused by", Raise(At.NOTE, again=True), state
+    if raising.again or not protocol.asks_again:
+        return "merges into", _next(protocol, raising), merged
+    return "is not sure about", Raise(At.NOTE, again=True), merged
+
+
+# Rebuilds. One that has died is one that takes no further step.
+
+
+def _rebuild_steps(protocol: Protocol, state: State, slot: int) -> Iterator[tuple[str, State]]:
+    job, unstarted = state.rebuilds[slot], _unstarted(protocol)
+    if job == unstarted and unstarted in state.rebuilds[:slot]:
+        return  # rebuilds are alike: they start in order
+
+    def then(changed: Rebuild, now: State = state) -> State:
+        return now._replace(rebuilds=(*now.rebuilds[:slot], changed, *now.rebuilds[slot + 1 :]))
+
+    on = job._replace(phase=_phase_after(protocol, job.phase))
+    server = state.servers[job.server]
+    lost = not server.primary or server.id != job.id
+    match job.phase:
+        case Phase.READ:
+            yield "starts and reads the note", then(on._replace(alone=True))
+        case Phase.MARK:
+            for index in _primaries(state, stale=protocol.stale_for_rebuilds):
+                found = state.servers[index]
+                label = f"is told that {'AB'[index]} is the primary, and marks it (id {found.id})"
+                yield (
+                    label,
+                    then(on._replace(server=index, id=found.id), _server(state, index, found._replace(mark=slot))),
+                )
+        case Phase.NOTE if job.alone or not protocol.compares:
+            yield (
+                f"notes id {job.id}",
+                then(on._replace(alone=True), _noted(state, job.id) if protocol.notes else state),
+            )
+        case Phase.SCAN:
+            yield f"scans max_n {state.max_n}", then(on._replace(scanned=state.max_n))
+        case Phase.CHECK if job.alone or not protocol.checks:
+            yield "checks that its note is the newest", then(on)
+        case Phase.MERGE if not lost:
+            merged = _server(state, job.server, server._replace(entry=max(server.entry, job.scanned)))
+            yield f"merges {job.scanned}", then(on._replace(scanned=0), merged)
+        case Phase.FENCE if not lost and server.mark == slot:
+            yield "sets the fence", then(Rebuild(on.phase), _server(state, job.server, server._replace(fenced=True)))
+
+
+def _unstarted(protocol: Protocol) -> Rebuild:
+    return Rebuild(Phase.READ if protocol.reads_first else Phase.MARK)
+
+
+def _phase_after(protocol: Protocol, phase: Phase) -> Phase:
+    order = [Phase.READ, Phase.MARK] if protocol.reads_first else [Phase.MARK, Phase.READ]
+    order += [Phase.NOTE, Phase.SCAN] if protocol.notes_first else [Phase.SCAN, Phase.NOTE]
+    order += [Phase.CHECK, Phase.MERGE, Phase.FENCE, Phase.ENDED]
+    return order[order.index(phase) + 1] if phase in order[:-1] else phase
+
+
+def _noted(state: State, note: int) -> State:
+    """Return the state with a new note. The rebuild that wrote it goes on with a state of its own."""
+    rebuilds = tuple(other._replace(alone=False) for other in state.rebuilds)
+    return state._replace(note=note, older_note=state.note, rebuilds=rebuilds)
+
+
+# Writers and failures.
+
+
+def _writer_steps(state: State) -> Iterator[tuple[str, State]]:
+    if state.writer:
+        label = f"writer: a message at N={state.writer} is acknowledged"
+        yield label, state._replace(messages=max(state.messages, state.writer), writer=0)
+        return
+    found = [(f"on {'AB'[at]}", server.entry) for at, server in enumerate(state.servers) if server.fenced]
+    for where, n in [*found, ("in the backup", state.write_n)]:
+        if n > state.messages:
+            yield f"writer: looks up {n} {where}", state._replace(writer=n)
+
+
+def _failures(protocol: Protocol, state: State) -> Iterator[tuple[str, State]]:
+    for index, server in enumerate(state.servers):
+        name = "AB"[index]
+        if server.primary and index != state.current:
+            yield f"{name} learns that it is a replica", _server(state, index, Server(False))
+        if not state.failures:
+            continue
+        left = state._replace(failures=state.failures - 1, newest_id=state.newest_id + 1)
+        if not server.primary:
+            current = state.servers[state.current]
+            deposed = current._replace(owed=max(state.acknowledged, state.messages))
+            left = _server(left, state.current, deposed)
+            for entry in sorted({1, *(n for n in protocol.targets if n <= current.entry)}):
+                label = f"{'AB'[state.current]} is paused or cut off; {name} is promoted and holds {entry}"
+                yield label, _server(left._replace(current=index), index, Server(True, left.newest_id, entry))
+        elif protocol.restarts:
+            for entry in sorted({1, server.entry}):
+                yield f"{name} restarts and holds {entry}", _server(left, index, Server(True, left.newest_id, entry))
+            flushed = state._replace(failures=state.failures - 1)
+            yield f"{name} is flushed", _server(flushed, index, server._replace(entry=1, fenced=False, mark=-1))
