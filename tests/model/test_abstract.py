@@ -46,6 +46,7 @@ def assert_caught(protocol: Any, *labels: str) -> None:
 @cases(
     {
         "one failure, one rebuild": one(),
+        "one failure, one rebuild of a new Redis": one(verified=False),
         "a raise is told any server that takes itself for the primary": one(stale_for_raises=True),
         "the table and Redis are lost": Lost(),
     }
@@ -61,6 +62,7 @@ def test_the_protocol_keeps_the_promise(protocol: Any) -> None:
     {
         "two failures, one rebuild": one(failures=2),
         "one failure, two rebuilds": Woken(),
+        "one failure, two rebuilds of a new Redis": Woken(verified=False),
         "one failure, two rebuilds, stale answers to raises": Woken(stale_for_raises=True),
         "two raises": Woken(targets=(2, 4), rebuilds=1),
         "two failures, two rebuilds": Woken(failures=2),
@@ -94,15 +96,26 @@ def test_the_protocol_within_wider_bounds(protocol: Any) -> None:
         "an unverified primary is accepted at once": one(failures=2, asks_again=False),
         "rebuilds write no note": one(notes=False),
         "a rebuild writes its note after its scan": one(notes_first=False),
-        "a rebuild overwrites a newer note": two(compares=False),
-        "a rebuild asks for the primary before it reads the note": two(reads_first=False),
-        "a rebuild merges although there is a newer note": two(checks=False),
     }
 )
 def test_without_a_part_of_the_note_something_is_missed(protocol: Any) -> None:
     """Each needs a primary that was deposed and does not know it."""
     labels = () if protocol.order.index(At.COMMIT) < protocol.order.index(At.MERGE) else ("B is promoted",)
     assert_caught(protocol, *labels)
+
+
+@pytest.mark.long
+@cases(
+    {
+        "a raise merges into an unverified primary before it asks": two(verified=False, merges_at_once=True),
+        "a rebuild overwrites a newer note": two(compares=False),
+        "a rebuild asks for the primary before it reads the note": two(reads_first=False),
+        "a rebuild merges although there is a newer note": two(checks=False),
+    }
+)
+def test_without_a_part_of_the_note_two_rebuilds_miss_something(protocol: Any) -> None:
+    """Each needs two rebuilds at once, of the deposed primary and of its successor."""
+    assert_caught(protocol, "B is promoted")
 
 
 @cases(

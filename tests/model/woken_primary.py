@@ -77,13 +77,13 @@ class State(NamedTuple):
     """How many failures may still happen."""
     raises: tuple[Raise, ...]
     rebuilds: tuple[Rebuild, ...]
+    note: int
+    """The replication id that the newest rebuild noted; 0 before the first one."""
+    older_note: int
+    """What an eventually consistent read may still return."""
+    servers: tuple[Server, ...]
     max_n: int = 1
     write_n: int = 1
-    note: int = 1
-    """The replication id that the newest rebuild noted."""
-    older_note: int = 1
-    """What an eventually consistent read may still return."""
-    servers: tuple[Server, ...] = (Server(True, 1, fenced=True), Server(False))
     current: int = 0
     """The server that is the primary."""
     newest_id: int = 1
@@ -104,6 +104,8 @@ class Protocol:
     failures: int = 1
     rebuilds: int = 2
     """How many rebuilds run on one path, at once or one after the other."""
+    verified: bool = True
+    """Whether the primary is verified and noted at first."""
     restarts: bool = True
     """Whether servers restart and are flushed, besides failovers."""
 
@@ -117,6 +119,8 @@ class Protocol:
     """Whether a raise never accepts a primary that is fenced but not noted, however often it is told so."""
     asks_again: bool = True
     """Whether a raise accepts a primary that is not noted only after it asked which server is the primary."""
+    merges_at_once: bool = False
+    """Whether a raise merges into a primary that is not noted before it asks, too."""
 
     compares: bool = True
     """Whether a rebuild writes its note only if nobody else wrote one since it read the note."""
@@ -139,6 +143,9 @@ def explore(protocol: Protocol) -> Found:
         protocol.failures,
         raises=(Raise(protocol.order[0]),) * len(protocol.targets),
         rebuilds=(_unstarted(protocol),) * protocol.rebuilds,
+        note=int(protocol.verified),
+        older_note=int(protocol.verified),
+        servers=(Server(True, 1, fenced=protocol.verified), Server(False)),
     )
     return search(start, lambda state: _steps(protocol, state), _broken)
 
@@ -242,7 +249,7 @@ def _merge(protocol: Protocol, state: State, raising: Raise, n: int, index: int)
         return "is refused by", Raise(At.NOTE, again=True), state
     if raising.again or not protocol.asks_again:
         return "merges into", _next(protocol, raising), merged
-    return "is not sure about", Raise(At.NOTE, again=True), merged
+    return "is not sure about", Raise(At.NOTE, again=True), merged if protocol.merges_at_once else state
 
 
 # Rebuilds. One that has died is one that takes no further step.
