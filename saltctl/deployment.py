@@ -29,7 +29,7 @@ _METRICS = (
 )
 _CHANGE_ALARMS = "cloudwatch:PutMetricAlarm cloudwatch:TagResource cloudwatch:DeleteAlarms"
 _SERVICE_SETTINGS = (
-    *("redis_url", "backup_table", "key_prefix", "buckets", "max_n_cap", "wps_per_salt", "heat_max_age"),
+    *("redis_url", "backup_table", "key_prefix", "buckets", "registry_id", "max_n_cap", "wps_per_salt", "heat_max_age"),
     *("heat_retention", "aws_region"),
 )
 
@@ -81,12 +81,16 @@ def alerts(settings: Settings) -> str:
          "critical", "Heat reports wait, and the service handles none of them", "saltctl stream status"),
         ("SaltctlBackingOff", "max(saltctl_back_off_seconds) > 0", "2m", "warning",
          "The service backs off: DynamoDB or Redis fails", "saltctl service status"),
+        ("SaltctlPartLate", "max by (part) (saltctl_part_late) > 0", "1m", "critical",
+         "A part of the service has not done its work for a while; its log says why", "saltctl service status"),
+        ("SaltctlUnexpectedErrors", "increase(saltctl_unexpected_errors_total[10m]) > 0", "0m", "warning",
+         "The service met exceptions that it does not know; its log has their types", "saltctl service status"),
         ("SaltctlEntriesLost", "increase(saltctl_lost_total[10m]) > 0", "0m", "critical",
          "Entries of the heat stream were trimmed before they were handled", "saltctl stream status"),
         ("SaltctlClamped", "increase(saltctl_clamped_total[10m]) > 0", "0m", "warning",
          f"A conversation needs more than the cap of {settings.max_n_cap} salts", "saltctl registry list --sort n"),
         ("SaltctlDeadLetters", "increase(saltctl_dead_letters_total[10m]) > 0", "0m", "warning",
-         "Entries of the heat stream could not be read as heat reports", "saltctl stream dead list"),
+         "Entries of the heat stream could not be handled", "saltctl stream dead list"),
     )  # fmt: skip
     text = "groups:\n  - name: saltctl\n    rules:\n"
     for name, expression, lasting, severity, summary, command in rules:
@@ -108,7 +112,10 @@ def iam(settings: Settings) -> str:
     backup = f"arn:aws:dynamodb:{region}:*:table/{settings.backup_table}"
     messages = f"arn:aws:dynamodb:{region}:*:table/{settings.messages_table}"
     grants = {
-        "saltctl-app": [("GetItem BatchGetItem", backup), ("DescribeTable Query GetItem PutItem", messages)],
+        "saltctl-app": [
+            ("DescribeTable GetItem BatchGetItem", backup),
+            ("DescribeTable Query GetItem PutItem", messages),
+        ],
         "saltctl-service": [("DescribeTable GetItem BatchGetItem UpdateItem Scan", backup)],
         "saltctl-readonly": [
             (_READ_TABLE, backup),

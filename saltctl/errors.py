@@ -7,7 +7,8 @@
     ├── IncompleteError               4   partly done; the hint names the command that completes it
     │   ├── RaiseIncompleteError          a raise stopped between two steps
     │   ├── RebuildBrokenError            Redis changed during a rebuild: nothing was verified
-    │   └── ComparisonBrokenError         Redis lost entries during a comparison: it proves nothing
+    │   ├── ComparisonBrokenError         Redis lost entries during a comparison: it proves nothing
+    │   └── ReadBrokenError               Redis lost entries while they were read: some are missing
     ├── RefusedError                  6   the request is valid, but refused
     │   ├── InvalidConversationIdError
     │   ├── InvalidSaltCountError         not a power of two, above the cap, or lower than now
@@ -18,14 +19,18 @@
     ├── UnavailableError             69   an outage of Redis or AWS
     │   ├── RedisUnavailableError
     │   │   ├── UnverifiedError           Redis responds, but may lack entries of the backup
+    │   │   │   └── UnverifiedBucketError     so does this bucket; others may be verified
+    │   │   ├── WrongTypeError            a key of the registry or of detection has another type
     │   │   └── StreamLostError           the heat stream or its consumer group is gone
     │   └── AwsUnavailableError
+    │       ├── MismatchedResponseError   the response belongs to another request
     │       ├── ThrottledError
     │       └── HistoryUnavailableError   a partition cannot be read: the history would be incomplete
     ├── LeaseHeldError               75   another process does the same work
     ├── AccessDeniedError            77   credentials or permission
     ├── ConfigurationError           78   a setting, a table or a server is not valid
-    │   └── DamagedEntryError             a backup item that saltctl cannot have written
+    │   ├── DamagedEntryError             a backup item that saltctl cannot have written
+    │   └── BackupLostError               the backup table is new, restored or copied
     └── DeadlineExceededError       124   --timeout
 
 The number is the exit code of the command line (:class:`ExitCode`). ``code`` is the stable name that scripts match in
@@ -115,6 +120,10 @@ class ComparisonBrokenError(IncompleteError, code="comparison_broken"):
     """Redis restarted, failed over or lost entries during a comparison with the backup."""
 
 
+class ReadBrokenError(IncompleteError, code="read_broken"):
+    """Redis restarted, failed over or lost entries while they were read."""
+
+
 class RefusedError(SaltctlError, code="refused", exit_code=ExitCode.REFUSED):
     """The request is valid, but saltctl refuses it."""
 
@@ -144,7 +153,14 @@ class ConfirmationRequiredError(RefusedError, code="confirmation_required"):
 
 
 class UnavailableError(SaltctlError, code="unavailable", exit_code=ExitCode.UNAVAILABLE):
-    """A server does not respond, or reports an outage."""
+    """A server does not respond, or reports an outage.
+
+    ``answered``: it responded, with an error that may concern one key or item alone.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", answered: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.answered = answered
 
 
 class RedisUnavailableError(UnavailableError, code="redis_unavailable"):
@@ -153,6 +169,14 @@ class RedisUnavailableError(UnavailableError, code="redis_unavailable"):
 
 class UnverifiedError(RedisUnavailableError, code="redis_unverified"):
     """Redis responds, but no rebuild has verified this process and this role."""
+
+
+class UnverifiedBucketError(UnverifiedError, code="redis_bucket_unverified"):
+    """The bucket of a conversation is not verified; the others of this process may be."""
+
+
+class WrongTypeError(RedisUnavailableError, code="wrong_type"):
+    """A key of the registry or of detection was overwritten with a value of another type."""
 
 
 class StreamLostError(RedisUnavailableError, code="stream_lost"):
@@ -165,6 +189,10 @@ class AwsUnavailableError(UnavailableError, code="aws_unavailable"):
 
 class ThrottledError(AwsUnavailableError, code="throttled"):
     """AWS throttles the requests; retry later."""
+
+
+class MismatchedResponseError(AwsUnavailableError, code="mismatched_response"):
+    """A response belongs to another request. A write may have been done, and may be repeated."""
 
 
 class HistoryUnavailableError(AwsUnavailableError, code="history_unavailable"):
@@ -192,6 +220,10 @@ class ConfigurationError(SaltctlError, code="configuration", exit_code=ExitCode.
 
 class DamagedEntryError(ConfigurationError, code="damaged_entry"):
     """max_n or write_n of a backup item is missing or is not a positive whole number."""
+
+
+class BackupLostError(ConfigurationError, code="backup_lost"):
+    """The backup table is not the one that holds the registry: it is new, or was restored or copied."""
 
 
 class DeadlineExceededError(SaltctlError, code="timeout", exit_code=ExitCode.TIMEOUT):

@@ -45,6 +45,12 @@ def _name(value: Any) -> str:
     return text
 
 
+def _registry_id(value: Any) -> str:
+    if not re.fullmatch(r"[0-9a-f]{16}", text := _text(value)):
+        raise ValueError("must be the 16 digits (0-9, a-f) that `saltctl status` shows")
+    return text
+
+
 def _path(value: Any) -> Path:
     text = _shown_text(value)
     if "\0" in text:
@@ -124,6 +130,9 @@ class Settings:
     buckets: int = _setting(16384, partial(_whole, minimum=1, maximum=2**20, power_of_two=True))
     """Number of hashes that hold the registry. With 16,384, a million entries are in listpacks of about 61 fields,
     below the limits of Redis and Valkey (measured: tests/benchmarks/memory.py)."""
+    registry_id: str | None = _setting(None, _registry_id)
+    """Id of the registry, as `saltctl status` shows it. Only servers that start while AWS is away need it: without it
+    a client reads the id from the backup table, once."""
     message_id_from: str = _setting("sort_key", _message_id_from)
     """Source of a message's id: ``sort_key`` (the part after its first ``#``) or ``attribute:NAME``."""
     max_n_cap: int = _setting(256, partial(_whole, minimum=1, maximum=65536))
@@ -160,8 +169,14 @@ class Settings:
 
     @property
     def layout(self) -> str:
-        """Name of the registry's layout, as fences contain it: version and bucket count."""
-        return f"v1:{self.buckets}"
+        """Name of the registry's layout: version and bucket count. Fences contain it and the registry's id."""
+        return f"v2:{self.buckets}"
+
+    def require_registry_id(self) -> str:
+        """Return the setting ``registry_id``. Raises ConfigurationError if it is not set."""
+        if not self.registry_id:
+            raise ConfigurationError("the id of the registry is not known", hint="set SALTCTL_REGISTRY_ID")
+        return self.registry_id
 
     def require_redis_url(self) -> str:
         """Return the Redis URL. Raises ConfigurationError, with a hint how to set it, if it is not set."""

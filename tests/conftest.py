@@ -22,6 +22,7 @@ from saltctl.stores.redis.registry import RedisRegistry
 from tests.support import Rebuilder, rebuild_job
 
 TEST_BUCKETS = 64
+TEST_REGISTRY_ID = "feed0123456789ab"
 
 # No deadline, because the machine may be busy, and no database on disk.
 hypothesis_settings.register_profile("saltctl", deadline=None, database=None)
@@ -88,6 +89,7 @@ def settings(redis_server: LocalRedis, moto: LocalMoto) -> Settings:
     return Settings(
         redis_url=redis_server.url,
         buckets=TEST_BUCKETS,
+        registry_id=TEST_REGISTRY_ID,
         backup_table=f"backup-{suffix}",
         messages_table=f"messages-{suffix}",
         aws_region="us-east-1",

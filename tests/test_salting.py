@@ -17,7 +17,9 @@ from saltctl.salting import (
     check_conversation_id,
     check_salt_count,
     find_set,
+    is_conversation_id,
     is_power_of_two,
+    nearest_salt_count,
     needed_n,
     number_text,
     partition_key,
@@ -101,6 +103,12 @@ def test_a_partition_key_instead_of_an_id_is_refused_with_a_hint(typed: str, hin
     assert hinted in refused.value.hint
 
 
+@pytest.mark.parametrize(("key", "valid"), [("conv", True), ("", False), ("conv#1", False), ("x" * 2001, False)])
+def test_ids_are_told_from_other_strings(key: str, valid: bool) -> None:
+    """A scan of a table finds keys of all kinds."""
+    assert is_conversation_id(key) is valid
+
+
 def test_the_longest_id_fits_with_the_largest_salt() -> None:
     """DynamoDB allows 2,048 bytes in a partition key (documented)."""
     key = partition_key("😀" * (MAX_ID_BYTES // 4), 65535)
@@ -139,6 +147,18 @@ def test_a_raise_is_allowed_to_powers_of_two_up_to_the_cap(n: int, cap: int) -> 
     named = [int(word) for word in refused.value.hint.replace(",", " ").split() if word.isdecimal()]
     if n >= 1:
         assert check_salt_count(named[0], cap) == named[0]
+
+
+@pytest.mark.parametrize("n", [0, -1, -4])
+def test_less_than_one_salt_is_refused_as_such(n: int) -> None:
+    """It is not a power of two either, but that is not the fault."""
+    with pytest.raises(InvalidSaltCountError, match="at least 1"):
+        check_salt_count(n, 64)
+
+
+def test_the_nearest_salt_count_may_be_the_cap() -> None:
+    """Only above the cap it is the next smaller one."""
+    assert [nearest_salt_count(n, 8) for n in (3, 5, 8, 9)] == [4, 8, 8, 8]
 
 
 def test_a_refused_five_suggests_eight() -> None:
@@ -184,6 +204,11 @@ def test_the_read_set_is_the_base_partition_and_every_salt(conversation_id: str,
     """The base partition is first; for an unsalted conversation it is the only one."""
     salts = range(max_n) if max_n > 1 else range(0)
     assert read_set(conversation_id, max_n) == [conversation_id, *(f"{conversation_id}#{salt}" for salt in salts)]
+
+
+def test_an_unsalted_conversation_has_its_base_partition_alone() -> None:
+    """A partition more would cost a read on each page of most conversations; one less hides messages."""
+    assert [read_set("c", max_n) for max_n in (1, 2)] == [["c"], ["c", "c#0", "c#1"]]
 
 
 @given(message_ids, st.integers(1, 300))

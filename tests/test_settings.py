@@ -27,6 +27,7 @@ VALUES: dict[str, list[tuple[str, Any]]] = {
     "messages_table": [(name, name) for name in ("flag-table", "environment-table", "context-table")],
     "key_prefix": [(name, name) for name in ("flag", "environment", "context")],
     "buckets": [("64", 64), ("128", 128), ("256", 256)],
+    "registry_id": [(digit * 16, digit * 16) for digit in "abc"],
     "message_id_from": [(f"attribute:{name}", f"attribute:{name}") for name in ("flag", "environment", "context")],
     "max_n_cap": [("8", 8), ("16", 16), ("32", 32)],
     "wps_per_salt": [("100", 100), ("200", 200), ("300", 300)],
@@ -417,4 +418,4 @@ def test_the_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_the_layout_names_version_and_bucket_count() -> None:
     """Fences in Redis and the binding in the backup table have this name."""
-    assert Settings(buckets=64).layout == "v1:64"
+    assert Settings(buckets=64).layout == "v2:64"

@@ -30,6 +30,7 @@ COMMANDS = {
     "registry": "registry.registry",
     "history": "history.history",
     "rebuild": "rebuild.rebuild",
+    "recover": "registry.recover",
     "compare": "registry.compare",
     "service": "detection.service",
     "stream": "detection.stream",

@@ -68,7 +68,7 @@ class Session:
         """The registry in Redis."""
         from saltctl.stores.redis.registry import RedisRegistry
 
-        return RedisRegistry(self.settings)
+        return RedisRegistry(self.settings, registry_id=self.backup.registry.id)
 
     @cached_property
     def backup(self) -> BackupTable:

@@ -6,15 +6,24 @@ down, and an entry is acknowledged only when it needs no more work.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from logging import ERROR, INFO, WARNING, NullHandler, getLogger
+from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING
 
-from saltctl.errors import DamagedEntryError, RefusedError, SaltctlError
-from saltctl.salting import needed_n, power_of_two_at_least
+from saltctl.detection.decision import RaiseDecision, decide
+from saltctl.detection.events import Counters, log_event
+from saltctl.detection.failures import (
+    MAX_OUTAGES_IN_A_ROW,
+    FailedRaises,
+    common_failure,
+    describe,
+    is_waiting_for_a_server,
+    reason_of,
+)
+from saltctl.errors import SaltctlError
+from saltctl.registry.failures import is_outage
 from saltctl.settings import Settings
 from saltctl.stores.heat.contracts import Entry, ReportSums
 from saltctl.stores.heat.report import BadReportError, HeatReport, parse
@@ -26,60 +35,21 @@ if TYPE_CHECKING:
 
 MAX_REMEMBERED = 100_000
 """Conversations whose N is remembered. Without it every report of a hot conversation would repeat its raise."""
-logger = getLogger("saltctl.detection")
-logger.addHandler(NullHandler())
-
-
-def log_event(level: int, event: str, **fields: object) -> None:
-    """Log an event of the service or of replay, such as ``raised``: the record's message is its name.
-
-    The record's attribute ``fields`` is a dict of plain values, which may contain hostile strings.
-    """
-    logger.log(level, event, extra={"fields": fields})
-
-
-@dataclass
-class Counters:
-    """Totals of one process since its start. Written by its loop, read by status and metrics."""
-
-    reports: int = 0
-    acknowledged: int = 0
-    stale: int = 0
-    dead: int = 0
-    lost: int = 0
-    claimed: int = 0
-    redelivered: int = 0
-    raised: int = 0
-    unchanged: int = 0
-    clamped: int = 0
-    failures: int = 0
-    rebuilds: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RaiseDecision:
-    """The N that a conversation needs. ``rate`` is in write units a second; 0 if DynamoDB throttled it."""
-
-    conversation_id: str
-    n: int
-    rate: int
-    window: int
-    clamped: bool
-
-    @property
-    def reason(self) -> str:
-        """The reason that is recorded with the raise."""
-        cause = f"{self.rate:,} write units a second" if self.rate else "throttled by DynamoDB"
-        return f"{cause} in window {self.window}" + (", clamped at the cap" if self.clamped else "")
 
 
 @dataclass
 class BatchResult:
-    """Result of one batch. Entries in ``left_pending`` were not acknowledged because of ``failure``."""
+    """Result of one batch.
+
+    ``left_pending`` entries were not acknowledged: their raise has to be tried again. ``given_up``: the number of
+    entries that became dead letters because their raise cannot be done. ``failure`` stops every raise; None if raises
+    were done, or if the failed ones failed for reasons of their own.
+    """
 
     left_pending: list[str] = field(default_factory=list)
     raises: list[RaiseResult] = field(default_factory=list)
-    failure: SaltctlError | None = None
+    given_up: int = 0
+    failure: Exception | None = None
 
 
 @dataclass(eq=False)
@@ -92,6 +62,7 @@ class Detector:
         counters: totals to update; by default its own.
         max_age: age in seconds above which reports are stale, instead of the setting.
         should_stop: called before every raise; True leaves the remaining entries pending.
+        progress: called after every raise, unless it failed for another reason than an outage.
     """
 
     sums: ReportSums
@@ -103,39 +74,76 @@ class Detector:
     max_age: float | None = None
     now: Callable[[], float] = time.time
     should_stop: Callable[[], bool] = lambda: False
+    progress: Callable[[], None] = lambda: None
+    _failed: FailedRaises = field(default_factory=FailedRaises, init=False)
     _known_n: dict[str, int] = field(default_factory=dict, init=False)
     _clamped: set[str] = field(default_factory=set, init=False)
 
     def handle(self, entries: Sequence[Entry], stream: HeatStream | None) -> BatchResult:
         """Sum, raise, and acknowledge last.
 
-        An entry whose raise fails is not acknowledged. An entry that is not a valid report, or whose raise is
-        refused for good, becomes a dead letter before it is acknowledged. A stream of None acknowledges nothing: the
-        entries were acknowledged before.
+        An entry whose raise fails is not acknowledged. An entry that is not a valid report, or whose raise cannot be
+        done, becomes a dead letter before it is acknowledged. Neither stops the other entries. A stream of None
+        acknowledges nothing: the entries were acknowledged before.
 
         Raises:
-            UnavailableError, AccessDeniedError: sums, dead letters or acknowledgement failed. Nothing is lost;
-                handle the same entries again.
+            UnavailableError, AccessDeniedError: the sums or the acknowledgement failed. Nothing is lost; handle the
+                same entries again.
         """
         result = BatchResult()
         reports, dead, ids = self._parse(entries)
         decisions: dict[str, RaiseDecision] = {}
-        self._decide([report for _, report in reports], decisions)
-        failed, refused = self._raise_all(decisions, result)
+        failures = self._decide([report for _, report in reports], decisions)
+        left = self._raise_all(decisions, failures, result)
+        hopeless = self._hopeless(reports, failures, stream)
         for entry, report in reports:
-            if report.conversation_id in refused:
-                dead.append((entry, refused[report.conversation_id]))
-            (result.left_pending if report.conversation_id in failed else ids).append(entry.id)
-        if dead and self.dead_letters is not None:
-            self.dead_letters.add(dead)
-        self.counters.dead += len(dead)
-        for entry, reason in dead:
-            log_event(WARNING, "dead_letter", id=entry.id, reason=reason)
-        ids += [entry.id for entry, _ in dead]
+            conversation_id = report.conversation_id
+            if conversation_id in hopeless:
+                dead.append((entry, hopeless[conversation_id]))
+                result.given_up += 1
+            else:
+                pending = conversation_id in failures or conversation_id in left
+                (result.left_pending if pending else ids).append(entry.id)
+        ids += self._bury(dead, result)
         if stream is not None and ids:
             stream.acknowledge(ids)
         self.counters.acknowledged += len(ids)
+        remaining = [exc for conversation_id, exc in failures.items() if conversation_id not in hopeless]
+        result.failure = None if result.raises else common_failure(remaining)
         return result
+
+    def _hopeless(
+        self, reports: Sequence[tuple[Entry, HeatReport]], failures: Mapping[str, Exception], stream: HeatStream | None
+    ) -> dict[str, str]:
+        """Return the conversations whose raise is not tried again, with the reason."""
+        ids = [entry.id for entry, report in reports if report.conversation_id in failures]
+        try:
+            found = stream.deliveries(ids) if stream is not None and ids else [0] * len(ids)
+        except SaltctlError:
+            found = [0] * len(ids)  # an outage only makes the tries last longer
+        deliveries = dict(zip(ids, found, strict=True))
+        return {
+            report.conversation_id: reason_of(failures[report.conversation_id])
+            for entry, report in reports
+            if (exc := failures.get(report.conversation_id)) is not None
+            and self._failed.is_hopeless(report.conversation_id, exc, deliveries[entry.id])
+        }
+
+    def _bury(self, dead: Sequence[tuple[Entry, str]], result: BatchResult) -> list[str]:
+        """Add the dead letters. Return the ids of their entries; none if they cannot be added: then they stay."""
+        ids = [entry.id for entry, _ in dead]
+        try:
+            if dead and self.dead_letters is not None:
+                self.dead_letters.add(dead)
+        except Exception as exc:  # the other entries are done, and must be acknowledged
+            self.counters.failures += 1
+            log_event(ERROR, "dead_letters_failed", count=len(dead), **describe(exc))
+            result.left_pending += ids
+            return []
+        self.counters.dead += len(dead)
+        for entry, reason in dead:
+            log_event(WARNING, "dead_letter", id=entry.id, reason=reason)
+        return ids
 
     def preview(self, entries: Sequence[Entry], decisions: dict[str, RaiseDecision]) -> None:
         """Put the raises that these entries need into ``decisions``. Changes only the sums and the counters."""
@@ -162,6 +170,10 @@ class Detector:
             except BadReportError as exc:
                 dead.append((entry, str(exc)))
                 continue
+            except Exception as exc:  # a defect of ours must not stop the other entries
+                dead.append((entry, f"it cannot be read: {type(exc).__name__}"))
+                self._log_failure("report_failed", exc, id=entry.id)
+                continue
             if report.window < oldest:
                 finished.append(entry.id)
                 self.counters.stale += 1
@@ -170,46 +182,74 @@ class Detector:
         self.counters.reports += len(entries)
         return reports, dead, finished
 
-    def _decide(self, reports: Sequence[HeatReport], decisions: dict[str, RaiseDecision]) -> None:
-        """Sum. Keep, for each conversation that needs salts, the decision with the largest N of its windows."""
-        per_salt = self.settings.wps_per_salt
-        for report, total in zip(reports, self.sums.add(reports) if reports else (), strict=True):
-            if total <= per_salt and not report.throttled_n:
-                continue
-            by_rate = power_of_two_at_least(math.ceil(total / per_salt))
-            # A conversation that was throttled at N needs the next N, even if its write rate is low.
-            by_throttling = 2 * power_of_two_at_least(report.throttled_n) if report.throttled_n else 1
-            needed = max(by_rate, by_throttling)
-            n = needed_n(needed, 1, self.settings.max_n_cap)
-            rate = total if by_rate >= by_throttling else 0
-            earlier = decisions.get(report.conversation_id)
-            if earlier is None or earlier.n < n:
-                decision = RaiseDecision(report.conversation_id, n, rate, report.window, clamped=needed > n)
-                decisions[report.conversation_id] = decision
+    def _decide(self, reports: Sequence[HeatReport], decisions: dict[str, RaiseDecision]) -> dict[str, Exception]:
+        """Sum. Keep, for each conversation that needs salts, the decision with the largest N of its windows.
 
-    def _raise_all(self, decisions: dict[str, RaiseDecision], result: BatchResult) -> tuple[set[str], dict[str, str]]:
-        """Raise. Return the conversations whose raise failed, and those whose raise was refused with the reason."""
-        failed: set[str] = set()
-        refused: dict[str, str] = {}
-        for decision in decisions.values():
+        Return the conversations that have a report that could not be added, with the error.
+        """
+        failures: dict[str, Exception] = {}
+        for report, total in zip(reports, self._add(reports) if reports else (), strict=True):
+            if isinstance(total, Exception):
+                failures[report.conversation_id] = total
+            elif (decision := decide(report, total, self.settings)) is not None:
+                earlier = decisions.get(report.conversation_id)
+                if earlier is None or earlier.n < decision.n:
+                    decisions[report.conversation_id] = decision
+        for conversation_id, exc in failures.items():
+            self._count_failure(conversation_id, exc)
+        return failures
+
+    def _add(self, reports: Sequence[HeatReport]) -> Sequence[int | Exception]:
+        """Return the sum after each report, or its error. After an unforeseen exception add the reports one by one."""
+        try:
+            return self.sums.add(reports)
+        except SaltctlError:
+            raise
+        except Exception as exc:  # one report must not stop the others
+            return [exc] if len(reports) == 1 else [total for report in reports for total in self._add([report])]
+
+    def _raise_all(
+        self, decisions: Mapping[str, RaiseDecision], failures: dict[str, Exception], result: BatchResult
+    ) -> set[str]:
+        """Raise; add each failure to ``failures``. Return the conversations that were not tried."""
+        left: set[str] = set()
+        outages = 0
+        # The conversations that failed before come last, so that the others do not wait for them.
+        for decision in sorted(decisions.values(), key=lambda decision: decision.conversation_id in self._failed):
             conversation_id = decision.conversation_id
             if decision.clamped:
                 self._log_clamped(decision)
-            if self._known_n.get(conversation_id, 1) >= decision.n:
+            if self._known_n.get(conversation_id, 1) >= decision.n or conversation_id in failures:
                 continue
-            # After one failure the other raises would wait for the same outage.
-            if result.failure is not None or self.should_stop():
-                failed.add(conversation_id)
+            # After two outages in a row the other raises would wait for the same one.
+            if outages >= MAX_OUTAGES_IN_A_ROW or self.should_stop():
+                left.add(conversation_id)
                 continue
             try:
                 self._raise(decision, result)
-            except (DamagedEntryError, RefusedError) as exc:
-                refused[conversation_id] = f"raise to {decision.n} refused: {exc.message}"
-            except SaltctlError as exc:
-                failed.add(conversation_id)
-                result.failure = exc
-                self.counters.failures += 1
-        return failed, refused
+            except Exception as exc:  # any failure of one conversation, a defect of ours included
+                failures[conversation_id] = exc
+                outages = outages + 1 if is_outage(exc) else 0
+                self._count_failure(conversation_id, exc)
+                if is_waiting_for_a_server(exc):
+                    self.progress()
+            else:
+                outages = 0
+                self._failed.succeeded(conversation_id)
+                self.progress()
+        return left
+
+    def _count_failure(self, conversation_id: str, exc: Exception) -> None:
+        """Count a failed try, and log the first one of a conversation."""
+        self.counters.failures += 1
+        if self._failed.failed(conversation_id):
+            self._log_failure("raise_failed", exc, conversation_id=conversation_id)
+
+    def _log_failure(self, event: str, exc: Exception, **fields: object) -> None:
+        """Log a failure with the type of its error."""
+        if not isinstance(exc, SaltctlError):
+            self.counters.unexpected += 1
+        log_event(ERROR, event, **fields, **describe(exc))
 
     def _raise(self, decision: RaiseDecision, result: BatchResult) -> None:
         raised = self.registry.raise_to(decision.conversation_id, decision.n, reason=decision.reason)

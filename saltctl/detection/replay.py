@@ -11,9 +11,14 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from saltctl.detection.detector import BatchResult, Detector, RaiseDecision
-from saltctl.detection.service import ALIVE_SECONDS, BATCH_ENTRIES
-from saltctl.stores.heat.contracts import FIRST_ID, Entry, id_order
+from saltctl.detection.decision import RaiseDecision
+from saltctl.detection.detector import BatchResult, Detector
+from saltctl.detection.failures import MAX_TRIES
+from saltctl.detection.read_order import BATCH_ENTRIES
+from saltctl.detection.service import ALIVE_SECONDS
+from saltctl.errors import SaltctlError, StreamLostError
+from saltctl.stores.heat.contracts import FIRST_ID, Entry, StreamInfo, id_order
+from saltctl.stores.retry import backoff_seconds
 
 if TYPE_CHECKING:
     from saltctl.registry.registry import Registry
@@ -43,7 +48,10 @@ class ReplayOptions:
 
 @dataclass
 class ReplayReport:
-    """Progress of a replay. ``next_id`` resumes a range; it is None at the end of the range and for the backlog."""
+    """Progress of a replay. ``next_id`` resumes a range; it is None at the end of the range and for the backlog.
+
+    ``failed``: entries whose raise could not be done. Some of them became dead letters; ``left_pending`` did not.
+    """
 
     read: int = 0
     claimed: int = 0
@@ -56,6 +64,8 @@ class ReplayReport:
     dry_run: bool = False
     next_id: str | None = None
     held_by_others: int = 0
+    failed: int = 0
+    left_pending: int = 0
 
     def add_raise(self, conversation_id: str, before: int, after: int, *, changed: bool) -> None:
         """Count a raise, and list it if it changed max_n."""
@@ -89,21 +99,26 @@ class Replay:
     def run(self) -> Generator[ReplayReport, None, None]:
         """Replay. Yield the report after each batch and at the end; it is always the same, growing object.
 
-        Raises StreamLostError without a group. After another error replay again: what was not handled is still there.
+        A raise that fails alone stops no other; it is tried again a few times, and counted as ``failed``.
+
+        Raises:
+            StreamLostError: there is no group, or Redis lost the stream during the replay.
+            SaltctlError: an outage. Replay again: what was not handled is still there.
         """
-        started = self.clock()
+        started, stream_before = self.clock(), self.stream.info()
         dry_run = self.report.dry_run = self.options.dry_run
         decisions: dict[str, RaiseDecision] = {}
         for entries in self._batches():
             if dry_run:
                 self.detector.preview(entries, decisions)
             else:
-                self._count(self.detector.handle(entries, None if self.options.is_range else self.stream))
+                self._handle(entries)
             self.report.stale, self.report.dead = self.detector.counters.stale, self.detector.counters.dead
             self.report.read += len(entries)
             yield self.report
             if self.options.rate:
                 self.sleep(max(self.report.read / self.options.rate - (self.clock() - started), 0.0))
+        self._check_stream(stream_before)
         if dry_run:
             found = self.registry.lookup_many(list(decisions))
             for conversation_id, decision in decisions.items():
@@ -112,6 +127,31 @@ class Replay:
         elif not self.options.is_range:
             self.stream.delete_idle_consumers(0.0, self.options.consumer)
         yield self.report
+
+    def _handle(self, entries: list[Entry]) -> None:
+        """Handle a batch, and try the raises again that failed for reasons of their own."""
+        for attempt in range(MAX_TRIES):
+            result = self.detector.handle(entries, None if self.options.is_range else self.stream)
+            self._count(result)
+            if result.failure is not None and not attempt:
+                raise _with_hint(result.failure)
+            left = set(result.left_pending)
+            entries = [entry for entry in entries if entry.id in left]
+            if not entries:
+                return
+            if result.failure is not None:
+                break  # others were raised: it may be an outage of these alone
+            self.sleep(backoff_seconds(attempt, longest=1.0))
+        self.report.failed += len(entries)
+        self.report.left_pending += len(entries)
+
+    def _check_stream(self, before: StreamInfo) -> None:
+        """Refuse to report a stream as read that Redis lost meanwhile, even if it was created again."""
+        if self.stream.info().added < before.added:
+            raise StreamLostError(
+                f"Redis lost the heat stream {self.stream.key!r} during the replay, and its unread entries",
+                hint="saltctl stream status; new heat reports raise as usual",
+            )
 
     def _batches(self) -> Iterator[list[Entry]]:
         if self.options.is_range:
@@ -150,9 +190,10 @@ class Replay:
                 yield entries
                 continue
             group = self.stream.info().group(self.stream.group)
-            self.report.held_by_others = 0 if group is None else group.pending
+            own = sum(one.pending for one in group.consumers if one.name == consumer) if group else 0
+            self.report.held_by_others = group.pending - own if group else 0
             if not self.report.held_by_others:
-                self.report.drained = True
+                self.report.drained = not self.report.left_pending
                 return
             # Their consumers are alive and will finish, or will soon be idle for long enough to be claimed from.
             if self.clock() >= deadline:
@@ -182,6 +223,10 @@ class Replay:
     def _count(self, result: BatchResult) -> None:
         for raised in result.raises:
             self.report.add_raise(raised.conversation_id, raised.before, raised.after, changed=raised.changed)
-        if result.failure is not None:
-            hint = f"nothing is lost; run it again: saltctl stream replay. {result.failure.hint}"
-            raise result.failure.with_hint(hint) from result.failure
+        self.report.failed += result.given_up
+
+
+def _with_hint(failure: Exception) -> Exception:
+    if not isinstance(failure, SaltctlError):
+        return failure
+    return failure.with_hint(f"nothing is lost; run it again: saltctl stream replay. {failure.hint}")

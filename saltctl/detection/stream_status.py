@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from saltctl.detection.service import ALIVE_SECONDS
-from saltctl.errors import StreamLostError
+from saltctl.errors import StreamLostError, WrongTypeError
 from saltctl.stores.heat.contracts import ConsumerInfo, GroupInfo, StreamInfo, id_order
+from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.times import iso_utc
 
-Verdict = Literal["ok", "lagging", "stalled", "stopped", "unknown"]
+Verdict = Literal["ok", "degraded", "lagging", "stalled", "stopped", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,8 @@ class StreamStatus:
     """Result of two readings, ``seconds`` apart.
 
     ``info`` is the second reading; None if there is no stream. ``group`` is the service's consumer group in it; None
-    if there is no group.
+    if there is no group. ``late``: the parts of instances that have not done their work for a while, by instance;
+    an instance without a record is left out.
     """
 
     key: str
@@ -29,6 +33,12 @@ class StreamStatus:
     verdict: Verdict
     oldest_pending_s: float | None
     seconds: float
+    late: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def late_parts(self) -> list[str]:
+        """The late parts of all instances, as ``instance: part, part``."""
+        return [f"{name}: {', '.join(parts)}" for name, parts in sorted(self.late.items()) if parts]
 
     @property
     def alive(self) -> int:
@@ -44,7 +54,10 @@ class StreamStatus:
             "lag": group and group.lag,
             "pending": group and group.pending,
             **more,
-            "instances": [_consumer_record(consumer) for consumer in group.consumers] if group else [],
+            "instances": [
+                _consumer_record(consumer) | {"late": self.late.get(consumer.name)}
+                for consumer in (group.consumers if group else ())
+            ],
         }
 
     def stream_record(self, dead: int) -> dict[str, Any]:
@@ -80,8 +93,8 @@ def _consumer_record(consumer: ConsumerInfo) -> dict[str, Any]:
     return asdict(consumer) | {"alive": is_alive(consumer.idle_s)}
 
 
-def read_stream_status(stream: HeatStream, window: float) -> StreamStatus:
-    """Read the stream twice, ``window`` seconds apart, and judge it.
+def read_stream_status(stream: HeatStream, window: float, state: ServiceState | None = None) -> StreamStatus:
+    """Read the stream twice, ``window`` seconds apart, and judge it, with ``state`` also the instances themselves.
 
     Raises:
         RedisUnavailableError, AccessDeniedError: the stream cannot be read.
@@ -96,8 +109,14 @@ def read_stream_status(stream: HeatStream, window: float) -> StreamStatus:
     seconds = max(time.monotonic() - started, 1e-9)
     before, after = first.group(stream.group), second.group(stream.group)
     oldest = stream.pending("-", 1) if after is not None and after.pending else []
-    verdict = judge(before, after, seconds)
-    return StreamStatus(stream.key, second, after, verdict, oldest[0][2] if oldest else None, seconds)
+    verdict = "unknown" if second.added < first.added else judge(before, after, seconds)
+    late: dict[str, list[str]] = {}
+    if state is not None and after is not None:
+        with suppress(WrongTypeError):  # no record is unknown; it must not hide the rest
+            late = state.late_parts([consumer.name for consumer in after.consumers if is_alive(consumer.idle_s)])
+    if verdict == "ok" and any(late.values()):
+        verdict = "degraded"
+    return StreamStatus(stream.key, second, after, verdict, oldest[0][2] if oldest else None, seconds, late)
 
 
 def is_alive(idle_s: float) -> bool:

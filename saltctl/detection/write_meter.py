@@ -13,17 +13,20 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
+from saltctl.detection.events import logger
 from saltctl.detection.write_window import WeightedWrite, WriteWindow
-from saltctl.errors import InvalidConversationIdError, SaltctlError
+from saltctl.errors import InvalidConversationIdError
+from saltctl.forks import importing, this_process
 from saltctl.salting import check_conversation_id
 from saltctl.settings import Settings, load_settings
 from saltctl.stores.heat.contracts import ReportSink
 from saltctl.stores.heat.report import MAX_SERVER_BYTES, MAX_THROTTLED_N, MAX_WRITES, WINDOW_SECONDS, HeatReport
+from saltctl.throttling.key_range import throttled_by_key_range
 
 CAPACITY = 32_768
 """Conversations that are counted at the same time. :class:`WriteMeter` explains the counts above it."""
@@ -31,8 +34,6 @@ LOG_LENGTH = 4096
 """Writes that are logged before they are counted: few enough to stay in the processor's cache."""
 MAX_UNSENT_WINDOWS = 4
 """Finished windows that wait for the sender. More than one waits only if a report hangs."""
-KEY_RANGE_REASONS = frozenset({"TableWriteKeyRangeThroughputExceeded", "TableReadKeyRangeThroughputExceeded"})
-"""Reasons that salting helps against. ``Index…`` names a hot secondary index, which more salts do not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class MeterStats:
 
     ``dropped`` reports could not be sent; ``windows_lost`` windows were discarded because the sender hung;
     ``invalid`` records had no valid conversation id or units; ``overflows`` counts the reductions of the counters.
+    The sender failed ``failures`` times. It last did all its work at ``last_success``, in seconds since the epoch.
     """
 
     sent: int
@@ -48,23 +50,8 @@ class MeterStats:
     windows_lost: int
     invalid: int
     overflows: int
-
-
-def throttled_by_key_range(error: object) -> bool:
-    """Return whether a botocore ClientError says that a key range of the table was throttled.
-
-    Reads ``ThrottlingReasons`` (ProvisionedThroughputExceededException, RequestLimitExceeded) and
-    ``throttlingReasons`` (ThrottlingException), as DynamoDB documents them. Returns False for any other error:
-    salting does not help a hot index, exceeded provisioned throughput or an account limit.
-    """
-    response = getattr(error, "response", None)
-    for parent in (response, response.get("Error")) if isinstance(response, Mapping) else ():
-        for spelling in ("ThrottlingReasons", "throttlingReasons"):
-            reasons = parent.get(spelling) if isinstance(parent, Mapping) else None
-            for reason in reasons if isinstance(reasons, Iterable) else ():
-                if isinstance(reason, Mapping) and (reason.get("reason") or reason.get("Reason")) in KEY_RANGE_REASONS:
-                    return True
-    return False
+    failures: int = 0
+    last_success: float | None = None
 
 
 class WriteMeter:
@@ -83,8 +70,8 @@ class WriteMeter:
     Args:
         sink: receives the reports.
         floor: write units in a window below which a conversation is not reported.
-        server: the name in the reports; must be unique among all running meters. By default it has the host, the
-            process id and a random part. Counts of the same name are not added up.
+        server: a name for this server, by default its host. The name in the reports, :attr:`server`, has the process
+            id and a random part in addition: counts of the same name are not added up.
         capacity: number of counters, at least 2; it bounds the memory (``python -m tests.benchmarks detection``).
         clock: returns seconds since the epoch. It may jump: a window ends when the clock leaves it.
         thread: send from a background thread, which the first record starts. If False, call :meth:`flush`.
@@ -106,9 +93,6 @@ class WriteMeter:
         self._capacity = max(capacity, 2)
         self._clock = clock
         self._use_thread = thread
-        self._sent = self._dropped = self._invalid = self._overflows = self._windows_lost = 0
-        self.last_failure: SaltctlError | None = None
-        """The error for which the latest reports were dropped; None if they were sent."""
         self._reset()
         _open_meters.add(self)
 
@@ -119,16 +103,22 @@ class WriteMeter:
         Raises:
             ConfigurationError: no Redis is configured, or a setting is invalid.
         """
-        from saltctl.stores.heat.stream import HeatStream
+        with importing:
+            from saltctl.stores.heat.stream import HeatStream
 
         settings = settings or load_settings()
         return cls(HeatStream(settings), floor=settings.heat_floor, server=server)
 
     def _reset(self) -> None:
         """Empty the meter, without a thread: at the start, and in the child of a fork."""
-        unique_name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-        self.server = (self._fixed_name or unique_name)[:MAX_SERVER_BYTES]
-        """The name of this meter in its reports."""
+        self._process = this_process()
+        unique = f":{os.getpid()}:{secrets.token_hex(4)}"
+        self.server = (self._fixed_name or socket.gethostname())[: MAX_SERVER_BYTES - len(unique)] + unique
+        """The name of this meter in its reports: another one for each meter, and in each process."""
+        self._sent = self._dropped = self._invalid = self._overflows = self._windows_lost = self._failures = 0
+        self._last_success: float | None = None
+        self.last_failure: Exception | None = None
+        """The error for which the latest reports were dropped; None if they were sent."""
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._wake = threading.Event()
@@ -138,10 +128,16 @@ class WriteMeter:
         self._thread: threading.Thread | None = None
         self._closed = False
 
+    def _reset_in_child(self) -> None:
+        """Empty the meter if a server written in C has forked without Python's hooks."""
+        if self._process != this_process():
+            self._reset()
+
     @property
     def stats(self) -> MeterStats:
         """Totals of this meter."""
-        return MeterStats(self._sent, self._dropped, self._windows_lost, self._invalid, self._overflows)
+        counts = (self._sent, self._dropped, self._windows_lost, self._invalid, self._overflows)
+        return MeterStats(*counts, self._failures, self._last_success)
 
     def record(self, conversation_id: str, units: float = 1) -> None:
         """Count a write. Never blocks and never fails.
@@ -192,6 +188,7 @@ class WriteMeter:
 
     def close(self) -> None:
         """Send all reports, including the current window, and stop the thread. A later record starts it again."""
+        self._reset_in_child()
         with self._lock:
             thread, self._thread = self._thread, None
             self._closed = True
@@ -213,6 +210,7 @@ class WriteMeter:
 
     def _current_window(self) -> WriteWindow:
         """Return the window of the current time; begin it if needed. So does a clock that jumped backwards."""
+        self._reset_in_child()
         with self._lock:
             now = self._clock()
             if self._window.begin <= now < self._window.end:
@@ -241,28 +239,40 @@ class WriteMeter:
                 current = self._window
                 windows, self._finished = list(self._finished), deque()
                 urgent, self._urgent = self._urgent, {}
-            for window in (*windows, current) if urgent else windows:
-                window.count_log(wait=True)
-            counts = {window.begin: window.counts for window in (*windows, current)}
-            rows = [(begin, id_, counts.get(begin, {}).get(id_, 0), n) for (begin, id_), n in urgent.items()]
-            for window in windows:
-                self._invalid += window.invalid
-                self._overflows += window.reductions
-                rows += [(window.begin, id_, count, 0) for id_, count in window.counts.items() if count >= self._floor]
-            reports = [report for row in rows if (report := self._report(*row)) is not None]
-            self._invalid += len(rows) - len(reports)
-            return self._send_reports(reports) if reports else 0
+            reports: list[HeatReport] = []
+            try:
+                reports = self._reports_of(windows, current, urgent)
+                if reports:
+                    self._sink.append_reports(reports)
+                    self.last_failure = None
+            except Exception as exc:  # any of a callback of the application: the next window must be sent
+                self._count_failure(exc)
+                self._dropped += len(reports)
+                return 0
+            self._last_success = self._clock()
+            self._sent += len(reports)
+            return len(reports)
 
-    def _send_reports(self, reports: list[HeatReport]) -> int:
-        try:
-            self._sink.append_reports(reports)
-        except SaltctlError as exc:
-            self.last_failure = exc
-            self._dropped += len(reports)
-            return 0
-        self.last_failure = None
-        self._sent += len(reports)
-        return len(reports)
+    def _reports_of(
+        self, windows: Sequence[WriteWindow], current: WriteWindow, urgent: Mapping[tuple[int, str], int]
+    ) -> list[HeatReport]:
+        for window in (*windows, current) if urgent else windows:
+            window.count_log(wait=True)
+        counts = {window.begin: window.counts for window in (*windows, current)}
+        rows = [(begin, id_, counts.get(begin, {}).get(id_, 0), n) for (begin, id_), n in urgent.items()]
+        for window in windows:
+            self._invalid += window.invalid
+            self._overflows += window.reductions
+            rows += [(window.begin, id_, count, 0) for id_, count in window.counts.items() if count >= self._floor]
+        reports = [report for row in rows if (report := self._report(*row)) is not None]
+        self._invalid += len(rows) - len(reports)
+        return reports
+
+    def _count_failure(self, exc: Exception) -> None:
+        if type(exc) is not type(self.last_failure):
+            logger.warning("heat reports are dropped: %s: %s", type(exc).__name__, exc)
+        self._failures += 1
+        self.last_failure = exc
 
     def _report(self, window: int, conversation_id: str, count: float, throttled_n: int) -> HeatReport | None:
         """Return the report, or None if the conversation id or the count is invalid."""
@@ -277,16 +287,21 @@ class WriteMeter:
     def _run(self) -> None:
         """Send at the end of each window, and whenever woken, until the meter is closed."""
         while not self._closed:
-            self._wake.wait(max(WINDOW_SECONDS - self._clock() % WINDOW_SECONDS, 0.01))
-            self._wake.clear()
-            self.flush()
+            try:
+                self._wake.wait(max(WINDOW_SECONDS - self._clock() % WINDOW_SECONDS, 0.01))
+                self._wake.clear()
+                self.flush()
+            except Exception as exc:  # detection depends on this thread
+                self._count_failure(exc)
+                time.sleep(1.0)
 
 
 _open_meters: weakref.WeakSet[WriteMeter] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    # The child has no thread, its locks may be held, and it needs a name of its own.
+    # The child has no thread, its locks may be held, and it needs a name of its own. A hook, not a check of the process
+    # at each use as elsewhere: counting a write must cost less than such a check.
     for meter in list(_open_meters):
         meter._reset()
 

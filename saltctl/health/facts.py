@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from saltctl.detection.stream_status import read_stream_status
-from saltctl.errors import ConfigurationError
+from saltctl.errors import ConfigurationError, SaltctlError
 from saltctl.health.fix_commands import FixCommands
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -95,9 +95,14 @@ class Facts:
             for name, function in functions.items()
         ]
         deadline = time.monotonic() + timeout
-        for thread in threads:
-            thread.start()
-        for thread in threads:
+        started = []
+        for thread, name in zip(threads, functions, strict=True):
+            try:
+                thread.start()
+                started.append(thread)
+            except RuntimeError as exc:  # the system has no thread left
+                results[name] = exc
+        for thread in started:
             thread.join(max(deadline - time.monotonic(), 0))
         return results.copy()
 
@@ -142,9 +147,13 @@ class Facts:
 
     servers = Once(lambda facts: [facts.redis.info(primary) for primary in facts.redis.primaries()])
     """INFO of every primary."""
-    registry_counts = Once(lambda facts: facts.redis.count_entries())
+    identity = Once(lambda facts: facts.backup.registry.read(recheck=True))
+    """The identity of the registry, from the backup table, which is checked."""
+    layout = Once(lambda facts: facts.find_layout())
+    """The layout that fences should name; the one that they do name if the backup cannot say it."""
+    registry_counts = Once(lambda facts: facts.redis.count_entries(facts.layout))
     """Entries, buckets and fences of the registry on every primary."""
-    stream = Once(lambda facts: read_stream_status(facts.heat_stream, STREAM_WINDOW))
+    stream = Once(lambda facts: read_stream_status(facts.heat_stream, STREAM_WINDOW, facts.service_state))
     """Status of the heat stream, from two samples."""
     dead_letters = Once(lambda facts: facts.letters.length())
     """Number of dead letters."""
@@ -155,6 +164,13 @@ class Facts:
         """Return the settings of a Redis server that checks need; None if it refuses CONFIG GET."""
         names = ("appendfsync", "min-replicas-to-write", "min-replicas-max-lag")
         return self.once(f"config {primary}", lambda: self.redis.config(primary, *names))
+
+    def find_layout(self) -> str:
+        """Return the layout with the registry's id; without the id from the backup, the layout of Redis' own fences."""
+        try:
+            return f"{self.settings.layout}:{self.settings.registry_id or self.identity.registry_id}"
+        except SaltctlError:
+            return self.redis.find_layout() or self.settings.layout
 
     def replicas(self, server: ServerInfo) -> Replicas:
         """Return the replicas of a primary."""

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from saltctl.errors import SaltctlError
+from saltctl.errors import ConfigurationError, SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.registry.compare import compare_sample
 from saltctl.throttling.scan import scan_recent
@@ -29,6 +29,8 @@ def registry(facts: Facts) -> Panel:
     # Only a rebuild verifies, and the note is from the latest one: these primaries are verified since then.
     noted = verified and note and replication_ids <= set(note.replication_ids)
     return {
+        "registry_id": facts.layout.partition(":")[2].partition(":")[2] or None,
+        "backup_error": _backup_error(facts),
         "verified": verified,
         "since": iso_utc(note.at) if note and noted else None,
         "entries": sum(counts.entries for counts in primaries),
@@ -38,6 +40,17 @@ def registry(facts: Facts) -> Panel:
             for counts in primaries
         ],
     }
+
+
+def _backup_error(facts: Facts) -> str | None:
+    """Return why the backup table must not be used; None if it may be, or if it cannot be read now."""
+    try:
+        _ = facts.identity
+    except ConfigurationError as exc:
+        return f"{exc.message}; {exc.hint}"
+    except SaltctlError:
+        return None
+    return None
 
 
 def drift(facts: Facts) -> Panel:
@@ -95,7 +108,7 @@ def lease(facts: Facts) -> Panel:
 
 
 PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
-    "registry": (registry, ("verified", "since", "entries", "primaries")),
+    "registry": (registry, ("registry_id", "backup_error", "verified", "since", "entries", "primaries")),
     "drift": (drift, ("checked", "found", "damaged")),
     "service": (service, ("verdict", "alive", "lag", "pending", "dead_letters", "instances")),
     "raises": (raises, ("last",)),

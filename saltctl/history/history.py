@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
 from decimal import Decimal
-from functools import cached_property
 from typing import Any, Self
 
-from saltctl.errors import SortKeyTakenError, UsageError
+from saltctl.errors import MismatchedResponseError, SortKeyTakenError, UsageError
+from saltctl.forks import importing
 from saltctl.history import cursor as cursors
 from saltctl.history.attributes import exact_number, plain_item, tagged
 from saltctl.history.cursor import BASE, Cursor, Position
@@ -86,6 +86,8 @@ class History:
     def __post_init__(self, message_id_from: str) -> None:
         self.id_attribute = message_id_from.partition("attribute:")[2] or None
         """The attribute that holds message ids; None if the sort key does."""
+        self.pool = ThreadPool(self.concurrency, "history")
+        """The threads that run requests."""
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> History:
@@ -94,8 +96,9 @@ class History:
         Raises:
             ConfigurationError: no Redis is configured, or a setting cannot be used.
         """
-        from saltctl.settings import load_settings
-        from saltctl.stores.aws.messages_table import MessagesTable
+        with importing:
+            from saltctl.settings import load_settings
+            from saltctl.stores.aws.messages_table import MessagesTable
 
         settings = settings or load_settings()
         registry = Registry.open(settings)
@@ -110,15 +113,9 @@ class History:
             registry, store, message_id_from=settings.message_id_from, page_timeout=settings.page_timeout, **more
         )
 
-    @cached_property
-    def pool(self) -> ThreadPool:
-        """The threads that run requests."""
-        return ThreadPool(self.concurrency, "history")
-
     def close(self) -> None:
         """End the threads, and close the registry if :meth:`open` opened it."""
-        if "pool" in self.__dict__:
-            self.pool.shutdown(wait=False, cancel_futures=True)
+        self.pool.shutdown(wait=False, cancel_futures=True)
         if self._owned_registry is not None:
             self._owned_registry.close()
 
@@ -164,7 +161,11 @@ class History:
         if self.store.put(partition, key, row):
             return PutResult(True, partition, message_id)
         held = self.store.get(partition, key)
-        if held is not None and message_id_of(held, keys, self.id_attribute) != message_id:
+        if held is None:
+            raise MismatchedResponseError(
+                f"DynamoDB says that {partition!r} has a row of this message, and has none", hint="repeat the call"
+            )
+        if message_id_of(held, keys, self.id_attribute) != message_id:
             raise SortKeyTakenError(
                 f"another message has the sort key {key} in {partition!r}: nothing was written",
                 hint="a sort key must be unique in its conversation, such as timestamp#message_id",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from saltctl.errors import ConfigurationError
+from saltctl.forks import this_process
 from saltctl.local.servers import (
     LocalMoto,
     LocalRedis,
@@ -54,6 +55,7 @@ class LocalEnvironment:
         self.directory = Path(tempfile.mkdtemp(prefix="saltctl-local-"))
         self.redis = LocalRedis(self.directory / "redis", binary=redis_binary, password=secrets.token_urlsafe(12))
         self.moto = LocalMoto()
+        self._process = this_process()
 
     def __enter__(self) -> Self:
         """Start the servers and create the tables; nothing is seeded yet."""
@@ -72,7 +74,9 @@ class LocalEnvironment:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the servers and remove their directory."""
+        """Stop the servers and remove their directory; not in a forked child, which shares them with its parent."""
+        if self._process != this_process():
+            return
         self.redis.kill()  # its data is deleted; SIGTERM would take a tenth of a second
         self.moto.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -115,7 +119,9 @@ class LocalEnvironment:
         from saltctl.stores.redis.registry import RedisRegistry
 
         settings = settings or self.settings
-        for _ in set_up(settings, RedisRegistry(settings), BackupTable(settings), messages=True, dry_run=False):
+        backup = BackupTable(settings)
+        store = RedisRegistry(settings, registry_id=backup.registry.id)
+        for _ in set_up(settings, store, backup, messages=True, dry_run=False):
             pass
 
     def rebuild(self, settings: Settings | None = None) -> None:
@@ -128,7 +134,9 @@ class LocalEnvironment:
 
         settings = settings or self.settings
         options = RebuildOptions(segments=2)
-        job = Rebuild(settings, RedisRegistry(settings), BackupTable(settings), options, notes=ServiceState(settings))
+        backup = BackupTable(settings)
+        store = RedisRegistry(settings, registry_id=backup.registry.id)
+        job = Rebuild(settings, store, backup, options, notes=ServiceState(settings))
         for _ in job.run():
             pass
 

@@ -13,7 +13,6 @@ from typing import Any
 from saltctl.registry.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import aws_errors, create_client
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
 from saltctl.stores.aws.messages_table import MessagesTable
@@ -21,7 +20,6 @@ from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
-from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.throttling.alarms import AlarmOptions, apply_changes, plan_changes
 from saltctl.times import iso_utc
 
@@ -46,7 +44,7 @@ class Seeded:
 
 def seed(settings: Settings, rng: random.Random, now: datetime) -> Seeded:
     """Fill tables, registry, stream and metrics. The registry stays unverified until a rebuild."""
-    registry = Registry.over(settings, RedisRegistry(settings), BackupTable(settings))
+    registry = Registry.open(settings)
     hot = {f"conv_hot_{number:02d}": n for number, n in enumerate(HOT, 1)}
     rows = list(_messages(hot, rng, now))
     table = MessagesTable(settings)

@@ -16,6 +16,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from saltctl.errors import ConfigurationError, RedisUnavailableError, UnavailableError
+from saltctl.forks import Process, this_process
 from saltctl.settings import Settings
 
 START_SECONDS = 15.0
@@ -101,9 +102,10 @@ def free_port() -> int:
 
 
 class _Server:
-    """A process that is a server on loopback."""
+    """A process that is a server on loopback. Only the process that started it ends it, and not a forked child."""
 
     port = 0
+    _started_by: Process | None = None
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -113,14 +115,14 @@ class _Server:
 
     def kill(self) -> None:
         """Send SIGKILL, and wait until the process is gone."""
-        if self._process is not None:
+        if self._process is not None and self._started_by == this_process():
             self._process.kill()
             self._process.wait()
 
     def stop(self) -> None:
         """Send SIGTERM, and SIGKILL if the process does not end within three seconds."""
         process = self._process
-        if process is None:
+        if process is None or self._started_by != this_process():
             return
         process.terminate()
         try:
@@ -178,6 +180,7 @@ class LocalRedis(_Server):
             self.port = before or free_port()
             command = command_bound_to_parent([str(self.binary), str(self._write_config())])
             with log.open("ab") as output:
+                self._started_by = this_process()
                 self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
             if not wait or self._answers(self._process):
                 return
@@ -244,6 +247,7 @@ class LocalMoto(_Server):
 
         if find_spec("moto") is None or find_spec("flask") is None:
             raise ConfigurationError("the local environment needs the extra 'local'", hint=_INSTALL_HINT)
+        self._started_by = this_process()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "saltctl.local.moto_server"],
             stdin=subprocess.PIPE,

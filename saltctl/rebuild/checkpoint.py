@@ -175,9 +175,11 @@ class CheckpointManager:
         self._started = self.now()
 
     def resume(
-        self, scope: CheckpointScope, mode: ResumeMode
+        self, scope: CheckpointScope, mode: ResumeMode, noted_token: str
     ) -> Generator[RebuildResumed | CheckpointRejected, None, Checkpoint | None]:
         """Return the checkpoint to resume from; None if the rebuild starts over, and then delete any that is there.
+
+        ``noted_token`` is the token of the newest rebuild, as the backup names it.
 
         Raises:
             CheckpointRefusedError: ``mode`` is ALWAYS, and there is no valid checkpoint. A checkpoint stays in place.
@@ -187,7 +189,7 @@ class CheckpointManager:
         checkpoint = None
         try:
             found = None if mode is ResumeMode.NEVER else load_checkpoint(self.item)
-            if found and (problem := found.scope.difference(scope) or self._lost_marks(found)):
+            if found and (problem := found.scope.difference(scope) or self._lost_marks(found, noted_token)):
                 raise CheckpointRefusedError(f"the checkpoint is not valid any more: {problem}", hint=_RESTART)
             if found is None and mode is ResumeMode.ALWAYS:
                 raise CheckpointRefusedError("there is no checkpoint of an interrupted rebuild", hint=_RESTART)
@@ -205,8 +207,12 @@ class CheckpointManager:
         self._due = self.clock() + self.every
         return checkpoint
 
-    def _lost_marks(self, checkpoint: Checkpoint) -> str:
-        """Return why the marks of the checkpoint's rebuild are lost; an empty string if every bucket still has them."""
+    def _lost_marks(self, checkpoint: Checkpoint, noted_token: str) -> str:
+        """Return why its rebuild cannot be resumed; an empty string if every bucket still has its token."""
+        if noted_token != checkpoint.token:
+            return "another rebuild has begun since"  # raises may have been merged into its primaries alone
+        if checkpoint.merged.skipped:
+            return "it skipped damaged items, whose buckets must stay unverified"
         if set(checkpoint.primaries) != set(self.sessions):
             return "the Redis primaries have changed"
         for name, primary in checkpoint.primaries.items():

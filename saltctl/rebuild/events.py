@@ -85,8 +85,9 @@ class RebuildReport:
     """Result of a rebuild, with the keys of the command line's contract.
 
     ``entries`` were read from the backup. ``restored`` of them increased the value in Redis, ``unchanged`` did not.
-    ``skipped`` items were damaged. ``committed`` half-done raises were completed. ``verified_before``: Redis was
-    verified already when the rebuild started.
+    ``skipped`` items were damaged: their ``unverified_buckets`` answer no lookups, unless they did before.
+    ``committed`` half-done raises were completed. ``verified_before``: Redis was verified already when the rebuild
+    started.
     """
 
     entries: int = 0
@@ -104,6 +105,7 @@ class RebuildReport:
     committed: int = 0
     estimate: CostEstimate | None = None
     verified_before: bool = False
+    unverified_buckets: int = 0
 
 
 Event = (

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from saltctl.errors import LeaseHeldError, SaltctlError, UnavailableError
+from saltctl.forks import Process, this_process
 from saltctl.rebuild.events import StartDelayed
 from saltctl.stores.contracts.registry import LeaseStore
 
@@ -35,6 +36,7 @@ class Lease:
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     _heartbeat_due: float = field(default=0.0, init=False)
+    _process: Process | None = field(default=None, init=False)
 
     def acquire(self, timeout: float) -> Iterator[StartDelayed]:
         """Acquire the lease. Yields an event before each pause, for up to ``timeout`` seconds.
@@ -48,6 +50,7 @@ class Lease:
                 self.owner, self.now(), host=socket.gethostname(), pid=os.getpid(), expiry=LEASE_EXPIRY
             )
             if holder is None:
+                self._process = this_process()
                 return
             process = f"process {holder.pid} on {holder.host}"
             if self.clock() >= deadline:
@@ -59,6 +62,11 @@ class Lease:
                 )
             yield StartDelayed(f"{process} holds the lease")
             self.sleep(min(1.0, max(deadline - self.clock(), 0.01)))
+
+    @property
+    def acquired_here(self) -> bool:
+        """Whether this process has acquired the lease, and not the one that it was forked from."""
+        return self._process == this_process()
 
     def renew(self, progress: str) -> None:
         """Write a heartbeat if one is due. An outage of AWS is ignored, because safety does not depend on the lease.
@@ -82,7 +90,10 @@ class Lease:
     def release(self) -> None:
         """Release the lease. If that fails, the next rebuild waits until it expires; the error is ignored.
 
-        It must not hide the reason why a rebuild ended.
+        It must not hide the reason why a rebuild ended. A forked child that unwinds the rebuild of its parent releases
+        nothing.
         """
+        if not self.acquired_here:
+            return
         with suppress(SaltctlError):
             self.store.release(self.owner)

@@ -14,9 +14,9 @@ class RebuildOptions:
     """Options of a rebuild. Durations are in seconds; a wait of 0 means not to wait.
 
     ``max_rcu`` limits the read capacity units a second; None does not limit them. ``if_needed`` does nothing if every
-    primary is verified already. ``batch`` is the number of entries that are merged at once, and determines the memory
-    that is needed. If most entries are in Redis already, a batch four times as large costs the server a fifth less
-    (see stores/redis/merge_commands.py).
+    primary is verified already. ``replace_registry`` takes Redis over from another registry. ``batch`` is the
+    number of entries that are merged at once, and determines the memory that is needed. If most entries are in Redis
+    already, a batch four times as large costs the server a fifth less (see stores/redis/merge_commands.py).
     A rebuild that dies loses at most ``checkpoint_every`` seconds of work. ``max_half_done`` half-done raises are kept
     in memory, and in each checkpoint, until the end. More are completed as soon as they are merged, as a raise itself
     would do, so that both stay small even if every raise of the last hour is half done.
@@ -27,6 +27,7 @@ class RebuildOptions:
     lock_wait: float = 0.0
     dry_run: bool = False
     if_needed: bool = False
+    replace_registry: bool = False
     page_limit: int | None = None
     max_rcu: float | None = None
     resume: ResumeMode = ResumeMode.IF_VALID

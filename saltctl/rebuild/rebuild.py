@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from saltctl.errors import (
     AwsUnavailableError,
+    DamagedEntryError,
     DeadlineExceededError,
     LeaseHeldError,
     RebuildBrokenError,
@@ -30,7 +31,7 @@ from saltctl.rebuild.lease import Lease
 from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.settings import Settings
-from saltctl.stores.contracts.registry import BackupPage, LeaseStore
+from saltctl.stores.contracts.registry import BackupPage, LeaseStore, RegistryIdentity
 
 if TYPE_CHECKING:
     from saltctl.stores.aws.backup_table import BackupTable
@@ -51,6 +52,8 @@ class _Run:
     buffer: MergeBuffer
     checkpoints: CheckpointManager
     half_done: list[tuple[str, int]] = field(default_factory=list)
+    damaged_ids: set[str] = field(default_factory=set)
+    unverified_buckets: int = 0
     committed: int = 0
     resumed_entries: int = 0
     flush_due: float = 0.0
@@ -61,7 +64,7 @@ class Rebuild:
     """A rebuild of one registry. Iterate over :meth:`run` once.
 
     Args:
-        settings: the registry's layout and key prefix, which the backup table must be bound to.
+        settings: the registry's layout and key prefix, which the backup table must have.
         lease: keeps two rebuilds from doing the same work at once; the backup table's lease if omitted.
         token: marks the buckets, and owns the lease; unique to this run; a new one if omitted.
         checkpoint: keeps the checkpoint; None keeps none.
@@ -86,6 +89,8 @@ class Rebuild:
     _started: float = field(default=0.0, init=False)
     _progress_due: float = field(default=0.0, init=False)
     _verified_before: bool = field(default=False, init=False)
+    _identity: RegistryIdentity = field(default_factory=lambda: RegistryIdentity(""), init=False)
+    _note_check_due: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         """Prepare the lease, and acquire nothing."""
@@ -111,24 +116,36 @@ class Rebuild:
         if options.wait_redis:
             yield from self._wait_for_redis(options.wait_redis)
         self.store.check_server()
+        # Before anything is written: a client of another registry or layout must not touch these buckets.
+        self.backup.registry.read(recheck=True)
         if options.dry_run:
             yield from self._dry_run()
             return
-        # Before anything is written: a client of another layout must not touch these buckets.
-        self.backup.claim_layout(self.settings.layout, self.settings.key_prefix)
         yield from self._lease.acquire(options.lock_wait)
         try:
+            # Before the primaries are asked for: a rebuild that is noted later knows primaries that are as new.
+            self._identity = self.backup.registry.read()
             yield from self._rebuild()
         finally:
             self._lease.release()
 
     def _verified_primaries(self) -> int:
-        """Return the number of primaries if all are verified; 0 if one is not, or if Redis is down."""
+        """Return the number of primaries if all are verified; 0 if one is not, or if Redis is down.
+
+        Primaries that are not those of the newest rebuild count as not verified: if that one died, or went to a primary
+        that was replaced, raises wait for the next rebuild. If AWS is down, Redis alone is asked.
+        """
         try:
             verified = self.store.verified()
+            primaries = self.store.replication_ids()
         except UnavailableError:
             return 0
-        return len(verified) if all(verified.values()) else 0
+        if not all(verified.values()):
+            return 0
+        with suppress(UnavailableError):
+            if not primaries <= self.backup.registry.read().verifying:
+                return 0
+        return len(verified)
 
     def _wait_for_redis(self, timeout: float) -> Iterator[events.StartDelayed]:
         """Return when every primary is ready. Yields an event before each pause, for up to ``timeout`` seconds."""
@@ -167,9 +184,16 @@ class Rebuild:
             for session in sessions.values():
                 session.close()
         self._complete_raises(run)
-        counts = {"primaries": len(sessions), "committed": run.committed, "resumed_entries": run.resumed_entries}
-        resumed = run.checkpoints.token != self.token
-        yield self._report(run.buffer.read, run.buffer.restored, verified=True, resumed=resumed, **counts)
+        yield self._report(
+            run.buffer.read,
+            run.buffer.restored,
+            primaries=len(sessions),
+            committed=run.committed,
+            resumed_entries=run.resumed_entries,
+            resumed=run.checkpoints.token != self.token,
+            verified=run.unverified_buckets == 0,
+            unverified_buckets=run.unverified_buckets,
+        )
 
     def _mark_or_resume(self, sessions: Mapping[str, RedisRebuildSession]) -> Generator[events.Event, None, _Run]:
         """Mark the buckets (step 3), or check that the marks of an interrupted rebuild are still there."""
@@ -179,11 +203,15 @@ class Rebuild:
         )
         checkpoint = None
         if self.checkpoint is not None:
-            scope = CheckpointScope(self.backup.identity(), settings.key_prefix, settings.layout, options.segments)
-            checkpoint = yield from manager.resume(scope, options.resume)
+            table = f"{self._identity.registry_id} {self.backup.registry.table_identity()}"
+            scope = CheckpointScope(table, settings.key_prefix, settings.layout, options.segments)
+            checkpoint = yield from manager.resume(scope, options.resume, self._identity.rebuild_token)
         if checkpoint is None:
             for session in sessions.values():
-                session.mark_buckets(self.token)
+                session.mark_buckets(self.token, replace_registry=options.replace_registry)
+            # The note before the scan: a raise that has not read it did its first step before the scan began.
+            ids = [session.replication_id for session in sessions.values()]
+            self._identity = self.backup.registry.note_rebuild(self._identity, self.token, ids)
             return _Run(sessions, MergeBuffer(sessions, by_primary), manager)
         buffer = MergeBuffer(sessions, by_primary, checkpoint.merged, checkpoint.restored)
         return _Run(sessions, buffer, manager, list(checkpoint.half_done), resumed_entries=checkpoint.merged.entries)
@@ -198,7 +226,7 @@ class Rebuild:
         except (AwsUnavailableError, LeaseHeldError):
             raise  # a save would fail, after a while, or overwrite that of the new holder; the last one is there
         except BaseException:
-            if not run.checkpoints.failed:
+            if self._lease.acquired_here and not run.checkpoints.failed:
                 run.checkpoints.save(run.buffer, run.half_done)
             raise
 
@@ -207,8 +235,12 @@ class Rebuild:
         buffer = run.buffer
         for page in self.pages(buffer):
             # A half-done raise is completed after all of Redis has it, never before.
+            run.damaged_ids |= {damaged.conversation_id for damaged in page.damaged}
             run.half_done += [(i, max_n) for i, max_n, write_n in page.entries if write_n < max_n]
             if len(buffer.pending) >= self.options.batch or self.clock() >= run.flush_due:
+                # Lookups of a verified Redis see each merge at once, so it must still be the primary of this rebuild.
+                if self._verified_before or self.clock() >= self._note_check_due:
+                    self._check_note()
                 buffer.flush()
                 run.flush_due = self.clock() + FLUSH_SECONDS
             if len(run.half_done) > self.options.max_half_done:
@@ -222,6 +254,12 @@ class Rebuild:
         buffer.wait()
         yield from run.checkpoints.save_if_due(buffer, run.half_done)
 
+    def _check_note(self, *, recheck: bool = False) -> None:
+        """Check that no other rebuild or recovery has begun, on primaries that may be others."""
+        if self.backup.registry.read(recheck=recheck) != self._identity:
+            raise RebuildBrokenError("another rebuild or recovery has begun since", hint="saltctl rebuild")
+        self._note_check_due = self.clock() + FLUSH_SECONDS
+
     def pages(self, buffer: MergeBuffer | ScanPosition) -> Iterator[BackupPage]:
         """Yield the pages of the backup table, each after it was added to the buffer, or to a mere position."""
         options, position = self.options, buffer if isinstance(buffer, ScanPosition) else buffer.read
@@ -233,9 +271,10 @@ class Rebuild:
 
     def _verify(self, run: _Run) -> None:
         """Set the fence and load the lookup script (step 5)."""
+        self._check_note(recheck=True)
         for session in run.sessions.values():
             self._lease.renew("setting the fence")
-            session.set_fence(run.checkpoints.token)
+            run.unverified_buckets += session.set_fence(run.checkpoints.token, run.damaged_ids)
         # Last of all, on the same connections: the process that was merged into is the one that is verified.
         for session in run.sessions.values():
             session.load_lookup()
@@ -248,7 +287,8 @@ class Rebuild:
     def _complete_raises(self, run: _Run) -> None:
         """Do the last step of half-done raises (step 6). All of them are in Redis."""
         for conversation_id, n in run.half_done:
-            run.committed += self.backup.commit_write_n(conversation_id, n)
+            with suppress(DamagedEntryError):  # one item must not stop the others; `compare` lists it as uncommitted
+                run.committed += self.backup.commit_write_n(conversation_id, n)
             self._lease.renew("completing raises")
         run.half_done = []
 

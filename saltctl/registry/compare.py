@@ -16,14 +16,13 @@ import random
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, field
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from saltctl.errors import ComparisonBrokenError, DamagedEntryError
+from saltctl.errors import ComparisonBrokenError
 from saltctl.registry.drift import (
     ComparisonOptions,
     ComparisonProgress,
@@ -36,6 +35,7 @@ from saltctl.registry.drift import (
     looks_like_drift,
     repair,
 )
+from saltctl.registry.failures import read_undamaged
 from saltctl.salting import bucket_of, is_conversation_id
 from saltctl.stores.contracts.registry import BackupEntry, BackupPage, BackupStore, DamagedEntry, RegistryStore
 from saltctl.stores.retry import retry_while_throttled
@@ -103,9 +103,9 @@ class Comparison:
             RedisUnavailableError, AwsUnavailableError: a server was lost. Repairs made so far are kept.
             ComparisonBrokenError: Redis restarted or lost entries during it, so the comparison proves nothing.
             RaiseIncompleteError: a repair stopped between two steps; another run completes it.
-            ConfigurationError: the backup table is bound to another layout.
+            ConfigurationError: the backup table is of another layout, new, restored or copied.
         """
-        self.backup.check_layout(self.settings.layout, self.settings.key_prefix)
+        self.backup.check_registry()
         before = self.redis.replication_ids()
         yield from self._scan_backup()
         yield from self._recheck_suspects(wait=True)
@@ -206,23 +206,10 @@ class Comparison:
                     self._report.checked += 1
                     yield self._count(Drift(conversation_id, n, None, "unbacked"))
 
-    def _read_backup(self, conversation_ids: Sequence[str]) -> tuple[dict[str, BackupEntry], set[str]]:
-        """Return the entries by strongly consistent reads, and the ids whose items are damaged."""
+    def _read_backup(self, conversation_ids: Sequence[str]) -> tuple[dict[str, BackupEntry], Mapping[str, str]]:
+        """Return the entries, and the ids whose items are damaged, with the problem."""
         self._report.consumed_rcu += len(conversation_ids)
-        if not conversation_ids:
-            return {}, set()
-        try:
-            return retry_while_throttled(lambda: self.backup.get_many(conversation_ids), self.sleep), set()
-        except DamagedEntryError:
-            pass  # read one by one to find out which is damaged
-        entries: dict[str, BackupEntry] = {}
-        damaged = set()
-        for conversation_id in conversation_ids:
-            try:
-                entries |= retry_while_throttled(partial(self.backup.get_many, [conversation_id]), self.sleep)
-            except DamagedEntryError:
-                damaged.add(conversation_id)
-        return entries, damaged
+        return read_undamaged(self.backup, conversation_ids, lambda read: retry_while_throttled(read, self.sleep))
 
     # Results.
 
@@ -261,7 +248,7 @@ def compare_sample(
 
     Raises:
         RedisUnavailableError, AwsUnavailableError, AccessDeniedError: one side cannot be read.
-        ConfigurationError: the backup table is bound to another layout.
+        ConfigurationError: the backup table is of another layout, new, restored or copied.
     """
     from saltctl.stores.redis.buckets import RedisBucketReader
 

@@ -19,6 +19,7 @@ from typing import Literal
 
 from saltctl.errors import UsageError
 from saltctl.registry.drift import half_done
+from saltctl.registry.failures import read_undamaged
 from saltctl.registry.registry import Registry
 from saltctl.salting import (
     SEPARATOR,
@@ -34,10 +35,10 @@ _RCU_BYTES = 4096
 """The bytes of a scan that one strongly consistent read unit covers; an eventually consistent one covers twice that."""
 _IDS_PER_READ = 1000
 
-DiscoveryState = Literal["held", "behind", "above-cap", "invalid-id", "unproven"]
+DiscoveryState = Literal["held", "behind", "above-cap", "invalid-id", "damaged", "unproven"]
 """held: the backup holds at least the needed N. behind: it holds less, or no entry. above-cap: the needed N is above
-max_n_cap. invalid-id: this cannot be a conversation id. unproven: its rows do not prove that they are on salts. A raise
-is possible only for ``behind``."""
+max_n_cap. invalid-id: this cannot be a conversation id. damaged: its item in the backup is. unproven: its rows do not
+prove that they are on salts. A raise is possible only for ``behind``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +132,20 @@ def discover(
             seen.add(page.items)
             yield ScanProgress(seen.items, len(seen.highest), consumed)
     held: dict[str, BackupEntry] = {}
+    damaged: dict[str, str] = {}
     valid = [conversation_id for conversation_id in sorted(seen.highest) if is_conversation_id(conversation_id)]
     for start in range(0, len(valid), _IDS_PER_READ):
-        held |= backup.get_many(valid[start : start + _IDS_PER_READ])
-    problems: dict[str, str] = {}
+        entries, problems = read_undamaged(backup, valid[start : start + _IDS_PER_READ])
+        held |= entries
+        damaged |= problems
+    unproved: dict[str, str] = {}
     for conversation_id in [] if any_salting else valid:
         registered = conversation_id in held and held[conversation_id].max_n > 1
-        problems[conversation_id] = seen.evidence[conversation_id].problem(len(valid), registered=registered)
-    found = [_judge(i, salt, held.get(i), cap, problems.get(i, "")) for i, salt in sorted(seen.highest.items())]
+        unproved[conversation_id] = seen.evidence[conversation_id].problem(len(valid), registered=registered)
+    found = [
+        _judge(i, salt, held.get(i), cap, damage=damaged.get(i, ""), problem=unproved.get(i, ""))
+        for i, salt in sorted(seen.highest.items())
+    ]
     seconds = round(clock() - started, 3)
     yield Discovery(seen.items, found, consumed, seconds, seen.foreign_rows, seen.foreign_key)
 
@@ -179,11 +186,15 @@ class _Seen:
                 self.foreign_key = key
 
 
-def _judge(conversation_id: str, highest: int, entry: BackupEntry | None, cap: int, problem: str) -> Discovered:
+def _judge(
+    conversation_id: str, highest: int, entry: BackupEntry | None, cap: int, *, damage: str, problem: str
+) -> Discovered:
     """Compare the highest salt with messages to the N that the backup holds."""
     needed = max(power_of_two_at_least(highest + 1), 2)
     if not is_conversation_id(conversation_id):
         return Discovered(conversation_id, needed, None, "invalid-id")
+    if damage:
+        return Discovered(conversation_id, needed, None, "damaged", damage)
     backup_n = 1 if entry is None else entry.max_n
     if backup_n > max(highest, 1):  # a reader with max_n 1 does not read salt 0
         return Discovered(conversation_id, needed, backup_n, "held")

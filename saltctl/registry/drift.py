@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from saltctl.errors import RefusedError, UnavailableError, UsageError
+from saltctl.errors import SaltctlError, UnavailableError, UsageError
+from saltctl.registry.failures import is_outage
 from saltctl.registry.registry import Registry
 from saltctl.salting import power_of_two_at_least
 from saltctl.stores.contracts.registry import BackupEntry, RegistryStore
@@ -201,6 +202,8 @@ def repair(registry: Registry, drift: Drift, sleep: Callable[[float], None]) -> 
         else:
             n = power_of_two_at_least(drift.redis_n)
             retry_while_throttled(lambda: registry.raise_to(conversation_id, n, reason=REPAIR_REASON), sleep)
-    except RefusedError as exc:
-        return replace(drift, problem=exc.message)
+    except SaltctlError as exc:
+        if is_outage(exc):
+            raise
+        return replace(drift, problem=exc.message)  # a damaged item or bucket must not stop the other repairs
     return replace(drift, repaired=True)

@@ -16,7 +16,17 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
-from saltctl.errors import RaiseIncompleteError, RaiseStep, SaltctlError, UsageError
+from saltctl.errors import (
+    BackupLostError,
+    RaiseIncompleteError,
+    RaiseStep,
+    RedisUnavailableError,
+    SaltctlError,
+    UnverifiedBucketError,
+    UnverifiedError,
+    UsageError,
+)
+from saltctl.forks import importing
 from saltctl.salting import check_conversation_id, check_salt_count, read_set
 from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore, Raise, RegistryStore
@@ -84,10 +94,10 @@ class Registry:
     >>> registry.lookup("conv_abc123").read_set          # doctest: +SKIP
 
     Args:
-        layout, key_prefix: the layout that the backup table is bound to, once in each process, before the first raise.
         cap: the largest N that a raise may set.
         actor: recorded with each raise.
-        breaker_seconds: how long lookups skip a Redis server after it failed.
+        breaker_seconds: how long lookups skip a Redis server after it failed, and once more after its first answer
+            since an outage.
         clock: monotonic seconds, for the circuit breaker.
         now: the current time, recorded with each raise.
     """
@@ -95,8 +105,6 @@ class Registry:
     store: RegistryStore
     backup: BackupStore
     _: KW_ONLY
-    layout: str
-    key_prefix: str
     cap: int = 256
     actor: str = "unknown"
     breaker_seconds: float = 1.0
@@ -104,10 +112,12 @@ class Registry:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     last_failure: SaltctlError | None = field(default=None, init=False)
     """Why the latest lookup that fell back to the backup did so; None if Redis answered the latest lookup."""
-    _layout_claimed: bool = field(default=False, init=False)
+    _registry_checked: bool = field(default=False, init=False)
     _skip_until: dict[str, float] = field(default_factory=dict, init=False)
     """The circuit breaker: by server that failed, the time until which lookups skip it. It only saves time, so that an
     outage of Redis costs milliseconds and not timeouts: the answers of the backup are as correct."""
+    _doubtful: set[str] = field(default_factory=set, init=False)
+    """Servers that timed out or lost their connection, and have not answered since."""
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Registry:
@@ -119,14 +129,15 @@ class Registry:
         Raises:
             ConfigurationError: no Redis is configured, or a setting cannot be used.
         """
-        from saltctl.settings import load_settings
-        from saltctl.stores.aws.backup_table import BackupTable
-        from saltctl.stores.redis.registry import RedisRegistry
+        with importing:
+            from saltctl.settings import load_settings
+            from saltctl.stores.aws.backup_table import BackupTable
+            from saltctl.stores.redis.registry import RedisRegistry
 
         settings = settings or load_settings()
         backup = BackupTable(settings)
         _ = backup.client
-        return cls.over(settings, RedisRegistry(settings), backup)
+        return cls.over(settings, RedisRegistry(settings, registry_id=backup.registry.id), backup)
 
     @classmethod
     def over(cls, settings: Settings, store: RegistryStore, backup: BackupStore, **more: Any) -> Self:
@@ -134,8 +145,6 @@ class Registry:
         return cls(
             store,
             backup,
-            layout=settings.layout,
-            key_prefix=settings.key_prefix,
             cap=settings.max_n_cap,
             actor=settings.actor,
             breaker_seconds=settings.breaker_seconds,
@@ -214,12 +223,27 @@ class Registry:
             found = self.store.lookup(primary, conversation_ids)
         except SaltctlError as exc:
             # Any answer but a verified one is a reason to fall back to the backup.
-            self._skip_until[primary] = self.clock() + self.breaker_seconds
+            if not isinstance(exc, UnverifiedBucketError):  # one bucket, which a damaged item keeps unverified
+                self._skip_until[primary] = self.clock() + self.breaker_seconds
+                # A primary that answers that it is not verified was not paused while it was verified.
+                (self._doubtful.discard if isinstance(exc, UnverifiedError) else self._doubtful.add)(primary)
             self.last_failure = exc
             return None
-        if self._skip_until:
-            self._skip_until.pop(primary, None)
+        if self._skip_until and self._skip_until.pop(primary, None) is not None and self._is_doubtful(primary):
+            return None
         return found
+
+    def _is_doubtful(self, primary: str) -> bool:
+        """Return whether to wait once more after an outage, before the first answer is used.
+
+        A primary that was paused past its failover answers before it notices that it has no replicas, for up to a
+        second (measured), if it has to have some (min-replicas-to-write).
+        """
+        if primary not in self._doubtful or not self.breaker_seconds:
+            return False
+        self._doubtful.discard(primary)
+        self._skip_until[primary] = self.clock() + self.breaker_seconds
+        return True
 
     def _lookup_in_backup(self, conversation_ids: Sequence[str]) -> dict[str, Lookup]:
         """Look ids up in the backup by strongly consistent reads: the fallback of every lookup."""
@@ -254,7 +278,7 @@ class Registry:
         check_salt_count(n, self.cap)
         if len(reason) > MAX_REASON:
             raise UsageError(f"the reason has {len(reason)} characters; at most {MAX_REASON} are kept")
-        self._claim_layout()
+        self._check_registry()
         at = iso_utc(self.now())
         # Step 1, the backup. A failed condition is not an error: the backup already holds n or more.
         outcome = self.backup.raise_max_n(conversation_id, Raise(n, at, actor or self.actor, reason))
@@ -272,29 +296,29 @@ class Registry:
             As :meth:`raise_to`, except InvalidSaltCountError and UsageError.
         """
         check_conversation_id(conversation_id)
-        self._claim_layout()
+        self._check_registry()
         entry = self.backup.get(conversation_id)
         if entry is None:
             return False
         self._merge_and_commit(conversation_id, entry.max_n, committed=entry.write_n >= entry.max_n)
         return True
 
-    def _claim_layout(self) -> None:
-        """Bind the backup table to this layout, once: other buckets would take raises that no reader sees."""
-        if not self._layout_claimed:
-            self.backup.claim_layout(self.layout, self.key_prefix)
-            self._layout_claimed = True
+    def _check_registry(self) -> None:
+        """Check once, before the first raise, that the backup is that of this registry and layout."""
+        if not self._registry_checked:
+            self.backup.check_registry()
+            self._registry_checked = True
 
     def _merge_and_commit(self, conversation_id: str, n: int, *, committed: bool = False) -> None:
         """Do steps 2 and 3 of a raise to n, which the backup holds already."""
         done: RaiseStep = "backup"
         try:
             # Step 2, Redis, verified or not: a rebuild may have scanned this item before step 1.
-            self.store.merge(conversation_id, n)
+            self._merge_into_primary(conversation_id, n)
             done = "redis"
             # Step 3, the commit: from now on writers that fall back to the backup may use n, too.
-            if not committed:
-                self.backup.commit_write_n(conversation_id, n)
+            if not committed and not self.backup.commit_write_n(conversation_id, n):
+                self._check_committed(conversation_id, n)
         except SaltctlError as exc:
             reason = "the backup holds it and Redis does not" if done == "backup" else "its last step is not confirmed"
             hint = exc.hint if exc.hint.startswith(_COMMANDS) else exc.hint[:1].upper() + exc.hint[1:]
@@ -303,3 +327,29 @@ class Registry:
                 step=done,
                 hint=f"readers miss nothing. To complete it, run the same again, or `saltctl rebuild`. {hint}".strip(),
             ) from exc
+
+    def _check_committed(self, conversation_id: str, n: int) -> None:
+        """Check that the backup holds n: a failed commit also means that the table was replaced since step 1."""
+        entry = self.backup.get(conversation_id)
+        if entry is None or entry.max_n < n:
+            raise BackupLostError("the backup lost the first step of the raise", hint="saltctl recover --dry-run")
+
+    def _merge_into_primary(self, conversation_id: str, n: int) -> None:
+        """Merge into the primary that the newest rebuild verifies, or into one that answers no lookups.
+
+        A primary that was paused or cut off past its failover still accepts merges, and no reader of the new one sees
+        them. So the merge depends on the note of the newest rebuild, which is read after step 1: a rebuild that writes
+        its note later scans later, and finds that step. See saltctl/help/protocol.txt.
+        """
+        for again in (False, True):
+            noted = self.backup.check_registry().verifying
+            # An unverified primary is accepted only if it was asked for after a note was read: a rebuild that verifies
+            # it later writes its note later, and scans later.
+            state = self.store.merge(conversation_id, n, noted, accept_unverified=again).state
+            if state == "noted" or (again and state == "unverified"):
+                return
+            self.store.refresh()
+        raise RedisUnavailableError(
+            "this primary was verified by an earlier rebuild than the newest one, so it was probably replaced",
+            hint="saltctl rebuild",
+        )

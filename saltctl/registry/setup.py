@@ -1,4 +1,8 @@
-"""Create the resources that saltctl needs and that do not exist yet."""
+"""Create the resources that saltctl needs and that do not exist yet.
+
+A registry is declared new only after a look at the messages, at Redis and at the table: if one of them shows that
+conversations were salted, the backup was lost, and a new registry would hide their messages.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from saltctl.errors import BackupLostError
+from saltctl.salting import split_partition_key
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.registry import RedisRegistry
 
@@ -28,15 +35,11 @@ def set_up(
     """Check each resource, and create it if it is missing, unless this is a dry run. Safe to repeat.
 
     Raises:
+        BackupLostError: the table is no backup of a registry, but conversations were salted; or it was restored.
         ConfigurationError: a resource exists and cannot be used, such as a table with other keys.
     """
     store.check_server()
-    if exists := backup.describe() is not None:
-        backup.check_table()
-    kind = "on demand, deletion protection, point-in-time recovery"
-    yield _ensure(f"table {backup.name}", exists, backup.create, "keys are right", kind, dry_run=dry_run)
-    if not dry_run:
-        backup.claim_layout(settings.layout, settings.key_prefix)
+    yield from _set_up_registry(settings, store, backup, dry_run=dry_run)
     stream = HeatStream(settings)
     name, kind = f"group {stream.group} of stream {stream.key}", "from the beginning of the stream"
     yield _ensure(name, stream.group_exists(), stream.create_group, "", kind, dry_run=dry_run)
@@ -44,6 +47,46 @@ def set_up(
         table = MessagesTable(settings)
         exists, kind = table.describe() is not None, "conversation_id (S), sort_key (S), on demand"
         yield _ensure(f"table {table.name}", exists, table.create, "", kind, dry_run=dry_run)
+
+
+def _set_up_registry(
+    settings: Settings, store: RedisRegistry, backup: BackupTable, *, dry_run: bool
+) -> Iterator[Action]:
+    """Create the backup table and the identity of a new registry, or check those that exist."""
+    exists = backup.describe() is not None
+    if exists:
+        backup.check_table()
+    known = exists and backup.registry.exists()
+    if known:
+        backup.registry.admit_replica()
+        backup.registry.read(recheck=True)
+    elif evidence := find_evidence(settings, store, backup if exists else None):
+        missing = f"has no item {REGISTRY_ITEM_ID!r}" if exists else "does not exist"
+        raise BackupLostError(
+            f"the backup table {backup.where} {missing}, but {evidence}: a new registry would hide messages",
+            hint="saltctl recover --dry-run",
+        )
+    kind = "on demand, deletion protection, point-in-time recovery"
+    yield _ensure(f"table {backup.name}", exists, backup.create, "keys are right", kind, dry_run=dry_run)
+    create = backup.registry.create if exists else (lambda: None)  # a new table is created with it
+    yield _ensure("registry", known, create, "its table is the one it was created in", "new", dry_run=dry_run)
+
+
+def find_evidence(settings: Settings, store: RedisRegistry, backup: BackupTable | None) -> str:
+    """Return how it shows that conversations were salted, or an empty string. ``backup`` is None if it is missing.
+
+    Of the messages this is a sample: it does not prove that there are none.
+    """
+    if store.bucket_exists():
+        return f"Redis holds buckets of a registry under the prefix {settings.key_prefix!r}"
+    if backup is not None and any(page.entries or page.damaged for page in backup.scan(1)):
+        return "it holds entries"
+    messages = MessagesTable(settings)
+    if messages.describe() is not None:
+        salted = [key for key in messages.sample_partition_keys() if split_partition_key(key)[1] is not None]
+        if salted:
+            return f"table {messages.where} holds salted messages, such as {salted[0]!r}"
+    return ""
 
 
 def _ensure(

@@ -23,9 +23,10 @@ from typing import BinaryIO, TypeVar
 
 from saltctl.errors import RefusedError, SaltctlError, UsageError
 from saltctl.registry.drift import half_done
+from saltctl.registry.failures import is_outage, read_undamaged
 from saltctl.registry.registry import Registry
 from saltctl.salting import check_conversation_id, check_salt_count
-from saltctl.stores.contracts.registry import BackupStore
+from saltctl.stores.contracts.registry import BackupEntry, BackupStore
 from saltctl.stores.retry import retry_while_throttled
 
 MAX_SORTED_IN_MEMORY = 100_000
@@ -86,10 +87,11 @@ class BadLine:
 
 @dataclass
 class ImportReport:
-    """The result of an import, or its counts so far. ``raises`` and ``bad_lines`` list the first 1,000.
+    """The result of an import, or its counts so far. ``raises``, ``bad_lines`` and ``failures`` list the first 1,000.
 
-    ``read`` entries are valid; ``raised`` of them increased max_n, or would in a dry run; ``unchanged`` did not. Of
-    these, ``completed`` are raises that had not reached Redis or the commit. ``skipped`` lines are not valid entries.
+    ``read`` entries are valid; ``raised`` of them increased max_n, or would in a dry run; ``unchanged`` did not, and
+    ``failed`` could not: the item or bucket of the conversation is damaged. Of the unchanged ones, ``completed`` are
+    raises that had not reached Redis or the commit. ``skipped`` lines are not valid entries.
     """
 
     read: int = 0
@@ -101,6 +103,8 @@ class ImportReport:
     bad_lines: list[BadLine] = field(default_factory=list)
     seconds: float = 0.0
     dry_run: bool = False
+    failed: int = 0
+    failures: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -123,6 +127,7 @@ class Import:
     sleep: Callable[[float], object] | None = None
     report: ImportReport = field(default_factory=ImportReport, init=False)
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         """Mark the report of a dry run."""
@@ -180,20 +185,45 @@ class Import:
 
     def _merge(self, batch: dict[str, int], pool: ThreadPoolExecutor) -> None:
         """Raise the entries that the backup has less of, and complete raises that were interrupted."""
-        held = retry_while_throttled(partial(self.backup.get_many, list(batch)), self._sleep)
+        held = self._read_backup(batch)
         # An N of 1 means the same as no entry.
         before = {i: entry.max_n if (entry := held.get(i)) else 1 for i in batch}
         behind = [(i, n) for i, n in batch.items() if n > before[i]]
         incomplete = half_done(self.registry.store, [entry for i, entry in held.items() if batch[i] <= entry.max_n])
         if self.options.dry_run:
             self._count_raises((i, before[i], n) for i, n in behind)
+            self.report.completed += len(incomplete)
         else:
             raise_to = partial(self.registry.raise_to, reason=self.options.reason)
-            done = pool.map(lambda entry: self._retry(partial(raise_to, *entry)), behind)
-            self._count_raises((r.conversation_id, r.before, r.after) for r in done if r.changed)
-            list(pool.map(lambda i: self._retry(partial(self.registry.complete, i)), incomplete))
-        self.report.completed += len(incomplete)
-        self.report.unchanged = self.report.read - self.report.raised
+            done = list(pool.map(lambda entry: self._try(entry[0], partial(raise_to, *entry)), behind))
+            self._count_raises((r.conversation_id, r.before, r.after) for r in done if r is not None and r.changed)
+            completed = pool.map(lambda i: self._try(i, partial(self.registry.complete, i)), incomplete)
+            self.report.completed += sum(done is not None for done in completed)
+        self.report.unchanged = self.report.read - self.report.raised - self.report.failed
+
+    def _read_backup(self, batch: dict[str, int]) -> dict[str, BackupEntry]:
+        """Return the entries of the backup. Conversations whose items are damaged are taken out of the batch."""
+        held, damaged = read_undamaged(self.backup, list(batch), self._retry)
+        for conversation_id, problem in damaged.items():
+            del batch[conversation_id]
+            self._count_failure(conversation_id, problem)
+        return held
+
+    def _try(self, conversation_id: str, call: Callable[[], _T]) -> _T | None:
+        """Call, and return the result; None if the call failed for this conversation alone, which is counted."""
+        try:
+            return self._retry(call)
+        except SaltctlError as exc:
+            if is_outage(exc):
+                raise
+            self._count_failure(conversation_id, exc.message)
+            return None
+
+    def _count_failure(self, conversation_id: str, problem: str) -> None:
+        with self._lock:
+            self.report.failed += 1
+            if len(self.report.failures) < MAX_LISTED:
+                self.report.failures.append({"conversation_id": conversation_id, "problem": problem})
 
     def _retry(self, call: Callable[[], _T]) -> _T:
         try:

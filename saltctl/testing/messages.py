@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from saltctl.errors import UsageError
+from saltctl.forks import PerProcess
 from saltctl.salting import number_text
 from saltctl.stores.contracts.messages import (
     Item,
@@ -51,14 +52,14 @@ class MemoryMessages:
         self._partitions: defaultdict[str, dict[SortKey, Item]] = defaultdict(dict)
         self._order: defaultdict[str, list[Any]] = defaultdict(list)
         self._sizes: dict[tuple[str, SortKey], int] = {}
-        self._lock = threading.Lock()
+        self._lock = PerProcess(threading.Lock)
 
     def query(self, request: PartitionQuery) -> PartitionAnswer:
         """Query as DynamoDB does. Raises UsageError if the filter is not an equality, and ``passes`` is not set."""
         self.before_query(request)
         read: list[Item] = []
         size = 0
-        with self._lock:
+        with self._lock.get():
             self.queries.append(request)
             keys = self._sort_keys_of(request)
             for key in keys:
@@ -105,12 +106,12 @@ class MemoryMessages:
 
     def get(self, partition_key: str, sort_key: SortKey) -> Item | None:
         """Return one row."""
-        with self._lock:
+        with self._lock.get():
             return self._partitions.get(partition_key, {}).get(sort_key)
 
     def put(self, partition_key: str, sort_key: SortKey, attributes: Item) -> bool:
         """Write one row, unless it exists."""
-        with self._lock:
+        with self._lock.get():
             rows = self._partitions[partition_key]
             if sort_key in rows:
                 return False

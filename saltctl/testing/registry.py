@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from saltctl.errors import ConfigurationError, SaltctlError, UnverifiedError
-from saltctl.stores.contracts.registry import BackupEntry, BackupPage, Raise, RaiseOutcome
+from saltctl.errors import SaltctlError, UnverifiedError
+from saltctl.stores.contracts.registry import (
+    BackupEntry,
+    BackupPage,
+    MergeOutcome,
+    Raise,
+    RaiseOutcome,
+    RegistryIdentity,
+)
 
 
 class Faults:
@@ -44,7 +51,7 @@ class MemoryBackup:
 
     def __init__(self) -> None:
         self.items: dict[str, BackupEntry] = {}
-        self.layout: tuple[str, str] | None = None
+        self.identity = RegistryIdentity("0123456789abcdef")
         self.faults = Faults()
 
     def get(self, conversation_id: str) -> BackupEntry | None:
@@ -75,16 +82,10 @@ class MemoryBackup:
                 self.items[conversation_id] = replace(held, write_n=n)
             return changed
 
-    def claim_layout(self, layout: str, key_prefix: str) -> None:
-        """Bind the table to one layout."""
-        with self.faults.call("claim_layout"):
-            self.layout = self.layout or (layout, key_prefix)
-            self.check_layout(layout, key_prefix)
-
-    def check_layout(self, layout: str, key_prefix: str) -> None:
-        """Refuse another layout than the one of the table."""
-        if self.layout not in (None, (layout, key_prefix)):
-            raise ConfigurationError(f"laid out as {self.layout}")
+    def check_registry(self) -> RegistryIdentity:
+        """Return the identity of the registry."""
+        with self.faults.call("check_registry"):
+            return self.identity
 
     def scan(
         self, segments: int, *, limit: int | None = None, only: int | None = None, **_: object
@@ -151,13 +152,18 @@ class MemoryRedis:
         """Return the entries, whether or not they are verified."""
         return {i: self.held[self.primary_of(i)].get(i) for i in conversation_ids}
 
-    def merge(self, conversation_id: str, n: int) -> bool:
+    def merge(
+        self, conversation_id: str, n: int, noted: Collection[str] | None = None, *, accept_unverified: bool = False
+    ) -> MergeOutcome:
         """Max-merge one entry."""
         primary = self.primary_of(conversation_id)
         with self.faults[primary].call("merge"):
             before = self.held[primary].get(conversation_id, 0)
             self.held[primary][conversation_id] = max(n, before)
-            return before < n
+            return MergeOutcome(before < n, "noted")
+
+    def refresh(self) -> None:
+        """Do nothing: the primaries stay."""
 
     def verified(self) -> dict[str, bool]:
         """Return which primaries are verified."""

@@ -2,13 +2,14 @@
 
 ``python -m tests.benchmarks.backup_pages COUNT`` prints its port and serves until its standard input ends.
 The time for a page is therefore the time of the client, without the time of DynamoDB or of an emulator. Scans with any
-number of segments find the same items. Requests about the lease and the layout get minimal responses, which are
-enough for a single rebuild.
+number of segments find the same items. Requests about saltctl's own items get minimal responses, which are enough
+for a single rebuild.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from os import _exit as exit_immediately
 from typing import Any, Self
 
 from saltctl.stores.aws.backup_items import KEY
-from saltctl.stores.aws.backup_table import LAYOUT_ID
+from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
 from tests.benchmarks.entries import conversation_id, entries
 
 PAGE_BYTES = 1 << 20
@@ -68,15 +69,20 @@ class Table:
     def __init__(self, pages: list[Page]) -> None:
         self._pages = pages
         self._after = {page.last: number for number, page in enumerate(pages)}
+        self._registry: dict[str, Any] = {}
 
     def answer(self, operation: str, request: dict[str, Any]) -> tuple[int, list[bytes], int]:
         """Return the status, the parts of the body, and its CRC-32."""
         if operation == "Scan":
             return self._scan(request)
+        capacity = {"ConsumedCapacity": {"TableName": request["TableName"], "CapacityUnits": 1.0}}
         if operation == "UpdateItem":
-            return _small(200, self._update(request))
+            return _small(200, self._update(request) | capacity)
         if operation == "GetItem":
-            return _small(200, {})
+            registry = {"Item": self._registry} if request["Key"][KEY]["S"] == REGISTRY_ITEM_ID else {}
+            return _small(200, registry | capacity)
+        if operation == "DescribeTable":
+            return _small(200, {"Table": {"TableName": request["TableName"], "TableId": "1"}})
         return _small(400, {"__type": "com.amazonaws.dynamodb#UnknownOperationException", "message": operation})
 
     def _scan(self, request: dict[str, Any]) -> tuple[int, list[bytes], int]:
@@ -100,12 +106,14 @@ class Table:
         tail = ("," + json.dumps(end)[1:]).encode()
         return 200, [page.start, tail], zlib.crc32(tail, page.crc)
 
-    @staticmethod
-    def _update(request: dict[str, Any]) -> dict[str, Any]:
-        if request["Key"][KEY]["S"] != LAYOUT_ID:
-            return {}
-        values = request["ExpressionAttributeValues"]
-        return {"Attributes": {"layout": values[":layout"], "key_prefix": values[":prefix"]}}
+    def _update(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Keep the identity of the registry; forget every other item."""
+        values = request.get("ExpressionAttributeValues", {})
+        if request["Key"][KEY]["S"] == REGISTRY_ITEM_ID:
+            self._registry[KEY] = request["Key"][KEY]
+            for name, value in re.findall(r"(\w+) = (:\w+)", request["UpdateExpression"]):
+                self._registry[name] = values[value]
+        return {}
 
 
 def _small(status: int, answer: dict[str, Any]) -> tuple[int, list[bytes], int]:

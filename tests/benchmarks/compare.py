@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from saltctl.registry.compare import Comparison, result_of
 from saltctl.registry.drift import ComparisonOptions
@@ -19,7 +19,7 @@ from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.benchmarks.backup_pages import PagesServer
 from tests.benchmarks.contenders import REGION, peak_bytes
-from tests.benchmarks.entries import entries
+from tests.benchmarks.entries import REGISTRY_ID, entries
 from tests.benchmarks.report import Table, WrongResultError, at_most
 from tests.benchmarks.servers import child_environment, fill, redis_server
 
@@ -76,7 +76,7 @@ def run(*, quick: bool = False) -> CompareResult:
 
 def _run(count: int, buckets: int) -> ComparisonRun:
     with redis_server() as server, PagesServer(count) as pages:
-        fill(Settings(redis_url=server.url, buckets=buckets), list(entries(count)))
+        fill(Settings(redis_url=server.url, buckets=buckets, registry_id=REGISTRY_ID), list(entries(count)))
         command = [sys.executable, "-m", "tests.benchmarks.compare", str(buckets), server.url, pages.url]
         done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
@@ -90,9 +90,10 @@ def _run(count: int, buckets: int) -> ComparisonRun:
 def main() -> None:
     """Compare once and print the measurement."""
     buckets, redis_url, endpoint = sys.argv[1:]
-    settings = Settings(redis_url=redis_url, buckets=int(buckets), aws_region=REGION, aws_endpoint_url=endpoint)
+    servers = Settings(redis_url=redis_url, aws_region=REGION, aws_endpoint_url=endpoint)
+    settings = replace(servers, buckets=int(buckets), registry_id=REGISTRY_ID)
     backup = BackupTable(settings)
-    _ = backup.client
+    backup.registry.create()
     job = Comparison(settings, RedisBucketReader(settings), RedisRegistry(settings), backup, ComparisonOptions())
     started, cpu = time.perf_counter(), time.process_time()
     report = result_of(job.run())

@@ -27,6 +27,7 @@ from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.scan_parser import PageParser
 from saltctl.stores.redis.registry import RedisRegistry
+from tests.benchmarks.entries import REGISTRY_ID
 
 PIPELINE = 1000
 """The number of commands in a pipeline of the careful script."""
@@ -60,7 +61,11 @@ class Job:
     def settings(self) -> Settings:
         """Settings for saltctl's contenders; the rest are defaults."""
         return Settings(
-            redis_url=self.redis_url, buckets=self.buckets, aws_region=REGION, aws_endpoint_url=self.endpoint
+            redis_url=self.redis_url,
+            buckets=self.buckets,
+            registry_id=REGISTRY_ID,
+            aws_region=REGION,
+            aws_endpoint_url=self.endpoint,
         )
 
 
@@ -72,7 +77,7 @@ def rebuild(job: Job) -> Work:
     """Prepare saltctl's complete rebuild: lease, tokens, scan, merge, fences, lookup script."""
     settings = job.settings
     store, backup = RedisRegistry(settings), BackupTable(settings)
-    _ = backup.client
+    backup.registry.create()
     run = Rebuild(settings, store, backup).run
 
     def work() -> int:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, cast
 
-from saltctl.detection.detector import Counters, Detector
+from saltctl.detection.detector import Detector
+from saltctl.detection.events import Counters
 from saltctl.detection.service import Service
 from saltctl.detection.write_meter import WriteMeter
 from saltctl.local.environment import LocalEnvironment

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+REGISTRY_ID = "feed0123456789ab"
+"""The id of the registry of all benchmarks."""
 _MULTIPLIER = 0x9E3779B97F4B
 """An odd number. Multiplication by it permutes the numbers below a power of two: ids are unique and look random."""
 

@@ -22,7 +22,7 @@ from saltctl.stores.redis.buckets import FENCE
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script_sha
-from tests.benchmarks.entries import entries, n_of
+from tests.benchmarks.entries import REGISTRY_ID, entries, n_of
 from tests.benchmarks.measure import interleave, median_ratio
 from tests.benchmarks.report import Table, WrongResultError, at_most, times
 from tests.benchmarks.servers import engines, fill, redis_server
@@ -120,7 +120,7 @@ def run(*, quick: bool = False) -> LookupResult:
 def _measure(name: str, binary: Path, count: int, buckets: int, rounds: int) -> EngineResult:
     with redis_server(binary) as server:
         # A long timeout, so that no lookup falls back on a busy machine.
-        settings = Settings(redis_url=server.url, buckets=buckets, lookup_timeout=10.0)
+        settings = Settings(redis_url=server.url, buckets=buckets, registry_id=REGISTRY_ID, lookup_timeout=10.0)
         held = list(entries(count))
         fill(settings, held)
         store = RedisRegistry(settings)
@@ -169,7 +169,7 @@ def contenders(settings: Settings, store: RedisRegistry, client: Any, ids: list[
     """Return the contenders by row: each looks up a sample of ids with the store or with the client."""
     # The alternatives get computed keys; a lookup of saltctl also computes the bucket.
     keys = {conversation: f"salt:r:{bucket_of(conversation, settings.buckets)}" for conversation in ids}
-    layout = settings.layout
+    layout = store.layout
     primary = store.primaries()[0]
     registry = Registry.over(settings, store, cast(BackupStore, _UnusedBackup()))
     fence = client.execute_command("HGET", keys[ids[0]], FENCE)

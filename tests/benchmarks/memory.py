@@ -16,7 +16,7 @@ from typing import Any
 from saltctl.settings import Settings
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.benchmarks.entries import conversation_id, differences, entries
+from tests.benchmarks.entries import REGISTRY_ID, conversation_id, differences, entries
 from tests.benchmarks.report import Table, at_most
 from tests.benchmarks.servers import BATCH, engines, fill, redis_server
 
@@ -107,7 +107,7 @@ def _figure(
 
 def _registry(binary: Path, held: list[tuple[str, int]], buckets: int, *, default: bool) -> Figure:
     with redis_server(binary, _SERVER_OPTIONS) as server:
-        settings = Settings(redis_url=server.url, buckets=buckets)
+        settings = Settings(redis_url=server.url, buckets=buckets, registry_id=REGISTRY_ID)
         with _Client(settings) as client:
             before = _used(client)
             fill(settings, held)

@@ -18,7 +18,7 @@ from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.benchmarks.backup_pages import PagesServer
 from tests.benchmarks.contenders import Finished
-from tests.benchmarks.entries import differences
+from tests.benchmarks.entries import REGISTRY_ID, differences
 from tests.benchmarks.measure import interleave, median_ratio
 from tests.benchmarks.report import Table, WrongResultError, at_least, at_most, times
 from tests.benchmarks.servers import child_environment, redis_server
@@ -130,7 +130,7 @@ def run(*, quick: bool = False) -> RebuildResult:
 
 def _run(name: str, pages: PagesServer, items: int, buckets: int) -> Finished:
     with redis_server() as server:
-        settings = Settings(redis_url=server.url, buckets=buckets)
+        settings = Settings(redis_url=server.url, buckets=buckets, registry_id=REGISTRY_ID)
         command = [sys.executable, "-m", "tests.benchmarks.contenders", name, str(items), str(buckets)]
         command += [server.url, pages.url]
         done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)

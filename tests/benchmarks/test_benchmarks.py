@@ -12,7 +12,7 @@ from saltctl.stores.redis.registry import RedisRegistry
 from tests.benchmarks import compare, contenders, detection, history, lookup, memory, rebuild, startup
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.backup_pages import PagesServer, Table, make_pages
-from tests.benchmarks.entries import conversation_id, differences, entries
+from tests.benchmarks.entries import REGISTRY_ID, conversation_id, differences, entries
 from tests.benchmarks.report import WIDTH, Outcome, WrongResultError
 from tests.benchmarks.servers import engines, fill
 
@@ -55,7 +55,7 @@ def test_pages_have_the_right_messages() -> None:
 @pytest.mark.slow
 def test_a_lookup_that_falls_back_is_not_measured(redis_server: LocalRedis) -> None:
     """An unverified server is an error of the benchmark, and its times are not used."""
-    settings = Settings(redis_url=redis_server.url, buckets=32)
+    settings = Settings(redis_url=redis_server.url, buckets=32, registry_id=REGISTRY_ID)
     fill(settings, list(entries(200)))
     redis_server.kill()
     redis_server.delete_aof()

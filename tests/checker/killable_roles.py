@@ -17,7 +17,8 @@ from functools import partial
 from itertools import count
 from typing import Any, cast
 
-from saltctl.detection.detector import Counters, Detector, logger
+from saltctl.detection.detector import Detector
+from saltctl.detection.events import Counters, logger
 from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.detection.service import Service
 from saltctl.errors import SaltctlError
@@ -130,7 +131,7 @@ def raiser(worker: Worker) -> None:
 
 
 def _raise(worker: Worker, death: PlannedDeath, conversation: str, n: int) -> None:
-    backup = HookedStore(worker.backup, death.before_call, ("claim_layout", "raise_max_n", "commit_write_n"))
+    backup = HookedStore(worker.backup, death.before_call, ("check_registry", "raise_max_n", "commit_write_n"))
     store = HookedStore(worker.classes.store(worker.settings), death.before_call, ("merge",))
     registry = worker.classes.registry.over(worker.settings, cast("Any", store), cast("Any", backup))
     death.arm()
@@ -186,7 +187,7 @@ def logged_rebuild(worker: Worker, before_call: BeforeCall = _do_nothing) -> boo
 def rebuild_job(worker: Worker, before_call: BeforeCall = _do_nothing) -> Rebuild:
     """Return a rebuild that has not started; the clock of its lease runs faster."""
     store = HookedRegistryStore(worker.classes.store(worker.settings), before_call, ())
-    backup = HookedStore(worker.backup, before_call, ("claim_layout", "commit_write_n"))
+    backup = HookedStore(worker.backup, before_call, ("check_registry", "commit_write_n"))
     page_limit = worker.plan.page_limit
     return Rebuild(
         worker.settings,

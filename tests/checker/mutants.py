@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.client import create_client
+from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.registry import BackupEntry, Raise, RaiseOutcome
 from saltctl.stores.redis.buckets import Buckets
 from saltctl.stores.redis.connections import Connections
@@ -30,6 +34,7 @@ class ProtocolClasses:
     store: type[RedisRegistry] = RedisRegistry
     backup: type[BackupTable] = BackupTable
     registry: type[Registry] = Registry
+    messages: type[MessagesTable] = MessagesTable
 
 
 REAL = ProtocolClasses()
@@ -73,9 +78,9 @@ class CommitBeforeRedis(Registry):
 
     def __init__(self, store: Any, backup: Any, **options: Any) -> None:
         class Store(_Wrapped):
-            def merge(self, conversation_id: str, n: int) -> Any:
+            def merge(self, conversation_id: str, n: int, *arguments: Any, **options: Any) -> Any:
                 backup.commit_write_n(conversation_id, n)
-                return store.merge(conversation_id, n)
+                return store.merge(conversation_id, n, *arguments, **options)
 
         super().__init__(Store(store), backup, **options)
 
@@ -114,6 +119,28 @@ class OverwritingRebuild(RedisRegistry):
     def sessions(self) -> list[RedisRebuildSession]:
         """Return a session for each primary; it overwrites instead of merging."""
         return [OverwritingSession(self.connections.dedicated(primary), self.buckets) for primary in self.primaries()]
+
+
+class _SharedConnections(Table):
+    """A table whose client a forked child shares with its parent, and whose responses are not checked."""
+
+    @cached_property
+    def client(self) -> Any:
+        """The client of the first process."""
+        return create_client(self.settings, "dynamodb")
+
+    def send(self, operation: str, request: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
+        """Send a request, and return whatever arrives."""
+        response: dict[str, Any] = getattr(self.client, operation)(TableName=self.name, **request)
+        return response
+
+
+class SharedBackup(_SharedConnections, BackupTable):
+    """The backup table over shared connections."""
+
+
+class SharedMessages(_SharedConnections, MessagesTable):
+    """The messages table over shared connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +197,17 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "fallback-on-max-n": Mutant(
         ProtocolClasses(backup=FallbackUsesMaxN), _UNFINISHED_RAISES | {"raiser_killed_before": "merge"}
+    ),
+    "shared-after-fork": Mutant(
+        ProtocolClasses(backup=SharedBackup, messages=SharedMessages),
+        {
+            "kinds": (),
+            "near": ("preforker", "preforker", "writer"),
+            "far": ("raiser",),
+            "raiser_kill_probability": 0.0,
+            "conversations": 3,
+            "epoch": 4.0,
+        },
     ),
     "overwriting-rebuild": Mutant(
         ProtocolClasses(store=OverwritingRebuild),

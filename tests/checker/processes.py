@@ -1,4 +1,4 @@
-"""Child processes by fork(2). The parent has imported everything and has a single thread."""
+"""Child processes by fork(2). The parent has imported everything."""
 
 from __future__ import annotations
 

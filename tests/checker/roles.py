@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import threading
 import time
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 
 from saltctl.errors import SaltctlError
@@ -16,12 +20,17 @@ from saltctl.history.models import ReadOptions
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from tests.checker.log import Log
 from tests.checker.mutants import ProtocolClasses
+from tests.checker.processes import fork, reap
 from tests.checker.schedule import Plan
+
+_CHILDREN = 3
+"""Children that a preforker has at the same time."""
+_CHILD_SECONDS = 45.0
+"""Seconds after which a child is taken for one that waits forever: more than its requests take under faults."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Worker:
 
     @cached_property
     def backup(self) -> BackupTable:
-        """The backup table, with a client that was never used: a forked child opens its own connections."""
+        """The backup table, with its client, because a process is to start quickly."""
         backup = self.classes.backup(self.settings)
         _ = backup.client
         return backup
@@ -56,7 +65,7 @@ class Worker:
 
     def history(self) -> History:
         """Return the messages, with such a registry."""
-        return History.over(self.settings, self.registry(), MessagesTable(self.settings))
+        return History.over(self.settings, self.registry(), self.classes.messages(self.settings))
 
     def pause(self, longest: float) -> bool:
         """Wait up to ``longest`` seconds; return whether to continue."""
@@ -92,16 +101,27 @@ def writer(worker: Worker) -> None:
             conversation, sort_key, message = unsure.pop(0)
         else:
             conversation, message = worker.rng.choice(worker.conversations()), f"{worker.log.process}-{next(numbers)}"
-            sort_key = f"{datetime.now(UTC).isoformat(timespec='milliseconds')}#{message}"
-        number = worker.log.begin("put", conversation, message)
-        try:
-            history.put(conversation, sort_key, {"text": message})
-        except SaltctlError as exc:
-            worker.log.end(number, acknowledged=False)
-            worker.log_error(exc)
+            sort_key = new_sort_key(message)
+        if not write(worker, history, conversation, sort_key, message):
             unsure.append((conversation, sort_key, message))
-        else:
-            worker.log.end(number, acknowledged=True)
+
+
+def write(worker: Worker, history: History, conversation: str, sort_key: str, message: str) -> bool:
+    """Write one message, log it, and return whether it was acknowledged."""
+    number = worker.log.begin("put", conversation, message)
+    try:
+        history.put(conversation, sort_key, {"text": message})
+    except SaltctlError as exc:
+        worker.log.end(number, acknowledged=False)
+        worker.log_error(exc)
+        return False
+    worker.log.end(number, acknowledged=True)
+    return True
+
+
+def new_sort_key(message: str) -> str:
+    """Return a sort key of now."""
+    return f"{datetime.now(UTC).isoformat(timespec='milliseconds')}#{message}"
 
 
 def reader(worker: Worker) -> None:
@@ -158,6 +178,58 @@ def lookup_client(worker: Worker) -> None:
             continue
         for answer in found:
             worker.log.observe("lookup", answer.conversation_id, began, [answer.max_n, answer.write_n, answer.source])
+
+
+def preforker(worker: Worker) -> None:
+    """Use a history from threads, and fork children meanwhile that use the same object, as preforking servers do."""
+    history, children, numbers = worker.history(), set[int](), count()
+    stop = threading.Event()
+    threads = [
+        threading.Thread(target=_serve_in_thread, args=(worker, history, f"thread{number}", stop))
+        for number in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    while worker.pause(0.3):
+        if len(children) < _CHILDREN:
+            children.add(fork(worker.log, partial(_serve, worker, history, f"child{next(numbers)}", 6)))
+            worker.log.note("fork", "while threads use the clients")
+        children -= _ended(children)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    deadline = time.monotonic() + _CHILD_SECONDS
+    while (children := children - _ended(children)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for pid in children:
+        worker.log.note("crash", "a forked child did not end")
+        os.kill(pid, signal.SIGKILL)
+        reap(pid)
+
+
+def _ended(children: set[int]) -> set[int]:
+    return {pid for pid in children if os.waitpid(pid, os.WNOHANG)[0]}
+
+
+def _serve_in_thread(worker: Worker, history: History, name: str, stop: threading.Event) -> None:
+    try:
+        while not stop.is_set():
+            _serve(worker, history, f"{name}-{time.monotonic_ns()}", 3)
+            stop.wait(0.05)
+    except Exception as exc:
+        worker.log.note("crash", "".join(traceback.format_exception(exc)[-3:]))
+
+
+def _serve(worker: Worker, history: History, name: str, requests: int) -> None:
+    """Write and read, in a thread or a child, with random choices that its name determines."""
+    mine = replace(worker, rng=random.Random(f"{worker.plan.seed} {worker.log.process} {name}"))
+    for number in range(requests):
+        conversation = mine.rng.choice(mine.conversations())
+        if mine.rng.random() < 0.4:
+            message = f"{worker.log.process}-{name}-{number}"
+            write(mine, history, conversation, new_sort_key(message), message)
+        else:
+            read_all(mine, history, conversation)
 
 
 def sampler(worker: Worker) -> None:

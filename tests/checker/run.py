@@ -29,6 +29,7 @@ ROLES: Mapping[str, Callable[[Worker], None]] = {
     "reader": roles.reader,
     "lookup_client": roles.lookup_client,
     "sampler": roles.sampler,
+    "preforker": roles.preforker,
     "reporter": roles.reporter,
     "raiser": killable_roles.raiser,
     "rebuilder": killable_roles.rebuilder,
@@ -58,6 +59,7 @@ class Outcome:
     rebuilds_killed: dict[str, int]
     rebuilds: dict[str, int]
     services: dict[str, int]
+    forks: dict[str, int]
     errors: dict[str, int]
     below_backup: int
     violations: list[Violation]
@@ -188,6 +190,7 @@ def _outcome(plan: Plan, logs: Path) -> Outcome:
         rebuilds_killed=history.notes_of("rebuild killed"),
         rebuilds=history.notes_of("rebuild"),
         services=history.notes_of("service"),
+        forks=history.notes_of("fork"),
         errors=history.notes_of("error"),
         below_backup=len(lookups_below_backup(history.lookups, history.raises)),
         violations=crashes + check(history),
@@ -196,5 +199,5 @@ def _outcome(plan: Plan, logs: Path) -> Outcome:
 
 def total(outcomes: list[Outcome]) -> dict[str, Counter[str]]:
     """Return the sums of the counts of several runs."""
-    kinds = ("operations", "faults", "raisers_killed", "rebuilds_killed", "rebuilds", "services", "errors")
+    kinds = ("operations", "faults", "raisers_killed", "rebuilds_killed", "rebuilds", "services", "forks", "errors")
     return {kind: sum((Counter(getattr(outcome, kind)) for outcome in outcomes), Counter()) for kind in kinds}

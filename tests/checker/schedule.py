@@ -74,7 +74,7 @@ class Plan:
     fault_interval: float = 1.3
     durations: tuple[float, float] = (0.2, 1.2)
     fault_side: Side | None = None
-    near: Sequence[str] = ("writer", "reader", "lookup_client", "service", "raiser", "sampler")
+    near: Sequence[str] = ("writer", "reader", "lookup_client", "service", "raiser", "sampler", "preforker")
     far: Sequence[str] = ("writer", "reader", "lookup_client", "service", "raiser", "rebuilder", "reporter")
     conversations: int = 4
     epoch: float = 6.0

@@ -109,6 +109,7 @@ class Servers:
         return Settings(
             redis_url=f"redis://127.0.0.1:{redis_port}/0",
             buckets=BUCKETS,
+            registry_id="feed0123456789ab",
             max_n_cap=self._cap,
             redis_timeout=1.0,
             breaker_seconds=0.2,

@@ -53,6 +53,7 @@ def test_no_fault_breaks_the_promise(tmp_path: Path) -> None:
     )
     assert outcome["raisers_killed"]
     assert outcome["services"]["killed"]
+    assert outcome["forks"]
     assert outcome["rebuilds"]["completed"]
 
 

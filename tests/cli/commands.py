@@ -51,6 +51,18 @@ REBUILD_KEYS = (
     "resumed",
     "dry_run",
 )
+RECOVER_KEYS = (
+    "table",
+    "registry_id",
+    "from_redis",
+    "from_messages",
+    "skipped",
+    "verified",
+    "consumed_rcu",
+    "consumed_wcu",
+    "seconds",
+    "dry_run",
+)
 COMPARE_KEYS = (
     "checked",
     "in_sync",
@@ -222,6 +234,7 @@ COMMANDS = (
     Contract("service run", returns_data=False, slow=True),
     Contract("rebuild", keys=REBUILD_KEYS, columns=REBUILD_KEYS[:-1]),
     Contract("rebuild", ("--dry-run",), keys=REBUILD_KEYS, columns=REBUILD_KEYS[:-1]),
+    Contract("recover", ("--dry-run",), keys=RECOVER_KEYS, columns=RECOVER_KEYS),
     Contract("compare", keys=COMPARE_KEYS, nested={"drift": DRIFT_KEYS}),
     Contract("compare", ("--sample", "1/1", "--repair", "--dry-run"), keys=COMPARE_KEYS),
     Contract(

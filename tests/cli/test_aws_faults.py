@@ -197,7 +197,7 @@ def test_unprocessed_keys_are_requested_again(stub: AwsStub, saltctl: Runner) ->
         ("conv_hot_05", 4),
         ("conv_hot_12", 16),
     ]
-    assert stub.seen.count("BatchGetItem") == 3
+    assert stub.seen.count("BatchGetItem") == 4  # the identity of the registry is a key, too
 
 
 @pytest.mark.slow
@@ -304,7 +304,10 @@ class MeteredScans:
         with self._lock:
             self.read.append((time.monotonic(), units))
         last = {"LastEvaluatedKey": {"conversation_id": {"S": f"c{end - 1}"}}} if end < self.items else {}
-        return 200, {"Items": found, "ConsumedCapacity": {"TableName": "t", "CapacityUnits": units}} | last
+        return 200, {
+            "Items": found,
+            "ConsumedCapacity": {"TableName": request["TableName"], "CapacityUnits": units},
+        } | last
 
 
 @pytest.mark.slow
@@ -316,7 +319,9 @@ def test_max_rcu_limits_consumed_capacity(
     with AwsStub(configured.aws_endpoint_url or "") as stub:
         stub.rule = table.rule
         monkeypatch.setenv("AWS_ENDPOINT_URL", stub.settings(configured).aws_endpoint_url or "")
-        report = saltctl("rebuild", "--segments", "1", "--max-rcu", str(max_rcu), "-o", "json").json
+        outcome = saltctl("rebuild", "--segments", "1", "--max-rcu", str(max_rcu), "-o", "json")
+        assert outcome.code == 0, outcome.err
+        report = outcome.json
     assert report["verified"]
     assert report["entries"] == table.items
     assert report["consumed_rcu"] == sum(units for _, units in table.read) == table.items / 10
@@ -327,5 +332,7 @@ def test_max_rcu_limits_consumed_capacity(
         read = sum(units for _, units in table.read[first : last + 1])
         passed = table.read[last][0] - table.read[first][0]
         assert read <= max_rcu * (passed + 1.0) + 2 * page
-    found = saltctl("registry", "list", "--source", "redis", "--limit", "5000", "-o", "json").json
+    listed = saltctl("registry", "list", "--source", "redis", "--limit", "5000", "-o", "json")
+    assert listed.code == 0, listed.err
+    found = listed.json
     assert len(found) == table.items

@@ -35,6 +35,7 @@ def settings(sentinels: LocalSentinels, moto: LocalMoto, monkeypatch: pytest.Mon
     """Settings that name the sentinels, in the environment, too."""
     mine = uuid.uuid4().hex[:8]
     settings = Settings(
+        registry_id="feed0123456789ab",
         redis_url=sentinels.url,
         buckets=64,
         backup_table=f"backup-{mine}",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from saltctl.detection.detector import logger
+from saltctl.detection.events import logger
 
 
 class EventLog(logging.Handler):

@@ -42,6 +42,8 @@ class FakeStream:
         self.held: dict[str, str] = {}
         self.idle: dict[str, float] = {}
         self.deleted_ids: list[str] = []
+        self.added = 0
+        self.delivered_times: dict[str, int] = {}
         self.loss: TrimLoss | None = None
         self.calls: list[str] = []
         self.failures: dict[str, list[SaltctlError]] = {}
@@ -134,6 +136,11 @@ class FakeStream:
         self._begin("get")
         return [self._find(entry_id) for entry_id in ids]
 
+    def deliveries(self, ids: Sequence[str]) -> list[int]:
+        """Return how often each entry was delivered, which only the test changes."""
+        self._begin("deliveries")
+        return [self.delivered_times.get(entry_id, 1) for entry_id in ids]
+
     def info(self) -> StreamInfo:
         """Return the state of the stream."""
         self._begin("info")
@@ -143,7 +150,7 @@ class FakeStream:
         lag = len(self.entries) - self.delivered
         group = GroupInfo(self.group, lag, len(self.held), oldest, delivered, consumers, self.loss)
         first, last = (self.entries[0].id, self.entries[-1].id) if self.entries else (None, None)
-        return StreamInfo(len(self.entries), first, last, (group,))
+        return StreamInfo(len(self.entries), first, last, (group,), self.added)
 
 
 class FakeRegistry:
@@ -169,19 +176,30 @@ class FakeRegistry:
 
 
 class RecordingSums(InMemorySums):
-    """Sums that record each call and raise ``fault`` if it is set."""
+    """Sums that record each call and raise ``fault`` if it is set.
+
+    ``errors`` has the error of a conversation: a SaltctlError is returned for its report, another one is raised.
+    """
 
     def __init__(self, calls: list[str] | None = None) -> None:
         super().__init__()
         self.calls = [] if calls is None else calls
         self.fault: SaltctlError | None = None
+        self.errors: dict[str, Exception] = {}
 
-    def add(self, reports: Sequence[HeatReport]) -> list[int]:
+    def add(self, reports: Sequence[HeatReport]) -> Sequence[int | SaltctlError]:  # type: ignore[override]
         """Add reports."""
         self.calls.append("add")
         if self.fault is not None:
             raise self.fault
-        return super().add(reports)
+        found: list[int | SaltctlError] = list(super().add(reports))
+        for position, report in enumerate(reports):
+            exc = self.errors.get(report.conversation_id)
+            if isinstance(exc, SaltctlError):
+                found[position] = exc
+            elif exc is not None:
+                raise exc
+        return found
 
 
 def report_entry(

@@ -8,9 +8,17 @@ from typing import Any, cast
 import pytest
 
 from saltctl.detection.detector import BatchResult, Detector
-from saltctl.errors import AwsUnavailableError, DamagedEntryError, RedisUnavailableError
+from saltctl.detection.failures import MAX_TRIES
+from saltctl.errors import (
+    AccessDeniedError,
+    AwsUnavailableError,
+    DamagedEntryError,
+    RedisUnavailableError,
+    WrongTypeError,
+)
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
+from saltctl.stores.contracts.registry import Raise, RaiseOutcome
 from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.stream import HeatStream
@@ -32,6 +40,8 @@ class World:
         self.letters: list[tuple[Entry, str]] = []
         self.acknowledged: list[str] = []
         self.stopping = False
+        self.delivered: dict[str, int] = {}
+        self.letters_fault: Exception | None = None
         self.detector = self.new_detector()
 
     def new_detector(self) -> Detector:
@@ -51,12 +61,18 @@ class World:
 
     def add(self, letters: Sequence[tuple[Entry, str]]) -> None:
         """Add dead letters."""
+        if self.letters_fault is not None:
+            raise self.letters_fault
         self.letters += letters
 
     def acknowledge(self, ids: Sequence[str]) -> int:
         """Acknowledge entries."""
         self.acknowledged += ids
         return len(ids)
+
+    def deliveries(self, ids: Sequence[str]) -> list[int]:
+        """Return how often each entry was delivered, by any instance."""
+        return [self.delivered.get(entry_id, 1) for entry_id in ids]
 
     def n(self, conversation_id: str) -> int:
         """Return max_n in the backup."""
@@ -177,7 +193,7 @@ def test_a_trimmed_entry_is_counted_as_lost(world: World) -> None:
     assert world.event_log.fields_of("pending_entry_trimmed")
 
 
-@pytest.mark.parametrize("method", ["claim_layout", "raise_max_n", "commit_write_n"])
+@pytest.mark.parametrize("method", ["check_registry", "raise_max_n", "commit_write_n"])
 def test_an_entry_whose_raise_fails_stays_pending(world: World, method: str) -> None:
     """DynamoDB away at any step: that conversation's entries stay pending, others' are acknowledged."""
     world.backup.faults.before[method] = AwsUnavailableError("away")
@@ -203,12 +219,13 @@ def test_redis_fails_between_raise_and_acknowledgement(world: World) -> None:
     assert len(world.backup.items["hot"].raises) == 1
 
 
-def test_after_one_failure_the_others_do_not_wait_for_the_same_outage(world: World) -> None:
-    """With DynamoDB away one raise is tried, and all hot entries are kept."""
-    world.backup.faults.before["claim_layout"] = AwsUnavailableError("away")
+def test_after_two_outages_in_a_row_the_others_do_not_wait_for_the_same_outage(world: World) -> None:
+    """With DynamoDB away two raises are tried, and all hot entries are kept."""
+    world.backup.faults.before["check_registry"] = AwsUnavailableError("away")
     done = world.handle(*[report_entry(i, f"c{i}", 2000) for i in range(50)])
     assert len(done.left_pending) == 50
-    assert world.backup.faults.calls == ["claim_layout"]
+    assert world.backup.faults.calls == ["check_registry"] * 2
+    assert isinstance(done.failure, AwsUnavailableError)
 
 
 def test_sums_that_fail_acknowledge_nothing(world: World) -> None:
@@ -228,6 +245,115 @@ def test_a_refused_raise_does_not_stop_the_others(world: World) -> None:
     world.backup.faults.clear()
     world.handle(report_entry(2, "fine", 2000))
     assert world.n("fine") == 4
+
+
+def test_a_refused_entry_is_acknowledged_and_counted_once(world: World) -> None:
+    """Its dead letter, its acknowledgement and both counters."""
+    world.backup.faults.before["raise_max_n"] = DamagedEntryError("no number")
+    done = world.handle(report_entry(1, "damaged", 2000))
+    assert (world.acknowledged, [entry.id for entry, _ in world.letters]) == (["1-0"], ["1-0"])
+    counters = world.detector.counters
+    assert (counters.acknowledged, counters.dead, done.given_up) == (1, 1, 1)
+
+
+def fail_for(world: World, *conversations: str, exc: Exception) -> None:
+    """Make the raises of these conversations fail."""
+    raise_max_n = world.backup.raise_max_n
+
+    def raise_or_fail(conversation_id: str, entry: Raise) -> RaiseOutcome:
+        if conversation_id in conversations:
+            raise exc
+        return raise_max_n(conversation_id, entry)
+
+    world.backup.raise_max_n = raise_or_fail  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        WrongTypeError("a string"),
+        TypeError("a defect"),
+        OverflowError("too large"),
+        AwsUnavailableError("500", answered=True),
+    ],
+    ids=lambda exc: type(exc).__name__,
+)
+def test_a_conversation_whose_raise_never_succeeds_becomes_a_dead_letter(world: World, exc: Exception) -> None:
+    """After ten tries, with the reason; the others of its batches are raised at once, those after it, too."""
+    fail_for(world, "bad", exc=exc)
+    bad = report_entry(1, "bad", 2000)
+    for number in range(2, 2 + MAX_TRIES):
+        assert world.letters == []
+        done = world.handle(bad, report_entry(number, f"good{number}", 2000))
+        assert done.failure is None
+        assert world.n(f"good{number}") == 4
+    ((entry, reason),) = world.letters
+    assert (entry.id, done.left_pending, done.given_up) == ("1-0", [], 1)
+    assert str(exc) in reason
+    assert len(world.event_log.fields_of("raise_failed")) == 1
+    assert world.acknowledged.count("1-0") == 1
+
+
+def test_an_entry_that_was_delivered_often_is_tried_once_more(world: World) -> None:
+    """Deliveries to earlier processes count as tries, so that restarts do not begin anew."""
+    fail_for(world, "bad", exc=WrongTypeError("a string"))
+    world.delivered["1-0"] = MAX_TRIES
+    assert world.handle(report_entry(1, "bad", 2000)).given_up == 1
+
+
+def test_a_conversation_that_failed_before_is_tried_last(world: World) -> None:
+    """So that the others do not wait for its timeouts."""
+    fail_for(world, "bad1", "bad2", "bad3", exc=AwsUnavailableError("away"))
+    world.handle(*(report_entry(i, f"bad{i}", 2000) for i in (1, 2, 3)))
+    done = world.handle(*(report_entry(i, f"bad{i}", 2000) for i in (1, 2, 3)), report_entry(4, "good", 2000))
+    assert world.n("good") == 4
+    assert done.failure is None
+    assert done.left_pending == ["1-0", "2-0", "3-0"]
+
+
+def test_a_defect_that_every_raise_meets_makes_no_dead_letters(world: World) -> None:
+    """The batch fails as in an outage, however often it is tried."""
+    fail_for(world, "a", "b", exc=TypeError("a defect"))
+    for _ in range(3 * MAX_TRIES):
+        done = world.handle(report_entry(1, "a", 2000), report_entry(2, "b", 2000))
+    assert isinstance(done.failure, TypeError)
+    assert (world.letters, done.left_pending) == ([], ["1-0", "2-0"])
+
+
+def test_a_report_that_cannot_be_added_stops_no_other(world: World) -> None:
+    """Whether its error is returned, or an unforeseen exception stops the whole batch."""
+    entries = [report_entry(1, "bad", 2000), report_entry(2, "good", 2000)]
+    world.sums.errors["bad"] = WrongTypeError("a string")
+    assert world.handle(*entries).left_pending == ["1-0"]
+    world.sums.errors["bad"] = TypeError("a defect")
+    assert world.handle(*entries).left_pending == ["1-0"]
+    assert world.n("good") == 4
+    world.sums.errors.clear()
+    assert world.handle(*entries).left_pending == []
+    assert world.n("bad") == 4
+
+
+def test_dead_letters_that_cannot_be_added_leave_their_entries_pending(world: World) -> None:
+    """The others are raised and acknowledged."""
+    world.letters_fault = WrongTypeError("a string")
+    done = world.handle(Entry("1-0", []), report_entry(2, "good", 2000))
+    assert (done.left_pending, world.acknowledged, world.n("good")) == (["1-0"], ["2-0"], 4)
+    assert world.detector.counters.dead == 0
+    assert world.event_log.fields_of("dead_letters_failed")[0]["error"] == "wrong_type"
+
+
+def test_progress_is_reported_for_each_raise_and_each_outage(world: World) -> None:
+    """A raise that fails for another reason is none."""
+    steps: list[int] = []
+    world.detector.progress = lambda: steps.append(1)
+    world.handle(report_entry(1, "a", 2000), report_entry(2, "b", 2000))
+    assert len(steps) == 2
+    fail_for(world, "c", exc=AwsUnavailableError("away"))
+    world.handle(report_entry(3, "c", 2000))
+    assert len(steps) == 3
+    fail_for(world, "d", exc=AccessDeniedError("expired"))
+    world.handle(report_entry(4, "d", 2000))
+    assert len(steps) == 3
 
 
 def test_a_shutdown_leaves_entries_without_a_raise_pending(world: World) -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from saltctl.detection.detector import Detector
+from saltctl.detection.read_order import BATCH_ENTRIES
 from saltctl.detection.replay import POLL_SECONDS, WAIT_FOR_OTHERS, Replay, ReplayOptions, ReplayReport
-from saltctl.detection.service import ALIVE_SECONDS, BATCH_ENTRIES
-from saltctl.errors import AwsUnavailableError, RedisUnavailableError
+from saltctl.detection.service import ALIVE_SECONDS
+from saltctl.errors import AwsUnavailableError, RedisUnavailableError, StreamLostError, WrongTypeError
 from saltctl.settings import Settings
-from saltctl.stores.heat.contracts import Entry
+from saltctl.stores.heat.contracts import Entry, StreamInfo
 from saltctl.stores.heat.window_sums import InMemorySums
 from tests.detection.fakes import NOW, Clock, FakeRegistry, FakeStream, report_entry
 
@@ -106,7 +107,7 @@ def test_a_range_is_read_without_taking_it() -> None:
     report = world.replay(first="2-0", last="3-0")
     assert [raised["conversation_id"] for raised in report.raises] == ["b", "c"]
     assert (report.drained, report.next_id) == (True, None)
-    assert set(world.stream.calls) == {"range", "raise_to"}
+    assert set(world.stream.calls) == {"info", "range", "raise_to"}
 
 
 def test_a_range_that_ended_early_names_the_id_that_resumes_it() -> None:
@@ -166,10 +167,10 @@ def test_entries_of_a_consumer_that_dies_meanwhile_are_claimed() -> None:
     assert (report.claimed, report.raised, report.drained) == (1, 1, True)
 
 
-def test_a_failed_raise_ends_the_replay_with_a_hint() -> None:
-    """The entry stays pending; the hint names the command, and the error keeps its own hint and type."""
+def test_an_outage_ends_the_replay_with_a_hint() -> None:
+    """The entries stay pending; the hint names the command, and the error keeps its own hint and type."""
     world = World(*hot("a", "b"))
-    world.registry.failures = [AwsUnavailableError("away", hint="check the network")]
+    world.registry.failures = [AwsUnavailableError("away", hint="check the network") for _ in range(2)]
     with pytest.raises(AwsUnavailableError, match="away") as failed:
         world.replay()
     assert failed.value.hint == "nothing is lost; run it again: saltctl stream replay. check the network"
@@ -217,3 +218,54 @@ def test_a_dry_run_of_trimmed_pending_entries() -> None:
     world.stream.entries = [Entry("1-0", None)]
     report = world.replay(dry_run=True)
     assert (report.read, report.raised, report.drained) == (1, 0, True)
+
+
+def test_one_failing_conversation_stops_no_other_of_a_replay() -> None:
+    """It is tried again, then a dead letter, and counted as failed."""
+    world = World(*hot("bad", "good"), *[report_entry(9, "later")])
+    raise_to = world.registry.raise_to
+
+    def fail(conversation_id: str, n: int, **more: Any) -> Any:
+        if conversation_id == "bad":
+            raise WrongTypeError("a string")
+        return raise_to(conversation_id, n, **more)
+
+    world.registry.raise_to = fail  # type: ignore[method-assign]
+    report = world.replay()
+    assert world.registry.max_n == {"good": 4, "later": 4}
+    assert (report.failed, report.dead, report.left_pending, report.drained) == (1, 1, 0, True)
+
+
+def test_a_conversation_that_meets_an_outage_alone_is_left_pending() -> None:
+    """It is no dead letter: another replay, or the service, tries it again."""
+    world = World(*hot("bad", "good"))
+    raise_to = world.registry.raise_to
+
+    def fail(conversation_id: str, n: int, **more: Any) -> Any:
+        if conversation_id == "bad":
+            raise RedisUnavailableError("its primary is away")
+        return raise_to(conversation_id, n, **more)
+
+    world.registry.raise_to = fail  # type: ignore[method-assign]
+    report = world.replay()
+    assert (report.failed, report.dead, report.left_pending, report.drained) == (1, 0, 1, False)
+    assert world.registry.max_n == {"good": 4}
+    assert list(world.stream.held) == ["1-0"]
+
+
+@pytest.mark.parametrize("options", [{}, {"first": "0"}, {"dry_run": True}], ids=["backlog", "range", "dry run"])
+def test_a_stream_that_was_lost_and_created_again_is_not_drained(options: dict[str, Any]) -> None:
+    """Redis was flushed and the service created the group again: the unread entries are gone, not handled."""
+    world = World(*hot("a", "b"))
+    world.stream.added = 2
+    info = world.stream.info
+
+    def lose() -> StreamInfo:
+        found = info()
+        world.stream.entries.clear()
+        world.stream.delivered = world.stream.added = 0
+        return found
+
+    world.stream.info = lose  # type: ignore[method-assign]
+    with pytest.raises(StreamLostError, match="during the replay"):
+        world.replay(**options)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from saltctl.detection import service
 from saltctl.detection.detector import Detector
+from saltctl.detection.events import Parts
+from saltctl.detection.failures import MAX_TRIES
+from saltctl.detection.read_order import CLAIM_IDLE, CLAIM_INTERVAL, LONGEST_PAUSE, PROBE_ENTRIES
 from saltctl.detection.service import (
-    CLAIM_IDLE,
-    CLAIM_INTERVAL,
     DELETE_CONSUMERS_AFTER,
     DRAIN_SECONDS,
     HEARTBEAT_INTERVAL,
@@ -19,9 +21,17 @@ from saltctl.detection.service import (
     DrainDeadline,
     Service,
 )
-from saltctl.errors import AwsUnavailableError, RedisUnavailableError, StreamLostError
+from saltctl.errors import (
+    AccessDeniedError,
+    AwsUnavailableError,
+    RedisUnavailableError,
+    SaltctlError,
+    StreamLostError,
+    WrongTypeError,
+)
+from saltctl.registry.registry import RaiseResult
 from saltctl.settings import Settings
-from saltctl.stores.heat.contracts import Entry, TrimLoss
+from saltctl.stores.heat.contracts import Entry, StreamInfo, TrimLoss
 from saltctl.stores.heat.service_state import KEPT_RAISES
 from tests.detection.conftest import EventLog
 from tests.detection.fakes import NOW, Clock, FakeRegistry, FakeStream, RecordingSums, report_entry
@@ -42,6 +52,17 @@ class FakeState:
     def __init__(self) -> None:
         self.raises: list[tuple[str, int, int, str, str]] = []
         self.fails = False
+        self.late: dict[str, list[str]] = {}
+        self.seen: dict[str, list[str]] = {}
+
+    def note_instance(self, name: str, late: Sequence[str], at: float) -> None:
+        """Record the late parts of an instance."""
+        self.seen[name] = self.late[name] = list(late)
+
+    def forget_instances(self, names: Sequence[str]) -> None:
+        """Delete the records of instances."""
+        for name in names:
+            self.late.pop(name, None)
 
     def note_raise(self, *raised: Any) -> None:
         """Record a raise."""
@@ -145,6 +166,27 @@ def test_a_failed_raise_leaves_the_entry_pending_and_is_retried_before_new_entri
     assert world.service.back_off == 0.0
 
 
+def test_entries_that_were_left_without_a_failure_are_read_again() -> None:
+    """The detector was told to stop before the raise. Nothing else would deliver the entry to this instance again."""
+    world = World([report_entry(1, "hot")])
+    stopping = [True]
+    world.service = world.new_service(should_stop=lambda: stopping[0])
+    assert "acknowledge" not in world.step()
+    stopping[0] = False
+    world.clock.now += LONGEST_PAUSE
+    assert "read_own" in world.step()
+    assert world.registry.max_n == {"hot": 4}
+    assert world.stream.held == {}
+
+
+def test_raises_need_no_record() -> None:
+    """An instance without a state for operators raises and acknowledges."""
+    world = World([report_entry(1, "hot")])
+    world.service.state = None
+    world.step()
+    assert (world.registry.max_n, world.stream.held) == ({"hot": 4}, {})
+
+
 def test_the_back_off_doubles_up_to_five_seconds_and_ends_with_a_success(event_log: EventLog) -> None:
     """0.1, 0.2, 0.4 … 5 seconds, each logged with its error; the first good step resets it."""
     world = World()
@@ -166,7 +208,7 @@ def test_the_back_off_doubles_up_to_five_seconds_and_ends_with_a_success(event_l
     assert world.service.back_off == 0.0
 
 
-@pytest.mark.parametrize("method", ["read_new", "claim", "acknowledge", "trim", "send_heartbeat"])
+@pytest.mark.parametrize("method", ["read_new", "claim", "acknowledge", "send_heartbeat"])
 def test_after_any_failure_own_pending_entries_are_read_first(method: str) -> None:
     """A read whose reply was lost may have delivered entries."""
     world = World([report_entry(1, "hot")])
@@ -233,12 +275,22 @@ def test_a_lost_stream_is_created_again(event_log: EventLog) -> None:
     assert world.step() == ["send_heartbeat", "read_own", "read_new"]
 
 
-def test_a_stream_that_cannot_be_created_again_backs_off() -> None:
+def test_a_stream_that_cannot_be_created_again_backs_off(event_log: EventLog) -> None:
     """Redis lost the stream and is now unavailable."""
     world = World()
     world.stream.failures = {"read_new": [StreamLostError("gone")], "create_group": [RedisUnavailableError("away")]}
     world.step()
     assert world.service.back_off == 0.1
+    assert event_log.names == ["backing_off"]
+
+
+def test_a_stream_without_the_group_loses_nothing() -> None:
+    """The group was deleted by hand: maintenance goes without its loss, and the read finds the rest out."""
+    world = World()
+    world.stream.info = lambda: StreamInfo(0, None, None, ())  # type: ignore[method-assign]
+    world.stream.failures = {"read_new": [StreamLostError("no group")]}
+    assert world.step()[-1] == "create_group"
+    assert world.service.back_off == 0.0
 
 
 def test_maintenance_has_its_intervals() -> None:
@@ -334,10 +386,12 @@ def test_a_consumer_that_cannot_be_deleted_is_logged(event_log: EventLog) -> Non
 
 
 def test_the_fence_watcher_runs_in_a_thread_and_ends_with_the_loop() -> None:
-    """An error of the loop ends it, too."""
+    """Whatever ends the loop ends the watcher, too."""
 
     class Watcher:
         """Waits for the stop."""
+
+        parts = Parts()
 
         def __init__(self) -> None:
             self.thread = ""
@@ -352,13 +406,39 @@ def test_the_fence_watcher_runs_in_a_thread_and_ends_with_the_loop() -> None:
 
     def fail() -> None:
         assert watcher.began.wait(30)
-        raise ValueError("a defect")
+        raise KeyboardInterrupt
 
     world, watcher = World(), Watcher()
-    with pytest.raises(ValueError, match="a defect"):
+    with pytest.raises(KeyboardInterrupt):
         world.new_service(watcher).run(after_step=fail)
     assert watcher.ended.is_set()
     assert watcher.thread == "saltctl-fence-watcher"
+
+
+def test_a_fence_watcher_that_hangs_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its request has no answer yet: the loop waits for it for a while, and the process does not at all."""
+    monkeypatch.setattr(service, "DRAIN_SECONDS", 0.05)
+    began, answered = threading.Event(), threading.Event()
+    daemons: list[bool] = []
+
+    class Watcher:
+        """Waits for longer than the stop."""
+
+        def run(self) -> None:
+            """Run until the answer comes."""
+            daemons.append(threading.current_thread().daemon)
+            began.set()
+            answered.wait(30)
+
+    def stop() -> None:
+        assert began.wait(30)
+        world.stop.set()
+
+    world = World()
+    world.new_service(Watcher()).run(after_step=stop)
+    assert not answered.is_set()
+    assert daemons == [True]
+    answered.set()
 
 
 def test_after_the_drain_deadline_no_raise_begins() -> None:
@@ -375,11 +455,222 @@ def test_the_drain_deadline_begins_with_the_stop() -> None:
     """It runs from the first question after the stop, and not before."""
     stop, clock = threading.Event(), Clock()
     deadline = DrainDeadline(stop, clock=clock)
-    clock.now += 3600
-    assert not deadline()
+    for _ in range(2):
+        assert not deadline()
+        clock.now += 3600
     stop.set()
     assert not deadline()
     clock.now += DRAIN_SECONDS - 0.1
     assert not deadline()
     clock.now += 0.1
     assert deadline()
+
+
+class Refusing(FakeRegistry):
+    """Fails the raises of some conversations, each with its error."""
+
+    def __init__(self, calls: list[str], errors: dict[str, Exception]) -> None:
+        super().__init__(calls)
+        self.errors = errors
+
+    def raise_to(self, conversation_id: str, n: int, *, reason: str = "", actor: str | None = None) -> RaiseResult:
+        """Raise, or fail."""
+        if conversation_id in self.errors:
+            raise self.errors[conversation_id]
+        return super().raise_to(conversation_id, n, reason=reason, actor=actor)
+
+
+@pytest.mark.parametrize("exc", [TypeError("a defect"), WrongTypeError("a string")], ids=["defect", "wrong type"])
+def test_a_conversation_that_always_fails_delays_no_other(exc: Exception) -> None:
+    """New entries are read in the next step; it is tried again after pauses, and then a dead letter."""
+    world = World([report_entry(1, "bad"), report_entry(2, "good")])
+    world.registry = Refusing(world.calls, {"bad": exc})
+    world.service = world.new_service()
+    world.step()
+    assert world.registry.max_n == {"good": 4}
+    world.stream.entries.append(report_entry(3, "next"))
+    assert "read_own" not in world.step()
+    assert world.registry.max_n == {"good": 4, "next": 4}
+    tried = 0
+    while world.stream.held:
+        world.clock.now += 5.0
+        tried += "read_own" in world.step()
+        assert tried < 2 * MAX_TRIES
+    assert [(entry.id, str(exc) in reason) for entry, reason in world.letters] == [("1-0", True)]
+    assert (world.service.back_off, world.service.counters.acknowledged) == (0.0, 3)
+
+
+def test_during_an_outage_pending_and_a_few_new_entries_take_turns() -> None:
+    """A partial outage stops no other conversation, and an instance that cannot raise takes few entries."""
+    errors: dict[str, Exception] = {"bad": RedisUnavailableError("one primary is away")}
+    world = World([report_entry(1, "bad")])
+    world.registry = Refusing(world.calls, errors)
+    world.service = world.new_service()
+    world.step()
+    world.stream.entries += [report_entry(2 + i, "bad") for i in range(2 * PROBE_ENTRIES)]
+    world.stream.entries.append(report_entry(100, "good"))
+    turns = []
+    while "good" not in world.registry.max_n:
+        calls = world.step()
+        turns.append("own" if "read_own" in calls else "new")
+        assert len(world.stream.held) <= 1 + 2 * PROBE_ENTRIES
+        assert len(turns) < 10
+    assert turns == ["own", "new"] * 3
+    assert world.letters == []
+    errors.clear()
+    while world.stream.held:
+        world.clock.now += 5.0
+        world.step()
+    assert world.registry.max_n == {"good": 4, "bad": 4}
+
+
+def test_an_unforeseen_exception_ends_no_step(event_log: EventLog) -> None:
+    """It is logged with its type and counted, and the next step reads again."""
+    world = World([report_entry(1, "hot")])
+    world.stream.failures["read_new"] = [cast("SaltctlError", ZeroDivisionError("a defect"))]
+    world.step()
+    assert (event_log.fields_of("backing_off")[0]["error"], world.service.counters.unexpected) == (
+        "ZeroDivisionError",
+        1,
+    )
+    world.step()
+    assert world.registry.max_n == {"hot": 4}
+
+
+def test_maintenance_that_fails_stops_no_reading(event_log: EventLog) -> None:
+    """Detection does not depend on trimming."""
+    world = World([report_entry(1, "hot")])
+    world.stream.failures["trim"] = [cast("SaltctlError", KeyError("entries-added"))]
+    world.step()
+    assert world.registry.max_n == {"hot": 4}
+    assert event_log.fields_of("maintenance_failed")[0]["error"] == "KeyError"
+
+
+def run_steps(world: World, steps: int, clock_step: float, watcher: object = None) -> int:
+    """Run so many steps of the loop, between which time passes. Return how often the health file was touched."""
+    touched: list[int] = []
+    service = world.new_service(watcher)
+    work = service.step
+
+    def step() -> None:
+        nonlocal steps
+        work()
+        service.back_off = 0.0  # without waiting
+        world.clock.now += clock_step
+        steps -= 1
+        if not steps:
+            world.stop.set()
+
+    service.step = step  # type: ignore[method-assign]
+    service.parts.clock = world.clock
+    service.run(after_step=lambda: touched.append(1))
+    return len(touched)
+
+
+def test_a_watcher_without_progress_is_late(event_log: EventLog) -> None:
+    """The health file is not touched any more, the log and the record of the instance name the part."""
+
+    class Watcher:
+        """Hangs."""
+
+        parts = Parts()
+
+        def run(self) -> None:
+            """Record progress once."""
+            self.parts.progress("fence_watcher", 90.0)
+            world.stop.wait(30)
+
+    world, watcher = World(), Watcher()
+    assert run_steps(world, 20, 10.0, watcher) <= 10
+    assert event_log.fields_of("parts_late")[0]["parts"] == ["fence_watcher"]
+    assert world.state.seen["me"] == ["fence_watcher"]
+
+
+def test_a_watcher_whose_thread_ended_is_started_again(event_log: EventLog) -> None:
+    """Even SystemExit, which no handler catches, ends it only for a moment."""
+
+    class Watcher:
+        """Ends at once, the first time."""
+
+        parts = Parts()
+        runs = 0
+
+        def run(self) -> None:
+            """End the thread, or wait."""
+            self.runs += 1
+            self.parts.progress("fence_watcher", 90.0)
+            if self.runs > 1:
+                world.stop.wait(30)
+
+    world, watcher = World(), Watcher()
+    service = world.new_service(watcher)
+    service.run(after_step=lambda: world.stop.set() if watcher.runs == 2 else None)
+    assert watcher.runs == 2
+    assert event_log.names.count("fence_watcher_ended") == 1
+
+
+def test_a_service_starts_without_a_thread_for_its_watcher(
+    monkeypatch: pytest.MonkeyPatch, event_log: EventLog
+) -> None:
+    """It counts as late until the system has one."""
+
+    class Watcher:
+        """Waits for the stop."""
+
+        parts = Parts()
+
+        def run(self) -> None:
+            """Run until stopped."""
+            self.parts.progress("fence_watcher", 90.0)
+            world.stop.wait(30)
+
+    start, refused = threading.Thread.start, [1, 2]
+
+    def start_or_refuse(thread: threading.Thread) -> None:
+        if refused:
+            refused.pop()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
+    world = World([report_entry(1, "hot")])
+    world.new_service(Watcher()).run(after_step=world.stop.set)
+    assert world.registry.max_n == {"hot": 4}
+    assert [fields["error"] for fields in event_log.fields_of("fence_watcher_not_started")] == ["RuntimeError"] * 2
+
+
+def test_a_loop_that_cannot_do_its_work_is_late() -> None:
+    """Credentials without permission for hours; an outage of the same length is no fault of the instance."""
+    for exc, late in ((AccessDeniedError("expired"), True), (RedisUnavailableError("away"), False)):
+        world = World()
+        world.stream.failures["read_new"] = [exc for _ in range(100)]
+        touched = run_steps(world, 40, 10.0)
+        assert (touched < 40) is late
+        assert ("loop" in world.state.seen["me"]) is late
+
+
+def test_an_after_step_that_fails_ends_nothing(event_log: EventLog) -> None:
+    """Such as a health file whose path is invalid."""
+    world = World([report_entry(1, "hot")])
+
+    def fail() -> None:
+        world.stop.set()
+        raise ValueError("embedded null byte")
+
+    world.service.run(after_step=fail)
+    assert event_log.fields_of("after_step_failed")[0]["error"] == "ValueError"
+    assert event_log.names[-1] == "stopped"
+
+
+def test_a_long_batch_touches_the_health_file() -> None:
+    """A raise that takes seconds is progress."""
+    world = World([report_entry(number, f"c{number}") for number in range(1, 21)])
+    raise_to = world.registry.raise_to
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        world.clock.now += 5.0
+        return raise_to(*args, **kwargs)
+
+    world.registry.raise_to = slow  # type: ignore[method-assign]
+    assert run_steps(world, 1, 0.0) == 21
+    assert "loop" not in world.state.seen["me"]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from binascii import crc32
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from saltctl.detection.detector import BatchResult, Counters, Detector
+from saltctl.detection.detector import BatchResult, Detector
+from saltctl.detection.events import Counters
 from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.detection.service import Service
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
+from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
@@ -21,7 +24,7 @@ from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
-from saltctl.stores.heat.window_sums import WindowSums
+from saltctl.stores.heat.window_sums import SHARDS, WindowSums
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.detection.conftest import EventLog
 from tests.support import Rebuilder, rebuild_job
@@ -188,7 +191,58 @@ def test_invalid_entries_become_dead_letters(instance: NewInstance, settings: Se
     assert not second.whole
     one.letters.requeue(first)
     one.step_until(one.drained)
-    assert [letter.reason for letter in one.letters.list()] == [second.reason, "no version"]
+    assert [letter.reason for letter in one.letters.list()] == [second.reason, "requeued once: no version"]
+    one.letters.requeue(one.letters.list()[-1])
+    one.step_until(one.drained)
+    again = one.letters.list()[-1]
+    assert (again.reason, again.whole) == ("requeued 2 times: no version", True)
+    assert again.fields == [(b"hello", b"\x1b[31mworld"), (b"requeued", b"2")]
+
+
+def damage_item(settings: Settings, backup: BackupTable) -> None:
+    """Write an item by hand whose raises are no list."""
+    item = {"conversation_id": {"S": "bad"}, "max_n": {"N": "2"}, "write_n": {"N": "2"}, "raises": {"S": "by hand"}}
+    backup.client.put_item(TableName=settings.backup_table, Item=item)
+
+
+def damage_bucket(settings: Settings, backup: BackupTable) -> None:
+    """Overwrite the bucket of the conversation with a string."""
+    _overwrite(settings, f"{settings.key_prefix}:r:{bucket_of('bad', settings.buckets)}")
+
+
+def damage_sum(settings: Settings, backup: BackupTable) -> None:
+    """Overwrite the sums that the conversation shares with others."""
+    shard = crc32(b"bad") % SHARDS
+    _overwrite(settings, *(f"{settings.key_prefix}:sum:{int(time.time()) + late}:{shard}" for late in range(-2, 30)))
+
+
+def _overwrite(settings: Settings, *keys: str) -> None:
+    import redis
+
+    with redis.Redis.from_url(settings.require_redis_url()) as client:
+        for key in keys:
+            client.set(key, "x")
+
+
+@pytest.mark.parametrize("damage", [damage_item, damage_bucket, damage_sum])
+def test_a_conversation_that_cannot_be_raised_stops_no_other(
+    instance: NewInstance,
+    settings: Settings,
+    backup: BackupTable,
+    damage: Callable[[Settings, BackupTable], None],
+) -> None:
+    """Others of its batch and later ones are raised before it becomes a dead letter, which other tries do not block."""
+    one = instance()
+    damage(settings, backup)
+    report(settings, ("bad", 5000), ("good", 5000))
+    one.step_until(lambda: max_n(backup, "good") == 8)
+    report(settings, ("later", 5000))
+    one.step_until(lambda: max_n(backup, "later") == 8)
+    one.step_until(one.drained, 120.0)
+    (letter,) = one.letters.list()
+    assert (b"conversation_id", b"bad") in letter.fields
+    assert "the raise cannot be done" in letter.reason
+    assert (one.counters.dead, one.counters.acknowledged) == (1, 3)
 
 
 @pytest.mark.parametrize("phase", ["reading", "summing", "before the acknowledgement"])

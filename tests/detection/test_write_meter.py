@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.detection.write_meter import MAX_UNSENT_WINDOWS, WriteMeter, throttled_by_key_range
+from saltctl.detection.events import logger
+from saltctl.detection.write_meter import MAX_UNSENT_WINDOWS, WriteMeter
 from saltctl.errors import RedisUnavailableError
 from saltctl.stores.heat.report import HeatReport
+from saltctl.throttling.key_range import throttled_by_key_range
 
 
 class Clock:
@@ -35,6 +39,7 @@ class Sink:
     def __init__(self) -> None:
         self.batches: list[list[HeatReport]] = []
         self.fails = False
+        self.fault: BaseException | None = None
         self.arrived = threading.Event()
 
     def append_reports(self, reports: Sequence[HeatReport]) -> None:
@@ -42,6 +47,8 @@ class Sink:
         self.arrived.set()
         if self.fails:
             raise RedisUnavailableError("away")
+        if self.fault is not None:
+            raise self.fault
         self.batches.append(list(reports))
 
     @property
@@ -90,7 +97,9 @@ def test_a_window_is_reported_once_it_is_over(meter: WriteMeter, sink: Sink, clo
     clock.now += 1
     assert meter.flush() == 2
     window = 1_800_000_000
-    assert sink.batches == [[HeatReport("conv_a", "app-1", window, 30), HeatReport("conv_b", "app-1", window, 12)]]
+    assert sink.batches == [
+        [HeatReport("conv_a", meter.server, window, 30), HeatReport("conv_b", meter.server, window, 12)]
+    ]
     assert meter.flush() == 0
 
 
@@ -316,7 +325,7 @@ def test_throttling_is_reported_at_once(meter: WriteMeter, sink: Sink, clock: Cl
     meter.record("a", 7)
     assert meter.throttled(error("ThrottlingException", reasons=KEY_RANGE), "a", n=4)
     assert meter.flush() == 1
-    assert sink.batches == [[HeatReport("a", "app-1", 1_800_000_000, 7, 4)]]
+    assert sink.batches == [[HeatReport("a", meter.server, 1_800_000_000, 7, 4)]]
 
 
 def test_a_storm_of_throttling_is_one_report(meter: WriteMeter, sink: Sink, clock: Clock) -> None:
@@ -332,3 +341,46 @@ def test_throttling_wakes_the_thread(sink: Sink) -> None:
     with WriteMeter(sink) as meter:
         meter.throttled(error("ThrottlingException", reasons=KEY_RANGE), "a", n=1)
         assert sink.arrived.wait(10)
+
+
+def test_a_sink_that_fails_in_any_way_stops_nothing(meter: WriteMeter, sink: Sink, clock: Clock) -> None:
+    """An unforeseen exception is counted and logged with its type; the next window is sent."""
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    sink.fault = TypeError("a defect")
+    try:
+        for _ in range(2):
+            for _ in range(20):
+                meter.record("a")
+            clock.now += 1
+            assert meter.flush() == 0
+    finally:
+        logger.removeHandler(handler)
+    stats = meter.stats
+    assert (stats.dropped, stats.failures, stats.last_success) == (2, 2, None)
+    assert isinstance(meter.last_failure, TypeError)
+    assert records == ["heat reports are dropped: TypeError: a defect"]
+    sink.fault = None
+    for _ in range(20):
+        meter.record("a")
+    clock.now += 1
+    assert meter.flush() == 1
+    assert meter.stats.last_success == clock.now
+    assert meter.last_failure is None
+
+
+@pytest.mark.slow
+def test_the_thread_survives_any_exception(sink: Sink) -> None:
+    """Reports of later windows arrive."""
+    sink.fault = KeyError("a defect")
+    with WriteMeter(sink, floor=1) as meter:
+        deadline = time.monotonic() + 30
+        while not sink.batches and time.monotonic() < deadline:
+            meter.record("a")
+            if sink.arrived.is_set():
+                sink.fault = None
+            time.sleep(0.01)
+    assert sink.batches
+    assert (meter.stats.failures, meter.stats.dropped) == (1, 1)

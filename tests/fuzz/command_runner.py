@@ -88,7 +88,7 @@ class CommandRunner:
                 assert outcome.code == 0, outcome
             self.settings = Settings(redis_url=server.url, buckets=16, max_n_cap=CAP)
             self.backup = BackupTable(self.settings)
-            self.registry = RedisRegistry(self.settings)
+            self.registry = RedisRegistry(self.settings, registry_id=self.backup.registry.id)
             self._stack.callback(self.registry.close)
 
     def __exit__(self, *_: object) -> None:

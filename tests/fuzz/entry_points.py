@@ -32,7 +32,7 @@ _HOSTILE = (
     "\u200b",
     "#",
     "#lease",
-    "#layout",
+    "#registry",
     "#checkpoint",
     "\n",
     "\r",
@@ -165,7 +165,7 @@ def backup_items(runner: CommandRunner, data: st.DataObject) -> None:
     item = data.draw(
         st.fixed_dictionaries({}, optional=dict.fromkeys(("max_n", "write_n", "raises", "updated_at"), value))
     )
-    if item_id in ("#lease", "#layout", "#checkpoint") or len(item_id.encode("utf-8", "surrogatepass")) > 2000:
+    if item_id in ("#lease", "#registry", "#checkpoint") or len(item_id.encode("utf-8", "surrogatepass")) > 2000:
         return  # saltctl uses these ids, and DynamoDB refuses long ones
     try:
         runner.dynamodb.put_item(TableName=TABLE, Item={"conversation_id": {"S": item_id}, **item})

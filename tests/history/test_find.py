@@ -222,6 +222,83 @@ def test_find_within_bounds(history: History) -> None:
     assert history.find("c", "m50", FindOptions(since="000060", until="000040")).message is None
 
 
+def test_find_within_one_bound(history: History) -> None:
+    """Each bound holds without the other one; ``until`` is excluded."""
+    put_100(history, "c")
+    for options in (FindOptions(until="000051"), FindOptions(since="000050#m50")):
+        assert history.find("c", "m50", options).message is not None
+    for options in (FindOptions(until="000050#m50"), FindOptions(since="000051")):
+        assert history.find("c", "m50", options).message is None
+
+
+@pytest.mark.parametrize("until", ["000040", "000050"])
+def test_bounds_without_anything_between_them_send_no_query(
+    history: History, messages: MemoryMessages, until: str
+) -> None:
+    """DynamoDB refuses reversed bounds."""
+    put_100(history, "c")
+    assert history.find("c", "m50", FindOptions(since="000050", until=until)).message is None
+    assert messages.queries == []
+
+
+def test_find_reads_keys_or_lets_dynamodb_filter(lookups: FixedLookups) -> None:
+    """Without a known sort key every row of a partition is read, but few are sent."""
+    for id_from in ("sort_key", "attribute:id"):
+        store = RecordingStore()
+        history = History(lookups, store, message_id_from=id_from)
+        written = history.put("hot", "t#m1", {"id": "m1", "text": "hi"})
+        found = history.find("hot", "m1").message
+        assert found is not None
+        assert found.attributes["text"] == "hi"
+        assert {query.keys_only for query in store.queries} == {id_from == "sort_key"}
+        filters = {query.filter and tuple(query.filter.values.values()) == ({"S": "m1"},) for query in store.queries}
+        assert filters == {None if id_from == "sort_key" else True}
+        assert store.keys_of_gets == ([written.partition_key] if id_from == "sort_key" else [])
+
+
+def test_find_by_sort_key_returns_no_other_message(lookups: FixedLookups) -> None:
+    """Messages of one time have one sort key if ids are an attribute. The rows that were read are counted."""
+    history = History(lookups, MemoryMessages(), message_id_from="attribute:id")
+    history.put("c", "t", {"id": "m1"})
+    found = history.find("c", "m2", FindOptions(sort_key="t"))
+    assert (found.message, found.items_read, found.consumed_rcu) == (None, 1, 1.0)
+    found = history.find("c", "m1", FindOptions(sort_key="t"))
+    assert found.message is not None
+    assert history.find("c", "m1", FindOptions(sort_key="u")).items_read == 0
+
+
+def test_find_reads_a_partition_to_its_end(lookups: FixedLookups) -> None:
+    """Page after page; every row is read once and paid once."""
+    history = History(lookups, MemoryMessages(page_bytes=500))
+    put_100(history, "c")
+    found = history.find("c", "m0")
+    assert found.message is not None
+    assert (found.items_read, found.consumed_rcu > 10) == (100, True)
+    assert history.find("c", "unknown").items_read == 100
+
+
+def test_find_does_not_wait_for_other_partitions(lookups: FixedLookups) -> None:
+    """The first answer with the message ends the search, and no partition is asked for another page."""
+    began, released, asked_again = threading.Event(), threading.Event(), threading.Event()
+    _, other, *_ = find_set("hot", "m99", 16)
+
+    def let_the_first_answer_first(request: PartitionQuery) -> None:
+        if request.partition_key == other:
+            began.set()
+            released.wait()
+            if request.start is not None:
+                asked_again.set()
+        began.wait()
+
+    with History(lookups, MemoryMessages(page_bytes=50, before_query=let_the_first_answer_first)) as history:
+        put_100(history, "hot")
+        try:
+            assert history.find("hot", "m99", FindOptions(timeout=1e6)).message is not None
+        finally:
+            released.set()
+        assert not asked_again.wait(0.2)
+
+
 def test_find_fails_if_the_message_may_be_on_a_failed_partition(lookups: FixedLookups) -> None:
     """The message may be on the partition that failed. If another partition has it, the search succeeds."""
     store = failing_store({find_set("hot", "m1", 16)[0]: ThrottledError("throttled")})

@@ -18,7 +18,7 @@ from saltctl.errors import (
     UsageError,
 )
 from saltctl.history.history import History
-from saltctl.history.models import FindOptions, ReadOptions
+from saltctl.history.models import FindOptions, Page, ReadOptions
 from saltctl.history.scatter_gather import EXPECTED_DRY, share
 from saltctl.salting import partition_key, salt_of
 from saltctl.stores.contracts.messages import PartitionQuery
@@ -289,6 +289,46 @@ def test_a_page_of_an_earlier_n_reads_few_rows_of_other_salts(history: History, 
     assert ids(page.messages) == expected[50:100]
     assert page.items_read <= 50 + 1 + 64
     assert {shard.queries for shard in page.shards} == {1}
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+@pytest.mark.parametrize("salts", [1, 4])
+def test_bounds_never_widen_what_a_cursor_leaves(
+    history: History, lookups: FixedLookups, salts: int, oldest_first: bool
+) -> None:
+    """The narrower of a bound and a cursor holds at each end, whichever way the pages are turned."""
+    lookups.max_n["c"] = salts
+    newest_first = fill(history, "c", 20)
+    order = newest_first[::-1] if oldest_first else newest_first
+    inside = [found for found in order if 5 <= int(found[1:]) < 15]
+    bounds = ReadOptions(limit=3, since="000005", until="000015", oldest_first=oldest_first)
+    ahead, back = ("after", "before") if oldest_first else ("before", "after")
+
+    def read(options: ReadOptions, **cursors: Any) -> Page:
+        return history.page("c", replace(options, **cursors))
+
+    first = read(bounds)
+    assert ids(first.messages) == inside[:3]
+    # The cursor is between the bounds: the bound at its end is the wider one.
+    second = read(bounds, **{ahead: first.next_cursor})
+    assert ids(second.messages) == inside[3:6]
+    between = read(bounds, **{ahead: first.next_cursor, back: second.next_cursor})
+    assert ids(between.messages) == inside[3:5]
+    # The cursor is outside the bounds: the bound is the narrower one.
+    outside = read(ReadOptions(limit=2, oldest_first=oldest_first)).next_cursor
+    assert ids(read(bounds, **{ahead: outside}).messages) == inside[:3]
+
+
+def test_until_excludes_all_messages_of_its_sort_key(history: History, messages: MemoryMessages) -> None:
+    """Also those before a cursor at the same sort key: messages of one time are on several partitions."""
+    for salt, at in ((1, "t1"), (1, "t2"), (5, "t2"), (2, "t3")):
+        messages.put(f"hot#{salt}", at, {"salt": {"N": str(salt)}})
+    newest = history.page("hot", ReadOptions(limit=2))
+    assert [message.partition_key for message in newest.messages] == ["hot#2", "hot#5"]
+    rest = history.page("hot", ReadOptions(before=newest.next_cursor)).messages
+    assert [message.sort_key for message in rest] == ["t2", "t1"]
+    earlier = history.page("hot", ReadOptions(before=newest.next_cursor, until="t2")).messages
+    assert [message.sort_key for message in earlier] == ["t1"]
 
 
 def test_reversed_bounds_send_no_query(history: History, messages: MemoryMessages) -> None:

@@ -104,6 +104,43 @@ def test_a_failed_thread_start_is_an_error_of_one_call(monkeypatch: pytest.Monke
     until_none("refused")
 
 
+def test_without_another_thread_a_call_waits_for_one_that_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system has no thread left: the calls of a page run one after another."""
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool, begun, resume = ThreadPool(2, "busy"), threading.Event(), threading.Event()
+
+    def wait() -> bool:
+        begun.set()
+        return resume.wait(30)
+
+    first = pool.submit(wait)
+    assert begun.wait(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        second = pool.submit(pow, 2, 3)
+    resume.set()
+    assert (first.result(10), second.result(10)) == (True, 8)
+    pool.shutdown()
+    until_none("busy")
+
+
+def test_a_call_that_raises_ends_no_thread() -> None:
+    """It must not, but if it does, whatever it raises, the pool keeps its only thread."""
+
+    def fail() -> None:
+        raise SystemExit
+
+    pool = ThreadPool(1, "failing")
+    for _ in range(3):
+        pool.start(fail)
+    assert pool.submit(pow, 2, 3).result(10) == 8
+    pool.shutdown()
+    until_none("failing")
+
+
 @pytest.mark.slow
 def test_the_threads_of_a_collected_pool_end() -> None:
     """No shutdown is needed."""

@@ -24,7 +24,7 @@ def server(tmp_path: Path) -> Iterator[LocalRedis]:
 
 def entries(server: LocalRedis) -> dict[str, int | None]:
     """Return the entries of two conversations."""
-    store = RedisRegistry(Settings(redis_url=server.url, buckets=64))
+    store = RedisRegistry(Settings(redis_url=server.url, buckets=64, registry_id="feed0123456789ab"))
     try:
         return store.read_unverified(["first", "second"])
     finally:
@@ -33,7 +33,7 @@ def entries(server: LocalRedis) -> dict[str, int | None]:
 
 def merge(server: LocalRedis, conversation_id: str) -> None:
     """Write an entry."""
-    store = RedisRegistry(Settings(redis_url=server.url, buckets=64))
+    store = RedisRegistry(Settings(redis_url=server.url, buckets=64, registry_id="feed0123456789ab"))
     store.merge(conversation_id, 4)
     store.close()
 

@@ -10,7 +10,7 @@ may be killed with and without its AOF, flushed, and given another replication i
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from saltctl.errors import SaltctlError, UnverifiedError
 from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Registry
-from saltctl.stores.contracts.registry import BackupEntry, BackupPage, Raise, RaiseOutcome
+from saltctl.stores.contracts.registry import BackupEntry, BackupPage, MergeOutcome, Raise, RaiseOutcome
 from saltctl.stores.redis.errors import redis_errors
 from saltctl.stores.redis.merge_commands import Entry
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
@@ -119,9 +119,9 @@ class CommitBeforeRedis(Registry):
 
     def __init__(self, store: RedisRegistry, backup: ModelBackup, **options: object) -> None:
         class Store(_Delegating):
-            def merge(self, conversation_id: str, n: int) -> bool:
+            def merge(self, conversation_id: str, n: int, *arguments: Any, **options: Any) -> MergeOutcome:
                 backup.commit_write_n(conversation_id, n)
-                return store.merge(conversation_id, n)
+                return store.merge(conversation_id, n, *arguments, **options)
 
         super().__init__(Store(store), backup, **options)  # type: ignore[arg-type]
 
@@ -129,24 +129,24 @@ class CommitBeforeRedis(Registry):
 class SkipsUnverified(RedisRegistry):
     """A raise that skips an unverified Redis, as if a rebuild would merge the entry anyway."""
 
-    def merge(self, conversation_id: str, n: int) -> bool:
+    def merge(self, conversation_id: str, n: int, *arguments: Any, **options: Any) -> MergeOutcome:
         """Merge only if lookups are answered."""
         try:
             self.lookup(self.primaries()[0], [conversation_id])
         except UnverifiedError:
-            return False
-        return super().merge(conversation_id, n)
+            return MergeOutcome(False, "noted")
+        return super().merge(conversation_id, n, *arguments, **options)
 
 
 class IgnoresRedis(RedisRegistry):
     """A raise that continues if Redis fails."""
 
-    def merge(self, conversation_id: str, n: int) -> bool:
+    def merge(self, conversation_id: str, n: int, *arguments: Any, **options: Any) -> MergeOutcome:
         """Merge, and ignore errors."""
         try:
-            return super().merge(conversation_id, n)
+            return super().merge(conversation_id, n, *arguments, **options)
         except SaltctlError:
-            return False
+            return MergeOutcome(False, "noted")
 
 
 class RaisesUnconditionally(ModelBackup):
@@ -203,7 +203,7 @@ class LoadsScript(RedisRegistry):
         """Look up by EVAL."""
         client = self._lookups.client(primary)
         with redis_errors(primary):
-            held = client.execute_command("EVAL", script("lookup"), 1, "bucket", self._layout, *conversation_ids)
+            held = client.execute_command("EVAL", script("lookup"), 1, "bucket", self.layout, *conversation_ids)
         return [None if value is None else int(value) for value in held]
 
 
@@ -221,7 +221,7 @@ class Overwriting(RedisRebuildSession):
 class ScriptFirst(RedisRebuildSession):
     """A rebuild that loads the lookup script before everything else."""
 
-    def mark_buckets(self, token: str) -> None:
+    def mark_buckets(self, token: str, *, replace_registry: bool = False) -> None:
         """Load and mark."""
         self.load_lookup()
         super().mark_buckets(token)
@@ -230,25 +230,26 @@ class ScriptFirst(RedisRebuildSession):
 class FenceFirst(RedisRebuildSession):
     """A rebuild that sets the fence before the entries."""
 
-    def mark_buckets(self, token: str) -> None:
+    def mark_buckets(self, token: str, *, replace_registry: bool = False) -> None:
         """Mark and fence."""
         super().mark_buckets(token)
         super().set_fence(token)
 
-    def set_fence(self, token: str) -> None:
+    def set_fence(self, token: str, damaged_ids: Collection[str] = ()) -> int:
         """Do nothing: done in mark."""
+        return 0
 
 
 class MarkLast(RedisRebuildSession):
     """A rebuild that sets its token after the entries."""
 
-    def mark_buckets(self, token: str) -> None:
+    def mark_buckets(self, token: str, *, replace_registry: bool = False) -> None:
         """Do nothing: done in finish."""
 
-    def set_fence(self, token: str) -> None:
+    def set_fence(self, token: str, damaged_ids: Collection[str] = ()) -> int:
         """Mark and fence."""
         super().mark_buckets(token)
-        super().set_fence(token)
+        return super().set_fence(token)
 
 
 class MarksAgain(RedisRebuildSession):
@@ -272,10 +273,10 @@ class TrustsItsCheckpoint(RedisRebuildSession):
 class ChecksNothing(TrustsItsCheckpoint):
     """A resumed rebuild that sets the fence without checking the token at all."""
 
-    def set_fence(self, token: str) -> None:
+    def set_fence(self, token: str, damaged_ids: Collection[str] = ()) -> int:
         """Mark and fence."""
         super().mark_buckets(token)
-        super().set_fence(token)
+        return super().set_fence(token)
 
 
 class CheckpointsBeforeMerge(Rebuild):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from threading import Event
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from saltctl.errors import SaltctlError
 from saltctl.rebuild.checkpoint import Checkpoint, CheckpointScope, Primary, decode, encode
@@ -24,18 +24,22 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.rebuild_items import CheckpointItem
-from saltctl.stores.contracts.registry import BackupPage, LeaseHolder
+from saltctl.stores.aws.registry_item import RegistryItem
+from saltctl.stores.contracts.registry import BackupPage, LeaseHolder, RegistryIdentity
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script_sha
 from tests.model.servers import CONDITION_FAILED, UNREACHABLE, Item, Refusal, Reply, Words, script_of
+from tests.support.registry_item import FakeRegistryItem
 
 CONVERSATION = "conv"
 RESUMED = "f" * 32
 """The token of rebuild R, which can save a checkpoint: the decoder of checkpoints refuses other forms of a token."""
-SETTINGS = Settings(redis_url="redis://redis:6379", buckets=1, aws_region="us-east-1")
+SETTINGS = Settings(redis_url="redis://redis:6379", buckets=1, registry_id="feed0123456789ab", aws_region="us-east-1")
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+_CAPACITY = {"ConsumedCapacity": {"TableName": SETTINGS.backup_table, "CapacityUnits": 1.0}}
+"""Shows the real BackupTable that a response belongs to its request."""
 
 
 class Call(NamedTuple):
@@ -223,12 +227,13 @@ class StubDynamo:
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
 
-    def get_item(self, *, ConsistentRead: bool, **_: Any) -> dict[str, Any]:  # noqa: N803  boto3's names
-        """GetItem, strongly consistent."""
-        if not ConsistentRead:
+    def batch_get_item(self, *, RequestItems: dict[str, Any], **_: Any) -> dict[str, Any]:  # noqa: N803  boto3's names
+        """BatchGetItem, strongly consistent, of the conversation and the registry's item, which is left out."""
+        ((table, request),) = RequestItems.items()
+        if not request["ConsistentRead"]:
             raise NotImplementedError("the model's DynamoDB supports only strongly consistent reads")
         item = self._answers.ask(Call("dynamodb", ("get",)))
-        return {"Item": _attributes(item)} if item else {}
+        return {"Responses": {table: [_attributes(item)] if item else []}}
 
     def scan(self, *, ConsistentRead: bool, **_: Any) -> dict[str, Any]:  # noqa: N803  boto3's names
         """Scan, strongly consistent, in one page."""
@@ -252,7 +257,7 @@ class StubDynamo:
         old = self._answers.ask(Call("dynamodb", ("update", ConditionExpression, UpdateExpression), numbers))
         if old == CONDITION_FAILED:
             raise ClientError({"Error": {"Code": old.text, "Message": ""}}, "UpdateItem")
-        return {"Attributes": _attributes(old)} if old else {}
+        return ({"Attributes": _attributes(old)} if old else {}) | _CAPACITY
 
 
 def _attributes(item: Item) -> dict[str, Any]:
@@ -260,7 +265,11 @@ def _attributes(item: Item) -> dict[str, Any]:
 
 
 class ModelBackup(BackupTable):
-    """The real backup store without threads and without the layout item, which the model does not need."""
+    """The real backup store without threads and without the registry's item, which the model does not need."""
+
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        super().__init__(settings, **options)
+        self.registry = cast("RegistryItem", FakeRegistryItem())
 
     def scan(
         self,
@@ -277,12 +286,9 @@ class ModelBackup(BackupTable):
         for segment in plan.unfinished:
             yield from reader.pages(segment)
 
-    def claim_layout(self, layout: str, key_prefix: str) -> None:
-        """Do nothing: all processes have the same layout."""
-
-    def identity(self) -> str:
-        """Return the identity of the only table."""
-        return "table"
+    def check_registry(self) -> RegistryIdentity:
+        """Return the identity: all processes have the same registry and table, and each primary is the noted one."""
+        return RegistryIdentity("feed0123456789ab", frozenset("*"))
 
 
 class ModelCheckpoint(CheckpointItem):
@@ -384,8 +390,6 @@ class Stores:
         return self._code.registry(
             self.store,
             self.backup,
-            layout=SETTINGS.layout,
-            key_prefix=SETTINGS.key_prefix,
             clock=lambda: 0.0,
             now=lambda: _EPOCH,
         )

@@ -24,7 +24,7 @@ Item = tuple[tuple[str, int], ...]
 Words = tuple[str, ...]
 """A Redis command."""
 
-SCRIPTS = ("lookup", "merge", "mark_buckets", "check_marks", "set_fence")
+SCRIPTS = ("lookup", "merge", "raise", "mark_buckets", "check_marks", "set_fence")
 NEW_IDENTITY = 0xFFFF
 """The replication id of a server that was just started or promoted, until it is renumbered."""
 UNUSED_IDENTITY = 0xDEAD
@@ -179,7 +179,7 @@ class _Lua:
         self._replica = False
         self._functions: dict[str, Any] = {}
         scope = self._runtime.globals()
-        scope[b"redis"] = self._runtime.table_from({b"call": self._call})
+        scope[b"redis"] = self._runtime.table_from({b"call": self._call, b"pcall": self._call})
         self._runtime.execute(b"redis.error_reply = function(text) return {err = text} end")
 
     def run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,10 +83,10 @@ class WatchedSession(RedisRebuildSession):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def mark_buckets(self, token: str) -> None:
+    def mark_buckets(self, token: str, *, replace_registry: bool = False) -> None:
         """Step 3."""
         self._at("mark_buckets")
-        self._inner.mark_buckets(token)
+        self._inner.mark_buckets(token, replace_registry=replace_registry)
 
     def check_marks(self, token: str, replication_id: str) -> str:
         """Step 3 of a rebuild that is taken up again."""
@@ -102,10 +102,10 @@ class WatchedSession(RedisRebuildSession):
         """The end of step 4."""
         return self._inner.end_merge()
 
-    def set_fence(self, token: str) -> None:
+    def set_fence(self, token: str, damaged_ids: Collection[str] = ()) -> int:
         """Step 5."""
         self._at("set_fence")
-        self._inner.set_fence(token)
+        return self._inner.set_fence(token, damaged_ids)
 
     def load_lookup(self) -> None:
         """The last act."""

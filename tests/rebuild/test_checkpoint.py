@@ -18,7 +18,7 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.rebuild_items import CheckpointItem
 
 CHECKPOINT = Checkpoint(
-    scope=CheckpointScope("arn:aws:dynamodb:eu-central-1:1:table/backup 8f3c", "salt", "v1:16384", 4),
+    scope=CheckpointScope("arn:aws:dynamodb:eu-central-1:1:table/backup 8f3c", "salt", "v2:16384", 4),
     token="0123456789abcdef" * 2,
     primaries={"redis.example:6379": Primary("a" * 40, "b" * 40)},
     merged=ScanPosition(entries=120_000, skipped=1, consumed_rcu=2_000.5, after={0: "conv_ä", 1: None, 3: "#lease"}),
@@ -117,8 +117,8 @@ def test_implausible_content_is_refused(change: Callable[[dict[str, Any]], None]
     ("change", "difference"),
     [
         ({"table": "arn other"}, "another backup table"),
-        ({"key_prefix": "pepper"}, "it is of the layout v1:16384 under 'pepper'"),
-        ({"layout": "v1:64"}, "it is of the layout v1:64 under 'salt'"),
+        ({"key_prefix": "pepper"}, "it is of the layout v2:16384 under 'pepper'"),
+        ({"layout": "v2:64"}, "it is of the layout v2:64 under 'salt'"),
         ({"segments": 8}, r"it has 8 segments \(--segments 8\)"),
     ],
 )

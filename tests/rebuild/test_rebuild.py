@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
 
-from saltctl.errors import AwsUnavailableError, RebuildBrokenError, RedisUnavailableError, SaltctlError, UsageError
+from saltctl.errors import (
+    AwsUnavailableError,
+    DamagedEntryError,
+    RebuildBrokenError,
+    RedisUnavailableError,
+    SaltctlError,
+    UsageError,
+)
 from saltctl.rebuild.events import EntryAboveCap, Event, RebuildProgress, RebuildReport, RebuildStarted
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.settings import Settings
 from saltctl.stores.contracts.messages import TableSize
-from saltctl.stores.contracts.registry import BackupPage, DamagedEntry, LeaseHolder
+from saltctl.stores.contracts.registry import BackupPage, DamagedEntry, LeaseHolder, RegistryIdentity
+from tests.support.registry_item import FakeRegistryItem
 
 SETTINGS = Settings(key_prefix="test", buckets=16)
 TOKEN = "0123456789abcdef" * 2
@@ -31,7 +39,7 @@ class FakeSession:
         self._step = step
         self._restored = 0
 
-    def mark_buckets(self, token: str) -> None:
+    def mark_buckets(self, token: str, *, replace_registry: bool = False) -> None:
         """Step 3."""
         assert token == TOKEN
         self._step(f"mark {self.primary}")
@@ -49,10 +57,11 @@ class FakeSession:
         restored, self._restored = self._restored, 0
         return restored
 
-    def set_fence(self, token: str) -> None:
+    def set_fence(self, token: str, damaged_ids: Collection[str] = ()) -> int:
         """Step 5, first half."""
         assert token == TOKEN
         self._step(f"fence {self.primary}")
+        return 0
 
     def load_lookup(self) -> None:
         """Step 5, second half."""
@@ -74,10 +83,16 @@ class World:
     failure: SaltctlError = field(default_factory=lambda: RedisUnavailableError("gone"))
     steps: list[str] = field(default_factory=list)
     redis: dict[str, int] = field(default_factory=dict)
+    at: Step = lambda name: None
+
+    def __post_init__(self) -> None:
+        """Give the table an identity."""
+        self.registry = FakeRegistryItem(self.step)
 
     def step(self, name: str) -> None:
         """Record a step, or fail at it."""
         self.steps.append(name)
+        self.at(name)
         if self.fails_at and name.startswith(self.fails_at):
             raise self.failure
 
@@ -92,6 +107,10 @@ class World:
         if self.fails_at == "verified":
             raise self.failure
         return dict.fromkeys(self.primaries_, self.verified_)
+
+    def replication_ids(self) -> set[str]:
+        """Return those of the sessions."""
+        return {f"id of {primary}" for primary in self.primaries_}
 
     def sessions(self) -> list[FakeSession]:
         """Open a session with each primary."""
@@ -117,11 +136,6 @@ class World:
     def lease(self) -> World:
         """The lease is kept here, too."""
         return self
-
-    def claim_layout(self, layout: str, key_prefix: str) -> None:
-        """Record it."""
-        assert (layout, key_prefix) == ("v1:16", "test")
-        self.step("claim layout")
 
     def scan(self, segments: int, **_: Any) -> Generator[BackupPage, None, None]:
         """Yield the pages."""
@@ -187,16 +201,20 @@ def two_primaries() -> World:
 
 STEPS = [
     "check server",
-    "claim layout",
+    "check registry",
     "acquire",
+    "check registry",
     "sessions",
     "mark a",
     "mark b",
+    "note primaries",
     "scan",
+    "check registry",
     "merge a: a1",
     "merge b: b1",
     "scan",
     "merge a: a2",
+    "check registry",
     "fence a",
     "fence b",
     "load lookup a",
@@ -290,13 +308,52 @@ def test_more_half_done_raises_than_allowed_are_completed_early() -> None:
     assert world.steps.index("commit a3 4") > world.steps.index("load lookup a")
 
 
+def test_a_half_done_raise_of_a_damaged_item_stops_no_other() -> None:
+    """DynamoDB refuses to update it: Redis is verified, and the other raises are completed."""
+    world = World([page_of(("a1", 4, 1), ("a2", 4, 1), ("a3", 4, 1))])
+    world.fails_at, world.failure = "commit a1 4", DamagedEntryError("its item is too large")
+    report = report_of(rebuild_of(world, max_half_done=1))
+    assert (report.verified, report.committed) == (True, 2)
+
+
 def test_if_needed_does_nothing_for_a_verified_redis() -> None:
-    """It takes no lease and reads nothing."""
+    """It takes no lease, and reads only the note of the newest rebuild, which verified these primaries."""
     world = two_primaries()
     world.verified_ = True
+    world.registry.identity = RegistryIdentity("feed0123456789ab", frozenset({"id of a", "id of b"}), "token")
     (report,) = rebuild_of(world, if_needed=True, segments=7)
     assert report == RebuildReport(segments=7, primaries=2, verified=True, verified_before=True)
-    assert world.steps == []
+    assert world.steps == ["check registry"]
+
+
+def test_if_needed_rebuilds_primaries_that_the_newest_rebuild_does_not_name() -> None:
+    """It went to a primary that was replaced, or died before its end: raises wait for the next one."""
+    world = two_primaries()
+    world.verified_ = True
+    world.registry.identity = RegistryIdentity("feed0123456789ab", frozenset({"id of a"}), "token")
+    assert report_of(rebuild_of(world, if_needed=True)).entries == 3
+
+
+def test_if_needed_trusts_a_verified_redis_while_aws_is_down() -> None:
+    """The note cannot be read; nothing could be rebuilt either."""
+    world = two_primaries()
+    world.verified_ = True
+    world.fails_at, world.failure = "check registry", AwsUnavailableError("away")
+    assert report_of(rebuild_of(world, if_needed=True)).verified_before
+
+
+def test_another_rebuild_that_has_begun_ends_this_one() -> None:
+    """It may verify other primaries, and raises may be merged into those alone: this one sets no fence."""
+    world = two_primaries()
+
+    def begin(name: str) -> None:
+        if name == "merge a: a2":
+            world.registry.identity = RegistryIdentity("feed0123456789ab", frozenset({"id of c"}), "theirs")
+
+    world.at = begin
+    with pytest.raises(RebuildBrokenError, match="has begun since"):
+        rebuild_of(world, batch=1)
+    assert not [step for step in world.steps if step.startswith(("fence", "load"))]
 
 
 def test_if_needed_rebuilds_an_unverified_redis() -> None:
@@ -312,7 +369,7 @@ def test_if_needed_leaves_an_outage_to_the_rebuild() -> None:
     world.fails_at = "verified"
     with pytest.raises(RedisUnavailableError):
         rebuild_of(world, if_needed=True)
-    assert world.steps[:3] == ["check server", "claim layout", "acquire"]
+    assert world.steps[:3] == ["check server", "check registry", "acquire"]
 
 
 def test_a_verified_redis_is_rebuilt_and_reported_so() -> None:
@@ -328,7 +385,7 @@ def test_a_dry_run_only_reads() -> None:
     world = two_primaries()
     world.redis = {"a1": 4}
     report = report_of(rebuild_of(world, dry_run=True, max_rcu=2.0))
-    assert world.steps == ["check server", "scan", "scan"]
+    assert world.steps == ["check server", "check registry", "scan", "scan"]
     assert world.redis == {"a1": 4}
     assert (report.entries, report.restored, report.dry_run, report.verified) == (3, 2, True, False)
     assert report.estimate is not None

@@ -15,6 +15,7 @@ import pytest
 
 from saltctl.errors import (
     AwsUnavailableError,
+    BackupLostError,
     CheckpointRefusedError,
     LeaseHeldError,
     RebuildBrokenError,
@@ -238,7 +239,7 @@ def test_half_done_raises_survive_an_interruption(backup: BackupTable, job: Open
         ("flush", "the token is gone"),
         ("bucket", "the token is gone"),
         ("rename", "changed its replication id"),
-        ("another rebuild", "the token is gone"),
+        ("another rebuild", "another rebuild has begun"),
         ("segments", "it has 1 segments"),
         ("table", "another backup table"),
         ("damage", "damaged"),
@@ -293,6 +294,36 @@ def test_an_invalid_checkpoint_is_refused_with_the_reason(
 
 
 @pytest.mark.slow
+def test_a_table_that_was_created_again_is_another_one(
+    job: Opener, behind_stub: BackupTable, stub: AwsStub, store: RedisRegistry
+) -> None:
+    """A restored table has its old name, its ARN and an old checkpoint, and entries that this checkpoint skips.
+
+    It is refused before the checkpoint is read; after a recovery, which claims it, the checkpoint is refused.
+    """
+    table_ids = ["of the first"]
+
+    def describe(operation: str, request: dict[str, Any]) -> Any:
+        arn = f"arn:aws:dynamodb:us-east-1:123456789012:table/{behind_stub.name}"
+        if operation == "DescribeTable":
+            return 200, {"Table": {"TableName": behind_stub.name, "TableArn": arn, "TableId": table_ids[-1]}}
+        return None
+
+    stub.rule = describe
+    behind_stub.registry.claim("of the first")
+    interrupt(job(from_backup=behind_stub))
+    table_ids.append("of the restored one")
+    with pytest.raises(BackupLostError):
+        finish(job(from_backup=behind_stub, resume=ResumeMode.ALWAYS))
+    behind_stub.registry.claim("of the restored one")
+    with pytest.raises(CheckpointRefusedError, match="created again"):
+        finish(job(from_backup=behind_stub, resume=ResumeMode.ALWAYS))
+    report, _ = finish(job(from_backup=behind_stub))
+    assert not report.resumed
+    assert held(store, ENTRIES) == ENTRIES
+
+
+@pytest.mark.slow
 def test_resuming_without_a_checkpoint_fails(job: Opener, store: RedisRegistry) -> None:
     """--resume says so, and touches nothing."""
     with pytest.raises(CheckpointRefusedError, match="there is no checkpoint"):
@@ -326,7 +357,7 @@ def test_two_machines_rebuild_at_once(job: Opener, store: RedisRegistry, backup:
         pass
     later = time.time() + 2 * LEASE_EXPIRY
     finish(job(resume=ResumeMode.NEVER, now=lambda: later))
-    with pytest.raises(RebuildBrokenError, match="token"):
+    with pytest.raises(RebuildBrokenError, match="has begun since"):
         list(first)
     assert backup.checkpoint.load() is None
     assert held(store, ENTRIES) == ENTRIES

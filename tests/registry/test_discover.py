@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saltctl.errors import UsageError
+from saltctl.errors import DamagedEntryError, UsageError
 from saltctl.registry.discover import Discovered, Discovery, ScanProgress, discover, estimate_cost
 from saltctl.salting import partition_key, power_of_two_at_least, salt_of
 from saltctl.stores.contracts.messages import Item, KeysPage, TableSize
@@ -145,6 +145,28 @@ def test_a_message_without_an_id_proves_nothing() -> None:
     *_, last = discover(store, Held({}), message_id=lambda item: None, segments=1, cap=256)
     assert isinstance(last, Discovery)
     assert last.conversations[0].state == "unproven"
+
+
+def test_a_damaged_item_stops_no_discovery() -> None:
+    """It is listed as damaged; the others of its batch are judged."""
+
+    class Damaged(Held):
+        """A backup in which one item is damaged."""
+
+        def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
+            """The entries there are, or an error."""
+            if "bad" in conversation_ids:
+                raise DamagedEntryError("its max_n is not a number")
+            return super().get_many(conversation_ids)
+
+    store = MemoryMessages()
+    for key in ("bad#1", "good#3"):
+        store.put(key, "t#m", {})
+    scan = discover(store, Damaged({"good": 2}), message_id=id_of, segments=2, cap=256, any_salting=True)
+    *_, found = scan
+    assert isinstance(found, Discovery)
+    problem = "its max_n is not a number"
+    assert found.conversations == [Discovered("bad", 2, None, "damaged", problem), Discovered("good", 4, 2, "behind")]
 
 
 def test_only_salted_conversations_are_read_from_the_backup() -> None:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from saltctl.registry.drift import Drift, DriftKind, Suspect, classify, looks_like_drift
+from saltctl.errors import (
+    DamagedEntryError,
+    RaiseIncompleteError,
+    RedisUnavailableError,
+    SaltctlError,
+    WrongTypeError,
+)
+from saltctl.registry.drift import Drift, DriftKind, Suspect, classify, looks_like_drift, repair
+from saltctl.registry.registry import Registry
 from saltctl.stores.contracts.registry import BackupEntry
+from saltctl.testing import MemoryBackup, MemoryRedis
 
 
 @pytest.mark.parametrize(
@@ -58,3 +67,19 @@ def test_a_deleted_item_of_an_unsalted_conversation_is_not_drift() -> None:
 def test_drift_has_the_numbers_of_both_sides() -> None:
     """An entry that Redis lacks has the numbers of the scan."""
     assert classify(Suspect(0.0, "conv", 4, 2), None, None) == Drift("conv", None, 4, "missing", 2)
+
+
+@pytest.mark.parametrize("exc", [WrongTypeError("WRONGTYPE"), DamagedEntryError("no number")], ids=["bucket", "item"])
+def test_a_repair_that_fails_alone_is_a_problem_of_its_drift(exc: SaltctlError) -> None:
+    """It stops no other repair; an outage does."""
+    backup, redis = MemoryBackup(), MemoryRedis()
+    backup.items["conv"] = BackupEntry("conv", 4, 4, ())
+    registry = Registry(redis, backup)
+    drift = Drift("conv", None, 4, "missing")
+    (primary,) = redis.primaries()
+    redis.faults[primary].before["merge"] = exc
+    repaired = repair(registry, drift, lambda seconds: None)
+    assert (repaired.repaired, exc.message in str(repaired.problem)) == (False, True)
+    redis.faults[primary].before["merge"] = RedisUnavailableError("away")
+    with pytest.raises(RaiseIncompleteError):
+        repair(registry, drift, lambda seconds: None)

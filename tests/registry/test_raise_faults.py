@@ -27,7 +27,7 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
-from saltctl.stores.contracts.registry import Raise, RaiseOutcome
+from saltctl.stores.contracts.registry import MergeOutcome, Raise, RaiseOutcome, RegistryIdentity
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.support import Rebuilder, put_entries
 from tests.support.aws_stub import AwsStub, refusal
@@ -35,7 +35,7 @@ from tests.support.redis_servers import find_engine, plain_client
 
 pytestmark = pytest.mark.slow
 
-STEPS = ("claim", "backup", "redis", "commit", "done")
+STEPS = ("check", "backup", "redis", "commit", "done")
 """The points of a raise: before each of its calls, and after the last."""
 At = Callable[[str], None]
 
@@ -55,10 +55,10 @@ class WatchedBackup(BackupTable):
 
     at: At = staticmethod(lambda point: None)
 
-    def claim_layout(self, layout: str, key_prefix: str) -> None:
+    def check_registry(self) -> RegistryIdentity:
         """Before step 1."""
-        self.at("claim")
-        super().claim_layout(layout, key_prefix)
+        self.at("check")
+        return super().check_registry()
 
     def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
         """Step 1."""
@@ -78,10 +78,10 @@ class WatchedRegistry(RedisRegistry):
 
     at: At = staticmethod(lambda point: None)
 
-    def merge(self, conversation_id: str, n: int) -> bool:
+    def merge(self, conversation_id: str, n: int, *arguments: Any, **options: Any) -> MergeOutcome:
         """Step 2."""
         self.at("redis")
-        return super().merge(conversation_id, n)
+        return super().merge(conversation_id, n, *arguments, **options)
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def assert_readers_cover(registry: Registry, backup: BackupTable) -> None:
 @pytest.mark.parametrize(
     ("point", "step", "in_backup"),
     [
-        ("claim", "backup", (8, 2)),
+        ("check", "backup", (8, 2)),
         ("backup", "backup", (8, 2)),
         ("redis", "backup", (8, 2)),
         ("commit", None, (8, 8)),
@@ -191,7 +191,7 @@ def test_redis_killed_between_two_steps(
 
 
 @on_each_engine
-@pytest.mark.parametrize("point", ["claim", "backup", "redis"])
+@pytest.mark.parametrize("point", ["check", "backup", "redis"])
 def test_redis_restarted_between_two_steps(
     raising: Raising,
     registry: Registry,
@@ -248,7 +248,7 @@ def throttle(stub: AwsStub) -> None:
     stub.answer_always("UpdateItem", refusal("ProvisionedThroughputExceededException"))
 
 
-@pytest.mark.parametrize("point", ["claim", "backup"])
+@pytest.mark.parametrize("point", ["check", "backup"])
 def test_throttled_before_the_first_step(
     raising: Raising, stub: AwsStub, registry: Registry, backup: BackupTable, store: RedisRegistry, point: str
 ) -> None:
@@ -310,7 +310,7 @@ def test_a_lost_response(
 
 
 @pytest.mark.parametrize(
-    ("point", "step"), [("claim", None), ("backup", None), ("redis", "redis"), ("commit", "redis")]
+    ("point", "step"), [("check", None), ("backup", None), ("redis", "redis"), ("commit", "redis")]
 )
 def test_the_table_is_deleted_between_two_steps(
     raising: Raising,
@@ -321,7 +321,7 @@ def test_the_table_is_deleted_between_two_steps(
     point: str,
     step: RaiseStep | None,
 ) -> None:
-    """The error names the table; with a new, empty table the same raise is complete."""
+    """The error names the table; with a new, empty table and a rebuild from it the same raise is complete."""
 
     def delete() -> None:
         backup.client.update_table(TableName=settings.backup_table, DeletionProtectionEnabled=False)
@@ -338,9 +338,9 @@ def test_the_table_is_deleted_between_two_steps(
         assert isinstance(failed.value.__cause__, ConfigurationError)
     assert registry.lookup("conv").max_n == (2 if step is None else 8)
     backup.create()
+    rebuild(segments=1)
     assert struck.raise_to("conv", 8).committed
     assert held(backup) == (8, 8)
-    rebuild(segments=1)
     assert registry.lookup("conv") == ("conv", 8, 8, "redis")
 
 

@@ -18,6 +18,7 @@ from saltctl.errors import (
     RedisUnavailableError,
     SaltctlError,
     ThrottledError,
+    UnverifiedBucketError,
     UnverifiedError,
     UsageError,
 )
@@ -72,14 +73,10 @@ Opener = Callable[..., Registry]
 def over(clock: Clock) -> Opener:
     """Open a registry over these stores."""
 
-    def open_(
-        store: RegistryStore, backup: BackupStore, *, layout: str = "v1:64", cap: int = 256, breaker: float = 5.0
-    ) -> Registry:
+    def open_(store: RegistryStore, backup: BackupStore, *, cap: int = 256, breaker: float = 5.0) -> Registry:
         return Registry(
             store,
             backup,
-            layout=layout,
-            key_prefix="salt",
             cap=cap,
             actor="tester",
             breaker_seconds=breaker,
@@ -203,6 +200,7 @@ def test_an_invalid_id_is_refused_before_any_request(
         lambda: registry.lookup(bad),
         lambda: registry.lookup_many(["conv", bad]),
         lambda: registry.raise_to(bad, 2),
+        lambda: registry.complete(bad),
     ):
         with pytest.raises(InvalidConversationIdError):
             ask()
@@ -218,6 +216,39 @@ def test_many_ids_keep_their_order_and_are_looked_up_once(
     assert list(registry.lookup_many(iter(["c", "b", "a", "b"]))) == ["c", "b", "a"]
     assert redis.calls == ["lookup"]
     assert registry.lookup_many([]) == {}
+
+
+def test_many_lookups_in_redis_give_what_single_ones_give(
+    registry: Registry, store: MemoryRedis, backup: MemoryBackup, redis: Faults, clock: Clock
+) -> None:
+    """Salted and unsalted ones, for readers and for writers; a failure from before is over."""
+    seed(store, backup, "salted", 4, 4)
+    redis.before["lookup"] = DOWN
+    registry.lookup_many(["salted", "unsalted"])
+    assert registry.last_failure is DOWN
+    redis.before.clear()
+    clock.seconds += 5.0
+    registry.lookup("unsalted")  # the first answer after an outage is not used
+    clock.seconds += 5.0
+    expected = {"salted": Lookup("salted", 4, 4, "redis"), "unsalted": Lookup("unsalted", 1, 1, "redis")}
+    assert registry.lookup_many(expected) == expected
+    assert registry.last_failure is None
+    assert {i: registry.lookup(i) for i in expected} == expected
+
+
+@pytest.mark.parametrize("ids", [["raised"], ["raised", "raised too"], ["raised", "raised too", "unsalted"]])
+def test_writers_that_fall_back_use_what_is_committed(
+    registry: Registry, store: MemoryRedis, backup: MemoryBackup, redis: Faults, ids: list[str]
+) -> None:
+    """Readers use max_n. One lookup and many give the same numbers."""
+    for conversation_id in ids[:2]:
+        seed(store, backup, conversation_id, 8, 2)
+    redis.before["lookup"] = DOWN
+    found = registry.lookup_many(ids)
+    assert [(i, found[i].max_n, found[i].write_n) for i in ids] == [(i, 8, 2) for i in ids[:2]] + [
+        (i, 1, 1) for i in ids[2:]
+    ]
+    assert {i: registry.lookup(i) for i in ids} == found
 
 
 def test_only_the_ids_of_a_failed_primary_fall_back(over: Opener, backup: MemoryBackup) -> None:
@@ -243,7 +274,7 @@ def test_only_the_ids_of_a_failed_primary_fall_back(over: Opener, backup: Memory
 def test_after_a_failure_lookups_skip_the_server(
     registry: Registry, backup: MemoryBackup, redis: Faults, clock: Clock
 ) -> None:
-    """For breaker_seconds lookups go to the backup; then Redis is asked again."""
+    """For breaker_seconds lookups go to the backup; then Redis is asked again, and believed after as long again."""
     redis.before["lookup"] = DOWN
     registry.lookup("conv")
     redis.clear()
@@ -252,8 +283,31 @@ def test_after_a_failure_lookups_skip_the_server(
     assert redis.calls == []
     assert registry.last_failure is DOWN
     clock.seconds += 0.2
+    assert registry.lookup("conv").source == "backup"  # it may be a primary that was paused past its failover
+    assert redis.calls == ["lookup"]
+    clock.seconds += 4.9
+    assert registry.lookup("conv").source == "backup"
+    assert redis.calls == ["lookup"]
+    clock.seconds += 0.2
     assert registry.lookup("conv").source == "redis"
     assert registry.last_failure is None
+
+
+def test_an_unverified_redis_is_used_as_soon_as_it_is_verified(registry: Registry, redis: Faults, clock: Clock) -> None:
+    """It answered all the time, so it was not paused."""
+    redis.before["lookup"] = UnverifiedError("restarted")
+    registry.lookup("conv")
+    redis.clear()
+    clock.seconds += 5.1
+    assert registry.lookup("conv").source == "redis"
+
+
+def test_one_unverified_bucket_does_not_open_the_breaker(registry: Registry, redis: Faults) -> None:
+    """A damaged item keeps it so: the lookups of all other buckets stay in Redis."""
+    redis.before["lookup"] = UnverifiedBucketError("its fence is missing")
+    assert registry.lookup("conv").source == "backup"
+    redis.clear()
+    assert registry.lookup("other").source == "redis"
 
 
 def test_a_failure_after_the_breaker_closed_opens_it_again(registry: Registry, redis: Faults, clock: Clock) -> None:
@@ -306,9 +360,10 @@ def test_an_open_breaker_closes_after_its_seconds(over: Opener, backup: MemoryBa
 
     asked: list[float] = []
     registry = over(Slow(), backup)
-    for clock.seconds, source in ((1000.0, "backup"), (1008.9, "backup"), (1009.0, "redis"), (1009.0, "redis")):
+    times = {1000.0: "backup", 1008.9: "backup", 1009.0: "backup", 1013.9: "backup", 1014.0: "redis", 1014.1: "redis"}
+    for clock.seconds, source in times.items():
         assert registry.lookup("conv").source == source
-    assert asked == [1000.0, 1000.0, 1009.0, 1009.0]
+    assert asked == [1000.0, 1000.0, 1009.0, 1014.0, 1014.1]
 
 
 def test_an_open_breaker_does_not_stop_a_raise(registry: Registry, store: MemoryRedis, redis: Faults) -> None:
@@ -328,7 +383,8 @@ def test_a_raise_does_its_three_steps_in_order(
     """Backup, Redis, commit. The result has the change; the backup records the actor, the time and the reason."""
     result = registry.raise_to("conv", 4, reason="launch day")
     assert result == RaiseResult("conv", before=1, after=4, changed=True, committed=True, step="commit")
-    assert backup.faults.calls == ["claim_layout", "raise_max_n", "commit_write_n"]
+    # The identity again after the backup: with the note of the newest rebuild, on which the merge depends.
+    assert backup.faults.calls == ["check_registry", "raise_max_n", "check_registry", "commit_write_n"]
     assert redis.calls == ["merge"]
     assert backup.items["conv"] == BackupEntry(
         "conv", 4, 4, (Raise(4, "2024-05-01T12:00:00.000Z", "tester", "launch day"),)
@@ -345,7 +401,7 @@ def test_the_actor_of_a_raise(registry: Registry, backup: MemoryBackup) -> None:
 def test_recorded_times_are_utc(store: MemoryRedis, backup: MemoryBackup) -> None:
     """A local time is converted."""
     east = NOON.astimezone(timezone(timedelta(hours=9)))
-    Registry(store, backup, layout="v1:64", key_prefix="salt", now=lambda: east).raise_to("conv", 2)
+    Registry(store, backup, now=lambda: east).raise_to("conv", 2)
     assert backup.items["conv"].raises[0].at == "2024-05-01T12:00:00.000Z"
 
 
@@ -463,35 +519,37 @@ def test_a_reason_that_is_too_long_is_refused(registry: Registry, backup: Memory
     assert held(backup, "conv") == (2, 2)
 
 
-def test_the_layout_is_claimed_once(registry: Registry, backup: MemoryBackup) -> None:
-    """The first raise of a process binds the table or finds it bound; later raises do not check again."""
+def test_the_identity_is_checked_before_the_first_raise(registry: Registry, backup: MemoryBackup) -> None:
+    """Later raises do not check it before they begin."""
     for n in (2, 4, 8):
         registry.raise_to("conv", n)
-    assert backup.faults.calls.count("claim_layout") == 1
-    assert backup.layout == ("v1:64", "salt")
+    assert backup.faults.calls[:2] == ["check_registry", "raise_max_n"]
+    assert backup.faults.calls.count("check_registry") == 4  # and once in each raise, for the note of rebuilds
 
 
-def test_a_failed_claim_is_repeated(registry: Registry, backup: MemoryBackup) -> None:
-    """A throttled claim stops the raise before its first step, and the next raise claims again."""
-    backup.faults.before["claim_layout"] = ThrottledError("slow down")
+def test_a_failed_check_is_repeated(registry: Registry, backup: MemoryBackup) -> None:
+    """A throttled check stops the raise before its first step, and the next raise checks again."""
+    backup.faults.before["check_registry"] = ThrottledError("slow down")
     with pytest.raises(ThrottledError):
         registry.raise_to("conv", 2)
     assert backup.items == {}
     backup.faults.clear()
     assert registry.raise_to("conv", 2).changed
-    assert backup.layout == ("v1:64", "salt")
 
 
 def test_a_client_of_another_layout_cannot_raise(
     over: Opener, registry: Registry, store: MemoryRedis, backup: MemoryBackup
 ) -> None:
-    """It would merge into buckets that no client reads: refused each time, before the backup is changed."""
+    """It would merge into buckets that no client reads: refused each time, before anything is changed."""
     registry.raise_to("conv", 2)
-    stranger = over(store, backup, layout="v1:128")
-    for _ in range(2):
+    seed(store, backup, "half done", 4, 1)
+    stranger = over(store, backup)
+    backup.faults.before["check_registry"] = ConfigurationError("laid out as v2:64")
+    for write in (lambda: stranger.raise_to("conv", 4), lambda: stranger.complete("half done")) * 2:
         with pytest.raises(ConfigurationError, match="laid out"):
-            stranger.raise_to("conv", 4)
+            write()
     assert held(backup, "conv") == (2, 2)
+    assert held(backup, "half done") == (4, 1)
 
 
 # Opening and closing.
@@ -516,13 +574,12 @@ def test_the_end_of_the_block_closes_connections(backup: MemoryBackup) -> None:
 
 
 def test_a_registry_takes_its_limits_from_the_settings(store: MemoryRedis, backup: MemoryBackup) -> None:
-    """They have the cap, the actor and the layout."""
+    """They have the cap and the actor."""
     registry = Registry.over(Settings(max_n_cap=8, actor="alice@laptop", buckets=128), store, backup)
     with pytest.raises(InvalidSaltCountError):
         registry.raise_to("conv", 16)
     registry.raise_to("conv", 8)
     assert backup.items["conv"].raises[0].by == "alice@laptop"
-    assert backup.layout == ("v1:128", "salt")
 
 
 @pytest.mark.slow

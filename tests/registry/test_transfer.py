@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.errors import AwsUnavailableError, RaiseIncompleteError, ThrottledError, UsageError
+from saltctl.errors import (
+    AwsUnavailableError,
+    DamagedEntryError,
+    RaiseIncompleteError,
+    ThrottledError,
+    UsageError,
+    WrongTypeError,
+)
 from saltctl.registry.registry import Registry
 from saltctl.registry.transfer import MAX_LINE_BYTES, MAX_LISTED, Import, ImportOptions, ImportReport, sort_entries
-from saltctl.stores.contracts.registry import BackupEntry
+from saltctl.stores.contracts.registry import BackupEntry, MergeOutcome
 from saltctl.testing import MemoryBackup, MemoryRedis
 
 
@@ -25,7 +32,7 @@ class World:
         self.backup = MemoryBackup()
         self.store = MemoryRedis()
         (self.redis,) = self.store.held.values()
-        self.registry = Registry(self.store, self.backup, layout="v1:16", key_prefix="salt", cap=256)
+        self.registry = Registry(self.store, self.backup, cap=256)
         self.now = 0.0
         self.slept: list[float] = []
         self.at_sleep: Callable[[], None] = lambda: None
@@ -214,3 +221,36 @@ def test_listed_lines_are_bounded(world: World) -> None:
     """Memory is bounded for a file of another kind; every line is counted."""
     report = world.load(b"nonsense\n" * (MAX_LISTED + 5))
     assert (report.skipped, len(report.bad_lines)) == (MAX_LISTED + 5, MAX_LISTED)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_damaged_item_stops_no_other(world: World, dry_run: bool) -> None:
+    """It is listed and counted; the others are raised, those of its batch included."""
+    get_many = world.backup.get_many
+
+    def fail_for_bad(conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
+        if "bad" in conversation_ids:
+            raise DamagedEntryError("its max_n is not a number")
+        return get_many(conversation_ids)
+
+    world.backup.get_many = fail_for_bad  # type: ignore[method-assign]
+    report = world.load(line("a", 4) + line("bad", 8) + line("c", 8), dry_run=dry_run)
+    assert (report.read, report.raised, report.unchanged, report.failed) == (3, 1, 1, 1)
+    assert report.failures == [{"conversation_id": "bad", "problem": "its max_n is not a number"}]
+    assert world.redis.get("c") == (None if dry_run else 8)
+
+
+def test_a_damaged_bucket_stops_no_other(world: World) -> None:
+    """Neither a new raise nor the completion of an interrupted one."""
+    merge = world.store.merge
+
+    def fail_for_bad(conversation_id: str, n: int, *arguments: Any, **options: Any) -> MergeOutcome:
+        if conversation_id.startswith("bad"):
+            raise WrongTypeError("WRONGTYPE")
+        return merge(conversation_id, n, *arguments, **options)
+
+    world.store.merge = fail_for_bad  # type: ignore[method-assign]
+    world.backup.items["bad half done"] = BackupEntry("bad half done", 8, 1, ())
+    report = world.load(line("bad", 8) + line("bad half done", 8) + line("c", 8))
+    assert (report.raised, report.failed, len(report.failures)) == (1, 2, 2)
+    assert world.redis["c"] == 8

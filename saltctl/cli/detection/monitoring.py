@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from saltctl.cli.output import warn, write_json_line
-from saltctl.detection.detector import logger
-from saltctl.errors import ConfigurationError, SaltctlError
+from saltctl.detection.events import METRICS, logger
+from saltctl.errors import ConfigurationError
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ COUNTERS = {
     "clamped": ("saltctl_clamped", "Conversations that need more than the cap."),
     "failures": ("saltctl_failures", "Batches and raises that failed."),
     "rebuilds": ("saltctl_rebuilds", "Rebuilds of Redis."),
+    "unexpected": ("saltctl_unexpected_errors", "Exceptions that saltctl does not know; the log has their types."),
 }
 """Name and help of the metric of each counter; Prometheus appends ``_total`` to the name."""
 
@@ -42,20 +43,23 @@ class JsonLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line. The handler's lock keeps lines of several threads apart."""
         head = {"at": iso_utc(record.created), "level": record.levelname.lower(), "event": record.getMessage()}
-        write_json_line(head | getattr(record, "fields", {}), sys.stderr)
-        sys.stderr.flush()
+        with suppress(OSError, ValueError):  # a log that cannot be written must not stop the service
+            write_json_line(head | getattr(record, "fields", {}), sys.stderr)
+            sys.stderr.flush()
 
 
 class Warnings(logging.Handler):
     """Prints the events of a replay that its user must know about as warnings on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a warning for a dead letter or a clamped conversation; ignore other events."""
+        """Print a warning for a dead letter, a failed raise or a clamped conversation; ignore other events."""
         fields = getattr(record, "fields", {})
         if record.getMessage() == "clamped":
             warn(f"{fields['conversation_id']}: {fields['why']}. {fields['hint']}")
         elif record.getMessage() == "dead_letter":
             warn(f"entry {fields['id']} is not a valid report: {fields['reason']}")
+        elif record.getMessage() == "raise_failed":
+            warn(f"{fields['conversation_id']}: the raise failed: {fields['why']}")
 
 
 @contextmanager
@@ -88,6 +92,7 @@ def serve_metrics(port: int, address: str, service: Service) -> Iterator[int]:
         raise ConfigurationError(
             f"cannot serve metrics on {address}:{port}: {exc.strerror}", hint="choose another --metrics-port"
         ) from exc
+    service.parts.watch(METRICS, thread.is_alive)
     try:
         yield int(server.server_port)
     finally:
@@ -111,9 +116,14 @@ class _Collector:
         yield Gauge("saltctl_back_off_seconds", "Seconds until the next batch.", service.back_off)
         verified = watcher is not None and bool(watcher.verified)
         yield Gauge("saltctl_registry_verified", "Whether Redis is verified.", verified)
+        late = service.parts.late()
+        parts = Gauge("saltctl_part_late", "Whether a part has not done its work for a while.", labels=["part"])
+        for part in service.parts.names():
+            parts.add_metric([part], part in late)
+        yield parts
         try:
             group = stream.info().group(stream.group)
-        except SaltctlError:
+        except Exception:  # the other metrics are needed most when something fails
             return
         if group is not None:
             yield Gauge("saltctl_stream_pending", "Entries that are delivered and not acknowledged.", group.pending)

@@ -13,7 +13,7 @@ from saltctl.cli.jobs import drain, show_progress, track_job
 from saltctl.cli.output import columns_of, note, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import command_line
+from saltctl.cli.text import command_line, counted
 from saltctl.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -77,8 +77,11 @@ def replay(
         record = asdict(report)
         happened = bool(report.raised or report.dead or not report.drained)
         job.finish(record, output, happened=happened, columns=COLUMNS, tables={"raises": RAISES_COLUMNS})
-        if not report.drained:
-            if not cron:
+        if report.failed and not cron:
+            kept = "they are pending" if report.left_pending else "see saltctl stream dead list"
+            warn(f"the raises of {counted(report.failed, 'entry', 'entries')} could not be done; {kept}")
+        if not report.drained or report.failed:
+            if not cron and not report.drained and not report.left_pending:
                 _print_how_to_resume(report, options, max_age)
             raise typer.Exit(ExitCode.INCOMPLETE)
 

@@ -41,7 +41,7 @@ STATUS_COLUMNS = columns_of(
     verified="Redis verified",
     last_raise=_last_raise,
 )
-INSTANCE_COLUMNS = columns_of("name pending idle_s alive", name="instance")
+INSTANCE_COLUMNS = columns_of("name pending idle_s alive late", name="instance")
 
 
 @group.command("run")
@@ -56,13 +56,14 @@ def run(
         float, option.duration("--claim-after", "Claim entries that others have held for so long; 30s if omitted.")
     ] = 30.0,
     health_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Touched by the loop itself, at least every few seconds.")
+        Path | None, typer.Option(metavar="FILE", help="Touched every few seconds while all parts work.")
     ] = None,
 ) -> None:
     """Run one instance of the service in the foreground, until SIGTERM.
 
     Any number of instances share the work. Log lines are JSON on stderr. SIGTERM finishes the current batch and
-    exits 0. The other instances claim the entries of an instance that dies.
+    exits 0. The other instances claim the entries of an instance that dies. The health file is not touched while
+    the loop, the fence watcher or the metrics server has not done its work for a while; an outage does not count.
 
     \b
     Examples:
@@ -70,7 +71,7 @@ def run(
       saltctl service run --consumer worker-1 --metrics-port 9109 --health-file /run/saltctl/health
     """
     from saltctl.cli.detection.monitoring import JsonLines, handle_events, serve_metrics
-    from saltctl.detection.detector import log_event
+    from saltctl.detection.events import log_event
 
     session = session_of(context)
     session.settings.require_redis_url()
@@ -86,7 +87,8 @@ def run(
 
 
 def _build_service(session: Session, consumer: str, stop: threading.Event, claim_idle: float) -> Service:
-    from saltctl.detection.detector import Counters, Detector
+    from saltctl.detection.detector import Detector
+    from saltctl.detection.events import Counters
     from saltctl.detection.fence_watcher import FenceWatcher
     from saltctl.detection.service import DrainDeadline, Service
     from saltctl.rebuild.rebuild import Rebuild
@@ -102,7 +104,14 @@ def _build_service(session: Session, consumer: str, stop: threading.Event, claim
         consumer=consumer,
         settings=settings,
         stop=stop,
-        fence_watcher=FenceWatcher(store, settings.buckets, new_rebuild, counters=counters, stop=stop),
+        fence_watcher=FenceWatcher(
+            store,
+            settings.buckets,
+            new_rebuild,
+            counters=counters,
+            stop=stop,
+            noted=lambda: session.backup.check_registry().verifying,
+        ),
         state=state,
         claim_idle=claim_idle,
     )
@@ -120,7 +129,7 @@ def touch_health_file(file: Path | None) -> None:
         finally:
             os.close(descriptor)
     except OSError as exc:
-        from saltctl.detection.detector import log_event
+        from saltctl.detection.events import log_event
 
         log_event(ERROR, "health_file_failed", file=str(file), why=exc.strerror)
 
@@ -129,6 +138,7 @@ def touch_health_file(file: Path | None) -> None:
 def status(context: typer.Context, window: option.Window = 1.0, output: option.Output = None) -> None:
     """Show the instances, their backlog, the last raise, and whether Redis is verified.
 
+    LATE names the parts of an instance that have not done their work for a while; then the verdict is degraded.
     Exits 3 unless the verdict is ok and Redis is verified.
 
     \b
@@ -139,7 +149,7 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
     from saltctl.detection.stream_status import read_stream_status
 
     session = session_of(context)
-    found = read_stream_status(session.heat_stream, window)
+    found = read_stream_status(session.heat_stream, window, session.service_state)
     verified = all(session.store.verified().values())
     record = found.service_record(verified=verified, last_raise=session.service_state.last_raise())
     print_result(record, output, columns=STATUS_COLUMNS, tables={"instances": INSTANCE_COLUMNS})

@@ -145,6 +145,7 @@ def _line(*parts: str | tuple[str, str]) -> Text:
 
 def _registry(panel: Panel) -> list[Text]:
     primaries: Sequence[Panel] = panel["primaries"]
+    backup = [_line((f"BACKUP: {panel['backup_error']}", BAD))] if panel["backup_error"] else []
     count = counted(len(primaries), "primary", "primaries")
     entries = f", {counted(panel['entries'], 'entry', 'entries')} on {count}"
     lines = [_line(("NOT VERIFIED, lookups use the backup", BAD), entries)]
@@ -156,8 +157,8 @@ def _registry(panel: Panel) -> list[Text]:
             state = "verified" if each["verified"] else "not verified"
             lines.append(_line(f"{each['name']}  {counted(each['entries'], 'entry', 'entries')}, {state}"))
     if not panel["verified"]:
-        lines.append(_line("run: saltctl rebuild"))
-    return lines
+        lines.append(_line("run: saltctl recover --dry-run" if backup else "run: saltctl rebuild"))
+    return backup + lines
 
 
 def _drift(panel: Panel) -> list[Text]:
@@ -176,7 +177,9 @@ def _service(panel: Panel) -> list[Text]:
     verdict = str(panel["verdict"])
     lag = "unknown" if panel["lag"] is None else format_value(panel["lag"])
     backlog = f": {panel['alive']} alive, {lag} unread, {panel['pending']:,} pending"
-    return [_line((verdict, GOOD if verdict == "ok" else BAD), backlog, dead)]
+    late = [f"{one['name']}: {', '.join(one['late'])}" for one in panel["instances"] if one.get("late")]
+    lines = [_line((f"late: {', '.join(late)}; see the log of the instance", BAD))] if late else []
+    return [_line((verdict, GOOD if verdict == "ok" else BAD), backlog, dead), *lines]
 
 
 def _raises(panel: Panel) -> list[Text]:

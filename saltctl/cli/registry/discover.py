@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +15,7 @@ from saltctl.cli.output import OutputFormat, columns_of, note, print_result, res
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted
-from saltctl.errors import ExitCode
+from saltctl.errors import ExitCode, SaltctlError
 
 if TYPE_CHECKING:
     from saltctl.registry.discover import Discovery
@@ -62,7 +64,7 @@ def discover(
         print_result(asdict(cost), output, columns=COST_COLUMNS)
         return
     note(f"the scan reads about {cost.items:,} items and costs about {cost.rcu:,} read units ({cost.bytes:,} bytes)")
-    apply = apply and not dry_run
+    apply, failed = apply and not dry_run, 0
     with deadline(timeout):
         session.backup.check_table()
         found = _scan(session, segments=segments, eventual=eventual, any_salting=any_salting)
@@ -70,12 +72,31 @@ def discover(
         if apply and (found.behind or incomplete):
             count = counted(len(found.behind) + len(incomplete), "conversation")
             session.require_consent(f"Raise {count} to the N of the messages?", confirm, yes=yes)
-            for conversation in found.behind:
-                session.registry.raise_to(conversation.conversation_id, conversation.needed_n, reason=reason)
-            for conversation_id in incomplete:
-                session.registry.complete(conversation_id)
-            note(f"raised: {len(found.behind):,}; interrupted raises that were completed: {len(incomplete):,}")
-    _report(found, output, applied=apply)
+            failed = _raise_all(session, found, incomplete, reason)
+    _report(found, output, applied=apply, failed=failed)
+
+
+def _raise_all(session: Session, found: Discovery, incomplete: list[str], reason: str) -> int:
+    """Raise what is behind or incomplete; return how many raises failed alone, such as those of a damaged bucket."""
+    from saltctl.registry.failures import is_outage
+
+    raise_to, complete = session.registry.raise_to, session.registry.complete
+    calls: dict[str, Callable[[], object]] = {
+        c.conversation_id: partial(raise_to, c.conversation_id, c.needed_n, reason=reason) for c in found.behind
+    }
+    calls |= {conversation_id: partial(complete, conversation_id) for conversation_id in incomplete}
+    failed = 0
+    for conversation_id, call in calls.items():
+        try:
+            call()
+        except SaltctlError as exc:
+            if is_outage(exc):
+                raise
+            failed += 1
+            warn(f"{conversation_id} could not be raised: {exc.message}")
+    completed = f"interrupted raises that were completed: {len(incomplete):,}"
+    note(f"raised: {len(found.behind):,}; {completed}{f'; of these failed: {failed:,}' if failed else ''}")
+    return failed
 
 
 def _scan(session: Session, *, segments: int, eventual: bool, any_salting: bool) -> Discovery:
@@ -103,15 +124,15 @@ def _scan(session: Session, *, segments: int, eventual: bool, any_salting: bool)
         return drain(events, Discovery, show_event)
 
 
-def _report(found: Discovery, output: OutputFormat | None, *, applied: bool) -> None:
+def _report(found: Discovery, output: OutputFormat | None, *, applied: bool, failed: int) -> None:
     if resolve_format(output) == "json":
-        raised = len(found.behind) if applied else 0
+        raised = len(found.behind) - failed if applied else 0
         write_json(asdict(found) | {"behind": len(found.behind), "raised": raised, "dry_run": not applied})
     else:
         records = [asdict(conversation) for conversation in found.conversations]
         print_result(records, output, columns=COLUMNS, empty="no conversation is salted")
     note(f"{found.items:,} items, {len(found.conversations):,} salted conversations, {len(found.behind):,} behind")
-    unusable = [c.conversation_id for c in found.conversations if c.state in ("above-cap", "invalid-id")]
+    unusable = [c.conversation_id for c in found.conversations if c.state in ("above-cap", "invalid-id", "damaged")]
     if unusable:
         warn(f"{len(unusable)} conversations cannot be raised and need a manual check, such as {unusable[0]}")
     unproven = [conversation for conversation in found.conversations if conversation.state == "unproven"]
@@ -125,7 +146,7 @@ def _report(found: Discovery, output: OutputFormat | None, *, applied: bool) -> 
             "different conversations. If message ids are elsewhere, set SALTCTL_MESSAGE_ID_FROM. If writers choose "
             "salts by another rule, add --any-salting"
         )
-    if unproven and applied:
+    if failed or (unproven and applied):
         raise typer.Exit(ExitCode.INCOMPLETE)
     if unusable or unproven or (found.behind and not applied):
         raise typer.Exit(ExitCode.FOUND_SOMETHING)

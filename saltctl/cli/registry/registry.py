@@ -11,7 +11,7 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.output import Column, Record, columns_of, note, print_result, warn
 from saltctl.cli.registry.discover import discover
-from saltctl.cli.registry.transfer import Entries, export, import_, trusted_source
+from saltctl.cli.registry.transfer import export, import_, read_source
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, format_age
@@ -199,7 +199,7 @@ def list_(
     session = session_of(context)
     key = (lambda e: (-e[1], e[0])) if sort == "n" else (lambda e: e)
     with deadline(timeout):
-        entries = Entries(session, source or trusted_source(session))
+        entries = read_source(session, source)
         wanted = (e for e in entries if e[1] >= min_n and e[0].startswith(prefix))
         chosen = sorted(wanted, key=key) if limit is None else heapq.nsmallest(limit, wanted, key=key)
     if entries.damaged:

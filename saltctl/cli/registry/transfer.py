@@ -16,7 +16,7 @@ from saltctl.cli.output import columns_of, note, print_fields, print_result, war
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted, printable_json
-from saltctl.errors import ExitCode, UnavailableError, UsageError
+from saltctl.errors import AwsUnavailableError, ExitCode, UnavailableError, UsageError
 
 MAX_PRINTED = 20
 """Raises and bad lines that are printed for people."""
@@ -25,32 +25,50 @@ RAISE_COLUMNS = columns_of("conversation_id before after")
 Source = Literal["redis", "backup"]
 
 
-def trusted_source(session: Session) -> Source:
-    """Return Redis if it is verified; else print a warning and return the backup."""
+def read_source(session: Session, source: Source | None) -> Entries:
+    """Return the entries of a source; by default of Redis if it is verified, else of the backup, with a warning.
+
+    An unverified Redis is read if it is asked for: with a warning, too.
+    """
+    if source == "backup":
+        return Entries(session, "backup")
     try:
         if all(session.store.verified().values()):
-            return "redis"
+            return Entries(session, "redis", verified=True)
+        if source == "redis":
+            warn("Redis is not verified and may lack entries; saltctl rebuild, or --source backup")
+            return Entries(session, "redis")
         warn("Redis is not verified, so these entries come from the backup. To verify it: saltctl rebuild")
+    except AwsUnavailableError as exc:
+        if source != "redis":
+            raise
+        # The id of the registry is not known, so its fences cannot be checked; SALTCTL_REGISTRY_ID would help.
+        warn(f"it is unknown whether Redis is verified, so entries may be missing: {exc.message}")
+        return Entries(session, "redis")
     except UnavailableError as exc:
+        if source == "redis":
+            raise
         warn(f"these entries come from the backup: {exc.message}")
-    return "backup"
+    return Entries(session, "backup")
 
 
 @dataclass
 class Entries:
     """The entries of one source, as (conversation id, max_n), in no order. Iterate once.
 
-    ``damaged`` counts the items of the backup that were left out so far.
+    ``verified``: Redis is verified, and reading it fails if it does not stay so. ``damaged`` counts the items of the
+    backup that were left out so far.
     """
 
     session: Session
     source: Source
+    verified: bool = False
     damaged: int = 0
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
-        """Read the entries."""
+        """Read the entries; raises ReadBrokenError if Redis lost some meanwhile."""
         if self.source == "redis":
-            yield from self.session.store.entries()
+            yield from self.session.store.entries(verified=self.verified)
             return
         for page in self.session.backup.scan(4):
             self.damaged += len(page.damaged)
@@ -74,17 +92,14 @@ def export(context: typer.Context, source: option.Source = None, timeout: option
     session = session_of(context)
     count = 0
     with deadline(timeout):
-        chosen = source or trusted_source(session)
-        entries = Entries(session, chosen)
+        entries = read_source(session, source)
         for conversation_id, n in sort_entries(entries):
             count += 1
             quoted = json.dumps(conversation_id, ensure_ascii=False)
             quoted = quoted if conversation_id.isprintable() else printable_json(quoted)
             sys.stdout.write(f'{{"conversation_id": {quoted}, "max_n": {n}}}\n')
         sys.stdout.flush()
-    note(f"entries: {count:,}, from {'Redis' if chosen == 'redis' else 'the backup'}")
-    if source == "redis" and not all(session.store.verified().values()):
-        warn("Redis is not verified and may lack entries; saltctl rebuild, or --source backup")
+    note(f"entries: {count:,}, from {'Redis' if entries.source == 'redis' else 'the backup'}")
     if entries.damaged:
         warn(f"damaged items of the backup, left out: {entries.damaged:,}; saltctl rebuild --dry-run names them")
         raise typer.Exit(ExitCode.INCOMPLETE)
@@ -122,7 +137,7 @@ def import_(
             session.require_consent("Raise the conversations of the file?", confirm, yes=yes)
         with deadline(timeout):
             session.backup.check_table()
-            session.backup.check_layout(settings.layout, settings.key_prefix)
+            session.backup.check_registry()
             job = Import(lines, session.registry, session.backup, options)
             with show_progress("importing") as (show, _):
                 report = drain(
@@ -138,9 +153,14 @@ def import_(
     )
     for bad in report.bad_lines[:MAX_PRINTED]:
         warn(f"line {bad.line} was skipped: {bad.problem}")
+    for failure in report.failures[:MAX_PRINTED]:
+        warn(f"{failure['conversation_id']} could not be raised: {failure['problem']}")
     if report.skipped:
         others = "the others are valid" if dry_run else "the others are imported"
         warn(f"lines skipped: {report.skipped:,}; {others}. Fix the skipped lines and run the import again")
+    if report.failed:
+        warn(f"not raised: {counted(report.failed, 'entry', 'entries')}; repair them, and run the import again")
+    if report.skipped or report.failed:
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 

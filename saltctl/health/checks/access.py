@@ -87,7 +87,7 @@ def _needed_commands(facts: Facts, user: str) -> dict[str, tuple[Any, ...]]:
     """Return a command for each ACL rule that the user needs."""
     prefix = facts.settings.key_prefix
     bucket, heat = f"{prefix}:r:0", f"{prefix}:heat"
-    lookup = ("EVALSHA", script_sha("lookup"), 1, bucket, facts.settings.layout, "-")
+    lookup = ("EVALSHA", script_sha("lookup"), 1, bucket, facts.layout, "-")
     if user == APP_USER:
         return {
             "+evalsha": lookup,

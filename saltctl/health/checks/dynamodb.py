@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 
-from saltctl.errors import AccessDeniedError, ConfigurationError, SaltctlError, UnavailableError
+from saltctl.errors import AccessDeniedError, BackupLostError, ConfigurationError, SaltctlError, UnavailableError
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.rebuild.lease import LEASE_EXPIRY
@@ -47,19 +47,38 @@ def _update_backup_table(facts: Facts, *options: str) -> str:
     return facts.fix_commands.aws("dynamodb", "update-table", "--table-name", table, *options)
 
 
+def registry(facts: Facts) -> Finding:
+    """The backup table is the one that the registry was created in."""
+    commands = facts.fix_commands
+    try:
+        identity = facts.identity
+    except BackupLostError as exc:
+        fix = (
+            commands.saltctl("setup")
+            if exc.hint.startswith("saltctl setup")
+            else commands.saltctl("recover", "--dry-run")
+        )
+        return fail(exc.message, fix)
+    except ConfigurationError as exc:
+        return skip(exc.message)
+    if problem := facts.backup.registry.table_unchecked:
+        return warn(
+            f"a restored table would not be noticed, because its identity cannot be read: {problem}",
+            commands.saltctl("service", "emit", "iam"),
+        )
+    return ok(f"registry {identity.registry_id}, in the table that it was created in")
+
+
 def layout(facts: Facts) -> Finding:
     """This client has the bucket count and key prefix that the backup table records."""
     settings, commands = facts.settings, facts.fix_commands
-    bound = facts.backup.bound_layout()
-    if bound is None:
-        return warn("the backup table records no layout yet", commands.saltctl("setup"))
-    table_layout, prefix = bound
-    if bound == (settings.layout, settings.key_prefix):
+    layout, prefix = facts.backup.registry.layout()
+    if (layout, prefix) == (settings.layout, settings.key_prefix):
         return ok(f"{settings.buckets:,} buckets under {prefix}:, as in the backup table")
     return fail(
         f"this client has layout {settings.layout} under {settings.key_prefix!r}, but the backup table has "
-        f"{table_layout} under {prefix!r}: lookups would use the wrong buckets",
-        commands.export(SALTCTL_BUCKETS=table_layout.rpartition(":")[2], SALTCTL_KEY_PREFIX=prefix),
+        f"{layout} under {prefix!r}: lookups would use the wrong buckets",
+        commands.export(SALTCTL_BUCKETS=layout.rpartition(":")[2], SALTCTL_KEY_PREFIX=prefix),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saltctl.detection.service import CLAIM_IDLE
+from saltctl.detection.read_order import CLAIM_IDLE
 from saltctl.detection.stream_status import is_alive
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, combine, fail, ok, skip, warn
@@ -18,7 +18,7 @@ def group(facts: Facts) -> Finding:
 
 
 def consumers(facts: Facts) -> Finding:
-    """An instance of the service is alive, and no dead instance holds entries."""
+    """An instance of the service is alive, all its parts work, and no dead instance holds entries."""
     found = facts.stream.group
     if found is None:
         return skip("see stream-group")
@@ -26,6 +26,9 @@ def consumers(facts: Facts) -> Finding:
     if not alive:
         fix = facts.fix_commands.saltctl("service", "run")
         return fail("no instance of the service is alive: hot conversations are not raised", fix, service_instances=0)
+    if late := facts.stream.late_parts:
+        detail = f"parts of the service have not done their work for a while: {'; '.join(late[:5])}; see its log"
+        return fail(detail, facts.fix_commands.saltctl("service", "status"), service_instances=len(alive))
     abandoned = [c for c in found.consumers if c.pending and c.idle_s > CLAIM_IDLE and not is_alive(c.idle_s)]
     if abandoned:
         names = ", ".join(f"{consumer.name} ({consumer.pending:,})" for consumer in abandoned[:5])

@@ -88,8 +88,8 @@ def _recover(environment: LocalEnvironment, traffic: Traffic, letter: str, state
     began = time.monotonic()
     environment.rebuild()
     verified = time.monotonic()
-    # Breakers close within breaker_seconds; only then do all lookups use Redis.
-    time.sleep(environment.settings.breaker_seconds)
+    # Breakers close within twice breaker_seconds; only then do all lookups use Redis.
+    time.sleep(2 * environment.settings.breaker_seconds)
     no_violation = not traffic.pop_stats().violations
     traffic.wait()
     what = (

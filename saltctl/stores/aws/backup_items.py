@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from saltctl.errors import DamagedEntryError
-from saltctl.stores.aws.client import Table, aws_errors, none_if_condition_fails
+from saltctl.stores.aws.client import aws_errors, error_code, none_if_condition_fails
+from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.registry import BackupEntry, Raise
 
 KEY = "conversation_id"
 OWN_ITEM_PREFIX = "#"
-"""Ids with this prefix are saltctl's own items (the lease, the layout, a checkpoint) and not conversations."""
+"""Ids with this prefix are saltctl's own items (the lease, the identity, a checkpoint) and not conversations."""
 LARGEST_N = 65_536
 """The upper bound of the setting max_n_cap, so saltctl never wrote a larger N."""
+
+_REFUSED_ITEMS = ("operand type", "incorrect data type", "Item size")
+"""Parts of the messages with which DynamoDB refuses to update an item for its contents. Others concern the table."""
 
 
 class BackupItems(Table):
     """Reads and updates single items of the backup table. Thread-safe."""
 
+    def errors(self) -> AbstractContextManager[None]:
+        """Convert the errors of a request that is sent inside the block."""
+        return aws_errors(self.where)
+
     def read_item(self, item_id: str) -> dict[str, Any] | None:
         """Read one item, strongly consistent; None if the table does not have it."""
-        with aws_errors(self.where):
-            item: dict[str, Any] | None = self.client.get_item(
-                TableName=self.name, Key={KEY: {"S": item_id}}, ConsistentRead=True
-            ).get("Item")
-        return item
+        with self.errors():
+            return self.get_item({KEY: {"S": item_id}})
 
     def update_item(
         self,
@@ -37,7 +43,6 @@ class BackupItems(Table):
     ) -> dict[str, Any] | None:
         """Update one item if it meets a condition; return it as it was ({} if it is new), or None if it does not."""
         request: dict[str, Any] = {
-            "TableName": self.name,
             "Key": {KEY: {"S": item_id}},
             "UpdateExpression": update,
             "ReturnValues": "ALL_OLD",
@@ -48,9 +53,24 @@ class BackupItems(Table):
             "ExpressionAttributeNames": names,
         }
         request |= {name: value for name, value in optional.items() if value}
-        with aws_errors(self.where):
-            response = none_if_condition_fails(lambda: self.client.update_item(**request))
+        with self.errors():
+            response = none_if_condition_fails(lambda: self._update(request))
         return None if response is None else response.get("Attributes", {})
+
+    def _update(self, request: dict[str, Any]) -> dict[str, Any]:
+        from botocore.exceptions import ClientError
+
+        try:
+            response = self.send("update_item", request, request["Key"])
+        except ClientError as exc:
+            message, item_id = str(exc.response["Error"].get("Message", "")), request["Key"][KEY]["S"]
+            if error_code(exc) != "ValidationException" or not any(part in message for part in _REFUSED_ITEMS):
+                raise
+            raise DamagedEntryError(
+                f"the item of {item_id!r} in table {self.where} is damaged: {message}",
+                hint="it was edited by hand: its `raises` must be a list of a few kilobytes at most",
+            ) from exc
+        return response
 
 
 def string_attribute(item: Mapping[str, Any], name: str) -> str:

@@ -8,23 +8,30 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from functools import cached_property
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from saltctl.errors import ConfigurationError, DamagedEntryError, ThrottledError
+from saltctl.errors import (
+    ConfigurationError,
+    DamagedEntryError,
+    MismatchedResponseError,
+    SaltctlError,
+    ThrottledError,
+)
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_items import KEY, BackupItems, parse_entry, string_attribute
+from saltctl.stores.aws.backup_items import KEY, BackupItems, parse_entry
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
 from saltctl.stores.aws.client import aws_errors, error_code
-from saltctl.stores.aws.parallel_scan import scan_in_parallel
 from saltctl.stores.aws.rebuild_items import CheckpointItem, LeaseItem
+from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID, RegistryItem
 from saltctl.stores.aws.scan_parser import ScanClient
-from saltctl.stores.contracts.registry import BackupEntry, BackupPage, Raise, RaiseOutcome
+from saltctl.stores.contracts.registry import BackupEntry, BackupPage, Raise, RaiseOutcome, RegistryIdentity
+from saltctl.stores.parallel_scan import scan_in_parallel
 from saltctl.stores.retry import backoff_seconds
 
-LAYOUT_ID = "#layout"
 _MAX_BATCH = 100
-"""Keys that one BatchGetItem takes (documented)."""
+"""Keys that one BatchGetItem takes (documented). One of them is that of the registry's identity."""
 _BATCH_ATTEMPTS = 8
 
 
@@ -43,32 +50,51 @@ class BackupTable(BackupItems):
         """The lease store: an item of this table."""
         self.checkpoint = CheckpointItem(self)
         """The checkpoint of an interrupted rebuild: an item of this table."""
+        self.registry = RegistryItem(self)
+        """The identity of the registry: an item of this table."""
         self._sleep = sleep
+        self._scan_client: ScanClient | None = None
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Convert the errors of a request; after one, the table may be another one."""
+        try:
+            with aws_errors(self.where):
+                yield
+        except SaltctlError:
+            self.registry.forget_check()
+            raise
+
+    def check_registry(self) -> RegistryIdentity:
+        """Read the identity of the registry, and check that this table is its backup."""
+        return self.registry.read()
 
     # Entries.
 
     def get(self, conversation_id: str) -> BackupEntry | None:
         """Read one entry, strongly consistent."""
-        item = self.read_item(conversation_id)
-        return None if item is None else parse_entry(conversation_id, item, self.where)
+        return self.get_many([conversation_id]).get(conversation_id)
 
     def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
-        """Read entries, strongly consistent, in batches of 100; unprocessed keys are requested again."""
+        """Read entries, strongly consistent, in batches of 100, each with the identity of the registry."""
         found: dict[str, BackupEntry] = {}
         unique = list(dict.fromkeys(conversation_ids))
-        for start in range(0, len(unique), _MAX_BATCH):
-            for item in self._read_batch(unique[start : start + _MAX_BATCH]):
-                conversation_id = item[KEY]["S"]
-                found[conversation_id] = parse_entry(conversation_id, item, self.where)
+        for start in range(0, len(unique), _MAX_BATCH - 1):
+            items = {item[KEY]["S"]: item for item in self._read_batch(unique[start : start + _MAX_BATCH - 1])}
+            # First the identity: without it, a missing item proves nothing.
+            self.registry.check(items.pop(REGISTRY_ITEM_ID, None))
+            found |= {i: parse_entry(i, item, self.where) for i, item in items.items()}
         return found
 
     def _read_batch(self, conversation_ids: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-        keys = [{KEY: {"S": conversation_id}} for conversation_id in conversation_ids]
+        """Yield these items and that of the registry; unprocessed keys are requested again."""
+        keys = [{KEY: {"S": item_id}} for item_id in (REGISTRY_ITEM_ID, *conversation_ids)]
         for attempt in range(_BATCH_ATTEMPTS):
-            with aws_errors(self.where):
-                response = self.client.batch_get_item(RequestItems={self.name: {"Keys": keys, "ConsistentRead": True}})
-            yield from response["Responses"].get(self.name, [])
+            request = {self.name: {"Keys": keys, "ConsistentRead": True}}
+            with self.errors():
+                response = self.send("batch_get_item", {"RequestItems": request}, fits=partial(_only_of, keys))
             keys = response.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", [])
+            yield from response.get("Responses", {}).get(self.name, [])
             if not keys:
                 return
             self._sleep(backoff_seconds(attempt, first=0.05))
@@ -78,23 +104,38 @@ class BackupTable(BackupItems):
 
     def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
         """Step 1 of a raise."""
-        note = {"n": {"N": str(entry.n)}, "at": {"S": entry.at}, "by": {"S": entry.by}}
-        if entry.reason:  # DynamoDB Local refuses empty strings
-            note["reason"] = {"S": entry.reason}
-        old = self.update_item(
-            conversation_id,
-            "SET max_n = :n, updated_at = :at, #raises = list_append(if_not_exists(#raises, :none), :raise)",
-            "attribute_not_exists(max_n) OR max_n < :n",
-            {":n": {"N": str(entry.n)}, ":at": {"S": entry.at}, ":none": {"L": []}, ":raise": {"L": [{"M": note}]}},
-            names={"#raises": "raises"},
-        )
+        old = self._write_raise(conversation_id, entry)
         if old is not None:
             before = parse_entry(conversation_id, old, self.where).max_n if "max_n" in old else 1
             return RaiseOutcome(before, True)
         current = self.get(conversation_id)
         if current is None:
             raise DamagedEntryError(f"the item of {conversation_id!r} vanished from table {self.where} during a raise")
+        if current.max_n < entry.n:
+            raise MismatchedResponseError(
+                f"the response to the raise of {conversation_id!r} in table {self.where} belongs to another request",
+                hint="run it again",
+            )
         return RaiseOutcome(current.max_n, False)
+
+    def restore(self, conversation_id: str, entry: Raise, *, commit: bool) -> bool:
+        """Set max_n as :meth:`raise_max_n` does, in a table that may not be claimed; return whether it changed.
+
+        ``commit`` sets write_n in the same write.
+        """
+        return self._write_raise(conversation_id, entry, ", write_n = :n" if commit else "") is not None
+
+    def _write_raise(self, conversation_id: str, entry: Raise, also: str = "") -> dict[str, Any] | None:
+        note = {"n": {"N": str(entry.n)}, "at": {"S": entry.at}, "by": {"S": entry.by}}
+        if entry.reason:  # DynamoDB Local refuses empty strings
+            note["reason"] = {"S": entry.reason}
+        return self.update_item(
+            conversation_id,
+            f"SET max_n = :n, updated_at = :at, #raises = list_append(if_not_exists(#raises, :none), :raise){also}",
+            "attribute_not_exists(max_n) OR max_n < :n",
+            {":n": {"N": str(entry.n)}, ":at": {"S": entry.at}, ":none": {"L": []}, ":raise": {"L": [{"M": note}]}},
+            names={"#raises": "raises"},
+        )
 
     def commit_write_n(self, conversation_id: str, n: int) -> bool:
         """Step 3 of a raise. Call it only once the registry holds n."""
@@ -123,57 +164,15 @@ class BackupTable(BackupItems):
         timeout = self.settings.aws_timeout + 1
         yield from scan_in_parallel(reader.pages, plan.unfinished, stop, idle_page=idle, stop_timeout=timeout)
 
-    @cached_property
+    @property
     def scan_client(self) -> ScanClient:
         """Sends Scan requests and parses their responses."""
-        return ScanClient(self.client, self.settings.max_n_cap)
-
-    # The layout.
-
-    def claim_layout(self, layout: str, key_prefix: str) -> None:
-        """Bind the table to one layout: the first claim writes it, every later one must agree."""
-        with aws_errors(self.where):
-            response = self.client.update_item(
-                TableName=self.name,
-                Key={KEY: {"S": LAYOUT_ID}},
-                UpdateExpression="SET layout = if_not_exists(layout, :layout), "
-                "key_prefix = if_not_exists(key_prefix, :prefix)",
-                ExpressionAttributeValues={":layout": {"S": layout}, ":prefix": {"S": key_prefix}},
-                ReturnValues="ALL_NEW",
-            )
-        self._check_layout(_layout_of(response["Attributes"]), layout, key_prefix)
-
-    def check_layout(self, layout: str, key_prefix: str) -> None:
-        """Refuse a client of another layout, as :meth:`claim_layout` does, and write nothing."""
-        if (bound := self.bound_layout()) is not None:
-            self._check_layout(bound, layout, key_prefix)
-
-    def bound_layout(self) -> tuple[str, str] | None:
-        """Read the layout and key prefix that the table is bound to; None before the first claim."""
-        item = self.read_item(LAYOUT_ID)
-        return None if item is None else _layout_of(item)
-
-    def _check_layout(self, bound: tuple[str, str], layout: str, key_prefix: str) -> None:
-        bound_layout, bound_prefix = bound
-        if "" in bound:
-            raise ConfigurationError(
-                f"the item {LAYOUT_ID!r} of table {self.where} is damaged: its layout is incomplete",
-                hint=f"it was edited by hand: if all clients use the layout {layout} under {key_prefix!r}, "
-                "set its strings `layout` and `key_prefix` to these",
-            )
-        if bound != (layout, key_prefix):
-            raise ConfigurationError(
-                f"the registry of table {self.where} is laid out as {bound_layout} under the prefix {bound_prefix!r}, "
-                f"and this client is set to {layout} under {key_prefix!r}",
-                hint=f"set SALTCTL_BUCKETS={bound_layout.rpartition(':')[2]} and SALTCTL_KEY_PREFIX={bound_prefix}",
-            )
+        client, scan_client = self.client, self._scan_client
+        if scan_client is None or scan_client.client is not client:
+            self._scan_client = scan_client = ScanClient(client, self.settings.max_n_cap, self.name)
+        return scan_client
 
     # The table itself.
-
-    def identity(self) -> str:
-        """Return the table's ARN and id; a table that is deleted and created again has another id (documented)."""
-        table = self.require()
-        return f"{table.get('TableArn', self.name)} {table.get('TableId', '')}"
 
     def check_table(self) -> None:
         """Refuse a table that is missing or has other keys than ``conversation_id`` (S).
@@ -192,7 +191,12 @@ class BackupTable(BackupItems):
             )
 
     def create(self) -> None:
-        """Create the table, on demand, with deletion protection and point-in-time recovery; wait for it."""
+        """Create the table as the backup of a new registry; wait for it."""
+        self.create_table()
+        self.registry.create()
+
+    def create_table(self) -> None:
+        """Create the table, on demand, with deletion protection and point-in-time recovery, as no registry's backup."""
         import botocore.exceptions as driver
 
         self.create_on_demand({KEY: "HASH"}, DeletionProtectionEnabled=True)
@@ -206,5 +210,6 @@ class BackupTable(BackupItems):
                     raise
 
 
-def _layout_of(item: Mapping[str, Any]) -> tuple[str, str]:
-    return string_attribute(item, "layout"), string_attribute(item, "key_prefix")
+def _only_of(keys: Sequence[Mapping[str, Any]], response: Mapping[str, Any]) -> bool:
+    """Return whether a response to BatchGetItem has no other item than those of ``keys``."""
+    return all({KEY: item[KEY]} in keys for items in response["Responses"].values() for item in items)

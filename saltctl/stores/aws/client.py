@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from binascii import crc32
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from saltctl.errors import (
     AccessDeniedError,
@@ -17,33 +17,28 @@ from saltctl.errors import (
     SaltctlError,
     ThrottledError,
 )
+from saltctl.forks import PerProcess, importing, this_process
 from saltctl.settings import Settings
-from saltctl.stores.contracts.messages import TableSize
 from saltctl.urls import mask_url
 
 POOL_SIZE = 72
 """Connections that a client keeps. With botocore's default of 10, parallel queries of many salts would queue."""
 
-_creating_clients = threading.Lock()
+# fmt: off
 _THROTTLES = {
-    "ProvisionedThroughputExceededException",
-    "RequestLimitExceeded",
-    "ThrottlingException",
-    "Throttling",
+    "ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException", "Throttling",
     "TooManyRequestsException",
 }
 _DENIED = {
-    "AccessDenied",
-    "AccessDeniedException",
-    "UnrecognizedClientException",
-    "InvalidSignatureException",
-    "ExpiredTokenException",
-    "ExpiredToken",
-    "InvalidClientTokenId",
-    "MissingAuthenticationTokenException",
-    "IncompleteSignature",
-    "SignatureDoesNotMatch",
+    "AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException",
+    "ExpiredTokenException", "ExpiredToken", "InvalidClientTokenId", "MissingAuthenticationTokenException",
+    "IncompleteSignature", "SignatureDoesNotMatch",
 }
+# fmt: on
+
+
+EMPTY = b"{}"
+"""The body of a response without members, and of one that ScanClient has parsed."""
 
 
 class UnreadableResponseError(Exception):
@@ -62,8 +57,10 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3) -> Any
     Raises:
         ConfigurationError: no Region, or a profile that does not exist.
     """
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
+    with importing:
+        import boto3  # noqa: F401
+        from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
 
     config = Config(
         connect_timeout=settings.aws_timeout,
@@ -77,8 +74,9 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3) -> Any
         # specific. An endpoint from a context or an option must be passed to it.
         from_environment = settings.origins.get("aws_endpoint_url", "").startswith("environment")
         endpoint = None if from_environment else settings.aws_endpoint_url
-        with _creating_clients:  # clients are thread-safe, but a session must not create two at once (documented)
-            session = _session(settings.aws_profile, settings.aws_region, os.environ.get("AWS_ACCESS_KEY_ID"))
+        sessions = _sessions.get()
+        with sessions.lock:  # clients are thread-safe, but a session must not create two at once (documented)
+            session = sessions.get(settings.aws_profile, settings.aws_region, os.environ.get("AWS_ACCESS_KEY_ID"))
             return session.client(service, config=config, endpoint_url=endpoint)
     except (BotoCoreError, ValueError) as exc:
         raise to_saltctl_error(exc, service) from exc
@@ -93,6 +91,7 @@ def _create_parser(protocol: str) -> Any:
     def parse(response: Any, shape: Any) -> Any:
         """Parse a response, unless its body cannot be one."""
         body = response["body"]
+        check_crc(body, response["headers"])
         # botocore reads a 200 whose body is not JSON, such as a proxy's page, as a response without members. A GetItem
         # would then find no item, and a lookup would call a salted conversation unsalted.
         if protocol == "json" and response["status_code"] == 200 and body[:1] + body.rstrip()[-1:] != b"{}":
@@ -108,19 +107,65 @@ def _create_parser(protocol: str) -> Any:
 
 def preload_boto3() -> None:
     """Import boto3 now, while the caller waits for something else."""
-    import boto3  # noqa: F401
+    with importing:
+        import boto3  # noqa: F401
 
 
-@cache
-def _session(profile: str | None, region: str | None, access_key_id: str | None) -> Any:
-    # Creating a session and reading the service's model takes most of a client's 200 ms, so sessions are kept.
-    # The key id is part of the cache key because other credentials need another session.
-    import boto3
-    import botocore.session
+class _Sessions:
+    """The boto3 sessions of one process, by profile, Region and key id: other credentials need another session.
 
-    core = botocore.session.get_session()
-    core.register_component("response_parser_factory", SimpleNamespace(create_parser=_create_parser))
-    return boto3.session.Session(botocore_session=core, profile_name=profile, region_name=region)
+    Creating a session and reading the service's model takes most of a client's 200 ms, so sessions are kept. The
+    child of a fork makes new ones, since their credentials have locks, and takes over the models that were read.
+    """
+
+    _models: ClassVar[dict[tuple[str | None, ...], Any]] = {}
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._sessions: dict[tuple[str | None, ...], Any] = {}
+
+    def get(self, *key: str | None) -> Any:
+        """Return the session of a profile, a Region and a key id; only while the lock is held."""
+        import boto3
+        import botocore.session
+
+        if key not in self._sessions:
+            core = botocore.session.get_session()
+            core.register_component("response_parser_factory", SimpleNamespace(create_parser=_create_parser))
+            session = boto3.session.Session(botocore_session=core, profile_name=key[0], region_name=key[1])
+            core.register_component("data_loader", self._models.setdefault(key, core.get_component("data_loader")))
+            self._sessions[key] = session
+        return self._sessions[key]
+
+
+_sessions = PerProcess(_Sessions)
+
+
+class ClientOfProcess:
+    """A boto3 client, which each process creates at first use: importing boto3 takes longer than most commands.
+
+    ``given`` is a client to use instead, in the process that made this object.
+    """
+
+    def __init__(self, create: Callable[[], Any], given: Any = None) -> None:
+        self._clients = PerProcess(create)
+        self._given = given
+        self._process = this_process()
+
+    def get(self) -> Any:
+        """Return the client. Raises ConfigurationError if it was given to the parent of this process."""
+        if self._given is None:
+            return self._clients.get()
+        if self._process != this_process() and hasattr(self._given, "meta"):  # a substitute in a test has none
+            raise ConfigurationError(
+                "this boto3 client belongs to the process that this one was forked from",
+                hint="open the table in the child, or let saltctl create the client",
+            )
+        return self._given
+
+    def renew(self, old: Any) -> None:
+        """Replace a client whose connections may be out of step."""
+        self._clients.renew(old)
 
 
 # Errors.
@@ -185,15 +230,17 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
             f"AWS does not permit this for {where} ({code}): {message}", hint="aws sts get-caller-identity"
         )
     if code == "ResourceNotFoundException":
-        return _missing_table(where, "saltctl setup creates it; or check its name and AWS_REGION: saltctl config show")
+        return missing_table(where, "saltctl setup creates it; or check its name and AWS_REGION: saltctl config show")
     if code == "ValidationException":
         return ConfigurationError(f"DynamoDB refuses a request for {where}: {message}", hint="check its key schema")
     if status >= 500 or code in ("InternalServerError", "ServiceUnavailable", "InternalFailure"):
-        return AwsUnavailableError(f"AWS answered with a server error for {where} ({code})", hint="try again")
-    return AwsUnavailableError(f"AWS answered with {code} for {where}: {message}", hint="try again")
+        return AwsUnavailableError(
+            f"AWS answered with a server error for {where} ({code})", hint="try again", answered=True
+        )
+    return AwsUnavailableError(f"AWS answered with {code} for {where}: {message}", hint="try again", answered=True)
 
 
-def _missing_table(where: str, hint: str) -> ConfigurationError:
+def missing_table(where: str, hint: str) -> ConfigurationError:
     """Return the error for a table that does not exist."""
     return ConfigurationError(f"there is no DynamoDB table {where}", hint=hint)
 
@@ -224,70 +271,16 @@ def none_if_condition_fails(write: Callable[[], dict[str, Any]]) -> dict[str, An
 # Tables.
 
 
-class Table:
-    """One table. Thread-safe.
+def check_crc(body: bytes, headers: Mapping[str, str]) -> None:
+    """Compare DynamoDB's checksum. botocore's retry mode ``standard`` does not (read in botocore 1.44).
 
-    Args:
-        settings: the endpoint, the Region and the profile.
-        name: the table's name.
-        client: a boto3 client for DynamoDB to use instead of a new one.
-        missing_hint: the hint of the error if the table does not exist.
+    A response that a proxy has compressed is not checked: the checksum is that of the uncompressed body.
+
+    Raises:
+        UnreadableResponseError: they differ.
     """
-
-    def __init__(
-        self, settings: Settings, name: str, *, client: Any = None, missing_hint: str = "saltctl setup"
-    ) -> None:
-        self.name = name
-        self.where = f"{name!r}"
-        """The quoted name, for messages."""
-        self.settings = settings
-        self._given_client = client
-        self._missing_hint = missing_hint
-
-    @cached_property
-    def client(self) -> Any:
-        """The boto3 client, created at first use: importing boto3 takes longer than most commands."""
-        return self._given_client or create_client(self.settings, "dynamodb")
-
-    def describe(self) -> dict[str, Any] | None:
-        """Return the ``Table`` of DescribeTable, or None if the table does not exist."""
-        import botocore.exceptions as driver
-
-        with aws_errors(self.where):
-            try:
-                found: dict[str, Any] = self.client.describe_table(TableName=self.name)["Table"]
-            except driver.ClientError as exc:
-                if error_code(exc) == "ResourceNotFoundException":
-                    return None
-                raise
-        return found
-
-    def require(self) -> dict[str, Any]:
-        """Return the ``Table`` of DescribeTable. Raises ConfigurationError if the table does not exist."""
-        found = self.describe()
-        if found is None:
-            raise _missing_table(self.where, self._missing_hint)
-        return found
-
-    def size(self) -> TableSize:
-        """Return the table's size from DescribeTable: about six hours old (documented)."""
-        table = self.require()
-        return TableSize(int(table.get("ItemCount", 0)), int(table.get("TableSizeBytes", 0)))
-
-    def create_on_demand(self, keys: Mapping[str, str], **options: Any) -> None:
-        """Create the table, billed on demand, and wait until it exists.
-
-        Args:
-            keys: name to type (HASH or RANGE) of its keys, which are strings.
-            options: more parameters of CreateTable.
-        """
-        with aws_errors(self.where):
-            self.client.create_table(
-                TableName=self.name,
-                AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in keys],
-                KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in keys.items()],
-                BillingMode="PAY_PER_REQUEST",
-                **options,
-            )
-            waiter = self.client.get_waiter("table_exists")
-            waiter.wait(TableName=self.name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+    expected = headers.get("x-amz-crc32")
+    if expected is None or headers.get("content-encoding") or body == EMPTY:
+        return
+    if not expected.isdigit() or int(expected) != crc32(body):
+        raise UnreadableResponseError("its checksum differs")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, SaltctlError
 from saltctl.settings import Settings
-from saltctl.stores.aws.client import Table, aws_errors, create_client, error_code
+from saltctl.stores.aws.client import ClientOfProcess, aws_errors, create_client, error_code
+from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.metrics import Alarm, AlarmSpec, Contributors, MetricKey, MetricSeries, TableDescription
 
 NAMESPACE = "AWS/DynamoDB"
@@ -27,22 +27,19 @@ class CloudWatchMetrics:
 
     def __init__(self, settings: Settings, *, client: Any = None, dynamodb: Any = None) -> None:
         self._settings = settings
-        self._given = client
+        self._client = ClientOfProcess(lambda: create_client(settings, "cloudwatch"), client)
         self._given_dynamodb = dynamodb
+        self._dynamodb = ClientOfProcess(lambda: create_client(settings, "dynamodb"), dynamodb)
 
-    @cached_property
+    @property
     def client(self) -> Any:
         """The boto3 client of CloudWatch, created at first use."""
-        return self._given or create_client(self._settings, "cloudwatch")
-
-    @cached_property
-    def _dynamodb(self) -> Any:
-        return self._given_dynamodb or create_client(self._settings, "dynamodb")
+        return self._client.get()
 
     def describe(self, table: str) -> TableDescription:
         """Read the table's indexes and billing mode."""
         hint = "check --table, SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show"
-        found = Table(self._settings, table, client=self._dynamodb, missing_hint=hint).require()
+        found = Table(self._settings, table, client=self._dynamodb.get(), missing_hint=hint).require()
         mode = found.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
         indexes = tuple(index["IndexName"] for index in found.get("GlobalSecondaryIndexes", ()))
         return TableDescription(table, indexes, mode == "PAY_PER_REQUEST")

@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
-from functools import cached_property
 from typing import Any
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY
-from saltctl.stores.aws.client import Table, aws_errors, create_client, none_if_condition_fails
+from saltctl.stores.aws.client import ClientOfProcess, aws_errors, create_client, none_if_condition_fails
+from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.messages import TableKeys
 
 PROBE_ID = "#doctor"
@@ -32,13 +32,13 @@ class AwsInspection:
 
     def __init__(self, settings: Settings, *, client: Any = None, now: Callable[[], float] = time.time) -> None:
         self._settings = settings
-        self._given = client
+        self._client = ClientOfProcess(lambda: create_client(settings, "dynamodb", attempts=1), client)
         self._now = now
 
-    @cached_property
+    @property
     def client(self) -> Any:
         """The boto3 client: it sends each request once."""
-        return self._given or create_client(self._settings, "dynamodb", attempts=1)
+        return self._client.get()
 
     def describe(self, table: str) -> dict[str, Any] | None:
         """Return the ``Table`` of DescribeTable, or None if the table does not exist."""

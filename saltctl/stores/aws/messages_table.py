@@ -5,21 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from decimal import Decimal
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from saltctl.errors import ConfigurationError, ThrottledError
 from saltctl.salting import number_text
 from saltctl.settings import Settings
-from saltctl.stores.aws.client import Table, aws_errors, none_if_condition_fails
-from saltctl.stores.aws.parallel_scan import scan_in_parallel
+from saltctl.stores.aws.client import aws_errors, none_if_condition_fails
+from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.messages import Item, KeysPage, PartitionAnswer, PartitionQuery, SortKey, TableKeys
+from saltctl.stores.parallel_scan import scan_in_parallel
 from saltctl.stores.retry import retry_while_throttled
 
 PARTITION_KEY = "conversation_id"
 SORT_KEY = "sort_key"
 """The key names of a table that saltctl creates for trial use. The names of other tables are read from the table."""
+_SAMPLE_SEGMENTS = 16
+_SAMPLE_ROWS = 500
 _BATCH = 25
 """Items that one BatchWriteItem takes (documented)."""
 
@@ -30,10 +33,17 @@ class MessagesTable(Table):
     def __init__(self, settings: Settings, *, client: Any = None) -> None:
         hint = "check SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show"
         super().__init__(settings, settings.messages_table, client=client, missing_hint=hint)
+        self._keys: TableKeys | None = None
 
-    @cached_property
+    @property
     def keys(self) -> TableKeys:
         """The key names and the type of the sort key, read once by DescribeTable."""
+        # Not a cached_property: on Python 3.11 its lock is held during the request, and so in the child of a fork.
+        if self._keys is None:
+            self._keys = self._read_keys()
+        return self._keys
+
+    def _read_keys(self) -> TableKeys:
         table = self.require()
         types = {item["AttributeName"]: item["AttributeType"] for item in table["AttributeDefinitions"]}
         names = {key["KeyType"]: key["AttributeName"] for key in table["KeySchema"]}
@@ -57,7 +67,9 @@ class MessagesTable(Table):
     def query(self, request: PartitionQuery) -> PartitionAnswer:
         """Send one Query to one partition."""
         with aws_errors(self._where(request.partition_key)):
-            response = self.client.query(**self._query_request(request))
+            key = {self.keys.partition_key: {"S": request.partition_key}}
+            fits = partial(self._fits, request)
+            response = self.send("query", self._query_request(request), key, fits)
         return PartitionAnswer(
             response["Items"],
             int(response.get("ScannedCount", len(response["Items"]))),
@@ -65,6 +77,23 @@ class MessagesTable(Table):
             # Only a missing LastEvaluatedKey ends a partition; an empty page does not.
             response.get("LastEvaluatedKey"),
         )
+
+    def _fits(self, request: PartitionQuery, response: Mapping[str, Any]) -> bool:
+        """Return whether the rows are in the range, the order and the limit of a request."""
+        keys = [self._plain_sort_key(row) for row in response["Items"]]
+        start = None if request.start is None else self._plain_sort_key(request.start)
+        pairs = [(start, keys[0])] if keys and start is not None else []
+        pairs += [(keys[0], keys[-1])] if len(keys) > 1 else []
+        return (
+            all(before > after if request.descending else before < after for before, after in pairs)
+            and all(request.low is None or key >= request.low for key in {*keys[:1], *keys[-1:]})
+            and all(request.high is None or key <= request.high for key in {*keys[:1], *keys[-1:]})
+            and (request.limit is None or len(keys) <= request.limit)
+        )
+
+    def _plain_sort_key(self, row: Mapping[str, Any]) -> Any:
+        value = row[self.keys.sort_key][self.keys.sort_type]
+        return Decimal(value) if self.keys.sort_type == "N" else value
 
     def _query_request(self, request: PartitionQuery) -> dict[str, Any]:
         condition = "#saltctl_p = :saltctl_p"
@@ -80,11 +109,9 @@ class MessagesTable(Table):
         if given or request.keys_only:
             names["#saltctl_s"] = self.keys.sort_key
         query: dict[str, Any] = {
-            "TableName": self.name,
             "KeyConditionExpression": condition,
             "ScanIndexForward": not request.descending,
             "ConsistentRead": request.consistent,
-            "ReturnConsumedCapacity": "TOTAL",
         }
         if request.keys_only:
             query["ProjectionExpression"] = "#saltctl_p, #saltctl_s"
@@ -101,10 +128,7 @@ class MessagesTable(Table):
     def get(self, partition_key: str, sort_key: SortKey) -> Item | None:
         """Read one row, strongly consistent."""
         with aws_errors(self._where(partition_key)):
-            item: Item | None = self.client.get_item(
-                TableName=self.name, Key=self._key(partition_key, sort_key), ConsistentRead=True
-            ).get("Item")
-        return item
+            return self.get_item(self._key(partition_key, sort_key))
 
     def rows(self, partition_key: str) -> Iterator[Item]:
         """Yield every row of one partition, strongly consistent, in the order of the sort key."""
@@ -123,10 +147,8 @@ class MessagesTable(Table):
         names = dict.fromkeys([self.keys.partition_key, self.keys.sort_key, attribute or self.keys.sort_key])
         aliases = {f"#saltctl_{number}": name for number, name in enumerate(names)}
         request: dict[str, Any] = {
-            "TableName": self.name,
             "TotalSegments": segments,
             "ConsistentRead": consistent,
-            "ReturnConsumedCapacity": "TOTAL",
             "ProjectionExpression": ", ".join(aliases),
             "ExpressionAttributeNames": aliases,
         }
@@ -145,23 +167,33 @@ class MessagesTable(Table):
         idle, timeout = KeysPage([], 0.0), self.settings.aws_timeout + 1
         yield from scan_in_parallel(pages, range(segments), stop, idle_page=idle, stop_timeout=timeout)
 
+    def sample_partition_keys(self) -> Iterator[str]:
+        """Yield the partition keys of up to 8,000 rows, the first ones of sixteen segments; for a first look."""
+        key = self.keys.partition_key
+        request = {
+            "TotalSegments": _SAMPLE_SEGMENTS,
+            "Limit": _SAMPLE_ROWS,
+            "ProjectionExpression": "#saltctl_p",
+            "ExpressionAttributeNames": {"#saltctl_p": key},
+        }
+        for segment in range(_SAMPLE_SEGMENTS):
+            yield from (item[key]["S"] for item in self._scan(request | {"Segment": segment})["Items"])
+
     def _scan(self, request: Mapping[str, Any]) -> dict[str, Any]:
         with aws_errors(self.where):
-            response: dict[str, Any] = self.client.scan(**request)
-        return response
+            return self.send("scan", request)
 
     # Writing.
 
     def put(self, partition_key: str, sort_key: SortKey, attributes: Mapping[str, Any]) -> bool:
         """Write one row unless it exists; return whether it was written. It is safe to repeat."""
         request = {
-            "TableName": self.name,
             "Item": {**attributes, **self._key(partition_key, sort_key)},
             "ConditionExpression": "attribute_not_exists(#saltctl_s)",
             "ExpressionAttributeNames": {"#saltctl_s": self.keys.sort_key},
         }
         with aws_errors(self._where(partition_key)):
-            return none_if_condition_fails(lambda: self.client.put_item(**request)) is not None
+            return none_if_condition_fails(lambda: self.send("put_item", request)) is not None
 
     def load(self, items: Iterable[Item]) -> None:
         """Write many rows, in batches of 25 and in any order; for seeding."""

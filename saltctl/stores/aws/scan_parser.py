@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import threading
-from binascii import crc32
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
+from saltctl.forks import this_process
 from saltctl.stores.aws.backup_items import KEY, OWN_ITEM_PREFIX, find_damage
+from saltctl.stores.aws.client import EMPTY, UnreadableResponseError, check_crc
 from saltctl.stores.contracts.registry import DamagedEntry
 
 _EVENT = "before-parse.dynamodb.Scan"
@@ -46,9 +47,11 @@ class PageParser:
 
     Args:
         max_n_cap: an entry above it is reported, and is an entry like any other.
+        table: the table that responses name; empty to check no name.
     """
 
-    def __init__(self, max_n_cap: int) -> None:
+    def __init__(self, max_n_cap: int, table: str = "") -> None:
+        self._table = table.rpartition("/")[2]  # without the rest of an ARN
         self._cap = max_n_cap
         self._decode = _page_decoder()
         # DynamoDB writes numbers as strings. One look-up checks and converts such a string.
@@ -62,8 +65,11 @@ class PageParser:
             decoded = self._decode(body)
         except ValueError:  # not JSON, or an attribute has an unexpected type
             return self.parse_any_types(body)
+        capacity = decoded.ConsumedCapacity
+        if capacity is not None:
+            self._check_table(capacity.TableName)
         page = ScanPage(
-            consumed_rcu=0.0 if decoded.ConsumedCapacity is None else decoded.ConsumedCapacity.CapacityUnits,
+            consumed_rcu=0.0 if capacity is None else capacity.CapacityUnits,
             last=None if decoded.LastEvaluatedKey is None else decoded.LastEvaluatedKey.conversation_id.S,
         )
         known, add = self._known, page.entries.append
@@ -92,7 +98,9 @@ class PageParser:
             raise MalformedPageError("it has no items")
         try:
             last = response["LastEvaluatedKey"][KEY]["S"] if response.get("LastEvaluatedKey") else None
-            units = float((response.get("ConsumedCapacity") or {}).get("CapacityUnits", 0.0))
+            capacity = response.get("ConsumedCapacity") or {}
+            self._check_table(capacity.get("TableName", ""))
+            units = float(capacity.get("CapacityUnits", 0.0))
             items = [(item[KEY]["S"], item) for item in response["Items"]]
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise MalformedPageError("its items have no conversation_id") from exc
@@ -100,6 +108,10 @@ class PageParser:
         for conversation_id, item in items:
             self._add_unusual(page, conversation_id, item)
         return page
+
+    def _check_table(self, name: str) -> None:
+        if name and self._table and name.rpartition("/")[2] != self._table:
+            raise MalformedPageError("it belongs to another request")
 
     def _add_unusual(self, page: ScanPage, conversation_id: str, item: Mapping[str, Any]) -> None:
         """Add an item that may be damaged, not committed, above the cap, or one of saltctl's own items."""
@@ -119,12 +131,12 @@ class ScanClient:
 
     Args:
         client: sends the requests; signatures, retries and errors stay botocore's.
-        max_n_cap: see PageParser.
+        max_n_cap, table: see PageParser.
     """
 
-    def __init__(self, client: Any, max_n_cap: int) -> None:
-        self._client = client
-        self._parser = PageParser(max_n_cap)
+    def __init__(self, client: Any, max_n_cap: int, table: str = "") -> None:
+        self.client = client
+        self._parser = PageParser(max_n_cap, table)
         events = getattr(getattr(client, "meta", None), "events", None)
         if events is not None:
             events.register(_EVENT, self._before_parse, unique_id=f"saltctl-scan-{id(self)}")
@@ -138,10 +150,13 @@ class ScanClient:
         # botocore emits the event in the thread that sent the request. The marker tells this object's requests from
         # other scans by the same client.
         _in_this_thread.scanning = self
+        process = this_process()
         try:
-            response = self._client.scan(**request)
+            response = self.client.scan(**request)
         finally:
             _in_this_thread.scanning = None
+        if process != this_process():
+            raise MalformedPageError("this process was forked during the request")
         page = response.get(_PAGE)
         # A client without botocore's events has parsed the response itself.
         return page if isinstance(page, ScanPage) else self._parser.from_dictionary(response)
@@ -152,9 +167,12 @@ class ScanClient:
         if getattr(_in_this_thread, "scanning", None) is not self or response_dict["status_code"] >= 300:
             return
         body = response_dict["body"]
-        _check_crc(body, response_dict["headers"])
+        try:
+            check_crc(body, response_dict["headers"])
+        except UnreadableResponseError as exc:
+            raise MalformedPageError(str(exc)) from exc
         customized_response_dict[_PAGE] = self._parser.parse(body)
-        response_dict["body"] = b"{}"  # leaves nothing to parse for botocore
+        response_dict["body"] = EMPTY  # leaves nothing to parse for botocore
 
 
 @cache
@@ -168,7 +186,7 @@ def _page_decoder() -> Callable[[bytes], Any]:
     number = define("Number", [("N", str | None, None)])
     key = define("Key", [(KEY, string)])
     item = define("Item", [(KEY, string), ("max_n", number | None, None), ("write_n", number | None, None)])
-    capacity = define("Capacity", [("CapacityUnits", float, 0.0)])
+    capacity = define("Capacity", [("CapacityUnits", float, 0.0), ("TableName", str, "")])
     page = define(
         "Page",
         [
@@ -179,15 +197,3 @@ def _page_decoder() -> Callable[[bytes], Any]:
     )
     decode: Callable[[bytes], Any] = msgspec.json.Decoder(page).decode
     return decode
-
-
-def _check_crc(body: bytes, headers: Mapping[str, str]) -> None:
-    """Compare DynamoDB's checksum. botocore's retry mode ``standard`` does not (read in botocore 1.44).
-
-    A response that a proxy has compressed is not checked: the checksum is that of the uncompressed body.
-    """
-    expected = headers.get("x-amz-crc32")
-    if expected is None or headers.get("content-encoding"):
-        return
-    if not expected.isdigit() or int(expected) != crc32(body):
-        raise MalformedPageError("its checksum differs")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class RegistryStore(Protocol):
@@ -28,11 +28,45 @@ class RegistryStore(Protocol):
     def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
         """Return the entries of these ids, verified or not. For people and comparisons, never for routing."""
 
-    def merge(self, conversation_id: str, n: int) -> bool:
-        """Max-merge one entry, whether or not Redis is verified; return whether it changed. Safe to repeat."""
+    def merge(
+        self, conversation_id: str, n: int, noted: Collection[str] | None = None, *, accept_unverified: bool = False
+    ) -> MergeOutcome:
+        """Max-merge one entry into a primary that the newest rebuild verifies. Safe to repeat.
+
+        ``noted`` are the replication ids of these primaries; None stands for all. ``accept_unverified`` also merges
+        into another primary, if no lookup is answered there.
+        """
+
+    def refresh(self) -> None:
+        """Ask anew which servers are primaries, over new connections."""
 
     def verified(self) -> dict[str, bool]:
         """Return for each primary whether every bucket of it answers lookups."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryIdentity:
+    """The identity of a registry, which its backup table records and its fences in Redis name.
+
+    ``verifying`` are the replication ids of the primaries that the newest rebuild verifies or has verified, and
+    ``rebuild_token`` is its token. Both are empty before the first rebuild.
+    """
+
+    registry_id: str
+    verifying: frozenset[str] = frozenset()
+    rebuild_token: str = ""
+
+
+class MergeOutcome(NamedTuple):
+    """The result of a merge: whether it raised the entry, and the state of the primary that it ran on.
+
+    noted: the newest rebuild verifies it. unverified: it does not, but no lookup is answered there; the entry was
+    merged only if that is accepted. deposed: it does not, and lookups may be answered there, because an earlier rebuild
+    verified it; nothing was changed.
+    """
+
+    raised: bool
+    state: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +129,13 @@ class BackupStore(Protocol):
     """
 
     def get(self, conversation_id: str) -> BackupEntry | None:
-        """Return one item by a strongly consistent read; None without an item. Raises DamagedEntryError."""
+        """Return one item by a strongly consistent read; None without an item.
+
+        Raises DamagedEntryError, and the errors of ``check_registry``: it reads the identity in the same request.
+        """
 
     def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
-        """Return items by strongly consistent reads, without ids that have no item. Raises DamagedEntryError."""
+        """Return items by strongly consistent reads, without ids that have no item. Raises as ``get``."""
 
     def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
         """Set max_n to ``entry.n`` and append the raise if max_n is absent or lower, atomically.
@@ -109,15 +146,13 @@ class BackupStore(Protocol):
     def commit_write_n(self, conversation_id: str, n: int) -> bool:
         """Set write_n to n if it is absent or lower, atomically; return whether it changed."""
 
-    def claim_layout(self, layout: str, key_prefix: str) -> None:
-        """Bind the table to one registry layout, for good; claiming the same layout again changes nothing.
+    def check_registry(self) -> RegistryIdentity:
+        """Return the identity of the registry by a strongly consistent read.
 
-        Raises ConfigurationError if the table is bound to another layout: a client that merged into other buckets
-        would acknowledge raises that no reader sees.
+        Raises BackupLostError if this table is not the backup of a registry, or was restored or copied, and
+        ConfigurationError if the registry has another layout: a client that merged into other buckets would
+        acknowledge raises that no reader sees.
         """
-
-    def check_layout(self, layout: str, key_prefix: str) -> None:
-        """Raise as ``claim_layout`` does; write nothing."""
 
     def scan(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from saltctl.errors import SaltctlError
 from saltctl.stores.heat.report import HeatReport
 
 FIRST_ID = "0-0"
@@ -52,12 +53,13 @@ class GroupInfo:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """The stream at one moment."""
+    """The stream at one moment. ``added``: the number of entries ever added; a lost stream starts at 0."""
 
     length: int
     first_id: str | None
     last_id: str | None
     groups: tuple[GroupInfo, ...]
+    added: int = 0
 
     def group(self, name: str) -> GroupInfo | None:
         """Return the group of this name, or None."""
@@ -80,5 +82,8 @@ class ReportSink(Protocol):
 class ReportSums(Protocol):
     """Sums of heat reports: ``WindowSums`` in Redis, or ``InMemorySums`` in a dry run."""
 
-    def add(self, reports: Sequence[HeatReport]) -> list[int]:
-        """Add the reports, each once. Return for each the write units of its conversation in its window so far."""
+    def add(self, reports: Sequence[HeatReport]) -> Sequence[int | SaltctlError]:
+        """Add the reports, each once. Return for each the write units of its conversation in its window so far.
+
+        A report that could not be added has its error instead.
+        """

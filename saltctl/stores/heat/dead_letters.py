@@ -16,6 +16,8 @@ from saltctl.stores.heat.stream import HeatStream
 
 MAX_LETTERS = 10_000
 """Length limit, so that a flood of invalid entries cannot fill Redis. The oldest letters are deleted first."""
+REQUEUED = b"requeued"
+"""A field of an entry that was a dead letter: how often it was requeued. Reports have no such field."""
 _FIELD_PREFIX = b"f:"
 
 
@@ -47,7 +49,9 @@ class DeadLetters(HeatStore):
                 if room < 0:
                     break
                 kept += (_FIELD_PREFIX + name, value)
-            head = ("reason", reason[:500], "original_id", entry.id, "whole", int(len(kept) == len(flat)))
+            times = times_requeued(list(zip(flat[::2], flat[1::2], strict=False)))
+            before = f"requeued {'once' if times == 1 else f'{times} times'}: " if times else ""
+            head = ("reason", (before + reason)[:500], "original_id", entry.id, "whole", int(len(kept) == len(flat)))
             commands.append(("XADD", self.key, "MAXLEN", "~", MAX_LETTERS, "*", *head, *kept))
         self._connections.ask_of(self.key, commands)
 
@@ -63,9 +67,13 @@ class DeadLetters(HeatStore):
     def requeue(self, letter: DeadLetter) -> str:
         """Add the entry to the heat stream again, then delete the letter. Return the new id of the entry.
 
+        The entry carries how often it was requeued, so that one that always fails is noticed.
         A crash in between leaves both. That is harmless, since a report counts once even if it is repeated.
         """
-        flat = [part for pair in letter.fields for part in pair]
+        kept = [pair for pair in letter.fields if pair[0] != REQUEUED]
+        if len(kept) < MAX_FIELDS:
+            kept.append((REQUEUED, b"%d" % (times_requeued(letter.fields) + 1)))
+        flat = [part for pair in kept for part in pair]
         stream = self.key.removesuffix(self.name) + HeatStream.name
         new_id = self._connections.ask_of(stream, [("XADD", stream, "*", *flat)])[0]
         self.drop([letter.id])
@@ -74,6 +82,12 @@ class DeadLetters(HeatStore):
     def drop(self, ids: Sequence[str]) -> int:
         """Delete letters. Return how many existed."""
         return int(self._ask("XDEL", self.key, *ids)) if ids else 0
+
+
+def times_requeued(fields: Sequence[tuple[bytes, bytes]]) -> int:
+    """Return how often an entry was requeued, from its fields."""
+    value = dict(fields).get(REQUEUED, b"0")
+    return int(value) if value.isdigit() and len(value) < 9 else 0
 
 
 def _parse(letter_id: str, flat: Sequence[bytes]) -> DeadLetter:

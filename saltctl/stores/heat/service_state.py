@@ -11,6 +11,7 @@ from saltctl.stores.heat.store import HeatStore
 
 KEPT_RAISES = 8
 """Number of latest raises kept here. The backup table keeps the raises of each conversation."""
+_INSTANCE = "instance:"
 _RAISE_KEYS = {"conversation_id", "before", "after", "at", "by"}
 
 
@@ -48,6 +49,23 @@ class ServiceState(HeatStore):
         """Record a raise as the latest."""
         raised = {"conversation_id": conversation_id, "before": before, "after": after, "at": at, "by": by}
         self._run_script("note_raise", json.dumps(raised), KEPT_RAISES)
+
+    def note_instance(self, name: str, late: Sequence[str], at: float) -> None:
+        """Record which parts of an instance have not done their work for a while."""
+        self._ask("HSET", self.key, _INSTANCE + name, json.dumps({"late": list(late), "at": at}))
+
+    def forget_instances(self, names: Sequence[str]) -> None:
+        """Delete the records of instances that are gone."""
+        if names:
+            self._ask("HDEL", self.key, *(_INSTANCE + name for name in names))
+
+    def late_parts(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """Return the late parts of these instances, by name; an instance without a valid record is left out."""
+        if not names:
+            return {}
+        values = self._ask("HMGET", self.key, *(_INSTANCE + name for name in names))
+        records = ((name, _parse(value, {"late"})) for name, value in zip(names, values, strict=True))
+        return {n: list(map(str, r["late"])) for n, r in records if r is not None and isinstance(r["late"], list)}
 
     def last_raise(self) -> dict[str, Any] | None:
         """Return the latest raise; None if none is recorded or the value is invalid."""

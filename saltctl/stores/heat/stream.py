@@ -137,6 +137,14 @@ class HeatStream(HeatStore):
         rows = self._ask("XPENDING", self.key, self.group, first, "+", count)
         return [(row[0].decode(), row[1].decode("utf-8", "backslashreplace"), row[2] / 1000) for row in rows]
 
+    def deliveries(self, ids: Sequence[str]) -> list[int]:
+        """Return how often each entry was delivered, to any consumer; 0 if it is not pending."""
+        commands = [("XPENDING", self.key, self.group, entry_id, entry_id, 1) for entry_id in ids]
+        found: list[Any] = []
+        for start in range(0, len(ids), COMMANDS_PER_CALL):
+            found += self._connections.ask_of(self.key, commands[start : start + COMMANDS_PER_CALL])
+        return [rows[0][3] if rows else 0 for rows in found]
+
     def get(self, ids: Sequence[str]) -> list[Entry]:
         """Return entries by id. Trimmed entries have no fields."""
         commands = [("XRANGE", self.key, entry_id, entry_id) for entry_id in ids]
@@ -155,7 +163,7 @@ class HeatStream(HeatStore):
         first, last = (entry and entry[0].decode() for entry in (facts["first-entry"], facts["last-entry"]))
         found = [self._group(_to_dict(flat), facts, first) for flat in groups]
         last_id = last or (facts["last-generated-id"].decode() if facts["entries-added"] else None)
-        return StreamInfo(facts["length"], first, last_id, tuple(found))
+        return StreamInfo(facts["length"], first, last_id, tuple(found), facts["entries-added"])
 
     def _group(self, group: dict[str, Any], stream: dict[str, Any], first: str | None) -> GroupInfo:
         name = group["name"].decode("utf-8", "backslashreplace")

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from saltctl.errors import SaltctlError
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.store import HeatStore
 from saltctl.stores.redis.scripts import script
@@ -20,6 +21,8 @@ SHARDS = 16
 EXPIRY_SECONDS = 900
 """Expiry after the last report of a window: many times the time after which a pending entry is claimed."""
 REPORTS_PER_CALL = 500
+_Call = tuple[list[int], tuple[Any, ...]]
+"""Positions of reports, and the command that adds them."""
 
 
 class WindowSums(HeatStore):
@@ -27,19 +30,19 @@ class WindowSums(HeatStore):
 
     name = "sum"
 
-    def add(self, reports: Sequence[HeatReport]) -> list[int]:
-        """Add the reports. Return for each the write units of its conversation in its window so far.
+    def add(self, reports: Sequence[HeatReport]) -> list[int | SaltctlError]:
+        """Add the reports. Return for each the write units of its conversation in its window so far, or its error.
 
-        A report that was added before changes nothing, so a call that failed can be repeated.
+        A report that was added before changes nothing, so a report that failed can be added again.
 
         Raises:
-            RedisUnavailableError, AccessDeniedError: some of the reports may have been added.
+            RedisUnavailableError, AccessDeniedError: the primaries cannot be found.
         """
         by_hash: dict[tuple[int, int], list[int]] = defaultdict(list)
         for position, report in enumerate(reports):
             by_hash[(report.window, crc32(report.conversation_id.encode()) % SHARDS)].append(position)
         # For each primary, the script calls with the positions of the reports that they add.
-        calls: dict[str, list[tuple[list[int], tuple[Any, ...]]]] = defaultdict(list)
+        calls: dict[str, list[_Call]] = defaultdict(list)
         for (window, shard), positions in by_hash.items():
             key = f"{self.key}:{window}:{shard}"
             for start in range(0, len(positions), REPORTS_PER_CALL):
@@ -49,16 +52,31 @@ class WindowSums(HeatStore):
                     arguments += (report.conversation_id, report.server, report.writes)
                 command = ("EVAL", script("add_reports", "heat"), 1, key, EXPIRY_SECONDS, *arguments)
                 calls[self._connections.primary_of(key)].append((page, command))
-        sums = [0] * len(reports)
+        sums: list[int | SaltctlError] = [0] * len(reports)
         for primary, batch in calls.items():
+            for (page, _), found in zip(batch, self._run(primary, batch), strict=True):
+                totals: Sequence[int | SaltctlError] = found if isinstance(found, list) else [found] * len(page)
+                for position, total in zip(page, totals, strict=True):
+                    sums[position] = total
+        return sums
+
+    def _run(self, primary: str, batch: Sequence[_Call]) -> list[list[int] | SaltctlError]:
+        """Return the sums of each call, or its error: one damaged hash, or one primary, must not stop the others."""
+        try:
             with self._connections.errors(primary):
                 replies = self._connections.ask_all(primary, [command for _, command in batch])
-                for (page, _), reply in zip(batch, replies, strict=True):
-                    if isinstance(reply, Exception):
-                        raise reply
-                    for position, total in zip(page, reply, strict=True):
-                        sums[position] = total
-        return sums
+        except SaltctlError as exc:
+            return [exc] * len(batch)
+        return [self._sums_or_error(primary, reply) for reply in replies]
+
+    def _sums_or_error(self, primary: str, reply: Any) -> list[int] | SaltctlError:
+        try:
+            with self._connections.errors(primary):
+                if isinstance(reply, Exception):
+                    raise reply
+        except SaltctlError as exc:
+            return exc
+        return list(map(int, reply))
 
 
 class InMemorySums:

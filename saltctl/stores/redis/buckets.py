@@ -7,11 +7,11 @@ fields ``#fence`` and ``#rebuild`` cannot collide with an entry.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saltctl.errors import RedisUnavailableError
+from saltctl.errors import ReadBrokenError, RedisUnavailableError
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.redis.connections import Connections
@@ -77,12 +77,12 @@ class RedisBucketReader:
         self._connections.close()
 
     def replication_ids(self) -> dict[str, str]:
-        """Return the replication id of each primary: it changes at a restart and at a failover."""
+        """Return the replication id of each primary: it changes at a restart and at a failover. Empty for a replica."""
         found = {}
         for primary in self._connections.primaries():
             with self._connections.errors(primary):
                 info = self._connections.client(primary).execute_command("INFO", "replication")
-            found[primary] = str(info.get("master_replid", ""))
+            found[primary] = str(info.get("master_replid", "")) if info.get("role") == "master" else ""
         return found
 
     def read(self, conversation_ids: Sequence[str]) -> list[int | None]:
@@ -97,23 +97,55 @@ class RedisBucketReader:
                 found[position] = None if value is None else _count_or_unreadable(value)
         return found
 
+    def bucket_exists(self) -> bool:
+        """Return whether any bucket exists."""
+        return any(self._ask([("EXISTS", self._buckets.key(number)) for number in range(self._buckets.count)]))
+
+    def fence_layouts(self) -> set[str]:
+        """Return the layouts, with registry ids, that the fences of all buckets name."""
+        fences = self._ask([("HGET", self._buckets.key(number), FENCE) for number in range(self._buckets.count)])
+        return {fence.decode("utf-8", "replace").rpartition(":")[0] for fence in fences if fence is not None}
+
     def count_entries(self, buckets: Sequence[int]) -> list[int]:
         """Return the number of entries of each bucket."""
         keys = map(self._buckets.key, buckets)
         replies = self._ask([c for key in keys for c in (("HLEN", key), ("HMGET", key, FENCE, REBUILD))])
         return [fields - sum(value is not None for value in own) for fields, own in zip(replies, replies, strict=True)]
 
-    def read_buckets(self, buckets: Sequence[int]) -> Iterator[tuple[str, int]]:
+    def read_buckets(self, buckets: Sequence[int], fences: Collection[str] = ()) -> Iterator[tuple[str, int]]:
         """Yield every entry of these buckets; UNREADABLE if a value is not a salt count. One batch is in memory.
 
-        Bytes of an id that are not UTF-8 become lone surrogates, which no conversation id has.
+        Bytes of an id that are not UTF-8 become lone surrogates, which no conversation id has. A bucket without one
+        of these ``fences`` lost entries since it was verified; without ``fences`` they are not checked.
+
+        Raises:
+            ReadBrokenError: a bucket has none of the fences.
         """
+        expected = {fence.encode() for fence in fences}
         for start in range(0, len(buckets), BUCKETS_A_BATCH):
             commands = [("HGETALL", self._buckets.key(b)) for b in buckets[start : start + BUCKETS_A_BATCH]]
             for reply in self._ask(commands):
-                for name, value in zip(reply[::2], reply[1::2], strict=True):
+                # In the same reply as the entries: whatever deletes entries deletes the fence with them.
+                fields = dict(zip(reply[::2], reply[1::2], strict=True))
+                if expected and fields.get(FENCE.encode()) not in expected:
+                    raise read_broken("lost entries")
+                for name, value in fields.items():
                     if not name.startswith(b"#"):
                         yield name.decode("utf-8", "surrogateescape"), _count_or_unreadable(value)
+
+    def read_all(self, layout: str | None) -> Iterator[tuple[str, int]]:
+        """Yield every entry, as :meth:`read_buckets` does; of a verified Redis, check that it stays so.
+
+        ``layout`` is the one that the fences of a verified Redis name; None for one that is not.
+
+        Raises:
+            ReadBrokenError: Redis lost entries, restarted or failed over before the end, so some may be missing.
+        """
+        before = self.replication_ids()
+        fences = [f"{layout}:{replication_id}" for replication_id in before.values()] if layout else ()
+        yield from self.read_buckets(range(self._buckets.count), fences)
+        if self.replication_ids() != before:
+            raise read_broken("restarted or failed over")
 
     def _ask(self, commands: Sequence[tuple[str, ...]]) -> Iterator[Any]:
         """Yield the replies, in order. Raises the first error reply; follows a slot that is moving."""
@@ -134,6 +166,14 @@ class RedisBucketReader:
                         else:
                             replies[position] = reply
             yield from replies
+
+
+def read_broken(reason: str) -> ReadBrokenError:
+    """Return the error of a read during which Redis lost entries, or may have."""
+    return ReadBrokenError(
+        f"Redis {reason} while its entries were read: some are missing",
+        hint="run it again; it reads the backup until Redis is verified again (saltctl rebuild)",
+    )
 
 
 def parse_count(value: Any, primary: str) -> int | None:

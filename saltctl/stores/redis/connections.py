@@ -7,14 +7,16 @@ address one primary. All work is grouped by primary.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from saltctl.errors import ConfigurationError
+from saltctl.forks import PerProcess, importing
 from saltctl.settings import Settings, read_password
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.errors import redirection, redis_errors
@@ -23,6 +25,21 @@ from saltctl.urls import parse_redis_url
 
 REDIRECTIONS = 3
 """How often a command follows a redirection. A slot that has moved again each time is moved by mistake."""
+
+
+@dataclass(eq=False)
+class _Clients:
+    """The clients of one process, and the idle connections of their pools that lookups use."""
+
+    clients: dict[str, Any] = field(default_factory=dict)
+    idle: defaultdict[str, list[Any]] = field(default_factory=partial(defaultdict, list))
+
+
+def _out_of_step() -> Exception:
+    """Return the error for a reply that may belong to another command. Its connection is not used again."""
+    import redis.exceptions as driver
+
+    return driver.ConnectionError("the reply may belong to another command")
 
 
 class Connections:
@@ -40,9 +57,7 @@ class Connections:
         self._settings = settings
         self._timeout = timeout
         self._retries = retries
-        self._clients: dict[str, Any] = {}
-        self._idle: defaultdict[str, list[Any]] = defaultdict(list)
-        self._idle_pid = os.getpid()
+        self._own = PerProcess(_Clients)
         try:
             self._url = parse_redis_url(settings.require_redis_url())
         except ValueError as exc:
@@ -72,6 +87,12 @@ class Connections:
         """Ask again which servers are the primaries; return whether the answer changed."""
         return self._topology.refresh(self._timeout)
 
+    def reconnect(self) -> None:
+        """Ask again which servers are the primaries, and give up idle connections: they stay with their old server."""
+        for client in list(self._own.get().clients.values()):
+            client.connection_pool.disconnect(inuse_connections=False)
+        self.refresh()
+
     def ask_sentinels(self, *words: str) -> Any:
         """Return the answer of the first sentinel that has one; None if the URL names no sentinels."""
         return self._topology.ask_sentinels(*words, timeout=self._timeout)
@@ -83,37 +104,44 @@ class Connections:
     def client(self, primary: str) -> Any:
         """Return the client of one primary; raises ConfigurationError if its URL cannot be used."""
         # Two threads at once may both create a client; then the second one is discarded.
-        return self._clients.get(primary) or self._clients.setdefault(primary, self._open(primary, self._retries))
+        clients = self._own.get().clients
+        return clients.get(primary) or clients.setdefault(primary, self._open(primary, self._retries))
 
     def ask(self, primary: str, command: bytes) -> Any:
         """Send one packed command and return its reply. Never retried.
 
-        Only for lookups: redis-py's execute_command costs about as much as the round trip to a server on the same
-        machine (measured: tests/benchmarks/lookup.py). Raises redis-py's errors.
+        Only for lookups of one id, whose reply is a list of one: redis-py's execute_command costs about as much as
+        the round trip to a server on the same machine (measured: tests/benchmarks/lookup.py). Raises redis-py's errors.
         """
-        pool = self.client(primary).connection_pool
-        connection = self._take_idle(primary) or pool.get_connection()
+        own = self._own.get()
+        pool = (own.clients.get(primary) or self.client(primary)).connection_pool
+        connection = self._take_idle(own, primary) or pool.get_connection()
         try:
             connection.send_packed_command((command,), check_health=False)
             reply = connection.read_response()
+            self._check_process(own)
+            if type(reply) is not list or len(reply) != 1:
+                raise _out_of_step()
         except BaseException:
             # Failed or interrupted: a late reply must never be taken for the reply to the next command.
             connection.disconnect()
             pool.release(connection)
             raise
-        self._idle[primary].append(connection)
+        own.idle[primary].append(connection)
         return reply
 
-    def _take_idle(self, primary: str) -> Any:
+    def _check_process(self, own: _Clients) -> None:
+        """Refuse what was read if a signal handler forked in between: the parent reads from the same connection."""
+        if self._own.peek() is not own:
+            raise _out_of_step()
+
+    def _take_idle(self, own: _Clients, primary: str) -> Any:
         """Return a healthy idle connection, or None.
 
         Idle connections are kept here because the pool's own bookkeeping costs a third of a lookup (measured). Both
         pop and append of a list are atomic.
         """
-        if self._idle_pid != os.getpid():
-            # A forked child must not share its parent's connections: the processes would get each other's replies.
-            self._idle, self._idle_pid = defaultdict(list), os.getpid()
-        idle = self._idle[primary]
+        idle = own.idle[primary]
         while idle:
             try:
                 connection = idle.pop()
@@ -135,9 +163,10 @@ class Connections:
         An error reply is an exception in the list; it does not undo the other commands. Raises redis-py's errors if
         the connection fails; then any of the commands may have been executed.
         """
+        own = self._own.get()
+        client = own.clients.get(primary) or self.client(primary)
         import redis.exceptions as driver
 
-        client = self.client(primary)
         pool = client.connection_pool
 
         def ask_once() -> list[Any]:
@@ -151,6 +180,7 @@ class Connections:
                         replies.append(connection.read_response())
                     except driver.ResponseError as exc:
                         replies.append(exc)
+                self._check_process(own)
             except BaseException:  # as in ask
                 connection.disconnect()
                 raise
@@ -193,8 +223,10 @@ class Connections:
 
     def close(self) -> None:
         """Close all connections."""
-        self._idle.clear()  # its connections are of the clients' pools, too
-        for client in list(self._clients.values()):
+        if (own := self._own.peek()) is None:
+            return  # a child leaves the connections of its parent alone
+        own.idle.clear()  # its connections are of the clients' pools, too
+        for client in list(own.clients.values()):
             client.close()
 
     def _fetch(self, url: str, name: str, command: tuple[str, ...], timeout: float) -> Any:
@@ -212,9 +244,10 @@ class Connections:
         return self._client_of(url, primary, self._timeout, retries, password)
 
     def _client_of(self, url: str, name: str, timeout: float, retries: int, password: str | None) -> Any:
-        import redis
-        from redis.backoff import ExponentialBackoff
-        from redis.retry import Retry
+        with importing:
+            import redis
+            from redis.backoff import ExponentialBackoff
+            from redis.retry import Retry
 
         try:
             client = redis.Redis.from_url(

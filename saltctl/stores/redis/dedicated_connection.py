@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from saltctl.errors import RedisUnavailableError
+from saltctl.forks import this_process
 from saltctl.stores.redis.errors import REDIRECTING, first_word, moved, redis_errors
 
 _BYTES_A_READ = 1 << 16
@@ -23,6 +24,7 @@ class DedicatedConnection:
     def __init__(self, pool: Any, primary: str) -> None:
         self.primary = primary
         self._broken = False
+        self._process = this_process()
         self._pool = pool
         with redis_errors(primary):
             self._connection = pool.get_connection()
@@ -61,7 +63,7 @@ class DedicatedConnection:
 
     @contextmanager
     def _close_on_failure(self) -> Iterator[None]:
-        if self._broken:
+        if self._broken or self._process != this_process():
             raise RedisUnavailableError(
                 f"the connection to Redis at {self.primary} was lost", hint="run it again: saltctl rebuild"
             )
@@ -82,8 +84,9 @@ class DedicatedConnection:
     def close(self) -> None:
         """Disconnect for good."""
         self._broken = True
-        self._connection.disconnect()
-        self._pool.disconnect()
+        if self._process == this_process():  # a forked child leaves its parent's connection alone
+            self._connection.disconnect()
+            self._pool.disconnect()
 
 
 def read_flags(socket: Any, count: int) -> list[bool]:

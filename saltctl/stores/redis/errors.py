@@ -14,7 +14,9 @@ from saltctl.errors import (
     RedisUnavailableError,
     SaltctlError,
     StreamLostError,
+    UnverifiedBucketError,
     UnverifiedError,
+    WrongTypeError,
 )
 from saltctl.urls import Address
 
@@ -61,12 +63,7 @@ _NO_STREAM = "has no heat stream, or no consumer group on it"
 # The other error replies: error, message after the server's name, hint. {detail} is the reply without its first word.
 _REPLIES: dict[str, tuple[type[SaltctlError], str, str]] = {
     "NOSCRIPT": (UnverifiedError, "is not verified: it has (re)started since", "saltctl rebuild"),
-    "UNVERIFIED": (UnverifiedError, "is not verified: its fence is missing or foreign", "saltctl rebuild"),
-    "OTHERLAYOUT": (
-        ConfigurationError,
-        "holds a registry of another layout: {detail}",
-        "set SALTCTL_BUCKETS to the number after the colon, as every other client of this Redis has it",
-    ),
+    "UNVERIFIED": (UnverifiedBucketError, "is not verified: its fence is missing or foreign", "saltctl rebuild"),
     "BROKEN": (
         RebuildBrokenError,
         "changed while it was being rebuilt: {detail}",
@@ -74,6 +71,11 @@ _REPLIES: dict[str, tuple[type[SaltctlError], str, str]] = {
     ),
     "NOGROUP": (StreamLostError, _NO_STREAM, "saltctl setup"),
     "UNBLOCKED": (StreamLostError, _NO_STREAM, "saltctl setup"),
+    "WRONGTYPE": (
+        WrongTypeError,
+        "has a key of saltctl that was overwritten with another type of value (WRONGTYPE {detail})",
+        "find the key, whose name begins with the setting key_prefix, and delete it; then: saltctl rebuild",
+    ),
     "CROSSSLOT": (ConfigurationError, "is a node of a cluster", "write redis+cluster:// in SALTCTL_REDIS_URL"),
     "NOREPLID": (
         ConfigurationError,
@@ -108,11 +110,11 @@ def translate(exc: Exception, where: str) -> SaltctlError:
             f"Redis at {where} refuses these credentials or this command: {text}",
             hint="check the user and password of SALTCTL_REDIS_URL or redis_password_file, and the user's ACL",
         )
+    if word == "OTHERLAYOUT":
+        return _other_registry(text, where)
     if word in _REPLIES:
         error, message, hint = _REPLIES[word]
         detail = text.split(" ", 1)[-1]
-        if word == "OTHERLAYOUT":
-            detail = detail.rsplit(":", 1)[0]
         return error(f"Redis at {where} {message.format(detail=detail)}", hint=hint)
     if "cluster support disabled" in text:
         return ConfigurationError(f"Redis at {where} is not a cluster", hint="write redis:// in SALTCTL_REDIS_URL")
@@ -127,7 +129,26 @@ def translate(exc: Exception, where: str) -> SaltctlError:
     else:
         problem = f"answered with an error: {text}"
     default = "check that it runs and that SALTCTL_REDIS_URL names it (saltctl config show)"
-    return RedisUnavailableError(f"Redis at {where} {problem}", hint=_OUTAGE_HINTS.get(word, default))
+    known = word in _OUTAGES or isinstance(exc, driver.ConnectionError | driver.TimeoutError | OSError)
+    hint = _OUTAGE_HINTS.get(word, default)
+    return RedisUnavailableError(f"Redis at {where} {problem}", hint=hint, answered=not known)
+
+
+def _other_registry(text: str, where: str) -> ConfigurationError:
+    """Return the error for a fence of another registry or layout: ``OTHERLAYOUT <its fence> <our layout>``."""
+    _, fence, ours = f"{text} ".split(" ", 2)
+    theirs = fence.rpartition(":")[0]
+    if theirs.rpartition(":")[0] != ours.strip().rpartition(":")[0]:
+        return ConfigurationError(
+            f"Redis at {where} holds a registry of another layout: {theirs}",
+            hint="set SALTCTL_BUCKETS to the number after the first colon, as every other client of this Redis has it",
+        )
+    return ConfigurationError(
+        f"Redis at {where} holds another registry, {theirs.rpartition(':')[2]}; that of this backup table is "
+        f"{ours.strip().rpartition(':')[2]}",
+        hint="check SALTCTL_BACKUP_TABLE, SALTCTL_REDIS_URL and SALTCTL_KEY_PREFIX; if this table is the right one: "
+        "saltctl recover --dry-run",
+    )
 
 
 def moved(where: str) -> RebuildBrokenError:

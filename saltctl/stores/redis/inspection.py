@@ -12,7 +12,7 @@ from typing import Any
 
 from saltctl.errors import SaltctlError
 from saltctl.settings import Settings
-from saltctl.stores.redis.buckets import BUCKETS_A_CALL, Buckets
+from saltctl.stores.redis.buckets import BUCKETS_A_CALL, FENCE, Buckets
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.errors import first_word, redis_errors
 from saltctl.stores.redis.replicas import Replicas, connected_replicas, replicas_of_cluster, replicas_of_sentinel
@@ -119,16 +119,24 @@ class RedisInspection:
             pass  # a sentinel's user may lack the right to ask
         return connected_replicas(server.info)
 
-    def count_entries(self) -> list[RegistryCounts]:
-        """Count entries and fences of every bucket, one result for each primary."""
+    def find_layout(self) -> str:
+        """Return the layout that the fence of the first bucket names; empty without a fence."""
+        key = Buckets.of(self._settings).key(0)
+        (fence,) = self._ask(self._connections.primary_of(key), ("HGET", key, FENCE))
+        return fence.decode("utf-8", "replace").rpartition(":")[0] if isinstance(fence, bytes) else ""
+
+    def count_entries(self, layout: str) -> list[RegistryCounts]:
+        """Count entries and fences of every bucket, one result for each primary.
+
+        ``layout`` is the one that fences should name, with the registry's id.
+        """
         buckets = self._connections.by_primary(Buckets.of(self._settings).keys())
         return [
-            self._count_entries(primary, keys) if keys else RegistryCounts(primary, 0, 0, 0, 0, 0, loaded=False)
+            self._count_entries(primary, keys, layout) if keys else RegistryCounts(primary, 0, 0, 0, 0, 0, loaded=False)
             for primary, keys in buckets.items()
         ]
 
-    def _count_entries(self, primary: str, keys: Sequence[str]) -> RegistryCounts:
-        layout = self._settings.layout
+    def _count_entries(self, primary: str, keys: Sequence[str], layout: str) -> RegistryCounts:
         # In a cluster the keys of a script must share a slot, so each call has one key.
         keys_a_call = 1 if self._connections.clustered else BUCKETS_A_CALL
         calls = [keys[start : start + keys_a_call] for start in range(0, len(keys), keys_a_call)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from saltctl.errors import RebuildBrokenError, RedisUnavailableError
-from saltctl.stores.redis.buckets import BUCKETS_A_CALL, Buckets
+from saltctl.stores.redis.buckets import BUCKETS_A_CALL, REBUILD, Buckets
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.errors import moved
 from saltctl.stores.redis.merge_commands import Entry, MergePacker
@@ -40,12 +40,15 @@ class RedisRebuildSession:
         self._sent: list[Entry] = []
         self._calls = 0
 
-    def mark_buckets(self, token: str) -> None:
+    def mark_buckets(self, token: str, *, replace_registry: bool = False) -> None:
         """Put the token into every bucket, and remember the replication id (step 3).
 
-        Raises ConfigurationError if a bucket is fenced under another layout.
+        ``replace_registry`` removes fences of another registry of the same layout: its clients ask their backup then.
+
+        Raises ConfigurationError if a bucket is fenced by another registry or under another layout.
         """
-        replication_ids = set(self._run_on_all_buckets("mark_buckets", token))
+        replaced = int(replace_registry)
+        replication_ids = set(self._run_on_buckets(self._keys, "mark_buckets", token, replaced))
         if len(replication_ids) != 1:
             raise RebuildBrokenError(
                 f"Redis at {self.primary} changed its replication id while it was being marked", hint="saltctl rebuild"
@@ -58,7 +61,7 @@ class RedisRebuildSession:
         Empty if the primary still has this replication id and every bucket still has the token: then this session
         continues as if it had marked them itself. ``set_fence`` proves it once more.
         """
-        for problem in self._run_on_all_buckets("check_marks", token, replication_id):
+        for problem in self._run_on_buckets(self._keys, "check_marks", token, replication_id):
             if problem:
                 return str(problem.decode())
         self.replication_id = replication_id
@@ -103,12 +106,19 @@ class RedisRebuildSession:
             self._connection.send(calls)
         return len(calls)
 
-    def set_fence(self, token: str) -> None:
-        """Set the fence in every bucket (step 5).
+    def set_fence(self, token: str, damaged_ids: Collection[str] = ()) -> int:
+        """Set the fence in every bucket (step 5), except those of ``damaged_ids``; return the number of these.
+
+        What Redis should hold for a damaged item is not known, so a lookup in its bucket must not answer. A fence that
+        such a bucket has already stays: the bucket was proved by an earlier rebuild of this process.
 
         Raises RebuildBrokenError if a bucket has lost the token or the primary has another replication id.
         """
-        self._run_on_all_buckets("set_fence", token, self.replication_id)
+        unproved = {self._buckets.key_of(damaged_id) for damaged_id in damaged_ids}.intersection(self._keys)
+        proved = [key for key in self._keys if key not in unproved] if unproved else self._keys
+        self._run_on_buckets(proved, "set_fence", token, self.replication_id)
+        self._connection.execute([("HDEL", key, REBUILD) for key in unproved])
+        return len(unproved)
 
     def load_lookup(self) -> None:
         """Load the lookup script, which is the last act of a rebuild: from here on this process answers lookups."""
@@ -120,9 +130,9 @@ class RedisRebuildSession:
         """Close the connection."""
         self._connection.close()
 
-    def _run_on_all_buckets(self, name: str, *arguments: Any) -> list[Any]:
+    def _run_on_buckets(self, buckets: Sequence[str], name: str, *arguments: Any) -> list[Any]:
         [sha] = self._connection.execute([("SCRIPT", "LOAD", script(name))])
-        calls = (self._keys[at : at + self._keys_a_call] for at in range(0, len(self._keys), self._keys_a_call))
+        calls = (buckets[at : at + self._keys_a_call] for at in range(0, len(buckets), self._keys_a_call))
         return self._connection.execute(
             [("EVALSHA", sha, len(keys), *keys, self._buckets.layout, *arguments) for keys in calls]
         )

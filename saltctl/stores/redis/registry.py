@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from binascii import crc32
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from saltctl.errors import ConfigurationError, RedisUnavailableError, UnverifiedError
+from saltctl.errors import ConfigurationError, RedisUnavailableError, UnverifiedError, WrongTypeError
 from saltctl.settings import Settings
+from saltctl.stores.contracts.registry import MergeOutcome
 from saltctl.stores.redis.buckets import Buckets, RedisBucketReader, check_count, parse_count
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.merge_commands import bulk
@@ -30,22 +32,40 @@ class RedisRegistry:
     """The registry store on Redis or Valkey. Thread-safe. See ``contracts.RegistryStore`` for the semantics.
 
     Lookups have connections of their own: no retries and a short deadline.
+
+    Args:
+        settings: names the servers and the buckets.
+        registry_id: returns the id of the registry, which fences name; the setting if omitted. It is called before
+            every request, so it may learn a new id.
+        lookups, others: connections to use instead of new ones.
     """
 
     def __init__(
-        self, settings: Settings, *, lookups: Connections | None = None, others: Connections | None = None
+        self,
+        settings: Settings,
+        *,
+        registry_id: Callable[[], str] | None = None,
+        lookups: Connections | None = None,
+        others: Connections | None = None,
     ) -> None:
+        self.registry_id = registry_id or settings.require_registry_id
+        """Returns the id of the registry. Raises SaltctlError as long as it is not known."""
         self._lookups = lookups or Connections(settings, timeout=settings.lookup_timeout, retries=0)
         self._others = others or Connections(settings, timeout=settings.redis_timeout, retries=2, share=self._lookups)
         self._reader = RedisBucketReader(settings, connections=self._others)
         self._buckets = Buckets.of(settings)
-        self._layout = settings.layout
+        self._layout_head = settings.layout
         self._lookup_sha = script_sha("lookup")
         # For single lookups: EVALSHA sha 1 key layout id, in the Redis protocol, without the key and the id.
         self._bucket_count = settings.buckets
         self._key_prefix = self._buckets.prefix.encode()
         self._lookup_head = b"*6\r\n" + b"".join(map(bulk, ("EVALSHA", self._lookup_sha, "1")))
-        self._lookup_layout = bulk(self._layout)
+        self._packed_layout = ("", b"")
+
+    @property
+    def layout(self) -> str:
+        """The layout with the id of the registry, as fences name it. Raises SaltctlError if the id is not known."""
+        return f"{self._layout_head}:{self.registry_id()}"
 
     def close(self) -> None:
         """Close all connections."""
@@ -76,7 +96,12 @@ class RedisRegistry:
                 return self._lookup_many(primary, conversation_ids)
         encoded = conversation_ids[0].encode()
         key = b"%b%d" % (self._key_prefix, crc32(encoded) % self._bucket_count)
-        parts = (self._lookup_head, len(key), key, self._lookup_layout, len(encoded), encoded)
+        registry_id = self.registry_id()
+        known_id, layout = self._packed_layout
+        if known_id != registry_id:
+            layout = bulk(self.layout)
+            self._packed_layout = (registry_id, layout)
+        parts = (self._lookup_head, len(key), key, layout, len(encoded), encoded)
         try:
             reply = self._lookups.ask(primary, b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % parts)
         except Exception:
@@ -100,10 +125,13 @@ class RedisRegistry:
         """Yield the replies of the lookup script to (bucket, ids) pairs; raise the first error reply."""
         for start in range(0, len(calls), COMMANDS_A_BATCH):
             batch = calls[start : start + COMMANDS_A_BATCH]
-            commands = [("EVALSHA", self._lookup_sha, 1, key, self._layout, *ids) for key, ids in batch]
-            for reply in connections.ask_all(primary, commands):
+            commands = [("EVALSHA", self._lookup_sha, 1, key, self.layout, *ids) for key, ids in batch]
+            for (_, ids), reply in zip(batch, connections.ask_all(primary, commands), strict=True):
                 if isinstance(reply, Exception):
                     raise reply
+                if not isinstance(reply, list) or len(reply) != len(ids):
+                    connections.close()  # they may be out of step
+                    raise RedisUnavailableError(f"Redis at {primary} answered another command", hint="try again")
                 yield reply
 
     def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
@@ -111,20 +139,42 @@ class RedisRegistry:
         values = self._reader.read(conversation_ids)
         return {i: n if n is None else self._check(i, n) for i, n in zip(conversation_ids, values, strict=True)}
 
-    def entries(self) -> Iterator[tuple[str, int]]:
-        """Yield every entry, whether or not Redis is verified."""
-        for name, n in self._reader.read_buckets(range(self._buckets.count)):
+    def bucket_exists(self) -> bool:
+        """Return whether any bucket of this registry exists, with entries or only with a fence."""
+        return self._reader.bucket_exists()
+
+    def entries(self, *, verified: bool = False) -> Iterator[tuple[str, int]]:
+        """Yield every entry, whether or not Redis is verified; if it is ``verified``, check that it stays so.
+
+        Raises:
+            ReadBrokenError: Redis lost entries, restarted or failed over before the end, so some may be missing.
+        """
+        for name, n in self._reader.read_all(self.layout if verified else None):
             shown = name if name.isascii() else name.encode("utf-8", "surrogateescape").decode(errors="replace")
             yield shown, self._check(shown, n)
 
     def _check(self, conversation_id: str, n: int) -> int:
         return n or check_count(n, self._others.primary_of(self.key_of(conversation_id)))
 
-    def merge(self, conversation_id: str, n: int) -> bool:
+    def merge(
+        self, conversation_id: str, n: int, noted: Collection[str] | None = None, *, accept_unverified: bool = False
+    ) -> MergeOutcome:
         """Max-merge one entry. By EVAL, so that no script must be loaded for a raise."""
-        key = self.key_of(conversation_id)
-        command = ("EVAL", script("merge"), 1, key, self._layout, 1, conversation_id, n)
-        return bool(self._retry_after_failover(lambda: self._others.ask_of(key, [command])[0]))
+        key, accepted = self.key_of(conversation_id), ("*",) if noted is None else sorted(noted)
+        command = ("EVAL", script("raise"), 1, key, self.layout, conversation_id, n, int(accept_unverified), *accepted)
+        try:
+            raised, state = self._retry_after_failover(lambda: self._others.ask_of(key, [command])[0])
+        except WrongTypeError as exc:
+            raise exc.with_hint(f"the key is {key}; delete it, then: saltctl rebuild") from exc
+        return MergeOutcome(bool(raised), state.decode())
+
+    def replication_ids(self) -> set[str]:
+        """Return the replication ids of all primaries: each changes at a restart and at a failover."""
+        return set(self._reader.replication_ids().values())
+
+    def refresh(self) -> None:
+        """Ask anew which servers are primaries, over new connections."""
+        self._others.reconnect()
 
     def verified(self, buckets: range | None = None) -> dict[str, bool]:
         """Return for each primary whether it answers a lookup in every one of its buckets, or of these buckets."""
@@ -140,7 +190,7 @@ class RedisRegistry:
             with self._others.errors(primary):
                 for _ in self._run_lookups(self._others, primary, [(key, ["-"]) for key in keys]):
                     pass
-        except UnverifiedError:
+        except (UnverifiedError, WrongTypeError):
             return False
         return True
 
@@ -148,7 +198,7 @@ class RedisRegistry:
         """Do the work; if it failed and other servers are primaries by now, do it once more."""
         try:
             return work()
-        except UnverifiedError:
+        except (UnverifiedError, WrongTypeError):
             raise
         except RedisUnavailableError:
             if not self._others.refresh():
@@ -188,8 +238,9 @@ class RedisRegistry:
         """Return a new session for each primary that has buckets, as the primaries are now."""
         self._others.refresh()
         clustered = self._others.clustered
+        buckets = replace(self._buckets, layout=self.layout)
         return [
-            RedisRebuildSession(self._others.dedicated(primary), keys, self._buckets, clustered=clustered)
+            RedisRebuildSession(self._others.dedicated(primary), keys, buckets, clustered=clustered)
             for primary, keys in self._others.by_primary(self._buckets.keys()).items()
             if keys
         ]

@@ -8,7 +8,6 @@ the backup.
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 from binascii import crc_hqx
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlError
+from saltctl.forks import PerProcess
 from saltctl.urls import Address, RedisUrl
 
 SLOTS = 16384
@@ -61,8 +61,7 @@ class Topology:
         self._failure: SaltctlError = RedisUnavailableError(f"the primaries of {url} are not known yet")
         self._not_before = 0.0
         self._turns = itertools.count()
-        self._asking = threading.Lock()
-        self._process = os.getpid()
+        self._asking = PerProcess(threading.Lock)  # a forked child must not wait for a thread that only its parent has
 
     def primaries(self, timeout: float) -> tuple[str, ...]:
         """Return the names of all primaries; raises RedisUnavailableError if they are unknown."""
@@ -93,15 +92,13 @@ class Topology:
         known = self._known
         if known is not None and not self._stale:
             return known
-        if self._process != os.getpid():
-            # A forked child must not wait for a thread that only its parent has.
-            self._asking, self._process = threading.Lock(), os.getpid()
-        if self._asking.acquire(timeout=timeout if known is None else 0):
+        asking = self._asking.get()
+        if asking.acquire(timeout=timeout if known is None else 0):
             try:
                 if (self._known is None or self._stale) and self._clock() >= self._not_before:
                     self._fetch_map(timeout)
             finally:
-                self._asking.release()
+                asking.release()
             known = self._known
         if known is None:
             raise type(self._failure)(self._failure.message, hint=self._failure.hint)

@@ -28,7 +28,7 @@ def test_requeueing_puts_the_entry_back(saltctl: Runner, stream: HeatStream, let
     assert (letters.length(), stream.range("-", "+", 10)) == (1, [])
     (done,) = saltctl("stream", "dead", "requeue", kept, "-o", "json").json
     (entry,) = stream.range("-", "+", 10)
-    assert entry == Entry(done["new_id"], [b"v", b"2", b"conversation_id", HOSTILE.encode()])
+    assert entry == Entry(done["new_id"], [b"v", b"2", b"conversation_id", HOSTILE.encode(), b"requeued", b"1"])
     assert letters.length() == 0
 
 

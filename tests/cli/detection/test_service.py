@@ -22,6 +22,7 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
@@ -106,6 +107,32 @@ def test_a_service_runs_until_a_signal(
 
 
 @pytest.mark.slow
+def test_a_late_part_shows_everywhere(
+    running: Callable[..., Running], configured: Settings, backup: BackupTable, tmp_path: Path, saltctl: Runner
+) -> None:
+    """A fence watcher that cannot do its work: log, health file, metrics, service status, status and doctor."""
+    health = tmp_path / "health"
+    one = running("--consumer", "w1", "--metrics-port", "0", "--health-file", str(health))
+    port = one.wait_for("metrics_served")["port"]
+    one.wait_for("rebuilt")
+    os.kill(one.process.pid, signal.SIGSTOP)  # a heartbeat would overwrite the record
+    state = ServiceState(configured)
+    state.note_instance("w1", ["fence_watcher\x1b[2J"], time.time())
+    outcome = saltctl("service", "status", "--window", "10ms", "-o", "json")
+    assert (outcome.code, outcome.json["verdict"]) == (3, "degraded")
+    assert outcome.json["instances"][0]["late"] == ["fence_watcher\x1b[2J"]
+    for command in (("status",), ("doctor", "--only", "stream-consumers"), ("service", "status", "--window", "1ms")):
+        shown = saltctl(*command).out
+        assert "fence_watcher" in shown, command
+        assert "\x1b" not in shown
+    os.kill(one.process.pid, signal.SIGCONT)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        metrics = answer.read().decode()
+    for part in ("loop", "fence_watcher", "metrics"):
+        assert f'saltctl_part_late{{part="{part}"}} 0.0' in metrics
+
+
+@pytest.mark.slow
 def test_the_health_file_is_touched_by_the_loop(
     running: Callable[..., Running], configured: Settings, tmp_path: Path
 ) -> None:
@@ -165,11 +192,13 @@ def test_alert_rules_name_metrics_that_exist() -> None:
     from dataclasses import fields
 
     from saltctl.cli.detection.monitoring import COUNTERS
-    from saltctl.detection.detector import Counters
+    from saltctl.detection.events import Counters
 
     assert set(COUNTERS) == {f.name for f in fields(Counters)}
     served = {f"{name}_total" for name, _ in COUNTERS.values()}
-    served |= {f"saltctl_{n}" for n in ("registry_verified", "stream_lag", "stream_pending", "back_off_seconds")}
+    served |= {
+        f"saltctl_{n}" for n in ("registry_verified", "stream_lag", "stream_pending", "back_off_seconds", "part_late")
+    }
     named = set(re.findall(r"\bsaltctl_[a-z_]+", alerts(Settings())))
     assert named
     assert named <= served

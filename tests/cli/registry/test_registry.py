@@ -70,7 +70,6 @@ def test_get_with_redis_down_answers_from_the_backup(
 def test_get_during_a_raise(saltctl: Runner, configured: Settings, backup: BackupTable, rebuild: Rebuilder) -> None:
     """A raise that stopped after its first step: the sides differ and write_n is behind."""
     rebuild()
-    backup.claim_layout(configured.layout, configured.key_prefix)
     backup.raise_max_n("conv", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
     record = saltctl("registry", "get", "conv", "-o", "json").json[0]
     assert (record["redis_n"], record["backup_n"], record["in_sync"]) == (1, 8, False)
@@ -244,7 +243,8 @@ def registry_of(tmp_path_factory: pytest.TempPathFactory, moto: LocalMoto) -> It
             aws_endpoint_url=moto.url,
             aws_region="us-east-1",
         )
-        store, backup = RedisRegistry(settings), BackupTable(settings)
+        backup = BackupTable(settings)
+        store = RedisRegistry(settings, registry_id=backup.registry.id)
         backup.create()
         list(rebuild_job(settings, store, backup).run())
         Registry.over(settings, store, backup).raise_to(conversation, 2, reason=conversation)

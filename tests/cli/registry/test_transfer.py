@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -47,8 +48,8 @@ def test_export_and_import(
     """An export is imported by the protocol into another environment with another layout."""
     file = tmp_path / "registry.jsonl"
     file.write_text(saltctl("registry", "export").out, encoding="utf-8")
-    other = BackupTable(Settings(backup_table=f"{filled.backup_table}-2", aws_endpoint_url=filled.aws_endpoint_url))
-    other.create()
+    theirs = replace(filled, backup_table=f"{filled.backup_table}-2", key_prefix="other", buckets=32)
+    BackupTable(theirs).create()
     for name, value in (("BACKUP_TABLE", f"{filled.backup_table}-2"), ("KEY_PREFIX", "other"), ("BUCKETS", "32")):
         monkeypatch.setenv(f"SALTCTL_{name}", value)
     assert saltctl("registry", "import", str(file), "--dry-run", "-o", "json").json["raised"] == len(ENTRIES)
@@ -106,3 +107,39 @@ def test_an_unverified_redis_is_a_warning(saltctl: Runner, configured: Settings,
     asked = saltctl("registry", "export", "--source", "redis")
     assert (asked.code, "may lack entries" in asked.err) == (0, True)
     assert "from the backup" in saltctl("registry", "export").err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [("export",), ("export", "--source", "redis"), ("list", "-o", "jsonl")])
+def test_entries_that_redis_loses_meanwhile_are_exit_4(
+    saltctl: Runner, filled: Settings, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    """Redis is flushed after the check that it is verified: nothing is printed as if it were all."""
+    import redis
+
+    entries = RedisRegistry.entries
+
+    def lose(store: RedisRegistry, **options: bool) -> Iterator[tuple[str, int]]:
+        with redis.Redis.from_url(filled.require_redis_url()) as client:
+            client.flushall()
+        yield from entries(store, **options)
+
+    monkeypatch.setattr(RedisRegistry, "entries", lose)
+    outcome = saltctl("registry", *command)
+    assert (outcome.code, outcome.out) == (4, "")
+    assert "some are missing" in outcome.err
+    monkeypatch.undo()
+
+
+@pytest.mark.slow
+def test_a_damaged_item_stops_no_import(saltctl: Runner, filled: Settings, backup: BackupTable, tmp_path: Path) -> None:
+    """The others are imported; it is named, and the exit code says that the import is incomplete."""
+    backup.client.put_item(TableName=filled.backup_table, Item={KEY: {"S": "bad"}, "max_n": {"S": "2"}})
+    file = tmp_path / "registry.jsonl"
+    file.write_text('{"conversation_id": "bad", "max_n": 8}\n{"conversation_id": "good", "max_n": 8}\n')
+    outcome = saltctl("registry", "import", str(file), "--yes", "-o", "json")
+    assert (outcome.code, outcome.json["raised"], outcome.json["failed"]) == (4, 1, 1)
+    assert "bad could not be raised" in outcome.err
+    entry = backup.get("good")
+    assert entry is not None
+    assert entry.max_n == 8

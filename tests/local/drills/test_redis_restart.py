@@ -27,7 +27,7 @@ class Unfenced(RedisRegistry):
 def _open_unfenced(settings: Settings) -> Registry:
     backup = BackupTable(settings)
     _ = backup.client
-    return Registry.over(settings, Unfenced(settings), backup)
+    return Registry.over(settings, Unfenced(settings, registry_id=backup.registry.id), backup)
 
 
 def test_the_drill_passes() -> None:

@@ -10,12 +10,18 @@ from typing import Any
 
 import pytest
 
-from saltctl.detection.write_meter import throttled_by_key_range
-from saltctl.errors import AccessDeniedError, AwsUnavailableError, ConfigurationError, SaltctlError, ThrottledError
+from saltctl.errors import (
+    AccessDeniedError,
+    AwsUnavailableError,
+    ConfigurationError,
+    SaltctlError,
+    ThrottledError,
+)
 from saltctl.local.servers import LocalMoto, free_port
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import aws_errors, create_client, to_saltctl_error
+from saltctl.throttling.key_range import throttled_by_key_range
 from tests.stores.aws.backup_helpers import THROTTLED, make_raise
 from tests.support.aws_stub import GARBAGE, REASONS, THROTTLES, AwsStub, refusal, throttled
 
@@ -164,7 +170,7 @@ def test_concurrent_first_uses_create_one_client(aws_settings: Settings, moto_ba
 
 def test_a_proxy_page_is_not_a_missing_item(stubbed_backup: BackupTable, aws_stub: AwsStub) -> None:
     """A 200 that is not JSON is an outage: as a missing item it would make a salted conversation unsalted."""
-    aws_stub.answer_always("GetItem", GARBAGE)
+    aws_stub.answer_always("BatchGetItem", GARBAGE)
     with pytest.raises(AwsUnavailableError):
         stubbed_backup.get("c")
 

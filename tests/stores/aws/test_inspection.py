@@ -13,6 +13,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.inspection import PROBE_ID, AwsInspection
 from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
 from tests.support.aws_stub import HANG_UP, AwsStub, refusal
 
 
@@ -29,7 +30,8 @@ def test_permitted_requests_change_nothing(
     """Every request to the backup table is permitted, and no item is written."""
     found = inspection.permitted(aws_settings.backup_table)
     assert found == dict.fromkeys(("DescribeTable", "GetItem", "BatchGetItem", "Scan", "UpdateItem"), True)
-    assert moto_backup.client.scan(TableName=aws_settings.backup_table)["Items"] == []
+    items = moto_backup.client.scan(TableName=aws_settings.backup_table)["Items"]
+    assert [item["conversation_id"]["S"] for item in items] == [REGISTRY_ITEM_ID]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from math import inf
 
 import pytest
 
-from saltctl.stores.aws.rate_limiter import LEAST_RCU, Permit, RateLimiter
+from saltctl.stores.aws.backup_scan import LEAST_RCU, Permit, RateLimiter
 
 
 class Simulation:

@@ -63,3 +63,16 @@ def test_invalid_values_are_none(state: ServiceState, settings: Settings, admin:
     assert state.verification() is None
     assert state.last_raises() == []
     assert state.last_raise() is None
+
+
+def test_the_late_parts_of_instances(state: ServiceState, admin: Any) -> None:
+    """By name; instances without a valid record, and those that signed out, are left out."""
+    state.note_instance("one", ["loop", "metrics"], 1000.0)
+    state.note_instance("two", [], 1000.0)
+    admin.hset(state.key, "instance:odd", '{"late": 5}')
+    names = ["one", "two", "odd", "unknown"]
+    assert state.late_parts(names) == {"one": ["loop", "metrics"], "two": []}
+    state.forget_instances(["one", "unknown"])
+    assert state.late_parts(names) == {"two": []}
+    state.forget_instances([])
+    assert state.late_parts([]) == {}

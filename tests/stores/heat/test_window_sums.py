@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from saltctl.errors import WrongTypeError
 from saltctl.settings import Settings
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.window_sums import WindowSums
@@ -63,3 +64,14 @@ def test_large_sums_are_exact(sums: WindowSums) -> None:
     reports = [HeatReport("a", f"app-{number}", NOW, 10_000_000) for number in range(1500)]
     assert sums.add(reports)[-1] == 15_000_000_000
     assert sums.add([HeatReport("a", "one more", NOW, 1)]) == [15_000_000_001]
+
+
+def test_a_damaged_sum_stops_no_other(settings: Settings, sums: WindowSums, admin: Any) -> None:
+    """A key of another type is the error of its reports alone."""
+    sums.add([report(0)])
+    (key,) = admin.scan_iter(f"{settings.key_prefix}:sum:*")
+    admin.set(key, "x")
+    found = sums.add([report(number) for number in range(100)])
+    assert isinstance(found[0], WrongTypeError)
+    assert 50 < found.count(20) < 100
+    assert sums.add([report(0, window=NOW + 1)]) == [20]

@@ -77,7 +77,7 @@ def test_keys_are_those_of_the_layout() -> None:
     assert list(buckets.keys(range(2))) == ["chat:r:0", "chat:r:1"]
     assert len(list(buckets.keys())) == 16
     assert buckets.key_of("conv") == buckets.key(bucket_of("conv", 16))
-    assert buckets.layout == "v1:16"
+    assert buckets.layout == "v2:16"
 
 
 def test_a_count_is_a_number_or_an_error() -> None:

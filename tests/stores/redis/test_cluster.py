@@ -72,6 +72,7 @@ def settings(cluster: LocalCluster, moto: LocalMoto) -> Settings:
     """Settings for the cluster, with a prefix and tables of the test's own."""
     mine = uuid.uuid4().hex[:8]
     return Settings(
+        registry_id="feed0123456789ab",
         redis_url=cluster.url,
         buckets=64,
         key_prefix=f"salt-{mine}",
@@ -203,7 +204,7 @@ def test_a_slot_that_moves_is_unverified_where_it_arrives(
     assert store.verified() == {name: name != target.name for name in store.primaries()}
     with pytest.raises(UnverifiedError, match="fence"):
         store.lookup(target.name, [CONVERSATIONS[0]])
-    assert store.merge(CONVERSATIONS[0], 2) is False
+    assert not store.merge(CONVERSATIONS[0], 2).raised
     rebuild()
     assert set(sources(raised).values()) == {"redis"}
 
@@ -295,7 +296,7 @@ def test_a_demoted_primary_refuses(cluster: LocalCluster, store: RedisRegistry, 
             store.lookup(demoted.name, ids)
         assert not isinstance(refused.value, UnverifiedError)
     assert {i for i, source in sources(raised).items() if source == "backup"} == set(theirs)
-    assert store.merge(theirs[0], 8)
+    assert store.merge(theirs[0], 8).raised
     assert promoted.ask("HGET", store.key_of(theirs[0]), theirs[0]) == b"8"
 
 

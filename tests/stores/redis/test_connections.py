@@ -53,7 +53,7 @@ def store_of() -> Iterator[StoreOf]:
 
 def of_redis(url: str, **options: Any) -> Settings:
     """Settings for a Redis; no AWS has a part in it."""
-    return Settings(redis_url=url, buckets=64, **options)
+    return Settings(redis_url=url, buckets=64, registry_id="feed0123456789ab", **options)
 
 
 # Credentials.
@@ -78,7 +78,7 @@ def assert_nothing_is_told(error: SaltctlError) -> None:
 def test_the_right_password_opens(locked_server: LocalRedis, store_of: StoreOf) -> None:
     """From the URL; the name of the server in messages has none of it."""
     store = store_of(of_redis(locked_server.url))
-    assert store.merge("conv", 4)
+    assert store.merge("conv", 4).raised
     assert store.primaries() == (f"127.0.0.1:{locked_server.port}",)
 
 
@@ -87,7 +87,7 @@ def test_the_password_file_opens(locked_server: LocalRedis, store_of: StoreOf, t
     path = tmp_path / "password"
     path.write_text(f"{PASSWORD}\n")
     store = store_of(of_redis(f"redis://127.0.0.1:{locked_server.port}/0", redis_password_file=path))
-    assert store.merge("conv", 4)
+    assert store.merge("conv", 4).raised
     for session in store.sessions():
         assert merge(session, [("conv", 4)]) == 0  # it is there
         session.close()
@@ -201,7 +201,7 @@ def test_a_socket_works_as_well(redis_binary: Path, tmp_path: Path, socket_path:
     server.start()
     try:
         store = store_of(of_redis(f"unix://{socket_path}"))
-        assert store.merge("conv", 4)
+        assert store.merge("conv", 4).raised
         (session,) = store.sessions()
         assert session.primary == str(socket_path)
         session.mark_buckets("token")
@@ -262,9 +262,7 @@ def test_a_frozen_server_is_left_alone_after_one_timeout(
     registry.raise_to("conv", 4)
     clock = [0.0]
     store = store_of(settings)
-    careful = Registry(
-        store, backup, layout=settings.layout, key_prefix="salt", breaker_seconds=5.0, clock=lambda: clock[0]
-    )
+    careful = Registry(store, backup, breaker_seconds=5.0, clock=lambda: clock[0])
     assert careful.lookup("conv").source == "redis"
     assert redis_server.pid is not None
     os.kill(redis_server.pid, signal.SIGSTOP)
@@ -277,6 +275,8 @@ def test_a_frozen_server_is_left_alone_after_one_timeout(
     finally:
         os.kill(redis_server.pid, signal.SIGCONT)
     clock[0] = 6.0
+    assert careful.lookup("conv").source == "backup"  # its first answer might be that of a primary that was replaced
+    clock[0] = 12.0
     assert careful.lookup("conv") == ("conv", 4, 4, "redis")
 
 
@@ -320,6 +320,27 @@ def test_an_unasked_answer_is_never_taken_for_the_next(store_of: StoreOf) -> Non
         eventually(lambda: server.arrived(0), "the answer lies in the client's connection")
         for _ in range(3):
             assert store.lookup(primary, ["conv"]) == [2]
+
+
+@pytest.mark.parametrize("ids", [["conv"], ["conv", "other"]])
+@pytest.mark.parametrize("reply", [b"+PONG\r\n", b":7\r\n", b"$2\r\n64\r\n", array([]), array(["7", "7", "7"])])
+def test_a_reply_of_another_command(store_of: StoreOf, reply: bytes, ids: list[str]) -> None:
+    """Its shape shows that the connection is out of step: an error, and a new connection for the next lookup."""
+    connections: list[int] = []
+
+    def rule(connection: int, command: Command) -> bytes | None:
+        if command[0] != b"EVALSHA":
+            return RedisStub.OK
+        connections.append(connection)
+        return reply if len(connections) == 1 else array(["2"] * (len(command) - 5))
+
+    with RedisStub(rule) as server:
+        store = store_of(of_redis(server.url))
+        primary = store.primaries()[0]
+        with pytest.raises(RedisUnavailableError, match="another command"):
+            store.lookup(primary, ids)
+        assert store.lookup(primary, ids) == [2] * len(ids)
+        assert connections[0] != connections[-1]
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])

@@ -12,7 +12,9 @@ from saltctl.errors import (
     RebuildBrokenError,
     RedisUnavailableError,
     SaltctlError,
+    UnverifiedBucketError,
     UnverifiedError,
+    WrongTypeError,
 )
 from saltctl.settings import Settings
 from saltctl.stores.redis.connections import Connections
@@ -46,8 +48,9 @@ def ask() -> Callable[[bytes], SaltctlError]:
     ("reply", "error", "says"),
     [
         (b"NOSCRIPT No matching script.", UnverifiedError, "started since"),
-        (b"UNVERIFIED this bucket was not verified here", UnverifiedError, "fence is missing or foreign"),
-        (b"OTHERLAYOUT v1:128:abcdef", ConfigurationError, "another layout: v1:128"),
+        (b"UNVERIFIED this bucket was not verified here", UnverifiedBucketError, "fence is missing or foreign"),
+        (b"OTHERLAYOUT v2:128:12:abcdef v2:64:12", ConfigurationError, "another layout: v2:128:12"),
+        (b"OTHERLAYOUT v2:64:ab:abcdef v2:64:12", ConfigurationError, "another registry, ab; that of this backup"),
         (b"BROKEN the token is gone from salt:r:5", RebuildBrokenError, "gone from salt:r:5"),
         (b"NOREPLID INFO replication shows no master_replid", ConfigurationError, "replication id"),
         (b"LOADING Redis is loading the dataset in memory", RedisUnavailableError, "(LOADING)"),
@@ -67,7 +70,7 @@ def ask() -> Callable[[bytes], SaltctlError]:
         (b"NOPERM User x has no permissions to run the 'get' command", AccessDeniedError, "no permissions"),
         (b"ERR max number of clients reached", RedisUnavailableError, "max number of clients"),
         (b"ERR unknown command", RedisUnavailableError, "unknown command"),
-        (b"WRONGTYPE Operation against a key holding the wrong kind of value", RedisUnavailableError, "WRONGTYPE"),
+        (b"WRONGTYPE Operation against a key holding the wrong kind of value", WrongTypeError, "WRONGTYPE"),
         (b"NEWWORD that nobody knows", RedisUnavailableError, "NEWWORD that nobody knows"),
     ],
     ids=lambda value: value.split(b" ")[0].decode() if isinstance(value, bytes) else "",

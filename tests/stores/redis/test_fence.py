@@ -217,7 +217,7 @@ def test_a_client_of_another_bucket_count_may_not_raise(
     """The backup table is bound to its layout: the raise is refused before anything is written."""
     other = replace(settings, buckets=settings.buckets * 2)
     with Registry.over(other, RedisRegistry(other), BackupTable(other)) as stranger:
-        with pytest.raises(ConfigurationError, match="v1:64") as refused:
+        with pytest.raises(ConfigurationError, match="v2:64") as refused:
             stranger.raise_to(CONVERSATIONS[0], 64)
         assert "SALTCTL_BUCKETS=64" in refused.value.hint
     entry = backup.get(CONVERSATIONS[0])
@@ -244,12 +244,12 @@ def test_a_rebuild_of_another_layout_is_refused(raised: Registry, settings: Sett
     """By the table if it is the same, else by the fences in Redis."""
     other = replace(settings, buckets=settings.buckets // 2)
     their_store = RedisRegistry(other)
-    with pytest.raises(ConfigurationError, match="laid out as v1:64"):
+    with pytest.raises(ConfigurationError, match="laid out as v2:64"):
         list(rebuild_job(other, their_store, BackupTable(other)).run())
     other = replace(other, backup_table=f"{settings.backup_table}-2")
     their_backup = BackupTable(other)
     their_backup.create()
-    with pytest.raises(ConfigurationError, match="another layout: v1:64"):
+    with pytest.raises(ConfigurationError, match="another layout: v2:64"):
         list(rebuild_job(other, their_store, their_backup).run())
     their_store.close()
     assert_answers_from(raised, "redis")
@@ -260,11 +260,11 @@ def test_a_fence_of_another_version_is_foreign(
 ) -> None:
     """A later saltctl that lays the registry out differently is not misread by this one, nor written over."""
     key = key_of(store, CONVERSATIONS[0])
-    theirs = admin.hget(key, FENCE).replace(b"v1:", b"v2:")
+    theirs = admin.hget(key, FENCE).replace(b"v2:", b"v3:")
     admin.hset(key, FENCE, theirs)
     with pytest.raises(UnverifiedError):
         store.lookup(primary, CONVERSATIONS[:1])
-    with pytest.raises(ConfigurationError, match="v2:64"):
+    with pytest.raises(ConfigurationError, match="v3:64"):
         store.merge(CONVERSATIONS[0], 8)
     assert admin.hget(key, FENCE) == theirs
 

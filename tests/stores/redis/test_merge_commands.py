@@ -14,7 +14,7 @@ from saltctl.salting import bucket_of
 from saltctl.stores.redis.buckets import Buckets
 from saltctl.stores.redis.merge_commands import MERGE_ENTRIES, NEW_A_CHUNK, MergePacker, bulk
 
-BUCKETS = Buckets("salt:r:", 16, "v1:16")
+BUCKETS = Buckets("salt:r:", 16, "v2:16")
 SHA = "5ca1ab1e" * 5
 HOSTILE_IDS = ["\r\n", "$3\r\nfoo\r\n", "*1\r\n$8\r\nFLUSHALL\r\n", "%b %d", "\x00", "é" * 1000, "😀", " ", "-"]
 Entries = Sequence[tuple[str, int]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ Opener = Callable[..., RedisRebuildSession]
 @pytest.fixture
 def buckets(settings: Settings) -> Buckets:
     """The buckets of the registry."""
-    return Buckets.of(settings)
+    return replace(Buckets.of(settings), layout=f"{settings.layout}:{settings.registry_id}")
 
 
 @pytest.fixture

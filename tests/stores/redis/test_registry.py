@@ -11,7 +11,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from saltctl.errors import ConfigurationError, RedisUnavailableError, UnverifiedError
+from saltctl.errors import (
+    ConfigurationError,
+    RaiseIncompleteError,
+    ReadBrokenError,
+    RedisUnavailableError,
+    UnverifiedError,
+    WrongTypeError,
+)
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
@@ -107,6 +114,66 @@ def test_any_id_can_be_an_entry(store: RedisRegistry, registry: Registry, primar
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("loss", ["flush", "one bucket", "restart"])
+def test_entries_that_are_lost_while_they_are_read_are_an_error(
+    store: RedisRegistry, registry: Registry, rebuild: Rebuilder, admin: Any, redis_server: LocalRedis, loss: str
+) -> None:
+    """Whether Redis loses all entries, one bucket, or what it had not yet written when it died."""
+    for number in range(20):
+        registry.raise_to(f"conv_{number}", 4)
+    rebuild()
+    assert len(list(store.entries(verified=True))) == 20
+    entries = store.entries(verified=True)
+    if loss == "restart":
+        next(entries)
+        redis_server.kill()
+        redis_server.start()
+    elif loss == "flush":
+        admin.flushall()
+    else:
+        admin.delete(store.key_of("conv_5"))
+    with pytest.raises(ReadBrokenError, match="some are missing"):
+        list(entries)
+
+
+@pytest.mark.slow
+def test_a_restart_during_the_read_of_an_unverified_redis_is_an_error(
+    store: RedisRegistry, redis_server: LocalRedis
+) -> None:
+    """What it holds is shown as it is, but not half of it from another process."""
+    store.merge("conv", 4)
+    entries = store.entries()
+    assert next(entries) == ("conv", 4)
+    redis_server.kill()
+    redis_server.start()
+    with pytest.raises(ReadBrokenError, match="restarted or failed over"):
+        list(entries)
+
+
+@pytest.mark.slow
+def test_a_bucket_of_another_type_is_named_and_not_verified(
+    store: RedisRegistry, registry: Registry, rebuild: Rebuilder, admin: Any
+) -> None:
+    """A raise into it and a rebuild name the key; lookups of the others come from Redis, its own from the backup."""
+    rebuild()
+    key = store.key_of("bad")
+    other = next(f"c{number}" for number in range(1000) if store.key_of(f"c{number}") != key)
+    admin.delete(key)
+    admin.set(key, "x")
+    with pytest.raises(RaiseIncompleteError) as raised:
+        registry.raise_to("bad", 4)
+    assert key in raised.value.hint
+    registry.raise_to(other, 4)
+    assert (registry.lookup("bad").source, registry.lookup(other).source) == ("backup", "redis")
+    assert not all(store.verified().values())
+    with pytest.raises(WrongTypeError, match=key):
+        rebuild()
+    admin.delete(key)
+    rebuild()
+    assert (registry.lookup("bad").max_n, registry.lookup("bad").source) == (4, "redis")
+
+
+@pytest.mark.slow
 def test_prefixes_keep_registries_apart(store: RedisRegistry, settings: Settings, rebuild: Rebuilder) -> None:
     """Two registries in one Redis: each is verified for itself."""
     rebuild()
@@ -154,10 +221,10 @@ def test_a_bucket_that_is_no_hash_is_an_error(
 
 def test_a_merge_says_whether_it_raised(store: RedisRegistry) -> None:
     """And never lowers."""
-    assert store.merge("conv", 4) is True
-    assert store.merge("conv", 4) is False
-    assert store.merge("conv", 2) is False
-    assert store.merge("conv", 8) is True
+    assert store.merge("conv", 4).raised
+    assert not store.merge("conv", 4).raised
+    assert not store.merge("conv", 2).raised
+    assert store.merge("conv", 8).raised
     assert store.read_unverified(["conv", "other"]) == {"conv": 8, "other": None}
 
 

@@ -59,6 +59,7 @@ def settings(sentinels: LocalSentinels, moto: LocalMoto) -> Settings:
 def of_sentinels(url: str, moto: LocalMoto) -> Settings:
     """Settings with this URL and tables of their own."""
     return Settings(
+        registry_id="feed0123456789ab",
         redis_url=url,
         buckets=64,
         backup_table=f"backup-{uuid.uuid4().hex[:8]}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +21,7 @@ from saltctl.stores.redis.registry import RedisRegistry
 from tests.support import rebuild_job
 from tests.support.clusters import SERVICE, LocalCluster, LocalSentinels
 from tests.support.redis_servers import find_engine
+from tests.support.tls import create_authority
 
 pytestmark = pytest.mark.slow
 
@@ -33,16 +33,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if openssl is None:
         pytest.skip("openssl is not installed, so there are no certificates to test TLS with")
     directory = tmp_path_factory.mktemp("authority")
-
-    def run(*words: str) -> None:
-        subprocess.run([openssl, *words], check=True, capture_output=True, cwd=directory)
-
-    elliptic = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    run("req", "-x509", *elliptic, "-days", "2", "-subj", "/CN=Test CA", "-keyout", "ca.key", "-out", "ca.crt")
-    run("req", *elliptic, "-subj", "/CN=127.0.0.1", "-keyout", "tls.key", "-out", "tls.csr")
-    (directory / "extensions").write_text("subjectAltName=IP:127.0.0.1\n")
-    signing = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "extensions")
-    run("x509", "-req", "-in", "tls.csr", *signing, "-out", "tls.crt")
+    create_authority(directory, openssl)
     return directory
 
 
@@ -78,6 +69,7 @@ def opened(
     binary = find_engine("redis")
     port = {"tls-port": str(free_port())}
     settings = Settings(
+        registry_id="feed0123456789ab",
         buckets=64,
         backup_table=f"backup-{uuid.uuid4().hex[:8]}",
         aws_region="us-east-1",

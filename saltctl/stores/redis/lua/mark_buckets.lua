@@ -1,6 +1,7 @@
 #!lua
 -- Step 3 of a rebuild: write its token into every bucket. Step 5 then detects that a bucket was lost in between.
---   KEYS  buckets (of one slot, in a cluster)    ARGV  layout, token
+--   KEYS  buckets (of one slot, in a cluster)
+--   ARGV  layout, token, '1' to replace the fences of another registry, if only its id differs
 --   returns the replication id: the identity of this primary and of the data it may serve
 local replication = redis.call('INFO', 'replication')
 if string.find(replication, 'role:slave', 1, true) then
@@ -11,9 +12,16 @@ if at == nil then
   return redis.error_reply('NOREPLID INFO replication shows no master_replid')
 end
 for _, key in ipairs(KEYS) do
-  local fence = redis.call('HGET', key, '#fence')
-  if fence and string.match(fence, '^(.*):%x+$') ~= ARGV[1] then
-    return redis.error_reply('OTHERLAYOUT ' .. fence)
+  local fence = redis.pcall('HGET', key, '#fence')
+  if type(fence) == 'table' then
+    return redis.error_reply(string.find(fence.err, 'WRONGTYPE', 1, true) and 'WRONGTYPE ' .. key or fence.err)
+  end
+  local theirs = fence and string.match(fence, '^(.*):%x+$')
+  if fence and theirs ~= ARGV[1] then
+    if ARGV[3] ~= '1' or not theirs or string.match(theirs, '^(.*):%x+$') ~= string.match(ARGV[1], '^(.*):%x+$') then
+      return redis.error_reply('OTHERLAYOUT ' .. fence .. ' ' .. ARGV[1])
+    end
+    redis.call('HDEL', key, '#fence')
   end
   redis.call('HSET', key, '#rebuild', ARGV[2])
 end

@@ -16,7 +16,7 @@ for k, key in ipairs(KEYS) do
   for i = 1, count do fields[i + 1] = ARGV[at + 2 * i - 1] end
   local found = redis.call('HMGET', key, unpack(fields))
   if found[1] and string.match(found[1], '^(.*):%x+$') ~= ARGV[1] then
-    return redis.error_reply('OTHERLAYOUT ' .. found[1])
+    return redis.error_reply('OTHERLAYOUT ' .. found[1] .. ' ' .. ARGV[1])
   end
   held[k] = found
   at = at + 1 + 2 * count

@@ -5,15 +5,17 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from saltctl.stores.aws.client import POOL_SIZE
+from saltctl.forks import this_process
 
+MOST_THREADS = 72
+"""Threads of one scan: as many as a client of DynamoDB keeps connections."""
 IDLE_SECONDS = 1.0
 """Seconds without a page after which a scan yields an empty one, so that its caller can renew its lease."""
 _Page = TypeVar("_Page")
-_Results = queue.Queue[_Page | Exception | None]
+_Results = queue.Queue[_Page | BaseException | None]
 """Takes pages, the error that ended a thread, or None if a thread has no more segments to read."""
 
 
@@ -44,18 +46,31 @@ def scan_in_parallel(
         threading.Thread(
             target=_read_segments, args=(pages, unfinished, results, stop), name=f"scan-{number}", daemon=True
         )
-        for number in range(min(unfinished.qsize(), POOL_SIZE))
+        for number in range(min(unfinished.qsize(), MOST_THREADS))
     ]
-    for thread in threads:
-        thread.start()
+    threads = threads[: _start(threads)]
+    process = this_process()
     try:
         yield from _pages_of(results, len(threads), idle_page)
     finally:
-        stop.set()
-        # One deadline for all threads, not one for each in turn.
-        deadline = time.monotonic() + stop_timeout
-        for thread in threads:
-            thread.join(timeout=max(deadline - time.monotonic(), 0.0))
+        if process == this_process():  # a forked child has no such threads, and the lock of ``stop`` may be held
+            stop.set()
+            # One deadline for all threads, not one for each in turn.
+            deadline = time.monotonic() + stop_timeout
+            for thread in threads:
+                thread.join(timeout=max(deadline - time.monotonic(), 0.0))
+
+
+def _start(threads: Sequence[threading.Thread]) -> int:
+    """Start the threads; return how many started. The system may have too few, and one reads all segments, too."""
+    for started, thread in enumerate(threads):
+        try:
+            thread.start()
+        except RuntimeError:
+            if not started:
+                raise
+            return started
+    return len(threads)
 
 
 def _pages_of(results: _Results[_Page], running: int, idle_page: _Page) -> Iterator[_Page]:
@@ -65,7 +80,7 @@ def _pages_of(results: _Results[_Page], running: int, idle_page: _Page) -> Itera
         except queue.Empty:
             yield idle_page
             continue
-        if isinstance(result, Exception):
+        if isinstance(result, BaseException):
             raise result
         if result is None:
             running -= 1
@@ -86,11 +101,11 @@ def _read_segments(
                 _put(results, page, stop)
     except queue.Empty:
         _put(results, None, stop)
-    except Exception as exc:  # the caller's thread raises it
+    except BaseException as exc:  # the caller's thread raises it; without it the scan would wait for ever
         _put(results, exc, stop)
 
 
-def _put(results: _Results[_Page], result: _Page | Exception | None, stop: threading.Event) -> None:
+def _put(results: _Results[_Page], result: _Page | BaseException | None, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             results.put(result, timeout=0.1)

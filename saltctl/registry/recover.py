@@ -1,0 +1,347 @@
+"""Recover a registry whose backup table was deleted, restored or replaced.
+
+The recovery makes the union of everything that shows an N: the table, Redis, and the messages themselves. Whatever
+Redis holds was raised once, whether or not it is verified. The messages are read unless Redis was verified all the
+time: then it holds at least what the lost table held. Only a complete union makes the table the backup of the
+registry; until then no lookup and no rebuild uses it. Every step can be repeated.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import KW_ONLY, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from typing import Literal, cast
+
+from saltctl.errors import BackupLostError, ConfigurationError, IncompleteError
+from saltctl.rebuild import events
+from saltctl.rebuild.lease import Lease
+from saltctl.rebuild.options import RebuildOptions
+from saltctl.rebuild.rebuild import Rebuild
+from saltctl.registry.discover import Discovery, ScanCost, ScanProgress, discover, estimate_cost
+from saltctl.salting import is_conversation_id
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.contracts.messages import Item
+from saltctl.stores.contracts.registry import BackupEntry, BackupStore, DamagedEntry, Raise
+from saltctl.stores.redis.buckets import UNREADABLE, RedisBucketReader
+from saltctl.stores.redis.registry import RedisRegistry
+from saltctl.stores.retry import retry_while_throttled
+from saltctl.times import iso_utc
+
+TableState = Literal["missing", "unclaimed", "restored", "intact"]
+"""missing: there is no table. unclaimed: it is the backup of no registry. restored: it is a copy of the one that was
+claimed, or its item ``#registry`` is damaged. intact: it is the right table."""
+Unproven = Literal["refuse", "raise", "skip"]
+WORKERS = 16
+BATCH = 1000
+_PROGRESS_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryPlan:
+    """What was found, and the cost of the recovery.
+
+    ``redis_registry`` is the id that the fences in Redis name, empty without fences. ``use_redis``: its entries are
+    merged; those of another registry are not, if this table is intact. ``messages`` is the cost of reading the
+    messages table; None if that is not necessary.
+    """
+
+    table: TableState
+    backup_items: int
+    redis_entries: int
+    redis_registry: str
+    redis_verified: bool
+    use_redis: bool
+    messages: ScanCost | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryProgress:
+    """The current step, and the number of entries or items that it has handled."""
+
+    step: str
+    done: int
+
+
+@dataclass
+class RecoveryReport:
+    """The result. ``from_redis`` and ``from_messages`` entries were added to the backup, or would be in a dry run.
+
+    ``skipped`` entries cannot be used: their ids or numbers are not valid, or the item in the backup is damaged.
+    ``rebuild`` is the report of the rebuild that followed; None in a dry run. ``consumed_rcu`` and ``consumed_wcu``
+    are in capacity units, the latter if each entry has at most 1 KB.
+    """
+
+    plan: RecoveryPlan
+    registry_id: str = ""
+    from_redis: int = 0
+    from_messages: int = 0
+    skipped: int = 0
+    consumed_rcu: float = 0.0
+    consumed_wcu: int = 0
+    seconds: float = 0.0
+    dry_run: bool = False
+    rebuild: events.RebuildReport | None = None
+
+
+Event = RecoveryPlan | RecoveryProgress | RecoveryReport | DamagedEntry | events.Event
+
+
+@dataclass(eq=False)
+class Recovery:
+    """A recovery. Iterate over :meth:`run` once.
+
+    Args:
+        message_id: returns the message id of a row.
+        options: of the scans and the rebuild.
+        actor: recorded with each entry that is added.
+        unproven: what becomes of conversations that may be salted, if their messages do not prove it.
+        confirm: called with the plan, before anything is written; it raises an error to refuse.
+        new_rebuild: makes the rebuild that follows.
+    """
+
+    settings: Settings
+    store: RedisRegistry
+    backup: BackupTable
+    messages: MessagesTable
+    message_id: Callable[[Item], str | None]
+    options: RebuildOptions
+    _: KW_ONLY
+    unproven: Unproven = "refuse"
+    confirm: Callable[[RecoveryPlan], None] = lambda plan: None
+    new_rebuild: Callable[..., Rebuild] = Rebuild
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    _progress_due: float = field(default=0.0, init=False)
+
+    def run(self) -> Generator[Event, None, None]:
+        """Recover, yielding events and last the report.
+
+        Raises:
+            LeaseHeldError: a rebuild or another recovery is in progress.
+            UnavailableError, AccessDeniedError: a server was lost; entries added so far are kept, and another run
+                continues. The table is not claimed.
+            ConfigurationError: Redis holds a registry of another layout.
+        """
+        started = self.clock()
+        self.store.check_server()
+        reader = RedisBucketReader(self.settings)
+        with closing(reader):
+            plan = self._plan(reader)
+            yield plan
+            report = RecoveryReport(plan, dry_run=self.options.dry_run)
+            if self.options.dry_run:
+                if plan.table != "missing":
+                    yield from self._count_missing(report, reader)
+                else:
+                    report.from_redis = plan.redis_entries
+            else:
+                self.confirm(plan)
+                yield from self._recover(report, reader)
+        report.seconds = round(self.clock() - started, 3)
+        yield report
+
+    # The plan.
+
+    def _plan(self, reader: RedisBucketReader) -> RecoveryPlan:
+        table = self._table_state()
+        layouts = reader.fence_layouts()
+        others = [layout for layout in layouts if layout.rpartition(":")[0] != self.settings.layout]
+        if others or len(layouts) > 1:
+            raise ConfigurationError(
+                f"the fences in Redis name {len(layouts)} registries: {', '.join(sorted(layouts))}",
+                hint="check SALTCTL_BUCKETS and SALTCTL_KEY_PREFIX; if they are right, delete the buckets of the other",
+            )
+        redis_registry = next(iter(layouts), "").rpartition(":")[2]
+        foreign = table == "intact" and redis_registry not in ("", self.backup.registry.id())
+        verified = bool(redis_registry) and not foreign and self._verified(redis_registry)
+        entries = sum(reader.count_entries(range(self.settings.buckets)))
+        exists = self.messages.describe() is not None
+        cost = estimate_cost(self.messages, consistent=True) if exists and not verified else None
+        items = 0 if table == "missing" else self.backup.size().items
+        return RecoveryPlan(table, items, entries, redis_registry, verified, not foreign, cost)
+
+    def _table_state(self) -> TableState:
+        if self.backup.describe() is None:
+            return "missing"
+        self.backup.check_table()
+        if not self.backup.registry.exists():
+            return "unclaimed"
+        try:
+            self.backup.registry.read(recheck=True)
+        except BackupLostError:
+            return "restored"
+        return "intact"
+
+    def _verified(self, registry_id: str) -> bool:
+        """Return whether every primary is verified for the registry that its fences name."""
+        with closing(RedisRegistry(self.settings, registry_id=lambda: registry_id)) as store:
+            return all(store.verified().values())
+
+    # The union.
+
+    def _count_missing(self, report: RecoveryReport, reader: RedisBucketReader) -> Iterator[Event]:
+        """Count the entries of Redis that the backup lacks. Writes nothing."""
+        held = yield from self._read_backup(report)
+        if report.plan.use_redis:
+            report.from_redis = sum(n > held.get(i, 1) for i, n in self._redis_entries(reader, report))
+
+    def _recover(self, report: RecoveryReport, reader: RedisBucketReader) -> Iterator[Event]:
+        plan = report.plan
+        if plan.table == "missing":
+            self.backup.create_table()
+        # The table that is claimed in the end: one that takes its place meanwhile is not.
+        table = self.backup.registry.table_identity()
+        lease = Lease(
+            self.backup.lease, secrets.token_hex(16), self.options.heartbeat_every, self.clock, self.now, self.sleep
+        )
+        yield from lease.acquire(self.options.lock_wait)
+        try:
+            before = reader.replication_ids()
+            held = yield from self._read_backup(report, lease)
+            if plan.use_redis:
+                found = ((i, n) for i, n in self._redis_entries(reader, report) if n > held.get(i, 1))
+                for step in self._add(found, held, "from Redis", report, lease):
+                    report.from_redis += step.done
+                    yield RecoveryProgress("from Redis", report.from_redis)
+            verified = plan.redis_verified and self._verified(plan.redis_registry)
+            if self.messages.describe() is not None and not (verified and reader.replication_ids() == before):
+                yield from self._add_from_messages(held, report, lease)
+            intact = plan.table == "intact"
+            report.registry_id = self.backup.registry.id() if intact else self.backup.registry.claim(table)
+        finally:
+            lease.release()
+        yield from self._rebuild(report)
+        if plan.use_redis:
+            # A raise that did its first step in the lost table may have reached Redis after it was read above. From the
+            # rebuild's marks on, none does.
+            late = ((i, n) for i, n in self._redis_entries(reader, report) if n > held.get(i, 1))
+            for step in self._add(late, held, "from Redis", report, lease):
+                report.from_redis += step.done
+
+    def _read_backup(
+        self, report: RecoveryReport, lease: Lease | None = None
+    ) -> Generator[Event, None, dict[str, int]]:
+        """Return max_n of every item of the table."""
+        held: dict[str, int] = {}
+        with closing(self.backup.scan(self.options.segments, max_rcu=self.options.max_rcu)) as pages:
+            for page in pages:
+                held.update((conversation_id, max_n) for conversation_id, max_n, _ in page.entries)
+                yield from page.damaged
+                report.skipped += len(page.damaged)
+                report.consumed_rcu += page.consumed_rcu
+                yield from self._progress("reading the backup", len(held), lease)
+        return held
+
+    def _redis_entries(self, reader: RedisBucketReader, report: RecoveryReport) -> Iterator[tuple[str, int]]:
+        for conversation_id, n in reader.read_buckets(range(self.settings.buckets)):
+            if n == UNREADABLE or not is_conversation_id(conversation_id):
+                report.skipped += 1
+            else:
+                yield conversation_id, n
+
+    def _add_from_messages(self, held: dict[str, int], report: RecoveryReport, lease: Lease) -> Iterator[Event]:
+        backup = cast(BackupStore, _Held(held))
+        scan = discover(
+            self.messages,
+            backup,
+            message_id=self.message_id,
+            attribute=self.settings.message_id_from.partition("attribute:")[2] or None,
+            segments=self.options.segments,
+            cap=self.settings.max_n_cap,
+            any_salting=self.unproven == "raise",
+        )
+        discovery = None
+        for event in scan:
+            if isinstance(event, ScanProgress):
+                yield from self._progress("reading the messages", event.items, lease)
+            else:
+                discovery = event
+        assert isinstance(discovery, Discovery)
+        report.consumed_rcu += discovery.consumed_rcu
+        unproven = [found.conversation_id for found in discovery.conversations if found.state == "unproven"]
+        if unproven and self.unproven == "refuse":
+            raise IncompleteError(
+                f"{len(unproven)} conversations are salted or have ids with a '#', such as {unproven[0]!r}: their "
+                "messages do not show which. The table was not made the backup",
+                hint="`saltctl registry discover` lists them; then add --unproven raise, or --unproven skip if no "
+                "conversation has such an id",
+            )
+        report.skipped += sum(found.state not in ("held", "behind") for found in discovery.conversations)
+        behind = ((found.conversation_id, found.needed_n) for found in discovery.behind)
+        for step in self._add(behind, held, "from the messages", report, lease):
+            report.from_messages += step.done
+            yield RecoveryProgress("from the messages", report.from_messages)
+
+    def _add(
+        self,
+        entries: Iterator[tuple[str, int]],
+        held: dict[str, int],
+        reason: str,
+        report: RecoveryReport,
+        lease: Lease,
+    ) -> Iterator[RecoveryProgress]:
+        """Raise entries in the backup, in batches; yield the number of each batch.
+
+        In a table that is not claimed, writers may use the N at once: no reader can see less. Redis holds it or is
+        not verified, and lookups refuse the table. In an intact one, the rebuild completes the raise.
+        """
+        commit = report.plan.table != "intact"
+        entry_of = partial(Raise, at=iso_utc(datetime.fromtimestamp(self.now(), UTC)), by=self.settings.actor)
+
+        def add(entry: tuple[str, int]) -> int:
+            """Raise one entry; return whether it was added."""
+            conversation_id, n = entry
+            raised = entry_of(n, reason=f"recovered {reason}")
+            call = partial(self.backup.restore, conversation_id, raised, commit=commit)
+            return retry_while_throttled(call, self.sleep)
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            while batch := list(islice(entries, BATCH)):
+                added = sum(pool.map(add, batch))
+                report.consumed_wcu += len(batch)
+                held.update(batch)
+                lease.renew(f"recovering, {len(held)} entries")
+                yield RecoveryProgress(reason, added)
+
+    def _rebuild(self, report: RecoveryReport) -> Iterator[Event]:
+        options = RebuildOptions(
+            segments=self.options.segments,
+            max_rcu=self.options.max_rcu,
+            lock_wait=self.options.lock_wait,
+            replace_registry=True,
+        )
+        for event in self.new_rebuild(self.settings, self.store, self.backup, options).run():
+            if isinstance(event, events.RebuildReport):
+                report.rebuild = event
+                report.consumed_rcu = round(report.consumed_rcu + event.consumed_rcu, 1)
+            else:
+                yield event
+
+    def _progress(self, step: str, done: int, lease: Lease | None) -> Iterator[RecoveryProgress]:
+        if lease is not None:
+            lease.renew(f"{step}, {done}")
+        if (now := self.clock()) >= self._progress_due:
+            self._progress_due = now + _PROGRESS_SECONDS
+            yield RecoveryProgress(step, done)
+
+
+class _Held:
+    """The entries that the backup held when the recovery began, and those that it has added."""
+
+    def __init__(self, held: Mapping[str, int]) -> None:
+        self._held = held
+
+    def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
+        """Return the entries of these ids."""
+        held = self._held
+        return {i: BackupEntry(i, held[i], held[i]) for i in conversation_ids if i in held}

@@ -1,0 +1,152 @@
+"""One table of DynamoDB: requests whose responses are checked, its description and its creation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+
+from saltctl.errors import MismatchedResponseError
+from saltctl.forks import this_process
+from saltctl.settings import Settings
+from saltctl.stores.aws.client import ClientOfProcess, aws_errors, create_client, error_code, missing_table
+from saltctl.stores.contracts.messages import TableSize
+
+
+def _belongs(operation: str, response: Any, table: str, key: Mapping[str, Any], fits: Callable[[Any], bool]) -> bool:
+    """Return whether a response shows that it belongs to a request: see :meth:`Table.send`."""
+    try:
+        rows = [response[name] for name in ("Item", "Attributes", "LastEvaluatedKey", "Table") if response.get(name)]
+        rows += response.get("Items", [])
+        capacity = response.get("ConsumedCapacity", [])
+        names = [one["TableName"] for one in (capacity if isinstance(capacity, list) else [capacity])]
+        names += [*response.get("Responses", ()), *response.get("UnprocessedKeys", ())]
+        return (
+            bool(names or rows)
+            and ("Items" in response) == (operation in ("query", "scan"))
+            and all(_bare(name) == _bare(table) for name in names)
+            and all(
+                row[name] == value or _equal_numbers(row[name], value) for row in rows for name, value in key.items()
+            )
+            and fits(response)
+        )
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # a response of another operation
+        return False
+
+
+def _bare(table: str) -> str:
+    """Return the name in an ARN, or the name itself."""
+    return table.rpartition("/")[2]
+
+
+def _equal_numbers(one: Any, other: Any) -> bool:
+    """Return whether two attributes are the same number: DynamoDB writes numbers in a form of its own."""
+    return isinstance(one, Mapping) and "N" in one and "N" in other and Decimal(one["N"]) == Decimal(other["N"])
+
+
+class Table:
+    """One table. Thread-safe.
+
+    Args:
+        settings: the endpoint, the Region and the profile.
+        name: the table's name.
+        client: a boto3 client for DynamoDB to use instead of a new one.
+        missing_hint: the hint of the error if the table does not exist.
+    """
+
+    def __init__(
+        self, settings: Settings, name: str, *, client: Any = None, missing_hint: str = "saltctl setup"
+    ) -> None:
+        self.name = name
+        self.where = f"{name!r}"
+        """The quoted name, for messages."""
+        self.settings = settings
+        self._client = ClientOfProcess(lambda: create_client(settings, "dynamodb"), client)
+        self._missing_hint = missing_hint
+
+    @property
+    def client(self) -> Any:
+        """The boto3 client of this process, created at first use."""
+        return self._client.get()
+
+    def send(
+        self,
+        operation: str,
+        request: Mapping[str, Any],
+        key: Mapping[str, Any] = MappingProxyType({}),
+        fits: Callable[[Any], bool] = lambda response: True,
+    ) -> dict[str, Any]:
+        """Send a request that may be repeated, and return the response that belongs to it.
+
+        A response must show that it belongs to the request: it names the table, or has rows, and every row has
+        ``key``; ``fits`` checks the rest. Otherwise the request is sent once more, over new connections.
+
+        Raises:
+            MismatchedResponseError: the second response belongs to another request, too.
+            Exception: every error of botocore.
+        """
+        if operation != "batch_get_item":
+            request = {"TableName": self.name, **request}
+        if operation != "describe_table":
+            request = {**request, "ReturnConsumedCapacity": "TOTAL"}  # names the table
+        for _ in range(2):
+            client, process = self.client, this_process()
+            response: dict[str, Any] = getattr(client, operation)(**request)
+            # If a signal handler has forked meanwhile, the parent reads from the same connection.
+            if process == this_process() and _belongs(operation, response, self.name, key, fits):
+                return response
+            self._client.renew(client)
+        raise MismatchedResponseError(
+            f"the response for {self.where} belongs to another request", hint="is there a proxy in between? try again"
+        )
+
+    def get_item(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Read one row, strongly consistent; None if the table does not have it. Raises as :meth:`send`."""
+        request = {"Key": key, "ConsistentRead": True}
+        item: dict[str, Any] | None = self.send("get_item", request, key).get("Item")
+        return item
+
+    def describe(self) -> dict[str, Any] | None:
+        """Return the ``Table`` of DescribeTable, or None if the table does not exist."""
+        import botocore.exceptions as driver
+
+        with aws_errors(self.where):
+            try:
+                response = self.send("describe_table", {}, {"TableName": _bare(self.name)})
+            except driver.ClientError as exc:
+                if error_code(exc) == "ResourceNotFoundException":
+                    return None
+                raise
+        found: dict[str, Any] = response["Table"]
+        return found
+
+    def require(self) -> dict[str, Any]:
+        """Return the ``Table`` of DescribeTable. Raises ConfigurationError if the table does not exist."""
+        found = self.describe()
+        if found is None:
+            raise missing_table(self.where, self._missing_hint)
+        return found
+
+    def size(self) -> TableSize:
+        """Return the table's size from DescribeTable: about six hours old (documented)."""
+        table = self.require()
+        return TableSize(int(table.get("ItemCount", 0)), int(table.get("TableSizeBytes", 0)))
+
+    def create_on_demand(self, keys: Mapping[str, str], **options: Any) -> None:
+        """Create the table, billed on demand, and wait until it exists.
+
+        Args:
+            keys: name to type (HASH or RANGE) of its keys, which are strings.
+            options: more parameters of CreateTable.
+        """
+        with aws_errors(self.where):
+            self.client.create_table(
+                TableName=self.name,
+                AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in keys],
+                KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in keys.items()],
+                BillingMode="PAY_PER_REQUEST",
+                **options,
+            )
+            waiter = self.client.get_waiter("table_exists")
+            waiter.wait(TableName=self.name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})

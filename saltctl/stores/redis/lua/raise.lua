@@ -1,0 +1,33 @@
+#!lua
+-- Step 2 of a raise: max-merge one entry into its bucket, unless this primary was deposed.
+--   KEYS  bucket
+--   ARGV  layout, id, n, whether an unverified primary is accepted ('1'), then the replication ids of the primaries
+--         that the newest rebuild verifies; '*' stands for any
+--   returns whether the entry was raised (0 or 1), and one of:
+--     noted       this is one of those primaries
+--     unverified  it is not, and no lookup is answered from this bucket; changed only if that is accepted
+--     deposed     it is not, and answers lookups: it was verified by an earlier rebuild; nothing was changed
+local replication = redis.call('INFO', 'replication')
+if string.find(replication, 'role:slave', 1, true) then
+  return redis.error_reply('READONLY this is a replica')  -- also if it accepts writes (replica-read-only no)
+end
+local at = string.match(replication, 'role:master.-master_replid:(%x+)')
+local held = redis.call('HMGET', KEYS[1], '#fence', ARGV[2])
+local fence, now = held[1], held[2]
+if fence and string.match(fence, '^(.*):%x+$') ~= ARGV[1] then
+  return redis.error_reply('OTHERLAYOUT ' .. fence .. ' ' .. ARGV[1])
+end
+local state = at and fence == ARGV[1] .. ':' .. at and 'deposed' or 'unverified'
+for i = 5, #ARGV do
+  if ARGV[i] == at or ARGV[i] == '*' then
+    state = 'noted'
+  end
+end
+-- A value that no lookup accepts as a salt count, such as '1e3', counts as missing and is overwritten.
+now = now and string.match(now, '^%d+$')
+local accepted = state == 'noted' or (state == 'unverified' and ARGV[4] == '1')
+if not accepted or (tonumber(now) or 0) >= tonumber(ARGV[3]) then
+  return {0, state}
+end
+redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+return {1, state}

@@ -1,0 +1,357 @@
+"""A lost backup: what refuses to work with it, and the recovery from the table, Redis and the messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from saltctl.errors import BackupLostError, ConfigurationError, IncompleteError, RaiseIncompleteError, UnavailableError
+from saltctl.history.history import History
+from saltctl.history.models import message_id_of
+from saltctl.local.servers import LocalRedis
+from saltctl.rebuild.options import RebuildOptions
+from saltctl.registry.recover import Recovery, RecoveryPlan, RecoveryReport
+from saltctl.registry.registry import Registry
+from saltctl.registry.setup import set_up
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.contracts.messages import Item
+from saltctl.stores.redis.registry import RedisRegistry
+from tests.support import rebuild_job
+from tests.support.redis_servers import plain_client
+
+pytestmark = pytest.mark.slow
+NS = {"conv_a": 4, "conv_b": 16}
+
+
+class World:
+    """A registry of two salted conversations with messages, by clients that read its id from the backup."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = replace(settings, registry_id=None)
+        self.backup = BackupTable(self.settings)
+        self.store = RedisRegistry(self.settings, registry_id=self.backup.registry.id)
+        self.messages = MessagesTable(self.settings)
+        self.registry = Registry.over(self.settings, self.store, self.backup)
+        self.history = History.over(self.settings, self.registry, self.messages)
+        self.set_up()
+        self.rebuild()
+        for conversation_id, n in NS.items():
+            self.registry.raise_to(conversation_id, n)
+            for number in range(40):
+                self.history.put(conversation_id, f"2026-01-01T00:00:{number:02d}Z#m{number}", {"text": "hello"})
+
+    def set_up(self) -> None:
+        """Run setup."""
+        for _ in set_up(self.settings, self.store, self.backup, messages=True, dry_run=False):
+            pass
+
+    def rebuild(self) -> None:
+        """Run a rebuild."""
+        for _ in rebuild_job(self.settings, self.store, self.backup).run():
+            pass
+
+    def recover(self, **options: Any) -> RecoveryReport:
+        """Run a recovery, and return its report."""
+        report = list(self.recovery(RebuildOptions(segments=2, **options)).run())[-1]
+        assert isinstance(report, RecoveryReport)
+        return report
+
+    def recovery(self, options: RebuildOptions, **more: Any) -> Recovery:
+        """Make a recovery."""
+
+        def message_id(row: Item) -> str | None:
+            return message_id_of(row, self.messages.keys, None)
+
+        return Recovery(self.settings, self.store, self.backup, self.messages, message_id, options, **more)
+
+    def delete_table(self) -> None:
+        """Delete the backup table."""
+        client = self.backup.client
+        client.update_table(TableName=self.backup.name, DeletionProtectionEnabled=False)
+        client.delete_table(TableName=self.backup.name)
+        client.get_waiter("table_not_exists").wait(TableName=self.backup.name, WaiterConfig={"Delay": 1})
+
+    def items(self) -> list[dict[str, Any]]:
+        """Return all items of the table."""
+        found: list[dict[str, Any]] = self.backup.client.scan(TableName=self.backup.name)["Items"]
+        return found
+
+    def restore(self, items: list[dict[str, Any]]) -> None:
+        """Replace the table by one with these items, as a restore from a point in time does."""
+        self.delete_table()
+        self.backup.create_table()
+        for item in items:
+            self.backup.client.put_item(TableName=self.backup.name, Item=item)
+
+    def refusals(self) -> list[str]:
+        """Return the hint of each operation that must not use the table."""
+        calls: list[Callable[[], object]] = [
+            lambda: self.registry.lookup("conv_a"),
+            lambda: self.registry.lookup_many(["conv_a", "conv_b"]),
+            lambda: self.registry.raise_to("conv_c", 32),
+            self.rebuild,
+            self.set_up,
+        ]
+        hints = []
+        for call in calls:
+            with pytest.raises((ConfigurationError, RaiseIncompleteError)) as refused:
+                call()
+            hints.append(refused.value.hint)
+        return hints
+
+    def check(self) -> None:
+        """Check that every lookup and every history is complete, with the ids' N in both stores."""
+        for conversation_id, n in NS.items():
+            found = self.registry.lookup(conversation_id)
+            assert (found.max_n, found.source) == (n, "redis")
+            entry = self.backup.get(conversation_id)
+            assert entry is not None
+            assert (entry.max_n, entry.write_n) == (n, n)
+            assert len(list(self.history.messages(conversation_id))) == 40
+
+
+@pytest.fixture
+def world(settings: Settings) -> Iterator[World]:
+    """A verified registry."""
+    world = World(settings)
+    yield world
+    world.history.close()
+    world.registry.close()
+
+
+@pytest.fixture
+def admin(redis_server: LocalRedis) -> Iterator[Any]:
+    """A plain client of the Redis."""
+    client = plain_client(redis_server)
+    yield client
+    client.close()
+
+
+# The table is lost.
+
+
+def test_redis_that_was_verified_all_the_time_is_enough(world: World) -> None:
+    """The table was deleted: its entries come from Redis, and the messages are not read."""
+    old = world.backup.registry.id()
+    world.delete_table()
+    report = world.recover()
+    assert (report.plan.table, report.plan.redis_verified, report.plan.messages) == ("missing", True, None)
+    assert (report.from_redis, report.from_messages, report.skipped) == (2, 0, 0)
+    assert report.rebuild is not None
+    assert report.rebuild.verified
+    assert report.registry_id not in ("", old)
+    world.check()
+
+
+def test_the_messages_show_what_redis_has_lost_too(world: World, admin: Any) -> None:
+    """Table and Redis are both lost: every way of saltctl itself leads to the recovery, and none to an empty chat."""
+    world.delete_table()
+    admin.flushall()
+    hints = world.refusals()
+    assert all(hint.startswith(("saltctl setup", "readers miss nothing", "saltctl recover")) for hint in hints)
+    with pytest.raises(BackupLostError, match="salted messages, such as") as refused:
+        world.set_up()
+    assert refused.value.hint == "saltctl recover --dry-run"
+    report = world.recover()
+    assert report.plan.messages is not None
+    assert (report.from_redis, report.from_messages) == (0, 2)
+    world.check()
+
+
+def test_entries_of_an_unverified_redis_are_used_and_the_messages_as_well(world: World, admin: Any) -> None:
+    """One entry is left in a Redis that has lost a fence; the other one is discovered."""
+    world.delete_table()
+    for key in admin.keys("salt:r:*"):
+        admin.hdel(key, "#fence", "conv_b")
+    report = world.recover()
+    assert (report.plan.redis_verified, report.from_redis, report.from_messages) == (False, 1, 1)
+    world.check()
+
+
+def test_a_table_without_its_identity_is_not_a_backup(world: World, admin: Any) -> None:
+    """A table that somebody created anew under the name: it is refused at once, also by clients that run already."""
+    world.restore([])
+    admin.flushall()
+    assert any("saltctl setup" in hint for hint in world.refusals())
+    world.recover()
+    world.check()
+
+
+def test_a_restored_table_is_noticed(world: World, admin: Any) -> None:
+    """The table went back to before the raise to 16; only the recovery makes it the backup again."""
+    items = [item for item in world.items() if item["conversation_id"]["S"] != "conv_b"]
+    world.restore(items)
+    admin.flushall()
+    world.backup.registry.forget_check()
+    assert {hint for hint in world.refusals() if hint.startswith("saltctl recover")}
+    report = world.recover()
+    assert (report.plan.table, report.from_messages) == ("restored", 1)
+    world.check()
+
+
+def test_a_client_that_runs_follows_the_registry_to_its_new_id(world: World) -> None:
+    """It was started before the loss. No restart and no setting is necessary."""
+    settings = world.settings
+    backup = BackupTable(settings)
+    store = RedisRegistry(settings, registry_id=backup.registry.id)
+    with Registry.over(settings, store, backup) as client:
+        assert client.lookup("conv_a").source == "redis"
+        world.delete_table()
+        assert client.lookup("conv_a").source == "redis"
+        world.recover()
+        assert client.lookup("conv_a").max_n == 4
+        assert client.lookup("conv_a").source == "redis"
+        assert client.raise_to("conv_a", 8).committed
+    assert world.registry.lookup("conv_a").max_n == 8
+
+
+def test_the_setting_keeps_the_id(world: World, settings: Settings) -> None:
+    """Servers that are set to an id work again without a change of their configuration."""
+    registry_id = world.backup.registry.id()
+    world.delete_table()
+    world.settings = replace(world.settings, registry_id=registry_id)
+    world.backup = BackupTable(world.settings)
+    world.store = RedisRegistry(world.settings)
+    assert world.recover().registry_id == registry_id
+
+
+def test_a_dry_run_changes_nothing(world: World, admin: Any) -> None:
+    """It shows the state of both sides, and the cost."""
+    world.restore(world.items()[:1])
+    admin.hdel("salt:r:0", "#fence")
+    before = world.items()
+    report = world.recover(dry_run=True)
+    assert report.plan.table in ("restored", "unclaimed")
+    assert report.plan.messages is not None
+    assert report.plan.messages.items == 80
+    assert report.rebuild is None
+    assert world.items() == before
+
+
+@pytest.mark.parametrize(("choice", "raised"), [("raise", 3), ("skip", 2)])
+def test_conversations_that_may_be_salted_are_not_guessed(world: World, admin: Any, choice: str, raised: int) -> None:
+    """``CONV#1`` may be an id or salt 1 of CONV: the table is not claimed before a person has decided."""
+    for number in range(3):
+        world.messages.put("CONV#1", f"2026-01-01T00:00:{number:02d}Z#m{number}", {})
+    world.delete_table()
+    admin.flushall()
+    with pytest.raises(IncompleteError, match="such as 'CONV'") as refused:
+        world.recover()
+    assert "--unproven" in refused.value.hint
+    assert not world.backup.registry.exists()
+    report = list(world.recovery(RebuildOptions(segments=2), unproven=choice).run())[-1]
+    assert isinstance(report, RecoveryReport)
+    assert report.from_messages == raised
+    world.check()
+
+
+def test_a_refusal_changes_nothing(world: World) -> None:
+    """The confirmation is asked for with the plan, before the table is created."""
+    world.delete_table()
+
+    def refuse(plan: RecoveryPlan) -> None:
+        assert plan.table == "missing"
+        raise UnavailableError("no")
+
+    with pytest.raises(UnavailableError, match="no"):
+        list(world.recovery(RebuildOptions(), confirm=refuse).run())
+    assert world.backup.describe() is None
+
+
+@pytest.mark.parametrize("stage", ["restore", "claim", "release"])
+def test_a_recovery_that_dies_is_repeated(
+    world: World, admin: Any, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies while it adds entries, before it claims the table, or before the rebuild: nothing uses the half of it."""
+    world.delete_table()
+    admin.flushall()
+    target: Any = {"restore": world.backup, "claim": world.backup.registry, "release": world.backup.lease}[stage]
+    with monkeypatch.context() as patched:
+
+        def die(*_: object, **__: object) -> None:
+            raise SystemExit(stage)
+
+        patched.setattr(target, stage, die)
+        with pytest.raises(SystemExit):
+            world.recover()
+    if stage != "release":
+        assert any("recover" in hint or "setup" in hint for hint in world.refusals())
+    if (holder := world.backup.lease.holder()) is not None:
+        world.backup.lease.release(holder.owner)  # it would end 30 s after the last heartbeat
+    world.recover()
+    world.check()
+
+
+# A new registry.
+
+
+def test_a_new_registry_needs_no_flag(settings: Settings) -> None:
+    """Nothing is salted: setup creates table and identity, and finds both when it is run again."""
+    new = replace(settings, registry_id=None)
+    backup = BackupTable(new)
+    with closing(RedisRegistry(new, registry_id=backup.registry.id)) as store:
+        first = list(set_up(new, store, backup, messages=True, dry_run=False))
+        assert {action.action for action in first} == {"created"}
+        identity = backup.check_registry()
+        again = list(set_up(new, store, backup, messages=True, dry_run=False))
+        assert {action.action for action in again} == {"exists"}
+        assert backup.check_registry() == identity
+
+
+def test_setup_dies_between_the_table_and_its_identity(settings: Settings) -> None:
+    """The next setup completes it: an empty table is no evidence of a loss."""
+    backup = BackupTable(settings)
+    backup.create_table()
+    with closing(RedisRegistry(settings)) as store:
+        actions = {a.resource: a.action for a in set_up(settings, store, backup, messages=False, dry_run=False)}
+    assert actions["registry"] == "created"
+    assert backup.check_registry().registry_id == settings.registry_id
+
+
+@pytest.mark.parametrize("evidence", ["entry", "fence", "item", "message"])
+def test_each_kind_of_evidence_stops_setup(settings: Settings, admin: Any, evidence: str) -> None:
+    """An entry or a mere fence in Redis, an item in the table, and a salted message; in a dry run, too."""
+    backup, messages = BackupTable(settings), MessagesTable(settings)
+    backup.create_table()
+    messages.create()
+    if evidence == "item":
+        item = {"conversation_id": {"S": "conv"}, "max_n": {"N": "2"}}
+        backup.client.put_item(TableName=backup.name, Item=item)
+    elif evidence == "message":
+        messages.put("conv#1", "2026-01-01T00:00:00Z#m", {})
+    else:
+        admin.hset("salt:r:0", "conv" if evidence == "entry" else "#fence", "2")
+    with closing(RedisRegistry(settings)) as store:
+        for dry_run in (True, False):
+            with pytest.raises(BackupLostError, match="new registry would hide messages"):
+                list(set_up(settings, store, backup, messages=False, dry_run=dry_run))
+    assert not backup.registry.exists()
+
+
+# A second table on the same Redis.
+
+
+def test_another_table_verifies_nothing_for_this_one(world: World, admin: Any) -> None:
+    """Staging's table in the settings of a cron job: Redis is empty, and the first rebuild is the wrong one."""
+    other = replace(world.settings, backup_table=f"{world.settings.backup_table}-staging")
+    theirs = BackupTable(other)
+    theirs.create()
+    admin.flushall()
+    with closing(RedisRegistry(other, registry_id=theirs.registry.id)) as store:
+        for _ in rebuild_job(other, store, theirs).run():
+            pass
+        assert all(store.verified().values())
+    assert world.registry.lookup("conv_b") == world.registry.lookup("conv_b")
+    assert (world.registry.lookup("conv_b").max_n, world.registry.lookup("conv_b").source) == (16, "backup")
+    with pytest.raises(ConfigurationError, match="holds another registry") as refused:
+        world.rebuild()
+    assert "saltctl recover" in refused.value.hint
+    report = world.recover()
+    assert (report.plan.table, report.plan.use_redis) == ("intact", False)
+    world.check()
