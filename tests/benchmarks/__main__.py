@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.benchmarks import compare, detection, history, lookup, memory, rebuild, startup
+from tests.benchmarks import compare, detection, history, lookup, memory, rebuild, recover, startup
 from tests.benchmarks.report import Outcome
 
 BENCHMARKS: dict[str, Callable[..., Outcome]] = {
@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, Callable[..., Outcome]] = {
     "lookup": lookup.run,
     "memory": memory.run,
     "rebuild": rebuild.run,
+    "recover": recover.run,
     "startup": startup.run,
 }
 

@@ -24,6 +24,11 @@ from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
 from tests.benchmarks.entries import conversation_id, entries
 
+_DESCRIPTION = {
+    "TableId": "1",
+    "KeySchema": [{"AttributeName": KEY, "KeyType": "HASH"}],
+    "AttributeDefinitions": [{"AttributeName": KEY, "AttributeType": "S"}],
+}
 PAGE_BYTES = 1 << 20
 """Bytes of JSON in a page. DynamoDB measures 1 MB before projection, so its pages have fewer items."""
 
@@ -79,10 +84,10 @@ class Table:
         if operation == "UpdateItem":
             return _small(200, self._update(request) | capacity)
         if operation == "GetItem":
-            registry = {"Item": self._registry} if request["Key"][KEY]["S"] == REGISTRY_ITEM_ID else {}
-            return _small(200, registry | capacity)
+            known = self._registry and request["Key"][KEY]["S"] == REGISTRY_ITEM_ID
+            return _small(200, ({"Item": self._registry} if known else {}) | capacity)
         if operation == "DescribeTable":
-            return _small(200, {"Table": {"TableName": request["TableName"], "TableId": "1"}})
+            return _small(200, {"Table": _DESCRIPTION | {"TableName": request["TableName"]}})
         return _small(400, {"__type": "com.amazonaws.dynamodb#UnknownOperationException", "message": operation})
 
     def _scan(self, request: dict[str, Any]) -> tuple[int, list[bytes], int]:

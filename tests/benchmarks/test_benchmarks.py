@@ -9,7 +9,7 @@ import pytest
 from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.benchmarks import compare, contenders, detection, history, lookup, memory, rebuild, startup
+from tests.benchmarks import compare, contenders, detection, history, lookup, memory, rebuild, recover, startup
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.backup_pages import PagesServer, Table, make_pages
 from tests.benchmarks.entries import REGISTRY_ID, conversation_id, differences, entries
@@ -200,3 +200,12 @@ def test_the_program_runs_the_named_benchmarks(
     with pytest.raises(SystemExit) as exit_info:
         main()
     assert exit_info.value.code == 2
+
+
+@pytest.mark.slow
+def test_a_recovery_adds_every_entry() -> None:
+    """The report has one write unit for each entry, and Redis is verified."""
+    outcome = recover.run(quick=True)
+    assert (outcome.report.from_redis, outcome.report.consumed_wcu) == (1_000, 1_000)
+    output = "".join(table.render() for table in outcome.tables())
+    assert "1,000 entries" in output
