@@ -1,13 +1,20 @@
-"""The drills ``offline-reader`` and ``cold-server`` pass, and fail with servers that remember N."""
+"""The drills with readers pass, and fail with readers that remember N or trust any backup table."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pytest
 
 from saltctl.history.history import History
-from saltctl.local.drills import cold_server, offline_reader
+from saltctl.local.drills import backup_lost, cold_server, offline_reader
 from saltctl.registry.registry import Lookup, Registry
 from saltctl.settings import Settings
+from saltctl.stores.aws.backup_items import parse_entry
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.contracts.registry import BackupEntry
+from saltctl.stores.redis.registry import RedisRegistry
 
 pytestmark = pytest.mark.slow
 
@@ -72,3 +79,32 @@ def test_a_cold_server_that_counts_for_itself_fails_the_drill() -> None:
     failed = [step for step in cold_server.run(open_history=_open_empty) if not step.ok]
     assert len(failed) == 4
     assert all(" 0 misrouted" not in step.detail for step in failed)
+
+
+class TrustingBackup(BackupTable):
+    """A backup table that takes every item, and every missing one, for the truth."""
+
+    def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
+        """Return the items, from whatever table."""
+        items = {i: self.read_item(i) for i in conversation_ids}
+        return {i: parse_entry(i, item, self.where) for i, item in items.items() if item is not None}
+
+
+def _open_trusting(settings: Settings) -> History:
+    backup = TrustingBackup(settings)
+    store = RedisRegistry(settings, registry_id=lambda: "feed0123456789ab")
+    return History.over(settings, Registry.over(settings, store, backup), MessagesTable(settings))
+
+
+def test_a_lost_backup_is_refused_and_recovered() -> None:
+    """Deleted and restored, no read returns less than was acknowledged, and setup and rebuild refuse the table."""
+    steps = list(backup_lost.run())
+    assert [step.what for step in steps if not step.ok] == []
+    assert sum("4 of 4 refused" in step.detail for step in steps) == 2
+    assert sum("0 missing" in step.detail for step in steps) == 3
+
+
+def test_a_reader_that_trusts_any_table_fails_the_drill() -> None:
+    """A restored table that lacks the newest raise looks like a short history to it."""
+    failed = [step.what for step in backup_lost.run(open_history=_open_trusting) if not step.ok]
+    assert "the table is restored to an earlier time, and Redis is empty" in failed

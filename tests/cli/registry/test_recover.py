@@ -1,0 +1,73 @@
+"""``saltctl recover``, and how the other commands name a lost backup."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
+from tests.cli.conftest import Runner
+from tests.support import Rebuilder
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def lost(saltctl: Runner, configured: Settings, backup: BackupTable, rebuild: Rebuilder) -> BackupTable:
+    """A verified registry with one raise, whose table lost its identity."""
+    rebuild()
+    assert saltctl("registry", "set", "conv", "8", "--yes").code == 0
+    backup.client.delete_item(TableName=backup.name, Key={"conversation_id": {"S": REGISTRY_ITEM_ID}})
+    return backup
+
+
+def test_a_recovery_asks_first(saltctl: Runner, lost: BackupTable) -> None:
+    """Without a terminal it needs --yes; the refusal changes nothing, and so does a dry run."""
+    refused = saltctl("recover", "-o", "json")
+    assert (refused.code, refused.error["code"]) == (6, "confirmation_required")
+    dry = saltctl("recover", "--dry-run", "-o", "json")
+    assert dry.code == 0
+    assert (dry.json["table"], dry.json["verified"], dry.json["dry_run"]) == ("unclaimed", False, True)
+    assert f"table {lost.where} is not the backup of a registry" in dry.err
+    assert "Redis holds 1 entry of registry" in dry.err
+    assert not lost.registry.exists()
+
+
+def test_a_recovery_is_reported(saltctl: Runner, lost: BackupTable) -> None:
+    """The report has the new id, and Redis is verified; a second run finds nothing to do."""
+    done = saltctl("recover", "--yes", "-o", "json")
+    assert (done.code, done.json["verified"], done.json["from_redis"]) == (0, True, 0)
+    assert done.json["registry_id"] == BackupTable(replace(lost.settings, registry_id=None)).registry.id()
+    assert done.json["rebuild"]["entries"] == 1
+    assert saltctl("registry", "get", "conv", "-o", "json").json[0]["max_n"] == 8
+    again = saltctl("recover", "--yes", "-o", "json")
+    assert (again.code, again.json["table"], again.json["from_redis"]) == (0, "intact", 0)
+    assert again.json["registry_id"] == done.json["registry_id"]
+
+
+def test_doctor_and_status_name_the_recovery(saltctl: Runner, lost: BackupTable) -> None:
+    """Doctor prints the command, and status shows why the table is not used."""
+    checks = {check["name"]: check for check in saltctl("doctor", "-o", "json").json["checks"]}
+    assert checks["backup-registry"]["status"] == "fail"
+    assert checks["backup-registry"]["fix"].endswith("saltctl setup")
+    panel = saltctl("status", "-o", "json").json["registry"]
+    assert "has no item" in panel["backup_error"]
+    assert "BACKUP: table" in saltctl("status", "-o", "table").out
+
+
+@pytest.mark.parametrize("command", ["rebuild", "setup", "registry set conv 16 --yes", "compare"])
+def test_commands_refuse_a_lost_backup(saltctl: Runner, lost: BackupTable, command: str) -> None:
+    """With exit 78 and the error's own code, so that a runbook can tell it from a bad setting."""
+    outcome = saltctl(*command.split(), "-o", "json")
+    assert (outcome.code, outcome.error["code"]) == (78, "backup_lost")
+    assert "saltctl setup" in outcome.error["hint"] or "saltctl recover" in outcome.error["hint"]
+
+
+def test_a_read_only_look_is_possible(saltctl: Runner, lost: BackupTable) -> None:
+    """The on-call engineer wants to see what is there: what Redis holds, and the items of the table."""
+    listed: Any = saltctl("registry", "list", "--source", "backup", "-o", "json")
+    assert (listed.code, [entry["conversation_id"] for entry in listed.json]) == (0, ["conv"])
