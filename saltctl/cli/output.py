@@ -32,6 +32,7 @@ def resolve_format(chosen: OutputFormat | None) -> OutputFormat:
 _HEADINGS = {
     "backup_n": "backup",
     "consumed_rcu": "consumed RCU",
+    "consumed_wcu": "consumed WCU",
     "conversation_id": "conversation",
     "entries_per_second": "entries/s",
     "max_n": "max_n",

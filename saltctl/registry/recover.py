@@ -138,7 +138,8 @@ class Recovery:
         with closing(reader):
             plan = self._plan(reader)
             yield plan
-            report = RecoveryReport(plan, dry_run=self.options.dry_run)
+            known = self.backup.registry.id() if plan.table == "intact" else ""
+            report = RecoveryReport(plan, known, dry_run=self.options.dry_run)
             if self.options.dry_run:
                 if plan.table != "missing":
                     yield from self._count_missing(report, reader)
@@ -216,8 +217,8 @@ class Recovery:
             verified = plan.redis_verified and self._verified(plan.redis_registry)
             if self.messages.describe() is not None and not (verified and reader.replication_ids() == before):
                 yield from self._add_from_messages(held, report, lease)
-            intact = plan.table == "intact"
-            report.registry_id = self.backup.registry.id() if intact else self.backup.registry.claim(table)
+            if plan.table != "intact":
+                report.registry_id = self.backup.registry.claim(table)
         finally:
             lease.release()
         yield from self._rebuild(report)

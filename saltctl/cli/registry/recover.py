@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -61,6 +62,7 @@ def recover(
     """
     from saltctl.history.models import message_id_of
     from saltctl.rebuild.options import RebuildOptions
+    from saltctl.rebuild.rebuild import Rebuild
     from saltctl.registry.recover import Recovery, RecoveryPlan, RecoveryProgress, RecoveryReport
     from saltctl.stores.aws.messages_table import MessagesTable
     from saltctl.stores.contracts.registry import DamagedEntry
@@ -95,11 +97,12 @@ def recover(
             options,
             unproven=unproven,
             confirm=consent,
+            new_rebuild=partial(Rebuild, notes=session.service_state),
         )
         report = drain(job.run(), RecoveryReport, show_event)
     rebuilt = report.rebuild
     found = asdict(report)
-    found |= {"table": report.plan.table, "verified": rebuilt is not None and rebuilt.verified}
+    found |= {"table": report.plan.table, "verified": rebuilt.verified if rebuilt else report.plan.redis_verified}
     # The keys of the contract first, in its order.
     record: dict[str, Any] = {column.key: found[column.key] for column in COLUMNS} | found
     print_result(record, output, columns=COLUMNS, human_view=lambda screen: print_fields(record, COLUMNS))

@@ -31,7 +31,7 @@ def test_a_recovery_asks_first(saltctl: Runner, lost: BackupTable) -> None:
     assert (refused.code, refused.error["code"]) == (6, "confirmation_required")
     dry = saltctl("recover", "--dry-run", "-o", "json")
     assert dry.code == 0
-    assert (dry.json["table"], dry.json["verified"], dry.json["dry_run"]) == ("unclaimed", False, True)
+    assert (dry.json["table"], dry.json["verified"], dry.json["dry_run"]) == ("unclaimed", True, True)
     assert f"table {lost.where} is not the backup of a registry" in dry.err
     assert "Redis holds 1 entry of registry" in dry.err
     assert not lost.registry.exists()
