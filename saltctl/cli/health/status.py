@@ -158,6 +158,8 @@ def _registry(panel: Panel) -> list[Text]:
             lines.append(_line(f"{each['name']}  {counted(each['entries'], 'entry', 'entries')}, {state}"))
     if not panel["verified"]:
         lines.append(_line("run: saltctl recover --dry-run" if backup else "run: saltctl rebuild"))
+    if panel["registry_id"]:
+        lines.append(_line((f"registry id {panel['registry_id']}", QUIET)))
     return backup + lines
 
 
