@@ -232,7 +232,16 @@ def test_gunicorn_with_preload(history: History, settings: Settings, rebuild: Re
     pytest.importorskip("gunicorn")
     rebuild()
     port = free_port()
-    command = [sys.executable, "-m", "gunicorn", "--preload", "--workers=3", "--threads=4", f"--bind=127.0.0.1:{port}"]
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--preload",
+        "--workers=3",
+        "--threads=4",
+        "--timeout=300",
+        f"--bind=127.0.0.1:{port}",
+    ]
     assert settings.aws_endpoint_url is not None
     variables = {
         "SALTCTL_REDIS_URL": str(settings.redis_url),
@@ -246,14 +255,14 @@ def test_gunicorn_with_preload(history: History, settings: Settings, rebuild: Re
     )
 
     def ask(conversation: str) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=150)
         with closing(connection):
             connection.request("GET", f"/{conversation}")
             answer: dict[str, Any] = json.loads(connection.getresponse().read())
         return answer | {"asked": conversation}
 
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while True:
             with suppress(ConnectionError):
                 ask(CONVERSATIONS[0])

@@ -24,7 +24,7 @@ from saltctl.rebuild import events
 from saltctl.rebuild.lease import Lease
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
-from saltctl.registry.discover import Discovery, ScanCost, ScanProgress, discover, estimate_cost
+from saltctl.registry.discover import Discovered, Discovery, ScanCost, ScanProgress, discover, estimate_cost
 from saltctl.salting import is_conversation_id
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -92,19 +92,17 @@ class RecoveryReport:
     rebuild: events.RebuildReport | None = None
 
 
-Event = RecoveryPlan | RecoveryProgress | RecoveryReport | DamagedEntry | events.Event
+Event = RecoveryProgress | RecoveryReport | DamagedEntry | Discovered | events.Event
 
 
 @dataclass(eq=False)
 class Recovery:
-    """A recovery. Iterate over :meth:`run` once.
+    """A recovery. Call :meth:`plan`, which writes nothing, and iterate over :meth:`run` once.
 
     Args:
         message_id: returns the message id of a row.
         options: of the scans and the rebuild.
-        actor: recorded with each entry that is added.
         unproven: what becomes of conversations that may be salted, if their messages do not prove it.
-        confirm: called with the plan, before anything is written; it raises an error to refuse.
         new_rebuild: makes the rebuild that follows.
     """
 
@@ -116,42 +114,46 @@ class Recovery:
     options: RebuildOptions
     _: KW_ONLY
     unproven: Unproven = "refuse"
-    confirm: Callable[[RecoveryPlan], None] = lambda plan: None
     new_rebuild: Callable[..., Rebuild] = Rebuild
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     _progress_due: float = field(default=0.0, init=False)
 
-    def run(self) -> Generator[Event, None, None]:
-        """Recover, yielding events and last the report.
+    def run(self, plan: RecoveryPlan) -> Generator[Event, None, None]:
+        """Recover as planned, yielding events and last the report.
 
         Raises:
             LeaseHeldError: a rebuild or another recovery is in progress.
             UnavailableError, AccessDeniedError: a server was lost; entries added so far are kept, and another run
                 continues. The table is not claimed.
-            ConfigurationError: Redis holds a registry of another layout.
+            IncompleteError: messages do not prove which conversations are salted. The table is not claimed.
         """
         started = self.clock()
-        self.store.check_server()
-        reader = RedisBucketReader(self.settings)
-        with closing(reader):
-            plan = self._plan(reader)
-            yield plan
-            known = self.backup.registry.id() if plan.table == "intact" else ""
-            report = RecoveryReport(plan, known, dry_run=self.options.dry_run)
-            if self.options.dry_run:
-                if plan.table != "missing":
-                    yield from self._count_missing(report, reader)
-                else:
-                    report.from_redis = plan.redis_entries
-            else:
-                self.confirm(plan)
+        known = self.backup.registry.id() if plan.table == "intact" else ""
+        report = RecoveryReport(plan, known, dry_run=self.options.dry_run)
+        with closing(RedisBucketReader(self.settings)) as reader:
+            if not self.options.dry_run:
                 yield from self._recover(report, reader)
+            elif plan.table != "missing":
+                yield from self._count_missing(report, reader)
+            else:
+                report.from_redis = plan.redis_entries
         report.seconds = round(self.clock() - started, 3)
         yield report
 
     # The plan.
+
+    def plan(self) -> RecoveryPlan:
+        """Return the state of the table and of Redis, and the cost. Reads no message and writes nothing.
+
+        Raises:
+            ConfigurationError: Redis holds a registry of another layout, or cannot keep one.
+            UnavailableError, AccessDeniedError: a server does not answer.
+        """
+        self.store.check_server()
+        with closing(RedisBucketReader(self.settings)) as reader:
+            return self._plan(reader)
 
     def _plan(self, reader: RedisBucketReader) -> RecoveryPlan:
         table = self._table_state()
@@ -166,8 +168,9 @@ class Recovery:
         foreign = table == "intact" and redis_registry not in ("", self.backup.registry.id())
         verified = bool(redis_registry) and not foreign and self._verified(redis_registry)
         entries = sum(reader.count_entries(range(self.settings.buckets)))
-        exists = self.messages.describe() is not None
-        cost = estimate_cost(self.messages, consistent=True) if exists and not verified else None
+        # A Redis that was verified all the time has what a lost table had. If the table is not lost, why this recovery?
+        needed = (table == "intact" or not verified) and self.messages.describe() is not None
+        cost = estimate_cost(self.messages, consistent=True) if needed else None
         items = 0 if table == "missing" else self.backup.size().items
         return RecoveryPlan(table, items, entries, redis_registry, verified, not foreign, cost)
 
@@ -215,7 +218,8 @@ class Recovery:
                     report.from_redis += step.done
                     yield RecoveryProgress("from Redis", report.from_redis)
             verified = plan.redis_verified and self._verified(plan.redis_registry)
-            if self.messages.describe() is not None and not (verified and reader.replication_ids() == before):
+            enough = plan.table != "intact" and verified and reader.replication_ids() == before
+            if not enough and self.messages.describe() is not None:
                 yield from self._add_from_messages(held, report, lease)
             if plan.table != "intact":
                 report.registry_id = self.backup.registry.claim(table)
@@ -225,7 +229,8 @@ class Recovery:
         if plan.use_redis:
             # A raise that did its first step in the lost table may have reached Redis after it was read above. From the
             # rebuild's marks on, none does.
-            late = ((i, n) for i, n in self._redis_entries(reader, report) if n > held.get(i, 1))
+            again = self._redis_entries(reader, RecoveryReport(plan))
+            late = ((i, n) for i, n in again if n > held.get(i, 1))
             for step in self._add(late, held, "from Redis", report, lease):
                 report.from_redis += step.done
 
@@ -269,13 +274,14 @@ class Recovery:
                 discovery = event
         assert isinstance(discovery, Discovery)
         report.consumed_rcu += discovery.consumed_rcu
-        unproven = [found.conversation_id for found in discovery.conversations if found.state == "unproven"]
+        unproven = [found for found in discovery.conversations if found.state == "unproven"]
+        yield from unproven
         if unproven and self.unproven == "refuse":
             raise IncompleteError(
-                f"{len(unproven)} conversations are salted or have ids with a '#', such as {unproven[0]!r}: their "
-                "messages do not show which. The table was not made the backup",
-                hint="`saltctl registry discover` lists them; then add --unproven raise, or --unproven skip if no "
-                "conversation has such an id",
+                f"{len(unproven)} conversations have too few messages to prove that they are salted; the table was not "
+                "made the backup",
+                hint="if no conversation id contains a '#', all of them are salted: add --unproven raise. Only if ids "
+                "such as 'CONV#1' exist, add --unproven skip: it hides the salted messages of those that are named",
             )
         report.skipped += sum(found.state not in ("held", "behind") for found in discovery.conversations)
         behind = ((found.conversation_id, found.needed_n) for found in discovery.behind)

@@ -25,6 +25,7 @@ from saltctl.errors import (
     UnverifiedBucketError,
     UnverifiedError,
     UsageError,
+    WrongTypeError,
 )
 from saltctl.forks import importing
 from saltctl.salting import check_conversation_id, check_salt_count, read_set
@@ -223,7 +224,8 @@ class Registry:
             found = self.store.lookup(primary, conversation_ids)
         except SaltctlError as exc:
             # Any answer but a verified one is a reason to fall back to the backup.
-            if not isinstance(exc, UnverifiedBucketError):  # one bucket, which a damaged item keeps unverified
+            # Not for one bucket: a damaged item keeps it unverified, or it was overwritten with another type.
+            if not isinstance(exc, UnverifiedBucketError | WrongTypeError):
                 self._skip_until[primary] = self.clock() + self.breaker_seconds
                 # A primary that answers that it is not verified was not paused while it was verified.
                 (self._doubtful.discard if isinstance(exc, UnverifiedError) else self._doubtful.add)(primary)

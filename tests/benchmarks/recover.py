@@ -70,7 +70,7 @@ def run(*, quick: bool = False) -> RecoverResult:
         store, backup, messages = RedisRegistry(settings), BackupTable(settings), MessagesTable(settings)
         started = time.process_time()
         job = Recovery(settings, store, backup, messages, lambda row: None, RebuildOptions())
-        report = list(job.run())[-1]
+        report = list(job.run(job.plan()))[-1]
         cpu_seconds = time.process_time() - started
         store.close()
     if not isinstance(report, RecoveryReport) or report.from_redis != count:

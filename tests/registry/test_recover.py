@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from saltctl.errors import BackupLostError, ConfigurationError, IncompleteError, RaiseIncompleteError, UnavailableError
+from saltctl.errors import BackupLostError, ConfigurationError, IncompleteError, RaiseIncompleteError
 from saltctl.history.history import History
 from saltctl.history.models import message_id_of
 from saltctl.local.servers import LocalRedis
 from saltctl.rebuild.options import RebuildOptions
-from saltctl.registry.recover import Recovery, RecoveryPlan, RecoveryReport
+from saltctl.registry.discover import Discovered
+from saltctl.registry.recover import Recovery, RecoveryReport
 from saltctl.registry.registry import Registry
 from saltctl.registry.setup import set_up
 from saltctl.settings import Settings
@@ -58,7 +60,8 @@ class World:
 
     def recover(self, **options: Any) -> RecoveryReport:
         """Run a recovery, and return its report."""
-        report = list(self.recovery(RebuildOptions(segments=2, **options)).run())[-1]
+        job = self.recovery(RebuildOptions(segments=2, **options))
+        report = list(job.run(job.plan()))[-1]
         assert isinstance(report, RecoveryReport)
         return report
 
@@ -241,27 +244,43 @@ def test_conversations_that_may_be_salted_are_not_guessed(world: World, admin: A
         world.messages.put("CONV#1", f"2026-01-01T00:00:{number:02d}Z#m{number}", {})
     world.delete_table()
     admin.flushall()
-    with pytest.raises(IncompleteError, match="such as 'CONV'") as refused:
+    with pytest.raises(IncompleteError, match="too few messages") as refused:
         world.recover()
     assert "--unproven" in refused.value.hint
     assert not world.backup.registry.exists()
-    report = list(world.recovery(RebuildOptions(segments=2), unproven=choice).run())[-1]
+    job = world.recovery(RebuildOptions(segments=2), unproven=choice)
+    *events, report = job.run(job.plan())
+    assert [event.conversation_id for event in events if isinstance(event, Discovered)] == (
+        ["CONV"] if choice == "skip" else []
+    )
     assert isinstance(report, RecoveryReport)
     assert report.from_messages == raised
     world.check()
+    # What was left out can be added later, although the table is intact and Redis verified.
+    job = world.recovery(RebuildOptions(segments=2), unproven="raise")
+    *_, report = job.run(job.plan())
+    assert isinstance(report, RecoveryReport)
+    assert report.from_messages == 3 - raised
+    assert world.registry.lookup("CONV").max_n == 2
 
 
-def test_a_refusal_changes_nothing(world: World) -> None:
-    """The confirmation is asked for with the plan, before the table is created."""
+def test_a_plan_changes_nothing(world: World) -> None:
+    """It is shown before the confirmation: the table is not created yet."""
     world.delete_table()
-
-    def refuse(plan: RecoveryPlan) -> None:
-        assert plan.table == "missing"
-        raise UnavailableError("no")
-
-    with pytest.raises(UnavailableError, match="no"):
-        list(world.recovery(RebuildOptions(), confirm=refuse).run())
+    plan = world.recovery(RebuildOptions()).plan()
+    assert (plan.table, plan.redis_entries, plan.redis_verified, plan.use_redis) == ("missing", 2, True, True)
     assert world.backup.describe() is None
+
+
+def test_two_recoveries_at_once(world: World, admin: Any) -> None:
+    """Both find that the table is missing: one creates it, and the other one waits for the lease or is refused."""
+    world.delete_table()
+    jobs = [world.recovery(RebuildOptions(segments=2, lock_wait=30.0)) for _ in range(2)]
+    plans = [job.plan() for job in jobs]
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(lambda job, plan: list(job.run(plan))[-1], jobs, plans))
+    assert all(isinstance(outcome, RecoveryReport) for outcome in outcomes)
+    world.check()
 
 
 @pytest.mark.parametrize("stage", ["restore", "claim", "release"])

@@ -21,6 +21,7 @@ from saltctl.errors import (
     UnverifiedBucketError,
     UnverifiedError,
     UsageError,
+    WrongTypeError,
 )
 from saltctl.registry.registry import MAX_REASON, Lookup, RaiseResult, Registry
 from saltctl.settings import Settings
@@ -302,9 +303,10 @@ def test_an_unverified_redis_is_used_as_soon_as_it_is_verified(registry: Registr
     assert registry.lookup("conv").source == "redis"
 
 
-def test_one_unverified_bucket_does_not_open_the_breaker(registry: Registry, redis: Faults) -> None:
-    """A damaged item keeps it so: the lookups of all other buckets stay in Redis."""
-    redis.before["lookup"] = UnverifiedBucketError("its fence is missing")
+@pytest.mark.parametrize("error", [UnverifiedBucketError("its fence is missing"), WrongTypeError("WRONGTYPE")])
+def test_one_bad_bucket_does_not_open_the_breaker(registry: Registry, redis: Faults, error: SaltctlError) -> None:
+    """A damaged item keeps it so, or it was overwritten: the lookups of all other buckets stay in Redis."""
+    redis.before["lookup"] = error
     assert registry.lookup("conv").source == "backup"
     redis.clear()
     assert registry.lookup("other").source == "redis"

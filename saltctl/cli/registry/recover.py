@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.jobs import drain, show_progress
+from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, show_progress
 from saltctl.cli.output import columns_of, note, print_fields, print_result, warn
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
@@ -52,8 +52,9 @@ def recover(
 
     Makes the union of the backup table, of Redis and of the messages, never lowering an N, creates the table if
     it is missing, makes it the backup of the registry, and rebuilds Redis. The messages table is read in full
-    unless Redis was verified all the time; --dry-run prints the cost, and changes nothing. Safe to interrupt
-    and to run again.
+    unless the table was lost and Redis was verified all the time; --dry-run prints the cost, and changes nothing.
+    Safe to interrupt and to run again. Conversations with too few messages to prove that they are salted stop
+    it, unless --unproven says what to do.
 
     \b
     Examples:
@@ -63,7 +64,8 @@ def recover(
     from saltctl.history.models import message_id_of
     from saltctl.rebuild.options import RebuildOptions
     from saltctl.rebuild.rebuild import Rebuild
-    from saltctl.registry.recover import Recovery, RecoveryPlan, RecoveryProgress, RecoveryReport
+    from saltctl.registry.discover import Discovered
+    from saltctl.registry.recover import Recovery, RecoveryProgress, RecoveryReport
     from saltctl.stores.aws.messages_table import MessagesTable
     from saltctl.stores.contracts.registry import DamagedEntry
 
@@ -72,34 +74,37 @@ def recover(
     options = RebuildOptions(segments=segments, max_rcu=max_rcu, lock_wait=lock_wait, dry_run=dry_run)
     messages, attribute = MessagesTable(session.settings, client=session.backup.client), session.history.id_attribute
 
-    def consent(plan: RecoveryPlan) -> None:
-        """Ask before anything is written."""
-        session.require_consent(f"Make table {session.backup.where} the backup of this Redis?", confirm, yes=yes)
-
     def show_event(event: object) -> None:
-        """Show the plan, the progress and the damaged items."""
+        """Show the progress, the damaged items, and the first conversations that are not proved to be salted."""
         match event:
-            case RecoveryPlan():
-                for line in _describe(event, session.backup.where):
-                    keep(printable(line))
             case RecoveryProgress():
                 show(f"{event.step}: {event.done:,}")
             case DamagedEntry():
                 keep(printable(f"skipped {event.conversation_id!r}: {event.problem}"))
+            case Discovered():
+                named.append(event.conversation_id)
+                if len(named) <= MAX_DAMAGED_NAMED:
+                    keep(printable(f"unproven: {event.conversation_id!r}, N {event.needed_n}: {event.problem}"))
 
-    with deadline(timeout), show_progress("looking at the table and at Redis") as (show, keep):
-        job = Recovery(
-            session.settings,
-            session.store,
-            session.backup,
-            messages,
-            lambda item: message_id_of(item, messages.keys, attribute),
-            options,
-            unproven=unproven,
-            confirm=consent,
-            new_rebuild=partial(Rebuild, notes=session.service_state),
-        )
-        report = drain(job.run(), RecoveryReport, show_event)
+    named: list[str] = []
+    job = Recovery(
+        session.settings,
+        session.store,
+        session.backup,
+        messages,
+        lambda item: message_id_of(item, messages.keys, attribute),
+        options,
+        unproven=unproven,
+        new_rebuild=partial(Rebuild, notes=session.service_state),
+    )
+    with deadline(timeout):
+        plan = job.plan()
+        for line in _describe(plan, session.backup.where):
+            note(printable(line))
+        if not dry_run:
+            session.require_consent(f"Make table {session.backup.where} the backup of this Redis?", confirm, yes=yes)
+        with show_progress("recovering") as (show, keep):
+            report = drain(job.run(plan), RecoveryReport, show_event)
     rebuilt = report.rebuild
     found = asdict(report)
     found |= {"table": report.plan.table, "verified": rebuilt.verified if rebuilt else report.plan.redis_verified}
@@ -107,10 +112,10 @@ def recover(
     record: dict[str, Any] = {column.key: found[column.key] for column in COLUMNS} | found
     print_result(record, output, columns=COLUMNS, human_view=lambda screen: print_fields(record, COLUMNS))
     if report.skipped:
-        warn(f"entries that cannot be used: {report.skipped:,}; saltctl registry discover and compare name them")
+        warn(f"entries that cannot be used: {report.skipped:,}; saltctl registry discover names those of the messages")
         raise typer.Exit(ExitCode.INCOMPLETE)
     if dry_run:
-        note("nothing was changed")
+        note("nothing was changed, and no message was read")
 
 
 def _describe(plan: RecoveryPlan, table: str) -> list[str]:

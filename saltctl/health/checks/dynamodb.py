@@ -60,7 +60,11 @@ def registry(facts: Facts) -> Finding:
         )
         return fail(exc.message, fix)
     except ConfigurationError as exc:
-        return skip(exc.message)
+        layout, prefix, registry_id = facts.backup.registry.layout()
+        if facts.settings.registry_id not in (None, registry_id):
+            return fail(exc.message, commands.export(SALTCTL_REGISTRY_ID=registry_id))
+        other_layout = (layout, prefix) != (facts.settings.layout, facts.settings.key_prefix)
+        return skip("see backup-layout") if other_layout else fail(exc.message, commands.saltctl("config", "show"))
     if problem := facts.backup.registry.table_unchecked:
         return warn(
             f"a restored table would not be noticed, because its identity cannot be read: {problem}",
@@ -72,7 +76,9 @@ def registry(facts: Facts) -> Finding:
 def layout(facts: Facts) -> Finding:
     """This client has the bucket count and key prefix that the backup table records."""
     settings, commands = facts.settings, facts.fix_commands
-    layout, prefix = facts.backup.registry.layout()
+    layout, prefix, _ = facts.backup.registry.layout()
+    if not (layout and prefix):
+        return skip("the backup table records no layout: see backup-registry")
     if (layout, prefix) == (settings.layout, settings.key_prefix):
         return ok(f"{settings.buckets:,} buckets under {prefix}:, as in the backup table")
     return fail(

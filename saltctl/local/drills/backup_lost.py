@@ -116,7 +116,7 @@ def _recovered(what: str, environment: LocalEnvironment, open_history: OpenHisto
         return message_id_of(row, messages.keys, None)
 
     job = Recovery(settings, store, backup, messages, message_id, RebuildOptions(segments=2))
-    report = list(job.run())[-1]
+    report = list(job.run(job.plan()))[-1]
     store.close()
     assert isinstance(report, RecoveryReport)
     with open_history(settings) as reader:

@@ -101,10 +101,11 @@ class RegistryItem:
         verifying = frozenset(item.get("verifying", {}).get("SS", ()))
         return RegistryIdentity(registry_id, verifying, string_attribute(item, "rebuild_token"))
 
-    def layout(self) -> tuple[str, str]:
-        """Return the layout and the key prefix that the item records, unchecked."""
+    def layout(self) -> tuple[str, str, str]:
+        """Return the layout, the key prefix and the registry id that the item records, unchecked; empty if missing."""
         item = self._items.read_item(REGISTRY_ITEM_ID) or {}
-        return string_attribute(item, "layout"), string_attribute(item, "key_prefix")
+        layout, prefix, registry_id = (string_attribute(item, n) for n in ("layout", "key_prefix", "registry_id"))
+        return layout, prefix, registry_id
 
     def _check_layout(self, item: Mapping[str, Any]) -> None:
         """Refuse another layout than the one of the table: raises would land in buckets that no reader asks."""

@@ -134,19 +134,25 @@ class Table:
         return TableSize(int(table.get("ItemCount", 0)), int(table.get("TableSizeBytes", 0)))
 
     def create_on_demand(self, keys: Mapping[str, str], **options: Any) -> None:
-        """Create the table, billed on demand, and wait until it exists.
+        """Create the table, billed on demand, and wait until it exists; another process may create it meanwhile.
 
         Args:
             keys: name to type (HASH or RANGE) of its keys, which are strings.
             options: more parameters of CreateTable.
         """
+        import botocore.exceptions as driver
+
         with aws_errors(self.where):
-            self.client.create_table(
-                TableName=self.name,
-                AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in keys],
-                KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in keys.items()],
-                BillingMode="PAY_PER_REQUEST",
-                **options,
-            )
+            try:
+                self.client.create_table(
+                    TableName=self.name,
+                    AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in keys],
+                    KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in keys.items()],
+                    BillingMode="PAY_PER_REQUEST",
+                    **options,
+                )
+            except driver.ClientError as exc:
+                if error_code(exc) != "ResourceInUseException":
+                    raise
             waiter = self.client.get_waiter("table_exists")
             waiter.wait(TableName=self.name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
