@@ -228,10 +228,10 @@ class Recovery:
         yield from self._rebuild(report)
         if plan.use_redis:
             # A raise that did its first step in the lost table may have reached Redis after it was read above. From the
-            # rebuild's marks on, none does.
+            # rebuild's marks on, none does. The lease has been released: to renew it would fail.
             again = self._redis_entries(reader, RecoveryReport(plan))
             late = ((i, n) for i, n in again if n > held.get(i, 1))
-            for step in self._add(late, held, "from Redis", report, lease):
+            for step in self._add(late, held, "from Redis", report, None):
                 report.from_redis += step.done
 
     def _read_backup(
@@ -295,7 +295,7 @@ class Recovery:
         held: dict[str, int],
         reason: str,
         report: RecoveryReport,
-        lease: Lease,
+        lease: Lease | None,
     ) -> Iterator[RecoveryProgress]:
         """Raise entries in the backup, in batches; yield the number of each batch.
 
@@ -317,7 +317,8 @@ class Recovery:
                 added = sum(pool.map(add, batch))
                 report.consumed_wcu += len(batch)
                 held.update(batch)
-                lease.renew(f"recovering, {len(held)} entries")
+                if lease is not None:
+                    lease.renew(f"recovering, {len(held)} entries")
                 yield RecoveryProgress(reason, added)
 
     def _rebuild(self, report: RecoveryReport) -> Iterator[Event]:

@@ -12,8 +12,16 @@ lookup ended. It never returns less than a lookup before it, except if the backu
 answers this one: between steps 1 and 2 of a raise the backup holds more than Redis. That raise is not acknowledged
 and no writer uses it yet, so readers miss no message; see :func:`lookups_below_backup`.
 
-**The backup.** Its max_n and write_n never go down. write_n is never above max_n. It holds every raise acknowledged
-before. Its raise records increase strictly up to max_n, and existing records never change.
+A lookup covers the salt of every message acknowledged before it, whatever was lost.
+
+**A lost backup.** The table was deleted or restored, and recovered later. It may lack raises that were not
+acknowledged, and its records are new ones. If only the table was lost, lookups stay a max-register: Redis held every
+acknowledged raise. If Redis was flushed at the same time, only the messages show what both held: a lookup that ends
+after the loss may be lower than a raise acknowledged before, but never so low that it does not cover the salt of an
+acknowledged message. What ended before the copy that was restored still counts, and so does what began after the loss.
+
+**The backup.** Its max_n and write_n never go down in one table. write_n is never above max_n. It holds every
+raise acknowledged before. Its raise records increase strictly up to max_n, and existing records never change.
 """
 
 from __future__ import annotations
@@ -25,7 +33,7 @@ from itertools import accumulate, pairwise
 from math import inf
 from typing import NamedTuple, Protocol, TypeVar
 
-from tests.checker.log import LookupAnswer, Put, RaiseAttempt, Read, RunHistory, Sample
+from tests.checker.log import BackupLoss, LookupAnswer, Put, RaiseAttempt, Read, RunHistory, Sample
 
 
 class Violation(NamedTuple):
@@ -69,8 +77,8 @@ def check(history: RunHistory) -> list[Violation]:
     samples = [LookupAnswer(*sample[:6], "backup") for sample in history.samples]
     return [
         *check_reads(history.puts, history.reads),
-        *check_lookups([*history.lookups, *samples], history.raises),
-        *check_samples(history.samples),
+        *check_lookups([*history.lookups, *samples], history.raises, history.puts, history.losses),
+        *check_samples(history.samples, history.losses),
     ]
 
 
@@ -117,26 +125,40 @@ class Floors(NamedTuple):
     in_redis: int = 1
     in_backup: int = 1
     writable: int = 1
+    written: int = 1
+    """The smallest N that covers every acknowledged message."""
 
-    def including(self, ended: LookupAnswer | RaiseAttempt) -> Floors:
-        """Return the floors with one more operation."""
+    def including(self, ended: LookupAnswer | RaiseAttempt | Put, losses: Sequence[BackupLoss]) -> Floors:
+        """Return the floors with one more operation, as far as these losses left it."""
+        if isinstance(ended, Put):
+            return self._replace(written=max(self.written, ended.needed_n)) if ended.acknowledged else self
+        lost = [loss for loss in losses if loss.kept <= ended.ended and ended.began < loss.ended]
+        if any(loss.both for loss in lost):
+            return self
         if isinstance(ended, RaiseAttempt):
             # A raise that was not acknowledged sets no floor.
             return self._replace(acknowledged=max(self.acknowledged, ended.after)) if ended.acknowledged else self
         in_redis, in_backup = (ended.max_n, 1) if ended.source == "redis" else (1, ended.max_n)
         return self._replace(
             in_redis=max(self.in_redis, in_redis),
-            in_backup=max(self.in_backup, in_backup),
+            in_backup=max(self.in_backup, 1 if lost else in_backup),
             writable=max(self.writable, ended.write_n or 1),
         )
 
 
-def check_lookups(lookups: Sequence[LookupAnswer], raises: Sequence[RaiseAttempt]) -> Iterator[Violation]:
-    """Check that lookups are a max-register, with the one exception of the module's docstring."""
-    raises_of = _by_conversation(raises)
+def check_lookups(
+    lookups: Sequence[LookupAnswer],
+    raises: Sequence[RaiseAttempt],
+    puts: Sequence[Put] = (),
+    losses: Sequence[BackupLoss] = (),
+) -> Iterator[Violation]:
+    """Check that lookups are a max-register, with the exceptions of the module's docstring."""
+    raises_of, puts_of = _by_conversation(raises), _by_conversation(puts)
     for conversation, answers in _by_conversation(lookups).items():
-        for lookup, floors in _lookups_with_floors(answers, raises_of.get(conversation, ())):
+        changes = [*raises_of.get(conversation, ()), *puts_of.get(conversation, ())]
+        for lookup, floors in _lookups_with_floors(answers, changes, losses):
             rules = {
+                "uncovered message": (floors.written, "covers the messages acknowledged before"),
                 "lost raise": (floors.acknowledged, "was acknowledged before"),
                 "below write_n": (floors.writable, "was the write_n of an earlier lookup"),
                 "went down": (floors.in_redis, "was found in Redis before"),
@@ -150,32 +172,30 @@ def check_lookups(lookups: Sequence[LookupAnswer], raises: Sequence[RaiseAttempt
         yield from _check_ceilings(answers, raises_of.get(conversation, ()))
 
 
-def lookups_below_backup(
-    lookups: Sequence[LookupAnswer], raises: Sequence[RaiseAttempt]
-) -> list[tuple[LookupAnswer, int]]:
+def lookups_below_backup(history: RunHistory) -> list[tuple[LookupAnswer, int]]:
     """Return the lookups in Redis that returned less than an earlier lookup in the backup, and the earlier N.
 
     This is allowed if no raise to the earlier N was acknowledged: lookups are a regular register, not an atomic one.
     """
-    raises_of = _by_conversation(raises)
     return [
         (lookup, floors.in_backup)
-        for conversation, answers in _by_conversation(lookups).items()
-        for lookup, floors in _lookups_with_floors(answers, raises_of.get(conversation, ()))
+        for answers in _by_conversation(history.lookups).values()
+        for lookup, floors in _lookups_with_floors(answers, (), history.losses)
         if lookup.source == "redis" and lookup.max_n < floors.in_backup
     ]
 
 
 def _lookups_with_floors(
-    answers: Sequence[LookupAnswer], raises: Sequence[RaiseAttempt]
+    answers: Sequence[LookupAnswer], changes: Sequence[RaiseAttempt | Put], losses: Sequence[BackupLoss]
 ) -> Iterator[tuple[LookupAnswer, Floors]]:
     """Yield each lookup with the floors of the operations before it."""
-    floors = Floors()
-    by_end: list[LookupAnswer | RaiseAttempt] = sorted([*answers, *raises], key=lambda operation: operation.ended)
-    position = 0
+    floors, past, position = Floors(), list[BackupLoss](), 0
+    by_end: list[LookupAnswer | RaiseAttempt | Put] = sorted([*answers, *changes], key=lambda one: one.ended)
     for lookup in sorted(answers, key=lambda answer: answer.began):
+        if past != (past := [loss for loss in losses if loss.began < lookup.ended]):
+            floors, position = Floors(), 0  # the losses took a part of the floors
         while position < len(by_end) and by_end[position].ended < lookup.began:
-            floors = floors.including(by_end[position])
+            floors = floors.including(by_end[position], past)
             position += 1
         yield lookup, floors
 
@@ -191,11 +211,16 @@ def _check_ceilings(answers: Sequence[LookupAnswer], raises: Sequence[RaiseAttem
             yield Violation("never raised", lookup.conversation, message)
 
 
-def check_samples(samples: Sequence[Sample]) -> Iterator[Violation]:
-    """Check the rules of the backup that :func:`check_lookups` does not check: write_n and the raise records."""
+def check_samples(samples: Sequence[Sample], losses: Sequence[BackupLoss] = ()) -> Iterator[Violation]:
+    """Check the rules of the backup that :func:`check_lookups` does not check: write_n and the raise records.
+
+    Samples of one table are compared: none from before a loss with one from after it.
+    """
     for conversation, taken in _by_conversation(samples).items():
         previous: Sample | None = None
         for sample in sorted(taken, key=lambda sample: sample.began):
+            if previous and any(previous.began < loss.ended and loss.began < sample.ended for loss in losses):
+                previous = None
             for name, violated in _sample_rules(sample, previous):
                 if violated:
                     message = (

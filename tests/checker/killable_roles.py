@@ -22,19 +22,24 @@ from saltctl.detection.events import Counters, logger
 from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.detection.service import Service
 from saltctl.errors import SaltctlError
+from saltctl.history.models import message_id_of
 from saltctl.rebuild.events import RebuildReport
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
+from saltctl.registry.recover import Recovery, RecoveryReport
 from saltctl.registry.registry import RaiseResult, Registry
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.heat.window_sums import WindowSums
+from tests.checker.backup_loss import recovery_request
 from tests.checker.processes import fork, reap
-from tests.checker.roles import Worker
+from tests.checker.roles import CLOCK_RATE, Worker
 
-LEASE_CLOCK_RATE = 20
-"""The speed of the leases' clock here: the lease of a killed rebuild expires after one and a half seconds."""
+RECOVERY_LOCK_WAIT = 100.0
+"""Seconds, by the faster clock, for which a recovery waits for a rebuild that is in progress."""
+RECOVERY_LEASE = 60.0
+"""Seconds, by the faster clock, by which the lease of a recovery lasts longer: it renews it less often."""
 BeforeCall = Callable[[str], None]
 """Called with the name of a method before each call of it."""
 _SESSION_METHODS = ("mark_buckets", "begin_merge", "end_merge", "set_fence", "load_lookup")
@@ -132,7 +137,7 @@ def raiser(worker: Worker) -> None:
 
 def _raise(worker: Worker, death: PlannedDeath, conversation: str, n: int) -> None:
     backup = HookedStore(worker.backup, death.before_call, ("check_registry", "raise_max_n", "commit_write_n"))
-    store = HookedStore(worker.classes.store(worker.settings), death.before_call, ("merge",))
+    store = HookedStore(worker.store(), death.before_call, ("merge",))
     registry = worker.classes.registry.over(worker.settings, cast("Any", store), cast("Any", backup))
     death.arm()
     logged_raise(worker, registry, conversation, n, "checker", death.before_call)
@@ -142,6 +147,13 @@ def logged_raise(
     worker: Worker, registry: Registry, conversation: str, n: int, reason: str, before_call: BeforeCall = _do_nothing
 ) -> RaiseResult:
     """Raise, and log the start and the end."""
+    with worker.in_flight.operation():
+        return _raise_in_flight(worker, registry, conversation, n, reason, before_call)
+
+
+def _raise_in_flight(
+    worker: Worker, registry: Registry, conversation: str, n: int, reason: str, before_call: BeforeCall
+) -> RaiseResult:
     number = worker.log.begin("raise", conversation, n)
     try:
         result = registry.raise_to(conversation, n, reason=reason)
@@ -155,9 +167,14 @@ def logged_raise(
 
 
 def rebuilder(worker: Worker) -> None:
-    """Rebuild again and again, needed or not, in a new process each time; many are killed."""
+    """Rebuild again and again, needed or not, in a new process each time; many are killed.
+
+    It starts none while a recovery is wanted, which would wait for it for ever. Services do.
+    """
     worker.prepare()
     while worker.pause(worker.plan.rebuild_pause):
+        if recovery_request(worker.log.directory).exists():
+            continue
         death = PlannedDeath(worker, "rebuild", 14, worker.plan.rebuild_kill_probability)
         death.log_alarm(reap(fork(worker.log, partial(_rebuild, worker, death))))
 
@@ -184,21 +201,81 @@ def logged_rebuild(worker: Worker, before_call: BeforeCall = _do_nothing) -> boo
     return True
 
 
-def rebuild_job(worker: Worker, before_call: BeforeCall = _do_nothing) -> Rebuild:
+def rebuild_job(
+    worker: Worker,
+    before_call: BeforeCall = _do_nothing,
+    *,
+    replace_registry: bool = False,
+    lock_wait: float = 0.0,
+) -> Rebuild:
     """Return a rebuild that has not started; the clock of its lease runs faster."""
-    store = HookedRegistryStore(worker.classes.store(worker.settings), before_call, ())
+    store = HookedRegistryStore(worker.store(), before_call, ())
     backup = HookedStore(worker.backup, before_call, ("check_registry", "commit_write_n"))
     page_limit = worker.plan.page_limit
     return Rebuild(
         worker.settings,
         cast("Any", store),
         cast("Any", backup),
-        RebuildOptions(segments=2, page_limit=page_limit, batch=page_limit, checkpoint_every=0.0),
+        RebuildOptions(
+            segments=2,
+            page_limit=page_limit,
+            batch=page_limit,
+            checkpoint_every=0.0,
+            replace_registry=replace_registry,
+            lock_wait=lock_wait,
+        ),
         lease=HookedStore(worker.backup.lease, before_call, ("acquire", "release")),
         checkpoint=worker.backup.checkpoint,
-        clock=lambda: LEASE_CLOCK_RATE * time.monotonic(),
-        now=lambda: LEASE_CLOCK_RATE * time.time(),
+        clock=lambda: CLOCK_RATE * time.monotonic(),
+        now=lambda: CLOCK_RATE * time.time(),
     )
+
+
+class _HookedBackup(HookedStore):
+    """The backup of a recovery: with hooks before its writes, and those of its lease and of the registry's item."""
+
+    def __init__(self, inner: Any, before_call: BeforeCall) -> None:
+        super().__init__(inner, before_call, ("create_table", "scan", "restore", "check_registry", "commit_write_n"))
+        self.lease = HookedStore(inner.lease, before_call, ("acquire", "release"))
+        self.registry = HookedStore(inner.registry, before_call, ("table_identity", "claim", "note_rebuild"))
+
+
+def recoverer(worker: Worker) -> None:
+    """Recover whenever that is wanted, in a new process each time; some are killed."""
+    worker.prepare()
+    while worker.pause(0.3):
+        if recovery_request(worker.log.directory).exists():
+            death = PlannedDeath(worker, "recovery", 14, worker.plan.recovery_kill_probability)
+            death.log_alarm(reap(fork(worker.log, partial(_recover, worker, death))))
+
+
+def _recover(worker: Worker, death: PlannedDeath) -> None:
+    """Recover as ``saltctl recover --yes --unproven raise --lock-wait 100s`` does."""
+    messages = worker.classes.recovered_messages(worker.settings)
+    death.arm()
+    job = Recovery(
+        worker.settings,
+        worker.store(),
+        cast("Any", _HookedBackup(worker.backup, death.before_call)),
+        messages,
+        lambda row: message_id_of(row, messages.keys, None),
+        RebuildOptions(segments=2, lock_wait=RECOVERY_LOCK_WAIT),
+        unproven="raise",  # a few messages prove no salts, and these ids have no '#'
+        new_rebuild=lambda *_: rebuild_job(
+            worker, death.before_call, replace_registry=True, lock_wait=RECOVERY_LOCK_WAIT
+        ),
+        clock=lambda: CLOCK_RATE * time.monotonic(),
+        now=lambda: CLOCK_RATE * time.time() + RECOVERY_LEASE,
+    )
+    try:
+        report = list(job.run())[-1]
+    except SaltctlError as exc:
+        worker.log.note("recovery", exc.code)
+        return
+    assert isinstance(report, RecoveryReport)
+    assert not report.skipped, report
+    worker.log.note("recovery", f"completed, the table was {report.plan.table}")
+    recovery_request(worker.log.directory).unlink()
 
 
 class _LoggedRegistry:
@@ -256,7 +333,7 @@ def _serve(worker: Worker) -> None:
     logger.setLevel(logging.INFO)
     logger.addHandler(_EventLogger(worker))
     settings, counters, stop = worker.settings, Counters(), threading.Event()
-    store = worker.classes.store(settings)
+    store = worker.store()
     registry = cast("Registry", _LoggedRegistry(worker, worker.classes.registry.over(settings, store, worker.backup)))
     detector = Detector(WindowSums(settings), registry, DeadLetters(settings), settings, counters=counters)
     fence_watcher = FenceWatcher(store, settings.buckets, lambda: rebuild_job(worker), counters=counters, stop=stop)

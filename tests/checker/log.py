@@ -20,7 +20,10 @@ Source = Literal["redis", "backup"]
 
 
 class Put(NamedTuple):
-    """An attempt to write a message. Without ``acknowledged`` the message may or may not have been written."""
+    """An attempt to write a message. Without ``acknowledged`` the message may or may not have been written.
+
+    ``needed_n`` is the smallest N whose readers cover the salt it was written to: 1 for the base partition.
+    """
 
     process: str
     conversation: str
@@ -28,6 +31,7 @@ class Put(NamedTuple):
     ended: float
     message: str
     acknowledged: bool
+    needed_n: int = 1
 
 
 class Read(NamedTuple):
@@ -76,6 +80,18 @@ class Sample(NamedTuple):
     raises: tuple[int, ...]
 
 
+class BackupLoss(NamedTuple):
+    """The loss of the backup table, from ``began`` to ``ended``; ``both``: Redis was flushed as well.
+
+    The table came back with what it held at ``kept``, or, if that is 0, with nothing.
+    """
+
+    began: float
+    ended: float
+    kept: float
+    both: bool
+
+
 @dataclass
 class RunHistory:
     """All logs of a run. ``notes`` counts everything except operations, by kind and detail: errors, kills, faults."""
@@ -85,6 +101,7 @@ class RunHistory:
     lookups: list[LookupAnswer] = field(default_factory=list)
     raises: list[RaiseAttempt] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    losses: list[BackupLoss] = field(default_factory=list)
     notes: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @property
@@ -131,6 +148,10 @@ class Log:
         """Log the result of an operation that changes nothing and has just ended."""
         self._write(kind=kind, conversation=conversation, began=began, ended=time.monotonic(), value=value)
 
+    def loss(self, began: float, kept: float, *, both: bool) -> None:
+        """Log a loss of the backup table that has just ended: see :class:`BackupLoss`."""
+        self._write(loss=[began, time.monotonic(), kept, both])
+
     def note(self, kind: str, detail: str) -> None:
         """Log another event."""
         self._write(note=kind, detail=detail, at=time.monotonic())
@@ -154,6 +175,8 @@ def _add(history: RunHistory, process: str, lines: Iterable[dict[str, Any]]) -> 
     for line in lines:
         if "note" in line:
             history.notes[line["note"], line["detail"]] += 1
+        elif "loss" in line:
+            history.losses.append(BackupLoss(*line["loss"]))
         elif "number" not in line:
             _add_observation(history, process, line)
         elif "kind" in line:
@@ -179,6 +202,6 @@ def _add_change(history: RunHistory, process: str, line: dict[str, Any]) -> None
     common = (process, line["conversation"], line["began"], line["ended"])
     value, acknowledged = line["value"], line["acknowledged"]
     if line["kind"] == "put":
-        history.puts.append(Put(*common, value, acknowledged))
+        history.puts.append(Put(*common, value, acknowledged, line["result"] or 1))
     else:
         history.raises.append(RaiseAttempt(*common, value, line["result"] or value, acknowledged))

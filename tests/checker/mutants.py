@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from saltctl.errors import BackupLostError
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.aws.registry_item import RegistryItem
 from saltctl.stores.aws.table import Table
-from saltctl.stores.contracts.registry import BackupEntry, Raise, RaiseOutcome
+from saltctl.stores.contracts.registry import BackupEntry, Raise, RaiseOutcome, RegistryIdentity
 from saltctl.stores.redis.buckets import Buckets
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
@@ -35,6 +37,9 @@ class ProtocolClasses:
     backup: type[BackupTable] = BackupTable
     registry: type[Registry] = Registry
     messages: type[MessagesTable] = MessagesTable
+    registry_item: type[RegistryItem] = RegistryItem
+    recovered_messages: type[MessagesTable] = MessagesTable
+    """The messages that a recovery reads."""
 
 
 REAL = ProtocolClasses()
@@ -111,10 +116,10 @@ class OverwritingSession(RedisRebuildSession):
 class OverwritingRebuild(RedisRegistry):
     """A registry in Redis whose rebuild sessions overwrite."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, **options: Any) -> None:
         self.connections = Connections(settings, timeout=settings.redis_timeout, retries=2)
         self.buckets = Buckets.of(settings)
-        super().__init__(settings, others=self.connections)
+        super().__init__(settings, others=self.connections, **options)
 
     def sessions(self) -> list[RedisRebuildSession]:
         """Return a session for each primary; it overwrites instead of merging."""
@@ -143,6 +148,25 @@ class SharedMessages(_SharedConnections, MessagesTable):
     """The messages table over shared connections."""
 
 
+class TrustsAnyTable(RegistryItem):
+    """An identity of the registry that takes every table for the right one: a missing item is unsalted."""
+
+    def check(self, item: Mapping[str, Any] | None) -> RegistryIdentity:
+        """Check the item, and accept one that is missing or of another table."""
+        try:
+            return super().check(item)
+        except BackupLostError:
+            named = (item or {}).get("registry_id", {}).get("S", "")
+            return RegistryIdentity(named, frozenset())
+
+
+class NoMessages(MessagesTable):
+    """A messages table that a recovery does not see."""
+
+    def describe(self) -> None:
+        """Claim that there is no table."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """The changed classes, and the values of the plan that show the weakness quickly."""
@@ -165,7 +189,26 @@ _UNFINISHED_RAISES: dict[str, Any] = {
     "epoch": 3.0,
 }
 
+_LOST_TABLES: dict[str, Any] = {
+    "fault_interval": 2.0,
+    "near": ("writer", "writer", "reader", "reader", "lookup_client", "recoverer"),
+    "far": ("raiser", "raiser", "rebuilder", "writer"),
+    "both_probability": 1.0,
+    "recovery_kill_probability": 0.0,
+    "raiser_kill_probability": 0.0,
+    "raise_pause": 0.2,
+    "conversations": 3,
+    "epoch": 8.0,
+}
+
 MUTANTS: dict[str, Mutant] = {
+    "trusts-any-table": Mutant(
+        ProtocolClasses(registry_item=TrustsAnyTable),
+        _LOST_TABLES | {"kinds": (Fault.RESTORE,), "durations": (1.0, 2.0)},
+    ),
+    "recovery-skips-messages": Mutant(
+        ProtocolClasses(recovered_messages=NoMessages), _LOST_TABLES | {"kinds": (Fault.DROP,)}
+    ),
     "no-fence": Mutant(
         ProtocolClasses(store=Unfenced),
         {

@@ -16,17 +16,24 @@ from itertools import count
 
 from saltctl.errors import SaltctlError
 from saltctl.history.history import History
-from saltctl.history.models import ReadOptions
+from saltctl.history.models import PutResult, ReadOptions
 from saltctl.registry.registry import Registry
+from saltctl.salting import split_partition_key
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.registry_item import RegistryItem
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
+from saltctl.stores.redis.registry import RedisRegistry
+from tests.checker.backup_loss import InFlight
 from tests.checker.log import Log
 from tests.checker.mutants import ProtocolClasses
 from tests.checker.processes import fork, reap
 from tests.checker.schedule import Plan
 
+CLOCK_RATE = 20
+"""The speed of two clocks here. The lease of a killed rebuild expires after one and a half seconds. The check of the
+table's identity is valid for three seconds, not a minute."""
 _CHILDREN = 3
 """Children that a preforker has at the same time."""
 _CHILD_SECONDS = 45.0
@@ -51,9 +58,18 @@ class Worker:
     @cached_property
     def backup(self) -> BackupTable:
         """The backup table, with its client, because a process is to start quickly."""
-        backup = self.classes.backup(self.settings)
+        backup = with_fast_clock(self.classes.backup(self.settings), self.classes.registry_item)
         _ = backup.client
         return backup
+
+    @property
+    def in_flight(self) -> InFlight:
+        """The puts and raises in progress in all processes of the run."""
+        return InFlight(self.log.directory)
+
+    def store(self) -> RedisRegistry:
+        """Return the registry in Redis, with new connections."""
+        return self.classes.store(self.settings, registry_id=self.backup.registry.id)
 
     def prepare(self) -> None:
         """Create the client of the backup before a fork, because it is slow."""
@@ -61,7 +77,7 @@ class Worker:
 
     def registry(self) -> Registry:
         """Return a registry with new connections to Redis."""
-        return self.classes.registry.over(self.settings, self.classes.store(self.settings), self.backup)
+        return self.classes.registry.over(self.settings, self.store(), self.backup)
 
     def history(self) -> History:
         """Return the messages, with such a registry."""
@@ -91,6 +107,12 @@ class Worker:
         self.log.note("error", error.code)
 
 
+def with_fast_clock(backup: BackupTable, registry_item: type[RegistryItem] = RegistryItem) -> BackupTable:
+    """Let the clock of the checks of the table's identity run faster; return the table."""
+    backup.registry = registry_item(backup, clock=lambda: CLOCK_RATE * time.monotonic())
+    return backup
+
+
 def writer(worker: Worker) -> None:
     """Write messages; retry an unacknowledged write with the same message id."""
     history = worker.history()
@@ -108,15 +130,22 @@ def writer(worker: Worker) -> None:
 
 def write(worker: Worker, history: History, conversation: str, sort_key: str, message: str) -> bool:
     """Write one message, log it, and return whether it was acknowledged."""
-    number = worker.log.begin("put", conversation, message)
-    try:
-        history.put(conversation, sort_key, {"text": message})
-    except SaltctlError as exc:
-        worker.log.end(number, acknowledged=False)
-        worker.log_error(exc)
-        return False
-    worker.log.end(number, acknowledged=True)
-    return True
+    with worker.in_flight.operation():
+        number = worker.log.begin("put", conversation, message)
+        try:
+            written = history.put(conversation, sort_key, {"text": message})
+        except SaltctlError as exc:
+            worker.log.end(number, acknowledged=False)
+            worker.log_error(exc)
+            return False
+        worker.log.end(number, acknowledged=True, value=_needed_n(written))
+        return True
+
+
+def _needed_n(written: PutResult) -> int:
+    """Return the smallest N whose readers cover the place of a message."""
+    salt = split_partition_key(written.partition_key)[1]
+    return 1 if salt is None else max(salt + 1, 2)
 
 
 def new_sort_key(message: str) -> str:
@@ -234,7 +263,7 @@ def _serve(worker: Worker, history: History, name: str, requests: int) -> None:
 
 def sampler(worker: Worker) -> None:
     """Read items of the backup directly."""
-    backup = BackupTable(worker.settings)  # not a mutant: it reads the stored values
+    backup = with_fast_clock(BackupTable(worker.settings))  # not a mutant: it reads the stored values
     while worker.pause(0.06):
         conversation, began = worker.random_conversation(), time.monotonic()
         try:

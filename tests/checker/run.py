@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.checker import killable_roles, roles
+from tests.checker.backup_loss import BackupLosses
 from tests.checker.checks import Violation, check, lookups_below_backup
 from tests.checker.log import Log, read_logs
 from tests.checker.mutants import REAL, ProtocolClasses
 from tests.checker.processes import fork, reap
 from tests.checker.roles import Worker
-from tests.checker.schedule import Plan, Side
+from tests.checker.schedule import TABLE_LOSSES, Plan, Side
 from tests.checker.servers import Servers
 from tests.support.dynamodb_local import DynamoLocal
 
@@ -34,12 +35,13 @@ ROLES: Mapping[str, Callable[[Worker], None]] = {
     "raiser": killable_roles.raiser,
     "rebuilder": killable_roles.rebuilder,
     "service": killable_roles.service,
+    "recoverer": killable_roles.recoverer,
 }
 END_SECONDS = 60.0
 """Seconds in which every process ends after SIGTERM, and in which a registry without faults becomes verified."""
 CHECK_INTERVAL = 0.5
 """Seconds between two checks of the logs during a run that ends at the first loss."""
-LOSSES = ("missing", "lost raise")
+LOSSES = ("missing", "lost raise", "uncovered message")
 """The checks that find a lost message or a lost raise."""
 
 
@@ -61,6 +63,9 @@ class Outcome:
     services: dict[str, int]
     forks: dict[str, int]
     errors: dict[str, int]
+    losses: dict[str, int]
+    recoveries: dict[str, int]
+    recoveries_killed: dict[str, int]
     below_backup: int
     violations: list[Violation]
 
@@ -85,7 +90,13 @@ def run(plan: Plan, directory: Path, options: RunOptions) -> Outcome:
     logs = directory / "logs"
     logs.mkdir(mode=0o700)
     log = Log(logs, "controller")
-    with Servers(directory, binary=options.binary, dynamodb=options.dynamodb, cap=plan.cap) as servers:
+    with Servers(
+        directory,
+        binary=options.binary,
+        dynamodb=options.dynamodb,
+        cap=plan.cap,
+        names_registry=plan.names_registry,
+    ) as servers:
         started = time.monotonic()
 
         def worker(name: str, side: Side, stopped: Callable[[], bool], log: Log) -> Worker:
@@ -124,14 +135,17 @@ def _inject_faults(plan: Plan, servers: Servers, log: Log, stop: Callable[[], bo
     """Inject the faults at their times; return at the end of the plan, or once ``stop`` returns true."""
     began, next_check = time.monotonic(), 0.0
     rng = random.Random(f"{plan.seed} controller")
-    events = plan.events()
-    # On a busy machine, faults are late, but all of them are injected.
-    while (now := time.monotonic() - began) < plan.seconds or events:
+    events, losses = plan.events(), BackupLosses(servers, log, plan.both_probability)
+    # On a busy machine, faults are late, but all of them are injected, and every loss of the backup is recovered.
+    while (now := time.monotonic() - began) < plan.seconds or events or losses.active:
         servers.end_faults()
-        if events and events[0].at <= now:
-            event = events.pop(0)
+        losses.proceed()
+        if event := losses.next_event(events, now):
             log.note("fault", event.fault)
-            servers.inject(event, rng)
+            if event.fault in TABLE_LOSSES:
+                losses.inject(event)
+            else:
+                servers.inject(event, rng)
         elif now >= next_check:
             next_check = now + CHECK_INTERVAL
             if stop():
@@ -192,12 +206,18 @@ def _outcome(plan: Plan, logs: Path) -> Outcome:
         services=history.notes_of("service"),
         forks=history.notes_of("fork"),
         errors=history.notes_of("error"),
-        below_backup=len(lookups_below_backup(history.lookups, history.raises)),
+        losses=history.notes_of("loss"),
+        recoveries=history.notes_of("recovery"),
+        recoveries_killed=history.notes_of("recovery killed"),
+        below_backup=len(lookups_below_backup(history)),
         violations=crashes + check(history),
     )
 
 
 def total(outcomes: list[Outcome]) -> dict[str, Counter[str]]:
     """Return the sums of the counts of several runs."""
-    kinds = ("operations", "faults", "raisers_killed", "rebuilds_killed", "rebuilds", "services", "forks", "errors")
+    kinds = (
+        *("operations", "faults", "raisers_killed", "rebuilds_killed", "rebuilds", "services", "forks", "errors"),
+        *("losses", "recoveries", "recoveries_killed"),
+    )
     return {kind: sum((Counter(getattr(outcome, kind)) for outcome in outcomes), Counter()) for kind in kinds}

@@ -24,6 +24,12 @@ class Fault(StrEnum):
     PROMOTE = "replica promoted"
     THROTTLE = "DynamoDB throttles"
     UNSURE = "DynamoDB executes a write and returns an error"
+    DROP = "backup table deleted"
+    RESTORE = "backup table restored to an earlier time"
+
+
+TABLE_LOSSES = (Fault.DROP, Fault.RESTORE)
+"""The faults after which ``saltctl recover`` has to run: see ``backup_loss``."""
 
 
 Side = Literal["near", "far"]
@@ -36,6 +42,7 @@ class Event:
     """One fault, ``at`` seconds after the start. A fault of connections affects those of one side.
 
     ``seconds`` is its duration. ``amount``, from 0 to 1, is its strength: of a delay, or of the damage to the AOF.
+    If it is below ``Plan.both_probability``, a loss of the backup table flushes Redis, too.
     """
 
     at: float
@@ -66,6 +73,10 @@ class Plan:
         rebuild_kill_probability: the probability that a rebuild is killed.
         page_limit: the number of items in a page of a rebuild's scan.
         merge_pause: seconds before each merge of a rebuild.
+        both_probability: the probability that Redis is flushed when the backup table is lost.
+        recovery_kill_probability: the probability that a recovery is killed; it is repeated.
+        fixed_id: whether the settings of the clients name the registry; None if the seed decides. Without it, clients
+            follow the new id of each recovery.
     """
 
     seed: int
@@ -74,7 +85,16 @@ class Plan:
     fault_interval: float = 1.3
     durations: tuple[float, float] = (0.2, 1.2)
     fault_side: Side | None = None
-    near: Sequence[str] = ("writer", "reader", "lookup_client", "service", "raiser", "sampler", "preforker")
+    near: Sequence[str] = (
+        "writer",
+        "reader",
+        "lookup_client",
+        "service",
+        "raiser",
+        "sampler",
+        "preforker",
+        "recoverer",
+    )
     far: Sequence[str] = ("writer", "reader", "lookup_client", "service", "raiser", "rebuilder", "reporter")
     conversations: int = 4
     epoch: float = 6.0
@@ -86,6 +106,14 @@ class Plan:
     rebuild_kill_probability: float = 0.3
     page_limit: int = 10
     merge_pause: float = 0.0
+    both_probability: float = 0.5
+    recovery_kill_probability: float = 0.4
+    fixed_id: bool | None = None
+
+    @property
+    def names_registry(self) -> bool:
+        """Whether the settings of the clients name the registry."""
+        return self.seed % 2 == 1 if self.fixed_id is None else self.fixed_id
 
     def events(self) -> list[Event]:
         """Return the faults in the order of their times; the same plan always has the same faults."""

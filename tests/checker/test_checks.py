@@ -9,12 +9,23 @@ from pathlib import Path
 import pytest
 
 from tests.checker.checks import check, lookups_below_backup
-from tests.checker.log import Log, LookupAnswer, Put, RaiseAttempt, Read, RunHistory, Sample, Source, read_logs
+from tests.checker.log import (
+    BackupLoss,
+    Log,
+    LookupAnswer,
+    Put,
+    RaiseAttempt,
+    Read,
+    RunHistory,
+    Sample,
+    Source,
+    read_logs,
+)
 
 
-def put(message: str, began: float, ended: float = inf, *, acknowledged: bool = True) -> Put:
+def put(message: str, began: float, ended: float = inf, *, acknowledged: bool = True, needed_n: int = 1) -> Put:
     """Make a put in ``conv``; without an end it is not acknowledged."""
-    return Put("w", "conv", began, ended, message, acknowledged and ended < inf)
+    return Put("w", "conv", began, ended, message, acknowledged and ended < inf, needed_n)
 
 
 def read(messages: str, began: float, ended: float) -> Read:
@@ -46,9 +57,10 @@ def broken(
     lookups: Sequence[LookupAnswer] = (),
     raises: Sequence[RaiseAttempt] = (),
     samples: Sequence[Sample] = (),
+    losses: Sequence[BackupLoss] = (),
 ) -> list[str]:
     """Return the rules that a history breaks."""
-    history = RunHistory(list(puts), list(reads), list(lookups), list(raises), list(samples))
+    history = RunHistory(list(puts), list(reads), list(lookups), list(raises), list(samples), list(losses))
     return [violation.check for violation in check(history)]
 
 
@@ -127,8 +139,8 @@ def test_lookups_never_go_down(
 def test_the_exception_is_counted() -> None:
     """A raise was killed after its first step: the backup held more than Redis."""
     ahead, behind = lookup(8, 1, 2, "backup", 4), lookup(4, 3, 4)
-    assert lookups_below_backup([ahead, behind], [raised(8, 0)]) == [(behind, 8)]
-    assert lookups_below_backup([ahead, lookup(8, 3, 4)], [raised(8, 0)]) == []
+    assert lookups_below_backup(RunHistory(lookups=[ahead, behind])) == [(behind, 8)]
+    assert lookups_below_backup(RunHistory(lookups=[ahead, lookup(8, 3, 4)])) == []
 
 
 def test_the_backup_never_goes_down() -> None:
@@ -157,10 +169,49 @@ def test_redis_never_holds_more_than_the_backup() -> None:
     ]
 
 
+def test_a_lookup_covers_the_salt_of_every_acknowledged_message() -> None:
+    """Also after a loss of table and Redis; a message that was not acknowledged before proves nothing."""
+    both = [BackupLoss(2, 3, 0, both=True)]
+    for losses in ([], both):
+        assert broken(puts=[put("a", 0, 1, needed_n=8)], lookups=[lookup(1, 4, 5)], losses=losses) == [
+            "uncovered message"
+        ]
+        for written in (put("a", 0, needed_n=8), put("a", 0, 4.5, needed_n=8)):
+            assert broken(puts=[written], lookups=[lookup(1, 4, 5)], losses=losses) == []
+
+
+def test_only_a_loss_of_table_and_redis_lowers_a_lookup() -> None:
+    """A raise acknowledged before may be gone with both, but not one after, nor one in the copy that was restored."""
+    down = ["lost raise", "below write_n", "went down"]
+    raises, answers = [raised(8, 0, 1)], [lookup(8, 1, 1.5), lookup(4, 4, 5), lookup(4, 1.6, 6)]
+    for losses, rules in (
+        ([], [*down, *down]),
+        ([BackupLoss(2, 3, 0, both=False)], [*down, *down]),
+        ([BackupLoss(2, 3, 0, both=True)], []),
+        ([BackupLoss(2, 3, 1.2, both=True)], ["lost raise", "lost raise"]),
+        ([BackupLoss(2, 3, 1.7, both=True)], [*down, *down]),
+    ):
+        assert sorted(broken(raises=raises, lookups=answers, losses=losses)) == sorted(rules), losses
+    after = [raised(8, 3.1, 3.5)]
+    assert broken(raises=after, lookups=[lookup(4, 4, 5)], losses=[BackupLoss(2, 3, 0, both=True)]) == ["lost raise"]
+
+
+def test_a_lost_table_returns_without_raises_that_were_not_acknowledged() -> None:
+    """Its records are new ones; samples of one table are compared as ever."""
+    samples = [sample(0, 8, 4, [2, 4, 8]), sample(4, 4, 4, [4]), sample(6, 4, 4, [4])]
+    assert broken(raises=[raised(8, 0)], samples=samples, losses=[BackupLoss(2, 3, 0, both=False)]) == []
+    assert "backup went down" in broken(raises=[raised(8, 0)], samples=samples)
+    samples[1] = sample(4, 8, 4, [4, 8])
+    assert broken(raises=[raised(8, 0)], samples=samples, losses=[BackupLoss(2, 3, 0, both=False)]) == [
+        "backup went down",
+        "records of raises",
+    ]
+
+
 def test_logs_are_read_as_they_were_written(tmp_path: Path) -> None:
     """An operation without an end may have happened; an unfinished line is ignored."""
     log = Log(tmp_path, "w1")
-    log.end(log.begin("put", "conv", "a"), acknowledged=True)
+    log.end(log.begin("put", "conv", "a"), acknowledged=True, value=8)
     log.begin("put", "conv", "b")
     log.end(log.begin("raise", "conv", 4), acknowledged=True, value=8)
     log.end(log.begin("raise", "conv", 16), acknowledged=False)
@@ -168,13 +219,15 @@ def test_logs_are_read_as_they_were_written(tmp_path: Path) -> None:
     log.observe("read", "conv", 0.0, ["a"])
     log.observe("sample", "conv", 0.0, [8, 4, [8]])
     log.note("error", "throttled")
+    log.loss(1.0, 0.5, both=True)
     with (tmp_path / "w1.jsonl").open("a") as file:
         file.write('{"kind": "read"')
     history = read_logs(tmp_path)
-    assert [(one.message, one.acknowledged, one.ended < inf) for one in history.puts] == [
-        ("a", True, True),
-        ("b", False, False),
+    assert [(one.message, one.acknowledged, one.ended < inf, one.needed_n) for one in history.puts] == [
+        ("a", True, True, 8),
+        ("b", False, False, 1),
     ]
+    assert [(one.began, one.kept, one.both) for one in history.losses] == [(1.0, 0.5, True)]
     assert [(one.n, one.after, one.acknowledged) for one in history.raises] == [(4, 8, True), (16, 16, False)]
     assert [one[4:] for one in history.lookups] == [(4, None, "redis")]
     assert [one.messages for one in history.reads] == [("a",)]

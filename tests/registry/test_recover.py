@@ -15,6 +15,7 @@ from saltctl.history.history import History
 from saltctl.history.models import message_id_of
 from saltctl.local.servers import LocalRedis
 from saltctl.rebuild.options import RebuildOptions
+from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.discover import Discovered
 from saltctl.registry.recover import Recovery, RecoveryReport
 from saltctl.registry.registry import Registry
@@ -305,6 +306,25 @@ def test_a_recovery_that_dies_is_repeated(
         world.backup.lease.release(holder.owner)  # it would end 30 s after the last heartbeat
     world.recover()
     world.check()
+
+
+def test_entries_that_reach_redis_late_are_added_after_the_lease_was_released(world: World) -> None:
+    """A raise of the lost table reached Redis during the rebuild, and a heartbeat was due long ago."""
+    old = world.backup.registry.id()
+    world.delete_table()
+
+    def merge_before_rebuild(*arguments: Any) -> Rebuild:
+        with closing(RedisRegistry(world.settings, registry_id=lambda: old)) as store:
+            store.merge("conv_late", 8, {"*"}, accept_unverified=True)
+        return Rebuild(*arguments)
+
+    recovery = world.recovery(RebuildOptions(heartbeat_every=0.0), new_rebuild=merge_before_rebuild)
+    report = list(recovery.run())[-1]
+    assert isinstance(report, RecoveryReport)
+    assert report.from_redis == 3
+    entry = world.backup.get("conv_late")
+    assert entry is not None
+    assert (entry.max_n, entry.write_n) == (8, 8)
 
 
 # A new registry.
