@@ -3,6 +3,7 @@
 ``python -m tests.checker --minutes 30 --seed 7`` is a long run. The tests contain a short one.
 
 ``schedule`` draws the faults and their times. ``roles`` and ``killable_roles`` are the processes that write, read,
-raise and rebuild. ``run`` starts them and the servers, and injects the faults. ``log`` stores the operations of each
-process, and ``checks`` finds the violations in them.
+raise and rebuild. ``backup_loss`` loses the backup table, and ``recoverer`` recovers it. ``run`` starts the processes
+and the servers, and injects the faults. ``log`` stores the operations of each process, and ``checks`` finds the
+violations in them.
 """

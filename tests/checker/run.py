@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.checker import killable_roles, roles
+from tests.checker import killable_roles, recoverer, roles
 from tests.checker.backup_loss import BackupLosses
 from tests.checker.checks import Violation, check, lookups_below_backup
 from tests.checker.log import Log, read_logs
@@ -35,7 +35,7 @@ ROLES: Mapping[str, Callable[[Worker], None]] = {
     "raiser": killable_roles.raiser,
     "rebuilder": killable_roles.rebuilder,
     "service": killable_roles.service,
-    "recoverer": killable_roles.recoverer,
+    "recoverer": recoverer.recoverer,
 }
 END_SECONDS = 60.0
 """Seconds in which every process ends after SIGTERM, and in which a registry without faults becomes verified."""
