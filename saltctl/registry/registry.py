@@ -113,7 +113,6 @@ class Registry:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     last_failure: SaltctlError | None = field(default=None, init=False)
     """Why the latest lookup that fell back to the backup did so; None if Redis answered the latest lookup."""
-    _registry_checked: bool = field(default=False, init=False)
     _skip_until: dict[str, float] = field(default_factory=dict, init=False)
     """The circuit breaker: by server that failed, the time until which lookups skip it. It only saves time, so that an
     outage of Redis costs milliseconds and not timeouts: the answers of the backup are as correct."""
@@ -280,12 +279,12 @@ class Registry:
         check_salt_count(n, self.cap)
         if len(reason) > MAX_REASON:
             raise UsageError(f"the reason has {len(reason)} characters; at most {MAX_REASON} are kept")
-        self._check_registry()
+        registry_id = self.backup.check_registry().registry_id
         at = iso_utc(self.now())
         # Step 1, the backup. A failed condition is not an error: the backup already holds n or more.
         outcome = self.backup.raise_max_n(conversation_id, Raise(n, at, actor or self.actor, reason))
         after = n if outcome.changed else outcome.before
-        self._merge_and_commit(conversation_id, after)
+        self._merge_and_commit(conversation_id, after, registry_id)
         return RaiseResult(conversation_id, outcome.before, after, outcome.changed, True, "commit")
 
     def complete(self, conversation_id: str) -> bool:
@@ -298,25 +297,19 @@ class Registry:
             As :meth:`raise_to`, except InvalidSaltCountError and UsageError.
         """
         check_conversation_id(conversation_id)
-        self._check_registry()
+        registry_id = self.backup.check_registry().registry_id
         entry = self.backup.get(conversation_id)
         if entry is None:
             return False
-        self._merge_and_commit(conversation_id, entry.max_n, committed=entry.write_n >= entry.max_n)
+        self._merge_and_commit(conversation_id, entry.max_n, registry_id, committed=entry.write_n >= entry.max_n)
         return True
 
-    def _check_registry(self) -> None:
-        """Check once, before the first raise, that the backup is that of this registry and layout."""
-        if not self._registry_checked:
-            self.backup.check_registry()
-            self._registry_checked = True
-
-    def _merge_and_commit(self, conversation_id: str, n: int, *, committed: bool = False) -> None:
-        """Do steps 2 and 3 of a raise to n, which the backup holds already."""
+    def _merge_and_commit(self, conversation_id: str, n: int, registry_id: str, *, committed: bool = False) -> None:
+        """Do steps 2 and 3 of a raise to n, which the backup of this registry holds already."""
         done: RaiseStep = "backup"
         try:
             # Step 2, Redis, verified or not: a rebuild may have scanned this item before step 1.
-            self._merge_into_primary(conversation_id, n)
+            self._merge_into_primary(conversation_id, n, registry_id)
             done = "redis"
             # Step 3, the commit: from now on writers that fall back to the backup may use n, too.
             if not committed and not self.backup.commit_write_n(conversation_id, n):
@@ -336,7 +329,7 @@ class Registry:
         if entry is None or entry.max_n < n:
             raise BackupLostError("the backup lost the first step of the raise", hint="saltctl recover --dry-run")
 
-    def _merge_into_primary(self, conversation_id: str, n: int) -> None:
+    def _merge_into_primary(self, conversation_id: str, n: int, registry_id: str) -> None:
         """Merge into the primary that the newest rebuild verifies, or into one that answers no lookups.
 
         A primary that was paused or cut off past its failover still accepts merges, and no reader of the new one sees
@@ -344,10 +337,12 @@ class Registry:
         its note later scans later, and finds that step. See saltctl/help/protocol.txt.
         """
         for again in (False, True):
-            noted = self.backup.check_registry().verifying
+            identity = self.backup.check_registry()
+            if identity.registry_id != registry_id:  # step 1 may have been done in a table that is lost by now
+                raise RedisUnavailableError("the registry was recovered during the raise", hint="run the same again")
             # An unverified primary is accepted only if it was asked for after a note was read: a rebuild that verifies
             # it later writes its note later, and scans later.
-            state = self.store.merge(conversation_id, n, noted, accept_unverified=again).state
+            state = self.store.merge(conversation_id, n, identity.verifying, accept_unverified=again).state
             if state == "noted" or (again and state == "unverified"):
                 return
             self.store.refresh()

@@ -58,7 +58,7 @@ def _recover(worker: Worker, death: PlannedDeath) -> None:
         now=lambda: CLOCK_RATE * time.time() + RECOVERY_LEASE,
     )
     try:
-        report = list(job.run())[-1]
+        report = list(job.run(job.plan()))[-1]
     except SaltctlError as exc:
         worker.log.note("recovery", exc.code)
         return

@@ -319,7 +319,7 @@ def test_entries_that_reach_redis_late_are_added_after_the_lease_was_released(wo
         return Rebuild(*arguments)
 
     recovery = world.recovery(RebuildOptions(heartbeat_every=0.0), new_rebuild=merge_before_rebuild)
-    report = list(recovery.run())[-1]
+    report = list(recovery.run(recovery.plan()))[-1]
     assert isinstance(report, RecoveryReport)
     assert report.from_redis == 3
     entry = world.backup.get("conv_late")

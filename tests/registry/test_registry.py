@@ -25,7 +25,14 @@ from saltctl.errors import (
 )
 from saltctl.registry.registry import MAX_REASON, Lookup, RaiseResult, Registry
 from saltctl.settings import Settings
-from saltctl.stores.contracts.registry import BackupEntry, BackupStore, Raise, RegistryStore
+from saltctl.stores.contracts.registry import (
+    BackupEntry,
+    BackupStore,
+    Raise,
+    RaiseOutcome,
+    RegistryIdentity,
+    RegistryStore,
+)
 from saltctl.testing import Faults, MemoryBackup, MemoryRedis
 
 DOWN = RedisUnavailableError("Redis is down", hint="start it")
@@ -521,12 +528,20 @@ def test_a_reason_that_is_too_long_is_refused(registry: Registry, backup: Memory
     assert held(backup, "conv") == (2, 2)
 
 
-def test_the_identity_is_checked_before_the_first_raise(registry: Registry, backup: MemoryBackup) -> None:
-    """Later raises do not check it before they begin."""
-    for n in (2, 4, 8):
-        registry.raise_to("conv", n)
-    assert backup.faults.calls[:2] == ["check_registry", "raise_max_n"]
-    assert backup.faults.calls.count("check_registry") == 4  # and once in each raise, for the note of rebuilds
+def test_a_registry_that_was_recovered_during_a_raise(registry: Registry, backup: MemoryBackup, redis: Faults) -> None:
+    """Step 1 may have been done in the lost table: nothing is merged, and the same raise completes it."""
+    raise_max_n = backup.raise_max_n
+
+    def recovered(conversation_id: str, entry: Raise) -> RaiseOutcome:
+        backup.identity = RegistryIdentity("0" * 16)
+        return raise_max_n(conversation_id, entry)
+
+    backup.raise_max_n = recovered  # type: ignore[method-assign]
+    with pytest.raises(RaiseIncompleteError, match="recovered during the raise") as stopped:
+        registry.raise_to("conv", 8)
+    assert stopped.value.step == "backup"
+    assert redis.calls == []
+    assert registry.raise_to("conv", 8).committed
 
 
 def test_a_failed_check_is_repeated(registry: Registry, backup: MemoryBackup) -> None:
