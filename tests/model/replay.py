@@ -130,7 +130,9 @@ class StubConnections(Connections):
 
     def ask_all(self, primary: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send them; but a batch of lookups is only of ``verified()``, whose result no process uses."""
-        return [] if commands[0][0] == "EVALSHA" else super().ask_all(primary, commands)
+        if commands[0][0] != "EVALSHA":
+            return super().ask_all(primary, commands)
+        return [[None] * len(ids) for _, _, _, _, _, *ids in commands]
 
     def dedicated(self, primary: str) -> DedicatedConnection:
         """Return a real one, over a stub pool."""
@@ -269,7 +271,8 @@ class ModelBackup(BackupTable):
 
     def __init__(self, settings: Settings, **options: Any) -> None:
         super().__init__(settings, **options)
-        self.registry = cast("RegistryItem", FakeRegistryItem())
+        # The note is that of the rebuild that may be resumed: step 5 alone has to find out that it may not.
+        self.registry = cast("RegistryItem", FakeRegistryItem(rebuild_token=RESUMED))
 
     def scan(
         self,
@@ -308,7 +311,7 @@ class ModelCheckpoint(CheckpointItem):
         token, replication_id, half_done = values.decode().split()
         return encode(
             Checkpoint(
-                scope=CheckpointScope("table", SETTINGS.key_prefix, SETTINGS.layout, 1),
+                scope=CheckpointScope("feed0123456789ab table", SETTINGS.key_prefix, SETTINGS.layout, 1),
                 token=token,
                 primaries={"redis:6379": Primary("", replication_id)},
                 merged=ScanPosition(after={0: None}),

@@ -393,6 +393,8 @@ def possible_replies(call: Call, case: Case) -> Collection[Reply]:
             return [script_sha("lookup").encode(), UNREACHABLE]
         case "lookup", _:
             return [*((entry,) for entry in entries), NO_SCRIPT, UNVERIFIED, *refused]
+        case "raise", _:
+            return [(0, b"noted"), (1, b"noted"), *refused]
         case "mark_buckets", _:
             return [*(i.encode() for i in ids), *refused]
         case "check_marks", _:

@@ -10,9 +10,9 @@ from saltctl.stores.contracts.registry import RegistryIdentity
 class FakeRegistryItem:
     """The item ``#registry`` of a table that was never lost. ``step`` is called with the name of each access."""
 
-    def __init__(self, step: Callable[[str], None] = lambda name: None) -> None:
+    def __init__(self, step: Callable[[str], None] = lambda name: None, rebuild_token: str = "") -> None:
         self._step = step
-        self.identity = RegistryIdentity("feed0123456789ab")
+        self.identity = RegistryIdentity("feed0123456789ab", rebuild_token=rebuild_token)
 
     def read(self, *, recheck: bool = False) -> RegistryIdentity:
         """Return the identity."""
