@@ -7,7 +7,7 @@ some mutants as quickly, such as the missing fence. To find an overwriting rebui
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -123,7 +123,8 @@ class OverwritingRebuild(RedisRegistry):
 
     def sessions(self) -> list[RedisRebuildSession]:
         """Return a session for each primary; it overwrites instead of merging."""
-        return [OverwritingSession(self.connections.dedicated(primary), self.buckets) for primary in self.primaries()]
+        buckets = replace(self.buckets, layout=self.layout)
+        return [OverwritingSession(self.connections.dedicated(primary), buckets) for primary in self.primaries()]
 
 
 class _SharedConnections(Table):

@@ -63,8 +63,8 @@ def test_no_fault_breaks_the_promise(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_checker_can_fail(tmp_path: Path, name: str) -> None:
-    """With a broken protocol, the checker finds a lost message or raise within seconds."""
-    code, outcome, stderr = run_checker(tmp_path, "--mutant", name, "--directed", "--seconds", "60")
+    """With a broken protocol, the checker finds a lost message or raise: within seconds, on an idle machine."""
+    code, outcome, stderr = run_checker(tmp_path, "--mutant", name, "--directed", "--seconds", "180")
     assert code == 3, outcome
     assert set(LOSSES) & {violation["check"] for violation in outcome["violations"]}
     assert f"repeat the faults: python -m tests.checker --seed {outcome['seed']}" in stderr
