@@ -26,6 +26,10 @@ COPIES = 5
 COPY_INTERVAL = 1.0
 """The newest copies of the table, one a second; a restore uses the oldest."""
 RECOVERY_SECONDS = 120.0
+CALM_AFTER = 15.0
+"""Seconds of waiting for a verified Redis or a recovery after which the other processes leave it time: a busy machine
+might not finish a rebuild between two kills."""
+VERIFIED_CHECK_INTERVAL = 0.2
 TAKES_ENTRIES = {Fault.DAMAGE, Fault.LOSE, Fault.FLUSH, Fault.DELETE, Fault.PROMOTE}
 """Faults that may take entries from Redis. A promoted replica may not be in sync."""
 
@@ -89,6 +93,11 @@ def recovery_request(directory: Path) -> Path:
     return directory / "recovery-wanted"
 
 
+def calm_request(directory: Path) -> Path:
+    """Return the file that exists as long as no process is to be killed or paused, and clients pause longer."""
+    return directory / "calm-wanted"
+
+
 class BackupLosses:
     """Injects losses of the backup table, one at a time, and requests the recovery of each.
 
@@ -107,12 +116,17 @@ class BackupLosses:
         self._copies: deque[Copy] = deque(maxlen=COPIES)
         self._steps: list[tuple[float, Callable[[], object]]] = []
         self._deadline = self._next_copy = 0.0
-        self._both = False
+        self._both = self._holds_event = False
+        self._calm = calm_request(log.directory)
+        self._waits_since = self._next_check = 0.0
         self.active = False
         """Whether the table is lost and not recovered yet."""
 
     def next_event(self, events: list[Event], now: float) -> Event | None:
         """Remove and return the next event that is due and allowed; None if there is none."""
+        if self._holds_event and now < self._next_check:
+            return None
+        self._holds_event = False
         for event in events:
             if event.at > now:
                 break
@@ -120,7 +134,9 @@ class BackupLosses:
                 events.remove(event)
                 return event
             if not self.active:
-                break  # it waits until Redis is verified
+                # It waits until Redis is verified.
+                self._holds_event, self._next_check = True, now + VERIFIED_CHECK_INTERVAL
+                break
         return None
 
     def _allows(self, event: Event) -> bool:
@@ -163,6 +179,7 @@ class BackupLosses:
     def proceed(self) -> None:
         """Do the steps that are due, notice the end of the recovery, and copy the table now and then."""
         now = time.monotonic()
+        self._request_calm(now)
         if not self.active and now >= self._next_copy:
             self._next_copy = now + COPY_INTERVAL
             self._copies.append(self._servers.copy_backup())
@@ -174,3 +191,11 @@ class BackupLosses:
             self._log.note("crash", "no recovery was completed in time")
             self._request.unlink(missing_ok=True)
             self._steps.clear()
+
+    def _request_calm(self, now: float) -> None:
+        if not (self.active or self._holds_event):
+            self._waits_since = now
+            self._calm.unlink(missing_ok=True)
+        elif now - self._waits_since > CALM_AFTER and not self._calm.exists():
+            self._calm.touch()
+            self._log.note("calm", "a recovery" if self.active else "a verified Redis")

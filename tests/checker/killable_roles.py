@@ -95,7 +95,8 @@ class PlannedDeath:
         self._alarm = rng.uniform(0.001, 0.05)
         at_call, at_alarm = (probability, 0.0) if killed_before else (probability * 0.8, probability * 0.2)
         weights = [at_call, at_alarm, (1 - probability) * 0.3, (1 - probability) * 0.7]
-        self._outcome = rng.choices(("killed at a call", "killed by an alarm", "waits", "survives"), weights)[0]
+        drawn = rng.choices(("killed at a call", "killed by an alarm", "waits", "survives"), weights)[0]
+        self._outcome = "survives" if worker.calm else drawn
         self._calls = count()
 
     def arm(self) -> None:
@@ -243,6 +244,8 @@ def service(worker: Worker) -> None:
     while not worker.stopped():
         with _killed_at_end(fork(worker.log, partial(_serve, worker))) as pid:
             while worker.pause(4.0):
+                if worker.calm:
+                    continue
                 if worker.rng.random() < 0.5:
                     worker.log.note("service", "killed")
                     break

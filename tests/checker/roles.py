@@ -25,7 +25,7 @@ from saltctl.stores.aws.registry_item import RegistryItem
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.checker.backup_loss import InFlight
+from tests.checker.backup_loss import InFlight, calm_request
 from tests.checker.log import Log
 from tests.checker.mutants import ProtocolClasses
 from tests.checker.processes import fork, reap
@@ -34,6 +34,7 @@ from tests.checker.schedule import Plan
 CLOCK_RATE = 20
 """The speed of two clocks here. The lease of a killed rebuild expires after one and a half seconds. The check of the
 table's identity is valid for three seconds, not a minute."""
+_CALM_PAUSE = 1.0
 _CHILDREN = 3
 """Children that a preforker has at the same time."""
 _CHILD_SECONDS = 45.0
@@ -83,9 +84,14 @@ class Worker:
         """Return the messages, with such a registry."""
         return History.over(self.settings, self.registry(), self.classes.messages(self.settings))
 
+    @property
+    def calm(self) -> bool:
+        """Whether no process is to be killed or paused, and clients pause longer."""
+        return calm_request(self.log.directory).exists()
+
     def pause(self, longest: float) -> bool:
         """Wait up to ``longest`` seconds; return whether to continue."""
-        time.sleep(self.rng.uniform(0, longest))
+        time.sleep(self.rng.uniform(0, longest) + (_CALM_PAUSE if self.calm else 0.0))
         return not self.stopped()
 
     def conversations(self, back: int = 0) -> list[str]:
@@ -244,7 +250,7 @@ def _serve_in_thread(worker: Worker, history: History, name: str, stop: threadin
     try:
         while not stop.is_set():
             _serve(worker, history, f"{name}-{time.monotonic_ns()}", 3)
-            stop.wait(0.05)
+            stop.wait(_CALM_PAUSE if worker.calm else 0.05)
     except Exception as exc:
         worker.log.note("crash", "".join(traceback.format_exception(exc)[-3:]))
 

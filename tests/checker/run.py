@@ -37,6 +37,9 @@ ROLES: Mapping[str, Callable[[Worker], None]] = {
     "service": killable_roles.service,
     "recoverer": recoverer.recoverer,
 }
+CLIENTS = (roles.writer, roles.reader, roles.lookup_client, roles.sampler, roles.preforker)
+CLIENTS_NICE = 5
+"""Clients leave the processors to the servers, and to those that recover: they would use all there are."""
 END_SECONDS = 60.0
 """Seconds in which every process ends after SIGTERM, and in which a registry without faults becomes verified."""
 CHECK_INTERVAL = 0.5
@@ -125,6 +128,8 @@ def _run_role(role: Callable[[Worker], None], name: str, logs: Path, side: Side,
     log = Log(logs, name)
     signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
+    if role in CLIENTS:
+        os.nice(CLIENTS_NICE)
     try:
         role(worker(name, side, lambda: bool(signals), log))
     except Exception as exc:
