@@ -205,7 +205,8 @@ _LOST_TABLES: dict[str, Any] = {
 MUTANTS: dict[str, Mutant] = {
     "trusts-any-table": Mutant(
         ProtocolClasses(registry_item=TrustsAnyTable),
-        _LOST_TABLES | {"kinds": (Fault.RESTORE,), "durations": (1.0, 2.0)},
+        # A slow client must find the restored table before it is recovered.
+        _LOST_TABLES | {"kinds": (Fault.RESTORE,), "durations": (6.0, 9.0)},
     ),
     "recovery-skips-messages": Mutant(
         ProtocolClasses(recovered_messages=NoMessages), _LOST_TABLES | {"kinds": (Fault.DROP,)}
