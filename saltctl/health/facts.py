@@ -151,6 +151,8 @@ class Facts:
     """The identity of the registry, from the backup table, which is checked."""
     layout = Once(lambda facts: facts.find_layout())
     """The layout that fences should name; the one that they do name if the backup cannot say it."""
+    found_layout = Once(lambda facts: facts.redis.find_layout())
+    """The layout, with a registry's id, that the fence of the first bucket names; empty without a fence."""
     registry_counts = Once(lambda facts: facts.redis.count_entries(facts.layout))
     """Entries, buckets and fences of the registry on every primary."""
     stream = Once(lambda facts: read_stream_status(facts.heat_stream, STREAM_WINDOW, facts.service_state))
@@ -170,7 +172,23 @@ class Facts:
         try:
             return f"{self.settings.layout}:{self.settings.registry_id or self.identity.registry_id}"
         except SaltctlError:
-            return self.redis.find_layout() or self.settings.layout
+            return self.found_layout or self.settings.layout
+
+    @property
+    def redis_was_verified(self) -> bool:
+        """Whether Redis shows that a rebuild verified it once; False if it does not answer."""
+        try:
+            return bool(self.found_layout)
+        except SaltctlError:
+            return False
+
+    @property
+    def other_registry(self) -> str:
+        """Return that Redis belongs to another registry of this layout; an empty string if it does not."""
+        found, own = self.found_layout.rpartition(":"), self.layout.rpartition(":")
+        if found[0] != own[0] or found[2] == own[2]:
+            return ""
+        return f"holds registry {found[2]}, and the backup table is that of registry {own[2]}"
 
     def replicas(self, server: ServerInfo) -> Replicas:
         """Return the replicas of a primary."""

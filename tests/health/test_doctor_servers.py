@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -229,6 +230,50 @@ def test_the_printed_fix_repairs_the_fault(name: str, environment: LocalEnvironm
     pasted = shell(found["fix"], variables)
     assert pasted.returncode == 0, pasted.stderr
     assert check_result(name, variables)["status"] == "ok", (found["fix"], pasted.stdout, pasted.stderr)
+
+
+def test_the_fixes_of_an_overwritten_bucket(environment: LocalEnvironment, variables: dict[str, str]) -> None:
+    """Doctor names the key; its fixes, one after the other, delete it and rebuild. Every reader names the key, too."""
+    import redis
+
+    key = "salt:r:7"
+    with redis.Redis.from_url(environment.redis.url) as admin:
+        admin.set(key, "of another program")
+    for words in (("compare",), ("rebuild",), ("recover", "--dry-run")):
+        assert key in saltctl(variables, *words)[2]
+    found = check_result("redis-verified", variables)
+    assert (found["status"], key in found["detail"]) == ("fail", True)
+    assert json.loads(saltctl(variables, "status", "-o", "json")[1])["registry"]["verified"] is False
+    found = check_result_after(found["fix"], "redis-verified", variables)
+    assert found["fix"] == "saltctl rebuild"
+    assert check_result_after(found["fix"], "redis-verified", variables)["status"] == "ok"
+
+
+def test_a_redis_of_another_registry(environment: LocalEnvironment, variables: dict[str, str]) -> None:
+    """Doctor names both registries, and no rebuild as the fix, which would be refused."""
+    other = BackupTable(replace(environment.settings, backup_table="of-another-registry"))
+    other.create_table()
+    other.registry.create()
+    table, ours = other.registry.id(), BackupTable(environment.settings).registry.id()
+    saltctl(variables, "rebuild")
+    found = check_result("redis-verified", variables | {"SALTCTL_BACKUP_TABLE": other.name})
+    assert found["status"] == "fail"
+    assert f"holds registry {ours}, and the backup table is that of registry {table}" in found["detail"]
+    assert found["fix"] == "saltctl config show"
+
+
+def test_a_missing_table_of_a_verified_redis(environment: LocalEnvironment, variables: dict[str, str]) -> None:
+    """If Redis was never verified, the table is to be created; otherwise it was lost, or its name is wrong."""
+    import redis
+
+    saltctl(variables, "rebuild")
+    wrong = variables | {"SALTCTL_BACKUP_TABLE": "no-such-table"}
+    assert check_result("backup-table", wrong)["fix"] == "saltctl recover --dry-run"
+    with redis.Redis.from_url(environment.redis.url) as admin:
+        admin.flushall()
+    assert check_result("backup-table", wrong)["fix"] == "saltctl setup"
+    saltctl(variables, "setup")
+    saltctl(variables, "rebuild")
 
 
 def test_the_fix_of_a_wrong_layout(variables: dict[str, str]) -> None:

@@ -25,7 +25,11 @@ def backup_table(facts: Facts) -> Finding:
     except SaltctlError as exc:
         return _unreachable(facts, exc)
     if table is None:
-        return fail(f"there is no DynamoDB table {name!r}", commands.saltctl("setup"))
+        missing = f"there is no DynamoDB table {name!r}"
+        if facts.redis_was_verified:
+            lost = f"{missing}, but Redis was verified from a backup table"
+            return fail(lost, commands.saltctl("recover", "--dry-run"))
+        return fail(missing, commands.saltctl("setup"))
     if table.get("TableStatus") not in ("ACTIVE", "UPDATING"):
         detail = f"table {name!r} is {table.get('TableStatus')}"
         return fail(detail, commands.aws("dynamodb", "wait", "table-exists", "--table-name", name))

@@ -8,7 +8,7 @@ from functools import update_wrapper
 from saltctl.errors import AccessDeniedError, SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
-from saltctl.stores.redis.inspection import ServerInfo
+from saltctl.stores.redis.inspection import RegistryCounts, ServerInfo
 from saltctl.stores.redis.replicas import Replicas
 from saltctl.urls import parse_redis_url
 
@@ -223,6 +223,14 @@ def _set_min_replicas(facts: Facts, server: ServerInfo, replicas: Replicas) -> s
     return facts.fix_commands.config_set(server.primary, server.info, **values)
 
 
+def _overwritten(facts: Facts, counts: RegistryCounts) -> Finding:
+    """Report buckets that are no hashes: lookups of them use the backup, and no rebuild can verify Redis."""
+    first, *others = counts.overwritten
+    names = f"{first} and {len(others):,} more" if others else first
+    detail = f"{counts.primary}: another program wrote another type of value to {names}: delete it, then rebuild"
+    return fail(detail, facts.fix_commands.redis_cli(counts.primary, "DEL", first), registry_verified=0)
+
+
 def clock(_: Facts, server: ServerInfo) -> Finding:
     """The clocks of Redis and of this machine agree."""
     if server.skew is None:
@@ -237,6 +245,12 @@ def verified(facts: Facts) -> Finding:
         if counts.verified:
             detail = f"{counts.primary}: all {counts.buckets:,} buckets, {counts.entries:,} entries"
             findings.append(ok(detail, registry_verified=1, registry_entries=counts.entries))
+            continue
+        if counts.overwritten:
+            findings.append(_overwritten(facts, counts))
+            continue
+        if other := facts.other_registry:
+            findings.append(fail(f"{counts.primary} {other}", facts.fix_commands.saltctl("config", "show")))
             continue
         unfenced = f"{counts.buckets - counts.fenced:,} of {counts.buckets:,} buckets have no valid fence"
         reason = unfenced if counts.loaded else "it restarted or was never rebuilt"

@@ -230,7 +230,10 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
             f"AWS does not permit this for {where} ({code}): {message}", hint="aws sts get-caller-identity"
         )
     if code == "ResourceNotFoundException":
-        return missing_table(where, "saltctl setup creates it; or check its name and AWS_REGION: saltctl config show")
+        return missing_table(
+            where,
+            "saltctl setup creates it, or names the step after a loss; or check its name: saltctl config show",
+        )
     if code == "ValidationException":
         return ConfigurationError(f"DynamoDB refuses a request for {where}: {message}", hint="check its key schema")
     if status >= 500 or code in ("InternalServerError", "ServiceUnavailable", "InternalFailure"):

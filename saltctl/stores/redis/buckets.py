@@ -15,7 +15,7 @@ from saltctl.errors import ReadBrokenError, RedisUnavailableError
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.redis.connections import Connections
-from saltctl.stores.redis.errors import redirection
+from saltctl.stores.redis.errors import naming_key, redirection
 
 FENCE = "#fence"
 """Names the layout and the replication id of the primary that was verified."""
@@ -162,7 +162,7 @@ class RedisBucketReader:
                         if redirection(reply):
                             [replies[position]] = self._connections.ask_of(batch[position][1], [batch[position]])
                         elif isinstance(reply, Exception):
-                            raise reply
+                            raise naming_key(reply, batch[position][1])
                         else:
                             replies[position] = reply
             yield from replies

@@ -19,7 +19,7 @@ from saltctl.errors import ConfigurationError
 from saltctl.forks import PerProcess, importing
 from saltctl.settings import Settings, read_password
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
-from saltctl.stores.redis.errors import redirection, redis_errors
+from saltctl.stores.redis.errors import naming_key, redirection, redis_errors
 from saltctl.stores.redis.topology import Topology, topology
 from saltctl.urls import parse_redis_url
 
@@ -214,7 +214,7 @@ class Connections:
         for reply in replies:
             if isinstance(reply, Exception) and not accept(reply):
                 with self.errors(primary):
-                    raise reply
+                    raise naming_key(reply, key)
         return replies
 
     def dedicated(self, primary: str) -> DedicatedConnection:

@@ -74,7 +74,7 @@ _REPLIES: dict[str, tuple[type[SaltctlError], str, str]] = {
     "WRONGTYPE": (
         WrongTypeError,
         "has a key of saltctl that was overwritten with another type of value (WRONGTYPE {detail})",
-        "find the key, whose name begins with the setting key_prefix, and delete it; then: saltctl rebuild",
+        "delete that key, whose name begins with the setting key_prefix; then: saltctl rebuild",
     ),
     "CROSSSLOT": (ConfigurationError, "is a node of a cluster", "write redis+cluster:// in SALTCTL_REDIS_URL"),
     "NOREPLID": (
@@ -96,6 +96,13 @@ def redirection(reply: Any) -> tuple[str, bool] | None:
         return None
     host, _, port = str(reply).rpartition(" ")[2].rpartition(":")
     return (str(Address(host, int(port))), word == "ASK") if host and port.isdigit() else None
+
+
+def naming_key(reply: Exception, key: str) -> Exception:
+    """Return an error reply to a command about one key; if the key was overwritten, the error names it."""
+    import redis.exceptions as driver
+
+    return driver.ResponseError(f"WRONGTYPE {key}") if first_word(reply) == "WRONGTYPE" else reply
 
 
 def translate(exc: Exception, where: str) -> SaltctlError:

@@ -39,7 +39,7 @@ class RegistryCounts:
 
     ``fenced`` buckets were verified here under this layout; ``foreign`` buckets have a fence of another layout or
     server; ``marked`` buckets have the token of a rebuild in progress or of an interrupted one. ``loaded``: this
-    process knows the lookup script.
+    process knows the lookup script. ``overwritten`` are the keys of buckets that are no hashes any more.
     """
 
     primary: str
@@ -49,6 +49,7 @@ class RegistryCounts:
     foreign: int
     marked: int
     loaded: bool
+    overwritten: Sequence[str] = ()
 
     @property
     def verified(self) -> bool:
@@ -151,8 +152,9 @@ class RedisInspection:
                     raise reply
         # Any other reply than NOSCRIPT comes from the script.
         loaded = not (isinstance(lookup, Exception) and first_word(lookup) == "NOSCRIPT")
-        entries, fenced, foreign, marked = map(sum, zip(*counts, strict=True))
-        return RegistryCounts(primary, len(keys), entries, fenced, foreign, marked, loaded)
+        entries, fenced, foreign, marked = (sum(reply[at] for reply in counts) for at in range(4))
+        overwritten = [key.decode() for reply in counts for key in reply[4]]
+        return RegistryCounts(primary, len(keys), entries, fenced, foreign, marked, loaded, overwritten)
 
     def user(self, primary: str) -> str | None:
         """Return the name of our user; None if the server does not tell it."""

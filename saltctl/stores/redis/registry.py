@@ -19,6 +19,7 @@ from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import MergeOutcome
 from saltctl.stores.redis.buckets import Buckets, RedisBucketReader, check_count, parse_count
 from saltctl.stores.redis.connections import Connections
+from saltctl.stores.redis.errors import naming_key
 from saltctl.stores.redis.merge_commands import bulk
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.scripts import script, script_sha
@@ -126,9 +127,9 @@ class RedisRegistry:
         for start in range(0, len(calls), COMMANDS_A_BATCH):
             batch = calls[start : start + COMMANDS_A_BATCH]
             commands = [("EVALSHA", self._lookup_sha, 1, key, self.layout, *ids) for key, ids in batch]
-            for (_, ids), reply in zip(batch, connections.ask_all(primary, commands), strict=True):
+            for (key, ids), reply in zip(batch, connections.ask_all(primary, commands), strict=True):
                 if isinstance(reply, Exception):
-                    raise reply
+                    raise naming_key(reply, key)
                 if not isinstance(reply, list) or len(reply) != len(ids):
                     connections.close()  # they may be out of step
                     raise RedisUnavailableError(f"Redis at {primary} answered another command", hint="try again")
@@ -162,10 +163,7 @@ class RedisRegistry:
         """Max-merge one entry. By EVAL, so that no script must be loaded for a raise."""
         key, accepted = self.key_of(conversation_id), ("*",) if noted is None else sorted(noted)
         command = ("EVAL", script("raise"), 1, key, self.layout, conversation_id, n, int(accept_unverified), *accepted)
-        try:
-            raised, state = self._retry_after_failover(lambda: self._others.ask_of(key, [command])[0])
-        except WrongTypeError as exc:
-            raise exc.with_hint(f"the key is {key}; delete it, then: saltctl rebuild") from exc
+        raised, state = self._retry_after_failover(lambda: self._others.ask_of(key, [command])[0])
         return MergeOutcome(bool(raised), state.decode())
 
     def replication_ids(self) -> set[str]:
