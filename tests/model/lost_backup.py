@@ -6,6 +6,9 @@ nor buckets in Redis show an earlier registry. ``recover`` makes the union of th
 messages, and then claims the table.
 
 The model is abstract: one conversation and one Redis. It leaves out replication ids and notes (``woken_primary``).
+
+Two reductions keep the search small. Neither changes a verdict: the ids of tables are only compared with the id of the
+present one, so they are booleans; and a job that can do nothing but die has died, and is as one that never started.
 """
 
 from __future__ import annotations
@@ -24,11 +27,10 @@ RECOVERING = 9
 
 
 class Table(NamedTuple):
-    """The backup table: ``registry`` is 0 if it was never claimed, ``home`` the id of the table that was claimed."""
+    """The backup table: ``registry`` is 0 if it was never claimed, ``home`` whether it was claimed as this table."""
 
-    id: int
     registry: int = 0
-    home: int = 0
+    home: bool = False
     max_n: int = 1
     write_n: int = 1
 
@@ -58,13 +60,13 @@ class Phase(IntEnum):
 class Job(NamedTuple):
     """A rebuild or a recovery in progress.
 
-    ``n`` is the largest N that it has read, ``home`` the id of the table that it began on.
+    ``n`` is the largest N that it has read, ``home`` whether the table that it began on is still there.
     """
 
     phase: Phase = Phase.START
     registry: int = 0
     n: int = 1
-    home: int = 0
+    home: bool = False
 
 
 class State(NamedTuple):
@@ -74,9 +76,8 @@ class State(NamedTuple):
     """How often the table may still be lost."""
     redis_losses: int
     recoveries: int
-    table: Table | None = Table(1, 1, 1)
+    table: Table | None = Table(1, True)
     redis: Redis = Redis(fence=1)
-    newest_table: int = 1
     newest_registry: int = 1
     raising: Raise = Raise()
     rebuild: Job = Job()
@@ -126,11 +127,25 @@ class Protocol:
 def explore(protocol: Protocol) -> Found:
     """Visit every state of the protocol until one breaks the promise."""
     start = State(protocol.losses, protocol.redis_losses, protocol.recoveries)
-    return search(start, lambda state: _steps(protocol, state), lambda state: _broken(protocol, state))
+
+    def steps(state: State) -> Iterator[tuple[str, State]]:
+        return ((label, _without_ended_jobs(after)) for label, after in _steps(protocol, state))
+
+    return search(start, steps, lambda state: _broken(protocol, state))
+
+
+def _without_ended_jobs(state: State) -> State:
+    """Return the state after the jobs that can only die have died."""
+    rebuild, recovery, mark = state.rebuild, state.recovery, state.redis.mark
+    if rebuild.phase >= Phase.FENCE and (rebuild.phase is Phase.ENDED or mark != "rebuild"):
+        state = state._replace(rebuild=Job())
+    if recovery.phase >= Phase.FENCE and (recovery.phase is Phase.ENDED or mark != "recover"):
+        state = state._replace(recovery=Job())
+    return state
 
 
 def _claimed(table: Table) -> bool:
-    return table.registry > 0 and table.home == table.id
+    return table.registry > 0 and table.home
 
 
 def _is_claimed_as(table: Table | None, registry: int) -> bool:
@@ -145,7 +160,7 @@ def _answers(protocol: Protocol, state: State) -> dict[str, tuple[int, int]]:
         answers["Redis"] = redis.entry, redis.entry
     if table is not None:
         claimed = table.registry > 0 or not protocol.lookups_check_claim
-        home = table.home == table.id or not protocol.lookups_check_home or not table.registry
+        home = table.home or not protocol.lookups_check_home or not table.registry
         if claimed and home:
             answers["the backup"] = table.max_n, min(table.write_n, table.max_n)
     return answers
@@ -203,9 +218,9 @@ def _raise_steps(protocol: Protocol, state: State) -> Iterator[tuple[str, State]
 
 def _rebuild_steps(protocol: Protocol, state: State) -> Iterator[tuple[str, State]]:
     job, table, redis = state.rebuild, state.table, state.redis
-    if job.phase not in (Phase.START, Phase.ENDED):
+    if job.phase is not Phase.START:
         yield "rebuild: dies", state._replace(rebuild=Job())
-    if job.phase in (Phase.START, Phase.ENDED):
+    if job.phase is Phase.START:
         if redis.fence not in (0, RECOVERING) or table is None:
             return  # Redis is verified
         if _claimed(table) or not protocol.rebuilds_check:
@@ -249,9 +264,9 @@ def _recovery_steps(protocol: Protocol, state: State) -> Iterator[tuple[str, Sta
     job, table, redis, order = state.recovery, state.table, state.redis, protocol.recovery
     if table is None:
         return
-    if job.phase in (Phase.START, Phase.ENDED):
+    if job.phase is Phase.START:
         if state.recoveries and not _claimed(table):
-            started = Job(order[1], RECOVERING, home=table.id)
+            started = Job(order[1], RECOVERING, home=True)
             yield "recover: starts", state._replace(recovery=started, recoveries=state.recoveries - 1)
         return
     if state.recoveries:
@@ -274,8 +289,8 @@ def _recovery_steps(protocol: Protocol, state: State) -> Iterator[tuple[str, Sta
         case Phase.CLAIM:
             registry = state.newest_registry + protocol.new_id
             claimed = state._replace(
-                recovery=on._replace(registry=registry, home=0),
-                table=table._replace(registry=registry, home=job.home if protocol.claims_own_table else table.id),
+                recovery=on._replace(registry=registry, home=False),
+                table=table._replace(registry=registry, home=job.home or not protocol.claims_own_table),
                 newest_registry=registry,
             )
             yield f"recover: claims the table as registry {registry}", claimed
@@ -293,23 +308,21 @@ def _setup_steps(protocol: Protocol, state: State) -> Iterator[tuple[str, State]
     buckets = bool(state.redis.fence or state.redis.mark)
     if protocol.setup_looks and (traces or (buckets and protocol.setup_looks_for_buckets)):
         return  # it names `recover`
-    new = state.newest_table + (table is None)
     registry = state.newest_registry + 1
-    claimed = (table or Table(new))._replace(registry=registry, home=new)
+    claimed = (table or Table())._replace(registry=registry, home=True)
     label = f"setup: claims the table as registry {registry}"
-    yield label, state._replace(table=claimed, newest_table=new, newest_registry=registry)
+    yield label, state._replace(table=claimed, newest_registry=registry)
 
 
 def _losses(protocol: Protocol, state: State) -> Iterator[tuple[str, State]]:
     table = state.table
     if state.losses:
-        new = state.newest_table + 1
-        left = state._replace(losses=state.losses - 1, newest_table=new)
-        yield "the table is deleted, and created by hand", _forget(protocol, left._replace(table=Table(new)))
+        left = state._replace(losses=state.losses - 1, recovery=state.recovery._replace(home=False))
+        yield "the table is deleted, and created by hand", _forget(protocol, left._replace(table=Table()))
         if table is not None:
             yield "the table is deleted", _forget(protocol, left._replace(table=None))
-        restored = Table(1, 1, 1)._replace(id=new)
-        yield "the table is deleted, and restored as it was at first", _forget(protocol, left._replace(table=restored))
+        restored = left._replace(table=Table(1))
+        yield "the table is deleted, and restored as it was at first", _forget(protocol, restored)
     if state.redis_losses:
         lost = state._replace(redis_losses=state.redis_losses - 1, redis=Redis())
         yield "Redis loses everything", _forget(protocol, lost)

@@ -7,32 +7,42 @@ merge refuses a primary that is fenced but not noted.
 
 The model is abstract: one conversation, two servers, and steps that the real code does in one or in several calls. The
 fence, the tokens and the lookup script are explored with the real code in ``cases``.
+
+Three reductions keep the search small. None changes a verdict:
+
+- A replication id that no server has any more never comes back, and ids are only compared. So an id is the index of the
+  server that has it, or GONE.
+- A writer's lookup and the acknowledgement of its message are one step. If a message is acknowledged later than at its
+  lookup, no other step depends on that, and the promise is the larger the earlier it is made.
+- States that differ only in values that nothing reads any more are one state (``_canonical``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache, partial
 from typing import NamedTuple
 
 from tests.model.search import Found, search
 
+GONE = -1
+"""A replication id that no server has; a server that is not known; the mark of no rebuild."""
+
 
 class Server(NamedTuple):
-    """A Redis server."""
+    """A Redis server. It gets a new replication id at each start and each promotion."""
 
     primary: bool
     """Whether it takes itself for the primary. It may be wrong."""
-    id: int = 0
-    """Its replication id: new at each start and each promotion, and never the same again. 0 for a replica."""
     entry: int = 1
     fenced: bool = False
     """Whether its fence names its replication id: it answers lookups."""
-    mark: int = -1
+    mark: int = GONE
     """The rebuild in progress that marked its bucket."""
     owed: int = 1
-    """The largest N that was acknowledged when it was deposed."""
+    """The N that was promised when it was deposed."""
 
 
 class At(IntEnum):
@@ -45,10 +55,11 @@ class Raise(NamedTuple):
     """A raise in progress."""
 
     at: At
-    note: int = 0
+    note: int = GONE
     """The replication id in the note that it read."""
-    server: int = -1
-    """The server that it was told is the primary; -1 if it uses the connection that it has."""
+    server: int = GONE
+    """Before its merge, the server that it was told is the primary; GONE if it uses the connection that it has. After a
+    merge that does not depend on the note, the replication id that it merged on."""
     again: bool = False
     """Whether this is a further try, so that it asks which server is the primary."""
 
@@ -65,9 +76,12 @@ class Rebuild(NamedTuple):
     phase: Phase = Phase.READ
     alone: bool = False
     """Whether nobody else has written a note since this rebuild read it."""
-    server: int = -1
-    id: int = 0
+    server: int = GONE
+    """The replication id that it marked, and so its server while that has this id."""
     scanned: int = 0
+
+
+_ENDED = Rebuild(Phase.ENDED)
 
 
 class State(NamedTuple):
@@ -78,7 +92,7 @@ class State(NamedTuple):
     raises: tuple[Raise, ...]
     rebuilds: tuple[Rebuild, ...]
     note: int
-    """The replication id that the newest rebuild noted; 0 before the first one."""
+    """The replication id that the newest rebuild noted; GONE before the first one, too."""
     older_note: int
     """What an eventually consistent read may still return."""
     servers: tuple[Server, ...]
@@ -86,13 +100,8 @@ class State(NamedTuple):
     write_n: int = 1
     current: int = 0
     """The server that is the primary."""
-    newest_id: int = 1
-    writer: int = 0
-    """The N that a writer looked up and has not written with yet; 0 if there is none."""
-    acknowledged: int = 1
-    """The largest N of an acknowledged raise."""
-    messages: int = 1
-    """The largest N that an acknowledged message was spread over."""
+    promised: int = 1
+    """The largest N of an acknowledged raise, or that an acknowledged message was spread over."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +152,64 @@ def explore(protocol: Protocol) -> Found:
         protocol.failures,
         raises=(Raise(protocol.order[0]),) * len(protocol.targets),
         rebuilds=(_unstarted(protocol),) * protocol.rebuilds,
-        note=int(protocol.verified),
-        older_note=int(protocol.verified),
-        servers=(Server(True, 1, fenced=protocol.verified), Server(False)),
+        note=0 if protocol.verified else GONE,
+        older_note=0 if protocol.verified else GONE,
+        servers=(Server(True, fenced=protocol.verified), Server(False)),
     )
-    return search(start, lambda state: _steps(protocol, state), _broken)
+    canonical = _canonical(protocol)
+
+    def steps(state: State) -> Iterator[tuple[str, State]]:
+        return ((label, canonical(after)) for label, after in _steps(protocol, state))
+
+    return search(canonical(start), steps, _broken)
+
+
+def _canonical(protocol: Protocol) -> Callable[[State], State]:
+    """Return a function that returns one state for all from which the same happens.
+
+    It drops the values that no later step reads. An older note is read only if reads are eventually consistent.
+    """
+    raises_of, rebuilds_of = cache(partial(_canonical_raises, protocol)), cache(partial(_canonical_rebuilds, protocol))
+
+    def canonical(state: State) -> State:
+        failures, raises, rebuilds, note, older_note, servers, max_n, *rest = state
+        rebuilds, servers = rebuilds_of(rebuilds, servers)
+        older_note = older_note if protocol.eventual else GONE
+        return State(failures, raises_of(raises, max_n), rebuilds, note, older_note, servers, max_n, *rest)
+
+    return canonical
+
+
+def _canonical_raises(protocol: Protocol, raises: tuple[Raise, ...], max_n: int) -> tuple[Raise, ...]:
+    """Do the first step of raises if it changes nothing: max_n never goes down, so it never will."""
+    first = Raise(protocol.order[0])
+    if first.at is not At.BACKUP:
+        return raises
+    done, targets = _next(protocol, first), zip(raises, protocol.targets, strict=True)
+    return tuple(done if raising == first and n <= max_n else raising for raising, n in targets)
+
+
+def _canonical_rebuilds(
+    protocol: Protocol, rebuilds: tuple[Rebuild, ...], servers: tuple[Server, ...]
+) -> tuple[tuple[Rebuild, ...], tuple[Server, ...]]:
+    """End rebuilds that cannot change anything any more, and sort all: they are alike, but for their marks."""
+    jobs = [_without_dead_values(protocol, servers, slot, job) for slot, job in enumerate(rebuilds)]
+    order = sorted(range(len(jobs)), key=jobs.__getitem__)
+    marks = {slot: GONE if jobs[slot] == _ENDED else at for at, slot in enumerate(order)} | {GONE: GONE}
+    marked = tuple(server._replace(mark=marks[server.mark]) for server in servers)
+    return tuple(jobs[slot] for slot in order), marked
+
+
+def _without_dead_values(protocol: Protocol, servers: tuple[Server, ...], slot: int, job: Rebuild) -> Rebuild:
+    if job.phase <= Phase.MARK or job.phase is Phase.ENDED:
+        return job
+    if job.phase >= Phase.MERGE:
+        lost = job.server == GONE or (job.phase is Phase.FENCE and servers[job.server].mark != slot)
+        return _ENDED if lost else job._replace(alone=False)
+    to_note = job.phase is Phase.NOTE or (job.phase is Phase.SCAN and not protocol.notes_first)
+    lost = job.server == GONE and not to_note
+    refused = not job.alone and (protocol.compares if to_note else protocol.checks)
+    return _ENDED if lost or refused else job
 
 
 def _broken(state: State) -> str:
@@ -158,13 +220,11 @@ def _broken(state: State) -> str:
     """
     if any(server.fenced and server.entry < server.owed for server in state.servers):
         return "a deposed server misses what was acknowledged before it was deposed"
+    if state.max_n < state.promised:
+        return "a reader on the backup misses an acknowledged raise or message"
     primary = state.servers[state.current]
-    looked_up = {"the backup": state.max_n} | ({"the primary": primary.entry} if primary.fenced else {})
-    for where, n in looked_up.items():
-        if n < state.messages:
-            return f"a reader on {where} misses an acknowledged message"
-        if n < state.acknowledged:
-            return f"a lookup in {where} misses an acknowledged raise"
+    if primary.fenced and primary.entry < state.promised:
+        return "a reader on the primary misses an acknowledged raise or message"
     return ""
 
 
@@ -172,14 +232,35 @@ def _steps(protocol: Protocol, state: State) -> Iterator[tuple[str, State]]:
     for at, n in enumerate(protocol.targets):
         yield from ((f"raise to {n}: {label}", after) for label, after in _raise_steps(protocol, state, at, n))
     for slot in range(protocol.rebuilds):
-        steps = _rebuild_steps(protocol, state, slot)
-        yield from ((f"rebuild {'RS'[slot]}: {label}", after) for label, after in steps)
+        server = state.rebuilds[slot].server
+        name = "a rebuild" if server == GONE else f"the rebuild of {'AB'[server]}"
+        yield from ((f"{name}: {label}", after) for label, after in _rebuild_steps(protocol, state, slot))
     yield from _writer_steps(state)
     yield from _failures(protocol, state)
 
 
 def _server(state: State, index: int, changed: Server) -> State:
     return state._replace(servers=(*state.servers[:index], changed, *state.servers[index + 1 :]))
+
+
+def _with_new_id(state: State, index: int, changed: Server) -> State:
+    """Return the state after a server started, was promoted or demoted: its former replication id is gone."""
+
+    def rename(known: int) -> int:
+        return GONE if known == index else known
+
+    raises = tuple(
+        raising._replace(
+            note=rename(raising.note),
+            server=raising.server if raising.at is At.MERGE else rename(raising.server),
+        )
+        for raising in state.raises
+    )
+    rebuilds = tuple(job._replace(server=rename(job.server)) for job in state.rebuilds)
+    renamed = state._replace(
+        raises=raises, rebuilds=rebuilds, note=rename(state.note), older_note=rename(state.older_note)
+    )
+    return _server(renamed, index, changed)
 
 
 def _primaries(state: State, *, stale: bool) -> list[int]:
@@ -204,7 +285,7 @@ def _raise_steps(protocol: Protocol, state: State, at: int, n: int) -> Iterator[
             yield f"writes {n} to the backup", then(_next(protocol, raising), state._replace(max_n=max(state.max_n, n)))
         case At.NOTE:
             for note in {state.note, state.older_note} if protocol.eventual else {state.note}:
-                yield f"reads that id {note} is noted", then(_next(protocol, raising._replace(note=note)))
+                yield f"reads that {_id(note)} is noted", then(_next(protocol, raising._replace(note=note)))
         case At.PRIMARY:
             for index in _primaries(state, stale=protocol.stale_for_raises):
                 asked = raising._replace(at=At.MERGE, server=index)
@@ -212,19 +293,16 @@ def _raise_steps(protocol: Protocol, state: State, at: int, n: int) -> Iterator[
         case At.MERGE:
             for index, server in enumerate(state.servers):
                 # Its first connection may be to any server that takes itself for the primary.
-                if server.primary and raising.server in (-1, index):
+                if server.primary and raising.server in (GONE, index):
                     label, changed, now = _merge(protocol, state, raising, n, index)
-                    yield f"{label} {'AB'[index]} (id {server.id})", then(changed, now)
+                    yield f"{label} {'AB'[index]}", then(changed, now)
         case At.COMPARE:
-            # Where it merged, as an id; the server may have another one by now.
-            known = raising.server == raising.note or not protocol.reads_note
+            known = (raising.server == raising.note != GONE) or not protocol.reads_note
             accepted = known or (raising.again and not protocol.refuses_fenced)
             changed = Raise(At.COMMIT) if accepted else Raise(At.MERGE, again=True)
             yield f"finds the id {'as' if known else 'not'} noted", then(changed)
         case At.COMMIT:
-            now = state._replace(
-                write_n=max(state.write_n, min(n, state.max_n)), acknowledged=max(state.acknowledged, n)
-            )
+            now = state._replace(write_n=max(state.write_n, min(n, state.max_n)), promised=max(state.promised, n))
             yield "commits and is acknowledged", then(first, now)
 
 
@@ -242,8 +320,8 @@ def _merge(protocol: Protocol, state: State, raising: Raise, n: int, index: int)
     server = state.servers[index]
     merged = _server(state, index, server._replace(entry=max(server.entry, n)))
     if not protocol.conditional:
-        return "merges into", _next(protocol, raising._replace(server=server.id)), merged
-    if server.id == raising.note or not protocol.reads_note:
+        return "merges into", _next(protocol, raising._replace(server=index)), merged
+    if raising.note == index or not protocol.reads_note:
         return "merges into", _next(protocol, raising), merged
     if server.fenced and protocol.refuses_fenced:
         return "is refused by", Raise(At.NOTE, again=True), state
@@ -264,33 +342,28 @@ def _rebuild_steps(protocol: Protocol, state: State, slot: int) -> Iterator[tupl
         return now._replace(rebuilds=(*now.rebuilds[:slot], changed, *now.rebuilds[slot + 1 :]))
 
     on = job._replace(phase=_phase_after(protocol, job.phase))
-    server = state.servers[job.server]
-    lost = not server.primary or server.id != job.id
     match job.phase:
         case Phase.READ:
             yield "starts and reads the note", then(on._replace(alone=True))
         case Phase.MARK:
             for index in _primaries(state, stale=protocol.stale_for_rebuilds):
                 found = state.servers[index]
-                label = f"is told that {'AB'[index]} is the primary, and marks it (id {found.id})"
-                yield (
-                    label,
-                    then(on._replace(server=index, id=found.id), _server(state, index, found._replace(mark=slot))),
-                )
+                label = f"is told that {'AB'[index]} is the primary, and marks it"
+                yield label, then(on._replace(server=index), _server(state, index, found._replace(mark=slot)))
         case Phase.NOTE if job.alone or not protocol.compares:
-            yield (
-                f"notes id {job.id}",
-                then(on._replace(alone=True), _noted(state, job.id) if protocol.notes else state),
-            )
+            now = _noted(state, job.server) if protocol.notes else state
+            yield f"notes {_id(job.server)}", then(on._replace(alone=True), now)
         case Phase.SCAN:
             yield f"scans max_n {state.max_n}", then(on._replace(scanned=state.max_n))
         case Phase.CHECK if job.alone or not protocol.checks:
             yield "checks that its note is the newest", then(on)
-        case Phase.MERGE if not lost:
+        case Phase.MERGE:
+            server = state.servers[job.server]
             merged = _server(state, job.server, server._replace(entry=max(server.entry, job.scanned)))
             yield f"merges {job.scanned}", then(on._replace(scanned=0), merged)
-        case Phase.FENCE if not lost and server.mark == slot:
-            yield "sets the fence", then(Rebuild(on.phase), _server(state, job.server, server._replace(fenced=True)))
+        case Phase.FENCE:
+            fenced = state.servers[job.server]._replace(fenced=True)
+            yield "sets the fence", then(_ENDED, _server(state, job.server, fenced))
 
 
 def _unstarted(protocol: Protocol) -> Rebuild:
@@ -304,6 +377,10 @@ def _phase_after(protocol: Protocol, phase: Phase) -> Phase:
     return order[order.index(phase) + 1] if phase in order[:-1] else phase
 
 
+def _id(known: int) -> str:
+    return "an id that is gone" if known == GONE else f"the id of {'AB'[known]}"
+
+
 def _noted(state: State, note: int) -> State:
     """Return the state with a new note. The rebuild that wrote it goes on with a state of its own."""
     rebuilds = tuple(other._replace(alone=False) for other in state.rebuilds)
@@ -314,33 +391,29 @@ def _noted(state: State, note: int) -> State:
 
 
 def _writer_steps(state: State) -> Iterator[tuple[str, State]]:
-    if state.writer:
-        label = f"writer: a message at N={state.writer} is acknowledged"
-        yield label, state._replace(messages=max(state.messages, state.writer), writer=0)
-        return
     found = [(f"on {'AB'[at]}", server.entry) for at, server in enumerate(state.servers) if server.fenced]
     for where, n in [*found, ("in the backup", state.write_n)]:
-        if n > state.messages:
-            yield f"writer: looks up {n} {where}", state._replace(writer=n)
+        if n > state.promised:
+            label = f"writer: looks up {n} {where}, and its message is acknowledged"
+            yield label, state._replace(promised=n)
 
 
 def _failures(protocol: Protocol, state: State) -> Iterator[tuple[str, State]]:
     for index, server in enumerate(state.servers):
         name = "AB"[index]
         if server.primary and index != state.current:
-            yield f"{name} learns that it is a replica", _server(state, index, Server(False))
+            yield f"{name} learns that it is a replica", _with_new_id(state, index, Server(False))
         if not state.failures:
             continue
-        left = state._replace(failures=state.failures - 1, newest_id=state.newest_id + 1)
+        left = state._replace(failures=state.failures - 1)
         if not server.primary:
-            current = state.servers[state.current]
-            deposed = current._replace(owed=max(state.acknowledged, state.messages))
-            left = _server(left, state.current, deposed)
-            for entry in sorted({1, *(n for n in protocol.targets if n <= current.entry)}):
+            left = _server(left, state.current, state.servers[state.current]._replace(owed=state.promised))
+            held = state.servers[state.current].entry
+            for entry in sorted({1, *(n for n in protocol.targets if n <= held)}):
                 label = f"{'AB'[state.current]} is paused or cut off; {name} is promoted and holds {entry}"
-                yield label, _server(left._replace(current=index), index, Server(True, left.newest_id, entry))
+                yield label, _with_new_id(left._replace(current=index), index, Server(True, entry))
         elif protocol.restarts:
             for entry in sorted({1, server.entry}):
-                yield f"{name} restarts and holds {entry}", _server(left, index, Server(True, left.newest_id, entry))
-            flushed = state._replace(failures=state.failures - 1)
-            yield f"{name} is flushed", _server(flushed, index, server._replace(entry=1, fenced=False, mark=-1))
+                yield f"{name} restarts and holds {entry}", _with_new_id(left, index, Server(True, entry))
+            flushed = server._replace(entry=1, fenced=False, mark=GONE)
+            yield f"{name} is flushed", _server(left, index, flushed)
