@@ -39,15 +39,11 @@ def main(args: Sequence[str] | None = None, *, command: Any = None) -> NoReturn:
 
 def run(args: Sequence[str], *, command: Any = None) -> int:
     """Run one command line in this process and return its exit code. ``command`` replaces the command tree."""
-    from saltctl.cli.app import COMMANDS, build
-
     arguments.set(tuple(args))
     if "_SALTCTL_COMPLETE" in os.environ:
-        build(completion=True)(prog_name="saltctl")
-    # Only one branch of the tree is built if the first argument names the command.
-    only = args[0] if args and (args[0] in COMMANDS or list(args) == ["--version"]) else None
-    tree = build(only=only) if command is None else command
+        _build(args, completion=True)(prog_name="saltctl")
     try:
+        tree = _build(args) if command is None else command
         with reraise_lost_signals(), tree.make_context("saltctl", list(args)) as context:
             tree.invoke(context)
     except (typer.Exit, BrokenPipeError) as exc:
@@ -57,6 +53,15 @@ def run(args: Sequence[str], *, command: Any = None) -> int:
     except (Exception, Terminated, KeyboardInterrupt) as exc:
         return _fail(exc, args)
     return 0
+
+
+def _build(args: Sequence[str], *, completion: bool = False) -> Any:
+    """Build the command tree; only one branch of it if the first argument names the command."""
+    from saltctl.cli.app import COMMANDS, build
+
+    if completion:
+        return build(completion=True)
+    return build(only=args[0] if args and (args[0] in COMMANDS or list(args) == ["--version"]) else None)
 
 
 def wants_json(args: Sequence[str]) -> bool:

@@ -73,3 +73,23 @@ def test_a_signal_in_a_finalizer_ends_the_process(signum: signal.Signals, code: 
     assert done.returncode == code, done.stderr
     assert "run it again: saltctl compare" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["typer", "saltctl.cli.app", "saltctl.cli.registry.registry"])
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(module: str) -> None:
+    """The imports are most of the time that a short command takes."""
+    program = f"""
+        import runpy, signal, sys
+        class Interrupting:
+            def find_spec(self, name, path=None, target=None):
+                if name == {module!r}:
+                    signal.raise_signal(signal.SIGINT)
+        sys.meta_path.insert(0, Interrupting())
+        sys.argv = ["saltctl", "registry", "list"]
+        runpy.run_module("saltctl", run_name="__main__")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (130, ""), done.stderr
+    assert done.stderr.startswith("error: interrupted\n")
+    assert "Traceback" not in done.stderr
