@@ -43,6 +43,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("text", nargs="?", default="", help="only modules whose path contains this")
     parser.add_argument("--match", default="", help="only mutants whose name contains this")
+    parser.add_argument(
+        "--every", type=int, default=1, help="a sample: every second mutant of each module, every third, …"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="test runs at the same time; each has its own servers")
     parser.add_argument("--fast", action="store_true", help="run the fast tests alone")
     parser.add_argument("--list", action="store_true", help="print the mutants and run nothing")
@@ -51,7 +54,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _run_target(target: Target, copies: list[Copy], arguments: argparse.Namespace) -> list[Outcome]:
-    mutants = [mutant for mutant in target.mutants() if arguments.match in mutant.key]
+    mutants = [mutant for mutant in target.mutants() if arguments.match in mutant.key][:: arguments.every]
     if not mutants:
         return []
     started, known = time.monotonic(), known_survivors()
