@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -226,6 +227,37 @@ def test_a_merge_says_whether_it_raised(store: RedisRegistry) -> None:
     assert not store.merge("conv", 2).raised
     assert store.merge("conv", 8).raised
     assert store.read_unverified(["conv", "other"]) == {"conv": 8, "other": None}
+
+
+def test_a_merge_by_the_state_of_the_primary(store: RedisRegistry, rebuild: Rebuilder) -> None:
+    """The first try changes nothing on a primary that is not noted; a later one only if no lookup is answered there."""
+    (here,) = store.replication_ids()
+    for accepted, n in ((False, None), (True, 4)):
+        assert store.merge("conv", 4, ["another"], accept_unverified=accepted) == (accepted, "unverified")
+        assert store.read_unverified(["conv"]) == {"conv": n}
+    assert store.merge("conv", 8, ["another", here]) == (True, "noted")
+    rebuild()
+    for accepted in (False, True):
+        assert store.merge("conv", 16, ["another"], accept_unverified=accepted) == (False, "deposed")
+        assert store.read_unverified(["conv"]) == {"conv": 8}
+    assert store.merge("conv", 16, [here]) == (True, "noted")
+
+
+def test_a_merge_overwrites_a_value_that_is_no_salt_count(store: RedisRegistry, admin: Any) -> None:
+    """Lua takes it for a number, and no lookup does."""
+    admin.hset(store.key_of("conv"), "conv", "1e3")
+    assert store.merge("conv", 4).raised
+    assert store.read_unverified(["conv"]) == {"conv": 4}
+
+
+def test_a_refused_merge_names_both_registries(store: RedisRegistry, settings: Settings, rebuild: Rebuilder) -> None:
+    """The fence of the bucket names another one than the client."""
+    rebuild()
+    other = RedisRegistry(settings, registry_id=lambda: "fedcba9876543210")
+    with closing(other), pytest.raises(ConfigurationError) as refused:
+        other.merge("conv", 4)
+    assert store.layout.rpartition(":")[2] in refused.value.message
+    assert "fedcba9876543210" in refused.value.message
 
 
 def test_numbers_are_compared_as_numbers(store: RedisRegistry, session: RedisRebuildSession) -> None:
