@@ -13,9 +13,11 @@ SS, NS, BS              ``set`` of ``str``, ``Decimal`` or ``bytes``
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
+from hashlib import sha256
 from typing import Any
 
 from saltctl.errors import UsageError
@@ -124,23 +126,29 @@ def _set(values: set[Any] | frozenset[Any]) -> dict[str, Any]:
     return {f"{kind}S": sorted(member[kind] for member in members)}
 
 
-def fingerprint(item: Item, *, without: str | None = None) -> Hashable:
-    """Return a value that two rows share if and only if all their attributes are equal, ``without`` aside.
+def fingerprint(item: Item, *, without: str | None = None) -> str:
+    """Return a string of 32 digits that two rows share if and only if all their attributes are equal.
 
-    Values of different types differ: the number 1 is not true. The order of a set and the final zeros of a number,
-    which DynamoDB drops, make no difference.
+    The attribute ``without`` is left out. Values of different types differ: the number 1 is not true. The order of a
+    set and the final zeros of a number, which DynamoDB drops, make no difference.
     """
-    return frozenset((name, _canonical(value)) for name, value in item.items() if name != without)
+    content = {name: _canonical(value) for name, value in item.items() if name != without}
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _canonical(value: Mapping[str, Any]) -> Hashable:
+def _canonical(value: Mapping[str, Any]) -> list[Any]:
+    """Return a tagged value as JSON that is the same for equal values."""
     ((kind, content),) = value.items()
     match kind:
         case "M":
-            return kind, fingerprint(content)
+            return [kind, {name: _canonical(inner) for name, inner in content.items()}]
         case "L":
-            return kind, tuple(_canonical(inner) for inner in content)
-        case "NS" | "SS" | "BS":
-            return kind, frozenset(plain(value))
+            return [kind, [_canonical(inner) for inner in content]]
+        case "SS" | "NS" | "BS":
+            return [kind, sorted({_canonical({kind[0]: member})[1] for member in content})]
+        case "N":
+            return [kind, number_text(Decimal(content))]
+        case "B":
+            return [kind, bytes(content).hex()]
         case _:
-            return kind, plain(value)
+            return [kind, plain(value)]

@@ -21,7 +21,7 @@ from saltctl.errors import MismatchedResponseError, SortKeyTakenError, UsageErro
 from saltctl.forks import importing
 from saltctl.history import cursor as cursors
 from saltctl.history.attributes import exact_number, plain_item, tagged
-from saltctl.history.cursor import BASE, Cursor, Position
+from saltctl.history.cursor import BASE, FIRST, Cursor, Position
 from saltctl.history.find import MessageSearch
 from saltctl.history.models import (
     DEFAULT_OPTIONS,
@@ -189,7 +189,9 @@ class History:
         started = self.clock()
         request = self._prepare(conversation_id, options)
         deadline = started + self.page_timeout
-        job = ScatterGather(self.store, self.pool, self.clock, deadline, allow_partial=options.allow_partial)
+        job = ScatterGather(
+            self.store, self.pool, self.clock, deadline, options.allow_partial, id_attribute=self.id_attribute
+        )
         return self._make_page(request, job.run(request), started)
 
     def pages(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> Iterator[Page]:
@@ -281,7 +283,7 @@ class History:
         lower = after.position if after else None
         upper = before.position if before else None
         if until is not None and (upper is None or until <= upper.sort_key):
-            upper = Position(until, BASE)  # before every partition's row of that sort key: the bound is exclusive
+            upper = Position(until, BASE, FIRST)  # before every message of that sort key: the bound is exclusive
         query = PartitionQuery(
             conversation_id,
             descending=not options.oldest_first,

@@ -71,6 +71,7 @@ class Shard:
 class Page:
     """A page of a history.
 
+    ``messages`` are in the order (sort key, message id), newest first unless the oldest were asked for first.
     ``next_cursor`` continues in the direction of the page: pass it as ``before``, or as ``after`` if the oldest come
     first. It is None at the end. ``prev_cursor`` is the position of the first message, for the other direction.
     ``complete`` is False only if ``allow_partial`` let partitions be left out.

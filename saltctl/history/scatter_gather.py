@@ -18,7 +18,7 @@ from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, Saltctl
 from saltctl.history.attributes import plain
 from saltctl.history.cursor import BASE, Cursor, Position
 from saltctl.history.models import Shard
-from saltctl.history.ordered_merge import OrderedMerge, Row
+from saltctl.history.ordered_merge import OrderedMerge, Row, tie_of
 from saltctl.history.page_estimate import estimate_page_end, rows_before_page_end
 from saltctl.history.thread_pool import ThreadPool
 from saltctl.registry.registry import Lookup
@@ -217,6 +217,7 @@ class ScatterGather:
         pool: runs the queries; its size bounds how many are in progress.
         deadline: when the page has to be complete, by the clock, in monotonic seconds.
         allow_partial: continue without partitions that fail.
+        id_attribute: the attribute that holds message ids; None if the sort key does.
     """
 
     store: MessageStore
@@ -224,6 +225,7 @@ class ScatterGather:
     clock: Callable[[], float]
     deadline: float
     allow_partial: bool
+    id_attribute: str | None = None
 
     def __post_init__(self) -> None:
         self._began = self.clock()
@@ -241,7 +243,7 @@ class ScatterGather:
             descending=request.query.descending,
             after=request.after,
             before=request.before,
-            partition_attribute=self.store.keys.partition_key,
+            tie_of=partial(tie_of, keys=self.store.keys, id_attribute=self.id_attribute),
         )
         while asked:
             self._add_all(self._ask(asked, request.query), merge)

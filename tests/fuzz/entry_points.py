@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from saltctl.errors import InvalidConversationIdError
-from saltctl.history.cursor import Cursor, Position, encode
+from saltctl.history.cursor import MAX_ID, Cursor, Position, encode
 from saltctl.salting import check_conversation_id, partition_key
 from tests.fuzz.command_runner import FORMATS, SECRET, CommandRunner
 
@@ -104,7 +104,8 @@ def cursors(runner: CommandRunner, data: st.DataObject) -> None:
     strings = STRINGS.filter(lambda string: 0 < len(string.encode("utf-8", "surrogatepass")) <= 1024)
     key = data.draw(st.one_of(strings, st.from_regex(r"[0-9]{1,20}(#m)?", fullmatch=True), TIMES))
     distance = data.draw(st.floats(0, allow_infinity=False))
-    valid = encode(Cursor(Position(key, salt), data.draw(st.integers(-1, 2**70)), distance), "conv")
+    tie = data.draw(st.none() | st.tuples(strings.filter(lambda text: len(text) <= MAX_ID), st.just("f" * 32)))
+    valid = encode(Cursor(Position(key, salt, tie), data.draw(st.integers(-1, 2**70)), distance), "conv")
     damaged = data.draw(st.integers(0, len(valid) - 1))
     forged = valid[:damaged] + data.draw(st.characters(min_codepoint=33, max_codepoint=126)) + valid[damaged + 1 :]
     cursor = data.draw(st.one_of(ARGUMENTS, st.sampled_from((valid, forged, valid[:damaged], valid + "A", "=" * 9))))

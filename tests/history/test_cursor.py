@@ -12,15 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saltctl.errors import InvalidCursorError
-from saltctl.history.cursor import BASE, Cursor, Position, decode, encode
+from saltctl.history.cursor import BASE, MAX_ID, Cursor, Position, decode, encode
 
 NUMBERS = st.builds("{}E{}".format, st.integers(1 - 10**38, 10**38 - 1), st.integers(-130, 88)).map(Decimal)
 """Every number that DynamoDB can store."""
-KEYS = st.one_of(st.text(st.characters(exclude_categories=["Cs"])), NUMBERS)
+STRINGS = st.text(st.characters(exclude_categories=["Cs"]))
+KEYS = st.one_of(STRINGS, NUMBERS)
 DISTANCES = st.floats(0, allow_infinity=False)
-CURSORS = st.builds(
-    Cursor, st.builds(Position, KEYS, st.integers(BASE, 65535)), st.sampled_from([1, 2, 4, 8, 16, 65536]), DISTANCES
-)
+TIES = st.tuples(STRINGS, st.just("0123456789abcdef" * 2))
+POSITIONS = st.builds(Position, KEYS, st.integers(BASE, 65535), st.none() | TIES)
+CURSORS = st.builds(Cursor, POSITIONS, st.sampled_from([1, 2, 4, 8, 16, 65536]), DISTANCES)
 SAMPLE = encode(Cursor(Position("2026-07-01T08:00:00.000Z#m1", 3), 4), "conv")
 
 
@@ -68,7 +69,14 @@ def test_other_strings_are_refused(text: str) -> None:
         {},
         7,
         None,
+        [],
         [1, "x", "S", "k", 0, 1],
+        [True, "x", "S", "k", 0, 1, 0.0],
+        [4, "x", "S", "k", 0, 1, 0.0],
+        [2, "x", "S", "k", 0, 1, 0.0, "m", "f"],
+        [3, "x", "S", "k", 0, 1, 0.0],
+        [3, "x", "S", "k", 0, 1, 0.0, "m", None],
+        [3, "x", "S", "k", 0, 1, 0.0, "\ud800", "f"],
         [2, "x", "S", "k", 0, 1],
         [2, "x", "S", 5, 0, 1, 0.0],
         [2, "x", "N", "nan?", 0, 1, 0.0],
@@ -96,6 +104,23 @@ def test_a_number_that_no_table_holds_is_not_a_cursor(key: str) -> None:
     forged = urlsafe_b64encode(sha256(b"saltctl cursor\0" + body).digest()[:8] + body).decode().rstrip("=")
     with pytest.raises(InvalidCursorError, match="is not a cursor"):
         decode(forged, "conv", "N")
+
+
+@pytest.mark.parametrize("text", ["\x01", "\x7f", "ä", "💬", '"', "k"])
+def test_the_longest_cursor_is_accepted(text: str) -> None:
+    """A sort key of 1,024 bytes, and an id as long as a cursor can have, of characters that take most room."""
+    key = text * (1024 // len(text.encode()))
+    cursor = Cursor(Position(key, 65535, (text * MAX_ID, "f" * 32)), 65536, 1.234e-100)
+    assert decode(encode(cursor, "conv"), "conv", "S") == cursor
+
+
+@pytest.mark.parametrize("version", [0, 1, 4, 10**300])
+def test_a_cursor_of_another_version_is_refused_as_such(version: int) -> None:
+    """It is not damaged: the error names the cause."""
+    body = json.dumps([version, "anything"]).encode()
+    text = urlsafe_b64encode(sha256(b"saltctl cursor\0" + body).digest()[:8] + body).decode().rstrip("=")
+    with pytest.raises(InvalidCursorError, match="comes from another release"):
+        decode(text, "conv", "S")
 
 
 def test_a_cursor_is_bound_to_its_conversation_and_type() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from saltctl.history.cursor import BASE, Position
+from saltctl.history.cursor import BASE, Position, Tie
 from saltctl.history.ordered_merge import OrderedMerge, Row
 
 
@@ -13,9 +13,14 @@ def row(key: str, salt: int, text: str = "") -> Row:
     return Row(key, salt, {"p": {"S": f"c#{salt}"}, "s": {"S": key}, "text": {"S": text or f"{key} on {salt}"}})
 
 
+def tie(text: str) -> Tie:
+    """Return the order of a row: its text is its id."""
+    return text, "fingerprint"
+
+
 def merge_of(*salts: int, **options: Any) -> OrderedMerge:
     """Return a merge of these partitions, newest first by default."""
-    chosen: dict[str, Any] = {"descending": True, "partition_attribute": "p"} | options
+    chosen: dict[str, Any] = {"descending": True, "tie_of": lambda item: tie(item["text"]["S"])} | options
     return OrderedMerge(unfinished=dict.fromkeys(salts), **chosen)
 
 
@@ -59,23 +64,35 @@ def test_the_last_key_read_counts_and_not_the_last_row() -> None:
     assert final_count(merge) == 2
 
 
-def test_equal_rows_have_the_position_of_their_lowest_partition() -> None:
-    """A message has one position in both directions. Other rows with its sort key stay."""
+def test_equal_rows_are_one_message_and_partitions_do_not_matter() -> None:
+    """Messages that share a sort key are in the order of their ids, in both directions."""
     for descending in (True, False):
         merge = merge_of(BASE, 1, 2, descending=descending)
-        merge.add(1, [row("5", 1, "same")], None)
-        merge.add(2, [row("5", 2, "same"), row("5", 3, "other")], None)
-        merge.add(BASE, [row("5", BASE, "third")], None)
-        expected = [Position("5", BASE), Position("5", 1), Position("5", 3)]
+        merge.add(1, [row("5", 1, "b"), row("6", 1)], None)
+        merge.add(2, [row("5", 2, "b"), row("5", 3, "a")], None)
+        merge.add(BASE, [row("5", BASE, "c"), row("6", BASE, "6 on 1")], None)
+        expected = [Position("5", 3, tie("a")), Position("5", 1, tie("b")), Position("5", BASE, tie("c"))]
+        expected.append(Position("6", BASE))  # two rows, but no other message
         assert [found.position for found in merge.rows()] == expected[:: -1 if descending else 1]
 
 
-def test_a_page_that_begins_at_a_duplicate_row_leaves_out_its_copies() -> None:
-    """The row at the cursor is read again: its copy on a higher salt is not a message of the next page."""
-    merge = merge_of(1, 3, descending=False, after=Position("5", 1))
-    merge.add(1, [row("5", 1, "same"), row("6", 1)], None)
-    merge.add(3, [row("5", 3, "same")], None)
-    assert [found.position for found in merge.rows()] == [Position("6", 1)]
+def test_a_page_begins_behind_a_message_whichever_partition_names_it() -> None:
+    """The row at the cursor is read again: its copies are not messages of the next page."""
+    for after in (Position("5", 3), Position("5", 1, tie("b"))):
+        merge = merge_of(1, 3, descending=False, after=after)
+        merge.add(1, [row("5", 1, "b"), row("6", 1)], None)
+        merge.add(3, [row("5", 3, "b")], None)
+        assert [found.position for found in merge.rows()] == [Position("6", 1)]
+
+
+def test_a_position_without_tie_has_all_other_messages_of_its_sort_key_beyond_it() -> None:
+    """In both directions; a position with a tie has only those of greater ids after it."""
+    for tied, after, before in ((None, ["a", "c"], ["a", "c"]), (tie("b"), ["c"], ["a"])):
+        for bounds, expected in (("after", after), ("before", before)):
+            merge = merge_of(0, 1, 2, descending=False, **{bounds: Position("5", 1, tied)})
+            for salt, text in enumerate("abc"):
+                merge.add(salt, [row("5", salt, text)], None)
+            assert [found.item["text"]["S"] for found in merge.rows()] == expected
 
 
 def test_a_dropped_partition_does_not_delay_rows() -> None:
