@@ -180,7 +180,7 @@ class History:
         An unknown conversation has an empty history, which is a result; ``shards`` names the partitions that were read.
 
         Raises:
-            HistoryUnavailableError: partitions cannot be read, and ``allow_partial`` is not set.
+            HistoryUnavailableError: partitions cannot be read, and ``allow_partial`` is not set; or none can be read.
             InvalidCursorError: a cursor is damaged or belongs to another conversation.
             UsageError: options that cannot be used.
             InvalidConversationIdError, UnavailableError, AccessDeniedError, ConfigurationError: as

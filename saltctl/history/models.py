@@ -37,7 +37,8 @@ class ReadOptions:
             them: strings by their UTF-8 bytes, so ``2026-07-01`` is before every time of that day.
         filter: a filter of DynamoDB; rows that it leaves out are read and paid for.
         consistent: strongly consistent reads; eventual ones cost half and may miss the latest messages.
-        allow_partial: return the messages of the other partitions if some fail; ``Page.complete`` is then False.
+        allow_partial: return the messages of the other partitions if some have an outage; ``Page.complete`` is then
+            False. Other errors, such as a missing permission, are raised.
     """
 
     limit: int = 50

@@ -2,7 +2,7 @@
 
 Each partition is asked for about its share of the page plus a margin, and for nothing beyond the estimated page end if
 one is known (``saltctl.history.page_estimate``). Only a partition that runs dry before the page is full is asked again.
-An error of one partition is an error of the page, unless the caller accepts a partial page.
+An error of one partition is an error of the page, unless it is an outage and the caller accepts a partial page.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class _Round:
     store: MessageStore
     clock: Callable[[], float]
     expected: int
-    stop_at_error: bool
+    is_fatal: Callable[[Exception], bool]
     answers: _Answers = field(default_factory=dict)
     complete: threading.Event = field(default_factory=threading.Event)
     over: bool = False
@@ -205,8 +205,12 @@ class _Round:
             self.answers[read] = answer, rows, seconds
         except Exception as exc:
             self.answers[read] = exc
-        if len(self.answers) == self.expected or (self.stop_at_error and isinstance(self.answers[read], Exception)):
+        if len(self.answers) == self.expected or self.failed(self.answers[read]):
             self.complete.set()
+
+    def failed(self, answer: _Answer | Exception) -> bool:
+        """Return whether an answer is an error that ends the page."""
+        return isinstance(answer, Exception) and self.is_fatal(answer)
 
 
 @dataclass
@@ -216,7 +220,7 @@ class ScatterGather:
     Args:
         pool: runs the queries; its size bounds how many are in progress.
         deadline: when the page has to be complete, by the clock, in monotonic seconds.
-        allow_partial: continue without partitions that fail.
+        allow_partial: continue without partitions that have an outage, unless all of them do.
         id_attribute: the attribute that holds message ids; None if the sort key does.
     """
 
@@ -233,8 +237,8 @@ class ScatterGather:
     def run(self, request: PageRequest) -> PageRows:
         """Query until the page's rows are final or every partition was read to its end.
 
-        Raises HistoryUnavailableError if a partition failed or was too late, unless partial pages are allowed. An
-        error that is not an outage (permission, configuration) is raised as it is.
+        Raises HistoryUnavailableError if a partition failed or was too late; if partial pages are allowed, only if all
+        of them did. An error that is not an outage (permission, configuration) is raised as it is.
         """
         partitions = asked = plan(request)
         active = sum(read.active for read in partitions)
@@ -255,8 +259,8 @@ class ScatterGather:
         return PageRows(rows[: request.limit], bool(merge.unfinished) or len(rows) > request.limit, partitions)
 
     def _ask(self, asked: list[PartitionRead], query: PartitionQuery) -> _Answers:
-        """Run one round of queries. A complete read ends it at the first error; a partial one waits for the rest."""
-        current = _Round(self.store, self.clock, len(asked), stop_at_error=not self.allow_partial)
+        """Run one round of queries, until one has an error that ends the page."""
+        current = _Round(self.store, self.clock, len(asked), self._is_fatal)
         # All queries are made first: threads that run already would slow down the making of the others.
         for read, next_query in [(read, read.next_query(query)) for read in asked]:
             self.pool.start(partial(current.ask, read, next_query))
@@ -265,7 +269,7 @@ class ScatterGather:
         finally:
             current.over = True
         answers = current.answers.copy()
-        if self.allow_partial or not any(isinstance(answer, Exception) for answer in answers.values()):
+        if not any(map(current.failed, answers.values())):
             waited = self.clock() - self._began
             for read in [read for read in asked if read not in answers]:
                 problem = f"partition key {read.key!r} did not answer within {waited:.1f} s"
@@ -283,12 +287,17 @@ class ScatterGather:
                 raise answer
             else:
                 self._add(read, answer, merge)
-        if errors and not self.allow_partial:
+        nothing_read = not any(read.queries for read in answers)  # the first round asks all partitions
+        if errors and (nothing_read or any(map(self._is_fatal, errors.values()))):
             first, *others = errors
             also = f" (and {len(others)} more: {', '.join(others[:5])})" if others else ""
             problem = f"the history would be incomplete without partition key {first!r}{also}: {errors[first].message}"
-            hint = f"try again; --allow-partial shows the messages of the other partitions. {errors[first].hint}"
-            raise partition_error(errors, problem, hint.strip())
+            other = "" if self.allow_partial else "; --allow-partial shows the messages of the other partitions"
+            raise partition_error(errors, problem, f"try again{other}. {errors[first].hint}".strip())
+
+    def _is_fatal(self, error: Exception) -> bool:
+        """Return whether an error ends the page: a missing permission or table is missing for all of it."""
+        return not (self.allow_partial and isinstance(error, UnavailableError))
 
     def _add(self, read: PartitionRead, answered: _Answer, merge: OrderedMerge) -> None:
         answer, rows, seconds = answered

@@ -11,8 +11,10 @@ import pytest
 
 from saltctl.errors import (
     AccessDeniedError,
+    ConfigurationError,
     HistoryUnavailableError,
     InvalidConversationIdError,
+    SaltctlError,
     SortKeyTakenError,
     ThrottledError,
     UsageError,
@@ -393,6 +395,54 @@ def test_an_internal_error_is_not_an_outage(lookups: FixedLookups) -> None:
     store = failing("hot#5", ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         History(lookups, store).page("hot", ReadOptions(allow_partial=True))
+
+
+@pytest.mark.parametrize(
+    "refused", [AccessDeniedError("no"), ConfigurationError("no table"), SaltctlError("internal")], ids=lambda e: e.code
+)
+def test_a_partial_page_leaves_out_outages_alone(lookups: FixedLookups, refused: SaltctlError) -> None:
+    """An error that a retry cannot fix is raised unchanged, also if another partition has an outage."""
+
+    def fail(request: PartitionQuery) -> None:
+        if request.partition_key == "hot#2":
+            raise ThrottledError("throttled")
+        if request.partition_key == "hot#5":
+            raise refused
+
+    with pytest.raises(type(refused)) as caught:
+        History(lookups, MemoryMessages(before_query=fail)).page("hot", ReadOptions(allow_partial=True))
+    assert caught.value is refused
+
+
+@pytest.mark.parametrize("conversation", ["cold", "hot"])
+def test_a_page_of_no_partition_is_not_partial(lookups: FixedLookups, conversation: str) -> None:
+    """An outage of all partitions is an error: an empty page would look like an empty history."""
+
+    def fail(request: PartitionQuery) -> None:
+        raise ThrottledError("throttled")
+
+    history = History(lookups, MemoryMessages(before_query=fail))
+    with pytest.raises(HistoryUnavailableError, match="throttled") as caught:
+        history.page(conversation, ReadOptions(allow_partial=True))
+    assert "--allow-partial" not in caught.value.hint
+
+
+def test_a_partial_page_has_what_was_read_before_an_outage(lookups: FixedLookups) -> None:
+    """The partition answers the first round of queries and fails in the second: its first rows stay."""
+    asked = 0
+
+    def fail(request: PartitionQuery) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            raise ThrottledError("throttled")
+
+    store = MemoryMessages(page_bytes=1, before_query=fail)
+    history = History(lookups, store)
+    for number in range(5):
+        history.put("cold", f"{number}#m{number}", {})
+    page = history.page("cold", ReadOptions(allow_partial=True))
+    assert (ids(page.messages), page.missing) == (["m4"], ["cold"])
 
 
 def test_partial_on_request(lookups: FixedLookups) -> None:

@@ -43,7 +43,7 @@ def read(
     until: option.Until = None,
     eventual: option.Eventual = False,
     allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Leave out partitions that fail, and exit 4.")
+        bool, typer.Option("--allow-partial", help="Leave out partitions with an outage, and exit 4.")
     ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show the first requests, and read no message.")] = False,
     timeout: option.Timeout = 0.0,
@@ -67,20 +67,20 @@ def read(
 
     if all_ and limit is not None:
         raise UsageError("--all chooses the size of its pages: it cannot take a --limit", hint="leave one of them out")
-    history = session_of(context).history
-    bounds = sort_key_bound(history, since), sort_key_bound(history, until)
-    options = ReadOptions(
-        limit or 50, before, after, oldest_first, *bounds, consistent=not eventual, allow_partial=allow_partial
-    )
     form = resolve_format(output)
-    if explain:
-        print_plan(history.explain(conversation, options), form)
-        return
     given = {"--limit": limit, "--all": all_, "--since": since, "--until": until, "--oldest-first": oldest_first}
     given |= {"--eventual": eventual, "--allow-partial": allow_partial}
     resume = f"{command_line('history', 'read', conversation, given=given)} {'--after' if oldest_first else '--before'}"
     writer = PageWriter(form, resume, oldest_first=oldest_first)
     with deadline(timeout):
+        history = session_of(context).history
+        bounds = sort_key_bound(history, since), sort_key_bound(history, until)
+        options = ReadOptions(
+            limit or 50, before, after, oldest_first, *bounds, consistent=not eventual, allow_partial=allow_partial
+        )
+        if explain:
+            print_plan(history.explain(conversation, options), form)
+            return
         writer.write(history.pages(conversation, options) if all_ else [history.page(conversation, options)])
     if not writer.finish():
         raise typer.Exit(ExitCode.INCOMPLETE)
@@ -112,10 +112,10 @@ def find(
     from saltctl.cli.history.view import MESSAGE_COLUMNS, print_chat, record_of
     from saltctl.history.models import FIND_TIMEOUT, FindOptions
 
-    history = session_of(context).history
-    bounds = sort_key_bound(history, since), sort_key_bound(history, until)
-    options = FindOptions(sort_key, *bounds, timeout=max(timeout, FIND_TIMEOUT))
     with deadline(timeout):
+        history = session_of(context).history
+        bounds = sort_key_bound(history, since), sort_key_bound(history, until)
+        options = FindOptions(sort_key, *bounds, timeout=max(timeout, FIND_TIMEOUT))
         found = history.find(conversation, message, options)
     form = resolve_format(output)
     if found.message is None:

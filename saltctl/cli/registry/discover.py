@@ -59,13 +59,15 @@ def discover(
     from saltctl.registry.discover import estimate_cost, half_done_raises
 
     session = session_of(context)
-    cost = estimate_cost(session.history.store, consistent=not eventual)
-    if cost_only:
-        print_result(asdict(cost), output, columns=COST_COLUMNS)
-        return
-    note(f"the scan reads about {cost.items:,} items and costs about {cost.rcu:,} read units ({cost.bytes:,} bytes)")
     apply, failed = apply and not dry_run, 0
     with deadline(timeout):
+        cost = estimate_cost(session.history.store, consistent=not eventual)
+        if cost_only:
+            print_result(asdict(cost), output, columns=COST_COLUMNS)
+            return
+        note(
+            f"the scan reads about {cost.items:,} items and costs about {cost.rcu:,} read units ({cost.bytes:,} bytes)"
+        )
         session.backup.check_table()
         found = _scan(session, segments=segments, eventual=eventual, any_salting=any_salting)
         incomplete = half_done_raises(found, session.registry) if apply else []

@@ -32,7 +32,7 @@ _THROTTLES = {
 _DENIED = {
     "AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException",
     "ExpiredTokenException", "ExpiredToken", "InvalidClientTokenId", "MissingAuthenticationTokenException",
-    "IncompleteSignature", "SignatureDoesNotMatch",
+    "IncompleteSignature", "SignatureDoesNotMatch", "NotAuthorized", "OptInRequired", "RequestExpired",
 }
 # fmt: on
 

@@ -286,6 +286,43 @@ def test_allow_partial_prints_the_other_partitions(saltctl: Runner, throttled: l
     assert f"cannot read {CONV}#2" in outcome.err
 
 
+def test_allow_partial_does_not_hide_a_missing_permission(saltctl: Runner, history: History, stub: AwsStub) -> None:
+    """Exit 77 without any message: an access refusal of one partition is not a partial answer."""
+    put_messages(history, 20)
+    denied = refusal("AccessDeniedException")
+    stub.rule = lambda *request: denied if is_query_of(f"{CONV}#2", *request) else None
+    outcome = saltctl("history", "read", CONV, "--allow-partial", "-o", "json")
+    assert (outcome.code, outcome.out, outcome.error["code"]) == (77, "", "access_denied")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("history", "find", CONV, "m1", "--since", "2h"),
+        ("history", "read", CONV, "--until", "2h"),
+        ("history", "read", CONV, "--explain", "--since", "2h"),
+        ("registry", "discover", "--cost"),
+        ("registry", "discover"),
+    ],
+    ids=" ".join,
+)
+def test_a_timeout_bounds_the_first_requests_too(
+    saltctl: Runner, history: History, stub: AwsStub, command: tuple[str, ...]
+) -> None:
+    """A table that does not describe itself: a bound of the sort key and the cost of a scan need its description."""
+    over = threading.Event()
+
+    def hang(operation: str, request: dict[str, Any]) -> None:
+        if operation == "DescribeTable" and request["TableName"] == history.store.name:  # type: ignore[attr-defined]
+            over.wait(30)
+
+    stub.rule = hang
+    try:
+        assert saltctl(*command, "--timeout", "700ms", "-o", "json").code == 124
+    finally:
+        over.set()
+
+
 def test_find_shows_the_message(saltctl: Runner, history: History) -> None:
     """A message is found by its id alone, and by its id and sort key."""
     put_messages(history, 12)
