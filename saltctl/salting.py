@@ -170,19 +170,25 @@ class SaltEvidence:
     example: int = 0
     _counted: set[int] = field(default_factory=set)
 
-    def add(self, salt: int, message_id: str | None) -> None:
-        """Count one row; None if it has no message id. An id that is seen again proves nothing more."""
+    def add(self, salt: int, message_id: str | None) -> bool:
+        """Count one row; None if it has no message id. Returns whether it proves more than the rows before it."""
+        return self.add_crc(salt, None if message_id is None else crc32(message_id.encode()))
+
+    def add_crc(self, salt: int, crc: int | None) -> bool:
+        """Count one row by the CRC-32 of its message id, as :meth:`add` does."""
         self.rows += 1
         span = max(power_of_two_at_least(salt + 1), 2)
-        crc = None if message_id is None else crc32(message_id.encode())
         if crc is None or crc % span != salt:
             self.misplaced += 1
             self.example = salt
-        elif self.bits < _ENOUGH_BITS and crc not in self._counted:
-            self._counted.add(crc)
-            self.bits += span.bit_length() - 1
-            if self.bits >= _ENOUGH_BITS:
-                self._counted.clear()  # bounded memory for each of many conversations
+            return self.misplaced == 1
+        if self.bits >= _ENOUGH_BITS or crc in self._counted:
+            return False
+        self._counted.add(crc)
+        self.bits += span.bit_length() - 1
+        if self.bits >= _ENOUGH_BITS:
+            self._counted.clear()  # bounded memory for each of many conversations
+        return True
 
     def problem(self, candidates: int = 1, *, registered: bool = False) -> str:
         """Return why the rows are not proved to be salted; empty if they are.

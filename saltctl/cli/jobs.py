@@ -22,8 +22,17 @@ import typer
 from saltctl.cli.failures import exit_code_of, failure_of
 from saltctl.cli.output import OutputFormat, console, note, print_result, warn, write_json_line
 from saltctl.cli.session import Session
-from saltctl.cli.signals import Terminated
-from saltctl.errors import ConfigurationError, ExitCode, LeaseHeldError, SaltctlError
+from saltctl.cli.signals import Terminated, arguments, deadline
+from saltctl.cli.text import command_line
+from saltctl.errors import (
+    AwsUnavailableError,
+    ConfigurationError,
+    ExitCode,
+    IncompleteError,
+    LeaseHeldError,
+    RefusedError,
+    SaltctlError,
+)
 from saltctl.times import iso_utc
 
 LINE_EVERY = 10.0
@@ -94,6 +103,21 @@ def _rate_limited(clock: Callable[[], float]) -> PrintLine:
             note(text)
 
     return print_line
+
+
+@contextmanager
+def resume_hint(load_checkpoint: Callable[[], object], *, quiet: bool = False) -> Iterator[None]:
+    """Name the command that resumes the job if the block fails and a checkpoint is kept; None if there is none."""
+    try:
+        yield
+    except (AwsUnavailableError, IncompleteError, LeaseHeldError, RefusedError):
+        raise  # the checkpoint cannot be read, is that of a job in progress, or is not valid; or a hint names another
+    except BaseException:
+        with suppress(SaltctlError), deadline(2.0):  # a silent server must not delay the end
+            if not quiet and load_checkpoint() is not None:
+                words = [word for word in arguments.get() if word not in ("--resume", "--restart")]
+                note(f"a checkpoint is kept; to resume from it: {command_line(*words, '--resume')}")
+        raise
 
 
 # Jobs run by cron.

@@ -19,6 +19,7 @@ from saltctl.times import parse_iso
 
 if TYPE_CHECKING:
     from saltctl.history.history import History
+    from saltctl.rebuild.checkpoint import ResumeMode
 
 
 def parse_duration(text: str) -> float:
@@ -69,6 +70,30 @@ Source = Annotated[
 Table = Annotated[
     str | None, typer.Option("--table", metavar="TABLE", help="The table; the messages table if omitted.")
 ]
+
+MaxRcu = Annotated[
+    float | None,
+    typer.Option("--max-rcu", metavar="UNITS", help="Maximum read capacity units a second.", show_default=False),
+]
+LockWait = Annotated[float, duration("--lock-wait", "Wait for a rebuild that is in progress.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint, or fail.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Start over, even if there is a checkpoint.")]
+
+
+def resume_mode(*, resume: bool, restart: bool) -> ResumeMode | None:
+    """Return the mode that the options choose; None without one.
+
+    Raises:
+        UsageError: they exclude each other.
+    """
+    from saltctl.rebuild.checkpoint import ResumeMode
+
+    if resume and restart:
+        raise UsageError("--resume and --restart exclude each other", hint="give one of them, or neither")
+    if resume or restart:
+        return ResumeMode.ALWAYS if resume else ResumeMode.NEVER
+    return None
+
 
 # Changes.
 Reason = Annotated[str, typer.Option("--reason", help="Recorded with each raise.")]

@@ -144,6 +144,33 @@ def load_checkpoint(item: CheckpointItem) -> Checkpoint | None:
         raise CheckpointRefusedError(problem, hint=_RESTART) from exc
 
 
+Sessions = Mapping[str, "RedisRebuildSession"]
+"""The sessions of a rebuild, by primary."""
+Server = Callable[[str], Mapping[str, Any]]
+"""Returns INFO of a primary."""
+
+
+def marked_primaries(sessions: Sessions, server: Server) -> dict[str, Primary]:
+    """Return the primaries whose buckets are marked."""
+    return {name: Primary(_run_id(server, name), session.replication_id) for name, session in sessions.items()}
+
+
+def lost_marks(token: str, primaries: Mapping[str, Primary], sessions: Sessions, server: Server) -> str:
+    """Return why the marks of ``primaries`` are lost; an empty string if every bucket still has its token."""
+    if set(primaries) != set(sessions):
+        return "the Redis primaries have changed"
+    for name, primary in primaries.items():
+        if _run_id(server, name) != primary.run_id:
+            return f"Redis at {name} was restarted since"
+        if reason := sessions[name].check_marks(token, primary.replication_id):
+            return f"at {name} {reason}"
+    return ""
+
+
+def _run_id(server: Server, primary: str) -> str:
+    return str(server(primary).get("run_id", ""))
+
+
 @dataclass
 class CheckpointManager:
     """Resumes a rebuild from its checkpoint, and saves how far it is.
@@ -158,8 +185,8 @@ class CheckpointManager:
     """
 
     item: CheckpointItem | None
-    sessions: Mapping[str, RedisRebuildSession]
-    server: Callable[[str], Mapping[str, Any]]
+    sessions: Sessions
+    server: Server
     token: str
     every: float
     clock: Callable[[], float] = time.monotonic
@@ -213,14 +240,7 @@ class CheckpointManager:
             return "another rebuild has begun since"  # raises may have been merged into its primaries alone
         if checkpoint.merged.skipped:
             return "it skipped damaged items, whose buckets must stay unverified"
-        if set(checkpoint.primaries) != set(self.sessions):
-            return "the Redis primaries have changed"
-        for name, primary in checkpoint.primaries.items():
-            if self._run_id(name) != primary.run_id:
-                return f"Redis at {name} was restarted since"
-            if reason := self.sessions[name].check_marks(checkpoint.token, primary.replication_id):
-                return f"at {name} {reason}"
-        return ""
+        return lost_marks(checkpoint.token, checkpoint.primaries, self.sessions, self.server)
 
     def save_if_due(self, buffer: MergeBuffer, half_done: Sequence[tuple[str, int]]) -> Iterator[CheckpointNotSaved]:
         """Save every few seconds. Yields an event the first time that it fails."""
@@ -241,7 +261,7 @@ class CheckpointManager:
                 Checkpoint(
                     scope=self._scope,
                     token=self.token,
-                    primaries={n: Primary(self._run_id(n), s.replication_id) for n, s in self.sessions.items()},
+                    primaries=marked_primaries(self.sessions, self.server),
                     merged=buffer.merged,
                     half_done=tuple(half_done),
                     restored=buffer.restored,
@@ -262,6 +282,3 @@ class CheckpointManager:
         if self.item is not None:
             with suppress(SaltctlError):  # a later rebuild finds that the token is gone
                 self.item.delete()
-
-    def _run_id(self, primary: str) -> str:
-        return str(self.server(primary).get("run_id", ""))

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import time
+from binascii import crc32
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
@@ -28,13 +29,15 @@ from saltctl.salting import (
     power_of_two_at_least,
     split_partition_key,
 )
-from saltctl.stores.contracts.messages import Item, MessageStore
+from saltctl.stores.contracts.messages import Item, KeysPage, MessageStore
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore
 
 _RCU_BYTES = 4096
 """The bytes of a scan that one strongly consistent read unit covers; an eventually consistent one covers twice that."""
 _IDS_PER_READ = 1000
 
+Row = tuple[int, int | None]
+"""The salt of a row and the CRC-32 of its message id; None without an id."""
 DiscoveryState = Literal["held", "behind", "above-cap", "invalid-id", "damaged", "unproven"]
 """held: the backup holds at least the needed N. behind: it holds less, or no entry. above-cap: the needed N is above
 max_n_cap. invalid-id: this cannot be a conversation id. damaged: its item in the backup is. unproven: its rows do not
@@ -121,19 +124,42 @@ def discover(
         UsageError: the number of segments is not allowed.
         UnavailableError, AccessDeniedError, ConfigurationError: one of the tables cannot be read.
     """
+    started, salts = clock(), Salts(store.keys.partition_key, message_id)
+    yield from scan_salts(store, salts, attribute=attribute, segments=segments, consistent=consistent)
+    found = judge(salts, backup, cap=cap, any_salting=any_salting)
+    seconds = round(clock() - started, 3)
+    yield Discovery(salts.items, found, salts.consumed_rcu, seconds, salts.foreign_rows, salts.foreign_key)
+
+
+def scan_salts(
+    store: MessageStore,
+    salts: Salts,
+    *,
+    attribute: str | None,
+    segments: int,
+    consistent: bool = True,
+    max_rcu: float | None = None,
+) -> Generator[ScanProgress, None, None]:
+    """Scan the messages table from the position of ``salts`` on, and add each page to it before yielding progress.
+
+    Raises:
+        As :func:`discover`.
+    """
     if not 1 <= segments <= 64:
         raise UsageError(f"segments must be from 1 to 64, not {segments}", hint="--segments 4")
-    started = clock()
-    seen = _Seen(store.keys.partition_key, message_id)
-    consumed = 0.0
-    with closing(store.scan_keys(segments, consistent=consistent, attribute=attribute)) as pages:
+    after = dict(salts.after)
+    scan = store.scan_keys(segments, consistent=consistent, attribute=attribute, after=after, max_rcu=max_rcu)
+    with closing(scan) as pages:
         for page in pages:
-            consumed += page.consumed_rcu
-            seen.add(page.items)
-            yield ScanProgress(seen.items, len(seen.highest), consumed)
+            salts.add(page)
+            yield ScanProgress(salts.items, len(salts.highest), salts.consumed_rcu)
+
+
+def judge(salts: Salts, backup: BackupStore, *, cap: int, any_salting: bool) -> list[Discovered]:
+    """Compare what a complete scan has found with the backup; return every salted conversation, sorted by id."""
     held: dict[str, BackupEntry] = {}
     damaged: dict[str, str] = {}
-    valid = [conversation_id for conversation_id in sorted(seen.highest) if is_conversation_id(conversation_id)]
+    valid = [conversation_id for conversation_id in sorted(salts.highest) if is_conversation_id(conversation_id)]
     for start in range(0, len(valid), _IDS_PER_READ):
         entries, problems = read_undamaged(backup, valid[start : start + _IDS_PER_READ])
         held |= entries
@@ -141,13 +167,11 @@ def discover(
     unproved: dict[str, str] = {}
     for conversation_id in [] if any_salting else valid:
         registered = conversation_id in held and held[conversation_id].max_n > 1
-        unproved[conversation_id] = seen.evidence[conversation_id].problem(len(valid), registered=registered)
-    found = [
+        unproved[conversation_id] = salts.evidence[conversation_id].problem(len(valid), registered=registered)
+    return [
         _judge(i, salt, held.get(i), cap, damage=damaged.get(i, ""), problem=unproved.get(i, ""))
-        for i, salt in sorted(seen.highest.items())
+        for i, salt in sorted(salts.highest.items())
     ]
-    seconds = round(clock() - started, 3)
-    yield Discovery(seen.items, found, consumed, seconds, seen.foreign_rows, seen.foreign_key)
 
 
 def half_done_raises(found: Discovery, registry: Registry) -> list[str]:
@@ -161,29 +185,48 @@ def half_done_raises(found: Discovery, registry: Registry) -> list[str]:
 
 
 @dataclass
-class _Seen:
-    """Salts and evidence of each conversation so far."""
+class Salts:
+    """Salts and evidence of each conversation so far, and the position of the scan: the last key of each segment.
+
+    ``unsaved`` collects the salts, and the CRC-32 of the message ids, of the rows that proved anything new; None
+    collects nothing.
+    """
 
     partition_key: str
     message_id: Callable[[Item], str | None]
+    unsaved: defaultdict[str, list[Row]] | None = None
     items: int = 0
+    consumed_rcu: float = 0.0
+    after: dict[int, Item | None] = field(default_factory=dict)
     highest: dict[str, int] = field(default_factory=dict)
     evidence: defaultdict[str, SaltEvidence] = field(default_factory=lambda: defaultdict(SaltEvidence))
     foreign_rows: int = 0
     foreign_key: str | None = None
 
-    def add(self, items: Sequence[Item]) -> None:
+    def add(self, page: KeysPage) -> None:
         """Count the rows of one page."""
-        self.items += len(items)
-        for item in items:
+        self.items += len(page.items)
+        self.consumed_rcu += page.consumed_rcu
+        if page.segment >= 0:
+            self.after[page.segment] = page.last
+        for item in page.items:
             key = item[self.partition_key]["S"]
             conversation_id, salt = split_partition_key(key)
             if salt is not None:
-                self.highest[conversation_id] = max(salt, self.highest.get(conversation_id, 0))
-                self.evidence[conversation_id].add(salt, self.message_id(item))
+                message_id = self.message_id(item)
+                crc = None if message_id is None else crc32(message_id.encode())
+                if self.add_row(conversation_id, salt, crc) and self.unsaved is not None:
+                    self.unsaved[conversation_id].append((salt, crc))
             elif SEPARATOR in key:
                 self.foreign_rows += 1
                 self.foreign_key = key
+
+    def add_row(self, conversation_id: str, salt: int, crc: int | None) -> bool:
+        """Count one row on a salt; return whether it proves anything new. A row that is counted twice does no harm."""
+        higher = salt > self.highest.get(conversation_id, -1)
+        if higher:
+            self.highest[conversation_id] = salt
+        return self.evidence[conversation_id].add_crc(salt, crc) or higher
 
 
 def _judge(

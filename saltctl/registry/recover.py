@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -24,7 +25,8 @@ from saltctl.rebuild import events
 from saltctl.rebuild.lease import Lease
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
-from saltctl.registry.discover import Discovered, Discovery, ScanCost, ScanProgress, discover, estimate_cost
+from saltctl.registry.discover import Discovered, Salts, ScanCost, estimate_cost, judge, scan_salts
+from saltctl.registry.scan_checkpoint import ScanCheckpoint, ScanResumed, ScanScope
 from saltctl.salting import is_conversation_id
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -92,7 +94,7 @@ class RecoveryReport:
     rebuild: events.RebuildReport | None = None
 
 
-Event = RecoveryProgress | RecoveryReport | DamagedEntry | Discovered | events.Event
+Event = RecoveryProgress | RecoveryReport | DamagedEntry | Discovered | ScanResumed | events.Event
 
 
 @dataclass(eq=False)
@@ -127,6 +129,7 @@ class Recovery:
             LeaseHeldError: a rebuild or another recovery is in progress.
             UnavailableError, AccessDeniedError: a server was lost; entries added so far are kept, and another run
                 continues. The table is not claimed.
+            CheckpointRefusedError: the recovery has to resume, but there is no valid checkpoint.
             IncompleteError: messages do not prove which conversations are salted. The table is not claimed.
         """
         started = self.clock()
@@ -156,15 +159,7 @@ class Recovery:
             return self._plan(reader)
 
     def _plan(self, reader: RedisBucketReader) -> RecoveryPlan:
-        table = self._table_state()
-        layouts = reader.fence_layouts()
-        others = [layout for layout in layouts if layout.rpartition(":")[0] != self.settings.layout]
-        if others or len(layouts) > 1:
-            raise ConfigurationError(
-                f"the fences in Redis name {len(layouts)} registries: {', '.join(sorted(layouts))}",
-                hint="check SALTCTL_BUCKETS and SALTCTL_KEY_PREFIX; if they are right, delete the buckets of the other",
-            )
-        redis_registry = next(iter(layouts), "").rpartition(":")[2]
+        table, redis_registry = self._table_state(), self._registry_in_redis(reader)
         foreign = table == "intact" and redis_registry not in ("", self.backup.registry.id())
         verified = bool(redis_registry) and not foreign and self._verified(redis_registry)
         entries = sum(reader.count_entries(range(self.settings.buckets)))
@@ -173,6 +168,17 @@ class Recovery:
         cost = estimate_cost(self.messages, consistent=True) if needed else None
         items = 0 if table == "missing" else self.backup.size().items
         return RecoveryPlan(table, items, entries, redis_registry, verified, not foreign, cost)
+
+    def _registry_in_redis(self, reader: RedisBucketReader) -> str:
+        """Return the id of the registry that the fences name; empty without fences."""
+        layouts = reader.fence_layouts()
+        others = [layout for layout in layouts if layout.rpartition(":")[0] != self.settings.layout]
+        if others or len(layouts) > 1:
+            raise ConfigurationError(
+                f"the fences in Redis name {len(layouts)} registries: {', '.join(sorted(layouts))}",
+                hint="check SALTCTL_BUCKETS and SALTCTL_KEY_PREFIX; if they are right, delete the buckets of the other",
+            )
+        return next(iter(layouts), "").rpartition(":")[2]
 
     def _table_state(self) -> TableState:
         if self.backup.describe() is None:
@@ -205,11 +211,13 @@ class Recovery:
             self.backup.create_table()
         # The table that is claimed in the end: one that takes its place meanwhile is not.
         table = self.backup.registry.table_identity()
+        checkpoint = self._checkpoint(table)
         lease = Lease(
-            self.backup.lease, secrets.token_hex(16), self.options.heartbeat_every, self.clock, self.now, self.sleep
+            self.backup.lease, checkpoint.token, self.options.heartbeat_every, self.clock, self.now, self.sleep
         )
         yield from lease.acquire(self.options.lock_wait)
         try:
+            yield from self._mark_or_resume(plan, checkpoint, reader)
             before = reader.replication_ids()
             held = yield from self._read_backup(report, lease)
             if plan.use_redis:
@@ -220,7 +228,7 @@ class Recovery:
             verified = plan.redis_verified and self._verified(plan.redis_registry)
             enough = plan.table != "intact" and verified and reader.replication_ids() == before
             if not enough and self.messages.describe() is not None:
-                yield from self._add_from_messages(held, report, lease)
+                yield from self._add_from_messages(held, report, lease, checkpoint)
             if plan.table != "intact":
                 report.registry_id = self.backup.registry.claim(table)
         finally:
@@ -233,6 +241,36 @@ class Recovery:
             late = ((i, n) for i, n in again if n > held.get(i, 1))
             for step in self._add(late, held, "from Redis", report, None):
                 report.from_redis += step.done
+        checkpoint.delete()
+
+    def _checkpoint(self, table: str) -> ScanCheckpoint:
+        region, settings = self.backup.registry.region, self.settings
+        messages = f"{region} {self.messages.identity()}" if self.messages.describe() is not None else ""
+        scope = ScanScope(
+            f"{region} {table}",
+            messages,
+            settings.layout,
+            settings.key_prefix,
+            settings.message_id_from,
+            self.options.segments,
+        )
+        every, items, token = self.options.checkpoint_every, self.backup.scan_checkpoint, secrets.token_hex(16)
+        return ScanCheckpoint(items, scope, token, self.store.server, every, self.clock, self.now, self.sleep)
+
+    def _mark_or_resume(
+        self, plan: RecoveryPlan, checkpoint: ScanCheckpoint, reader: RedisBucketReader
+    ) -> Iterator[Event]:
+        """Mark every bucket, or find the marks of an interrupted recovery. Fences stay, and with them lookups."""
+        # Not the registry of the plan: another recovery may have ended while this one waited for the lease.
+        registry_id, sessions = self._registry_in_redis(reader) or "0" * 16, {}
+        with closing(RedisRegistry(self.settings, registry_id=lambda: registry_id)) as store:
+            try:
+                if plan.use_redis:
+                    sessions = {session.primary: session for session in store.sessions()}
+                yield from checkpoint.resume_or_mark(self.options.resume, sessions)
+            finally:
+                for session in sessions.values():
+                    session.close()
 
     def _read_backup(
         self, report: RecoveryReport, lease: Lease | None = None
@@ -255,26 +293,14 @@ class Recovery:
             else:
                 yield conversation_id, n
 
-    def _add_from_messages(self, held: dict[str, int], report: RecoveryReport, lease: Lease) -> Iterator[Event]:
-        backup = cast(BackupStore, _Held(held))
-        scan = discover(
-            self.messages,
-            backup,
-            message_id=self.message_id,
-            attribute=self.settings.message_id_from.partition("attribute:")[2] or None,
-            segments=self.options.segments,
-            cap=self.settings.max_n_cap,
-            any_salting=self.unproven == "raise",
-        )
-        discovery = None
-        for event in scan:
-            if isinstance(event, ScanProgress):
-                yield from self._progress("reading the messages", event.items, lease)
-            else:
-                discovery = event
-        assert isinstance(discovery, Discovery)
-        report.consumed_rcu += discovery.consumed_rcu
-        unproven = [found for found in discovery.conversations if found.state == "unproven"]
+    def _add_from_messages(
+        self, held: dict[str, int], report: RecoveryReport, lease: Lease, checkpoint: ScanCheckpoint
+    ) -> Iterator[Event]:
+        salts = yield from self._scan_messages(lease, checkpoint)
+        report.consumed_rcu += salts.consumed_rcu
+        backup, any_salting = cast(BackupStore, _Held(held)), self.unproven == "raise"
+        discovered = judge(salts, backup, cap=self.settings.max_n_cap, any_salting=any_salting)
+        unproven = [found for found in discovered if found.state == "unproven"]
         yield from unproven
         if unproven and self.unproven == "refuse":
             raise IncompleteError(
@@ -283,11 +309,29 @@ class Recovery:
                 hint="if no conversation id contains a '#', all of them are salted: add --unproven raise. Only if ids "
                 "such as 'CONV#1' exist, add --unproven skip: it hides the salted messages of those that are named",
             )
-        report.skipped += sum(found.state not in ("held", "behind") for found in discovery.conversations)
-        behind = ((found.conversation_id, found.needed_n) for found in discovery.behind)
+        report.skipped += sum(found.state not in ("held", "behind") for found in discovered)
+        behind = ((found.conversation_id, found.needed_n) for found in discovered if found.state == "behind")
         for step in self._add(behind, held, "from the messages", report, lease):
             report.from_messages += step.done
             yield RecoveryProgress("from the messages", report.from_messages)
+
+    def _scan_messages(self, lease: Lease, checkpoint: ScanCheckpoint) -> Generator[Event, None, Salts]:
+        """Read the messages, from the checkpoint on if there is one."""
+        salts = Salts(self.messages.keys.partition_key, self.message_id, unsaved=defaultdict(list))
+        yield from checkpoint.restore(salts)
+        scan = scan_salts(
+            self.messages,
+            salts,
+            attribute=self.settings.message_id_from.partition("attribute:")[2] or None,
+            segments=self.options.segments,
+            max_rcu=self.options.max_rcu,
+        )
+        with closing(scan):
+            for event in scan:
+                yield from self._progress("reading the messages", event.items, lease)
+                checkpoint.save_if_due(salts)
+        checkpoint.save(salts)
+        return salts
 
     def _add(
         self,

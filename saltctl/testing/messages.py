@@ -6,7 +6,7 @@ import re
 import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from saltctl.errors import UsageError
 from saltctl.forks import PerProcess
 from saltctl.salting import number_text
 from saltctl.stores.contracts.messages import (
+    NOTHING_READ,
     Item,
     KeysPage,
     PartitionAnswer,
@@ -126,9 +127,16 @@ class MemoryMessages:
         return TableSize(len(self._sizes), sum(self._sizes.values()))
 
     def scan_keys(
-        self, segments: int, *, consistent: bool = True, attribute: str | None = None
+        self,
+        segments: int,
+        *,
+        consistent: bool = True,
+        attribute: str | None = None,
+        after: Mapping[int, Item | None] = NOTHING_READ,
+        max_rcu: float | None = None,
     ) -> Generator[KeysPage, None, None]:
-        """Yield the keys of every row, a page for each partition."""
+        """Yield the keys of every row, a page for each partition, as those of one segment from its start."""
         names = {self.keys.partition_key, self.keys.sort_key, attribute}
         for rows in self._partitions.values():
-            yield KeysPage([{name: row[name] for name in row.keys() & names} for row in rows.values()], 1.0)
+            items = [{name: row[name] for name in row.keys() & names} for row in rows.values()]
+            yield KeysPage(items, 1.0, 0, items[-1] if items else None)

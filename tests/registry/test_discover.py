@@ -197,9 +197,7 @@ def test_invalid_segments_are_refused(segments: int) -> None:
     """They are refused before the scan."""
 
     class Unscanned(MemoryMessages):
-        def scan_keys(
-            self, segments: int, *, consistent: bool = True, attribute: str | None = None
-        ) -> Generator[KeysPage, None, None]:
+        def scan_keys(self, segments: int, **options: object) -> Generator[KeysPage, None, None]:
             raise AssertionError("scanned")
 
     with pytest.raises(UsageError):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -12,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.jobs import track_job
-from saltctl.cli.output import note, warn
+from saltctl.cli.jobs import resume_hint, track_job
+from saltctl.cli.output import warn
 from saltctl.cli.rebuild.view import COLUMNS, print_report, show_rebuild
 from saltctl.cli.session import Session, is_interactive, session_of
-from saltctl.cli.signals import arguments, deadline
-from saltctl.cli.text import command_line, counted
-from saltctl.errors import AwsUnavailableError, ExitCode, LeaseHeldError, RefusedError, SaltctlError, UsageError
+from saltctl.cli.signals import deadline
+from saltctl.cli.text import counted
+from saltctl.errors import ExitCode, RefusedError
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
@@ -31,16 +30,13 @@ def rebuild(
     context: typer.Context,
     segments: option.Segments = 4,
     wait_redis: Annotated[float, option.duration("--wait-redis", "Wait for a Redis that is down or loading.")] = 0.0,
-    lock_wait: Annotated[float, option.duration("--lock-wait", "Wait for a rebuild that is in progress.")] = 0.0,
-    max_rcu: Annotated[
-        float | None,
-        typer.Option("--max-rcu", metavar="UNITS", help="Maximum read capacity units a second.", show_default=False),
-    ] = None,
+    lock_wait: option.LockWait = 0.0,
+    max_rcu: option.MaxRcu = None,
     if_needed: Annotated[
         bool, typer.Option("--if-needed", help="Do nothing if every primary is verified already.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint, or fail.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Start over, even if there is a checkpoint.")] = False,
+    resume: option.Resume = False,
+    restart: option.Restart = False,
     timeout: option.Timeout = 0.0,
     cron: option.Cron = False,
     metrics_file: option.MetricsFile = None,
@@ -63,6 +59,7 @@ def rebuild(
       saltctl rebuild --max-rcu 500 --restart
       saltctl rebuild --if-needed
     """
+    from saltctl.rebuild.checkpoint import load_checkpoint
     from saltctl.rebuild.options import RebuildOptions
 
     session = session_of(context)
@@ -75,11 +72,13 @@ def rebuild(
             dry_run=dry_run,
             if_needed=if_needed,
             max_rcu=max_rcu,
-            resume=_resume_mode(session, resume=resume, restart=restart, ask=not dry_run and not cron),
+            resume=option.resume_mode(resume=resume, restart=restart)
+            or _ask_mode(session, ask=not dry_run and not cron),
         )
         if not dry_run:
             session.require_consent("Rebuild Redis?", confirm)
-        with _resume_hint(session, quiet=cron or dry_run), deadline(timeout):
+        kept = partial(load_checkpoint, session.backup.checkpoint)
+        with resume_hint(kept, quiet=cron or dry_run), deadline(timeout):
             report = _run(session, options, quiet=cron)
         changed = not dry_run and bool(report.restored or report.committed or not report.verified_before)
         happened, view = changed or report.skipped > 0, partial(print_report, report=report)
@@ -100,18 +99,14 @@ def _run(session: Session, options: RebuildOptions, *, quiet: bool) -> RebuildRe
     return show_rebuild(job.run(), quiet=quiet)
 
 
-def _resume_mode(session: Session, *, resume: bool, restart: bool, ask: bool) -> ResumeMode:
-    """Return the mode that the options choose; without an option ask on a terminal, and elsewhere resume if possible.
+def _ask_mode(session: Session, *, ask: bool) -> ResumeMode:
+    """Ask on a terminal whether to resume; elsewhere resume if possible.
 
     A rebuild from cron must neither wait for an answer nor fail because of an old checkpoint. One that --timeout
     interrupts again and again still completes.
     """
     from saltctl.rebuild.checkpoint import ResumeMode
 
-    if resume and restart:
-        raise UsageError("--resume and --restart exclude each other", hint="give one of them, or neither")
-    if resume or restart:
-        return ResumeMode.ALWAYS if resume else ResumeMode.NEVER
     checkpoint = _interrupted(session) if ask and is_interactive() else None
     if checkpoint is None:
         return ResumeMode.IF_VALID
@@ -131,20 +126,3 @@ def _interrupted(session: Session) -> Checkpoint | None:
         if holder is None or time.time() - holder.heartbeat > LEASE_EXPIRY:
             return load_checkpoint(session.backup.checkpoint)
     return None
-
-
-@contextmanager
-def _resume_hint(session: Session, *, quiet: bool) -> Iterator[None]:
-    """Name the command that resumes the rebuild if the block fails and a checkpoint is kept."""
-    try:
-        yield
-    except (AwsUnavailableError, LeaseHeldError, RefusedError):
-        raise  # the checkpoint cannot be read, is that of a rebuild in progress, or is not valid
-    except BaseException:
-        from saltctl.rebuild.checkpoint import load_checkpoint
-
-        with suppress(SaltctlError), deadline(2.0):  # a silent server must not delay the end
-            if not quiet and load_checkpoint(session.backup.checkpoint) is not None:
-                words = [word for word in arguments.get() if word not in ("--resume", "--restart")]
-                note(f"a checkpoint is kept; to resume from it: {command_line(*words, '--resume')}")
-        raise

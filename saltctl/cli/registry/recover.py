@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, show_progress
-from saltctl.cli.output import columns_of, note, print_fields, print_result, warn
-from saltctl.cli.session import session_of
+from saltctl.cli.jobs import MAX_DAMAGED_NAMED, PrintLine, drain, resume_hint, show_progress
+from saltctl.cli.output import OutputFormat, columns_of, note, print_fields, print_result, warn
+from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted, printable
 from saltctl.errors import ExitCode
+from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
-    from saltctl.registry.recover import RecoveryPlan
+    from saltctl.rebuild.options import RebuildOptions
+    from saltctl.registry.recover import Recovery, RecoveryPlan, RecoveryReport
+
+Unproven = Annotated[
+    Literal["refuse", "raise", "skip"],
+    typer.Option("--unproven", help="Conversations whose messages do not prove that they are salted."),
+]
 
 COLUMNS = columns_of(
     "table registry_id from_redis from_messages skipped verified consumed_rcu consumed_wcu seconds dry_run"
@@ -33,15 +40,11 @@ _TABLES = {
 def recover(
     context: typer.Context,
     segments: option.Segments = 4,
-    max_rcu: Annotated[
-        float | None,
-        typer.Option("--max-rcu", metavar="UNITS", help="Maximum read capacity units a second.", show_default=False),
-    ] = None,
-    lock_wait: Annotated[float, option.duration("--lock-wait", "Wait for a rebuild that is in progress.")] = 0.0,
-    unproven: Annotated[
-        Literal["refuse", "raise", "skip"],
-        typer.Option("--unproven", help="Conversations whose messages do not prove that they are salted."),
-    ] = "refuse",
+    max_rcu: option.MaxRcu = None,
+    lock_wait: option.LockWait = 0.0,
+    resume: option.Resume = False,
+    restart: option.Restart = False,
+    unproven: Unproven = "refuse",
     timeout: option.Timeout = 0.0,
     dry_run: option.DryRun = False,
     yes: option.Yes = False,
@@ -53,7 +56,8 @@ def recover(
     Makes the union of the backup table, of Redis and of the messages, never lowering an N, creates the table if
     it is missing, makes it the backup of the registry, and rebuilds Redis. The messages table is read in full
     unless the table was lost and Redis was verified all the time; --dry-run prints the cost, and changes nothing.
-    Safe to interrupt and to run again. Conversations with too few messages to prove that they are salted stop
+    Safe to interrupt and to run again: messages that were read are not read again, if Redis proves that it lost
+    nothing since. Conversations with too few messages to prove that they are salted stop
     it, unless --unproven says what to do.
 
     \b
@@ -61,33 +65,34 @@ def recover(
       saltctl recover --dry-run
       saltctl recover --max-rcu 500 --yes
     """
-    from saltctl.history.models import message_id_of
     from saltctl.rebuild.options import RebuildOptions
-    from saltctl.rebuild.rebuild import Rebuild
-    from saltctl.registry.discover import Discovered
-    from saltctl.registry.recover import Recovery, RecoveryProgress, RecoveryReport
-    from saltctl.stores.aws.messages_table import MessagesTable
-    from saltctl.stores.contracts.registry import DamagedEntry
+    from saltctl.registry.recover import RecoveryReport
 
     session = session_of(context)
     session.settings.require_redis_url()
     options = RebuildOptions(segments=segments, max_rcu=max_rcu, lock_wait=lock_wait, dry_run=dry_run)
+    if (mode := option.resume_mode(resume=resume, restart=restart)) is not None:
+        options = replace(options, resume=mode)
+    job, kept = _job(session, options, unproven), partial(session.backup.scan_checkpoint.load, 0)
+    with resume_hint(kept, quiet=dry_run), deadline(timeout):
+        plan = job.plan()
+        for line in _describe(plan, session.backup.where):
+            note(printable(line))
+        if not dry_run:
+            session.require_consent(f"Make table {session.backup.where} the backup of this Redis?", confirm, yes=yes)
+        with show_progress("recovering") as (show, keep):
+            report = drain(job.run(plan), RecoveryReport, _EventPrinter(show, keep))
+    _print(report, output)
+
+
+def _job(session: Session, options: RebuildOptions, unproven: Literal["refuse", "raise", "skip"]) -> Recovery:
+    from saltctl.history.models import message_id_of
+    from saltctl.rebuild.rebuild import Rebuild
+    from saltctl.registry.recover import Recovery
+    from saltctl.stores.aws.messages_table import MessagesTable
+
     messages, attribute = MessagesTable(session.settings, client=session.backup.client), session.history.id_attribute
-
-    def show_event(event: object) -> None:
-        """Show the progress, the damaged items, and the first conversations that are not proved to be salted."""
-        match event:
-            case RecoveryProgress():
-                show(f"{event.step}: {event.done:,}")
-            case DamagedEntry():
-                keep(printable(f"skipped {event.conversation_id!r}: {event.problem}"))
-            case Discovered():
-                named.append(event.conversation_id)
-                if len(named) <= MAX_DAMAGED_NAMED:
-                    keep(printable(f"unproven: {event.conversation_id!r}, N {event.needed_n}: {event.problem}"))
-
-    named: list[str] = []
-    job = Recovery(
+    return Recovery(
         session.settings,
         session.store,
         session.backup,
@@ -97,14 +102,44 @@ def recover(
         unproven=unproven,
         new_rebuild=partial(Rebuild, notes=session.service_state),
     )
-    with deadline(timeout):
-        plan = job.plan()
-        for line in _describe(plan, session.backup.where):
-            note(printable(line))
-        if not dry_run:
-            session.require_consent(f"Make table {session.backup.where} the backup of this Redis?", confirm, yes=yes)
-        with show_progress("recovering") as (show, keep):
-            report = drain(job.run(plan), RecoveryReport, show_event)
+
+
+@dataclass
+class _EventPrinter:
+    """Prints progress, damaged items, and the first conversations that are not proved to be salted."""
+
+    show_line: PrintLine
+    keep_line: PrintLine
+    named: int = 0
+
+    def __call__(self, event: object) -> None:
+        from saltctl.rebuild.events import CheckpointRejected, StartDelayed
+        from saltctl.registry.discover import Discovered
+        from saltctl.registry.recover import RecoveryProgress
+        from saltctl.registry.scan_checkpoint import ScanResumed
+        from saltctl.stores.contracts.registry import DamagedEntry
+
+        match event:
+            case RecoveryProgress():
+                self.show_line(f"{event.step}: {event.done:,}")
+            case StartDelayed():
+                self.show_line(printable(f"waiting: {event.reason}"))
+            case CheckpointRejected():
+                self.keep_line(printable(f"reading all messages again: {event.reason}"))
+            case ScanResumed():
+                at = iso_utc(event.written, "seconds")
+                self.keep_line(f"resuming from the checkpoint of {at}, after {counted(event.items, 'message')}")
+            case DamagedEntry():
+                self.keep_line(printable(f"skipped {event.conversation_id!r}: {event.problem}"))
+            case Discovered():
+                self.named += 1
+                if self.named <= MAX_DAMAGED_NAMED:
+                    problem = f"N {event.needed_n}: {event.problem}"
+                    self.keep_line(printable(f"unproven: {event.conversation_id!r}, {problem}"))
+
+
+def _print(report: RecoveryReport, output: OutputFormat | None) -> None:
+    """Print the report; exit with 4 if entries cannot be used."""
     rebuilt = report.rebuild
     found = asdict(report)
     found |= {"table": report.plan.table, "verified": rebuilt.verified if rebuilt else report.plan.redis_verified}
@@ -114,7 +149,7 @@ def recover(
     if report.skipped:
         warn(f"entries that cannot be used: {report.skipped:,}; saltctl registry discover names those of the messages")
         raise typer.Exit(ExitCode.INCOMPLETE)
-    if dry_run:
+    if report.dry_run:
         note("nothing was changed, and no message was read")
 
 

@@ -23,7 +23,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY, BackupItems, parse_entry
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
 from saltctl.stores.aws.client import aws_errors, error_code
-from saltctl.stores.aws.rebuild_items import CheckpointItem, LeaseItem
+from saltctl.stores.aws.rebuild_items import CheckpointItem, LeaseItem, ScanCheckpointItems
 from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID, RegistryItem
 from saltctl.stores.aws.scan_parser import ScanClient
 from saltctl.stores.contracts.registry import BackupEntry, BackupPage, Raise, RaiseOutcome, RegistryIdentity
@@ -50,6 +50,8 @@ class BackupTable(BackupItems):
         """The lease store: an item of this table."""
         self.checkpoint = CheckpointItem(self)
         """The checkpoint of an interrupted rebuild: an item of this table."""
+        self.scan_checkpoint = ScanCheckpointItems(self)
+        """The checkpoint of an interrupted recovery: items of this table."""
         self.registry = RegistryItem(self)
         """The identity of the registry: an item of this table."""
         self._sleep = sleep

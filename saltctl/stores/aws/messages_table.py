@@ -12,10 +12,19 @@ from typing import Any
 from saltctl.errors import ConfigurationError, ThrottledError
 from saltctl.salting import number_text
 from saltctl.settings import Settings
+from saltctl.stores.aws.backup_scan import RateLimiter
 from saltctl.stores.aws.client import aws_errors, none_if_condition_fails
 from saltctl.stores.aws.table import Table
-from saltctl.stores.contracts.messages import Item, KeysPage, PartitionAnswer, PartitionQuery, SortKey, TableKeys
-from saltctl.stores.parallel_scan import scan_in_parallel
+from saltctl.stores.contracts.messages import (
+    NOTHING_READ,
+    Item,
+    KeysPage,
+    PartitionAnswer,
+    PartitionQuery,
+    SortKey,
+    TableKeys,
+)
+from saltctl.stores.parallel_scan import IDLE_SECONDS, scan_in_parallel
 from saltctl.stores.retry import retry_while_throttled
 
 PARTITION_KEY = "conversation_id"
@@ -141,7 +150,13 @@ class MessagesTable(Table):
             start = answer.next
 
     def scan_keys(
-        self, segments: int, *, consistent: bool = True, attribute: str | None = None
+        self,
+        segments: int,
+        *,
+        consistent: bool = True,
+        attribute: str | None = None,
+        after: Mapping[int, Item | None] = NOTHING_READ,
+        max_rcu: float | None = None,
     ) -> Generator[KeysPage, None, None]:
         """Yield the keys of all rows, by a parallel scan that holds at most one page a segment in memory."""
         names = dict.fromkeys([self.keys.partition_key, self.keys.sort_key, attribute or self.keys.sort_key])
@@ -152,20 +167,28 @@ class MessagesTable(Table):
             "ProjectionExpression": ", ".join(aliases),
             "ExpressionAttributeNames": aliases,
         }
-        stop = threading.Event()
+        stop, limiter = threading.Event(), RateLimiter(max_rcu)
 
         def pages(segment: int) -> Iterator[KeysPage]:
             """Scan one segment."""
-            response: dict[str, Any] = {"LastEvaluatedKey": None}
-            position: dict[str, Any] = {"Segment": segment}
-            while "LastEvaluatedKey" in response and not stop.is_set():
-                scan = partial(self._scan, request | position)
+            last, position = after.get(segment), {"Segment": segment}
+            while not stop.is_set():
+                if (permit := limiter.request_permit()).wait:
+                    stop.wait(min(permit.wait, IDLE_SECONDS))
+                    continue
+                start = {} if last is None else {"ExclusiveStartKey": last}
+                limit = {} if (items := limiter.page_limit()) is None else {"Limit": items}
+                scan = partial(self._scan, request | position | start | limit)
                 response = retry_while_throttled(scan, stop.wait, stopped=stop.is_set)
-                position["ExclusiveStartKey"] = response.get("LastEvaluatedKey")
-                yield KeysPage(response["Items"], _consumed_rcu(response))
+                last, consumed = response.get("LastEvaluatedKey"), _consumed_rcu(response)
+                limiter.settle(permit, consumed, response.get("ScannedCount", len(response["Items"])))
+                yield KeysPage(response["Items"], consumed, segment, last)
+                if last is None:
+                    return
 
+        unfinished = [segment for segment in range(segments) if after.get(segment, {}) is not None]
         idle, timeout = KeysPage([], 0.0), self.settings.aws_timeout + 1
-        yield from scan_in_parallel(pages, range(segments), stop, idle_page=idle, stop_timeout=timeout)
+        yield from scan_in_parallel(pages, unfinished, stop, idle_page=idle, stop_timeout=timeout)
 
     def sample_partition_keys(self) -> Iterator[str]:
         """Yield the partition keys of up to 8,000 rows, the first ones of sixteen segments; for a first look."""

@@ -1,15 +1,18 @@
-"""The items of rebuilds in the backup table: the lease, and the checkpoint of an interrupted rebuild.
+"""The items of rebuilds in the backup table: the lease, and the checkpoints of an interrupted rebuild or recovery.
 
 Like every other item they are written by UpdateItem alone, so that no role needs PutItem or DeleteItem.
 """
 
 from __future__ import annotations
 
+from itertools import count
+
 from saltctl.stores.aws.backup_items import BackupItems, number_attribute, string_attribute
 from saltctl.stores.contracts.registry import LeaseHolder
 
 LEASE_ID = "#lease"
 CHECKPOINT_ID = "#checkpoint"
+SCAN_ID = "#recovery"
 
 
 class LeaseItem:
@@ -98,3 +101,29 @@ class CheckpointItem:
     def delete(self) -> None:
         """Delete the checkpoint if there is one. The condition keeps an empty item from being created."""
         self._items.update_item(CHECKPOINT_ID, "REMOVE rebuild_checkpoint", "attribute_exists(rebuild_checkpoint)")
+
+
+class ScanCheckpointItems:
+    """Keeps the parts of the checkpoint of a recovery, an item each. Thread-safe.
+
+    As for :class:`CheckpointItem`, no condition is necessary: the parts prove themselves.
+    """
+
+    def __init__(self, items: BackupItems) -> None:
+        self._items = items
+
+    def load(self, number: int) -> bytes | None:
+        """Return a part; None if there is none, and no bytes if it is not binary."""
+        item = self._items.read_item(f"{SCAN_ID}-{number}") or {}
+        return bytes(item["recovery_scan"].get("B", b"")) if "recovery_scan" in item else None
+
+    def save(self, number: int, part: bytes) -> None:
+        """Write or replace a part, as a whole or not at all."""
+        self._items.update_item(f"{SCAN_ID}-{number}", "SET recovery_scan = :new", values={":new": {"B": part}})
+
+    def delete(self) -> None:
+        """Delete every part, the first one first; items without content stay."""
+        for number in count():
+            remove, exists = "REMOVE recovery_scan", "attribute_exists(conversation_id)"
+            if self._items.update_item(f"{SCAN_ID}-{number}", remove, exists) is None:
+                return

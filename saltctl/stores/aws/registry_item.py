@@ -14,7 +14,6 @@ from typing import Any
 
 from saltctl.errors import (
     AccessDeniedError,
-    AwsUnavailableError,
     BackupLostError,
     ConfigurationError,
     RebuildBrokenError,
@@ -161,13 +160,8 @@ class RegistryItem:
         return str(self._items.settings.aws_region or self._items.client.meta.region_name)
 
     def table_identity(self) -> str:
-        """Return the table's identity: its id, or its time of creation if DynamoDB shows no id."""
-        table = self._items.require()
-        if identity := table.get("TableId"):
-            return str(identity)
-        if (created := table.get("CreationDateTime")) is None:
-            raise AwsUnavailableError(f"DescribeTable shows no identity of table {self._items.where}", hint="try again")
-        return f"created {created.timestamp():.3f}"
+        """Return the identity of the table that is there now."""
+        return self._items.identity()
 
     def exists(self) -> bool:
         """Return whether the table has the item, whatever it holds."""

@@ -7,7 +7,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
-from saltctl.errors import MismatchedResponseError
+from saltctl.errors import AwsUnavailableError, MismatchedResponseError
 from saltctl.forks import this_process
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import ClientOfProcess, aws_errors, create_client, error_code, missing_table
@@ -127,6 +127,15 @@ class Table:
         if found is None:
             raise missing_table(self.where, self._missing_hint)
         return found
+
+    def identity(self) -> str:
+        """Return the table's identity: its id, or its time of creation if DynamoDB shows no id."""
+        table = self.require()
+        if identity := table.get("TableId"):
+            return str(identity)
+        if (created := table.get("CreationDateTime")) is None:
+            raise AwsUnavailableError(f"DescribeTable shows no identity of table {self.where}", hint="try again")
+        return f"created {created.timestamp():.3f}"
 
     def size(self) -> TableSize:
         """Return the table's size from DescribeTable: about six hours old (documented)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 Item = Mapping[str, Mapping[str, Any]]
@@ -12,6 +13,9 @@ Item = Mapping[str, Mapping[str, Any]]
 
 SortKey = str | Decimal
 """A sort key: a string, or a number."""
+
+NOTHING_READ: Mapping[int, Item | None] = MappingProxyType({})
+"""The position of a scan before its first page, by segment: see ``MessageStore.scan_keys``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +82,15 @@ class PartitionAnswer:
 
 @dataclass(frozen=True, slots=True)
 class KeysPage:
-    """The rows of one page of a scan, with their keys and the requested attribute alone."""
+    """The rows of one page of a scan, with their keys and the requested attribute alone.
+
+    ``last`` is the key up to which the segment is read, None at its end. A scan that waits yields pages of segment -1.
+    """
 
     items: Sequence[Item]
     consumed_rcu: float
+    segment: int = -1
+    last: Item | None = None
 
 
 class MessageStore(Protocol):
@@ -109,11 +118,18 @@ class MessageStore(Protocol):
         """Return the size of the table."""
 
     def scan_keys(
-        self, segments: int, *, consistent: bool = True, attribute: str | None = None
+        self,
+        segments: int,
+        *,
+        consistent: bool = True,
+        attribute: str | None = None,
+        after: Mapping[int, Item | None] = NOTHING_READ,
+        max_rcu: float | None = None,
     ) -> Generator[KeysPage, None, None]:
         """Yield the keys of every row that existed before the call, by parallel scans, in no order.
 
-        With ``attribute``, rows have that one, too, if they have it.
+        With ``attribute``, rows have that one, too, if they have it. ``after`` is the ``last`` key of each segment of
+        an earlier scan with as many segments, which continues there. ``max_rcu`` limits the read units a second.
 
         Throttling slows the scan down; it fails only if throttling lasts. Closing the generator stops it.
         """
