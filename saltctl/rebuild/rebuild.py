@@ -282,7 +282,8 @@ class Rebuild:
         if self.notes is not None:
             # Redis is verified even if the note cannot be written.
             with suppress(SaltctlError):
-                self.notes.note_verified([session.replication_id for session in run.sessions.values()], self.now())
+                ids = [session.replication_id for session in run.sessions.values()]
+                self.notes.note_verified(ids, self.now(), self.settings.backup_table)
 
     def _complete_raises(self, run: _Run) -> None:
         """Do the last step of half-done raises (step 6). All of them are in Redis."""

@@ -20,12 +20,13 @@ from functools import partial
 from itertools import islice
 from typing import Literal, cast
 
-from saltctl.errors import BackupLostError, ConfigurationError, IncompleteError
+from saltctl.errors import IncompleteError
 from saltctl.rebuild import events
 from saltctl.rebuild.lease import Lease
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
-from saltctl.registry.discover import Discovered, Salts, ScanCost, estimate_cost, judge, scan_salts
+from saltctl.registry.discover import Discovered, Salts, judge, scan_salts
+from saltctl.registry.recovery_plan import RecoveryPlan, is_verified, plan_recovery, registry_in_redis
 from saltctl.registry.scan_checkpoint import ScanCheckpoint, ScanResumed, ScanScope
 from saltctl.salting import is_conversation_id
 from saltctl.settings import Settings
@@ -33,36 +34,16 @@ from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.contracts.messages import Item
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore, DamagedEntry, Raise
+from saltctl.stores.heat.service_state import Verification
 from saltctl.stores.redis.buckets import UNREADABLE, RedisBucketReader
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.retry import retry_while_throttled
 from saltctl.times import iso_utc
 
-TableState = Literal["missing", "unclaimed", "restored", "intact"]
-"""missing: there is no table. unclaimed: it is the backup of no registry. restored: it is a copy of the one that was
-claimed, or its item ``#registry`` is damaged. intact: it is the right table."""
 Unproven = Literal["refuse", "raise", "skip"]
 WORKERS = 16
 BATCH = 1000
 _PROGRESS_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class RecoveryPlan:
-    """What was found, and the cost of the recovery.
-
-    ``redis_registry`` is the id that the fences in Redis name, empty without fences. ``use_redis``: its entries are
-    merged; those of another registry are not, if this table is intact. ``messages`` is the cost of reading the
-    messages table; None if that is not necessary.
-    """
-
-    table: TableState
-    backup_items: int
-    redis_entries: int
-    redis_registry: str
-    redis_verified: bool
-    use_redis: bool
-    messages: ScanCost | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +85,8 @@ class Recovery:
     Args:
         message_id: returns the message id of a row.
         options: of the scans and the rebuild.
+        verification: returns the latest rebuild of this Redis, if it is recorded.
+        take_over: the id of another registry that Redis is to be taken over from.
         unproven: what becomes of conversations that may be salted, if their messages do not prove it.
         new_rebuild: makes the rebuild that follows.
     """
@@ -115,6 +98,8 @@ class Recovery:
     message_id: Callable[[Item], str | None]
     options: RebuildOptions
     _: KW_ONLY
+    verification: Callable[[], Verification | None] = lambda: None
+    take_over: str = ""
     unproven: Unproven = "refuse"
     new_rebuild: Callable[..., Rebuild] = Rebuild
     clock: Callable[[], float] = time.monotonic
@@ -126,12 +111,15 @@ class Recovery:
         """Recover as planned, yielding events and last the report.
 
         Raises:
+            ConfigurationError: Redis may belong to another table, and is not to be taken over.
             LeaseHeldError: a rebuild or another recovery is in progress.
             UnavailableError, AccessDeniedError: a server was lost; entries added so far are kept, and another run
                 continues. The table is not claimed.
             CheckpointRefusedError: the recovery has to resume, but there is no valid checkpoint.
             IncompleteError: messages do not prove which conversations are salted. The table is not claimed.
         """
+        if not self.options.dry_run:
+            plan.check(self.take_over)
         started = self.clock()
         known = self.backup.registry.id() if plan.table == "intact" else ""
         report = RecoveryReport(plan, known, dry_run=self.options.dry_run)
@@ -145,8 +133,6 @@ class Recovery:
         report.seconds = round(self.clock() - started, 3)
         yield report
 
-    # The plan.
-
     def plan(self) -> RecoveryPlan:
         """Return the state of the table and of Redis, and the cost. Reads no message and writes nothing.
 
@@ -156,46 +142,7 @@ class Recovery:
         """
         self.store.check_server()
         with closing(RedisBucketReader(self.settings)) as reader:
-            return self._plan(reader)
-
-    def _plan(self, reader: RedisBucketReader) -> RecoveryPlan:
-        table, redis_registry = self._table_state(), self._registry_in_redis(reader)
-        foreign = table == "intact" and redis_registry not in ("", self.backup.registry.id())
-        verified = bool(redis_registry) and not foreign and self._verified(redis_registry)
-        entries = sum(reader.count_entries(range(self.settings.buckets)))
-        # A Redis that was verified all the time has what a lost table had. If the table is not lost, why this recovery?
-        needed = (table == "intact" or not verified) and self.messages.describe() is not None
-        cost = estimate_cost(self.messages, consistent=True) if needed else None
-        items = 0 if table == "missing" else self.backup.size().items
-        return RecoveryPlan(table, items, entries, redis_registry, verified, not foreign, cost)
-
-    def _registry_in_redis(self, reader: RedisBucketReader) -> str:
-        """Return the id of the registry that the fences name; empty without fences."""
-        layouts = reader.fence_layouts()
-        others = [layout for layout in layouts if layout.rpartition(":")[0] != self.settings.layout]
-        if others or len(layouts) > 1:
-            raise ConfigurationError(
-                f"the fences in Redis name {len(layouts)} registries: {', '.join(sorted(layouts))}",
-                hint="check SALTCTL_BUCKETS and SALTCTL_KEY_PREFIX; if they are right, delete the buckets of the other",
-            )
-        return next(iter(layouts), "").rpartition(":")[2]
-
-    def _table_state(self) -> TableState:
-        if self.backup.describe() is None:
-            return "missing"
-        self.backup.check_table()
-        if not self.backup.registry.exists():
-            return "unclaimed"
-        try:
-            self.backup.registry.read(recheck=True)
-        except BackupLostError:
-            return "restored"
-        return "intact"
-
-    def _verified(self, registry_id: str) -> bool:
-        """Return whether every primary is verified for the registry that its fences name."""
-        with closing(RedisRegistry(self.settings, registry_id=lambda: registry_id)) as store:
-            return all(store.verified().values())
+            return plan_recovery(self.settings, self.backup, self.messages, reader, self.verification())
 
     # The union.
 
@@ -225,12 +172,12 @@ class Recovery:
                 for step in self._add(found, held, "from Redis", report, lease):
                     report.from_redis += step.done
                     yield RecoveryProgress("from Redis", report.from_redis)
-            verified = plan.redis_verified and self._verified(plan.redis_registry)
+            verified = plan.redis_verified and is_verified(self.settings, plan.redis_registry)
             enough = plan.table != "intact" and verified and reader.replication_ids() == before
             if not enough and self.messages.describe() is not None:
                 yield from self._add_from_messages(held, report, lease, checkpoint)
             if plan.table != "intact":
-                report.registry_id = self.backup.registry.claim(table)
+                report.registry_id = self.backup.registry.claim(table, replaces=plan.redis_registry)
         finally:
             lease.release()
         yield from self._rebuild(report)
@@ -262,7 +209,7 @@ class Recovery:
     ) -> Iterator[Event]:
         """Mark every bucket, or find the marks of an interrupted recovery. Fences stay, and with them lookups."""
         # Not the registry of the plan: another recovery may have ended while this one waited for the lease.
-        registry_id, sessions = self._registry_in_redis(reader) or "0" * 16, {}
+        registry_id, sessions = registry_in_redis(reader, self.settings.layout) or "0" * 16, {}
         with closing(RedisRegistry(self.settings, registry_id=lambda: registry_id)) as store:
             try:
                 if plan.use_redis:

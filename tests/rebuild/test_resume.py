@@ -310,12 +310,12 @@ def test_a_table_that_was_created_again_is_another_one(
         return None
 
     stub.rule = describe
-    behind_stub.registry.claim("of the first")
+    behind_stub.registry.claim("of the first", replaces="")
     interrupt(job(from_backup=behind_stub))
     table_ids.append("of the restored one")
     with pytest.raises(BackupLostError):
         finish(job(from_backup=behind_stub, resume=ResumeMode.ALWAYS))
-    behind_stub.registry.claim("of the restored one")
+    behind_stub.registry.claim("of the restored one", replaces="")
     with pytest.raises(CheckpointRefusedError, match="created again"):
         finish(job(from_backup=behind_stub, resume=ResumeMode.ALWAYS))
     report, _ = finish(job(from_backup=behind_stub))

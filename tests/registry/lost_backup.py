@@ -64,9 +64,9 @@ class World:
         for _ in rebuild_job(self.settings, self.store, self.backup).run():
             pass
 
-    def recover(self, **options: Any) -> RecoveryReport:
+    def recover(self, *, take_over: str = "", **options: Any) -> RecoveryReport:
         """Run a recovery, and return its report."""
-        job = self.recovery(RebuildOptions(segments=2, **options))
+        job = self.recovery(RebuildOptions(segments=2, **options), take_over=take_over)
         report = list(job.run(job.plan()))[-1]
         assert isinstance(report, RecoveryReport)
         return report

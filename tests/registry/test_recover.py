@@ -15,12 +15,14 @@ from saltctl.local.servers import LocalRedis
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.discover import Discovered
-from saltctl.registry.recover import RecoveryReport
+from saltctl.registry.recover import Recovery, RecoveryReport
 from saltctl.registry.registry import Registry
 from saltctl.registry.setup import set_up
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
+from saltctl.stores.heat.service_state import Verification
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.registry.lost_backup import World
 from tests.support import rebuild_job
@@ -193,13 +195,18 @@ def test_two_recoveries_at_once(world: World, admin: Any) -> None:
     world.check()
 
 
+@pytest.mark.parametrize("flushed", [True, False])
 @pytest.mark.parametrize("stage", ["restore", "claim", "release"])
 def test_a_recovery_that_dies_is_repeated(
-    world: World, admin: Any, stage: str, monkeypatch: pytest.MonkeyPatch
+    world: World, admin: Any, stage: str, flushed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It dies while it adds entries, before it claims the table, or before the rebuild: nothing uses the half of it."""
+    """It dies while it adds entries, before it claims the table, or before the rebuild: nothing uses the half of it.
+
+    Before the rebuild, Redis still has the fences of the registry that was replaced. They are no other registry's.
+    """
     world.delete_table()
-    admin.flushall()
+    if flushed:
+        admin.flushall()
     target: Any = {"restore": world.backup, "claim": world.backup.registry, "release": world.backup.lease}[stage]
     with monkeypatch.context() as patched:
 
@@ -209,7 +216,7 @@ def test_a_recovery_that_dies_is_repeated(
         patched.setattr(target, stage, die)
         with pytest.raises(SystemExit):
             world.recover()
-    if stage != "release":
+    if stage != "release" and flushed:
         assert any("recover" in hint or "setup" in hint for hint in world.refusals())
     if (holder := world.backup.lease.holder()) is not None:
         world.backup.lease.release(holder.owner)  # it would end 30 s after the last heartbeat
@@ -300,6 +307,65 @@ def test_another_table_verifies_nothing_for_this_one(world: World, admin: Any) -
     with pytest.raises(ConfigurationError, match="holds another registry") as refused:
         world.rebuild()
     assert "saltctl recover" in refused.value.hint
-    report = world.recover()
+    with pytest.raises(ConfigurationError, match="is the backup of another one") as refused:
+        world.recover()
+    assert f"saltctl recover --take-over {theirs.registry.id()}" in refused.value.hint
+    assert all(store_is_verified(other, theirs))
+    report = world.recover(take_over=theirs.registry.id())
     assert (report.plan.table, report.plan.use_redis) == ("intact", False)
     world.check()
+
+
+def store_is_verified(settings: Settings, backup: BackupTable) -> list[bool]:
+    """Return for each primary whether it is verified for the registry of this table."""
+    with closing(RedisRegistry(settings, registry_id=backup.registry.id)) as store:
+        return list(store.verified().values())
+
+
+@pytest.mark.parametrize("state", ["missing", "unclaimed", "restored", "intact", "restored from this one"])
+def test_a_recovery_into_another_table_takes_no_redis(world: World, state: str) -> None:
+    """Staging's table in the settings of a cron job: whatever its state is, Redis stays verified for its own table."""
+    verified = Verification(0.0, (), world.settings.backup_table)
+    other = replace(world.settings, backup_table=f"{world.settings.backup_table}-staging")
+    theirs = BackupTable(other)
+    if state != "missing":
+        theirs.create_table()
+    if state in ("restored", "intact"):
+        theirs.registry.create()
+    if state == "restored":
+        identity = {":x": {"M": {theirs.registry.region: {"S": "another table"}}}}
+        theirs.update_item(REGISTRY_ITEM_ID, "SET claimed_tables = :x", "", identity)
+    if state == "restored from this one":
+        for item in world.items():
+            theirs.client.put_item(TableName=theirs.name, Item=item)
+    theirs.registry.forget_check()
+    before = theirs.describe() and theirs.client.scan(TableName=theirs.name)["Items"]
+    store = RedisRegistry(other, registry_id=theirs.registry.id)
+    job = Recovery(
+        other, store, theirs, world.messages, lambda row: None, RebuildOptions(), verification=lambda: verified
+    )
+    with pytest.raises(ConfigurationError, match="the wrong table or the wrong Redis") as refused:
+        list(job.run(job.plan()))
+    registry_id = world.backup.registry.id()
+    assert f"--take-over {registry_id}" in refused.value.hint
+    assert before == (theirs.describe() and theirs.client.scan(TableName=theirs.name)["Items"])
+    assert store_is_verified(world.settings, world.backup) == [True]
+    world.check()
+    # An operator who means it can do it.
+    job.take_over, job.unproven = registry_id, "raise"
+    list(job.run(job.plan()))
+    assert store_is_verified(other, theirs) == [True]
+    store.close()
+
+
+def test_a_client_with_the_id_of_another_registry_takes_no_redis(world: World) -> None:
+    """Its table is lost, so only its setting says which registry it belongs to."""
+    world.delete_table()
+    named = replace(world.settings, registry_id="0123456789abcdef")
+    backup = BackupTable(named)
+    store = RedisRegistry(named, registry_id=backup.registry.id)
+    job = Recovery(named, store, backup, world.messages, lambda row: None, RebuildOptions())
+    with pytest.raises(ConfigurationError, match="this client is set to 0123456789abcdef"):
+        list(job.run(job.plan()))
+    assert world.backup.describe() is None
+    store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,16 +15,22 @@ from saltctl.cli.output import OutputFormat, columns_of, note, print_fields, pri
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted, printable
-from saltctl.errors import ExitCode
+from saltctl.errors import ExitCode, SaltctlError
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
     from saltctl.rebuild.options import RebuildOptions
-    from saltctl.registry.recover import Recovery, RecoveryPlan, RecoveryReport
+    from saltctl.registry.recover import Recovery, RecoveryReport
+    from saltctl.registry.recovery_plan import RecoveryPlan
+    from saltctl.stores.heat.service_state import Verification
 
 Unproven = Annotated[
     Literal["refuse", "raise", "skip"],
     typer.Option("--unproven", help="Conversations whose messages do not prove that they are salted."),
+]
+
+TakeOver = Annotated[
+    str, typer.Option("--take-over", metavar="ID", help="Take Redis over from this other registry.", show_default=False)
 ]
 
 COLUMNS = columns_of(
@@ -45,6 +52,7 @@ def recover(
     resume: option.Resume = False,
     restart: option.Restart = False,
     unproven: Unproven = "refuse",
+    take_over: TakeOver = "",
     timeout: option.Timeout = 0.0,
     dry_run: option.DryRun = False,
     yes: option.Yes = False,
@@ -73,19 +81,21 @@ def recover(
     options = RebuildOptions(segments=segments, max_rcu=max_rcu, lock_wait=lock_wait, dry_run=dry_run)
     if (mode := option.resume_mode(resume=resume, restart=restart)) is not None:
         options = replace(options, resume=mode)
-    job, kept = _job(session, options, unproven), partial(session.backup.scan_checkpoint.load, 0)
+    job = _job(session, options, unproven=unproven, take_over=take_over)
+    kept = partial(session.backup.scan_checkpoint.load, 0)
     with resume_hint(kept, quiet=dry_run), deadline(timeout):
         plan = job.plan()
         for line in _describe(plan, session.backup.where):
             note(printable(line))
         if not dry_run:
+            plan.check(take_over)
             session.require_consent(f"Make table {session.backup.where} the backup of this Redis?", confirm, yes=yes)
         with show_progress("recovering") as (show, keep):
             report = drain(job.run(plan), RecoveryReport, _EventPrinter(show, keep))
     _print(report, output)
 
 
-def _job(session: Session, options: RebuildOptions, unproven: Literal["refuse", "raise", "skip"]) -> Recovery:
+def _job(session: Session, options: RebuildOptions, **choices: Any) -> Recovery:
     from saltctl.history.models import message_id_of
     from saltctl.rebuild.rebuild import Rebuild
     from saltctl.registry.recover import Recovery
@@ -99,9 +109,17 @@ def _job(session: Session, options: RebuildOptions, unproven: Literal["refuse", 
         messages,
         lambda item: message_id_of(item, messages.keys, attribute),
         options,
-        unproven=unproven,
         new_rebuild=partial(Rebuild, notes=session.service_state),
+        verification=partial(_verification, session),
+        **choices,
     )
+
+
+def _verification(session: Session) -> Verification | None:
+    """Return the latest rebuild that is recorded; None if that cannot be read: the record is for people."""
+    with suppress(SaltctlError):
+        return session.service_state.verification()
+    return None
 
 
 @dataclass
@@ -160,6 +178,8 @@ def _describe(plan: RecoveryPlan, table: str) -> list[str]:
     merged = "they will be merged" if plan.use_redis else "they belong to another registry and are not used"
     state = "verified" if plan.redis_verified else "not verified"
     lines = [f"table {table} {_TABLES[plan.table]}", f"Redis holds {entries} {owner}, {state}: {merged}"]
+    if plan.conflict:
+        lines.append(f"{plan.conflict}: to take it over, --take-over {plan.redis_registry}")
     if plan.messages is not None:
         cost = plan.messages
         lines.append(

@@ -188,22 +188,29 @@ class RegistryItem:
                 {"#region": self.region},
             )
 
-    def claim(self, table: str) -> str:
+    def recorded_ids(self) -> set[str]:
+        """Return the id of the registry and the one that it replaced, unchecked, as far as the item has them."""
+        item = self._items.read_item(REGISTRY_ITEM_ID) or {}
+        return {string_attribute(item, name) for name in ("registry_id", "replaces")} - {""}
+
+    def claim(self, table: str, *, replaces: str) -> str:
         """Make the table, if it still has the identity ``table``, the backup of its registry; return its new id.
 
         The id is a new one, unless a setting names it: clients of a table that is gone must not take Redis for theirs.
+        ``replaces`` is the id that Redis holds until it is rebuilt; empty if it holds none.
         """
         registry_id = self._items.settings.registry_id or secrets.token_hex(8)
-        self._write(registry_id, "", table)
+        self._write(registry_id, "", table, replaces)
         return registry_id
 
-    def _write(self, registry_id: str, condition: str, table: str) -> None:
+    def _write(self, registry_id: str, condition: str, table: str, replaces: str = "") -> None:
         settings = self._items.settings
+        replace = ", replaces = :replaces REMOVE" if replaces else " REMOVE replaces,"
         self.forget_check()
         self._items.update_item(
             REGISTRY_ITEM_ID,
             "SET registry_id = :id, layout = :layout, key_prefix = :prefix, registry_format = :format, "
-            "claimed_tables = :tables REMOVE verifying, rebuild_token",
+            f"claimed_tables = :tables{replace} verifying, rebuild_token",
             condition,
             {
                 ":id": {"S": registry_id},
@@ -211,7 +218,8 @@ class RegistryItem:
                 ":prefix": {"S": settings.key_prefix},
                 ":format": {"N": str(FORMAT)},
                 ":tables": {"M": {self.region: {"S": table}}},
-            },
+            }
+            | ({":replaces": {"S": replaces}} if replaces else {}),
         )
         self._known_id = ""
 

@@ -17,14 +17,16 @@ _RAISE_KEYS = {"conversation_id", "before", "after", "at", "by"}
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The latest rebuild that verified Redis: the time, in seconds since the epoch, and the primaries.
+    """The latest rebuild that verified Redis: the time, in seconds since the epoch, the primaries, and its table.
 
     It does not prove that Redis is verified now. A verified primary that has one of these ``replication_ids`` has
-    been verified since this time: only a rebuild verifies a primary, and each rebuild records it here.
+    been verified since this time: only a rebuild verifies a primary, and each rebuild records it here. ``table``
+    is the name of the backup table; empty if it is not recorded.
     """
 
     at: float
     replication_ids: tuple[str, ...]
+    table: str = ""
 
 
 class ServiceState(HeatStore):
@@ -32,9 +34,9 @@ class ServiceState(HeatStore):
 
     name = "service"
 
-    def note_verified(self, replication_ids: Sequence[str], at: float) -> None:
-        """Record a rebuild that verified these primaries."""
-        note = {"at": at, "replication_ids": list(replication_ids)}
+    def note_verified(self, replication_ids: Sequence[str], at: float, table: str) -> None:
+        """Record a rebuild that verified these primaries from a table."""
+        note = {"at": at, "replication_ids": list(replication_ids), "table": table}
         self._ask("HSET", self.key, "verified", json.dumps(note))
 
     def verification(self) -> Verification | None:
@@ -43,7 +45,7 @@ class ServiceState(HeatStore):
         at, ids = found.get("at"), found.get("replication_ids")
         if not isinstance(at, int | float) or not isinstance(ids, list):
             return None
-        return Verification(float(at), tuple(map(str, ids)))
+        return Verification(float(at), tuple(map(str, ids)), str(found.get("table", "")))
 
     def note_raise(self, conversation_id: str, before: int, after: int, at: str, by: str) -> None:
         """Record a raise as the latest."""

@@ -148,7 +148,7 @@ def test_a_table_without_a_table_id_is_known_by_its_creation(moto_backup: Backup
 
     client = WithoutId()
     backup = BackupTable(moto_backup.settings, client=client)
-    backup.registry.claim(backup.registry.table_identity())
+    backup.registry.claim(backup.registry.table_identity(), replaces="")
     assert backup.registry.table_identity().startswith("created ")
     backup.registry.read(recheck=True)
     client.later = 1
@@ -224,7 +224,7 @@ def test_the_note_is_written_by_one_rebuild_after_another(backup: BackupTable) -
 def test_a_recovery_ends_the_note(backup: BackupTable) -> None:
     """The registry has a new id, and a rebuild of the old one cannot note its primaries any more."""
     noted = backup.registry.note_rebuild(backup.check_registry(), "token", {"a"})
-    registry_id = backup.registry.claim(backup.registry.table_identity())
+    registry_id = backup.registry.claim(backup.registry.table_identity(), replaces="")
     assert backup.check_registry() == RegistryIdentity(registry_id)
     assert registry_id != noted.registry_id
     with pytest.raises(RebuildBrokenError):

@@ -29,7 +29,7 @@ def state(settings: Settings) -> Iterator[ServiceState]:
 def test_a_rebuild_records_the_primaries_that_it_verified(
     settings: Settings, store: RedisRegistry, backup: BackupTable, state: ServiceState, admin: Any
 ) -> None:
-    """The note has the time that was handed in, and the replication id that the primary has."""
+    """The note has the time that was handed in, the replication id that the primary has, and the table's name."""
     job = Rebuild(
         settings,
         store,
@@ -40,7 +40,8 @@ def test_a_rebuild_records_the_primaries_that_it_verified(
     )
     assert state.verification() is None
     list(job.run())
-    assert state.verification() == Verification(1000.5, (admin.info("replication")["master_replid"],))
+    expected = Verification(1000.5, (admin.info("replication")["master_replid"],), settings.backup_table)
+    assert state.verification() == expected
 
 
 def test_the_latest_raises_are_kept_newest_first(state: ServiceState) -> None:

@@ -1,0 +1,134 @@
+"""The plan of a recovery: the state of the backup table and of Redis, whether they belong together, and the cost."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal
+
+from saltctl.errors import BackupLostError, ConfigurationError
+from saltctl.registry.discover import ScanCost, estimate_cost
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.heat.service_state import Verification
+from saltctl.stores.redis.buckets import RedisBucketReader
+from saltctl.stores.redis.registry import RedisRegistry
+
+TableState = Literal["missing", "unclaimed", "restored", "intact"]
+"""missing: there is no table. unclaimed: it is the backup of no registry. restored: it is a copy of the one that was
+claimed, or its item ``#registry`` is damaged. intact: it is the right table."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryPlan:
+    """The state of the table and of Redis, and the cost of the recovery.
+
+    ``redis_registry`` is the id that the fences in Redis name, empty without fences. ``use_redis``: its entries are
+    merged; those of another registry are not, if this table is intact. ``conflict`` is the reason why Redis seems to
+    belong to another table; empty without one. ``messages`` is the cost of reading the messages table; None if that is
+    not necessary.
+    """
+
+    table: TableState
+    backup_items: int
+    redis_entries: int
+    redis_registry: str
+    redis_verified: bool
+    use_redis: bool
+    conflict: str
+    messages: ScanCost | None
+
+    def check(self, take_over: str) -> None:
+        """Refuse a Redis that seems to belong to another table, unless it is to be taken over from its registry.
+
+        Raises:
+            ConfigurationError: it seems so, and ``take_over`` is not the id of its registry.
+        """
+        if self.conflict and take_over != self.redis_registry:
+            raise ConfigurationError(
+                f"{self.conflict}: the wrong table or the wrong Redis may be configured",
+                hint="saltctl config show; only if this Redis is to belong to this table from now on: saltctl recover "
+                f"--take-over {self.redis_registry}",
+            )
+
+
+def plan_recovery(
+    settings: Settings,
+    backup: BackupTable,
+    messages: MessagesTable,
+    reader: RedisBucketReader,
+    verification: Verification | None,
+) -> RecoveryPlan:
+    """Return the plan. Reads no message and writes nothing.
+
+    Raises:
+        As :meth:`saltctl.registry.recover.Recovery.plan`.
+    """
+    table, redis_registry = _table_state(backup), registry_in_redis(reader, settings.layout)
+    # A recovery that died after it had claimed the table left the registry before it in Redis.
+    own = {"", *backup.registry.recorded_ids()} if table in ("intact", "restored") else {""}
+    foreign = table == "intact" and redis_registry not in own
+    verified = bool(redis_registry) and not foreign and is_verified(settings, redis_registry)
+    # A Redis that was verified all the time has what a lost table had. If the table is not lost, why this recovery?
+    needed = (table == "intact" or not verified) and messages.describe() is not None
+    return RecoveryPlan(
+        table,
+        0 if table == "missing" else backup.size().items,
+        sum(reader.count_entries(range(settings.buckets))),
+        redis_registry,
+        verified,
+        not foreign,
+        _conflict(settings, table, redis_registry, own, verification),
+        estimate_cost(messages, consistent=True) if needed else None,
+    )
+
+
+def _conflict(
+    settings: Settings, table: TableState, redis_registry: str, own: set[str], verification: Verification | None
+) -> str:
+    """Return why Redis seems to belong to another table; empty if nothing shows it."""
+    name = settings.backup_table
+    if redis_registry and len(own) > 1 and redis_registry not in own:
+        return f"Redis belongs to registry {redis_registry}, and table {name!r} is the backup of another one"
+    if redis_registry and settings.registry_id not in (None, redis_registry) and table != "intact":
+        return f"Redis belongs to registry {redis_registry}, and this client is set to {settings.registry_id}"
+    # A rebuild of an intact table notes its own name.
+    if redis_registry and table != "intact" and verification is not None and verification.table not in ("", name):
+        return f"Redis was verified from table {verification.table!r}, and not from {name!r}"
+    return ""
+
+
+def registry_in_redis(reader: RedisBucketReader, layout: str) -> str:
+    """Return the id of the registry that the fences name; empty without fences.
+
+    Raises:
+        ConfigurationError: fences name another layout, or several registries.
+    """
+    layouts = reader.fence_layouts()
+    others = [found for found in layouts if found.rpartition(":")[0] != layout]
+    if others or len(layouts) > 1:
+        raise ConfigurationError(
+            f"the fences in Redis name {len(layouts)} registries: {', '.join(sorted(layouts))}",
+            hint="check SALTCTL_BUCKETS and SALTCTL_KEY_PREFIX; if they are right, delete the buckets of the other",
+        )
+    return next(iter(layouts), "").rpartition(":")[2]
+
+
+def is_verified(settings: Settings, registry_id: str) -> bool:
+    """Return whether every primary is verified for this registry."""
+    with closing(RedisRegistry(settings, registry_id=lambda: registry_id)) as store:
+        return all(store.verified().values())
+
+
+def _table_state(backup: BackupTable) -> TableState:
+    if backup.describe() is None:
+        return "missing"
+    backup.check_table()
+    if not backup.registry.exists():
+        return "unclaimed"
+    try:
+        backup.registry.read(recheck=True)
+    except BackupLostError:
+        return "restored"
+    return "intact"
