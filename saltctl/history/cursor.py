@@ -133,9 +133,9 @@ def _parts(text: str) -> list[Any]:
     if digest != _digest(payload) or urlsafe_b64encode(data).decode().rstrip("=") != text:
         raise ValueError
     parts = json.loads(payload)
-    if isinstance(parts, list) and parts and type(parts[0]) is int:
-        return parts
-    raise ValueError
+    if not isinstance(parts, list) or not parts or type(parts[0]) is not int:
+        raise ValueError
+    return parts
 
 
 def _binding(conversation_id: str) -> str:

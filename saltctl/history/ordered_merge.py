@@ -81,8 +81,9 @@ class OrderedMerge:
     def rows(self) -> list[Row]:
         """Return all rows so far, each message once, in the order of the page; the last ones may not be final."""
         if self._merged is None:
-            # Partitions answer in order, so sorting merges runs.
-            ordered = sorted(self._added, key=itemgetter(0, 1))
+            # Partitions answer in order, so sorting merges runs. Items are never compared: no partition has a sort key
+            # twice.
+            ordered = sorted(self._added)
             shared = {row[0] for row, following in pairwise(ordered) if row[0] == following[0]}
             shared.update(bound.sort_key for bound in (self.after, self.before) if bound is not None)
             if shared:

@@ -288,7 +288,7 @@ class ScatterGather:
             else:
                 self._add(read, answer, merge)
         nothing_read = not any(read.queries for read in answers)  # the first round asks all partitions
-        if errors and (nothing_read or any(map(self._is_fatal, errors.values()))):
+        if nothing_read or any(map(self._is_fatal, errors.values())):
             first, *others = errors
             also = f" (and {len(others)} more: {', '.join(others[:5])})" if others else ""
             problem = f"the history would be incomplete without partition key {first!r}{also}: {errors[first].message}"

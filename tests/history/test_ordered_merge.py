@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from saltctl.history.cursor import BASE, Position, Tie
-from saltctl.history.ordered_merge import OrderedMerge, Row
+from saltctl.history.cursor import BASE, MAX_ID, Position, Tie
+from saltctl.history.ordered_merge import OrderedMerge, Row, tie_of
+from saltctl.stores.contracts.messages import TableKeys
 
 
 def row(key: str, salt: int, text: str = "") -> Row:
@@ -93,6 +94,20 @@ def test_a_position_without_tie_has_all_other_messages_of_its_sort_key_beyond_it
             for salt, text in enumerate("abc"):
                 merge.add(salt, [row("5", salt, text)], None)
             assert [found.item["text"]["S"] for found in merge.rows()] == expected
+
+
+def test_a_long_id_is_shortened_and_stays_distinct() -> None:
+    """A cursor has the whole id if it is not longer than MAX_ID; of a longer one it has the beginning and a digest."""
+
+    def of(message_id: str) -> str:
+        item = {"p": {"S": "c"}, "s": {"S": "5"}, "id": {"S": message_id}}
+        return tie_of(item, TableKeys("p", "s", "S"), "id")[0]
+
+    assert of("x" * MAX_ID) == "x" * MAX_ID
+    longer = {of("x" * (MAX_ID + more)) for more in range(1, 4)}
+    assert len(longer) == 3
+    assert {len(short) for short in longer} == {MAX_ID}
+    assert all(short.startswith("x" * 90) for short in longer)
 
 
 def test_a_dropped_partition_does_not_delay_rows() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from saltctl.errors import SortKeyTakenError
 from saltctl.history.audit import Audit, Auditor
 from saltctl.history.history import History
 from saltctl.history.models import FindOptions, Page, ReadOptions
@@ -98,3 +100,30 @@ def test_numbers_in_any_spelling_are_one_message(dynamodb: Settings, message_id_
                     assert found.sort_key == message.sort_key
         pages = all_pages(history, ReadOptions(limit=2, oldest_first=True, since="0.0", until="1.70E9"))
         assert [int(message.sort_key) for page in pages for message in page.messages] == [0, 2, 100]
+
+
+@pytest.mark.parametrize(("sort", "oldest_first"), [("S", True), ("N", False)])
+def test_a_retry_on_a_lower_salt_between_two_pages_loses_no_message(
+    dynamodb: Settings, sort: str, oldest_first: bool
+) -> None:
+    """Messages share a sort key, and the pages end between them. Before each page all are retried under another N."""
+    lookups, key = FixedLookups({CONV: 8}), "7" if sort == "S" else Decimal(7)
+    attributes = [{"id": f"m{number}", "tags": {"b", "a"}, "at": Decimal("1.50")} for number in (4, 7, 8, 9)]
+    with History(lookups, make_table(dynamodb, sort=sort), message_id_from="attribute:id") as history:
+        for row in attributes:
+            history.put(CONV, key, row)
+        options = ReadOptions(limit=1, oldest_first=oldest_first)
+        found: list[str | None] = []
+        for n in (4, 2, 1, 8, 8):
+            page = history.page(CONV, options)
+            found += [message.message_id for message in page.messages]
+            lookups.write_n[CONV] = n
+            with suppress(SortKeyTakenError):  # under a small N there is room for a few of them
+                for row in attributes:
+                    history.put(CONV, key, row)
+            turn: dict[str, Any] = {"after" if oldest_first else "before": page.next_cursor}
+            options = replace(options, **turn)
+            if page.next_cursor is None:
+                break
+    expected = ["m4", "m7", "m8", "m9"]
+    assert found == expected[:: 1 if oldest_first else -1]
