@@ -177,7 +177,8 @@ class Recovery:
             if not enough and self.messages.describe() is not None:
                 yield from self._add_from_messages(held, report, lease, checkpoint)
             if plan.table != "intact":
-                report.registry_id = self.backup.registry.claim(table, replaces=plan.redis_registry)
+                replaced = registry_in_redis(reader, self.settings.layout)
+                report.registry_id = self.backup.registry.claim(table, replaces=replaced)
         finally:
             lease.release()
         yield from self._rebuild(report)

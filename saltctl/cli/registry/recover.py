@@ -175,7 +175,8 @@ def _describe(plan: RecoveryPlan, table: str) -> list[str]:
     """Describe what was found, and what a recovery costs."""
     entries = counted(plan.redis_entries, "entry", "entries")
     owner = f"of registry {plan.redis_registry}" if plan.redis_registry else "without a fence"
-    merged = "they will be merged" if plan.use_redis else "they belong to another registry and are not used"
+    writes = f"they will be merged, for at most {counted(plan.redis_entries, 'write capacity unit')}"
+    merged = writes if plan.use_redis else "they belong to another registry and are not used"
     state = "verified" if plan.redis_verified else "not verified"
     lines = [f"table {table} {_TABLES[plan.table]}", f"Redis holds {entries} {owner}, {state}: {merged}"]
     if plan.conflict:

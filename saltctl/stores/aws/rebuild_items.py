@@ -125,5 +125,5 @@ class ScanCheckpointItems:
         """Delete every part, the first one first; items without content stay."""
         for number in count():
             remove, exists = "REMOVE recovery_scan", "attribute_exists(conversation_id)"
-            if self._items.update_item(f"{SCAN_ID}-{number}", remove, exists) is None:
+            if not self._items.update_item(f"{SCAN_ID}-{number}", remove, exists):
                 return
