@@ -49,6 +49,17 @@ def test_a_failed_condition_changes_nothing_and_returns_the_current_max_n(backup
     assert backup.get("conv") == before
 
 
+@pytest.mark.parametrize("commit", [True, False])
+def test_a_restored_entry_only_rises(backup: BackupTable, commit: bool) -> None:
+    """It says whether it rose, and is committed if that is wanted."""
+    outcomes = [backup.restore("conv", make_raise(n), commit=commit) for n in (4, 4, 2, 8)]
+    assert outcomes == [True, False, False, True]
+    entry = backup.get("conv")
+    assert entry is not None
+    assert (entry.max_n, entry.write_n) == (8, 8 if commit else 1)
+    assert [past.n for past in entry.raises] == [4, 8]
+
+
 def test_write_n_never_exceeds_max_n(backup: BackupTable) -> None:
     """A commit raises write_n up to max_n, never lowers it, and creates no item."""
     assert backup.commit_write_n("conv", 2) is False

@@ -109,6 +109,21 @@ def test_the_layout_of_the_table_is_the_hint(moto_backup: BackupTable) -> None:
     assert refused.value.hint == "set SALTCTL_BUCKETS=16384 and SALTCTL_KEY_PREFIX=salt"
 
 
+def test_what_the_item_records_is_read_unchecked(moto_backup: BackupTable) -> None:
+    """For people, and for a recovery: the ids of the registry and of the one that it replaced, if the item has them."""
+    assert moto_backup.registry.layout() == ("v2:16384", "salt", moto_backup.registry.id())
+    assert moto_backup.registry.recorded_ids() == {moto_backup.registry.id()}
+    new = moto_backup.registry.claim(moto_backup.registry.table_identity(), replaces=OTHER_ID)
+    assert moto_backup.registry.recorded_ids() == {new, OTHER_ID}
+    new = moto_backup.registry.claim(moto_backup.registry.table_identity(), replaces="")
+    assert moto_backup.registry.recorded_ids() == {new}
+    moto_backup.client.delete_item(TableName=moto_backup.name, Key={"conversation_id": {"S": REGISTRY_ITEM_ID}})
+    assert moto_backup.registry.layout() == ("", "", "")
+    assert moto_backup.registry.recorded_ids() == set()
+    moto_backup.registry.admit_replica()
+    assert not moto_backup.registry.exists()
+
+
 def test_a_client_of_another_registry_is_refused(moto_backup: BackupTable) -> None:
     """Its setting names another id."""
     stranger = BackupTable(replace(moto_backup.settings, registry_id=OTHER_ID), client=moto_backup.client)
