@@ -187,6 +187,22 @@ def test_the_keys_of_a_table_are_scanned_in_parallel(dynamodb: Settings) -> None
 
 
 @pytest.mark.slow
+def test_a_key_scan_continues_and_keeps_to_its_rate(settings: Settings, aws_stub: AwsStub) -> None:
+    """From the last key of each segment on, none if all are read; pages are as small as the rate asks for."""
+    table = make_table(settings)
+    table.load([{"hash": tagged(f"c{number}"), "range": tagged("t")} for number in range(9)])
+    table = MessagesTable(aws_stub.settings(settings))
+    asked: list[dict[str, Any]] = []
+    aws_stub.rule = lambda operation, request: asked.append(request) if operation == "Scan" else None
+    first = next(page for page in table.scan_keys(1, max_rcu=1.0) if page.items)
+    assert asked[0]["Limit"] == len(first.items) == 2  # a quarter of a second's units, at ten small rows a unit
+    rest = list(table.scan_keys(1, after={0: first.last}))
+    assert len([item for page in rest for item in page.items]) == 7
+    assert rest[-1].last is None
+    assert not list(table.scan_keys(1, after={0: None}))
+
+
+@pytest.mark.slow
 def test_a_key_scan_retries_throttled_requests(settings: Settings, aws_stub: AwsStub) -> None:
     """A scan of hours outlasts botocore's few retries."""
     make_table(settings).put("c#1", "t", {})
