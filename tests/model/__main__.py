@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from tests.model.cases import LIMITS, MUTATIONS, PROTOCOL, REDUNDANT, THOROUGH
+from tests.model.cases import LIMITS, MUTATIONS, PROTOCOL, REDUNDANT, THOROUGH, THOROUGH_MUTATIONS
 from tests.model.explore import explore
 
 
@@ -21,7 +21,7 @@ def main() -> int:
     parts = {
         "The protocol": PROTOCOL,
         "The protocol, within wider bounds": THOROUGH if arguments.thorough else (),
-        "Mutations": MUTATIONS,
+        "Mutations": MUTATIONS + (THOROUGH_MUTATIONS if arguments.thorough else ()),
         "One half of the fence": REDUNDANT,
         "Known limits": LIMITS,
     }

@@ -10,7 +10,7 @@ may be killed with and without its AOF, flushed, and given another replication i
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,20 +18,39 @@ from saltctl.errors import SaltctlError, UnverifiedError
 from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Registry
-from saltctl.stores.contracts.registry import BackupEntry, BackupPage, MergeOutcome, Raise, RaiseOutcome
+from saltctl.stores.aws.registry_item import RegistryItem
+from saltctl.stores.contracts.registry import (
+    BackupEntry,
+    BackupPage,
+    MergeOutcome,
+    Raise,
+    RaiseOutcome,
+    RegistryIdentity,
+)
 from saltctl.stores.redis.errors import redis_errors
 from saltctl.stores.redis.merge_commands import Entry
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script
 from tests.model.failures import Failure
-from tests.model.replay import CONVERSATION, Code, ModelBackup
+from tests.model.replay import CONVERSATION, Code, ModelBackup, NotedBackup
 from tests.model.world import Broken, Case
 
 FAILOVERS = (Failure.FAILOVER,)
 FAILOVERS_AND_LOSSES = (Failure.FAILOVER, Failure.LOSE)
 BUT_KILLS = (Failure.FAILOVER, Failure.FLUSH, Failure.RENAME)
 KILLS_TOO = (Failure.FAILOVER, Failure.KILL)
+DEPOSED_OR_LOST = (Failure.DEPOSE, Failure.LOSE)
+NOTED = Code(backup=NotedBackup, asks=True)
+"""Rebuilds write their notes, and raises read them."""
+DEPOSED: dict[str, Any] = {
+    "raises": (2,),
+    "servers": 2,
+    "may_fail": (Failure.DEPOSE,),
+    "failures": 1,
+    "verified": True,
+}
+"""A verified primary, and a replica that is promoted while that primary goes on."""
 
 PROTOCOL = (
     Case("one Redis, one raise, failures without end", raises=(2,)),
@@ -49,8 +68,11 @@ PROTOCOL = (
         read_only_replicas=False,
     ),
     Case("one Redis, one raise, a rebuild that is resumed, one failure", Code(resumes=True), raises=(2,), failures=1),
+    Case("a primary is deposed, and named for a while", NOTED, **DEPOSED | {"may_fail": (Failure.DEPOSE_LATE,)}),
+    Case("a primary is deposed, and raises are told any primary", NOTED, stale_answers=True, **DEPOSED),
+    Case("a primary is deposed that was not verified", NOTED, **DEPOSED | {"verified": False}),
 )
-"""The protocol as it is."""
+"""The protocol as it is. The note of a rebuild makes a difference only if a primary is deposed and does not know it."""
 
 THOROUGH = (
     Case("one Redis, two raises, failures without end"),
@@ -85,8 +107,11 @@ THOROUGH = (
         may_fail=FAILOVERS,
         failures=2,
     ),
+    Case("two primaries are deposed", NOTED, **DEPOSED | {"failures": 2}),
+    Case("a primary is deposed, or loses everything", NOTED, **DEPOSED | {"may_fail": DEPOSED_OR_LOST, "failures": 2}),
+    Case("a primary is deposed, two rebuilds at once", NOTED, rebuilds=2, **DEPOSED),
 )
-"""The protocol within wider bounds, for ``python -m tests.model --thorough``: about twelve minutes and 1.5 GB."""
+"""The protocol within wider bounds, for ``python -m tests.model --thorough``: about TODO minutes and TODO GB."""
 
 
 # Raises.
@@ -165,6 +190,100 @@ class SkipsBackup(ModelBackup):
     def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
         """Change nothing."""
         return RaiseOutcome(1, True)
+
+
+# The note of a rebuild.
+
+
+class ReadsNoteFirst(Registry):
+    """A raise that reads the note before its first step."""
+
+    def __init__(self, store: RedisRegistry, backup: ModelBackup, **options: object) -> None:
+        class Backup(_Delegating):
+            read: list[RegistryIdentity] = []  # noqa: RUF012  a class for each raise
+
+            def check_registry(self) -> RegistryIdentity:
+                self.read.append(self.read[0] if len(self.read) == 1 else backup.check_registry())
+                return self.read[-1]
+
+        super().__init__(store, Backup(backup), **options)  # type: ignore[arg-type]
+
+
+class ReadsNoteEventually(NotedBackup):
+    """A raise that reads the note by an eventually consistent read."""
+
+    def get_item(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Read without ConsistentRead."""
+        item: dict[str, Any] | None = self.send("get_item", {"Key": key, "ConsistentRead": False}, key).get("Item")
+        return item
+
+
+class AcceptsUnverified(RedisRegistry):
+    """A raise that accepts an unverified primary before it asks which one is the primary."""
+
+    def merge(self, conversation_id: str, n: int, *arguments: Any, **_: Any) -> MergeOutcome:
+        """Merge, and take an unverified primary for a noted one."""
+        raised, state = super().merge(conversation_id, n, *arguments, accept_unverified=True)
+        return MergeOutcome(raised, "noted" if state == "unverified" else state)
+
+
+class NotesNothing(RegistryItem):
+    """A rebuild that writes no note."""
+
+    noted: RegistryIdentity | None = None
+
+    def note_rebuild(self, before: RegistryIdentity, token: str, replication_ids: Collection[str]) -> RegistryIdentity:
+        """Remember the note only."""
+        self.noted = RegistryIdentity(before.registry_id, frozenset(replication_ids), token)
+        return self.noted
+
+    def read(self, *, recheck: bool = False) -> RegistryIdentity:
+        """Return what was remembered."""
+        return self.noted or super().read(recheck=recheck)
+
+
+class NotesAfterScan(NotesNothing):
+    """A rebuild that writes its note when it checks it for the first time, after it has scanned."""
+
+    before: RegistryIdentity | None = None
+
+    def note_rebuild(self, before: RegistryIdentity, token: str, replication_ids: Collection[str]) -> RegistryIdentity:
+        """Remember the note, and what it replaces."""
+        self.before = before
+        return super().note_rebuild(before, token, replication_ids)
+
+    def read(self, *, recheck: bool = False) -> RegistryIdentity:
+        """Write the note that was remembered."""
+        before, noted, self.before, self.noted = self.before, self.noted, None, None
+        if before and noted:
+            RegistryItem.note_rebuild(self, before, noted.rebuild_token, noted.verifying)
+        return super().read(recheck=recheck)
+
+
+class ChecksNoNote(NotesNothing):
+    """A rebuild that does not check that its note is still the newest."""
+
+    def note_rebuild(self, before: RegistryIdentity, token: str, replication_ids: Collection[str]) -> RegistryIdentity:
+        """Write the note, and remember it."""
+        self.noted = RegistryItem.note_rebuild(self, before, token, replication_ids)
+        return self.noted
+
+
+class ReadsNoteLate(RegistryItem):
+    """A rebuild that asks for the primary before it reads the note that its own one replaces."""
+
+    def note_rebuild(self, before: RegistryIdentity, token: str, replication_ids: Collection[str]) -> RegistryIdentity:
+        """Read the note, and replace it."""
+        return super().note_rebuild(self.read(), token, replication_ids)
+
+
+def noted(item: type[RegistryItem]) -> Code:
+    """Return the code with another item of the registry."""
+
+    class Backup(NotedBackup):
+        registry_item = item
+
+    return replace(NOTED, backup=Backup)
 
 
 # Lookups.
@@ -332,6 +451,9 @@ def patch_script(name: str, pattern: str, replacement: str) -> tuple[str, str]:
 
 _ANY_TOKEN = patch_script("set_fence", r"redis\.call\('HGET', key, '#rebuild'\) ~= ARGV\[2\]", "false")
 _ANY_IDENTITY = patch_script("set_fence", r"at ~= ARGV\[3\]", "false")
+_ANY_NOTE = patch_script("raise", r"ARGV\[i\] == at or ARGV\[i\] == '\*'", "true")
+_ANY_STATE = patch_script("raise", r"state == 'noted' or \(state == 'unverified' and ARGV\[4\] == '1'\)", "true")
+_ANY_FENCE = patch_script("raise", r"'deposed' or 'unverified'", "'unverified' or 'unverified'")
 _ANY_ROLE = patch_script("lookup", r"string\.find\(here, 'role:master\\r\\n', 1, true\)", "true")
 
 MUTATIONS = (
@@ -400,8 +522,48 @@ MUTATIONS = (
         read_only_replicas=False,
         expect=Broken.REDIS_RAISE,
     ),
+    Case(
+        "a raise reads the note before the backup is written",
+        replace(NOTED, registry=ReadsNoteFirst),
+        expect=Broken.REDIS_RAISE,
+        **DEPOSED,
+    ),
+    Case(
+        "a raise reads the note by an eventually consistent read",
+        replace(NOTED, backup=ReadsNoteEventually),
+        eventual=True,
+        expect=Broken.REDIS_RAISE,
+        **DEPOSED,
+    ),
+    Case(
+        "a merge takes any primary for a noted one", NOTED, patches=(_ANY_NOTE,), expect=Broken.REDIS_RAISE, **DEPOSED
+    ),
+    # The raise is not acknowledged; but writers on the deposed primary use its N.
+    Case("a merge is not conditional", NOTED, patches=(_ANY_STATE,), expect=Broken.REDIS_MESSAGE, **DEPOSED),
+    Case(
+        "a merge takes a fenced primary for an unverified one",
+        NOTED,
+        patches=(_ANY_FENCE,),
+        stale_answers=True,
+        expect=Broken.REDIS_RAISE,
+        **DEPOSED,
+    ),
+    Case(
+        "a raise accepts an unverified primary at once",
+        replace(NOTED, store=AcceptsUnverified),
+        expect=Broken.REDIS_RAISE,
+        **DEPOSED | {"verified": False},
+    ),
+    Case("a rebuild writes no note", noted(NotesNothing), expect=Broken.REDIS_RAISE, **DEPOSED),
+    Case("a rebuild writes its note after its scan", noted(NotesAfterScan), expect=Broken.REDIS_RAISE, **DEPOSED),
 )
 """One mutation for each part of the protocol. The first six are the ones that the design names."""
+
+THOROUGH_MUTATIONS = (
+    Case("a rebuild does not check its note", noted(ChecksNoNote), rebuilds=2, expect=Broken.REDIS_MESSAGE, **DEPOSED),
+    Case("a rebuild reads the note late", noted(ReadsNoteLate), rebuilds=2, expect=Broken.REDIS_RAISE, **DEPOSED),
+)
+"""Mutations that need two rebuilds at once, of a deposed primary and of its successor."""
 
 REDUNDANT = (
     Case(
@@ -428,6 +590,12 @@ LIMITS = (
         failures=3,
         expect=Broken.REDIS_RAISE,
     ),
+    Case(
+        "a raise is told a deposed primary that was never verified",
+        NOTED,
+        expect=Broken.REDIS_RAISE,
+        **DEPOSED | {"may_fail": (Failure.DEPOSE_LATE,), "failures": 2},
+    ),
 )
 """The fence does not suffice in a cluster: it returns together with the slot, while entries that the other primary lost
-do not."""
+do not. And a raise accepts an unverified primary if sentinels or DNS name it, although it was deposed."""

@@ -47,18 +47,20 @@ def explore(case: Case) -> Verdict:
 
 def misses_acknowledged(world: World, state: State) -> bool:
     """Return whether a lookup in this state returns less than was acknowledged."""
-    in_redis, in_backup = world.lookup_results(state)
+    in_redis, in_backup, deposed, owed = world.lookup_results(state)
     promised = acknowledged(state)
-    return in_backup < promised or (in_redis is not None and in_redis < promised)
+    return in_backup < promised or (in_redis is not None and in_redis < promised) or deposed < owed
 
 
 def _name(world: World, path: list[Step]) -> Broken:
     """Return which lookup misses the acknowledged N at the end of a path."""
-    in_redis, _ = world.lookup_results(path[-1][1])
+    in_redis, in_backup, *_ = world.lookup_results(path[-1][1])
     promised = acknowledged(path[-1][1])
     by_message = next(label for label, state, _ in path if acknowledged(state) == promised).startswith("writer")
     if in_redis is not None and in_redis < promised:
         return Broken.REDIS_MESSAGE if by_message else Broken.REDIS_RAISE
+    if in_backup >= promised:
+        return Broken.DEPOSED
     return Broken.BACKUP_MESSAGE if by_message else Broken.BACKUP_RAISE
 
 

@@ -18,6 +18,8 @@ class Failure(StrEnum):
     FLUSH = "is flushed"
     RENAME = "gets its first replica, and with it a new replication id"
     FAILOVER = "is promoted, and the other one demoted"
+    DEPOSE = "is promoted, and the other one, paused or cut off, goes on as a primary"
+    DEPOSE_LATE = "is promoted, while the other one goes on as a primary, and is named as it"
     MOVE = "is given the bucket's slot by the other one"
 
 
@@ -45,14 +47,17 @@ def with_change(servers: Servers, index: int, changed: Redis) -> Servers:
 
 
 def server_events(
-    servers: Servers, failures_left: int | None, may_fail: Collection[Failure]
+    servers: Servers, failures_left: int | None, may_fail: Collection[Failure], promised: int
 ) -> Iterator[tuple[int, str, Servers, int | None]]:
     """Yield every start, lag and failure that is possible now.
 
     Each is the index of the server, a label, and the servers and the failures left after it. ``failures_left`` is
-    None if their number is not bounded.
+    None if their number is not bounded. ``promised`` is what a primary owes if it is deposed now.
     """
     for index, server in enumerate(servers):
+        for label, changed in _late_news(server):
+            after = with_change(servers, index, changed)
+            yield index, label, _without_unused_copies(after) if failures_left == 0 else after, failures_left
         if not server.up:
             started = server._replace(up=True, identity=NEW_IDENTITY)
             yield index, "starts", with_change(servers, index, started), failures_left
@@ -60,10 +65,18 @@ def server_events(
             for label, changed in _replication_lag(servers, server, may_fail):
                 yield index, label, with_change(servers, index, changed), failures_left
             for failure in may_fail:
-                failed = _fail(failure, servers, index)
+                failed = _fail(failure, servers, index, promised)
                 if failed is not None:
                     left = None if failures_left is None else failures_left - 1
                     yield index, failure, _without_unused_copies(failed) if left == 0 else failed, left
+
+
+def _late_news(server: Redis) -> Iterator[tuple[str, Redis]]:
+    if server.named:
+        yield "is not named as the primary any more", server._replace(named=False)
+    if server.deposed:
+        # Its clients may reach it as a replica; who asks is told the other one.
+        yield "learns that it is a replica", server._replace(replica=True, deposed=False, named=False, owed=0)
 
 
 def _replication_lag(servers: Servers, server: Redis, may_fail: Collection[Failure]) -> Iterator[tuple[str, Redis]]:
@@ -74,19 +87,19 @@ def _replication_lag(servers: Servers, server: Redis, may_fail: Collection[Failu
     if server.in_step:
         yield "falls behind", server._replace(in_step=False)
         return
-    primary = next(other for other in servers if not other.replica)
+    primary = next(other for other in servers if not other.replica)  # two servers: the other one
     if primary.up:
         yield "catches up", server._replace(in_step=True, bucket=primary.bucket, identity=primary.identity)
 
 
-def _fail(failure: Failure, servers: Servers, index: int) -> Servers | None:
+def _fail(failure: Failure, servers: Servers, index: int, promised: int) -> Servers | None:
     """Return the servers after a failure of one, or None if this server cannot fail in this way."""
     server = servers[index]
     match failure:
         case Failure.KILL | Failure.LOSE:
             survived = server.bucket if server.durable is None else server.durable
             bucket = survived if failure is Failure.KILL else ()
-            dead = Redis(up=False, replica=server.replica, bucket=bucket, read_only=server.read_only)
+            dead = server._replace(up=False, knows_lookup=False, identity=0, bucket=bucket, durable=None, in_step=False)
             # A replica that has lost its primary keeps what it has.
             return tuple(dead if at == index else other._replace(in_step=False) for at, other in enumerate(servers))
         case Failure.FLUSH if not server.replica:
@@ -94,9 +107,15 @@ def _fail(failure: Failure, servers: Servers, index: int) -> Servers | None:
         case Failure.RENAME if not server.replica:
             return with_change(servers, index, server._replace(identity=NEW_IDENTITY))
         case Failure.FAILOVER if server.replica:
-            # At once: a demoted primary that does not know it yet is a known limit (saltctl/help/promise.txt).
             promoted = server._replace(replica=False, in_step=False, identity=NEW_IDENTITY)
             return tuple(promoted if at == index else other._replace(replica=True) for at, other in enumerate(servers))
+        case Failure.DEPOSE | Failure.DEPOSE_LATE if server.replica:
+            named = failure is Failure.DEPOSE_LATE
+            promoted = server._replace(replica=False, in_step=False, identity=NEW_IDENTITY)
+            return tuple(
+                promoted if at == index else other._replace(deposed=True, named=named, owed=promised)
+                for at, other in enumerate(servers)
+            )
         case Failure.MOVE if server.replica and (owner := servers[1 - index]).up:
             # In a cluster both are primaries. The one without the slot refuses every command, as a replica does.
             taker, giver = server._replace(replica=False, bucket=owner.bucket), owner._replace(replica=True, bucket=())

@@ -24,7 +24,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.rebuild_items import CheckpointItem
-from saltctl.stores.aws.registry_item import RegistryItem
+from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID, RegistryItem
 from saltctl.stores.contracts.registry import BackupPage, LeaseHolder, RegistryIdentity
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
@@ -34,32 +34,43 @@ from tests.model.servers import CONDITION_FAILED, UNREACHABLE, Item, Refusal, Re
 from tests.support.registry_item import FakeRegistryItem
 
 CONVERSATION = "conv"
+REGISTRY_ID = "feed0123456789ab"
 RESUMED = "f" * 32
 """The token of rebuild R, which can save a checkpoint: the decoder of checkpoints refuses other forms of a token."""
-SETTINGS = Settings(redis_url="redis://redis:6379", buckets=1, registry_id="feed0123456789ab", aws_region="us-east-1")
+SETTINGS = Settings(redis_url="redis://redis:6379", buckets=1, registry_id=REGISTRY_ID, aws_region="us-east-1")
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _CAPACITY = {"ConsumedCapacity": {"TableName": SETTINGS.backup_table, "CapacityUnits": 1.0}}
 """Shows the real BackupTable that a response belongs to its request."""
 
 
+Over = Literal["client", "told", "session"]
+
+
 class Call(NamedTuple):
     """A request of a process: its connection and its words."""
 
-    over: Literal["client", "session", "dynamodb", "checkpoint"]
+    over: Literal["client", "told", "session", "topology", "dynamodb", "checkpoint"]
+    """A client may reach any server, "told" is one that has asked which server is the primary."""
     words: Words
-    """A Redis command; "get", "scan", or "update" with the condition and the update; "load", "save", or "delete"."""
-    values: tuple[tuple[str, int], ...] = ()
-    """The numbers that the condition and the update of an UpdateItem name."""
+    """A Redis command; "asks"; "get", "scan", or "update" with the condition and the update; "note" with the part that
+    is read and the consistency, or with the condition; "load", "save", or "delete"."""
+    values: tuple[tuple[str, int | str], ...] = ()
+    """What the condition and the update of an UpdateItem name."""
 
     @property
     def writes(self) -> bool:
         """Whether the call can have an effect on other processes."""
         reads = self.words[0] in ("get", "scan", "HMGET", "load") or script_of(self.words) == "check_marks"
+        reads = reads or self.over == "topology" or (self.words[0] == "note" and not self.values)
         return not reads and not (self.words[0] == "EVALSHA" and script_of(self.words) == "lookup")
 
     def __str__(self) -> str:
         """Return the call as paths show it."""
         match self:
+            case Call("topology", _):
+                return "asks for the primary"
+            case Call("dynamodb", ("note", *_), values):
+                return "writes its note" if values else "reads the note"
             case Call("dynamodb", ("update", _, update), values):
                 return f"sets {update.split()[1]} = {dict(values)[':n']} in the backup"
             case Call("dynamodb", (verb,)):
@@ -69,6 +80,17 @@ class Call(NamedTuple):
         name = script_of(self.words)
         verb = "loads the script" if self.words[0] == "SCRIPT" else "runs"
         return f"{verb} {name}" if name else f"sends {self.words[0]}"
+
+
+_REGISTRY_ITEM: dict[str, Any] = {
+    "conversation_id": {"S": REGISTRY_ITEM_ID},
+    "registry_id": {"S": REGISTRY_ID},
+    "registry_format": {"N": "1"},
+    "layout": {"S": SETTINGS.layout},
+    "key_prefix": {"S": SETTINGS.key_prefix},
+    "claimed_tables": {"M": {"us-east-1": {"S": "table"}}},
+}
+"""The registry's item, without a note."""
 
 
 class Pause(BaseException):
@@ -119,9 +141,10 @@ class Answers:
 class StubConnections(Connections):
     """Connections whose clients get recorded answers."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers, *, asks: bool = False) -> None:
         super().__init__(SETTINGS, timeout=1.0, retries=0)
         self._answers = answers
+        self._asks = asks
         self._client = StubClient(answers)
 
     def client(self, primary: str) -> StubClient:
@@ -134,17 +157,26 @@ class StubConnections(Connections):
             return super().ask_all(primary, commands)
         return [[None] * len(ids) for _, _, _, _, _, *ids in commands]
 
+    def reconnect(self) -> None:
+        """Ask which server is the primary, and use it from now on."""
+        if self._asks:
+            self._answers.ask(Call("topology", ("ask", "told")))
+            self._client = StubClient(self._answers, "told")
+
     def dedicated(self, primary: str) -> DedicatedConnection:
-        """Return a real one, over a stub pool."""
+        """Return a real one, over a stub pool, to the server that is the primary now."""
+        if self._asks:
+            self._answers.ask(Call("topology", ("ask", "session")))
         return DedicatedConnection(StubPool(self._answers, "session"), primary)
 
 
 class StubClient:
     """A redis-py client: each command is one call."""
 
-    def __init__(self, answers: Answers) -> None:
-        self.connection_pool = StubPool(answers, "client")
+    def __init__(self, answers: Answers, over: Over = "client") -> None:
+        self.connection_pool = StubPool(answers, over)
         self._answers = answers
+        self._over = over
 
     def get_retry(self) -> Any:
         """Return a policy without retries."""
@@ -157,18 +189,18 @@ class StubClient:
         """Send one command. INFO is answered here, so that the preconditions of a rebuild hold."""
         if words == ("INFO",):
             return {"redis_version": "7.0.0", "maxmemory_policy": "noeviction"}
-        return self._answers.redis(Call("client", normalize(words)))
+        return self._answers.redis(Call(self._over, normalize(words)))
 
 
 class StubPool:
     """A redis-py connection pool."""
 
-    def __init__(self, answers: Answers, over: Literal["client", "session"]) -> None:
+    def __init__(self, answers: Answers, over: Over) -> None:
         self._answers = answers
         self._over = over
 
     def get_connection(self) -> StubConnection:
-        """Return a new connection. Its server is decided by its first command."""
+        """Return a new connection. If nothing was asked, its server is decided by its first command."""
         return StubConnection(self._answers, self._over)
 
     def release(self, connection: StubConnection) -> None:
@@ -181,9 +213,9 @@ class StubPool:
 class StubConnection:
     """A redis-py connection. Each command of a batch is a call of its own: a batch is not atomic."""
 
-    def __init__(self, answers: Answers, over: Literal["client", "session"]) -> None:
+    def __init__(self, answers: Answers, over: Over) -> None:
         self._answers = answers
-        self._over: Literal["client", "session"] = over
+        self._over: Over = over
         self._sent: Iterator[Words] = iter(())
 
     def pack_commands(self, commands: Sequence[Sequence[Any]]) -> Sequence[Words]:
@@ -224,18 +256,39 @@ def unpack_command(packed: bytes) -> Words:
 
 
 class StubDynamo:
-    """A boto3 client of the backup table, with one conversation."""
+    """A boto3 client of the backup table, with one conversation and the item of the registry."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
+        self.reads: Literal["ids", "token"] = "ids"
+        """The part of a note that the process uses: a raise the replication ids; a rebuild the token, and whether the
+        ids are its own."""
+        self._wrote: dict[str, str] = {}
 
     def batch_get_item(self, *, RequestItems: dict[str, Any], **_: Any) -> dict[str, Any]:  # noqa: N803  boto3's names
-        """BatchGetItem, strongly consistent, of the conversation and the registry's item, which is left out."""
+        """BatchGetItem, strongly consistent, of the conversation and the registry's item, whose note is left out."""
         ((table, request),) = RequestItems.items()
         if not request["ConsistentRead"]:
-            raise NotImplementedError("the model's DynamoDB supports only strongly consistent reads")
+            raise NotImplementedError("the model's DynamoDB supports only strongly consistent reads of entries")
         item = self._answers.ask(Call("dynamodb", ("get",)))
-        return {"Responses": {table: [_attributes(item)] if item else []}}
+        return {"Responses": {table: [_REGISTRY_ITEM, *([_attributes(item)] if item else [])]}}
+
+    def get_item(self, *, Key: dict[str, Any], ConsistentRead: bool, **_: Any) -> dict[str, Any]:  # noqa: N803
+        """GetItem of the registry's item."""
+        assert Key == {"conversation_id": {"S": REGISTRY_ITEM_ID}}
+        consistency = "strongly" if ConsistentRead else "eventually"
+        part = self._answers.ask(Call("dynamodb", ("note", self.reads, consistency)))
+        if part is None:
+            return {"Item": _REGISTRY_ITEM} | _CAPACITY
+        token, ids = (part.decode(), "of another rebuild") if self.reads == "token" else ("unused", part.decode())
+        if token == self._wrote.get(":token"):
+            ids = self._wrote[":ids"]
+        note = {"rebuild_token": {"S": token}, "verifying": {"SS": [ids]}}
+        return {"Item": _REGISTRY_ITEM | note} | _CAPACITY
+
+    def describe_table(self, **_: Any) -> dict[str, Any]:
+        """Return the only table: it is never replaced."""
+        return {"Table": {"TableName": SETTINGS.backup_table, "TableId": "table"}}
 
     def scan(self, *, ConsistentRead: bool, **_: Any) -> dict[str, Any]:  # noqa: N803  boto3's names
         """Scan, strongly consistent, in one page."""
@@ -247,7 +300,8 @@ class StubDynamo:
     def update_item(
         self,
         *,
-        UpdateExpression: str,  # noqa: N803  boto3's names
+        Key: dict[str, Any],  # noqa: N803  boto3's names
+        UpdateExpression: str,  # noqa: N803
         ConditionExpression: str,  # noqa: N803
         ExpressionAttributeValues: dict[str, Any],  # noqa: N803
         **_: Any,
@@ -255,8 +309,17 @@ class StubDynamo:
         """A conditional UpdateItem with ReturnValues=ALL_OLD."""
         from botocore.exceptions import ClientError
 
-        numbers = tuple((name, int(value["N"])) for name, value in ExpressionAttributeValues.items() if "N" in value)
-        old = self._answers.ask(Call("dynamodb", ("update", ConditionExpression, UpdateExpression), numbers))
+        values = ExpressionAttributeValues.items()
+        call = Call(
+            "dynamodb",
+            ("update", ConditionExpression, UpdateExpression),
+            tuple((name, int(value["N"])) for name, value in values if "N" in value),
+        )
+        if Key["conversation_id"]["S"] == REGISTRY_ITEM_ID:
+            assert UpdateExpression == "SET rebuild_token = :token, verifying = :ids"
+            self._wrote = {name: value["S"] if "S" in value else " ".join(value["SS"]) for name, value in values}
+            call = Call("dynamodb", ("note", ConditionExpression), tuple(sorted(self._wrote.items())))
+        old = self._answers.ask(call)
         if old == CONDITION_FAILED:
             raise ClientError({"Error": {"Code": old.text, "Message": ""}}, "UpdateItem")
         return ({"Attributes": _attributes(old)} if old else {}) | _CAPACITY
@@ -267,7 +330,7 @@ def _attributes(item: Item) -> dict[str, Any]:
 
 
 class ModelBackup(BackupTable):
-    """The real backup store without threads and without the registry's item, which the model does not need."""
+    """The real backup store without threads and without the registry's item, which most cases do not need."""
 
     def __init__(self, settings: Settings, **options: Any) -> None:
         super().__init__(settings, **options)
@@ -291,7 +354,22 @@ class ModelBackup(BackupTable):
 
     def check_registry(self) -> RegistryIdentity:
         """Return the identity: all processes have the same registry and table, and each primary is the noted one."""
-        return RegistryIdentity("feed0123456789ab", frozenset("*"))
+        return RegistryIdentity(REGISTRY_ID, frozenset("*"))
+
+
+class NotedBackup(ModelBackup):
+    """The real backup store without threads, with the registry's item and its note."""
+
+    registry_item: type[RegistryItem] = RegistryItem
+    """The class of that item, or a mutation of it."""
+
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        super().__init__(settings, **options)
+        self.registry = self.registry_item(self, lambda: 0.0)
+
+    def check_registry(self) -> RegistryIdentity:
+        """Read the item."""
+        return BackupTable.check_registry(self)
 
 
 class ModelCheckpoint(CheckpointItem):
@@ -311,7 +389,7 @@ class ModelCheckpoint(CheckpointItem):
         token, replication_id, half_done = values.decode().split()
         return encode(
             Checkpoint(
-                scope=CheckpointScope("feed0123456789ab table", SETTINGS.key_prefix, SETTINGS.layout, 1),
+                scope=CheckpointScope(f"{REGISTRY_ID} table", SETTINGS.key_prefix, SETTINGS.layout, 1),
                 token=token,
                 primaries={"redis:6379": Primary("", replication_id)},
                 merged=ScanPosition(after={0: None}),
@@ -372,6 +450,13 @@ class Code:
     rebuild: type[Rebuild] = Rebuild
     resumes: bool = False
     """Whether rebuild R saves a checkpoint and resumes from it. Other rebuilds have none."""
+    asks: bool = False
+    """Whether processes ask which server is the primary before they connect anew. Otherwise they may reach any."""
+
+    @property
+    def notes(self) -> bool:
+        """Whether rebuilds write notes."""
+        return issubclass(self.backup, NotedBackup)
 
 
 class Stores:
@@ -383,9 +468,10 @@ class Stores:
     def __init__(self, code: Code, answers: Answers) -> None:
         self._code = code
         self._checkpoint = ModelCheckpoint(answers) if code.resumes else None
-        connections = StubConnections(answers)
+        connections = StubConnections(answers, asks=code.asks)
         self.store = code.store(SETTINGS, lookups=connections, others=connections)
-        self.backup = code.backup(SETTINGS, client=StubDynamo(answers))
+        self._dynamo = StubDynamo(answers)
+        self.backup = code.backup(SETTINGS, client=self._dynamo)
 
     @cached_property
     def registry(self) -> Registry:
@@ -399,6 +485,7 @@ class Stores:
 
     def rebuild(self, token: str) -> Rebuild:
         """Create a rebuild without starting it."""
+        self._dynamo.reads = "token"
         return self._code.rebuild(
             SETTINGS,
             self.store,
@@ -463,9 +550,14 @@ def lookup_process() -> Process:
     return Process("writer", lambda stores: stores.registry.lookup(CONVERSATION))
 
 
+def token_of(name: str) -> str:
+    """Return the token of a rebuild. It must not look like a replication id, 40 hexadecimal digits."""
+    return RESUMED if name == "R" else name
+
+
 def rebuild_process(name: str) -> Process:
-    """Return a process that rebuilds. Its token must not look like a replication id, 40 hexadecimal digits."""
-    token = RESUMED if name == "R" else name
+    """Return a process that rebuilds."""
+    token = token_of(name)
 
     def body(stores: Stores) -> None:
         for _ in stores.rebuild(token).run():
@@ -515,7 +607,7 @@ class Replayer:
             then = self.after(process, replies)
             branches: list[tuple[Reply, int]] = []
             if isinstance(then, Call):
-                possible = (UNREACHABLE,) if lost and then.over == "session" else self._possible(then)
+                possible = (UNREACHABLE,) if lost and then.over in ("told", "session") else self._possible(then)
                 branches = [(reply, self.future(process, (*replies, reply), lost=lost)) for reply in possible]
                 without_effect = not then.writes or possible == (UNREACHABLE,)
             else:

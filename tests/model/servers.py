@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -72,6 +72,12 @@ class Redis(NamedTuple):
     """Whether a replica has the same bucket as its primary."""
     read_only: bool = True
     """replica-read-only, as it is by default."""
+    deposed: bool = False
+    """Whether another one was promoted, and this one still takes itself for the primary."""
+    named: bool = False
+    """Whether it is deposed, and who asks for the primary is still told this one."""
+    owed: int = 0
+    """The N that was acknowledged when it was deposed."""
 
 
 def hexadecimal(identity: int) -> bytes:
@@ -85,22 +91,16 @@ def identities(text: bytes) -> frozenset[int]:
     return frozenset(int(found, 16) for found in re.findall(rb"0{30}[0-9a-f]{10}", text))
 
 
-def renumber_identities(
-    servers: tuple[Redis, ...], remembered: Iterable[tuple[Reply, ...]]
-) -> tuple[Callable[[Reply], Reply], tuple[Redis, ...]]:
-    """Renumber replication ids: return a function that does so in remembered answers, and the renumbered servers.
+def renumber_identities(servers: tuple[Redis, ...]) -> tuple[Callable[[Reply], Reply], tuple[Redis, ...]]:
+    """Renumber replication ids: return a function that does so in remembered values, and the renumbered servers.
 
     Real replication ids are random. Here they are small numbers, renumbered after each new one, so that states that
-    differ only in them are one state: the code only compares them for equality. An id that no server has and no
-    process remembers never comes back; all of these become one id.
+    differ only in them are one state: the code only compares them with those of servers. An id that no server has
+    never comes back; all of these become one id.
     """
     names: dict[int, int] = {}
     for server in servers:
         names.setdefault(server.identity, len(names))
-    for replies in remembered:
-        for reply in replies:
-            for identity in identities(reply) if isinstance(reply, bytes) else ():
-                names.setdefault(identity, len(names))
 
     def rename(value: Reply) -> Reply:
         found = identities(value) if isinstance(value, bytes) else ()
@@ -125,7 +125,7 @@ def renumber_identities(
 
 
 def execute(server: Redis, words: Words, patches: Mapping[str, str] | None = None) -> tuple[Redis, Reply]:
-    """Run one command atomically. ``patches`` replaces the sources of scripts that EVALSHA runs, for mutations."""
+    """Run one command atomically. ``patches`` replaces the sources of scripts by name, for mutations."""
     if not server.up:
         return server, UNREACHABLE
     match words:
@@ -139,7 +139,7 @@ def execute(server: Redis, words: Words, patches: Mapping[str, str] | None = Non
                 return server, NO_SCRIPT
             return _run(server, (patches or {}).get(name, script(name)), arguments)
         case "EVAL", text, "1", _, *arguments:
-            return _run(server, text, arguments)
+            return _run(server, (patches or {}).get(script_of(words), text), arguments)
         case "HMGET", _, field:
             return server, (dict(server.bucket).get(field.encode()),)
         case "HSET" | "HSETNX", *_ if server.replica and server.read_only:
@@ -266,7 +266,7 @@ def script_of(words: Words) -> str:
 # DynamoDB.
 
 _PARTS = re.compile(r"\s*(\(|\)|<=|>=|<|>|=|[#:\w]+)")
-_COMPARISONS: dict[str, Callable[[int, int], bool]] = {
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
     "=": operator.eq,
@@ -278,7 +278,7 @@ _COMPARISONS: dict[str, Callable[[int, int], bool]] = {
 def update_item(item: Item, condition: str, update: str, values: Mapping[str, int]) -> tuple[Item, Reply]:
     """Apply a conditional UpdateItem that returns ALL_OLD. Only numbers are kept: the code decides by nothing else."""
     held = dict(item)
-    if not _Condition(condition, held, values).holds():
+    if not holds(condition, held, values):
         return item, CONDITION_FAILED
     action, _, assignments = update.partition(" ")
     if action != "SET":
@@ -289,10 +289,15 @@ def update_item(item: Item, condition: str, update: str, values: Mapping[str, in
     return tuple(sorted(held.items())), item
 
 
-class _Condition:
-    """A ConditionExpression over numbers, by recursive descent: OR of ANDs of comparisons."""
+def holds(condition: str, held: Mapping[str, int | str], values: Mapping[str, int | str]) -> bool:
+    """Return whether an item with these attributes meets a ConditionExpression."""
+    return _Condition(condition, held, values).holds()
 
-    def __init__(self, text: str, held: Mapping[str, int], values: Mapping[str, int]) -> None:
+
+class _Condition:
+    """A ConditionExpression over numbers and strings, by recursive descent: OR of ANDs of comparisons."""
+
+    def __init__(self, text: str, held: Mapping[str, int | str], values: Mapping[str, int | str]) -> None:
         self._parts: Iterator[str] = iter([*_PARTS.findall(text), ""])
         self._held = held
         self._values = values

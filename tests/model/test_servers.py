@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
+from typing import cast
 
 import pytest
 
@@ -33,7 +34,8 @@ class LiveAnswers(Answers):
         """Return the answer of the model."""
         match call:
             case Call("dynamodb", ("update", condition, update), values):
-                self.item, reply = update_item(self.item, condition, update, dict(values))
+                numbers = cast("dict[str, int]", dict(values))
+                self.item, reply = update_item(self.item, condition, update, numbers)
                 return reply
             case Call("dynamodb", _):
                 return self.item

@@ -7,37 +7,30 @@ raises are redelivered, rebuilds and lookups repeated. Some cases bound the numb
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from typing import Generic, NamedTuple, TypeVar
 
 from saltctl.registry.registry import Lookup, RaiseResult
-from saltctl.stores.redis.scripts import script_sha
+from tests.model.answers import FIRST, note_text, possible_replies, serve_backup, token_in, without_token
 from tests.model.failures import Failure, Servers, initial_servers, server_events, with_change
 from tests.model.replay import (
-    RESUMED,
+    REGISTRY_ID,
+    SETTINGS,
     Call,
     Code,
     Finished,
     Process,
     Replayer,
-    checkpoint_text,
     lookup_process,
     raise_process,
     rebuild_process,
 )
 from tests.model.servers import (
-    CHECK_RESULTS,
     CONDITION_FAILED,
-    NO_SCRIPT,
-    OTHER_IDENTITY,
-    READ_ONLY,
-    READ_ONLY_SCRIPT,
-    TOKEN_GONE,
     UNREACHABLE,
-    UNVERIFIED,
     Item,
     Redis,
     Refusal,
@@ -47,9 +40,9 @@ from tests.model.servers import (
     hexadecimal,
     renumber_identities,
     script_of,
-    update_item,
 )
 
+DEPOSING = {Failure.DEPOSE, Failure.DEPOSE_LATE}
 LOST = -1
 """The server of a connection whose server process has died."""
 
@@ -75,6 +68,7 @@ class Broken(StrEnum):
     BACKUP_MESSAGE = "a reader on the backup misses an acknowledged message"
     REDIS_RAISE = "a lookup in Redis returns less than an acknowledged raise"
     BACKUP_RAISE = "the backup does not hold an acknowledged raise"
+    DEPOSED = "a deposed primary misses what was acknowledged before it was deposed"
     LOOKUP = "a lookup returned less than was acknowledged"
     LOWERED = "max_n went down in the backup"
 
@@ -87,6 +81,10 @@ class Shared(NamedTuple):
     failures_left: int | None
     checkpoint: bytes | None = None
     """The checkpoint of rebuild R."""
+    note: bytes | None = None
+    """The note of the newest rebuild: its token and a replication id."""
+    older_note: bytes | None = None
+    """What an eventually consistent read may still return."""
 
 
 class Local(NamedTuple):
@@ -102,7 +100,9 @@ class Case:
     """One world to explore, with the code that runs in it.
 
     ``failures`` bounds the failures on one path; None is no bound. ``patches`` replaces the sources of scripts by name.
-    ``replication_ids`` False: all servers always show the same one. ``expect`` is how a mutation breaks the promise.
+    ``replication_ids`` False: all servers always show the same one. ``verified``: the primary is at first. With
+    ``stale_answers`` a raise that asks for the primary may be told any server that takes itself for it. ``eventual``: a
+    read that is not strongly consistent may return the older note. ``expect`` is how a mutation breaks the promise.
     """
 
     name: str
@@ -115,6 +115,9 @@ class Case:
     patches: tuple[tuple[str, str], ...] = ()
     replication_ids: bool = True
     read_only_replicas: bool = True
+    verified: bool = False
+    stale_answers: bool = False
+    eventual: bool = False
     expect: Broken | None = None
 
 
@@ -126,6 +129,21 @@ class Move(NamedTuple):
     """Between the states, except for their acknowledged and pending fields."""
     result: Lookup | RaiseResult | None
     broken: Broken | None
+    exempt: bool
+    """Whether a deposed primary answered, whose lookups may be stale until it learns of its successor."""
+    noted: str
+    """The token that was written to the note, or an empty string."""
+
+
+class Results(NamedTuple):
+    """The max_n that lookups return in one state: in Redis, None if no server answers, and in the backup."""
+
+    redis: int | None
+    backup: int
+    deposed: int = 0
+    """On a deposed primary, if it answers."""
+    owed: int = 0
+    """The least that this has to be."""
 
 
 Step = tuple[str, State, Broken | None]
@@ -168,18 +186,28 @@ class World:
         processes = (self._lookup_process, *(raise_process(n) for n in case.raises), *rebuilders)
         self._processes = [(_PROCESSES + _BITS * at, process) for at, process in enumerate(processes)]
         self._rebuilds_at = _PROCESSES + _BITS * (1 + len(case.raises))
+        # Raises remember replication ids if there are notes.
+        self._remembering_at = _PROCESSES + _BITS if case.code.notes else self._rebuilds_at
         self._shared = Numbers[Shared]()
         self._locals = Numbers[Local]()
         self._locals.number(Local())
         self._moves: dict[tuple[int, int, int], list[Move]] = {}
-        self._server_events: dict[tuple[int, int], list[tuple[str, int]]] = {}
+        self._server_events: dict[tuple[int, int, int], list[tuple[str, int]]] = {}
         self._events_of_servers = cache(lambda *key: list(self._find_events_of_servers(*key)))
-        self._lookup_results: dict[int, tuple[int | None, int]] = {}
+        self._lookup_results: dict[int, Results] = {}
+        self._forgotten: dict[tuple[int, int, str], int] = {}
 
     def start(self) -> State:
         """Return the first state: all servers up, empty and not verified, and no process started."""
         servers = initial_servers(self.case.servers, self.case.may_fail, self.case.read_only_replicas)
-        return self._shared.number(Shared((), servers, self.case.failures)) + (1 << _ACKNOWLEDGED)
+        note = None
+        if self.case.verified:
+            fence = f"{SETTINGS.layout}:{REGISTRY_ID}:".encode() + hexadecimal(0)
+            servers = tuple(
+                server._replace(bucket=((b"#fence", fence),), knows_lookup=not server.replica) for server in servers
+            )
+            note = note_text(FIRST, hexadecimal(0))
+        return self._shared.number(Shared((), servers, self.case.failures, None, note, note)) + (1 << _ACKNOWLEDGED)
 
     def steps(self, state: State) -> Iterator[Step]:
         """Yield every possible next step."""
@@ -190,52 +218,77 @@ class World:
                 moves = self._moves.get((at, shared, local))
                 if moves is None:
                     moves = self._moves[at, shared, local] = list(self._find_moves(at, process, shared, local))
-                for label, difference, result, broken in moves:
-                    if result is None:
-                        yield label, state + difference, broken
+                for move in moves:
+                    if move.noted:
+                        after = state + move.difference + self._forget_token(state, at, move.noted)
+                        yield move.label, after, move.broken
+                    elif move.result is None:
+                        yield move.label, state + move.difference, move.broken
                     else:
-                        yield self._finished(label, state, difference, result, broken)
+                        yield self._finished(state, move, move.result)
             if local:
                 yield f"{process.name}: dies", state - (local << at), None
         if pending:
             label = f"writer: a message at N={pending} is acknowledged"
             yield label, state - (pending << _PENDING) + (pending - acknowledged(state) << _ACKNOWLEDGED), None
-        for label, difference in self._events_of(shared, state >> self._rebuilds_at):
+        promised = acknowledged(state) if DEPOSING & set(self.case.may_fail) else 0
+        for label, difference in self._events_of(shared, state >> self._remembering_at, promised):
             yield label, state + difference, None
 
-    def _finished(
-        self, label: str, state: State, difference: int, result: Lookup | RaiseResult, broken: Broken | None
-    ) -> Step:
+    def _finished(self, state: State, move: Move, result: Lookup | RaiseResult) -> Step:
         """Return the step that ends a lookup or a raise."""
-        known, pending = acknowledged(state), state >> _PENDING & _MASK
+        known, pending, broken = acknowledged(state), state >> _PENDING & _MASK, move.broken
         if isinstance(result, Lookup):
-            broken = Broken.LOOKUP if result.max_n < known else broken
+            broken = Broken.LOOKUP if result.max_n < known and not move.exempt else broken
             now, after = known, result.write_n
         else:
             now, after = max(known, result.after), pending
         # A message that is spread over no more than is acknowledged already promises nothing new.
         after = after if after > now else 0
-        return label, state + difference + (now - known << _ACKNOWLEDGED) + (after - pending << _PENDING), broken
+        changed = (now - known << _ACKNOWLEDGED) + (after - pending << _PENDING)
+        return move.label, state + move.difference + changed, broken
 
-    def lookup_results(self, state: State) -> tuple[int | None, int]:
-        """Return the max_n of a lookup in Redis, None if no server answers it, and of a lookup in the backup."""
+    def _forget_token(self, state: State, noting_at: int, token: str) -> int:
+        """Return the difference that a new note makes to the other rebuilds, which may remember an older one.
+
+        Tokens are unique, and those of the model are not: each run of a rebuild has the same one.
+        """
+        difference = 0
+        for at, process in self._processes:
+            if at < self._rebuilds_at or at == noting_at:
+                continue
+            number = state >> at & _MASK
+            key = at, number, token
+            if key not in self._forgotten:
+                local = self._locals[number]
+                replies = tuple(without_token(reply, token) for reply in local.replies)
+                self._forgotten[key] = self._local(process, Local(replies, local.server)) - number << at
+            difference += self._forgotten[key]
+        return difference
+
+    def lookup_results(self, state: State) -> Results:
+        """Return the results of lookups in this state."""
         shared = state & _MASK
         if shared not in self._lookup_results:
             self._lookup_results[shared] = self._find_lookup_results(self._shared[shared])
         return self._lookup_results[shared]
 
-    def _find_lookup_results(self, shared: Shared) -> tuple[int | None, int]:
+    def _find_lookup_results(self, shared: Shared) -> Results:
         # By the real lookup, on every server, and as if Redis did not answer.
         call = self._next(self._lookup_process, ())
-        replies = [self._execute(server, call.words)[1] for server in shared.servers]
-        found = [self._replayer.after(self._lookup_process, (reply,)) for reply in replies]
-        in_redis = [
-            then.result.max_n for then in found if isinstance(then, Finished) and isinstance(then.result, Lookup)
-        ]
+        in_redis, results = [], Results(None, 0)
+        for server in shared.servers:
+            _, reply = self._execute(server, call.words)
+            then = self._replayer.after(self._lookup_process, (reply,))
+            if isinstance(then, Finished) and isinstance(then.result, Lookup):
+                if server.deposed:
+                    results = Results(None, 0, then.result.max_n, server.owed)
+                else:
+                    in_redis.append(then.result.max_n)
         fallen_back = self._replayer.after(self._lookup_process, (UNREACHABLE, shared.item))
         assert isinstance(fallen_back, Finished)
         assert isinstance(fallen_back.result, Lookup)
-        return min(in_redis, default=None), fallen_back.result.max_n
+        return results._replace(redis=min(in_redis, default=None), backup=fallen_back.result.max_n)
 
     # Processes.
 
@@ -255,65 +308,70 @@ class World:
 
     def _find_moves(self, at: int, process: Process, number: int, local_number: int) -> Iterator[Move]:
         shared = self._shared[number]
-        for label, after, local, then in self._find_calls(process, shared, self._locals[local_number]):
+        for label, after, local, then, where in self._find_calls(process, shared, self._locals[local_number]):
             ended = then if isinstance(then, Finished) else None
             on = self._local(process, local) if ended is None else 0
             result = ended.result if ended and not isinstance(ended.result, Exception) else None
             broken = Broken.LOWERED if _max_n(after.item) < _max_n(shared.item) else None
             difference = self._shared.number(after) - number + (on - local_number << at)
-            yield Move(f"{process.name}: {label}{ended or ''}", difference, result, broken)
+            in_redis = isinstance(result, Lookup) and result.source == "redis"
+            exempt = in_redis and where is not None and shared.servers[where].deposed
+            noted = "" if after.note == shared.note else token_in(after.note)
+            yield Move(f"{process.name}: {label}{ended or ''}", difference, result, broken, exempt, noted)
 
     def _find_calls(
         self, process: Process, shared: Shared, local: Local
-    ) -> Iterator[tuple[str, Shared, Local, Call | Finished]]:
-        """Yield the outcomes of the next call: label, shared state, local state, and the next call of the process."""
+    ) -> Iterator[tuple[str, Shared, Local, Call | Finished, int | None]]:
+        """Yield the outcomes of the next call: label, shared and local state, next call, and the server."""
         call = self._next(process, local.replies)
-        for where, after, reply in self._serve(shared, local, call):
+        for where, after, answer in self._serve(shared, local, call):
+            # Whether the entry was raised makes no difference to a raise.
+            raised = script_of(call.words) == "raise" and not isinstance(answer, Refusal)
+            reply = (0, answer[1]) if raised else answer
             assert reply in self._possible(call), f"{reply!r} is not among the possible answers to {call!r}"
             replies = (*local.replies, reply)
             then = self._replayer.after(process, replies)
             name = "" if where is None else self._name(where)
             label = f"{call}{name}{_describe(reply)}"
-            known = Local(replies, where if call.over == "session" and where is not None else local.server)
+            keeps = where is not None and call.over in ("session", "topology")
+            known = Local(replies, where if keeps else local.server)
             if isinstance(then, Call) and self._can_wait(process, call, replies):
-                for rest, later, more, end in self._find_calls(process, after, known):
-                    yield f"{label}, {rest}", later, more, end
+                for rest, later, more, end, last in self._find_calls(process, after, known):
+                    yield f"{label}, {rest}", later, more, end, last
             else:
-                yield label, after, known, then
+                yield label, after, known, then, where
 
     def _can_wait(self, process: Process, call: Call, replies: tuple[Reply, ...]) -> bool:
-        """Return whether a refused call and the call after it can be one step.
+        """Return whether a call that changed nothing and the call after it can be one step.
 
-        A refusal changes nothing. A condition that fails for max_n keeps failing, since max_n never goes down (a
-        mutation that lowers it is found). A call to Redis may always fail.
+        So it is with a read whose answer makes no difference, and with a refusal: a call to Redis may always fail. A
+        condition that fails for max_n keeps failing, since max_n never goes down (a mutation that lowers it is found).
         """
         *before, reply = replies
+        if call.over == "dynamodb" and not call.writes:
+            futures = {self._replayer.future(process, (*before, one), lost=False) for one in self._possible(call)}
+            return len(futures) == 1
         if call.over == "client" and isinstance(reply, Refusal):
             in_vain = (*before, UNREACHABLE)
             return self._replayer.future(process, replies, lost=False) == self._replayer.future(
                 process, in_vain, lost=False
             )
-        return bool(reply == CONDITION_FAILED)
+        return bool(reply == CONDITION_FAILED and call.words[0] == "update")
 
     # Servers answer.
 
     def _serve(self, shared: Shared, local: Local, call: Call) -> Iterator[tuple[int | None, Shared, Reply]]:
         """Yield every possible answer to a call: the server, the shared state after it, and the answer."""
         match call:
-            case Call("dynamodb", ("get",) | ("scan",)):
-                yield None, shared, shared.item
-            case Call("checkpoint", ("load",)):
-                yield None, shared, shared.checkpoint
-            case Call("checkpoint", ("save", text)):
-                yield None, shared._replace(checkpoint=text.encode()), 1
-            case Call("checkpoint", _):
-                yield None, shared._replace(checkpoint=None), 1
-            case Call("dynamodb", ("update", condition, update), values):
-                item, reply = update_item(shared.item, condition, update, dict(values))
-                yield None, shared._replace(item=item), reply
+            case Call("dynamodb" | "checkpoint"):
+                for after, reply in serve_backup(shared, call, keep_older=self.case.eventual):
+                    yield None, after, reply
+            case Call("topology", (_, over)):
+                for index in self._named_primaries(shared.servers, stale=over == "told" and self.case.stale_answers):
+                    yield index, shared, 1
             case Call("session", words) if local.server == LOST:
                 yield None, shared, UNREACHABLE
-            case Call("session", words) if local.server is not None:
+            case Call("session" | "told", words) if local.server is not None:
                 yield local.server, *self._serve_at(shared, local.server, words)
             case Call(over, words, _):
                 # A client may reach any server: addresses change late, and connections survive a change of role.
@@ -322,6 +380,13 @@ class World:
                 if over == "client" and not any(isinstance(reply, Refusal) for _, _, reply in answers):
                     # A timeout; or, for a lookup, an open circuit breaker.
                     yield None, shared, UNREACHABLE
+
+    @staticmethod
+    def _named_primaries(servers: Servers, *, stale: bool) -> list[int]:
+        """Return the servers that may be named as the primary to who asks."""
+        primaries = [index for index, server in enumerate(servers) if not server.replica]
+        old = [index for index in primaries if servers[index].named]
+        return primaries if stale else old or [index for index in primaries if not servers[index].deposed]
 
     def _serve_at(self, shared: Shared, index: int, words: Words) -> tuple[Shared, Reply]:
         server, reply = self._execute(shared.servers[index], words)
@@ -332,78 +397,41 @@ class World:
 
     # Failures of Redis.
 
-    def _events_of(self, shared: int, rebuilds: int) -> list[tuple[str, int]]:
-        key = (shared, rebuilds)
+    def _events_of(self, shared: int, locals_: int, promised: int) -> list[tuple[str, int]]:
+        key = (shared, locals_, promised)
         if key not in self._server_events:
-            self._server_events[key] = list(self._find_server_events(shared, rebuilds))
+            self._server_events[key] = list(self._find_server_events(shared, locals_, promised))
         return self._server_events[key]
 
-    def _find_server_events(self, number: int, rebuilds: int) -> Iterator[tuple[str, int]]:
+    def _find_server_events(self, number: int, locals_: int, promised: int) -> Iterator[tuple[str, int]]:
         """Yield the label of each event, and the difference that it makes to the state."""
-        item, servers, failures_left, checkpoint = self._shared[number]
+        shared = self._shared[number]
+        values = (shared.checkpoint, shared.note, shared.older_note)
         for label, failed, failures, kept, difference in self._events_of_servers(
-            servers, failures_left, checkpoint, rebuilds
+            shared.servers, shared.failures_left, values, locals_, promised
         ):
-            yield label, self._shared.number(Shared(item, failed, failures, kept)) - number + difference
+            yield label, self._shared.number(Shared(shared.item, failed, failures, *kept)) - number + difference
 
     def _find_events_of_servers(
-        self, servers: Servers, failures_left: int | None, checkpoint: bytes | None, rebuilds: int
-    ) -> Iterator[tuple[str, Servers, int | None, bytes | None, int]]:
-        """Yield the label, the servers, failures left, the checkpoint, and the difference of the rebuilds' locals."""
-        processes = [(at, process) for at, process in self._processes if at >= self._rebuilds_at]
-        locals_ = [self._locals[rebuilds >> at - self._rebuilds_at & _MASK] for at, _ in processes]
-        for index, label, failed, failures in server_events(servers, failures_left, self.case.may_fail):
+        self, servers: Servers, failures_left: int | None, values: tuple[bytes | None, ...], numbers: int, promised: int
+    ) -> Iterator[tuple[str, Servers, int | None, tuple[bytes | None, ...], int]]:
+        """Yield the label, servers, failures left, the checkpoint and the notes, and the difference of the locals."""
+        processes = [(at, process) for at, process in self._processes if at >= self._remembering_at]
+        locals_ = [self._locals[numbers >> at - self._remembering_at & _MASK] for at, _ in processes]
+        for index, label, failed, failures in server_events(servers, failures_left, self.case.may_fail, promised):
             same = tuple(server._replace(identity=0) for server in failed)
-            rename, named = renumber_identities(
-                failed if self.case.replication_ids else same, [*(local.replies for local in locals_), (checkpoint,)]
-            )
+            rename, named = renumber_identities(failed if self.case.replication_ids else same)
             difference = 0
             for (at, process), local in zip(processes, locals_, strict=True):
-                server = LOST if local.server == index and not failed[index].up else local.server
+                # A rebuild's own connection is broken. A raise connects to the same address again.
+                lost = local.server == index and not failed[index].up and at >= self._rebuilds_at
+                server = LOST if lost else local.server
                 after = self._local(process, Local(tuple(map(rename, local.replies)), server))
                 difference += after - self._locals.number(local) << at
-            yield f"Redis{self._name(index)} {label}", named, failures, rename(checkpoint), difference
+            yield f"Redis{self._name(index)} {label}", named, failures, tuple(map(rename, values)), difference
 
     def _name(self, index: int) -> str:
         return f" on {'AB'[index]}" if self.case.servers > 1 else ""
-
-
-def possible_replies(call: Call, case: Case) -> Collection[Reply]:
-    """Return every answer that this call can get in a case, and possibly some more."""
-    numbers = [(), *((n,) for n in sorted(set(case.raises)))]
-    items: list[Reply] = [
-        (*(("max_n", n) for n in max_n), *(("write_n", n) for n in write_n)) for max_n in numbers for write_n in numbers
-    ]
-    refused = [READ_ONLY, READ_ONLY_SCRIPT, UNREACHABLE]
-    entries = [None, *(b"%d" % n for n in case.raises)]
-    # One for each server and each rebuild; two more for a resumed rebuild: the loaded one, and the saved one.
-    ids = [hexadecimal(i).decode() for i in range(case.servers + case.rebuilds + 2 * case.code.resumes)]
-    match call:
-        case Call("checkpoint", ("load",)):
-            kept = [checkpoint_text(RESUMED, i, n).encode() for i in ids for n in (0, *case.raises)]
-            return [None, *kept]
-        case Call("checkpoint", _):
-            return [1]
-        case Call("dynamodb", ("get",) | ("scan",)):
-            return items
-        case Call("dynamodb", _):
-            return [*items, CONDITION_FAILED]
-    match script_of(call.words), call.words[0]:
-        case "lookup", "SCRIPT":
-            return [script_sha("lookup").encode(), UNREACHABLE]
-        case "lookup", _:
-            return [*((entry,) for entry in entries), NO_SCRIPT, UNVERIFIED, *refused]
-        case "raise", _:
-            return [(0, b"noted"), (1, b"noted"), *refused]
-        case "mark_buckets", _:
-            return [*(i.encode() for i in ids), *refused]
-        case "check_marks", _:
-            return [*CHECK_RESULTS, *refused]
-        case "set_fence", _:
-            return [1, TOKEN_GONE, OTHER_IDENTITY, *refused]
-        case _, "HMGET":
-            return [*((entry,) for entry in entries), UNREACHABLE]
-    return [0, 1, *refused]
 
 
 def _max_n(item: Item) -> int:
@@ -411,6 +439,8 @@ def _max_n(item: Item) -> int:
 
 
 def _describe(reply: Reply) -> str:
+    if isinstance(reply, tuple) and reply[1:] in ((b"unverified",), (b"deposed",)):
+        return f": {reply[1].decode()}"
     if not isinstance(reply, Refusal):
         return ""
     return f": {reply.text if reply == UNREACHABLE else reply.text.partition(' ')[0]}"
