@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 from saltctl.stores.redis.scripts import script_sha
-from tests.model.replay import REGISTRY_ID, RESUMED, Call, checkpoint_text
+from tests.model.replay import NOT_CLAIMED, OTHER_TABLE, REGISTRY_ID, RESUMED, TABLE, Call, checkpoint_text
 from tests.model.servers import (
     CHECK_RESULTS,
     CONDITION_FAILED,
@@ -43,7 +43,13 @@ def serve_backup(shared: Shared, call: Call, *, keep_older: bool) -> Iterator[tu
             yield shared._replace(checkpoint=text.encode()), 1
         case Call("checkpoint"):
             yield shared._replace(checkpoint=None), 1
-        case Call(words=("get",) | ("scan",)):
+        case Call(words=("scan",)):
+            yield shared, shared.item
+        case Call(words=("describe",)):
+            yield shared, shared.table
+        case Call(words=("get",) | ("note", _, _)) if not shared.claimed:
+            yield shared, NOT_CLAIMED
+        case Call(words=("get",)):
             yield shared, shared.item
         case Call(words=("note", part, consistency)):
             for note in {shared.note, shared.older_note} if consistency == "eventually" else {shared.note}:
@@ -74,7 +80,7 @@ def _write_note(
     shared: Shared, condition: str, values: Mapping[str, int | str], *, keep_older: bool
 ) -> tuple[Shared, Reply]:
     """Apply the conditional UpdateItem of a note."""
-    held: dict[str, int | str] = {"registry_id": REGISTRY_ID}
+    held: dict[str, int | str] = {"registry_id": REGISTRY_ID} if shared.claimed else {}
     if shared.note is not None:
         held["rebuild_token"] = token_in(shared.note)
     if not holds(condition, held, values):
@@ -121,7 +127,7 @@ def _possible_in_backup(call: Call, case: Case) -> Iterator[Reply]:
         if max_n or not write_n
     ]
     ids = [hexadecimal(i) for i in (*range(case.servers), UNUSED_IDENTITY)]
-    no_note = [] if case.verified else [None]
+    no_note = [*([] if case.verified else [None]), *([NOT_CLAIMED] if case.code.replaced else [])]
     match call:
         case Call("checkpoint", ("load",)):
             yield None
@@ -135,7 +141,11 @@ def _possible_in_backup(call: Call, case: Case) -> Iterator[Reply]:
             yield from (*no_note, *ids)
         case Call(words=("note", _)):
             yield from ((), CONDITION_FAILED)
-        case Call(words=("get",) | ("scan",)):
+        case Call(words=("describe",)):
+            yield from (TABLE, OTHER_TABLE)
+        case Call(words=("scan",)):
             yield from items
+        case Call(words=("get",)):
+            yield from (*items, *([NOT_CLAIMED] if case.code.replaced else []))
         case Call(words=(_, condition, _), values=values):
             yield from (*(item for item in items if holds(condition, dict(item), dict(values))), CONDITION_FAILED)

@@ -33,7 +33,7 @@ from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script
 from tests.model.failures import Failure
-from tests.model.replay import CONVERSATION, Code, ModelBackup, NotedBackup
+from tests.model.replay import CONVERSATION, REGISTRY_ID, TABLE, Code, ModelBackup, NotedBackup
 from tests.model.world import Broken, Case
 
 FAILOVERS = (Failure.FAILOVER,)
@@ -51,6 +51,9 @@ DEPOSED: dict[str, Any] = {
     "verified": True,
 }
 """A verified primary, and a replica that is promoted while that primary goes on."""
+REPLACED = Code(backup=NotedBackup, replaced=True)
+LOST: dict[str, Any] = {"raises": (2,), "may_fail": (Failure.LOSE,), "failures": 1, "verified": True}
+"""A verified Redis that may lose everything, besides the table that may be replaced."""
 
 PROTOCOL = (
     Case("one Redis, one raise, failures without end", raises=(2,)),
@@ -71,6 +74,7 @@ PROTOCOL = (
     Case("a primary is deposed, and named for a while", NOTED, **DEPOSED | {"may_fail": (Failure.DEPOSE_LATE,)}),
     Case("a primary is deposed, and raises are told any primary", NOTED, stale_answers=True, **DEPOSED),
     Case("a primary is deposed that was not verified", NOTED, **DEPOSED | {"verified": False}),
+    Case("the table is replaced", REPLACED, **LOST),
 )
 """The protocol as it is. The note of a rebuild makes a difference only if a primary is deposed and does not know it."""
 
@@ -277,13 +281,40 @@ class ReadsNoteLate(RegistryItem):
         return super().note_rebuild(self.read(), token, replication_ids)
 
 
-def noted(item: type[RegistryItem]) -> Code:
+def noted(item: type[RegistryItem], code: Code = NOTED) -> Code:
     """Return the code with another item of the registry."""
 
     class Backup(NotedBackup):
         registry_item = item
 
-    return replace(NOTED, backup=Backup)
+    return replace(code, backup=Backup)
+
+
+# The identity of the table.
+
+
+class TakesAnyTable(RegistryItem):
+    """A client that takes any table for the claimed one."""
+
+    def table_identity(self) -> str:
+        """Return the identity that was claimed."""
+        return TABLE.decode()
+
+
+class TakesEmptyTable(RegistryItem):
+    """A client that accepts a table without the item of a registry."""
+
+    def check(self, item: Mapping[str, Any] | None) -> RegistryIdentity:
+        """Check the item if there is one."""
+        return RegistryIdentity(REGISTRY_ID) if item is None else super().check(item)
+
+
+class ChecksTableOnce(RegistryItem):
+    """A rebuild that checks the identity of its table at its start only."""
+
+    def read(self, *, recheck: bool = False) -> RegistryIdentity:
+        """Read without another check."""
+        return super().read()
 
 
 # Lookups.
@@ -556,6 +587,9 @@ MUTATIONS = (
     ),
     Case("a rebuild writes no note", noted(NotesNothing), expect=Broken.REDIS_RAISE, **DEPOSED),
     Case("a rebuild writes its note after its scan", noted(NotesAfterScan), expect=Broken.REDIS_RAISE, **DEPOSED),
+    Case("any table is accepted", noted(TakesAnyTable, REPLACED), expect=Broken.BACKUP_RAISE, **LOST),
+    Case("an empty table is accepted", noted(TakesEmptyTable, REPLACED), expect=Broken.BACKUP_RAISE, **LOST),
+    Case("a rebuild checks its table once", noted(ChecksTableOnce, REPLACED), expect=Broken.REDIS_RAISE, **LOST),
 )
 """One mutation for each part of the protocol. The first six are the ones that the design names."""
 

@@ -49,7 +49,7 @@ def misses_acknowledged(world: World, state: State) -> bool:
     """Return whether a lookup in this state returns less than was acknowledged."""
     in_redis, in_backup, deposed, owed = world.lookup_results(state)
     promised = acknowledged(state)
-    return in_backup < promised or (in_redis is not None and in_redis < promised) or deposed < owed
+    return deposed < owed or any(found is not None and found < promised for found in (in_redis, in_backup))
 
 
 def _name(world: World, path: list[Step]) -> Broken:
@@ -59,7 +59,7 @@ def _name(world: World, path: list[Step]) -> Broken:
     by_message = next(label for label, state, _ in path if acknowledged(state) == promised).startswith("writer")
     if in_redis is not None and in_redis < promised:
         return Broken.REDIS_MESSAGE if by_message else Broken.REDIS_RAISE
-    if in_backup >= promised:
+    if in_backup is None or in_backup >= promised:
         return Broken.DEPOSED
     return Broken.BACKUP_MESSAGE if by_message else Broken.BACKUP_RAISE
 

@@ -38,6 +38,10 @@ REGISTRY_ID = "feed0123456789ab"
 RESUMED = "f" * 32
 """The token of rebuild R, which can save a checkpoint: the decoder of checkpoints refuses other forms of a token."""
 SETTINGS = Settings(redis_url="redis://redis:6379", buckets=1, registry_id=REGISTRY_ID, aws_region="us-east-1")
+TABLE, OTHER_TABLE = b"table", b"other"
+"""The identities of the table that was claimed, and of one that took its place."""
+NOT_CLAIMED = b"not claimed"
+"""The answer to a read in a table without the registry's item."""
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _CAPACITY = {"ConsumedCapacity": {"TableName": SETTINGS.backup_table, "CapacityUnits": 1.0}}
 """Shows the real BackupTable that a response belongs to its request."""
@@ -60,7 +64,7 @@ class Call(NamedTuple):
     @property
     def writes(self) -> bool:
         """Whether the call can have an effect on other processes."""
-        reads = self.words[0] in ("get", "scan", "HMGET", "load") or script_of(self.words) == "check_marks"
+        reads = self.words[0] in ("get", "scan", "describe", "HMGET", "load") or script_of(self.words) == "check_marks"
         reads = reads or self.over == "topology" or (self.words[0] == "note" and not self.values)
         return not reads and not (self.words[0] == "EVALSHA" and script_of(self.words) == "lookup")
 
@@ -88,7 +92,7 @@ _REGISTRY_ITEM: dict[str, Any] = {
     "registry_format": {"N": "1"},
     "layout": {"S": SETTINGS.layout},
     "key_prefix": {"S": SETTINGS.key_prefix},
-    "claimed_tables": {"M": {"us-east-1": {"S": "table"}}},
+    "claimed_tables": {"M": {"us-east-1": {"S": TABLE.decode()}}},
 }
 """The registry's item, without a note."""
 
@@ -258,8 +262,9 @@ def unpack_command(packed: bytes) -> Words:
 class StubDynamo:
     """A boto3 client of the backup table, with one conversation and the item of the registry."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers, *, replaced: bool = False) -> None:
         self._answers = answers
+        self._replaced = replaced
         self.reads: Literal["ids", "token"] = "ids"
         """The part of a note that the process uses: a raise the replication ids; a rebuild the token, and whether the
         ids are its own."""
@@ -271,13 +276,16 @@ class StubDynamo:
         if not request["ConsistentRead"]:
             raise NotImplementedError("the model's DynamoDB supports only strongly consistent reads of entries")
         item = self._answers.ask(Call("dynamodb", ("get",)))
-        return {"Responses": {table: [_REGISTRY_ITEM, *([_attributes(item)] if item else [])]}}
+        items = [] if item == NOT_CLAIMED else [_REGISTRY_ITEM, *([_attributes(item)] if item else [])]
+        return {"Responses": {table: items}}
 
     def get_item(self, *, Key: dict[str, Any], ConsistentRead: bool, **_: Any) -> dict[str, Any]:  # noqa: N803
         """GetItem of the registry's item."""
         assert Key == {"conversation_id": {"S": REGISTRY_ITEM_ID}}
         consistency = "strongly" if ConsistentRead else "eventually"
         part = self._answers.ask(Call("dynamodb", ("note", self.reads, consistency)))
+        if part == NOT_CLAIMED:
+            return _CAPACITY
         if part is None:
             return {"Item": _REGISTRY_ITEM} | _CAPACITY
         token, ids = (part.decode(), "of another rebuild") if self.reads == "token" else ("unused", part.decode())
@@ -287,8 +295,9 @@ class StubDynamo:
         return {"Item": _REGISTRY_ITEM | note} | _CAPACITY
 
     def describe_table(self, **_: Any) -> dict[str, Any]:
-        """Return the only table: it is never replaced."""
-        return {"Table": {"TableName": SETTINGS.backup_table, "TableId": "table"}}
+        """DescribeTable."""
+        table = self._answers.ask(Call("dynamodb", ("describe",))) if self._replaced else TABLE
+        return {"Table": {"TableName": SETTINGS.backup_table, "TableId": table.decode()}}
 
     def scan(self, *, ConsistentRead: bool, **_: Any) -> dict[str, Any]:  # noqa: N803  boto3's names
         """Scan, strongly consistent, in one page."""
@@ -452,6 +461,8 @@ class Code:
     """Whether rebuild R saves a checkpoint and resumes from it. Other rebuilds have none."""
     asks: bool = False
     """Whether processes ask which server is the primary before they connect anew. Otherwise they may reach any."""
+    replaced: bool = False
+    """Whether the table may be replaced once, by an empty one or by one that was restored as it was at first."""
 
     @property
     def notes(self) -> bool:
@@ -470,7 +481,7 @@ class Stores:
         self._checkpoint = ModelCheckpoint(answers) if code.resumes else None
         connections = StubConnections(answers, asks=code.asks)
         self.store = code.store(SETTINGS, lookups=connections, others=connections)
-        self._dynamo = StubDynamo(answers)
+        self._dynamo = StubDynamo(answers, replaced=code.replaced)
         self.backup = code.backup(SETTINGS, client=self._dynamo)
 
     @cached_property

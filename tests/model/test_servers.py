@@ -5,19 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
-from typing import cast
 
 import pytest
 
-from saltctl.errors import SaltctlError
+from saltctl.errors import RebuildBrokenError, SaltctlError
 from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.registry_item import RegistryItem
 from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.model.replay import CONVERSATION, SETTINGS, Answers, Call, ModelBackup, StubConnections, StubDynamo
-from tests.model.servers import UNREACHABLE, Item, Redis, Reply, execute, update_item
+from tests.model.answers import serve_backup
+from tests.model.replay import (
+    CONVERSATION,
+    SETTINGS,
+    Answers,
+    Call,
+    ModelBackup,
+    NotedBackup,
+    StubConnections,
+    StubDynamo,
+)
+from tests.model.servers import UNREACHABLE, Redis, Reply, execute
+from tests.model.world import Shared
 
 
 class LiveAnswers(Answers):
@@ -26,19 +37,16 @@ class LiveAnswers(Answers):
     def __init__(self) -> None:
         super().__init__(())
         self.server = Redis()
-        self.item: Item = ()
+        self.shared = Shared((), (), None)
         self.lost = False
         """Whether the server process of the sessions is gone."""
 
     def ask(self, call: Call) -> Reply:
         """Return the answer of the model."""
         match call:
-            case Call("dynamodb", ("update", condition, update), values):
-                numbers = cast("dict[str, int]", dict(values))
-                self.item, reply = update_item(self.item, condition, update, numbers)
+            case Call("dynamodb"):
+                [(self.shared, reply)] = serve_backup(self.shared, call, keep_older=False)
                 return reply
-            case Call("dynamodb", _):
-                return self.item
             case Call("session", _) if self.lost:
                 return UNREACHABLE
         self.server, reply = execute(self.server, call.words)
@@ -101,6 +109,9 @@ ACTIONS: dict[str, Action] = {
     "look up": lambda redis, _: redis.store.lookup(redis.store.primaries()[0], [CONVERSATION]),
     "merge 4": lambda redis, _: redis.store.merge(CONVERSATION, 4),
     "merge 2": lambda redis, _: redis.store.merge(CONVERSATION, 2),
+    "merge 16 if noted": lambda redis, session: redis.store.merge(CONVERSATION, 16, [session.replication_id]),
+    "merge 16 elsewhere": lambda redis, _: redis.store.merge(CONVERSATION, 16, ["0"]),
+    "merge 16 anywhere": lambda redis, _: redis.store.merge(CONVERSATION, 16, [], accept_unverified=True),
     "raw": lambda redis, _: redis.store.read_unverified([CONVERSATION]),
     "mark": lambda _, session: session.mark_buckets("token"),
     "merge 8 in the rebuild": lambda _, session: merge(session, 8),
@@ -119,6 +130,8 @@ SEQUENCES = (
     "mark, merge 4, finish, load, look up, restart, look up, raw, load, mark",
     "mark, merge 4, restart, merge 8 in the rebuild, finish, load, look up, raw",
     "finish, look up",
+    "merge 16 elsewhere, raw, mark, merge 16 if noted, raw",
+    "mark, finish, merge 16 elsewhere, merge 16 anywhere, raw, restart, merge 16 elsewhere, merge 16 anywhere, raw",
 )
 
 
@@ -138,6 +151,26 @@ def test_the_models_redis_is_like_a_real_one(sequence: str, redis_server: LocalR
     real = RealRedis(redis_server, settings)
     assert list(outcomes(sequence, ModelRedis())) == list(outcomes(sequence, real))
     real.close()
+
+
+def notes(registry: RegistryItem) -> Iterator[object]:
+    """Yield the outcomes of notes. The second and the fourth are to replace one that is not the newest any more."""
+    before = [registry.read()]
+    for token, at in (("a", 0), ("b", 0), ("c", 1), ("d", 1)):
+        try:
+            before.append(registry.note_rebuild(before[at], token * 32, ["1" * 40]))
+            yield registry.read() == before[-1]
+        except SaltctlError as exc:
+            yield type(exc)
+
+
+@pytest.mark.slow
+def test_the_models_note_is_like_that_in_moto(backup: BackupTable) -> None:
+    """A note is written only over the newest one, and read as it was written."""
+    dynamo = StubDynamo(LiveAnswers())
+    dynamo.reads = "token"
+    model = NotedBackup(SETTINGS, client=dynamo)
+    assert list(notes(model.registry)) == list(notes(backup.registry)) == [True, RebuildBrokenError] * 2
 
 
 @pytest.mark.slow

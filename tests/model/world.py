@@ -17,8 +17,10 @@ from saltctl.registry.registry import Lookup, RaiseResult
 from tests.model.answers import FIRST, note_text, possible_replies, serve_backup, token_in, without_token
 from tests.model.failures import Failure, Servers, initial_servers, server_events, with_change
 from tests.model.replay import (
+    OTHER_TABLE,
     REGISTRY_ID,
     SETTINGS,
+    TABLE,
     Call,
     Code,
     Finished,
@@ -85,6 +87,10 @@ class Shared(NamedTuple):
     """The note of the newest rebuild: its token and a replication id."""
     older_note: bytes | None = None
     """What an eventually consistent read may still return."""
+    table: bytes = TABLE
+    """The identity of the backup table."""
+    claimed: bool = True
+    """Whether the backup table has the registry's item."""
 
 
 class Local(NamedTuple):
@@ -139,7 +145,8 @@ class Results(NamedTuple):
     """The max_n that lookups return in one state: in Redis, None if no server answers, and in the backup."""
 
     redis: int | None
-    backup: int
+    backup: int | None
+    """None if the table is refused."""
     deposed: int = 0
     """On a deposed primary, if it answers."""
     owed: int = 0
@@ -285,10 +292,11 @@ class World:
                     results = Results(None, 0, then.result.max_n, server.owed)
                 else:
                     in_redis.append(then.result.max_n)
-        fallen_back = self._replayer.after(self._lookup_process, (UNREACHABLE, shared.item))
-        assert isinstance(fallen_back, Finished)
-        assert isinstance(fallen_back.result, Lookup)
-        return results._replace(redis=min(in_redis, default=None), backup=fallen_back.result.max_n)
+        replies: tuple[Reply, ...] = (UNREACHABLE,)
+        while isinstance(fallen_back := self._replayer.after(self._lookup_process, replies), Call):
+            replies = (*replies, *(reply for _, reply in serve_backup(shared, fallen_back, keep_older=False)))
+        backup = fallen_back.result.max_n if isinstance(fallen_back.result, Lookup) else None
+        return results._replace(redis=min(in_redis, default=None), backup=backup)
 
     # Processes.
 
@@ -335,19 +343,21 @@ class World:
             label = f"{call}{name}{_describe(reply)}"
             keeps = where is not None and call.over in ("session", "topology")
             known = Local(replies, where if keeps else local.server)
-            if isinstance(then, Call) and self._can_wait(process, call, replies):
+            if isinstance(then, Call) and self._can_wait(process, call, replies, then):
                 for rest, later, more, end, last in self._find_calls(process, after, known):
                     yield f"{label}, {rest}", later, more, end, last
             else:
                 yield label, after, known, then, where
 
-    def _can_wait(self, process: Process, call: Call, replies: tuple[Reply, ...]) -> bool:
+    def _can_wait(self, process: Process, call: Call, replies: tuple[Reply, ...], then: Call) -> bool:
         """Return whether a call that changed nothing and the call after it can be one step.
 
         So it is with a read whose answer makes no difference, and with a refusal: a call to Redis may always fail. A
         condition that fails for max_n keeps failing, since max_n never goes down (a mutation that lowers it is found).
         """
         *before, reply = replies
+        if then.words[0] == "describe":
+            return True  # a table that is replaced between a read and this is refused, and it never comes back
         if call.over == "dynamodb" and not call.writes:
             futures = {self._replayer.future(process, (*before, one), lost=False) for one in self._possible(call)}
             return len(futures) == 1
@@ -410,7 +420,16 @@ class World:
         for label, failed, failures, kept, difference in self._events_of_servers(
             shared.servers, shared.failures_left, values, locals_, promised
         ):
-            yield label, self._shared.number(Shared(shared.item, failed, failures, *kept)) - number + difference
+            checkpoint, note, older_note = kept
+            after = shared._replace(
+                servers=failed, failures_left=failures, checkpoint=checkpoint, note=note, older_note=older_note
+            )
+            yield label, self._shared.number(after) - number + difference
+        if self.case.code.replaced and shared.table == TABLE:
+            lost = shared._replace(item=(), table=OTHER_TABLE, checkpoint=None)
+            yield "the table is restored as it was at first", self._shared.number(lost) - number
+            empty = lost._replace(note=None, older_note=None, claimed=False)
+            yield "the table is replaced by an empty one", self._shared.number(empty) - number
 
     def _find_events_of_servers(
         self, servers: Servers, failures_left: int | None, values: tuple[bytes | None, ...], numbers: int, promised: int
