@@ -52,7 +52,7 @@ DEPOSED: dict[str, Any] = {
 }
 """A verified primary, and a replica that is promoted while that primary goes on."""
 REPLACED = Code(backup=NotedBackup, replaced=True)
-LOST: dict[str, Any] = {"raises": (2,), "may_fail": (Failure.LOSE,), "failures": 1, "verified": True}
+LOST: dict[str, Any] = {"raises": (2,), "may_fail": (Failure.LOSE, Failure.FLUSH), "failures": 2, "verified": True}
 """A verified Redis that may lose everything, besides the table that may be replaced."""
 
 PROTOCOL = (
@@ -71,6 +71,7 @@ PROTOCOL = (
         read_only_replicas=False,
     ),
     Case("one Redis, one raise, a rebuild that is resumed, one failure", Code(resumes=True), raises=(2,), failures=1),
+    Case("one Redis with notes, one failure", Code(backup=NotedBackup), raises=(2,), failures=1, verified=True),
     Case("a primary is deposed, and named for a while", NOTED, **DEPOSED | {"may_fail": (Failure.DEPOSE_LATE,)}),
     Case("a primary is deposed, and raises are told any primary", NOTED, stale_answers=True, **DEPOSED),
     Case("a primary is deposed that was not verified", NOTED, **DEPOSED | {"verified": False}),
@@ -111,6 +112,7 @@ THOROUGH = (
         may_fail=FAILOVERS,
         failures=2,
     ),
+    Case("one Redis with notes, two failures", Code(backup=NotedBackup), raises=(2,), failures=2),
     Case("two primaries are deposed", NOTED, **DEPOSED | {"failures": 2}),
     Case("a primary is deposed, or loses everything", NOTED, **DEPOSED | {"may_fail": DEPOSED_OR_LOST, "failures": 2}),
     Case("a primary is deposed, two rebuilds at once", NOTED, rebuilds=2, **DEPOSED),
@@ -587,6 +589,8 @@ MUTATIONS = (
     ),
     Case("a rebuild writes no note", noted(NotesNothing), expect=Broken.REDIS_RAISE, **DEPOSED),
     Case("a rebuild writes its note after its scan", noted(NotesAfterScan), expect=Broken.REDIS_RAISE, **DEPOSED),
+    # Two rebuilds at once, of a deposed primary and of its successor.
+    Case("a rebuild does not check its note", noted(ChecksNoNote), rebuilds=2, expect=Broken.REDIS_MESSAGE, **DEPOSED),
     Case("any table is accepted", noted(TakesAnyTable, REPLACED), expect=Broken.BACKUP_RAISE, **LOST),
     Case("an empty table is accepted", noted(TakesEmptyTable, REPLACED), expect=Broken.BACKUP_RAISE, **LOST),
     Case("a rebuild checks its table once", noted(ChecksTableOnce, REPLACED), expect=Broken.REDIS_RAISE, **LOST),
@@ -594,10 +598,9 @@ MUTATIONS = (
 """One mutation for each part of the protocol. The first six are the ones that the design names."""
 
 THOROUGH_MUTATIONS = (
-    Case("a rebuild does not check its note", noted(ChecksNoNote), rebuilds=2, expect=Broken.REDIS_MESSAGE, **DEPOSED),
     Case("a rebuild reads the note late", noted(ReadsNoteLate), rebuilds=2, expect=Broken.REDIS_RAISE, **DEPOSED),
 )
-"""Mutations that need two rebuilds at once, of a deposed primary and of its successor."""
+"""Mutations that need many more states."""
 
 REDUNDANT = (
     Case(

@@ -13,7 +13,7 @@ from tests.model.cases import LIMITS, MUTATIONS, PROTOCOL, REDUNDANT
 from tests.model.explore import explore
 from tests.model.world import Case
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def each(cases: Sequence[Case]) -> pytest.MarkDecorator:

@@ -426,6 +426,7 @@ class World:
             )
             yield label, self._shared.number(after) - number + difference
         if self.case.code.replaced and shared.table == TABLE:
+            # The newest note in an older table is the worst case: no note shows that the table was replaced.
             lost = shared._replace(item=(), table=OTHER_TABLE, checkpoint=None)
             yield "the table is restored as it was at first", self._shared.number(lost) - number
             empty = lost._replace(note=None, older_note=None, claimed=False)
