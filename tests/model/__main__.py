@@ -15,7 +15,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.model", description=__doc__)
     parser.add_argument("text", nargs="?", default="", help="only cases whose name contains this")
     parser.add_argument(
-        "--thorough", action="store_true", help="also within wider bounds; takes about twelve minutes and 1.5 GB"
+        "--thorough", action="store_true", help="also within wider bounds; takes about a quarter of an hour"
     )
     arguments = parser.parse_args()
     parts = {
