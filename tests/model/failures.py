@@ -23,6 +23,10 @@ class Failure(StrEnum):
     MOVE = "is given the bucket's slot by the other one"
 
 
+PROMOTIONS = {Failure.FAILOVER, Failure.DEPOSE, Failure.DEPOSE_LATE}
+"""The failures after which it makes a difference how far a replica is."""
+
+
 def initial_servers(servers: int, may_fail: Collection[Failure], read_only: bool) -> Servers:
     """Return servers that are up and empty: the owner of the bucket, and its replicas or primaries of other slots."""
     if Failure.MOVE in may_fail:
@@ -82,7 +86,7 @@ def _late_news(server: Redis) -> Iterator[tuple[str, Redis]]:
 def _replication_lag(servers: Servers, server: Redis, may_fail: Collection[Failure]) -> Iterator[tuple[str, Redis]]:
     if server.durable is None and Failure.KILL in may_fail:
         yield "writes its AOF for the last time", server._replace(durable=server.bucket)
-    if not server.replica or Failure.FAILOVER not in may_fail:
+    if not server.replica or PROMOTIONS.isdisjoint(may_fail):
         return
     if server.in_step:
         yield "falls behind", server._replace(in_step=False)
