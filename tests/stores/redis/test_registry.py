@@ -29,7 +29,7 @@ from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script_sha
 from tests.support import Rebuilder
-from tests.support.redis_servers import merge
+from tests.support.redis_servers import eventually, merge
 
 AWKWARD_IDS = [
     " ",
@@ -248,6 +248,31 @@ def test_a_merge_overwrites_a_value_that_is_no_salt_count(store: RedisRegistry, 
     admin.hset(store.key_of("conv"), "conv", "1e3")
     assert store.merge("conv", 4).raised
     assert store.read_unverified(["conv"]) == {"conv": 4}
+
+
+def connections(admin: Any) -> set[str]:
+    """Return the ids of all connections to the server but that of the test."""
+    own = str(admin.client_id())
+    return {client["id"] for client in admin.client_list() if client["id"] != own}
+
+
+def test_connections_are_given_up(settings: Settings, admin: Any, rebuild: Rebuilder) -> None:
+    """A refresh replaces those of raises, which stay with their server, and close ends all. Lookups have their own."""
+    rebuild()
+    others = connections(admin)
+    store = RedisRegistry(settings)
+    (primary,) = store.primaries()
+    store.lookup(primary, ["conv"])
+    lookups = connections(admin) - others
+    store.merge("conv", 4)
+    merges = connections(admin) - others - lookups
+    assert lookups
+    assert merges
+    store.refresh()
+    assert store.merge("conv", 8).raised
+    eventually(lambda: not merges & connections(admin), "the connections of the raises are closed")
+    store.close()
+    eventually(lambda: connections(admin) <= others, "all connections are closed")
 
 
 def test_a_refused_merge_names_both_registries(store: RedisRegistry, settings: Settings, rebuild: Rebuilder) -> None:
