@@ -58,6 +58,7 @@ def test_the_protocol_keeps_the_promise(protocol: Any) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 @cases(
     {

@@ -269,6 +269,7 @@ def test_a_decision_about_unproven_conversations_reads_nothing_again(lost: Recov
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", [1, 5])
 def test_a_recovery_killed_before_a_request_is_resumed(lost: Recoveries, redis_server: LocalRedis, first: int) -> None:
