@@ -14,6 +14,7 @@
     │   ├── InvalidSaltCountError         not a power of two, above the cap, or lower than now
     │   ├── InvalidCursorError            damaged, forged, or of another conversation
     │   ├── CheckpointRefusedError        an interrupted rebuild cannot be resumed
+    │   ├── RegistryExistedError          a new registry would hide messages: its backup was lost
     │   ├── SortKeyTakenError             another message has this sort key
     │   └── ConfirmationRequiredError     --yes is missing, or the context is protected
     ├── UnavailableError             69   an outage of Redis or AWS
@@ -142,6 +143,10 @@ class InvalidCursorError(RefusedError, code="invalid_cursor"):
 
 class CheckpointRefusedError(RefusedError, code="checkpoint_refused"):
     """The checkpoint of a rebuild is damaged, belongs to another registry, or is not valid any more."""
+
+
+class RegistryExistedError(RefusedError, code="registry_existed"):
+    """The backup table has no registry, but Redis, the table or the messages show that there was one."""
 
 
 class SortKeyTakenError(RefusedError, code="sort_key_taken"):

@@ -56,8 +56,9 @@ class RecoveryProgress:
 
 @dataclass
 class RecoveryReport:
-    """The result. ``from_redis`` and ``from_messages`` entries were added to the backup, or would be in a dry run.
+    """The result: ``from_backup`` entries were in the table, ``entries`` are in it now, or would be in a dry run.
 
+    ``from_redis`` and ``from_messages`` entries were added to it or raised, or would be. A dry run reads no message.
     ``skipped`` entries cannot be used: their ids or numbers are not valid, or the item in the backup is damaged.
     ``rebuild`` is the report of the rebuild that followed; None in a dry run. ``consumed_rcu`` and ``consumed_wcu``
     are in capacity units, the latter if each entry has at most 1 KB.
@@ -65,6 +66,8 @@ class RecoveryReport:
 
     plan: RecoveryPlan
     registry_id: str = ""
+    entries: int = 0
+    from_backup: int = 0
     from_redis: int = 0
     from_messages: int = 0
     skipped: int = 0
@@ -129,7 +132,7 @@ class Recovery:
             elif plan.table != "missing":
                 yield from self._count_missing(report, reader)
             else:
-                report.from_redis = plan.redis_entries
+                report.entries = report.from_redis = plan.redis_entries
         report.seconds = round(self.clock() - started, 3)
         yield report
 
@@ -150,7 +153,9 @@ class Recovery:
         """Count the entries of Redis that the backup lacks. Writes nothing."""
         held = yield from self._read_backup(report)
         if report.plan.use_redis:
-            report.from_redis = sum(n > held.get(i, 1) for i, n in self._redis_entries(reader, report))
+            found = {i: n for i, n in self._redis_entries(reader, report) if n > held.get(i, 1)}
+            report.from_redis, held = len(found), held | found
+        report.entries = len(held)
 
     def _recover(self, report: RecoveryReport, reader: RedisBucketReader) -> Iterator[Event]:
         plan = report.plan
@@ -190,6 +195,7 @@ class Recovery:
             for step in self._add(late, held, "from Redis", report, None):
                 report.from_redis += step.done
         checkpoint.delete()
+        report.entries = len(held)
 
     def _checkpoint(self, table: str) -> ScanCheckpoint:
         region, settings = self.backup.registry.region, self.settings
@@ -232,6 +238,7 @@ class Recovery:
                 report.skipped += len(page.damaged)
                 report.consumed_rcu += page.consumed_rcu
                 yield from self._progress("reading the backup", len(held), lease)
+        report.from_backup = len(held)
         return held
 
     def _redis_entries(self, reader: RedisBucketReader, report: RecoveryReport) -> Iterator[tuple[str, int]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from saltctl.errors import BackupLostError
+from saltctl.errors import RegistryExistedError
 from saltctl.salting import split_partition_key
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -35,7 +35,8 @@ def set_up(
     """Check each resource, and create it if it is missing, unless this is a dry run. Safe to repeat.
 
     Raises:
-        BackupLostError: the table is no backup of a registry, but conversations were salted; or it was restored.
+        RegistryExistedError: the table is no backup of a registry, but conversations were salted.
+        BackupLostError: the table was restored.
         ConfigurationError: a resource exists and cannot be used, such as a table with other keys.
     """
     store.check_server()
@@ -62,7 +63,7 @@ def _set_up_registry(
         backup.registry.read(recheck=True)
     elif evidence := find_evidence(settings, store, backup if exists else None):
         missing = f"has no item {REGISTRY_ITEM_ID!r}" if exists else "does not exist"
-        raise BackupLostError(
+        raise RegistryExistedError(
             f"the backup table {backup.where} {missing}, but {evidence}: a new registry would hide messages",
             hint="saltctl recover --dry-run",
         )

@@ -52,16 +52,19 @@ REBUILD_KEYS = (
     "dry_run",
 )
 RECOVER_KEYS = (
-    "table",
-    "registry_id",
+    "entries",
+    "from_backup",
     "from_redis",
     "from_messages",
-    "skipped",
+    "raised",
     "verified",
     "consumed_rcu",
-    "consumed_wcu",
     "seconds",
     "dry_run",
+    "table",
+    "registry_id",
+    "skipped",
+    "consumed_wcu",
 )
 COMPARE_KEYS = (
     "checked",

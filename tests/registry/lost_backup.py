@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from saltctl.errors import ConfigurationError, RaiseIncompleteError
+from saltctl.errors import ConfigurationError, RaiseIncompleteError, RegistryExistedError
 from saltctl.history.history import History
 from saltctl.history.models import message_id_of
 from saltctl.rebuild.options import RebuildOptions
@@ -109,7 +109,7 @@ class World:
         ]
         hints = []
         for call in calls:
-            with pytest.raises((ConfigurationError, RaiseIncompleteError)) as refused:
+            with pytest.raises((ConfigurationError, RaiseIncompleteError, RegistryExistedError)) as refused:
                 call()
             hints.append(refused.value.hint)
         return hints

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from saltctl.errors import BackupLostError, ConfigurationError, IncompleteError
+from saltctl.errors import ConfigurationError, IncompleteError, RegistryExistedError
 from saltctl.local.servers import LocalRedis
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
@@ -58,6 +58,7 @@ def test_redis_that_was_verified_all_the_time_is_enough(world: World) -> None:
     report = world.recover()
     assert (report.plan.table, report.plan.redis_verified, report.plan.messages) == ("missing", True, None)
     assert (report.from_redis, report.from_messages, report.skipped) == (2, 0, 0)
+    assert (report.from_backup, report.entries) == (0, 2)
     assert report.rebuild is not None
     assert report.rebuild.verified
     assert report.registry_id not in ("", old)
@@ -70,7 +71,7 @@ def test_the_messages_show_what_redis_has_lost_too(world: World, admin: Any) -> 
     admin.flushall()
     hints = world.refusals()
     assert all(hint.startswith(("saltctl setup", "readers miss nothing", "saltctl recover")) for hint in hints)
-    with pytest.raises(BackupLostError, match="salted messages, such as") as refused:
+    with pytest.raises(RegistryExistedError, match="salted messages, such as") as refused:
         world.set_up()
     assert refused.value.hint == "saltctl recover --dry-run"
     report = world.recover()
@@ -284,7 +285,7 @@ def test_each_kind_of_evidence_stops_setup(settings: Settings, admin: Any, evide
         admin.hset("salt:r:0", "conv" if evidence == "entry" else "#fence", "2")
     with closing(RedisRegistry(settings)) as store:
         for dry_run in (True, False):
-            with pytest.raises(BackupLostError, match="new registry would hide messages"):
+            with pytest.raises(RegistryExistedError, match="new registry would hide messages"):
                 list(set_up(settings, store, backup, messages=False, dry_run=dry_run))
     assert not backup.registry.exists()
 

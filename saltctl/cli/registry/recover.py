@@ -34,7 +34,8 @@ TakeOver = Annotated[
 ]
 
 COLUMNS = columns_of(
-    "table registry_id from_redis from_messages skipped verified consumed_rcu consumed_wcu seconds dry_run"
+    "entries from_backup from_redis from_messages raised verified consumed_rcu seconds dry_run "
+    "table registry_id skipped consumed_wcu"
 )
 _TABLES = {
     "missing": "does not exist: it will be created",
@@ -160,6 +161,7 @@ def _print(report: RecoveryReport, output: OutputFormat | None) -> None:
     """Print the report; exit with 4 if entries cannot be used."""
     rebuilt = report.rebuild
     found = asdict(report)
+    found["raised"] = report.from_redis + report.from_messages
     found |= {"table": report.plan.table, "verified": rebuilt.verified if rebuilt else report.plan.redis_verified}
     # The keys of the contract first, in its order.
     record: dict[str, Any] = {column.key: found[column.key] for column in COLUMNS} | found

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from saltctl.errors import BackupLostError, ConfigurationError, SaltctlError
+from saltctl.errors import ConfigurationError, RegistryExistedError, SaltctlError
 from saltctl.history.history import History
 from saltctl.history.models import ReadOptions, message_id_of
 from saltctl.local.drills.drill import OpenHistory, Step, write_messages
@@ -93,7 +93,7 @@ def _refused(what: str, environment: LocalEnvironment, open_history: OpenHistory
         for name, call in calls.items():
             try:
                 result = call()
-            except (BackupLostError, ConfigurationError) as exc:
+            except (RegistryExistedError, ConfigurationError) as exc:
                 refused.append(exc.code)
             except SaltctlError as exc:
                 wrong.append(f"{name}: {exc.message}")

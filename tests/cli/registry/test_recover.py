@@ -32,6 +32,7 @@ def test_a_recovery_asks_first(saltctl: Runner, lost: BackupTable) -> None:
     dry = saltctl("recover", "--dry-run", "-o", "json")
     assert dry.code == 0
     assert (dry.json["table"], dry.json["verified"], dry.json["dry_run"]) == ("unclaimed", True, True)
+    assert [dry.json[key] for key in ("entries", "from_backup", "raised")] == [1, 1, 0]
     assert f"table {lost.where} is not the backup of a registry" in dry.err
     assert "Redis holds 1 entry of registry" in dry.err
     assert not lost.registry.exists()
@@ -59,7 +60,14 @@ def test_doctor_and_status_name_the_recovery(saltctl: Runner, lost: BackupTable)
     assert "BACKUP: table" in saltctl("status", "-o", "table").out
 
 
-@pytest.mark.parametrize("command", ["rebuild", "setup", "registry set conv 16 --yes", "compare"])
+def test_setup_declares_no_new_registry(saltctl: Runner, lost: BackupTable) -> None:
+    """With exit 6: its request is valid, and refused."""
+    outcome = saltctl("setup", "-o", "json")
+    assert (outcome.code, outcome.error["code"]) == (6, "registry_existed")
+    assert outcome.error["hint"] == "saltctl recover --dry-run"
+
+
+@pytest.mark.parametrize("command", ["rebuild", "registry set conv 16 --yes", "compare"])
 def test_commands_refuse_a_lost_backup(saltctl: Runner, lost: BackupTable, command: str) -> None:
     """With exit 78 and the error's own code, so that a runbook can tell it from a bad setting."""
     outcome = saltctl(*command.split(), "-o", "json")
