@@ -33,7 +33,8 @@ arguments: ContextVar[Sequence[str]] = ContextVar("arguments", default=())
 
 def rerun_hint(how: str = "") -> str:
     """Return the hint of an interrupted command: its work is kept, and how to run it again."""
-    return f"finished work is kept; run it again{' ' + how if how else ''}: {command_line(*arguments.get())}"
+    again = (word for word in arguments.get() if word != "--restart")  # that would discard what is kept
+    return f"finished work is kept; run it again{' ' + how if how else ''}: {command_line(*again)}"
 
 
 def raise_on_termination() -> None:

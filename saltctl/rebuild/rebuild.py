@@ -119,6 +119,7 @@ class Rebuild:
         # Before anything is written: a client of another registry or layout must not touch these buckets.
         self.backup.registry.read(recheck=True)
         if options.dry_run:
+            self.store.check_owner()
             yield from self._dry_run()
             return
         yield from self._lease.acquire(options.lock_wait)

@@ -177,9 +177,8 @@ class Recovery:
                 for step in self._add(found, held, "from Redis", report, lease):
                     report.from_redis += step.done
                     yield RecoveryProgress("from Redis", report.from_redis)
-            verified = plan.redis_verified and is_verified(self.settings, plan.redis_registry)
-            enough = plan.table != "intact" and verified and reader.replication_ids() == before
-            if not enough and self.messages.describe() is not None:
+            verified = plan.suffices and is_verified(self.settings, plan.redis_registry)
+            if not (verified and reader.replication_ids() == before) and self.messages.describe() is not None:
                 yield from self._add_from_messages(held, report, lease, checkpoint)
             if plan.table != "intact":
                 replaced = registry_in_redis(reader, self.settings.layout)

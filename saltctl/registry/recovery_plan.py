@@ -26,8 +26,8 @@ class RecoveryPlan:
 
     ``redis_registry`` is the id that the fences in Redis name, empty without fences. ``use_redis``: its entries are
     merged; those of another registry are not, if this table is intact. ``conflict`` is the reason why Redis seems to
-    belong to another table; empty without one. ``messages`` is the cost of reading the messages table; None if that is
-    not necessary.
+    belong to another table; empty without one. ``suffices``: Redis is verified, and something shows that this was done
+    from this table. ``messages`` is the cost of reading the messages table; None if Redis suffices.
     """
 
     table: TableState
@@ -37,6 +37,7 @@ class RecoveryPlan:
     redis_verified: bool
     use_redis: bool
     conflict: str
+    suffices: bool
     messages: ScanCost | None
 
     def check(self, take_over: str) -> None:
@@ -46,10 +47,12 @@ class RecoveryPlan:
             ConfigurationError: it seems so, and ``take_over`` is not the id of its registry.
         """
         if self.conflict and take_over != self.redis_registry:
+            given = f", and not to {take_over}" if take_over else ""
+            restored = "the table was restored to a time before its last recovery, or if " * (self.table == "restored")
             raise ConfigurationError(
-                f"{self.conflict}: the wrong table or the wrong Redis may be configured",
-                hint="saltctl config show; only if this Redis is to belong to this table from now on: saltctl recover "
-                f"--take-over {self.redis_registry}",
+                f"{self.conflict}{given}: the wrong table or the wrong Redis may be configured",
+                hint=f"saltctl config show; only if {restored}this Redis is to belong to this table from now on: "
+                f"saltctl recover --take-over {self.redis_registry}",
             )
 
 
@@ -70,8 +73,13 @@ def plan_recovery(
     own = {"", *backup.registry.recorded_ids()} if table in ("intact", "restored") else {""}
     foreign = table == "intact" and redis_registry not in own
     verified = bool(redis_registry) and not foreign and is_verified(settings, redis_registry)
-    # A Redis that was verified all the time has what a lost table had. If the table is not lost, why this recovery?
-    needed = (table == "intact" or not verified) and messages.describe() is not None
+    conflict = _conflict(settings, table, redis_registry, own, verification)
+    # A Redis that was verified all the time has what a lost table had; but one that was verified from another table has
+    # not. If the table is not lost, why this recovery?
+    noted = verification is not None and verification.table == settings.backup_table
+    known = noted or redis_registry in own or redis_registry == settings.registry_id
+    suffices = table != "intact" and verified and known and not conflict
+    needed = not suffices and messages.describe() is not None
     return RecoveryPlan(
         table,
         0 if table == "missing" else backup.size().items,
@@ -79,7 +87,8 @@ def plan_recovery(
         redis_registry,
         verified,
         not foreign,
-        _conflict(settings, table, redis_registry, own, verification),
+        conflict,
+        suffices,
         estimate_cost(messages, consistent=True) if needed else None,
     )
 

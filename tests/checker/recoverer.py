@@ -10,6 +10,7 @@ from saltctl.errors import SaltctlError
 from saltctl.history.models import message_id_of
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.registry.recover import Recovery, RecoveryReport
+from saltctl.stores.heat.service_state import Verification
 from tests.checker.backup_loss import recovery_request
 from tests.checker.killable_roles import BeforeCall, HookedStore, PlannedDeath, rebuild_job
 from tests.checker.processes import fork, reap
@@ -50,6 +51,7 @@ def _recover(worker: Worker, death: PlannedDeath) -> None:
         messages,
         lambda row: message_id_of(row, messages.keys, None),
         RebuildOptions(segments=2, lock_wait=RECOVERY_LOCK_WAIT),
+        verification=lambda: Verification(0.0, (), worker.settings.backup_table),
         unproven="raise",  # a few messages prove no salts, and these ids have no '#'
         new_rebuild=lambda *_: rebuild_job(
             worker, death.before_call, replace_registry=True, lock_wait=RECOVERY_LOCK_WAIT

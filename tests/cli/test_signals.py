@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from saltctl.cli.signals import deadline
+from saltctl.cli.signals import arguments, deadline, rerun_hint
 from saltctl.errors import DeadlineExceededError
 
 
@@ -93,3 +93,12 @@ def test_ctrl_c_while_modules_are_imported_is_no_traceback(module: str) -> None:
     assert (done.returncode, done.stdout) == (130, ""), done.stderr
     assert done.stderr.startswith("error: interrupted\n")
     assert "Traceback" not in done.stderr
+
+
+def test_the_hint_does_not_start_over() -> None:
+    """What was done is kept; to run a job again with --restart would discard it."""
+    token = arguments.set(("rebuild", "--restart", "--segments", "2"))
+    try:
+        assert rerun_hint() == "finished work is kept; run it again: saltctl rebuild --segments 2"
+    finally:
+        arguments.reset(token)

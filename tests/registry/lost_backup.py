@@ -20,6 +20,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import PARTITION_KEY, SORT_KEY, MessagesTable
 from saltctl.stores.contracts.messages import Item
+from saltctl.stores.heat.service_state import Verification
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.support import rebuild_job
 
@@ -77,6 +78,7 @@ class World:
         def message_id(row: Item) -> str | None:
             return message_id_of(row, self.messages.keys, None)
 
+        more = {"verification": lambda: Verification(0.0, (), self.backup.name)} | more
         return Recovery(self.settings, self.store, self.backup, self.messages, message_id, options, **more)
 
     def delete_table(self) -> None:

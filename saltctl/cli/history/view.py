@@ -108,7 +108,7 @@ class PageWriter:
             keys = list(self._shards)
             partitions = ", ".join(keys[:5]) + (f" … {keys[-1]}" if len(keys) > 5 else "")
             note(f"no messages in {partitions} (max_n {summary['max_n']}, from {summary['source']})")
-        if self._form == "table" and summary["next_cursor"]:
+        if self._form != "json" and summary["next_cursor"]:
             note(f"more: {self._resume} {summary['next_cursor']}")
         missing = [key for key, shard in self._shards.items() if shard["error"]]
         if missing:

@@ -66,6 +66,7 @@ def compare(
             session.require_consent("Raise the side that has less?", confirm, yes=yes)
         with deadline(timeout):
             session.backup.check_table()
+            session.store.check_owner()
             report = _run(session, options, repair=repair, quiet=cron)
         record = asdict(report) | {"sample": sample, "dry_run": not repair}
         happened = bool(report.unrepaired or report.repaired or report.damaged or not report.verified)

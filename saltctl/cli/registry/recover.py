@@ -63,8 +63,8 @@ def recover(
     """Recover the registry after its backup table was deleted, restored or replaced.
 
     Makes the union of the backup table, of Redis and of the messages, never lowering an N, creates the table if
-    it is missing, makes it the backup of the registry, and rebuilds Redis. The messages table is read in full
-    unless the table was lost and Redis was verified all the time; --dry-run prints the cost, and changes nothing.
+    it is missing, makes it the backup of the registry, and rebuilds Redis. The messages table is read in full,
+    unless Redis was verified from the lost table and still is; --dry-run prints the cost, and changes nothing.
     Safe to interrupt and to run again: messages that were read are not read again, if Redis proves that it lost
     nothing since. Conversations with too few messages to prove that they are salted stop
     it, unless --unproven says what to do.
@@ -86,7 +86,7 @@ def recover(
     kept = partial(session.backup.scan_checkpoint.load, 0)
     with resume_hint(kept, quiet=dry_run), deadline(timeout):
         plan = job.plan()
-        for line in _describe(plan, session.backup.where):
+        for line in _describe(plan, session.backup.where, take_over):
             note(printable(line))
         if not dry_run:
             plan.check(take_over)
@@ -173,7 +173,7 @@ def _print(report: RecoveryReport, output: OutputFormat | None) -> None:
         note("nothing was changed, and no message was read")
 
 
-def _describe(plan: RecoveryPlan, table: str) -> list[str]:
+def _describe(plan: RecoveryPlan, table: str, take_over: str) -> list[str]:
     """Describe what was found, and what a recovery costs."""
     entries = counted(plan.redis_entries, "entry", "entries")
     owner = f"of registry {plan.redis_registry}" if plan.redis_registry else "without a fence"
@@ -181,8 +181,8 @@ def _describe(plan: RecoveryPlan, table: str) -> list[str]:
     merged = writes if plan.use_redis else "they belong to another registry and are not used"
     state = "verified" if plan.redis_verified else "not verified"
     lines = [f"table {table} {_TABLES[plan.table]}", f"Redis holds {entries} {owner}, {state}: {merged}"]
-    if plan.conflict:
-        lines.append(f"{plan.conflict}: to take it over, --take-over {plan.redis_registry}")
+    if plan.conflict and take_over != plan.redis_registry:
+        lines.append(f"{plan.conflict}: refused without --take-over {plan.redis_registry}")
     if plan.messages is not None:
         cost = plan.messages
         lines.append(

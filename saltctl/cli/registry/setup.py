@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import columns_of, note, print_result, table_of
-from saltctl.cli.session import session_of
+from saltctl.cli.output import columns_of, note, print_result, table_of, warn
+from saltctl.cli.session import Session, session_of
 
 COLUMNS = columns_of("resource action detail")
 
@@ -40,5 +40,19 @@ def setup(
     actions = [asdict(change) for change in changes]
     record, columns = {"actions": actions}, columns_of("actions")
     print_result(record, output, columns=columns, human_view=lambda screen: screen.print(table_of(actions, COLUMNS)))
+    if any(action["resource"] == "registry" and action["action"] != "exists" for action in actions):
+        _warn_of_unseen_messages(session)
     if not dry_run and not all(session.store.verified().values()):
         note("Redis is not verified yet: lookups ask the backup until `saltctl rebuild` has run")
+
+
+def _warn_of_unseen_messages(session: Session) -> None:
+    """Say that a sample of the messages does not prove that none is salted, if there are more."""
+    from saltctl.stores.aws.messages_table import SAMPLE, MessagesTable
+
+    messages = MessagesTable(session.settings, client=session.backup.client)
+    if messages.describe() is not None and (items := messages.size().items) > SAMPLE:
+        warn(
+            f"only {SAMPLE:,} of about {items:,} messages were looked at, and none is salted; if this registry existed "
+            "before: saltctl recover --dry-run"
+        )

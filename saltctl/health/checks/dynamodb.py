@@ -10,6 +10,7 @@ from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.rebuild.lease import LEASE_EXPIRY
 from saltctl.registry.compare import compare_sample
+from saltctl.stores.aws.client import NEW_OR_LOST
 from saltctl.stores.contracts.messages import TableKeys
 from saltctl.throttling.scan import scan_recent
 from saltctl.urls import is_loopback
@@ -57,12 +58,8 @@ def registry(facts: Facts) -> Finding:
     try:
         identity = facts.identity
     except BackupLostError as exc:
-        fix = (
-            commands.saltctl("setup")
-            if exc.hint.startswith("saltctl setup")
-            else commands.saltctl("recover", "--dry-run")
-        )
-        return fail(exc.message, fix)
+        is_new = exc.hint == NEW_OR_LOST and not facts.redis_was_verified
+        return fail(exc.message, commands.saltctl("setup") if is_new else commands.saltctl("recover", "--dry-run"))
     except ConfigurationError as exc:
         layout, prefix, registry_id = facts.backup.registry.layout()
         if facts.settings.registry_id not in (None, registry_id):

@@ -230,10 +230,7 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
             f"AWS does not permit this for {where} ({code}): {message}", hint="aws sts get-caller-identity"
         )
     if code == "ResourceNotFoundException":
-        return missing_table(
-            where,
-            "saltctl setup creates it, or names the step after a loss; or check its name: saltctl config show",
-        )
+        return missing_table(where, MISSING_HINT)
     if code == "ValidationException":
         return ConfigurationError(f"DynamoDB refuses a request for {where}: {message}", hint="check its key schema")
     if status >= 500 or code in ("InternalServerError", "ServiceUnavailable", "InternalFailure"):
@@ -241,6 +238,11 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
             f"AWS answered with a server error for {where} ({code})", hint="try again", answered=True
         )
     return AwsUnavailableError(f"AWS answered with {code} for {where}: {message}", hint="try again", answered=True)
+
+
+NEW_OR_LOST = "saltctl recover --dry-run, if it was lost; saltctl setup, if the registry is new"
+"""The hint if the backup table is missing, or is that of no registry."""
+MISSING_HINT = f"{NEW_OR_LOST}; or check its name: saltctl config show"
 
 
 def missing_table(where: str, hint: str) -> ConfigurationError:

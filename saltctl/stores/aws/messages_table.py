@@ -32,6 +32,8 @@ SORT_KEY = "sort_key"
 """The key names of a table that saltctl creates for trial use. The names of other tables are read from the table."""
 _SAMPLE_SEGMENTS = 16
 _SAMPLE_ROWS = 500
+SAMPLE = _SAMPLE_SEGMENTS * _SAMPLE_ROWS
+"""Rows of a sample of partition keys."""
 _BATCH = 25
 """Items that one BatchWriteItem takes (documented)."""
 

@@ -20,6 +20,7 @@ from saltctl.errors import (
     UnavailableError,
 )
 from saltctl.stores.aws.backup_items import BackupItems, number_attribute, string_attribute
+from saltctl.stores.aws.client import NEW_OR_LOST
 from saltctl.stores.contracts.registry import RegistryIdentity
 
 REGISTRY_ITEM_ID = "#registry"
@@ -79,7 +80,7 @@ class RegistryItem:
         if item is None:
             raise BackupLostError(
                 f"table {where} has no item {REGISTRY_ITEM_ID!r}: it is not the backup of a registry",
-                hint="saltctl setup creates a new registry; it names the next step if the table was lost",
+                hint=NEW_OR_LOST,
             )
         if (found := number_attribute(item, "registry_format")) > FORMAT:
             raise ConfigurationError(

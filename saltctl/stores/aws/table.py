@@ -10,7 +10,14 @@ from typing import Any
 from saltctl.errors import AwsUnavailableError, MismatchedResponseError
 from saltctl.forks import this_process
 from saltctl.settings import Settings
-from saltctl.stores.aws.client import ClientOfProcess, aws_errors, create_client, error_code, missing_table
+from saltctl.stores.aws.client import (
+    MISSING_HINT,
+    ClientOfProcess,
+    aws_errors,
+    create_client,
+    error_code,
+    missing_table,
+)
 from saltctl.stores.contracts.messages import TableSize
 
 
@@ -55,9 +62,7 @@ class Table:
         missing_hint: the hint of the error if the table does not exist.
     """
 
-    def __init__(
-        self, settings: Settings, name: str, *, client: Any = None, missing_hint: str = "saltctl setup"
-    ) -> None:
+    def __init__(self, settings: Settings, name: str, *, client: Any = None, missing_hint: str = MISSING_HINT) -> None:
         self.name = name
         self.where = f"{name!r}"
         """The quoted name, for messages."""

@@ -74,7 +74,7 @@ _REPLIES: dict[str, tuple[type[SaltctlError], str, str]] = {
     "WRONGTYPE": (
         WrongTypeError,
         "has a key of saltctl that was overwritten with another type of value (WRONGTYPE {detail})",
-        "delete that key, whose name begins with the setting key_prefix; then: saltctl rebuild",
+        "delete that key, whose name begins with the setting key_prefix; then run it again, or saltctl rebuild",
     ),
     "CROSSSLOT": (ConfigurationError, "is a node of a cluster", "write redis+cluster:// in SALTCTL_REDIS_URL"),
     "NOREPLID": (
@@ -118,7 +118,8 @@ def translate(exc: Exception, where: str) -> SaltctlError:
             hint="check the user and password of SALTCTL_REDIS_URL or redis_password_file, and the user's ACL",
         )
     if word == "OTHERLAYOUT":
-        return _other_registry(text, where)
+        _, fence, ours = f"{text} ".split(" ", 2)
+        return other_registry(fence, ours.strip(), where)
     if word in _REPLIES:
         error, message, hint = _REPLIES[word]
         detail = text.split(" ", 1)[-1]
@@ -141,18 +142,17 @@ def translate(exc: Exception, where: str) -> SaltctlError:
     return RedisUnavailableError(f"Redis at {where} {problem}", hint=hint, answered=not known)
 
 
-def _other_registry(text: str, where: str) -> ConfigurationError:
-    """Return the error for a fence of another registry or layout: ``OTHERLAYOUT <its fence> <our layout>``."""
-    _, fence, ours = f"{text} ".split(" ", 2)
+def other_registry(fence: str, ours: str, where: str) -> ConfigurationError:
+    """Return the error for a fence that does not name the layout ``ours``."""
     theirs = fence.rpartition(":")[0]
-    if theirs.rpartition(":")[0] != ours.strip().rpartition(":")[0]:
+    if theirs.rpartition(":")[0] != ours.rpartition(":")[0]:
         return ConfigurationError(
             f"Redis at {where} holds a registry of another layout: {theirs}",
             hint="set SALTCTL_BUCKETS to the number after the first colon, as every other client of this Redis has it",
         )
     return ConfigurationError(
         f"Redis at {where} holds another registry, {theirs.rpartition(':')[2]}; that of this backup table is "
-        f"{ours.strip().rpartition(':')[2]}",
+        f"{ours.rpartition(':')[2]}",
         hint="check SALTCTL_BACKUP_TABLE, SALTCTL_REDIS_URL and SALTCTL_KEY_PREFIX; if this table is the right one: "
         "saltctl recover --dry-run",
     )

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from saltctl.errors import ConfigurationError, RedisUnavailableError, UnverifiedError, WrongTypeError
 from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import MergeOutcome
-from saltctl.stores.redis.buckets import Buckets, RedisBucketReader, check_count, parse_count
+from saltctl.stores.redis.buckets import FENCE, Buckets, RedisBucketReader, check_count, parse_count
 from saltctl.stores.redis.connections import Connections
-from saltctl.stores.redis.errors import naming_key
+from saltctl.stores.redis.errors import naming_key, other_registry
 from saltctl.stores.redis.merge_commands import bulk
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.scripts import script, script_sha
@@ -231,6 +231,14 @@ class RedisRegistry:
                 hint = "redis-cli CONFIG SET maxmemory-policy noeviction (and its configuration file)"
             if problem:
                 raise ConfigurationError(f"Redis at {primary} {problem}", hint=hint)
+
+    def check_owner(self) -> None:
+        """Refuse a Redis whose first bucket is fenced for another registry or layout; raises ConfigurationError."""
+        key = self._buckets.key(0)
+        fence = self._others.ask_of(key, [("HGET", key, FENCE)])[0]
+        found = "" if fence is None else fence.decode("utf-8", "replace")
+        if found and found.rpartition(":")[0] != self.layout:
+            raise other_registry(found, self.layout, self._others.primary_of(key))
 
     def sessions(self) -> list[RedisRebuildSession]:
         """Return a new session for each primary that has buckets, as the primaries are now."""

@@ -204,6 +204,16 @@ def test_a_table_is_a_chat(saltctl: Runner, history: History) -> None:
     assert "body 5" in saltctl(*shlex.split(command), "-o", "table").out
 
 
+@pytest.mark.parametrize("form", ["tsv", "jsonl"])
+def test_a_page_in_a_pipe_says_that_there_are_more(saltctl: Runner, history: History, form: str) -> None:
+    """A runbook that reads stdout alone would take the first page for the history. The last page says nothing."""
+    put_messages(history, 9)
+    first = saltctl("history", "read", CONV, "--limit", "5", "-o", form)
+    last = saltctl(*shlex.split(first.err.strip().removeprefix("more: saltctl ")), "-o", form)
+    assert all(f"body {number}" in (last.out if number < 4 else first.out) for number in range(9))
+    assert last.err == ""
+
+
 def test_the_command_for_the_next_page_keeps_the_options(saltctl: Runner, history: History) -> None:
     """It has the bounds, the limit and the direction of this page, and quotes the id."""
     conversation = "a b; touch $(pwned) 'x'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -161,3 +162,19 @@ def test_another_layout_is_refused(
     outcome = saltctl("compare", "-o", "json")
     assert outcome.code == 78
     assert "SALTCTL_BUCKETS=64" in outcome.error["hint"]
+
+
+@pytest.mark.slow
+def test_a_redis_of_another_registry_is_not_compared(
+    saltctl: Runner, configured: Settings, rebuild: Rebuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it holds is no drift of this one. The dry run of a rebuild is refused as the rebuild is."""
+    rebuild()
+    other = BackupTable(replace(configured, backup_table=f"{configured.backup_table}-other", registry_id=None))
+    other.create()
+    monkeypatch.setenv("SALTCTL_BACKUP_TABLE", other.name)
+    monkeypatch.delenv("SALTCTL_REGISTRY_ID", raising=False)
+    for words in (("compare",), ("compare", "--repair", "--yes"), ("rebuild", "--dry-run"), ("rebuild",)):
+        outcome = saltctl(*words, "-o", "json")
+        assert (outcome.code, outcome.error["code"]) == (78, "configuration"), words
+        assert "holds another registry" in outcome.error["message"]

@@ -54,7 +54,7 @@ def test_doctor_and_status_name_the_recovery(saltctl: Runner, lost: BackupTable)
     """Doctor prints the command, and status shows why the table is not used."""
     checks = {check["name"]: check for check in saltctl("doctor", "-o", "json").json["checks"]}
     assert checks["backup-registry"]["status"] == "fail"
-    assert checks["backup-registry"]["fix"].endswith("saltctl setup")
+    assert checks["backup-registry"]["fix"].endswith("saltctl recover --dry-run")
     panel = saltctl("status", "-o", "json").json["registry"]
     assert "has no item" in panel["backup_error"]
     assert "BACKUP: table" in saltctl("status", "-o", "table").out
@@ -72,7 +72,7 @@ def test_commands_refuse_a_lost_backup(saltctl: Runner, lost: BackupTable, comma
     """With exit 78 and the error's own code, so that a runbook can tell it from a bad setting."""
     outcome = saltctl(*command.split(), "-o", "json")
     assert (outcome.code, outcome.error["code"]) == (78, "backup_lost")
-    assert "saltctl setup" in outcome.error["hint"] or "saltctl recover" in outcome.error["hint"]
+    assert "saltctl recover" in outcome.error["hint"]
 
 
 def test_a_read_only_look_is_possible(saltctl: Runner, lost: BackupTable) -> None:

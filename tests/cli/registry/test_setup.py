@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from saltctl.settings import Settings
+from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.aws.table import Table
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner, variables_of
@@ -46,3 +47,18 @@ def test_setup_says_that_redis_is_not_verified(saltctl: Runner, fresh: Settings)
     assert "saltctl rebuild" in saltctl("setup").err
     saltctl("rebuild")
     assert saltctl("setup").err == ""
+
+
+def test_setup_says_that_it_has_seen_a_sample(
+    saltctl: Runner, fresh: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table with more messages may hold salted ones. Once the registry exists, that does not matter any more."""
+    monkeypatch.setattr("saltctl.stores.aws.messages_table.SAMPLE", 3)
+    messages = MessagesTable(fresh)
+    messages.create()
+    for number in range(4):
+        assert saltctl("setup", "--dry-run").err == ""
+        messages.put("conv", f"2026-01-01T00:00:00Z#m{number}", {})
+    assert "only 3 of about 4 messages" in saltctl("setup", "--dry-run").err
+    assert "saltctl recover --dry-run" in saltctl("setup").err
+    assert "messages" not in saltctl("setup").err
