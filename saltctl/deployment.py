@@ -14,7 +14,7 @@ _STREAM = (
     "+xadd +xack +xlen +xrange +xrevrange +xreadgroup +xautoclaim +xpending +xtrim +xdel "
     "+xinfo|stream +xinfo|groups +xinfo|consumers +xgroup|create +xgroup|createconsumer +xgroup|delconsumer"
 )
-_CLUSTER = "+cluster|slots +cluster|nodes +asking"
+_CLUSTER = "+cluster|slots +asking"
 # A script may run only the commands of its user: EVAL adds no permission. doctor counts entries with it.
 _READING = (
     "+evalsha +eval +hget +hmget +hgetall +hlen +exists +xlen +xrange +xrevrange +xpending "
