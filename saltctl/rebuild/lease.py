@@ -56,7 +56,7 @@ class Lease:
             if self.clock() >= deadline:
                 age = max(self.now() - holder.heartbeat, 0.0)
                 raise LeaseHeldError(
-                    f"{process} is rebuilding already ({holder.progress}; heartbeat {age:.0f} s ago)",
+                    f"{process} is rebuilding or recovering already ({holder.progress}; heartbeat {age:.0f} s ago)",
                     hint=f"wait for it with --lock-wait 15m; if it died, its lease ends {LEASE_EXPIRY:.0f} s after "
                     "its last heartbeat",
                 )

@@ -1,9 +1,9 @@
 """Recover a registry whose backup table was deleted, restored or replaced.
 
 The recovery makes the union of everything that shows an N: the table, Redis, and the messages themselves. Whatever
-Redis holds was raised once, whether or not it is verified. The messages are read unless Redis was verified all the
-time: then it holds at least what the lost table held. Only a complete union makes the table the backup of the
-registry; until then no lookup and no rebuild uses it. Every step can be repeated.
+Redis holds was raised once, whether or not it is verified. The messages are read unless Redis was verified from the
+lost table, and still is: then it holds at least what that table held. Only a complete union makes the table the backup
+of the registry; until then no lookup and no rebuild uses it. Every step can be repeated.
 """
 
 from __future__ import annotations
@@ -258,8 +258,8 @@ class Recovery:
         yield from unproven
         if unproven and self.unproven == "refuse":
             raise IncompleteError(
-                f"{len(unproven)} conversations have too few messages to prove that they are salted; the table was not "
-                "made the backup",
+                f"conversations with too few messages to prove that they are salted: {len(unproven):,}; the table was "
+                "not made the backup",
                 hint="if no conversation id contains a '#', all of them are salted: add --unproven raise. Only if ids "
                 "such as 'CONV#1' exist, add --unproven skip: it hides the salted messages of those that are named",
             )
