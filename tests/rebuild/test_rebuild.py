@@ -102,6 +102,10 @@ class World:
         """Record it."""
         self.step("check server")
 
+    def check_owner(self) -> None:
+        """Record it."""
+        self.step("check owner")
+
     def verified(self) -> dict[str, bool]:
         """Return whether the primaries are verified."""
         if self.fails_at == "verified":
@@ -385,7 +389,7 @@ def test_a_dry_run_only_reads() -> None:
     world = two_primaries()
     world.redis = {"a1": 4}
     report = report_of(rebuild_of(world, dry_run=True, max_rcu=2.0))
-    assert world.steps == ["check server", "check registry", "scan", "scan"]
+    assert world.steps == ["check server", "check registry", "check owner", "scan", "scan"]
     assert world.redis == {"a1": 4}
     assert (report.entries, report.restored, report.dry_run, report.verified) == (3, 2, True, False)
     assert report.estimate is not None
