@@ -45,7 +45,8 @@ def _name(value: Any) -> str:
     return text
 
 
-def _registry_id(value: Any) -> str:
+def parse_registry_id(value: Any) -> str:
+    """Return the id of a registry. Raises ValueError for any other value."""
     if not re.fullmatch(r"[0-9a-f]{16}", text := _text(value)):
         raise ValueError("must be the 16 digits (0-9, a-f) that `saltctl status` shows")
     return text
@@ -130,7 +131,7 @@ class Settings:
     buckets: int = _setting(16384, partial(_whole, minimum=1, maximum=2**20, power_of_two=True))
     """Number of hashes that hold the registry. With 16,384, a million entries are in listpacks of about 61 fields,
     below the limits of Redis and Valkey (measured: tests/benchmarks/memory.py)."""
-    registry_id: str | None = _setting(None, _registry_id)
+    registry_id: str | None = _setting(None, parse_registry_id)
     """Id of the registry, as `saltctl status` shows it. Only servers that start while AWS is away need it: without it
     a client reads the id from the backup table, once."""
     message_id_from: str = _setting("sort_key", _message_id_from)

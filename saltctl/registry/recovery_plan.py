@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
@@ -52,7 +53,7 @@ class RecoveryPlan:
             raise ConfigurationError(
                 f"{self.conflict}{given}: the wrong table or the wrong Redis may be configured",
                 hint=f"saltctl config show; only if {restored}this Redis is to belong to this table from now on: "
-                f"saltctl recover --take-over {self.redis_registry}",
+                f"saltctl recover --take-over {shlex.quote(self.redis_registry)}",  # whatever a fence holds
             )
 
 

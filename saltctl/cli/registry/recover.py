@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,6 +17,7 @@ from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted, printable
 from saltctl.errors import ExitCode, SaltctlError
+from saltctl.settings import parse_registry_id
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
@@ -29,8 +31,24 @@ Unproven = Annotated[
     typer.Option("--unproven", help="Conversations whose messages do not prove that they are salted."),
 ]
 
+
+def _registry_id(text: str) -> str:
+    """Check the id of a registry."""
+    try:
+        return parse_registry_id(text)
+    except ValueError as exc:
+        raise typer.BadParameter(f"{text!r} {exc}") from None
+
+
 TakeOver = Annotated[
-    str, typer.Option("--take-over", metavar="ID", help="Take Redis over from this other registry.", show_default=False)
+    str | None,
+    typer.Option(
+        "--take-over",
+        metavar="ID",
+        parser=_registry_id,
+        help="Take Redis over from this other registry.",
+        show_default=False,
+    ),
 ]
 
 COLUMNS = columns_of(
@@ -53,7 +71,7 @@ def recover(
     resume: option.Resume = False,
     restart: option.Restart = False,
     unproven: Unproven = "refuse",
-    take_over: TakeOver = "",
+    take_over: TakeOver = None,
     timeout: option.Timeout = 0.0,
     dry_run: option.DryRun = False,
     yes: option.Yes = False,
@@ -82,14 +100,14 @@ def recover(
     options = RebuildOptions(segments=segments, max_rcu=max_rcu, lock_wait=lock_wait, dry_run=dry_run)
     if (mode := option.resume_mode(resume=resume, restart=restart)) is not None:
         options = replace(options, resume=mode)
-    job = _job(session, options, unproven=unproven, take_over=take_over)
+    job = _job(session, options, unproven=unproven, take_over=take_over or "")
     kept = partial(session.backup.scan_checkpoint.load, 0)
     with resume_hint(kept, quiet=dry_run), deadline(timeout):
         plan = job.plan()
-        for line in _describe(plan, session.backup.where, take_over):
+        for line in _describe(plan, session.backup.where, job.take_over):
             note(printable(line))
         if not dry_run:
-            plan.check(take_over)
+            plan.check(job.take_over)
             session.require_consent(f"Make table {session.backup.where} the backup of this Redis?", confirm, yes=yes)
         with show_progress("recovering") as (show, keep):
             report = drain(job.run(plan), RecoveryReport, _EventPrinter(show, keep))
@@ -182,7 +200,7 @@ def _describe(plan: RecoveryPlan, table: str, take_over: str) -> list[str]:
     state = "verified" if plan.redis_verified else "not verified"
     lines = [f"table {table} {_TABLES[plan.table]}", f"Redis holds {entries} {owner}, {state}: {merged}"]
     if plan.conflict and take_over != plan.redis_registry:
-        lines.append(f"{plan.conflict}: refused without --take-over {plan.redis_registry}")
+        lines.append(f"{plan.conflict}: refused without --take-over {shlex.quote(plan.redis_registry)}")
     if plan.messages is not None:
         cost = plan.messages
         lines.append(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
+from tests.support.redis_servers import plain_client
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +61,26 @@ def test_doctor_and_status_name_the_recovery(saltctl: Runner, lost: BackupTable)
     panel = saltctl("status", "-o", "json").json["registry"]
     assert "has no item" in panel["backup_error"]
     assert "BACKUP: table" in saltctl("status", "-o", "table").out
+
+
+@pytest.mark.parametrize("wrong", ["", "zz", "$(id)", "1A7193BC9BCFBB85", "1a7193bc9bcfbb85 "])
+def test_an_id_that_is_none_is_refused(saltctl: Runner, lost: BackupTable, wrong: str) -> None:
+    """It is not ignored, although no registry has to be named here."""
+    outcome = saltctl("recover", "--yes", "--take-over", wrong, "-o", "json")
+    assert (outcome.code, "--take-over" in outcome.error["message"]) == (2, True)
+    assert not lost.registry.exists()
+
+
+def test_a_hostile_fence_in_a_hint_is_quoted(saltctl: Runner, lost: BackupTable, redis_server: LocalRedis) -> None:
+    """The hint is pasted into a shell, and anyone who can write to Redis chooses the id in a fence."""
+    assert saltctl("recover", "--yes").code == 0
+    with closing(plain_client(redis_server)) as admin:
+        for key in admin.keys("salt:r:*"):
+            admin.hset(key, "#fence", f"{lost.settings.layout}:$(reboot):{'0' * 40}")
+    refused = saltctl("recover", "--yes", "-o", "json")
+    assert refused.code == 78
+    assert refused.error["hint"].endswith("--take-over '$(reboot)'")
+    assert "refused without --take-over '$(reboot)'" in refused.err
 
 
 def test_setup_declares_no_new_registry(saltctl: Runner, lost: BackupTable) -> None:
