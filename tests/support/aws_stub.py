@@ -172,10 +172,15 @@ class AwsStub:
         self._thread.join()
         self._server.server_close()
 
+    @property
+    def url(self) -> str:
+        """The endpoint of the stub."""
+        host, port = self._server.server_address[:2]
+        return f"http://{host!s}:{port}"
+
     def settings(self, settings: Settings) -> Settings:
         """Return these settings with the stub's endpoint."""
-        host, port = self._server.server_address[:2]
-        return replace(settings, aws_endpoint_url=f"http://{host!s}:{port}")
+        return replace(settings, aws_endpoint_url=self.url)
 
     def answer_first(self, count: int, operation: str, answer: Answer) -> None:
         """Answer the first ``count`` requests of an operation with ``answer``; forward the rest."""

@@ -19,7 +19,7 @@ from saltctl.cli.output import Record, columns_of, print_result
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import stop_on_signals
 from saltctl.cli.text import format_age
-from saltctl.errors import ExitCode
+from saltctl.errors import AwsUnavailableError, ExitCode, IncompleteError
 
 if TYPE_CHECKING:
     from saltctl.detection.service import Service
@@ -139,7 +139,7 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
     """Show the instances, their backlog, the last raise, and whether Redis is verified.
 
     LATE names the parts of an instance that have not done their work for a while; then the verdict is degraded.
-    Exits 3 unless the verdict is ok and Redis is verified.
+    Exits 3 unless the verdict is ok and Redis is verified; 4 if AWS does not answer, so that this is unknown.
 
     \b
     Examples:
@@ -150,9 +150,15 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
 
     session = session_of(context)
     found = read_stream_status(session.heat_stream, window, session.service_state)
-    verified = all(session.store.verified().values())
+    verified, outage = None, None
+    try:
+        verified = all(session.store.verified().values())
+    except AwsUnavailableError as exc:  # the id of the registry is in the backup, and verification names it
+        outage = exc
     record = found.service_record(verified=verified, last_raise=session.service_state.last_raise())
     print_result(record, output, columns=STATUS_COLUMNS, tables={"instances": INSTANCE_COLUMNS})
+    if outage is not None:
+        raise IncompleteError(f"whether Redis is verified is unknown: {outage.message}", hint=outage.hint)
     if found.verdict != "ok" or not verified:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
 

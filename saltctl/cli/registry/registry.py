@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.output import Column, Record, columns_of, note, print_result, warn
+from saltctl.cli.output import UNKNOWN, Column, Record, columns_of, note, print_result, warn
 from saltctl.cli.registry.discover import discover
 from saltctl.cli.registry.transfer import export, import_, read_source
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, format_age
-from saltctl.errors import InvalidSaltCountError, SaltctlError, UnavailableError, UnverifiedError
+from saltctl.errors import (
+    IncompleteError,
+    InvalidSaltCountError,
+    RedisUnavailableError,
+    SaltctlError,
+    UnavailableError,
+    UnverifiedError,
+)
 from saltctl.salting import check_conversation_id, check_salt_count, nearest_salt_count, power_of_two_at_least
 from saltctl.stores.contracts.registry import BackupEntry
+
+if TYPE_CHECKING:
+    from saltctl.registry.registry import Lookup
 
 group = typer.Typer(help="Show and raise the number of salts of conversations.", no_args_is_help=True)
 
 
 def _last_raise(record: Record) -> str:
+    if record["raises"] is None:
+        return UNKNOWN
     if not record["raises"]:
         return "never raised"
     last = record["raises"][-1]
@@ -48,6 +60,7 @@ def get(
 
     SOURCE is where servers get their answer now: redis, or the backup while Redis is down or not verified.
     A conversation without an entry is unsalted: its max_n is 1.
+    If the backup does not answer, what it alone knows is null, and the exit code is 4.
 
     \b
     Examples:
@@ -55,29 +68,50 @@ def get(
       saltctl registry get conv_hot_01 conv_0001 -o json
     """
     session = session_of(context)
-    found = session.registry.lookup_many(conversations)
+    ids = list(dict.fromkeys(conversations))
+    found: dict[str, Lookup] = {}
+    held: dict[str, BackupEntry] | None = None
+    outage: UnavailableError | None = None
+    try:
+        found = session.registry.lookup_many(ids)
+        held = session.backup.get_many(ids)
+    except UnavailableError as exc:
+        outage = exc
     failure = session.registry.last_failure
-    held = session.backup.get_many(list(found))
-    in_redis = _read_redis(session, list(found), failure)
-    records: list[dict[str, Any]] = []
-    for conversation_id, lookup in found.items():
-        entry = held.get(conversation_id)
-        backup_n = entry.max_n if entry else 1
-        redis_n = None if in_redis is None else in_redis[conversation_id] or 1
-        records.append(
-            {
-                "conversation_id": conversation_id,
-                "max_n": lookup.max_n,
-                "write_n": lookup.write_n,
-                "source": lookup.source,
-                "redis_n": redis_n,
-                "backup_n": backup_n,
-                "in_sync": None if redis_n is None else redis_n == backup_n == (entry.write_n if entry else 1),
-                "salted": lookup.salted,
-                "raises": [asdict(item) for item in entry.raises] if entry else [],
-            }
-        )
+    if found and failure is not None and isinstance(failure, UnavailableError):
+        warn(f"answered from the backup: {failure.message}. Try: {failure.hint}")
+    in_redis = _read_redis(session, ids, failure)
+    if outage is not None and not found and in_redis is None:
+        raise outage
+    records = [_record(i, found.get(i), in_redis, held) for i in ids]
     print_result(records, output, columns=GET_COLUMNS)
+    if outage is not None:
+        unknown = "its entries are unknown" if found else "only the entries in Redis are known, verified or not"
+        raise IncompleteError(f"the backup did not answer, and {unknown}: {outage.message}", hint=outage.hint)
+
+
+def _record(
+    conversation_id: str,
+    lookup: Lookup | None,
+    in_redis: dict[str, int | None] | None,
+    held: dict[str, BackupEntry] | None,
+) -> dict[str, Any]:
+    """Return one record of ``registry get``; what a side that did not answer knows is null."""
+    entry = held.get(conversation_id) if held else None
+    backup_n = None if held is None else entry.max_n if entry else 1
+    redis_n = None if in_redis is None else in_redis[conversation_id] or 1
+    write_n = entry.write_n if entry else 1
+    return {
+        "conversation_id": conversation_id,
+        "max_n": lookup.max_n if lookup else None,
+        "write_n": lookup.write_n if lookup else None,
+        "source": lookup.source if lookup else None,
+        "redis_n": redis_n,
+        "backup_n": backup_n,
+        "in_sync": None if redis_n is None or backup_n is None else redis_n == backup_n == write_n,
+        "salted": lookup.salted if lookup else None,
+        "raises": None if held is None else [asdict(item) for item in entry.raises] if entry else [],
+    }
 
 
 def _read_redis(
@@ -88,12 +122,10 @@ def _read_redis(
     Raises:
         SaltctlError: ``failure``, the reason why lookups fell back, if it is not an outage.
     """
-    if failure is not None:
-        if not isinstance(failure, UnavailableError):
-            raise failure
-        warn(f"answered from the backup: {failure.message}. Try: {failure.hint}")
-        if not isinstance(failure, UnverifiedError):
-            return None  # it failed a moment ago: asking again would only wait
+    if failure is not None and not isinstance(failure, UnavailableError):
+        raise failure
+    if isinstance(failure, RedisUnavailableError) and not isinstance(failure, UnverifiedError):
+        return None  # it failed a moment ago: asking again would only wait
     try:
         return session.store.read_unverified(conversation_ids)
     except UnavailableError:

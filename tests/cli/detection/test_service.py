@@ -106,6 +106,16 @@ def test_a_service_runs_until_a_signal(
     assert all({"at", "level", "event"} <= set(line) for line in one.log)
 
 
+def test_status_without_aws_answers_in_part(
+    saltctl: Runner, configured: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 4: the verdict is known, and whether Redis is verified is null."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    outcome = saltctl("service", "status", "--window", "1ms", "-o", "json")
+    assert (outcome.code, outcome.json["verdict"], outcome.json["verified"]) == (4, "unknown", None)
+    assert "AWS cannot be reached" in outcome.error["message"]
+
+
 @pytest.mark.slow
 def test_a_late_part_shows_everywhere(
     running: Callable[..., Running], configured: Settings, backup: BackupTable, tmp_path: Path, saltctl: Runner

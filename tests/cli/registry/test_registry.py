@@ -67,6 +67,41 @@ def test_get_with_redis_down_answers_from_the_backup(
     assert UNKNOWN in saltctl("registry", "get", "conv", "-o", "table").out
 
 
+@pytest.mark.parametrize("id_is_set", [True, False])
+def test_get_without_the_backup_answers_in_part(
+    id_is_set: bool,
+    saltctl: Runner,
+    configured: Settings,
+    registry: Registry,
+    backup: BackupTable,
+    rebuild: Rebuilder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Exit 4: the values of the backup are null; max_n is, too, if the id of the registry is not known."""
+    rebuild()
+    registry.raise_to("conv", 4)
+    if id_is_set:
+        monkeypatch.setenv("SALTCTL_REGISTRY_ID", backup.registry.id())
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    outcome = saltctl("registry", "get", "conv", "-o", "json")
+    assert outcome.code == 4
+    assert outcome.error["code"] == "incomplete"
+    assert "AWS cannot be reached" in outcome.error["message"]
+    record = outcome.json[0]
+    seen = (record["max_n"], record["write_n"], record["source"], record["salted"])
+    assert seen == ((4, 4, "redis", True) if id_is_set else (None,) * 4)
+    assert (record["redis_n"], record["backup_n"], record["in_sync"], record["raises"]) == (4, None, None, None)
+    assert UNKNOWN in saltctl("registry", "get", "conv", "-o", "table").out
+
+
+def test_get_with_both_sides_down(saltctl: Runner, configured: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 69 and no record: nothing is known."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("SALTCTL_REDIS_URL", "redis://127.0.0.1:1/0")
+    outcome = saltctl("registry", "get", "conv", "-o", "json")
+    assert (outcome.code, outcome.out) == (69, "")
+
+
 def test_get_during_a_raise(saltctl: Runner, configured: Settings, backup: BackupTable, rebuild: Rebuilder) -> None:
     """A raise that stopped after its first step: the sides differ and write_n is behind."""
     rebuild()
