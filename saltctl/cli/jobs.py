@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import typer
 
 from saltctl.cli.failures import exit_code_of, failure_of
+from saltctl.cli.files import replace_file, require_replaceable
 from saltctl.cli.output import OutputFormat, console, note, print_result, warn, write_json_line
 from saltctl.cli.session import Session
 from saltctl.cli.signals import Terminated, arguments, deadline
@@ -50,6 +51,7 @@ _OUTCOMES: dict[int, tuple[str, str]] = {
 _MAX_LISTED = 10
 """Items of each list in a report, such as drift, that the log line shows; its counts are complete."""
 _MAX_METRICS_BYTES = 1 << 20
+_METRICS_HINT = "give a file in the textfile directory of the node exporter, such as NAME.prom"
 _LAST_SUCCESS = "saltctl_job_last_success_timestamp_seconds"
 
 
@@ -151,7 +153,7 @@ def track_job(name: str, session: Session, *, cron: bool, metrics_file: Path | N
         ConfigurationError: the metrics file cannot be written. Raised before the job begins.
     """
     if metrics_file is not None:
-        _check_metrics_file(metrics_file)
+        require_replaceable(metrics_file, "metrics file", _METRICS_HINT)
     job, started, error = Job(name, cron), time.monotonic(), None
     try:
         yield job
@@ -191,18 +193,8 @@ def _log_line(job: Job, exc: BaseException | None, code: int, seconds: float) ->
 # The metrics file.
 
 
-def _check_metrics_file(file: Path) -> None:
-    directory = file.parent
-    replaceable = file.is_symlink() or file.is_file() or not file.exists()
-    if file.is_dir() or not replaceable or not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
-        raise ConfigurationError(
-            f"cannot write the metrics file {str(file)!r}: it must be a regular file in a writable directory",
-            hint="give a file in the textfile directory of the node exporter, such as NAME.prom",
-        )
-
-
 def _write_metrics(file: Path, job: Job, session: Session, code: int, seconds: float) -> None:
-    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
     registry, command, now = CollectorRegistry(), job.name.replace(" ", "_"), round(time.time(), 3)
     # Not "job", which is Prometheus' own label. The table distinguishes two registries that one host manages.
@@ -225,14 +217,11 @@ def _write_metrics(file: Path, job: Job, session: Session, code: int, seconds: f
     for key, value in job.report.items():
         if isinstance(value, bool | int | float):
             add(f"saltctl_{command}_{key}", f"{key} in the report of saltctl {job.name}.", value)
-    umask = os.umask(0o022)  # the node exporter runs as another user
     try:
-        write_to_textfile(str(file), registry)
-    except OSError as exc:
+        replace_file(file, generate_latest(registry), "metrics file")
+    except (OSError, ConfigurationError) as exc:
         # The job is done or has failed for another reason, which this must not hide.
-        warn(f"cannot write the metrics file {str(file)!r}: {exc.strerror}")
-    finally:
-        os.umask(umask)
+        warn(exc.message if isinstance(exc, SaltctlError) else f"cannot write the metrics file {str(file)!r}: {exc}")
 
 
 def _read_last_success(file: Path) -> float:
@@ -240,7 +229,7 @@ def _read_last_success(file: Path) -> float:
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
-        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8") as stream:
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), encoding="utf-8") as stream:
             families = list(text_string_to_metric_families(stream.read(_MAX_METRICS_BYTES)))
     except (OSError, ValueError):
         return 0.0

@@ -37,14 +37,19 @@ def rerun_hint(how: str = "") -> str:
     return f"finished work is kept; run it again{' ' + how if how else ''}: {command_line(*again)}"
 
 
+def _heeded(*signums: signal.Signals) -> list[signal.Signals]:
+    """Return those that are not ignored: nohup ignores SIGHUP, a script's ``&`` SIGINT, and that must stay so."""
+    return [signum for signum in signums if signal.getsignal(signum) is not signal.SIG_IGN]
+
+
 def raise_on_termination() -> None:
-    """Make SIGTERM and SIGHUP raise Terminated in the main thread."""
+    """Make SIGTERM and SIGHUP raise Terminated in the main thread, unless the process was started to ignore them."""
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
         """Raise Terminated."""
         raise Terminated(signum)
 
-    for signum in (signal.SIGTERM, signal.SIGHUP):
+    for signum in _heeded(signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, on_signal)
 
 
@@ -59,7 +64,7 @@ def stop_on_signals() -> Iterator[threading.Event]:
             raise Terminated(signum)
         stop.set()
 
-    signums = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+    signums = _heeded(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {signum: signal.signal(signum, on_signal) for signum in signums}
     try:
         yield stop

@@ -84,6 +84,26 @@ def test_the_health_file_follows_no_link(tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().err)["event"] == "health_file_failed"
 
 
+def test_the_health_file_is_no_special_file(
+    tmp_path: Path, saltctl: Runner, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe is refused before the service starts, and is not touched if it appears later."""
+    import os
+
+    pipe = tmp_path / "health"
+    os.mkfifo(pipe)
+    os.utime(pipe, (0, 0))
+    monkeypatch.setenv("SALTCTL_REDIS_URL", "redis://127.0.0.1:1")
+    outcome = saltctl("service", "run", "--health-file", str(pipe))
+    assert (outcome.code, "regular file" in outcome.err) == (78, True)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with handle_events(JsonLines()):
+        touch_health_file(pipe)
+    os.close(reader)
+    assert pipe.stat().st_mtime == 0
+    assert json.loads(capsys.readouterr().err)["event"] == "health_file_failed"
+
+
 def test_the_health_file_is_the_owners_and_touched_each_time(tmp_path: Path) -> None:
     """Only its owner can read it, and its time is that of the latest round."""
     import os

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from saltctl.cli.files import is_special, replace_file
 from saltctl.cli.jobs import show_progress
+from saltctl.errors import ConfigurationError
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
@@ -210,7 +212,7 @@ def test_an_unwritable_metrics_file_is_refused_before_the_job(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["directory", "pipe", "link to a directory"])
+@pytest.mark.parametrize("kind", ["directory", "pipe", "device", "link to a directory", "link to a pipe"])
 def test_only_a_regular_file_is_replaced(
     kind: str, saltctl: Runner, verified_settings: Settings, tmp_path: Path
 ) -> None:
@@ -221,6 +223,11 @@ def test_only_a_regular_file_is_replaced(
             file.mkdir()
         case "pipe":
             os.mkfifo(file)
+        case "device":
+            make_null_device(file)
+        case "link to a pipe":
+            os.mkfifo(tmp_path / "pipe")
+            file.symlink_to(tmp_path / "pipe")
         case _:
             file.symlink_to(tmp_path)
     before = file.lstat()
@@ -229,6 +236,38 @@ def test_only_a_regular_file_is_replaced(
     assert repr(str(file)) in outcome.error["message"]
     after = file.lstat()
     assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode)
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "/dev/no-such-file.prom"])
+def test_links_of_the_system_are_not_replaced(name: str) -> None:
+    """/dev/stdout may lead to a regular file; root would replace the link for the whole machine."""
+    assert is_special(Path(name))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a pipe"])
+def test_a_metrics_file_that_became_special_is_left_alone(kind: str, tmp_path: Path) -> None:
+    """The check before the job is repeated at the write, which leaves no other file behind either."""
+    file = tmp_path / "x.prom"
+    replace_file(file, b"before", "metrics file")
+    file.unlink()
+    if kind == "device":
+        make_null_device(file)
+    else:
+        os.mkfifo(tmp_path / "pipe" if kind != "pipe" else file)
+    if kind == "link to a pipe":
+        file.symlink_to(tmp_path / "pipe")
+    before = sorted((path.name, path.lstat().st_mode) for path in tmp_path.iterdir())
+    with pytest.raises(ConfigurationError, match="regular file"):
+        replace_file(file, b"after", "metrics file")
+    assert sorted((path.name, path.lstat().st_mode) for path in tmp_path.iterdir()) == before
+
+
+def make_null_device(file: Path) -> None:
+    """Make a device node that discards what is written, or skip the test: only root can, and not everywhere."""
+    try:
+        os.mknod(file, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("device nodes cannot be made here")
 
 
 @pytest.mark.slow

@@ -8,10 +8,18 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from saltctl.cli.signals import arguments, deadline, rerun_hint
+from saltctl.cli.signals import (
+    Terminated,
+    arguments,
+    deadline,
+    raise_on_termination,
+    rerun_hint,
+    stop_on_signals,
+)
 from saltctl.errors import DeadlineExceededError
 
 
@@ -102,3 +110,38 @@ def test_the_hint_does_not_start_over() -> None:
         assert rerun_hint() == "finished work is kept; run it again: saltctl rebuild --segments 2"
     finally:
         arguments.reset(token)
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Restore the handlers that the test replaces."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+def test_ignored_signals_stay_ignored(handlers: None) -> None:
+    """Those that nohup, or a script's ``&``, ignores are ignored by commands and by the service's loop."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise_on_termination()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    with stop_on_signals() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGINT)
+        assert not stop.is_set()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.is_set()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    with pytest.raises(Terminated):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_child_inherits_an_ignored_signal(handlers: None) -> None:
+    """A child of a command under nohup ignores SIGHUP, too."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise_on_termination()
+    code = "import signal; print(signal.getsignal(signal.SIGHUP).name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "SIG_IGN\n"

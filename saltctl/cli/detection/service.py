@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.files import is_special
 from saltctl.cli.output import Record, columns_of, print_result
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import stop_on_signals
 from saltctl.cli.text import format_age
-from saltctl.errors import AwsUnavailableError, ExitCode, IncompleteError
+from saltctl.errors import AwsUnavailableError, ConfigurationError, ExitCode, IncompleteError
 
 if TYPE_CHECKING:
     from saltctl.detection.service import Service
@@ -75,6 +77,11 @@ def run(
 
     session = session_of(context)
     session.settings.require_redis_url()
+    if health_file is not None and is_special(health_file):
+        raise ConfigurationError(
+            f"cannot touch the health file {str(health_file)!r}: it must be a regular file",
+            hint="give a file such as /run/saltctl/health",
+        )
     name = consumer or f"{socket.gethostname()}-{os.getpid()}"
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
@@ -123,6 +130,9 @@ def touch_health_file(file: Path | None) -> None:
         return
     try:
         # O_NOFOLLOW: a link that another user put there must not lead to a file that is not the service's own.
+        # A device may act when it is opened, so it must not be.
+        if is_special(file):
+            raise OSError(errno.EINVAL, "it is not a regular file")
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         try:
             os.utime(descriptor)
