@@ -7,7 +7,8 @@
     redis+cluster://[user:password@]host[:6379],host…   rediss+cluster:// with TLS
     redis+sentinel://[user:password@]host[:26379],host…/service[/database]   rediss+sentinel:// with TLS
 
-The query contains options of redis-py for each connection, such as ``ssl_ca_certs`` and ``ssl_cert_reqs``. The options
+The query contains options of each connection: those of redis-py that do not overrule saltctl, such as
+``ssl_ca_certs`` and ``ssl_cert_reqs``. Timeouts are ignored, any other option is refused. The options
 ``sentinel_username``, ``sentinel_password`` and ``sentinel_password_file`` are the credentials for the sentinels.
 """
 
@@ -32,6 +33,24 @@ MASK = "***"
 _UNREADABLE = "is not a valid URL; does the password contain a special character that is not quoted?"
 _NO_HOST = "must name a host, such as redis://127.0.0.1:6379/0"
 _SENTINELS_OWN = ("sentinel_username", "sentinel_password", "sentinel_password_file")
+# URLs of applications have these often. The settings lookup_timeout and redis_timeout replace them.
+_REPLACED = ("socket_timeout", "socket_connect_timeout")
+_BOOLEANS = frozenset({"true", "false", "yes", "no", "1", "0"})
+_NUMBERS = re.compile("[0-9]{1,5}")
+# The options of a query, with their possible values: a set, a pattern, or None for any. Not those of redis-py that do
+# nothing in a URL (ssl_validate_ocsp), or that would overrule saltctl: retries, the protocol, the pool.
+_OPTIONS: dict[str, frozenset[str] | re.Pattern[str] | None] = {
+    "db": _NUMBERS,
+    "username": None,
+    "password": None,
+    "client_name": None,
+    "socket_keepalive": _BOOLEANS,
+    "ssl_cert_reqs": frozenset({"none", "optional", "required"}),
+    "ssl_check_hostname": _BOOLEANS,
+    "ssl_min_version": _NUMBERS,
+    **dict.fromkeys(("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile", "ssl_password")),
+    **dict.fromkeys(("ssl_ciphers", "ssl_include_verify_flags", "ssl_exclude_verify_flags")),
+}
 
 
 class Address(NamedTuple):
@@ -60,7 +79,6 @@ class RedisUrl:
     database: str = ""
     userinfo: str = field(default="", repr=False)
     options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    whole: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         """Return the addresses or the socket's path, for messages: never a password."""
@@ -68,8 +86,6 @@ class RedisUrl:
 
     def of_server(self, name: str) -> str:
         """Return the URL of one server with the credentials and options of this URL."""
-        if self.kind in ("server", "socket"):
-            return self.whole
         return self._of_node(name, self.userinfo, self.database)
 
     def of_sentinel(self, address: Address) -> str:
@@ -78,12 +94,15 @@ class RedisUrl:
         userinfo = quote(own.get("sentinel_username", ""), safe="")
         if "sentinel_password" in own:
             userinfo += ":" + quote(own["sentinel_password"], safe="")
-        return self._of_node(str(address), userinfo, "")
+        return self._of_node(str(address), userinfo, "", ("username", "password", "client_name"))
 
-    def _of_node(self, name: str, userinfo: str, database: str) -> str:
-        options = [(option, value) for option, value in self.options if option not in _SENTINELS_OWN]
-        query = f"?{urlencode(options)}" if options else ""
-        return f"{'rediss' if self.tls else 'redis'}://{userinfo}{'@' if userinfo else ''}{name}/{database or 0}{query}"
+    def _of_node(self, name: str, userinfo: str, database: str, but: tuple[str, ...] = ()) -> str:
+        options = [(option, value) for option, value in self.options if option not in ("db", *_SENTINELS_OWN, *but)]
+        if self.kind == "socket" and database:
+            options.append(("db", database))
+        scheme = "unix" if self.kind == "socket" else "rediss" if self.tls else "redis"
+        place = self.path if self.kind == "socket" else f"{name}/{database or 0}"
+        return f"{scheme}://{userinfo}{'@' if userinfo else ''}{place}{'?' if options else ''}{urlencode(options)}"
 
 
 def _split(url: str) -> tuple[str, str, str]:
@@ -103,19 +122,50 @@ def parse_redis_url(url: str) -> RedisUrl:
         raise ValueError(_UNREADABLE)
     tail = urlsplit(rest)
     userinfo, _, hosts = authority.rpartition("@")
-    options = tuple(parse_qsl(tail.query, keep_blank_values=True))
-    parsed = RedisUrl(kind, scheme.lower().startswith("rediss"), userinfo=userinfo, options=options, whole=url)
+    options = tuple(part for part in parse_qsl(tail.query, keep_blank_values=True) if part[0] not in _REPLACED)
+    parsed = RedisUrl(kind, scheme.lower().startswith("rediss"), userinfo=userinfo, options=options)
+    _check_options(parsed)
     if kind == "socket":
         if not tail.path:
             raise ValueError("must name a socket, such as unix:///run/redis.sock")
-        return replace(parsed, path=tail.path)
+        return replace(parsed, path=tail.path, database=dict(options).get("db", ""))
     addresses = _addresses(hosts, 26379 if kind == "sentinel" else 6379)
     if not addresses:
         raise ValueError(_NO_HOST)
-    service, database = _service_and_database(kind, tail.path.strip("/"))
+    service, database = _service_and_database(kind, tail.path.strip("/"), dict(options).get("db", ""))
     if kind == "server" and len(addresses) > 1:
         raise ValueError("names several hosts; write redis+cluster:// or redis+sentinel://")
     return replace(parsed, addresses=addresses, service=service, database=database)
+
+
+def _check_options(url: RedisUrl) -> None:
+    given = [name for name, _ in url.options]
+    for name, value in url.options:
+        if name not in _OPTIONS and not (name in _SENTINELS_OWN and url.kind == "sentinel"):
+            raise ValueError(_unknown_option(name, url))
+        if name.startswith("ssl_") and not url.tls:
+            raise ValueError(f"has the option {name}, but no TLS: write rediss:// or rediss+…://")
+        if given.count(name) > 1:
+            raise ValueError(f"has the option {name} twice")
+        if name in ("username", "password") and url.userinfo:
+            raise ValueError(f"names a user or a password before the host, and again in the option {name}")
+        possible = _OPTIONS.get(name)
+        if isinstance(possible, re.Pattern):
+            if not possible.fullmatch(value):
+                raise ValueError(f"has an option {name} that is not a number")
+        elif not value or (possible and value.lower() not in possible):
+            must = f"one of {', '.join(sorted(possible))}" if possible else "not empty"
+            raise ValueError(f"has an option {name} that cannot be used; it must be {must}")
+
+
+def _unknown_option(name: str, url: RedisUrl) -> str:
+    """Return why an option is refused. Its name is hidden if it may be the end of a password with an ampersand."""
+    hidden = not re.fullmatch("[a-z][a-z_]{,40}", name) or any("pass" in other.lower() for other, _ in url.options)
+    tls = "; for TLS, write rediss:// or rediss+…://" if name.startswith("ssl") and not url.tls else ""
+    return (
+        f"has {'an option' if hidden else f'the option {name}'} that saltctl does not know or sets itself, as it does "
+        f"retries and the protocol{tls}. Remove it; see: saltctl help redis-urls"
+    )
 
 
 def _addresses(hosts: str, default_port: int) -> tuple[Address, ...]:
@@ -123,17 +173,19 @@ def _addresses(hosts: str, default_port: int) -> tuple[Address, ...]:
     for host in filter(None, hosts.split(",")):
         try:
             parts = urlsplit(f"//{host}")
-            port = parts.port or default_port
+            port = default_port if parts.port is None else parts.port
         except ValueError:
             # The cause may quote the URL, and the URL may hold a password.
             raise ValueError(_UNREADABLE) from None
         if not parts.hostname:
             raise ValueError(_NO_HOST)
+        if not port:
+            raise ValueError("names port 0; the default is chosen by leaving the port out")
         found.append(Address(parts.hostname, port))
     return tuple(found)
 
 
-def _service_and_database(kind: Kind, path: str) -> tuple[str, str]:
+def _service_and_database(kind: Kind, path: str, option: str) -> tuple[str, str]:
     service = ""
     if kind == "sentinel":
         service, _, path = path.partition("/")
@@ -141,6 +193,9 @@ def _service_and_database(kind: Kind, path: str) -> tuple[str, str]:
             raise ValueError("must name the service that the sentinels watch, such as redis+sentinel://s1,s2/mymaster")
     if path and not path.isdigit():
         raise ValueError("may have only a database number as its path, such as /0")
+    if path and option and int(path) != int(option):
+        raise ValueError("names two databases: one in its path, and another in the option db")
+    path = path or option
     if kind == "cluster" and path.strip("0"):
         raise ValueError("names a database, but a cluster has only database 0")
     return unquote(service), path

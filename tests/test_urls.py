@@ -8,7 +8,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from saltctl.errors import ConfigurationError
 from saltctl.settings import Settings, load_settings
+from saltctl.stores.redis.connections import Connections
 from saltctl.urls import MASK, Address, has_password, is_loopback, mask_url, parse_redis_url
 
 SECRET = "hunter2"  # noqa: S105  opens nothing
@@ -65,6 +67,21 @@ def test_sentinels_have_credentials_of_their_own() -> None:
         ("redis+sentinel://s/m/db", "database number"),
         ("redis://a,b/0", "several hosts"),
         ("redis+clusters://a", "must begin with"),
+        ("redis://h:0", "port 0"),
+        ("redis+cluster://a,b:0", "port 0"),
+        ("redis://h/1?db=2", "two databases"),
+        ("redis+cluster://h?db=2", "only database 0"),
+        ("redis://h?db=-1", "db that is not a number"),
+        ("redis://h?db=1&db=1", "db twice"),
+        (f"redis://:{SECRET}@h?password=x", "again in the option password"),
+        ("redis://h?ssl_ca_certs=/ca.pem", "ssl_ca_certs, but no TLS: write rediss://"),
+        ("redis://h?ssl=true", "ssl .*write rediss://"),
+        ("rediss://h?ssl_cert_reqs=CERT_NONE", "ssl_cert_reqs .* none, optional, required"),
+        ("rediss://h?ssl_check_hostname=off", "ssl_check_hostname .*false"),
+        ("rediss://h?ssl_ca_certs=", "ssl_ca_certs .*not empty"),
+        ("rediss://h?ssl_validate_ocsp=true", "option ssl_validate_ocsp that saltctl does not know"),
+        ("redis+cluster://h?sentinel_password=x", "an option that saltctl does not know"),
+        (f"redis://h?ssl_x&password=a&{SECRET}", "an option that"),
     ],
 )
 def test_invalid_urls_are_refused(url: str, says: str) -> None:
@@ -74,18 +91,61 @@ def test_invalid_urls_are_refused(url: str, says: str) -> None:
     assert SECRET not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        "decode_responses=true",
+        "protocol=3",
+        "timeout=1",
+        "retry=3",
+        "retry_on_timeout=true",
+        "retry_on_error=x",
+        "health_check_interval=1",
+        "max_connections=1",
+        "encoding=latin-1",
+        "connection_class=x",
+        "single_connection_client=true",
+        "legacy_responses=false",
+    ],
+)
+@pytest.mark.parametrize("url", ["rediss://:pw@h/0", "unix:///s", "redis+cluster://h", "redis+sentinel://h/m"])
+def test_options_cannot_overrule_saltctl(url: str, option: str) -> None:
+    """They are refused by name, as a matter of configuration, whichever kind of URL has them."""
+    with pytest.raises(ConfigurationError, match=f"redis_url has the option {option.partition('=')[0]} "):
+        Connections(Settings(redis_url=f"{url}?{option}"), timeout=1.0, retries=0)
+    with pytest.raises(ConfigurationError, match=f"has the option {option.partition('=')[0]} "):
+        load_settings(flags={}, environ={"SALTCTL_REDIS_URL": f"{url}?{option}"})
+
+
+@pytest.mark.parametrize("url", ["redis://h/0", "unix:///s", "redis+cluster://h", "redis+sentinel://h/m"])
+def test_timeouts_are_those_of_the_settings(url: str) -> None:
+    """URLs of applications have them often; here they are without effect."""
+    parsed = parse_redis_url(f"{url}?socket_timeout=8&client_name=x&socket_connect_timeout=8")
+    assert parsed.of_server("h:6379").endswith("?client_name=x")
+    assert "timeout" not in parsed.of_server("h:6379")
+
+
+def test_a_database_may_be_an_option() -> None:
+    """It is that of the servers, and not of the sentinels."""
+    parsed = parse_redis_url("redis+sentinel://s/m?db=2&username=app")
+    assert parsed.of_server("h:1") == "redis://h:1/2?username=app"
+    assert parsed.of_sentinel(parsed.addresses[0]) == "redis://s:26379/0"
+    socket = parse_redis_url("UNIX://:pw@/run/redis.sock?db=1&client_name=x")
+    assert socket.of_server(str(socket)) == "unix://:pw@/run/redis.sock?client_name=x&db=1"
+
+
 @pytest.mark.parametrize("scheme", ["redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"])
 def test_no_password_is_shown(scheme: str) -> None:
     """A masked URL and a repr show hosts and service, but no password."""
-    url = f"{scheme}://app:{SECRET}@h1:1,h2/m?sentinel_password={SECRET}&ssl_ca_certs=x"
+    url = f"{scheme}://app:{SECRET}@h1:1,h2/m?sentinel_password={SECRET}&client_name=x"
     if "cluster" in scheme:
-        url = url.replace("/m?", "?")
+        url = url.replace("/m?sentinel_", "?").replace("app:" + SECRET + "@", "")
     settings = load_settings(flags={}, environ={"SALTCTL_REDIS_URL": url})
     assert settings.redis_url == url
     shown = mask_url(url)
     assert SECRET not in f"{shown} {settings!r} {parse_redis_url(url)!r} {parse_redis_url(url)}"
-    assert shown.startswith(f"{scheme}://app:{MASK}@h1:1,h2")
-    assert f"sentinel_password={MASK}&ssl_ca_certs=x" in shown
+    assert shown.startswith(f"{scheme}://{'' if 'cluster' in scheme else f'app:{MASK}@'}h1:1,h2")
+    assert f"password={MASK}&client_name=x" in shown
     assert Settings(redis_url=url).require_redis_url() == url
 
 

@@ -20,6 +20,7 @@ from saltctl.forks import PerProcess, importing
 from saltctl.settings import Settings, read_password
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.errors import naming_key, redirection, redis_errors
+from saltctl.stores.redis.tls import check_tls, greet
 from saltctl.stores.redis.topology import Topology, topology
 from saltctl.urls import parse_redis_url
 
@@ -62,6 +63,8 @@ class Connections:
             self._url = parse_redis_url(settings.require_redis_url())
         except ValueError as exc:
             raise ConfigurationError(f"redis_url {exc}", hint="saltctl config show") from None
+        if share is None:
+            check_tls(self._url)
         self._topology: Topology = (
             share._topology if share else topology(self._url, self._fetch, pause=settings.breaker_seconds)
         )
@@ -249,22 +252,25 @@ class Connections:
             from redis.backoff import ExponentialBackoff
             from redis.retry import Retry
 
+        # Without CLIENT SETNAME and SETINFO: some servers have no CLIENT, and an ACL need not permit it.
+        unnamed = {"driver_info": None} if hasattr(redis, "DriverInfo") else {"lib_name": None, "lib_version": None}
         try:
             client = redis.Redis.from_url(
                 url,
                 socket_timeout=timeout,
                 socket_connect_timeout=timeout,
                 retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
-                client_name="saltctl",
                 protocol=2,
                 password=password,
+                **unnamed,
+                **({"redis_connect_func": greet} if self._url.tls else {}),
             )
-            # Without connecting: an unknown option must fail here, not at the first command.
+            # Without connecting: an option that cannot be used must fail here, not at the first command.
             client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
             return client
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, redis.RedisError):
             # The cause may quote the URL with its password.
             raise ConfigurationError(
-                f"the Redis URL of {name} has options that redis-py does not know",
-                hint="check the options after its question mark",
+                f"the Redis URL of {name} has options that redis-py cannot use",
+                hint="check the options after its question mark: saltctl help redis-urls",
             ) from None

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from saltctl.detection.write_meter import WriteMeter
 from saltctl.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -106,7 +107,7 @@ def test_a_wrong_password_is_told_and_not_repeated(locked_server: LocalRedis, st
         assert_nothing_is_told(refused.value)
 
 
-LOOKUP_RIGHTS = ("~salt:r:*", "+evalsha", "+hmget", "+info", "+client|setname")
+LOOKUP_RIGHTS = ("~salt:r:*", "+evalsha", "+hmget", "+info")
 """The rights an application server needs for lookups: the script calls HMGET and INFO with the user's rights."""
 
 
@@ -135,19 +136,30 @@ def test_a_script_that_may_do_less_than_it_has_to(settings: Settings, admin: Any
         store.merge("conv", 8)
 
 
-@pytest.mark.parametrize("option", ["socket_timeout=soon", "nonsense=1"])
-def test_options_that_redis_py_does_not_know(option: str, store_of: StoreOf) -> None:
-    """A matter of configuration, whichever way the server is asked; the URL is not repeated."""
-    settings = of_redis(f"redis://:{PASSWORD}@127.0.0.1:6379/0?{option}")
-    store = store_of(settings)
-    connections = Connections(settings, timeout=0.2, retries=0)
-    asks: list[Callable[[], object]] = [
-        lambda: store.merge("conv", 4),
-        lambda: connections.ask_of("salt:heat", [("XLEN", "salt:heat")]),
-    ]
-    for ask in asks:
-        with pytest.raises(ConfigurationError, match="redis-py") as refused:
-            ask()
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("max_connections=8", "max_connections"),
+        ("ssl_ca_certs={missing}", "ssl_ca_certs=.*No such file"),
+        ("ssl_ca_certs={garbage}", "ssl_ca_certs=.*not usable"),
+        ("ssl_ca_data=nonsense", "ssl_ca_data: not usable"),
+        ("ssl_certfile={missing}", "ssl_certfile=.*No such file"),
+        ("ssl_keyfile={garbage}", "ssl_keyfile="),
+        ("ssl_min_version=5", "ssl_min_version=5"),
+        ("ssl_ciphers=nonsense", "ssl_ciphers=nonsense"),
+        ("ssl_include_verify_flags=nonsense", "ssl_include_verify_flags=nonsense"),
+    ],
+)
+def test_options_that_cannot_be_used(option: str, says: str, tmp_path: Path) -> None:
+    """They are refused when the registry is opened, not by its first lookup, which would ask the backup for ever."""
+    garbage = tmp_path / "garbage.pem"
+    garbage.write_text("no certificate")
+    option = option.format(missing=tmp_path / "missing.pem", garbage=garbage)
+    settings = of_redis(f"rediss://:{PASSWORD}@127.0.0.1:6379/0?{option}", aws_region="us-east-1")
+    for open_ in (Registry.open, WriteMeter.open):
+        with pytest.raises(ConfigurationError, match=says) as refused:
+            open_(settings)
+        assert refused.value.hint
         assert_nothing_is_told(refused.value)
 
 

@@ -187,7 +187,7 @@ def test_sentinels_have_a_password_of_their_own(redis_binary: Path, tmp_path: Pa
             files[name] = tmp_path / name
             files[name].write_text(f"{secret}\n")
         for sentinel in locked.sentinels:
-            rights = ("-@all", "+sentinel|get-master-addr-by-name", "+client|setname")
+            rights = ("-@all", "+sentinel|get-master-addr-by-name")
             sentinel.ask("ACL", "SETUSER", "asker", "on", ">asking", *rights)
         opened = (
             of_sentinels(
