@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from saltctl.errors import (
+    AwsUnavailableError,
     BackupLostError,
     RaiseIncompleteError,
     RaiseStep,
@@ -27,7 +28,7 @@ from saltctl.errors import (
     UsageError,
     WrongTypeError,
 )
-from saltctl.forks import importing
+from saltctl.forks import Process, importing, this_process
 from saltctl.salting import check_conversation_id, check_salt_count, read_set
 from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore, Raise, RegistryStore
@@ -116,6 +117,8 @@ class Registry:
     _skip_until: dict[str, float] = field(default_factory=dict, init=False)
     """The circuit breaker: by server that failed, the time until which lookups skip it. It only saves time, so that an
     outage of Redis costs milliseconds and not timeouts: the answers of the backup are as correct."""
+    _trying: dict[tuple[str, Process], object] = field(default_factory=dict, init=False)
+    """The lookups that try a server again, one for each."""
     _doubtful: set[str] = field(default_factory=set, init=False)
     """Servers that timed out or lost their connection, and have not answered since."""
 
@@ -215,16 +218,32 @@ class Registry:
             return {}
 
     def _lookup_in_redis(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None] | None:
-        """Look ids up on one verified primary; None if it fails, or failed within the last ``breaker_seconds``."""
+        """Look ids up on one verified primary; None if it fails, or failed within the last ``breaker_seconds``.
+
+        After that time one lookup tries the primary, and the others skip it until that lookup has ended.
+        """
         # Without failures this costs one check of an empty dictionary.
-        if self._skip_until and self.clock() < self._skip_until.get(primary, 0.0):
+        if not self._skip_until or primary not in self._skip_until:
+            return self._ask(primary, conversation_ids)
+        trying, me = (primary, this_process()), object()  # a fork copies the entries of threads that the child lacks
+        if self._trying.setdefault(trying, me) is not me:
             return None
         try:
+            skip = self.clock() < self._skip_until.get(primary, 0.0)
+            return None if skip else self._ask(primary, conversation_ids)
+        finally:
+            self._trying.pop(trying, None)
+
+    def _ask(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None] | None:
+        try:
             found = self.store.lookup(primary, conversation_ids)
+        except AwsUnavailableError:
+            # The registry's id is not known yet, and the backup that holds it did not answer: it would not now.
+            raise
         except SaltctlError as exc:
             # Any answer but a verified one is a reason to fall back to the backup.
             # Not for one bucket: a damaged item keeps it unverified, or it was overwritten with another type.
-            if not isinstance(exc, UnverifiedBucketError | WrongTypeError):
+            if self.breaker_seconds and not isinstance(exc, UnverifiedBucketError | WrongTypeError):
                 self._skip_until[primary] = self.clock() + self.breaker_seconds
                 # A primary that answers that it is not verified was not paused while it was verified.
                 (self._doubtful.discard if isinstance(exc, UnverifiedError) else self._doubtful.add)(primary)
@@ -240,7 +259,7 @@ class Registry:
         A primary that was paused past its failover answers before it notices that it has no replicas, for up to a
         second (measured), if it has to have some (min-replicas-to-write).
         """
-        if primary not in self._doubtful or not self.breaker_seconds:
+        if primary not in self._doubtful:
             return False
         self._doubtful.discard(primary)
         self._skip_until[primary] = self.clock() + self.breaker_seconds

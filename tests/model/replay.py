@@ -171,7 +171,7 @@ class StubConnections(Connections):
         """Return a real one, over a stub pool, to the server that is the primary now."""
         if self._asks:
             self._answers.ask(Call("topology", ("ask", "session")))
-        return DedicatedConnection(StubPool(self._answers, "session"), primary)
+        return DedicatedConnection(StubPool(self._answers, "session"), primary, timeout=60)
 
 
 class StubClient:
@@ -241,6 +241,11 @@ class StubConnection:
         if words[:2] == ("SCRIPT", "LOAD") and name not in ("lookup", ""):
             return script_sha(name).encode()
         return self._answers.redis(Call(self._over, words))
+
+    def exchange(self, command: bytes) -> Any:
+        """Send one packed command and return its answer."""
+        self.send_packed_command([command])
+        return self.read_response()
 
     def disconnect(self) -> None:
         """Do nothing."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -327,6 +329,59 @@ def test_a_failure_after_the_breaker_closed_opens_it_again(registry: Registry, r
             assert registry.lookup("conv").source == "backup"
         clock.seconds += 5.1
     assert redis.calls == ["lookup"] * 3
+
+
+def test_at_the_end_of_the_breaker_one_caller_tries(over: Opener, backup: MemoryBackup, clock: Clock) -> None:
+    """While the server is silent, the others go to the backup at once."""
+    asked, give_up = threading.Semaphore(0), threading.Event()
+
+    class Silent(MemoryRedis):
+        def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+            asked.release()
+            assert give_up.is_set() or clock.seconds == 1000.0 or give_up.wait(60)
+            raise DOWN
+
+    registry = over(Silent(), backup)
+    assert registry.lookup("conv").source == "backup"
+    assert asked.acquire(blocking=False)
+    clock.seconds += 5.1
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(registry.lookup, "conv")
+        assert asked.acquire(timeout=60)
+        others = [pool.submit(registry.lookup, f"conv-{number}") for number in range(8)]
+        assert {other.result(60).source for other in others} == {"backup"}
+        give_up.set()
+        assert first.result(60).source == "backup"
+    assert registry.lookup("conv").source == "backup"
+    assert not asked.acquire(blocking=False)
+    clock.seconds += 5.1
+    assert registry.lookup("conv").source == "backup"
+    assert asked.acquire(blocking=False)
+
+
+def test_an_interrupted_try_lets_the_next_caller_try(registry: Registry, redis: Faults, clock: Clock) -> None:
+    """^C in the one lookup that asks a silent server."""
+    redis.before["lookup"] = DOWN
+    registry.lookup("conv")
+    clock.seconds += 5.1
+    redis.before["lookup"] = KeyboardInterrupt()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        registry.lookup("conv")
+    redis.before["lookup"] = DOWN
+    assert registry.lookup("conv").source == "backup"
+    assert redis.calls == ["lookup"] * 3
+
+
+def test_a_backup_that_does_not_say_the_registry_id_is_asked_once(
+    registry: Registry, redis: Faults, backup: MemoryBackup
+) -> None:
+    """A lookup needs the id for Redis. Its fallback would wait for the same silent backup again."""
+    redis.before["lookup"] = AwsUnavailableError("AWS cannot be reached")
+    with pytest.raises(AwsUnavailableError):
+        registry.lookup("conv")
+    assert backup.faults.calls == []
+    redis.clear()
+    assert registry.lookup("conv").source == "redis"
 
 
 def test_the_breaker_is_per_server(over: Opener, backup: MemoryBackup) -> None:

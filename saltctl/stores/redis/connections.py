@@ -18,9 +18,10 @@ from typing import Any, cast
 from saltctl.errors import ConfigurationError
 from saltctl.forks import PerProcess, importing
 from saltctl.settings import Settings, read_password
+from saltctl.stores.bounded.deadline import TimeBudget
+from saltctl.stores.bounded.tls import check_tls, greet
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.errors import naming_key, redirection, redis_errors
-from saltctl.stores.redis.tls import check_tls, greet
 from saltctl.stores.redis.topology import Topology, topology
 from saltctl.urls import parse_redis_url
 
@@ -48,7 +49,7 @@ class Connections:
 
     Args:
         settings: names the server, the cluster or the sentinels, and its password.
-        timeout: seconds to connect, and seconds to wait for each reply; also the longest time to find the primaries.
+        timeout: seconds for one request, with connecting and retries; also the longest time to find the primaries.
         retries: how often failed commands are sent again, with exponential back-off from 50 ms. Above 0 only for
             commands that may run twice.
         share: connections to share the topology with.
@@ -118,17 +119,21 @@ class Connections:
         """
         own = self._own.get()
         pool = (own.clients.get(primary) or self.client(primary)).connection_pool
-        connection = self._take_idle(own, primary) or pool.get_connection()
+        if (idle := self._take_idle(own, primary)) is not None:
+            return self._exchange(own, primary, idle, command)
+        with TimeBudget(self._timeout):
+            return self._exchange(own, primary, pool.get_connection(), command)
+
+    def _exchange(self, own: _Clients, primary: str, connection: Any, command: bytes) -> Any:
         try:
-            connection.send_packed_command((command,), check_health=False)
-            reply = connection.read_response()
+            reply = connection.exchange(command)
             self._check_process(own)
             if type(reply) is not list or len(reply) != 1:
                 raise _out_of_step()
         except BaseException:
             # Failed or interrupted: a late reply must never be taken for the reply to the next command.
             connection.disconnect()
-            pool.release(connection)
+            self.client(primary).connection_pool.release(connection)
             raise
         own.idle[primary].append(connection)
         return reply
@@ -191,7 +196,8 @@ class Connections:
                 pool.release(connection)
             return replies
 
-        return cast("list[Any]", client.get_retry().call_with_retry(ask_once, lambda _: None))
+        with TimeBudget(self._timeout):
+            return cast("list[Any]", client.get_retry().call_with_retry(ask_once, lambda _: None))
 
     def ask_of(
         self, key: str, commands: Sequence[tuple[Any, ...]], *, accept: Callable[[Exception], bool] = lambda _: False
@@ -201,7 +207,17 @@ class Connections:
         A redirected command (MOVED, ASK) was not executed, and is sent to the other primary. Raises the first error
         reply, unless ``accept`` returns True for it: then it is in the list.
         """
-        primary, asking = self.primary_of(key), False
+        with TimeBudget(self._timeout):
+            primary, replies = self._follow(self.primary_of(key), commands)
+        for reply in replies:
+            if isinstance(reply, Exception) and not accept(reply):
+                with self.errors(primary):
+                    raise naming_key(reply, key)
+        return replies
+
+    def _follow(self, primary: str, commands: Sequence[tuple[Any, ...]]) -> tuple[str, list[Any]]:
+        """Send commands about one key, and follow redirections; return the last primary, and the replies."""
+        asking = False
         replies: list[Any] = [None] * len(commands)
         left = list(range(len(commands)))
         for _ in range(REDIRECTIONS + 1):
@@ -214,15 +230,11 @@ class Connections:
                 break
             self._topology.mark_stale()
             primary, asking = redirection(replies[left[0]]) or (primary, asking)
-        for reply in replies:
-            if isinstance(reply, Exception) and not accept(reply):
-                with self.errors(primary):
-                    raise naming_key(reply, key)
-        return replies
+        return primary, replies
 
     def dedicated(self, primary: str) -> DedicatedConnection:
         """Open a new connection to one primary, without retries and without reconnecting."""
-        return DedicatedConnection(self._open(primary, 0).connection_pool, primary)
+        return DedicatedConnection(self._open(primary, 0).connection_pool, primary, self._timeout)
 
     def close(self) -> None:
         """Close all connections."""
@@ -239,7 +251,7 @@ class Connections:
         if self._url.kind == "cluster":
             password = self._settings.redis_password()
         client = self._client_of(url, name, timeout, 0, password)
-        with closing(DedicatedConnection(client.connection_pool, name)) as connection:
+        with TimeBudget(timeout), closing(DedicatedConnection(client.connection_pool, name, timeout)) as connection:
             return connection.execute([command])[0]
 
     def _open(self, primary: str, retries: int) -> Any:
@@ -249,22 +261,23 @@ class Connections:
     def _client_of(self, url: str, name: str, timeout: float, retries: int, password: str | None) -> Any:
         with importing:
             import redis
-            from redis.backoff import ExponentialBackoff
-            from redis.retry import Retry
+
+            from saltctl.stores.bounded.redis_connections import BOUNDED_CONNECTIONS, BoundedClient, bounded_retries
 
         # Without CLIENT SETNAME and SETINFO: some servers have no CLIENT, and an ACL need not permit it.
         unnamed = {"driver_info": None} if hasattr(redis, "DriverInfo") else {"lib_name": None, "lib_version": None}
         try:
-            client = redis.Redis.from_url(
+            client = BoundedClient.from_url(
                 url,
                 socket_timeout=timeout,
                 socket_connect_timeout=timeout,
-                retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
+                retry=bounded_retries(retries),
                 protocol=2,
                 password=password,
                 **unnamed,
                 **({"redis_connect_func": greet} if self._url.tls else {}),
             )
+            client.connection_pool.connection_class = BOUNDED_CONNECTIONS[client.connection_pool.connection_class]
             # Without connecting: an option that cannot be used must fail here, not at the first command.
             client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
             return client

@@ -8,6 +8,7 @@ from typing import Any
 
 from saltctl.errors import RedisUnavailableError
 from saltctl.forks import this_process
+from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.redis.errors import REDIRECTING, first_word, moved, redis_errors
 
 _BYTES_A_READ = 1 << 16
@@ -18,15 +19,16 @@ class DedicatedConnection:
     """One connection to one server process. Not thread-safe.
 
     After a failure every call fails. It never reconnects, so that nothing sent over it can reach a process that was
-    started later.
+    started later. To connect, to send and to receive may take ``timeout`` seconds each.
     """
 
-    def __init__(self, pool: Any, primary: str) -> None:
+    def __init__(self, pool: Any, primary: str, timeout: float) -> None:
         self.primary = primary
+        self._timeout = timeout
         self._broken = False
         self._process = this_process()
         self._pool = pool
-        with redis_errors(primary):
+        with redis_errors(primary), TimeBudget(timeout):
             self._connection = pool.get_connection()
 
     def execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -70,7 +72,7 @@ class DedicatedConnection:
         import redis.exceptions as driver
 
         try:
-            with redis_errors(self.primary):
+            with redis_errors(self.primary), TimeBudget(self._timeout):
                 try:
                     yield
                 except driver.ResponseError as exc:

@@ -128,7 +128,7 @@ def translate(exc: Exception, where: str) -> SaltctlError:
         return ConfigurationError(f"Redis at {where} is not a cluster", hint="write redis:// in SALTCTL_REDIS_URL")
     if word in _OUTAGES:
         problem = f"refuses: {_OUTAGES[word]} ({word})"
-    elif isinstance(exc, driver.TimeoutError):
+    elif isinstance(exc, driver.TimeoutError | TimeoutError):
         problem = "did not answer in time"
     elif isinstance(exc, driver.ConnectionError | OSError):
         # redis-py repeats the address, and ends with a full stop.

@@ -24,6 +24,7 @@ from saltctl.errors import (
 from saltctl.local.servers import LocalRedis, free_port
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
+from saltctl.stores.bounded.deadline import BoundedSocket
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection, read_flags
 from saltctl.stores.redis.registry import RedisRegistry
@@ -374,14 +375,12 @@ def test_an_interrupted_lookup_leaves_no_answer_behind(
     def interrupted(self: Any, *arguments: Any, **options: Any) -> Any:
         raise interruption
 
-    from redis.connection import Connection
-
     with RedisStub(rule) as server:
         store = store_of(of_redis(server.url, lookup_timeout=5.0))
         primary = store.primaries()[0]
         assert store.lookup(primary, ["conv"]) == [2]
         with monkeypatch.context() as patch:
-            patch.setattr(Connection, "read_response", interrupted)
+            patch.setattr(BoundedSocket, "recv_now", interrupted)
             with pytest.raises(interruption):
                 store.lookup(primary, ["interrupted"])
         assert store.lookup(primary, ["conv"]) == [2]

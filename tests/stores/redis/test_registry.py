@@ -355,7 +355,7 @@ def test_new_entries_are_merged_without_the_script_and_the_parser(
     buckets = Buckets.of(settings)
 
     def session_over(connection: Any) -> RedisRebuildSession:
-        dedicated = DedicatedConnection(_Pool(connection), "redis")
+        dedicated = DedicatedConnection(_Pool(connection), "redis", timeout=10)
         return RedisRebuildSession(dedicated, list(buckets.keys()), buckets, clustered=False)
 
     unparsed = _Unparsed(admin.connection_pool.make_connection())

@@ -1,0 +1,1 @@
+"""Requests within time budgets: sockets, TLS, names, and the clients of Redis and AWS."""

@@ -1,0 +1,133 @@
+"""redis-py's client and connections within time budgets. Import this module only inside functions: it imports redis."""
+
+from __future__ import annotations
+
+import re
+import socket
+from time import monotonic
+from typing import Any, cast
+
+import redis  # noqa: TID253  this module is imported where redis is needed
+from redis.backoff import ExponentialBackoff  # noqa: TID253
+from redis.connection import (  # noqa: TID253
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.exceptions import ConnectionError  # noqa: A004, TID253
+from redis.retry import Retry  # noqa: TID253
+
+from saltctl.stores.bounded.deadline import BoundedSocket, BoundedTlsSocket, TimeBudget, connect, remaining
+
+_BYTES_A_READ = 4096
+_NIL = b"*1\r\n$-1\r\n"
+_NUMBER = re.compile(rb"\*1\r\n\$([0-9]{1,2})\r\n([0-9]{1,10})\r\n").fullmatch
+
+
+class BoundedClient(redis.Redis):
+    """A client of which each command has one budget, connecting and retries included."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send a command and return its reply; raises redis-py's errors."""
+        with TimeBudget(self.connection_pool.connection_kwargs["socket_timeout"]):
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
+class _Backoff(ExponentialBackoff):
+    """Pauses that end with the budget of the thread."""
+
+    def compute(self, failures: int) -> float:
+        """Return the seconds before the next attempt."""
+        pause, left = float(super().compute(failures)), remaining()
+        return pause if left is None else min(pause, left)
+
+
+def bounded_retries(retries: int) -> Retry:
+    """Return the retries of a client, with exponential back-off from 50 ms."""
+    return Retry(_Backoff(cap=1.0, base=0.05), retries)
+
+
+class _Exchange(AbstractConnection):
+    """A connection that answers a lookup of one id with as little Python as possible."""
+
+    bounded: BoundedSocket | BoundedTlsSocket
+    """The socket, once it is connected."""
+
+    def _connect(self) -> BoundedSocket | BoundedTlsSocket:
+        self.bounded = self._open()
+        return self.bounded
+
+    def exchange(self, command: bytes) -> Any:
+        """Send a packed command and return its reply within the timeout of the connection. Raises redis-py's errors.
+
+        A list of one number, or of nil, is parsed here. redis-py reads every other reply.
+        """
+        sock, ends = self.bounded, monotonic() + _timeout_of(self)
+        if relaxed := sock.relaxed:
+            sock.send_now(command)
+            data = sock.recv_now(_BYTES_A_READ)
+            if data == _NIL:
+                return [None]
+            if (found := _NUMBER(data)) is not None and int(found[1]) == len(found[2]):
+                return [found[2]]
+            sock.unread(data)
+        with TimeBudget(ends - monotonic()):
+            if not relaxed:
+                self.send_packed_command((command,), check_health=False)  # type: ignore[no-untyped-call]
+            reply = self.read_response()
+        if self.can_read():
+            raise ConnectionError("there is more than one reply")
+        return reply
+
+    def _open(self) -> BoundedSocket:
+        raise NotImplementedError
+
+
+class _Tcp(_Exchange, Connection):
+    def _open(self) -> BoundedSocket:
+        options: list[tuple[int, int, Any]] = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+        if self.socket_keepalive:
+            options.append((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1))
+            options += [(socket.IPPROTO_TCP, name, value) for name, value in self.socket_keepalive_options.items()]
+        return connect(self.host, self.port, _timeout_of(self), options)
+
+
+class _Tls(_Tcp, SSLConnection):
+    def _connect(self) -> BoundedSocket | BoundedTlsSocket:
+        self.bounded = self._wrap_socket_with_ssl(self._open())
+        return self.bounded
+
+    def _wrap_socket_with_ssl(self, sock: BoundedSocket) -> Any:
+        timeout = _timeout_of(self)
+        left = remaining()
+        sock.settimeout(timeout if left is None else min(left, timeout) or 0.001)  # for the handshake; 0 would not wait
+        wrapped: Any = super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
+        # redis-py makes the context itself, so its class of sockets cannot be set.
+        wrapped.__class__ = BoundedTlsSocket
+        wrapped.settimeout(timeout)
+        return wrapped
+
+
+class _Unix(_Exchange, UnixDomainSocketConnection):
+    def _open(self) -> BoundedSocket:
+        sock = BoundedSocket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(_timeout_of(self))
+        try:
+            sock.connect(self.path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+def _timeout_of(connection: AbstractConnection) -> float:
+    return cast("float", connection.socket_timeout)
+
+
+BOUNDED_CONNECTIONS: dict[type, Any] = {
+    Connection: _Tcp,
+    SSLConnection: _Tls,
+    UnixDomainSocketConnection: _Unix,
+}
+"""The bounded class of each class of connections that a URL leads to."""
