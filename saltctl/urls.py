@@ -1,4 +1,4 @@
-"""URLs: the server, cluster or sentinels of a Redis URL; passwords in URLs; loopback addresses. No connections.
+"""URLs: the server, cluster or sentinels of a Redis URL; passwords in URLs. No connections.
 
 ::
 
@@ -223,8 +223,3 @@ def _mask_parameter(parameter: str) -> str:
 def has_password(redis_url: str) -> bool:
     """Return whether the URL contains a password. Such a URL must not come from a flag, because ``ps`` shows it."""
     return mask_url(redis_url) != redis_url
-
-
-def is_loopback(url: str) -> bool:
-    """Return whether the host of a URL is a loopback address."""
-    return (urlsplit(url).hostname or "") in ("127.0.0.1", "::1", "localhost")

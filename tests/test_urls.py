@@ -9,9 +9,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from saltctl.errors import ConfigurationError
+from saltctl.loopback import is_loopback
 from saltctl.settings import Settings, load_settings
 from saltctl.stores.redis.connections import Connections
-from saltctl.urls import MASK, Address, has_password, is_loopback, mask_url, parse_redis_url
+from saltctl.urls import MASK, Address, has_password, mask_url, parse_redis_url
 
 SECRET = "hunter2"  # noqa: S105  opens nothing
 
@@ -232,6 +233,9 @@ def test_which_urls_have_a_password(url: str, has: bool) -> None:
     [
         ("http://127.0.0.1:8000", True),
         ("http://localhost", True),
+        ("http://127.8.9.10:1", True),
+        ("http://[fe80::1", False),
+        ("http://127.1", False),
         ("redis://:pw@[::1]:6379/0", True),
         ("https://dynamodb.us-east-1.amazonaws.com", False),
         ("http://127.0.0.1.example.com", False),

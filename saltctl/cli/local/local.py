@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,10 +17,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.local.shell import shell_command
 from saltctl.cli.output import columns_of, note, print_result
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import Terminated
 from saltctl.errors import UsageError
+from saltctl.loopback import INSIDE
 
 if TYPE_CHECKING:
     from saltctl.local.environment import LocalEnvironment
@@ -41,13 +44,14 @@ def shell() -> None:
     """Open a shell in which saltctl and the AWS tools talk to local servers only.
 
     Starts a real Valkey with its AOF on and moto's server on loopback, with a few hundred conversations.
-    Everything is stopped and removed when the shell ends.
+    Everything is stopped and removed when the shell ends. The shell is $SHELL if that is bash, zsh, fish or sh, and
+    reads none of your start-up files; its prompt is marked. Inside, saltctl refuses (78) every Redis and every AWS
+    endpoint that is not on loopback.
 
     \b
     Examples:
       saltctl local shell
     """
-    program = os.environ.get("SHELL") or "/bin/sh"
     with _seeded_environment() as environment:
         note("Type exit to leave; that stops the servers and deletes their data. Try:")
         for line in (
@@ -57,7 +61,8 @@ def shell() -> None:
             "saltctl rebuild",
         ):
             note(f"  {line}")
-        code = _run([program], environment)
+        command, variables = shell_command(os.environ.get("SHELL"), _variables(environment), environment.directory)
+        code = _run(command, variables)
     raise typer.Exit(code)
 
 
@@ -67,13 +72,16 @@ def run(
 ) -> None:
     """Run one command inside a local environment of its own, and exit as it does.
 
+    Contexts, AWS profiles and proxies of the caller are not set for it. saltctl and its library refuse (78) every
+    Redis and every AWS endpoint that is not on loopback.
+
     \b
     Examples:
       saltctl local run -- saltctl registry list --limit 3
       saltctl local run -- sh -c 'saltctl registry set conv_0001 4 --yes && saltctl registry get conv_0001'
     """
     with _seeded_environment() as environment:
-        code = _run(command, environment)
+        code = _run(command, _variables(environment))
     raise typer.Exit(code)
 
 
@@ -137,11 +145,15 @@ def _seeded_environment() -> Iterator[LocalEnvironment]:
         yield environment
 
 
-def _run(command: Sequence[str], environment: LocalEnvironment) -> int:
-    """Run a command to its end; SIGTERM and SIGHUP are forwarded to it."""
-    variables = environment.variables()
+def _variables(environment: LocalEnvironment) -> dict[str, str]:
+    """Return the variables of a command inside the environment, which keep it on loopback."""
+    variables = environment.variables() | {INSIDE: "1"}
     # The directory of this saltctl comes first, so that the command finds the same one.
-    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
+    return variables | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])}
+
+
+def _run(command: Sequence[str], variables: Mapping[str, str]) -> int:
+    """Run a command to its end; SIGTERM and SIGHUP are forwarded to it and, on Linux, to its descendants."""
     try:
         child = subprocess.Popen(command, env=variables)
     except OSError as exc:
@@ -153,7 +165,9 @@ def _run(command: Sequence[str], environment: LocalEnvironment) -> int:
     try:
         code = child.wait()
     except Terminated as exc:
-        child.send_signal(exc.signum)
+        for pid in (*_descendants(child.pid), child.pid):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, exc.signum)
         raise
     finally:
         signal.signal(signal.SIGINT, before)
@@ -163,3 +177,16 @@ def _run(command: Sequence[str], environment: LocalEnvironment) -> int:
             child.kill()
             child.wait()
     return code if code >= 0 else 128 - code
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return the processes below a process; on Linux only."""
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            # The name, in parentheses, may contain anything; state and parent follow.
+            children[int(stat.read_bytes().rpartition(b")")[2].split()[1])].append(int(stat.parent.name))
+    found = [pid]
+    for parent in found:
+        found += children[parent]
+    return found[1:]

@@ -19,6 +19,7 @@ from saltctl.errors import (
 )
 from saltctl.forks import PerProcess, importing, this_process
 from saltctl.settings import Settings
+from saltctl.stores.aws.session import new_session
 from saltctl.urls import mask_url
 
 POOL_SIZE = 72
@@ -127,10 +128,9 @@ class _Sessions:
     def get(self, *key: str | None) -> Any:
         """Return the session of a profile, a Region and a key id; only while the lock is held."""
         import boto3
-        import botocore.session
 
         if key not in self._sessions:
-            core = botocore.session.get_session()
+            core = new_session()
             core.register_component("response_parser_factory", SimpleNamespace(create_parser=_create_parser))
             session = boto3.session.Session(botocore_session=core, profile_name=key[0], region_name=key[1])
             core.register_component("data_loader", self._models.setdefault(key, core.get_component("data_loader")))

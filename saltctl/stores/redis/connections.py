@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from saltctl.errors import ConfigurationError
 from saltctl.forks import PerProcess, importing
+from saltctl.loopback import check_endpoint
 from saltctl.settings import Settings, read_password
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.bounded.tls import check_tls, greet
@@ -64,6 +65,8 @@ class Connections:
             self._url = parse_redis_url(settings.require_redis_url())
         except ValueError as exc:
             raise ConfigurationError(f"redis_url {exc}", hint="saltctl config show") from None
+        for url in map(str, self._url.addresses or (f"/{self._url.path}",)):  # a socket may lead anywhere
+            check_endpoint(f"//{url}")
         if share is None:
             check_tls(self._url)
         self._topology: Topology = (
@@ -259,6 +262,7 @@ class Connections:
         return self._client_of(url, primary, self._timeout, retries, password)
 
     def _client_of(self, url: str, name: str, timeout: float, retries: int, password: str | None) -> Any:
+        check_endpoint(url)  # a node may name others, elsewhere
         with importing:
             import redis
 

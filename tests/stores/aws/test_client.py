@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +22,7 @@ from saltctl.local.servers import LocalMoto, free_port
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import aws_errors, create_client, to_saltctl_error
+from saltctl.stores.aws.session import new_session
 from saltctl.throttling.key_range import throttled_by_key_range
 from tests.stores.aws.backup_helpers import THROTTLED, make_raise
 from tests.support.aws_stub import GARBAGE, REASONS, THROTTLES, AwsStub, refusal, throttled
@@ -203,3 +205,26 @@ def test_only_key_range_throttling_of_the_table_is_heat(settings: Settings) -> N
     assert len(REASONS) == 16
     key_ranges = {"TableReadKeyRangeThroughputExceeded", "TableWriteKeyRangeThroughputExceeded"}
     assert heat == set(product(THROTTLES, key_ranges))
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_loopback_is_reached_without_a_proxy(name: str, moto: LocalMoto, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy is not asked, also by clients for credentials; other endpoints are reached through it."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        settings = Settings(aws_endpoint_url=moto.url, aws_timeout=60.0)
+        assert "TableNames" in create_client(settings, "dynamodb", attempts=1).list_tables()
+        assert new_session().create_client("sts", endpoint_url="http://localhost:1").meta.endpoint_url
+        proxy.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+        if name == "ALL_PROXY":
+            return  # botocore does not use it for HTTP
+        from botocore.exceptions import HTTPClientError
+
+        proxy.settimeout(60)
+        elsewhere = replace(settings, aws_endpoint_url="http://aws.example", aws_timeout=0.5)
+        with pytest.raises(HTTPClientError):
+            create_client(elsewhere, "dynamodb", attempts=1).list_tables()
+        with proxy.accept()[0] as request:
+            assert request.recv(1000).startswith(b"POST http://aws.example/")

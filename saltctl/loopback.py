@@ -1,0 +1,57 @@
+"""Loopback addresses, and the rule of the local environment: a process inside it reaches nothing else.
+
+``saltctl local shell`` and ``local run`` set the variable SALTCTL_LOCAL for the command. Each Redis, sentinel, cluster
+node and AWS endpoint is checked when a client for it is made, whatever named it: a variable, an option, a context, a
+profile, or another server.
+"""
+
+from __future__ import annotations
+
+import os
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from saltctl.errors import ConfigurationError
+
+INSIDE = "SALTCTL_LOCAL"
+"""The variable that is set inside the local environment."""
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether the host of a URL is a loopback address. A name other than localhost is not."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def require_loopback(url: str) -> str:
+    """Return the URL if it names this machine by a loopback address; raise ConfigurationError otherwise."""
+    if not is_loopback(url):
+        raise ConfigurationError(
+            f"the local environment refuses the endpoint {_host(url)!r}: it is not on loopback",
+            hint="unset AWS_ENDPOINT_URL and SALTCTL_REDIS_URL; saltctl local sets its own",
+        )
+    return url
+
+
+def check_endpoint(url: str) -> None:
+    """Refuse a URL that is not on loopback if this process runs inside the local environment.
+
+    Raises:
+        ConfigurationError: the hint says how to leave the local environment.
+    """
+    if os.environ.get(INSIDE) and not is_loopback(url):
+        raise ConfigurationError(
+            f"the local environment refuses the endpoint {_host(url)!r}: it is not on loopback ({INSIDE} is set)",
+            hint="nothing was sent; to leave the local environment: exit",
+        )
+
+
+def _host(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or parts.path
+    except ValueError:
+        return ""

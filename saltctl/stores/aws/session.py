@@ -1,0 +1,49 @@
+"""botocore sessions whose clients, also those for credentials, treat loopback endpoints in a way of their own."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from urllib.request import getproxies
+
+from saltctl.loopback import INSIDE, check_endpoint, is_loopback
+
+_CONTAINER = "http://169.254.170.2"
+
+
+def new_session() -> Any:
+    """Create a botocore session.
+
+    Its clients reach an endpoint on loopback without the proxies of the environment, whatever NO_PROXY says. Inside the
+    local environment it creates no other clients, and asks no metadata service elsewhere for credentials.
+    """
+    import botocore.session
+    from botocore.config import Config
+
+    core: Any = botocore.session.get_session()
+    create = core.create_client
+
+    def create_client(*args: Any, **options: Any) -> Any:
+        """Create a client; raise ConfigurationError if its endpoint may not be reached."""
+        if os.environ.get(INSIDE):
+            _check_credential_endpoints(core)
+        client = create(*args, **options)
+        endpoint = client.meta.endpoint_url
+        check_endpoint(endpoint)
+        if is_loopback(endpoint) and getproxies():
+            direct = Config(proxies={})
+            given = options.get("config")
+            client = create(*args, **options | {"config": given.merge(direct) if given else direct})
+        return client
+
+    core.create_client = create_client
+    return core
+
+
+def _check_credential_endpoints(core: Any) -> None:
+    """Keep the credential providers that use no client from asking servers that are not on loopback."""
+    if not is_loopback(core.get_config_variable("ec2_metadata_service_endpoint") or ""):
+        os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    for name in ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
+        if os.environ.get(name):
+            check_endpoint(_CONTAINER if "RELATIVE" in name else os.environ[name])
