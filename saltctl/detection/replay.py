@@ -50,6 +50,7 @@ class ReplayOptions:
 class ReplayReport:
     """Progress of a replay. ``next_id`` resumes a range; it is None at the end of the range and for the backlog.
 
+    ``trimmed_pending``: pending entries that were trimmed before anyone handled them: their heat is lost.
     ``failed``: entries whose raise could not be done. Some of them became dead letters; ``left_pending`` did not.
     """
 
@@ -66,6 +67,7 @@ class ReplayReport:
     held_by_others: int = 0
     failed: int = 0
     left_pending: int = 0
+    trimmed_pending: int = 0
 
     def add_raise(self, conversation_id: str, before: int, after: int, *, changed: bool) -> None:
         """Count a raise, and list it if it changed max_n."""
@@ -95,6 +97,7 @@ class Replay:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     report: ReplayReport = field(default_factory=ReplayReport, init=False)
+    _deleted: int = field(default=0, init=False)
 
     def run(self) -> Generator[ReplayReport, None, None]:
         """Replay. Yield the report after each batch and at the end; it is always the same, growing object.
@@ -114,11 +117,13 @@ class Replay:
             else:
                 self._handle(entries)
             self.report.stale, self.report.dead = self.detector.counters.stale, self.detector.counters.dead
+            self._count_trimmed()
             self.report.read += len(entries)
             yield self.report
             if self.options.rate:
                 self.sleep(max(self.report.read / self.options.rate - (self.clock() - started), 0.0))
         self._check_stream(stream_before)
+        self._count_trimmed()
         if dry_run:
             found = self.registry.lookup_many(list(decisions))
             for conversation_id, decision in decisions.items():
@@ -152,6 +157,9 @@ class Replay:
                 f"Redis lost the heat stream {self.stream.key!r} during the replay, and its unread entries",
                 hint="saltctl stream status; new heat reports raise as usual",
             )
+
+    def _count_trimmed(self) -> None:
+        self.report.trimmed_pending = self.detector.counters.lost + self._deleted
 
     def _batches(self) -> Iterator[list[Entry]]:
         if self.options.is_range:
@@ -203,7 +211,8 @@ class Replay:
     def _claim(self, count: int) -> list[Entry]:
         cursor = FIRST_ID
         while True:
-            cursor, entries, _ = self.stream.claim(self.options.consumer, ALIVE_SECONDS, cursor, count)
+            cursor, entries, deleted = self.stream.claim(self.options.consumer, ALIVE_SECONDS, cursor, count)
+            self._deleted += len(deleted)  # Redis has taken them off the list of pending entries
             if entries or cursor == FIRST_ID:
                 self.report.claimed += len(entries)
                 return entries

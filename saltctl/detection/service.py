@@ -74,6 +74,7 @@ class Service:
         self._next_maintenance = self._next_heartbeat = 0.0
         self._logged_late: list[str] = []
         self._touched_at = 0.0
+        self._logged_ahead = False
         self._within = LATE_AFTER + 6 * (self.settings.aws_timeout + self.settings.redis_timeout)
         self._logged_loss: tuple[str, str | None] | None = None
         if self.fence_watcher is not None:
@@ -203,15 +204,22 @@ class Service:
 
     def _tidy_up(self) -> None:
         """Log entries that were trimmed unread, trim the stream, and delete consumers that are gone."""
-        group = self.stream.info().group(self.stream.group)
+        info = self.stream.info()
+        group = info.group(self.stream.group)
         loss = None if group is None else group.loss
         if loss is not None and (loss.after_id, loss.before_id) != self._logged_loss:
             self._logged_loss = (loss.after_id, loss.before_id)
             self.counters.lost += loss.entries
-            why = "the stream was trimmed from outside: heat reports of this time are lost"
+            why = "the stream was full, or trimmed from outside: heat reports of this time are lost"
             ids = {"after": loss.after_id, "before": loss.before_id}
             log_event(ERROR, "unread_entries_trimmed", count=loss.entries, **ids, why=why)
-        self.stream.trim(self.now() - self.settings.heat_retention)
+        ahead = info.ahead(self.now())
+        if bool(ahead) != self._logged_ahead:
+            self._logged_ahead = bool(ahead)
+            why = "ids of the stream are ahead of the clock: entries are trimmed once they are acknowledged"
+            log_event(WARNING if ahead else INFO, "stream_ids_ahead", seconds=round(ahead), why=why)
+        # The times of such ids mean nothing; without this no entry would ever be old enough.
+        self.stream.trim(info.newest + 1 if ahead else self.now() - self.settings.heat_retention)
         gone = self.stream.delete_idle_consumers(DELETE_CONSUMERS_AFTER)
         if self.state is not None:
             self.state.forget_instances(gone)

@@ -24,7 +24,8 @@ class StreamStatus:
 
     ``info`` is the second reading; None if there is no stream. ``group`` is the service's consumer group in it; None
     if there is no group. ``late``: the parts of instances that have not done their work for a while, by instance;
-    an instance without a record is left out.
+    an instance without a record is left out. ``ahead_s``: seconds by which the newest id is ahead of
+    the clock; 0 if it is not.
     """
 
     key: str
@@ -34,6 +35,7 @@ class StreamStatus:
     oldest_pending_s: float | None
     seconds: float
     late: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    ahead_s: float = 0.0
 
     @property
     def late_parts(self) -> list[str]:
@@ -44,6 +46,28 @@ class StreamStatus:
     def alive(self) -> int:
         """The number of instances that are alive."""
         return sum(is_alive(consumer.idle_s) for consumer in self.group.consumers) if self.group else 0
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences about lost heat, and about ids that are ahead of the clock."""
+        found = []
+        for group in self.info.groups if self.info else ():
+            if group.loss:
+                period = f"between {entry_time(group.loss.after_id)} and {entry_time(group.loss.before_id) or 'now'}"
+                found.append(
+                    f"{group.loss.entries} entries were trimmed before group {group.name} had read them: heat {period} "
+                    "was lost"
+                )
+            if group.trimmed_pending:
+                count = f"{group.trimmed_pending} entries of group {group.name}"
+                found.append(f"{count} were trimmed while they were pending: their heat is lost")
+        if self.ahead_s:
+            found.append(
+                f"the newest id is {self.ahead_s:.0f} s ahead of the clock, and all later ids continue from it: they "
+                "are no times, and entries do not stay for heat_retention. It ends if the stream is deleted once it is "
+                f"drained (redis-cli DEL {self.key}); the service creates it again"
+            )
+        return found
 
     def service_record(self, **more: object) -> dict[str, Any]:
         """Return the service's status with the keys of the command line's contract. ``more``: further keys."""
@@ -72,6 +96,7 @@ class StreamStatus:
             "groups": [self._group_record(group) for group in info.groups] if info else [],
             "verdict": self.verdict,
             "window_s": round(self.seconds, 3),
+            "ahead_s": round(self.ahead_s),
         }
 
     def _group_record(self, group: GroupInfo) -> dict[str, Any]:
@@ -83,6 +108,7 @@ class StreamStatus:
             "oldest_pending_s": self.oldest_pending_s if group.pending else None,
             "last_delivered_id": group.last_delivered_id,
             "trimmed_unread": loss.entries if loss else 0,
+            "trimmed_pending": group.trimmed_pending,
             "trimmed_from": entry_time(loss.after_id) if loss else None,
             "trimmed_to": entry_time(loss.before_id) if loss else None,
             "consumers": [_consumer_record(consumer) for consumer in group.consumers],
@@ -114,9 +140,10 @@ def read_stream_status(stream: HeatStream, window: float, state: ServiceState | 
     if state is not None and after is not None:
         with suppress(WrongTypeError):  # no record is unknown; it must not hide the rest
             late = state.late_parts([consumer.name for consumer in after.consumers if is_alive(consumer.idle_s)])
-    if verdict == "ok" and any(late.values()):
+    ahead = second.ahead(time.time())
+    if verdict == "ok" and (ahead or any(late.values())):
         verdict = "degraded"
-    return StreamStatus(stream.key, second, after, verdict, oldest[0][2] if oldest else None, seconds, late)
+    return StreamStatus(stream.key, second, after, verdict, oldest[0][2] if oldest else None, seconds, late, ahead)
 
 
 def is_alive(idle_s: float) -> bool:

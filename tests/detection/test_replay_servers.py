@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -162,3 +163,20 @@ def test_entries_of_a_living_consumer_are_not_claimed(stream: HeatStream, replay
     ticks = iter(range(0, 10_000, 5))
     report = replay(clock=lambda: float(next(ticks)))
     assert (report.drained, report.held_by_others, report.claimed) == (False, 1, 0)
+
+
+@pytest.mark.parametrize("holder", ["replay-test", "dead"])
+def test_entries_that_were_trimmed_while_pending_are_counted(
+    stream: HeatStream, replay: Replayer, settings: Settings, holder: str
+) -> None:
+    """Its own from an interrupted replay, and those of another consumer; a dry run counts them and keeps them."""
+    from redis import Redis
+
+    hot(stream, "a", "b", "c")
+    stream.read_new(holder, 2)
+    with closing(Redis.from_url(settings.require_redis_url())) as admin:
+        admin.xtrim(stream.key, maxlen=1, approximate=False)
+    assert replay(dry_run=True).trimmed_pending == 2
+    report = replay()
+    assert (report.trimmed_pending, report.read, report.drained) == (2, 3 if holder == "replay-test" else 1, True)
+    assert replay().trimmed_pending == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -291,6 +292,18 @@ def test_a_stream_without_the_group_loses_nothing() -> None:
     world.stream.failures = {"read_new": [StreamLostError("no group")]}
     assert world.step()[-1] == "create_group"
     assert world.service.back_off == 0.0
+
+
+def test_ids_ahead_of_the_clock_are_logged_and_trimmed(event_log: EventLog) -> None:
+    """Their times mean nothing: acknowledged entries do not stay. Logged once, and once when it is over."""
+    world = World()
+    info = world.stream.info
+    for newest in (NOW + 299.0, NOW + 9e9, NOW + 9e9, float(NOW)):
+        world.stream.info = lambda newest=newest: replace(info(), newest=newest)  # type: ignore[method-assign,misc]
+        world.step()
+        world.clock.now += MAINTENANCE_INTERVAL
+    assert world.stream.trimmed_before == [NOW - 60.0, NOW + 9e9 + 1, NOW + 9e9 + 1, NOW - 60.0]
+    assert [fields["seconds"] for fields in event_log.fields_of("stream_ids_ahead")] == [9_000_000_000, 0]
 
 
 def test_maintenance_has_its_intervals() -> None:

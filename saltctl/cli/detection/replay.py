@@ -75,8 +75,13 @@ def replay(
             with handle_events(Warnings()), show_progress("replaying", quiet=cron) as (show, _):
                 report = drain(events, ReplayReport, lambda r: show(f"{r.read:,} entries, {r.raised:,} raises"))
         record = asdict(report)
-        happened = bool(report.raised or report.dead or not report.drained)
+        happened = bool(report.raised or report.dead or report.trimmed_pending or not report.drained)
         job.finish(record, output, happened=happened, columns=COLUMNS, tables={"raises": RAISES_COLUMNS})
+        if report.trimmed_pending and not cron:
+            warn(
+                f"{counted(report.trimmed_pending, 'pending entry was', 'pending entries were')} trimmed before anyone "
+                "had handled them: their heat is lost"
+            )
         if report.failed and not cron:
             kept = "they are pending" if report.left_pending else "see saltctl stream dead list"
             warn(f"the raises of {counted(report.failed, 'entry', 'entries')} could not be done; {kept}")

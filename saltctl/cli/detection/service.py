@@ -17,7 +17,7 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.files import is_special
-from saltctl.cli.output import Record, columns_of, print_result
+from saltctl.cli.output import Record, columns_of, print_result, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import stop_on_signals
 from saltctl.cli.text import format_age
@@ -167,6 +167,8 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
         outage = exc
     record = found.service_record(verified=verified, last_raise=session.service_state.last_raise())
     print_result(record, output, columns=STATUS_COLUMNS, tables={"instances": INSTANCE_COLUMNS})
+    for warning in found.warnings:
+        warn(warning)
     if outage is not None:
         raise IncompleteError(f"whether Redis is verified is unknown: {outage.message}", hint=outage.hint)
     if found.verdict != "ok" or not verified:

@@ -23,7 +23,7 @@ group = typer.Typer(help="Inspect the stream of heat reports, and work through i
 dead = typer.Typer(help="Inspect, requeue and drop dead letters.", no_args_is_help=True)
 STATUS_COLUMNS = columns_of("verdict stream length first_id last_id dead groups", dead="dead letters")
 GROUP_COLUMNS = columns_of(
-    "name lag pending oldest_pending_s trimmed_unread alive", name="group", oldest_pending_s="oldest s"
+    "name lag pending oldest_pending_s trimmed_unread trimmed_pending alive", name="group", oldest_pending_s="oldest s"
 )
 PEEK_COLUMNS = columns_of("id conversation_id server window writes valid")
 PEEK_KEYS = (*columns_of("id at"), *PEEK_COLUMNS[1:])
@@ -37,7 +37,8 @@ DEAD_ACTION_COLUMNS = columns_of("id new_id action")
 def status(context: typer.Context, window: option.Window = 1.0, output: option.Output = None) -> None:
     """Read the heat stream twice, and judge whether it is read, its backlog shrinks, and no entry was lost.
 
-    Exits 3 unless the verdict is ok and no entry was trimmed unread. Verdicts: ok, lagging, stalled, stopped, unknown.
+    Exits 3 unless the verdict is ok and no entry was trimmed unread or while pending. Verdicts: ok, lagging, stalled,
+    stopped, unknown, and degraded if the ids are ahead of the clock.
 
     \b
     Examples:
@@ -50,15 +51,11 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
     found = read_stream_status(session.heat_stream, window)
     record = found.stream_record(session.dead_letters.length())
     print_result(record, output, columns=STATUS_COLUMNS, human_view=lambda screen: _draw_status(screen, record))
-    trimmed = [group for group in record["groups"] if group["trimmed_unread"]]
-    for group in trimmed:
-        warn(
-            f"{group['trimmed_unread']} entries were trimmed before group {group['name']} had read them: heat between "
-            f"{group['trimmed_from']} and {group['trimmed_to'] or 'now'} was lost"
-        )
+    for warning in found.warnings:
+        warn(warning)
     if found.verdict == "stopped":
         note("no instance of the service is alive; try: saltctl service run, or saltctl stream replay")
-    if found.verdict != "ok" or trimmed:
+    if found.verdict != "ok" or found.warnings:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 

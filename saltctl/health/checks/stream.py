@@ -54,10 +54,8 @@ def lag(facts: Facts) -> Finding:
         finding = warn(f"{detail}: more arrives than is processed", replay, **measures)
     else:
         finding = ok(detail, **measures)
-    if found.loss is None:
-        return finding
-    lost = f"{found.loss.entries:,} entries were trimmed before they were read"
-    return combine([finding, warn(lost, facts.fix_commands.saltctl("stream", "status"))])
+    status = facts.fix_commands.saltctl("stream", "status")
+    return combine([finding, *(warn(warning, status) for warning in facts.stream.warnings)])
 
 
 def dead_letters(facts: Facts) -> Finding:

@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 from saltctl.errors import SaltctlError
 from saltctl.stores.heat.report import HeatReport
 
+AHEAD_SECONDS = 300.0
+"""An id that is so far ahead of the clock is not the time at which its entry was added."""
 FIRST_ID = "0-0"
 """The stream id below all entries."""
 
@@ -40,7 +42,10 @@ class TrimLoss:
 
 @dataclass(frozen=True, slots=True)
 class GroupInfo:
-    """One consumer group. ``lag``: the number of unread entries, or None if it cannot be determined."""
+    """One consumer group. ``lag``: the number of unread entries, or None if it cannot be determined.
+
+    ``trimmed_pending``: pending entries that were trimmed before they were handled; at most 10,000 are counted.
+    """
 
     name: str
     lag: int | None
@@ -49,17 +54,26 @@ class GroupInfo:
     last_delivered_id: str
     consumers: tuple[ConsumerInfo, ...]
     loss: TrimLoss | None
+    trimmed_pending: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """The stream at one moment. ``added``: the number of entries ever added; a lost stream starts at 0."""
+    """The stream at one moment. ``added``: the number of entries ever added; a lost stream starts at 0.
+
+    ``newest``: the time of the last id, in seconds since the epoch. Later ids continue from it, even if it is ahead.
+    """
 
     length: int
     first_id: str | None
     last_id: str | None
     groups: tuple[GroupInfo, ...]
     added: int = 0
+    newest: float = 0.0
+
+    def ahead(self, now: float) -> float:
+        """Return by how many seconds the newest id is ahead of ``now``; 0 if clocks may differ by as much."""
+        return self.newest - now if self.newest > now + AHEAD_SECONDS else 0.0
 
     def group(self, name: str) -> GroupInfo | None:
         """Return the group of this name, or None."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.report import MAX_ENTRY_BYTES, MAX_FIELDS
 from saltctl.stores.heat.store import HeatStore
-from saltctl.stores.heat.stream import HeatStream
+from saltctl.stores.heat.stream import MAX_ENTRIES, HeatStream
 
 MAX_LETTERS = 10_000
 """Length limit, so that a flood of invalid entries cannot fill Redis. The oldest letters are deleted first."""
@@ -75,7 +75,7 @@ class DeadLetters(HeatStore):
             kept.append((REQUEUED, b"%d" % (times_requeued(letter.fields) + 1)))
         flat = [part for pair in kept for part in pair]
         stream = self.key.removesuffix(self.name) + HeatStream.name
-        new_id = self._connections.ask_of(stream, [("XADD", stream, "*", *flat)])[0]
+        new_id = self._connections.ask_of(stream, [("XADD", stream, "MAXLEN", "~", MAX_ENTRIES, "*", *flat)])[0]
         self.drop([letter.id])
         return str(new_id.decode())
 

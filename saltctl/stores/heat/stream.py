@@ -19,6 +19,9 @@ from saltctl.stores.redis.connections import Connections
 
 GROUP = "saltctl"
 COMMANDS_PER_CALL = 1000
+MAX_ENTRIES = 1_000_000
+"""Entries that are kept if nothing else trims the stream, some 150 MB; the oldest are removed above that.
+A service that reads the stream trims far below. Entries that were not read are counted as lost."""
 MAX_COUNTED_ENTRIES = 100_000
 """Limit for counting unread entries one by one if Redis does not know the lag. Above it the lag is unknown."""
 _PAGE = 10_000
@@ -29,13 +32,15 @@ class HeatStream(HeatStore):
 
     Methods also raise StreamLostError if the stream or the group does not exist. Only ``append_reports`` has the
     short deadline of lookups. ``block`` is the longest wait that ``read_new`` will be called with, in seconds.
+    ``max_entries``: as MAX_ENTRIES.
     """
 
     name = "heat"
     group = GROUP
 
-    def __init__(self, settings: Settings, *, block: float = 1.0) -> None:
+    def __init__(self, settings: Settings, *, block: float = 1.0, max_entries: int = MAX_ENTRIES) -> None:
         super().__init__(settings)
+        self._add = ("XADD", self.key, "MAXLEN", "~", max_entries, "*")
         shared = self._connections
         self._reports = Connections(settings, timeout=settings.lookup_timeout, retries=0, share=shared)
         # The deadline of a blocking read must exceed the time for which Redis blocks.
@@ -60,7 +65,7 @@ class HeatStream(HeatStore):
     def append(self, fields: dict[str, str | int]) -> None:
         """Add one entry."""
         flat = [part for pair in fields.items() for part in pair]
-        self._ask("XADD", self.key, "*", *flat)
+        self._ask(*self._add, *flat)
 
     def append_reports(self, reports: Sequence[HeatReport]) -> None:
         """Add reports in a pipeline, with the short deadline of lookups and without retries.
@@ -68,7 +73,7 @@ class HeatStream(HeatStore):
         Raises the error of the first report that was refused; other reports may have been added.
         """
         for start in range(0, len(reports), COMMANDS_PER_CALL):
-            commands = [("XADD", self.key, "*", *r.fields()) for r in reports[start : start + COMMANDS_PER_CALL]]
+            commands = [(*self._add, *r.fields()) for r in reports[start : start + COMMANDS_PER_CALL]]
             self._reports.ask_of(self.key, commands)
 
     def read_new(self, consumer: str, count: int, block: float = 0.0) -> list[Entry]:
@@ -118,7 +123,7 @@ class HeatStream(HeatStore):
         Unread and pending entries of any group stay, and so do all entries above them, and entries from
         ``keep_from`` (seconds since the epoch) on.
         """
-        return int(self._run_script("trim_stream", max(int(keep_from * 1000), 0)))
+        return int(self._run_script("trim_stream", min(max(int(keep_from * 1000), 0), 2**63)))
 
     def delete_idle_consumers(self, idle: float, name: str | None = None) -> list[str]:
         """Delete consumers (or the named one) without pending entries that were idle for ``idle`` seconds.
@@ -163,7 +168,8 @@ class HeatStream(HeatStore):
         first, last = (entry and entry[0].decode() for entry in (facts["first-entry"], facts["last-entry"]))
         found = [self._group(_to_dict(flat), facts, first) for flat in groups]
         last_id = last or (facts["last-generated-id"].decode() if facts["entries-added"] else None)
-        return StreamInfo(facts["length"], first, last_id, tuple(found), facts["entries-added"])
+        newest = id_order(facts["last-generated-id"].decode())[0] / 1000
+        return StreamInfo(facts["length"], first, last_id, tuple(found), facts["entries-added"], newest)
 
     def _group(self, group: dict[str, Any], stream: dict[str, Any], first: str | None) -> GroupInfo:
         name = group["name"].decode("utf-8", "backslashreplace")
@@ -181,7 +187,16 @@ class HeatStream(HeatStore):
                 for c in map(_to_dict, consumers)
             ),
             loss=_loss(group, stream, first, delivered),
+            trimmed_pending=self._trimmed_pending(group, first, pending[1]),
         )
+
+    def _trimmed_pending(self, group: dict[str, Any], first: str | None, oldest: bytes | None) -> int:
+        """Return how many pending entries are below the first entry of the stream, and so cannot be read any more."""
+        if oldest is None or first is None:
+            return int(group["pending"])
+        if id_order(oldest.decode()) >= id_order(first):
+            return 0
+        return len(self._ask("XPENDING", self.key, group["name"], "-", f"({first}", _PAGE))
 
     def _lag(self, group: dict[str, Any], stream: dict[str, Any], first: str | None, delivered: str) -> int | None:
         """Return the number of entries that the group has not read, or None.

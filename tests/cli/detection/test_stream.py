@@ -27,6 +27,32 @@ def test_unread_entries_that_were_trimmed_are_reported(saltctl: Runner, stream: 
     assert group["trimmed_to"] in outcome.err
 
 
+def test_ids_ahead_of_the_clock_are_a_finding(saltctl: Runner, stream: HeatStream, admin: Any) -> None:
+    """A stream that a service reads is degraded, since its times mean nothing; the seconds are in the JSON."""
+    stream.send_heartbeat("worker")
+    admin.execute_command("XADD", stream.key, "7258118400000-0", "a", 1)
+    stream.acknowledge([entry.id for entry in stream.read_new("worker", 3)])
+    outcome = saltctl("stream", "status", "--window", "10ms", "-o", "json")
+    assert (outcome.code, outcome.json["verdict"]) == (3, "degraded")
+    assert abs(outcome.json["ahead_s"] - (7_258_118_400 - time.time())) < 3600
+    assert "ahead of the clock" in outcome.err
+    assert "ahead of the clock" in saltctl("doctor", "--only", "stream-lag").out
+
+
+def test_entries_that_were_trimmed_while_pending_are_told(saltctl: Runner, stream: HeatStream, admin: Any) -> None:
+    """``stream status`` counts them while they are pending, and ``stream replay`` when it drops them."""
+    stream.send_heartbeat("worker")
+    report(stream, "a", "b", "c")
+    stream.read_new("worker", 2)
+    admin.xtrim(stream.key, maxlen=1, approximate=False)
+    outcome = saltctl("stream", "status", "--window", "10ms", "-o", "json")
+    assert (outcome.code, outcome.json["groups"][0]["trimmed_pending"]) == (3, 2)
+    assert "2 entries of group saltctl were trimmed while they were pending" in outcome.err
+    outcome = saltctl("stream", "replay", "--dry-run", "-o", "json")
+    assert (outcome.code, outcome.json["trimmed_pending"]) == (0, 2)
+    assert "2 pending entries were trimmed before anyone had handled them" in outcome.err
+
+
 def test_without_a_stream_the_verdict_is_unknown(saltctl: Runner, configured: Settings) -> None:
     """Exit 3, and null for unknown values."""
     outcome = saltctl("stream", "status", "--window", "10ms", "-o", "json")

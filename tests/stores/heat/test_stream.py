@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -258,3 +259,45 @@ def test_info_without_a_stream_is_an_error(settings: Settings) -> None:
     """It raises StreamLostError."""
     with pytest.raises(StreamLostError):
         HeatStream(settings).info()
+
+
+def test_a_stream_that_nobody_reads_is_bounded(settings: Settings) -> None:
+    """With a dead service the oldest reports are trimmed, and what was not read is counted as lost."""
+    heat = HeatStream(settings, max_entries=1000)
+    heat.create_group()
+    heat.append_reports([report(number) for number in range(5000)])
+    info = heat.info()
+    heat.close()
+    (group,) = info.groups
+    assert 1000 <= info.length <= 1200  # Redis trims whole nodes of 100 entries
+    assert group.loss is not None
+    assert group.loss.entries == 5000 - info.length
+
+
+def test_ids_ahead_of_the_clock_are_noticed_and_trimmed(stream: HeatStream, admin: Any) -> None:
+    """Later ids continue from an id of the year 2200; acknowledged entries are trimmed all the same."""
+    ahead = 7_258_118_400_000
+    stream.append_reports([report(0)])
+    assert not stream.info().ahead(time.time())
+    admin.execute_command("XADD", stream.key, f"{ahead}-0", "a", 1)
+    stream.append_reports([report(1), report(2)])
+    info = stream.info()
+    assert info.last_id == f"{ahead}-2"
+    assert info.ahead(time.time()) > 86400
+    entries = stream.read_new("c1", 10)
+    stream.acknowledge([entry.id for entry in entries[:2]])
+    stream.trim(info.newest + 1)
+    assert [entry.id for entry in stream.range("-", "+", 10)] == [entry.id for entry in entries[2:]]
+    admin.execute_command("XADD", stream.key, f"{2**64 - 2}-0", "a", 1)
+    assert stream.trim(stream.info().newest + 1) == 0, "the highest id is no time that can be trimmed to"
+
+
+def test_pending_entries_that_were_trimmed_are_counted(stream: HeatStream, admin: Any) -> None:
+    """Those below the first entry; all of them if the stream is empty."""
+    stream.append_reports([report(number) for number in range(5)])
+    entries = stream.read_new("c1", 4)
+    counts = []
+    for minid in (entries[0].id, entries[3].id, "9" * 15):
+        admin.xtrim(stream.key, minid=minid, approximate=False)
+        counts.append(stream.info().groups[0].trimmed_pending)
+    assert counts == [0, 3, 4]
