@@ -44,6 +44,8 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import ClassVar, Literal, Self
 
+from saltctl.masking import without_secrets
+
 RaiseStep = Literal["none", "backup", "redis", "commit"]
 """Last step of a raise that is known to be done, in the order of the protocol."""
 
@@ -83,6 +85,7 @@ class SaltctlError(Exception):
         cls.exit_code = exit_code or cls.exit_code
 
     def __init__(self, message: str, *, hint: str = "") -> None:
+        message = without_secrets(message)  # it may quote what a server or a driver said
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -59,7 +59,7 @@ def _path(value: Any) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise ValueError("begins with ~ and an unknown user name") from None
+        raise ValueError("begins with ~ and an unknown user name, or HOME is not set") from None
 
 
 def _whole(value: Any, minimum: int, maximum: int = 2**31 - 1, *, power_of_two: bool = False) -> int:
@@ -234,6 +234,9 @@ def read_password(path: Path, setting: str = "redis_password_file") -> str:
         ) from exc
 
 
+NO_HOME = "set HOME, XDG_CONFIG_HOME or SALTCTL_CONFIG: the home directory is unknown"
+
+
 @dataclass(frozen=True)
 class ConfigFile:
     """Content of a configuration file."""
@@ -242,13 +245,24 @@ class ConfigFile:
     contexts: Mapping[str, Mapping[str, Any]]
 
 
-def config_path(environ: Mapping[str, str], explicit: Path | None = None) -> Path:
-    """Return the path of the configuration file: ``--config``, ``$SALTCTL_CONFIG``, or one in the XDG directory."""
+def config_path(environ: Mapping[str, str], explicit: Path | None = None) -> Path | None:
+    """Return the path of the configuration file: ``--config``, ``$SALTCTL_CONFIG``, or one in the XDG directory.
+
+    None if there is neither a variable nor a home directory, as for a user id without an entry in the passwd file.
+    """
     if explicit is not None:
         return explicit
     if environ.get("SALTCTL_CONFIG"):
-        return Path(environ["SALTCTL_CONFIG"]).expanduser()
-    base = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or Path.home()) / ".config"
+        try:
+            return Path(environ["SALTCTL_CONFIG"]).expanduser()
+        except RuntimeError:
+            raise ConfigurationError(
+                "SALTCTL_CONFIG begins with ~ and the home directory is unknown", hint="write it without ~, or set HOME"
+            ) from None
+    try:
+        base = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or Path.home()) / ".config"
+    except RuntimeError:
+        return None
     return Path(base) / "saltctl" / "config.toml"
 
 
@@ -312,12 +326,13 @@ def load_settings(
     """
     env = os.environ if environ is None else environ
     path = config_path(env, config)
-    file = read_config(path, required=config is not None or bool(env.get("SALTCTL_CONFIG")))
+    required = config is not None or bool(env.get("SALTCTL_CONFIG"))
+    file = ConfigFile(None, {}) if path is None else read_config(path, required=required)
     chosen = context or env.get("SALTCTL_CONTEXT") or file.default_context
     if chosen is not None and chosen not in file.contexts:
         raise ConfigurationError(
-            f"there is no context {chosen!r} in {str(path)!r}",
-            hint=f"contexts there: {', '.join(file.contexts) or 'none'}",
+            f"there is no context {chosen!r} in {str(path)!r}" if path else f"there is no file with context {chosen!r}",
+            hint=f"contexts there: {', '.join(file.contexts) or 'none'}" if path else NO_HOME,
         )
     table = {} if chosen is None else file.contexts[chosen]
     values: dict[str, Any] = {}

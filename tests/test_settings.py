@@ -13,6 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from saltctl.cli.main import run
 from saltctl.errors import ConfigurationError
 from saltctl.settings import SPECS, Settings, config_path, default_actor, load_settings, read_config
 from saltctl.urls import MASK
@@ -274,6 +275,36 @@ def test_path_of_the_configuration_file() -> None:
     assert config_path(environ) == Path("/variable.toml")
     assert config_path({**environ, "SALTCTL_CONFIG": ""}) == Path("/xdg/saltctl/config.toml")
     assert config_path({"HOME": "/home/me"}) == Path("/home/me/.config/saltctl/config.toml")
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither HOME nor an entry in the passwd file, as in a container with a user id of its own."""
+
+    def unknown(user: object) -> None:
+        """Raise as pwd does."""
+        raise KeyError(user)
+
+    for name in ("HOME", "XDG_CONFIG_HOME", "USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("pwd.getpwnam", unknown)
+
+
+def test_without_a_home_there_is_no_file(homeless: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything works without one; what needs it says which variable to set (78)."""
+    assert config_path({}) is None
+    assert load_settings(environ={"SALTCTL_KEY_PREFIX": "x"}).actor.startswith("uid")
+    with pytest.raises(ConfigurationError, match="no file with context") as refused:
+        load_settings(environ={}, context="prod")
+    assert "HOME" in refused.value.hint
+    with pytest.raises(ConfigurationError, match="home directory is unknown"):
+        load_settings(environ={"SALTCTL_CONFIG": "~/x.toml"})
+    with pytest.raises(ConfigurationError, match="HOME is not set"):
+        load_settings(environ={"SALTCTL_REDIS_PASSWORD_FILE": "~/x"})
+    assert run(["config", "path"]) == 78
+    assert "set HOME, XDG_CONFIG_HOME or SALTCTL_CONFIG" in capsys.readouterr().err
+    assert run(["config", "show"]) == 0
 
 
 def test_an_optional_file_may_be_missing(tmp_path: Path) -> None:

@@ -142,7 +142,10 @@ def path(context: typer.Context, output: option.Output = None) -> None:
     Examples:
       saltctl config path
     """
-    from saltctl.settings import config_path
+    from saltctl.errors import ConfigurationError
+    from saltctl.settings import NO_HOME, config_path
 
     found = config_path(os.environ, session_of(context).config)
+    if found is None:
+        raise ConfigurationError("there is no configuration file", hint=NO_HOME)
     print_result({"path": str(found), "exists": found.exists()}, output, columns=columns_of("path exists"))

@@ -19,6 +19,7 @@ from saltctl.cli.output import write_json_line
 from saltctl.cli.signals import Terminated, arguments, raise_on_termination, reraise_lost_signals
 from saltctl.cli.text import printable, without_passwords
 from saltctl.errors import SaltctlError
+from saltctl.masking import without_secrets
 
 
 def main(args: Sequence[str] | None = None, *, command: Any = None) -> NoReturn:
@@ -81,13 +82,14 @@ def _fail(exc: BaseException, args: Sequence[str]) -> int:
     if "--verbose" in takewhile("--".__ne__, args) and (isinstance(exc, SaltctlError) or failure.code == "internal"):
         import traceback
 
-        sys.stderr.write(printable(without_passwords(traceback.format_exc()), keep_newlines=True))
+        text = without_secrets(without_passwords(traceback.format_exc()))
+        sys.stderr.write(printable(text, keep_newlines=True))
     return _show(failure, as_json=as_json)
 
 
 def _show(failure: Failure, *, as_json: bool) -> int:
     """Print an error to stderr and return its exit code."""
-    message, hint = without_passwords(failure.message), without_passwords(failure.hint)
+    message, hint = without_secrets(without_passwords(failure.message)), without_passwords(failure.hint)
     if as_json:
         write_json_line({"error": asdict(failure) | {"message": message, "hint": hint}}, sys.stderr)
     else:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saltctl.errors import RedisUnavailableError, SaltctlError, UnavailableError, WrongTypeError
+from saltctl.masking import without_secrets
 from saltctl.registry.failures import cause_of, is_outage, is_refused
 
 MAX_TRIES = 10
@@ -31,7 +32,7 @@ def describe(exc: BaseException) -> dict[str, str]:
     """Return the fields of a log event: ``error`` is the error's code, or the type of an unforeseen exception."""
     if isinstance(exc, SaltctlError):
         return {"error": exc.code, "why": exc.message, "hint": exc.hint}
-    return {"error": type(exc).__name__, "why": str(exc)[:500]}
+    return {"error": type(exc).__name__, "why": without_secrets(str(exc))[:500]}
 
 
 def reason_of(exc: Exception) -> str:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from saltctl.cli.text import without_passwords
+from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalRedis, free_port
 from tests.cli.commands import COMMANDS
 from tests.cli.conftest import Runner
+from tests.support.aws_stub import AwsStub, refusal
 
 SECRET = "Hunter2+cORRECT"  # noqa: S105  made up, and looked for in all output
 ESCAPED = "Hunter2%2BcORRECT"
@@ -69,6 +71,7 @@ def test_no_command_shows_a_password(
     variables = CASES[case](locked_server, tmp_path) | {
         "AWS_ENDPOINT_URL": f"http://someone:{ESCAPED}@127.0.0.1:{free_port()}",
         "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_SESSION_TOKEN": SECRET,
         "AWS_MAX_ATTEMPTS": "1",
         "SALTCTL_AWS_TIMEOUT": "0.2",
         "SALTCTL_REDIS_TIMEOUT": "0.5",
@@ -115,3 +118,20 @@ def test_a_password_in_a_setting_that_is_shown_is_refused(
     assert outcome.code == 78
     assert "only redis_url may contain one" in outcome.err
     assert SECRET not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_server_that_quotes_the_request_shows_no_token(
+    form: str, saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS quotes its canonical request, with the session token, if a signature is wrong."""
+    token = "IQoJ" + "x" * 80
+    quoted = f"The Canonical String should have been 'POST\n/\nx-amz-security-token:{token}\n\nhost'"
+    with AwsStub(seeded.moto.url) as stub:
+        stub.answer_always("Scan", refusal("InvalidSignatureException", message=quoted))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", stub.settings(seeded.settings).aws_endpoint_url or "")
+        monkeypatch.setenv("AWS_SESSION_TOKEN", token)
+        outcome = saltctl("--verbose", "registry", "list", "--source", "backup", "-o", form)
+    assert outcome.code == 77
+    assert "x-amz-security-token:***" in outcome.err
+    assert token not in outcome.out + outcome.err
