@@ -1,4 +1,4 @@
-"""Loopback addresses, and the rule of the local environment: a process inside it reaches nothing else.
+"""The rule of the local environment: a process inside it reaches nothing else.
 
 ``saltctl local shell`` and ``local run`` set the variable SALTCTL_LOCAL for the command. Each Redis, sentinel, cluster
 node and AWS endpoint is checked when a client for it is made, whatever named it: a variable, an option, a context, a
@@ -8,22 +8,13 @@ profile, or another server.
 from __future__ import annotations
 
 import os
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from saltctl.errors import ConfigurationError
+from saltctl.urls import is_loopback
 
 INSIDE = "SALTCTL_LOCAL"
 """The variable that is set inside the local environment."""
-
-
-def is_loopback(url: str) -> bool:
-    """Return whether the host of a URL is a loopback address. A name other than localhost is not."""
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def require_loopback(url: str) -> str:

@@ -1,4 +1,4 @@
-"""URLs: the server, cluster or sentinels of a Redis URL; passwords in URLs. No connections.
+"""URLs: the server, cluster or sentinels of a Redis URL; passwords in URLs; loopback addresses. No connections.
 
 ::
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from typing import Literal, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, unquote_plus, urlencode, urlsplit
 
@@ -223,3 +224,12 @@ def _mask_parameter(parameter: str) -> str:
 def has_password(redis_url: str) -> bool:
     """Return whether the URL contains a password. Such a URL must not come from a flag, because ``ps`` shows it."""
     return mask_url(redis_url) != redis_url
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether the host of a URL is a loopback address. A name other than localhost is not."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -9,10 +9,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from saltctl.errors import ConfigurationError
-from saltctl.loopback import is_loopback
 from saltctl.settings import Settings, load_settings
 from saltctl.stores.redis.connections import Connections
-from saltctl.urls import MASK, Address, has_password, mask_url, parse_redis_url
+from saltctl.urls import MASK, Address, has_password, is_loopback, mask_url, parse_redis_url
 
 SECRET = "hunter2"  # noqa: S105  opens nothing
 

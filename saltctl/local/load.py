@@ -16,13 +16,13 @@ from itertools import accumulate
 
 from saltctl.detection.write_meter import WriteMeter
 from saltctl.errors import RefusedError, SaltctlError
-from saltctl.loopback import is_loopback, require_loopback
+from saltctl.loopback import require_loopback
 from saltctl.registry.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.contracts.messages import MessageStore
 from saltctl.times import iso_utc
-from saltctl.urls import parse_redis_url
+from saltctl.urls import is_loopback, parse_redis_url
 
 TICKS_PER_SECOND = 20
 """At each tick one write is stored: so many moto can take besides its other requests. All others are only counted."""

@@ -6,7 +6,8 @@ import os
 from typing import Any
 from urllib.request import getproxies
 
-from saltctl.loopback import INSIDE, check_endpoint, is_loopback
+from saltctl.loopback import INSIDE, check_endpoint
+from saltctl.urls import is_loopback
 
 _CONTAINER = "http://169.254.170.2"
 
