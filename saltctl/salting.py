@@ -31,8 +31,8 @@ def check_conversation_id(conversation_id: str) -> str:
     if SEPARATOR in conversation_id:
         raise InvalidConversationIdError(
             f"the conversation id {conversation_id!r} holds a '#', which separates an id from its salt",
-            hint=f"give the bare id, such as {conversation_id.split(SEPARATOR, maxsplit=1)[0] or 'conv_abc123'!r}; "
-            "an id that holds a '#' by design cannot be salted",
+            hint="leave out '#' and the number if they are a salt. If partition keys hold a '#' by design, as in "
+            "single-table designs, saltctl can neither salt nor read them: give conversations ids without it",
         )
     try:
         size = len(conversation_id) if conversation_id.isascii() else len(conversation_id.encode())

@@ -21,9 +21,13 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from saltctl.errors import ConfigurationError
+from saltctl.times import parse_duration
 from saltctl.urls import mask_url, parse_redis_url
 
 T = TypeVar("T")
+
+SORT_KEY_FORMS = ("iso", "epoch-s", "epoch-ms", "epoch-us", "epoch-ns", "ulid", "uuid7", "ksuid")
+"""How sort keys may hold times: see saltctl/history/sort_key_form.py."""
 
 
 def _text(value: Any) -> str:
@@ -75,12 +79,13 @@ def _whole(value: Any, minimum: int, maximum: int = 2**31 - 1, *, power_of_two: 
 
 
 def _seconds(value: Any, minimum: float, maximum: float) -> float:
+    error = "must be a number of seconds, or a duration such as 500ms or 2h"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("must be a number of seconds")
+        raise ValueError(error)
     try:
-        number = float(value)
+        number = parse_duration(value) if isinstance(value, str) else float(value)
     except (ValueError, OverflowError):
-        raise ValueError("must be a number of seconds") from None
+        raise ValueError(error) from None
     if not minimum <= number <= maximum:
         raise ValueError(f"must be from {minimum:g} to {maximum:g} seconds")
     return number
@@ -110,6 +115,12 @@ def _message_id_from(value: Any) -> str:
     return text
 
 
+def _sort_key_form(value: Any) -> str:
+    if _text(value) not in SORT_KEY_FORMS:
+        raise ValueError(f"must be one of {', '.join(SORT_KEY_FORMS)}")
+    return str(value)
+
+
 def _setting(default: T, parse: Callable[[Any], Any], *environment: str, secret: bool = False) -> T:
     """Declare a setting. Its variable is ``SALTCTL_`` and its name in capitals, unless ``environment`` has others."""
     return field(default=default, metadata={"parse": parse, "environment": environment, "secret": secret})
@@ -136,6 +147,8 @@ class Settings:
     a client reads the id from the backup table, once."""
     message_id_from: str = _setting("sort_key", _message_id_from)
     """Source of a message's id: ``sort_key`` (the part after its first ``#``) or ``attribute:NAME``."""
+    sort_key_form: str | None = _setting(None, _sort_key_form)
+    """How sort keys hold times, if some hold none or it cannot be learned from them: one of SORT_KEY_FORMS."""
     max_n_cap: int = _setting(256, partial(_whole, minimum=1, maximum=65536))
     wps_per_salt: int = _setting(800, partial(_whole, minimum=1))
     heat_floor: int = _setting(10, partial(_whole, minimum=1))

@@ -30,6 +30,7 @@ VALUES: dict[str, list[tuple[str, Any]]] = {
     "buckets": [("64", 64), ("128", 128), ("256", 256)],
     "registry_id": [(digit * 16, digit * 16) for digit in "abc"],
     "message_id_from": [(f"attribute:{name}", f"attribute:{name}") for name in ("flag", "environment", "context")],
+    "sort_key_form": [(name, name) for name in ("ulid", "iso", "epoch-ms")],
     "max_n_cap": [("8", 8), ("16", 16), ("32", 32)],
     "wps_per_salt": [("100", 100), ("200", 200), ("300", 300)],
     "heat_floor": [("1", 1), ("20", 20), ("30", 30)],
@@ -118,9 +119,12 @@ def test_the_region_has_two_variables() -> None:
 def test_numbers_may_be_numbers_in_the_file(config: Writer) -> None:
     """A number of TOML and a quoted number are both accepted."""
     settings = load_settings(
-        environ={}, context="a", config=config("[contexts.a]\nbuckets = 64\nlookup_timeout = 1\naws_timeout = '2.5'\n")
+        environ={},
+        context="a",
+        config=config("[contexts.a]\nbuckets = 64\nlookup_timeout = 1\naws_timeout = '2.5'\nredis_timeout = '500ms'\n"),
     )
     assert (settings.buckets, settings.lookup_timeout, settings.aws_timeout) == (64, 1.0, 2.5)
+    assert settings.redis_timeout == 0.5
 
 
 def test_defaults() -> None:
@@ -220,12 +224,18 @@ BAD: list[tuple[str, Any, str]] = [
     ("max_n_cap", "65537", "from 1 to 65536"),
     ("wps_per_salt", "9" * 5000, "whole number"),
     ("lookup_timeout", "soon", "number of seconds"),
-    ("lookup_timeout", "nan", "from 0.001 to 60"),
-    ("lookup_timeout", "inf", "from 0.001 to 60"),
+    ("lookup_timeout", "nan", "number of seconds"),
+    ("lookup_timeout", "inf", "number of seconds"),
+    ("lookup_timeout", float("nan"), "from 0.001 to 60"),
+    ("lookup_timeout", float("inf"), "from 0.001 to 60"),
+    ("lookup_timeout", "1e-1", "number of seconds"),
+    ("lookup_timeout", "1_0", "number of seconds"),
+    ("lookup_timeout", "2m", "from 0.001 to 60"),
+    ("sort_key_form", "epoch", "must be one of iso, epoch-s"),
     ("lookup_timeout", "0", "from 0.001 to 60"),
     ("redis_timeout", True, "number of seconds"),
     ("aws_timeout", [5], "number of seconds"),
-    ("breaker_seconds", "-1", "from 0 to 60"),
+    ("breaker_seconds", "-1", "number of seconds"),
     ("aws_profile", 7, "must be a string"),
     ("aws_region", "eu central", "may hold letters"),
     ("aws_endpoint_url", "127.0.0.1:8000", "http:// or https://"),

@@ -6,7 +6,6 @@ A command names the defaults.
 from __future__ import annotations
 
 import re
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,19 +14,10 @@ import typer
 
 from saltctl.cli.output import OutputFormat
 from saltctl.errors import UsageError
-from saltctl.times import parse_iso
+from saltctl.times import TIMES, parse_duration, parse_time
 
 if TYPE_CHECKING:
-    from saltctl.history.history import History
     from saltctl.rebuild.checkpoint import ResumeMode
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of ``90``, ``90s``, ``15m``, ``2h``, ``1d`` or ``500ms``; ValueError for other strings."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a duration; write it as 90s, 15m or 2h")
-    return float(match[1]) * {"ms": 0.001, None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 def parse_seconds(text: str | float) -> float:
@@ -57,10 +47,10 @@ Output = Annotated[
 ]
 Timeout = Annotated[float, duration("--timeout", "Give up after this long, such as 15m.")]
 Window = Annotated[float, duration("--window", "Seconds between the two readings; 1s if omitted.")]
-Since = Annotated[
-    str | None, typer.Option("--since", metavar="TIME", help="From this time or sort key; 2h is two hours ago.")
-]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time or sort key.")]
+Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="From this time on; 2h is two hours ago.")]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")]
+SinceKey = Annotated[str | None, typer.Option("--since-key", metavar="KEY", help="From this sort key on.")]
+UntilKey = Annotated[str | None, typer.Option("--until-key", metavar="KEY", help="Before this sort key.")]
 Eventual = Annotated[bool, typer.Option("--eventual", help="Eventually consistent: half the cost.")]
 Segments = Annotated[int, typer.Option("--segments", help="Parallel scans of the table.")]
 Source = Annotated[
@@ -114,55 +104,32 @@ MetricsFile = Annotated[
 ]
 
 
-def parse_time(text: str, now: float) -> float:
-    """Return the seconds since the epoch of an ISO 8601 time, or of a duration before ``now``.
+def parse_time_option(name: str, text: str | None, now: datetime) -> datetime | None:
+    """Return the time in UTC that the option ``name`` has; None without one.
 
     Raises:
-        ValueError: the string is neither.
+        UsageError: the string is not a time.
     """
     try:
-        return now - parse_duration(text)
-    except ValueError:
-        pass
-    try:
-        return parse_iso(text).timestamp()
-    except OverflowError as exc:
-        raise ValueError(str(exc)) from exc
+        return None if text is None else parse_time(text, now)
+    except ValueError as exc:
+        raise UsageError(f"{name}: {exc}", hint=f"{name} 2h, or {name} 2026-01-31T12:00:00Z") from None
 
 
 def parse_stream_id(text: str) -> str:
-    """Return the stream id of an id, an ISO 8601 time, or a duration ago.
+    """Return the stream id of an id, or of a time. A number alone is an id if it has 13 digits, or is 0.
 
     Raises:
         UsageError: the string is none of them.
     """
-    error = UsageError(
-        f"{text!r} is neither a stream id nor a time", hint="write 1700000000000-0, 2026-01-31T12:00:00Z or 15m"
-    )
-    if re.fullmatch(r"[0-9]+(-[0-9]+)?", text):
-        if any(len(part) > 20 or int(part) >= 2**64 for part in text.split("-")):
-            raise error
+    if re.fullmatch(r"0|[0-9]{13}|[0-9]+-[0-9]+", text) and all(
+        len(part) <= 20 and int(part) < 2**64 for part in text.split("-")
+    ):
         return text
     try:
-        return str(max(int(parse_time(text, time.time()) * 1000), 0))
+        at = parse_time(text, datetime.now(UTC))
     except ValueError:
-        raise error from None
-
-
-def sort_key_bound(history: History, text: str | None) -> str | None:
-    """Return the sort key of a time or of a duration ago; any other string is a sort key already.
-
-    It is in UTC and has no final zeros, so it is a prefix of every longer form of that time.
-    """
-    if text is None or history.store.keys.sort_type == "N":
-        return text
-    if re.fullmatch(r"[0-9.]+(ms|s|m|h|d)", text):
-        at = datetime.now(UTC) - timedelta(seconds=parse_duration(text))
-    elif re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ].+", text):
-        try:
-            at = parse_iso(text).astimezone(UTC)
-        except ValueError:
-            return text
-    else:
-        return text
-    return at.strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")
+        raise UsageError(
+            f"{text!r:.60} is neither a stream id nor a time", hint=f"write 1700000000000-0, or {TIMES}"
+        ) from None
+    return str(max((at - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1), 0))

@@ -31,10 +31,15 @@ arguments: ContextVar[Sequence[str]] = ContextVar("arguments", default=())
 """The arguments of the running command, for :func:`rerun_hint`."""
 
 
+_KEEPING = {"rebuild", "recover", "replay", "discover", "compare", "import", "set", "setup", "requeue", "drop", "load"}
+"""Commands that change something, and so keep what they have done."""
+
+
 def rerun_hint(how: str = "") -> str:
-    """Return the hint of an interrupted command: its work is kept, and how to run it again."""
-    again = (word for word in arguments.get() if word != "--restart")  # that would discard what is kept
-    return f"finished work is kept; run it again{' ' + how if how else ''}: {command_line(*again)}"
+    """Return the hint of an interrupted command: how to run it again, and that its work is kept if it did any."""
+    words = [word for word in arguments.get() if word != "--restart"]  # that would discard what is kept
+    kept = "finished work is kept; " if _KEEPING & {*words} else ""
+    return f"{kept}run it again{' ' + how if how else ''}: {command_line(*words)}"
 
 
 def _heeded(*signums: signal.Signals) -> list[signal.Signals]:

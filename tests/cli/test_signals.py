@@ -145,3 +145,12 @@ def test_a_child_inherits_an_ignored_signal(handlers: None) -> None:
     code = "import signal; print(signal.getsignal(signal.SIGHUP).name)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "SIG_IGN\n"
+
+
+def test_a_command_that_only_reads_keeps_nothing() -> None:
+    """Its hint promises no finished work."""
+    token = arguments.set(("history", "read", "conv", "--timeout", "1ms"))
+    try:
+        assert rerun_hint("with more time").startswith("run it again with more time: saltctl history read")
+    finally:
+        arguments.reset(token)

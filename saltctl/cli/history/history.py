@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
 
 from saltctl.cli import option
 from saltctl.cli.jobs import drain, show_progress
-from saltctl.cli.option import sort_key_bound
 from saltctl.cli.output import columns_of, note, print_result, resolve_format, warn, write_json
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
@@ -41,6 +40,8 @@ def read(
     all_: Annotated[bool, typer.Option("--all", help="All messages, page by page, in constant memory.")] = False,
     since: option.Since = None,
     until: option.Until = None,
+    since_key: option.SinceKey = None,
+    until_key: option.UntilKey = None,
     eventual: option.Eventual = False,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Leave out partitions with an outage, and exit 4.")
@@ -52,8 +53,10 @@ def read(
     """Read a conversation completely: its base partition and every salt, merged, newest first.
 
     Each page has cursors for both directions, which stay valid while N grows. If a partition cannot be read,
-    the command fails and names it; it never shows a shorter history. TIME is an ISO 8601 time, a duration
-    ago, or the beginning of a sort key; it is a number if the table's sort key is one.
+    the command fails and names it; it never shows a shorter history.
+
+    TIME is ISO 8601, in UTC without a zone; today, yesterday or now; or 90min, 2h30m, 1w ago. It becomes a sort
+    key in the form of the conversation's newest and oldest messages, which are read for that.
 
     \b
     Examples:
@@ -62,25 +65,29 @@ def read(
       saltctl history read conv_hot_01 --all --oldest-first -o jsonl
       saltctl history read conv_hot_01 --since 12h -o json
     """
+    from saltctl.cli.history.bounds import TimeRange
     from saltctl.cli.history.view import PageWriter, print_plan
     from saltctl.history.models import ReadOptions
 
     if all_ and limit is not None:
         raise UsageError("--all chooses the size of its pages: it cannot take a --limit", hint="leave one of them out")
     form = resolve_format(output)
-    given = {"--limit": limit, "--all": all_, "--since": since, "--until": until, "--oldest-first": oldest_first}
-    given |= {"--eventual": eventual, "--allow-partial": allow_partial}
-    resume = f"{command_line('history', 'read', conversation, given=given)} {'--after' if oldest_first else '--before'}"
-    writer = PageWriter(form, resume, oldest_first=oldest_first)
+    between = TimeRange(since, until, since_key, until_key)
     with deadline(timeout):
-        history = session_of(context).history
-        bounds = sort_key_bound(history, since), sort_key_bound(history, until)
+        session = session_of(context)
         options = ReadOptions(
-            limit or 50, before, after, oldest_first, *bounds, consistent=not eventual, allow_partial=allow_partial
+            limit or 50, before, after, oldest_first, consistent=not eventual, allow_partial=allow_partial
         )
+        bounds = between.resolve(session, conversation, options)
+        options = replace(options, since=bounds.low, until=bounds.high)
         if explain:
-            print_plan(history.explain(conversation, options), form)
+            print_plan(session.history.explain(conversation, options), form, bounds.form)
             return
+        given = {"--limit": limit, "--all": all_, **bounds.options(), "--oldest-first": oldest_first}
+        given |= {"--eventual": eventual, "--allow-partial": allow_partial}
+        resume = command_line("history", "read", conversation, given=given)
+        writer = PageWriter(form, f"{resume} {'--after' if oldest_first else '--before'}", oldest_first=oldest_first)
+        history = session.history
         writer.write(history.pages(conversation, options) if all_ else [history.page(conversation, options)])
     if not writer.finish():
         raise typer.Exit(ExitCode.INCOMPLETE)
@@ -96,6 +103,8 @@ def find(
     ] = None,
     since: option.Since = None,
     until: option.Until = None,
+    since_key: option.SinceKey = None,
+    until_key: option.UntilKey = None,
     timeout: option.Timeout = 0.0,
     output: option.Output = None,
 ) -> None:
@@ -109,14 +118,18 @@ def find(
       saltctl history find conv_hot_12 ma5abd5f5b05b
       saltctl history find conv_hot_12 ma5abd5f5b05b --since 36h -o json
     """
+    from saltctl.cli.history.bounds import TimeRange
     from saltctl.cli.history.view import MESSAGE_COLUMNS, print_chat, record_of
-    from saltctl.history.models import FIND_TIMEOUT, FindOptions
+    from saltctl.history.models import DEFAULT_OPTIONS, FIND_TIMEOUT, FindOptions
 
+    between = TimeRange(since, until, since_key, until_key)
+    if sort_key is not None and (since or until or since_key or until_key):
+        raise UsageError("--sort-key names one row: it takes no bounds", hint="leave out the bounds")
     with deadline(timeout):
-        history = session_of(context).history
-        bounds = sort_key_bound(history, since), sort_key_bound(history, until)
-        options = FindOptions(sort_key, *bounds, timeout=max(timeout, FIND_TIMEOUT))
-        found = history.find(conversation, message, options)
+        session = session_of(context)
+        bounds = between.resolve(session, conversation, DEFAULT_OPTIONS)
+        options = FindOptions(sort_key, bounds.low, bounds.high, timeout=max(timeout, FIND_TIMEOUT))
+        found = session.history.find(conversation, message, options)
     form = resolve_format(output)
     if found.message is None:
         keys = found.partition_keys

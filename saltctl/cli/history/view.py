@@ -30,6 +30,7 @@ from saltctl.times import parse_iso
 
 if TYPE_CHECKING:
     from saltctl.history.models import Message, Page, ReadPlan
+    from saltctl.history.sort_key_form import SortKeyForm
 
 MESSAGE_COLUMNS = columns_of("sort_key message_id partition_key message")
 REQUEST_COLUMNS = columns_of("partition_key order limit from to consistent")
@@ -229,8 +230,13 @@ def _first_string(attributes: Mapping[str, Any], names: Sequence[str]) -> str | 
     return next((attributes[name] for name in names if isinstance(attributes.get(name), str)), None)
 
 
-def print_plan(plan: ReadPlan, form: OutputFormat) -> None:
-    """Print the first requests of a page."""
+def print_plan(plan: ReadPlan, form: OutputFormat, sort_keys: SortKeyForm | None) -> None:
+    """Print the first requests of a page, and the form of sort keys that times were turned into."""
+    if sort_keys is not None:
+        note(
+            f"times become sort keys of the form {sort_keys.name}"
+            + (f", after {sort_keys.prefix!r}" if sort_keys.prefix else "")
+        )
     lookup = plan.lookup
     requests = [
         {

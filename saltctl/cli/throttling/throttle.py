@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.option import parse_time
 from saltctl.cli.output import OutputFormat, columns_of, format_value, print_result, resolve_format, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
@@ -42,7 +41,9 @@ ALARM_VIEW_COLUMNS = columns_of(
 @group.command("scan")
 def scan(
     context: typer.Context,
-    since: Annotated[str, typer.Option("--since", metavar="TIME|DURATION", help="Start of the range.")] = "1h",
+    since: Annotated[
+        str, typer.Option("--since", metavar="TIME|DURATION", help="Start of the range; 2h is two hours ago.")
+    ] = "1h",
     until: Annotated[
         str | None, typer.Option("--until", metavar="TIME|DURATION", help="End of the range; now if omitted.")
     ] = None,
@@ -88,18 +89,12 @@ def scan(
 def _parse_range(since: str, until: str | None, period: float) -> TimeRange:
     from saltctl.throttling.analysis import time_range
 
-    now = time.time()
+    now = datetime.now(UTC)
     if period % 1:
         raise UsageError(f"the period must be a multiple of a minute, not {period:g} s", hint="write 1m, 5m, 15m or 1h")
-    bounds = []
-    for name, bound in (("--since", since), ("--until", until)):
-        try:
-            bounds.append(now if bound is None else parse_time(bound, now))
-        except ValueError:
-            hint = "write 2026-01-31T12:00:00Z, or 90m for 90 minutes ago"
-            raise UsageError(f"{name} {bound!r} is not a time", hint=hint) from None
-    start, end = bounds
-    return time_range(start, end, int(period) or None, now)
+    start = option.parse_time_option("--since", since, now) or now
+    end = option.parse_time_option("--until", until, now) or now
+    return time_range(start.timestamp(), end.timestamp(), int(period) or None, now.timestamp())
 
 
 def _service_status(session: Session) -> ServiceStatus:

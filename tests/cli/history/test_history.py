@@ -124,7 +124,7 @@ def test_all_prints_every_message_in_every_format(saltctl: Runner, history: Hist
 
 
 def test_since_and_until_accept_times_and_durations(saltctl: Runner, history: History) -> None:
-    """``--since`` is included, ``--until`` excluded. Times of any zone are converted to UTC; 100d is 100 days ago."""
+    """``--since`` is included, ``--until`` excluded. Times of any zone are converted; 36500d is 100 years ago."""
     expected = put_messages(history, 10)
 
     def read(*args: str) -> list[str]:
@@ -136,7 +136,57 @@ def test_since_and_until_accept_times_and_durations(saltctl: Runner, history: Hi
     assert read("--since", "2026-07-01", "--until", "2026-07-02") == expected
     assert read("--until", "2026-07-01") == []
     assert read("--until", "36500d") == []
-    assert read("--since", "2026-07-01T08:03:00.000Z#m3") == expected[:7]
+    assert read("--since-key", "2026-07-01T08:03:00.000Z#m3") == expected[:7]
+    assert read("--since", "2026-07-01T08:03", "--until-key", "2026-07-01T08:06") == expected[4:7]
+
+
+@pytest.mark.parametrize("text", ["12hr", "20261126", "11/26/2026", "-2h", "9999999d", "2026", "m3"])
+@pytest.mark.parametrize("command", [("read", CONV), ("find", CONV, "m1")], ids=" ".join)
+def test_a_bound_that_is_not_a_time_is_refused(saltctl: Runner, command: tuple[str, ...], text: str) -> None:
+    """Exit 2 before any server is asked: it is never taken for a sort key."""
+    outcome = saltctl("history", *command, "--since", text, "-o", "json")
+    assert (outcome.code, outcome.out, outcome.error["code"]) == (2, "", "usage")
+    assert "yesterday" in outcome.error["message"]
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [("--since", "2h", "--since-key", "x"), ("--until", "2h", "--until-key", "x"), ("--since", "1h", "--until", "2h")],
+    ids=" ".join,
+)
+def test_bounds_that_exclude_each_other_are_refused(saltctl: Runner, bounds: tuple[str, ...]) -> None:
+    """A bound is a time or a sort key, and the range has messages."""
+    assert saltctl("history", "read", CONV, *bounds).code == 2
+
+
+def test_sort_keys_without_a_known_form_are_refused(
+    saltctl: Runner, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 2 and no message, even if only the oldest row has another form; the setting names the form."""
+    put_messages(history, 60)
+    history.put(CONV, "0001#first", {"body": "x"})
+    outcome = saltctl("history", "read", CONV, "--since", "2026-07-01T08:50", "-o", "json")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--since-key" in outcome.error["hint"]
+    monkeypatch.setenv("SALTCTL_SORT_KEY_FORM", "iso")
+    named = saltctl("history", "read", CONV, "--since", "2026-07-01T08:58", "-o", "json")
+    assert ids_of(named.json) == ["m59", "m58"]
+
+
+def test_a_message_is_found_between_times(saltctl: Runner, history: History) -> None:
+    """``history find`` takes the bounds of ``history read``, and none with a whole sort key."""
+    put_messages(history, 9)
+    find = ("history", "find", CONV, "m4", "-o", "json")
+    assert saltctl(*find, "--since", "2026-07-01T08:04", "--until", "2026-07-01T08:05").code == 0
+    assert saltctl(*find, "--since", "2026-07-01T08:05").code == 3
+    assert saltctl(*find, "--until-key", "2026-07-01T08:04").code == 3
+    assert saltctl(*find, "--since", "2h", "--sort-key", "2026-07-01T08:04:00.000Z#m4").code == 2
+
+
+def test_a_time_in_an_empty_conversation(saltctl: Runner, history: History) -> None:
+    """There is nothing to learn the form from, and nothing to leave out."""
+    outcome = saltctl("history", "read", "unknown", "--since", "2h", "-o", "json")
+    assert (outcome.code, outcome.json["messages"]) == (0, [])
 
 
 def test_numbers_are_exact_and_binary_is_base64(saltctl: Runner, history: History) -> None:
@@ -238,7 +288,7 @@ def test_an_unknown_conversation_is_an_empty_history(saltctl: Runner, history: H
 
 def test_explain_sends_no_query(saltctl: Runner, stub: AwsStub) -> None:
     """It shows the first requests and does not send them."""
-    outcome = saltctl("history", "read", CONV, "--explain", "--eventual", "--since", "2026", "-o", "json")
+    outcome = saltctl("history", "read", CONV, "--explain", "--eventual", "--since-key", "2026", "-o", "json")
     assert "Query" not in stub.seen
     first = outcome.json["requests"][1]
     assert (first["partition_key"], first["order"], first["from"], first["to"], first["consistent"]) == (
@@ -517,5 +567,8 @@ def test_a_table_of_requests_omits_their_common_range(saltctl: Runner, seeded: L
     assert len(after.out.splitlines()) == 2 + 17
     newest = saltctl(*page, "--explain", "-o", "table")
     assert "every request reads from the newest message on" in newest.err
-    since = saltctl(*page, "--since", "2026", "--explain", "-o", "table")
+    since = saltctl(*page, "--since-key", "2026", "--explain", "-o", "table")
     assert "every request reads from 2026\n" in since.err
+    timed = saltctl(*page, "--since", "2026-01-01", "--explain", "-o", "table")
+    assert "every request reads from 2026-01-01T00:00:00\n" in timed.err
+    assert "times become sort keys of the form iso" in timed.err
