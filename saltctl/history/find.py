@@ -24,6 +24,7 @@ from saltctl.history.models import message_id_of
 from saltctl.history.scatter_gather import partition_error
 from saltctl.history.thread_pool import ThreadPool
 from saltctl.salting import number_text
+from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.contracts.messages import Filter, Item, MessageStore, PartitionQuery, SortKey
 
 
@@ -119,7 +120,7 @@ class MessageSearch:
         self, partition_keys: Sequence[str], search: Callable[[str], Item | None], failed: dict[str, SaltctlError]
     ) -> Item | None:
         """Search partitions at once; return the first row that is found, and add the errors to ``failed``."""
-        searches = {self.pool.submit(search, key): key for key in partition_keys}
+        searches = {self.pool.submit(self._bounded, search, key): key for key in partition_keys}
         try:
             while searches:
                 done = wait(searches, max(self._deadline - self.clock(), 0.0), return_when=FIRST_COMPLETED).done
@@ -136,6 +137,11 @@ class MessageSearch:
             for future in searches:
                 future.cancel()
         return None
+
+    def _bounded(self, search: Callable[[str], Item | None], key: str) -> Item | None:
+        """Search one partition in a thread of the pool, which is free again once the search has ended."""
+        with TimeBudget(self._deadline - self.clock()):
+            return search(key)
 
     def _get(self, key: str, sort_key: SortKey) -> Item | None:
         item = self.store.get(key, sort_key)

@@ -40,6 +40,7 @@ from saltctl.history.thread_pool import ThreadPool
 from saltctl.registry.registry import Lookups, Registry
 from saltctl.salting import find_set, number_text, partition_key, read_set, salt_of
 from saltctl.settings import Settings
+from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.contracts.messages import Item, MessageStore, PartitionQuery, SortKey
 
 CONCURRENCY = 72
@@ -187,7 +188,8 @@ class History:
                 ``Registry.lookup``, and the same of the messages table.
         """
         started = self.clock()
-        request = self._prepare(conversation_id, options)
+        with TimeBudget(self.page_timeout):
+            request = self._prepare(conversation_id, options)
         deadline = started + self.page_timeout
         job = ScatterGather(
             self.store, self.pool, self.clock, deadline, options.allow_partial, id_attribute=self.id_attribute

@@ -22,6 +22,7 @@ from saltctl.history.ordered_merge import OrderedMerge, Row, tie_of
 from saltctl.history.page_estimate import estimate_page_end, rows_before_page_end
 from saltctl.history.thread_pool import ThreadPool
 from saltctl.registry.registry import Lookup
+from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.contracts.messages import Item, MessageStore, PartitionAnswer, PartitionQuery, SortKey
 
 EXPECTED_DRY = 0.3
@@ -181,6 +182,7 @@ class _Round:
 
     store: MessageStore
     clock: Callable[[], float]
+    deadline: float
     expected: int
     is_fatal: Callable[[Exception], bool]
     answers: _Answers = field(default_factory=dict)
@@ -196,7 +198,8 @@ class _Round:
             return
         try:
             started = self.clock()
-            answer = self.store.query(query)
+            with TimeBudget(self.deadline - started):  # a thread is free again once its page has ended
+                answer = self.store.query(query)
             seconds = self.clock() - started
             # Rows are made here, while other partitions have still to answer.
             name, kind = self.store.keys.sort_key, self.store.keys.sort_type
@@ -260,7 +263,7 @@ class ScatterGather:
 
     def _ask(self, asked: list[PartitionRead], query: PartitionQuery) -> _Answers:
         """Run one round of queries, until one has an error that ends the page."""
-        current = _Round(self.store, self.clock, len(asked), self._is_fatal)
+        current = _Round(self.store, self.clock, self.deadline, len(asked), self._is_fatal)
         # All queries are made first: threads that run already would slow down the making of the others.
         for read, next_query in [(read, read.next_query(query)) for read in asked]:
             self.pool.start(partial(current.ask, read, next_query))

@@ -19,12 +19,20 @@ from saltctl.errors import ConfigurationError
 from saltctl.loopback import INSIDE
 from saltctl.settings import Settings, load_settings
 from saltctl.stores.aws.client import create_client
-from saltctl.stores.aws.session import new_session
+from saltctl.stores.bounded.aws_loopback import keep_to_loopback
 from saltctl.stores.redis.connections import Connections
 from tests.local.test_environment import UNSEEDED
 from tests.support.redis_stub import RedisStub
 
 REMOTE = "redis://prod.example:6379"
+
+
+def _session() -> Any:
+    from botocore.session import get_session
+
+    core: Any = get_session()
+    keep_to_loopback(core)
+    return core
 
 
 @pytest.fixture
@@ -110,9 +118,9 @@ def test_an_aws_endpoint_elsewhere_is_refused(
 def test_clients_for_credentials_stay_on_loopback(name: str, inside: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Botocore makes them by the same session, for roles and single sign-on."""
     with pytest.raises(ConfigurationError, match="not on loopback"):
-        new_session().create_client(name)
+        _session().create_client(name)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    assert new_session().create_client(name).meta.endpoint_url == "http://127.0.0.1:1"
+    assert _session().create_client(name).meta.endpoint_url == "http://127.0.0.1:1"
 
 
 def test_metadata_services_are_not_asked(inside: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +133,7 @@ def test_metadata_services_are_not_asked(inside: None, monkeypatch: pytest.Monke
         with monkeypatch.context() as patch:
             patch.setenv(f"AWS_CONTAINER_CREDENTIALS_{name}_URI", value)
             with pytest.raises(ConfigurationError, match=r"169\.254"):
-                new_session().create_client("dynamodb")
+                _session().create_client("dynamodb")
 
 
 # Shells.

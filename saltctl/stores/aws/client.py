@@ -19,7 +19,8 @@ from saltctl.errors import (
 )
 from saltctl.forks import PerProcess, importing, this_process
 from saltctl.settings import Settings
-from saltctl.stores.aws.session import new_session
+from saltctl.stores.bounded.aws_loopback import keep_to_loopback
+from saltctl.stores.bounded.errors import UnreadableResponseError
 from saltctl.urls import mask_url
 
 POOL_SIZE = 72
@@ -40,10 +41,6 @@ _DENIED = {
 
 EMPTY = b"{}"
 """The body of a response without members, and of one that ScanClient has parsed."""
-
-
-class UnreadableResponseError(Exception):
-    """A response of another shape than botocore's parser expects, for example from a proxy."""
 
 
 # Clients.
@@ -77,7 +74,8 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3) -> Any
         endpoint = None if from_environment else settings.aws_endpoint_url
         sessions = _sessions.get()
         with sessions.lock:  # clients are thread-safe, but a session must not create two at once (documented)
-            session = sessions.get(settings.aws_profile, settings.aws_region, os.environ.get("AWS_ACCESS_KEY_ID"))
+            key = settings.aws_profile, settings.aws_region, os.environ.get("AWS_ACCESS_KEY_ID")
+            session = sessions.get(*key, timeout=settings.aws_timeout)
             return session.client(service, config=config, endpoint_url=endpoint)
     except (BotoCoreError, ValueError) as exc:
         raise to_saltctl_error(exc, service) from exc
@@ -125,12 +123,15 @@ class _Sessions:
         self.lock = threading.Lock()
         self._sessions: dict[tuple[str | None, ...], Any] = {}
 
-    def get(self, *key: str | None) -> Any:
+    def get(self, *key: str | None, timeout: float) -> Any:
         """Return the session of a profile, a Region and a key id; only while the lock is held."""
         import boto3
 
+        from saltctl.stores.bounded.aws_requests import create_session
+
         if key not in self._sessions:
-            core = new_session()
+            core = create_session(timeout)
+            keep_to_loopback(core)
             core.register_component("response_parser_factory", SimpleNamespace(create_parser=_create_parser))
             session = boto3.session.Session(botocore_session=core, profile_name=key[0], region_name=key[1])
             core.register_component("data_loader", self._models.setdefault(key, core.get_component("data_loader")))

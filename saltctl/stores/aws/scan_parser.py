@@ -16,7 +16,8 @@ from typing import Any
 
 from saltctl.forks import this_process
 from saltctl.stores.aws.backup_items import KEY, OWN_ITEM_PREFIX, find_damage
-from saltctl.stores.aws.client import EMPTY, UnreadableResponseError, check_crc
+from saltctl.stores.aws.client import EMPTY, check_crc
+from saltctl.stores.bounded.errors import UnreadableResponseError
 from saltctl.stores.contracts.registry import DamagedEntry
 
 _EVENT = "before-parse.dynamodb.Scan"

@@ -22,10 +22,18 @@ from saltctl.local.servers import LocalMoto, free_port
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import aws_errors, create_client, to_saltctl_error
-from saltctl.stores.aws.session import new_session
+from saltctl.stores.bounded.aws_loopback import keep_to_loopback
 from saltctl.throttling.key_range import throttled_by_key_range
 from tests.stores.aws.backup_helpers import THROTTLED, make_raise
 from tests.support.aws_stub import GARBAGE, REASONS, THROTTLES, AwsStub, refusal, throttled
+
+
+def _session() -> Any:
+    from botocore.session import get_session
+
+    core: Any = get_session()
+    keep_to_loopback(core)
+    return core
 
 
 @pytest.mark.parametrize(
@@ -214,7 +222,7 @@ def test_loopback_is_reached_without_a_proxy(name: str, moto: LocalMoto, monkeyp
         monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
         settings = Settings(aws_endpoint_url=moto.url, aws_timeout=60.0)
         assert "TableNames" in create_client(settings, "dynamodb", attempts=1).list_tables()
-        assert new_session().create_client("sts", endpoint_url="http://localhost:1").meta.endpoint_url
+        assert _session().create_client("sts", endpoint_url="http://localhost:1").meta.endpoint_url
         proxy.settimeout(0)
         with pytest.raises(BlockingIOError):
             proxy.accept()

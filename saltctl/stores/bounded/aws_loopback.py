@@ -12,16 +12,14 @@ from saltctl.urls import is_loopback
 _CONTAINER = "http://169.254.170.2"
 
 
-def new_session() -> Any:
-    """Create a botocore session.
+def keep_to_loopback(core: Any) -> None:
+    """Change a botocore session before its first client.
 
     Its clients reach an endpoint on loopback without the proxies of the environment, whatever NO_PROXY says. Inside the
     local environment it creates no other clients, and asks no metadata service elsewhere for credentials.
     """
-    import botocore.session
     from botocore.config import Config
 
-    core: Any = botocore.session.get_session()
     create = core.create_client
 
     def create_client(*args: Any, **options: Any) -> Any:
@@ -38,7 +36,6 @@ def new_session() -> Any:
         return client
 
     core.create_client = create_client
-    return core
 
 
 def _check_credential_endpoints(core: Any) -> None:

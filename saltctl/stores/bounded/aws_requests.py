@@ -1,0 +1,133 @@
+"""botocore's requests within time budgets. Import this module only inside functions: it imports botocore.
+
+botocore's timeouts bound single operations of a socket, and three attempts have three of each. Here one request has one
+budget, the client's ``read_timeout``: credentials, names, connecting, the body and the pauses before retries included.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from botocore.awsrequest import (  # noqa: TID253  this module is imported where botocore is needed
+    AWSHTTPConnection,
+    AWSHTTPConnectionPool,
+    AWSHTTPSConnection,
+    AWSHTTPSConnectionPool,
+)
+from botocore.config import Config  # noqa: TID253
+from botocore.exceptions import HTTPClientError  # noqa: TID253
+from botocore.hooks import HierarchicalEmitter  # noqa: TID253
+from botocore.session import Session  # noqa: TID253
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+from saltctl.stores.bounded.aws_credentials import SharedCredentials
+from saltctl.stores.bounded.deadline import BoundedTlsSocket, TimeBudget, connect, remaining
+from saltctl.stores.bounded.errors import UnreadableResponseError
+
+LONGEST_BODY = 64 << 20
+"""Bytes of the longest response that is read. DynamoDB answers with up to 16 MB of values, which JSON makes longer."""
+_CREDENTIALS_SECONDS = 10.0
+"""The least time of a request for credentials: whoever waits for it has a budget of their own."""
+
+
+def create_session(timeout: float) -> Session:
+    """Create a session of botocore whose clients, also those that ask for credentials, have time budgets."""
+    session = Session(event_hooks=_Events())
+    seconds = max(timeout, _CREDENTIALS_SECONDS)
+    session.set_default_client_config(Config(connect_timeout=seconds, read_timeout=seconds))
+    session.register("creating-client-class", _add_base)
+    session.register_component("credential_provider", SharedCredentials(session))
+    return session
+
+
+def _add_base(**event: Any) -> None:
+    event["base_classes"].insert(0, _BoundedClient)
+
+
+class _BoundedClient:
+    """A base of each client's class."""
+
+    _endpoint: Any
+    meta: Any
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        # Private attributes of botocore: it has no public way to another class of connections for one client. If a
+        # version has no such attributes, the timeouts of single operations remain.
+        with suppress(AttributeError):
+            http = self._endpoint.http_session
+            http._manager.pool_classes_by_scheme = http._pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+
+    def _make_api_call(self, operation_name: str, api_params: Any) -> Any:
+        with TimeBudget(self.meta.config.read_timeout):
+            try:
+                return super()._make_api_call(operation_name, api_params)  # type: ignore[misc]
+            except HTTPClientError as exc:
+                raise _unreadable(exc) or exc from exc
+
+
+def _unreadable(exc: Any) -> UnreadableResponseError | None:
+    """Return the error that botocore has wrapped into its own."""
+    cause = getattr(exc, "kwargs", {}).get("error")
+    return cause if isinstance(cause, UnreadableResponseError) else None
+
+
+class _Events(HierarchicalEmitter):
+    """The events of a session. The pause before a retry leaves at least half of the budget to it."""
+
+    def emit(self, event_name: str, **more: Any) -> Any:
+        """Emit an event; return the handlers with their responses."""
+        responses = super().emit(event_name, **more)
+        if not event_name.startswith("needs-retry") or (left := remaining()) is None:
+            return responses
+        if not left or _unreadable(more.get("caught_exception")):
+            return [(handler, False) for handler, _ in responses]
+        return [(handler, min(pause, left / 2) if pause else pause) for handler, pause in responses]
+
+
+class _Connection(AWSHTTPConnection):
+    def _new_conn(self) -> Any:  # as urllib3's own subclasses do
+        seconds = self.timeout if isinstance(self.timeout, int | float) else sys.maxsize
+        try:
+            return connect(self._dns_host, self.port, seconds, self.socket_options or ())
+        except TimeoutError as exc:
+            raise ConnectTimeoutError(self, f"{self.host} did not answer in time: {exc}") from exc
+        except OSError as exc:
+            raise NewConnectionError(self, f"cannot connect to {self.host}: {exc}") from exc
+
+    def getresponse(self) -> Any:
+        """Return the response; to read a body that is too long raises UnreadableResponseError."""
+        response: Any = super().getresponse()
+        stream = response.stream
+
+        def bounded_stream(*args: Any, **more: Any) -> Iterator[bytes]:
+            """Yield the parts of the body."""
+            length = 0
+            for part in stream(*args, **more):
+                length += len(part)
+                if length > LONGEST_BODY:
+                    response.close()
+                    raise UnreadableResponseError(f"its body is longer than {LONGEST_BODY >> 20} MB")
+                yield part
+
+        response.stream = bounded_stream
+        return response
+
+
+class _TlsConnection(_Connection, AWSHTTPSConnection):  # type: ignore[misc]  # as AWSHTTPSConnection itself
+    def connect(self) -> None:
+        """Connect and shake hands."""
+        if self.ssl_context is not None:
+            self.ssl_context.sslsocket_class = BoundedTlsSocket
+        super().connect()
+
+
+class _Pool(AWSHTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(AWSHTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
