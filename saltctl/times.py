@@ -65,13 +65,13 @@ def parse_duration(text: str, *, bare: bool = True) -> float:
 def parse_time(text: str, now: datetime) -> datetime:
     """Return the time in UTC of an ISO 8601 time, ``now``, ``today``, ``yesterday``, or a duration ago such as ``2h``.
 
-    A time without a zone is in UTC, and so are days. Relative times count from the last whole second before ``now``.
+    A time without a zone is in UTC, and so are days.
 
     Raises:
         ValueError: it is anything else, before the year 1, or has more digits than microseconds.
     """
-    now = now.astimezone(UTC).replace(microsecond=0)
-    midnight = now.replace(hour=0, minute=0, second=0)
+    now = now.astimezone(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     days = {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}
     if text in days:
         return days[text]

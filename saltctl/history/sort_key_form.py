@@ -11,8 +11,8 @@ included lower bound and as an excluded upper one, whatever follows the time in 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -23,14 +23,13 @@ from saltctl.stores.contracts.messages import SortKey
 from saltctl.times import parse_iso
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SECOND = 10**6
-"""Microseconds, the unit of all times here."""
+_SECOND = 10**6  # all times here are in microseconds
 _EARLIEST = (datetime(2010, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _YEAR = 366 * 86400 * _SECOND
 """A number is a time only if that time is after 2010 and at most a year ahead: others are counters or other ids.
 Nanoseconds have as many digits as snowflake ids, so the newest of them must also be at most a year old."""
-_PREFIX = r"(?P<prefix>[#:|/_]*(?:[A-Za-z][A-Za-z0-9]*[^A-Za-z0-9]+)*)"
-"""Words that begin with a letter: no time does."""
+_PREFIX = r"(?P<prefix>[#:|/_]*(?:[A-Za-z][A-Za-z0-9]*(?:[^A-Za-z0-9.+-]+|[.-]))*)"
+"""Words that begin with a letter: no time does. A hyphen after another separator is a minus."""
 _END = r"(?![0-9A-Za-z]|[:.,][0-9])"
 _ISO = re.compile(
     _PREFIX
@@ -62,7 +61,7 @@ class SortKeyForm:
 
     Args:
         name: one of SORT_KEY_FORMS.
-        prefix: the text before the time, equal in all rows.
+        prefix: the characters before the time, equal in all rows.
         style: how the form is written: the separators, length and offset of ISO 8601; the digits of a number.
         step: the microseconds of its smallest unit, fractions aside.
         fractions: the fractions of seconds that the sampled rows have, such as ``.000``.
@@ -109,7 +108,7 @@ class SortKeyForm:
 
 @dataclass(frozen=True)
 class _Reading:
-    """One way to read a sort key: its form, the fraction as a pattern of zeros, and the time in microseconds."""
+    """One way to read a sort key: its form, the fraction as zeros, and the time in microseconds."""
 
     form: SortKeyForm
     fraction: str
@@ -125,30 +124,40 @@ def learn_form(keys: Sequence[SortKey], now: datetime, named: str | None = None)
         UsageError: no form, or more than one, fits all keys.
     """
     current = (now - _EPOCH) // timedelta(microseconds=1)
-    found = [[r for r in _read(key, named) if named or _is_plausible(r, current)] for key in keys]
-    if named:
-        found = [readings for readings in found if readings]
-    forms = set.intersection(*({r.form for r in readings} for readings in found)) if found else set()
-    fitting = {form: [r for readings in found for r in readings if r.form == form] for form in forms}
+    found = {key: [r for r in _read(key, named) if named or _is_plausible(r, current)] for key in keys}
+    found = {key: readings for key, readings in found.items() if readings or not named}
+    forms = set.intersection(*map(_forms, found.values())) if found else set()
+    fitting = {form: [r for readings in found.values() for r in readings if r.form == form] for form in forms}
     if not named:
-        fitting = {
-            form: readings
-            for form, readings in fitting.items()
-            if form.name != "epoch-ns" or max(r.at for r in readings) >= current - _YEAR
-        }
+        fitting = {form: readings for form, readings in fitting.items() if _is_current(readings, current)}
     if len(fitting) != 1:
-        shown = " and ".join(repr(str(key))[:60] for key in dict.fromkeys((keys[0], keys[-1])))
-        problem = "have no form of a time that is known" if not fitting else "fit several forms of times"
-        if any(found) and not forms:
-            problem = "do not all have the same form of a time"
-        raise UsageError(
-            f"a time cannot become a sort key of this table: its sort keys {problem}, such as {shown}",
-            hint="give raw sort keys: --since-key, --until-key; or name the form of the keys that hold times: "
-            f"SALTCTL_SORT_KEY_FORM={'|'.join(SORT_KEY_FORMS)}",
-        )
+        raise _refusal(found or {key: [] for key in keys}, several=len(fitting) > 1)
     ((form, readings),) = fitting.items()
-    fractions = frozenset(r.fraction for r in readings)
-    return SortKeyForm(form.name, form.prefix, form.style, form.step, fractions)
+    return replace(form, fractions=frozenset(r.fraction for r in readings))
+
+
+def _refusal(found: Mapping[SortKey, Sequence[_Reading]], *, several: bool) -> UsageError:
+    """Return the error about these keys and their readings, with the first key and one that differs from it."""
+    first = next(iter(found))
+    other = next((key for key, readings in found.items() if _forms(readings) != _forms(found[first])), None)
+    if other is not None:
+        problem = f"do not all have the same form of a time: {str(first)!r:.60} and {str(other)!r:.60}"
+    else:
+        known = "fit several forms of times" if several else "have no form of a time that is known"
+        problem = f"{known}, such as {str(first)!r:.60}"
+    return UsageError(
+        f"a time cannot become a sort key of this table: its sort keys {problem}",
+        hint="give raw sort keys: --since-key, --until-key; or name the form of the keys that hold times: "
+        f"SALTCTL_SORT_KEY_FORM={'|'.join(SORT_KEY_FORMS)}",
+    )
+
+
+def _forms(readings: Sequence[_Reading]) -> set[SortKeyForm]:
+    return {reading.form for reading in readings}
+
+
+def _is_current(readings: Sequence[_Reading], current: int) -> bool:
+    return readings[0].form.name != "epoch-ns" or max(r.at for r in readings) >= current - _YEAR
 
 
 def _is_plausible(reading: _Reading, current: int) -> bool:
@@ -184,7 +193,7 @@ def _read_iso(key: str) -> _Reading | None:
     separator = next((mark for mark in "T " if mark in plain), "")
     style = (separator, "-" not in plain, length, offset, bool(zone))
     micros = (at.replace(tzinfo=UTC) - offset - _EPOCH) // timedelta(microseconds=1)
-    return _Reading(SortKeyForm("iso", match["prefix"], style, _iso_step(length)), _zeros(fraction), micros)
+    return _Reading(SortKeyForm("iso", match["prefix"], style, _iso_step(length)), re.sub(r"\d", "0", fraction), micros)
 
 
 def _iso_step(length: int) -> int:
@@ -211,7 +220,7 @@ def _read_digits(key: str) -> _Reading | None:
         return None
     step = max(10 ** (15 - power), 1) if power <= 15 else 1
     form = SortKeyForm(name, match["prefix"], (len(digits), power), step)
-    return _Reading(form, _zeros(fraction), int(digits) * step if power <= 15 else int(digits) // 1000)
+    return _Reading(form, re.sub(r"\d", "0", fraction), int(digits) * step if power <= 15 else int(digits) // 1000)
 
 
 def _write_digits(style: tuple[Any, ...], whole: int) -> str:
@@ -225,11 +234,8 @@ def _write_digits(style: tuple[Any, ...], whole: int) -> str:
 def _read_ulid(key: str) -> _Reading | None:
     if (match := _ULID.match(key)) is None:
         return None
-    milliseconds = 0
-    for character in match["id"][:10].upper():
-        milliseconds = milliseconds * 32 + _BASE32.index(character)
     form = SortKeyForm("ulid", match["prefix"], (match["id"].upper() == match["id"],), 1000)
-    return _Reading(form, "", milliseconds * 1000)
+    return _Reading(form, "", _from_base(_BASE32, match["id"][:10].upper()) * 1000)
 
 
 def _write_ulid(style: tuple[Any, ...], whole: int) -> str:
@@ -261,10 +267,8 @@ def _write_uuid(style: tuple[Any, ...], whole: int) -> str:
 def _read_ksuid(key: str) -> _Reading | None:
     if (match := _KSUID.match(key)) is None:
         return None
-    value = 0
-    for character in match["id"]:
-        value = value * 62 + _BASE62.index(character)
-    return _Reading(SortKeyForm("ksuid", match["prefix"]), "", ((value >> 128) + _KSUID_EPOCH) * _SECOND)
+    seconds = (_from_base(_BASE62, match["id"]) >> 128) + _KSUID_EPOCH
+    return _Reading(SortKeyForm("ksuid", match["prefix"]), "", seconds * _SECOND)
 
 
 def _write_ksuid(_: tuple[Any, ...], whole: int) -> str:
@@ -272,6 +276,10 @@ def _write_ksuid(_: tuple[Any, ...], whole: int) -> str:
     if seconds >= 2**32:
         raise OverflowError
     return _in_base(_BASE62, max(seconds, 0) << 128, 27)
+
+
+def _from_base(alphabet: str, text: str) -> int:
+    return sum(alphabet.index(character) * len(alphabet) ** place for place, character in enumerate(reversed(text)))
 
 
 def _in_base(alphabet: str, number: int, width: int) -> str:
@@ -284,10 +292,6 @@ def _in_base(alphabet: str, number: int, width: int) -> str:
     if len(digits) > width:
         raise OverflowError
     return digits
-
-
-def _zeros(fraction: str) -> str:
-    return fraction[:1] + "0" * (len(fraction) - 1)
 
 
 _WRITERS: dict[str, Callable[[tuple[Any, ...], int], str]] = dict(

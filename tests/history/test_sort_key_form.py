@@ -6,9 +6,10 @@ import string
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from zlib import crc32
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saltctl.errors import UsageError
@@ -40,18 +41,18 @@ def iso(pattern: str, hours: int = 0) -> Write:
 
 def ulid(at: datetime, tail: str) -> str:
     """Write a ULID. Its random part comes from the tail."""
-    return based(CROCKFORD, units(at, 1000), 10) + based(CROCKFORD, hash(tail) % 2**80, 16)
+    return based(CROCKFORD, units(at, 1000), 10) + based(CROCKFORD, crc32(tail.encode()) % 2**80, 16)
 
 
 def uuid7(at: datetime, tail: str) -> str:
     """Write a UUID of version 7."""
     digits = f"{units(at, 1000):012x}"
-    return f"{digits[:8]}-{digits[8:]}-7{hash(tail) % 4096:03x}-8def-0123456789ab"
+    return f"{digits[:8]}-{digits[8:]}-7{crc32(tail.encode()) % 4096:03x}-8def-0123456789ab"
 
 
 def ksuid(at: datetime, tail: str) -> str:
     """Write a KSUID."""
-    return based(BASE62, (units(at, 1) - 1_400_000_000 << 128) + hash(tail) % 2**128, 27)
+    return based(BASE62, (units(at, 1) - 1_400_000_000 << 128) + crc32(tail.encode()) % 2**128, 27)
 
 
 SECOND, MILLI, MICRO = timedelta(seconds=1), timedelta(milliseconds=1), timedelta(microseconds=1)
@@ -92,6 +93,7 @@ ROWS = st.lists(st.tuples(TIMES, st.sampled_from(["", "#m1", "#zz", "_a", "|7"])
 
 
 @pytest.mark.parametrize("case", FORMS)
+@settings(max_examples=25, deadline=None)
 @given(rows=ROWS, bound=TIMES, step=st.integers(-2, 2))
 def test_a_bound_selects_exactly_the_rows_within(
     case: str, rows: list[tuple[datetime, str]], bound: datetime, step: int
@@ -99,8 +101,6 @@ def test_a_bound_selects_exactly_the_rows_within(
     """For random times, and for bounds within microseconds of a row's time."""
     name, unit, write = FORMS[case]
     rows = [(EPOCH + (at - EPOCH) // unit * unit, tail) for at, tail in rows]
-    if unit > SECOND or "offset" in case:
-        rows = [(at.replace(hour=0) if unit.days else at, tail) for at, tail in rows]
     form = learn_form([write(at, tail) for at, tail in rows], NOW)
     assert form.name == name
     for limit in (bound, rows[0][0], rows[0][0] + step * MICRO, rows[0][0] + step * unit):
@@ -109,6 +109,7 @@ def test_a_bound_selects_exactly_the_rows_within(
             assert (write(at, tail) >= key) == (at >= limit), (write(at, tail), key, limit)  # type: ignore[operator]
 
 
+@settings(deadline=None)
 @given(rows=ROWS, second=TIMES, bound=TIMES)
 def test_fractions_of_several_lengths_take_whole_seconds(
     rows: list[tuple[datetime, str]], second: datetime, bound: datetime
@@ -132,41 +133,47 @@ SAME_STYLE |= {("iso milliseconds", "iso nanoseconds"), ("epoch-s", "epoch-s wit
 """They differ in fractions of seconds alone."""
 
 
-@pytest.mark.parametrize(("one", "other"), [pair for pair in PAIRS if tuple(sorted(pair)) not in SAME_STYLE])
-def test_rows_of_two_forms_are_refused(one: str, other: str) -> None:
+def test_rows_of_two_forms_are_refused() -> None:
     """Whichever comes first. The error names the options that take raw sort keys."""
-    keys = [FORMS[form][2](NOW - timedelta(days=1), "#m") for form in (one, other)]
-    for pair in (keys, keys[::-1]):
-        with pytest.raises(UsageError, match="do not all have the same form") as raised:
-            learn_form(pair, NOW)
-        assert "--since-key" in raised.value.hint
-        assert "SALTCTL_SORT_KEY_FORM" in raised.value.hint
+    for one, other in PAIRS:
+        if tuple(sorted((one, other))) in SAME_STYLE:
+            continue
+        keys = [FORMS[form][2](NOW - timedelta(days=1), "#m") for form in (one, other)]
+        for pair in (keys, keys[::-1]):
+            with pytest.raises(UsageError, match="do not all have the same form") as raised:
+                learn_form(pair, NOW)
+            assert "--since-key" in raised.value.hint
+            assert "SALTCTL_SORT_KEY_FORM" in raised.value.hint
 
 
-OTHER_TEXTS = [
-    "m1",
-    "META",
-    "#",
-    "2026",
-    "0000000042",
-    "4915112345",
-    "1000000123",
-    "9007199254740991",
-    "20269999",
-    "2126000000000000000",
-    "1575000000000000000",
-    "66f1a2b3c4d5e6f708192a3b",
-    "a1b2c3d4-e5f6-4789-8abc-def012345678",
-    "-1795689600",
-    "999999999",
-    "1795689600123.5",
-    "8204310399999",
-    "2026-11-26T10:00:00[Europe/Berlin]",
-    "26-11-2026",
-    "2026-11-26T23:59:60Z",
-    "2026-02-30T10:00:00Z",
-]
-OTHER_TEXTS += ["2026-11-26T10:00:00 PM", "2026-11-26 9:00", "2026/11/26 10:00", "2026-11-26 10:00:00 CET"]
+OTHER_TEXTS = """
+m1
+META
+#
+2026
+0000000042
+4915112345
+1000000123
+9007199254740991
+20269999
+2126000000000000000
+1575000000000000000
+66f1a2b3c4d5e6f708192a3b
+a1b2c3d4-e5f6-4789-8abc-def012345678
+-1795689600
+999999999
+1795689600123.5
+8204310399999
+2026-11-26T10:00:00[Europe/Berlin]
+26-11-2026
+2026-11-26T23:59:60Z
+2026-02-30T10:00:00Z
+MSG#-1795689600
+2026-11-26T10:00:00 PM
+2026-11-26 9:00
+2026/11/26 10:00
+2026-11-26 10:00:00 CET
+""".strip().splitlines()
 OTHER_NUMBERS = [Decimal(number) for number in ("7", "20261126", "2126000000000000000", "-1795689600", "17956896000")]
 
 

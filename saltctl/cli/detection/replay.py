@@ -14,7 +14,7 @@ from saltctl.cli.output import columns_of, note, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import command_line, counted
-from saltctl.errors import ExitCode
+from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from saltctl.detection.replay import Replay, ReplayOptions, ReplayReport
@@ -55,7 +55,12 @@ def replay(
     """
     from saltctl.cli.detection.monitoring import Warnings, handle_events
     from saltctl.detection.replay import ReplayOptions, ReplayReport
+    from saltctl.stores.heat.contracts import id_order
 
+    start, end = (None if bound is None else option.parse_stream_id(bound) for bound in (first, last))
+    # The command that resumes a replay begins with an id, which may be just beyond the end.
+    if start is not None and start != first and end is not None and id_order(end) < id_order(start):
+        raise UsageError("the range ends before it begins", hint="saltctl stream replay --from 2h --to 1h")
     session = session_of(context)
     with track_job("stream replay", session, cron=cron, metrics_file=metrics_file) as job:
         session.settings.require_redis_url()
@@ -64,8 +69,8 @@ def replay(
         options = ReplayOptions(
             # One name for each host: a replay first reads the pending entries of an interrupted one.
             consumer=f"replay-{socket.gethostname()}",
-            first=None if first is None else option.parse_stream_id(first),
-            last=None if last is None else option.parse_stream_id(last),
+            first=start,
+            last=end,
             rate=rate,
             max_events=max_events,
             dry_run=dry_run,

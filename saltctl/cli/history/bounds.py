@@ -37,7 +37,7 @@ class Bounds:
         return {name: key if key is None or isinstance(key, str) else number_text(key) for name, key in given.items()}
 
 
-class TimeRange:
+class BoundOptions:
     """The bounds as they were typed. Times are understood here, or refused, before any server is asked.
 
     Raises:
@@ -48,7 +48,8 @@ class TimeRange:
         for name, at, key in (("since", since, since_key), ("until", until, until_key)):
             if at is not None and key is not None:
                 raise UsageError(f"--{name} and --{name}-key exclude each other", hint="give one of them")
-        self.now = datetime.now(UTC)
+        # Whole seconds: the fractions of seconds in sort keys may not sort by time.
+        self.now = datetime.now(UTC).replace(microsecond=0)
         self._since = option.parse_time_option("--since", since, self.now)
         self._until = option.parse_time_option("--until", until, self.now)
         self._keys = since_key, until_key

@@ -65,14 +65,14 @@ def read(
       saltctl history read conv_hot_01 --all --oldest-first -o jsonl
       saltctl history read conv_hot_01 --since 12h -o json
     """
-    from saltctl.cli.history.bounds import TimeRange
+    from saltctl.cli.history.bounds import BoundOptions
     from saltctl.cli.history.view import PageWriter, print_plan
     from saltctl.history.models import ReadOptions
 
     if all_ and limit is not None:
         raise UsageError("--all chooses the size of its pages: it cannot take a --limit", hint="leave one of them out")
     form = resolve_format(output)
-    between = TimeRange(since, until, since_key, until_key)
+    between = BoundOptions(since, until, since_key, until_key)
     with deadline(timeout):
         session = session_of(context)
         options = ReadOptions(
@@ -118,16 +118,17 @@ def find(
       saltctl history find conv_hot_12 ma5abd5f5b05b
       saltctl history find conv_hot_12 ma5abd5f5b05b --since 36h -o json
     """
-    from saltctl.cli.history.bounds import TimeRange
+    from saltctl.cli.history.bounds import BoundOptions
     from saltctl.cli.history.view import MESSAGE_COLUMNS, print_chat, record_of
-    from saltctl.history.models import DEFAULT_OPTIONS, FIND_TIMEOUT, FindOptions
+    from saltctl.history.models import FIND_TIMEOUT, FindOptions, ReadOptions
 
-    between = TimeRange(since, until, since_key, until_key)
+    between = BoundOptions(since, until, since_key, until_key)
     if sort_key is not None and (since or until or since_key or until_key):
         raise UsageError("--sort-key names one row: it takes no bounds", hint="leave out the bounds")
     with deadline(timeout):
         session = session_of(context)
-        bounds = between.resolve(session, conversation, DEFAULT_OPTIONS)
+        # A partition that cannot be read may not be needed; if it is, the search says so.
+        bounds = between.resolve(session, conversation, ReadOptions(allow_partial=True))
         options = FindOptions(sort_key, bounds.low, bounds.high, timeout=max(timeout, FIND_TIMEOUT))
         found = session.history.find(conversation, message, options)
     form = resolve_format(output)

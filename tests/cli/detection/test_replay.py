@@ -52,3 +52,9 @@ def test_a_replay_that_ended_early_prints_the_command_that_resumes_it(
         words = shlex.split(outcome.err.partition("to resume: saltctl ")[2])
     assert read == [f"conv_{number}" for number in range(4)]
     assert outcome.code == 0
+
+
+def test_a_range_that_ends_before_it_begins_is_refused(configured: Settings, saltctl: Runner) -> None:
+    """Exit 2: it would be drained without an entry read."""
+    outcome = saltctl("stream", "replay", "--from", "1h", "--to", "2h", "-o", "json")
+    assert (outcome.code, outcome.error["code"]) == (2, "usage")
