@@ -90,7 +90,8 @@ def test_peek_shows_pending_entries(saltctl: Runner, stream: HeatStream, admin: 
 
 
 @pytest.mark.parametrize(
-    ("bound", "expected"), [("0", 2), ("1h", 2), ("2020-01-01", 2), ("2020-01-01T00:00:00+02:00", 2), ("0ms", 0)]
+    ("bound", "expected"),
+    [("0", 2), ("1h", 2), ("2020-01-01", 2), ("yesterday", 2), ("2020-01-01T00:00:00+02:00", 2), ("0ms", 0)],
 )
 def test_peek_starts_at_an_id_or_a_time(bound: str, expected: int, saltctl: Runner, stream: HeatStream) -> None:
     """An id, a time in any zone, or a duration ago."""
