@@ -81,7 +81,7 @@ class RedisBucketReader:
         found = {}
         for primary in self._connections.primaries():
             with self._connections.errors(primary):
-                info = self._connections.client(primary).execute_command("INFO", "replication")
+                info = self._connections.info(primary, "replication")
             found[primary] = str(info.get("master_replid", "")) if info.get("role") == "master" else ""
         return found
 

@@ -7,11 +7,8 @@ address one primary. All work is grouped by primary.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +20,7 @@ from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.bounded.tls import check_tls, greet
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.errors import naming_key, redirection, redis_errors
+from saltctl.stores.redis.server import Patience, Server
 from saltctl.stores.redis.topology import Topology, topology
 from saltctl.urls import parse_redis_url
 
@@ -30,19 +28,16 @@ REDIRECTIONS = 3
 """How often a command follows a redirection. A slot that has moved again each time is moved by mistake."""
 
 
-@dataclass(eq=False)
-class _Clients:
-    """The clients of one process, and the idle connections of their pools that lookups use."""
-
-    clients: dict[str, Any] = field(default_factory=dict)
-    idle: defaultdict[str, list[Any]] = field(default_factory=partial(defaultdict, list))
+MAX_AGE = 60.0
+"""Seconds for which the connections to a server are used, except by lookups, whose script checks the server's role: a
+demoted server that accepts writes would answer for ever."""
 
 
 def _out_of_step() -> Exception:
     """Return the error for a reply that may belong to another command. Its connection is not used again."""
     import redis.exceptions as driver
 
-    return driver.ConnectionError("the reply may belong to another command")
+    return driver.ConnectionError("it answered another command")
 
 
 class Connections:
@@ -53,14 +48,27 @@ class Connections:
         timeout: seconds for one request, with connecting and retries; also the longest time to find the primaries.
         retries: how often failed commands are sent again, with exponential back-off from 50 ms. Above 0 only for
             commands that may run twice.
-        share: connections to share the topology with.
+        share: connections to share the topology with, and the discovery that a server was replaced.
+        max_age: seconds after which connections are opened anew.
     """
 
-    def __init__(self, settings: Settings, *, timeout: float, retries: int, share: Connections | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        timeout: float,
+        retries: int,
+        share: Connections | None = None,
+        max_age: float = MAX_AGE,
+    ) -> None:
         self._settings = settings
         self._timeout = timeout
         self._retries = retries
-        self._own = PerProcess(_Clients)
+        self._max_age = max_age
+        self._own: PerProcess[dict[str, Server]] = PerProcess(dict)
+        self._patience = Patience(settings.breaker_seconds)
+        self._siblings: list[Connections] = share._siblings if share else []
+        self._siblings.append(self)
         try:
             self._url = parse_redis_url(settings.require_redis_url())
         except ValueError as exc:
@@ -96,8 +104,8 @@ class Connections:
 
     def reconnect(self) -> None:
         """Ask again which servers are the primaries, and give up idle connections: they stay with their old server."""
-        for client in list(self._own.get().clients.values()):
-            client.connection_pool.disconnect(inuse_connections=False)
+        for primary, server in list(self._own.get().items()):
+            self._give_up(primary, server)
         self.refresh()
 
     def ask_sentinels(self, *words: str) -> Any:
@@ -110,9 +118,49 @@ class Connections:
 
     def client(self, primary: str) -> Any:
         """Return the client of one primary; raises ConfigurationError if its URL cannot be used."""
+        return self._server(primary).client
+
+    def _server(self, primary: str) -> Server:
         # Two threads at once may both create a client; then the second one is discarded.
-        clients = self._own.get().clients
-        return clients.get(primary) or clients.setdefault(primary, self._open(primary, self._retries))
+        servers = self._own.get()
+        if (server := servers.get(primary)) is not None:
+            if server.age < self._max_age:
+                return server
+            self._give_up(primary, server)
+        return servers.setdefault(primary, Server(self._open(primary, self._retries)))
+
+    def _give_up(self, primary: str, server: Server) -> None:
+        """Close the idle connections to a server, unless another thread did. The next command opens a new one."""
+        servers = self._own.get()
+        if servers.get(primary) is server:
+            servers.pop(primary, None)
+            server.give_up()
+
+    def _learn(self, primary: str, server: Server, error: BaseException) -> None:
+        """Give up the siblings of a connection that failed, if the error concerns them."""
+        if not self._patience.ends(primary, server, error):
+            return
+        self._give_up(primary, server)
+        for other in self._siblings:
+            known = other._own.get().get(primary)
+            if known is not None and known.age >= self._patience.pause:  # else it was opened after the failure
+                other._give_up(primary, known)
+
+    def info(self, primary: str, *sections: str) -> dict[str, Any]:
+        """Return INFO of one primary, as redis-py parses it, over retried connections. Raises redis-py's errors."""
+        (reply,) = self.ask_all(primary, [("INFO", *sections)])
+        if isinstance(reply, Exception):
+            raise reply
+        if not isinstance(reply, bytes) or b":" not in reply:
+            raise self.out_of_step(primary)
+        info: dict[str, Any] = self.client(primary).response_callbacks["INFO"](reply)
+        return info
+
+    def out_of_step(self, primary: str) -> Exception:
+        """Return the error for a reply of a wrong shape, and give up the connections: one of them is out of step."""
+        if (server := self._own.get().get(primary)) is not None:
+            self._give_up(primary, server)
+        return _out_of_step()
 
     def ask(self, primary: str, command: bytes) -> Any:
         """Send one packed command and return its reply. Never retried.
@@ -121,86 +169,53 @@ class Connections:
         the round trip to a server on the same machine (measured: tests/benchmarks/lookup.py). Raises redis-py's errors.
         """
         own = self._own.get()
-        pool = (own.clients.get(primary) or self.client(primary)).connection_pool
-        if (idle := self._take_idle(own, primary)) is not None:
-            return self._exchange(own, primary, idle, command)
+        server = own.get(primary) or self._server(primary)
+        if (idle := server.take_idle()) is not None:
+            return self._exchange(own, primary, server, idle, command)
         with TimeBudget(self._timeout):
-            return self._exchange(own, primary, pool.get_connection(), command)
+            return self._exchange(own, primary, server, server.client.connection_pool.get_connection(), command)
 
-    def _exchange(self, own: _Clients, primary: str, connection: Any, command: bytes) -> Any:
+    def _exchange(self, own: dict[str, Server], primary: str, server: Server, connection: Any, command: bytes) -> Any:
         try:
             reply = connection.exchange(command)
             self._check_process(own)
             if type(reply) is not list or len(reply) != 1:
                 raise _out_of_step()
-        except BaseException:
-            # Failed or interrupted: a late reply must never be taken for the reply to the next command.
-            connection.disconnect()
-            self.client(primary).connection_pool.release(connection)
+        except BaseException as exc:
+            server.take_back(connection, exc)
+            self._learn(primary, server, exc)
             raise
-        own.idle[primary].append(connection)
+        server.idle.append(connection)
+        if server.given_up:
+            server.give_up()
         return reply
 
-    def _check_process(self, own: _Clients) -> None:
+    def _check_process(self, own: dict[str, Server]) -> None:
         """Refuse what was read if a signal handler forked in between: the parent reads from the same connection."""
         if self._own.peek() is not own:
             raise _out_of_step()
 
-    def _take_idle(self, own: _Clients, primary: str) -> Any:
-        """Return a healthy idle connection, or None.
-
-        Idle connections are kept here because the pool's own bookkeeping costs a third of a lookup (measured). Both
-        pop and append of a list are atomic.
-        """
-        idle = own.idle[primary]
-        while idle:
-            try:
-                connection = idle.pop()
-            except IndexError:  # another thread took the last one
-                break
-            try:
-                healthy = not connection.can_read()  # an idle connection has something to read only if it was closed
-            except Exception:  # any error: the connection cannot be used
-                healthy = False
-            if healthy:
-                return connection
-            connection.disconnect()
-            self.client(primary).connection_pool.release(connection)
-        return None
-
     def ask_all(self, primary: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send commands in one go, with the retries of these connections, and return their replies, in order.
+        """Send commands in one packet to one primary and return their replies, in order.
 
-        An error reply is an exception in the list; it does not undo the other commands. Raises redis-py's errors if
-        the connection fails; then any of the commands may have been executed.
+        An error reply is an exception in the list. Raises redis-py's errors after the retries.
         """
         own = self._own.get()
-        client = own.clients.get(primary) or self.client(primary)
-        import redis.exceptions as driver
-
-        pool = client.connection_pool
 
         def ask_once() -> list[Any]:
-            """Send the commands in one packet, and read their replies."""
-            connection = pool.get_connection()
-            replies: list[Any] = []
+            server = self._server(primary)
             try:
-                connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-                while len(replies) < len(commands):
-                    try:
-                        replies.append(connection.read_response())
-                    except driver.ResponseError as exc:
-                        replies.append(exc)
-                self._check_process(own)
-            except BaseException:  # as in ask
-                connection.disconnect()
+                replies = server.exchange(commands, lambda: self._check_process(own))
+            except BaseException as exc:
+                self._learn(primary, server, exc)
                 raise
-            finally:
-                pool.release(connection)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    self._learn(primary, server, reply)
             return replies
 
         with TimeBudget(self._timeout):
-            return cast("list[Any]", client.get_retry().call_with_retry(ask_once, lambda _: None))
+            return cast("list[Any]", self.client(primary).get_retry().call_with_retry(ask_once, lambda _: None))
 
     def ask_of(
         self, key: str, commands: Sequence[tuple[Any, ...]], *, accept: Callable[[Exception], bool] = lambda _: False
@@ -243,9 +258,9 @@ class Connections:
         """Close all connections."""
         if (own := self._own.peek()) is None:
             return  # a child leaves the connections of its parent alone
-        own.idle.clear()  # its connections are of the clients' pools, too
-        for client in list(own.clients.values()):
-            client.close()
+        for primary, server in list(own.items()):
+            self._give_up(primary, server)
+            server.client.close()
 
     def _fetch(self, url: str, name: str, command: tuple[str, ...], timeout: float) -> Any:
         """Send one command to a node of a cluster or to a sentinel, over a new connection."""

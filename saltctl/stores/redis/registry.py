@@ -131,8 +131,7 @@ class RedisRegistry:
                 if isinstance(reply, Exception):
                     raise naming_key(reply, key)
                 if not isinstance(reply, list) or len(reply) != len(ids):
-                    connections.close()  # they may be out of step
-                    raise RedisUnavailableError(f"Redis at {primary} answered another command", hint="try again")
+                    raise connections.out_of_step(primary)
                 yield reply
 
     def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
@@ -206,8 +205,7 @@ class RedisRegistry:
     def server(self, primary: str) -> dict[str, Any]:
         """Return INFO of one primary, as redis-py parses it. A loading server answers it, too."""
         with self._others.errors(primary):
-            info: dict[str, Any] = self._others.client(primary).execute_command("INFO")
-            return info
+            return self._others.info(primary)
 
     def check_server(self) -> None:
         """Refuse a Redis that cannot keep the promise; raises ConfigurationError.
