@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -100,10 +100,11 @@ def run_checks(
         yield replace(finding, check=check.name)
 
 
-def _error_finding(check: Check, exc: Exception, selected: Iterable[str], facts: Facts) -> Finding:
+def _error_finding(check: Check, exc: Exception, answers: Mapping[str, Finding | Exception], facts: Facts) -> Finding:
     """Convert an exception of a check to a finding.
 
-    An outage is reported once, by the check for that server. If that check is not selected, this one reports it.
+    An outage is reported once, by the check for that server. If that check is not selected or did not fail, this one
+    reports it.
     """
     if isinstance(exc, AccessDeniedError):
         return skip(exc.message)
@@ -116,8 +117,11 @@ def _error_finding(check: Check, exc: Exception, selected: Iterable[str], facts:
         reporter = check.depends_on or check.name
     else:
         detail = f"internal error, not a fault of your servers: {type(exc).__name__}: {exc}"
-    if reporter != check.name and reporter in selected:
+    reported = answers.get(reporter)
+    if reporter != check.name and reported is not None and getattr(reported, "status", "") != "ok":
         return skip(f"see {reporter}")
+    if isinstance(exc, ConfigurationError):
+        return fail(f"{detail}: {exc.hint}", facts.fix_commands.saltctl("config", "show"))
     return fail(detail, facts.fix_commands.saltctl("doctor", "--only", reporter))
 
 

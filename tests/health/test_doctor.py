@@ -6,7 +6,13 @@ import threading
 
 import pytest
 
-from saltctl.errors import AccessDeniedError, AwsUnavailableError, RedisUnavailableError, UsageError
+from saltctl.errors import (
+    AccessDeniedError,
+    AwsUnavailableError,
+    ConfigurationError,
+    RedisUnavailableError,
+    UsageError,
+)
 from saltctl.health.doctor import CHECKS, Check, run_checks, select_checks
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, ok
@@ -60,6 +66,18 @@ def test_a_broken_check_does_not_stop_the_others() -> None:
     assert "KeyError" in found["crash"].detail
     assert found["after"].detail == "see redis-reachable"
     assert all(result.fix for result in found.values() if result.status == "fail")
+
+
+def test_a_failure_that_the_check_of_its_server_did_not_find_is_reported() -> None:
+    """Redis answers INFO and lacks a command: `see redis-reachable` would be no answer."""
+
+    def absent(facts: Facts) -> Finding:
+        raise ConfigurationError("lacks SCRIPT", hint="use Valkey")
+
+    checks = [Check("redis-reachable", lambda _: ok("fine")), Check("redis-verified", absent, "redis-reachable")]
+    _, found = run_checks(FakeFacts({}), checks, timeout=30.0)
+    assert (found.status, found.detail) == ("fail", "lacks SCRIPT: use Valkey")
+    assert "rebuild" not in found.fix
 
 
 def test_checks_are_selected_by_name_and_group() -> None:

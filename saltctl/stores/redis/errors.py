@@ -18,6 +18,7 @@ from saltctl.errors import (
     UnverifiedError,
     WrongTypeError,
 )
+from saltctl.stores.redis.misconfiguration import hint_of_outage, misconfiguration
 from saltctl.urls import Address
 
 REDIRECTING = ("MOVED", "ASK", "TRYAGAIN")
@@ -56,7 +57,7 @@ _WORD_OF_CLASS = {
     "ReadOnlyError": "READONLY",
     "TryAgainError": "TRYAGAIN",
 }
-_DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
+_DENIED = ("NOAUTH", "WRONGPASS", "NOPERM", "DENIED")
 _DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 """Messages of Valkey and Redis if the ACL permits a script but not a command in it; their first word is ERR."""
 _NO_STREAM = "has no heat stream, or no consumer group on it"
@@ -109,12 +110,13 @@ def translate(exc: Exception, where: str) -> SaltctlError:
     """Return the saltctl error for an exception of redis-py. ``where`` names the server, without a password."""
     import redis.exceptions as driver
 
-    text = " ".join(str(exc).split())
+    # redis-py repeats the address.
+    text = re.sub(r"^Error -?[0-9]+ connecting to \S+\. (.)", r"\1", " ".join(str(exc).split()))
     word = first_word(exc)
     denied = word in _DENIED or any(part in text for part in _DENIED_IN_SCRIPT)
     if isinstance(exc, driver.AuthenticationError | driver.AuthorizationError) or denied:
         return AccessDeniedError(
-            f"Redis at {where} refuses these credentials or this command: {text}",
+            f"Redis at {where} refuses these credentials or this command: {text[:300]}",
             hint="check the user and password of SALTCTL_REDIS_URL or redis_password_file, and the user's ACL",
         )
     if word == "OTHERLAYOUT":
@@ -124,21 +126,19 @@ def translate(exc: Exception, where: str) -> SaltctlError:
         error, message, hint = _REPLIES[word]
         detail = text.split(" ", 1)[-1]
         return error(f"Redis at {where} {message.format(detail=detail)}", hint=hint)
-    if "cluster support disabled" in text:
-        return ConfigurationError(f"Redis at {where} is not a cluster", hint="write redis:// in SALTCTL_REDIS_URL")
+    if word not in _OUTAGES and (wrong := misconfiguration(text)) is not None:
+        return ConfigurationError(f"Redis at {where} {wrong[0]}", hint=wrong[1])
     if word in _OUTAGES:
         problem = f"refuses: {_OUTAGES[word]} ({word})"
     elif isinstance(exc, driver.TimeoutError | TimeoutError):
         problem = "did not answer in time"
     elif isinstance(exc, driver.ConnectionError | OSError):
-        # redis-py repeats the address, and ends with a full stop.
-        why = re.sub(r"^Error -?[0-9]+ connecting to \S+\. (.)", r"\1", text).rstrip(".")
-        problem = f"cannot be reached: {why}"
+        problem = f"cannot be reached: {text.rstrip('.')}"
     else:
         problem = f"answered with an error: {text}"
     default = "check that it runs and that SALTCTL_REDIS_URL names it (saltctl config show)"
     known = word in _OUTAGES or isinstance(exc, driver.ConnectionError | driver.TimeoutError | OSError)
-    hint = _OUTAGE_HINTS.get(word, default)
+    hint = _OUTAGE_HINTS.get(word) or hint_of_outage(exc, text, where) or default
     return RedisUnavailableError(f"Redis at {where} {problem}", hint=hint, answered=not known)
 
 

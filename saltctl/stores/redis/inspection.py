@@ -15,12 +15,17 @@ from saltctl.settings import Settings
 from saltctl.stores.redis.buckets import BUCKETS_A_CALL, FENCE, Buckets
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.errors import first_word, redis_errors
+from saltctl.stores.redis.misconfiguration import misconfiguration
 from saltctl.stores.redis.replicas import Replicas, connected_replicas, replicas_of_cluster, replicas_of_sentinel
 from saltctl.stores.redis.scripts import script, script_sha
 
 SERVICE_USER = "saltctl-service"
 APP_USER = "saltctl-app"
 """The users of ``saltctl service emit acl``."""
+
+
+_OF_LOOKUPS = ("NOSCRIPT", "UNVERIFIED", "READONLY", "NOREPLICAS", "WRONGTYPE", "MASTERDOWN", "CLUSTERDOWN", "MISCONF")
+"""Error replies to a lookup that say whether lookups are answered. Any other is an error of this question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +88,13 @@ class RedisInspection:
 
     def info(self, primary: str) -> ServerInfo:
         """Return INFO. A loading server answers it, and so does a server that refuses CONFIG."""
-        client = self._connections.client(primary)
+        self._ask(primary, ("PING",))  # connects, so that the time below is without it; a refusal is a reply, too
         with redis_errors(primary):
-            client.execute_command("PING")  # connects, so that the time below is without it
             before = self._now()
-            info: dict[str, Any] = client.execute_command("INFO")
+            info = self._connections.info(primary)
             after = self._now()
         stamp = info.get("server_time_usec")
-        skew = None if stamp is None else int(stamp) / 1e6 - (before + after) / 2
+        skew = stamp / 1e6 - (before + after) / 2 if isinstance(stamp, int) else None
         return ServerInfo(primary, info, after - before, skew)
 
     def config(self, primary: str, *names: str) -> dict[str, str] | None:
@@ -141,19 +145,26 @@ class RedisInspection:
         # In a cluster the keys of a script must share a slot, so each call has one key.
         keys_a_call = 1 if self._connections.clustered else BUCKETS_A_CALL
         calls = [keys[start : start + keys_a_call] for start in range(0, len(keys), keys_a_call)]
-        *counts, lookup = self._ask(
+        *counts, exists, lookup = self._ask(
             primary,
             *(("EVAL", script("count_entries"), len(call), *call, layout) for call in calls),
+            ("SCRIPT", "EXISTS", script_sha("lookup")),
             ("EVALSHA", script_sha("lookup"), 1, keys[0], layout, "-"),
         )
         with redis_errors(primary):
-            for reply in counts:
-                if isinstance(reply, Exception):
+            for reply in (*counts, lookup):
+                if isinstance(reply, Exception) and (reply is not lookup or first_word(reply) not in _OF_LOOKUPS):
                     raise reply
-        # Any other reply than NOSCRIPT comes from the script.
-        loaded = not (isinstance(lookup, Exception) and first_word(lookup) == "NOSCRIPT")
+            # Our user need not be permitted to ask it, but a server without SCRIPT can never be verified.
+            if isinstance(exists, Exception) and misconfiguration(str(exists)):
+                raise exists
+            if not all(map(_are_counts, counts)):
+                raise self._connections.out_of_step(primary)
         entries, fenced, foreign, marked = (sum(reply[at] for reply in counts) for at in range(4))
-        overwritten = [key.decode() for reply in counts for key in reply[4]]
+        word = first_word(lookup) if isinstance(lookup, Exception) else ""
+        # Fences alone prove nothing: lookups may be refused in spite of them.
+        loaded = word != "NOSCRIPT" and not (word == "UNVERIFIED" and fenced == len(keys))
+        overwritten = [key.decode("utf-8", "backslashreplace") for reply in counts for key in reply[4]]
         return RegistryCounts(primary, len(keys), entries, fenced, foreign, marked, loaded, overwritten)
 
     def user(self, primary: str) -> str | None:
@@ -170,3 +181,9 @@ class RedisInspection:
         if any(isinstance(reply, Exception) for reply in replies):
             return None
         return [name for name, reply in zip(commands, replies, strict=True) if reply != b"OK"]
+
+
+def _are_counts(reply: Any) -> bool:
+    """Return whether a reply has the shape of count_entries.lua: four numbers and a list of keys."""
+    shape = [int, int, int, int, list]
+    return isinstance(reply, list) and list(map(type, reply)) == shape and all(type(key) is bytes for key in reply[4])

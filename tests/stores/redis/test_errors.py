@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -18,7 +19,7 @@ from saltctl.errors import (
 )
 from saltctl.settings import Settings
 from saltctl.stores.redis.connections import Connections
-from saltctl.stores.redis.errors import redis_errors
+from saltctl.stores.redis.errors import redis_errors, translate
 from tests.support.redis_stub import Command, RedisStub
 
 
@@ -69,7 +70,24 @@ def ask() -> Callable[[bytes], SaltctlError]:
         (b"WRONGPASS invalid username-password pair", AccessDeniedError, "refuses these credentials"),
         (b"NOPERM User x has no permissions to run the 'get' command", AccessDeniedError, "no permissions"),
         (b"ERR max number of clients reached", RedisUnavailableError, "max number of clients"),
-        (b"ERR unknown command", RedisUnavailableError, "unknown command"),
+        (b"ERR unknown command", ConfigurationError, "saltctl needs it: unknown command"),
+        (
+            b"ERR unknown command 'XAUTOCLAIM', with args beginning with: 'secret'",
+            ConfigurationError,
+            "the service needs",
+        ),
+        (b"ERR unknown command `SCRIPT`, with args beginning with: `LOAD`", ConfigurationError, "rebuilds need SCRIPT"),
+        (b"ERR Unknown subcommand or wrong number of arguments for 'load'.", ConfigurationError, "LOAD"),
+        (b"ERR unknown subcommand 'EXISTS'. Try SCRIPT HELP.", ConfigurationError, "EXISTS"),
+        (b"ERR wrong number of arguments for 'evalsha' command", ConfigurationError, "lookups need EVALSHA"),
+        (b"ERR Command is not available: 'EVAL'.", ConfigurationError, "raises need EVAL"),
+        (b"ERR This Redis command is not allowed from script script: 1a", ConfigurationError, "inside scripts"),
+        (b"ERR Unknown Redis command called from script script: 1a", ConfigurationError, "inside scripts"),
+        (b"ERR syntax error", ConfigurationError, "syntax error"),
+        (b"ERR DB index is out of range", ConfigurationError, "does not have this database"),
+        (b"ERR SELECT is not allowed in cluster mode", ConfigurationError, "node of a cluster"),
+        (b"ERR This instance has cluster support disabled", ConfigurationError, "is not a cluster"),
+        (b"DENIED Redis is running in protected mode because", AccessDeniedError, "protected mode"),
         (b"WRONGTYPE Operation against a key holding the wrong kind of value", WrongTypeError, "WRONGTYPE"),
         (b"NEWWORD that nobody knows", RedisUnavailableError, "NEWWORD that nobody knows"),
     ],
@@ -84,6 +102,40 @@ def test_each_reply_has_its_error(
     assert says in failure.message
     assert "127.0.0.1" in failure.message
     assert failure.hint
+
+
+def test_arguments_of_an_absent_command_are_not_repeated(ask: Callable[[bytes], SaltctlError]) -> None:
+    """They are scripts and conversation ids."""
+    assert "secret" not in ask(b"ERR unknown command 'EVAL', with args beginning with: 'secret'").message
+
+
+@pytest.mark.parametrize(
+    ("failure", "error", "says", "hint"),
+    [
+        ('Protocol error, got "H" as reply type byte', ConfigurationError, "speaks HTTP", "the port"),
+        ('Protocol error, got "\\x15" as reply type byte', ConfigurationError, "speaks TLS", "rediss://"),
+        ('Protocol error, got "S" as reply type byte', ConfigurationError, "another protocol", "the port"),
+        ('Protocol error, got "\\x00" as reply type byte', RedisUnavailableError, "Protocol error", "runs"),
+        ("Protocol Error: b'HTTP/1.1 400 Bad Request'", ConfigurationError, "speaks HTTP", "the port"),
+        ("[SSL: WRONG_VERSION_NUMBER] wrong version number", ConfigurationError, "does not speak TLS", "redis://"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate", ConfigurationError, "self-signed", "ssl_ca_certs"),
+        ("[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate required", ConfigurationError, "wants",
+         "ssl_certfile"),
+        ("[SSL: UNEXPECTED_EOF_WHILE_READING] EOF", RedisUnavailableError, "EOF", "runs"),
+        ("Error -2 connecting to h:1. Name or service not known.", RedisUnavailableError, "known", "h:1 .*spelling"),
+        ("Error -3 connecting to h:1. Temporary failure in name.", RedisUnavailableError, "Temporary", "runs"),
+        ("max number of clients reached", RedisUnavailableError, "clients", "maxclients"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_for_good_is_no_outage(failure: str, error: type[SaltctlError], says: str, hint: str) -> None:
+    """69 makes cron retry for ever."""
+    import redis.exceptions as driver
+
+    kind = driver.InvalidResponse if "rotocol" in failure else driver.ConnectionError
+    found = translate(kind(failure), "h:1")
+    assert type(found) is error
+    assert says in found.message
+    assert re.search(hint, found.hint)
 
 
 def test_a_reply_of_many_lines_is_one_line(ask: Callable[[bytes], SaltctlError]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from saltctl.errors import RedisUnavailableError, UnavailableError
+from saltctl.errors import ConfigurationError, UnavailableError
 from saltctl.local.servers import LocalMoto, LocalRedis, free_port
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
@@ -115,8 +115,9 @@ def test_every_kind_of_redis_by_tls(opened: Settings, authority: Path) -> None:
     stream.close()
     with Registry.over(opened, RedisRegistry(opened), backup) as distrusted:
         assert distrusted.lookup("conv") == ("conv", 4, 4, "backup")
-        assert isinstance(distrusted.last_failure, RedisUnavailableError)
-        assert "certificate" in distrusted.last_failure.message.lower()
+        assert isinstance(distrusted.last_failure, ConfigurationError)
+        assert "certificate that cannot be verified" in distrusted.last_failure.message
+        assert "ssl_ca_certs" in distrusted.last_failure.hint
     unchecked = replace(opened, redis_url=f"{opened.redis_url}?ssl_cert_reqs=none&ssl_check_hostname=false")
     with Registry.over(unchecked, RedisRegistry(unchecked), backup) as registry:
         assert registry.lookup("conv").source == "redis"

@@ -1,0 +1,73 @@
+"""Questions of doctor and status to servers that lack commands, or refuse them."""
+
+from __future__ import annotations
+
+import pytest
+
+from saltctl.errors import AccessDeniedError, ConfigurationError, SaltctlError
+from saltctl.settings import Settings
+from saltctl.stores.redis.inspection import RedisInspection, RegistryCounts
+from tests.support.redis_stub import Command, RedisStub, bulk
+
+INFO = "# Server\r\nredis_version:7.2.4\r\nrole:master\r\n"
+UNKNOWN = b"-ERR unknown command '%s', with args beginning with: 'x'\r\n"
+
+
+def inspect(replies: dict[bytes, bytes]) -> RegistryCounts:
+    """Count the entries of a server whose fences are all valid, with these replies instead."""
+    counts = b"*5\r\n:7\r\n:64\r\n:0\r\n:0\r\n*0\r\n"
+    normal = {b"INFO": bulk(INFO), b"EVAL": counts, b"SCRIPT": b"*1\r\n:1\r\n", b"EVALSHA": b"*1\r\n$-1\r\n"}
+
+    def rule(_: int, command: Command) -> bytes:
+        return (normal | replies).get(command[0], RedisStub.OK)
+
+    with RedisStub(rule) as server:
+        inspection = RedisInspection(Settings(redis_url=server.url, buckets=64))
+        try:
+            (primary,) = inspection.primaries()
+            assert inspection.info(primary).info["role"] == "master"
+            return inspection.count_entries("v2:64:feed")[0]
+        finally:
+            inspection.close()
+
+
+@pytest.mark.parametrize("refusal", [b"-NOPERM User app has no permissions to run the 'ping' command\r\n", UNKNOWN])
+def test_a_server_that_refuses_ping_is_inspected(refusal: bytes) -> None:
+    """PING only warms the connection up."""
+    assert inspect({b"PING": refusal}).verified
+
+
+def test_our_user_need_not_ask_for_scripts() -> None:
+    """Only a server that has no SCRIPT is a problem."""
+    assert inspect({b"SCRIPT": b"-NOPERM User app has no permissions to run the 'script|exists' command\r\n"}).verified
+
+
+@pytest.mark.parametrize(
+    ("replies", "error", "says"),
+    [
+        ({b"SCRIPT": UNKNOWN % b"SCRIPT"}, ConfigurationError, "rebuilds need SCRIPT"),
+        ({b"EVALSHA": UNKNOWN % b"EVALSHA"}, ConfigurationError, "lookups need EVALSHA"),
+        ({b"EVAL": UNKNOWN % b"EVAL"}, ConfigurationError, "raises need EVAL"),
+        ({b"INFO": UNKNOWN % b"INFO"}, ConfigurationError, "lookups need INFO"),
+        ({b"EVALSHA": b"-NOPERM no permissions to run the 'evalsha' command\r\n"}, AccessDeniedError, "evalsha"),
+    ],
+)
+def test_a_command_that_is_absent(replies: dict[bytes, bytes], error: type[SaltctlError], says: str) -> None:
+    """A server that can never be verified is not reported as one that needs a rebuild, nor as verified."""
+    with pytest.raises(error, match=says) as found:
+        inspect(replies)
+    assert "rebuild" not in found.value.hint
+
+
+@pytest.mark.parametrize("word", [b"UNVERIFIED", b"NOSCRIPT"])
+def test_lookups_that_are_refused_are_unverified(word: bytes) -> None:
+    """Whatever the fences say."""
+    assert not inspect({b"EVALSHA": b"-%s x\r\n" % word}).verified
+
+
+@pytest.mark.parametrize("reply", [b"+OK\r\n", b"*-1\r\n", b":7\r\n", b"*4\r\n:7\r\n:64\r\n:0\r\n:0\r\n"])
+@pytest.mark.parametrize("command", [b"EVAL", b"INFO"])
+def test_replies_of_other_commands(command: bytes, reply: bytes) -> None:
+    """They become no numbers."""
+    with pytest.raises(SaltctlError, match="answered another command"):
+        inspect({command: reply})
