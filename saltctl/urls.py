@@ -65,6 +65,17 @@ class Address(NamedTuple):
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
+def known_address(host: str, port: int, asked: str = "") -> Address | None:
+    """Return the address of a server as another one names it; None if it names no usable one.
+
+    An empty host or ``?`` stands for the host of ``asked``, which is the name of the server that was asked.
+    """
+    if host in ("", "?"):
+        host = urlsplit(f"//{asked}").hostname or ""
+    usable = re.fullmatch(r"[A-Za-z0-9_.:%-]+", host) and 0 < port < 65536  # it becomes a part of a URL
+    return Address(host, port) if usable else None
+
+
 @dataclass(frozen=True)
 class RedisUrl:
     """A parsed Redis URL. ``addresses`` are those of the server, of some cluster nodes, or of the sentinels.

@@ -24,7 +24,7 @@ from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.inspection import RedisInspection, ServerInfo
-from saltctl.stores.redis.replicas import Replicas
+from saltctl.stores.redis.replies.replicas import Replicas
 
 T = TypeVar("T")
 REQUEST_TIMEOUT_SECONDS = 2.0

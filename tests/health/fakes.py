@@ -8,7 +8,7 @@ from typing import Any
 from saltctl.health.facts import Facts
 from saltctl.settings import Settings
 from saltctl.stores.redis.inspection import ServerInfo
-from saltctl.stores.redis.replicas import Replicas, connected_replicas
+from saltctl.stores.redis.replies.replicas import Replicas, connected_replicas
 
 NAME = "cache.example:6379"
 HEALTHY: dict[str, Any] = {

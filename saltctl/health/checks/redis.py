@@ -9,7 +9,7 @@ from saltctl.errors import AccessDeniedError, SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.stores.redis.inspection import RegistryCounts, ServerInfo
-from saltctl.stores.redis.replicas import Replicas
+from saltctl.stores.redis.replies.replicas import Replicas
 from saltctl.urls import parse_redis_url
 
 MEMORY_WARN, MEMORY_FAIL = 0.75, 0.9

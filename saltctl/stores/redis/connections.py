@@ -19,7 +19,7 @@ from saltctl.settings import Settings, read_password
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.bounded.tls import check_tls, greet
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
-from saltctl.stores.redis.errors import naming_key, redirection, redis_errors
+from saltctl.stores.redis.errors import UNPARSED, naming_key, out_of_step, redirection, redis_errors
 from saltctl.stores.redis.server import Patience, Server
 from saltctl.stores.redis.topology import Topology, topology
 from saltctl.urls import parse_redis_url
@@ -28,16 +28,10 @@ REDIRECTIONS = 3
 """How often a command follows a redirection. A slot that has moved again each time is moved by mistake."""
 
 
+_COUNT = (bytes, type(None))
 MAX_AGE = 60.0
 """Seconds for which the connections to a server are used, except by lookups, whose script checks the server's role: a
 demoted server that accepts writes would answer for ever."""
-
-
-def _out_of_step() -> Exception:
-    """Return the error for a reply that may belong to another command. Its connection is not used again."""
-    import redis.exceptions as driver
-
-    return driver.ConnectionError("it answered another command")
 
 
 class Connections:
@@ -151,16 +145,8 @@ class Connections:
         (reply,) = self.ask_all(primary, [("INFO", *sections)])
         if isinstance(reply, Exception):
             raise reply
-        if not isinstance(reply, bytes) or b":" not in reply:
-            raise self.out_of_step(primary)
         info: dict[str, Any] = self.client(primary).response_callbacks["INFO"](reply)
         return info
-
-    def out_of_step(self, primary: str) -> Exception:
-        """Return the error for a reply of a wrong shape, and give up the connections: one of them is out of step."""
-        if (server := self._own.get().get(primary)) is not None:
-            self._give_up(primary, server)
-        return _out_of_step()
 
     def ask(self, primary: str, command: bytes) -> Any:
         """Send one packed command and return its reply. Never retried.
@@ -179,11 +165,13 @@ class Connections:
         try:
             reply = connection.exchange(command)
             self._check_process(own)
-            if type(reply) is not list or len(reply) != 1:
-                raise _out_of_step()
+            if type(reply) is not list or len(reply) != 1 or type(reply[0]) not in _COUNT:
+                raise out_of_step()
         except BaseException as exc:
             server.take_back(connection, exc)
             self._learn(primary, server, exc)
+            if isinstance(exc, UNPARSED):
+                raise out_of_step() from exc
             raise
         server.idle.append(connection)
         if server.given_up:
@@ -193,7 +181,7 @@ class Connections:
     def _check_process(self, own: dict[str, Server]) -> None:
         """Refuse what was read if a signal handler forked in between: the parent reads from the same connection."""
         if self._own.peek() is not own:
-            raise _out_of_step()
+            raise out_of_step()
 
     def ask_all(self, primary: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send commands in one packet to one primary and return their replies, in order.
@@ -247,7 +235,7 @@ class Connections:
             if not (left := [at for at in left if redirection(replies[at])]):
                 break
             self._topology.mark_stale()
-            primary, asking = redirection(replies[left[0]]) or (primary, asking)
+            primary, asking = redirection(replies[left[0]], primary) or (primary, asking)
         return primary, replies
 
     def dedicated(self, primary: str) -> DedicatedConnection:

@@ -9,7 +9,8 @@ from typing import Any
 from saltctl.errors import RedisUnavailableError
 from saltctl.forks import this_process
 from saltctl.stores.bounded.deadline import TimeBudget
-from saltctl.stores.redis.errors import REDIRECTING, first_word, moved, redis_errors
+from saltctl.stores.redis.errors import REDIRECTING, first_word, moved, out_of_step, read_reply, redis_errors
+from saltctl.stores.redis.replies.shapes import has_shape
 
 _BYTES_A_READ = 1 << 16
 _ONE = ord("1")
@@ -37,7 +38,11 @@ class DedicatedConnection:
         An error reply ends the connection as a failure does: the caller cannot continue half-way.
         """
         self.send(self._connection.pack_commands(commands))
-        return self.receive(len(commands))
+        replies = self.receive(len(commands))
+        with self._close_on_failure():
+            if not all(map(has_shape, commands, replies)):
+                raise out_of_step()
+        return replies
 
     def send(self, packed: Sequence[bytes]) -> None:
         """Send packed commands. The caller must receive their replies."""
@@ -47,7 +52,15 @@ class DedicatedConnection:
     def receive(self, count: int) -> list[Any]:
         """Return the next replies, in order. Raises as :meth:`execute` does."""
         with self._close_on_failure():
-            return [self._connection.read_response() for _ in range(count)]
+            return [read_reply(self._connection) for _ in range(count)]
+
+    def receive_numbers(self, count: int) -> list[int]:
+        """Return the next replies, in order, which are all numbers. Raises as :meth:`execute` does."""
+        replies = self.receive(count)
+        with self._close_on_failure():
+            if not all(type(reply) is int and reply >= 0 for reply in replies):
+                raise out_of_step()
+        return replies
 
     def receive_flags(self, count: int) -> list[bool]:
         """Return the next replies, in order, which are all 0 or 1. No other command may be in progress.
@@ -59,7 +72,7 @@ class DedicatedConnection:
         # redis-py has no such attribute, the parser reads the replies.
         socket = getattr(self._connection, "_sock", None)
         if socket is None:
-            return [bool(reply) for reply in self.receive(count)]
+            return [bool(reply) for reply in self.receive_numbers(count)]
         with self._close_on_failure():
             return read_flags(socket, count)
 

@@ -18,8 +18,8 @@ from saltctl.errors import (
     UnverifiedError,
     WrongTypeError,
 )
-from saltctl.stores.redis.misconfiguration import hint_of_outage, misconfiguration
-from saltctl.urls import Address
+from saltctl.stores.redis.replies.misconfiguration import hint_of_outage, misconfiguration
+from saltctl.urls import known_address
 
 REDIRECTING = ("MOVED", "ASK", "TRYAGAIN")
 # Error replies of outages and role changes, by their first word (see Redis' documentation). redis-py has classes only
@@ -57,6 +57,7 @@ _WORD_OF_CLASS = {
     "ReadOnlyError": "READONLY",
     "TryAgainError": "TRYAGAIN",
 }
+_OUT_OF_STEP = "answered another command"
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM", "DENIED")
 _DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 """Messages of Valkey and Redis if the ACL permits a script but not a command in it; their first word is ERR."""
@@ -91,12 +92,35 @@ def first_word(exc: Exception) -> str:
     return _WORD_OF_CLASS.get(type(exc).__name__) or " ".join(str(exc).split()).split(" ", 1)[0]
 
 
-def redirection(reply: Any) -> tuple[str, bool] | None:
-    """Return the target of a MOVED or ASK reply and whether to send ASKING first; None for any other reply."""
+def redirection(reply: Any, asked: str = "") -> tuple[str, bool] | None:
+    """Return the target of a MOVED or ASK reply and whether to send ASKING first; None for any other reply.
+
+    A node that does not know the target's host leaves it out, or names it ``?``: it is the host that was ``asked``.
+    """
     if not isinstance(reply, Exception) or (word := first_word(reply)) not in ("MOVED", "ASK"):
         return None
     host, _, port = str(reply).rpartition(" ")[2].rpartition(":")
-    return (str(Address(host, int(port))), word == "ASK") if host and port.isdigit() else None
+    address = known_address(host, int(port) if port.isdecimal() else 0, asked)
+    return (str(address), word == "ASK") if address else None
+
+
+def out_of_step() -> Exception:
+    """Return the error for a reply that may belong to another command. Its connection is not used again."""
+    import redis.exceptions as driver
+
+    return driver.ConnectionError(_OUT_OF_STEP)
+
+
+UNPARSED = (ValueError, TypeError, LookupError)
+"""Exceptions of redis-py for an error reply that it cannot parse, such as a MOVED without an address."""
+
+
+def read_reply(connection: Any) -> Any:
+    """Read a reply of a connection of redis-py; raises redis-py's errors."""
+    try:
+        return connection.read_response()
+    except UNPARSED as exc:
+        raise out_of_step() from exc
 
 
 def naming_key(reply: Exception, key: str) -> Exception:
@@ -130,6 +154,8 @@ def translate(exc: Exception, where: str) -> SaltctlError:
         return ConfigurationError(f"Redis at {where} {wrong[0]}", hint=wrong[1])
     if word in _OUTAGES:
         problem = f"refuses: {_OUTAGES[word]} ({word})"
+    elif text == _OUT_OF_STEP:
+        problem = _OUT_OF_STEP
     elif isinstance(exc, driver.TimeoutError | TimeoutError):
         problem = "did not answer in time"
     elif isinstance(exc, driver.ConnectionError | OSError):

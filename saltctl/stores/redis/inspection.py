@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,13 @@ from saltctl.settings import Settings
 from saltctl.stores.redis.buckets import BUCKETS_A_CALL, FENCE, Buckets
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.errors import first_word, redis_errors
-from saltctl.stores.redis.misconfiguration import misconfiguration
-from saltctl.stores.redis.replicas import Replicas, connected_replicas, replicas_of_cluster, replicas_of_sentinel
+from saltctl.stores.redis.replies.misconfiguration import misconfiguration
+from saltctl.stores.redis.replies.replicas import (
+    Replicas,
+    connected_replicas,
+    replicas_of_cluster,
+    replicas_of_sentinel,
+)
 from saltctl.stores.redis.scripts import script, script_sha
 
 SERVICE_USER = "saltctl-service"
@@ -24,6 +30,8 @@ APP_USER = "saltctl-app"
 """The users of ``saltctl service emit acl``."""
 
 
+_UNUSABLE = (AttributeError, LookupError, TypeError, ValueError)
+"""Exceptions of parsing a reply that is an error, or of another shape."""
 _OF_LOOKUPS = ("NOSCRIPT", "UNVERIFIED", "READONLY", "NOREPLICAS", "WRONGTYPE", "MASTERDOWN", "CLUSTERDOWN", "MISCONF")
 """Error replies to a lookup that say whether lookups are answered. Any other is an error of this question."""
 
@@ -115,12 +123,12 @@ class RedisInspection:
         if self._connections.clustered:
             timeout = (self.config(server.primary, "cluster-node-timeout") or {}).get("cluster-node-timeout")
             (nodes,) = self._ask(server.primary, ("CLUSTER", "NODES"))
-            if not isinstance(nodes, Exception):
+            with suppress(*_UNUSABLE):
                 return replicas_of_cluster(server.info, nodes.decode("utf-8", "backslashreplace"), timeout)
         try:
             if known := self._connections.ask_sentinels("REPLICAS"):
                 return replicas_of_sentinel(server.info, known, self._connections.ask_sentinels("MASTER"))
-        except SaltctlError:
+        except (SaltctlError, *_UNUSABLE):
             pass  # a sentinel's user may lack the right to ask
         return connected_replicas(server.info)
 
@@ -158,8 +166,6 @@ class RedisInspection:
             # Our user need not be permitted to ask it, but a server without SCRIPT can never be verified.
             if isinstance(exists, Exception) and misconfiguration(str(exists)):
                 raise exists
-            if not all(map(_are_counts, counts)):
-                raise self._connections.out_of_step(primary)
         entries, fenced, foreign, marked = (sum(reply[at] for reply in counts) for at in range(4))
         word = first_word(lookup) if isinstance(lookup, Exception) else ""
         # Fences alone prove nothing: lookups may be refused in spite of them.
@@ -181,9 +187,3 @@ class RedisInspection:
         if any(isinstance(reply, Exception) for reply in replies):
             return None
         return [name for name, reply in zip(commands, replies, strict=True) if reply != b"OK"]
-
-
-def _are_counts(reply: Any) -> bool:
-    """Return whether a reply has the shape of count_entries.lua: four numbers and a list of keys."""
-    shape = [int, int, int, int, list]
-    return isinstance(reply, list) and list(map(type, reply)) == shape and all(type(key) is bytes for key in reply[4])

@@ -90,12 +90,12 @@ class RedisRebuildSession:
             return 0
         calls, self._calls = self._calls, 0
         if calls:
-            raised: int = sum(self._connection.receive(calls))
+            raised: int = sum(self._connection.receive_numbers(calls))
         else:
             was_new = self._connection.receive_flags(len(entries))
             raised = was_new.count(True)
             existing = [entry for entry, new in zip(entries, was_new, strict=True) if not new]
-            raised += sum(self._connection.receive(self._send_script_calls(existing)))
+            raised += sum(self._connection.receive_numbers(self._send_script_calls(existing)))
         self._mostly_new = 2 * raised > len(entries)
         return raised
 

@@ -127,11 +127,9 @@ class RedisRegistry:
         for start in range(0, len(calls), COMMANDS_A_BATCH):
             batch = calls[start : start + COMMANDS_A_BATCH]
             commands = [("EVALSHA", self._lookup_sha, 1, key, self.layout, *ids) for key, ids in batch]
-            for (key, ids), reply in zip(batch, connections.ask_all(primary, commands), strict=True):
+            for (key, _), reply in zip(batch, connections.ask_all(primary, commands), strict=True):
                 if isinstance(reply, Exception):
                     raise naming_key(reply, key)
-                if not isinstance(reply, list) or len(reply) != len(ids):
-                    raise connections.out_of_step(primary)
                 yield reply
 
     def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
@@ -210,8 +208,8 @@ class RedisRegistry:
     def check_server(self) -> None:
         """Refuse a Redis that cannot keep the promise; raises ConfigurationError.
 
-        That is a Redis older than 7, one that evicts, and a node of a cluster although the URL does not say so: it
-        would refuse scripts over buckets of several slots.
+        That is a Redis older than 7, one that evicts, and a sentinel or a node of a cluster although the URL does not
+        say so: a node would refuse scripts over buckets of several slots.
         """
         for primary in self.primaries():
             info = self.server(primary)
@@ -221,7 +219,10 @@ class RedisRegistry:
             if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (7, 0):
                 problem = f"is version {version}; saltctl needs Redis 7 or newer, or Valkey"
                 hint = "upgrade it; older servers replicate their script cache, which would carry the fence along"
-            elif int(info.get("cluster_enabled", 0)) and not self._others.clustered:
+            elif info.get("redis_mode") == "sentinel":
+                problem = "is a sentinel"
+                hint = "write redis+sentinel:// or rediss+sentinel:// in SALTCTL_REDIS_URL"
+            elif info.get("cluster_enabled") == 1 and not self._others.clustered:
                 problem = "is a node of a cluster"
                 hint = "write redis+cluster:// or rediss+cluster:// in SALTCTL_REDIS_URL"
             elif policy != "noeviction":

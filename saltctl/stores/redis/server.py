@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from saltctl.stores.redis.errors import first_word
+from saltctl.stores.redis.errors import first_word, out_of_step, read_reply
+from saltctl.stores.redis.replies.shapes import has_shape
 
 _ELSEWHERE = ("READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "UNBLOCKED", "NOSCRIPT", "UNVERIFIED")
 """Error replies of a server that was demoted or replaced; an unverified primary gives the last two as well."""
@@ -80,10 +81,12 @@ class Server:
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
             while len(replies) < len(commands):
                 try:
-                    replies.append(connection.read_response())
+                    replies.append(read_reply(connection))
                 except driver.ResponseError as exc:
                     replies.append(exc)
             check()
+            if not all(isinstance(r, Exception) or has_shape(c, r) for c, r in zip(commands, replies, strict=True)):
+                raise out_of_step()
         except BaseException:  # as in take_back
             connection.disconnect()
             raise

@@ -17,7 +17,7 @@ from typing import Any
 
 from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlError
 from saltctl.forks import PerProcess
-from saltctl.urls import Address, RedisUrl
+from saltctl.urls import Address, RedisUrl, known_address
 
 SLOTS = 16384
 _SERVERS_TO_ASK = 3
@@ -165,14 +165,16 @@ class ClusterTopology(Topology):
 
     def _ask(self, address: Address, timeout: float) -> SlotMap:
         reply = self._fetch(self._url.of_server(str(address)), str(address), ("CLUSTER", "SLOTS"), timeout)
+        if not _are_slots(reply):
+            raise _odd_answer(f"the cluster node at {address}")
         owners = [""] * SLOTS
         nodes: dict[Address, None] = {}
         for first, last, *servers in sorted(reply, key=lambda slots: int(slots[0])):
-            # A node that does not know its own address leaves the host out: use the address that was asked.
-            found = [Address(_host(server[0]) or address.host, int(server[1])) for server in servers]
-            owners[int(first) : int(last) + 1] = [str(found[0])] * (int(last) - int(first) + 1)
-            nodes.update(dict.fromkeys(found))
-        if not nodes:
+            found = [_known(server[0], server[1], address) for server in servers]
+            # A primary whose port is not known cannot be asked: its slots have none.
+            owners[first : last + 1] = [str(found[0] or "")] * (last - first + 1)
+            nodes.update(dict.fromkeys(filter(None, found)))
+        if not any(owners):
             raise RedisUnavailableError(f"the cluster node at {address} knows no slots", hint="redis-cli cluster info")
         return SlotMap(tuple(dict.fromkeys(filter(None, owners))), tuple(owners), tuple(nodes))
 
@@ -196,17 +198,47 @@ class SentinelTopology(Topology):
 
     def _ask(self, address: Address, timeout: float) -> SlotMap:
         reply = self._ask_sentinel(address, ("GET-MASTER-ADDR-BY-NAME",), timeout)
-        if not reply:
+        if reply is None or reply == []:
             raise ConfigurationError(
                 f"the sentinel at {address} knows no service {self._url.service!r}",
                 hint="after the hosts, SALTCTL_REDIS_URL has the name of the service, as in `sentinel monitor`",
             )
-        return SlotMap((str(Address(_host(reply[0]), int(reply[1]))),))
+        if not isinstance(reply, list) or list(map(type, reply)) != [bytes, bytes] or not reply[1].isdigit():
+            raise _odd_answer(f"the sentinel at {address}")
+        primary = _known(reply[0], int(reply[1][:6]), address)
+        if primary is None:
+            raise _odd_answer(f"the sentinel at {address}")
+        return SlotMap((str(primary),))
 
 
-def _host(value: Any) -> str:
-    host = value.decode() if isinstance(value, bytes) else str(value or "")
-    return "" if host == "?" else host
+def _are_slots(reply: Any) -> bool:
+    """Return whether a reply has the shape of CLUSTER SLOTS: ranges of slots, each with servers, its primary first."""
+    if not isinstance(reply, list) or not all(isinstance(slots, list) and len(slots) >= 3 for slots in reply):
+        return False
+    return all(
+        type(first) is type(last) is int
+        and 0 <= first <= last < SLOTS
+        and all(
+            isinstance(server, list)
+            and len(server) >= 2
+            and (server[0] is None or type(server[0]) is bytes)
+            and type(server[1]) is int
+            and 0 <= server[1] < 65536
+            for server in servers
+        )
+        for first, last, *servers in reply
+    )
+
+
+def _known(host: bytes | None, port: int, asked: Address) -> Address | None:
+    """Return the address that a server names. One that does not know its own address leaves the host out."""
+    return known_address((host or b"").decode(errors="replace"), port, str(asked))
+
+
+def _odd_answer(server: str) -> RedisUnavailableError:
+    return RedisUnavailableError(
+        f"{server} answered another command, or is none", hint="check the addresses in SALTCTL_REDIS_URL"
+    )
 
 
 def topology(url: RedisUrl, fetch: Fetch, *, pause: float) -> Topology:

@@ -8,7 +8,7 @@ import pytest
 
 from saltctl.health.doctor import run_checks, select_checks
 from saltctl.health.findings import Finding
-from saltctl.stores.redis.replicas import Replicas
+from saltctl.stores.redis.replies.replicas import Replicas
 from tests.health.fakes import FakeFacts
 
 

@@ -33,7 +33,7 @@ from saltctl.stores.heat.window_sums import WindowSums
 from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
-from saltctl.stores.redis.replicas import Replicas
+from saltctl.stores.redis.replies.replicas import Replicas
 from tests.support import Rebuilder, put_entries, rebuild_job
 from tests.support.clusters import LocalCluster, Node
 from tests.support.redis_servers import find_engine, merge

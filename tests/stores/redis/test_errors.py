@@ -114,7 +114,7 @@ def test_arguments_of_an_absent_command_are_not_repeated(ask: Callable[[bytes], 
     [
         ('Protocol error, got "H" as reply type byte', ConfigurationError, "speaks HTTP", "the port"),
         ('Protocol error, got "\\x15" as reply type byte', ConfigurationError, "speaks TLS", "rediss://"),
-        ('Protocol error, got "S" as reply type byte', ConfigurationError, "another protocol", "the port"),
+        ('Protocol error, got "S" as reply type byte', ConfigurationError, "speaks SSH", "the port"),
         ('Protocol error, got "\\x00" as reply type byte', RedisUnavailableError, "Protocol error", "runs"),
         ("Protocol Error: b'HTTP/1.1 400 Bad Request'", ConfigurationError, "speaks HTTP", "the port"),
         ("[SSL: WRONG_VERSION_NUMBER] wrong version number", ConfigurationError, "does not speak TLS", "redis://"),

@@ -18,7 +18,7 @@ from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.inspection import RedisInspection
 from saltctl.stores.redis.registry import RedisRegistry
-from saltctl.stores.redis.replicas import Replicas
+from saltctl.stores.redis.replies.replicas import Replicas
 from tests.support import Rebuilder
 from tests.support.clusters import SERVICE, LocalSentinels
 from tests.support.redis_servers import eventually, find_engine

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from saltctl.errors import AccessDeniedError, ConfigurationError, RedisUnavailableError, SaltctlError
+from saltctl.stores.redis.errors import redirection
 from saltctl.stores.redis.topology import SLOTS, ClusterTopology, SentinelTopology, SingleServer, topology
 from saltctl.urls import parse_redis_url
 from tests.support.clusters import slot_of
@@ -143,6 +144,80 @@ def test_a_node_that_does_not_know_its_own_address(world: World) -> None:
     """It leaves the host out; then it is the one that was asked."""
     world.answers["a:6379"] = [[0, 16383, [None, 6379, b"id"]]]
     assert world.cluster("redis+cluster://a").primaries(1.0) == ("a:6379",)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"OK",
+        7,
+        [b"OK"],
+        [[0, 16383]],
+        [[0, 16384, [b"h", 1]]],
+        [[5, 4, [b"h", 1]]],
+        [[-1, 4, [b"h", 1]]],
+        [[b"0", b"16383", [b"h", 1]]],
+        [[0, 16383, b"h"]],
+        [[0, 16383, [b"h"]]],
+        [[0, 16383, [b"h", None]]],
+        [[0, 16383, [b"h", 65536]]],
+        [[0, 16383, [7, 1]]],
+    ],
+    ids=repr,
+)
+def test_an_answer_of_another_shape_is_an_outage(world: World, answer: Any) -> None:
+    """It is no defect, and becomes no address."""
+    world.answers["a:6379"] = answer
+    with pytest.raises(RedisUnavailableError, match="a:6379 answered another command"):
+        world.cluster("redis+cluster://a").primaries(1.0)
+
+
+@pytest.mark.parametrize("server", [[b"", 0], [b"h", 0], [b"x@evil", 1], [b"h/1", 1]], ids=repr)
+def test_a_server_that_cannot_be_addressed(world: World, server: list[Any]) -> None:
+    """A port of 0 is not redis-py's default, and a host is no part of a URL. Its slots have no primary."""
+    world.answers["a:6379"] = [[0, 8191, server], [8192, 16383, [b"h", 2], server]]
+    cluster = world.cluster("redis+cluster://a")
+    assert cluster.primaries(1.0) == ("h:2",)
+    assert cluster.primary_of(HIGH_KEY, 1.0) == "h:2"
+    with pytest.raises(RedisUnavailableError, match="has no primary"):
+        cluster.primary_of(LOW_KEY, 1.0)
+    world.answers["a:6379"] = [[0, 16383, server]]
+    with pytest.raises(RedisUnavailableError, match="knows no slots"):
+        world.cluster("redis+cluster://a").primaries(1.0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"OK", 7, [b"h"], [b"h", 1], [b"h", b"x"], [b"h", b"0"], [b"h", b"65536"], [b"h", b"9" * 99], [None, b"1"]],
+)
+def test_an_answer_of_a_sentinel_of_another_shape(world: World, answer: Any) -> None:
+    """It is no address."""
+    world.answers = {"sentinel a:26379": answer}
+    sentinels = SentinelTopology(parse_redis_url("redis+sentinel://a/m"), world.fetch, pause=0.0)
+    with pytest.raises(RedisUnavailableError, match="a:26379 answered another command"):
+        sentinels.primaries(1.0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "target"),
+    [
+        ("MOVED 1234 h:1", ("h:1", False)),
+        ("ASK 1234 :6380", ("asked:6380", True)),
+        ("MOVED 1234 ?:6380", ("asked:6380", False)),
+        ("MOVED 1234 ::1:6380", ("[::1]:6380", False)),
+        ("MOVED 1234 h:0", None),
+        ("MOVED 1234 h:65536", None),
+        ("MOVED 1234 a@b:1", None),
+        ("ERR x :1", None),
+    ],
+)
+def test_a_redirection_to_an_unknown_host_means_the_one_that_was_asked(
+    reply: str, target: tuple[str, bool] | None
+) -> None:
+    """As the documentation of Redis says of MOVED and ASK."""
+    import redis.exceptions as driver
+
+    assert redirection(driver.ResponseError(reply), "asked:7000") == target
 
 
 def test_the_reason_of_a_refusal_is_kept(world: World) -> None:

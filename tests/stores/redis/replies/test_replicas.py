@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from saltctl.stores.redis.replicas import Replicas, connected_replicas, replicas_of_cluster, replicas_of_sentinel
+from saltctl.stores.redis.replies.replicas import (
+    Replicas,
+    connected_replicas,
+    replicas_of_cluster,
+    replicas_of_sentinel,
+)
 
 INFO: dict[str, Any] = {
     "connected_slaves": 1,

@@ -80,7 +80,7 @@ def _other_protocol(first: str) -> tuple[str, str] | None:
         return "speaks TLS", "write rediss:// in SALTCTL_REDIS_URL (rediss+… for a cluster or sentinels)"
     if first == "H":
         return "speaks HTTP, so it is not Redis", _ADDRESS_HINT
-    return ("speaks another protocol, so it is not Redis", _ADDRESS_HINT) if first.isalnum() else None
+    return ("speaks SSH, so it is not Redis", _ADDRESS_HINT) if first == "S" else None
 
 
 def hint_of_outage(exc: BaseException, text: str, where: str) -> str:

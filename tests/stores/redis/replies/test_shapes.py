@@ -1,0 +1,137 @@
+"""No reply is used before its shape is checked: a reply of another command becomes no value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from saltctl.errors import RedisUnavailableError, SaltctlError
+from saltctl.settings import Settings
+from saltctl.stores.heat.dead_letters import DeadLetters
+from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.service_state import ServiceState
+from saltctl.stores.heat.stream import HeatStream
+from saltctl.stores.heat.window_sums import WindowSums
+from saltctl.stores.redis.connections import Connections
+from saltctl.stores.redis.inspection import RedisInspection
+from saltctl.stores.redis.registry import RedisRegistry
+from saltctl.stores.redis.replies.shapes import has_shape
+from tests.support.redis_stub import Command, RedisStub, array
+
+ODD = [
+    b"+OK\r\n",
+    b"+QUEUED\r\n",
+    b":7\r\n",
+    b":-1\r\n",
+    b"$1\r\n4\r\n",
+    b"$-1\r\n",
+    b"*-1\r\n",
+    b"*0\r\n",
+    array(["4"]),
+    array(["4", "4"]),
+    b"*1\r\n*1\r\n$1\r\n4\r\n",
+    b"*2\r\n:1\r\n:1\r\n",
+    b"-MOVED 1234\r\n",
+    b"-ASK x y\r\n",
+    b"*1\r\n-ERR nested\r\n",
+]
+"""Replies of other commands, and replies that redis-py cannot parse."""
+
+
+@pytest.fixture(params=ODD, ids=lambda reply: repr(reply)[2:20])
+def settings(request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """Settings for a server that gives one odd reply to everything."""
+
+    def rule(_: int, command: Command) -> bytes:
+        return RedisStub.OK if command[0] in (b"AUTH", b"SELECT") else bytes(request.param)
+
+    with RedisStub(rule) as server:
+        yield Settings(redis_url=server.url, buckets=1, registry_id="feed0123456789ab")
+
+
+def is_one_of(found: object, possible: list[object]) -> bool:
+    """Return whether a value is one of these, of the same type: True is not 1."""
+    return any(type(found) is type(one) and found == one for one in possible)
+
+
+Use = Callable[[Settings], Any]
+REPORT = HeatReport("conv", "app", 1, 20)
+USES: dict[str, tuple[Use, list[object]]] = {
+    # How a reply is used, and the values that these replies may become: of the right shape, they are an answer.
+    "lookup": (lambda s: RedisRegistry(s).lookup(RedisRegistry(s).primaries()[0], ["a"]), [[4]]),
+    "lookups": (lambda s: RedisRegistry(s).lookup(RedisRegistry(s).primaries()[0], ["a", "b"]), [[4, 4]]),
+    "merge": (lambda s: RedisRegistry(s).merge("a", 4), []),
+    "verified": (lambda s: list(RedisRegistry(s).verified().values()), [[True]]),
+    "bucket_exists": (lambda s: RedisRegistry(s).bucket_exists(), [True]),
+    "read_unverified": (lambda s: RedisRegistry(s).read_unverified(["a"]), [{"a": 4}]),
+    "entries": (lambda s: list(RedisRegistry(s).entries()), []),
+    "replication_ids": (lambda s: RedisRegistry(s).replication_ids(), []),
+    "check_server": (lambda s: RedisRegistry(s).check_server(), []),
+    "sessions": (lambda s: RedisRegistry(s).sessions(), []),
+    "count_entries": (lambda s: RedisInspection(s).count_entries("v2"), []),
+    "group_exists": (lambda s: HeatStream(s).group_exists(), []),
+    "create_group": (lambda s: HeatStream(s).create_group(), [None]),
+    "append": (lambda s: HeatStream(s).append_reports([REPORT]), []),
+    "read_new": (lambda s: HeatStream(s).read_new("c", 1, 0.0), [[]]),
+    "read_own": (lambda s: HeatStream(s).read_own("c", "0", 1), [[]]),
+    "claim": (lambda s: HeatStream(s).claim("c", 1.0, "0-0", 1), []),
+    "acknowledge": (lambda s: HeatStream(s).acknowledge(["1-0"]), [7]),
+    "trim": (lambda s: HeatStream(s).trim(1.0), [7]),
+    "idle": (lambda s: HeatStream(s).delete_idle_consumers(1.0), [[], ["4"], ["4", "4"]]),
+    "range": (lambda s: HeatStream(s).range("-", "+", 1), [[]]),
+    "pending": (lambda s: HeatStream(s).pending("-", 1), [[]]),
+    "deliveries": (lambda s: HeatStream(s).deliveries(["1-0"]), [[0]]),
+    "info": (lambda s: HeatStream(s).info(), []),
+    "sums": (lambda s: [n for n in WindowSums(s).add([REPORT]) if not isinstance(n, SaltctlError)], [[]]),
+    "letters": (lambda s: (DeadLetters(s).length(), DeadLetters(s).list()), []),
+    "verification": (lambda s: ServiceState(s).verification(), [None]),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_odd_replies_become_no_values(settings: Settings, use: str) -> None:
+    """Each is a SaltctlError, hence 69 and the backup, and never another exception."""
+    call, possible = USES[use]
+    try:
+        found = call(settings)
+    except SaltctlError:
+        return
+    assert is_one_of(found, possible), found
+
+
+def test_an_odd_reply_ends_its_connection() -> None:
+    """The next command has a new one, because later replies would be those of other commands, too."""
+    connections: list[int] = []
+
+    def rule(connection: int, command: Command) -> bytes:
+        connections.append(connection)
+        return b"+PONG\r\n" if len(connections) == 1 else b":3\r\n"
+
+    with RedisStub(rule) as server:
+        client = Connections(Settings(redis_url=server.url), timeout=5.0, retries=0)
+        with pytest.raises(RedisUnavailableError, match="answered another command"):
+            client.ask_of("k", [("XLEN", "k")])
+        assert client.ask_of("k", [("XLEN", "k")]) == [3]
+        assert connections == [0, 1]
+        client.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "reply"),
+    [
+        (("HMGET", "k", "a", "b"), [b"1", None]),
+        (("XADD", "k", "*", "a", "b"), b"1526919030474-55"),
+        (("XREADGROUP", "GROUP", "g", "c", "STREAMS", "k", "0"), [[b"k", [[b"1-0", None], [b"2-0", [b"a", b"b"]]]]]),
+        (("XAUTOCLAIM", "k", "g", "c", 0, "0-0"), [b"0-0", [None, [b"1-0", []]], [b"2-0"]]),
+        (("XPENDING", "k", "g"), [0, None, None, None]),
+        (("XPENDING", "k", "g"), [1, b"1-0", b"1-0", [[b"c", b"1"]]]),
+        (("XPENDING", "k", "g", "-", "+", 1), [[b"1-0", b"c", 74, 1]]),
+        (("CONFIG", "GET", "appendfsync"), []),
+        (("PING",), b"PONG"),
+    ],
+)
+def test_right_replies(command: tuple[Any, ...], reply: Any) -> None:
+    """As in the documentation of Redis; the other tests of the stores have those of real servers."""
+    assert has_shape(command, reply)
