@@ -179,7 +179,13 @@ class LocalRedis(_Server):
             command = command_bound_to_parent([str(self.binary), str(self._write_config())])
             with log.open("ab") as output:
                 self._started_by = this_process()
-                self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,  # Ctrl-C is for the command that uses the server
+                )
             if not wait or self._answers(self._process):
                 return
             self.kill()

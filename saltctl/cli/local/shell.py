@@ -27,7 +27,7 @@ unset http_proxy https_proxy all_proxy no_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 PROMPT=%(prompt)s'%%~ %%# '
 autoload -Uz compinit && compinit -i -D
 """
-_FISH = """function fish_prompt; printf '%%s' %(prompt)s; prompt_pwd; printf '> '; end
+_FISH = """function fish_prompt; printf '%%s%%s> ' %(prompt)s (pwd); end
 """
 
 

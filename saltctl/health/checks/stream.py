@@ -42,8 +42,10 @@ def lag(facts: Facts) -> Finding:
     found = facts.stream.group
     if found is None:
         return skip("see stream-group")
+    status = facts.fix_commands.saltctl("stream", "status")
+    lost = [warn(warning, status) for warning in facts.stream.warnings]
     if found.lag is None:
-        return skip("Redis does not know the number of unread entries")
+        return combine([skip("Redis does not know the number of unread entries"), *lost])
     measures = {"stream_lag": float(found.lag), "stream_pending": float(found.pending)}
     detail = f"{found.lag:,} unread, {found.pending:,} pending"
     replay = facts.fix_commands.saltctl("stream", "replay")
@@ -54,8 +56,7 @@ def lag(facts: Facts) -> Finding:
         finding = warn(f"{detail}: more arrives than is processed", replay, **measures)
     else:
         finding = ok(detail, **measures)
-    status = facts.fix_commands.saltctl("stream", "status")
-    return combine([finding, *(warn(warning, status) for warning in facts.stream.warnings)])
+    return combine([finding, *lost])
 
 
 def dead_letters(facts: Facts) -> Finding:
