@@ -188,13 +188,13 @@ class History:
                 ``Registry.lookup``, and the same of the messages table.
         """
         started = self.clock()
-        with TimeBudget(self.page_timeout):
-            request = self._prepare(conversation_id, options)
         deadline = started + self.page_timeout
         job = ScatterGather(
             self.store, self.pool, self.clock, deadline, options.allow_partial, id_attribute=self.id_attribute
         )
-        return self._make_page(request, job.run(request), started)
+        with TimeBudget(self.page_timeout):
+            request = self._prepare(conversation_id, options)
+            return self._make_page(request, job.run(request), started)
 
     def pages(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> Iterator[Page]:
         """Read a whole history page by page, each of a size that keeps memory flat. Raises as :meth:`page`.
@@ -236,6 +236,10 @@ class History:
             InvalidConversationIdError, UnavailableError, AccessDeniedError, ConfigurationError: as ``page``.
         """
         options = options or FindOptions()
+        with TimeBudget(options.timeout):
+            return self._find(conversation_id, message_id, options)
+
+    def _find(self, conversation_id: str, message_id: str | int | Decimal, options: FindOptions) -> Found:
         search = MessageSearch(
             self.store, self.pool, message_id, self.id_attribute, timeout=options.timeout, clock=self.clock
         )

@@ -63,7 +63,7 @@ class SharedCredentials(Credentials):
             if loading.done():
                 raise
             raise AwsUnavailableError(
-                f"the AWS credentials provider {self._provider} did not answer within {seconds:.3g} s",
+                f"the AWS credentials provider {self._provider} did not answer within {round(seconds or 0, 1):g} s",
                 hint="aws sts get-caller-identity",
             ) from None
 

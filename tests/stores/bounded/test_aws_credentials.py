@@ -1,0 +1,198 @@
+"""Credentials: a provider that does not answer holds one thread, and a request ends within aws_timeout."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saltctl.errors import AccessDeniedError, AwsUnavailableError
+from saltctl.local.servers import LocalMoto
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.bounded.aws_credentials import SharedCredentials
+from saltctl.stores.bounded.deadline import TimeBudget
+from tests.support.forked import in_child
+from tests.support.redis_servers import eventually
+from tests.support.slow_servers import SlowServer
+
+TIMEOUT = 0.5
+BOUND = 10 * TIMEOUT
+STATIC = "aws_access_key_id = a\naws_secret_access_key = b\n"
+ROLE = "role_arn = arn:aws:iam::111122223333:role/x\n"
+SLEEP = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(300)"
+
+
+@contextmanager
+def silent_provider(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """A profile whose credentials come from a server or a command that does not answer."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    name = kind.replace(" ", "-")
+    with SlowServer(b"", b"H" if kind.startswith("dripping") else b"") as server:
+        url = f"http://127.0.0.1:{server.port}"
+        profile = ""
+        if kind.endswith("STS"):
+            profile = ROLE + "source_profile = base\n"
+            monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)
+        elif kind == "web identity":
+            (tmp_path / "token").write_text("token")
+            profile = ROLE + f"web_identity_token_file = {tmp_path / 'token'}\n"
+            monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)
+        elif kind == "process":
+            command = shlex.join([sys.executable, "-c", SLEEP, str(tmp_path / "pid")])
+            profile = f"credential_process = {command}\n"
+        elif kind.endswith("container"):
+            monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
+        elif kind.endswith("IMDS"):
+            monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", url)
+        (tmp_path / "config").write_text(f"[profile base]\n{STATIC}\n[profile {name}]\nregion = us-east-1\n{profile}")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        yield name
+    if (pid := tmp_path / "pid").exists():
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+PROVIDERS = {
+    "STS": "assume-role",
+    "dripping STS": "assume-role",
+    "web identity": "assume-role-with-web-identity",
+    "process": "custom-process",
+    "container": "container-role",
+    "dripping container": "container-role",
+    "IMDS": "iam-role",
+    "dripping IMDS": "iam-role",
+}
+
+
+@pytest.mark.parametrize("kind", PROVIDERS)
+def test_a_silent_provider_is_named_in_time(
+    kind: str, moto: LocalMoto, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Many callers at once wait for one attempt, each for its own time; one thread is left, not one for each."""
+    with silent_provider(kind, monkeypatch, tmp_path) as profile:
+        settings = Settings(aws_endpoint_url=moto.url, aws_region="us-east-1", aws_profile=profile, aws_timeout=TIMEOUT)
+        table = BackupTable(settings)
+        others = set(threading.enumerate())
+        began = time.monotonic()
+        _ = table.client  # does not wait for credentials
+
+        problem = rf"provider '{PROVIDERS[kind]}' did not answer within 0\.[45] s"
+
+        def get(number: int) -> None:
+            with pytest.raises(AwsUnavailableError, match=problem):
+                table.get(f"conv-{number}")
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(get, range(8)))
+        assert time.monotonic() - began < 2 * BOUND
+        loading = {thread for thread in threading.enumerate() if thread.name == "saltctl-credentials"}
+        assert len(loading - others) <= 1
+
+
+class Source:
+    """Refreshable credentials that a test expires."""
+
+    method = "test"
+
+    def __init__(self) -> None:
+        self.seconds_left = 3600.0
+        self.refreshes = 0
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def refresh_needed(self, refresh_in: int | None = None) -> bool:
+        """Return whether they expire so soon."""
+        return self.seconds_left < (900 if refresh_in is None else refresh_in)
+
+    def get_frozen_credentials(self) -> int:
+        """Refresh them, and return their number."""
+        self.answers.wait()
+        if self.refresh_needed():
+            self.refreshes += 1
+            self.seconds_left = 3600.0
+        return self.refreshes
+
+
+class Session:
+    """Answers what botocore's chain of providers asks a session."""
+
+
+@pytest.fixture
+def source() -> Iterator[Source]:
+    """Credentials that answer, until a test stops them."""
+    source = Source()
+    yield source
+    source.answers.set()
+
+
+@pytest.fixture
+def credentials(source: Source, monkeypatch: pytest.MonkeyPatch) -> SharedCredentials:
+    """Shared credentials from that source."""
+    import saltctl.stores.bounded.aws_credentials as module
+
+    class Provider:
+        METHOD = "test"
+
+        def load(self) -> Source:
+            return source
+
+    class Resolver:
+        providers = (Provider(),)
+
+    monkeypatch.setattr(module, "create_credential_resolver", lambda session: Resolver())
+    return SharedCredentials(Session())
+
+
+def frozen(credentials: SharedCredentials, seconds: float = 60.0) -> Any:
+    """The credentials, within so many seconds."""
+    with TimeBudget(seconds):
+        return credentials.get_frozen_credentials()
+
+
+def test_a_refresh_holds_no_request_while_they_are_valid(credentials: SharedCredentials, source: Source) -> None:
+    """The old ones are used meanwhile; once they are about to expire, requests wait for the new ones."""
+    assert frozen(credentials) == 0
+    source.answers.clear()
+    source.seconds_left = 600
+    assert [frozen(credentials, 0.1) for _ in range(3)] == [0, 0, 0]
+    source.seconds_left = 30
+    with pytest.raises(AwsUnavailableError, match="provider 'test'"):
+        frozen(credentials, 0.1)
+    source.answers.set()
+    eventually(lambda: frozen(credentials) == 1, "the refresh is done")
+    assert source.refreshes == 1
+
+
+def test_a_forked_child_loads_credentials_itself(credentials: SharedCredentials, source: Source) -> None:
+    """It does not wait for a thread that only its parent has."""
+    source.answers.clear()
+    with pytest.raises(AwsUnavailableError):
+        frozen(credentials, 0)
+
+    def child() -> bool:
+        source.answers = threading.Event()
+        source.answers.set()
+        return bool(frozen(credentials) == 0)
+
+    assert in_child(child)
+
+
+def test_no_credentials_are_access_denied(moto: LocalMoto, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain without any is not an outage."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    settings = Settings(aws_endpoint_url=moto.url, aws_region="us-east-1")
+    with pytest.raises(AccessDeniedError):
+        BackupTable(settings).get("conv")
