@@ -127,7 +127,7 @@ def test_arguments_of_an_absent_command_are_not_repeated(ask: Callable[[bytes], 
         ("max number of clients reached", RedisUnavailableError, "clients", "maxclients"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_for_good_is_no_outage(failure: str, error: type[SaltctlError], says: str, hint: str) -> None:
+def test_a_permanent_failure_is_not_an_outage(failure: str, error: type[SaltctlError], says: str, hint: str) -> None:
     """69 makes cron retry for ever."""
     import redis.exceptions as driver
 
