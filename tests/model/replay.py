@@ -7,6 +7,7 @@ return the recorded answers, and after the last of them they stop the process an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -146,14 +147,18 @@ class StubConnections(Connections):
     """Connections whose clients get recorded answers."""
 
     def __init__(self, answers: Answers, *, asks: bool = False) -> None:
-        super().__init__(SETTINGS, timeout=1.0, retries=0)
+        super().__init__(SETTINGS, timeout=1.0, retries=0, max_age=math.inf)
         self._answers = answers
         self._asks = asks
         self._client = StubClient(answers)
 
-    def client(self, primary: str) -> StubClient:
+    def _open(self, primary: str, retries: int) -> StubClient:
         """Return the stub client of the only server."""
         return self._client
+
+    def info(self, primary: str, *sections: str) -> dict[str, Any]:
+        """Return INFO, so that the preconditions of a rebuild hold."""
+        return {"redis_version": "7.0.0", "maxmemory_policy": "noeviction"}
 
     def ask_all(self, primary: str, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Send them; but a batch of lookups is only of ``verified()``, whose result no process uses."""
@@ -166,6 +171,7 @@ class StubConnections(Connections):
         if self._asks:
             self._answers.ask(Call("topology", ("ask", "told")))
             self._client = StubClient(self._answers, "told")
+        super().reconnect()
 
     def dedicated(self, primary: str) -> DedicatedConnection:
         """Return a real one, over a stub pool, to the server that is the primary now."""
@@ -190,9 +196,7 @@ class StubClient:
         return Retry(NoBackoff(), 0)
 
     def execute_command(self, *words: Any) -> Any:
-        """Send one command. INFO is answered here, so that the preconditions of a rebuild hold."""
-        if words == ("INFO",):
-            return {"redis_version": "7.0.0", "maxmemory_policy": "noeviction"}
+        """Send one command."""
         return self._answers.redis(Call(self._over, normalize(words)))
 
 
@@ -210,7 +214,7 @@ class StubPool:
     def release(self, connection: StubConnection) -> None:
         """Do nothing."""
 
-    def disconnect(self) -> None:
+    def disconnect(self, inuse_connections: bool = True) -> None:
         """Do nothing."""
 
 
