@@ -215,7 +215,7 @@ def test_only_key_range_throttling_of_the_table_is_heat(settings: Settings) -> N
     assert heat == set(product(THROTTLES, key_ranges))
 
 
-@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy"])
 def test_loopback_is_reached_without_a_proxy(name: str, moto: LocalMoto, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proxy is not asked, also by clients for credentials; other endpoints are reached through it."""
     with socket.create_server(("127.0.0.1", 0)) as proxy:
@@ -226,8 +226,6 @@ def test_loopback_is_reached_without_a_proxy(name: str, moto: LocalMoto, monkeyp
         proxy.settimeout(0)
         with pytest.raises(BlockingIOError):
             proxy.accept()
-        if name == "ALL_PROXY":
-            return  # botocore does not use it for HTTP
         from botocore.exceptions import HTTPClientError
 
         proxy.settimeout(60)
