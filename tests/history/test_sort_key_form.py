@@ -215,3 +215,24 @@ def test_times_beyond_a_form(name: str) -> None:
             form = learn_form([row], NOW)
             first, last = (form.bound(datetime(year, 12, 31, 23, tzinfo=UTC)) for year in (1, 9999))
             assert first <= row < last  # type: ignore[operator]
+
+
+def test_a_fraction_is_rounded_up_to_the_next_second() -> None:
+    """If no fraction of the rows' length is left in the second."""
+    form = learn_form(["2026-11-26T10:00:00.123Z"], NOW)
+    assert form.bound(datetime(2026, 11, 26, 10, 0, 0, 998_001, UTC)) == "2026-11-26T10:00:00.999"
+    assert form.bound(datetime(2026, 11, 26, 10, 0, 0, 999_001, UTC)) == "2026-11-26T10:00:01"
+
+
+@pytest.mark.parametrize("other", ["META", "01A21A24-0d20-7abc-8def-0123456789ab", "1890000000000"])
+def test_one_row_that_is_not_a_time_is_enough_to_refuse(other: str) -> None:
+    """A word, a UUID in both cases, and a number of three years ahead, among rows that are times."""
+    for like in ("2026-11-26T10:00:00Z", "01a21a24-0d20-7abc-8def-0123456789ab", "1795689600123"):
+        with pytest.raises(UsageError, match="do not all have the same form"):
+            learn_form([like, other], NOW)
+
+
+def test_a_uuid_in_both_cases_is_not_a_time() -> None:
+    """Its digits do not sort by their values, even if all rows are written so."""
+    with pytest.raises(UsageError, match="no form of a time"):
+        learn_form(["01A21A24-0d20-7abc-8def-0123456789ab"], NOW)
