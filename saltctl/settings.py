@@ -159,13 +159,13 @@ class Settings:
     heat_retention: float = _setting(3600.0, partial(_seconds, minimum=0, maximum=366 * 86400))
     """Time that reports stay on the stream after every group acknowledged them, for `saltctl stream replay`."""
     lookup_timeout: float = _setting(0.25, partial(_seconds, minimum=0.001, maximum=60))
-    """Timeout of a lookup in Redis; then it reads the backup."""
+    """Time for a lookup in Redis, names and connecting included; then it reads the backup."""
     redis_timeout: float = _setting(5.0, partial(_seconds, minimum=0.001, maximum=600))
-    """Timeout of every other request to Redis."""
+    """Time for every other request to Redis, names, connecting and retries included."""
     page_timeout: float = _setting(10.0, partial(_seconds, minimum=0.01, maximum=600))
-    """Timeout of one page of a history, over all of its partitions."""
+    """Time for one page of a history: its lookup and the queries of all partitions."""
     aws_timeout: float = _setting(5.0, partial(_seconds, minimum=0.05, maximum=600))
-    """Timeout of one request to AWS. Failed requests are retried (see stores/aws/client.py)."""
+    """Time for one request to AWS: names, credentials, connecting, the whole response, and retries included."""
     breaker_seconds: float = _setting(1.0, partial(_seconds, minimum=0, maximum=60))
     """Time for which lookups skip a Redis that has just failed."""
     aws_profile: str | None = _setting(None, _shown_text, "AWS_PROFILE")

@@ -49,8 +49,8 @@ EMPTY = b"{}"
 def create_client(settings: Settings, service: str, *, attempts: int = 3) -> Any:
     """Create a boto3 client for ``service``.
 
-    Every request has the setting ``aws_timeout`` to connect and for each read, and is sent at most ``attempts`` times.
-    botocore's own defaults are 60 s, 4 attempts and 10 connections.
+    Every request may take ``aws_timeout`` seconds in all (see stores/bounded/aws_requests.py), and is sent at most
+    ``attempts`` times. botocore's own defaults are 60 s for each step, 4 attempts and 10 connections.
 
     Raises:
         ConfigurationError: no Region, or a profile that does not exist.
