@@ -73,6 +73,59 @@ class SlowServer:
             self._stopped.wait()
 
 
+class Front:
+    """Forwards connections to a port, and can lose those that exist, as a balancer that forgets them does."""
+
+    def __init__(self, port: int) -> None:
+        self._backend = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._lost = threading.Event()
+        self.port: int = self._listener.getsockname()[1]
+
+    def lose(self) -> None:
+        """Forward nothing any more over the connections that exist."""
+        self._lost.set()
+        self._lost = threading.Event()
+
+    def __enter__(self) -> Self:
+        """Start the server."""
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close all connections, and wait for the threads."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        for sock in self._sockets:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads[1:]:
+            thread.join()
+        for sock in (self._listener, *self._sockets):
+            sock.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            backend = socket.create_connection(("127.0.0.1", self._backend))
+            self._sockets += [client, backend]
+            for one, other in ((client, backend), (backend, client)):
+                self._threads.append(threading.Thread(target=self._pump, args=(one, other, self._lost)))
+                self._threads[-1].start()
+
+    @staticmethod
+    def _pump(one: socket.socket, other: socket.socket, lost: threading.Event) -> None:
+        with suppress(OSError):
+            while data := one.recv(1 << 16):
+                if not lost.is_set():
+                    other.sendall(data)
+
+
 class FullBacklog:
     """Addresses that answer no attempt to connect: their queues are full."""
 

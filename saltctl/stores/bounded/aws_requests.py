@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from botocore.awsrequest import (  # noqa: TID253  this module is imported where botocore is needed
@@ -18,7 +18,7 @@ from botocore.awsrequest import (  # noqa: TID253  this module is imported where
     AWSHTTPSConnectionPool,
 )
 from botocore.config import Config  # noqa: TID253
-from botocore.exceptions import HTTPClientError  # noqa: TID253
+from botocore.exceptions import HTTPClientError, ReadTimeoutError  # noqa: TID253
 from botocore.hooks import HierarchicalEmitter  # noqa: TID253
 from botocore.session import Session  # noqa: TID253
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
@@ -83,6 +83,8 @@ class _Events(HierarchicalEmitter):
         responses = super().emit(event_name, **more)
         if not event_name.startswith("needs-retry") or (left := remaining()) is None:
             return responses
+        if isinstance(more.get("caught_exception"), ReadTimeoutError):
+            more["endpoint"].http_session.close()  # the idle connections may be as dead as this one
         # An attempt that has no time for an answer would only hide the error of the one before.
         least = more["request_dict"]["context"]["client_config"].read_timeout / 10
         if left < least or _unreadable(more.get("caught_exception")):
@@ -91,6 +93,8 @@ class _Events(HierarchicalEmitter):
 
 
 class _Connection(AWSHTTPConnection):
+    _reused = False
+
     def _new_conn(self) -> Any:  # as urllib3's own subclasses do
         seconds = self.timeout if isinstance(self.timeout, int | float) else sys.maxsize
         try:
@@ -100,9 +104,19 @@ class _Connection(AWSHTTPConnection):
         except OSError as exc:
             raise NewConnectionError(self, f"cannot connect to {self.host}: {exc}") from exc
 
+    def request(self, *args: Any, **more: Any) -> Any:
+        """Send a request."""
+        self._reused = self.sock is not None
+        return super().request(*args, **more)
+
     def getresponse(self) -> Any:
-        """Return the response; to read a body that is too long raises UnreadableResponseError."""
-        response: Any = super().getresponse()
+        """Return the response; to read a body that is too long raises UnreadableResponseError.
+
+        A connection that was idle may have been lost without a notice. It leaves half of the budget to another one.
+        """
+        left = remaining()
+        with TimeBudget(left / 2) if self._reused and left is not None else nullcontext():
+            response: Any = super().getresponse()
         stream = response.stream
 
         def bounded_stream(*args: Any, **more: Any) -> Iterator[bytes]:

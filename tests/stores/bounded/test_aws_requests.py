@@ -9,6 +9,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from saltctl.stores.bounded import aws_requests
 from saltctl.stores.bounded.deadline import TimeBudget
 from tests.support.aws_stub import AwsStub, throttled
 from tests.support.lookups import FixedLookups
-from tests.support.slow_servers import FullBacklog, Resolver, SlowServer
+from tests.support.slow_servers import Front, FullBacklog, Resolver, SlowServer
 from tests.support.tls import create_authority, start_front
 
 TIMEOUT = 0.4
@@ -179,6 +180,18 @@ def test_retries_stay_within_the_budget(moto_settings: Settings) -> None:
             BackupTable(behind, client=client).get("conv")
         assert time.monotonic() - began < 4 * BOUND
         assert len(stub.seen) > 1
+
+
+def test_connections_that_were_lost_cost_half_of_one_request(moto_settings: Settings) -> None:
+    """A balancer has forgotten all idle connections: the first request finds out, and is answered over a new one."""
+    BackupTable(moto_settings).create()
+    with Front(int(str(moto_settings.aws_endpoint_url).rpartition(":")[2])) as front:
+        settings = replace(moto_settings, aws_endpoint_url=f"http://127.0.0.1:{front.port}", aws_timeout=6.0)
+        table = BackupTable(settings)
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(table.get, ["conv"] * 32)) == [None] * 32
+        front.lose()
+        assert table.get("conv") is None
 
 
 def test_an_outer_budget_bounds_a_request() -> None:
