@@ -183,11 +183,11 @@ class SentinelTopology(Topology):
     """The primary of a service, as one of its sentinels reports it."""
 
     def ask_sentinels(self, *words: str, timeout: float) -> Any:
-        """Send SENTINEL <words> <service> to each sentinel until one answers."""
+        """Send SENTINEL <words> <service> to each sentinel until one answers; each has a share of the time."""
         failure: SaltctlError | None = None
         for address in self._url.addresses:
             try:
-                return self._ask_sentinel(address, words, timeout)
+                return self._ask_sentinel(address, words, timeout / len(self._url.addresses))
             except SaltctlError as exc:
                 failure = exc
         raise failure or RedisUnavailableError(f"there is no sentinel in {self._url}")

@@ -104,7 +104,7 @@ def test_a_topology_is_asked_in_time(kind: str, scheme: str, monkeypatch: pytest
     """Also for the replicas, of several sentinels."""
     with slow_urls(kind, monkeypatch) as slow:
         address = slow.split("/")[2]
-        url = f"{scheme}://{address},{address},{address}/" + ("service" if scheme == "redis+sentinel" else "")
+        url = f"{scheme}://{','.join([address] * 12)}/" + ("service" if scheme == "redis+sentinel" else "")
         with closing(Connections(of_redis(url), timeout=TIMEOUT, retries=2)) as connections:
             with ends_in_time():
                 connections.primaries()
