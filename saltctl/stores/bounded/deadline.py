@@ -67,14 +67,15 @@ def remaining() -> float | None:
 class _Bounded:
     """Gives each operation of a socket the smaller one of its own timeout and the remaining time of the thread."""
 
-    _own_timeout: float | None = None
+    own_timeout: Any = None
+    """The timeout that was set: seconds, None without one."""
     _in_force: float | None = None
     _unread = b""
 
     @property
     def relaxed(self) -> bool:
         """Whether the thread has no budget and the socket's own timeout is in force: nothing has to be set."""
-        return _thread.ends is None and self._in_force is self._own_timeout
+        return _thread.ends is None and self._in_force is self.own_timeout
 
     def unread(self, data: bytes) -> None:
         """Return data to the socket: the next ``recv_into`` receives it."""
@@ -87,11 +88,11 @@ class _Bounded:
 
     def settimeout(self, value: float | None) -> None:
         """Set the timeout of operations outside of any budget."""
-        self._own_timeout = self._in_force = value
+        self.own_timeout = self._in_force = value
         super().settimeout(value)  # type: ignore[misc]
 
     def _bound(self) -> None:
-        ends, left, in_force = _thread.ends, self._own_timeout, self._in_force
+        ends, left, in_force = _thread.ends, self.own_timeout, self._in_force
         if left == 0:  # non-blocking
             return
         if ends is not None:

@@ -63,7 +63,8 @@ class _Exchange(AbstractConnection):
 
         A list of one number, or of nil, is parsed here. redis-py reads every other reply.
         """
-        sock, ends = self.bounded, monotonic() + _timeout_of(self)
+        sock = self.bounded
+        ends = monotonic() + sock.own_timeout
         if relaxed := sock.relaxed:
             sock.send_now(command)
             data = sock.recv_now(_BYTES_A_READ)
