@@ -85,8 +85,8 @@ class MessagesTable(Table):
             response["Items"],
             int(response.get("ScannedCount", len(response["Items"]))),
             _consumed_rcu(response),
-            # Only a missing LastEvaluatedKey ends a partition; an empty page does not.
-            response.get("LastEvaluatedKey"),
+            # Only a missing or empty LastEvaluatedKey ends a partition; an empty page does not.
+            response.get("LastEvaluatedKey") or None,
         )
 
     def _fits(self, request: PartitionQuery, response: Mapping[str, Any]) -> bool:
@@ -182,7 +182,7 @@ class MessagesTable(Table):
                 limit = {} if (items := limiter.page_limit()) is None else {"Limit": items}
                 scan = partial(self._scan, request | position | start | limit)
                 response = retry_while_throttled(scan, stop.wait, stopped=stop.is_set)
-                last, consumed = response.get("LastEvaluatedKey"), _consumed_rcu(response)
+                last, consumed = response.get("LastEvaluatedKey") or None, _consumed_rcu(response)
                 limiter.settle(permit, consumed, response.get("ScannedCount", len(response["Items"])))
                 yield KeysPage(response["Items"], consumed, segment, last)
                 if last is None:

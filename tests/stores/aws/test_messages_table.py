@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from itertools import islice
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -234,3 +236,23 @@ def test_json_of_another_shape_is_an_outage(settings: Settings, aws_stub: AwsStu
     aws_stub.answer_always("Query", (200, answer))
     with pytest.raises(AwsUnavailableError, match="does not come from AWS"):
         table.query(PartitionQuery("hot"))
+
+
+def test_an_empty_last_evaluated_key_is_the_end() -> None:
+    """DynamoDB's documentation calls it the end, as it does a missing one; reading on would never end."""
+    settings = Settings(redis_url="redis://127.0.0.1:1/0", messages_table="messages", aws_region="us-east-1")
+    row = {"hash": {"S": "conv"}, "range": {"S": "1#a"}}
+    page = {"Items": [row], "LastEvaluatedKey": {}, "ConsumedCapacity": {"TableName": "messages", "CapacityUnits": 1.0}}
+    described = {
+        "TableName": "messages",
+        "AttributeDefinitions": [{"AttributeName": name, "AttributeType": "S"} for name in ("hash", "range")],
+        "KeySchema": [{"AttributeName": "hash", "KeyType": "HASH"}, {"AttributeName": "range", "KeyType": "RANGE"}],
+    }
+    client = SimpleNamespace(
+        query=lambda **_: page, scan=lambda **_: page, describe_table=lambda **_: {"Table": described}
+    )
+    table = MessagesTable(settings, client=client)
+    answer = table.query(PartitionQuery("conv", descending=False))
+    assert (answer.items, answer.next) == ([row], None)
+    pages = [one for one in islice(table.scan_keys(1), 5) if one.items]
+    assert [one.last for one in pages] == [None]
