@@ -19,6 +19,7 @@ from saltctl.errors import (
 )
 from saltctl.forks import PerProcess, importing, this_process
 from saltctl.settings import Settings
+from saltctl.stores.aws.refusals import refusal_error
 from saltctl.stores.bounded.aws_loopback import keep_to_loopback
 from saltctl.stores.bounded.errors import UnreadableResponseError
 from saltctl.urls import mask_url
@@ -30,11 +31,6 @@ POOL_SIZE = 72
 _THROTTLES = {
     "ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException", "Throttling",
     "TooManyRequestsException",
-}
-_DENIED = {
-    "AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException",
-    "ExpiredTokenException", "ExpiredToken", "InvalidClientTokenId", "MissingAuthenticationTokenException",
-    "IncompleteSignature", "SignatureDoesNotMatch", "NotAuthorized", "OptInRequired", "RequestExpired",
 }
 # fmt: on
 
@@ -226,14 +222,10 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
             f"AWS throttles requests for {where} ({code})",
             hint="wait, or give the table more capacity; then run it again",
         )
-    if code in _DENIED:
-        return AccessDeniedError(
-            f"AWS does not permit this for {where} ({code}): {message}", hint="aws sts get-caller-identity"
-        )
+    if (refusal := refusal_error(code, message, where)) is not None:
+        return refusal
     if code == "ResourceNotFoundException":
         return missing_table(where, MISSING_HINT)
-    if code == "ValidationException":
-        return ConfigurationError(f"DynamoDB refuses a request for {where}: {message}", hint="check its key schema")
     if status >= 500 or code in ("InternalServerError", "ServiceUnavailable", "InternalFailure"):
         return AwsUnavailableError(
             f"AWS answered with a server error for {where} ({code})", hint="try again", answered=True

@@ -234,3 +234,29 @@ def test_loopback_is_reached_without_a_proxy(name: str, moto: LocalMoto, monkeyp
             create_client(elsewhere, "dynamodb", attempts=1).list_tables()
         with proxy.accept()[0] as request:
             assert request.recv(1000).startswith(b"POST http://aws.example/")
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "exit_code", "hint"),
+    [
+        ("InaccessibleEncryptionCredentialsException", "no", 78, "KMS key"),
+        ("KMSAccessDeniedException", "no", 78, "KMS key"),
+        ("ItemCollectionSizeLimitExceededException", "no", 78, "10 GB"),
+        ("InvalidParameterValue", "no", 78, "config show"),
+        ("ValidationError", "no", 78, "config show"),
+        ("ValidationException", "Item size has exceeded the maximum allowed size", 78, "smaller item"),
+        ("SubscriptionRequiredException", "no", 77, "get-caller-identity"),
+        ("RequestTimeTooSkewed", "no", 77, "clock"),
+        ("InvalidSignatureException", "Signature expired: 1 is now earlier than 2", 77, "clock"),
+        ("TransactionConflictException", "no", 69, "try again"),
+        ("ReplicatedWriteConflictException", "no", 69, "try again"),
+    ],
+)
+def test_a_permanent_refusal_is_no_outage(code: str, message: str, exit_code: int, hint: str) -> None:
+    """Cron retries an outage for ever; these errors need a change first, except for conflicts."""
+    from botocore.exceptions import ClientError
+
+    response: Any = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": 400}}
+    error = to_saltctl_error(ClientError(response, "Any"), "'messages'")
+    assert error.exit_code == exit_code
+    assert hint in (error.hint or "")

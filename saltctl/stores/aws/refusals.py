@@ -1,0 +1,38 @@
+"""Requests that AWS refuses for good: missing permissions, and configuration to change first."""
+
+from __future__ import annotations
+
+from saltctl.errors import AccessDeniedError, ConfigurationError, SaltctlError
+
+# fmt: off
+_DENIED = {
+    "AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException",
+    "ExpiredTokenException", "ExpiredToken", "InvalidClientTokenId", "MissingAuthenticationTokenException",
+    "IncompleteSignature", "SignatureDoesNotMatch", "NotAuthorized", "OptInRequired", "RequestExpired",
+    "RequestTimeTooSkewed", "SubscriptionRequiredException",
+}
+# fmt: on
+_CLOCK_HINT = "compare this machine's clock with the time (timedatectl), since AWS refuses signatures of another time"
+_PERMANENT = {
+    "InaccessibleEncryptionCredentialsException": "enable the table's KMS key again, or restore the table",
+    "KMSAccessDeniedException": "permit the use of the table's KMS key",
+    "ItemCollectionSizeLimitExceededException": "a local secondary index limits a partition to 10 GB: salt it",
+    "InvalidParameterValue": "check the names and times of this request: saltctl config show",
+    "InvalidParameterCombination": "check the names and times of this request: saltctl config show",
+    "ValidationError": "check the names and times of this request: saltctl config show",
+}
+"""Errors that a later attempt meets again, and what to do about each. As outages, cron would retry them for ever."""
+
+
+def refusal_error(code: str, message: str, where: str) -> SaltctlError | None:
+    """Return the error for a request that AWS refuses for good; None if a later attempt may succeed."""
+    if code in _DENIED:
+        skewed = code in ("RequestTimeTooSkewed", "RequestExpired") or "Signature expired" in message
+        hint = _CLOCK_HINT if skewed else "aws sts get-caller-identity"
+        return AccessDeniedError(f"AWS does not permit this for {where} ({code}): {message}", hint=hint)
+    if code in _PERMANENT:
+        return ConfigurationError(f"AWS refuses a request for {where} ({code}): {message}", hint=_PERMANENT[code])
+    if code == "ValidationException":
+        hint = "write a smaller item" if "Item size" in message else "check its key schema"
+        return ConfigurationError(f"DynamoDB refuses a request for {where}: {message}", hint=hint)
+    return None
