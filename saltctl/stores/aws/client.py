@@ -19,7 +19,7 @@ from saltctl.errors import (
 )
 from saltctl.forks import PerProcess, importing, this_process
 from saltctl.settings import Settings
-from saltctl.stores.aws.refusals import refusal_error
+from saltctl.stores.aws.failures.refusals import refusal_error
 from saltctl.stores.bounded.aws_loopback import keep_to_loopback
 from saltctl.stores.bounded.errors import UnreadableResponseError
 from saltctl.urls import mask_url
