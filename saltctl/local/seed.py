@@ -13,8 +13,9 @@ from typing import Any
 from saltctl.registry.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
-from saltctl.stores.aws.client import aws_errors, create_client
+from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
+from saltctl.stores.aws.failures.errors import aws_errors
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.dead_letters import DeadLetters

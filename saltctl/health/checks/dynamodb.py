@@ -10,7 +10,7 @@ from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.rebuild.lease import LEASE_EXPIRY
 from saltctl.registry.compare import compare_sample
-from saltctl.stores.aws.client import NEW_OR_LOST
+from saltctl.stores.aws.failures.errors import NEW_OR_LOST
 from saltctl.stores.contracts.messages import TableKeys
 from saltctl.throttling.scan import scan_recent
 from saltctl.urls import is_loopback

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from saltctl.errors import DamagedEntryError
-from saltctl.stores.aws.client import aws_errors, error_code, none_if_condition_fails
+from saltctl.stores.aws.failures.errors import aws_errors, error_code, none_if_condition_fails
 from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.registry import BackupEntry, Raise
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from saltctl.errors import AwsUnavailableError
 from saltctl.stores.aws.backup_items import KEY
-from saltctl.stores.aws.client import aws_errors, is_throttling
+from saltctl.stores.aws.failures.errors import aws_errors, is_throttling
 from saltctl.stores.aws.scan_parser import MalformedPageError, ScanClient, ScanPage
 from saltctl.stores.contracts.registry import BackupPage
 from saltctl.stores.parallel_scan import IDLE_SECONDS

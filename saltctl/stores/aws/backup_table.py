@@ -22,7 +22,7 @@ from saltctl.errors import (
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY, BackupItems, parse_entry
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
-from saltctl.stores.aws.client import aws_errors, error_code
+from saltctl.stores.aws.failures.errors import aws_errors, error_code
 from saltctl.stores.aws.rebuild_items import CheckpointItem, LeaseItem, ScanCheckpointItems
 from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID, RegistryItem
 from saltctl.stores.aws.scan_parser import ScanClient

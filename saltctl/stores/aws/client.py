@@ -1,38 +1,25 @@
-"""AWS clients with explicit timeouts and retries, and the conversion of botocore's errors to saltctl's."""
+"""AWS clients with explicit timeouts and retries."""
 
 from __future__ import annotations
 
 import os
 import threading
 from binascii import crc32
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from saltctl.errors import (
-    AccessDeniedError,
-    AwsUnavailableError,
     ConfigurationError,
-    SaltctlError,
-    ThrottledError,
 )
 from saltctl.forks import PerProcess, importing, this_process
 from saltctl.settings import Settings
-from saltctl.stores.aws.failures.refusals import refusal_error
+from saltctl.stores.aws.failures.errors import setup_error
 from saltctl.stores.bounded.aws_loopback import keep_to_loopback
 from saltctl.stores.bounded.errors import UnreadableResponseError
-from saltctl.urls import mask_url
 
 POOL_SIZE = 72
 """Connections that a client keeps. With botocore's default of 10, parallel queries of many salts would queue."""
-
-# fmt: off
-_THROTTLES = {
-    "ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException", "Throttling",
-    "TooManyRequestsException",
-}
-# fmt: on
 
 
 EMPTY = b"{}"
@@ -74,12 +61,12 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3) -> Any
             session = sessions.get(*key, timeout=settings.aws_timeout)
             return session.client(service, config=config, endpoint_url=endpoint)
     except (BotoCoreError, ValueError) as exc:
-        raise to_saltctl_error(exc, service) from exc
+        raise setup_error(exc, service) from exc
 
 
 def _create_parser(protocol: str) -> Any:
     """Create a parser of a protocol, such as ``json``. It raises UnreadableResponseError; botocore's own does not."""
-    from botocore.parsers import create_parser
+    from botocore.parsers import ResponseParserError, create_parser
 
     parser = create_parser(protocol)
 
@@ -94,7 +81,7 @@ def _create_parser(protocol: str) -> Any:
         try:
             return parser.parse(response, shape)
         # The parser does not check the shape of a response, and fails with the error that an unexpected shape causes.
-        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        except (AttributeError, KeyError, TypeError, ValueError, ResponseParserError) as exc:
             raise UnreadableResponseError(str(exc)) from exc
 
     return SimpleNamespace(parse=parse)
@@ -163,107 +150,6 @@ class ClientOfProcess:
     def renew(self, old: Any) -> None:
         """Replace a client whose connections may be out of step."""
         self._clients.renew(old)
-
-
-# Errors.
-
-
-def error_code(exc: Exception) -> str:
-    """Return the service's error code, such as ``ResourceNotFoundException``; empty if there is none."""
-    response: dict[str, Any] = getattr(exc, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
-
-
-def is_throttling(exc: Exception) -> bool:
-    """Return whether an exception of botocore says that AWS throttles."""
-    return error_code(exc) in _THROTTLES
-
-
-def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
-    """Convert an exception of botocore. ``where`` names the table or service in the message."""
-    import botocore.exceptions as driver
-
-    code = error_code(exc)
-    if isinstance(exc, driver.ClientError):
-        return _from_response(exc, code, where)
-    if isinstance(exc, driver.NoRegionError):
-        return ConfigurationError("no AWS Region is configured", hint="set AWS_REGION, for example eu-central-1")
-    if isinstance(exc, driver.ProfileNotFound):
-        return ConfigurationError(str(exc), hint="check AWS_PROFILE and ~/.aws/config")
-    credentials = driver.NoCredentialsError | driver.PartialCredentialsError | driver.CredentialRetrievalError
-    if isinstance(exc, credentials | driver.TokenRetrievalError | driver.UnauthorizedSSOTokenError):
-        return AccessDeniedError(f"no usable AWS credentials for {where}", hint="aws sts get-caller-identity")
-    if isinstance(exc, driver.HTTPClientError | driver.ConnectionError):
-        return _unreachable(exc, where)
-    if isinstance(exc, UnreadableResponseError):
-        return AwsUnavailableError(
-            f"the response for {where} does not come from AWS", hint="is there a proxy in between? saltctl config show"
-        )
-    if isinstance(exc, driver.ParamValidationError):
-        return ConfigurationError(f"AWS would refuse this request for {where}", hint="check the table's name")
-    if isinstance(exc, ValueError):
-        return ConfigurationError(f"cannot set up AWS for {where}: {exc}", hint="saltctl config show")
-    return AwsUnavailableError(f"AWS failed for {where}: {type(exc).__name__}", hint="try again")
-
-
-def _unreachable(exc: Exception, where: str) -> AwsUnavailableError:
-    endpoint = mask_url(str(getattr(exc, "kwargs", {}).get("endpoint_url") or ""))
-    return AwsUnavailableError(
-        f"AWS cannot be reached for {where} ({type(exc).__name__}{' at ' + endpoint if '://' in endpoint else ''})",
-        hint="check the network, AWS_REGION and AWS_ENDPOINT_URL (saltctl config show)",
-    )
-
-
-def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
-    message = str(exc.response.get("Error", {}).get("Message", "")) or "no further message"
-    status = int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    if code in _THROTTLES:
-        return ThrottledError(
-            f"AWS throttles requests for {where} ({code})",
-            hint="wait, or give the table more capacity; then run it again",
-        )
-    if (refusal := refusal_error(code, message, where)) is not None:
-        return refusal
-    if code == "ResourceNotFoundException":
-        return missing_table(where, MISSING_HINT)
-    if status >= 500 or code in ("InternalServerError", "ServiceUnavailable", "InternalFailure"):
-        return AwsUnavailableError(
-            f"AWS answered with a server error for {where} ({code})", hint="try again", answered=True
-        )
-    return AwsUnavailableError(f"AWS answered with {code} for {where}: {message}", hint="try again", answered=True)
-
-
-NEW_OR_LOST = "saltctl recover --dry-run, if it was lost; saltctl setup, if the registry is new"
-"""The hint if the backup table is missing, or is that of no registry."""
-MISSING_HINT = f"{NEW_OR_LOST}; or check its name: saltctl config show"
-
-
-def missing_table(where: str, hint: str) -> ConfigurationError:
-    """Return the error for a table that does not exist."""
-    return ConfigurationError(f"there is no DynamoDB table {where}", hint=hint)
-
-
-@contextmanager
-def aws_errors(where: str) -> Iterator[None]:
-    """Convert botocore's errors that are raised inside the block. ``where`` names the table or service."""
-    import botocore.exceptions as driver
-
-    try:
-        yield
-    except (driver.BotoCoreError, driver.ClientError, driver.HTTPClientError, UnreadableResponseError) as exc:
-        raise to_saltctl_error(exc, where) from exc
-
-
-def none_if_condition_fails(write: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-    """Send a conditional write; return its response, or None if the condition failed."""
-    import botocore.exceptions as driver
-
-    try:
-        return write()
-    except driver.ClientError as exc:
-        if error_code(exc) == "ConditionalCheckFailedException":
-            return None
-        raise
 
 
 # Tables.

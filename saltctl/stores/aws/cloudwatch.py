@@ -8,7 +8,8 @@ from typing import Any
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, SaltctlError
 from saltctl.settings import Settings
-from saltctl.stores.aws.client import ClientOfProcess, aws_errors, create_client, error_code
+from saltctl.stores.aws.client import ClientOfProcess, create_client
+from saltctl.stores.aws.failures.errors import aws_errors, error_code
 from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.metrics import Alarm, AlarmSpec, Contributors, MetricKey, MetricSeries, TableDescription
 

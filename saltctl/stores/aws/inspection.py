@@ -13,7 +13,8 @@ from typing import Any
 from saltctl.errors import AccessDeniedError, AwsUnavailableError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY
-from saltctl.stores.aws.client import ClientOfProcess, aws_errors, create_client, none_if_condition_fails
+from saltctl.stores.aws.client import ClientOfProcess, create_client
+from saltctl.stores.aws.failures.errors import aws_errors, none_if_condition_fails
 from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.messages import TableKeys
 

@@ -13,7 +13,7 @@ from saltctl.errors import ConfigurationError, ThrottledError
 from saltctl.salting import number_text
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import RateLimiter
-from saltctl.stores.aws.client import aws_errors, none_if_condition_fails
+from saltctl.stores.aws.failures.errors import aws_errors, none_if_condition_fails
 from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.messages import (
     NOTHING_READ,

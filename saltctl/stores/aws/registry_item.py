@@ -20,7 +20,7 @@ from saltctl.errors import (
     UnavailableError,
 )
 from saltctl.stores.aws.backup_items import BackupItems, number_attribute, string_attribute
-from saltctl.stores.aws.client import NEW_OR_LOST
+from saltctl.stores.aws.failures.errors import NEW_OR_LOST
 from saltctl.stores.contracts.registry import RegistryIdentity
 
 REGISTRY_ITEM_ID = "#registry"

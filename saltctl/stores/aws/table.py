@@ -10,14 +10,8 @@ from typing import Any
 from saltctl.errors import AwsUnavailableError, MismatchedResponseError
 from saltctl.forks import this_process
 from saltctl.settings import Settings
-from saltctl.stores.aws.client import (
-    MISSING_HINT,
-    ClientOfProcess,
-    aws_errors,
-    create_client,
-    error_code,
-    missing_table,
-)
+from saltctl.stores.aws.client import ClientOfProcess, create_client
+from saltctl.stores.aws.failures.errors import MISSING_HINT, aws_errors, error_code, missing_table
 from saltctl.stores.contracts.messages import TableSize
 
 

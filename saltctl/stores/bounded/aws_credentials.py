@@ -14,11 +14,16 @@ from botocore.credentials import (  # noqa: TID253  this module is imported wher
     create_credential_resolver,
 )
 
-from saltctl.errors import AwsUnavailableError
+from saltctl.errors import AwsUnavailableError, SaltctlError
 from saltctl.stores.bounded.deadline import SharedCalls, remaining
+from saltctl.stores.bounded.errors import CredentialsFailedError, MfaRequiredError
 
 _LEAST_VALIDITY = 60
 """Seconds for which credentials must still be valid if a request does not wait for new ones."""
+
+
+def _refuse_to_ask(prompt: str) -> str:
+    raise MfaRequiredError("it needs an MFA code, which saltctl does not ask for")
 
 
 class SharedCredentials(Credentials):
@@ -49,7 +54,7 @@ class SharedCredentials(Credentials):
 
         Raises:
             AwsUnavailableError: the provider did not answer within the budget of this thread.
-            Exception: every error of a provider.
+            CredentialsFailedError: it failed.
         """
         if self._frozen is not None and not self._expires_within(None):
             return self._frozen
@@ -63,7 +68,7 @@ class SharedCredentials(Credentials):
             if loading.done():
                 raise
             raise AwsUnavailableError(
-                f"the AWS credentials provider {self._provider} did not answer within {round(seconds or 0, 1):g} s",
+                f"the AWS credentials provider {self._provider!r} did not answer within {round(seconds or 0, 1):g} s",
                 hint="aws sts get-caller-identity",
             ) from None
 
@@ -73,18 +78,25 @@ class SharedCredentials(Credentials):
         return refresh_needed is not None and refresh_needed(seconds)
 
     def _load(self) -> ReadOnlyCredentials | None:
-        if self._source is None:
-            self._source = self._find()
-        if self._source is None:
-            return None
-        self._provider = repr(self._source.method)
-        self._frozen = self._source.get_frozen_credentials()
+        try:
+            if self._source is None:
+                self._source = self._find()
+            if self._source is None:
+                return None
+            self._provider = self._source.method
+            self._frozen = self._source.get_frozen_credentials()
+        except SaltctlError:
+            raise
+        except Exception as exc:  # a provider raises what its files, processes and servers cause
+            raise CredentialsFailedError(self._provider, self._session.profile, exc) from exc
         return self._frozen
 
     def _find(self) -> Any:
         """Return the credentials of the first provider that has some, as ``CredentialResolver`` does."""
         for provider in create_credential_resolver(self._session).providers:
-            self._provider = repr(provider.METHOD)
+            self._provider = provider.METHOD or ""
+            if hasattr(provider, "_prompter"):  # private; without it, getpass asks on the terminal, in another thread
+                provider._prompter = _refuse_to_ask
             if (found := provider.load()) is not None:
                 return found
         return None

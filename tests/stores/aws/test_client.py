@@ -21,7 +21,8 @@ from saltctl.errors import (
 from saltctl.local.servers import LocalMoto, free_port
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.aws.client import aws_errors, create_client, to_saltctl_error
+from saltctl.stores.aws.client import create_client
+from saltctl.stores.aws.failures.errors import aws_errors, to_saltctl_error
 from saltctl.stores.bounded.aws_loopback import keep_to_loopback
 from saltctl.throttling.key_range import throttled_by_key_range
 from tests.stores.aws.backup_helpers import THROTTLED, make_raise

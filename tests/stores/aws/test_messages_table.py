@@ -18,7 +18,8 @@ import pytest
 from saltctl.errors import AwsUnavailableError, ConfigurationError, ThrottledError
 from saltctl.history.attributes import tagged
 from saltctl.settings import Settings
-from saltctl.stores.aws.client import aws_errors, create_client
+from saltctl.stores.aws.client import create_client
+from saltctl.stores.aws.failures.errors import aws_errors
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.contracts.messages import Filter, PartitionAnswer, PartitionQuery
 from tests.support.aws_stub import AwsStub, refusal

@@ -1,0 +1,157 @@
+"""The conversion of botocore's errors to saltctl's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from saltctl.errors import (
+    AccessDeniedError,
+    AwsUnavailableError,
+    ConfigurationError,
+    SaltctlError,
+    ThrottledError,
+)
+from saltctl.stores.aws.failures.credentials import credentials_error, unreadable_files
+from saltctl.stores.aws.failures.refusals import refusal_error
+from saltctl.stores.bounded.errors import CredentialsFailedError, UnreadableResponseError
+from saltctl.urls import mask_url
+
+# fmt: off
+_THROTTLES = {
+    "ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException", "Throttling",
+    "TooManyRequestsException",
+}
+# fmt: on
+_LONGEST_MESSAGE = 300
+_NO_CREDENTIALS_HINT = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret; to check: aws sts get-caller-identity"
+_TLS_MISCONFIGURED = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "Could not find a suitable TLS CA")
+
+
+def error_code(exc: Exception) -> str:
+    """Return the service's error code, such as ``ResourceNotFoundException``; empty if there is none."""
+    response: dict[str, Any] = getattr(exc, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def is_throttling(exc: Exception) -> bool:
+    """Return whether an exception of botocore says that AWS throttles."""
+    return error_code(exc) in _THROTTLES
+
+
+def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
+    """Convert an exception of botocore. ``where`` names the table or service in the message."""
+    import botocore.exceptions as driver
+
+    code = error_code(exc)
+    if isinstance(exc, driver.ClientError):
+        return _from_response(exc, code, where)
+    if isinstance(exc, driver.NoRegionError):
+        return ConfigurationError("no AWS Region is configured", hint="set AWS_REGION, for example eu-central-1")
+    no_profile = isinstance(exc, driver.ProfileNotFound)
+    if no_profile or isinstance(exc, driver.NoCredentialsError):
+        if files := unreadable_files(missing=no_profile):
+            return ConfigurationError(f"{_text(exc)}: {files}", hint="correct the file, or the variable that names it")
+        if no_profile:
+            return ConfigurationError(_text(exc), hint="aws configure list-profiles")
+    if isinstance(exc, CredentialsFailedError):
+        return credentials_error(exc, where)
+    if isinstance(exc, driver.NoCredentialsError | driver.PartialCredentialsError):
+        return AccessDeniedError(f"no usable AWS credentials for {where}: {_text(exc)}", hint=_NO_CREDENTIALS_HINT)
+    if isinstance(exc, driver.ConfigParseError):
+        return ConfigurationError(f"an AWS configuration file is damaged: {_text(exc)}", hint="correct or remove it")
+    if isinstance(exc, driver.HTTPClientError | driver.ConnectionError):
+        return _unreachable(exc, where)
+    if isinstance(exc, UnreadableResponseError):
+        return AwsUnavailableError(
+            f"the response for {where} does not come from AWS", hint="is there a proxy in between? saltctl config show"
+        )
+    if isinstance(exc, driver.ParamValidationError):
+        return ConfigurationError(f"AWS would refuse this request for {where}", hint="check the table's name")
+    if isinstance(exc, ValueError):
+        return ConfigurationError(f"cannot set up AWS for {where}: {_text(exc)}", hint="saltctl config show")
+    return AwsUnavailableError(f"AWS failed for {where}: {type(exc).__name__}: {_text(exc)}", hint="try again")
+
+
+def setup_error(exc: Exception, service: str) -> SaltctlError:
+    """Convert an exception from the creation of a client, which sends nothing: settings or files are not valid."""
+    error = to_saltctl_error(exc, service)
+    if not isinstance(error, AwsUnavailableError):
+        return error
+    return ConfigurationError(
+        f"cannot set up AWS for {service}: {_text(exc)}",
+        hint="check the variables that begin with AWS_, and the AWS configuration files",
+    )
+
+
+def _text(exc: BaseException) -> str:
+    """Return the message of an exception in one line."""
+    return " ".join(str(exc).split())[:_LONGEST_MESSAGE]
+
+
+def _unreachable(exc: Any, where: str) -> SaltctlError:
+    """Convert a failed connection. Certificates and TLS settings do not change by a retry."""
+    cause = str(exc.kwargs.get("error", exc))
+    if isinstance(exc.kwargs.get("error"), FileNotFoundError) or any(sign in cause for sign in _TLS_MISCONFIGURED):
+        return ConfigurationError(
+            f"the TLS settings do not fit AWS for {where}: {_text(exc)}",
+            hint="check AWS_CA_BUNDLE (a file of PEM certificates), and whether AWS_ENDPOINT_URL is http:// or https://",
+        )
+    endpoint = mask_url(str(getattr(exc, "kwargs", {}).get("endpoint_url") or ""))
+    return AwsUnavailableError(
+        f"AWS cannot be reached for {where} ({type(exc).__name__}{' at ' + endpoint if '://' in endpoint else ''})",
+        hint="check the network, AWS_REGION and AWS_ENDPOINT_URL (saltctl config show)",
+    )
+
+
+def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
+    message = str(exc.response.get("Error", {}).get("Message", "")) or "no further message"
+    status = int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if code in _THROTTLES:
+        return ThrottledError(
+            f"AWS throttles requests for {where} ({code})",
+            hint="wait, or give the table more capacity; then run it again",
+        )
+    if (refusal := refusal_error(code, message, where)) is not None:
+        return refusal
+    if code == "ResourceNotFoundException":
+        return missing_table(where, MISSING_HINT)
+    if status >= 500 or code in ("InternalServerError", "ServiceUnavailable", "InternalFailure"):
+        return AwsUnavailableError(
+            f"AWS answered with a server error for {where} ({code})", hint="try again", answered=True
+        )
+    return AwsUnavailableError(f"AWS answered with {code} for {where}: {message}", hint="try again", answered=True)
+
+
+NEW_OR_LOST = "saltctl recover --dry-run, if it was lost; saltctl setup, if the registry is new"
+"""The hint if the backup table is missing, or is that of no registry."""
+MISSING_HINT = f"{NEW_OR_LOST}; or check its name: saltctl config show"
+
+
+def missing_table(where: str, hint: str) -> ConfigurationError:
+    """Return the error for a table that does not exist."""
+    return ConfigurationError(f"there is no DynamoDB table {where}", hint=hint)
+
+
+@contextmanager
+def aws_errors(where: str) -> Iterator[None]:
+    """Convert botocore's errors that are raised inside the block. ``where`` names the table or service."""
+    import botocore.exceptions as driver
+
+    try:
+        yield
+    except (driver.BotoCoreError, driver.ClientError, CredentialsFailedError, UnreadableResponseError) as exc:
+        raise to_saltctl_error(exc, where) from exc
+
+
+def none_if_condition_fails(write: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """Send a conditional write; return its response, or None if the condition failed."""
+    import botocore.exceptions as driver
+
+    try:
+        return write()
+    except driver.ClientError as exc:
+        if error_code(exc) == "ConditionalCheckFailedException":
+            return None
+        raise

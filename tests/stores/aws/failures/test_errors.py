@@ -1,0 +1,97 @@
+"""botocore's exceptions get the right name: configuration, outage, or permission, with their message in one line."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import (  # noqa: TID253  the errors under test
+    BotoCoreError,
+    ConfigParseError,
+    EndpointConnectionError,
+    HTTPClientError,
+    InvalidRegionError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSLError,
+    UnknownServiceError,
+)
+
+from saltctl.errors import ConfigurationError
+from saltctl.settings import load_settings
+from saltctl.stores.aws.client import create_client
+from saltctl.stores.aws.failures.errors import setup_error, to_saltctl_error
+
+NOT_TRUSTED = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
+
+
+class OddError(BotoCoreError):
+    """An exception of a later botocore."""
+
+    fmt = "the {thing}\nis odd"
+
+
+@pytest.mark.parametrize(
+    ("exc", "code", "words"),
+    [
+        (NoCredentialsError(), 77, "Unable to locate credentials"),
+        (PartialCredentialsError(provider="env", cred_var="aws_secret_access_key"), 77, "aws_secret_access_key"),
+        (ConfigParseError(path="/home/x/.aws/config"), 78, "/home/x/.aws/config"),
+        (SSLError(endpoint_url="https://x", error=NOT_TRUSTED), 78, "TLS"),
+        (SSLError(endpoint_url="https://x", error=ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong")), 78, "TLS"),
+        (
+            SSLError(endpoint_url="https://x", error=ssl.SSLEOFError(8, "[SSL: UNEXPECTED_EOF]")),
+            69,
+            "cannot be reached",
+        ),
+        (HTTPClientError(error=FileNotFoundError(2, "No such file", "/no/ca.pem")), 78, "/no/ca.pem"),
+        (EndpointConnectionError(endpoint_url="https://x"), 69, "cannot be reached"),
+        (OddError(thing="new one"), 69, "OddError: the new one is odd"),
+    ],
+)
+def test_an_exception_has_its_exit_code(exc: Exception, code: int, words: str) -> None:
+    """And its message."""
+    error = to_saltctl_error(exc, "'messages'")
+    assert error.exit_code == code
+    assert words in error.message
+    assert error.hint
+
+
+@pytest.mark.parametrize(
+    "exc", [InvalidRegionError(region_name="x y"), UnknownServiceError(service_name="x", known_service_names="y")]
+)
+def test_creating_a_client_fails_by_configuration(exc: Exception) -> None:
+    """It sends nothing, so a retry does not help."""
+    error = setup_error(exc, "dynamodb")
+    assert error.exit_code == 78
+    assert error.hint
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AWS_DEFAULTS_MODE",
+        "AWS_ENDPOINT_URL_DYNAMODB",
+        "AWS_ACCOUNT_ID_ENDPOINT_MODE",
+        "AWS_REQUEST_CHECKSUM_CALCULATION",
+    ],
+)
+def test_a_variable_that_is_not_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 78 with its value."""
+    monkeypatch.setenv(name, "odd-value")
+    monkeypatch.setenv("AWS_REGION", f"eu-{name.lower().replace('_', '-')}")  # sessions are kept by Region
+    with pytest.raises(ConfigurationError, match="odd-value"):
+        create_client(load_settings(), "dynamodb")
+
+
+@pytest.mark.parametrize("exc", [ProfileNotFound(profile="p"), NoCredentialsError()])
+def test_a_file_that_cannot_be_read_is_named(exc: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Botocore takes it for one that does not exist."""
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path))
+    (tmp_path / "credentials").write_text("")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    error = to_saltctl_error(exc, "'messages'")
+    assert (error.exit_code, f"{str(tmp_path)!r} (AWS_CONFIG_FILE)" in error.message) == (78, True)
+    assert "credentials'" not in error.message
