@@ -170,7 +170,10 @@ class Settings:
     """Time for which lookups skip a Redis that has just failed."""
     aws_profile: str | None = _setting(None, _shown_text, "AWS_PROFILE")
     aws_region: str | None = _setting(None, _name, "AWS_REGION", "AWS_DEFAULT_REGION")
-    aws_endpoint_url: str | None = _setting(None, _endpoint, "AWS_ENDPOINT_URL", secret=True)
+    aws_endpoint_url: str | None = _setting(
+        None, _endpoint, "AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL", secret=True
+    )
+    """Endpoint of DynamoDB. botocore finds that of CloudWatch itself, unless it is from a context or a flag."""
     actor: str = _setting("unknown", _shown_text)
     context: str | None = None
     protected: bool = False
@@ -353,7 +356,7 @@ def load_settings(
     for spec in SPECS:
         sources = [
             ((flags or {}).get(spec.name), f"flag --{spec.name.replace('_', '-')}"),
-            *((env.get(name) or None, f"environment {name}") for name in spec.environment),
+            *((env.get(name) or None, f"environment {name}") for name in _variables_of(spec, env)),
             (table.get(spec.name), f"context {chosen}"),
         ]
         for raw, origin in sources:
@@ -365,6 +368,12 @@ def load_settings(
     if not isinstance(protected, bool):
         raise ConfigurationError(f"protected (context {chosen}) must be true or false")
     return Settings(**values, context=chosen, protected=protected, origins=MappingProxyType(origins))
+
+
+def _variables_of(spec: SettingSpec, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the variables of a setting that have an effect, the first one wins."""
+    ignored = env.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").strip().lower() == "true"  # as botocore reads it
+    return () if ignored and spec.name == "aws_endpoint_url" else spec.environment
 
 
 def _parse(spec: SettingSpec, raw: Any, origin: str) -> Any:

@@ -460,3 +460,28 @@ def test_the_home_directory_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_the_layout_names_version_and_bucket_count() -> None:
     """Fences in Redis and the binding in the backup table have this name."""
     assert Settings(buckets=64).layout == "v2:64"
+
+
+@pytest.mark.parametrize(
+    ("variables", "value", "origin"),
+    [
+        ({"AWS_ENDPOINT_URL": "http://a"}, "http://a", "environment AWS_ENDPOINT_URL"),
+        (
+            {"AWS_ENDPOINT_URL": "http://a", "AWS_ENDPOINT_URL_DYNAMODB": "http://b"},
+            "http://b",
+            "environment AWS_ENDPOINT_URL_DYNAMODB",
+        ),
+        ({"AWS_ENDPOINT_URL": "http://a", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "True"}, None, "default"),
+    ],
+)
+def test_the_endpoint_is_the_one_in_use(variables: dict[str, str], value: str | None, origin: str) -> None:
+    """As botocore chooses it."""
+    settings = load_settings(environ=variables)
+    assert (settings.aws_endpoint_url, settings.origins["aws_endpoint_url"]) == (value, origin)
+    from saltctl.stores.aws.client import create_client
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, text in variables.items():
+            patch.setenv(name, text)
+        endpoint = create_client(settings, "dynamodb").meta.endpoint_url
+    assert endpoint == (value or "https://dynamodb.us-east-1.amazonaws.com")

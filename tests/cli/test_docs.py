@@ -63,7 +63,7 @@ def test_settings_are_those_of_the_code() -> None:
     assert defaults.keys() == {spec.name for spec in SPECS}
     for spec in SPECS:
         prefix = "" if spec.name in ("aws_profile", "aws_region", "aws_endpoint_url") else "SALTCTL_"
-        assert spec.environment[0] == prefix + spec.name.upper()
+        assert prefix + spec.name.upper() in spec.environment
         default = getattr(Settings, spec.name)
         if default is not None and spec.name != "actor":
             assert defaults[spec.name] == str(default)

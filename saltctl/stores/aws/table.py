@@ -12,6 +12,7 @@ from saltctl.forks import this_process
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import ClientOfProcess, create_client
 from saltctl.stores.aws.failures.errors import MISSING_HINT, aws_errors, error_code, missing_table
+from saltctl.stores.aws.failures.refusals import check_usable
 from saltctl.stores.contracts.messages import TableSize
 
 
@@ -107,7 +108,10 @@ class Table:
         return item
 
     def describe(self) -> dict[str, Any] | None:
-        """Return the ``Table`` of DescribeTable, or None if the table does not exist."""
+        """Return the ``Table`` of DescribeTable, or None if the table does not exist.
+
+        Raises ConfigurationError as :func:`check_usable` does.
+        """
         import botocore.exceptions as driver
 
         with aws_errors(self.where):
@@ -118,6 +122,7 @@ class Table:
                     return None
                 raise
         found: dict[str, Any] = response["Table"]
+        check_usable(found, self.where)
         return found
 
     def require(self) -> dict[str, Any]:

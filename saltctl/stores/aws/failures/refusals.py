@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
 from saltctl.errors import AccessDeniedError, ConfigurationError, SaltctlError
 
 # fmt: off
@@ -36,3 +40,22 @@ def refusal_error(code: str, message: str, where: str) -> SaltctlError | None:
         hint = "write a smaller item" if "Item size" in message else "check its key schema"
         return ConfigurationError(f"DynamoDB refuses a request for {where}: {message}", hint=hint)
     return None
+
+
+def check_usable(table: Mapping[str, Any], where: str) -> None:
+    """Refuse a table that no retry makes usable; raises ConfigurationError.
+
+    Args:
+        table: the ``Table`` of DescribeTable.
+        where: names the table in the message.
+    """
+    status = table.get("TableStatus")
+    if status in ("ARCHIVING", "ARCHIVED"):
+        raise ConfigurationError(
+            f"table {where} is {status}: AWS could not use its KMS key for a week",
+            hint="restore the table from the backup that AWS made of it, then saltctl recover --dry-run",
+        )
+    if status == "INACCESSIBLE_ENCRYPTION_CREDENTIALS":
+        key = dict(table.get("SSEDescription") or {}).get("KMSMasterKeyArn")
+        hint = f"aws kms enable-key --key-id {shlex.quote(str(key))}" if key else "enable the table's KMS key again"
+        raise ConfigurationError(f"AWS cannot use the KMS key of table {where} ({status})", hint=hint)

@@ -73,7 +73,6 @@ def test_creating_a_client_fails_by_configuration(exc: Exception) -> None:
     "name",
     [
         "AWS_DEFAULTS_MODE",
-        "AWS_ENDPOINT_URL_DYNAMODB",
         "AWS_ACCOUNT_ID_ENDPOINT_MODE",
         "AWS_REQUEST_CHECKSUM_CALCULATION",
     ],
