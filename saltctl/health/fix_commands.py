@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from saltctl.settings import Settings
+from saltctl.stores.redis.replies.platforms import managed_remedy
 from saltctl.urls import has_password
 
 
@@ -54,8 +55,14 @@ class FixCommands:
         return f"{password}redis-cli {shlex.join(options)} {command}"
 
     def config_set(self, primary: str, info: Mapping[str, Any], **values: str | int) -> str:
-        """Build CONFIG SET, and CONFIG REWRITE if the server has a configuration file (see ``info``)."""
-        words = [word for name, value in values.items() for word in (name.replace("_", "-"), value)]
+        """Build CONFIG SET, and CONFIG REWRITE if the server has a configuration file (see ``info``).
+
+        A managed server refuses both: the result is the command of its provider.
+        """
+        parameters = {name.replace("_", "-"): str(value) for name, value in values.items()}
+        if (remedy := managed_remedy(primary, info, parameters)) is not None:
+            return remedy
+        words = [word for parameter in parameters.items() for word in parameter]
         command = self.redis_cli(primary, "CONFIG", "SET", *words)
         if info.get("config_file"):
             command += " && " + self.redis_cli(primary, "CONFIG", "REWRITE")

@@ -9,6 +9,7 @@ from saltctl.errors import AccessDeniedError, SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.stores.redis.inspection import RegistryCounts, ServerInfo
+from saltctl.stores.redis.replies.platforms import evicts_entries
 from saltctl.stores.redis.replies.replicas import Replicas
 from saltctl.urls import parse_redis_url
 
@@ -128,8 +129,8 @@ def eviction(facts: Facts, server: ServerInfo) -> Finding:
     policy = str(server.info.get("maxmemory_policy", ""))
     if not policy:
         return skip(f"{server.primary} does not show its maxmemory-policy in INFO")
-    if policy == "noeviction":
-        return ok("noeviction")
+    if not evicts_entries(policy):
+        return ok(policy if policy == "noeviction" else f"{policy}: the registry's keys have no TTL")
     detail = f"{server.primary} evicts entries: its maxmemory-policy is {policy}"
     return fail(detail, facts.fix_commands.config_set(server.primary, server.info, maxmemory_policy="noeviction"))
 

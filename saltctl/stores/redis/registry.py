@@ -22,6 +22,12 @@ from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.errors import naming_key, other_registry
 from saltctl.stores.redis.merge_commands import bulk
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
+from saltctl.stores.redis.replies.platforms import (
+    evicts_entries,
+    look_alike,
+    managed_remedy,
+    usable_replication_ids,
+)
 from saltctl.stores.redis.scripts import script, script_sha
 
 IDS_A_CALL = 1000
@@ -208,11 +214,18 @@ class RedisRegistry:
     def check_server(self) -> None:
         """Refuse a Redis that cannot keep the promise; raises ConfigurationError.
 
-        That is a Redis older than 7, one that evicts, and a sentinel or a node of a cluster although the URL does not
-        say so: a node would refuse scripts over buckets of several slots.
+        That is a Redis older than 7, an engine that looks like Redis, one that evicts, one without replication ids of
+        its own, and a sentinel or a node of a cluster although the URL does not say so: a node would refuse scripts
+        over buckets of several slots.
         """
-        for primary in self.primaries():
-            info = self.server(primary)
+        servers = {primary: self.server(primary) for primary in self.primaries()}
+        ids = [info["master_replid"] for info in servers.values() if "master_replid" in info]
+        if not usable_replication_ids(ids):
+            raise ConfigurationError(
+                f"Redis at {', '.join(servers)} shows no replication id of its own, which the fence needs",
+                hint="it must be Redis 7 or newer, or Valkey; see saltctl doctor --only redis-version",
+            )
+        for primary, info in servers.items():
             version = str(info.get("redis_version", "0"))
             policy = str(info.get("maxmemory_policy", "noeviction"))
             problem = ""
@@ -225,9 +238,14 @@ class RedisRegistry:
             elif info.get("cluster_enabled") == 1 and not self._others.clustered:
                 problem = "is a node of a cluster"
                 hint = "write redis+cluster:// or rediss+cluster:// in SALTCTL_REDIS_URL"
-            elif policy != "noeviction":
+            elif (engine := look_alike(info)) is not None:
+                problem = f"is {engine}, which is not known to keep what the fence needs"
+                hint = "use Redis 7 or newer, or Valkey"
+            elif evicts_entries(policy):
                 problem = f"evicts entries: its maxmemory-policy is {policy}"
-                hint = "redis-cli CONFIG SET maxmemory-policy noeviction (and its configuration file)"
+                hint = managed_remedy(primary, info, {"maxmemory-policy": "noeviction"}) or (
+                    "redis-cli CONFIG SET maxmemory-policy noeviction (and its configuration file)"
+                )
             if problem:
                 raise ConfigurationError(f"Redis at {primary} {problem}", hint=hint)
 

@@ -410,7 +410,7 @@ def test_a_server_that_is_new_enough_is_accepted(store_of: StoreOf, version: str
         store_of(of_redis(server.url)).check_server()
 
 
-@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "allkeys-random"])
+@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random"])
 def test_a_server_that_evicts_is_refused(redis_binary: Path, tmp_path: Path, store_of: StoreOf, policy: str) -> None:
     """Its configuration decides; INFO shows it if CONFIG is not permitted."""
     server = LocalRedis(tmp_path / "redis", binary=redis_binary, options={"maxmemory-policy": policy})

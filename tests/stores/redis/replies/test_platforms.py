@@ -1,0 +1,181 @@
+"""Managed services are named with their own commands, and look-alikes of Redis are refused."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis  # noqa: TID253  plain clients that fill a server
+
+from saltctl.errors import ConfigurationError, RaiseIncompleteError
+from saltctl.local.servers import LocalRedis
+from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.redis.registry import RedisRegistry
+from saltctl.stores.redis.replies.platforms import (
+    evicts_entries,
+    look_alike,
+    managed_remedy,
+    usable_replication_ids,
+)
+from tests.stores.redis.test_connections import info_server
+from tests.support import rebuild_job
+
+POLICY = {"maxmemory-policy": "noeviction"}
+AWS_COMMAND = re.compile(r"aws (\w+) ([\w-]+) (.*)")
+
+
+@pytest.mark.parametrize(
+    ("primary", "info", "words"),
+    [
+        ("c.abc123.0001.use1.cache.amazonaws.com:6379", {}, "aws elasticache modify-cache-parameter-group"),
+        (
+            "master.c.abc123.use1.cache.amazonaws.com:6379",
+            {},
+            "ParameterName=maxmemory-policy,ParameterValue=noeviction",
+        ),
+        ("c-abc123.serverless.use1.cache.amazonaws.com:6379", {}, "no parameter group"),
+        ("clustercfg.c.abc123.memorydb.us-east-1.amazonaws.com:6379", {}, "aws memorydb update-parameter-group"),
+        ("c.abc.cache.amazonaws.com.cn:6379", {}, "aws elasticache"),
+        ("alias.internal:6379", {"os": "Amazon ElastiCache"}, "aws elasticache modify-cache-parameter-group"),
+        ("10.0.0.3:6379", {"os": "Google"}, "--update-redis-config=maxmemory-policy=noeviction"),
+        ("c.redis.cache.windows.net:6380", {}, "maxmemory-policy noeviction in its console"),
+    ],
+)
+def test_a_managed_server_has_its_own_command(primary: str, info: dict[str, Any], words: str) -> None:
+    """CONFIG SET is refused there."""
+    remedy = managed_remedy(primary, info, POLICY)
+    assert remedy is not None
+    assert words in remedy
+    assert "redis-cli" not in remedy
+
+
+@pytest.mark.parametrize("primary", ["127.0.0.1:6379", "redis.example.com:6379", "cache.amazonaws.com.evil:6379"])
+def test_other_servers_are_configured_by_redis_cli(primary: str) -> None:
+    """No remedy of a provider."""
+    assert managed_remedy(primary, {"os": "Linux 6.1 x86_64"}, POLICY) is None
+
+
+@pytest.mark.parametrize("host", ["c.abc.use1.cache.amazonaws.com", "c.abc.memorydb.us-east-1.amazonaws.com"])
+def test_commands_of_aws_fit_its_models(host: str) -> None:
+    """Operation and parameters exist, as botocore's models of both services have them."""
+    from botocore.session import get_session
+
+    found = AWS_COMMAND.search(managed_remedy(f"{host}:6379", {}, POLICY) or "")
+    assert found is not None
+    service, operation, rest = found.groups()
+    model = get_session().get_service_model(service)
+    name = "".join(part.capitalize() for part in operation.split("-"))
+    shape: Any = model.operation_model(name).input_shape
+    assert shape is not None
+    given = {"".join(p.capitalize() for p in word[2:].split("-")) for word in shlex.split(rest) if word[:2] == "--"}
+    assert set(shape.required_members) <= given <= set(shape.members)
+    assert {"ParameterName", "ParameterValue"} == set(shape.members["ParameterNameValues"].member.members)
+
+
+@pytest.mark.parametrize(
+    ("policy", "evicts"),
+    [
+        ("noeviction", False),
+        ("volatile-lru", False),
+        ("volatile-lfu", False),
+        ("volatile-ttl", False),
+        ("volatile-random", False),
+        ("allkeys-lru", True),
+        ("allkeys-lfu", True),
+        ("allkeys-random", True),
+        ("", True),
+        ("of a later version", True),
+    ],
+)
+def test_policies(policy: str, evicts: bool) -> None:
+    """What was not understood counts as one that evicts."""
+    assert evicts_entries(policy) is evicts
+
+
+@pytest.mark.parametrize(
+    ("info", "engine"),
+    [
+        ({"redis_version": "7.4.0", "dragonfly_version": "df-v1.25"}, "dragonfly"),
+        ({"redis_version": "7.0.0", "kvrocks_version": "2.9.0"}, "kvrocks"),
+        ({"redis_version": "7.4.3", "garnet_version": "1.0.63"}, "garnet"),
+        ({"redis_version": "7.2.0", "executable": "/usr/bin/keydb-server"}, "keydb"),
+        ({"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "9.1.2"}, None),
+        ({"redis_version": "7.0.15", "executable": "/srv/keydb-migration/redis-server"}, None),
+    ],
+)
+def test_look_alikes(info: dict[str, Any], engine: str | None) -> None:
+    """Only Redis and Valkey are known to keep what the fence needs."""
+    assert look_alike(info) == engine
+
+
+def test_replication_ids() -> None:
+    """Two primaries with one id, and ids that are no ids, cannot be told apart."""
+    assert usable_replication_ids(["a" * 40, "b" * 40])
+    assert usable_replication_ids([])
+    for ids in (["a" * 40, "a" * 40], ["0" * 40], ["a" * 39], [""], ["?" * 40]):
+        assert not usable_replication_ids(ids)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["volatile-lru", "volatile-lfu", "volatile-ttl", "volatile-random"])
+def test_eviction_spares_the_registry(
+    policy: str, redis_binary: Path, tmp_path: Path, settings: Settings, backup: BackupTable
+) -> None:
+    """Keys with a TTL fill the memory and are evicted; the registry stays complete and verified.
+
+    Without such keys the memory stays full: raises are incomplete, and nothing is lost.
+    """
+    options = {"maxmemory": "6mb", "maxmemory-policy": policy}
+    server = LocalRedis(tmp_path / "volatile", binary=redis_binary, options=options)
+    server.start()
+    settings = replace(settings, redis_url=server.url)
+    store = RedisRegistry(settings, registry_id=backup.registry.id)
+    registry = Registry(store, backup, breaker_seconds=0)
+    try:
+        assert list(rebuild_job(settings, store, backup).run())
+        for number in range(20):
+            registry.raise_to(f"conv{number}", 4)
+        with redis.Redis.from_url(server.url) as other:
+            number = 0
+            while not other.info("stats")["evicted_keys"]:
+                number += 1
+                other.set(f"cache:{number}", b"x" * 10_000, ex=3600)
+            found = registry.lookup_many([f"conv{number}" for number in range(20)])
+            assert registry.last_failure is None
+            assert {(lookup.max_n, lookup.source) for lookup in found.values()} == {(4, "redis")}
+            assert all(store.verified().values())
+            assert not [key for key in other.scan_iter(f"{settings.key_prefix}:*") if other.ttl(key) != -1]
+            other.config_set("maxmemory", "1mb")  # below what keys without TTL need
+            other.get("evict now")
+            assert not list(other.scan_iter("cache:*"))
+            with pytest.raises(RaiseIncompleteError, match="memory is full"):
+                registry.raise_to("conv0", 8)
+            found = registry.lookup_many([f"conv{number}" for number in range(20)])
+            assert {(lookup.max_n, lookup.source) for lookup in found.values()} == {(4, "redis")}
+            other.config_set("maxmemory", "64mb")
+            assert registry.raise_to("conv0", 8).committed
+    finally:
+        store.close()
+        server.kill()
+
+
+def test_a_server_that_cannot_keep_the_promise_is_refused() -> None:
+    """A rebuild checks it first. A managed one that evicts has its provider's command."""
+    for info, words in (
+        ("redis_version:7.4.0\r\ndragonfly_version:df-v1.25\r\n", "is dragonfly"),
+        (f"redis_version:7.4.0\r\nmaster_replid:{'0' * 40}\r\n", "replication id"),
+        ("redis_version:7.1.0\r\nos:Amazon ElastiCache\r\nmaxmemory_policy:allkeys-lru\r\n", "allkeys-lru"),
+    ):
+        with info_server(info) as server:
+            store = RedisRegistry(Settings(redis_url=server.url, registry_id="0" * 16))
+            with pytest.raises(ConfigurationError, match=words) as refused:
+                store.check_server()
+            store.close()
+        if "os:" in info:
+            assert "aws elasticache" in refused.value.hint
