@@ -200,6 +200,8 @@ class SegmentReader:
                 continue
             try:
                 page = self._client.scan(self._with_limit(request))
+                if page.last is not None and {KEY: {"S": page.last}} == request.get("ExclusiveStartKey"):
+                    raise MalformedPageError("it ends where it starts")
             except MalformedPageError as exc:
                 malformed += 1
                 self._limiter.settle(permit, permit.reserved, 0)

@@ -182,7 +182,7 @@ class BackupTable(BackupItems):
         Raises:
             ConfigurationError: see above; the hint names `saltctl setup`.
         """
-        table = self.require()
+        table = self.require("KeySchema", "AttributeDefinitions")
         keys = [(key["AttributeName"], key["KeyType"]) for key in table["KeySchema"]]
         types = {item["AttributeName"]: item["AttributeType"] for item in table["AttributeDefinitions"]}
         if keys != [(KEY, "HASH")] or types.get(KEY) != "S":
@@ -213,5 +213,7 @@ class BackupTable(BackupItems):
 
 
 def _only_of(keys: Sequence[Mapping[str, Any]], response: Mapping[str, Any]) -> bool:
-    """Return whether a response to BatchGetItem has no other item than those of ``keys``."""
-    return all({KEY: item[KEY]} in keys for items in response["Responses"].values() for item in items)
+    """Return whether a response to BatchGetItem has, and leaves unprocessed, no other item than those of ``keys``."""
+    left = [key for table in response.get("UnprocessedKeys", {}).values() for key in table["Keys"]]
+    items = [item for found in response.get("Responses", {}).values() for item in found]
+    return all(key in keys for key in [*left, *({KEY: item[KEY]} for item in items)])

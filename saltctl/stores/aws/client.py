@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from binascii import crc32
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -15,15 +14,11 @@ from saltctl.errors import (
 from saltctl.forks import PerProcess, importing, this_process
 from saltctl.settings import Settings
 from saltctl.stores.aws.failures.errors import setup_error
+from saltctl.stores.aws.responses import create_parser
 from saltctl.stores.bounded.aws_loopback import keep_to_loopback
-from saltctl.stores.bounded.errors import UnreadableResponseError
 
 POOL_SIZE = 72
 """Connections that a client keeps. With botocore's default of 10, parallel queries of many salts would queue."""
-
-
-EMPTY = b"{}"
-"""The body of a response without members, and of one that ScanClient has parsed."""
 
 
 # Clients.
@@ -64,29 +59,6 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3) -> Any
         raise setup_error(exc, service) from exc
 
 
-def _create_parser(protocol: str) -> Any:
-    """Create a parser of a protocol, such as ``json``. It raises UnreadableResponseError; botocore's own does not."""
-    from botocore.parsers import ResponseParserError, create_parser
-
-    parser = create_parser(protocol)
-
-    def parse(response: Any, shape: Any) -> Any:
-        """Parse a response, unless its body cannot be one."""
-        body = response["body"]
-        check_crc(body, response["headers"])
-        # botocore reads a 200 whose body is not JSON, such as a proxy's page, as a response without members. A GetItem
-        # would then find no item, and a lookup would call a salted conversation unsalted.
-        if protocol == "json" and response["status_code"] == 200 and body[:1] + body.rstrip()[-1:] != b"{}":
-            raise UnreadableResponseError("the body is not JSON")
-        try:
-            return parser.parse(response, shape)
-        # The parser does not check the shape of a response, and fails with the error that an unexpected shape causes.
-        except (AttributeError, KeyError, TypeError, ValueError, ResponseParserError) as exc:
-            raise UnreadableResponseError(str(exc)) from exc
-
-    return SimpleNamespace(parse=parse)
-
-
 def preload_boto3() -> None:
     """Import boto3 now, while the caller waits for something else."""
     with importing:
@@ -115,7 +87,7 @@ class _Sessions:
         if key not in self._sessions:
             core = create_session(timeout)
             keep_to_loopback(core)
-            core.register_component("response_parser_factory", SimpleNamespace(create_parser=_create_parser))
+            core.register_component("response_parser_factory", SimpleNamespace(create_parser=create_parser))
             session = boto3.session.Session(botocore_session=core, profile_name=key[0], region_name=key[1])
             core.register_component("data_loader", self._models.setdefault(key, core.get_component("data_loader")))
             self._sessions[key] = session
@@ -150,21 +122,3 @@ class ClientOfProcess:
     def renew(self, old: Any) -> None:
         """Replace a client whose connections may be out of step."""
         self._clients.renew(old)
-
-
-# Tables.
-
-
-def check_crc(body: bytes, headers: Mapping[str, str]) -> None:
-    """Compare DynamoDB's checksum. botocore's retry mode ``standard`` does not (read in botocore 1.44).
-
-    A response that a proxy has compressed is not checked: the checksum is that of the uncompressed body.
-
-    Raises:
-        UnreadableResponseError: they differ.
-    """
-    expected = headers.get("x-amz-crc32")
-    if expected is None or headers.get("content-encoding") or body == EMPTY:
-        return
-    if not expected.isdigit() or int(expected) != crc32(body):
-        raise UnreadableResponseError("its checksum differs")

@@ -11,6 +11,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.client import ClientOfProcess, create_client
 from saltctl.stores.aws.failures.errors import aws_errors, error_code
 from saltctl.stores.aws.table import Table
+from saltctl.stores.bounded.errors import UnreadableResponseError
 from saltctl.stores.contracts.metrics import Alarm, AlarmSpec, Contributors, MetricKey, MetricSeries, TableDescription
 
 NAMESPACE = "AWS/DynamoDB"
@@ -68,13 +69,16 @@ class CloudWatchMetrics:
             "ScanBy": "TimestampAscending",
             "MaxDatapoints": MAX_POINTS,
         }
+        series_by_id = {f"q{number}": series for number, series in enumerate(points)}
         with aws_errors(_SERVICE):
             for page in self.client.get_paginator("get_metric_data").paginate(**request):
-                for result in page.get("MetricDataResults", ()):
+                for result in page["MetricDataResults"]:
                     _check_status(result)
+                    if (series := series_by_id.get(result["Id"])) is None:
+                        raise UnreadableResponseError("it has a metric that was not requested")
                     # The points of a series may arrive in several pages: each page adds to them.
                     times = (int(at.timestamp()) for at in result["Timestamps"])
-                    points[int(result["Id"][1:])].update(zip(times, map(float, result["Values"]), strict=True))
+                    series.update(zip(times, map(float, result["Values"]), strict=True))
 
     # Contributor Insights.
 

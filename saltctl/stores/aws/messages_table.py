@@ -15,6 +15,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import RateLimiter
 from saltctl.stores.aws.failures.errors import aws_errors, none_if_condition_fails
 from saltctl.stores.aws.table import Table
+from saltctl.stores.bounded.errors import UnreadableResponseError
 from saltctl.stores.contracts.messages import (
     NOTHING_READ,
     Item,
@@ -34,6 +35,8 @@ _SAMPLE_SEGMENTS = 16
 _SAMPLE_ROWS = 500
 SAMPLE = _SAMPLE_SEGMENTS * _SAMPLE_ROWS
 """Rows of a sample of partition keys."""
+_MAX_STUCK = 10
+"""Requests for a page that ends where it starts, until the read is given up: it would never end."""
 _BATCH = 25
 """Items that one BatchWriteItem takes (documented)."""
 
@@ -55,7 +58,7 @@ class MessagesTable(Table):
         return self._keys
 
     def _read_keys(self) -> TableKeys:
-        table = self.require()
+        table = self.require("KeySchema", "AttributeDefinitions")
         types = {item["AttributeName"]: item["AttributeType"] for item in table["AttributeDefinitions"]}
         names = {key["KeyType"]: key["AttributeName"] for key in table["KeySchema"]}
         partition_key, sort_key = names["HASH"], names.get("RANGE")
@@ -80,7 +83,12 @@ class MessagesTable(Table):
         with aws_errors(self._where(request.partition_key)):
             key = {self.keys.partition_key: {"S": request.partition_key}}
             fits = partial(self._fits, request)
-            response = self.send("query", self._query_request(request), key, fits)
+            for _ in range(_MAX_STUCK):
+                response = self.send("query", self._query_request(request), key, fits)
+                if request.start is None or response.get("LastEvaluatedKey") != request.start:
+                    break
+            else:
+                raise UnreadableResponseError("each page ends where it starts")
         return PartitionAnswer(
             response["Items"],
             int(response.get("ScannedCount", len(response["Items"]))),
@@ -95,8 +103,12 @@ class MessagesTable(Table):
         start = None if request.start is None else self._plain_sort_key(request.start)
         pairs = [(start, keys[0])] if keys and start is not None else []
         pairs += [(keys[0], keys[-1])] if len(keys) > 1 else []
+        last = response.get("LastEvaluatedKey")
+        end = self._plain_sort_key(last) if last else None
+        read = [key for key in (start, *keys[-1:]) if key is not None and end is not None]
         return (
-            all(before > after if request.descending else before < after for before, after in pairs)
+            all(key >= end if request.descending else key <= end for key in read)
+            and all(before > after if request.descending else before < after for before, after in pairs)
             and all(request.low is None or key >= request.low for key in {*keys[:1], *keys[-1:]})
             and all(request.high is None or key <= request.high for key in {*keys[:1], *keys[-1:]})
             and (request.limit is None or len(keys) <= request.limit)
@@ -206,7 +218,7 @@ class MessagesTable(Table):
 
     def _scan(self, request: Mapping[str, Any]) -> dict[str, Any]:
         with aws_errors(self.where):
-            return self.send("scan", request)
+            return self.send("scan", request, fits=partial(_advances, request))
 
     # Writing.
 
@@ -224,10 +236,12 @@ class MessagesTable(Table):
         """Write many rows, in batches of 25 and in any order; for seeding."""
         rows = iter(items)
         while batch := [{"PutRequest": {"Item": item}} for item in islice(rows, _BATCH)]:
-            left = {self.name: batch}
+            left: dict[str, Any] = {self.name: batch}
             for _ in range(8):
                 with aws_errors(self.where):
                     left = self.client.batch_write_item(RequestItems=left).get("UnprocessedItems", {})
+                    if left and not (left.keys() == {self.name} and all(one in batch for one in left[self.name])):
+                        raise UnreadableResponseError("its unprocessed items were not requested")
                 if not left:
                     break
             else:
@@ -247,3 +261,9 @@ class MessagesTable(Table):
 
 def _consumed_rcu(response: Mapping[str, Any]) -> float:
     return float(response.get("ConsumedCapacity", {}).get("CapacityUnits", 0.0))
+
+
+def _advances(request: Mapping[str, Any], response: Mapping[str, Any]) -> bool:
+    """Return whether a page of a scan ends at another key than the one where it starts, so that the scan ends."""
+    last = response.get("LastEvaluatedKey")
+    return not last or last != request.get("ExclusiveStartKey")

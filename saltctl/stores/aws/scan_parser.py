@@ -16,7 +16,7 @@ from typing import Any
 
 from saltctl.forks import this_process
 from saltctl.stores.aws.backup_items import KEY, OWN_ITEM_PREFIX, find_damage
-from saltctl.stores.aws.client import EMPTY, check_crc
+from saltctl.stores.aws.responses import EMPTY, check_crc
 from saltctl.stores.bounded.errors import UnreadableResponseError
 from saltctl.stores.contracts.registry import DamagedEntry
 
@@ -64,7 +64,7 @@ class PageParser:
 
         try:
             decoded = self._decode(body)
-        except ValueError:  # not JSON, or an attribute has an unexpected type
+        except (ValueError, RecursionError):  # not JSON, or an attribute has an unexpected type
             return self.parse_any_types(body)
         capacity = decoded.ConsumedCapacity
         if capacity is not None:
@@ -89,7 +89,7 @@ class PageParser:
         """Parse a body as ``parse`` does, with attributes of any type; slower. Raises MalformedPageError."""
         try:
             response = json.loads(body)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise MalformedPageError("its JSON is cut off or damaged") from exc
         return self.from_dictionary(response)
 

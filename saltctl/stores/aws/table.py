@@ -13,6 +13,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.client import ClientOfProcess, create_client
 from saltctl.stores.aws.failures.errors import MISSING_HINT, aws_errors, error_code, missing_table
 from saltctl.stores.aws.failures.refusals import check_usable
+from saltctl.stores.bounded.errors import UnreadableResponseError
 from saltctl.stores.contracts.messages import TableSize
 
 
@@ -90,13 +91,21 @@ class Table:
             request = {"TableName": self.name, **request}
         if operation != "describe_table":
             request = {**request, "ReturnConsumedCapacity": "TOTAL"}  # names the table
+        unreadable = None
         for _ in range(2):
             client, process = self.client, this_process()
-            response: dict[str, Any] = getattr(client, operation)(**request)
-            # If a signal handler has forked meanwhile, the parent reads from the same connection.
-            if process == this_process() and _belongs(operation, response, self.name, key, fits):
-                return response
+            try:
+                response: dict[str, Any] = getattr(client, operation)(**request)
+            except UnreadableResponseError as exc:
+                unreadable = exc
+            else:
+                unreadable = None
+                # If a signal handler has forked meanwhile, the parent reads from the same connection.
+                if process == this_process() and _belongs(operation, response, self.name, key, fits):
+                    return response
             self._client.renew(client)
+        if unreadable is not None:
+            raise unreadable
         raise MismatchedResponseError(
             f"the response for {self.where} belongs to another request", hint="is there a proxy in between? try again"
         )
@@ -125,11 +134,19 @@ class Table:
         check_usable(found, self.where)
         return found
 
-    def require(self) -> dict[str, Any]:
-        """Return the ``Table`` of DescribeTable. Raises ConfigurationError if the table does not exist."""
+    def require(self, *members: str) -> dict[str, Any]:
+        """Return the ``Table`` of DescribeTable, which has these members.
+
+        Raises:
+            ConfigurationError: the table does not exist.
+            AwsUnavailableError: a member is missing.
+        """
         found = self.describe()
         if found is None:
             raise missing_table(self.where, self._missing_hint)
+        with aws_errors(self.where):
+            if not found.keys() >= set(members):
+                raise UnreadableResponseError("the description is incomplete")
         return found
 
     def identity(self) -> str:

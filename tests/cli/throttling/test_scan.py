@@ -191,3 +191,11 @@ def test_redis_is_down_during_the_scan(stub: AwsStub, saltctl: Runner, monkeypat
     assert outcome.json["verdict"] == "hot-partition"
     assert outcome.json["service"] == {"verdict": None, "lag": None, "alive": None}
     assert outcome.json["keys"][0]["max_n"] == 16
+
+
+def test_foreign_json_is_not_a_table_without_throttling(stub: AwsStub, saltctl: Runner) -> None:
+    """Another server's 200 ends a scan with 69."""
+    stub.rule = lambda operation, request: (200, {"status": "ok"})
+    result = saltctl("throttle", "scan")
+    assert result.code == 69
+    assert "does not come from AWS" in result.err

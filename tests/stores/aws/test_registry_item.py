@@ -254,8 +254,8 @@ def test_a_replica_of_a_global_table_is_admitted(moto_backup: BackupTable, aws_s
         moto_backup.registry.read(recheck=True)
     require = moto_backup.require
 
-    def replicated() -> dict[str, Any]:
-        return require() | {"Replicas": [{"RegionName": "eu-west-1"}]}
+    def replicated(*members: str) -> dict[str, Any]:
+        return require(*members) | {"Replicas": [{"RegionName": "eu-west-1"}]}
 
     moto_backup.require = replicated  # type: ignore[method-assign]
     moto_backup.registry.admit_replica()

@@ -63,7 +63,7 @@ def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
         return ConfigurationError(f"an AWS configuration file is damaged: {_text(exc)}", hint="correct or remove it")
     if isinstance(exc, driver.HTTPClientError | driver.ConnectionError):
         return _unreachable(exc, where)
-    if isinstance(exc, UnreadableResponseError):
+    if isinstance(exc, UnreadableResponseError | driver.PaginationError):
         return AwsUnavailableError(
             f"the response for {where} does not come from AWS", hint="is there a proxy in between? saltctl config show"
         )

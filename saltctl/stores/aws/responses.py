@@ -1,0 +1,139 @@
+"""Parsers of AWS' responses that check their shape. botocore's own parsers take almost any JSON for a response."""
+
+from __future__ import annotations
+
+import json
+from binascii import crc32
+from collections.abc import Mapping
+from datetime import datetime
+from struct import error as StructError  # noqa: N812  an exception
+from types import SimpleNamespace
+from typing import Any
+
+from saltctl.stores.bounded.errors import UnreadableResponseError
+
+EMPTY = b"{}"
+"""The body of a response without members, and of one that ScanClient has parsed."""
+
+_TYPES: dict[str, Any] = {
+    "structure": dict,
+    "map": dict,
+    "list": list,
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "long": int,
+    "float": int | float,
+    "double": int | float,
+    "timestamp": datetime,
+}
+_REQUIRED = {
+    "AttributeDefinition": ("AttributeName", "AttributeType"),
+    "CreateTableOutput": ("TableDescription",),
+    "DescribeAlarmsOutput": ("MetricAlarms",),
+    "DescribeContinuousBackupsOutput": ("ContinuousBackupsDescription",),
+    "DescribeContributorInsightsOutput": ("ContributorInsightsStatus",),
+    "DescribeTableOutput": ("Table",),
+    "Dimension": ("Name", "Value"),
+    "GetInsightRuleReportOutput": ("Contributors",),
+    "GetMetricDataOutput": ("MetricDataResults",),
+    "GlobalSecondaryIndexDescription": ("IndexName",),
+    "InsightRuleContributor": ("Keys", "ApproximateAggregateValue"),
+    "KeySchemaElement": ("AttributeName", "KeyType"),
+    "ListTablesOutput": ("TableNames",),
+    "ListTagsForResourceOutput": ("Tags",),
+    "MetricAlarm": ("AlarmName", "AlarmArn"),
+    "MetricDataResult": ("Id", "Timestamps", "Values"),
+    "TableDescription": ("TableName",),
+}
+"""Members without which a shape, by its name in the services' models, is not an answer."""
+# fmt: off
+_MALFORMED = (
+    ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError, StructError, TypeError,
+    ValueError,
+)
+# fmt: on
+
+
+def create_parser(protocol: str) -> Any:
+    """Create a parser of a protocol, such as ``json``. It raises UnreadableResponseError; botocore's own does not."""
+    from botocore.parsers import PROTOCOL_PARSERS, ResponseParserError
+
+    parser = _checked(PROTOCOL_PARSERS[protocol])()
+
+    def parse(response: Any, shape: Any) -> Any:
+        """Parse a response, unless its body cannot be one."""
+        body, answered = response["body"], response["status_code"] < 300
+        check_crc(body, response["headers"])
+        # botocore reads a 200 whose body is not JSON, such as a proxy's page, as a response without members. A GetItem
+        # would then find no item, and a lookup would call a salted conversation unsalted.
+        if protocol == "json" and answered and body[:1] + body.rstrip()[-1:] != b"{}":
+            raise UnreadableResponseError("the body is not JSON")
+        # Other bytes may declare a string of any length, for which botocore would allocate memory.
+        if protocol == "smithy-rpc-v2-cbor" and answered and shape is not None and (not body or body[0] >> 5 != 5):
+            raise UnreadableResponseError("the body is not a map of CBOR")
+        try:
+            parsed = parser.parse(response, shape)
+            if protocol == "json" and answered and not parsed.keys() - {"ResponseMetadata"}:
+                _check_members(body, shape)
+        # botocore's parser does not check the shape, and fails with the error that an unexpected shape causes.
+        except (*_MALFORMED, ResponseParserError) as exc:
+            raise UnreadableResponseError(str(exc)) from exc
+        for name in ("LastEvaluatedKey", "NextToken"):  # an empty one means the end, as a missing one
+            if not parsed.get(name, True):
+                del parsed[name]
+        return parsed
+
+    return SimpleNamespace(parse=parse)
+
+
+def _checked(base: Any) -> Any:
+    """Return a class of botocore's parsers that checks each value."""
+
+    # A private method of botocore. If a version has none of this name, values are not checked, and tests fail.
+    class Checked(base):  # type: ignore[misc]
+        def _parse_shape(self, shape: Any, node: Any) -> Any:
+            kind = shape.type_name
+            if kind == "list" and isinstance(node, str | dict):  # botocore would iterate over them
+                raise UnreadableResponseError(f"{shape.name} is not a list")
+            value = super()._parse_shape(shape, node)
+            expected = _TYPES.get(kind)
+            if expected is None or value is None:
+                return value
+            if not isinstance(value, expected) or (isinstance(value, bool) and kind != "boolean"):
+                raise UnreadableResponseError(f"{shape.name} is not of type {kind}")
+            if kind == "structure":
+                _require(shape.name, value)
+            return value
+
+    return Checked
+
+
+def _require(name: str, value: Mapping[str, Any]) -> None:
+    for member in _REQUIRED.get(name, ()):
+        if member not in value:
+            raise UnreadableResponseError(f"{name} has no {member}")
+    if name == "MetricDataResult" and len(value["Timestamps"]) != len(value["Values"]):
+        raise UnreadableResponseError("a metric has other times than values")
+
+
+def _check_members(body: bytes, shape: Any) -> None:
+    """Refuse a body none of whose members is known: another server's JSON. No members at all are no result."""
+    members = json.loads(body)
+    if members and shape is not None and not members.keys() & shape.members.keys():
+        raise UnreadableResponseError("none of its members is known")
+
+
+def check_crc(body: bytes, headers: Mapping[str, str]) -> None:
+    """Compare DynamoDB's checksum. botocore's retry mode ``standard`` does not (read in botocore 1.44).
+
+    A response that a proxy has compressed is not checked: the checksum is that of the uncompressed body.
+
+    Raises:
+        UnreadableResponseError: they differ.
+    """
+    expected = headers.get("x-amz-crc32")
+    if expected is None or headers.get("content-encoding") or body == EMPTY:
+        return
+    if not expected.isdigit() or int(expected) != crc32(body):
+        raise UnreadableResponseError("its checksum differs")

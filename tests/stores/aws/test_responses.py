@@ -1,0 +1,181 @@
+"""Responses of another shape, as another server sends them: an error, never data, and never an endless read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from saltctl.errors import AwsUnavailableError
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
+from saltctl.stores.aws.inspection import AwsInspection
+from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.aws.responses import create_parser
+from saltctl.stores.bounded.errors import UnreadableResponseError
+from saltctl.stores.contracts.messages import PartitionQuery
+from saltctl.stores.contracts.metrics import MetricKey
+from tests.support.aws_stub import AwsStub
+
+FOREIGN = (
+    b'{"status":"ok"}',
+    b"<html>ok</html>",
+    b"",
+    b"null",
+    b"[]",
+    b'"ok"',
+    b'{"Item":',
+    b'{"Table":{"TableName":"x"}}',
+    b"[" * 100_000,
+    b'{"a":' * 100_000 + b"}",
+)
+"""Bodies of responses that are not AWS's."""
+TABLE = {
+    "TableName": "messages",
+    "KeySchema": [{"AttributeName": "room", "KeyType": "HASH"}, {"AttributeName": "at", "KeyType": "RANGE"}],
+    "AttributeDefinitions": [
+        {"AttributeName": "room", "AttributeType": "S"},
+        {"AttributeName": "at", "AttributeType": "S"},
+    ],
+}
+
+
+@pytest.fixture
+def behind() -> Iterator[tuple[AwsStub, Settings]]:
+    """A stub that answers everything itself, and settings for it."""
+    with AwsStub("http://127.0.0.1:1") as stub:
+        settings = Settings(aws_region="us-east-1", messages_table="messages", backup_table="backup")
+        yield stub, stub.settings(settings)
+
+
+CALLS: dict[str, Callable[[Settings], Any]] = {
+    "GetItem": lambda s: BackupTable(s).read_item("c"),
+    "BatchGetItem": lambda s: BackupTable(s).get("c"),
+    "UpdateItem": lambda s: BackupTable(s).update_item("c", "REMOVE x"),
+    "DescribeTable": lambda s: BackupTable(s).describe(),
+    "keys of a table": lambda s: BackupTable(s).check_table(),
+    "Scan": lambda s: list(BackupTable(s).scan(1)),
+    "keys": lambda s: list(MessagesTable(s).scan_keys(1)),
+    "Query": lambda s: MessagesTable(s).query(PartitionQuery("c", descending=False)),
+    "PutItem": lambda s: MessagesTable(s).put("c", "1", {}),
+    "BatchWriteItem": lambda s: MessagesTable(s).load([{"room": {"S": "c"}}]),
+    "backups": lambda s: AwsInspection(s).point_in_time_recovery("messages"),
+    "ListTables": lambda s: AwsInspection(s).skew(),
+    "metrics": lambda s: CloudWatchMetrics(s).read([MetricKey("WriteThrottleEvents", "t")], 0, 600, 60),
+    "alarms": lambda s: CloudWatchMetrics(s).alarms("saltctl"),
+}
+
+
+def answer_but_describe(stub: AwsStub, call: str, body: bytes) -> None:
+    """Answer everything with a body, but describe the messages table to those that need its keys."""
+    describes = call in ("keys", "Query", "PutItem", "BatchWriteItem")
+    stub.rule = lambda operation, request: (
+        (200, {"Table": TABLE}) if describes and operation == "DescribeTable" else (200, body)
+    )
+
+
+@pytest.mark.parametrize("body", FOREIGN, ids=lambda body: body[:16].decode() or "empty")
+def test_foreign_responses(behind: tuple[AwsStub, Settings], body: bytes) -> None:
+    """No request takes them for an answer."""
+    stub, settings = behind
+    for name, call in CALLS.items():
+        answer_but_describe(stub, name, body)
+        with pytest.raises(AwsUnavailableError, match=r"does not come from AWS|not a page|another request") as raised:
+            pytest.fail(f"{name} returned {call(settings)!r}")
+        assert raised.value.exit_code == 69
+
+
+CAPACITY = {"TableName": "messages", "CapacityUnits": 1.0}
+ROW = {"room": {"S": "c"}, "at": {"S": "1"}}
+WRONG_TYPES: list[tuple[str, dict[str, Any]]] = [
+    ("GetItem", {"Item": []}),
+    ("GetItem", {"Item": "x"}),
+    ("GetItem", {"Item": {"conversation_id": "c"}}),
+    ("GetItem", {"Item": {"conversation_id": {"S": 1}}}),
+    ("GetItem", {"ConsumedCapacity": {"TableName": ["backup"]}}),
+    ("Query", {"Items": {}, "Count": 0, "ConsumedCapacity": CAPACITY}),
+    ("Query", {"Items": [ROW], "Count": "1", "ConsumedCapacity": CAPACITY}),
+    ("Query", {"Items": [ROW], "ScannedCount": True, "ConsumedCapacity": CAPACITY}),
+    ("Query", {"Items": [None], "ConsumedCapacity": CAPACITY}),
+    ("Query", {"Items": [ROW], "LastEvaluatedKey": []}),
+    ("Query", {"Items": [ROW], "ConsumedCapacity": CAPACITY | {"CapacityUnits": "1"}}),
+    ("keys", {"Items": "rows", "ConsumedCapacity": CAPACITY}),
+    ("Scan", {"Items": {}}),
+    ("Scan", {"Count": 0}),
+    ("BatchGetItem", {"Responses": []}),
+    ("BatchGetItem", {"Responses": {"backup": {}}}),
+    ("BatchGetItem", {"Responses": {}, "UnprocessedKeys": {"backup": []}}),
+    ("BatchGetItem", {"Responses": {}, "UnprocessedKeys": []}),
+    ("BatchWriteItem", {"UnprocessedItems": {"messages": {}}}),
+    ("BatchWriteItem", {"UnprocessedItems": {"messages": [{"PutRequest": {"Item": ROW}}]}}),
+    ("BatchWriteItem", {"UnprocessedItems": {"another": []}}),
+    ("DescribeTable", {"Table": {**TABLE, "TableName": "backup", "KeySchema": [{"AttributeName": "room"}]}}),
+    ("keys of a table", {"Table": {"TableName": "backup"}}),
+    ("metrics", {"MetricDataResults": {}}),
+    ("metrics", {"MetricDataResults": [{"Id": "q0"}]}),
+    ("metrics", {"MetricDataResults": [{"Id": "x", "Timestamps": [], "Values": []}]}),
+    ("metrics", {"MetricDataResults": [{"Id": "q0", "Timestamps": [60], "Values": []}]}),
+    ("metrics", {"MetricDataResults": [{"Id": "q0", "Timestamps": [60], "Values": ["1"]}]}),
+    ("metrics", {"MetricDataResults": [], "NextToken": "again"}),
+    ("metrics", {"Messages": []}),
+    ("alarms", {"MetricAlarms": [{"AlarmName": "x"}]}),
+    ("alarms", {"CompositeAlarms": []}),
+]
+
+
+@pytest.mark.parametrize(("call", "answer"), WRONG_TYPES, ids=lambda part: json.dumps(part)[:50])
+def test_members_of_other_types(behind: tuple[AwsStub, Settings], call: str, answer: dict[str, Any]) -> None:
+    """Nor is a response with known members of another type, or without one that it must have."""
+    stub, settings = behind
+    answer_but_describe(stub, call, json.dumps(answer).encode())
+    with pytest.raises(AwsUnavailableError):
+        pytest.fail(f"returned {CALLS[call](settings)!r}")
+
+
+def test_a_read_that_does_not_advance_ends(behind: tuple[AwsStub, Settings]) -> None:
+    """The same LastEvaluatedKey again is not followed for ever, by no scan and no query."""
+    stub, settings = behind
+    page = {"Items": [], "LastEvaluatedKey": ROW, "ConsumedCapacity": CAPACITY}
+    last = {"conversation_id": {"S": "c"}}
+    of_backup = {"Items": [], "LastEvaluatedKey": last, "ConsumedCapacity": CAPACITY | {"TableName": "backup"}}
+    reads: list[tuple[Callable[[Settings], Any], Any]] = [
+        (lambda s: list(MessagesTable(s).rows("c")), page),
+        (CALLS["keys"], page),
+        (CALLS["Scan"], of_backup),
+    ]
+    for read, body in reads:
+        answer_but_describe(stub, "Query", json.dumps(body).encode())
+        with pytest.raises(AwsUnavailableError):
+            read(settings)
+
+
+def test_empty_tokens_are_the_end(behind: tuple[AwsStub, Settings]) -> None:
+    """An empty NextToken or LastEvaluatedKey ends a read, as a missing one does."""
+    stub, settings = behind
+    page = {"Items": [], "LastEvaluatedKey": {}, "ConsumedCapacity": CAPACITY | {"TableName": "backup"}}
+    answers: dict[str, dict[str, Any]] = {
+        "Scan": page,
+        "GetMetricData": {"MetricDataResults": [], "NextToken": ""},
+        "DescribeAlarms": {"MetricAlarms": [], "NextToken": ""},
+    }
+    stub.rule = lambda operation, request: (200, answers[operation])
+    assert [one.last for one in CALLS["Scan"](settings) if one.segment == 0] == [None]
+    assert CALLS["metrics"](settings)[0].points == ()
+    assert CALLS["alarms"](settings) == []
+    assert len(stub.seen) == 3
+
+
+@pytest.mark.parametrize("protocol", ["json", "query", "smithy-rpc-v2-cbor"])
+@pytest.mark.parametrize("body", [*FOREIGN, b"\xa1", b"\xa0", b"\x80", b"\xff", b"<GetMetricDataResponse/>", b"{}"])
+@pytest.mark.parametrize("operation", ["GetMetricData", "DescribeAlarms", "ListTagsForResource"])
+def test_no_protocol_of_cloudwatch_takes_a_foreign_body(protocol: str, body: bytes, operation: str) -> None:
+    """The version of botocore chooses one of three protocols."""
+    import botocore.session
+
+    model = botocore.session.get_session().get_service_model("cloudwatch").operation_model(operation)
+    response = {"body": body, "headers": {"smithy-protocol": "rpc-v2-cbor"}, "status_code": 200, "context": {}}
+    with pytest.raises(UnreadableResponseError):
+        create_parser(protocol).parse(response, model.output_shape)
