@@ -84,7 +84,9 @@ class _Sessions:
 
         from saltctl.stores.bounded.aws_requests import create_session
 
-        if key not in self._sessions:
+        kept = self._sessions.get(key)
+        # A session whose credentials AWS has refused serves no new client: they may have been rotated just now.
+        if kept is None or kept.get_credentials().refused:
             core = create_session(timeout)
             keep_to_loopback(core)
             core.register_component("response_parser_factory", SimpleNamespace(create_parser=create_parser))

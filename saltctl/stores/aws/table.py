@@ -13,7 +13,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.client import ClientOfProcess, create_client
 from saltctl.stores.aws.failures.errors import MISSING_HINT, aws_errors, error_code, missing_table
 from saltctl.stores.aws.failures.refusals import check_usable
-from saltctl.stores.bounded.errors import UnreadableResponseError
+from saltctl.stores.bounded.errors import OversizedResponseError, UnreadableResponseError
 from saltctl.stores.contracts.messages import TableSize
 
 
@@ -96,6 +96,8 @@ class Table:
             client, process = self.client, this_process()
             try:
                 response: dict[str, Any] = getattr(client, operation)(**request)
+            except OversizedResponseError:
+                raise
             except UnreadableResponseError as exc:
                 unreadable = exc
             else:

@@ -6,6 +6,10 @@ from STS or SSO with timeouts of a minute, from a ``credential_process`` without
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from botocore.credentials import (  # noqa: TID253  this module is imported where botocore is needed
@@ -22,6 +26,10 @@ _LEAST_VALIDITY = 60
 """Seconds for which credentials must still be valid if a request does not wait for new ones."""
 
 
+_RENEWAL_SECONDS = 5.0
+"""The least time between two renewals of refused credentials: the new ones may be refused as well."""
+
+
 def _refuse_to_ask(prompt: str) -> str:
     raise MfaRequiredError("it needs an MFA code, which saltctl does not ask for")
 
@@ -34,16 +42,22 @@ class SharedCredentials(Credentials):
 
     Args:
         session: botocore's session. This object takes the place of its chain of providers, too.
+        clock: returns monotonic seconds.
     """
 
     method = "saltctl"
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self._session = session
         self._calls: SharedCalls[ReadOnlyCredentials | None] = SharedCalls("saltctl-credentials")
         self._source: Any = None
         self._frozen: ReadOnlyCredentials | None = None
         self._provider = ""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._in_this_thread = threading.local()
+        self._refused: ReadOnlyCredentials | None = None
+        self._next_renewal = -inf
 
     def load_credentials(self) -> SharedCredentials:
         """Return itself: to create a client does not wait for a provider."""
@@ -56,11 +70,16 @@ class SharedCredentials(Credentials):
             AwsUnavailableError: the provider did not answer within the budget of this thread.
             CredentialsFailedError: it failed.
         """
-        if self._frozen is not None and not self._expires_within(None):
-            return self._frozen
+        self._in_this_thread.used = used = self._get()
+        return used
+
+    def _get(self) -> ReadOnlyCredentials | None:
+        frozen = self._frozen
+        if frozen is not None and not self._expires_within(None):
+            return frozen
         loading = self._calls.start("", self._load)
-        if self._frozen is not None and not self._expires_within(_LEAST_VALIDITY):
-            return self._frozen
+        if frozen is not None and not self._expires_within(_LEAST_VALIDITY):
+            return frozen
         seconds = remaining()
         try:
             return loading.result(seconds)
@@ -72,6 +91,40 @@ class SharedCredentials(Credentials):
                 hint="aws sts get-caller-identity",
             ) from None
 
+    # Refused credentials.
+
+    @property
+    def refused(self) -> bool:
+        """Whether AWS has refused the credentials that are in use."""
+        return self._refused is not None and self._frozen in (None, self._refused)
+
+    def begin_call(self) -> None:
+        """Note that this thread begins a call, which has used no credentials yet."""
+        self._in_this_thread.used = None
+
+    def renew(self, *, ask: bool = True) -> bool:
+        """Replace the credentials that AWS refused in this thread's call; return whether there are other ones.
+
+        The providers are asked anew, by one thread and at most once in some seconds. Without ``ask`` the refusal is
+        only noted.
+
+        Raises:
+            Exception: as ``get_frozen_credentials``.
+        """
+        used: ReadOnlyCredentials | None = getattr(self._in_this_thread, "used", None)
+        if used is None:  # signed with others, as a request of a provider itself
+            return False
+        with self._lock:
+            if self._frozen == used:
+                self._refused, now = used, self._clock()
+                if not ask or now < self._next_renewal:
+                    return False
+                self._next_renewal = now + _RENEWAL_SECONDS
+                # Private attributes of botocore: the files that it has read. Without them, it reads the files again.
+                self._session._config = self._session._profile_map = None
+                self._source = self._frozen = None
+        return ask and self.get_frozen_credentials() != used
+
     def _expires_within(self, seconds: int | None) -> bool:
         """Return whether they expire so soon; None means soon enough for botocore to refresh them."""
         refresh_needed = getattr(self._source, "refresh_needed", None)
@@ -79,12 +132,10 @@ class SharedCredentials(Credentials):
 
     def _load(self) -> ReadOnlyCredentials | None:
         try:
-            if self._source is None:
-                self._source = self._find()
-            if self._source is None:
+            if (source := self._source) is None and (source := self._find()) is None:
                 return None
-            self._provider = self._source.method
-            self._frozen = self._source.get_frozen_credentials()
+            self._provider = source.method
+            self._source, self._frozen = source, source.get_frozen_credentials()
         except SaltctlError:
             raise
         except Exception as exc:  # a provider raises what its files, processes and servers cause

@@ -7,8 +7,9 @@ budget, the client's ``read_timeout``: credentials, names, connecting, the body 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any
 
 from botocore.awsrequest import (  # noqa: TID253  this module is imported where botocore is needed
@@ -18,19 +19,27 @@ from botocore.awsrequest import (  # noqa: TID253  this module is imported where
     AWSHTTPSConnectionPool,
 )
 from botocore.config import Config  # noqa: TID253
-from botocore.exceptions import HTTPClientError, ReadTimeoutError  # noqa: TID253
+from botocore.exceptions import ClientError, HTTPClientError, ReadTimeoutError  # noqa: TID253
 from botocore.hooks import HierarchicalEmitter  # noqa: TID253
 from botocore.session import Session  # noqa: TID253
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from saltctl.stores.bounded.aws_credentials import SharedCredentials
 from saltctl.stores.bounded.deadline import BoundedTlsSocket, TimeBudget, connect, remaining
-from saltctl.stores.bounded.errors import UnreadableResponseError
+from saltctl.stores.bounded.errors import OversizedResponseError, UnreadableResponseError
 
 LONGEST_BODY = 64 << 20
 """Bytes of the longest response that is read. DynamoDB answers with up to 16 MB of values, which JSON makes longer."""
 _CREDENTIALS_SECONDS = 10.0
 """The least time of a request for credentials: whoever waits for it has a budget of their own."""
+
+# fmt: off
+_REFUSALS = {
+    "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidSignatureException",
+    "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired", "UnrecognizedClientException",
+}
+# fmt: on
+"""Errors of credentials that have expired or were rotated: other ones may be permitted."""
 
 
 def create_session(timeout: float) -> Session:
@@ -38,13 +47,11 @@ def create_session(timeout: float) -> Session:
     session = Session(event_hooks=_Events())
     seconds = max(timeout, _CREDENTIALS_SECONDS)
     session.set_default_client_config(Config(connect_timeout=seconds, read_timeout=seconds))
-    session.register("creating-client-class", _add_base)
-    session.register_component("credential_provider", SharedCredentials(session))
+    credentials = SharedCredentials(session)
+    base = type("_Client", (_BoundedClient,), {"shared_credentials": credentials})
+    session.register("creating-client-class", lambda **event: event["base_classes"].insert(0, base))
+    session.register_component("credential_provider", credentials)
     return session
-
-
-def _add_base(**event: Any) -> None:
-    event["base_classes"].insert(0, _BoundedClient)
 
 
 class _BoundedClient:
@@ -52,6 +59,7 @@ class _BoundedClient:
 
     _endpoint: Any
     meta: Any
+    shared_credentials: SharedCredentials
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -64,9 +72,22 @@ class _BoundedClient:
     def _make_api_call(self, operation_name: str, api_params: Any) -> Any:
         with TimeBudget(self.meta.config.read_timeout):
             try:
-                return super()._make_api_call(operation_name, api_params)  # type: ignore[misc]
+                return self._call(partial(super()._make_api_call, operation_name, api_params))  # type: ignore[misc]
             except HTTPClientError as exc:
                 raise _unreadable(exc) or exc from exc
+
+    def _call(self, send: Callable[[], Any]) -> Any:
+        """Send a request; once more if its credentials were refused and there are other ones now."""
+        self.shared_credentials.begin_call()
+        first = True
+        while True:
+            try:
+                return send()
+            except ClientError as exc:
+                refused = exc.response.get("Error", {}).get("Code") in _REFUSALS
+                if not refused or not self.shared_credentials.renew(ask=first):
+                    raise
+            first = False
 
 
 def _unreadable(exc: Any) -> UnreadableResponseError | None:
@@ -126,7 +147,7 @@ class _Connection(AWSHTTPConnection):
                 length += len(part)
                 if length > LONGEST_BODY:
                     response.close()
-                    raise UnreadableResponseError(f"its body is longer than {LONGEST_BODY >> 20} MB")
+                    raise OversizedResponseError(f"its body is longer than {LONGEST_BODY >> 20} MB")
                 yield part
 
         response.stream = bounded_stream

@@ -7,6 +7,10 @@ class UnreadableResponseError(Exception):
     """A response of another shape or size than AWS sends, for example from a proxy."""
 
 
+class OversizedResponseError(UnreadableResponseError):
+    """A response has a body that is too long to be read. It is not asked for again."""
+
+
 class MfaRequiredError(Exception):
     """A role wants a code of multi-factor authentication, which takes longer to type than a time budget."""
 
