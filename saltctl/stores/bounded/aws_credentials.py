@@ -24,8 +24,6 @@ from saltctl.stores.bounded.errors import CredentialsFailedError, MfaRequiredErr
 
 _LEAST_VALIDITY = 60
 """Seconds for which credentials must still be valid if a request does not wait for new ones."""
-
-
 _RENEWAL_SECONDS = 5.0
 """The least time between two renewals of refused credentials: the new ones may be refused as well."""
 
