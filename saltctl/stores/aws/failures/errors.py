@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,7 @@ _THROTTLES = {
 }
 # fmt: on
 _LONGEST_MESSAGE = 300
+_REGION_OF_HOST = re.compile(r"//[\w-]+\.([\w-]+)\.amazonaws\.com")
 _NO_CREDENTIALS_HINT = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret; to check: aws sts get-caller-identity"
 _TLS_MISCONFIGURED = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "Could not find a suitable TLS CA")
 
@@ -69,7 +71,9 @@ def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
         )
     if isinstance(exc, driver.ParamValidationError):
         return ConfigurationError(f"AWS would refuse this request for {where}", hint="check the table's name")
-    if isinstance(exc, ValueError):
+    if isinstance(
+        exc, ValueError | driver.InvalidConfigError | driver.EndpointProviderError | driver.EndpointVariantError
+    ):
         return ConfigurationError(f"cannot set up AWS for {where}: {_text(exc)}", hint="saltctl config show")
     return AwsUnavailableError(f"AWS failed for {where}: {type(exc).__name__}: {_text(exc)}", hint="try again")
 
@@ -85,8 +89,8 @@ def setup_error(exc: Exception, service: str) -> SaltctlError:
     )
 
 
-def _text(exc: BaseException) -> str:
-    """Return the message of an exception in one line."""
+def _text(exc: object) -> str:
+    """Return a message, or that of an exception, in one line."""
     return " ".join(str(exc).split())[:_LONGEST_MESSAGE]
 
 
@@ -98,15 +102,20 @@ def _unreachable(exc: Any, where: str) -> SaltctlError:
             f"the TLS settings do not fit AWS for {where}: {_text(exc)}",
             hint="check AWS_CA_BUNDLE (a file of PEM certificates), and whether AWS_ENDPOINT_URL is http:// or https://",
         )
-    endpoint = mask_url(str(getattr(exc, "kwargs", {}).get("endpoint_url") or ""))
+    endpoint = mask_url(str(exc.kwargs.get("endpoint_url") or exc.kwargs.get("proxy_url") or ""))
+    hint = "check the network, AWS_REGION and AWS_ENDPOINT_URL (saltctl config show)"
+    if "proxy_url" in exc.kwargs:
+        hint = "check the proxy that HTTPS_PROXY or HTTP_PROXY names; NO_PROXY excepts hosts from it"
+    elif match := _REGION_OF_HOST.search(endpoint):
+        hint = f"check the network, and whether {match[1]!r} is a Region of AWS (AWS_REGION; saltctl config show)"
     return AwsUnavailableError(
         f"AWS cannot be reached for {where} ({type(exc).__name__}{' at ' + endpoint if '://' in endpoint else ''})",
-        hint="check the network, AWS_REGION and AWS_ENDPOINT_URL (saltctl config show)",
+        hint=hint,
     )
 
 
 def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
-    message = str(exc.response.get("Error", {}).get("Message", "")) or "no further message"
+    message = _text(exc.response.get("Error", {}).get("Message", "")) or "no further message"
     status = int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in _THROTTLES:
         return ThrottledError(
@@ -115,7 +124,7 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
         )
     if (refusal := refusal_error(code, message, where)) is not None:
         return refusal
-    if code == "ResourceNotFoundException":
+    if code in ("ResourceNotFoundException", "TableNotFoundException"):
         return missing_table(where, MISSING_HINT)
     if status >= 500 or code in ("InternalServerError", "ServiceUnavailable", "InternalFailure"):
         return AwsUnavailableError(

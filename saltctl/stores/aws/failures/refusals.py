@@ -13,17 +13,30 @@ _DENIED = {
     "AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException",
     "ExpiredTokenException", "ExpiredToken", "InvalidClientTokenId", "MissingAuthenticationTokenException",
     "IncompleteSignature", "SignatureDoesNotMatch", "NotAuthorized", "OptInRequired", "RequestExpired",
-    "RequestTimeTooSkewed", "SubscriptionRequiredException",
+    "RequestTimeTooSkewed", "SubscriptionRequiredException", "AccountProblem", "AccountSuspended", "AuthFailure",
+    "Blocked", "IncompleteSignatureException", "InvalidAccessKeyId", "InvalidSecurity", "MissingAuthenticationToken",
+    "NotAuthorizedException", "UnauthorizedException", "UnauthorizedOperation",
 }
 # fmt: on
 _CLOCK_HINT = "compare this machine's clock with the time (timedatectl), since AWS refuses signatures of another time"
+_KEY_HINT = "enable the table's KMS key again, or restore the table"
+_REQUEST_HINT = "check the names and times of this request: saltctl config show"
 _PERMANENT = {
-    "InaccessibleEncryptionCredentialsException": "enable the table's KMS key again, or restore the table",
+    "InaccessibleEncryptionCredentialsException": _KEY_HINT,
+    "KMSDisabledException": _KEY_HINT,
+    "KMSInvalidStateException": _KEY_HINT,
+    "KMSNotFoundException": _KEY_HINT,
     "KMSAccessDeniedException": "permit the use of the table's KMS key",
     "ItemCollectionSizeLimitExceededException": "a local secondary index limits a partition to 10 GB: salt it",
-    "InvalidParameterValue": "check the names and times of this request: saltctl config show",
-    "InvalidParameterCombination": "check the names and times of this request: saltctl config show",
-    "ValidationError": "check the names and times of this request: saltctl config show",
+    "LimitExceeded": "remove alarms that are not used, or ask AWS for a higher quota",
+    **dict.fromkeys(
+        (
+            *("InvalidParameterValue", "InvalidParameterCombination", "MissingParameter", "InvalidFormat"),
+            *("InvalidParameterValueException", "InvalidParameterCombinationException", "SerializationException"),
+            *("MissingRequiredParameterException", "UnknownOperationException", "ValidationError"),
+        ),
+        _REQUEST_HINT,
+    ),
 }
 """Errors that a later attempt meets again, and what to do about each. As outages, cron would retry them for ever."""
 
@@ -34,12 +47,21 @@ def refusal_error(code: str, message: str, where: str) -> SaltctlError | None:
         skewed = code in ("RequestTimeTooSkewed", "RequestExpired") or "Signature expired" in message
         hint = _CLOCK_HINT if skewed else "aws sts get-caller-identity"
         return AccessDeniedError(f"AWS does not permit this for {where} ({code}): {message}", hint=hint)
+    if code == "ResourceInUseException" and "deleted" in message:
+        return _deleting(where)
     if code in _PERMANENT:
         return ConfigurationError(f"AWS refuses a request for {where} ({code}): {message}", hint=_PERMANENT[code])
     if code == "ValidationException":
         hint = "write a smaller item" if "Item size" in message else "check its key schema"
         return ConfigurationError(f"DynamoDB refuses a request for {where}: {message}", hint=hint)
     return None
+
+
+def _deleting(where: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"table {where} is being deleted",
+        hint=f"aws dynamodb wait table-not-exists --table-name {where}; then saltctl recover --dry-run",
+    )
 
 
 def check_usable(table: Mapping[str, Any], where: str) -> None:
@@ -50,6 +72,8 @@ def check_usable(table: Mapping[str, Any], where: str) -> None:
         where: names the table in the message.
     """
     status = table.get("TableStatus")
+    if status == "DELETING":
+        raise _deleting(where)
     if status in ("ARCHIVING", "ARCHIVED"):
         raise ConfigurationError(
             f"table {where} is {status}: AWS could not use its KMS key for a week",

@@ -10,11 +10,13 @@ from botocore.exceptions import (  # noqa: TID253  the errors under test
     BotoCoreError,
     ConfigParseError,
     EndpointConnectionError,
+    EndpointProviderError,
     HTTPClientError,
     InvalidRegionError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
+    ProxyConnectionError,
     SSLError,
     UnknownServiceError,
 )
@@ -48,6 +50,7 @@ class OddError(BotoCoreError):
         ),
         (HTTPClientError(error=FileNotFoundError(2, "No such file", "/no/ca.pem")), 78, "/no/ca.pem"),
         (EndpointConnectionError(endpoint_url="https://x"), 69, "cannot be reached"),
+        (EndpointProviderError(msg="FIPS and custom endpoint are not supported"), 78, "FIPS"),
         (OddError(thing="new one"), 69, "OddError: the new one is odd"),
     ],
 )
@@ -94,3 +97,18 @@ def test_a_file_that_cannot_be_read_is_named(exc: Exception, tmp_path: Path, mon
     error = to_saltctl_error(exc, "'messages'")
     assert (error.exit_code, f"{str(tmp_path)!r} (AWS_CONFIG_FILE)" in error.message) == (78, True)
     assert "credentials'" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("exc", "hint"),
+    [
+        (EndpointConnectionError(endpoint_url="https://dynamodb.eu-nowhere-1.amazonaws.com/"), "'eu-nowhere-1'"),
+        (ProxyConnectionError(proxy_url="http://u:s3cret@127.0.0.1:1", error=OSError("refused")), "HTTPS_PROXY"),
+    ],
+)
+def test_a_failed_connection_names_its_setting(exc: Exception, hint: str) -> None:
+    """The Region of a host that may not exist, and the variable of a proxy, whose password is masked."""
+    error = to_saltctl_error(exc, "'messages'")
+    assert error.exit_code == 69
+    assert hint in error.hint
+    assert "s3cret" not in error.message + error.hint

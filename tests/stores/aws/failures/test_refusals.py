@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError  # noqa: TID253  the error under test
 
 from saltctl.errors import ConfigurationError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.failures.errors import to_saltctl_error
 from saltctl.stores.aws.failures.refusals import check_usable
 from tests.support.aws_stub import Answer, AwsStub
 
@@ -20,6 +22,7 @@ KEY = "arn:aws:kms:us-east-1:111122223333:key/1"
     [
         ({"TableStatus": "ARCHIVED"}, "restore the table"),
         ({"TableStatus": "ARCHIVING"}, "restore the table"),
+        ({"TableStatus": "DELETING"}, "aws dynamodb wait table-not-exists --table-name 'messages'"),
         ({"TableStatus": "INACCESSIBLE_ENCRYPTION_CREDENTIALS"}, "enable the table's KMS key"),
         (
             {"TableStatus": "INACCESSIBLE_ENCRYPTION_CREDENTIALS", "SSEDescription": {"KMSMasterKeyArn": KEY}},
@@ -27,14 +30,14 @@ KEY = "arn:aws:kms:us-east-1:111122223333:key/1"
         ),
     ],
 )
-def test_a_table_without_its_key_is_misconfigured(table: dict[str, Any], hint: str) -> None:
+def test_a_table_that_is_lost_is_misconfigured(table: dict[str, Any], hint: str) -> None:
     """An outage would be retried for ever."""
     with pytest.raises(ConfigurationError) as caught:
         check_usable(table, "'messages'")
     assert hint in caught.value.hint
 
 
-@pytest.mark.parametrize("status", ["ACTIVE", "UPDATING", "CREATING", "DELETING"])
+@pytest.mark.parametrize("status", ["ACTIVE", "UPDATING", "CREATING"])
 def test_other_states_pass(status: str) -> None:
     """Their requests are answered, or fail by themselves."""
     check_usable({"TableStatus": status}, "'messages'")
@@ -52,3 +55,37 @@ def test_a_described_table_is_checked(settings: Settings, backup: BackupTable) -
         stub.rule = archived
         with pytest.raises(ConfigurationError, match="ARCHIVED"):
             BackupTable(stub.settings(settings)).describe()
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "exit_code"),
+    [
+        ("KMSDisabledException", "m", 78),
+        ("KMSNotFoundException", "m", 78),
+        ("KMSInvalidStateException", "m", 78),
+        ("InvalidParameterCombinationException", "m", 78),
+        ("MissingParameter", "m", 78),
+        ("LimitExceeded", "m", 78),
+        ("TableNotFoundException", "m", 78),
+        ("ResourceInUseException", "Table is being deleted: t", 78),
+        ("ResourceInUseException", "Table is being created: t", 69),
+        ("AccountProblem", "m", 77),
+        ("MissingAuthenticationToken", "m", 77),
+        ("KMSInternalException", "m", 69),
+        ("KMSThrottlingException", "m", 69),
+        ("ReplicatedWriteConflictException", "m", 69),
+        ("TransactionConflictException", "m", 69),
+    ],
+)
+def test_only_a_refusal_that_may_pass_is_an_outage(code: str, message: str, exit_code: int) -> None:
+    """Cron retries an outage."""
+    response: Any = {"Error": {"Code": code, "Message": message}}
+    assert to_saltctl_error(ClientError(response, "GetItem"), "'messages'").exit_code == exit_code
+
+
+def test_the_message_of_a_refusal_is_one_short_line() -> None:
+    """A proxy may answer with a page."""
+    response: Any = {"Error": {"Code": "Odd", "Message": "a\nb " * 1000}}
+    message = to_saltctl_error(ClientError(response, "GetItem"), "'messages'").message
+    assert "\n" not in message
+    assert len(message) < 400
