@@ -14,7 +14,7 @@ from saltctl.errors import (
 from saltctl.forks import PerProcess, importing, this_process
 from saltctl.settings import Settings
 from saltctl.stores.aws.failures.errors import setup_error
-from saltctl.stores.aws.responses import create_parser
+from saltctl.stores.aws.failures.responses import create_parser
 from saltctl.stores.bounded.aws_loopback import keep_to_loopback
 
 POOL_SIZE = 72

@@ -16,7 +16,7 @@ from typing import Any
 
 from saltctl.forks import this_process
 from saltctl.stores.aws.backup_items import KEY, OWN_ITEM_PREFIX, find_damage
-from saltctl.stores.aws.responses import EMPTY, check_crc
+from saltctl.stores.aws.failures.responses import EMPTY, check_crc
 from saltctl.stores.bounded.errors import UnreadableResponseError
 from saltctl.stores.contracts.registry import DamagedEntry
 

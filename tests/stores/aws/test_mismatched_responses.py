@@ -16,8 +16,8 @@ from saltctl.errors import AwsUnavailableError, ExitCode, MismatchedResponseErro
 from saltctl.history.history import History
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.failures.responses import check_crc
 from saltctl.stores.aws.messages_table import MessagesTable
-from saltctl.stores.aws.responses import check_crc
 from saltctl.stores.bounded.errors import UnreadableResponseError
 from saltctl.stores.contracts.messages import PartitionQuery
 from saltctl.stores.contracts.registry import Raise

@@ -12,9 +12,9 @@ from saltctl.errors import AwsUnavailableError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
+from saltctl.stores.aws.failures.responses import create_parser
 from saltctl.stores.aws.inspection import AwsInspection
 from saltctl.stores.aws.messages_table import MessagesTable
-from saltctl.stores.aws.responses import create_parser
 from saltctl.stores.bounded.errors import UnreadableResponseError
 from saltctl.stores.contracts.messages import PartitionQuery
 from saltctl.stores.contracts.metrics import MetricKey
