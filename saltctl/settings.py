@@ -108,6 +108,18 @@ def _endpoint(value: Any) -> str:
     return url
 
 
+def _redis_iam(value: Any) -> str:
+    if (text := _text(value)) not in ("elasticache", "elasticache-serverless", "memorydb"):
+        raise ValueError("must be elasticache, elasticache-serverless or memorydb")
+    return text
+
+
+def _cache_name(value: Any) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,62}", text := _text(value)):
+        raise ValueError("must be the name of a replication group, serverless cache or cluster, not its endpoint")
+    return text
+
+
 def _message_id_from(value: Any) -> str:
     text = _shown_text(value)
     if text != "sort_key" and not re.fullmatch(r"attribute:.{1,255}", text, re.DOTALL):
@@ -136,6 +148,10 @@ class Settings:
 
     redis_url: str | None = _setting(None, _redis_url, secret=True)
     redis_password_file: Path | None = _setting(None, _path)
+    redis_iam: str | None = _setting(None, _redis_iam)
+    """Service whose IAM authentication logs in to Redis: elasticache, elasticache-serverless or memorydb."""
+    redis_iam_cache: str | None = _setting(None, _cache_name)
+    """Name of the replication group, serverless cache or cluster, which the token of IAM authentication names."""
     backup_table: str = _setting("saltctl-registry", _name)
     messages_table: str = _setting("messages", _name)
     key_prefix: str = _setting("salt", _name)

@@ -24,6 +24,8 @@ SECRET = "hunter2-and-more"  # noqa: S105  opens nothing
 VALUES: dict[str, list[tuple[str, Any]]] = {
     "redis_url": [(url, url) for url in ("redis://flag:1/0", "rediss://environment:2", "unix:///context.sock")],
     "redis_password_file": [(path, Path(path)) for path in ("/flag", "/environment", "/context")],
+    "redis_iam": [(name, name) for name in ("elasticache", "elasticache-serverless", "memorydb")],
+    "redis_iam_cache": [(name, name) for name in ("flag", "environment", "context")],
     "backup_table": [(name, name) for name in ("flag-table", "environment-table", "context-table")],
     "messages_table": [(name, name) for name in ("flag-table", "environment-table", "context-table")],
     "key_prefix": [(name, name) for name in ("flag", "environment", "context")],
@@ -238,6 +240,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("breaker_seconds", "-1", "number of seconds"),
     ("aws_profile", 7, "must be a string"),
     ("aws_region", "eu central", "may hold letters"),
+    ("redis_iam", "iam", "elasticache-serverless or memorydb"),
+    ("redis_iam_cache", "c.abc.use1.cache.amazonaws.com", "not its endpoint"),
     ("aws_endpoint_url", "127.0.0.1:8000", "http:// or https://"),
     ("aws_endpoint_url", "http://", "http:// or https://"),
     ("aws_endpoint_url", f"http://user:{SECRET}@[host", "is not a valid URL"),

@@ -50,13 +50,21 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3) -> Any
         # specific. An endpoint from a context or an option must be passed to it.
         from_environment = settings.origins.get("aws_endpoint_url", "").startswith("environment")
         endpoint = None if from_environment else settings.aws_endpoint_url
-        sessions = _sessions.get()
-        with sessions.lock:  # clients are thread-safe, but a session must not create two at once (documented)
-            key = settings.aws_profile, settings.aws_region, os.environ.get("AWS_ACCESS_KEY_ID")
-            session = sessions.get(*key, timeout=settings.aws_timeout)
-            return session.client(service, config=config, endpoint_url=endpoint)
+        with _sessions.get().lock:  # clients are thread-safe, but a session must not create two at once (documented)
+            return _session_of(settings).client(service, config=config, endpoint_url=endpoint)
     except (BotoCoreError, ValueError) as exc:
         raise setup_error(exc, service) from exc
+
+
+def session_of(settings: Settings) -> Any:
+    """Return the boto3 session of these settings, whose credentials are loaded within time budgets."""
+    with _sessions.get().lock:
+        return _session_of(settings)
+
+
+def _session_of(settings: Settings) -> Any:
+    key = settings.aws_profile, settings.aws_region, os.environ.get("AWS_ACCESS_KEY_ID")
+    return _sessions.get().get(*key, timeout=settings.aws_timeout)
 
 
 def preload_boto3() -> None:

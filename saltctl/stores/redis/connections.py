@@ -7,8 +7,10 @@ address one primary. All work is grouped by primary.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +24,7 @@ from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.errors import UNPARSED, naming_key, out_of_step, redirection, redis_errors
 from saltctl.stores.redis.server import Patience, Server
 from saltctl.stores.redis.topology import Topology, topology
+from saltctl.stores.redis_iam import check_iam, credential_provider
 from saltctl.urls import parse_redis_url
 
 REDIRECTIONS = 3
@@ -44,6 +47,7 @@ class Connections:
             commands that may run twice.
         share: connections to share the topology with, and the discovery that a server was replaced.
         max_age: seconds after which connections are opened anew.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -54,11 +58,14 @@ class Connections:
         retries: int,
         share: Connections | None = None,
         max_age: float = MAX_AGE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._timeout = timeout
         self._retries = retries
         self._max_age = max_age
+        self._clock = clock
+        self._lookups_age = settings.redis_iam is not None
         self._own: PerProcess[dict[str, Server]] = PerProcess(dict)
         self._patience = Patience(settings.breaker_seconds)
         self._siblings: list[Connections] = share._siblings if share else []
@@ -71,6 +78,7 @@ class Connections:
             check_endpoint(f"//{url}")
         if share is None:
             check_tls(self._url)
+            check_iam(settings, self._url)
         self._topology: Topology = (
             share._topology if share else topology(self._url, self._fetch, pause=settings.breaker_seconds)
         )
@@ -121,7 +129,7 @@ class Connections:
             if server.age < self._max_age:
                 return server
             self._give_up(primary, server)
-        return servers.setdefault(primary, Server(self._open(primary, self._retries)))
+        return servers.setdefault(primary, Server(self._open(primary, self._retries), self._clock))
 
     def _give_up(self, primary: str, server: Server) -> None:
         """Close the idle connections to a server, unless another thread did. The next command opens a new one."""
@@ -155,7 +163,7 @@ class Connections:
         the round trip to a server on the same machine (measured: tests/benchmarks/lookup.py). Raises redis-py's errors.
         """
         own = self._own.get()
-        server = own.get(primary) or self._server(primary)
+        server = (None if self._lookups_age else own.get(primary)) or self._server(primary)
         if (idle := server.take_idle()) is not None:
             return self._exchange(own, primary, server, idle, command)
         with TimeBudget(self._timeout):
@@ -264,6 +272,11 @@ class Connections:
         url, password = self._url.of_server(primary), self._settings.redis_password()
         return self._client_of(url, primary, self._timeout, retries, password)
 
+    def _aws_session(self) -> Any:
+        from saltctl.stores.aws.client import session_of
+
+        return session_of(self._settings)
+
     def _client_of(self, url: str, name: str, timeout: float, retries: int, password: str | None) -> Any:
         check_endpoint(url)  # a node may name others, elsewhere
         with importing:
@@ -273,6 +286,11 @@ class Connections:
 
         # Without CLIENT SETNAME and SETINFO: some servers have no CLIENT, and an ACL need not permit it.
         unnamed = {"driver_info": None} if hasattr(redis, "DriverInfo") else {"lib_name": None, "lib_version": None}
+        login: dict[str, Any] = {"password": password}
+        if self._settings.redis_iam is not None:
+            bare = replace(self._url, userinfo="")
+            url = bare.of_server(name)
+            login = {"credential_provider": credential_provider(self._settings, self._url.userinfo, self._aws_session)}
         try:
             client = BoundedClient.from_url(
                 url,
@@ -280,7 +298,7 @@ class Connections:
                 socket_connect_timeout=timeout,
                 retry=bounded_retries(retries),
                 protocol=2,
-                password=password,
+                **login,
                 **unnamed,
                 **({"redis_connect_func": greet} if self._url.tls else {}),
             )

@@ -134,6 +134,8 @@ def translate(exc: Exception, where: str) -> SaltctlError:
     """Return the saltctl error for an exception of redis-py. ``where`` names the server, without a password."""
     import redis.exceptions as driver
 
+    if isinstance(cause := getattr(exc, "cause", None), SaltctlError):  # no token for IAM authentication
+        return cause
     # redis-py repeats the address.
     text = re.sub(r"^Error -?[0-9]+ connecting to \S+\. (.)", r"\1", " ".join(str(exc).split()))
     word = first_word(exc)

@@ -29,6 +29,7 @@ from saltctl.stores.redis.replies.platforms import (
     usable_replication_ids,
 )
 from saltctl.stores.redis.scripts import script, script_sha
+from saltctl.stores.redis_iam import MAX_AGE
 
 IDS_A_CALL = 1000
 COMMANDS_A_BATCH = 200
@@ -57,7 +58,7 @@ class RedisRegistry:
     ) -> None:
         self.registry_id = registry_id or settings.require_registry_id
         """Returns the id of the registry. Raises SaltctlError as long as it is not known."""
-        self._lookups = lookups or Connections(settings, timeout=settings.lookup_timeout, retries=0)
+        self._lookups = lookups or Connections(settings, timeout=settings.lookup_timeout, retries=0, max_age=MAX_AGE)
         self._others = others or Connections(settings, timeout=settings.redis_timeout, retries=2, share=self._lookups)
         self._reader = RedisBucketReader(settings, connections=self._others)
         self._buckets = Buckets.of(settings)

@@ -27,14 +27,19 @@ class Server:
     """
 
     client: Any
-    opened: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
+    opened: float = field(init=False)
     idle: list[Any] = field(default_factory=list)
     given_up: bool = False
+
+    def __post_init__(self) -> None:
+        """Note the time."""
+        self.opened = self.clock()
 
     @property
     def age(self) -> float:
         """Seconds since the client was created."""
-        return time.monotonic() - self.opened
+        return self.clock() - self.opened
 
     def take_idle(self) -> Any:
         """Return a healthy idle connection, or None.
