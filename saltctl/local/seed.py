@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import cycle
 from typing import Any
@@ -94,7 +94,7 @@ def _report_heat(settings: Settings, hot: dict[str, int], rng: random.Random, no
         HeatReport(conversation_id, f"app-{number % 5}", now - (HEAT_REPORTS - number) // 5, rng.randint(10, 100 * n))
         for number, (conversation_id, n) in zip(range(HEAT_REPORTS), cycle(hot.items()), strict=False)
     ]
-    HeatStream(settings).append_reports(reports)
+    HeatStream(replace(settings, lookup_timeout=settings.redis_timeout)).append_reports(reports)
     # An invalid report, so that there is a dead letter.
     letter = Entry("1700000000000-0", [b"v", b"0", b"conversation_id", b"conv_hot_01"])
     DeadLetters(settings).add([(letter, "unknown version '0'")])

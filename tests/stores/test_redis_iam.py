@@ -24,6 +24,8 @@ from saltctl.testing import MemoryBackup
 from tests.support.redis_stub import Command, RedisStub
 from tests.support.tls import create_authority, start_front
 
+pytestmark = pytest.mark.slow
+
 SECRET = "a-secret/key"  # noqa: S105  of this test
 FOUND = b"*1\r\n$1\r\n4\r\n"
 REFUSED = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n"

@@ -83,7 +83,8 @@ class _Scenario:
     """The N that each reported conversation needs."""
 
     def __post_init__(self) -> None:
-        self.stream = HeatStream(self.environment.settings)
+        settings = self.environment.settings  # a wave is thousands of reports, which take longer than a server's few
+        self.stream = HeatStream(replace(settings, lookup_timeout=settings.redis_timeout))
         self.backup = BackupTable(self.environment.settings)
 
     # The steps.

@@ -26,6 +26,8 @@ from tests.support.forked import in_child
 from tests.support.redis_servers import eventually
 from tests.support.slow_servers import SlowServer
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 0.5
 BOUND = 10 * TIMEOUT
 STATIC = "aws_access_key_id = a\naws_secret_access_key = b\n"

@@ -34,6 +34,8 @@ from tests.support.lookups import FixedLookups
 from tests.support.slow_servers import Front, FullBacklog, Resolver, SlowServer
 from tests.support.tls import create_authority, start_front
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 0.4
 BOUND = 10 * TIMEOUT
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\n"

@@ -22,6 +22,8 @@ CODES = (
     "InvalidClientTokenId",
 )
 
+pytestmark = pytest.mark.slow
+
 
 class Server(ThreadingHTTPServer):
     """A DynamoDB that permits one session token, and refuses others with ``code``."""

@@ -23,6 +23,8 @@ from saltctl.testing.registry import MemoryBackup
 from tests.support.redis_stub import Command, RedisStub
 from tests.support.slow_servers import PAUSE, FullBacklog, Resolver, SlowServer
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 0.3
 BOUND = 10 * TIMEOUT
 
