@@ -242,7 +242,7 @@ COMMANDS = (
     Contract("compare", ("--sample", "1/1", "--repair", "--dry-run"), keys=COMPARE_KEYS),
     Contract(
         "doctor",
-        keys=("ok", "checks"),
+        keys=("ok", "checks", "platform"),
         nested={"checks": CHECK_KEYS},
         line_keys=CHECK_KEYS,
         columns=CHECK_KEYS,

@@ -21,8 +21,11 @@ from saltctl.health.findings import WORST_FIRST, Finding, Status
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from saltctl.stores.platform_probe import Clause
+
 COLUMNS = columns_of("name status detail fix", name="check")
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
+_PROBED = {"observed": "green", "unknown": "yellow", "refuted": "bold red"}
 _WORD = re.compile(r"""(?:[^\s"']|"(?:[^"\\]|\\.)*"|'[^']*')+""")
 """A word of a shell command; a space inside quotes does not end it."""
 _NAGIOS: dict[Status, tuple[int, str]] = {
@@ -44,23 +47,34 @@ def doctor(
         Literal["nagios", "prometheus"] | None,
         typer.Option("--format", help="For monitoring: Nagios plugin or Prometheus metrics."),
     ] = None,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe-platform", help="Try on each Redis primary what the fence needs, with a key of its own."),
+    ] = False,
+    confirm: option.Confirm = None,
     output: option.Output = None,
 ) -> None:
     """Run all checks and print a fix for each failure.
 
     Changes nothing. Exits 3 if a check fails; a warning or a skipped check is not a failure. With --format nagios
     it exits like a plugin: 0 ok, 1 a warning, 2 a failure, 3 all checks skipped.
+    With --probe-platform it writes one key and one script to each primary, deletes the key, and reports each clause
+    as observed, refuted or unknown; it exits 3 if one is refuted.
 
     \b
     Examples:
       saltctl doctor
       saltctl doctor --only redis --only lease
       saltctl doctor --format prometheus
+      saltctl doctor --only redis --probe-platform
     """
-    if form is not None and output is not None:
-        raise UsageError("--format and --output cannot be used together", hint="saltctl doctor --format nagios")
-    findings = _run(session_of(context), only or [])
-    failed = any(finding.status == "fail" for finding in findings)
+    if form is not None and (output is not None or probe):
+        other = "--probe-platform" if probe else "--output"
+        raise UsageError(f"--format and {other} cannot be used together", hint="saltctl doctor --format nagios")
+    session = session_of(context)
+    findings = _run(session, only or [])
+    clauses = _probe(session, confirm) if probe else None
+    failed = any(row.status in ("fail", "refuted") for row in (*findings, *(clauses or ())))
     if form == "nagios":
         code, plugin_output = nagios(findings)
         sys.stdout.write(plugin_output)
@@ -73,8 +87,9 @@ def doctor(
         if chosen in ("jsonl", "tsv"):
             print_result(rows, chosen, columns=COLUMNS)
         else:
-            document = {"ok": not failed, "checks": rows}
-            print_result(document, chosen, columns=(), human_view=lambda screen: draw(screen, findings))
+            platform = None if clauses is None else [clause._asdict() for clause in clauses]
+            document = {"ok": not failed, "checks": rows, "platform": platform}
+            print_result(document, chosen, columns=(), human_view=lambda screen: draw(screen, findings, clauses or ()))
     if failed:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
@@ -95,11 +110,18 @@ def _run(session: Session, only: list[str]) -> list[Finding]:
     return list(run_checks(facts, checks))
 
 
+def _probe(session: Session, confirm: str | None) -> list[Clause]:
+    from saltctl.stores.platform_probe import probe_platform
+
+    session.require_consent("Write a key of the probe to Redis, and delete it?", confirm)
+    return probe_platform(session.settings)
+
+
 # For people.
 
 
-def draw(screen: Console, findings: Sequence[Finding]) -> None:
-    """Print a line for each check, and the commands that fix the problems."""
+def draw(screen: Console, findings: Sequence[Finding], clauses: Sequence[Clause] = ()) -> None:
+    """Print a line for each check, the commands that fix the problems, and the clauses of a probe."""
     from rich.table import Table
     from rich.text import Text
 
@@ -119,6 +141,15 @@ def draw(screen: Console, findings: Sequence[Finding]) -> None:
             for line in pasteable(printable(finding.fix), screen.width - 2):
                 screen.print(Text(f"  {line}"), soft_wrap=True)
     screen.print()
+    if clauses:
+        probed = Table.grid(padding=(0, 2, 0, 0))
+        for clause in clauses:
+            texts = (clause.status, clause.clause, clause.server, printable(clause.detail))
+            probed.add_row(
+                *(Text(text, style=_PROBED[clause.status] if at == 0 else "") for at, text in enumerate(texts))
+            )
+        screen.print(probed)
+        screen.print()
     screen.print(Text(summary(findings)))
 
 

@@ -216,3 +216,14 @@ def test_prometheus_parses_the_metrics() -> None:
     assert states["b", "warn"] == 1
     assert sum(states.values()) == len(FINDINGS)
     assert families["saltctl_doctor_lag"][0].value == 12.5
+
+
+def test_a_probe_of_the_platform(saltctl: Runner, configured: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clauses are in the document and on the screen; without the option they are null."""
+    outcome = saltctl("doctor", "--only", "redis-role", "--probe-platform", "-o", "json")
+    assert outcome.code == 0, outcome
+    assert {clause["status"] for clause in outcome.json["platform"]} == {"observed", "unknown"}
+    assert set(outcome.json["platform"][0]) == {"server", "clause", "status", "detail"}
+    assert "noscript" in saltctl("doctor", "--only", "redis-role", "--probe-platform", "-o", "table").out
+    assert saltctl("doctor", "--only", "redis-role", "-o", "json").json["platform"] is None
+    assert saltctl("doctor", "--probe-platform", "--format", "nagios").code == 2
