@@ -20,6 +20,7 @@ from saltctl.stores.redis.replies.platforms import evicts_entries, look_alike
 
 _ID = re.compile(r"master_replid:([0-9a-f]{40})")
 _ASKS = 3
+_TRIES = 10_000
 
 
 class Clause(NamedTuple):
@@ -47,8 +48,11 @@ class _Probe:
     def __init__(self, connections: Connections, primary: str, settings: Settings) -> None:
         self._connections = connections
         self._primary = primary
+        tokens = (secrets.token_hex(8) for _ in range(_TRIES))
+        keys = (f"{settings.key_prefix}:probe:{token}" for token in tokens)
+        # In a cluster the key's slot decides which primary has it.
+        self._key = next((key for key in keys if connections.primary_of(key) == primary), "")
         token = secrets.token_hex(8)
-        self._key = f"{settings.key_prefix}:probe:{token}"
         self._script = f"-- {token}\nreturn redis.call('INFO', 'replication')"
         self._sha = sha1(self._script.encode()).hexdigest()  # noqa: S324  Redis names scripts so
 
@@ -71,7 +75,7 @@ class _Probe:
             works = loaded == self._sha.encode() and isinstance(called, bytes)
             yield self._clause("evalsha", works, "EVALSHA after SCRIPT LOAD works" if works else _shown(called))
             yield from self._replication_ids(called)
-            _, ttl = self._ask(("HSET", self._key, "f", "1"), ("PTTL", self._key))  # in a cluster it may be elsewhere
+            _, ttl = self._ask(("HSET", self._key, "f", "1"), ("PTTL", self._key))
             kept = {-1: True, -2: None}.get(ttl, False) if isinstance(ttl, int) else None
             yield self._clause("no-ttl", kept, "a key that was written has no TTL" if kept else f"PTTL: {_shown(ttl)}")
             yield from self._scripts_on_replicas()

@@ -85,6 +85,10 @@ def doctor(
         rows = [{"name": f.check, "status": f.status, "detail": f.detail, "fix": f.fix or None} for f in findings]
         chosen = resolve_format(output)
         if chosen in ("jsonl", "tsv"):
+            rows += [
+                {"name": f"platform {c.clause}", "status": c.status, "detail": f"{c.server}: {c.detail}", "fix": None}
+                for c in clauses or ()
+            ]
             print_result(rows, chosen, columns=COLUMNS)
         else:
             platform = None if clauses is None else [clause._asdict() for clause in clauses]

@@ -224,6 +224,7 @@ def test_a_probe_of_the_platform(saltctl: Runner, configured: Settings, monkeypa
     assert outcome.code == 0, outcome
     assert {clause["status"] for clause in outcome.json["platform"]} == {"observed", "unknown"}
     assert set(outcome.json["platform"][0]) == {"server", "clause", "status", "detail"}
-    assert "noscript" in saltctl("doctor", "--only", "redis-role", "--probe-platform", "-o", "table").out
+    for form in ("table", "tsv", "jsonl"):
+        assert "noscript" in saltctl("doctor", "--only", "redis-role", "--probe-platform", "-o", form).out
     assert saltctl("doctor", "--only", "redis-role", "-o", "json").json["platform"] is None
     assert saltctl("doctor", "--probe-platform", "--format", "nagios").code == 2

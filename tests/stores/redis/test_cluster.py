@@ -30,6 +30,7 @@ from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.heat.window_sums import WindowSums
+from saltctl.stores.platform_probe import probe_platform
 from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
@@ -440,3 +441,12 @@ def test_what_is_no_cluster_is_told(redis_server: Any, settings: Settings) -> No
 def redis_binary() -> Path:
     """For the single server."""
     return find_engine("valkey")
+
+
+@on_both
+def test_the_probe_asks_primaries_and_replicas(cluster: LocalCluster) -> None:
+    """Each primary has a key of its own; the replicas of all say that they have no script."""
+    clauses = probe_platform(Settings(redis_url=cluster.url))
+    assert not [clause for clause in clauses if clause.status == "refuted"]
+    assert [c.status for c in clauses if c.clause == "scripts-not-replicated"] == ["observed"] * 3
+    assert [c.status for c in clauses if c.clause == "no-ttl"] == ["observed"] * 3
