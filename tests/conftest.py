@@ -87,7 +87,7 @@ def redis_server(redis_binary: Path, tmp_path: Path) -> Iterator[LocalRedis]:
 
 @pytest.fixture
 def settings(redis_server: LocalRedis, moto: LocalMoto) -> Settings:
-    """Settings for the test's own Redis and tables, with short timeouts."""
+    """Settings for the test's own Redis and tables."""
     suffix = uuid.uuid4().hex[:8]
     return Settings(
         redis_url=redis_server.url,
@@ -97,6 +97,7 @@ def settings(redis_server: LocalRedis, moto: LocalMoto) -> Settings:
         messages_table=f"messages-{suffix}",
         aws_region="us-east-1",
         aws_endpoint_url=moto.url,
+        lookup_timeout=2.0,  # a busy machine may need more than the default of 0.25
         breaker_seconds=0.0,
         actor="tester@test",
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from saltctl.urls import RedisUrl
 
 KINDS = ("elasticache", "elasticache-serverless", "memorydb")
-MAX_AGE = 11 * 3600.0
+IAM_AGE = 11 * 3600.0
 """Seconds after which a connection is opened anew: an hour before AWS closes it."""
 _VALIDITY = 900
 _SCHEME = "https://"

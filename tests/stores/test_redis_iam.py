@@ -14,12 +14,12 @@ from urllib.parse import parse_qsl, quote
 
 import pytest
 
-from saltctl.errors import AccessDeniedError, ConfigurationError, SaltctlError
+from saltctl.errors import AccessDeniedError, ConfigurationError
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
-from saltctl.stores.redis_iam import MAX_AGE
+from saltctl.stores.redis_iam import IAM_AGE
 from saltctl.testing import MemoryBackup
 from tests.support.redis_stub import Command, RedisStub
 from tests.support.tls import create_authority, start_front
@@ -173,7 +173,7 @@ def test_connections_are_renewed_before_they_expire(certificates: Path) -> None:
     """No lookup fails: its connection is opened anew an hour before the server closes it."""
     server, seconds = IamServer(), [0.0]
     with serving(server, certificates) as settings:
-        lookups = Connections(settings, timeout=20.0, retries=0, max_age=MAX_AGE, clock=lambda: seconds[0])
+        lookups = Connections(settings, timeout=20.0, retries=0, max_age=IAM_AGE, clock=lambda: seconds[0])
         store = RedisRegistry(settings, lookups=lookups)
         (primary,) = store.primaries()
         for hour in range(0, 40, 2):
@@ -246,6 +246,6 @@ def test_a_region_is_needed(certificates: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDnoregion")
     with serving(IamServer(), certificates, aws_region=None) as settings:
         store = RedisRegistry(settings)
-        with pytest.raises(SaltctlError, match="Region"):
+        with pytest.raises(ConfigurationError, match="Region"):
             store.lookup(store.primaries()[0], ["conv"])
         store.close()

@@ -18,7 +18,7 @@ from saltctl.errors import ConfigurationError, RedisUnavailableError, Unverified
 from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import MergeOutcome
 from saltctl.stores.redis.buckets import FENCE, Buckets, RedisBucketReader, check_count, parse_count
-from saltctl.stores.redis.connections import Connections
+from saltctl.stores.redis.connections import MAX_AGE, Connections
 from saltctl.stores.redis.errors import naming_key, other_registry
 from saltctl.stores.redis.merge_commands import bulk
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
@@ -29,7 +29,6 @@ from saltctl.stores.redis.replies.platforms import (
     usable_replication_ids,
 )
 from saltctl.stores.redis.scripts import script, script_sha
-from saltctl.stores.redis_iam import MAX_AGE
 
 IDS_A_CALL = 1000
 COMMANDS_A_BATCH = 200
