@@ -391,6 +391,7 @@ def test_forks_at_any_moment(history: History, registry: Registry, rebuild: Rebu
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 @pytest.mark.timeout(400)
 def test_many_forks_at_any_moment(history: History, registry: Registry, rebuild: Rebuilder, settings: Settings) -> None:
     """The same for longer."""

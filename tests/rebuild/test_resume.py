@@ -164,6 +164,7 @@ def test_a_rebuild_killed_at_random_is_resumed(
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 @pytest.mark.timeout(400)
 def test_redis_killed_at_random_and_restarted_empty(
     filled: BackupTable,

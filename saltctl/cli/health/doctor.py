@@ -66,7 +66,7 @@ def doctor(
       saltctl doctor
       saltctl doctor --only redis --only lease
       saltctl doctor --format prometheus
-      saltctl doctor --only redis --probe-platform
+      saltctl doctor --probe-platform
     """
     if form is not None and (output is not None or probe):
         other = "--probe-platform" if probe else "--output"
