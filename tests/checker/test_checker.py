@@ -61,6 +61,7 @@ def test_no_fault_breaks_the_promise(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_checker_can_fail(tmp_path: Path, name: str) -> None:
     """With a broken protocol, the checker finds a lost message or raise: within seconds, on an idle machine."""

@@ -22,6 +22,7 @@ def runner() -> Iterator[CommandRunner]:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_much_hostile_input_is_answered_as_documented(runner: CommandRunner, name: str) -> None:
     """The same with about three times as many inputs, for which an everyday run has no time."""

@@ -114,6 +114,7 @@ def held(store: RedisRegistry, wanted: dict[str, int]) -> dict[str, int | None]:
 
 
 @pytest.mark.long
+@pytest.mark.exhaustive
 @pytest.mark.timeout(400)
 def test_a_rebuild_killed_at_random_is_resumed(
     filled: BackupTable,
