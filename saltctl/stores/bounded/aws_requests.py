@@ -109,7 +109,7 @@ class _Events(HierarchicalEmitter):
         # An attempt that has no time for an answer would only hide the error of the one before.
         least = more["request_dict"]["context"]["client_config"].read_timeout / 10
         if left < least or _unreadable(more.get("caught_exception")):
-            return [(handler, False) for handler, _ in responses]
+            return [(handler, None) for handler, _ in responses]
         return [(handler, min(pause, left / 2) if pause else pause) for handler, pause in responses]
 
 

@@ -8,7 +8,6 @@ from tests.cli.conftest import Runner
 from tests.support.slow_servers import SlowServer
 
 
-@pytest.mark.slow
 def test_registry_get_asks_each_silent_server_once(saltctl: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """The registry's id, the entry and the other side: it does not wait for the same server again."""
     with SlowServer() as redis, SlowServer() as aws:

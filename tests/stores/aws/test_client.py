@@ -216,7 +216,6 @@ def test_only_key_range_throttling_of_the_table_is_heat(settings: Settings) -> N
     assert heat == set(product(THROTTLES, key_ranges))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy"])
 def test_loopback_is_reached_without_a_proxy(name: str, moto: LocalMoto, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proxy is not asked, also by clients for credentials; other endpoints are reached through it."""
