@@ -21,6 +21,7 @@ from saltctl.stores.redis.replies.platforms import evicts_entries, look_alike
 _ID = re.compile(r"master_replid:([0-9a-f]{40})")
 _ASKS = 3
 _TRIES = 10_000
+_NOT_PERMITTED = "NOPERM"
 
 
 class Clause(NamedTuple):
@@ -51,7 +52,7 @@ class _Probe:
         tokens = (secrets.token_hex(8) for _ in range(_TRIES))
         keys = (f"{settings.key_prefix}:probe:{token}" for token in tokens)
         # In a cluster the key's slot decides which primary has it.
-        self._key = next((key for key in keys if connections.primary_of(key) == primary), "")
+        self._key = next((key for key in keys if connections.primary_of(key) == primary), None)
         token = secrets.token_hex(8)
         self._script = f"-- {token}\nreturn redis.call('INFO', 'replication')"
         self._sha = sha1(self._script.encode()).hexdigest()  # noqa: S324  Redis names scripts so
@@ -68,20 +69,31 @@ class _Probe:
     def run(self) -> Iterator[Clause]:
         """Yield the clauses."""
         call = ("EVALSHA", self._sha, 0)
-        try:
-            before, loaded, called = self._ask(call, ("SCRIPT", "LOAD", self._script), call)
-            word = first_word(before) if isinstance(before, Exception) else "a reply"
-            yield self._clause("noscript", word == "NOSCRIPT", f"EVALSHA before SCRIPT LOAD: {word}")
-            works = loaded == self._sha.encode() and isinstance(called, bytes)
-            yield self._clause("evalsha", works, "EVALSHA after SCRIPT LOAD works" if works else _shown(called))
-            yield from self._replication_ids(called)
-            _, ttl = self._ask(("HSET", self._key, "f", "1"), ("PTTL", self._key))
-            kept = {-1: True, -2: None}.get(ttl, False) if isinstance(ttl, int) else None
-            yield self._clause("no-ttl", kept, "a key that was written has no TTL" if kept else f"PTTL: {_shown(ttl)}")
-            yield from self._scripts_on_replicas()
-        finally:
-            self._ask(("DEL", self._key))
+        before, loaded, called = self._ask(call, ("SCRIPT", "LOAD", self._script), call)
+        word = first_word(before) if isinstance(before, Exception) else "a reply"
+        absent = None if word == _NOT_PERMITTED else word == "NOSCRIPT"
+        yield self._clause("noscript", absent, f"EVALSHA before SCRIPT LOAD: {word}")
+        works = loaded == self._sha.encode() and isinstance(called, bytes)
+        refused = any(isinstance(r, Exception) and first_word(r) == _NOT_PERMITTED for r in (before, loaded, called))
+        detail = "EVALSHA after SCRIPT LOAD works" if works else _shown(loaded if refused else called)
+        yield self._clause("evalsha", None if refused else works, detail)
+        yield from self._replication_ids(called)
+        yield self._ttl()
+        yield from self._scripts_on_replicas()
         yield self._clause("new-id-after-restart", None, "a restart cannot be observed here")
+
+    def _ttl(self) -> Clause:
+        if self._key is None:
+            return self._clause("no-ttl", None, "no key was found that belongs to this primary")
+        try:
+            _, ttl = self._ask(("HSET", self._key, "f", "1"), ("PTTL", self._key))
+        finally:
+            (deleted,) = self._ask(("DEL", self._key))
+        kept = {-1: True, -2: None}.get(ttl, False) if isinstance(ttl, int) else None
+        detail = "a key that was written has no TTL" if kept else f"PTTL: {_shown(ttl)}"
+        if isinstance(deleted, Exception):
+            detail += f"; {self._key} was not deleted: {_shown(deleted)}"
+        return self._clause("no-ttl", kept, detail)
 
     def _replication_ids(self, in_script: Any) -> Iterator[Clause]:
         (info,) = self._ask(("INFO", "replication"))

@@ -71,6 +71,8 @@ OTHER_ID = INFO.replace(ID, "b" * 40)
         ({b"PTTL": [b":-2\r\n"]}, INFO, "no-ttl", "unknown"),
         ({}, INFO.replace("noeviction", "allkeys-lru"), "no-eviction", "refuted"),
         ({}, INFO.replace("maxmemory_policy:noeviction\r\n", ""), "no-eviction", "unknown"),
+        ({b"EVALSHA": [b"-NOPERM x\r\n"]}, INFO, "noscript", "unknown"),
+        ({b"SCRIPT": [b"-NOPERM x\r\n"]}, INFO, "evalsha", "unknown"),
         ({}, INFO + "dragonfly_version:df-v1\r\n", "engine", "unknown"),
     ],
 )
@@ -79,3 +81,12 @@ def test_an_odd_server(more: dict[bytes, list[bytes]], info: str, clause: str, s
     server = OddServer({name: list(replies) for name, replies in more.items()}, info)
     with RedisStub(server.answer) as stub:
         assert by_clause(probe_platform(Settings(redis_url=stub.url)))[clause] == status
+
+
+def test_a_key_that_stays_is_reported() -> None:
+    """The user may lack the permission to delete it."""
+    server = OddServer({b"DEL": [b"-NOPERM User x has no permission\r\n"]})
+    with RedisStub(server.answer) as stub:
+        clauses = probe_platform(Settings(redis_url=stub.url))
+    (clause,) = [clause for clause in clauses if clause.clause == "no-ttl"]
+    assert "was not deleted" in clause.detail

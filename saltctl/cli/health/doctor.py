@@ -15,7 +15,7 @@ from saltctl.cli import option
 from saltctl.cli.output import columns_of, print_result, resolve_format
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.text import counted, printable
-from saltctl.errors import ConfigurationError, ExitCode, UsageError
+from saltctl.errors import ConfigurationError, ExitCode, SaltctlError, UsageError
 from saltctl.health.findings import WORST_FIRST, Finding, Status
 
 if TYPE_CHECKING:
@@ -72,8 +72,10 @@ def doctor(
         other = "--probe-platform" if probe else "--output"
         raise UsageError(f"--format and {other} cannot be used together", hint="saltctl doctor --format nagios")
     session = session_of(context)
+    if probe:
+        session.require_consent("Write a key of the probe to Redis, and delete it?", confirm)
     findings = _run(session, only or [])
-    clauses = _probe(session, confirm) if probe else None
+    clauses = _probe(session) if probe else None
     failed = any(row.status in ("fail", "refuted") for row in (*findings, *(clauses or ())))
     if form == "nagios":
         code, plugin_output = nagios(findings)
@@ -114,11 +116,14 @@ def _run(session: Session, only: list[str]) -> list[Finding]:
     return list(run_checks(facts, checks))
 
 
-def _probe(session: Session, confirm: str | None) -> list[Clause]:
-    from saltctl.stores.platform_probe import probe_platform
+def _probe(session: Session) -> list[Clause]:
+    """Probe the platform. A server that does not answer must not hide the checks."""
+    from saltctl.stores.platform_probe import Clause, probe_platform
 
-    session.require_consent("Write a key of the probe to Redis, and delete it?", confirm)
-    return probe_platform(session.settings)
+    try:
+        return probe_platform(session.settings)
+    except SaltctlError as exc:
+        return [Clause("", "probe", "unknown", exc.message)]
 
 
 # For people.

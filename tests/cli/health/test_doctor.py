@@ -228,3 +228,12 @@ def test_a_probe_of_the_platform(saltctl: Runner, configured: Settings, monkeypa
         assert "noscript" in saltctl("doctor", "--only", "redis-role", "--probe-platform", "-o", form).out
     assert saltctl("doctor", "--only", "redis-role", "-o", "json").json["platform"] is None
     assert saltctl("doctor", "--probe-platform", "--format", "nagios").code == 2
+
+
+def test_a_probe_of_a_server_that_is_away(saltctl: Runner, configured: Settings, redis_server: LocalRedis) -> None:
+    """The checks are printed nevertheless."""
+    redis_server.kill()
+    outcome = saltctl("doctor", "--only", "redis-reachable", "--probe-platform", "-o", "json")
+    assert outcome.code == 3
+    assert [clause["status"] for clause in outcome.json["platform"]] == ["unknown"]
+    assert [check["status"] for check in outcome.json["checks"]] == ["fail"]
