@@ -9,7 +9,7 @@ from saltctl.errors import AccessDeniedError, SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.stores.redis.inspection import RegistryCounts, ServerInfo
-from saltctl.stores.redis.replies.platforms import evicts_entries
+from saltctl.stores.redis.replies.platforms import evicts_entries, look_alike
 from saltctl.stores.redis.replies.replicas import Replicas
 from saltctl.urls import parse_redis_url
 
@@ -25,8 +25,16 @@ _MEBI = 2**20
 
 
 def each_primary(check: Callable[[Facts, ServerInfo], Finding]) -> Callable[[Facts], Finding]:
-    """Make a check of one server a check of all primaries."""
-    return update_wrapper(lambda facts: combine(check(facts, server) for server in facts.servers), check)
+    """Make a check of one server a check of all primaries. Values of another form than those of Redis skip it."""
+
+    def check_one(facts: Facts, server: ServerInfo) -> Finding:
+        """Check one server."""
+        try:
+            return check(facts, server)
+        except (ValueError, TypeError, KeyError) as exc:
+            return skip(f"{server.primary} shows a value of another form than Redis: {exc}")
+
+    return update_wrapper(lambda facts: combine(check_one(facts, server) for server in facts.servers), check)
 
 
 def reachable(facts: Facts) -> Finding:
@@ -41,7 +49,7 @@ def reachable(facts: Facts) -> Finding:
         return fail(exc.message, exc.hint if use_hint else commands.saltctl("config", "show"))
     findings = []
     for server in servers:
-        if int(server.info.get("loading", 0)):
+        if server.info.get("loading") == 1:
             detail = f"{server.primary} is loading its data, {float(server.info.get('loading_loaded_perc', 0)):.0f} %"
             findings.append(fail(detail, commands.saltctl("rebuild", "--wait-redis", "15m")))
         else:
@@ -54,6 +62,9 @@ def version(facts: Facts, server: ServerInfo) -> Finding:
     """The server is Redis 7 or newer, or Valkey: older versions replicate the script cache, and so the fence."""
     number = str(server.info.get("redis_version", "0"))
     first = number.partition(".")[0]
+    if (engine := look_alike(server.info)) is not None:
+        detail = f"{server.primary} is {engine}, which is not known to keep what the fence needs"
+        return fail(detail, facts.fix_commands.saltctl("doctor", "--probe-platform"))
     if server.info.get("server_name") == "valkey":
         return ok(f"Valkey {server.info.get('valkey_version', number)}")
     if not first.isdigit() or int(first) < 7:
