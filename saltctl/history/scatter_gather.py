@@ -207,6 +207,8 @@ class _Round:
             rows = [Row(exact(item[name][kind]), read.salt, item) for item in answer.items]
             self.answers[read] = answer, rows, seconds
         except Exception as exc:
+            if type(exc) is AwsUnavailableError and self.clock() >= self.deadline:
+                return  # cut off by the page's own limit, which the page's thread reports, whoever notices it first
             self.answers[read] = exc
         if len(self.answers) == self.expected or self.failed(self.answers[read]):
             self.complete.set()
