@@ -150,11 +150,12 @@ def test_children_look_up_their_own_conversations(
     away = replace(settings, redis_url="redis://127.0.0.1:1/0", breaker_seconds=600.0)
     for clients in (Registry.over(away, RedisRegistry(away), backup), registry):
         for _ in range(10):  # the first requests after a fork are those that meet on one connection
-            with ThreadPoolExecutor(4) as threads:  # several connections are open
+            with ThreadPoolExecutor(4) as threads:  # several connections are open, and no thread ends before the fork
                 list(threads.map(clients.lookup, CONVERSATIONS * 4))
-            wrong: list[str] = []
-            look_up = partial(wrong_lookups, clients, CONVERSATIONS[0], 3)
-            wrong += in_children(partial(wrong_lookups, clients, times=3), lambda: wrong.extend(look_up()))  # noqa: B023
+                wrong: list[str] = []
+                look_up = partial(wrong_lookups, clients, CONVERSATIONS[0], 3)
+                look_up_in_child = partial(wrong_lookups, clients, times=3)
+                wrong += in_children(look_up_in_child, lambda: wrong.extend(look_up()))  # noqa: B023
             assert wrong == []
     assert registry.lookup(CONVERSATIONS[0]).source == "redis"
 

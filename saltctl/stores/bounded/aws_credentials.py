@@ -47,8 +47,9 @@ class SharedCredentials(Credentials):
 
     def __init__(self, session: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self._session = session
-        self._calls: SharedCalls[ReadOnlyCredentials | None] = SharedCalls("saltctl-credentials")
+        self._calls: SharedCalls[ReadOnlyCredentials | None] = SharedCalls("saltctl-credentials", clock)
         self._source: Any = None
+        self._asking: Any = None
         self._frozen: ReadOnlyCredentials | None = None
         self._provider = ""
         self._clock = clock
@@ -130,10 +131,14 @@ class SharedCredentials(Credentials):
 
     def _load(self) -> ReadOnlyCredentials | None:
         try:
-            if (source := self._source) is None and (source := self._find()) is None:
+            source = self._source
+            if source is None or source is self._asking:  # it hangs in another thread, which holds its lock
+                source = self._find()
+            if source is None:
                 return None
-            self._provider = source.method
+            self._provider, self._asking = source.method, source
             self._source, self._frozen = source, source.get_frozen_credentials()
+            self._asking = None
         except SaltctlError:
             raise
         except Exception as exc:  # a provider raises what its files, processes and servers cause

@@ -165,42 +165,72 @@ class BoundedTlsSocket(_Bounded, ssl.SSLSocket):
 # Calls that cannot be interrupted.
 
 
+PATIENCE = 5.0
+"""Seconds after which a call that was not answered is made again; twice as many after each further one."""
+
+
+class _Call(Future[T]):
+    """A call in progress: from ``stale_at`` on, in monotonic seconds, another caller makes it again."""
+
+    def __init__(self, patience: float, now: float) -> None:
+        super().__init__()
+        self.patience, self.stale_at = patience, now + patience
+
+
 class SharedCalls(Generic[T]):
     """Calls that cannot be interrupted, such as to resolve a name. Each runs on a daemon thread.
 
-    Callers of the same key wait for the call in progress instead of starting another, so calls that hang do not pile
-    up threads. Each caller waits as long as its own budget lasts. Thread-safe; a forked child makes its own calls.
+    Callers of the same key wait for the call in progress instead of starting another. One that hangs is made again,
+    each time after a longer while: a server that lost one answer is asked anew, and one that is silent for a day has
+    some 14 threads. Each caller waits as long as its own budget lasts. Thread-safe; a forked child makes its own calls.
+
+    Args:
+        name: of the threads.
+        clock: returns monotonic seconds.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, clock: Callable[[], float] = monotonic) -> None:
         self._name = name
-        self._in_progress: PerProcess[dict[Hashable, Future[T]]] = PerProcess(dict)
+        self._clock = clock
+        self._in_progress: PerProcess[dict[Hashable, _Call[T]]] = PerProcess(dict)
 
     def start(self, key: Hashable, call: Callable[[], T]) -> Future[T]:
         """Return the future of the call in progress for this key, or of a new one."""
-        calls, new = self._in_progress.get(), Future[T]()
-        if (future := calls.setdefault(key, new)) is new:
-            try:
-                threading.Thread(target=self._run, args=(calls, key, call, new), name=self._name, daemon=True).start()
-            except BaseException as exc:  # the system has no thread left
-                calls.pop(key, None)
-                new.set_exception(exc)
-        return future
+        calls, now = self._in_progress.get(), self._clock()
+        old = calls.get(key)
+        if old is not None and now < old.stale_at:
+            return old
+        new = _Call[T](2 * old.patience if old is not None else PATIENCE, now)
+        if old is not None:
+            calls[key] = new  # two threads at once may both make it again
+        elif (other := calls.setdefault(key, new)) is not new:
+            return other
+        try:
+            threading.Thread(target=self._run, args=(calls, key, call, new), name=self._name, daemon=True).start()
+        except BaseException as exc:  # the system has no thread left
+            calls.pop(key, None)
+            new.set_exception(exc)
+        return new
 
     def call(self, key: Hashable, call: Callable[[], T]) -> T:
         """Return the result of the call, or raise its exception; TimeoutError once the budget is spent."""
         return self.start(key, call).result(remaining())
 
     @staticmethod
-    def _run(calls: dict[Hashable, Future[T]], key: Hashable, call: Callable[[], T], future: Future[T]) -> None:
+    def _run(calls: dict[Hashable, _Call[T]], key: Hashable, call: Callable[[], T], future: _Call[T]) -> None:
         try:
             result = call()
         except BaseException as exc:  # raised again in every caller
-            calls.pop(key, None)
+            SharedCalls._end(calls, key, future)
             future.set_exception(exc)
         else:
-            calls.pop(key, None)
+            SharedCalls._end(calls, key, future)
             future.set_result(result)
+
+    @staticmethod
+    def _end(calls: dict[Hashable, _Call[T]], key: Hashable, future: _Call[T]) -> None:
+        if calls.get(key) is future:
+            calls.pop(key, None)
 
 
 # Names and connections.

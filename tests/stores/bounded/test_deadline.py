@@ -9,8 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from saltctl.stores.bounded.deadline import BoundedSocket, SharedCalls, TimeBudget, connect, remaining, resolve
+from saltctl.stores.bounded.deadline import (
+    PATIENCE,
+    BoundedSocket,
+    SharedCalls,
+    TimeBudget,
+    connect,
+    remaining,
+    resolve,
+)
 from tests.support.forked import in_child
+from tests.support.inline_pool import ManualClock
 from tests.support.redis_servers import eventually
 from tests.support.slow_servers import FullBacklog, Resolver, SlowServer
 
@@ -161,6 +170,35 @@ def test_a_call_that_fails_is_made_again() -> None:
         with pytest.raises(ValueError, match="first"):
             calls.call("key", call)
         assert calls.call("key", call) == 2
+
+
+def test_a_call_that_hangs_is_made_again() -> None:
+    """One lost answer does not last for ever. If every call hangs, each waits twice as long as the one before it."""
+    clock = ManualClock()
+    calls: SharedCalls[int] = SharedCalls("test", clock)
+    released, made = threading.Event(), iter(range(100))
+
+    def call() -> int:
+        number = next(made)
+        if number < 3:
+            released.wait(LONG)
+        return number
+
+    first = calls.start("key", call)
+    waiting = [first]
+    for seconds in (PATIENCE, 2 * PATIENCE):
+        clock.now += seconds - 1
+        assert calls.start("key", call) is waiting[-1]
+        clock.now += 1
+        waiting.append(calls.start("key", call))
+    assert len(set(waiting)) == 3
+    clock.now += 4 * PATIENCE
+    with TimeBudget(LONG):
+        assert calls.call("key", call) == 3
+    later = calls.start("key", released.wait)
+    released.set()
+    assert sorted(future.result(LONG) for future in waiting) == [0, 1, 2]
+    assert later.result(LONG) is True  # calls of before do not end it
 
 
 def test_without_threads_a_shared_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
