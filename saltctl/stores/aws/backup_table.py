@@ -40,7 +40,8 @@ class BackupTable(BackupItems):
 
     Args:
         settings: names the table.
-        client: a boto3 client for DynamoDB to use instead of a new one.
+        client: a boto3 client for DynamoDB to use instead of a new one. The application's own
+            renews its credentials itself.
         sleep: waits before unprocessed keys of a batch are requested again.
     """
 

@@ -110,7 +110,8 @@ _sessions = PerProcess(_Sessions)
 class ClientOfProcess:
     """A boto3 client, which each process creates at first use: importing boto3 takes longer than most commands.
 
-    ``given`` is a client to use instead, in the process that made this object.
+    ``given`` is a client to use instead, in the process that made this object. saltctl does not renew the credentials
+    of an application's own client if AWS refuses them.
     """
 
     def __init__(self, create: Callable[[], Any], given: Any = None) -> None:

@@ -25,7 +25,10 @@ _SERVICE = "CloudWatch"
 
 
 class CloudWatchMetrics:
-    """The metrics store on CloudWatch. Thread-safe. See ``contracts.MetricsStore`` for the semantics."""
+    """The metrics store on CloudWatch. Thread-safe. See ``contracts.MetricsStore`` for the semantics.
+
+    An application's own ``client`` and ``dynamodb`` renew their credentials themselves.
+    """
 
     def __init__(self, settings: Settings, *, client: Any = None, dynamodb: Any = None) -> None:
         self._settings = settings

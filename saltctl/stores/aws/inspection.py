@@ -28,7 +28,8 @@ class AwsInspection:
 
     Args:
         settings: the endpoint, the Region and the profile.
-        client: a boto3 client for DynamoDB to use instead of a new one.
+        client: a boto3 client for DynamoDB to use instead of a new one. The application's own
+            renews its credentials itself.
     """
 
     def __init__(self, settings: Settings, *, client: Any = None, now: Callable[[], float] = time.time) -> None:

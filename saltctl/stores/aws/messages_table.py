@@ -42,7 +42,10 @@ _BATCH = 25
 
 
 class MessagesTable(Table):
-    """Messages as DynamoDB stores them. Thread-safe. See ``contracts.MessageStore`` for the semantics."""
+    """Messages as DynamoDB stores them. Thread-safe. See ``contracts.MessageStore`` for the semantics.
+
+    An application's own ``client`` renews its credentials itself.
+    """
 
     def __init__(self, settings: Settings, *, client: Any = None) -> None:
         hint = "check SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show"

@@ -54,7 +54,8 @@ class Table:
     Args:
         settings: the endpoint, the Region and the profile.
         name: the table's name.
-        client: a boto3 client for DynamoDB to use instead of a new one.
+        client: a boto3 client for DynamoDB to use instead of a new one. The application's own
+            renews its credentials itself.
         missing_hint: the hint of the error if the table does not exist.
     """
 

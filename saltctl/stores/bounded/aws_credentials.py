@@ -17,19 +17,47 @@ from botocore.credentials import (  # noqa: TID253  this module is imported wher
     ReadOnlyCredentials,
     create_credential_resolver,
 )
+from botocore.exceptions import ClientError  # noqa: TID253
 
 from saltctl.errors import AwsUnavailableError, SaltctlError
 from saltctl.stores.bounded.deadline import SharedCalls, remaining
-from saltctl.stores.bounded.errors import CredentialsFailedError, MfaRequiredError
+from saltctl.stores.bounded.errors import CredentialsFailedError, MfaRequiredError, UnreadableResponseError
 
 _LEAST_VALIDITY = 60
 """Seconds for which credentials must still be valid if a request does not wait for new ones."""
 _RENEWAL_SECONDS = 5.0
 """The least time between two renewals of refused credentials: the new ones may be refused as well."""
+_FETCHERS = {"container-role": "_fetcher", "iam-role": "_role_fetcher"}
+"""Private attributes of botocore's providers that ask a metadata service. Without them, an outage is not noticed."""
 
 
 def _refuse_to_ask(prompt: str) -> str:
     raise MfaRequiredError("it needs an MFA code, which saltctl does not ask for")
+
+
+class _MetadataRequests:
+    """Sends the requests of a provider to its metadata service, and notes failures since the last good response.
+
+    botocore takes each of them, also a proxy's page, for a service that has no credentials.
+    """
+
+    def __init__(self, http: Any, failures: list[Exception]) -> None:
+        self._http = http
+        self._failures = failures
+
+    def send(self, request: Any) -> Any:
+        """Send a request and return the response."""
+        try:
+            response = self._http.send(request)
+        except Exception as exc:
+            self._failures.append(exc)
+            raise
+        status = response.status_code
+        if status >= 500 or (status == 200 and response.content.lstrip()[:1] in (b"", b"<")):
+            self._failures.append(UnreadableResponseError(f"{status} with a body that is not from AWS"))
+        else:
+            self._failures.clear()
+        return response
 
 
 class SharedCredentials(Credentials):
@@ -50,8 +78,10 @@ class SharedCredentials(Credentials):
         self._calls: SharedCalls[ReadOnlyCredentials | None] = SharedCalls("saltctl-credentials", clock)
         self._source: Any = None
         self._asking: Any = None
+        self._failures: list[Exception] = []
         self._frozen: ReadOnlyCredentials | None = None
-        self._provider = ""
+        self.provider = ""
+        """botocore's name of the provider that was asked last; empty before."""
         self._clock = clock
         self._lock = threading.Lock()
         self._in_this_thread = threading.local()
@@ -86,7 +116,7 @@ class SharedCredentials(Credentials):
             if loading.done():
                 raise
             raise AwsUnavailableError(
-                f"the AWS credentials provider {self._provider!r} did not answer within {round(seconds or 0, 1):g} s",
+                f"the AWS credentials provider {self.provider!r} did not answer within {round(seconds or 0, 1):g} s",
                 hint="aws sts get-caller-identity",
             ) from None
 
@@ -119,8 +149,7 @@ class SharedCredentials(Credentials):
                 if not ask or now < self._next_renewal:
                     return False
                 self._next_renewal = now + _RENEWAL_SECONDS
-                # Private attributes of botocore: the files that it has read. Without them, it reads the files again.
-                self._session._config = self._session._profile_map = None
+                self._forget_files()
                 self._source = self._frozen = None
         return ask and self.get_frozen_credentials() != used
 
@@ -130,29 +159,53 @@ class SharedCredentials(Credentials):
         return refresh_needed is not None and refresh_needed(seconds)
 
     def _load(self) -> ReadOnlyCredentials | None:
+        self._failures.clear()
         try:
             source = self._source
-            if source is None or source is self._asking:  # it hangs in another thread, which holds its lock
+            if source is None or (frozen := self._refresh(source)) is None:
                 source = self._find()
-            if source is None:
-                return None
-            self._provider, self._asking = source.method, source
-            self._source, self._frozen = source, source.get_frozen_credentials()
-            self._asking = None
+                frozen = source and source.get_frozen_credentials()
+            self._source, self._frozen = source, frozen
         except SaltctlError:
             raise
         except Exception as exc:  # a provider raises what its files, processes and servers cause
-            raise CredentialsFailedError(self._provider, self._session.profile, exc) from exc
+            cause = self._failures[0] if self._failures else exc
+            raise CredentialsFailedError(self.provider, self._session.profile, cause) from exc
         return self._frozen
+
+    def _refresh(self, source: Any) -> ReadOnlyCredentials | None:
+        """Refresh a provider's credentials; return None if those that it uses for that were refused."""
+        if source is self._asking:  # it hangs in another thread, which holds its lock
+            return None
+        self._asking = source
+        try:
+            frozen: ReadOnlyCredentials = source.get_frozen_credentials()
+            return frozen
+        except ClientError:
+            self._forget_files()
+            return None
+        finally:
+            self._asking = None
+
+    def _forget_files(self) -> None:
+        # Private attributes of botocore: the files that it has read. Without them, it reads the files again.
+        self._session._config = self._session._profile_map = None
 
     def _find(self) -> Any:
         """Return the credentials of the first provider that has some, as ``CredentialResolver`` does."""
-        for provider in create_credential_resolver(self._session).providers:
-            self._provider = provider.METHOD or ""
+        providers = create_credential_resolver(self._session).providers
+        for provider in providers:  # all of them first: a role may use one that comes later
+            fetcher: Any = getattr(provider, _FETCHERS.get(provider.METHOD or "", ""), None)
+            if hasattr(fetcher, "_session"):
+                fetcher._session = _MetadataRequests(fetcher._session, self._failures)
+        for provider in providers:
+            self.provider = provider.METHOD or ""
             if hasattr(provider, "_prompter"):  # private; without it, getpass asks on the terminal, in another thread
                 provider._prompter = _refuse_to_ask
             if (found := provider.load()) is not None:
                 return found
+        if self._failures and isinstance(self._failures[0], UnreadableResponseError):
+            raise self._failures[0]
         return None
 
     # Attributes of credentials that botocore reads.

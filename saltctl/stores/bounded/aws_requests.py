@@ -86,6 +86,9 @@ class _BoundedClient:
             except ClientError as exc:
                 refused = exc.response.get("Error", {}).get("Code") in _REFUSALS
                 if not refused or not self.shared_credentials.renew(ask=first):
+                    if refused:
+                        error: dict[str, Any] = exc.response["Error"]  # type: ignore[assignment]
+                        error["CredentialsProvider"] = self.shared_credentials.provider
                     raise
             first = False
 

@@ -132,6 +132,13 @@ def _silent_sts(directory: Path, moto: str) -> Iterator[Variables]:
 
 
 @contextmanager
+def _sts_page(directory: Path, moto: str) -> Iterator[Variables]:
+    with AwsStub(moto) as stub, _profile(_ROLE)(directory, moto) as variables:
+        stub.rule = lambda operation, request: GARBAGE
+        yield {**variables, "AWS_ENDPOINT_URL_STS": stub.url}
+
+
+@contextmanager
 def _silent_metadata(directory: Path, moto: str) -> Iterator[Variables]:
     with bad_server(stay_silent) as server, _profile("[profile p]\nregion = us-east-1\n")(directory, moto) as variables:
         endpoint = f"http://127.0.0.1:{server.port}"
@@ -225,11 +232,12 @@ FAULTS = (
     Fault("sso-no-login", "aws", 77, "aws sso login", _profile(_SSO)),
     Fault("sso-cache-damaged", "aws", 77, "aws sso login", _damaged_sso_cache),
     Fault("process-junk", "aws", 77, "credential_process", _profile("[profile p]\ncredential_process = echo hello\n")),
-    Fault("process-missing", "aws", 77, "/no/such", _profile("[profile p]\ncredential_process = /no/such\n")),
     Fault("process-silent", "aws", 69, "", _profile("[profile p]\ncredential_process = sleep 600\n")),
     Fault("role-mfa", "aws", 77, "MFA", _profile(_ROLE + "mfa_serial = arn:aws:iam::111122223333:mfa/me\n")),
     Fault("sts-silent", "aws", 69, "", _silent_sts),
+    Fault("sts-page", "aws", 69, "", _sts_page),
     Fault("metadata-silent", "aws", 69, "", _silent_metadata),
     Fault("no-profile", "aws", 78, "profile", _profile("[profile q]\nregion = us-east-1\n")),
     Fault("config-damaged", "aws", 78, "config", _profile("[profile p\nregion\n")),
+    Fault("process-missing", "aws", 77, "/no/such", _profile("[profile p]\ncredential_process = /no/such\n")),
 )

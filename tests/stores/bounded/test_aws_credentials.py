@@ -12,16 +12,24 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse  # noqa: TID253  the parts of the chain that are replaced
+from botocore.exceptions import NoCredentialsError  # noqa: TID253
+from botocore.httpsession import URLLib3Session  # noqa: TID253
+from botocore.utils import ContainerMetadataFetcher, JSONFileCache  # noqa: TID253
 
-from saltctl.errors import AccessDeniedError, AwsUnavailableError
+from saltctl.errors import AccessDeniedError, AwsUnavailableError, SaltctlError
 from saltctl.local.servers import LocalMoto
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.failures.errors import aws_errors
+from saltctl.stores.aws.failures.responses import create_parser
 from saltctl.stores.bounded import aws_credentials as module
 from saltctl.stores.bounded.aws_credentials import SharedCredentials
+from saltctl.stores.bounded.aws_requests import create_session
 from saltctl.stores.bounded.deadline import PATIENCE, TimeBudget
 from tests.support.forked import in_child
 from tests.support.inline_pool import ManualClock
@@ -222,3 +230,70 @@ def test_no_credentials_are_access_denied(moto: LocalMoto, monkeypatch: pytest.M
     settings = Settings(aws_endpoint_url=moto.url, aws_region="us-east-1")
     with pytest.raises(AccessDeniedError):
         BackupTable(settings).get("conv")
+
+
+PAGE = b"<!DOCTYPE html><html><head><title>502<br></head></html>"
+XHTML = b"<html xmlns='http://www.w3.org/1999/xhtml'><body><p>Log in</p></body></html>"
+PAGES = (
+    (200, PAGE),
+    (200, XHTML),
+    (200, b""),
+    (200, b'{"status": "ok"}'),
+    (403, PAGE),
+    (403, XHTML),
+    (502, XHTML),
+    (503, b""),
+)
+"""What a proxy or a captive portal answers with."""
+SSO = "sso_start_url = u\nsso_region = us-east-1\nsso_account_id = 111122223333\nsso_role_name = r\n"
+SOURCES = {"STS": ROLE + "source_profile = base\n", "SSO": SSO, "container": "", "IMDS": ""}
+
+
+class Body:
+    """The body of a response."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    def stream(self, *_: Any, **__: Any) -> Iterator[bytes]:
+        """Yield it."""
+        yield self.body
+
+
+def require(credentials: SharedCredentials) -> None:
+    """Raise the error that a client raises without credentials."""
+    if credentials.get_frozen_credentials() is None:
+        raise NoCredentialsError
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_page_is_no_statement_about_credentials(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A proxy's page in place of a provider's response is an outage; so is a server error. A refusal is not."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    if kind == "container":
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1")
+        monkeypatch.setattr(ContainerMetadataFetcher, "RETRY_ATTEMPTS", 1)
+        monkeypatch.setattr(ContainerMetadataFetcher, "SLEEP_TIME", 0)
+    monkeypatch.setattr(JSONFileCache, "__contains__", lambda *_: True)
+    token = {"accessToken": "a", "expiresAt": "2999-01-01T00:00:00Z"}
+    monkeypatch.setattr(JSONFileCache, "__getitem__", lambda *_: token)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    (tmp_path / "config").write_text(f"[profile base]\n{STATIC}[default]\nregion = us-east-1\n{SOURCES[kind]}")
+    refusal = b"<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>" if kind == "STS" else b"{}"
+    # A metadata service refuses with pages of its own, and each of its steps has another form.
+    pages = PAGES if kind in ("STS", "SSO") else [page for page in PAGES if page[0] != 403 and page[1][:1] != b"{"]
+    models = create_session(5.0).get_component("data_loader")
+    for status, body in (*pages, (403, refusal)):
+        headers: Any = {"x-amzn-errortype": "ForbiddenException"} if body == b"{}" else {}
+        response = AWSResponse("http://127.0.0.1:1", status, headers, Body(body))
+        monkeypatch.setattr(URLLib3Session, "send", lambda *_, response=response: response)
+        session = create_session(5.0)
+        session.register_component("data_loader", models)
+        session.register_component("response_parser_factory", SimpleNamespace(create_parser=create_parser))
+        with pytest.raises(SaltctlError) as caught, aws_errors("t"):
+            require(SharedCredentials(session))
+        refused = body == refusal and status == 403
+        assert type(caught.value) is (AccessDeniedError if refused else AwsUnavailableError), (status, body)
+        assert refused or "proxy" in caught.value.hint

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from botocore.utils import JSONFileCache  # noqa: TID253  the cache of SSO tokens
 
 from saltctl.errors import AccessDeniedError
 from saltctl.settings import Settings
@@ -26,13 +29,17 @@ pytestmark = pytest.mark.slow
 
 
 class Server(ThreadingHTTPServer):
-    """A DynamoDB that permits one session token, and refuses others with ``code``."""
+    """A DynamoDB that permits one session token, and refuses others with ``code``.
+
+    It is also the STS, the SSO portal and the metadata service, which hand out ``issued``; STS permits one ``key``.
+    """
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.code, self.valid = CODES[0], "new"
+        self.issued, self.expires, self.key = "old", datetime.now(UTC) + timedelta(hours=1), "k"
         self.tokens: list[str] = []
 
 
@@ -43,16 +50,42 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_POST(self) -> None:
-        """Describe a table, or refuse."""
-        self.rfile.read(int(self.headers["Content-Length"]))
+        """Describe a table, assume a role, or refuse."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if body.startswith(b"Action="):
+            return self._assume_role()
         token = self.headers["X-Amz-Security-Token"] or ""
         self.server.tokens.append(token)
-        valid = token == self.server.valid
-        body = b'{"Table":{"TableName":"t"}}' if valid else b'{"__type":"x#%s"}' % self.server.code.encode()
-        self.send_response(200 if valid else 400)
+        if token == self.server.valid:
+            return self._answer(200, '{"Table":{"TableName":"t"}}')
+        return self._answer(400, f'{{"__type":"x#{self.server.code}"}}')
+
+    def do_GET(self) -> None:
+        """Answer as the SSO portal or the container's metadata service does."""
+        expires, token = self.server.expires, self.server.issued
+        if self.path.startswith("/federation/"):
+            keys = {"accessKeyId": "k", "secretAccessKey": "s", "sessionToken": token}
+            portal = {"roleCredentials": {**keys, "expiration": int(expires.timestamp()) * 1000}}
+            return self._answer(200, json.dumps(portal))
+        keys = {"AccessKeyId": "k", "SecretAccessKey": "s", "Token": token, "Expiration": f"{expires:%FT%TZ}"}
+        return self._answer(200, json.dumps(keys))
+
+    def _assume_role(self) -> None:
+        if f"Credential={self.server.key}/" not in self.headers["Authorization"]:
+            refusal = "<Code>InvalidClientTokenId</Code><Message>no</Message>"
+            return self._answer(403, f"<ErrorResponse><Error>{refusal}</Error></ErrorResponse>")
+        keys = "<AccessKeyId>k</AccessKeyId><SecretAccessKey>s</SecretAccessKey>"
+        times = (
+            f"<SessionToken>{self.server.issued}</SessionToken><Expiration>{self.server.expires:%FT%TZ}</Expiration>"
+        )
+        found = f"<AssumeRoleResult><Credentials>{keys}{times}</Credentials></AssumeRoleResult>"
+        return self._answer(200, f"<AssumeRoleResponse>{found}</AssumeRoleResponse>")
+
+    def _answer(self, status: int, body: str) -> None:
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body.encode())
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""
@@ -76,9 +109,8 @@ class Rotation:
         self.file = file
         # A profile of its own gives each test sessions of its own.
         host, port = server.server_address[:2]
-        self.settings = Settings(
-            aws_profile=file.parent.name, aws_region="us-east-1", aws_endpoint_url=f"http://{host!s}:{port}"
-        )
+        self.url = f"http://{host!s}:{port}"
+        self.settings = Settings(aws_profile=file.parent.name, aws_region="us-east-1", aws_endpoint_url=self.url)
         self.write("old")
 
     def write(self, token: str) -> None:
@@ -99,18 +131,6 @@ def rotation(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     return Rotation(file, server)
-
-
-@pytest.mark.parametrize("code", CODES)
-def test_a_rotated_file_is_read_anew(rotation: Rotation, server: Server, code: str) -> None:
-    """A table that is open sends the refused request once more, with the new token of the same key."""
-    server.code, server.valid = code, "old"
-    table = rotation.open()
-    assert table.describe()
-    rotation.write("new")
-    server.valid = "new"
-    assert table.describe()
-    assert server.tokens == ["old", "old", "new"]
 
 
 def test_a_table_that_is_opened_anew_never_uses_refused_credentials(rotation: Rotation, server: Server) -> None:
@@ -147,6 +167,92 @@ def test_threads_renew_together(rotation: Rotation, server: Server) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda _: table.describe(), range(8)))
     assert server.tokens.count("new") == 8
+
+
+SSO = "sso_start_url = u\nsso_region = us-east-1\nsso_account_id = 111122223333\nsso_role_name = r\n"
+ROLE = "role_arn = arn:aws:iam::111122223333:role/x\nsource_profile = base\n"
+
+
+@pytest.fixture
+def configured(rotation: Rotation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Replaces the profile by one of a kind, whose credentials the server issues."""
+    rotation.file.write_text("")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for name in ("AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_SSO"):
+        monkeypatch.setenv(name, rotation.url)
+
+    def configure(kind: str) -> None:
+        if kind == "container":
+            monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", rotation.url)
+        token = {"accessToken": "a", "expiresAt": "2999-01-01T00:00:00Z"}
+        monkeypatch.setattr(JSONFileCache, "__contains__", lambda *_: True)  # its directory is fixed at import
+        monkeypatch.setattr(JSONFileCache, "__getitem__", lambda *_: token)
+        lines = {"process": f"credential_process = cat {tmp_path / 'printed'}\n", "sso": SSO, "role": ROLE}
+        base = "[profile base]\naws_access_key_id = k\naws_secret_access_key = s\n"
+        (tmp_path / "config").write_text(f"{base}[profile {tmp_path.name}]\n{lines.get(kind, '')}")
+
+    return configure
+
+
+KINDS = ("file", "process", "sso", "role", "container")
+
+
+@pytest.mark.parametrize(("kind", "code"), list(zip(KINDS, CODES, strict=True)))
+def test_refused_credentials_are_replaced(
+    kind: str, code: str, configured: Callable[[str], None], rotation: Rotation, server: Server, tmp_path: Path
+) -> None:
+    """A table that is open sends the refused request once more, with a new token of the same key.
+
+    By its provider's account, the refused one would be valid for another hour.
+    """
+    if kind != "file":
+        configured(kind)
+
+    def issue(token: str) -> None:
+        server.issued = token
+        keys = {"Version": 1, "AccessKeyId": "k", "SecretAccessKey": "s", "SessionToken": token}
+        (tmp_path / "printed").write_text(json.dumps({**keys, "Expiration": f"{server.expires:%FT%TZ}"}))
+        if kind == "file":
+            rotation.write(token)
+
+    server.code, server.valid = code, "old"
+    issue("old")
+    table = rotation.open()
+    assert table.describe()
+    issue("new")
+    server.valid = "new"
+    assert table.describe()
+    assert server.tokens == ["old", "old", "new"]
+
+
+def test_the_keys_of_a_role_are_rotated(
+    configured: Callable[[str], None], rotation: Rotation, server: Server, tmp_path: Path
+) -> None:
+    """Once STS refuses the keys that a role was assumed with, they are read anew, and the role is assumed again."""
+    configured("role")
+    server.valid = "old"
+    server.expires = datetime.now(UTC) + timedelta(seconds=30)  # so that each request refreshes them
+    table = rotation.open()
+    assert table.describe()
+    config = tmp_path / "config"
+    config.write_text(config.read_text().replace("= k\n", "= k2\n"))
+    server.key = "k2"
+    server.issued = server.valid = "new"
+    assert table.describe()
+    assert server.tokens == ["old", "new"]
+
+
+def test_those_of_the_environment_cannot_be_renewed(
+    rotation: Rotation, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hint says so, and the request is not sent again."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", rotation.file.parent.name)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    settings = Settings(aws_region="us-east-1", aws_endpoint_url=rotation.url)
+    with pytest.raises(AccessDeniedError) as caught:
+        Table(settings, "t").describe()
+    assert "start the program again" in caught.value.hint
+    assert server.tokens == [""]
 
 
 class Session:

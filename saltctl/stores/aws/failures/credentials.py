@@ -11,11 +11,14 @@ import shlex
 from pathlib import Path
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, SaltctlError
-from saltctl.stores.bounded.errors import CredentialsFailedError, MfaRequiredError
+from saltctl.stores.bounded.errors import CredentialsFailedError, MfaRequiredError, UnreadableResponseError
 
 _SSO = ("sso", "sso-token")
 _PROCESS = "custom-process"
 _LONGEST_CAUSE = 200
+_PAGE_HINT = (
+    "is there a proxy or a captive portal in between? check HTTPS_PROXY, HTTP_PROXY and NO_PROXY; then try again"
+)
 _HINTS = {
     _PROCESS: "run the command of credential_process in {files} by hand, and correct it",
     "assume-role-with-web-identity": "check AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN, or the same keys in {files}",
@@ -26,7 +29,8 @@ _HINTS = {
 def credentials_error(exc: CredentialsFailedError, where: str) -> SaltctlError:
     """Return the error for a provider of credentials that failed. ``where`` names the table or service.
 
-    AwsUnavailableError, if the provider's server does not answer or reports an outage; else AccessDeniedError.
+    AwsUnavailableError, if the provider's server does not answer, reports an outage or is not AWS, as a proxy; else
+    AccessDeniedError.
     """
     import botocore.exceptions as driver
 
@@ -36,15 +40,23 @@ def credentials_error(exc: CredentialsFailedError, where: str) -> SaltctlError:
     refused = isinstance(cause, driver.ClientError)
     hint = _hint(exc, refused=refused)
     named = f"the provider {provider!r}" if provider else "the chain of providers"
+    if isinstance(cause, UnreadableResponseError) or (refused and _error_code(cause).strip("0123456789") == ""):
+        return AwsUnavailableError(
+            f"AWS credentials: the server of {named} for {where} is not AWS, or fails: {_text(cause)}", hint=_PAGE_HINT
+        )
     if isinstance(cause, driver.HTTPClientError | driver.ConnectionError) or (refused and _is_outage(cause)):
         return AwsUnavailableError(f"AWS credentials: {named} cannot be reached for {where}: {_text(cause)}", hint=hint)
     return AccessDeniedError(f"no AWS credentials for {where}: {named} failed: {_cause(provider, cause)}", hint=hint)
 
 
 def _is_outage(cause: BaseException) -> bool:
-    response = getattr(cause, "response", {})
-    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    return status >= 500 or status == 429 or "Throttl" in str(response.get("Error", {}).get("Code", ""))
+    status = int(getattr(cause, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return status >= 500 or status == 429 or "Throttl" in _error_code(cause)
+
+
+def _error_code(cause: BaseException) -> str:
+    """Return the service's error code. A proxy's response has none, for which botocore takes the status."""
+    return str(getattr(cause, "response", {}).get("Error", {}).get("Code", ""))
 
 
 def _hint(exc: CredentialsFailedError, *, refused: bool) -> str:

@@ -115,14 +115,16 @@ def _unreachable(exc: Any, where: str) -> SaltctlError:
 
 
 def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
-    message = _text(exc.response.get("Error", {}).get("Message", "")) or "no further message"
+    error = exc.response.get("Error", {})
+    message = _text(error.get("Message", "")) or "no further message"
     status = int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in _THROTTLES:
         return ThrottledError(
             f"AWS throttles requests for {where} ({code})",
             hint="wait, or give the table more capacity; then run it again",
         )
-    if (refusal := refusal_error(code, message, where)) is not None:
+    provider = error.get("CredentialsProvider", "")
+    if (refusal := refusal_error(code, message, where, provider=provider)) is not None:
         return refusal
     if code in ("ResourceNotFoundException", "TableNotFoundException"):
         return missing_table(where, MISSING_HINT)

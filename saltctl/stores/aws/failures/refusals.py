@@ -19,6 +19,10 @@ _DENIED = {
 }
 # fmt: on
 _CLOCK_HINT = "compare this machine's clock with the time (timedatectl), since AWS refuses signatures of another time"
+_STATIC_HINT = (
+    "set new AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and start the program again: those of its "
+    "environment cannot be renewed"
+)
 _KEY_HINT = "enable the table's KMS key again, or restore the table"
 _REQUEST_HINT = "check the names and times of this request: saltctl config show"
 _PERMANENT = {
@@ -41,11 +45,14 @@ _PERMANENT = {
 """Errors that a later attempt meets again, and what to do about each. As outages, cron would retry them for ever."""
 
 
-def refusal_error(code: str, message: str, where: str) -> SaltctlError | None:
-    """Return the error for a request that AWS refuses for good; None if a later attempt may succeed."""
+def refusal_error(code: str, message: str, where: str, *, provider: str = "") -> SaltctlError | None:
+    """Return the error for a request that AWS refuses for good; None if a later attempt may succeed.
+
+    ``provider`` is botocore's name of the provider whose credentials AWS does not accept; else empty.
+    """
     if code in _DENIED:
         skewed = code in ("RequestTimeTooSkewed", "RequestExpired") or "Signature expired" in message
-        hint = _CLOCK_HINT if skewed else "aws sts get-caller-identity"
+        hint = _CLOCK_HINT if skewed else _STATIC_HINT if provider == "env" else "aws sts get-caller-identity"
         return AccessDeniedError(f"AWS does not permit this for {where} ({code}): {message}", hint=hint)
     if code == "ResourceInUseException" and "deleted" in message:
         return _deleting(where)

@@ -28,8 +28,11 @@ _TYPES: dict[str, Any] = {
     "timestamp": datetime,
 }
 _REQUIRED = {
+    "AssumeRoleResponse": ("Credentials",),
+    "AssumeRoleWithWebIdentityResponse": ("Credentials",),
     "AttributeDefinition": ("AttributeName", "AttributeType"),
     "CreateTableOutput": ("TableDescription",),
+    "Credentials": ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"),
     "DescribeAlarmsOutput": ("MetricAlarms",),
     "DescribeContinuousBackupsOutput": ("ContinuousBackupsDescription",),
     "DescribeContributorInsightsOutput": ("ContributorInsightsStatus",),
@@ -37,6 +40,7 @@ _REQUIRED = {
     "Dimension": ("Name", "Value"),
     "GetInsightRuleReportOutput": ("Contributors",),
     "GetMetricDataOutput": ("MetricDataResults",),
+    "GetRoleCredentialsResponse": ("roleCredentials",),
     "GlobalSecondaryIndexDescription": ("IndexName",),
     "InsightRuleContributor": ("Keys", "ApproximateAggregateValue"),
     "KeySchemaElement": ("AttributeName", "KeyType"),
@@ -44,6 +48,7 @@ _REQUIRED = {
     "ListTagsForResourceOutput": ("Tags",),
     "MetricAlarm": ("AlarmName", "AlarmArn"),
     "MetricDataResult": ("Id", "Timestamps", "Values"),
+    "RoleCredentials": ("accessKeyId", "secretAccessKey", "sessionToken", "expiration"),
     "TableDescription": ("TableName",),
 }
 """Members without which a shape, by its name in the services' models, is not an answer."""
@@ -59,7 +64,7 @@ def create_parser(protocol: str) -> Any:
     """Create a parser of a protocol, such as ``json``. It raises UnreadableResponseError; botocore's own does not."""
     from botocore.parsers import PROTOCOL_PARSERS, ResponseParserError
 
-    parser = _checked(PROTOCOL_PARSERS[protocol])()
+    parser, is_json = _checked(PROTOCOL_PARSERS[protocol])(), protocol in ("json", "rest-json")
 
     def parse(response: Any, shape: Any) -> Any:
         """Parse a response, unless its body cannot be one."""
@@ -67,14 +72,14 @@ def create_parser(protocol: str) -> Any:
         check_crc(body, response["headers"])
         # botocore reads a 200 whose body is not JSON, such as a proxy's page, as a response without members. A GetItem
         # would then find no item, and a lookup would call a salted conversation unsalted.
-        if protocol == "json" and answered and body[:1] + body.rstrip()[-1:] != b"{}":
+        if is_json and answered and body[:1] + body.rstrip()[-1:] != b"{}":
             raise UnreadableResponseError("the body is not JSON")
         # Other bytes may declare a string of any length, for which botocore would allocate memory.
         if protocol == "smithy-rpc-v2-cbor" and answered and shape is not None and (not body or body[0] >> 5 != 5):
             raise UnreadableResponseError("the body is not a map of CBOR")
         try:
             parsed = parser.parse(response, shape)
-            if protocol == "json" and answered and not parsed.keys() - {"ResponseMetadata"}:
+            if is_json and answered and not parsed.keys() - {"ResponseMetadata"}:
                 _check_members(body, shape)
         # botocore's parser does not check the shape, and fails with the error that an unexpected shape causes.
         except (*_MALFORMED, ResponseParserError) as exc:
