@@ -24,6 +24,7 @@ from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.inspection import RedisInspection, ServerInfo
+from saltctl.stores.redis.replies.platforms import UNKNOWN_PLATFORM, Platform, managed_service
 from saltctl.stores.redis.replies.replicas import Replicas
 
 T = TypeVar("T")
@@ -166,6 +167,16 @@ class Facts:
         """Return the settings of a Redis server that checks need; None if it refuses CONFIG GET."""
         names = ("appendfsync", "min-replicas-to-write", "min-replicas-max-lag")
         return self.once(f"config {primary}", lambda: self.redis.config(primary, *names))
+
+    def lacks_config(self, primary: str) -> bool:
+        """Return whether a Redis server has no CONFIG."""
+        return self.once(f"lacks config {primary}", lambda: self.redis.lacks_config(primary))
+
+    def platform(self, server: ServerInfo) -> Platform | None:
+        """Return the managed service of a server; None if redis-cli can change the server itself."""
+        if (known := managed_service(server.primary, server.info)) is not None:
+            return known
+        return UNKNOWN_PLATFORM if self.lacks_config(server.primary) else None
 
     def find_layout(self) -> str:
         """Return the layout with the registry's id; without the id from the backup, the layout of Redis' own fences."""

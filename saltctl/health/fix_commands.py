@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from saltctl.settings import Settings
-from saltctl.stores.redis.replies.platforms import managed_remedy
+from saltctl.stores.redis.replies.platforms import Platform
 from saltctl.urls import has_password
 
 
@@ -54,19 +54,25 @@ class FixCommands:
             options.append("--askpass")
         return f"{password}redis-cli {shlex.join(options)} {command}"
 
-    def config_set(self, primary: str, info: Mapping[str, Any], **values: str | int) -> str:
+    def config_set(self, primary: str, info: Mapping[str, Any], platform: Platform | None, **values: str | int) -> str:
         """Build CONFIG SET, and CONFIG REWRITE if the server has a configuration file (see ``info``).
 
-        A managed server refuses both: the result is the command of its provider.
+        A managed server refuses both: the result is the command of its ``platform``.
         """
         parameters = {name.replace("_", "-"): str(value) for name, value in values.items()}
-        if (remedy := managed_remedy(primary, info, parameters)) is not None:
-            return remedy
+        if platform is not None:
+            return platform.set_parameters(parameters)
         words = [word for parameter in parameters.items() for word in parameter]
         command = self.redis_cli(primary, "CONFIG", "SET", *words)
         if info.get("config_file"):
             command += " && " + self.redis_cli(primary, "CONFIG", "REWRITE")
         return command
+
+    def acl_setuser(self, primary: str, platform: Platform | None, user: str, rules: Sequence[str]) -> str:
+        """Build ACL SETUSER, which adds rules to those of a user; on a managed server the command of its platform."""
+        if platform is not None:
+            return platform.set_user(user, rules)
+        return self.redis_cli(primary, "ACL", "SETUSER", user, *rules)
 
     def aws(self, *words: str) -> str:
         """Build an AWS CLI command for the account, Region and endpoint that saltctl uses."""

@@ -34,15 +34,22 @@ class FakeFacts(Facts):
         config: Mapping[str, str] | None = None,
         url: str = f"redis://{NAME}/0",
         replicas: Replicas | None = None,
+        name: str = NAME,
+        without_config: bool = False,
     ) -> None:
         super().__init__(Settings(redis_url=url))
-        self.servers = [ServerInfo(NAME, {**HEALTHY, **info}, 0.001, 0.0)]
+        self.servers = [ServerInfo(name, {**HEALTHY, **info}, 0.001, 0.0)]
         self._config = config
+        self._without_config = without_config
         self._replicas = replicas
 
     def config(self, primary: str) -> Mapping[str, str] | None:
         """Return the given answer of CONFIG GET."""
         return self._config
+
+    def lacks_config(self, primary: str) -> bool:
+        """Return whether the server was made without CONFIG."""
+        return self._without_config
 
     def replicas(self, server: ServerInfo) -> Replicas:
         """Return the given replicas; by default those in INFO."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, combine, fail, ok, skip, warn
-from saltctl.stores.redis.inspection import APP_USER, SERVICE_USER
+from saltctl.stores.redis.inspection import APP_USER, SERVICE_USER, ServerInfo
 from saltctl.stores.redis.scripts import script_sha
 from saltctl.urls import has_password
 
@@ -53,12 +53,13 @@ def redis_permissions(facts: Facts) -> Finding:
         if facts.redis.refused(server.primary, user, {"ping": ("PING",)}) is None:
             return skip(f"user {user} may not use ACL DRYRUN on {server.primary}: run doctor as an administrator")
         users = dict.fromkeys([user, SERVICE_USER, APP_USER] if user != APP_USER else [SERVICE_USER, APP_USER])
-        findings += [_missing_permissions(facts, server.primary, name) for name in users]
-        findings.append(_forbidden_permissions(facts, server.primary))
+        findings += [_missing_permissions(facts, server, name) for name in users]
+        findings.append(_forbidden_permissions(facts, server))
     return combine(findings)
 
 
-def _missing_permissions(facts: Facts, primary: str, user: str) -> Finding:
+def _missing_permissions(facts: Facts, server: ServerInfo, user: str) -> Finding:
+    primary = server.primary
     missing = facts.redis.refused(primary, user, _needed_commands(facts, user))
     if missing is None:
         return skip(f"{primary} has no user {user}")
@@ -67,11 +68,12 @@ def _missing_permissions(facts: Facts, primary: str, user: str) -> Finding:
     prefix = facts.settings.key_prefix
     keys = ("r:*",) if user == APP_USER else ("r:*", "heat", "dead", "sum:*", "service")
     rules = (*missing, *(f"~{prefix}:{key}" for key in keys))
-    fix = facts.fix_commands.redis_cli(primary, "ACL", "SETUSER", user, *rules)
+    fix = facts.fix_commands.acl_setuser(primary, facts.platform(server), user, rules)
     return fail(f"the user {user} may not {' '.join(missing)} on {primary}", fix)
 
 
-def _forbidden_permissions(facts: Facts, primary: str) -> Finding:
+def _forbidden_permissions(facts: Facts, server: ServerInfo) -> Finding:
+    primary = server.primary
     forbidden = {"script": ("SCRIPT", "LOAD", "return 0"), "flushall": ("FLUSHALL",), "flushdb": ("FLUSHDB",)}
     refused = facts.redis.refused(primary, APP_USER, forbidden)
     if refused is None:
@@ -79,7 +81,8 @@ def _forbidden_permissions(facts: Facts, primary: str) -> Finding:
     found = [word for word in forbidden if word not in refused]
     if not found:
         return ok(f"{APP_USER} can neither verify nor flush")
-    fix = facts.fix_commands.redis_cli(primary, "ACL", "SETUSER", APP_USER, *(f"-{word}" for word in found))
+    rules = [f"-{word}" for word in found]
+    fix = facts.fix_commands.acl_setuser(primary, facts.platform(server), APP_USER, rules)
     return warn(f"{APP_USER} may {', '.join(found)} on {primary}: an application server could verify or flush it", fix)
 
 

@@ -100,12 +100,16 @@ def role(facts: Facts, server: ServerInfo) -> Finding:
     return fail(detail, facts.fix_commands.replace_server(server.primary, primary))
 
 
+def _config_set(facts: Facts, server: ServerInfo, **values: str | int) -> str:
+    return facts.fix_commands.config_set(server.primary, server.info, facts.platform(server), **values)
+
+
 def aof(facts: Facts, server: ServerInfo) -> Finding:
     """An AOF restores the entries after a restart, so only the verification remains."""
     if int(server.info.get("aof_enabled", 0)):
         return ok("on")
     detail = f"{server.primary} has no AOF: after a restart every entry must be restored from the backup"
-    return warn(detail, facts.fix_commands.config_set(server.primary, server.info, appendonly="yes"))
+    return warn(detail, _config_set(facts, server, appendonly="yes"))
 
 
 def fsync(facts: Facts, server: ServerInfo) -> Finding:
@@ -118,7 +122,7 @@ def fsync(facts: Facts, server: ServerInfo) -> Finding:
     if value != "no":
         return ok(f"appendfsync {value}")
     detail = f"{server.primary} has appendfsync no: a crash of its machine loses up to 30 s of raises from the AOF"
-    return warn(detail, facts.fix_commands.config_set(server.primary, server.info, appendfsync="everysec"))
+    return warn(detail, _config_set(facts, server, appendfsync="everysec"))
 
 
 def persistence(facts: Facts, server: ServerInfo) -> Finding:
@@ -129,6 +133,8 @@ def persistence(facts: Facts, server: ServerInfo) -> Finding:
         return fail(detail, commands.redis_cli(server.primary, "INFO", "persistence"))
     if info.get("aof_last_bgrewrite_status", "ok") != "ok":
         detail = f"{server.primary} cannot rewrite its AOF, which grows: check its log, memory and disk"
+        if (platform := facts.platform(server)) is not None:
+            return warn(detail, f"{platform.name} rewrites its AOF itself: ask its support")
         return warn(detail, commands.redis_cli(server.primary, "BGREWRITEAOF"))
     if not int(info.get("aof_enabled", 0)):
         return skip("there is no AOF: see redis-aof")
@@ -143,12 +149,12 @@ def eviction(facts: Facts, server: ServerInfo) -> Finding:
     if not evicts_entries(policy):
         return ok(policy if policy == "noeviction" else f"{policy}: the registry's keys have no TTL")
     detail = f"{server.primary} evicts entries: its maxmemory-policy is {policy}"
-    return fail(detail, facts.fix_commands.config_set(server.primary, server.info, maxmemory_policy="noeviction"))
+    return fail(detail, _config_set(facts, server, maxmemory_policy="noeviction"))
 
 
 def memory(facts: Facts, server: ServerInfo) -> Finding:
     """Redis has free memory: a full server refuses raises."""
-    info, commands = server.info, facts.fix_commands
+    info = server.info
     used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
     machine = int(info.get("total_system_memory", 0))
     available = limit or machine
@@ -160,10 +166,10 @@ def memory(facts: Facts, server: ServerInfo) -> Finding:
     if share < MEMORY_WARN:
         return ok(detail, redis_memory_share=share)
     doubled = 2 * max(used, limit)
-    if limit and (not machine or doubled < MEMORY_FAIL * machine):
-        fix = commands.config_set(server.primary, info, maxmemory=doubled)
+    if facts.platform(server) or (limit and (not machine or doubled < MEMORY_FAIL * machine)):
+        fix = _config_set(facts, server, maxmemory=doubled)
     else:
-        fix = commands.redis_cli(server.primary, "MEMORY", "DOCTOR")
+        fix = facts.fix_commands.redis_cli(server.primary, "MEMORY", "DOCTOR")
     rate = fail if share >= MEMORY_FAIL else warn
     return rate(f"{detail}; when it is full it refuses raises", fix, redis_memory_share=share)
 
@@ -221,9 +227,10 @@ def _ask_for_all(facts: Facts, server: ServerInfo, replicas: Replicas, setting: 
         known = "" if replicas.complete else "; a replica that is down now is not counted"
         return warn(f"{detail}; with {replicas.count}, {_COST}{known}", _set_min_replicas(facts, server, replicas))
     # The fix would stop raises now.
-    forget = "CLUSTER FORGET" if int(server.info.get("cluster_enabled", 0)) else "SENTINEL RESET"
-    names = ", ".join(replicas.missing)
-    detail += f". Not connected: {names}. Start it first, or if it is gone for good, remove it with {forget}"
+    detail += f". Not connected: {', '.join(replicas.missing)}"
+    if facts.platform(server) is None:
+        forget = "CLUSTER FORGET" if int(server.info.get("cluster_enabled", 0)) else "SENTINEL RESET"
+        detail += f". Start it first, or if it is gone for good, remove it with {forget}"
     return warn(detail, facts.fix_commands.redis_cli(server.primary, "INFO", "replication"))
 
 
@@ -232,7 +239,7 @@ def _set_min_replicas(facts: Facts, server: ServerInfo, replicas: Replicas) -> s
     if replicas.failover_seconds is not None:
         lag = max(1, min(lag, int(replicas.failover_seconds) - RECOUNT_SECONDS))
     values = {"min_replicas_to_write": replicas.count, "min_replicas_max_lag": lag}
-    return facts.fix_commands.config_set(server.primary, server.info, **values)
+    return _config_set(facts, server, **values)
 
 
 def _overwritten(facts: Facts, counts: RegistryCounts) -> Finding:

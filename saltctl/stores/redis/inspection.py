@@ -115,6 +115,11 @@ class RedisInspection:
             found.update(zip(*(iter(part.decode("utf-8", "backslashreplace") for part in reply),) * 2, strict=True))
         return found
 
+    def lacks_config(self, primary: str) -> bool:
+        """Return whether the server has no CONFIG, which is more than that our user may not use it."""
+        (reply,) = self._ask(primary, ("CONFIG", "GET", "maxmemory-policy"))
+        return isinstance(reply, Exception) and misconfiguration(str(reply)) is not None
+
     def replicas(self, server: ServerInfo) -> Replicas:
         """Return the replicas of a primary. Those that are down are known to sentinels and to nodes of a cluster only.
 

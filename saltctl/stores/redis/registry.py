@@ -25,7 +25,7 @@ from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.replies.platforms import (
     evicts_entries,
     look_alike,
-    managed_remedy,
+    managed_service,
     usable_replication_ids,
 )
 from saltctl.stores.redis.scripts import script, script_sha
@@ -33,6 +33,10 @@ from saltctl.stores.redis.scripts import script, script_sha
 IDS_A_CALL = 1000
 COMMANDS_A_BATCH = 200
 T = TypeVar("T")
+_SET_POLICY = (
+    "redis-cli CONFIG SET maxmemory-policy noeviction (and its configuration file); a managed service that refuses it "
+    "may have it in its console"
+)
 
 
 class RedisRegistry:
@@ -243,9 +247,8 @@ class RedisRegistry:
                 hint = "use Redis 7 or newer, or Valkey"
             elif evicts_entries(policy):
                 problem = f"evicts entries: its maxmemory-policy is {policy}"
-                hint = managed_remedy(primary, info, {"maxmemory-policy": "noeviction"}) or (
-                    "redis-cli CONFIG SET maxmemory-policy noeviction (and its configuration file)"
-                )
+                platform = managed_service(primary, info)
+                hint = platform.set_parameters({"maxmemory-policy": "noeviction"}) if platform else _SET_POLICY
             if problem:
                 raise ConfigurationError(f"Redis at {primary} {problem}", hint=hint)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -57,6 +58,33 @@ def test_findings_from_info(check: str, info: dict[str, Any], status: str, fix: 
     assert found.status == status
     assert fix in found.fix
     assert bool(found.fix) is (status in ("warn", "fail"))
+
+
+REFUSED = re.compile("CONFIG|ACL|BGREWRITEAOF|MEMORY DOCTOR|CLUSTER FORGET|SENTINEL RESET")
+WITH_A_FIX: list[tuple[str, dict[str, Any]]] = [
+    ("redis-eviction", {"maxmemory_policy": "allkeys-lru"}),
+    ("redis-persistence", {"aof_last_bgrewrite_status": "err"}),
+    ("redis-memory", {"used_memory": 950}),
+    ("redis-memory", {"used_memory": 9500, "maxmemory": 0}),
+    ("redis-aof", {"aof_enabled": 0}),
+    ("redis-fsync", {}),
+    ("redis-min-replicas", {"connected_slaves": 1}),
+]
+
+
+@pytest.mark.parametrize("without_config", [False, True])
+@pytest.mark.parametrize(("check", "info"), WITH_A_FIX)
+def test_a_managed_service_refuses_no_fix(check: str, info: dict[str, Any], without_config: bool) -> None:
+    """No fix is a command of an administrator, if INFO names the service or if CONFIG is absent."""
+    info = info if without_config else {**info, "os": "Amazon ElastiCache"}
+    missing = Replicas(1, ("10.0.0.3:6379",), complete=True) if check == "redis-min-replicas" else None
+    for replicas in (None, missing):
+        found = run_check(
+            check, FakeFacts(info, {"appendfsync": "no"}, replicas=replicas, without_config=without_config)
+        )
+        assert found.status in ("warn", "fail")
+        assert found.fix
+        assert not REFUSED.search(f"{found.detail} {found.fix}".replace("refuses CONFIG SET", ""))
 
 
 @pytest.mark.parametrize(

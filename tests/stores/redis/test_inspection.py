@@ -71,3 +71,21 @@ def test_replies_of_other_commands(command: bytes, reply: bytes) -> None:
     """They become no numbers."""
     with pytest.raises(SaltctlError, match="answered another command"):
         inspect({command: reply})
+
+
+@pytest.mark.parametrize(
+    ("reply", "lacks"),
+    [
+        (UNKNOWN % b"CONFIG", True),
+        (b"-NOPERM User app has no permissions to run the 'config|get' command\r\n", False),
+        (b"*2\r\n" + bulk("maxmemory-policy") + bulk("noeviction"), False),
+    ],
+)
+def test_a_server_without_config(reply: bytes, lacks: bool) -> None:
+    """If it is refused to our user only, an administrator can use it."""
+    with RedisStub(lambda _, command: reply if command[0] == b"CONFIG" else RedisStub.OK) as server:
+        inspection = RedisInspection(Settings(redis_url=server.url))
+        try:
+            assert inspection.lacks_config(inspection.primaries()[0]) is lacks
+        finally:
+            inspection.close()

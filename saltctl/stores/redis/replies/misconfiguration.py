@@ -90,5 +90,5 @@ def hint_of_outage(exc: BaseException, text: str, where: str) -> str:
     if "handshake operation timed out" in str(exc.__context__):
         return f"check that it runs; {_PLAIN_HINT}"
     if "max number of clients" in text:
-        return "raise maxclients of the server, or close connections: redis-cli CLIENT LIST"
+        return "close connections of other clients, or raise maxclients; on a managed service its size sets the limit"
     return ""

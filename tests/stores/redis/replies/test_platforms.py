@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.replies.platforms import (
     evicts_entries,
     look_alike,
-    managed_remedy,
+    managed_service,
     usable_replication_ids,
 )
 from tests.stores.redis.test_connections import info_server
@@ -28,6 +29,10 @@ from tests.support import rebuild_job
 
 POLICY = {"maxmemory-policy": "noeviction"}
 AWS_COMMAND = re.compile(r"aws (\w+) ([\w-]+) (.*)")
+
+
+ELASTICACHE, MEMORYDB = "c.abc.use1.cache.amazonaws.com", "c.abc.memorydb.us-east-1.amazonaws.com"
+CONSOLE = "in its configuration or console"
 
 
 @pytest.mark.parametrize(
@@ -42,15 +47,25 @@ AWS_COMMAND = re.compile(r"aws (\w+) ([\w-]+) (.*)")
         ("c-abc123.serverless.use1.cache.amazonaws.com:6379", {}, "no parameter group"),
         ("clustercfg.c.abc123.memorydb.us-east-1.amazonaws.com:6379", {}, "aws memorydb update-parameter-group"),
         ("c.abc.cache.amazonaws.com.cn:6379", {}, "aws elasticache"),
+        ("c-abc.serverless.cnn1.cache.amazonaws.com.cn:6379", {}, "no parameter group"),
+        ("C.ABC.USE1.Cache.AmazonAWS.com.:6379", {}, "aws elasticache"),
         ("alias.internal:6379", {"os": "Amazon ElastiCache"}, "aws elasticache modify-cache-parameter-group"),
-        ("10.0.0.3:6379", {"os": "Google"}, "--update-redis-config=maxmemory-policy=noeviction"),
-        ("c.redis.cache.windows.net:6380", {}, "maxmemory-policy noeviction in its console"),
+        ("10.0.0.3:6379", {"os": "Google"}, "redis instances update NAME --update-redis-config=maxmemory-policy=noev"),
+        ("10.0.0.3:6379", {"os": "Google", "cluster_enabled": 1}, "gcloud redis clusters update"),
+        ("c.redis.cache.windows.net:6380", {}, "--set redisConfiguration.maxmemory-policy=noeviction"),
+        ("c.eastus.redisenterprise.cache.azure.net:10000", {}, "az redisenterprise database update"),
+        ("c.eastus.redis.azure.net:10000", {}, "az redisenterprise database update"),
+        ("redis-1.c1.us-east-1-2.ec2.cloud.redislabs.com:1", {}, f"maxmemory-policy noeviction {CONSOLE}"),
+        ("redis-1.c1.us-east-1-2.ec2.redns.redis-cloud.com:1", {}, "Redis Cloud refuses CONFIG SET: set"),
+        ("redis-1.redislabs.com:1", {}, f"maxmemory-policy noeviction {CONSOLE}"),
+        ("c.upstash.io:6379", {}, f"maxmemory-policy noeviction {CONSOLE}"),
     ],
 )
 def test_a_managed_server_has_its_own_command(primary: str, info: dict[str, Any], words: str) -> None:
     """CONFIG SET is refused there."""
-    remedy = managed_remedy(primary, info, POLICY)
-    assert remedy is not None
+    platform = managed_service(primary, info)
+    assert platform is not None
+    remedy = platform.set_parameters(POLICY)
     assert words in remedy
     assert "redis-cli" not in remedy
 
@@ -58,24 +73,74 @@ def test_a_managed_server_has_its_own_command(primary: str, info: dict[str, Any]
 @pytest.mark.parametrize("primary", ["127.0.0.1:6379", "redis.example.com:6379", "cache.amazonaws.com.evil:6379"])
 def test_other_servers_are_configured_by_redis_cli(primary: str) -> None:
     """No remedy of a provider."""
-    assert managed_remedy(primary, {"os": "Linux 6.1 x86_64"}, POLICY) is None
+    assert managed_service(primary, {"os": "Linux 6.1 x86_64"}) is None
 
 
-@pytest.mark.parametrize("host", ["c.abc.use1.cache.amazonaws.com", "c.abc.memorydb.us-east-1.amazonaws.com"])
-def test_commands_of_aws_fit_its_models(host: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "values", "words"),
+    [
+        (ELASTICACHE, {"maxmemory": "1"}, "--cache-node-type TYPE"),
+        (ELASTICACHE, {"appendonly": "yes"}, "has no AOF"),
+        (ELASTICACHE, {"min-replicas-to-write": "1", "min-replicas-max-lag": "3"}, "min-replicas-max-lag,Param"),
+        (MEMORYDB, {"maxmemory": "1"}, "--node-type TYPE"),
+        (MEMORYDB, {"min-replicas-to-write": "1", "min-replicas-max-lag": "3"}, CONSOLE),
+        ("a.serverless.use1.cache.amazonaws.com", {"maxmemory": "1"}, "'DataStorage={Maximum=NUMBER,Unit=GB}'"),
+    ],
+)
+def test_a_parameter_that_cannot_be_set_is_not_named(host: str, values: dict[str, str], words: str) -> None:
+    """The memory follows the size of the nodes, and there may be no AOF."""
+    platform = managed_service(f"{host}:6379", {})
+    assert platform is not None
+    remedy = platform.set_parameters(values)
+    assert words in remedy
+    assert "ParameterName=maxmemory," not in remedy
+    assert "ParameterName=appendonly," not in remedy
+
+
+def _shown_commands() -> list[str]:
+    """Return each hint that names the AWS CLI."""
+    hints = []
+    for host in (ELASTICACHE, MEMORYDB, "a.serverless.use1.cache.amazonaws.com"):
+        platform = managed_service(f"{host}:6379", {})
+        assert platform is not None
+        values = [POLICY, *({name: "1"} for name in platform.parameters)]
+        hints += [*map(platform.set_parameters, values), platform.set_user("saltctl-app", ["+info", "~salt:r:*"])]
+    return [hint for hint in hints if "aws " in hint]
+
+
+@pytest.mark.parametrize("hint", dict.fromkeys(_shown_commands()))
+def test_commands_of_aws_fit_its_models(hint: str) -> None:
     """Operation and parameters exist, as botocore's models of both services have them."""
     from botocore.session import get_session
 
-    found = AWS_COMMAND.search(managed_remedy(f"{host}:6379", {}, POLICY) or "")
-    assert found is not None
-    service, operation, rest = found.groups()
-    model = get_session().get_service_model(service)
-    name = "".join(part.capitalize() for part in operation.split("-"))
-    shape: Any = model.operation_model(name).input_shape
-    assert shape is not None
-    given = {"".join(p.capitalize() for p in word[2:].split("-")) for word in shlex.split(rest) if word[:2] == "--"}
-    assert set(shape.required_members) <= given <= set(shape.members)
-    assert {"ParameterName", "ParameterValue"} == set(shape.members["ParameterNameValues"].member.members)
+    inner = re.search(r'"\$\((.*)\) "', hint)
+    for text in [hint.replace(inner[0], "") if inner else hint, *([inner[1]] if inner else [])]:
+        found = AWS_COMMAND.search(text)
+        assert found is not None
+        service, operation, rest = found.groups()
+        model = get_session().get_service_model(service)
+        name = "".join(part.capitalize() for part in operation.split("-"))
+        shape: Any = model.operation_model(name).input_shape
+        assert shape is not None
+        words = [word for word in shlex.split(rest) if word[:2] == "--" and word not in ("--query", "--output")]
+        given = {"".join(part.capitalize() for part in word[2:].split("-")) for word in words}
+        assert set(shape.required_members) <= given <= set(shape.members)
+        if "ParameterNameValues" in given:
+            assert {"ParameterName", "ParameterValue"} == set(shape.members["ParameterNameValues"].member.members)
+
+
+def test_rules_of_a_user_are_added(tmp_path: Path) -> None:
+    """update-user of MemoryDB replaces all rules, so its command contains those that the user has."""
+    platform = managed_service(f"{MEMORYDB}:6379", {})
+    assert platform is not None
+    aws = tmp_path / "aws"
+    aws.write_text('#!/bin/sh\ncase "$2" in describe-users) echo "on ~* +get";; *) printf "%s|" "$@";; esac\n')
+    aws.chmod(0o755)
+    hint = platform.set_user("saltctl-app", ["+info", "~salt:r:*"])
+    shown = subprocess.run(["/bin/sh", "-c", hint], env={"PATH": str(tmp_path)}, capture_output=True, check=True)
+    assert shown.stdout.decode() == (
+        "memorydb|update-user|--user-name|saltctl-app|--access-string|on ~* +get +info ~salt:r:*|"
+    )
 
 
 @pytest.mark.parametrize(
