@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Protocol, Self
+from weakref import ref
 
 from saltctl.errors import (
     AwsUnavailableError,
@@ -88,6 +89,29 @@ class Lookups(Protocol):
         ...
 
 
+class _Attempt:
+    """The one lookup that tries a server again; the block is told whether it is that one.
+
+    An attempt is over with its block, even if the exception of a signal handler comes before it is taken off the list:
+    the list holds a weak reference.
+    """
+
+    def __init__(self, attempts: dict[tuple[str, Process], ref[_Attempt]], key: tuple[str, Process]) -> None:
+        self._attempts, self._key = attempts, key
+
+    def __enter__(self) -> bool:
+        mine = ref(self)
+        alone = self._attempts.setdefault(self._key, mine)() in (self, None)
+        if alone:
+            self._attempts[self._key] = mine
+        return alone
+
+    def __exit__(self, *_: object) -> None:
+        attempt = self._attempts.get(self._key)
+        if attempt is not None and attempt() is self:
+            self._attempts.pop(self._key, None)
+
+
 @dataclass(eq=False)
 class Registry:
     """Looks up and raises the number of salts of conversations. Thread-safe: open one in each process and share it.
@@ -117,8 +141,7 @@ class Registry:
     _skip_until: dict[str, float] = field(default_factory=dict, init=False)
     """The circuit breaker: by server that failed, the time until which lookups skip it. It only saves time, so that an
     outage of Redis costs milliseconds and not timeouts: the answers of the backup are as correct."""
-    _trying: dict[tuple[str, Process], object] = field(default_factory=dict, init=False)
-    """The lookups that try a server again, one for each."""
+    _attempts: dict[tuple[str, Process], ref[_Attempt]] = field(default_factory=dict, init=False)
     _doubtful: set[str] = field(default_factory=set, init=False)
     """Servers that timed out or lost their connection, and have not answered since."""
 
@@ -225,14 +248,10 @@ class Registry:
         # Without failures this costs one check of an empty dictionary.
         if not self._skip_until or primary not in self._skip_until:
             return self._ask(primary, conversation_ids)
-        trying, me = (primary, this_process()), object()  # a fork copies the entries of threads that the child lacks
-        if self._trying.setdefault(trying, me) is not me:
-            return None
-        try:
-            skip = self.clock() < self._skip_until.get(primary, 0.0)
+        # A fork copies the attempts of threads that the child lacks, so their key names the process.
+        with _Attempt(self._attempts, (primary, this_process())) as alone:
+            skip = not alone or self.clock() < self._skip_until.get(primary, 0.0)
             return None if skip else self._ask(primary, conversation_ids)
-        finally:
-            self._trying.pop(trying, None)
 
     def _ask(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None] | None:
         try:

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from ipaddress import ip_address
 from time import monotonic
 from typing import Any, Generic, Self, TypeVar
+from weakref import ref
 
 from saltctl.forks import PerProcess, importing
 
@@ -25,11 +26,22 @@ _TOLERANCE = 0.02
 
 
 class _Thread(threading.local):
-    ends: float | None = None
-    """When the budget of this thread ends, in monotonic seconds; None without a budget."""
+    budget: ref[TimeBudget] | None = None
+    """The innermost budget of this thread. It is dead, and so without effect, if a signal handler raised an exception
+    just before the budget was to be taken away: the block that held it has ended."""
 
 
 _thread = _Thread()
+
+
+def _ends() -> float | None:
+    """Return when the budget of this thread ends, in monotonic seconds; None without a budget."""
+    if (known := _thread.budget) is None:
+        return None
+    if (budget := known()) is None:
+        _thread.budget = None
+        return None
+    return budget.ends
 
 
 class TimeBudget:
@@ -41,24 +53,27 @@ class TimeBudget:
     ...     assert remaining() <= 5
     """
 
-    __slots__ = ("_outer", "_seconds")
+    __slots__ = ("__weakref__", "_outer", "_seconds", "ends")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
     def __enter__(self) -> Self:
-        ends = monotonic() + self._seconds
-        self._outer = outer = _thread.ends
-        _thread.ends = ends if outer is None or ends < outer else outer
+        """Begin the budget."""
+        ends, outer = monotonic() + self._seconds, _ends()
+        self.ends = ends if outer is None or ends < outer else outer
+        self._outer = _thread.budget
+        _thread.budget = ref(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _thread.ends = self._outer
+        """Return to the outer budget."""
+        _thread.budget = self._outer
 
 
 def remaining() -> float | None:
     """Return the seconds that are left to this thread, 0 if its budget is spent; None without a budget."""
-    return None if _thread.ends is None else max(_thread.ends - monotonic(), 0.0)
+    return None if (ends := _ends()) is None else max(ends - monotonic(), 0.0)
 
 
 # Sockets.
@@ -75,7 +90,7 @@ class _Bounded:
     @property
     def relaxed(self) -> bool:
         """Whether the thread has no budget and the socket's own timeout is in force: nothing has to be set."""
-        return _thread.ends is None and self._in_force is self.own_timeout
+        return _ends() is None and self._in_force is self.own_timeout
 
     def unread(self, data: bytes) -> None:
         """Return data to the socket: the next ``recv_into`` receives it."""
@@ -92,7 +107,7 @@ class _Bounded:
         super().settimeout(value)  # type: ignore[misc]
 
     def _bound(self) -> None:
-        ends, left, in_force = _thread.ends, self.own_timeout, self._in_force
+        ends, left, in_force = _ends(), self.own_timeout, self._in_force
         if left == 0:  # non-blocking
             return
         if ends is not None:
