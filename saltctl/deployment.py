@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from urllib.parse import unquote
 
 from saltctl.settings import SPECS, Settings
-from saltctl.urls import has_password
+from saltctl.urls import has_password, parse_redis_url
 
 # No client|setinfo: Redis 7.0 does not know it and would refuse the file; redis-py works without it.
 _CONNECTION = "+ping +info +hello +client|setname +select"
@@ -30,7 +31,7 @@ _METRICS = (
 _CHANGE_ALARMS = "cloudwatch:PutMetricAlarm cloudwatch:TagResource cloudwatch:DeleteAlarms"
 _SERVICE_SETTINGS = (
     *("redis_url", "backup_table", "key_prefix", "buckets", "registry_id", "max_n_cap", "wps_per_salt", "heat_max_age"),
-    *("heat_retention", "aws_region"),
+    *("heat_retention", "aws_region", "redis_iam", "redis_iam_cache"),
 )
 
 
@@ -111,7 +112,7 @@ def iam(settings: Settings) -> str:
     region = settings.aws_region or "*"
     backup = f"arn:aws:dynamodb:{region}:*:table/{settings.backup_table}"
     messages = f"arn:aws:dynamodb:{region}:*:table/{settings.messages_table}"
-    grants = {
+    grants: dict[str, list[tuple[str, str | list[str]]]] = {
         "saltctl-app": [
             ("DescribeTable GetItem BatchGetItem", backup),
             ("DescribeTable Query GetItem PutItem", messages),
@@ -129,10 +130,31 @@ def iam(settings: Settings) -> str:
             (_CHANGE_ALARMS, f"arn:aws:cloudwatch:{region}:*:alarm:saltctl/*"),
         ],
     }
+    for name in ("saltctl-app", "saltctl-service", "saltctl-readonly"):
+        grants[name] += _login(settings, region)
     return json.dumps({name: _policy(grants[name]) for name in grants}, indent=2) + "\n"
 
 
-def _policy(grants: Sequence[tuple[str, str]]) -> dict[str, object]:
+_CACHES = {
+    "elasticache": ("elasticache", ":", "replicationgroup"),
+    "elasticache-serverless": ("elasticache", ":", "serverlesscache"),
+    "memorydb": ("memorydb", "/", "cluster"),
+}
+"""By ``redis_iam``: the service, and two parts of the ARN of a cache (documented)."""
+
+
+def _login(settings: Settings, region: str) -> list[tuple[str, str | list[str]]]:
+    """Return the grant to log in to Redis as the user of the URL; none without IAM authentication."""
+    if settings.redis_iam is None:
+        return []
+    service, separator, kind = _CACHES[settings.redis_iam]
+    user = unquote(parse_redis_url(settings.redis_url).userinfo) if settings.redis_url else ""
+    names = {kind: (settings.redis_iam_cache or "*").lower(), "user": user or "*"}
+    arns = [f"arn:aws:{service}:{region}:*:{part}{separator}{name}" for part, name in names.items()]
+    return [(f"{service}:Connect", arns)]
+
+
+def _policy(grants: Sequence[tuple[str, str | list[str]]]) -> dict[str, object]:
     """Return a policy that allows actions on resources. Actions without a service are DynamoDB's."""
     statements = [
         {

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
 KINDS = ("elasticache", "elasticache-serverless", "memorydb")
 IAM_AGE = 11 * 3600.0
-"""Seconds after which a connection is opened anew: an hour before AWS closes it."""
+"""Seconds after which a connection is opened anew, or logs in anew: an hour before AWS closes it."""
 _VALIDITY = 900
 _SCHEME = "https://"
 
 
-def check_iam(settings: Settings, url: RedisUrl) -> None:
-    """Raise ConfigurationError unless the settings of IAM authentication are complete and fit the URL."""
+def check_iam(settings: Settings, url: RedisUrl, session: Callable[[], Any]) -> None:
+    """Raise ConfigurationError unless the settings of IAM authentication are complete and fit the URL.
+
+    ``session`` returns the boto3 session, which is asked for the Region if the settings name none.
+    """
     if settings.redis_iam is None:
         if settings.redis_iam_cache is not None:
             raise ConfigurationError("redis_iam_cache is set and redis_iam is not", hint=f"set it: {', '.join(KINDS)}")
@@ -45,6 +48,8 @@ def check_iam(settings: Settings, url: RedisUrl) -> None:
         problem, hint = "IAM authentication needs a user", "write the user's name in the URL: rediss://USER@HOST:6379"
     elif settings.redis_iam_cache is None:
         problem, hint = "IAM authentication needs the name of the cache or cluster", "set SALTCTL_REDIS_IAM_CACHE"
+    elif settings.aws_region is None and not session().region_name:
+        problem, hint = "IAM authentication needs an AWS Region", "set AWS_REGION, for example eu-central-1"
     if problem:
         raise ConfigurationError(problem, hint=hint)
 
@@ -71,15 +76,16 @@ def sign(credentials: Any, settings: Settings, user: str, region: str) -> str:
 def credential_provider(settings: Settings, userinfo: str, session: Callable[[], Any]) -> Any:
     """Create redis-py's provider of the user and a new token, which each new connection asks.
 
-    ``session`` returns the boto3 session. The provider raises redis-py's AuthenticationError, whose ``cause`` is the
-    error to raise instead: redis-py would keep a connection after any other exception, without a login.
+    ``session`` returns the boto3 session. The provider raises a RedisError, whose ``cause`` is the error to raise
+    instead. redis-py would keep a connection after any other exception, without a login, and would retry after an
+    AuthenticationError, which hides the cause once the time is over.
     """
     from redis.credentials import CredentialProvider
-    from redis.exceptions import AuthenticationError
+    from redis.exceptions import RedisError
 
     user = unquote(userinfo)
 
-    class TokenError(AuthenticationError):
+    class TokenError(RedisError):
         """No token can be signed."""
 
         def __init__(self, cause: Exception) -> None:
@@ -105,8 +111,6 @@ def _token(settings: Settings, user: str, session: Any) -> str:
     from saltctl.stores.aws.failures.errors import aws_errors
 
     with aws_errors("the IAM authentication of Redis"):
-        if not session.region_name:
-            raise ConfigurationError("no AWS Region is configured", hint="set AWS_REGION, for example eu-central-1")
         frozen = session.get_credentials().get_frozen_credentials()
         if frozen is None:
             raise NoCredentialsError

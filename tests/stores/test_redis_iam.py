@@ -6,7 +6,8 @@ import hashlib
 import hmac
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ from urllib.parse import parse_qsl, quote
 
 import pytest
 
-from saltctl.errors import AccessDeniedError, ConfigurationError
+from saltctl.errors import AccessDeniedError, ConfigurationError, RedisUnavailableError
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
-from saltctl.stores.redis_iam import IAM_AGE
 from saltctl.testing import MemoryBackup
-from tests.support.redis_stub import Command, RedisStub
+from tests.support.redis_stub import Command, RedisStub, bulk
+from tests.support.slow_servers import SlowServer
 from tests.support.tls import create_authority, start_front
 
 pytestmark = pytest.mark.slow
@@ -31,20 +32,28 @@ FOUND = b"*1\r\n$1\r\n4\r\n"
 REFUSED = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n"
 
 
-class IamServer:
-    """Decides who may log in, as ElastiCache does. ``ahead`` moves its clock."""
+class Clock:
+    """The time by which the server checks, tokens are signed, and connections grow old."""
 
-    def __init__(self, service: str = "elasticache", resource: str | None = None) -> None:
-        self.service = service
-        self.resource = resource
-        self.ahead = timedelta()
-        self.tokens: list[str] = []
-        self.logged_in: dict[int, datetime] = {}
+    def __init__(self) -> None:
+        self.seconds = 0.0
 
     @property
     def now(self) -> datetime:
-        """The time on its clock."""
-        return datetime.now(UTC) + self.ahead
+        """The time."""
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
+
+
+class IamServer:
+    """Decides who may log in, as ElastiCache does, by ``clock``."""
+
+    def __init__(self, clock: Clock, service: str = "elasticache", resource: str | None = None) -> None:
+        self.clock = clock
+        self.service = service
+        self.resource = resource
+        self.slots = b""
+        self.tokens: list[str] = []
+        self.logged_in: dict[int, datetime] = {}
 
     def answer(self, connection: int, command: Command) -> bytes | None:
         """Answer one command of a connection."""
@@ -53,14 +62,16 @@ class IamServer:
             self.tokens.append(token)
             if not self.accepts(user, token):
                 return REFUSED
-            self.logged_in[connection] = self.now
+            self.logged_in[connection] = self.clock.now
             return RedisStub.OK
         since = self.logged_in.get(connection)
         if since is None:
             return b"-NOAUTH Authentication required.\r\n"
-        if self.now - since >= timedelta(hours=12):
+        if self.clock.now - since >= timedelta(hours=12):
             return b"-NOAUTH this connection has expired\r\n"
-        return FOUND if command[0] == b"EVALSHA" else RedisStub.OK
+        sha = bulk(hashlib.sha1(command[-1]).hexdigest())  # noqa: S324  as Redis
+        answers = {b"EVALSHA": FOUND, b"SCRIPT": sha, b"HSETNX": b":1\r\n", b"CLUSTER": self.slots}
+        return answers.get(command[0], RedisStub.OK)
 
     def accepts(self, user: str, token: str) -> bool:
         """Check a token by AWS' documented algorithm, without botocore."""
@@ -82,7 +93,7 @@ class IamServer:
             and given.get("ResourceType") == self.resource
             and given["X-Amz-Credential"].startswith("AKID/")
             and given.get("X-Amz-Security-Token") == "a session token"
-            and self.now < signed_at + timedelta(seconds=int(given["X-Amz-Expires"]))
+            and self.clock.now < signed_at + timedelta(seconds=int(given["X-Amz-Expires"]))
             and int(given["X-Amz-Expires"]) == 900
         )
 
@@ -98,18 +109,43 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@contextmanager
-def serving(server: IamServer, certificates: Path, **more: Any) -> Iterator[Settings]:
-    """Run the server behind TLS; yield settings that lead to it."""
-    with RedisStub(server.answer) as stub:
-        process, port = start_front(int(stub.url.rpartition(":")[2].partition("/")[0]), certificates)
-        try:
-            yield settings_of(port, certificates, **more)
-        finally:
-            process.kill()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+class Fronts:
+    """Two ports with TLS, on each of which an IamServer may answer."""
+
+    def __init__(self, certificates: Path, running: ExitStack) -> None:
+        self.certificates = certificates
+        self.servers: list[IamServer] = []
+        self.ports = [self._start(number, running) for number in range(2)]
+
+    def _start(self, number: int, running: ExitStack) -> int:
+        def answer(connection: int, command: Command) -> bytes | None:
+            return self.servers[number].answer(connection, command)
+
+        stub = running.enter_context(RedisStub(answer))
+        process, port = start_front(int(stub.url.rpartition(":")[2].partition("/")[0]), self.certificates)
+        running.enter_context(process)
+        running.callback(process.kill)
+        return port
+
+    def serve(self, *servers: IamServer, **more: Any) -> Settings:
+        """Let these servers answer from now on; return settings that lead to the first one."""
+        self.servers = list(servers)
+        return settings_of(self.ports[0], self.certificates, **more)
+
+
+@pytest.fixture(scope="module")
+def fronts(certificates: Path) -> Iterator[Fronts]:
+    """The ports, which all tests share."""
+    with ExitStack() as running:
+        yield Fronts(certificates, running)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time of one test."""
+    clock = Clock()
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: clock.now.replace(tzinfo=None))
+    return clock
 
 
 def settings_of(port: int, certificates: Path, **more: Any) -> Settings:
@@ -141,82 +177,110 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_each_connection_logs_in_with_its_own_token(
-    kind: str, service: str, resource: str | None, certificates: Path
+    kind: str, service: str, resource: str | None, fronts: Fronts, clock: Clock
 ) -> None:
     """Lookups, other commands and dedicated connections; the cache's name is in lower case."""
-    server = IamServer(service, resource)
-    with serving(server, certificates, redis_iam=kind) as settings:
-        store = RedisRegistry(settings)
-        registry = Registry(store, MemoryBackup())
+    server = IamServer(clock, service, resource)
+    settings = fronts.serve(server, redis_iam=kind)
+    with Registry(RedisRegistry(settings), MemoryBackup()) as registry:
         assert (registry.lookup("conv").max_n, registry.lookup("conv").source) == (4, "redis")
-        (primary,) = store.primaries()
+        (primary,) = registry.store.primaries()
         with closing(Connections(settings, timeout=20.0, retries=0).dedicated(primary)) as connection:
             assert connection.execute([("PING",)]) == [b"OK"]
-        store.close()
     assert len(server.tokens) == len(server.logged_in) == 2
 
 
-def test_a_token_that_is_too_old_is_refused(certificates: Path) -> None:
-    """The server's own check: a cached token would not log in a quarter of an hour later."""
-    server = IamServer()
-    with serving(server, certificates) as settings:
-        store = RedisRegistry(settings)
-        assert store.lookup(store.primaries()[0], ["conv"]) == [4]
-        assert server.accepts("app", server.tokens[0])
-        server.ahead = timedelta(minutes=16)
-        assert not server.accepts("app", server.tokens[0])
-        store.close()
-    assert not server.accepts("other", server.tokens[0])
+def test_logins_are_renewed_before_they_expire(fronts: Fronts, clock: Clock) -> None:
+    """Neither a lookup nor a rebuild of forty hours fails. A token is valid for 15 minutes: none is used twice.
 
-
-def test_connections_are_renewed_before_they_expire(certificates: Path) -> None:
-    """No lookup fails: its connection is opened anew an hour before the server closes it."""
-    server, seconds = IamServer(), [0.0]
-    with serving(server, certificates) as settings:
-        lookups = Connections(settings, timeout=20.0, retries=0, max_age=IAM_AGE, clock=lambda: seconds[0])
-        store = RedisRegistry(settings, lookups=lookups)
+    Lookups open a new connection. A rebuild logs in anew: its connection belongs to one server process.
+    """
+    server = IamServer(clock)
+    with closing(RedisRegistry(fronts.serve(server), clock=lambda: clock.seconds)) as store:
         (primary,) = store.primaries()
+        (session,) = store.sessions()
         for hour in range(0, 40, 2):
-            seconds[0] = hour * 3600.0
-            since = list(server.logged_in.values())[-1:]
-            server.logged_in = {n: at - timedelta(hours=2) for n, at in server.logged_in.items()} if since else {}
+            clock.seconds = hour * 3600.0
             assert store.lookup(primary, ["conv"]) == [4]
-        store.close()
-    assert len(server.tokens) == 4
+            session.begin_merge([("conv", 4)])
+            assert session.end_merge() == 1
+        session.close()
+    assert len(server.tokens) == 2 * 4
+    assert len(server.logged_in) == 4 + 1
+    assert not server.accepts("app", server.tokens[0])
+
+
+def test_each_node_of_a_cluster_is_logged_in_to(fronts: Fronts, clock: Clock) -> None:
+    """Each connection, also the one that asks for the slots, has a token for the cluster."""
+    servers = IamServer(clock), IamServer(clock)
+    node = b"*2\r\n" + bulk("127.0.0.1") + b":%d\r\n"
+    ranges = ((0, 8191, fronts.ports[0]), (8192, 16383, fronts.ports[1]))
+    slots = b"".join(b"*3\r\n:%d\r\n:%d\r\n%b" % (first, last, node % port) for first, last, port in ranges)
+    servers[0].slots = servers[1].slots = b"*2\r\n" + slots
+    settings = fronts.serve(*servers)
+    url = str(settings.redis_url).replace("rediss:", "rediss+cluster:")
+    with closing(RedisRegistry(replace(settings, redis_url=url))) as store:
+        primaries = store.primaries()
+        assert [store.lookup(primary, ["conv"]) for primary in primaries] == [[4], [4]]
+    assert [len(server.logged_in) for server in servers] == [2, 1]
+    assert all(len(server.tokens) == len(server.logged_in) for server in servers)
+
+
+def test_a_silent_provider_is_an_outage_of_redis(
+    fronts: Fronts, clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Connecting ends with the budget. A lookup uses the backup, for which there is more time."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    (tmp_path / "config").write_text("[profile silent]\n")
+    server = IamServer(clock)
+    short = {"lookup_timeout": 0.3, "redis_timeout": 0.3, "breaker_seconds": 0.0}
+    settings = fronts.serve(server, aws_profile="silent", **short)
+    store = RedisRegistry(settings)
+    with SlowServer() as provider, Registry(store, MemoryBackup(), breaker_seconds=0) as registry:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{provider.port}")
+        assert registry.lookup("conv").source == "backup"
+        failures = [registry.last_failure]
+        for ask in (store.sessions, lambda: store.merge("conv", 4)):
+            with pytest.raises(RedisUnavailableError) as caught:
+                ask()
+            failures.append(caught.value)
+    for failure in failures:
+        assert type(failure) is RedisUnavailableError
+        assert "'container-role' did not answer" in failure.message
+    assert not server.tokens
 
 
 @pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
-def test_wrong_credentials_are_refused(name: str, certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_credentials_are_refused(
+    name: str, fronts: Fronts, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Lookups answer from the backup, and the error quotes no secret."""
     monkeypatch.setenv(name, "another-value")
-    server = IamServer()
-    with serving(server, certificates, aws_region="eu-west-1", aws_profile=None) as settings:
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKID{name[-3:]}")  # sessions are kept by the key's id
-        store = RedisRegistry(settings)
-        registry = Registry(store, MemoryBackup())
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKID{name[-3:]}")  # sessions are kept by the key's id
+    with Registry(RedisRegistry(fronts.serve(IamServer(clock))), MemoryBackup()) as registry:
         assert registry.lookup("conv").source == "backup"
         assert isinstance(registry.last_failure, AccessDeniedError)
         assert "another-value" not in registry.last_failure.message
         assert "X-Amz" not in registry.last_failure.message
-        store.close()
 
 
-def test_without_credentials_lookups_use_the_backup(certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials_lookups_use_the_backup(
+    fronts: Fronts, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The cause is in the error, and the connection is not used without a login."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    server = IamServer()
-    with serving(server, certificates) as settings:
-        store = RedisRegistry(settings)
-        registry = Registry(store, MemoryBackup(), breaker_seconds=0)
+    server = IamServer(clock)
+    with Registry(RedisRegistry(fronts.serve(server)), MemoryBackup(), breaker_seconds=0) as registry:
         for _ in range(2):
             assert registry.lookup("conv").source == "backup"
             failure = registry.last_failure
             assert type(failure) is AccessDeniedError
             assert "Unable to locate credentials" in failure.message
             assert "AWS_PROFILE" in failure.hint
-        store.close()
     assert not server.tokens
 
 
@@ -230,22 +294,18 @@ def test_without_credentials_lookups_use_the_backup(certificates: Path, monkeypa
         ({"redis_password_file": Path("/dev/null")}, "password"),
         ({"redis_iam_cache": None}, "name of the cache"),
         ({"redis_iam": None}, "redis_iam is not"),
+        ({"aws_region": None}, "needs an AWS Region"),
+        ({"aws_region": None, "aws_profile": "no-such"}, "no-such"),
     ],
 )
-def test_incomplete_settings_are_refused(changes: dict[str, Any], words: str, certificates: Path) -> None:
+def test_incomplete_settings_are_refused(
+    changes: dict[str, Any], words: str, certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the registry is opened, without a secret in the message."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDnoregion")
     with pytest.raises(ConfigurationError, match=words) as caught:
         RedisRegistry(settings_of(1, certificates, **changes))
     assert "secret" not in caught.value.message
-
-
-def test_a_region_is_needed(certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is part of what is signed."""
-    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDnoregion")
-    with serving(IamServer(), certificates, aws_region=None) as settings:
-        store = RedisRegistry(settings)
-        with pytest.raises(ConfigurationError, match="Region"):
-            store.lookup(store.primaries()[0], ["conv"])
-        store.close()

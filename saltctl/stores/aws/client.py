@@ -57,9 +57,20 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3) -> Any
 
 
 def session_of(settings: Settings) -> Any:
-    """Return the boto3 session of these settings, whose credentials are loaded within time budgets."""
-    with _sessions.get().lock:
-        return _session_of(settings)
+    """Return the boto3 session of these settings, whose credentials are loaded within time budgets.
+
+    Raises:
+        ConfigurationError: a profile that does not exist, or a damaged file.
+    """
+    with importing:
+        import boto3  # noqa: F401
+        from botocore.exceptions import BotoCoreError
+
+    try:
+        with _sessions.get().lock:
+            return _session_of(settings)
+    except (BotoCoreError, ValueError) as exc:
+        raise setup_error(exc, "a session") from exc
 
 
 def _session_of(settings: Settings) -> Any:

@@ -78,7 +78,7 @@ class Connections:
             check_endpoint(f"//{url}")
         if share is None:
             check_tls(self._url)
-            check_iam(settings, self._url)
+            check_iam(settings, self._url, self._aws_session)
         self._topology: Topology = (
             share._topology if share else topology(self._url, self._fetch, pause=settings.breaker_seconds)
         )
@@ -248,7 +248,9 @@ class Connections:
 
     def dedicated(self, primary: str) -> DedicatedConnection:
         """Open a new connection to one primary, without retries and without reconnecting."""
-        return DedicatedConnection(self._open(primary, 0).connection_pool, primary, self._timeout)
+        pool = self._open(primary, 0).connection_pool
+        logins = pool.connection_kwargs.get("credential_provider")  # only IAM authentication has one
+        return DedicatedConnection(pool, primary, self._timeout, logins=logins, clock=self._clock)
 
     def close(self) -> None:
         """Close all connections."""

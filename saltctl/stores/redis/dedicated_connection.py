@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +12,7 @@ from saltctl.forks import this_process
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.redis.errors import REDIRECTING, first_word, moved, out_of_step, read_reply, redis_errors
 from saltctl.stores.redis.replies.shapes import has_shape
+from saltctl.stores.redis_iam import IAM_AGE
 
 _BYTES_A_READ = 1 << 16
 _ONE = ord("1")
@@ -20,15 +22,27 @@ class DedicatedConnection:
     """One connection to one server process. Not thread-safe.
 
     After a failure every call fails. It never reconnects, so that nothing sent over it can reach a process that was
-    started later. To connect, to send and to receive may take ``timeout`` seconds each.
+    started later. To connect, to send and to receive may take ``timeout`` seconds each. With ``logins``, a provider of
+    credentials that expire, it logs in anew.
     """
 
-    def __init__(self, pool: Any, primary: str, timeout: float) -> None:
+    def __init__(
+        self,
+        pool: Any,
+        primary: str,
+        timeout: float,
+        *,
+        logins: Any = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.primary = primary
         self._timeout = timeout
         self._broken = False
         self._process = this_process()
         self._pool = pool
+        self._logins = logins
+        self._clock = clock
+        self._logged_in = clock()
         with redis_errors(primary), TimeBudget(timeout):
             self._connection = pool.get_connection()
 
@@ -37,12 +51,22 @@ class DedicatedConnection:
 
         An error reply ends the connection as a failure does: the caller cannot continue half-way.
         """
+        self.prolong()
         self.send(self._connection.pack_commands(commands))
         replies = self.receive(len(commands))
         with self._close_on_failure():
             if not all(map(has_shape, commands, replies)):
                 raise out_of_step()
         return replies
+
+    def prolong(self) -> None:
+        """Log in anew if AWS would soon close the connection: see ``redis_iam``. No command may be in progress."""
+        if self._logins is None or self._clock() - self._logged_in < IAM_AGE:
+            return
+        with self._close_on_failure():
+            self._connection.send_command("AUTH", *self._logins.get_credentials(), check_health=False)
+            read_reply(self._connection)
+        self._logged_in = self._clock()
 
     def send(self, packed: Sequence[bytes]) -> None:
         """Send packed commands. The caller must receive their replies."""

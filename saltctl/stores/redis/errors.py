@@ -9,6 +9,7 @@ from typing import Any
 
 from saltctl.errors import (
     AccessDeniedError,
+    AwsUnavailableError,
     ConfigurationError,
     RebuildBrokenError,
     RedisUnavailableError,
@@ -135,7 +136,9 @@ def translate(exc: Exception, where: str) -> SaltctlError:
     import redis.exceptions as driver
 
     if isinstance(cause := getattr(exc, "cause", None), SaltctlError):  # no token for IAM authentication
-        return cause
+        # An outage of this login alone: with more time, the backup may be reached.
+        outage = isinstance(cause, AwsUnavailableError)
+        return RedisUnavailableError(f"no login to Redis at {where}: {cause}", hint=cause.hint) if outage else cause
     # redis-py repeats the address.
     text = re.sub(r"^Error -?[0-9]+ connecting to \S+\. (.)", r"\1", " ".join(str(exc).split()))
     word = first_word(exc)

@@ -74,6 +74,7 @@ class RedisRebuildSession:
         to Redis, they are sent by HSETNX.
         """
         self._sent = list(entries)
+        self._connection.prolong()
         try:
             if self._mostly_new:
                 for chunk in self._packer.new_entries(entries):

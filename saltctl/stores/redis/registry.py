@@ -8,6 +8,7 @@ is foreign there, even if its script cache still has the lookup script from an e
 
 from __future__ import annotations
 
+import time
 from binascii import crc32
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from saltctl.errors import ConfigurationError, RedisUnavailableError, Unverified
 from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import MergeOutcome
 from saltctl.stores.redis.buckets import FENCE, Buckets, RedisBucketReader, check_count, parse_count
-from saltctl.stores.redis.connections import MAX_AGE, Connections
+from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.errors import naming_key, other_registry
 from saltctl.stores.redis.merge_commands import bulk
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
@@ -29,6 +30,7 @@ from saltctl.stores.redis.replies.platforms import (
     usable_replication_ids,
 )
 from saltctl.stores.redis.scripts import script, script_sha
+from saltctl.stores.redis_iam import IAM_AGE
 
 IDS_A_CALL = 1000
 COMMANDS_A_BATCH = 200
@@ -49,6 +51,7 @@ class RedisRegistry:
         registry_id: returns the id of the registry, which fences name; the setting if omitted. It is called before
             every request, so it may learn a new id.
         lookups, others: connections to use instead of new ones.
+        clock: monotonic seconds, for the age of connections.
     """
 
     def __init__(
@@ -58,11 +61,16 @@ class RedisRegistry:
         registry_id: Callable[[], str] | None = None,
         lookups: Connections | None = None,
         others: Connections | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.registry_id = registry_id or settings.require_registry_id
         """Returns the id of the registry. Raises SaltctlError as long as it is not known."""
-        self._lookups = lookups or Connections(settings, timeout=settings.lookup_timeout, retries=0, max_age=MAX_AGE)
-        self._others = others or Connections(settings, timeout=settings.redis_timeout, retries=2, share=self._lookups)
+        self._lookups = lookups or Connections(
+            settings, timeout=settings.lookup_timeout, retries=0, max_age=IAM_AGE, clock=clock
+        )
+        self._others = others or Connections(
+            settings, timeout=settings.redis_timeout, retries=2, share=self._lookups, clock=clock
+        )
         self._reader = RedisBucketReader(settings, connections=self._others)
         self._buckets = Buckets.of(settings)
         self._layout_head = settings.layout

@@ -196,6 +196,32 @@ def test_emitted_files_follow_the_settings() -> None:
                 assert not {"PutItem", "DeleteItem", "BatchWriteItem"} & {a.split(":")[1] for a in statement["Action"]}
 
 
+@pytest.mark.parametrize(
+    ("kind", "action", "cache", "user"),
+    [
+        ("elasticache", "elasticache:Connect", "elasticache:eu-x-1:*:replicationgroup:", "elasticache:eu-x-1:*:user:"),
+        (
+            "elasticache-serverless",
+            "elasticache:Connect",
+            "elasticache:eu-x-1:*:serverlesscache:",
+            "elasticache:eu-x-1:*:user:",
+        ),
+        ("memorydb", "memorydb:Connect", "memorydb:eu-x-1:*:cluster/", "memorydb:eu-x-1:*:user/"),
+    ],
+)
+def test_iam_policies_permit_the_login(kind: str, action: str, cache: str, user: str) -> None:
+    """All roles that use Redis may log in to the cache as the user of the URL, by the ARNs that AWS documents."""
+    given: dict[str, Any] = {"redis_iam": kind, "redis_iam_cache": "My-Cache", "aws_region": "eu-x-1"}
+    settings = Settings(redis_url="rediss://the%2Dapp@cache/0", **given)
+    assert f"SALTCTL_REDIS_IAM={kind}\n" in systemd(settings)
+    policies = json.loads(iam(settings))
+    login = {"Effect": "Allow", "Action": [action], "Resource": [f"arn:aws:{cache}my-cache", f"arn:aws:{user}the-app"]}
+    assert {name for name, policy in policies.items() if login in policy["Statement"]} == {
+        *("saltctl-app", "saltctl-service", "saltctl-readonly")
+    }
+    assert "Connect" not in iam(Settings())
+
+
 def test_alert_rules_name_metrics_that_exist() -> None:
     """Every metric in the rules is one that the service serves."""
     import re
