@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from saltctl.errors import AwsUnavailableError
 from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.failures.errors import aws_errors, is_throttling
+from saltctl.stores.aws.failures.responses import Progress
 from saltctl.stores.aws.scan_parser import MalformedPageError, ScanClient, ScanPage
 from saltctl.stores.contracts.registry import BackupPage
 from saltctl.stores.parallel_scan import IDLE_SECONDS
@@ -175,14 +176,15 @@ class SegmentReader:
             "ProjectionExpression": "#id, max_n, write_n",
             "ExpressionAttributeNames": {"#id": KEY},
         }
-        last = self._plan.after.get(segment)
+        last, progress = self._plan.after.get(segment), Progress()
         while not self._stop.is_set():
             if last is not None:
                 request["ExclusiveStartKey"] = {KEY: {"S": last}}
             with aws_errors(self._where):
                 page = self._read_page(request)
-            if page is None:
-                return
+                if page is None:
+                    return
+                progress.check(page.last)
             last = page.last
             yield BackupPage(page.entries, page.damaged, page.consumed_rcu, segment, last, page.above_cap)
             # An empty page is not the end; only a missing LastEvaluatedKey is.

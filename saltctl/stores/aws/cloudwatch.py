@@ -10,6 +10,7 @@ from saltctl.errors import AccessDeniedError, AwsUnavailableError, SaltctlError
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import ClientOfProcess, create_client
 from saltctl.stores.aws.failures.errors import aws_errors, error_code
+from saltctl.stores.aws.failures.responses import Progress
 from saltctl.stores.aws.table import Table
 from saltctl.stores.bounded.errors import UnreadableResponseError
 from saltctl.stores.contracts.metrics import Alarm, AlarmSpec, Contributors, MetricKey, MetricSeries, TableDescription
@@ -74,7 +75,7 @@ class CloudWatchMetrics:
         }
         series_by_id = {f"q{number}": series for number, series in enumerate(points)}
         with aws_errors(_SERVICE):
-            for page in self.client.get_paginator("get_metric_data").paginate(**request):
+            for page in self._pages("get_metric_data", **request):
                 for result in page["MetricDataResults"]:
                     _check_status(result)
                     if (series := series_by_id.get(result["Id"])) is None:
@@ -82,6 +83,13 @@ class CloudWatchMetrics:
                     # The points of a series may arrive in several pages: each page adds to them.
                     times = (int(at.timestamp()) for at in result["Timestamps"])
                     series.update(zip(times, map(float, result["Values"]), strict=True))
+
+    def _pages(self, operation: str, **request: Any) -> Iterator[dict[str, Any]]:
+        """Yield the pages of a list; raises UnreadableResponseError if they repeat."""
+        progress = Progress()
+        for page in self.client.get_paginator(operation).paginate(**request):
+            progress.check(page.get("NextToken"))
+            yield page
 
     # Contributor Insights.
 
@@ -137,9 +145,7 @@ class CloudWatchMetrics:
         """List the alarms whose name begins with the prefix; ``owned`` means that they have saltctl's tag."""
         found = []
         with aws_errors(_SERVICE):
-            for page in self.client.get_paginator("describe_alarms").paginate(
-                AlarmNamePrefix=prefix, AlarmTypes=["MetricAlarm"]
-            ):
+            for page in self._pages("describe_alarms", AlarmNamePrefix=prefix, AlarmTypes=["MetricAlarm"]):
                 for alarm in page.get("MetricAlarms", ()):
                     tags = self.client.list_tags_for_resource(ResourceARN=alarm["AlarmArn"]).get("Tags", ())
                     found.append(_alarm(alarm, owned=OWNER_TAG in tags))

@@ -14,6 +14,7 @@ from saltctl.salting import number_text
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import RateLimiter
 from saltctl.stores.aws.failures.errors import aws_errors, none_if_condition_fails
+from saltctl.stores.aws.failures.responses import Progress
 from saltctl.stores.aws.table import Table
 from saltctl.stores.bounded.errors import UnreadableResponseError
 from saltctl.stores.contracts.messages import (
@@ -188,7 +189,7 @@ class MessagesTable(Table):
 
         def pages(segment: int) -> Iterator[KeysPage]:
             """Scan one segment."""
-            last, position = after.get(segment), {"Segment": segment}
+            last, position, progress = after.get(segment), {"Segment": segment}, Progress()
             while not stop.is_set():
                 if (permit := limiter.request_permit()).wait:
                     stop.wait(min(permit.wait, IDLE_SECONDS))
@@ -198,6 +199,8 @@ class MessagesTable(Table):
                 scan = partial(self._scan, request | position | start | limit)
                 response = retry_while_throttled(scan, stop.wait, stopped=stop.is_set)
                 last, consumed = response.get("LastEvaluatedKey") or None, _consumed_rcu(response)
+                with aws_errors(self.where):
+                    progress.check(last)
                 limiter.settle(permit, consumed, response.get("ScannedCount", len(response["Items"])))
                 yield KeysPage(response["Items"], consumed, segment, last)
                 if last is None:

@@ -142,3 +142,23 @@ def check_crc(body: bytes, headers: Mapping[str, str]) -> None:
         return
     if not expected.isdigit() or int(expected) != crc32(body):
         raise UnreadableResponseError("its checksum differs")
+
+
+class Progress:
+    """Notices that a list never ends, since its pages repeat. It remembers one position (Brent's algorithm).
+
+    A cycle of n pages that begins after m pages is noticed after at most 2 max(m, n) + n pages.
+    """
+
+    def __init__(self) -> None:
+        self._mark: Any = None
+        self._pages = 0
+        self._next_mark = 1
+
+    def check(self, position: Any) -> None:
+        """Note a key or token at which a page ends; None at the end. Raises UnreadableResponseError."""
+        if position is not None and position == self._mark:
+            raise UnreadableResponseError("its pages repeat")
+        self._pages += 1
+        if self._pages == self._next_mark:
+            self._mark, self._next_mark = position, 2 * self._next_mark

@@ -152,6 +152,30 @@ def test_a_read_that_does_not_advance_ends(behind: tuple[AwsStub, Settings]) -> 
             read(settings)
 
 
+def test_pages_in_a_circle_end(behind: tuple[AwsStub, Settings]) -> None:
+    """Keys, or tokens, that come again and again are not followed for ever, whatever came before."""
+    stub, settings = behind
+    pages: Iterator[int] = iter(())
+
+    def answer(operation: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if operation == "DescribeTable":
+            return 200, {"Table": TABLE}
+        at = str(next(pages, ""))
+        of_backup = request.get("TableName") == "backup"
+        key = {"conversation_id": {"S": at}} if of_backup else {"room": {"S": "c"}, "at": {"S": at}}
+        last = {"LastEvaluatedKey": key, "NextToken": at} if at else {}
+        capacity = CAPACITY | {"TableName": request.get("TableName", "")}
+        return 200, {"Items": [], "MetricDataResults": [], "MetricAlarms": [], "ConsumedCapacity": capacity} | last
+
+    stub.rule = answer
+    calls: list[Callable[[Settings], Any]] = [lambda s: list(MessagesTable(s).rows("c"))]
+    for call in (*calls, *(CALLS[name] for name in ("keys", "Scan", "metrics", "alarms"))):
+        pages = iter([1, *[2, 3, 4] * 10])  # at the end of these, a read that notices nothing ends as well
+        with pytest.raises(AwsUnavailableError):
+            pytest.fail(f"returned {call(settings)!r}")
+        assert next(pages)
+
+
 def test_empty_tokens_are_the_end(behind: tuple[AwsStub, Settings]) -> None:
     """An empty NextToken or LastEvaluatedKey ends a read, as a missing one does."""
     stub, settings = behind
