@@ -40,6 +40,7 @@ COMMANDS = {
     "local": "local.local",
     "drill": "local.drill",
     "config": "app",
+    "help": "topics",
     "completion": "app",
 }
 """The commands and groups in the order of the help, each with its module in saltctl.cli.

@@ -263,6 +263,7 @@ COMMANDS = (
     ),
     Contract("drill", ("--list",), keys=("name", "about"), listed=True),
     Contract("completion", ("bash",), returns_data=False),
+    Contract("help", ("redis-restarted",), returns_data=False),
     Contract("local run", ("--", "true"), returns_data=False, slow=True),
     Contract(
         "local load",
