@@ -116,7 +116,7 @@ class Connections:
 
     def errors(self, primary: str) -> AbstractContextManager[None]:
         """Translate redis-py's errors inside the block. An outage marks the topology as stale."""
-        return redis_errors(primary, self._topology.mark_stale)
+        return redis_errors(primary, self._topology.mark_stale, clustered=self.clustered)
 
     def client(self, primary: str) -> Any:
         """Return the client of one primary; raises ConfigurationError if its URL cannot be used."""
@@ -240,7 +240,7 @@ class Connections:
                 answers = self.ask_all(primary, batch)
             for at, reply in zip(left, answers[1::2] if asking else answers, strict=True):
                 replies[at] = reply
-            if not (left := [at for at in left if redirection(replies[at])]):
+            if not (left := [at for at in left if self.clustered and redirection(replies[at])]):
                 break
             self._topology.mark_stale()
             primary, asking = redirection(replies[left[0]], primary) or (primary, asking)

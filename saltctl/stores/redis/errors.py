@@ -40,7 +40,7 @@ _OUTAGES = {
     "UNKILLABLE": "a script is running for too long",
 }
 _OUTAGE_HINTS = {
-    **dict.fromkeys(REDIRECTING, "try again; for a Redis Cluster, SALTCTL_REDIS_URL begins with redis+cluster://"),
+    **dict.fromkeys(REDIRECTING, "try again"),
     **dict.fromkeys(("OOM", "MISCONF"), "give the server memory or disk; see its log"),
     "LOADING": "wait for it and rebuild: saltctl rebuild --wait-redis 15m",
 }
@@ -79,7 +79,11 @@ _REPLIES: dict[str, tuple[type[SaltctlError], str, str]] = {
         "has a key of saltctl that was overwritten with another type of value (WRONGTYPE {detail})",
         "delete that key, whose name begins with the setting key_prefix; then run it again, or saltctl rebuild",
     ),
-    "CROSSSLOT": (ConfigurationError, "is a node of a cluster", "write redis+cluster:// in SALTCTL_REDIS_URL"),
+    "CROSSSLOT": (
+        ConfigurationError,
+        "is a node of a cluster",
+        "write redis+cluster:// or rediss+cluster:// in SALTCTL_REDIS_URL",
+    ),
     "NOREPLID": (
         ConfigurationError,
         "does not show its replication id, which the fence needs",
@@ -131,8 +135,11 @@ def naming_key(reply: Exception, key: str) -> Exception:
     return driver.ResponseError(f"WRONGTYPE {key}") if first_word(reply) == "WRONGTYPE" else reply
 
 
-def translate(exc: Exception, where: str) -> SaltctlError:
-    """Return the saltctl error for an exception of redis-py. ``where`` names the server, without a password."""
+def translate(exc: Exception, where: str, *, clustered: bool = True) -> SaltctlError:
+    """Return the saltctl error for an exception of redis-py. ``where`` names the server, without a password.
+
+    Unless the URL is that of a cluster (``clustered``), a redirection shows that it has to be.
+    """
     import redis.exceptions as driver
 
     if isinstance(cause := getattr(exc, "cause", None), SaltctlError):  # no token for IAM authentication
@@ -142,6 +149,8 @@ def translate(exc: Exception, where: str) -> SaltctlError:
     # redis-py repeats the address.
     text = re.sub(r"^Error -?[0-9]+ connecting to \S+\. (.)", r"\1", " ".join(str(exc).split()))
     word = first_word(exc)
+    if word in REDIRECTING and not clustered:
+        word = "CROSSSLOT"
     denied = word in _DENIED or any(part in text for part in _DENIED_IN_SCRIPT)
     if isinstance(exc, driver.AuthenticationError | driver.AuthorizationError) or denied:
         return AccessDeniedError(
@@ -198,8 +207,11 @@ def moved(where: str) -> RebuildBrokenError:
 
 
 @contextmanager
-def redis_errors(where: str, on_outage: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Translate redis-py's errors inside the block. ``on_outage`` is called before an outage's error is raised."""
+def redis_errors(where: str, on_outage: Callable[[], None] = lambda: None, *, clustered: bool = True) -> Iterator[None]:
+    """Translate redis-py's errors inside the block, as :func:`translate` does.
+
+    ``on_outage`` is called before an outage's error is raised.
+    """
     try:
         yield
     except Exception as exc:
@@ -207,7 +219,7 @@ def redis_errors(where: str, on_outage: Callable[[], None] = lambda: None) -> It
 
         if not isinstance(exc, driver.RedisError | driver.RedisClusterException | OSError):
             raise
-        error = translate(exc, where)
+        error = translate(exc, where, clustered=clustered)
         if type(error) is RedisUnavailableError:
             on_outage()
         raise error from exc

@@ -15,7 +15,7 @@ from saltctl.errors import SaltctlError
 from saltctl.settings import Settings
 from saltctl.stores.redis.buckets import BUCKETS_A_CALL, FENCE, Buckets
 from saltctl.stores.redis.connections import Connections
-from saltctl.stores.redis.errors import first_word, redis_errors
+from saltctl.stores.redis.errors import first_word
 from saltctl.stores.redis.replies.misconfiguration import misconfiguration
 from saltctl.stores.redis.replies.replicas import (
     Replicas,
@@ -91,13 +91,13 @@ class RedisInspection:
 
     def _ask(self, primary: str, *commands: tuple[Any, ...]) -> list[Any]:
         """Return the replies in order; an error reply is an exception in the list."""
-        with redis_errors(primary):
+        with self._connections.errors(primary):
             return self._connections.ask_all(primary, commands)
 
     def info(self, primary: str) -> ServerInfo:
         """Return INFO. A loading server answers it, and so does a server that refuses CONFIG."""
         self._ask(primary, ("PING",))  # connects, so that the time below is without it; a refusal is a reply, too
-        with redis_errors(primary):
+        with self._connections.errors(primary):
             before = self._now()
             info = self._connections.info(primary)
             after = self._now()
@@ -164,7 +164,7 @@ class RedisInspection:
             ("SCRIPT", "EXISTS", script_sha("lookup")),
             ("EVALSHA", script_sha("lookup"), 1, keys[0], layout, "-"),
         )
-        with redis_errors(primary):
+        with self._connections.errors(primary):
             for reply in (*counts, lookup):
                 if isinstance(reply, Exception) and (reply is not lookup or first_word(reply) not in _OF_LOOKUPS):
                     raise reply

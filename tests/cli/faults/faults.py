@@ -240,4 +240,5 @@ FAULTS = (
     Fault("no-profile", "aws", 78, "profile", _profile("[profile q]\nregion = us-east-1\n")),
     Fault("config-damaged", "aws", 78, "config", _profile("[profile p\nregion\n")),
     Fault("process-missing", "aws", 77, "/no/such", _profile("[profile p]\ncredential_process = /no/such\n")),
+    Fault("redis-cluster-node", "redis", 78, "redis+cluster://", _replies(b"-MOVED 3999 127.0.0.1:1\r\n")),
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -17,9 +19,14 @@ from saltctl.errors import (
     UnverifiedError,
     WrongTypeError,
 )
+from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
+from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.errors import redis_errors, translate
+from saltctl.stores.redis.registry import RedisRegistry
+from saltctl.testing import MemoryBackup
 from tests.support.redis_stub import Command, RedisStub
 
 
@@ -102,6 +109,34 @@ def test_each_reply_has_its_error(
     assert says in failure.message
     assert "127.0.0.1" in failure.message
     assert failure.hint
+
+
+@pytest.mark.parametrize("reply", [b"MOVED 3999 127.0.0.1:1", b"ASK 3999 127.0.0.1:1", b"TRYAGAIN during rehashing"])
+def test_a_single_server_that_redirects_is_a_node_of_a_cluster(reply: bytes) -> None:
+    """redis:// to it can never work, so it is no outage, and no redirection is followed. Lookups have the backup."""
+    settings = Settings(registry_id="0" * 16)
+
+    def rule(_: int, command: Command) -> bytes:
+        return b"-%s\r\n" % reply if command[0] in (b"EVAL", b"EVALSHA", b"HMGET", b"XADD") else RedisStub.OK
+
+    with RedisStub(rule) as server:
+        settings = replace(settings, redis_url=server.url)
+        with closing(RedisRegistry(settings)) as store, closing(HeatStream(settings)) as stream:
+            (primary,) = store.primaries()
+            for call in (
+                lambda: store.lookup(primary, ["a"]),
+                lambda: store.lookup(primary, ["a", "b"]),
+                lambda: store.read_unverified(["a"]),
+                lambda: store.merge("a", 4),
+                lambda: store.verified(range(1)),
+                lambda: stream.append_reports([HeatReport("a", "app", 0, 1)]),
+            ):
+                with pytest.raises(ConfigurationError, match="is a node of a cluster") as refused:
+                    call()
+                assert "redis+cluster://" in refused.value.hint
+            registry = Registry(store, MemoryBackup())
+            assert registry.lookup("a").source == "backup"
+            assert isinstance(registry.last_failure, ConfigurationError)
 
 
 def test_arguments_of_an_absent_command_are_not_repeated(ask: Callable[[bytes], SaltctlError]) -> None:
