@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from stat import S_ISREG
 from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -256,14 +257,26 @@ SPECS = tuple(
 
 
 def read_password(path: Path, setting: str = "redis_password_file") -> str:
-    """Return the password in a file, without its final newline. Raises ConfigurationError if it cannot be read."""
+    """Return the password in a file, without its final newline.
+
+    Raises ConfigurationError if it cannot be read, is empty, or has several lines.
+    """
     try:
-        return path.read_text(encoding="utf-8").rstrip("\r\n")
+        regular = S_ISREG(path.stat().st_mode)  # a pipe would block, and a device may never end
+        password = path.read_text(encoding="utf-8").rstrip("\r\n") if regular else ""
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(
             f"{setting} {str(path)!r} cannot be read: {getattr(exc, 'strerror', None) or 'it is not UTF-8'}",
             hint="check its path and its permissions",
         ) from exc
+    problem = "is empty" if regular else "is not a regular file"
+    if password:
+        problem = "has several lines" if re.search("[\r\n]", password) else ""
+    if problem:
+        raise ConfigurationError(
+            f"{setting} {str(path)!r} {problem}", hint="write the password into it, alone and on one line"
+        )
+    return password
 
 
 NO_HOME = "set HOME, XDG_CONFIG_HOME or SALTCTL_CONFIG: the home directory is unknown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
@@ -439,6 +440,32 @@ def test_blanks_belong_to_the_password(tmp_path: Path) -> None:
 def test_without_a_password_file_the_password_is_none() -> None:
     """The result is None: the URL may have the password."""
     assert Settings().redis_password() is None
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", "is empty"),
+        ("\n\r\n", "is empty"),
+        (f"{SECRET}\nuser\n", "several lines"),
+        (f"a\r{SECRET}", "several lines"),
+    ],
+)
+def test_a_password_file_holds_a_password_alone(tmp_path: Path, content: str, problem: str) -> None:
+    """An empty one would log in without a password; of several lines the right one is not known."""
+    path = tmp_path / "password"
+    path.write_text(content, newline="")
+    with pytest.raises(ConfigurationError, match=f"redis_password_file '{path}' .*{problem}") as refused:
+        Settings(redis_password_file=path).redis_password()
+    assert SECRET not in f"{refused.value.message}{refused.value.hint}"
+
+
+def test_a_password_file_is_a_regular_file(tmp_path: Path) -> None:
+    """A pipe without a writer would block."""
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for path in (tmp_path, pipe):
+        with pytest.raises(ConfigurationError, match=f"redis_password_file '{path}' is not a regular file"):
+            Settings(redis_password_file=path).redis_password()
 
 
 def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

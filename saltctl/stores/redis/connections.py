@@ -79,6 +79,8 @@ class Connections:
         if share is None:
             check_tls(self._url)
             check_iam(settings, self._url, self._aws_session)
+            settings.redis_password()  # raises if its file cannot be used; each connection reads it again
+            self._sentinel_password()
         self._topology: Topology = (
             share._topology if share else topology(self._url, self._fetch, pause=settings.breaker_seconds)
         )
@@ -262,13 +264,14 @@ class Connections:
 
     def _fetch(self, url: str, name: str, command: tuple[str, ...], timeout: float) -> Any:
         """Send one command to a node of a cluster or to a sentinel, over a new connection."""
-        path = dict(self._url.options).get("sentinel_password_file") if self._url.kind == "sentinel" else None
-        password = read_password(Path(path), "sentinel_password_file") if path else None
-        if self._url.kind == "cluster":
-            password = self._settings.redis_password()
+        password = self._settings.redis_password() if self._url.kind == "cluster" else self._sentinel_password()
         client = self._client_of(url, name, timeout, 0, password)
         with TimeBudget(timeout), closing(DedicatedConnection(client.connection_pool, name, timeout)) as connection:
             return connection.execute([command])[0]
+
+    def _sentinel_password(self) -> str | None:
+        path = dict(self._url.options).get("sentinel_password_file")
+        return read_password(Path(path), "sentinel_password_file") if path else None
 
     def _open(self, primary: str, retries: int) -> Any:
         url, password = self._url.of_server(primary), self._settings.redis_password()

@@ -25,8 +25,10 @@ from saltctl.local.servers import LocalRedis, free_port
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.bounded.deadline import BoundedSocket
+from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection, read_flags
+from saltctl.stores.redis.inspection import RedisInspection
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.urls import parse_redis_url
 from tests.support import Rebuilder
@@ -88,11 +90,30 @@ def test_the_password_file_opens(locked_server: LocalRedis, store_of: StoreOf, t
     """With a URL that has no password; rebuilds' own connections use it, too."""
     path = tmp_path / "password"
     path.write_text(f"{PASSWORD}\n")
-    store = store_of(of_redis(f"redis://127.0.0.1:{locked_server.port}/0", redis_password_file=path))
+    settings = of_redis(f"redis://127.0.0.1:{locked_server.port}/0", redis_password_file=path)
+    store = store_of(settings)
     assert store.merge("conv", 4).raised
+    path.write_text(WRONG)
+    with pytest.raises(AccessDeniedError):
+        store.sessions()
+    path.write_text(PASSWORD)  # each connection reads it again
     for session in store.sessions():
         assert merge(session, [("conv", 4)]) == 0  # it is there
         session.close()
+
+
+@pytest.mark.parametrize("url", ["redis://h", "redis+cluster://h", "redis+sentinel://h/s", "unix:///h", "sentinel"])
+def test_a_password_file_is_read_when_the_registry_is_opened(url: str, tmp_path: Path) -> None:
+    """Not at the first use: no server is asked."""
+    path = tmp_path / "password"
+    sentinel = url == "sentinel"
+    redis_url = f"redis+sentinel://h/s?sentinel_password_file={path}" if sentinel else url
+    settings = of_redis(redis_url, **({} if sentinel else {"redis_password_file": path}))
+    name = "sentinel_password_file" if sentinel else "redis_password_file"
+    openers: list[Callable[[Settings], object]] = [RedisRegistry, HeatStream, RedisInspection]
+    for opens in openers:
+        with pytest.raises(ConfigurationError, match=f"{name} '{path}' cannot be read: No such file"):
+            opens(settings)
 
 
 @pytest.mark.slow
