@@ -84,6 +84,8 @@ class _Bounded:
 
     own_timeout: Any = None
     """The timeout that was set: seconds, None without one."""
+    watch: Callable[[Any, int], None] | None = None
+    """Called with the buffer and the number of bytes that ``recv_into`` received. It may raise an error."""
     _in_force: float | None = None
     _unread = b""
 
@@ -99,7 +101,12 @@ class _Bounded:
     def _take_unread(self, buffer: Any) -> int:
         data, self._unread = self._unread, b""
         buffer[: len(data)] = data
-        return len(data)
+        return self._watched(buffer, len(data))
+
+    def _watched(self, buffer: Any, size: int) -> int:
+        if self.watch is not None:
+            self.watch(buffer, size)
+        return size
 
     def settimeout(self, value: float | None) -> None:
         """Set the timeout of operations outside of any budget."""
@@ -147,7 +154,7 @@ class BoundedSocket(_Bounded, socket.socket):
         if self._unread:
             return self._take_unread(buffer)
         self._bound()
-        return socket.socket.recv_into(self, buffer, size, flags)
+        return self._watched(buffer, socket.socket.recv_into(self, buffer, size, flags))
 
 
 class BoundedTlsSocket(_Bounded, ssl.SSLSocket):
@@ -159,7 +166,7 @@ class BoundedTlsSocket(_Bounded, ssl.SSLSocket):
         """Receive into a buffer; return the number of bytes."""
         if self._unread:
             return self._take_unread(buffer)
-        return ssl.SSLSocket.recv_into(self, buffer, nbytes, flags)
+        return self._watched(buffer, ssl.SSLSocket.recv_into(self, buffer, nbytes, flags))
 
     def do_handshake(self, block: bool = False) -> None:
         """Shake hands."""

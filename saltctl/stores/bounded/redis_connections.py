@@ -20,6 +20,7 @@ from redis.exceptions import ConnectionError  # noqa: A004, TID253
 from redis.retry import Retry  # noqa: TID253
 
 from saltctl.stores.bounded.deadline import BoundedSocket, BoundedTlsSocket, TimeBudget, connect, remaining
+from saltctl.stores.bounded.reply_limit import OUT_OF_STEP, OversizedReplyError, ReplyLimit
 
 _BYTES_A_READ = 4096
 _NIL = b"*1\r\n$-1\r\n"
@@ -78,7 +79,21 @@ class _Exchange(AbstractConnection):
 
     def _connect(self) -> BoundedSocket | BoundedTlsSocket:
         self.bounded = self._open()
+        self._limit = self.bounded.watch = ReplyLimit()
         return self.bounded
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Send packed commands; raises redis-py's errors."""
+        super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
+        self._limit.start_exchange()
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        """Return the next reply; raises redis-py's errors, also if it is longer than any that saltctl asks for."""
+        self._limit.start_reply()
+        try:
+            return super().read_response(*args, **options)
+        except (OversizedReplyError, MemoryError) as exc:
+            raise ConnectionError(OUT_OF_STEP) from exc
 
     def exchange(self, command: bytes) -> Any:
         """Send a packed command and return its reply within the timeout of the connection. Raises redis-py's errors.
@@ -95,9 +110,10 @@ class _Exchange(AbstractConnection):
             if (found := _NUMBER(data)) is not None and int(found[1]) == len(found[2]):
                 return [found[2]]
             sock.unread(data)
+            self._limit.start_exchange()
         with TimeBudget(ends - monotonic()):
             if not relaxed:
-                self.send_packed_command((command,), check_health=False)  # type: ignore[no-untyped-call]
+                self.send_packed_command((command,), check_health=False)
             reply = self.read_response()
         if self.can_read():
             raise ConnectionError("there is more than one reply")
@@ -117,9 +133,8 @@ class _Tcp(_Exchange, Connection):
 
 
 class _Tls(_Tcp, SSLConnection):
-    def _connect(self) -> BoundedSocket | BoundedTlsSocket:
-        self.bounded = self._wrap_socket_with_ssl(self._open())
-        return self.bounded
+    def _open(self) -> Any:
+        return self._wrap_socket_with_ssl(super()._open())
 
     def _wrap_socket_with_ssl(self, sock: BoundedSocket) -> Any:
         timeout = _timeout_of(self)

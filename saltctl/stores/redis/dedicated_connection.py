@@ -10,6 +10,7 @@ from typing import Any
 from saltctl.errors import RedisUnavailableError
 from saltctl.forks import this_process
 from saltctl.stores.bounded.deadline import TimeBudget
+from saltctl.stores.bounded.reply_limit import MAX_REPLY_BYTES
 from saltctl.stores.redis.errors import REDIRECTING, first_word, moved, out_of_step, read_reply, redis_errors
 from saltctl.stores.redis.replies.shapes import has_shape
 from saltctl.stores.redis_iam import IAM_AGE
@@ -145,6 +146,8 @@ def read_flags(socket: Any, count: int) -> list[bool]:
             raise driver.ConnectionError("Connection closed by server.")
         lines += received.count(b"\n")
         data += received
+        if len(data) > MAX_REPLY_BYTES:
+            raise out_of_step()
     # ":0\r\n" or ":1\r\n", four bytes each.
     if len(data) == 4 * count and data[::4] == b":" * count:
         return [flag == _ONE for flag in data[1::4]]

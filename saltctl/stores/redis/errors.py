@@ -19,6 +19,7 @@ from saltctl.errors import (
     UnverifiedError,
     WrongTypeError,
 )
+from saltctl.stores.bounded.reply_limit import OUT_OF_STEP
 from saltctl.stores.redis.replies.misconfiguration import hint_of_outage, misconfiguration
 from saltctl.urls import known_address
 
@@ -58,7 +59,6 @@ _WORD_OF_CLASS = {
     "ReadOnlyError": "READONLY",
     "TryAgainError": "TRYAGAIN",
 }
-_OUT_OF_STEP = "answered another command"
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM", "DENIED")
 _DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 """Messages of Valkey and Redis if the ACL permits a script but not a command in it; their first word is ERR."""
@@ -113,7 +113,7 @@ def out_of_step() -> Exception:
     """Return the error for a reply that may belong to another command. Its connection is not used again."""
     import redis.exceptions as driver
 
-    return driver.ConnectionError(_OUT_OF_STEP)
+    return driver.ConnectionError(OUT_OF_STEP)
 
 
 UNPARSED = (ValueError, TypeError, LookupError)
@@ -168,8 +168,8 @@ def translate(exc: Exception, where: str, *, clustered: bool = True) -> SaltctlE
         return ConfigurationError(f"Redis at {where} {wrong[0]}", hint=wrong[1])
     if word in _OUTAGES:
         problem = f"refuses: {_OUTAGES[word]} ({word})"
-    elif text == _OUT_OF_STEP:
-        problem = _OUT_OF_STEP
+    elif text == OUT_OF_STEP:
+        problem = OUT_OF_STEP
     elif isinstance(exc, driver.TimeoutError | TimeoutError):
         problem = "did not answer in time"
     elif isinstance(exc, driver.ConnectionError | OSError):
