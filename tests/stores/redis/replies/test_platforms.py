@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ from typing import Any
 import pytest
 import redis  # noqa: TID253  plain clients that fill a server
 
+from saltctl.detection.detector import Detector
 from saltctl.errors import ConfigurationError, RaiseIncompleteError
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.stream import HeatStream
+from saltctl.stores.heat.window_sums import WindowSums
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.replies.platforms import (
     evicts_entries,
@@ -194,7 +199,8 @@ def test_eviction_spares_the_registry(
 ) -> None:
     """Keys with a TTL fill the memory and are evicted; the registry stays complete and verified.
 
-    Without such keys the memory stays full: raises are incomplete, and nothing is lost.
+    Without such keys the memory stays full: raises are incomplete, and nothing is lost. Sums of heat reports have a
+    TTL. If they are evicted, the raise comes with a later report; no N is lowered, and no report is lost.
     """
     options = {"maxmemory": "6mb", "maxmemory-policy": policy}
     server = LocalRedis(tmp_path / "volatile", binary=redis_binary, options=options)
@@ -202,10 +208,21 @@ def test_eviction_spares_the_registry(
     settings = replace(settings, redis_url=server.url)
     store = RedisRegistry(settings, registry_id=backup.registry.id)
     registry = Registry(store, backup, breaker_seconds=0)
+    stream, sums, now = HeatStream(settings), WindowSums(settings), int(time.time())
+    detector = Detector(sums, registry, None, settings, max_age=3600)
+
+    def report(server: str) -> None:
+        """Send a report of 1.9 salts' writes in this window."""
+        stream.append_reports([HeatReport("hot", server, now, 1500)])
+
     try:
         assert list(rebuild_job(settings, store, backup).run())
         for number in range(20):
             registry.raise_to(f"conv{number}", 4)
+        stream.create_group()
+        report("a")
+        assert [event.after for event in detector.handle(stream.read_new("c", 10), stream).raises] == [2]
+        report("b")
         with redis.Redis.from_url(server.url) as other:
             number = 0
             while not other.info("stats")["evicted_keys"]:
@@ -215,18 +232,26 @@ def test_eviction_spares_the_registry(
             assert registry.last_failure is None
             assert {(lookup.max_n, lookup.source) for lookup in found.values()} == {(4, "redis")}
             assert all(store.verified().values())
-            assert not [key for key in other.scan_iter(f"{settings.key_prefix}:*") if other.ttl(key) != -1]
+            assert not [key for key in other.scan_iter(f"{settings.key_prefix}:r:*") if other.ttl(key) != -1]
             other.config_set("maxmemory", "1mb")  # below what keys without TTL need
             other.get("evict now")
-            assert not list(other.scan_iter("cache:*"))
+            assert not [*other.scan_iter("cache:*"), *other.scan_iter(f"{settings.key_prefix}:sum:*")]
+            entries = stream.read_new("c", 10)
+            assert detector.handle(entries, stream).left_pending == [entry.id for entry in entries] != []
             with pytest.raises(RaiseIncompleteError, match="memory is full"):
                 registry.raise_to("conv0", 8)
             found = registry.lookup_many([f"conv{number}" for number in range(20)])
             assert {(lookup.max_n, lookup.source) for lookup in found.values()} == {(4, "redis")}
             other.config_set("maxmemory", "64mb")
             assert registry.raise_to("conv0", 8).committed
+            assert not detector.handle(stream.read_own("c", "0", 10), stream).raises  # with the sum it would be 4
+            assert not stream.read_own("c", "0", 10)
+            assert registry.lookup("hot").max_n == 2
+            report("d")
+            assert [event.after for event in detector.handle(stream.read_new("c", 10), stream).raises] == [4]
     finally:
-        store.close()
+        for opened in (store, stream, sums):
+            opened.close()
         server.kill()
 
 
