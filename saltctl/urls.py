@@ -173,10 +173,12 @@ def _check_options(url: RedisUrl) -> None:
 def _unknown_option(name: str, url: RedisUrl) -> str:
     """Return why an option is refused. Its name is hidden if it may be the end of a password with an ampersand."""
     hidden = not re.fullmatch("[a-z][a-z_]{,40}", name) or any("pass" in other.lower() for other, _ in url.options)
-    tls = "; for TLS, write rediss:// or rediss+…://" if name.startswith("ssl") and not url.tls else ""
+    instead = "; for TLS, write rediss:// or rediss+…://" if name.startswith("ssl") and not url.tls else ""
+    if name in ("user", "auth") and not hidden:
+        instead = "; a user belongs before the host, as in redis://user@host, and a password into redis_password_file"
     return (
         f"has {'an option' if hidden else f'the option {name}'} that saltctl does not know or sets itself, as it does "
-        f"retries and the protocol{tls}. Remove it; see: saltctl help redis-urls"
+        f"retries and the protocol{instead}. Remove it; see: saltctl help redis-urls"
     )
 
 

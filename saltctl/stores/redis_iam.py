@@ -42,7 +42,9 @@ def check_iam(settings: Settings, url: RedisUrl, session: Callable[[], Any]) -> 
             "sentinels have no IAM authentication",
             "write rediss:// or rediss+cluster:// in SALTCTL_REDIS_URL",
         )
-    elif colon or settings.redis_password_file is not None or names & {"username", "password"}:
+    elif "username" in names:
+        problem, hint = "a user is not an option of the URL", "write it before the host: rediss://USER@HOST:6379"
+    elif colon or settings.redis_password_file is not None or "password" in names:
         problem, hint = "redis_iam and a password exclude each other", "remove the password, or unset SALTCTL_REDIS_IAM"
     elif not user:
         problem, hint = "IAM authentication needs a user", "write the user's name in the URL: rediss://USER@HOST:6379"

@@ -291,6 +291,7 @@ def test_without_credentials_lookups_use_the_backup(
         ({"redis_url": "rediss+sentinel://app@127.0.0.1:1/primary"}, "sentinels"),
         ({"redis_url": "rediss://app:secret@127.0.0.1:1/0"}, "password"),
         ({"redis_url": "rediss://127.0.0.1:1/0"}, "needs a user"),
+        ({"redis_url": "rediss://127.0.0.1:1/0?username=app"}, "a user is not an option"),
         ({"redis_password_file": Path("/dev/null")}, "password"),
         ({"redis_iam_cache": None}, "name of the cache"),
         ({"redis_iam": None}, "redis_iam is not"),
