@@ -26,6 +26,7 @@ from saltctl.stores.aws.failures.errors import aws_errors, error_code
 from saltctl.stores.aws.rebuild_items import CheckpointItem, LeaseItem, ScanCheckpointItems
 from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID, RegistryItem
 from saltctl.stores.aws.scan_parser import ScanClient
+from saltctl.stores.bounded.deadline import TimeBudget, remaining
 from saltctl.stores.contracts.registry import BackupEntry, BackupPage, Raise, RaiseOutcome, RegistryIdentity
 from saltctl.stores.parallel_scan import scan_in_parallel
 from saltctl.stores.retry import backoff_seconds
@@ -83,7 +84,8 @@ class BackupTable(BackupItems):
         found: dict[str, BackupEntry] = {}
         unique = list(dict.fromkeys(conversation_ids))
         for start in range(0, len(unique), _MAX_BATCH - 1):
-            items = {item[KEY]["S"]: item for item in self._read_batch(unique[start : start + _MAX_BATCH - 1])}
+            with TimeBudget(self.settings.aws_timeout):
+                items = {item[KEY]["S"]: item for item in self._read_batch(unique[start : start + _MAX_BATCH - 1])}
             # First the identity: without it, a missing item proves nothing.
             self.registry.check(items.pop(REGISTRY_ITEM_ID, None))
             found |= {i: parse_entry(i, item, self.where) for i, item in items.items()}
@@ -100,7 +102,9 @@ class BackupTable(BackupItems):
             yield from response.get("Responses", {}).get(self.name, [])
             if not keys:
                 return
-            self._sleep(backoff_seconds(attempt, first=0.05))
+            if not (left := remaining()):
+                break
+            self._sleep(min(backoff_seconds(attempt, first=0.05), left))
         raise ThrottledError(
             f"DynamoDB leaves reads of table {self.where} unprocessed", hint="wait, or give it more capacity"
         )
@@ -214,7 +218,8 @@ class BackupTable(BackupItems):
 
 
 def _only_of(keys: Sequence[Mapping[str, Any]], response: Mapping[str, Any]) -> bool:
-    """Return whether a response to BatchGetItem has, and leaves unprocessed, no other item than those of ``keys``."""
+    """Return whether a response to BatchGetItem has, or leaves unprocessed, only items of ``keys``, each once."""
     left = [key for table in response.get("UnprocessedKeys", {}).values() for key in table["Keys"]]
     items = [item for found in response.get("Responses", {}).values() for item in found]
-    return all(key in keys for key in [*left, *({KEY: item[KEY]} for item in items)])
+    named = [*left, *({KEY: item[KEY]} for item in items)]
+    return all(key in keys for key in named) and len({key[KEY]["S"] for key in named}) == len(named)

@@ -67,8 +67,7 @@ class PageParser:
         except (ValueError, RecursionError):  # not JSON, or an attribute has an unexpected type
             return self.parse_any_types(body)
         capacity = decoded.ConsumedCapacity
-        if capacity is not None:
-            self._check_table(capacity.TableName)
+        self._check(len(decoded.Items), decoded.Count, "" if capacity is None else capacity.TableName)
         page = ScanPage(
             consumed_rcu=0.0 if capacity is None else capacity.CapacityUnits,
             last=None if decoded.LastEvaluatedKey is None else decoded.LastEvaluatedKey.conversation_id.S,
@@ -100,7 +99,7 @@ class PageParser:
         try:
             last = response["LastEvaluatedKey"][KEY]["S"] if response.get("LastEvaluatedKey") else None
             capacity = response.get("ConsumedCapacity") or {}
-            self._check_table(capacity.get("TableName", ""))
+            self._check(len(response["Items"]), response.get("Count"), capacity.get("TableName", ""))
             units = float(capacity.get("CapacityUnits", 0.0))
             items = [(item[KEY]["S"], item) for item in response["Items"]]
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
@@ -110,9 +109,12 @@ class PageParser:
             self._add_unusual(page, conversation_id, item)
         return page
 
-    def _check_table(self, name: str) -> None:
-        if name and self._table and name.rpartition("/")[2] != self._table:
+    def _check(self, items: int, count: int | None, table: str) -> None:
+        """Refuse a page of another table, or one without any sign that it is of this one: it would end the scan."""
+        if self._table and (table.rpartition("/")[2] != self._table if table else not items):
             raise MalformedPageError("it belongs to another request")
+        if count not in (None, items):
+            raise MalformedPageError(f"it has {items:,} items, and says {count}")
 
     def _add_unusual(self, page: ScanPage, conversation_id: str, item: Mapping[str, Any]) -> None:
         """Add an item that may be damaged, not committed, above the cap, or one of saltctl's own items."""
@@ -192,6 +194,7 @@ def _page_decoder() -> Callable[[bytes], Any]:
         "Page",
         [
             ("Items", list.__class_getitem__(item)),
+            ("Count", int | None, None),
             ("LastEvaluatedKey", key | None, None),
             ("ConsumedCapacity", capacity | None, None),
         ],

@@ -13,6 +13,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.client import ClientOfProcess, create_client
 from saltctl.stores.aws.failures.errors import MISSING_HINT, aws_errors, error_code, missing_table
 from saltctl.stores.aws.failures.refusals import check_usable
+from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.bounded.errors import OversizedResponseError, UnreadableResponseError
 from saltctl.stores.contracts.messages import TableSize
 
@@ -28,6 +29,7 @@ def _belongs(operation: str, response: Any, table: str, key: Mapping[str, Any], 
         return (
             bool(names or rows)
             and ("Items" in response) == (operation in ("query", "scan"))
+            and response.get("Count") in (None, len(response.get("Items", ())))
             and all(_bare(name) == _bare(table) for name in names)
             and all(
                 row[name] == value or _equal_numbers(row[name], value) for row in rows for name, value in key.items()
@@ -82,18 +84,27 @@ class Table:
         """Send a request that may be repeated, and return the response that belongs to it.
 
         A response must show that it belongs to the request: it names the table, or has rows, and every row has
-        ``key``; ``fits`` checks the rest. Otherwise the request is sent once more, over new connections.
+        ``key``; ``fits`` checks the rest. Otherwise the request is sent once more, over new connections. Both may take
+        ``aws_timeout`` seconds.
 
         Raises:
             MismatchedResponseError: the second response belongs to another request, too.
             Exception: every error of botocore.
         """
+        with TimeBudget(self.settings.aws_timeout):
+            return self._send(operation, request, key, fits)
+
+    def _send(
+        self, operation: str, request: Mapping[str, Any], key: Mapping[str, Any], fits: Callable[[Any], bool]
+    ) -> dict[str, Any]:
         if operation != "batch_get_item":
             request = {"TableName": self.name, **request}
         if operation != "describe_table":
             request = {**request, "ReturnConsumedCapacity": "TOTAL"}  # names the table
+        from botocore.exceptions import HTTPClientError
+
         unreadable = None
-        for _ in range(2):
+        for attempt in range(2):
             client, process = self.client, this_process()
             try:
                 response: dict[str, Any] = getattr(client, operation)(**request)
@@ -101,6 +112,10 @@ class Table:
                 raise
             except UnreadableResponseError as exc:
                 unreadable = exc
+            except HTTPClientError:
+                if attempt == 0:
+                    raise
+                break  # most likely the rest of the time was too short: what was wrong with the first response counts
             else:
                 unreadable = None
                 # If a signal handler has forked meanwhile, the parent reads from the same connection.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from saltctl.errors import ConfigurationError, DamagedEntryError, ThrottledError
+from saltctl.errors import AwsUnavailableError, ConfigurationError, DamagedEntryError, ThrottledError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts.registry import BackupEntry, BackupPage, Raise, RaiseOutcome
@@ -169,6 +171,25 @@ def test_keys_that_stay_unprocessed_raise_throttled_error(
         stubbed_backup.get_many(["a", "b"])
     assert len(pauses) == 8
     assert sum(pauses) < 0.05 * 2**8
+
+
+@pytest.mark.slow
+def test_a_lookup_of_unprocessed_keys_ends_within_its_time(aws_settings: Settings, aws_stub: AwsStub) -> None:
+    """The requests for the keys that are left, and the pauses, have one budget together."""
+    settings = replace(aws_stub.settings(aws_settings), aws_timeout=1.5)
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        time.sleep(0.6)
+
+    stubbed_backup = BackupTable(settings, sleep=sleep)
+    aws_stub.rule = lambda operation, request: (
+        (200, {"Responses": {}, "UnprocessedKeys": request["RequestItems"]}) if operation == "BatchGetItem" else None
+    )
+    with pytest.raises(AwsUnavailableError):
+        stubbed_backup.get("a")
+    assert len(pauses) < 5
 
 
 DAMAGED = {

@@ -81,6 +81,12 @@ CASES: dict[str, Case] = {
         lambda b, m: {i: e.max_n for i, e in b.get_many(["mine", "other"]).items()},
         {"mine": 2, "other": 8},
     ),
+    "a batch with one item twice": (
+        "BatchGetItem",
+        lambda b, m: {"Responses": {b.name: [b.read_item("mine"), entry("mine")]}},
+        lambda b, m: {i: e.max_n for i, e in b.get_many(["mine", "other"]).items()},
+        {"mine": 2, "other": 8},
+    ),
     "a batch of nothing": (
         "BatchGetItem",
         lambda b, m: {},
@@ -136,6 +142,12 @@ CASES: dict[str, Case] = {
         lambda b, m: len(m.query(MINE).items),
         2,
     ),
+    "a page that lost its rows": (
+        "Query",
+        lambda b, m: {"Items": [], "Count": 2, "ScannedCount": 2} | capacity(m),
+        lambda b, m: len(m.query(MINE).items),
+        2,
+    ),
     "no page": ("Query", lambda b, m: capacity(m), lambda b, m: len(m.query(MINE).items), 2),
     "a page of another table": (
         "Query",
@@ -150,6 +162,12 @@ CASES: dict[str, Case] = {
         lambda b, m: {"Table": {"TableName": m.name, "TableStatus": "ACTIVE"}},
         lambda b, m: b.require()["TableName"][:6],
         "backup",
+    ),
+    "a scan of nothing": (
+        "Scan",
+        lambda b, m: {"Items": [], "Count": 0, "ScannedCount": 0},
+        lambda b, m: sorted(e[0] for page in b.scan(1) for e in page.entries),
+        ["mine", "other"],
     ),
     "a scan of another table": (
         "Scan",

@@ -87,6 +87,30 @@ def test_a_malformed_page_raises_an_error(slowly: bool, body: bytes) -> None:
         parse(body, slowly=slowly)
 
 
+@pytest.mark.parametrize("slowly", [True, False])
+@pytest.mark.parametrize(
+    "page",
+    [
+        {"Items": [], "Count": 0, "ScannedCount": 0},
+        {"Items": [], "LastEvaluatedKey": {}},
+        {"Items": [], "ConsumedCapacity": {"CapacityUnits": 1.0}},
+        {"Items": [], "ConsumedCapacity": {"TableName": "another"}},
+        {"Items": [], "Count": 7, "ConsumedCapacity": {"TableName": "backup"}},
+        {"Items": [{"conversation_id": {"S": "c"}, "max_n": {"N": "2"}, "write_n": {"N": "2"}}], "Count": 2},
+    ],
+    ids=str,
+)
+def test_a_page_shows_that_it_is_complete_and_of_its_table(slowly: bool, page: dict[str, Any]) -> None:
+    """Any server may answer with no items: a rebuild would verify an empty Redis."""
+    parser = PageParser(CAP, "arn:aws:dynamodb:eu-central-1:111122223333:table/backup")
+    body = json.dumps(page).encode()
+    with pytest.raises(MalformedPageError):
+        (parser.parse_any_types if slowly else parser.parse)(body)
+    own = page | {"ConsumedCapacity": {"TableName": "backup"}, "Count": len(page["Items"])}
+    body = json.dumps(own).encode()
+    assert len((parser.parse_any_types if slowly else parser.parse)(body).entries) == len(page["Items"])
+
+
 class Events:
     """A client that passes each response to the listener of before-parse, as botocore does."""
 
