@@ -111,7 +111,22 @@ def _checked(base: Any) -> Any:
                 _require(shape.name, value)
             return value
 
+        def _handle_map(self, shape: Any, node: Any) -> Any:
+            of = shape.value
+            if of.name != "AttributeValue":
+                return super()._handle_map(shape, node)
+            # Most attributes are strings and numbers, which stay as they are. This is most of the time of a page.
+            return {name: one if _is_plain(one) else self._parse_shape(of, one) for name, one in node.items()}
+
     return Checked
+
+
+def _is_plain(attribute: Any) -> bool:
+    """Return whether an attribute of DynamoDB is one string or one number, which JSON has as a string, too."""
+    if type(attribute) is not dict or len(attribute) != 1:
+        return False
+    ((kind, value),) = attribute.items()
+    return kind in ("S", "N") and type(value) is str
 
 
 def _require(name: str, value: Mapping[str, Any]) -> None:

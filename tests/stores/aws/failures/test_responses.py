@@ -135,6 +135,33 @@ def test_members_of_other_types(behind: tuple[AwsStub, Settings], call: str, ans
         pytest.fail(f"returned {CALLS[call](settings)!r}")
 
 
+def test_attributes_of_every_type_are_parsed_as_botocore_parses_them() -> None:
+    """Strings and numbers have a shorter way."""
+    from botocore.parsers import JSONParser
+    from botocore.session import get_session
+
+    one = {"S": "x", "N": "1", "B": "AAE=", "BOOL": True, "NULL": True, "SS": ["a"], "NS": ["1"], "BS": ["AAE="]}
+    each = {kind: {kind: value} for kind, value in one.items()}
+    row = {**each, "M": {"M": each}, "L": {"L": list(each.values())}, "null": None, "unknown": {"X": "x"}, "none": {}}
+    shape: Any = get_session().get_service_model("dynamodb").operation_model("Query").output_shape
+    response = {"status_code": 200, "headers": {}, "body": json.dumps({"Items": [row]}).encode()}
+    parsed = create_parser("json").parse(dict(response), shape)
+    assert parsed == JSONParser().parse(dict(response), shape)
+    assert parsed["Items"][0]["M"]["M"]["B"] == {"B": b"\x00\x01"}
+    for wrong in (
+        {"N": 1},
+        {"S": True},
+        {"S": "x", "N": 1},
+        {"L": [{"S": 1}]},
+        {"M": {"a": {"N": 1.5}}},
+        {"B": 1},
+        "x",
+    ):
+        response["body"] = json.dumps({"Items": [{"a": wrong}]}).encode()
+        with pytest.raises(UnreadableResponseError):
+            create_parser("json").parse(dict(response), shape)
+
+
 def test_a_read_that_does_not_advance_ends(behind: tuple[AwsStub, Settings]) -> None:
     """The same LastEvaluatedKey again is not followed for ever, by no scan and no query."""
     stub, settings = behind
