@@ -19,16 +19,16 @@ from pathlib import Path
 from stat import S_ISREG
 from types import MappingProxyType
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from saltctl.errors import ConfigurationError
 from saltctl.times import parse_duration
-from saltctl.urls import mask_url, parse_redis_url
+from saltctl.urls import check_http_url, mask_url, parse_redis_url
 
 T = TypeVar("T")
 
 SORT_KEY_FORMS = ("iso", "epoch-s", "epoch-ms", "epoch-us", "epoch-ns", "ulid", "uuid7", "ksuid")
 """How sort keys may hold times: see saltctl/history/sort_key_form.py."""
+REDIS_IAM = ("elasticache", "elasticache-serverless", "memorydb")
 
 
 def _text(value: Any) -> str:
@@ -98,20 +98,13 @@ def _redis_url(value: Any) -> str:
 
 
 def _endpoint(value: Any) -> str:
-    url = _text(value)
-    try:
-        parts = urlsplit(url)
-        hostname = parts.hostname
-    except ValueError:
-        raise ValueError("is not a valid URL") from None
-    if parts.scheme not in ("http", "https") or not hostname:
-        raise ValueError("must be an http:// or https:// URL")
+    check_http_url(url := _text(value))
     return url
 
 
-def _redis_iam(value: Any) -> str:
-    if (text := _text(value)) not in ("elasticache", "elasticache-serverless", "memorydb"):
-        raise ValueError("must be elasticache, elasticache-serverless or memorydb")
+def _one_of(value: Any, names: tuple[str, ...]) -> str:
+    if (text := _text(value)) not in names:
+        raise ValueError(f"must be one of {', '.join(names)}")
     return text
 
 
@@ -126,12 +119,6 @@ def _message_id_from(value: Any) -> str:
     if text != "sort_key" and not re.fullmatch(r"attribute:.{1,255}", text, re.DOTALL):
         raise ValueError("must be sort_key, or attribute: and a name, such as attribute:message_id")
     return text
-
-
-def _sort_key_form(value: Any) -> str:
-    if _text(value) not in SORT_KEY_FORMS:
-        raise ValueError(f"must be one of {', '.join(SORT_KEY_FORMS)}")
-    return str(value)
 
 
 def _setting(default: T, parse: Callable[[Any], Any], *environment: str, secret: bool = False) -> T:
@@ -149,8 +136,8 @@ class Settings:
 
     redis_url: str | None = _setting(None, _redis_url, secret=True)
     redis_password_file: Path | None = _setting(None, _path)
-    redis_iam: str | None = _setting(None, _redis_iam)
-    """Service whose IAM authentication logs in to Redis: elasticache, elasticache-serverless or memorydb."""
+    redis_iam: str | None = _setting(None, partial(_one_of, names=REDIS_IAM))
+    """Service whose IAM authentication logs in to Redis: one of REDIS_IAM."""
     redis_iam_cache: str | None = _setting(None, _cache_name)
     """Name of the replication group, serverless cache or cluster, which the token of IAM authentication names."""
     backup_table: str = _setting("saltctl-registry", _name)
@@ -164,7 +151,7 @@ class Settings:
     a client reads the id from the backup table, once."""
     message_id_from: str = _setting("sort_key", _message_id_from)
     """Source of a message's id: ``sort_key`` (the part after its first ``#``) or ``attribute:NAME``."""
-    sort_key_form: str | None = _setting(None, _sort_key_form)
+    sort_key_form: str | None = _setting(None, partial(_one_of, names=SORT_KEY_FORMS))
     """How sort keys hold times, if some hold none or it cannot be learned from them: one of SORT_KEY_FORMS."""
     max_n_cap: int = _setting(256, partial(_whole, minimum=1, maximum=65536))
     wps_per_salt: int = _setting(800, partial(_whole, minimum=1))

@@ -234,6 +234,17 @@ def _mask_parameter(parameter: str) -> str:
     return f"{name}={MASK}" if equals and secret else parameter
 
 
+def check_http_url(url: str) -> None:
+    """Raise ValueError unless a URL names a host of HTTP or HTTPS. The error quotes nothing of it."""
+    try:
+        parts = urlsplit(url)
+        hostname = parts.hostname
+    except ValueError:
+        raise ValueError("is not a valid URL") from None
+    if parts.scheme not in ("http", "https") or not hostname:
+        raise ValueError("must be an http:// or https:// URL")
+
+
 def has_password(redis_url: str) -> bool:
     """Return whether the URL contains a password. Such a URL must not come from a flag, because ``ps`` shows it."""
     return mask_url(redis_url) != redis_url

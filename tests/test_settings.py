@@ -241,7 +241,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("breaker_seconds", "-1", "number of seconds"),
     ("aws_profile", 7, "must be a string"),
     ("aws_region", "eu central", "may hold letters"),
-    ("redis_iam", "iam", "elasticache-serverless or memorydb"),
+    ("redis_iam", "iam", "must be one of elasticache, elasticache-serverless"),
     ("redis_iam_cache", "c.abc.use1.cache.amazonaws.com", "not its endpoint"),
     ("aws_endpoint_url", "127.0.0.1:8000", "http:// or https://"),
     ("aws_endpoint_url", "http://", "http:// or https://"),

@@ -121,9 +121,11 @@ class History:
             self._owned_registry.close()
 
     def __enter__(self) -> Self:
+        """Return the history itself, which is closed at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close the history, as :meth:`close` does."""
         self.close()
 
     # Writing.

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode
 
 from saltctl.errors import ConfigurationError
+from saltctl.settings import REDIS_IAM, Settings
 
 if TYPE_CHECKING:
-    from saltctl.settings import Settings
     from saltctl.urls import RedisUrl
 
-KINDS = ("elasticache", "elasticache-serverless", "memorydb")
 IAM_AGE = 11 * 3600.0
 """Seconds after which a connection is opened anew, or logs in anew: an hour before AWS closes it."""
 _VALIDITY = 900
@@ -30,7 +29,9 @@ def check_iam(settings: Settings, url: RedisUrl, session: Callable[[], Any]) -> 
     """
     if settings.redis_iam is None:
         if settings.redis_iam_cache is not None:
-            raise ConfigurationError("redis_iam_cache is set and redis_iam is not", hint=f"set it: {', '.join(KINDS)}")
+            raise ConfigurationError(
+                "redis_iam_cache is set and redis_iam is not", hint=f"set it: {', '.join(REDIS_IAM)}"
+            )
         return
     user, colon, _ = url.userinfo.partition(":")
     names = {name for name, _ in url.options}

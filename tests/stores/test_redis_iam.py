@@ -15,14 +15,15 @@ from urllib.parse import parse_qsl, quote
 
 import pytest
 
-from saltctl.errors import AccessDeniedError, ConfigurationError, RedisUnavailableError
+from saltctl.errors import AccessDeniedError, AwsUnavailableError, ConfigurationError, RedisUnavailableError
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
+from saltctl.stores.bounded.aws_credentials import SharedCredentials
+from saltctl.stores.bounded.deadline import remaining
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.testing import MemoryBackup
 from tests.support.redis_stub import Command, RedisStub, bulk
-from tests.support.slow_servers import SlowServer
 from tests.support.tls import create_authority, start_front
 
 pytestmark = pytest.mark.slow
@@ -226,20 +227,18 @@ def test_each_node_of_a_cluster_is_logged_in_to(fronts: Fronts, clock: Clock) ->
     assert all(len(server.tokens) == len(server.logged_in) for server in servers)
 
 
-def test_a_silent_provider_is_an_outage_of_redis(
-    fronts: Fronts, clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Connecting ends with the budget. A lookup uses the backup, for which there is more time."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    (tmp_path / "config").write_text("[profile silent]\n")
+def test_a_silent_provider_is_an_outage_of_redis(fronts: Fronts, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connecting waits for it within its own budget. A lookup uses the backup, for which there is more time."""
+    budgets: list[float | None] = []
+
+    def stay_silent(_: SharedCredentials) -> None:
+        budgets.append(remaining())
+        raise AwsUnavailableError("the AWS credentials provider 'sso' did not answer", hint="aws sso login")
+
+    monkeypatch.setattr(SharedCredentials, "get_frozen_credentials", stay_silent)
     server = IamServer(clock)
-    short = {"lookup_timeout": 0.3, "redis_timeout": 0.3, "breaker_seconds": 0.0}
-    settings = fronts.serve(server, aws_profile="silent", **short)
-    store = RedisRegistry(settings)
-    with SlowServer() as provider, Registry(store, MemoryBackup(), breaker_seconds=0) as registry:
-        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{provider.port}")
+    store = RedisRegistry(fronts.serve(server, lookup_timeout=30.0, redis_timeout=40.0))
+    with Registry(store, MemoryBackup(), breaker_seconds=0) as registry:
         assert registry.lookup("conv").source == "backup"
         failures = [registry.last_failure]
         for ask in (store.sessions, lambda: store.merge("conv", 4)):
@@ -248,7 +247,9 @@ def test_a_silent_provider_is_an_outage_of_redis(
             failures.append(caught.value)
     for failure in failures:
         assert type(failure) is RedisUnavailableError
-        assert "'container-role' did not answer" in failure.message
+        assert "'sso' did not answer" in failure.message
+        assert failure.hint == "aws sso login"
+    assert all(budget is not None and budget <= most for budget, most in zip(budgets, (30, 40, 40), strict=True))
     assert not server.tokens
 
 
