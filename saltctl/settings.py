@@ -396,7 +396,8 @@ def _parse(spec: SettingSpec, raw: Any, origin: str) -> Any:
     try:
         return spec.parse(raw)
     except ValueError as exc:
-        raise ConfigurationError(f"{spec.name} ({origin}) {exc}", hint="`saltctl config path` names the file") from None
+        where = "`saltctl config path` names the file" if origin.startswith("context") else f"correct the {origin}"
+        raise ConfigurationError(f"{spec.name} ({origin}) {exc}", hint=where) from None
 
 
 def default_actor() -> str:

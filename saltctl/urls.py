@@ -239,8 +239,10 @@ def check_http_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         hostname = parts.hostname
+        if parts.port == 0:
+            raise ValueError
     except ValueError:
-        raise ValueError("is not a valid URL") from None
+        raise ValueError("is not a valid URL: is its port a number up to 65535?") from None
     if parts.scheme not in ("http", "https") or not hostname:
         raise ValueError("must be an http:// or https:// URL")
 

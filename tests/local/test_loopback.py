@@ -19,7 +19,7 @@ from saltctl.errors import ConfigurationError
 from saltctl.loopback import INSIDE
 from saltctl.settings import Settings, load_settings
 from saltctl.stores.aws.client import create_client
-from saltctl.stores.bounded.aws_loopback import keep_to_loopback
+from saltctl.stores.bounded.aws_endpoints import keep_to_loopback
 from saltctl.stores.redis.connections import Connections
 from tests.local.test_environment import UNSEEDED
 from tests.support.redis_stub import RedisStub

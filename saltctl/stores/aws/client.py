@@ -15,7 +15,7 @@ from saltctl.forks import PerProcess, importing, this_process
 from saltctl.settings import Settings
 from saltctl.stores.aws.failures.errors import setup_error
 from saltctl.stores.aws.failures.responses import create_parser
-from saltctl.stores.bounded.aws_loopback import keep_to_loopback
+from saltctl.stores.bounded.aws_endpoints import keep_to_loopback
 
 POOL_SIZE = 72
 """Connections that a client keeps. With botocore's default of 10, parallel queries of many salts would queue."""

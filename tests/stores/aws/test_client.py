@@ -23,7 +23,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.failures.errors import aws_errors, to_saltctl_error
-from saltctl.stores.bounded.aws_loopback import keep_to_loopback
+from saltctl.stores.bounded.aws_endpoints import keep_to_loopback
 from saltctl.throttling.key_range import throttled_by_key_range
 from tests.stores.aws.backup_helpers import THROTTLED, make_raise
 from tests.support.aws_stub import GARBAGE, REASONS, THROTTLES, AwsStub, refusal, throttled
@@ -261,3 +261,32 @@ def test_a_permanent_refusal_is_no_outage(code: str, message: str, exit_code: in
     error = to_saltctl_error(ClientError(response, "Any"), "'messages'")
     assert error.exit_code == exit_code
     assert hint in (error.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"AWS_ENDPOINT_URL_DYNAMODB": "http://127.0.0.1:99999"}, "AWS endpoint"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:abc"}, "AWS endpoint"),
+        ({"AWS_ENDPOINT_URL": "ftp://aws.example"}, "AWS endpoint"),
+        ({"HTTPS_PROXY": "http://user:secret@proxy.example:abc"}, "HTTPS_PROXY is not a valid URL"),
+        ({"https_proxy": "socks5://proxy.example:1080"}, "HTTPS_PROXY must be"),
+        ({"HTTP_PROXY": "proxy.example:0", "AWS_ENDPOINT_URL": "http://aws.example"}, "HTTP_PROXY is not"),
+    ],
+    ids=str,
+)
+def test_an_address_that_cannot_be_one_is_a_configuration_error(
+    variables: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the client is created; botocore raises other errors at each request. A secret is not quoted."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=words) as refused:
+        create_client(Settings(aws_region="us-east-1"), "dynamodb")
+    assert "secret" not in str(refused.value)
+
+
+def test_a_proxy_without_a_scheme_is_one_of_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As botocore reads it."""
+    monkeypatch.setenv("HTTPS_PROXY", "proxy.example:3128")
+    assert create_client(Settings(aws_region="us-east-1"), "dynamodb")

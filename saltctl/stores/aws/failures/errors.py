@@ -28,7 +28,10 @@ _THROTTLES = {
 _LONGEST_MESSAGE = 300
 _REGION_OF_HOST = re.compile(r"//[\w-]+\.([\w-]+)\.amazonaws\.com")
 _NO_CREDENTIALS_HINT = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret; to check: aws sts get-caller-identity"
-_TLS_MISCONFIGURED = ("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "Could not find a suitable TLS CA")
+_CONNECTION_LOST = re.compile(
+    "EOF|timed out|SYSCALL|reset by peer|broken pipe|bad.record.mac|decryption.failed", re.IGNORECASE
+)
+"""In the text of a TLS error. Every other one, such as of a certificate, stays until something is changed."""
 
 
 def error_code(exc: Exception) -> str:
@@ -96,11 +99,15 @@ def _text(exc: object) -> str:
 
 def _unreachable(exc: Any, where: str) -> SaltctlError:
     """Convert a failed connection. Certificates and TLS settings do not change by a retry."""
-    cause = str(exc.kwargs.get("error", exc))
-    if isinstance(exc.kwargs.get("error"), FileNotFoundError) or any(sign in cause for sign in _TLS_MISCONFIGURED):
+    import botocore.exceptions as driver
+
+    cause = exc.kwargs.get("error", exc)
+    tls = isinstance(exc, driver.SSLError) or "TLS CA" in str(cause)
+    if isinstance(cause, FileNotFoundError) or (tls and not _CONNECTION_LOST.search(str(cause))):
         return ConfigurationError(
             f"the TLS settings do not fit AWS for {where}: {_text(exc)}",
-            hint="check AWS_CA_BUNDLE (a file of PEM certificates), and whether AWS_ENDPOINT_URL is http:// or https://",
+            hint="check AWS_CA_BUNDLE (a file of PEM certificates), and AWS_ENDPOINT_URL: http:// or https://, and a "
+            "host that the certificate names",
         )
     endpoint = mask_url(str(exc.kwargs.get("endpoint_url") or exc.kwargs.get("proxy_url") or ""))
     hint = "check the network, AWS_REGION and AWS_ENDPOINT_URL (saltctl config show)"

@@ -1,4 +1,7 @@
-"""botocore sessions whose clients, also those for credentials, treat loopback endpoints in a way of their own."""
+"""The endpoints and proxies of botocore's clients, also of those for credentials.
+
+Endpoints on loopback are treated in a way of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,15 @@ import os
 from typing import Any
 from urllib.request import getproxies
 
+from saltctl.errors import ConfigurationError
 from saltctl.loopback import INSIDE, check_endpoint
-from saltctl.urls import is_loopback
+from saltctl.urls import check_http_url, is_loopback, mask_url
 
 _CONTAINER = "http://169.254.170.2"
+_ENDPOINT_HINT = (
+    "correct AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL, or endpoint_url in the profile (saltctl config show)"
+)
+_PROXY_HINT = "correct or unset the variable (in lower case, too); saltctl uses HTTP proxies alone"
 
 
 def keep_to_loopback(core: Any) -> None:
@@ -29,6 +37,7 @@ def keep_to_loopback(core: Any) -> None:
         client = create(*args, **options)
         endpoint = client.meta.endpoint_url
         check_endpoint(endpoint)
+        _check_urls(endpoint)
         if is_loopback(endpoint) and getproxies():
             direct = Config(proxies={})
             given = options.get("config")
@@ -36,6 +45,23 @@ def keep_to_loopback(core: Any) -> None:
         return client
 
     core.create_client = create_client
+
+
+def _check_urls(endpoint: str) -> None:
+    """Refuse an endpoint, or the proxy to it, that no request could be sent to: botocore notices at each request."""
+    from botocore.utils import get_environ_proxies
+
+    scheme = endpoint.partition(":")[0]
+    proxy = "" if is_loopback(endpoint) else get_environ_proxies(endpoint).get(scheme, "")
+    try:
+        check_http_url(endpoint)
+    except ValueError as exc:
+        raise ConfigurationError(f"the AWS endpoint {mask_url(endpoint)} {exc}", hint=_ENDPOINT_HINT) from None
+    if proxy:
+        try:
+            check_http_url(proxy if "://" in proxy else f"http://{proxy}")
+        except ValueError as exc:
+            raise ConfigurationError(f"the proxy in {scheme.upper()}_PROXY {exc}", hint=_PROXY_HINT) from None
 
 
 def _check_credential_endpoints(core: Any) -> None:
