@@ -41,8 +41,10 @@ JSON. A message names the failure and the server or table; ``hint`` is the next 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
+from copyreg import __newobj__  # type: ignore[attr-defined]  # as object.__reduce_ex__ names it
 from enum import IntEnum
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from saltctl.masking import without_secrets
 
@@ -92,9 +94,13 @@ class SaltctlError(Exception):
 
     def with_hint(self, hint: str) -> Self:
         """Return a copy of the error with another hint, for an operation that knows better what to do next."""
-        copied = type(self).__new__(type(self), *self.args)
-        copied.__dict__.update(self.__dict__, hint=hint)
+        copied = copy(self)
+        copied.hint = hint
         return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy an error of any subclass: a pool of processes hangs if an exception cannot be unpickled."""
+        return __newobj__, (type(self), *self.args), self.__dict__
 
 
 class UsageError(SaltctlError, code="usage", exit_code=ExitCode.USAGE):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+from copy import copy
+from typing import Any
 
 import pytest
 
@@ -67,6 +70,22 @@ def test_an_error_has_a_message_and_a_hint(error: type[SaltctlError]) -> None:
     made = error("it failed", hint="do this", **more)
     assert (made.message, made.hint, str(made)) == ("it failed", "do this", "it failed")
     assert error.__doc__
+
+
+@pytest.mark.parametrize("error", EVERY_ERROR)
+def test_an_error_can_be_pickled_and_copied(error: type[SaltctlError]) -> None:
+    """A pool of processes hangs, or ends, if it cannot read the exception of a worker."""
+    more: dict[type[SaltctlError], dict[str, Any]]
+    more = {
+        RaiseIncompleteError: {"step": "backup"},
+        HistoryUnavailableError: {"partitions": {"c#1": SaltctlError("x")}},
+    }
+    original = error("it failed", hint="do this", **more.get(error, {}))
+    for again in (pickle.loads(pickle.dumps(original)), copy(original)):  # noqa: S301
+        assert type(again) is error
+        assert str(again) == "it failed"
+        assert vars(again).keys() == vars(original).keys()
+        assert (again.hint, getattr(again, "step", "")) == ("do this", getattr(original, "step", ""))
 
 
 def test_a_hint_may_be_missing() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from saltctl.cli.signals import Terminated, arguments, raise_on_termination, rer
 from saltctl.cli.text import printable, without_passwords
 from saltctl.errors import SaltctlError
 from saltctl.masking import without_secrets
+
+_STDERR = 2
 
 
 def main(args: Sequence[str] | None = None, *, command: Any = None) -> NoReturn:
@@ -99,11 +102,24 @@ def _show(failure: Failure, *, as_json: bool) -> int:
     return failure.exit_code
 
 
+class _LossyFile(io.FileIO):
+    def write(self, data: Any) -> int:
+        """Write data, or take it for written."""
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
 def _harden_streams() -> None:
     # Started with a stream closed (>&-), Python has none, and the next file or socket would take its number.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  until the process exits
+    # What cannot be written to stderr (a full disk, a closed pipe) is lost. It changes no outcome, and no exit code.
+    if (stderr := sys.__stderr__) is not None and stderr is sys.stderr and stderr.fileno() == _STDERR:
+        raw = io.BufferedWriter(_LossyFile(_STDERR, "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(raw, stderr.encoding, line_buffering=True)
     # A terminal in a poor locale gets escapes instead of a UnicodeEncodeError.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

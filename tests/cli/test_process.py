@@ -122,6 +122,17 @@ def test_a_closed_stdout_is_not_an_internal_error(seeded: LocalEnvironment) -> N
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")  # noqa: PTH110
+def test_a_full_disk_for_errors_changes_no_outcome() -> None:
+    """A log that cannot be written: cron still learns the exit code."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SALTCTL_")}
+    for arguments, code in (("config show", 0), ("no-such-command", 2), ("registry get conv", 78)):
+        script = f"{sys.executable} -m saltctl {arguments} 2> /dev/full"
+        done = subprocess.run(["/bin/sh", "-c", script], check=False, env=environ, stdout=subprocess.DEVNULL)
+        assert done.returncode == code
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")  # noqa: PTH110
 def test_a_full_disk_is_not_an_internal_error(seeded: LocalEnvironment) -> None:
     """Output that cannot be written is exit 4, with the command to run again."""
     script = f"{sys.executable} -m saltctl registry list -o json > /dev/full"
