@@ -93,7 +93,7 @@ class IamServer:
             and scope == f"{signed_at:%Y%m%d}/eu-west-1/{self.service}/aws4_request"
             and given.get("ResourceType") == self.resource
             and given["X-Amz-Credential"].startswith("AKID/")
-            and given.get("X-Amz-Security-Token") == "a session token"
+            and given.get("X-Amz-Security-Token") == "a/session+token"
             and self.clock.now < signed_at + timedelta(seconds=int(given["X-Amz-Expires"]))
             and int(given["X-Amz-Expires"]) == 900
         )
@@ -165,7 +165,7 @@ def settings_of(port: int, certificates: Path, **more: Any) -> Settings:
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """The credentials that the server knows."""
-    for name, value in (("ACCESS_KEY_ID", "AKID"), ("SECRET_ACCESS_KEY", SECRET), ("SESSION_TOKEN", "a session token")):
+    for name, value in (("ACCESS_KEY_ID", "AKID"), ("SECRET_ACCESS_KEY", SECRET), ("SESSION_TOKEN", "a/session+token")):
         monkeypatch.setenv(f"AWS_{name}", value)
 
 

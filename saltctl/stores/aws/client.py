@@ -13,6 +13,7 @@ from saltctl.errors import (
 )
 from saltctl.forks import PerProcess, importing, this_process
 from saltctl.settings import Settings
+from saltctl.stores.aws.failures.configuration import check_values
 from saltctl.stores.aws.failures.errors import setup_error
 from saltctl.stores.aws.failures.responses import create_parser
 from saltctl.stores.bounded.aws_endpoints import keep_to_loopback
@@ -110,6 +111,7 @@ class _Sessions:
             keep_to_loopback(core)
             core.register_component("response_parser_factory", SimpleNamespace(create_parser=create_parser))
             session = boto3.session.Session(botocore_session=core, profile_name=key[0], region_name=key[1])
+            check_values(core.get_scoped_config())
             core.register_component("data_loader", self._models.setdefault(key, core.get_component("data_loader")))
             self._sessions[key] = session
         return self._sessions[key]

@@ -20,8 +20,14 @@ from botocore.credentials import (  # noqa: TID253  this module is imported wher
 from botocore.exceptions import ClientError  # noqa: TID253
 
 from saltctl.errors import AwsUnavailableError, SaltctlError
+from saltctl.stores.bounded.aws_credential_sources import check_document, check_keys, credential_process
 from saltctl.stores.bounded.deadline import SharedCalls, remaining
-from saltctl.stores.bounded.errors import CredentialsFailedError, MfaRequiredError, UnreadableResponseError
+from saltctl.stores.bounded.errors import (
+    CredentialsFailedError,
+    MfaRequiredError,
+    UnreadableResponseError,
+    network_hint,
+)
 
 _LEAST_VALIDITY = 60
 """Seconds for which credentials must still be valid if a request does not wait for new ones."""
@@ -30,9 +36,38 @@ _RENEWAL_SECONDS = 5.0
 _FETCHERS = {"container-role": "_fetcher", "iam-role": "_role_fetcher"}
 """Private attributes of botocore's providers that ask a metadata service. Without them, an outage is not noticed."""
 
+_ARGUMENTS = ("access_key_id", "secret_access_key", "session_token")
+_MEMBERS = ("AccessKeyId", "SecretAccessKey", "Token", "Expiration")
+"""What a metadata service's credentials consist of."""
+
 
 def _refuse_to_ask(prompt: str) -> str:
     raise MfaRequiredError("it needs an MFA code, which saltctl does not ask for")
+
+
+def _adapt(provider: Any) -> None:
+    """Replace what botocore's provider asks with: the terminal, processes and STS. The attributes are private."""
+    if hasattr(provider, "_prompter"):  # without it, getpass asks on the terminal, in another thread
+        provider._prompter = _refuse_to_ask
+    if hasattr(provider, "_popen"):
+        provider._popen = credential_process
+    if (builder := getattr(provider, "_profile_provider_builder", None)) is None:
+        return
+    create_process, create_client = builder._create_process_provider, provider._client_creator
+
+    def process_provider(*args: Any) -> Any:
+        """Create the provider of a source profile."""
+        created = create_process(*args)
+        _adapt(created)
+        return created
+
+    def checked_client(service: str, **more: Any) -> Any:
+        """Create the client that assumes a role with other credentials."""
+        key_id, secret, token = (more.get(f"aws_{name}") for name in _ARGUMENTS)
+        check_keys(key_id, secret, token, "source's ")
+        return create_client(service, **more)
+
+    builder._create_process_provider, provider._client_creator = process_provider, checked_client
 
 
 class _MetadataRequests:
@@ -57,6 +92,8 @@ class _MetadataRequests:
             self._failures.append(UnreadableResponseError(f"{status} with a body that is not from AWS"))
         else:
             self._failures.clear()
+            if status == 200 and response.content.lstrip()[:1] in (b"{", b"["):  # a role's name and a token are no JSON
+                check_document(response.content, _MEMBERS)
         return response
 
 
@@ -117,7 +154,7 @@ class SharedCredentials(Credentials):
                 raise
             raise AwsUnavailableError(
                 f"the AWS credentials provider {self.provider!r} did not answer within {round(seconds or 0, 1):g} s",
-                hint="aws sts get-caller-identity",
+                hint=network_hint(self.provider),
             ) from None
 
     # Refused credentials.
@@ -165,6 +202,8 @@ class SharedCredentials(Credentials):
             if source is None or (frozen := self._refresh(source)) is None:
                 source = self._find()
                 frozen = source and source.get_frozen_credentials()
+            if frozen is not None:
+                check_keys(*frozen[:3])
             self._source, self._frozen = source, frozen
         except SaltctlError:
             raise
@@ -200,8 +239,7 @@ class SharedCredentials(Credentials):
                 fetcher._session = _MetadataRequests(fetcher._session, self._failures)
         for provider in providers:
             self.provider = provider.METHOD or ""
-            if hasattr(provider, "_prompter"):  # private; without it, getpass asks on the terminal, in another thread
-                provider._prompter = _refuse_to_ask
+            _adapt(provider)
             if (found := provider.load()) is not None:
                 return found
         if self._failures and isinstance(self._failures[0], UnreadableResponseError):

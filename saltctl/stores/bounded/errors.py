@@ -15,6 +15,10 @@ class MfaRequiredError(Exception):
     """A role wants a code of multi-factor authentication, which takes longer to type than a time budget."""
 
 
+class UnusableCredentialsError(Exception):
+    """A provider returned credentials, or a document, that no request can be signed with. It quotes none of them."""
+
+
 class CredentialsFailedError(Exception):
     """A provider of credentials failed.
 
@@ -29,3 +33,20 @@ class CredentialsFailedError(Exception):
         self.provider = provider
         self.profile = profile
         self.cause = cause
+
+
+_ENDPOINTS = {
+    "container-role": "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "iam-role": "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+    "sso": "AWS_ENDPOINT_URL_SSO, sso_region",
+    "assume-role": "AWS_ENDPOINT_URL_STS, AWS_REGION",
+    "assume-role-with-web-identity": "AWS_ENDPOINT_URL_STS, AWS_REGION",
+}
+
+
+def network_hint(provider: str) -> str:
+    """Return the hint for a provider of credentials, by botocore's name, whose server does not answer."""
+    if provider == "custom-process":
+        return "run the command of credential_process by hand: it must print credentials in time, and ask nothing"
+    endpoint = _ENDPOINTS.get(provider, "AWS_ENDPOINT_URL")
+    return f"check the network, {endpoint}, and the proxy that HTTPS_PROXY or HTTP_PROXY names; then try again"

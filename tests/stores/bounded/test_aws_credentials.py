@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
-import signal
+import subprocess
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 from botocore.awsrequest import AWSResponse  # noqa: TID253  the parts of the chain that are replaced
+from botocore.credentials import ReadOnlyCredentials  # noqa: TID253
 from botocore.exceptions import NoCredentialsError  # noqa: TID253
 from botocore.httpsession import URLLib3Session  # noqa: TID253
 from botocore.utils import ContainerMetadataFetcher, JSONFileCache  # noqa: TID253
@@ -27,7 +29,9 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.failures.errors import aws_errors
 from saltctl.stores.aws.failures.responses import create_parser
+from saltctl.stores.bounded import aws_credential_sources as sources
 from saltctl.stores.bounded import aws_credentials as module
+from saltctl.stores.bounded.aws_credential_sources import LONGEST_PROCESS, credential_process, end_processes
 from saltctl.stores.bounded.aws_credentials import SharedCredentials
 from saltctl.stores.bounded.aws_requests import create_session
 from saltctl.stores.bounded.deadline import PATIENCE, TimeBudget
@@ -44,6 +48,15 @@ BOUND = 60.0
 STATIC = "aws_access_key_id = a\naws_secret_access_key = b\n"
 ROLE = "role_arn = arn:aws:iam::111122223333:role/x\n"
 SLEEP = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(300)"
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @contextmanager
@@ -72,8 +85,9 @@ def silent_provider(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         (tmp_path / "config").write_text(f"[profile base]\n{STATIC}\n[profile {name}]\nregion = us-east-1\n{profile}")
         monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
         yield name
+    end_processes()
     if (pid := tmp_path / "pid").exists():
-        os.kill(int(pid.read_text()), signal.SIGKILL)
+        eventually(lambda: not is_running(int(pid.read_text())), "the process has ended")
 
 
 PROVIDERS = {
@@ -128,13 +142,13 @@ class Source:
         """Return whether they expire so soon."""
         return self.seconds_left < (900 if refresh_in is None else refresh_in)
 
-    def get_frozen_credentials(self) -> int:
-        """Refresh them, and return their number."""
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        """Refresh them; their number is the session token."""
         self.answers.wait()
         if self.refresh_needed():
             self.refreshes += 1
             self.seconds_left = 3600.0
-        return self.refreshes
+        return ReadOnlyCredentials("k", "s", str(self.refreshes))
 
 
 class Session:
@@ -171,9 +185,9 @@ def credentials(source: Source, monkeypatch: pytest.MonkeyPatch) -> SharedCreden
 
 
 def frozen(credentials: SharedCredentials, seconds: float = 60.0) -> Any:
-    """The credentials, within so many seconds."""
+    """The number of the credentials, within so many seconds."""
     with TimeBudget(seconds):
-        return credentials.get_frozen_credentials()
+        return int(getattr(credentials.get_frozen_credentials(), "token", "-1"))
 
 
 def test_a_refresh_holds_no_request_while_they_are_valid(credentials: SharedCredentials, source: Source) -> None:
@@ -232,6 +246,112 @@ def test_no_credentials_are_access_denied(moto: LocalMoto, monkeypatch: pytest.M
         BackupTable(settings).get("conv")
 
 
+END = """
+import os, subprocess, sys
+from saltctl.stores.bounded.aws_credential_sources import credential_process
+process = credential_process(["sh", "-c", "sleep 300 & wait"])
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+print(process.poll())
+"""
+
+
+def test_processes_end_with_this_one() -> None:
+    """With those that they have started; a forked child that ends leaves them to its parent."""
+    ended = subprocess.run([sys.executable, "-c", END], check=True, capture_output=True, timeout=BOUND)
+    assert ended.stdout == b"None\n"
+
+
+def test_a_process_that_hangs_ends_when_a_later_one_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that asks anew has few of them. One that callers may wait for is left."""
+    clock = ManualClock()
+    monkeypatch.setattr(sources, "monotonic", clock)
+    first = credential_process(["sleep", "300"])
+    clock.now += LONGEST_PROCESS
+    second = credential_process(["sleep", "300"])
+    assert first.poll() is None
+    clock.now += 1
+    third = credential_process(["true"])
+    assert first.wait(BOUND) < 0
+    assert second.poll() is None
+    end_processes()
+    second.wait(BOUND)
+    third.wait(BOUND)
+
+
+LATER = "2999-01-01T00:00:00Z"
+DOCUMENT = {"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "s3cret", "Token": "t", "Expiration": LATER}
+VARIABLES = {
+    "AccessKeyId": "AWS_ACCESS_KEY_ID",
+    "SecretAccessKey": "AWS_SECRET_ACCESS_KEY",
+    "SessionToken": "AWS_SESSION_TOKEN",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("env", {"AccessKeyId": "a\r"}, "'env' failed: the access key id holds a line break"),
+        ("env", {"SecretAccessKey": "s3cret\n"}, "'env' failed: the secret access key holds a line break"),
+        ("env", {"SessionToken": "s3cret\u00e9"}, "'env' failed: the session token holds a line break"),
+        ("env", {"SessionToken": "s3cret t"}, "'env' failed: the session token holds a line break"),
+        ("file", {"SecretAccessKey": "s3cret\t1"}, "'shared-credentials-file' failed: the secret access key holds"),
+        ("role", {"SecretAccessKey": "s3cret 1"}, "'assume-role' failed: the source's secret access key"),
+        ("process", {"SessionToken": "s3cret\n"}, "the session token holds a line break"),
+        ("process", {"SecretAccessKey": 5}, "its SecretAccessKey is not a string"),
+        ("process", {"Expiration": 5}, "its Expiration is not a string"),
+        ("process", {"Expiration": "2030-01-01T00:00:00"}, "its Expiration is not a time with a time zone"),
+        ("process", {"AccessKeyId": None}, "its AccessKeyId is not a string"),
+        ("process", {"Expiration": "2020-01-01T00:00:00Z"}, "have expired"),
+        ("process", [], "other JSON than an object"),
+        ("process", "", "credential_process has no command"),
+        ("role's process", {"SecretAccessKey": []}, "its SecretAccessKey is not a string"),
+        ("container", {"AccessKeyId": 5}, "its AccessKeyId is not a string"),
+        ("container", {"Token": None}, "its Token is not a string"),
+        ("container", {"Expiration": "tomorrow"}, "its Expiration is not a time"),
+        ("container", {"SecretAccessKey": "s3cret\n"}, "'container-role' failed: the secret access key holds"),
+        ("container", [1], "other JSON than an object"),
+        ("container", {"Expiration": 5}, "its Expiration is not a string"),
+        ("IMDS", {"AccessKeyId": 5}, "its AccessKeyId is not a string"),
+        ("IMDS", {"Expiration": "tomorrow"}, "its Expiration is not a time"),
+        ("IMDS", {"Token": ...}, "its credentials have no Token"),
+        ("IMDS", [], "other JSON than an object"),
+    ],
+)
+def test_damaged_credentials(
+    kind: str, change: Any, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Exit 77, which names what is damaged, and quotes none of it."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    document = change
+    if isinstance(change, dict):
+        document = {name: value for name, value in (DOCUMENT | change).items() if value is not ...}
+    command = f"credential_process = {shlex.join(['printf', '%s', json.dumps(document)]) if document != '' else ''}\n"
+    keys = command if "process" in kind else ""
+    if kind == "env":
+        for name in document.keys() & VARIABLES.keys():
+            monkeypatch.setenv(VARIABLES[name], document[name])
+    elif kind in ("file", "role"):
+        keys = f"aws_access_key_id = a\naws_secret_access_key = {document['SecretAccessKey']}\n"
+    elif kind == "container":
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1")
+    profile = f"{ROLE}source_profile = base\n" if "role" in kind else keys
+    (tmp_path / "config").write_text(f"[default]\n{profile}[profile base]\nregion = us-east-1\n")
+    (tmp_path / "credentials").write_text(f"[base]\n{keys}[default]\n{keys if kind == 'file' else ''}")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    headers: Any = {}
+    response = AWSResponse("http://127.0.0.1:1", 200, headers, Body(json.dumps(document).encode()))
+    monkeypatch.setattr(URLLib3Session, "send", lambda *_: response)
+    with pytest.raises(AccessDeniedError) as caught, aws_errors("t"):
+        require(SharedCredentials(create_session(5.0)))
+    assert words in caught.value.message
+    assert "s3cret" not in caught.value.message
+    assert caught.value.hint
+
+
 PAGE = b"<!DOCTYPE html><html><head><title>502<br></head></html>"
 XHTML = b"<html xmlns='http://www.w3.org/1999/xhtml'><body><p>Log in</p></body></html>"
 PAGES = (
@@ -276,7 +396,7 @@ def test_a_page_is_no_statement_about_credentials(kind: str, monkeypatch: pytest
         monkeypatch.setattr(ContainerMetadataFetcher, "RETRY_ATTEMPTS", 1)
         monkeypatch.setattr(ContainerMetadataFetcher, "SLEEP_TIME", 0)
     monkeypatch.setattr(JSONFileCache, "__contains__", lambda *_: True)
-    token = {"accessToken": "a", "expiresAt": "2999-01-01T00:00:00Z"}
+    token = {"accessToken": "a", "expiresAt": LATER}
     monkeypatch.setattr(JSONFileCache, "__getitem__", lambda *_: token)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))

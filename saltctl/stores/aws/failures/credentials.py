@@ -5,21 +5,40 @@ botocore's providers raise whatever their files, processes and servers cause: al
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
-from pathlib import Path
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, SaltctlError
-from saltctl.stores.bounded.errors import CredentialsFailedError, MfaRequiredError, UnreadableResponseError
+from saltctl.stores.aws.failures.configuration import invalid_profile
+from saltctl.stores.bounded.errors import (
+    CredentialsFailedError,
+    MfaRequiredError,
+    UnreadableResponseError,
+    UnusableCredentialsError,
+    network_hint,
+)
 
 _SSO = ("sso", "sso-token")
 _PROCESS = "custom-process"
+_KEY_FILES = "correct the keys of {files}; then aws sts get-caller-identity"
 _LONGEST_CAUSE = 200
 _PAGE_HINT = (
     "is there a proxy or a captive portal in between? check HTTPS_PROXY, HTTP_PROXY and NO_PROXY; then try again"
 )
+_EXPIRATION = "its Expiration is not a time with a time zone"
+_DAMAGED = {"ParserError": _EXPIRATION, "OverflowError": _EXPIRATION, "TypeError": _EXPIRATION}
+_PRINTED = {
+    "JSONDecodeError": "credential_process printed no JSON",
+    "UnicodeDecodeError": "credential_process printed no UTF-8",
+    "CredentialRetrievalError": "credential_process failed, or printed another Version than 1",
+    "RuntimeError": "the credentials that credential_process printed have expired",
+    **_DAMAGED,
+}
+"""Causes by the name of botocore's exception. What a process prints may hold secrets, so it is not quoted."""
 _HINTS = {
+    "env": "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_CREDENTIAL_EXPIRATION; then "
+    "aws sts get-caller-identity",
+    "config-file": _KEY_FILES,
+    "shared-credentials-file": _KEY_FILES,
     _PROCESS: "run the command of credential_process in {files} by hand, and correct it",
     "assume-role-with-web-identity": "check AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN, or the same keys in {files}",
     "container-role": "check AWS_CONTAINER_CREDENTIALS_FULL_URI and AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
@@ -29,14 +48,19 @@ _HINTS = {
 def credentials_error(exc: CredentialsFailedError, where: str) -> SaltctlError:
     """Return the error for a provider of credentials that failed. ``where`` names the table or service.
 
-    AwsUnavailableError, if the provider's server does not answer, reports an outage or is not AWS, as a proxy; else
-    AccessDeniedError.
+    AwsUnavailableError, if the provider's server does not answer, reports an outage or is not AWS, as a proxy;
+    ConfigurationError, if a profile cannot be used; else AccessDeniedError.
     """
     import botocore.exceptions as driver
 
+    if isinstance(exc.cause, driver.CredentialRetrievalError) and exc.cause.kwargs.get("provider") == _PROCESS:
+        exc.provider = _PROCESS  # that of a source profile
     cause, provider = exc.cause, exc.provider
     if isinstance(cause, driver.RefreshWithMFAUnsupportedError):  # at the second attempt
         cause = exc.cause = MfaRequiredError(*cause.args)
+    no_source = isinstance(cause, driver.PartialCredentialsError) and provider == "assume-role"
+    if isinstance(cause, driver.InvalidConfigError) or no_source:
+        return invalid_profile(_text(cause), exc.profile or "default")
     refused = isinstance(cause, driver.ClientError)
     hint = _hint(exc, refused=refused)
     named = f"the provider {provider!r}" if provider else "the chain of providers"
@@ -45,7 +69,9 @@ def credentials_error(exc: CredentialsFailedError, where: str) -> SaltctlError:
             f"AWS credentials: the server of {named} for {where} is not AWS, or fails: {_text(cause)}", hint=_PAGE_HINT
         )
     if isinstance(cause, driver.HTTPClientError | driver.ConnectionError) or (refused and _is_outage(cause)):
-        return AwsUnavailableError(f"AWS credentials: {named} cannot be reached for {where}: {_text(cause)}", hint=hint)
+        return AwsUnavailableError(
+            f"AWS credentials: {named} cannot be reached for {where}: {_text(cause)}", hint=network_hint(provider)
+        )
     return AccessDeniedError(f"no AWS credentials for {where}: {named} failed: {_cause(provider, cause)}", hint=hint)
 
 
@@ -71,38 +97,18 @@ def _hint(exc: CredentialsFailedError, *, refused: bool) -> str:
 
 
 def _cause(provider: str, cause: BaseException) -> str:
-    """Return the cause in one line. What a process prints may hold secrets, so it is not quoted."""
-    import botocore.exceptions as driver
-
-    if provider == _PROCESS and not isinstance(cause, OSError):
-        kind = {json.JSONDecodeError: "no JSON", UnicodeDecodeError: "no UTF-8"}.get(type(cause), "other JSON")
-        failed = isinstance(cause, driver.CredentialRetrievalError)
-        return (
-            "credential_process failed, or printed incomplete credentials"
-            if failed
-            else f"credential_process printed {kind}"
-        )
-    if provider in _SSO and isinstance(cause, KeyError | ValueError | TypeError | AttributeError):
+    """Return the cause in one line."""
+    if isinstance(cause, UnusableCredentialsError | OSError):
+        return _text(cause)
+    if provider == _PROCESS:
+        if "No closing quotation" in str(cause) or "No escaped character" in str(cause):
+            return "the command of credential_process has a quote or a backslash without an end"
+        return _PRINTED.get(type(cause).__name__, "credential_process printed other JSON")
+    if provider in (*_SSO, "login") and isinstance(cause, KeyError | ValueError | TypeError | AttributeError):
         return f"the cached token is damaged ({type(cause).__name__})"
-    return _text(cause)
+    return _DAMAGED.get(type(cause).__name__) or _text(cause)
 
 
 def _text(cause: BaseException) -> str:
     text = " ".join(str(cause).split())[:_LONGEST_CAUSE]
     return text if " " in text else f"{type(cause).__name__} {text}".rstrip()
-
-
-def unreadable_files(*, missing: bool) -> str:
-    """Return which AWS configuration files cannot be read; empty if none.
-
-    ``missing``: include files that a variable names and that do not exist. Devices such as /dev/null count as empty.
-    """
-    found = []
-    for variable, default in (("AWS_CONFIG_FILE", "config"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials")):
-        named = variable in os.environ
-        path = Path(os.path.expanduser(os.environ.get(variable) or f"~/.aws/{default}"))  # noqa: PTH111  without HOME
-        exists = path.exists()
-        unreadable = path.is_dir() or not os.access(path, os.R_OK)
-        if (exists and unreadable) or (missing and named and not exists):
-            found.append(f"{str(path)!r}{f' ({variable})' if named else ''} is not a file that can be read")
-    return "; ".join(found)

@@ -14,7 +14,8 @@ from saltctl.errors import (
     SaltctlError,
     ThrottledError,
 )
-from saltctl.stores.aws.failures.credentials import credentials_error, unreadable_files
+from saltctl.stores.aws.failures.configuration import invalid_profile, unreadable_files
+from saltctl.stores.aws.failures.credentials import credentials_error
 from saltctl.stores.aws.failures.refusals import refusal_error
 from saltctl.stores.bounded.errors import CredentialsFailedError, UnreadableResponseError
 from saltctl.urls import mask_url
@@ -77,7 +78,8 @@ def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
     if isinstance(
         exc, ValueError | driver.InvalidConfigError | driver.EndpointProviderError | driver.EndpointVariantError
     ):
-        return ConfigurationError(f"cannot set up AWS for {where}: {_text(exc)}", hint="saltctl config show")
+        known = isinstance(exc, driver.InvalidConfigError) and invalid_profile(_text(exc))
+        return known or ConfigurationError(f"cannot set up AWS for {where}: {_text(exc)}", hint="saltctl config show")
     return AwsUnavailableError(f"AWS failed for {where}: {type(exc).__name__}: {_text(exc)}", hint="try again")
 
 

@@ -92,13 +92,19 @@ def test_creating_a_client_fails_by_configuration(exc: Exception) -> None:
         "AWS_DEFAULTS_MODE",
         "AWS_ACCOUNT_ID_ENDPOINT_MODE",
         "AWS_REQUEST_CHECKSUM_CALCULATION",
+        "AWS_MAX_ATTEMPTS",
+        "AWS_METADATA_SERVICE_NUM_ATTEMPTS",
+        "AWS_METADATA_SERVICE_TIMEOUT",
+        "AWS_RETRY_MODE",
+        "AWS_STS_REGIONAL_ENDPOINTS",
+        "AWS_USE_FIPS_ENDPOINT",
     ],
 )
 def test_a_variable_that_is_not_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit 78 with its value."""
+    """Exit 78 with its name and value, also if botocore would ignore it or read it later."""
     monkeypatch.setenv(name, "odd-value")
     monkeypatch.setenv("AWS_REGION", f"eu-{name.lower().replace('_', '-')}")  # sessions are kept by Region
-    with pytest.raises(ConfigurationError, match="odd-value"):
+    with pytest.raises(ConfigurationError, match=f"{name} is 'odd-value'"):
         create_client(load_settings(), "dynamodb")
 
 

@@ -1,0 +1,102 @@
+"""Sources of credentials: processes that end with this one, and documents and keys of which the shape is checked."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from math import inf
+from time import monotonic
+from typing import Any
+
+from saltctl.forks import PerProcess
+from saltctl.stores.bounded.errors import UnusableCredentialsError
+
+LONGEST_PROCESS = 60.0
+"""Seconds after which a ``credential_process`` that hangs is ended once another one starts."""
+
+
+class _Process(subprocess.Popen[bytes]):
+    """A ``credential_process`` with the processes that it starts: a group, which a signal reaches as a whole."""
+
+    def __init__(self, command: Sequence[str], **pipes: Any) -> None:
+        super().__init__(command, process_group=0, **pipes)
+        self.began = monotonic()
+
+    def communicate(self, *args: Any, **more: Any) -> Any:
+        """Return what it printed, once that was checked."""
+        try:
+            output = super().communicate(*args, **more)
+        finally:
+            _running.get().discard(self)
+        if self.returncode == 0:
+            check_document(output[0], ("AccessKeyId", "SecretAccessKey"))
+        return output
+
+
+_running: PerProcess[set[_Process]] = PerProcess(set)
+
+
+def credential_process(command: Sequence[str], **pipes: Any) -> _Process:
+    """Start a ``credential_process`` that ends with this process. Raises UnusableCredentialsError for no command."""
+    if not any(command[:1]):
+        raise UnusableCredentialsError("credential_process has no command")
+    end_processes(monotonic() - LONGEST_PROCESS)
+    process = _Process(command, **pipes)
+    _running.get().add(process)
+    return process
+
+
+def end_processes(began_before: float = inf) -> None:
+    """Kill the processes that began before a time, in monotonic seconds, and that this process started."""
+    for process in list(_running.get()):
+        # One in the set was not waited for, so the system has not given its id to another one.
+        if process.began < began_before and process.returncode is None:
+            with suppress(OSError):  # it has just ended, or runs as another user
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+atexit.register(end_processes)
+
+
+def check_document(body: bytes, members: Sequence[str]) -> None:
+    """Check that JSON is an object of strings. botocore reports what is not JSON itself.
+
+    Args:
+        body: what a provider returned.
+        members: those that it must have.
+
+    Raises:
+        UnusableCredentialsError: it is something else, or has not all of them.
+    """
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return
+    if not isinstance(document, dict):
+        raise UnusableCredentialsError("its credentials are other JSON than an object")
+    for name in members:
+        if name not in document:
+            raise UnusableCredentialsError(f"its credentials have no {name}")
+    for name in ("AccessKeyId", "SecretAccessKey", "Token", "SessionToken", "Expiration"):
+        if not isinstance(value := document.get(name, ""), str) and (value is not None or name in members):
+            raise UnusableCredentialsError(f"its {name} is not a string")
+
+
+def check_keys(key_id: Any, secret: Any, token: Any, whose: str = "") -> None:
+    """Check that requests can be signed with credentials: printable ASCII without blanks, which headers can carry.
+
+    Raises:
+        UnusableCredentialsError: one of them is damaged, for example by a line break at its end.
+    """
+    for name, value in (("access key id", key_id), ("secret access key", secret), ("session token", token or "-")):
+        if not isinstance(value, str) or not value:
+            raise UnusableCredentialsError(f"the {whose}{name} is missing, or is not a string")
+        if not (value.isascii() and value.isprintable()) or " " in value:
+            raise UnusableCredentialsError(
+                f"the {whose}{name} holds a line break, a blank or another character that no key has"
+            )
