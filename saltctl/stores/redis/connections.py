@@ -21,7 +21,7 @@ from saltctl.settings import Settings, read_password
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.bounded.tls import check_tls, greet
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
-from saltctl.stores.redis.errors import UNPARSED, naming_key, out_of_step, redirection, redis_errors
+from saltctl.stores.redis.errors import UNPARSED, naming_key, out_of_step, redirection, redis_errors, refuses_login
 from saltctl.stores.redis.server import Patience, Server
 from saltctl.stores.redis.topology import Topology, topology
 from saltctl.stores.redis_iam import check_iam, credential_provider
@@ -142,13 +142,19 @@ class Connections:
 
     def _learn(self, primary: str, server: Server, error: BaseException) -> None:
         """Give up the siblings of a connection that failed, if the error concerns them."""
-        if not self._patience.ends(primary, server, error):
+        refused = isinstance(error, Exception) and refuses_login(error)
+        if not (self._password_changed(server) if refused else self._patience.ends(primary, server, error)):
             return
         self._give_up(primary, server)
         for other in self._siblings:
             known = other._own.get().get(primary)
             if known is not None and known.age >= self._patience.pause:  # else it was opened after the failure
                 other._give_up(primary, known)
+
+    def _password_changed(self, server: Server) -> bool:
+        """Return whether the password's file has another one by now. Connections that are logged in stay so."""
+        password = self._settings.redis_password()
+        return password not in (None, server.client.connection_pool.connection_kwargs.get("password"))
 
     def info(self, primary: str, *sections: str) -> dict[str, Any]:
         """Return INFO of one primary, as redis-py parses it, over retried connections. Raises redis-py's errors."""
@@ -169,7 +175,12 @@ class Connections:
         if (idle := server.take_idle()) is not None:
             return self._exchange(own, primary, server, idle, command)
         with TimeBudget(self._timeout):
-            return self._exchange(own, primary, server, server.client.connection_pool.get_connection(), command)
+            try:
+                connection = server.client.connection_pool.get_connection()
+            except BaseException as exc:
+                self._learn(primary, server, exc)
+                raise
+            return self._exchange(own, primary, server, connection, command)
 
     def _exchange(self, own: dict[str, Server], primary: str, server: Server, connection: Any, command: bytes) -> Any:
         try:

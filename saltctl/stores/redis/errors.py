@@ -97,6 +97,13 @@ def first_word(exc: Exception) -> str:
     return _WORD_OF_CLASS.get(type(exc).__name__) or " ".join(str(exc).split()).split(" ", 1)[0]
 
 
+def refuses_login(exc: Exception) -> bool:
+    """Return whether an error says that the password is missing or wrong."""
+    import redis.exceptions as driver
+
+    return isinstance(exc, driver.AuthenticationError) or first_word(exc) in ("NOAUTH", "WRONGPASS")
+
+
 def redirection(reply: Any, asked: str = "") -> tuple[str, bool] | None:
     """Return the target of a MOVED or ASK reply and whether to send ASKING first; None for any other reply.
 

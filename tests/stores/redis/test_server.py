@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from saltctl.errors import RedisUnavailableError, SaltctlError, UnverifiedBucketError
+from saltctl.errors import AccessDeniedError, RedisUnavailableError, SaltctlError, UnverifiedBucketError
 from saltctl.settings import Settings
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
@@ -129,6 +131,34 @@ def test_a_failure_of_one_store_is_known_to_those_that_share(name: Name, server:
     assert name.used[-1] >= name.moved_at
     for connections in (lookups, others):
         connections.close()
+
+
+@pytest.mark.parametrize("ids", [["a"], ["a", "b"]])
+def test_a_password_that_was_rotated(ids: list[str], tmp_path: Path) -> None:
+    """Its file is read again once the server refuses the old one; until it changes, no connection is given up."""
+    path = tmp_path / "password"
+    path.write_text("old")
+    current, logins = [b"old"], list[bytes]()
+
+    def rule(_: int, command: Command) -> bytes:
+        if command[0] != b"AUTH":
+            return array(["2"] * len(ids)) if command[0] == b"EVALSHA" else RedisStub.OK
+        logins.append(command[-1])
+        return RedisStub.OK if command[-1] == current[0] else b"-WRONGPASS invalid username-password pair\r\n"
+
+    with RedisStub(rule) as server:
+        store = RedisRegistry(replace(settings_of(server), buckets=1, lookup_timeout=30.0, redis_password_file=path))
+        primary = store.primaries()[0]
+        current[0] = b"new"
+        for _ in range(2):
+            with pytest.raises(AccessDeniedError):
+                store.lookup(primary, ids)
+        path.write_text("new")
+        with pytest.raises(AccessDeniedError):
+            store.lookup(primary, ids)
+        assert store.lookup(primary, ids) == [2] * len(ids)
+        assert logins == [b"old"] * 3 + [b"new"]
+        store.close()
 
 
 def test_a_connection_in_use_is_closed_when_it_comes_back(name: Name, server: RedisStub) -> None:
