@@ -76,6 +76,8 @@ class Connections:
             raise ConfigurationError(f"redis_url {exc}", hint="saltctl config show") from None
         for url in map(str, self._url.addresses or (f"/{self._url.path}",)):  # a socket may lead anywhere
             check_endpoint(f"//{url}")
+        with importing:  # now, and not within the short time of the first lookup or report
+            import saltctl.stores.bounded.redis_connections  # noqa: F401
         if share is None:
             check_tls(self._url)
             check_iam(settings, self._url, self._aws_session)

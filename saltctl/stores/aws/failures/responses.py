@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from binascii import crc32
 from collections.abc import Mapping
 from datetime import datetime
@@ -58,6 +59,9 @@ _MALFORMED = (
     ValueError,
 )
 # fmt: on
+
+
+_is_number = re.compile(r"[+-]?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?").fullmatch
 
 
 def create_parser(protocol: str) -> Any:
@@ -116,7 +120,7 @@ def _checked(base: Any) -> Any:
             if of.name != "AttributeValue":
                 return super()._handle_map(shape, node)
             # Most attributes are strings and numbers, which stay as they are. This is most of the time of a page.
-            return {name: one if _is_plain(one) else self._parse_shape(of, one) for name, one in node.items()}
+            return {name: one if _is_plain(one) else self._parse_shape(of, one or {}) for name, one in node.items()}
 
     return Checked
 
@@ -126,13 +130,17 @@ def _is_plain(attribute: Any) -> bool:
     if type(attribute) is not dict or len(attribute) != 1:
         return False
     ((kind, value),) = attribute.items()
-    return kind in ("S", "N") and type(value) is str
+    return type(value) is str and (kind == "S" or (kind == "N" and _is_number(value) is not None))
 
 
 def _require(name: str, value: Mapping[str, Any]) -> None:
     for member in _REQUIRED.get(name, ()):
         if member not in value:
             raise UnreadableResponseError(f"{name} has no {member}")
+    if name == "AttributeValue":
+        numbers = value.get("NS", [value["N"]] if "N" in value else [])
+        if len(value) != 1 or "SDK_UNKNOWN_MEMBER" in value or not all(map(_is_number, numbers)):
+            raise UnreadableResponseError("an attribute has no type of DynamoDB")
     if name == "MetricDataResult" and len(value["Timestamps"]) != len(value["Values"]):
         raise UnreadableResponseError("a metric has other times than values")
 

@@ -142,7 +142,7 @@ def test_attributes_of_every_type_are_parsed_as_botocore_parses_them() -> None:
 
     one = {"S": "x", "N": "1", "B": "AAE=", "BOOL": True, "NULL": True, "SS": ["a"], "NS": ["1"], "BS": ["AAE="]}
     each = {kind: {kind: value} for kind, value in one.items()}
-    row = {**each, "M": {"M": each}, "L": {"L": list(each.values())}, "null": None, "unknown": {"X": "x"}, "none": {}}
+    row = {**each, "M": {"M": each}, "L": {"L": list(each.values())}, "small": {"N": "-1.5E-7"}}
     shape: Any = get_session().get_service_model("dynamodb").operation_model("Query").output_shape
     response = {"status_code": 200, "headers": {}, "body": json.dumps({"Items": [row]}).encode()}
     parsed = create_parser("json").parse(dict(response), shape)
@@ -155,6 +155,13 @@ def test_attributes_of_every_type_are_parsed_as_botocore_parses_them() -> None:
         {"L": [{"S": 1}]},
         {"M": {"a": {"N": 1.5}}},
         {"B": 1},
+        {"N": "NaN"},
+        {"NS": ["1", "one"]},
+        {"L": [{"N": "1_000"}]},
+        {"X": "x"},
+        {"S": "x", "NULL": True},
+        {},
+        None,
         "x",
     ):
         response["body"] = json.dumps({"Items": [{"a": wrong}]}).encode()
