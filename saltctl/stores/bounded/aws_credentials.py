@@ -149,6 +149,8 @@ class SharedCredentials(Credentials):
         seconds = remaining()
         try:
             return loading.result(seconds)
+        except BlockingIOError as exc:
+            raise AwsUnavailableError(f"AWS credentials: {exc.strerror}", hint="lower the load, or ulimit -u") from None
         except TimeoutError:
             if loading.done():
                 raise

@@ -11,6 +11,7 @@ import ssl
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
+from errno import EAGAIN
 from ipaddress import ip_address
 from time import monotonic
 from typing import Any, Generic, Self, TypeVar
@@ -229,9 +230,10 @@ class SharedCalls(Generic[T]):
             return other
         try:
             threading.Thread(target=self._run, args=(calls, key, call, new), name=self._name, daemon=True).start()
-        except BaseException as exc:  # the system has no thread left
+        except BaseException as exc:
             calls.pop(key, None)
-            new.set_exception(exc)
+            no_thread = isinstance(exc, RuntimeError)  # the system has none left: an outage like any other
+            new.set_exception(OSError(EAGAIN, "no thread can be started") if no_thread else exc)
         return new
 
     def call(self, key: Hashable, call: Callable[[], T]) -> T:

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from saltctl.errors import AwsUnavailableError
+from saltctl.stores.bounded.aws_credentials import SharedCredentials
 from saltctl.stores.bounded.deadline import (
     PATIENCE,
     BoundedSocket,
@@ -211,6 +213,10 @@ def test_without_threads_a_shared_call_fails(monkeypatch: pytest.MonkeyPatch) ->
     with TimeBudget(LONG):
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", refuse)
-            with pytest.raises(RuntimeError, match="thread"):
+            with pytest.raises(OSError, match="no thread"):
                 calls.call("key", int)
+            with pytest.raises(OSError, match="no thread"):
+                connect("redis.test", 1, LONG)
+            with pytest.raises(AwsUnavailableError, match="no thread"):
+                SharedCredentials(object()).get_frozen_credentials()
         assert calls.call("key", int) == 0
