@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from saltctl.errors import ConfigurationError
 
@@ -38,6 +39,11 @@ _VALUES = {
 }
 """Settings of the AWS SDKs, and what each may be. botocore takes other words for "false", or fails when it needs it."""
 
+_URLS = (
+    *("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_EC2_METADATA_SERVICE_ENDPOINT"),
+    *(f"AWS_ENDPOINT_URL_{service}" for service in ("CLOUDWATCH", "SSO", "SSO_OIDC", "STS")),
+)
+
 
 def check_values(profile: Mapping[str, object]) -> None:
     """Check the settings of the environment and of a profile that botocore reads later, or as another value.
@@ -55,6 +61,20 @@ def check_values(profile: Mapping[str, object]) -> None:
         raise ConfigurationError(
             f"{place} is {str(value)[:60]!r}, which is not valid", hint=f"remove it, or set it to: {words}"
         )
+    for variable in _URLS:
+        if not _is_url(os.environ.get(variable) or "http://unset"):
+            raise ConfigurationError(
+                f"{variable} is not a valid http:// or https:// URL",
+                hint=f"remove it, or correct it: echo ${variable}",
+            )
+
+
+def _is_url(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port, or the brackets of an IPv6 address
+        return False
 
 
 def invalid_profile(problem: str, profile: str = "") -> ConfigurationError:

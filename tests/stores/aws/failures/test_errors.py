@@ -87,24 +87,27 @@ def test_creating_a_client_fails_by_configuration(exc: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "value"),
     [
-        "AWS_DEFAULTS_MODE",
-        "AWS_ACCOUNT_ID_ENDPOINT_MODE",
-        "AWS_REQUEST_CHECKSUM_CALCULATION",
-        "AWS_MAX_ATTEMPTS",
-        "AWS_METADATA_SERVICE_NUM_ATTEMPTS",
-        "AWS_METADATA_SERVICE_TIMEOUT",
-        "AWS_RETRY_MODE",
-        "AWS_STS_REGIONAL_ENDPOINTS",
-        "AWS_USE_FIPS_ENDPOINT",
+        ("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:99999"),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "odd"),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://[::1"),
+        ("AWS_DEFAULTS_MODE", "odd"),
+        ("AWS_ACCOUNT_ID_ENDPOINT_MODE", "odd"),
+        ("AWS_REQUEST_CHECKSUM_CALCULATION", "odd"),
+        ("AWS_MAX_ATTEMPTS", "-3"),
+        ("AWS_METADATA_SERVICE_NUM_ATTEMPTS", "odd"),
+        ("AWS_METADATA_SERVICE_TIMEOUT", "odd"),
+        ("AWS_RETRY_MODE", "odd"),
+        ("AWS_STS_REGIONAL_ENDPOINTS", "odd"),
+        ("AWS_USE_FIPS_ENDPOINT", "maybe"),
     ],
 )
-def test_a_variable_that_is_not_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit 78 with its name and value, also if botocore would ignore it or read it later."""
-    monkeypatch.setenv(name, "odd-value")
+def test_a_variable_that_is_not_valid(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 78 with its name, also if botocore would ignore it or read it later."""
+    monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_REGION", f"eu-{name.lower().replace('_', '-')}")  # sessions are kept by Region
-    with pytest.raises(ConfigurationError, match=f"{name} is 'odd-value'"):
+    with pytest.raises(ConfigurationError, match=f"^{name} is "):
         create_client(load_settings(), "dynamodb")
 
 
