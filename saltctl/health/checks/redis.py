@@ -268,6 +268,10 @@ def verified(facts: Facts) -> Finding:
         if counts.overwritten:
             findings.append(_overwritten(facts, counts))
             continue
+        if counts.refused:
+            detail = f"{counts.primary} is not verified: {counts.refused}: lookups use the backup"
+            findings.append(fail(detail, facts.fix_commands.saltctl("config", "show"), registry_verified=0))
+            continue
         if other := facts.other_registry:
             findings.append(fail(f"{counts.primary} {other}", facts.fix_commands.saltctl("config", "show")))
             continue

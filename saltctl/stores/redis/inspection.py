@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from saltctl.errors import SaltctlError
+from saltctl.errors import AccessDeniedError, ConfigurationError, SaltctlError
 from saltctl.settings import Settings
 from saltctl.stores.redis.buckets import BUCKETS_A_CALL, FENCE, Buckets
 from saltctl.stores.redis.connections import Connections
@@ -52,7 +52,8 @@ class RegistryCounts:
 
     ``fenced`` buckets were verified here under this layout; ``foreign`` buckets have a fence of another layout or
     server; ``marked`` buckets have the token of a rebuild in progress or of an interrupted one. ``loaded``: this
-    process knows the lookup script. ``overwritten`` are the keys of buckets that are no hashes any more.
+    process knows the lookup script. ``overwritten`` are the keys of buckets that are no hashes any more. ``refused`` is
+    the reason if our user may not look up, or the server cannot.
     """
 
     primary: str
@@ -63,11 +64,12 @@ class RegistryCounts:
     marked: int
     loaded: bool
     overwritten: Sequence[str] = ()
+    refused: str = ""
 
     @property
     def verified(self) -> bool:
         """Whether Redis answers lookups in every bucket."""
-        return self.loaded and self.fenced == self.buckets
+        return self.loaded and self.fenced == self.buckets and not self.refused
 
 
 class RedisInspection:
@@ -165,8 +167,8 @@ class RedisInspection:
             ("EVALSHA", script_sha("lookup"), 1, keys[0], layout, "-"),
         )
         with self._connections.errors(primary):
-            for reply in (*counts, lookup):
-                if isinstance(reply, Exception) and (reply is not lookup or first_word(reply) not in _OF_LOOKUPS):
+            for reply in counts:
+                if isinstance(reply, Exception):
                     raise reply
             # Our user need not be permitted to ask it, but a server without SCRIPT can never be verified.
             if isinstance(exists, Exception) and misconfiguration(str(exists)):
@@ -176,7 +178,18 @@ class RedisInspection:
         # Fences alone prove nothing: lookups may be refused in spite of them.
         loaded = word != "NOSCRIPT" and not (word == "UNVERIFIED" and fenced == len(keys))
         overwritten = [key.decode("utf-8", "backslashreplace") for reply in counts for key in reply[4]]
-        return RegistryCounts(primary, len(keys), entries, fenced, foreign, marked, loaded, overwritten)
+        refused = self._refusal(primary, lookup)
+        return RegistryCounts(primary, len(keys), entries, fenced, foreign, marked, loaded, overwritten, refused)
+
+    def _refusal(self, primary: str, lookup: Any) -> str:
+        """Return why a lookup is refused for good; empty if it is not. Raises any other error of this question."""
+        try:
+            with self._connections.errors(primary):
+                if isinstance(lookup, Exception) and first_word(lookup) not in _OF_LOOKUPS:
+                    raise lookup
+        except (AccessDeniedError, ConfigurationError) as exc:
+            return exc.message
+        return ""
 
     def user(self, primary: str) -> str | None:
         """Return the name of our user; None if the server does not tell it."""

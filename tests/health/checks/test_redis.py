@@ -9,8 +9,9 @@ import pytest
 
 from saltctl.health.doctor import run_checks, select_checks
 from saltctl.health.findings import Finding
+from saltctl.stores.redis.inspection import RegistryCounts
 from saltctl.stores.redis.replies.replicas import Replicas
-from tests.health.fakes import FakeFacts
+from tests.health.fakes import NAME, FakeFacts
 
 
 def run_check(name: str, facts: FakeFacts) -> Finding:
@@ -136,6 +137,17 @@ def test_the_lag_bound_must_be_below_the_failover_time(lag: str, failover: float
 def test_without_a_replica_that_may_be_promoted_there_is_no_failover() -> None:
     """Replicas with priority 0 do not need the setting."""
     assert run_check("redis-min-replicas", FakeFacts({}, replicas=Replicas(2, promotable=False))).status == "ok"
+
+
+@pytest.mark.parametrize("refused", ["", "refuses this command: no permissions to run 'evalsha'"])
+def test_a_registry_whose_lookups_are_refused_is_not_verified(refused: str) -> None:
+    """Whatever its fences say: every lookup uses the backup."""
+    facts = FakeFacts({})
+    facts.registry_counts = [RegistryCounts(NAME, 64, 7, 64, 0, 0, loaded=True, refused=refused)]
+    found = run_check("redis-verified", facts)
+    assert found.status == ("fail" if refused else "ok")
+    assert refused in found.detail
+    assert ("is not verified" in found.detail) is bool(refused)
 
 
 @pytest.mark.parametrize(

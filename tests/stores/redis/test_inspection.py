@@ -46,10 +46,9 @@ def test_our_user_need_not_ask_for_scripts() -> None:
     ("replies", "error", "says"),
     [
         ({b"SCRIPT": UNKNOWN % b"SCRIPT"}, ConfigurationError, "rebuilds need SCRIPT"),
-        ({b"EVALSHA": UNKNOWN % b"EVALSHA"}, ConfigurationError, "lookups need EVALSHA"),
         ({b"EVAL": UNKNOWN % b"EVAL"}, ConfigurationError, "raises need EVAL"),
         ({b"INFO": UNKNOWN % b"INFO"}, ConfigurationError, "lookups need INFO"),
-        ({b"EVALSHA": b"-NOPERM no permissions to run the 'evalsha' command\r\n"}, AccessDeniedError, "evalsha"),
+        ({b"EVAL": b"-NOPERM no permissions to run the 'eval' command\r\n"}, AccessDeniedError, "eval"),
     ],
 )
 def test_a_command_that_is_absent(replies: dict[bytes, bytes], error: type[SaltctlError], says: str) -> None:
@@ -59,10 +58,21 @@ def test_a_command_that_is_absent(replies: dict[bytes, bytes], error: type[Saltc
     assert "rebuild" not in found.value.hint
 
 
-@pytest.mark.parametrize("word", [b"UNVERIFIED", b"NOSCRIPT"])
-def test_lookups_that_are_refused_are_unverified(word: bytes) -> None:
+@pytest.mark.parametrize(
+    ("reply", "refused"),
+    [
+        (b"-UNVERIFIED x\r\n", ""),
+        (b"-NOSCRIPT x\r\n", ""),
+        (b"-NOPERM no permissions to run the 'evalsha' command\r\n", "no permissions"),
+        (UNKNOWN % b"EVALSHA", "lookups need EVALSHA"),
+    ],
+)
+def test_lookups_that_are_refused_are_unverified(reply: bytes, refused: str) -> None:
     """Whatever the fences say."""
-    assert not inspect({b"EVALSHA": b"-%s x\r\n" % word}).verified
+    found = inspect({b"EVALSHA": reply})
+    assert not found.verified
+    assert refused in found.refused
+    assert bool(found.refused) is bool(refused)
 
 
 @pytest.mark.parametrize("reply", [b"+OK\r\n", b"*-1\r\n", b":7\r\n", b"*4\r\n:7\r\n:64\r\n:0\r\n:0\r\n"])
