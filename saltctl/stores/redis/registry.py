@@ -20,7 +20,7 @@ from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import MergeOutcome
 from saltctl.stores.redis.buckets import FENCE, Buckets, RedisBucketReader, check_count, parse_count
 from saltctl.stores.redis.connections import Connections
-from saltctl.stores.redis.errors import first_word, naming_key, other_registry
+from saltctl.stores.redis.errors import naming_key, other_registry
 from saltctl.stores.redis.merge_commands import bulk
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.replies.platforms import (
@@ -208,16 +208,13 @@ class RedisRegistry:
         return True
 
     def _retry_after_failover(self, work: Callable[[], T]) -> T:
-        """Do the work; if it failed and other servers are primaries by now, or may be, do it once more."""
+        """Do the work; if it failed and other servers are primaries by now, do it once more."""
         try:
             return work()
         except (UnverifiedError, WrongTypeError):
             raise
-        except RedisUnavailableError as exc:
-            # A demoted server has done nothing, and its name may lead to the new primary by now.
-            if isinstance(refusal := exc.__cause__, Exception) and first_word(refusal) == "READONLY":
-                self._others.reconnect()
-            elif not self._others.refresh():
+        except RedisUnavailableError:
+            if not self._others.refresh():
                 raise
             return work()
 
