@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from saltctl.errors import ConfigurationError
-from saltctl.times import parse_duration
+from saltctl.times import parse_seconds
 from saltctl.urls import check_http_url, mask_url, parse_redis_url
 
 T = TypeVar("T")
@@ -76,19 +76,6 @@ def _whole(value: Any, minimum: int, maximum: int = 2**31 - 1, *, power_of_two: 
         raise ValueError(f"must be from {minimum} to {maximum}")
     if power_of_two and number.bit_count() != 1:
         raise ValueError("must be a power of two")
-    return number
-
-
-def _seconds(value: Any, minimum: float, maximum: float) -> float:
-    error = "must be a number of seconds, or a duration such as 500ms or 2h"
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(error)
-    try:
-        number = parse_duration(value) if isinstance(value, str) else float(value)
-    except (ValueError, OverflowError):
-        raise ValueError(error) from None
-    if not minimum <= number <= maximum:
-        raise ValueError(f"must be from {minimum:g} to {maximum:g} seconds")
     return number
 
 
@@ -158,19 +145,19 @@ class Settings:
     heat_floor: int = _setting(10, partial(_whole, minimum=1))
     """Write units a second on one server below which a conversation is not reported. A fleet of a hundred servers
     still detects a conversation at 1,000 a second, because each server counts 10."""
-    heat_max_age: float = _setting(3600.0, partial(_seconds, minimum=1, maximum=366 * 86400))
+    heat_max_age: float = _setting(3600.0, partial(parse_seconds, minimum=1, maximum=366 * 86400))
     """Age above which a window does not cause a raise: writes that are long past need no salts."""
-    heat_retention: float = _setting(3600.0, partial(_seconds, minimum=0, maximum=366 * 86400))
+    heat_retention: float = _setting(3600.0, partial(parse_seconds, minimum=0, maximum=366 * 86400))
     """Time that reports stay on the stream after every group acknowledged them, for `saltctl stream replay`."""
-    lookup_timeout: float = _setting(0.25, partial(_seconds, minimum=0.001, maximum=60))
+    lookup_timeout: float = _setting(0.25, partial(parse_seconds, minimum=0.001, maximum=60))
     """Time for a lookup in Redis, names and connecting included; then it reads the backup."""
-    redis_timeout: float = _setting(5.0, partial(_seconds, minimum=0.001, maximum=600))
+    redis_timeout: float = _setting(5.0, partial(parse_seconds, minimum=0.001, maximum=600))
     """Time for every other request to Redis, names, connecting and retries included."""
-    page_timeout: float = _setting(10.0, partial(_seconds, minimum=0.01, maximum=600))
+    page_timeout: float = _setting(10.0, partial(parse_seconds, minimum=0.01, maximum=600))
     """Time for one page of a history: its lookup and the queries of all partitions."""
-    aws_timeout: float = _setting(5.0, partial(_seconds, minimum=0.05, maximum=600))
+    aws_timeout: float = _setting(5.0, partial(parse_seconds, minimum=0.05, maximum=600))
     """Time for one request to AWS: names, credentials, connecting, the whole response, and retries included."""
-    breaker_seconds: float = _setting(1.0, partial(_seconds, minimum=0, maximum=60))
+    breaker_seconds: float = _setting(1.0, partial(parse_seconds, minimum=0, maximum=60))
     """Time for which lookups skip a Redis that has just failed."""
     aws_profile: str | None = _setting(None, _shown_text, "AWS_PROFILE")
     aws_region: str | None = _setting(None, _name, "AWS_REGION", "AWS_DEFAULT_REGION")

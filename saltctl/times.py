@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 DURATIONS = "90s, 15m (or 15min), 2h, 2h30m, 1d, 1w or 500ms"
 """How durations are written, for errors."""
@@ -84,3 +85,17 @@ def parse_time(text: str, now: datetime) -> datetime:
     if iso and (iso[1] or iso[2] or "")[6:].strip("0"):
         raise ValueError(f"{text!r:.60} is finer than a microsecond; give at most six digits")
     return at
+
+
+def parse_seconds(value: Any, minimum: float, maximum: float) -> float:
+    """Return the seconds of a setting: a number, or a duration as a string. Raises ValueError outside of the range."""
+    error = "must be a number of seconds, or a duration such as 500ms or 2h"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(error)
+    try:
+        number = parse_duration(value) if isinstance(value, str) else float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(error) from None
+    if not minimum <= number <= maximum:
+        raise ValueError(f"must be from {minimum:g} to {maximum:g} seconds")
+    return number
