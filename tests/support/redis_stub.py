@@ -19,13 +19,15 @@ class RedisStub:
     """A server that speaks enough RESP2 for redis-py to connect, and answers commands by ``rule``.
 
     ``rule`` gets the number of the connection (from 0) and the command; it returns the reply's bytes, or
-    None for no reply. It should answer unknown commands, such as CLIENT SETINFO, with ``OK``.
+    None for no reply. It should answer unknown commands, such as CLIENT SETINFO, with ``OK``. Each connection gets the
+    ``greeting`` first, unasked.
     """
 
     OK = b"+OK\r\n"
 
-    def __init__(self, rule: Callable[[int, Command], Reply]) -> None:
+    def __init__(self, rule: Callable[[int, Command], Reply], greeting: bytes = b"") -> None:
         self._rule = rule
+        self._greeting = greeting
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._connections: list[socket.socket] = []
         self._threads: list[threading.Thread] = [threading.Thread(target=self._accept)]
@@ -83,6 +85,7 @@ class RedisStub:
 
     def _serve(self, number: int, connection: socket.socket) -> None:
         try:
+            connection.sendall(self._greeting)
             with connection.makefile("rb") as lines:
                 while (command := _read_command(lines)) is not None:
                     reply = self._rule(number, command)

@@ -16,11 +16,11 @@ from redis.connection import (  # noqa: TID253
     SSLConnection,
     UnixDomainSocketConnection,
 )
-from redis.exceptions import ConnectionError  # noqa: A004, TID253
+from redis.exceptions import ConnectionError, InvalidResponse  # noqa: A004, TID253
 from redis.retry import Retry  # noqa: TID253
 
 from saltctl.stores.bounded.deadline import BoundedSocket, BoundedTlsSocket, TimeBudget, connect, remaining
-from saltctl.stores.bounded.reply_limit import OUT_OF_STEP, OversizedReplyError, ReplyLimit
+from saltctl.stores.bounded.reply_limit import FIRST_REPLY, OUT_OF_STEP, OversizedReplyError, ReplyLimit
 
 _BYTES_A_READ = 4096
 _NIL = b"*1\r\n$-1\r\n"
@@ -80,20 +80,38 @@ class _Exchange(AbstractConnection):
     def _connect(self) -> BoundedSocket | BoundedTlsSocket:
         self.bounded = self._open()
         self._limit = self.bounded.watch = ReplyLimit()
+        self._unused = True  # no command was sent
+        self._greeted = False  # no reply was read
         return self.bounded
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         """Send packed commands; raises redis-py's errors."""
+        self._unused = False
         super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
         self._limit.start_exchange()
+
+    def can_read(self, timeout: float = 0) -> bool:
+        """Return whether there is something to read.
+
+        Before the first command that is a refusal of the connection, or not Redis. The pool, which asks then, would say
+        only that there is data. Raises redis-py's errors.
+        """
+        found = bool(super().can_read(timeout))
+        if found and self._unused:
+            self.read_response()
+        return found
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         """Return the next reply; raises redis-py's errors, also if it is longer than any that saltctl asks for."""
         self._limit.start_reply()
         try:
-            return super().read_response(*args, **options)
+            reply = super().read_response(*args, **options)
         except (OversizedReplyError, MemoryError) as exc:
             raise ConnectionError(OUT_OF_STEP) from exc
+        except InvalidResponse as exc:
+            raise exc if self._greeted else InvalidResponse(f"{exc} {FIRST_REPLY}") from exc
+        self._greeted = True
+        return reply
 
     def exchange(self, command: bytes) -> Any:
         """Send a packed command and return its reply within the timeout of the connection. Raises redis-py's errors.

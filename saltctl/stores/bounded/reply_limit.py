@@ -12,6 +12,8 @@ MAX_LENGTH = 1 << 22
 """The longest array. hiredis allocates it when its length arrives, and the garbage collector visits each place."""
 OUT_OF_STEP = "answered another command"
 """The message of the error for a reply that may belong to another command."""
+FIRST_REPLY = "in the first reply"
+"""The end of the message if a server does not speak the protocol of Redis from the start."""
 _HEAD_BYTES = 256
 _HEAD = re.compile(rb"([*~%>])?([$=!])?([^\r]*)")
 

@@ -59,7 +59,7 @@ _WORD_OF_CLASS = {
     "ReadOnlyError": "READONLY",
     "TryAgainError": "TRYAGAIN",
 }
-_DENIED = ("NOAUTH", "WRONGPASS", "NOPERM", "DENIED")
+_DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 _DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 """Messages of Valkey and Redis if the ACL permits a script but not a command in it; their first word is ERR."""
 _NO_STREAM = "has no heat stream, or no consumer group on it"
@@ -71,6 +71,12 @@ _REPLIES: dict[str, tuple[type[SaltctlError], str, str]] = {
         RebuildBrokenError,
         "changed while it was being rebuilt: {detail}",
         "nothing was verified and nothing is lost; run it again: saltctl rebuild",
+    ),
+    "DENIED": (
+        AccessDeniedError,
+        "refuses other machines: it has no password and is in protected mode",
+        "give it a password (requirepass), and name it in redis_password_file; or turn protected-mode off behind a "
+        "firewall",
     ),
     "NOGROUP": (StreamLostError, _NO_STREAM, "saltctl setup"),
     "UNBLOCKED": (StreamLostError, _NO_STREAM, "saltctl setup"),

@@ -88,6 +88,8 @@ class Server:
                 try:
                     replies.append(read_reply(connection))
                 except driver.ResponseError as exc:
+                    if first_word(exc) == "DENIED":  # protected mode refuses the connection: no other reply comes
+                        raise
                     replies.append(exc)
             check()
             if not all(isinstance(r, Exception) or has_shape(c, r) for c, r in zip(commands, replies, strict=True)):

@@ -139,6 +139,49 @@ def test_a_single_server_that_redirects_is_a_node_of_a_cluster(reply: bytes) -> 
             assert isinstance(registry.last_failure, ConfigurationError)
 
 
+@pytest.mark.parametrize(
+    ("greeting", "error", "says"),
+    [
+        (b"-DENIED Redis is running in protected mode because\r\n", AccessDeniedError, "protected mode"),
+        (b"-ERR max number of clients reached\r\n", RedisUnavailableError, "max number of clients"),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", RedisUnavailableError, "LOADING"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", ConfigurationError, "speaks HTTP"),
+        (b"SSH-2.0-OpenSSH_9\r\n", ConfigurationError, "speaks SSH"),
+        (b"220 mail ready\r\n", ConfigurationError, "does not speak the protocol of Redis"),
+        (b"J\0\0\0\n8.0.33\0", ConfigurationError, "does not speak the protocol of Redis"),
+    ],
+    ids=range(7),
+)
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_server_that_refuses_the_connection(
+    greeting: bytes, error: type[SaltctlError], says: str, asked: bool
+) -> None:
+    """Every command has the same error, and waits for no further reply. Some servers speak first, some after us."""
+    first: set[int] = set()
+
+    def rule(connection: int, _: Command) -> bytes | None:
+        """Answer the first command alone."""
+        if not asked or connection in first:
+            return None
+        first.add(connection)
+        return greeting
+
+    with RedisStub(rule, b"" if asked else greeting) as server:
+        settings = Settings(redis_url=server.url, registry_id="0" * 16, lookup_timeout=30.0, redis_timeout=30.0)
+        with closing(RedisRegistry(settings)) as store, closing(HeatStream(settings)) as stream:
+            (primary,) = store.primaries()
+            for call in (
+                lambda: store.lookup(primary, ["a"]),
+                lambda: store.lookup(primary, ["a", "b"]),
+                lambda: store.merge("a", 4),
+                store.sessions,
+                stream.info,
+            ):
+                with pytest.raises(error, match=says) as refused:
+                    call()
+                assert type(refused.value) is error
+
+
 def test_arguments_of_an_absent_command_are_not_repeated(ask: Callable[[bytes], SaltctlError]) -> None:
     """They are scripts and conversation ids."""
     assert "secret" not in ask(b"ERR unknown command 'EVAL', with args beginning with: 'secret'").message
@@ -150,6 +193,7 @@ def test_arguments_of_an_absent_command_are_not_repeated(ask: Callable[[bytes], 
         ('Protocol error, got "H" as reply type byte', ConfigurationError, "speaks HTTP", "the port"),
         ('Protocol error, got "\\x15" as reply type byte', ConfigurationError, "speaks TLS", "rediss://"),
         ('Protocol error, got "S" as reply type byte', ConfigurationError, "speaks SSH", "the port"),
+        ('Protocol error, got "E" as reply type byte in the first reply', ConfigurationError, "protocol of", "port"),
         ('Protocol error, got "\\x00" as reply type byte', RedisUnavailableError, "Protocol error", "runs"),
         ("Protocol Error: b'HTTP/1.1 400 Bad Request'", ConfigurationError, "speaks HTTP", "the port"),
         ("[SSL: WRONG_VERSION_NUMBER] wrong version number", ConfigurationError, "does not speak TLS", "redis://"),

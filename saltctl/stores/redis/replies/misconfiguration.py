@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from saltctl.stores.bounded.reply_limit import FIRST_REPLY
+
 _ABSENT = re.compile(
     r"unknown (redis )?(sub-?)?command|not allowed from script"
     r"|wrong number of arg|syntax error|command is (not available|disabled)|unsupported command"
@@ -59,9 +61,10 @@ def misconfiguration(text: str) -> tuple[str, str] | None:
             return problem.format(text=text.rstrip(".")), hint
     if _ABSENT.search(text):
         return _absent(text), _SERVER_HINT
-    if (found := _FIRST_BYTE.search(text)) is not None:
-        return _other_protocol(found[1])
-    return None
+    if (found := _FIRST_BYTE.search(text)) is None:
+        return None
+    first = (FIRST_REPLY in text and ("does not speak the protocol of Redis", _ADDRESS_HINT)) or None
+    return _other_protocol(found[1]) or first
 
 
 def _absent(text: str) -> str:
@@ -78,9 +81,8 @@ def _absent(text: str) -> str:
 def _other_protocol(first: str) -> tuple[str, str] | None:
     if first in ("\\x15", "\\x16"):
         return "speaks TLS", "write rediss:// in SALTCTL_REDIS_URL (rediss+… for a cluster or sentinels)"
-    if first == "H":
-        return "speaks HTTP, so it is not Redis", _ADDRESS_HINT
-    return ("speaks SSH, so it is not Redis", _ADDRESS_HINT) if first == "S" else None
+    name = {"H": "HTTP", "S": "SSH"}.get(first)
+    return (f"speaks {name}, so it is not Redis", _ADDRESS_HINT) if name else None
 
 
 def hint_of_outage(exc: BaseException, text: str, where: str) -> str:
