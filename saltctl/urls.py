@@ -38,13 +38,14 @@ _SENTINELS_OWN = ("sentinel_username", "sentinel_password", "sentinel_password_f
 _REPLACED = ("socket_timeout", "socket_connect_timeout")
 _BOOLEANS = frozenset({"true", "false", "yes", "no", "1", "0"})
 _NUMBERS = re.compile("[0-9]{1,5}")
+_WORD = re.compile("[!-~]+")  # CLIENT SETNAME takes no other one
 # The options of a query, with their possible values: a set, a pattern, or None for any. Not those of redis-py that do
 # nothing in a URL (ssl_validate_ocsp), or that would overrule saltctl: retries, the protocol, the pool.
 _OPTIONS: dict[str, frozenset[str] | re.Pattern[str] | None] = {
     "db": _NUMBERS,
     "username": None,
     "password": None,
-    "client_name": None,
+    "client_name": _WORD,
     "socket_keepalive": _BOOLEANS,
     "ssl_cert_reqs": frozenset({"none", "optional", "required"}),
     "ssl_check_hostname": _BOOLEANS,
@@ -132,8 +133,12 @@ def parse_redis_url(url: str) -> RedisUrl:
         raise ValueError(f"must begin with {', '.join(name + '://' for name in _KINDS)}")
     if "@" in rest:
         raise ValueError(_UNREADABLE)
-    tail = urlsplit(rest)
     userinfo, _, hosts = authority.rpartition("@")
+    try:
+        tail = urlsplit(rest)
+        urlsplit(f"//{userinfo}@h")  # as redis-py does
+    except ValueError:
+        raise ValueError(_UNREADABLE) from None
     options = tuple(part for part in parse_qsl(tail.query, keep_blank_values=True) if part[0] not in _REPLACED)
     parsed = RedisUrl(kind, scheme.lower().startswith("rediss"), userinfo=userinfo, options=options)
     _check_options(parsed)
@@ -164,7 +169,8 @@ def _check_options(url: RedisUrl) -> None:
         possible = _OPTIONS.get(name)
         if isinstance(possible, re.Pattern):
             if not possible.fullmatch(value):
-                raise ValueError(f"has an option {name} that is not a number")
+                kind = "a number" if possible is _NUMBERS else "a word of printable ASCII characters"
+                raise ValueError(f"has an option {name} that is not {kind}")
         elif not value or (possible and value.lower() not in possible):
             must = f"one of {', '.join(sorted(possible))}" if possible else "not empty"
             raise ValueError(f"has an option {name} that cannot be used; it must be {must}")
@@ -205,7 +211,7 @@ def _service_and_database(kind: Kind, path: str, option: str) -> tuple[str, str]
         service, _, path = path.partition("/")
         if not service:
             raise ValueError("must name the service that the sentinels watch, such as redis+sentinel://s1,s2/mymaster")
-    if path and not path.isdigit():
+    if path and not _NUMBERS.fullmatch(path):
         raise ValueError("may have only a database number as its path, such as /0")
     if path and option and int(path) != int(option):
         raise ValueError("names two databases: one in its path, and another in the option db")

@@ -8,6 +8,7 @@ import struct
 import termios
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,8 +20,8 @@ class RedisStub:
     """A server that speaks enough RESP2 for redis-py to connect, and answers commands by ``rule``.
 
     ``rule`` gets the number of the connection (from 0) and the command; it returns the reply's bytes, or
-    None for no reply. It should answer unknown commands, such as CLIENT SETINFO, with ``OK``. Each connection gets the
-    ``greeting`` first, unasked.
+    None for no reply, and raises an OSError to close the connection. It should answer unknown commands,
+    such as CLIENT SETINFO, with ``OK``. Each connection gets the ``greeting`` first, unasked.
     """
 
     OK = b"+OK\r\n"
@@ -91,8 +92,9 @@ class RedisStub:
                     reply = self._rule(number, command)
                     if reply is not None:
                         connection.sendall(reply)
-        except OSError:
-            return  # the client has disconnected
+        except OSError:  # the rule wants it so, or the client has disconnected
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def _read_command(lines: Any) -> Command | None:

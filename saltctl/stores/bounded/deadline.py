@@ -177,7 +177,21 @@ class BoundedTlsSocket(_Bounded, ssl.SSLSocket):
     def send(self, data: Any, flags: int = 0) -> int:
         """Send some of the data; ``sendall`` calls it, too."""
         self._bound()
-        return ssl.SSLSocket.send(self, data, flags)
+        try:
+            return ssl.SSLSocket.send(self, data, flags)
+        except (ssl.SSLError, ConnectionError):
+            self._raise_alert()
+            raise
+
+    def _raise_alert(self) -> None:
+        """Raise why the server closed the connection. With TLS 1.3 it refuses a client only after the handshake."""
+        try:
+            self.read(1)
+        except ssl.SSLError as exc:
+            if "ALERT" in (exc.reason or ""):
+                raise
+        except OSError:
+            return
 
     def read(self, len: int = 1024, buffer: Any = None) -> Any:  # noqa: A002  the name of the method that it overrides
         """Receive up to ``len`` bytes; ``recv`` and ``recv_into`` call it, too."""

@@ -25,6 +25,7 @@ from saltctl.stores.bounded.reply_limit import FIRST_REPLY, OUT_OF_STEP, Oversiz
 _BYTES_A_READ = 4096
 _NIL = b"*1\r\n$-1\r\n"
 _NUMBER = re.compile(rb"\*1\r\n\$([0-9]{1,2})\r\n([0-9]{1,10})\r\n").fullmatch
+_CLOSED = re.compile("reset by peer|closed by server").search
 
 
 class BoundedClient(redis.Redis):
@@ -110,6 +111,11 @@ class _Exchange(AbstractConnection):
             raise ConnectionError(OUT_OF_STEP) from exc
         except InvalidResponse as exc:
             raise exc if self._greeted else InvalidResponse(f"{exc} {FIRST_REPLY}") from exc
+        except ConnectionError as exc:
+            # A server that expects TLS closes the connection so, unless it sends an alert.
+            if self._greeted or isinstance(self.bounded, BoundedTlsSocket) or not _CLOSED(str(exc)):
+                raise
+            raise ConnectionError(f"{str(exc).rstrip('.')} {FIRST_REPLY}") from exc
         self._greeted = True
         return reply
 

@@ -124,6 +124,7 @@ def test_replies_that_drip_after_the_first_byte_end_in_time() -> None:
     def rule(connection: int, command: Command) -> bytes | None:
         if command[0] not in (b"EVALSHA", b"HGET"):
             return RedisStub.OK
+        server.send(connection, b"+")
         while not stopped.wait(PAUSE):
             server.send(connection, b"1")
         return None

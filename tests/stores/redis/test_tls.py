@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import ssl
+import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from saltctl.errors import ConfigurationError, UnavailableError
+from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlError, UnavailableError
 from saltctl.local.servers import LocalMoto, LocalRedis, free_port
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.bounded.deadline import BoundedTlsSocket
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.registry import RedisRegistry
@@ -121,3 +126,44 @@ def test_every_kind_of_redis_by_tls(opened: Settings, authority: Path) -> None:
     unchecked = replace(opened, redis_url=f"{opened.redis_url}?ssl_cert_reqs=none&ssl_check_hostname=false")
     with Registry.over(unchecked, RedisRegistry(unchecked), backup) as registry:
         assert registry.lookup("conv").source == "redis"
+
+
+def test_tls_on_one_side(options: dict[str, str], authority: Path, tmp_path: Path) -> None:
+    """A client without a certificate is refused after its handshake (TLS 1.3), and one without TLS by a reset."""
+    port = free_port()
+    own = {"tls-port": str(port), "tls-auth-clients": "yes"}
+    server = LocalRedis(tmp_path / "tls", binary=find_engine("redis"), options={**options, **own})
+    server.start()
+    cases: list[tuple[str, str, type[SaltctlError], str]] = [
+        ("rediss", f"?ssl_ca_certs={authority / 'ca.crt'}", ConfigurationError, "ssl_certfile"),
+        ("redis", "", RedisUnavailableError, "rediss://"),
+    ]
+    for scheme, query, error, hint in cases:
+        url = f"{scheme}://127.0.0.1:{port}/0{query}"
+        with closing(RedisRegistry(Settings(redis_url=url, registry_id="0" * 16, lookup_timeout=30.0))) as store:
+            with pytest.raises(error) as refused:
+                store.lookup(f"127.0.0.1:{port}", ["conv"])
+            assert hint in refused.value.hint
+    server.kill()
+
+
+def test_the_alert_of_a_server_that_closed_is_the_error(authority: Path) -> None:
+    """A client that writes too late to be answered must not call the refusal a lost connection."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(authority / "tls.crt", authority / "tls.key")
+    server.load_verify_locations(authority / "ca.crt")
+    server.verify_mode = ssl.CERT_REQUIRED
+    client = ssl.create_default_context(cafile=str(authority / "ca.crt"))
+    near, far = socket.socketpair()
+
+    def serve() -> None:
+        with far, pytest.raises(ssl.SSLError):
+            server.wrap_socket(far, server_side=True)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with client.wrap_socket(near, server_hostname="127.0.0.1") as wrapped:
+        wrapped.__class__ = BoundedTlsSocket
+        thread.join()
+        with pytest.raises(ssl.SSLError, match="certificate required"):
+            wrapped.sendall(b"PING")

@@ -26,11 +26,31 @@ _SERVER_HINT = (
 )
 _ADDRESS_HINT = "check the host and the port in SALTCTL_REDIS_URL (saltctl config show)"
 _PLAIN_HINT = "if this port has no TLS, write redis:// in SALTCTL_REDIS_URL (redis+… for a cluster or sentinels)"
+_TLS_HINT = "check that it runs; if this port has TLS, write rediss:// in SALTCTL_REDIS_URL (rediss+… for the others)"
+_VERSION_HINT = "see ssl_min_version and ssl_ciphers: saltctl help redis-urls"
+_CERTIFICATE_HINT = "check ssl_certfile in SALTCTL_REDIS_URL"
 # A part of the message in lower case, then what is wrong, and a hint.
 _OTHERS: tuple[tuple[str, str, str], ...] = (
     ("db index", "does not have this database", "correct the number at the end of SALTCTL_REDIS_URL"),
     ("select is not allowed in cluster", "is a node of a cluster", "write redis+cluster:// in SALTCTL_REDIS_URL"),
+    (
+        "unknown command 'sentinel'",
+        "is not a sentinel",
+        "correct the port, which is 26379 by default; for the server itself, write redis:// in SALTCTL_REDIS_URL",
+    ),
     ("cluster support disabled", "is not a cluster", "write redis:// in SALTCTL_REDIS_URL"),
+    (
+        "certificate has expired",
+        "has a certificate that has expired: {text}",
+        "have it renewed; and check the clock of this machine",
+    ),
+    ("not yet valid", "has a certificate that is not valid yet: {text}", "check the clocks of both machines"),
+    (
+        "certificate is not valid for",
+        "has a certificate for another name: {text}",
+        "use the name of the certificate in SALTCTL_REDIS_URL, or have one issued for this name; ?ssl_check_hostname="
+        "false accepts any name of a certificate by its authority",
+    ),
     (
         "certificate_verify_failed",
         "has a certificate that cannot be verified: {text}",
@@ -44,10 +64,12 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
     ("wrong_version_number", "does not speak TLS", _PLAIN_HINT),
     ("wrong version number", "does not speak TLS", _PLAIN_HINT),
     ("record layer failure", "does not speak TLS", _PLAIN_HINT),
-    ("alert protocol version", "accepts no TLS version of this client", "see ssl_min_version: saltctl help redis-urls"),
-    ("unsupported_protocol", "accepts no TLS version of this client", "see ssl_min_version: saltctl help redis-urls"),
-    ("alert unknown ca", "does not accept the client's certificate", "check ssl_certfile in SALTCTL_REDIS_URL"),
-    ("alert bad certificate", "does not accept the client's certificate", "check ssl_certfile in SALTCTL_REDIS_URL"),
+    ("alert protocol version", "accepts no TLS version of this client", _VERSION_HINT),
+    ("unsupported_protocol", "accepts no TLS version of this client", _VERSION_HINT),
+    ("handshake failure", "shares no TLS version or cipher with this client", _VERSION_HINT),
+    ("alert unknown ca", "does not accept the client's certificate", _CERTIFICATE_HINT),
+    ("alert bad certificate", "does not accept the client's certificate", _CERTIFICATE_HINT),
+    ("alert certificate", "does not accept the client's certificate: {text}", _CERTIFICATE_HINT),
 )  # fmt: skip
 _FIRST_BYTE = re.compile(r"protocol error(?:, got |: b)[\"'](\\x[0-9a-f]{2}|.)", re.IGNORECASE)
 _NO_HOST = ("name or service not known", "nodename nor servname", "no address associated", "no such host is known")
@@ -57,7 +79,7 @@ def misconfiguration(text: str) -> tuple[str, str] | None:
     """Return the problem and a hint, from the message of an exception; None if a retry may help."""
     lower = text.lower()
     for part, problem, hint in _OTHERS:
-        if part in lower:
+        if part in lower.replace("`", "'"):
             return problem.format(text=text.rstrip(".")), hint
     if _ABSENT.search(text):
         return _absent(text), _SERVER_HINT
@@ -91,6 +113,10 @@ def hint_of_outage(exc: BaseException, text: str, where: str) -> str:
         return f"the name in {where} does not resolve: check its spelling, the DNS, and SALTCTL_REDIS_URL"
     if "handshake operation timed out" in str(exc.__context__):
         return f"check that it runs; {_PLAIN_HINT}"
+    if "eof occurred" in text.lower():
+        return f"check that it runs; {_PLAIN_HINT}"
+    if FIRST_REPLY in text:
+        return _TLS_HINT
     if "max number of clients" in text:
         return "close connections of other clients, or raise maxclients; on a managed service its size sets the limit"
     return ""
