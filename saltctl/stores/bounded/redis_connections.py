@@ -99,7 +99,10 @@ class _Exchange(AbstractConnection):
         """
         found = bool(super().can_read(timeout))
         if found and self._unused:
-            self.read_response()
+            try:
+                self.read_response()
+            finally:  # the pool keeps a connection after an error
+                self.disconnect()  # type: ignore[no-untyped-call]
         return found
 
     def read_response(self, *args: Any, **options: Any) -> Any:

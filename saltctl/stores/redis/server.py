@@ -16,6 +16,8 @@ from saltctl.stores.redis.replies.shapes import has_shape
 
 _ELSEWHERE = ("READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "UNBLOCKED", "NOSCRIPT", "UNVERIFIED")
 """Error replies of a server that was demoted or replaced; an unverified primary gives the last two as well."""
+_NO_ENTRY = "DENIED"
+"""Protected mode refuses the connection, unasked: it has no other reply."""
 _LONGEST_WAIT = 60.0
 
 
@@ -68,7 +70,7 @@ class Server:
         """
         import redis.exceptions as driver
 
-        if isinstance(failure, driver.ResponseError):
+        if isinstance(failure, driver.ResponseError) and first_word(failure) != _NO_ENTRY:
             self.idle.append(connection)
         else:
             self.discard(connection)
@@ -88,7 +90,7 @@ class Server:
                 try:
                     replies.append(read_reply(connection))
                 except driver.ResponseError as exc:
-                    if first_word(exc) == "DENIED":  # protected mode refuses the connection: no other reply comes
+                    if first_word(exc) == _NO_ENTRY:
                         raise
                     replies.append(exc)
             check()
