@@ -100,7 +100,8 @@ class Table:
                 return _small(400, error)
             number += segments
         if number >= len(self._pages):
-            return _small(200, {"Items": [], "Count": 0, "ScannedCount": 0})
+            capacity = {"ConsumedCapacity": {"TableName": request["TableName"], "CapacityUnits": 0.5}}
+            return _small(200, {"Items": [], "Count": 0, "ScannedCount": 0} | capacity)
         page = self._pages[number]
         end: dict[str, Any] = {"Count": page.items, "ScannedCount": page.items}
         if number + segments < len(self._pages):

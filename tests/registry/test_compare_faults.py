@@ -292,7 +292,7 @@ def stalled(settings: Settings, filled: Registry, aws_stub: AwsStub) -> Iterator
 
     aws_stub.rule = rule
     # A short deadline: a process that is ended waits for its request in progress.
-    yield os.environ | variables_of(aws_stub.settings(settings)) | {"SALTCTL_AWS_TIMEOUT": "0.5"}, scanned
+    yield os.environ | variables_of(aws_stub.settings(settings)) | {"SALTCTL_AWS_TIMEOUT": "3"}, scanned
     released.set()
 
 

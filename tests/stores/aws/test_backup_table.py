@@ -290,7 +290,8 @@ def test_an_empty_page_is_not_the_end(stubbed_backup: BackupTable, aws_stub: Aws
     def nothing_yet(operation: str, request: dict[str, Any]) -> Any:
         if operation != "Scan" or "ExclusiveStartKey" in request or aws_stub.seen.count("Scan") > 3:
             return None
-        return 200, {"Items": [], "Count": 0, "LastEvaluatedKey": {"conversation_id": {"S": "somewhere"}}}
+        page = {"Items": [], "Count": 0, "LastEvaluatedKey": {"conversation_id": {"S": "somewhere"}}}
+        return 200, page | {"ConsumedCapacity": {"TableName": request["TableName"], "CapacityUnits": 1.0}}
 
     aws_stub.rule = nothing_yet
     pages = list(stubbed_backup.scan(1))
