@@ -36,15 +36,16 @@ class SoftTimeLimit(BaseException):
 
 
 def interrupt_at(moment: int, work: Callable[[], Any]) -> bool:
-    """Raise SoftTimeLimit at one moment of ``work``: at a call or a return, as CPython runs signal handlers there.
+    """Raise SoftTimeLimit at one moment of ``work``, and return whether there was such a moment.
 
-    Return whether there was such a moment.
+    CPython runs signal handlers at the begin of a function, and after a call: never between a block and the release of
+    its lock, which would stay locked for all later tests.
     """
     left = moment
 
-    def interrupt(frame: FrameType, *_: object) -> None:
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
         nonlocal left
-        left -= frame.f_code is not interrupt_at.__code__
+        left -= event in ("call", "c_return") and frame.f_code is not interrupt_at.__code__
         if left < 0:
             sys.setprofile(None)
             raise SoftTimeLimit

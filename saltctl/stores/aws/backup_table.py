@@ -83,6 +83,7 @@ class BackupTable(BackupItems):
         """Read entries, strongly consistent, in batches of 100, each with the identity of the registry."""
         found: dict[str, BackupEntry] = {}
         unique = list(dict.fromkeys(conversation_ids))
+        _ = self.client  # as in send
         for start in range(0, len(unique), _MAX_BATCH - 1):
             with TimeBudget(self.settings.aws_timeout):
                 items = {item[KEY]["S"]: item for item in self._read_batch(unique[start : start + _MAX_BATCH - 1])}

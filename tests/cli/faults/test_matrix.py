@@ -26,7 +26,7 @@ from tests.support.forked import Child
 
 TIMES = {
     "redis": {"SALTCTL_LOOKUP_TIMEOUT": "0.1", "SALTCTL_REDIS_TIMEOUT": "0.4"},
-    "aws": {"SALTCTL_AWS_TIMEOUT": "0.4", "SALTCTL_PAGE_TIMEOUT": "0.8"},
+    "aws": {"SALTCTL_AWS_TIMEOUT": "0.8", "SALTCTL_PAGE_TIMEOUT": "1.6"},
 }
 """The settings of the side that fails. A command sends several requests, one after the other; some are repeated."""
 SECONDS = 40.0
