@@ -313,7 +313,7 @@ class StubDynamo:
         if not ConsistentRead:
             raise NotImplementedError("the model's DynamoDB supports only strongly consistent reads")
         item = self._answers.ask(Call("dynamodb", ("scan",)))
-        return {"Items": [_attributes(item)] if item else []}
+        return {"Items": [_attributes(item)] if item else []} | _CAPACITY
 
     def update_item(
         self,
