@@ -92,8 +92,8 @@ def test_a_reply_without_end_is_refused(reply: bytes, monkeypatch: pytest.Monkey
 
 
 def test_each_reply_is_counted_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch may be longer than the longest reply."""
-    monkeypatch.setattr(reply_limit, "MAX_REPLY_BYTES", 100_000)
+    """A batch may be longer than the longest reply. What is received with one, up to 64 KB, may belong to the next."""
+    monkeypatch.setattr(reply_limit, "MAX_REPLY_BYTES", 200_000)
     entry = b"*1\r\n*2\r\n$3\r\n1-0\r\n*2\r\n$1\r\na\r\n$80000\r\n" + 80_000 * b"x" + b"\r\n"
     with (
         RedisStub(lambda _, command: entry if command[0] == b"XRANGE" else RedisStub.OK) as server,
