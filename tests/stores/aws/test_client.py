@@ -227,14 +227,22 @@ def test_loopback_is_reached_without_a_proxy(name: str, moto: LocalMoto, monkeyp
         proxy.settimeout(0)
         with pytest.raises(BlockingIOError):
             proxy.accept()
-        from botocore.exceptions import HTTPClientError
+        from botocore.exceptions import ProxyConnectionError
+
+        received: list[bytes] = []
+
+        def hang_up() -> None:
+            with proxy.accept()[0] as request:
+                received.append(request.recv(1000))
 
         proxy.settimeout(60)
-        elsewhere = replace(settings, aws_endpoint_url="http://aws.example", aws_timeout=0.5)
-        with pytest.raises(HTTPClientError):
-            create_client(elsewhere, "dynamodb", attempts=1).list_tables()
-        with proxy.accept()[0] as request:
-            assert request.recv(1000).startswith(b"POST http://aws.example/")
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        client = create_client(replace(settings, aws_endpoint_url="http://aws.example"), "dynamodb", attempts=1)
+        with pytest.raises(ProxyConnectionError):
+            client.list_tables()
+        thread.join()
+        assert received[0].startswith(b"POST http://aws.example/")
 
 
 @pytest.mark.parametrize(
