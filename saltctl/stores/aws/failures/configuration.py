@@ -7,9 +7,9 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from saltctl.errors import ConfigurationError
+from saltctl.urls import check_http_url
 
 _BOOLEAN = "true|false|"
 _NUMBER = r"[0-9]+"
@@ -62,19 +62,11 @@ def check_values(profile: Mapping[str, object]) -> None:
             f"{place} is {str(value)[:60]!r}, which is not valid", hint=f"remove it, or set it to: {words}"
         )
     for variable in _URLS:
-        if not _is_url(os.environ.get(variable) or "http://unset"):
-            raise ConfigurationError(
-                f"{variable} is not a valid http:// or https:// URL",
-                hint=f"remove it, or correct it: echo ${variable}",
-            )
-
-
-def _is_url(value: str) -> bool:
-    try:
-        parts = urlsplit(value)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # the port, or the brackets of an IPv6 address
-        return False
+        try:
+            check_http_url(os.environ.get(variable) or "http://unset")
+        except ValueError as exc:
+            hint = f"remove it, or correct it: echo ${variable}"
+            raise ConfigurationError(f"{variable} is not usable: it {exc}", hint=hint) from None
 
 
 def invalid_profile(problem: str, profile: str = "") -> ConfigurationError:
