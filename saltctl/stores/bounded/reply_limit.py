@@ -8,14 +8,17 @@ from typing import Any
 MAX_REPLY_BYTES = 1 << 26
 """The longest reply. The longest ones that saltctl asks for are a bucket, which has 1.2 million ids of 50 bytes then,
 and a page of 10,000 stream entries, whose ids have 2,000 bytes at most."""
-MAX_LENGTH = 1 << 22
-"""The longest array. hiredis allocates it when its length arrives, and the garbage collector visits each place."""
 OUT_OF_STEP = "answered another command"
 """The message of the error for a reply that may belong to another command."""
 FIRST_REPLY = "in the first reply"
 """The end of the message if a server does not speak the protocol of Redis from the start."""
-_HEAD_BYTES = 256
-_HEAD = re.compile(rb"([*~%>])?([$=!])?([^\r]*)")
+_TOO_LONG = re.compile(rb"\r\n(?:[*~%>|][0-9]{8}|[$=!][0-9]{9})")
+"""An array of 10 million elements: hiredis allocates it when its length arrives, and the garbage collector visits each
+place. Or a string of 100 MB."""
+_LONGEST_MATCH = 12
+_STRING = re.compile(rb"\$([0-9]{1,8})\r\n")
+_BYTES_BEFORE = 4096
+"""Conversation ids, up to 2,000 bytes, are the only strings in replies that may contain what looks like a length."""
 
 
 class OversizedReplyError(Exception):
@@ -23,18 +26,15 @@ class OversizedReplyError(Exception):
 
 
 class ReplyLimit:
-    """Counts the bytes of one reply after the other, and checks the lengths at the beginning of what is received.
-
-    Checking every length would cost as much as parsing the replies again.
-    """
+    """Counts the bytes of one reply after the other, and looks for lengths that are out of bounds."""
 
     def __init__(self) -> None:
         self._left = MAX_REPLY_BYTES
-        self._head = b""
+        self.start_exchange()
 
     def start_exchange(self) -> None:
         """Expect the beginning of a reply: a command is sent."""
-        self._head = b""
+        self._before = b"\r\n"
 
     def start_reply(self) -> None:
         """Count from 0."""
@@ -43,21 +43,17 @@ class ReplyLimit:
     def __call__(self, buffer: Any, size: int) -> None:
         """Take note of what was received; raises OversizedReplyError."""
         self._left -= size
-        if len(self._head) < _HEAD_BYTES:
-            self._head += bytes(buffer[: min(size, _HEAD_BYTES)])
-            if announces_too_much(self._head):
-                raise OversizedReplyError
-        if self._left < 0:
+        received = self._before + bytes(buffer[:size])
+        if self._left < 0 or announces_too_much(received, len(self._before) - _LONGEST_MATCH):
             raise OversizedReplyError
+        self._before = received[-_BYTES_BEFORE:]
 
 
-def announces_too_much(head: bytes) -> bool:
-    """Return whether one of the lengths in the beginning of a reply is out of bounds."""
-    at = 0
-    while at < len(head) and (found := _HEAD.match(head, at)) is not None:
-        array, string, digits = found.groups()
-        length = int(digits[:20]) if (array or string) and digits.isdigit() else 0
-        if length > (MAX_LENGTH if array else MAX_REPLY_BYTES):
-            return True
-        at = found.end() + 2 + (length + 2 if string else 0)
-    return False
+def announces_too_much(received: bytes, start: int = 0) -> bool:
+    """Return whether a length after ``start`` is out of bounds. A line break precedes each length."""
+    return any(not _is_in_string(received, found.start()) for found in _TOO_LONG.finditer(received, max(start, 0)))
+
+
+def _is_in_string(received: bytes, at: int) -> bool:
+    lengths = _STRING.finditer(received, max(at - _BYTES_BEFORE, 0), at + 2)
+    return any(found.end() + int(found[1]) > at + 2 for found in lengths)

@@ -11,7 +11,7 @@ import pytest
 from saltctl.errors import RedisUnavailableError
 from saltctl.settings import Settings
 from saltctl.stores.bounded import reply_limit
-from saltctl.stores.bounded.reply_limit import announces_too_much
+from saltctl.stores.bounded.reply_limit import OversizedReplyError, ReplyLimit, announces_too_much
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.dedicated_connection import read_flags
 from saltctl.stores.redis.registry import RedisRegistry
@@ -26,17 +26,18 @@ ANNOUNCED = [
     b"*3\r\n$-1\r\n:7\r\n*1000000000\r\n",
     b"*2\r\n$4\r\nconv\r\n$100000000000\r\n",
     b"*99999999999999999999999999\r\n",
+    b"*9000\r\n" + 8000 * b"$1\r\na\r\n" + b"*1000000000\r\n",
 ]
 
 
-@pytest.mark.parametrize("head", ANNOUNCED)
-def test_lengths_out_of_bounds(head: bytes) -> None:
-    """Of strings and of arrays, also inside of other arrays."""
-    assert announces_too_much(head)
+@pytest.mark.parametrize("reply", ANNOUNCED)
+def test_lengths_out_of_bounds(reply: bytes) -> None:
+    """Of strings and of arrays, also deep inside of other arrays."""
+    assert announces_too_much(b"\r\n" + reply)
 
 
 @pytest.mark.parametrize(
-    "head",
+    "reply",
     [
         b"",
         b"\r\n\r\n",
@@ -48,12 +49,28 @@ def test_lengths_out_of_bounds(head: bytes) -> None:
         b"+1000000000000\r\n",
         b"-ERR *1000000000\r\n",
         array(["\r\n*1000000000\r\n", "a"]),
+        array(["*1000000000", "a"]),
         b"*2\r\n$500\r\n" + 38 * b"\r\n*1000000000",
     ],
 )
-def test_lengths_within_bounds(head: bytes) -> None:
+def test_lengths_within_bounds(reply: bytes) -> None:
     """A conversation id may contain what looks like a length."""
-    assert not announces_too_much(head)
+    assert not announces_too_much(b"\r\n" + reply)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 4096])
+def test_a_length_may_arrive_in_parts(size: int) -> None:
+    """An id that looks like a length may, too."""
+
+    def receive(reply: bytes) -> None:
+        limit = ReplyLimit()
+        for at in range(0, len(reply), size):
+            part = reply[at : at + size]
+            limit(part, len(part))
+
+    receive(20 * array(["*10000000", 150 * "\r\n*10000000"]))
+    with pytest.raises(OversizedReplyError):
+        receive(b"*2\r\n" + array(["conv", "*10000000"]) + b"*1000000000\r\n")
 
 
 USES: list[Callable[[RedisRegistry, HeatStream], Any]] = [
@@ -78,7 +95,7 @@ def use_all(reply: bytes) -> None:
                     use(store, stream)
 
 
-@pytest.mark.parametrize("reply", ANNOUNCED[:2])
+@pytest.mark.parametrize("reply", [*ANNOUNCED[:2], ANNOUNCED[-1]])
 def test_a_reply_that_announces_too_much_is_refused(reply: bytes) -> None:
     """The memory for an array would be allocated, and the rest waited for."""
     use_all(reply)
