@@ -240,5 +240,9 @@ class BackupLostError(ConfigurationError, code="backup_lost"):
     """The backup table is not the one that holds the registry: it is new, or was restored or copied."""
 
 
+class OtherRegistryError(ConfigurationError):
+    """The settings, or this version, do not fit the registry of the table: only a process with other ones can help."""
+
+
 class DeadlineExceededError(SaltctlError, code="timeout", exit_code=ExitCode.TIMEOUT):
     """``--timeout`` passed before the work was done."""

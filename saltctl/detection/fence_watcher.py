@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from saltctl.detection.events import FENCE_WATCHER, Counters, Parts, log_event
 from saltctl.detection.failures import describe, is_waiting_for_a_server
-from saltctl.errors import LeaseHeldError, RedisUnavailableError, SaltctlError, UnavailableError
+from saltctl.errors import LeaseHeldError, OtherRegistryError, RedisUnavailableError, SaltctlError, UnavailableError
 from saltctl.rebuild.events import RebuildProgress, RebuildReport, RebuildStarted
 from saltctl.stores.contracts.registry import DamagedEntry
 
@@ -42,6 +42,7 @@ class FenceWatcher:
     """Checks that Redis is verified, and rebuilds it if not.
 
     ``verified`` is the result of the latest check: None before the first one, and while Redis is unavailable.
+    ``ended_by`` is the error after which no check of this process can succeed; it sets ``stop``.
 
     Args:
         buckets: the number of buckets of the registry.
@@ -62,6 +63,7 @@ class FenceWatcher:
     parts: Parts = field(default_factory=Parts, init=False)
     """Where the watcher records its progress; a service puts its own here."""
     verified: bool | None = field(default=None, init=False)
+    ended_by: OtherRegistryError | None = field(default=None, init=False)
     _next_bucket: int = field(default=0, init=False)
     _next_rebuild_at: float = field(default=0.0, init=False)
     _wait: float = field(default=CHECK_INTERVAL, init=False)
@@ -136,6 +138,9 @@ class FenceWatcher:
         self._wait = min(self._wait * 2, MAX_WAIT)
         if isinstance(exc, SaltctlError):
             log_event(ERROR, "rebuild_failed", **describe(exc))
+            if isinstance(exc, OtherRegistryError):
+                self.ended_by = exc
+                self.stop.set()
             return True
         self.counters.unexpected += 1
         log_event(ERROR, "fence_watcher_failed", **describe(exc))

@@ -83,7 +83,7 @@ class Service:
         """Totals since the start."""
 
     def run(self, after_step: Callable[[], None] = lambda: None) -> None:
-        """Run until ``stop`` is set. No exception of a step or of the fence watcher ends it.
+        """Run until ``stop`` is set. No exception of a step or of the fence watcher ends it, except OtherRegistryError.
 
         The loop itself calls ``after_step`` after each step, and about every second during a long one, unless a part
         of the service is late.
@@ -106,6 +106,8 @@ class Service:
                 thread.join(timeout=DRAIN_SECONDS)
             self._sign_out()
             log_event(INFO, "stopped", consumer=self.consumer)
+        if self.fence_watcher is not None and self.fence_watcher.ended_by is not None:
+            raise self.fence_watcher.ended_by
 
     def _keep_watching(self, thread: threading.Thread | None) -> threading.Thread | None:
         """Start the fence watcher, again if its thread has ended. The system may have no thread left for a while."""

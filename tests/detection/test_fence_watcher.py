@@ -22,9 +22,12 @@ from saltctl.detection.fence_watcher import (
 from saltctl.errors import (
     AccessDeniedError,
     AwsUnavailableError,
+    ConfigurationError,
     LeaseHeldError,
+    OtherRegistryError,
     RebuildBrokenError,
     RedisUnavailableError,
+    SaltctlError,
     WrongTypeError,
 )
 from saltctl.rebuild.events import Event, RebuildProgress, RebuildReport, RebuildStarted
@@ -322,6 +325,15 @@ def test_a_watcher_that_does_not_do_its_work_is_late(
         world.events = [STARTED, event]
     world.fault = fault
     assert late_after(world, 20) == late
+
+
+@pytest.mark.parametrize(("fault", "ends"), [(OtherRegistryError("v2"), True), (ConfigurationError("no table"), False)])
+def test_a_watcher_of_another_registry_stops_its_service(world: World, fault: SaltctlError, ends: bool) -> None:
+    """A table may come back, and settings of a process do not change."""
+    world.verified_primaries["a"] = False
+    world.events = [fault]
+    world.watcher.check()
+    assert (world.stop.is_set(), world.watcher.ended_by) == (ends, fault if ends else None)
 
 
 @pytest.mark.parametrize(("advances", "late"), [(True, []), (False, ["fence_watcher"])])

@@ -25,6 +25,7 @@ from saltctl.detection.service import (
 from saltctl.errors import (
     AccessDeniedError,
     AwsUnavailableError,
+    OtherRegistryError,
     RedisUnavailableError,
     SaltctlError,
     StreamLostError,
@@ -43,6 +44,13 @@ if TYPE_CHECKING:
     from saltctl.stores.heat.dead_letters import DeadLetters
     from saltctl.stores.heat.service_state import ServiceState
     from saltctl.stores.heat.stream import HeatStream
+
+
+class NeverRefused:
+    """A fence watcher whose settings fit the registry."""
+
+    ended_by: SaltctlError | None = None
+
 
 MAINTENANCE = ["send_heartbeat", "info", "trim", "delete_idle_consumers"]
 
@@ -401,7 +409,7 @@ def test_a_consumer_that_cannot_be_deleted_is_logged(event_log: EventLog) -> Non
 def test_the_fence_watcher_runs_in_a_thread_and_ends_with_the_loop() -> None:
     """Whatever ends the loop ends the watcher, too."""
 
-    class Watcher:
+    class Watcher(NeverRefused):
         """Waits for the stop."""
 
         parts = Parts()
@@ -428,13 +436,30 @@ def test_the_fence_watcher_runs_in_a_thread_and_ends_with_the_loop() -> None:
     assert watcher.thread == "saltctl-fence-watcher"
 
 
+def test_a_service_with_settings_of_another_registry_ends() -> None:
+    """A retry cannot help, and its supervisor shows a process that ends."""
+
+    class Watcher(NeverRefused):
+        """Stops the service."""
+
+        def run(self) -> None:
+            """Find that the settings do not fit."""
+            self.ended_by = OtherRegistryError("laid out as v2:16")
+            world.stop.set()
+
+    world = World()
+    with pytest.raises(OtherRegistryError):
+        world.new_service(Watcher()).run()
+    assert "delete_idle_consumers" in world.calls
+
+
 def test_a_fence_watcher_that_hangs_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its request has no answer yet: the loop waits for it for a while, and the process does not at all."""
     monkeypatch.setattr(service, "DRAIN_SECONDS", 0.05)
     began, answered = threading.Event(), threading.Event()
     daemons: list[bool] = []
 
-    class Watcher:
+    class Watcher(NeverRefused):
         """Waits for longer than the stop."""
 
         def run(self) -> None:
@@ -583,7 +608,7 @@ def run_steps(world: World, steps: int, clock_step: float, watcher: object = Non
 def test_a_watcher_without_progress_is_late(event_log: EventLog) -> None:
     """The health file is not touched any more, the log and the record of the instance name the part."""
 
-    class Watcher:
+    class Watcher(NeverRefused):
         """Hangs."""
 
         parts = Parts()
@@ -602,7 +627,7 @@ def test_a_watcher_without_progress_is_late(event_log: EventLog) -> None:
 def test_a_watcher_whose_thread_ended_is_started_again(event_log: EventLog) -> None:
     """Even SystemExit, which no handler catches, ends it only for a moment."""
 
-    class Watcher:
+    class Watcher(NeverRefused):
         """Ends at once, the first time."""
 
         parts = Parts()
@@ -627,7 +652,7 @@ def test_a_service_starts_without_a_thread_for_its_watcher(
 ) -> None:
     """It counts as late until the system has one."""
 
-    class Watcher:
+    class Watcher(NeverRefused):
         """Waits for the stop."""
 
         parts = Parts()

@@ -66,6 +66,7 @@ def run(
     Any number of instances share the work. Log lines are JSON on stderr. SIGTERM finishes the current batch and
     exits 0. The other instances claim the entries of an instance that dies. The health file is not touched while
     the loop, the fence watcher or the metrics server has not done its work for a while; an outage does not count.
+    Exits 78 if the settings are those of another registry.
 
     \b
     Examples:

@@ -15,7 +15,7 @@ from typing import Any
 from saltctl.errors import (
     AccessDeniedError,
     BackupLostError,
-    ConfigurationError,
+    OtherRegistryError,
     RebuildBrokenError,
     UnavailableError,
 )
@@ -60,8 +60,8 @@ class RegistryItem:
         """Read the item, strongly consistent, and check it; ``recheck`` asks for the table's identity in any case.
 
         Raises:
-            BackupLostError: the item is missing, or the table is not the one that was claimed.
-            ConfigurationError: the item is damaged, or of another layout, format or registry than this client's.
+            BackupLostError: the item is missing or damaged, or the table is not the one that was claimed.
+            OtherRegistryError: it is of another layout, format or registry than this client's.
         """
         if recheck:
             self.forget_check()
@@ -83,7 +83,7 @@ class RegistryItem:
                 hint=NEW_OR_LOST,
             )
         if (found := number_attribute(item, "registry_format")) > FORMAT:
-            raise ConfigurationError(
+            raise OtherRegistryError(
                 f"the registry of table {where} has format {found:g}, and this saltctl knows formats up to {FORMAT}",
                 hint="upgrade saltctl on this machine",
             )
@@ -91,7 +91,7 @@ class RegistryItem:
         if not re.fullmatch("[0-9a-f]{16}", registry_id):
             raise self._damaged("its registry_id")
         if settings.registry_id not in (None, registry_id):
-            raise ConfigurationError(
+            raise OtherRegistryError(
                 f"table {where} is the backup of registry {registry_id}, and this client is set to "
                 f"{settings.registry_id}",
                 hint=f"set SALTCTL_REGISTRY_ID={registry_id}, or SALTCTL_BACKUP_TABLE to the other table",
@@ -114,7 +114,7 @@ class RegistryItem:
         if not (layout and prefix):
             raise self._damaged("its layout or key_prefix")
         if (layout, prefix) != (settings.layout, settings.key_prefix):
-            raise ConfigurationError(
+            raise OtherRegistryError(
                 f"the registry of table {where} is laid out as {layout} under the prefix {prefix!r}, "
                 f"and this client is set to {settings.layout} under {settings.key_prefix!r}",
                 hint=f"set SALTCTL_BUCKETS={layout.rpartition(':')[2]} and SALTCTL_KEY_PREFIX={prefix}",

@@ -106,6 +106,16 @@ def test_a_service_runs_until_a_signal(
     assert all({"at", "level", "event"} <= set(line) for line in one.log)
 
 
+def test_a_service_of_another_registry_ends(
+    saltctl: Runner, configured: Settings, backup: BackupTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rebuilds could never succeed: 78, and the hint names the settings of the table's registry."""
+    monkeypatch.setenv("SALTCTL_KEY_PREFIX", "afresh")
+    outcome = saltctl("service", "run")
+    assert outcome.code == 78
+    assert f"set SALTCTL_BUCKETS={configured.buckets} and SALTCTL_KEY_PREFIX={configured.key_prefix}" in outcome.err
+
+
 def test_status_without_aws_answers_in_part(
     saltctl: Runner, configured: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
