@@ -50,7 +50,7 @@ _PARAMETER_GROUP = (
 )
 _ELASTICACHE_USERS = "aws elasticache modify-user --user-id {user} --append-access-string {rules}"
 _NO_GROUP = "a serverless cache has no parameter group, so {names} cannot be set: use a node-based cluster"
-_GCLOUD = "gcloud redis {kind} update NAME --update-redis-config={{assignments}}"
+_GCLOUD = "gcloud redis {kind} update NAME --region=REGION --update-redis-config={{assignments}}"
 # ElastiCache and MemoryDB derive maxmemory from the type of the node (documented).
 _ELASTICACHE = Platform(
     "ElastiCache",
@@ -88,7 +88,7 @@ _MEMORYSTORE = Platform(
     "Memorystore",
     {
         "maxmemory-policy": _GCLOUD.format(kind="instances"),
-        "maxmemory": "gcloud redis instances update NAME --size=GIBIBYTES",
+        "maxmemory": "gcloud redis instances update NAME --region=REGION --size=GIBIBYTES",
         **dict.fromkeys(("appendonly", "appendfsync"), _OWN_AOF),
     },
 )
@@ -96,7 +96,7 @@ _MEMORYSTORE_CLUSTER = Platform(
     "Memorystore",
     {
         "maxmemory-policy": _GCLOUD.format(kind="clusters"),
-        "maxmemory": "gcloud redis clusters update NAME --shard-count=NUMBER",
+        "maxmemory": "gcloud redis clusters update NAME --region=REGION --shard-count=NUMBER",
         **dict.fromkeys(("appendonly", "appendfsync"), _OWN_AOF),
     },
 )
