@@ -289,7 +289,10 @@ def read_config(path: Path, *, required: bool) -> ConfigFile:
     """Read a file. ConfigurationError: it is required and missing, unreadable, not TOML, or has an unknown key."""
     file = f"the configuration file {str(path)!r}"
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as opened:
+            if len(read := opened.read(1 << 20)) == 1 << 20:  # a device such as /dev/zero never ends
+                raise ConfigurationError(f"{file} is longer than 1 MB", hint="check --config and SALTCTL_CONFIG")
+        document = tomllib.loads(read)
     except FileNotFoundError:
         if required:
             raise ConfigurationError(f"{file} does not exist", hint="check --config and SALTCTL_CONFIG") from None

@@ -338,6 +338,12 @@ def test_a_requested_file_must_exist(tmp_path: Path) -> None:
         load_settings(environ={"SALTCTL_CONFIG": str(missing)})
 
 
+def test_a_device_without_end_is_no_configuration() -> None:
+    """Reading it would fill the memory."""
+    with pytest.raises(ConfigurationError, match="longer than"):
+        load_settings(environ={}, config=Path("/dev/zero"))
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -55,7 +55,7 @@ CONSOLE = "in its configuration or console"
         ("c-abc.serverless.cnn1.cache.amazonaws.com.cn:6379", {}, "no parameter group"),
         ("C.ABC.USE1.Cache.AmazonAWS.com.:6379", {}, "aws elasticache"),
         ("alias.internal:6379", {"os": "Amazon ElastiCache"}, "aws elasticache modify-cache-parameter-group"),
-        ("10.0.0.3:6379", {"os": "Google"}, "redis instances update NAME --update-redis-config=maxmemory-policy=noev"),
+        ("10.0.0.3:6379", {"os": "Google"}, "instances update NAME --region=REGION --update-redis-config=maxmem"),
         ("10.0.0.3:6379", {"os": "Google", "cluster_enabled": 1}, "gcloud redis clusters update"),
         ("c.redis.cache.windows.net:6380", {}, "--set redisConfiguration.maxmemory-policy=noeviction"),
         ("c.eastus.redisenterprise.cache.azure.net:10000", {}, "az redisenterprise database update"),
