@@ -17,6 +17,7 @@ from logging import NullHandler, getLogger
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
+from saltctl.errors import UnavailableError
 from saltctl.forks import PerProcess
 
 logger = getLogger("saltctl.threads")
@@ -101,10 +102,14 @@ class ThreadPool(Executor):
             except BaseException as exc:
                 # The system has no more threads. The call must not wait for a thread that does not exist, but can
                 # wait for one that does.
+                no_thread = isinstance(exc, RuntimeError)
                 with shared.lock:
                     shared.threads -= 1
-                    alone = not shared.threads or not isinstance(exc, RuntimeError)
+                    alone = not shared.threads or not no_thread
                     shared.in_progress -= alone
+                if alone and no_thread:
+                    hint = "raise the limit of processes and threads: ulimit -u, TasksMax or the container's pids limit"
+                    raise UnavailableError(f"no thread can be started: {exc}", hint=hint) from exc
                 if alone:
                     raise
         shared.calls.put(call)

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 
 import pytest
 
+from saltctl.errors import UnavailableError
 from saltctl.history.thread_pool import ThreadPool
 
 
@@ -89,7 +90,7 @@ def test_a_pool_that_was_shut_down_refuses_calls_and_ends() -> None:
 
 
 def test_a_failed_thread_start_is_an_error_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Later calls work."""
+    """It is an outage, and later calls work."""
 
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -97,7 +98,7 @@ def test_a_failed_thread_start_is_an_error_of_one_call(monkeypatch: pytest.Monke
     pool = ThreadPool(1, "refused")
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(RuntimeError, match="can't start"):
+        with pytest.raises(UnavailableError, match="can't start"):
             pool.submit(pow, 2, 2)
     assert pool.submit(pow, 2, 3).result(10) == 8
     pool.shutdown()
