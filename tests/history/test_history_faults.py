@@ -55,7 +55,7 @@ def history(settings: Settings, registry: Registry, table: MessagesTable, rebuil
 def stubbed(settings: Settings, registry: Registry, history: History, aws_stub: AwsStub) -> Iterator[History]:
     """Open the same history through the stub, with two quick attempts per request."""
     behind = aws_stub.settings(settings)
-    client = create_client(replace(behind, aws_timeout=0.5), "dynamodb", attempts=2)
+    client = create_client(replace(behind, aws_timeout=2.0), "dynamodb", attempts=2)
     with History(registry, MessagesTable(behind, client=client), page_timeout=20.0) as opened:
         yield opened
 

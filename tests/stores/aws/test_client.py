@@ -116,7 +116,7 @@ def test_an_endpoint_that_never_answers(aws_settings: Settings, moto_backup: Bac
         finished.wait(30)
 
     aws_stub.rule = never
-    slow = aws_stub.settings(replace(aws_settings, aws_timeout=0.2))
+    slow = aws_stub.settings(replace(aws_settings, aws_timeout=1.0))
     behind = BackupTable(slow, client=create_client(slow, "dynamodb", attempts=1))
     try:
         with pytest.raises(AwsUnavailableError, match="ReadTimeout"):
