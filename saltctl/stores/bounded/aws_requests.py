@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from functools import partial
+from math import inf
+from time import monotonic
 from typing import Any
 
 from botocore.awsrequest import (  # noqa: TID253  this module is imported where botocore is needed
@@ -30,6 +32,8 @@ from saltctl.stores.bounded.errors import OversizedResponseError, UnreadableResp
 
 LONGEST_BODY = 64 << 20
 """Bytes of the longest response that is read. DynamoDB answers with up to 16 MB of values, which JSON makes longer."""
+SURELY_OPEN_SECONDS = 10.0
+"""Seconds after an answer within which no firewall or balancer forgets a connection: they wait for a minute or more."""
 _CREDENTIALS_SECONDS = 10.0
 """The least time of a request for credentials: whoever waits for it has a budget of their own."""
 
@@ -117,7 +121,8 @@ class _Events(HierarchicalEmitter):
 
 
 class _Connection(AWSHTTPConnection):
-    _reused = False
+    _answered_at = -inf
+    _doubtful = False
 
     def _new_conn(self) -> Any:  # as urllib3's own subclasses do
         seconds = self.timeout if isinstance(self.timeout, int | float) else sys.maxsize
@@ -130,7 +135,7 @@ class _Connection(AWSHTTPConnection):
 
     def request(self, *args: Any, **more: Any) -> Any:
         """Send a request."""
-        self._reused = self.sock is not None
+        self._doubtful = self.sock is not None and monotonic() - self._answered_at >= SURELY_OPEN_SECONDS
         return super().request(*args, **more)
 
     def getresponse(self) -> Any:
@@ -139,8 +144,9 @@ class _Connection(AWSHTTPConnection):
         A connection that was idle may have been lost without a notice. It leaves half of the budget to another one.
         """
         left = remaining()
-        with TimeBudget(left / 2) if self._reused and left is not None else nullcontext():
+        with TimeBudget(left / 2) if self._doubtful and left is not None else nullcontext():
             response: Any = super().getresponse()
+        self._answered_at = monotonic()
         stream = response.stream
 
         def bounded_stream(*args: Any, **more: Any) -> Iterator[bytes]:

@@ -184,8 +184,11 @@ def test_retries_stay_within_the_budget(moto_settings: Settings) -> None:
         assert len(stub.seen) > 1
 
 
-def test_connections_that_were_lost_cost_half_of_one_request(moto_settings: Settings) -> None:
+def test_connections_that_were_lost_cost_half_of_one_request(
+    moto_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A balancer has forgotten all idle connections: the first request finds out, and is answered over a new one."""
+    monkeypatch.setattr(aws_requests, "SURELY_OPEN_SECONDS", 0.0)
     BackupTable(moto_settings).create()
     with Front(int(str(moto_settings.aws_endpoint_url).rpartition(":")[2])) as front:
         settings = replace(moto_settings, aws_endpoint_url=f"http://127.0.0.1:{front.port}", aws_timeout=6.0)
@@ -194,6 +197,28 @@ def test_connections_that_were_lost_cost_half_of_one_request(moto_settings: Sett
             assert list(pool.map(table.get, ["conv"] * 32)) == [None] * 32
         front.lose()
         assert table.get("conv") is None
+
+
+@pytest.mark.parametrize(("surely_open", "halved"), [(60.0, False), (0.0, True)])
+def test_a_slow_server_has_the_whole_budget(
+    moto_settings: Settings, monkeypatch: pytest.MonkeyPatch, surely_open: float, halved: bool
+) -> None:
+    """Also over a connection that was used a moment ago: a second attempt would only meet the same server."""
+    budgets: list[float] = []
+
+    class Noted(TimeBudget):
+        """Notes its seconds."""
+
+        def __init__(self, seconds: float) -> None:
+            budgets.append(seconds)
+            super().__init__(seconds)
+
+    table = BackupTable(moto_settings)
+    table.create()
+    monkeypatch.setattr(aws_requests, "SURELY_OPEN_SECONDS", surely_open)
+    monkeypatch.setattr(aws_requests, "TimeBudget", Noted)
+    assert table.get("conv") is None
+    assert any(seconds <= moto_settings.aws_timeout / 2 for seconds in budgets) is halved
 
 
 def test_an_outer_budget_bounds_a_request() -> None:
