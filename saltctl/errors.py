@@ -77,8 +77,12 @@ class ExitCode(IntEnum):
 
 
 class SaltctlError(Exception):
-    """Root of all errors. ``hint`` is empty if there is no useful advice."""
+    """Root of all errors. ``hint`` is empty if there is no useful advice.
 
+    ``id_unknown``: the id of the registry could not be read, without which neither Redis nor the backup answers.
+    """
+
+    id_unknown = False
     exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
     code: ClassVar[str] = "internal"
 

@@ -18,7 +18,6 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 from weakref import ref
 
 from saltctl.errors import (
-    AwsUnavailableError,
     BackupLostError,
     RaiseIncompleteError,
     RaiseStep,
@@ -256,10 +255,9 @@ class Registry:
     def _ask(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None] | None:
         try:
             found = self.store.lookup(primary, conversation_ids)
-        except AwsUnavailableError:
-            # The registry's id is not known yet, and the backup that holds it did not answer: it would not now.
-            raise
         except SaltctlError as exc:
+            if exc.id_unknown:  # the backup that holds it would fail again, perhaps after another wait
+                raise
             # Any answer but a verified one is a reason to fall back to the backup.
             # Not for one bucket: a damaged item keeps it unverified, or it was overwritten with another type.
             if self.breaker_seconds and not isinstance(exc, UnverifiedBucketError | WrongTypeError):

@@ -376,8 +376,9 @@ def test_a_backup_that_does_not_say_the_registry_id_is_asked_once(
     registry: Registry, redis: Faults, backup: MemoryBackup
 ) -> None:
     """A lookup needs the id for Redis. Its fallback would wait for the same silent backup again."""
-    redis.before["lookup"] = AwsUnavailableError("AWS cannot be reached")
-    with pytest.raises(AwsUnavailableError):
+    redis.before["lookup"] = AccessDeniedError("no credentials")
+    redis.before["lookup"].id_unknown = True
+    with pytest.raises(AccessDeniedError):
         registry.lookup("conv")
     assert backup.faults.calls == []
     redis.clear()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from saltctl.errors import ConfigurationError, RedisUnavailableError, UnverifiedError, WrongTypeError
+from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlError, UnverifiedError, WrongTypeError
 from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import MergeOutcome
 from saltctl.stores.redis.buckets import FENCE, Buckets, RedisBucketReader, check_count, parse_count
@@ -63,8 +63,7 @@ class RedisRegistry:
         others: Connections | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.registry_id = registry_id or settings.require_registry_id
-        """Returns the id of the registry. Raises SaltctlError as long as it is not known."""
+        self._registry_id = registry_id or settings.require_registry_id
         self._lookups = lookups or Connections(
             settings, timeout=settings.lookup_timeout, retries=0, max_age=IAM_AGE, clock=clock
         )
@@ -80,6 +79,14 @@ class RedisRegistry:
         self._key_prefix = self._buckets.prefix.encode()
         self._lookup_head = b"*6\r\n" + b"".join(map(bulk, ("EVALSHA", self._lookup_sha, "1")))
         self._packed_layout = ("", b"")
+
+    def registry_id(self) -> str:
+        """Return the id of the registry. Raises SaltctlError, ``id_unknown``, as long as it is not known."""
+        try:
+            return self._registry_id()
+        except SaltctlError as exc:
+            exc.id_unknown = True
+            raise
 
     @property
     def layout(self) -> str:

@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from saltctl.errors import (
+    AccessDeniedError,
     ConfigurationError,
     RaiseIncompleteError,
     ReadBrokenError,
@@ -462,3 +463,16 @@ def test_a_server_as_it_must_be_is_accepted(store: RedisRegistry, primary: str, 
 def test_the_lookup_script_is_pinned() -> None:
     """Clients know the script by its SHA-1: changing its text is a change of the protocol."""
     assert script_sha("lookup") == "057704f76a3a43cf015f0ee75426c8169696f339"
+
+
+@pytest.mark.parametrize("ids", [["conv"], ["conv", "other"]])
+def test_an_unknown_registry_id_is_no_fault_of_redis(settings: Settings, ids: list[str]) -> None:
+    """Whatever the reason is: a lookup must not ask the backup, which holds the id, once more."""
+
+    def fail() -> str:
+        raise AccessDeniedError("no credentials")
+
+    with closing(RedisRegistry(settings, registry_id=fail)) as store:
+        with pytest.raises(AccessDeniedError) as refused:
+            store.lookup(store.primaries()[0], ids)
+        assert refused.value.id_unknown
