@@ -284,7 +284,7 @@ class Rebuild:
             # Redis is verified even if the note cannot be written.
             with suppress(SaltctlError):
                 ids = [session.replication_id for session in run.sessions.values()]
-                self.notes.note_verified(ids, self.now(), self.settings.backup_table)
+                self.notes.note_verified(ids, self.now(), self.settings.backup_table, self.backup.registry.region)
 
     def _complete_raises(self, run: _Run) -> None:
         """Do the last step of half-done raises (step 6). All of them are in Redis."""

@@ -74,10 +74,10 @@ def plan_recovery(
     own = {"", *backup.registry.recorded_ids()} if table in ("intact", "restored") else {""}
     foreign = table == "intact" and redis_registry not in own
     verified = bool(redis_registry) and not foreign and is_verified(settings, redis_registry)
-    conflict = _conflict(settings, table, redis_registry, own, verification)
+    conflict = _conflict(settings, table, redis_registry, own, verification, backup.registry.region)
     # A Redis that was verified all the time has what a lost table had; but one that was verified from another table has
     # not. If the table is not lost, why this recovery?
-    noted = verification is not None and verification.table == settings.backup_table
+    noted = verification is not None and verification.table == settings.backup_table  # in this Region: no conflict
     known = noted or redis_registry in own or redis_registry == settings.registry_id
     suffices = table != "intact" and verified and known and not conflict
     needed = not suffices and messages.describe() is not None
@@ -95,7 +95,12 @@ def plan_recovery(
 
 
 def _conflict(
-    settings: Settings, table: TableState, redis_registry: str, own: set[str], verification: Verification | None
+    settings: Settings,
+    table: TableState,
+    redis_registry: str,
+    own: set[str],
+    verification: Verification | None,
+    region: str,
 ) -> str:
     """Return why Redis seems to belong to another table; empty if nothing shows it."""
     name = settings.backup_table
@@ -104,8 +109,12 @@ def _conflict(
     if redis_registry and settings.registry_id not in (None, redis_registry) and table != "intact":
         return f"Redis belongs to registry {redis_registry}, and this client is set to {settings.registry_id}"
     # A rebuild of an intact table notes its own name.
-    if redis_registry and table != "intact" and verification is not None and verification.table not in ("", name):
+    if not redis_registry or table == "intact" or verification is None:
+        return ""
+    if verification.table not in ("", name):
         return f"Redis was verified from table {verification.table!r}, and not from {name!r}"
+    if verification.region not in ("", region):
+        return f"Redis was verified from table {name!r} in {verification.region}, and not in {region}"
     return ""
 
 

@@ -325,6 +325,20 @@ def store_is_verified(settings: Settings, backup: BackupTable) -> list[bool]:
         return list(store.verified().values())
 
 
+def test_a_recovery_in_another_region_takes_no_redis(world: World) -> None:
+    """The name of the table is right, and a table of this name is missing there: nothing is created."""
+    other = replace(world.settings, aws_region="eu-west-1")
+    theirs = BackupTable(other)
+    verified = Verification(0.0, (), other.backup_table, world.backup.registry.region)
+    store = RedisRegistry(other, registry_id=theirs.registry.id)
+    options = RebuildOptions()
+    job = Recovery(other, store, theirs, world.messages, lambda row: None, options, verification=lambda: verified)
+    with pytest.raises(ConfigurationError, match="in us-east-1, and not in eu-west-1"):
+        list(job.run(job.plan()))
+    assert theirs.describe() is None
+    assert store_is_verified(world.settings, world.backup) == [True]
+
+
 @pytest.mark.parametrize("state", ["missing", "unclaimed", "restored", "intact", "restored from this one"])
 def test_a_recovery_into_another_table_takes_no_redis(world: World, state: str) -> None:
     """Staging's table in the settings of a cron job: whatever its state is, Redis stays verified for its own table."""

@@ -21,12 +21,13 @@ class Verification:
 
     It does not prove that Redis is verified now. A verified primary that has one of these ``replication_ids`` has
     been verified since this time: only a rebuild verifies a primary, and each rebuild records it here. ``table``
-    is the name of the backup table; empty if it is not recorded.
+    and ``region`` are those of the backup; empty if they are not recorded.
     """
 
     at: float
     replication_ids: tuple[str, ...]
     table: str = ""
+    region: str = ""
 
 
 class ServiceState(HeatStore):
@@ -34,9 +35,9 @@ class ServiceState(HeatStore):
 
     name = "service"
 
-    def note_verified(self, replication_ids: Sequence[str], at: float, table: str) -> None:
-        """Record a rebuild that verified these primaries from a table."""
-        note = {"at": at, "replication_ids": list(replication_ids), "table": table}
+    def note_verified(self, replication_ids: Sequence[str], at: float, table: str, region: str) -> None:
+        """Record a rebuild that verified these primaries from a table in a Region."""
+        note = {"at": at, "replication_ids": list(replication_ids), "table": table, "region": region}
         self._ask("HSET", self.key, "verified", json.dumps(note))
 
     def verification(self) -> Verification | None:
@@ -45,7 +46,8 @@ class ServiceState(HeatStore):
         at, ids = found.get("at"), found.get("replication_ids")
         if not isinstance(at, int | float) or not isinstance(ids, list):
             return None
-        return Verification(float(at), tuple(map(str, ids)), str(found.get("table", "")))
+        table, region = (str(found.get(name, "")) for name in ("table", "region"))
+        return Verification(float(at), tuple(map(str, ids)), table, region)
 
     def note_raise(self, conversation_id: str, before: int, after: int, at: str, by: str) -> None:
         """Record a raise as the latest."""

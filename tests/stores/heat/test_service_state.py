@@ -40,7 +40,7 @@ def test_a_rebuild_records_the_primaries_that_it_verified(
     )
     assert state.verification() is None
     list(job.run())
-    expected = Verification(1000.5, (admin.info("replication")["master_replid"],), settings.backup_table)
+    expected = Verification(1000.5, (admin.info("replication")["master_replid"],), settings.backup_table, "us-east-1")
     assert state.verification() == expected
 
 
