@@ -25,6 +25,8 @@ from saltctl.stores.bounded.reply_limit import FIRST_REPLY, OUT_OF_STEP, Oversiz
 _BYTES_A_READ = 4096
 _NIL = b"*1\r\n$-1\r\n"
 _NUMBER = re.compile(rb"\*1\r\n\$([0-9]{1,2})\r\n([0-9]{1,10})\r\n").fullmatch
+_UNPARSED = (ValueError, TypeError, LookupError, MemoryError, RecursionError)
+"""Exceptions of redis-py for a reply that it cannot parse, such as a MOVED without an address, or many pushes."""
 _CLOSED = re.compile("reset by peer|closed by server").search
 
 
@@ -110,7 +112,7 @@ class _Exchange(AbstractConnection):
         self._limit.start_reply()
         try:
             reply = super().read_response(*args, **options)
-        except (OversizedReplyError, MemoryError) as exc:
+        except (OversizedReplyError, *_UNPARSED) as exc:
             raise ConnectionError(OUT_OF_STEP) from exc
         except InvalidResponse as exc:
             raise exc if self._greeted else InvalidResponse(f"{exc} {FIRST_REPLY}") from exc

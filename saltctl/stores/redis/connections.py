@@ -21,7 +21,7 @@ from saltctl.settings import Settings, read_password
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.bounded.tls import check_tls, greet
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
-from saltctl.stores.redis.errors import UNPARSED, naming_key, out_of_step, redirection, redis_errors, refuses_login
+from saltctl.stores.redis.errors import naming_key, out_of_step, redirection, redis_errors, refuses_login
 from saltctl.stores.redis.server import Patience, Server
 from saltctl.stores.redis.topology import Topology, topology
 from saltctl.stores.redis_iam import check_iam, credential_provider
@@ -193,8 +193,6 @@ class Connections:
         except BaseException as exc:
             server.take_back(connection, exc)
             self._learn(primary, server, exc)
-            if isinstance(exc, UNPARSED):
-                raise out_of_step() from exc
             raise
         server.idle.append(connection)
         if server.given_up:

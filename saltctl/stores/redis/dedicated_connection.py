@@ -11,7 +11,7 @@ from saltctl.errors import RedisUnavailableError
 from saltctl.forks import this_process
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.bounded.reply_limit import MAX_REPLY_BYTES
-from saltctl.stores.redis.errors import REDIRECTING, first_word, moved, out_of_step, read_reply, redis_errors
+from saltctl.stores.redis.errors import REDIRECTING, first_word, moved, out_of_step, redis_errors
 from saltctl.stores.redis.replies.shapes import has_shape
 from saltctl.stores.redis_iam import IAM_AGE
 
@@ -66,7 +66,7 @@ class DedicatedConnection:
             return
         with self._close_on_failure():
             self._connection.send_command("AUTH", *self._logins.get_credentials(), check_health=False)
-            read_reply(self._connection)
+            self._connection.read_response()
         self._logged_in = self._clock()
 
     def send(self, packed: Sequence[bytes]) -> None:
@@ -77,7 +77,7 @@ class DedicatedConnection:
     def receive(self, count: int) -> list[Any]:
         """Return the next replies, in order. Raises as :meth:`execute` does."""
         with self._close_on_failure():
-            return [read_reply(self._connection) for _ in range(count)]
+            return [self._connection.read_response() for _ in range(count)]
 
     def receive_numbers(self, count: int) -> list[int]:
         """Return the next replies, in order, which are all numbers. Raises as :meth:`execute` does."""

@@ -129,18 +129,6 @@ def out_of_step() -> Exception:
     return driver.ConnectionError(OUT_OF_STEP)
 
 
-UNPARSED = (ValueError, TypeError, LookupError)
-"""Exceptions of redis-py for an error reply that it cannot parse, such as a MOVED without an address."""
-
-
-def read_reply(connection: Any) -> Any:
-    """Read a reply of a connection of redis-py; raises redis-py's errors."""
-    try:
-        return connection.read_response()
-    except UNPARSED as exc:
-        raise out_of_step() from exc
-
-
 def naming_key(reply: Exception, key: str) -> Exception:
     """Return an error reply to a command about one key; if the key was overwritten, the error names it."""
     import redis.exceptions as driver

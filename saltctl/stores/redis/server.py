@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from saltctl.stores.redis.errors import first_word, out_of_step, read_reply
+from saltctl.stores.redis.errors import first_word, out_of_step
 from saltctl.stores.redis.replies.shapes import has_shape
 
 _ELSEWHERE = ("READONLY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "UNBLOCKED", "NOSCRIPT", "UNVERIFIED")
@@ -88,7 +88,7 @@ class Server:
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
             while len(replies) < len(commands):
                 try:
-                    replies.append(read_reply(connection))
+                    replies.append(connection.read_response())
                 except driver.ResponseError as exc:
                     if first_word(exc) == _NO_ENTRY:
                         raise

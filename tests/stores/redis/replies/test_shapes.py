@@ -36,6 +36,7 @@ ODD = [
     b"-MOVED 1234\r\n",
     b"-ASK x y\r\n",
     b"*1\r\n-ERR nested\r\n",
+    2000 * b">1\r\n$1\r\nx\r\n",  # redis-py handles each push in a call of its own
 ]
 """Replies of other commands, and replies that redis-py cannot parse."""
 
@@ -135,3 +136,13 @@ def test_an_odd_reply_ends_its_connection() -> None:
 def test_right_replies(command: tuple[Any, ...], reply: Any) -> None:
     """As in the documentation of Redis; the other tests of the stores have those of real servers."""
     assert has_shape(command, reply)
+
+
+@pytest.mark.parametrize("reply", [b"-MOVED\r\n", b"-ASK x y\r\n"])
+@pytest.mark.parametrize("use", ["lookup", "lookups", "merge", "sessions"])
+def test_odd_replies_to_a_login(use: str, reply: bytes) -> None:
+    """redis-py logs in while it connects."""
+    with RedisStub(lambda _, command: reply if command[0] == b"AUTH" else RedisStub.OK) as server:
+        url = server.url.replace("redis://", "redis://:secret@")
+        with pytest.raises(RedisUnavailableError):
+            USES[use][0](Settings(redis_url=url, buckets=1, registry_id="feed0123456789ab"))
