@@ -246,4 +246,4 @@ def _entries(reply: Any) -> list[Entry]:
 
 
 def _to_dict(flat: Sequence[Any]) -> dict[str, Any]:
-    return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    return {name.decode(errors="replace"): value for name, value in zip(flat[::2], flat[1::2], strict=True)}

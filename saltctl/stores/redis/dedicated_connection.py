@@ -148,8 +148,7 @@ def read_flags(socket: Any, count: int) -> list[bool]:
         data += received
         if len(data) > MAX_REPLY_BYTES:
             raise out_of_step()
-    # ":0\r\n" or ":1\r\n", four bytes each.
-    if len(data) == 4 * count and data[::4] == b":" * count:
+    if len(data) == 4 * count == 4 * (data.count(b":0\r\n") + data.count(b":1\r\n")):
         return [flag == _ONE for flag in data[1::4]]
     for line in bytes(data).split(b"\r\n"):
         if line.startswith(b"-"):

@@ -554,6 +554,7 @@ def test_flags_arrive_in_any_pieces(wire: tuple[socket.socket, socket.socket]) -
         (b"-NOPERM User has no permissions\r\n-NOPERM again\r\n", "ResponseError", "NOPERM User"),
         (b":1\r\n+OK\r\n", "InvalidResponse", "else than 0 or 1"),
         (b":1\r\n:12\r\n", "InvalidResponse", "else than 0 or 1"),
+        (b":1\r\n:7\r\n", "InvalidResponse", "else than 0 or 1"),
         (b":1\r\n:", "TimeoutError", "Timeout"),
     ],
 )

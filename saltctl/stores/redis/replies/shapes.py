@@ -16,6 +16,7 @@ from saltctl.stores.redis.scripts import script, script_sha
 Shape = Callable[[Any, Sequence[Any]], bool]
 """Returns whether a reply has the shape of the reply to a command."""
 _ID = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
+_HEX = re.compile(rb"[0-9A-Fa-f]+")
 
 
 def _whole(reply: Any, _: Sequence[Any] = ()) -> bool:
@@ -32,6 +33,10 @@ def _string_or_nil(reply: Any, _: Sequence[Any] = ()) -> bool:
 
 def _id(reply: Any, _: Sequence[Any] = ()) -> bool:
     return type(reply) is bytes and _ID.fullmatch(reply) is not None
+
+
+def _replication_id(reply: Any, _: Sequence[Any] = ()) -> bool:
+    return type(reply) is bytes and _HEX.fullmatch(reply) is not None
 
 
 def _list_of(shape: Shape) -> Shape:
@@ -131,8 +136,8 @@ def _of_scripts() -> Mapping[str, Shape]:
         script("delete_idle_consumers", "heat"): _list_of(_string),
         script("note_raise", "heat"): _whole,
         script_sha("lookup"): _looked_up,
-        script_sha("mark_buckets"): _string,
-        script_sha("check_marks"): _string,
+        script_sha("mark_buckets"): _replication_id,
+        script_sha("check_marks"): lambda reply, _: _string(reply) and reply.isascii(),
         script_sha("set_fence"): lambda reply, command: reply == command[2],  # the number of fenced buckets
     }
 

@@ -18,6 +18,7 @@ from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.inspection import RedisInspection
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.replies.shapes import has_shape
+from saltctl.stores.redis.scripts import script_sha
 from tests.support.redis_stub import Command, RedisStub, array
 
 ODD = [
@@ -146,3 +147,16 @@ def test_odd_replies_to_a_login(use: str, reply: bytes) -> None:
         url = server.url.replace("redis://", "redis://:secret@")
         with pytest.raises(RedisUnavailableError):
             USES[use][0](Settings(redis_url=url, buckets=1, registry_id="feed0123456789ab"))
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("mark_buckets", [b"0123456789abcdef" * 2], [b"OK", b"\xff", b"", 7]),
+        ("check_marks", [b"", b"the token is gone from salt:{1}"], [b"\xff", 7, None]),
+    ],
+)
+def test_replies_of_scripts_of_a_rebuild(name: str, right: list[object], wrong: list[object]) -> None:
+    """A reply of another command is no replication id and no reason."""
+    command = ("EVALSHA", script_sha(name), 1, "key", "layout", "token")
+    assert [has_shape(command, reply) for reply in right + wrong] == [True] * len(right) + [False] * len(wrong)
