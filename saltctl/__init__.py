@@ -6,10 +6,10 @@ package costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # nothing is imported here: Ctrl-C is not handled yet
 if TYPE_CHECKING:
+    from typing import Any
+
     from saltctl.detection.write_meter import WriteMeter
     from saltctl.errors import SaltctlError
     from saltctl.history.history import History
@@ -56,6 +56,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its module."""
+    from importlib import import_module
+
     for module, names in _NAMES.items():
         if name in names:
             return getattr(import_module(module), name)

@@ -57,7 +57,8 @@ def exit_code_of(exc: BaseException | None) -> int:
 
 def output_failure(exc: OSError) -> Failure:
     """Return how a command ends that cannot write its output."""
-    hint = f"free some space on the target of stdout; {rerun_hint()}"
+    cause = "do not close stdout (>&-)" if exc.errno == errno.EBADF else "free some space on the target of stdout"
+    hint = f"{cause}; {rerun_hint()}"
     return Failure("output", f"cannot write output: {exc.strerror}", hint, ExitCode.INCOMPLETE)
 
 

@@ -113,9 +113,11 @@ class _LossyFile(io.FileIO):
 
 def _harden_streams() -> None:
     # Started with a stream closed (>&-), Python has none, and the next file or socket would take its number.
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    # A result that cannot be written is an error, so that stdout is opened for reading.
+    for name, mode, access in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  until the process exits
+            number = os.open(os.devnull, access)
+            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  until the process exits
     # What cannot be written to stderr (a full disk, a closed pipe) is lost. It changes no outcome, and no exit code.
     if (stderr := sys.__stderr__) is not None and stderr is sys.stderr and stderr.fileno() == _STDERR:
         raw = io.BufferedWriter(_LossyFile(_STDERR, "w", closefd=False))

@@ -114,10 +114,11 @@ def test_a_closed_pipe_is_not_an_error(seeded: LocalEnvironment) -> None:
 
 @pytest.mark.slow
 def test_a_closed_stdout_is_not_an_internal_error(seeded: LocalEnvironment) -> None:
-    """``saltctl … >&-`` does its work and prints nothing."""
-    script = f"{sys.executable} -m saltctl registry list --source backup >&-"
+    """``saltctl … >&-``: what was asked for is lost, and that is exit 4, as on a full disk."""
+    script = f"{sys.executable} -m saltctl registry list --source backup -o json >&-"
     done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    error = json.loads(done.stderr)["error"]
+    assert (done.returncode, error["code"], "do not close stdout" in error["hint"]) == (4, "output", True)
 
 
 @pytest.mark.slow
