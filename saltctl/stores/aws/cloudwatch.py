@@ -74,15 +74,19 @@ class CloudWatchMetrics:
             "MaxDatapoints": MAX_POINTS,
         }
         series_by_id = {f"q{number}": series for number, series in enumerate(points)}
+        statuses: dict[str, str] = {}
         with aws_errors(_SERVICE):
             for page in self._pages("get_metric_data", **request):
                 for result in page["MetricDataResults"]:
-                    _check_status(result)
                     if (series := series_by_id.get(result["Id"])) is None:
                         raise UnreadableResponseError("it has a metric that was not requested")
+                    statuses[result["Id"]] = result.get("StatusCode", "Complete")
                     # The points of a series may arrive in several pages: each page adds to them.
                     times = (int(at.timestamp()) for at in result["Timestamps"])
                     series.update(zip(times, map(float, result["Values"]), strict=True))
+            if len(statuses) < len(keys):  # one without data is empty
+                raise UnreadableResponseError("a metric that was requested is missing")
+        _check_statuses(set(statuses.values()))
 
     def _pages(self, operation: str, **request: Any) -> Iterator[dict[str, Any]]:
         """Yield the pages of a list; raises UnreadableResponseError if they repeat."""
@@ -102,10 +106,13 @@ class CloudWatchMetrics:
             if insights.get("ContributorInsightsStatus") != "ENABLED":
                 return Contributors("disabled", ())
             throttled: dict[str, float] = {}
-            for rule in insights.get("ContributorInsightsRuleList", ()):
-                if "-PKT-" in rule:  # the throttled partition keys; PKC are the most accessed ones
-                    for key, count in self._report(rule, start, end):
-                        throttled[key] = throttled.get(key, 0.0) + count
+            # The throttled partition keys; PKC are the most accessed ones.
+            rules = [rule for rule in insights.get("ContributorInsightsRuleList", ()) if "-PKT-" in rule]
+            if not rules:
+                raise AwsUnavailableError("DynamoDB names no rule for throttled keys")
+            for rule in rules:
+                for key, count in self._report(rule, start, end):
+                    throttled[key] = throttled.get(key, 0.0) + count
         except SaltctlError as exc:
             return Contributors("failed", (), exc.message)
         return Contributors("enabled", tuple(sorted(throttled.items(), key=lambda item: (-item[1], item[0]))))
@@ -135,8 +142,9 @@ class CloudWatchMetrics:
                 MaxContributorCount=MAX_CONTRIBUTORS,
                 OrderBy="Sum",
             )
-        for contributor in response.get("Contributors", ()):
-            if contributor.get("Keys"):
+            for contributor in response["Contributors"]:
+                if not contributor["Keys"]:
+                    raise UnreadableResponseError("a contributor has no key")
                 yield str(contributor["Keys"][0]), float(contributor["ApproximateAggregateValue"])
 
     # Alarms.
@@ -146,7 +154,9 @@ class CloudWatchMetrics:
         found = []
         with aws_errors(_SERVICE):
             for page in self._pages("describe_alarms", AlarmNamePrefix=prefix, AlarmTypes=["MetricAlarm"]):
-                for alarm in page.get("MetricAlarms", ()):
+                for alarm in page["MetricAlarms"]:
+                    if not alarm["AlarmName"].startswith(prefix):
+                        raise UnreadableResponseError("it has an alarm that was not requested")
                     tags = self.client.list_tags_for_resource(ResourceARN=alarm["AlarmArn"]).get("Tags", ())
                     found.append(_alarm(alarm, owned=OWNER_TAG in tags))
         return sorted(found, key=lambda alarm: alarm.name)
@@ -191,12 +201,12 @@ def _dimensions(key: MetricKey) -> list[dict[str, str]]:
     return [{"Name": name, "Value": value} for name, value in named if value is not None]
 
 
-def _check_status(result: dict[str, Any]) -> None:
-    status = result.get("StatusCode", "Complete")
-    if status == "Forbidden":
+def _check_statuses(last: set[str]) -> None:
+    """Check the status of each metric on the last page that has it: earlier ones are PartialData (documented)."""
+    if "Forbidden" in last:
         raise AccessDeniedError("CloudWatch does not permit reading this metric", hint="aws sts get-caller-identity")
-    if status == "InternalError":
-        raise AwsUnavailableError("CloudWatch answered with InternalError for a metric", hint="try again")
+    if failed := last - {"Complete"}:
+        raise AwsUnavailableError(f"CloudWatch answered with {min(failed)} for a metric", hint="try again")
 
 
 def _alarm(alarm: dict[str, Any], *, owned: bool) -> Alarm:

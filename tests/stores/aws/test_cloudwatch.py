@@ -52,7 +52,7 @@ def test_requests_stay_within_the_limits(metrics: CloudWatchMetrics, stub: AwsSt
         for query in queries:
             index = query["MetricStat"]["Metric"]["Dimensions"][1]["Value"]
             asked[index] = asked.get(index, 0) + span
-        return _answer([])
+        return _answer([{"Id": query["Id"], "Timestamps": [], "Values": []} for query in queries])
 
     stub.rule = rule
     found = metrics.read(_keys(count), START, START + 60 * points, 60)
@@ -64,26 +64,33 @@ def test_requests_stay_within_the_limits(metrics: CloudWatchMetrics, stub: AwsSt
 def test_a_series_is_collected_from_several_pages(metrics: CloudWatchMetrics, stub: AwsStub) -> None:
     """A series arrives in parts over several pages, one of them empty: all of it is returned in order."""
 
-    def piece(minute: int) -> dict[str, Any]:
-        return {"Id": "q0", "Timestamps": [START + 60 * minute], "Values": [minute], "StatusCode": "PartialData"}
+    def piece(minute: int, status: str = "PartialData") -> dict[str, Any]:
+        return {"Id": "q0", "Timestamps": [START + 60 * minute], "Values": [minute], "StatusCode": status}
 
-    pages = {None: _answer([piece(2)], "a"), "a": _answer([], "b"), "b": _answer([piece(0), piece(1)])}
+    pages = {None: _answer([piece(2)], "a"), "a": _answer([], "b"), "b": _answer([piece(0), piece(1, "Complete")])}
     stub.rule = lambda operation, request: pages[request.get("NextToken")]
     (series,) = metrics.read(_keys(1), START, START + 600, 60)
     assert series.points == ((START, 0.0), (START + 60, 1.0), (START + 120, 2.0))
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [("Forbidden", AccessDeniedError), ("InternalError", AwsUnavailableError)]
+    ("status", "error"),
+    [
+        ("Forbidden", AccessDeniedError),
+        ("InternalError", AwsUnavailableError),
+        ("PartialData", AwsUnavailableError),
+        ("", AwsUnavailableError),
+    ],
 )
 def test_a_failed_series_raises_an_error(
     metrics: CloudWatchMetrics, stub: AwsStub, status: str, error: type[Exception]
 ) -> None:
-    """CloudWatch may answer 200 with one series that failed."""
-    failed = {"Id": "q0", "Timestamps": [], "Values": [], "StatusCode": status}
-    stub.rule = lambda operation, request: _answer([failed])
+    """CloudWatch may answer 200 with one series that failed, or is incomplete, or is missing (no status here)."""
+    whole, failed = ({"Id": f"q{number}", "Timestamps": [], "Values": []} for number in range(2))
+    failed["StatusCode"] = status
+    stub.rule = lambda operation, request: _answer([whole, failed] if status else [whole])
     with pytest.raises(error):
-        metrics.read(_keys(1), START, START + 600, 60)
+        metrics.read(_keys(2), START, START + 600, 60)
 
 
 def test_throttled_keys_are_read_from_pkt_rules(metrics: CloudWatchMetrics, stub: AwsStub) -> None:
@@ -107,6 +114,7 @@ def test_throttled_keys_are_read_from_pkt_rules(metrics: CloudWatchMetrics, stub
     ("answer", "status"),
     [
         ((200, {"ContributorInsightsStatus": "DISABLED"}), "disabled"),
+        ((200, {"ContributorInsightsStatus": "ENABLED", "ContributorInsightsRuleList": ["x-PKC-t"]}), "failed"),
         (refusal("AccessDeniedException"), "failed"),
         (refusal("UnknownOperationException"), "unsupported"),
     ],

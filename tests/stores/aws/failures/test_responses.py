@@ -119,9 +119,11 @@ WRONG_TYPES: list[tuple[str, dict[str, Any]]] = [
     ("metrics", {"MetricDataResults": [{"Id": "x", "Timestamps": [], "Values": []}]}),
     ("metrics", {"MetricDataResults": [{"Id": "q0", "Timestamps": [60], "Values": []}]}),
     ("metrics", {"MetricDataResults": [{"Id": "q0", "Timestamps": [60], "Values": ["1"]}]}),
+    ("metrics", {"MetricDataResults": []}),
     ("metrics", {"MetricDataResults": [], "NextToken": "again"}),
     ("metrics", {"Messages": []}),
     ("alarms", {"MetricAlarms": [{"AlarmName": "x"}]}),
+    ("alarms", {"MetricAlarms": [{"AlarmName": "another/x", "AlarmArn": "a"}]}),
     ("alarms", {"CompositeAlarms": []}),
 ]
 
@@ -216,7 +218,7 @@ def test_empty_tokens_are_the_end(behind: tuple[AwsStub, Settings]) -> None:
     page = {"Items": [], "LastEvaluatedKey": {}, "ConsumedCapacity": CAPACITY | {"TableName": "backup"}}
     answers: dict[str, dict[str, Any]] = {
         "Scan": page,
-        "GetMetricData": {"MetricDataResults": [], "NextToken": ""},
+        "GetMetricData": {"MetricDataResults": [{"Id": "q0", "Timestamps": [], "Values": []}], "NextToken": ""},
         "DescribeAlarms": {"MetricAlarms": [], "NextToken": ""},
     }
     stub.rule = lambda operation, request: (200, answers[operation])
