@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from saltctl.errors import (
+    AwsUnavailableError,
     ConfigurationError,
     DamagedEntryError,
     MismatchedResponseError,
@@ -97,8 +98,14 @@ class BackupTable(BackupItems):
         keys = [{KEY: {"S": item_id}} for item_id in (REGISTRY_ITEM_ID, *conversation_ids)]
         for attempt in range(_BATCH_ATTEMPTS):
             request = {self.name: {"Keys": keys, "ConsistentRead": True}}
-            with self.errors():
-                response = self.send("batch_get_item", {"RequestItems": request}, fits=partial(_only_of, keys))
+            try:
+                with self.errors():
+                    response = self.send("batch_get_item", {"RequestItems": request}, fits=partial(_only_of, keys))
+            except AwsUnavailableError:
+                # Less than this is too short for another attempt. So the time has ended, since keys were unprocessed.
+                if attempt == 0 or (remaining() or 0.0) >= self.settings.aws_timeout / 10:
+                    raise
+                break
             keys = response.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", [])
             yield from response.get("Responses", {}).get(self.name, [])
             if not keys:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from saltctl.errors import AwsUnavailableError, ConfigurationError, DamagedEntryError, ThrottledError
+from saltctl.errors import ConfigurationError, DamagedEntryError, ThrottledError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts.registry import BackupEntry, BackupPage, Raise, RaiseOutcome
@@ -187,7 +187,7 @@ def test_a_lookup_of_unprocessed_keys_ends_within_its_time(aws_settings: Setting
     aws_stub.rule = lambda operation, request: (
         (200, {"Responses": {}, "UnprocessedKeys": request["RequestItems"]}) if operation == "BatchGetItem" else None
     )
-    with pytest.raises(AwsUnavailableError):
+    with pytest.raises(ThrottledError, match="unprocessed"):
         stubbed_backup.get("a")
     assert len(pauses) < 5
 
