@@ -34,9 +34,12 @@ from saltctl.errors import (
     RefusedError,
     SaltctlError,
 )
+from saltctl.stores.throttle_notes import throttled_call
 from saltctl.times import iso_utc
 
 LINE_EVERY = 10.0
+_THROTTLED_SECONDS = 10.0
+"""Seconds after which a job says that AWS throttles a call of its."""
 MAX_DAMAGED_NAMED = 20
 """Damaged items of the backup that a job names; it counts all of them."""
 PrintLine = Callable[[str], None]
@@ -59,15 +62,20 @@ def drain(events: Generator[Event, None, None], report_type: type[Report], handl
     """Pass each event of a job to ``handle`` and return the last one, which is the report.
 
     The generator is closed on every way out, so that an interrupted job frees what it holds, such as its lease.
+    A call that AWS throttles for some seconds is one warning: the job goes on, for minutes, without progress.
 
     Raises:
         RuntimeError: the job ended without a report.
     """
     last: Event | None = None
+    warned = False
     with closing(events):
         for event in events:
             handle(event)
             last = event
+            if not warned and (cause := throttled_call(_THROTTLED_SECONDS)):
+                warned = True
+                warn(f"{cause}; they are sent again for up to ten minutes")
     if not isinstance(last, report_type):
         raise RuntimeError(f"the job ended without a report ({report_type.__name__})")
     return last

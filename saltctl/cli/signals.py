@@ -12,6 +12,7 @@ from types import FrameType
 
 from saltctl.cli.text import command_line
 from saltctl.errors import DeadlineExceededError
+from saltctl.stores.throttle_notes import throttled_call
 
 
 class Terminated(BaseException):
@@ -23,7 +24,10 @@ class Terminated(BaseException):
 
 
 class _TimeoutExpired(BaseException):
-    """``--timeout`` is over. Not an Exception: botocore takes those for failed requests, and retries."""
+    """``--timeout`` is over. Not an Exception: botocore takes those for failed requests, and retries.
+
+    Its argument is a cause, if AWS throttled a call; else empty.
+    """
 
 
 _RERAISE_SECONDS = 0.05
@@ -125,16 +129,17 @@ def deadline(seconds: float | None) -> Iterator[None]:
 
     def on_alarm(signum: int, frame: FrameType | None) -> None:
         """End the block."""
-        raise _TimeoutExpired
+        raise _TimeoutExpired(throttled_call())
 
     before = signal.signal(signal.SIGALRM, on_alarm)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         with reraise_lost_signals():
             yield
-    except _TimeoutExpired:
+    except _TimeoutExpired as exc:
+        cause = "".join(f"; {text}" for text in exc.args if text)
         raise DeadlineExceededError(
-            f"not done after {seconds:g} s (--timeout)", hint=rerun_hint("with more time")
+            f"not done after {seconds:g} s (--timeout){cause}", hint=rerun_hint("with more time")
         ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from saltctl.errors import ThrottledError
+from saltctl.stores.throttle_notes import throttling_noted
 
 _T = TypeVar("_T")
 
@@ -28,11 +29,13 @@ def retry_while_throttled(
     botocore's own retry quota is used up after about ten throttled calls; a job must outlast a throttled minute.
     ``stopped``: whether the caller is stopping, so that another retry is useless.
     """
-    for attempt in range(40):  # about two minutes of pauses
-        try:
-            return call()
-        except ThrottledError:
-            if stopped():
-                raise
-            sleep(backoff_seconds(attempt))
-    return call()
+    with throttling_noted() as note:
+        for attempt in range(40):  # about two minutes of pauses
+            try:
+                return call()
+            except ThrottledError as exc:
+                if stopped():
+                    raise
+                note(exc.message)
+                sleep(backoff_seconds(attempt))
+        return call()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from saltctl.cli.files import is_special, replace_file
-from saltctl.cli.jobs import show_progress
+from saltctl.cli.jobs import drain, show_progress
 from saltctl.errors import ConfigurationError
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
@@ -327,6 +327,15 @@ def test_a_log_gets_a_line_every_ten_seconds(clock: Callable[[], float], capsys:
             update(f"state {number}")
         print_line("damaged: x")
     assert capsys.readouterr() == ("", "state 2\nstate 5\ndamaged: x\n")
+
+
+def test_a_job_says_once_that_aws_throttles_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that is throttled for seconds is a warning, however many events follow."""
+    monkeypatch.setattr("saltctl.cli.jobs.throttled_call", lambda seconds: "AWS throttles 't'" if seconds >= 1 else "")
+    assert drain((event for event in ("a", "b", "report")), str, lambda event: None) == "report"
+    assert capsys.readouterr().err.count("warning: AWS throttles 't'") == 1
 
 
 def test_quiet_progress_prints_no_state(clock: Callable[[], float], capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from saltctl.cli.signals import (
     stop_on_signals,
 )
 from saltctl.errors import DeadlineExceededError
+from saltctl.stores.throttle_notes import throttling_noted
 
 
 class Finalized:
@@ -49,6 +50,17 @@ def test_a_timeout_in_a_finalizer_is_raised_again() -> None:
         interrupted()
     assert (signal.getsignal(signal.SIGALRM), sys.unraisablehook) == handlers
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_timeout_names_the_throttling() -> None:
+    """It says what AWS throttled at that moment, and only that."""
+    ended = "not done after 3600 s (--timeout)"
+    for note, message in (("AWS throttles 't'", f"{ended}; AWS throttles 't'"), ("", ended)):
+        with throttling_noted() as throttled:
+            throttled(note)
+            with pytest.raises(DeadlineExceededError) as raised, deadline(3600):
+                signal.raise_signal(signal.SIGALRM)
+        assert raised.value.message == message
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 
 from saltctl.errors import ThrottledError
 from saltctl.stores.retry import backoff_seconds, retry_while_throttled
+from saltctl.stores.throttle_notes import throttled_call
 
 
 class ThrottledCall:
@@ -44,6 +45,14 @@ def test_a_throttled_call_is_repeated() -> None:
     assert call.calls == 11
     assert pauses[0] <= 0.1
     assert 2.0 <= pauses[-1] <= 4.0
+
+
+def test_a_throttled_call_is_noted_until_it_ends() -> None:
+    """With its message, and for how long."""
+    seen: list[tuple[str, str]] = []
+    retry_while_throttled(ThrottledCall(times=1), lambda _: seen.append((throttled_call(), throttled_call(3600))))
+    assert seen == [("AWS throttles", "")]
+    assert throttled_call() == ""
 
 
 def test_endless_throttling_raises_the_error() -> None:

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from saltctl.errors import AwsUnavailableError
 from saltctl.stores.aws.backup_items import KEY
-from saltctl.stores.aws.failures.errors import aws_errors, is_throttling
+from saltctl.stores.aws.failures.errors import aws_errors, is_throttling, to_saltctl_error
 from saltctl.stores.aws.failures.responses import Progress
 from saltctl.stores.aws.scan_parser import MalformedPageError, ScanClient, ScanPage
 from saltctl.stores.contracts.registry import BackupPage
 from saltctl.stores.parallel_scan import IDLE_SECONDS
 from saltctl.stores.retry import backoff_seconds
+from saltctl.stores.throttle_notes import throttling_noted
 
 LEAST_RCU = 5.0
 """Throttling slows no scan below this rate: the smallest capacity that the console offers for a table."""
@@ -180,8 +181,8 @@ class SegmentReader:
         while not self._stop.is_set():
             if last is not None:
                 request["ExclusiveStartKey"] = {KEY: {"S": last}}
-            with aws_errors(self._where):
-                page = self._read_page(request)
+            with aws_errors(self._where), throttling_noted() as note:
+                page = self._read_page(request, note)
                 if page is None:
                     return
                 progress.check(page.last)
@@ -191,7 +192,7 @@ class SegmentReader:
             if last is None:
                 return
 
-    def _read_page(self, request: dict[str, Any]) -> ScanPage | None:
+    def _read_page(self, request: dict[str, Any], note: Callable[[str], None]) -> ScanPage | None:
         """Send a request within the rate limit, and retry it while throttled; None if the scan stops."""
         from botocore.exceptions import ClientError
 
@@ -218,6 +219,7 @@ class SegmentReader:
                 self._limiter.slow_down(permit)
                 if self._clock() - began > THROTTLING_TIMEOUT:
                     raise
+                note(to_saltctl_error(exc, self._where).message)
                 self._sleep(backoff_seconds(throttled))
                 throttled += 1
             else:

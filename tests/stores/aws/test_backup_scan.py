@@ -10,6 +10,7 @@ import pytest
 from saltctl.errors import ThrottledError
 from saltctl.stores.aws.backup_scan import THROTTLING_TIMEOUT, ScanPlan, SegmentReader
 from saltctl.stores.aws.scan_parser import ScanClient, ScanPage
+from saltctl.stores.throttle_notes import throttled_call
 
 
 class ThrottledTable:
@@ -18,6 +19,7 @@ class ThrottledTable:
     def __init__(self, until: float) -> None:
         self.now = 0.0
         self.refused = 0
+        self.noted: set[str] = set()
         self._until = until
 
     def scan(self, request: dict[str, Any]) -> ScanPage:
@@ -35,6 +37,7 @@ class ThrottledTable:
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
         self.now += seconds
+        self.noted.add(throttled_call())
 
 
 def segment(table: ThrottledTable) -> SegmentReader:
@@ -56,6 +59,8 @@ def test_a_segment_throttled_for_a_minute_is_read_to_its_end() -> None:
     assert found == [str(number) for number in range(30)]
     assert 5 < table.refused < 60
     assert 60.0 <= table.now < 70.0
+    assert table.noted == {"AWS throttles requests for 'backup' (ProvisionedThroughputExceededException)"}
+    assert throttled_call() == ""
 
 
 def test_endless_throttling_raises_an_error() -> None:
