@@ -17,6 +17,7 @@ from saltctl.stores.aws.failures.configuration import check_values
 from saltctl.stores.aws.failures.errors import setup_error
 from saltctl.stores.aws.failures.responses import create_parser
 from saltctl.stores.bounded.aws_endpoints import keep_to_loopback
+from saltctl.stores.bounded.tls import check_key_log
 
 POOL_SIZE = 72
 """Connections that a client keeps. With botocore's default of 10, parallel queries of many salts would queue."""
@@ -32,8 +33,9 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3) -> Any
     ``attempts`` times. botocore's own defaults are 60 s for each step, 4 attempts and 10 connections.
 
     Raises:
-        ConfigurationError: no Region, or a profile that does not exist.
+        ConfigurationError: no Region, a profile that does not exist, or an SSLKEYLOGFILE that cannot be written.
     """
+    check_key_log()
     with importing:
         import boto3  # noqa: F401
         from botocore.config import Config

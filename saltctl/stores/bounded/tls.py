@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,6 +46,8 @@ _USES: dict[_Use, tuple[str, ...]] = {
 
 def check_tls(url: RedisUrl) -> None:
     """Raise ConfigurationError if a TLS option cannot be used, such as a file that is missing or not PEM."""
+    if url.tls:
+        check_key_log()
     options = dict(url.options)
     for use, names in _USES.items():
         given = [name for name in names if name in options]
@@ -59,6 +63,20 @@ def check_tls(url: RedisUrl) -> None:
                 f"redis_url has a TLS option that cannot be used: {shown}: {why or 'not usable'}",
                 hint="check the file's path, its permissions, and that it is PEM; see: saltctl help redis-urls",
             ) from None
+
+
+def check_key_log() -> None:
+    """Raise ConfigurationError if the file for TLS keys cannot be written: TLS contexts of Redis and AWS open it."""
+    file = os.environ.get("SSLKEYLOGFILE")
+    if not file or sys.flags.ignore_environment:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).keylog_filename = file
+    except OSError as exc:
+        raise ConfigurationError(
+            f"SSLKEYLOGFILE names {file!r}, which cannot be written: {exc.strerror or exc}",
+            hint="unset SSLKEYLOGFILE, or name a file in a folder that exists",
+        ) from None
 
 
 def greet(connection: Any) -> None:

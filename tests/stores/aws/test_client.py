@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from saltctl.detection.write_meter import WriteMeter
 from saltctl.errors import (
     AccessDeniedError,
     AwsUnavailableError,
@@ -133,6 +136,25 @@ def test_no_region(aws_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ConfigurationError, match="no AWS Region") as refused:
         BackupTable(replace(aws_settings, aws_region=None)).get("conv")
     assert "AWS_REGION" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda settings: create_client(settings, "dynamodb"),
+        lambda settings: WriteMeter.open(replace(settings, redis_url="rediss://127.0.0.1:1")),
+    ],
+    ids=["AWS", "Redis"],
+)
+def test_a_key_log_that_cannot_be_written(
+    use: Callable[[Settings], Any], aws_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It names the variable and the file, before any request: every TLS context opens it."""
+    file = tmp_path / "gone" / "keys"
+    monkeypatch.setenv("SSLKEYLOGFILE", str(file))
+    with pytest.raises(ConfigurationError, match=f"SSLKEYLOGFILE names '{file}', .*No such file") as refused:
+        use(aws_settings)
+    assert refused.value.exit_code == 78
 
 
 @pytest.mark.slow
