@@ -16,6 +16,8 @@ OWN_ITEM_PREFIX = "#"
 """Ids with this prefix are saltctl's own items (the lease, the identity, a checkpoint) and not conversations."""
 LARGEST_N = 65_536
 """The upper bound of the setting max_n_cap, so saltctl never wrote a larger N."""
+_LONGEST = 40
+"""Digits of a number that are converted and shown. DynamoDB has 38 (documented), and Python converts no 5,000."""
 
 _REFUSED_ITEMS = ("operand type", "incorrect data type", "Item size")
 """Parts of the messages with which DynamoDB refuses to update an item for its contents. Others concern the table."""
@@ -93,10 +95,10 @@ def find_damage(item: Mapping[str, Any]) -> str:
         number = item[name].get("N") if isinstance(item[name], Mapping) else None
         if not isinstance(number, str):
             return f"its {name} is not a number"
-        if not (number.isascii() and number.isdigit()) or int(number) < 1:
-            return f"its {name} is {number}, not a positive whole number"
-        if int(number) > LARGEST_N:
-            return f"its {name} is {number}, more than any registry allows"
+        if not (number.isascii() and number.isdigit()) or not number.strip("0"):
+            return f"its {name} is {number[:_LONGEST]}, not a positive whole number"
+        if len(number) > _LONGEST or int(number) > LARGEST_N:
+            return f"its {name} is {number[:_LONGEST]}, more than any registry allows"
     return ""
 
 

@@ -195,11 +195,9 @@ class BackupTable(BackupItems):
         Raises:
             ConfigurationError: see above; the hint names `saltctl setup`.
         """
-        table = self.require("KeySchema", "AttributeDefinitions")
-        keys = [(key["AttributeName"], key["KeyType"]) for key in table["KeySchema"]]
-        types = {item["AttributeName"]: item["AttributeType"] for item in table["AttributeDefinitions"]}
-        if keys != [(KEY, "HASH")] or types.get(KEY) != "S":
-            found = ", ".join(f"{name} ({types.get(name)}, {kind})" for name, kind in keys)
+        keys = self.key_types()
+        if keys != {"HASH": (KEY, "S")}:
+            found = ", ".join(f"{name} ({type_}, {kind})" for kind, (name, type_) in keys.items())
             raise ConfigurationError(
                 f"table {self.where} has the keys {found}; a backup table has {KEY} (S, HASH) alone",
                 hint="is SALTCTL_BACKUP_TABLE the backup table and not the messages table?",

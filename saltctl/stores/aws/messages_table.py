@@ -62,13 +62,11 @@ class MessagesTable(Table):
         return self._keys
 
     def _read_keys(self) -> TableKeys:
-        table = self.require("KeySchema", "AttributeDefinitions")
-        types = {item["AttributeName"]: item["AttributeType"] for item in table["AttributeDefinitions"]}
-        names = {key["KeyType"]: key["AttributeName"] for key in table["KeySchema"]}
-        partition_key, sort_key = names["HASH"], names.get("RANGE")
-        sort_type = types.get(sort_key) if sort_key else None
-        if types[partition_key] != "S" or sort_key is None or sort_type not in ("S", "N"):
-            found = ", ".join(f"{name} ({types[name]}, {kind})" for kind, name in names.items())
+        keys = self.key_types()
+        partition_key, partition_type = keys["HASH"]
+        sort_key, sort_type = keys.get("RANGE", (None, None))
+        if partition_type != "S" or sort_key is None or sort_type not in ("S", "N"):
+            found = ", ".join(f"{name} ({type_}, {kind})" for kind, (name, type_) in keys.items())
             raise ConfigurationError(
                 f"table {self.name!r} has the keys {found}; a messages table has a partition key of type S and a "
                 "sort key of type S or N",

@@ -153,20 +153,27 @@ class Table:
         check_usable(found, self.where)
         return found
 
-    def require(self, *members: str) -> dict[str, Any]:
-        """Return the ``Table`` of DescribeTable, which has these members.
-
-        Raises:
-            ConfigurationError: the table does not exist.
-            AwsUnavailableError: a member is missing.
-        """
+    def require(self) -> dict[str, Any]:
+        """Return the ``Table`` of DescribeTable; raises ConfigurationError if the table does not exist."""
         found = self.describe()
         if found is None:
             raise missing_table(self.where, self._missing_hint)
-        with aws_errors(self.where):
-            if not found.keys() >= set(members):
-                raise UnreadableResponseError("the description is incomplete")
         return found
+
+    def key_types(self) -> dict[str, tuple[str, str]]:
+        """Return the name and the type of each key by its kind, HASH or RANGE.
+
+        Raises:
+            ConfigurationError: the table does not exist.
+            AwsUnavailableError: the description lacks a key, or the type of one.
+        """
+        found = self.require()
+        types = {item["AttributeName"]: item["AttributeType"] for item in found.get("AttributeDefinitions", ())}
+        names = {key["KeyType"]: key["AttributeName"] for key in found.get("KeySchema", ())}
+        with aws_errors(self.where):
+            if "HASH" not in names or not types.keys() >= set(names.values()):
+                raise UnreadableResponseError("the description is incomplete")
+        return {kind: (name, types[name]) for kind, name in names.items()}
 
     def identity(self) -> str:
         """Return the table's identity: its id, or its time of creation if DynamoDB shows no id."""

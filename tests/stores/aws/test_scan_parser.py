@@ -64,6 +64,7 @@ def test_both_parsers_agree(page: dict[str, Any]) -> None:
         ("32", [("conv", 32, 1)], [("conv", 32)], None),
         ("65536", [("conv", 65536, 1)], [("conv", 65536)], None),
         ("65537", [], [], "more than any registry allows"),
+        ("9" * 5000, [], [], "more than any registry allows"),
         ("-4", [], [], "not a positive whole number"),
         ("1.5", [], [], "not a positive whole number"),
     ],

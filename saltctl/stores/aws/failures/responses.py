@@ -55,13 +55,14 @@ _REQUIRED = {
 """Members without which a shape, by its name in the services' models, is not an answer."""
 # fmt: off
 _MALFORMED = (
-    ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RecursionError, StructError, TypeError,
+    ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, StructError, TypeError,
     ValueError,
 )
 # fmt: on
 
 
-_is_number = re.compile(r"[+-]?[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?").fullmatch
+# DynamoDB's numbers have 38 digits and at most 126 places (documented). Python converts no 5,000 digits.
+_is_number = re.compile(r"[+-]?[0-9]{0,200}\.?[0-9]{1,200}(?:[eE][+-]?[0-9]{1,3})?").fullmatch
 
 
 def create_parser(protocol: str) -> Any:

@@ -58,6 +58,7 @@ CALLS: dict[str, Callable[[Settings], Any]] = {
     "DescribeTable": lambda s: BackupTable(s).describe(),
     "keys of a table": lambda s: BackupTable(s).check_table(),
     "Scan": lambda s: list(BackupTable(s).scan(1)),
+    "message keys": lambda s: MessagesTable(s).keys,
     "keys": lambda s: list(MessagesTable(s).scan_keys(1)),
     "Query": lambda s: MessagesTable(s).query(PartitionQuery("c", descending=False)),
     "PutItem": lambda s: MessagesTable(s).put("c", "1", {}),
@@ -114,6 +115,10 @@ WRONG_TYPES: list[tuple[str, dict[str, Any]]] = [
     ("BatchWriteItem", {"UnprocessedItems": {"another": []}}),
     ("DescribeTable", {"Table": {**TABLE, "TableName": "backup", "KeySchema": [{"AttributeName": "room"}]}}),
     ("keys of a table", {"Table": {"TableName": "backup"}}),
+    ("keys of a table", {"Table": {**TABLE, "TableName": "backup", "AttributeDefinitions": []}}),
+    ("message keys", {"Table": {**TABLE, "AttributeDefinitions": TABLE["AttributeDefinitions"][:1]}}),
+    ("message keys", {"Table": {**TABLE, "KeySchema": []}}),
+    ("message keys", {"Table": {**TABLE, "CreationDateTime": 1e99}}),
     ("metrics", {"MetricDataResults": {}}),
     ("metrics", {"MetricDataResults": [{"Id": "q0"}]}),
     ("metrics", {"MetricDataResults": [{"Id": "x", "Timestamps": [], "Values": []}]}),
@@ -144,7 +149,13 @@ def test_attributes_of_every_type_are_parsed_as_botocore_parses_them() -> None:
 
     one = {"S": "x", "N": "1", "B": "AAE=", "BOOL": True, "NULL": True, "SS": ["a"], "NS": ["1"], "BS": ["AAE="]}
     each = {kind: {kind: value} for kind, value in one.items()}
-    row = {**each, "M": {"M": each}, "L": {"L": list(each.values())}, "small": {"N": "-1.5E-7"}}
+    row = {
+        **each,
+        "M": {"M": each},
+        "L": {"L": list(each.values())},
+        "small": {"N": "-1.5E-7"},
+        "large": {"N": "9" * 126},
+    }
     shape: Any = get_session().get_service_model("dynamodb").operation_model("Query").output_shape
     response = {"status_code": 200, "headers": {}, "body": json.dumps({"Items": [row]}).encode()}
     parsed = create_parser("json").parse(dict(response), shape)
@@ -158,6 +169,8 @@ def test_attributes_of_every_type_are_parsed_as_botocore_parses_them() -> None:
         {"M": {"a": {"N": 1.5}}},
         {"B": 1},
         {"N": "NaN"},
+        {"N": "9" * 5000},
+        {"N": "1e9999"},
         {"NS": ["1", "one"]},
         {"L": [{"N": "1_000"}]},
         {"X": "x"},
