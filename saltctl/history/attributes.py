@@ -76,7 +76,7 @@ def tagged(value: Any) -> dict[str, Any]:
     if isinstance(value, Mapping):
         if not all(isinstance(name, str) for name in value):
             raise UsageError("the keys of a map must be strings", hint="convert the keys before you put the message")
-        return {"M": {name: tagged(inner) for name, inner in value.items()}}
+        return {"M": {_valid_string(name): tagged(inner) for name, inner in value.items()}}
     if isinstance(value, list | tuple):
         return {"L": [tagged(inner) for inner in value]}
     if isinstance(value, set | frozenset):

@@ -143,14 +143,16 @@ class History:
 
         Raises:
             SortKeyTakenError: a message with another id has this sort key; nothing was written.
-            UsageError: the sort key has the wrong type, an attribute cannot be stored, or there is no message id.
+            UsageError: an argument has the wrong type, an attribute cannot be stored, or there is no message id.
             UnavailableError: the message may or may not be written; repeat the call.
             InvalidConversationIdError, AccessDeniedError, ConfigurationError: as ``Registry.lookup``.
         """
         keys = self.store.keys
         found = self.registry.lookup(conversation_id)
         key = self.sort_key(sort_key)
-        row = {name: tagged(value) for name, value in attributes.items()}
+        if not isinstance(attributes, Mapping):
+            raise UsageError(f"attributes must be a mapping, not {type(attributes).__name__}", hint="pass {} for none")
+        row = tagged(attributes)["M"]
         if taken := {keys.partition_key, keys.sort_key} & row.keys():
             raise UsageError(f"{min(taken)!r} is a key of the table, not an attribute", hint="leave it out")
         message_id = message_id_of({**row, keys.sort_key: tagged(key)}, keys, self.id_attribute)

@@ -148,11 +148,15 @@ def test_another_message_with_the_same_sort_key_is_refused(lookups: FixedLookups
         (5, {}, "must be a string"),
         ("t#m", {"f": 1.5}, "float"),
         ("t#m", {"room": "x"}, "is a key of the table"),
+        ("t#m", None, "must be a mapping, not NoneType"),
+        ("t#m", [("text", "x")], "must be a mapping, not list"),
+        ("t#m", {1: "x"}, "keys of a map must be strings"),
+        ("t#m", {"\ud800": "x"}, "not valid UTF-8"),
         ("t#", {}, "no id"),
     ],
 )
 def test_a_message_that_cannot_be_stored_is_refused(
-    history: History, sort_key: Any, attributes: dict[str, Any], says: str
+    history: History, sort_key: Any, attributes: Any, says: str
 ) -> None:
     """The error comes before any request, and names the fault."""
     with pytest.raises(UsageError, match=says):
