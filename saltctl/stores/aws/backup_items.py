@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 from saltctl.errors import DamagedEntryError
-from saltctl.stores.aws.failures.errors import aws_errors, error_code, none_if_condition_fails
+from saltctl.stores.aws.failures.errors import NEW_OR_LOST, error_code, none_if_condition_fails
 from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.registry import BackupEntry, Raise
 
@@ -26,9 +25,8 @@ _REFUSED_ITEMS = ("operand type", "incorrect data type", "Item size")
 class BackupItems(Table):
     """Reads and updates single items of the backup table. Thread-safe."""
 
-    def errors(self) -> AbstractContextManager[None]:
-        """Convert the errors of a request that is sent inside the block."""
-        return aws_errors(self.where)
+    missing_hint = f"{NEW_OR_LOST}; or check its name: saltctl config show"
+    if_lost = "saltctl recover --dry-run"
 
     def read_item(self, item_id: str) -> dict[str, Any] | None:
         """Read one item, strongly consistent; None if the table does not have it."""

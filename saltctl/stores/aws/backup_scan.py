@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import exp, inf
 from typing import Any, NamedTuple
 
-from saltctl.errors import AwsUnavailableError
+from saltctl.errors import AwsUnavailableError, SaltctlError
 from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.failures.errors import aws_errors, is_throttling, to_saltctl_error
 from saltctl.stores.aws.failures.responses import Progress
@@ -144,6 +144,7 @@ class SegmentReader:
     Args:
         plan: the arguments of the scan.
         stop: set when the scan must end.
+        missing: returns the error if the table does not exist.
         sleep: waits for at most a number of seconds; by default until ``stop`` is set.
     """
 
@@ -154,6 +155,7 @@ class SegmentReader:
         plan: ScanPlan,
         *,
         stop: threading.Event,
+        missing: Callable[[], SaltctlError] | None = None,
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -162,6 +164,7 @@ class SegmentReader:
         self._where = f"{table!r}"
         self._plan = plan
         self._stop = stop
+        self._missing = missing
         self._sleep = sleep or stop.wait
         self._clock = clock
         self._limiter = RateLimiter(plan.max_rcu, clock=clock)
@@ -181,7 +184,7 @@ class SegmentReader:
         while not self._stop.is_set():
             if last is not None:
                 request["ExclusiveStartKey"] = {KEY: {"S": last}}
-            with aws_errors(self._where), throttling_noted() as note:
+            with aws_errors(self._where, self._missing), throttling_noted() as note:
                 page = self._read_page(request, note)
                 if page is None:
                     return

@@ -23,7 +23,7 @@ from saltctl.errors import (
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY, BackupItems, parse_entry
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
-from saltctl.stores.aws.failures.errors import aws_errors, error_code
+from saltctl.stores.aws.failures.errors import error_code
 from saltctl.stores.aws.rebuild_items import CheckpointItem, LeaseItem, ScanCheckpointItems
 from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID, RegistryItem
 from saltctl.stores.aws.scan_parser import ScanClient
@@ -61,10 +61,10 @@ class BackupTable(BackupItems):
         self._scan_client: ScanClient | None = None
 
     @contextmanager
-    def errors(self) -> Iterator[None]:
+    def errors(self, where: str = "") -> Iterator[None]:
         """Convert the errors of a request; after one, the table may be another one."""
         try:
-            with aws_errors(self.where):
+            with super().errors(where):
                 yield
         except SaltctlError:
             self.registry.forget_check()
@@ -174,7 +174,7 @@ class BackupTable(BackupItems):
         """Scan in parallel: see ``backup_scan``."""
         plan = ScanPlan(segments, limit, only, after or {}, max_rcu)
         stop = threading.Event()
-        reader = SegmentReader(self.scan_client, self.name, plan, stop=stop)
+        reader = SegmentReader(self.scan_client, self.name, plan, stop=stop, missing=self.missing)
         idle = BackupPage([], [], 0.0, -1)
         timeout = self.settings.aws_timeout + 1
         yield from scan_in_parallel(reader.pages, plan.unfinished, stop, idle_page=idle, stop_timeout=timeout)
@@ -214,7 +214,7 @@ class BackupTable(BackupItems):
 
         self.create_on_demand({KEY: "HASH"}, DeletionProtectionEnabled=True)
         recovery = {"PointInTimeRecoveryEnabled": True}
-        with aws_errors(self.where):
+        with self.errors():
             try:
                 self.client.update_continuous_backups(TableName=self.name, PointInTimeRecoverySpecification=recovery)
             except driver.ClientError as exc:

@@ -44,8 +44,7 @@ class CloudWatchMetrics:
 
     def describe(self, table: str) -> TableDescription:
         """Read the table's indexes and billing mode."""
-        hint = "check --table, SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show"
-        found = Table(self._settings, table, client=self._dynamodb.get(), missing_hint=hint).require()
+        found = Table(self._settings, table, client=self._dynamodb.get()).require()
         mode = found.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
         indexes = tuple(index["IndexName"] for index in found.get("GlobalSecondaryIndexes", ()))
         return TableDescription(table, indexes, mode == "PAY_PER_REQUEST")

@@ -13,7 +13,8 @@ from saltctl.errors import ConfigurationError, ThrottledError
 from saltctl.salting import number_text
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import RateLimiter
-from saltctl.stores.aws.failures.errors import aws_errors, none_if_condition_fails
+from saltctl.stores.aws.failures.errors import none_if_condition_fails
+from saltctl.stores.aws.failures.refusals import RESTORE
 from saltctl.stores.aws.failures.responses import Progress
 from saltctl.stores.aws.table import Table
 from saltctl.stores.bounded.errors import UnreadableResponseError
@@ -48,9 +49,10 @@ class MessagesTable(Table):
     An application's own ``client`` renews its credentials itself.
     """
 
+    missing_hint = f"check SALTCTL_MESSAGES_TABLE and AWS_REGION (saltctl config show), or {RESTORE}"
+
     def __init__(self, settings: Settings, *, client: Any = None) -> None:
-        hint = "check SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show"
-        super().__init__(settings, settings.messages_table, client=client, missing_hint=hint)
+        super().__init__(settings, settings.messages_table, client=client)
         self._keys: TableKeys | None = None
 
     @property
@@ -82,7 +84,7 @@ class MessagesTable(Table):
 
     def query(self, request: PartitionQuery) -> PartitionAnswer:
         """Send one Query to one partition."""
-        with aws_errors(self._where(request.partition_key)):
+        with self.errors(self._where(request.partition_key)):
             key = {self.keys.partition_key: {"S": request.partition_key}}
             fits = partial(self._fits, request)
             for _ in range(_MAX_STUCK):
@@ -152,7 +154,7 @@ class MessagesTable(Table):
 
     def get(self, partition_key: str, sort_key: SortKey) -> Item | None:
         """Read one row, strongly consistent."""
-        with aws_errors(self._where(partition_key)):
+        with self.errors(self._where(partition_key)):
             return self.get_item(self._key(partition_key, sort_key))
 
     def rows(self, partition_key: str) -> Iterator[Item]:
@@ -197,7 +199,7 @@ class MessagesTable(Table):
                 scan = partial(self._scan, request | position | start | limit)
                 response = retry_while_throttled(scan, stop.wait, stopped=stop.is_set)
                 last, consumed = response.get("LastEvaluatedKey") or None, _consumed_rcu(response)
-                with aws_errors(self.where):
+                with self.errors():
                     progress.check(last)
                 limiter.settle(permit, consumed, response.get("ScannedCount", len(response["Items"])))
                 yield KeysPage(response["Items"], consumed, segment, last)
@@ -221,7 +223,7 @@ class MessagesTable(Table):
             yield from (item[key]["S"] for item in self._scan(request | {"Segment": segment})["Items"])
 
     def _scan(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        with aws_errors(self.where):
+        with self.errors():
             return self.send("scan", request, fits=partial(_advances, request))
 
     # Writing.
@@ -233,7 +235,7 @@ class MessagesTable(Table):
             "ConditionExpression": "attribute_not_exists(#saltctl_s)",
             "ExpressionAttributeNames": {"#saltctl_s": self.keys.sort_key},
         }
-        with aws_errors(self._where(partition_key)):
+        with self.errors(self._where(partition_key)):
             return none_if_condition_fails(lambda: self.send("put_item", request)) is not None
 
     def load(self, items: Iterable[Item]) -> None:
@@ -242,7 +244,7 @@ class MessagesTable(Table):
         while batch := [{"PutRequest": {"Item": item}} for item in islice(rows, _BATCH)]:
             left: dict[str, Any] = {self.name: batch}
             for _ in range(8):
-                with aws_errors(self.where):
+                with self.errors():
                     left = self.client.batch_write_item(RequestItems=left).get("UnprocessedItems", {})
                     if left and not (left.keys() == {self.name} and all(one in batch for one in left[self.name])):
                         raise UnreadableResponseError("its unprocessed items were not requested")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
-from saltctl.errors import AwsUnavailableError, MismatchedResponseError
+from saltctl.errors import AwsUnavailableError, ConfigurationError, MismatchedResponseError
 from saltctl.forks import this_process
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import ClientOfProcess, create_client
-from saltctl.stores.aws.failures.errors import MISSING_HINT, aws_errors, error_code, missing_table
-from saltctl.stores.aws.failures.refusals import check_usable
+from saltctl.stores.aws.failures.errors import aws_errors, error_code
+from saltctl.stores.aws.failures.refusals import RESTORE, check_usable
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.bounded.errors import OversizedResponseError, UnreadableResponseError
 from saltctl.stores.contracts.messages import TableSize
@@ -58,21 +59,32 @@ class Table:
         name: the table's name.
         client: a boto3 client for DynamoDB to use instead of a new one. The application's own
             renews its credentials itself.
-        missing_hint: the hint of the error if the table does not exist.
     """
 
-    def __init__(self, settings: Settings, name: str, *, client: Any = None, missing_hint: str = MISSING_HINT) -> None:
+    missing_hint = "check --table, SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show"
+    """The hint of the error if the table does not exist."""
+    if_lost = RESTORE
+    """What to do about a table that is being deleted, for hints."""
+
+    def __init__(self, settings: Settings, name: str, *, client: Any = None) -> None:
         self.name = name
         self.where = f"{name!r}"
         """The quoted name, for messages."""
         self.settings = settings
         self._client = ClientOfProcess(lambda: create_client(settings, "dynamodb"), client)
-        self._missing_hint = missing_hint
 
     @property
     def client(self) -> Any:
         """The boto3 client of this process, created at first use."""
         return self._client.get()
+
+    def errors(self, where: str = "") -> AbstractContextManager[None]:
+        """Convert the errors of a request that is sent inside the block. ``where`` names more than the table."""
+        return aws_errors(where or self.where, self.missing)
+
+    def missing(self) -> ConfigurationError:
+        """Return the error if the table does not exist."""
+        return ConfigurationError(f"there is no DynamoDB table {self.where}", hint=self.missing_hint)
 
     def send(
         self,
@@ -142,7 +154,7 @@ class Table:
         """
         import botocore.exceptions as driver
 
-        with aws_errors(self.where):
+        with self.errors():
             try:
                 response = self.send("describe_table", {}, {"TableName": _bare(self.name)})
             except driver.ClientError as exc:
@@ -150,14 +162,14 @@ class Table:
                     return None
                 raise
         found: dict[str, Any] = response["Table"]
-        check_usable(found, self.where)
+        check_usable(found, self.where, self.if_lost)
         return found
 
     def require(self) -> dict[str, Any]:
         """Return the ``Table`` of DescribeTable; raises ConfigurationError if the table does not exist."""
         found = self.describe()
         if found is None:
-            raise missing_table(self.where, self._missing_hint)
+            raise self.missing()
         return found
 
     def key_types(self) -> dict[str, tuple[str, str]]:
@@ -170,7 +182,7 @@ class Table:
         found = self.require()
         types = {item["AttributeName"]: item["AttributeType"] for item in found.get("AttributeDefinitions", ())}
         names = {key["KeyType"]: key["AttributeName"] for key in found.get("KeySchema", ())}
-        with aws_errors(self.where):
+        with self.errors():
             if "HASH" not in names or not types.keys() >= set(names.values()):
                 raise UnreadableResponseError("the description is incomplete")
         return {kind: (name, types[name]) for kind, name in names.items()}
@@ -198,7 +210,7 @@ class Table:
         """
         import botocore.exceptions as driver
 
-        with aws_errors(self.where):
+        with self.errors():
             try:
                 self.client.create_table(
                     TableName=self.name,

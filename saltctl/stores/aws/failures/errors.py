@@ -26,6 +26,7 @@ _THROTTLES = {
     "TooManyRequestsException",
 }
 # fmt: on
+_MISSING = ("ResourceNotFoundException", "TableNotFoundException")
 _LONGEST_MESSAGE = 300
 _REGION_OF_HOST = re.compile(r"//[\w-]+\.([\w-]+)\.amazonaws\.com")
 _NO_CREDENTIALS_HINT = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret; to check: aws sts get-caller-identity"
@@ -135,8 +136,9 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
     provider = error.get("CredentialsProvider", "")
     if (refusal := refusal_error(code, message, where, provider=provider)) is not None:
         return refusal
-    if code in ("ResourceNotFoundException", "TableNotFoundException"):
-        return missing_table(where, MISSING_HINT)
+    if code in _MISSING:
+        hint = "check its name and AWS_REGION: saltctl config show"
+        return ConfigurationError(f"there is no DynamoDB table {where}", hint=hint)
     if status >= 500 or code in ("InternalServerError", "ServiceUnavailable", "InternalFailure"):
         return AwsUnavailableError(
             f"AWS answered with a server error for {where} ({code})", hint="try again", answered=True
@@ -146,22 +148,21 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
 
 NEW_OR_LOST = "saltctl recover --dry-run, if it was lost; saltctl setup, if the registry is new"
 """The hint if the backup table is missing, or is that of no registry."""
-MISSING_HINT = f"{NEW_OR_LOST}; or check its name: saltctl config show"
-
-
-def missing_table(where: str, hint: str) -> ConfigurationError:
-    """Return the error for a table that does not exist."""
-    return ConfigurationError(f"there is no DynamoDB table {where}", hint=hint)
 
 
 @contextmanager
-def aws_errors(where: str) -> Iterator[None]:
-    """Convert botocore's errors that are raised inside the block. ``where`` names the table or service."""
+def aws_errors(where: str, missing: Callable[[], SaltctlError] | None = None) -> Iterator[None]:
+    """Convert botocore's errors that are raised inside the block.
+
+    ``where`` names the table or service; ``missing`` returns the error if the table does not exist.
+    """
     import botocore.exceptions as driver
 
     try:
         yield
-    except (driver.BotoCoreError, driver.ClientError, CredentialsFailedError, UnreadableResponseError) as exc:
+    except driver.ClientError as exc:
+        raise (missing() if missing and error_code(exc) in _MISSING else to_saltctl_error(exc, where)) from exc
+    except (driver.BotoCoreError, CredentialsFailedError, UnreadableResponseError) as exc:
         raise to_saltctl_error(exc, where) from exc
 
 

@@ -23,6 +23,8 @@ _STATIC_HINT = (
     "set new AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and start the program again: those of its "
     "environment cannot be renewed"
 )
+RESTORE = "restore this table"
+"""What to do about a messages table that is lost: saltctl has no copy of it."""
 _KEY_HINT = "enable the table's KMS key again, or restore the table"
 _REQUEST_HINT = "check the names and times of this request: saltctl config show"
 _PERMANENT = {
@@ -55,7 +57,7 @@ def refusal_error(code: str, message: str, where: str, *, provider: str = "") ->
         hint = _CLOCK_HINT if skewed else _STATIC_HINT if provider == "env" else "aws sts get-caller-identity"
         return AccessDeniedError(f"AWS does not permit this for {where} ({code}): {message}", hint=hint)
     if code == "ResourceInUseException" and "deleted" in message:
-        return _deleting(where)
+        return _deleting(where, "run it again")
     if code in _PERMANENT:
         return ConfigurationError(f"AWS refuses a request for {where} ({code}): {message}", hint=_PERMANENT[code])
     if code == "ValidationException":
@@ -64,27 +66,27 @@ def refusal_error(code: str, message: str, where: str, *, provider: str = "") ->
     return None
 
 
-def _deleting(where: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"table {where} is being deleted",
-        hint=f"aws dynamodb wait table-not-exists --table-name {where}; then saltctl recover --dry-run",
-    )
+def _deleting(where: str, then: str) -> ConfigurationError:
+    hint = f"aws dynamodb wait table-not-exists --table-name {where}; then {then}"
+    return ConfigurationError(f"table {where} is being deleted", hint=hint)
 
 
-def check_usable(table: Mapping[str, Any], where: str) -> None:
+def check_usable(table: Mapping[str, Any], where: str, if_lost: str = RESTORE) -> None:
     """Refuse a table that no retry makes usable; raises ConfigurationError.
 
     Args:
         table: the ``Table`` of DescribeTable.
         where: names the table in the message.
+        if_lost: what to do once it is deleted.
     """
     status = table.get("TableStatus")
     if status == "DELETING":
-        raise _deleting(where)
+        raise _deleting(where, if_lost)
     if status in ("ARCHIVING", "ARCHIVED"):
+        restored = "" if if_lost == RESTORE else f", then {if_lost}"
         raise ConfigurationError(
             f"table {where} is {status}: AWS could not use its KMS key for a week",
-            hint="restore the table from the backup that AWS made of it, then saltctl recover --dry-run",
+            hint=f"restore the table from the backup that AWS made of it{restored}",
         )
     if status == "INACCESSIBLE_ENCRYPTION_CREDENTIALS":
         key = dict(table.get("SSEDescription") or {}).get("KMSMasterKeyArn")

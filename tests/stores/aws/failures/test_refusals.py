@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from botocore.exceptions import ClientError  # noqa: TID253  the error under test
@@ -12,6 +13,8 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.failures.errors import to_saltctl_error
 from saltctl.stores.aws.failures.refusals import check_usable
+from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.contracts.messages import PartitionQuery
 from tests.support.aws_stub import Answer, AwsStub
 
 KEY = "arn:aws:kms:us-east-1:111122223333:key/1"
@@ -41,6 +44,28 @@ def test_a_table_that_is_lost_is_misconfigured(table: dict[str, Any], hint: str)
 def test_other_states_pass(status: str) -> None:
     """Their requests are answered, or fail by themselves."""
     check_usable({"TableStatus": status}, "'messages'")
+
+
+@pytest.mark.parametrize("status", ["", "DELETING", "ARCHIVED"])
+def test_a_recovery_is_suggested_for_the_backup_alone(settings: Settings, status: str) -> None:
+    """Nothing but a restore brings the messages back. An empty ``status``: the table vanishes between two requests."""
+    missing = ClientError({"Error": {"Code": "ResourceNotFoundException", "Message": "m"}}, "Query")
+
+    def describe(TableName: str) -> Any:  # noqa: N803  as boto3 passes it
+        keys = [{"AttributeName": "p", "KeyType": "HASH"}, {"AttributeName": "s", "KeyType": "RANGE"}]
+        types = [{"AttributeName": name, "AttributeType": "S"} for name in "ps"]
+        table = {"TableName": TableName, "TableStatus": status or "ACTIVE", "KeySchema": keys}
+        return {"Table": table | {"AttributeDefinitions": types}}
+
+    client: Any = Mock(query=Mock(side_effect=missing), get_item=Mock(side_effect=missing), describe_table=describe)
+    with pytest.raises(ConfigurationError) as messages:
+        MessagesTable(settings, client=client).query(PartitionQuery("c"))
+    backup = BackupTable(settings, client=client)
+    with pytest.raises(ConfigurationError) as other:
+        _ = backup.describe() if status else backup.registry.read()
+    assert "restore" in messages.value.hint
+    assert "recover" not in messages.value.hint
+    assert "saltctl recover --dry-run" in other.value.hint
 
 
 def test_a_described_table_is_checked(settings: Settings, backup: BackupTable) -> None:
