@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from saltctl.detection.stream_status import read_stream_status
-from saltctl.errors import ConfigurationError, SaltctlError
+from saltctl.errors import SaltctlError
 from saltctl.health.fix_commands import FixCommands
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -20,6 +20,7 @@ from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
 from saltctl.stores.aws.inspection import AwsInspection
 from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.aws.table import Table
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
@@ -160,8 +161,8 @@ class Facts:
     """Status of the heat stream, from two samples."""
     dead_letters = Once(lambda facts: facts.letters.length())
     """Number of dead letters."""
-    backup_table = Once(lambda facts: facts.existing_table(facts.settings.backup_table))
-    messages_table = Once(lambda facts: facts.existing_table(facts.settings.messages_table))
+    backup_table = Once(lambda facts: facts.existing_table(facts.backup))
+    messages_table = Once(lambda facts: facts.existing_table(facts.messages))
 
     def config(self, primary: str) -> Mapping[str, str] | None:
         """Return the settings of a Redis server that checks need; None if it refuses CONFIG GET."""
@@ -205,12 +206,12 @@ class Facts:
         """Return the replicas of a primary."""
         return self.once(f"replicas {server.primary}", lambda: self.redis.replicas(server))
 
-    def describe_table(self, name: str) -> dict[str, Any] | None:
+    def describe(self, table: Table) -> dict[str, Any] | None:
         """Return the answer of DescribeTable; None if the table does not exist."""
-        return self.once(f"table {name}", lambda: self.aws.describe(name))
+        return self.once(f"table {table.name}", table.describe)
 
-    def existing_table(self, name: str) -> dict[str, Any]:
+    def existing_table(self, table: Table) -> dict[str, Any]:
         """Return the answer of DescribeTable; ConfigurationError if the table does not exist."""
-        if (table := self.describe_table(name)) is None:
-            raise ConfigurationError(f"there is no DynamoDB table {name!r}", hint="saltctl setup")
-        return table
+        if (found := self.describe(table)) is None:
+            raise table.missing()
+        return found

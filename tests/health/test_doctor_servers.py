@@ -267,12 +267,15 @@ def test_a_redis_of_another_registry(environment: LocalEnvironment, variables: d
 
 
 def test_a_missing_table_of_a_verified_redis(environment: LocalEnvironment, variables: dict[str, str]) -> None:
-    """If Redis was never verified, the table is to be created; otherwise it was lost, or its name is wrong."""
+    """If Redis was never verified, the table is to be created; else its name or Region is wrong, or it was lost."""
     import redis
 
     saltctl(variables, "rebuild")
     wrong = variables | {"SALTCTL_BACKUP_TABLE": "no-such-table"}
-    assert check_result("backup-table", wrong)["fix"] == "saltctl recover --dry-run"
+    for other in (wrong, variables | {"AWS_REGION": "eu-north-1"}):
+        found = check_result("backup-table", other)
+        assert found["fix"] == "saltctl config show && saltctl recover --dry-run"
+    assert "in Region 'eu-north-1' (AWS_REGION)" in found["detail"]
     with redis.Redis.from_url(environment.redis.url) as admin:
         admin.flushall()
     assert check_result("backup-table", wrong)["fix"] == "saltctl setup"

@@ -22,14 +22,15 @@ def backup_table(facts: Facts) -> Finding:
     """The backup table exists, answers, and has the right keys."""
     name, commands = facts.settings.backup_table, facts.fix_commands
     try:
-        table = facts.describe_table(name)
+        table = facts.describe(facts.backup)
     except SaltctlError as exc:
         return _unreachable(facts, exc)
     if table is None:
-        missing = f"there is no DynamoDB table {name!r}"
+        missing = f"{facts.backup.missing().message} (AWS_REGION)"
         if facts.redis_was_verified:
-            lost = f"{missing}, but Redis was verified from a backup table"
-            return fail(lost, commands.saltctl("recover", "--dry-run"))
+            lost = f"{missing}, but Redis was verified from a backup table: check the Region and the name first"
+            fixes = commands.saltctl("config", "show"), commands.saltctl("recover", "--dry-run")
+            return fail(lost, " && ".join(fixes))
         return fail(missing, commands.saltctl("setup"))
     if table.get("TableStatus") not in ("ACTIVE", "UPDATING"):
         detail = f"table {name!r} is {table.get('TableStatus')}"
@@ -144,11 +145,11 @@ def messages_table(facts: Facts) -> Finding:
     """The messages table exists, and its keys can be salted."""
     name, commands = facts.settings.messages_table, facts.fix_commands
     try:
-        if facts.describe_table(name) is None:
+        if facts.describe(facts.messages) is None:
             # saltctl creates a messages table only in a local environment.
             local = is_loopback(facts.settings.aws_endpoint_url or "")
             fix = commands.saltctl("setup", "--messages") if local else commands.aws("dynamodb", "list-tables")
-            return fail(f"there is no DynamoDB table {name!r}", fix)
+            return fail(f"{facts.messages.missing().message} (AWS_REGION)", fix)
         keys = facts.messages.keys
     except SaltctlError as exc:
         return _unreachable(facts, exc)

@@ -15,7 +15,6 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.client import ClientOfProcess, create_client
 from saltctl.stores.aws.failures.errors import aws_errors, none_if_condition_fails
-from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.messages import TableKeys
 
 PROBE_ID = "#doctor"
@@ -33,7 +32,6 @@ class AwsInspection:
     """
 
     def __init__(self, settings: Settings, *, client: Any = None, now: Callable[[], float] = time.time) -> None:
-        self._settings = settings
         self._client = ClientOfProcess(lambda: create_client(settings, "dynamodb", attempts=1), client)
         self._now = now
 
@@ -41,10 +39,6 @@ class AwsInspection:
     def client(self) -> Any:
         """The boto3 client: it sends each request once."""
         return self._client.get()
-
-    def describe(self, table: str) -> dict[str, Any] | None:
-        """Return the ``Table`` of DescribeTable, or None if the table does not exist."""
-        return Table(self._settings, table, client=self.client).describe()
 
     def point_in_time_recovery(self, table: str) -> bool:
         """Return whether the table can be restored to a point in time."""

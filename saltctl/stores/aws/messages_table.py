@@ -49,7 +49,7 @@ class MessagesTable(Table):
     An application's own ``client`` renews its credentials itself.
     """
 
-    missing_hint = f"check SALTCTL_MESSAGES_TABLE and AWS_REGION (saltctl config show), or {RESTORE}"
+    missing_hint = f"check SALTCTL_MESSAGES_TABLE and AWS_REGION ({{region}}): saltctl config show; or {RESTORE}"
 
     def __init__(self, settings: Settings, *, client: Any = None) -> None:
         super().__init__(settings, settings.messages_table, client=client)

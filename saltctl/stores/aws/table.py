@@ -61,8 +61,8 @@ class Table:
             renews its credentials itself.
     """
 
-    missing_hint = "check --table, SALTCTL_MESSAGES_TABLE and AWS_REGION: saltctl config show"
-    """The hint of the error if the table does not exist."""
+    missing_hint = "check --table, SALTCTL_MESSAGES_TABLE and AWS_REGION ({region}): saltctl config show"
+    """The hint of the error if the table does not exist, with ``{region}``."""
     if_lost = RESTORE
     """What to do about a table that is being deleted, for hints."""
 
@@ -83,8 +83,13 @@ class Table:
         return aws_errors(where or self.where, self.missing)
 
     def missing(self) -> ConfigurationError:
-        """Return the error if the table does not exist."""
-        return ConfigurationError(f"there is no DynamoDB table {self.where}", hint=self.missing_hint)
+        """Return the error if the table does not exist, which names the Region that was asked."""
+        meta = getattr(self.client, "meta", None)  # a substitute in a test has none
+        region = str(meta.region_name if meta else self.settings.aws_region)
+        return ConfigurationError(
+            f"there is no DynamoDB table {self.where} in Region {region!r}",
+            hint=self.missing_hint.format(region=region),
+        )
 
     def send(
         self,

@@ -356,9 +356,11 @@ def test_a_missing_table_is_a_configuration_error(aws_settings: Settings) -> Non
         backup.checkpoint.delete,
         backup.check_table,
     ):
-        with pytest.raises(ConfigurationError, match=f"no DynamoDB table '{aws_settings.backup_table}'") as refused:
+        named = f"no DynamoDB table '{aws_settings.backup_table}' in Region 'us-east-1'"
+        with pytest.raises(ConfigurationError, match=named) as refused:
             call()
         assert refused.value.exit_code == 78
+        assert 0 <= refused.value.hint.find("AWS_REGION (us-east-1)") < refused.value.hint.find("saltctl recover")
         assert "saltctl setup" in refused.value.hint
     assert backup.describe() is None
 

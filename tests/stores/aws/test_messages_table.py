@@ -70,8 +70,9 @@ def test_a_missing_table_is_named(dynamodb: Settings) -> None:
     """By keys, size and queries alike."""
     table = MessagesTable(dynamodb)
     for use in (lambda: table.keys, table.size, lambda: table.query(PartitionQuery("c"))):
-        with pytest.raises(ConfigurationError, match=f"no DynamoDB table '{dynamodb.messages_table}'"):
+        with pytest.raises(ConfigurationError, match=f"no DynamoDB table '{dynamodb.messages_table}'") as caught:
             use()
+        assert f"AWS_REGION ({dynamodb.aws_region})" in caught.value.hint
 
 
 @pytest.mark.parametrize("sort", ["S", "N"])
