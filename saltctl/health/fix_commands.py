@@ -81,7 +81,11 @@ class FixCommands:
         for name in ("profile", "region", "endpoint_url"):
             value = getattr(settings, f"aws_{name}")
             # The AWS CLI reads the same environment variables.
-            if value is not None and not settings.origins.get(f"aws_{name}", "").startswith("environment"):
+            if (
+                value is not None
+                and f"--{name}" not in words
+                and not settings.origins.get(f"aws_{name}", "").startswith("environment")
+            ):
                 options += [f"--{name.replace('_', '-')}", str(value)]
         return shlex.join(["aws", *words, *options])
 

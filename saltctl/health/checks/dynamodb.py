@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from saltctl.errors import AccessDeniedError, BackupLostError, ConfigurationError, SaltctlError, UnavailableError
 from saltctl.health.facts import Facts
@@ -32,9 +35,8 @@ def backup_table(facts: Facts) -> Finding:
             fixes = commands.saltctl("config", "show"), commands.saltctl("recover", "--dry-run")
             return fail(lost, " && ".join(fixes))
         return fail(missing, commands.saltctl("setup"))
-    if table.get("TableStatus") not in ("ACTIVE", "UPDATING"):
-        detail = f"table {name!r} is {table.get('TableStatus')}"
-        return fail(detail, commands.aws("dynamodb", "wait", "table-exists", "--table-name", name))
+    if found := _not_ready(facts, name, table):
+        return found
     try:
         facts.backup.check_table()
     except ConfigurationError as exc:
@@ -42,10 +44,24 @@ def backup_table(facts: Facts) -> Finding:
     return ok(f"{name}, about {int(table.get('ItemCount', 0)):,} items")
 
 
+def _not_ready(facts: Facts, name: str, table: Mapping[str, Any]) -> Finding | None:
+    if (status := table.get("TableStatus")) in ("ACTIVE", "UPDATING"):
+        return None
+    wait = facts.fix_commands.aws("dynamodb", "wait", "table-exists", "--table-name", name)
+    return fail(f"table {name!r} is {status}", wait)
+
+
 def _unreachable(facts: Facts, exc: SaltctlError) -> Finding:
-    if isinstance(exc, AccessDeniedError):
-        return fail(exc.message, facts.fix_commands.aws("sts", "get-caller-identity"))
-    return fail(exc.message, facts.fix_commands.saltctl("config", "show"))
+    """Report an error. The fix is the command that its hint begins with; the detail has the rest of the hint."""
+    commands = facts.fix_commands
+    command, _, rest = exc.hint.partition("; ")
+    builders = {"aws": commands.aws, "saltctl": commands.saltctl}
+    if (builder := builders.get(command.partition(" ")[0])) is not None:
+        fix = builder(*shlex.split(command)[1:])
+    else:
+        denied, rest = isinstance(exc, AccessDeniedError), exc.hint
+        fix = commands.aws("sts", "get-caller-identity") if denied else commands.saltctl("config", "show")
+    return fail(": ".join(filter(None, (exc.message, rest))), fix)
 
 
 def _update_backup_table(facts: Facts, *options: str) -> str:
@@ -145,11 +161,13 @@ def messages_table(facts: Facts) -> Finding:
     """The messages table exists, and its keys can be salted."""
     name, commands = facts.settings.messages_table, facts.fix_commands
     try:
-        if facts.describe(facts.messages) is None:
+        if (table := facts.describe(facts.messages)) is None:
             # saltctl creates a messages table only in a local environment.
             local = is_loopback(facts.settings.aws_endpoint_url or "")
             fix = commands.saltctl("setup", "--messages") if local else commands.aws("dynamodb", "list-tables")
             return fail(f"{facts.messages.missing().message} (AWS_REGION)", fix)
+        if found := _not_ready(facts, name, table):
+            return found
         keys = facts.messages.keys
     except SaltctlError as exc:
         return _unreachable(facts, exc)

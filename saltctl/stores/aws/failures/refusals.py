@@ -86,9 +86,12 @@ def check_usable(table: Mapping[str, Any], where: str, if_lost: str = RESTORE) -
         restored = "" if if_lost == RESTORE else f", then {if_lost}"
         raise ConfigurationError(
             f"table {where} is {status}: AWS could not use its KMS key for a week",
-            hint=f"restore the table from the backup that AWS made of it{restored}",
+            hint=f"aws dynamodb list-backups --backup-type ALL --table-name {where}; restore the table from the backup "
+            f"that AWS made of it{restored}",
         )
     if status == "INACCESSIBLE_ENCRYPTION_CREDENTIALS":
         key = dict(table.get("SSEDescription") or {}).get("KMSMasterKeyArn")
-        hint = f"aws kms enable-key --key-id {shlex.quote(str(key))}" if key else "enable the table's KMS key again"
+        hint = f"aws dynamodb describe-table --table-name {where}; enable the table's KMS key again"
+        if key:
+            hint = f"aws kms enable-key --key-id {shlex.quote(str(key))}"
         raise ConfigurationError(f"AWS cannot use the KMS key of table {where} ({status})", hint=hint)
