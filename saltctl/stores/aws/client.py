@@ -13,7 +13,7 @@ from saltctl.errors import (
 )
 from saltctl.forks import PerProcess, importing, this_process
 from saltctl.settings import Settings
-from saltctl.stores.aws.failures.configuration import check_values
+from saltctl.stores.aws.failures.configuration import check_region, check_values
 from saltctl.stores.aws.failures.errors import setup_error
 from saltctl.stores.aws.failures.responses import create_parser
 from saltctl.stores.bounded.aws_endpoints import keep_to_loopback
@@ -78,7 +78,9 @@ def session_of(settings: Settings) -> Any:
 
 def _session_of(settings: Settings) -> Any:
     key = settings.aws_profile, settings.aws_region, os.environ.get("AWS_ACCESS_KEY_ID")
-    return _sessions.get().get(*key, timeout=settings.aws_timeout)
+    session = _sessions.get().get(*key, timeout=settings.aws_timeout)
+    check_region(session.region_name)
+    return session
 
 
 def preload_boto3() -> None:

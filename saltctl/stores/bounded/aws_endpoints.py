@@ -6,6 +6,7 @@ Endpoints on loopback are treated in a way of their own.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 from urllib.request import getproxies
 
@@ -34,10 +35,13 @@ def keep_to_loopback(core: Any) -> None:
         """Create a client; raise ConfigurationError if its endpoint may not be reached."""
         if os.environ.get(INSIDE):
             _check_credential_endpoints(core)
+        _check_ca_bundle(core, empty=True)
         client = create(*args, **options)
         endpoint = client.meta.endpoint_url
         check_endpoint(endpoint)
         _check_urls(endpoint)
+        if endpoint.startswith("https:"):
+            _check_ca_bundle(core)
         if is_loopback(endpoint) and getproxies():
             direct = Config(proxies={})
             given = options.get("config")
@@ -49,19 +53,41 @@ def keep_to_loopback(core: Any) -> None:
 
 def _check_urls(endpoint: str) -> None:
     """Refuse an endpoint, or the proxy to it, that no request could be sent to: botocore notices at each request."""
-    from botocore.utils import get_environ_proxies
-
-    scheme = endpoint.partition(":")[0]
-    proxy = "" if is_loopback(endpoint) else get_environ_proxies(endpoint).get(scheme, "")
     try:
         check_http_url(endpoint)
     except ValueError as exc:
         raise ConfigurationError(f"the AWS endpoint {mask_url(endpoint)} {exc}", hint=_ENDPOINT_HINT) from None
-    if proxy:
+    if proxy := proxy_of(endpoint):
         try:
-            check_http_url(proxy if "://" in proxy else f"http://{proxy}")
+            check_http_url(proxy)
         except ValueError as exc:
-            raise ConfigurationError(f"the proxy in {scheme.upper()}_PROXY {exc}", hint=_PROXY_HINT) from None
+            variable = f"{endpoint.partition(':')[0].upper()}_PROXY"
+            raise ConfigurationError(f"the proxy in {variable} {exc}", hint=_PROXY_HINT) from None
+
+
+def proxy_of(endpoint: str) -> str:
+    """Return the URL of the proxy through which an endpoint is reached; empty if it is reached directly."""
+    from botocore.utils import get_environ_proxies
+
+    if not endpoint or is_loopback(endpoint):
+        return ""
+    proxy = str(get_environ_proxies(endpoint).get(endpoint.partition(":")[0], ""))
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
+
+
+def _check_ca_bundle(core: Any, *, empty: bool = False) -> None:
+    """Refuse a file of certificates that cannot be read. Only HTTPS reads it; with ``empty`` only its name counts."""
+    path, variable = core.get_config_variable("ca_bundle"), "REQUESTS_CA_BUNDLE"
+    if path is not None:
+        variable = "AWS_CA_BUNDLE" if "AWS_CA_BUNDLE" in os.environ else "ca_bundle in the AWS configuration"
+    elif (path := os.environ.get(variable)) is None:
+        return
+    if (empty and path.strip()) or (os.access(path, os.R_OK) and not Path(path).is_dir()):
+        return
+    raise ConfigurationError(
+        f"{variable} is {path[:200]!r}, which is not a file that can be read",
+        hint="remove it, or set it to a file of PEM certificates",
+    )
 
 
 def _check_credential_endpoints(core: Any) -> None:

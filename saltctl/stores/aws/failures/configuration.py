@@ -45,6 +45,19 @@ _URLS = (
 )
 
 
+def check_region(region: str | None) -> None:
+    """Refuse a Region that is empty; None means that none is set.
+
+    Raises:
+        ConfigurationError: it is empty: botocore would ask for a host without a name, or ask any endpoint.
+    """
+    if region is None or region.strip():
+        return
+    empty = [name for name in ("AWS_REGION", "AWS_DEFAULT_REGION") if not os.environ.get(name, "-").strip()]
+    place = ", ".join(empty) or f"region in {_existing()}"
+    raise ConfigurationError(f"the AWS Region is empty ({place})", hint="set AWS_REGION, for example eu-central-1")
+
+
 def check_values(profile: Mapping[str, object]) -> None:
     """Check the settings of the environment and of a profile that botocore reads later, or as another value.
 

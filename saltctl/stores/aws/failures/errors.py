@@ -17,6 +17,7 @@ from saltctl.errors import (
 from saltctl.stores.aws.failures.configuration import invalid_profile, unreadable_files
 from saltctl.stores.aws.failures.credentials import credentials_error
 from saltctl.stores.aws.failures.refusals import refusal_error
+from saltctl.stores.bounded.aws_endpoints import proxy_of
 from saltctl.stores.bounded.errors import CredentialsFailedError, UnreadableResponseError
 from saltctl.urls import mask_url
 
@@ -77,7 +78,15 @@ def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
     if isinstance(exc, driver.ParamValidationError):
         return ConfigurationError(f"AWS would refuse this request for {where}", hint="check the table's name")
     if isinstance(
-        exc, ValueError | driver.InvalidConfigError | driver.EndpointProviderError | driver.EndpointVariantError
+        exc,
+        ValueError
+        | driver.InvalidConfigError
+        | driver.EndpointProviderError
+        | driver.EndpointVariantError
+        | driver.InvalidProxiesConfigError
+        | driver.MissingDependencyException
+        | driver.UnknownSignatureVersionError
+        | driver.UnsupportedSignatureVersionError,
     ):
         known = isinstance(exc, driver.InvalidConfigError) and invalid_profile(_text(exc))
         return known or ConfigurationError(f"cannot set up AWS for {where}: {_text(exc)}", hint="saltctl config show")
@@ -105,17 +114,21 @@ def _unreachable(exc: Any, where: str) -> SaltctlError:
     import botocore.exceptions as driver
 
     cause = exc.kwargs.get("error", exc)
+    proxy = proxy_of(str(exc.kwargs.get("endpoint_url", "")))
+    checks = f"check the proxy {mask_url(proxy)} (HTTPS_PROXY, HTTP_PROXY; NO_PROXY excepts hosts); " if proxy else ""
     tls = isinstance(exc, driver.SSLError) or "TLS CA" in str(cause)
     if isinstance(cause, FileNotFoundError) or (tls and not _CONNECTION_LOST.search(str(cause))):
         return ConfigurationError(
             f"the TLS settings do not fit AWS for {where}: {_text(exc)}",
-            hint="check AWS_CA_BUNDLE (a file of PEM certificates), and AWS_ENDPOINT_URL: http:// or https://, and a "
-            "host that the certificate names",
+            hint=f"{checks}check AWS_CA_BUNDLE, ca_bundle and REQUESTS_CA_BUNDLE (a file of PEM certificates), and "
+            "AWS_ENDPOINT_URL: http:// or https://, and a host that the certificate names",
         )
     endpoint = mask_url(str(exc.kwargs.get("endpoint_url") or exc.kwargs.get("proxy_url") or ""))
     hint = "check the network, AWS_REGION and AWS_ENDPOINT_URL (saltctl config show)"
     if "proxy_url" in exc.kwargs:
         hint = "check the proxy that HTTPS_PROXY or HTTP_PROXY names; NO_PROXY excepts hosts from it"
+    elif checks:
+        hint = f"{checks}check the network"
     elif match := _REGION_OF_HOST.search(endpoint):
         hint = f"check the network, and whether {match[1]!r} is a Region of AWS (AWS_REGION; saltctl config show)"
     return AwsUnavailableError(

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.exceptions import (  # noqa: TID253  the errors under test
     BotoCoreError,
     ConfigParseError,
+    ConnectTimeoutError,
     EndpointConnectionError,
     EndpointProviderError,
     HTTPClientError,
     InvalidRegionError,
+    MissingDependencyException,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
     ProxyConnectionError,
+    ReadTimeoutError,
     SSLError,
     UnknownServiceError,
+    UnknownSignatureVersionError,
 )
 
 from saltctl.errors import ConfigurationError
@@ -64,6 +69,8 @@ class OddError(BotoCoreError):
         ),
         (HTTPClientError(error=FileNotFoundError(2, "No such file", "/no/ca.pem")), 78, "/no/ca.pem"),
         (EndpointConnectionError(endpoint_url="https://x"), 69, "cannot be reached"),
+        (UnknownSignatureVersionError(signature_version="v99"), 78, "v99"),
+        (MissingDependencyException(msg="Using CRT"), 78, "Using CRT"),
         (EndpointProviderError(msg="FIPS and custom endpoint are not supported"), 78, "FIPS"),
         (OddError(thing="new one"), 69, "OddError: the new one is odd"),
     ],
@@ -111,6 +118,38 @@ def test_a_variable_that_is_not_valid(name: str, value: str, monkeypatch: pytest
         create_client(load_settings(), "dynamodb")
 
 
+@pytest.mark.parametrize(
+    ("names", "value", "words"),
+    [
+        (("AWS_REGION", "AWS_DEFAULT_REGION"), "", r"Region is empty \(AWS_REGION, AWS_DEFAULT_REGION\)"),
+        (("AWS_CA_BUNDLE",), "", "^AWS_CA_BUNDLE is ''"),
+        (("AWS_CA_BUNDLE",), "/no/ca.pem", "^AWS_CA_BUNDLE is '/no/ca.pem'"),
+        (("REQUESTS_CA_BUNDLE",), "/", "^REQUESTS_CA_BUNDLE is '/'"),
+        (("AWS_CONFIG_FILE",), "ca_bundle = /no/ca.pem", "^ca_bundle in the AWS configuration is '/no/ca.pem'"),
+        (("AWS_CONFIG_FILE",), "region =", "Region is empty .*region in '.*config' "),
+    ],
+)
+@pytest.mark.parametrize("endpoint", ["https://127.0.0.1:1", ""])
+def test_an_empty_variable_or_a_missing_file_is_named(
+    names: tuple[str, ...], value: str, words: str, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an endpoint URL, too. Botocore names neither, or asks a host without a name."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    if "region" not in words.lower():
+        monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_PROFILE", tmp_path.name)  # sessions are kept by profile
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    setting = value if names == ("AWS_CONFIG_FILE",) else ""
+    (tmp_path / "config").write_text(f"[profile {tmp_path.name}]\noutput = json\n{setting}\n")
+    for name in names:
+        if not setting:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=words):
+        create_client(load_settings(), "dynamodb")
+
+
 @pytest.mark.parametrize("exc", [ProfileNotFound(profile="p"), NoCredentialsError()])
 def test_a_file_that_cannot_be_read_is_named(exc: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Botocore takes it for one that does not exist."""
@@ -135,3 +174,17 @@ def test_a_failed_connection_names_its_setting(exc: Exception, hint: str) -> Non
     assert error.exit_code == 69
     assert hint in error.hint
     assert "s3cret" not in error.message + error.hint
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"),
+    [(ReadTimeoutError, 69), (SSLError, 78), (EndpointConnectionError, 69), (ConnectTimeoutError, 69)],
+)
+def test_a_failure_behind_a_proxy_names_the_proxy(cause: Any, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is as likely as AWS to hang, or to answer with something else than TLS."""
+    monkeypatch.setenv("HTTPS_PROXY", "u:s3cret@proxy.example:3128")
+    error = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong")
+    for host, named in (("dynamodb.eu-west-1.amazonaws.com", True), ("127.0.0.1", False)):
+        failed = to_saltctl_error(cause(endpoint_url=f"https://{host}/", error=error), "'messages'")
+        assert (failed.exit_code, "@proxy.example:3128 (HTTPS_PROXY" in failed.hint) == (code, named)
+        assert "s3cret" not in failed.message + failed.hint
