@@ -20,6 +20,10 @@ LONGEST_PROCESS = 60.0
 """Seconds after which a ``credential_process`` that hangs is ended once another one starts."""
 
 
+_LONGEST_REASON = 120
+"""Characters of each quoted member of a document."""
+
+
 class _Process(subprocess.Popen[bytes]):
     """A ``credential_process`` with the processes that it starts: a group, which a signal reaches as a whole."""
 
@@ -63,12 +67,13 @@ def end_processes(began_before: float = inf) -> None:
 atexit.register(end_processes)
 
 
-def check_document(body: bytes, members: Sequence[str]) -> None:
+def check_document(body: bytes, members: Sequence[str], *, quoted: Sequence[str] = ()) -> None:
     """Check that JSON is an object of strings. botocore reports what is not JSON itself.
 
     Args:
         body: what a provider returned.
         members: those that it must have.
+        quoted: those that say in words why it lacks some, and hold no secrets.
 
     Raises:
         UnusableCredentialsError: it is something else, or has not all of them.
@@ -81,7 +86,9 @@ def check_document(body: bytes, members: Sequence[str]) -> None:
         raise UnusableCredentialsError("its credentials are other JSON than an object")
     for name in members:
         if name not in document:
-            raise UnusableCredentialsError(f"its credentials have no {name}")
+            words = [str(document.get(member, ""))[:_LONGEST_REASON] for member in quoted]
+            reason = "".join(one if one.isprintable() else " " for one in ": ".join(filter(None, words)))
+            raise UnusableCredentialsError(f"its credentials have no {name}{reason and f' ({reason})'}")
     for name in ("AccessKeyId", "SecretAccessKey", "Token", "SessionToken", "Expiration"):
         if not isinstance(value := document.get(name, ""), str) and (value is not None or name in members):
             raise UnusableCredentialsError(f"its {name} is not a string")

@@ -93,7 +93,7 @@ class _MetadataRequests:
         else:
             self._failures.clear()
             if status == 200 and response.content.lstrip()[:1] in (b"{", b"["):  # a role's name and a token are no JSON
-                check_document(response.content, _MEMBERS)
+                check_document(response.content, _MEMBERS, quoted=("Code", "Message"))
         return response
 
 

@@ -316,6 +316,12 @@ VARIABLES = {
         ("IMDS", {"AccessKeyId": 5}, "its AccessKeyId is not a string"),
         ("IMDS", {"Expiration": "tomorrow"}, "its Expiration is not a time"),
         ("IMDS", {"Token": ...}, "its credentials have no Token"),
+        (
+            "IMDS",
+            {"SecretAccessKey": ..., "Code": "AssumeRoleUnauthorizedAccess", "Message": f"EC2 cannot\x1b{'a' * 999}"},
+            f"no SecretAccessKey (AssumeRoleUnauthorizedAccess: EC2 cannot {'a' * 109})",
+        ),
+        ("process", {"SecretAccessKey": ..., "Code": "s3cret"}, "its credentials have no SecretAccessKey"),
         ("IMDS", [], "other JSON than an object"),
     ],
 )

@@ -20,7 +20,7 @@ from saltctl.stores.bounded.errors import (
 _SSO = ("sso", "sso-token")
 _PROCESS = "custom-process"
 _KEY_FILES = "correct the keys of {files}; then aws sts get-caller-identity"
-_LONGEST_CAUSE = 200
+_LONGEST_CAUSE = 300
 _PAGE_HINT = (
     "is there a proxy or a captive portal in between? check HTTPS_PROXY, HTTP_PROXY and NO_PROXY; then try again"
 )
@@ -41,6 +41,7 @@ _HINTS = {
     "shared-credentials-file": _KEY_FILES,
     _PROCESS: "run the command of credential_process in {files} by hand, and correct it",
     "assume-role-with-web-identity": "check AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN, or the same keys in {files}",
+    "iam-role": "check the role of this instance, and who may assume it; then aws sts get-caller-identity",
     "container-role": "check AWS_CONTAINER_CREDENTIALS_FULL_URI and AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
 }
 
