@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from saltctl.errors import ConfigurationError, SaltctlError
+from saltctl.errors import SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.registry.compare import compare_sample
 from saltctl.throttling.scan import scan_recent
@@ -43,13 +43,11 @@ def registry(facts: Facts) -> Panel:
 
 
 def _backup_error(facts: Facts) -> str | None:
-    """Return why the backup table must not be used; None if it may be, or if it cannot be read now."""
+    """Return why the backup table must not be used or cannot be read; None if lookups may use it."""
     try:
         _ = facts.identity
-    except ConfigurationError as exc:
-        return f"{exc.message}; {exc.hint}"
-    except SaltctlError:
-        return None
+    except SaltctlError as exc:
+        return "; ".join(filter(None, (exc.message, exc.hint)))
     return None
 
 

@@ -156,8 +156,8 @@ def _registry(panel: Panel) -> list[Text]:
         for each in primaries:
             state = "verified" if each["verified"] else "not verified"
             lines.append(_line(f"{each['name']}  {counted(each['entries'], 'entry', 'entries')}, {state}"))
-    if not panel["verified"]:
-        lines.append(_line("run: saltctl recover --dry-run" if backup else "run: saltctl rebuild"))
+    if not panel["verified"] and not backup:  # the error of the backup names the command, and a rebuild needs it
+        lines.append(_line("run: saltctl rebuild"))
     if panel["registry_id"]:
         lines.append(_line((f"registry id {panel['registry_id']}", QUIET)))
     return backup + lines

@@ -68,11 +68,13 @@ def test_redis_is_down(saltctl: Runner, seeded: LocalEnvironment, monkeypatch: p
 
 @pytest.mark.slow
 def test_aws_is_down(saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without AWS the registry and the service are shown."""
+    """Without AWS the registry and the service are shown, and why the backup cannot be read."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     seen = saltctl("status", "-o", "json").json
     assert {name for name, panel in seen.items() if name != "at" and panel["error"]} == {"drift", "throttles", "lease"}
     assert seen["registry"]["verified"] is not None
+    assert "AWS cannot be reached" in seen["registry"]["backup_error"]
+    assert "BACKUP: AWS cannot be reached" in saltctl("status", "-o", "table").out
 
 
 @pytest.mark.parametrize("form", ["json", "tsv"])
