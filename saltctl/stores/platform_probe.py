@@ -108,9 +108,9 @@ class _Probe:
         stable = seen == {outside} and bool(outside) and bool(outside.strip("0"))
         yield self._clause("stable-id", stable, f"{len(seen)} replication ids over {_ASKS + 1} connections")
         server = self._connections.info(self._primary)
-        engine, policy = look_alike(server), server.get("maxmemory_policy")
+        engine, policy = look_alike(server), str(server.get("maxmemory_policy", ""))
         yield self._clause("engine", engine is None or None, engine or "nothing in INFO names another engine")
-        spared = None if policy is None else not evicts_entries(str(policy))
+        spared = not evicts_entries(policy) if policy else None
         yield self._clause("no-eviction", spared, f"maxmemory-policy {policy or 'is not shown'}")
 
     def _scripts_on_replicas(self) -> Iterator[Clause]:

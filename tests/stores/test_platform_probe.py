@@ -71,6 +71,7 @@ OTHER_ID = INFO.replace(ID, "b" * 40)
         ({b"PTTL": [b":-2\r\n"]}, INFO, "no-ttl", "unknown"),
         ({}, INFO.replace("noeviction", "allkeys-lru"), "no-eviction", "refuted"),
         ({}, INFO.replace("maxmemory_policy:noeviction\r\n", ""), "no-eviction", "unknown"),
+        ({}, INFO.replace("policy:noeviction", "policy:"), "no-eviction", "unknown"),
         ({b"EVALSHA": [b"-NOPERM x\r\n"]}, INFO, "noscript", "unknown"),
         ({b"SCRIPT": [b"-NOPERM x\r\n"]}, INFO, "evalsha", "unknown"),
         ({}, INFO + "dragonfly_version:df-v1\r\n", "engine", "unknown"),

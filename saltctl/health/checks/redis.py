@@ -9,7 +9,13 @@ from saltctl.errors import AccessDeniedError, SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.stores.redis.inspection import RegistryCounts, ServerInfo
-from saltctl.stores.redis.replies.platforms import evicts_entries, look_alike
+from saltctl.stores.redis.replies.platforms import (
+    UNNAMED_VERSION,
+    evicts_entries,
+    is_too_old,
+    look_alike,
+    shown_version,
+)
 from saltctl.stores.redis.replies.replicas import Replicas
 from saltctl.urls import parse_redis_url
 
@@ -60,16 +66,15 @@ def reachable(facts: Facts) -> Finding:
 
 def version(facts: Facts, server: ServerInfo) -> Finding:
     """The server is Redis 7 or newer, or Valkey: older versions replicate the script cache, and so the fence."""
-    number = str(server.info.get("redis_version", "0"))
-    first = number.partition(".")[0]
+    number = shown_version(server.info)
     if (engine := look_alike(server.info)) is not None:
         detail = f"{server.primary} is {engine}, which is not known to keep what the fence needs"
         return fail(detail, facts.fix_commands.saltctl("doctor", "--probe-platform"))
+    if is_too_old(number):
+        problem = f"is Redis {number}: it replicates the script cache, and so the fence" if number else UNNAMED_VERSION
+        return fail(f"{server.primary} {problem}", facts.fix_commands.redis_cli(server.primary, "INFO", "server"))
     if server.info.get("server_name") == "valkey":
         return ok(f"Valkey {server.info.get('valkey_version', number)}")
-    if not first.isdigit() or int(first) < 7:
-        detail = f"{server.primary} is Redis {number}: it replicates the script cache, and so the fence"
-        return fail(detail, facts.fix_commands.redis_cli(server.primary, "INFO", "server"))
     return ok(f"Redis {number}")
 
 
@@ -95,6 +100,8 @@ def role(facts: Facts, server: ServerInfo) -> Finding:
     if info.get("role") == "master":
         replicas = int(info.get("connected_slaves", 0))
         return ok(f"primary with {replicas} {'replica' if replicas == 1 else 'replicas'}")
+    if info.get("role") is None:
+        return skip(f"{server.primary} does not show its role in INFO")
     primary = f"{info.get('master_host')}:{info.get('master_port')}"
     detail = f"{server.primary} is a replica of {primary}: it refuses lookups and raises"
     return fail(detail, facts.fix_commands.replace_server(server.primary, primary))
@@ -106,7 +113,9 @@ def _config_set(facts: Facts, server: ServerInfo, **values: str | int) -> str:
 
 def aof(facts: Facts, server: ServerInfo) -> Finding:
     """An AOF restores the entries after a restart, so only the verification remains."""
-    if int(server.info.get("aof_enabled", 0)):
+    if (enabled := server.info.get("aof_enabled")) is None:
+        return skip(f"{server.primary} does not show in INFO whether it has an AOF")
+    if int(enabled):
         return ok("on")
     detail = f"{server.primary} has no AOF: after a restart every entry must be restored from the backup"
     return warn(detail, _config_set(facts, server, appendonly="yes"))

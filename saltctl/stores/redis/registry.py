@@ -24,9 +24,12 @@ from saltctl.stores.redis.errors import naming_key, other_registry
 from saltctl.stores.redis.merge_commands import bulk
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.replies.platforms import (
+    UNNAMED_VERSION,
     evicts_entries,
+    is_too_old,
     look_alike,
     managed_service,
+    shown_version,
     usable_replication_ids,
 )
 from saltctl.stores.redis.scripts import script, script_sha
@@ -245,10 +248,13 @@ class RedisRegistry:
                 hint="it must be Redis 7 or newer, or Valkey; see saltctl doctor --only redis-version",
             )
         for primary, info in servers.items():
-            version = str(info.get("redis_version", "0"))
-            policy = str(info.get("maxmemory_policy", "noeviction"))
+            version = shown_version(info)
+            policy = str(info.get("maxmemory_policy", ""))
             problem = ""
-            if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < (7, 0):
+            if not version:
+                problem = UNNAMED_VERSION
+                hint = "name the server itself in SALTCTL_REDIS_URL, and not a proxy that hides its version"
+            elif is_too_old(version):
                 problem = f"is version {version}; saltctl needs Redis 7 or newer, or Valkey"
                 hint = "upgrade it; older servers replicate their script cache, which would carry the fence along"
             elif info.get("redis_mode") == "sentinel":

@@ -153,8 +153,25 @@ def managed_service(primary: str, info: Mapping[str, Any]) -> Platform | None:
 
 
 def evicts_entries(policy: str) -> bool:
-    """Return whether a maxmemory-policy may evict the registry. Its keys have no TTL, so ``volatile-*`` does not."""
-    return policy != "noeviction" and not policy.startswith("volatile-")
+    """Return whether a maxmemory-policy may evict the registry. Its keys have no TTL, so ``volatile-*`` does not.
+
+    A policy that INFO does not show is empty, and not known to evict anything.
+    """
+    return policy not in ("", "noeviction") and not policy.startswith("volatile-")
+
+
+UNNAMED_VERSION = "does not name its version in INFO; saltctl needs Redis 7 or newer, or Valkey"
+
+
+def shown_version(info: Mapping[str, Any]) -> str:
+    """Return the version that INFO shows; empty if it shows none, as a proxy may have it."""
+    return str(info.get("redis_version", "") or info.get("valkey_version", ""))
+
+
+def is_too_old(version: str) -> bool:
+    """Return whether a version, of Redis or Valkey, is not known to be 7 or newer."""
+    first = version.partition(".")[0]
+    return not (first.isascii() and first.isdigit()) or int(first) < 7
 
 
 def look_alike(info: Mapping[str, Any]) -> str | None:

@@ -159,12 +159,12 @@ def test_rules_of_a_user_are_added(tmp_path: Path) -> None:
         ("allkeys-lru", True),
         ("allkeys-lfu", True),
         ("allkeys-random", True),
-        ("", True),
+        ("", False),
         ("of a later version", True),
     ],
 )
 def test_policies(policy: str, evicts: bool) -> None:
-    """What was not understood counts as one that evicts."""
+    """What was not understood counts as one that evicts. Empty means that INFO does not show it, and proves nothing."""
     assert evicts_entries(policy) is evicts
 
 
@@ -261,6 +261,7 @@ def test_a_server_that_cannot_keep_the_promise_is_refused() -> None:
         ("redis_version:7.4.0\r\ndragonfly_version:df-v1.25\r\n", "is dragonfly"),
         (f"redis_version:7.4.0\r\nmaster_replid:{'0' * 40}\r\n", "replication id"),
         ("redis_version:7.1.0\r\nos:Amazon ElastiCache\r\nmaxmemory_policy:allkeys-lru\r\n", "allkeys-lru"),
+        ("maxmemory_policy:noeviction\r\n", "does not name its version"),
     ):
         with info_server(info) as server:
             store = RedisRegistry(Settings(redis_url=server.url, registry_id="0" * 16))
