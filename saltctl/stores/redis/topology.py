@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlError
+from saltctl.errors import AccessDeniedError, ConfigurationError, RedisUnavailableError, SaltctlError
 from saltctl.forks import PerProcess
 from saltctl.urls import Address, RedisUrl, known_address
 
@@ -25,6 +25,10 @@ _SERVERS_TO_ASK = 3
 
 Fetch = Callable[[str, str, tuple[str, ...], float], Any]
 """Sends one command over a new connection: URL, name, command, seconds. Raises SaltctlErrors."""
+_LOGIN = (
+    "sentinels do not get the login of Redis: set or check sentinel_username, and sentinel_password or "
+    "sentinel_password_file, in SALTCTL_REDIS_URL, and the user's ACL; see: saltctl help redis-urls"
+)
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,10 @@ class SentinelTopology(Topology):
 
     def _ask_sentinel(self, address: Address, words: tuple[str, ...], timeout: float) -> Any:
         question = ("SENTINEL", *words, self._url.service)
-        return self._fetch(self._url.of_sentinel(address), f"sentinel {address}", question, timeout)
+        try:
+            return self._fetch(self._url.of_sentinel(address), f"sentinel {address}", question, timeout)
+        except AccessDeniedError as exc:
+            raise AccessDeniedError(exc.message, hint=_LOGIN) from exc
 
     def _ask(self, address: Address, timeout: float) -> SlotMap:
         reply = self._ask_sentinel(address, ("GET-MASTER-ADDR-BY-NAME",), timeout)

@@ -209,6 +209,8 @@ def test_sentinels_have_a_password_of_their_own(redis_binary: Path, tmp_path: Pa
             wrong.primaries()
         shown = f"{refused.value.message} {refused.value.hint} {refused.value!r} {refused.value.__cause__}"
         assert not [secret for secret in (PASSWORD, SENTINELS_OWN, "wrong ") if secret in shown]
+        assert "sentinel_password_file" in refused.value.hint
+        assert "redis_password_file" not in refused.value.hint
         wrong.close()
     finally:
         locked.stop()
