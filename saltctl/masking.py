@@ -11,8 +11,14 @@ _NAMES = (
     r"|x-amz-(?:security-token|signature)|x-amz-sso_bearer_token|x-aws-ec2-metadata-token|\bsignature|saml_?assertion"
     r"|\bpassw(?:or)?d|aws_container_authorization_token"
 )
+# Reasons that follow the path of a file, as in `/etc/passwd: Permission denied`. They have spaces, which no value has.
+_REASONS = (
+    r"(?:\[errno \d+\] )?"
+    r"(?:no such file or directory|permission denied|(?:not|is) a directory|it must be a regular file|not usable)"
+    r"(?![^\s.,:;)])"
+)
 # A name and its value as in JSON, a Python dict, XML, a query, a header, a line of a file, and AWS's canonical request.
-_NAMED = re.compile(rf"((?:{_NAMES})[\"']?\s*(?::|=|>)\s*(?:b?[\"'])?)[^\s\"'<>&,;)\]}}]+", re.IGNORECASE)
+_NAMED = re.compile(rf"((?:{_NAMES})[\"']?\s*(?::|=|>)\s*(?:b?[\"'])?)(?!{_REASONS})[^\s\"'<>&,;)\]}}]+", re.IGNORECASE)
 _TOKEN_IN_JSON = re.compile(r"([\"']Token[\"']\s*:\s*[\"'])[^\"']+")
 _AUTHORIZATION = re.compile(r"(\bauthorization[\"']?\s*[:=]\s*(?:b?[\"'])?)[^\"'\r\n]+", re.IGNORECASE)
 _WORDS = ("token", "secret", "signature", "authorization", "passw", "assertion")

@@ -174,6 +174,8 @@ def _check_options(url: RedisUrl) -> None:
         elif not value or (possible and value.lower() not in possible):
             must = f"one of {', '.join(sorted(possible))}" if possible else "not empty"
             raise ValueError(f"has an option {name} that cannot be used; it must be {must}")
+    if "ssl_certfile" not in given and (name := next((n for n in ("ssl_keyfile", "ssl_password") if n in given), "")):
+        raise ValueError(f"has the option {name}, but ssl_certfile is missing")
 
 
 def _unknown_option(name: str, url: RedisUrl) -> str:

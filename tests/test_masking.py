@@ -32,6 +32,9 @@ SHORT = "wJalrXUtnFEMI/K7MDENG+bPxRfiCY"
         "x-amz-sso_bearer_token: {}",
         "Action=AssumeRoleWithWebIdentity&WebIdentityToken={}&Version=1",
         "ConnectionPool(username='x', password='{}', db=0)",
+        "/etc/passwd: {}",
+        "PUT /password={} HTTP/1.1",
+        "password: not{} 'passwd': 'permission{}' password: '{}: not usable'",
     ],
 )
 def test_named_secrets_are_masked(text: str, secret: str) -> None:
@@ -50,6 +53,11 @@ def test_named_secrets_are_masked(text: str, secret: str) -> None:
         "The security token included in the request is expired",
         "Signature expired: 20261126T000000Z is now earlier than 20261126T001500Z",
         "redis_password_file '/etc/x' cannot be read: No such file or directory",
+        "ssl_ca_certs=/etc/passwd: not usable",
+        "/run/secrets/password: Permission denied; try: ls",
+        "cannot write '/tmp/passwd': [Errno 2] No such file or directory: '/tmp/passwd'",
+        "cannot read '/tmp/passwd': No such file or directory",
+        "cannot write the plan '/tmp/passwd': it must be a regular file in a writable directory",
         json.dumps({"conversation_id": "token", "max_n": 4}),
         "SSOTokenLoadError: Error loading SSO Token: Token for x does not exist",
     ],

@@ -87,6 +87,8 @@ def test_sentinels_have_credentials_of_their_own() -> None:
         ("rediss://h?ssl_cert_reqs=CERT_NONE", "ssl_cert_reqs .* none, optional, required"),
         ("rediss://h?ssl_check_hostname=off", "ssl_check_hostname .*false"),
         ("rediss://h?ssl_ca_certs=", "ssl_ca_certs .*not empty"),
+        ("rediss://h?ssl_keyfile=/k.pem", "ssl_keyfile, but ssl_certfile is missing"),
+        (f"rediss+cluster://h?ssl_password={SECRET}", "ssl_password, but ssl_certfile is missing"),
         ("rediss://h?ssl_validate_ocsp=true", "option ssl_validate_ocsp that saltctl does not know"),
         ("redis://h?user=app", "before the host, as in redis://user@host, and a password into redis_password_file"),
         ("redis+cluster://h?sentinel_password=x", "an option that saltctl does not know"),
