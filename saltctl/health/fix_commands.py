@@ -6,11 +6,18 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from saltctl.settings import Settings
 from saltctl.stores.redis.replies.platforms import Platform
-from saltctl.urls import has_password
+
+_TLS_FLAGS = (
+    ("ssl_ca_certs", "--cacert"),
+    ("ssl_ca_path", "--cacertdir"),
+    ("ssl_certfile", "--cert"),
+    ("ssl_keyfile", "--key"),
+)
+"""Options of a Redis URL, and those of redis-cli."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +50,16 @@ class FixCommands:
             return f'redis-cli -u "{source}" {command}'
         host, _, port = primary.rpartition(":")
         options = ["-s", primary] if primary.startswith("/") else ["-h", host.strip("[]"), "-p", port]
+        query = dict(parse_qsl(parts.query))
         if parts.scheme.startswith("rediss"):
             options.append("--tls")
-        if parts.username:
-            options += ["--user", parts.username]
+            options += [word for name, flag in _TLS_FLAGS if name in query for word in (flag, query[name])]
+        if user := unquote(parts.username or "") or query.get("username"):
+            options += ["--user", user]
         password = ""
         if settings.redis_password_file is not None:
             password = f'REDISCLI_AUTH="$(cat {shlex.quote(str(settings.redis_password_file))})" '
-        elif has_password(url):
+        elif parts.password or "password" in query:
             options.append("--askpass")
         return f"{password}redis-cli {shlex.join(options)} {command}"
 

@@ -12,6 +12,15 @@ from saltctl.settings import Settings
     ("settings", "begins"),
     [
         (Settings(redis_url="redis://u:s3cret@h:1/0"), "redis-cli -h h -p 1 --user u --askpass GET x"),
+        (
+            Settings(redis_url="redis://h:1?username=u&password=s3cret"),
+            "redis-cli -h h -p 1 --user u --askpass GET x",
+        ),
+        (Settings(redis_url="redis://u%40v:s3cret@h:1"), "redis-cli -h h -p 1 --user u@v --askpass GET x"),
+        (
+            Settings(redis_url="rediss://h:1?ssl_ca_certs=/ca.pem&ssl_certfile=/c&ssl_keyfile=/k&ssl_password=s3cret"),
+            "redis-cli -h h -p 1 --tls --cacert /ca.pem --cert /c --key /k GET x",
+        ),
         (Settings(redis_url="rediss://h:1/0"), "redis-cli -h h -p 1 --tls GET x"),
         (
             Settings(redis_url="redis://:s3cret@h:1/0", origins={"redis_url": "environment SALTCTL_REDIS_URL"}),
