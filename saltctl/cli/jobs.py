@@ -62,13 +62,14 @@ def drain(events: Generator[Event, None, None], report_type: type[Report], handl
     """Pass each event of a job to ``handle`` and return the last one, which is the report.
 
     The generator is closed on every way out, so that an interrupted job frees what it holds, such as its lease.
-    A call that AWS throttles for some seconds is one warning: the job goes on, for minutes, without progress.
+    A call that AWS throttles for some seconds is one warning, except with ``--cron``: the job goes on, for minutes,
+    without progress.
 
     Raises:
         RuntimeError: the job ended without a report.
     """
     last: Event | None = None
-    warned = False
+    warned = "--cron" in arguments.get()
     with closing(events):
         for event in events:
             handle(event)

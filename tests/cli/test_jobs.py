@@ -14,6 +14,7 @@ import pytest
 
 from saltctl.cli.files import is_special, replace_file
 from saltctl.cli.jobs import drain, show_progress
+from saltctl.cli.signals import arguments
 from saltctl.errors import ConfigurationError
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
@@ -336,6 +337,10 @@ def test_a_job_says_once_that_aws_throttles_it(
     monkeypatch.setattr("saltctl.cli.jobs.throttled_call", lambda seconds: "AWS throttles 't'" if seconds >= 1 else "")
     assert drain((event for event in ("a", "b", "report")), str, lambda event: None) == "report"
     assert capsys.readouterr().err.count("warning: AWS throttles 't'") == 1
+    token = arguments.set(("rebuild", "--cron"))
+    assert drain((event for event in ("a", "report")), str, lambda event: None) == "report"
+    arguments.reset(token)
+    assert capsys.readouterr().err == ""
 
 
 def test_quiet_progress_prints_no_state(clock: Callable[[], float], capsys: pytest.CaptureFixture[str]) -> None:
