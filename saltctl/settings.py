@@ -246,10 +246,10 @@ def read_password(path: Path, setting: str = "redis_password_file") -> str:
     problem = "is empty" if regular else "is not a regular file"
     if password:
         problem = "has several lines" if re.search("[\r\n]", password) else ""
+    if password.startswith("\ufeff"):
+        problem = "begins with a byte order mark (BOM)"
     if problem:
-        raise ConfigurationError(
-            f"{setting} {str(path)!r} {problem}", hint="write the password into it, alone and on one line"
-        )
+        raise ConfigurationError(f"{setting} {str(path)!r} {problem}", hint="write the password alone, on one line")
     return password
 
 

@@ -49,7 +49,7 @@ _OPTIONS: dict[str, frozenset[str] | re.Pattern[str] | None] = {
     "socket_keepalive": _BOOLEANS,
     "ssl_cert_reqs": frozenset({"none", "optional", "required"}),
     "ssl_check_hostname": _BOOLEANS,
-    "ssl_min_version": _NUMBERS,
+    "ssl_min_version": frozenset({"769", "770", "771", "772"}),
     **dict.fromkeys(("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile", "ssl_password")),
     **dict.fromkeys(("ssl_ciphers", "ssl_include_verify_flags", "ssl_exclude_verify_flags")),
 }
@@ -173,6 +173,7 @@ def _check_options(url: RedisUrl) -> None:
                 raise ValueError(f"has an option {name} that is not {kind}")
         elif not value or (possible and value.lower() not in possible):
             must = f"one of {', '.join(sorted(possible))}" if possible else "not empty"
+            must += " (TLS 1.0 to 1.3)" if name == "ssl_min_version" else ""
             raise ValueError(f"has an option {name} that cannot be used; it must be {must}")
     if "ssl_certfile" not in given and (name := next((n for n in ("ssl_keyfile", "ssl_password") if n in given), "")):
         raise ValueError(f"has the option {name}, but ssl_certfile is missing")

@@ -451,6 +451,7 @@ def test_without_a_password_file_the_password_is_none() -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
+        ("\ufeffpw", "byte order mark"),
         ("", "is empty"),
         ("\n\r\n", "is empty"),
         (f"{SECRET}\nuser\n", "several lines"),

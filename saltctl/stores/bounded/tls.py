@@ -17,6 +17,8 @@ _Use = Callable[[ssl.SSLContext, Mapping[str, str]], None]
 def _load_authorities(context: ssl.SSLContext, options: Mapping[str, str]) -> None:
     files = (options.get(f"ssl_ca_{name}") for name in ("certs", "path", "data"))
     context.load_verify_locations(*files)
+    if "ssl_ca_path" in options:  # OpenSSL reads it only when it looks for an authority
+        os.scandir(options["ssl_ca_path"]).close()
 
 
 def _load_certificate(context: ssl.SSLContext, options: Mapping[str, str]) -> None:
@@ -42,6 +44,14 @@ _USES: dict[_Use, tuple[str, ...]] = {
     lambda context, options: context.set_ciphers(options["ssl_ciphers"]): ("ssl_ciphers",),
     _check_flags: ("ssl_include_verify_flags", "ssl_exclude_verify_flags"),
 }
+_FILE_HINT = "check the file's path, its permissions, and that it is PEM; see: saltctl help redis-urls"
+_FLAG_HINT = "name flags as Python's ssl.VerifyFlags does, such as VERIFY_X509_STRICT"
+_HINTS = {
+    "ssl_min_version": "name a version that this machine's OpenSSL has",
+    "ssl_ciphers": "name ciphers that `openssl ciphers` lists",
+    "ssl_include_verify_flags": _FLAG_HINT,
+    "ssl_exclude_verify_flags": _FLAG_HINT,
+}
 
 
 def check_tls(url: RedisUrl) -> None:
@@ -61,7 +71,7 @@ def check_tls(url: RedisUrl) -> None:
             why = exc.strerror if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError) else "not usable"
             raise ConfigurationError(
                 f"redis_url has a TLS option that cannot be used: {shown}: {why or 'not usable'}",
-                hint="check the file's path, its permissions, and that it is PEM; see: saltctl help redis-urls",
+                hint=_HINTS.get(given[0], _FILE_HINT),
             ) from None
 
 

@@ -43,6 +43,10 @@ _OUTAGES = {
 _OUTAGE_HINTS = {
     **dict.fromkeys(REDIRECTING, "try again"),
     **dict.fromkeys(("OOM", "MISCONF"), "give the server memory or disk; see its log"),
+    **dict.fromkeys(
+        ("BUSY", "UNKILLABLE"),
+        "a script, function or module blocks it: redis-cli SCRIPT KILL (or FUNCTION KILL), or wait for its end",
+    ),
     "LOADING": "wait for it and rebuild: saltctl rebuild --wait-redis 15m",
 }
 # If redis-py has a class for an error reply, it removes the word from the message.

@@ -168,7 +168,8 @@ def test_a_script_that_may_do_less_than_it_has_to(settings: Settings, admin: Any
         ("ssl_certfile={missing}", "ssl_certfile=.*No such file"),
         ("ssl_certfile={garbage}&ssl_keyfile={garbage}", "ssl_keyfile=.*not usable"),
         ("ssl_keyfile={garbage}", "ssl_certfile is missing"),
-        ("ssl_min_version=5", "ssl_min_version=5"),
+        ("ssl_min_version=TLSv1.3", "ssl_min_version .*771, 772"),
+        ("ssl_ca_path={missing}", "ssl_ca_path=.*No such file"),
         ("ssl_ciphers=nonsense", "ssl_ciphers=nonsense"),
         ("ssl_include_verify_flags=nonsense", "ssl_include_verify_flags=nonsense"),
     ],
@@ -183,6 +184,7 @@ def test_options_that_cannot_be_used(option: str, says: str, tmp_path: Path) -> 
         with pytest.raises(ConfigurationError, match=says) as refused:
             open_(settings)
         assert refused.value.hint
+        assert "=nonsense" not in option or "PEM" not in refused.value.hint or "data" in option
         assert_nothing_is_told(refused.value)
 
 
