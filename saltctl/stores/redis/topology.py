@@ -15,7 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from saltctl.errors import AccessDeniedError, ConfigurationError, RedisUnavailableError, SaltctlError
+from saltctl.errors import (
+    AccessDeniedError,
+    ConfigurationError,
+    RebuildBrokenError,
+    RedisUnavailableError,
+    SaltctlError,
+)
 from saltctl.forks import PerProcess
 from saltctl.urls import Address, RedisUrl, known_address
 
@@ -168,7 +174,10 @@ class ClusterTopology(Topology):
         return owner
 
     def _ask(self, address: Address, timeout: float) -> SlotMap:
-        reply = self._fetch(self._url.of_server(str(address)), str(address), ("CLUSTER", "SLOTS"), timeout)
+        try:
+            reply = self._fetch(self._url.of_server(str(address)), str(address), ("CLUSTER", "SLOTS"), timeout)
+        except RebuildBrokenError as exc:  # MOVED or ASK, which no node answers to this question
+            raise _odd_answer(f"the cluster node at {address}") from exc
         if not _are_slots(reply):
             raise _odd_answer(f"the cluster node at {address}")
         owners = [""] * SLOTS

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from saltctl.errors import AccessDeniedError, ConfigurationError, RedisUnavailableError, SaltctlError
-from saltctl.stores.redis.errors import redirection
+from saltctl.stores.redis.errors import moved, redirection
 from saltctl.stores.redis.topology import SLOTS, ClusterTopology, SentinelTopology, SingleServer, topology
 from saltctl.urls import parse_redis_url
 from tests.support.clusters import slot_of
@@ -67,6 +67,13 @@ def test_slots_are_those_of_redis(world: World) -> None:
     ]
     world.answers = dict.fromkeys(("a:6379", "b:6379"), lists)
     assert world.cluster().primary_of("123456789", 1.0) == HIGH
+
+
+def test_a_redirected_question_is_an_odd_answer(world: World) -> None:
+    """No rebuild is under way, so nothing moved while one was."""
+    world.answers = dict.fromkeys(("a:6379", "b:6379"), moved("a:6379"))
+    with pytest.raises(RedisUnavailableError, match="answered another command"):
+        world.cluster().primaries(1.0)
 
 
 def test_it_is_asked_once(world: World) -> None:
