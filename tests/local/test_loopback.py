@@ -152,18 +152,23 @@ def test_each_shell_reads_saltctls_file_alone(
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     variables = {"SALTCTL_REDIS_URL": "redis://:p'w@127.0.0.1", "PS1": "hostile$ ", "PATH": "/bin"}
+    variables |= {"HISTFILE": "/home/me/.history", "XDG_DATA_HOME": "/home/me/it's"}
     command, environ = shell_command(program, variables, tmp_path)
     files = {"bash": f"--noprofile --rcfile {tmp_path}/bash.rc", "zsh": "-d", "sh": ""}
     files["fish"] = f"--no-config --init-command 'source {tmp_path}/fish.rc'".replace("'", "")
     assert Path(command[0]).name == ("dash" if kind == "sh" else kind)
     assert " ".join(command[1:]) == files[kind]
     assert environ["SHELL"] == command[0]
+    assert environ["HISTFILE"] == f"{tmp_path}/history"
+    assert environ["XDG_DATA_HOME"] == (str(tmp_path) if kind == "fish" else "/home/me/it's")
     assert environ.get("ZDOTDIR") == (str(tmp_path) if kind == "zsh" else None)
     assert environ.get("PS1") == ("(saltctl local) $ " if kind == "sh" else None)
     if kind != "sh":
         content = (tmp_path / (".zshrc" if kind == "zsh" else f"{kind}.rc")).read_text()
         assert "(saltctl local) " in content
         assert "_SALTCTL_COMPLETE" in content
+        assert (f"export HISTFILE={tmp_path}/history\n" in content) == (kind != "fish")
+        assert ("set -e XDG_CONFIG_HOME\nset -gx XDG_DATA_HOME '/home/me/it\\'s'\n" in content) == (kind == "fish")
         assert (f"export SALTCTL_REDIS_URL={shlex.quote(variables['SALTCTL_REDIS_URL'])}" in content) == (
             kind != "fish"
         )
@@ -203,12 +208,13 @@ def type_lines(lines: list[str], variables: dict[str, str]) -> tuple[int, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("shell", ["/bin/bash", "/bin/sh"])
 def test_start_up_files_cannot_lead_elsewhere(shell: str, tmp_path: Path) -> None:
-    """A .bashrc that names another Redis is not read; one that is read by hand leads to a refusal."""
+    """A .bashrc that names another Redis is not read; one read by hand leads to a refusal. The history is kept."""
     if not Path(shell).exists():
         pytest.skip(f"{shell} is not installed")
     hostile = f"export SALTCTL_REDIS_URL={REMOTE} AWS_PROFILE=prod\nPS1='hostile> '\n"
     for name in (".bashrc", ".bash_profile", ".profile", ".shrc", ".zshrc"):
         (tmp_path / name).write_text(hostile)
+    (history := tmp_path / ".bash_history").write_text("ls\n" * 600)
     start_up = str(tmp_path / ".bashrc")
     variables = {
         **dict.fromkeys(("ENV", "BASH_ENV"), start_up),
@@ -230,6 +236,7 @@ def test_start_up_files_cannot_lead_elsewhere(shell: str, tmp_path: Path) -> Non
     code, screen = type_lines(lines, variables)
     assert code == 4, screen
     assert "hostile" not in screen
+    assert history.read_text() == "ls\n" * 600
     assert re.findall(r"^(\d+|code=\d+)\r?$", screen, re.MULTILINE) == ["0", "code=0", "code=78"], screen
     assert ("-F _saltctl_completion saltctl" in screen) == (shell == "/bin/bash")
 

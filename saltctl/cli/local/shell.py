@@ -27,6 +27,7 @@ unset http_proxy https_proxy all_proxy no_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 PROMPT=%(prompt)s'%%~ %%# '
 autoload -Uz compinit && compinit -i -D
 """
+_FISH_DIRECTORIES = ("XDG_CONFIG_HOME", "XDG_DATA_HOME")
 _FISH = """function fish_prompt; printf '%%s%%s> ' %(prompt)s (pwd); end
 """
 
@@ -37,10 +38,11 @@ def shell_command(
     """Return the command line of a shell and its environment variables.
 
     bash, zsh and fish read a file in ``directory`` and none of the user's. A plain sh reads none at all. Any other
-    shell, or none, is replaced by bash or sh, because its start-up files are not known.
+    shell, or none, is replaced by bash or sh, because its start-up files are not known. The history is in
+    ``directory``, too: without the user's settings, bash would cut theirs to 500 lines.
     """
     name, path = _choose(program)
-    environ = {**variables, "SHELL": path}
+    environ = {**variables, "SHELL": path, "HISTFILE": str(directory / "history")}
     if name == "sh":
         return [path], {**environ, "PS1": f"{PROMPT}$ "}
     environ.pop("PS1", None)
@@ -50,7 +52,10 @@ def shell_command(
     if name == "zsh":
         return [path, "-d"], {**environ, "ZDOTDIR": str(directory)}
     if name == "fish":
-        return [path, "--no-config", "--init-command", f"source {shlex.quote(str(file))}"], environ
+        return [path, "--no-config", "--init-command", f"source {shlex.quote(str(file))}"], {
+            **environ,  # fish creates directories there; the file restores both
+            **dict.fromkeys(_FISH_DIRECTORIES, str(directory)),
+        }
     return [path, "--noprofile", "--rcfile", str(file)], environ
 
 
@@ -68,7 +73,16 @@ def _start_up_file(name: str, variables: Mapping[str, str]) -> str:
     from typer.completion import get_completion_script  # type: ignore[attr-defined]  # as in cli/app.py
 
     lines = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}[name] % {"prompt": shlex.quote(PROMPT)}
-    if name != "fish":  # it has read no other file
-        kept = {n: v for n, v in variables.items() if n in ("PATH", "SHELL") or n.startswith(("AWS_", "SALTCTL_"))}
+    if name == "fish":  # it has read no other file
+        for n in _FISH_DIRECTORIES:
+            lines += f"set -gx {n} {_fish_quoted(variables[n])}\n" if n in variables else f"set -e {n}\n"
+    else:
+        names = ("PATH", "SHELL", "HISTFILE")
+        kept = {n: v for n, v in variables.items() if n in names or n.startswith(("AWS_", "SALTCTL_"))}
         lines += "".join(f"export {n}={shlex.quote(v)}\n" for n, v in kept.items() if n.isidentifier())
     return lines + get_completion_script(prog_name="saltctl", complete_var="_SALTCTL_COMPLETE", shell=name)
+
+
+def _fish_quoted(value: str) -> str:
+    """Quote for fish, which knows a backslash between single quotes."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
