@@ -1,4 +1,4 @@
-"""``python -m saltctl.local.moto_server``: moto on a free loopback port, for the local environment and tests.
+"""``python moto_server.py``: moto on a free loopback port, for the local environment and tests.
 
 Prints the port on its first line, and exits at the end of its standard input, so that it cannot outlive the
 process that started it.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 from saltctl.errors import ConfigurationError, RedisUnavailableError, UnavailableError
 from saltctl.forks import Process, this_process
@@ -105,6 +108,7 @@ class _Server:
     port = 0
     _started_by: Process | None = None
     _process: subprocess.Popen[bytes] | None = None
+    _errors: IO[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -127,7 +131,7 @@ class _Server:
             process.wait(timeout=3)
         except subprocess.TimeoutExpired:
             self.kill()
-        for stream in (process.stdin, process.stdout):
+        for stream in (process.stdin, process.stdout, self._errors):
             if stream is not None:
                 stream.close()
 
@@ -240,6 +244,9 @@ class LocalRedis(_Server):
 class LocalMoto(_Server):
     """moto's server in a process of its own: DynamoDB and CloudWatch on loopback."""
 
+    # -P: a file of the current directory or of the script's must not replace a module of Python's.
+    _COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("moto_server.py")))
+
     @property
     def url(self) -> str:
         """The endpoint."""
@@ -252,11 +259,12 @@ class LocalMoto(_Server):
         if find_spec("moto") is None or find_spec("flask") is None:
             raise ConfigurationError("the local environment needs the extra 'local'", hint=_INSTALL_HINT)
         self._started_by = this_process()
+        self._errors = TemporaryFile()  # noqa: SIM115  # not a pipe, which could be full; stop() closes it
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "saltctl.local.moto_server"],
+            self._COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             env=without_server_settings(os.environ) | dummy_credentials(),
             start_new_session=True,
         )
@@ -266,10 +274,11 @@ class LocalMoto(_Server):
         assert self._process is not None
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
+        assert self._errors is not None
         if not line.strip().isdigit():
-            raise UnavailableError(
-                "moto's server does not start", hint=f"{sys.executable} -m saltctl.local.moto_server"
-            )
+            self._errors.seek(0)
+            cause = (self._errors.read().decode(errors="replace").splitlines() or ["it printed nothing"])[-1]
+            raise UnavailableError(f"moto's server does not start: {cause}", hint=shlex.join(self._COMMAND))
         self.port = int(line)
 
     def start(self) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from saltctl.errors import UnavailableError
-from saltctl.local.servers import LocalRedis, dummy_credentials, free_port, without_server_settings
+from saltctl.local.servers import LocalMoto, LocalRedis, dummy_credentials, free_port, without_server_settings
 from saltctl.settings import Settings
 from saltctl.stores.redis.registry import RedisRegistry
 
@@ -100,3 +101,23 @@ def test_variables_that_lead_elsewhere_are_removed() -> None:
     assert without_server_settings({"PATH": "/bin"} | others) == {"PATH": "/bin"}
     assert not without_server_settings(others)
     assert dummy_credentials()["AWS_ACCESS_KEY_ID"] == "local"
+
+
+def test_motos_server_names_its_cause_and_runs_no_file_of_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A numbers.py of the current directory is not executed; one on PYTHONPATH is, and its error is named."""
+    (tmp_path / "numbers.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise SystemExit('not moto')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    server = LocalMoto()
+    try:
+        server.start()
+        assert not (tmp_path / "ran").exists()
+        server.stop()
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        with pytest.raises(UnavailableError, match="does not start: not moto"):
+            server.start()
+    finally:
+        server.stop()

@@ -26,6 +26,7 @@ from saltctl.stores.heat.contracts import GroupInfo
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 
+_SALTCTL = (sys.executable, "-P", "-m", "saltctl")  # -P: the current directory has no modules of ours
 INSTANCES = 3
 STEP_SECONDS = 60.0
 MAX_PAUSES = 10
@@ -158,7 +159,7 @@ class _Scenario:
         yield Step("the whole hour is replayed once more, and nothing changes", ok, self._figures())
 
     def _run_replay(self, *options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "saltctl", "stream", "replay", "--timeout", "2m", "-o", "json", *options]
+        command = [*_SALTCTL, "stream", "replay", "--timeout", "2m", "-o", "json", *options]
         return subprocess.run(command, env=self.environment.variables(), capture_output=True, text=True, check=False)
 
     # The service and its load.
@@ -167,7 +168,7 @@ class _Scenario:
         """Start instances, each with a consumer name of its own."""
         for number in range(len(self.instances) + 1, len(self.instances) + 1 + INSTANCES):
             name = f"drill-{number}"
-            command = [sys.executable, "-m", "saltctl", "service", "run", "--consumer", name, "--claim-after", "5s"]
+            command = [*_SALTCTL, "service", "run", "--consumer", name, "--claim-after", "5s"]
             with (self.environment.directory / f"{name}.log").open("wb") as log:
                 self.instances[name] = subprocess.Popen(
                     command_bound_to_parent(command),
