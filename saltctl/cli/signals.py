@@ -16,7 +16,7 @@ from saltctl.stores.throttle_notes import throttled_call
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP arrived. Not an Exception, so that no driver takes it for a failed request."""
+    """SIGTERM, SIGHUP or SIGQUIT arrived. Not an Exception, so that no driver takes it for a failed request."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -52,13 +52,13 @@ def _heeded(*signums: signal.Signals) -> list[signal.Signals]:
 
 
 def raise_on_termination() -> None:
-    """Make SIGTERM and SIGHUP raise Terminated in the main thread, unless the process was started to ignore them."""
+    """Make SIGTERM, SIGHUP and SIGQUIT raise Terminated in the main thread, unless the process ignores them."""
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
         """Raise Terminated."""
         raise Terminated(signum)
 
-    for signum in _heeded(signal.SIGTERM, signal.SIGHUP):
+    for signum in _heeded(signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(signum, on_signal)
 
 

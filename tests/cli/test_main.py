@@ -55,6 +55,7 @@ OUTCOMES: list[tuple[BaseException, int, str]] = [
     (KeyboardInterrupt(), 130, "interrupted"),
     (typer.Abort(), 130, "interrupted"),
     (Terminated(signal.SIGHUP), 129, "terminated"),
+    (Terminated(signal.SIGQUIT), 131, "terminated"),
     (Terminated(signal.SIGTERM), 143, "terminated"),
     (OSError(errno.ENOSPC, "No space left on device"), 4, "output"),
     (OSError(errno.EIO, "I/O error"), 1, "internal"),

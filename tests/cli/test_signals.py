@@ -127,7 +127,9 @@ def test_the_hint_does_not_start_over() -> None:
 @pytest.fixture
 def handlers() -> Iterator[None]:
     """Restore the handlers that the test replaces."""
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    before = {
+        signum: signal.getsignal(signum) for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+    }
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)

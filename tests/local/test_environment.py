@@ -140,9 +140,9 @@ def test_it_exits_as_the_command_does(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGKILL])
 def test_nothing_is_left_after_a_signal(signum: signal.Signals, short_tmp: Path) -> None:
-    """SIGTERM and SIGHUP end command, servers and directory; after SIGKILL no process is left either."""
+    """SIGTERM, SIGHUP and SIGQUIT end command, servers and directory; after SIGKILL no process is left either."""
     ready = short_tmp / "ready"
     child = subprocess.Popen(
         [sys.executable, "-c", UNSEEDED, "local", "run", "--", "sh", "-c", f"touch {ready}; exec sleep 600"],

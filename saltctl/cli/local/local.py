@@ -153,7 +153,7 @@ def _variables(environment: LocalEnvironment) -> dict[str, str]:
 
 
 def _run(command: Sequence[str], variables: Mapping[str, str]) -> int:
-    """Run a command to its end; SIGTERM and SIGHUP are forwarded to it and, on Linux, to its descendants."""
+    """Run a command to its end; signals that end saltctl are forwarded to it and, on Linux, to its descendants."""
     try:
         child = subprocess.Popen(command, env=variables)
     except OSError as exc:
