@@ -6,14 +6,16 @@ with the process that started it.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import secrets
 import shutil
 import tempfile
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from saltctl.forks import this_process
 from saltctl.local.servers import (
@@ -34,6 +36,31 @@ LOCAL_BUCKETS = 1024
 """Enough for a few hundred conversations; fewer buckets make the first rebuild quicker."""
 
 
+_PREFIX = "saltctl-local-"
+_LOCK = "running.lock"
+
+
+def _lock_of(directory: Path) -> IO[bytes]:
+    """Create a directory's lock file, held until the process ends in any way; under its name it is never free."""
+    unnamed = directory / f"{_LOCK}.new"
+    lock = unnamed.open("xb")
+    with suppress(OSError):  # a file system without locks: the directory is never taken for a dead one
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        unnamed.rename(directory / _LOCK)
+    return lock
+
+
+def _remove_directories_of_dead_processes() -> None:
+    """Remove this user's directories of local environments that SIGKILL has ended: those whose lock is free."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # no lock: not yet, or not ours; a lock that is held
+            if directory.is_symlink() or directory.stat().st_uid != os.geteuid():
+                continue
+            with (directory / _LOCK).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory, ignore_errors=True)
+
+
 class LocalEnvironment:
     """Valkey and moto, set up and ready to be seeded. Leaving the context stops and removes everything.
 
@@ -42,7 +69,9 @@ class LocalEnvironment:
 
     def __init__(self, *, redis_binary: Path | None = None) -> None:
         binary = redis_binary or valkey_binary()  # first: without it there must be no directory
-        self.directory = Path(tempfile.mkdtemp(prefix="saltctl-local-"))
+        _remove_directories_of_dead_processes()
+        self.directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._lock = _lock_of(self.directory)
         self.redis = LocalRedis(self.directory / "redis", binary=binary, password=secrets.token_urlsafe(12))
         self.moto = LocalMoto()
         self._process = this_process()
@@ -70,6 +99,7 @@ class LocalEnvironment:
         self.redis.kill()  # its data is deleted; SIGTERM would take a tenth of a second
         self.moto.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
+        self._lock.close()
 
     @property
     def settings(self) -> Settings:

@@ -167,6 +167,35 @@ def test_nothing_is_left_after_a_signal(signum: signal.Signals, short_tmp: Path)
         assert not _left_behind(short_tmp)
 
 
+def test_directories_of_dead_processes_are_removed(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next environment removes a directory whose process has ended without doing so, and no other."""
+    monkeypatch.setattr(tempfile, "tempdir", str(short_tmp))
+    code = (
+        "import os, pathlib\n"
+        "from saltctl.local.environment import LocalEnvironment\n"
+        "print(LocalEnvironment(redis_binary=pathlib.Path('x')).directory, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    variables = {**os.environ, "TMPDIR": str(short_tmp)}
+    died = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables, check=False)
+    dead = Path(died.stdout.strip())
+    assert (dead / "running.lock").exists()
+    for name in ("elsewhere", "saltctl-local-starting"):
+        (short_tmp / name).mkdir()
+    (short_tmp / "elsewhere" / "running.lock").touch()
+    (short_tmp / "saltctl-local-link").symlink_to(short_tmp / "elsewhere")
+    living = [LocalEnvironment(redis_binary=Path("x")) for _ in range(2)]
+    try:
+        left = {path.name for path in short_tmp.iterdir()}
+        assert left == {"elsewhere", "saltctl-local-link", "saltctl-local-starting"} | {
+            e.directory.name for e in living
+        }
+        assert (short_tmp / "elsewhere" / "running.lock").exists()
+    finally:
+        for environment in living:
+            environment.__exit__()
+
+
 @pytest.mark.slow
 def test_a_bound_command_dies_with_its_parent(short_tmp: Path) -> None:
     """Processes that a drill starts end with the drill, also if SIGKILL ends it."""
