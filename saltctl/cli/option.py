@@ -35,9 +35,37 @@ def parse_whole_number(text: str) -> int:
     return int(text)
 
 
-def duration(name: str, about: str) -> Any:
-    """Return a typer option that takes a duration."""
-    return typer.Option(name, metavar="DURATION", parser=parse_seconds, help=about, show_default=False)
+def _parse_positive_seconds(text: str | float) -> float:
+    """Parse a duration; typer passes defaults as numbers, and a default of 0 means that the option is omitted."""
+    seconds = parse_seconds(text)
+    if isinstance(text, str) and not seconds:
+        raise typer.BadParameter(f"{text!r} must be at least 1ms")
+    return seconds
+
+
+def duration(name: str, about: str, *, zero: bool = False) -> Any:
+    """Return a typer option that takes a duration. ``zero``: whether 0 is accepted, as by a wait."""
+    parser = parse_seconds if zero else _parse_positive_seconds
+    return typer.Option(name, metavar="DURATION", parser=parser, help=about, show_default=False)
+
+
+def number(name: str, about: str, least: float, most: float, *, whole: bool = True, metavar: str = "NUMBER") -> Any:
+    """Return a typer option that takes a number of a range; neither nan nor infinity. ``whole``: an integer."""
+
+    def parse(text: str | float) -> float:
+        """Parse a number for typer, which passes defaults as numbers."""
+        if not isinstance(text, str):
+            return text
+        try:
+            value = parse_whole_number(text) if whole else float(text if "_" not in text else "")
+        except (ValueError, typer.BadParameter):
+            value = least - 1
+        if not least <= value <= most:  # so nan is refused, too
+            kind = "a whole number" if whole else "a number"
+            raise typer.BadParameter(f"{text!r:.60} is not {kind} from {least:,} to {most:,}")
+        return value
+
+    return typer.Option(name, metavar=metavar, parser=parse, help=about)
 
 
 Conversation = Annotated[str, typer.Argument(metavar="CONV", help="A conversation id.")]
@@ -52,7 +80,7 @@ Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Befo
 SinceKey = Annotated[str | None, typer.Option("--since-key", metavar="KEY", help="From this sort key on.")]
 UntilKey = Annotated[str | None, typer.Option("--until-key", metavar="KEY", help="Before this sort key.")]
 Eventual = Annotated[bool, typer.Option("--eventual", help="Eventually consistent: half the cost.")]
-Segments = Annotated[int, typer.Option("--segments", help="Parallel scans of the table.")]
+Segments = Annotated[int, number("--segments", "Parallel scans of the table.", 1, 1_000_000)]
 Source = Annotated[
     Literal["redis", "backup"] | None,
     typer.Option("--source", help="Default: redis if it is verified, else the backup.", show_default=False),
@@ -63,9 +91,9 @@ Table = Annotated[
 
 MaxRcu = Annotated[
     float | None,
-    typer.Option("--max-rcu", metavar="UNITS", help="Maximum read capacity units a second.", show_default=False),
+    number("--max-rcu", "Maximum read capacity units a second.", 1, 10**9, whole=False, metavar="UNITS"),
 ]
-LockWait = Annotated[float, duration("--lock-wait", "Wait for a rebuild that is in progress.")]
+LockWait = Annotated[float, duration("--lock-wait", "Wait for a rebuild that is in progress.", zero=True)]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume from the checkpoint, or fail.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Start over, even if there is a checkpoint.")]
 

@@ -73,8 +73,8 @@ class ImportOptions:
 
     def __post_init__(self) -> None:
         """Refuse a rate at which an import would never end."""
-        if self.rate is not None and self.rate < 0.1:
-            raise UsageError("the rate must be at least 0.1 raises a second", hint="--rate 100")
+        if self.rate is not None and not 0.1 <= self.rate <= 1e9:
+            raise UsageError("the rate must be from 0.1 to 1,000,000,000 raises a second", hint="--rate 100")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import typer
 
 from saltctl.cli.option import parse_seconds, parse_stream_id, parse_time_option
 from saltctl.errors import UsageError
+from tests.cli.conftest import Runner
 
 NOW = datetime(2026, 11, 26, 12, 30, tzinfo=UTC)
 
@@ -60,3 +61,28 @@ def test_durations_of_options() -> None:
     assert parse_seconds("2m") == 120
     with pytest.raises(typer.BadParameter, match=r"90s, 15m .*2h30m"):
         parse_seconds("soon")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"registry import - --rate {rate}" for rate in ("nan", "inf", "-inf", "1e400", "0", "-1", "1_0")),
+        "stream replay --rate inf",
+        *(f"service run --metrics-port {port}" for port in ("70000", "-1", "1.5", "1_0")),
+        *(f"throttle {command} --threshold inf" for command in ("scan", "alarms create")),
+        *(f"rebuild --max-rcu {units}" for units in ("nan", "inf", "0")),
+        *(f"rebuild --segments {segments}" for segments in ("0", "1e3", "1_0", "9" * 30)),
+        *(f"{command} --timeout {none}" for command in ("rebuild", "registry export") for none in ("0", "0s", "0ms")),
+        "throttle scan --period 0",
+        "status --watch 0",
+        "stream status --window 0s",
+        "service run --claim-after 0",
+        "stream replay --max-age 0",
+        "local load --duration 0",
+    ],
+)
+def test_a_number_that_cannot_be_meant_is_a_usage_error(saltctl: Runner, words: str) -> None:
+    """Nothing is infinite or is not a number, no port is negative, and no deadline is 0. The error names the range."""
+    outcome = saltctl(*words.split())
+    assert outcome.code == 2
+    assert any(accepted in outcome.err for accepted in ("number from", "at least 1ms"))

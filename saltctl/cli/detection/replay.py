@@ -33,8 +33,10 @@ def replay(
     max_age: Annotated[
         float | None, option.duration("--max-age", "Older heat raises nothing; heat_max_age if omitted.")
     ] = None,
-    rate: Annotated[float | None, typer.Option("--rate", min=0.1, help="At most so many entries a second.")] = None,
-    max_events: Annotated[int | None, typer.Option("--max-events", min=1, help="End after so many entries.")] = None,
+    rate: Annotated[
+        float | None, option.number("--rate", "At most so many entries a second.", 0.1, 10**9, whole=False)
+    ] = None,
+    max_events: Annotated[int | None, option.number("--max-events", "End after so many entries.", 1, 10**15)] = None,
     timeout: option.Timeout = 0.0,
     cron: option.Cron = False,
     metrics_file: option.MetricsFile = None,

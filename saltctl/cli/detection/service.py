@@ -52,7 +52,9 @@ def run(
     consumer: Annotated[
         str | None, typer.Option(metavar="NAME", help="The consumer's name; host and process id if omitted.")
     ] = None,
-    metrics_port: Annotated[int | None, typer.Option(metavar="PORT", help="Serve Prometheus metrics there.")] = None,
+    metrics_port: Annotated[
+        int | None, option.number("--metrics-port", "Serve Prometheus metrics there.", 0, 65535, metavar="PORT")
+    ] = None,
     metrics_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to serve metrics on.")] = "127.0.0.1",
     claim_after: Annotated[
         float, option.duration("--claim-after", "Claim entries that others have held for so long; 30s if omitted.")

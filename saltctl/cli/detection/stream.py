@@ -76,7 +76,7 @@ def peek(
     first: Annotated[
         str | None, typer.Option("--from", metavar="ID|TIME", help="Start there; 15m is 15 minutes ago.")
     ] = None,
-    count: Annotated[int, typer.Option("--count", min=1, max=10_000, help="The number of entries to show.")] = 20,
+    count: Annotated[int, option.number("--count", "The number of entries to show.", 1, 10_000)] = 20,
     pending: Annotated[bool, typer.Option("--pending", help="Only entries that are pending.")] = False,
     output: option.Output = None,
 ) -> None:
@@ -120,7 +120,7 @@ AllOption = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 @dead.command("list")
 def list_letters(
     context: typer.Context,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many of the newest to list.")] = 100,
+    limit: Annotated[int, option.number("--limit", "How many of the newest to list.", 1, 10_000)] = 100,
     output: option.Output = None,
 ) -> None:
     """List dead letters: the fields of the entry, and the reason why it could not be handled.

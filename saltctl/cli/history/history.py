@@ -33,7 +33,7 @@ ORPHAN_COLUMNS = columns_of("partition_key sort_key message_id", message_id="mes
 def read(
     context: typer.Context,
     conversation: option.Conversation,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Messages of a page; 50 if omitted.")] = None,
+    limit: Annotated[int | None, option.number("--limit", "Messages of a page; 50 if omitted.", 1, 10**9)] = None,
     before: Annotated[str | None, typer.Option("--before", metavar="CURSOR", help="Only older messages.")] = None,
     after: Annotated[str | None, typer.Option("--after", metavar="CURSOR", help="Only newer messages.")] = None,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Begin with the oldest message.")] = False,

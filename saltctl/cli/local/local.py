@@ -88,11 +88,11 @@ def run(
 @group.command("load")
 def load(
     context: typer.Context,
-    rate: Annotated[int, typer.Option("--rate", min=1, max=100_000, help="Writes a second over all servers.")] = 5000,
-    servers: Annotated[int, typer.Option("--servers", min=1, max=200, help="Servers that count the writes.")] = 10,
+    rate: Annotated[int, option.number("--rate", "Writes a second over all servers.", 1, 100_000)] = 5000,
+    servers: Annotated[int, option.number("--servers", "Servers that count the writes.", 1, 200)] = 10,
     seconds: Annotated[float, option.duration("--duration", "How long; 30s if omitted.")] = 30.0,
     conversations: Annotated[
-        int, typer.Option("--conversations", min=1, max=100_000, help="Conversations, Zipf-distributed.")
+        int, option.number("--conversations", "Conversations, Zipf-distributed.", 1, 100_000)
     ] = 1000,
     output: option.Output = None,
 ) -> None:

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 def rebuild(
     context: typer.Context,
     segments: option.Segments = 4,
-    wait_redis: Annotated[float, option.duration("--wait-redis", "Wait for a Redis that is down or loading.")] = 0.0,
+    wait_redis: Annotated[
+        float, option.duration("--wait-redis", "Wait for a Redis that is down or loading.", zero=True)
+    ] = 0.0,
     lock_wait: option.LockWait = 0.0,
     max_rcu: option.MaxRcu = None,
     if_needed: Annotated[

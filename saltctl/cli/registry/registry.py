@@ -213,9 +213,9 @@ def _check_salt_count(conversation: str, n: int, cap: int) -> None:
 @group.command("list")
 def list_(
     context: typer.Context,
-    min_n: Annotated[int, typer.Option("--min-n", min=1, help="Only entries with at least this max_n.")] = 1,
+    min_n: Annotated[int, option.number("--min-n", "Only entries with at least this max_n.", 1, 10**9)] = 1,
     prefix: Annotated[str, typer.Option("--prefix", help="Only ids that begin with this.")] = "",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="The largest number of entries.")] = None,
+    limit: Annotated[int | None, option.number("--limit", "The largest number of entries.", 1, 10**9)] = None,
     sort: Annotated[Literal["id", "n"], typer.Option("--sort", help="By id, or by n with the largest first.")] = "id",
     source: option.Source = None,
     timeout: option.Timeout = 0.0,

@@ -108,7 +108,9 @@ def export(context: typer.Context, source: option.Source = None, timeout: option
 def import_(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="Lines of JSON; - is stdin.")],
-    rate: Annotated[float | None, typer.Option("--rate", help="The largest number of raises a second.")] = 500.0,
+    rate: Annotated[
+        float | None, option.number("--rate", "The largest number of raises a second.", 0.1, 10**9, whole=False)
+    ] = 500.0,
     reason: option.Reason = "registry import",
     timeout: option.Timeout = 0.0,
     dry_run: option.DryRun = False,

@@ -50,7 +50,8 @@ def scan(
     period: Annotated[float, option.duration("--period", "Length of a period, such as 5m.")] = 0.0,
     table: option.Table = None,
     threshold: Annotated[
-        float, typer.Option("--threshold", min=1.0, help="Events in one period that count as throttling.")
+        float,
+        option.number("--threshold", "Events in one period that count as throttling.", 1, 10**9, whole=False),
     ] = 1.0,
     timeout: option.Timeout = 0.0,
     output: option.Output = None,
@@ -127,7 +128,7 @@ def create(
         list[str] | None, typer.Option("--sns", metavar="ARN", help="The SNS topic to notify; repeatable.")
     ] = None,
     threshold: Annotated[
-        float, typer.Option("--threshold", min=1.0, help="Events a minute, in two consecutive minutes.")
+        float, option.number("--threshold", "Events a minute, in two consecutive minutes.", 1, 10**9, whole=False)
     ] = 10.0,
     table: option.Table = None,
     dry_run: option.DryRun = False,
