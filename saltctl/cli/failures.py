@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import typer
 
 from saltctl.cli.signals import Terminated, rerun_hint
+from saltctl.cli.text import without_passwords
 from saltctl.errors import ExitCode, SaltctlError
+from saltctl.masking import without_secrets
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -44,6 +46,12 @@ def failure_of(exc: BaseException) -> Failure:
     return Failure(
         "internal", message, "run it with --verbose before the command and report the traceback", ExitCode.INTERNAL
     )
+
+
+def shown_failure(failure: Failure) -> Failure:
+    """Return the error without passwords and secrets."""
+    message = without_secrets(without_passwords(failure.message))
+    return replace(failure, message=message, hint=without_passwords(failure.hint))
 
 
 def exit_code_of(exc: BaseException | None) -> int:

@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 
 import typer
 
-from saltctl.cli.failures import exit_code_of, failure_of
+from saltctl.cli.failures import exit_code_of, failure_of, shown_failure
 from saltctl.cli.files import replace_file, require_replaceable
 from saltctl.cli.output import OutputFormat, console, note, print_result, warn, write_json_line
 from saltctl.cli.session import Session
-from saltctl.cli.signals import Terminated, arguments, deadline
+from saltctl.cli.signals import arguments, deadline, runs_from_cron
 from saltctl.cli.text import command_line
 from saltctl.errors import (
     AwsUnavailableError,
@@ -69,7 +69,7 @@ def drain(events: Generator[Event, None, None], report_type: type[Report], handl
         RuntimeError: the job ended without a report.
     """
     last: Event | None = None
-    warned = "--cron" in arguments.get()
+    warned = runs_from_cron()
     with closing(events):
         for event in events:
             handle(event)
@@ -161,20 +161,21 @@ def track_job(name: str, session: Session, *, cron: bool, metrics_file: Path | N
     Raises:
         ConfigurationError: the metrics file cannot be written. Raised before the job begins.
     """
-    if metrics_file is not None:
-        require_replaceable(metrics_file, "metrics file", _METRICS_HINT)
-    job, started, error = Job(name, cron), time.monotonic(), None
+    job, started, error, writable = Job(name, cron), time.monotonic(), None, False
     try:
+        if metrics_file is not None:
+            require_replaceable(metrics_file, "metrics file", _METRICS_HINT)
+            writable = True
         yield job
     except BaseException as exc:
         error = exc
-        if cron and isinstance(exc, SaltctlError | Terminated | KeyboardInterrupt):
+        if cron and not isinstance(exc, typer.Exit):
             # The log line has the error already; main.py would print it again.
             raise typer.Exit(exit_code_of(exc)) from exc
         raise
     finally:
         code, seconds = exit_code_of(error), round(time.monotonic() - started, 3)
-        if metrics_file is not None:
+        if metrics_file is not None and writable:
             _write_metrics(metrics_file, job, session, code, seconds)
         # A lease that is held is not worth a mail: cron would send it every minute of a long rebuild.
         if cron and not isinstance(error, LeaseHeldError) and (job.happened or code):
@@ -183,17 +184,18 @@ def track_job(name: str, session: Session, *, cron: bool, metrics_file: Path | N
 
 def _log_line(job: Job, exc: BaseException | None, code: int, seconds: float) -> dict[str, Any]:
     level, outcome = _OUTCOMES.get(code, ("error", "internal"))
+    failure = None if exc is None or code == 0 or isinstance(exc, typer.Exit) else shown_failure(failure_of(exc))
     line: dict[str, Any] = {
         "at": iso_utc(time.time()),
         "level": level,
         "event": job.name,
         "run": job.run_id,
-        "outcome": outcome if exc is None or code == 0 or isinstance(exc, typer.Exit) else failure_of(exc).code,
+        "outcome": outcome if failure is None else failure.code,
         "exit_code": code,
         "seconds": seconds,
     }
-    if isinstance(exc, SaltctlError):
-        line |= {"message": exc.message, "hint": exc.hint}
+    if failure is not None:
+        line |= {"message": failure.message, "hint": failure.hint}
     for key, value in job.report.items():
         line.setdefault(key, value[:_MAX_LISTED] if isinstance(value, list) else value)
     return line

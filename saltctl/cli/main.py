@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 
 import typer
 
-from saltctl.cli.failures import Failure, exit_code_of, failure_of, help_without_command, output_failure
-from saltctl.cli.output import write_json_line
-from saltctl.cli.signals import Terminated, arguments, raise_on_termination, reraise_lost_signals
+from saltctl.cli.failures import Failure, exit_code_of, failure_of, help_without_command, output_failure, shown_failure
+from saltctl.cli.output import write_json_line, write_log_line
+from saltctl.cli.signals import Terminated, arguments, raise_on_termination, reraise_lost_signals, runs_from_cron
 from saltctl.cli.text import printable, without_passwords
 from saltctl.errors import SaltctlError
 from saltctl.masking import without_secrets
@@ -92,13 +92,16 @@ def _fail(exc: BaseException, args: Sequence[str]) -> int:
 
 def _show(failure: Failure, *, as_json: bool) -> int:
     """Print an error to stderr and return its exit code."""
-    message, hint = without_secrets(without_passwords(failure.message)), without_passwords(failure.hint)
+    failure = shown_failure(failure)
     if as_json:
-        write_json_line({"error": asdict(failure) | {"message": message, "hint": hint}}, sys.stderr)
+        write_json_line({"error": asdict(failure)}, sys.stderr)
+    elif runs_from_cron():
+        record = {"outcome": failure.code, "exit_code": failure.exit_code}
+        write_log_line("error", record | {"message": failure.message, "hint": failure.hint})
     else:
-        sys.stderr.write(f"error: {printable(message)}\n")
-        if hint:
-            sys.stderr.write(f"  try: {printable(hint)}\n")
+        sys.stderr.write(f"error: {printable(failure.message)}\n")
+        if failure.hint:
+            sys.stderr.write(f"  try: {printable(failure.hint)}\n")
     return failure.exit_code
 
 

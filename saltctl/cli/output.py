@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from saltctl.cli.signals import arguments, runs_from_cron
 from saltctl.cli.text import printable, printable_json, tsv_field
+from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -236,11 +240,23 @@ def print_fields(
         note(f"and {more:,} more")
 
 
+def write_log_line(level: str, fields: Record) -> None:
+    """Write a JSON line of a command with ``--cron`` to stderr. The event is the command."""
+    event = " ".join(takewhile(lambda word: not word.startswith("-"), arguments.get())) or "saltctl"
+    write_json_line({"at": iso_utc(time.time()), "level": level, "event": event, **fields}, sys.stderr)
+
+
 def note(text: str) -> None:
-    """Print a line to stderr."""
-    sys.stderr.write(printable(text, keep_newlines=True) + "\n")
+    """Print a line to stderr; with ``--cron`` as JSON."""
+    if runs_from_cron():
+        write_log_line("info", {"message": text})
+    else:
+        sys.stderr.write(printable(text, keep_newlines=True) + "\n")
 
 
 def warn(text: str) -> None:
-    """Print a warning to stderr."""
-    note(f"warning: {text}")
+    """Print a warning to stderr; with ``--cron`` as JSON."""
+    if runs_from_cron():
+        write_log_line("warning", {"message": text})
+    else:
+        note(f"warning: {text}")

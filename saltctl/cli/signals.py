@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import takewhile
 from types import FrameType
 
 from saltctl.cli.text import command_line
@@ -33,6 +34,11 @@ class _TimeoutExpired(BaseException):
 _RERAISE_SECONDS = 0.05
 arguments: ContextVar[Sequence[str]] = ContextVar("arguments", default=())
 """The arguments of the running command, for :func:`rerun_hint`."""
+
+
+def runs_from_cron() -> bool:
+    """Return whether the running command has ``--cron``. Reads the raw arguments, as usage errors need it."""
+    return "--cron" in takewhile("--".__ne__, arguments.get())
 
 
 _KEEPING = {"rebuild", "recover", "replay", "discover", "compare", "import", "set", "setup", "requeue", "drop", "load"}

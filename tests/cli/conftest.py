@@ -18,6 +18,7 @@ from unittest.mock import patch
 import pytest
 
 from saltctl.cli.main import run
+from saltctl.cli.signals import arguments
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalMoto
 from saltctl.settings import Settings
@@ -54,6 +55,7 @@ def saltctl(capsys: pytest.CaptureFixture[str]) -> Runner:
     def call(*args: str) -> Outcome:
         capsys.readouterr()
         code = run(args)
+        arguments.set(())  # of this command, not of what the test calls afterwards
         out, err = capsys.readouterr()
         return Outcome(code, out, err)
 

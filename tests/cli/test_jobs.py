@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -298,12 +299,30 @@ def test_a_damaged_metrics_file_is_replaced(
 
 
 def test_a_usage_error_is_reported(saltctl: Runner, verified_settings: Settings) -> None:
-    """A mistake in a crontab: the JSON line and the error for people name it."""
-    outcome = saltctl("compare", "--cron", "--sample", "x")
-    first, *rest = outcome.err.splitlines()
-    line = json.loads(first)
-    assert (outcome.code, line["exit_code"], line["outcome"]) == (2, 2, "usage")
-    assert "1/24" in rest[0]
+    """A mistake in a crontab is one JSON line that names it, whether the job or the parser of the options finds it."""
+    for words, shown in ((("--sample", "x"), "1/24"), (("--segments", "x"), "whole number"), (("--nope",), "--nope")):
+        outcome = saltctl("compare", "--cron", *words)
+        line = json.loads(outcome.err)
+        assert (outcome.code, line["exit_code"], line["outcome"], line["event"]) == (2, 2, "usage", "compare")
+        assert shown in line["message"]
+        assert line["hint"]
+
+
+def test_a_metrics_file_that_cannot_be_written_is_one_json_line(
+    saltctl: Runner, verified_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start it is an error; at the end, such as on a full disk, a warning."""
+    outcome = saltctl("compare", "--cron", "--metrics-file", str(tmp_path))
+    line = json.loads(outcome.err)
+    assert (outcome.code, line["exit_code"], "metrics file" in line["message"]) == (78, 78, True)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("saltctl.cli.jobs.replace_file", full)
+    outcome = saltctl("compare", "--cron", "--metrics-file", str(tmp_path / "x.prom"))
+    line = json.loads(outcome.err)
+    assert (outcome.code, line["level"], "No space" in line["message"]) == (0, "warning", True)
 
 
 # Progress.
