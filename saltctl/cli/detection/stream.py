@@ -11,7 +11,7 @@ from saltctl.cli import option
 from saltctl.cli.detection.replay import replay
 from saltctl.cli.output import columns_of, note, print_result, table_of, warn
 from saltctl.cli.session import session_of
-from saltctl.cli.text import counted
+from saltctl.cli.text import command_line, counted
 from saltctl.errors import ExitCode, RefusedError, UsageError
 from saltctl.times import iso_utc
 
@@ -30,6 +30,8 @@ PEEK_KEYS = (*columns_of("id at"), *PEEK_COLUMNS[1:])
 DEAD_COLUMNS = columns_of(
     "id original_id reason fields", fields=lambda record: " ".join(f"{n}={v}" for n, v in record["fields"].items())
 )
+_MAX_NAMED = 20
+"""Ids of dead letters that a command to run next names."""
 DEAD_ACTION_COLUMNS = columns_of("id new_id action")
 
 
@@ -163,7 +165,9 @@ def requeue(
     records = [{"id": x.id, "new_id": None if dry_run else store.requeue(x), "action": action} for x in letters]
     print_result(records, output, columns=DEAD_ACTION_COLUMNS, empty="no dead letters")
     if cut:
-        note(f"not requeued, too large to be kept whole: {len(cut)}. To delete: saltctl stream dead drop")
+        deletion = command_line("stream", "dead", "drop", *cut[:_MAX_NAMED])
+        warn(f"not requeued, too large to be kept whole: {len(cut)}. To delete: {deletion}")
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
 @dead.command("drop")

@@ -34,7 +34,7 @@ def test_requeueing_puts_the_entry_back(saltctl: Runner, stream: HeatStream, let
 
 @pytest.mark.slow
 def test_a_cut_dead_letter_is_not_requeued(saltctl: Runner, stream: HeatStream, letters: DeadLetters) -> None:
-    """By id it is refused with the command that drops it; with --all the others are requeued, with a note."""
+    """By id it is refused with the command that drops it; with --all the others are requeued, and it exits 4."""
     cut = add_letter(letters, b"v", b"1", b"padding", b"x" * (MAX_ENTRY_BYTES + 1))
     add_letter(letters, b"v", b"2")
     named = saltctl("stream", "dead", "requeue", cut, "-o", "json")
@@ -42,7 +42,8 @@ def test_a_cut_dead_letter_is_not_requeued(saltctl: Runner, stream: HeatStream, 
     assert named.error["hint"] == f"saltctl stream dead drop {cut}"
     every = saltctl("stream", "dead", "requeue", "--all", "-o", "json")
     assert len(every.json) == 1
-    assert "too large to be kept whole: 1." in every.err
+    assert every.code == 4
+    assert f"too large to be kept whole: 1. To delete: saltctl stream dead drop {cut}\n" in every.err
     assert [letter.id for letter in letters.list()] == [cut]
 
 
