@@ -22,7 +22,7 @@ Inspect and raise registry entries, rebuild Redis from its backup, and watch wha
 Nothing set up yet? Try everything on your own machine: saltctl local shell
 
 Exit codes: 0 done; 1 internal error; 2 usage; 3 found something; 4 incomplete; 6 refused; 69 Redis or AWS is
-unavailable; 75 another process holds the lease; 77 permission; 78 configuration; 124 timeout; 129, 130, 131, 143 signals.
+unavailable; 75 another process holds the lease; 77 permission; 78 configuration; 124 timeout; 128 + n signal n.
 """
 
 COMMANDS = {

@@ -13,6 +13,7 @@ from saltctl.cli.signals import Terminated, rerun_hint
 from saltctl.cli.text import without_passwords
 from saltctl.errors import ExitCode, SaltctlError
 from saltctl.masking import without_secrets
+from saltctl.stores.bounded.errors import OPEN_FILES_HINT, open_files_problem
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -42,6 +43,10 @@ def failure_of(exc: BaseException) -> Failure:
         return Failure("terminated", f"ended by {signal.Signals(exc.signum).name}", rerun_hint(), 128 + exc.signum)
     if isinstance(exc, OSError) and exc.errno in _NO_SPACE:
         return output_failure(exc)
+    if too_many := open_files_problem(exc):
+        return Failure(
+            "configuration", f"cannot open a file or connection: {too_many}", OPEN_FILES_HINT, ExitCode.CONFIGURATION
+        )
     message = f"internal error: {type(exc).__name__}: {exc}"
     return Failure(
         "internal", message, "run it with --verbose before the command and report the traceback", ExitCode.INTERNAL

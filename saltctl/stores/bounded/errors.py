@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+
+OPEN_FILES_HINT = "raise the limit of open files, which `ulimit -n` shows, or use fewer --segments"
+
+
+def open_files_problem(exc: BaseException | None) -> str | None:
+    """Return the system's message if too many open files caused the exception; None if something else did."""
+    while exc is not None:
+        if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
+            return (exc.strerror or "Too many open files").lower()
+        exc = exc.__cause__ or exc.__context__
+    return None
+
 
 class UnreadableResponseError(Exception):
     """A response of another shape or size than AWS sends, for example from a proxy."""

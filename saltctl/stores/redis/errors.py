@@ -19,6 +19,7 @@ from saltctl.errors import (
     UnverifiedError,
     WrongTypeError,
 )
+from saltctl.stores.bounded.errors import OPEN_FILES_HINT, open_files_problem
 from saltctl.stores.bounded.reply_limit import OUT_OF_STEP
 from saltctl.stores.redis.replies.misconfiguration import hint_of_outage, misconfiguration
 from saltctl.urls import known_address
@@ -173,6 +174,8 @@ def translate(exc: Exception, where: str, *, clustered: bool = True) -> SaltctlE
         return ConfigurationError(f"Redis at {where} {wrong[0]}", hint=wrong[1])
     if word in _OUTAGES:
         problem = f"refuses: {_OUTAGES[word]} ({word})"
+    elif too_many := open_files_problem(exc):
+        return RedisUnavailableError(f"no connection to Redis at {where}: {too_many}", hint=OPEN_FILES_HINT)
     elif text == OUT_OF_STEP:
         problem = OUT_OF_STEP
     elif isinstance(exc, driver.TimeoutError | TimeoutError):

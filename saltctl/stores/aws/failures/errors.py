@@ -18,7 +18,12 @@ from saltctl.stores.aws.failures.configuration import invalid_profile, unreadabl
 from saltctl.stores.aws.failures.credentials import credentials_error
 from saltctl.stores.aws.failures.refusals import refusal_error
 from saltctl.stores.bounded.aws_endpoints import proxy_of
-from saltctl.stores.bounded.errors import CredentialsFailedError, UnreadableResponseError
+from saltctl.stores.bounded.errors import (
+    OPEN_FILES_HINT,
+    CredentialsFailedError,
+    UnreadableResponseError,
+    open_files_problem,
+)
 from saltctl.urls import mask_url
 
 # fmt: off
@@ -113,6 +118,8 @@ def _unreachable(exc: Any, where: str) -> SaltctlError:
     """Convert a failed connection. Certificates and TLS settings do not change by a retry."""
     import botocore.exceptions as driver
 
+    if too_many := open_files_problem(exc):
+        return AwsUnavailableError(f"no connection to AWS for {where}: {too_many}", hint=OPEN_FILES_HINT)
     cause = exc.kwargs.get("error", exc)
     proxy = proxy_of(str(exc.kwargs.get("endpoint_url", "")))
     checks = f"check the proxy {mask_url(proxy)} (HTTPS_PROXY, HTTP_PROXY; NO_PROXY excepts hosts); " if proxy else ""
