@@ -43,6 +43,13 @@ def _parse_positive_seconds(text: str | float) -> float:
     return seconds
 
 
+def _parse_file(text: str) -> Path:
+    """Return a path; an empty string, such as of a variable that is not set, would be the working directory."""
+    if not text:
+        raise typer.BadParameter("a file name must not be empty")
+    return Path(text)
+
+
 def duration(name: str, about: str, *, zero: bool = False) -> Any:
     """Return a typer option that takes a duration. ``zero``: whether 0 is accepted, as by a wait."""
     parser = parse_seconds if zero else _parse_positive_seconds
@@ -128,7 +135,12 @@ Cron = Annotated[
 ]
 MetricsFile = Annotated[
     Path | None,
-    typer.Option("--metrics-file", metavar="FILE", help="Write Prometheus metrics to this file, at failure too."),
+    typer.Option(
+        "--metrics-file",
+        metavar="FILE",
+        parser=_parse_file,
+        help="Write Prometheus metrics to this file, at failure too.",
+    ),
 ]
 
 

@@ -300,7 +300,12 @@ def test_a_damaged_metrics_file_is_replaced(
 
 def test_a_usage_error_is_reported(saltctl: Runner, verified_settings: Settings) -> None:
     """A mistake in a crontab is one JSON line that names it, whether the job or the parser of the options finds it."""
-    for words, shown in ((("--sample", "x"), "1/24"), (("--segments", "x"), "whole number"), (("--nope",), "--nope")):
+    for words, shown in (
+        (("--sample", "x"), "1/24"),
+        (("--segments", "x"), "whole number"),
+        (("--nope",), "--nope"),
+        (("--metrics-file", ""), "empty"),
+    ):
         outcome = saltctl("compare", "--cron", *words)
         line = json.loads(outcome.err)
         assert (outcome.code, line["exit_code"], line["outcome"], line["event"]) == (2, 2, "usage", "compare")

@@ -21,7 +21,7 @@ from saltctl.cli.output import Record, columns_of, print_result, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import stop_on_signals
 from saltctl.cli.text import format_age
-from saltctl.errors import AwsUnavailableError, ConfigurationError, ExitCode, IncompleteError
+from saltctl.errors import AwsUnavailableError, ConfigurationError, ExitCode, IncompleteError, UsageError
 
 if TYPE_CHECKING:
     from saltctl.detection.service import Service
@@ -55,7 +55,9 @@ def run(
     metrics_port: Annotated[
         int | None, option.number("--metrics-port", "Serve Prometheus metrics there.", 0, 65535, metavar="PORT")
     ] = None,
-    metrics_address: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to serve metrics on.")] = "127.0.0.1",
+    metrics_address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Address to serve metrics on; 127.0.0.1 if omitted.")
+    ] = None,
     claim_after: Annotated[
         float, option.duration("--claim-after", "Claim entries that others have held for so long; 30s if omitted.")
     ] = 30.0,
@@ -80,20 +82,30 @@ def run(
 
     session = session_of(context)
     session.settings.require_redis_url()
-    if health_file is not None and is_special(health_file):
-        raise ConfigurationError(
-            f"cannot touch the health file {str(health_file)!r}: it must be a regular file",
-            hint="give a file such as /run/saltctl/health",
-        )
+    _check_run_options(consumer, metrics_port, metrics_address, health_file)
     name = consumer or f"{socket.gethostname()}-{os.getpid()}"
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         stack.enter_context(handle_events(JsonLines()))
         service = _build_service(session, name, stop, claim_after)
         if metrics_port is not None:
-            port = stack.enter_context(serve_metrics(metrics_port, metrics_address, service))
-            log_event(INFO, "metrics_served", address=metrics_address, port=port)
+            address = metrics_address or "127.0.0.1"
+            port = stack.enter_context(serve_metrics(metrics_port, address, service))
+            log_event(INFO, "metrics_served", address=address, port=port)
         service.run(after_step=lambda: touch_health_file(health_file))
+
+
+def _check_run_options(consumer: str | None, port: int | None, address: str | None, health_file: Path | None) -> None:
+    """Refuse options that would have no effect, or fail later each second."""
+    if address is not None and port is None:
+        raise UsageError("--metrics-address serves nothing without --metrics-port", hint="add --metrics-port 9109")
+    if consumer == "":
+        raise UsageError("--consumer must not be empty", hint="omit it, or write --consumer worker-1")
+    if health_file is not None and (is_special(health_file) or not health_file.parent.is_dir()):
+        raise ConfigurationError(
+            f"cannot touch the health file {str(health_file)!r}: it must be a regular file in a directory that exists",
+            hint="give a file such as /run/saltctl/health",
+        )
 
 
 def _build_service(session: Session, consumer: str, stop: threading.Event, claim_idle: float) -> Service:

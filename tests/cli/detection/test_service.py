@@ -182,6 +182,26 @@ def test_a_used_port_is_a_configuration_error(saltctl: Runner, configured: Setti
     assert "--metrics-port" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("--metrics-address", "127.0.0.1"), 2),
+        (("--consumer", ""), 2),
+        (("--health-file", "missing/health"), 78),
+    ],
+    ids=str,
+)
+def test_an_option_without_effect_is_refused(
+    saltctl: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, str], code: int
+) -> None:
+    """At the start, and with the option's name or its file."""
+    monkeypatch.setenv("SALTCTL_REDIS_URL", "redis://127.0.0.1:1")
+    monkeypatch.chdir(tmp_path)
+    outcome = saltctl("service", "run", *words)
+    assert outcome.code == code
+    assert (words[0] if code == 2 else words[1]) in outcome.err
+
+
 def test_emitted_files_follow_the_settings() -> None:
     """Names, prefix and cap are those in force; a URL with a password is left out."""
     settings = Settings(
