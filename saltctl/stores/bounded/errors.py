@@ -9,7 +9,9 @@ OPEN_FILES_HINT = "raise the limit of open files, which `ulimit -n` shows, or us
 
 def open_files_problem(exc: BaseException | None) -> str | None:
     """Return the system's message if too many open files caused the exception; None if something else did."""
-    while exc is not None:
+    seen: set[int] = set()  # botocore's chains may be circles
+    while exc is not None and id(exc) not in seen:
+        seen.add(id(exc))
         if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
             return (exc.strerror or "Too many open files").lower()
         exc = exc.__cause__ or exc.__context__

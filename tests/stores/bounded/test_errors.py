@@ -10,6 +10,7 @@ import redis.exceptions  # noqa: TID253
 
 from saltctl.cli.failures import failure_of
 from saltctl.stores.aws.failures.errors import to_saltctl_error
+from saltctl.stores.bounded.errors import open_files_problem
 from saltctl.stores.redis.errors import translate
 
 
@@ -38,3 +39,10 @@ def test_too_many_open_files_are_named(source: str) -> None:
     assert "too many open files" in failure.message
     assert "ulimit -n" in failure.hint
     assert failure.exit_code == (78 if source == "file" else 69)
+
+
+def test_a_chain_of_exceptions_may_be_a_circle() -> None:
+    """Some of those that botocore raises are."""
+    first, second = TimeoutError("first"), TimeoutError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert open_files_problem(first) is None
