@@ -31,6 +31,7 @@
     ├── AccessDeniedError            77   credentials or permission
     ├── ConfigurationError           78   a setting, a table or a server is not valid
     │   ├── DamagedEntryError             a backup item that saltctl cannot have written
+    │   ├── OtherRegistryError            the settings do not fit the registry of the table
     │   └── BackupLostError               the backup table is new, restored or copied
     └── DeadlineExceededError       124   --timeout
 
@@ -244,7 +245,7 @@ class BackupLostError(ConfigurationError, code="backup_lost"):
     """The backup table is not the one that holds the registry: it is new, or was restored or copied."""
 
 
-class OtherRegistryError(ConfigurationError):
+class OtherRegistryError(ConfigurationError, code="other_registry"):
     """The settings, or this version, do not fit the registry of the table: only a process with other ones can help."""
 
 

@@ -144,8 +144,10 @@ def test_it_exits_as_the_command_does(
 def test_nothing_is_left_after_a_signal(signum: signal.Signals, short_tmp: Path) -> None:
     """SIGTERM, SIGHUP and SIGQUIT end command, servers and directory; after SIGKILL no process is left either."""
     ready = short_tmp / "ready"
+    # A shell starts commands in the background with SIGQUIT ignored, and saltctl keeps that.
+    code = f"import signal; signal.signal(signal.SIGQUIT, signal.SIG_DFL)\n{UNSEEDED}"
     child = subprocess.Popen(
-        [sys.executable, "-c", UNSEEDED, "local", "run", "--", "sh", "-c", f"touch {ready}; exec sleep 600"],
+        [sys.executable, "-c", code, "local", "run", "--", "sh", "-c", f"touch {ready}; exec sleep 600"],
         env={**os.environ, "TMPDIR": str(short_tmp)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -25,7 +25,7 @@ _REFUSED_ITEMS = ("operand type", "incorrect data type", "Item size")
 class BackupItems(Table):
     """Reads and updates single items of the backup table. Thread-safe."""
 
-    missing_hint = f"check AWS_REGION ({{region}}) and SALTCTL_BACKUP_TABLE: saltctl config show; {NEW_OR_LOST}"
+    missing_hint = f"{NEW_OR_LOST}; saltctl config show, if AWS_REGION ({{region}}) or SALTCTL_BACKUP_TABLE is wrong"
     if_lost = "saltctl recover --dry-run"
 
     def read_item(self, item_id: str) -> dict[str, Any] | None:

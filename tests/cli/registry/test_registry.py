@@ -372,7 +372,7 @@ def test_another_bucket_count_is_fenced_and_refused(
     assert (looked["max_n"], looked["source"]) == (4, "backup")
     for args in (("registry", "set", "conv", "8", "--yes"), ("rebuild",)):
         outcome = saltctl(*args, "-o", "json")
-        assert (outcome.code, outcome.error["code"]) == (78, "configuration"), args
+        assert (outcome.code, outcome.error["code"]) == (78, "other_registry"), args
         assert f"SALTCTL_BUCKETS={configured.buckets}" in outcome.error["hint"]
     assert registry.lookup("conv").max_n == 4
 
