@@ -249,7 +249,7 @@ class RedisRegistry:
             )
         for primary, info in servers.items():
             version = shown_version(info)
-            policy = str(info.get("maxmemory_policy", ""))
+            policy = str(info.get("maxmemory_policy", "noeviction"))
             problem = ""
             if not version:
                 problem = UNNAMED_VERSION
@@ -267,7 +267,7 @@ class RedisRegistry:
                 problem = f"is {engine}, which is not known to keep what the fence needs"
                 hint = "use Redis 7 or newer, or Valkey"
             elif evicts_entries(policy):
-                problem = f"evicts entries: its maxmemory-policy is {policy}"
+                problem = f"evicts entries: its maxmemory-policy is {policy or 'empty in INFO'}"
                 platform = managed_service(primary, info)
                 hint = platform.set_parameters({"maxmemory-policy": "noeviction"}) if platform else _SET_POLICY
             if problem:

@@ -153,11 +153,8 @@ def managed_service(primary: str, info: Mapping[str, Any]) -> Platform | None:
 
 
 def evicts_entries(policy: str) -> bool:
-    """Return whether a maxmemory-policy may evict the registry. Its keys have no TTL, so ``volatile-*`` does not.
-
-    A policy that INFO does not show is empty, and not known to evict anything.
-    """
-    return policy not in ("", "noeviction") and not policy.startswith("volatile-")
+    """Return whether a maxmemory-policy may evict the registry. Its keys have no TTL, so ``volatile-*`` does not."""
+    return policy != "noeviction" and not policy.startswith("volatile-")
 
 
 UNNAMED_VERSION = "does not name its version in INFO; saltctl needs Redis 7 or newer, or Valkey"

@@ -55,7 +55,11 @@ CONSOLE = "in its configuration or console"
         ("c-abc.serverless.cnn1.cache.amazonaws.com.cn:6379", {}, "no parameter group"),
         ("C.ABC.USE1.Cache.AmazonAWS.com.:6379", {}, "aws elasticache"),
         ("alias.internal:6379", {"os": "Amazon ElastiCache"}, "aws elasticache modify-cache-parameter-group"),
-        ("10.0.0.3:6379", {"os": "Google"}, "instances update NAME --region=REGION --update-redis-config=maxmem"),
+        (
+            "10.0.0.3:6379",
+            {"os": "Google"},
+            "gcloud redis instances update NAME --region=REGION --update-redis-config=maxmemory-policy=noeviction",
+        ),
         ("10.0.0.3:6379", {"os": "Google", "cluster_enabled": 1}, "gcloud redis clusters update"),
         ("c.redis.cache.windows.net:6380", {}, "--set redisConfiguration.maxmemory-policy=noeviction"),
         ("c.eastus.redisenterprise.cache.azure.net:10000", {}, "az redisenterprise database update"),
@@ -159,12 +163,12 @@ def test_rules_of_a_user_are_added(tmp_path: Path) -> None:
         ("allkeys-lru", True),
         ("allkeys-lfu", True),
         ("allkeys-random", True),
-        ("", False),
+        ("", True),
         ("of a later version", True),
     ],
 )
 def test_policies(policy: str, evicts: bool) -> None:
-    """What was not understood counts as one that evicts. Empty means that INFO does not show it, and proves nothing."""
+    """What was not understood counts as one that evicts."""
     assert evicts_entries(policy) is evicts
 
 
@@ -262,6 +266,7 @@ def test_a_server_that_cannot_keep_the_promise_is_refused() -> None:
         (f"redis_version:7.4.0\r\nmaster_replid:{'0' * 40}\r\n", "replication id"),
         ("redis_version:7.1.0\r\nos:Amazon ElastiCache\r\nmaxmemory_policy:allkeys-lru\r\n", "allkeys-lru"),
         ("maxmemory_policy:noeviction\r\n", "does not name its version"),
+        ("redis_version:7.2.0\r\nmaxmemory_policy:\r\n", "maxmemory-policy is empty in INFO"),
     ):
         with info_server(info) as server:
             store = RedisRegistry(Settings(redis_url=server.url, registry_id="0" * 16))
