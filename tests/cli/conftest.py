@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -82,6 +83,9 @@ def configured(settings: Settings, backup: BackupTable, monkeypatch: pytest.Monk
     return settings
 
 
+_numbers = count(1)
+
+
 class _SharedMoto(LocalMoto):
     """A server that runs already, and goes on when an environment ends that borrowed it."""
 
@@ -104,7 +108,9 @@ class _Environment(LocalEnvironment):
     def __init__(self, moto: LocalMoto, name: str) -> None:
         super().__init__()
         self.moto = _SharedMoto(moto)
-        self.name = name
+        # xdist can run a module's tests in two goes, each with a new fixture of the module. The tables of the first
+        # stay, and seeding them twice gives each message twice.
+        self.name = f"{name}-{next(_numbers)}"
 
     @property
     def settings(self) -> Settings:

@@ -45,7 +45,7 @@ class FakeCloudWatch:
     def __call__(self, operation: str, request: dict[str, Any]) -> Any:
         """Answer as a rule of the stub."""
         if operation == "DescribeTable":  # that of the backup table passes through
-            return None if request["TableName"] == "seeded-backup" else table(request["TableName"], *self.indexes)
+            return None if request["TableName"].endswith("-backup") else table(request["TableName"], *self.indexes)
         if operation == "DescribeContributorInsights":
             rules = ["DynamoDBContributorInsights-PKT-messages-1"]
             status = "DISABLED" if self.keys is None else "ENABLED"
