@@ -6,16 +6,25 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from saltctl.errors import SaltctlError
+from saltctl.errors import ExitCode, SaltctlError
 from saltctl.health.facts import Facts
+from saltctl.health.headline import headline_of
 from saltctl.registry.compare import compare_sample
+from saltctl.registry.registry import Registry
 from saltctl.throttling.scan import scan_recent
 from saltctl.times import iso_utc
+from saltctl.urls import mask_url
 
 TIMEOUT_SECONDS = 5.0
 """Timeout of a source, after which its panel shows an error."""
+THROTTLE_MINUTES = 60
+ONGOING_MINUTES = 5
+"""CloudWatch may lack the newest two or three minutes; an event in the newest five has not ended for certain."""
 SAMPLED_BUCKETS = 512
 """Most buckets that the drift sample reads, so that the screen appears within a second."""
+
+PROBE_ID = "saltctl-status"
+"""The conversation that a status looks up. It need not exist."""
 
 Panel = dict[str, Any]
 
@@ -44,11 +53,23 @@ def registry(facts: Facts) -> Panel:
 
 def _backup_error(facts: Facts) -> str | None:
     """Return why the backup table must not be used or cannot be read; None if lookups may use it."""
+    failed = backup(facts)
+    return "; ".join(filter(None, (failed.get("error"), failed.get("hint")))) or None
+
+
+def lookups(facts: Facts) -> Panel:
+    """Look up a conversation as an application server does, and say which side answered."""
+    with Registry.open(facts.probe_settings) as registry:
+        return {"source": registry.lookup(PROBE_ID).source}
+
+
+def backup(facts: Facts) -> Panel:
+    """Read the registry's identity from the backup table. ``registry_id`` is that of the settings if it fails."""
+    table = facts.settings.backup_table
     try:
-        _ = facts.identity
+        return {"table": table, "registry_id": facts.identity.registry_id}
     except SaltctlError as exc:
-        return "; ".join(filter(None, (exc.message, exc.hint)))
-    return None
+        return {"table": table, "registry_id": facts.settings.registry_id} | _failure(exc)
 
 
 def drift(facts: Facts) -> Panel:
@@ -81,15 +102,22 @@ def raises(facts: Facts) -> Panel:
 
 
 def throttles(facts: Facts) -> Panel:
-    """Count the throttle events of the messages table in the last 15 minutes. ``seen``: CloudWatch has data."""
+    """Count the throttle events of the messages table in the last hour, by minute.
+
+    ``seen``: CloudWatch has data. ``last_at``: the last minute with an event. ``ongoing``: it is one of the newest.
+    """
     table = facts.settings.messages_table
-    found = scan_recent(facts.cloudwatch, table, facts.now())
+    found = scan_recent(facts.cloudwatch, table, facts.now(), THROTTLE_MINUTES)
+    per_minute = found.events_per_period()
+    last = max((minute for minute, events in enumerate(per_minute) if events), default=None)
     return {
         "table": table,
         "total": found.total,
         "causes": dict(found.causes),
-        "per_minute": found.events_per_period(),
+        "per_minute": per_minute,
         "seen": found.has_data,
+        "last_at": None if last is None else iso_utc(found.time_range.start + 60 * last),
+        "ongoing": last is not None and last >= len(per_minute) - ONGOING_MINUTES,
     }
 
 
@@ -107,24 +135,49 @@ def lease(facts: Facts) -> Panel:
 
 PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
     "registry": (registry, ("registry_id", "backup_error", "verified", "since", "entries", "primaries")),
+    "backup": (backup, ("table", "registry_id")),
+    "lookups": (lookups, ("source",)),
     "drift": (drift, ("checked", "found", "damaged")),
     "service": (service, ("verdict", "alive", "lag", "pending", "dead_letters", "instances")),
     "raises": (raises, ("last",)),
-    "throttles": (throttles, ("table", "total", "causes", "per_minute", "seen")),
+    "throttles": (throttles, ("table", "total", "causes", "per_minute", "seen", "last_at", "ongoing")),
     "lease": (lease, ("held", "host", "pid", "progress", "heartbeat")),
 }
 """Each panel and its keys. All keys are null if the panel's source fails."""
 
 
 def read_status(facts: Facts, timeout: float = TIMEOUT_SECONDS) -> dict[str, Any]:
-    """Read all panels in parallel. ``error`` of a panel is null, or says why it could not be read."""
+    """Read all panels in parallel, and judge them.
+
+    ``error`` of a panel is null, or says why it could not be read; then it has a ``hint`` and an ``exit_code``.
+    """
     answers = facts.call_in_parallel({name: read for name, (read, _) in PANELS.items()}, timeout)
-    status: dict[str, Any] = {"at": iso_utc(facts.now())}
-    for name, answer in answers.items():
-        if not isinstance(answer, Exception):
-            status[name] = answer | {"error": None}
-            continue
-        known = isinstance(answer, SaltctlError | TimeoutError)
-        error = str(answer) if known else f"internal error: {type(answer).__name__}: {answer}"
-        status[name] = dict.fromkeys(PANELS[name][1]) | {"error": error}
-    return status
+    panels = {
+        name: dict.fromkeys(PANELS[name][1]) | _failure(answer)
+        if isinstance(answer, Exception)
+        else {"error": None, "hint": None, "exit_code": None} | answer
+        for name, answer in answers.items()
+    }
+    headline = headline_of(panels)
+    settings = facts.settings
+    return {
+        "at": iso_utc(facts.now()),
+        "context": settings.context,
+        "protected": settings.protected,
+        "redis": mask_url(settings.require_redis_url()),
+        "backup_table": settings.backup_table,
+        "messages_table": settings.messages_table,
+        "state": headline.state,
+        "headline": headline.text,
+        "next": headline.next or None,
+        **panels,
+    }
+
+
+def _failure(exc: Exception) -> Panel:
+    known = isinstance(exc, SaltctlError | TimeoutError)
+    return {
+        "error": str(exc) if known else f"internal error: {type(exc).__name__}: {exc}",
+        "hint": exc.hint if isinstance(exc, SaltctlError) else "saltctl doctor",
+        "exit_code": int(exc.exit_code if isinstance(exc, SaltctlError) else ExitCode.UNAVAILABLE if known else 1),
+    }

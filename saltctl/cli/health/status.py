@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import sys
 import time
@@ -27,16 +28,22 @@ from saltctl.cli.text import counted, format_age, printable
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
     from rich.text import Text
 
     from saltctl.health.facts import Facts
 
-COLUMNS = columns_of("at registry drift service raises throttles lease")
+COLUMNS = columns_of(
+    "at context protected redis backup_table messages_table state headline next "
+    "registry backup lookups drift service raises throttles lease"
+)
 MIN_INTERVAL = 0.5
 """Shortest interval of --watch, in seconds."""
 BARS = "▁▂▃▄▅▆▇█"
-MAX_RAISES = 5
+MAX_RAISES = 3
+MAX_PRIMARIES = 3
+BAR_MINUTES = 3
+"""Minutes that a bar of the throttle events stands for."""
 GOOD, BAD, WARNING, QUIET = "green", "bold red", "yellow", "dim"
 Panel = Mapping[str, Any]
 
@@ -46,9 +53,10 @@ def status(
     watch: Annotated[float, option.duration("--watch", "Refresh at this interval, until q or Ctrl-C.")] = 0.0,
     output: option.Output = None,
 ) -> None:
-    """Show everything on one screen: registry, drift, service, raises, throttling, lease.
+    """Show everything on one screen: a headline with the next command, and then each part.
 
-    A part that is down shows its error. Exits 0 even then: saltctl doctor reports problems by its exit code.
+    OK: all is well. DEGRADED: lookups are right, but something else does not work. BROKEN: lookups fail or may be
+    wrong. Exits 0 even then: saltctl doctor reports problems by its exit code.
     --watch needs a terminal, or -o jsonl, which prints a line each time.
 
     \b
@@ -115,23 +123,44 @@ def _key_reader() -> Iterator[Callable[[float], str]]:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, attributes)
 
 
-# The screen: a few lines for each panel.
+# The screen: the headline, and a few lines for each panel. All of it fits on a terminal of 24 lines.
 
 
-def draw(record: Mapping[str, Any]) -> Table:
+def draw(record: Mapping[str, Any]) -> Group:
     """Build the screen."""
+    from rich.console import Group
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row("at", _line((str(record["at"]), QUIET)))
+    causes: dict[str, str] = {}
     for name, draw_panel in _PANELS.items():
         panel = record[name]
-        lines = draw_panel(panel) if panel["error"] is None else [_line((str(panel["error"]), BAD))]
+        if panel["error"] is None:
+            lines = draw_panel(panel)
+        else:
+            first = causes.setdefault(_cause(panel["error"]), name)
+            lines = [_line((str(panel["error"]), BAD) if first == name else (f"see {first}", QUIET))]
         for number, line in enumerate(lines):
             grid.add_row("" if number else name, line)
-    return grid
+    grid.add_row("at", _line((str(record["at"]), QUIET)))
+    return Group(*_head(record), grid)
+
+
+def _cause(error: str) -> str:
+    """Return what errors of one cause have in common: they differ in the table that they name."""
+    return re.sub(r"'[^']*'", "''", error)
+
+
+def _head(record: Mapping[str, Any]) -> list[Text]:
+    """Return what the screen begins with: where this is, how it is, and what to do next."""
+    context = str(record["context"] or "no context") + (", protected" if record["protected"] else "")
+    tables = f"tables {record['backup_table']}, {record['messages_table']}"
+    where = _line((f"{context}; {record['redis']}; {tables}", QUIET))
+    style = {"OK": GOOD, "DEGRADED": WARNING}.get(record["state"], BAD)
+    headline = _line((f"{record['state']}: ", style), str(record["headline"]))
+    return [where, headline, *([_line("next: ", (str(record["next"]), "bold"))] if record["next"] else []), _line("")]
 
 
 def _line(*parts: str | tuple[str, str]) -> Text:
@@ -143,30 +172,34 @@ def _line(*parts: str | tuple[str, str]) -> Text:
     )
 
 
+def _lookups(panel: Panel) -> list[Text]:
+    return [_line(("from Redis", GOOD) if panel["source"] == "redis" else ("from the backup", WARNING))]
+
+
 def _registry(panel: Panel) -> list[Text]:
     primaries: Sequence[Panel] = panel["primaries"]
-    backup = [_line((f"BACKUP: {panel['backup_error']}", BAD))] if panel["backup_error"] else []
     count = counted(len(primaries), "primary", "primaries")
     entries = f", {counted(panel['entries'], 'entry', 'entries')} on {count}"
-    lines = [_line(("NOT VERIFIED, lookups use the backup", BAD), entries)]
+    lines = [_line(("not verified", WARNING), entries)]
     if panel["verified"]:
         since = format_age(panel["since"]) if panel["since"] else "at an unknown time"
         lines = [_line(("verified", GOOD), f"; last rebuild {since}{entries}")]
     if len(primaries) > 1:
-        for each in primaries:
+        for each in primaries[:MAX_PRIMARIES]:
             state = "verified" if each["verified"] else "not verified"
             lines.append(_line(f"{each['name']}  {counted(each['entries'], 'entry', 'entries')}, {state}"))
-    if not panel["verified"] and not backup:  # the error of the backup names the command, and a rebuild needs it
-        lines.append(_line("run: saltctl rebuild"))
-    if panel["registry_id"]:
-        lines.append(_line((f"registry id {panel['registry_id']}", QUIET)))
-    return backup + lines
+    if len(primaries) > MAX_PRIMARIES:
+        lines.append(_line((f"and {len(primaries) - MAX_PRIMARIES:,} more; saltctl doctor --only redis", QUIET)))
+    return lines
+
+
+def _backup(panel: Panel) -> list[Text]:
+    return [_line(("usable", GOOD), f"; registry id {panel['registry_id']}")]
 
 
 def _drift(panel: Panel) -> list[Text]:
     if panel["found"]:
-        found = f"{panel['found']:,} of a sample of {panel['checked']:,} differ"
-        return [_line((found, BAD)), _line("run: saltctl compare")]
+        return [_line((f"{panel['found']:,} of a sample of {panel['checked']:,} differ", BAD))]
     if not panel["checked"]:
         return [_line(("the sample contains no conversation", QUIET))]
     return [_line((f"none in a sample of {panel['checked']:,}", GOOD))]
@@ -175,7 +208,7 @@ def _drift(panel: Panel) -> list[Text]:
 def _service(panel: Panel) -> list[Text]:
     dead = (f", {counted(panel['dead_letters'], 'dead letter')}" if panel["dead_letters"] else "", WARNING)
     if panel["pending"] is None:
-        return [_line(("stream not found; saltctl setup", BAD), dead)]
+        return [_line(("stream not found", BAD), dead)]
     verdict = str(panel["verdict"])
     lag = "unknown" if panel["lag"] is None else format_value(panel["lag"])
     backlog = f": {panel['alive']} alive, {lag} unread, {panel['pending']:,} pending"
@@ -197,9 +230,13 @@ def _raises(panel: Panel) -> list[Text]:
 def _throttles(panel: Panel) -> list[Text]:
     if not panel["seen"]:
         return [_line((f"no data of table {panel['table']}; no data does not mean healthy", WARNING))]
-    causes = ", ".join(f"{cause} {count:,.0f}" for cause, count in panel["causes"].items() if count)
-    count = f" {panel['total']:,.0f} in {len(panel['per_minute'])} minutes{f' ({causes})' if causes else ''}"
-    return [_line((sparkline(panel["per_minute"]), BAD if panel["total"] else GOOD), count)]
+    events = panel["per_minute"]
+    bars = sparkline([sum(events[at : at + BAR_MINUTES]) for at in range(0, len(events), BAR_MINUTES)])
+    causes = " and ".join(cause for cause, count in panel["causes"].items() if count)
+    count = f" {panel['total']:,.0f} in 1 h{causes and f', {causes}'}"
+    if panel["total"] and not panel["ongoing"]:
+        return [_line((bars, WARNING), f"{count}, ended {format_age(panel['last_at'])}")]
+    return [_line((bars, BAD if panel["total"] else GOOD), count)]
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -217,6 +254,8 @@ def _lease(panel: Panel) -> list[Text]:
 
 _PANELS: Mapping[str, Callable[[Panel], list[Text]]] = {
     "registry": _registry,
+    "backup": _backup,
+    "lookups": _lookups,
     "drift": _drift,
     "service": _service,
     "raises": _raises,

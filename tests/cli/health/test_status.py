@@ -5,20 +5,29 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from saltctl.cli.health.status import sparkline
+from saltctl.health.status import PANELS
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.heat.service_state import ServiceState
 from tests.cli.conftest import Runner
+
+
+def _panels(seen: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: seen[name] for name in PANELS}
 
 
 @pytest.mark.slow
@@ -31,9 +40,9 @@ def test_all_panels(saltctl: Runner, configured: Settings, registry: Registry, r
     state.note_raise("conv", 1, 4, "2026-07-01T08:00:00.000Z", "worker")
     state.close()
     seen = saltctl("status", "-o", "json").json
-    assert {name: panel["error"] for name, panel in seen.items() if name != "at"} == dict.fromkeys(
-        ("registry", "drift", "service", "raises", "throttles", "lease")
-    )
+    assert {name: panel["error"] for name, panel in _panels(seen).items()} == dict.fromkeys(PANELS)
+    assert seen["lookups"]["source"] == "redis"
+    assert (seen["state"], seen["next"]) == ("DEGRADED", "saltctl service run")
     assert (seen["registry"]["verified"], seen["registry"]["entries"]) == (True, 1)
     assert seen["registry"]["since"] is not None
     assert (seen["drift"]["checked"], seen["drift"]["found"]) == (1, 0)
@@ -42,7 +51,10 @@ def test_all_panels(saltctl: Runner, configured: Settings, registry: Registry, r
     # After a restart it is not verified any more.
     redis_server.kill()
     redis_server.start()
-    registry_now = saltctl("status", "-o", "json").json["registry"]
+    now = saltctl("status", "-o", "json").json
+    registry_now = now["registry"]
+    assert (now["state"], now["headline"]) == ("DEGRADED", "answers are right, from the backup")
+    assert (now["next"], now["lookups"]["source"]) == ("saltctl rebuild", "backup")
     assert (registry_now["verified"], registry_now["since"], registry_now["entries"]) == (False, None, 1)
 
 
@@ -61,8 +73,10 @@ def test_redis_is_down(saltctl: Runner, seeded: LocalEnvironment, monkeypatch: p
     }
     assert seen["registry"]["verified"] is None
     assert (seen["lease"]["held"], seen["lease"]["error"], seen["throttles"]["error"]) == (False, None, None)
+    assert seen["next"] == "saltctl rebuild --wait-redis 15m"
     table = saltctl("status", "-o", "table").out
-    assert "cannot be reached" in table
+    assert table.count("cannot be reached") == 1, "the same cause once"
+    assert table.count("see registry") == 3
     assert "s3cr3t" not in table + outcome.out
 
 
@@ -71,10 +85,38 @@ def test_aws_is_down(saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pyt
     """Without AWS the registry and the service are shown, and why the backup cannot be read."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     seen = saltctl("status", "-o", "json").json
-    assert {name for name, panel in seen.items() if name != "at" and panel["error"]} == {"drift", "throttles", "lease"}
+    failed = {name for name, panel in _panels(seen).items() if panel["error"]}
+    assert failed == {"backup", "lookups", "drift", "throttles", "lease"}
     assert seen["registry"]["verified"] is not None
     assert "AWS cannot be reached" in seen["registry"]["backup_error"]
-    assert "BACKUP: AWS cannot be reached" in saltctl("status", "-o", "table").out
+    table = saltctl("status", "-o", "table").out
+    assert table.count("AWS cannot be reached") == 1, "the same cause once"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", ["60", "80", "120"])
+def test_the_verdict_stays_on_the_screen(
+    width: str, saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first line names context, protection, Redis and tables; then the headline. 24 lines hold all of it."""
+    file = tmp_path / "config.toml"
+    file.write_text("[contexts.prod]\nprotected = true\n")
+    monkeypatch.setenv("COLUMNS", width)
+    lines = saltctl("--config", str(file), "--context", "prod", "status", "-o", "table").out.splitlines()
+    text = " ".join(" ".join(lines).split())
+    assert text.startswith("prod, protected; redis://")
+    assert f"tables {seeded.settings.backup_table}, {seeded.settings.messages_table} " in text
+    assert next(at for at, line in enumerate(lines) if line.startswith(("OK: ", "DEGRADED: "))) <= 2
+    assert len(lines) <= 22
+
+
+@pytest.mark.slow
+def test_throttling_that_ended_is_told_as_ended(saltctl: Runner, seeded: LocalEnvironment) -> None:
+    """The seeded burst ended some 25 minutes ago: that is no reason to be degraded."""
+    throttles = saltctl("status", "-o", "json").json["throttles"]
+    assert throttles["total"] > 0
+    assert throttles["ongoing"] is False
+    assert re.search(r"ended \d+m ago", saltctl("status", "-o", "table").out)
 
 
 @pytest.mark.parametrize("form", ["json", "tsv"])

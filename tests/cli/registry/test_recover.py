@@ -60,7 +60,9 @@ def test_doctor_and_status_name_the_recovery(saltctl: Runner, lost: BackupTable)
     assert checks["backup-registry"]["fix"].endswith("saltctl recover --dry-run")
     panel = saltctl("status", "-o", "json").json["registry"]
     assert "has no item" in panel["backup_error"]
-    assert "BACKUP: table" in saltctl("status", "-o", "table").out
+    screen = " ".join(saltctl("status", "-o", "table").out.split())
+    assert "DEGRADED: answers are right, from Redis, in servers that run already; raises fail" in screen
+    assert "next: saltctl recover --dry-run" in screen
 
 
 @pytest.mark.parametrize("wrong", ["", "zz", "$(id)", "1A7193BC9BCFBB85", "1a7193bc9bcfbb85 "])
