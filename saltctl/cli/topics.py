@@ -2,44 +2,129 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from importlib.resources import files
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saltctl.errors import UsageError
+from saltctl.cli.output import console
+from saltctl.cli.session import Session, session_of
+from saltctl.cli.text import printable
+from saltctl.errors import SaltctlError, UsageError
+from saltctl.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+MAX_WIDTH = 100
+"""Columns of a page on a wider terminal: longer lines are hard to read."""
+_COMMAND = re.compile(r"(?P<lead> +(?:\d+\. )?)(?P<command>(?:saltctl|aws) (?:\S+ ?)+)")
+_ITEM = re.compile(r" *(?:- |\d+\. |(?:\S+ )*\S+ {2,})?")
+"""The beginning of a line: its indentation, and the mark of a list or the first column of a table."""
+_VERBATIM = re.compile(r"^(?: +(?:[\[#{]|\w+=)|[|])", re.MULTILINE)
+"""A line of a configuration file, of JSON or of a ruled table: its block is printed as it is."""
 
 
-def _topics() -> dict[str, str]:
+def topics() -> dict[str, str]:
     """Return the texts of the topics by name, in the order of the alphabet."""
     found = (file for file in files("saltctl").joinpath("help").iterdir() if file.name.endswith(".txt"))
     return dict(sorted((file.name.removesuffix(".txt"), file.read_text("utf-8")) for file in found))
 
 
 def _complete(incomplete: str) -> Iterator[str]:
-    return (name for name in _topics() if name.startswith(incomplete))
+    return (name for name in topics() if name.startswith(incomplete))
 
 
 def help(  # noqa: A001  the name of the command
+    context: typer.Context,
     topic: Annotated[
         str | None, typer.Argument(help="The topic; without one, all are listed.", autocompletion=_complete)
     ] = None,
 ) -> None:
     """Explain a topic: what to do during an incident, and how saltctl works.
 
+    Commands and tables are those of the context in force.
+
     \b
     Examples:
       saltctl help
       saltctl help redis-restarted
     """
-    topics = _topics()
+    known = topics()
     if topic is None:
-        width = max(map(len, topics))
-        typer.echo("\n".join(f"{name:{width}}  {text.partition(chr(10))[0]}" for name, text in topics.items()))
-    elif topic in topics:
-        typer.echo(topics[topic], nl=False)
-    else:
+        width = max(map(len, known))
+        typer.echo("\n".join(f"{name:{width}}  {text.partition(chr(10))[0]}" for name, text in known.items()))
+        return
+    if topic not in known:
         raise UsageError(
             f"there is no topic {topic!r}", hint="saltctl help lists them; of a command: saltctl COMMAND --help"
         )
+    screen = console()
+    for line in lay_out(fill(known[topic], session_of(context)), min(screen.width, MAX_WIDTH)):
+        screen.print(line, soft_wrap=True)
+
+
+def fill(text: str, session: Session) -> str:
+    """Put the tables and the root options of a session into a topic. Without valid settings they are the defaults."""
+    try:
+        settings = session.settings
+    except SaltctlError:
+        settings = Settings()
+    for name in ("backup_table", "messages_table"):
+        text = text.replace(f"{{{name}}}", printable(getattr(settings, name)))
+    if options := shlex.join(session.root_options):
+        text = re.sub(r"((?:^ +(?:\d+\. )?|`)saltctl) (?!COMMAND)", rf"\1 {options} ", text, flags=re.MULTILINE)
+    return text
+
+
+def lay_out(text: str, width: int) -> Iterator[Text]:
+    """Yield the lines of a topic for a terminal: paragraphs filled, commands whole, headings bold."""
+    from rich.text import Text
+
+    blocks = text.rstrip("\n").split("\n\n")
+    for number, block in enumerate(blocks):
+        if number:
+            yield Text("")
+        lines = block.split("\n") if _VERBATIM.search(block) else list(_fill_lines(block, width))
+        for at, line in enumerate(lines):
+            heading = not line.startswith(" ") and at + 1 < len(lines) and lines[at + 1].startswith(" ")
+            styled = Text(line, style="bold" if heading or (number == 0 and at == 0) else "")
+            if command := _COMMAND.fullmatch(line):
+                styled.stylize("bold cyan", command.start("command"))
+            styled.highlight_regex("`[^`]+`", "cyan")
+            yield styled
+
+
+def _fill_lines(block: str, width: int) -> Iterator[str]:
+    """Yield the lines of a block, its paragraphs and list items filled up to a width. Commands stay on their line."""
+    import textwrap
+
+    first, hang, words = "", "", ""  # of the paragraph that is being collected
+
+    def filled() -> list[str]:
+        """Return the lines of the paragraph."""
+        return textwrap.wrap(
+            words, width, initial_indent=first, subsequent_indent=hang, break_long_words=False, break_on_hyphens=False
+        )
+
+    for line in block.split("\n"):
+        item = _ITEM.match(line)
+        lead = item[0] if item else ""
+        text = line[len(lead) :]
+        alone = (
+            "  " in text
+            or len(lead) > width // 2
+            or ((command := _COMMAND.fullmatch(line)) and "  " not in command["command"])
+        )
+        if words and not alone and not lead.strip() and len(lead) == len(hang):
+            words += f" {text}"
+            continue
+        yield from filled()
+        first, hang, words = lead, " " * len(lead), text
+        if alone:
+            yield line
+            words = ""
+    yield from filled()

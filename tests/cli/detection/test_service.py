@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from saltctl.cli.topics import topics
 from saltctl.deployment import acl, alerts, iam, systemd
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
@@ -268,6 +269,16 @@ def test_alert_rules_name_metrics_that_exist() -> None:
     named = set(re.findall(r"\bsaltctl_[a-z_]+", alerts(Settings())))
     assert named
     assert named <= served
+
+
+def test_each_alert_names_its_topic() -> None:
+    """Its runbook is the command that shows a page that exists."""
+    import re
+
+    text = alerts(Settings())
+    runbooks = re.findall(r"runbook: saltctl help (\S+)", text)
+    assert len(runbooks) == text.count("- alert: ")
+    assert set(runbooks) <= set(topics())
 
 
 class Roles:

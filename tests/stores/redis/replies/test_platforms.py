@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import time
 from dataclasses import replace
@@ -31,11 +30,9 @@ from saltctl.stores.redis.replies.platforms import (
 )
 from tests.stores.redis.test_connections import info_server
 from tests.support import rebuild_job
+from tests.support.aws_cli import check_aws_command
 
 POLICY = {"maxmemory-policy": "noeviction"}
-AWS_COMMAND = re.compile(r"aws (\w+) ([\w-]+) (.*)")
-
-
 ELASTICACHE, MEMORYDB = "c.abc.use1.cache.amazonaws.com", "c.abc.memorydb.us-east-1.amazonaws.com"
 CONSOLE = "in its configuration or console"
 
@@ -120,22 +117,9 @@ def _shown_commands() -> list[str]:
 @pytest.mark.parametrize("hint", dict.fromkeys(_shown_commands()))
 def test_commands_of_aws_fit_its_models(hint: str) -> None:
     """Operation and parameters exist, as botocore's models of both services have them."""
-    from botocore.session import get_session
-
     inner = re.search(r'"\$\((.*)\) "', hint)
     for text in [hint.replace(inner[0], "") if inner else hint, *([inner[1]] if inner else [])]:
-        found = AWS_COMMAND.search(text)
-        assert found is not None
-        service, operation, rest = found.groups()
-        model = get_session().get_service_model(service)
-        name = "".join(part.capitalize() for part in operation.split("-"))
-        shape: Any = model.operation_model(name).input_shape
-        assert shape is not None
-        words = [word for word in shlex.split(rest) if word[:2] == "--" and word not in ("--query", "--output")]
-        given = {"".join(part.capitalize() for part in word[2:].split("-")) for word in words}
-        assert set(shape.required_members) <= given <= set(shape.members)
-        if "ParameterNameValues" in given:
-            assert {"ParameterName", "ParameterValue"} == set(shape.members["ParameterNameValues"].member.members)
+        check_aws_command(text)
 
 
 def test_rules_of_a_user_are_added(tmp_path: Path) -> None:
