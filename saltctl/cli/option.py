@@ -78,7 +78,12 @@ def number(name: str, about: str, least: float, most: float, *, whole: bool = Tr
 Conversation = Annotated[str, typer.Argument(metavar="CONV", help="A conversation id.")]
 Output = Annotated[
     OutputFormat | None,
-    typer.Option("--output", "-o", help="How to print: table on a terminal, tsv in a pipe.", show_default=False),
+    typer.Option(
+        "--output",
+        "-o",
+        help="How to print: table on a terminal, tsv in a pipe; csv is for spreadsheets.",
+        show_default=False,
+    ),
 ]
 Timeout = Annotated[float, duration("--timeout", "Give up after this long, such as 15m.")]
 Window = Annotated[float, duration("--window", "Seconds between the two readings; 1s if omitted.")]

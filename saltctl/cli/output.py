@@ -1,10 +1,11 @@
-"""The output of commands: data on stdout in four formats, notes and warnings on stderr.
+"""The output of commands: data on stdout in five formats, notes and warnings on stderr.
 
-A command passes its result once, as records of plain values; tables, TSV and JSON are derived from them.
+A command passes its result once, as records of plain values; tables, TSV, CSV and JSON are derived from them.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 import time
@@ -15,8 +16,9 @@ from decimal import Decimal
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from saltctl.cli.formats.delimited import csv_field, tsv_field
 from saltctl.cli.signals import arguments, runs_from_cron
-from saltctl.cli.text import printable, printable_json, tsv_field
+from saltctl.cli.text import printable, printable_json
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "—"
 Record = Mapping[str, Any]
-OutputFormat = Literal["table", "json", "jsonl", "tsv"]
+OutputFormat = Literal["table", "json", "jsonl", "tsv", "csv"]
 """The formats of ``--output``."""
 
 
@@ -126,11 +128,11 @@ def print_result(
     elif form == "jsonl":
         for record in records:
             write_json_line(record)
-    elif form == "tsv":
+    elif form in ("tsv", "csv"):
         keys = [column.key for column in columns]
-        sys.stdout.write("\t".join(keys) + "\n")
+        write_header(form, keys)
         for record in records:
-            write_tsv_line(record, keys)
+            write_row(form, record, keys)
     elif human_view is not None:
         human_view(console())
     elif isinstance(data, Mapping):
@@ -179,14 +181,36 @@ def to_json(value: Any, *, indent: int = 0, depth: int = 0) -> str:
     return brackets[0] + inner + f",{inner}".join(parts) + "\n" + " " * indent * depth + brackets[1]
 
 
-def write_tsv_line(record: Record, keys: Sequence[str]) -> None:
-    """Write one TSV line, without its header."""
-    sys.stdout.write("\t".join(_tsv_value(record.get(key)) for key in keys) + "\n")
+def write_header(form: OutputFormat, keys: Sequence[str]) -> None:
+    """Write the header of TSV or CSV; nothing for other formats."""
+    if form in ("tsv", "csv"):
+        write_row(form, dict(zip(keys, keys, strict=True)), keys)
 
 
-def _tsv_value(value: Any) -> str:
+def write_row(form: OutputFormat, record: Record, keys: Sequence[str]) -> None:
+    """Write one line of TSV or CSV. TSV is exact in a pipe; a terminal gets no format characters of it either."""
+    fields = [_field(form, record.get(key)) for key in keys]
+    if form == "csv":
+        csv.writer(_Printed(), lineterminator="\n").writerow(fields)
+    else:
+        _Printed().write("\t".join(fields) + "\n")
+
+
+class _Printed:
+    """Stdout for data that may hold format characters, such as bidirectional overrides: a terminal gets escapes."""
+
+    def write(self, text: str) -> int:
+        """Write a line."""
+        if sys.stdout.isatty():
+            text = "\t".join(printable(field, keep_newlines=True) for field in text.split("\t"))
+        return sys.stdout.write(text)
+
+
+def _field(form: OutputFormat, value: Any) -> str:
     text = value if isinstance(value, str) else "" if value is None else to_json(value)
-    return text if isinstance(value, int | float) else tsv_field(text)
+    if isinstance(value, int | float):
+        return text
+    return csv_field(text) if form == "csv" else tsv_field(text)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -63,12 +63,6 @@ def printable_json(document: str) -> str:
     return _UNSAFE_IN_JSON.sub(escaped, document)
 
 
-def tsv_field(value: str) -> str:
-    """Return a value as one TSV field: without tabs and newlines, and not a formula to a spreadsheet."""
-    text = printable(value.replace("\\", "\\\\"))
-    return "'" + text if text[:1] in ("=", "+", "-", "@") else text
-
-
 def format_age(at: str, now: datetime | None = None) -> str:
     """Return ``3m ago`` for an ISO 8601 time; a string that is not such a time is returned unchanged."""
     try:

@@ -1,4 +1,4 @@
-"""The output of commands: values, columns and the four formats."""
+"""The output of commands: values, columns and the five formats."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from saltctl.cli.formats.delimited import tsv_value
 from saltctl.cli.output import Column, OutputFormat, columns_of, format_value, print_result
 
 ANY_STRING = st.text(st.characters(exclude_categories=()))
@@ -49,7 +50,7 @@ def test_numbers_are_aligned_right(column: Column, side: str) -> None:
 
 
 def test_each_format_has_the_same_records(capsys: pytest.CaptureFixture[str]) -> None:
-    """JSON and JSONL have the values as they are, TSV has the columns, a table has the headings."""
+    """JSON and JSONL have the values as they are, TSV and CSV have the columns, a table has the headings."""
 
     def printed(chosen: OutputFormat) -> str:
         print_result(RECORDS, chosen, columns=COLUMNS)
@@ -59,6 +60,9 @@ def test_each_format_has_the_same_records(capsys: pytest.CaptureFixture[str]) ->
     assert [json.loads(line) for line in printed("jsonl").splitlines()] == RECORDS
     assert printed("tsv") == (
         "conversation_id\tmax_n\tin_sync\tconsumed_rcu\terror\na\t1024\ttrue\t0.5\t\nb\\tb\t\tfalse\t12.0\t\\x1b\n"
+    )
+    assert printed("csv") == (
+        "conversation_id,max_n,in_sync,consumed_rcu,error\na,1024,true,0.5,\nb\\tb,,false,12.0,\\x1b\n"
     )
     header, _, first, second = printed("table").splitlines()
     assert header.split() == ["conversation", "max_n", "in", "sync", "consumed", "RCU", "why"]
@@ -73,3 +77,22 @@ def test_an_empty_list_is_a_note_for_people(capsys: pytest.CaptureFixture[str]) 
     print_result([], "json", columns=COLUMNS)
     print_result([], "tsv", columns=columns_of("a b"))
     assert capsys.readouterr().out == "[]\na\tb\n"
+
+
+@pytest.mark.parametrize("form", ["tsv", "csv"])
+def test_a_pipe_gets_data_and_a_terminal_no_format_characters(
+    form: OutputFormat, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An override of the writing direction is data in a pipe. On a terminal it is an escape, which TSV takes back."""
+    conversation = "a\u202eb\tc \U0001f469\u200d\U0001f680"
+    print_result([{"conversation_id": conversation, "n": 1}], form, columns=columns_of("conversation_id n"))
+    in_a_pipe = capsys.readouterr().out
+    assert "a\u202eb\\tc \U0001f469\u200d\U0001f680" in in_a_pipe
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_result([{"conversation_id": conversation, "n": 1}], form, columns=columns_of("conversation_id n"))
+    header, line = capsys.readouterr().out.split("\n")[:2]
+    assert header.split("\t" if form == "tsv" else ",") == ["conversation_id", "n"]
+    assert "a\\u202eb\\tc" in line
+    assert line.replace("\t", "").isprintable()
+    if form == "tsv":
+        assert tsv_value(line.split("\t")[0]) == conversation

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.cli.text import command_line, counted, format_age, printable, printable_json, tsv_field
+from saltctl.cli.text import command_line, counted, format_age, printable, printable_json
 
 ANY_STRING = st.text(st.characters(exclude_categories=()))
 
@@ -34,14 +34,6 @@ def test_printable_json_changes_no_value(text: str) -> None:
     document = printable_json(json.dumps({"a": text}, ensure_ascii=False))
     assert json.loads(document) == {"a": text}
     assert all(c.isprintable() for c in document)
-
-
-@given(ANY_STRING)
-def test_a_tsv_field_is_one_field_and_no_formula(text: str) -> None:
-    """No tab, no newline, and nothing that a spreadsheet would compute."""
-    field = tsv_field(text)
-    assert field.isprintable()
-    assert field[:1] not in ("=", "+", "-", "@")
 
 
 def test_a_command_can_be_pasted() -> None:

@@ -86,7 +86,7 @@ def doctor(
     else:
         rows = [{"name": f.check, "status": f.status, "detail": f.detail, "fix": f.fix or None} for f in findings]
         chosen = resolve_format(output)
-        if chosen in ("jsonl", "tsv"):
+        if chosen in ("jsonl", "tsv", "csv"):
             rows += [
                 {"name": f"platform {c.clause}", "status": c.status, "detail": f"{c.server}: {c.detail}", "fix": None}
                 for c in clauses or ()

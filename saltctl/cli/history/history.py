@@ -141,7 +141,7 @@ def find(
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
     if form in ("json", "jsonl"):
         print_result(found.message.attributes, form, columns=())
-    elif form == "tsv":
+    elif form in ("tsv", "csv"):
         print_result([record_of(found.message)], form, columns=MESSAGE_COLUMNS)
     else:
         print_chat([found.message])

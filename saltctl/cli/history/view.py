@@ -20,9 +20,10 @@ from saltctl.cli.output import (
     table_of,
     to_json,
     warn,
+    write_header,
     write_json,
     write_json_line,
-    write_tsv_line,
+    write_row,
 )
 from saltctl.cli.text import counted, printable, printable_json
 from saltctl.salting import number_text
@@ -85,8 +86,8 @@ class PageWriter:
         if not self._summary and self._form == "json":
             name = printable_json(to_json(page.conversation_id))
             sys.stdout.write(f'{{\n  "conversation_id": {name},\n  "messages": [')
-        elif not self._summary and self._form == "tsv":
-            sys.stdout.write("\t".join(_MESSAGE_KEYS) + "\n")
+        elif not self._summary:
+            write_header(self._form, _MESSAGE_KEYS)
         for message in page.messages:
             self._write(message)
             self._messages += 1
@@ -123,8 +124,8 @@ class PageWriter:
                 sys.stdout.write(f"{',' if self._messages else ''}\n    {document}")
             case "jsonl":
                 write_json_line(message.attributes)
-            case "tsv":
-                write_tsv_line(record_of(message), _MESSAGE_KEYS)
+            case "tsv" | "csv":
+                write_row(self._form, record_of(message), _MESSAGE_KEYS)
 
     def _add_to_summary(self, page: Page) -> None:
         for shard in page.shards:

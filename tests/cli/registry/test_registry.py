@@ -7,9 +7,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from unicodedata import category
 
 import pytest
 
+from saltctl.cli.formats.delimited import tsv_value
 from saltctl.cli.output import UNKNOWN
 from saltctl.local.servers import LocalMoto, LocalRedis
 from saltctl.registry.registry import Registry
@@ -291,7 +293,7 @@ def registry_of(tmp_path_factory: pytest.TempPathFactory, moto: LocalMoto) -> It
 
 
 @pytest.mark.parametrize("conversation", HOSTILE)
-@pytest.mark.parametrize("form", ["table", "tsv", "json", "jsonl"])
+@pytest.mark.parametrize("form", ["table", "tsv", "csv", "json", "jsonl"])
 def test_hostile_ids_are_accepted_and_never_printed_raw(
     conversation: str,
     form: str,
@@ -299,7 +301,10 @@ def test_hostile_ids_are_accepted_and_never_printed_raw(
     registry_of: Callable[[str], Settings],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Markup, escapes, bidirectional overrides and formulas are valid in an id, and are never printed unescaped."""
+    """Markup, escapes, bidirectional overrides and formulas are valid in an id.
+
+    Control characters are never printed raw, and format characters only as data in a pipe. CSV has no formulas.
+    """
     settings = registry_of(conversation)
     for name, value in variables_of(settings).items():
         monkeypatch.setenv(name, value)
@@ -308,9 +313,12 @@ def test_hostile_ids_are_accepted_and_never_printed_raw(
         outcome = saltctl(*args, "-o", form)
         assert outcome.code == 0, outcome.err
         shown = outcome.out + outcome.err
-        assert all(c.isprintable() or c in "\n\t" for c in shown)
+        raw = {c for c in shown if not c.isprintable() and c not in "\n\t"}
+        assert not {c for c in raw if form not in ("tsv", "csv") or category(c) == "Cc"}
         if form == "tsv":
-            assert not outcome.out.splitlines()[1].startswith(("=", "+", "-", "@"))
+            assert tsv_value(outcome.out.split("\n")[1].split("\t")[0]) == conversation
+        if form == "csv":
+            assert not outcome.out.split("\n")[1].startswith(("=", "+", "-", "@"))
         if form == "json":
             assert outcome.json[0]["conversation_id"] == conversation
 

@@ -1,0 +1,1 @@
+"""Text formats of records: TSV and CSV for programs, tables and lines of fields for people."""
