@@ -24,7 +24,7 @@ from saltctl.cli.files import replace_file, require_replaceable
 from saltctl.cli.output import OutputFormat, console, note, print_result, warn, write_json_line
 from saltctl.cli.session import Session
 from saltctl.cli.signals import arguments, deadline, runs_from_cron
-from saltctl.cli.text import command_line
+from saltctl.commands import command_line
 from saltctl.errors import (
     AwsUnavailableError,
     ConfigurationError,

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from itertools import takewhile
 from types import FrameType
 
-from saltctl.cli.text import command_line
+from saltctl.commands import command_line
 from saltctl.errors import DeadlineExceededError
 from saltctl.stores.throttle_notes import throttled_call
 

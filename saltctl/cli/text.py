@@ -1,11 +1,9 @@
-"""Strings made safe for a terminal, and commands that can be pasted. Only through here is foreign data printed."""
+"""Strings made safe for a terminal. Only through here is foreign data printed."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 _UNSAFE_IN_JSON = re.compile("[^ -\\[\\]-~]")
@@ -28,18 +26,6 @@ def printable(text: str, *, keep_newlines: bool = False) -> str:
 def counted(count: int, singular: str, plural: str = "") -> str:
     """Return a count and its noun, such as ``1 entry`` or ``2,000 entries``; the default plural ends in s."""
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
-
-
-def command_line(*words: str, given: Mapping[str, object] | None = None) -> str:
-    """Return a saltctl command that can be pasted into a shell: each argument is quoted if it has to be.
-
-    ``given`` maps option names to values; None and False are left out, True is a flag.
-    """
-    options: list[str] = []
-    for name, value in (given or {}).items():
-        if value is not None and value is not False:
-            options += [name] if value is True else [name, str(value)]
-    return shlex.join(["saltctl", *words, *options])
 
 
 def without_passwords(text: str) -> str:

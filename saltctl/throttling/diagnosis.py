@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from saltctl.commands import command_line
 from saltctl.salting import SEPARATOR, is_conversation_id, split_partition_key
 from saltctl.stores.contracts.metrics import Contributors
 from saltctl.throttling.analysis import ThrottleAnalysis
@@ -119,12 +120,12 @@ def _hot_partition(events: float, service: ServiceStatus, keys: Sequence[HotKey]
         reasons.append(_key_reason(key))
         base, salt = split_partition_key(key.partition_key)
         if key.conversation_id != key.partition_key and key.max_n is None:
-            advice.append(f"saltctl registry get {shlex.quote(base)}")
+            advice.append(command_line("registry", "get", ids=[base]))
         elif SEPARATOR not in key.conversation_id:
-            conversation_id = shlex.quote(key.conversation_id)
-            advice.append(f"saltctl registry set {conversation_id} {2 * max(key.max_n or 1, 1)} --dry-run")
+            ids = [key.conversation_id, str(2 * max(key.max_n or 1, 1))]
+            advice.append(command_line("registry", "set", ids=ids, given={"--dry-run": True}))
         elif salt is not None and is_conversation_id(base):
-            advice.append(f"saltctl history audit {shlex.quote(base)}")
+            advice.append(command_line("history", "audit", ids=[base]))
     if not keys:
         reasons.append("the hot keys are unknown: Contributor Insights has no data")
         advice.append("saltctl registry list --sort n --limit 10")

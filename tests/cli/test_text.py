@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.cli.text import command_line, counted, format_age, printable, printable_json
+from saltctl.cli.text import counted, format_age, printable, printable_json
 
 ANY_STRING = st.text(st.characters(exclude_categories=()))
 
@@ -34,15 +33,6 @@ def test_printable_json_changes_no_value(text: str) -> None:
     document = printable_json(json.dumps({"a": text}, ensure_ascii=False))
     assert json.loads(document) == {"a": text}
     assert all(c.isprintable() for c in document)
-
-
-def test_a_command_can_be_pasted() -> None:
-    """A shell parses it into the same words, whatever characters an id has; options without a value are left out."""
-    conversation = "a b; $(touch x) `y` '\"\\ [/] &"
-    options = {"--limit": 3, "--since": None, "--all": True, "--eventual": False, "--to": "0-1"}
-    command = command_line("history", "read", conversation, given=options)
-    expected = ["saltctl", "history", "read", conversation, "--limit", "3", "--all", "--to", "0-1"]
-    assert shlex.split(command) == expected
 
 
 def test_ages_are_short_and_invalid_times_unchanged() -> None:

@@ -13,7 +13,8 @@ from saltctl.cli.jobs import drain, show_progress, track_job
 from saltctl.cli.output import columns_of, note, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import command_line, counted
+from saltctl.cli.text import counted
+from saltctl.commands import command_line
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from saltctl.cli import option
 from saltctl.cli.detection.replay import replay
 from saltctl.cli.output import columns_of, note, print_result, table_of, warn
 from saltctl.cli.session import session_of
-from saltctl.cli.text import command_line, counted
+from saltctl.cli.text import counted
+from saltctl.commands import command_line
 from saltctl.errors import ExitCode, RefusedError, UsageError
 from saltctl.times import iso_utc
 

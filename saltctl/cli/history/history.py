@@ -12,7 +12,8 @@ from saltctl.cli.jobs import drain, show_progress
 from saltctl.cli.output import columns_of, note, print_result, resolve_format, warn, write_json
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import command_line, counted
+from saltctl.cli.text import counted
+from saltctl.commands import command_line
 from saltctl.errors import ExitCode, RefusedError, UsageError
 
 group = typer.Typer(
@@ -83,10 +84,15 @@ def read(
         if explain:
             print_plan(session.history.explain(conversation, options), form, bounds.form)
             return
-        given = {"--limit": limit, "--all": all_, **bounds.options(), "--oldest-first": oldest_first}
+        given: dict[str, object] = {"--limit": limit, "--all": all_, **bounds.options(), "--oldest-first": oldest_first}
         given |= {"--eventual": eventual, "--allow-partial": allow_partial}
-        resume = command_line("history", "read", conversation, given=given)
-        writer = PageWriter(form, f"{resume} {'--after' if oldest_first else '--before'}", oldest_first=oldest_first)
+
+        def continue_at(cursor: str) -> str:
+            """Return the command that continues after a page."""
+            bound = {"--after" if oldest_first else "--before": cursor}
+            return command_line("history", "read", ids=[conversation], given={**given, **bound})
+
+        writer = PageWriter(form, continue_at, oldest_first=oldest_first)
         history = session.history
         writer.write(history.pages(conversation, options) if all_ else [history.page(conversation, options)])
     if not writer.finish():
@@ -185,8 +191,8 @@ def audit(
             raise RefusedError(
                 f"the rows on salts beyond max_n are not proved to be messages of {conversation!r}: {found.unproven}. "
                 "A raise could merge different conversations",
-                hint=f"look at them: {command_line('history', 'audit', conversation)}. If they are its messages: "
-                + command_line("registry", "set", conversation, str(found.needed_n)),
+                hint=f"look at them: {command_line('history', 'audit', ids=[conversation])}. If they are its messages: "
+                + command_line("registry", "set", ids=[conversation, str(found.needed_n)]),
             )
         if repaired:
             question = f"Raise {conversation} from {found.max_n} to {found.needed_n}?"
@@ -201,8 +207,9 @@ def audit(
         if found.unproven:
             warn(f"rows beyond max_n may belong to other conversations: {found.unproven}")
         else:
+            repair_it = command_line("history", "audit", ids=[conversation], given={"--repair": True})
             warn(
                 f"readers miss {counted(found.orphaned, 'message')}: {conversation} has max_n {found.max_n} and needs "
-                f"{found.needed_n}. To raise it: {command_line('history', 'audit', conversation, '--repair')}"
+                f"{found.needed_n}. To raise it: {repair_it}"
             )
         raise typer.Exit(ExitCode.FOUND_SOMETHING)

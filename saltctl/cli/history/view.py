@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC
 from itertools import groupby
@@ -58,12 +58,12 @@ _MAX_SHARDS = 40
 class PageWriter:
     """Prints pages on stdout, and a summary. It keeps one page and the counts of each partition in memory.
 
-    ``resume`` is the command that continues after a page, without its cursor.
+    ``continue_at`` returns the command that continues at a cursor.
     """
 
-    def __init__(self, form: OutputFormat, resume: str, *, oldest_first: bool) -> None:
+    def __init__(self, form: OutputFormat, continue_at: Callable[[str], str], *, oldest_first: bool) -> None:
         self._form = form
-        self._resume = resume
+        self._continue_at = continue_at
         self._order = "oldest first" if oldest_first else "newest first"
         self._messages = 0
         self._summary: dict[str, Any] = {}
@@ -79,7 +79,7 @@ class PageWriter:
             raise
         except BaseException:
             if cursor := self._summary.get("next_cursor"):
-                note(f"the output ends with a whole message; to continue: {self._resume} {cursor}")
+                note(f"the output ends with a whole message; to continue: {self._continue_at(cursor)}")
             raise
 
     def _add(self, page: Page) -> None:
@@ -111,7 +111,7 @@ class PageWriter:
             partitions = ", ".join(keys[:5]) + (f" … {keys[-1]}" if len(keys) > 5 else "")
             note(f"no messages in {partitions} (max_n {summary['max_n']}, from {summary['source']})")
         if self._form != "json" and summary["next_cursor"]:
-            note(f"more: {self._resume} {summary['next_cursor']}")
+            note(f"more: {self._continue_at(summary['next_cursor'])}")
         missing = [key for key, shard in self._shards.items() if shard["error"]]
         if missing:
             warn(f"the history is incomplete: cannot read {', '.join(missing)}. Try again without --allow-partial")

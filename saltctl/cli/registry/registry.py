@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.listing import ids_of_listing
 from saltctl.cli.output import UNKNOWN, Column, Record, columns_of, note, print_result, warn
 from saltctl.cli.registry.discover import discover
-from saltctl.cli.registry.transfer import export, import_, read_source
+from saltctl.cli.registry.transfer import export, import_, open_input, read_source
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import command_line, format_age
+from saltctl.cli.text import format_age
+from saltctl.commands import command_line
 from saltctl.errors import (
     IncompleteError,
     InvalidSaltCountError,
@@ -22,6 +24,7 @@ from saltctl.errors import (
     SaltctlError,
     UnavailableError,
     UnverifiedError,
+    UsageError,
 )
 from saltctl.salting import check_conversation_id, check_salt_count, nearest_salt_count, power_of_two_at_least
 from saltctl.stores.contracts.registry import BackupEntry
@@ -53,7 +56,13 @@ LIST_COLUMNS = columns_of("conversation_id max_n")
 @group.command("get")
 def get(
     context: typer.Context,
-    conversations: Annotated[list[str], typer.Argument(metavar="CONV...", help="Conversation ids.")],
+    conversations: Annotated[
+        list[str] | None, typer.Argument(metavar="[CONV...]", help="Conversation ids; after -- if one begins with -.")
+    ] = None,
+    ids_from: Annotated[
+        str | None,
+        typer.Option("--ids-from", metavar="FILE|-", help="The ids of a listing in tsv, json or jsonl; - is stdin."),
+    ] = None,
     output: option.Output = None,
 ) -> None:
     """Show the salts of conversations: for application servers, in Redis and in the backup.
@@ -66,9 +75,10 @@ def get(
     Examples:
       saltctl registry get conv_hot_01
       saltctl registry get conv_hot_01 conv_0001 -o json
+      saltctl registry get --ids-from registry.jsonl
     """
     session = session_of(context)
-    ids = list(dict.fromkeys(conversations))
+    ids = list(dict.fromkeys(_chosen(conversations, ids_from)))
     found: dict[str, Lookup] = {}
     held: dict[str, BackupEntry] | None = None
     outage: UnavailableError | None = None
@@ -88,6 +98,22 @@ def get(
     if outage is not None:
         unknown = "its entries are unknown" if found else "only the entries in Redis are known, verified or not"
         raise IncompleteError(f"the backup did not answer, and {unknown}: {outage.message}", hint=outage.hint)
+
+
+def _chosen(conversations: list[str] | None, ids_from: str | None) -> list[str]:
+    """Return the ids that were typed, or those of a listing."""
+    if (ids_from is None) == (not conversations):
+        raise UsageError("give conversation ids, or --ids-from with a listing", hint="saltctl registry get --help")
+    if ids_from is None:
+        return conversations or []
+    with open_input(ids_from) as lines:
+        try:
+            return ids_of_listing(lines.read().decode())
+        except ValueError as exc:
+            reason = "it is not UTF-8" if isinstance(exc, UnicodeDecodeError) else str(exc)
+            raise UsageError(
+                f"cannot read ids from {ids_from!r}: {reason}", hint="saltctl registry list -o jsonl > registry.jsonl"
+            ) from None
 
 
 def _record(
@@ -192,11 +218,11 @@ def _check_not_lower(conversation: str, n: int, backup_n: int, redis_n: int) -> 
     """Refuse an N below the one of either side."""
     if n < backup_n or n < redis_n:
         more = max(backup_n, redis_n)
-        raised = command_line("registry", "set", conversation, str(power_of_two_at_least(more)))
+        raised = command_line("registry", "set", ids=[conversation, str(power_of_two_at_least(more))])
         raise InvalidSaltCountError(
             f"{conversation!r} already has {more} salts{', in Redis alone' if redis_n > backup_n else ''}, "
             "and N never goes down: readers would miss the messages on the upper salts",
-            hint=raised if redis_n > backup_n else command_line("registry", "get", conversation),
+            hint=raised if redis_n > backup_n else command_line("registry", "get", ids=[conversation]),
         )
 
 
@@ -207,7 +233,8 @@ def _check_salt_count(conversation: str, n: int, cap: int) -> None:
     except InvalidSaltCountError as exc:
         if not 1 <= n <= cap:
             raise
-        raise exc.with_hint(command_line("registry", "set", conversation, str(nearest_salt_count(n, cap)))) from None
+        valid = str(nearest_salt_count(n, cap))
+        raise exc.with_hint(command_line("registry", "set", ids=[conversation, valid])) from None
 
 
 @group.command("list")

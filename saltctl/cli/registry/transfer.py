@@ -134,7 +134,7 @@ def import_(
     settings = session.settings
     settings.require_redis_url()
     options = ImportOptions(cap=settings.max_n_cap, reason=reason, rate=rate, dry_run=dry_run)
-    with _open(file) as lines:
+    with open_input(file) as lines:
         if not dry_run:
             session.require_consent("Raise the conversations of the file?", confirm, yes=yes)
         with deadline(timeout):
@@ -166,7 +166,8 @@ def import_(
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def _open(file: str) -> BinaryIO:
+def open_input(file: str) -> BinaryIO:
+    """Open a file of the command line for reading; ``-`` is stdin."""
     try:
         # The file descriptor, since sys.stdin decodes.
         return open(0 if file == "-" else file, "rb", closefd=file != "-")

@@ -1,0 +1,57 @@
+"""Reads conversation ids from what a command has printed: TSV with its header, JSON, or lines of JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from saltctl.cli.formats.delimited import escape_controls, tsv_value
+from saltctl.cli.text import counted
+
+_KEY = "conversation_id"
+
+
+def ids_of_listing(listing: str) -> list[str]:
+    """Return the conversation ids of a listing, in its order.
+
+    Raises:
+        ValueError: it is not a listing of conversations; the message names the line.
+    """
+    header, *lines = listing.split("\n")  # only these end a line: TSV escapes all control characters
+    if lines and not lines[-1]:
+        lines.pop()
+    fields = header.split("\t")
+    if _KEY in fields:
+        place = fields.index(_KEY)
+        return [_field(line, place, len(fields), number) for number, line in enumerate(lines, 2)]
+    if header.startswith("["):
+        return [_member(record, at) for at, record in enumerate(_parse(listing, 1), 1)]
+    if header.startswith("{"):
+        return [_member(_parse(line, number), number) for number, line in enumerate([header, *lines], 1)]
+    raise ValueError(f"line 1 is neither JSON nor a TSV header with {_KEY}")
+
+
+def _field(line: str, place: int, width: int, number: int) -> str:
+    fields = line.split("\t")
+    if len(fields) != width:
+        raise ValueError(f"line {number} has {counted(len(fields), 'field')}, and the header {width}")
+    if any(escape_controls(field) != field for field in fields):
+        raise ValueError(f"line {number} has a control character that is not escaped, such as a carriage return")
+    try:
+        return tsv_value(fields[place])
+    except ValueError as exc:
+        raise ValueError(f"line {number}: {exc}") from None
+
+
+def _parse(text: str, number: int) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError(f"line {number} is not JSON") from None
+
+
+def _member(record: Any, number: int) -> str:
+    found = record.get(_KEY) if isinstance(record, dict) else None
+    if not isinstance(found, str):
+        raise ValueError(f"record {number} has no {_KEY}")
+    return found

@@ -1,0 +1,48 @@
+"""Conversation ids read back from listings."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saltctl.cli.formats.delimited import tsv_field
+from saltctl.cli.formats.listing import ids_of_listing
+
+IDS = st.lists(st.text(min_size=1))
+
+
+@given(IDS)
+def test_each_format_gives_the_ids_back(ids: list[str]) -> None:
+    """In their order, whatever other columns there are."""
+    tsv = "max_n\tconversation_id\n" + "".join(f"2\t{tsv_field(name)}\n" for name in ids)
+    assert ids_of_listing(tsv) == ids
+    records = [{"max_n": 2, "conversation_id": name} for name in ids]
+    assert ids_of_listing(json.dumps(records)) == ids
+    if ids:
+        assert ids_of_listing("".join(json.dumps(record) + "\n" for record in records)) == ids
+
+
+@pytest.mark.parametrize(
+    ("listing", "problem"),
+    [
+        ("", "line 1 is neither"),
+        ("a\nb\n", "line 1 is neither"),
+        ("conversation_id,max_n\na,2\n", "line 1 is neither"),
+        ("conversation_id\tmax_n\na\n", "line 2 has 1 field, and the header 2"),
+        ("conversation_id\na\n\\q\n", "line 3: .* begins no escape"),
+        ("conversation_id\r\na\r\n", "line 1 is neither"),
+        ("conversation_id\na\r\n", "line 2 has a control character"),
+        ('{"conversation_id": "a"}\n{"conversation_id"', "line 2 is not JSON"),
+        ('{"id": "a"}\n', "record 1 has no conversation_id"),
+        ('[{"conversation_id": 7}]', "record 1 has no conversation_id"),
+        ("[7]", "record 1 has no conversation_id"),
+        ("[" * 100_000, "line 1 is not JSON"),
+    ],
+)
+def test_what_is_no_listing_is_refused(listing: str, problem: str) -> None:
+    """CSV as well, since its guard against formulas changes ids."""
+    with pytest.raises(ValueError, match=problem):
+        ids_of_listing(listing)
