@@ -81,7 +81,7 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
-        help="How to print: table on a terminal, tsv in a pipe; csv is for spreadsheets.",
+        help="How to print. Default: table; tsv in a pipe if records are listed. csv is for spreadsheets.",
         show_default=False,
     ),
 ]

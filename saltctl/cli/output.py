@@ -30,9 +30,9 @@ OutputFormat = Literal["table", "json", "jsonl", "tsv", "csv"]
 """The formats of ``--output``."""
 
 
-def resolve_format(chosen: OutputFormat | None) -> OutputFormat:
-    """Return the chosen format; by default a table on a terminal and TSV in a pipe."""
-    return chosen or ("table" if sys.stdout.isatty() else "tsv")
+def resolve_format(chosen: OutputFormat | None, *, listing: bool) -> OutputFormat:
+    """Return the chosen format. The default is a table; in a pipe TSV if the command lists records (``listing``)."""
+    return chosen or ("tsv" if listing and not sys.stdout.isatty() else "table")
 
 
 _HEADINGS = {
@@ -114,14 +114,14 @@ def print_result(
 
     Args:
         data: one record, or a list of them; its keys are the contract of the command.
-        chosen: the value of ``--output``.
+        chosen: the value of ``--output``. By default a pipe gets TSV of a list, and the table of one record.
         columns: the columns of the table; a single record is shown by :func:`print_fields`.
         tables: passed to it.
         more: passed to it.
         human_view: draws the result instead of the table.
         empty: the line on stderr instead of a table without rows.
     """
-    form = resolve_format(chosen)
+    form = resolve_format(chosen, listing=not isinstance(data, Mapping))
     records = [data] if isinstance(data, Mapping) else list(data)
     if form == "json":
         write_json(data)

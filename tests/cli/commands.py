@@ -19,7 +19,8 @@ class Contract:
         listed: whether the document is a list.
         nested: the keys of the records in a list, by the key of the list.
         line_keys: the keys of JSONL, if they are not ``keys``: JSONL has one record a line.
-        columns: the columns of TSV, if they are not ``keys``.
+        columns: the columns of TSV and CSV, if they are not ``keys``.
+        rows: whether it lists records, so that its default in a pipe is TSV; commands with a listed document do.
         code: the exit code of the example call.
         returns_data: whether the command has ``--output``.
         slow: whether the call starts servers, or does not end by itself.
@@ -32,6 +33,7 @@ class Contract:
     nested: dict[str, tuple[str, ...]] = field(default_factory=dict)
     line_keys: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
+    rows: bool = False
     code: int = 0
     returns_data: bool = True
     slow: bool = False
@@ -172,6 +174,7 @@ COMMANDS = (
         nested={"conversations": DISCOVERED_KEYS},
         line_keys=DISCOVERED_KEYS,
         columns=DISCOVERED_KEYS,
+        rows=True,
     ),
     Contract(
         "history read",

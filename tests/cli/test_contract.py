@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -55,14 +57,30 @@ def test_jsonl_is_a_record_a_line(contract: Contract, saltctl: Runner, few_salts
 
 
 @pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
-def test_tsv_is_the_default_in_a_pipe(contract: Contract, saltctl: Runner, few_salts: LocalEnvironment) -> None:
-    """Without ``-o`` a pipe gets a header and as many fields in every line."""
-    outcome = saltctl(*contract.name.split(), *contract.args)
-    header, *lines = outcome.out.splitlines()
-    assert lines
-    assert {line.count("\t") for line in lines} == {header.count("\t")}
+@pytest.mark.parametrize("form", ["tsv", "csv"])
+def test_rows_have_every_column(contract: Contract, form: str, saltctl: Runner, few_salts: LocalEnvironment) -> None:
+    """``-o tsv`` and ``-o csv`` print a header, and as many fields in every line."""
+    outcome = saltctl(*contract.name.split(), *contract.args, "-o", form)
+    lines = outcome.out.split("\n")
+    assert lines.pop() == ""
+    header, *rows = csv.reader(lines) if form == "csv" else [line.split("\t") for line in lines]
+    assert rows
+    assert {len(row) for row in rows} == {len(header)}
     columns = contract.keys if contract.columns is None else contract.columns
-    assert set(header.split("\t")) >= {key for key in columns if key != "salted"}
+    assert {*header} >= {key for key in columns if key != "salted"}
+
+
+@pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
+def test_the_default_in_a_pipe(contract: Contract, saltctl: Runner, few_salts: LocalEnvironment) -> None:
+    """TSV of a command that lists records; of all others the text of a terminal, without colour."""
+    lists = contract.listed or contract.rows
+    outcome = saltctl(*contract.name.split(), *contract.args)
+    same = saltctl(*contract.name.split(), *contract.args, "-o", "tsv" if lists else "table")
+    assert outcome.code == contract.code, outcome.err
+    assert ("\t" in outcome.out) is lists
+    assert "\x1b" not in outcome.out
+    first, expected = (re.sub(r"[\d.,:T-]+", "0", out.split("\n")[0]) for out in (outcome.out, same.out))
+    assert first == expected
 
 
 @pytest.mark.slow

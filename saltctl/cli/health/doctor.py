@@ -85,7 +85,7 @@ def doctor(
         sys.stdout.write(prometheus(findings))
     else:
         rows = [{"name": f.check, "status": f.status, "detail": f.detail, "fix": f.fix or None} for f in findings]
-        chosen = resolve_format(output)
+        chosen = resolve_format(output, listing=False)
         if chosen in ("jsonl", "tsv", "csv"):
             rows += [
                 {"name": f"platform {c.clause}", "status": c.status, "detail": f"{c.server}: {c.detail}", "fix": None}

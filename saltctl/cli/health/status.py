@@ -71,7 +71,7 @@ def status(
     settings.require_redis_url()
     facts = Facts(settings)
     if watch:
-        _watch(facts, max(watch, MIN_INTERVAL), resolve_format(output))
+        _watch(facts, max(watch, MIN_INTERVAL), resolve_format(output, listing=False))
         return
     record = read_status(facts)
     print_result(record, output, columns=COLUMNS, human_view=lambda screen: screen.print(draw(record)))

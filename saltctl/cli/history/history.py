@@ -72,7 +72,7 @@ def read(
 
     if all_ and limit is not None:
         raise UsageError("--all chooses the size of its pages: it cannot take a --limit", hint="leave one of them out")
-    form = resolve_format(output)
+    form = resolve_format(output, listing=False)
     between = BoundOptions(since, until, since_key, until_key)
     with deadline(timeout):
         session = session_of(context)
@@ -137,7 +137,7 @@ def find(
         bounds = between.resolve(session, conversation, ReadOptions(allow_partial=True))
         options = FindOptions(sort_key, bounds.low, bounds.high, timeout=max(timeout, FIND_TIMEOUT))
         found = session.history.find(conversation, message, options)
-    form = resolve_format(output)
+    form = resolve_format(output, listing=False)
     if found.message is None:
         keys = found.partition_keys
         partitions = ", ".join(keys[:5]) + (f" and {counted(len(keys) - 5, 'more partition')}" if len(keys) > 5 else "")

@@ -56,7 +56,7 @@ def run_drills(drills: Mapping[str, Drill], names: Sequence[str] | None, output:
     for name in names or ():
         if name not in drills:
             raise UsageError(f"unknown drill {name!r}", hint="saltctl drill --list")
-    people = resolve_format(output) == "table"
+    people = resolve_format(output, listing=False) == "table"
     scenarios = [_run(drills[name], people=people) for name in dict.fromkeys(names or drills)]
     failed = [scenario["name"] for scenario in scenarios if not scenario["passed"]]
     seconds = sum(scenario["seconds"] for scenario in scenarios)

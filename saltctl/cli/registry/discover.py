@@ -127,7 +127,7 @@ def _scan(session: Session, *, segments: int, eventual: bool, any_salting: bool)
 
 
 def _report(found: Discovery, output: OutputFormat | None, *, applied: bool, failed: int) -> None:
-    if resolve_format(output) == "json":
+    if resolve_format(output, listing=True) == "json":
         raised = len(found.behind) - failed if applied else 0
         write_json(asdict(found) | {"behind": len(found.behind), "raised": raised, "dry_run": not applied})
     else:

@@ -205,6 +205,6 @@ def _open(context: typer.Context, table: str | None) -> tuple[Session, CloudWatc
 
 def _print(records: list[dict[str, Any]], output: OutputFormat | None) -> None:
     columns = ALARM_COLUMNS
-    if resolve_format(output) == "table":
+    if resolve_format(output, listing=True) == "table":
         columns = tuple(column for column in ALARM_VIEW_COLUMNS if any(record[column.key] for record in records))
     print_result(records, output, columns=columns, empty="saltctl has created no alarms for this table")

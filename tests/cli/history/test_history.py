@@ -118,7 +118,7 @@ def test_all_prints_every_message_in_every_format(saltctl: Runner, history: Hist
     assert list(document)[:4] == ["conversation_id", "messages", "next_cursor", "complete"]
     lines = saltctl("history", "read", CONV, "--all", "-o", "jsonl").out.splitlines()
     assert [json.loads(line) for line in lines] == document["messages"]
-    header, *rows = saltctl("history", "read", CONV, "--all").out.splitlines()
+    header, *rows = saltctl("history", "read", CONV, "--all", "-o", "tsv").out.splitlines()
     assert header.split("\t") == ["sort_key", "message_id", "partition_key", "message"]
     assert [row.split("\t")[1] for row in rows] == expected
 

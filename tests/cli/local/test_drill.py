@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from saltctl.cli.local.drill import run_drills
+from saltctl.cli.output import OutputFormat
 from saltctl.local.drills.drill import Drill, Step
 from tests.cli.conftest import Runner
 
@@ -47,11 +48,13 @@ def test_named_drills_run_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert [scenario["name"] for scenario in result["scenarios"]] == ["good"]
 
 
-def test_people_see_each_step(capsys: pytest.CaptureFixture[str]) -> None:
-    """The table shows every step with its figures and a verdict, and nothing raw."""
+@pytest.mark.parametrize("chosen", ["table", None])
+def test_people_see_each_step(chosen: OutputFormat | None, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table, also the default in a pipe, shows every step with its figures and a verdict, and nothing raw."""
     with pytest.raises(typer.Exit):
-        run_drills(DRILLS, None, "table")
-    out = capsys.readouterr().out
+        run_drills(DRILLS, None, chosen)
+    out, err = capsys.readouterr()
+    assert err == ""
     assert "water is wet" in out
     assert "measured: 1 of 1" in out
     assert "FAILED: bad" in out
