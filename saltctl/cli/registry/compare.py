@@ -14,7 +14,7 @@ from saltctl.cli.output import columns_of, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import printable
-from saltctl.errors import ExitCode
+from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from saltctl.registry.drift import ComparisonOptions, ComparisonReport, Sample
@@ -87,7 +87,7 @@ def parse_sample(text: str | None) -> Sample | None:
         return None
     found = re.fullmatch(r"([0-9]{1,7})/([0-9]{1,7})", text)
     if found is None:
-        raise typer.BadParameter(f"--sample {text!r}: write it as K/N, such as 1/24")
+        raise UsageError(f"cannot use --sample {text!r:.60}: write it as K/N", hint="saltctl compare --sample 1/24")
     return Sample(int(found[1]), int(found[2]))
 
 

@@ -1,0 +1,311 @@
+"""Usage errors: what was typed, why saltctl cannot use it, and the command line that was probably meant."""
+
+from __future__ import annotations
+
+import re
+from ast import literal_eval
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from saltctl.cli.text import command_line
+
+NEAR_WORDS = {
+    "raise": "registry set",
+    "salt": "registry set",
+    "lookup": "registry get",
+    "list": "registry list",
+    "ls": "registry list",
+    "verify": "compare",
+    "diff": "compare",
+    "drift": "compare",
+    "repair": "compare --repair",
+    "restore": "recover",
+    "resync": "rebuild",
+    "check": "doctor",
+    "health": "doctor",
+    "diagnose": "doctor",
+    "info": "status",
+    "top": "status --watch 2s",
+    "watch": "status --watch 2s",
+    "logs": "service status",
+    "run": "service run",
+    "start": "service run",
+    "systemd": "service emit systemd",
+    "dlq": "stream dead list",
+    "tail": "stream peek",
+    "events": "stream peek",
+    "throttles": "throttle scan",
+    "messages": "history read",
+    "cat": "history read",
+    "grep": "history find",
+    "search": "history find",
+    "show": "config show",
+    "settings": "config show",
+    "env": "config show",
+    "context": "config show",
+    "contexts": "config show",
+    "create": "setup",
+    "install": "setup",
+    "demo": "local shell",
+    "try": "local shell",
+    "drills": "drill --list",
+    "man": "help",
+    "topics": "help",
+    "docs": "help",
+    "version": "--version",
+}
+"""What somebody types who knows other tools, and the command that does it. A subcommand's name alone needs no row."""
+
+_NEAR_OPTIONS = {
+    "--json": ("-o", "json"),
+    "--jsonl": ("-o", "jsonl"),
+    "--tsv": ("-o", "tsv"),
+    "--table": ("-o", "table"),
+    "--format": ("-o",),
+    "--force": ("--yes",),
+    "--assume-yes": ("--yes",),
+    "--from": ("--since",),
+    "--to": ("--until",),
+    "-n": ("--limit",),
+    "-V": ("--version",),
+    "-v": ("--verbose",),
+    "-c": ("--context",),
+}
+_CHOICE = re.compile(r"(?:Value error, )?('.*'|\".*\") is not one of (.*?)\.?", re.DOTALL)
+_PASSWORD = re.compile(r"(://[^/:@]*:).*@", re.DOTALL)
+_SHOWN = 60
+"""Characters of a value that an error shows."""
+
+
+def one_of(words: Sequence[str]) -> str:
+    """Return ``a, b or c``."""
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+@dataclass
+class Line:
+    """The arguments of a command line: the command that they name, and the rest.
+
+    ``path`` are the words of the command or group; ``at`` is the index of the first argument after them.
+    """
+
+    root: Any
+    args: Sequence[str]
+    path: list[str] = field(default_factory=list, init=False)
+    at: int = field(default=0, init=False)
+    command: Any = field(init=False)
+    _names: list[int] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        """Find the command."""
+        self.command = self.root
+        while hasattr(self.command, "commands"):
+            at = next((i for i in self._words(self.at, self.command) if not _is_option(self.args[i])), len(self.args))
+            word = self.args[at] if at < len(self.args) else ""
+            if word not in self.command.commands:
+                break
+            self.command, self.at = self.command.commands[word], at + 1
+            self.path.append(word)
+            self._names.append(at)
+
+    @property
+    def name(self) -> str:
+        """The command as it is typed, such as ``saltctl registry get``."""
+        return " ".join(["saltctl", *self.path])
+
+    @property
+    def unknown_word(self) -> int | None:
+        """The index of the word that the group does not know."""
+        return next((i for i in self._words(self.at, self.command) if not _is_option(self.args[i])), None)
+
+    def index_of_option(self, name: str) -> int | None:
+        """Return the index of an option after the command; the argument there may carry its value."""
+        return next((i for i in self._words(self.at, self.command) if self.args[i].partition("=")[0] == name), None)
+
+    def index_of_value(self, param: Any, value: str) -> int | None:
+        """Return the index of the argument that gives a parameter this value, alone or with an option's name."""
+        if param.param_type_name == "argument":
+            return next((i for i in self._words(self.at, self.command) if self.args[i] == value), None)
+        joined = [form for name in param.opts for form in (f"{name}={value}", f"{name}{value}")]
+        for i in range(self.at, len(self.args)):
+            if self.args[i] in joined or (self.args[i] == value and self.args[i - 1] in param.opts):
+                return i
+        return None
+
+    def with_words(self, words: Sequence[str], at: int) -> str:
+        """Return the command line in which ``words`` stand for the command and the argument at an index."""
+        if words[:1] == ["--version"]:
+            return command_line("--version")
+        kept = [word for i, word in enumerate(self.args) if i < at and i not in self._names]
+        return _shown(*kept, *words, *self.args[at + 1 :])
+
+    def with_argument(self, at: int, *words: str) -> str:
+        """Return the command line with other words for the argument at an index."""
+        return _shown(*self.args[:at], *words, *self.args[at + 1 :])
+
+    def with_root_options_first(self) -> str | None:
+        """Return the command line with the root's options before the command; None if one lacks its value."""
+        moved: list[str] = []
+        kept: list[str] = []
+        mine = {**_options_of(self.root), **_options_of(self.command)}
+        words = list(self.args[self.at :])
+        while words:
+            word = words.pop(0)
+            if word == "--":
+                kept += [word, *words]
+                break
+            name, equals, _ = word.partition("=")
+            target = moved if name in _options_of(self.root) and name not in _options_of(self.command) else kept
+            target.append(word)
+            if name in mine and not mine[name] and not equals:
+                if not words and target is moved:
+                    return None
+                target += words[:1]
+                del words[:1]
+        return _shown(*moved, *self.args[: self.at], *kept)
+
+    def _words(self, start: int, command: Any) -> Iterator[int]:
+        """Yield the indexes of the arguments that are no values of options, up to ``--``."""
+        options, at = _options_of(command), start
+        while at < len(self.args) and self.args[at] != "--":
+            yield at
+            takes_value = "=" not in self.args[at] and not options.get(self.args[at], True)
+            at += 2 if takes_value else 1
+
+
+def _options_of(command: Any) -> dict[str, bool]:
+    """Return the options of a command, and whether each is a flag, which takes no value."""
+    found = {n: bool(p.is_flag) for p in command.params if p.param_type_name == "option" for n in p.opts}
+    return {**found, "-h": True, "--help": True}
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and word != "-"
+
+
+def _shown(*words: str) -> str:
+    """Return a command line to paste, without passwords."""
+    return command_line(*(_PASSWORD.sub(r"\1***@", word) for word in words))
+
+
+def describe_usage_error(exc: Any, root: Any, args: Sequence[str]) -> tuple[str, str]:
+    """Return the message and the hint of an error that typer raised for a command line.
+
+    Args:
+        exc: the error.
+        root: the whole command tree.
+        args: the command line.
+    """
+    line, kind, message = Line(root, args), type(exc).__name__, str(exc.message).strip().rstrip(".")
+    param, option = getattr(exc, "param", None), str(getattr(exc, "option_name", ""))
+    if kind == "NoSuchOption":
+        return _unknown_option(line, option)
+    if kind == "BadOptionUsage":
+        return _option_value(line, option, missing="require" in message)
+    if message.startswith("No such command") and (at := line.unknown_word) is not None:
+        hint = _near_command(line, args[at], at)
+        return f"cannot run {_quoted(args[at])}: {line.name} has no such command", hint or f"{line.name} --help"
+    if kind == "MissingParameter" and param is not None:
+        return f"cannot run {line.name}: {_name_of(param)} is missing{_choices_of(param)}", f"{line.name} --help"
+    if "extra argument" in message:
+        return _extra_arguments(line, message)
+    if param is not None:
+        return _bad_value(line, param, message)
+    return message, f"{line.name} --help"
+
+
+def _quoted(text: str) -> str:
+    return repr(_PASSWORD.sub(r"\1***@", text[:_SHOWN]))
+
+
+def _name_of(param: Any) -> str:
+    """Return the name of a parameter as its help has it."""
+    return str(param.opts[0] if param.param_type_name == "option" else param.metavar or param.name.upper())
+
+
+def _choices_of(param: Any) -> str:
+    """Return the choices of a parameter that was omitted."""
+    described = getattr(param, "type_descriptor", None) or getattr(param, "type", None)
+    choices = getattr(described, "choices", None)
+    return f"; it must be {one_of([str(choice) for choice in choices])}" if choices else ""
+
+
+def _unknown_option(line: Line, option: str) -> tuple[str, str]:
+    """Describe an option that the command does not have; the hint is the command line with the right one."""
+    mine, roots = _options_of(line.command), _options_of(line.root)
+    at = line.index_of_option(option)
+    if line.path and option in roots:
+        message = f"cannot use {option} after the command: it stands before it, as saltctl {option} … {line.path[0]}"
+        return message, line.with_root_options_first() or "saltctl --help"
+    message = f"cannot use {_quoted(option)[1:-1]}: {line.name} has no such option"
+    if at is None:
+        return message, f"{line.name} --help"
+    _, equals, value = line.args[at].partition("=")
+    words = _NEAR_OPTIONS.get(option, ())
+    if words and words[0] in mine:
+        return message, line.with_argument(at, *words, *([value] if equals else []))
+    near = get_close_matches(option, [name for name in mine if name.startswith("--")], 1, 0.7)
+    near = near or [name for name in mine if len(option) > 3 and name.startswith(option)]
+    if near:
+        return message, line.with_argument(at, near[0] + equals + value)
+    return message, f"{line.name} --help"
+
+
+def _option_value(line: Line, option: str, *, missing: bool) -> tuple[str, str]:
+    if missing:
+        return f"cannot use {option}: its value is missing", f"{line.name} --help"
+    at = line.index_of_option(option)
+    hint = f"{line.name} --help" if at is None else line.with_argument(at, option)
+    return f"cannot use {option} with a value: it is a flag", hint
+
+
+def _extra_arguments(line: Line, message: str) -> tuple[str, str]:
+    takes = [_name_of(p) for p in line.command.params if p.param_type_name == "argument"]
+    taken = f"it takes {' '.join(takes)} only" if takes else "it takes no arguments"
+    extra = _quoted(message.partition("(s) (")[2].removesuffix(")"))
+    return f"cannot run {line.name}: {taken}, and {extra} is too much", f"{line.name} --help"
+
+
+def _bad_value(line: Line, param: Any, message: str) -> tuple[str, str]:
+    """Describe a value that its option or argument does not take."""
+    name = _name_of(param)
+    if (found := _CHOICE.fullmatch(message)) is None:
+        return f"cannot use {name}: {message.removeprefix('Value error, ')}", f"{line.name} --help"
+    value, choices = str(literal_eval(found[1])), re.findall("'([^']*)'", found[2])
+    hint = f"{line.name} --help"
+    near = get_close_matches(value.lower(), choices, 1, 0.5)
+    if near and (at := line.index_of_value(param, value)) is not None:
+        hint = line.with_argument(at, line.args[at].removesuffix(value) + near[0])
+    return f"cannot use {name} {_quoted(value)}: it must be {one_of(choices)}", hint
+
+
+def _near_command(line: Line, word: str, at: int) -> str:
+    """Return the command line that was probably meant; empty if no command is near."""
+    lower, names, prefix = word.lower().strip("-"), list(line.command.commands), " ".join(line.path)
+    near = NEAR_WORDS.get(lower, "")
+    inside = {path[-1]: path for path in _paths(line.command, tuple(line.path))} if prefix else {}
+    paths = {path[-1]: path for path in reversed(list(_paths(line.root)))}
+    if lower in names:
+        meant = [*line.path, lower]
+    elif near.startswith(f"{prefix} ") and prefix:
+        meant = near.split()
+    elif words := inside.get(lower) or near.split() or paths.get(lower):
+        meant = words
+    elif close := get_close_matches(lower, names, 1, 0.6):
+        meant = [*line.path, close[0]]
+    elif close := get_close_matches(lower, list(paths), 1, 0.75):
+        meant = paths[close[0]]
+    else:
+        return ""
+    return line.with_words(meant, at)
+
+
+def _paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[list[str]]:
+    """Yield the words of every command, in the order of the help."""
+    for name, child in getattr(command, "commands", {}).items():
+        if hasattr(child, "commands"):
+            yield from _paths(child, (*path, name))
+        else:
+            yield [*path, name]
