@@ -1,20 +1,17 @@
-"""The command tree: the root's options, the modules of the commands by name, and two commands about saltctl itself."""
+"""The command tree: the root's options, and the modules of the commands by name."""
 
 from __future__ import annotations
 
-import os
-import sys
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from saltctl import __version__
-from saltctl.cli import option
-from saltctl.cli.output import columns_of, print_result
-from saltctl.cli.session import Session, session_of
+from saltctl.cli.guide.groups import Group
+from saltctl.cli.session import Session
 
 HELP = """Operate the salted partitions of a chat service.
 
@@ -39,14 +36,28 @@ COMMANDS = {
     "doctor": "health.doctor",
     "local": "local.local",
     "drill": "local.drill",
-    "config": "app",
-    "help": "topics",
-    "completion": "app",
+    "config": "config.config",
+    "help": "guide.topics",
+    "completion": "guide.completion",
 }
-"""The commands and groups in the order of the help, each with its module in saltctl.cli.
+"""The commands and groups, each with its module in saltctl.cli.
 
 The command is an attribute of its module: a function of its name, or a Typer application ``group``.
 """
+
+
+SECTIONS = {
+    "Inspect": ("status", "doctor", "registry", "history", "throttle"),
+    "Recover": ("rebuild", "recover", "compare"),
+    "Operate": ("setup", "service", "stream"),
+    "Try out": ("local", "drill"),
+    "Configure and learn": ("config", "completion", "help"),
+}
+"""The headings of the help, and the commands below each."""
+
+
+class _Root(Group):
+    sections = SECTIONS
 
 
 @cache
@@ -60,6 +71,7 @@ def build(*, only: str | None = None, completion: bool = False) -> Any:
     """
     app = typer.Typer(
         name="saltctl",
+        cls=_Root,
         help=HELP,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -100,53 +112,3 @@ def _root(
 ) -> None:
     tables = {"backup_table": backup_table, "messages_table": messages_table}
     context.obj = Session({"redis_url": redis_url, **tables, "key_prefix": key_prefix}, name, config_file)
-
-
-def completion(
-    shell: Annotated[Literal["bash", "zsh", "fish", "powershell"], typer.Argument(help="The shell.")],
-) -> None:
-    """Print the script that makes a shell complete saltctl's commands.
-
-    \b
-    Examples:
-      saltctl completion bash
-      saltctl completion zsh
-    """
-    from typer.completion import get_completion_script  # type: ignore[attr-defined]  # the only way in one process
-
-    # zsh accepts a script as a completion only if its very first line says so.
-    script = get_completion_script(prog_name="saltctl", complete_var="_SALTCTL_COMPLETE", shell=shell)
-    sys.stdout.write(script.strip() + "\n")
-
-
-group = typer.Typer(help="Show the current settings and where they come from.", no_args_is_help=True)
-
-
-@group.command("show")
-def show(context: typer.Context, output: option.Output = None) -> None:
-    """Show every setting with its value and its origin; passwords are masked.
-
-    \b
-    Examples:
-      saltctl config show
-      saltctl config show -o json
-    """
-    columns = columns_of("name value origin", name="setting")
-    print_result(session_of(context).settings.describe(), output, columns=columns)
-
-
-@group.command("path")
-def path(context: typer.Context, output: option.Output = None) -> None:
-    """Show the path of the configuration file, and whether it exists.
-
-    \b
-    Examples:
-      saltctl config path
-    """
-    from saltctl.errors import ConfigurationError
-    from saltctl.settings import NO_HOME, config_path
-
-    found = config_path(os.environ, session_of(context).config)
-    if found is None:
-        raise ConfigurationError("there is no configuration file", hint=NO_HOME)
-    print_result({"path": str(found), "exists": found.exists()}, output, columns=columns_of("path exists"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from saltctl.cli.signals import Terminated, arguments, rerun_hint
+from saltctl.cli.signals import Terminated, rerun_hint
 from saltctl.cli.text import without_passwords
 from saltctl.errors import ExitCode, SaltctlError
 from saltctl.masking import without_secrets
@@ -33,7 +33,10 @@ def failure_of(exc: BaseException) -> Failure:
     if isinstance(exc, SaltctlError):
         return Failure(exc.code, exc.message, exc.hint, exc.exit_code)
     if isinstance(exc, typer.TyperException):
-        return _usage_failure(exc)
+        missing = help_without_command(exc) is not None
+        message = "a command is missing" if missing else exc.format_message().rstrip(".")
+        context = getattr(exc, "ctx", None)
+        return Failure("usage", message, f"{context.command_path if context else 'saltctl'} --help", ExitCode.USAGE)
     if isinstance(exc, KeyboardInterrupt | typer.Abort):
         return Failure("interrupted", "interrupted", rerun_hint(), ExitCode.INTERRUPTED)
     if isinstance(exc, Terminated):
@@ -48,19 +51,6 @@ def failure_of(exc: BaseException) -> Failure:
     return Failure(
         "internal", message, "run it with --verbose before the command and report the traceback", ExitCode.INTERNAL
     )
-
-
-def _usage_failure(exc: typer.TyperException) -> Failure:
-    """Return how a command line ends that typer refuses."""
-    from saltctl.cli.app import build
-    from saltctl.cli.usage import describe_usage_error
-
-    if help_without_command(exc) is not None:
-        context = getattr(exc, "ctx", None)
-        hint = f"{context.command_path if context else 'saltctl'} --help"
-        return Failure("usage", "a command is missing", hint, ExitCode.USAGE)
-    message, hint = describe_usage_error(exc, build(), arguments.get())
-    return Failure("usage", message, hint, ExitCode.USAGE)
 
 
 def shown_failure(failure: Failure) -> Failure:

@@ -9,7 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise, takewhile
 from typing import Any, NoReturn
 
@@ -82,12 +82,23 @@ def _fail(exc: BaseException, args: Sequence[str]) -> int:
     if help_text is not None and not as_json:
         sys.stderr.write(help_text + "\n")
         return failure.exit_code
+    if isinstance(exc, typer.TyperException) and help_text is None:
+        failure = _explained(failure, exc, args)
     if "--verbose" in takewhile("--".__ne__, args) and (isinstance(exc, SaltctlError) or failure.code == "internal"):
         import traceback
 
         text = without_secrets(without_passwords(traceback.format_exc()))
         sys.stderr.write(printable(text, keep_newlines=True))
     return _show(failure, as_json=as_json)
+
+
+def _explained(failure: Failure, exc: typer.TyperException, args: Sequence[str]) -> Failure:
+    """Return the failure of a usage error in our own words; it takes the whole command tree to find what was meant."""
+    from saltctl.cli.app import build
+    from saltctl.cli.guide.usage import describe_usage_error
+
+    message, hint = describe_usage_error(exc, build(), args)
+    return replace(failure, message=message, hint=hint)
 
 
 def _show(failure: Failure, *, as_json: bool) -> int:

@@ -72,7 +72,7 @@ def number(name: str, about: str, least: float, most: float, *, whole: bool = Tr
             raise typer.BadParameter(f"{text!r:.60} is not {kind} from {least:,} to {most:,}")
         return value
 
-    return typer.Option(name, metavar=metavar, parser=parse, help=about)
+    return typer.Option(name, metavar=metavar, parser=parse, help=f"{about} From {least:,} to {most:,}.")
 
 
 Conversation = Annotated[str, typer.Argument(metavar="CONV", help="A conversation id.")]

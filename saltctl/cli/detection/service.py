@@ -17,6 +17,7 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.files import is_special
+from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import Record, columns_of, print_result, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import stop_on_signals
@@ -26,7 +27,7 @@ from saltctl.errors import AwsUnavailableError, ConfigurationError, ExitCode, In
 if TYPE_CHECKING:
     from saltctl.detection.service import Service
 
-group = typer.Typer(help="The hot partition service: reads heat reports and raises.", no_args_is_help=True)
+group = new_group("The hot partition service: reads heat reports and raises.")
 
 
 def _last_raise(record: Record) -> str:

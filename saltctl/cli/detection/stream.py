@@ -9,6 +9,7 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.detection.replay import replay
+from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import columns_of, note, print_result, table_of, warn
 from saltctl.cli.session import session_of
 from saltctl.cli.text import counted
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from saltctl.stores.heat.contracts import Entry
     from saltctl.stores.heat.dead_letters import DeadLetter
 
-group = typer.Typer(help="Inspect the stream of heat reports, and work through it.", no_args_is_help=True)
-dead = typer.Typer(help="Inspect, requeue and drop dead letters.", no_args_is_help=True)
+group = new_group("Inspect the stream of heat reports, and work through it.")
+dead = new_group("Inspect, requeue and drop dead letters.")
 STATUS_COLUMNS = columns_of("verdict stream length first_id last_id dead groups", dead="dead letters")
 GROUP_COLUMNS = columns_of(
     "name lag pending oldest_pending_s trimmed_unread trimmed_pending alive", name="group", oldest_pending_s="oldest s"

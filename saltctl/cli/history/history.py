@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.guide.groups import new_group
 from saltctl.cli.jobs import drain, show_progress
 from saltctl.cli.output import columns_of, note, print_result, resolve_format, warn, write_json
 from saltctl.cli.session import session_of
@@ -16,9 +17,7 @@ from saltctl.cli.text import counted
 from saltctl.commands import command_line
 from saltctl.errors import ExitCode, RefusedError, UsageError
 
-group = typer.Typer(
-    help="Read whole conversations, find messages, and check that no reader misses one.", no_args_is_help=True
-)
+group = new_group("Read whole conversations, find messages, and check that no reader misses one.")
 FIELD_COLUMNS = columns_of("sort_key message_id partition_key", message_id="message")
 AUDIT_COLUMNS = columns_of(
     "conversation_id complete max_n needed_n orphaned unproven duplicates skew probed consumed_rcu repaired "

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.guide.groups import new_group
 from saltctl.cli.local.shell import shell_command
 from saltctl.cli.output import columns_of, note, print_result
 from saltctl.cli.session import session_of
@@ -27,9 +28,7 @@ from saltctl.loopback import INSIDE
 if TYPE_CHECKING:
     from saltctl.local.environment import LocalEnvironment
 
-group = typer.Typer(
-    help="Try saltctl on your own machine: a real Valkey and moto, seeded, gone at exit.", no_args_is_help=True
-)
+group = new_group("Try saltctl on your own machine: a real Valkey and moto, seeded, gone at exit.")
 TERMINATE_SECONDS = 5.0
 LOAD_COLUMNS = columns_of(
     "writes seconds reports dropped written failed hottest", reports="heat reports", written="stored"

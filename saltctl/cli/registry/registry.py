@@ -10,6 +10,7 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.formats.listing import ids_of_listing
+from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import UNKNOWN, Column, Record, columns_of, note, print_result, warn
 from saltctl.cli.registry.discover import discover
 from saltctl.cli.registry.transfer import export, import_, open_input, read_source
@@ -32,7 +33,7 @@ from saltctl.stores.contracts.registry import BackupEntry
 if TYPE_CHECKING:
     from saltctl.registry.registry import Lookup
 
-group = typer.Typer(help="Show and raise the number of salts of conversations.", no_args_is_help=True)
+group = new_group("Show and raise the number of salts of conversations.")
 
 
 def _last_raise(record: Record) -> str:

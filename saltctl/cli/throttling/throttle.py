@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import OutputFormat, columns_of, format_value, print_result, resolve_format, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from saltctl.throttling.analysis import TimeRange
     from saltctl.throttling.diagnosis import ServiceStatus
 
-group = typer.Typer(help="Find the cause of throttling, and manage alarms on it.", no_args_is_help=True)
-alarms = typer.Typer(help="Manage CloudWatch alarms on throttling.", no_args_is_help=True)
+group = new_group("Find the cause of throttling, and manage alarms on it.")
+alarms = new_group("Manage CloudWatch alarms on throttling.")
 group.add_typer(alarms, name="alarms")
 SERVICE_WINDOW = 0.3
 """Seconds between the two samples of the stream: a live instance answers within milliseconds."""

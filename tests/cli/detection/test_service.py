@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from saltctl.cli.topics import topics
+from saltctl.cli.guide.topics import topics
 from saltctl.deployment import acl, alerts, iam, systemd
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry

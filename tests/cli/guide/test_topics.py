@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from saltctl.cli.session import Session
-from saltctl.cli.topics import fill, lay_out, topics
+from saltctl.cli.guide.topics import fill, lay_out, topics
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalMoto
 from saltctl.stores.aws.backup_table import BackupTable
@@ -24,7 +24,7 @@ from tests.cli.terminal import run_on_a_terminal
 from tests.support.aws_cli import check_aws_command
 from tests.support.redis_servers import eventually, plain_client
 
-PACKAGE = Path(__file__).parents[2] / "saltctl"
+PACKAGE = Path(__file__).parents[3] / "saltctl"
 TOPICS = topics()
 INCIDENTS = (
     "backup-lost",

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from saltctl.cli.usage import NEAR_WORDS
+from saltctl.cli.guide.usage import NEAR_WORDS
 from tests.cli.conftest import Runner
 from tests.cli.tree import LEAVES
 

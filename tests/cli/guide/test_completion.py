@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.conftest import Runner
 
-SCRIPTS = Path(__file__).parents[2] / "completions"
+SCRIPTS = Path(__file__).parents[3] / "completions"
 FILES = {"bash": "saltctl.bash", "zsh": "_saltctl", "fish": "saltctl.fish", "powershell": "saltctl.ps1"}
 
 

@@ -1,0 +1,1 @@
+"""`config`: the settings, and the configuration file."""

@@ -1,0 +1,1 @@
+"""Help: its layout, its topics, usage errors and completion."""

@@ -1,0 +1,65 @@
+"""The help of the root and of the groups."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from saltctl.cli.app import COMMANDS, SECTIONS, build
+from tests.cli.conftest import Runner
+from tests.cli.tree import LEAVES, examples_of
+
+
+def groups(command: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the names and the groups below a group, itself included."""
+    if hasattr(command, "commands"):
+        yield path, command
+        for name, child in command.commands.items():
+            yield from groups(child, f"{path} {name}".strip())
+
+
+GROUPS = dict(groups(build()))
+SENTENCES = {
+    name: [" ".join(str(child.help).split("\n\n", 1)[0].split()) for child in group.commands.values()]  # type: ignore[attr-defined]
+    for name, group in GROUPS.items()
+}
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize("name", GROUPS)
+def test_no_description_is_cut(saltctl: Runner, name: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command has its first sentence, whole, in lines that fit; only examples may be longer."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = saltctl(*name.split(), "--help").out
+    words = " ".join(out.split())
+    assert "..." not in words.replace("[ARGS]...", "")
+    for sentence in SENTENCES[name]:
+        assert re.split(r"(?<=\.) ", sentence)[0] in words
+    assert all(len(line) <= columns for line in out.split("Examples:\n")[0].splitlines())
+
+
+def test_the_root_lists_each_command_once_below_a_heading(saltctl: Runner) -> None:
+    """In the order of SECTIONS, and nothing is left for the heading of the rest."""
+    out = saltctl("--help").out
+    assert sorted(name for names in SECTIONS.values() for name in names) == sorted(COMMANDS)
+    headings = re.findall(r"^(\S.*):$", out, re.MULTILINE)
+    assert headings == ["Options", *SECTIONS]
+    listed = re.findall(r"^  ([a-z]+)  ", out.split("Inspect:\n")[1], re.MULTILINE)
+    assert listed == [name for names in SECTIONS.values() for name in names]
+
+
+@pytest.mark.parametrize("name", [name for name in GROUPS if name])
+def test_a_group_shows_an_example_of_each_command(saltctl: Runner, name: str) -> None:
+    """The first one in the help of the command, which is tested as it stands."""
+    examples = saltctl(*name.split(), "--help").out.split("Examples:\n")[1].splitlines()
+    assert [line.strip() for line in examples] == [
+        examples_of(leaf)[0] for leaf in LEAVES if leaf.startswith(f"{name} ")
+    ]
+
+
+def test_numbers_name_their_range(saltctl: Runner) -> None:
+    """So that nobody has to try."""
+    assert "From 1 to 10,000." in " ".join(saltctl("stream", "peek", "--help").out.split())
+    assert "From 0.1 to 1,000,000,000." in " ".join(saltctl("registry", "import", "--help").out.split())
