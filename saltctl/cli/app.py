@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from saltctl import __version__
+from saltctl.cli.guide.completion import complete_contexts
 from saltctl.cli.guide.groups import Group
 from saltctl.cli.session import Session
 
@@ -97,7 +98,10 @@ def _version(wanted: bool) -> None:
 
 def _root(
     context: typer.Context,
-    name: Annotated[str | None, typer.Option("--context", metavar="NAME", help="The context to use.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--context", metavar="NAME", help="The context to use.", autocompletion=complete_contexts),
+    ] = None,
     config_file: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="The configuration file to use.")
     ] = None,

@@ -19,7 +19,7 @@ from saltctl.cli.failures import Failure, exit_code_of, failure_of, help_without
 from saltctl.cli.output import write_json_line, write_log_line
 from saltctl.cli.signals import Terminated, arguments, raise_on_termination, reraise_lost_signals, runs_from_cron
 from saltctl.cli.text import printable, without_passwords
-from saltctl.errors import SaltctlError
+from saltctl.errors import ExitCode, SaltctlError
 from saltctl.masking import without_secrets
 
 _STDERR = 2
@@ -44,8 +44,8 @@ def main(args: Sequence[str] | None = None, *, command: Any = None) -> NoReturn:
 def run(args: Sequence[str], *, command: Any = None) -> int:
     """Run one command line in this process and return its exit code. ``command`` replaces the command tree."""
     arguments.set(tuple(args))
-    if "_SALTCTL_COMPLETE" in os.environ:
-        _build(args, completion=True)(prog_name="saltctl")
+    if os.environ.get("_SALTCTL_COMPLETE"):  # PowerShell leaves it set and empty
+        return _complete(args)
     try:
         tree = _build(args) if command is None else command
         with reraise_lost_signals(), tree.make_context("saltctl", list(args)) as context:
@@ -57,6 +57,15 @@ def run(args: Sequence[str], *, command: Any = None) -> int:
     except (Exception, Terminated, KeyboardInterrupt) as exc:
         return _fail(exc, args)
     return 0
+
+
+def _complete(args: Sequence[str]) -> int:
+    """Print what a shell asks for at a Tab. An error must not be printed between the words that somebody types."""
+    try:
+        _build(args, completion=True)(prog_name="saltctl")
+    except Exception:
+        return ExitCode.INTERNAL
+    return ExitCode.DONE
 
 
 def _build(args: Sequence[str], *, completion: bool = False) -> Any:

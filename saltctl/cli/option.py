@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from saltctl.cli.guide.completion import complete_contexts
 from saltctl.cli.output import OutputFormat
 from saltctl.errors import UsageError
 from saltctl.times import TIMES, parse_duration, parse_time
@@ -131,7 +132,12 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would change
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Confirm = Annotated[
     str | None,
-    typer.Option("--confirm", metavar="CONTEXT", help="The name of the protected context, to confirm the change."),
+    typer.Option(
+        "--confirm",
+        metavar="CONTEXT",
+        help="The name of the protected context, to confirm the change.",
+        autocompletion=complete_contexts,
+    ),
 ]
 
 # Jobs run by cron.

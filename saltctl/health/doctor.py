@@ -71,20 +71,25 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+def check_names() -> list[str]:
+    """Return the names of the checks, then those of their groups, such as ``redis`` for all of ``redis-…``."""
+    every = [check.name for check in CHECKS]
+    return [*dict.fromkeys([*every, *sorted({name.split("-")[0] for name in every})])]
+
+
 def select_checks(names: Iterable[str]) -> list[Check]:
     """Select checks by name, or by group such as ``redis`` for all of ``redis-…``. Without names select all.
 
-    Raises UsageError if a name is unknown; the hint lists similar names.
+    Raises UsageError if a name is unknown; the hint has a similar name.
     """
     wanted = list(names)
-    every = [check.name for check in CHECKS]
-    known = [*dict.fromkeys([*every, *sorted({name.split("-")[0] for name in every})])]
+    known = check_names()
     for name in wanted:
         if name not in known:
-            close = get_close_matches(name, known, 3, 0.5)
+            close = get_close_matches(name, known, 1, 0.5)
             raise UsageError(
-                f"there is no check {name!r}",
-                hint=f"did you mean {' or '.join(close)}?" if close else f"checks: {', '.join(known)}",
+                f"cannot run the check {name!r:.60}: it must be one of {', '.join(known)}",
+                hint=f"saltctl doctor --only {close[0]}" if close else "saltctl doctor --only redis",
             )
     return [check for check in CHECKS if not wanted or {check.name, check.name.split("-")[0]} & set(wanted)]
 

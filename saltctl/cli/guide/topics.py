@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from difflib import get_close_matches
 from importlib.resources import files
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ import typer
 from saltctl.cli.output import console
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.text import printable
+from saltctl.commands import command_line
 from saltctl.errors import SaltctlError, UsageError
 from saltctl.settings import Settings
 
@@ -59,8 +61,10 @@ def help(  # noqa: A001  the name of the command
         typer.echo("\n".join(f"{name:{width}}  {text.partition(chr(10))[0]}" for name, text in known.items()))
         return
     if topic not in known:
+        close = get_close_matches(topic, known, 1, 0.75)
         raise UsageError(
-            f"there is no topic {topic!r}", hint="saltctl help lists them; of a command: saltctl COMMAND --help"
+            f"cannot explain {topic!r:.60}: there is no such topic; `saltctl COMMAND --help` explains a command",
+            hint=command_line("help", *close),
         )
     screen = console()
     for line in lay_out(fill(known[topic], session_of(context)), min(screen.width, MAX_WIDTH)):
@@ -114,11 +118,7 @@ def _fill_lines(block: str, width: int) -> Iterator[str]:
         item = _ITEM.match(line)
         lead = item[0] if item else ""
         text = line[len(lead) :]
-        alone = (
-            "  " in text
-            or len(lead) > width // 2
-            or ((command := _COMMAND.fullmatch(line)) and "  " not in command["command"])
-        )
+        alone = "  " in text or len(lead) > width // 2 or _COMMAND.fullmatch(line)
         if words and not alone and not lead.strip() and len(lead) == len(hang):
             words += f" {text}"
             continue

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.guide.completion import complete_checks
 from saltctl.cli.output import columns_of, print_result, resolve_format
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.text import counted, printable
@@ -41,7 +42,12 @@ def doctor(
     context: typer.Context,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="NAME", help="Run only this check or group: redis, backup, stream. Repeatable."),
+        typer.Option(
+            "--only",
+            metavar="NAME",
+            help="Run only this check or group: redis, backup, stream. Repeatable.",
+            autocompletion=complete_checks,
+        ),
     ] = None,
     form: Annotated[
         Literal["nagios", "prometheus"] | None,

@@ -6,13 +6,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.guide.completion import complete_drills
 from saltctl.cli.output import OutputFormat, columns_of, console, print_result, resolve_format
-from saltctl.cli.text import counted, printable
+from saltctl.cli.text import command_line, counted, printable
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +27,10 @@ LIST_COLUMNS = columns_of("name about", name="drill", about="scenario")
 
 
 def drill(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Drills to run; all if none.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME...]", help="Drills to run; all if none.", autocompletion=complete_drills),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the drills and run none.")] = False,
     output: option.Output = None,
 ) -> None:
@@ -55,7 +60,9 @@ def run_drills(drills: Mapping[str, Drill], names: Sequence[str] | None, output:
     """
     for name in names or ():
         if name not in drills:
-            raise UsageError(f"unknown drill {name!r}", hint="saltctl drill --list")
+            close = get_close_matches(name, drills, 1)
+            hint = command_line("drill", *close) if close else "saltctl drill --list"
+            raise UsageError(f"cannot run the drill {name!r:.60}: there is none of this name", hint=hint)
     people = resolve_format(output, listing=False) == "table"
     scenarios = [_run(drills[name], people=people) for name in dict.fromkeys(names or drills)]
     failed = [scenario["name"] for scenario in scenarios if not scenario["passed"]]
