@@ -41,8 +41,8 @@ def require_replaceable(file: Path, what: str, hint: str = "") -> None:
         )
 
 
-def replace_file(file: Path, content: bytes, what: str) -> None:
-    """Replace a regular file atomically, readable by every user.
+def replace_file(file: Path, content: bytes, what: str, *, mode: int = 0o644) -> None:
+    """Replace a regular file atomically. ``mode``: its permissions; by default every user can read it.
 
     Raises:
         ConfigurationError: as :func:`require_replaceable` does; the file may have become another one meanwhile.
@@ -52,7 +52,7 @@ def replace_file(file: Path, content: bytes, what: str) -> None:
     try:
         # O_EXCL: a link that another user put there must not be followed.
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as stream:
-            os.fchmod(stream.fileno(), 0o644)
+            os.fchmod(stream.fileno(), mode)
             stream.write(content)
         require_replaceable(file, what)
         new.replace(file)

@@ -257,6 +257,8 @@ COMMANDS = (
     ),
     Contract("config show", keys=("name", "value", "origin"), listed=True),
     Contract("config path", keys=("path", "exists")),
+    Contract("config init", ("--dry-run",), keys=("path", "created", "dry_run")),
+    Contract("config use-context", ("staging", "--dry-run"), keys=("path", "before", "after", "changed", "dry_run")),
     Contract(
         "drill",
         ("redis-restart",),

@@ -20,9 +20,21 @@ ids = [f"{c.name} {' '.join(c.args)}".strip() for c in WITH_DATA]
 
 
 @pytest.fixture
-def few_salts(seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> LocalEnvironment:
+def config_file(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The variable that names a file with a context for ``config use-context``, and none for ``config init``."""
+    file = tmp_path / "config.toml"
+    if "use-context" in request.node.name:
+        file.write_text("[contexts.staging]\n")
+    return {"SALTCTL_CONFIG": str(file)} if re.search("use-context|config init", request.node.name) else {}
+
+
+@pytest.fixture
+def few_salts(
+    seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch, config_file: dict[str, str]
+) -> LocalEnvironment:
     """The seeded environment, with a cap that lets an audit query 32 partitions instead of 256."""
-    monkeypatch.setenv("SALTCTL_MAX_N_CAP", "32")
+    for name, value in {"SALTCTL_MAX_N_CAP": "32", **config_file}.items():
+        monkeypatch.setenv(name, value)
     return seeded
 
 
@@ -125,11 +137,18 @@ BUT_NOT = "saltctl doctor --only redis --only lease"
 @pytest.mark.slow
 @pytest.mark.parametrize("example", RUNNABLE)
 def test_examples_work_when_pasted(
-    example: str, saltctl: Runner, scratch: LocalEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    example: str,
+    saltctl: Runner,
+    scratch: LocalEnvironment,
+    config_file: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every example in a help text runs as it is in the local environment, next to an exported registry."""
     (tmp_path / "registry.jsonl").write_text('{"conversation_id": "conv_0300", "max_n": 2}\n')
     monkeypatch.chdir(tmp_path)
+    for name, value in config_file.items():
+        monkeypatch.setenv(name, value)
     outcome = saltctl(*shlex.split(example)[1:])
     assert outcome.code == (3 if example.startswith(FINDS_SOMETHING) and example != BUT_NOT else 0), outcome.err
     assert outcome.out

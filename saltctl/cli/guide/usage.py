@@ -44,7 +44,7 @@ NEAR_WORDS = {
     "show": "config show",
     "settings": "config show",
     "env": "config show",
-    "context": "config show",
+    "context": "config use-context",
     "contexts": "config show",
     "create": "setup",
     "install": "setup",
