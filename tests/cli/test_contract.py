@@ -146,6 +146,7 @@ def test_examples_work_when_pasted(
 ) -> None:
     """Every example in a help text runs as it is in the local environment, next to an exported registry."""
     (tmp_path / "registry.jsonl").write_text('{"conversation_id": "conv_0300", "max_n": 2}\n')
+    (tmp_path / "raises.tsv").write_text("conv_0301\t2\tlaunch day\n")
     monkeypatch.chdir(tmp_path)
     for name, value in config_file.items():
         monkeypatch.setenv(name, value)

@@ -14,7 +14,7 @@ from saltctl.cli.guide.completion import complete_contexts
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import columns_of, print_result, warn
 from saltctl.cli.session import session_of
-from saltctl.cli.text import command_line
+from saltctl.commands import command_line
 from saltctl.errors import ConfigurationError
 from saltctl.settings import NO_HOME, config_path
 

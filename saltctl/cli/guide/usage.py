@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from saltctl.cli.text import command_line
+from saltctl.commands import command_line
 
 NEAR_WORDS = {
     "raise": "registry set",

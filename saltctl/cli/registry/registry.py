@@ -11,9 +11,9 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.formats.listing import ids_of_listing
 from saltctl.cli.guide.groups import new_group
-from saltctl.cli.output import UNKNOWN, Column, Record, columns_of, note, print_result, warn
+from saltctl.cli.output import UNKNOWN, Column, OutputFormat, Record, columns_of, note, print_result, warn
 from saltctl.cli.registry.discover import discover
-from saltctl.cli.registry.transfer import export, import_, open_input, read_source
+from saltctl.cli.registry.transfer import export, import_, open_lines, read_source
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import format_age
@@ -51,6 +51,7 @@ GET_COLUMNS = (
     Column("raises", "last raise", show=_last_raise),
 )
 SET_COLUMNS = columns_of("conversation_id before after changed committed dry_run")
+MANY_COLUMNS = (*SET_COLUMNS, *columns_of("problem"))
 LIST_COLUMNS = columns_of("conversation_id max_n")
 
 
@@ -107,7 +108,7 @@ def _chosen(conversations: list[str] | None, ids_from: str | None) -> list[str]:
         raise UsageError("give conversation ids, or --ids-from with a listing", hint="saltctl registry get --help")
     if ids_from is None:
         return conversations or []
-    with open_input(ids_from) as lines:
+    with open_lines(ids_from) as lines:
         try:
             return ids_of_listing(lines.read().decode())
         except ValueError as exc:
@@ -162,10 +163,15 @@ def _read_redis(
 @group.command("set")
 def set_(
     context: typer.Context,
-    conversation: option.Conversation,
+    conversation: Annotated[str | None, typer.Argument(metavar="CONV", help="A conversation id.")] = None,
     n: Annotated[
-        int, typer.Argument(metavar="N", parser=option.parse_whole_number, help="A power of two up to the cap.")
-    ],
+        int | None,
+        typer.Argument(metavar="N", parser=option.parse_whole_number, help="A power of two up to the cap."),
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option("--file", metavar="FILE|-", help="Lines of CONV, N and a reason: TSV or JSON; - is stdin."),
+    ] = None,
     reason: option.Reason = "",
     dry_run: option.DryRun = False,
     yes: option.Yes = False,
@@ -176,12 +182,24 @@ def set_(
 
     N never goes down, so this cannot be undone. Repeating it is harmless, and completes an interrupted raise.
 
+    With --file it raises many, after one confirmation. Nothing is changed if a line is not understood. If some could
+    not be raised, the error names them, and the exit code is 4.
+
     \b
     Examples:
       saltctl registry set conv_0001 4 --reason "launch day" --dry-run
       saltctl registry set conv_0001 4 --reason "launch day" --yes
+      saltctl registry set --file raises.tsv --dry-run
     """
     session = session_of(context)
+    if file is not None:
+        _check_alone(conversation)
+        session.settings.require_redis_url()
+        _set_from_file(session, file, reason, output, confirm, dry_run=dry_run, yes=yes)
+        return
+    if conversation is None or n is None:
+        missing = "N is missing" if conversation else "CONV and N are missing"
+        raise UsageError(f"cannot run saltctl registry set: {missing}", hint="saltctl registry set --help")
     session.settings.require_redis_url()
     check_conversation_id(conversation)
     _check_salt_count(conversation, n, session.settings.max_n_cap)
@@ -204,6 +222,35 @@ def set_(
         result = {key: getattr(raised, key) for key in result}
     record = {"conversation_id": conversation, **result, "dry_run": dry_run}
     print_result(record, output, columns=SET_COLUMNS)
+
+
+def _check_alone(conversation: str | None) -> None:
+    """Refuse a conversation next to a file."""
+    if conversation is not None:
+        raise UsageError(
+            "cannot use --file with CONV and N: the file names the conversations",
+            hint="leave out either --file or CONV and N",
+        )
+
+
+def _set_from_file(
+    session: Session,
+    file: str,
+    reason: str,
+    output: OutputFormat | None,
+    confirm: str | None,
+    *,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    from saltctl.cli.registry.batch import read_wanted, set_many
+
+    with open_lines(file, hint="saltctl registry set --help") as lines:
+        wanted = read_wanted(lines, file, session.settings.max_n_cap, reason)
+    records, error = set_many(session, wanted, confirm, dry_run=dry_run, yes=yes)
+    print_result(records, output, columns=MANY_COLUMNS, empty="the file names no conversation")
+    if error is not None:
+        raise error
 
 
 def _redis_n(session: Session, conversation: str) -> int:

@@ -134,7 +134,7 @@ def import_(
     settings = session.settings
     settings.require_redis_url()
     options = ImportOptions(cap=settings.max_n_cap, reason=reason, rate=rate, dry_run=dry_run)
-    with open_input(file) as lines:
+    with open_lines(file) as lines:
         if not dry_run:
             session.require_consent("Raise the conversations of the file?", confirm, yes=yes)
         with deadline(timeout):
@@ -166,12 +166,10 @@ def import_(
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def open_input(file: str) -> BinaryIO:
-    """Open a file of the command line for reading; ``-`` is stdin."""
+def open_lines(file: str, hint: str = "to create a file: saltctl registry export > registry.jsonl") -> BinaryIO:
+    """Open a file to read its bytes; ``-`` is stdin. Raises UsageError, with the hint, if it cannot be read."""
     try:
         # The file descriptor, since sys.stdin decodes.
         return open(0 if file == "-" else file, "rb", closefd=file != "-")
     except OSError as exc:
-        raise UsageError(
-            f"cannot read {file!r}: {exc.strerror}", hint="to create a file: saltctl registry export > registry.jsonl"
-        ) from exc
+        raise UsageError(f"cannot read {file!r}: {exc.strerror}", hint=hint) from exc

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from saltctl.cli.session import Session
 from saltctl.cli.guide.topics import fill, lay_out, topics
+from saltctl.cli.session import Session
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalMoto
 from saltctl.stores.aws.backup_table import BackupTable
@@ -112,12 +112,11 @@ def test_an_unknown_topic_is_a_usage_error(saltctl: Runner) -> None:
 def test_every_topic_that_a_text_names_exists() -> None:
     """In messages, hints, alert rules, and the topics themselves."""
     sources = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.txt"), PACKAGE.parent / "README.md"]
-<<<<<<< HEAD
     texts = [file.read_text("utf-8") for file in sources]
     named = {name for text in texts for name in re.findall(r"saltctl help ([a-z-]+)", text)}
     named |= {name for text in TOPICS.values() for name in re.findall(r"\btopic\s+([a-z-]+)", text)}
     assert {"redis-urls", "recover"} <= named
-    assert named <= set(TOPICS) | {"lists"}
+    assert named <= set(TOPICS)
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"^ +(aws .*)", "\n".join(TOPICS.values()), re.MULTILINE))))
@@ -268,8 +267,3 @@ def test_the_commands_of_an_incident_end_it(situation: tuple[str, str], saltctl:
     assert saltctl("compare").code == 0
     assert saltctl("history", "audit", CONVERSATION).code == 0
     assert saltctl("status", "-o", "json").json["state"] != "BROKEN"
-=======
-    named = {name for file in sources for name in re.findall(r"saltctl help ([a-z-]+)", file.read_text("utf-8"))}
-    assert "redis-urls" in named
-    assert named <= set(TOPICS)
->>>>>>> 4025819 (Shells complete contexts, drills, checks and topics, and zsh does at the first Tab)
