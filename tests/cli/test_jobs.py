@@ -309,7 +309,7 @@ def test_a_usage_error_is_reported(saltctl: Runner, verified_settings: Settings)
         outcome = saltctl("compare", "--cron", *words)
         line = json.loads(outcome.err)
         assert (outcome.code, line["exit_code"], line["outcome"], line["event"]) == (2, 2, "usage", "compare")
-        assert shown in line["message"]
+        assert shown in f"{line['message']}; {line['hint']}"
         assert line["hint"]
 
 
