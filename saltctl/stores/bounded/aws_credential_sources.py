@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import selectors
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -18,8 +19,10 @@ from saltctl.stores.bounded.errors import UnusableCredentialsError
 
 LONGEST_PROCESS = 60.0
 """Seconds after which a ``credential_process`` that hangs is ended once another one starts."""
-
-
+LONGEST_OUTPUT = 1 << 20
+"""Bytes that a ``credential_process`` may print. Credentials have a few thousand."""
+_ENDING_SECONDS = 1.0
+"""Seconds to wait for the end of a killed process: one that runs as another user cannot be killed."""
 _LONGEST_REASON = 120
 """Characters of each quoted member of a document."""
 
@@ -32,14 +35,43 @@ class _Process(subprocess.Popen[bytes]):
         self.began = monotonic()
 
     def communicate(self, *args: Any, **more: Any) -> Any:
-        """Return what it printed, once that was checked."""
+        """Return what it printed, once that was checked. Raises UnusableCredentialsError."""
         try:
-            output = super().communicate(*args, **more)
+            output = self._read()
+            self.wait()
+        except BaseException:
+            _kill(self)
+            raise
         finally:
-            _running.get().discard(self)
+            self._close()
         if self.returncode == 0:
             check_document(output[0], ("AccessKeyId", "SecretAccessKey"))
         return output
+
+    def _read(self) -> list[bytes]:
+        """Read its output and its errors to their ends: ``communicate`` of the base has no bound."""
+        printed = {pipe: bytearray() for pipe in (self.stdout, self.stderr) if pipe is not None}
+        with selectors.DefaultSelector() as selector:
+            for pipe, parts in printed.items():
+                selector.register(pipe, selectors.EVENT_READ, parts)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    part = os.read(key.fd, 1 << 16)
+                    key.data.extend(part)
+                    if not part:
+                        selector.unregister(key.fileobj)
+                    if sum(map(len, printed.values())) > LONGEST_OUTPUT:
+                        raise UnusableCredentialsError(f"credential_process printed more than {LONGEST_OUTPUT:,} bytes")
+        return [bytes(parts) for parts in printed.values()]
+
+    def _close(self) -> None:
+        """Close the pipes, so that no process that still holds them can write, and wait for the end."""
+        for pipe in (self.stdout, self.stderr):
+            if pipe is not None:
+                pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(_ENDING_SECONDS)
+        _running.get().discard(self)
 
 
 _running: PerProcess[set[_Process]] = PerProcess(set)
@@ -58,10 +90,15 @@ def credential_process(command: Sequence[str], **pipes: Any) -> _Process:
 def end_processes(began_before: float = inf) -> None:
     """Kill the processes that began before a time, in monotonic seconds, and that this process started."""
     for process in list(_running.get()):
-        # One in the set was not waited for, so the system has not given its id to another one.
-        if process.began < began_before and process.returncode is None:
-            with suppress(OSError):  # it has just ended, or runs as another user
-                os.killpg(process.pid, signal.SIGKILL)
+        if process.began < began_before:
+            _kill(process)
+
+
+def _kill(process: _Process) -> None:
+    # One that was not waited for keeps its id: the system has not given it to another one.
+    if process.returncode is None:
+        with suppress(OSError):  # it has just ended, or runs as another user
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 atexit.register(end_processes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -45,6 +46,13 @@ def _refuse_to_ask(prompt: str) -> str:
     raise MfaRequiredError("it needs an MFA code, which saltctl does not ask for")
 
 
+def _load_source(load: Callable[[], Any], provider: str, profile: str) -> Any:
+    try:
+        return load()
+    except Exception as exc:
+        raise CredentialsFailedError(provider, profile, exc) from exc
+
+
 def _adapt(provider: Any) -> None:
     """Replace what botocore's provider asks with: the terminal, processes and STS. The attributes are private."""
     if hasattr(provider, "_prompter"):  # without it, getpass asks on the terminal, in another thread
@@ -55,10 +63,11 @@ def _adapt(provider: Any) -> None:
         return
     create_process, create_client = builder._create_process_provider, provider._client_creator
 
-    def process_provider(*args: Any) -> Any:
-        """Create the provider of a source profile."""
-        created = create_process(*args)
+    def process_provider(profile: str) -> Any:
+        """Create the provider of a source profile, whose errors name it: the role's profile has another one."""
+        created = create_process(profile)
         _adapt(created)
+        created.load = partial(_load_source, created.load, created.METHOD, profile)
         return created
 
     def checked_client(service: str, **more: Any) -> Any:
@@ -207,7 +216,7 @@ class SharedCredentials(Credentials):
             if frozen is not None:
                 check_keys(*frozen[:3])
             self._source, self._frozen = source, frozen
-        except SaltctlError:
+        except (SaltctlError, CredentialsFailedError):
             raise
         except Exception as exc:  # a provider raises what its files, processes and servers cause
             cause = self._failures[0] if self._failures else exc

@@ -35,6 +35,7 @@ from saltctl.stores.bounded.aws_credential_sources import LONGEST_PROCESS, crede
 from saltctl.stores.bounded.aws_credentials import SharedCredentials
 from saltctl.stores.bounded.aws_requests import create_session
 from saltctl.stores.bounded.deadline import PATIENCE, TimeBudget
+from saltctl.stores.bounded.errors import UnusableCredentialsError
 from tests.support.forked import in_child
 from tests.support.inline_pool import ManualClock
 from tests.support.redis_servers import eventually
@@ -278,6 +279,54 @@ def test_a_process_that_hangs_ends_when_a_later_one_starts(monkeypatch: pytest.M
     end_processes()
     second.wait(BOUND)
     third.wait(BOUND)
+
+
+FLOOD = """
+import os, subprocess, sys
+held = os.open(sys.argv[1], os.O_WRONLY)
+subprocess.Popen(["sleep", "300"], pass_fds=[held])
+while True:
+    os.write(int(sys.argv[2]), b" " * 65536)
+"""
+"""Holds a FIFO open, in two processes."""
+
+
+@pytest.mark.parametrize("kind", ["process", "role's process"])
+@pytest.mark.parametrize("pipe", [1, 2])
+def test_a_process_that_never_stops_printing_is_ended(
+    kind: str, pipe: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the processes that it started. Exit 77, and the hint names the profile that has the command."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    script = tmp_path / "flood.py"
+    script.write_text(FLOOD)
+    process = f"credential_process = {shlex.join([sys.executable, str(script), str(tmp_path / 'fifo'), str(pipe)])}\n"
+    role = f"{ROLE}source_profile = base\n" if kind != "process" else process
+    (tmp_path / "config").write_text(f"[default]\nregion = us-east-1\n{role}[profile base]\n{process}")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    os.mkfifo(tmp_path / "fifo")
+    held = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(AccessDeniedError) as caught, aws_errors("t"):
+        require(SharedCredentials(create_session(5.0)))
+    os.set_blocking(held, True)
+    assert os.read(held, 1) == b""  # once nobody holds it
+    os.close(held)
+    assert "'custom-process' failed: credential_process printed more than 1,048,576 bytes" in caught.value.message
+    assert f"profile {'default' if kind == 'process' else 'base'!r}" in caught.value.hint
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_process_may_print_much(left: int) -> None:
+    """Up to the bound, in both pipes at once, and of either result."""
+    code = f"import os; os.write(2, b' ' * 300_000); os.write(1, b'{{}}'.rjust(700_000)); raise SystemExit({left})"
+    process = credential_process([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if left == 0:
+        with pytest.raises(UnusableCredentialsError, match="no AccessKeyId"):
+            process.communicate()
+    else:
+        assert [len(part) for part in process.communicate()] == [700_000, 300_000]
+    assert process.returncode == left
 
 
 LATER = "2999-01-01T00:00:00Z"

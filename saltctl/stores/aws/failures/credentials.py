@@ -88,7 +88,7 @@ def _error_code(cause: BaseException) -> str:
 
 def _hint(exc: CredentialsFailedError, *, refused: bool) -> str:
     profile = f" --profile {shlex.quote(exc.profile)}" if exc.profile else ""
-    files = f"profile {exc.profile!r} of the AWS configuration" if exc.profile else "the AWS configuration"
+    files = f"profile {exc.profile or 'default'!r} of the AWS configuration"
     if isinstance(exc.cause, MfaRequiredError):
         return f'eval "$(aws configure export-credentials{profile} --format env)"'
     if exc.provider in _SSO or "SSO" in type(exc.cause).__name__:
