@@ -109,12 +109,8 @@ def credential_provider(settings: Settings, userinfo: str, session: Callable[[],
 
 
 def _token(settings: Settings, user: str, session: Any) -> str:
-    from botocore.exceptions import NoCredentialsError
-
     from saltctl.stores.aws.failures.errors import aws_errors
 
     with aws_errors("the IAM authentication of Redis"):
         frozen = session.get_credentials().get_frozen_credentials()
-        if frozen is None:
-            raise NoCredentialsError
         return sign(frozen, settings, user, session.region_name)

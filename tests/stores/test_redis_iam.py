@@ -280,7 +280,7 @@ def test_without_credentials_lookups_use_the_backup(
             assert registry.lookup("conv").source == "backup"
             failure = registry.last_failure
             assert type(failure) is AccessDeniedError
-            assert "Unable to locate credentials" in failure.message
+            assert "none in the environment, nor in profile 'default'" in failure.message
             assert "AWS_PROFILE" in failure.hint
     assert not server.tokens
 

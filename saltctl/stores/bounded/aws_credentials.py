@@ -21,12 +21,12 @@ from botocore.credentials import (  # noqa: TID253  this module is imported wher
 from botocore.exceptions import ClientError  # noqa: TID253
 
 from saltctl.errors import AwsUnavailableError, SaltctlError
-from saltctl.stores.bounded.aws_credential_sources import check_document, check_keys, credential_process
+from saltctl.stores.bounded.aws_credential_sources import check_keys, credential_process
+from saltctl.stores.bounded.aws_metadata import MetadataNotes, MetadataRequests, NoSourceError
 from saltctl.stores.bounded.deadline import SharedCalls, remaining
 from saltctl.stores.bounded.errors import (
     CredentialsFailedError,
     MfaRequiredError,
-    UnreadableResponseError,
     network_hint,
 )
 
@@ -38,8 +38,6 @@ _FETCHERS = {"container-role": "_fetcher", "iam-role": "_role_fetcher"}
 """Private attributes of botocore's providers that ask a metadata service. Without them, an outage is not noticed."""
 
 _ARGUMENTS = ("access_key_id", "secret_access_key", "session_token")
-_MEMBERS = ("AccessKeyId", "SecretAccessKey", "Token", "Expiration")
-"""What a metadata service's credentials consist of."""
 
 
 def _refuse_to_ask(prompt: str) -> str:
@@ -79,33 +77,6 @@ def _adapt(provider: Any) -> None:
     builder._create_process_provider, provider._client_creator = process_provider, checked_client
 
 
-class _MetadataRequests:
-    """Sends the requests of a provider to its metadata service, and notes failures since the last good response.
-
-    botocore takes each of them, also a proxy's page, for a service that has no credentials.
-    """
-
-    def __init__(self, http: Any, failures: list[Exception]) -> None:
-        self._http = http
-        self._failures = failures
-
-    def send(self, request: Any) -> Any:
-        """Send a request and return the response."""
-        try:
-            response = self._http.send(request)
-        except Exception as exc:
-            self._failures.append(exc)
-            raise
-        status = response.status_code
-        if status >= 500 or (status == 200 and response.content.lstrip()[:1] in (b"", b"<")):
-            self._failures.append(UnreadableResponseError(f"{status} with a body that is not from AWS"))
-        else:
-            self._failures.clear()
-            if status == 200 and response.content.lstrip()[:1] in (b"{", b"["):  # a role's name and a token are no JSON
-                check_document(response.content, _MEMBERS, quoted=("Code", "Message"))
-        return response
-
-
 class SharedCredentials(Credentials):
     """The credentials of one session, loaded at their first use. Thread-safe.
 
@@ -121,10 +92,9 @@ class SharedCredentials(Credentials):
 
     def __init__(self, session: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self._session = session
-        self._calls: SharedCalls[ReadOnlyCredentials | None] = SharedCalls("saltctl-credentials", clock)
+        self._calls: SharedCalls[ReadOnlyCredentials] = SharedCalls("saltctl-credentials", clock)
         self._source: Any = None
         self._asking: Any = None
-        self._failures: list[Exception] = []
         self._frozen: ReadOnlyCredentials | None = None
         self.provider = ""
         """botocore's name of the provider that was asked last; empty before."""
@@ -138,17 +108,18 @@ class SharedCredentials(Credentials):
         """Return itself: to create a client does not wait for a provider."""
         return self
 
-    def get_frozen_credentials(self) -> ReadOnlyCredentials | None:  # type: ignore[override]  # botocore accepts None
-        """Return the credentials for one request; None if no provider has any.
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        """Return the credentials for one request.
 
         Raises:
             AwsUnavailableError: the provider did not answer within the budget of this thread.
             CredentialsFailedError: it failed.
+            NoSourceError: no provider has any.
         """
         self._in_this_thread.used = used = self._get()
         return used
 
-    def _get(self) -> ReadOnlyCredentials | None:
+    def _get(self) -> ReadOnlyCredentials:
         frozen = self._frozen
         if frozen is not None and not self._expires_within(None):
             return frozen
@@ -206,22 +177,21 @@ class SharedCredentials(Credentials):
         refresh_needed = getattr(self._source, "refresh_needed", None)
         return refresh_needed is not None and refresh_needed(seconds)
 
-    def _load(self) -> ReadOnlyCredentials | None:
-        self._failures.clear()
+    def _load(self) -> ReadOnlyCredentials:
+        metadata = MetadataNotes()
         try:
             source = self._source
             if source is None or (frozen := self._refresh(source)) is None:
-                source = self._find()
-                frozen = source and source.get_frozen_credentials()
-            if frozen is not None:
-                check_keys(*frozen[:3])
+                source = self._find(metadata)
+                frozen = source.get_frozen_credentials()
+            check_keys(*frozen[:3])
             self._source, self._frozen = source, frozen
-        except (SaltctlError, CredentialsFailedError):
+        except (SaltctlError, CredentialsFailedError, NoSourceError):
             raise
         except Exception as exc:  # a provider raises what its files, processes and servers cause
-            cause = self._failures[0] if self._failures else exc
+            cause = metadata.failures[0] if metadata.failures else exc
             raise CredentialsFailedError(self.provider, self._session.profile, cause) from exc
-        return self._frozen
+        return frozen
 
     def _refresh(self, source: Any) -> ReadOnlyCredentials | None:
         """Refresh a provider's credentials; return None if those that it uses for that were refused."""
@@ -241,21 +211,24 @@ class SharedCredentials(Credentials):
         # Private attributes of botocore: the files that it has read. Without them, it reads the files again.
         self._session._config = self._session._profile_map = None
 
-    def _find(self) -> Any:
+    def _find(self, metadata: MetadataNotes) -> Any:
         """Return the credentials of the first provider that has some, as ``CredentialResolver`` does."""
         providers = create_credential_resolver(self._session).providers
         for provider in providers:  # all of them first: a role may use one that comes later
             fetcher: Any = getattr(provider, _FETCHERS.get(provider.METHOD or "", ""), None)
             if hasattr(fetcher, "_session"):
-                fetcher._session = _MetadataRequests(fetcher._session, self._failures)
+                fetcher._session = MetadataRequests(fetcher._session, metadata)
         for provider in providers:
             self.provider = provider.METHOD or ""
             _adapt(provider)
             if (found := provider.load()) is not None:
                 return found
-        if self._failures and isinstance(self._failures[0], UnreadableResponseError):
-            raise self._failures[0]
-        return None
+        profile = self._session.profile
+        environment = "the environment, nor in " if any(provider.METHOD == "env" for provider in providers) else ""
+        places = f"none in {environment}profile {profile or 'default'!r} of the AWS configuration"
+        if (outage := metadata.outage()) is not None:
+            raise CredentialsFailedError(self.provider, profile, outage, places)
+        raise NoSourceError(places=places, metadata=metadata.describe())
 
     # Attributes of credentials that botocore reads.
 

@@ -41,13 +41,15 @@ class CredentialsFailedError(Exception):
         provider: botocore's name of the provider, such as ``sso``; empty if it is not known.
         profile: the profile in use; None if none was chosen.
         cause: any exception.
+        places: which other sources have none, in words.
     """
 
-    def __init__(self, provider: str, profile: str | None, cause: Exception) -> None:
+    def __init__(self, provider: str, profile: str | None, cause: Exception, places: str = "") -> None:
         super().__init__(f"{provider}: {type(cause).__name__}")
         self.provider = provider
         self.profile = profile
         self.cause = cause
+        self.places = places
 
 
 _ENDPOINTS = {

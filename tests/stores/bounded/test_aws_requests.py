@@ -27,7 +27,7 @@ from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
 from saltctl.stores.aws.inspection import AwsInspection
 from saltctl.stores.aws.messages_table import MessagesTable
-from saltctl.stores.bounded import aws_requests
+from saltctl.stores.bounded import aws_connections
 from saltctl.stores.bounded.deadline import TimeBudget
 from tests.support.aws_stub import AwsStub, throttled
 from tests.support.lookups import FixedLookups
@@ -162,7 +162,7 @@ def test_the_threads_of_a_late_page_are_free_again(moto_settings: Settings) -> N
 
 def test_a_body_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not read to its end, and not asked for again."""
-    monkeypatch.setattr(aws_requests, "LONGEST_BODY", 1 << 20)
+    monkeypatch.setattr(aws_connections, "LONGEST_BODY", 1 << 20)
     with SlowServer(HEAD + b"\r\n{", b" " * (1 << 16), pause=0) as server:
         settings = replace(of_endpoint(f"http://127.0.0.1:{server.port}"), aws_timeout=100.0)
         with pytest.raises(AwsUnavailableError, match="does not come from AWS"):
@@ -188,7 +188,7 @@ def test_connections_that_were_lost_cost_half_of_one_request(
     moto_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A balancer has forgotten all idle connections: the first request finds out, and is answered over a new one."""
-    monkeypatch.setattr(aws_requests, "SURELY_OPEN_SECONDS", 0.0)
+    monkeypatch.setattr(aws_connections, "SURELY_OPEN_SECONDS", 0.0)
     BackupTable(moto_settings).create()
     with Front(int(str(moto_settings.aws_endpoint_url).rpartition(":")[2])) as front:
         settings = replace(moto_settings, aws_endpoint_url=f"http://127.0.0.1:{front.port}", aws_timeout=6.0)
@@ -215,8 +215,8 @@ def test_a_slow_server_has_the_whole_budget(
 
     table = BackupTable(moto_settings)
     table.create()
-    monkeypatch.setattr(aws_requests, "SURELY_OPEN_SECONDS", surely_open)
-    monkeypatch.setattr(aws_requests, "TimeBudget", Noted)
+    monkeypatch.setattr(aws_connections, "SURELY_OPEN_SECONDS", surely_open)
+    monkeypatch.setattr(aws_connections, "TimeBudget", Noted)
     assert table.get("conv") is None
     assert any(seconds <= moto_settings.aws_timeout / 2 for seconds in budgets) is halved
 

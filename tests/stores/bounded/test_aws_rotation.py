@@ -264,13 +264,14 @@ def test_refused_renewals_do_not_storm() -> None:
     from botocore.credentials import ReadOnlyCredentials
 
     from saltctl.stores.bounded.aws_credentials import SharedCredentials
+    from saltctl.stores.bounded.aws_metadata import MetadataNotes
 
     now, loads = [100.0], [0]
 
     class Counted(SharedCredentials):
         """Credentials that change with each load."""
 
-        def _find(self) -> object:
+        def _find(self, metadata: MetadataNotes) -> object:
             loads[0] += 1
             number = loads[0]
 

@@ -19,6 +19,7 @@ from saltctl.stores.bounded.errors import (
 
 _SSO = ("sso", "sso-token")
 _PROCESS = "custom-process"
+_SERVERS = {"iam-role": " (EC2's metadata service)", "container-role": " (the container's metadata service)"}
 _KEY_FILES = "correct the keys of {files}; then aws sts get-caller-identity"
 _LONGEST_CAUSE = 300
 _PAGE_HINT = (
@@ -64,14 +65,17 @@ def credentials_error(exc: CredentialsFailedError, where: str) -> SaltctlError:
         return invalid_profile(_text(cause), exc.profile or "default")
     refused = isinstance(cause, driver.ClientError)
     hint = _hint(exc, refused=refused)
-    named = f"the provider {provider!r}" if provider else "the chain of providers"
+    named = f"the provider {provider!r}{_SERVERS.get(provider, '')}" if provider else "the chain of providers"
+    elsewhere = f"; {exc.places}" if exc.places else ""
     if isinstance(cause, UnreadableResponseError) or (refused and _error_code(cause).strip("0123456789") == ""):
         return AwsUnavailableError(
-            f"AWS credentials: the server of {named} for {where} is not AWS, or fails: {_text(cause)}", hint=_PAGE_HINT
+            f"AWS credentials: the server of {named} for {where} is not AWS, or fails: {_text(cause)}{elsewhere}",
+            hint=_PAGE_HINT,
         )
     if isinstance(cause, driver.HTTPClientError | driver.ConnectionError) or (refused and _is_outage(cause)):
+        verb = "did not answer" if isinstance(cause, driver.ReadTimeoutError) else "cannot be reached"
         return AwsUnavailableError(
-            f"AWS credentials: {named} cannot be reached for {where}: {_text(cause)}", hint=network_hint(provider)
+            f"AWS credentials: {named} {verb} for {where}: {_text(cause)}{elsewhere}", hint=network_hint(provider)
         )
     return AccessDeniedError(f"no AWS credentials for {where}: {named} failed: {_cause(provider, cause)}", hint=hint)
 

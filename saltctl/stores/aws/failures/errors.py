@@ -65,7 +65,8 @@ def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
     no_profile = isinstance(exc, driver.ProfileNotFound)
     if no_profile or isinstance(exc, driver.NoCredentialsError):
         if files := unreadable_files(missing=no_profile):
-            return ConfigurationError(f"{_text(exc)}: {files}", hint="correct the file, or the variable that names it")
+            problem = _text(exc) if no_profile else "there may be AWS credentials that cannot be read"
+            return ConfigurationError(f"{problem}: {files}", hint="correct the file, or the variable that names it")
         if no_profile:
             return ConfigurationError(_text(exc), hint="aws configure list-profiles")
     if isinstance(exc, CredentialsFailedError):
