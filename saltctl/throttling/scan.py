@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -102,12 +103,18 @@ def _diagnose_without_metrics(exc: SaltctlError, service: ServiceStatus) -> Diag
 
 
 def _insights_note(insights: Contributors, table: str) -> str:
-    if insights.status == "disabled":
-        command = f"aws dynamodb update-contributor-insights --table-name {table} --contributor-insights-action ENABLE"
-        return f"Contributor Insights is off, so the hot keys are unknown; to switch it on: {command}"
-    if insights.status == "unsupported":
-        return "this endpoint has no Contributor Insights, so the hot keys are unknown"
-    return f"cannot read Contributor Insights: {insights.why}" if insights.status == "failed" else ""
+    """Say why the hot keys are unknown, and what to do; empty if they are known."""
+    update = f"aws dynamodb update-contributor-insights --table-name {shlex.quote(table)} --contributor-insights-action"
+    unknown = "so the hot keys are unknown"
+    return {
+        "enabled": "",
+        "enabling": f"Contributor Insights is being switched on, {unknown}: scan again in some minutes",
+        "disabled": f"Contributor Insights is off, {unknown}; to switch it on: {update} ENABLE",
+        "disabling": f"Contributor Insights is being switched off, {unknown}; once it is off: {update} ENABLE",
+        "failed": f"Contributor Insights failed, {unknown}: {insights.why}; once that is mended: {update} ENABLE",
+        "unsupported": f"this endpoint has no Contributor Insights, {unknown}",
+        "unreadable": f"cannot read Contributor Insights: {insights.why}",
+    }[insights.status]
 
 
 def as_record(result: ScanResult) -> dict[str, Any]:

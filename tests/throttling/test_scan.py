@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 
 from saltctl.errors import AccessDeniedError, ConfigurationError
@@ -47,6 +50,27 @@ def test_hot_keys_have_their_max_n() -> None:
     store = FakeMetricsStore(THROTTLED, contributors=insights)
     result = scan_table(store, OPTIONS, ALIVE, lambda ids: {"a": 4})
     assert [(key["conversation_id"], key["max_n"]) for key in as_record(result)["keys"]] == [("a", 4), ("b", None)]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("enabling", "is being switched on, so the hot keys are unknown: scan again"),
+        ("disabled", "is off, so the hot keys are unknown; to switch it on: aws dynamodb update-contributor-insights"),
+        ("disabling", "is being switched off, .* once it is off: aws .* ENABLE$"),
+        ("failed", "Insights failed, so the hot keys are unknown: the reason; once that is mended: aws .* ENABLE$"),
+        ("unsupported", "has no Contributor Insights"),
+        ("unreadable", "cannot read Contributor Insights: the reason"),
+    ],
+)
+def test_unknown_hot_keys_have_their_cause(status: Any, words: str) -> None:
+    """And the command that helps. Only Contributor Insights that are off are called off."""
+    store = FakeMetricsStore(THROTTLED, contributors=Contributors(status, (), "the reason"))
+    result = scan_table(store, OPTIONS, ALIVE, lambda ids: {})
+    assert as_record(result)["insights"] == status
+    (note,) = result.notes
+    assert re.search(words, note)
+    assert ("is off, " in note) == (status == "disabled")
 
 
 def test_the_last_minutes() -> None:

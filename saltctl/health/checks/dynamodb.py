@@ -14,6 +14,7 @@ from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip
 from saltctl.rebuild.lease import LEASE_EXPIRY
 from saltctl.registry.compare import compare_sample
 from saltctl.stores.aws.failures.errors import NEW_OR_LOST
+from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.messages import TableKeys
 from saltctl.throttling.scan import scan_recent
 from saltctl.urls import is_loopback
@@ -110,7 +111,7 @@ def backup_recovery(facts: Facts) -> Finding:
     """The backup table can be restored to a point in time."""
     name = facts.settings.backup_table
     _ = facts.backup_table
-    if facts.aws.point_in_time_recovery(name):
+    if facts.aws.point_in_time_recovery(facts.backup):
         return ok("point-in-time recovery is on")
     enable = ("--point-in-time-recovery-specification", "PointInTimeRecoveryEnabled=true")
     fix = facts.fix_commands.aws("dynamodb", "update-continuous-backups", "--table-name", name, *enable)
@@ -198,22 +199,22 @@ def clock(facts: Facts) -> Finding:
 def permissions(facts: Facts) -> Finding:
     """These credentials have the permissions of application servers and the service."""
     _ = facts.backup_table  # raises if it does not exist
-    findings = [_permissions(facts, facts.settings.backup_table, None)]
+    findings = [_permissions(facts, facts.backup, None)]
     try:
         _ = facts.messages_table
-        findings.append(_permissions(facts, facts.settings.messages_table, facts.messages.keys))
+        findings.append(_permissions(facts, facts.messages, facts.messages.keys))
     except (ConfigurationError, UnavailableError) as exc:
         findings.append(skip(exc.message))
     return combine(findings)
 
 
-def _permissions(facts: Facts, table: str, keys: TableKeys | None) -> Finding:
+def _permissions(facts: Facts, table: Table, keys: TableKeys | None) -> Finding:
     allowed = facts.aws.permitted(table, keys)
     denied = [action for action, permitted in allowed.items() if not permitted]
     if denied:
-        detail = f"these credentials may not {', '.join(denied)} on table {table!r}"
+        detail = f"these credentials may not {', '.join(denied)} on table {table.where}"
         return fail(detail, facts.fix_commands.saltctl("service", "emit", "iam"))
-    return ok(f"{', '.join(allowed)} on {table}")
+    return ok(f"{', '.join(allowed)} on {table.name}")
 
 
 def throttles(facts: Facts) -> Finding:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, SaltctlError
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import ClientOfProcess, create_client
-from saltctl.stores.aws.failures.errors import aws_errors, error_code
+from saltctl.stores.aws.failures.errors import aws_errors, error_code, none_if_missing
 from saltctl.stores.aws.failures.responses import Progress
 from saltctl.stores.aws.table import Table
 from saltctl.stores.bounded.errors import UnreadableResponseError
@@ -23,6 +23,7 @@ MAX_POINTS = 100_800
 MAX_CONTRIBUTORS = 25
 OWNER_TAG = {"Key": "saltctl", "Value": "throttle-alarm"}
 _SERVICE = "CloudWatch"
+_LONGEST_REASON = 300
 
 
 class CloudWatchMetrics:
@@ -44,10 +45,13 @@ class CloudWatchMetrics:
 
     def describe(self, table: str) -> TableDescription:
         """Read the table's indexes and billing mode."""
-        found = Table(self._settings, table, client=self._dynamodb.get()).require()
+        found = self._table(table).require()
         mode = found.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED")
         indexes = tuple(index["IndexName"] for index in found.get("GlobalSecondaryIndexes", ()))
         return TableDescription(table, indexes, mode == "PAY_PER_REQUEST")
+
+    def _table(self, name: str) -> Table:
+        return Table(self._settings, name, client=self._dynamodb.get())
 
     # Metrics.
 
@@ -102,8 +106,8 @@ class CloudWatchMetrics:
             insights = self._insights(table)
             if insights is None:
                 return Contributors("unsupported", ())
-            if insights.get("ContributorInsightsStatus") != "ENABLED":
-                return Contributors("disabled", ())
+            if (status := insights["ContributorInsightsStatus"]) != "ENABLED":
+                return _without_contributors(str(status), insights.get("FailureException", {}))
             throttled: dict[str, float] = {}
             # The throttled partition keys; PKC are the most accessed ones.
             rules = [rule for rule in insights.get("ContributorInsightsRuleList", ()) if "-PKT-" in rule]
@@ -113,14 +117,14 @@ class CloudWatchMetrics:
                 for key, count in self._report(rule, start, end):
                     throttled[key] = throttled.get(key, 0.0) + count
         except SaltctlError as exc:
-            return Contributors("failed", (), exc.message)
+            return Contributors("unreadable", (), exc.message)
         return Contributors("enabled", tuple(sorted(throttled.items(), key=lambda item: (-item[1], item[0]))))
 
     def _insights(self, table: str) -> dict[str, Any] | None:
         """Describe Contributor Insights; None if the endpoint does not support them."""
         import botocore.exceptions as driver
 
-        with aws_errors(f"{table!r}"):
+        with self._table(table).errors():
             try:
                 # One attempt: a scan can do without it, and an emulator that lacks it answers 500.
                 dynamodb = self._given_dynamodb or create_client(self._settings, "dynamodb", attempts=1)
@@ -156,9 +160,14 @@ class CloudWatchMetrics:
                 for alarm in page["MetricAlarms"]:
                     if not alarm["AlarmName"].startswith(prefix):
                         raise UnreadableResponseError("it has an alarm that was not requested")
-                    tags = self.client.list_tags_for_resource(ResourceARN=alarm["AlarmArn"]).get("Tags", ())
-                    found.append(_alarm(alarm, owned=OWNER_TAG in tags))
+                    if (tags := self._tags(alarm["AlarmArn"])) is not None:
+                        found.append(_alarm(alarm, owned=OWNER_TAG in tags))
         return sorted(found, key=lambda alarm: alarm.name)
+
+    def _tags(self, arn: str) -> list[dict[str, Any]] | None:
+        """Return the tags of an alarm; None if it was deleted meanwhile."""
+        response = none_if_missing(lambda: self.client.list_tags_for_resource(ResourceARN=arn))
+        return None if response is None else response["Tags"]
 
     def put_alarm(self, spec: AlarmSpec) -> None:
         """Create an alarm, or overwrite the one of this name."""
@@ -184,10 +193,31 @@ class CloudWatchMetrics:
             )
 
     def delete_alarms(self, names: Sequence[str]) -> None:
-        """Delete alarms, at most 100 in a request (documented)."""
+        """Delete alarms, at most 100 in a request, which deletes none of them if one does not exist (documented)."""
         with aws_errors(_SERVICE):
             for offset in range(0, len(names), 100):
-                self.client.delete_alarms(AlarmNames=list(names[offset : offset + 100]))
+                self._delete_existing(list(names[offset : offset + 100]))
+
+    def _delete_existing(self, names: list[str]) -> None:
+        if none_if_missing(lambda: self.client.delete_alarms(AlarmNames=names)) is None and len(names) > 1:
+            for name in names:
+                self._delete_existing([name])
+
+
+def _without_contributors(status: str, failure: dict[str, Any]) -> Contributors:
+    """Return why Contributor Insights that are not enabled have no keys. ``failure`` is DynamoDB's exception."""
+    known: dict[str, Literal["enabling", "disabling", "disabled"]] = {
+        "ENABLING": "enabling",
+        "DISABLING": "disabling",
+        "DISABLED": "disabled",
+    }
+    if status in known:
+        return Contributors(known[status], ())
+    if status != "FAILED":
+        return Contributors("unreadable", (), f"DynamoDB reports a status that is not known: {status[:60]!r}")
+    words = [str(failure.get(name, "")) for name in ("ExceptionName", "ExceptionDescription")]
+    reason = ": ".join(filter(None, words)) or "DynamoDB does not say why"
+    return Contributors("failed", (), " ".join(reason.split())[:_LONGEST_REASON])
 
 
 def _query(query_id: str, key: MetricKey, period_s: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.client import ClientOfProcess, create_client
 from saltctl.stores.aws.failures.errors import aws_errors, none_if_condition_fails
+from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.messages import TableKeys
 
 PROBE_ID = "#doctor"
@@ -40,10 +41,10 @@ class AwsInspection:
         """The boto3 client: it sends each request once."""
         return self._client.get()
 
-    def point_in_time_recovery(self, table: str) -> bool:
+    def point_in_time_recovery(self, table: Table) -> bool:
         """Return whether the table can be restored to a point in time."""
-        with aws_errors(f"{table!r}"):
-            response = self.client.describe_continuous_backups(TableName=table)
+        with table.errors():
+            response = self.client.describe_continuous_backups(TableName=table.name)
         found = response["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
         return bool(found.get("PointInTimeRecoveryStatus") == "ENABLED")
 
@@ -75,7 +76,7 @@ class AwsInspection:
 
     # Permissions.
 
-    def permitted(self, table: str, keys: TableKeys | None = None) -> dict[str, bool]:
+    def permitted(self, table: Table, keys: TableKeys | None = None) -> dict[str, bool]:
         """Send each kind of request to a table, and return by name whether it is permitted.
 
         The requests change nothing: writes have a condition that no item meets. ``keys`` are those of a messages
@@ -84,17 +85,17 @@ class AwsInspection:
         requests = _backup_requests() if keys is None else _message_requests(keys)
         return {action: self._is_permitted(action, request, table) for action, request in requests.items()}
 
-    def _is_permitted(self, action: str, request: dict[str, Any], table: str) -> bool:
+    def _is_permitted(self, action: str, request: dict[str, Any], table: Table) -> bool:
         import botocore.exceptions as driver
         from botocore import xform_name
 
         send = getattr(self.client, xform_name(action))
         if action == "BatchGetItem":
-            request = {"RequestItems": {table: {"Keys": [request["Key"]]}}}
+            request = {"RequestItems": {table.name: {"Keys": [request["Key"]]}}}
         else:
-            request = request | {"TableName": table}
+            request = request | {"TableName": table.name}
         try:
-            with aws_errors(f"{table!r}"):
+            with table.errors():
                 none_if_condition_fails(lambda: send(**request))
         except AccessDeniedError as exc:
             if not isinstance(exc.__cause__, driver.ClientError):

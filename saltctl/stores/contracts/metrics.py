@@ -41,10 +41,12 @@ class MetricSeries:
 class Contributors:
     """The most throttled partition keys with their throttle events, most first, as far as known.
 
-    ``disabled``: Contributor Insights is off; ``unsupported``: the endpoint does not have it; ``failed``: see ``why``.
+    ``disabled``: Contributor Insights is off; ``enabling`` and ``disabling``: it is about to be on or off;
+    ``failed``: DynamoDB could not switch it on, and gives the reason ``why``; ``unsupported``: the endpoint does not
+    have it; ``unreadable``: it cannot be read, see ``why``.
     """
 
-    status: Literal["enabled", "disabled", "unsupported", "failed"]
+    status: Literal["enabled", "enabling", "disabled", "disabling", "failed", "unsupported", "unreadable"]
     keys: tuple[tuple[str, float], ...]
     why: str = ""
 

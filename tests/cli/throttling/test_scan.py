@@ -117,6 +117,22 @@ def test_hostile_names_are_escaped(stub: AwsStub, saltctl: Runner) -> None:
 
 
 @pytest.mark.slow
+def test_contributor_insights_that_failed(stub: AwsStub, saltctl: Runner) -> None:
+    """They are not called off: the reason that DynamoDB gives is printed, escaped."""
+    fake = FakeCloudWatch(WriteKeyRangeThroughputThrottleEvents=90)
+    failure = {"ExceptionName": "LimitExceededException", "ExceptionDescription": "too many\x1b[2J rules"}
+    answer = 200, {"ContributorInsightsStatus": "FAILED", "FailureException": failure}
+    stub.rule = lambda operation, request: (
+        answer if operation == "DescribeContributorInsights" else fake(operation, request)
+    )
+    outcome = saltctl("throttle", "scan", "-o", "json")
+    assert outcome.code == 3, outcome.err
+    assert outcome.json["insights"] == "failed"
+    assert "Contributor Insights failed, so the hot keys are unknown: LimitExceededException: too many" in outcome.err
+    assert "\x1b" not in outcome.err
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["no\x1b[2Jtable", "x", "../../x", "t" * 2000, "a b", "nope-123"])
 def test_a_missing_table(name: str, saltctl: Runner, seeded: LocalEnvironment) -> None:
     """Exit 78 with a hint, for any table name; no raw control character reaches the terminal."""

@@ -114,8 +114,13 @@ def test_throttled_keys_are_read_from_pkt_rules(metrics: CloudWatchMetrics, stub
     ("answer", "status"),
     [
         ((200, {"ContributorInsightsStatus": "DISABLED"}), "disabled"),
-        ((200, {"ContributorInsightsStatus": "ENABLED", "ContributorInsightsRuleList": ["x-PKC-t"]}), "failed"),
-        (refusal("AccessDeniedException"), "failed"),
+        ((200, {"ContributorInsightsStatus": "DISABLING"}), "disabling"),
+        ((200, {"ContributorInsightsStatus": "ENABLING"}), "enabling"),
+        ((200, {"ContributorInsightsStatus": "FAILED"}), "failed"),
+        ((200, {"ContributorInsightsStatus": "PAUSED"}), "unreadable"),
+        ((200, {"ContributorInsightsStatus": "ENABLED", "ContributorInsightsRuleList": ["x-PKC-t"]}), "unreadable"),
+        (refusal("AccessDeniedException"), "unreadable"),
+        (refusal("ResourceNotFoundException"), "unreadable"),
         (refusal("UnknownOperationException"), "unsupported"),
     ],
 )
@@ -126,6 +131,45 @@ def test_missing_contributor_insights_raise_no_error(
     stub.rule = lambda operation, request: answer
     found = metrics.contributors("t", START, START + 600)
     assert (found.status, found.keys) == (status, ())
+    assert bool(found.why) == (status in ("failed", "unreadable"))
+
+
+@pytest.mark.parametrize(
+    ("failure", "why"),
+    [
+        (
+            {"ExceptionName": "AccessDeniedException", "ExceptionDescription": "no\nrule"},
+            "AccessDeniedException: no rule",
+        ),
+        ({"ExceptionName": "LimitExceededException"}, "LimitExceededException"),
+        ({"ExceptionDescription": "x" * 999}, "x" * 300),
+        ({}, "DynamoDB does not say why"),
+    ],
+)
+def test_contributor_insights_that_failed_say_why(
+    metrics: CloudWatchMetrics, stub: AwsStub, failure: dict[str, str], why: str
+) -> None:
+    """In one line of a bounded length."""
+    answer = {"ContributorInsightsStatus": "FAILED", "FailureException": failure}
+    stub.rule = lambda operation, request: (200, answer)
+    assert metrics.contributors("t", START, START + 600).why == why
+
+
+def test_contributor_insights_of_a_missing_table_name_the_region(metrics: CloudWatchMetrics, stub: AwsStub) -> None:
+    """As every other request about a table."""
+    stub.rule = lambda operation, request: refusal("ResourceNotFoundException")
+    assert "table 't' in Region 'us-east-1'" in metrics.contributors("t", START, START + 600).why
+
+
+def test_a_missing_rule_is_no_missing_table(metrics: CloudWatchMetrics, stub: AwsStub) -> None:
+    """CloudWatch has resources of its own."""
+    enabled = {"ContributorInsightsStatus": "ENABLED", "ContributorInsightsRuleList": ["x-PKT-t"]}
+    stub.rule = lambda operation, request: (
+        (200, enabled) if operation == "DescribeContributorInsights" else refusal("ResourceNotFoundException")
+    )
+    why = metrics.contributors("t", START, START + 600).why
+    assert "CloudWatch (ResourceNotFoundException)" in why
+    assert "table" not in why
 
 
 @pytest.mark.slow
@@ -155,3 +199,15 @@ def test_alarms_are_recognised_by_their_tag(metrics: CloudWatchMetrics) -> None:
     )
     metrics.delete_alarms(["own/x", "own/y"])
     assert metrics.alarms("own/") == []
+
+
+@pytest.mark.slow
+def test_an_alarm_that_is_deleted_meanwhile_is_no_error(metrics: CloudWatchMetrics, stub: AwsStub) -> None:
+    """It is not listed, and the others are deleted: CloudWatch deletes none of a request that has a missing one."""
+    for name in ("gone/x", "gone/y"):
+        metrics.put_alarm(AlarmSpec(name, MetricKey("WriteThrottleEvents", "t"), 10.0, 2, (), "about"))
+    stub.answer_first(1, "ListTagsForResource", refusal("ResourceNotFoundException"))
+    assert len(metrics.alarms("gone/")) == 1
+    stub.answer_first(2, "DeleteAlarms", refusal("ResourceNotFound"))
+    metrics.delete_alarms(["gone/x", "gone/y"])
+    assert [alarm.name for alarm in metrics.alarms("gone/")] == ["gone/x"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any
 
@@ -28,7 +30,7 @@ def test_permitted_requests_change_nothing(
     inspection: AwsInspection, moto_backup: BackupTable, aws_settings: Settings
 ) -> None:
     """Every request to the backup table is permitted, and no item is written."""
-    found = inspection.permitted(aws_settings.backup_table)
+    found = inspection.permitted(BackupTable(aws_settings))
     assert found == dict.fromkeys(("DescribeTable", "GetItem", "BatchGetItem", "Scan", "UpdateItem"), True)
     items = moto_backup.client.scan(TableName=aws_settings.backup_table)["Items"]
     assert [item["conversation_id"]["S"] for item in items] == [REGISTRY_ITEM_ID]
@@ -40,7 +42,7 @@ def test_denied_requests_are_told_apart(
 ) -> None:
     """A denied request does not hide the others."""
     aws_stub.answer_always("UpdateItem", refusal("AccessDeniedException"))
-    found = inspection.permitted(aws_settings.backup_table)
+    found = inspection.permitted(BackupTable(aws_settings))
     assert [action for action, permitted in found.items() if not permitted] == ["UpdateItem"]
 
 
@@ -49,15 +51,25 @@ def test_messages_need_other_permissions(inspection: AwsInspection, aws_settings
     """Query and PutItem, with the table's own key names."""
     table = MessagesTable(aws_settings)
     table.create()
-    found = inspection.permitted(table.name, table.keys)
+    found = inspection.permitted(table, table.keys)
     assert found == dict.fromkeys(("DescribeTable", "GetItem", "Query", "PutItem"), True)
     assert table.get(PROBE_ID, "0") is None
 
 
-def test_a_missing_table_is_not_a_denied_request(inspection: AwsInspection, aws_settings: Settings) -> None:
-    """A probe raises the error."""
-    with pytest.raises(ConfigurationError, match="no DynamoDB table"):
-        inspection.permitted(aws_settings.backup_table)
+@pytest.mark.parametrize("probe", [AwsInspection.permitted, AwsInspection.point_in_time_recovery])
+@pytest.mark.parametrize("kind", [BackupTable, MessagesTable])
+def test_a_missing_table_is_not_a_denied_request(
+    probe: Callable[[AwsInspection, Any], object],
+    kind: type[BackupTable | MessagesTable],
+    inspection: AwsInspection,
+    aws_settings: Settings,
+) -> None:
+    """A probe raises the error of every other request, with the Region and the setting that names the table."""
+    table = kind(replace(aws_settings, messages_table="no-messages", backup_table="no-backup"))
+    with pytest.raises(ConfigurationError) as caught:
+        probe(inspection, table)
+    assert f"no DynamoDB table '{table.name}' in Region '{aws_settings.aws_region}'" in caught.value.message
+    assert caught.value.hint == table.missing_hint.format(region=aws_settings.aws_region)
 
 
 def test_missing_credentials_are_not_a_denied_request(
@@ -67,7 +79,7 @@ def test_missing_credentials_are_not_a_denied_request(
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(AccessDeniedError, match="no usable AWS credentials"):
-        inspection.permitted(aws_settings.backup_table)
+        inspection.permitted(BackupTable(aws_settings))
 
 
 @pytest.mark.parametrize("answer", [None, refusal("InvalidSignatureException")], ids=["accepted", "refused"])

@@ -123,7 +123,7 @@ def test_every_kind_of_request_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> 
             lambda: list(messages.sample_partition_keys()),
             backup.check_registry,
             lambda: list(backup.scan(2)),
-            lambda: AwsInspection(settings).point_in_time_recovery("table"),
+            lambda: AwsInspection(settings).point_in_time_recovery(BackupTable(settings)),
             lambda: CloudWatchMetrics(settings).describe("table"),
         ]
         for request in requests:

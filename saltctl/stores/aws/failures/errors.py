@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -158,8 +158,8 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
     if (refusal := refusal_error(code, message, where, provider=provider)) is not None:
         return refusal
     if code in _MISSING:
-        hint = "check its name and AWS_REGION: saltctl config show"
-        return ConfigurationError(f"there is no DynamoDB table {where}", hint=hint)
+        hint = "check the names of this request and AWS_REGION: saltctl config show"
+        return ConfigurationError(f"AWS does not have what was asked of {where} ({code}): {message}", hint=hint)
     if status >= 500 or code in ("InternalServerError", "ServiceUnavailable", "InternalFailure"):
         return AwsUnavailableError(
             f"AWS answered with a server error for {where} ({code})", hint="try again", answered=True
@@ -189,11 +189,20 @@ def aws_errors(where: str, missing: Callable[[], SaltctlError] | None = None) ->
 
 def none_if_condition_fails(write: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
     """Send a conditional write; return its response, or None if the condition failed."""
+    return _none_if(("ConditionalCheckFailedException",), write)
+
+
+def none_if_missing(send: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """Send a request about something that may be deleted meanwhile; return its response, or None if it was."""
+    return _none_if(("ResourceNotFound", "ResourceNotFoundException"), send)
+
+
+def _none_if(codes: Collection[str], send: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
     import botocore.exceptions as driver
 
     try:
-        return write()
+        return send()
     except driver.ClientError as exc:
-        if error_code(exc) == "ConditionalCheckFailedException":
+        if error_code(exc) in codes:
             return None
         raise

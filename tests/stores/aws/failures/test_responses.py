@@ -63,7 +63,7 @@ CALLS: dict[str, Callable[[Settings], Any]] = {
     "Query": lambda s: MessagesTable(s).query(PartitionQuery("c", descending=False)),
     "PutItem": lambda s: MessagesTable(s).put("c", "1", {}),
     "BatchWriteItem": lambda s: MessagesTable(s).load([{"room": {"S": "c"}}]),
-    "backups": lambda s: AwsInspection(s).point_in_time_recovery("messages"),
+    "backups": lambda s: AwsInspection(s).point_in_time_recovery(MessagesTable(s)),
     "ListTables": lambda s: AwsInspection(s).skew(),
     "metrics": lambda s: CloudWatchMetrics(s).read([MetricKey("WriteThrottleEvents", "t")], 0, 600, 60),
     "alarms": lambda s: CloudWatchMetrics(s).alarms("saltctl"),
