@@ -15,7 +15,7 @@ from saltctl.forks import PerProcess, importing, this_process
 from saltctl.settings import Settings
 from saltctl.stores.aws.failures.configuration import check_region, check_values
 from saltctl.stores.aws.failures.errors import setup_error
-from saltctl.stores.aws.failures.responses import create_parser
+from saltctl.stores.aws.failures.responses import check_responses, create_parser
 from saltctl.stores.bounded.aws_endpoints import keep_to_loopback
 from saltctl.stores.bounded.tls import check_key_log
 
@@ -127,13 +127,14 @@ _sessions = PerProcess(_Sessions)
 class ClientOfProcess:
     """A boto3 client, which each process creates at first use: importing boto3 takes longer than most commands.
 
-    ``given`` is a client to use instead, in the process that made this object. saltctl does not renew the credentials
-    of an application's own client if AWS refuses them.
+    ``given`` is a client to use instead, in the process that made this object. An application's own client keeps its
+    timeouts, its retries and its credentials, which saltctl does not renew if AWS refuses them.
     """
 
     def __init__(self, create: Callable[[], Any], given: Any = None) -> None:
         self._clients = PerProcess(create)
         self._given = given
+        check_responses(given)
         self._process = this_process()
 
     def get(self) -> Any:

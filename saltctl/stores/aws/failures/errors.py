@@ -17,6 +17,7 @@ from saltctl.errors import (
 from saltctl.stores.aws.failures.configuration import invalid_profile, unreadable_files
 from saltctl.stores.aws.failures.credentials import credentials_error
 from saltctl.stores.aws.failures.refusals import refusal_error
+from saltctl.stores.aws.failures.responses import own_requests
 from saltctl.stores.bounded.aws_endpoints import proxy_of
 from saltctl.stores.bounded.errors import (
     OPEN_FILES_HINT,
@@ -173,14 +174,15 @@ NEW_OR_LOST = "saltctl recover --dry-run, if it was lost; saltctl setup, if the 
 
 @contextmanager
 def aws_errors(where: str, missing: Callable[[], SaltctlError] | None = None) -> Iterator[None]:
-    """Convert botocore's errors that are raised inside the block.
+    """Convert botocore's errors that are raised inside the block, which sends requests of saltctl's own.
 
     ``where`` names the table or service; ``missing`` returns the error if the table does not exist.
     """
     import botocore.exceptions as driver
 
     try:
-        yield
+        with own_requests():
+            yield
     except driver.ClientError as exc:
         raise (missing() if missing and error_code(exc) in _MISSING else to_saltctl_error(exc, where)) from exc
     except (driver.BotoCoreError, CredentialsFailedError, UnreadableResponseError) as exc:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from binascii import crc32
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from struct import error as StructError  # noqa: N812  an exception
 from types import SimpleNamespace
 from typing import Any
@@ -97,6 +100,49 @@ def create_parser(protocol: str) -> Any:
     return SimpleNamespace(parse=parse)
 
 
+# Clients of the application.
+
+_in_this_thread = threading.local()
+
+
+@contextmanager
+def own_requests() -> Iterator[None]:
+    """Mark the requests that this thread sends inside the block as saltctl's own."""
+    outer = getattr(_in_this_thread, "own", False)
+    _in_this_thread.own = True
+    try:
+        yield
+    finally:
+        _in_this_thread.own = outer
+
+
+def check_responses(client: Any) -> None:
+    """Check the responses to saltctl's own requests by a client that has botocore's parser, as those of other clients.
+
+    The application's requests by the same client are left alone.
+    """
+    meta = getattr(client, "meta", None)  # a substitute in a test has none
+    if meta is not None and not hasattr(client, "shared_credentials"):  # saltctl's own client has the parser
+        meta.events.register("before-parse", _before_parse, unique_id="saltctl-responses")
+
+
+def _before_parse(
+    response_dict: dict[str, Any], customized_response_dict: dict[str, Any], operation_model: Any, **_: object
+) -> None:
+    if not getattr(_in_this_thread, "own", False):
+        return
+    protocol, shape = operation_model.service_model.resolved_protocol, operation_model.output_shape
+    parsed = create_parser(protocol).parse(dict(response_dict), shape)
+    if response_dict["status_code"] >= 300:
+        return
+    customized_response_dict.update((name, value) for name, value in parsed.items() if name != "ResponseMetadata")
+    if protocol == "json":
+        response_dict["body"] = EMPTY  # leaves nothing to parse for botocore
+    elif shape is not None and "NextToken" in shape.members:
+        customized_response_dict.setdefault("NextToken", None)  # botocore's parser may find an empty one
+
+
+@cache
 def _checked(base: Any) -> Any:
     """Return a class of botocore's parsers that checks each value."""
 

@@ -43,30 +43,65 @@ TABLE = {
 }
 
 
-@pytest.fixture
-def behind() -> Iterator[tuple[AwsStub, Settings]]:
-    """A stub that answers everything itself, and settings for it."""
+class Stores:
+    """The stores, with clients of their own or with those of an application."""
+
+    def __init__(self, settings: Settings, *, given: bool) -> None:
+        self.settings = settings
+        self.dynamodb = _client("dynamodb", settings) if given else None
+        self.cloudwatch = _client("cloudwatch", settings) if given else None
+
+    @property
+    def backup(self) -> BackupTable:
+        """The backup table."""
+        return BackupTable(self.settings, client=self.dynamodb)
+
+    @property
+    def messages(self) -> MessagesTable:
+        """The messages table."""
+        return MessagesTable(self.settings, client=self.dynamodb)
+
+    @property
+    def inspection(self) -> AwsInspection:
+        """The inspection."""
+        return AwsInspection(self.settings, client=self.dynamodb)
+
+    @property
+    def metrics(self) -> CloudWatchMetrics:
+        """CloudWatch."""
+        return CloudWatchMetrics(self.settings, client=self.cloudwatch, dynamodb=self.dynamodb)
+
+
+def _client(service: str, settings: Settings) -> Any:
+    import boto3
+
+    return boto3.client(service, region_name="us-east-1", endpoint_url=settings.aws_endpoint_url)  # type: ignore[call-overload]
+
+
+@pytest.fixture(params=["own clients", "given clients"])
+def behind(request: pytest.FixtureRequest) -> Iterator[tuple[AwsStub, Stores]]:
+    """A stub that answers everything itself, and stores that ask it."""
     with AwsStub("http://127.0.0.1:1") as stub:
         settings = Settings(aws_region="us-east-1", messages_table="messages", backup_table="backup")
-        yield stub, stub.settings(settings)
+        yield stub, Stores(stub.settings(settings), given=request.param == "given clients")
 
 
-CALLS: dict[str, Callable[[Settings], Any]] = {
-    "GetItem": lambda s: BackupTable(s).read_item("c"),
-    "BatchGetItem": lambda s: BackupTable(s).get("c"),
-    "UpdateItem": lambda s: BackupTable(s).update_item("c", "REMOVE x"),
-    "DescribeTable": lambda s: BackupTable(s).describe(),
-    "keys of a table": lambda s: BackupTable(s).check_table(),
-    "Scan": lambda s: list(BackupTable(s).scan(1)),
-    "message keys": lambda s: MessagesTable(s).keys,
-    "keys": lambda s: list(MessagesTable(s).scan_keys(1)),
-    "Query": lambda s: MessagesTable(s).query(PartitionQuery("c", descending=False)),
-    "PutItem": lambda s: MessagesTable(s).put("c", "1", {}),
-    "BatchWriteItem": lambda s: MessagesTable(s).load([{"room": {"S": "c"}}]),
-    "backups": lambda s: AwsInspection(s).point_in_time_recovery(MessagesTable(s)),
-    "ListTables": lambda s: AwsInspection(s).skew(),
-    "metrics": lambda s: CloudWatchMetrics(s).read([MetricKey("WriteThrottleEvents", "t")], 0, 600, 60),
-    "alarms": lambda s: CloudWatchMetrics(s).alarms("saltctl"),
+CALLS: dict[str, Callable[[Stores], Any]] = {
+    "GetItem": lambda s: s.backup.read_item("c"),
+    "BatchGetItem": lambda s: s.backup.get("c"),
+    "UpdateItem": lambda s: s.backup.update_item("c", "REMOVE x"),
+    "DescribeTable": lambda s: s.backup.describe(),
+    "keys of a table": lambda s: s.backup.check_table(),
+    "Scan": lambda s: list(s.backup.scan(1)),
+    "message keys": lambda s: s.messages.keys,
+    "keys": lambda s: list(s.messages.scan_keys(1)),
+    "Query": lambda s: s.messages.query(PartitionQuery("c", descending=False)),
+    "PutItem": lambda s: s.messages.put("c", "1", {}),
+    "BatchWriteItem": lambda s: s.messages.load([{"room": {"S": "c"}}]),
+    "backups": lambda s: s.inspection.point_in_time_recovery(s.messages),
+    "ListTables": lambda s: s.inspection.skew(),
+    "metrics": lambda s: s.metrics.read([MetricKey("WriteThrottleEvents", "t")], 0, 600, 60),
+    "alarms": lambda s: s.metrics.alarms("saltctl"),
 }
 
 
@@ -79,13 +114,13 @@ def answer_but_describe(stub: AwsStub, call: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", FOREIGN, ids=lambda body: body[:16].decode() or "empty")
-def test_foreign_responses(behind: tuple[AwsStub, Settings], body: bytes) -> None:
+def test_foreign_responses(behind: tuple[AwsStub, Stores], body: bytes) -> None:
     """No request takes them for an answer."""
-    stub, settings = behind
+    stub, stores = behind
     for name, call in CALLS.items():
         answer_but_describe(stub, name, body)
         with pytest.raises(AwsUnavailableError, match=r"does not come from AWS|not a page|another request") as raised:
-            pytest.fail(f"{name} returned {call(settings)!r}")
+            pytest.fail(f"{name} returned {call(stores)!r}")
         assert raised.value.exit_code == 69
 
 
@@ -134,12 +169,24 @@ WRONG_TYPES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("call", "answer"), WRONG_TYPES, ids=lambda part: json.dumps(part)[:50])
-def test_members_of_other_types(behind: tuple[AwsStub, Settings], call: str, answer: dict[str, Any]) -> None:
+def test_members_of_other_types(behind: tuple[AwsStub, Stores], call: str, answer: dict[str, Any]) -> None:
     """Nor is a response with known members of another type, or without one that it must have."""
-    stub, settings = behind
+    stub, stores = behind
     answer_but_describe(stub, call, json.dumps(answer).encode())
     with pytest.raises(AwsUnavailableError):
-        pytest.fail(f"returned {CALLS[call](settings)!r}")
+        pytest.fail(f"returned {CALLS[call](stores)!r}")
+
+
+def test_the_applications_own_requests_are_left_alone() -> None:
+    """By the client that it gives to saltctl: botocore takes this page for no tables, and so it remains."""
+    with AwsStub("http://127.0.0.1:1") as stub:
+        stub.rule = lambda operation, request: (200, b"<html>ok</html>")
+        settings = stub.settings(Settings(aws_region="us-east-1", messages_table="messages"))
+        client = _client("dynamodb", settings)
+        table = MessagesTable(settings, client=client)
+        with pytest.raises(AwsUnavailableError):
+            table.describe()
+        assert "TableNames" not in client.list_tables()
 
 
 def test_attributes_of_every_type_are_parsed_as_botocore_parses_them() -> None:
@@ -184,26 +231,26 @@ def test_attributes_of_every_type_are_parsed_as_botocore_parses_them() -> None:
             create_parser("json").parse(dict(response), shape)
 
 
-def test_a_read_that_does_not_advance_ends(behind: tuple[AwsStub, Settings]) -> None:
+def test_a_read_that_does_not_advance_ends(behind: tuple[AwsStub, Stores]) -> None:
     """The same LastEvaluatedKey again is not followed for ever, by no scan and no query."""
-    stub, settings = behind
+    stub, stores = behind
     page = {"Items": [], "LastEvaluatedKey": ROW, "ConsumedCapacity": CAPACITY}
     last = {"conversation_id": {"S": "c"}}
     of_backup = {"Items": [], "LastEvaluatedKey": last, "ConsumedCapacity": CAPACITY | {"TableName": "backup"}}
-    reads: list[tuple[Callable[[Settings], Any], Any]] = [
-        (lambda s: list(MessagesTable(s).rows("c")), page),
+    reads: list[tuple[Callable[[Stores], Any], Any]] = [
+        (lambda s: list(s.messages.rows("c")), page),
         (CALLS["keys"], page),
         (CALLS["Scan"], of_backup),
     ]
     for read, body in reads:
         answer_but_describe(stub, "Query", json.dumps(body).encode())
         with pytest.raises(AwsUnavailableError):
-            read(settings)
+            read(stores)
 
 
-def test_pages_in_a_circle_end(behind: tuple[AwsStub, Settings]) -> None:
+def test_pages_in_a_circle_end(behind: tuple[AwsStub, Stores]) -> None:
     """Keys, or tokens, that come again and again are not followed for ever, whatever came before."""
-    stub, settings = behind
+    stub, stores = behind
     pages: Iterator[int] = iter(())
 
     def answer(operation: str, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -217,17 +264,17 @@ def test_pages_in_a_circle_end(behind: tuple[AwsStub, Settings]) -> None:
         return 200, {"Items": [], "MetricDataResults": [], "MetricAlarms": [], "ConsumedCapacity": capacity} | last
 
     stub.rule = answer
-    calls: list[Callable[[Settings], Any]] = [lambda s: list(MessagesTable(s).rows("c"))]
+    calls: list[Callable[[Stores], Any]] = [lambda s: list(s.messages.rows("c"))]
     for call in (*calls, *(CALLS[name] for name in ("keys", "Scan", "metrics", "alarms"))):
         pages = iter([1, *[2, 3, 4] * 10])  # at the end of these, a read that notices nothing ends as well
         with pytest.raises(AwsUnavailableError):
-            pytest.fail(f"returned {call(settings)!r}")
+            pytest.fail(f"returned {call(stores)!r}")
         assert next(pages)
 
 
-def test_empty_tokens_are_the_end(behind: tuple[AwsStub, Settings]) -> None:
+def test_empty_tokens_are_the_end(behind: tuple[AwsStub, Stores]) -> None:
     """An empty NextToken or LastEvaluatedKey ends a read, as a missing one does."""
-    stub, settings = behind
+    stub, stores = behind
     page = {"Items": [], "LastEvaluatedKey": {}, "ConsumedCapacity": CAPACITY | {"TableName": "backup"}}
     answers: dict[str, dict[str, Any]] = {
         "Scan": page,
@@ -235,9 +282,9 @@ def test_empty_tokens_are_the_end(behind: tuple[AwsStub, Settings]) -> None:
         "DescribeAlarms": {"MetricAlarms": [], "NextToken": ""},
     }
     stub.rule = lambda operation, request: (200, answers[operation])
-    assert [one.last for one in CALLS["Scan"](settings) if one.segment == 0] == [None]
-    assert CALLS["metrics"](settings)[0].points == ()
-    assert CALLS["alarms"](settings) == []
+    assert [one.last for one in CALLS["Scan"](stores) if one.segment == 0] == [None]
+    assert CALLS["metrics"](stores)[0].points == ()
+    assert CALLS["alarms"](stores) == []
     assert len(stub.seen) == 3
 
 
