@@ -85,8 +85,11 @@ class CloudWatchMetrics:
                         raise UnreadableResponseError("it has a metric that was not requested")
                     statuses[result["Id"]] = result.get("StatusCode", "Complete")
                     # The points of a series may arrive in several pages: each page adds to them.
-                    times = (int(at.timestamp()) for at in result["Timestamps"])
-                    series.update(zip(times, map(float, result["Values"]), strict=True))
+                    times = [int(at.timestamp()) for at in result["Timestamps"]]
+                    values = [float(value) for value in result["Values"]]
+                    if not all(start <= at < end for at in times) or min(values, default=0.0) < 0:
+                        raise UnreadableResponseError("it has a time that was not requested, or a negative sum")
+                    series.update(zip(times, values, strict=True))
             if len(statuses) < len(keys):  # one without data is empty
                 raise UnreadableResponseError("a metric that was requested is missing")
         _check_statuses(set(statuses.values()))

@@ -16,6 +16,7 @@ from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.client import ClientOfProcess, create_client
 from saltctl.stores.aws.failures.errors import aws_errors, none_if_condition_fails
 from saltctl.stores.aws.table import Table
+from saltctl.stores.bounded.errors import UnreadableResponseError
 from saltctl.stores.contracts.messages import TableKeys
 
 PROBE_ID = "#doctor"
@@ -45,8 +46,11 @@ class AwsInspection:
         """Return whether the table can be restored to a point in time."""
         with table.errors():
             response = self.client.describe_continuous_backups(TableName=table.name)
-        found = response["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
-        return bool(found.get("PointInTimeRecoveryStatus") == "ENABLED")
+            found = response["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
+            status = found.get("PointInTimeRecoveryStatus", "DISABLED")
+            if status not in ("ENABLED", "DISABLED"):
+                raise UnreadableResponseError("the status of point-in-time recovery is not known")
+        return bool(status == "ENABLED")
 
     def skew(self) -> float | None:
         """Return AWS's clock minus the local clock, in seconds, accurate to a second; None if responses have no date.

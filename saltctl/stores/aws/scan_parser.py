@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
+from math import inf
 from typing import Any
 
 from saltctl.forks import this_process
@@ -69,7 +70,7 @@ class PageParser:
         capacity = decoded.ConsumedCapacity
         self._check(len(decoded.Items), decoded.Count, "" if capacity is None else capacity.TableName)
         page = ScanPage(
-            consumed_rcu=0.0 if capacity is None else capacity.CapacityUnits,
+            consumed_rcu=0.0 if capacity is None else _units(capacity.CapacityUnits),
             last=None if decoded.LastEvaluatedKey is None else decoded.LastEvaluatedKey.conversation_id.S,
         )
         known, add = self._known, page.entries.append
@@ -100,7 +101,7 @@ class PageParser:
             last = response["LastEvaluatedKey"][KEY]["S"] if response.get("LastEvaluatedKey") else None
             capacity = response.get("ConsumedCapacity") or {}
             self._check(len(response["Items"]), response.get("Count"), capacity.get("TableName", ""))
-            units = float(capacity.get("CapacityUnits", 0.0))
+            units = _units(capacity.get("CapacityUnits", 0.0))
             items = [(item[KEY]["S"], item) for item in response["Items"]]
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise MalformedPageError("its items have no conversation_id") from exc
@@ -127,6 +128,13 @@ class PageParser:
         if max_n > self._cap:
             page.above_cap.append((conversation_id, max_n))
         page.entries.append((conversation_id, max_n, write_n))
+
+
+def _units(value: Any) -> float:
+    """Return consumed units. Others would stop the rate limit, or end it."""
+    if not isinstance(value, int | float) or not 0 <= value < inf:
+        raise MalformedPageError("its consumed capacity is not a number")
+    return float(value)
 
 
 class ScanClient:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
+from math import isfinite
 from struct import error as StructError  # noqa: N812  an exception
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,8 @@ from saltctl.stores.bounded.errors import UnreadableResponseError
 
 EMPTY = b"{}"
 """The body of a response without members, and of one that ScanClient has parsed."""
+
+_PROXY_LOGIN = 407
 
 _TYPES: dict[str, Any] = {
     "structure": dict,
@@ -35,6 +38,7 @@ _REQUIRED = {
     "AssumeRoleResponse": ("Credentials",),
     "AssumeRoleWithWebIdentityResponse": ("Credentials",),
     "AttributeDefinition": ("AttributeName", "AttributeType"),
+    "ContinuousBackupsDescription": ("ContinuousBackupsStatus",),
     "CreateTableOutput": ("TableDescription",),
     "Credentials": ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"),
     "DescribeAlarmsOutput": ("MetricAlarms",),
@@ -56,6 +60,13 @@ _REQUIRED = {
     "TableDescription": ("TableName",),
 }
 """Members without which a shape, by its name in the services' models, is not an answer."""
+_COUNTS = {
+    "ConsumedCapacity": ("CapacityUnits",),
+    "QueryOutput": ("Count", "ScannedCount"),
+    "ScanOutput": ("Count", "ScannedCount"),
+    "TableDescription": ("ItemCount", "TableSizeBytes"),
+}
+"""Members that are never negative."""
 # fmt: off
 _MALFORMED = (
     ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, StructError, TypeError,
@@ -77,6 +88,8 @@ def create_parser(protocol: str) -> Any:
     def parse(response: Any, shape: Any) -> Any:
         """Parse a response, unless its body cannot be one."""
         body, answered = response["body"], response["status_code"] < 300
+        if response["status_code"] == _PROXY_LOGIN:  # no service of AWS answers so, and the body may be any page
+            return {"Error": {"Code": str(_PROXY_LOGIN)}, "ResponseMetadata": {"HTTPStatusCode": _PROXY_LOGIN}}
         check_crc(body, response["headers"])
         # botocore reads a 200 whose body is not JSON, such as a proxy's page, as a response without members. A GetItem
         # would then find no item, and a lookup would call a salted conversation unsalted.
@@ -158,6 +171,8 @@ def _checked(base: Any) -> Any:
                 return value
             if not isinstance(value, expected) or (isinstance(value, bool) and kind != "boolean"):
                 raise UnreadableResponseError(f"{shape.name} is not of type {kind}")
+            if isinstance(value, float) and not isfinite(value):  # Python's JSON has NaN and Infinity
+                raise UnreadableResponseError(f"{shape.name} is not a number")
             if kind == "structure":
                 _require(shape.name, value)
             return value
@@ -184,6 +199,9 @@ def _require(name: str, value: Mapping[str, Any]) -> None:
     for member in _REQUIRED.get(name, ()):
         if member not in value:
             raise UnreadableResponseError(f"{name} has no {member}")
+    for member in _COUNTS.get(name, ()):
+        if value.get(member, 0) < 0:
+            raise UnreadableResponseError(f"{member} is negative")
     if name == "AttributeValue":
         numbers = value.get("NS", [value["N"]] if "N" in value else [])
         if len(value) != 1 or "SDK_UNKNOWN_MEMBER" in value or not all(map(_is_number, numbers)):

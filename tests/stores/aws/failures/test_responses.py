@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from math import inf
 from typing import Any
 
 import pytest
@@ -126,6 +127,16 @@ def test_foreign_responses(behind: tuple[AwsStub, Stores], body: bytes) -> None:
 
 CAPACITY = {"TableName": "messages", "CapacityUnits": 1.0}
 ROW = {"room": {"S": "c"}, "at": {"S": "1"}}
+OF_BACKUP = CAPACITY | {"TableName": "backup"}
+NAN = float("nan")
+
+
+def recovery(status: str) -> dict[str, Any]:
+    """Make the response to DescribeContinuousBackups with a status of point-in-time recovery."""
+    recovery = {"PointInTimeRecoveryDescription": {"PointInTimeRecoveryStatus": status}}
+    return {"ContinuousBackupsDescription": {"ContinuousBackupsStatus": "ENABLED", **recovery}}
+
+
 WRONG_TYPES: list[tuple[str, dict[str, Any]]] = [
     ("GetItem", {"Item": []}),
     ("GetItem", {"Item": "x"}),
@@ -159,6 +170,16 @@ WRONG_TYPES: list[tuple[str, dict[str, Any]]] = [
     ("metrics", {"MetricDataResults": [{"Id": "x", "Timestamps": [], "Values": []}]}),
     ("metrics", {"MetricDataResults": [{"Id": "q0", "Timestamps": [60], "Values": []}]}),
     ("metrics", {"MetricDataResults": [{"Id": "q0", "Timestamps": [60], "Values": ["1"]}]}),
+    *(("metrics", {"MetricDataResults": [{"Id": "q0", "Timestamps": [at], "Values": [1]}]}) for at in (-60, 600, 6000)),
+    *(("metrics", {"MetricDataResults": [{"Id": "q0", "Timestamps": [60], "Values": [n]}]}) for n in (NAN, inf, -1)),
+    *(("Query", {"Items": [ROW], "ConsumedCapacity": CAPACITY | {"CapacityUnits": n}}) for n in (NAN, inf, -1)),
+    *(("keys", {"Items": [ROW], "ConsumedCapacity": CAPACITY | {"CapacityUnits": n}}) for n in (NAN, inf, -1)),
+    *(("Scan", {"Items": [], "ConsumedCapacity": OF_BACKUP | {"CapacityUnits": n}}) for n in (NAN, inf, -1, "nan")),
+    ("Query", {"Items": [ROW], "ScannedCount": -1, "ConsumedCapacity": CAPACITY}),
+    ("DescribeTable", {"Table": {**TABLE, "TableName": "backup", "ItemCount": -1}}),
+    ("DescribeTable", {"Table": {**TABLE, "TableName": "backup", "CreationDateTime": NAN}}),
+    ("backups", {"ContinuousBackupsDescription": {}}),
+    ("backups", recovery("PAUSED")),
     ("metrics", {"MetricDataResults": []}),
     ("metrics", {"MetricDataResults": [], "NextToken": "again"}),
     ("metrics", {"Messages": []}),
