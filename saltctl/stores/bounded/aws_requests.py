@@ -24,7 +24,7 @@ _CREDENTIALS_SECONDS = 10.0
 """The least time of a request for credentials: whoever waits for it has a budget of their own."""
 
 # fmt: off
-_REFUSALS = {
+REFUSALS = {
     "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidSignatureException",
     "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired", "UnrecognizedClientException",
 }
@@ -71,7 +71,7 @@ class _BoundedClient:
             try:
                 return send()
             except ClientError as exc:
-                refused = exc.response.get("Error", {}).get("Code") in _REFUSALS
+                refused = exc.response.get("Error", {}).get("Code") in REFUSALS
                 if not refused or not self.shared_credentials.renew(ask=first):
                     if refused:
                         error: dict[str, Any] = exc.response["Error"]  # type: ignore[assignment]

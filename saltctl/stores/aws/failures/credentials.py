@@ -9,6 +9,7 @@ import shlex
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, SaltctlError
 from saltctl.stores.aws.failures.configuration import invalid_profile
+from saltctl.stores.aws.failures.refusals import proxy_login_error, wants_proxy_login
 from saltctl.stores.bounded.errors import (
     CredentialsFailedError,
     MfaRequiredError,
@@ -63,6 +64,8 @@ def credentials_error(exc: CredentialsFailedError, where: str) -> SaltctlError:
     no_source = isinstance(cause, driver.PartialCredentialsError) and provider == "assume-role"
     if isinstance(cause, driver.InvalidConfigError) or no_source:
         return invalid_profile(_text(cause), exc.profile or "default")
+    if wants_proxy_login(cause):
+        return proxy_login_error(f"the credentials for {where}")
     refused = isinstance(cause, driver.ClientError)
     hint = _hint(exc, refused=refused)
     named = f"the provider {provider!r}{_SERVERS.get(provider, '')}" if provider else "the chain of providers"
@@ -82,7 +85,8 @@ def credentials_error(exc: CredentialsFailedError, where: str) -> SaltctlError:
 
 def _is_outage(cause: BaseException) -> bool:
     status = int(getattr(cause, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    return status >= 500 or status == 429 or "Throttl" in _error_code(cause)
+    code = _error_code(cause)
+    return status >= 500 or status == 429 or "Throttl" in code or code in ("IDPCommunicationError", "SlowDownException")
 
 
 def _error_code(cause: BaseException) -> str:

@@ -16,7 +16,7 @@ from saltctl.errors import (
 )
 from saltctl.stores.aws.failures.configuration import invalid_profile, unreadable_files
 from saltctl.stores.aws.failures.credentials import credentials_error
-from saltctl.stores.aws.failures.refusals import refusal_error
+from saltctl.stores.aws.failures.refusals import proxy_login_error, refusal_error, wants_proxy_login
 from saltctl.stores.aws.failures.responses import own_requests
 from saltctl.stores.bounded.aws_endpoints import proxy_of
 from saltctl.stores.bounded.errors import (
@@ -30,7 +30,8 @@ from saltctl.urls import mask_url
 # fmt: off
 _THROTTLES = {
     "ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException", "Throttling",
-    "TooManyRequestsException",
+    "TooManyRequestsException", "RequestThrottled", "RequestThrottledException", "SlowDown", "ThrottledException",
+    "429",
 }
 # fmt: on
 _MISSING = ("ResourceNotFoundException", "TableNotFoundException")
@@ -58,9 +59,8 @@ def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
     """Convert an exception of botocore. ``where`` names the table or service in the message."""
     import botocore.exceptions as driver
 
-    code = error_code(exc)
     if isinstance(exc, driver.ClientError):
-        return _from_response(exc, code, where)
+        return _from_response(exc, error_code(exc), where)
     if isinstance(exc, driver.NoRegionError):
         return ConfigurationError("no AWS Region is configured", hint="set AWS_REGION, for example eu-central-1")
     no_profile = isinstance(exc, driver.ProfileNotFound)
@@ -122,6 +122,8 @@ def _unreachable(exc: Any, where: str) -> SaltctlError:
 
     if too_many := open_files_problem(exc):
         return AwsUnavailableError(f"no connection to AWS for {where}: {too_many}", hint=OPEN_FILES_HINT)
+    if wants_proxy_login(exc):
+        return proxy_login_error(where)
     cause = exc.kwargs.get("error", exc)
     proxy = proxy_of(str(exc.kwargs.get("endpoint_url", "")))
     checks = f"check the proxy {mask_url(proxy)} (HTTPS_PROXY, HTTP_PROXY; NO_PROXY excepts hosts); " if proxy else ""
@@ -147,6 +149,8 @@ def _unreachable(exc: Any, where: str) -> SaltctlError:
 
 
 def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
+    if wants_proxy_login(exc):
+        return proxy_login_error(where)
     error = exc.response.get("Error", {})
     message = _text(error.get("Message", "")) or "no further message"
     status = int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -161,6 +165,12 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
     if code in _MISSING:
         hint = "check the names of this request and AWS_REGION: saltctl config show"
         return ConfigurationError(f"AWS does not have what was asked of {where} ({code}): {message}", hint=hint)
+    if status < 500 and not code.strip("0123456789"):  # botocore takes the status if there is no code
+        return AwsUnavailableError(
+            f"the response for {where} does not come from AWS: status {code or status}, with no error code of AWS",
+            hint="is there a proxy in between? check HTTPS_PROXY, HTTP_PROXY, NO_PROXY and AWS_ENDPOINT_URL "
+            "(saltctl config show)",
+        )
     if status >= 500 or code in ("InternalServerError", "ServiceUnavailable", "InternalFailure"):
         return AwsUnavailableError(
             f"AWS answered with a server error for {where} ({code})", hint="try again", answered=True

@@ -15,7 +15,8 @@ _DENIED = {
     "IncompleteSignature", "SignatureDoesNotMatch", "NotAuthorized", "OptInRequired", "RequestExpired",
     "RequestTimeTooSkewed", "SubscriptionRequiredException", "AccountProblem", "AccountSuspended", "AuthFailure",
     "Blocked", "IncompleteSignatureException", "InvalidAccessKeyId", "InvalidSecurity", "MissingAuthenticationToken",
-    "NotAuthorizedException", "UnauthorizedException", "UnauthorizedOperation",
+    "NotAuthorizedException", "UnauthorizedException", "UnauthorizedOperation", "InvalidToken", "NotSignedUp",
+    "PendingVerification", "RegionDisabledException", "TokenRefreshRequired", "UnauthorizedAccess",
 }
 # fmt: on
 _CLOCK_HINT = "compare this machine's clock with the time (timedatectl), since AWS refuses signatures of another time"
@@ -40,6 +41,8 @@ _PERMANENT = {
             *("InvalidParameterValue", "InvalidParameterCombination", "MissingParameter", "InvalidFormat"),
             *("InvalidParameterValueException", "InvalidParameterCombinationException", "SerializationException"),
             *("MissingRequiredParameterException", "UnknownOperationException", "ValidationError"),
+            *("InvalidAction", "InvalidQueryParameter", "MalformedQueryString", "MissingAction"),
+            *("MalformedHttpRequestException", "RequestEntityTooLargeException", "UnsupportedOperation"),
         ),
         _REQUEST_HINT,
     ),
@@ -64,6 +67,21 @@ def refusal_error(code: str, message: str, where: str, *, provider: str = "") ->
         hint = "write a smaller item" if "Item size" in message else "check its key schema"
         return ConfigurationError(f"DynamoDB refuses a request for {where}: {message}", hint=hint)
     return None
+
+
+def wants_proxy_login(exc: BaseException) -> bool:
+    """Return whether an exception of botocore says that a proxy wants another user or password (407)."""
+    response, kwargs = (getattr(exc, name, None) or {} for name in ("response", "kwargs"))
+    error = response.get("Error", {}).get("Code") or kwargs.get("error")
+    return str(error) == "407" or "Tunnel connection failed: 407" in str(error)
+
+
+def proxy_login_error(where: str) -> AccessDeniedError:
+    """Return the error for such an exception."""
+    return AccessDeniedError(
+        f"the proxy does not let requests for {where} pass: it wants another user or password (407)",
+        hint="put them into HTTPS_PROXY and HTTP_PROXY: http://USER:PASSWORD@HOST:PORT; NO_PROXY excepts hosts",
+    )
 
 
 def _deleting(where: str, then: str) -> ConfigurationError:

@@ -103,6 +103,7 @@ def test_a_provider_that_fails_is_a_missing_permission(provider: str, cause: Exc
     [
         ("assume-role", refused("InternalServerError", 500)),
         ("assume-role", refused("TooManyRequestsException", 429)),
+        ("assume-role-with-web-identity", refused("IDPCommunicationError")),
         ("assume-role-with-web-identity", refused("ThrottlingException")),
         ("assume-role-with-web-identity", ConnectTimeoutError(endpoint_url="https://sts")),
     ],

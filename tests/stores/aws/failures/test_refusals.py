@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from botocore.exceptions import ClientError  # noqa: TID253  the error under test
 
-from saltctl.errors import ConfigurationError
+from saltctl.errors import AccessDeniedError, AwsUnavailableError, ConfigurationError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.failures.errors import to_saltctl_error
 from saltctl.stores.aws.failures.refusals import check_usable
 from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.bounded.aws_requests import REFUSALS
 from saltctl.stores.contracts.messages import PartitionQuery
 from tests.support.aws_stub import Answer, AwsStub
+from tests.support.slow_servers import SlowServer
 
 KEY = "arn:aws:kms:us-east-1:111122223333:key/1"
 
@@ -94,7 +98,14 @@ def test_a_described_table_is_checked(settings: Settings, backup: BackupTable) -
         ("TableNotFoundException", "m", 78),
         ("ResourceInUseException", "Table is being deleted: t", 78),
         ("ResourceInUseException", "Table is being created: t", 69),
+        ("InvalidAction", "m", 78),
+        ("MissingAction", "m", 78),
         ("AccountProblem", "m", 77),
+        ("NotSignedUp", "m", 77),
+        ("407", "m", 77),
+        ("403", "m", 69),
+        ("SlowDown", "m", 69),
+        ("429", "m", 69),
         ("MissingAuthenticationToken", "m", 77),
         ("KMSInternalException", "m", 69),
         ("KMSThrottlingException", "m", 69),
@@ -114,3 +125,45 @@ def test_the_message_of_a_refusal_is_one_short_line() -> None:
     message = to_saltctl_error(ClientError(response, "GetItem"), "'messages'").message
     assert "\n" not in message
     assert len(message) < 400
+
+
+def test_credentials_that_are_renewed_are_refused_ones() -> None:
+    """Once there are no other ones, the same codes end with 77."""
+    for code in REFUSALS:
+        error = to_saltctl_error(ClientError({"Error": {"Code": code}}, "GetItem"), "'messages'")
+        assert (code, error.exit_code) == (code, 77)
+
+
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 405, 413])
+def test_a_status_without_a_code_is_not_from_aws(settings: Settings, status: int) -> None:
+    """Every refusal of AWS has a code. The hint names the proxy, and the message names no permission."""
+    with AwsStub("http://127.0.0.1:1") as stub:
+        stub.rule = lambda operation, request: (status, b"<html>no</html>")
+        with pytest.raises(AwsUnavailableError) as caught:
+            BackupTable(stub.settings(settings)).describe()
+    assert f"does not come from AWS: status {status}, with no error code" in caught.value.message
+    assert "HTTPS_PROXY" in caught.value.hint
+
+
+@pytest.mark.parametrize("asks_for_role", [False, True])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_wants_a_login(
+    settings: Settings, scheme: str, asks_for_role: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Exit 77: a retry does not help. The hint says where the user and the password belong."""
+    if asks_for_role:
+        role = "role_arn = arn:aws:iam::111122223333:role/x\nsource_profile = base\n"
+        keys = "aws_access_key_id = a\naws_secret_access_key = b\n"
+        (tmp_path / "config").write_text(f"[profile role]\n{role}[profile base]\n{keys}")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"{scheme}://sts.example")
+        settings = replace(settings, aws_profile="role")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+    with SlowServer(refusal) as proxy:
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:s3cret@127.0.0.1:{proxy.port}")
+        there = replace(settings, aws_endpoint_url=f"{scheme}://dynamodb.example", aws_region="us-east-1")
+        with pytest.raises(AccessDeniedError, match="it wants another user or password") as caught:
+            BackupTable(there).describe()
+    assert "USER:PASSWORD@HOST:PORT" in caught.value.hint
+    assert "s3cret" not in str(caught.value)
