@@ -7,10 +7,12 @@ import json
 import os
 import selectors
 import signal
+import stat
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from math import inf
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -21,6 +23,8 @@ LONGEST_PROCESS = 60.0
 """Seconds after which a ``credential_process`` that hangs is ended once another one starts."""
 LONGEST_OUTPUT = 1 << 20
 """Bytes that a ``credential_process`` may print. Credentials have a few thousand."""
+LONGEST_TOKEN = 1 << 20
+"""Bytes of a file with a token. Tokens have a few thousand."""
 _ENDING_SECONDS = 1.0
 """Seconds to wait for the end of a killed process: one that runs as another user cannot be killed."""
 _LONGEST_REASON = 120
@@ -102,6 +106,26 @@ def _kill(process: _Process) -> None:
 
 
 atexit.register(end_processes)
+
+
+def check_token_file(path: str) -> None:
+    """Check a file before it is read as a token; one that does not exist is left to the reader.
+
+    Raises:
+        UnusableCredentialsError: it is a device or a pipe, which may never end, or far too long.
+    """
+    with suppress(FileNotFoundError):
+        found = Path(path).stat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > LONGEST_TOKEN:
+            raise UnusableCredentialsError(
+                f"{path!r} is not a token: no file, or one of more than {LONGEST_TOKEN:,} bytes"
+            )
+
+
+def read_token(path: str) -> str:
+    """Return the token in a file. Raises OSError, and as :func:`check_token_file`."""
+    check_token_file(path)
+    return Path(path).read_text()
 
 
 def check_document(body: bytes, members: Sequence[str], *, quoted: Sequence[str] = ()) -> None:

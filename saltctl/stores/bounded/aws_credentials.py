@@ -6,6 +6,7 @@ from STS or SSO with timeouts of a minute, from a ``credential_process`` without
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,12 @@ from botocore.credentials import (  # noqa: TID253  this module is imported wher
 from botocore.exceptions import ClientError  # noqa: TID253
 
 from saltctl.errors import AwsUnavailableError, SaltctlError
-from saltctl.stores.bounded.aws_credential_sources import check_keys, credential_process
+from saltctl.stores.bounded.aws_credential_sources import (
+    check_keys,
+    check_token_file,
+    credential_process,
+    read_token,
+)
 from saltctl.stores.bounded.aws_metadata import MetadataNotes, MetadataRequests, NoSourceError
 from saltctl.stores.bounded.deadline import SharedCalls, remaining
 from saltctl.stores.bounded.errors import (
@@ -51,12 +57,22 @@ def _load_source(load: Callable[[], Any], provider: str, profile: str) -> Any:
         raise CredentialsFailedError(provider, profile, exc) from exc
 
 
+def _build_headers(build: Callable[[], Any]) -> Any:
+    if path := os.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"):
+        check_token_file(path)
+    return build()
+
+
 def _adapt(provider: Any) -> None:
     """Replace what botocore's provider asks with: the terminal, processes and STS. The attributes are private."""
     if hasattr(provider, "_prompter"):  # without it, getpass asks on the terminal, in another thread
         provider._prompter = _refuse_to_ask
     if hasattr(provider, "_popen"):
         provider._popen = credential_process
+    if hasattr(provider, "_token_loader_cls"):
+        provider._token_loader_cls = partial(partial, read_token)
+    if (build := getattr(provider, "_build_headers", None)) is not None:
+        provider._build_headers = partial(_build_headers, build)
     if (builder := getattr(provider, "_profile_provider_builder", None)) is None:
         return
     create_process, create_client = builder._create_process_provider, provider._client_creator

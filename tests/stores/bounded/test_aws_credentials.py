@@ -30,7 +30,12 @@ from saltctl.stores.aws.failures.errors import aws_errors
 from saltctl.stores.aws.failures.responses import create_parser
 from saltctl.stores.bounded import aws_credential_sources as sources
 from saltctl.stores.bounded import aws_credentials as module
-from saltctl.stores.bounded.aws_credential_sources import LONGEST_PROCESS, credential_process, end_processes
+from saltctl.stores.bounded.aws_credential_sources import (
+    LONGEST_PROCESS,
+    LONGEST_TOKEN,
+    credential_process,
+    end_processes,
+)
 from saltctl.stores.bounded.aws_credentials import SharedCredentials
 from saltctl.stores.bounded.aws_requests import create_session
 from saltctl.stores.bounded.deadline import PATIENCE, TimeBudget
@@ -326,6 +331,31 @@ def test_a_process_may_print_much(left: int) -> None:
     else:
         assert [len(part) for part in process.communicate()] == [700_000, 300_000]
     assert process.returncode == left
+
+
+@pytest.mark.parametrize("variable", ["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"])
+@pytest.mark.parametrize("kind", ["device", "pipe", "long"])
+def test_a_token_without_an_end_is_not_read(
+    variable: str, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Exit 77, which names the file. A pipe that nobody writes to would hang, and a device fill the memory."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/x")
+    if "CONTAINER" in variable:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1")
+    path = tmp_path / "token"
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"a" * (LONGEST_TOKEN + 1))
+    monkeypatch.setenv(variable, str(path))
+    with pytest.raises(AccessDeniedError) as caught, aws_errors("t"):
+        SharedCredentials(create_session(5.0)).get_frozen_credentials()
+    assert f"{str(path)!r} is not a token" in caught.value.message
+    assert variable in caught.value.hint
 
 
 LATER = "2999-01-01T00:00:00Z"
