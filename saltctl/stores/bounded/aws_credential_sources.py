@@ -25,6 +25,8 @@ LONGEST_OUTPUT = 1 << 20
 """Bytes that a ``credential_process`` may print. Credentials have a few thousand."""
 LONGEST_TOKEN = 1 << 20
 """Bytes of a file with a token. Tokens have a few thousand."""
+LONGEST_KEY = 1 << 16
+"""Characters of a key or a session token. Servers refuse headers of this length."""
 _ENDING_SECONDS = 1.0
 """Seconds to wait for the end of a killed process: one that runs as another user cannot be killed."""
 _LONGEST_REASON = 120
@@ -164,6 +166,8 @@ def check_keys(key_id: Any, secret: Any, token: Any, whose: str = "") -> None:
     for name, value in (("access key id", key_id), ("secret access key", secret), ("session token", token or "-")):
         if not isinstance(value, str) or not value:
             raise UnusableCredentialsError(f"the {whose}{name} is missing, or is not a string")
+        if len(value) > LONGEST_KEY:
+            raise UnusableCredentialsError(f"the {whose}{name} has more than {LONGEST_KEY:,} characters")
         if not (value.isascii() and value.isprintable()) or " " in value:
             raise UnusableCredentialsError(
                 f"the {whose}{name} holds a line break, a blank or another character that no key has"

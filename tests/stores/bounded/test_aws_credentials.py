@@ -31,6 +31,7 @@ from saltctl.stores.aws.failures.responses import create_parser
 from saltctl.stores.bounded import aws_credential_sources as sources
 from saltctl.stores.bounded import aws_credentials as module
 from saltctl.stores.bounded.aws_credential_sources import (
+    LONGEST_KEY,
     LONGEST_PROCESS,
     LONGEST_TOKEN,
     credential_process,
@@ -377,6 +378,7 @@ VARIABLES = {
         ("file", {"SecretAccessKey": "s3cret\t1"}, "'shared-credentials-file' failed: the secret access key holds"),
         ("role", {"SecretAccessKey": "s3cret 1"}, "'assume-role' failed: the source's secret access key"),
         ("process", {"SessionToken": "s3cret\n"}, "the session token holds a line break"),
+        ("process", {"SessionToken": "t" * (LONGEST_KEY + 1)}, "the session token has more than 65,536 characters"),
         ("process", {"SecretAccessKey": 5}, "its SecretAccessKey is not a string"),
         ("process", {"Expiration": 5}, "its Expiration is not a string"),
         ("process", {"Expiration": "2030-01-01T00:00:00"}, "its Expiration is not a time with a time zone"),
@@ -495,3 +497,29 @@ def test_a_page_is_no_statement_about_credentials(kind: str, monkeypatch: pytest
         refused = body == refusal and status == 403
         assert type(caught.value) is (AccessDeniedError if refused else AwsUnavailableError), (status, body)
         assert refused or "proxy" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        ("AT-s3cret\nX", "a token or a key holds a line break"),
+        (["AT-s3cret"], "the parameter accessToken is not valid"),
+    ],
+)
+def test_a_cached_token_that_cannot_be_sent_is_not_quoted(
+    token: Any, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Exit 77. The error of Python's HTTP client has the whole token, and was an outage."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(JSONFileCache, "__contains__", lambda *_: True)
+    monkeypatch.setattr(JSONFileCache, "__getitem__", lambda *_: {"accessToken": token, "expiresAt": LATER})
+    (tmp_path / "config").write_text(f"[default]\nregion = us-east-1\n{SSO}")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with SlowServer() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SSO", f"http://127.0.0.1:{server.port}")
+        with pytest.raises(AccessDeniedError) as caught, aws_errors("t"):
+            SharedCredentials(create_session(5.0)).get_frozen_credentials()
+    assert words in caught.value.message
+    assert "s3cret" not in caught.value.message + caught.value.hint
+    assert caught.value.hint == "aws sso login"

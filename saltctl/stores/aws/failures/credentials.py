@@ -5,11 +5,12 @@ botocore's providers raise whatever their files, processes and servers cause: al
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, SaltctlError
 from saltctl.stores.aws.failures.configuration import invalid_profile
-from saltctl.stores.aws.failures.refusals import proxy_login_error, wants_proxy_login
+from saltctl.stores.aws.failures.refusals import UNSENDABLE, is_unsendable, proxy_login_error, wants_proxy_login
 from saltctl.stores.bounded.errors import (
     CredentialsFailedError,
     MfaRequiredError,
@@ -22,6 +23,7 @@ _SSO = ("sso", "sso-token")
 _PROCESS = "custom-process"
 _SERVERS = {"iam-role": " (EC2's metadata service)", "container-role": " (the container's metadata service)"}
 _KEY_FILES = "correct the keys of {files}; then aws sts get-caller-identity"
+_PARAMETER = re.compile(r"parameter (\w+)")
 _LONGEST_CAUSE = 300
 _PAGE_HINT = (
     "is there a proxy or a captive portal in between? check HTTPS_PROXY, HTTP_PROXY and NO_PROXY; then try again"
@@ -75,6 +77,8 @@ def credentials_error(exc: CredentialsFailedError, where: str) -> SaltctlError:
             f"AWS credentials: the server of {named} for {where} is not AWS, or fails: {_text(cause)}{elsewhere}",
             hint=_PAGE_HINT,
         )
+    if is_unsendable(cause):
+        return AccessDeniedError(f"no AWS credentials for {where}: {named} failed: {UNSENDABLE}", hint=hint)
     if isinstance(cause, driver.HTTPClientError | driver.ConnectionError) or (refused and _is_outage(cause)):
         verb = "did not answer" if isinstance(cause, driver.ReadTimeoutError) else "cannot be reached"
         return AwsUnavailableError(
@@ -106,7 +110,10 @@ def _hint(exc: CredentialsFailedError, *, refused: bool) -> str:
 
 
 def _cause(provider: str, cause: BaseException) -> str:
-    """Return the cause in one line."""
+    """Return the cause in one line. botocore quotes parameters, such as a token of another type."""
+    if type(cause).__name__ == "ParamValidationError":
+        names = dict.fromkeys(_PARAMETER.findall(str(cause)))
+        return f"the parameter {', '.join(names) or 'of a request'} is not valid"
     if isinstance(cause, UnusableCredentialsError | OSError):
         return _text(cause)
     if provider == _PROCESS:

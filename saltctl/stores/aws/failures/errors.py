@@ -16,7 +16,13 @@ from saltctl.errors import (
 )
 from saltctl.stores.aws.failures.configuration import invalid_profile, unreadable_files
 from saltctl.stores.aws.failures.credentials import credentials_error
-from saltctl.stores.aws.failures.refusals import proxy_login_error, refusal_error, wants_proxy_login
+from saltctl.stores.aws.failures.refusals import (
+    UNSENDABLE,
+    is_unsendable,
+    proxy_login_error,
+    refusal_error,
+    wants_proxy_login,
+)
 from saltctl.stores.aws.failures.responses import own_requests
 from saltctl.stores.bounded.aws_endpoints import proxy_of
 from saltctl.stores.bounded.errors import (
@@ -124,6 +130,8 @@ def _unreachable(exc: Any, where: str) -> SaltctlError:
         return AwsUnavailableError(f"no connection to AWS for {where}: {too_many}", hint=OPEN_FILES_HINT)
     if wants_proxy_login(exc):
         return proxy_login_error(where)
+    if is_unsendable(exc):
+        return AccessDeniedError(f"no usable AWS credentials for {where}: {UNSENDABLE}", hint=_NO_CREDENTIALS_HINT)
     cause = exc.kwargs.get("error", exc)
     proxy = proxy_of(str(exc.kwargs.get("endpoint_url", "")))
     checks = f"check the proxy {mask_url(proxy)} (HTTPS_PROXY, HTTP_PROXY; NO_PROXY excepts hosts); " if proxy else ""

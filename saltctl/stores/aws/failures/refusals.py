@@ -24,6 +24,7 @@ _STATIC_HINT = (
     "set new AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and start the program again: those of its "
     "environment cannot be renewed"
 )
+UNSENDABLE = "a token or a key holds a line break, which no request can carry"
 RESTORE = "restore this table"
 """What to do about a messages table that is lost: saltctl has no copy of it."""
 _KEY_HINT = "enable the table's KMS key again, or restore the table"
@@ -67,6 +68,12 @@ def refusal_error(code: str, message: str, where: str, *, provider: str = "") ->
         hint = "write a smaller item" if "Item size" in message else "check its key schema"
         return ConfigurationError(f"DynamoDB refuses a request for {where}: {message}", hint=hint)
     return None
+
+
+def is_unsendable(exc: BaseException) -> bool:
+    """Return whether a header could not be sent, such as a token with a line break. The exception quotes it."""
+    error = (getattr(exc, "kwargs", None) or {}).get("error")
+    return str(error).startswith("Invalid header value")
 
 
 def wants_proxy_login(exc: BaseException) -> bool:

@@ -41,6 +41,7 @@ _REQUIRED = {
     "ContinuousBackupsDescription": ("ContinuousBackupsStatus",),
     "CreateTableOutput": ("TableDescription",),
     "Credentials": ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"),
+    "CreateTokenResponse": ("accessToken", "expiresIn"),
     "DescribeAlarmsOutput": ("MetricAlarms",),
     "DescribeContinuousBackupsOutput": ("ContinuousBackupsDescription",),
     "DescribeContributorInsightsOutput": ("ContributorInsightsStatus",),

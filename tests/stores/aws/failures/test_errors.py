@@ -161,6 +161,14 @@ def test_a_file_that_cannot_be_read_is_named(exc: Exception, tmp_path: Path, mon
     assert "credentials'" not in error.message
 
 
+def test_credentials_of_an_application_that_cannot_be_sent_are_not_quoted() -> None:
+    """Its own client does not check them. Exit 77, and not an outage."""
+    cause = ValueError("Invalid header value b'AWS4-HMAC-SHA256 s3cret\\n'")
+    error = to_saltctl_error(HTTPClientError(error=cause), "'messages'")
+    assert error.exit_code == 77
+    assert "s3cret" not in error.message + error.hint
+
+
 @pytest.mark.parametrize(
     ("exc", "hint"),
     [
