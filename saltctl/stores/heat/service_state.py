@@ -42,7 +42,7 @@ class ServiceState(HeatStore):
 
     def verification(self) -> Verification | None:
         """Return the latest rebuild; None if none is recorded or the value is invalid."""
-        found = _parse(self._ask("HGET", self.key, "verified"), {"at", "replication_ids"}) or {}
+        found = _parse(self._field("verified"), {"at", "replication_ids"}) or {}
         at, ids = found.get("at"), found.get("replication_ids")
         if not isinstance(at, int | float) or not isinstance(ids, list):
             return None
@@ -73,12 +73,16 @@ class ServiceState(HeatStore):
 
     def last_raise(self) -> dict[str, Any] | None:
         """Return the latest raise; None if none is recorded or the value is invalid."""
-        return _parse(self._ask("HGET", self.key, "last_raise"), _RAISE_KEYS)
+        return _parse(self._field("last_raise"), _RAISE_KEYS)
 
     def last_raises(self) -> list[dict[str, Any]]:
         """Return the latest raises, newest first. Invalid values are left out."""
-        lines = (self._ask("HGET", self.key, "raises") or b"").split(b"\n")
+        lines = (self._field("raises") or b"").split(b"\n")
         return [raised for line in lines if (raised := _parse(line, _RAISE_KEYS)) is not None]
+
+    def _field(self, name: str) -> bytes | None:
+        [value] = self._ask("HMGET", self.key, name)  # HGET would take any string for its reply
+        return value  # type: ignore[no-any-return]
 
 
 def _parse(value: Any, keys: set[str]) -> dict[str, Any] | None:

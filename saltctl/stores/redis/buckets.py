@@ -103,8 +103,10 @@ class RedisBucketReader:
 
     def fence_layouts(self) -> set[str]:
         """Return the layouts, with registry ids, that the fences of all buckets name."""
-        fences = self._ask([("HGET", self._buckets.key(number), FENCE) for number in range(self._buckets.count)])
-        return {fence.decode("utf-8", "replace").rpartition(":")[0] for fence in fences if fence is not None}
+        # HGET would take any string for its reply.
+        replies = self._ask([("HMGET", self._buckets.key(number), FENCE) for number in range(self._buckets.count)])
+        fences = (fence.decode("utf-8", "replace") for [fence] in replies if fence is not None)
+        return {fence.rpartition(":")[0] or fence for fence in fences}
 
     def count_entries(self, buckets: Sequence[int]) -> list[int]:
         """Return the number of entries of each bucket."""

@@ -193,6 +193,11 @@ def translate(exc: Exception, where: str, *, clustered: bool = True) -> SaltctlE
 def other_registry(fence: str, ours: str, where: str) -> ConfigurationError:
     """Return the error for a fence that does not name the layout ``ours``."""
     theirs = fence.rpartition(":")[0]
+    if not theirs:
+        return ConfigurationError(
+            f"Redis at {where} has a bucket whose fence another program overwrote: {fence!r:.60}",
+            hint="delete the field #fence of each such bucket, then: saltctl rebuild",
+        )
     if theirs.rpartition(":")[0] != ours.rpartition(":")[0]:
         return ConfigurationError(
             f"Redis at {where} holds a registry of another layout: {theirs}",

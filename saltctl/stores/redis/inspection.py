@@ -142,8 +142,9 @@ class RedisInspection:
     def find_layout(self) -> str:
         """Return the layout that the fence of the first bucket names; empty without a fence."""
         key = Buckets.of(self._settings).key(0)
-        (fence,) = self._ask(self._connections.primary_of(key), ("HGET", key, FENCE))
-        return fence.decode("utf-8", "replace").rpartition(":")[0] if isinstance(fence, bytes) else ""
+        (reply,) = self._ask(self._connections.primary_of(key), ("HMGET", key, FENCE))
+        fence = None if isinstance(reply, Exception) else reply[0]
+        return "" if fence is None else fence.decode("utf-8", "replace").rpartition(":")[0]
 
     def count_entries(self, layout: str) -> list[RegistryCounts]:
         """Count entries and fences of every bucket, one result for each primary.

@@ -276,7 +276,7 @@ class RedisRegistry:
     def check_owner(self) -> None:
         """Refuse a Redis whose first bucket is fenced for another registry or layout; raises ConfigurationError."""
         key = self._buckets.key(0)
-        fence = self._others.ask_of(key, [("HGET", key, FENCE)])[0]
+        [[fence]] = self._others.ask_of(key, [("HMGET", key, FENCE)])  # HGET: any string would be its reply
         found = "" if fence is None else fence.decode("utf-8", "replace")
         if found and found.rpartition(":")[0] != self.layout:
             raise other_registry(found, self.layout, self._others.primary_of(key))

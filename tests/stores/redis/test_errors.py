@@ -58,6 +58,7 @@ def ask() -> Callable[[bytes], SaltctlError]:
         (b"NOSCRIPT No matching script.", UnverifiedError, "started since"),
         (b"UNVERIFIED this bucket was not verified here", UnverifiedBucketError, "fence is missing or foreign"),
         (b"OTHERLAYOUT v2:128:12:abcdef v2:64:12", ConfigurationError, "another layout: v2:128:12"),
+        (b"OTHERLAYOUT OK v2:64:12", ConfigurationError, "another program overwrote: 'OK'"),
         (b"OTHERLAYOUT v2:64:ab:abcdef v2:64:12", ConfigurationError, "another registry, ab; that of this backup"),
         (b"BROKEN the token is gone from salt:r:5", RebuildBrokenError, "gone from salt:r:5"),
         (b"NOREPLID INFO replication shows no master_replid", ConfigurationError, "replication id"),

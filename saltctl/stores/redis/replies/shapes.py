@@ -150,7 +150,6 @@ def _evaluated(reply: Any, command: Sequence[Any]) -> bool:
 
 _SHAPES: Mapping[str, Shape] = {
     **dict.fromkeys(("EXISTS", "HLEN", "HSET", "HSETNX", "HDEL", "XLEN", "XACK", "XDEL", "WAIT"), _whole),
-    "HGET": _string_or_nil,
     "HMGET": _values_of_names,
     "HGETALL": _pairs,
     "EVAL": _evaluated,

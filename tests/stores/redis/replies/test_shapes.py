@@ -14,6 +14,7 @@ from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.heat.window_sums import WindowSums
+from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.inspection import RedisInspection
 from saltctl.stores.redis.registry import RedisRegistry
@@ -101,6 +102,27 @@ def test_odd_replies_become_no_values(settings: Settings, use: str) -> None:
     except SaltctlError:
         return
     assert is_one_of(found, possible), found
+
+
+@pytest.mark.parametrize("reply", [b"+OK\r\n", b"+PONG\r\n", b"$1\r\n4\r\n", b"$-1\r\n"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda s: RedisRegistry(s).check_owner(),
+        lambda s: RedisBucketReader(s).fence_layouts(),
+        lambda s: RedisInspection(s).find_layout(),
+        lambda s: ServiceState(s).verification(),
+        lambda s: ServiceState(s).last_raise(),
+        lambda s: ServiceState(s).last_raises(),
+    ],
+    ids=["check_owner", "fence_layouts", "find_layout", "verification", "last_raise", "last_raises"],
+)
+def test_a_string_is_no_field_of_a_hash(use: Use, reply: bytes) -> None:
+    """Any string could be the reply to HGET: it was taken for the fence of another layout (78), or for no record."""
+    with RedisStub(lambda _, command: RedisStub.OK if command[0] == b"SELECT" else reply) as server:
+        settings = Settings(redis_url=server.url, buckets=1, registry_id="feed0123456789ab")
+        with pytest.raises(RedisUnavailableError, match="answered another command"):
+            use(settings)
 
 
 def test_an_odd_reply_ends_its_connection() -> None:
