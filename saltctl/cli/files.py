@@ -27,6 +27,25 @@ def is_special(file: Path) -> bool:
         return True
 
 
+def require_touchable(file: Path, what: str, hint: str = "") -> None:
+    """Refuse a file that is special or a link, or that can be neither written nor created; ``what`` names its use.
+
+    Raises:
+        ConfigurationError: with the hint.
+    """
+    if is_special(file) or file.is_symlink() or not (os.access(file, os.W_OK) if file.exists() else _is_open(file)):
+        raise ConfigurationError(
+            f"cannot touch the {what} {str(file)!r}: it must be a writable regular file, or a new one in a writable "
+            "directory",
+            hint=hint,
+        )
+
+
+def _is_open(file: Path) -> bool:
+    """Return whether files can be created beside a file. A read-only file system refuses root, too."""
+    return file.parent.is_dir() and os.access(file.parent, os.W_OK | os.X_OK)
+
+
 def require_replaceable(file: Path, what: str, hint: str = "") -> None:
     """Refuse a file that is special or in a directory that is not writable; ``what`` names its use.
 
@@ -35,7 +54,7 @@ def require_replaceable(file: Path, what: str, hint: str = "") -> None:
     Raises:
         ConfigurationError: with the hint.
     """
-    if is_special(file) or not file.parent.is_dir() or not os.access(file.parent, os.W_OK | os.X_OK):
+    if is_special(file) or not _is_open(file):
         raise ConfigurationError(
             f"cannot write the {what} {str(file)!r}: it must be a regular file in a writable directory", hint=hint
         )

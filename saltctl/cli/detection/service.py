@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.files import is_special
+from saltctl.cli.files import is_special, require_touchable
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import Record, columns_of, print_result, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import stop_on_signals
 from saltctl.cli.text import format_age
-from saltctl.errors import AwsUnavailableError, ConfigurationError, ExitCode, IncompleteError, UsageError
+from saltctl.errors import AwsUnavailableError, ExitCode, IncompleteError, UsageError
 
 if TYPE_CHECKING:
     from saltctl.detection.service import Service
@@ -102,11 +102,8 @@ def _check_run_options(consumer: str | None, port: int | None, address: str | No
         raise UsageError("--metrics-address serves nothing without --metrics-port", hint="add --metrics-port 9109")
     if consumer == "":
         raise UsageError("--consumer must not be empty", hint="omit it, or write --consumer worker-1")
-    if health_file is not None and (is_special(health_file) or not health_file.parent.is_dir()):
-        raise ConfigurationError(
-            f"cannot touch the health file {str(health_file)!r}: it must be a regular file in a directory that exists",
-            hint="give a file such as /run/saltctl/health",
-        )
+    if health_file is not None:
+        require_touchable(health_file, "health file", "give a file such as /run/saltctl/health")
 
 
 def _build_service(session: Session, consumer: str, stop: threading.Event, claim_idle: float) -> Service:
