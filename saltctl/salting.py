@@ -12,7 +12,7 @@ from binascii import crc32
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from saltctl.errors import InvalidConversationIdError, InvalidSaltCountError
+from saltctl.errors import InvalidConversationIdError, InvalidSaltCountError, UsageError
 
 SEPARATOR = "#"
 _PROOF_BITS = 20
@@ -78,9 +78,10 @@ def check_salt_count(n: int, cap: int) -> int:
 
     Raises InvalidSaltCountError if it is not, is below 1, or above ``cap``. The hint names an allowed number.
     """
-    if n < 1:
+    if type(n) is not int or n < 1:
         raise InvalidSaltCountError(
-            f"N must be at least 1, not {n}", hint="an unsalted conversation has N 1; use a power of two such as 4"
+            f"N must be at least 1, and a whole number, not {n!r:.60}",
+            hint="an unsalted conversation has N 1; use a power of two such as 4",
         )
     if n > cap:
         raise InvalidSaltCountError(
@@ -95,8 +96,15 @@ def check_salt_count(n: int, cap: int) -> int:
 
 
 def partition_key(conversation_id: str, salt: int | None) -> str:
-    """Return ``conv#3`` for salt 3, and the bare id for ``None``, the base partition."""
-    return conversation_id if salt is None else f"{conversation_id}{SEPARATOR}{salt}"
+    """Return ``conv#3`` for salt 3, and the bare id for ``None``, the base partition.
+
+    Raises UsageError if the salt is not a whole number from 0: no reader would ask that partition.
+    """
+    if salt is None:
+        return conversation_id
+    if type(salt) is not int or salt < 0:
+        raise UsageError(f"a salt must be a whole number from 0, not {salt!r:.60}")
+    return f"{conversation_id}{SEPARATOR}{salt}"
 
 
 def split_partition_key(key: str) -> tuple[str, int | None]:
@@ -115,10 +123,17 @@ def read_set(conversation_id: str, max_n: int) -> list[str]:
     """Return every partition key that may hold a message: the base partition, then the salts; at most ``max_n`` + 1.
 
     The base partition is always included: it has the messages from before the conversation was salted.
+
+    Raises InvalidSaltCountError if ``max_n`` is not a whole number from 1: partitions would be missing.
     """
-    if max_n <= 1:
-        return [conversation_id]
-    return [conversation_id, *(partition_key(conversation_id, salt) for salt in range(max_n))]
+    salts = range(max_n) if _count(max_n) > 1 else ()
+    return [conversation_id, *(f"{conversation_id}{SEPARATOR}{salt}" for salt in salts)]
+
+
+def _count(n: int) -> int:
+    if type(n) is not int or n < 1:
+        raise InvalidSaltCountError(f"N must be a whole number from 1, not {n!r:.60}")
+    return n
 
 
 def number_text(number: int | Decimal) -> str:
@@ -135,10 +150,20 @@ def salt_of(message_id: str | int | Decimal, n: int) -> int | None:
 
     It is the CRC-32 of the UTF-8 message id modulo n, so that a retry of the same message writes the same row. An id
     that is a number counts in the form of :func:`number_text`.
+
+    Raises:
+        InvalidSaltCountError: n is not a whole number from 1: no reader would find the message.
+        UsageError: the id is a float, a bool, not finite, or no id at all.
     """
-    if n <= 1:
+    if _count(n) == 1:
         return None
-    return crc32((message_id if isinstance(message_id, str) else number_text(message_id)).encode()) % n
+    return crc32((message_id if isinstance(message_id, str) else _id_text(message_id)).encode()) % n
+
+
+def _id_text(message_id: int | Decimal) -> str:
+    if type(message_id) is not int and not (isinstance(message_id, Decimal) and message_id.is_finite()):
+        raise UsageError(f"a message id must be a string, an int or a finite Decimal, not {message_id!r:.60}")
+    return number_text(message_id)
 
 
 def find_set(conversation_id: str, message_id: str, max_n: int) -> list[str]:

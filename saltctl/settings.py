@@ -170,6 +170,12 @@ class Settings:
     protected: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that the command refuses, such as nan; raises ConfigurationError."""
+        for spec in _NUMBERS:
+            value = getattr(self, spec.name)
+            _parse(spec, None if isinstance(value, str) else value, "argument of Settings")
+
     def __repr__(self) -> str:
         """Hide secrets, so that a traceback or a log line cannot leak one."""
         shown = ", ".join(f"{row['name']}={row['value']!r}" for row in self.describe())
@@ -228,6 +234,7 @@ SPECS = tuple(
     for f in fields(Settings)
     if (spec := f.metadata)
 )
+_NUMBERS = [spec for spec in SPECS if isinstance(getattr(Settings, spec.name), int | float)]
 
 
 def read_password(path: Path, setting: str = "redis_password_file") -> str:

@@ -17,6 +17,7 @@ from saltctl.detection.failures import MAX_TRIES
 from saltctl.detection.read_order import BATCH_ENTRIES
 from saltctl.detection.service import ALIVE_SECONDS
 from saltctl.errors import SaltctlError, StreamLostError
+from saltctl.numbers import check_number, check_whole
 from saltctl.stores.heat.contracts import FIRST_ID, Entry, StreamInfo, id_order
 from saltctl.stores.retry import backoff_seconds
 
@@ -39,6 +40,13 @@ class ReplayOptions:
     rate: float | None = None
     max_events: int | None = None
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a rate or number at which a replay would never end, or do nothing; raises UsageError."""
+        if self.rate is not None:
+            check_number("rate", self.rate, 0.1, hint="--rate 100")
+        if self.max_events is not None:
+            check_whole("max_events", self.max_events, 1, 10**15, hint="--max-events 1000")
 
     @property
     def is_range(self) -> bool:

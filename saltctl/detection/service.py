@@ -20,6 +20,7 @@ from saltctl.detection.failures import describe, is_waiting_for_a_server
 from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.detection.read_order import CLAIM_IDLE, ReadOrder
 from saltctl.errors import SaltctlError, StreamLostError
+from saltctl.numbers import LONGEST, check_number
 from saltctl.settings import Settings
 from saltctl.stores.heat.service_state import KEPT_RAISES, ServiceState
 from saltctl.stores.heat.stream import HeatStream
@@ -67,6 +68,8 @@ class Service:
     """Seconds to wait before the next step; 0 if the last one succeeded."""
 
     def __post_init__(self) -> None:
+        for name in ("block", "claim_idle"):
+            check_number(name, getattr(self, name), 0.001, LONGEST)
         counters, block, claim_idle = self.detector.counters, self.block, self.claim_idle
         self._order = ReadOrder(
             self.stream, self.consumer, counters, clock=self.clock, block=block, claim_idle=claim_idle

@@ -22,6 +22,7 @@ from saltctl.detection.events import logger
 from saltctl.detection.write_window import WeightedWrite, WriteWindow
 from saltctl.errors import InvalidConversationIdError
 from saltctl.forks import importing, this_process
+from saltctl.numbers import check_number, check_whole
 from saltctl.salting import check_conversation_id
 from saltctl.settings import Settings, load_settings
 from saltctl.stores.heat.contracts import ReportSink
@@ -87,10 +88,12 @@ class WriteMeter:
         clock: Callable[[], float] = time.time,
         thread: bool = True,
     ) -> None:
+        check_number("floor", floor, 0)
+        check_whole("capacity", capacity, 2)
         self._sink = sink
         self._floor = floor
         self._fixed_name = server
-        self._capacity = max(capacity, 2)
+        self._capacity = capacity
         self._clock = clock
         self._use_thread = thread
         self._reset()
@@ -161,7 +164,8 @@ class WriteMeter:
         Args:
             error: the exception of boto3.
             conversation_id: the conversation of the write or read, without the salt.
-            n: the number of salts it was spread over (``Lookup.write_n``): the conversation needs more.
+            n: the number of salts it was spread over (``Lookup.write_n``): the conversation needs more. What is no
+                such number counts as 1: a handler of exceptions must not raise another one.
 
         Returns:
             Whether a key range was throttled. The background thread is woken to send the report: at most one for
@@ -169,6 +173,7 @@ class WriteMeter:
         """
         if not throttled_by_key_range(error):
             return False
+        n = n if type(n) is int and n > 0 else 1
         window = self._current_window()
         with self._lock:
             key = (window.begin, conversation_id)

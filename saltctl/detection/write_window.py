@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, NamedTuple
 
 
@@ -60,6 +61,8 @@ class WriteWindow:
         for item, times in tally.items():
             try:
                 if type(item) is WeightedWrite:
+                    if not 0 <= item.units < inf:
+                        raise TypeError("neither negative nor nan")
                     self._add(item.conversation_id, times * (0 + item.units))
                 else:
                     self._add(item, times)

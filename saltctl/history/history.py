@@ -37,6 +37,7 @@ from saltctl.history.models import (
 from saltctl.history.page_estimate import average_distance
 from saltctl.history.scatter_gather import PageRequest, PageRows, ScatterGather, plan
 from saltctl.history.thread_pool import ThreadPool
+from saltctl.numbers import LONGEST, check_number, check_whole
 from saltctl.registry.registry import Lookups, Registry
 from saltctl.salting import find_set, number_text, partition_key, read_set, salt_of
 from saltctl.settings import Settings
@@ -85,6 +86,9 @@ class History:
     _owned_registry: Registry | None = field(default=None, init=False)
 
     def __post_init__(self, message_id_from: str) -> None:
+        check_number("page_timeout", self.page_timeout, 0.001, LONGEST)
+        for name in ("concurrency", "first_page", "largest_page"):
+            check_whole(name, getattr(self, name), 1)
         self.id_attribute = message_id_from.partition("attribute:")[2] or None
         """The attribute that holds message ids; None if the sort key does."""
         self.pool = ThreadPool(self.concurrency, "history")
@@ -282,8 +286,7 @@ class History:
         return None if value is None else self.sort_key(value)
 
     def _prepare(self, conversation_id: str, options: ReadOptions) -> PageRequest:
-        if not 1 <= options.limit <= MAX_LIMIT:
-            raise UsageError(f"a page has 1 to {MAX_LIMIT:,} messages, not {options.limit}", hint="--limit 50")
+        check_whole("limit", options.limit, 1, MAX_LIMIT, hint="--limit 50")
         lookup = self.registry.lookup(conversation_id)
         before, after = (
             None if text is None else cursors.decode(text, conversation_id, self.store.keys.sort_type)

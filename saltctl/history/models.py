@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
+from saltctl.numbers import LONGEST, check_number
 from saltctl.registry.registry import Lookup
 from saltctl.salting import number_text
 from saltctl.stores.contracts.messages import Filter, Item, PartitionQuery, SortKey, TableKeys
@@ -126,6 +127,10 @@ class FindOptions:
     since: SortKey | int | None = None
     until: SortKey | int | None = None
     timeout: float = FIND_TIMEOUT
+
+    def __post_init__(self) -> None:
+        """Refuse a timeout that is none; raises UsageError."""
+        check_number("timeout", self.timeout, 0.001, LONGEST, hint="--timeout 60s")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from itertools import accumulate
 from saltctl.detection.write_meter import WriteMeter
 from saltctl.errors import RefusedError, SaltctlError
 from saltctl.loopback import require_loopback
+from saltctl.numbers import LONGEST, check_number, check_whole
 from saltctl.registry.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
@@ -39,6 +40,13 @@ class LoadOptions:
     seconds: float = 30.0
     conversations: int = 1000
     skew: float = 1.1
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that the command refuses; raises UsageError."""
+        for name, most in (("rate", 100_000), ("servers", 200), ("conversations", 100_000)):
+            check_whole(name, getattr(self, name), 1, most)
+        check_number("seconds", self.seconds, 0.001, LONGEST)
+        check_number("skew", self.skew, 0)
 
 
 @dataclass

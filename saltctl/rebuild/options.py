@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from saltctl.errors import UsageError
+from saltctl.numbers import LONGEST, check_number, check_whole
 from saltctl.rebuild.checkpoint import ResumeMode
 from saltctl.rebuild.lease import HEARTBEAT_SECONDS
 
@@ -38,8 +38,13 @@ class RebuildOptions:
     progress_every: float = 0.2
 
     def __post_init__(self) -> None:
-        """Refuse values that DynamoDB would refuse."""
-        if not 1 <= self.segments <= 1_000_000:
-            raise UsageError(f"segments must be from 1 to 1,000,000, not {self.segments}", hint="--segments 4")
-        if self.max_rcu is not None and not 1 <= self.max_rcu <= 1e9:
-            raise UsageError(f"max-rcu must be at least 1, not {self.max_rcu:g}", hint="--max-rcu 500")
+        """Refuse numbers that DynamoDB would refuse, or that cannot be meant; raises UsageError."""
+        check_whole("segments", self.segments, 1, 1_000_000, hint="--segments 4")
+        if self.max_rcu is not None:
+            check_number("max_rcu", self.max_rcu, 1, hint="--max-rcu 500")
+        if self.page_limit is not None:
+            check_whole("page_limit", self.page_limit, 1)
+        check_whole("batch", self.batch, 1)
+        check_whole("max_half_done", self.max_half_done, 0)
+        for name in ("wait_redis", "lock_wait", "checkpoint_every", "heartbeat_every", "progress_every"):
+            check_number(name, getattr(self, name), 0, LONGEST)

@@ -18,7 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from saltctl.errors import UsageError
+from saltctl.numbers import check_number, check_whole
 from saltctl.registry.drift import half_done
 from saltctl.registry.failures import read_undamaged
 from saltctl.registry.registry import Registry
@@ -145,8 +145,9 @@ def scan_salts(
     Raises:
         As :func:`discover`.
     """
-    if not 1 <= segments <= 64:
-        raise UsageError(f"segments must be from 1 to 64, not {segments}", hint="--segments 4")
+    check_whole("segments", segments, 1, 64, hint="--segments 4")
+    if max_rcu is not None:
+        check_number("max_rcu", max_rcu, 1, hint="--max-rcu 500")
     after = dict(salts.after)
     scan = store.scan_keys(segments, consistent=consistent, attribute=attribute, after=after, max_rcu=max_rcu)
     with closing(scan) as pages:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from saltctl.errors import SaltctlError, UnavailableError, UsageError
+from saltctl.numbers import LONGEST, check_number, check_whole
 from saltctl.registry.failures import is_outage
 from saltctl.registry.registry import Registry
 from saltctl.salting import power_of_two_at_least
@@ -51,8 +52,8 @@ class Sample:
 
     def __post_init__(self) -> None:
         """Refuse a sample that is not a part of the whole."""
-        in_range = 1 <= self.parts <= 1_000_000
-        if not in_range or not 1 <= self.part <= self.parts:
+        in_range = type(self.parts) is int and 1 <= self.parts <= 1_000_000
+        if not in_range or type(self.part) is not int or not 1 <= self.part <= self.parts:
             rule = "K must be between 1 and N" if in_range else "N must be between 1 and 1,000,000"
             raise UsageError(f"--sample {self.part}/{self.parts}: {rule}", hint="saltctl compare --sample 1/24")
 
@@ -80,9 +81,13 @@ class ComparisonOptions:
     max_suspects: int = 50_000
 
     def __post_init__(self) -> None:
-        """Refuse a number of segments that DynamoDB would refuse."""
-        if not 1 <= self.segments <= 1_000_000:
-            raise UsageError(f"segments must be from 1 to 1,000,000, not {self.segments}", hint="--segments 4")
+        """Refuse numbers that DynamoDB would refuse, or that cannot be meant; raises UsageError."""
+        check_whole("segments", self.segments, 1, 1_000_000, hint="--segments 4")
+        check_number("grace", self.grace, 0, LONGEST)
+        if self.page_limit is not None:
+            check_whole("page_limit", self.page_limit, 1)
+        check_whole("batch_size", self.batch_size, 1)
+        check_whole("max_suspects", self.max_suspects, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from saltctl.errors import (
     WrongTypeError,
 )
 from saltctl.forks import Process, importing, this_process
+from saltctl.numbers import LONGEST, check_number, check_whole
 from saltctl.salting import check_conversation_id, check_salt_count, read_set
 from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore, Raise, RegistryStore
@@ -143,6 +144,11 @@ class Registry:
     _attempts: dict[tuple[str, Process], ref[_Attempt]] = field(default_factory=dict, init=False)
     _doubtful: set[str] = field(default_factory=set, init=False)
     """Servers that timed out or lost their connection, and have not answered since."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant; raises UsageError."""
+        check_whole("cap", self.cap, 1)
+        check_number("breaker_seconds", self.breaker_seconds, 0, LONGEST)
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Registry:

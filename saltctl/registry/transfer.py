@@ -21,7 +21,8 @@ from itertools import islice
 from operator import itemgetter
 from typing import BinaryIO, TypeVar
 
-from saltctl.errors import RefusedError, SaltctlError, UsageError
+from saltctl.errors import RefusedError, SaltctlError
+from saltctl.numbers import check_number, check_whole
 from saltctl.registry.drift import half_done
 from saltctl.registry.failures import is_outage, read_undamaged
 from saltctl.registry.registry import Registry
@@ -72,9 +73,10 @@ class ImportOptions:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a rate at which an import would never end."""
-        if self.rate is not None and not 0.1 <= self.rate <= 1e9:
-            raise UsageError("the rate must be from 0.1 to 1,000,000,000 raises a second", hint="--rate 100")
+        """Refuse a rate at which an import would never end, and a cap that is none; raises UsageError."""
+        check_whole("cap", self.cap, 1)
+        if self.rate is not None:
+            check_number("rate", self.rate, 0.1, hint="--rate 100")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from zlib import crc32
 
 from saltctl.errors import RefusedError, UsageError
+from saltctl.numbers import check_number
 from saltctl.stores.contracts.metrics import Alarm, AlarmSpec, MetricKey, MetricsStore
 
 KEY_RANGE = ("ReadKeyRangeThroughputThrottleEvents", "WriteKeyRangeThroughputThrottleEvents")
@@ -28,6 +29,10 @@ class AlarmOptions:
     table: str
     sns: tuple[str, ...]
     threshold: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse a threshold that never or always alarms; raises UsageError."""
+        check_number("threshold", self.threshold, 1, hint="--threshold 10")
 
 
 def name_prefix(table: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from saltctl.errors import ConfigurationError, SaltctlError
+from saltctl.numbers import check_number
 from saltctl.stores.contracts.metrics import Contributors, MetricKey, MetricSeries, MetricsStore
 from saltctl.throttling.analysis import CAUSES, ThrottleAnalysis, TimeRange, analyse, metric_keys, time_range
 from saltctl.throttling.diagnosis import Diagnosis, HotKey, MaxNLookup, ServiceStatus, diagnose, hot_keys
@@ -21,6 +22,10 @@ class ScanOptions:
     table: str
     time_range: TimeRange
     threshold: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a threshold that nothing or everything reaches; raises UsageError."""
+        check_number("threshold", self.threshold, 1, hint="--threshold 1")
 
 
 @dataclass(frozen=True, slots=True)

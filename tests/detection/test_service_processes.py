@@ -69,7 +69,7 @@ class Instance:
             settings=settings,
             stop=self.stop,
             block=0.05,
-            claim_idle=0.0,
+            claim_idle=0.001,
         )
 
     def step_until(self, done: Callable[[], bool], seconds: float = 30.0) -> None:

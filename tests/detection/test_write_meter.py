@@ -328,6 +328,14 @@ def test_throttling_is_reported_at_once(meter: WriteMeter, sink: Sink, clock: Cl
     assert sink.batches == [[HeatReport("a", meter.server, 1_800_000_000, 7, 4)]]
 
 
+@pytest.mark.parametrize("n", [float("nan"), float("inf"), -1, 0, True, "4", None], ids=repr)
+def test_a_wrong_number_of_salts_counts_as_one(meter: WriteMeter, sink: Sink, n: Any) -> None:
+    """A handler of exceptions must not raise another one, and the heat is reported all the same."""
+    assert meter.throttled(error("ThrottlingException", reasons=KEY_RANGE), "a", n=n)
+    assert meter.flush() == 1
+    assert sink.batches[0][0].throttled_n == 1
+
+
 def test_a_storm_of_throttling_is_one_report(meter: WriteMeter, sink: Sink, clock: Clock) -> None:
     """Thousands of throttled writes of one conversation in one window send one report, the highest N."""
     for number in range(5000):

@@ -357,7 +357,7 @@ class CompletesAtOnce(Rebuild):
 
     def __init__(self, *args: Any, **injected: Any) -> None:
         settings, store, backup, options = args
-        super().__init__(settings, store, backup, replace(options, max_half_done=-1), **injected)
+        super().__init__(settings, store, backup, replace(options, max_half_done=0), **injected)
 
 
 class CommitsFirst(ModelBackup):

@@ -184,7 +184,7 @@ def test_a_connection_in_use_is_closed_when_it_comes_back(name: Name, server: Re
 
 def test_an_unverified_server_is_not_connected_to_again_and_again(name: Name, server: RedisStub) -> None:
     """Redis may be unverified for long: at most one reconnection in a breaker period."""
-    store = RedisRegistry(settings_of(server, breaker_seconds=3600.0))
+    store = RedisRegistry(settings_of(server, breaker_seconds=60.0))
     primary = store.primaries()[0]
     name.moved_at, name.old = 1 << 30, UNVERIFIED
     for _ in range(5):
