@@ -17,7 +17,7 @@ import typer
 
 from saltctl.cli.failures import Failure, exit_code_of, failure_of, help_without_command, output_failure, shown_failure
 from saltctl.cli.output import write_json_line, write_log_line
-from saltctl.cli.signals import Terminated, arguments, raise_on_termination, reraise_lost_signals, runs_from_cron
+from saltctl.cli.signals import Terminated, arguments, raise_on_signals, reraise_lost_signals, runs_from_cron
 from saltctl.cli.text import printable, without_passwords
 from saltctl.errors import ExitCode, SaltctlError
 from saltctl.masking import without_secrets
@@ -29,8 +29,11 @@ def main(args: Sequence[str] | None = None, *, command: Any = None) -> NoReturn:
     """Run the command line and exit. ``command`` replaces the command tree, for tests."""
     args = list(sys.argv[1:] if args is None else args)
     _harden_streams()
-    raise_on_termination()
-    code = run(args, command=command)
+    try:
+        with raise_on_signals():
+            code = run(args, command=command)
+    except (Terminated, KeyboardInterrupt) as exc:  # just before the command, or while its error was printed
+        code = _fail(exc, args)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -47,9 +50,10 @@ def run(args: Sequence[str], *, command: Any = None) -> int:
     if os.environ.get("_SALTCTL_COMPLETE"):  # PowerShell leaves it set and empty
         return _complete(args)
     try:
-        tree = _build(args) if command is None else command
-        with reraise_lost_signals(), tree.make_context("saltctl", list(args)) as context:
-            tree.invoke(context)
+        with reraise_lost_signals():
+            tree = _build(args) if command is None else command
+            with tree.make_context("saltctl", list(args)) as context:
+                tree.invoke(context)
     except (typer.Exit, BrokenPipeError) as exc:
         if isinstance(exc, BrokenPipeError):
             _discard_stdout()

@@ -57,15 +57,26 @@ def _heeded(*signums: signal.Signals) -> list[signal.Signals]:
     return [signum for signum in signums if signal.getsignal(signum) is not signal.SIG_IGN]
 
 
-def raise_on_termination() -> None:
-    """Make SIGTERM, SIGHUP and SIGQUIT raise Terminated in the main thread, unless the process ignores them."""
+@contextmanager
+def raise_on_signals() -> Iterator[None]:
+    """Make SIGTERM, SIGHUP and SIGQUIT raise Terminated in the main thread, and SIGINT KeyboardInterrupt.
+
+    Those that the process ignores stay ignored. Afterwards the handlers of before are back.
+    """
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
         """Raise Terminated."""
         raise Terminated(signum)
 
-    for signum in _heeded(signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(signum, on_signal)
+    signums = _heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    before = {signum: signal.getsignal(signum) for signum in signums}
+    try:
+        for signum in signums:
+            signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else on_signal)
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 @contextmanager

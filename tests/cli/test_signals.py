@@ -16,7 +16,7 @@ from saltctl.cli.signals import (
     Terminated,
     arguments,
     deadline,
-    raise_on_termination,
+    raise_on_signals,
     rerun_hint,
     stop_on_signals,
 )
@@ -115,6 +115,50 @@ def test_ctrl_c_while_modules_are_imported_is_no_traceback(module: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+_AT_A_CALL = """
+import atexit, signal, sys
+from saltctl.__main__ import main
+
+at, signum = int(sys.argv[1]), int(sys.argv[2])
+sys.argv = ["saltctl", *sys.argv[3:]]
+calls = 0
+
+def count(frame, event, argument):
+    global calls
+    # Before our first line Python itself would print, and nothing can be done.
+    if event == "call" and (calls or signal.getsignal(signal.SIGQUIT) is not signal.SIG_DFL):
+        calls += 1
+        if calls == at:
+            sys.setprofile(None)
+            signal.raise_signal(signum)
+
+if at == 0:
+    atexit.register(lambda: sys.stderr.write(f"calls: {calls}\\n"))
+sys.setprofile(count)
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("args", [["--version"], ["registry", "list"], ["registry", "nope"]], ids=" ".join)
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_any_moment_is_no_traceback(args: list[str], signum: signal.Signals) -> None:
+    """From the first function that saltctl calls to the last one: imports, errors being printed, and the exit."""
+
+    def run_until(call: int) -> subprocess.CompletedProcess[str]:
+        program = [sys.executable, "-c", _AT_A_CALL, str(call), str(int(signum)), *args]
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("SALTCTL_")}
+        return subprocess.run(program, capture_output=True, text=True, check=False, env=environ)
+
+    calls = int(run_until(0).stderr.rpartition("calls: ")[2])
+    assert calls > 1000
+    for call in [1, 2, *range(3, calls, calls // 8), *range(calls - 100, calls - 20, 20)]:
+        done = run_until(call)
+        assert done.returncode == 128 + signum, (call, done)
+        assert "error: " in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_the_hint_does_not_start_over() -> None:
     """What was done is kept; to run a job again with --restart would discard it."""
     token = arguments.set(("rebuild", "--restart", "--segments", "2"))
@@ -139,25 +183,24 @@ def test_ignored_signals_stay_ignored(handlers: None) -> None:
     """Those that nohup, or a script's ``&``, ignores are ignored by commands and by the service's loop."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise_on_termination()
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    with stop_on_signals() as stop:
+    with raise_on_signals(), stop_on_signals() as stop:
         signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGINT)
         assert not stop.is_set()
         signal.raise_signal(signal.SIGTERM)
         assert stop.is_set()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    with pytest.raises(Terminated):
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    with raise_on_signals(), pytest.raises(Terminated):
         signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_child_inherits_an_ignored_signal(handlers: None) -> None:
     """A child of a command under nohup ignores SIGHUP, too."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    raise_on_termination()
     code = "import signal; print(signal.getsignal(signal.SIGHUP).name)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    with raise_on_signals():
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "SIG_IGN\n"
 
 
