@@ -22,6 +22,38 @@ importing = threading.RLock()
 stays so in the child, and a second import there waits forever (measured on CPython 3.11)."""
 
 
+def import_whole(load: Callable[[], object]) -> None:
+    """Call a function that imports libraries; no exception of a signal handler leaves them half imported.
+
+    Handlers run in the main thread, so another thread imports them. boto3 and redis cannot be imported again in a
+    process in which that failed half-way (measured: ``module 'boto3' has no attribute 'utils'``).
+    """
+    if load in _imported:
+        return
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        """Import them, and keep what is raised for the caller."""
+        try:
+            with importing:
+                load()
+            _imported.add(load)
+        except BaseException as exc:
+            failures.append(exc)
+
+    if threading.current_thread() is threading.main_thread():
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    else:
+        work()
+    if failures:
+        raise failures[0]
+
+
+_imported: set[Callable[[], object]] = set()
+
+
 def this_process() -> Process:
     """Return what identifies this process among its ancestors: forks since the first one, and the process id.
 

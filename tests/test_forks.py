@@ -147,7 +147,7 @@ def test_children_look_up_their_own_conversations(
 ) -> None:
     """In the backup while Redis is away, and in Redis."""
     rebuild()
-    away = replace(settings, redis_url="redis://127.0.0.1:1/0", breaker_seconds=600.0)
+    away = replace(settings, redis_url="redis://127.0.0.1:1/0", breaker_seconds=60.0)
     for clients in (Registry.over(away, RedisRegistry(away), backup), registry):
         for _ in range(10):  # the first requests after a fork are those that meet on one connection
             with ThreadPoolExecutor(4) as threads:  # several connections are open, and no thread ends before the fork

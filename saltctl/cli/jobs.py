@@ -124,7 +124,8 @@ def resume_hint(load_checkpoint: Callable[[], object], *, quiet: bool = False) -
     except (AwsUnavailableError, IncompleteError, LeaseHeldError, RefusedError):
         raise  # the checkpoint cannot be read, is that of a job in progress, or is not valid; or a hint names another
     except BaseException:
-        with suppress(SaltctlError), deadline(2.0):  # a silent server must not delay the end
+        # A silent server must not delay the end, and no error here may replace the outcome.
+        with suppress(Exception), deadline(2.0):
             if not quiet and load_checkpoint() is not None:
                 words = [word for word in arguments.get() if word not in ("--resume", "--restart")]
                 note(f"a checkpoint is kept; to resume from it: {command_line(*words, '--resume')}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -139,3 +141,13 @@ def test_hiredis_packs_no_numbers(settings: Settings, rebuild: Rebuilder, monkey
         store.lookup(store.primaries()[0], IDS)
     assert packed
     assert {type(argument) for argument in packed} <= {str, bytes}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["boto3.resources.factory", "asyncio.futures", "redis.client", "botocore.session"])
+def test_an_interrupted_import_breaks_nothing(module: str) -> None:
+    """boto3 and asyncio cannot be imported again in a process in which that failed half-way: it was broken for ever."""
+    program = [sys.executable, "-m", "tests.support.interrupted_import", module]
+    environ = {**os.environ, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    done = subprocess.run(program, capture_output=True, text=True, check=False, env=environ)
+    assert (done.returncode, done.stderr) == (0, "")

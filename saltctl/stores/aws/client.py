@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from saltctl.errors import (
     ConfigurationError,
 )
-from saltctl.forks import PerProcess, importing, this_process
+from saltctl.forks import PerProcess, import_whole, importing, this_process
 from saltctl.settings import Settings
 from saltctl.stores.aws.failures.configuration import check_region, check_values
 from saltctl.stores.aws.failures.errors import setup_error
@@ -36,8 +36,8 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3) -> Any
         ConfigurationError: no Region, a profile that does not exist, or an SSLKEYLOGFILE that cannot be written.
     """
     check_key_log()
+    preload_boto3()
     with importing:
-        import boto3  # noqa: F401
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
@@ -65,8 +65,8 @@ def session_of(settings: Settings) -> Any:
     Raises:
         ConfigurationError: a profile that does not exist, or a damaged file.
     """
+    preload_boto3()
     with importing:
-        import boto3  # noqa: F401
         from botocore.exceptions import BotoCoreError
 
     try:
@@ -84,9 +84,14 @@ def _session_of(settings: Settings) -> Any:
 
 
 def preload_boto3() -> None:
-    """Import boto3 now, while the caller waits for something else."""
-    with importing:
-        import boto3  # noqa: F401
+    """Import boto3, which takes longer than most commands: callers that wait for something else call it early."""
+    import_whole(_import_boto3)
+
+
+def _import_boto3() -> None:
+    import boto3  # noqa: F401
+
+    import saltctl.stores.bounded.aws_requests  # noqa: F401
 
 
 class _Sessions:

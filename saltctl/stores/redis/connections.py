@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from saltctl.errors import ConfigurationError
-from saltctl.forks import PerProcess, importing
+from saltctl.forks import PerProcess, import_whole, importing
 from saltctl.loopback import check_endpoint
 from saltctl.settings import Settings, read_password
 from saltctl.stores.bounded.deadline import TimeBudget
@@ -35,6 +35,10 @@ _COUNT = (bytes, type(None))
 MAX_AGE = 60.0
 """Seconds for which the connections to a server are used, except by lookups, whose script checks the server's role: a
 demoted server that accepts writes would answer for ever."""
+
+
+def _import_redis() -> None:
+    import saltctl.stores.bounded.redis_connections  # noqa: F401
 
 
 class Connections:
@@ -76,8 +80,8 @@ class Connections:
             raise ConfigurationError(f"redis_url {exc}", hint="saltctl config show") from None
         for url in map(str, self._url.addresses or (f"/{self._url.path}",)):  # a socket may lead anywhere
             check_endpoint(f"//{url}")
-        with importing:  # now, and not within the short time of the first lookup or report
-            import saltctl.stores.bounded.redis_connections  # noqa: F401
+        # Now, and not within the short time of the first lookup or report.
+        import_whole(_import_redis)
         if share is None:
             check_tls(self._url)
             check_iam(settings, self._url, self._aws_session)
