@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,15 +30,23 @@ _INSTALL_HINT = "python3 -m pip install 'saltctl[local]'"
 _PORTS_TRIED = 5
 
 
-# A child runs this and becomes the server: on Linux the kernel kills it when its parent dies. Not a preexec_fn,
-# which may deadlock in a process with threads.
+# A child runs this and becomes the command: on Linux the kernel signals it when its parent dies. Not a preexec_fn,
+# which may deadlock in a process with threads. Python ignores SIGPIPE and SIGXFSZ, and the command would inherit that.
 _DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
+for signum in (signal.SIGPIPE, signal.SIGXFSZ):
+    signal.signal(signum, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 if sys.platform.startswith("linux"):
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(1, int(sys.argv[2]))  # 1: PR_SET_PDEATHSIG
     if os.getppid() != int(sys.argv[1]):
         sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
+try:
+    os.execvp(sys.argv[3], sys.argv[3:])
+except OSError as exc:
+    sys.stderr.write(f"error: cannot run {sys.argv[3]!r}: {exc.strerror}\\n")
+    sys.exit(2)
 """
 
 # Variables that lead a client to other servers, to real credentials, or a shell to other variables.
@@ -76,9 +85,9 @@ def use_dummy_credentials() -> None:
     os.environ.update(dummy_credentials())
 
 
-def command_bound_to_parent(command: Sequence[str]) -> list[str]:
-    """Return a command that runs the given one under the same pid and, on Linux, dies with this process."""
-    return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
+def command_bound_to_parent(command: Sequence[str], signum: signal.Signals = signal.SIGKILL) -> list[str]:
+    """Return a command that runs the given one under the same pid and, on Linux, gets a signal when this one dies."""
+    return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), str(int(signum)), *command]
 
 
 def valkey_binary() -> Path:

@@ -147,17 +147,19 @@ def test_nothing_is_left_after_a_signal(signum: signal.Signals, short_tmp: Path)
     # A shell starts commands in the background with SIGQUIT ignored, and saltctl keeps that.
     code = f"import signal; signal.signal(signal.SIGQUIT, signal.SIG_DFL)\n{UNSEEDED}"
     child = subprocess.Popen(
-        [sys.executable, "-c", code, "local", "run", "--", "sh", "-c", f"touch {ready}; exec sleep 600"],
+        [sys.executable, "-c", code, "local", "run", "--", "sh", "-c", f"echo $$ >{ready}; exec sleep 600"],
         env={**os.environ, "TMPDIR": str(short_tmp)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        _until(ready.exists)
+        _until(lambda: ready.exists() and ready.read_text().endswith("\n"))
+        command = Path("/proc", ready.read_text().strip())
         assert _left_behind(short_tmp), "the servers must be running first"
         child.send_signal(signum)
         child.wait(timeout=30)
+        _until(lambda: not command.exists())
     finally:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)  # the sleeping command itself, only after a failure
@@ -167,6 +169,40 @@ def test_nothing_is_left_after_a_signal(signum: signal.Signals, short_tmp: Path)
     else:
         assert child.returncode == 128 + signum
         assert not _left_behind(short_tmp)
+
+
+@pytest.mark.slow
+def test_a_shell_ends_with_saltctl(short_tmp: Path) -> None:
+    """After SIGKILL an interactive shell gets SIGHUP, as of a terminal that is gone. It ignores SIGTERM."""
+    ready, (ours, its) = short_tmp / "ready", os.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", UNSEEDED, "local", "shell"],
+        env={**os.environ, "TMPDIR": str(short_tmp), "SHELL": "bash"},
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        start_new_session=True,
+    )
+    try:
+        os.write(ours, f"echo $$ >{ready}\n".encode())
+        _until(lambda: ready.exists() and ready.read_text().endswith("\n"))
+        shell = Path("/proc", ready.read_text().strip())
+        assert shell.exists()
+        child.kill()
+        child.wait(timeout=30)
+        _until(lambda: not shell.exists())
+    finally:
+        child.kill()
+        child.wait()
+        os.close(ours)
+        os.close(its)
+
+
+@pytest.mark.slow
+def test_a_command_has_the_default_signals(short_tmp: Path) -> None:
+    """Python ignores SIGPIPE, which would turn ``yes | head`` into errors."""
+    done = _local_run(short_tmp, "sh", "-c", "kill -PIPE $$")
+    assert done.returncode == 128 + signal.SIGPIPE
 
 
 def test_directories_of_dead_processes_are_removed(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def shell() -> None:
         ):
             note(f"  {line}")
         command, variables = shell_command(os.environ.get("SHELL"), _variables(environment), environment.directory)
-        code = _run(command, variables)
+        code = _run(command, variables, signal.SIGHUP)  # as of a terminal that is gone: a shell ignores SIGTERM
     raise typer.Exit(code)
 
 
@@ -70,6 +71,8 @@ def run(
     command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")],
 ) -> None:
     """Run one command inside a local environment of its own, and exit as it does.
+
+    The servers and, on Linux, the command end with saltctl, also if SIGKILL ends it: the command gets SIGTERM then.
 
     Contexts, AWS profiles and proxies of the caller are not set for it. saltctl and its library refuse (78) every
     Redis and every AWS endpoint that is not on loopback.
@@ -80,7 +83,7 @@ def run(
       saltctl local run -- sh -c 'saltctl registry set conv_0001 4 --yes && saltctl registry get conv_0001'
     """
     with _seeded_environment() as environment:
-        code = _run(command, _variables(environment))
+        code = _run(command, _variables(environment), signal.SIGTERM)
     raise typer.Exit(code)
 
 
@@ -151,14 +154,19 @@ def _variables(environment: LocalEnvironment) -> dict[str, str]:
     return variables | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])}
 
 
-def _run(command: Sequence[str], variables: Mapping[str, str]) -> int:
-    """Run a command to its end; signals that end saltctl are forwarded to it and, on Linux, to its descendants."""
-    try:
-        child = subprocess.Popen(command, env=variables)
-    except OSError as exc:
+def _run(command: Sequence[str], variables: Mapping[str, str], at_death: signal.Signals) -> int:
+    """Run a command to its end; signals that end saltctl are forwarded to it and, on Linux, to its descendants.
+
+    After SIGKILL nothing can be forwarded: then the command gets the signal ``at_death`` from Linux.
+    """
+    from saltctl.local.servers import command_bound_to_parent
+
+    if shutil.which(command[0], path=variables["PATH"]) is None:
         raise UsageError(
-            f"cannot run {command[0]!r}: {exc.strerror}", hint="saltctl local run -- saltctl registry list"
-        ) from exc
+            f"cannot run {command[0]!r}: it is not found, or not executable",
+            hint="saltctl local run -- saltctl registry list",
+        )
+    child = subprocess.Popen(command_bound_to_parent(command, at_death), env=variables)
     # Ctrl-C reaches the whole foreground process group; the command decides how to react.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
