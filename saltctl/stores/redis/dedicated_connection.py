@@ -48,11 +48,15 @@ class DedicatedConnection:
             self._connection = pool.get_connection()
 
     def execute(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Send the commands in one go and return their replies, in order.
+        """Send the commands in one go and return their replies, in order. No other command may be in progress.
 
         An error reply ends the connection as a failure does: the caller cannot continue half-way.
         """
         self.prolong()
+        with self._close_on_failure():
+            if self._connection.can_read():
+                self._connection.read_response()  # raises if the server has closed it
+                raise out_of_step()
         self.send(self._connection.pack_commands(commands))
         replies = self.receive(len(commands))
         with self._close_on_failure():

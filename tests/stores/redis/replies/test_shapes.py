@@ -20,6 +20,7 @@ from saltctl.stores.redis.inspection import RedisInspection
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.replies.shapes import has_shape
 from saltctl.stores.redis.scripts import script_sha
+from tests.support.redis_servers import eventually
 from tests.support.redis_stub import Command, RedisStub, array
 
 ODD = [
@@ -182,3 +183,18 @@ def test_replies_of_scripts_of_a_rebuild(name: str, right: list[object], wrong: 
     """A reply of another command is no replication id and no reason."""
     command = ("EVALSHA", script_sha(name), 1, "key", "layout", "token")
     assert [has_shape(command, reply) for reply in right + wrong] == [True] * len(right) + [False] * len(wrong)
+
+
+def test_a_surplus_reply_ends_a_dedicated_connection() -> None:
+    """It would be taken for the reply to the next command, such as the one that sets fences."""
+    with RedisStub(lambda _, command: RedisStub.OK if command[0] == b"SELECT" else b":3\r\n") as server:
+        connections = Connections(Settings(redis_url=server.url), timeout=5.0, retries=0)
+        dedicated = connections.dedicated(connections.primaries()[0])
+        assert dedicated.execute([("XLEN", "k")]) == [3]
+        server.send(0, b":4\r\n")
+        eventually(lambda: server.arrived(0), "the surplus reply lies in the connection")
+        with pytest.raises(RedisUnavailableError, match="answered another command"):
+            dedicated.execute([("XLEN", "k")])
+        with pytest.raises(RedisUnavailableError, match="was lost"):
+            dedicated.execute([("XLEN", "k")])
+        connections.close()
