@@ -91,6 +91,8 @@ def wants_json(args: Sequence[str]) -> bool:
 def _fail(exc: BaseException, args: Sequence[str]) -> int:
     """Print the error, after a traceback if ``--verbose`` is set and the error is not the user's doing."""
     failure, as_json = failure_of(exc), wants_json(args)
+    if isinstance(exc, OSError) and _stdout_raises(exc.errno):
+        failure = output_failure(exc)
     help_text = help_without_command(exc)
     if help_text is not None and not as_json:
         sys.stderr.write(help_text + "\n")
@@ -153,6 +155,16 @@ def _harden_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _stdout_raises(number: int | None) -> bool:
+    """Return whether stdout is what raised an error, such as EBADF; then discard what is left of the output."""
+    try:
+        sys.stdout.flush()
+    except OSError as exc:
+        _discard_stdout()
+        return exc.errno == number
+    return False
 
 
 def _discard_stdout() -> None:

@@ -122,6 +122,17 @@ def test_a_closed_stdout_is_not_an_internal_error(seeded: LocalEnvironment) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("words", ["--version", "--help", "help", "registry --help"])
+def test_help_to_a_closed_stdout_is_one_error(words: str) -> None:
+    """Typer writes and flushes it: that was an internal error, and then the right one as well."""
+    script = f"{sys.executable} -m saltctl {words} >&-"
+    done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: cannot write output: Bad file descriptor\n  try: do not close stdout")
+    assert done.stderr.count("error: ") == 1
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")  # noqa: PTH110
 def test_a_full_disk_for_errors_changes_no_outcome() -> None:
     """A log that cannot be written: cron still learns the exit code."""
