@@ -16,13 +16,14 @@ from decimal import Decimal
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from saltctl.cli.formats import tables
 from saltctl.cli.formats.delimited import csv_field, tsv_field
 from saltctl.cli.signals import arguments, runs_from_cron
 from saltctl.cli.text import printable, printable_json
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
 UNKNOWN = "—"
 Record = Mapping[str, Any]
@@ -47,6 +48,8 @@ _HEADINGS = {
     "write_n": "write_n",
 }
 """Headings of keys whose heading is not the key with spaces."""
+_PROSE = {"about", "action", "actions", "detail", "error", "fields", "fix", "origin", "problem", "raises", "reason"}
+"""Keys whose values may be broken between words. Ids, which may have spaces, never are."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ class Column:
     def cell(self, record: Record) -> str:
         """Return the value as people read it, safe to print."""
         return printable(self.show(record)) if self.show else format_value(record.get(self.key))
+
+    def heading_of(self, records: Iterable[Record]) -> tables.Heading:
+        """Return the heading of these records' values."""
+        return tables.Heading(self.title, right=self.align(records) == "right", prose=self.key in _PROSE)
 
     def align(self, records: Iterable[Record]) -> Literal["left", "right"]:
         """Return the side on which the values are aligned."""
@@ -105,7 +112,7 @@ def print_result(
     chosen: OutputFormat | None,
     *,
     columns: Sequence[Column],
-    tables: Mapping[str, Sequence[Column]] | None = None,
+    lists: Mapping[str, Sequence[Column]] | None = None,
     more: int = 0,
     human_view: Callable[[Console], None] | None = None,
     empty: str = "nothing found",
@@ -116,7 +123,7 @@ def print_result(
         data: one record, or a list of them; its keys are the contract of the command.
         chosen: the value of ``--output``. By default a pipe gets TSV of a list, and the table of one record.
         columns: the columns of the table; a single record is shown by :func:`print_fields`.
-        tables: passed to it.
+        lists: passed to it.
         more: passed to it.
         human_view: draws the result instead of the table.
         empty: the line on stderr instead of a table without rows.
@@ -136,11 +143,11 @@ def print_result(
     elif human_view is not None:
         human_view(console())
     elif isinstance(data, Mapping):
-        print_fields(data, columns, tables, more)
+        print_fields(data, columns, lists, more)
     elif not records:
         note(empty)
     else:
-        console().print(table_of(records, columns))
+        print_table(records, columns)
 
 
 def write_json(data: Any) -> None:
@@ -220,46 +227,27 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
-def table_of(records: Sequence[Record], columns: Sequence[Column]) -> RenderableType:
-    """Return a Rich table of records; long values fold inside their column, nothing is cut off."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, header_style="bold")
-    for column in columns:
-        table.add_column(
-            Text(column.title),
-            justify=column.align(records),
-            overflow="fold",
-            min_width=len(column.title),  # a folded heading is hard to read
-        )
-    for record in records:
-        table.add_row(*(Text(column.cell(record)) for column in columns))
-    return table
+def print_table(records: Sequence[Record], columns: Sequence[Column], screen: Console | None = None) -> None:
+    """Print records as a table, or as lines of fields if the terminal is too narrow; no value is cut off."""
+    headings = [column.heading_of(records) for column in columns]
+    tables.print_table(screen or console(), headings, [[column.cell(r) for column in columns] for r in records])
 
 
 def print_fields(
-    record: Record, columns: Sequence[Column], tables: Mapping[str, Sequence[Column]] | None = None, more: int = 0
+    record: Record, columns: Sequence[Column], lists: Mapping[str, Sequence[Column]] | None = None, more: int = 0
 ) -> None:
     """Print one record on stdout: a line for each column, and below them its lists as tables.
 
-    ``tables`` are the columns of each list by its key, ``more`` is the number of rows that the lists leave out.
+    ``lists`` are the columns of each list by its key, ``more`` is the number of rows that the lists leave out.
     """
-    from rich.table import Table
-    from rich.text import Text
-
-    screen, grid, tables = console(), Table.grid(padding=(0, 2)), tables or {}
-    grid.add_column(style="bold")
-    grid.add_column(overflow="fold")
-    for column in columns:
-        if column.key not in tables:
-            grid.add_row(Text(column.title), Text(column.cell(record)))
-    screen.print(grid)
-    for key, inner in tables.items():
+    screen, lists = console(), lists or {}
+    shown = [column for column in columns if column.key not in lists]
+    headings, cells = [c.heading_of([record]) for c in shown], [c.cell(record) for c in shown]
+    tables.print_fields(screen, headings, cells)
+    for key, inner in lists.items():
         if record[key]:
             screen.print()
-            screen.print(table_of(record[key], inner))
+            print_table(record[key], inner, screen)
     if more:
         note(f"and {more:,} more")
 

@@ -238,3 +238,44 @@ def test_the_command_for_the_next_page_takes_the_id(saltctl: Runner, history: Hi
     assert command[-2:] == ["--", "-dash"]
     following = saltctl(*command[1:3], "-o", "json", *command[3:]).json
     assert [message["message_id"] for message in following["messages"]] == ["m1"]
+
+
+LONG = ("tenant-0042:" + "x" * 120, "会話-" * 12 + "东京", "\U0001f680" * 30, "two words, and " * 5, "c")
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_a_table_shows_every_id_whole(
+    columns: int,
+    saltctl: Runner,
+    configured: Settings,
+    history: History,
+    registry: Registry,
+    rebuild: Rebuilder,
+    redis_server: LocalRedis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a terminal of any width an id is on one line, and every column is there."""
+    rebuild()
+    ids = [name.strip() for name in LONG]
+    for conversation in ids:
+        registry.raise_to(conversation, 2, reason="launch day of the new product")
+        history.put(conversation, "2026-07-01T08:00:00Z", {"message_id": "m1", "text": "x"})
+    stream = HeatStream(configured)
+    report(stream, *ids)
+    stream.close()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = {
+        "max_n": saltctl("registry", "list", "-o", "table").out,
+        "write_n, in sync, last raise": saltctl("registry", "get", "-o", "table", "--", *ids).out,
+        "server, window, writes, valid": saltctl("stream", "peek", "-o", "table").out,
+        "needed N, state, problem": saltctl("registry", "discover", "-o", "table").out,
+    }
+    with plain_client(redis_server) as client:
+        client.flushall()
+    shown["kind, redis, backup, write_n"] = saltctl("compare", "-o", "table").out
+    for titles, out in shown.items():
+        for conversation in ids:
+            assert any(conversation in line for line in out.split("\n")), titles
+        assert all(title in out for title in titles.split(", "))
+    audit = saltctl("history", "audit", "-o", "table", "--", ids[0]).out
+    assert all(f"{ids[0]}#{salt}" in audit for salt in range(2))

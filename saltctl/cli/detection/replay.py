@@ -84,7 +84,7 @@ def replay(
                 report = drain(events, ReplayReport, lambda r: show(f"{r.read:,} entries, {r.raised:,} raises"))
         record = asdict(report)
         happened = bool(report.raised or report.dead or report.trimmed_pending or not report.drained)
-        job.finish(record, output, happened=happened, columns=COLUMNS, tables={"raises": RAISES_COLUMNS})
+        job.finish(record, output, happened=happened, columns=COLUMNS, lists={"raises": RAISES_COLUMNS})
         if report.trimmed_pending and not cron:
             warn(
                 f"{counted(report.trimmed_pending, 'pending entry was', 'pending entries were')} trimmed before anyone "

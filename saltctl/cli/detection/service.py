@@ -179,7 +179,7 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
     except AwsUnavailableError as exc:  # the id of the registry is in the backup, and verification names it
         outage = exc
     record = found.service_record(verified=verified, last_raise=session.service_state.last_raise())
-    print_result(record, output, columns=STATUS_COLUMNS, tables={"instances": INSTANCE_COLUMNS})
+    print_result(record, output, columns=STATUS_COLUMNS, lists={"instances": INSTANCE_COLUMNS})
     for warning in found.warnings:
         warn(warning)
     if outage is not None:

@@ -10,7 +10,7 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.detection.replay import replay
 from saltctl.cli.guide.groups import new_group
-from saltctl.cli.output import columns_of, note, print_result, table_of, warn
+from saltctl.cli.output import columns_of, note, print_fields, print_result, print_table, warn
 from saltctl.cli.session import session_of
 from saltctl.cli.text import counted
 from saltctl.commands import command_line
@@ -67,11 +67,8 @@ def _draw_status(screen: Any, record: dict[str, Any]) -> None:
     if record["length"] is None:
         screen.print("stream not found; saltctl setup")
         return
-    for column in STATUS_COLUMNS[:-1]:
-        screen.print(f"{column.title:13} {column.cell(record)}", soft_wrap=False)
     groups = [{**group, "alive": sum(c["alive"] for c in group["consumers"])} for group in record["groups"]]
-    if groups:
-        screen.print(table_of(groups, GROUP_COLUMNS))
+    print_fields({**record, "groups": groups}, STATUS_COLUMNS, {"groups": GROUP_COLUMNS})
 
 
 @group.command("peek")
@@ -99,7 +96,7 @@ def peek(
         entries = stream.range(start, "+", count)
     records = [_entry_record(entry) for entry in entries]
     print_result(
-        records, output, columns=PEEK_KEYS, human_view=lambda screen: screen.print(table_of(records, PEEK_COLUMNS))
+        records, output, columns=PEEK_KEYS, human_view=lambda screen: print_table(records, PEEK_COLUMNS, screen)
     )
 
 

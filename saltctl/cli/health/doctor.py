@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.tables import print_beside
 from saltctl.cli.guide.completion import complete_checks
 from saltctl.cli.output import columns_of, print_result, resolve_format
 from saltctl.cli.session import Session, session_of
@@ -140,15 +141,11 @@ def draw(screen: Console, findings: Sequence[Finding], clauses: Sequence[Clause]
     from rich.table import Table
     from rich.text import Text
 
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(2):
-        table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    label = max((len(finding.check) for finding in findings), default=0) + 8
     for finding in findings:
-        style = _STYLES[finding.status]
+        lead = Text.assemble((f"{finding.status:4}", _STYLES[finding.status]), f"  {finding.check}")
         detail = Text(printable(finding.detail), style="dim" if finding.status == "skip" else "")
-        table.add_row(Text(finding.status, style=style), Text(finding.check), detail)
-    screen.print(table)
+        print_beside(screen, lead, detail, label)
     for finding in findings:
         if finding.fix:
             screen.print()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.tables import print_beside
 from saltctl.cli.output import (
     OutputFormat,
     columns_of,
@@ -28,7 +29,7 @@ from saltctl.cli.text import counted, format_age, printable
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Console, Group
     from rich.text import Text
 
     from saltctl.health.facts import Facts
@@ -74,7 +75,7 @@ def status(
         _watch(facts, max(watch, MIN_INTERVAL), resolve_format(output, listing=False))
         return
     record = read_status(facts)
-    print_result(record, output, columns=COLUMNS, human_view=lambda screen: screen.print(draw(record)))
+    print_result(record, output, columns=COLUMNS, human_view=lambda screen: _print(screen, record))
 
 
 def _watch(facts: Facts, interval: float, chosen: OutputFormat) -> None:
@@ -134,6 +135,24 @@ def draw(record: Mapping[str, Any]) -> Group:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
+    for name, line in _lines(record):
+        grid.add_row(name, line)
+    return Group(*_head(record), grid)
+
+
+def _print(screen: Console, record: Mapping[str, Any]) -> None:
+    """Print the screen once, without breaking a word."""
+    from rich.text import Text
+
+    label = max(map(len, _PANELS)) + 2
+    for line in _head(record):
+        print_beside(screen, Text(), line, 0)
+    for name, line in _lines(record):
+        print_beside(screen, Text(name, style="bold"), line, label)
+
+
+def _lines(record: Mapping[str, Any]) -> Iterator[tuple[str, Text]]:
+    """Yield the lines of the screen below its head; the first one of each panel with its name."""
     causes: dict[str, str] = {}
     for name, draw_panel in _PANELS.items():
         panel = record[name]
@@ -143,9 +162,8 @@ def draw(record: Mapping[str, Any]) -> Group:
             first = causes.setdefault(_cause(panel["error"]), name)
             lines = [_line((str(panel["error"]), BAD) if first == name else (f"see {first}", QUIET))]
         for number, line in enumerate(lines):
-            grid.add_row("" if number else name, line)
-    grid.add_row("at", _line((str(record["at"]), QUIET)))
-    return Group(*_head(record), grid)
+            yield "" if number else name, line
+    yield "at", _line((str(record["at"]), QUIET))
 
 
 def _cause(error: str) -> str:

@@ -199,7 +199,7 @@ def audit(
             session.registry.raise_to(conversation, found.needed_n, reason=reason)
     record = asdict(found) | {"repaired": repaired, "dry_run": dry_run}
     tables = {"partitions": PARTITION_COLUMNS, "orphans": ORPHAN_COLUMNS}
-    print_result(record, output, columns=AUDIT_COLUMNS, tables=tables)
+    print_result(record, output, columns=AUDIT_COLUMNS, lists=tables)
     if found.orphaned and not repaired:
         if found.orphaned > len(found.orphans):
             note(f"the list has the first {len(found.orphans):,} of {found.orphaned:,} messages beyond max_n")

@@ -9,6 +9,7 @@ from datetime import UTC
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from saltctl.cli.formats.tables import print_beside
 from saltctl.cli.output import (
     Column,
     OutputFormat,
@@ -17,7 +18,7 @@ from saltctl.cli.output import (
     format_value,
     note,
     print_result,
-    table_of,
+    print_table,
     to_json,
     warn,
     write_header,
@@ -39,6 +40,7 @@ SENDER_ATTRIBUTES = ("sender", "from", "author", "user", "sender_id", "user_id",
 BODY_ATTRIBUTES = ("text", "body", "content", "message", "msg")
 """Attributes that chat services commonly use. The first one that a message has as a string is shown."""
 _MAX_SENDER = 20
+"""Characters of a sender that is printed beside the body."""
 _MESSAGE_KEYS = [column.key for column in MESSAGE_COLUMNS]
 _SHARD_COLUMNS = (
     *columns_of(
@@ -147,20 +149,21 @@ class PageWriter:
         }
 
     def _print_summary(self) -> None:
+        from rich.text import Text
+
         summary, screen = self._summary, console()
         screen.print()
-        screen.print(
-            printable(
-                f"{counted(self._messages, 'message')} of {summary['conversation_id']}, {self._order}; "
-                f"max_n {summary['max_n']} (from {summary['source']}); "
-                f"{counted(summary['items_read'], 'item')} read, {summary['seconds']:.3f} s"
-            )
+        line = (
+            f"{counted(self._messages, 'message')} of {summary['conversation_id']}, {self._order}; "
+            f"max_n {summary['max_n']} (from {summary['source']}); "
+            f"{counted(summary['items_read'], 'item')} read, {summary['seconds']:.3f} s"
         )
+        print_beside(screen, Text(), Text(printable(line)), 0)
         shown = summary["shards"]
         if len(shown) > _MAX_SHARDS:
             shown = [shard for shard in shown if shard["items_returned"] or shard["error"]]
         failed = any(shard["error"] for shard in shown)
-        screen.print(table_of(shown, _SHARD_COLUMNS if failed else _SHARD_COLUMNS[:-1]))
+        print_table(shown, _SHARD_COLUMNS if failed else _SHARD_COLUMNS[:-1], screen)
         if more := len(self._shards) - len(shown):
             note(f"{counted(more, 'more partition')} returned nothing")
 
@@ -191,10 +194,12 @@ def print_chat(messages: Sequence[Message], day: str = "") -> str:
             screen.print(Text(day, style="bold underline"))
         table = Table.grid(padding=(0, 2))
         table.add_column(no_wrap=True, style="dim")
-        table.add_column(max_width=_MAX_SENDER, overflow="fold", style="bold")
+        table.add_column(no_wrap=True, style="bold")
         table.add_column(overflow="fold")
         for message in group:
             sender, body = sender_and_body(message)
+            if len(sender) > _MAX_SENDER:  # on a line of its own, so that it is not broken
+                sender, body = "", f"{sender}\n{body}"
             table.add_row(Text(day_and_time(message)[1]), Text(sender), Text(body))
         screen.print(table)
     return day

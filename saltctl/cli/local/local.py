@@ -128,7 +128,7 @@ def load(
     finally:
         for meter in meters:
             meter.close()
-    print_result(asdict(report), output, columns=LOAD_COLUMNS, tables={"hottest": HOTTEST_COLUMNS})
+    print_result(asdict(report), output, columns=LOAD_COLUMNS, lists={"hottest": HOTTEST_COLUMNS})
 
 
 @contextmanager

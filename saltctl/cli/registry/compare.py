@@ -72,7 +72,7 @@ def compare(
         happened = bool(report.unrepaired or report.repaired or report.damaged or not report.verified)
         more = report.checked - report.in_sync - len(report.drift)
         tables = {"drift": DRIFT_COLUMNS}
-        job.finish(record, output, happened=happened, columns=COLUMNS, tables=tables, more=more)
+        job.finish(record, output, happened=happened, columns=COLUMNS, lists=tables, more=more)
         if not cron:
             _warn(report, repair=repair)
         if report.damaged or report.unrepaired:

@@ -194,7 +194,7 @@ def remove(
     if owned and not dry_run:
         session.require_consent(f"Remove {counted(len(owned), 'alarm')} of {table}?", confirm, yes=yes)
         store.delete_alarms([alarm.name for alarm in owned])
-    _print([as_record(alarm, "remove") for alarm in owned], output)
+    _print([as_record(alarm, "remove") for alarm in owned], output, hidden=("threshold", "periods"))
 
 
 def _open(context: typer.Context, table: str | None) -> tuple[Session, CloudWatchMetrics, str]:
@@ -204,8 +204,10 @@ def _open(context: typer.Context, table: str | None) -> tuple[Session, CloudWatc
     return session, CloudWatchMetrics(session.settings), table or session.settings.messages_table
 
 
-def _print(records: list[dict[str, Any]], output: OutputFormat | None) -> None:
+def _print(records: list[dict[str, Any]], output: OutputFormat | None, *, hidden: Sequence[str] = ()) -> None:
+    """Print alarms; ``hidden`` are keys that people need not see."""
     columns = ALARM_COLUMNS
     if resolve_format(output, listing=True) == "table":
-        columns = tuple(column for column in ALARM_VIEW_COLUMNS if any(record[column.key] for record in records))
+        shown = [column for column in ALARM_VIEW_COLUMNS if any(record[column.key] for record in records)]
+        columns = tuple(column for column in shown if column.key not in hidden)
     print_result(records, output, columns=columns, empty="saltctl has created no alarms for this table")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from saltctl.cli.output import Column, columns_of, format_value, table_of
+from saltctl.cli.formats.tables import print_beside
+from saltctl.cli.output import Column, columns_of, format_value, print_table
 from saltctl.cli.text import counted, printable
 from saltctl.salting import split_partition_key
 from saltctl.throttling.analysis import CAUSE_OF, CAUSES, DAY, ThrottleAnalysis, TimeRange
@@ -42,7 +43,7 @@ def draw(screen: Console, result: ScanResult) -> None:
     over, found = result.options.time_range, result.analysis
     span = f"{_format_time(over, over.start)} to {_format_time(over, over.end)} UTC"
     head = Text(record["verdict"], style=_STYLES.get(record["verdict"], "bold red"))
-    screen.print(head.append(f"  {printable(result.options.table)}, {span}", "default"))
+    print_beside(screen, Text(), head.append(f"  {printable(result.options.table)}, {span}", "default"), 0)
     for reason in result.diagnosis.reasons:
         _draw_bullet(screen, reason)
     if found is not None and found.throttled:
@@ -51,11 +52,11 @@ def draw(screen: Console, result: ScanResult) -> None:
             screen.print()
             _draw_chart(screen, title, values, over)
         screen.print()
-        screen.print(table_of(record["series"], SERIES_COLUMNS))
+        print_table(record["series"], SERIES_COLUMNS, screen)
         _draw_bullet(screen, _spike_summary(found))
     if record["keys"]:
         screen.print()
-        screen.print(table_of(record["keys"], KEY_COLUMNS))
+        print_table(record["keys"], KEY_COLUMNS, screen)
     service = {key: format_value(value) for key, value in record["service"].items()}
     screen.print()
     screen.print(f"service: {service['verdict']}, {service['alive']} alive, lag {service['lag']}", soft_wrap=True)
@@ -72,14 +73,9 @@ def _partition(conversation_id: str, key: str) -> str:
 
 
 def _draw_bullet(screen: Console, line: str) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column()
-    grid.add_column(overflow="fold")
-    grid.add_row("·", Text(printable(line)))
-    screen.print(grid)
+    print_beside(screen, Text("·"), Text(printable(line)), 2)
 
 
 def _spike_summary(found: ThrottleAnalysis) -> str:
