@@ -44,9 +44,16 @@ def _shown_text(value: Any) -> str:
     return text
 
 
-def _name(value: Any) -> str:
+def parse_name(value: Any) -> str:
+    """Return the name of a table or region, or a prefix. Raises ValueError for any other value."""
     if not re.fullmatch(r"[A-Za-z0-9_.:/-]{1,1024}", text := _text(value)):
-        raise ValueError("may hold letters, digits and _ . : / - only")
+        raise ValueError("must be 1 to 1,024 letters, digits and _ . : / -")
+    return text
+
+
+def _region(value: Any) -> str:
+    if not re.fullmatch(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", text := _text(value)):
+        raise ValueError("must be the name of a region, such as eu-central-1")
     return text
 
 
@@ -127,9 +134,9 @@ class Settings:
     """Service whose IAM authentication logs in to Redis: one of REDIS_IAM."""
     redis_iam_cache: str | None = _setting(None, _cache_name)
     """Name of the replication group, serverless cache or cluster, which the token of IAM authentication names."""
-    backup_table: str = _setting("saltctl-registry", _name)
-    messages_table: str = _setting("messages", _name)
-    key_prefix: str = _setting("salt", _name)
+    backup_table: str = _setting("saltctl-registry", parse_name)
+    messages_table: str = _setting("messages", parse_name)
+    key_prefix: str = _setting("salt", parse_name)
     buckets: int = _setting(16384, partial(_whole, minimum=1, maximum=2**20, power_of_two=True))
     """Number of hashes that hold the registry. With 16,384, a million entries are in listpacks of about 61 fields,
     below the limits of Redis and Valkey (measured: tests/benchmarks/memory.py)."""
@@ -160,7 +167,7 @@ class Settings:
     breaker_seconds: float = _setting(1.0, partial(parse_seconds, minimum=0, maximum=60))
     """Time for which lookups skip a Redis that has just failed."""
     aws_profile: str | None = _setting(None, _shown_text, "AWS_PROFILE")
-    aws_region: str | None = _setting(None, _name, "AWS_REGION", "AWS_DEFAULT_REGION")
+    aws_region: str | None = _setting(None, _region, "AWS_REGION", "AWS_DEFAULT_REGION")
     aws_endpoint_url: str | None = _setting(
         None, _endpoint, "AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL", secret=True
     )
@@ -385,8 +392,13 @@ def load_settings(
 
 def _variables_of(spec: SettingSpec, env: Mapping[str, str]) -> tuple[str, ...]:
     """Return the variables of a setting that have an effect, the first one wins."""
-    ignored = env.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").strip().lower() == "true"  # as botocore reads it
-    return () if ignored and spec.name == "aws_endpoint_url" else spec.environment
+    ignored = env.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").strip().lower()  # as botocore reads it
+    if ignored not in ("", "true", "false"):
+        raise ConfigurationError(
+            f"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS must be true or false, not {ignored!r:.60}",
+            hint="export AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=true",
+        )
+    return () if ignored == "true" and spec.name == "aws_endpoint_url" else spec.environment
 
 
 def _parse(spec: SettingSpec, raw: Any, origin: str) -> Any:

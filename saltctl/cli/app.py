@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from saltctl import __version__
+from saltctl.cli import option
 from saltctl.cli.guide.completion import complete_contexts
 from saltctl.cli.guide.groups import Group
 from saltctl.cli.session import Session
@@ -100,10 +101,11 @@ def _root(
     context: typer.Context,
     name: Annotated[
         str | None,
-        typer.Option("--context", metavar="NAME", help="The context to use.", autocompletion=complete_contexts),
+        option.text("--context", "The context to use.", "NAME", autocompletion=complete_contexts),
     ] = None,
     config_file: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="The configuration file to use.")
+        Path | None,
+        typer.Option("--config", metavar="FILE", parser=option.parse_file, help="The configuration file to use."),
     ] = None,
     redis_url: Annotated[str | None, typer.Option(metavar="URL", help="Redis, without a password.")] = None,
     backup_table: Annotated[str | None, typer.Option(metavar="TABLE", help="The backup table.")] = None,

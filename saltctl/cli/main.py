@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -47,6 +48,7 @@ def main(args: Sequence[str] | None = None, *, command: Any = None) -> NoReturn:
 def run(args: Sequence[str], *, command: Any = None) -> int:
     """Run one command line in this process and return its exit code. ``command`` replaces the command tree."""
     arguments.set(tuple(args))
+    _ignore_impossible_sizes()
     if os.environ.get("_SALTCTL_COMPLETE"):  # PowerShell leaves it set and empty
         return _complete(args)
     try:
@@ -129,6 +131,13 @@ def _show(failure: Failure, *, as_json: bool) -> int:
         if failure.hint:
             sys.stderr.write(f"  try: {printable(failure.hint)}\n")
     return failure.exit_code
+
+
+def _ignore_impossible_sizes() -> None:
+    """Forget a width or height that no terminal has: rich fails on a long number, and takes digits of other scripts."""
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "1")):
+            del os.environ[name]
 
 
 class _LossyFile(io.FileIO):

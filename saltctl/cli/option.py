@@ -5,6 +5,7 @@ A command names the defaults.
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,9 @@ import typer
 
 from saltctl.cli.guide.completion import complete_contexts
 from saltctl.cli.output import OutputFormat
-from saltctl.errors import UsageError
+from saltctl.cli.session import session_of
+from saltctl.errors import ConfirmationRequiredError, UsageError
+from saltctl.settings import parse_name
 from saltctl.times import TIMES, parse_duration, parse_time
 
 if TYPE_CHECKING:
@@ -44,11 +47,43 @@ def _parse_positive_seconds(text: str | float) -> float:
     return seconds
 
 
-def _parse_file(text: str) -> Path:
+def parse_text(text: str | None, most: int = 2000) -> str | None:
+    """Refuse a string that cannot be meant: that of a variable that is not set, or of a file. None is the default."""
+    if text is not None and (not text.strip() or "\0" in text or len(text) > most):
+        shown = f"a string of {len(text):,} characters" if len(text) > most else repr(text[:60])
+        raise typer.BadParameter(f"{shown} is not a text of 1 to {most:,} characters")
+    return text
+
+
+def parse_file(text: str) -> Path:
     """Return a path; an empty string, such as of a variable that is not set, would be the working directory."""
-    if not text:
-        raise typer.BadParameter("a file name must not be empty")
+    if not text.strip() or "\0" in text or max(len(os.fsencode(part)) for part in text.split("/")) > 255:
+        raise typer.BadParameter(f"{text!r:.60} is not the name of a file")
     return Path(text)
+
+
+def _parse_reason(text: str | None) -> str | None:
+    return parse_text(text, MAX_REASON)
+
+
+def _parse_table(text: str | None) -> str | None:
+    try:
+        return None if text is None else parse_name(text)
+    except ValueError as exc:
+        raise typer.BadParameter(f"{text!r:.60} {exc}") from None
+
+
+def _check_context(context: typer.Context, value: str | None) -> str | None:
+    """Refuse to confirm another context than the one in use: the servers may be others than those that are meant."""
+    if value is not None and not context.resilient_parsing and value != (used := session_of(context).settings.context):
+        told = f"the context in use is {used!r}" if used else "no context is in use"
+        raise ConfirmationRequiredError(f"cannot confirm the context {value!r:.60}: {told}", hint="saltctl config show")
+    return value
+
+
+def text(name: str, about: str, metavar: str, **more: Any) -> Any:
+    """Return a typer option that takes a text, and neither an empty nor a blank one."""
+    return typer.Option(name, metavar=metavar, parser=parse_text, help=about, **more)
 
 
 def duration(name: str, about: str, *, zero: bool = False) -> Any:
@@ -65,7 +100,7 @@ def number(name: str, about: str, least: float, most: float, *, whole: bool = Tr
         if not isinstance(text, str):
             return text
         try:
-            value = parse_whole_number(text) if whole else float(text if "_" not in text else "")
+            value = parse_whole_number(text) if whole else float(text if _FLOAT.fullmatch(text) else "")
         except (ValueError, typer.BadParameter):
             value = least - 1
         if not least <= value <= most:  # so nan is refused, too
@@ -76,6 +111,9 @@ def number(name: str, about: str, least: float, most: float, *, whole: bool = Tr
     return typer.Option(name, metavar=metavar, parser=parse, help=f"{about} From {least:,} to {most:,}.")
 
 
+_FLOAT = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?|\.[0-9]+")
+MAX_REASON = 500
+"""The longest reason of a raise: saltctl.registry.registry.MAX_REASON, which takes long to import."""
 Conversation = Annotated[str, typer.Argument(metavar="CONV", help="A conversation id.")]
 Output = Annotated[
     OutputFormat | None,
@@ -90,8 +128,8 @@ Timeout = Annotated[float, duration("--timeout", "Give up after this long, such 
 Window = Annotated[float, duration("--window", "Seconds between the two readings; 1s if omitted.")]
 Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="From this time on; 2h is two hours ago.")]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before this time.")]
-SinceKey = Annotated[str | None, typer.Option("--since-key", metavar="KEY", help="From this sort key on.")]
-UntilKey = Annotated[str | None, typer.Option("--until-key", metavar="KEY", help="Before this sort key.")]
+SinceKey = Annotated[str | None, text("--since-key", "From this sort key on.", "KEY")]
+UntilKey = Annotated[str | None, text("--until-key", "Before this sort key.", "KEY")]
 Eventual = Annotated[bool, typer.Option("--eventual", help="Eventually consistent: half the cost.")]
 Segments = Annotated[int, number("--segments", "Parallel scans of the table.", 1, 1_000_000)]
 Source = Annotated[
@@ -99,7 +137,8 @@ Source = Annotated[
     typer.Option("--source", help="Default: redis if it is verified, else the backup.", show_default=False),
 ]
 Table = Annotated[
-    str | None, typer.Option("--table", metavar="TABLE", help="The table; the messages table if omitted.")
+    str | None,
+    typer.Option("--table", metavar="TABLE", parser=_parse_table, help="The table; the messages table if omitted."),
 ]
 
 MaxRcu = Annotated[
@@ -127,7 +166,9 @@ def resume_mode(*, resume: bool, restart: bool) -> ResumeMode | None:
 
 
 # Changes.
-Reason = Annotated[str, typer.Option("--reason", help="Recorded with each raise.")]
+_REASON = typer.Option("--reason", metavar="TEXT", parser=_parse_reason, help="Recorded with each raise.")
+Reason = Annotated[str, _REASON]
+OptionalReason = Annotated[str | None, _REASON]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 Confirm = Annotated[
@@ -136,6 +177,7 @@ Confirm = Annotated[
         "--confirm",
         metavar="CONTEXT",
         help="The name of the protected context, to confirm the change.",
+        callback=_check_context,
         autocompletion=complete_contexts,
     ),
 ]
@@ -149,7 +191,7 @@ MetricsFile = Annotated[
     typer.Option(
         "--metrics-file",
         metavar="FILE",
-        parser=_parse_file,
+        parser=parse_file,
         help="Write Prometheus metrics to this file, at failure too.",
     ),
 ]

@@ -108,9 +108,7 @@ def decode(text: str, conversation_id: str, sort_type: str) -> Cursor:
     except (ValueError, TypeError, RecursionError, UsageError):
         # Errors of base64, UTF-8 and JSON are ValueErrors; deeply nested lists are a RecursionError. A number
         # that no table can hold is a UsageError.
-        raise InvalidCursorError(
-            "the cursor is damaged, or is not a cursor", hint="copy all of it, or start again without a cursor"
-        ) from None
+        raise _damaged() from None
     if binding != _binding(conversation_id):
         raise InvalidCursorError(
             f"the cursor does not belong to the conversation {conversation_id!r}",
@@ -122,6 +120,20 @@ def decode(text: str, conversation_id: str, sort_type: str) -> Cursor:
             hint="check SALTCTL_MESSAGES_TABLE: saltctl config show",
         )
     return Cursor(position, max(spread, 1), distance)
+
+
+def check_cursor(text: str) -> None:
+    """Raise InvalidCursorError if the string is no cursor of any conversation and table."""
+    try:
+        _parts(text)
+    except (ValueError, RecursionError):
+        raise _damaged() from None
+
+
+def _damaged() -> InvalidCursorError:
+    return InvalidCursorError(
+        "the cursor is damaged, or is not a cursor", hint="copy all of it, or start again without a cursor"
+    )
 
 
 def _parts(text: str) -> list[Any]:

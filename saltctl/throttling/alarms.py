@@ -56,7 +56,7 @@ def alarm_specs(options: AlarmOptions) -> list[AlarmSpec]:
         raise UsageError("an alarm needs an SNS topic to notify: pass --sns", hint=hint)
     for arn in options.sns:
         if _SNS.fullmatch(arn) is None:
-            raise UsageError(f"{arn!r} is not the ARN of an SNS topic", hint="aws sns list-topics")
+            raise UsageError(f"{arn!r:.100} is not the ARN of an SNS topic", hint="aws sns list-topics")
     table = options.table
     problems = {MetricKey(name, table): f"Single partition keys of table {table} are throttled." for name in KEY_RANGE}
     for operation in OPERATIONS:

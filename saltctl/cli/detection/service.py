@@ -51,19 +51,25 @@ INSTANCE_COLUMNS = columns_of("name pending idle_s alive late", name="instance")
 def run(
     context: typer.Context,
     consumer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The consumer's name; host and process id if omitted.")
+        str | None, option.text("--consumer", "The consumer's name; host and process id if omitted.", "NAME")
     ] = None,
     metrics_port: Annotated[
         int | None, option.number("--metrics-port", "Serve Prometheus metrics there.", 0, 65535, metavar="PORT")
     ] = None,
     metrics_address: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Address to serve metrics on; 127.0.0.1 if omitted.")
+        str | None, option.text("--metrics-address", "Address to serve metrics on; 127.0.0.1 if omitted.", "ADDRESS")
     ] = None,
     claim_after: Annotated[
         float, option.duration("--claim-after", "Claim entries that others have held for so long; 30s if omitted.")
     ] = 30.0,
     health_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Touched every few seconds while all parts work.")
+        Path | None,
+        typer.Option(
+            "--health-file",
+            metavar="FILE",
+            parser=option.parse_file,
+            help="Touched every few seconds while all parts work.",
+        ),
     ] = None,
 ) -> None:
     """Run one instance of the service in the foreground, until SIGTERM.
@@ -83,7 +89,7 @@ def run(
 
     session = session_of(context)
     session.settings.require_redis_url()
-    _check_run_options(consumer, metrics_port, metrics_address, health_file)
+    _check_run_options(metrics_port, metrics_address, health_file)
     name = consumer or f"{socket.gethostname()}-{os.getpid()}"
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
@@ -96,12 +102,10 @@ def run(
         service.run(after_step=lambda: touch_health_file(health_file))
 
 
-def _check_run_options(consumer: str | None, port: int | None, address: str | None, health_file: Path | None) -> None:
+def _check_run_options(port: int | None, address: str | None, health_file: Path | None) -> None:
     """Refuse options that would have no effect, or fail later each second."""
     if address is not None and port is None:
         raise UsageError("--metrics-address serves nothing without --metrics-port", hint="add --metrics-port 9109")
-    if consumer == "":
-        raise UsageError("--consumer must not be empty", hint="omit it, or write --consumer worker-1")
     if health_file is not None:
         require_touchable(health_file, "health file", "give a file such as /run/saltctl/health")
 

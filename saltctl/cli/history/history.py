@@ -67,10 +67,14 @@ def read(
     """
     from saltctl.cli.history.bounds import BoundOptions
     from saltctl.cli.history.view import PageWriter, print_plan
+    from saltctl.history.cursor import check_cursor
     from saltctl.history.models import ReadOptions
 
     if all_ and limit is not None:
         raise UsageError("--all chooses the size of its pages: it cannot take a --limit", hint="leave one of them out")
+    for cursor in (before, after):
+        if cursor is not None:
+            check_cursor(cursor)  # before any server is asked
     form = resolve_format(output, listing=False)
     between = BoundOptions(since, until, since_key, until_key)
     with deadline(timeout):
@@ -102,9 +106,9 @@ def read(
 def find(
     context: typer.Context,
     conversation: option.Conversation,
-    message: Annotated[str, typer.Argument(metavar="MESSAGE", help="A message id.")],
+    message: Annotated[str, typer.Argument(metavar="MESSAGE", parser=option.parse_text, help="A message id.")],
     sort_key: Annotated[
-        str | None, typer.Option("--sort-key", metavar="KEY", help="Its whole sort key: one read a partition.")
+        str | None, option.text("--sort-key", "Its whole sort key: one read a partition.", "KEY")
     ] = None,
     since: option.Since = None,
     until: option.Until = None,

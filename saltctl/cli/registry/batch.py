@@ -12,6 +12,7 @@ from saltctl.cli.output import note, warn
 from saltctl.cli.session import Session
 from saltctl.cli.signals import rerun_hint
 from saltctl.cli.text import counted
+from saltctl.commands import command_line
 from saltctl.errors import (
     IncompleteError,
     InvalidSaltCountError,
@@ -71,8 +72,13 @@ def read_wanted(lines: BinaryIO, file: str, cap: int, reason: str) -> list[Wante
     if problems:
         kind = RefusedError if all(isinstance(exc, RefusedError) for _, exc in problems) else UsageError
         told = [f"line {number}: {getattr(exc, 'message', exc)}" for number, exc in problems]
-        raise kind(f"cannot use {file!r}: {_some(told, '; ')}", hint="correct the file; nothing was changed")
+        raise kind(f"cannot use {file!r}: {_some(told, '; ')}", hint=_again(file))
     return list(found.values())
+
+
+def _again(file: str) -> str:
+    """Return the command that checks the file once it is corrected, and changes nothing."""
+    return command_line("registry", "set", "--file", file, "--dry-run")
 
 
 def _texts(lines: BinaryIO, file: str) -> Iterator[tuple[int, bytes]]:
@@ -81,7 +87,7 @@ def _texts(lines: BinaryIO, file: str) -> Iterator[tuple[int, bytes]]:
         number += 1
         if number > MAX_LINES or len(line) > _MAX_LINE_BYTES:
             what = f"it has more than {MAX_LINES:,} lines" if number > MAX_LINES else f"line {number:,} is too long"
-            raise UsageError(f"cannot use {file!r}: {what}", hint="for a whole registry: saltctl registry import")
+            raise UsageError(f"cannot use {file!r}: {what}", hint="saltctl registry import --help")
         text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         text = text.removesuffix(b"\n").removesuffix(b"\r")
         if text.strip() and not (number == 1 and tuple(text.decode(errors="replace").split("\t")) == _HEADER):
@@ -134,7 +140,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def set_many(
-    session: Session, wanted: Sequence[Wanted], confirm: str | None, *, dry_run: bool, yes: bool
+    session: Session, file: str, wanted: Sequence[Wanted], confirm: str | None, *, dry_run: bool, yes: bool
 ) -> tuple[list[dict[str, Any]], IncompleteError | None]:
     """Raise the conversations, after one confirmation; return a record for each, and the error if some are left.
 
@@ -143,7 +149,7 @@ def set_many(
         SaltctlError: no server answers, and nothing was changed.
     """
     states = _read_states(session, wanted)
-    _check_none_lower(wanted, states)
+    _check_none_lower(file, wanted, states)
     todo = [item for item in wanted if not _is_done(item, states[item.conversation_id])]
     records = {item.conversation_id: _record(item, states[item.conversation_id], dry_run) for item in wanted}
     if dry_run or not todo:
@@ -176,7 +182,7 @@ def _read_states(session: Session, wanted: Sequence[Wanted]) -> dict[str, _State
     return {i: _State(entries.get(i) or BackupEntry(i, 1, 1), 1 if (n := in_redis[i]) is None else n) for i in ids}
 
 
-def _check_none_lower(wanted: Sequence[Wanted], states: dict[str, _State]) -> None:
+def _check_none_lower(file: str, wanted: Sequence[Wanted], states: dict[str, _State]) -> None:
     lower = [
         f"line {item.line}: {item.conversation_id!r} has {most} salts already"
         for item in wanted
@@ -185,7 +191,7 @@ def _check_none_lower(wanted: Sequence[Wanted], states: dict[str, _State]) -> No
     if lower:
         raise InvalidSaltCountError(
             f"cannot lower N, as readers would miss the messages on the upper salts: {_some(lower, '; ')}",
-            hint="leave out these lines; nothing was changed",
+            hint=_again(file),
         )
 
 

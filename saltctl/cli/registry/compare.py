@@ -87,7 +87,9 @@ def parse_sample(text: str | None) -> Sample | None:
         return None
     found = re.fullmatch(r"([0-9]{1,7})/([0-9]{1,7})", text)
     if found is None:
-        raise UsageError(f"cannot use --sample {text!r:.60}: write it as K/N", hint="saltctl compare --sample 1/24")
+        raise UsageError(
+            f"cannot use --sample {text!r:.60}: write it as K/N, such as 1/24", hint="saltctl compare --sample 1/24"
+        )
     return Sample(int(found[1]), int(found[2]))
 
 

@@ -37,7 +37,7 @@ def _registry_id(text: str) -> str:
     try:
         return parse_registry_id(text)
     except ValueError as exc:
-        raise typer.BadParameter(f"{text!r} {exc}") from None
+        raise typer.BadParameter(f"{text!r:.60} {exc}") from None
 
 
 TakeOver = Annotated[

@@ -170,9 +170,9 @@ def set_(
     ] = None,
     file: Annotated[
         str | None,
-        typer.Option("--file", metavar="FILE|-", help="Lines of CONV, N and a reason: TSV or JSON; - is stdin."),
+        option.text("--file", "Lines of CONV, N and a reason: TSV or JSON; - is stdin.", "FILE|-"),
     ] = None,
-    reason: option.Reason = "",
+    reason: option.OptionalReason = None,
     dry_run: option.DryRun = False,
     yes: option.Yes = False,
     confirm: option.Confirm = None,
@@ -193,9 +193,9 @@ def set_(
     """
     session = session_of(context)
     if file is not None:
-        _check_alone(conversation)
+        _check_alone(file, conversation)
         session.settings.require_redis_url()
-        _set_from_file(session, file, reason, output, confirm, dry_run=dry_run, yes=yes)
+        _set_from_file(session, file, reason or "", output, confirm, dry_run=dry_run, yes=yes)
         return
     if conversation is None or n is None:
         missing = "N is missing" if conversation else "CONV and N are missing"
@@ -218,18 +218,18 @@ def set_(
     elif not dry_run:
         question = f"Raise {conversation} from {before} to {n}?" if n > before else f"Complete the raise to {n}?"
         session.require_consent(question, confirm, yes=yes)
-        raised = session.registry.raise_to(conversation, n, reason=reason)
+        raised = session.registry.raise_to(conversation, n, reason=reason or "")
         result = {key: getattr(raised, key) for key in result}
     record = {"conversation_id": conversation, **result, "dry_run": dry_run}
     print_result(record, output, columns=SET_COLUMNS)
 
 
-def _check_alone(conversation: str | None) -> None:
+def _check_alone(file: str, conversation: str | None) -> None:
     """Refuse a conversation next to a file."""
     if conversation is not None:
         raise UsageError(
             "cannot use --file with CONV and N: the file names the conversations",
-            hint="leave out either --file or CONV and N",
+            hint=command_line("registry", "set", "--file", file),
         )
 
 
@@ -247,7 +247,7 @@ def _set_from_file(
 
     with open_lines(file, hint="saltctl registry set --help") as lines:
         wanted = read_wanted(lines, file, session.settings.max_n_cap, reason)
-    records, error = set_many(session, wanted, confirm, dry_run=dry_run, yes=yes)
+    records, error = set_many(session, file, wanted, confirm, dry_run=dry_run, yes=yes)
     print_result(records, output, columns=MANY_COLUMNS, empty="the file names no conversation")
     if error is not None:
         raise error
@@ -289,7 +289,7 @@ def _check_salt_count(conversation: str, n: int, cap: int) -> None:
 def list_(
     context: typer.Context,
     min_n: Annotated[int, option.number("--min-n", "Only entries with at least this max_n.", 1, 10**9)] = 1,
-    prefix: Annotated[str, typer.Option("--prefix", help="Only ids that begin with this.")] = "",
+    prefix: Annotated[str | None, option.text("--prefix", "Only ids that begin with this.", "TEXT")] = None,
     limit: Annotated[int | None, option.number("--limit", "The largest number of entries.", 1, 10**9)] = None,
     sort: Annotated[Literal["id", "n"], typer.Option("--sort", help="By id, or by n with the largest first.")] = "id",
     source: option.Source = None,
@@ -307,7 +307,7 @@ def list_(
     key = (lambda e: (-e[1], e[0])) if sort == "n" else (lambda e: e)
     with deadline(timeout):
         entries = read_source(session, source)
-        wanted = (e for e in entries if e[1] >= min_n and e[0].startswith(prefix))
+        wanted = (e for e in entries if e[1] >= min_n and e[0].startswith(prefix or ""))
         chosen = sorted(wanted, key=key) if limit is None else heapq.nsmallest(limit, wanted, key=key)
     if entries.damaged:
         warn(f"{entries.damaged} damaged items of the backup are left out; saltctl rebuild --dry-run names them")

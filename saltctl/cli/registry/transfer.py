@@ -171,5 +171,6 @@ def open_lines(file: str, hint: str = "to create a file: saltctl registry export
     try:
         # The file descriptor, since sys.stdin decodes.
         return open(0 if file == "-" else file, "rb", closefd=file != "-")
-    except OSError as exc:
-        raise UsageError(f"cannot read {file!r}: {exc.strerror}", hint=hint) from exc
+    except (OSError, ValueError) as exc:  # a NUL is a ValueError
+        problem = getattr(exc, "strerror", None) or exc
+        raise UsageError(f"cannot read {file!r:.60}: {problem}", hint=hint) from exc

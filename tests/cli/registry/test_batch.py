@@ -79,6 +79,7 @@ def test_what_is_not_understood_is_refused(content: bytes) -> None:
         read(content)
     assert "Exceeds the limit" not in raised.value.message
     assert len(raised.value.message) < 500
+    assert raised.value.hint in ("saltctl registry set --file f --dry-run", "saltctl registry import --help")
 
 
 @pytest.mark.parametrize("content", [b"a#1\t4", b"\t4", b"a\t6", b"a\t0", b"a\t512", b'{"conversation_id":"a","n":-4}'])
