@@ -22,97 +22,26 @@ from typing import Any, TypeVar
 
 from saltctl.errors import ConfigurationError
 from saltctl.times import parse_seconds
-from saltctl.urls import check_http_url, mask_url, parse_redis_url
+from saltctl.urls import mask_url
+from saltctl.values import (
+    parse_cache_name,
+    parse_endpoint,
+    parse_message_id_from,
+    parse_name,
+    parse_one_of,
+    parse_path,
+    parse_region,
+    parse_registry_id,
+    parse_shown_text,
+    parse_url,
+    parse_whole,
+)
 
 T = TypeVar("T")
 
 SORT_KEY_FORMS = ("iso", "epoch-s", "epoch-ms", "epoch-us", "epoch-ns", "ulid", "uuid7", "ksuid")
 """How sort keys may hold times: see saltctl/history/sort_key_form.py."""
 REDIS_IAM = ("elasticache", "elasticache-serverless", "memorydb")
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be a string that is not empty")
-    return value
-
-
-def _shown_text(value: Any) -> str:
-    """Refuse a password in a value that is printed, stored with raises, or quoted in errors."""
-    if re.search(r"://[^\s:/@]*:\S*@", text := _text(value)):
-        raise ValueError("looks like a URL with a password; only redis_url may contain one")
-    return text
-
-
-def parse_name(value: Any) -> str:
-    """Return the name of a table or region, or a prefix. Raises ValueError for any other value."""
-    if not re.fullmatch(r"[A-Za-z0-9_.:/-]{1,1024}", text := _text(value)):
-        raise ValueError("must be 1 to 1,024 letters, digits and _ . : / -")
-    return text
-
-
-def _region(value: Any) -> str:
-    if not re.fullmatch(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", text := _text(value)):
-        raise ValueError("must be the name of a region, such as eu-central-1")
-    return text
-
-
-def parse_registry_id(value: Any) -> str:
-    """Return the id of a registry. Raises ValueError for any other value."""
-    if not re.fullmatch(r"[0-9a-f]{16}", text := _text(value)):
-        raise ValueError("must be the 16 digits (0-9, a-f) that `saltctl status` shows")
-    return text
-
-
-def _path(value: Any) -> Path:
-    text = _shown_text(value)
-    if "\0" in text:
-        raise ValueError("contains a NUL character")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise ValueError("begins with ~ and an unknown user name, or HOME is not set") from None
-
-
-def _whole(value: Any, minimum: int, maximum: int = 2**31 - 1, *, power_of_two: bool = False) -> int:
-    whole = re.fullmatch(r"[0-9]{1,10}", value.strip()) if isinstance(value, str) else type(value) is int
-    if not whole:
-        raise ValueError("must be a whole number")
-    number = int(value)
-    if not minimum <= number <= maximum:
-        raise ValueError(f"must be from {minimum} to {maximum}")
-    if power_of_two and number.bit_count() != 1:
-        raise ValueError("must be a power of two")
-    return number
-
-
-def _redis_url(value: Any) -> str:
-    parse_redis_url(url := _text(value))
-    return url
-
-
-def _endpoint(value: Any) -> str:
-    check_http_url(url := _text(value))
-    return url
-
-
-def _one_of(value: Any, names: tuple[str, ...]) -> str:
-    if (text := _text(value)) not in names:
-        raise ValueError(f"must be one of {', '.join(names)}")
-    return text
-
-
-def _cache_name(value: Any) -> str:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,62}", text := _text(value)):
-        raise ValueError("must be the name of a replication group, serverless cache or cluster, not its endpoint")
-    return text
-
-
-def _message_id_from(value: Any) -> str:
-    text = _shown_text(value)
-    if text != "sort_key" and not re.fullmatch(r"attribute:.{1,255}", text, re.DOTALL):
-        raise ValueError("must be sort_key, or attribute: and a name, such as attribute:message_id")
-    return text
 
 
 def _setting(default: T, parse: Callable[[Any], Any], *environment: str, secret: bool = False) -> T:
@@ -128,28 +57,28 @@ class Settings:
     Create it with :func:`load_settings`, or directly in code that has its own configuration.
     """
 
-    redis_url: str | None = _setting(None, _redis_url, secret=True)
-    redis_password_file: Path | None = _setting(None, _path)
-    redis_iam: str | None = _setting(None, partial(_one_of, names=REDIS_IAM))
+    redis_url: str | None = _setting(None, parse_url, secret=True)
+    redis_password_file: Path | None = _setting(None, parse_path)
+    redis_iam: str | None = _setting(None, partial(parse_one_of, names=REDIS_IAM))
     """Service whose IAM authentication logs in to Redis: one of REDIS_IAM."""
-    redis_iam_cache: str | None = _setting(None, _cache_name)
+    redis_iam_cache: str | None = _setting(None, parse_cache_name)
     """Name of the replication group, serverless cache or cluster, which the token of IAM authentication names."""
     backup_table: str = _setting("saltctl-registry", parse_name)
     messages_table: str = _setting("messages", parse_name)
     key_prefix: str = _setting("salt", parse_name)
-    buckets: int = _setting(16384, partial(_whole, minimum=1, maximum=2**20, power_of_two=True))
+    buckets: int = _setting(16384, partial(parse_whole, minimum=1, maximum=2**20, power_of_two=True))
     """Number of hashes that hold the registry. With 16,384, a million entries are in listpacks of about 61 fields,
     below the limits of Redis and Valkey (measured: tests/benchmarks/memory.py)."""
     registry_id: str | None = _setting(None, parse_registry_id)
     """Id of the registry, as `saltctl status` shows it. Only servers that start while AWS is away need it: without it
     a client reads the id from the backup table, once."""
-    message_id_from: str = _setting("sort_key", _message_id_from)
+    message_id_from: str = _setting("sort_key", parse_message_id_from)
     """Source of a message's id: ``sort_key`` (the part after its first ``#``) or ``attribute:NAME``."""
-    sort_key_form: str | None = _setting(None, partial(_one_of, names=SORT_KEY_FORMS))
+    sort_key_form: str | None = _setting(None, partial(parse_one_of, names=SORT_KEY_FORMS))
     """How sort keys hold times, if some hold none or it cannot be learned from them: one of SORT_KEY_FORMS."""
-    max_n_cap: int = _setting(256, partial(_whole, minimum=1, maximum=65536))
-    wps_per_salt: int = _setting(800, partial(_whole, minimum=1))
-    heat_floor: int = _setting(10, partial(_whole, minimum=1))
+    max_n_cap: int = _setting(256, partial(parse_whole, minimum=1, maximum=65536))
+    wps_per_salt: int = _setting(800, partial(parse_whole, minimum=1))
+    heat_floor: int = _setting(10, partial(parse_whole, minimum=1))
     """Write units a second on one server below which a conversation is not reported. A fleet of a hundred servers
     still detects a conversation at 1,000 a second, because each server counts 10."""
     heat_max_age: float = _setting(3600.0, partial(parse_seconds, minimum=1, maximum=366 * 86400))
@@ -166,13 +95,13 @@ class Settings:
     """Time for one request to AWS: names, credentials, connecting, the whole response, and retries included."""
     breaker_seconds: float = _setting(1.0, partial(parse_seconds, minimum=0, maximum=60))
     """Time for which lookups skip a Redis that has just failed."""
-    aws_profile: str | None = _setting(None, _shown_text, "AWS_PROFILE")
-    aws_region: str | None = _setting(None, _region, "AWS_REGION", "AWS_DEFAULT_REGION")
+    aws_profile: str | None = _setting(None, parse_shown_text, "AWS_PROFILE")
+    aws_region: str | None = _setting(None, parse_region, "AWS_REGION", "AWS_DEFAULT_REGION")
     aws_endpoint_url: str | None = _setting(
-        None, _endpoint, "AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL", secret=True
+        None, parse_endpoint, "AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL", secret=True
     )
     """Endpoint of DynamoDB. botocore finds that of CloudWatch itself, unless it is from a context or a flag."""
-    actor: str = _setting("unknown", _shown_text)
+    actor: str = _setting("unknown", parse_shown_text)
     context: str | None = None
     protected: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

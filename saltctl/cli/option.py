@@ -17,8 +17,8 @@ from saltctl.cli.guide.completion import complete_contexts
 from saltctl.cli.output import OutputFormat
 from saltctl.cli.session import session_of
 from saltctl.errors import ConfirmationRequiredError, UsageError
-from saltctl.settings import parse_name
 from saltctl.times import TIMES, parse_duration, parse_time
+from saltctl.values import parse_name
 
 if TYPE_CHECKING:
     from saltctl.rebuild.checkpoint import ResumeMode

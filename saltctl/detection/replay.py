@@ -17,9 +17,9 @@ from saltctl.detection.failures import MAX_TRIES
 from saltctl.detection.read_order import BATCH_ENTRIES
 from saltctl.detection.service import ALIVE_SECONDS
 from saltctl.errors import SaltctlError, StreamLostError
-from saltctl.numbers import check_number, check_whole
 from saltctl.stores.heat.contracts import FIRST_ID, Entry, StreamInfo, id_order
 from saltctl.stores.retry import backoff_seconds
+from saltctl.values import check_number, check_whole
 
 if TYPE_CHECKING:
     from saltctl.registry.registry import Registry

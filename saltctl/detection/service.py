@@ -20,11 +20,11 @@ from saltctl.detection.failures import describe, is_waiting_for_a_server
 from saltctl.detection.fence_watcher import FenceWatcher
 from saltctl.detection.read_order import CLAIM_IDLE, ReadOrder
 from saltctl.errors import SaltctlError, StreamLostError
-from saltctl.numbers import LONGEST, check_number
 from saltctl.settings import Settings
 from saltctl.stores.heat.service_state import KEPT_RAISES, ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.times import iso_utc
+from saltctl.values import LONGEST, check_number
 
 MAINTENANCE_INTERVAL = 10.0
 HEARTBEAT_INTERVAL = 2.0

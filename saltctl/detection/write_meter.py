@@ -22,12 +22,12 @@ from saltctl.detection.events import logger
 from saltctl.detection.write_window import WeightedWrite, WriteWindow
 from saltctl.errors import InvalidConversationIdError
 from saltctl.forks import importing, this_process
-from saltctl.numbers import check_number, check_whole
 from saltctl.salting import check_conversation_id
 from saltctl.settings import Settings, load_settings
 from saltctl.stores.heat.contracts import ReportSink
 from saltctl.stores.heat.report import MAX_SERVER_BYTES, MAX_THROTTLED_N, MAX_WRITES, WINDOW_SECONDS, HeatReport
 from saltctl.throttling.key_range import throttled_by_key_range
+from saltctl.values import check_number, check_whole
 
 CAPACITY = 32_768
 """Conversations that are counted at the same time. :class:`WriteMeter` explains the counts above it."""

@@ -37,12 +37,12 @@ from saltctl.history.models import (
 from saltctl.history.page_estimate import average_distance
 from saltctl.history.scatter_gather import PageRequest, PageRows, ScatterGather, plan
 from saltctl.history.thread_pool import ThreadPool
-from saltctl.numbers import LONGEST, check_number, check_whole
 from saltctl.registry.registry import Lookups, Registry
 from saltctl.salting import find_set, number_text, partition_key, read_set, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.contracts.messages import Item, MessageStore, PartitionQuery, SortKey
+from saltctl.values import LONGEST, check_number, check_whole
 
 CONCURRENCY = 72
 """Requests in progress at once, over all callers of one History: as many as the client keeps connections. A page of 64

@@ -17,13 +17,13 @@ from itertools import accumulate
 from saltctl.detection.write_meter import WriteMeter
 from saltctl.errors import RefusedError, SaltctlError
 from saltctl.loopback import require_loopback
-from saltctl.numbers import LONGEST, check_number, check_whole
 from saltctl.registry.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.contracts.messages import MessageStore
 from saltctl.times import iso_utc
 from saltctl.urls import is_loopback, parse_redis_url
+from saltctl.values import LONGEST, check_number, check_whole
 
 TICKS_PER_SECOND = 20
 """At each tick one write is stored: so many moto can take besides its other requests. All others are only counted."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from saltctl.numbers import LONGEST, check_number, check_whole
 from saltctl.rebuild.checkpoint import ResumeMode
 from saltctl.rebuild.lease import HEARTBEAT_SECONDS
+from saltctl.values import LONGEST, check_number, check_whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from saltctl.numbers import check_number, check_whole
 from saltctl.registry.drift import half_done
 from saltctl.registry.failures import read_undamaged
 from saltctl.registry.registry import Registry
@@ -31,6 +30,7 @@ from saltctl.salting import (
 )
 from saltctl.stores.contracts.messages import Item, KeysPage, MessageStore
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore
+from saltctl.values import check_number, check_whole
 
 _RCU_BYTES = 4096
 """The bytes of a scan that one strongly consistent read unit covers; an eventually consistent one covers twice that."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from saltctl.errors import SaltctlError, UnavailableError, UsageError
-from saltctl.numbers import LONGEST, check_number, check_whole
 from saltctl.registry.failures import is_outage
 from saltctl.registry.registry import Registry
 from saltctl.salting import power_of_two_at_least
 from saltctl.stores.contracts.registry import BackupEntry, RegistryStore
 from saltctl.stores.retry import retry_while_throttled
+from saltctl.values import LONGEST, check_number, check_whole
 
 REPAIR_REASON = "compare --repair: Redis had more than the backup"
 """The reason that is recorded with a raise of the backup."""

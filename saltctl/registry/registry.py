@@ -29,11 +29,11 @@ from saltctl.errors import (
     WrongTypeError,
 )
 from saltctl.forks import Process, importing, this_process
-from saltctl.numbers import LONGEST, check_number, check_whole
 from saltctl.salting import check_conversation_id, check_salt_count, read_set
 from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore, Raise, RegistryStore
 from saltctl.times import iso_utc
+from saltctl.values import LONGEST, check_number, check_whole
 
 MAX_REASON = 500
 """The longest reason of a raise, in characters."""

@@ -22,13 +22,13 @@ from operator import itemgetter
 from typing import BinaryIO, TypeVar
 
 from saltctl.errors import RefusedError, SaltctlError
-from saltctl.numbers import check_number, check_whole
 from saltctl.registry.drift import half_done
 from saltctl.registry.failures import is_outage, read_undamaged
 from saltctl.registry.registry import Registry
 from saltctl.salting import check_conversation_id, check_salt_count
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore
 from saltctl.stores.retry import retry_while_throttled
+from saltctl.values import check_number, check_whole
 
 MAX_SORTED_IN_MEMORY = 100_000
 """Entries that are sorted in memory, about 15 MB. More entries are sorted in files of this many and merged."""

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from zlib import crc32
 
 from saltctl.errors import RefusedError, UsageError
-from saltctl.numbers import check_number
 from saltctl.stores.contracts.metrics import Alarm, AlarmSpec, MetricKey, MetricsStore
+from saltctl.values import check_number
 
 KEY_RANGE = ("ReadKeyRangeThroughputThrottleEvents", "WriteKeyRangeThroughputThrottleEvents")
 OPERATIONS = ("PutItem", "BatchWriteItem", "Query", "GetItem")

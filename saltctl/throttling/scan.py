@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from saltctl.errors import ConfigurationError, SaltctlError
-from saltctl.numbers import check_number
 from saltctl.stores.contracts.metrics import Contributors, MetricKey, MetricSeries, MetricsStore
 from saltctl.throttling.analysis import CAUSES, ThrottleAnalysis, TimeRange, analyse, metric_keys, time_range
 from saltctl.throttling.diagnosis import Diagnosis, HotKey, MaxNLookup, ServiceStatus, diagnose, hot_keys
 from saltctl.times import iso_utc
+from saltctl.values import check_number
 
 
 @dataclass(frozen=True, slots=True)

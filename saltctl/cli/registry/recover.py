@@ -17,8 +17,8 @@ from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted, printable
 from saltctl.errors import ExitCode, SaltctlError
-from saltctl.settings import parse_registry_id
 from saltctl.times import iso_utc
+from saltctl.values import parse_registry_id
 
 if TYPE_CHECKING:
     from saltctl.rebuild.options import RebuildOptions
