@@ -26,8 +26,8 @@ from saltctl.local.servers import (
     valkey_binary,
     without_server_settings,
 )
-from saltctl.loopback import require_loopback
 from saltctl.settings import Settings
+from saltctl.stores.loopback import require_loopback
 
 if TYPE_CHECKING:
     from saltctl.local.seed import Seeded

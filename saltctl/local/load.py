@@ -16,11 +16,11 @@ from itertools import accumulate
 
 from saltctl.detection.write_meter import WriteMeter
 from saltctl.errors import RefusedError, SaltctlError
-from saltctl.loopback import require_loopback
 from saltctl.registry.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.contracts.messages import MessageStore
+from saltctl.stores.loopback import require_loopback
 from saltctl.times import iso_utc
 from saltctl.urls import is_loopback, parse_redis_url
 from saltctl.values import LONGEST, check_number, check_whole

@@ -21,7 +21,7 @@ from saltctl.cli.main import run
 from saltctl.errors import ConfigurationError, UnavailableError
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.seed import Seeded
-from saltctl.loopback import require_loopback
+from saltctl.stores.loopback import require_loopback
 
 SALTCTL = f"{sys.executable} -m saltctl"
 OTHER_SERVERS = {

@@ -16,10 +16,10 @@ import pytest
 
 from saltctl.cli.local.shell import shell_command
 from saltctl.errors import ConfigurationError
-from saltctl.loopback import INSIDE
 from saltctl.settings import Settings, load_settings
 from saltctl.stores.aws.client import create_client
 from saltctl.stores.bounded.aws_endpoints import keep_to_loopback
+from saltctl.stores.loopback import INSIDE
 from saltctl.stores.redis.connections import Connections
 from tests.local.test_environment import UNSEEDED
 from tests.support.redis_stub import RedisStub

@@ -24,7 +24,7 @@ from saltctl.cli.output import columns_of, note, print_result
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import Terminated
 from saltctl.errors import UsageError
-from saltctl.loopback import INSIDE
+from saltctl.stores.loopback import INSIDE
 
 if TYPE_CHECKING:
     from saltctl.local.environment import LocalEnvironment

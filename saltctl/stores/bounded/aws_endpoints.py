@@ -11,7 +11,7 @@ from typing import Any
 from urllib.request import getproxies
 
 from saltctl.errors import ConfigurationError
-from saltctl.loopback import INSIDE, check_endpoint
+from saltctl.stores.loopback import INSIDE, check_endpoint
 from saltctl.urls import check_http_url, is_loopback, mask_url
 
 _CONTAINER = "http://169.254.170.2"

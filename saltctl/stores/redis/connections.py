@@ -16,10 +16,10 @@ from typing import Any, cast
 
 from saltctl.errors import ConfigurationError
 from saltctl.forks import PerProcess, import_whole, importing
-from saltctl.loopback import check_endpoint
 from saltctl.settings import Settings, read_password
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.bounded.tls import check_tls, greet
+from saltctl.stores.loopback import check_endpoint
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.errors import naming_key, out_of_step, redirection, redis_errors, refuses_login
 from saltctl.stores.redis.server import Patience, Server
