@@ -19,6 +19,7 @@ from botocore.session import Session  # noqa: TID253
 from saltctl.stores.bounded.aws_connections import bound_connections, unreadable
 from saltctl.stores.bounded.aws_credentials import SharedCredentials
 from saltctl.stores.bounded.deadline import TimeBudget, remaining
+from saltctl.stores.bounded.errors import wants_proxy_login
 
 _CREDENTIALS_SECONDS = 10.0
 """The least time of a request for credentials: whoever waits for it has a budget of their own."""
@@ -92,6 +93,7 @@ class _Events(HierarchicalEmitter):
             more["endpoint"].http_session.close()  # the idle connections may be as dead as this one
         # An attempt that has no time for an answer would only hide the error of the one before.
         least = more["request_dict"]["context"]["client_config"].read_timeout / 10
-        if left < least or unreadable(more.get("caught_exception")):
+        caught = more.get("caught_exception")
+        if left < least or unreadable(caught) or (caught is not None and wants_proxy_login(caught)):
             return [(handler, None) for handler, _ in responses]
         return [(handler, min(pause, left / 2) if pause else pause) for handler, pause in responses]

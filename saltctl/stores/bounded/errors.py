@@ -18,6 +18,13 @@ def open_files_problem(exc: BaseException | None) -> str | None:
     return None
 
 
+def wants_proxy_login(exc: BaseException) -> bool:
+    """Return whether an exception of botocore says that a proxy wants another user or password (407)."""
+    response, kwargs = (getattr(exc, name, None) or {} for name in ("response", "kwargs"))
+    error = response.get("Error", {}).get("Code") or kwargs.get("error")
+    return str(error) == "407" or "Tunnel connection failed: 407" in str(error)
+
+
 class UnreadableResponseError(Exception):
     """A response of another shape or size than AWS sends, for example from a proxy."""
 

@@ -10,13 +10,14 @@ import shlex
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, SaltctlError
 from saltctl.stores.aws.failures.configuration import invalid_profile
-from saltctl.stores.aws.failures.refusals import UNSENDABLE, is_unsendable, proxy_login_error, wants_proxy_login
+from saltctl.stores.aws.failures.refusals import UNSENDABLE, is_unsendable, proxy_login_error
 from saltctl.stores.bounded.errors import (
     CredentialsFailedError,
     MfaRequiredError,
     UnreadableResponseError,
     UnusableCredentialsError,
     network_hint,
+    wants_proxy_login,
 )
 
 _SSO = ("sso", "sso-token")

@@ -21,7 +21,6 @@ from saltctl.stores.aws.failures.refusals import (
     is_unsendable,
     proxy_login_error,
     refusal_error,
-    wants_proxy_login,
 )
 from saltctl.stores.aws.failures.responses import own_requests
 from saltctl.stores.bounded.aws_endpoints import proxy_of
@@ -30,6 +29,7 @@ from saltctl.stores.bounded.errors import (
     CredentialsFailedError,
     UnreadableResponseError,
     open_files_problem,
+    wants_proxy_login,
 )
 from saltctl.urls import mask_url
 

@@ -76,15 +76,8 @@ def is_unsendable(exc: BaseException) -> bool:
     return str(error).startswith("Invalid header value")
 
 
-def wants_proxy_login(exc: BaseException) -> bool:
-    """Return whether an exception of botocore says that a proxy wants another user or password (407)."""
-    response, kwargs = (getattr(exc, name, None) or {} for name in ("response", "kwargs"))
-    error = response.get("Error", {}).get("Code") or kwargs.get("error")
-    return str(error) == "407" or "Tunnel connection failed: 407" in str(error)
-
-
 def proxy_login_error(where: str) -> AccessDeniedError:
-    """Return the error for such an exception."""
+    """Return the error for a proxy that wants another user or password."""
     return AccessDeniedError(
         f"the proxy does not let requests for {where} pass: it wants another user or password (407)",
         hint="put them into HTTPS_PROXY and HTTP_PROXY: http://USER:PASSWORD@HOST:PORT; NO_PROXY excepts hosts",

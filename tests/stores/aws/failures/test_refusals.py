@@ -157,7 +157,7 @@ def test_a_proxy_that_wants_a_login(
         (tmp_path / "config").write_text(f"[profile role]\n{role}[profile base]\n{keys}")
         monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"{scheme}://sts.example")
-        settings = replace(settings, aws_profile="role")
+        settings = replace(settings, aws_profile="role", aws_timeout=10.0)
     monkeypatch.delenv("NO_PROXY", raising=False)
     refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
     with SlowServer(refusal) as proxy:
@@ -165,5 +165,6 @@ def test_a_proxy_that_wants_a_login(
         there = replace(settings, aws_endpoint_url=f"{scheme}://dynamodb.example", aws_region="us-east-1")
         with pytest.raises(AccessDeniedError, match="it wants another user or password") as caught:
             BackupTable(there).describe()
+        assert proxy.connections == 1  # further attempts would take the time, and the error would be an outage
     assert "USER:PASSWORD@HOST:PORT" in caught.value.hint
     assert "s3cret" not in str(caught.value)
