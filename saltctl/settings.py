@@ -222,10 +222,12 @@ def config_path(environ: Mapping[str, str], explicit: Path | None = None) -> Pat
                 "SALTCTL_CONFIG begins with ~ and the home directory is unknown", hint="write it without ~, or set HOME"
             ) from None
     try:
-        base = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME") or Path.home()) / ".config"
+        base = Path(environ.get("XDG_CONFIG_HOME", ""))
+        if not base.is_absolute():  # then it is ignored (XDG): the file would depend on the working directory
+            base = Path(environ.get("HOME") or Path.home()) / ".config"
     except RuntimeError:
         return None
-    return Path(base) / "saltctl" / "config.toml"
+    return base / "saltctl" / "config.toml" if base.is_absolute() else None
 
 
 def read_config(path: Path, *, required: bool) -> ConfigFile:

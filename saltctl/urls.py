@@ -139,6 +139,8 @@ def parse_redis_url(url: str) -> RedisUrl:
         urlsplit(f"//{userinfo}@h")  # as redis-py does
     except ValueError:
         raise ValueError(_UNREADABLE) from None
+    if tail.fragment:
+        raise ValueError("has a '#', which must be quoted in a password as %23")
     options = tuple(part for part in parse_qsl(tail.query, keep_blank_values=True) if part[0] not in _REPLACED)
     parsed = RedisUrl(kind, scheme.lower().startswith("rediss"), userinfo=userinfo, options=options)
     _check_options(parsed)

@@ -65,7 +65,7 @@ def parse_path(value: Any) -> Path:
 
 
 def parse_whole(value: Any, minimum: int, maximum: int = 2**31 - 1, *, power_of_two: bool = False) -> int:
-    """Return a whole number of a range."""
+    """Return the whole number of a setting, also of a string."""
     whole = re.fullmatch(r"[0-9]{1,10}", value.strip()) if isinstance(value, str) else type(value) is int
     if not whole:
         raise ValueError("must be a whole number")

@@ -292,6 +292,12 @@ def test_path_of_the_configuration_file() -> None:
     assert config_path({"HOME": "/home/me"}) == Path("/home/me/.config/saltctl/config.toml")
 
 
+def test_no_configuration_file_of_the_working_directory() -> None:
+    """A relative XDG_CONFIG_HOME or HOME would make it depend on the directory in which a command is run."""
+    assert config_path({"XDG_CONFIG_HOME": "rel", "HOME": "/home/me"}) == Path("/home/me/.config/saltctl/config.toml")
+    assert config_path({"HOME": "rel"}) is None
+
+
 @pytest.fixture
 def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither HOME nor an entry in the passwd file, as in a container with a user id of its own."""

@@ -67,6 +67,8 @@ def test_sentinels_have_credentials_of_their_own() -> None:
         ("redis+sentinel://s/m/db", "database number"),
         ("redis://a,b/0", "several hosts"),
         ("redis+clusters://a", "must begin with"),
+        ("redis://h/0#x", "%23"),
+        ("unix:///s#x", "%23"),
         ("redis://h:0", "port 0"),
         ("redis+cluster://a,b:0", "port 0"),
         ("redis://h/1?db=2", "two databases"),
