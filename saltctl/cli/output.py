@@ -101,7 +101,7 @@ def format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:,.3f}".rstrip("0").rstrip(".")
+        return f"{round(value, 3) + 0.0:,.3f}".rstrip("0").rstrip(".")  # what rounds to zero has no sign
     if isinstance(value, int):
         return f"{value:,}"
     return printable(value if isinstance(value, str) else to_json(value))

@@ -28,6 +28,13 @@ def counted(count: int, singular: str, plural: str = "") -> str:
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
+def scan_cost(items: int | None, size: int | None, units: int | None) -> str:
+    """Describe the cost of reading a table by its size in bytes; None is a size that is not known."""
+    if items is None or size is None or units is None:
+        return "the cost is unknown: DescribeTable counts about every six hours, and has not counted this table yet"
+    return f"it costs about {counted(units, 'read capacity unit')} for {counted(items, 'item')} ({size:,} bytes)"
+
+
 def without_passwords(text: str) -> str:
     """Mask the password in every URL of a string: drivers quote URLs in their errors.
 

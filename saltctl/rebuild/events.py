@@ -23,12 +23,13 @@ class StartDelayed:
 class CostEstimate:
     """The cost of reading the whole backup: items, bytes, read capacity units, and seconds at ``max_rcu``.
 
-    The sizes come from DescribeTable and are about six hours old (documented). ``seconds`` is None without ``max_rcu``.
+    The sizes come from DescribeTable and are about six hours old (documented). What it has not counted yet is None.
+    ``seconds`` is None without ``max_rcu``, too.
     """
 
-    items: int
-    bytes: int
-    rcu: int
+    items: int | None
+    bytes: int | None
+    rcu: int | None
     seconds: float | None
 
 

@@ -298,7 +298,8 @@ class Rebuild:
         """Count the entries that Redis lacks. Writes nothing anywhere."""
         size = self.backup.size()
         rcu, max_rcu = -(-size.bytes // 4096), self.options.max_rcu
-        cost = events.CostEstimate(size.items, size.bytes, rcu, None if max_rcu is None else round(rcu / max_rcu, 1))
+        seconds = round(rcu / max_rcu, 1) if rcu and max_rcu is not None else None
+        cost = events.CostEstimate(size.items or None, size.bytes or None, rcu or None, seconds)
         yield cost
         self._started = self.clock()
         position, missing = ScanPosition(), 0

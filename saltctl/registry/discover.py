@@ -46,11 +46,14 @@ prove that they are on salts. A raise is possible only for ``behind``."""
 
 @dataclass(frozen=True, slots=True)
 class ScanCost:
-    """The cost of a scan. Sizes are those of DescribeTable, which are about six hours old (documented)."""
+    """The cost of a scan; None for what is unknown, since DescribeTable has not counted it yet.
 
-    items: int
-    bytes: int
-    rcu: int
+    Its counts are about six hours old (documented).
+    """
+
+    items: int | None
+    bytes: int | None
+    rcu: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ def estimate_cost(store: MessageStore, *, consistent: bool) -> ScanCost:
     """Estimate the cost of a scan of the messages table, without scanning it."""
     size = store.size()
     units = math.ceil(size.bytes / _RCU_BYTES)
-    return ScanCost(size.items, size.bytes, units if consistent else math.ceil(units / 2))
+    return ScanCost(size.items or None, size.bytes or None, (units if consistent else math.ceil(units / 2)) or None)
 
 
 def discover(

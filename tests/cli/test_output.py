@@ -27,6 +27,12 @@ def test_values_for_people_are_printable(value: object) -> None:
     assert format_value(value).isprintable()
 
 
+@pytest.mark.parametrize(("value", "shown"), [(-0.0001, "0"), (-0.0, "0"), (-1.5, "-1.5"), (1234.5, "1,234.5")])
+def test_zero_has_no_sign(value: float, shown: str) -> None:
+    """Nor has what rounds to zero."""
+    assert format_value(value) == shown
+
+
 def test_headings_are_the_keys_in_words() -> None:
     """A heading is derived from its key, unless it is given."""
     assert [column.title for column in COLUMNS] == ["conversation", "max_n", "in sync", "consumed RCU", "why"]

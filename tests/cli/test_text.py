@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.cli.text import counted, format_age, printable, printable_json
+from saltctl.cli.text import counted, format_age, printable, printable_json, scan_cost
 
 ANY_STRING = st.text(st.characters(exclude_categories=()))
 
@@ -25,6 +25,12 @@ def test_a_count_of_one_has_a_singular_noun() -> None:
     """The default plural ends in s; another one can be given."""
     assert [counted(n, "message") for n in (0, 1, 2000)] == ["0 messages", "1 message", "2,000 messages"]
     assert [counted(n, "entry", "entries") for n in (1, 2)] == ["1 entry", "2 entries"]
+
+
+def test_the_cost_of_a_scan_may_be_unknown() -> None:
+    """It is not shown as about zero."""
+    assert scan_cost(1000, 5000, 2) == "it costs about 2 read capacity units for 1,000 items (5,000 bytes)"
+    assert scan_cost(None, None, None).startswith("the cost is unknown")
 
 
 @given(ANY_STRING)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saltctl.errors import DamagedEntryError, UsageError
-from saltctl.registry.discover import Discovered, Discovery, ScanProgress, discover, estimate_cost
+from saltctl.registry.discover import Discovered, Discovery, ScanCost, ScanProgress, discover, estimate_cost
 from saltctl.salting import partition_key, power_of_two_at_least, salt_of
 from saltctl.stores.contracts.messages import Item, KeysPage, TableSize
 from saltctl.stores.contracts.registry import BackupEntry
@@ -190,6 +190,16 @@ def test_the_cost_is_estimated() -> None:
 
     assert estimate_cost(Sized(), consistent=True).rcu == 245
     assert estimate_cost(Sized(), consistent=False).rcu == 123
+
+
+def test_a_size_that_is_not_counted_yet_has_no_cost() -> None:
+    """DescribeTable counts a new table hours later: none is not zero."""
+
+    class Uncounted(MemoryMessages):
+        def size(self) -> TableSize:
+            return TableSize(0, 0)
+
+    assert estimate_cost(Uncounted(), consistent=True) == ScanCost(None, None, None)
 
 
 @pytest.mark.parametrize("segments", [0, 65])

@@ -195,13 +195,18 @@ def nagios(findings: Sequence[Finding]) -> tuple[int, str]:
     names = ", ".join(finding.check for finding in problems)
     count = Counter(finding.status for finding in findings)
     figures = {"failed": count["fail"], "warnings": count["warn"], "skipped": count["skip"], **_measures(findings)}
-    performance = " ".join(f"{key}={f'{value:.6f}'.rstrip('0').rstrip('.')}" for key, value in figures.items())
+    performance = " ".join(f"{key}={_plain(value)}" for key, value in figures.items())
     lines = [f"SALTCTL {name} - {summary(findings)}{f' ({names})' if names else ''} | {performance}"]
     for finding in problems:
         # A vertical bar would begin performance data.
         described = printable(" - ".join(filter(None, (finding.detail, finding.fix)))).replace("|", "/")
         lines.append(f"{finding.status} {finding.check}: {described}")
     return code, "\n".join(lines) + "\n"
+
+
+def _plain(value: float) -> str:
+    """Return a number without an exponent and trailing zeros; what rounds to zero has no sign."""
+    return f"{round(value, 6) + 0.0:.6f}".rstrip("0").rstrip(".")
 
 
 def _measures(findings: Sequence[Finding]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, PrintLine, drain, show_progress
 from saltctl.cli.output import columns_of, note, print_fields, warn
-from saltctl.cli.text import counted, printable
+from saltctl.cli.text import counted, printable, scan_cost
 from saltctl.rebuild import events
 from saltctl.stores.contracts.registry import DamagedEntry
 from saltctl.times import iso_utc
@@ -85,10 +85,7 @@ def _describe(event: events.Event) -> str:
             )
         case events.CostEstimate():
             duration = "" if event.seconds is None else f", {event.seconds:,.0f} s at this --max-rcu"
-            return (
-                f"reading the backup costs about {event.rcu:,} RCU{duration}: {event.items:,} items, "
-                f"{event.bytes:,} bytes; DescribeTable reports these up to six hours late"
-            )
+            return f"reading the backup: {scan_cost(event.items, event.bytes, event.rcu)}{duration}"
         case events.RebuildResumed():
             at = iso_utc(event.written, "seconds")
             return f"resuming from the checkpoint of {at}, after {event.entries:,} entries; --restart starts over"

@@ -68,7 +68,7 @@ def compare(
             session.backup.check_table()
             session.store.check_owner()
             report = _run(session, options, repair=repair, quiet=cron)
-        record = asdict(report) | {"sample": sample, "dry_run": not repair}
+        record = asdict(report) | {"sample": sample, "dry_run": dry_run}
         happened = bool(report.unrepaired or report.repaired or report.damaged or not report.verified)
         more = report.checked - report.in_sync - len(report.drift)
         tables = {"drift": DRIFT_COLUMNS}

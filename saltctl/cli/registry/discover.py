@@ -14,7 +14,7 @@ from saltctl.cli.jobs import drain, show_progress
 from saltctl.cli.output import OutputFormat, columns_of, note, print_result, resolve_format, warn, write_json
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import counted
+from saltctl.cli.text import counted, scan_cost
 from saltctl.errors import ExitCode, SaltctlError
 
 if TYPE_CHECKING:
@@ -65,9 +65,7 @@ def discover(
         if cost_only:
             print_result(asdict(cost), output, columns=COST_COLUMNS)
             return
-        note(
-            f"the scan reads about {cost.items:,} items and costs about {cost.rcu:,} read units ({cost.bytes:,} bytes)"
-        )
+        note(f"scanning the messages: {scan_cost(cost.items, cost.bytes, cost.rcu)}")
         session.backup.check_table()
         found = _scan(session, segments=segments, eventual=eventual, any_salting=any_salting)
         incomplete = half_done_raises(found, session.registry) if apply else []
@@ -75,7 +73,7 @@ def discover(
             count = counted(len(found.behind) + len(incomplete), "conversation")
             session.require_consent(f"Raise {count} to the N of the messages?", confirm, yes=yes)
             failed = _raise_all(session, found, incomplete, reason)
-    _report(found, output, applied=apply, failed=failed)
+    _report(found, output, applied=apply, failed=failed, dry_run=dry_run)
 
 
 def _raise_all(session: Session, found: Discovery, incomplete: list[str], reason: str) -> int:
@@ -126,10 +124,10 @@ def _scan(session: Session, *, segments: int, eventual: bool, any_salting: bool)
         return drain(events, Discovery, show_event)
 
 
-def _report(found: Discovery, output: OutputFormat | None, *, applied: bool, failed: int) -> None:
+def _report(found: Discovery, output: OutputFormat | None, *, applied: bool, failed: int, dry_run: bool) -> None:
     if resolve_format(output, listing=True) == "json":
         raised = len(found.behind) - failed if applied else 0
-        write_json(asdict(found) | {"behind": len(found.behind), "raised": raised, "dry_run": not applied})
+        write_json(asdict(found) | {"behind": len(found.behind), "raised": raised, "dry_run": dry_run})
     else:
         records = [asdict(conversation) for conversation in found.conversations]
         print_result(records, output, columns=COLUMNS, empty="no conversation is salted")

@@ -15,7 +15,7 @@ from saltctl.cli.jobs import MAX_DAMAGED_NAMED, PrintLine, drain, resume_hint, s
 from saltctl.cli.output import OutputFormat, columns_of, note, print_fields, print_result, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import counted, printable
+from saltctl.cli.text import counted, printable, scan_cost
 from saltctl.errors import ExitCode, SaltctlError
 from saltctl.times import iso_utc
 from saltctl.values import parse_registry_id
@@ -203,8 +203,5 @@ def _describe(plan: RecoveryPlan, table: str, take_over: str) -> list[str]:
         lines.append(f"{plan.conflict}: refused without --take-over {shlex.quote(plan.redis_registry)}")
     if plan.messages is not None:
         cost = plan.messages
-        lines.append(
-            f"the messages will be read: {counted(cost.items, 'item')}, {cost.bytes:,} bytes, about {cost.rcu:,} read "
-            "capacity units"
-        )
+        lines.append(f"the messages will be read: {scan_cost(cost.items, cost.bytes, cost.rcu)}")
     return lines

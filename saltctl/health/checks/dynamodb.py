@@ -42,7 +42,8 @@ def backup_table(facts: Facts) -> Finding:
         facts.backup.check_table()
     except ConfigurationError as exc:
         return fail(exc.message, commands.saltctl("config", "show"))
-    return ok(f"{name}, about {int(table.get('ItemCount', 0)):,} items")
+    items = int(table.get("ItemCount", 0))
+    return ok(f"{name}, {f'about {items:,} items' if items else 'whose items are not counted yet'}")
 
 
 def _not_ready(facts: Facts, name: str, table: Mapping[str, Any]) -> Finding | None:

@@ -207,6 +207,12 @@ def test_nagios_output_and_exit_codes() -> None:
     assert codes == [0, 1, 2, 3]
 
 
+def test_nagios_has_no_negative_zero() -> None:
+    """A clock may differ by less than a microsecond, and to the other side."""
+    clock = Finding("ok", "x", "", {"offset": -0.0000001, "lead": -0.5, "count": 100.0}, "clock")
+    assert nagios([clock])[1].rstrip().endswith("offset=0 lead=-0.5 count=100")
+
+
 def test_prometheus_parses_the_metrics() -> None:
     """The parser of prometheus-client reads a gauge for each check and status, and the measures."""
     from prometheus_client.parser import text_string_to_metric_families

@@ -94,6 +94,13 @@ def test_drift_is_listed_and_repaired(saltctl: Runner, drifted: Settings, regist
 
 
 @pytest.mark.slow
+def test_a_dry_run_is_one_that_was_asked_for(saltctl: Runner, drifted: Settings) -> None:
+    """Without --repair nothing is changed either, but that is no dry run of a change."""
+    for args, dry_run in (((), False), (("--dry-run",), True), (("--repair", "--yes"), False)):
+        assert saltctl("compare", *args, "-o", "json").json["dry_run"] is dry_run
+
+
+@pytest.mark.slow
 def test_a_dry_run_of_a_repair_changes_nothing(saltctl: Runner, drifted: Settings, store: RedisRegistry) -> None:
     """``--repair --dry-run`` asks for no confirmation, finds the same drift, and does not repair it."""
     outcome = saltctl("compare", "--repair", "--dry-run", "-o", "json")
