@@ -115,6 +115,7 @@ def print_result(
     lists: Mapping[str, Sequence[Column]] | None = None,
     more: int = 0,
     human_view: Callable[[Console], None] | None = None,
+    sentence: str = "",
     empty: str = "nothing found",
 ) -> None:
     """Print a result.
@@ -126,6 +127,7 @@ def print_result(
         lists: passed to it.
         more: passed to it.
         human_view: draws the result instead of the table.
+        sentence: what happened, printed before either.
         empty: the line on stderr instead of a table without rows.
     """
     form = resolve_format(chosen, listing=not isinstance(data, Mapping))
@@ -140,14 +142,26 @@ def print_result(
         write_header(form, keys)
         for record in records:
             write_row(form, record, keys)
-    elif human_view is not None:
-        human_view(console())
-    elif isinstance(data, Mapping):
-        print_fields(data, columns, lists, more)
-    elif not records:
-        note(empty)
     else:
-        print_table(records, columns)
+        screen = console()
+        if sentence:
+            _print_sentence(screen, sentence)
+        if human_view is not None:
+            human_view(screen)
+        elif isinstance(data, Mapping):
+            print_fields(data, columns, lists, more)
+        elif records:
+            print_table(records, columns, screen)
+        else:
+            note(empty)
+
+
+def _print_sentence(screen: Console, sentence: str) -> None:
+    from rich.text import Text
+
+    from saltctl.cli.formats.tables import print_beside
+
+    print_beside(screen, Text(), Text(printable(sentence), style="bold"), 0)
 
 
 def write_json(data: Any) -> None:

@@ -58,7 +58,7 @@ def assert_refused(outcome: Outcome, kind: str, file: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
-@pytest.mark.parametrize("case", ["no directory", "a file as directory", "a directory", "a long name", "a deleted cwd"])
+@pytest.mark.parametrize("case", ["no directory", "a file as directory", "a directory", "a deleted cwd"])
 def test_a_file_that_nobody_can_write_is_refused(
     kind: str, case: str, saltctl: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +69,6 @@ def test_a_file_that_nobody_can_write_is_refused(
         "no directory": tmp_path / "missing" / "x",
         "a file as directory": tmp_path / "file" / "x",
         "a directory": tmp_path,
-        "a long name": tmp_path / ("x" * 256),
         "a deleted cwd": Path("x"),
     }[case]
     if case == "a deleted cwd":

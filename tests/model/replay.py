@@ -226,6 +226,10 @@ class StubConnection:
         self._over: Over = over
         self._sent: Iterator[Words] = iter(())
 
+    def can_read(self, timeout: float = 0) -> bool:
+        """Return whether there is a reply to nothing; there is none."""
+        return False
+
     def pack_commands(self, commands: Sequence[Sequence[Any]]) -> Sequence[Words]:
         """Return the commands as they are."""
         return [normalize(words) for words in commands]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.sentences import replay_sentence
 from saltctl.cli.jobs import drain, show_progress, track_job
 from saltctl.cli.output import columns_of, note, warn
 from saltctl.cli.session import Session, session_of
@@ -84,7 +85,8 @@ def replay(
                 report = drain(events, ReplayReport, lambda r: show(f"{r.read:,} entries, {r.raised:,} raises"))
         record = asdict(report)
         happened = bool(report.raised or report.dead or report.trimmed_pending or not report.drained)
-        job.finish(record, output, happened=happened, columns=COLUMNS, lists={"raises": RAISES_COLUMNS})
+        raises, sentence = {"raises": RAISES_COLUMNS}, replay_sentence(report)
+        job.finish(record, output, happened=happened, columns=COLUMNS, lists=raises, sentence=sentence)
         if report.trimmed_pending and not cron:
             warn(
                 f"{counted(report.trimmed_pending, 'pending entry was', 'pending entries were')} trimmed before anyone "

@@ -17,6 +17,7 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.files import is_special, require_touchable
+from saltctl.cli.formats.sentences import backlog_sentence
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import Record, columns_of, print_result, warn
 from saltctl.cli.session import Session, session_of
@@ -183,7 +184,8 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
     except AwsUnavailableError as exc:  # the id of the registry is in the backup, and verification names it
         outage = exc
     record = found.service_record(verified=verified, last_raise=session.service_state.last_raise())
-    print_result(record, output, columns=STATUS_COLUMNS, lists={"instances": INSTANCE_COLUMNS})
+    lists, sentence = {"instances": INSTANCE_COLUMNS}, backlog_sentence(found)
+    print_result(record, output, columns=STATUS_COLUMNS, lists=lists, sentence=sentence)
     for warning in found.warnings:
         warn(warning)
     if outage is not None:

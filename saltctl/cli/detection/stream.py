@@ -9,6 +9,7 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.detection.replay import replay
+from saltctl.cli.formats.sentences import backlog_sentence
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import columns_of, note, print_fields, print_result, print_table, warn
 from saltctl.cli.session import session_of
@@ -54,7 +55,13 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
     session = session_of(context)
     found = read_stream_status(session.heat_stream, window)
     record = found.stream_record(session.dead_letters.length())
-    print_result(record, output, columns=STATUS_COLUMNS, human_view=lambda screen: _draw_status(screen, record))
+    print_result(
+        record,
+        output,
+        columns=STATUS_COLUMNS,
+        human_view=lambda screen: _draw_status(screen, record),
+        sentence=backlog_sentence(found),
+    )
     for warning in found.warnings:
         warn(warning)
     if found.verdict == "stopped":
@@ -65,7 +72,7 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
 
 def _draw_status(screen: Any, record: dict[str, Any]) -> None:
     if record["length"] is None:
-        screen.print("stream not found; saltctl setup")
+        screen.print("to create it: saltctl setup")
         return
     groups = [{**group, "alive": sum(c["alive"] for c in group["consumers"])} for group in record["groups"]]
     print_fields({**record, "groups": groups}, STATUS_COLUMNS, {"groups": GROUP_COLUMNS})

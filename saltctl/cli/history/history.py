@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.sentences import audit_sentence
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.jobs import drain, show_progress
 from saltctl.cli.output import columns_of, note, print_result, resolve_format, warn, write_json
@@ -47,6 +48,7 @@ def read(
         bool, typer.Option("--allow-partial", help="Leave out partitions with an outage, and exit 4.")
     ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show the first requests, and read no message.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Show counts and times of each partition.")] = False,
     timeout: option.Timeout = 0.0,
     output: option.Output = None,
 ) -> None:
@@ -64,6 +66,7 @@ def read(
       saltctl history read conv_hot_12 --limit 5 --explain
       saltctl history read conv_hot_01 --all --oldest-first -o jsonl
       saltctl history read conv_hot_01 --since 12h -o json
+      saltctl history read conv_hot_12 --stats
     """
     from saltctl.cli.history.bounds import BoundOptions
     from saltctl.cli.history.view import PageWriter, print_plan
@@ -88,14 +91,14 @@ def read(
             print_plan(session.history.explain(conversation, options), form, bounds.form)
             return
         given: dict[str, object] = {"--limit": limit, "--all": all_, **bounds.options(), "--oldest-first": oldest_first}
-        given |= {"--eventual": eventual, "--allow-partial": allow_partial}
+        given |= {"--eventual": eventual, "--allow-partial": allow_partial, "--stats": stats}
 
         def continue_at(cursor: str) -> str:
             """Return the command that continues after a page."""
             bound = {"--after" if oldest_first else "--before": cursor}
             return command_line("history", "read", ids=[conversation], given={**given, **bound})
 
-        writer = PageWriter(form, continue_at, oldest_first=oldest_first)
+        writer = PageWriter(form, continue_at, oldest_first=oldest_first, stats=stats)
         history = session.history
         writer.write(history.pages(conversation, options) if all_ else [history.page(conversation, options)])
     if not writer.finish():
@@ -203,7 +206,7 @@ def audit(
             session.registry.raise_to(conversation, found.needed_n, reason=reason)
     record = asdict(found) | {"repaired": repaired, "dry_run": dry_run}
     tables = {"partitions": PARTITION_COLUMNS, "orphans": ORPHAN_COLUMNS}
-    print_result(record, output, columns=AUDIT_COLUMNS, lists=tables)
+    print_result(record, output, columns=AUDIT_COLUMNS, lists=tables, sentence=audit_sentence(found, repaired=repaired))
     if found.orphaned and not repaired:
         if found.orphaned > len(found.orphans):
             note(f"the list has the first {len(found.orphans):,} of {found.orphaned:,} messages beyond max_n")

@@ -60,12 +60,15 @@ _MAX_SHARDS = 40
 class PageWriter:
     """Prints pages on stdout, and a summary. It keeps one page and the counts of each partition in memory.
 
-    ``continue_at`` returns the command that continues at a cursor.
+    ``continue_at`` returns the command that continues at a cursor. ``stats`` shows each partition on a terminal, too.
     """
 
-    def __init__(self, form: OutputFormat, continue_at: Callable[[str], str], *, oldest_first: bool) -> None:
+    def __init__(
+        self, form: OutputFormat, continue_at: Callable[[str], str], *, oldest_first: bool, stats: bool
+    ) -> None:
         self._form = form
         self._continue_at = continue_at
+        self._stats = stats
         self._order = "oldest first" if oldest_first else "newest first"
         self._messages = 0
         self._summary: dict[str, Any] = {}
@@ -159,6 +162,8 @@ class PageWriter:
             f"{counted(summary['items_read'], 'item')} read, {summary['seconds']:.3f} s"
         )
         print_beside(screen, Text(), Text(printable(line)), 0)
+        if not self._stats:
+            return
         shown = summary["shards"]
         if len(shown) > _MAX_SHARDS:
             shown = [shard for shard in shown if shard["items_returned"] or shard["error"]]

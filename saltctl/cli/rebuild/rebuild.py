@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.sentences import rebuild_sentence
 from saltctl.cli.jobs import resume_hint, track_job
 from saltctl.cli.output import warn
 from saltctl.cli.rebuild.view import COLUMNS, print_report, show_rebuild
@@ -84,7 +85,8 @@ def rebuild(
             report = _run(session, options, quiet=cron)
         changed = not dry_run and bool(report.restored or report.committed or not report.verified_before)
         happened, view = changed or report.skipped > 0, partial(print_report, report=report)
-        job.finish(asdict(report), output, happened=happened, columns=COLUMNS, human_view=view)
+        sentence = rebuild_sentence(report)
+        job.finish(asdict(report), output, happened=happened, columns=COLUMNS, human_view=view, sentence=sentence)
         if report.skipped:
             if not cron:
                 warn(f"skipped damaged items of the backup: {report.skipped:,}. They are named above")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, PrintLine, drain, show_progress
 from saltctl.cli.output import columns_of, note, print_fields, warn
-from saltctl.cli.text import counted, printable, scan_cost
+from saltctl.cli.text import printable, scan_cost
 from saltctl.rebuild import events
 from saltctl.stores.contracts.registry import DamagedEntry
 from saltctl.times import iso_utc
@@ -24,13 +24,9 @@ COLUMNS = columns_of(
 
 
 def print_report(screen: Console, report: events.RebuildReport) -> None:
-    """Print the outcome as one sentence, and the report as a table below it."""
-    outcome = "Dry run" if report.dry_run else "Verified"
-    restored = f"{report.restored:,} {'to restore' if report.dry_run else 'restored'}"
-    line = f"{outcome}: {counted(report.entries, 'entry', 'entries')}, {restored}, in {report.seconds:,.1f} s"
-    read_nothing = report.verified_before and report.seconds == 0  # by --if-needed
-    screen.print("Redis was verified already: nothing to do" if read_nothing else line)
-    print_fields(asdict(report), COLUMNS)
+    """Print the report as a table, unless there was nothing to do."""
+    if not (report.verified_before and report.seconds == 0):
+        print_fields(asdict(report), COLUMNS)
 
 
 def show_rebuild(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.sentences import compare_sentence
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, show_progress, track_job
 from saltctl.cli.output import columns_of, warn
 from saltctl.cli.session import Session, session_of
@@ -72,7 +73,8 @@ def compare(
         happened = bool(report.unrepaired or report.repaired or report.damaged or not report.verified)
         more = report.checked - report.in_sync - len(report.drift)
         tables = {"drift": DRIFT_COLUMNS}
-        job.finish(record, output, happened=happened, columns=COLUMNS, lists=tables, more=more)
+        sentence = compare_sentence(report)
+        job.finish(record, output, happened=happened, columns=COLUMNS, lists=tables, more=more, sentence=sentence)
         if not cron:
             _warn(report, repair=repair)
         if report.damaged or report.unrepaired:

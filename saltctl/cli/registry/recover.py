@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.sentences import recover_sentence
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, PrintLine, drain, resume_hint, show_progress
-from saltctl.cli.output import OutputFormat, columns_of, note, print_fields, print_result, warn
+from saltctl.cli.output import OutputFormat, columns_of, note, print_result, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted, printable, scan_cost
@@ -183,12 +184,10 @@ def _print(report: RecoveryReport, output: OutputFormat | None) -> None:
     found |= {"table": report.plan.table, "verified": rebuilt.verified if rebuilt else report.plan.redis_verified}
     # The keys of the contract first, in its order.
     record: dict[str, Any] = {column.key: found[column.key] for column in COLUMNS} | found
-    print_result(record, output, columns=COLUMNS, human_view=lambda screen: print_fields(record, COLUMNS))
+    print_result(record, output, columns=COLUMNS, sentence=recover_sentence(record))
     if report.skipped:
         warn(f"entries that cannot be used: {report.skipped:,}; saltctl registry discover names those of the messages")
         raise typer.Exit(ExitCode.INCOMPLETE)
-    if report.dry_run:
-        note("nothing was changed, and no message was read")
 
 
 def _describe(plan: RecoveryPlan, table: str, take_over: str) -> list[str]:

@@ -10,6 +10,7 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.formats.listing import ids_of_listing
+from saltctl.cli.formats.sentences import raise_sentence
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import UNKNOWN, Column, OutputFormat, Record, columns_of, note, print_result, warn
 from saltctl.cli.registry.discover import discover
@@ -209,19 +210,17 @@ def set_(
     _check_not_lower(conversation, n, before, redis_n)
     done = n == before and (n == 1 or min(entry.write_n, redis_n) == n)
     result = {"before": before, "after": n, "changed": n != before, "committed": done}
-    if done:
-        note(f"{conversation} already has {n} salts, in the backup and in Redis: nothing to do")
-    elif dry_run and n == before:
+    if dry_run and n == before and not done:
         note(
             f"the backup holds {n}, Redis {redis_n or 'is unknown'}, write_n is {entry.write_n}: this would complete it"
         )
-    elif not dry_run:
+    elif not dry_run and not done:
         question = f"Raise {conversation} from {before} to {n}?" if n > before else f"Complete the raise to {n}?"
         session.require_consent(question, confirm, yes=yes)
         raised = session.registry.raise_to(conversation, n, reason=reason or "")
         result = {key: getattr(raised, key) for key in result}
     record = {"conversation_id": conversation, **result, "dry_run": dry_run}
-    print_result(record, output, columns=SET_COLUMNS)
+    print_result(record, output, columns=SET_COLUMNS, sentence=raise_sentence(record))
 
 
 def _check_alone(file: str, conversation: str | None) -> None:

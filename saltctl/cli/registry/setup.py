@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.sentences import setup_sentence
 from saltctl.cli.output import columns_of, note, print_result, print_table, warn
 from saltctl.cli.session import Session, session_of
 
@@ -39,7 +40,13 @@ def setup(
     changes = set_up(session.settings, session.store, session.backup, messages=messages, dry_run=dry_run)
     actions = [asdict(change) for change in changes]
     record, columns = {"actions": actions}, columns_of("actions")
-    print_result(record, output, columns=columns, human_view=lambda screen: print_table(actions, COLUMNS, screen))
+    print_result(
+        record,
+        output,
+        columns=columns,
+        human_view=lambda screen: print_table(actions, COLUMNS, screen),
+        sentence=setup_sentence(actions, dry_run=dry_run),
+    )
     if any(action["resource"] == "registry" and action["action"] != "exists" for action in actions):
         _warn_of_unseen_messages(session)
     if not dry_run and not all(session.store.verified().values()):

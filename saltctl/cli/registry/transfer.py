@@ -11,6 +11,7 @@ from typing import Annotated, BinaryIO, Literal
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.sentences import import_sentence
 from saltctl.cli.jobs import drain, show_progress
 from saltctl.cli.output import columns_of, note, print_fields, print_result, warn
 from saltctl.cli.session import Session, session_of
@@ -151,7 +152,11 @@ def import_(
     shown = record | {"raises": record["raises"][:MAX_PRINTED]}
     tables, more = {"raises": RAISE_COLUMNS}, report.raised - len(shown["raises"])
     print_result(
-        record, output, columns=COLUMNS, human_view=lambda screen: print_fields(shown, COLUMNS[:-1], tables, more)
+        record,
+        output,
+        columns=COLUMNS,
+        human_view=lambda screen: print_fields(shown, COLUMNS[:-1], tables, more),
+        sentence=import_sentence(report),
     )
     for bad in report.bad_lines[:MAX_PRINTED]:
         warn(f"line {bad.line} was skipped: {bad.problem}")

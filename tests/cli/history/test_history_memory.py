@@ -50,7 +50,7 @@ def peak(messages: int, path: Path) -> int:
     """Return the peak of memory while a history is written as JSONL."""
     with History(FixedLookups({"c": N}), Endless(messages), concurrency=4) as history, path.open("w") as out:
         tracemalloc.start()
-        writer = PageWriter("jsonl", str, oldest_first=True)
+        writer = PageWriter("jsonl", str, oldest_first=True, stats=False)
         with redirect_stdout(out):
             writer.write(history.pages("c", ReadOptions(oldest_first=True)))
             complete = writer.finish()

@@ -347,6 +347,7 @@ class _WithoutSocket:
         self.send_packed_command = connection.send_packed_command
         self.read_response = connection.read_response
         self.disconnect = connection.disconnect
+        self.can_read = connection.can_read
 
 
 def test_new_entries_are_merged_without_the_script_and_the_parser(

@@ -1,0 +1,111 @@
+"""The sentence that a result begins with: what happened, in one line, before the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from saltctl.cli.text import counted
+
+if TYPE_CHECKING:
+    from saltctl.detection.replay import ReplayReport
+    from saltctl.detection.stream_status import StreamStatus
+    from saltctl.history.audit import Audit
+    from saltctl.rebuild.events import RebuildReport
+    from saltctl.registry.drift import ComparisonReport
+    from saltctl.registry.transfer import ImportReport
+
+
+def _entries(number: int) -> str:
+    return counted(number, "entry", "entries")
+
+
+def rebuild_sentence(report: RebuildReport) -> str:
+    """Say whether Redis is verified, and how much was restored."""
+    if report.verified_before and report.seconds == 0:  # by --if-needed
+        return "Redis was verified already: nothing to do"
+    took = f"in {report.seconds:,.1f} s"
+    if report.dry_run:
+        return f"Dry run: {_entries(report.entries)}, {report.restored:,} to restore, {took}; nothing was changed"
+    skipped = f", {report.skipped:,} skipped" if report.skipped else ""
+    outcome = "Verified" if report.verified else "Not verified"
+    return f"{outcome}: {_entries(report.entries)}, {report.restored:,} restored{skipped}, {took}"
+
+
+def compare_sentence(report: ComparisonReport) -> str:
+    """Say whether both sides agree. Without a verified Redis that is not all: lookups do not use it."""
+    took = f"in {report.seconds:,.1f} s"
+    if report.unrepaired:
+        repaired = f", {report.repaired:,} more repaired" if report.repaired else ""
+        found = f"Drift: {report.unrepaired:,} of {_entries(report.checked)} differ{repaired}, {took}"
+    elif report.repaired:
+        found = f"Repaired: {report.repaired:,} of {_entries(report.checked)}, {took}"
+    else:
+        found = f"In sync: {_entries(report.checked)}, {took}"
+    damaged = f"; {counted(report.damaged, 'damaged item')} not compared" if report.damaged else ""
+    return found + damaged + ("" if report.verified else "; but Redis is not verified")
+
+
+def recover_sentence(record: Mapping[str, Any]) -> str:
+    """Say what a recovery found and whether Redis is verified; ``record`` has the keys of the contract."""
+    state = "verified" if record["verified"] else "not verified"
+    if record["dry_run"]:
+        return f"Dry run: {_entries(record['entries'])} so far, Redis is {state}; nothing was changed"
+    skipped = f", {record['skipped']:,} skipped" if record["skipped"] else ""
+    raised = f"{_entries(record['entries'])}, {record['raised']:,} of them raised{skipped}"
+    return f"Recovered: {raised}; Redis is {state}; in {record['seconds']:,.1f} s"
+
+
+def setup_sentence(actions: Sequence[Mapping[str, Any]], *, dry_run: bool) -> str:
+    """Say what was created."""
+    created = [str(action["resource"]) for action in actions if action["action"] != "exists"]
+    if not created:
+        return "Nothing to do: everything exists"
+    return f"{'Dry run: would create' if dry_run else 'Created'}: {', '.join(created)}"
+
+
+def raise_sentence(record: Mapping[str, Any]) -> str:
+    """Say what a raise did; ``record`` has the keys of the contract."""
+    name, before, after = record["conversation_id"], record["before"], record["after"]
+    change = f"{name} from {before:,} to {after:,} salts" if before != after else f"{name} at {after:,} salts"
+    if before == after and record["committed"]:
+        return f"Nothing to do: {change}"
+    if record["dry_run"]:
+        return f"Dry run: would {'raise' if before != after else 'complete'} {change}"
+    return f"{'Raised' if record['changed'] else 'Completed' if record['committed'] else 'Not complete'}: {change}"
+
+
+def import_sentence(report: ImportReport) -> str:
+    """Say what an import raised."""
+    left = f", {report.skipped:,} skipped" if report.skipped else ""
+    left += f", {report.failed:,} failed" if report.failed else ""
+    verb = "would be raised" if report.dry_run else "raised"
+    return f"{'Dry run' if report.dry_run else 'Imported'}: {_entries(report.read)}, {report.raised:,} {verb}{left}"
+
+
+def replay_sentence(report: ReplayReport) -> str:
+    """Say whether the backlog is drained, and what came of it."""
+    outcome = "Dry run" if report.dry_run else "Drained" if report.drained else "Not drained"
+    verb = "would be raised" if report.dry_run else "raised"
+    dead = f", {counted(report.dead, 'dead letter')}" if report.dead else ""
+    raised = counted(report.raised, "conversation")
+    return f"{outcome}: {counted(report.read, 'report')} read, {raised} {verb}{dead}"
+
+
+def backlog_sentence(found: StreamStatus) -> str:
+    """Say whether the service keeps up with the stream."""
+    if found.group is None:
+        return f"{found.verdict}: stream not found"
+    unread = "an unknown number" if found.group.lag is None else f"{found.group.lag:,}"
+    backlog = f"{unread} unread, {found.group.pending:,} pending"
+    return f"{found.verdict}: {counted(found.alive, 'instance')} alive, {backlog}"
+
+
+def audit_sentence(found: Audit, *, repaired: bool) -> str:
+    """Say whether readers see every message."""
+    name, missed = found.conversation_id, counted(found.orphaned, "message")
+    if repaired:
+        return f"Repaired: {name} was raised to {found.needed_n:,} salts; readers see {missed} more"
+    if found.orphaned:
+        return f"Incomplete: readers miss {missed} of {name}"
+    return f"Complete: readers see every message of {name}"
