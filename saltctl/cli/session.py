@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from saltctl.cli.output import warn
+from saltctl.cli.output import note, warn
 from saltctl.cli.text import printable
 from saltctl.errors import ConfirmationRequiredError, UsageError
 from saltctl.settings import Settings, load_settings
-from saltctl.urls import has_password
+from saltctl.urls import has_password, mask_url
 
 if TYPE_CHECKING:
     from saltctl.history.history import History
@@ -35,10 +35,15 @@ class Session:
     flags: Mapping[str, Any] = field(default_factory=dict)
     context: str | None = None
     config: Path | None = None
+    names_place: bool = True
+    """Whether a person is told which context is used; False if the screen of the command says it."""
 
     @cached_property
     def settings(self) -> Settings:
-        """The current settings; warns if the environment overrides the context of ``--context``."""
+        """The current settings. On a terminal a context is named, with its servers, before anything is done there.
+
+        Warns if the environment overrides the context of ``--context``.
+        """
         url = self.flags.get("redis_url")
         if url and has_password(url):
             raise UsageError(
@@ -50,6 +55,8 @@ class Session:
             names = [o.split(" ", 1)[1] for o in settings.origins.values() if o.startswith("environment SALTCTL_")]
             if names:
                 warn(f"the environment overrides context {self.context}: {', '.join(sorted(set(names)))}")
+        if self.names_place and settings.context is not None and sys.stdout.isatty() and sys.stderr.isatty():
+            note(place_of(settings))
         return settings
 
     @property
@@ -143,6 +150,13 @@ class Session:
     def ask_default_yes(self, question: str) -> bool:
         """Ask at a terminal, where Return means yes, and return the answer; without a terminal return True."""
         return not is_interactive() or _ask(f"{question} [Y/n] ").lower() in ("", "y", "yes")
+
+
+def place_of(settings: Settings) -> str:
+    """Return the context, Redis and the tables, such as ``prod, protected; redis://r1/0; tables a, b``."""
+    context = (settings.context or "no context") + (", protected" if settings.protected else "")
+    redis = "no Redis" if settings.redis_url is None else mask_url(settings.redis_url)
+    return f"{context}; {redis}; tables {settings.backup_table}, {settings.messages_table}"
 
 
 def session_of(context: typer.Context) -> Session:

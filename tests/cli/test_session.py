@@ -8,6 +8,9 @@ import pytest
 
 from saltctl.cli.session import Session
 from saltctl.errors import ConfirmationRequiredError, UsageError
+from saltctl.local.environment import LocalEnvironment
+from tests.cli.conftest import Runner
+from tests.cli.terminal import run_on_a_terminal
 
 QUESTION = "Raise conv from 1 to 4?"
 
@@ -57,3 +60,23 @@ def test_root_options_lead_to_the_same_servers() -> None:
     """Commands in hints repeat the root's options that were given."""
     session = Session({"redis_url": None, "backup_table": "t"}, "prod", Path("/etc/saltctl.toml"))
     assert session.root_options == ["--context", "prod", "--config", "/etc/saltctl.toml", "--backup-table", "t"]
+
+
+@pytest.mark.slow
+def test_a_context_is_named_on_a_terminal(
+    saltctl: Runner, seeded: LocalEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, above the result; in a pipe only the data is printed. A password is masked."""
+    url = seeded.settings.require_redis_url()
+    monkeypatch.delenv("SALTCTL_REDIS_URL")
+    file = tmp_path / "config.toml"
+    file.write_text(f'[contexts.prod]\nprotected = true\nredis_url = "{url}"\n')
+    words = ("--config", str(file), "--context", "prod", "registry", "list", "--limit", "1")
+    _, shown = run_on_a_terminal(*words)
+    tables = f"tables {seeded.settings.backup_table}, {seeded.settings.messages_table}"
+    lines = [line for line in shown.splitlines() if line.startswith("prod, protected; redis://")]
+    assert [line for line in lines if line.endswith(tables)] == lines
+    assert len(lines) == 1
+    assert (seeded.redis.password or "no password") not in shown
+    piped = saltctl(*words)
+    assert "protected" not in piped.out + piped.err

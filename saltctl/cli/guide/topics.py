@@ -66,8 +66,9 @@ def help(  # noqa: A001  the name of the command
             f"cannot explain {topic!r:.60}: there is no such topic; `saltctl COMMAND --help` explains a command",
             hint=command_line("help", *close),
         )
-    screen = console()
-    for line in lay_out(fill(known[topic], session_of(context)), min(screen.width, MAX_WIDTH)):
+    session, screen = session_of(context), console()
+    session.names_place = False  # its names are those of the page
+    for line in lay_out(fill(known[topic], session), min(screen.width, MAX_WIDTH)):
         screen.print(line, soft_wrap=True)
 
 

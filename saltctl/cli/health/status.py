@@ -24,7 +24,7 @@ from saltctl.cli.output import (
     resolve_format,
     write_json_line,
 )
-from saltctl.cli.session import session_of
+from saltctl.cli.session import place_of, session_of
 from saltctl.cli.text import counted, format_age, printable
 from saltctl.errors import ExitCode, UsageError
 
@@ -68,14 +68,16 @@ def status(
     from saltctl.health.facts import Facts
     from saltctl.health.status import read_status
 
-    settings = session_of(context).settings
+    session = session_of(context)
+    session.names_place = False
+    settings = session.settings
     settings.require_redis_url()
     facts = Facts(settings)
     if watch:
         _watch(facts, max(watch, MIN_INTERVAL), resolve_format(output, listing=False))
         return
     record = read_status(facts)
-    print_result(record, output, columns=COLUMNS, human_view=lambda screen: _print(screen, record))
+    print_result(record, output, columns=COLUMNS, human_view=lambda screen: _print(screen, record, place_of(settings)))
 
 
 def _watch(facts: Facts, interval: float, chosen: OutputFormat) -> None:
@@ -90,10 +92,11 @@ def _watch(facts: Facts, interval: float, chosen: OutputFormat) -> None:
         raise UsageError("--watch needs a terminal or -o jsonl", hint="saltctl status --watch 2s -o jsonl")
     from rich.live import Live
 
+    place = place_of(facts.settings)
     with _key_reader() as read_key, Live(console=console(), screen=True, auto_refresh=False) as live:
         try:
             while True:
-                live.update(draw(read_status(facts.refreshed())), refresh=True)
+                live.update(draw(read_status(facts.refreshed()), place), refresh=True)
                 if read_key(interval) == "q":
                     return
         except KeyboardInterrupt:
@@ -127,7 +130,7 @@ def _key_reader() -> Iterator[Callable[[float], str]]:
 # The screen: the headline, and a few lines for each panel. All of it fits on a terminal of 24 lines.
 
 
-def draw(record: Mapping[str, Any]) -> Group:
+def draw(record: Mapping[str, Any], place: str) -> Group:
     """Build the screen."""
     from rich.console import Group
     from rich.table import Table
@@ -137,15 +140,15 @@ def draw(record: Mapping[str, Any]) -> Group:
     grid.add_column(overflow="fold")
     for name, line in _lines(record):
         grid.add_row(name, line)
-    return Group(*_head(record), grid)
+    return Group(*_head(record, place), grid)
 
 
-def _print(screen: Console, record: Mapping[str, Any]) -> None:
+def _print(screen: Console, record: Mapping[str, Any], place: str) -> None:
     """Print the screen once, without breaking a word."""
     from rich.text import Text
 
     label = max(map(len, _PANELS)) + 2
-    for line in _head(record):
+    for line in _head(record, place):
         print_beside(screen, Text(), line, 0)
     for name, line in _lines(record):
         print_beside(screen, Text(name, style="bold"), line, label)
@@ -171,11 +174,9 @@ def _cause(error: str) -> str:
     return re.sub(r"'[^']*'", "''", error)
 
 
-def _head(record: Mapping[str, Any]) -> list[Text]:
+def _head(record: Mapping[str, Any], place: str) -> list[Text]:
     """Return what the screen begins with: where this is, how it is, and what to do next."""
-    context = str(record["context"] or "no context") + (", protected" if record["protected"] else "")
-    tables = f"tables {record['backup_table']}, {record['messages_table']}"
-    where = _line((f"{context}; {record['redis']}; {tables}", QUIET))
+    where = _line((place, QUIET))
     style = {"OK": GOOD, "DEGRADED": WARNING}.get(record["state"], BAD)
     headline = _line((f"{record['state']}: ", style), str(record["headline"]))
     return [where, headline, *([_line("next: ", (str(record["next"]), "bold"))] if record["next"] else []), _line("")]
