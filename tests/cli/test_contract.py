@@ -91,8 +91,9 @@ def test_the_default_in_a_pipe(contract: Contract, saltctl: Runner, few_salts: L
     assert outcome.code == contract.code, outcome.err
     assert ("\t" in outcome.out) is lists
     assert "\x1b" not in outcome.out
-    first, expected = (re.sub(r"[\d.,:T-]+ *", "0", out.split("\n")[0]) for out in (outcome.out, same.out))
-    assert first == expected
+    # The second run finds what the first one has changed: words and figures differ, and where they stand does not.
+    last, expected = (re.split(r"  |\t|: ", out.split("\n")[-2])[0] for out in (outcome.out, same.out))
+    assert re.sub(r"[\d.,:T-]+", "0", last) == re.sub(r"[\d.,:T-]+", "0", expected)
 
 
 @pytest.mark.slow
