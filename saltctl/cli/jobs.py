@@ -1,6 +1,5 @@
-"""Long jobs: their progress on stderr, and for cron one log line and metrics in a file.
+"""Long jobs: how they end and are resumed, and for cron one log line and metrics in a file.
 
-Progress is a spinner on a terminal, and a plain line every ten seconds elsewhere.
 ``--cron`` prints nothing while nothing happens, since cron mails whatever is printed. If something changed or was
 found, or the job failed, it prints one JSON line on stderr, with a run id, instead of the report and the error.
 ``--metrics-file`` is written whenever a job ends, with or without ``--cron``.
@@ -12,18 +11,18 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from saltctl.cli.failures import exit_code_of, failure_of, shown_failure
 from saltctl.cli.files import replace_file, require_replaceable
-from saltctl.cli.output import OutputFormat, console, note, print_result, warn, write_json_line
+from saltctl.cli.output import OutputFormat, note, print_result, warn, write_json_line
 from saltctl.cli.session import Session
-from saltctl.cli.signals import arguments, deadline, runs_from_cron
+from saltctl.cli.signals import announce_stop, arguments, deadline, runs_from_cron
 from saltctl.commands import command_line
 from saltctl.errors import (
     AwsUnavailableError,
@@ -37,12 +36,13 @@ from saltctl.errors import (
 from saltctl.stores.throttle_notes import throttled_call
 from saltctl.times import iso_utc
 
-LINE_EVERY = 10.0
+if TYPE_CHECKING:
+    from saltctl.stores.aws.table import Table
+
 _THROTTLED_SECONDS = 10.0
 """Seconds after which a job says that AWS throttles a call of its."""
 MAX_DAMAGED_NAMED = 20
 """Damaged items of the backup that a job names; it counts all of them."""
-PrintLine = Callable[[str], None]
 Event = TypeVar("Event")
 Report = TypeVar("Report")
 _OUTCOMES: dict[int, tuple[str, str]] = {
@@ -82,53 +82,37 @@ def drain(events: Generator[Event, None, None], report_type: type[Report], handl
     return last
 
 
-@contextmanager
-def show_progress(
-    first: str, clock: Callable[[], float] = time.monotonic, *, quiet: bool = False
-) -> Iterator[tuple[PrintLine, PrintLine]]:
-    """Yield two functions that print to stderr while a long job runs.
+def estimated_items(table: Table) -> int | None:
+    """Return about how many items a table has, for progress; None if that cannot be read, or was not counted yet.
 
-    The first shows the current state, but not if ``quiet``. The second prints a line that stays.
+    DescribeTable counts about every six hours (documented).
     """
-    if quiet:
-        yield lambda text: None, note
-    elif sys.stderr.isatty():
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-        with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-            task = bar.add_task(first, total=None)
-            yield lambda text: bar.update(task, description=text), bar.console.print
-    else:
-        yield _rate_limited(clock), note
-
-
-def _rate_limited(clock: Callable[[], float]) -> PrintLine:
-    last = clock()
-
-    def print_line(text: str) -> None:
-        """Print a line if the last one is old enough."""
-        nonlocal last
-        if (now := clock()) - last >= LINE_EVERY:
-            last = now
-            note(text)
-
-    return print_line
+    with suppress(SaltctlError):
+        return table.size().items or None
+    return None
 
 
 @contextmanager
 def resume_hint(load_checkpoint: Callable[[], object], *, quiet: bool = False) -> Iterator[None]:
-    """Name the command that resumes the job if the block fails and a checkpoint is kept; None if there is none."""
+    """Name the command that resumes the job if the block fails and a checkpoint is kept; None if there is none.
+
+    The error of a signal or of ``--timeout`` names it, since it has a command to run again anyhow; those of others
+    mend what failed, so that a line of its own names it. ``--timeout`` must be outside of this block.
+    """
     try:
-        yield
+        with nullcontext() if quiet else announce_stop():
+            yield
     except (AwsUnavailableError, IncompleteError, LeaseHeldError, RefusedError):
         raise  # the checkpoint cannot be read, is that of a job in progress, or is not valid; or a hint names another
-    except BaseException:
+    except BaseException as exc:
         # A silent server must not delay the end, and no error here may replace the outcome.
         with suppress(Exception), deadline(2.0):
             if not quiet and load_checkpoint() is not None:
-                words = [word for word in arguments.get() if word not in ("--resume", "--restart")]
-                note(f"a checkpoint is kept; to resume from it: {command_line(*words, '--resume')}")
+                words = [word for word in arguments.get() if word not in ("--resume", "--restart")] + ["--resume"]
+                if isinstance(exc, Exception):
+                    note(f"a checkpoint is kept; to resume from it: {command_line(*words)}")
+                else:
+                    arguments.set(words)
         raise
 
 

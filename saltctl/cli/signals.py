@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from itertools import takewhile
 from types import FrameType
@@ -41,20 +43,54 @@ def runs_from_cron() -> bool:
     return "--cron" in takewhile("--".__ne__, arguments.get())
 
 
-_KEEPING = {"rebuild", "recover", "replay", "discover", "compare", "import", "set", "setup", "requeue", "drop", "load"}
-"""Commands that change something, and so keep what they have done."""
+_KEEPING = {"rebuild", "recover", "replay", "import", "set", "setup", "requeue", "drop", "load", "--apply", "--repair"}
+"""Words of commands that change something, and so keep what they have done."""
 
 
 def rerun_hint(how: str = "") -> str:
     """Return the hint of an interrupted command: how to run it again, and that its work is kept if it did any."""
     words = [word for word in arguments.get() if word != "--restart"]  # that would discard what is kept
-    kept = "finished work is kept; " if _KEEPING & {*words} else ""
+    kept = "finished work is kept; " if _KEEPING & {*words} and "--dry-run" not in words else ""
     return f"{kept}run it again{' ' + how if how else ''}: {command_line(*words)}"
 
 
 def _heeded(*signums: signal.Signals) -> list[signal.Signals]:
     """Return those that are not ignored: nohup ignores SIGHUP, a script's ``&`` SIGINT, and that must stay so."""
     return [signum for signum in signums if signal.getsignal(signum) is not signal.SIG_IGN]
+
+
+_notices: list[tuple[int, bytes]] = []
+"""The file descriptor and the line that the next signal prints: the last one of them."""
+
+
+@contextmanager
+def announce_stop(*, erase_line: bool = False) -> Iterator[None]:
+    """Let the first signal in the block print ``stopping…`` to stderr at once: a job still has to finish its batch.
+
+    ``erase_line``: a line is drawn on the terminal that changes, and the notice takes its place.
+    """
+    before = len(_notices)
+    with suppress(AttributeError, OSError, ValueError):  # stderr is closed, or it is not a file
+        descriptor, text = sys.stderr.fileno(), "\r\x1b[2K" * erase_line + "stopping…\n"
+        try:
+            encoded = text.encode(sys.stderr.encoding)
+        except UnicodeEncodeError:
+            encoded = text.replace("…", "...").encode()
+        _notices.append((descriptor, encoded))
+    try:
+        yield
+    finally:
+        del _notices[before:]
+
+
+def _print_notice() -> None:
+    """Print the notice, once. Runs in a signal handler: no buffered stream, and no wait for a reader that hangs."""
+    if _notices:
+        descriptor, line = _notices[-1]
+        _notices.clear()
+        with suppress(OSError, ValueError):
+            if select.select((), (descriptor,), (), 0)[1]:
+                os.write(descriptor, line)
 
 
 @contextmanager
@@ -65,14 +101,15 @@ def raise_on_signals() -> Iterator[None]:
     """
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
-        """Raise Terminated."""
-        raise Terminated(signum)
+        """Raise the exception of the signal, after the notice of a job that takes a while to end."""
+        _print_notice()
+        raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(signum)
 
     signums = _heeded(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
     before = {signum: signal.getsignal(signum) for signum in signums}
     try:
         for signum in signums:
-            signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else on_signal)
+            signal.signal(signum, on_signal)
         yield
     finally:
         for signum, handler in before.items():

@@ -86,6 +86,7 @@ class Comparison:
     _suspects: deque[Suspect] = field(default_factory=deque, init=False)
     _common: array[int] | None = field(default=None, init=False)
     """How many entries of each bucket both sides have; None for a sample that looks entries up by key."""
+    _read: int = field(default=0, init=False)
     _progress_due: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
@@ -131,6 +132,7 @@ class Comparison:
                 self._report.consumed_rcu += page.consumed_rcu
                 self._report.damaged += len(page.damaged)
                 yield from page.damaged
+                self._read += len(page.entries)
                 entries += page.entries if whole else [e for e in page.entries if bucket_of(e[0], buckets) in sampled]
                 if len(entries) >= self.options.batch_size:
                     self._compare_with_redis(entries)
@@ -184,8 +186,9 @@ class Comparison:
     def _scan_redis(self) -> Iterator[Event]:
         """Find the entries of Redis that the backup lacks."""
         for start in range(0, len(self._sampled), _BUCKETS_PER_READ):
-            yield from self._scan_buckets(self._larger_than_common(self._sampled[start : start + _BUCKETS_PER_READ]))
-            yield from self._progress()
+            buckets = self._sampled[start : start + _BUCKETS_PER_READ]
+            yield from self._scan_buckets(self._larger_than_common(buckets))
+            yield from self._progress(start + len(buckets), len(self._sampled))
 
     def _larger_than_common(self, buckets: Sequence[int]) -> Sequence[int]:
         """Return the buckets with more entries than those that both sides have."""
@@ -224,11 +227,12 @@ class Comparison:
             report.drift.append(drift)
         return drift
 
-    def _progress(self) -> Iterator[ComparisonProgress]:
+    def _progress(self, *buckets: int) -> Iterator[ComparisonProgress]:
         report, now = self._report, self.clock()
         if now >= self._progress_due:
             self._progress_due = now + _PROGRESS_SECONDS
-            yield ComparisonProgress(report.checked, report.differing, now - self._started, report.consumed_rcu)
+            counts = report.checked, report.differing, now - self._started, report.consumed_rcu
+            yield ComparisonProgress(*counts, self._read, *buckets)
 
 
 def result_of(events: Iterator[Event]) -> ComparisonReport:

@@ -92,12 +92,19 @@ class ComparisonOptions:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonProgress:
-    """Counts so far. ``consumed_rcu`` is in read capacity units."""
+    """Counts so far. ``consumed_rcu`` is in read capacity units.
+
+    ``read`` entries of the backup were read, whether or not they belong to the sample. Then ``buckets`` of
+    ``all_buckets`` were looked through in Redis; both are 0 before.
+    """
 
     checked: int
     drift: int
     seconds: float
     consumed_rcu: float
+    read: int = 0
+    buckets: int = 0
+    all_buckets: int = 0
 
 
 @dataclass(slots=True)

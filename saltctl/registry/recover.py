@@ -48,10 +48,14 @@ _PROGRESS_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class RecoveryProgress:
-    """The current step, and the number of entries or items that it has handled."""
+    """The current step, the number of entries or messages that it has handled, and about how many there are.
+
+    ``total`` is None if that is unknown. The last step, ``rebuilding``, has the events of a rebuild.
+    """
 
     step: str
     done: int
+    total: int | None = None
 
 
 @dataclass
@@ -185,6 +189,7 @@ class Recovery:
                 report.registry_id = self.backup.registry.claim(table, replaces=replaced)
         finally:
             lease.release()
+        yield RecoveryProgress("rebuilding", 0, len(held))
         yield from self._rebuild(report)
         if plan.use_redis:
             # A raise that did its first step in the lost table may have reached Redis after it was read above. From the
@@ -236,7 +241,7 @@ class Recovery:
                 yield from page.damaged
                 report.skipped += len(page.damaged)
                 report.consumed_rcu += page.consumed_rcu
-                yield from self._progress("reading the backup", len(held), lease)
+                yield from self._progress("reading the backup", len(held), lease, report.plan.backup_items)
         report.from_backup = len(held)
         return held
 
@@ -250,7 +255,8 @@ class Recovery:
     def _add_from_messages(
         self, held: dict[str, int], report: RecoveryReport, lease: Lease, checkpoint: ScanCheckpoint
     ) -> Iterator[Event]:
-        salts = yield from self._scan_messages(lease, checkpoint)
+        cost = report.plan.messages
+        salts = yield from self._scan_messages(lease, checkpoint, None if cost is None else cost.items)
         report.consumed_rcu += salts.consumed_rcu
         backup, any_salting = cast(BackupStore, _Held(held)), self.unproven == "raise"
         discovered = judge(salts, backup, cap=self.settings.max_n_cap, any_salting=any_salting)
@@ -269,7 +275,9 @@ class Recovery:
             report.from_messages += step.done
             yield RecoveryProgress("from the messages", report.from_messages)
 
-    def _scan_messages(self, lease: Lease, checkpoint: ScanCheckpoint) -> Generator[Event, None, Salts]:
+    def _scan_messages(
+        self, lease: Lease, checkpoint: ScanCheckpoint, total: int | None
+    ) -> Generator[Event, None, Salts]:
         """Read the messages, from the checkpoint on if there is one."""
         salts = Salts(self.messages.keys.partition_key, self.message_id, unsaved=defaultdict(list))
         yield from checkpoint.restore(salts)
@@ -282,7 +290,7 @@ class Recovery:
         )
         with closing(scan):
             for event in scan:
-                yield from self._progress("reading the messages", event.items, lease)
+                yield from self._progress("reading the messages", event.items, lease, total)
                 checkpoint.save_if_due(salts)
         checkpoint.save(salts)
         return salts
@@ -333,12 +341,12 @@ class Recovery:
             else:
                 yield event
 
-    def _progress(self, step: str, done: int, lease: Lease | None) -> Iterator[RecoveryProgress]:
+    def _progress(self, step: str, done: int, lease: Lease | None, total: int | None) -> Iterator[RecoveryProgress]:
         if lease is not None:
             lease.renew(f"{step}, {done}")
         if (now := self.clock()) >= self._progress_due:
             self._progress_due = now + _PROGRESS_SECONDS
-            yield RecoveryProgress(step, done)
+            yield RecoveryProgress(step, done, total or None)
 
 
 class _Held:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -9,11 +10,13 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import pytest
 
 from saltctl.cli.signals import (
     Terminated,
+    announce_stop,
     arguments,
     deadline,
     raise_on_signals,
@@ -204,10 +207,39 @@ def test_a_child_inherits_an_ignored_signal(handlers: None) -> None:
     assert done.stdout == "SIG_IGN\n"
 
 
-def test_a_command_that_only_reads_keeps_nothing() -> None:
+@pytest.mark.parametrize(
+    ("words", "keeps"),
+    [
+        ("history read conv --timeout 1ms", False),
+        ("compare --sample 1/2", False),
+        ("compare --repair", True),
+        ("compare --repair --dry-run", False),
+        ("registry discover", False),
+        ("registry discover --apply", True),
+        ("rebuild --dry-run", False),
+        ("recover", True),
+    ],
+)
+def test_a_command_that_only_reads_keeps_nothing(words: str, keeps: bool) -> None:
     """Its hint promises no finished work."""
-    token = arguments.set(("history", "read", "conv", "--timeout", "1ms"))
+    token = arguments.set(tuple(words.split()))
     try:
-        assert rerun_hint("with more time").startswith("run it again with more time: saltctl history read")
+        kept = "finished work is kept; " if keeps else ""
+        assert rerun_hint("with more time") == f"{kept}run it again with more time: saltctl {words}"
     finally:
         arguments.reset(token)
+
+
+def test_only_the_first_signal_is_announced(capfd: pytest.CaptureFixture[str], handlers: None) -> None:
+    """At once, before the job has ended; a stream that is not a file gets no notice."""
+    stream = open(2, "w", encoding="ascii", closefd=False)  # noqa: SIM115  a descriptor
+    for stderr, notice in (stream, "stopping...\n"), (io.StringIO(), ""):
+        with patch("sys.stderr", stderr), raise_on_signals(), announce_stop(), announce_stop():
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            assert capfd.readouterr().err == notice
+            with pytest.raises(Terminated):
+                signal.raise_signal(signal.SIGTERM)
+        with raise_on_signals(), pytest.raises(Terminated):
+            signal.raise_signal(signal.SIGTERM)
+        assert capfd.readouterr().err == ""

@@ -10,8 +10,9 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.formats.sentences import replay_sentence
-from saltctl.cli.jobs import drain, show_progress, track_job
+from saltctl.cli.jobs import drain, track_job
 from saltctl.cli.output import columns_of, note, warn
+from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted
@@ -82,7 +83,11 @@ def replay(
         with deadline(timeout):
             events = _build_replay(session, options, max_age).run()
             with handle_events(Warnings()), show_progress("replaying", quiet=cron) as (show, _):
-                report = drain(events, ReplayReport, lambda r: show(f"{r.read:,} entries, {r.raised:,} raises"))
+                report = drain(
+                    events,
+                    ReplayReport,
+                    lambda now: show(Step("replaying", now.read, more=(counted(now.raised, "raise"),))),
+                )
         record = asdict(report)
         happened = bool(report.raised or report.dead or report.trimmed_pending or not report.drained)
         raises, sentence = {"raises": RAISES_COLUMNS}, replay_sentence(report)

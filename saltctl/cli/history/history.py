@@ -10,8 +10,9 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.formats.sentences import audit_sentence
 from saltctl.cli.guide.groups import new_group
-from saltctl.cli.jobs import drain, show_progress
+from saltctl.cli.jobs import drain
 from saltctl.cli.output import columns_of, note, print_result, resolve_format, warn, write_json
+from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted
@@ -189,8 +190,11 @@ def audit(
     with deadline(timeout):
         events = Auditor(session.history, conversation, cap=session.settings.max_n_cap).run()
         with show_progress("looking beyond max_n") as (show, _):
+            nouns = ("message", "messages")
             found = drain(
-                events, Audit, lambda event: isinstance(event, Audit) or show(counted(event.messages, "message"))
+                events,
+                Audit,
+                lambda event: isinstance(event, Audit) or show(Step("looking beyond max_n", event.messages, nouns)),
             )
         repaired = repair and found.orphaned > 0 and not dry_run
         if repair and found.unproven:

@@ -12,7 +12,7 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.formats.sentences import rebuild_sentence
-from saltctl.cli.jobs import resume_hint, track_job
+from saltctl.cli.jobs import estimated_items, resume_hint, track_job
 from saltctl.cli.output import warn
 from saltctl.cli.rebuild.view import COLUMNS, print_report, show_rebuild
 from saltctl.cli.session import Session, is_interactive, session_of
@@ -81,7 +81,7 @@ def rebuild(
         if not dry_run:
             session.require_consent("Rebuild Redis?", confirm)
         kept = partial(load_checkpoint, session.backup.checkpoint)
-        with resume_hint(kept, quiet=cron or dry_run), deadline(timeout):
+        with deadline(timeout), resume_hint(kept, quiet=cron or dry_run):
             report = _run(session, options, quiet=cron)
         changed = not dry_run and bool(report.restored or report.committed or not report.verified_before)
         happened, view = changed or report.skipped > 0, partial(print_report, report=report)
@@ -100,7 +100,8 @@ def _run(session: Session, options: RebuildOptions, *, quiet: bool) -> RebuildRe
     backup.check_table()
     notes = session.service_state
     job = Rebuild(session.settings, session.store, backup, options, checkpoint=backup.checkpoint, notes=notes)
-    return show_rebuild(job.run(), quiet=quiet)
+    doing = "reading the backup" if options.dry_run else "rebuilding"
+    return show_rebuild(job.run(), doing=doing, total=None if quiet else estimated_items(backup), quiet=quiet)
 
 
 def _ask_mode(session: Session, *, ask: bool) -> ResumeMode:

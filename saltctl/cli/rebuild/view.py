@@ -7,8 +7,9 @@ from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from saltctl.cli.jobs import MAX_DAMAGED_NAMED, PrintLine, drain, show_progress
+from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain
 from saltctl.cli.output import columns_of, note, print_fields, warn
+from saltctl.cli.progress import PrintLine, Show, Step, show_progress
 from saltctl.cli.text import printable, scan_cost
 from saltctl.rebuild import events
 from saltctl.stores.contracts.registry import DamagedEntry
@@ -30,29 +31,44 @@ def print_report(screen: Console, report: events.RebuildReport) -> None:
 
 
 def show_rebuild(
-    running: Generator[events.Event, None, None], clock: Callable[[], float] = time.monotonic, *, quiet: bool = False
+    running: Generator[events.Event, None, None],
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    doing: str = "rebuilding",
+    total: int | None = None,
+    quiet: bool = False,
 ) -> events.RebuildReport:
     """Run a rebuild, show its events on stderr and return its report. ``clock`` returns seconds.
 
-    ``quiet`` shows skipped items and failed checkpoints alone.
+    ``total`` is about the number of entries. ``quiet`` shows skipped items and failed checkpoints alone.
     """
-    with show_progress("acquiring the lease", clock, quiet=quiet) as (show_line, keep_line):
-        return drain(running, events.RebuildReport, _EventPrinter(show_line, keep_line, quiet))
+    with show_progress("acquiring the lease", clock, quiet=quiet) as (show, keep_line):
+        return drain(running, events.RebuildReport, _EventPrinter(show, keep_line, quiet, doing, total))
+
+
+def step_of(event: events.RebuildProgress, doing: str, total: int | None) -> Step:
+    """Return the step that the progress of a rebuild shows."""
+    more = (f"{event.restored:,} of them new to Redis", f"{event.consumed_rcu:,.1f} RCU")
+    return Step(doing, event.entries, total=total, more=more)
 
 
 @dataclass
 class _EventPrinter:
-    """Prints events. ``show_line`` shows the current state, ``keep_line`` prints a line that stays."""
+    """Prints events. ``show`` shows the current state, ``keep_line`` prints a line that stays."""
 
-    show_line: PrintLine
+    show: Show
     keep_line: PrintLine
     quiet: bool
+    doing: str
+    total: int | None
     named: int = 0
 
     def __call__(self, event: events.Event) -> None:
         match event:
-            case events.StartDelayed() | events.RebuildStarted() | events.RebuildProgress():
-                self.show_line(printable(_describe(event)))
+            case events.StartDelayed() | events.RebuildStarted():
+                self.show(printable(_describe(event)))
+            case events.RebuildProgress():
+                self.show(step_of(event, self.doing, self.total))
             case events.CostEstimate() | events.RebuildResumed() | events.CheckpointRejected():
                 if not self.quiet:
                     note(printable(_describe(event)))
@@ -74,11 +90,6 @@ def _describe(event: events.Event) -> str:
             return f"waiting: {event.reason}{loaded}{remaining}"
         case events.RebuildStarted():
             return "marking buckets" if event.verified_before else "Redis is not verified; marking buckets"
-        case events.RebuildProgress():
-            return (
-                f"{event.entries:,} entries, {event.restored:,} of them new to Redis, "
-                f"{event.entries / max(event.seconds, 0.001):,.0f}/s, {event.consumed_rcu:,.1f} RCU"
-            )
         case events.CostEstimate():
             duration = "" if event.seconds is None else f", {event.seconds:,.0f} s at this --max-rcu"
             return f"reading the backup: {scan_cost(event.items, event.bytes, event.rcu)}{duration}"

@@ -10,15 +10,16 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.formats.sentences import compare_sentence
-from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, show_progress, track_job
+from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, estimated_items, track_job
 from saltctl.cli.output import columns_of, warn
+from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import printable
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from saltctl.registry.drift import ComparisonOptions, ComparisonReport, Sample
+    from saltctl.registry.drift import ComparisonOptions, ComparisonProgress, ComparisonReport, Sample
 
 COLUMNS = columns_of(
     "checked in_sync behind missing unbacked uncommitted repaired verified damaged seconds consumed_rcu sample drift"
@@ -96,7 +97,7 @@ def parse_sample(text: str | None) -> Sample | None:
 
 
 def _run(session: Session, options: ComparisonOptions, *, repair: bool, quiet: bool) -> ComparisonReport:
-    from saltctl.registry.compare import Comparison, Event
+    from saltctl.registry.compare import MAX_BUCKET_SAMPLE_PARTS, Comparison, Event
     from saltctl.registry.drift import ComparisonProgress, ComparisonReport
     from saltctl.stores.contracts.registry import DamagedEntry
     from saltctl.stores.redis.buckets import RedisBucketReader
@@ -104,20 +105,31 @@ def _run(session: Session, options: ComparisonOptions, *, repair: bool, quiet: b
     reader = RedisBucketReader(session.settings)
     registry = session.registry if repair else None
     job = Comparison(session.settings, reader, session.store, session.backup, options, registry)
-    damaged = 0
+    damaged, total = 0, None if quiet else estimated_items(session.backup)
+    if total is not None and options.sample is not None and options.sample.parts > MAX_BUCKET_SAMPLE_PARTS:
+        total = -(-total // options.sample.parts)  # a larger part reads the whole backup
 
     def _show_event(event: Event) -> None:
         nonlocal damaged
         match event:
             case ComparisonProgress():
-                show_line(f"{event.checked:,} checked, {event.drift:,} differ, {event.consumed_rcu:,.1f} RCU")
+                show(_step_of(event, total))
             case DamagedEntry():
                 damaged += 1
                 if damaged <= MAX_DAMAGED_NAMED:
                     keep_line(printable(f"damaged: {event.conversation_id!r}: {event.problem}"))
 
-    with show_progress("comparing", quiet=quiet) as (show_line, keep_line):
+    with show_progress("comparing", quiet=quiet) as (show, keep_line):
         return drain(job.run(), ComparisonReport, _show_event)
+
+
+def _step_of(event: ComparisonProgress, total: int | None) -> Step:
+    """Return the step: reading the backup, whose size is an estimate, and then Redis."""
+    more = (f"{event.drift:,} differ", f"{event.consumed_rcu:,.1f} RCU")
+    if event.all_buckets:
+        nouns = ("bucket of Redis", "buckets of Redis")
+        return Step("comparing", event.buckets, nouns, event.all_buckets, exact=True, more=more)
+    return Step("comparing", event.read, total=total, more=more)
 
 
 def _warn(report: ComparisonReport, *, repair: bool) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.jobs import drain, show_progress
+from saltctl.cli.jobs import drain
 from saltctl.cli.output import OutputFormat, columns_of, note, print_result, resolve_format, warn, write_json
+from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted, scan_cost
@@ -67,7 +68,7 @@ def discover(
             return
         note(f"scanning the messages: {scan_cost(cost.items, cost.bytes, cost.rcu)}")
         session.backup.check_table()
-        found = _scan(session, segments=segments, eventual=eventual, any_salting=any_salting)
+        found = _scan(session, cost.items, segments=segments, eventual=eventual, any_salting=any_salting)
         incomplete = half_done_raises(found, session.registry) if apply else []
         if apply and (found.behind or incomplete):
             count = counted(len(found.behind) + len(incomplete), "conversation")
@@ -99,14 +100,15 @@ def _raise_all(session: Session, found: Discovery, incomplete: list[str], reason
     return failed
 
 
-def _scan(session: Session, *, segments: int, eventual: bool, any_salting: bool) -> Discovery:
+def _scan(session: Session, total: int | None, *, segments: int, eventual: bool, any_salting: bool) -> Discovery:
     from saltctl.history.models import message_id_of
     from saltctl.registry.discover import Discovery, ScanProgress, discover
 
     def show_event(event: ScanProgress | Discovery) -> None:
         """Show the counts so far."""
         if isinstance(event, ScanProgress):
-            show(f"{event.items:,} items, {event.salted:,} salted conversations, {event.consumed_rcu:,.1f} RCU")
+            more = (counted(event.salted, "salted conversation"), f"{event.consumed_rcu:,.1f} RCU")
+            show(Step("scanning keys", event.items, ("message", "messages"), total, more=more))
 
     cap = session.settings.max_n_cap
     store, attribute = session.history.store, session.history.id_attribute

@@ -12,8 +12,10 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.formats.sentences import recover_sentence
-from saltctl.cli.jobs import MAX_DAMAGED_NAMED, PrintLine, drain, resume_hint, show_progress
+from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, resume_hint
 from saltctl.cli.output import OutputFormat, columns_of, note, print_result, warn
+from saltctl.cli.progress import PrintLine, Show, Step, show_progress
+from saltctl.cli.rebuild.view import step_of
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted, printable, scan_cost
@@ -56,6 +58,7 @@ COLUMNS = columns_of(
     "entries from_backup from_redis from_messages raised verified consumed_rcu seconds dry_run "
     "table registry_id skipped consumed_wcu"
 )
+_STEPS = {"from Redis": "adding from Redis", "from the messages": "adding from the messages"}
 _TABLES = {
     "missing": "does not exist: it will be created",
     "unclaimed": "is not the backup of a registry: it will become that of this one",
@@ -103,7 +106,7 @@ def recover(
         options = replace(options, resume=mode)
     job = _job(session, options, unproven=unproven, take_over=take_over or "")
     kept = partial(session.backup.scan_checkpoint.load, 0)
-    with resume_hint(kept, quiet=dry_run), deadline(timeout):
+    with deadline(timeout), resume_hint(kept, quiet=dry_run):
         plan = job.plan()
         for line in _describe(plan, session.backup.where, job.take_over):
             note(printable(line))
@@ -146,12 +149,13 @@ def _verification(session: Session) -> Verification | None:
 class _EventPrinter:
     """Prints progress, damaged items, and the first conversations that are not proved to be salted."""
 
-    show_line: PrintLine
+    show: Show
     keep_line: PrintLine
     named: int = 0
+    total: int | None = None
 
     def __call__(self, event: object) -> None:
-        from saltctl.rebuild.events import CheckpointRejected, StartDelayed
+        from saltctl.rebuild.events import CheckpointRejected, RebuildProgress, StartDelayed
         from saltctl.registry.discover import Discovered
         from saltctl.registry.recover import RecoveryProgress
         from saltctl.registry.scan_checkpoint import ScanResumed
@@ -159,9 +163,13 @@ class _EventPrinter:
 
         match event:
             case RecoveryProgress():
-                self.show_line(f"{event.step}: {event.done:,}")
+                self.total = event.total
+                nouns = ("message", "messages") if event.step == "reading the messages" else ("entry", "entries")
+                self.show(Step(_STEPS.get(event.step, event.step), event.done, nouns, event.total))
+            case RebuildProgress():
+                self.show(step_of(event, "rebuilding", self.total))
             case StartDelayed():
-                self.show_line(printable(f"waiting: {event.reason}"))
+                self.show(printable(f"waiting: {event.reason}"))
             case CheckpointRejected():
                 self.keep_line(printable(f"reading all messages again: {event.reason}"))
             case ScanResumed():

@@ -12,8 +12,9 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.formats.sentences import import_sentence
-from saltctl.cli.jobs import drain, show_progress
+from saltctl.cli.jobs import drain
 from saltctl.cli.output import columns_of, note, print_fields, print_result, warn
+from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted, printable_json
@@ -146,7 +147,7 @@ def import_(
                 report = drain(
                     job.run(),
                     ImportReport,
-                    lambda now: show(f"{counted(now.read, 'entry', 'entries')}, {now.raised:,} of them raised"),
+                    lambda now: show(Step("importing", now.read, more=(f"{now.raised:,} of them raised",))),
                 )
     record = asdict(report)
     shown = record | {"raises": record["raises"][:MAX_PRINTED]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -220,6 +221,18 @@ def test_an_interruption_names_the_resume_command(
     outcome = saltctl("rebuild", "--max-rcu", "500", "--restart")
     assert outcome.code == 69
     assert "saltctl rebuild --max-rcu 500 --resume" in outcome.err
+
+
+@pytest.mark.slow
+def test_a_timeout_names_one_command(
+    saltctl: Runner, interrupted: CheckpointItem, hanging_redis: Callable[[], None]
+) -> None:
+    """That which resumes from the checkpoint with more time, and no other one."""
+    hanging_redis()
+    outcome = saltctl("rebuild", "--timeout", "500ms", "--restart")
+    assert outcome.code == 124
+    assert outcome.err.count("saltctl rebuild") == 1
+    assert "run it again with more time: saltctl rebuild --timeout 500ms --resume" in outcome.err
 
 
 @pytest.mark.slow

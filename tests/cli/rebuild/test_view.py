@@ -24,14 +24,17 @@ def _events(*events: Event, closed: list[bool] | None = None) -> Generator[Event
 
 
 def test_a_line_is_printed_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a terminal a line is written when ten seconds have passed, and none before."""
+    """Without a terminal a line is written when ten seconds have passed, and none before.
+
+    The total is hours old: once it is exceeded, neither it nor the time left is shown.
+    """
     now = iter([0.0, 1.0, 11.0, 12.0, 22.0])
     steps = [RebuildProgress(entries, 1, 1.0, 2.5) for entries in (1, 2000, 3000, 4000)]
-    assert show_rebuild(_events(*steps, REPORT), lambda: next(now)) is REPORT
+    assert show_rebuild(_events(*steps, REPORT), lambda: next(now), total=3000) is REPORT
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "2,000 entries, 1 of them new to Redis, 2,000/s, 2.5 RCU",
-        "4,000 entries, 1 of them new to Redis, 4,000/s, 2.5 RCU",
+        "rebuilding: 2,000 of about 3,000 entries, 200/s, 6 s left, 1 of them new to Redis, 2.5 RCU",
+        "rebuilding: 4,000 entries, 190/s, 1 of them new to Redis, 2.5 RCU",
     ]
 
 
