@@ -85,6 +85,9 @@ def print_beside(screen: Console, lead: Text, text: Text, label: int, *, prose: 
 
     Prose is broken between words. A word, and what is no prose, is one line, even if that is wider than the screen.
     """
+    from rich.text import Text as Line
+
+    lead = Line().append_text(lead)  # its style is that of the lead alone
     first, *below = _lines(text, screen.width, label, prose=prose)
     if first.plain:
         lead.pad_right(label - lead.cell_len)

@@ -91,3 +91,13 @@ def test_text_keeps_its_style() -> None:
     screen = screen_of(out, 20, force_terminal=True, color_system="standard", no_color=False)
     print_beside(screen, Text("a"), Text("one two three four five", style="red"), 2)
     assert out.getvalue() == "a \x1b[31mone two three four\x1b[0m\n  \x1b[31mfive\x1b[0m\n"
+
+
+def test_the_style_of_a_lead_ends_with_it() -> None:
+    """Values beside a bold name are not bold."""
+    from rich.text import Text
+
+    out = io.StringIO()
+    screen = screen_of(out, 40, force_terminal=True, color_system="standard", no_color=False)
+    print_beside(screen, Text("name", style="bold"), Text("value"), 8)
+    assert out.getvalue() == "\x1b[1mname\x1b[0m    value\n"
