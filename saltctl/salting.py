@@ -32,7 +32,7 @@ def check_conversation_id(conversation_id: str) -> str:
         raise InvalidConversationIdError(
             f"the conversation id {conversation_id!r} holds a '#', which separates an id from its salt",
             hint="leave out '#' and the number if they are a salt. If partition keys hold a '#' by design, as in "
-            "single-table designs, saltctl can neither salt nor read them: give conversations ids without it",
+            "single-table designs, they can be neither salted nor read: give conversations ids without it",
         )
     try:
         size = len(conversation_id) if conversation_id.isascii() else len(conversation_id.encode())

@@ -133,8 +133,8 @@ class Settings:
         if not self.redis_url:
             raise ConfigurationError(
                 "no Redis is configured",
-                hint="set SALTCTL_REDIS_URL, for example redis://127.0.0.1:6379/0, or add a context to the file that "
-                "`saltctl config path` names; to try saltctl without a server: saltctl local shell",
+                hint="set SALTCTL_REDIS_URL, for example redis://127.0.0.1:6379/0, or add a context to the "
+                "configuration file; a local environment needs no server\nsaltctl config path\nsaltctl local shell",
             )
         return self.redis_url
 

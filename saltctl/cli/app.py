@@ -13,6 +13,7 @@ from saltctl import __version__
 from saltctl.cli import option
 from saltctl.cli.guide.completion import complete_contexts
 from saltctl.cli.guide.groups import Group
+from saltctl.cli.hints import root_options
 from saltctl.cli.session import Session
 
 HELP = """Operate the salted partitions of a chat service.
@@ -118,3 +119,4 @@ def _root(
 ) -> None:
     tables = {"backup_table": backup_table, "messages_table": messages_table}
     context.obj = Session({"redis_url": redis_url, **tables, "key_prefix": key_prefix}, name, config_file)
+    root_options.set(context.obj.root_options)

@@ -9,8 +9,10 @@ from typing import Any
 
 import typer
 
+from saltctl.cli.hints import in_force
 from saltctl.cli.signals import Terminated, rerun_hint
 from saltctl.cli.text import without_passwords
+from saltctl.commands import hint_of
 from saltctl.errors import ExitCode, SaltctlError
 from saltctl.masking import without_secrets
 from saltctl.stores.bounded.errors import OPEN_FILES_HINT, open_files_problem
@@ -54,9 +56,9 @@ def failure_of(exc: BaseException) -> Failure:
 
 
 def shown_failure(failure: Failure) -> Failure:
-    """Return the error without passwords and secrets."""
+    """Return the error without passwords and secrets, its hint with the root options in force."""
     message = without_secrets(without_passwords(failure.message))
-    return replace(failure, message=message, hint=without_passwords(failure.hint))
+    return replace(failure, message=message, hint=in_force(without_passwords(failure.hint)))
 
 
 def exit_code_of(exc: BaseException | None) -> int:
@@ -71,7 +73,7 @@ def exit_code_of(exc: BaseException | None) -> int:
 def output_failure(exc: OSError) -> Failure:
     """Return how a command ends that cannot write its output."""
     cause = "do not close stdout (>&-)" if exc.errno == errno.EBADF else "free some space on the target of stdout"
-    hint = f"{cause}; {rerun_hint()}"
+    hint = hint_of(cause, rerun_hint())
     return Failure("output", f"cannot write output: {exc.strerror}", hint, ExitCode.INCOMPLETE)
 
 

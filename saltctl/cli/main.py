@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import typer
 
 from saltctl.cli.failures import Failure, exit_code_of, failure_of, help_without_command, output_failure, shown_failure
+from saltctl.cli.hints import hint_lines, root_options
 from saltctl.cli.output import write_json_line, write_log_line
 from saltctl.cli.signals import Terminated, arguments, raise_on_signals, reraise_lost_signals, runs_from_cron
 from saltctl.cli.text import printable, without_passwords
@@ -48,6 +49,7 @@ def main(args: Sequence[str] | None = None, *, command: Any = None) -> NoReturn:
 def run(args: Sequence[str], *, command: Any = None) -> int:
     """Run one command line in this process and return its exit code. ``command`` replaces the command tree."""
     arguments.set(tuple(args))
+    root_options.set(())
     _ignore_impossible_sizes()
     if os.environ.get("_SALTCTL_COMPLETE"):  # PowerShell leaves it set and empty
         return _complete(args)
@@ -128,8 +130,7 @@ def _show(failure: Failure, *, as_json: bool) -> int:
         write_log_line("error", record | {"message": failure.message, "hint": failure.hint})
     else:
         sys.stderr.write(f"error: {printable(failure.message)}\n")
-        if failure.hint:
-            sys.stderr.write(f"  try: {printable(failure.hint)}\n")
+        sys.stderr.writelines(f"{printable(line)}\n" for line in hint_lines(failure.hint))
     return failure.exit_code
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from saltctl.cli.formats import tables
 from saltctl.cli.formats.delimited import csv_field, tsv_field
+from saltctl.cli.hints import hint_lines, in_force
 from saltctl.cli.signals import arguments, runs_from_cron
 from saltctl.cli.text import printable, printable_json
 from saltctl.times import iso_utc
@@ -273,16 +274,17 @@ def write_log_line(level: str, fields: Record) -> None:
 
 
 def note(text: str) -> None:
-    """Print a line to stderr; with ``--cron`` as JSON."""
+    """Print a line to stderr; with ``--cron`` as JSON. Its saltctl commands get the root options in force."""
+    text = in_force(text)
     if runs_from_cron():
         write_log_line("info", {"message": text})
     else:
         sys.stderr.write(printable(text, keep_newlines=True) + "\n")
 
 
-def warn(text: str) -> None:
-    """Print a warning to stderr; with ``--cron`` as JSON."""
+def warn(text: str, hint: str = "") -> None:
+    """Print a warning to stderr, and below it what helps; with ``--cron`` as JSON."""
     if runs_from_cron():
-        write_log_line("warning", {"message": text})
+        write_log_line("warning", {"message": in_force(text)} | ({"hint": in_force(hint)} if hint else {}))
     else:
-        note(f"warning: {text}")
+        note("\n".join([f"warning: {printable(text)}", *map(printable, hint_lines(hint))]))

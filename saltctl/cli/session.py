@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from saltctl.cli.output import note, warn
+from saltctl.cli.signals import rerun_with
 from saltctl.cli.text import printable
+from saltctl.commands import hint_of
 from saltctl.errors import ConfirmationRequiredError, UsageError
 from saltctl.settings import Settings, load_settings
 from saltctl.urls import has_password, mask_url
@@ -61,12 +63,15 @@ class Session:
 
     @property
     def root_options(self) -> list[str]:
-        """The options that lead another saltctl to the same servers, in the same environment."""
+        """The options that lead another saltctl to the same servers, in the same environment.
+
+        A Redis URL with a password is left out: it is refused, and must not be shown.
+        """
         given = {"context": self.context, "config": self.config, **self.flags}
         return [
             word
             for name, value in given.items()
-            if value is not None
+            if value is not None and not (name == "redis_url" and has_password(value))
             for word in (f"--{name.replace('_', '-')}", str(value))
         ]
 
@@ -137,12 +142,12 @@ class Session:
                 confirm = _ask(f"{question} Context {name} is protected. Type its name to continue: ")
             if confirm != name:
                 raise ConfirmationRequiredError(
-                    f"context {name} is protected: its name must be confirmed", hint=f"add --confirm {name}"
+                    f"context {name} is protected: its name must be confirmed", hint=rerun_with("--confirm", name)
                 )
         elif not yes and not is_interactive():
             raise ConfirmationRequiredError(
                 f"{question} This cannot be undone. Pass --yes to confirm (no terminal to ask on)",
-                hint="add --yes, or see --dry-run first",
+                hint=hint_of("see first what it would change: --dry-run", rerun_with("--yes")),
             )
         elif not yes and _ask(f"{question} This cannot be undone. Continue? [y/N] ").lower() not in ("y", "yes"):
             raise ConfirmationRequiredError("not confirmed; nothing was changed", hint="")

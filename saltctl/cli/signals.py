@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from itertools import takewhile
 from types import FrameType
 
-from saltctl.commands import command_line
+from saltctl.commands import command_line, hint_of
 from saltctl.errors import DeadlineExceededError
 from saltctl.stores.throttle_notes import throttled_call
 
@@ -35,7 +35,7 @@ class _TimeoutExpired(BaseException):
 
 _RERAISE_SECONDS = 0.05
 arguments: ContextVar[Sequence[str]] = ContextVar("arguments", default=())
-"""The arguments of the running command, for :func:`rerun_hint`."""
+"""The arguments of the running command, for :func:`rerun_hint` and :func:`rerun_with`."""
 
 
 def runs_from_cron() -> bool:
@@ -51,7 +51,14 @@ def rerun_hint(how: str = "") -> str:
     """Return the hint of an interrupted command: how to run it again, and that its work is kept if it did any."""
     words = [word for word in arguments.get() if word != "--restart"]  # that would discard what is kept
     kept = "finished work is kept; " if _KEEPING & {*words} and "--dry-run" not in words else ""
-    return f"{kept}run it again{' ' + how if how else ''}: {command_line(*words)}"
+    return hint_of(f"{kept}run it again{' ' + how if how else ''}", command_line(*words))
+
+
+def rerun_with(*options: str) -> str:
+    """Return the running command with more options, which come before ``--``."""
+    words = list(arguments.get())
+    at = words.index("--") if "--" in words else len(words)
+    return command_line(*words[:at], *options, *words[at:])
 
 
 def _heeded(*signums: signal.Signals) -> list[signal.Signals]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from saltctl.commands import hint_of
 from saltctl.detection.decision import RaiseDecision
 from saltctl.detection.detector import BatchResult, Detector
 from saltctl.detection.failures import MAX_TRIES
@@ -44,9 +45,9 @@ class ReplayOptions:
     def __post_init__(self) -> None:
         """Refuse a rate or number at which a replay would never end, or do nothing; raises UsageError."""
         if self.rate is not None:
-            check_number("rate", self.rate, 0.1, hint="--rate 100")
+            check_number("rate", self.rate, 0.1, hint="such as --rate 100")
         if self.max_events is not None:
-            check_whole("max_events", self.max_events, 1, 10**15, hint="--max-events 1000")
+            check_whole("max_events", self.max_events, 1, 10**15, hint="such as --max-events 1000")
 
     @property
     def is_range(self) -> bool:
@@ -163,7 +164,7 @@ class Replay:
         if self.stream.info().added < before.added:
             raise StreamLostError(
                 f"Redis lost the heat stream {self.stream.key!r} during the replay, and its unread entries",
-                hint="saltctl stream status; new heat reports raise as usual",
+                hint="new heat reports raise as usual\nsaltctl stream status",
             )
 
     def _count_trimmed(self) -> None:
@@ -246,4 +247,4 @@ class Replay:
 def _with_hint(failure: Exception) -> Exception:
     if not isinstance(failure, SaltctlError):
         return failure
-    return failure.with_hint(f"nothing is lost; run it again: saltctl stream replay. {failure.hint}")
+    return failure.with_hint(hint_of("nothing is lost", failure.hint, "saltctl stream replay"))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
+from saltctl.commands import commands_in, is_command
 from saltctl.errors import (
     AccessDeniedError,
     AwsUnavailableError,
@@ -126,13 +127,15 @@ def _error_finding(check: Check, exc: Exception, answers: Mapping[str, Finding |
     if reporter != check.name and reported is not None and getattr(reported, "status", "") != "ok":
         return skip(f"see {reporter}")
     if isinstance(exc, ConfigurationError):
-        return fail(f"{detail}: {exc.hint}", facts.fix_commands.saltctl("config", "show"))
+        fix = next(iter(commands_in(exc.hint)), facts.fix_commands.saltctl("config", "show"))
+        sentences = [line for line in exc.hint.splitlines() if not is_command(line)]
+        return fail(": ".join([detail, *sentences]), fix)
     return fail(detail, facts.fix_commands.saltctl("doctor", "--only", reporter))
 
 
 def settings_error_findings(problem: ConfigurationError, checks: Sequence[Check] = CHECKS) -> Iterator[Finding]:
     """Yield the findings of all checks if the settings cannot be read."""
-    fix = problem.hint if problem.hint.startswith("saltctl ") else "saltctl config path"
+    fix = next(iter(commands_in(problem.hint)), "saltctl config path")
     for check in checks:
         finding = fail(problem.message, fix) if check.name == "settings" else skip("see settings")
         yield replace(finding, check=check.name)

@@ -6,18 +6,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from saltctl.settings import Settings
 from saltctl.stores.redis.replies.platforms import Platform
-
-_TLS_FLAGS = (
-    ("ssl_ca_certs", "--cacert"),
-    ("ssl_ca_path", "--cacertdir"),
-    ("ssl_certfile", "--cert"),
-    ("ssl_keyfile", "--key"),
-)
-"""Options of a Redis URL, and those of redis-cli."""
+from saltctl.stores.redis_cli import redis_cli
 
 
 @dataclass(frozen=True)
@@ -33,35 +25,7 @@ class FixCommands:
 
     def redis_cli(self, primary: str, *words: str | int) -> str:
         """Build a redis-cli command for one server. It reads the password from the place that saltctl uses."""
-        command = shlex.join(str(word) for word in words)
-        settings = self.settings
-        url = settings.redis_url or ""
-        parts = urlsplit(url)
-        if (
-            settings.origins.get("redis_url") == "environment SALTCTL_REDIS_URL"
-            and settings.redis_password_file is None
-            and parts.scheme in ("redis", "rediss")
-            and not parts.query
-            and primary == f"{parts.hostname}:{parts.port or 6379}"
-        ):
-            # Without a user name redis-cli would log in as a user with an empty name (seen with 7.0.15).
-            unnamed = parts.password and not parts.username
-            source = """$(echo "$SALTCTL_REDIS_URL" | sed 's|//:|//default:|')""" if unnamed else "$SALTCTL_REDIS_URL"
-            return f'redis-cli -u "{source}" {command}'
-        host, _, port = primary.rpartition(":")
-        options = ["-s", primary] if primary.startswith("/") else ["-h", host.strip("[]"), "-p", port]
-        query = dict(parse_qsl(parts.query))
-        if parts.scheme.startswith("rediss"):
-            options.append("--tls")
-            options += [word for name, flag in _TLS_FLAGS if name in query for word in (flag, query[name])]
-        if user := unquote(parts.username or "") or query.get("username"):
-            options += ["--user", user]
-        password = ""
-        if settings.redis_password_file is not None:
-            password = f'REDISCLI_AUTH="$(cat {shlex.quote(str(settings.redis_password_file))})" '
-        elif parts.password or "password" in query:
-            options.append("--askpass")
-        return f"{password}redis-cli {shlex.join(options)} {command}"
+        return redis_cli(self.settings, primary, *words)
 
     def config_set(self, primary: str, info: Mapping[str, Any], platform: Platform | None, **values: str | int) -> str:
         """Build CONFIG SET, and CONFIG REWRITE if the server has a configuration file (see ``info``).

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from saltctl.commands import commands_in
 from saltctl.errors import ExitCode
 
 State = Literal["OK", "DEGRADED", "BROKEN"]
@@ -31,7 +32,11 @@ def headline_of(status: Mapping[str, Panel]) -> Headline:
     """Return the headline of the panels that :func:`saltctl.health.status.read_status` reads."""
     found = list(_problems(status))
     broken = [each for each in found if each.state == "BROKEN"]
-    return next(iter(broken + found), Headline("OK", "lookups, raises and the service work, nothing is throttled"))
+    if not found:
+        return Headline("OK", "lookups, raises and the service work, nothing is throttled")
+    worst = (broken or found)[0]
+    lines = commands_in(worst.next) or worst.next.splitlines()
+    return replace(worst, next=lines[0] if lines else "")
 
 
 def _problems(status: Mapping[str, Panel]) -> Iterator[Headline]:

@@ -54,7 +54,7 @@ def registry(facts: Facts) -> Panel:
 def _backup_error(facts: Facts) -> str | None:
     """Return why the backup table must not be used or cannot be read; None if lookups may use it."""
     failed = backup(facts)
-    return "; ".join(filter(None, (failed.get("error"), failed.get("hint")))) or None
+    return "; ".join([*filter(None, [failed.get("error")]), *str(failed.get("hint") or "").splitlines()]) or None
 
 
 def lookups(facts: Facts) -> Panel:

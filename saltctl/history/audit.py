@@ -17,6 +17,7 @@ from itertools import compress, groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from saltctl.commands import hint_of
 from saltctl.errors import UnavailableError
 from saltctl.history.attributes import fingerprint, plain
 from saltctl.history.cursor import BASE, Position
@@ -190,7 +191,7 @@ class Auditor:
         try:
             answer = self.history.store.query(query)
         except UnavailableError as exc:
-            raise exc.with_hint(f"nothing is proved yet; run the audit again. {exc.hint}".strip()) from exc
+            raise exc.with_hint(hint_of("nothing is proved yet: run the audit again", exc.hint)) from exc
         with self._lock:
             self._consumed_rcu += answer.consumed_rcu
         return answer

@@ -96,7 +96,7 @@ def decode(text: str, conversation_id: str, sort_type: str) -> Cursor:
         if (length := _LENGTHS.get(parts[0])) is None:
             raise InvalidCursorError(
                 "the cursor comes from another release of saltctl, and has a version that this one does not know",
-                hint="start again without a cursor, or upgrade this saltctl, too: saltctl --version",
+                hint="start again without a cursor, or upgrade this saltctl, too",
             )
         binding, kind, key, salt, spread, distance, *tie = parts[1:]
         types = [type(part) for part in (key, salt, spread, distance, *tie)]
@@ -117,7 +117,7 @@ def decode(text: str, conversation_id: str, sort_type: str) -> Cursor:
     if kind != sort_type:
         raise InvalidCursorError(
             "the cursor belongs to another table: its sort key has another type",
-            hint="check SALTCTL_MESSAGES_TABLE: saltctl config show",
+            hint="check SALTCTL_MESSAGES_TABLE\nsaltctl config show",
         )
     return Cursor(position, max(spread, 1), distance)
 

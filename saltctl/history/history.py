@@ -286,7 +286,7 @@ class History:
         return None if value is None else self.sort_key(value)
 
     def _prepare(self, conversation_id: str, options: ReadOptions) -> PageRequest:
-        check_whole("limit", options.limit, 1, MAX_LIMIT, hint="--limit 50")
+        check_whole("limit", options.limit, 1, MAX_LIMIT, hint="such as --limit 50")
         lookup = self.registry.lookup(conversation_id)
         before, after = (
             None if text is None else cursors.decode(text, conversation_id, self.store.keys.sort_type)

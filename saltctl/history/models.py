@@ -130,7 +130,7 @@ class FindOptions:
 
     def __post_init__(self) -> None:
         """Refuse a timeout that is none; raises UsageError."""
-        check_number("timeout", self.timeout, 0.001, LONGEST, hint="--timeout 60s")
+        check_number("timeout", self.timeout, 0.001, LONGEST, hint="such as --timeout 60s")
 
 
 @dataclass(frozen=True, slots=True)

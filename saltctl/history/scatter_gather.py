@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache, partial
 
+from saltctl.commands import hint_of
 from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, SaltctlError, UnavailableError
 from saltctl.history.attributes import plain
 from saltctl.history.cursor import BASE, Cursor, Position
@@ -297,8 +298,8 @@ class ScatterGather:
             first, *others = errors
             also = f" (and {len(others)} more: {', '.join(others[:5])})" if others else ""
             problem = f"the history would be incomplete without partition key {first!r}{also}: {errors[first].message}"
-            other = "" if self.allow_partial else "; --allow-partial shows the messages of the other partitions"
-            raise partition_error(errors, problem, f"try again{other}. {errors[first].hint}".strip())
+            other = "" if self.allow_partial else ": --allow-partial shows the messages of the other partitions"
+            raise partition_error(errors, problem, hint_of(errors[first].hint, f"try again{other}"))
 
     def _is_fatal(self, error: Exception) -> bool:
         """Return whether an error ends the page: a missing permission or table is missing for all of it."""

@@ -68,7 +68,7 @@ def require_local(settings: Settings) -> None:
     if not addresses or not all(is_loopback(f"//{address}") for address in addresses) or not settings.aws_endpoint_url:
         raise RefusedError(
             "a load is for the local environment, and these servers are not on loopback",
-            hint="saltctl local shell, and there: saltctl local load",
+            hint="saltctl local run -- saltctl local load",
         )
     require_loopback(settings.aws_endpoint_url)
 

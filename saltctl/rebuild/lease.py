@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from saltctl.commands import hint_of
 from saltctl.errors import LeaseHeldError, SaltctlError, UnavailableError
 from saltctl.forks import Process, this_process
 from saltctl.rebuild.events import StartDelayed
@@ -35,6 +36,7 @@ class Lease:
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
+    wait_command: str = "saltctl rebuild --lock-wait 15m"
     _heartbeat_due: float = field(default=0.0, init=False)
     _process: Process | None = field(default=None, init=False)
 
@@ -57,8 +59,9 @@ class Lease:
                 age = max(self.now() - holder.heartbeat, 0.0)
                 raise LeaseHeldError(
                     f"{process} is rebuilding or recovering already ({holder.progress}; heartbeat {age:.0f} s ago)",
-                    hint=f"wait for it with --lock-wait 15m; if it died, its lease ends {LEASE_EXPIRY:.0f} s after "
-                    "its last heartbeat",
+                    hint=hint_of(
+                        f"if it died, its lease ends {LEASE_EXPIRY:.0f} s after its last heartbeat", self.wait_command
+                    ),
                 )
             yield StartDelayed(f"{process} holds the lease")
             self.sleep(min(1.0, max(deadline - self.clock(), 0.01)))

@@ -79,7 +79,7 @@ class MergeBuffer:
             if primary not in self.sessions:
                 raise RebuildBrokenError(
                     f"Redis at {primary} became a primary while the others were being rebuilt",
-                    hint="nothing was verified and nothing is lost; run it again: saltctl rebuild",
+                    hint="nothing was verified and nothing is lost\nsaltctl rebuild",
                 )
             self.sessions[primary].begin_merge([(conversation_id, max_n[conversation_id]) for conversation_id in ids])
 

@@ -39,9 +39,9 @@ class RebuildOptions:
 
     def __post_init__(self) -> None:
         """Refuse numbers that DynamoDB would refuse, or that cannot be meant; raises UsageError."""
-        check_whole("segments", self.segments, 1, 1_000_000, hint="--segments 4")
+        check_whole("segments", self.segments, 1, 1_000_000, hint="such as --segments 4")
         if self.max_rcu is not None:
-            check_number("max_rcu", self.max_rcu, 1, hint="--max-rcu 500")
+            check_number("max_rcu", self.max_rcu, 1, hint="such as --max-rcu 500")
         if self.page_limit is not None:
             check_whole("page_limit", self.page_limit, 1)
         check_whole("batch", self.batch, 1)

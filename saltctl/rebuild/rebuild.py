@@ -155,7 +155,7 @@ class Rebuild:
             if self.clock() >= deadline:
                 raise DeadlineExceededError(
                     f"Redis is not ready after {timeout:g} s: {delay.reason}",
-                    hint="look at the server's log, or wait longer: saltctl rebuild --wait-redis 1h",
+                    hint="look at the server's log, or wait longer\nsaltctl rebuild --wait-redis 1h",
                 )
             yield delay
             self.sleep(min(0.5, max(deadline - self.clock(), 0.01)))

@@ -148,9 +148,9 @@ def scan_salts(
     Raises:
         As :func:`discover`.
     """
-    check_whole("segments", segments, 1, 64, hint="--segments 4")
+    check_whole("segments", segments, 1, 64, hint="such as --segments 4")
     if max_rcu is not None:
-        check_number("max_rcu", max_rcu, 1, hint="--max-rcu 500")
+        check_number("max_rcu", max_rcu, 1, hint="such as --max-rcu 500")
     after = dict(salts.after)
     scan = store.scan_keys(segments, consistent=consistent, attribute=attribute, after=after, max_rcu=max_rcu)
     with closing(scan) as pages:

@@ -82,7 +82,7 @@ class ComparisonOptions:
 
     def __post_init__(self) -> None:
         """Refuse numbers that DynamoDB would refuse, or that cannot be meant; raises UsageError."""
-        check_whole("segments", self.segments, 1, 1_000_000, hint="--segments 4")
+        check_whole("segments", self.segments, 1, 1_000_000, hint="such as --segments 4")
         check_number("grace", self.grace, 0, LONGEST)
         if self.page_limit is not None:
             check_whole("page_limit", self.page_limit, 1)

@@ -168,9 +168,8 @@ class Recovery:
         # The table that is claimed in the end: one that takes its place meanwhile is not.
         table = self.backup.registry.table_identity()
         checkpoint = self._checkpoint(table)
-        lease = Lease(
-            self.backup.lease, checkpoint.token, self.options.heartbeat_every, self.clock, self.now, self.sleep
-        )
+        every, wait = self.options.heartbeat_every, "saltctl recover --lock-wait 15m"
+        lease = Lease(self.backup.lease, checkpoint.token, every, self.clock, self.now, self.sleep, wait)
         yield from lease.acquire(self.options.lock_wait)
         try:
             yield from self._mark_or_resume(plan, checkpoint, reader)

@@ -52,7 +52,7 @@ class RecoveryPlan:
             restored = "the table was restored to a time before its last recovery, or if " * (self.table == "restored")
             raise ConfigurationError(
                 f"{self.conflict}{given}: the wrong table or the wrong Redis may be configured",
-                hint=f"saltctl config show; only if {restored}this Redis is to belong to this table from now on: "
+                hint=f"saltctl config show\nonly if {restored}this Redis is to belong to this table from now on:\n"
                 f"saltctl recover --take-over {shlex.quote(self.redis_registry)}",  # whatever a fence holds
             )
 

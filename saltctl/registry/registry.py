@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Protocol, Self
 from weakref import ref
 
+from saltctl.commands import command_line, hint_of
 from saltctl.errors import (
     BackupLostError,
     RaiseIncompleteError,
@@ -37,8 +38,6 @@ from saltctl.values import LONGEST, check_number, check_whole
 
 MAX_REASON = 500
 """The longest reason of a raise, in characters."""
-_COMMANDS = ("saltctl ", "aws ", "redis-cli ")
-"""Beginnings of hints that are commands, not sentences."""
 
 
 class Lookup(NamedTuple):
@@ -358,11 +357,11 @@ class Registry:
                 self._check_committed(conversation_id, n)
         except SaltctlError as exc:
             reason = "the backup holds it and Redis does not" if done == "backup" else "its last step is not confirmed"
-            hint = exc.hint if exc.hint.startswith(_COMMANDS) else exc.hint[:1].upper() + exc.hint[1:]
+            again = command_line("registry", "set", ids=[conversation_id, str(n)])
             raise RaiseIncompleteError(
                 f"the raise of {conversation_id!r} to {n} is incomplete: {reason}. {exc.message}",
                 step=done,
-                hint=f"readers miss nothing. To complete it, run the same again, or `saltctl rebuild`. {hint}".strip(),
+                hint=hint_of("readers miss nothing", exc.hint, again),
             ) from exc
 
     def _check_committed(self, conversation_id: str, n: int) -> None:

@@ -21,6 +21,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import BinaryIO, TypeVar
 
+from saltctl.commands import hint_of
 from saltctl.errors import RefusedError, SaltctlError
 from saltctl.registry.drift import half_done
 from saltctl.registry.failures import is_outage, read_undamaged
@@ -76,7 +77,7 @@ class ImportOptions:
         """Refuse a rate at which an import would never end, and a cap that is none; raises UsageError."""
         check_whole("cap", self.cap, 1)
         if self.rate is not None:
-            check_number("rate", self.rate, 0.1, hint="--rate 100")
+            check_number("rate", self.rate, 0.1, hint="such as --rate 100")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +232,7 @@ class Import:
         try:
             return retry_while_throttled(call, self._sleep)
         except SaltctlError as exc:
-            raise exc.with_hint(f"what was imported is kept; run the same import again. {exc.hint}") from exc
+            raise exc.with_hint(hint_of("what was imported is kept: run the same import again", exc.hint)) from exc
 
     def _count_raises(self, raises: Iterable[tuple[str, int, int]]) -> None:
         for conversation_id, before, after in raises:

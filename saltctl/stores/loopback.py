@@ -22,7 +22,7 @@ def require_loopback(url: str) -> str:
     if not is_loopback(url):
         raise ConfigurationError(
             f"the local environment refuses the endpoint {_host(url)!r}: it is not on loopback",
-            hint="unset AWS_ENDPOINT_URL and SALTCTL_REDIS_URL; saltctl local sets its own",
+            hint="unset AWS_ENDPOINT_URL SALTCTL_REDIS_URL",
         )
     return url
 
@@ -36,7 +36,7 @@ def check_endpoint(url: str) -> None:
     if os.environ.get(INSIDE) and not is_loopback(url):
         raise ConfigurationError(
             f"the local environment refuses the endpoint {_host(url)!r}: it is not on loopback ({INSIDE} is set)",
-            hint="nothing was sent; to leave the local environment: exit",
+            hint="nothing was sent; exit leaves the local environment",
         )
 
 

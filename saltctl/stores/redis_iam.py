@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlencode
 
 from saltctl.errors import ConfigurationError
 from saltctl.settings import REDIS_IAM, Settings
+from saltctl.stores.bounded.errors import NO_REGION_HINT
 
 if TYPE_CHECKING:
     from saltctl.urls import RedisUrl
@@ -52,7 +53,7 @@ def check_iam(settings: Settings, url: RedisUrl, session: Callable[[], Any]) -> 
     elif settings.redis_iam_cache is None:
         problem, hint = "IAM authentication needs the name of the cache or cluster", "set SALTCTL_REDIS_IAM_CACHE"
     elif settings.aws_region is None and not session().region_name:
-        problem, hint = "IAM authentication needs an AWS Region", "set AWS_REGION, for example eu-central-1"
+        problem, hint = "IAM authentication needs an AWS Region", NO_REGION_HINT
     if problem:
         raise ConfigurationError(problem, hint=hint)
 

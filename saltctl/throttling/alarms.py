@@ -32,7 +32,7 @@ class AlarmOptions:
 
     def __post_init__(self) -> None:
         """Refuse a threshold that never or always alarms; raises UsageError."""
-        check_number("threshold", self.threshold, 1, hint="--threshold 10")
+        check_number("threshold", self.threshold, 1, hint="such as --threshold 10")
 
 
 def name_prefix(table: str) -> str:

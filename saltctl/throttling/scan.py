@@ -25,7 +25,7 @@ class ScanOptions:
 
     def __post_init__(self) -> None:
         """Refuse a threshold that nothing or everything reaches; raises UsageError."""
-        check_number("threshold", self.threshold, 1, hint="--threshold 1")
+        check_number("threshold", self.threshold, 1, hint="such as --threshold 1")
 
 
 @dataclass(frozen=True, slots=True)

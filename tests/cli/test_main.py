@@ -87,7 +87,10 @@ def test_an_exit_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     ("exc", "shown"),
     [
         (ValueError("at redis://u:hunter2@h"), "error: internal error: ValueError: at redis://u:***@h\n"),
-        (ConfigurationError("\x1b[2J", hint="a\nb"), "error: \\x1b[2J\n  try: a\\nb\n"),
+        (
+            ConfigurationError("\x1b[2J", hint="a\rb\nls f"),
+            "error: \\x1b[2J\n  a\\rb\n  try: ls f\n",
+        ),
         (RefusedError("no"), "error: no\n"),
     ],
     ids=["password", "escape", "no hint"],

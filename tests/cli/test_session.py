@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from saltctl.cli.session import Session
+from saltctl.cli.signals import arguments, rerun_with
 from saltctl.errors import ConfirmationRequiredError, UsageError
 from saltctl.local.environment import LocalEnvironment
 from tests.cli.conftest import Runner
@@ -36,7 +37,23 @@ def test_a_protected_context_needs_its_name(protected: Session, confirm: str | N
     """``--yes`` is not enough for a protected context, and its exact name has to be given."""
     with pytest.raises(ConfirmationRequiredError) as raised:
         protected.require_consent(QUESTION, confirm)
-    assert raised.value.hint == "add --confirm prod"
+    assert raised.value.hint.endswith(" --confirm prod")
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "pasted"),
+    [
+        (["registry", "set", "conv", "4"], ("--confirm", "prod"), "saltctl registry set conv 4 --confirm prod"),
+        (["registry", "set", "--", "-c", "4"], ("--yes",), "saltctl registry set --yes -- -c 4"),
+    ],
+)
+def test_the_hint_is_the_same_command_with_the_option(given: list[str], asked: tuple[str, ...], pasted: str) -> None:
+    """It can be pasted as it stands, even if an id begins with a dash."""
+    token = arguments.set(given)
+    try:
+        assert rerun_with(*asked) == pasted
+    finally:
+        arguments.reset(token)
 
 
 def test_the_name_confirms_a_protected_context(protected: Session) -> None:

@@ -94,7 +94,7 @@ def test_a_signal_in_a_finalizer_ends_the_process(signum: signal.Signals, code: 
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == code, done.stderr
-    assert "run it again: saltctl compare" in done.stderr
+    assert "run it again\n  try: saltctl compare" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -166,7 +166,7 @@ def test_the_hint_does_not_start_over() -> None:
     """What was done is kept; to run a job again with --restart would discard it."""
     token = arguments.set(("rebuild", "--restart", "--segments", "2"))
     try:
-        assert rerun_hint() == "finished work is kept; run it again: saltctl rebuild --segments 2"
+        assert rerun_hint() == "finished work is kept; run it again\nsaltctl rebuild --segments 2"
     finally:
         arguments.reset(token)
 
@@ -225,7 +225,7 @@ def test_a_command_that_only_reads_keeps_nothing(words: str, keeps: bool) -> Non
     token = arguments.set(tuple(words.split()))
     try:
         kept = "finished work is kept; " if keeps else ""
-        assert rerun_hint("with more time") == f"{kept}run it again with more time: saltctl {words}"
+        assert rerun_hint("with more time") == f"{kept}run it again with more time\nsaltctl {words}"
     finally:
         arguments.reset(token)
 

@@ -173,7 +173,7 @@ def test_an_outage_ends_the_replay_with_a_hint() -> None:
     world.registry.failures = [AwsUnavailableError("away", hint="check the network") for _ in range(2)]
     with pytest.raises(AwsUnavailableError, match="away") as failed:
         world.replay()
-    assert failed.value.hint == "nothing is lost; run it again: saltctl stream replay. check the network"
+    assert failed.value.hint == "nothing is lost\ncheck the network\nsaltctl stream replay"
     assert world.stream.held == {"1-0": "me", "2-0": "me"}
     assert world.replay().raised == 2
 

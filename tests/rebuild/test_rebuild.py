@@ -413,4 +413,4 @@ def test_options_that_dynamodb_would_refuse(options: dict[str, Any]) -> None:
     """They are usage errors with an example."""
     with pytest.raises(UsageError) as refused:
         RebuildOptions(**options)
-    assert refused.value.hint.startswith("--")
+    assert refused.value.hint.startswith("such as --")

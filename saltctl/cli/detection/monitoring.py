@@ -55,7 +55,7 @@ class Warnings(logging.Handler):
         """Print a warning for a dead letter, a failed raise or a clamped conversation; ignore other events."""
         fields = getattr(record, "fields", {})
         if record.getMessage() == "clamped":
-            warn(f"{fields['conversation_id']}: {fields['why']}. {fields['hint']}")
+            warn(f"{fields['conversation_id']}: {fields['why']}", str(fields["hint"]))
         elif record.getMessage() == "dead_letter":
             warn(f"entry {fields['id']} is not a valid report: {fields['reason']}")
         elif record.getMessage() == "raise_failed":

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.progress import Step, show_progress
 from saltctl.cli.formats.sentences import replay_sentence
 from saltctl.cli.jobs import drain, track_job
 from saltctl.cli.output import columns_of, note, warn
-from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted
@@ -133,7 +133,7 @@ def _warn_of_trimmed(stream: HeatStream, options: ReplayOptions) -> None:
 
 def _print_how_to_resume(report: ReplayReport, options: ReplayOptions, max_age: float | None) -> None:
     if report.held_by_others:
-        warn(f"{report.held_by_others} entries are held by consumers that are alive; see saltctl stream status")
+        warn(f"{report.held_by_others} entries are held by consumers that are alive", "saltctl stream status")
         return
     if options.dry_run and not options.is_range:
         note("not all entries were read; omit --max-events to read all")

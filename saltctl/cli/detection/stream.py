@@ -11,7 +11,7 @@ from saltctl.cli import option
 from saltctl.cli.detection.replay import replay
 from saltctl.cli.formats.sentences import backlog_sentence
 from saltctl.cli.guide.groups import new_group
-from saltctl.cli.output import columns_of, note, print_fields, print_result, print_table, warn
+from saltctl.cli.output import columns_of, print_fields, print_result, print_table, warn
 from saltctl.cli.session import session_of
 from saltctl.cli.text import counted
 from saltctl.commands import command_line
@@ -65,7 +65,7 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
     for warning in found.warnings:
         warn(warning)
     if found.verdict == "stopped":
-        note("no instance of the service is alive; try: saltctl service run, or saltctl stream replay")
+        warn("no instance of the service is alive; stream replay processes the backlog once", "saltctl service run")
     if found.verdict != "ok" or found.warnings:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib.resources import files
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saltctl.cli.hints import in_force
 from saltctl.cli.output import console
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.text import printable
@@ -80,9 +80,7 @@ def fill(text: str, session: Session) -> str:
         settings = Settings()
     for name in ("backup_table", "messages_table"):
         text = text.replace(f"{{{name}}}", printable(getattr(settings, name)))
-    if options := shlex.join(session.root_options):
-        text = re.sub(r"((?:^ +(?:\d+\. )?|`)saltctl) (?!COMMAND)", rf"\1 {options} ", text, flags=re.MULTILINE)
-    return text
+    return in_force(text, session.root_options)
 
 
 def lay_out(text: str, width: int) -> Iterator[Text]:

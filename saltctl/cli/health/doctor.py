@@ -6,7 +6,8 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
@@ -14,6 +15,7 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.formats.tables import print_beside
 from saltctl.cli.guide.completion import complete_checks
+from saltctl.cli.hints import in_force
 from saltctl.cli.output import columns_of, print_result, resolve_format
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.text import counted, printable
@@ -117,10 +119,15 @@ def _run(session: Session, only: list[str]) -> list[Finding]:
     try:
         settings = session.settings
     except ConfigurationError as exc:
-        return list(settings_error_findings(exc, checks))
+        return _in_force(settings_error_findings(exc, checks))
     commands = FixCommands(settings, session.root_options)
     facts = Facts(settings, commands, config_file=config_path(os.environ, session.config))
-    return list(run_checks(facts, checks))
+    return _in_force(run_checks(facts, checks))
+
+
+def _in_force(findings: Iterable[Finding]) -> list[Finding]:
+    """Return the findings with fixes and details whose commands have the root options in force."""
+    return [replace(found, detail=in_force(found.detail), fix=in_force(found.fix)) for found in findings]
 
 
 def _probe(session: Session) -> list[Clause]:

@@ -15,6 +15,7 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.formats.tables import print_beside
+from saltctl.cli.hints import in_force
 from saltctl.cli.output import (
     OutputFormat,
     columns_of,
@@ -66,7 +67,6 @@ def status(
       saltctl status -o json
     """
     from saltctl.health.facts import Facts
-    from saltctl.health.status import read_status
 
     session = session_of(context)
     session.names_place = False
@@ -76,16 +76,24 @@ def status(
     if watch:
         _watch(facts, max(watch, MIN_INTERVAL), resolve_format(output, listing=False))
         return
-    record = read_status(facts)
+    record = _read(facts)
     print_result(record, output, columns=COLUMNS, human_view=lambda screen: _print(screen, record, place_of(settings)))
 
 
-def _watch(facts: Facts, interval: float, chosen: OutputFormat) -> None:
-    from saltctl.health.status import read_status
+def _read(facts: Facts) -> dict[str, Any]:
+    """Read the status; its commands have the root options in force."""
+    from saltctl.health.status import PANELS, read_status
 
+    record = read_status(facts)
+    for holder, key in ((record, "next"), *((record[name], "hint") for name in PANELS)):
+        holder[key] = in_force(holder[key]) if holder[key] else holder[key]
+    return record
+
+
+def _watch(facts: Facts, interval: float, chosen: OutputFormat) -> None:
     if chosen == "jsonl":
         while True:
-            write_json_line(read_status(facts.refreshed()))
+            write_json_line(_read(facts.refreshed()))
             sys.stdout.flush()
             time.sleep(interval)
     if chosen != "table" or not sys.stdout.isatty():
@@ -96,7 +104,7 @@ def _watch(facts: Facts, interval: float, chosen: OutputFormat) -> None:
     with _key_reader() as read_key, Live(console=console(), screen=True, auto_refresh=False) as live:
         try:
             while True:
-                live.update(draw(read_status(facts.refreshed()), place), refresh=True)
+                live.update(draw(_read(facts.refreshed()), place), refresh=True)
                 if read_key(interval) == "q":
                     return
         except KeyboardInterrupt:

@@ -8,15 +8,15 @@ from typing import Annotated
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.progress import Step, show_progress
 from saltctl.cli.formats.sentences import audit_sentence
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.jobs import drain
 from saltctl.cli.output import columns_of, note, print_result, resolve_format, warn, write_json
-from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted
-from saltctl.commands import command_line
+from saltctl.commands import command_line, hint_of
 from saltctl.errors import ExitCode, RefusedError, UsageError
 
 group = new_group("Read whole conversations, find messages, and check that no reader misses one.")
@@ -201,8 +201,11 @@ def audit(
             raise RefusedError(
                 f"the rows on salts beyond max_n are not proved to be messages of {conversation!r}: {found.unproven}. "
                 "A raise could merge different conversations",
-                hint=f"look at them: {command_line('history', 'audit', ids=[conversation])}. If they are its messages: "
-                + command_line("registry", "set", ids=[conversation, str(found.needed_n)]),
+                hint=hint_of(
+                    command_line("history", "audit", ids=[conversation]),
+                    "only if these are its messages:",
+                    command_line("registry", "set", ids=[conversation, str(found.needed_n)]),
+                ),
             )
         if repaired:
             question = f"Raise {conversation} from {found.max_n} to {found.needed_n}?"

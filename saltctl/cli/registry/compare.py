@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.progress import Step, show_progress
 from saltctl.cli.formats.sentences import compare_sentence
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, estimated_items, track_job
 from saltctl.cli.output import columns_of, warn
-from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import printable
@@ -138,7 +138,7 @@ def _warn(report: ComparisonReport, *, repair: bool) -> None:
         if drift.problem is not None:
             warn(f"{drift.conversation_id!r} was not repaired: {drift.problem}")
     if not report.verified:
-        warn("Redis is not verified: lookups are answered by the backup. saltctl rebuild")
+        warn("Redis is not verified: lookups are answered by the backup", "saltctl rebuild")
     if report.unrepaired:
         remedy = "" if repair else "; saltctl compare --repair --yes raises the side that has less"
         warn(f"conversations that differ: {report.unrepaired:,}{remedy}")

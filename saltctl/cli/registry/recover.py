@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.progress import PrintLine, Show, Step, show_progress
 from saltctl.cli.formats.sentences import recover_sentence
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, resume_hint
 from saltctl.cli.output import OutputFormat, columns_of, note, print_result, warn
-from saltctl.cli.progress import PrintLine, Show, Step, show_progress
 from saltctl.cli.rebuild.view import step_of
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline

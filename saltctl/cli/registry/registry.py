@@ -92,7 +92,7 @@ def get(
         outage = exc
     failure = session.registry.last_failure
     if found and failure is not None and isinstance(failure, UnavailableError):
-        warn(f"answered from the backup: {failure.message}. Try: {failure.hint}")
+        warn(f"answered from the backup: {failure.message}", failure.hint)
     in_redis = _read_redis(session, ids, failure)
     if outage is not None and not found and in_redis is None:
         raise outage
@@ -309,7 +309,7 @@ def list_(
         wanted = (e for e in entries if e[1] >= min_n and e[0].startswith(prefix or ""))
         chosen = sorted(wanted, key=key) if limit is None else heapq.nsmallest(limit, wanted, key=key)
     if entries.damaged:
-        warn(f"{entries.damaged} damaged items of the backup are left out; saltctl rebuild --dry-run names them")
+        warn(f"{entries.damaged} damaged items of the backup are left out", "saltctl rebuild --dry-run")
     print_result([{"conversation_id": i, "max_n": n} for i, n in chosen], output, columns=LIST_COLUMNS)
 
 

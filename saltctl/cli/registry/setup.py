@@ -9,7 +9,7 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.formats.sentences import setup_sentence
-from saltctl.cli.output import columns_of, note, print_result, print_table, warn
+from saltctl.cli.output import columns_of, print_result, print_table, warn
 from saltctl.cli.session import Session, session_of
 
 COLUMNS = columns_of("resource action detail")
@@ -50,7 +50,7 @@ def setup(
     if any(action["resource"] == "registry" and action["action"] != "exists" for action in actions):
         _warn_of_unseen_messages(session)
     if not dry_run and not all(session.store.verified().values()):
-        note("Redis is not verified yet: lookups ask the backup until `saltctl rebuild` has run")
+        warn("Redis is not verified yet: lookups ask the backup until it is rebuilt", "saltctl rebuild")
 
 
 def _warn_of_unseen_messages(session: Session) -> None:
@@ -61,5 +61,6 @@ def _warn_of_unseen_messages(session: Session) -> None:
     if messages.describe() is not None and (items := messages.size().items) > SAMPLE:
         warn(
             f"only {SAMPLE:,} of about {items:,} messages were looked at, and none is salted; if this registry existed "
-            "before: saltctl recover --dry-run"
+            "before, recover it",
+            "saltctl recover --dry-run",
         )

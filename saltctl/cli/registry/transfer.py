@@ -11,10 +11,10 @@ from typing import Annotated, BinaryIO, Literal
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.progress import Step, show_progress
 from saltctl.cli.formats.sentences import import_sentence
 from saltctl.cli.jobs import drain
 from saltctl.cli.output import columns_of, note, print_fields, print_result, warn
-from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.cli.text import counted, printable_json
@@ -38,19 +38,19 @@ def read_source(session: Session, source: Source | None) -> Entries:
         if all(session.store.verified().values()):
             return Entries(session, "redis", verified=True)
         if source == "redis":
-            warn("Redis is not verified and may lack entries; saltctl rebuild, or --source backup")
+            warn("Redis is not verified and may lack entries; --source backup has them all", "saltctl rebuild")
             return Entries(session, "redis")
-        warn("Redis is not verified, so these entries come from the backup. To verify it: saltctl rebuild")
+        warn("Redis is not verified, so these entries come from the backup", "saltctl rebuild")
     except AwsUnavailableError as exc:
         if source != "redis":
             raise
         # The id of the registry is not known, so its fences cannot be checked; SALTCTL_REGISTRY_ID would help.
-        warn(f"it is unknown whether Redis is verified, so entries may be missing: {exc.message}")
+        warn(f"it is unknown whether Redis is verified, so entries may be missing: {exc.message}", exc.hint)
         return Entries(session, "redis")
     except UnavailableError as exc:
         if source == "redis":
             raise
-        warn(f"these entries come from the backup: {exc.message}")
+        warn(f"these entries come from the backup: {exc.message}", exc.hint)
     return Entries(session, "backup")
 
 
@@ -103,7 +103,7 @@ def export(context: typer.Context, source: option.Source = None, timeout: option
         sys.stdout.flush()
     note(f"entries: {count:,}, from {'Redis' if entries.source == 'redis' else 'the backup'}")
     if entries.damaged:
-        warn(f"damaged items of the backup, left out: {entries.damaged:,}; saltctl rebuild --dry-run names them")
+        warn(f"damaged items of the backup, left out: {entries.damaged:,}", "saltctl rebuild --dry-run")
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 

@@ -8,7 +8,15 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from saltctl.errors import AccessDeniedError, BackupLostError, ConfigurationError, SaltctlError, UnavailableError
+from saltctl.commands import first_commands, is_command
+from saltctl.errors import (
+    AccessDeniedError,
+    AwsUnavailableError,
+    BackupLostError,
+    ConfigurationError,
+    SaltctlError,
+    UnavailableError,
+)
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.rebuild.lease import LEASE_EXPIRY
@@ -54,16 +62,18 @@ def _not_ready(facts: Facts, name: str, table: Mapping[str, Any]) -> Finding | N
 
 
 def _unreachable(facts: Facts, exc: SaltctlError) -> Finding:
-    """Report an error. The fix is the command that its hint begins with; the detail has the rest of the hint."""
-    commands = facts.fix_commands
-    command, _, rest = exc.hint.partition("; ")
+    """Report an error. The fix is the commands of its hint; the detail has its sentences."""
+    commands, table = facts.fix_commands, facts.settings.backup_table
+    sentences = [line for line in exc.hint.splitlines() if not is_command(line)]
     builders = {"aws": commands.aws, "saltctl": commands.saltctl}
-    if (builder := builders.get(command.partition(" ")[0])) is not None:
-        fix = builder(*shlex.split(command)[1:])
-    else:
-        denied, rest = isinstance(exc, AccessDeniedError), exc.hint
-        fix = commands.aws("sts", "get-caller-identity") if denied else commands.saltctl("config", "show")
-    return fail(": ".join(filter(None, (exc.message, rest))), fix)
+    named = [(line, *line.split(" ", 1)) for line in first_commands(exc.hint)]
+    fixes = [builders[first](*shlex.split(rest)) if first in builders else line for line, first, rest in named]
+    if isinstance(exc, AwsUnavailableError):
+        fixes = [commands.aws("dynamodb", "describe-table", "--table-name", table)]
+    elif not fixes:
+        denied = isinstance(exc, AccessDeniedError)
+        fixes = [commands.aws("sts", "get-caller-identity") if denied else commands.saltctl("config", "show")]
+    return fail(": ".join(filter(None, (exc.message, "; ".join(sentences)))), " && ".join(fixes))
 
 
 def _update_backup_table(facts: Facts, *options: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import update_wrapper
 
-from saltctl.errors import AccessDeniedError, SaltctlError
+from saltctl.commands import commands_in
+from saltctl.errors import AccessDeniedError, SaltctlError, UnavailableError
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.stores.redis.inspection import RegistryCounts, ServerInfo
@@ -51,8 +52,7 @@ def reachable(facts: Facts) -> Finding:
     try:
         servers = facts.servers
     except SaltctlError as exc:
-        use_hint = exc.hint.startswith("saltctl ") and not isinstance(exc, AccessDeniedError)
-        return fail(exc.message, exc.hint if use_hint else commands.saltctl("config", "show"))
+        return fail(exc.message, _fix_of(exc, facts))
     findings = []
     for server in servers:
         if server.info.get("loading") == 1:
@@ -62,6 +62,17 @@ def reachable(facts: Facts) -> Finding:
             detail = f"{server.primary} answers in {server.seconds * 1000:.1f} ms"
             findings.append(ok(detail, redis_seconds=server.seconds))
     return combine(findings)
+
+
+def _fix_of(exc: SaltctlError, facts: Facts) -> str:
+    """Return the command that shows what the server itself says, or the one that its hint has."""
+    commands = facts.fix_commands
+    url = parse_redis_url(facts.settings.require_redis_url())
+    if isinstance(exc, UnavailableError) and not exc.answered:
+        server = str(url.addresses[0]) if url.addresses else f"/{url.path}"
+        return commands.redis_cli(server, "PING")
+    named = commands_in(exc.hint)
+    return named[0] if named and not isinstance(exc, AccessDeniedError) else commands.saltctl("config", "show")
 
 
 def version(facts: Facts, server: ServerInfo) -> Finding:

@@ -25,7 +25,7 @@ _REFUSED_ITEMS = ("operand type", "incorrect data type", "Item size")
 class BackupItems(Table):
     """Reads and updates single items of the backup table. Thread-safe."""
 
-    missing_hint = f"{NEW_OR_LOST}; saltctl config show, if AWS_REGION ({{region}}) or SALTCTL_BACKUP_TABLE is wrong"
+    missing_hint = f"check SALTCTL_BACKUP_TABLE, and AWS_REGION ({{region}}); {NEW_OR_LOST}"
     if_lost = "saltctl recover --dry-run"
 
     def read_item(self, item_id: str) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.failures.errors import aws_errors, is_throttling, to_saltctl_error
 from saltctl.stores.aws.failures.responses import Progress
 from saltctl.stores.aws.scan_parser import MalformedPageError, ScanClient, ScanPage
+from saltctl.stores.bounded.errors import PROXY_HINT
 from saltctl.stores.contracts.registry import BackupPage
 from saltctl.stores.parallel_scan import IDLE_SECONDS
 from saltctl.stores.retry import backoff_seconds
@@ -214,7 +215,7 @@ class SegmentReader:
                 if malformed == _MAX_MALFORMED:
                     raise AwsUnavailableError(
                         f"the response for table {self._where} is not a page of a scan: {exc}",
-                        hint="is there a proxy in between? saltctl config show",
+                        hint=PROXY_HINT,
                     ) from exc
             except ClientError as exc:
                 if not is_throttling(exc):

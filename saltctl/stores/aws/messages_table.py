@@ -49,7 +49,7 @@ class MessagesTable(Table):
     An application's own ``client`` renews its credentials itself.
     """
 
-    missing_hint = f"check SALTCTL_MESSAGES_TABLE and AWS_REGION ({{region}}): saltctl config show; or {RESTORE}"
+    missing_hint = f"check SALTCTL_MESSAGES_TABLE and AWS_REGION ({{region}}), or {RESTORE}\nsaltctl config show"
 
     def __init__(self, settings: Settings, *, client: Any = None) -> None:
         super().__init__(settings, settings.messages_table, client=client)
@@ -72,7 +72,7 @@ class MessagesTable(Table):
             raise ConfigurationError(
                 f"table {self.name!r} has the keys {found}; a messages table has a partition key of type S and a "
                 "sort key of type S or N",
-                hint="is SALTCTL_MESSAGES_TABLE the messages table? saltctl config show",
+                hint="is SALTCTL_MESSAGES_TABLE the messages table?\nsaltctl config show",
             )
         return TableKeys(partition_key, sort_key, "S" if sort_type == "S" else "N")
 

@@ -15,7 +15,7 @@ from saltctl.stores.aws.client import ClientOfProcess, create_client
 from saltctl.stores.aws.failures.errors import aws_errors, error_code
 from saltctl.stores.aws.failures.refusals import RESTORE, check_usable
 from saltctl.stores.bounded.deadline import TimeBudget
-from saltctl.stores.bounded.errors import OversizedResponseError, UnreadableResponseError
+from saltctl.stores.bounded.errors import PROXY_HINT, OversizedResponseError, UnreadableResponseError
 from saltctl.stores.contracts.messages import TableSize
 
 
@@ -61,7 +61,7 @@ class Table:
             renews its credentials itself.
     """
 
-    missing_hint = "check --table, SALTCTL_MESSAGES_TABLE and AWS_REGION ({region}): saltctl config show"
+    missing_hint = "check --table, SALTCTL_MESSAGES_TABLE and AWS_REGION ({region})\nsaltctl config show"
     """The hint of the error if the table does not exist, with ``{region}``."""
     if_lost = RESTORE
     """What to do about a table that is being deleted, for hints."""
@@ -142,9 +142,7 @@ class Table:
             self._client.renew(client)
         if unreadable is not None:
             raise unreadable
-        raise MismatchedResponseError(
-            f"the response for {self.where} belongs to another request", hint="is there a proxy in between? try again"
-        )
+        raise MismatchedResponseError(f"the response for {self.where} belongs to another request", hint=PROXY_HINT)
 
     def get_item(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
         """Read one row, strongly consistent; None if the table does not have it. Raises as :meth:`send`."""

@@ -16,9 +16,9 @@ from saltctl.urls import check_http_url, is_loopback, mask_url
 
 _CONTAINER = "http://169.254.170.2"
 _ENDPOINT_HINT = (
-    "correct AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL, or endpoint_url in the profile (saltctl config show)"
+    "correct AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL, or endpoint_url in the profile\nsaltctl config show"
 )
-_PROXY_HINT = "correct or unset the variable (in lower case, too); saltctl uses HTTP proxies alone"
+_PROXY_HINT = "correct or unset the variable (in lower case, too): only HTTP proxies are used"
 
 
 def keep_to_loopback(core: Any) -> None:

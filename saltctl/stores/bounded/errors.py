@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 
+PROXY_HINT = (
+    "is there a proxy in between? check HTTPS_PROXY, HTTP_PROXY, NO_PROXY and AWS_ENDPOINT_URL\nsaltctl config show"
+)
+NO_REGION_HINT = "set AWS_REGION, such as eu-central-1, or region in the AWS profile\naws configure list"
 OPEN_FILES_HINT = "raise the limit of open files, which `ulimit -n` shows, or use fewer --segments"
 
 
@@ -73,4 +77,4 @@ def network_hint(provider: str) -> str:
     if provider == "custom-process":
         return "run the command of credential_process by hand: it must print credentials in time, and ask nothing"
     endpoint = _ENDPOINTS.get(provider, "AWS_ENDPOINT_URL")
-    return f"check the network, {endpoint}, and the proxy that HTTPS_PROXY or HTTP_PROXY names; then try again"
+    return f"check the network, {endpoint}, and the proxy that HTTPS_PROXY or HTTP_PROXY names"

@@ -44,7 +44,7 @@ _USES: dict[_Use, tuple[str, ...]] = {
     lambda context, options: context.set_ciphers(options["ssl_ciphers"]): ("ssl_ciphers",),
     _check_flags: ("ssl_include_verify_flags", "ssl_exclude_verify_flags"),
 }
-_FILE_HINT = "check the file's path, its permissions, and that it is PEM; see: saltctl help redis-urls"
+_FILE_HINT = "check the file's path, its permissions, and that it is PEM\nsaltctl help redis-urls"
 _FLAG_HINT = "name flags as Python's ssl.VerifyFlags does, such as VERIFY_X509_STRICT"
 _HINTS = {
     "ssl_min_version": "name a version that this machine's OpenSSL has",

@@ -174,7 +174,7 @@ def read_broken(reason: str) -> ReadBrokenError:
     """Return the error of a read during which Redis lost entries, or may have."""
     return ReadBrokenError(
         f"Redis {reason} while its entries were read: some are missing",
-        hint="run it again; it reads the backup until Redis is verified again (saltctl rebuild)",
+        hint="run it again: it reads the backup until Redis is verified again\nsaltctl rebuild",
     )
 
 
@@ -193,7 +193,7 @@ def check_count(number: int, primary: str) -> int:
     if number < 1:
         raise RedisUnavailableError(
             f"Redis at {primary} holds an entry that is not a salt count",
-            hint="saltctl rebuild merges the backup over it",
+            hint="saltctl rebuild",
         )
     return number
 

@@ -330,5 +330,5 @@ class Connections:
             # The cause may quote the URL with its password.
             raise ConfigurationError(
                 f"the Redis URL of {name} has options that redis-py cannot use",
-                hint="check the options after its question mark: saltctl help redis-urls",
+                hint="check the options after its question mark\nsaltctl help redis-urls",
             ) from None

@@ -108,9 +108,7 @@ class DedicatedConnection:
     @contextmanager
     def _close_on_failure(self) -> Iterator[None]:
         if self._broken or self._process != this_process():
-            raise RedisUnavailableError(
-                f"the connection to Redis at {self.primary} was lost", hint="run it again: saltctl rebuild"
-            )
+            raise RedisUnavailableError(f"the connection to Redis at {self.primary} was lost", hint="saltctl rebuild")
         import redis.exceptions as driver
 
         try:

@@ -41,14 +41,18 @@ _OUTAGES = {
     "BUSY": "a script is running for too long",
     "UNKILLABLE": "a script is running for too long",
 }
+_DEFAULT_HINT = (
+    "check that it runs and that SALTCTL_REDIS_URL names it\n"
+    "saltctl doctor --only redis\nsaltctl rebuild --wait-redis 15m"
+)
 _OUTAGE_HINTS = {
     **dict.fromkeys(REDIRECTING, "try again"),
     **dict.fromkeys(("OOM", "MISCONF"), "give the server memory or disk; see its log"),
     **dict.fromkeys(
         ("BUSY", "UNKILLABLE"),
-        "a script, function or module blocks it: redis-cli SCRIPT KILL (or FUNCTION KILL), or wait for its end",
+        "a script, function or module blocks it: wait for its end, or end it by SCRIPT KILL or FUNCTION KILL",
     ),
-    "LOADING": "wait for it and rebuild: saltctl rebuild --wait-redis 15m",
+    "LOADING": "saltctl rebuild --wait-redis 15m",
 }
 # If redis-py has a class for an error reply, it removes the word from the message.
 _WORD_OF_CLASS = {
@@ -75,7 +79,7 @@ _REPLIES: dict[str, tuple[type[SaltctlError], str, str]] = {
     "BROKEN": (
         RebuildBrokenError,
         "changed while it was being rebuilt: {detail}",
-        "nothing was verified and nothing is lost; run it again: saltctl rebuild",
+        "nothing was verified and nothing is lost\nsaltctl rebuild",
     ),
     "DENIED": (
         AccessDeniedError,
@@ -184,9 +188,8 @@ def translate(exc: Exception, where: str, *, clustered: bool = True) -> SaltctlE
         problem = f"cannot be reached: {text.rstrip('.')}"
     else:
         problem = f"answered with an error: {text}"
-    default = "check that it runs and that SALTCTL_REDIS_URL names it (saltctl config show)"
     known = word in _OUTAGES or isinstance(exc, driver.ConnectionError | driver.TimeoutError | OSError)
-    hint = _OUTAGE_HINTS.get(word) or hint_of_outage(exc, text, where) or default
+    hint = _OUTAGE_HINTS.get(word) or hint_of_outage(exc, text, where) or _DEFAULT_HINT
     return RedisUnavailableError(f"Redis at {where} {problem}", hint=hint, answered=not known)
 
 
@@ -196,7 +199,7 @@ def other_registry(fence: str, ours: str, where: str) -> ConfigurationError:
     if not theirs:
         return ConfigurationError(
             f"Redis at {where} has a bucket whose fence another program overwrote: {fence!r:.60}",
-            hint="delete the field #fence of each such bucket, then: saltctl rebuild",
+            hint="delete the field #fence of each such bucket\nsaltctl rebuild",
         )
     if theirs.rpartition(":")[0] != ours.rpartition(":")[0]:
         return ConfigurationError(
@@ -206,8 +209,8 @@ def other_registry(fence: str, ours: str, where: str) -> ConfigurationError:
     return ConfigurationError(
         f"Redis at {where} holds another registry, {theirs.rpartition(':')[2]}; that of this backup table is "
         f"{ours.rpartition(':')[2]}",
-        hint="check SALTCTL_BACKUP_TABLE, SALTCTL_REDIS_URL and SALTCTL_KEY_PREFIX; if this table is the right one: "
-        "saltctl recover --dry-run",
+        hint="check SALTCTL_BACKUP_TABLE, SALTCTL_REDIS_URL and SALTCTL_KEY_PREFIX; if this table is the right one, "
+        "recover it\nsaltctl recover --dry-run",
     )
 
 
@@ -215,7 +218,7 @@ def moved(where: str) -> RebuildBrokenError:
     """Return the error of a rebuild if a bucket is not on the primary that it was on at the start."""
     return RebuildBrokenError(
         f"buckets of Redis at {where} moved to another primary while it was being rebuilt",
-        hint="nothing was verified and nothing is lost; once no slots move any more: saltctl rebuild",
+        hint="nothing was verified and nothing is lost; wait until no slots move any more\nsaltctl rebuild",
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from saltctl.commands import hint_of
 from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlError, UnverifiedError, WrongTypeError
 from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import MergeOutcome
@@ -33,15 +34,12 @@ from saltctl.stores.redis.replies.platforms import (
     usable_replication_ids,
 )
 from saltctl.stores.redis.scripts import script, script_sha
+from saltctl.stores.redis_cli import redis_cli
 from saltctl.stores.redis_iam import IAM_AGE
 
 IDS_A_CALL = 1000
 COMMANDS_A_BATCH = 200
 T = TypeVar("T")
-_SET_POLICY = (
-    "redis-cli CONFIG SET maxmemory-policy noeviction (and its configuration file); a managed service that refuses it "
-    "may have it in its console"
-)
 
 
 class RedisRegistry:
@@ -75,7 +73,7 @@ class RedisRegistry:
         )
         self._reader = RedisBucketReader(settings, connections=self._others)
         self._buckets = Buckets.of(settings)
-        self._layout_head = settings.layout
+        self._settings, self._layout_head = settings, settings.layout
         self._lookup_sha = script_sha("lookup")
         # For single lookups: EVALSHA sha 1 key layout id, in the Redis protocol, without the key and the id.
         self._bucket_count = settings.buckets
@@ -245,7 +243,7 @@ class RedisRegistry:
         if not usable_replication_ids(ids):
             raise ConfigurationError(
                 f"Redis at {', '.join(servers)} shows no replication id of its own, which the fence needs",
-                hint="it must be Redis 7 or newer, or Valkey; see saltctl doctor --only redis-version",
+                hint="it must be Redis 7 or newer, or Valkey\nsaltctl doctor --only redis-version",
             )
         for primary, info in servers.items():
             version = shown_version(info)
@@ -269,7 +267,15 @@ class RedisRegistry:
             elif evicts_entries(policy):
                 problem = f"evicts entries: its maxmemory-policy is {policy or 'empty in INFO'}"
                 platform = managed_service(primary, info)
-                hint = platform.set_parameters({"maxmemory-policy": "noeviction"}) if platform else _SET_POLICY
+                setting = ("maxmemory-policy", "noeviction")
+                hint = (
+                    platform.set_parameters(dict([setting]))
+                    if platform
+                    else hint_of(
+                        "set it in the configuration file, too, or in the console of a managed service",
+                        redis_cli(self._settings, primary, "CONFIG", "SET", *setting),
+                    )
+                )
             if problem:
                 raise ConfigurationError(f"Redis at {primary} {problem}", hint=hint)
 

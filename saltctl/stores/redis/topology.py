@@ -31,9 +31,10 @@ _SERVERS_TO_ASK = 3
 
 Fetch = Callable[[str, str, tuple[str, ...], float], Any]
 """Sends one command over a new connection: URL, name, command, seconds. Raises SaltctlErrors."""
+_DOCTOR = "saltctl doctor --only redis"
 _LOGIN = (
     "sentinels do not get the login of Redis: set or check sentinel_username, and sentinel_password or "
-    "sentinel_password_file, in SALTCTL_REDIS_URL, and the user's ACL; see: saltctl help redis-urls"
+    "sentinel_password_file, in SALTCTL_REDIS_URL, and the user's ACL\nsaltctl help redis-urls"
 )
 
 
@@ -126,7 +127,7 @@ class Topology:
         deadline = self._clock() + timeout
         candidates = list(dict.fromkeys((*(self._known.nodes if self._known else ()), *self._url.addresses)))
         first = next(self._turns) % len(candidates)  # each time another one: the last one may have a stale view
-        failure: SaltctlError = RedisUnavailableError("there was no time to ask", hint="saltctl config show")
+        failure: SaltctlError = RedisUnavailableError("there was no time to ask", hint=_DOCTOR)
         for place, address in enumerate(candidates[first:] + candidates[:first]):
             seconds = deadline - self._clock()
             if seconds <= 0:
@@ -168,9 +169,7 @@ class ClusterTopology(Topology):
         owner = (self._known_or_fetched(timeout) if known is None or self._stale else known).owners[slot]
         if not owner:
             self.mark_stale()
-            raise RedisUnavailableError(
-                f"slot {slot} of the cluster at {self._url} has no primary", hint="redis-cli --cluster check"
-            )
+            raise RedisUnavailableError(f"slot {slot} of the cluster at {self._url} has no primary", hint=_DOCTOR)
         return owner
 
     def _ask(self, address: Address, timeout: float) -> SlotMap:
@@ -188,7 +187,7 @@ class ClusterTopology(Topology):
             owners[first : last + 1] = [str(found[0] or "")] * (last - first + 1)
             nodes.update(dict.fromkeys(filter(None, found)))
         if not any(owners):
-            raise RedisUnavailableError(f"the cluster node at {address} knows no slots", hint="redis-cli cluster info")
+            raise RedisUnavailableError(f"the cluster node at {address} knows no slots", hint=_DOCTOR)
         return SlotMap(tuple(dict.fromkeys(filter(None, owners))), tuple(owners), tuple(nodes))
 
 

@@ -32,7 +32,11 @@ def _facts(table: dict[str, Any] | SaltctlError) -> Any:
     ("table", "fix", "detail"),
     [
         ("CREATING", "aws dynamodb wait table-exists --table-name {name}", ""),
-        ("DELETING", "aws dynamodb wait table-not-exists --table-name t", "then saltctl recover --dry-run"),
+        (
+            "DELETING",
+            "aws dynamodb wait table-not-exists --table-name t && saltctl recover --dry-run",
+            "is being deleted",
+        ),
         ("ARCHIVED", "aws dynamodb list-backups --backup-type ALL --table-name t", "restore the table"),
         ("INACCESSIBLE_ENCRYPTION_CREDENTIALS", "aws dynamodb describe-table --table-name t", "enable the table's KMS"),
         (AccessDeniedError("m", hint="aws sso login --profile p"), "aws sso login --profile p", "m"),

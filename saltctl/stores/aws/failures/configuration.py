@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from saltctl.errors import ConfigurationError
+from saltctl.stores.bounded.errors import NO_REGION_HINT
 from saltctl.urls import check_http_url
 
 _BOOLEAN = "true|false|"
@@ -55,7 +56,7 @@ def check_region(region: str | None) -> None:
         return
     empty = [name for name in ("AWS_REGION", "AWS_DEFAULT_REGION") if not os.environ.get(name, "-").strip()]
     place = ", ".join(empty) or f"region in {_existing()}"
-    raise ConfigurationError(f"the AWS Region is empty ({place})", hint="set AWS_REGION, for example eu-central-1")
+    raise ConfigurationError(f"the AWS Region is empty ({place})", hint=NO_REGION_HINT)
 
 
 def check_values(profile: Mapping[str, object]) -> None:
@@ -78,14 +79,14 @@ def check_values(profile: Mapping[str, object]) -> None:
         try:
             check_http_url(os.environ.get(variable) or "http://unset")
         except ValueError as exc:
-            hint = f"remove it, or correct it: echo ${variable}"
+            hint = f"remove it, or correct it\necho ${variable}"
             raise ConfigurationError(f"{variable} is not usable: it {exc}", hint=hint) from None
 
 
 def invalid_profile(problem: str, profile: str = "") -> ConfigurationError:
     """Return the error for a profile that cannot be used. ``profile``: the one in use; empty if it is not known."""
     named = f"profile {profile!r}" if profile else "a profile"
-    hint = f"correct {named}, or choose another one (AWS_PROFILE): aws configure list-profiles"
+    hint = f"correct {named}, or choose another one (AWS_PROFILE)\naws configure list-profiles"
     if "sso" in problem.lower():
         hint = f"aws configure sso{f' --profile {shlex.quote(profile)}' if profile else ''}"
     return ConfigurationError(f"{named} in {_existing()} cannot be used: {problem}", hint=hint)

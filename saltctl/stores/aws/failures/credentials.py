@@ -23,7 +23,7 @@ from saltctl.stores.bounded.errors import (
 _SSO = ("sso", "sso-token")
 _PROCESS = "custom-process"
 _SERVERS = {"iam-role": " (EC2's metadata service)", "container-role": " (the container's metadata service)"}
-_KEY_FILES = "correct the keys of {files}; then aws sts get-caller-identity"
+_KEY_FILES = "correct the keys of {files}\naws sts get-caller-identity"
 _PARAMETER = re.compile(r"parameter (\w+)")
 _LONGEST_CAUSE = 300
 _PAGE_HINT = (
@@ -40,13 +40,13 @@ _PRINTED = {
 }
 """Causes by the name of botocore's exception. What a process prints may hold secrets, so it is not quoted."""
 _HINTS = {
-    "env": "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_CREDENTIAL_EXPIRATION; then "
+    "env": "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and AWS_CREDENTIAL_EXPIRATION\n"
     "aws sts get-caller-identity",
     "config-file": _KEY_FILES,
     "shared-credentials-file": _KEY_FILES,
     _PROCESS: "run the command of credential_process in {files} by hand, and correct it",
     "assume-role-with-web-identity": "check AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN, or the same keys in {files}",
-    "iam-role": "check the role of this instance, and who may assume it; then aws sts get-caller-identity",
+    "iam-role": "check the role of this instance, and who may assume it\naws sts get-caller-identity",
     "container-role": "check AWS_CONTAINER_CREDENTIALS_FULL_URI and AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
 }
 
@@ -106,7 +106,7 @@ def _hint(exc: CredentialsFailedError, *, refused: bool) -> str:
         return f'eval "$(aws configure export-credentials{profile} --format env)"'
     if exc.provider in _SSO or "SSO" in type(exc.cause).__name__:
         login = f"aws sso login{profile}"
-        return f"check sso_account_id and sso_role_name in {files}; then {login}" if refused else login
+        return f"check sso_account_id and sso_role_name in {files}\n{login}" if refused else login
     return _HINTS.get(exc.provider, f"aws sts get-caller-identity{profile}").format(files=files)
 
 

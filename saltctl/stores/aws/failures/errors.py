@@ -25,7 +25,9 @@ from saltctl.stores.aws.failures.refusals import (
 from saltctl.stores.aws.failures.responses import own_requests
 from saltctl.stores.bounded.aws_endpoints import proxy_of
 from saltctl.stores.bounded.errors import (
+    NO_REGION_HINT,
     OPEN_FILES_HINT,
+    PROXY_HINT,
     CredentialsFailedError,
     UnreadableResponseError,
     open_files_problem,
@@ -43,7 +45,9 @@ _THROTTLES = {
 _MISSING = ("ResourceNotFoundException", "TableNotFoundException")
 _LONGEST_MESSAGE = 300
 _REGION_OF_HOST = re.compile(r"//[\w-]+\.([\w-]+)\.amazonaws\.com")
-_NO_CREDENTIALS_HINT = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret; to check: aws sts get-caller-identity"
+_NO_CREDENTIALS_HINT = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and its secret\naws sts get-caller-identity"
+_NAME_HINT = "check the table's name\nsaltctl config show"
+_DOCTOR = "saltctl doctor --only backup"
 _CONNECTION_LOST = re.compile(
     "EOF|timed out|SYSCALL|reset by peer|broken pipe|bad.record.mac|decryption.failed", re.IGNORECASE
 )
@@ -68,7 +72,7 @@ def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
     if isinstance(exc, driver.ClientError):
         return _from_response(exc, error_code(exc), where)
     if isinstance(exc, driver.NoRegionError):
-        return ConfigurationError("no AWS Region is configured", hint="set AWS_REGION, for example eu-central-1")
+        return ConfigurationError("no AWS Region is configured", hint=NO_REGION_HINT)
     no_profile = isinstance(exc, driver.ProfileNotFound)
     if no_profile or isinstance(exc, driver.NoCredentialsError):
         if files := unreadable_files(missing=no_profile):
@@ -85,11 +89,9 @@ def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
     if isinstance(exc, driver.HTTPClientError | driver.ConnectionError):
         return _unreachable(exc, where)
     if isinstance(exc, UnreadableResponseError | driver.PaginationError):
-        return AwsUnavailableError(
-            f"the response for {where} does not come from AWS", hint="is there a proxy in between? saltctl config show"
-        )
+        return AwsUnavailableError(f"the response for {where} does not come from AWS", hint=PROXY_HINT)
     if isinstance(exc, driver.ParamValidationError):
-        return ConfigurationError(f"AWS would refuse this request for {where}", hint="check the table's name")
+        return ConfigurationError(f"AWS would refuse this request for {where}", hint=_NAME_HINT)
     if isinstance(
         exc,
         ValueError
@@ -134,7 +136,7 @@ def _unreachable(exc: Any, where: str) -> SaltctlError:
         return AccessDeniedError(f"no usable AWS credentials for {where}: {UNSENDABLE}", hint=_NO_CREDENTIALS_HINT)
     cause = exc.kwargs.get("error", exc)
     proxy = proxy_of(str(exc.kwargs.get("endpoint_url", "")))
-    checks = f"check the proxy {mask_url(proxy)} (HTTPS_PROXY, HTTP_PROXY; NO_PROXY excepts hosts); " if proxy else ""
+    checks = f"check the proxy {mask_url(proxy)} (HTTPS_PROXY, HTTP_PROXY; NO_PROXY excepts hosts)\n" if proxy else ""
     tls = isinstance(exc, driver.SSLError) or "TLS CA" in str(cause)
     if isinstance(cause, FileNotFoundError) or (tls and not _CONNECTION_LOST.search(str(cause))):
         return ConfigurationError(
@@ -143,13 +145,13 @@ def _unreachable(exc: Any, where: str) -> SaltctlError:
             "AWS_ENDPOINT_URL: http:// or https://, and a host that the certificate names",
         )
     endpoint = mask_url(str(exc.kwargs.get("endpoint_url") or exc.kwargs.get("proxy_url") or ""))
-    hint = "check the network, AWS_REGION and AWS_ENDPOINT_URL (saltctl config show)"
+    hint = f"check the network, AWS_REGION and AWS_ENDPOINT_URL\n{_DOCTOR}"
     if "proxy_url" in exc.kwargs:
-        hint = "check the proxy that HTTPS_PROXY or HTTP_PROXY names; NO_PROXY excepts hosts from it"
+        hint = f"check the proxy that HTTPS_PROXY or HTTP_PROXY names; NO_PROXY excepts hosts from it\n{_DOCTOR}"
     elif checks:
-        hint = f"{checks}check the network"
+        hint = f"{checks}{_DOCTOR}"
     elif match := _REGION_OF_HOST.search(endpoint):
-        hint = f"check the network, and whether {match[1]!r} is a Region of AWS (AWS_REGION; saltctl config show)"
+        hint = f"check the network, and whether {match[1]!r} is a Region of AWS (AWS_REGION)\n{_DOCTOR}"
     return AwsUnavailableError(
         f"AWS cannot be reached for {where} ({type(exc).__name__}{' at ' + endpoint if '://' in endpoint else ''})",
         hint=hint,
@@ -171,13 +173,12 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
     if (refusal := refusal_error(code, message, where, provider=provider)) is not None:
         return refusal
     if code in _MISSING:
-        hint = "check the names of this request and AWS_REGION: saltctl config show"
+        hint = "check the names of this request and AWS_REGION\nsaltctl config show"
         return ConfigurationError(f"AWS does not have what was asked of {where} ({code}): {message}", hint=hint)
     if status < 500 and not code.strip("0123456789"):  # botocore takes the status if there is no code
         return AwsUnavailableError(
             f"the response for {where} does not come from AWS: status {code or status}, with no error code of AWS",
-            hint="is there a proxy in between? check HTTPS_PROXY, HTTP_PROXY, NO_PROXY and AWS_ENDPOINT_URL "
-            "(saltctl config show)",
+            hint=PROXY_HINT,
         )
     if status >= 500 or code in ("InternalServerError", "ServiceUnavailable", "InternalFailure"):
         return AwsUnavailableError(
@@ -186,7 +187,10 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
     return AwsUnavailableError(f"AWS answered with {code} for {where}: {message}", hint="try again", answered=True)
 
 
-NEW_OR_LOST = "saltctl recover --dry-run, if it was lost; saltctl setup, if the registry is new"
+NEW_OR_LOST = (
+    "a lost backup is recovered; a new registry is set up, which is refused if there was one\n"
+    "saltctl recover --dry-run\nsaltctl setup"
+)
 """The hint if the backup table is missing, or is that of no registry."""
 
 

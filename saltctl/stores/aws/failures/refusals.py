@@ -28,7 +28,7 @@ UNSENDABLE = "a token or a key holds a line break, which no request can carry"
 RESTORE = "restore this table"
 """What to do about a messages table that is lost: saltctl has no copy of it."""
 _KEY_HINT = "enable the table's KMS key again, or restore the table"
-_REQUEST_HINT = "check the names and times of this request: saltctl config show"
+_REQUEST_HINT = "check the names and times of this request\nsaltctl config show"
 _PERMANENT = {
     "InaccessibleEncryptionCredentialsException": _KEY_HINT,
     "KMSDisabledException": _KEY_HINT,
@@ -85,7 +85,7 @@ def proxy_login_error(where: str) -> AccessDeniedError:
 
 
 def _deleting(where: str, then: str) -> ConfigurationError:
-    hint = f"aws dynamodb wait table-not-exists --table-name {where}; then {then}"
+    hint = f"aws dynamodb wait table-not-exists --table-name {where}\n{then}"
     return ConfigurationError(f"table {where} is being deleted", hint=hint)
 
 
@@ -101,15 +101,15 @@ def check_usable(table: Mapping[str, Any], where: str, if_lost: str = RESTORE) -
     if status == "DELETING":
         raise _deleting(where, if_lost)
     if status in ("ARCHIVING", "ARCHIVED"):
-        restored = "" if if_lost == RESTORE else f", then {if_lost}"
+        restored = "" if if_lost == RESTORE else f"\n{if_lost}"
         raise ConfigurationError(
             f"table {where} is {status}: AWS could not use its KMS key for a week",
-            hint=f"aws dynamodb list-backups --backup-type ALL --table-name {where}; restore the table from the backup "
-            f"that AWS made of it{restored}",
+            hint=f"aws dynamodb list-backups --backup-type ALL --table-name {where}\n"
+            f"restore the table from the backup that AWS made of it{restored}",
         )
     if status == "INACCESSIBLE_ENCRYPTION_CREDENTIALS":
         key = dict(table.get("SSEDescription") or {}).get("KMSMasterKeyArn")
-        hint = f"aws dynamodb describe-table --table-name {where}; enable the table's KMS key again"
+        hint = f"aws dynamodb describe-table --table-name {where}\nenable the table's KMS key again"
         if key:
             hint = f"aws kms enable-key --key-id {shlex.quote(str(key))}"
         raise ConfigurationError(f"AWS cannot use the KMS key of table {where} ({status})", hint=hint)

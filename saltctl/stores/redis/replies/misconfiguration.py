@@ -24,10 +24,10 @@ _SERVER_HINT = (
     "use Redis 7 or newer, or Valkey, without rename-command for it and without a proxy that lacks it; a retry does "
     "not help. A sentinel needs redis+sentinel:// in SALTCTL_REDIS_URL"
 )
-_ADDRESS_HINT = "check the host and the port in SALTCTL_REDIS_URL (saltctl config show)"
+_ADDRESS_HINT = "check the host and the port in SALTCTL_REDIS_URL\nsaltctl doctor --only redis"
 _PLAIN_HINT = "if this port has no TLS, write redis:// in SALTCTL_REDIS_URL (redis+… for a cluster or sentinels)"
 _TLS_HINT = "check that it runs; if this port has TLS, write rediss:// in SALTCTL_REDIS_URL (rediss+… for the others)"
-_VERSION_HINT = "see ssl_min_version and ssl_ciphers: saltctl help redis-urls"
+_VERSION_HINT = "check ssl_min_version and ssl_ciphers\nsaltctl help redis-urls"
 _CERTIFICATE_HINT = "check ssl_certfile in SALTCTL_REDIS_URL"
 # A part of the message in lower case, then what is wrong, and a hint.
 _OTHERS: tuple[tuple[str, str, str], ...] = (
@@ -54,12 +54,12 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
     (
         "certificate_verify_failed",
         "has a certificate that cannot be verified: {text}",
-        "name its authority: ?ssl_ca_certs=/path/ca.pem in SALTCTL_REDIS_URL; see: saltctl help redis-urls",
+        "name its authority: ?ssl_ca_certs=/path/ca.pem in SALTCTL_REDIS_URL\nsaltctl help redis-urls",
     ),
     (
         "certificate required",
         "wants a certificate of the client",
-        "name it: ?ssl_certfile=…&ssl_keyfile=… in SALTCTL_REDIS_URL; see: saltctl help redis-urls",
+        "name it: ?ssl_certfile=…&ssl_keyfile=… in SALTCTL_REDIS_URL\nsaltctl help redis-urls",
     ),
     ("wrong_version_number", "does not speak TLS", _PLAIN_HINT),
     ("wrong version number", "does not speak TLS", _PLAIN_HINT),

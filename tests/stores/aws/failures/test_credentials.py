@@ -62,7 +62,7 @@ FAILED = CredentialRetrievalError(provider="custom-process", error_msg="password
         ("sso", SSOTokenLoadError(error_msg="Token for s does not exist"), "Token for s", LOGIN),
         ("sso", UnauthorizedSSOTokenError(), "expired", LOGIN),
         ("sso", KeyError("06e45e"), "damaged", LOGIN),
-        ("sso", refused("ForbiddenException", 403), "ForbiddenException", f"sso_role_name in .* then {LOGIN}"),
+        ("sso", refused("ForbiddenException", 403), "ForbiddenException", f"sso_role_name in .*\n{LOGIN}"),
         ("sso", refused("ResourceNotFoundException", 404), "ResourceNotFoundException", "sso_account_id"),
         ("custom-process", junk(b"hello"), "printed no JSON", "credential_process in profile 'my profile'"),
         ("custom-process", junk(b"\xff"), "printed no UTF-8", "credential_process"),
