@@ -237,6 +237,8 @@ COMMANDS = (
         code=3,
     ),
     Contract("service emit", ("acl",), returns_data=False),
+    Contract("service emit", ("iam", "--role", "saltctl-app"), returns_data=False),
+    Contract("service emit", ("kubernetes", "--image", "saltctl"), returns_data=False),
     Contract("service run", returns_data=False, slow=True),
     Contract("rebuild", keys=REBUILD_KEYS, columns=REBUILD_KEYS[:-1]),
     Contract("rebuild", ("--dry-run",), keys=REBUILD_KEYS, columns=REBUILD_KEYS[:-1]),

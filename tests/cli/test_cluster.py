@@ -59,7 +59,7 @@ RoleOf = Callable[[str], Settings]
 
 def give_users(node: Node, settings: Settings) -> None:
     """The emitted users, each with a part of its name for a password."""
-    for line in acl(settings).splitlines():
+    for line in acl.users(settings).splitlines():
         _, name, *rules = with_passwords(line).split()
         node.ask("ACL", "SETUSER", name, *join_selectors(rules))
 

@@ -1,21 +1,21 @@
-"""``saltctl service run|status|emit``."""
+"""``saltctl service run|status``, and the group of ``service emit``."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
-import sys
 import threading
 from contextlib import ExitStack
 from functools import partial
 from logging import ERROR, INFO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.detection.emit import emit
 from saltctl.cli.files import is_special, require_touchable
 from saltctl.cli.formats.sentences import backlog_sentence
 from saltctl.cli.guide.groups import new_group
@@ -194,27 +194,4 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
-@group.command("emit")
-def emit_file(
-    context: typer.Context,
-    kind: Annotated[Literal["systemd", "alerts", "iam", "acl"], typer.Argument(help="The file to print.")],
-    output: option.Output = None,
-) -> None:
-    """Print a systemd unit, Prometheus alert rules, IAM policies or Redis ACL users, from the current settings.
-
-    Installs nothing, and prints no secret. With -o json the file is the key ``text`` of a JSON document.
-
-    \b
-    Examples:
-      saltctl service emit systemd
-      saltctl service emit alerts
-      saltctl service emit iam
-      saltctl service emit acl
-    """
-    from saltctl.deployment import KINDS
-
-    content = KINDS[kind](session_of(context).settings)
-    if output in ("json", "jsonl"):
-        print_result({"kind": kind, "text": content}, output, columns=())
-    else:
-        sys.stdout.write(content)
+group.command("emit")(emit)

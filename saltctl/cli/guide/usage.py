@@ -33,6 +33,7 @@ NEAR_WORDS = {
     "run": "service run",
     "start": "service run",
     "systemd": "service emit systemd",
+    "kubernetes": "service emit kubernetes",
     "dlq": "stream dead list",
     "tail": "stream peek",
     "events": "stream peek",

@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from saltctl.cli.guide.topics import topics
-from saltctl.deployment import acl, alerts, iam, systemd
+from saltctl.deployment import acl
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
@@ -203,84 +202,6 @@ def test_an_option_without_effect_is_refused(
     assert (words[0] if code == 2 else words[1]) in outcome.err
 
 
-def test_emitted_files_follow_the_settings() -> None:
-    """Names, prefix and cap are those in force; a URL with a password is left out."""
-    settings = Settings(
-        redis_url="redis://:hunter2@cache:6379/0",
-        backup_table="mine",
-        key_prefix="px",
-        max_n_cap=64,
-        aws_region="eu-x-1",
-    )
-    unit = systemd(settings)
-    assert "SALTCTL_BACKUP_TABLE=mine" in unit
-    assert "hunter2" not in unit
-    assert "saltctl service run" in unit
-    assert "SALTCTL_REDIS_URL=redis://cache/0" in systemd(replace(settings, redis_url="redis://cache/0"))
-    assert "the cap of 64" in alerts(settings)
-    assert "~px:heat" in acl(settings)
-    policies = json.loads(iam(settings))
-    assert "arn:aws:dynamodb:eu-x-1:*:table/mine" in json.dumps(policies["saltctl-service"])
-    for policy in policies.values():
-        for statement in policy["Statement"]:
-            if statement["Resource"].endswith("/mine"):
-                assert not {"PutItem", "DeleteItem", "BatchWriteItem"} & {a.split(":")[1] for a in statement["Action"]}
-
-
-@pytest.mark.parametrize(
-    ("kind", "action", "cache", "user"),
-    [
-        ("elasticache", "elasticache:Connect", "elasticache:eu-x-1:*:replicationgroup:", "elasticache:eu-x-1:*:user:"),
-        (
-            "elasticache-serverless",
-            "elasticache:Connect",
-            "elasticache:eu-x-1:*:serverlesscache:",
-            "elasticache:eu-x-1:*:user:",
-        ),
-        ("memorydb", "memorydb:Connect", "memorydb:eu-x-1:*:cluster/", "memorydb:eu-x-1:*:user/"),
-    ],
-)
-def test_iam_policies_permit_the_login(kind: str, action: str, cache: str, user: str) -> None:
-    """All roles that use Redis may log in to the cache as the user of the URL, by the ARNs that AWS documents."""
-    given: dict[str, Any] = {"redis_iam": kind, "redis_iam_cache": "My-Cache", "aws_region": "eu-x-1"}
-    settings = Settings(redis_url="rediss://the%2Dapp@cache/0", **given)
-    assert f"SALTCTL_REDIS_IAM={kind}\n" in systemd(settings)
-    policies = json.loads(iam(settings))
-    login = {"Effect": "Allow", "Action": [action], "Resource": [f"arn:aws:{cache}my-cache", f"arn:aws:{user}the-app"]}
-    assert {name for name, policy in policies.items() if login in policy["Statement"]} == {
-        *("saltctl-app", "saltctl-service", "saltctl-readonly")
-    }
-    assert "Connect" not in iam(Settings())
-
-
-def test_alert_rules_name_metrics_that_exist() -> None:
-    """Every metric in the rules is one that the service serves."""
-    import re
-    from dataclasses import fields
-
-    from saltctl.cli.detection.monitoring import COUNTERS
-    from saltctl.detection.events import Counters
-
-    assert set(COUNTERS) == {f.name for f in fields(Counters)}
-    served = {f"{name}_total" for name, _ in COUNTERS.values()}
-    served |= {
-        f"saltctl_{n}" for n in ("registry_verified", "stream_lag", "stream_pending", "back_off_seconds", "part_late")
-    }
-    named = set(re.findall(r"\bsaltctl_[a-z_]+", alerts(Settings())))
-    assert named
-    assert named <= served
-
-
-def test_each_alert_names_its_topic() -> None:
-    """Its runbook is the command that shows a page that exists."""
-    import re
-
-    text = alerts(Settings())
-    runbooks = re.findall(r"runbook: saltctl help (\S+)", text)
-    assert len(runbooks) == text.count("- alert: ")
-    assert set(runbooks) <= set(topics())
-
-
 class Roles:
     """A Redis with the emitted users, and settings for each of them."""
 
@@ -288,7 +209,7 @@ class Roles:
         import redis
 
         self.admin: Any = redis.Redis.from_url(server.url)
-        for line in acl(settings).splitlines():
+        for line in acl.users(settings).splitlines():
             _, name, *rules = with_passwords(line).split()
             self.admin.execute_command("ACL", "SETUSER", name, *join_selectors(rules))  # type: ignore[no-untyped-call]  # redis-py does not annotate it
         self.url = f"redis://saltctl-{{0}}:{{0}}@127.0.0.1:{server.port}/0"
