@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from saltctl.history.history import History
     from saltctl.registry.registry import Registry
     from saltctl.stores.aws.backup_table import BackupTable
+    from saltctl.stores.event_log import EventLog
     from saltctl.stores.heat.dead_letters import DeadLetters
     from saltctl.stores.heat.service_state import ServiceState
     from saltctl.stores.heat.stream import HeatStream
@@ -90,6 +91,13 @@ class Session:
         return BackupTable(self.settings)
 
     @cached_property
+    def event_log(self) -> EventLog:
+        """Writes events for ``saltctl incident``."""
+        from saltctl.stores.event_log import EventLog, EventsItem
+
+        return EventLog(EventsItem(self.backup))
+
+    @cached_property
     def heat_stream(self) -> HeatStream:
         """The stream of heat reports."""
         from saltctl.stores.heat.stream import HeatStream
@@ -124,6 +132,12 @@ class Session:
         from saltctl.stores.aws.messages_table import MessagesTable
 
         return History.over(self.settings, self.registry, MessagesTable(self.settings, client=self.backup.client))
+
+    def note_raises(self, conversation_ids: Sequence[str]) -> None:
+        """Name raised conversations to ``saltctl incident``, which finds their raises in the backup."""
+        if conversation_ids:
+            self.event_log.note("raise", f"by {self.settings.actor}", conversation_ids)
+            self.event_log.flush()
 
     def require_consent(self, question: str, confirm: str | None, *, yes: bool = True) -> None:
         """Return if the change is confirmed by an option or at the terminal.

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from logging import ERROR, INFO, WARNING
+from typing import TYPE_CHECKING
 
 from saltctl.detection.detector import BatchResult, Detector
 from saltctl.detection.events import FENCE_WATCHER, LOOP, Parts, log_event
@@ -26,6 +27,9 @@ from saltctl.stores.heat.stream import HeatStream
 from saltctl.times import iso_utc
 from saltctl.values import LONGEST, check_number
 
+if TYPE_CHECKING:
+    from saltctl.stores.event_log import EventLog
+
 MAINTENANCE_INTERVAL = 10.0
 HEARTBEAT_INTERVAL = 2.0
 ALIVE_SECONDS = 15.0
@@ -34,6 +38,11 @@ DELETE_CONSUMERS_AFTER = 3600.0
 DRAIN_SECONDS = 10.0
 LATE_AFTER = 30.0
 """Seconds without progress, in addition to the timeouts of the servers, after which the loop counts as late."""
+
+RAISES_EVERY = 60.0
+"""Seconds between two events that name the conversations that were raised: one write, however many they are."""
+MAX_NAMED_RAISES = 1000
+"""Raised conversations that wait to be named in an event; others are left out."""
 
 
 @dataclass(eq=False)
@@ -46,6 +55,7 @@ class Service:
         stop: set by a signal handler; the current batch is finished, and no more entries are read.
         fence_watcher: runs in a thread of its own; None to watch no fence.
         state: records the latest raises and late parts for operators; None to record nothing.
+        log: records for operators what Redis would lose: start, stop, late parts and raises; None to record nothing.
         parts: the progress of the loop, the fence watcher and the metrics server.
         block: the longest wait of one step for entries, in seconds.
         claim_idle: seconds after which a pending entry of another consumer is claimed.
@@ -59,6 +69,7 @@ class Service:
     stop: threading.Event
     fence_watcher: FenceWatcher | None = None
     state: ServiceState | None = None
+    log: EventLog | None = None
     parts: Parts = field(default_factory=Parts)
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
@@ -76,6 +87,8 @@ class Service:
         )
         self._next_maintenance = self._next_heartbeat = 0.0
         self._logged_late: list[str] = []
+        self._raised: dict[str, None] = {}
+        self._next_raise_event = 0.0
         self._touched_at = 0.0
         self._logged_ahead = False
         self._within = LATE_AFTER + 6 * (self.settings.aws_timeout + self.settings.redis_timeout)
@@ -92,6 +105,7 @@ class Service:
         of the service is late.
         """
         log_event(INFO, "started", consumer=self.consumer)
+        self._note("service-started", self.consumer)
         self.detector.progress = lambda: self._note_progress(after_step)
         self.parts.progress(LOOP, self._within)
         thread = None
@@ -109,6 +123,7 @@ class Service:
                 thread.join(timeout=DRAIN_SECONDS)
             self._sign_out()
             log_event(INFO, "stopped", consumer=self.consumer)
+            self._note_stop()
         if self.fence_watcher is not None and self.fence_watcher.ended_by is not None:
             raise self.fence_watcher.ended_by
 
@@ -143,6 +158,7 @@ class Service:
             self._logged_late = late
             why = "these parts have not done their work for a while" if late else "all parts do their work again"
             log_event(ERROR if late else INFO, "parts_late", parts=late, why=why)
+            self._note("service-late", f"{self.consumer}: {', '.join(late) or why}")
         if late:
             return
         try:
@@ -178,8 +194,29 @@ class Service:
                 self._order.handled(raised=bool(result.raises), left_pending=bool(result.left_pending))
                 self.parts.progress(LOOP, self._within)
 
+    def _note(self, kind: str, detail: str = "", conversation_ids: Collection[str] = ()) -> None:
+        if self.log is not None:
+            self.log.note(kind, detail, conversation_ids)
+
+    def _note_raises(self) -> None:
+        """Name the conversations that were raised since the last event, if it is long ago."""
+        if self._raised and self.clock() >= self._next_raise_event:
+            self._next_raise_event = self.clock() + RAISES_EVERY
+            self._note("raise", f"by {self.consumer}", tuple(self._raised))
+            self._raised.clear()
+
+    def _note_stop(self) -> None:
+        self._next_raise_event = 0.0
+        self._note_raises()
+        self._note("service-stopped", self.consumer)
+        if self.log is not None:
+            self.log.flush()
+
     def _record_raises(self, result: BatchResult) -> None:
         changed = [raised for raised in result.raises if raised.changed]
+        if len(self._raised) < MAX_NAMED_RAISES:
+            self._raised.update((raised.conversation_id, None) for raised in changed)
+        self._note_raises()
         if self.state is None or not changed:
             return
         at = iso_utc(self.now())

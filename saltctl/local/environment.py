@@ -152,6 +152,7 @@ class LocalEnvironment:
         from saltctl.rebuild.options import RebuildOptions
         from saltctl.rebuild.rebuild import Rebuild
         from saltctl.stores.aws.backup_table import BackupTable
+        from saltctl.stores.event_log import EventLog, EventsItem
         from saltctl.stores.heat.service_state import ServiceState
         from saltctl.stores.redis.registry import RedisRegistry
 
@@ -159,7 +160,8 @@ class LocalEnvironment:
         options = RebuildOptions(segments=2)
         backup = BackupTable(settings)
         store = RedisRegistry(settings, registry_id=backup.registry.id)
-        job = Rebuild(settings, store, backup, options, notes=ServiceState(settings))
+        log = EventLog(EventsItem(backup))
+        job = Rebuild(settings, store, backup, options, notes=ServiceState(settings), log=log)
         for _ in job.run():
             pass
 

@@ -36,6 +36,7 @@ from saltctl.stores.contracts.registry import BackupPage, LeaseStore, RegistryId
 if TYPE_CHECKING:
     from saltctl.stores.aws.backup_table import BackupTable
     from saltctl.stores.aws.rebuild_items import CheckpointItem
+    from saltctl.stores.event_log import EventLog
     from saltctl.stores.heat.service_state import ServiceState
     from saltctl.stores.redis.rebuild_session import RedisRebuildSession
     from saltctl.stores.redis.registry import RedisRegistry
@@ -69,6 +70,7 @@ class Rebuild:
         token: marks the buckets, and owns the lease; unique to this run; a new one if omitted.
         checkpoint: keeps the checkpoint; None keeps none.
         notes: records for people when Redis was verified.
+        log: records for people that Redis was not verified, and that it is, where Redis cannot lose it.
         clock: returns monotonic seconds.
         now: returns seconds since the epoch.
         sleep: waits for a number of seconds.
@@ -83,6 +85,7 @@ class Rebuild:
     token: str = field(default_factory=partial(secrets.token_hex, 16))
     checkpoint: CheckpointItem | None = None
     notes: ServiceState | None = None
+    log: EventLog | None = None
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
@@ -129,6 +132,8 @@ class Rebuild:
             yield from self._rebuild()
         finally:
             self._lease.release()
+            if self.log is not None:
+                self.log.flush()
 
     def _verified_primaries(self) -> int:
         """Return the number of primaries if all are verified; 0 if one is not, or if Redis is down.
@@ -177,6 +182,8 @@ class Rebuild:
         sessions = {session.primary: session for session in self.store.sessions()}
         try:
             self._verified_before = all(self.store.verified().values())
+            if self.log is not None and not self._verified_before:
+                self.log.note("unverified", "Redis is not verified; a rebuild begins")
             yield events.RebuildStarted(len(sessions), self._verified_before)
             # The tokens first, the scan second: step 5 notices every loss after this line.
             run = yield from self._mark_or_resume(sessions)
@@ -184,6 +191,7 @@ class Rebuild:
         finally:
             for session in sessions.values():
                 session.close()
+        self._log_result(run)
         self._complete_raises(run)
         yield self._report(
             run.buffer.read,
@@ -285,6 +293,15 @@ class Rebuild:
             with suppress(SaltctlError):
                 ids = [session.replication_id for session in run.sessions.values()]
                 self.notes.note_verified(ids, self.now(), self.settings.backup_table, self.backup.registry.region)
+
+    def _log_result(self, run: _Run) -> None:
+        if self.log is None:
+            return
+        counts = f"{run.buffer.read.entries:,} entries, {run.buffer.restored:,} restored"
+        if run.unverified_buckets:  # of damaged items: they are not lost once more at the next rebuild
+            self.log.note("rebuilt", f"{counts}; buckets of damaged items stay unverified: {run.unverified_buckets:,}")
+        else:
+            self.log.note("verified", f"{counts}, in {self.clock() - self._started:.1f} s")
 
     def _complete_raises(self, run: _Run) -> None:
         """Do the last step of half-done raises (step 6). All of them are in Redis."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +19,7 @@ from saltctl.detection.service import (
     DRAIN_SECONDS,
     HEARTBEAT_INTERVAL,
     MAINTENANCE_INTERVAL,
+    RAISES_EVERY,
     DrainDeadline,
     Service,
 )
@@ -41,6 +42,7 @@ from tests.detection.fakes import NOW, Clock, FakeRegistry, FakeStream, Recordin
 if TYPE_CHECKING:
     from saltctl.detection.fence_watcher import FenceWatcher
     from saltctl.registry.registry import Registry
+    from saltctl.stores.event_log import EventLog as LoggedEvents
     from saltctl.stores.heat.dead_letters import DeadLetters
     from saltctl.stores.heat.service_state import ServiceState
     from saltctl.stores.heat.stream import HeatStream
@@ -80,6 +82,22 @@ class FakeState:
         self.raises.append(raised)
 
 
+class FakeLog:
+    """Keeps the events that outlive Redis."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str, tuple[str, ...]]] = []
+        self.flushed = False
+
+    def note(self, kind: str, detail: str = "", conversation_ids: Collection[str] = ()) -> None:
+        """Record an event."""
+        self.events.append((kind, detail, tuple(conversation_ids)))
+
+    def flush(self) -> None:
+        """Record that the process waits for its events."""
+        self.flushed = True
+
+
 class World:
     """One instance named ``me`` over fakes that record their calls in one list."""
 
@@ -90,6 +108,7 @@ class World:
         self.sums = RecordingSums(self.calls)
         self.letters: list[tuple[Entry, str]] = []
         self.state = FakeState()
+        self.log = FakeLog()
         self.clock = Clock(100.0)
         self.stop = threading.Event()
         self.service = self.new_service()
@@ -118,6 +137,7 @@ class World:
             stop=self.stop,
             fence_watcher=cast("FenceWatcher | None", fence_watcher),
             state=cast("ServiceState", self.state),
+            log=cast("LoggedEvents", self.log),
             clock=self.clock,
             now=lambda: NOW,
             block=0.25,
@@ -712,3 +732,36 @@ def test_a_long_batch_touches_the_health_file() -> None:
     world.registry.raise_to = slow  # type: ignore[method-assign]
     assert run_steps(world, 1, 0.0) == 21
     assert "loop" not in world.state.seen["me"]
+
+
+def test_raises_are_named_in_one_event_a_minute() -> None:
+    """The first one at once, and the later ones together: not a write for each raise."""
+    world = World([report_entry(1, "first")])
+    world.step()
+    assert world.log.events == [("raise", "by me", ("first",))]
+    for number in (2, 3):
+        world.stream.entries.append(report_entry(number, f"later-{number}"))
+        world.step()
+    assert len(world.log.events) == 1
+    world.clock.now += RAISES_EVERY
+    world.step()
+    assert world.log.events[1:] == [("raise", "by me", ("later-2", "later-3"))]
+    world.clock.now += RAISES_EVERY
+    world.step()
+    assert len(world.log.events) == 2
+
+
+def test_start_stop_and_the_last_raises_are_noted() -> None:
+    """A stop names the raises that no event has named, and waits for its events."""
+    world = World([report_entry(1, "first"), report_entry(2, "second")])
+
+    def after_step() -> None:
+        """Stop once both are raised, the second one less than a minute after the first."""
+        if len(world.registry.max_n) == 2:
+            world.stop.set()
+
+    world.service.run(after_step)
+    kinds = [kind for kind, _, _ in world.log.events]
+    assert (kinds[0], kinds[-1]) == ("service-started", "service-stopped")
+    assert [name for _, _, names in world.log.events for name in names] == ["first", "second"]
+    assert world.log.flushed

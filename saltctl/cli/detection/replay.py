@@ -88,6 +88,8 @@ def replay(
                     ReplayReport,
                     lambda now: show(Step("replaying", now.read, more=(counted(now.raised, "raise"),))),
                 )
+        if not dry_run:
+            session.note_raises([raised["conversation_id"] for raised in report.raises])
         record = asdict(report)
         happened = bool(report.raised or report.dead or report.trimmed_pending or not report.drained)
         raises, sentence = {"raises": RAISES_COLUMNS}, replay_sentence(report)

@@ -120,7 +120,7 @@ def _build_service(session: Session, consumer: str, stop: threading.Event, claim
     from saltctl.stores.heat.window_sums import WindowSums
 
     settings, store, state, counters = session.settings, session.store, session.service_state, Counters()
-    new_rebuild = partial(Rebuild, settings, store, session.backup, notes=state)
+    new_rebuild = partial(Rebuild, settings, store, session.backup, notes=state, log=session.event_log)
     sums, letters, deadline = WindowSums(settings), session.dead_letters, DrainDeadline(stop)
     detector = Detector(sums, session.registry, letters, settings, counters=counters, should_stop=deadline)
     return Service(
@@ -138,6 +138,7 @@ def _build_service(session: Session, consumer: str, stop: threading.Event, claim
             noted=lambda: session.backup.check_registry().verifying,
         ),
         state=state,
+        log=session.event_log,
         claim_idle=claim_idle,
     )
 

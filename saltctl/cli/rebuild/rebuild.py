@@ -98,8 +98,8 @@ def _run(session: Session, options: RebuildOptions, *, quiet: bool) -> RebuildRe
 
     backup = session.backup
     backup.check_table()
-    notes = session.service_state
-    job = Rebuild(session.settings, session.store, backup, options, checkpoint=backup.checkpoint, notes=notes)
+    notes, log = session.service_state, session.event_log
+    job = Rebuild(session.settings, session.store, backup, options, checkpoint=backup.checkpoint, notes=notes, log=log)
     doing = "reading the backup" if options.dry_run else "rebuilding"
     return show_rebuild(job.run(), doing=doing, total=None if quiet else estimated_items(backup), quiet=quiet)
 

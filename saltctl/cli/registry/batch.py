@@ -157,6 +157,7 @@ def set_many(
         return list(records.values()), None
     session.require_consent(f"Raise {counted(len(todo), 'conversation')}?", confirm, yes=yes)
     error = _raise_all(session, todo, records)
+    session.note_raises([i for i, record in records.items() if record["changed"]])
     return list(records.values()), error
 
 

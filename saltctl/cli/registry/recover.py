@@ -115,6 +115,10 @@ def recover(
             session.require_consent(f"Make table {session.backup.where} the backup of this Redis?", confirm, yes=yes)
         with show_progress("recovering") as (show, keep):
             report = drain(job.run(plan), RecoveryReport, _EventPrinter(show, keep))
+    if not dry_run:
+        counts = f"{report.from_redis:,} entries from Redis, {report.from_messages:,} from messages"
+        session.event_log.note("recovered", f"the backup table: {counts}")
+        session.event_log.flush()
     _print(report, output)
 
 
@@ -132,7 +136,7 @@ def _job(session: Session, options: RebuildOptions, **choices: Any) -> Recovery:
         messages,
         lambda item: message_id_of(item, messages.keys, attribute),
         options,
-        new_rebuild=partial(Rebuild, notes=session.service_state),
+        new_rebuild=partial(Rebuild, notes=session.service_state, log=session.event_log),
         verification=partial(_verification, session),
         **choices,
     )

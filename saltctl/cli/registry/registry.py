@@ -219,6 +219,7 @@ def set_(
         session.require_consent(question, confirm, yes=yes)
         raised = session.registry.raise_to(conversation, n, reason=reason or "")
         result = {key: getattr(raised, key) for key in result}
+        session.note_raises([conversation] if raised.changed else [])
     record = {"conversation_id": conversation, **result, "dry_run": dry_run}
     print_result(record, output, columns=SET_COLUMNS, sentence=raise_sentence(record))
 
