@@ -37,6 +37,7 @@ COMMANDS = {
     "throttle": "throttling.throttle",
     "status": "health.status",
     "doctor": "health.doctor",
+    "incident": "health.incident",
     "local": "local.local",
     "drill": "local.drill",
     "config": "config.config",
@@ -50,7 +51,7 @@ The command is an attribute of its module: a function of its name, or a Typer ap
 
 
 SECTIONS = {
-    "Inspect": ("status", "doctor", "registry", "history", "throttle"),
+    "Inspect": ("status", "doctor", "incident", "registry", "history", "throttle"),
     "Recover": ("rebuild", "recover", "compare"),
     "Operate": ("setup", "service", "stream"),
     "Try out": ("local", "drill"),

@@ -14,7 +14,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from saltctl.stores.aws.backup_items import BackupItems, string_attribute
+from saltctl.stores.aws.backup_items import BackupItems, number_attribute, string_attribute
 from saltctl.times import iso_utc, parse_iso
 
 EVENTS_ID = "#events"
@@ -37,12 +37,16 @@ and ``-late``."""
 
 @dataclass(frozen=True, slots=True)
 class LoggedEvent:
-    """One event. ``at`` is in seconds since the epoch; ``conversation_ids`` are those that a ``raise`` is about."""
+    """One event. ``at`` is in seconds since the epoch.
+
+    A ``raise`` is about ``conversation_ids``, and as many ``more`` that do not fit.
+    """
 
     at: float
     kind: Kind
     detail: str = ""
     conversation_ids: tuple[str, ...] = ()
+    more: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +125,9 @@ class EventLog:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def note(self, kind: Kind, detail: str = "", conversation_ids: Collection[str] = ()) -> None:
-        """Write an event of this moment. More ids than an event holds are counted in its detail."""
+        """Write an event of this moment. Ids that do not fit into it are counted."""
         ids = _first_ids(conversation_ids)
-        if left := len(conversation_ids) - len(ids):
-            detail = f"{left:,} more conversations{detail and f': {detail}'}"
-        event = LoggedEvent(self.now(), kind, _cut(detail), ids)
+        event = LoggedEvent(self.now(), kind, _cut(detail), ids, len(conversation_ids) - len(ids))
         with self._lock:
             self._waiting = [thread for thread in self._waiting if thread.is_alive()]
             if len(self._waiting) >= _MAX_WAITING:
@@ -166,6 +168,8 @@ def _encode(event: LoggedEvent) -> dict[str, Any]:
         attributes["detail"] = {"S": event.detail}
     if event.conversation_ids:
         attributes["conversation_ids"] = {"L": [{"S": one} for one in event.conversation_ids]}
+    if event.more:
+        attributes["more"] = {"N": str(event.more)}
     return {"M": attributes}
 
 
@@ -176,9 +180,8 @@ def _decode(element: Mapping[str, Any]) -> LoggedEvent | None:
     ids: Sequence[Mapping[str, Any]] = attributes.get("conversation_ids", {}).get("L", [])
     if at is None or not kind:
         return None
-    return LoggedEvent(
-        at, kind, string_attribute(attributes, "detail"), tuple(str(one["S"]) for one in ids if "S" in one)
-    )
+    named, more = tuple(str(one["S"]) for one in ids if "S" in one), int(number_attribute(attributes, "more"))
+    return LoggedEvent(at, kind, string_attribute(attributes, "detail"), named, more)
 
 
 def _seconds(text: str) -> float | None:

@@ -134,6 +134,7 @@ SERIES_KEYS = ("metric", "index", "operation", "sum", "peak", "peak_at", "points
 HOT_KEY_KEYS = ("conversation_id", "partition_key", "throttles", "max_n")
 ALARM_KEYS = ("name", "metric", "table", "operation", "threshold", "periods", "actions", "state", "description")
 ALARM_COLUMNS = ("name", "metric", "operation", "threshold", "periods", "state", "action", "actions")
+INCIDENT_KEYS = ("at", "kind", "conversation_id", "detail")
 CHECK_KEYS = ("name", "status", "detail", "fix")
 
 COMMANDS = (
@@ -252,6 +253,13 @@ COMMANDS = (
         line_keys=CHECK_KEYS,
         columns=CHECK_KEYS,
         code=3,
+    ),
+    Contract(
+        "incident",
+        keys=("detected_s", "cured_s", "events"),
+        nested={"events": INCIDENT_KEYS},
+        line_keys=INCIDENT_KEYS,
+        columns=INCIDENT_KEYS,
     ),
     Contract(
         "status",

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from saltctl.errors import ConfigurationError, RegistryExistedError, SaltctlError
 from saltctl.history.history import History
 from saltctl.history.models import ReadOptions, message_id_of
 from saltctl.local.drills.drill import OpenHistory, Step, write_messages
+from saltctl.local.drills.timeline import timeline
 from saltctl.local.environment import LocalEnvironment
 from saltctl.rebuild.options import RebuildOptions
+from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.recover import Recovery, RecoveryReport
 from saltctl.registry.registry import Registry
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.contracts.messages import Item
+from saltctl.stores.event_log import EventLog, EventsItem
 from saltctl.stores.redis.registry import RedisRegistry
 
 CONVERSATIONS = {"conv_warm": 4, "conv_hot": 16}
@@ -61,6 +65,7 @@ def run(*, open_history: OpenHistory = History.open) -> Iterator[Step]:
         _empty_redis(environment)
         yield _refused("the table is restored to an earlier time, and Redis is empty", environment, open_history)
         yield _recovered("saltctl recover: the table lacks the newest raise", environment, open_history, ids)
+        yield timeline(environment, CONVERSATIONS)
 
 
 def _delete(backup: BackupTable) -> None:
@@ -115,10 +120,14 @@ def _recovered(what: str, environment: LocalEnvironment, open_history: OpenHisto
         """Return the part of the sort key after its ``#``."""
         return message_id_of(row, messages.keys, None)
 
-    job = Recovery(settings, store, backup, messages, message_id, RebuildOptions(segments=2))
+    log = EventLog(EventsItem(backup))
+    new_rebuild = partial(Rebuild, log=log)
+    job = Recovery(settings, store, backup, messages, message_id, RebuildOptions(segments=2), new_rebuild=new_rebuild)
     report = list(job.run(job.plan()))[-1]
     store.close()
     assert isinstance(report, RecoveryReport)
+    log.note("recovered", f"{report.from_redis} entries from Redis, {report.from_messages} from the messages")
+    log.flush()
     with open_history(settings) as reader:
         pages = [reader.page(conversation_id, ReadOptions(limit=1000)) for conversation_id in ids]
     missing = sum(

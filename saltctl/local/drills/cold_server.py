@@ -13,6 +13,7 @@ from functools import partial
 from saltctl.history.history import History
 from saltctl.history.models import ReadOptions
 from saltctl.local.drills.drill import OpenHistory, Step, write_messages
+from saltctl.local.drills.timeline import timeline
 from saltctl.local.environment import LocalEnvironment
 from saltctl.registry.registry import Registry
 from saltctl.salting import partition_key, salt_of
@@ -52,6 +53,7 @@ def run(*, open_history: OpenHistory = History.open) -> Iterator[Step]:
         yield cold_start("Redis returns with nothing, and a third one starts", "backup")
         environment.rebuild()
         yield cold_start("Redis is rebuilt, and a fourth one starts", "redis")
+        yield timeline(environment, CONVERSATIONS)
 
 
 def _cold_start(start: Callable[[], History], ids: dict[str, list[str]], what: str, source: str) -> Step:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from saltctl.history.history import History
 from saltctl.history.models import ReadOptions
 from saltctl.local.drills.drill import OpenHistory, Step, write_messages
+from saltctl.local.drills.timeline import timeline
 from saltctl.local.environment import LocalEnvironment
 from saltctl.registry.registry import Registry
 
@@ -57,6 +58,7 @@ def run(*, open_history: OpenHistory = History.open) -> Iterator[Step]:
             environment.redis.delete_aof()
             environment.redis.start()
             yield _read_all(reader, "Redis returns with nothing: the reader pages through all of it again", ids[::-1])
+        yield timeline(environment, [CONVERSATION])
 
 
 def _return(reader: History, options: ReadOptions, ids: list[str]) -> Iterator[Step]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from saltctl.local.drills.drill import Step
+from saltctl.local.drills.timeline import timeline
 from saltctl.local.drills.traffic import OpenRegistry, Traffic
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalRedis
@@ -56,6 +57,7 @@ def run(*, open_registry: OpenRegistry = Registry.open) -> Iterator[Step]:
             not lost,
             "; ".join(lost) or f"all {traffic.acknowledged:,} acknowledged messages are there",
         )
+        yield timeline(environment, conversations)
 
 
 def _kill_and_restart(

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from saltctl.detection.stream_status import is_alive, read_stream_status
 from saltctl.local.drills.drill import Step
+from saltctl.local.drills.timeline import timeline
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import command_bound_to_parent
 from saltctl.salting import needed_n
@@ -67,6 +68,7 @@ def run(*, needed: NeededN = needed_n, step_seconds: float = STEP_SECONDS) -> It
             yield scenario.kill_all()
             yield scenario.restart()
             yield from scenario.replay()
+            yield timeline(environment)
         finally:
             scenario.kill_instances()
             scenario.stream.close()

@@ -95,6 +95,7 @@ COMMANDS = (
     command("throttle alarms list", redis=0),
     command("status", redis=0, aws=0),
     command("doctor", redis=3, aws=3),
+    command("incident", redis=4, aws=4),
     command("config show", redis=0, aws=0),
 )
 

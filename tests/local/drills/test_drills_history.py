@@ -8,6 +8,7 @@ import pytest
 
 from saltctl.history.history import History
 from saltctl.local.drills import backup_lost, cold_server, offline_reader
+from saltctl.local.drills.drill import Step
 from saltctl.registry.registry import Lookup, Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import parse_entry
@@ -53,11 +54,17 @@ def _open_empty(settings: Settings) -> History:
     return history
 
 
+def kinds_of(step: Step) -> list[str]:
+    """Return the kinds of events in a timeline, in its order."""
+    return [line.split()[2] for line in step.detail.splitlines()]
+
+
 def test_the_offline_reader_misses_nothing() -> None:
     """From its old cursor on, through everything, and with a Redis that lost everything."""
     steps = list(offline_reader.run())
     assert [step.what for step in steps if not step.ok] == []
-    assert len(steps) == 6
+    assert len(steps) == 7
+    assert kinds_of(steps[-1]) == ["unverified", "verified", "raise"]
 
 
 def test_an_offline_reader_that_remembers_n_fails_the_drill() -> None:
@@ -71,7 +78,8 @@ def test_a_cold_server_routes_at_once() -> None:
     """With Redis verified, down, empty, and rebuilt."""
     steps = list(cold_server.run())
     assert [step.what for step in steps if not step.ok] == []
-    assert len(steps) == 5
+    assert len(steps) == 6
+    assert kinds_of(steps[-1]) == ["unverified", "verified", "raise", "unverified", "verified"]
 
 
 def test_a_cold_server_that_counts_for_itself_fails_the_drill() -> None:
@@ -102,6 +110,7 @@ def test_a_lost_backup_is_refused_and_recovered() -> None:
     assert [step.what for step in steps if not step.ok] == []
     assert sum("4 of 4 refused" in step.detail for step in steps) == 2
     assert sum("0 missing" in step.detail for step in steps) == 3
+    assert kinds_of(steps[-1])[-3:] == ["unverified", "verified", "recovered"]
 
 
 def test_a_reader_that_trusts_any_table_fails_the_drill() -> None:

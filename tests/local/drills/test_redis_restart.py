@@ -35,6 +35,7 @@ def test_the_drill_passes() -> None:
     steps = list(redis_restart.run())
     assert [step.what for step in steps if not step.ok] == []
     assert sum("killed with SIGKILL" in step.what for step in steps) == 3
+    assert steps[-1].detail.count("  verified ") == 4, "the timeline has the first rebuild, and one after each restart"
     assert sum("rebuilt from the backup" in step.what and "verified" in step.what for step in steps) == 3
 
 

@@ -16,6 +16,8 @@ def test_the_drill_passes() -> None:
     assert [(step.what, step.detail) for step in steps if not step.ok] == []
     assert any("NOT detected" in step.what for step in steps)
     assert any("stream replay" in step.what for step in steps)
+    kinds = {line.split()[2] for line in steps[-1].detail.splitlines()}
+    assert kinds >= {"heat", "raise", "unverified", "verified", "service-started"}
 
 
 def test_the_drill_fails_if_the_service_decides_wrongly() -> None:

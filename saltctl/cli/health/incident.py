@@ -1,0 +1,150 @@
+"""``saltctl incident``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from saltctl.cli import option
+from saltctl.cli.output import columns_of, note, print_result, print_table, resolve_format, warn
+from saltctl.cli.session import Session, session_of
+from saltctl.cli.text import counted, printable
+from saltctl.errors import IncompleteError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from saltctl.incident.timeline import Incident
+
+COLUMNS = columns_of("at kind conversation_id detail")
+VIEW_COLUMNS = columns_of(
+    "at kind conversation_id detail",
+    at=lambda event: event["at"][:19].replace("T", " "),
+    detail=lambda event: event["detail"] or "",
+)
+
+
+def incident(
+    context: typer.Context,
+    since: Annotated[
+        str, typer.Option("--since", metavar="TIME|DURATION", help="Start of the range; 2h is two hours ago.")
+    ] = "2h",
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME|DURATION", help="End of the range; now if omitted.")
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle",
+            metavar="FILE",
+            parser=option.parse_file,
+            help="Write the timeline, status, doctor and settings to a new file, as JSON.",
+        ),
+    ] = None,
+    with_ids: Annotated[
+        bool, typer.Option("--with-ids", help="Keep conversation ids in the bundle; otherwise they are hashed.")
+    ] = False,
+    output: option.Output = None,
+) -> None:
+    """Show one timeline of throttling, heat, raises, the fence and the service, with the times to detect and to cure.
+
+    They are those of the first throttling of the range, or without any of the first time that Redis was found
+    unverified. detected_s: from its first throttled minute to the first raise or event of the fence; null for an
+    unverified Redis, whose loss is noted when it is found. cured_s: to the end of the last throttled minute before
+    ten quiet ones, or from the event unverified to the next verified. null is unknown, or not over. CloudWatch
+    counts by the minute, so both may be a minute too long.
+
+    The backup keeps the newest 200 events; Redis loses heat. It says since when each source has data. Exits 4 if
+    one of them cannot be read. A bundle has no passwords and, unless --with-ids, no conversation ids; the names of
+    hosts, users and tables stay.
+
+    \b
+    Examples:
+      saltctl incident
+      saltctl incident --since 3h --until 1h -o json
+      saltctl incident --since 2h --bundle incident.json
+    """
+    from saltctl.cli.health.bundle import require_new, write_bundle
+
+    if with_ids and bundle is None:
+        raise UsageError("--with-ids is about the bundle", hint="saltctl incident --bundle incident.json --with-ids")
+    session = session_of(context)
+    session.settings.require_redis_url()
+    if bundle is not None:
+        require_new(bundle)
+    found = _read(session, since, until)
+    record = found.as_record()
+    if resolve_format(output, listing=False) in ("table", "json"):
+        print_result(record, output, columns=(), human_view=partial(_draw, record=record))
+    else:
+        print_result(record["events"], output, columns=COLUMNS)
+    if bundle is not None:
+        write_bundle(bundle, session, record, with_ids=with_ids)
+        note(f"written: {bundle}, {'with conversation ids' if with_ids else 'with hashes instead of conversation ids'}")
+    failed = [source for source in found.sources if source.error is not None]
+    for source in failed[1:]:
+        warn(f"{source.name} is missing: {source.error and source.error.message}")
+    if failed and (first := failed[0].error) is not None:
+        raise IncompleteError(f"the timeline lacks {failed[0].name}: {first.message}", hint=first.hint)
+
+
+def _read(session: Session, since: str, until: str | None) -> Incident:
+    from saltctl.incident.sources import IncidentReader
+    from saltctl.stores.aws.cloudwatch import CloudWatchMetrics
+    from saltctl.throttling.analysis import time_range
+
+    now = datetime.now(UTC)
+    start = option.parse_time_option("--since", since, now) or now
+    end = option.parse_time_option("--until", until, now) or now
+    try:
+        over = time_range(start.timestamp(), end.timestamp(), None, now.timestamp())
+    except UsageError as exc:
+        raise UsageError(exc.message, hint="saltctl incident --since 3h --until 1h") from None
+    settings, state = session.settings, session.service_state
+    reader = IncidentReader(settings, CloudWatchMetrics(settings), session.heat_stream, state, session.backup)
+    return reader.read(start.timestamp(), end.timestamp(), over)
+
+
+def sentence(record: Mapping[str, Any]) -> str:
+    """Return what happened, in one sentence."""
+    count = counted(len(record["events"]), "event") if record["events"] else "No events"
+    happened = f"{count} since {record['since'][:19]}Z"
+    detected, cured = record["detected_s"], record["cured_s"]
+    if record["measured"] == "throttling":
+        found = "was not detected by a raise" if detected is None else f"was detected after {_lasting(detected)}"
+        ended = "has not ended for certain" if cured is None else f"ended after {_lasting(cured)}"
+        return f"{happened}; throttling {found}, and {ended}"
+    if record["measured"] == "unverified":
+        ended = "was not verified again" if cured is None else f"was verified again after {_lasting(cured)}"
+        return f"{happened}; Redis was found unverified, and {ended}"
+    return happened
+
+
+def _lasting(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}".replace(".0 ", " ")
+    return f"{seconds:.1f} s".replace(".0 ", " ")
+
+
+def _draw(screen: Console, record: Mapping[str, Any]) -> None:
+    from rich.text import Text
+
+    from saltctl.cli.formats.tables import print_beside
+
+    print_beside(screen, Text(), Text(printable(sentence(record)), style="bold"), 0)
+    if record["events"]:
+        print_table(record["events"], VIEW_COLUMNS, screen)
+    since = [f"{source['name']} {_since(source)}" for source in record["sources"]]
+    print_beside(screen, Text(), Text(printable(f"data exists since: {'; '.join(since)}")), 0)
+
+
+def _since(source: Mapping[str, Any]) -> str:
+    if source["error"] is not None:
+        return "unknown"
+    return f"{source['since'][:19]}Z" if source["since"] else "never: no data, which does not mean that all was well"

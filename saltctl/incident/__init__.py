@@ -1,0 +1,1 @@
+"""Incidents: one timeline of what CloudWatch, Redis and the backup remember, and its measures."""

@@ -1,0 +1,175 @@
+"""Reads the timeline of an incident from CloudWatch, Redis and the backup. Each source may fail by itself."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
+
+from saltctl.errors import DamagedEntryError, SaltctlError
+from saltctl.incident.timeline import Event, Incident, Source, Throttling, find_throttling, measure, throttling_events
+from saltctl.salting import is_conversation_id, split_partition_key
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.contracts.metrics import MetricsStore
+from saltctl.stores.contracts.registry import BackupEntry
+from saltctl.stores.event_log import EventsItem
+from saltctl.stores.heat.contracts import id_order
+from saltctl.stores.heat.report import BadReportError, HeatReport, parse
+from saltctl.stores.heat.service_state import ServiceState
+from saltctl.stores.heat.stream import HeatStream
+from saltctl.throttling.analysis import TimeRange, analyse, metric_keys
+from saltctl.times import parse_iso
+
+MAX_REPORTS = 50_000
+"""Heat reports that are read, the oldest of the range first."""
+_PAGE = 5000
+MAX_CONVERSATIONS = 1000
+"""Conversations whose raises are read."""
+MAX_HEAT_EVENTS = 100
+"""Conversations with an event of their heat: the hottest ones."""
+
+
+@dataclass(eq=False)
+class IncidentReader:
+    """Reads incidents.
+
+    Args:
+        metrics: CloudWatch.
+        stream, state: what Redis remembers: heat reports and the latest raises.
+        backup: has the events that Redis would lose, and the raises of each conversation.
+        named: conversations whose raises are shown, in addition to those that the sources name.
+    """
+
+    settings: Settings
+    metrics: MetricsStore
+    stream: HeatStream
+    state: ServiceState
+    backup: BackupTable
+    _: KW_ONLY
+    named: Collection[str] = ()
+    now: Callable[[], float] = time.time
+    _ids: dict[str, None] = field(default_factory=dict, init=False)
+
+    def read(self, since: float, until: float, over: TimeRange) -> Incident:
+        """Read what happened in a range, in seconds since the epoch. ``over`` has its whole periods of CloudWatch.
+
+        Raises:
+            SaltctlError: no source can be read; it is the error of the first one.
+        """
+        self._ids = dict.fromkeys(self.named)
+        throttling: list[Throttling] = []
+        events: list[Event] = []
+        sources = [
+            self._read("throttling", lambda: self._read_throttling(over, throttling)),
+            self._read("heat", lambda: self._read_heat(since, until, events)),
+            self._read("events", lambda: self._read_backup(events)),
+        ]
+        errors = [source.error for source in sources if source.error is not None]
+        if len(errors) == len(sources):
+            raise errors[0]
+        inside = [event for event in events if since <= event.at <= until]
+        ordered = sorted([*inside, *throttling_events(throttling)], key=lambda event: event.at)
+        measures = measure(ordered, throttling)
+        return Incident(since, until, over.period_s, tuple(ordered), tuple(sources), *measures)
+
+    @staticmethod
+    def _read(name: str, read: Callable[[], float | None]) -> Source:
+        try:
+            return Source(name, read())
+        except SaltctlError as exc:
+            return Source(name, None, exc)
+
+    def _name(self, conversation_ids: Iterable[str]) -> None:
+        """Have the raises of conversations read. What others wrote may be no id."""
+        self._ids.update((one, None) for one in conversation_ids if is_conversation_id(one))
+
+    # CloudWatch.
+
+    def _read_throttling(self, over: TimeRange, throttling: list[Throttling]) -> float | None:
+        """Add the throttling of the messages table; return the time of the first data, even before the range."""
+        table = self.settings.messages_table
+        keys = metric_keys(table, self.metrics.describe(table).indexes)
+        series = self.metrics.read(keys, over.baseline_start, over.end, over.period_s)
+        throttling += find_throttling(analyse(series, over, 1.0), self.now())
+        if throttling:
+            hot = self.metrics.contributors(table, over.start, over.end).keys
+            self._name(split_partition_key(key)[0] for key, _ in hot)
+        return min((float(at) for one in series for at, _ in one.points), default=None)
+
+    # Redis.
+
+    def _read_heat(self, since: float, until: float, events: list[Event]) -> float | None:
+        """Add the heat of conversations above the limit of their salts; return the time of the oldest report."""
+        oldest = self.stream.range("-", "+", 1)
+        latest = self.state.last_raises()
+        self._name(raised["conversation_id"] for raised in latest if isinstance(raised["conversation_id"], str))
+        found = list(self._heat_events(self._reports(since, until)))
+        self._name(event.conversation_id for event in found if event.conversation_id is not None)
+        events += found
+        return id_order(oldest[0].id)[0] / 1000 if oldest else None
+
+    def _reports(self, since: float, until: float) -> Iterator[HeatReport]:
+        start, end, now = f"{max(int(since * 1000), 0)}", f"{max(int(until * 1000), 0)}", self.now()
+        for _ in range(MAX_REPORTS // _PAGE):
+            page = self.stream.range(start, end, _PAGE)
+            for entry in page:
+                with suppress(BadReportError):
+                    yield parse(entry.fields or [], now)
+            if len(page) < _PAGE:
+                return
+            start = f"({page[-1].id}"
+
+    def _heat_events(self, reports: Iterable[HeatReport]) -> Iterator[Event]:
+        """Yield an event for each of the hottest conversations: its first window above the writes of one salt."""
+        limit = self.settings.wps_per_salt
+        windows: defaultdict[tuple[str, int], dict[str, int]] = defaultdict(dict)
+        throttled: dict[str, tuple[int, int]] = {}
+        for report in reports:
+            windows[report.conversation_id, report.window][report.server] = report.writes  # the last report counts
+            if report.throttled_n:
+                throttled.setdefault(report.conversation_id, (report.window, report.throttled_n))
+        first: dict[str, int] = {}
+        peaks: dict[str, int] = {}
+        for (conversation_id, window), servers in sorted(windows.items(), key=lambda item: item[0][1]):
+            if (writes := sum(servers.values())) > limit:
+                first.setdefault(conversation_id, window)
+                peaks[conversation_id] = max(writes, peaks.get(conversation_id, 0))
+        for conversation_id in sorted(peaks, key=lambda one: -peaks[one])[:MAX_HEAT_EVENTS]:
+            detail = f"up to {peaks[conversation_id]:,} write units a second; a salt takes {limit:,}"
+            yield Event(float(first[conversation_id]), "heat", conversation_id, detail)
+        for conversation_id in list(throttled)[:MAX_HEAT_EVENTS]:
+            window, n = throttled[conversation_id]
+            yield Event(float(window), "heat", conversation_id, f"a server was throttled while N was {n:,}")
+
+    # The backup.
+
+    def _read_backup(self, events: list[Event]) -> float | None:
+        """Add the events of the backup, and the raises of all conversations that are named by now."""
+        logged = EventsItem(self.backup).read()
+        for event in logged.events:
+            self._name(event.conversation_ids)
+            if event.kind != "raise":  # those of the conversations that it names are read below, with their own times
+                events.append(Event(event.at, event.kind, None, event.detail))
+            elif event.more:
+                events.append(Event(event.at, "raise", None, f"{event.more:,} more conversations {event.detail}"))
+        for conversation_id, entry in self._entries():
+            for raised in entry.raises:
+                with suppress(ValueError):  # a time that was edited by hand
+                    at, by = parse_iso(raised.at).timestamp(), f"to {raised.n:,} by {raised.by}"
+                    detail = f"{by}: {raised.reason}" if raised.reason else by
+                    events.append(Event(at, "raise", conversation_id, detail))
+        return logged.since
+
+    def _entries(self) -> Iterator[tuple[str, BackupEntry]]:
+        """Yield the entries of the named conversations; one that is damaged is left out."""
+        ids = list(self._ids)[:MAX_CONVERSATIONS]
+        try:
+            yield from self.backup.get_many(ids).items()
+        except DamagedEntryError:
+            for conversation_id in ids:
+                with suppress(DamagedEntryError):
+                    if (entry := self.backup.get(conversation_id)) is not None:
+                        yield conversation_id, entry

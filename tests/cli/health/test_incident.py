@@ -1,0 +1,157 @@
+"""``saltctl incident``: its sentence and table, what it says about missing sources, and the bundle."""
+
+from __future__ import annotations
+
+import json
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from saltctl.cli.health.incident import sentence
+from saltctl.local.environment import LocalEnvironment
+from saltctl.local.servers import LocalMoto
+from saltctl.registry.registry import Registry
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.event_log import EventsItem, LoggedEvent
+from saltctl.stores.heat.service_state import ServiceState
+from tests.cli.conftest import Runner, seeded_tables
+
+
+@pytest.fixture(scope="module")
+def own_environment(moto: LocalMoto) -> Iterator[LocalEnvironment]:
+    """A seeded environment of its own, for tests that add conversations."""
+    with seeded_tables(moto, f"incident-{uuid4().hex[:8]}") as environment:
+        yield environment
+
+
+@pytest.fixture
+def own(own_environment: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> LocalEnvironment:
+    """That environment, in the environment variables of this test."""
+    for name, value in own_environment.variables().items():
+        monkeypatch.setenv(name, value)
+    return own_environment
+
+
+def test_it_begins_with_a_sentence_and_says_since_when_there_is_data(saltctl: Runner, seeded: LocalEnvironment) -> None:
+    """The seeded environment was throttled for twelve minutes, half an hour ago."""
+    outcome = saltctl("incident")
+    assert outcome.code == 0
+    text = " ".join(outcome.out.split())
+    assert "events since 2" in text.partition(";")[0]
+    assert "throttling was not detected by a raise, and ended after 12 min" in text
+    assert "data exists since: throttling 2" in text
+    assert "unverified" in text
+    record = saltctl("incident", "-o", "json").json
+    assert (record["measured"], record["detected_s"], record["cured_s"]) == ("throttling", None, 720.0)
+    assert record["resolution_s"] == 60
+    times = [event["at"] for event in record["events"]]
+    assert times == sorted(times)
+
+
+def test_a_range_without_events_is_empty(saltctl: Runner, seeded: LocalEnvironment) -> None:
+    """And says which source never had data, which does not mean that all was well."""
+    outcome = saltctl("incident", "--since", "2026-01-01T00:00:00Z", "--until", "2026-01-01T01:00:00Z")
+    assert outcome.code == 0
+    assert outcome.out.startswith("No events since 2026-01-01T00:00:00Z\n")
+    assert "throttling never: no data" in outcome.out
+    assert saltctl("incident", "--since", "1h", "--until", "2h").code == 2
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (("throttling", 40.0, 360.0), "1 event since T; throttling was detected after 40 s, and ended after 6 min"),
+        (
+            ("throttling", 90.0, None),
+            "1 event since T; throttling was detected after 1.5 min, and has not ended for certain",
+        ),
+        (("unverified", None, 2.25), "1 event since T; Redis was found unverified, and was verified again after 2.2 s"),
+        (("unverified", None, None), "1 event since T; Redis was found unverified, and was not verified again"),
+        ((None, None, None), "1 event since T"),
+    ],
+)
+def test_the_sentence(record: tuple[str | None, float | None, float | None], expected: str) -> None:
+    """It says what is known, and no more."""
+    keys = dict(zip(("measured", "detected_s", "cured_s"), record, strict=True))
+    since = "2026-01-01T00:00:00"
+    assert sentence({"events": [{}], "since": f"{since}.000Z", **keys}) == expected.replace(
+        "T;", f"{since}Z;", 1
+    ).replace("since T", f"since {since}Z")
+
+
+def test_a_source_that_cannot_be_read_is_named(
+    saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is printed, and the exit code says that it is incomplete."""
+    monkeypatch.setenv("SALTCTL_REDIS_URL", "redis://127.0.0.1:1/0")
+    outcome = saltctl("incident", "-o", "json")
+    assert outcome.code == 4
+    assert {event["kind"] for event in outcome.json["events"]} >= {"throttling", "unverified", "verified"}
+    assert [source["name"] for source in outcome.json["sources"] if source["error"]] == ["heat"]
+    assert "lacks heat" in outcome.error["message"]
+
+
+def test_a_raise_by_hand_is_in_the_timeline(saltctl: Runner, own: LocalEnvironment) -> None:
+    """With its reason; neither Redis nor the service names it. A raise that changes nothing adds no event."""
+    name = f"conv-{uuid4().hex}"
+    assert saltctl("registry", "set", name, "4", "--yes", "--reason", "launch day").code == 0
+    assert saltctl("registry", "set", name, "4", "--yes").code == 0
+    raised = [event for event in saltctl("incident", "-o", "json").json["events"] if event["conversation_id"] == name]
+    assert [event["kind"] for event in raised] == ["raise"]
+    assert raised[0]["detail"].startswith("to 4 by ")
+    assert raised[0]["detail"].endswith(": launch day")
+    logged = [event for event in EventsItem(BackupTable(own.settings)).read().events if name in event.conversation_ids]
+    assert len(logged) == 1
+
+
+def test_nothing_hostile_reaches_the_terminal(saltctl: Runner, own: LocalEnvironment) -> None:
+    """Neither from the events of the backup, nor from the raises in Redis."""
+    hostile = "evil\x1b[31m\N{RIGHT-TO-LEFT OVERRIDE}"
+    EventsItem(BackupTable(own.settings)).append(LoggedEvent(time.time(), "service-late", hostile))
+    with Registry.open(own.settings) as registry, closing(ServiceState(own.settings)) as state:
+        registry.raise_to(hostile, 2, reason="hot")
+        state.note_raise(hostile, 1, 2, "now", "me")
+    outcome = saltctl("incident", "-o", "table")
+    assert "\x1b" not in outcome.out
+    assert "\N{RIGHT-TO-LEFT OVERRIDE}" not in outcome.out
+    assert "evil\\x1b" in outcome.out
+    assert hostile in [event["conversation_id"] for event in saltctl("incident", "-o", "json").json["events"]]
+
+
+def test_a_bundle_has_no_ids_and_no_password(saltctl: Runner, seeded: LocalEnvironment, tmp_path: Path) -> None:
+    """It is for its owner alone, and holds the timeline, status, doctor and settings."""
+    file, plain = tmp_path / "bundle.json", tmp_path / "plain.json"
+    outcome = saltctl("incident", "--bundle", str(file), "-o", "json")
+    assert outcome.code == 0, outcome.err
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    text = file.read_text()
+    document = json.loads(text)
+    assert document.keys() == {"created_at", "saltctl", "ids", "incident", "status", "doctor", "settings"}
+    assert document["ids"] == "hashed"
+    assert "conv_hot" not in text
+    assert str(seeded.redis.password) not in text
+    hashed = {event["conversation_id"] for event in document["incident"]["events"]} - {None}
+    assert hashed
+    assert all(name.startswith("id-") for name in hashed)
+    assert saltctl("incident", "--bundle", str(plain), "--with-ids").code == 0
+    assert json.loads(plain.read_text())["ids"] == "plain"
+    assert "conv_hot" in plain.read_text()
+    assert str(seeded.redis.password) not in plain.read_text()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_bundle_replaces_nothing(saltctl: Runner, seeded: LocalEnvironment, tmp_path: Path) -> None:
+    """A file that exists, a link and a special file are refused before anything is read."""
+    taken, link = tmp_path / "taken.json", tmp_path / "link.json"
+    taken.write_text("mine")
+    link.symlink_to(tmp_path / "nowhere")
+    outcomes = [saltctl("incident", "--bundle", name) for name in (str(taken), str(link), "/dev/stdout", str(tmp_path))]
+    assert [outcome.code for outcome in outcomes] == [6, 6, 78, 78]
+    assert {outcome.out for outcome in outcomes} == {""}
+    assert taken.read_text() == "mine"
+    assert saltctl("incident", "--with-ids").code == 2
