@@ -20,6 +20,7 @@ NOBODY = 65534
 COMMANDS = {
     "health file": ("service", "run", "--health-file"),
     "metrics file": ("compare", "--metrics-file"),
+    "bundle": ("incident", "--bundle"),
 }
 
 

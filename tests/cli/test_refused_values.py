@@ -22,7 +22,7 @@ NO_NUMBERS = ["nan", "inf", "-1", "1e400", "0x10", "1_000", "\uff11\uff12", "tru
 NO_FLAGS = [*BLANK, "true", "false", "1", "yes please"]
 TEXTS = {
     *("--reason", "--prefix", "--since-key", "--until-key", "--sort-key", "--consumer", "--metrics-address"),
-    *("--table", "--metrics-file", "--health-file", "--file"),
+    *("--table", "--metrics-file", "--health-file", "--file", "--bundle"),
 }
 """Options that take any text or name. Others take a number, a duration, a time, a choice, or a form of their own."""
 REFUSED = {"--confirm": 6, "--before": 6, "--after": 6}
