@@ -34,7 +34,7 @@ def without_secrets(text: str) -> str:
 
     The values of AWS's variables are masked wherever they are.
 
-    Passwords in URLs are left to saltctl.cli.text.without_passwords, which must mask more than it can prove.
+    Passwords in URLs are left to saltctl.cli.formats.text.without_passwords, which must mask more than it can prove.
     """
     for name in _VARIABLES:
         value = os.environ.get(name, "")

@@ -9,9 +9,9 @@ from typing import Any
 
 import typer
 
+from saltctl.cli.formats.text import without_passwords
 from saltctl.cli.hints import in_force
 from saltctl.cli.signals import Terminated, rerun_hint
-from saltctl.cli.text import without_passwords
 from saltctl.commands import hint_of
 from saltctl.errors import ExitCode, SaltctlError
 from saltctl.masking import without_secrets

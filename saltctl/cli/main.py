@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 import typer
 
 from saltctl.cli.failures import Failure, exit_code_of, failure_of, help_without_command, output_failure, shown_failure
+from saltctl.cli.formats.text import printable, without_passwords
 from saltctl.cli.hints import hint_lines, root_options
 from saltctl.cli.output import write_json_line, write_log_line
 from saltctl.cli.signals import Terminated, arguments, raise_on_signals, reraise_lost_signals, runs_from_cron
-from saltctl.cli.text import printable, without_passwords
 from saltctl.errors import ExitCode, SaltctlError
 from saltctl.masking import without_secrets
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from saltctl.cli.formats import tables
 from saltctl.cli.formats.delimited import csv_field, tsv_field
+from saltctl.cli.formats.text import printable, printable_json
 from saltctl.cli.hints import hint_lines, in_force
 from saltctl.cli.signals import arguments, runs_from_cron
-from saltctl.cli.text import printable, printable_json
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:

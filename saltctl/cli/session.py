@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from saltctl.cli.formats.text import printable
 from saltctl.cli.output import note, warn
 from saltctl.cli.signals import rerun_with
-from saltctl.cli.text import printable
 from saltctl.commands import hint_of
 from saltctl.errors import ConfirmationRequiredError, UsageError
 from saltctl.settings import Settings, load_settings

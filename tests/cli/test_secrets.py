@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from saltctl.cli.text import without_passwords
+from saltctl.cli.formats.text import without_passwords
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalRedis, free_port
 from tests.cli.commands import COMMANDS

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.formats.progress import Step, show_progress
 from saltctl.cli.formats.sentences import replay_sentence
+from saltctl.cli.formats.text import counted
 from saltctl.cli.jobs import drain, track_job
 from saltctl.cli.output import columns_of, note, warn
+from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import counted
 from saltctl.commands import command_line
 from saltctl.errors import ExitCode, UsageError
 

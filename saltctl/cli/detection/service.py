@@ -18,11 +18,11 @@ from saltctl.cli import option
 from saltctl.cli.detection.emit import emit
 from saltctl.cli.files import is_special, require_touchable
 from saltctl.cli.formats.sentences import backlog_sentence
+from saltctl.cli.formats.text import format_age
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import Record, columns_of, print_result, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import stop_on_signals
-from saltctl.cli.text import format_age
 from saltctl.errors import AwsUnavailableError, ExitCode, IncompleteError, UsageError
 
 if TYPE_CHECKING:

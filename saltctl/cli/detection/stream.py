@@ -10,10 +10,10 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.detection.replay import replay
 from saltctl.cli.formats.sentences import backlog_sentence
+from saltctl.cli.formats.text import counted
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import columns_of, print_fields, print_result, print_table, warn
 from saltctl.cli.session import session_of
-from saltctl.cli.text import counted
 from saltctl.commands import command_line
 from saltctl.errors import ExitCode, RefusedError, UsageError
 from saltctl.times import iso_utc

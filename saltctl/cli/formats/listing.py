@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from saltctl.cli.formats.delimited import escape_controls, tsv_value
-from saltctl.cli.text import counted
+from saltctl.cli.formats.text import counted
 
 _KEY = "conversation_id"
 

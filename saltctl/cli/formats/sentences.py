@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from saltctl.cli.text import counted
+from saltctl.cli.formats.text import counted
 
 if TYPE_CHECKING:
     from saltctl.detection.replay import ReplayReport

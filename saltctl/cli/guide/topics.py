@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saltctl.cli.formats.text import printable
 from saltctl.cli.hints import in_force
 from saltctl.cli.output import console
 from saltctl.cli.session import Session, session_of
-from saltctl.cli.text import printable
 from saltctl.commands import command_line
 from saltctl.errors import SaltctlError, UsageError
 from saltctl.settings import Settings

@@ -9,9 +9,9 @@ from typing import Any
 
 from saltctl import __version__
 from saltctl.cli.files import replace_file, require_replaceable
+from saltctl.cli.formats.text import printable_json, without_passwords
 from saltctl.cli.output import to_json
 from saltctl.cli.session import Session
-from saltctl.cli.text import printable_json, without_passwords
 from saltctl.errors import ConfigurationError, RefusedError
 from saltctl.masking import without_secrets
 from saltctl.settings import config_path

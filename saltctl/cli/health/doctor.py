@@ -14,11 +14,11 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.formats.tables import print_beside
+from saltctl.cli.formats.text import counted, printable
 from saltctl.cli.guide.completion import complete_checks
 from saltctl.cli.hints import in_force
 from saltctl.cli.output import columns_of, print_result, resolve_format
 from saltctl.cli.session import Session, session_of
-from saltctl.cli.text import counted, printable
 from saltctl.errors import ConfigurationError, ExitCode, SaltctlError, UsageError
 from saltctl.health.findings import WORST_FIRST, Finding, Status
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.text import counted, printable
 from saltctl.cli.output import columns_of, note, print_result, print_table, resolve_format, warn
 from saltctl.cli.session import Session, session_of
-from saltctl.cli.text import counted, printable
 from saltctl.errors import IncompleteError, UsageError
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.formats.tables import print_beside
+from saltctl.cli.formats.text import counted, format_age, printable
 from saltctl.cli.hints import in_force
 from saltctl.cli.output import (
     OutputFormat,
@@ -26,7 +27,6 @@ from saltctl.cli.output import (
     write_json_line,
 )
 from saltctl.cli.session import place_of, session_of
-from saltctl.cli.text import counted, format_age, printable
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.formats.progress import Step, show_progress
 from saltctl.cli.formats.sentences import audit_sentence
+from saltctl.cli.formats.text import counted
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.jobs import drain
 from saltctl.cli.output import columns_of, note, print_result, resolve_format, warn, write_json
+from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import counted
 from saltctl.commands import command_line, hint_of
 from saltctl.errors import ExitCode, RefusedError, UsageError
 

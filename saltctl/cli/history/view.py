@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from saltctl.cli.formats.tables import print_beside
+from saltctl.cli.formats.text import counted, printable, printable_json
 from saltctl.cli.output import (
     Column,
     OutputFormat,
@@ -26,7 +27,6 @@ from saltctl.cli.output import (
     write_json_line,
     write_row,
 )
-from saltctl.cli.text import counted, printable, printable_json
 from saltctl.salting import number_text
 from saltctl.times import parse_iso
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.text import counted, printable
 from saltctl.cli.guide.completion import complete_drills
 from saltctl.cli.output import OutputFormat, columns_of, console, print_result, resolve_format
-from saltctl.cli.text import counted, printable
 from saltctl.commands import command_line
 from saltctl.errors import ExitCode, UsageError
 

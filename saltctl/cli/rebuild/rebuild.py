@@ -12,12 +12,12 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.formats.sentences import rebuild_sentence
+from saltctl.cli.formats.text import counted
 from saltctl.cli.jobs import estimated_items, resume_hint, track_job
 from saltctl.cli.output import warn
 from saltctl.cli.rebuild.view import COLUMNS, print_report, show_rebuild
 from saltctl.cli.session import Session, is_interactive, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import counted
 from saltctl.errors import ExitCode, RefusedError
 from saltctl.times import iso_utc
 

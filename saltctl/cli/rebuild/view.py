@@ -7,10 +7,10 @@ from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from saltctl.cli.formats.progress import PrintLine, Show, Step, show_progress
+from saltctl.cli.formats.text import printable, scan_cost
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain
 from saltctl.cli.output import columns_of, note, print_fields, warn
-from saltctl.cli.text import printable, scan_cost
+from saltctl.cli.progress import PrintLine, Show, Step, show_progress
 from saltctl.rebuild import events
 from saltctl.stores.contracts.registry import DamagedEntry
 from saltctl.times import iso_utc

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from saltctl.cli.formats.text import counted
 from saltctl.cli.output import note, warn
 from saltctl.cli.session import Session
 from saltctl.cli.signals import rerun_hint
-from saltctl.cli.text import counted
 from saltctl.commands import command_line
 from saltctl.errors import (
     IncompleteError,

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.formats.progress import Step, show_progress
 from saltctl.cli.formats.sentences import compare_sentence
+from saltctl.cli.formats.text import printable
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, estimated_items, track_job
 from saltctl.cli.output import columns_of, warn
+from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import printable
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:

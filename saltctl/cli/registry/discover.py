@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.formats.progress import Step, show_progress
+from saltctl.cli.formats.text import counted, scan_cost
 from saltctl.cli.jobs import drain
 from saltctl.cli.output import OutputFormat, columns_of, note, print_result, resolve_format, warn, write_json
+from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import counted, scan_cost
 from saltctl.errors import ExitCode, SaltctlError
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.formats.progress import PrintLine, Show, Step, show_progress
 from saltctl.cli.formats.sentences import recover_sentence
+from saltctl.cli.formats.text import counted, printable, scan_cost
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, resume_hint
 from saltctl.cli.output import OutputFormat, columns_of, note, print_result, warn
+from saltctl.cli.progress import PrintLine, Show, Step, show_progress
 from saltctl.cli.rebuild.view import step_of
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import counted, printable, scan_cost
 from saltctl.errors import ExitCode, SaltctlError
 from saltctl.times import iso_utc
 from saltctl.values import parse_registry_id

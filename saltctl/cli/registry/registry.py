@@ -11,13 +11,13 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.formats.listing import ids_of_listing
 from saltctl.cli.formats.sentences import raise_sentence
+from saltctl.cli.formats.text import format_age
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import UNKNOWN, Column, OutputFormat, Record, columns_of, note, print_result, warn
 from saltctl.cli.registry.discover import discover
 from saltctl.cli.registry.transfer import export, import_, open_lines, read_source
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import format_age
 from saltctl.commands import command_line
 from saltctl.errors import (
     IncompleteError,

@@ -11,13 +11,13 @@ from typing import Annotated, BinaryIO, Literal
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.formats.progress import Step, show_progress
 from saltctl.cli.formats.sentences import import_sentence
+from saltctl.cli.formats.text import counted, printable_json
 from saltctl.cli.jobs import drain
 from saltctl.cli.output import columns_of, note, print_fields, print_result, warn
+from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import counted, printable_json
 from saltctl.errors import AwsUnavailableError, ExitCode, UnavailableError, UsageError
 
 MAX_PRINTED = 20

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.text import counted
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import OutputFormat, columns_of, format_value, print_result, resolve_format, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
-from saltctl.cli.text import counted
 from saltctl.errors import ExitCode, SaltctlError, UsageError
 from saltctl.salting import is_conversation_id
 

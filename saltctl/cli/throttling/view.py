@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from saltctl.cli.formats.tables import print_beside
+from saltctl.cli.formats.text import counted, printable
 from saltctl.cli.output import Column, columns_of, format_value, print_table
-from saltctl.cli.text import counted, printable
 from saltctl.salting import split_partition_key
 from saltctl.throttling.analysis import CAUSE_OF, CAUSES, DAY, ThrottleAnalysis, TimeRange
 from saltctl.throttling.scan import ScanResult, as_record

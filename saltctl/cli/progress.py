@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from saltctl.cli.formats.text import counted
 from saltctl.cli.output import console, note
 from saltctl.cli.signals import announce_stop
-from saltctl.cli.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console

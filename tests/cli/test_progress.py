@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from saltctl.cli.formats.progress import Step, describe, show_progress
+from saltctl.cli.progress import Step, describe, show_progress
 
 FULL = Step("rebuilding", 120_000, total=300_000, more=("1,200 of them new to Redis", "9,000.5 RCU"))
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.cli.text import counted, format_age, printable, printable_json, scan_cost
+from saltctl.cli.formats.text import counted, format_age, printable, printable_json, scan_cost
 
 ANY_STRING = st.text(st.characters(exclude_categories=()))
 
