@@ -36,7 +36,7 @@ class Redactor:
 
     def redact(self, document: Any) -> Any:
         """Return a document with hashes in place of ids."""
-        ids = {form for found in self._ids(document) for form in (found, repr(found)[1:-1])} - self._names - {""}
+        ids = {form for found in self._ids(document) for form in (found, repr(found)[1:-1])} - {""}
         longest_first = sorted(ids, key=lambda one: (-len(one), one))
         # An id ends where a word ends, so that the id 4 is not found in 406.
         words = "|".join(map(re.escape, longest_first))
@@ -52,7 +52,8 @@ class Redactor:
         elif isinstance(value, str) and key in _ID_KEYS:
             yield value
         elif isinstance(value, str):
-            yield from (match[1] or match[2] for match in _QUOTED.finditer(value))
+            quoted = (match[1] or match[2] for match in _QUOTED.finditer(value))
+            yield from (found for found in quoted if found not in self._names)
 
     def _replace(self, value: Any, pattern: re.Pattern[str] | None, key: str = "") -> Any:
         if isinstance(value, dict):

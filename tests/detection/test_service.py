@@ -642,6 +642,7 @@ def test_a_watcher_without_progress_is_late(event_log: EventLog) -> None:
     assert run_steps(world, 20, 10.0, watcher) <= 10
     assert event_log.fields_of("parts_late")[0]["parts"] == ["fence_watcher"]
     assert world.state.seen["me"] == ["fence_watcher"]
+    assert ("service-late", "me: fence_watcher", ()) in world.log.events
 
 
 def test_a_watcher_whose_thread_ended_is_started_again(event_log: EventLog) -> None:

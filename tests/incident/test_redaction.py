@@ -41,6 +41,12 @@ def test_what_is_no_id_stays() -> None:
     assert redacted == document | {"conversation_id": redacted["conversation_id"]}
 
 
+def test_an_id_that_is_a_name_is_replaced() -> None:
+    """Here it is a table, too, which a text quotes."""
+    redacted = Redactor(["messages"]).redact([{"conversation_id": "messages"}, "messages to 4"])
+    assert "messages" not in str(redacted)
+
+
 def test_a_hash_cannot_be_compared_with_that_of_another_bundle() -> None:
     """The key is random: whoever tries all ids finds none."""
     one, other = Redactor(), Redactor()

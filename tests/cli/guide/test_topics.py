@@ -243,8 +243,11 @@ OTHERS = sorted({command for topic in TOPICS if topic not in INCIDENTS for comma
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command in OTHERS if not command.startswith(("drill", "service run"))])
-def test_the_commands_of_the_other_pages_work(command: str, scratch: LocalEnvironment) -> None:
+def test_the_commands_of_the_other_pages_work(
+    command: str, scratch: LocalEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In an environment where no instance of the service runs, and nothing else is wrong."""
+    monkeypatch.chdir(tmp_path)  # one of them writes a file
     command = command.replace("ID", "0123456789abcdef").replace("registry get", f"registry get {FULL}")
     words = shlex.split(command)
     code, shown = run_on_a_terminal(*words, typed="y\n")

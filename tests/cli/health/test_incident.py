@@ -18,7 +18,9 @@ from saltctl.local.servers import LocalMoto
 from saltctl.registry.registry import Registry
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.event_log import EventsItem, LoggedEvent
+from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.service_state import ServiceState
+from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner, seeded_tables
 
 
@@ -155,3 +157,18 @@ def test_a_bundle_replaces_nothing(saltctl: Runner, seeded: LocalEnvironment, tm
     assert {outcome.out for outcome in outcomes} == {""}
     assert taken.read_text() == "mine"
     assert saltctl("incident", "--with-ids").code == 2
+
+
+def test_raises_of_a_file_and_of_a_replay_are_named(saltctl: Runner, own: LocalEnvironment, tmp_path: Path) -> None:
+    """One event for each command, so that the raises are found although Redis has lost the heat."""
+    names = [f"conv-{uuid4().hex}" for _ in range(3)]
+    file = tmp_path / "raises.tsv"
+    file.write_text(f"{names[0]}\t4\tlaunch\n{names[1]}\t8\tlaunch\n")
+    assert saltctl("registry", "set", "--file", str(file), "--yes").code == 0
+    with closing(HeatStream(own.settings)) as stream:
+        stream.append_reports([HeatReport(names[2], "app-1", int(time.time()), 5_000)])
+    assert saltctl("stream", "replay", "--dry-run").code == 0
+    assert saltctl("stream", "replay").code == 0
+    logged = [event.conversation_ids for event in EventsItem(BackupTable(own.settings)).read().events]
+    assert [ids for ids in logged if names[0] in ids] == [(names[0], names[1])]
+    assert len([ids for ids in logged if names[2] in ids]) == 1

@@ -12,6 +12,7 @@ from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
+from saltctl.stores.event_log import EventsItem
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
 from tests.support.redis_servers import plain_client
@@ -48,6 +49,8 @@ def test_a_recovery_is_reported(saltctl: Runner, lost: BackupTable) -> None:
     assert done.json["registry_id"] == BackupTable(replace(lost.settings, registry_id=None)).registry.id()
     assert done.json["rebuild"]["entries"] == 1
     assert saltctl("registry", "get", "conv", "-o", "json").json[0]["max_n"] == 8
+    kinds = [event.kind for event in EventsItem(lost).read().events]
+    assert kinds[-3:] == ["unverified", "verified", "recovered"]
     again = saltctl("recover", "--yes", "-o", "json")
     assert (again.code, again.json["table"], again.json["from_redis"]) == (0, "intact", 0)
     assert again.json["registry_id"] == done.json["registry_id"]
