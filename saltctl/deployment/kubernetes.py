@@ -40,7 +40,7 @@ def manifests(settings: Settings, image: str = IMAGE) -> str:
 # The probe and the comparison run Python, so that the image needs no shell.
 _MANIFESTS = """\
 # kubectl apply -n NAMESPACE -f FILE
-# Before that, with the Redis URL and its password in a file:
+# Before that, with the Redis URL and its password in a file that has no newline at its end:
 #   kubectl create secret generic saltctl-redis -n NAMESPACE --from-file=url=FILE
 # The image needs python3, and saltctl on its PATH.
 apiVersion: v1

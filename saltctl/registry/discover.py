@@ -208,11 +208,7 @@ class Salts:
     foreign_key: str | None = None
 
     def add(self, page: KeysPage) -> None:
-        """Count the rows of one page."""
-        self.items += len(page.items)
-        self.consumed_rcu += page.consumed_rcu
-        if page.segment >= 0:
-            self.after[page.segment] = page.last
+        """Count the rows of one page. Its position comes last: a page that was interrupted is read again."""
         for item in page.items:
             key = item[self.partition_key]["S"]
             conversation_id, salt = split_partition_key(key)
@@ -224,6 +220,10 @@ class Salts:
             elif SEPARATOR in key:
                 self.foreign_rows += 1
                 self.foreign_key = key
+        self.items += len(page.items)
+        self.consumed_rcu += page.consumed_rcu
+        if page.segment >= 0:
+            self.after[page.segment] = page.last
 
     def add_row(self, conversation_id: str, salt: int, crc: int | None) -> bool:
         """Count one row on a salt; return whether it proves anything new. A row that is counted twice does no harm."""

@@ -13,14 +13,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from typing import Literal, cast
 
-from saltctl.errors import IncompleteError
+from saltctl.errors import AwsUnavailableError, IncompleteError, LeaseHeldError, SaltctlError
 from saltctl.rebuild import events
 from saltctl.rebuild.lease import Lease
 from saltctl.rebuild.options import RebuildOptions
@@ -287,10 +287,17 @@ class Recovery:
             segments=self.options.segments,
             max_rcu=self.options.max_rcu,
         )
-        with closing(scan):
-            for event in scan:
-                yield from self._progress("reading the messages", event.items, lease, total)
-                checkpoint.save_if_due(salts)
+        try:
+            with closing(scan):
+                for event in scan:
+                    yield from self._progress("reading the messages", event.items, lease, total)
+                    checkpoint.save_if_due(salts)
+        except (AwsUnavailableError, LeaseHeldError):
+            raise  # a save would fail, after a while, or overwrite that of the new holder
+        except BaseException:
+            with suppress(SaltctlError):  # the last one is there
+                checkpoint.save(salts)
+            raise
         checkpoint.save(salts)
         return salts
 

@@ -111,6 +111,10 @@ def decode(encoded: bytes) -> Part:
     return part
 
 
+Position = tuple[int, float, Mapping[int, Item | None]]
+"""How many messages were read, the units that this took, and the last key of each segment."""
+
+
 @dataclass(eq=False)
 class ScanCheckpoint:
     """Resumes the scan of an interrupted recovery, and saves how far it is.
@@ -135,7 +139,7 @@ class ScanCheckpoint:
     _parts: int = field(default=0, init=False)
     _previous: str = field(default="", init=False)
     _due: float = field(default=0.0, init=False)
-    _saved: tuple[int, float, Mapping[int, Item | None]] = field(default=(0, 0.0, {}), init=False)
+    _saved: Position = field(default=(0, 0.0, {}), init=False)
 
     def resume_or_mark(
         self, mode: ResumeMode, sessions: Sessions
@@ -203,6 +207,8 @@ class ScanCheckpoint:
     def save(self, salts: Salts) -> None:
         """Write what was found since the last save, and with its last part the new position.
 
+        One that was interrupted can be repeated: rows that were not written for sure are written again.
+
         Raises:
             UnavailableError, AccessDeniedError, ConfigurationError: the backup table cannot be written.
         """
@@ -213,15 +219,16 @@ class ScanCheckpoint:
             rows[conversation_id] = found
             size += len(conversation_id.encode()) + _ROW_BYTES * (1 + len(found))
             if size >= MAX_ROW_BYTES:
-                self._write(rows)  # at the former position: its rows are read again if no other part follows
+                self._write(rows, self._saved)  # the former position: they are read again if no other part follows
                 rows, size = {}, 0
+        position = (salts.items, salts.consumed_rcu, dict(salts.after))
+        self._write(rows, position)
+        self._saved = position
         salts.unsaved.clear()
-        self._saved = (salts.items, salts.consumed_rcu, dict(salts.after))
-        self._write(rows)
         self._due = self.clock() + self.every
 
-    def _write(self, rows: Mapping[str, list[Row]]) -> None:
-        items, consumed_rcu, after = self._saved
+    def _write(self, rows: Mapping[str, list[Row]], position: Position) -> None:
+        items, consumed_rcu, after = position
         part = Part(
             self.scope, self.token, self._primaries, self._previous, self.now(), items, consumed_rcu, after, rows
         )

@@ -24,10 +24,13 @@ from typing import Any
 import pytest
 
 from saltctl.local.environment import LocalEnvironment
+from saltctl.local.servers import LocalMoto
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.aws.table import Table
+from tests.cli.conftest import seeded_tables
 from tests.support.aws_stub import Answer, AwsStub
 
 pytestmark = pytest.mark.slow
@@ -38,6 +41,21 @@ MERGED = 400
 SHOW_CURSOR = "\x1b[?25h"
 
 
+@pytest.fixture(scope="module")
+def environment(moto: LocalMoto) -> Iterator[LocalEnvironment]:
+    """An environment of this module alone: a rebuild merges the rows of the endless table."""
+    with seeded_tables(moto, "interrupted") as found:
+        yield found
+
+
+@pytest.fixture
+def seeded(environment: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> LocalEnvironment:
+    """The environment in the environment variables of this test."""
+    for name, value in environment.variables().items():
+        monkeypatch.setenv(name, value)
+    return environment
+
+
 class EndlessTables:
     """Scans that never end, of ten rows a page, and an ItemCount; ``held`` requests wait until the test ends."""
 
@@ -45,6 +63,7 @@ class EndlessTables:
         self.settings = settings
         self.estimate = estimate
         self.pages = 0
+        self.endless = {settings.backup_table, settings.messages_table}
         self.hold: Callable[[str, dict[str, Any]], bool] = lambda operation, request: False
         self.held = threading.Event()
         self.ended = threading.Event()
@@ -62,7 +81,7 @@ class EndlessTables:
             self.ended.wait(60)
         if operation == "DescribeTable" and self._descriptions[request["TableName"]]:
             return 200, {"Table": self._descriptions[request["TableName"]] | {"ItemCount": self.estimate}}
-        if operation != "Scan":
+        if operation != "Scan" or request["TableName"] not in self.endless:
             return None
         time.sleep(0.02)
         self.pages += 1
@@ -265,6 +284,21 @@ def test_a_rebuild_is_resumed_by_the_command_that_is_named(
     report = json.loads(done.stdout)
     assert (report["resumed"], report["verified"]) == (True, True)
     assert report["entries"] >= ROWS_A_PAGE * 100
+
+
+def test_a_recovery_is_resumed_after_the_first_page(
+    start: Callable[..., Running], configured: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint is written at its end, not only every few seconds; the total is that of the messages."""
+    registry.raise_to("conv", 4)
+    MessagesTable(configured).create()
+    with endless(configured, monkeypatch) as tables:
+        tables.endless = {configured.messages_table}
+        running = start("recover", "--yes", columns=120)
+        running.wait_until(lambda shown: re.search("reading the messages: [0-9]+ of about 300,000 messages", shown))
+        running.interrupt()
+        assert running.end() == 130
+    assert commands(running.shown[running.shown.rindex("stopping…") :]) == [["saltctl", "recover", "--yes", "--resume"]]
 
 
 def test_a_second_ctrl_c_ends_at_once(

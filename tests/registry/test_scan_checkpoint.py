@@ -129,6 +129,58 @@ def test_a_large_page_is_split_and_its_position_comes_last() -> None:
     assert not resumed(parts).after
 
 
+class Interrupted(Parts):
+    """The write of one part is interrupted, just before it or just after it."""
+
+    def __init__(self, at: int, *, written: bool) -> None:
+        super().__init__()
+        self.at = at
+        self.written = written
+
+    def save(self, number: int, part: bytes) -> None:
+        """Keep the part, unless it is the one, which is interrupted once."""
+        if number != self.at or self.written:
+            super().save(number, part)
+        if number == self.at:
+            self.at = -1
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("at", range(5))
+def test_a_save_that_was_interrupted_is_repeated(at: int, written: bool) -> None:
+    """The end of an interrupted recovery saves again: each row is in the chain, or behind its position."""
+    parts, found = Interrupted(at, written=written), salts()
+    made = checkpoint(parts)
+    list(made.restore(found))
+    found.add(scanned(*(f"{number:0>1000}#1" for number in range(600))))
+    with pytest.raises(KeyboardInterrupt):
+        made.save(found)
+    made.save(found)
+    again = resumed(parts)
+    assert again.after == found.after
+    assert again.highest == found.highest
+
+
+def test_a_page_that_was_interrupted_is_read_again() -> None:
+    """Its position is not that of the scan before each of its rows was counted."""
+    found, read = salts(), 0
+
+    def interrupt(row: Item) -> str:
+        nonlocal read
+        read += 1
+        if read == 4:
+            raise KeyboardInterrupt
+        return str(row["at"]["S"])
+
+    found.message_id = interrupt
+    first = scanned("a#1", "b#1")
+    found.add(first)
+    with pytest.raises(KeyboardInterrupt):
+        found.add(scanned("c#1", "d#1"))
+    assert (found.items, found.after) == (2, {0: first.last})
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
