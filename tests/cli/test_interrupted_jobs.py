@@ -132,6 +132,7 @@ class Running:
             stdin=other if columns else subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=other,
+            env=dict(os.environ),  # without the COLUMNS that readline, which pytest imports, sets behind its back
             start_new_session=True,
         )
         os.close(other)
