@@ -10,7 +10,7 @@ from saltctl.commands import is_command, with_root_options
 root_options: ContextVar[Sequence[str]] = ContextVar("root_options", default=())
 """The options of the root that the running command was given, such as ``--context prod``."""
 OBEYING = frozenset(
-    "compare config doctor help history rebuild recover registry service setup status stream throttle".split()  # noqa: SIM905
+    "compare config doctor help history incident rebuild recover registry service setup status stream throttle".split()  # noqa: SIM905
 )
 """The commands that obey these options. The others set their own servers, or ask none."""
 

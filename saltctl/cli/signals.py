@@ -35,7 +35,7 @@ class _TimeoutExpired(BaseException):
 
 _RERAISE_SECONDS = 0.05
 arguments: ContextVar[Sequence[str]] = ContextVar("arguments", default=())
-"""The arguments of the running command, for :func:`rerun_hint` and :func:`rerun_with`."""
+"""The arguments of the running command, for :func:`rerun_hint` and those below."""
 
 
 def runs_from_cron() -> bool:
@@ -52,6 +52,11 @@ def rerun_hint(how: str = "") -> str:
     words = [word for word in arguments.get() if word != "--restart"]  # that would discard what is kept
     kept = "finished work is kept; " if _KEEPING & {*words} and "--dry-run" not in words else ""
     return hint_of(f"{kept}run it again{' ' + how if how else ''}", command_line(*words))
+
+
+def rerun_without(option: str) -> str:
+    """Return the running command without a flag, such as a dry run that was a look before the real one."""
+    return command_line(*(word for word in arguments.get() if word != option))
 
 
 def rerun_with(*options: str) -> str:

@@ -33,6 +33,7 @@ from saltctl.registry.drift import (
     classify,
     count_of,
     looks_like_drift,
+    plan_repair,
     repair,
 )
 from saltctl.registry.failures import read_undamaged
@@ -217,12 +218,14 @@ class Comparison:
     # Results.
 
     def _count(self, drift: Drift) -> Drift:
-        """Repair drift if requested, and count it."""
+        """Plan the repair of drift, repair it if requested, and count it."""
+        drift = plan_repair(drift, adopt=self.options.adopt, cap=self.settings.max_n_cap)
         if self.registry is not None:
             drift = repair(self.registry, drift, self.sleep)
         report = self._report
         setattr(report, drift.kind, getattr(report, drift.kind) + 1)
         report.repaired += drift.repaired
+        report.redis_alone += drift.in_redis_alone
         if len(report.drift) < MAX_LISTED:
             report.drift.append(drift)
         return drift

@@ -21,6 +21,9 @@ from saltctl.values import LONGEST, check_number, check_whole
 REPAIR_REASON = "compare --repair: Redis had more than the backup"
 """The reason that is recorded with a raise of the backup."""
 
+Side = Literal["redis", "backup"]
+NOT_ADOPTED = "Redis alone has it, and it was not adopted"
+"""Why a repair left an entry without an item in the backup."""
 DriftKind = Literal["behind", "missing", "unbacked", "uncommitted"]
 """behind: Redis has less than the backup. missing: Redis has no entry. unbacked: Redis has more than the backup, or
 the backup has no entry. uncommitted: write_n is below max_n."""
@@ -31,7 +34,8 @@ class Drift:
     """One conversation on which Redis and the backup disagree.
 
     A side without an entry is None. ``redis_n`` is 0 if the value in Redis is not a number. ``problem`` is the reason
-    why a repair was refused.
+    why a repair was refused. A repair writes ``planned_n`` to the side ``planned_side``; both are None if it leaves
+    the conversation as it is.
     """
 
     conversation_id: str
@@ -41,6 +45,13 @@ class Drift:
     write_n: int | None = None
     repaired: bool = False
     problem: str | None = None
+    planned_n: int | None = None
+    planned_side: Side | None = None
+
+    @property
+    def in_redis_alone(self) -> bool:
+        """Whether the backup has no entry: only a repair that adopts it writes one."""
+        return self.kind == "unbacked" and self.backup_n is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,7 @@ class ComparisonOptions:
         batch_size: entries that are looked up in Redis at once; by default four for each of 16,384 buckets, so that
             one command covers several.
         max_suspects: entries that wait for their second check; with more of them, the scan waits.
+        adopt: repair what Redis alone has, too: write it to the backup. Nobody knows who wrote it.
     """
 
     segments: int = 4
@@ -79,6 +91,7 @@ class ComparisonOptions:
     page_limit: int | None = None
     batch_size: int = 65_536
     max_suspects: int = 50_000
+    adopt: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that DynamoDB would refuse, or that cannot be meant; raises UsageError."""
@@ -113,7 +126,7 @@ class ComparisonReport:
 
     ``checked`` conversations were compared; ``in_sync`` of them agree. The next four count the others by their kind
     of drift; ``repaired`` of these agree now. ``verified``: Redis answers lookups. ``drift`` lists the first 1,000.
-    ``damaged`` items of the backup could not be compared.
+    ``damaged`` items of the backup could not be compared. ``redis_alone`` of the unbacked have no item in the backup.
     """
 
     checked: int = 0
@@ -128,6 +141,7 @@ class ComparisonReport:
     seconds: float = 0.0
     damaged: int = 0
     consumed_rcu: float = 0.0
+    redis_alone: int = 0
 
     @property
     def differing(self) -> int:
@@ -199,20 +213,38 @@ def classify(suspect: Suspect, redis_n: int | None, entry: BackupEntry | None) -
     return None
 
 
-def repair(registry: Registry, drift: Drift, sleep: Callable[[float], None]) -> Drift:
-    """Raise the side that has less, by the protocol; never lower one. Return the drift with the outcome.
+def plan_repair(drift: Drift, *, adopt: bool, cap: int) -> Drift:
+    """Return the drift with the value that a repair writes, and its side, or with the reason why it writes none.
 
-    Lookups returned an unbacked N, so messages may be on its salts: the backup is raised to it. An N that is not a
-    power of two is rounded up, since covering more salts is safe for readers. ``sleep`` waits while AWS throttles.
+    The side that has less is raised, and none is lowered. Lookups returned an unbacked N, so messages may be on its
+    salts: the backup is raised to it. An N that is not a power of two is rounded up, since covering more salts is safe
+    for readers. An entry that Redis alone has is written only with ``adopt``; an N above ``cap`` never.
     """
-    conversation_id = drift.conversation_id
+    if drift.kind != "unbacked":
+        side: Side = "backup" if drift.kind == "uncommitted" else "redis"
+        return replace(drift, planned_n=drift.backup_n, planned_side=side)
+    if not drift.redis_n:
+        return replace(drift, problem="the value in Redis is not a number, and the backup has no entry")
+    n = power_of_two_at_least(drift.redis_n)
+    if n > cap:
+        return replace(drift, problem=f"the value in Redis, {drift.redis_n}, is above the cap of {cap} (max_n_cap)")
+    if drift.in_redis_alone and not adopt:
+        return replace(drift, problem=NOT_ADOPTED)
+    return replace(drift, planned_n=n, planned_side="backup")
+
+
+def repair(registry: Registry, drift: Drift, sleep: Callable[[float], None]) -> Drift:
+    """Do what is planned for a drift, by the protocol, and return it with the outcome.
+
+    ``sleep`` waits while AWS throttles.
+    """
+    conversation_id, n = drift.conversation_id, drift.planned_n
+    if n is None:
+        return drift
     try:
         if drift.kind != "unbacked":
             retry_while_throttled(lambda: registry.complete(conversation_id), sleep)
-        elif not drift.redis_n:
-            return replace(drift, problem="the value in Redis is not a number, and the backup has no entry")
         else:
-            n = power_of_two_at_least(drift.redis_n)
             retry_while_throttled(lambda: registry.raise_to(conversation_id, n, reason=REPAIR_REASON), sleep)
     except SaltctlError as exc:
         if is_outage(exc):

@@ -225,7 +225,9 @@ def test_repair_brings_both_sides_to_the_larger_n(world: World) -> None:
     world.redis["stranger"] = 16
     world.put("conv_3", 4, write_n=2)
     report = world.report(repair=True)
-    assert (report.repaired, report.unrepaired) == (5, 0)
+    assert (report.repaired, report.unrepaired, report.redis_alone) == (4, 1, 1)
+    report = world.report(repair=True, adopt=True)
+    assert (report.repaired, report.unrepaired) == (1, 0)
     assert [world.redis[f"conv_{i}"] for i in range(4)] == [4, 4, 8, 4]
     assert [(e.max_n, e.write_n) for e in (world.backup.items[i] for i in ("conv_2", "stranger", "conv_3"))] == [
         (8, 8),

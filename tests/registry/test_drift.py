@@ -11,7 +11,7 @@ from saltctl.errors import (
     SaltctlError,
     WrongTypeError,
 )
-from saltctl.registry.drift import Drift, DriftKind, Suspect, classify, looks_like_drift, repair
+from saltctl.registry.drift import Drift, DriftKind, Suspect, classify, looks_like_drift, plan_repair, repair
 from saltctl.registry.registry import Registry
 from saltctl.stores.contracts.registry import BackupEntry
 from saltctl.testing import MemoryBackup, MemoryRedis
@@ -75,7 +75,7 @@ def test_a_repair_that_fails_alone_is_a_problem_of_its_drift(exc: SaltctlError) 
     backup, redis = MemoryBackup(), MemoryRedis()
     backup.items["conv"] = BackupEntry("conv", 4, 4, ())
     registry = Registry(redis, backup)
-    drift = Drift("conv", None, 4, "missing")
+    drift = plan_repair(Drift("conv", None, 4, "missing"), adopt=False, cap=256)
     (primary,) = redis.primaries()
     redis.faults[primary].before["merge"] = exc
     repaired = repair(registry, drift, lambda seconds: None)

@@ -70,7 +70,7 @@ def test_the_messages_show_what_redis_has_lost_too(world: World, admin: Any) -> 
     world.delete_table()
     admin.flushall()
     hints = world.refusals()
-    assert all(hint.startswith(("readers miss nothing", "saltctl recover")) for hint in hints)
+    assert all("saltctl recover" in hint or hint.startswith("readers miss nothing") for hint in hints)
     with pytest.raises(RegistryExistedError, match="salted messages, such as") as refused:
         world.set_up()
     assert refused.value.hint == "saltctl recover --dry-run"

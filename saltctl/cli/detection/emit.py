@@ -77,7 +77,7 @@ def _content(kind: Kind, settings: Settings, role: Role | None, executable: str 
             return iam.document(settings, role)
         case "acl":
             if role is not None and role not in acl.ROLES:
-                raise UsageError(f"{role} needs no Redis user", hint=f"saltctl service emit iam --role {role}")
+                raise UsageError(f"{role} needs no Redis user", hint="saltctl service emit iam")
             return acl.users(settings, role)
 
 

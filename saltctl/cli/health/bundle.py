@@ -18,7 +18,7 @@ from saltctl.settings import config_path
 from saltctl.times import iso_utc
 
 _WHAT = "bundle"
-_HINT = "give a new file in a directory of your own: saltctl incident --bundle incident.json"
+_HINT = "give a new file in a directory of your own, such as incident.json"
 
 
 def require_new(file: Path) -> None:

@@ -18,7 +18,7 @@ from saltctl.cli.output import warn
 from saltctl.cli.rebuild.view import COLUMNS, print_report, show_rebuild
 from saltctl.cli.session import Session, is_interactive, session_of
 from saltctl.cli.signals import deadline
-from saltctl.errors import ExitCode, RefusedError
+from saltctl.errors import ExitCode, RefusedError, SaltctlError
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def rebuild(
         happened, view = changed or report.skipped > 0, partial(print_report, report=report)
         sentence = rebuild_sentence(report)
         job.finish(asdict(report), output, happened=happened, columns=COLUMNS, human_view=view, sentence=sentence)
+        if not dry_run and report.verified and not report.verified_before:
+            _warn_of_lost_group(session)
         if report.skipped:
             if not cron:
                 warn(f"skipped damaged items of the backup: {report.skipped:,}. They are named above")
@@ -102,6 +104,16 @@ def _run(session: Session, options: RebuildOptions, *, quiet: bool) -> RebuildRe
     job = Rebuild(session.settings, session.store, backup, options, checkpoint=backup.checkpoint, notes=notes, log=log)
     doing = "reading the backup" if options.dry_run else "rebuilding"
     return show_rebuild(job.run(), doing=doing, total=None if quiet else estimated_items(backup), quiet=quiet)
+
+
+def _warn_of_lost_group(session: Session) -> None:
+    """Say that what lost the entries took the group of the heat stream, too. The rebuild is done all the same."""
+    from saltctl.stores.heat.stream import GROUP
+
+    with suppress(SaltctlError):
+        if not session.heat_stream.group_exists():
+            lost = f"the heat stream has no group {GROUP!r}, so that hot conversations are not raised"
+            warn(lost, "saltctl setup")
 
 
 def _ask_mode(session: Session, *, ask: bool) -> ResumeMode:

@@ -12,19 +12,34 @@ from saltctl.cli import option
 from saltctl.cli.formats.sentences import compare_sentence
 from saltctl.cli.formats.text import printable
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, estimated_items, track_job
-from saltctl.cli.output import columns_of, warn
+from saltctl.cli.output import Record, columns_of, format_value, warn
 from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
-from saltctl.cli.signals import deadline
+from saltctl.cli.signals import deadline, rerun_with
+from saltctl.commands import hint_of
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from saltctl.registry.drift import ComparisonOptions, ComparisonProgress, ComparisonReport, Sample
 
 COLUMNS = columns_of(
-    "checked in_sync behind missing unbacked uncommitted repaired verified damaged seconds consumed_rcu sample drift"
+    "checked in_sync behind missing unbacked uncommitted repaired verified damaged seconds consumed_rcu sample drift "
+    "redis_alone"
 )
+
+
+def _plan(record: Record) -> str:
+    """Return what a repair writes, such as ``4 → 64 (backup)``."""
+    if record["planned_n"] is None:
+        return "left as it is"
+    side, kind = record["planned_side"], record["kind"]
+    before = record["write_n"] if kind == "uncommitted" else record[f"{side}_n"]
+    name = "backup, write_n" if kind == "uncommitted" else side
+    return f"{format_value(before)} → {format_value(record['planned_n'])} ({name})"
+
+
 DRIFT_COLUMNS = columns_of("conversation_id kind redis_n backup_n write_n repaired")
+PLAN_COLUMNS = columns_of("conversation_id kind redis_n backup_n write_n plan", plan=_plan)
 
 
 def compare(
@@ -32,6 +47,9 @@ def compare(
     repair: Annotated[bool, typer.Option("--repair", help="Raise the side that has less; else change nothing.")] = (
         False
     ),
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="With --repair: write what Redis alone has to the backup, too.")
+    ] = False,
     sample: Annotated[
         str | None, typer.Option("--sample", metavar="K/N", help="Only part K of N; N runs cover everything.")
     ] = None,
@@ -47,9 +65,10 @@ def compare(
     """Compare Redis with the backup, both ways, and find every conversation on which they disagree.
 
     behind, missing: Redis has less than the backup, or no entry. unbacked: Redis has more, so it was written by
-    hand. uncommitted: a raise was interrupted. --repair raises the side that has less, and never lowers one.
-    Costs one scan of the backup, and one read unit for each suspected conversation. Exits 3 if drift is left, 4
-    if items of the backup are damaged.
+    hand. uncommitted: a raise was interrupted. --repair raises the side that has less, and never lowers one;
+    with --dry-run it shows each planned value and its side. What Redis alone has stays as it is without --adopt.
+    Costs one scan of the backup, and one read unit for each suspected conversation. Exits 3 if drift is left or
+    Redis is not verified, 4 if items of the backup are damaged.
 
     \b
     Examples:
@@ -61,9 +80,11 @@ def compare(
 
     session = session_of(context)
     with track_job("compare", session, cron=cron, metrics_file=metrics_file) as job:
-        options = ComparisonOptions(segments=segments, sample=parse_sample(sample))
+        if adopt and not repair:
+            raise UsageError("cannot use --adopt without --repair", hint=rerun_with("--repair"))
+        options = ComparisonOptions(segments=segments, sample=parse_sample(sample), adopt=adopt)
         session.settings.require_redis_url()
-        repair = repair and not dry_run
+        planned, repair = repair and dry_run, repair and not dry_run
         if repair:
             session.require_consent("Raise the side that has less?", confirm, yes=yes)
         with deadline(timeout):
@@ -73,12 +94,12 @@ def compare(
         record = asdict(report) | {"sample": sample, "dry_run": dry_run}
         happened = bool(report.unrepaired or report.repaired or report.damaged or not report.verified)
         more = report.checked - report.in_sync - len(report.drift)
-        tables = {"drift": DRIFT_COLUMNS}
+        tables = {"drift": PLAN_COLUMNS if planned else DRIFT_COLUMNS}
         sentence = compare_sentence(report)
         job.finish(record, output, happened=happened, columns=COLUMNS, lists=tables, more=more, sentence=sentence)
         if not cron:
-            _warn(report, repair=repair)
-        if report.damaged or report.unrepaired:
+            _warn(report, repair=repair, adopt=adopt)
+        if report.damaged or report.unrepaired or not report.verified:
             raise typer.Exit(ExitCode.INCOMPLETE if report.damaged else ExitCode.FOUND_SOMETHING)
 
 
@@ -132,15 +153,23 @@ def _step_of(event: ComparisonProgress, total: int | None) -> Step:
     return Step("comparing", event.read, total=total, more=more)
 
 
-def _warn(report: ComparisonReport, *, repair: bool) -> None:
-    """Print a warning for everything that is left to do."""
+def _warn(report: ComparisonReport, *, repair: bool, adopt: bool) -> None:
+    """Print a warning for everything that is left to do, in the order in which it is to be done."""
+    from saltctl.registry.drift import NOT_ADOPTED
+
+    alone = report.redis_alone if not adopt else 0
     for drift in report.drift:
-        if drift.problem is not None:
+        if repair and drift.problem not in (None, NOT_ADOPTED) and not drift.repaired:
             warn(f"{drift.conversation_id!r} was not repaired: {drift.problem}")
     if not report.verified:
         warn("Redis is not verified: lookups are answered by the backup", "saltctl rebuild")
-    if report.unrepaired:
-        remedy = "" if repair else "; saltctl compare --repair --yes raises the side that has less"
-        warn(f"conversations that differ: {report.unrepaired:,}{remedy}")
+    if left := report.unrepaired - alone:
+        warn(f"conversations that differ: {left:,}", "" if repair else "saltctl compare --repair --yes")
+    if alone:
+        sentence = "lookups return them as long as Redis lives; if they are right, adopt them"
+        warn(
+            f"conversations that Redis alone has: {alone:,}; the backup has no entry",
+            hint_of(sentence, "saltctl compare --repair --adopt --yes"),
+        )
     if report.damaged:
         warn(f"damaged items of the backup, not compared: {report.damaged:,}; they are listed above")

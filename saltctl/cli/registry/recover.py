@@ -13,12 +13,13 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.formats.sentences import recover_sentence
 from saltctl.cli.formats.text import counted, printable, scan_cost
+from saltctl.cli.hints import hint_lines
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, resume_hint
 from saltctl.cli.output import OutputFormat, columns_of, note, print_result, warn
 from saltctl.cli.progress import PrintLine, Show, Step, show_progress
 from saltctl.cli.rebuild.view import step_of
 from saltctl.cli.session import Session, session_of
-from saltctl.cli.signals import deadline
+from saltctl.cli.signals import deadline, rerun_without
 from saltctl.errors import ExitCode, SaltctlError
 from saltctl.times import iso_utc
 from saltctl.values import parse_registry_id
@@ -198,8 +199,10 @@ def _print(report: RecoveryReport, output: OutputFormat | None) -> None:
     record: dict[str, Any] = {column.key: found[column.key] for column in COLUMNS} | found
     print_result(record, output, columns=COLUMNS, sentence=recover_sentence(record))
     if report.skipped:
-        warn(f"entries that cannot be used: {report.skipped:,}; saltctl registry discover names those of the messages")
+        warn(f"entries that cannot be used: {report.skipped:,}", "saltctl registry discover")
         raise typer.Exit(ExitCode.INCOMPLETE)
+    if report.dry_run:
+        note("\n".join(["no message was read; to recover:", *hint_lines(rerun_without("--dry-run"))]))
 
 
 def _describe(plan: RecoveryPlan, table: str, take_over: str) -> list[str]:

@@ -92,7 +92,7 @@ _REPLIES: dict[str, tuple[type[SaltctlError], str, str]] = {
     "WRONGTYPE": (
         WrongTypeError,
         "has a key of saltctl that was overwritten with another type of value (WRONGTYPE {detail})",
-        "delete that key, whose name begins with the setting key_prefix; then run it again, or saltctl rebuild",
+        "delete that key, whose name begins with the setting key_prefix\nsaltctl rebuild",
     ),
     "CROSSSLOT": (
         ConfigurationError,

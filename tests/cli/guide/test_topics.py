@@ -154,7 +154,8 @@ def _restore_backup(environment: LocalEnvironment) -> None:
     backup.client.update_item(
         TableName=backup.name,
         Key={"conversation_id": {"S": REGISTRY_ITEM_ID}},
-        UpdateExpression="SET table_id = :other",
+        UpdateExpression="SET claimed_tables.#region = :other",
+        ExpressionAttributeNames={"#region": backup.client.meta.region_name},
         ExpressionAttributeValues={":other": {"S": "another-table"}},
     )
 

@@ -68,7 +68,9 @@ def test_no_drift(saltctl: Runner, configured: Settings, registry: Registry, reb
 
 
 @pytest.mark.slow
-def test_drift_is_listed_and_repaired(saltctl: Runner, drifted: Settings, registry: Registry) -> None:
+def test_drift_is_listed_and_repaired(
+    saltctl: Runner, drifted: Settings, registry: Registry, backup: BackupTable
+) -> None:
     """Drift is exit 3 until it is repaired; the repair raises, and lookups return it."""
     outcome = saltctl("compare", "-o", "json")
     assert outcome.code == 3
@@ -85,7 +87,12 @@ def test_drift_is_listed_and_repaired(saltctl: Runner, drifted: Settings, regist
     refused = saltctl("compare", "--repair", "-o", "json")
     assert (refused.code, refused.error["code"]) == (6, "confirmation_required")
     repaired = saltctl("compare", "--repair", "--yes", "-o", "json")
-    assert (repaired.code, repaired.json["repaired"]) == (0, 5)
+    assert (repaired.code, repaired.json["repaired"], repaired.json["redis_alone"]) == (3, 4, 1)
+    assert backup.get("stranger") is None
+    assert "conversations that Redis alone has: 1" in repaired.err
+    assert "  try: saltctl compare --repair --adopt --yes\n" in repaired.err
+    adopted = saltctl("compare", "--repair", "--adopt", "--yes", "-o", "json")
+    assert (adopted.code, adopted.json["repaired"], adopted.err) == (0, 1, "")
     assert saltctl("compare").code == 0
     found_n = {
         i: lookup.max_n for i, lookup in registry.lookup_many(["conv_0", "conv_1", "conv_2", "stranger"]).items()
@@ -106,6 +113,55 @@ def test_a_dry_run_of_a_repair_changes_nothing(saltctl: Runner, drifted: Setting
     outcome = saltctl("compare", "--repair", "--dry-run", "-o", "json")
     assert (outcome.code, outcome.json["repaired"], outcome.json["dry_run"]) == (3, 0, True)
     assert store.read_unverified(["conv_1", "conv_0"]) == {"conv_1": None, "conv_0": 2}
+
+
+PLANS = {
+    "conv_0": (4, "redis", "2 → 4 (redis)"),
+    "conv_1": (4, "redis", "— → 4 (redis)"),
+    "conv_2": (16, "backup", "4 → 16 (backup)"),
+    "conv_3": (8, "backup", "4 → 8 (backup, write_n)"),
+    "stranger": (None, None, "left as it is"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adopt", [False, True])
+def test_a_dry_run_shows_each_planned_value_and_its_side(saltctl: Runner, drifted: Settings, adopt: bool) -> None:
+    """What Redis alone has is planned with --adopt only; the repair then does what was planned."""
+    plans = PLANS | ({"stranger": (8, "backup", "— → 8 (backup)")} if adopt else {})
+    args = ("compare", "--repair", *(["--adopt"] if adopt else []))
+    shown = saltctl(*args, "--dry-run", "-o", "table")
+    assert shown.code == 3
+    lines = {line.split()[0]: line for line in shown.out.splitlines() if line.strip()}
+    for conversation_id, (_, _, text) in plans.items():
+        assert lines[conversation_id].rstrip().endswith(text)
+    planned = saltctl(*args, "--dry-run", "-o", "json").json
+    assert {d["conversation_id"]: (d["planned_n"], d["planned_side"]) for d in planned["drift"]} == {
+        conversation_id: plan[:2] for conversation_id, plan in plans.items()
+    }
+    assert (planned["repaired"], planned["unbacked"], planned["redis_alone"]) == (0, 2, 1)
+    assert saltctl(*args, "--yes").code == (0 if adopt else 3)
+    left = saltctl("compare", "-o", "json").json["drift"]
+    assert [drift["conversation_id"] for drift in left] == ([] if adopt else ["stranger"])
+
+
+@pytest.mark.slow
+def test_a_value_above_the_cap_is_never_planned(saltctl: Runner, drifted: Settings, redis_server: LocalRedis) -> None:
+    """A raise to it would be refused: the dry run shows that, and the repair says why."""
+    client: Any = plain_client(redis_server)
+    client.hset(f"salt:r:{bucket_of('stranger', drifted.buckets)}", "stranger", 4096)
+    client.close()
+    planned = saltctl("compare", "--repair", "--adopt", "--dry-run", "-o", "json").json["drift"]
+    (stranger,) = [drift for drift in planned if drift["conversation_id"] == "stranger"]
+    assert (stranger["planned_n"], "above the cap of 256" in stranger["problem"]) == (None, True)
+    repaired = saltctl("compare", "--repair", "--adopt", "--yes")
+    assert (repaired.code, "'stranger' was not repaired" in repaired.err) == (3, True)
+
+
+def test_adopt_needs_repair(saltctl: Runner) -> None:
+    """The hint is the same command with it."""
+    outcome = saltctl("compare", "--adopt", "-o", "json")
+    assert (outcome.code, outcome.error["hint"]) == (2, "saltctl compare --adopt -o json --repair")
 
 
 @pytest.mark.slow
@@ -144,10 +200,10 @@ def test_damaged_items_are_listed_and_exit_4(saltctl: Runner, configured: Settin
 
 @pytest.mark.slow
 def test_an_unverified_redis_is_a_warning(saltctl: Runner, configured: Settings, registry: Registry) -> None:
-    """A Redis that agrees and is not verified: exit 0, with a warning."""
+    """A Redis that agrees and is not verified proves nothing: exit 3, with the command that verifies it."""
     registry.raise_to("conv", 4)
     outcome = saltctl("compare", "-o", "json")
-    assert (outcome.code, outcome.json["verified"]) == (0, False)
+    assert (outcome.code, outcome.json["verified"]) == (3, False)
     assert "saltctl rebuild" in outcome.err
 
 
