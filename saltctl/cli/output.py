@@ -239,7 +239,14 @@ def console(*, stderr: bool = False) -> Console:
     """Return a Rich console that obeys NO_COLOR, FORCE_COLOR and COLUMNS, and does not interpret markup."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    class Screen(Console):
+        """A console whose reader may leave: Rich would exit with 1."""
+
+        def on_broken_pipe(self) -> None:
+            """Raise the error that Rich has caught."""
+            raise BrokenPipeError
+
+    return Screen(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
 def print_table(records: Sequence[Record], columns: Sequence[Column], screen: Console | None = None) -> None:

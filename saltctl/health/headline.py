@@ -64,7 +64,10 @@ def _stores(status: Mapping[str, Panel]) -> Iterator[Headline]:
     elif lookups["error"]:
         yield Headline("BROKEN", "lookups fail", backup["hint"] or redis["hint"] or lookups["hint"])
     elif not redis["verified"]:
-        yield Headline("DEGRADED", "answers are right, from the backup", _verifying(status))
+        yield Headline("DEGRADED", "answers are right, from the backup", backup["hint"] or _verifying(status))
+    elif redis["evicting"]:
+        text = f"entries are lost if the memory is full: maxmemory-policy is {redis['evicting']}"
+        yield Headline("BROKEN", text, "saltctl doctor --only redis-eviction")
 
 
 def _verifying(status: Mapping[str, Panel]) -> str:

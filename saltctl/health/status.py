@@ -6,11 +6,12 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from saltctl.errors import ExitCode, SaltctlError
+from saltctl.errors import ConfigurationError, ExitCode, SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.headline import headline_of
 from saltctl.registry.compare import compare_sample
 from saltctl.registry.registry import Registry
+from saltctl.stores.redis.replies.platforms import evicts_entries
 from saltctl.throttling.scan import scan_recent
 from saltctl.times import iso_utc
 from saltctl.urls import mask_url
@@ -31,8 +32,10 @@ Panel = dict[str, Any]
 
 def registry(facts: Facts) -> Panel:
     """Read whether Redis is verified, since when, and its number of entries. ``since`` is null if it is unknown."""
+    servers = facts.servers  # first: a refused login is named as such, and the counts would be cut off
     primaries = facts.registry_counts
-    replication_ids = {str(server.info.get("master_replid", "")) for server in facts.servers}
+    replication_ids = {str(server.info.get("master_replid", "")) for server in servers}
+    policies = {str(server.info.get("maxmemory_policy", "")) for server in servers}
     note = facts.service_state.verification()
     verified = all(counts.verified for counts in primaries)
     # Only a rebuild verifies, and the note is from the latest one: these primaries are verified since then.
@@ -41,6 +44,7 @@ def registry(facts: Facts) -> Panel:
         "registry_id": facts.layout.partition(":")[2].partition(":")[2] or None,
         "backup_error": _backup_error(facts),
         "verified": verified,
+        "evicting": next((policy for policy in sorted(policies) if policy and evicts_entries(policy)), None),
         "since": iso_utc(note.at) if note and noted else None,
         "entries": sum(counts.entries for counts in primaries),
         "primaries": [
@@ -65,15 +69,25 @@ def lookups(facts: Facts) -> Panel:
 
 def backup(facts: Facts) -> Panel:
     """Read the registry's identity from the backup table. ``registry_id`` is that of the settings if it fails."""
-    table = facts.settings.backup_table
+    table, settings = facts.settings.backup_table, facts.settings
     try:
-        return {"table": table, "registry_id": facts.identity.registry_id}
+        found: Panel = {"table": table, "registry_id": facts.identity.registry_id}
+        layout, prefix, _ = facts.backup.registry.layout()
+        if layout and prefix and (layout, prefix) != (settings.layout, settings.key_prefix):
+            right = {"SALTCTL_BUCKETS": layout.rpartition(":")[2], "SALTCTL_KEY_PREFIX": prefix}
+            raise ConfigurationError(
+                f"the registry is laid out as {layout} under {prefix!r}, and this client is set to {settings.layout} "
+                f"under {settings.key_prefix!r}",
+                hint=facts.fix_commands.export(**right),
+            )
+        return found
     except SaltctlError as exc:
         return {"table": table, "registry_id": facts.settings.registry_id} | _failure(exc)
 
 
 def drift(facts: Facts) -> Panel:
     """Compare a sample of conversations in Redis and in the backup."""
+    _ = facts.servers  # as above
     entries = sum(counts.entries for counts in facts.registry_counts)
     report = compare_sample(facts.probe_settings, facts.backup, entries, random.Random(), max_buckets=SAMPLED_BUCKETS)
     return {"checked": report.checked, "found": report.unrepaired, "damaged": report.damaged}
@@ -134,7 +148,7 @@ def lease(facts: Facts) -> Panel:
 
 
 PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
-    "registry": (registry, ("registry_id", "backup_error", "verified", "since", "entries", "primaries")),
+    "registry": (registry, ("registry_id", "backup_error", "verified", "evicting", "since", "entries", "primaries")),
     "backup": (backup, ("table", "registry_id")),
     "lookups": (lookups, ("source",)),
     "drift": (drift, ("checked", "found", "damaged")),

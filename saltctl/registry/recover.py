@@ -265,8 +265,9 @@ class Recovery:
             raise IncompleteError(
                 f"conversations with too few messages to prove that they are salted: {len(unproven):,}; the table was "
                 "not made the backup",
-                hint="if no conversation id contains a '#', all of them are salted: add --unproven raise. Only if ids "
-                "such as 'CONV#1' exist, add --unproven skip: it hides the salted messages of those that are named",
+                hint="if no conversation id contains a '#', all of them are salted; raising too much hides nothing\n"
+                "saltctl recover --unproven raise\n"
+                "only if ids such as 'CONV#1' exist, use --unproven skip: it hides the salted messages of those named",
             )
         report.skipped += sum(found.state not in ("held", "behind") for found in discovered)
         behind = ((found.conversation_id, found.needed_n) for found in discovered if found.state == "behind")

@@ -113,6 +113,18 @@ def test_a_closed_pipe_is_not_an_error(seeded: LocalEnvironment) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", ["status", "rebuild", "registry list -o table", "history read conv_hot_12", "help promise", "doctor"]
+)
+def test_a_reader_of_text_may_leave(words: str, seeded: LocalEnvironment) -> None:
+    """As one of data: Rich would end the command with 1, which is an internal error."""
+    script = f"{sys.executable} -m saltctl {words} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "error" not in done.stderr
+
+
+@pytest.mark.slow
 def test_a_closed_stdout_is_not_an_internal_error(seeded: LocalEnvironment) -> None:
     """``saltctl … >&-``: what was asked for is lost, and that is exit 4, as on a full disk."""
     script = f"{sys.executable} -m saltctl registry list --source backup -o json >&-"

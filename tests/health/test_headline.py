@@ -14,7 +14,7 @@ REFUSED = {"error": "Redis at r:1 refused the password", "hint": "saltctl config
 AWS_DOWN = {"error": "AWS cannot be reached", "hint": "check the network", "exit_code": 69}
 LOST = {"error": "there is no table 't'", "hint": "saltctl recover --dry-run", "exit_code": 78}
 HEALTHY: dict[str, dict[str, Any]] = {
-    "registry": FINE | {"verified": True},
+    "registry": FINE | {"verified": True, "evicting": None},
     "backup": FINE | {"table": "t", "registry_id": "a1"},
     "lookups": FINE | {"source": "redis"},
     "drift": FINE | {"checked": 5, "found": 0, "damaged": 0},
@@ -57,6 +57,13 @@ FROM_REDIS = "answers are right, from Redis"
             "BROKEN",
             "lookups fail",
             LOST["hint"],
+        ),
+        ({"registry": {"evicting": "allkeys-lru"}}, "BROKEN", "allkeys-lru", "saltctl doctor --only redis-eviction"),
+        (
+            {"backup": LOST | {"hint": "export SALTCTL_BUCKETS=1024"}, "registry": {"verified": False}},
+            "DEGRADED",
+            FROM_BACKUP,
+            "export SALTCTL_BUCKETS=1024",
         ),
         ({"lookups": AWS_DOWN}, "BROKEN", "lookups fail", AWS_DOWN["hint"]),
         ({"drift": {"found": 2}}, "BROKEN", "answers may be wrong: 2 of 5", "saltctl compare"),

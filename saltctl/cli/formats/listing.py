@@ -17,6 +17,8 @@ def ids_of_listing(listing: str) -> list[str]:
     Raises:
         ValueError: it is not a listing of conversations; the message names the line.
     """
+    if not listing:
+        return []  # lines of JSON, of an empty listing
     header, *lines = listing.split("\n")  # only these end a line: TSV escapes all control characters
     if lines and not lines[-1]:
         lines.pop()

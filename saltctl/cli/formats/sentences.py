@@ -46,11 +46,12 @@ def compare_sentence(report: ComparisonReport) -> str:
     return found + damaged + ("" if report.verified else "; but Redis is not verified")
 
 
-def recover_sentence(record: Mapping[str, Any]) -> str:
+def recover_sentence(record: Mapping[str, Any], *, reads_messages: bool = False) -> str:
     """Say what a recovery found and whether Redis is verified; ``record`` has the keys of the contract."""
     state = "verified" if record["verified"] else "not verified"
     if record["dry_run"]:
-        return f"Dry run: {_entries(record['entries'])} so far, Redis is {state}; nothing was changed"
+        before = ", before the messages are read" if reads_messages else ""
+        return f"Dry run: {_entries(record['entries'])} so far{before}; Redis is {state}; nothing was changed"
     skipped = f", {record['skipped']:,} skipped" if record["skipped"] else ""
     raised = f"{_entries(record['entries'])}, {record['raised']:,} of them raised{skipped}"
     return f"Recovered: {raised}; Redis is {state}; in {record['seconds']:,.1f} s"

@@ -120,7 +120,11 @@ def sentence(record: Mapping[str, Any]) -> str:
         ended = "has not ended for certain" if cured is None else f"ended after {_lasting(cured)}"
         return f"{happened}; throttling {found}, and {ended}"
     if record["measured"] == "unverified":
-        ended = "was not verified again" if cured is None else f"was verified again after {_lasting(cured)}"
+        ended = (
+            "was not verified again"
+            if cured is None
+            else f"verified {_lasting(cured)} later; when it was lost is unknown"
+        )
         return f"{happened}; Redis was found unverified, and {ended}"
     return happened
 

@@ -99,7 +99,8 @@ def read(
             bound = {"--after" if oldest_first else "--before": cursor}
             return command_line("history", "read", ids=[conversation], given={**given, **bound})
 
-        writer = PageWriter(form, continue_at, oldest_first=oldest_first, stats=stats)
+        bounded = bounds.low is not None or bounds.high is not None
+        writer = PageWriter(form, continue_at, oldest_first=oldest_first, stats=stats, bounded=bounded)
         history = session.history
         writer.write(history.pages(conversation, options) if all_ else [history.page(conversation, options)])
     if not writer.finish():

@@ -61,14 +61,22 @@ class PageWriter:
     """Prints pages on stdout, and a summary. It keeps one page and the counts of each partition in memory.
 
     ``continue_at`` returns the command that continues at a cursor. ``stats`` shows each partition on a terminal, too.
+    ``bounded``: whether the user limited the sort keys.
     """
 
     def __init__(
-        self, form: OutputFormat, continue_at: Callable[[str], str], *, oldest_first: bool, stats: bool
+        self,
+        form: OutputFormat,
+        continue_at: Callable[[str], str],
+        *,
+        oldest_first: bool,
+        stats: bool,
+        bounded: bool = False,
     ) -> None:
         self._form = form
         self._continue_at = continue_at
         self._stats = stats
+        self._where = " between these bounds" if bounded else ""
         self._order = "oldest first" if oldest_first else "newest first"
         self._messages = 0
         self._summary: dict[str, Any] = {}
@@ -114,7 +122,7 @@ class PageWriter:
         if not self._messages:
             keys = list(self._shards)
             partitions = ", ".join(keys[:5]) + (f" … {keys[-1]}" if len(keys) > 5 else "")
-            note(f"no messages in {partitions} (max_n {summary['max_n']}, from {summary['source']})")
+            note(f"no messages{self._where} in {partitions} (max_n {summary['max_n']}, from {summary['source']})")
         if self._form != "json" and summary["next_cursor"]:
             note(f"more: {self._continue_at(summary['next_cursor'])}")
         missing = [key for key, shard in self._shards.items() if shard["error"]]

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from saltctl.cli.formats.delimited import tsv_value
 from saltctl.cli.formats.text import counted
 from saltctl.cli.output import note, warn
 from saltctl.cli.session import Session
 from saltctl.cli.signals import rerun_hint
-from saltctl.commands import command_line
+from saltctl.commands import command_line, hint_of
 from saltctl.errors import (
     IncompleteError,
     InvalidSaltCountError,
@@ -72,7 +73,9 @@ def read_wanted(lines: BinaryIO, file: str, cap: int, reason: str) -> list[Wante
     if problems:
         kind = RefusedError if all(isinstance(exc, RefusedError) for _, exc in problems) else UsageError
         told = [f"line {number}: {getattr(exc, 'message', exc)}" for number, exc in problems]
-        raise kind(f"cannot use {file!r}: {_some(told, '; ')}", hint=_again(file))
+        raise kind(
+            f"cannot use {file!r}: {_some(told, '; ')}", hint=hint_of("correct it, then check it again", _again(file))
+        )
     return list(found.values())
 
 
@@ -102,7 +105,7 @@ def _parse(line: bytes) -> tuple[str, int, str]:
         raise ValueError("it is not UTF-8") from None
     if text.startswith("{"):
         return _parse_json(text)
-    fields = text.split("\t")
+    fields = [tsv_value(field) for field in text.split("\t")]  # as the listings write them
     if not 2 <= len(fields) <= 3:
         raise ValueError(f"it has {counted(len(fields), 'field')}: {_FORMS}")
     if re.fullmatch("[0-9]{1,9}", fields[1]) is None:

@@ -197,7 +197,12 @@ def _print(report: RecoveryReport, output: OutputFormat | None) -> None:
     found |= {"table": report.plan.table, "verified": rebuilt.verified if rebuilt else report.plan.redis_verified}
     # The keys of the contract first, in its order.
     record: dict[str, Any] = {column.key: found[column.key] for column in COLUMNS} | found
-    print_result(record, output, columns=COLUMNS, sentence=recover_sentence(record))
+    print_result(
+        record,
+        output,
+        columns=COLUMNS,
+        sentence=recover_sentence(record, reads_messages=report.plan.messages is not None),
+    )
     if report.skipped:
         warn(f"entries that cannot be used: {report.skipped:,}", "saltctl registry discover")
         raise typer.Exit(ExitCode.INCOMPLETE)

@@ -21,14 +21,13 @@ def test_each_format_gives_the_ids_back(ids: list[str]) -> None:
     assert ids_of_listing(tsv) == ids
     records = [{"max_n": 2, "conversation_id": name} for name in ids]
     assert ids_of_listing(json.dumps(records)) == ids
-    if ids:
-        assert ids_of_listing("".join(json.dumps(record) + "\n" for record in records)) == ids
+    assert ids_of_listing("".join(json.dumps(record) + "\n" for record in records)) == ids
 
 
 @pytest.mark.parametrize(
     ("listing", "problem"),
     [
-        ("", "line 1 is neither"),
+        ("\n", "line 1 is neither"),
         ("a\nb\n", "line 1 is neither"),
         ("conversation_id,max_n\na,2\n", "line 1 is neither"),
         ("conversation_id\tmax_n\na\n", "line 2 has 1 field, and the header 2"),

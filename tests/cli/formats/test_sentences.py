@@ -72,12 +72,15 @@ RECOVERED = {"entries": 5, "raised": 2, "verified": True, "seconds": 1.0, "dry_r
     [
         ({}, "Recovered: 5 entries, 2 of them raised; Redis is verified; in 1.0 s"),
         ({"verified": False, "skipped": 1}, "Recovered: 5 entries, 2 of them raised, 1 skipped; Redis is not verified"),
-        ({"dry_run": True, "verified": False}, "Dry run: 5 entries so far, Redis is not verified; nothing was changed"),
+        ({"dry_run": True, "verified": False}, "Dry run: 5 entries so far; Redis is not verified; nothing was changed"),
     ],
 )
 def test_recover(changes: dict[str, Any], sentence: str) -> None:
     """Skipped entries are counted."""
     assert sentences.recover_sentence(RECOVERED | changes).startswith(sentence)
+    if "dry_run" in changes:
+        unread = sentences.recover_sentence(RECOVERED | changes, reads_messages=True)
+        assert unread.startswith("Dry run: 5 entries so far, before the messages are read; ")
 
 
 @pytest.mark.parametrize(

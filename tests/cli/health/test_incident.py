@@ -72,7 +72,10 @@ def test_a_range_without_events_is_empty(saltctl: Runner, seeded: LocalEnvironme
             ("throttling", 90.0, None),
             "1 event since T; throttling was detected after 1.5 min, and has not ended for certain",
         ),
-        (("unverified", None, 2.25), "1 event since T; Redis was found unverified, and was verified again after 2.2 s"),
+        (
+            ("unverified", None, 2.25),
+            "1 event since T; Redis was found unverified, and verified 2.2 s later; when it was lost is unknown",
+        ),
         (("unverified", None, None), "1 event since T; Redis was found unverified, and was not verified again"),
         ((None, None, None), "1 event since T"),
     ],

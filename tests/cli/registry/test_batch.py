@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from saltctl.cli.formats.delimited import tsv_field
 from saltctl.cli.registry.batch import MAX_LINES, Wanted, read_wanted
 from saltctl.errors import AwsUnavailableError, RefusedError, SaltctlError, UsageError, WrongTypeError
 from saltctl.registry.registry import Registry
@@ -44,7 +45,15 @@ def test_lines_are_tsv_or_json(content: bytes) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["tab\there", "\\ttext", "back\\slash", "esc\x1b[2J", "a\rb"])
+def test_ids_are_those_of_the_listings(name: str) -> None:
+    """TSV escapes them, and so they are read: another id would be raised, for ever."""
+    line = f"{tsv_field(name)}\t4\t{tsv_field(name)}\n"
+    assert [(item.conversation_id, item.reason) for item in read(line.encode())] == [(name, name)]
+
+
 NOT_UNDERSTOOD = [
+    b"a\\q\t4",
     *(
         f"a\t{n}".encode()
         for n in ("", " 4", "+4", "-4", "4.0", "4e0", "0x4", "1_6", "nan", "true", "\uff14", "9" * 99)
@@ -79,7 +88,10 @@ def test_what_is_not_understood_is_refused(content: bytes) -> None:
         read(content)
     assert "Exceeds the limit" not in raised.value.message
     assert len(raised.value.message) < 500
-    assert raised.value.hint in ("saltctl registry set --file f --dry-run", "saltctl registry import --help")
+    assert raised.value.hint.split("\n")[-1] in (
+        "saltctl registry set --file f --dry-run",
+        "saltctl registry import --help",
+    )
 
 
 @pytest.mark.parametrize("content", [b"a#1\t4", b"\t4", b"a\t6", b"a\t0", b"a\t512", b'{"conversation_id":"a","n":-4}'])
