@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperOption
 
 from saltctl import __version__
 from saltctl.cli import option
@@ -71,7 +72,7 @@ def build(*, only: str | None = None, completion: bool = False) -> Any:
     Args:
         only: one of COMMANDS, or ``--version`` for none of them; all by default. To import and build all of them
             takes longer than most commands run.
-        completion: add the code that shells call at run time; the help shows two more options then.
+        completion: add the code that shells call at run time.
     """
     app = typer.Typer(
         name="saltctl",
@@ -90,7 +91,11 @@ def build(*, only: str | None = None, completion: bool = False) -> Any:
             app.command(name)(getattr(module, name))
         else:
             app.add_typer(module.group, name=name)
-    return typer.main.get_command(app)
+    tree = typer.main.get_command(app)
+    for parameter in tree.params:  # typer adds two with completion, and has no way to leave them out
+        if isinstance(parameter, TyperOption) and parameter.name in ("install_completion", "show_completion"):
+            parameter.hidden = True
+    return tree
 
 
 def _version(wanted: bool) -> None:

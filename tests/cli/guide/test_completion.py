@@ -42,6 +42,7 @@ ASKED = [
     (["registry", "list", "-o", "j"], {"json", "jsonl"}),
     (["registry", "get", "conv_"], set()),
     (["rebuild", "--dry"], {"--dry-run"}),
+    (["--install"], set()),
 ]
 
 
