@@ -129,7 +129,7 @@ calls = 0
 def count(frame, event, argument):
     global calls
     # Before our first line Python itself would print, and nothing can be done.
-    if event == "call" and (calls or signal.getsignal(signal.SIGQUIT) is not signal.SIG_DFL):
+    if event == "call" and (calls or callable(signal.getsignal(signal.SIGQUIT))):
         calls += 1
         if calls == at:
             sys.setprofile(None)

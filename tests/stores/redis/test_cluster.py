@@ -148,7 +148,7 @@ def test_a_comparison_sees_every_primary(
         connections.ask_of(key, [("HDEL", key, conversation_id)])
     connections.close()
     reader = RedisBucketReader(settings)
-    compare = partial(Comparison, settings, reader, store, backup, ComparisonOptions(grace=0.01))
+    compare = partial(Comparison, settings, reader, store, backup, ComparisonOptions(grace=0.01, adopt=True))
     found = result_of(compare(registry=raised).run())
     assert (found.behind, found.unbacked, found.missing, found.repaired) == (10, 10, 10, 30)
     assert len(store.by_primary([i for i, _ in drift])) == 3
