@@ -79,6 +79,15 @@ def test_a_file_that_nobody_can_write_is_refused(
 
 
 @pytest.mark.parametrize("kind", COMMANDS)
+def test_what_no_file_can_be_called_is_a_usage_error(kind: str, saltctl: Runner, tmp_path: Path) -> None:
+    """No file system takes a name of 256 bytes: exit 2, before anything is done."""
+    outcome = saltctl(*COMMANDS[kind], str(tmp_path / ("x" * 256)))
+    assert outcome.code == 2
+    assert "is not the name of a file" in outcome.err
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
 def test_a_directory_without_permission_is_refused(
     kind: str, directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,9 +20,9 @@ from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalMoto
 from saltctl.salting import bucket_of
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
 from tests.cli.conftest import seeded_tables
 from tests.support.aws_cli import check_aws_command
+from tests.support.lost_tables import delete_backup, restore_backup
 from tests.support.redis_servers import plain_client
 
 pytestmark = pytest.mark.slow
@@ -129,21 +129,11 @@ def _redis_alone(world: LocalEnvironment) -> None:
 
 
 def _delete_backup(world: LocalEnvironment) -> None:
-    backup = BackupTable(world.settings)
-    backup.client.update_table(TableName=backup.name, DeletionProtectionEnabled=False)
-    backup.client.delete_table(TableName=backup.name)
+    delete_backup(world.settings)
 
 
 def _restore_backup(world: LocalEnvironment) -> None:
-    """As a restore leaves it: the identity is that of another table."""
-    backup = BackupTable(world.settings)
-    backup.client.update_item(
-        TableName=backup.name,
-        Key={"conversation_id": {"S": REGISTRY_ITEM_ID}},
-        UpdateExpression="SET claimed_tables.#region = :other",
-        ExpressionAttributeNames={"#region": backup.client.meta.region_name},
-        ExpressionAttributeValues={":other": {"S": "another-table"}},
-    )
+    restore_backup(world.settings)
 
 
 def _overwrite_bucket(world: LocalEnvironment) -> None:

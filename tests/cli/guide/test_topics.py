@@ -18,10 +18,10 @@ from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalMoto
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable
-from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
 from tests.cli.conftest import Runner, seeded_tables
 from tests.cli.terminal import run_on_a_terminal
 from tests.support.aws_cli import check_aws_command
+from tests.support.lost_tables import delete_backup, restore_backup
 from tests.support.redis_servers import eventually, plain_client
 
 PACKAGE = Path(__file__).parents[3] / "saltctl"
@@ -143,21 +143,11 @@ def _promote(environment: LocalEnvironment) -> None:
 
 
 def _delete_backup(environment: LocalEnvironment) -> None:
-    backup = BackupTable(environment.settings)
-    backup.client.update_table(TableName=backup.name, DeletionProtectionEnabled=False)
-    backup.client.delete_table(TableName=backup.name)
+    delete_backup(environment.settings)
 
 
 def _restore_backup(environment: LocalEnvironment) -> None:
-    """As a restore leaves it: the identity is that of another table."""
-    backup = BackupTable(environment.settings)
-    backup.client.update_item(
-        TableName=backup.name,
-        Key={"conversation_id": {"S": REGISTRY_ITEM_ID}},
-        UpdateExpression="SET claimed_tables.#region = :other",
-        ExpressionAttributeNames={"#region": backup.client.meta.region_name},
-        ExpressionAttributeValues={":other": {"S": "another-table"}},
-    )
+    restore_backup(environment.settings)
 
 
 def _lose_a_raise(environment: LocalEnvironment) -> None:
