@@ -19,7 +19,7 @@ import typer
 from saltctl.cli.failures import Failure, exit_code_of, failure_of, help_without_command, output_failure, shown_failure
 from saltctl.cli.formats.text import printable, without_passwords
 from saltctl.cli.hints import hint_lines, root_options
-from saltctl.cli.output import write_json_line, write_log_line
+from saltctl.cli.output import write_json_line, write_log_line, write_to_stderr
 from saltctl.cli.signals import Terminated, arguments, raise_on_signals, reraise_lost_signals, runs_from_cron
 from saltctl.errors import ExitCode, SaltctlError
 from saltctl.masking import without_secrets
@@ -129,8 +129,8 @@ def _show(failure: Failure, *, as_json: bool) -> int:
         record = {"outcome": failure.code, "exit_code": failure.exit_code}
         write_log_line("error", record | {"message": failure.message, "hint": failure.hint})
     else:
-        sys.stderr.write(f"error: {printable(failure.message)}\n")
-        sys.stderr.writelines(f"{printable(line)}\n" for line in hint_lines(failure.hint))
+        lines = [f"error: {failure.message}", *hint_lines(failure.hint)]
+        write_to_stderr("\n".join(map(printable, lines)))
     return failure.exit_code
 
 

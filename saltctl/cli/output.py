@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from saltctl.cli.formats import tables
 from saltctl.cli.formats.delimited import csv_field, tsv_field
-from saltctl.cli.formats.text import printable, printable_json
+from saltctl.cli.formats.text import break_prose, printable, printable_json
 from saltctl.cli.hints import hint_lines, in_force
 from saltctl.cli.signals import arguments, runs_from_cron
 from saltctl.times import iso_utc
@@ -286,7 +286,14 @@ def note(text: str) -> None:
     if runs_from_cron():
         write_log_line("info", {"message": text})
     else:
-        sys.stderr.write(printable(text, keep_newlines=True) + "\n")
+        write_to_stderr(printable(text, keep_newlines=True))
+
+
+def write_to_stderr(text: str) -> None:
+    """Print printable lines to stderr; on a terminal, prose that is too long for a line is broken between words."""
+    if sys.stderr.isatty():
+        text = break_prose(text, console(stderr=True).width)
+    sys.stderr.write(text + "\n")
 
 
 def warn(text: str, hint: str = "") -> None:

@@ -12,6 +12,7 @@ from saltctl.health.headline import headline_of
 from saltctl.registry.compare import compare_sample
 from saltctl.registry.registry import Registry
 from saltctl.stores.redis.replies.platforms import evicts_entries
+from saltctl.throttling.analysis import ONGOING_MINUTES
 from saltctl.throttling.scan import scan_recent
 from saltctl.times import iso_utc
 from saltctl.urls import mask_url
@@ -19,8 +20,6 @@ from saltctl.urls import mask_url
 TIMEOUT_SECONDS = 5.0
 """Timeout of a source, after which its panel shows an error."""
 THROTTLE_MINUTES = 60
-ONGOING_MINUTES = 5
-"""CloudWatch may lack the newest two or three minutes; an event in the newest five has not ended for certain."""
 SAMPLED_BUCKETS = 512
 """Most buckets that the drift sample reads, so that the screen appears within a second."""
 

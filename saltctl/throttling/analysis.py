@@ -18,6 +18,8 @@ from saltctl.errors import UsageError
 from saltctl.stores.contracts.metrics import MetricKey, MetricSeries
 
 DAY = 86_400
+ONGOING_MINUTES = 5
+"""CloudWatch may lack the newest two or three minutes; an event in the newest five has not ended for certain."""
 RETENTION = ((15 * DAY, 60), (63 * DAY, 300), (455 * DAY, 3600))
 """(age of the data, its finest period), in seconds, as CloudWatch documents its retention."""
 PERIODS = (60, 300, 900, 3600, 21_600, DAY)

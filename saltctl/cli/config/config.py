@@ -12,7 +12,7 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.guide.completion import complete_contexts
 from saltctl.cli.guide.groups import new_group
-from saltctl.cli.output import columns_of, print_result, warn
+from saltctl.cli.output import Column, Record, columns_of, format_value, print_result, warn
 from saltctl.cli.session import session_of
 from saltctl.commands import command_line
 from saltctl.errors import ConfigurationError
@@ -30,8 +30,14 @@ def show(context: typer.Context, output: option.Output = None) -> None:
       saltctl config show
       saltctl config show -o json
     """
-    columns = columns_of("name value origin", name="setting")
+    columns = (*columns_of("name", name="setting"), Column("value", show=_as_typed), *columns_of("origin"))
     print_result(session_of(context).settings.describe(), output, columns=columns)
+
+
+def _as_typed(record: Record) -> str:
+    """Return the value of a setting as it is typed: a number without commas."""
+    value = record["value"]
+    return format_value(value).replace(",", "") if isinstance(value, int | float) else format_value(value)
 
 
 @group.command("path")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from datetime import UTC, datetime
 
 _UNSAFE_IN_JSON = re.compile("[^ -\\[\\]-~]")
+_HAS_COMMAND = re.compile(r"\btry: |\b(saltctl|aws|redis-cli) ")
 _PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]*:)\S*@")
 
 
@@ -21,6 +23,20 @@ def printable(text: str, *, keep_newlines: bool = False) -> str:
     return "".join(
         c if c.isprintable() or (keep_newlines and c == "\n") else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def break_prose(text: str, width: int) -> str:
+    """Break lines between words, so that a terminal of that many columns breaks none inside a word.
+
+    A line with a command stays whole, so that it can be copied; a word that is too long does, too.
+    """
+    lines = []
+    for line in text.split("\n"):
+        whole = len(line) <= width or _HAS_COMMAND.search(line) is not None
+        indent = "  " if line.startswith("  ") else ""
+        wrapper = textwrap.TextWrapper(width, "", indent, break_long_words=False, break_on_hyphens=False)
+        lines += [line] if whole else wrapper.wrap(line)
+    return "\n".join(lines)
 
 
 def counted(count: int, singular: str, plural: str = "") -> str:

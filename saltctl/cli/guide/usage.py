@@ -296,8 +296,8 @@ def _near_command(line: Line, word: str, at: int) -> str:
         meant = words
     elif close := get_close_matches(lower, names, 1, 0.6):
         meant = [*line.path, close[0]]
-    elif close := get_close_matches(lower, list(paths), 1, 0.75):
-        meant = paths[close[0]]
+    elif close := get_close_matches(lower, [*paths, *NEAR_WORDS], 1, 0.75):
+        meant = paths.get(close[0]) or NEAR_WORDS[close[0]].split()
     else:
         return ""
     return line.with_words(meant, at)

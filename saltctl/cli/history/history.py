@@ -12,7 +12,7 @@ from saltctl.cli.formats.sentences import audit_sentence
 from saltctl.cli.formats.text import counted
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.jobs import drain
-from saltctl.cli.output import columns_of, note, print_result, resolve_format, warn, write_json
+from saltctl.cli.output import columns_of, format_value, note, print_result, resolve_format, warn, write_json
 from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import session_of
 from saltctl.cli.signals import deadline
@@ -25,6 +25,7 @@ AUDIT_COLUMNS = columns_of(
     "conversation_id complete max_n needed_n orphaned unproven duplicates skew probed consumed_rcu repaired "
     "orphans partitions",
     orphaned="messages beyond max_n",
+    unproven=lambda found: format_value(found["unproven"] or None),
     probed="salts probed",
 )
 PARTITION_COLUMNS = columns_of("partition_key messages")

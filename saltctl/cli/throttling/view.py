@@ -10,7 +10,7 @@ from saltctl.cli.formats.tables import print_beside
 from saltctl.cli.formats.text import counted, printable
 from saltctl.cli.output import Column, columns_of, format_value, print_table
 from saltctl.salting import split_partition_key
-from saltctl.throttling.analysis import CAUSE_OF, CAUSES, DAY, ThrottleAnalysis, TimeRange
+from saltctl.throttling.analysis import CAUSE_OF, CAUSES, DAY, ONGOING_MINUTES, ThrottleAnalysis, TimeRange
 from saltctl.throttling.scan import ScanResult, as_record
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def draw(screen: Console, result: ScanResult) -> None:
     span = f"{_format_time(over, over.start)} to {_format_time(over, over.end)} UTC"
     head = Text(record["verdict"], style=_STYLES.get(record["verdict"], "bold red"))
     print_beside(screen, Text(), head.append(f"  {printable(result.options.table)}, {span}", "default"), 0)
-    for reason in result.diagnosis.reasons:
+    for reason in (*result.diagnosis.reasons, *_end_of(found)):
         _draw_bullet(screen, reason)
     if found is not None and found.throttled:
         charts = {cause.replace("_", " "): found.events_per_period(cause) for cause in CAUSES if found.causes[cause]}
@@ -66,6 +66,19 @@ def draw(screen: Console, result: ScanResult) -> None:
         for command in result.diagnosis.advice:
             # Not wrapped, so that the command can be copied.
             screen.print(Text(f"  {printable(command)}"), soft_wrap=True)
+
+
+def _end_of(found: ThrottleAnalysis | None) -> list[str]:
+    """Say that throttling ended, if it did well before the end of the range."""
+    events = [] if found is None else found.events_per_period()
+    if found is None or not found.throttled or not any(events):
+        return []
+    over = found.time_range
+    last = over.start + over.period_s * max(at for at, count in enumerate(events) if count)
+    minutes = (over.end - last) // 60
+    if minutes <= ONGOING_MINUTES:
+        return []
+    return [f"throttling ended at {_format_time(over, last)}, {minutes} min before the end of the range"]
 
 
 def _partition(conversation_id: str, key: str) -> str:

@@ -16,6 +16,7 @@ def test_show_masks_secrets(saltctl: Runner, monkeypatch: pytest.MonkeyPatch) ->
         outcome = saltctl("config", "show", "-o", form)
         assert outcome.code == 0
         assert "hunter2" not in outcome.out + outcome.err
+    assert "1,024" not in saltctl("config", "show", "-o", "table").out, "a value can be typed as it is shown"
     rows = {row["name"]: row for row in saltctl("config", "show", "-o", "json").json}
     assert rows["redis_url"]["value"] == "rediss://app:***@cache.example:6380/1"
     assert rows["redis_url"]["origin"] == "environment SALTCTL_REDIS_URL"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saltctl.cli.formats.text import counted, format_age, printable, printable_json, scan_cost
+from saltctl.cli.formats.text import break_prose, counted, format_age, printable, printable_json, scan_cost
 
 ANY_STRING = st.text(st.characters(exclude_categories=()))
 
@@ -50,3 +50,15 @@ def test_ages_are_short_and_invalid_times_unchanged() -> None:
     assert format_age("2026-01-03T00:00:00Z", now) == "2026-01-03T00:00:00Z"
     assert format_age("yesterday", now) == "yesterday"
     assert format_age("2026-01-01T23:57:00", now) == "2026-01-01T23:57:00"
+
+
+def test_prose_is_broken_between_words_and_commands_are_not() -> None:
+    """A terminal would break a word; a command has to be copied in one piece."""
+    warning = "warning: this endpoint has no Contributor Insights, so the hot keys are unknown"
+    command = "  try: saltctl history read conv --before " + "x" * 60
+    broken = break_prose(f"{warning}\n  {warning}\n{command}\nshort", 40).split("\n")
+    assert broken[0] == "warning: this endpoint has no"
+    assert [line[:2] for line in broken[3:5]] == ["  ", "  "]
+    assert broken[-2:] == [command, "short"]
+    assert " ".join(" ".join(broken[:-2]).split()) == f"{warning} {warning}"
+    assert break_prose("y" * 50, 40) == "y" * 50

@@ -38,6 +38,7 @@ SUGGESTED = [
     ("throttle alarms lst", "throttle alarms list"),
     ("raise 'conv 1' 4", "registry set 'conv 1' 4"),
     ("registry raise c 4", "registry set c 4"),
+    ("rais c 4", "registry set c 4"),
     ("verify --repair", "compare --repair"),
     ("registry verify", "compare"),
     ("--verbose verify --sample 1/4", "--verbose compare --sample 1/4"),

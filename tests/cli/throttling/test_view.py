@@ -31,7 +31,26 @@ def test_hot_keys_and_spikes(width: int) -> None:
     assert "2 spikes; highest 406/min at 07:59 (typical 0)" in words
     assert "conv_hot_12 1 400 16 salt 3" in words
     assert "conv_1 1 18 — base partition" in words
+    assert "ended" not in words
     assert all(len(line) <= width for line in out.getvalue().splitlines())
+
+
+def test_throttling_that_ended_is_told_as_ended() -> None:
+    """The view says when the last event was, if that is well before the end of the range."""
+    from rich.console import Console
+
+    def shown(minute: int) -> str:
+        """Return the view of a scan whose last event was in that minute of the hour."""
+        values = [0.0] * (minute - 1) + [20, 406] + [0.0] * (59 - minute)
+        store = FakeMetricsStore(events("WriteKeyRangeThroughputThrottleEvents", *values))
+        result = scan_table(store, ScanOptions("t", OVER), ServiceStatus("ok", 0, 2), lambda _: {})
+        out = StringIO()
+        draw(Console(file=out, width=120, markup=False, highlight=False), result)
+        return out.getvalue()
+
+    assert "throttling ended at 07:30, 30 min before the end of the range" in shown(30)
+    assert "throttling ended at 07:54, 6 min" in shown(54)
+    assert "ended" not in shown(55)
 
 
 def test_small_bars_are_visible_and_sums_are_kept() -> None:
