@@ -143,8 +143,15 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("args", [["--version"], ["registry", "list"], ["registry", "nope"]], ids=" ".join)
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("args", "signum"),
+    [
+        (["--version"], signal.SIGHUP),
+        (["registry", "list"], signal.SIGINT),
+        (["registry", "nope"], signal.SIGTERM),
+    ],
+    ids=["version", "list", "usage"],
+)
 def test_a_signal_at_any_moment_is_no_traceback(args: list[str], signum: signal.Signals) -> None:
     """From the first function that saltctl calls to the last one: imports, errors being printed, and the exit."""
 

@@ -202,8 +202,18 @@ class LocalCluster:
             views = [sorted(str(slots[:3]) for slots in node.ask("CLUSTER", "SLOTS")) for node in self.nodes]
             roles = sorted(node.client.info("replication")["role"] for node in self.nodes)
             settled = all(node.has_role("master") or node.has_role("slave") for node in self.nodes)
-            return settled and all(view == views[0] for view in views) and roles.count("master") == self.count
+            agreed = settled and all(view == views[0] for view in views) and roles.count("master") == self.count
+            return agreed and self._every_primary_has_its_replica()
         return False
+
+    def _every_primary_has_its_replica(self) -> bool:
+        """Return whether it is so; otherwise give the spare replica of another primary to the one that has none."""
+        found = [(node, node.client.info("replication")) for node in self.nodes]
+        alone = {node.server.port: node for node, info in found if info["role"] == "master"}
+        spare = [node for node, info in found if info["role"] == "slave" and not alone.pop(info["master_port"], None)]
+        for node, primary in zip(spare, alone.values(), strict=False):
+            node.ask("CLUSTER", "REPLICATE", primary.id)
+        return not spare
 
     def move(self, key: str, to: Node) -> None:
         """Move a key's slot with its keys, as ``redis-cli --cluster reshard`` does; all primaries know it then."""

@@ -30,6 +30,8 @@ def _open_unfenced(settings: Settings) -> Registry:
     return Registry.over(settings, Unfenced(settings, registry_id=backup.registry.id), backup)
 
 
+@pytest.mark.long
+@pytest.mark.exhaustive  # the gate runs the README's `saltctl drill`, where all drills have to pass
 def test_the_drill_passes() -> None:
     """Killed and returned in three ways, no lookup is wrong and no acknowledged message is missing."""
     steps = list(redis_restart.run())

@@ -10,6 +10,8 @@ from saltctl.salting import needed_n
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
+@pytest.mark.long
+@pytest.mark.exhaustive  # the gate runs the README's `saltctl drill`, where all drills have to pass
 def test_the_drill_passes() -> None:
     """Killed alone and all together, the service loses no raise and does none twice, and replay does the same."""
     steps = list(service_crash.run())
