@@ -64,8 +64,8 @@ class StreamStatus:
         if self.ahead_s:
             found.append(
                 f"the newest id is {self.ahead_s:.0f} s ahead of the clock, and all later ids continue from it: they "
-                "are no times, and entries do not stay for heat_retention. It ends if the stream is deleted once it is "
-                f"drained (redis-cli DEL {self.key}); the service creates it again"
+                "are no times, and entries do not stay for heat_retention. It ends if the stream, the key "
+                f"{self.key}, is deleted once it is drained; the service creates it again"
             )
         return found
 

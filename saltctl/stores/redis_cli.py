@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
 from saltctl.settings import Settings
+from saltctl.urls import RedisUrl, parse_redis_url
 
 _TLS_FLAGS = (
     ("ssl_ca_certs", "--cacert"),
@@ -14,38 +15,47 @@ _TLS_FLAGS = (
     ("ssl_keyfile", "--key"),
 )
 """Options of a Redis URL, and those of redis-cli."""
+_OF_VARIABLE = (
+    "python3 -c 'import os, sys, urllib.parse as u; print(u.unquote(u.urlsplit(os.environ[sys.argv[1]]).password))'"
+    " SALTCTL_REDIS_URL"
+)
+"""Prints the password of the URL in the environment, which no list of processes shows."""
 
 
 def redis_cli(settings: Settings, primary: str, *words: str | int) -> str:
-    """Build a redis-cli command for one server. It reads the password from the place that saltctl uses.
+    """Build a redis-cli command for one server. Its environment gets the password from the place that saltctl uses.
+
+    The password is in no argument, which any user of the machine can read. redis-cli asks for one that only a context
+    or the query of the URL has.
 
     ``primary`` is its ``host:port``, or the path of its socket.
     """
-    command = shlex.join(str(word) for word in words)
-    url = settings.redis_url or ""
-    parts = urlsplit(url)
-    if (
-        settings.origins.get("redis_url") == "environment SALTCTL_REDIS_URL"
-        and settings.redis_password_file is None
-        and parts.scheme in ("redis", "rediss")
-        and not parts.query
-        and primary == f"{parts.hostname}:{parts.port or 6379}"
-    ):
-        # Without a user name redis-cli would log in as a user with an empty name (seen with 7.0.15).
-        unnamed = parts.password and not parts.username
-        source = """$(echo "$SALTCTL_REDIS_URL" | sed 's|//:|//default:|')""" if unnamed else "$SALTCTL_REDIS_URL"
-        return f'redis-cli -u "{source}" {command}'
+    url = parse_redis_url(settings.redis_url) if settings.redis_url else RedisUrl("server", tls=False)
     host, _, port = primary.rpartition(":")
     options = ["-s", primary] if primary.startswith("/") else ["-h", host.strip("[]"), "-p", port]
-    query = dict(parse_qsl(parts.query))
-    if parts.scheme.startswith("rediss"):
+    if url.database.strip("0"):
+        options += ["-n", url.database]
+    given = dict(url.options)
+    if url.tls:
         options.append("--tls")
-        options += [word for name, flag in _TLS_FLAGS if name in query for word in (flag, query[name])]
-    if user := unquote(parts.username or "") or query.get("username"):
-        options += ["--user", user]
-    password = ""
+        options += [word for name, flag in _TLS_FLAGS if name in given for word in (flag, given[name])]
+        options += ["--insecure"] if given.get("ssl_cert_reqs") == "none" else []
+    source, login = _login(settings, url)
+    password = f'REDISCLI_AUTH="$({source})" ' if source else ""
+    return f"{password}redis-cli {shlex.join([*options, *login, *map(str, words)])}"
+
+
+def _login(settings: Settings, url: RedisUrl) -> tuple[str, list[str]]:
+    """Return the command that prints the password, which is empty if there is none, and the options of the login."""
+    given = dict(url.options)
+    user, _, in_url = url.userinfo.partition(":")
+    user = unquote(user) or given.get("username", "")
+    options = ["--user", user] if user else []
     if settings.redis_password_file is not None:
-        password = f'REDISCLI_AUTH="$(cat {shlex.quote(str(settings.redis_password_file))})" '
-    elif parts.password or "password" in query:
-        options.append("--askpass")
-    return f"{password}redis-cli {shlex.join(options)} {command}"
+        return f"cat {shlex.quote(str(settings.redis_password_file))}", options
+    if in_url and settings.origins.get("redis_url") == "environment SALTCTL_REDIS_URL":
+        return _OF_VARIABLE, options
+    if in_url or "password" in given:
+        return "", [*options, "--askpass"]
+    # redis-cli logs in without a password only if an empty one is given.
+    return "", [*options, "--no-auth-warning", "--pass", ""] if user and settings.redis_iam is None else options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -246,9 +247,11 @@ def test_redis_is_down(world: LocalEnvironment) -> None:
         "saltctl doctor --only redis",
         "saltctl rebuild --wait-redis 15m",
     )
-    seen = paste(look)
-    (ping,) = dict.fromkeys(re.findall(r"^  (redis-cli .* PING)$", seen.stdout, re.MULTILINE))
+    seen = paste(f"{look} -o json")
+    (ping,) = {check["fix"] for check in json.loads(seen.stdout)["checks"] if check["fix"]}
     assert seen.returncode == 3
+    assert world.redis.password is not None
+    assert world.redis.password not in seen.stdout
     assert "Connection refused" in paste(ping).stderr
     with subprocess.Popen(["/bin/bash", "-c", SHELL + rebuild], stdout=subprocess.DEVNULL) as waiting:
         world.redis.start()  # in this thread: the server ends with the one that started it

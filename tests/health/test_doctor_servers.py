@@ -33,10 +33,10 @@ pytestmark = pytest.mark.slow
 TOOLS = {
     # Replacements for the tools that fixes use, for machines without them.
     "redis-cli": """
-import os, sys, redis
-args = sys.argv[1:]
-assert args[0] == "-u", args
-print(redis.Redis.from_url(args[1]).execute_command(*args[2:]))
+import sys, redis
+_, h, host, p, port, *words = sys.argv
+assert (h, p) == ("-h", "-p"), sys.argv
+print(redis.Redis(host=host, port=int(port)).execute_command(*words))
 """,
     "aws": """
 import sys, boto3

@@ -179,9 +179,7 @@ def test_aws_clock(ahead: int, status: str, words: str, stub: AwsStub, saltctl: 
 @pytest.mark.parametrize("width", [20, 40, 78])
 def test_a_wrapped_command_is_the_same_command(width: int) -> None:
     """At any width, the lines together are the words of the command."""
-    command = (
-        """redis-cli -u "$(echo "$URL" | sed 's|a b|c|')" CONFIG SET a-long-name value && saltctl rebuild 'x  y'"""
-    )
+    command = """REDISCLI_AUTH="$(cat 'a  b')" redis-cli -p 1 CONFIG SET a-long-name value && saltctl rebuild 'x  y'"""
     lines = pasteable(command, width)
     joined = "\n".join(lines).replace("\\\n", "")
     assert shlex.split(joined) == shlex.split(command)
