@@ -11,10 +11,12 @@ _NAMES = (
     r"|x-amz-(?:security-token|signature)|x-amz-sso_bearer_token|x-aws-ec2-metadata-token|\bsignature|saml_?assertion"
     r"|\bpassw(?:or)?d|aws_container_authorization_token"
 )
-# Reasons that follow the path of a file, as in `/etc/passwd: Permission denied`. They have spaces, which no value has.
+# Reasons that follow the path of a file, as in `/etc/passwd: Permission denied`, or an option that was typed, as in
+# `--password: saltctl rebuild has no such option`. They have spaces, which no value has.
 _REASONS = (
     r"(?:\[errno \d+\] )?"
-    r"(?:no such file or directory|permission denied|(?:not|is) a directory|it must be a regular file|not usable)"
+    r"(?:no such file or directory|permission denied|(?:not|is) a directory|it must be a regular file|not usable"
+    r"|saltctl(?: [a-z-]+)* has no such option)"
     r"(?![^\s.,:;)])"
 )
 # A name and its value as in JSON, a Python dict, XML, a query, a header, a line of a file, and AWS's canonical request.

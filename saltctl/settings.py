@@ -240,7 +240,8 @@ def read_config(path: Path, *, required: bool) -> ConfigFile:
         document = tomllib.loads(read)
     except FileNotFoundError:
         if required:
-            raise ConfigurationError(f"{file} does not exist", hint="check --config and SALTCTL_CONFIG") from None
+            hint = "check --config and SALTCTL_CONFIG; a new file has comments on each setting\nsaltctl config init"
+            raise ConfigurationError(f"{file} does not exist", hint=hint) from None
         return ConfigFile(None, {})
     except OSError as exc:
         hint = f"ls -l {shlex.quote(str(path))}"

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from saltctl.stores.heat.stream import HeatStream
     from saltctl.stores.redis.registry import RedisRegistry
 
+REDIS_URL_HINT = "put the URL into SALTCTL_REDIS_URL, or the password into a file: SALTCTL_REDIS_PASSWORD_FILE"
+
 
 @dataclass
 class Session:
@@ -51,7 +53,7 @@ class Session:
         if url and has_password(url):
             raise UsageError(
                 "a password must not be given in a flag, where every process list shows it",
-                hint="put the URL into SALTCTL_REDIS_URL, or the password into a file: SALTCTL_REDIS_PASSWORD_FILE",
+                hint=REDIS_URL_HINT,
             )
         settings = load_settings(flags=self.flags, context=self.context, config=self.config)
         if self.context is not None:
@@ -66,13 +68,13 @@ class Session:
     def root_options(self) -> list[str]:
         """The options that lead another saltctl to the same servers, in the same environment.
 
-        A Redis URL with a password is left out: it is refused, and must not be shown.
+        Values that are refused are left out: an empty one, and a Redis URL with a password, which must not be shown.
         """
         given = {"context": self.context, "config": self.config, **self.flags}
         return [
             word
             for name, value in given.items()
-            if value is not None and not (name == "redis_url" and has_password(value))
+            if value is not None and str(value) and not (name == "redis_url" and has_password(value))
             for word in (f"--{name.replace('_', '-')}", str(value))
         ]
 

@@ -47,11 +47,27 @@ _KEEPING = {"rebuild", "recover", "replay", "import", "set", "setup", "requeue",
 """Words of commands that change something, and so keep what they have done."""
 
 
-def rerun_hint(how: str = "") -> str:
-    """Return the hint of an interrupted command: how to run it again, and that its work is kept if it did any."""
-    words = [word for word in arguments.get() if word != "--restart"]  # that would discard what is kept
+def rerun_hint(how: str = "", *, without: str = "") -> str:
+    """Return the hint of an interrupted command: how to run it again, and that its work is kept if it did any.
+
+    ``without``: an option that is left out with its value.
+    """
+    # --restart would discard what is kept.
+    words = _without_value([word for word in arguments.get() if word != "--restart"], without)
     kept = "finished work is kept; " if _KEEPING & {*words} and "--dry-run" not in words else ""
     return hint_of(f"{kept}run it again{' ' + how if how else ''}", command_line(*words))
+
+
+def _without_value(words: list[str], option: str) -> list[str]:
+    """Return the words without an option and its value, which is the next word, or stands behind ``=``."""
+    kept, rest = list[str](), list(words)
+    while rest and rest[0] != "--":
+        word = rest.pop(0)
+        if word == option:
+            del rest[:1]
+        elif not option or not word.startswith(f"{option}="):
+            kept.append(word)
+    return kept + rest
 
 
 def rerun_without(option: str) -> str:
@@ -205,7 +221,8 @@ def deadline(seconds: float | None) -> Iterator[None]:
     except _TimeoutExpired as exc:
         cause = "".join(f"; {text}" for text in exc.args if text)
         raise DeadlineExceededError(
-            f"not done after {seconds:g} s (--timeout){cause}", hint=rerun_hint("with more time")
+            f"not done after {seconds:g} s (--timeout){cause}",
+            hint=rerun_hint("with a longer --timeout, or with none", without="--timeout"),
         ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -237,6 +237,21 @@ def test_a_command_that_only_reads_keeps_nothing(words: str, keeps: bool) -> Non
         arguments.reset(token)
 
 
+@pytest.mark.parametrize("words", ["--timeout 1ms --restart", "--timeout=1ms", ""])
+def test_a_timeout_that_was_too_short_is_not_repeated(words: str) -> None:
+    """The command of the hint has none; words after ``--`` are those of another command."""
+    token = arguments.set(("rebuild", "-o", "json", *words.split(), "--", "--timeout", "1ms"))
+    try:
+        with pytest.raises(DeadlineExceededError) as caught, deadline(0.001):
+            time.sleep(30)
+    finally:
+        arguments.reset(token)
+    assert caught.value.hint == (
+        "finished work is kept; run it again with a longer --timeout, or with none\n"
+        "saltctl rebuild -o json -- --timeout 1ms"
+    )
+
+
 def test_only_the_first_signal_is_announced(capfd: pytest.CaptureFixture[str], handlers: None) -> None:
     """At once, before the job has ended; a stream that is not a file gets no notice."""
     stream = open(2, "w", encoding="ascii", closefd=False)  # noqa: SIM115  a descriptor

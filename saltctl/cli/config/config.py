@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from difflib import get_close_matches
 from pathlib import Path
@@ -100,7 +101,7 @@ def use_context(
         close = get_close_matches(name, file.contexts, 1)
         raise ConfigurationError(
             f"cannot use the context {name!r:.60}: the contexts in {str(found)!r} are {names}",
-            hint=command_line(*session_of(context).root_options, "config", "use-context", *close) if close else "",
+            hint=command_line("config", "use-context", *close) if close else _no_context_hint(name),
         )
     before = file.default_context
     if name != before:
@@ -109,6 +110,10 @@ def use_context(
     print_result(record, output, columns=columns_of("path before after changed dry_run"))
     if (set_there := os.environ.get("SALTCTL_CONTEXT") or name) != name:
         warn(f"SALTCTL_CONTEXT is {set_there!r} in this shell, and overrides the default")
+
+
+def _no_context_hint(name: str) -> str:
+    return f"write a table for it into that file, or use one that is there: [contexts.{json.dumps(name[:60])}]"
 
 
 def _path(context: typer.Context) -> Path:

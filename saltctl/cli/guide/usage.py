@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+import typer
+
+from saltctl.cli.session import REDIS_URL_HINT
 from saltctl.commands import command_line
+from saltctl.errors import SaltctlError
 
 NEAR_WORDS = {
     "raise": "registry set",
@@ -76,6 +80,12 @@ _NEAR_OPTIONS = {
 }
 _CHOICE = re.compile(r"(?:Value error, )?('.*'|\".*\") is not one of (.*?)\.?", re.DOTALL)
 _PASSWORD = re.compile(r"(://[^/:@]*:).*@", re.DOTALL)
+_MOST_CORRECTIONS = 5
+_IDS = frozenset({"conversation", "conversations", "message", "ids"})
+"""Arguments that other people chose, and that may begin with a dash."""
+Suggestion = str | list[str]
+"""A hint, or the words of a command line that may have more mistakes."""
+_LONG = re.compile("--.")
 _SHOWN = 60
 """Characters of a value that an error shows."""
 
@@ -135,18 +145,26 @@ class Line:
                 return i
         return None
 
-    def with_words(self, words: Sequence[str], at: int) -> str:
+    def with_words(self, words: Sequence[str], at: int) -> list[str]:
         """Return the command line in which ``words`` stand for the command and the argument at an index."""
         if words[:1] == ["--version"]:
-            return command_line("--version")
+            return ["--version"]
         kept = [word for i, word in enumerate(self.args) if i < at and i not in self._names]
-        return _shown(*kept, *words, *self.args[at + 1 :])
+        return [*kept, *words, *self.args[at + 1 :]]
 
-    def with_argument(self, at: int, *words: str) -> str:
+    def with_argument(self, at: int, *words: str) -> list[str]:
         """Return the command line with other words for the argument at an index."""
-        return _shown(*self.args[:at], *words, *self.args[at + 1 :])
+        return [*self.args[:at], *words, *self.args[at + 1 :]]
 
-    def with_root_options_first(self) -> str | None:
+    def with_dashes(self) -> list[str]:
+        """Return the command line with all arguments of the command behind ``--``."""
+        options, ids, known = list[str](), list[str](), _options_of(self.command)
+        for at in self._words(self.at, self.command):
+            taken = 1 if known.get(self.args[at], True) or "=" in self.args[at] else 2
+            (options if self.args[at].partition("=")[0] in known else ids).extend(self.args[at : at + taken])
+        return [*self.args[: self.at], *options, "--", *ids]
+
+    def with_root_options_first(self) -> list[str] | None:
         """Return the command line with the root's options before the command; None if one lacks its value."""
         moved: list[str] = []
         kept: list[str] = []
@@ -165,7 +183,7 @@ class Line:
                     return None
                 target += words[:1]
                 del words[:1]
-        return _shown(*moved, *self.args[: self.at], *kept)
+        return [*moved, *self.args[: self.at], *kept]
 
     def _words(self, start: int, command: Any) -> Iterator[int]:
         """Yield the indexes of the arguments that are no values of options, up to ``--``."""
@@ -186,28 +204,63 @@ def _is_option(word: str) -> bool:
     return word.startswith("-") and word != "-"
 
 
-def _shown(*words: str) -> str:
-    """Return a command line to paste, without passwords."""
-    return command_line(*(_PASSWORD.sub(r"\1***@", word) for word in words))
-
-
 def describe_usage_error(exc: Any, root: Any, args: Sequence[str]) -> tuple[str, str]:
     """Return the message and the hint of an error that typer raised for a command line.
+
+    The hint corrects all misspelt words, or it is the help.
 
     Args:
         exc: the error.
         root: the whole command tree.
         args: the command line.
     """
-    line, kind, message = Line(root, args), type(exc).__name__, str(exc.message).strip().rstrip(".")
+    message, suggestion = _described(exc, Line(root, args))
+    for _ in range(_MOST_CORRECTIONS):
+        if isinstance(suggestion, str):
+            break
+        if (following := _next_correction(Line(root, suggestion))) is None:
+            return message, REDIS_URL_HINT if any(map(_PASSWORD.search, suggestion)) else command_line(*suggestion)
+        suggestion = following
+    return message, suggestion if isinstance(suggestion, str) else "saltctl --help"
+
+
+def _next_correction(line: Line) -> Suggestion | None:
+    """Return what corrects the next misspelt word; None if there is none. A value that is missing is none."""
+    if hasattr(line.command, "commands"):
+        at = line.unknown_word
+        return None if at is None else _unknown_command(line, at)[1]
+    exc = _usage_error(line.command, line.args[line.at :])
+    misspelt = type(exc).__name__ == "NoSuchOption" or (exc and _CHOICE.fullmatch(_message_of(exc)))
+    return _described(exc, line)[1] if misspelt else None
+
+
+def _usage_error(command: Any, words: Sequence[str]) -> Any:
+    """Return typer's error for the words of a command; None without one. Nothing is run."""
+    if {"-h", "--help"} & {*words}:  # it would be printed
+        return None
+    try:
+        command.make_context(command.name, list(words))
+    except typer.TyperException as exc:
+        return exc
+    except SaltctlError:  # such as another context than the one to confirm
+        return None
+    return None
+
+
+def _message_of(exc: Any) -> str:
+    return str(exc.message).strip().rstrip(".")
+
+
+def _described(exc: Any, line: Line) -> tuple[str, Suggestion]:
+    """Return the message, and what corrects the first mistake."""
+    kind, message = type(exc).__name__, _message_of(exc)
     param, option = getattr(exc, "param", None), str(getattr(exc, "option_name", ""))
     if kind == "NoSuchOption":
         return _unknown_option(line, option)
     if kind == "BadOptionUsage":
         return _option_value(line, option, missing="require" in message)
     if message.startswith("No such command") and (at := line.unknown_word) is not None:
-        hint = _near_command(line, args[at], at)
-        return f"cannot run {_quoted(args[at])}: {line.name} has no such command", hint or f"{line.name} --help"
+        return _unknown_command(line, at)
     if kind == "MissingParameter" and param is not None:
         return f"cannot run {line.name}: {_name_of(param)} is missing{_choices_of(param)}", f"{line.name} --help"
     if "extra argument" in message:
@@ -215,6 +268,11 @@ def describe_usage_error(exc: Any, root: Any, args: Sequence[str]) -> tuple[str,
     if param is not None:
         return _bad_value(line, param, message)
     return message, f"{line.name} --help"
+
+
+def _unknown_command(line: Line, at: int) -> tuple[str, Suggestion]:
+    message = f"cannot run {_quoted(line.args[at])}: {line.name} has no such command"
+    return message, _near_command(line, line.args[at], at) or f"{line.name} --help"
 
 
 def _quoted(text: str) -> str:
@@ -233,7 +291,7 @@ def _choices_of(param: Any) -> str:
     return f"; it must be {one_of([str(choice) for choice in choices])}" if choices else ""
 
 
-def _unknown_option(line: Line, option: str) -> tuple[str, str]:
+def _unknown_option(line: Line, option: str) -> tuple[str, Suggestion]:
     """Describe an option that the command does not have; the hint is the command line with the right one."""
     mine, roots = _options_of(line.command), _options_of(line.root)
     at = line.index_of_option(option)
@@ -241,8 +299,10 @@ def _unknown_option(line: Line, option: str) -> tuple[str, str]:
         message = f"cannot use {option} after the command: it stands before it, as saltctl {option} … {line.path[0]}"
         return message, line.with_root_options_first() or "saltctl --help"
     message = f"cannot use {_quoted(option)[1:-1]}: {line.name} has no such option"
+    if "passw" in option.lower():
+        return message, REDIS_URL_HINT
     if at is None:
-        return message, f"{line.name} --help"
+        return _dashed_argument(line, option) or (message, f"{line.name} --help")
     _, equals, value = line.args[at].partition("=")
     words = _NEAR_OPTIONS.get(option, ())
     if words and words[0] in mine:
@@ -251,14 +311,32 @@ def _unknown_option(line: Line, option: str) -> tuple[str, str]:
     near = near or [name for name in mine if len(option) > 3 and name.startswith(option)]
     if near:
         return message, line.with_argument(at, near[0] + equals + value)
-    return message, f"{line.name} --help"
+    return _dashed_argument(line, option) or (message, f"{line.name} --help")
 
 
-def _option_value(line: Line, option: str, *, missing: bool) -> tuple[str, str]:
+def _dashed_argument(line: Line, option: str) -> tuple[str, Suggestion] | None:
+    """Describe an id that begins with one dash, and was taken for options; None if no id is meant."""
+    arguments = [param for param in line.command.params if param.param_type_name == "argument"]
+    word = next((w for w in line.args[line.at :] if w.startswith(option)), "")
+    if len(option) != 2 or "--" in line.args or not _IDS & {param.name for param in arguments}:
+        return None
+    words = line.with_dashes()
+    ids = words[words.index("--") + 1 :]
+    if len(word) == 2 and len(ids) > 1 and any(param.nargs == -1 for param in arguments):
+        return None  # a letter among ids is an option
+    if any(map(_LONG.match, ids)) or _usage_error(line.command, words[line.at :]) is not None:
+        return None
+    meant = arguments[min(ids.index(word), len(arguments) - 1)]
+    if meant.name not in _IDS:
+        return f"cannot use {_name_of(meant)} {_quoted(word)}: it begins with a dash", f"{line.name} --help"
+    return f"cannot use {_quoted(word)}: only after -- may an id begin with a dash", words
+
+
+def _option_value(line: Line, option: str, *, missing: bool) -> tuple[str, Suggestion]:
     if missing:
         return f"cannot use {option}: its value is missing", f"{line.name} --help"
     at = line.index_of_option(option)
-    hint = f"{line.name} --help" if at is None else line.with_argument(at, option)
+    hint: Suggestion = f"{line.name} --help" if at is None else line.with_argument(at, option)
     return f"cannot use {option} with a value: it is a flag", hint
 
 
@@ -269,20 +347,22 @@ def _extra_arguments(line: Line, message: str) -> tuple[str, str]:
     return f"cannot run {line.name}: {taken}, and {extra} is too much", f"{line.name} --help"
 
 
-def _bad_value(line: Line, param: Any, message: str) -> tuple[str, str]:
+def _bad_value(line: Line, param: Any, message: str) -> tuple[str, Suggestion]:
     """Describe a value that its option or argument does not take."""
     name = _name_of(param)
     if (found := _CHOICE.fullmatch(message)) is None:
+        if message.startswith("'' is not "):
+            return f"cannot use {name}: it is empty", "is the variable set that holds it?"
         return f"cannot use {name}: {message.removeprefix('Value error, ')}", f"{line.name} --help"
     value, choices = str(literal_eval(found[1])), re.findall("'([^']*)'", found[2])
-    hint = f"{line.name} --help"
+    hint: Suggestion = f"{line.name} --help"
     near = get_close_matches(value.lower(), choices, 1, 0.5)
     if near and (at := line.index_of_value(param, value)) is not None:
         hint = line.with_argument(at, line.args[at].removesuffix(value) + near[0])
     return f"cannot use {name} {_quoted(value)}: it must be {one_of(choices)}", hint
 
 
-def _near_command(line: Line, word: str, at: int) -> str:
+def _near_command(line: Line, word: str, at: int) -> list[str]:
     """Return the command line that was probably meant; empty if no command is near."""
     lower, names, prefix = word.lower().strip("-"), list(line.command.commands), " ".join(line.path)
     near = NEAR_WORDS.get(lower, "")
@@ -299,7 +379,7 @@ def _near_command(line: Line, word: str, at: int) -> str:
     elif close := get_close_matches(lower, [*paths, *NEAR_WORDS], 1, 0.75):
         meant = paths.get(close[0]) or NEAR_WORDS[close[0]].split()
     else:
-        return ""
+        return []
     return line.with_words(meant, at)
 
 

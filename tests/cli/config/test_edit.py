@@ -85,9 +85,17 @@ def test_use_context_changes_one_value(saltctl: Runner, config: Path) -> None:
 
 
 def test_use_context_of_a_context_that_does_not_exist(saltctl: Runner, config: Path) -> None:
-    """Exit 78 with the names there are, and the command with a similar one. Without a file, too."""
-    assert saltctl("config", "use-context", "prod").code == 78
-    config.parent.mkdir(parents=True)
+    """Exit 78 with the names there are, and the command with a similar one, or what has to be written.
+
+    Without a file, the hint creates it.
+    """
+    outcome = saltctl("config", "use-context", "nope")
+    assert (outcome.code, outcome.err.splitlines()[-1]) == (78, "  try: saltctl config init")
+    assert saltctl("config", "init").code == 0
+    outcome = saltctl("config", "use-context", "nope")
+    assert (outcome.code, '[contexts."nope"]' in outcome.err.splitlines()[-1]) == (78, True)
+    config.write_text('[contexts."nope"]\n')
+    assert saltctl("config", "use-context", "nope").code == 0
     config.write_text("[contexts.prod]\n[contexts.staging]\n")
     outcome = saltctl("--config", str(config), "config", "use-context", "prd")
     assert outcome.code == 78

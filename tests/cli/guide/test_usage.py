@@ -67,13 +67,29 @@ SUGGESTED = [
     ("registry list --prefix jsn -o jsn", "registry list --prefix jsn -o json"),
     ("registry get x --context prod", "--context prod registry get x"),
     ("registry get 'x y' --context prod -o json", "--context prod registry get 'x y' -o json"),
-    ("--config f get x --backup-table=t", "--config f registry get x --backup-table=t"),
+    ("--config f get x --backup-table=t", "--backup-table=t --config f registry get x"),
     ("--config f registry get x --backup-table=t --verbose", "--backup-table=t --verbose --config f registry get x"),
     ("registry set c 4 --reason --context --context prod", "--context prod registry set c 4 --reason --context"),
     ("status --version", "--version status"),
     ("zzz", None),
     ("--zzz", None),
     ("registry get x --context", None),
+    ("registy gte c", "registry get c"),
+    ("registry lst --lmit 3 --srot n", "registry list --limit 3 --sort n"),
+    ("rebiuld --segmnts=3 --dryrun", "rebuild --segments=3 --dry-run"),
+    ("registry lst --sort nn", "registry list --sort n"),
+    ("--contxt prod registy gte c", "--context prod registry get c"),
+    ("registry lst --zzz", None),
+    ("registry lst --sort zzz", None),
+    ("registry zzz --lmit 3", None),
+    ("registry set -dash 4", "registry set -- -dash 4"),
+    ("registry set -dash 4 --reason x --yes", "registry set --reason x --yes -- -dash 4"),
+    ("registry get c -dash --dryrun", None),
+    ("--verbose history find c -x", "--verbose history find -- c -x"),
+    ("stream dead drop -1-1 --yes", "stream dead drop --yes -- -1-1"),
+    ("registry set c -4", None),
+    ("registry get c -n 3", None),
+    ("drill -x", None),
 ]
 
 
@@ -116,6 +132,23 @@ def test_a_password_is_not_repeated(saltctl: Runner) -> None:
                 assert outcome.code == 2
                 assert not {"hunter", "ter2"} & set(outcome.err.replace("@", " ").replace(":", " ").split())
                 assert "hun" not in outcome.err
+
+
+@pytest.mark.parametrize("typed", ["get x --password geheim", "lst --password=geheim", "lst redis://:geheim@h"])
+def test_a_password_on_the_command_line_has_another_place(saltctl: Runner, typed: str) -> None:
+    """The error masks the password, and no word of its own; the hint names no command that shows it."""
+    outcome = saltctl("registry", *typed.split())
+    where = "put the URL into SALTCTL_REDIS_URL, or the password into a file: SALTCTL_REDIS_PASSWORD_FILE"
+    assert outcome.err.endswith(f"\n  {where}\n")
+    assert "***" not in outcome.err
+    assert "geheim" not in outcome.err
+
+
+def test_an_empty_context(saltctl: Runner) -> None:
+    """It is that of a variable that is not set, and in no command of a hint."""
+    outcome = saltctl("--context", "", "registry", "gte", "x")
+    assert outcome.err == "error: cannot use --context: it is empty\n  is the variable set that holds it?\n"
+    assert "\n  saltctl config path\n" in saltctl("--key-prefix", "", "doctor").out
 
 
 @pytest.mark.parametrize(("name", "param"), VALUED, ids=[f"{name} {param.opts[0]}" for name, param in VALUED])
