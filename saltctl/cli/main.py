@@ -18,7 +18,7 @@ import typer
 
 from saltctl.cli.failures import Failure, exit_code_of, failure_of, help_without_command, output_failure, shown_failure
 from saltctl.cli.formats.text import printable, without_passwords
-from saltctl.cli.hints import hint_lines, root_options
+from saltctl.cli.hints import aws_options_in_force, hint_lines, root_options
 from saltctl.cli.output import write_json_line, write_log_line, write_to_stderr
 from saltctl.cli.signals import Terminated, arguments, raise_on_signals, reraise_lost_signals, runs_from_cron
 from saltctl.errors import ExitCode, SaltctlError
@@ -50,6 +50,7 @@ def run(args: Sequence[str], *, command: Any = None) -> int:
     """Run one command line in this process and return its exit code. ``command`` replaces the command tree."""
     arguments.set(tuple(args))
     root_options.set(())
+    aws_options_in_force.set({})
     _ignore_impossible_sizes()
     if os.environ.get("_SALTCTL_COMPLETE"):  # PowerShell leaves it set and empty
         return _complete(args)

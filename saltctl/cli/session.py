@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from saltctl.cli.formats.text import printable
+from saltctl.cli.hints import aws_options_in_force
 from saltctl.cli.output import note, warn
 from saltctl.cli.signals import rerun_with
 from saltctl.commands import hint_of
 from saltctl.errors import ConfirmationRequiredError, UsageError
 from saltctl.settings import Settings, load_settings
+from saltctl.stores.aws_cli import aws_options
 from saltctl.urls import has_password, mask_url
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Session:
                 hint=REDIS_URL_HINT,
             )
         settings = load_settings(flags=self.flags, context=self.context, config=self.config)
+        aws_options_in_force.set(aws_options(settings))
         if self.context is not None:
             names = [o.split(" ", 1)[1] for o in settings.origins.values() if o.startswith("environment SALTCTL_")]
             if names:

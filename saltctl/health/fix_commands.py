@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saltctl.settings import Settings
+from saltctl.stores.aws_cli import aws_options, with_aws_options
 from saltctl.stores.redis.replies.platforms import Platform
 from saltctl.stores.redis_cli import redis_cli
 
@@ -49,18 +50,7 @@ class FixCommands:
 
     def aws(self, *words: str) -> str:
         """Build an AWS CLI command for the account, Region and endpoint that saltctl uses."""
-        settings = self.settings
-        options: list[str] = []
-        for name in ("profile", "region", "endpoint_url"):
-            value = getattr(settings, f"aws_{name}")
-            # The AWS CLI reads the same environment variables.
-            if (
-                value is not None
-                and f"--{name}" not in words
-                and not settings.origins.get(f"aws_{name}", "").startswith("environment")
-            ):
-                options += [f"--{name.replace('_', '-')}", str(value)]
-        return shlex.join(["aws", *words, *options])
+        return with_aws_options(shlex.join(["aws", *words]), aws_options(self.settings))
 
     def export(self, **variables: str) -> str:
         """Build an export of environment variables."""

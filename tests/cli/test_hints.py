@@ -176,6 +176,21 @@ def test_errors_have_the_options_of_their_command(
     assert "--context" not in capsys.readouterr().err
 
 
+def test_commands_of_the_aws_cli_lead_to_the_account_in_force(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have what the context sets, and after it the next command in the same process nothing."""
+    file = tmp_path / "config.toml"
+    file.write_text("[contexts.prod]\nredis_url = 'redis://127.0.0.1:1/0'\naws_region = 'eu-west-1'\n")
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    create = ["throttle", "alarms", "create", "--sns", "nonsense"]
+    assert run(["--config", str(file), "--context", "prod", *create]) == 2
+    assert capsys.readouterr().err.endswith("\n  try: aws --region eu-west-1 sns list-topics\n")
+    assert run(create) == 2
+    assert capsys.readouterr().err.endswith("\n  try: aws sns list-topics\n")
+
+
 def test_a_url_with_a_password_is_in_no_hint(capsys: pytest.CaptureFixture[str]) -> None:
     """It is refused, and a note that follows does not show it."""
     assert run(["--redis-url", "redis://user:geheim@127.0.0.1:1", "doctor"]) == 2

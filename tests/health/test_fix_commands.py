@@ -137,4 +137,4 @@ def test_fixes_use_the_same_servers() -> None:
     settings = Settings(aws_region="r", aws_profile="p", origins={"aws_profile": "environment AWS_PROFILE"})
     commands = FixCommands(settings, ["--context", "a b"])
     assert commands.saltctl("rebuild") == "saltctl --context 'a b' rebuild"
-    assert commands.aws("sts", "get-caller-identity") == "aws sts get-caller-identity --region r"
+    assert commands.aws("sts", "get-caller-identity") == "aws --region r sts get-caller-identity"

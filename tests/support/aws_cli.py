@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import Any
 
-AWS_COMMAND = re.compile(r"\baws (?!sso )([a-z0-9-]+) ([a-z-]+)( .*)?$")
+AWS_COMMAND = re.compile(r"\baws (?:--\S+ \S+ )*(?!sso )([a-z0-9-]+) ([a-z-]+)( .*)?$")
 
 
 def check_aws_command(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.formats.text import counted
 from saltctl.cli.guide.groups import new_group
+from saltctl.cli.hints import in_force
 from saltctl.cli.output import OutputFormat, columns_of, format_value, print_result, resolve_format, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
@@ -78,6 +80,8 @@ def scan(
     with deadline(timeout):
         store = CloudWatchMetrics(session.settings)
         result = scan_table(store, options, _service_status(session), lambda ids: _max_n(session, ids))
+    advice = tuple(map(in_force, result.diagnosis.advice))
+    result = replace(result, diagnosis=replace(result.diagnosis, advice=advice))
     record = as_record(result)
     print_result(record, output, columns=SCAN_COLUMNS, human_view=lambda screen: draw(screen, result))
     for note in result.notes:

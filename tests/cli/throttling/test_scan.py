@@ -86,17 +86,17 @@ def test_a_table_with_twenty_indexes(stub: AwsStub, saltctl: Runner) -> None:
 
 @pytest.mark.slow
 def test_hot_keys_are_joined_with_the_registry(stub: AwsStub, saltctl: Runner) -> None:
-    """Salted keys are one conversation with its max_n, most throttled first; the command doubles max_n."""
+    """Salted keys are one conversation with its max_n, most throttled first; the command doubles max_n, there."""
     keys = {"conv_hot_12#3": 40.0, "conv_hot_12#4": 50.0, "conv_0001": 30.0}
     stub.rule = FakeCloudWatch(keys=keys, WriteKeyRangeThroughputThrottleEvents=120)
-    outcome = saltctl("throttle", "scan", "-o", "json")
+    outcome = saltctl("--key-prefix", "salt", "throttle", "scan", "-o", "json")
     assert outcome.code == 3, outcome.err
     assert [(k["conversation_id"], k["partition_key"], k["throttles"], k["max_n"]) for k in outcome.json["keys"]] == [
         ("conv_hot_12", "conv_hot_12#4", 90, 16),
         ("conv_0001", "conv_0001", 30, 1),
     ]
     assert outcome.json["verdict"] == "hot-partition-service-down"
-    assert "saltctl registry set conv_hot_12 32 --dry-run" in outcome.json["advice"]
+    assert "saltctl --key-prefix salt registry set conv_hot_12 32 --dry-run" in outcome.json["advice"]
 
 
 @pytest.mark.slow
