@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from saltctl.cli.files import replace_file, require_replaceable
 from saltctl.cli.output import OutputFormat, note, print_result, warn, write_json_line
 from saltctl.cli.session import Session
 from saltctl.cli.signals import announce_stop, arguments, deadline, runs_from_cron
-from saltctl.commands import command_line
+from saltctl.commands import command_line, hint_of
 from saltctl.errors import (
     AwsUnavailableError,
     ConfigurationError,
@@ -38,11 +38,13 @@ from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
     from saltctl.stores.aws.table import Table
+    from saltctl.stores.contracts.registry import DamagedEntry
 
 _THROTTLED_SECONDS = 10.0
 """Seconds after which a job says that AWS throttles a call of its."""
 MAX_DAMAGED_NAMED = 20
 """Damaged items of the backup that a job names; it counts all of them."""
+_CURES_NAMED = 5
 Event = TypeVar("Event")
 Report = TypeVar("Report")
 _OUTCOMES: dict[int, tuple[str, str]] = {
@@ -80,6 +82,13 @@ def drain(events: Generator[Event, None, None], report_type: type[Report], handl
     if not isinstance(last, report_type):
         raise RuntimeError(f"the job ended without a report ({report_type.__name__})")
     return last
+
+
+def damage_hint(items: Sequence[DamagedEntry], count: int, *then: str) -> str:
+    """Return the hint of damaged items: the cures of the first ones, of ``count``, and then the commands ``then``."""
+    cures = [item.cure for item in items[:_CURES_NAMED]]
+    others = f"likewise the {count - len(cures):,} others" if count > len(cures) else ""
+    return hint_of(*cures, others, *then)
 
 
 def estimated_items(table: Table) -> int | None:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from saltctl.commands import commands_in
+from saltctl.commands import commands_in, is_command
 from saltctl.errors import ExitCode
+from saltctl.stores.contracts.registry import DamagedEntry
 
 State = Literal["OK", "DEGRADED", "BROKEN"]
 """BROKEN: lookups fail, or may be wrong. DEGRADED: lookups are right, and something else does not work."""
@@ -85,7 +86,10 @@ def _drift(status: Mapping[str, Panel]) -> Iterator[Headline]:
     if drift["error"]:
         yield _degraded("drift cannot be read", drift["hint"])
     elif drift["damaged"]:
-        yield Headline("BROKEN", f"the backup has damaged items: {drift['damaged']:,} in a sample", "saltctl compare")
+        first = DamagedEntry(**drift["damaged_items"][0])
+        count = f"the backup has damaged items: {drift['damaged']:,} in a sample"
+        cure = first.cure if is_command(first.cure) else "saltctl compare"
+        yield Headline("BROKEN", f"{count}, such as {first.conversation_id!r}: {first.problem}", cure)
     elif drift["found"] and status["registry"]["verified"]:
         differ = f"{drift['found']:,} of {drift['checked']:,} conversations of a sample differ"
         yield Headline("BROKEN", f"answers may be wrong: {differ} in Redis and the backup", "saltctl compare")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from saltctl.errors import ConfigurationError, ExitCode, SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.headline import headline_of
 from saltctl.registry.compare import compare_sample
+from saltctl.registry.failures import read_undamaged
 from saltctl.registry.registry import Registry
 from saltctl.stores.redis.replies.platforms import evicts_entries
 from saltctl.throttling.analysis import ONGOING_MINUTES
@@ -89,7 +91,8 @@ def drift(facts: Facts) -> Panel:
     _ = facts.servers  # as above
     entries = sum(counts.entries for counts in facts.registry_counts)
     report = compare_sample(facts.probe_settings, facts.backup, entries, random.Random(), max_buckets=SAMPLED_BUCKETS)
-    return {"checked": report.checked, "found": report.unrepaired, "damaged": report.damaged}
+    items = [asdict(item) for item in report.damaged_items]
+    return {"checked": report.checked, "found": report.unrepaired, "damaged": report.damaged, "damaged_items": items}
 
 
 def service(facts: Facts) -> Panel:
@@ -101,7 +104,7 @@ def raises(facts: Facts) -> Panel:
     """Read the latest raises of the service. Their reasons are in the backup, and null if it cannot be read."""
     latest = [raised for raised in facts.service_state.last_raises() if isinstance(raised.get("conversation_id"), str)]
     try:
-        entries = facts.backup.get_many([raised["conversation_id"] for raised in latest]) if latest else {}
+        entries, _ = read_undamaged(facts.backup, [raised["conversation_id"] for raised in latest])
     except SaltctlError:
         entries = {}
     reasons: dict[tuple[Any, Any], str] = {
@@ -150,7 +153,7 @@ PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
     "registry": (registry, ("registry_id", "backup_error", "verified", "evicting", "since", "entries", "primaries")),
     "backup": (backup, ("table", "registry_id")),
     "lookups": (lookups, ("source",)),
-    "drift": (drift, ("checked", "found", "damaged")),
+    "drift": (drift, ("checked", "found", "damaged", "damaged_items")),
     "service": (service, ("verdict", "alive", "lag", "pending", "dead_letters", "instances")),
     "raises": (raises, ("last",)),
     "throttles": (throttles, ("table", "total", "causes", "per_minute", "seen", "last_at", "ongoing")),

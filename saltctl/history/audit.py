@@ -27,6 +27,7 @@ from saltctl.stores.contracts.messages import Item, PartitionAnswer, PartitionQu
 
 if TYPE_CHECKING:
     from saltctl.history.history import History
+    from saltctl.registry.mending import Damage
 
 MAX_ORPHANS_LISTED = 1000
 """Orphans that an audit lists; it counts all of them."""
@@ -68,8 +69,10 @@ class Audit:
     """The result of an audit, with the keys of the command's JSON.
 
     ``orphans`` are the messages beyond max_n, up to 1,000 of them; ``orphaned`` is their number. ``unproven`` is the
-    reason why these may be messages of other conversations, empty if they are not. ``needed_n`` is the N
-    at which readers see all messages, and ``complete`` is True if they see all of them now. ``duplicates`` are rows
+    reason why these may be messages of other conversations, empty if they are not. ``damage`` is what cannot be read of
+    the conversation in the registry, None if nothing: then ``max_n`` is what the rest of the registry shows.
+    ``needed_n`` is the N at which readers see all messages, and ``complete`` is True if they see all of them now, which
+    is not known if the registry is damaged. ``duplicates`` are rows
     that equal another one except for their partition; reads return them once. ``skew`` is the row count of the largest
     salt divided by the average: 1 is even, and None if there are no rows. Older salts have more rows.
     """
@@ -87,15 +90,20 @@ class Audit:
     consumed_rcu: float
     seconds: float
     unproven: str = ""
+    damage: str | None = None
 
 
 @dataclass(eq=False)
 class Auditor:
-    """The audit of one conversation. Iterate over :meth:`run` once. ``cap`` is the largest N that a raise can set."""
+    """The audit of one conversation. Iterate over :meth:`run` once. ``cap`` is the largest N that a raise can set.
+
+    ``damage`` is that of the conversation in the registry, and then no lookup is needed.
+    """
 
     history: History
     conversation_id: str
     cap: int = field(kw_only=True)
+    damage: Damage | None = field(kw_only=True, default=None)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -112,7 +120,8 @@ class Auditor:
         An UnavailableError means that a partition cannot be read, so the audit proves nothing.
         """
         started = self.history.clock()
-        max_n = self.history.registry.lookup(self.conversation_id).max_n
+        damage = self.damage
+        max_n = damage.at_least if damage else self.history.registry.lookup(self.conversation_id).max_n
         salts = range(max_n if max_n > 1 else 0)
         beyond = range(len(salts), max(self.cap, 2 * max_n))
         self._orphan_salts = self._salts_with_rows(beyond)
@@ -128,7 +137,8 @@ class Auditor:
             skew=round(max(in_salts) * len(in_salts) / sum(in_salts), 3) if any(in_salts) else None,
             partitions=[PartitionCount(self._key(salt), count) for salt, count in self._rows.items()],
             probed=len(beyond),
-            complete=not self._orphan_salts,
+            complete=not self._orphan_salts and damage is None,
+            damage=damage.problem if damage else None,
             consumed_rcu=self._consumed_rcu,
             seconds=round(self.history.clock() - started, 3),
             # A few messages are enough if the registry knows that the conversation is salted.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from saltctl.stores.contracts.registry import DamagedEntry
 
@@ -86,7 +86,8 @@ class RebuildReport:
     """Result of a rebuild, with the keys of the command line's contract.
 
     ``entries`` were read from the backup. ``restored`` of them increased the value in Redis, ``unchanged`` did not.
-    ``skipped`` items were damaged: their ``unverified_buckets`` answer no lookups, unless they did before.
+    ``skipped`` items were damaged, the first 20 of which are ``damaged_items``. A bucket of theirs answers lookups only
+    if it did before; ``unverified_buckets`` do not. ``verified``: every bucket does.
     ``committed`` half-done raises were completed. ``verified_before``: Redis was verified already when the rebuild
     started.
     """
@@ -107,6 +108,7 @@ class RebuildReport:
     estimate: CostEstimate | None = None
     verified_before: bool = False
     unverified_buckets: int = 0
+    damaged_items: list[DamagedEntry] = field(default_factory=list)
 
 
 Event = (

@@ -31,7 +31,7 @@ from saltctl.rebuild.lease import Lease
 from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.settings import Settings
-from saltctl.stores.contracts.registry import BackupPage, LeaseStore, RegistryIdentity
+from saltctl.stores.contracts.registry import MAX_DAMAGED_LISTED, BackupPage, DamagedEntry, LeaseStore, RegistryIdentity
 
 if TYPE_CHECKING:
     from saltctl.stores.aws.backup_table import BackupTable
@@ -94,6 +94,7 @@ class Rebuild:
     _verified_before: bool = field(default=False, init=False)
     _identity: RegistryIdentity = field(default_factory=lambda: RegistryIdentity(""), init=False)
     _note_check_due: float = field(default=0.0, init=False)
+    _damaged_items: list[DamagedEntry] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         """Prepare the lease, and acquire nothing."""
@@ -329,6 +330,7 @@ class Rebuild:
         yield self._report(position, missing, primaries=len(verified), verified=self._verified_before, estimate=cost)
 
     def _report_page(self, page: BackupPage, position: ScanPosition, restored: int) -> Iterator[events.Event]:
+        self._damaged_items += page.damaged[: MAX_DAMAGED_LISTED - len(self._damaged_items)]
         yield from page.damaged
         for conversation_id, max_n in page.above_cap:
             yield events.EntryAboveCap(conversation_id, max_n)
@@ -352,5 +354,6 @@ class Rebuild:
             segments=self.options.segments,
             dry_run=self.options.dry_run,
             verified_before=self._verified_before,
+            damaged_items=self._damaged_items,
             **values,
         )

@@ -38,7 +38,14 @@ from saltctl.registry.drift import (
 )
 from saltctl.registry.failures import read_undamaged
 from saltctl.salting import bucket_of, is_conversation_id
-from saltctl.stores.contracts.registry import BackupEntry, BackupPage, BackupStore, DamagedEntry, RegistryStore
+from saltctl.stores.contracts.registry import (
+    MAX_DAMAGED_LISTED,
+    BackupEntry,
+    BackupPage,
+    BackupStore,
+    DamagedEntry,
+    RegistryStore,
+)
 from saltctl.stores.retry import retry_while_throttled
 
 if TYPE_CHECKING:
@@ -132,6 +139,7 @@ class Comparison:
             for page in pages:
                 self._report.consumed_rcu += page.consumed_rcu
                 self._report.damaged += len(page.damaged)
+                self._report.damaged_items += page.damaged[: MAX_DAMAGED_LISTED - len(self._report.damaged_items)]
                 yield from page.damaged
                 self._read += len(page.entries)
                 entries += page.entries if whole else [e for e in page.entries if bucket_of(e[0], buckets) in sampled]

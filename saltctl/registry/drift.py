@@ -14,7 +14,7 @@ from saltctl.errors import SaltctlError, UnavailableError, UsageError
 from saltctl.registry.failures import is_outage
 from saltctl.registry.registry import Registry
 from saltctl.salting import power_of_two_at_least
-from saltctl.stores.contracts.registry import BackupEntry, RegistryStore
+from saltctl.stores.contracts.registry import BackupEntry, DamagedEntry, RegistryStore
 from saltctl.stores.retry import retry_while_throttled
 from saltctl.values import LONGEST, check_number, check_whole
 
@@ -126,7 +126,8 @@ class ComparisonReport:
 
     ``checked`` conversations were compared; ``in_sync`` of them agree. The next four count the others by their kind
     of drift; ``repaired`` of these agree now. ``verified``: Redis answers lookups. ``drift`` lists the first 1,000.
-    ``damaged`` items of the backup could not be compared. ``redis_alone`` of the unbacked have no item in the backup.
+    ``damaged`` items of the backup could not be compared, the first 20 of which are ``damaged_items``. ``redis_alone``
+    of the unbacked have no item in the backup.
     """
 
     checked: int = 0
@@ -142,6 +143,7 @@ class ComparisonReport:
     damaged: int = 0
     consumed_rcu: float = 0.0
     redis_alone: int = 0
+    damaged_items: list[DamagedEntry] = field(default_factory=list)
 
     @property
     def differing(self) -> int:

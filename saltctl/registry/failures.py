@@ -49,13 +49,11 @@ def read_undamaged(
     """
     try:
         return (retry(lambda: backup.get_many(conversation_ids)) if conversation_ids else {}), {}
-    except DamagedEntryError:
-        pass  # read one by one to find out which is damaged
-    entries: _Entries = {}
-    damaged: dict[str, str] = {}
-    for conversation_id in conversation_ids:
-        try:
-            entries |= retry(lambda one=conversation_id: backup.get_many([one]))  # type: ignore[misc]
-        except DamagedEntryError as exc:
-            damaged[conversation_id] = exc.message
-    return entries, damaged
+    except DamagedEntryError as exc:
+        if len(conversation_ids) == 1:
+            return {}, {conversation_ids[0]: exc.message}
+    # Each half by itself, to find out which are damaged in few requests.
+    half = len(conversation_ids) // 2
+    entries, damaged = read_undamaged(backup, conversation_ids[:half], retry)
+    more, others = read_undamaged(backup, conversation_ids[half:], retry)
+    return entries | more, damaged | others

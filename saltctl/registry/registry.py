@@ -264,7 +264,7 @@ class Registry:
             if exc.id_unknown:  # the backup that holds it would fail again, perhaps after another wait
                 raise
             # Any answer but a verified one is a reason to fall back to the backup.
-            # Not for one bucket: a damaged item keeps it unverified, or it was overwritten with another type.
+            # Not for one bucket: a damaged item keeps it unverified, or it, or a value in it, was overwritten.
             if self.breaker_seconds and not isinstance(exc, UnverifiedBucketError | WrongTypeError):
                 self._skip_until[primary] = self.clock() + self.breaker_seconds
                 # A primary that answers that it is not verified was not paused while it was verified.

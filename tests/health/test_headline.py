@@ -17,12 +17,13 @@ HEALTHY: dict[str, dict[str, Any]] = {
     "registry": FINE | {"verified": True, "evicting": None},
     "backup": FINE | {"table": "t", "registry_id": "a1"},
     "lookups": FINE | {"source": "redis"},
-    "drift": FINE | {"checked": 5, "found": 0, "damaged": 0},
+    "drift": FINE | {"checked": 5, "found": 0, "damaged": 0, "damaged_items": []},
     "service": FINE | {"verdict": "ok", "pending": 0},
     "raises": FINE,
     "throttles": FINE | {"table": "m", "ongoing": False},
     "lease": FINE,
 }
+DAMAGED = {"damaged": 1, "damaged_items": [{"conversation_id": "a b", "problem": "it has no max_n"}]}
 FROM_BACKUP = "answers are right, from the backup"
 FROM_REDIS = "answers are right, from Redis"
 
@@ -69,7 +70,7 @@ FROM_REDIS = "answers are right, from Redis"
         ({"drift": {"found": 2}}, "BROKEN", "answers may be wrong: 2 of 5", "saltctl compare"),
         # After a flush everything differs, and lookups do not use it.
         ({"drift": {"found": 5}, "registry": {"verified": False}}, "DEGRADED", FROM_BACKUP, "saltctl rebuild"),
-        ({"drift": {"damaged": 1}}, "BROKEN", "damaged", "saltctl compare"),
+        ({"drift": DAMAGED}, "BROKEN", "'a b': it has no max_n", "saltctl history audit 'a b' --repair --yes"),
         ({"throttles": {"ongoing": True}}, "DEGRADED", "DynamoDB throttles table m", "saltctl throttle scan"),
         ({"throttles": AWS_DOWN}, "DEGRADED", "throttling is unknown", AWS_DOWN["hint"]),
         ({"service": {"verdict": "stopped"}}, "DEGRADED", "the service is stopped", "saltctl service run"),
@@ -77,7 +78,12 @@ FROM_REDIS = "answers are right, from Redis"
         ({"service": {"pending": None}}, "DEGRADED", "stream not found", "saltctl setup"),
         ({"lease": AWS_DOWN}, "DEGRADED", "lease cannot be read", AWS_DOWN["hint"]),
         # The worst one, even if another one comes first.
-        ({"drift": {"damaged": 1}, "registry": {"verified": False}}, "BROKEN", "damaged", "saltctl compare"),
+        (
+            {"drift": DAMAGED, "registry": {"verified": False}},
+            "BROKEN",
+            "damaged",
+            "saltctl history audit 'a b' --repair --yes",
+        ),
     ],
 )
 def test_headlines(changes: dict[str, dict[str, Any]], state: str, text: str, command: str) -> None:

@@ -70,6 +70,19 @@ def test_damaged_items_are_skipped_and_reported(filled: BackupTable, store: Redi
     others = [conversation_id for conversation_id in ENTRIES if store.key_of(conversation_id) not in damaged_buckets]
     assert others
     assert store.lookup(primary, others) == [ENTRIES[conversation_id] for conversation_id in others]
+    assert {item.conversation_id for item in report.damaged_items} == set(named)
+
+
+def test_an_item_that_is_damaged_later_leaves_redis_verified(
+    filled: BackupTable, store: RedisRegistry, job: Opener
+) -> None:
+    """Its bucket keeps the fence that it has, so every lookup is answered: that is what the report says."""
+    drive(job())
+    put(filled, {"conversation_id": {"S": "late"}, "max_n": {"S": "4"}})
+    report = drive(job())[-1]
+    assert isinstance(report, RebuildReport)
+    assert (report.skipped, report.verified, report.unverified_buckets) == (1, True, 0)
+    assert all(store.verified().values())
 
 
 @pytest.mark.slow

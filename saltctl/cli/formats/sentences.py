@@ -106,7 +106,10 @@ def audit_sentence(found: Audit, *, repaired: bool) -> str:
     """Say whether readers see every message."""
     name, missed = found.conversation_id, counted(found.orphaned, "message")
     if repaired:
-        return f"Repaired: {name} was raised to {found.needed_n:,} salts; readers see {missed} more"
+        done = "has" if found.damage else "was raised to"
+        return f"Repaired: {name} {done} {counted(found.needed_n, 'salt')}; readers see {missed} more"
+    if found.damage:
+        return f"Damaged: {found.damage}; {name} needs {counted(found.needed_n, 'salt')}"
     if found.orphaned:
         return f"Incomplete: readers miss {missed} of {name}"
     return f"Complete: readers see every message of {name}"

@@ -43,6 +43,7 @@ MIN_INTERVAL = 0.5
 """Shortest interval of --watch, in seconds."""
 BARS = "▁▂▃▄▅▆▇█"
 MAX_RAISES = 3
+MAX_DAMAGED = 3
 MAX_PRIMARIES = 3
 BAR_MINUTES = 3
 """Minutes that a bar of the throttle events stands for."""
@@ -225,6 +226,16 @@ def _backup(panel: Panel) -> list[Text]:
 
 
 def _drift(panel: Panel) -> list[Text]:
+    lines = [_line((f"damaged: {item['conversation_id']!r}: {item['problem']}", BAD)) for item in _damaged(panel)]
+    return [*_differences(panel), *lines]
+
+
+def _damaged(panel: Panel) -> Sequence[Panel]:
+    items: Sequence[Panel] = panel["damaged_items"]
+    return items[:MAX_DAMAGED]
+
+
+def _differences(panel: Panel) -> list[Text]:
     if panel["found"]:
         return [_line((f"{panel['found']:,} of a sample of {panel['checked']:,} differ", BAD))]
     if not panel["checked"]:

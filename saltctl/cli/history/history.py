@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,15 +14,19 @@ from saltctl.cli.guide.groups import new_group
 from saltctl.cli.jobs import drain
 from saltctl.cli.output import columns_of, format_value, note, print_result, resolve_format, warn, write_json
 from saltctl.cli.progress import Step, show_progress
-from saltctl.cli.session import session_of
+from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.commands import command_line, hint_of
 from saltctl.errors import ExitCode, RefusedError, UsageError
 
+if TYPE_CHECKING:
+    from saltctl.history.audit import Audit
+    from saltctl.registry.mending import Damage
+
 group = new_group("Read whole conversations, find messages, and check that no reader misses one.")
 FIELD_COLUMNS = columns_of("sort_key message_id partition_key", message_id="message")
 AUDIT_COLUMNS = columns_of(
-    "conversation_id complete max_n needed_n orphaned unproven duplicates skew probed consumed_rcu repaired "
+    "conversation_id complete max_n needed_n orphaned damage unproven duplicates skew probed consumed_rcu repaired "
     "orphans partitions",
     orphaned="messages beyond max_n",
     unproven=lambda found: format_value(found["unproven"] or None),
@@ -181,16 +185,21 @@ def audit(
     partition, duplicates, and the skew between salts. Reads the keys of the whole conversation once. Exits 3
     if readers miss messages, 0 once --repair has raised N.
 
+    If the conversation's item in the backup, or its value in Redis, is damaged, --repair replaces it: by an N that is
+    not below what the other side, the item and the messages show.
+
     \b
     Examples:
       saltctl history audit conv_hot_08
       saltctl history audit conv_hot_08 --repair --dry-run -o json
     """
     from saltctl.history.audit import Audit, Auditor
+    from saltctl.registry.mending import find_damage
 
     session = session_of(context)
     with deadline(timeout):
-        events = Auditor(session.history, conversation, cap=session.settings.max_n_cap).run()
+        damage = find_damage(session.store, session.backup, conversation)
+        events = Auditor(session.history, conversation, cap=session.settings.max_n_cap, damage=damage).run()
         with show_progress("looking beyond max_n") as (show, _):
             nouns = ("message", "messages")
             found = drain(
@@ -198,33 +207,64 @@ def audit(
                 Audit,
                 lambda event: isinstance(event, Audit) or show(Step("looking beyond max_n", event.messages, nouns)),
             )
-        repaired = repair and found.orphaned > 0 and not dry_run
+        repaired = repair and (found.orphaned > 0 or damage is not None) and not dry_run
         if repair and found.unproven:
-            raise RefusedError(
-                f"the rows on salts beyond max_n are not proved to be messages of {conversation!r}: {found.unproven}. "
-                "A raise could merge different conversations",
-                hint=hint_of(
-                    command_line("history", "audit", ids=[conversation]),
-                    "only if these are its messages:",
-                    command_line("registry", "set", ids=[conversation, str(found.needed_n)]),
-                ),
-            )
+            raise _unproven(found)
         if repaired:
-            question = f"Raise {conversation} from {found.max_n} to {found.needed_n}?"
-            session.require_consent(question, confirm, yes=yes)
-            session.registry.raise_to(conversation, found.needed_n, reason=reason)
+            _repair(session, found, damage, reason, confirm, yes=yes)
     record = asdict(found) | {"repaired": repaired, "dry_run": dry_run}
     tables = {"partitions": PARTITION_COLUMNS, "orphans": ORPHAN_COLUMNS}
     print_result(record, output, columns=AUDIT_COLUMNS, lists=tables, sentence=audit_sentence(found, repaired=repaired))
-    if found.orphaned and not repaired:
+    if repaired:
+        return
+    if damage is not None:
+        warn(f"damaged: {damage.problem}; lookups that read it fail", _repair_command(conversation))
+    if found.orphaned:
         if found.orphaned > len(found.orphans):
             note(f"the list has the first {len(found.orphans):,} of {found.orphaned:,} messages beyond max_n")
         if found.unproven:
             warn(f"rows beyond max_n may belong to other conversations: {found.unproven}")
         else:
-            repair_it = command_line("history", "audit", ids=[conversation], given={"--repair": True})
             warn(
                 f"readers miss {counted(found.orphaned, 'message')}: {conversation} has max_n {found.max_n} and needs "
-                f"{found.needed_n}. To raise it: {repair_it}"
+                f"{found.needed_n}",
+                _repair_command(conversation),
             )
+    if not found.complete:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
+
+
+def _repair_command(conversation: str) -> str:
+    return command_line("history", "audit", ids=[conversation], given={"--repair": True, "--yes": True})
+
+
+def _unproven(found: Audit) -> RefusedError:
+    conversation = found.conversation_id
+    return RefusedError(
+        f"the rows on salts beyond max_n are not proved to be messages of {conversation!r}: {found.unproven}. "
+        "A raise could merge different conversations",
+        hint=hint_of(
+            command_line("history", "audit", ids=[conversation]),
+            "if they are not, set max_n in the damaged item by hand"
+            if found.damage
+            else hint_of(
+                "only if these are its messages:",
+                command_line("registry", "set", ids=[conversation, str(found.needed_n)]),
+            ),
+        ),
+    )
+
+
+def _repair(
+    session: Session, found: Audit, damage: Damage | None, reason: str, confirm: str | None, *, yes: bool
+) -> None:
+    """Raise the conversation to what it needs, and replace what is damaged."""
+    from saltctl.registry.mending import mend
+
+    name, n = found.conversation_id, found.needed_n
+    question = f"Raise {name} from {found.max_n} to {n}?" if damage is None else f"Set the N of {name} to {n}?"
+    session.require_consent(question, confirm, yes=yes)
+    if damage is None:
+        session.registry.raise_to(name, n, reason=reason)
+    else:
+        mend(session.registry, session.backup, damage, n, reason)

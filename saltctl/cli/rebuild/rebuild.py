@@ -13,7 +13,7 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.formats.sentences import rebuild_sentence
 from saltctl.cli.formats.text import counted
-from saltctl.cli.jobs import estimated_items, resume_hint, track_job
+from saltctl.cli.jobs import damage_hint, estimated_items, resume_hint, track_job
 from saltctl.cli.output import warn
 from saltctl.cli.rebuild.view import COLUMNS, print_report, show_rebuild
 from saltctl.cli.session import Session, is_interactive, session_of
@@ -91,7 +91,8 @@ def rebuild(
             _warn_of_lost_group(session)
         if report.skipped:
             if not cron:
-                warn(f"skipped damaged items of the backup: {report.skipped:,}. They are named above")
+                hint = damage_hint(report.damaged_items, report.skipped, "" if report.verified else "saltctl rebuild")
+                warn(f"skipped damaged items of the backup: {report.skipped:,}. They are named above", hint)
             raise typer.Exit(ExitCode.INCOMPLETE)
 
 

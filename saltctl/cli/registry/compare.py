@@ -11,7 +11,7 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.formats.sentences import compare_sentence
 from saltctl.cli.formats.text import printable
-from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, estimated_items, track_job
+from saltctl.cli.jobs import MAX_DAMAGED_NAMED, damage_hint, drain, estimated_items, track_job
 from saltctl.cli.output import Record, columns_of, format_value, warn
 from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
@@ -38,6 +38,8 @@ def _plan(record: Record) -> str:
     return f"{format_value(before)} → {format_value(record['planned_n'])} ({name})"
 
 
+_NAMED = 5
+"""Damaged items that the warning about all of them names."""
 DRIFT_COLUMNS = columns_of("conversation_id kind redis_n backup_n write_n repaired")
 PLAN_COLUMNS = columns_of("conversation_id kind redis_n backup_n write_n plan", plan=_plan)
 
@@ -156,11 +158,13 @@ def _step_of(event: ComparisonProgress, total: int | None) -> Step:
 def _warn(report: ComparisonReport, *, repair: bool, adopt: bool) -> None:
     """Print a warning for everything that is left to do, in the order in which it is to be done."""
     from saltctl.registry.drift import NOT_ADOPTED
+    from saltctl.stores.contracts.registry import DamagedEntry
 
     alone = report.redis_alone if not adopt else 0
     for drift in report.drift:
         if repair and drift.problem not in (None, NOT_ADOPTED) and not drift.repaired:
-            warn(f"{drift.conversation_id!r} was not repaired: {drift.problem}")
+            cure = "" if drift.redis_n else DamagedEntry(drift.conversation_id, "").cure
+            warn(f"{drift.conversation_id!r} was not repaired: {drift.problem}", cure)
     if not report.verified:
         warn("Redis is not verified: lookups are answered by the backup", "saltctl rebuild")
     if left := report.unrepaired - alone:
@@ -172,4 +176,6 @@ def _warn(report: ComparisonReport, *, repair: bool, adopt: bool) -> None:
             hint_of(sentence, "saltctl compare --repair --adopt --yes"),
         )
     if report.damaged:
-        warn(f"damaged items of the backup, not compared: {report.damaged:,}; they are listed above")
+        first = ", ".join(repr(item.conversation_id) for item in report.damaged_items[:_NAMED])
+        count = f"damaged items of the backup, not compared: {report.damaged:,}"
+        warn(f"{count}, such as {first}", damage_hint(report.damaged_items, report.damaged))

@@ -14,7 +14,7 @@ from saltctl.cli import option
 from saltctl.cli.formats.sentences import recover_sentence
 from saltctl.cli.formats.text import counted, printable, scan_cost
 from saltctl.cli.hints import hint_lines
-from saltctl.cli.jobs import MAX_DAMAGED_NAMED, drain, resume_hint
+from saltctl.cli.jobs import MAX_DAMAGED_NAMED, damage_hint, drain, resume_hint
 from saltctl.cli.output import OutputFormat, columns_of, note, print_result, warn
 from saltctl.cli.progress import PrintLine, Show, Step, show_progress
 from saltctl.cli.rebuild.view import step_of
@@ -204,7 +204,9 @@ def _print(report: RecoveryReport, output: OutputFormat | None) -> None:
         sentence=recover_sentence(record, reads_messages=report.plan.messages is not None),
     )
     if report.skipped:
-        warn(f"entries that cannot be used: {report.skipped:,}", "saltctl registry discover")
+        items = rebuilt.damaged_items if rebuilt else []
+        cures = damage_hint(items, len(items), "saltctl rebuild") if items else "saltctl registry discover"
+        warn(f"entries that cannot be used: {report.skipped:,}", cures)
         raise typer.Exit(ExitCode.INCOMPLETE)
     if report.dry_run:
         note("\n".join(["no message was read; to recover:", *hint_lines(rerun_without("--dry-run"))]))

@@ -13,6 +13,7 @@ from saltctl.cli.formats.listing import ids_of_listing
 from saltctl.cli.formats.sentences import raise_sentence
 from saltctl.cli.formats.text import format_age
 from saltctl.cli.guide.groups import new_group
+from saltctl.cli.jobs import damage_hint
 from saltctl.cli.output import UNKNOWN, Column, OutputFormat, Record, columns_of, note, print_result, warn
 from saltctl.cli.registry.discover import discover
 from saltctl.cli.registry.transfer import export, import_, open_lines, read_source
@@ -20,6 +21,7 @@ from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.commands import command_line
 from saltctl.errors import (
+    DamagedEntryError,
     IncompleteError,
     InvalidSaltCountError,
     RedisUnavailableError,
@@ -27,9 +29,12 @@ from saltctl.errors import (
     UnavailableError,
     UnverifiedError,
     UsageError,
+    WrongTypeError,
 )
+from saltctl.registry.failures import read_undamaged
 from saltctl.salting import check_conversation_id, check_salt_count, nearest_salt_count, power_of_two_at_least
-from saltctl.stores.contracts.registry import BackupEntry
+from saltctl.stores.contracts.registry import BackupEntry, DamagedEntry
+from saltctl.stores.redis.buckets import UNREADABLE
 
 if TYPE_CHECKING:
     from saltctl.registry.registry import Lookup
@@ -54,6 +59,8 @@ GET_COLUMNS = (
 SET_COLUMNS = columns_of("conversation_id before after changed committed dry_run")
 MANY_COLUMNS = (*SET_COLUMNS, *columns_of("problem"))
 LIST_COLUMNS = columns_of("conversation_id max_n")
+_MAX_NAMED = 5
+"""Damaged items whose problems an error tells."""
 
 
 @group.command("get")
@@ -72,7 +79,8 @@ def get(
 
     SOURCE is where servers get their answer now: redis, or the backup while Redis is down or not verified.
     A conversation without an entry is unsalted: its max_n is 1.
-    If the backup does not answer, what it alone knows is null, and the exit code is 4.
+    If the backup does not answer, or its item of a conversation is damaged, what it alone knows is null, and the exit
+    code is 4.
 
     \b
     Examples:
@@ -84,10 +92,11 @@ def get(
     ids = list(dict.fromkeys(_chosen(conversations, ids_from)))
     found: dict[str, Lookup] = {}
     held: dict[str, BackupEntry] | None = None
+    damaged: dict[str, str] = {}
     outage: UnavailableError | None = None
     try:
-        found = session.registry.lookup_many(ids)
-        held = session.backup.get_many(ids)
+        found = _look_up(session, ids)
+        held, damaged = read_undamaged(session.backup, ids)
     except UnavailableError as exc:
         outage = exc
     failure = session.registry.last_failure
@@ -96,11 +105,28 @@ def get(
     in_redis = _read_redis(session, ids, failure)
     if outage is not None and not found and in_redis is None:
         raise outage
-    records = [_record(i, found.get(i), in_redis, held) for i in ids]
+    records = [_record(i, found.get(i), in_redis, None if i in damaged else held) for i in ids]
     print_result(records, output, columns=GET_COLUMNS)
+    if damaged:
+        items = [DamagedEntry(conversation_id, problem) for conversation_id, problem in damaged.items()]
+        told = "; ".join(item.problem for item in items[:_MAX_NAMED])
+        raise IncompleteError(
+            f"damaged items of the backup: {len(items):,}. {told}", hint=damage_hint(items, len(items))
+        )
     if outage is not None:
         unknown = "its entries are unknown" if found else "only the entries in Redis are known, verified or not"
         raise IncompleteError(f"the backup did not answer, and {unknown}: {outage.message}", hint=outage.hint)
+
+
+def _look_up(session: Session, ids: list[str]) -> dict[str, Lookup]:
+    """Look up what servers get; a conversation for which the backup is needed, and is damaged, is left out."""
+    try:
+        return session.registry.lookup_many(ids)
+    except DamagedEntryError:
+        if len(ids) == 1:
+            return {}
+    half = len(ids) // 2
+    return _look_up(session, ids[:half]) | _look_up(session, ids[half:])
 
 
 def _chosen(conversations: list[str] | None, ids_from: str | None) -> list[str]:
@@ -128,7 +154,7 @@ def _record(
     """Return one record of ``registry get``; what a side that did not answer knows is null."""
     entry = held.get(conversation_id) if held else None
     backup_n = None if held is None else entry.max_n if entry else 1
-    redis_n = None if in_redis is None else in_redis[conversation_id] or 1
+    redis_n = None if in_redis is None else _count(in_redis.get(conversation_id, UNREADABLE))
     write_n = entry.write_n if entry else 1
     return {
         "conversation_id": conversation_id,
@@ -143,22 +169,33 @@ def _record(
     }
 
 
+def _count(number: int | None) -> int | None:
+    """Return the N that a value of Redis stands for; None if it is not a salt count."""
+    return 1 if number is None else number or None
+
+
 def _read_redis(
     session: Session, conversation_ids: list[str], failure: SaltctlError | None
 ) -> dict[str, int | None] | None:
-    """Return the numbers in Redis, verified or not; None if it cannot be reached.
+    """Return the numbers in Redis, verified or not, without those of overwritten buckets; None if it cannot be reached.
 
     Raises:
         SaltctlError: ``failure``, the reason why lookups fell back, if it is not an outage.
     """
     if failure is not None and not isinstance(failure, UnavailableError):
         raise failure
-    if isinstance(failure, RedisUnavailableError) and not isinstance(failure, UnverifiedError):
+    if isinstance(failure, RedisUnavailableError) and not isinstance(failure, UnverifiedError | WrongTypeError):
         return None  # it failed a moment ago: asking again would only wait
     try:
         return session.store.read_unverified(conversation_ids)
+    except WrongTypeError:
+        if len(conversation_ids) == 1:
+            return {}
     except UnavailableError:
         return None
+    half = len(conversation_ids) // 2
+    halves = [_read_redis(session, ids, None) for ids in (conversation_ids[:half], conversation_ids[half:])]
+    return {i: n for found in halves if found is not None for i, n in found.items()}
 
 
 @group.command("set")
@@ -254,9 +291,10 @@ def _set_from_file(
 
 
 def _redis_n(session: Session, conversation: str) -> int:
-    """Return the number in Redis, verified or not, 1 without an entry; 0 if it cannot be read."""
+    """Return the number in Redis, verified or not, 1 without an entry; 0 if it cannot be read or is no number."""
     try:
-        return session.store.read_unverified([conversation])[conversation] or 1
+        held = session.store.read_unverified([conversation])[conversation]
+        return 1 if held is None else held
     except UnavailableError as exc:
         warn(f"the entry in Redis is unknown: {exc.message}")
         return 0
@@ -296,7 +334,7 @@ def list_(
     timeout: option.Timeout = 0.0,
     output: option.Output = None,
 ) -> None:
-    """List the entries of the registry.
+    """List the entries of the registry. Exits 4 if some are damaged: they are left out, and named.
 
     \b
     Examples:
@@ -309,9 +347,8 @@ def list_(
         entries = read_source(session, source)
         wanted = (e for e in entries if e[1] >= min_n and e[0].startswith(prefix or ""))
         chosen = sorted(wanted, key=key) if limit is None else heapq.nsmallest(limit, wanted, key=key)
-    if entries.damaged:
-        warn(f"{entries.damaged} damaged items of the backup are left out", "saltctl rebuild --dry-run")
     print_result([{"conversation_id": i, "max_n": n} for i, n in chosen], output, columns=LIST_COLUMNS)
+    entries.check_complete()
 
 
 group.command("discover")(discover)

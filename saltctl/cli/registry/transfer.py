@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, BinaryIO, Literal
 
 import typer
@@ -13,12 +13,14 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.formats.sentences import import_sentence
 from saltctl.cli.formats.text import counted, printable_json
-from saltctl.cli.jobs import drain
+from saltctl.cli.jobs import damage_hint, drain
 from saltctl.cli.output import columns_of, note, print_fields, print_result, warn
 from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
-from saltctl.errors import AwsUnavailableError, ExitCode, UnavailableError, UsageError
+from saltctl.errors import AwsUnavailableError, ExitCode, IncompleteError, UnavailableError, UsageError
+from saltctl.stores.contracts.registry import MAX_DAMAGED_LISTED, DamagedEntry
+from saltctl.stores.redis.buckets import UNREADABLE
 
 MAX_PRINTED = 20
 """Raises and bad lines that are printed for people."""
@@ -58,24 +60,42 @@ def read_source(session: Session, source: Source | None) -> Entries:
 class Entries:
     """The entries of one source, as (conversation id, max_n), in no order. Iterate once.
 
-    ``verified``: Redis is verified, and reading it fails if it does not stay so. ``damaged`` counts the items of the
-    backup that were left out so far.
+    ``verified``: Redis is verified, and reading it fails if it does not stay so. ``damaged`` counts the entries that
+    were left out so far, the first of which are ``damaged_items``.
     """
 
     session: Session
     source: Source
     verified: bool = False
     damaged: int = 0
+    damaged_items: list[DamagedEntry] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         """Read the entries; raises ReadBrokenError if Redis lost some meanwhile."""
         if self.source == "redis":
-            yield from self.session.store.entries(verified=self.verified)
+            for conversation_id, n in self.session.store.entries(verified=self.verified):
+                if n == UNREADABLE:
+                    self._leave_out([DamagedEntry(conversation_id, "its value in Redis is not a salt count")])
+                else:
+                    yield conversation_id, n
             return
         for page in self.session.backup.scan(4):
-            self.damaged += len(page.damaged)
+            self._leave_out(page.damaged)
             for conversation_id, max_n, _ in page.entries:
                 yield conversation_id, max_n
+
+    def _leave_out(self, items: list[DamagedEntry]) -> None:
+        self.damaged += len(items)
+        self.damaged_items += items[: MAX_DAMAGED_LISTED - len(self.damaged_items)]
+
+    def check_complete(self) -> None:
+        """Name what was left out, and end the command with 4, if that is anything."""
+        for item in self.damaged_items:
+            note(f"left out {item.conversation_id!r}: {item.problem}")
+        if self.damaged:
+            side = "Redis" if self.source == "redis" else "the backup"
+            hint = damage_hint(self.damaged_items, self.damaged)
+            raise IncompleteError(f"damaged entries of {side}, left out: {self.damaged:,}", hint=hint)
 
 
 def export(context: typer.Context, source: option.Source = None, timeout: option.Timeout = 0.0) -> None:
@@ -102,9 +122,7 @@ def export(context: typer.Context, source: option.Source = None, timeout: option
             sys.stdout.write(f'{{"conversation_id": {quoted}, "max_n": {n}}}\n')
         sys.stdout.flush()
     note(f"entries: {count:,}, from {'Redis' if entries.source == 'redis' else 'the backup'}")
-    if entries.damaged:
-        warn(f"damaged items of the backup, left out: {entries.damaged:,}", "saltctl rebuild --dry-run")
-        raise typer.Exit(ExitCode.INCOMPLETE)
+    entries.check_complete()
 
 
 def import_(

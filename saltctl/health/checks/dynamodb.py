@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from saltctl.commands import first_commands, is_command
+from saltctl.commands import first_commands, is_command, with_root_options
 from saltctl.errors import (
     AccessDeniedError,
     AwsUnavailableError,
@@ -255,6 +255,9 @@ def drift(facts: Facts) -> Finding:
         detail = f"{differ}, such as {first.conversation_id!r} ({sides})"
         return fail(detail, facts.fix_commands.saltctl("compare", "--repair", "--yes"), **measures)
     if report.damaged:
-        detail = f"damaged backup items, not written by saltctl: {report.damaged:,}"
-        return warn(detail, facts.fix_commands.saltctl("compare"), **measures)
+        item = report.damaged_items[0]
+        detail = f"damaged backup items, not written by saltctl: {report.damaged:,}, such as {item.conversation_id!r}"
+        fix = item.cure if is_command(item.cure) else "saltctl compare"
+        fix = with_root_options(fix, facts.fix_commands.root, ("history", "compare"))
+        return warn(f"{detail}: {item.problem}", fix, **measures)
     return ok(f"conversations compared: {report.checked:,}, no difference", **measures)

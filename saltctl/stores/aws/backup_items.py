@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from saltctl.commands import hint_of
 from saltctl.errors import DamagedEntryError
 from saltctl.stores.aws.failures.errors import NEW_OR_LOST, error_code, none_if_condition_fails
 from saltctl.stores.aws.table import Table
-from saltctl.stores.contracts.registry import BackupEntry, Raise
+from saltctl.stores.contracts.registry import BackupEntry, DamagedEntry, Raise
 
 KEY = "conversation_id"
 OWN_ITEM_PREFIX = "#"
@@ -18,6 +20,7 @@ LARGEST_N = 65_536
 _LONGEST = 40
 """Digits of a number that are converted and shown. DynamoDB has 38 (documented), and Python converts no 5,000."""
 
+_ATTRIBUTES = ("max_n", "write_n", "raises")
 _REFUSED_ITEMS = ("operand type", "incorrect data type", "Item size")
 """Parts of the messages with which DynamoDB refuses to update an item for its contents. Others concern the table."""
 
@@ -68,7 +71,10 @@ class BackupItems(Table):
                 raise
             raise DamagedEntryError(
                 f"the item of {item_id!r} in table {self.where} is damaged: {message}",
-                hint="it was edited by hand: its `raises` must be a list of a few kilobytes at most",
+                hint=hint_of(
+                    "it was edited by hand: its `raises` must be a list of a few kilobytes at most",
+                    "" if "Item size" in message else DamagedEntry(item_id, message).cure,
+                ),
             ) from exc
         return response
 
@@ -81,6 +87,14 @@ def string_attribute(item: Mapping[str, Any], name: str) -> str:
 def number_attribute(item: Mapping[str, Any], name: str) -> float:
     """Read a number of one of saltctl's own items; 0 if it is missing or of another type."""
     return float(item.get(name, {}).get("N", 0))
+
+
+def raise_attribute(entry: Raise) -> dict[str, Any]:
+    """Return the element of ``raises`` that records a raise."""
+    note = {"n": {"N": str(entry.n)}, "at": {"S": entry.at}, "by": {"S": entry.by}}
+    if entry.reason:  # DynamoDB Local refuses empty strings
+        note["reason"] = {"S": entry.reason}
+    return {"M": note}
 
 
 def find_damage(item: Mapping[str, Any]) -> str:
@@ -110,7 +124,7 @@ def parse_entry(conversation_id: str, item: Mapping[str, Any], where: str) -> Ba
     if damage:
         raise DamagedEntryError(
             f"the item of {conversation_id!r} in table {where} is damaged: {damage}",
-            hint="it was edited by hand: set its max_n to the N in its `raises`, as a number",
+            hint=hint_of("it was edited by hand", DamagedEntry(conversation_id, damage).cure),
         )
     raises = tuple(
         Raise(
@@ -124,3 +138,55 @@ def parse_entry(conversation_id: str, item: Mapping[str, Any], where: str) -> Ba
     )
     write_n = int(item["write_n"]["N"]) if "write_n" in item else 1
     return BackupEntry(conversation_id, int(item["max_n"]["N"]), write_n, raises)
+
+
+# Damaged items: what they still show, and how one is replaced by a sound one.
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedItem:
+    """A damaged item. ``at_least`` is the largest N that it shows, 1 if it shows none."""
+
+    conversation_id: str
+    problem: str
+    at_least: int
+    attributes: Mapping[str, Any]
+
+
+def read_damage(table: BackupItems, conversation_id: str) -> DamagedItem | None:
+    """Read an item, strongly consistent, and return its damage; None if it is missing or sound."""
+    item = table.read_item(conversation_id)
+    if item is None:
+        return None
+    problem = find_damage(item)
+    if not problem and "L" not in item.get("raises", {"L": []}):
+        problem = "its raises are not a list"
+    attributes = {name: item[name] for name in _ATTRIBUTES if name in item}
+    return DamagedItem(conversation_id, problem, max(_numbers(attributes), default=1), attributes) if problem else None
+
+
+def _numbers(attributes: Mapping[str, Any]) -> Iterator[int]:
+    """Yield every N that the item shows: those of its raises, and of a number that was written as a string."""
+    raises = attributes.get("raises", {}).get("L", [])
+    shown = [attributes.get("max_n"), attributes.get("write_n"), *(one.get("M", {}).get("n") for one in raises)]
+    for value in shown:
+        for text in (value or {}).values():
+            if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= len(str(LARGEST_N)):
+                yield max(min(int(text), LARGEST_N), 1)
+
+
+def replace_damage(table: BackupItems, found: DamagedItem, entry: Raise) -> bool:
+    """Set max_n to that of ``entry``, as step 1 of a raise, and remove write_n; return whether it was done.
+
+    It is not if the item has changed since it was read.
+    """
+    old = {f":old_{name}": value for name, value in found.attributes.items()}
+    unchanged = [f"#{n} = :old_{n}" if n in found.attributes else f"attribute_not_exists(#{n})" for n in _ATTRIBUTES]
+    kept = "L" in found.attributes.get("raises", {})
+    update = (
+        f"SET #max_n = :n, updated_at = :at, #raises = {'list_append(#raises, :raise)' if kept else ':raise'} "
+        "REMOVE #write_n"
+    )
+    values = {":n": {"N": str(entry.n)}, ":at": {"S": entry.at}, ":raise": {"L": [raise_attribute(entry)]}}
+    names = {f"#{name}": name for name in _ATTRIBUTES}
+    return table.update_item(found.conversation_id, update, " AND ".join(unchanged), values | old, names) is not None

@@ -21,7 +21,7 @@ from saltctl.errors import (
     ThrottledError,
 )
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_items import KEY, BackupItems, parse_entry
+from saltctl.stores.aws.backup_items import KEY, BackupItems, parse_entry, raise_attribute
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
 from saltctl.stores.aws.failures.errors import error_code
 from saltctl.stores.aws.rebuild_items import CheckpointItem, LeaseItem, ScanCheckpointItems
@@ -141,14 +141,13 @@ class BackupTable(BackupItems):
         return self._write_raise(conversation_id, entry, ", write_n = :n" if commit else "") is not None
 
     def _write_raise(self, conversation_id: str, entry: Raise, also: str = "") -> dict[str, Any] | None:
-        note = {"n": {"N": str(entry.n)}, "at": {"S": entry.at}, "by": {"S": entry.by}}
-        if entry.reason:  # DynamoDB Local refuses empty strings
-            note["reason"] = {"S": entry.reason}
         return self.update_item(
             conversation_id,
             f"SET max_n = :n, updated_at = :at, #raises = list_append(if_not_exists(#raises, :none), :raise){also}",
-            "attribute_not_exists(max_n) OR max_n < :n",
-            {":n": {"N": str(entry.n)}, ":at": {"S": entry.at}, ":none": {"L": []}, ":raise": {"L": [{"M": note}]}},
+            # An item without a max_n, or with one that is no N, once had one: it must not become a lower one.
+            f"attribute_not_exists({KEY}) OR (max_n >= :one AND max_n < :n)",
+            {":n": {"N": str(entry.n)}, ":one": {"N": "1"}, ":at": {"S": entry.at}}
+            | {":none": {"L": []}, ":raise": {"L": [raise_attribute(entry)]}},
             names={"#raises": "raises"},
         )
 

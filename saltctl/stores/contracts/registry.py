@@ -6,6 +6,9 @@ from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from saltctl.commands import command_line
+from saltctl.salting import is_conversation_id
+
 
 class RegistryStore(Protocol):
     """The registry in Redis, spread over one or more primaries. It may lose everything at any time.
@@ -26,7 +29,10 @@ class RegistryStore(Protocol):
         """
 
     def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
-        """Return the entries of these ids, verified or not. For people and comparisons, never for routing."""
+        """Return the entries of these ids, verified or not. For people and comparisons, never for routing.
+
+        None stands for no entry, and 0 for a value that is not a salt count.
+        """
 
     def merge(
         self, conversation_id: str, n: int, noted: Collection[str] | None = None, *, accept_unverified: bool = False
@@ -89,12 +95,27 @@ class BackupEntry:
     raises: tuple[Raise, ...] = ()
 
 
+MAX_DAMAGED_LISTED = 20
+"""Damaged items that a report lists; it counts all of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class DamagedEntry:
     """An item of the backup table that saltctl cannot have written, with the problem."""
 
     conversation_id: str
     problem: str
+
+    @property
+    def cure(self) -> str:
+        """The hint that mends it: the audit finds the N that Redis, the item and the messages show, and raises to it.
+
+        An item whose id cannot be that of a conversation has no command.
+        """
+        if not is_conversation_id(self.conversation_id):
+            return "delete the item: its id cannot be that of a conversation"
+        given = {"--repair": True, "--yes": True}
+        return command_line("history", "audit", ids=[self.conversation_id], given=given)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from saltctl.errors import ReadBrokenError, RedisUnavailableError
+from saltctl.errors import ReadBrokenError, WrongTypeError
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
+from saltctl.stores.contracts.registry import DamagedEntry
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.errors import naming_key, redirection
 
@@ -178,23 +179,19 @@ def read_broken(reason: str) -> ReadBrokenError:
     )
 
 
-def parse_count(value: Any, primary: str) -> int | None:
-    """Return an entry's salt count, None without an entry.
+def parse_count(value: Any, primary: str, conversation_id: str) -> int | None:
+    """Return the salt count of a conversation, None without an entry.
 
     Raises:
-        RedisUnavailableError: the value is not a salt count. Never a default: a reader that took it for
-            "unsalted" would show an empty chat.
+        WrongTypeError: the value is not a salt count. Never a default: a reader that took it for "unsalted" would
+            show an empty chat.
     """
-    return None if value is None else check_count(_count_or_unreadable(value), primary)
-
-
-def check_count(number: int, primary: str) -> int:
-    """Return the number; raises RedisUnavailableError if it is not a salt count, as :func:`parse_count` does."""
-    if number < 1:
-        raise RedisUnavailableError(
-            f"Redis at {primary} holds an entry that is not a salt count",
-            hint="saltctl rebuild",
-        )
+    if value is None:
+        return None
+    number = _count_or_unreadable(value)
+    if number == UNREADABLE:
+        problem = f"holds a value that is not a salt count for {conversation_id!r}"
+        raise WrongTypeError(f"Redis at {primary} {problem}", hint=DamagedEntry(conversation_id, problem).cure)
     return number
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from saltctl.errors import RebuildBrokenError, RedisUnavailableError
-from saltctl.stores.redis.buckets import BUCKETS_A_CALL, REBUILD, Buckets
+from saltctl.stores.redis.buckets import BUCKETS_A_CALL, FENCE, REBUILD, Buckets
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.errors import moved
 from saltctl.stores.redis.merge_commands import Entry, MergePacker
@@ -108,18 +108,23 @@ class RedisRebuildSession:
         return len(calls)
 
     def set_fence(self, token: str, damaged_ids: Collection[str] = ()) -> int:
-        """Set the fence in every bucket (step 5), except those of ``damaged_ids``; return the number of these.
+        """Set the fence in every bucket (step 5), except those of ``damaged_ids``; return how many have none then.
 
         What Redis should hold for a damaged item is not known, so a lookup in its bucket must not answer. A fence that
-        such a bucket has already stays: the bucket was proved by an earlier rebuild of this process.
+        such a bucket has already stays: the bucket was proved by an earlier rebuild of this process, and has every
+        raise since.
 
         Raises RebuildBrokenError if a bucket has lost the token or the primary has another replication id.
         """
         unproved = {self._buckets.key_of(damaged_id) for damaged_id in damaged_ids}.intersection(self._keys)
         proved = [key for key in self._keys if key not in unproved] if unproved else self._keys
         self._run_on_buckets(proved, "set_fence", token, self.replication_id)
+        if not unproved:
+            return 0
         self._connection.execute([("HDEL", key, REBUILD) for key in unproved])
-        return len(unproved)
+        fences = self._connection.execute([("HMGET", key, FENCE) for key in unproved])
+        proof = f"{self._buckets.layout}:{self.replication_id}".encode()
+        return sum(fence != proof for [fence] in fences)
 
     def load_lookup(self) -> None:
         """Load the lookup script, which is the last act of a rebuild: from here on this process answers lookups."""

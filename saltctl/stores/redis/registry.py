@@ -19,7 +19,7 @@ from saltctl.commands import hint_of
 from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlError, UnverifiedError, WrongTypeError
 from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import MergeOutcome
-from saltctl.stores.redis.buckets import FENCE, Buckets, RedisBucketReader, check_count, parse_count
+from saltctl.stores.redis.buckets import FENCE, Buckets, RedisBucketReader, parse_count
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.errors import naming_key, other_registry
 from saltctl.stores.redis.merge_commands import bulk
@@ -134,7 +134,7 @@ class RedisRegistry:
         except Exception:
             with self._lookups.errors(primary):
                 raise
-        return [parse_count(reply[0], primary)]
+        return [parse_count(reply[0], primary, conversation_ids[0])]
 
     def _lookup_many(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
         by_key: dict[str, list[str]] = defaultdict(list)
@@ -143,7 +143,7 @@ class RedisRegistry:
         calls = [(key, ids[i : i + IDS_A_CALL]) for key, ids in by_key.items() for i in range(0, len(ids), IDS_A_CALL)]
         found: dict[str, int | None] = {}
         for (_, ids), values in zip(calls, self._run_lookups(self._lookups, primary, calls), strict=True):
-            found.update(zip(ids, (parse_count(value, primary) for value in values), strict=True))
+            found |= {i: parse_count(value, primary, i) for i, value in zip(ids, values, strict=True)}
         return [found[conversation_id] for conversation_id in conversation_ids]
 
     def _run_lookups(
@@ -159,9 +159,8 @@ class RedisRegistry:
                 yield reply
 
     def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
-        """Return the entries of these ids, whether or not Redis is verified."""
-        values = self._reader.read(conversation_ids)
-        return {i: n if n is None else self._check(i, n) for i, n in zip(conversation_ids, values, strict=True)}
+        """Return the entries of these ids, whether or not Redis is verified; UNREADABLE if one is not a salt count."""
+        return dict(zip(conversation_ids, self._reader.read(conversation_ids), strict=True))
 
     def bucket_exists(self) -> bool:
         """Return whether any bucket of this registry exists, with entries or only with a fence."""
@@ -170,15 +169,14 @@ class RedisRegistry:
     def entries(self, *, verified: bool = False) -> Iterator[tuple[str, int]]:
         """Yield every entry, whether or not Redis is verified; if it is ``verified``, check that it stays so.
 
+        UNREADABLE stands for a value that is not a salt count.
+
         Raises:
             ReadBrokenError: Redis lost entries, restarted or failed over before the end, so some may be missing.
         """
         for name, n in self._reader.read_all(self.layout if verified else None):
             shown = name if name.isascii() else name.encode("utf-8", "surrogateescape").decode(errors="replace")
-            yield shown, self._check(shown, n)
-
-    def _check(self, conversation_id: str, n: int) -> int:
-        return n or check_count(n, self._others.primary_of(self.key_of(conversation_id)))
+            yield shown, n
 
     def merge(
         self, conversation_id: str, n: int, noted: Collection[str] | None = None, *, accept_unverified: bool = False

@@ -517,6 +517,75 @@ def test_discover_completes_raises_that_were_interrupted(
     assert store.read_unverified([CONV]) == {CONV: 4}
 
 
+DAMAGE: dict[str, tuple[dict[str, Any], int, bool]] = {
+    "its messages": ({"max_n": {"N": "0"}}, 8, False),
+    "its raises": ({"raises": {"L": [{"M": {"n": {"N": "32"}}}]}}, 32, True),
+    "a string": ({"max_n": {"S": "64"}, "write_n": {"N": "2"}}, 64, False),
+    "Redis": ({"max_n": {"N": "3.5"}, "write_n": {"S": "?"}, "raises": {"S": "?"}}, 16, True),
+    "raises alone": ({"max_n": {"N": "8"}, "write_n": {"N": "8"}, "raises": {"S": "?"}}, 8, True),
+}
+
+
+@pytest.mark.parametrize(("attributes", "needed", "verified"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_item_is_named_and_mended(
+    saltctl: Runner,
+    history: History,
+    configured: Settings,
+    redis_server: LocalRedis,
+    backup: BackupTable,
+    store: RedisRegistry,
+    attributes: dict[str, Any],
+    needed: int,
+    verified: bool,
+) -> None:
+    """The healthy ones are shown, the damaged one is named, and its cure loses no message and no raise."""
+    for number in range(40):
+        history.store.put(f"bad#{salt_of(f'm{number}', 8)}", f"t#m{number}", {})
+    backup.client.put_item(TableName=configured.backup_table, Item={"conversation_id": {"S": "bad"}, **attributes})
+    with plain_client(redis_server) as client:
+        if not verified:
+            client.flushall()
+        if needed == 16:
+            client.hset(store.key_of("bad"), "bad", 16)
+    seen = saltctl("registry", "get", CONV, "bad", "other", "-o", "json")
+    if readable := needed == 8 and attributes["max_n"] == {"N": "8"}:
+        assert [record["max_n"] for record in seen.json][::2] == [4, 1]
+    else:
+        assert (seen.code, [record["backup_n"] for record in seen.json]) == (4, [4, None, 1])
+        assert (seen.json[1]["max_n"] is None) != verified
+        assert "'bad'" in seen.error["message"]
+        assert seen.error["hint"].splitlines()[-1] == "saltctl history audit bad --repair --yes"
+    looked = saltctl("history", "audit", "bad", "-o", "json")
+    assert (looked.code, looked.json["needed_n"], bool(looked.json["damage"])) == (3, needed, True)
+    assert saltctl("history", "audit", "bad", "--repair", "--yes").code == 0
+    entry = backup.get("bad")
+    assert entry is not None
+    assert (entry.max_n, entry.write_n, entry.raises[-1].n) == (needed, needed, needed)
+    assert store.read_unverified(["bad"]) == {"bad": needed}
+    assert saltctl("history", "audit", "bad", "-o", "json").json["damage"] is None
+    assert readable or saltctl("registry", "get", "bad").code == 0
+
+
+def test_a_damaged_value_in_redis_is_named_and_mended(
+    saltctl: Runner, history: History, store: RedisRegistry, redis_server: LocalRedis
+) -> None:
+    """The others are shown; lookups of this one are answered by the backup, and the cure replaces the value."""
+    with plain_client(redis_server) as client:
+        client.hset(store.key_of(CONV), CONV, "many")
+        client.hset(store.key_of("alone"), "alone", "x")
+    seen = saltctl("registry", "get", CONV, "other", "-o", "json")
+    assert [(record["max_n"], record["redis_n"]) for record in seen.json] == [(4, None), (1, 1)]
+    assert f"for {CONV!r}" in seen.err
+    assert f"  try: saltctl history audit {CONV} --repair --yes\n" in seen.err
+    listed = saltctl("registry", "list", "-o", "json")
+    assert (listed.code, listed.json, "'alone'" in listed.err) == (4, [], True)
+    for conversation, n in ((CONV, 4), ("alone", 1)):
+        assert saltctl("history", "audit", conversation, "-o", "json").code == 3
+        assert saltctl("history", "audit", conversation, "--repair", "--yes").code == 0
+        assert store.read_unverified([conversation]) == {conversation: n}
+    assert saltctl("compare").code == 0
+
+
 def test_an_interrupted_read_prints_the_command_that_continues(
     saltctl: Runner, configured: Settings, stub: AwsStub
 ) -> None:

@@ -194,6 +194,8 @@ def test_damaged_items_are_listed_and_exit_4(saltctl: Runner, configured: Settin
         backup.client.put_item(TableName=configured.backup_table, Item={KEY: {"S": conversation_id}, **item})
     outcome = saltctl("compare", "-o", "json")
     assert (outcome.code, outcome.json["damaged"]) == (4, 2)
+    assert {item["conversation_id"] for item in outcome.json["damaged_items"]} == {"text\x1b[31m", "none"}
+    assert "  try: saltctl history audit none --repair --yes\n" in outcome.err
     assert "text\\x1b[31m" in outcome.err
     assert "\x1b" not in outcome.err
 

@@ -221,10 +221,14 @@ def test_a_damaged_item_raises_an_error(backup: BackupTable, attributes: dict[st
     assert [found for page in pages for found in page.entries] == [("good", 4, 4)]
 
 
-def test_a_raise_adds_a_missing_max_n(backup: BackupTable) -> None:
-    """An item without max_n counts as no item."""
-    put_items(backup, {"conversation_id": {"S": "missing"}})
-    assert backup.raise_max_n("missing", make_raise(4)) == RaiseOutcome(1, True)
+@pytest.mark.parametrize("attributes", [{}, {"max_n": {"N": "0"}}], ids=["missing", "zero"])
+def test_a_raise_does_not_hide_damage(backup: BackupTable, attributes: dict[str, Any]) -> None:
+    """An item once had a max_n: a raise to less would hide the messages on its upper salts."""
+    put_items(backup, {"conversation_id": {"S": "bad"}, **attributes})
+    with pytest.raises(DamagedEntryError, match="'bad'") as refused:
+        backup.raise_max_n("bad", make_raise(4))
+    assert refused.value.hint.endswith("saltctl history audit bad --repair --yes")
+    assert not backup.restore("bad", make_raise(4), commit=True)
 
 
 @pytest.mark.slow

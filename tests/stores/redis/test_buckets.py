@@ -82,8 +82,8 @@ def test_keys_are_those_of_the_layout() -> None:
 
 def test_a_count_is_a_number_or_an_error() -> None:
     """No entry is None; a value that is not a salt count is never taken for a default."""
-    assert parse_count(None, "redis:6379") is None
-    assert parse_count(b"8", "redis:6379") == 8
+    assert parse_count(None, "redis:6379", "a") is None
+    assert parse_count(b"8", "redis:6379", "a") == 8
     for value in (b"0", b"-4", b"many", b"", b"1_6", b" 4", b"+4", b"4\n", b"9" * 5000):
-        with pytest.raises(RedisUnavailableError, match="redis:6379 holds an entry that is not a salt count"):
-            parse_count(value, "redis:6379")
+        with pytest.raises(RedisUnavailableError, match="redis:6379 holds a value that is not a salt count for 'a'"):
+            parse_count(value, "redis:6379", "a")
