@@ -22,7 +22,7 @@
     │   │   ├── UnverifiedError           Redis responds, but may lack entries of the backup
     │   │   │   └── UnverifiedBucketError     so does this bucket; others may be verified
     │   │   ├── WrongTypeError            a key of the registry or of detection has another type
-    │   │   └── StreamLostError           the heat stream or its consumer group is gone
+    │   │   └── StreamLostError      78   the heat stream or its consumer group is missing
     │   └── AwsUnavailableError
     │       ├── MismatchedResponseError   the response belongs to another request
     │       ├── ThrottledError
@@ -198,8 +198,11 @@ class WrongTypeError(RedisUnavailableError, code="wrong_type"):
     """A key of the registry or of detection was overwritten with a value of another type."""
 
 
-class StreamLostError(RedisUnavailableError, code="stream_lost"):
-    """The heat stream or its consumer group does not exist; the service and `saltctl setup` create it."""
+class StreamLostError(RedisUnavailableError, code="stream_lost", exit_code=ExitCode.CONFIGURATION):
+    """The heat stream or its consumer group does not exist; the service and `saltctl setup` create it.
+
+    Redis answers, and a later try meets the same, so that its exit code is that of a missing table.
+    """
 
 
 class AwsUnavailableError(UnavailableError, code="aws_unavailable"):

@@ -32,6 +32,7 @@ def manifests(settings: Settings, image: str = IMAGE) -> str:
     text = (
         _MANIFESTS
         + _cron_job("rebuild", "*/5 * * * *", 900, _REBUILD)
+        + _cron_job("stream", "*/5 * * * *", 120, _STREAM)
         + _cron_job("compare", "7 * * * *", 3600, _COMPARE)
     )
     return text.replace("@DATA@", data).replace("@IMAGE@", json.dumps(image))
@@ -140,6 +141,10 @@ spec:
 """
 _REBUILD = """\
               command: [saltctl, rebuild, --if-needed, --cron, --timeout=10m]
+"""
+# After a flush of Redis: the Deployment does the same, unless it is down.
+_STREAM = """\
+              command: [saltctl, setup, --stream, --cron]
 """
 _COMPARE = """\
               command:

@@ -12,7 +12,7 @@ from saltctl.detection.service import ALIVE_SECONDS
 from saltctl.errors import StreamLostError, WrongTypeError
 from saltctl.stores.heat.contracts import ConsumerInfo, GroupInfo, StreamInfo, id_order
 from saltctl.stores.heat.service_state import ServiceState
-from saltctl.stores.heat.stream import HeatStream
+from saltctl.stores.heat.stream import GROUP, HeatStream, no_group
 from saltctl.times import iso_utc
 
 Verdict = Literal["ok", "degraded", "lagging", "stalled", "stopped", "unknown"]
@@ -36,6 +36,13 @@ class StreamStatus:
     seconds: float
     late: Mapping[str, Sequence[str]] = field(default_factory=dict)
     ahead_s: float = 0.0
+
+    @property
+    def missing(self) -> str:
+        """What does not exist: the stream, or the service's consumer group in it; empty if both do."""
+        if self.info is None:
+            return f"there is no heat stream {self.key!r}"
+        return no_group(self.key, GROUP) if self.group is None else ""
 
     @property
     def late_parts(self) -> list[str]:

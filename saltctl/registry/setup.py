@@ -41,13 +41,17 @@ def set_up(
     """
     store.check_server()
     yield from _set_up_registry(settings, store, backup, dry_run=dry_run)
-    stream = HeatStream(settings)
-    name, kind = f"group {stream.group} of stream {stream.key}", "from the beginning of the stream"
-    yield _ensure(name, stream.group_exists(), stream.create_group, "", kind, dry_run=dry_run)
+    yield set_up_stream(HeatStream(settings), dry_run=dry_run)
     if messages:
         table = MessagesTable(settings)
         exists, kind = table.describe() is not None, "conversation_id (S), sort_key (S), on demand"
         yield _ensure(f"table {table.name}", exists, table.create, "", kind, dry_run=dry_run)
+
+
+def set_up_stream(stream: HeatStream, *, dry_run: bool) -> Action:
+    """Check the consumer group of the heat stream, and create both if they are missing, unless this is a dry run."""
+    name, kind = f"group {stream.group} of stream {stream.key}", "from the beginning of the stream"
+    return _ensure(name, stream.group_exists(), stream.create_group, "", kind, dry_run=dry_run)
 
 
 def _set_up_registry(

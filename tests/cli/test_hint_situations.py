@@ -149,8 +149,8 @@ SITUATIONS: dict[str, tuple[Callable[[LocalEnvironment], None], str, int, str, s
     "flushed": (_flush, "saltctl compare", 3, "saltctl compare", "saltctl setup"),
     "flushed, looked up": (_flush, f"saltctl registry get {CONVERSATION}", 0, "saltctl compare", "saltctl rebuild"),
     "restarted": (_restart, "saltctl compare", 3, "saltctl compare", "saltctl rebuild"),
-    "group lost": (_lose_group, "saltctl stream replay", 69, "saltctl doctor --only stream-group", "saltctl setup"),
-    "stream lost": (_lose_stream, "saltctl stream replay", 69, "saltctl doctor --only stream-group", "saltctl setup"),
+    "group lost": (_lose_group, "saltctl stream replay", 78, "saltctl doctor --only stream-group", "saltctl setup"),
+    "stream lost": (_lose_stream, "saltctl stream replay", 78, "saltctl doctor --only stream-group", "saltctl setup"),
     "redis behind": (_redis_behind, "saltctl compare", 3, "saltctl compare", "saltctl compare --repair --yes"),
     "backup behind": (_backup_behind, "saltctl compare", 3, "saltctl compare", "saltctl compare --repair --yes"),
     "in Redis alone": (

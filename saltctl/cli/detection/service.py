@@ -16,11 +16,12 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.detection.emit import emit
+from saltctl.cli.detection.stream import warn_of_stream
 from saltctl.cli.files import is_special, require_touchable
 from saltctl.cli.formats.sentences import backlog_sentence
 from saltctl.cli.formats.text import format_age
 from saltctl.cli.guide.groups import new_group
-from saltctl.cli.output import Record, columns_of, print_result, warn
+from saltctl.cli.output import Record, columns_of, print_result
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import stop_on_signals
 from saltctl.errors import AwsUnavailableError, ExitCode, IncompleteError, UsageError
@@ -187,8 +188,7 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
     record = found.service_record(verified=verified, last_raise=session.service_state.last_raise())
     lists, sentence = {"instances": INSTANCE_COLUMNS}, backlog_sentence(found)
     print_result(record, output, columns=STATUS_COLUMNS, lists=lists, sentence=sentence)
-    for warning in found.warnings:
-        warn(warning)
+    warn_of_stream(found)
     if outage is not None:
         raise IncompleteError(f"whether Redis is verified is unknown: {outage.message}", hint=outage.hint)
     if found.verdict != "ok" or not verified:

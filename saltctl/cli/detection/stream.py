@@ -15,10 +15,11 @@ from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import columns_of, print_fields, print_result, print_table, warn
 from saltctl.cli.session import session_of
 from saltctl.commands import command_line
-from saltctl.errors import ExitCode, RefusedError, UsageError
+from saltctl.errors import ExitCode, RefusedError, StreamLostError, UsageError
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
+    from saltctl.detection.stream_status import StreamStatus
     from saltctl.stores.heat.contracts import Entry
     from saltctl.stores.heat.dead_letters import DeadLetter
 
@@ -43,7 +44,7 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
     """Read the heat stream twice, and judge whether it is read, its backlog shrinks, and no entry was lost.
 
     Exits 3 unless the verdict is ok and no entry was trimmed unread or while pending. Verdicts: ok, lagging, stalled,
-    stopped, unknown, and degraded if the ids are ahead of the clock.
+    stopped, unknown, such as of a stream that is missing, and degraded if the ids are ahead of the clock.
 
     \b
     Examples:
@@ -62,8 +63,7 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
         human_view=lambda screen: _draw_status(screen, record),
         sentence=backlog_sentence(found),
     )
-    for warning in found.warnings:
-        warn(warning)
+    warn_of_stream(found)
     if found.verdict == "stopped":
         warn("no instance of the service is alive; stream replay processes the backlog once", "saltctl service run")
     if found.verdict != "ok" or found.warnings:
@@ -72,7 +72,6 @@ def status(context: typer.Context, window: option.Window = 1.0, output: option.O
 
 def _draw_status(screen: Any, record: dict[str, Any]) -> None:
     if record["length"] is None:
-        screen.print("to create it: saltctl setup")
         return
     groups = [{**group, "alive": sum(c["alive"] for c in group["consumers"])} for group in record["groups"]]
     print_fields({**record, "groups": groups}, STATUS_COLUMNS, {"groups": GROUP_COLUMNS})
@@ -88,23 +87,41 @@ def peek(
     pending: Annotated[bool, typer.Option("--pending", help="Only entries that are pending.")] = False,
     output: option.Output = None,
 ) -> None:
-    """Show entries of the heat stream without taking them.
+    """Show entries of the heat stream without taking them. Exits 3 if the stream or its group is missing.
 
     \b
     Examples:
       saltctl stream peek --count 5
       saltctl stream peek --from 15m
     """
-    stream = session_of(context).heat_stream
+    session = session_of(context)
+    stream = session.heat_stream
     start = "-" if first is None else option.parse_stream_id(first)
-    if pending:
-        entries = stream.get([entry_id for entry_id, _, _ in stream.pending(start, count)])
-    else:
+    missing = stream.missing()
+    if not pending:
         entries = stream.range(start, "+", count)
+    else:
+        entries = [] if missing else stream.get([entry_id for entry_id, _, _ in stream.pending(start, count)])
     records = [_entry_record(entry) for entry in entries]
     print_result(
         records, output, columns=PEEK_KEYS, human_view=lambda screen: print_table(records, PEEK_COLUMNS, screen)
     )
+    _report_missing(missing)
+
+
+def warn_of_stream(found: StreamStatus) -> None:
+    """Print what is missing, with its cure, and what was lost."""
+    if found.missing:
+        warn(f"{found.missing}: hot conversations are not raised", "saltctl setup")
+    for warning in found.warnings:
+        warn(warning)
+
+
+def _report_missing(missing: str) -> None:
+    """Name what is missing, and exit with 3 if anything is: what was printed is not all that there was."""
+    if missing:
+        warn(f"{missing}: what it held is lost, or it was never set up", "saltctl setup")
+        raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
 def _entry_record(entry: Entry) -> dict[str, Any]:
@@ -133,12 +150,17 @@ def list_letters(
 ) -> None:
     """List dead letters: the fields of the entry, and the reason why it could not be handled.
 
+    Exits 3 if the heat stream or its group is missing: what lost it took dead letters, too.
+
     \b
     Examples:
       saltctl stream dead list
     """
-    records = [_record(letter) for letter in session_of(context).dead_letters.list(limit)]
+    session = session_of(context)
+    records = [_record(letter) for letter in session.dead_letters.list(limit)]
+    missing = session.heat_stream.missing()
     print_result(records, output, columns=DEAD_COLUMNS, empty="no dead letters")
+    _report_missing(missing)
 
 
 @dead.command("requeue")
@@ -165,6 +187,8 @@ def requeue(
         hint = f"saltctl stream dead drop {cut[0]}"
         raise RefusedError(f"cannot requeue letter {cut[0]}: it was too large to be kept whole", hint=hint)
     letters = [letter for letter in letters if letter.id not in cut]
+    if missing := session.heat_stream.missing():
+        raise StreamLostError(f"cannot requeue dead letters: {missing}", hint="saltctl setup")
     if not dry_run:
         session.require_consent("Requeue dead letters?", confirm)
     action = "requeue" if dry_run else "requeued"

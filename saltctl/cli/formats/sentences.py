@@ -96,7 +96,7 @@ def replay_sentence(report: ReplayReport) -> str:
 def backlog_sentence(found: StreamStatus) -> str:
     """Say whether the service keeps up with the stream."""
     if found.group is None:
-        return f"{found.verdict}: stream not found"
+        return f"{found.verdict}: {'stream' if found.info is None else 'consumer group'} not found"
     unread = "an unknown number" if found.group.lag is None else f"{found.group.lag:,}"
     backlog = f"{unread} unread, {found.group.pending:,} pending"
     return f"{found.verdict}: {counted(found.alive, 'instance')} alive, {backlog}"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saltctl.cli import option
 from saltctl.cli.formats.sentences import setup_sentence
-from saltctl.cli.output import columns_of, print_result, print_table, warn
+from saltctl.cli.jobs import track_job
+from saltctl.cli.output import columns_of, print_table, warn
 from saltctl.cli.session import Session, session_of
+from saltctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from saltctl.registry.setup import Action
 
 COLUMNS = columns_of("resource action detail")
 
@@ -18,6 +24,11 @@ COLUMNS = columns_of("resource action detail")
 def setup(
     context: typer.Context,
     messages: Annotated[bool, typer.Option("--messages", help="Also create a messages table, for trials.")] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Only the heat stream and its group, which a flush of Redis deletes.")
+    ] = False,
+    cron: option.Cron = False,
+    metrics_file: option.MetricsFile = None,
     dry_run: option.DryRun = False,
     confirm: option.Confirm = None,
     output: option.Output = None,
@@ -30,27 +41,36 @@ def setup(
     Examples:
       saltctl setup --dry-run
       saltctl setup
+      saltctl setup --stream
     """
-    from saltctl.registry.setup import set_up
-
     session = session_of(context)
-    session.settings.require_redis_url()
-    if not dry_run:
-        session.require_consent("Create the missing resources?", confirm)
-    changes = set_up(session.settings, session.store, session.backup, messages=messages, dry_run=dry_run)
-    actions = [asdict(change) for change in changes]
-    record, columns = {"actions": actions}, columns_of("actions")
-    print_result(
-        record,
-        output,
-        columns=columns,
-        human_view=lambda screen: print_table(actions, COLUMNS, screen),
-        sentence=setup_sentence(actions, dry_run=dry_run),
-    )
-    if any(action["resource"] == "registry" and action["action"] != "exists" for action in actions):
-        _warn_of_unseen_messages(session)
-    if not dry_run and not all(session.store.verified().values()):
-        warn("Redis is not verified yet: lookups ask the backup until it is rebuilt", "saltctl rebuild")
+    with track_job("setup", session, cron=cron, metrics_file=metrics_file) as job:
+        session.settings.require_redis_url()
+        if stream and messages:
+            raise UsageError("cannot use --stream with --messages: it creates the stream alone", hint="saltctl setup")
+        if not dry_run:
+            session.require_consent("Create the missing resources?", confirm)
+        actions = [asdict(change) for change in _set_up(session, stream=stream, messages=messages, dry_run=dry_run)]
+        job.finish(
+            {"actions": actions},
+            output,
+            happened=any(action["action"] != "exists" for action in actions),
+            columns=columns_of("actions"),
+            human_view=lambda screen: print_table(actions, COLUMNS, screen),
+            sentence=setup_sentence(actions, dry_run=dry_run),
+        )
+        if any(action["resource"] == "registry" and action["action"] != "exists" for action in actions):
+            _warn_of_unseen_messages(session)
+        if not stream and not dry_run and not all(session.store.verified().values()):
+            warn("Redis is not verified yet: lookups ask the backup until it is rebuilt", "saltctl rebuild")
+
+
+def _set_up(session: Session, *, stream: bool, messages: bool, dry_run: bool) -> Iterator[Action]:
+    from saltctl.registry.setup import set_up, set_up_stream
+
+    if stream:
+        return iter([set_up_stream(session.heat_stream, dry_run=dry_run)])
+    return set_up(session.settings, session.store, session.backup, messages=messages, dry_run=dry_run)
 
 
 def _warn_of_unseen_messages(session: Session) -> None:

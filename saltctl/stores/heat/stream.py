@@ -53,9 +53,15 @@ class HeatStream(HeatStore):
 
     def group_exists(self) -> bool:
         """Return whether the stream and its consumer group exist."""
+        return not self.missing()
+
+    def missing(self) -> str:
+        """Return that the stream, or its consumer group, does not exist; empty if both do."""
         if not self._ask("EXISTS", self.key):
-            return False
-        return self.group.encode() in {_to_dict(flat)["name"] for flat in self._ask("XINFO", "GROUPS", self.key)}
+            return f"there is no heat stream {self.key!r}"
+        if self.group.encode() in {_to_dict(flat)["name"] for flat in self._ask("XINFO", "GROUPS", self.key)}:
+            return ""
+        return no_group(self.key, self.group)
 
     def create_group(self) -> None:
         """Create the group at the beginning of the stream, and the stream if needed. Does nothing if it exists."""
@@ -163,7 +169,7 @@ class HeatStream(HeatStore):
         commands = [("XINFO", "STREAM", self.key), ("XINFO", "GROUPS", self.key)]
         stream, groups = self._connections.ask_of(self.key, commands, accept=lambda error: "no such key" in str(error))
         if isinstance(stream, Exception) or isinstance(groups, Exception):
-            raise StreamLostError(f"heat stream {self.key!r} not found in Redis", hint="saltctl setup")
+            raise StreamLostError(f"there is no heat stream {self.key!r}", hint="saltctl setup")
         facts = _to_dict(stream)
         first, last = (entry and entry[0].decode() for entry in (facts["first-entry"], facts["last-entry"]))
         found = [self._group(_to_dict(flat), facts, first) for flat in groups]
@@ -247,3 +253,8 @@ def _entries(reply: Any) -> list[Entry]:
 
 def _to_dict(flat: Sequence[Any]) -> dict[str, Any]:
     return {name.decode(errors="replace"): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def no_group(key: str, group: str) -> str:
+    """Return that a stream has no consumer group of the service."""
+    return f"the heat stream {key!r} has no consumer group {group!r}"

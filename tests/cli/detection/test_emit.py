@@ -89,4 +89,4 @@ def test_the_image_is_an_option(saltctl: Runner) -> None:
     """Without it there is a placeholder."""
     assert "registry.example/" in saltctl("service", "emit", "kubernetes").out
     text = saltctl("service", "emit", "kubernetes", "--image", "ghcr.io/chat/saltctl:1.2").out
-    assert text.count('image: "ghcr.io/chat/saltctl:1.2"') == text.count("image: ") == 3
+    assert text.count('image: "ghcr.io/chat/saltctl:1.2"') == text.count("image: ") == 4

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
 import pytest
 
 from saltctl.settings import Settings
+from saltctl.stores.heat.contracts import Entry
+from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner
 from tests.cli.detection.helpers import HOSTILE, report
@@ -59,6 +62,38 @@ def test_without_a_stream_the_verdict_is_unknown(saltctl: Runner, configured: Se
     assert outcome.code == 3
     found = outcome.json
     assert (found["verdict"], found["length"], found["first_id"], found["groups"]) == ("unknown", None, None, [])
+
+
+@pytest.mark.parametrize("lost", ["stream", "group"])
+def test_a_missing_stream_has_one_meaning(
+    saltctl: Runner, stream: HeatStream, letters: DeadLetters, admin: Any, lost: str
+) -> None:
+    """Commands that look exit 3, those that need it 78, and all name the command that creates it, and nothing else."""
+    report(stream, "a")
+    letters.add([(Entry("1-1", [b"x", b"y"]), "why")])
+    admin.delete(stream.key) if lost == "stream" else admin.xgroup_destroy(stream.key, stream.group)
+    wanted = {
+        "stream status --window 10ms": 3,
+        "service status --window 10ms": 3,
+        "stream peek": 3,
+        "stream peek --pending": 3,
+        "stream dead list": 3,
+        "stream dead requeue --all": 78,
+        "stream replay": 78,
+        "stream replay --dry-run": 78,
+    }
+    for command, code in wanted.items():
+        outcome = saltctl(*command.split())
+        named = [line for line in outcome.err.splitlines() if line.startswith("  try: ")]
+        assert (outcome.code, named[:1]) == (code, ["  try: saltctl setup"]), (command, outcome)
+        assert "heat stream" in outcome.err, command
+    assert len(letters.list()) == 1
+    healed = saltctl("setup", "--stream", "--cron", "-o", "json")
+    assert (healed.code, [action["action"] for action in healed.json["actions"]]) == (0, ["created"])
+    assert json.loads(healed.err)["event"] == "setup"
+    again = saltctl("setup", "--stream", "--cron")
+    assert (again.code, again.out, again.err) == (0, "", "")
+    assert saltctl("stream", "peek").code == 0
 
 
 @pytest.mark.slow
