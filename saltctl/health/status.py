@@ -87,12 +87,15 @@ def backup(facts: Facts) -> Panel:
 
 
 def drift(facts: Facts) -> Panel:
-    """Compare a sample of conversations in Redis and in the backup."""
+    """Compare a sample of conversations in Redis and in the backup. ``found`` is null if Redis is not verified."""
     _ = facts.servers  # as above
     entries = sum(counts.entries for counts in facts.registry_counts)
     report = compare_sample(facts.probe_settings, facts.backup, entries, random.Random(), max_buckets=SAMPLED_BUCKETS)
     items = [asdict(item) for item in report.damaged_items]
-    return {"checked": report.checked, "found": report.unrepaired, "damaged": report.damaged, "damaged_items": items}
+    # What an unverified Redis holds shows nothing: lookups do not use it, and a rebuild will merge the backup into it.
+    verified = all(counts.verified for counts in facts.registry_counts)
+    found = report.unrepaired if verified else None
+    return {"checked": report.checked, "found": found, "damaged": report.damaged, "damaged_items": items}
 
 
 def service(facts: Facts) -> Panel:

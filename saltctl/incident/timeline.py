@@ -13,6 +13,8 @@ from saltctl.times import iso_utc
 QUIET_SECONDS = 600.0
 """Seconds without a throttled period after which throttling has ended. CloudWatch may lack the newest minutes."""
 _DETECTIONS = ("raise", "unverified", "rebuilt", "verified")
+_LOSSES = {"unverified": "verified", "backup-lost": "recovered"}
+"""What an incident without throttling begins with, and the event that ends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +92,14 @@ class Incident:
     """What happened between ``since`` and ``until``, in seconds since the epoch, in the order of time.
 
     The incident that is measured is the first throttling, or without any the first time that Redis was found
-    unverified. ``measured`` is the kind of its first event, None without an incident.
+    unverified, or the backup table lost. ``measured`` is the kind of its first event, None without an incident.
 
     - ``detected_s``: from the begin of the first throttled period to the first raise, or first event of the fence, from
-      then on and before the quiet time that follows ended. None for an unverified Redis: it is noted when it is found,
-      and when it was lost is not known.
+      then on and before the quiet time that follows ended. None for what was lost: that is noted when it is found, by a
+      rebuild or a recovery, and when it was lost is not known.
     - ``cured_s``: from the begin of the first throttled period to the end of the last one before ten quiet minutes; or
-      from the event ``unverified`` to the next ``verified``. None if it is not over.
+      from when it was found, the event ``unverified``, to the next ``verified``, or from ``backup-lost`` to
+      ``recovered``. None if it is not over.
 
     CloudWatch counts by the period, ``resolution_s`` (a minute at best), so both may be too long by as much.
     """
@@ -148,8 +151,9 @@ def measure(events: Sequence[Event], throttling: Sequence[Throttling]) -> tuple[
         detected = next(found, None)
         cured = float(first.end - first.start) if first.ended else None
         return "throttling", None if detected is None else round(detected - first.start, 3), cured
-    lost = next((event.at for event in events if event.kind == "unverified"), None)
+    lost = next((event for event in events if event.kind in _LOSSES), None)
     if lost is None:
         return None, None, None
-    verified = next((event.at for event in events if event.kind == "verified" and event.at >= lost), None)
-    return "unverified", None, None if verified is None else round(verified - lost, 3)
+    ends = (event.at for event in events if event.kind == _LOSSES[lost.kind] and event.at >= lost.at)
+    cured = next(ends, None)
+    return lost.kind, None, None if cured is None else round(cured - lost.at, 3)

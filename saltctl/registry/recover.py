@@ -18,7 +18,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from saltctl.errors import AwsUnavailableError, IncompleteError, LeaseHeldError, SaltctlError
 from saltctl.rebuild import events
@@ -39,6 +39,9 @@ from saltctl.stores.redis.buckets import UNREADABLE, RedisBucketReader
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.retry import retry_while_throttled
 from saltctl.times import iso_utc
+
+if TYPE_CHECKING:
+    from saltctl.stores.event_log import EventLog
 
 Unproven = Literal["refuse", "raise", "skip"]
 WORKERS = 16
@@ -96,6 +99,7 @@ class Recovery:
         take_over: the id of another registry that Redis is to be taken over from.
         unproven: what becomes of conversations that may be salted, if their messages do not prove it.
         new_rebuild: makes the rebuild that follows.
+        log: records for people that the table was lost, as soon as there is one to record it in.
     """
 
     settings: Settings
@@ -109,6 +113,7 @@ class Recovery:
     take_over: str = ""
     unproven: Unproven = "refuse"
     new_rebuild: Callable[..., Rebuild] = Rebuild
+    log: EventLog | None = None
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
@@ -171,6 +176,8 @@ class Recovery:
         every, wait = self.options.heartbeat_every, "saltctl recover --lock-wait 15m"
         lease = Lease(self.backup.lease, checkpoint.token, every, self.clock, self.now, self.sleep, wait)
         yield from lease.acquire(self.options.lock_wait)
+        if self.log is not None and plan.table != "intact":
+            self.log.note("backup-lost", f"the backup table is {plan.table}; a recovery begins")
         try:
             yield from self._mark_or_resume(plan, checkpoint, reader)
             before = reader.replication_ids()

@@ -31,8 +31,8 @@ _MAX_WAITING = 16
 """Events of a process that wait to be written, after which others are left out: AWS does not answer."""
 _ATTEMPTS = 4
 Kind = str
-"""``unverified``, ``verified``, ``rebuilt`` (in part), ``recovered``, ``raise``, or ``service-started``, ``-stopped``
-and ``-late``."""
+"""``unverified``, ``verified``, ``rebuilt`` (in part), ``backup-lost``, ``recovered``, ``raise``, or
+``service-started``, ``-stopped`` and ``-late``."""
 
 
 @dataclass(frozen=True, slots=True)

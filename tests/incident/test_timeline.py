@@ -96,6 +96,14 @@ def test_an_unverified_redis_is_cured_by_the_next_rebuild() -> None:
     assert measure(events[:1], []) == (None, None, None)
 
 
+def test_a_lost_backup_is_cured_by_its_recovery() -> None:
+    """Its rebuild verifies a Redis that belonged to the lost table: that is a part of it."""
+    kinds = ("backup-lost", "unverified", "verified", "recovered")
+    events = [Event(START + at, kind) for at, kind in enumerate(kinds)]
+    assert measure(events, []) == ("backup-lost", None, 3.0)
+    assert measure(events[:3], []) == ("backup-lost", None, None)
+
+
 def test_a_record_has_every_key() -> None:
     """Null where something is unknown, and the error of a source that could not be read."""
     sources = (Source("throttling", float(START)), Source("heat", None, AwsUnavailableError("away")))

@@ -40,8 +40,10 @@ def compare_sentence(report: ComparisonReport) -> str:
         found = f"Drift: {report.unrepaired:,} of {_entries(report.checked)} differ{repaired}, {took}"
     elif report.repaired:
         found = f"Repaired: {report.repaired:,} of {_entries(report.checked)}, {took}"
-    else:
+    elif report.verified:
         found = f"In sync: {_entries(report.checked)}, {took}"
+    else:
+        found = f"Unknown: {_entries(report.checked)} agree, {took}"
     damaged = f"; {counted(report.damaged, 'damaged item')} not compared" if report.damaged else ""
     return found + damaged + ("" if report.verified else "; but Redis is not verified")
 

@@ -54,10 +54,10 @@ def incident(
     """Show one timeline of throttling, heat, raises, the fence and the service, with the times to detect and to cure.
 
     They are those of the first throttling of the range, or without any of the first time that Redis was found
-    unverified. detected_s: from its first throttled minute to the first raise or event of the fence; null for an
-    unverified Redis, whose loss is noted when it is found. cured_s: to the end of the last throttled minute before
-    ten quiet ones, or from the event unverified to the next verified. null is unknown, or not over. CloudWatch
-    counts by the minute, so both may be a minute too long.
+    unverified or the backup table lost. detected_s: from its first throttled minute to the first raise or event of the
+    fence; null for a loss, which is noted when it is found. cured_s: to the end of the last throttled minute before
+    ten quiet ones, or from the event unverified to the next verified, or from backup-lost to recovered. null is
+    unknown, or not over. CloudWatch counts by the minute, so both may be a minute too long.
 
     The backup keeps the newest 200 events; Redis loses heat. It says since when each source has data. Exits 4 if
     one of them cannot be read. A bundle has no passwords and, unless --with-ids, no conversation ids; the names of
@@ -126,6 +126,9 @@ def sentence(record: Mapping[str, Any]) -> str:
             else f"verified {_lasting(cured)} later; when it was lost is unknown"
         )
         return f"{happened}; Redis was found unverified, and {ended}"
+    if record["measured"] == "backup-lost":
+        ended = "was not recovered" if cured is None else f"recovered {_lasting(cured)} later"
+        return f"{happened}; the backup table was found lost, and {ended}"
     return happened
 
 

@@ -236,6 +236,8 @@ def _damaged(panel: Panel) -> Sequence[Panel]:
 
 
 def _differences(panel: Panel) -> list[Text]:
+    if panel["found"] is None:
+        return [_line(("not compared: Redis is not verified", WARNING))]
     if panel["found"]:
         return [_line((f"{panel['found']:,} of a sample of {panel['checked']:,} differ", BAD))]
     if not panel["checked"]:

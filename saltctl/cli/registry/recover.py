@@ -138,6 +138,7 @@ def _job(session: Session, options: RebuildOptions, **choices: Any) -> Recovery:
         lambda item: message_id_of(item, messages.keys, attribute),
         options,
         new_rebuild=partial(Rebuild, notes=session.service_state, log=session.event_log),
+        log=session.event_log,
         verification=partial(_verification, session),
         **choices,
     )

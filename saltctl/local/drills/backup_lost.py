@@ -121,8 +121,8 @@ def _recovered(what: str, environment: LocalEnvironment, open_history: OpenHisto
         return message_id_of(row, messages.keys, None)
 
     log = EventLog(EventsItem(backup))
-    new_rebuild = partial(Rebuild, log=log)
-    job = Recovery(settings, store, backup, messages, message_id, RebuildOptions(segments=2), new_rebuild=new_rebuild)
+    options, new_rebuild = RebuildOptions(segments=2), partial(Rebuild, log=log)
+    job = Recovery(settings, store, backup, messages, message_id, options, new_rebuild=new_rebuild, log=log)
     report = list(job.run(job.plan()))[-1]
     store.close()
     assert isinstance(report, RecoveryReport)

@@ -52,7 +52,7 @@ def test_rebuild(changes: dict[str, Any], sentence: str) -> None:
     ("changes", "sentence"),
     [
         ({"in_sync": 3, "verified": True}, "In sync: 3 entries, in 0.0 s"),
-        ({"in_sync": 3}, "In sync: 3 entries, in 0.0 s; but Redis is not verified"),
+        ({"in_sync": 3}, "Unknown: 3 entries agree, in 0.0 s; but Redis is not verified"),
         ({"missing": 2, "verified": True}, "Drift: 2 of 3 entries differ, in 0.0 s"),
         ({"missing": 2, "repaired": 1, "verified": True}, "Drift: 1 of 3 entries differ, 1 more repaired, in 0.0 s"),
         ({"missing": 2, "repaired": 2, "verified": True}, "Repaired: 2 of 3 entries, in 0.0 s"),

@@ -56,6 +56,9 @@ def test_all_panels(saltctl: Runner, configured: Settings, registry: Registry, r
     assert (now["state"], now["headline"]) == ("DEGRADED", "answers are right, from the backup")
     assert (now["next"], now["lookups"]["source"]) == ("saltctl rebuild", "backup")
     assert (registry_now["verified"], registry_now["since"], registry_now["entries"]) == (False, None, 1)
+    assert now["drift"]["found"] is None
+    assert "not compared: Redis is not verified" in saltctl("status").out
+    assert saltctl("doctor", "--only", "drift", "-o", "json").json["checks"][0]["status"] == "skip"
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def test_a_recovery_is_reported(saltctl: Runner, lost: BackupTable) -> None:
     assert done.json["rebuild"]["entries"] == 1
     assert saltctl("registry", "get", "conv", "-o", "json").json[0]["max_n"] == 8
     kinds = [event.kind for event in EventsItem(lost).read().events]
-    assert kinds[-3:] == ["unverified", "verified", "recovered"]
+    assert kinds[-4:] == ["backup-lost", "unverified", "verified", "recovered"]
     again = saltctl("recover", "--yes", "-o", "json")
     assert (again.code, again.json["table"], again.json["from_redis"]) == (0, "intact", 0)
     assert again.json["registry_id"] == done.json["registry_id"]
