@@ -274,6 +274,32 @@ def _reject_unknown(table: Mapping[str, Any], known: tuple[str, ...], where: str
             )
 
 
+_OTHER_VARIABLES = ("SALTCTL_CONFIG", "SALTCTL_CONTEXT", "SALTCTL_LOCAL")
+"""Variables that are no settings. The last one is that of :mod:`saltctl.stores.loopback`."""
+_OF_KUBERNETES = re.compile(
+    r"\w+_SERVICE_(HOST=.*|PORT(_\w+)?=[0-9]+)|\w+_PORT(_[0-9]+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://.*"
+    r"|\w+_PORT_[0-9]+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR)=.*",
+    re.DOTALL,
+)
+"""What a pod gets for each service of its namespace, such as one named saltctl."""
+
+
+def _reject_unknown_variables(env: Mapping[str, str]) -> None:
+    """Refuse a variable SALTCTL_… that saltctl does not read: a misspelt one would leave its setting unchanged."""
+    known = [*(name for spec in SPECS for name in spec.environment), *_OTHER_VARIABLES]
+    for name, value in env.items():
+        if not name.startswith("SALTCTL_") or name.startswith("SALTCTL_TEST_") or not value or name in known:
+            continue
+        if _OF_KUBERNETES.fullmatch(f"{name}={value}"):
+            continue
+        stems = {variable.removeprefix("SALTCTL_"): variable for variable in known}
+        close = get_close_matches(name.removeprefix("SALTCTL_").upper(), stems, 1)
+        raise ConfigurationError(
+            f"the environment variable {name!r:.60} is not one of saltctl",
+            hint="\n".join([*(f"did you mean {stems[stem]}?" for stem in close), f"unset {shlex.quote(name)}"]),
+        )
+
+
 def load_settings(
     *,
     flags: Mapping[str, Any] | None = None,
@@ -285,7 +311,8 @@ def load_settings(
 
     Args:
         flags: values from the command line, by setting name; None means not given.
-        environ: the environment; ``os.environ`` if omitted. An empty variable means not set.
+        environ: the environment; ``os.environ`` if omitted. An empty variable means not set, and one that begins
+            with ``SALTCTL_`` and is not known is refused.
         context: the context to use; else ``SALTCTL_CONTEXT``, else the file's ``default_context``.
         config: the path of a configuration file, which must exist.
 
@@ -293,6 +320,7 @@ def load_settings(
         ConfigurationError: a value is not valid. The message names setting and origin, but never a secret's value.
     """
     env = os.environ if environ is None else environ
+    _reject_unknown_variables(env)
     path = config_path(env, config)
     required = config is not None or bool(env.get("SALTCTL_CONFIG"))
     file = ConfigFile(None, {}) if path is None else read_config(path, required=required)

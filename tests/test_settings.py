@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from shlex import quote as quote_for_shell
 from typing import Any
 from urllib.parse import quote
 
@@ -394,6 +396,57 @@ def test_an_unknown_key_is_refused(config: Writer, text: str, key: str, hint: st
     with pytest.raises(ConfigurationError, match=f"unknown key '{key}'") as refused:
         load_settings(environ={}, config=config(text))
     assert hint in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("SALTCTL_BUCKTS", "did you mean SALTCTL_BUCKETS?"),
+        ("SALTCTL_backup_table", "did you mean SALTCTL_BACKUP_TABLE?"),
+        ("SALTCTL_CONTXT", "did you mean SALTCTL_CONTEXT?"),
+        ("SALTCTL_AWS_REGION", "did you mean AWS_REGION?"),
+        ("SALTCTL_REDIS_PORT", "did you mean"),  # with this value it is none of a Kubernetes service
+        ("SALTCTL_ZZZ", ""),
+        ("SALTCTL_$(x)", ""),
+    ],
+)
+def test_an_unknown_variable_is_refused(name: str, near: str) -> None:
+    """A mistyped variable would leave its setting at the default; its value, perhaps a secret, is not shown."""
+    with pytest.raises(ConfigurationError, match=re.escape(f"variable {name!r} is not one")) as refused:
+        load_settings(environ={name: SECRET})
+    assert refused.value.hint.startswith(near)
+    assert refused.value.hint.splitlines()[-1] == f"unset {quote_for_shell(name)}"
+    assert SECRET not in refused.value.message + refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SALTCTL_BUCKTS", ""),
+        ("SALTCTL_LOCAL", "1"),
+        ("SALTCTL_TEST_WARM", "1"),
+        ("_SALTCTL_COMPLETE", "complete_bash"),
+        ("SALTCTL_SERVICE_HOST", "10.0.0.7"),
+        ("SALTCTL_SERVICE_PORT_METRICS", "9464"),
+        ("SALTCTL_PORT", "tcp://10.0.0.7:9464"),
+        ("SALTCTL_METRICS_PORT_9464_TCP", "tcp://10.0.0.7:9464"),
+        ("SALTCTL_PORT_9464_TCP_ADDR", "10.0.0.7"),
+    ],
+)
+def test_variables_that_others_set_are_ignored(name: str, value: str) -> None:
+    """An empty variable, those of tests and of shells, and what a pod gets for a service of that name."""
+    assert load_settings(environ={name: value}).buckets == 16384
+
+
+def test_commands_without_settings_ignore_a_misspelt_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The version and the help can be read; a command that has settings exits 78."""
+    monkeypatch.setenv("SALTCTL_BUCKTS", "64")
+    assert [run(args) for args in (["--version"], ["help", "glossary"], ["config", "path"])] == [0, 0, 0]
+    capsys.readouterr()
+    assert run(["config", "show"]) == 78
+    assert "try: unset SALTCTL_BUCKTS" in capsys.readouterr().err
 
 
 # Secrets.
