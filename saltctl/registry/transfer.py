@@ -19,7 +19,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from itertools import islice
 from operator import itemgetter
-from typing import BinaryIO, TypeVar
+from typing import Protocol, TypeVar
 
 from saltctl.commands import hint_of
 from saltctl.errors import RefusedError, SaltctlError
@@ -110,22 +110,40 @@ class ImportReport:
     failures: list[dict[str, str]] = field(default_factory=list)
 
 
+class Lines(Protocol):
+    """Lines of bytes, such as a file that was opened in binary mode."""
+
+    def readline(self, limit: int, /) -> bytes:
+        """Return the next line, of at most ``limit`` bytes; nothing at the end."""
+        raise NotImplementedError
+
+
+def json_record(line: bytes) -> object:
+    """Return the value of a line of JSON; raises ValueError if it is not JSON."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        raise ValueError("the line is not JSON") from None
+
+
 @dataclass(eq=False)
 class Import:
     """An import. Iterate over :meth:`run` once.
 
     Args:
-        lines: the file, opened in binary mode.
+        lines: the lines of an export.
         registry: raises the entries.
         backup: read first, so that entries that it holds already are not raised again, if Redis holds them, too.
+        parse: returns the record of a line, or raises ValueError. The default reads JSON.
         sleep: waits to keep the rate, and while AWS throttles. The default returns early if the import is closed.
     """
 
-    lines: BinaryIO
+    lines: Lines
     registry: Registry
     backup: BackupStore
     options: ImportOptions
     _: KW_ONLY
+    parse: Callable[[bytes], object] = json_record
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], object] | None = None
     report: ImportReport = field(default_factory=ImportReport, init=False)
@@ -177,7 +195,8 @@ class Import:
                     raise ValueError("the line is too long to be an entry")
                 if not line.strip():
                     continue
-                entry = _parse(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, self.options.cap)
+                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                entry = _entry_of(self.parse(text), self.options.cap)
             except (ValueError, RefusedError) as exc:
                 self.report.skipped += 1
                 if len(self.report.bad_lines) < MAX_LISTED:
@@ -241,11 +260,8 @@ class Import:
                 self.report.raises.append({"conversation_id": conversation_id, "before": before, "after": after})
 
 
-def _parse(line: bytes, cap: int) -> Entry:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        raise ValueError("the line is not JSON") from None
+def _entry_of(record: object, cap: int) -> Entry:
+    """Return the entry that a record has; raises ValueError or RefusedError if it has none."""
     if not isinstance(record, dict) or "conversation_id" not in record or "max_n" not in record:
         raise ValueError("the line is not an object with a conversation_id and a max_n")
     conversation_id, n = record["conversation_id"], record["max_n"]

@@ -6,6 +6,7 @@ The arguments work in the seeded local environment and touch conversations that 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ COMMANDS = (
     ),
     Contract("registry list", ("--limit", "3"), keys=("conversation_id", "max_n"), listed=True),
     Contract("registry export", returns_data=False),
-    Contract("registry import", ("/dev/null", "--yes"), keys=IMPORT_KEYS),
+    Contract("registry import", (str(Path(__file__).with_name("empty_listing.tsv")), "--yes"), keys=IMPORT_KEYS),
     Contract("registry discover", ("--cost",), keys=("items", "bytes", "rcu")),
     Contract(
         "registry discover",

@@ -284,8 +284,9 @@ def imports(runner: CommandRunner, data: st.DataObject) -> None:
     )
     lines = st.one_of(record.map(lambda r: json.dumps(r).encode()), st.binary(max_size=30), st.just(b"[" * 5000))
     file = runner.directory / "import.jsonl"
-    file.write_bytes(b"\n".join(data.draw(st.lists(lines, max_size=4))))
-    runner.run_checked(["registry", "import", *_output_option(data), "--dry-run", str(file)], {0, 4})
+    first = data.draw(st.sampled_from([b"conversation_id\tmax_n", b'{"conversation_id": "a", "max_n": 2}', b""]))
+    file.write_bytes(b"\n".join([first, *data.draw(st.lists(lines, max_size=4))]))
+    runner.run_checked(["registry", "import", *_output_option(data), "--dry-run", str(file)], {0, 2, 4})
 
 
 def arguments(runner: CommandRunner, data: st.DataObject) -> None:

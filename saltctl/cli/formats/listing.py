@@ -1,4 +1,4 @@
-"""Reads conversation ids from what a command has printed: TSV with its header, JSON, or lines of JSON."""
+"""Reads back what a command has printed: TSV with its header, JSON, or lines of JSON."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def ids_of_listing(listing: str) -> list[str]:
     """Return the conversation ids of a listing, in its order.
 
     Raises:
-        ValueError: it is not a listing of conversations; the message names the line.
+        ValueError: it is empty, or is no listing of conversations; the message names the line.
     """
-    if not listing:
-        return []  # lines of JSON, of an empty listing
     header, *lines = listing.split("\n")  # only these end a line: TSV escapes all control characters
     if lines and not lines[-1]:
         lines.pop()
+    if not listing.strip():
+        raise ValueError("it is empty; TSV of nothing has its header, and JSON []")
     fields = header.split("\t")
     if _KEY in fields:
         place = fields.index(_KEY)
-        return [_field(line, place, len(fields), number) for number, line in enumerate(lines, 2)]
+        return [_at_line(number, line, len(fields))[place] for number, line in enumerate(lines, 2)]
     if header.startswith("["):
         return [_member(record, at) for at, record in enumerate(_parse(listing, 1), 1)]
     if header.startswith("{"):
@@ -33,14 +33,19 @@ def ids_of_listing(listing: str) -> list[str]:
     raise ValueError(f"line 1 is neither JSON nor a TSV header with {_KEY}")
 
 
-def _field(line: str, place: int, width: int, number: int) -> str:
+def tsv_row(line: str, width: int) -> list[str]:
+    """Return the values of a line of TSV below a header of ``width`` fields; raises ValueError if it has others."""
     fields = line.split("\t")
     if len(fields) != width:
-        raise ValueError(f"line {number} has {counted(len(fields), 'field')}, and the header {width}")
+        raise ValueError(f"it has {counted(len(fields), 'field')}, and the header {width}")
     if any(escape_controls(field) != field for field in fields):
-        raise ValueError(f"line {number} has a control character that is not escaped, such as a carriage return")
+        raise ValueError("it has a control character that is not escaped, such as a carriage return")
+    return [tsv_value(field) for field in fields]
+
+
+def _at_line(number: int, line: str, width: int) -> list[str]:
     try:
-        return tsv_value(fields[place])
+        return tsv_row(line, width)
     except ValueError as exc:
         raise ValueError(f"line {number}: {exc}") from None
 

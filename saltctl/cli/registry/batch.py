@@ -85,7 +85,8 @@ def _again(file: str) -> str:
 
 
 def _texts(lines: BinaryIO, file: str) -> Iterator[tuple[int, bytes]]:
-    number = 0
+    """Yield the lines below the header, with their numbers; raises UsageError for another kind of file."""
+    number, empty = 0, True
     while line := lines.readline(_MAX_LINE_BYTES + 1):
         number += 1
         if number > MAX_LINES or len(line) > _MAX_LINE_BYTES:
@@ -93,8 +94,16 @@ def _texts(lines: BinaryIO, file: str) -> Iterator[tuple[int, bytes]]:
             raise UsageError(f"cannot use {file!r}: {what}", hint="saltctl registry import --help")
         text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         text = text.removesuffix(b"\n").removesuffix(b"\r")
+        if empty and b"conversation_id" in text and b"max_n" in text:
+            raise UsageError(
+                f"cannot use {file!r}: it is a listing with max_n, which an import takes",
+                hint=command_line("registry", "import", file, "--dry-run"),
+            )
+        empty = empty and not text.strip()
         if text.strip() and not (number == 1 and tuple(text.decode(errors="replace").split("\t")) == _HEADER):
             yield number, text
+    if empty:
+        raise UsageError(f"cannot use {file!r}: it is empty", hint=f"{_FORMS}, a conversation a line")
 
 
 def _parse(line: bytes) -> tuple[str, int, str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, BinaryIO, Literal
 
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.listing import tsv_row
 from saltctl.cli.formats.sentences import import_sentence
 from saltctl.cli.formats.text import counted, printable_json
 from saltctl.cli.jobs import damage_hint, drain
@@ -27,6 +29,7 @@ MAX_PRINTED = 20
 COLUMNS = columns_of("read raised unchanged completed skipped seconds dry_run raises bad_lines")
 RAISE_COLUMNS = columns_of("conversation_id before after")
 Source = Literal["redis", "backup"]
+HOW_TO_EXPORT = "to create a file: saltctl registry export > registry.jsonl"
 
 
 def read_source(session: Session, source: Source | None) -> Entries:
@@ -127,7 +130,7 @@ def export(context: typer.Context, source: option.Source = None, timeout: option
 
 def import_(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="Lines of JSON; - is stdin.")],
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="Lines of JSON, or TSV of a list; - is stdin.")],
     rate: Annotated[
         float | None, option.number("--rate", "The largest number of raises a second.", 0.1, 10**9, whole=False)
     ] = 500.0,
@@ -138,7 +141,7 @@ def import_(
     confirm: option.Confirm = None,
     output: option.Output = None,
 ) -> None:
-    """Raise every conversation of an export to at least its max_n there.
+    """Raise every conversation of an export, or of a list in jsonl or tsv, to at least its max_n there.
 
     Never lowers an N, and does not change conversations that are not in the file. Lines that are not valid
     entries are listed and skipped, and the exit code is 4. After an interruption, run the same command again.
@@ -154,13 +157,14 @@ def import_(
     settings = session.settings
     settings.require_redis_url()
     options = ImportOptions(cap=settings.max_n_cap, reason=reason, rate=rate, dry_run=dry_run)
-    with open_lines(file) as lines:
+    with open_lines(file) as opened:
+        lines, parse = read_ahead(opened, file)
         if not dry_run:
             session.require_consent("Raise the conversations of the file?", confirm, yes=yes)
         with deadline(timeout):
             session.backup.check_table()
             session.backup.check_registry()
-            job = Import(lines, session.registry, session.backup, options)
+            job = Import(lines, session.registry, session.backup, options, parse=parse)
             with show_progress("importing") as (show, _):
                 report = drain(
                     job.run(),
@@ -190,7 +194,68 @@ def import_(
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def open_lines(file: str, hint: str = "to create a file: saltctl registry export > registry.jsonl") -> BinaryIO:
+@dataclass
+class _Lines:
+    """The lines of a file: ``blank`` empty ones, then one that was read already, then the rest."""
+
+    blank: int
+    line: bytes
+    rest: BinaryIO
+
+    def readline(self, limit: int, /) -> bytes:
+        """Return the next line, of at most ``limit`` bytes."""
+        if self.blank:
+            self.blank -= 1
+            return b"\n"
+        line, self.line = self.line, b""
+        return line or self.rest.readline(limit)
+
+
+def read_ahead(opened: BinaryIO, file: str) -> tuple[_Lines, Callable[[bytes], object]]:
+    """Return the lines of a file, and the parser of one of them: JSON or, below a header, TSV.
+
+    Raises:
+        UsageError: the file is empty, or its first line is neither an entry nor such a header. Nothing is imported
+            then: it is another file, or in a format that is not for programs.
+    """
+    from saltctl.registry.transfer import MAX_LINE_BYTES, json_record
+
+    blank = 0
+    while (line := opened.readline(MAX_LINE_BYTES)) and not line.strip():
+        blank += 1
+    text = (line if blank else line.removeprefix(b"\xef\xbb\xbf")).decode(errors="replace").rstrip("\n")
+    header = text.split("\t")
+    if {"conversation_id", "max_n"} <= set(header):
+        return _Lines(blank + 1, b"", opened), lambda line: _tsv_record(line, header)
+    try:
+        record = json_record(text.encode())
+    except ValueError:
+        record = None
+    if isinstance(record, dict) and {"conversation_id", "max_n"} <= set(record):
+        return _Lines(blank, line, opened), json_record
+    problem = f"line {blank + 1} is neither JSON with conversation_id and max_n nor a TSV header that has both"
+    if not line:
+        problem = "it is empty, as the export of an empty registry is"
+    elif text.startswith("["):
+        problem = "it is one JSON document, not lines of JSON: write it with -o jsonl"
+    elif "," in text and "conversation_id" in text.split(","):
+        problem = "it is CSV, which changes ids that look like formulas: write it with -o jsonl or -o tsv"
+    raise UsageError(f"cannot import {file!r:.60}: {problem}", hint=HOW_TO_EXPORT)
+
+
+def _tsv_record(line: bytes, header: list[str]) -> dict[str, str | int]:
+    """Return the record of a line of TSV, its max_n as a number if it is one; raises ValueError."""
+    try:
+        record: dict[str, str | int] = dict(
+            zip(header, tsv_row(line.decode().removesuffix("\n"), len(header)), strict=True)
+        )
+    except UnicodeDecodeError:
+        raise ValueError("the line is not UTF-8") from None
+    n = str(record["max_n"])
+    return record | {"max_n": int(n)} if re.fullmatch("[0-9]{1,9}", n) else record
+
+
+def open_lines(file: str, hint: str = HOW_TO_EXPORT) -> BinaryIO:
     """Open a file to read its bytes; ``-`` is stdin. Raises UsageError, with the hint, if it cannot be read."""
     try:
         # The file descriptor, since sys.stdin decodes.

@@ -21,19 +21,21 @@ def test_each_format_gives_the_ids_back(ids: list[str]) -> None:
     assert ids_of_listing(tsv) == ids
     records = [{"max_n": 2, "conversation_id": name} for name in ids]
     assert ids_of_listing(json.dumps(records)) == ids
-    assert ids_of_listing("".join(json.dumps(record) + "\n" for record in records)) == ids
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    assert not ids or ids_of_listing(lines) == ids  # no lines at all are no listing
 
 
 @pytest.mark.parametrize(
     ("listing", "problem"),
     [
-        ("\n", "line 1 is neither"),
+        ("", "it is empty"),
+        ("\n", "it is empty"),
         ("a\nb\n", "line 1 is neither"),
         ("conversation_id,max_n\na,2\n", "line 1 is neither"),
-        ("conversation_id\tmax_n\na\n", "line 2 has 1 field, and the header 2"),
+        ("conversation_id\tmax_n\na\n", "line 2: it has 1 field, and the header 2"),
         ("conversation_id\na\n\\q\n", "line 3: .* begins no escape"),
         ("conversation_id\r\na\r\n", "line 1 is neither"),
-        ("conversation_id\na\r\n", "line 2 has a control character"),
+        ("conversation_id\na\r\n", "line 2: it has a control character"),
         ('{"conversation_id": "a"}\n{"conversation_id"', "line 2 is not JSON"),
         ('{"id": "a"}\n', "record 1 has no conversation_id"),
         ('[{"conversation_id": 7}]', "record 1 has no conversation_id"),

@@ -94,6 +94,22 @@ def test_what_is_not_understood_is_refused(content: bytes) -> None:
     )
 
 
+@pytest.mark.parametrize("content", [b"", b"\n", b" \n\r\n", b"\xef\xbb\xbf"])
+def test_an_empty_file_is_refused(content: bytes) -> None:
+    """The command before it in the pipe has failed; a header alone says that there is nothing to do."""
+    with pytest.raises(UsageError, match=r"^cannot use 'f': it is empty$"):
+        read(content)
+    assert read(b"conversation_id\tn\treason\n") == []
+
+
+@pytest.mark.parametrize("content", [b"conversation_id\tmax_n\na\t4\n", b'{"conversation_id": "a", "max_n": 4}\n'])
+def test_a_listing_is_for_the_import(content: bytes) -> None:
+    """The hint is the command that takes it."""
+    with pytest.raises(UsageError, match="it is a listing with max_n") as raised:
+        read(content)
+    assert raised.value.hint == "saltctl registry import f --dry-run"
+
+
 @pytest.mark.parametrize("content", [b"a#1\t4", b"\t4", b"a\t6", b"a\t0", b"a\t512", b'{"conversation_id":"a","n":-4}'])
 def test_what_cannot_be_is_refused(content: bytes) -> None:
     """An id with a ``#``, and an N that is no power of two or above the cap, as on the command line: exit code 6."""

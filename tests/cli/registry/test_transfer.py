@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,11 +11,15 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from saltctl.cli.registry.transfer import read_ahead
+from saltctl.errors import UsageError
 from saltctl.registry.registry import Registry
+from saltctl.registry.transfer import Import, ImportOptions
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.registry import RedisRegistry
+from saltctl.testing import MemoryBackup, MemoryRedis
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
 
@@ -72,6 +77,80 @@ def test_bad_lines_are_exit_4(saltctl: Runner, filled: Settings, tmp_path: Path)
     assert (outcome.json["raised"], [bad["line"] for bad in outcome.json["bad_lines"]]) == (1, [2, 3])
     assert "line 2 was skipped" in outcome.err
     assert "\x1b" not in outcome.err
+
+
+JSON_LINE = b'{"conversation_id": "a\\\\b", "max_n": 8}\n'
+TSV_LINES = b"max_n\tconversation_id\n8\ta\\\\b\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        JSON_LINE,
+        b"\xef\xbb\xbf" + JSON_LINE,
+        b"\n \n" + JSON_LINE,
+        TSV_LINES,
+        b"\n\n" + TSV_LINES,
+        b"\xef\xbb\xbf" + TSV_LINES,
+    ],
+)
+def test_an_import_takes_exports_and_lists(content: bytes) -> None:
+    """Lines of JSON, and TSV whatever its columns; a header alone is a list of nothing."""
+    assert imported(content) == ({"a\\b": 8}, [])
+    assert imported(b"conversation_id\tmax_n\n") == ({}, [])
+
+
+def test_lines_of_tsv_that_are_not_understood_are_skipped() -> None:
+    """They are named by their number in the file; the others are imported."""
+    rows = ["a\t8", "b", "c\t4\t4", "d\t+4", "e\t", "f\\q\t2", "g#\t2", "h\t6", "\udcff\t2", "i\r\t2", "j\t2\r", "k\t2"]
+    lines = "\n".join(["conversation_id\tmax_n", *rows]).encode("utf-8", "surrogateescape")
+    assert imported(lines) == ({"a": 8, "k": 2}, list(range(3, 13)))
+
+
+def imported(content: bytes) -> tuple[dict[str, int], list[int]]:
+    """Import a file; return the raises, and the numbers of the lines that were skipped."""
+    backup, store = MemoryBackup(), MemoryRedis()
+    lines, parse = read_ahead(io.BytesIO(content), "f")
+    job = Import(lines, Registry(store, backup, cap=256), backup, ImportOptions(cap=256), parse=parse)
+    report = list(job.run())[-1]
+    raises = {str(done["conversation_id"]): int(str(done["after"])) for done in report.raises}
+    return raises, [bad.line for bad in report.bad_lines]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "it is empty, as the export of an empty registry is"),
+        (b"\n  \r\n", "it is empty"),
+        (b"conversation_id,max_n\na,4\n", "it is CSV"),
+        (b'[\n  {\n    "conversation_id": "a",\n', "it is one JSON document"),
+        (b"[" * 5000, "it is one JSON document"),
+        (b"a\t4\nb\t4\n", "line 1 is neither"),
+        (b"\n\nconversation_id\n", "line 3 is neither"),
+        (b"conversation_id\tmax_n\r\n", "line 1 is neither"),
+        (b'{"conversation_id": "a"}\n', "line 1 is neither"),
+        (b'"conversation_id max_n"\n', "line 1 is neither"),
+        (b'{"conversation_id": "a", "max_n"', "line 1 is neither"),
+        (b"\xff\x00" * 20_000, "line 1 is neither"),
+    ],
+)
+def test_a_file_of_another_kind_is_one_error(content: bytes, problem: str) -> None:
+    """Its first line tells; nothing is imported, and no line after it is listed."""
+    with pytest.raises(UsageError, match=f"^cannot import 'f': {problem}") as refused:
+        read_ahead(io.BytesIO(content), "f")
+    assert refused.value.hint == "to create a file: saltctl registry export > registry.jsonl"
+
+
+def test_an_empty_file_is_refused_before_the_confirmation(
+    saltctl: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2 from each command that reads a list: what came before it in the pipe has failed."""
+    monkeypatch.setenv("SALTCTL_REDIS_URL", "redis://127.0.0.1:1")
+    (file := tmp_path / "registry.jsonl").touch()
+    for command in (("import", str(file)), ("set", "--file", str(file)), ("get", "--ids-from", str(file))):
+        done = saltctl("registry", *command, "-o", "json")
+        assert (done.code, done.out) == (2, "")
+        assert "it is empty" in done.error["message"]
 
 
 @pytest.mark.slow
