@@ -1,11 +1,11 @@
-"""Reads back what a command has printed: TSV with its header, JSON, or lines of JSON."""
+"""Reads back what a command has printed: TSV with its header, JSON, or lines of JSON; or ids alone, one a line."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from saltctl.cli.formats.delimited import escape_controls, tsv_value
+from saltctl.cli.formats.delimited import escape_controls, tsv_field, tsv_value
 from saltctl.cli.formats.text import counted
 
 _KEY = "conversation_id"
@@ -13,6 +13,9 @@ _KEY = "conversation_id"
 
 def ids_of_listing(listing: str) -> list[str]:
     """Return the conversation ids of a listing, in its order.
+
+    Without a header, and unless it is JSON, each line is an id. One that TSV would escape is refused: it may be
+    escaped already.
 
     Raises:
         ValueError: it is empty, or is no listing of conversations; the message names the line.
@@ -30,7 +33,16 @@ def ids_of_listing(listing: str) -> list[str]:
         return [_member(record, at) for at, record in enumerate(_parse(listing, 1), 1)]
     if header.startswith("{"):
         return [_member(_parse(line, number), number) for number, line in enumerate([header, *lines], 1)]
-    raise ValueError(f"line 1 is neither JSON nor a TSV header with {_KEY}")
+    if _KEY in header.split(","):
+        raise ValueError("it is CSV, which changes ids that look like formulas")
+    return [_plain_id(line, number) for number, line in enumerate([header, *lines], 1)]
+
+
+def _plain_id(line: str, number: int) -> str:
+    if not line.strip() or tsv_field(line) != line or line.startswith("\ufeff"):
+        what = "is blank" if not line.strip() else "has a tab, a backslash or another character that TSV escapes"
+        raise ValueError(f"line {number} {what}, and is not below a TSV header with {_KEY}")
+    return line
 
 
 def tsv_row(line: str, width: int) -> list[str]:

@@ -188,6 +188,12 @@ def audit(
     If the conversation's item in the backup, or its value in Redis, is damaged, --repair replaces it: by an N that is
     not below what the other side, the item and the messages show.
 
+    This audits all salted conversations, one after the other; xargs exits with 123 unless each audit exits with 0:
+
+    \b
+      saltctl registry list | tail -n +2 | cut -f1 |
+        tr '\\n' '\\0' | xargs -0 -n1 saltctl history audit --
+
     \b
     Examples:
       saltctl history audit conv_hot_08

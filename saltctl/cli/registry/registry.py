@@ -71,7 +71,9 @@ def get(
     ] = None,
     ids_from: Annotated[
         str | None,
-        typer.Option("--ids-from", metavar="FILE|-", help="The ids of a listing in tsv, json or jsonl; - is stdin."),
+        typer.Option(
+            "--ids-from", metavar="FILE|-", help="Ids one a line, or a listing in tsv, json or jsonl; - is stdin."
+        ),
     ] = None,
     output: option.Output = None,
 ) -> None:
@@ -132,7 +134,7 @@ def _look_up(session: Session, ids: list[str]) -> dict[str, Lookup]:
 def _chosen(conversations: list[str] | None, ids_from: str | None) -> list[str]:
     """Return the ids that were typed, or those of a listing."""
     if (ids_from is None) == (not conversations):
-        raise UsageError("give conversation ids, or --ids-from with a listing", hint="saltctl registry get --help")
+        raise UsageError("give conversation ids, or --ids-from with a list of them", hint="saltctl registry get --help")
     if ids_from is None:
         return conversations or []
     with open_lines(ids_from) as lines:

@@ -25,16 +25,27 @@ def test_each_format_gives_the_ids_back(ids: list[str]) -> None:
     assert not ids or ids_of_listing(lines) == ids  # no lines at all are no listing
 
 
+@pytest.mark.parametrize("listing", ["a b\n-c\ngröße,2\n", "a b\n-c\ngröße,2"])
+def test_plain_ids_are_taken_as_they_are(listing: str) -> None:
+    """One a line, as ``jq -r`` prints them."""
+    assert ids_of_listing(listing) == ["a b", "-c", "größe,2"]
+
+
 @pytest.mark.parametrize(
     ("listing", "problem"),
     [
         ("", "it is empty"),
         ("\n", "it is empty"),
-        ("a\nb\n", "line 1 is neither"),
-        ("conversation_id,max_n\na,2\n", "line 1 is neither"),
+        ("a\n\nb\n", "line 2 is blank"),
+        ("a\n \n", "line 2 is blank"),
+        ("a\nb\t2\n", "line 2 has a tab, a backslash or another"),
+        ("a\nb\\\\c\n", "line 2 has a tab, a backslash"),
+        ("a\r\nb\r\n", "line 1 has a tab"),
+        ("\ufeffa\n", "line 1 has a tab"),
+        ("conversation_id,max_n\na,2\n", "it is CSV"),
         ("conversation_id\tmax_n\na\n", "line 2: it has 1 field, and the header 2"),
         ("conversation_id\na\n\\q\n", "line 3: .* begins no escape"),
-        ("conversation_id\r\na\r\n", "line 1 is neither"),
+        ("conversation_id\r\na\r\n", "line 1 has a tab"),
         ("conversation_id\na\r\n", "line 2: it has a control character"),
         ('{"conversation_id": "a"}\n{"conversation_id"', "line 2 is not JSON"),
         ('{"id": "a"}\n', "record 1 has no conversation_id"),
