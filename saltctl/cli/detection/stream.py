@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +23,7 @@ from saltctl.times import iso_utc
 if TYPE_CHECKING:
     from saltctl.detection.stream_status import StreamStatus
     from saltctl.stores.heat.contracts import Entry
-    from saltctl.stores.heat.dead_letters import DeadLetter
+    from saltctl.stores.heat.dead_letters import DeadLetter, DeadLetters
 
 group = new_group("Inspect the stream of heat reports, and work through it.")
 dead = new_group("Inspect, requeue and drop dead letters.")
@@ -34,6 +36,7 @@ PEEK_KEYS = (*columns_of("id at"), *PEEK_COLUMNS[1:])
 DEAD_COLUMNS = columns_of(
     "id original_id reason fields", fields=lambda record: " ".join(f"{n}={v}" for n, v in record["fields"].items())
 )
+_ID = re.compile(r"(0|[1-9][0-9]{0,19})-(0|[1-9][0-9]{0,19})")
 _MAX_NAMED = 20
 """Ids of dead letters that a command to run next names."""
 DEAD_ACTION_COLUMNS = columns_of("id new_id action")
@@ -174,6 +177,8 @@ def requeue(
 ) -> None:
     """Put dead letters back on the stream, after the cause was fixed.
 
+    A letter that is not there any more is listed as absent: it was requeued or dropped before.
+
     \b
     Examples:
       saltctl stream dead requeue --all --dry-run
@@ -181,7 +186,7 @@ def requeue(
     """
     session = session_of(context)
     store = session.dead_letters
-    letters = _select(store.list(), ids, all_)
+    letters, absent = _select(store, ids, all_)
     cut = [letter.id for letter in letters if not letter.whole or not letter.fields]
     if ids and cut:
         hint = f"saltctl stream dead drop {cut[0]}"
@@ -193,7 +198,7 @@ def requeue(
         session.require_consent("Requeue dead letters?", confirm)
     action = "requeue" if dry_run else "requeued"
     records = [{"id": x.id, "new_id": None if dry_run else store.requeue(x), "action": action} for x in letters]
-    print_result(records, output, columns=DEAD_ACTION_COLUMNS, empty="no dead letters")
+    print_result(records + _absent(absent), output, columns=DEAD_ACTION_COLUMNS, empty="no dead letters")
     if cut:
         deletion = command_line("stream", "dead", "drop", *cut[:_MAX_NAMED])
         warn(f"not requeued, too large to be kept whole: {len(cut)}. To delete: {deletion}")
@@ -212,6 +217,8 @@ def drop(
 ) -> None:
     """Delete dead letters for good.
 
+    A letter that is not there any more is listed as absent: there is nothing to do.
+
     \b
     Examples:
       saltctl stream dead drop --all --dry-run
@@ -219,14 +226,14 @@ def drop(
     """
     session = session_of(context)
     store = session.dead_letters
-    letters = _select(store.list(), ids, all_)
+    letters, absent = _select(store, ids, all_)
     if not dry_run and letters:
         question = f"Delete {counted(len(letters), 'dead letter')}?"
         session.require_consent(question, confirm, yes=yes)
         store.drop([letter.id for letter in letters])
     action = "drop" if dry_run else "dropped"
     records = [{"id": letter.id, "new_id": None, "action": action} for letter in letters]
-    print_result(records, output, columns=DEAD_ACTION_COLUMNS, empty="no dead letters")
+    print_result(records + _absent(absent), output, columns=DEAD_ACTION_COLUMNS, empty="no dead letters")
 
 
 def _record(letter: DeadLetter) -> dict[str, Any]:
@@ -234,14 +241,22 @@ def _record(letter: DeadLetter) -> dict[str, Any]:
     return {"id": letter.id, "original_id": letter.original_id, "reason": letter.reason, "fields": fields}
 
 
-def _select(letters: list[DeadLetter], ids: list[str] | None, all_: bool) -> list[DeadLetter]:
+def _select(store: DeadLetters, ids: list[str] | None, all_: bool) -> tuple[Sequence[DeadLetter], list[str]]:
+    """Return the letters that were asked for, and the ids of those that are not there (any more)."""
     if bool(ids) == all_:
         raise UsageError("pass ids of dead letters, or --all", hint="saltctl stream dead list")
-    by_id = {letter.id: letter for letter in letters}
-    for letter_id in ids or ():
-        if letter_id not in by_id:
-            raise UsageError(f"there is no dead letter {letter_id!r}", hint="saltctl stream dead list")
-    return [by_id[letter_id] for letter_id in ids or by_id]
+    if not ids:
+        return store.list(), []
+    for letter_id in ids:
+        if not _ID.fullmatch(letter_id) or max(map(int, letter_id.split("-"))) >= 2**64:
+            raise UsageError(f"{letter_id!r:.60} is not the id of a dead letter", hint="saltctl stream dead list")
+    found = store.get(list(dict.fromkeys(ids)))
+    return found, [letter_id for letter_id in dict.fromkeys(ids) if letter_id not in {letter.id for letter in found}]
+
+
+def _absent(ids: list[str]) -> list[dict[str, Any]]:
+    """Return the records of letters that are not there: a run before this one has handled them."""
+    return [{"id": letter_id, "new_id": None, "action": "absent"} for letter_id in ids]
 
 
 group.command("replay")(replay)

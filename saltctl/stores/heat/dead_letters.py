@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.report import MAX_ENTRY_BYTES, MAX_FIELDS
 from saltctl.stores.heat.store import HeatStore
-from saltctl.stores.heat.stream import MAX_ENTRIES, HeatStream
+from saltctl.stores.heat.stream import COMMANDS_PER_CALL, MAX_ENTRIES, HeatStream
 
 MAX_LETTERS = 10_000
 """Length limit, so that a flood of invalid entries cannot fill Redis. The oldest letters are deleted first."""
@@ -63,6 +63,15 @@ class DeadLetters(HeatStore):
         """Return the newest letters, oldest first."""
         found = self._ask("XREVRANGE", self.key, "+", "-", "COUNT", count)
         return [_parse(entry_id.decode(), flat) for entry_id, flat in reversed(found)]
+
+    def get(self, ids: Sequence[str]) -> Sequence[DeadLetter]:
+        """Return the letters with these ids, in their order; those that are not there are left out."""
+        letters = []
+        for start in range(0, len(ids), COMMANDS_PER_CALL):
+            commands = [("XREVRANGE", self.key, i, i) for i in ids[start : start + COMMANDS_PER_CALL]]
+            for found in self._connections.ask_of(self.key, commands):
+                letters += [_parse(entry_id.decode(), flat) for entry_id, flat in found]
+        return letters
 
     def requeue(self, letter: DeadLetter) -> str:
         """Add the entry to the heat stream again, then delete the letter. Return the new id of the entry.

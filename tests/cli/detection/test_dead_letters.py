@@ -60,10 +60,26 @@ def test_dropping_needs_confirmation(saltctl: Runner, letters: DeadLetters, conf
 @pytest.mark.slow
 @pytest.mark.parametrize("action", ["drop", "requeue"])
 def test_ids_or_all_are_required(action: str, saltctl: Runner, letters: DeadLetters) -> None:
-    """No id, an id with --all, or an unknown id: exit 2, and nothing changes."""
+    """No id, an id with --all, or what is no id: exit 2, and nothing changes."""
     kept = add_letter(letters, b"v", b"2")
-    for args in ((), ("--all", kept), ("1-1",)):
+    wrong = ("1", "x", f"0{kept}", f"{kept}-0", "1-18446744073709551616", f"{kept} ")
+    for args in ((), ("--all", kept), *((kept, text) for text in wrong)):
         outcome = saltctl("stream", "dead", action, *args, "-o", "json")
         assert outcome.code == 2
         assert outcome.error["hint"] == "saltctl stream dead list"
     assert letters.length() == 1
+
+
+@pytest.mark.parametrize("action", ["drop", "requeue"])
+def test_a_second_run_has_nothing_to_do(
+    action: str, saltctl: Runner, letters: DeadLetters, stream: HeatStream, configured: Settings
+) -> None:
+    """A script may run twice, and name a letter twice: it is handled once, then listed as absent, with exit code 0."""
+    first, second = add_letter(letters, b"v", b"2"), add_letter(letters, b"v", b"3")
+    command = ("stream", "dead", action, *([] if action == "requeue" else ["--yes"]), "-o", "json")
+    assert saltctl(*command, first, first).code == 0
+    assert (len(stream.range("-", "+", 10)), letters.length()) == (1 if action == "requeue" else 0, 1)
+    again = saltctl(*command, first, second)
+    assert (again.code, letters.length()) == (0, 0)
+    done = "requeued" if action == "requeue" else "dropped"
+    assert [(row["id"], row["action"]) for row in again.json] == [(second, done), (first, "absent")]
