@@ -13,7 +13,7 @@ from typer.core import TyperOption
 from saltctl import __version__
 from saltctl.cli import option
 from saltctl.cli.guide.completion import complete_contexts
-from saltctl.cli.guide.groups import Group
+from saltctl.cli.guide.groups import Commands, Group
 from saltctl.cli.hints import root_options
 from saltctl.cli.session import Session
 
@@ -74,7 +74,7 @@ def build(*, only: str | None = None, completion: bool = False) -> Any:
             takes longer than most commands run.
         completion: add the code that shells call at run time.
     """
-    app = typer.Typer(
+    app = Commands(
         name="saltctl",
         cls=_Root,
         help=HELP,

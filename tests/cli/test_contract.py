@@ -113,6 +113,7 @@ def test_tables_fit_the_terminal(
     assert not [line for line in wide if len(line.split()) > 1 and not line.startswith("  saltctl ")]
     assert "…" not in outcome.out
     assert '{"' not in outcome.out, "people are shown no JSON"
+    assert not [line for line in outcome.out.splitlines() if line != line.rstrip()], "no line ends with blanks"
 
 
 @pytest.mark.parametrize("name", sorted(LEAVES))

@@ -99,6 +99,6 @@ def test_a_pipe_gets_data_and_a_terminal_no_format_characters(
     header, line = capsys.readouterr().out.split("\n")[:2]
     assert header.split("\t" if form == "tsv" else ",") == ["conversation_id", "n"]
     assert "a\\u202eb\\tc" in line
-    assert line.replace("\t", "").isprintable()
+    assert line.replace("\t", "").replace("\u200d", "").isprintable()  # the joiner is part of an emoji
     if form == "tsv":
         assert tsv_value(line.split("\t")[0]) == conversation

@@ -22,7 +22,9 @@ _KINDS = {"--role": ("iam", "acl"), "--executable": ("systemd",), "--image": ("k
 
 def emit(
     context: typer.Context,
-    kind: Annotated[Kind, typer.Argument(help="The file to print.")],
+    kind: Annotated[
+        Kind, typer.Argument(metavar="KIND", help="The file to print: systemd, kubernetes, alerts, iam or acl.")
+    ],
     role: Annotated[
         Role | None, typer.Option("--role", help="Only this role, as its own file; with iam and acl.")
     ] = None,

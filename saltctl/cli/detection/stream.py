@@ -141,7 +141,7 @@ def _entry_record(entry: Entry) -> dict[str, Any]:
     return record | {"window": iso_utc(report.window, "seconds"), "valid": True, "reason": None}
 
 
-IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="[ID...]", help="Ids of dead letters.")]
+IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of dead letters.")]
 AllOption = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 
 

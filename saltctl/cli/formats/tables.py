@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
     from rich.text import Text
 
 _GAP = 2
@@ -44,7 +46,19 @@ def print_table(screen: Console, headings: Sequence[Heading], rows: Sequence[Seq
     for row in rows:
         # Broken here: Rich would drop the end of some lines of wide characters.
         table.add_row(*(Text("\n").join(_wrap(Text(value), width)) for value, width in zip(row, widths, strict=True)))
-    screen.print(table)
+    print_unpadded(screen, table)
+
+
+def print_unpadded(screen: Console, table: Table | Padding) -> None:
+    """Print a table of Rich without the blanks that it ends its lines with."""
+    from rich.segment import Segment, Segments
+
+    for line in screen.render_lines(table, pad=False):
+        while line and not line[-1].text.rstrip(" "):
+            line.pop()
+        if line:
+            line[-1] = Segment(line[-1].text.rstrip(" "), line[-1].style)
+        screen.print(Segments([*line, Segment.line()]), crop=False)
 
 
 def fit_columns(headings: Sequence[Heading], rows: Sequence[Sequence[str]], width: int) -> list[int] | None:

@@ -7,6 +7,9 @@ import re
 import textwrap
 from datetime import UTC, datetime
 
+_EMOJI = "[\u2194\u2195\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff]"
+_JOINER_OF_EMOJI = re.compile(f"(?:(?<={_EMOJI})|(?<={_EMOJI}\ufe0f))\u200d(?={_EMOJI})")
+"""U+200D between pictures, which makes one of them, such as a family; elsewhere it cannot be seen."""
 _UNSAFE_IN_JSON = re.compile("[^ -\\[\\]-~]")
 _HAS_COMMAND = re.compile(r"\btry: |\b(saltctl|aws|redis-cli) ")
 _PASSWORD_IN_URL = re.compile(r"(://[^\s:/@]*:)\S*@")
@@ -16,12 +19,14 @@ def printable(text: str, *, keep_newlines: bool = False) -> str:
     """Replace every character that is not printable by its escape, such as ``\\x1b``.
 
     That covers control characters, bidirectional overrides, other format characters, unusual spaces and lone
-    surrogates. ``keep_newlines`` is for saltctl's own output of several lines.
+    surrogates, but not the joiner within an emoji. ``keep_newlines`` is for saltctl's own output of several lines.
     """
     if text.isprintable():
         return text
+    kept = {match.start() for match in _JOINER_OF_EMOJI.finditer(text)}
     return "".join(
-        c if c.isprintable() or (keep_newlines and c == "\n") else c.encode("unicode_escape").decode() for c in text
+        c if c.isprintable() or (keep_newlines and c == "\n") or at in kept else c.encode("unicode_escape").decode()
+        for at, c in enumerate(text)
     )
 
 

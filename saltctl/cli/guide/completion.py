@@ -58,7 +58,10 @@ def _plain(names: Iterable[str], incomplete: str) -> Iterator[str]:
 
 
 def completion(
-    shell: Annotated[Literal["bash", "zsh", "fish", "powershell"], typer.Argument(help="The shell.")],
+    shell: Annotated[
+        Literal["bash", "zsh", "fish", "powershell"],
+        typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell."),
+    ],
 ) -> None:
     """Print the script that makes a shell complete saltctl's commands.
 

@@ -1,16 +1,51 @@
-"""Groups of commands, and their help: every command with its whole first sentence, then an example of each."""
+"""The help of commands, and of groups: every command with its whole first sentence, then an example of each."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 _EXAMPLE = re.compile(r"^Examples:\n +(saltctl .*)$", re.MULTILINE)
+
+
+class Command(TyperCommand):
+    """A command whose help names arguments as people write them: ``CONV...`` for typer's ``{CONV}... <list[str]>``."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage after the name of the command: an optional argument is in brackets."""
+        names = [(argument_name(p), p.required) for p in self.get_params(ctx) if p.param_type_name == "argument"]
+        return [self.options_metavar or "", *(name if required else f"[{name}]" for name, required in names)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, then the options, each with the name of its value or with its choices."""
+        rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            if param.param_type_name == "argument":
+                rows["Arguments"].append((argument_name(param), getattr(param, "help", None) or ""))
+            elif (record := param.get_help_record(ctx)) is not None:
+                rows["Options"].append((record[0].replace("<", "").replace(">", ""), record[1]))
+        for title, section in rows.items():
+            if section:
+                with formatter.section(title):
+                    formatter.write_dl(section)
+
+
+def argument_name(param: Any) -> str:
+    """Return the name of an argument as people write it."""
+    return str(param.metavar or param.name.upper()) + ("..." if param.nargs != 1 else "")
+
+
+class Commands(typer.Typer):
+    """A Typer application whose commands are of :class:`Command`."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
+        """Return the decorator of a command's function."""
+        return super().command(name, **{"cls": Command, **options})
 
 
 class Group(TyperGroup):
@@ -35,7 +70,7 @@ class Group(TyperGroup):
 
 def new_group(about: str) -> typer.Typer:
     """Return a group without commands. ``about`` is the sentence that its help begins with."""
-    return typer.Typer(cls=Group, help=about, no_args_is_help=True)
+    return Commands(cls=Group, help=about, no_args_is_help=True)
 
 
 def first_sentence(command: Any) -> str:

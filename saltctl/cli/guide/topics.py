@@ -43,7 +43,8 @@ def _complete(incomplete: str) -> Iterator[str]:
 def help(  # noqa: A001  the name of the command
     context: typer.Context,
     topic: Annotated[
-        str | None, typer.Argument(help="The topic; without one, all are listed.", autocompletion=_complete)
+        str | None,
+        typer.Argument(metavar="TOPIC", help="The topic; without one, all are listed.", autocompletion=_complete),
     ] = None,
 ) -> None:
     """Explain a topic: what to do during an incident, and how saltctl works.

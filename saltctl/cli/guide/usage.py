@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from saltctl.cli.guide.groups import argument_name
 from saltctl.cli.session import REDIS_URL_HINT
 from saltctl.commands import command_line
 from saltctl.errors import SaltctlError
@@ -281,7 +282,7 @@ def _quoted(text: str) -> str:
 
 def _name_of(param: Any) -> str:
     """Return the name of a parameter as its help has it."""
-    return str(param.opts[0] if param.param_type_name == "option" else param.metavar or param.name.upper())
+    return str(param.opts[0]) if param.param_type_name == "option" else argument_name(param)
 
 
 def _choices_of(param: Any) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.formats.tables import print_beside
+from saltctl.cli.formats.tables import print_beside, print_unpadded
 from saltctl.cli.formats.text import counted, printable
 from saltctl.cli.guide.completion import complete_checks
 from saltctl.cli.hints import in_force
@@ -167,7 +167,7 @@ def draw(screen: Console, findings: Sequence[Finding], clauses: Sequence[Clause]
             probed.add_row(
                 *(Text(text, style=_PROBED[clause.status] if at == 0 else "") for at, text in enumerate(texts))
             )
-        screen.print(probed)
+        print_unpadded(screen, probed)
         screen.print()
     screen.print(Text(summary(findings)))
 

@@ -9,7 +9,7 @@ from datetime import UTC
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from saltctl.cli.formats.tables import print_beside
+from saltctl.cli.formats.tables import print_beside, print_unpadded
 from saltctl.cli.formats.text import counted, printable, printable_json
 from saltctl.cli.output import (
     Column,
@@ -214,7 +214,7 @@ def print_chat(messages: Sequence[Message], day: str = "") -> str:
             if len(sender) > _MAX_SENDER:  # on a line of its own, so that it is not broken
                 sender, body = "", f"{sender}\n{body}"
             table.add_row(Text(day_and_time(message)[1]), Text(sender), Text(body))
-        screen.print(table)
+        print_unpadded(screen, table)
     return day
 
 

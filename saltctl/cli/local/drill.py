@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.tables import print_unpadded
 from saltctl.cli.formats.text import counted, printable
 from saltctl.cli.guide.completion import complete_drills
 from saltctl.cli.output import OutputFormat, columns_of, console, print_result, resolve_format
@@ -30,7 +31,7 @@ LIST_COLUMNS = columns_of("name about", name="drill", about="scenario")
 def drill(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME...]", help="Drills to run; all if none.", autocompletion=complete_drills),
+        typer.Argument(metavar="NAME", help="Drills to run; all if none.", autocompletion=complete_drills),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the drills and run none.")] = False,
     output: option.Output = None,
@@ -107,4 +108,4 @@ def _show(screen: Console, step: Step) -> None:
     if step.detail:
         body.append(f"\n{printable(step.detail, keep_newlines=True)}", style="dim")
     line.add_row(Text("ok", style="green") if step.ok else Text("FAIL", style="bold red"), body)
-    screen.print(Padding(line, (0, 0, 0, 2)))
+    print_unpadded(screen, Padding(line, (0, 0, 0, 2)))

@@ -68,7 +68,7 @@ def shell() -> None:
 
 @group.command("run", context_settings={"allow_interspersed_args": False})
 def run(
-    command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")],
+    command: Annotated[list[str], typer.Argument(metavar="-- CMD", help="The command and its arguments.")],
 ) -> None:
     """Run one command inside a local environment of its own, and exit as it does.
 

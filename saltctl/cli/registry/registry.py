@@ -67,7 +67,7 @@ _MAX_NAMED = 5
 def get(
     context: typer.Context,
     conversations: Annotated[
-        list[str] | None, typer.Argument(metavar="[CONV...]", help="Conversation ids; after -- if one begins with -.")
+        list[str] | None, typer.Argument(metavar="CONV", help="Conversation ids; after -- if one begins with -.")
     ] = None,
     ids_from: Annotated[
         str | None,

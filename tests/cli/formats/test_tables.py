@@ -54,6 +54,13 @@ def test_ids_are_whole_and_words_are_not_broken(width: int, rows: list[tuple[str
             assert any(line.strip() in (conversation, *raised.split()) for conversation, _, raised in rows)
 
 
+def test_no_line_ends_with_blanks() -> None:
+    """Neither that of a narrow value nor that of an empty one: a diff of two outputs would show them."""
+    lines = printed(60, [("a", "2", "short"), ("b", "4", ""), ("c", "8", "a longer reason than that")])
+    assert [line.split("  ")[-1].strip() for line in lines[2:]] == ["short", "4", "a longer reason than that"]
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
 def test_prose_gets_the_room_that_is_left() -> None:
     """Columns of ids and numbers have their own width."""
     rows = [("conv", "2", "to 2 by oncall: launch day of the new product")]

@@ -59,6 +59,24 @@ def test_a_group_shows_an_example_of_each_command(saltctl: Runner, name: str) ->
     ]
 
 
+@pytest.mark.parametrize("name", LEAVES)
+def test_arguments_are_named_as_people_write_them(saltctl: Runner, name: str) -> None:
+    """Without typer's braces, doubled brackets and names of types."""
+    out = saltctl(*name.split(), "--help").out
+    assert not re.search(r"[{<]|\[\[|str\b|INTEGER|FLOAT|RANGE", out.split("Examples:")[0] + out.split("\nOptions:")[1])
+    usage = " ".join(out.split("\n\n")[0].split())
+    assert re.fullmatch(rf"Usage: saltctl {name} \[OPTIONS\]( \[?(-- )?[A-Z|-]+(\.\.\.)?\]?)*", usage)
+
+
+def test_usages_show_what_is_optional(saltctl: Runner) -> None:
+    """In brackets; dots stand for more of the same."""
+    commands = ("registry get", "registry set", "local run", "registry import", "service emit", "help")
+    usages = [
+        saltctl(*command.split(), "--help").out.splitlines()[0].partition(" [OPTIONS] ")[2] for command in commands
+    ]
+    assert usages == ["[CONV...]", "[CONV] [N]", "-- CMD...", "FILE|-", "KIND", "[TOPIC]"]
+
+
 def test_numbers_name_their_range(saltctl: Runner) -> None:
     """So that nobody has to try."""
     assert "From 1 to 10,000." in " ".join(saltctl("stream", "peek", "--help").out.split())
