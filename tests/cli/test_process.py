@@ -261,3 +261,11 @@ def test_an_error_is_one_line_and_verbose_shows_more(saltctl: Runner) -> None:
     assert quiet.code == loud.code == 78
     assert "Traceback" not in quiet.err
     assert "Traceback" in loud.err
+
+
+def test_json_in_another_locale(process: Process) -> None:
+    """Bytes of Latin-1 would be no JSON, and neither would Python's escapes of what Latin-1 lacks."""
+    variables = os.environ | {"PYTHONIOENCODING": "latin-1", "SALTCTL_ACTOR": "Zo\u00eb \U0001f600"}
+    done = process("config", "show", "-o", "json", env=variables, encoding="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)[-1]["value"] == variables["SALTCTL_ACTOR"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
+import sys
 import textwrap
 from datetime import UTC, datetime
 
@@ -67,12 +69,16 @@ def without_passwords(text: str) -> str:
 def printable_json(document: str) -> str:
     """Write every character of a JSON document that is not printable as a JSON escape.
 
-    Printable characters stay as they are, so that people can read names in their own script.
+    Printable characters stay as they are, so that people can read names in their own script. JSON is UTF-8, so in a
+    locale with another encoding, such as C, every character that is not ASCII becomes an escape.
     """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    shows_all = codecs.lookup(encoding).name == "utf-8"
 
     def escaped(match: re.Match[str]) -> str:
         """Return the character, or its JSON escape."""
-        return match[0] if match[0].isprintable() or match[0] == "\n" else json.dumps(match[0])[1:-1]
+        as_it_is = match[0] == "\n" or (match[0].isprintable() and (shows_all or match[0].isascii()))
+        return match[0] if as_it_is else json.dumps(match[0])[1:-1]
 
     return _UNSAFE_IN_JSON.sub(escaped, document)
 

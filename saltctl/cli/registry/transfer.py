@@ -121,7 +121,7 @@ def export(context: typer.Context, source: option.Source = None, timeout: option
         for conversation_id, n in sort_entries(entries):
             count += 1
             quoted = json.dumps(conversation_id, ensure_ascii=False)
-            quoted = quoted if conversation_id.isprintable() else printable_json(quoted)
+            quoted = quoted if quoted.isascii() and quoted.isprintable() else printable_json(quoted)
             sys.stdout.write(f'{{"conversation_id": {quoted}, "max_n": {n}}}\n')
         sys.stdout.flush()
     note(f"entries: {count:,}, from {'Redis' if entries.source == 'redis' else 'the backup'}")

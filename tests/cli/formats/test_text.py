@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import UTC, datetime
 
@@ -72,6 +73,14 @@ def test_printable_json_changes_no_value(text: str) -> None:
     document = printable_json(json.dumps({"a": text}, ensure_ascii=False))
     assert json.loads(document) == {"a": text}
     assert all(c.isprintable() for c in document)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
+def test_json_is_ascii_where_the_locale_is_not_utf8(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON is UTF-8 everywhere, and Python's own escapes, such as ``\\xe9``, are none of JSON."""
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    document = printable_json('{\n  "größe \\\\": "\U0001f600"\n}')
+    assert document == '{\n  "gr\\u00f6\\u00dfe \\\\": "\\ud83d\\ude00"\n}'
 
 
 def test_ages_are_short_and_invalid_times_unchanged() -> None:
