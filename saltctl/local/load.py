@@ -20,7 +20,6 @@ from saltctl.registry.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.contracts.messages import MessageStore
-from saltctl.stores.loopback import require_loopback
 from saltctl.times import iso_utc
 from saltctl.urls import is_loopback, parse_redis_url
 from saltctl.values import LONGEST, check_number, check_whole
@@ -65,12 +64,12 @@ class LoadReport:
 def require_local(settings: Settings) -> None:
     """Raise RefusedError unless Redis and AWS are on loopback: a load is not for real servers."""
     addresses = parse_redis_url(settings.require_redis_url()).addresses
-    if not addresses or not all(is_loopback(f"//{address}") for address in addresses) or not settings.aws_endpoint_url:
+    urls = [*(f"//{address}" for address in addresses), settings.aws_endpoint_url or ""]
+    if not addresses or not all(map(is_loopback, urls)):
         raise RefusedError(
             "a load is for the local environment, and these servers are not on loopback",
             hint="saltctl local run -- saltctl local load",
         )
-    require_loopback(settings.aws_endpoint_url)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -242,11 +243,12 @@ def set_(
         raise UsageError(f"cannot run saltctl registry set: {missing}", hint="saltctl registry set --help")
     session.settings.require_redis_url()
     check_conversation_id(conversation)
-    _check_salt_count(conversation, n, session.settings.max_n_cap)
+    options = {"--reason": reason, "--confirm": confirm, "--dry-run": dry_run, "--yes": yes}
+    _check_salt_count(conversation, n, session.settings.max_n_cap, options)
     entry = session.backup.get(conversation) or BackupEntry(conversation, 1, 1)
     before = entry.max_n
     redis_n = _redis_n(session, conversation)
-    _check_not_lower(conversation, n, before, redis_n)
+    _check_not_lower(conversation, n, before, redis_n, options)
     done = n == before and (n == 1 or min(entry.write_n, redis_n) == n)
     result = {"before": before, "after": n, "changed": n != before, "committed": done}
     if dry_run and n == before and not done:
@@ -302,11 +304,12 @@ def _redis_n(session: Session, conversation: str) -> int:
         return 0
 
 
-def _check_not_lower(conversation: str, n: int, backup_n: int, redis_n: int) -> None:
-    """Refuse an N below the one of either side."""
+def _check_not_lower(conversation: str, n: int, backup_n: int, redis_n: int, options: Mapping[str, object]) -> None:
+    """Refuse an N below the one of either side. ``options``: those that the right command has, too."""
     if n < backup_n or n < redis_n:
         more = max(backup_n, redis_n)
-        raised = command_line("registry", "set", ids=[conversation, str(power_of_two_at_least(more))])
+        ids = [conversation, str(power_of_two_at_least(more))]
+        raised = command_line("registry", "set", ids=ids, given=options)
         raise InvalidSaltCountError(
             f"{conversation!r} already has {more} salts{', in Redis alone' if redis_n > backup_n else ''}, "
             "and N never goes down: readers would miss the messages on the upper salts",
@@ -314,15 +317,15 @@ def _check_not_lower(conversation: str, n: int, backup_n: int, redis_n: int) -> 
         )
 
 
-def _check_salt_count(conversation: str, n: int, cap: int) -> None:
-    """Refuse an invalid N; the hint is the command with a valid one."""
+def _check_salt_count(conversation: str, n: int, cap: int, options: Mapping[str, object]) -> None:
+    """Refuse an invalid N; the hint is the command with a valid one, and with the same options."""
     try:
         check_salt_count(n, cap)
     except InvalidSaltCountError as exc:
         if not 1 <= n <= cap:
             raise
         valid = str(nearest_salt_count(n, cap))
-        raise exc.with_hint(command_line("registry", "set", ids=[conversation, valid])) from None
+        raise exc.with_hint(command_line("registry", "set", ids=[conversation, valid], given=options)) from None
 
 
 @group.command("list")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from saltctl.commands import join_words
 from saltctl.errors import (
     AccessDeniedError,
     BackupLostError,
@@ -94,7 +95,8 @@ class RegistryItem:
             raise OtherRegistryError(
                 f"table {where} is the backup of registry {registry_id}, and this client is set to "
                 f"{settings.registry_id}",
-                hint=f"set SALTCTL_REGISTRY_ID={registry_id}, or SALTCTL_BACKUP_TABLE to the other table",
+                hint=f"name the other table in SALTCTL_BACKUP_TABLE, or this registry:\n"
+                f"export SALTCTL_REGISTRY_ID={registry_id}",
             )
         self._check_table(_tables(item))
         self._known_id = registry_id
@@ -117,7 +119,9 @@ class RegistryItem:
             raise OtherRegistryError(
                 f"the registry of table {where} is laid out as {layout} under the prefix {prefix!r}, "
                 f"and this client is set to {settings.layout} under {settings.key_prefix!r}",
-                hint=f"set SALTCTL_BUCKETS={layout.rpartition(':')[2]} and SALTCTL_KEY_PREFIX={prefix}",
+                hint=join_words(
+                    ["export", f"SALTCTL_BUCKETS={layout.rpartition(':')[2]}", f"SALTCTL_KEY_PREFIX={prefix}"]
+                ),
             )
 
     def _damaged(self, attribute: str) -> BackupLostError:

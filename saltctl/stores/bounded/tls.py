@@ -85,7 +85,7 @@ def check_key_log() -> None:
     except OSError as exc:
         raise ConfigurationError(
             f"SSLKEYLOGFILE names {file!r}, which cannot be written: {exc.strerror or exc}",
-            hint="unset SSLKEYLOGFILE, or name a file in a folder that exists",
+            hint="name a file in a directory that exists, or none:\nunset SSLKEYLOGFILE",
         ) from None
 
 

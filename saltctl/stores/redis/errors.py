@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from saltctl.commands import hint_of
 from saltctl.errors import (
     AccessDeniedError,
     AwsUnavailableError,
@@ -202,9 +203,14 @@ def other_registry(fence: str, ours: str, where: str) -> ConfigurationError:
             hint="delete the field #fence of each such bucket\nsaltctl rebuild",
         )
     if theirs.rpartition(":")[0] != ours.rpartition(":")[0]:
+        version = re.escape(ours.partition(":")[0])
+        buckets = re.fullmatch(rf"{version}:([0-9]{{1,9}}):[^:]*", theirs)
         return ConfigurationError(
             f"Redis at {where} holds a registry of another layout: {theirs}",
-            hint="set SALTCTL_BUCKETS to the number after the first colon, as every other client of this Redis has it",
+            hint=hint_of(
+                "every client of this Redis has to use this layout",
+                f"export SALTCTL_BUCKETS={buckets[1]}" if buckets else "it takes the version of saltctl that wrote it",
+            ),
         )
     return ConfigurationError(
         f"Redis at {where} holds another registry, {theirs.rpartition(':')[2]}; that of this backup table is "

