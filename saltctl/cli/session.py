@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from saltctl.stores.redis.registry import RedisRegistry
 
 REDIS_URL_HINT = "put the URL into SALTCTL_REDIS_URL, or the password into a file: SALTCTL_REDIS_PASSWORD_FILE"
+_MAX_NAMED_RAISES = 200
+"""Raised conversations that one command names; it counts all of them. An event has room for fewer."""
 
 
 @dataclass
@@ -138,11 +143,28 @@ class Session:
 
         return History.over(self.settings, self.registry, MessagesTable(self.settings, client=self.backup.client))
 
-    def note_raises(self, conversation_ids: Sequence[str]) -> None:
-        """Name raised conversations to ``saltctl incident``, which finds their raises in the backup."""
-        if conversation_ids:
-            self.event_log.note("raise", f"by {self.settings.actor}", conversation_ids)
-            self.event_log.flush()
+    @contextmanager
+    def noting_raises(self) -> Iterator[None]:
+        """Name the conversations that the block raises to ``saltctl incident``, which finds their raises in the backup.
+
+        That is one event, however many there are and however the block ends.
+        """
+        named: deque[str] = deque()
+        count = itertools.count()  # of all threads that raise
+
+        def on_raise(conversation_id: str) -> None:
+            """Keep the first ids."""
+            if next(count) < _MAX_NAMED_RAISES:
+                named.append(conversation_id)
+
+        self.registry.on_raise = on_raise
+        try:
+            yield
+        finally:
+            self.registry.on_raise = lambda _: None
+            if raised := next(count):
+                self.event_log.note("raise", f"by {self.settings.actor}", list(named), more=raised - len(named))
+                self.event_log.flush()
 
     def require_consent(self, question: str, confirm: str | None, *, yes: bool = True) -> None:
         """Return if the change is confirmed by an option or at the terminal.

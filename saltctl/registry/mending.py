@@ -76,4 +76,5 @@ def mend(registry: Registry, backup: BackupTable, damage: Damage, n: int, reason
         raise IncompleteError(
             f"the item of {damage.conversation_id!r} has changed since it was read", hint="run the same again"
         )
+    registry.on_raise(damage.conversation_id)
     registry.complete(damage.conversation_id)

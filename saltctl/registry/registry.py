@@ -125,6 +125,7 @@ class Registry:
             since an outage.
         clock: monotonic seconds, for the circuit breaker.
         now: the current time, recorded with each raise.
+        on_raise: called with the id of each conversation whose max_n this registry increased, by any thread.
     """
 
     store: RegistryStore
@@ -135,6 +136,7 @@ class Registry:
     breaker_seconds: float = 1.0
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    on_raise: Callable[[str], object] = lambda _: None
     last_failure: SaltctlError | None = field(default=None, init=False)
     """Why the latest lookup that fell back to the backup did so; None if Redis answered the latest lookup."""
     _skip_until: dict[str, float] = field(default_factory=dict, init=False)
@@ -325,6 +327,8 @@ class Registry:
         # Step 1, the backup. A failed condition is not an error: the backup already holds n or more.
         outcome = self.backup.raise_max_n(conversation_id, Raise(n, at, actor or self.actor, reason))
         after = n if outcome.changed else outcome.before
+        if outcome.changed:
+            self.on_raise(conversation_id)
         self._merge_and_commit(conversation_id, after, registry_id)
         return RaiseResult(conversation_id, outcome.before, after, outcome.changed, True, "commit")
 

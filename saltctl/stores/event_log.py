@@ -124,10 +124,10 @@ class EventLog:
     _waiting: list[threading.Thread] = field(default_factory=list, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    def note(self, kind: Kind, detail: str = "", conversation_ids: Collection[str] = ()) -> None:
-        """Write an event of this moment. Ids that do not fit into it are counted."""
+    def note(self, kind: Kind, detail: str = "", conversation_ids: Collection[str] = (), *, more: int = 0) -> None:
+        """Write an event of this moment, about these conversations and ``more``. Ids that do not fit are counted."""
         ids = _first_ids(conversation_ids)
-        event = LoggedEvent(self.now(), kind, _cut(detail), ids, len(conversation_ids) - len(ids))
+        event = LoggedEvent(self.now(), kind, _cut(detail), ids, len(conversation_ids) - len(ids) + more)
         with self._lock:
             self._waiting = [thread for thread in self._waiting if thread.is_alive()]
             if len(self._waiting) >= _MAX_WAITING:

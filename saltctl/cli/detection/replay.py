@@ -80,7 +80,7 @@ def replay(
             max_events=max_events,
             dry_run=dry_run,
         )
-        with deadline(timeout):
+        with session.noting_raises(), deadline(timeout):
             events = _build_replay(session, options, max_age).run()
             with handle_events(Warnings()), show_progress("replaying", quiet=cron) as (show, _):
                 report = drain(
@@ -88,8 +88,6 @@ def replay(
                     ReplayReport,
                     lambda now: show(Step("replaying", now.read, more=(counted(now.raised, "raise"),))),
                 )
-        if not dry_run:
-            session.note_raises([raised["conversation_id"] for raised in report.raises])
         record = asdict(report)
         happened = bool(report.raised or report.dead or report.trimmed_pending or not report.drained)
         raises, sentence = {"raises": RAISES_COLUMNS}, replay_sentence(report)

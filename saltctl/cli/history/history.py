@@ -270,7 +270,8 @@ def _repair(
     name, n = found.conversation_id, found.needed_n
     question = f"Raise {name} from {found.max_n} to {n}?" if damage is None else f"Set the N of {name} to {n}?"
     session.require_consent(question, confirm, yes=yes)
-    if damage is None:
-        session.registry.raise_to(name, n, reason=reason)
-    else:
-        mend(session.registry, session.backup, damage, n, reason)
+    with session.noting_raises():
+        if damage is None:
+            session.registry.raise_to(name, n, reason=reason)
+        else:
+            mend(session.registry, session.backup, damage, n, reason)

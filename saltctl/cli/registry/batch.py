@@ -168,8 +168,8 @@ def set_many(
         note(f"{counted(len(todo), 'conversation')} to raise, {len(wanted) - len(todo):,} with this N already")
         return list(records.values()), None
     session.require_consent(f"Raise {counted(len(todo), 'conversation')}?", confirm, yes=yes)
-    error = _raise_all(session, todo, records)
-    session.note_raises([i for i, record in records.items() if record["changed"]])
+    with session.noting_raises():
+        error = _raise_all(session, todo, records)
     return list(records.values()), error
 
 

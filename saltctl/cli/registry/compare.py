@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -142,7 +143,8 @@ def _run(session: Session, options: ComparisonOptions, *, repair: bool, quiet: b
                 if damaged <= MAX_DAMAGED_NAMED:
                     keep_line(printable(f"damaged: {event.conversation_id!r}: {event.problem}"))
 
-    with show_progress("comparing", quiet=quiet) as (show, keep_line):
+    noting = session.noting_raises() if repair else nullcontext()
+    with noting, show_progress("comparing", quiet=quiet) as (show, keep_line):
         return drain(job.run(), ComparisonReport, _show_event)
 
 

@@ -73,7 +73,8 @@ def discover(
         if apply and (found.behind or incomplete):
             count = counted(len(found.behind) + len(incomplete), "conversation")
             session.require_consent(f"Raise {count} to the N of the messages?", confirm, yes=yes)
-            failed = _raise_all(session, found, incomplete, reason)
+            with session.noting_raises():
+                failed = _raise_all(session, found, incomplete, reason)
     _report(found, output, applied=apply, failed=failed, dry_run=dry_run)
 
 

@@ -258,9 +258,9 @@ def set_(
     elif not dry_run and not done:
         question = f"Raise {conversation} from {before} to {n}?" if n > before else f"Complete the raise to {n}?"
         session.require_consent(question, confirm, yes=yes)
-        raised = session.registry.raise_to(conversation, n, reason=reason or "")
+        with session.noting_raises():
+            raised = session.registry.raise_to(conversation, n, reason=reason or "")
         result = {key: getattr(raised, key) for key in result}
-        session.note_raises([conversation] if raised.changed else [])
     record = {"conversation_id": conversation, **result, "dry_run": dry_run}
     print_result(record, output, columns=SET_COLUMNS, sentence=raise_sentence(record))
 

@@ -165,7 +165,7 @@ def import_(
             session.backup.check_table()
             session.backup.check_registry()
             job = Import(lines, session.registry, session.backup, options, parse=parse)
-            with show_progress("importing") as (show, _):
+            with session.noting_raises(), show_progress("importing") as (show, _):
                 report = drain(
                     job.run(),
                     ImportReport,

@@ -16,12 +16,15 @@ from saltctl.cli.health.incident import sentence
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalMoto
 from saltctl.registry.registry import Registry
+from saltctl.salting import bucket_of, salt_of
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.event_log import EventsItem, LoggedEvent
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner, seeded_tables
+from tests.support.redis_servers import plain_client
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +178,37 @@ def test_raises_of_a_file_and_of_a_replay_are_named(saltctl: Runner, own: LocalE
     logged = [event.conversation_ids for event in EventsItem(BackupTable(own.settings)).read().events]
     assert [ids for ids in logged if names[0] in ids] == [(names[0], names[1])]
     assert len([ids for ids in logged if names[2] in ids]) == 1
+
+
+def test_raises_of_repairs_and_of_an_import_are_named(saltctl: Runner, own: LocalEnvironment, tmp_path: Path) -> None:
+    """One event for each command, with a count of what it does not name; one that raises nothing adds none."""
+    settings = own.settings
+    discovered, audited, damaged, adopted = names = [f"conv-{uuid4().hex}" for _ in range(4)]
+    many = [f"many-{uuid4().hex}" for _ in range(201)]
+    file = tmp_path / "registry.jsonl"
+    file.write_text("".join(json.dumps({"conversation_id": name, "max_n": 2}) + "\n" for name in many))
+    messages, backup = MessagesTable(settings), BackupTable(settings)
+
+    def spread(name: str) -> None:
+        for number in range(40):
+            messages.put(f"{name}#{salt_of(f'm{number}', 4)}", f"t#m{number}", {})
+
+    spread(discovered)
+    assert saltctl("registry", "discover", "--apply", "--yes").code in (0, 4)
+    spread(audited)
+    backup.client.put_item(TableName=backup.name, Item={"conversation_id": {"S": damaged}})
+    with plain_client(own.redis) as client:
+        client.hset(f"salt:r:{bucket_of(adopted, settings.buckets)}", adopted, 8)
+    for words in (
+        f"history audit {audited} --repair --yes",
+        f"history audit {damaged} --repair --yes",
+        "compare --repair --adopt --yes",
+        f"registry import {file} --yes",
+        f"registry import {file} --yes",
+    ):
+        assert saltctl(*words.split()).code == 0, words
+    logged = [event for event in EventsItem(backup).read().events if event.kind == "raise"]
+    for name in names:
+        assert len([event for event in logged if name in event.conversation_ids]) == 1, name
+    (imported,) = [event for event in logged if set(many) & set(event.conversation_ids)]
+    assert len(imported.conversation_ids) + imported.more == len(many)
