@@ -70,8 +70,10 @@ def run(args: Sequence[str], *, command: Any = None) -> int:
 
 def _complete(args: Sequence[str]) -> int:
     """Print what a shell asks for at a Tab. An error must not be printed between the words that somebody types."""
+    from saltctl.cli.guide.completion import answer_shell
+
     try:
-        _build(args, completion=True)(prog_name="saltctl")
+        answer_shell(_build(args, completion=True))
     except Exception:
         return ExitCode.INTERNAL
     return ExitCode.DONE

@@ -5,10 +5,12 @@ Conversation ids are not completed: a key press must not read a registry of a mi
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +21,9 @@ from saltctl.settings import config_path, read_config
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.@%+/-]+")
 """Names that a shell takes as they are: the scripts evaluate what they read."""
+_OPTION_WITH_VALUE = re.compile(r"(?:^|\s)(--[a-z-]+=)\S*$")
+_ITEM = re.compile(r"""^(?:_arguments '\*: :\(\()?"|^(?=[^_"\n])""", re.MULTILINE)
+"""Where a value begins in an answer: for zsh in quotes, the first one after a command; for others on its line."""
 _ZSH_TAIL = """
 if [ "$funcstack[1]" = "_saltctl" ]; then
   _saltctl_completion
@@ -55,6 +60,26 @@ def complete_checks(incomplete: str) -> list[str]:
 
 def _plain(names: Iterable[str], incomplete: str) -> Iterator[str]:
     return (name for name in names if name.startswith(incomplete) and _PLAIN.fullmatch(name))
+
+
+def answer_shell(tree: Any) -> None:
+    """Print what a shell asks for at a Tab, also for a value after ``=``, and exit as typer does.
+
+    bash passes the option, ``=`` and the value as three words, and takes the value. The others pass one word, and take
+    one; typer understands that, and answers with the value alone.
+    """
+    words = os.environ.get("COMP_WORDS", "").split("\n")
+    at = len(words) - 2
+    if words[at:-1] == ["="] and os.environ.get("COMP_CWORD") == str(at + 1):
+        del words[at]
+        os.environ |= {"COMP_WORDS": "\n".join(words), "COMP_CWORD": str(at)}
+    option = _OPTION_WITH_VALUE.search(os.environ.get("_TYPER_COMPLETE_ARGS", ""))
+    answer = io.StringIO()
+    try:
+        with redirect_stdout(answer):
+            tree(prog_name="saltctl")
+    finally:
+        sys.stdout.write(_ITEM.sub(rf"\g<0>{option[1]}", answer.getvalue()) if option else answer.getvalue())
 
 
 def completion(

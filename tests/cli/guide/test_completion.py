@@ -43,6 +43,10 @@ ASKED = [
     (["registry", "get", "conv_"], set()),
     (["rebuild", "--dry"], {"--dry-run"}),
     (["--install"], set()),
+    (["--context", "=", "pr"], {"prod", "preview"}),  # as bash splits --context=pr
+    (["--context", "="], {"prod", "preview", "staging"}),
+    (["registry", "list", "--sort", "=", "i"], {"id"}),
+    (["registry", "get", "a", "=", "b"], set()),
 ]
 
 
@@ -61,7 +65,7 @@ def _ask(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[set[str]
     """Return what the bash script reads for these words, and stderr."""
     os.environ |= {
         "_SALTCTL_COMPLETE": "complete_bash",
-        "COMP_WORDS": " ".join(["saltctl", *words]),
+        "COMP_WORDS": "\n".join(["saltctl", *words]),
         "COMP_CWORD": str(len(words)),
     }
     with pytest.raises(SystemExit):
@@ -81,6 +85,26 @@ def test_names_are_completed(
     """Commands, options, choices, contexts, drills, checks and topics; no conversation ids."""
     with patch.dict(os.environ, environment):
         assert _ask(words, capsys) == (expected, "")
+
+
+@pytest.mark.parametrize(
+    ("shell", "answer"),
+    [
+        ("fish", "--sort=id\n--sort=n\n"),
+        ("powershell", "--sort=id::: \n--sort=n::: \n"),
+        ("zsh", """_arguments '*: :(("--sort=id"\n"--sort=n"))'\n"""),
+    ],
+)
+def test_other_shells_take_the_option_with_its_value(
+    shell: str, answer: str, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is one word there, which the value alone would replace; without an answer nothing is added."""
+    for typed, expected in (("--sort=", answer), ("--sort=x", "_files\n" if shell == "zsh" else "\n")):
+        asked = {"_SALTCTL_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": f"saltctl registry list {typed}"}
+        more = {"_TYPER_COMPLETE_WORD_TO_COMPLETE": typed, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        with patch.dict(os.environ, environment | asked | more), pytest.raises(SystemExit):
+            run([])
+        assert capsys.readouterr() == (expected, "")
 
 
 def test_the_contexts_are_those_of_the_file_in_use(
@@ -124,16 +148,18 @@ def _shell(name: str, environment: dict[str, str] | None = None) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [["reg"], ["--context", "pr"], ["doctor", "--only", "redis-ve"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["reg"], ["--context", "=", "pr"], ["doctor", "--only", "redis-ve"]], ids=" ".join)
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_completes_in_its_shell(shell: str, words: list[str], environment: dict[str, str]) -> None:
     """Loaded into the shell, it completes a command and names."""
     script, line = SCRIPTS / FILES[shell], " ".join(["saltctl", *words])
+    if shell != "bash":
+        line = line.replace(" = ", "=")
     commands = {
         "bash": f"source {script}\nCOMP_WORDS=({line}) COMP_CWORD={len(words)}\n"
         '_saltctl_completion saltctl\nprintf "%s\\n" "${COMPREPLY[@]}"\n',
         "zsh": f"compdef() {{ }}\nsource {script}\n_arguments() {{ print -r -- $@ }}\n"
-        f"words=({line}) CURRENT={len(words) + 1}\n_saltctl_completion\n",
+        f"words=({line}) CURRENT=${{#words}}\n_saltctl_completion\n",
         "fish": f"source {script}\ncomplete -C '{line}'\n",
     }
     flags = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}[shell]
@@ -141,7 +167,7 @@ def test_the_script_completes_in_its_shell(shell: str, words: list[str], environ
         [_shell(shell), *flags, "-c", commands[shell]], capture_output=True, text=True, env=environment, check=False
     )
     expected = next(names for asked, names in ASKED if asked == words)
-    item = r'"([\w-]+)"(?=[\s:)])' if shell == "zsh" else r"^([\w-]+)"
+    item = r'"(?:--context=)?([\w-]+)"(?=[\s:)])' if shell == "zsh" else r"^(?:--context=)?([\w-]+)"
     found = set(re.findall(item, done.stdout, re.MULTILINE))
     assert found == expected, done
 
