@@ -112,7 +112,9 @@ def _hot_partition(events: float, service: ServiceStatus, keys: Sequence[HotKey]
     if service.is_down:
         instances = "instances are alive but idle" if service.alive else "no instance is alive"
         reasons.append(f"the hot partition service is {service.verdict or 'down'} ({instances}): N is not raised")
-        advice += ["saltctl stream replay --dry-run", "saltctl stream replay", "saltctl service run"]
+        advice.append("saltctl service run")  # it claims what a dead instance left, too
+        if service.lag != 0:
+            advice += ["saltctl stream replay --dry-run", "saltctl stream replay"]
     elif service.verdict is None:
         reasons.append(f"the state of the hot partition service is unknown: {service.reason or 'Redis has no data'}")
         advice.append("saltctl service status")

@@ -55,13 +55,18 @@ def test_a_hot_index_does_not_suggest_a_raise(stem: str) -> None:
 
 
 def test_unsalted_hot_key_and_stopped_service_is_service_down() -> None:
-    """The reasons name the conversation and the service; the first command shows the backlog of the service."""
+    """The reasons name the conversation and the service; the first commands start it, and work off its backlog."""
     keys = [HotKey("conv_1", "conv_1", 80.0, 1, 1)]
     diagnosis = verdict(events("WriteKeyRangeThroughputThrottleEvents", 80), service=STOPPED, keys=keys)
     assert diagnosis.verdict == "hot-partition-service-down"
     assert any("unsalted" in reason and "conv_1" in reason for reason in diagnosis.reasons)
-    assert diagnosis.advice[0] == "saltctl stream replay --dry-run"
-    assert "saltctl registry set conv_1 2 --dry-run" in diagnosis.advice
+    by_hand = "saltctl registry set conv_1 2 --dry-run"
+    backlog = ("saltctl stream replay --dry-run", "saltctl stream replay")
+    assert diagnosis.advice == ("saltctl service run", *backlog, by_hand)
+    for lag, replay in ((0, ()), (None, backlog)):
+        service = ServiceStatus("stopped", lag, 0)
+        diagnosis = verdict(events("WriteKeyRangeThroughputThrottleEvents", 80), service=service, keys=keys)
+        assert diagnosis.advice == ("saltctl service run", *replay, by_hand)
 
 
 def test_salted_hot_key_suggests_double_n() -> None:

@@ -95,18 +95,23 @@ def print_fields(screen: Console, headings: Sequence[Heading], values: Sequence[
 
 
 def print_beside(screen: Console, lead: Text, text: Text, label: int, *, prose: bool = True) -> None:
-    """Print a text beside its lead, from cell ``label`` on; below it if there is too little room.
+    """Print a text beside its lead, as :func:`lines_beside` lays it out: no line is broken or cut off."""
+    for line in lines_beside(lead, text, screen.width, label, prose=prose):
+        screen.print(line, soft_wrap=True)
+
+
+def lines_beside(lead: Text, text: Text, width: int, label: int, *, prose: bool = True) -> list[Text]:
+    """Return the lines of a text beside its lead, from cell ``label`` on; below it if there is too little room.
 
     Prose is broken between words. A word, and what is no prose, is one line, even if that is wider than the screen.
     """
     from rich.text import Text as Line
 
     lead = Line().append_text(lead)  # its style is that of the lead alone
-    first, *below = _lines(text, screen.width, label, prose=prose)
+    first, *below = _lines(text, width, label, prose=prose)
     if first.plain:
         lead.pad_right(label - lead.cell_len)
-    for line in (lead.append_text(first), *below):
-        screen.print(line, soft_wrap=True)  # neither broken nor cut off
+    return [lead.append_text(first), *below]
 
 
 def _lines(text: Text, width: int, label: int, *, prose: bool) -> list[Text]:

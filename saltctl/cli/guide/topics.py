@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from importlib.resources import files
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ from saltctl.cli.formats.text import printable
 from saltctl.cli.hints import in_force
 from saltctl.cli.output import console
 from saltctl.cli.session import Session, session_of
-from saltctl.commands import command_line
+from saltctl.commands import command_line, hint_of
 from saltctl.errors import SaltctlError, UsageError
 from saltctl.settings import Settings
 
@@ -62,15 +62,26 @@ def help(  # noqa: A001  the name of the command
         typer.echo("\n".join(f"{name:{width}}  {text.partition(chr(10))[0]}" for name, text in known.items()))
         return
     if topic not in known:
-        close = get_close_matches(topic, known, 1, 0.75)
-        raise UsageError(
-            f"cannot explain {topic!r:.60}: there is no such topic; `saltctl COMMAND --help` explains a command",
-            hint=command_line("help", *close),
-        )
+        raise _unknown(topic, known)
     session, screen = session_of(context), console()
     session.names_place = False  # its names are those of the page
     for line in lay_out(fill(known[topic], session), min(screen.width, MAX_WIDTH)):
         screen.print(line, soft_wrap=True)
+
+
+def _unknown(topic: str, known: Mapping[str, str]) -> UsageError:
+    """Return the error for a word that is no topic: for a command, with its help and the topics that name it."""
+    from saltctl.cli.app import COMMANDS
+
+    near = [name for name in known if len(topic) > 2 and topic in name] or get_close_matches(topic, known, 1, 0.75)
+    hints = [command_line("help", name) for name in near]
+    message = f"cannot explain {topic!r:.60}: there is no such topic"
+    if topic not in COMMANDS:
+        message += "; `saltctl COMMAND --help` explains a command"
+        return UsageError(message, hint=hint_of(*hints) or command_line("help"))
+    about = [name for name, text in known.items() if re.search(rf"saltctl {topic}\b", text) and name not in near]
+    mention = f"topics that name it: {', '.join(about)}" if about else ""
+    return UsageError(f"{message}; {topic} is a command", hint=hint_of(command_line(topic, "--help"), *hints, mention))
 
 
 def fill(text: str, session: Session) -> str:

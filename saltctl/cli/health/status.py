@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.formats.tables import print_beside
+from saltctl.cli.formats.tables import lines_beside
 from saltctl.cli.formats.text import counted, format_age, printable
 from saltctl.cli.hints import in_force
 from saltctl.cli.output import (
@@ -30,7 +30,7 @@ from saltctl.cli.session import place_of, session_of
 from saltctl.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
+    from rich.console import Console
     from rich.text import Text
 
     from saltctl.health.facts import Facts
@@ -99,13 +99,14 @@ def _watch(facts: Facts, interval: float, chosen: OutputFormat) -> None:
             time.sleep(interval)
     if chosen != "table" or not sys.stdout.isatty():
         raise UsageError("--watch needs a terminal or -o jsonl", hint="saltctl status --watch 2s -o jsonl")
+    from rich.console import Group
     from rich.live import Live
 
-    place = place_of(facts.settings)
-    with _key_reader() as read_key, Live(console=console(), screen=True, auto_refresh=False) as live:
+    place, screen = place_of(facts.settings), console()
+    with _key_reader() as read_key, Live(console=screen, screen=True, auto_refresh=False) as live:
         try:
             while True:
-                live.update(draw(_read(facts.refreshed()), place), refresh=True)
+                live.update(Group(*draw(_read(facts.refreshed()), place, screen.width)), refresh=True)
                 if read_key(interval) == "q":
                     return
         except KeyboardInterrupt:
@@ -139,28 +140,19 @@ def _key_reader() -> Iterator[Callable[[float], str]]:
 # The screen: the headline, and a few lines for each panel. All of it fits on a terminal of 24 lines.
 
 
-def draw(record: Mapping[str, Any], place: str) -> Group:
-    """Build the screen."""
-    from rich.console import Group
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, line in _lines(record):
-        grid.add_row(name, line)
-    return Group(*_head(record, place), grid)
-
-
-def _print(screen: Console, record: Mapping[str, Any], place: str) -> None:
-    """Print the screen once, without breaking a word."""
+def draw(record: Mapping[str, Any], place: str, width: int) -> list[Text]:
+    """Return the lines of the screen. No word is broken; one that is wider than the screen is wider here."""
     from rich.text import Text
 
     label = max(map(len, _PANELS)) + 2
-    for line in _head(record, place):
-        print_beside(screen, Text(), line, 0)
-    for name, line in _lines(record):
-        print_beside(screen, Text(name, style="bold"), line, label)
+    rows = [(Text(), line, 0) for line in _head(record, place)]
+    rows += [(Text(name, style="bold"), line, label) for name, line in _lines(record)]
+    return [line for lead, text, at in rows for line in lines_beside(lead, text, width, at)]
+
+
+def _print(screen: Console, record: Mapping[str, Any], place: str) -> None:
+    for line in draw(record, place, screen.width):
+        screen.print(line, soft_wrap=True)
 
 
 def _lines(record: Mapping[str, Any]) -> Iterator[tuple[str, Text]]:

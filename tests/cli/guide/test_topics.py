@@ -101,12 +101,23 @@ def test_the_topics_are_listed_with_their_titles(saltctl: Runner) -> None:
 
 def test_an_unknown_topic_is_a_usage_error(saltctl: Runner) -> None:
     """The hint is a similar topic, or the list; the message says where the help of a command is."""
-    result = saltctl("help", "registry")
+    result = saltctl("help", "elsewhere")
     assert result.code == 2
-    assert "'registry'" in result.err
+    assert "'elsewhere'" in result.err
     assert "saltctl COMMAND --help" in result.err
     assert result.err.endswith("try: saltctl help\n")
     assert saltctl("help", "redis-restart").err.endswith("try: saltctl help redis-restarted\n")
+    assert saltctl("help", "redis-ristarted").err.endswith("try: saltctl help redis-restarted\n")
+    assert saltctl("help", "e").err.endswith("try: saltctl help\n")
+    part = saltctl("help", "redis").err
+    assert part.endswith("  try: saltctl help redis-restarted\n  try: saltctl help redis-urls\n")
+    command = saltctl("help", "throttle").err.splitlines()[1:]
+    assert command == [
+        "  try: saltctl throttle --help",
+        "  try: saltctl help throttled",
+        "  topics that name it: service-down",
+    ]
+    assert saltctl("help", "config").err.endswith("config is a command\n  try: saltctl config --help\n")
 
 
 def test_every_topic_that_a_text_names_exists() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from saltctl.cli.health.status import sparkline
+from saltctl.cli.health.status import draw, sparkline
 from saltctl.health.status import PANELS
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalRedis
@@ -179,6 +179,18 @@ def test_watch_prints_json_lines(seeded: LocalEnvironment) -> None:
     assert child.wait(timeout=30) == 143
     child.stdout.close()
     assert lines[0]["at"] < lines[1]["at"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_watching_breaks_no_word(width: int) -> None:
+    """An id or a name that is too long to stand beside its panel is on a line of its own, as without --watch."""
+    name = "messages-of-a-very-long-name-indeed"
+    panels = {panel: {"error": f"there is no DynamoDB table {name} in Region {panel}"} for panel in PANELS}
+    head = {"state": "BROKEN", "headline": f"no {name}", "next": f"saltctl setup {name}", "at": "2026-07-01T08:00:00Z"}
+    lines = [line.plain for line in draw(head | panels, f"prod, protected; tables {name}", width)]
+    assert max(map(len, lines)) <= width
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert " ".join(lines).count(name) == 3 + len(PANELS)
 
 
 def test_sparkline() -> None:
