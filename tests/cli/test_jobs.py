@@ -304,7 +304,7 @@ def test_a_usage_error_is_reported(saltctl: Runner, verified_settings: Settings)
         (("--sample", "x"), "1/24"),
         (("--segments", "x"), "whole number"),
         (("--nope",), "--nope"),
-        (("--metrics-file", ""), "is not the name of a file"),
+        (("--metrics-file", ""), "is the variable set that holds it"),
     ):
         outcome = saltctl("compare", "--cron", *words)
         line = json.loads(outcome.err)
