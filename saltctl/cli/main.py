@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from typing import Any, NoReturn
 
 import typer
@@ -20,7 +20,14 @@ from saltctl.cli.failures import Failure, exit_code_of, failure_of, help_without
 from saltctl.cli.formats.text import printable, without_passwords
 from saltctl.cli.hints import aws_options_in_force, hint_lines, root_options
 from saltctl.cli.output import write_json_line, write_log_line, write_to_stderr
-from saltctl.cli.signals import Terminated, arguments, raise_on_signals, reraise_lost_signals, runs_from_cron
+from saltctl.cli.signals import (
+    Terminated,
+    arguments,
+    raise_on_signals,
+    reraise_lost_signals,
+    runs_from_cron,
+    wants_json,
+)
 from saltctl.errors import ExitCode, SaltctlError
 from saltctl.masking import without_secrets
 
@@ -86,13 +93,6 @@ def _build(args: Sequence[str], *, completion: bool = False) -> Any:
     if completion:
         return build(completion=True)
     return build(only=args[0] if args and (args[0] in COMMANDS or list(args) == ["--version"]) else None)
-
-
-def wants_json(args: Sequence[str]) -> bool:
-    """Return whether errors are printed as JSON. Reads the raw arguments, for usage errors are JSON, too."""
-    words = list(takewhile("--".__ne__, args))
-    words += [f"{name}={value}" for name, value in pairwise(words)]
-    return any(f"{name}{form}" in words for name in ("-o", "-o=", "--output=") for form in ("json", "jsonl"))
 
 
 def _fail(exc: BaseException, args: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from saltctl.cli.formats import tables
 from saltctl.cli.formats.delimited import csv_field, tsv_field
 from saltctl.cli.formats.text import break_prose, printable, printable_json
 from saltctl.cli.hints import hint_lines, in_force
-from saltctl.cli.signals import arguments, runs_from_cron
+from saltctl.cli.signals import arguments, writes_json_lines
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
@@ -275,15 +275,15 @@ def print_fields(
 
 
 def write_log_line(level: str, fields: Record) -> None:
-    """Write a JSON line of a command with ``--cron`` to stderr. The event is the command."""
+    """Write a JSON line of a command to stderr, as with ``--cron`` or ``-o json``. The event is the command."""
     event = " ".join(takewhile(lambda word: not word.startswith("-"), arguments.get())) or "saltctl"
     write_json_line({"at": iso_utc(time.time()), "level": level, "event": event, **fields}, sys.stderr)
 
 
 def note(text: str) -> None:
-    """Print a line to stderr; with ``--cron`` as JSON. Its saltctl commands get the root options in force."""
+    """Print a line to stderr; with ``--cron`` or ``-o json`` as JSON. Its commands get the root options in force."""
     text = in_force(text)
-    if runs_from_cron():
+    if writes_json_lines():
         write_log_line("info", {"message": text})
     else:
         write_to_stderr(printable(text, keep_newlines=True))
@@ -297,8 +297,8 @@ def write_to_stderr(text: str) -> None:
 
 
 def warn(text: str, hint: str = "") -> None:
-    """Print a warning to stderr, and below it what helps; with ``--cron`` as JSON."""
-    if runs_from_cron():
+    """Print a warning to stderr, and below it what helps; with ``--cron`` or ``-o json`` as JSON."""
+    if writes_json_lines():
         write_log_line("warning", {"message": in_force(text)} | ({"hint": in_force(hint)} if hint else {}))
     else:
         note("\n".join([f"warning: {printable(text)}", *map(printable, hint_lines(hint))]))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from saltctl.cli.formats.text import counted
 from saltctl.cli.output import console, note
-from saltctl.cli.signals import announce_stop
+from saltctl.cli.signals import announce_stop, writes_json_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,7 +133,7 @@ def show_progress(
             yield _print_lines(clock), note
     else:
         with announce_stop(erase_line=True), _draw_line(screen, first, clock) as show:
-            yield show, screen.print
+            yield show, note if writes_json_lines() else screen.print
 
 
 def _print_lines(clock: Callable[[], float]) -> Show:

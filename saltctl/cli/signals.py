@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from types import FrameType
 
 from saltctl.commands import command_line, hint_of
@@ -41,6 +41,18 @@ arguments: ContextVar[Sequence[str]] = ContextVar("arguments", default=())
 def runs_from_cron() -> bool:
     """Return whether the running command has ``--cron``. Reads the raw arguments, as usage errors need it."""
     return "--cron" in takewhile("--".__ne__, arguments.get())
+
+
+def wants_json(args: Sequence[str]) -> bool:
+    """Return whether errors are printed as JSON. Reads the raw arguments, for usage errors are JSON, too."""
+    words = list(takewhile("--".__ne__, args))
+    words += [f"{name}={value}" for name, value in pairwise(words)]
+    return any(f"{name}{form}" in words for name in ("-o", "-o=", "--output=") for form in ("json", "jsonl"))
+
+
+def writes_json_lines() -> bool:
+    """Return whether each line that the running command writes to stderr is JSON: for a program that reads it."""
+    return runs_from_cron() or wants_json(arguments.get())
 
 
 _KEEPING = {"rebuild", "recover", "replay", "import", "set", "setup", "requeue", "drop", "load", "--apply", "--repair"}
@@ -95,8 +107,12 @@ _notices: list[tuple[int, bytes]] = []
 def announce_stop(*, erase_line: bool = False) -> Iterator[None]:
     """Let the first signal in the block print ``stopping…`` to stderr at once: a job still has to finish its batch.
 
-    ``erase_line``: a line is drawn on the terminal that changes, and the notice takes its place.
+    ``erase_line``: a line is drawn on the terminal that changes, and the notice takes its place. There is none where
+    stderr is lines of JSON: the error says it.
     """
+    if writes_json_lines():
+        yield
+        return
     before = len(_notices)
     with suppress(AttributeError, OSError, ValueError):  # stderr is closed, or it is not a file
         descriptor, text = sys.stderr.fileno(), "\r\x1b[2K" * erase_line + "stopping…\n"

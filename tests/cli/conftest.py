@@ -40,6 +40,12 @@ class Outcome:
         return json.loads(self.out)
 
     @property
+    def told(self) -> str:
+        """The messages and the lines of the hints on stderr, which with ``-o json`` is lines of JSON."""
+        lines = [json.loads(line) for line in self.err.splitlines()]
+        return "".join(f"{part}\n" for line in lines for part in (line["message"], line.get("hint")) if part)
+
+    @property
     def error(self) -> dict[str, Any]:
         """The one JSON line that it wrote to stderr last."""
         error: dict[str, Any] = json.loads(self.err.splitlines()[-1])["error"]

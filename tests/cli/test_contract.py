@@ -60,10 +60,12 @@ def test_json_is_one_document_with_every_key(contract: Contract, saltctl: Runner
 
 @pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
 def test_jsonl_is_a_record_a_line(contract: Contract, saltctl: Runner, few_salts: LocalEnvironment) -> None:
-    """``-o jsonl`` prints the same records, one a line."""
+    """``-o jsonl`` prints the same records, one a line; so are the lines on stderr."""
     outcome = saltctl(*contract.name.split(), *contract.args, "-o", "jsonl")
     records = [json.loads(line) for line in outcome.out.splitlines()]
     assert records
+    for line in outcome.err.splitlines():
+        assert isinstance(json.loads(line), dict)
     keys = contract.keys if contract.line_keys is None else contract.line_keys
     assert all(set(keys) <= set(record) for record in records)
 

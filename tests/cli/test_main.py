@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import typer
 
-from saltctl.cli.main import run, wants_json
-from saltctl.cli.signals import Terminated
+from saltctl.cli.main import run
+from saltctl.cli.signals import Terminated, wants_json
 from saltctl.errors import (
     AccessDeniedError,
     ConfigurationError,

@@ -243,7 +243,7 @@ def test_the_command_for_the_next_page_takes_the_id(saltctl: Runner, history: Hi
     for number in range(3):
         history.put("-dash", f"2026-07-01T08:00:0{number}Z", {"message_id": f"m{number}"})
     shown = saltctl("history", "read", "--limit", "1", "-o", "jsonl", "--", "-dash")
-    command = shlex.split(shown.err.partition("more: ")[2])
+    command = shlex.split(shown.told.partition("more: ")[2])
     assert command[-2:] == ["--", "-dash"]
     following = saltctl(*command[1:3], "-o", "json", *command[3:]).json
     assert [message["message_id"] for message in following["messages"]] == ["m1"]

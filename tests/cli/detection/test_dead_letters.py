@@ -43,7 +43,7 @@ def test_a_cut_dead_letter_is_not_requeued(saltctl: Runner, stream: HeatStream, 
     every = saltctl("stream", "dead", "requeue", "--all", "-o", "json")
     assert len(every.json) == 1
     assert every.code == 4
-    assert f"too large to be kept whole: 1. To delete: saltctl stream dead drop {cut}\n" in every.err
+    assert f"too large to be kept whole: 1. To delete: saltctl stream dead drop {cut}\n" in every.told
     assert [letter.id for letter in letters.list()] == [cut]
 
 

@@ -49,7 +49,7 @@ def test_a_replay_that_ended_early_prints_the_command_that_resumes_it(
     while words:
         outcome = saltctl(*words, "-o", "json")
         read += [raised["conversation_id"] for raised in outcome.json["raises"]]
-        words = shlex.split(outcome.err.partition("to resume: saltctl ")[2])
+        words = shlex.split(outcome.told.partition("to resume: saltctl ")[2])
     assert read == [f"conv_{number}" for number in range(4)]
     assert outcome.code == 0
 

@@ -258,7 +258,8 @@ def test_a_page_in_a_pipe_says_that_there_are_more(saltctl: Runner, history: His
     """A runbook that reads stdout alone would take the first page for the history. The last page says nothing."""
     put_messages(history, 9)
     first = saltctl("history", "read", CONV, "--limit", "5", "-o", form)
-    last = saltctl(*shlex.split(first.err.strip().removeprefix("more: saltctl ")), "-o", form)
+    more = first.told if form == "jsonl" else first.err
+    last = saltctl(*shlex.split(more.strip().removeprefix("more: saltctl ")), "-o", form)
     assert all(f"body {number}" in (last.out if number < 4 else first.out) for number in range(9))
     assert last.err == ""
 
@@ -575,8 +576,8 @@ def test_a_damaged_value_in_redis_is_named_and_mended(
         client.hset(store.key_of("alone"), "alone", "x")
     seen = saltctl("registry", "get", CONV, "other", "-o", "json")
     assert [(record["max_n"], record["redis_n"]) for record in seen.json] == [(4, None), (1, 1)]
-    assert f"for {CONV!r}" in seen.err
-    assert f"  try: saltctl history audit {CONV} --repair --yes\n" in seen.err
+    assert f"for {CONV!r}" in seen.told
+    assert f"\nsaltctl history audit {CONV} --repair --yes\n" in seen.told
     listed = saltctl("registry", "list", "-o", "json")
     assert (listed.code, listed.json, "'alone'" in listed.err) == (4, [], True)
     for conversation, n in ((CONV, 4), ("alone", 1)):
@@ -608,7 +609,8 @@ def test_an_interrupted_read_prints_the_command_that_continues(
     first = saltctl("history", "read", CONV, "--all", "-o", "jsonl")
     ended.set()
     assert first.code == 130
-    command = next(line for line in first.err.splitlines() if "history read" in line).partition("saltctl ")[2]
+    notes = [json.loads(line) for line in first.err.splitlines()]
+    command = next(one["message"] for one in notes if "history read" in one.get("message", "")).partition("saltctl ")[2]
     rest = saltctl(*shlex.split(command), "-o", "jsonl")
     lines = [*first.out.splitlines(), *rest.out.splitlines()]
     assert [json.loads(line)["sort_key"][1:] for line in lines] == expected

@@ -70,7 +70,7 @@ def test_damaged_items_are_reported_with_exit_4(saltctl: Runner, configured: Set
     assert outcome.code == 4
     assert (outcome.json["entries"], outcome.json["skipped"], outcome.json["verified"]) == (1, 3, False)
     for named in ("no_n", "text\\x1b[31m", "minus"):
-        assert named in outcome.err
+        assert named in outcome.told
     assert "\x1b" not in outcome.err
 
 

@@ -90,7 +90,7 @@ def test_drift_is_listed_and_repaired(
     assert (repaired.code, repaired.json["repaired"], repaired.json["redis_alone"]) == (3, 4, 1)
     assert backup.get("stranger") is None
     assert "conversations that Redis alone has: 1" in repaired.err
-    assert "  try: saltctl compare --repair --adopt --yes\n" in repaired.err
+    assert "\nsaltctl compare --repair --adopt --yes\n" in repaired.told
     adopted = saltctl("compare", "--repair", "--adopt", "--yes", "-o", "json")
     assert (adopted.code, adopted.json["repaired"], adopted.err) == (0, 1, "")
     assert saltctl("compare").code == 0
@@ -195,8 +195,8 @@ def test_damaged_items_are_listed_and_exit_4(saltctl: Runner, configured: Settin
     outcome = saltctl("compare", "-o", "json")
     assert (outcome.code, outcome.json["damaged"]) == (4, 2)
     assert {item["conversation_id"] for item in outcome.json["damaged_items"]} == {"text\x1b[31m", "none"}
-    assert "  try: saltctl history audit none --repair --yes\n" in outcome.err
-    assert "text\\x1b[31m" in outcome.err
+    assert "\nsaltctl history audit none --repair --yes\n" in outcome.told
+    assert "text\\x1b[31m" in outcome.told
     assert "\x1b" not in outcome.err
 
 
