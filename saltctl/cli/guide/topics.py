@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -62,21 +62,20 @@ def help(  # noqa: A001  the name of the command
         typer.echo("\n".join(f"{name:{width}}  {text.partition(chr(10))[0]}" for name, text in known.items()))
         return
     if topic not in known:
-        raise _unknown(topic, known)
+        root: Any = context.find_root().command
+        raise _unknown(topic, known, [name for names in root.sections.values() for name in names])
     session, screen = session_of(context), console()
     session.names_place = False  # its names are those of the page
     for line in lay_out(fill(known[topic], session), min(screen.width, MAX_WIDTH)):
         screen.print(line, soft_wrap=True)
 
 
-def _unknown(topic: str, known: Mapping[str, str]) -> UsageError:
+def _unknown(topic: str, known: Mapping[str, str], commands: Sequence[str]) -> UsageError:
     """Return the error for a word that is no topic: for a command, with its help and the topics that name it."""
-    from saltctl.cli.app import COMMANDS
-
     near = [name for name in known if len(topic) > 2 and topic in name] or get_close_matches(topic, known, 1, 0.75)
     hints = [command_line("help", name) for name in near]
     message = f"cannot explain {topic!r:.60}: there is no such topic"
-    if topic not in COMMANDS:
+    if topic not in commands:
         message += "; `saltctl COMMAND --help` explains a command"
         return UsageError(message, hint=hint_of(*hints) or command_line("help"))
     about = [name for name, text in known.items() if re.search(rf"saltctl {topic}\b", text) and name not in near]
