@@ -20,10 +20,19 @@ from saltctl.cli.session import Session
 HELP = """Operate the salted partitions of a chat service.
 
 Inspect and raise registry entries, rebuild Redis from its backup, and watch what happens when it dies.
-Nothing set up yet? Try everything on your own machine: saltctl local shell
 
-Exit codes: 0 done; 1 internal error; 2 usage; 3 found something; 4 incomplete; 6 refused; 69 Redis or AWS is
-unavailable; 75 another process holds the lease; 77 permission; 78 configuration; 124 timeout; 128 + n signal n.
+\b
+Nothing set up yet? Try everything on your own machine:
+  saltctl local shell
+
+\b
+Exit codes:
+  0 done             69 Redis or AWS is unavailable
+  1 internal error   75 another process holds the lease
+  2 usage            77 permission
+  3 found something  78 configuration
+  4 incomplete       124 timeout
+  6 refused          128 + n signal n
 """
 
 COMMANDS = {

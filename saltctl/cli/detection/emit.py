@@ -41,7 +41,7 @@ def emit(
 
     systemd: a unit. kubernetes: manifests of the service and of its jobs. alerts: Prometheus rules. iam: policies,
     and acl: Redis users, each of all roles or of one. Installs nothing, and prints no secret. With -o json the file
-    is the key ``text`` of a JSON document.
+    is the key text of a JSON document.
 
     \b
     Examples:

@@ -13,7 +13,40 @@ from typer.core import TyperCommand, TyperGroup
 _EXAMPLE = re.compile(r"^Examples:\n +(saltctl .*)$", re.MULTILINE)
 
 
-class Command(TyperCommand):
+_HYPHEN, _BLANK = "\ue000\ue001"
+"""Stand for a hyphen and a blank while typer breaks lines: it would break ``--dry-run`` and ``[default: 1h]`` there."""
+_NAME_CELLS = 26
+"""The longest name of an option that descriptions stand beside; those of a longer one, with choices, are below it."""
+
+
+class _Help:
+    """The help of a command or a group, in which no line ends within a word with hyphens."""
+
+    help: str | None
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help."""
+        text: str = super().get_help(ctx)  # type: ignore[misc]
+        return text.replace(_HYPHEN, "-").replace(_BLANK, " ")
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write what the command does, and its examples."""
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(_whole(inspect.cleandoc(self.help or "")))
+
+
+def _write_rows(formatter: Any, rows: Sequence[tuple[str, str]]) -> None:
+    """Write names with their descriptions beside them."""
+    widest = max((len(name) for name, _ in rows if len(name) <= _NAME_CELLS), default=_NAME_CELLS)
+    formatter.write_dl([(name, _whole(about)) for name, about in rows], col_max=widest)
+
+
+def _whole(text: str) -> str:
+    return re.sub(r"(\[default:) (?=\S+\])", rf"\1{_BLANK}", text.replace("-", _HYPHEN))
+
+
+class Command(_Help, TyperCommand):
     """A command whose help names arguments as people write them: ``CONV...`` for typer's ``{CONV}... <list[str]>``."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -32,7 +65,7 @@ class Command(TyperCommand):
         for title, section in rows.items():
             if section:
                 with formatter.section(title):
-                    formatter.write_dl(section)
+                    _write_rows(formatter, section)
 
 
 def argument_name(param: Any) -> str:
@@ -48,7 +81,7 @@ class Commands(typer.Typer):
         return super().command(name, **{"cls": Command, **options})
 
 
-class Group(TyperGroup):
+class Group(_Help, TyperGroup):
     """A group of commands. ``sections`` are the headings of its help, each with the commands below it."""
 
     sections: ClassVar[Mapping[str, Sequence[str]]] = {}
@@ -61,7 +94,7 @@ class Group(TyperGroup):
             rows = [(name, first_sentence(self.commands[name])) for name in names if name in self.commands]
             if rows:
                 with formatter.section(title):
-                    formatter.write_dl(rows)
+                    _write_rows(formatter, rows)
         if not self.sections:
             with formatter.section("Examples"):
                 for example in _examples(self):

@@ -115,8 +115,8 @@ def _draw_chart(screen: Console, title: str, values: Sequence[float], over: Time
     peak = max(bars)
     minutes = over.period_s * periods // 60
     span = f"{minutes // 60} h" if minutes >= 60 and minutes % 60 == 0 else f"{minutes} min"
-    head = f"{title}: {sum(values):,.0f} events, at most {peak:,.0f} in {span}"
-    print_beside(screen, Text(), Text(head, style="bold"), 0)
+    heading = Text(f"{title}: {sum(values):,.0f} events, at most {peak:,.0f} in {span}", style="bold")
+    print_beside(screen, Text(), heading, 0)
     bar_width = max(width // len(bars), 1)
     for row, blocks in enumerate(block_rows(bars)):
         axis = f"{_format_short(peak) if row == 0 else '':>{_MARGIN - 2}} {'│' if row else '┤'}"

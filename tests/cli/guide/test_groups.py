@@ -68,6 +68,19 @@ def test_arguments_are_named_as_people_write_them(saltctl: Runner, name: str) ->
     assert re.fullmatch(rf"Usage: saltctl {name} \[OPTIONS\]( \[?(-- )?[A-Z|-]+(\.\.\.)?\]?)*", usage)
 
 
+@pytest.mark.parametrize("columns", ["60", "80"])
+def test_lines_of_a_help_break_no_word(saltctl: Runner, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an option nor a verdict, which people copy; and descriptions have room beside the options."""
+    monkeypatch.setenv("COLUMNS", columns)
+    shown = {name: saltctl(*name.split(), "--help").out for name in (*LEAVES, *GROUPS)}
+    broken = [line for text in shown.values() for line in text.splitlines() if re.search(r"\w-$|``", line)]
+    assert broken == []
+    assert "\n  -h, --help             Show this message and exit.\n" in shown["rebuild"]
+    assert "[default: 1h]" in shown["throttle scan"]
+    assert "\n    saltctl local shell\n" in shown[""]
+    assert not re.search("[\ue000-\uf8ff]", "".join(shown.values()))
+
+
 def test_usages_show_what_is_optional(saltctl: Runner) -> None:
     """In brackets; dots stand for more of the same."""
     commands = ("registry get", "registry set", "local run", "registry import", "service emit", "help")
