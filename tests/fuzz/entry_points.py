@@ -177,8 +177,9 @@ def backup_items(runner: CommandRunner, data: st.DataObject) -> None:
         command, allowed = data.draw(
             st.sampled_from(
                 (
-                    (["registry", "get", *output, "--", item_id], {0, 2, 6, 78}),
-                    (["registry", "list", *output, "--source", "backup"], {0}),
+                    (["registry", "get", *output, "--", item_id], {0, 2, 4, 6}),
+                    (["history", "audit", *output, "--repair", "--yes", "--", item_id], {0, 2, 3, 6, 78}),
+                    (["registry", "list", *output, "--source", "backup"], {0, 4}),
                     (["registry", "export", "--source", "backup"], {0, 4}),
                     (["rebuild", *output, "--dry-run"], {0, 4}),
                     (["compare", *output], {0, 3, 4}),
