@@ -14,7 +14,7 @@ from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.heat.window_sums import WindowSums
-from saltctl.stores.redis.buckets import RedisBucketReader
+from saltctl.stores.redis.buckets import UNREADABLE, RedisBucketReader
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.inspection import RedisInspection
 from saltctl.stores.redis.registry import RedisRegistry
@@ -69,7 +69,8 @@ USES: dict[str, tuple[Use, list[object]]] = {
     "merge": (lambda s: RedisRegistry(s).merge("a", 4), []),
     "verified": (lambda s: list(RedisRegistry(s).verified().values()), [[True]]),
     "bucket_exists": (lambda s: RedisRegistry(s).bucket_exists(), [True]),
-    "read_unverified": (lambda s: RedisRegistry(s).read_unverified(["a"]), [{"a": 4}]),
+    # UNREADABLE: "x" is not a salt count.
+    "read_unverified": (lambda s: RedisRegistry(s).read_unverified(["a"]), [{"a": 4}, {"a": UNREADABLE}]),
     "entries": (lambda s: list(RedisRegistry(s).entries()), []),
     "replication_ids": (lambda s: RedisRegistry(s).replication_ids(), []),
     "check_server": (lambda s: RedisRegistry(s).check_server(), []),
