@@ -21,6 +21,7 @@ from tests.model.servers import (
     Reply,
     hexadecimal,
     holds,
+    holds_for,
     script_of,
     update_item,
 )
@@ -148,4 +149,4 @@ def _possible_in_backup(call: Call, case: Case) -> Iterator[Reply]:
         case Call(words=("get",)):
             yield from (*items, *([NOT_CLAIMED] if case.code.replaced else []))
         case Call(words=(_, condition, _), values=values):
-            yield from (*(item for item in items if holds(condition, dict(item), dict(values))), CONDITION_FAILED)
+            yield from (*(item for item in items if holds_for(item, condition, dict(values))), CONDITION_FAILED)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.redis.scripts import script, script_sha
 
 Bucket = tuple[tuple[bytes, bytes], ...]
@@ -278,7 +279,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 def update_item(item: Item, condition: str, update: str, values: Mapping[str, int]) -> tuple[Item, Reply]:
     """Apply a conditional UpdateItem that returns ALL_OLD. Only numbers are kept: the code decides by nothing else."""
     held = dict(item)
-    if not holds(condition, held, values):
+    if not holds_for(item, condition, values):
         return item, CONDITION_FAILED
     action, _, assignments = update.partition(" ")
     if action != "SET":
@@ -287,6 +288,11 @@ def update_item(item: Item, condition: str, update: str, values: Mapping[str, in
         if value in values:
             held[name] = values[value]
     return tuple(sorted(held.items())), item
+
+
+def holds_for(item: Item, condition: str, values: Mapping[str, int | str]) -> bool:
+    """Return whether a conversation's item meets a ConditionExpression. It has its key if it exists."""
+    return holds(condition, {**dict(item), **({KEY: 0} if item else {})}, values)
 
 
 def holds(condition: str, held: Mapping[str, int | str], values: Mapping[str, int | str]) -> bool:
