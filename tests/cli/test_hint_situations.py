@@ -202,7 +202,7 @@ SITUATIONS: dict[str, tuple[Callable[[LocalEnvironment], None], str, int, str, s
         f"saltctl registry get {CONVERSATION}",
         f"saltctl registry set {CONVERSATION} 256",
     ),
-    "an unknown letter": (_nothing, "saltctl stream dead requeue 1-1", 2, "true", "saltctl stream dead list"),
+    "not a letter": (_nothing, "saltctl stream dead requeue 1", 2, "true", "saltctl stream dead list"),
     "evicting": pytest.param(_evict, "saltctl rebuild", 78, "saltctl rebuild", "CONFIG SET", marks=needs_redis_cli),  # type: ignore[dict-item]
 }
 
