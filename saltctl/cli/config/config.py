@@ -97,10 +97,10 @@ def use_context(
     found = _path(context)
     file = read_config(found, required=True)
     if name not in file.contexts:
-        names = ", ".join(file.contexts) or "none"
+        others = f"it has {', '.join(file.contexts)}" if file.contexts else "it has none"
         close = get_close_matches(name, file.contexts, 1)
         raise ConfigurationError(
-            f"cannot use the context {name!r:.60}: the contexts in {str(found)!r} are {names}",
+            f"cannot use the context {name!r:.60}: {str(found)!r} has no such context; {others}",
             hint=command_line("config", "use-context", *close) if close else _no_context_hint(name),
         )
     before = file.default_context
@@ -113,7 +113,7 @@ def use_context(
 
 
 def _no_context_hint(name: str) -> str:
-    return f"write a table for it into that file, or use one that is there: [contexts.{json.dumps(name[:60])}]"
+    return f"add a table of its settings to that file: [contexts.{json.dumps(name[:60])}]"
 
 
 def _path(context: typer.Context) -> Path:
