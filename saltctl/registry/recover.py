@@ -173,8 +173,8 @@ class Recovery:
         # The table that is claimed in the end: one that takes its place meanwhile is not.
         table = self.backup.registry.table_identity()
         checkpoint = self._checkpoint(table)
-        every, wait = self.options.heartbeat_every, "saltctl recover --lock-wait 15m"
-        lease = Lease(self.backup.lease, checkpoint.token, every, self.clock, self.now, self.sleep, wait)
+        every, wait_command = self.options.heartbeat_every, "saltctl recover --lock-wait 15m"
+        lease = Lease(self.backup.lease, checkpoint.token, every, self.clock, self.now, self.sleep, wait_command)
         yield from lease.acquire(self.options.lock_wait)
         if self.log is not None and plan.table != "intact":
             self.log.note("backup-lost", f"the backup table is {plan.table}; a recovery begins")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from saltctl.history.history import History
+from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
@@ -26,11 +28,13 @@ class World:
     """A verified registry with one conversation, in the environment variables; its directory is the current one."""
 
     settings: Settings
+    server: LocalRedis
     redis: Any
     backup: BackupTable
     registry: Registry
     saltctl: Runner
     setenv: Callable[[str, str], None]
+    hang: Callable[[], None]
 
     @property
     def bucket(self) -> str:
@@ -64,6 +68,8 @@ class Case:
         then: what has to succeed after the hint; by default the command that failed, if the hint is not that one.
         mend: what a sentence of the hint says, done by hand.
         hint_code: the exit code of the hint, which may find something.
+        says: a sentence of the hint.
+        onward: what the hint prints in its turn, if that is pasted, too.
     """
 
     place: str
@@ -74,9 +80,12 @@ class Case:
     then: str = ""
     mend: Callable[[World], object] = nothing
     hint_code: int = 0
+    says: str = ""
+    onward: str = ""
 
 
 def _damage_count(world: World) -> None:
+    create_messages(world)
     world.redis.hset(world.bucket, CONVERSATION, "many")
 
 
@@ -93,11 +102,19 @@ def _other_layout(world: World) -> None:
 
 
 def _damage_item(world: World) -> None:
+    create_messages(world)
     world.update(CONVERSATION, "SET max_n = :n", n={"S": "text"})
 
 
-def _repair_item(world: World) -> None:
-    world.update(CONVERSATION, "SET max_n = :n", n={"N": "4"})
+def _damage_raises(world: World) -> None:
+    create_messages(world)
+    world.update(CONVERSATION, "SET raises = :r", r={"S": "text"})
+
+
+def _restore_with_damaged_item(world: World) -> None:
+    create_messages(world)
+    world.update("other", "SET max_n = :n", n={"S": "text"})
+    restore_backup(world.settings)
 
 
 def _dead_letter(world: World) -> None:
@@ -151,7 +168,34 @@ def _delete_bucket(world: World) -> None:
 
 
 def _restart(world: World) -> None:
-    world.redis.script_flush()
+    world.server.kill()
+    world.server.start()
+
+
+def _evict(world: World) -> None:
+    world.redis.config_set("maxmemory-policy", "allkeys-lru")
+
+
+def _lose_group(world: World) -> None:
+    world.redis.xgroup_destroy("salt:heat", "saltctl")
+
+
+def _hold_lease(world: World) -> None:
+    later = time.time() + 3600  # it does not end while the test runs
+    assert world.backup.lease.acquire("other", later, host="elsewhere", pid=1, expiry=30.0) is None
+
+
+def _release_lease(world: World) -> None:
+    world.backup.lease.release("other")
+
+
+def _hang(world: World) -> None:
+    world.hang()
+
+
+def _back(world: World) -> None:
+    """Redis is there again."""
+    world.setenv("SALTCTL_REDIS_URL", world.settings.require_redis_url())
 
 
 def _behind(world: World) -> None:
@@ -194,11 +238,21 @@ def _messages(world: World) -> None:
 
 def _orphans(world: World) -> None:
     """Both sides lose a raise, and readers the messages of its salts."""
-    world.setenv("SALTCTL_MAX_N_CAP", "16")  # an audit looks no further
     world.registry.raise_to(CONVERSATION, 16)
     _messages(world)
     world.redis.hset(world.bucket, CONVERSATION, 4)
     world.update(CONVERSATION, "SET max_n = :n, write_n = :n", n={"N": "4"})
+
+
+def _few_orphans(world: World) -> None:
+    """Rows on salts beyond max_n that are too few to prove whose messages they are."""
+    create_messages(world)
+    MessagesTable(world.settings).put(f"{CONVERSATION}#12", "2026-07-01T08:00:00.000Z#m", {})
+
+
+def _delete_backup_with_messages(world: World) -> None:
+    _messages(world)
+    _delete_backup(world)
 
 
 def _restore_with_messages(world: World) -> None:
@@ -215,9 +269,13 @@ def create_messages(world: World) -> None:
     assert world.saltctl("setup", "--messages").code == 0
 
 
+REPLAY = "saltctl stream replay && saltctl doctor --only stream-group"
+AUDIT = "saltctl history audit conv --repair --yes"
+"""The command that mends a damaged item, or a damaged value in Redis."""
 CASES = [
     # Redis, and its layout.
-    Case("stores/redis/buckets.py", "saltctl registry list --source redis", 69, "saltctl rebuild", _damage_count),
+    Case("stores/redis/buckets.py:parse_count", "saltctl registry get conv", 0, AUDIT, _damage_count),
+    Case("cli/registry/transfer.py:check_complete", "saltctl registry list --source redis", 4, AUDIT, _damage_count),
     Case("stores/redis/errors.py", "saltctl compare", 78, "saltctl rebuild", _overwrite_fence, mend=_delete_fence),
     Case("stores/redis/errors.py", "saltctl compare", 78, "export SALTCTL_BUCKETS=64", _other_layout),
     Case("stores/redis/errors.py", "saltctl compare", 78, "saltctl recover --dry-run", _other_registry, then="true"),
@@ -242,8 +300,17 @@ CASES = [
     Case("cli/registry/setup.py", "saltctl setup", 0, "saltctl rebuild", _flush, then="saltctl compare"),
     Case("cli/registry/transfer.py", "saltctl registry list", 0, "saltctl rebuild", _flush, then="saltctl compare"),
     Case("cli/rebuild/rebuild.py", "saltctl rebuild", 0, "saltctl setup", _flush, then="saltctl stream replay"),
-    Case("stores/heat/stream.py", "saltctl stream replay", 69, "saltctl setup", _lose_stream),
-    Case("rebuild/checkpoint.py", "saltctl rebuild --resume", 6, "saltctl rebuild --restart", then="saltctl compare"),
+    Case("stores/heat/stream.py", "saltctl stream replay", 78, "saltctl setup", _lose_stream, then=REPLAY),
+    Case("stores/heat/stream.py", "saltctl stream replay", 78, "saltctl setup", _lose_group, then=REPLAY),
+    Case("cli/detection/stream.py", "saltctl stream peek", 3, "saltctl setup", _lose_group),
+    Case(
+        "rebuild/checkpoint.py",
+        "saltctl rebuild --resume",
+        6,
+        "saltctl rebuild --restart",
+        _flush,
+        then="saltctl compare",
+    ),
     Case(
         "rebuild/checkpoint.py",
         "saltctl rebuild --resume",
@@ -265,7 +332,7 @@ CASES = [
         124,
         "saltctl rebuild --wait-redis 1h",
         _variable("SALTCTL_REDIS_URL", "redis://127.0.0.1:1/0"),
-        mend=lambda world: world.setenv("SALTCTL_REDIS_URL", world.settings.require_redis_url()),
+        mend=_back,
         then="saltctl compare",
     ),
     Case(
@@ -276,35 +343,67 @@ CASES = [
         _overwrite_bucket,
         mend=_delete_bucket,
     ),
+    Case(
+        "stores/redis/errors.py",
+        "saltctl rebuild",
+        69,
+        "saltctl rebuild",
+        _overwrite_bucket,
+        mend=_delete_bucket,
+        then="saltctl compare",
+        says="delete that key, whose name begins with the setting key_prefix",
+    ),
+    Case("stores/redis/errors.py", "saltctl registry get conv", 0, "saltctl rebuild", _flush, then="saltctl compare"),
+    Case("cli/registry/compare.py", "saltctl compare", 3, "saltctl rebuild", _flush, onward="saltctl setup"),
+    Case("cli/registry/compare.py", "saltctl compare", 3, "saltctl compare --repair --yes", _ahead),
+    Case("stores/redis/registry.py:check_server", "saltctl rebuild", 78, "REDISCLI_AUTH=", _evict),
     # The backup.
     Case(
         "stores/aws/failures/errors.py",
         f"saltctl registry set {CONVERSATION} 8 --yes",
         78,
         "saltctl recover --dry-run",
-        _delete_backup,
-        then="true",
+        _delete_backup_with_messages,
+        then=f"saltctl compare && saltctl registry set {CONVERSATION} 8 --yes",
+        onward="saltctl recover",
+    ),
+    Case(
+        "stores/aws/registry_item.py",
+        f"saltctl registry set {CONVERSATION} 8 --yes",
+        78,
+        "saltctl recover",
+        _restore,
+        then=f"saltctl compare && saltctl registry set {CONVERSATION} 8 --yes",
+    ),
+    Case(
+        "rebuild/lease.py", "saltctl rebuild", 75, "saltctl rebuild --lock-wait 15m", _hold_lease, mend=_release_lease
     ),
     Case("registry/setup.py", "saltctl setup", 6, "saltctl recover --dry-run", _delete_backup, then="true"),
+    Case("cli/registry/transfer.py:check_complete", "saltctl registry export --source backup", 4, AUDIT, _damage_item),
+    Case("cli/registry/registry.py:get", "saltctl registry get conv", 4, AUDIT, _damage_item),
+    Case("stores/aws/backup_items.py:parse_entry", "saltctl registry set conv 8 --yes", 78, AUDIT, _damage_item),
+    Case("stores/aws/backup_items.py:_update", "saltctl registry set conv 8 --yes", 78, AUDIT, _damage_raises),
+    Case("cli/rebuild/rebuild.py:rebuild", "saltctl rebuild", 4, AUDIT, _damage_item),
+    Case("cli/registry/compare.py:_warn", "saltctl compare", 4, AUDIT, _damage_item),
     Case(
-        "cli/registry/registry.py",
-        "saltctl registry list --source backup",
-        0,
-        "saltctl rebuild --dry-run",
-        _damage_item,
-        mend=_repair_item,
-        then="saltctl rebuild",
+        "cli/registry/recover.py:_print",
+        "saltctl recover --yes",
+        4,
+        "saltctl history audit other --repair --yes",
+        _restore_with_damaged_item,
+        then="saltctl rebuild && saltctl compare",
     ),
     Case(
-        "cli/registry/transfer.py",
-        "saltctl registry export --source backup",
-        4,
-        "saltctl rebuild --dry-run",
-        _damage_item,
-        mend=_repair_item,
+        "registry/recover.py",
+        "saltctl recover --yes",
+        75,
+        "saltctl recover --lock-wait 15m",
+        _hold_lease,
+        mend=_release_lease,
+        then="saltctl compare",
     ),
     # The stream.
-    Case("cli/detection/stream.py", "saltctl stream dead requeue 1-1", 2, "saltctl stream dead list", then="true"),
+    Case("cli/detection/stream.py", "saltctl stream dead requeue 1", 2, "saltctl stream dead list", then="true"),
     Case("cli/detection/stream.py", "saltctl stream dead requeue", 2, "saltctl stream dead list", then="true"),
     Case(
         "cli/detection/stream.py",
@@ -383,10 +482,19 @@ CASES = [
         "cli/registry/registry.py",
         "saltctl registry get --ids-from ids",
         2,
-        "saltctl registry list -o jsonl > registry.jsonl",
+        "saltctl registry list -o json > registry.json",
         _file("{\n"),
-        then="saltctl registry get --ids-from registry.jsonl",
+        then="saltctl registry get --ids-from registry.json",
     ),
+    Case(
+        "cli/registry/batch.py:_texts",
+        "saltctl registry set --file ids",
+        2,
+        "saltctl registry import ids --dry-run",
+        _file("conversation_id\tmax_n\nconv\t8\n"),
+        then="true",
+    ),
+    Case("cli/registry/setup.py:setup", "saltctl setup --stream --messages", 2, "saltctl setup --messages"),
     Case(
         "cli/registry/batch.py:_again",
         "saltctl registry set --file ids",
@@ -419,7 +527,7 @@ CASES = [
         "saltctl service emit kubernetes --image registry.example/saltctl:latest",
     ),
     Case("cli/local/drill.py", "saltctl drill nope", 2, "saltctl drill --list"),
-    Case("cli/guide/topics.py:help", "saltctl help promisse", 2, "saltctl help promise"),
+    Case("cli/guide/topics.py:_unknown", "saltctl help promisse", 2, "saltctl help promise"),
     Case(
         "cli/guide/usage.py:describe_usage_error",
         "saltctl registry gte conv --otput json",
@@ -451,7 +559,7 @@ CASES = [
     Case("health/doctor.py", "saltctl doctor --only zzz", 2, "saltctl doctor --only redis"),
     Case(
         "throttling/analysis.py",
-        "saltctl throttle scan --since 2030-01-01",
+        "saltctl throttle scan --since 9999-01-01",
         2,
         "saltctl throttle scan --since 1h",
         broken=create_messages,
@@ -563,7 +671,15 @@ CASES = [
         mend=_delete_bucket,
     ),
     Case("cli/registry/recover.py:_print", "saltctl recover --dry-run", 0, "saltctl recover", _restore_with_messages),
-    Case("cli/signals.py:deadline", "saltctl rebuild --timeout 1ms", 124, "saltctl rebuild", then="saltctl compare"),
+    Case(
+        "cli/signals.py:deadline",
+        "saltctl rebuild --timeout 50ms",
+        124,
+        "saltctl rebuild",
+        _hang,
+        mend=_back,
+        then="saltctl compare",
+    ),
     Case(
         "cli/history/history.py:read",
         f"saltctl history read {CONVERSATION} --limit 1",
@@ -571,11 +687,13 @@ CASES = [
         f"saltctl history read {CONVERSATION} --limit 1 --before ",
         _messages,
     ),
+    Case("cli/history/history.py:_repair_command", f"saltctl history audit {CONVERSATION}", 3, AUDIT, _orphans),
     Case(
-        "cli/history/history.py:audit",
-        f"saltctl history audit {CONVERSATION}",
-        3,
-        f"saltctl history audit {CONVERSATION} --repair",
-        _orphans,
+        "cli/history/history.py:_unproven",
+        "saltctl history audit conv --repair --yes",
+        6,
+        "saltctl registry set conv 16",
+        _few_orphans,
+        then="saltctl history audit conv",
     ),
 ]

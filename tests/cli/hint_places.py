@@ -4,8 +4,9 @@ from __future__ import annotations
 
 _RACE = "only if Redis fails over or loses data at one moment; the same command mends a restart, which is a case"
 _LOOK = "it shows the settings, or a page, beside a sentence that says what to correct"
-_SITUATIONS = "tests/cli/test_hint_situations.py, in a shell"
+_DOWN = "test_hints_mend.py has a test of its own for a server that is down"
 _CALLERS = "the commands that call it are cases"
+_FIX = "a fix of doctor and no hint; tests/health"
 _SIGNALS = "tests/cli/test_signals.py: the words of the command, with and without options"
 
 NOT_RUN_HERE: dict[str, str] = {
@@ -14,6 +15,7 @@ NOT_RUN_HERE: dict[str, str] = {
     "cli/failures.py:failure_of": _SIGNALS,
     "cli/failures.py:output_failure": "it needs a full disk; the words are those of rerun_hint",
     "cli/health/status.py | saltctl status --watch 2s -o jsonl": "it runs until it is stopped",
+    "cli/jobs.py:damage_hint": _CALLERS,
     "cli/jobs.py:resume_hint": "tests/cli/test_interrupted_jobs.py resumes each job",
     "cli/local/drill.py:run_drills": "a drill takes seconds; tests/cli/local",
     "cli/local/local.py | saltctl local run -- saltctl registry list": "seconds; tests/local/test_environment.py",
@@ -26,6 +28,9 @@ NOT_RUN_HERE: dict[str, str] = {
     'health/checks/redis.py | export SALTCTL_REDIS_URL="$(echo "$SALTCTL_REDIS_URL" | sed s/^redis/rediss/)"': (
         "it needs a remote server with TLS"
     ),
+    "health/checks/dynamodb.py:drift": _FIX,
+    "health/fix_commands.py:redis_cli": _FIX,
+    "health/headline.py:_drift": "the next command of status; tests/health/test_headline.py",
     "history/cursor.py | saltctl config show": _LOOK,
     "local/load.py | saltctl local run -- saltctl local load": "it takes half a minute; tests/cli/local",
     "local/servers.py | python3 -m pip install 'saltctl[local]'": "it needs a package index",
@@ -39,16 +44,18 @@ NOT_RUN_HERE: dict[str, str] = {
     "stores/aws/backup_items.py | saltctl recover --dry-run": "a table that is being deleted: DynamoDB alone has it",
     "stores/aws/failures/configuration.py | echo $4": _LOOK,
     "stores/aws/failures/errors.py | saltctl config show": _LOOK,
-    "stores/aws/failures/errors.py | saltctl doctor --only backup": _SITUATIONS,
+    "stores/aws/failures/errors.py | saltctl doctor --only backup": _DOWN,
     "stores/aws/failures/refusals.py | saltctl config show": _LOOK,
     "stores/aws/registry_item.py | saltctl rebuild": _RACE,
     "stores/bounded/aws_endpoints.py | saltctl config show": _LOOK,
     "stores/bounded/errors.py | saltctl config show": _LOOK,
+    "stores/contracts/registry.py:cure": _CALLERS,
+    "stores/redis/buckets.py | saltctl rebuild": _RACE,
     "stores/redis/connections.py | saltctl config show": _LOOK,
     "stores/redis/connections.py | saltctl help redis-urls": _LOOK,
     "stores/redis/dedicated_connection.py | saltctl rebuild": _RACE,
-    "stores/redis/errors.py | saltctl doctor --only redis": _SITUATIONS,
-    "stores/redis/errors.py | saltctl rebuild --wait-redis 15m": _SITUATIONS,
+    "stores/redis/errors.py | saltctl doctor --only redis": _DOWN,
+    "stores/redis/errors.py | saltctl rebuild --wait-redis 15m": _DOWN,
     "stores/redis/rebuild_session.py | saltctl rebuild": _RACE,
     "stores/redis/registry.py | saltctl doctor --only redis-version": "it needs a server that is not Redis",
     "stores/redis/replies/misconfiguration.py | saltctl doctor --only redis": _LOOK,

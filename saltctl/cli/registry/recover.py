@@ -206,8 +206,8 @@ def _print(report: RecoveryReport, output: OutputFormat | None) -> None:
     )
     if report.skipped:
         items = rebuilt.damaged_items if rebuilt else []
-        cures = damage_hint(items, len(items), "saltctl rebuild") if items else "saltctl registry discover"
-        warn(f"entries that cannot be used: {report.skipped:,}", cures)
+        hint = damage_hint(items, len(items), "saltctl rebuild") if items else "saltctl registry discover"
+        warn(f"entries that cannot be used: {report.skipped:,}", hint)
         raise typer.Exit(ExitCode.INCOMPLETE)
     if report.dry_run:
         note("\n".join(["no message was read; to recover:", *hint_lines(rerun_without("--dry-run"))]))

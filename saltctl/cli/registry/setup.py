@@ -13,6 +13,7 @@ from saltctl.cli.formats.sentences import setup_sentence
 from saltctl.cli.jobs import track_job
 from saltctl.cli.output import columns_of, print_table, warn
 from saltctl.cli.session import Session, session_of
+from saltctl.cli.signals import rerun_without
 from saltctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def setup(
     with track_job("setup", session, cron=cron, metrics_file=metrics_file) as job:
         session.settings.require_redis_url()
         if stream and messages:
-            raise UsageError("cannot use --stream with --messages: it creates the stream alone", hint="saltctl setup")
+            message = "cannot use --stream with --messages: it creates the stream alone"
+            raise UsageError(message, hint=rerun_without("--stream"))
         if not dry_run:
             session.require_consent("Create the missing resources?", confirm)
         actions = [asdict(change) for change in _set_up(session, stream=stream, messages=messages, dry_run=dry_run)]
