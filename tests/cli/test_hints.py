@@ -62,11 +62,9 @@ def hints() -> Iterator[tuple[str, str]]:
                     yield f"{file.relative_to(PACKAGE)}:{value.lineno}", text  # type: ignore[attr-defined]
 
 
-NAMED = {"_recover", "_restart", "_login", "_doctor", "no_home", "new_or_lost", "restore", "if_lost", "_key_files"} | {
-    "wait_command",
-    "(every, wait_command)",
-}
-"""Constants that are hints, in lower case."""
+NAMED = {"_recover", "_restart", "_login", "_doctor", "no_home", "new_or_lost", "restore", "if_lost", "_key_files"}
+NAMED |= {"wait_command", "(every, wait_command)"}
+"""Constants and variables that are hints, in lower case."""
 LINES = sorted({(place, line) for place, text in hints() for line in text.splitlines() if line})
 
 
