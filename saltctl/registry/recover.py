@@ -26,7 +26,13 @@ from saltctl.rebuild.lease import Lease
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.discover import Discovered, Salts, judge, scan_salts
-from saltctl.registry.recovery_plan import RecoveryPlan, is_verified, plan_recovery, registry_in_redis
+from saltctl.registry.recovery_plan import (
+    RecoveryPlan,
+    has_messages,
+    is_verified,
+    plan_recovery,
+    registry_in_redis,
+)
 from saltctl.registry.scan_checkpoint import ScanCheckpoint, ScanResumed, ScanScope
 from saltctl.salting import is_conversation_id
 from saltctl.settings import Settings
@@ -149,7 +155,8 @@ class Recovery:
         """Return the state of the table and of Redis, and the cost. Reads no message and writes nothing.
 
         Raises:
-            ConfigurationError: Redis holds a registry of another layout, or cannot keep one.
+            ConfigurationError: Redis holds a registry of another layout, or cannot keep one; or the messages have to be
+                read, and their table does not exist.
             UnavailableError, AccessDeniedError: a server does not answer.
         """
         self.store.check_server()
@@ -188,7 +195,8 @@ class Recovery:
                     report.from_redis += step.done
                     yield RecoveryProgress("from Redis", report.from_redis)
             verified = plan.suffices and is_verified(self.settings, plan.redis_registry)
-            if not (verified and reader.replication_ids() == before) and self.messages.describe() is not None:
+            unchanged = verified and reader.replication_ids() == before
+            if not unchanged and has_messages(self.messages, plan.table):
                 yield from self._add_from_messages(held, report, lease, checkpoint)
             if plan.table != "intact":
                 replaced = registry_in_redis(reader, self.settings.layout)

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
+from saltctl.commands import hint_of
 from saltctl.errors import BackupLostError, ConfigurationError
 from saltctl.registry.discover import ScanCost, estimate_cost
 from saltctl.settings import Settings
@@ -80,7 +81,7 @@ def plan_recovery(
     noted = verification is not None and verification.table == settings.backup_table  # in this Region: no conflict
     known = noted or redis_registry in own or redis_registry == settings.registry_id
     suffices = table != "intact" and verified and known and not conflict
-    needed = not suffices and messages.describe() is not None
+    needed = not suffices and has_messages(messages, table)
     return RecoveryPlan(
         table,
         0 if table == "missing" else backup.size().items,
@@ -92,6 +93,23 @@ def plan_recovery(
         suffices,
         estimate_cost(messages, consistent=True) if needed else None,
     )
+
+
+def has_messages(messages: MessagesTable, backup: TableState) -> bool:
+    """Return whether there are messages to read. An intact backup is complete without them.
+
+    Raises:
+        ConfigurationError: the backup is not intact, and there is no messages table. Its name or the Region is wrong,
+            or it was lost, too: that is not a table without messages.
+    """
+    exists = messages.describe() is not None
+    if not exists and backup != "intact":
+        missing = messages.missing()
+        raise ConfigurationError(
+            f"{missing.message}, and only the messages show which conversations are salted",
+            hint=hint_of(missing.hint, "create it, empty, only if this registry never had messages in it"),
+        )
+    return exists
 
 
 def _conflict(

@@ -155,6 +155,7 @@ def _restore(world: World) -> None:
 
 
 def _delete_backup(world: World) -> None:
+    create_messages(world)
     delete_backup(world.settings)
 
 

@@ -61,7 +61,7 @@ def setup(
             human_view=lambda screen: print_table(actions, COLUMNS, screen),
             sentence=setup_sentence(actions, dry_run=dry_run),
         )
-        if any(action["resource"] == "registry" and action["action"] != "exists" for action in actions):
+        if not messages and any(a["resource"] == "registry" and a["action"] != "exists" for a in actions):
             _warn_of_unseen_messages(session)
         if not stream and not dry_run and not all(session.store.verified().values()):
             warn("Redis is not verified yet: lookups ask the backup until it is rebuilt", "saltctl rebuild")
@@ -76,11 +76,14 @@ def _set_up(session: Session, *, stream: bool, messages: bool, dry_run: bool) ->
 
 
 def _warn_of_unseen_messages(session: Session) -> None:
-    """Say that a sample of the messages does not prove that none is salted, if there are more."""
+    """Say that a sample of the messages does not prove that none is salted, if there are more or none could be read."""
     from saltctl.stores.aws.messages_table import SAMPLE, MessagesTable
 
     messages = MessagesTable(session.settings, client=session.backup.client)
-    if messages.describe() is not None and (items := messages.size().items) > SAMPLE:
+    if messages.describe() is None:
+        missing = messages.missing()
+        warn(f"{missing.message}, so no message could show whether this registry existed before", missing.hint)
+    elif (items := messages.size().items) > SAMPLE:
         warn(
             f"only {SAMPLE:,} of about {items:,} messages were looked at, and none is salted; if this registry existed "
             "before, recover it",

@@ -11,6 +11,7 @@ import pytest
 from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
 from saltctl.stores.event_log import EventsItem
 from tests.cli.conftest import Runner
@@ -22,7 +23,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def lost(saltctl: Runner, configured: Settings, backup: BackupTable, rebuild: Rebuilder) -> BackupTable:
-    """A verified registry with one raise, whose table lost its identity."""
+    """A verified registry with one raise, whose table lost its identity; the conversation has no messages yet."""
+    MessagesTable(configured).create()
     rebuild()
     assert saltctl("registry", "set", "conv", "8", "--yes").code == 0
     backup.client.delete_item(TableName=backup.name, Key={"conversation_id": {"S": REGISTRY_ITEM_ID}})
@@ -54,6 +56,29 @@ def test_a_recovery_is_reported(saltctl: Runner, lost: BackupTable) -> None:
     again = saltctl("recover", "--yes", "-o", "json")
     assert (again.code, again.json["table"], again.json["from_redis"]) == (0, "intact", 0)
     assert again.json["registry_id"] == done.json["registry_id"]
+
+
+@pytest.mark.parametrize("redis", ["flushed", "unverified"])
+@pytest.mark.parametrize("dry_run", ["--dry-run", "--yes"])
+def test_a_messages_table_that_is_not_there_is_not_an_empty_one(
+    redis: str,
+    dry_run: str,
+    saltctl: Runner,
+    lost: BackupTable,
+    redis_server: LocalRedis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its name or the Region is wrong, or it was lost, too: a registry without its conversations would be verified."""
+    with closing(plain_client(redis_server)) as client:
+        client.flushall()
+        if redis == "unverified":
+            client.hset("salt:r:0", "another", 4)
+    monkeypatch.setenv("SALTCTL_MESSAGES_TABLE", "mesages")
+    refused = saltctl("recover", dry_run, "-o", "json")
+    assert (refused.code, refused.out) == (78, "")
+    assert "there is no DynamoDB table 'mesages' in Region 'us-east-1'" in refused.error["message"]
+    assert "saltctl config show" in refused.error["hint"].splitlines()
+    assert not lost.registry.exists()
 
 
 def test_doctor_and_status_name_the_recovery(saltctl: Runner, lost: BackupTable) -> None:

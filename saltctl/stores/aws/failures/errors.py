@@ -188,7 +188,7 @@ def _from_response(exc: Any, code: str, where: str) -> SaltctlError:
 
 
 NEW_OR_LOST = (
-    "a lost backup is recovered; a new registry is set up, which is refused if there was one\n"
+    "a lost backup is recovered; a new registry is set up, which is refused if messages or Redis show one\n"
     "saltctl recover --dry-run\nsaltctl setup"
 )
 """The hint if the backup table is missing, or is that of no registry."""
