@@ -103,7 +103,10 @@ def test_the_default_in_a_pipe(contract: Contract, saltctl: Runner, few_salts: L
 
 @pytest.mark.slow
 @pytest.mark.parametrize("contract", WITH_DATA, ids=ids)
-@pytest.mark.parametrize("columns", ["40", "60", "80", "120"])
+@pytest.mark.parametrize(
+    "columns",
+    ["40", "80", *(pytest.param(c, marks=[pytest.mark.long, pytest.mark.exhaustive]) for c in ("60", "120"))],
+)
 def test_tables_fit_the_terminal(
     contract: Contract, columns: str, saltctl: Runner, few_salts: LocalEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,6 +205,7 @@ def situation(
         for name, value in environment.variables().items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("SALTCTL_BREAKER_SECONDS", "0")
+        monkeypatch.setenv("SALTCTL_MAX_N_CAP", "32")  # an audit queries each of these partitions
         message = next(MessagesTable(environment.settings).rows(f"{FULL}#1"))
         SITUATIONS[topic](environment)
         yield topic, message["message_id"]["S"]

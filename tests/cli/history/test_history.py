@@ -40,8 +40,11 @@ TWO_PAGES = 100 + 1000
 
 
 @pytest.fixture
-def history(configured: Settings, registry: Registry, rebuild: Rebuilder) -> Iterator[History]:
+def history(
+    configured: Settings, registry: Registry, rebuild: Rebuilder, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[History]:
     """Create a messages table for the test. The registry is verified, and the conversation has four salts."""
+    monkeypatch.setenv("SALTCTL_MAX_N_CAP", "64")  # an audit queries each of these partitions
     rebuild()
     registry.raise_to(CONV, 4)
     table = MessagesTable(configured)
