@@ -63,9 +63,16 @@ def _backup_error(facts: Facts) -> str | None:
 
 
 def lookups(facts: Facts) -> Panel:
-    """Look up a conversation as an application server does, and say which side answered."""
+    """Look up a conversation as an application server does, and say which side answered.
+
+    ``unverified_buckets`` of all ``buckets`` answer from the backup; null if Redis does not say it.
+    """
     with Registry.open(facts.probe_settings) as registry:
-        return {"source": registry.lookup(PROBE_ID).source}
+        found: Panel = {"source": registry.lookup(PROBE_ID).source, "buckets": facts.settings.buckets}
+    try:
+        return found | {"unverified_buckets": sum(counts.unverified for counts in facts.registry_counts)}
+    except SaltctlError:
+        return found | {"unverified_buckets": None}
 
 
 def backup(facts: Facts) -> Panel:
@@ -155,7 +162,7 @@ def lease(facts: Facts) -> Panel:
 PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
     "registry": (registry, ("registry_id", "backup_error", "verified", "evicting", "since", "entries", "primaries")),
     "backup": (backup, ("table", "registry_id")),
-    "lookups": (lookups, ("source",)),
+    "lookups": (lookups, ("source", "buckets", "unverified_buckets")),
     "drift": (drift, ("checked", "found", "damaged", "damaged_items")),
     "service": (service, ("verdict", "alive", "lag", "pending", "dead_letters", "instances")),
     "raises": (raises, ("last",)),

@@ -193,6 +193,9 @@ def _line(*parts: str | tuple[str, str]) -> Text:
 
 
 def _lookups(panel: Panel) -> list[Text]:
+    if 0 < (unverified := panel["unverified_buckets"] or 0) < panel["buckets"]:
+        few = f"from Redis; {unverified:,} of {panel['buckets']:,} buckets from the backup"
+        return [_line((few, WARNING))]
     return [_line(("from Redis", GOOD) if panel["source"] == "redis" else ("from the backup", WARNING))]
 
 
@@ -200,7 +203,9 @@ def _registry(panel: Panel) -> list[Text]:
     primaries: Sequence[Panel] = panel["primaries"]
     count = counted(len(primaries), "primary", "primaries")
     entries = f", {counted(panel['entries'], 'entry', 'entries')} on {count}"
-    lines = [_line(("not verified", WARNING), entries)]
+    buckets, fenced = (sum(each[key] for each in primaries) for key in ("buckets", "fenced"))
+    some = f"{buckets - fenced:,} of {buckets:,} buckets " * (0 < fenced < buckets)
+    lines = [_line((f"{some}not verified", WARNING), entries)]
     if panel["verified"]:
         since = format_age(panel["since"]) if panel["since"] else "at an unknown time"
         lines = [_line(("verified", GOOD), f"; last rebuild {since}{entries}")]

@@ -71,6 +71,11 @@ class RegistryCounts:
         """Whether Redis answers lookups in every bucket."""
         return self.loaded and self.fenced == self.buckets and not self.refused
 
+    @property
+    def unverified(self) -> int:
+        """The number of buckets in which Redis answers no lookup."""
+        return self.buckets - self.fenced if self.loaded and not self.refused else self.buckets
+
 
 class RedisInspection:
     """Questions to each primary. Thread-safe. Methods raise RedisUnavailableError and AccessDeniedError.

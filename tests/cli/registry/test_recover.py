@@ -89,7 +89,8 @@ def test_doctor_and_status_name_the_recovery(saltctl: Runner, lost: BackupTable)
     panel = saltctl("status", "-o", "json").json["registry"]
     assert "has no item" in panel["backup_error"]
     screen = " ".join(saltctl("status", "-o", "table").out.split())
-    assert "DEGRADED: answers are right, from Redis, in servers that run already; raises fail" in screen
+    assert f"DEGRADED: table '{lost.name}' has no item '#registry'; " in screen
+    assert "answers are right, from Redis, in servers that run already; raises fail" in screen
     assert "next: saltctl recover --dry-run" in screen
 
 
