@@ -100,10 +100,25 @@ def run_checks(
 ) -> Iterator[Finding]:
     """Run the checks in parallel, and yield their findings in the given order."""
     answers = facts.call_in_parallel({check.name: check.run for check in checks}, timeout)
+    refusals: dict[str, str] = {}
     for check in checks:
         answer = answers[check.name]
-        finding = _error_finding(check, answer, answers, facts) if isinstance(answer, Exception) else answer
+        if isinstance(answer, AccessDeniedError):
+            finding = _refusal_finding(check, answer, answers, refusals)
+        else:
+            finding = _error_finding(check, answer, answers, facts) if isinstance(answer, Exception) else answer
         yield replace(finding, check=check.name)
+
+
+def _refusal_finding(
+    check: Check, exc: AccessDeniedError, answers: Mapping[str, Finding | Exception], refusals: dict[str, str]
+) -> Finding:
+    """Convert a refusal, which skips the check, and tell it once: ``refusals`` has the checks that told one."""
+    server = answers.get(check.depends_on)
+    if isinstance(server, Finding) and server.status == "fail" and exc.message in server.detail:
+        return skip(f"see {check.depends_on}")
+    first = refusals.setdefault(exc.message, check.name)
+    return skip(exc.message if first == check.name else f"see {first}")
 
 
 def _error_finding(check: Check, exc: Exception, answers: Mapping[str, Finding | Exception], facts: Facts) -> Finding:
@@ -112,8 +127,6 @@ def _error_finding(check: Check, exc: Exception, answers: Mapping[str, Finding |
     An outage is reported once, by the check for that server. If that check is not selected or did not fail, this one
     reports it.
     """
-    if isinstance(exc, AccessDeniedError):
-        return skip(exc.message)
     detail, reporter = str(exc), check.name
     if isinstance(exc, RedisUnavailableError):
         reporter = _REDIS

@@ -190,6 +190,10 @@ def _release_lease(world: World) -> None:
     world.backup.lease.release("other")
 
 
+def _wrong_password(world: World) -> None:
+    world.setenv("SALTCTL_REDIS_URL", f"redis://:wrong@127.0.0.1:{world.server.port}/0")
+
+
 def _hang(world: World) -> None:
     world.hang()
 
@@ -359,6 +363,7 @@ CASES = [
     Case("cli/registry/compare.py", "saltctl compare", 3, "saltctl rebuild", _flush, onward="saltctl setup"),
     Case("cli/registry/compare.py", "saltctl compare", 3, "saltctl compare --repair --yes", _ahead),
     Case("stores/redis/registry.py:check_server", "saltctl rebuild", 78, "REDISCLI_AUTH=", _evict),
+    Case("stores/redis/errors.py", "saltctl registry get conv", 4, "saltctl config show", _wrong_password, mend=_back),
     # The backup.
     Case(
         "stores/aws/failures/errors.py",

@@ -55,6 +55,7 @@ NOT_RUN_HERE: dict[str, str] = {
     "stores/redis/connections.py | saltctl help redis-urls": _LOOK,
     "stores/redis/dedicated_connection.py | saltctl rebuild": _RACE,
     "stores/redis/errors.py | saltctl doctor --only redis": _DOWN,
+    "stores/redis/errors.py | saltctl service emit acl": "it prints rules for the administrator of the server",
     "stores/redis/errors.py | saltctl rebuild --wait-redis 15m": _DOWN,
     "stores/redis/rebuild_session.py | saltctl rebuild": _RACE,
     "stores/redis/registry.py | saltctl doctor --only redis-version": "it needs a server that is not Redis",

@@ -15,7 +15,7 @@ from saltctl.errors import (
 )
 from saltctl.health.doctor import CHECKS, Check, run_checks, select_checks
 from saltctl.health.facts import Facts
-from saltctl.health.findings import Finding, ok
+from saltctl.health.findings import Finding, fail, ok
 from tests.health.fakes import FakeFacts
 
 
@@ -78,6 +78,24 @@ def test_a_failure_that_the_check_of_its_server_did_not_find_is_reported() -> No
     _, found = run_checks(FakeFacts({}), checks, timeout=30.0)
     assert (found.status, found.detail) == ("fail", "lacks SCRIPT: use Valkey")
     assert "rebuild" not in found.fix
+
+
+def test_a_refusal_is_told_once() -> None:
+    """By the check of the server if it failed for it, and otherwise by the first one that met it."""
+
+    def denied(facts: Facts) -> Finding:
+        raise AccessDeniedError("wrong password")
+
+    def alone(facts: Facts) -> Finding:
+        raise AccessDeniedError("no INFO")
+
+    checks = [
+        Check("redis-reachable", lambda _: fail("wrong password: correct it", "fix")),
+        *(Check(name, denied, "redis-reachable") for name in ("redis-tls", "redis-role")),
+        *(Check(name, alone, "redis-reachable") for name in ("redis-aof", "redis-clock")),
+    ]
+    found = [result.detail for result in run_checks(FakeFacts({}), checks, timeout=30.0)]
+    assert found[1:] == ["see redis-reachable", "see redis-reachable", "no INFO", "see redis-aof"]
 
 
 def test_checks_are_selected_by_name_and_group() -> None:

@@ -25,7 +25,6 @@ from saltctl.errors import (
     DamagedEntryError,
     IncompleteError,
     InvalidSaltCountError,
-    RedisUnavailableError,
     SaltctlError,
     UnavailableError,
     UnverifiedError,
@@ -83,7 +82,7 @@ def get(
     SOURCE is where servers get their answer now: redis, or the backup while Redis is down or not verified.
     A conversation without an entry is unsalted: its max_n is 1.
     If the backup does not answer, or its item of a conversation is damaged, what it alone knows is null, and the exit
-    code is 4.
+    code is 4. So is what Redis alone knows if it refuses the credentials, or is not set up for this registry.
 
     \b
     Examples:
@@ -105,9 +104,10 @@ def get(
     failure = session.registry.last_failure
     if found and failure is not None and isinstance(failure, UnavailableError):
         warn(f"answered from the backup: {failure.message}", failure.hint)
+    refused = None if failure is None or isinstance(failure, UnavailableError) else failure
     in_redis = _read_redis(session, ids, failure)
     if outage is not None and not found and in_redis is None:
-        raise outage
+        raise refused or outage
     records = [_record(i, found.get(i), in_redis, None if i in damaged else held) for i in ids]
     print_result(records, output, columns=GET_COLUMNS)
     if damaged:
@@ -119,6 +119,9 @@ def get(
     if outage is not None:
         unknown = "its entries are unknown" if found else "only the entries in Redis are known, verified or not"
         raise IncompleteError(f"the backup did not answer, and {unknown}: {outage.message}", hint=outage.hint)
+    if refused is not None:
+        told = "the entries in Redis are unknown, and servers are answered from the backup"
+        raise IncompleteError(f"{told}: {refused.message}", hint=refused.hint)
 
 
 def _look_up(session: Session, ids: list[str]) -> dict[str, Lookup]:
@@ -180,15 +183,12 @@ def _count(number: int | None) -> int | None:
 def _read_redis(
     session: Session, conversation_ids: list[str], failure: SaltctlError | None
 ) -> dict[str, int | None] | None:
-    """Return the numbers in Redis, verified or not, without those of overwritten buckets; None if it cannot be reached.
+    """Return the numbers in Redis, verified or not, without those of overwritten buckets; None if they are unknown.
 
-    Raises:
-        SaltctlError: ``failure``, the reason why lookups fell back, if it is not an outage.
+    ``failure`` is the reason why lookups fell back.
     """
-    if failure is not None and not isinstance(failure, UnavailableError):
-        raise failure
-    if isinstance(failure, RedisUnavailableError) and not isinstance(failure, UnverifiedError | WrongTypeError):
-        return None  # it failed a moment ago: asking again would only wait
+    if failure is not None and not isinstance(failure, UnverifiedError | WrongTypeError):
+        return None  # it failed a moment ago: it would refuse again, or asking would only wait
     try:
         return session.store.read_unverified(conversation_ids)
     except WrongTypeError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import update_wrapper
 
-from saltctl.commands import commands_in
+from saltctl.commands import commands_in, is_command
 from saltctl.errors import AccessDeniedError, SaltctlError, UnavailableError
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
@@ -52,7 +52,9 @@ def reachable(facts: Facts) -> Finding:
     try:
         servers = facts.servers
     except SaltctlError as exc:
-        return fail(exc.message, _fix_of(exc, facts))
+        sentences = [line for line in exc.hint.splitlines() if not is_command(line)]
+        told = [exc.message, *sentences] if isinstance(exc, AccessDeniedError) else [exc.message]
+        return fail(": ".join(told), _fix_of(exc, facts))
     findings = []
     for server in servers:
         if server.info.get("loading") == 1:
@@ -72,7 +74,7 @@ def _fix_of(exc: SaltctlError, facts: Facts) -> str:
         server = str(url.addresses[0]) if url.addresses else f"/{url.path}"
         return commands.redis_cli(server, "PING")
     named = commands_in(exc.hint)
-    return named[0] if named and not isinstance(exc, AccessDeniedError) else commands.saltctl("config", "show")
+    return named[0] if named else commands.saltctl("config", "show")
 
 
 def version(facts: Facts, server: ServerInfo) -> Finding:

@@ -46,6 +46,11 @@ _DEFAULT_HINT = (
     "check that it runs and that SALTCTL_REDIS_URL names it\n"
     "saltctl doctor --only redis\nsaltctl rebuild --wait-redis 15m"
 )
+_LOGIN_HINT = (
+    "correct the user or the password in the URL or in redis_password_file; config show names where they come from\n"
+    "saltctl config show"
+)
+_ACL_HINT = "permit them in the user's ACL, which this prints for each role\nsaltctl service emit acl"
 _OUTAGE_HINTS = {
     **dict.fromkeys(REDIRECTING, "try again"),
     **dict.fromkeys(("OOM", "MISCONF"), "give the server memory or disk; see its log"),
@@ -164,10 +169,8 @@ def translate(exc: Exception, where: str, *, clustered: bool = True) -> SaltctlE
         word = "CROSSSLOT"
     denied = word in _DENIED or any(part in text for part in _DENIED_IN_SCRIPT)
     if isinstance(exc, driver.AuthenticationError | driver.AuthorizationError) or denied:
-        return AccessDeniedError(
-            f"Redis at {where} refuses these credentials or this command: {text[:300]}",
-            hint="check the user and password of SALTCTL_REDIS_URL or redis_password_file, and the user's ACL",
-        )
+        what, hint = ("credentials", _LOGIN_HINT) if refuses_login(exc) else ("commands of this user", _ACL_HINT)
+        return AccessDeniedError(f"Redis at {where} refuses these {what}: {text[:300].rstrip('.')}", hint=hint)
     if word == "OTHERLAYOUT":
         _, fence, ours = f"{text} ".split(" ", 2)
         return other_registry(fence, ours.strip(), where)
