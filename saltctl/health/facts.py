@@ -197,10 +197,14 @@ class Facts:
     @property
     def other_registry(self) -> str:
         """Return that Redis belongs to another registry of this layout; an empty string if it does not."""
+        other, own = self.other_registry_id, self.layout.rpartition(":")[2]
+        return f"holds registry {other}, and the backup table is that of registry {own}" if other else ""
+
+    @property
+    def other_registry_id(self) -> str:
+        """Return the id of another registry of this layout that Redis belongs to; empty if it does not."""
         found, own = self.found_layout.rpartition(":"), self.layout.rpartition(":")
-        if found[0] != own[0] or found[2] == own[2]:
-            return ""
-        return f"holds registry {found[2]}, and the backup table is that of registry {own[2]}"
+        return "" if found[0] != own[0] or found[2] == own[2] else found[2]
 
     def replicas(self, server: ServerInfo) -> Replicas:
         """Return the replicas of a primary."""

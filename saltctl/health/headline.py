@@ -114,15 +114,18 @@ def _is_same(cause: str, other: str) -> bool:
 def _stores(status: Mapping[str, Panel]) -> Iterator[_Problem]:
     """Yield what keeps Redis or the backup from answering lookups. Their panels say more."""
     redis, backup, lookups = status["registry"], status["backup"], status["lookups"]
-    of_redis = _cause_of(redis["error"] or "Redis is not verified", "Redis")
+    of_redis = _cause_of(redis["error"] or _unverified(redis), "Redis")
     of_backup = _cause_of(backup["error"] or "", "AWS")
+    if misplaced := redis["verified_from"] if backup["exit_code"] == ExitCode.CONFIGURATION else None:
+        of_backup = f"Redis was verified from {misplaced}, not from here"
     both = " and ".join([*([] if redis["verified"] else [of_redis]), *([of_backup] if of_backup else [])])
     if redis["verified"] and backup["error"]:
         # Without the registry's id neither Redis nor the backup answers; only a running server knows it already.
         where = "" if backup["registry_id"] else ", in servers that run already"
-        yield _Problem("DEGRADED", both, backup["hint"], f"answers are right, from Redis{where}", "raises fail")
+        command = redis["hint"] or backup["hint"] if misplaced else backup["hint"]
+        yield _Problem("DEGRADED", both, command, f"answers are right, from Redis{where}", "raises fail")
     elif lookups["error"]:
-        command = backup["hint"] or redis["hint"] or lookups["hint"]
+        command = (misplaced and redis["hint"]) or backup["hint"] or redis["hint"] or lookups["hint"]
         yield _Problem("BROKEN", both or _cause_of(lookups["error"], "AWS"), command, "lookups fail")
     elif 0 < (lookups["unverified_buckets"] or 0) < lookups["buckets"]:
         cause = f"{lookups['unverified_buckets']:,} of {lookups['buckets']:,} buckets of Redis are not verified"
@@ -135,11 +138,21 @@ def _stores(status: Mapping[str, Panel]) -> Iterator[_Problem]:
         yield _Problem("BROKEN", text, "saltctl doctor --only redis-eviction")
 
 
+def _unverified(redis: Panel) -> str:
+    """Return why Redis is not verified, if it has another owner."""
+    if not redis["other_registry"]:
+        return "Redis is not verified"
+    origin = f", verified from {redis['verified_from']}" if redis["verified_from"] else ""
+    return f"Redis holds another registry{origin}"
+
+
 def _verifying(status: Mapping[str, Panel]) -> str:
     """Return the command that makes Redis verified: a flush took the stream's group, too."""
     redis = status["registry"]
     if redis["error"]:
         return WAIT_AND_REBUILD if redis["exit_code"] == ExitCode.UNAVAILABLE else str(redis["hint"])
+    if redis["hint"] and redis["other_registry"]:
+        return str(redis["hint"])
     lost_group = status["service"]["error"] is None and status["service"]["pending"] is None
     return "saltctl rebuild && saltctl setup" if lost_group else "saltctl rebuild"
 

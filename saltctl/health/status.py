@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from saltctl.commands import command_line
 from saltctl.errors import ConfigurationError, ExitCode, SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.headline import headline_of
 from saltctl.registry.compare import compare_sample
 from saltctl.registry.failures import read_undamaged
+from saltctl.registry.recovery_plan import Elsewhere
 from saltctl.registry.registry import Registry
+from saltctl.stores.heat.service_state import Verification
 from saltctl.stores.redis.replies.platforms import evicts_entries
 from saltctl.throttling.analysis import ONGOING_MINUTES
 from saltctl.throttling.scan import scan_recent
@@ -41,7 +45,7 @@ def registry(facts: Facts) -> Panel:
     verified = all(counts.verified for counts in primaries)
     # Only a rebuild verifies, and the note is from the latest one: these primaries are verified since then.
     noted = verified and note and replication_ids <= set(note.replication_ids)
-    return {
+    return _ownership(facts, note) | {
         "registry_id": facts.layout.partition(":")[2].partition(":")[2] or None,
         "backup_error": _backup_error(facts),
         "verified": verified,
@@ -54,6 +58,25 @@ def registry(facts: Facts) -> Panel:
             for counts in primaries
         ],
     }
+
+
+def _ownership(facts: Facts, note: Verification | None) -> Panel:
+    """Return whether Redis seems to belong to another table; ``hint`` is the command that is right then."""
+    try:
+        region = facts.backup.registry.region
+        recorded = facts.backup.registry.recorded_ids() if facts.other_registry_id else set()
+    except SaltctlError:
+        region, recorded = "", set()
+    elsewhere, other = Elsewhere.of(note, facts.settings.backup_table, region), facts.other_registry_id
+    hint = None
+    if other:
+        # An interrupted recovery of this table leaves the id that it replaced.
+        known = other in recorded or not re.fullmatch("[0-9a-f]{16}", other)
+        hint = command_line("recover", given={} if known else {"--take-over": other}) + " --dry-run"
+    elif elsewhere and elsewhere.table in ("", facts.settings.backup_table):
+        hint = elsewhere.settings  # a table of this name in another Region
+    found = None if elsewhere is None else str(elsewhere)
+    return {"other_registry": other or None, "verified_from": found, "hint": hint}
 
 
 def _backup_error(facts: Facts) -> str | None:
@@ -160,7 +183,20 @@ def lease(facts: Facts) -> Panel:
 
 
 PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
-    "registry": (registry, ("registry_id", "backup_error", "verified", "evicting", "since", "entries", "primaries")),
+    "registry": (
+        registry,
+        (
+            "registry_id",
+            "backup_error",
+            "verified",
+            "evicting",
+            "since",
+            "entries",
+            "primaries",
+            "other_registry",
+            "verified_from",
+        ),
+    ),
     "backup": (backup, ("table", "registry_id")),
     "lookups": (lookups, ("source", "buckets", "unverified_buckets")),
     "drift": (drift, ("checked", "found", "damaged", "damaged_items")),

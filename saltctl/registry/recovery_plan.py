@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
-from saltctl.commands import hint_of
+from saltctl.commands import hint_of, join_words
 from saltctl.errors import BackupLostError, ConfigurationError
 from saltctl.registry.discover import ScanCost, estimate_cost
 from saltctl.settings import Settings
@@ -23,13 +23,37 @@ claimed, or its item ``#registry`` is damaged. intact: it is the right table."""
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """The table and Region that Redis was verified from, and the command that sets them."""
+
+    table: str
+    region: str
+    settings: str
+
+    @classmethod
+    def of(cls, noted: Verification | None, table: str, region: str) -> Elsewhere | None:
+        """Return where Redis was verified from; None if it was this table in this Region, or is not recorded."""
+        wrong = {}
+        if noted is not None and noted.table not in ("", table):
+            wrong["SALTCTL_BACKUP_TABLE"] = noted.table
+        if noted is not None and noted.region not in ("", region):
+            wrong["AWS_REGION"] = noted.region
+        settings = join_words(["export", *(f"{name}={value}" for name, value in wrong.items())])
+        return cls(noted.table, noted.region, settings) if noted is not None and wrong else None
+
+    def __str__(self) -> str:
+        return f"{self.table!r}{f' in {self.region}' if self.region else ''}"
+
+
+@dataclass(frozen=True, slots=True)
 class RecoveryPlan:
     """The state of the table and of Redis, and the cost of the recovery.
 
     ``redis_registry`` is the id that the fences in Redis name, empty without fences. ``use_redis``: its entries are
     merged; those of another registry are not, if this table is intact. ``conflict`` is the reason why Redis seems to
     belong to another table; empty without one. ``suffices``: Redis is verified, and something shows that this was done
-    from this table. ``messages`` is the cost of reading the messages table; None if Redis suffices.
+    from this table. ``messages`` is the cost of reading the messages table; None if Redis suffices. ``elsewhere`` is
+    the table that Redis was verified from, if it is another one.
     """
 
     table: TableState
@@ -41,6 +65,7 @@ class RecoveryPlan:
     conflict: str
     suffices: bool
     messages: ScanCost | None
+    elsewhere: Elsewhere | None = None
 
     def check(self, take_over: str) -> None:
         """Refuse a Redis that seems to belong to another table, unless it is to be taken over from its registry.
@@ -52,9 +77,12 @@ class RecoveryPlan:
             given = f", and not to {take_over}" if take_over else ""
             restored = "the table was restored to a time before its last recovery, or if " * (self.table == "restored")
             raise ConfigurationError(
-                f"{self.conflict}{given}: the wrong table or the wrong Redis may be configured",
-                hint=f"saltctl config show\nonly if {restored}this Redis is to belong to this table from now on:\n"
-                f"saltctl recover --take-over {shlex.quote(self.redis_registry)}",  # whatever a fence holds
+                f"{self.conflict}{given}: the wrong table, Region or Redis may be configured",
+                hint=hint_of(
+                    self.elsewhere.settings if self.elsewhere else "saltctl config show",
+                    f"only if {restored}this Redis is to belong to this table from now on:",
+                    f"saltctl recover --take-over {shlex.quote(self.redis_registry)}",  # whatever a fence holds
+                ),
             )
 
 
@@ -75,7 +103,8 @@ def plan_recovery(
     own = {"", *backup.registry.recorded_ids()} if table in ("intact", "restored") else {""}
     foreign = table == "intact" and redis_registry not in own
     verified = bool(redis_registry) and not foreign and is_verified(settings, redis_registry)
-    conflict = _conflict(settings, table, redis_registry, own, verification, backup.registry.region)
+    elsewhere = Elsewhere.of(verification, settings.backup_table, backup.registry.region)
+    conflict = _conflict(settings, table, redis_registry, own, elsewhere, backup.registry.region)
     # A Redis that was verified all the time has what a lost table had; but one that was verified from another table has
     # not. If the table is not lost, why this recovery?
     noted = verification is not None and verification.table == settings.backup_table  # in this Region: no conflict
@@ -92,6 +121,7 @@ def plan_recovery(
         conflict,
         suffices,
         estimate_cost(messages, consistent=True) if needed else None,
+        elsewhere,
     )
 
 
@@ -117,23 +147,21 @@ def _conflict(
     table: TableState,
     redis_registry: str,
     own: set[str],
-    verification: Verification | None,
+    elsewhere: Elsewhere | None,
     region: str,
 ) -> str:
     """Return why Redis seems to belong to another table; empty if nothing shows it."""
     name = settings.backup_table
     if redis_registry and len(own) > 1 and redis_registry not in own:
-        return f"Redis belongs to registry {redis_registry}, and table {name!r} is the backup of another one"
+        origin = f", verified from table {elsewhere}," if elsewhere else ","
+        return f"Redis belongs to registry {redis_registry}{origin} and table {name!r} is the backup of another one"
     if redis_registry and settings.registry_id not in (None, redis_registry) and table != "intact":
         return f"Redis belongs to registry {redis_registry}, and this client is set to {settings.registry_id}"
     # A rebuild of an intact table notes its own name.
-    if not redis_registry or table == "intact" or verification is None:
+    if not redis_registry or table == "intact" or elsewhere is None:
         return ""
-    if verification.table not in ("", name):
-        return f"Redis was verified from table {verification.table!r}, and not from {name!r}"
-    if verification.region not in ("", region):
-        return f"Redis was verified from table {name!r} in {verification.region}, and not in {region}"
-    return ""
+    here = f"from {name!r}" if elsewhere.table not in ("", name) else f"in {region}"
+    return f"Redis was verified from table {elsewhere}, and not {here}"
 
 
 def registry_in_redis(reader: RedisBucketReader, layout: str) -> str:

@@ -150,6 +150,12 @@ def _other_registry(world: World) -> None:
         world.redis.hset(key, "#fence", f"{layout.rpartition(':')[0]}:0123456789abcdef:{replid}")
 
 
+def _overwrite_registry(world: World) -> None:
+    for key in world.redis.scan_iter("salt:r:*"):
+        layout, _, replid = world.redis.hget(key, "#fence").decode().rpartition(":")
+        world.redis.hset(key, "#fence", f"{layout.rpartition(':')[0]}:no-id:{replid}")
+
+
 def _restore(world: World) -> None:
     restore_backup(world.settings)
 
@@ -284,7 +290,31 @@ CASES = [
     Case("cli/registry/transfer.py:check_complete", LIST, 4, AUDIT, _damage_count),
     Case("stores/redis/errors.py", "saltctl compare", 78, "saltctl rebuild", _overwrite_fence, mend=_delete_fence),
     Case("stores/redis/errors.py", "saltctl compare", 78, "export SALTCTL_BUCKETS=64", _other_layout),
-    Case("stores/redis/errors.py", "saltctl compare", 78, "saltctl recover --dry-run", _other_registry, then="true"),
+    Case(
+        "stores/redis/errors.py",
+        "saltctl rebuild",
+        78,
+        "saltctl recover --take-over 0123456789abcdef --dry-run",
+        _other_registry,
+        onward="saltctl recover --take-over 0123456789abcdef",
+    ),
+    Case(
+        "registry/recovery_plan.py",
+        "saltctl recover --dry-run",
+        78,
+        "saltctl recover --take-over 0123456789abcdef",
+        _other_registry,
+        then="saltctl recover --dry-run && saltctl compare",
+    ),
+    Case(
+        "stores/redis/errors.py",
+        "saltctl compare",
+        78,
+        "saltctl recover --dry-run",
+        _overwrite_registry,
+        hint_code=78,
+        then="true",
+    ),
     Case(
         "stores/aws/registry_item.py",
         f"saltctl registry set {CONVERSATION} 8 --yes",

@@ -30,6 +30,7 @@ NOT_RUN_HERE: dict[str, str] = {
     ),
     "health/checks/dynamodb.py:drift": _FIX,
     "health/fix_commands.py:redis_cli": _FIX,
+    "health/status.py:_ownership": "the next command of status; tests/cli/health/test_status.py",
     "health/headline.py:_drift": "the next command of status; tests/health/test_headline.py",
     "history/cursor.py | saltctl config show": _LOOK,
     "local/load.py | saltctl local run -- saltctl local load": "it takes half a minute; tests/cli/local",

@@ -26,7 +26,7 @@ LOADING = {"error": "Redis at r:1 refuses: it loads its data (LOADING)", "hint":
 LOST = {"error": "there is no table 't'", "hint": "saltctl recover --dry-run", "exit_code": 78}
 LONG = LOST | {"error": f"there is no table '{'t' * 200}' in Region 'r'"}
 HEALTHY: dict[str, dict[str, Any]] = {
-    "registry": FINE | {"verified": True, "evicting": None},
+    "registry": FINE | {"verified": True, "evicting": None, "other_registry": None, "verified_from": None},
     "backup": FINE | {"table": "t", "registry_id": "a1"},
     "lookups": FINE | {"source": "redis", "buckets": 64, "unverified_buckets": 0},
     "drift": FINE | {"checked": 5, "found": 0, "damaged": 0, "damaged_items": []},
@@ -133,6 +133,18 @@ FROM_REDIS = "answers are right, from Redis"
             "DEGRADED",
             "1 of 64 buckets of Redis are not verified; answers are right, from Redis and the backup",
             "saltctl rebuild",
+        ),
+        (
+            {"registry": {"verified": False, "other_registry": "ab", "verified_from": "'t' in r", "hint": "recover"}},
+            "DEGRADED",
+            f"Redis holds another registry, verified from 't' in r; {FROM_BACKUP}",
+            "recover",
+        ),
+        (
+            {"registry": {"verified_from": "'t' in r", "hint": "export AWS_REGION=r"}, "backup": LOST, "lookups": LOST},
+            "DEGRADED",
+            f"Redis was verified from 't' in r, not from here; {FROM_REDIS}; raises fail",
+            "export AWS_REGION=r",
         ),
         ({"drift": DAMAGED}, "BROKEN", DAMAGED_ITEM, "saltctl history audit 'a b' --repair --yes"),
         (

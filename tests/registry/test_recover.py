@@ -361,10 +361,11 @@ def test_a_recovery_into_another_table_takes_no_redis(world: World, state: str) 
     job = Recovery(
         other, store, theirs, world.messages, lambda row: None, RebuildOptions(), verification=lambda: verified
     )
-    with pytest.raises(ConfigurationError, match="the wrong table or the wrong Redis") as refused:
+    with pytest.raises(ConfigurationError, match="the wrong table, Region or Redis") as refused:
         list(job.run(job.plan()))
     registry_id = world.backup.registry.id()
     assert f"--take-over {registry_id}" in refused.value.hint
+    assert refused.value.hint.startswith(f"export SALTCTL_BACKUP_TABLE={world.settings.backup_table}\n")
     assert before == (theirs.describe() and theirs.client.scan(TableName=theirs.name)["Items"])
     assert store_is_verified(world.settings, world.backup) == [True]
     world.check()

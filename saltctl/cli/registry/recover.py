@@ -120,7 +120,7 @@ def recover(
         counts = f"{report.from_redis:,} entries from Redis, {report.from_messages:,} from messages"
         session.event_log.note("recovered", f"the backup table: {counts}")
         session.event_log.flush()
-    _print(report, output)
+    _print(report, output, job.take_over)
 
 
 def _job(session: Session, options: RebuildOptions, **choices: Any) -> Recovery:
@@ -190,8 +190,8 @@ class _EventPrinter:
                     self.keep_line(printable(f"unproven: {event.conversation_id!r}, {problem}"))
 
 
-def _print(report: RecoveryReport, output: OutputFormat | None) -> None:
-    """Print the report; exit with 4 if entries cannot be used."""
+def _print(report: RecoveryReport, output: OutputFormat | None, take_over: str) -> None:
+    """Print the report; exit with 4 if entries cannot be used. A dry run of what will be refused fails as that does."""
     rebuilt = report.rebuild
     found = asdict(report)
     found["raised"] = report.from_redis + report.from_messages
@@ -204,6 +204,8 @@ def _print(report: RecoveryReport, output: OutputFormat | None) -> None:
         columns=COLUMNS,
         sentence=recover_sentence(record, reads_messages=report.plan.messages is not None),
     )
+    if report.dry_run:
+        report.plan.check(take_over)
     if report.skipped:
         items = rebuilt.damaged_items if rebuilt else []
         hint = damage_hint(items, len(items), "saltctl rebuild") if items else "saltctl registry discover"

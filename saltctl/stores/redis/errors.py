@@ -215,11 +215,14 @@ def other_registry(fence: str, ours: str, where: str) -> ConfigurationError:
                 f"export SALTCTL_BUCKETS={buckets[1]}" if buckets else "it takes the version of saltctl that wrote it",
             ),
         )
+    registry_id = theirs.rpartition(":")[2]
+    known = re.fullmatch("[0-9a-f]{16}", registry_id)
     return ConfigurationError(
-        f"Redis at {where} holds another registry, {theirs.rpartition(':')[2]}; that of this backup table is "
+        f"Redis at {where} holds another registry, {registry_id}; that of this backup table is "
         f"{ours.rpartition(':')[2]}",
-        hint="check SALTCTL_BACKUP_TABLE, SALTCTL_REDIS_URL and SALTCTL_KEY_PREFIX; if this table is the right one, "
-        "recover it\nsaltctl recover --dry-run",
+        hint="check SALTCTL_BACKUP_TABLE, AWS_REGION, SALTCTL_REDIS_URL and SALTCTL_KEY_PREFIX; only if Redis is to "
+        "belong to this table:\n"
+        + (f"saltctl recover --take-over {registry_id} --dry-run" if known else "saltctl recover --dry-run"),
     )
 
 

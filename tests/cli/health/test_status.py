@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.heat.service_state import ServiceState
+from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import Runner
+from tests.support import Rebuilder
 
 
 def _panels(seen: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,6 +81,33 @@ def test_a_few_buckets_are_not_verified(saltctl: Runner, configured: Settings, b
     screen = saltctl("status").out
     assert f"{count} from the backup" in screen
     assert f"{count} not verified" in screen
+
+
+@pytest.mark.slow
+def test_the_owner_of_redis_is_another_table(
+    saltctl: Runner, configured: Settings, backup: BackupTable, rebuild: Rebuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From another Region the next command sets the right one. A recovery there took Redis: it names the take-over."""
+    rebuild()
+    state, here, away = ServiceState(configured), backup.registry.region, "sa-east-1"
+    state.note_verified([], 0.0, backup.name, here)
+    monkeypatch.setenv("AWS_REGION", away)
+    wrong = saltctl("status", "-o", "json").json
+    assert wrong["headline"].startswith(f"Redis was verified from '{backup.name}' in {here}, not from here; ")
+    assert wrong["next"] == f"export AWS_REGION={here}"
+    theirs = "0123456789abcdef"
+    with closing(RedisRegistry(configured, registry_id=lambda: theirs)) as store:
+        for session in store.sessions():
+            session.mark_buckets("t", replace_registry=True)
+            session.set_fence("t", set())
+    state.note_verified([], 0.0, backup.name, away)
+    state.close()
+    monkeypatch.setenv("AWS_REGION", here)
+    right = saltctl("status", "-o", "json").json
+    assert right["headline"].startswith(f"Redis holds another registry, verified from '{backup.name}' in {away}; ")
+    assert right["next"] == f"saltctl recover --take-over {theirs} --dry-run"
+    assert saltctl(*right["next"].split()[1:]).code == 0
+    assert saltctl("recover", "--dry-run").code == 78
 
 
 @pytest.mark.slow
