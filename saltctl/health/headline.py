@@ -126,7 +126,10 @@ def _stores(status: Mapping[str, Panel]) -> Iterator[_Problem]:
         yield _Problem("DEGRADED", both, command, f"answers are right, from Redis{where}", "raises fail")
     elif lookups["error"]:
         command = (misplaced and redis["hint"]) or backup["hint"] or redis["hint"] or lookups["hint"]
-        yield _Problem("BROKEN", both or _cause_of(lookups["error"], "AWS"), command, "lookups fail")
+        order = ""
+        if redis["error"] and backup["exit_code"] == ExitCode.CONFIGURATION:
+            command, order = _verifying(status), "first mend Redis, which a recovery needs"
+        yield _Problem("BROKEN", both or _cause_of(lookups["error"], "AWS"), command, "lookups fail", order)
     elif 0 < (lookups["unverified_buckets"] or 0) < lookups["buckets"]:
         cause = f"{lookups['unverified_buckets']:,} of {lookups['buckets']:,} buckets of Redis are not verified"
         yield _Problem("DEGRADED", cause, _verifying(status), "answers are right, from Redis and the backup")

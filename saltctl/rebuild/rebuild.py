@@ -117,8 +117,7 @@ class Rebuild:
             self._verified_before = True
             yield replace(self._report(ScanPosition(), 0, primaries=primaries, verified=True), seconds=0.0)
             return
-        if options.wait_redis:
-            yield from self._wait_for_redis(options.wait_redis)
+        yield from self.wait_for_redis()
         self.store.check_server()
         # Before anything is written: a client of another registry or layout must not touch these buckets.
         self.backup.registry.read(recheck=True)
@@ -154,10 +153,14 @@ class Rebuild:
                 return 0
         return len(verified)
 
-    def _wait_for_redis(self, timeout: float) -> Iterator[events.StartDelayed]:
-        """Return when every primary is ready. Yields an event before each pause, for up to ``timeout`` seconds."""
+    def wait_for_redis(self) -> Iterator[events.StartDelayed]:
+        """Return when every primary is ready, or at once without the option ``wait_redis``, the longest wait.
+
+        Yields an event before each pause. Raises DeadlineExceededError: Redis is still not ready.
+        """
+        timeout = self.options.wait_redis
         deadline = self.clock() + timeout
-        while (delay := self._delay_of_redis()) is not None:
+        while timeout and (delay := self._delay_of_redis()) is not None:
             if self.clock() >= deadline:
                 raise DeadlineExceededError(
                     f"Redis is not ready after {timeout:g} s: {delay.reason}",

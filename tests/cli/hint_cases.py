@@ -266,6 +266,11 @@ def _delete_backup_with_messages(world: World) -> None:
     _delete_backup(world)
 
 
+def _lose_both(world: World) -> None:
+    _delete_backup_with_messages(world)
+    world.setenv("SALTCTL_REDIS_URL", "redis://127.0.0.1:1/0")
+
+
 def _restore_with_messages(world: World) -> None:
     _messages(world)
     _restore(world)
@@ -370,6 +375,17 @@ CASES = [
         _variable("SALTCTL_REDIS_URL", "redis://127.0.0.1:1/0"),
         mend=_back,
         then="saltctl compare",
+    ),
+    Case(
+        "rebuild/rebuild.py",
+        "saltctl rebuild --wait-redis 1ms",
+        124,
+        "saltctl rebuild --wait-redis 1h",
+        _lose_both,
+        mend=_back,
+        hint_code=78,
+        onward="saltctl recover --dry-run",
+        then="saltctl recover --yes && saltctl compare",
     ),
     Case(
         "registry/registry.py:_merge_and_commit",

@@ -98,8 +98,8 @@ FROM_REDIS = "answers are right, from Redis"
         (
             {"registry": UNREACHABLE | {"verified": None}, "backup": LOST, "lookups": LOST},
             "BROKEN",
-            "Redis cannot be reached and there is no table 't'; lookups fail",
-            LOST["hint"],
+            "Redis cannot be reached and there is no table 't'; lookups fail; first mend Redis, which a recovery needs",
+            "saltctl rebuild --wait-redis 15m",
         ),
         (
             {"registry": {"evicting": "allkeys-lru"}},

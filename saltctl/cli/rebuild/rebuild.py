@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -18,13 +19,15 @@ from saltctl.cli.output import warn
 from saltctl.cli.rebuild.view import COLUMNS, print_report, show_rebuild
 from saltctl.cli.session import Session, is_interactive, session_of
 from saltctl.cli.signals import deadline
-from saltctl.errors import ExitCode, RefusedError, SaltctlError
+from saltctl.errors import ConfigurationError, ExitCode, RefusedError, SaltctlError
 from saltctl.times import iso_utc
 
 if TYPE_CHECKING:
     from saltctl.rebuild.checkpoint import Checkpoint, ResumeMode
-    from saltctl.rebuild.events import RebuildReport
+    from saltctl.rebuild.events import Event, RebuildReport
     from saltctl.rebuild.options import RebuildOptions
+    from saltctl.rebuild.rebuild import Rebuild
+    from saltctl.stores.aws.backup_table import BackupTable
 
 
 def rebuild(
@@ -100,11 +103,22 @@ def _run(session: Session, options: RebuildOptions, *, quiet: bool) -> RebuildRe
     from saltctl.rebuild.rebuild import Rebuild
 
     backup = session.backup
-    backup.check_table()
     notes, log = session.service_state, session.event_log
     job = Rebuild(session.settings, session.store, backup, options, checkpoint=backup.checkpoint, notes=notes, log=log)
     doing = "reading the backup" if options.dry_run else "rebuilding"
-    return show_rebuild(job.run(), doing=doing, total=None if quiet else estimated_items(backup), quiet=quiet)
+    return show_rebuild(
+        _events(job, backup), doing=doing, total=None if quiet else estimated_items(backup), quiet=quiet
+    )
+
+
+def _events(job: Rebuild, backup: BackupTable) -> Generator[Event, None, None]:
+    """Yield the events of a rebuild. If the table is lost, wait for Redis all the same: a recovery needs it, too."""
+    try:
+        backup.check_table()
+    except ConfigurationError:
+        yield from job.wait_for_redis()
+        raise
+    yield from job.run()
 
 
 def _warn_of_lost_group(session: Session) -> None:
@@ -138,8 +152,8 @@ def _interrupted(session: Session) -> Checkpoint | None:
     from saltctl.rebuild.checkpoint import load_checkpoint
     from saltctl.rebuild.lease import LEASE_EXPIRY
 
-    session.backup.check_table()
-    with suppress(RefusedError):
+    with suppress(RefusedError, ConfigurationError):  # of the table: the rebuild raises it
+        session.backup.check_table()
         holder = session.backup.lease.holder()
         if holder is None or time.time() - holder.heartbeat > LEASE_EXPIRY:
             return load_checkpoint(session.backup.checkpoint)
