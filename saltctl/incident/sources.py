@@ -9,12 +9,23 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 
 from saltctl.errors import DamagedEntryError, SaltctlError
-from saltctl.incident.timeline import Event, Incident, Source, Throttling, find_throttling, measure, throttling_events
+from saltctl.incident.timeline import (
+    Event,
+    Heat,
+    Incident,
+    Source,
+    Throttling,
+    find_losses,
+    find_throttling,
+    measure,
+    throttling_events,
+)
 from saltctl.salting import is_conversation_id, split_partition_key
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts.metrics import MetricsStore
-from saltctl.stores.contracts.registry import BackupEntry
+from saltctl.stores.contracts.raise_reasons import is_recovered, is_repair
+from saltctl.stores.contracts.registry import BackupEntry, Raise
 from saltctl.stores.event_log import EventsItem
 from saltctl.stores.heat.contracts import id_order
 from saltctl.stores.heat.report import BadReportError, HeatReport, parse
@@ -52,6 +63,10 @@ class IncidentReader:
     named: Collection[str] = ()
     now: Callable[[], float] = time.time
     _ids: dict[str, None] = field(default_factory=dict, init=False)
+    _hot: dict[str, tuple[float, float]] = field(default_factory=dict, init=False)
+    """The first and last hot second of each conversation that was reported."""
+    _throttled: set[str] = field(default_factory=set, init=False)
+    """The conversations of the partition keys that DynamoDB throttled."""
 
     def read(self, since: float, until: float, over: TimeRange) -> Incident:
         """Read what happened in a range, in seconds since the epoch. ``over`` has its whole periods of CloudWatch.
@@ -59,7 +74,7 @@ class IncidentReader:
         Raises:
             SaltctlError: no source can be read; it is the error of the first one.
         """
-        self._ids = dict.fromkeys(self.named)
+        self._ids, self._hot, self._throttled = dict.fromkeys(self.named), {}, set()
         throttling: list[Throttling] = []
         events: list[Event] = []
         sources = [
@@ -70,10 +85,14 @@ class IncidentReader:
         errors = [source.error for source in sources if source.error is not None]
         if len(errors) == len(sources):
             raise errors[0]
-        inside = [event for event in events if since <= event.at <= until]
+        events = sorted((event for event in events if event.at <= until), key=lambda event: event.at)
+        inside = [event for event in events if since <= event.at]
         ordered = sorted([*inside, *throttling_events(throttling)], key=lambda event: event.at)
-        measures = measure(ordered, throttling)
-        return Incident(since, until, over.period_s, tuple(ordered), tuple(sources), *measures)
+        _, reports, backup = sources
+        heat = Heat(self._hot, self._throttled, reports.since, float("inf") if backup.error else backup.since)
+        measures = measure(ordered, throttling, heat)
+        losses = tuple(find_losses(events, throttling, since))
+        return Incident(since, until, over.period_s, tuple(ordered), tuple(sources), *measures, losses)
 
     @staticmethod
     def _read(name: str, read: Callable[[], float | None]) -> Source:
@@ -96,7 +115,8 @@ class IncidentReader:
         throttling += find_throttling(analyse(series, over, 1.0), self.now())
         if throttling:
             hot = self.metrics.contributors(table, over.start, over.end).keys
-            self._name(split_partition_key(key)[0] for key, _ in hot)
+            self._throttled = {split_partition_key(key)[0] for key, _ in hot}
+            self._name(self._throttled)
         return min((float(at) for one in series for at, _ in one.points), default=None)
 
     # Redis.
@@ -130,11 +150,13 @@ class IncidentReader:
         for report in reports:
             windows[report.conversation_id, report.window][report.server] = report.writes  # the last report counts
             if report.throttled_n:
+                self._add_heat(report.conversation_id, report.window)
                 throttled.setdefault(report.conversation_id, (report.window, report.throttled_n))
         first: dict[str, int] = {}
         peaks: dict[str, int] = {}
         for (conversation_id, window), servers in sorted(windows.items(), key=lambda item: item[0][1]):
             if (writes := sum(servers.values())) > limit:
+                self._add_heat(conversation_id, window)
                 first.setdefault(conversation_id, window)
                 peaks[conversation_id] = max(writes, peaks.get(conversation_id, 0))
         for conversation_id in sorted(peaks, key=lambda one: -peaks[one])[:MAX_HEAT_EVENTS]:
@@ -143,6 +165,10 @@ class IncidentReader:
         for conversation_id in list(throttled)[:MAX_HEAT_EVENTS]:
             window, n = throttled[conversation_id]
             yield Event(float(window), "heat", conversation_id, f"a server was throttled while N was {n:,}")
+
+    def _add_heat(self, conversation_id: str, window: int) -> None:
+        first, last = self._hot.get(conversation_id, (window, window))
+        self._hot[conversation_id] = min(first, window), max(last, window)
 
     # The backup.
 
@@ -155,12 +181,14 @@ class IncidentReader:
                 events.append(Event(event.at, event.kind, None, event.detail))
             elif event.more:
                 events.append(Event(event.at, "raise", None, f"{event.more:,} more conversations {event.detail}"))
+        recovered = max((event.at for event in logged.events if event.kind == "recovered"), default=0.0)
         for conversation_id, entry in self._entries():
             for raised in entry.raises:
                 with suppress(ValueError):  # a time that was edited by hand
-                    at, by = parse_iso(raised.at).timestamp(), f"to {raised.n:,} by {raised.by}"
-                    detail = f"{by}: {raised.reason}" if raised.reason else by
-                    events.append(Event(at, "raise", conversation_id, detail))
+                    at = parse_iso(raised.at).timestamp()
+                    # The event `recovered` counts them all, and the entries of few of them are read here.
+                    if not (is_recovered(raised.reason) and at <= recovered):
+                        events.append(_raise_event(at, conversation_id, raised))
         return logged.since
 
     def _entries(self) -> Iterator[tuple[str, BackupEntry]]:
@@ -173,3 +201,9 @@ class IncidentReader:
                 with suppress(DamagedEntryError):
                     if (entry := self.backup.get(conversation_id)) is not None:
                         yield conversation_id, entry
+
+
+def _raise_event(at: float, conversation_id: str, raised: Raise) -> Event:
+    by = f"to {raised.n:,} by {raised.by}"
+    detail = f"{by}: {raised.reason}" if raised.reason else by
+    return Event(at, "raise", conversation_id, detail, is_repair(raised.reason))

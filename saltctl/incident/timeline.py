@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from saltctl.errors import SaltctlError
@@ -12,19 +12,22 @@ from saltctl.times import iso_utc
 
 QUIET_SECONDS = 600.0
 """Seconds without a throttled period after which throttling has ended. CloudWatch may lack the newest minutes."""
-_DETECTIONS = ("raise", "unverified", "rebuilt", "verified")
 _LOSSES = {"unverified": "verified", "backup-lost": "recovered"}
-"""What an incident without throttling begins with, and the event that ends it."""
+"""What can be lost, and the event that ends it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event. ``at`` is in seconds since the epoch; ``conversation_id`` is None if it is not about one."""
+    """One event. ``at`` is in seconds since the epoch; ``conversation_id`` is None if it is not about one.
+
+    ``repair``: this raise restored an N that was known before, and says nothing about heat.
+    """
 
     at: float
     kind: str
     conversation_id: str | None = None
     detail: str = ""
+    repair: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,45 @@ class Throttling:
     ended: bool
     causes: Mapping[str, float]
     total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """Which conversations were hot, to attribute raises to throttling. Times are in seconds since the epoch.
+
+    ``windows``: the first and last hot second of each conversation that was reported. ``throttled``: conversations of
+    the partition keys that DynamoDB throttled. ``since``: from when on all reports are there; None without any.
+    ``raises_since``: from when on the backup names what was raised; infinity if it cannot be read.
+    """
+
+    windows: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    throttled: Collection[str] = ()
+    since: float | None = None
+    raises_since: float | None = None
+
+    def is_met_by(self, event: Event, start: float) -> bool:
+        """Return whether the event raised a conversation that was hot after throttling began at ``start``."""
+        if event.kind != "raise" or event.repair or event.conversation_id is None or event.at < start:
+            return False
+        first, last = self.windows.get(event.conversation_id, (float("inf"), 0.0))
+        return event.conversation_id in self.throttled or (first <= event.at and last >= start)
+
+    def is_known(self, start: float) -> bool:
+        """Return whether it is known what was hot from ``start`` on."""
+        return bool(self.throttled) or (self.since is not None and self.since <= start)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What was lost ``count`` times, in the order of time: ``throttling``, ``unverified`` or ``backup-lost``.
+
+    ``longest_s`` is the time to cure of the longest that is over, None if none is; ``over``: whether all of them are.
+    """
+
+    kind: str
+    count: int
+    longest_s: float | None
+    over: bool
 
 
 def find_throttling(found: ThrottleAnalysis, now: float) -> list[Throttling]:
@@ -94,12 +136,15 @@ class Incident:
     The incident that is measured is the first throttling, or without any the first time that Redis was found
     unverified, or the backup table lost. ``measured`` is the kind of its first event, None without an incident.
 
-    - ``detected_s``: from the begin of the first throttled period to the first raise, or first event of the fence, from
-      then on and before the quiet time that follows ended. None for what was lost: that is noted when it is found, by a
-      rebuild or a recovery, and when it was lost is not known.
+    - ``detected_s``: from the begin of the first throttled period to the first raise of a conversation that was hot,
+      from then on and before the quiet time that follows ended. A repair, a recovery and an import detect nothing. None
+      for what was lost: that is noted when it is found, by a rebuild or a recovery, and when it was lost is not known.
+    - ``detected``: whether there was such a raise; None if that is unknown, or nothing was throttled.
     - ``cured_s``: from the begin of the first throttled period to the end of the last one before ten quiet minutes; or
       from when it was found, the event ``unverified``, to the next ``verified``, or from ``backup-lost`` to
       ``recovered``. None if it is not over.
+
+    ``losses`` sums up each kind of them, also one that began before the range and was not over then.
 
     CloudWatch counts by the period, ``resolution_s`` (a minute at best), so both may be too long by as much.
     """
@@ -112,13 +157,22 @@ class Incident:
     measured: str | None = None
     detected_s: float | None = None
     cured_s: float | None = None
+    detected: bool | None = None
+    losses: tuple[Loss, ...] = ()
+
+    @property
+    def unknown(self) -> list[str]:
+        """The names of the sources that could not be read."""
+        return [source.name for source in self.sources if source.error is not None]
 
     def as_record(self) -> dict[str, Any]:
-        """Convert to the keys of the command line's contract."""
+        """Convert to the keys of the command line's contract; ``events`` is None if there may be some, unknown."""
         return {
             "detected_s": self.detected_s,
             "cured_s": self.cured_s,
-            "events": [
+            "events": None
+            if self.unknown and not self.events
+            else [
                 {
                     "at": iso_utc(event.at),
                     "kind": event.kind,
@@ -128,6 +182,8 @@ class Incident:
                 for event in self.events
             ],
             "measured": self.measured,
+            "detected": self.detected,
+            "losses": [asdict(loss) for loss in self.losses],
             "resolution_s": self.resolution_s,
             "since": iso_utc(self.since),
             "until": iso_utc(self.until),
@@ -142,18 +198,59 @@ class Incident:
         }
 
 
-def measure(events: Sequence[Event], throttling: Sequence[Throttling]) -> tuple[str | None, float | None, float | None]:
-    """Return ``measured``, ``detected_s`` and ``cured_s`` of an :class:`Incident`; the events are in order."""
+def measure(
+    events: Sequence[Event], throttling: Sequence[Throttling], heat: Heat
+) -> tuple[str | None, float | None, float | None, bool | None]:
+    """Return ``measured``, ``detected_s``, ``cured_s`` and ``detected`` of an :class:`Incident`.
+
+    The events are in order.
+    """
     if throttling:
         first = throttling[0]
-        before = first.end + QUIET_SECONDS if first.ended else float("inf")
-        found = (event.at for event in events if event.kind in _DETECTIONS and first.start <= event.at < before)
-        detected = next(found, None)
         cured = float(first.end - first.start) if first.ended else None
-        return "throttling", None if detected is None else round(detected - first.start, 3), cured
+        detected_s, detected = _detection(events, first, heat)
+        return "throttling", detected_s, cured, detected
     lost = next((event for event in events if event.kind in _LOSSES), None)
     if lost is None:
-        return None, None, None
+        return None, None, None, None
     ends = (event.at for event in events if event.kind == _LOSSES[lost.kind] and event.at >= lost.at)
     cured = next(ends, None)
-    return lost.kind, None, None if cured is None else round(cured - lost.at, 3)
+    return lost.kind, None, None if cured is None else round(cured - lost.at, 3), None
+
+
+def _detection(events: Sequence[Event], first: Throttling, heat: Heat) -> tuple[float | None, bool | None]:
+    """Return the seconds to the raise that met the throttling, and whether there was one; None if it is unknown."""
+    before = first.end + QUIET_SECONDS if first.ended else float("inf")
+    raises = [e for e in events if e.kind == "raise" and not e.repair and first.start <= e.at < before]
+    met = next((event.at for event in raises if heat.is_met_by(event, first.start)), None)
+    if met is not None:
+        return round(met - first.start, 3), True
+    if heat.is_known(first.start):  # then the entries of these conversations were read, if the backup could be
+        lost = any(event.kind == "recovered" and event.at >= first.start for event in events)
+        known = heat.raises_since != float("inf") and not lost
+    else:  # what was raised may not have been hot
+        known = not raises and heat.raises_since is not None and heat.raises_since <= first.start
+    return None, False if known else None
+
+
+def find_losses(events: Sequence[Event], throttling: Sequence[Throttling], since: float) -> Iterator[Loss]:
+    """Yield what was lost from ``since`` on, or before and not over by then. The events are in order."""
+    if throttling:
+        spans = [(one.start, one.end if one.ended else None) for one in throttling]
+        yield _sum_up("throttling", spans)
+    for kind, cure in _LOSSES.items():
+        starts: list[float] = []
+        spans = []
+        for event in events:
+            if event.kind == kind and not starts:
+                starts.append(event.at)
+            elif event.kind == cure and starts:
+                spans.append((starts.pop(), event.at))
+        spans += [(start, None) for start in starts]
+        if spans := [(start, end) for start, end in spans if end is None or end >= since]:
+            yield _sum_up(kind, spans)
+
+
+def _sum_up(kind: str, spans: Sequence[tuple[float, float | None]]) -> Loss:
+    lengths = [end - start for start, end in spans if end is not None]
+    return Loss(kind, len(spans), round(max(lengths), 3) if lengths else None, len(lengths) == len(spans))

@@ -14,12 +14,10 @@ from saltctl.errors import SaltctlError, UnavailableError, UsageError
 from saltctl.registry.failures import is_outage
 from saltctl.registry.registry import Registry
 from saltctl.salting import power_of_two_at_least
+from saltctl.stores.contracts import raise_reasons
 from saltctl.stores.contracts.registry import BackupEntry, DamagedEntry, RegistryStore
 from saltctl.stores.retry import retry_while_throttled
 from saltctl.values import LONGEST, check_number, check_whole
-
-REPAIR_REASON = "compare --repair: Redis had more than the backup"
-"""The reason that is recorded with a raise of the backup."""
 
 Side = Literal["redis", "backup"]
 NOT_ADOPTED = "Redis alone has it, and it was not adopted"
@@ -247,7 +245,7 @@ def repair(registry: Registry, drift: Drift, sleep: Callable[[float], None]) -> 
         if drift.kind != "unbacked":
             retry_while_throttled(lambda: registry.complete(conversation_id), sleep)
         else:
-            retry_while_throttled(lambda: registry.raise_to(conversation_id, n, reason=REPAIR_REASON), sleep)
+            retry_while_throttled(lambda: registry.raise_to(conversation_id, n, reason=raise_reasons.COMPARED), sleep)
     except SaltctlError as exc:
         if is_outage(exc):
             raise

@@ -39,6 +39,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.contracts.messages import Item
+from saltctl.stores.contracts.raise_reasons import recovered
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore, DamagedEntry, Raise
 from saltctl.stores.heat.service_state import Verification
 from saltctl.stores.redis.buckets import UNREADABLE, RedisBucketReader
@@ -336,7 +337,7 @@ class Recovery:
         def add(entry: tuple[str, int]) -> int:
             """Raise one entry; return whether it was added."""
             conversation_id, n = entry
-            raised = entry_of(n, reason=f"recovered {reason}")
+            raised = entry_of(n, reason=recovered(reason))
             call = partial(self.backup.restore, conversation_id, raised, commit=commit)
             return retry_while_throttled(call, self.sleep)
 

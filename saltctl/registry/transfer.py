@@ -27,6 +27,7 @@ from saltctl.registry.drift import half_done
 from saltctl.registry.failures import is_outage, read_undamaged
 from saltctl.registry.registry import Registry
 from saltctl.salting import check_conversation_id, check_salt_count
+from saltctl.stores.contracts import raise_reasons
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore
 from saltctl.stores.retry import retry_while_throttled
 from saltctl.values import check_number, check_whole
@@ -69,7 +70,7 @@ class ImportOptions:
     """How to import. ``cap``: the largest N of an entry. ``rate``: raises a second at most; None is no limit."""
 
     cap: int
-    reason: str = "registry import"
+    reason: str = raise_reasons.IMPORTED
     rate: float | None = None
     dry_run: bool = False
 

@@ -11,16 +11,18 @@ import pytest
 
 from saltctl.errors import AccessDeniedError, RedisUnavailableError, SaltctlError
 from saltctl.incident.sources import IncidentReader
-from saltctl.incident.timeline import Incident
+from saltctl.incident.timeline import Incident, Loss
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts.metrics import Contributors, MetricKey, MetricSeries, MetricsStore, TableDescription
+from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.event_log import EventLog, EventsItem, LoggedEvent
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.throttling.analysis import time_range
+from saltctl.times import iso_utc
 from tests.support import Rebuilder
 
 
@@ -147,9 +149,25 @@ def test_an_incident_is_detected_and_cured(world: World, rebuild: Rebuilder) -> 
     log.note("raise", "by worker-1", ["hot"])
     log.flush(30)
     found = world.read()
+    assert (found.measured, found.cured_s, found.detected_s, found.detected) == ("throttling", None, None, None)
+    assert found.losses == (Loss("throttling", 1, None, False),)
+    world.metrics.keys = (("hot#3", 5.0),)
+    found = world.read()
     raised = next(event for event in found.events if event.kind == "raise")
-    assert (found.measured, found.cured_s) == ("throttling", None)
     assert found.detected_s == pytest.approx(raised.at - minute, abs=0.001)
+    world.metrics.keys = ()
+    world.stream.append_reports([HeatReport("hot", "app-1", minute, 5_000)])
+    assert world.read().detected is True
+
+
+def test_the_raises_of_a_recovery_are_one_event(world: World) -> None:
+    """Few of them would be found by their conversations. Without its event they are shown, and detect nothing."""
+    entry = Raise(4, iso_utc(time.time()), "me", "recovered from the messages")
+    assert world.backup.restore("hot", entry, commit=True)
+    (raised,) = world.read(named=["hot"]).events
+    assert (raised.kind, raised.repair) == ("raise", True)
+    world.events.append(LoggedEvent(time.time(), "recovered", "the backup table: 12 conversations raised"))
+    assert [event.kind for event in world.read(named=["hot"]).events] == ["recovered"]
 
 
 def test_a_damaged_item_hides_no_other_raise(world: World) -> None:

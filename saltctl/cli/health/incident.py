@@ -54,14 +54,15 @@ def incident(
     """Show one timeline of throttling, heat, raises, the fence and the service, with the times to detect and to cure.
 
     They are those of the first throttling of the range, or without any of the first time that Redis was found
-    unverified or the backup table lost. detected_s: from its first throttled minute to the first raise or event of the
-    fence; null for a loss, which is noted when it is found. cured_s: to the end of the last throttled minute before
+    unverified or the backup table lost; losses sums up all of them. detected_s: from its first throttled minute to the
+    first raise of a conversation that was hot, which is no repair; detected: whether there was one. Both are null for a
+    loss, which is noted when it is found. cured_s: to the end of the last throttled minute before
     ten quiet ones, or from the event unverified to the next verified, or from backup-lost to recovered. null is
     unknown, or not over. CloudWatch counts by the minute, so both may be a minute too long.
 
     The backup keeps the newest 200 events; Redis loses heat. It says since when each source has data. Exits 4 if
-    one of them cannot be read. A bundle has no passwords and, unless --with-ids, no conversation ids; the names of
-    hosts, users and tables stay.
+    one of them cannot be read; events is then null if none is known. A bundle has no passwords and, unless --with-ids,
+    no conversation ids; the names of hosts, users and tables stay.
 
     \b
     Examples:
@@ -82,7 +83,7 @@ def incident(
     if resolve_format(output, listing=False) in ("table", "json"):
         print_result(record, output, columns=(), human_view=partial(_draw, record=record))
     else:
-        print_result(record["events"], output, columns=COLUMNS)
+        print_result(record["events"] or [], output, columns=COLUMNS, empty="no events are known")
     if bundle is not None:
         write_bundle(bundle, session, record, with_ids=with_ids)
         note(f"written: {bundle}, {'with conversation ids' if with_ids else 'with hashes instead of conversation ids'}")
@@ -111,25 +112,47 @@ def _read(session: Session, since: str, until: str | None) -> Incident:
 
 
 def sentence(record: Mapping[str, Any]) -> str:
-    """Return what happened, in one sentence."""
-    count = counted(len(record["events"]), "event") if record["events"] else "No events"
-    happened = f"{count} since {record['since'][:19]}Z"
-    detected, cured = record["detected_s"], record["cured_s"]
-    if record["measured"] == "throttling":
-        found = "was not detected by a raise" if detected is None else f"was detected after {_lasting(detected)}"
-        ended = "has not ended for certain" if cured is None else f"ended after {_lasting(cured)}"
-        return f"{happened}; throttling {found}, and {ended}"
-    if record["measured"] == "unverified":
-        ended = (
-            "was not verified again"
-            if cured is None
-            else f"verified {_lasting(cured)} later; when it was lost is unknown"
-        )
-        return f"{happened}; Redis was found unverified, and {ended}"
-    if record["measured"] == "backup-lost":
-        ended = "was not recovered" if cured is None else f"recovered {_lasting(cured)} later"
-        return f"{happened}; the backup table was found lost, and {ended}"
-    return happened
+    """Return what happened, in one sentence: the number of events, and a clause for each kind of loss."""
+    events, unknown = record["events"], [source["name"] for source in record["sources"] if source["error"] is not None]
+    count = "Events unknown" if events is None else counted(len(events), "event") if events else "No events"
+    missing = f", without {' and '.join(unknown)}: unknown" if unknown and events else ""
+    clauses = [_clause(record, loss) for loss in record["losses"]]
+    return "; ".join([f"{count} since {record['since'][:19]}Z{missing}", *clauses])
+
+
+def _clause(record: Mapping[str, Any], loss: Mapping[str, Any]) -> str:
+    """Sum up what was lost: how often, the longest, and whether it is over."""
+    if loss["kind"] == "throttling":
+        return _throttling(record, loss)
+    subject, lost, cured, again = _WORDS[loss["kind"]]
+    times = f" {loss['count']:,} times" if loss["count"] > 1 else ""
+    parts = [f"{subject} was found {lost}{times}"]
+    if loss["longest_s"] is not None:
+        parts[0] += f", and {cured} {'at most ' if times else ''}{_lasting(loss['longest_s'])} later"
+        parts += [] if loss["over"] else [f"the last time it was not {again}"]
+    else:
+        parts[0] += f", and was not {again}"
+    return "; ".join([*parts, "when it was lost is unknown"])
+
+
+_WORDS = {
+    "unverified": ("Redis", "unverified", "verified", "verified again"),
+    "backup-lost": ("the backup table", "lost", "recovered", "recovered"),
+}
+
+
+def _throttling(record: Mapping[str, Any], loss: Mapping[str, Any]) -> str:
+    longest = None if loss["longest_s"] is None else _lasting(loss["longest_s"])
+    unended, unknown = "has not ended for certain", "detection is unknown"
+    found = "was not detected by a raise"
+    if record["detected"]:
+        found = f"was detected after {_lasting(record['detected_s'])}"
+    if loss["count"] > 1:
+        last = "" if loss["over"] else f"; the last {unended}"
+        first = f"{unknown} for the first" if record["detected"] is None else f"the first {found}"
+        return f"throttling began {loss['count']:,} times, and lasted up to {longest}{last}; {first}"
+    ended = f"ended after {longest}" if loss["over"] else unended
+    return f"throttling {ended}; its {unknown}" if record["detected"] is None else f"throttling {found}, and {ended}"
 
 
 def _lasting(seconds: float) -> str:

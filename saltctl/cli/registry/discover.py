@@ -17,6 +17,7 @@ from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.errors import ExitCode, SaltctlError
+from saltctl.stores.contracts import raise_reasons
 
 if TYPE_CHECKING:
     from saltctl.registry.discover import Discovery
@@ -36,7 +37,7 @@ def discover(
     cost_only: Annotated[bool, typer.Option("--cost", help="Show the cost of the scan, and do not scan.")] = False,
     segments: option.Segments = 4,
     eventual: option.Eventual = False,
-    reason: option.Reason = "registry discover",
+    reason: option.Reason = raise_reasons.DISCOVERED,
     timeout: option.Timeout = 0.0,
     dry_run: option.DryRun = False,
     yes: option.Yes = False,

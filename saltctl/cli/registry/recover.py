@@ -117,8 +117,9 @@ def recover(
         with show_progress("recovering") as (show, keep):
             report = drain(job.run(plan), RecoveryReport, _EventPrinter(show, keep))
     if not dry_run:
-        counts = f"{report.from_redis:,} entries from Redis, {report.from_messages:,} from messages"
-        session.event_log.note("recovered", f"the backup table: {counts}")
+        raised = counted(report.from_redis + report.from_messages, "conversation")
+        counts = f"{report.from_redis:,} from Redis, {report.from_messages:,} from messages"
+        session.event_log.note("recovered", f"the backup table: {raised} added or raised, {counts}")
         session.event_log.flush()
     _print(report, output, job.take_over)
 

@@ -21,6 +21,7 @@ from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.errors import AwsUnavailableError, ExitCode, IncompleteError, UnavailableError, UsageError
+from saltctl.stores.contracts import raise_reasons
 from saltctl.stores.contracts.registry import MAX_DAMAGED_LISTED, DamagedEntry
 from saltctl.stores.redis.buckets import UNREADABLE
 
@@ -134,7 +135,7 @@ def import_(
     rate: Annotated[
         float | None, option.number("--rate", "The largest number of raises a second.", 0.1, 10**9, whole=False)
     ] = 500.0,
-    reason: option.Reason = "registry import",
+    reason: option.Reason = raise_reasons.IMPORTED,
     timeout: option.Timeout = 0.0,
     dry_run: option.DryRun = False,
     yes: option.Yes = False,

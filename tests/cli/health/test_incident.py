@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -43,12 +44,12 @@ def own(own_environment: LocalEnvironment, monkeypatch: pytest.MonkeyPatch) -> L
 
 
 def test_it_begins_with_a_sentence_and_says_since_when_there_is_data(saltctl: Runner, seeded: LocalEnvironment) -> None:
-    """The seeded environment was throttled for twelve minutes, half an hour ago."""
+    """The seeded environment was throttled for twelve minutes, half an hour ago; what was hot then is not known."""
     outcome = saltctl("incident")
     assert outcome.code == 0
     text = " ".join(outcome.out.split())
     assert "events since 2" in text.partition(";")[0]
-    assert "throttling was not detected by a raise, and ended after 12 min" in text
+    assert "throttling ended after 12 min; its detection is unknown; Redis was found unverified, and verified" in text
     assert "data exists since: throttling 2" in text
     assert "unverified" in text
     record = saltctl("incident", "-o", "json").json
@@ -68,28 +69,52 @@ def test_a_range_without_events_is_empty(saltctl: Runner, seeded: LocalEnvironme
 
 
 @pytest.mark.parametrize(
-    ("record", "expected"),
+    ("detected", "losses", "expected"),
     [
-        (("throttling", 40.0, 360.0), "1 event since T; throttling was detected after 40 s, and ended after 6 min"),
+        (40.0, [("throttling", 1, 360.0, True)], "throttling was detected after 40 s, and ended after 6 min"),
         (
-            ("throttling", 90.0, None),
-            "1 event since T; throttling was detected after 1.5 min, and has not ended for certain",
+            90.0,
+            [("throttling", 1, None, False)],
+            "throttling was detected after 1.5 min, and has not ended for certain",
+        ),
+        (False, [("throttling", 1, 60.0, True)], "throttling was not detected by a raise, and ended after 1 min"),
+        (None, [("throttling", 1, 60.0, True)], "throttling ended after 1 min; its detection is unknown"),
+        (
+            40.0,
+            [("throttling", 3, 360.0, False)],
+            "throttling began 3 times, and lasted up to 6 min; the last has not ended for certain; the first was "
+            "detected after 40 s",
         ),
         (
-            ("unverified", None, 2.25),
-            "1 event since T; Redis was found unverified, and verified 2.2 s later; when it was lost is unknown",
+            None,
+            [("unverified", 1, 2.25, True)],
+            "Redis was found unverified, and verified 2.2 s later; when it was lost is unknown",
         ),
-        (("unverified", None, None), "1 event since T; Redis was found unverified, and was not verified again"),
-        ((None, None, None), "1 event since T"),
+        (
+            None,
+            [("unverified", 1, None, False), ("backup-lost", 1, 0.6, True)],
+            "Redis was found unverified, and was not verified again; when it was lost is unknown; "
+            "the backup table was found lost, and recovered 0.6 s later; when it was lost is unknown",
+        ),
+        (
+            None,
+            [("unverified", 2, 90.0, False)],
+            "Redis was found unverified 2 times, and verified at most 1.5 min later; the last time it was not verified "
+            "again; when it was lost is unknown",
+        ),
     ],
 )
-def test_the_sentence(record: tuple[str | None, float | None, float | None], expected: str) -> None:
-    """It says what is known, and no more."""
-    keys = dict(zip(("measured", "detected_s", "cured_s"), record, strict=True))
-    since = "2026-01-01T00:00:00"
-    assert sentence({"events": [{}], "since": f"{since}.000Z", **keys}) == expected.replace(
-        "T;", f"{since}Z;", 1
-    ).replace("since T", f"since {since}Z")
+def test_the_sentence(detected: float | None, losses: list[tuple[str, int, float | None, bool]], expected: str) -> None:
+    """It says what is known of each kind of loss, and no more."""
+    keys = ("kind", "count", "longest_s", "over")
+    record: dict[str, Any] = {
+        "events": [{}],
+        "since": "2026-01-01T00:00:00.000Z",
+        "sources": [{"name": "heat", "error": None}],
+    }
+    record |= {"detected_s": detected, "detected": detected if detected is None else bool(detected)}
+    record |= {"losses": [dict(zip(keys, loss, strict=True)) for loss in losses]}
+    assert sentence(record) == f"1 event since 2026-01-01T00:00:00Z; {expected}"
 
 
 def test_a_source_that_cannot_be_read_is_named(
@@ -102,6 +127,22 @@ def test_a_source_that_cannot_be_read_is_named(
     assert {event["kind"] for event in outcome.json["events"]} >= {"throttling", "unverified", "verified"}
     assert [source["name"] for source in outcome.json["sources"] if source["error"]] == ["heat"]
     assert "lacks heat" in outcome.error["message"]
+    assert "events since" in saltctl("incident").out.partition(", without heat: unknown; ")[0]
+
+
+def test_events_that_cannot_be_read_are_not_told_to_be_none(
+    saltctl: Runner, seeded: LocalEnvironment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Their number is unknown: on the screen, in JSON and in the bundle."""
+    file = tmp_path / "bundle.json"
+    monkeypatch.setenv("SALTCTL_BACKUP_TABLE", "no-such-table")
+    over = ("--since", "2026-01-01T00:00:00Z", "--until", "2026-01-01T01:00:00Z")
+    outcome = saltctl("incident", *over, "--bundle", str(file))
+    assert outcome.code == 4
+    assert outcome.out.startswith("Events unknown since 2026-01-01T00:00:00Z\n")
+    assert saltctl("incident", *over, "-o", "json").json["events"] is None
+    assert json.loads(file.read_text())["incident"]["events"] is None
+    assert saltctl("incident", *over, "-o", "tsv").out == "at\tkind\tconversation_id\tdetail\n"
 
 
 def test_a_raise_by_hand_is_in_the_timeline(saltctl: Runner, own: LocalEnvironment) -> None:
