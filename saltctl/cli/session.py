@@ -40,6 +40,23 @@ _MAX_NAMED_RAISES = 200
 """Raised conversations that one command names; it counts all of them. An event has room for fewer."""
 
 
+class _Named:
+    """The first conversations of all that threads add, and their number."""
+
+    def __init__(self) -> None:
+        self.first: deque[str] = deque()
+        self._numbers = itertools.count()
+
+    def add(self, conversation_id: str) -> None:
+        """Count a conversation, and keep the first ids."""
+        if next(self._numbers) < _MAX_NAMED_RAISES:
+            self.first.append(conversation_id)
+
+    def count(self) -> int:
+        """Return the number of all. Call it once, at the end."""
+        return next(self._numbers)
+
+
 @dataclass
 class Session:
     """The root's options, and the stores that they lead to, each opened at first use."""
@@ -144,27 +161,27 @@ class Session:
         return History.over(self.settings, self.registry, MessagesTable(self.settings, client=self.backup.client))
 
     @contextmanager
-    def noting_raises(self) -> Iterator[None]:
+    def noting_raises(self, repair: str = "") -> Iterator[None]:
         """Name the conversations that the block raises to ``saltctl incident``, which finds their raises in the backup.
 
-        That is one event, however many there are and however the block ends.
+        That is one event, however many there are and however the block ends. Those that the block repairs without a
+        raise are in another one; ``repair`` says how.
         """
-        named: deque[str] = deque()
-        count = itertools.count()  # of all threads that raise
-
-        def on_raise(conversation_id: str) -> None:
-            """Keep the first ids."""
-            if next(count) < _MAX_NAMED_RAISES:
-                named.append(conversation_id)
-
-        self.registry.on_raise = on_raise
+        raised, repaired = _Named(), _Named()
+        registry = self.registry
+        registry.on_raise = raised.add
+        # A damaged item is raised, and then completed.
+        registry.on_repair = lambda name: None if name in raised.first else repaired.add(name)
         try:
             yield
         finally:
-            self.registry.on_raise = lambda _: None
-            if raised := next(count):
-                self.event_log.note("raise", f"by {self.settings.actor}", list(named), more=raised - len(named))
-                self.event_log.flush()
+            registry.on_raise = registry.on_repair = lambda _: None
+            by = f"by {self.settings.actor}"
+            events = (("raise", by, raised), ("repaired", f"{by}: {repair}" if repair else by, repaired))
+            for kind, detail, named in events:
+                if count := named.count():
+                    self.event_log.note(kind, detail, list(named.first), more=count - len(named.first))
+            self.event_log.flush()
 
     def require_consent(self, question: str, confirm: str | None, *, yes: bool = True) -> None:
         """Return if the change is confirmed by an option or at the terminal.

@@ -177,10 +177,12 @@ class IncidentReader:
         logged = EventsItem(self.backup).read()
         for event in logged.events:
             self._name(event.conversation_ids)
-            if event.kind != "raise":  # those of the conversations that it names are read below, with their own times
+            if event.kind not in ("raise", "repaired"):
                 events.append(Event(event.at, event.kind, None, event.detail))
             elif event.more:
-                events.append(Event(event.at, "raise", None, f"{event.more:,} more conversations {event.detail}"))
+                events.append(Event(event.at, event.kind, None, f"{event.more:,} more conversations {event.detail}"))
+            if event.kind == "repaired":  # the raises are read below, with their own times
+                events += (Event(event.at, "repaired", one, event.detail) for one in event.conversation_ids)
         recovered = max((event.at for event in logged.events if event.kind == "recovered"), default=0.0)
         for conversation_id, entry in self._entries():
             for raised in entry.raises:

@@ -68,7 +68,8 @@ def mend(registry: Registry, backup: BackupTable, damage: Damage, n: int, reason
     """
     check_salt_count(n, registry.cap)
     if damage.item is None:
-        registry.raise_to(damage.conversation_id, n, reason=reason)
+        if not registry.raise_to(damage.conversation_id, n, reason=reason).changed:
+            registry.on_repair(damage.conversation_id)
         return
     registry.backup.check_registry()
     entry = Raise(n, iso_utc(registry.now()), registry.actor, reason)

@@ -126,6 +126,7 @@ class Registry:
         clock: monotonic seconds, for the circuit breaker.
         now: the current time, recorded with each raise.
         on_raise: called with the id of each conversation whose max_n this registry increased, by any thread.
+        on_repair: called likewise if it wrote again what the backup holds (see :meth:`complete`).
     """
 
     store: RegistryStore
@@ -137,6 +138,7 @@ class Registry:
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     on_raise: Callable[[str], object] = lambda _: None
+    on_repair: Callable[[str], object] = lambda _: None
     last_failure: SaltctlError | None = field(default=None, init=False)
     """Why the latest lookup that fell back to the backup did so; None if Redis answered the latest lookup."""
     _skip_until: dict[str, float] = field(default_factory=dict, init=False)
@@ -347,6 +349,7 @@ class Registry:
         if entry is None:
             return False
         self._merge_and_commit(conversation_id, entry.max_n, registry_id, committed=entry.write_n >= entry.max_n)
+        self.on_repair(conversation_id)
         return True
 
     def _merge_and_commit(self, conversation_id: str, n: int, registry_id: str, *, committed: bool = False) -> None:

@@ -31,7 +31,7 @@ _MAX_WAITING = 16
 """Events of a process that wait to be written, after which others are left out: AWS does not answer."""
 _ATTEMPTS = 4
 Kind = str
-"""``unverified``, ``verified``, ``rebuilt`` (in part), ``backup-lost``, ``recovered``, ``raise``, or
+"""``unverified``, ``verified``, ``rebuilt`` (in part), ``backup-lost``, ``recovered``, ``raise``, ``repaired``, or
 ``service-started``, ``-stopped`` and ``-late``."""
 
 
@@ -39,7 +39,7 @@ Kind = str
 class LoggedEvent:
     """One event. ``at`` is in seconds since the epoch.
 
-    A ``raise`` is about ``conversation_ids``, and as many ``more`` that do not fit.
+    A ``raise`` or ``repaired`` is about ``conversation_ids``, and as many ``more`` that do not fit.
     """
 
     at: float

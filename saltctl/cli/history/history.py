@@ -18,6 +18,7 @@ from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.commands import command_line, hint_of
 from saltctl.errors import ExitCode, RefusedError, UsageError
+from saltctl.stores.contracts import raise_reasons
 
 if TYPE_CHECKING:
     from saltctl.history.audit import Audit
@@ -172,7 +173,7 @@ def audit(
     context: typer.Context,
     conversation: option.Conversation,
     repair: Annotated[bool, typer.Option("--repair", help="Raise N to what the messages need.")] = False,
-    reason: option.Reason = "audit: messages beyond max_n",
+    reason: option.OptionalReason = None,
     timeout: option.Timeout = 0.0,
     dry_run: option.DryRun = False,
     yes: option.Yes = False,
@@ -217,6 +218,7 @@ def audit(
         if repair and found.unproven:
             raise _unproven(found)
         if repaired:
+            reason = reason or (raise_reasons.AUDITED if damage is None else raise_reasons.MENDED)
             _repair(session, found, damage, reason, confirm, yes=yes)
     record = asdict(found) | {"repaired": repaired, "dry_run": dry_run}
     tables = {"partitions": PARTITION_COLUMNS, "orphans": ORPHAN_COLUMNS}
@@ -270,7 +272,7 @@ def _repair(
     name, n = found.conversation_id, found.needed_n
     question = f"Raise {name} from {found.max_n} to {n}?" if damage is None else f"Set the N of {name} to {n}?"
     session.require_consent(question, confirm, yes=yes)
-    with session.noting_raises():
+    with session.noting_raises(reason):
         if damage is None:
             session.registry.raise_to(name, n, reason=reason)
         else:

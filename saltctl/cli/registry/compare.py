@@ -143,7 +143,7 @@ def _run(session: Session, options: ComparisonOptions, *, repair: bool, quiet: b
                 if damaged <= MAX_DAMAGED_NAMED:
                     keep_line(printable(f"damaged: {event.conversation_id!r}: {event.problem}"))
 
-    noting = session.noting_raises() if repair else nullcontext()
+    noting = session.noting_raises("compare --repair") if repair else nullcontext()
     with noting, show_progress("comparing", quiet=quiet) as (show, keep_line):
         return drain(job.run(), ComparisonReport, _show_event)
 

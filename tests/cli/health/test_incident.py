@@ -20,10 +20,12 @@ from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of, salt_of
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.event_log import EventsItem, LoggedEvent
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
+from saltctl.times import iso_utc
 from tests.cli.conftest import Runner, seeded_tables
 from tests.support.redis_servers import plain_client
 
@@ -225,6 +227,7 @@ def test_raises_of_repairs_and_of_an_import_are_named(saltctl: Runner, own: Loca
     """One event for each command, with a count of what it does not name; one that raises nothing adds none."""
     settings = own.settings
     discovered, audited, damaged, adopted = names = [f"conv-{uuid4().hex}" for _ in range(4)]
+    behind, unreadable = (f"conv-{uuid4().hex}" for _ in range(2))
     many = [f"many-{uuid4().hex}" for _ in range(201)]
     file = tmp_path / "registry.jsonl"
     file.write_text("".join(json.dumps({"conversation_id": name, "max_n": 2}) + "\n" for name in many))
@@ -240,9 +243,13 @@ def test_raises_of_repairs_and_of_an_import_are_named(saltctl: Runner, own: Loca
     backup.client.put_item(TableName=backup.name, Item={"conversation_id": {"S": damaged}})
     with plain_client(own.redis) as client:
         client.hset(f"salt:r:{bucket_of(adopted, settings.buckets)}", adopted, 8)
+        client.hset(f"salt:r:{bucket_of(unreadable, settings.buckets)}", unreadable, "many")
+    entry = Raise(4, iso_utc(time.time()), "me", "hot")
+    assert all(backup.restore(name, entry, commit=True) for name in (behind, unreadable))
     for words in (
         f"history audit {audited} --repair --yes",
         f"history audit {damaged} --repair --yes",
+        f"history audit {unreadable} --repair --yes",
         "compare --repair --adopt --yes",
         f"registry import {file} --yes",
         f"registry import {file} --yes",
@@ -253,3 +260,9 @@ def test_raises_of_repairs_and_of_an_import_are_named(saltctl: Runner, own: Loca
         assert len([event for event in logged if name in event.conversation_ids]) == 1, name
     (imported,) = [event for event in logged if set(many) & set(event.conversation_ids)]
     assert len(imported.conversation_ids) + imported.more == len(many)
+    repaired = {
+        event["conversation_id"]: event["detail"].partition(": ")[2]
+        for event in saltctl("incident", "-o", "json").json["events"]
+        if event["kind"] == "repaired"
+    }
+    assert repaired == {behind: "compare --repair", unreadable: "audit: damage repaired"}

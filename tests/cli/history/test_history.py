@@ -565,6 +565,7 @@ def test_a_damaged_item_is_named_and_mended(
     entry = backup.get("bad")
     assert entry is not None
     assert (entry.max_n, entry.write_n, entry.raises[-1].n) == (needed, needed, needed)
+    assert entry.raises[-1].reason == "audit: damage repaired"
     assert store.read_unverified(["bad"]) == {"bad": needed}
     assert saltctl("history", "audit", "bad", "-o", "json").json["damage"] is None
     assert readable or saltctl("registry", "get", "bad").code == 0
