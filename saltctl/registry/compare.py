@@ -28,6 +28,7 @@ from saltctl.registry.drift import (
     ComparisonProgress,
     ComparisonReport,
     Drift,
+    DriftKind,
     Sample,
     Suspect,
     classify,
@@ -46,6 +47,7 @@ from saltctl.stores.contracts.registry import (
     DamagedEntry,
     RegistryStore,
 )
+from saltctl.stores.redis.buckets import UNREADABLE
 from saltctl.stores.retry import retry_while_throttled
 
 if TYPE_CHECKING:
@@ -216,7 +218,9 @@ class Comparison:
             for conversation_id, n in held.items():
                 if conversation_id not in backed and conversation_id not in damaged:
                     self._report.checked += 1
-                    yield self._count(Drift(conversation_id, n, None, "unbacked"))
+                    unreadable = n == UNREADABLE
+                    kind: DriftKind = "unreadable" if unreadable else "unbacked"
+                    yield self._count(Drift(conversation_id, None if unreadable else n, None, kind))
 
     def _read_backup(self, conversation_ids: Sequence[str]) -> tuple[dict[str, BackupEntry], Mapping[str, str]]:
         """Return the entries, and the ids whose items are damaged, with the problem."""

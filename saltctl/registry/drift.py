@@ -16,22 +16,23 @@ from saltctl.registry.registry import Registry
 from saltctl.salting import power_of_two_at_least
 from saltctl.stores.contracts import raise_reasons
 from saltctl.stores.contracts.registry import BackupEntry, DamagedEntry, RegistryStore
+from saltctl.stores.redis.buckets import UNREADABLE
 from saltctl.stores.retry import retry_while_throttled
 from saltctl.values import LONGEST, check_number, check_whole
 
 Side = Literal["redis", "backup"]
 NOT_ADOPTED = "Redis alone has it, and it was not adopted"
 """Why a repair left an entry without an item in the backup."""
-DriftKind = Literal["behind", "missing", "unbacked", "uncommitted"]
-"""behind: Redis has less than the backup. missing: Redis has no entry. unbacked: Redis has more than the backup, or
-the backup has no entry. uncommitted: write_n is below max_n."""
+DriftKind = Literal["behind", "missing", "unreadable", "unbacked", "uncommitted"]
+"""behind: Redis has less than the backup. missing: Redis has no entry. unreadable: its value is not a salt count.
+unbacked: Redis has more than the backup, or the backup has no entry. uncommitted: write_n is below max_n."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
     """One conversation on which Redis and the backup disagree.
 
-    A side without an entry is None. ``redis_n`` is 0 if the value in Redis is not a number. ``problem`` is the reason
+    A side without an entry is None, and so is ``redis_n`` if the value is unreadable. ``problem`` is the reason
     why a repair was refused. A repair writes ``planned_n`` to the side ``planned_side``; both are None if it leaves
     the conversation as it is.
     """
@@ -122,10 +123,10 @@ class ComparisonProgress:
 class ComparisonReport:
     """The result of a comparison, with the keys of the command line's contract, or its counts so far.
 
-    ``checked`` conversations were compared; ``in_sync`` of them agree. The next four count the others by their kind
-    of drift; ``repaired`` of these agree now. ``verified``: Redis answers lookups. ``drift`` lists the first 1,000.
-    ``damaged`` items of the backup could not be compared, the first 20 of which are ``damaged_items``. ``redis_alone``
-    of the unbacked have no item in the backup.
+    ``checked`` conversations were compared; ``in_sync`` of them agree. The next four, and ``unreadable``, count the
+    others by their kind of drift; ``repaired`` of these agree now. ``verified``: Redis answers lookups. ``drift`` lists
+    the first 1,000. ``damaged`` items of the backup could not be compared, the first 20 of which are ``damaged_items``.
+    ``redis_alone`` of the unbacked have no item in the backup.
     """
 
     checked: int = 0
@@ -139,6 +140,7 @@ class ComparisonReport:
     drift: list[Drift] = field(default_factory=list)
     seconds: float = 0.0
     damaged: int = 0
+    unreadable: int = 0
     consumed_rcu: float = 0.0
     redis_alone: int = 0
     damaged_items: list[DamagedEntry] = field(default_factory=list)
@@ -146,7 +148,7 @@ class ComparisonReport:
     @property
     def differing(self) -> int:
         """The number of conversations that differ, or differed before they were repaired."""
-        return self.behind + self.missing + self.unbacked + self.uncommitted
+        return self.behind + self.missing + self.unreadable + self.unbacked + self.uncommitted
 
     @property
     def unrepaired(self) -> int:
@@ -200,6 +202,8 @@ def classify(suspect: Suspect, redis_n: int | None, entry: BackupEntry | None) -
         entry: the entry of the backup, read after Redis. Not needed if Redis is below what the scan saw.
     """
     conversation_id, held = suspect.conversation_id, count_of(redis_n)
+    if redis_n == UNREADABLE:
+        return Drift(conversation_id, None, suspect.max_n, "unreadable", suspect.write_n)
     if held < suspect.max_n:
         kind: DriftKind = "missing" if redis_n is None else "behind"
         return Drift(conversation_id, redis_n, suspect.max_n, kind, suspect.write_n)
@@ -220,12 +224,12 @@ def plan_repair(drift: Drift, *, adopt: bool, cap: int) -> Drift:
     salts: the backup is raised to it. An N that is not a power of two is rounded up, since covering more salts is safe
     for readers. An entry that Redis alone has is written only with ``adopt``; an N above ``cap`` never.
     """
+    if drift.kind == "unreadable" and drift.backup_n is None:
+        return replace(drift, problem="the value in Redis is not a salt count, and the backup has no entry")
     if drift.kind != "unbacked":
         side: Side = "backup" if drift.kind == "uncommitted" else "redis"
         return replace(drift, planned_n=drift.backup_n, planned_side=side)
-    if not drift.redis_n:
-        return replace(drift, problem="the value in Redis is not a number, and the backup has no entry")
-    n = power_of_two_at_least(drift.redis_n)
+    n = power_of_two_at_least(drift.redis_n or 1)
     if n > cap:
         return replace(drift, problem=f"the value in Redis, {drift.redis_n}, is above the cap of {cap} (max_n_cap)")
     if drift.in_redis_alone and not adopt:

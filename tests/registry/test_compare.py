@@ -153,11 +153,13 @@ def test_an_n_of_1_equals_no_entry(world: World) -> None:
 
 
 def test_a_value_in_redis_that_is_not_a_number(world: World) -> None:
-    """It is behind if the backup has an entry, and unbacked if not."""
+    """It is unreadable, and replaced if the backup has an entry: its N is neither 0 nor absent."""
     world.redis["conv_0"] = 0
     world.redis["stranger"] = 0
     report = world.report(repair=True)
-    assert kinds(report) == {"conv_0": "behind", "stranger": "unbacked"}
+    assert kinds(report) == {"conv_0": "unreadable", "stranger": "unreadable"}
+    assert (report.unreadable, report.behind, report.redis_alone, report.unrepaired) == (2, 0, 0, 1)
+    assert {drift.redis_n for drift in report.drift} == {None}
     assert world.redis["conv_0"] == 4
     (left,) = [drift for drift in report.drift if not drift.repaired]
     assert left.conversation_id == "stranger"

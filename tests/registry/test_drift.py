@@ -40,7 +40,7 @@ def test_suspects(redis_n: int | None, max_n: int, write_n: int, suspected: bool
     [
         (None, None, "missing"),
         (2, (4, 4), "behind"),
-        (0, (4, 4), "behind"),
+        (0, (4, 4), "unreadable"),
         (8, (4, 4), "unbacked"),
         (4, None, "unbacked"),
         (4, (4, 2), "uncommitted"),

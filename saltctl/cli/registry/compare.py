@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 COLUMNS = columns_of(
     "checked in_sync behind missing unbacked uncommitted repaired verified damaged seconds consumed_rcu sample drift "
-    "redis_alone"
+    "redis_alone unreadable"
 )
+
+
+def _redis_n(record: Record) -> str:
+    return "unreadable" if record["kind"] == "unreadable" else format_value(record["redis_n"])
 
 
 def _plan(record: Record) -> str:
@@ -34,15 +38,16 @@ def _plan(record: Record) -> str:
     if record["planned_n"] is None:
         return "left as it is"
     side, kind = record["planned_side"], record["kind"]
-    before = record["write_n"] if kind == "uncommitted" else record[f"{side}_n"]
+    before = format_value(record["write_n"] if kind == "uncommitted" else record["backup_n"])
+    before = _redis_n(record) if side == "redis" else before
     name = "backup, write_n" if kind == "uncommitted" else side
-    return f"{format_value(before)} → {format_value(record['planned_n'])} ({name})"
+    return f"{before} → {format_value(record['planned_n'])} ({name})"
 
 
 _NAMED = 5
 """Damaged items that the warning about all of them names."""
-DRIFT_COLUMNS = columns_of("conversation_id kind redis_n backup_n write_n repaired")
-PLAN_COLUMNS = columns_of("conversation_id kind redis_n backup_n write_n plan", plan=_plan)
+DRIFT_COLUMNS = columns_of("conversation_id kind redis_n backup_n write_n repaired", redis_n=_redis_n)
+PLAN_COLUMNS = columns_of("conversation_id kind redis_n backup_n write_n plan", redis_n=_redis_n, plan=_plan)
 
 
 def compare(
@@ -67,11 +72,11 @@ def compare(
 ) -> None:
     """Compare Redis with the backup, both ways, and find every conversation on which they disagree.
 
-    behind, missing: Redis has less than the backup, or no entry. unbacked: Redis has more, so it was written by
-    hand. uncommitted: a raise was interrupted. --repair raises the side that has less, and never lowers one;
-    with --dry-run it shows each planned value and its side. What Redis alone has stays as it is without --adopt.
-    Costs one scan of the backup, and one read unit for each suspected conversation. Exits 3 if drift is left or
-    Redis is not verified, 4 if items of the backup are damaged.
+    behind, missing, unreadable: Redis has less than the backup, no entry, or a value that is no salt count.
+    unbacked: Redis has more, so it was written by hand. uncommitted: a raise was interrupted. --repair raises the side
+    that has less, and never lowers one; with --dry-run it shows each planned value and its side. What Redis alone has
+    stays as it is without --adopt. Costs one scan of the backup, and one read unit for each suspected conversation.
+    Exits 3 if drift is left or Redis is not verified, 4 if items of the backup are damaged.
 
     \b
     Examples:
@@ -162,15 +167,19 @@ def _warn(report: ComparisonReport, *, repair: bool, adopt: bool) -> None:
     from saltctl.registry.drift import NOT_ADOPTED
     from saltctl.stores.contracts.registry import DamagedEntry
 
-    alone = report.redis_alone if not adopt else 0
+    alone, stuck = report.redis_alone if not adopt else 0, 0
     for drift in report.drift:
-        if repair and drift.problem not in (None, NOT_ADOPTED) and not drift.repaired:
-            cure = "" if drift.redis_n else DamagedEntry(drift.conversation_id, "").cure
-            warn(f"{drift.conversation_id!r} was not repaired: {drift.problem}", cure)
+        unreadable = drift.kind == "unreadable"
+        stuck += unreadable and drift.planned_n is None
+        if (repair or unreadable) and drift.problem not in (None, NOT_ADOPTED) and not drift.repaired:
+            cure = DamagedEntry(drift.conversation_id, "").cure if unreadable else ""
+            warn(f"{drift.conversation_id!r} {'was' if repair else 'is'} not repaired: {drift.problem}", cure)
     if not report.verified:
         warn("Redis is not verified: lookups are answered by the backup", "saltctl rebuild")
     if left := report.unrepaired - alone:
-        warn(f"conversations that differ: {left:,}", "" if repair else "saltctl compare --repair --yes")
+        warn(
+            f"conversations that differ: {left:,}", "" if repair or left == stuck else "saltctl compare --repair --yes"
+        )
     if alone:
         sentence = "lookups return them as long as Redis lives; if they are right, adopt them"
         warn(

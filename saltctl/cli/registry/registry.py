@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,7 +15,17 @@ from saltctl.cli.formats.sentences import raise_sentence
 from saltctl.cli.formats.text import format_age
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.jobs import damage_hint
-from saltctl.cli.output import UNKNOWN, Column, OutputFormat, Record, columns_of, note, print_result, warn
+from saltctl.cli.output import (
+    UNKNOWN,
+    Column,
+    OutputFormat,
+    Record,
+    columns_of,
+    format_value,
+    note,
+    print_result,
+    warn,
+)
 from saltctl.cli.registry.discover import discover
 from saltctl.cli.registry.transfer import export, import_, open_lines, read_source
 from saltctl.cli.session import Session, session_of
@@ -52,8 +62,21 @@ def _last_raise(record: Record) -> str:
     return f"to {last['n']} {format_age(last['at'])} by {last['by']}{reason}"
 
 
+def _side(name: str) -> Callable[[Record], str]:
+    """Return how to show what a side holds: its N, — without an entry, or that it is unknown or cannot be used."""
+
+    def show(record: Record) -> str:
+        """Show the side of one conversation."""
+        state = record[f"{name}_state"]
+        return format_value(record[f"{name}_n"]) if state in ("entry", "absent") else state or "unknown"
+
+    return show
+
+
 GET_COLUMNS = (
-    *columns_of("conversation_id max_n write_n source redis_n backup_n in_sync"),
+    *columns_of("conversation_id max_n write_n source"),
+    *(Column(f"{side}_n", right=True, show=_side(side)) for side in ("redis", "backup")),
+    *columns_of("in_sync"),
     Column("raises", "last raise", show=_last_raise),
 )
 SET_COLUMNS = columns_of("conversation_id before after changed committed dry_run")
@@ -80,7 +103,8 @@ def get(
     """Show the salts of conversations: for application servers, in Redis and in the backup.
 
     SOURCE is where servers get their answer now: redis, or the backup while Redis is down or not verified.
-    A conversation without an entry is unsalted: its max_n is 1.
+    A conversation without an entry is unsalted: its max_n is 1. REDIS and BACKUP are — without an entry; the keys
+    redis_state and backup_state say entry, absent, unreadable or damaged, and are null if that is unknown.
     If the backup does not answer, or its item of a conversation is damaged, what it alone knows is null, and the exit
     code is 4. So is what Redis alone knows if it refuses the credentials, or is not set up for this registry.
 
@@ -109,6 +133,9 @@ def get(
     if outage is not None and not found and in_redis is None:
         raise refused or outage
     records = [_record(i, found.get(i), in_redis, None if i in damaged else held) for i in ids]
+    for record in records:
+        if record["conversation_id"] in damaged:
+            record["backup_state"] = "damaged"
     print_result(records, output, columns=GET_COLUMNS)
     if damaged:
         items = [DamagedEntry(conversation_id, problem) for conversation_id, problem in damaged.items()]
@@ -159,25 +186,27 @@ def _record(
 ) -> dict[str, Any]:
     """Return one record of ``registry get``; what a side that did not answer knows is null."""
     entry = held.get(conversation_id) if held else None
-    backup_n = None if held is None else entry.max_n if entry else 1
-    redis_n = None if in_redis is None else _count(in_redis.get(conversation_id, UNREADABLE))
-    write_n = entry.write_n if entry else 1
+    redis_n = None if in_redis is None else in_redis.get(conversation_id, UNREADABLE)
+    redis_state = None if in_redis is None else _REDIS_STATES.get(redis_n, "entry")
+    backup_state = None if held is None else "entry" if entry else "absent"
+    known = redis_state is not None and redis_state != "unreadable" and backup_state is not None
+    sides = (1 if redis_n is None else redis_n, *((entry.max_n, entry.write_n) if entry else (1, 1)))
     return {
         "conversation_id": conversation_id,
         "max_n": lookup.max_n if lookup else None,
         "write_n": lookup.write_n if lookup else None,
         "source": lookup.source if lookup else None,
-        "redis_n": redis_n,
-        "backup_n": backup_n,
-        "in_sync": None if redis_n is None or backup_n is None else redis_n == backup_n == write_n,
+        "redis_n": redis_n or None,
+        "backup_n": entry.max_n if entry else None,
+        "in_sync": len(set(sides)) == 1 if known else None,
         "salted": lookup.salted if lookup else None,
         "raises": None if held is None else [asdict(item) for item in entry.raises] if entry else [],
+        "redis_state": redis_state,
+        "backup_state": backup_state,
     }
 
 
-def _count(number: int | None) -> int | None:
-    """Return the N that a value of Redis stands for; None if it is not a salt count."""
-    return 1 if number is None else number or None
+_REDIS_STATES = {None: "absent", UNREADABLE: "unreadable"}
 
 
 def _read_redis(

@@ -24,6 +24,7 @@ from saltctl.registry.compare import compare_sample
 from saltctl.stores.aws.failures.errors import NEW_OR_LOST
 from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.messages import TableKeys
+from saltctl.stores.contracts.registry import DamagedEntry
 from saltctl.throttling.scan import scan_recent
 from saltctl.urls import is_loopback
 
@@ -36,7 +37,7 @@ def backup_table(facts: Facts) -> Finding:
     try:
         table = facts.describe(facts.backup)
     except SaltctlError as exc:
-        return _unreachable(facts, exc)
+        return _unreachable(facts, exc, name)
     if table is None:
         missing = f"{facts.backup.missing().message} (AWS_REGION)"
         if facts.redis_was_verified:
@@ -61,9 +62,9 @@ def _not_ready(facts: Facts, name: str, table: Mapping[str, Any]) -> Finding | N
     return fail(f"table {name!r} is {status}", wait)
 
 
-def _unreachable(facts: Facts, exc: SaltctlError) -> Finding:
-    """Report an error. The fix is the commands of its hint; the detail has its sentences."""
-    commands, table = facts.fix_commands, facts.settings.backup_table
+def _unreachable(facts: Facts, exc: SaltctlError, table: str) -> Finding:
+    """Report an error of a table. The fix is the commands of its hint; the detail has its sentences."""
+    commands = facts.fix_commands
     sentences = [line for line in exc.hint.splitlines() if not is_command(line)]
     builders = {"aws": commands.aws, "saltctl": commands.saltctl}
     named = [(line, *line.split(" ", 1)) for line in first_commands(exc.hint)]
@@ -182,7 +183,7 @@ def messages_table(facts: Facts) -> Finding:
             return found
         keys = facts.messages.keys
     except SaltctlError as exc:
-        return _unreachable(facts, exc)
+        return _unreachable(facts, exc, name)
     return ok(f"{name}, keys {keys.partition_key} (S) and {keys.sort_key} ({keys.sort_type})")
 
 
@@ -251,10 +252,16 @@ def drift(facts: Facts) -> Finding:
     verified = all(counts.verified for counts in facts.registry_counts)
     if report.unrepaired and verified:
         first = report.drift[0]
-        sides = f"Redis: {first.redis_n or 'no entry'}, backup: {first.backup_n or 'no entry'}"
+        in_redis = "unreadable" if first.kind == "unreadable" else first.redis_n or "no entry"
+        sides = f"Redis: {in_redis}, backup: {first.backup_n or 'no entry'}"
         differ = f"conversations that differ: {report.unrepaired:,} of {report.checked:,}"
         detail = f"{differ}, such as {first.conversation_id!r} ({sides})"
-        return fail(detail, facts.fix_commands.saltctl("compare", "--repair", "--yes"), **measures)
+        repair = ["compare", "--repair", "--yes"]
+        if first.planned_n is None and first.kind == "unreadable":  # which `compare` leaves as it is
+            cure = DamagedEntry(first.conversation_id, "").cure
+            repair = shlex.split(cure)[1:] if is_command(cure) else ["compare"]
+        damaged = f"; damaged backup items: {report.damaged:,}" if report.damaged else ""
+        return fail(detail + damaged, facts.fix_commands.saltctl(*repair), **measures)
     if report.damaged:
         item = report.damaged_items[0]
         detail = f"damaged backup items, not written by saltctl: {report.damaged:,}, such as {item.conversation_id!r}"

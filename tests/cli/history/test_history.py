@@ -555,7 +555,8 @@ def test_a_damaged_item_is_named_and_mended(
     if readable := needed == 8 and attributes["max_n"] == {"N": "8"}:
         assert [record["max_n"] for record in seen.json][::2] == [4, 1]
     else:
-        assert (seen.code, [record["backup_n"] for record in seen.json]) == (4, [4, None, 1])
+        assert (seen.code, [record["backup_n"] for record in seen.json]) == (4, [4, None, None])
+        assert [record["backup_state"] for record in seen.json] == ["entry", "damaged", "absent"]
         assert (seen.json[1]["max_n"] is None) != verified
         assert "'bad'" in seen.error["message"]
         assert seen.error["hint"].splitlines()[-1] == "saltctl history audit bad --repair --yes"
@@ -579,7 +580,17 @@ def test_a_damaged_value_in_redis_is_named_and_mended(
         client.hset(store.key_of(CONV), CONV, "many")
         client.hset(store.key_of("alone"), "alone", "x")
     seen = saltctl("registry", "get", CONV, "other", "-o", "json")
-    assert [(record["max_n"], record["redis_n"]) for record in seen.json] == [(4, None), (1, 1)]
+    sides = [(record["max_n"], record["redis_n"], record["redis_state"], record["in_sync"]) for record in seen.json]
+    assert sides == [(4, None, "unreadable", None), (1, None, "absent", True)]
+    assert "unreadable" in saltctl("registry", "get", CONV, "-o", "table").out
+    compared = saltctl("compare", "-o", "json")
+    assert {(drift["conversation_id"], drift["kind"]) for drift in compared.json["drift"]} == {
+        (CONV, "unreadable"),
+        ("alone", "unreadable"),
+    }
+    assert "saltctl history audit alone --repair --yes" in compared.told
+    (drift,) = saltctl("doctor", "--only", "drift", "-o", "json").json["checks"]
+    assert ("Redis: unreadable" in drift["detail"], drift["status"]) == (True, "fail")
     assert f"for {CONV!r}" in seen.told
     assert f"\nsaltctl history audit {CONV} --repair --yes\n" in seen.told
     listed = saltctl("registry", "list", "-o", "json")

@@ -65,6 +65,7 @@ def test_get_with_redis_down_answers_from_the_backup(
     assert outcome.code == 0
     record = outcome.json[0]
     assert (record["max_n"], record["source"], record["redis_n"], record["in_sync"]) == (4, "backup", None, None)
+    assert (record["redis_state"], record["backup_state"]) == (None, "entry")
     assert "cannot be reached" in outcome.err
     assert UNKNOWN in saltctl("registry", "get", "conv", "-o", "table").out
 
@@ -109,7 +110,9 @@ def test_get_during_a_raise(saltctl: Runner, configured: Settings, backup: Backu
     rebuild()
     backup.raise_max_n("conv", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
     record = saltctl("registry", "get", "conv", "-o", "json").json[0]
-    assert (record["redis_n"], record["backup_n"], record["in_sync"]) == (1, 8, False)
+    assert (record["redis_n"], record["redis_state"]) == (None, "absent")
+    assert (record["backup_n"], record["backup_state"], record["in_sync"]) == (8, "entry", False)
+    assert UNKNOWN in saltctl("registry", "get", "conv", "-o", "table").out  # every other value is known
 
 
 def test_set_raises_and_reports_the_change(saltctl: Runner, configured: Settings, store: RedisRegistry) -> None:

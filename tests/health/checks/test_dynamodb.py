@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from saltctl.errors import AccessDeniedError, SaltctlError
+from saltctl.errors import AccessDeniedError, AwsUnavailableError, SaltctlError
 from saltctl.health.checks import dynamodb
 from saltctl.stores.aws.failures.refusals import check_usable
 from tests.health.fakes import FakeFacts
@@ -40,6 +40,7 @@ def _facts(table: dict[str, Any] | SaltctlError) -> Any:
         ("ARCHIVED", "aws dynamodb list-backups --backup-type ALL --table-name t", "restore the table"),
         ("INACCESSIBLE_ENCRYPTION_CREDENTIALS", "aws dynamodb describe-table --table-name t", "enable the table's KMS"),
         (AccessDeniedError("m", hint="aws sso login --profile p"), "aws sso login --profile p", "m"),
+        (AwsUnavailableError("m"), "aws dynamodb describe-table --table-name {name}", "m"),
         (AccessDeniedError("m", hint="check the clock"), "aws sts get-caller-identity", "check the clock"),
     ],
     ids=str,
