@@ -229,4 +229,5 @@ def _describe(plan: RecoveryPlan, table: str, take_over: str) -> list[str]:
     if plan.messages is not None:
         cost = plan.messages
         lines.append(f"the messages will be read: {scan_cost(cost.items, cost.bytes, cost.rcu)}")
+        lines.append("they show no raise without a message on its salts: its N will be lower, which hides no message")
     return lines
