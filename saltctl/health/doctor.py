@@ -81,9 +81,11 @@ def check_names() -> list[str]:
 def select_checks(names: Iterable[str]) -> list[Check]:
     """Select checks by name, or by group such as ``redis`` for all of ``redis-…``. Without names select all.
 
+    One string may have several names, separated by commas.
+
     Raises UsageError if a name is unknown; the hint has a similar name.
     """
-    wanted = list(names)
+    wanted = [part.strip() for name in names for part in name.split(",")]
     known = check_names()
     for name in wanted:
         if name not in known:

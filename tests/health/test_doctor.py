@@ -103,6 +103,9 @@ def test_checks_are_selected_by_name_and_group() -> None:
     assert [check.name for check in select_checks(["lease"])] == ["lease"]
     assert {check.name.split("-")[0] for check in select_checks(["backup", "drift"])} == {"backup", "drift"}
     assert select_checks([]) == list(CHECKS)
+    assert select_checks(["redis, backup", "lease"]) == select_checks(["redis", "backup", "lease"])
+    with pytest.raises(UsageError, match="cannot run the check ''"):
+        select_checks(["redis,"])
     with pytest.raises(UsageError) as caught:
         select_checks(["redis-evction"])
     assert "redis-eviction" in caught.value.hint

@@ -48,7 +48,7 @@ def doctor(
         typer.Option(
             "--only",
             metavar="NAME",
-            help="Run only this check or group: redis, backup, stream. Repeatable.",
+            help="Run only these checks or groups, such as redis,backup. Repeatable.",
             autocompletion=complete_checks,
         ),
     ] = None,
@@ -73,7 +73,7 @@ def doctor(
     \b
     Examples:
       saltctl doctor
-      saltctl doctor --only redis --only lease
+      saltctl doctor --only redis,lease
       saltctl doctor --format prometheus
       saltctl doctor --probe-platform
     """
@@ -153,7 +153,8 @@ def draw(screen: Console, findings: Sequence[Finding], clauses: Sequence[Clause]
         lead = Text.assemble((f"{finding.status:4}", _STYLES[finding.status]), f"  {finding.check}")
         detail = Text(printable(finding.detail), style="dim" if finding.status == "skip" else "")
         print_beside(screen, lead, detail, label)
-    for finding in findings:
+    # The failures first: a warning does not break the promise.
+    for finding in sorted(findings, key=lambda finding: WORST_FIRST.index(finding.status)):
         if finding.fix:
             screen.print()
             screen.print(Text(f"To fix {finding.check}:", style=_STYLES[finding.status]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import update_wrapper
 
 from saltctl.commands import commands_in, is_command
@@ -31,13 +32,20 @@ _COST = "the loss of one replica stops raises and sends lookups to the backup"
 _MEBI = 2**20
 
 
+_UNTIL_RESTART = (
+    "the server shows no configuration file: CONFIG SET may not outlast a restart, so change the options of its start"
+)
+
+
 def each_primary(check: Callable[[Facts, ServerInfo], Finding]) -> Callable[[Facts], Finding]:
     """Make a check of one server a check of all primaries. Values of another form than those of Redis skip it."""
 
     def check_one(facts: Facts, server: ServerInfo) -> Finding:
-        """Check one server."""
+        """Check one server. A change that a restart undoes says so."""
         try:
-            return check(facts, server)
+            found = check(facts, server)
+            lasts = " CONFIG SET " not in found.fix or " CONFIG REWRITE" in found.fix
+            return found if lasts else replace(found, detail=f"{found.detail}; {_UNTIL_RESTART}")
         except (ValueError, TypeError, KeyError) as exc:
             return skip(f"{server.primary} shows a value of another form than Redis: {exc}")
 

@@ -7,13 +7,14 @@ import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from saltctl.cli.health.doctor import nagios, pasteable, prometheus
-from saltctl.health.findings import Finding
+from saltctl.cli.health.doctor import draw, nagios, pasteable, prometheus
+from saltctl.health.findings import Finding, Status
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
@@ -36,7 +37,7 @@ def test_exit_codes_of_monitoring_formats(saltctl: Runner, seeded: LocalEnvironm
 
 def test_an_unknown_check_is_a_usage_error(saltctl: Runner) -> None:
     """An unknown check exits 2 before any request, and the hint names similar checks."""
-    outcome = saltctl("doctor", "--only", "redis-role", "--only", "leese", "-o", "json")
+    outcome = saltctl("doctor", "--only", "redis-role,leese", "-o", "json")
     assert (outcome.code, outcome.error["code"]) == (2, "usage")
     assert "lease" in outcome.error["hint"]
 
@@ -48,6 +49,18 @@ def test_unreadable_settings(saltctl: Runner, monkeypatch: pytest.MonkeyPatch) -
     first, *rest = outcome.json["checks"]
     assert (outcome.code, first["status"], "SALTCTL_BUCKETS" in first["detail"]) == (3, "fail", True)
     assert {check["status"] for check in rest} == {"skip"}
+
+
+def test_the_fixes_of_failures_come_first() -> None:
+    """A warning does not break the promise; the list of the checks keeps its order."""
+    from rich.console import Console
+
+    screen = Console(file=(out := StringIO()), width=80)
+    statuses: list[Status] = ["warn", "ok", "fail"]
+    draw(screen, [Finding(status, "d", "" if status == "ok" else "fix it", check=f"c-{status}") for status in statuses])
+    lines = out.getvalue().splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith("To fix")] == ["c-fail:", "c-warn:"]
+    assert [line.split()[1] for line in lines[:3]] == ["c-warn", "c-ok", "c-fail"]
 
 
 @pytest.mark.slow

@@ -62,6 +62,10 @@ def test_findings_from_info(check: str, info: dict[str, Any], status: str, fix: 
     assert found.status == status
     assert fix in found.fix
     assert bool(found.fix) is (status in ("warn", "fail"))
+    assert ("may not outlast a restart" in found.detail) is ("CONFIG SET" in found.fix)
+    lasting = run_check(check, FakeFacts({**info, "config_file": "/etc/valkey.conf"}))
+    assert "may not outlast a restart" not in lasting.detail
+    assert ("CONFIG REWRITE" in lasting.fix) is ("CONFIG SET" in found.fix)
 
 
 REFUSED = re.compile("CONFIG|ACL|BGREWRITEAOF|MEMORY DOCTOR|CLUSTER FORGET|SENTINEL RESET")
