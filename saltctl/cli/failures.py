@@ -11,9 +11,9 @@ import typer
 
 from saltctl.cli.formats.text import without_passwords
 from saltctl.cli.hints import in_force
-from saltctl.cli.signals import Terminated, rerun_hint
-from saltctl.commands import hint_of
-from saltctl.errors import ExitCode, SaltctlError
+from saltctl.cli.signals import Terminated, option_value, rerun_hint
+from saltctl.commands import hint_of, join_words
+from saltctl.errors import ExitCode, RaiseIncompleteError, SaltctlError
 from saltctl.masking import without_secrets
 from saltctl.stores.bounded.errors import OPEN_FILES_HINT, open_files_problem
 
@@ -32,6 +32,8 @@ class Failure:
 
 def failure_of(exc: BaseException) -> Failure:
     """Return how a command ends that raised the exception."""
+    if isinstance(exc, RaiseIncompleteError):
+        return Failure(exc.code, exc.message, _with_confirm(exc.hint), exc.exit_code)
     if isinstance(exc, SaltctlError):
         return Failure(exc.code, exc.message, exc.hint, exc.exit_code)
     if isinstance(exc, typer.TyperException):
@@ -53,6 +55,14 @@ def failure_of(exc: BaseException) -> Failure:
     return Failure(
         "internal", message, "run it with --verbose before the command and report the traceback", ExitCode.INTERNAL
     )
+
+
+def _with_confirm(hint: str) -> str:
+    """Put ``--confirm`` of the running command into the one that completes its raise: without it that is refused."""
+    name = option_value("--confirm")
+    if name is None:
+        return hint
+    return hint.replace("saltctl registry set ", f"saltctl registry set --confirm {join_words([name])} ")
 
 
 def shown_failure(failure: Failure) -> Failure:

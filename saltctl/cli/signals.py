@@ -43,6 +43,13 @@ def runs_from_cron() -> bool:
     return "--cron" in takewhile("--".__ne__, arguments.get())
 
 
+def option_value(name: str) -> str | None:
+    """Return the value of an option in the raw arguments of the running command; None without it."""
+    words = list(takewhile("--".__ne__, arguments.get()))
+    joined = [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
+    return next((value for word, value in pairwise(words) if word == name), next(iter(joined), None))
+
+
 def wants_json(args: Sequence[str]) -> bool:
     """Return whether errors are printed as JSON. Reads the raw arguments, for usage errors are JSON, too."""
     words = list(takewhile("--".__ne__, args))

@@ -364,7 +364,7 @@ class Registry:
                 self._check_committed(conversation_id, n)
         except SaltctlError as exc:
             reason = "the backup holds it and Redis does not" if done == "backup" else "its last step is not confirmed"
-            again = command_line("registry", "set", ids=[conversation_id, str(n)])
+            again = command_line("registry", "set", ids=[conversation_id, str(n)], given={"--yes": True})
             raise RaiseIncompleteError(
                 f"the raise of {conversation_id!r} to {n} is incomplete: {reason}. {exc.message}",
                 step=done,

@@ -240,6 +240,21 @@ def _one_of_two_fails(world: World) -> None:
     _overwrite_bucket(world)
 
 
+def _protected_bucket(world: World) -> None:
+    Path("c.toml").write_text("[contexts.prod]\nprotected = true\n")
+    _overwrite_bucket(world)
+
+
+def _no_merges(world: World) -> None:
+    """Redis refuses to write, as it does to the user saltctl-readonly."""
+    Path("ids").write_text(f"{CONVERSATION}\t8\nother\t4\n")
+    world.redis.execute_command("ACL SETUSER", "default", "-@write", "-@scripting")
+
+
+def _merges(world: World) -> None:
+    world.redis.execute_command("ACL SETUSER", "default", "+@all")
+
+
 def _messages(world: World) -> None:
     create_messages(world)
     with History.over(world.settings, world.registry, MessagesTable(world.settings)) as history:
@@ -391,9 +406,26 @@ CASES = [
         "registry/registry.py:_merge_and_commit",
         f"saltctl registry set {CONVERSATION} 8 --yes",
         4,
-        f"saltctl registry set {CONVERSATION} 8",
+        f"saltctl registry set {CONVERSATION} 8 --yes",
         _overwrite_bucket,
         mend=_delete_bucket,
+    ),
+    Case(
+        "registry/registry.py:_merge_and_commit",
+        f"saltctl --config c.toml --context prod registry set {CONVERSATION} 8 --confirm prod",
+        4,
+        f"saltctl --context prod --config c.toml registry set --confirm prod {CONVERSATION} 8 --yes",
+        _protected_bucket,
+        mend=_delete_bucket,
+    ),
+    Case(
+        "cli/registry/batch.py:_raise_all",
+        "saltctl registry set --file ids --yes",
+        4,
+        "saltctl registry set --file ids --yes",
+        _no_merges,
+        mend=_merges,
+        says="finished work is kept; run it again",
     ),
     Case(
         "stores/redis/errors.py",

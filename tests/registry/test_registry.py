@@ -535,7 +535,7 @@ def test_a_raise_without_redis_is_incomplete(
     assert stopped.value.step == "backup"
     assert stopped.value.__cause__ is DOWN
     assert "Redis is down" in stopped.value.message
-    assert commands_in(stopped.value.hint) == ["saltctl registry set conv 4"]
+    assert commands_in(stopped.value.hint) == ["saltctl registry set conv 4 --yes"]
     assert "start it" in stopped.value.hint
     assert held(backup, "conv") == (4, 1)
     redis.before["lookup"] = DOWN

@@ -17,6 +17,7 @@ from saltctl.commands import command_line, hint_of
 from saltctl.errors import (
     IncompleteError,
     InvalidSaltCountError,
+    RaiseIncompleteError,
     RefusedError,
     SaltctlError,
     UnavailableError,
@@ -152,7 +153,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def set_many(
-    session: Session, file: str, wanted: Sequence[Wanted], confirm: str | None, *, dry_run: bool, yes: bool
+    session: Session, wanted: Sequence[Wanted], confirm: str | None, *, dry_run: bool, yes: bool
 ) -> tuple[list[dict[str, Any]], IncompleteError | None]:
     """Raise the conversations, after one confirmation; return a record for each, and the error if some are left.
 
@@ -161,7 +162,7 @@ def set_many(
         SaltctlError: no server answers, and nothing was changed.
     """
     states = _read_states(session, wanted)
-    _check_none_lower(file, wanted, states)
+    _check_none_lower(wanted, states)
     todo = [item for item in wanted if not _is_done(item, states[item.conversation_id])]
     records = {item.conversation_id: _record(item, states[item.conversation_id], dry_run) for item in wanted}
     if dry_run or not todo:
@@ -195,7 +196,7 @@ def _read_states(session: Session, wanted: Sequence[Wanted]) -> dict[str, _State
     return {i: _State(entries.get(i) or BackupEntry(i, 1, 1), 1 if (n := in_redis[i]) is None else n) for i in ids}
 
 
-def _check_none_lower(file: str, wanted: Sequence[Wanted], states: dict[str, _State]) -> None:
+def _check_none_lower(wanted: Sequence[Wanted], states: dict[str, _State]) -> None:
     lower = [
         f"line {item.line}: {item.conversation_id!r} has {most} salts already"
         for item in wanted
@@ -204,7 +205,7 @@ def _check_none_lower(file: str, wanted: Sequence[Wanted], states: dict[str, _St
     if lower:
         raise InvalidSaltCountError(
             f"cannot lower N, as readers would miss the messages on the upper salts: {_some(lower, '; ')}",
-            hint=_again(file),
+            hint="delete these lines, or write the N that these conversations have, or more",
         )
 
 
@@ -229,7 +230,7 @@ def _record(item: Wanted, state: _State, dry_run: bool) -> dict[str, Any]:
 
 def _raise_all(session: Session, todo: Sequence[Wanted], records: dict[str, dict[str, Any]]) -> IncompleteError | None:
     """Raise one after the other; an outage ends it, and a conversation that fails alone does not."""
-    from saltctl.registry.failures import is_outage
+    from saltctl.registry.failures import cause_of, is_outage
 
     left: list[Wanted] = []
     failure: SaltctlError | None = None
@@ -239,18 +240,21 @@ def _raise_all(session: Session, todo: Sequence[Wanted], records: dict[str, dict
             raised = session.registry.raise_to(item.conversation_id, item.n, reason=item.reason)
             record |= {key: getattr(raised, key) for key in ("before", "after", "changed", "committed")}
         except SaltctlError as exc:
+            if at == 0 and is_outage(exc) and not isinstance(exc, RaiseIncompleteError):
+                raise  # nothing was done
             failure, record["problem"] = exc, exc.message
+            if isinstance(exc, RaiseIncompleteError):  # the backup holds it
+                record |= {"after": item.n, "changed": item.n != record["before"]}
             left.append(item)
             if is_outage(exc):
-                if len(left) == at + 1 == 1:
-                    raise
                 left += todo[at + 1 :]
                 break
     if failure is None:
         return None
+    cure = getattr(cause_of(failure), "hint", "")
     names = _some([item.conversation_id for item in left], ", ")
     done = f"raised {len(todo) - len(left):,} of {counted(len(todo), 'conversation')}"
-    return IncompleteError(f"{done}; not raised: {names}: {failure.message}", hint=rerun_hint())
+    return IncompleteError(f"{done}; not raised: {names}: {failure.message}", hint=hint_of(cure, rerun_hint()))
 
 
 def _some(texts: Sequence[str], separator: str) -> str:

@@ -253,7 +253,7 @@ def set_(
     N never goes down, so this cannot be undone. Repeating it is harmless, and completes an interrupted raise.
 
     With --file it raises many, after one confirmation. Nothing is changed if a line is not understood. If some could
-    not be raised, the error names them, and the exit code is 4.
+    not be raised, the error names them, and the exit code is 4: the same command goes on.
 
     \b
     Examples:
@@ -317,7 +317,7 @@ def _set_from_file(
 
     with open_lines(file, hint="saltctl registry set --help") as lines:
         wanted = read_wanted(lines, file, session.settings.max_n_cap, reason)
-    records, error = set_many(session, file, wanted, confirm, dry_run=dry_run, yes=yes)
+    records, error = set_many(session, wanted, confirm, dry_run=dry_run, yes=yes)
     print_result(records, output, columns=MANY_COLUMNS, empty="the file names no conversation")
     if error is not None:
         raise error
