@@ -171,6 +171,10 @@ def _drift(status: Mapping[str, Panel]) -> Iterator[_Problem]:
         cure = first.cure if is_command(first.cure) else "saltctl compare"
         yield _Problem("BROKEN", f"{count}, such as {first.conversation_id!r}: {first.problem}", cure)
     elif drift["found"] and status["registry"]["verified"]:
+        if drift["found"] == drift["uncommitted"]:
+            raises = f"raises of {drift['found']:,} of {drift['checked']:,} conversations of a sample are incomplete"
+            yield _Problem("DEGRADED", raises, "saltctl compare")
+            return
         differ = f"{drift['found']:,} of {drift['checked']:,} conversations of a sample differ"
         yield _Problem("BROKEN", f"answers may be wrong: {differ} in Redis and the backup", "saltctl compare")
 

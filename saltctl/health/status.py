@@ -117,7 +117,10 @@ def backup(facts: Facts) -> Panel:
 
 
 def drift(facts: Facts) -> Panel:
-    """Compare a sample of conversations in Redis and in the backup. ``found`` is null if Redis is not verified."""
+    """Compare a sample of conversations in Redis and in the backup; what was found is null if Redis is not verified.
+
+    ``found`` conversations differ; of ``uncommitted`` ones of them a raise was interrupted, and readers miss nothing.
+    """
     _ = facts.servers  # as above
     entries = sum(counts.entries for counts in facts.registry_counts)
     report = compare_sample(facts.probe_settings, facts.backup, entries, random.Random(), max_buckets=SAMPLED_BUCKETS)
@@ -125,7 +128,9 @@ def drift(facts: Facts) -> Panel:
     # What an unverified Redis holds shows nothing: lookups do not use it, and a rebuild will merge the backup into it.
     verified = all(counts.verified for counts in facts.registry_counts)
     found = report.unrepaired if verified else None
-    return {"checked": report.checked, "found": found, "damaged": report.damaged, "damaged_items": items}
+    uncommitted = report.uncommitted if verified else None
+    counts = {"checked": report.checked, "found": found, "uncommitted": uncommitted, "damaged": report.damaged}
+    return counts | {"damaged_items": items}
 
 
 def service(facts: Facts) -> Panel:
@@ -199,7 +204,7 @@ PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
     ),
     "backup": (backup, ("table", "registry_id")),
     "lookups": (lookups, ("source", "buckets", "unverified_buckets")),
-    "drift": (drift, ("checked", "found", "damaged", "damaged_items")),
+    "drift": (drift, ("checked", "found", "uncommitted", "damaged", "damaged_items")),
     "service": (service, ("verdict", "alive", "lag", "pending", "dead_letters", "instances")),
     "raises": (raises, ("last",)),
     "throttles": (throttles, ("table", "total", "causes", "per_minute", "seen", "last_at", "ongoing")),

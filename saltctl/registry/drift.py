@@ -25,7 +25,9 @@ NOT_ADOPTED = "Redis alone has it, and it was not adopted"
 """Why a repair left an entry without an item in the backup."""
 DriftKind = Literal["behind", "missing", "unreadable", "unbacked", "uncommitted"]
 """behind: Redis has less than the backup. missing: Redis has no entry. unreadable: its value is not a salt count.
-unbacked: Redis has more than the backup, or the backup has no entry. uncommitted: write_n is below max_n."""
+unbacked: Redis has more than the backup, or the backup has no entry. uncommitted: a raise was interrupted, so write_n
+is below max_n; Redis may have less than max_n, but not less than write_n. Then no writer uses a salt that a reader
+leaves out: readers miss nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +207,7 @@ def classify(suspect: Suspect, redis_n: int | None, entry: BackupEntry | None) -
     if redis_n == UNREADABLE:
         return Drift(conversation_id, None, suspect.max_n, "unreadable", suspect.write_n)
     if held < suspect.max_n:
-        kind: DriftKind = "missing" if redis_n is None else "behind"
-        return Drift(conversation_id, redis_n, suspect.max_n, kind, suspect.write_n)
+        return Drift(conversation_id, redis_n, suspect.max_n, _kind_below(redis_n, suspect), suspect.write_n)
     if entry is None:
         # The item was deleted after the scan.
         return Drift(conversation_id, redis_n, None, "unbacked") if held > 1 else None
@@ -215,6 +216,13 @@ def classify(suspect: Suspect, redis_n: int | None, entry: BackupEntry | None) -
     if entry.write_n < suspect.max_n:
         return Drift(conversation_id, redis_n, entry.max_n, "uncommitted", entry.write_n)
     return None
+
+
+def _kind_below(redis_n: int | None, suspect: Suspect) -> DriftKind:
+    """Return the kind of drift of a Redis that has less than max_n. Writers of either side use at most write_n then."""
+    if suspect.write_n <= count_of(redis_n):
+        return "uncommitted"
+    return "missing" if redis_n is None else "behind"
 
 
 def plan_repair(drift: Drift, *, adopt: bool, cap: int) -> Drift:
@@ -227,7 +235,7 @@ def plan_repair(drift: Drift, *, adopt: bool, cap: int) -> Drift:
     if drift.kind == "unreadable" and drift.backup_n is None:
         return replace(drift, problem="the value in Redis is not a salt count, and the backup has no entry")
     if drift.kind != "unbacked":
-        side: Side = "backup" if drift.kind == "uncommitted" else "redis"
+        side: Side = "redis" if count_of(drift.redis_n) < (drift.backup_n or 1) else "backup"
         return replace(drift, planned_n=drift.backup_n, planned_side=side)
     n = power_of_two_at_least(drift.redis_n or 1)
     if n > cap:

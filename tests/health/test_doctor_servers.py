@@ -25,6 +25,7 @@ from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalRedis
 from saltctl.salting import bucket_of
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.contracts.registry import Raise
 from saltctl.testing import local_environment
 from tests.support.redis_servers import eventually
 
@@ -193,6 +194,10 @@ def _lose_an_entry(local: LocalEnvironment, redis: Any, backup: BackupTable) -> 
     assert redis.hdel(f"salt:r:{bucket_of(conversation_id, local.settings.buckets)}", conversation_id) == 1
 
 
+def _interrupt_a_raise(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
+    backup.raise_max_n("conv_hot_07", Raise(64, "2026-07-01T08:00:00.000Z", "local", ""))
+
+
 def _drop_messages(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
     backup.client.delete_table(TableName=local.settings.messages_table)
 
@@ -212,6 +217,7 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "backup-billing": ("warn", _provision),
     "lease": ("warn", _die_with_the_lease),
     "drift": ("fail", _lose_an_entry),
+    "drift uncommitted": ("warn", _interrupt_a_raise),
     "stream-group": ("fail", lambda _, redis, __: redis.xgroup_destroy("salt:heat", "saltctl")),
     "stream-lag": ("fail", _report),
     "messages-table": ("fail", _drop_messages),
@@ -223,7 +229,7 @@ def test_the_printed_fix_repairs_the_fault(name: str, environment: LocalEnvironm
     """Doctor reports the fault, its fix runs in a shell, and doctor reports ok."""
     import redis
 
-    status, break_environment = FAULTS[name]
+    (status, break_environment), name = FAULTS[name], name.split(maxsplit=1)[0]
     admin = redis.Redis.from_url(environment.redis.url)
     try:
         break_environment(environment, admin, BackupTable(environment.settings))

@@ -29,7 +29,7 @@ HEALTHY: dict[str, dict[str, Any]] = {
     "registry": FINE | {"verified": True, "evicting": None, "other_registry": None, "verified_from": None},
     "backup": FINE | {"table": "t", "registry_id": "a1"},
     "lookups": FINE | {"source": "redis", "buckets": 64, "unverified_buckets": 0},
-    "drift": FINE | {"checked": 5, "found": 0, "damaged": 0, "damaged_items": []},
+    "drift": FINE | {"checked": 5, "found": 0, "uncommitted": 0, "damaged": 0, "damaged_items": []},
     "service": FINE | {"verdict": "ok", "pending": 0},
     "raises": FINE,
     "throttles": FINE | {"table": "m", "ongoing": False},
@@ -114,6 +114,18 @@ FROM_REDIS = "answers are right, from Redis"
             "export SALTCTL_BUCKETS=1024",
         ),
         ({"lookups": AWS_DOWN}, "BROKEN", "AWS cannot be reached; lookups fail", AWS_DOWN["hint"]),
+        (
+            {"drift": {"found": 2, "uncommitted": 2}},
+            "DEGRADED",
+            "raises of 2 of 5 conversations of a sample are incomplete; answers are right",
+            "saltctl compare",
+        ),
+        (
+            {"drift": {"found": 2, "uncommitted": 1}},
+            "BROKEN",
+            "answers may be wrong: 2 of 5 conversations of a sample differ in Redis and the backup",
+            "saltctl compare",
+        ),
         (
             {"drift": {"found": 2}},
             "BROKEN",

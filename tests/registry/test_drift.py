@@ -69,6 +69,17 @@ def test_drift_has_the_numbers_of_both_sides() -> None:
     assert classify(Suspect(0.0, "conv", 4, 2), None, None) == Drift("conv", None, 4, "missing", 2)
 
 
+@pytest.mark.parametrize(
+    ("redis_n", "write_n", "kind"), [(None, 1, "uncommitted"), (2, 2, "uncommitted"), (1, 2, "behind")]
+)
+def test_a_raise_that_did_not_reach_redis(redis_n: int | None, write_n: int, kind: DriftKind) -> None:
+    """It is not committed, and no writer uses a salt that readers leave out; its repair writes to Redis."""
+    drift = classify(Suspect(0.0, "conv", 4, write_n), redis_n, None)
+    assert drift is not None
+    planned = plan_repair(drift, adopt=False, cap=256)
+    assert (drift.kind, planned.planned_n, planned.planned_side) == (kind, 4, "redis")
+
+
 @pytest.mark.parametrize("exc", [WrongTypeError("WRONGTYPE"), DamagedEntryError("no number")], ids=["bucket", "item"])
 def test_a_repair_that_fails_alone_is_a_problem_of_its_drift(exc: SaltctlError) -> None:
     """It stops no other repair; an outage does."""

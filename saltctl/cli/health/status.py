@@ -236,7 +236,10 @@ def _differences(panel: Panel) -> list[Text]:
     if panel["found"] is None:
         return [_line(("not compared: Redis is not verified", WARNING))]
     if panel["found"]:
-        return [_line((f"{panel['found']:,} of a sample of {panel['checked']:,} differ", BAD))]
+        text = f"{panel['found']:,} of a sample of {panel['checked']:,} differ"
+        if panel["found"] == panel["uncommitted"]:
+            return [_line((f"{text}: raises were interrupted, and readers miss nothing", WARNING))]
+        return [_line((text, BAD))]
     if not panel["checked"]:
         return [_line(("the sample contains no conversation", QUIET))]
     return [_line((f"none in a sample of {panel['checked']:,}", GOOD))]

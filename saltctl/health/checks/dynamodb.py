@@ -251,7 +251,7 @@ def drift(facts: Facts) -> Finding:
     measures = {"drift_checked": float(report.checked), "drift_found": float(report.unrepaired)}
     verified = all(counts.verified for counts in facts.registry_counts)
     if report.unrepaired and verified:
-        first = report.drift[0]
+        first = next((drift for drift in report.drift if drift.kind != "uncommitted"), report.drift[0])
         in_redis = "unreadable" if first.kind == "unreadable" else first.redis_n or "no entry"
         sides = f"Redis: {in_redis}, backup: {first.backup_n or 'no entry'}"
         differ = f"conversations that differ: {report.unrepaired:,} of {report.checked:,}"
@@ -260,8 +260,11 @@ def drift(facts: Facts) -> Finding:
         if first.planned_n is None and first.kind == "unreadable":  # which `compare` leaves as it is
             cure = DamagedEntry(first.conversation_id, "").cure
             repair = shlex.split(cure)[1:] if is_command(cure) else ["compare"]
+        fix = facts.fix_commands.saltctl(*repair)
         damaged = f"; damaged backup items: {report.damaged:,}" if report.damaged else ""
-        return fail(detail + damaged, facts.fix_commands.saltctl(*repair), **measures)
+        if report.unrepaired == report.uncommitted and not damaged:
+            return warn(f"{detail}: raises were interrupted, and readers miss nothing", fix, **measures)
+        return fail(detail + damaged, fix, **measures)
     if report.damaged:
         item = report.damaged_items[0]
         detail = f"damaged backup items, not written by saltctl: {report.damaged:,}, such as {item.conversation_id!r}"
