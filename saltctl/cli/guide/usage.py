@@ -12,57 +12,10 @@ from typing import Any
 import typer
 
 from saltctl.cli.guide.groups import argument_name
+from saltctl.cli.guide.near_words import near_command
 from saltctl.cli.session import REDIS_URL_HINT
 from saltctl.commands import command_line
 from saltctl.errors import SaltctlError
-
-NEAR_WORDS = {
-    "raise": "registry set",
-    "salt": "registry set",
-    "lookup": "registry get",
-    "list": "registry list",
-    "ls": "registry list",
-    "verify": "compare",
-    "diff": "compare",
-    "drift": "compare",
-    "repair": "compare --repair",
-    "restore": "recover",
-    "resync": "rebuild",
-    "check": "doctor",
-    "health": "doctor",
-    "diagnose": "doctor",
-    "info": "status",
-    "top": "status --watch 2s",
-    "watch": "status --watch 2s",
-    "logs": "service status",
-    "run": "service run",
-    "start": "service run",
-    "systemd": "service emit systemd",
-    "kubernetes": "service emit kubernetes",
-    "dlq": "stream dead list",
-    "tail": "stream peek",
-    "events": "stream peek",
-    "throttles": "throttle scan",
-    "messages": "history read",
-    "cat": "history read",
-    "grep": "history find",
-    "search": "history find",
-    "show": "config show",
-    "settings": "config show",
-    "env": "config show",
-    "context": "config use-context",
-    "contexts": "config show",
-    "create": "setup",
-    "install": "setup",
-    "demo": "local shell",
-    "try": "local shell",
-    "drills": "drill --list",
-    "man": "help",
-    "topics": "help",
-    "docs": "help",
-    "version": "--version",
-}
-"""What somebody types who knows other tools, and the command that does it. A subcommand's name alone needs no row."""
 
 _NEAR_OPTIONS = {
     "--json": ("-o", "json"),
@@ -79,6 +32,7 @@ _NEAR_OPTIONS = {
     "-v": ("--verbose",),
     "-c": ("--context",),
 }
+_NEAR_VALUES = {"prometheus": ("alerts",), "k8s": ("kubernetes",)}
 _CHOICE = re.compile(r"(?:Value error, )?('.*'|\".*\") is not one of (.*?)\.?", re.DOTALL)
 _PASSWORD = re.compile(r"(://[^/:@]*:).*@", re.DOTALL)
 _MOST_CORRECTIONS = 5
@@ -127,6 +81,10 @@ class Line:
         """The command as it is typed, such as ``saltctl registry get``."""
         return " ".join(["saltctl", *self.path])
 
+    def names_at(self, at: int) -> bool:
+        """Return whether the argument at an index is a word of the command's name."""
+        return at in self._names
+
     @property
     def unknown_word(self) -> int | None:
         """The index of the word that the group does not know."""
@@ -159,11 +117,19 @@ class Line:
 
     def with_dashes(self) -> list[str]:
         """Return the command line with all arguments of the command behind ``--``."""
+        options, ids = self._options_and_arguments()
+        return [*self.args[: self.at], *options, "--", *ids]
+
+    def without_arguments(self) -> list[str]:
+        """Return the command line with the options of the command alone."""
+        return [*self.args[: self.at], *self._options_and_arguments()[0]]
+
+    def _options_and_arguments(self) -> tuple[list[str], list[str]]:
         options, ids, known = list[str](), list[str](), _options_of(self.command)
         for at in self._words(self.at, self.command):
             taken = 1 if known.get(self.args[at], True) or "=" in self.args[at] else 2
             (options if self.args[at].partition("=")[0] in known else ids).extend(self.args[at : at + taken])
-        return [*self.args[: self.at], *options, "--", *ids]
+        return options, ids
 
     def with_root_options_first(self) -> list[str] | None:
         """Return the command line with the root's options before the command; None if one lacks its value."""
@@ -220,7 +186,7 @@ def describe_usage_error(exc: Any, root: Any, args: Sequence[str]) -> tuple[str,
         if isinstance(suggestion, str):
             break
         if (following := _next_correction(Line(root, suggestion))) is None:
-            return message, REDIS_URL_HINT if any(map(_PASSWORD.search, suggestion)) else command_line(*suggestion)
+            return message, REDIS_URL_HINT if any(map(_PASSWORD.search, args)) else command_line(*suggestion)
         suggestion = following
     return message, suggestion if isinstance(suggestion, str) else "saltctl --help"
 
@@ -231,6 +197,8 @@ def _next_correction(line: Line) -> Suggestion | None:
         at = line.unknown_word
         return None if at is None else _unknown_command(line, at)[1]
     exc = _usage_error(line.command, line.args[line.at :])
+    if exc and "extra argument" in _message_of(exc) and not _takes(line):
+        return line.without_arguments()  # those of the command that was typed for it
     misspelt = type(exc).__name__ == "NoSuchOption" or (exc and _CHOICE.fullmatch(_message_of(exc)))
     return _described(exc, line)[1] if misspelt else None
 
@@ -273,7 +241,8 @@ def _described(exc: Any, line: Line) -> tuple[str, Suggestion]:
 
 def _unknown_command(line: Line, at: int) -> tuple[str, Suggestion]:
     message = f"cannot run {_quoted(line.args[at])}: {line.name} has no such command"
-    return message, _near_command(line, line.args[at], at) or f"{line.name} --help"
+    near = near_command(line.root, line.command, line.path, line.args[at])
+    return message, line.with_words(near, at) if near else f"{line.name} --help"
 
 
 def _quoted(text: str) -> str:
@@ -302,6 +271,8 @@ def _unknown_option(line: Line, option: str) -> tuple[str, Suggestion]:
     message = f"cannot use {_quoted(option)[1:-1]}: {line.name} has no such option"
     if "passw" in option.lower():
         return message, REDIS_URL_HINT
+    if (at is None or hasattr(line.command, "commands")) and (meant := _option_before_command(line, option)):
+        return meant
     if at is None:
         return _dashed_argument(line, option) or (message, f"{line.name} --help")
     _, equals, value = line.args[at].partition("=")
@@ -313,6 +284,19 @@ def _unknown_option(line: Line, option: str) -> tuple[str, Suggestion]:
     if near:
         return message, line.with_argument(at, near[0] + equals + value)
     return _dashed_argument(line, option) or (message, f"{line.name} --help")
+
+
+def _option_before_command(line: Line, option: str) -> tuple[str, Suggestion] | None:
+    """Describe an option that stands before the command that has it; None if no command of the line has it."""
+    names = {option, *_NEAR_OPTIONS.get(option, ())[:1]}
+    at = next((i for i, word in enumerate(line.args) if word.startswith(option)), len(line.args))
+    for i in range(at + 1, len(line.args)):
+        found = Line(line.root, [*line.args[:at], *line.args[i:]])
+        if found.names_at(at) and not hasattr(found.command, "commands") and names & _options_of(found.command).keys():
+            end = found.args.index("--") if "--" in found.args else len(found.args)
+            moved = [*found.args[:end], *line.args[at:i], *found.args[end:]]
+            return f"cannot use {option} before the command: it stands after it, as {found.name} {option}", moved
+    return None
 
 
 def _dashed_argument(line: Line, option: str) -> tuple[str, Suggestion] | None:
@@ -341,8 +325,13 @@ def _option_value(line: Line, option: str, *, missing: bool) -> tuple[str, Sugge
     return f"cannot use {option} with a value: it is a flag", hint
 
 
+def _takes(line: Line) -> list[str]:
+    """Return the names of the arguments that the command takes."""
+    return [_name_of(p) for p in line.command.params if p.param_type_name == "argument"]
+
+
 def _extra_arguments(line: Line, message: str) -> tuple[str, str]:
-    takes = [_name_of(p) for p in line.command.params if p.param_type_name == "argument"]
+    takes = _takes(line)
     taken = f"it takes {' '.join(takes)} only" if takes else "it takes no arguments"
     extra = _quoted(message.partition("(s) (")[2].removesuffix(")"))
     return f"cannot run {line.name}: {taken}, and {extra} is too much", f"{line.name} --help"
@@ -357,37 +346,8 @@ def _bad_value(line: Line, param: Any, message: str) -> tuple[str, Suggestion]:
         return f"cannot use {name}: {message.removeprefix('Value error, ')}", f"{line.name} --help"
     value, choices = str(literal_eval(found[1])), re.findall("'([^']*)'", found[2])
     hint: Suggestion = f"{line.name} --help"
-    near = get_close_matches(value.lower(), choices, 1, 0.5)
+    near = [word for word in _NEAR_VALUES.get(value.lower(), ()) if word in choices]
+    near = near or get_close_matches(value.lower(), choices, 1, 0.5)
     if near and (at := line.index_of_value(param, value)) is not None:
         hint = line.with_argument(at, line.args[at].removesuffix(value) + near[0])
     return f"cannot use {name} {_quoted(value)}: it must be {one_of(choices)}", hint
-
-
-def _near_command(line: Line, word: str, at: int) -> list[str]:
-    """Return the command line that was probably meant; empty if no command is near."""
-    lower, names, prefix = word.lower().strip("-"), list(line.command.commands), " ".join(line.path)
-    near = NEAR_WORDS.get(lower, "")
-    inside = {path[-1]: path for path in _paths(line.command, tuple(line.path))} if prefix else {}
-    paths = {path[-1]: path for path in reversed(list(_paths(line.root)))}
-    if lower in names:
-        meant = [*line.path, lower]
-    elif near.startswith(f"{prefix} ") and prefix:
-        meant = near.split()
-    elif words := inside.get(lower) or near.split() or paths.get(lower):
-        meant = words
-    elif close := get_close_matches(lower, names, 1, 0.6):
-        meant = [*line.path, close[0]]
-    elif close := get_close_matches(lower, [*paths, *NEAR_WORDS], 1, 0.75):
-        meant = paths.get(close[0]) or NEAR_WORDS[close[0]].split()
-    else:
-        return []
-    return line.with_words(meant, at)
-
-
-def _paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[list[str]]:
-    """Yield the words of every command, in the order of the help."""
-    for name, child in getattr(command, "commands", {}).items():
-        if hasattr(child, "commands"):
-            yield from _paths(child, (*path, name))
-        else:
-            yield [*path, name]
