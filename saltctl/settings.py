@@ -6,6 +6,7 @@ Every setting knows its origin, which ``saltctl config show`` prints. Nothing he
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import re
 import shlex
@@ -300,6 +301,24 @@ def _reject_unknown_variables(env: Mapping[str, str]) -> None:
         )
 
 
+def _no_such_context(name: str, path: Path | None, file: ConfigFile) -> ConfigurationError:
+    """Return the error of a context that was chosen, and is not in the file, or that has no file."""
+    if path is None:
+        return ConfigurationError(f"there is no file with context {name!r}", hint=NO_HOME)
+    if not path.exists():
+        return ConfigurationError(
+            f"there is no context {name!r}: the configuration file {str(path)!r} does not exist",
+            hint="create the file, then add the context to it\nsaltctl config init",
+        )
+    hint = f"contexts there: {', '.join(file.contexts)}" if file.contexts else context_hint(name)
+    return ConfigurationError(f"there is no context {name!r} in {str(path)!r}", hint=hint)
+
+
+def context_hint(name: str) -> str:
+    """Return how to add a context to the file."""
+    return f"add a table of its settings to that file: [contexts.{json.dumps(name[:60])}]"
+
+
 def load_settings(
     *,
     flags: Mapping[str, Any] | None = None,
@@ -326,10 +345,7 @@ def load_settings(
     file = ConfigFile(None, {}) if path is None else read_config(path, required=required)
     chosen = context or env.get("SALTCTL_CONTEXT") or file.default_context
     if chosen is not None and chosen not in file.contexts:
-        raise ConfigurationError(
-            f"there is no context {chosen!r} in {str(path)!r}" if path else f"there is no file with context {chosen!r}",
-            hint=f"contexts there: {', '.join(file.contexts) or 'none'}" if path else NO_HOME,
-        )
+        raise _no_such_context(chosen, path, file)
     table = {} if chosen is None else file.contexts[chosen]
     values: dict[str, Any] = {}
     origins = {spec.name: "default" for spec in SPECS}
@@ -346,7 +362,9 @@ def load_settings(
     values.setdefault("actor", default_actor())
     protected = table.get("protected", False)
     if not isinstance(protected, bool):
-        raise ConfigurationError(f"protected (context {chosen}) must be true or false")
+        raise ConfigurationError(
+            f"protected (context {chosen}) must be true or false, without quotes", hint=f"correct it in {str(path)!r}"
+        )
     return Settings(**values, context=chosen, protected=protected, origins=MappingProxyType(origins))
 
 
@@ -365,7 +383,8 @@ def _parse(spec: SettingSpec, raw: Any, origin: str) -> Any:
     try:
         return spec.parse(raw)
     except ValueError as exc:
-        where = "`saltctl config path` names the file" if origin.startswith("context") else f"correct the {origin}"
+        variable = origin.replace("environment ", "environment variable ", 1)
+        where = "`saltctl config path` names the file" if origin.startswith("context") else f"correct the {variable}"
         raise ConfigurationError(f"{spec.name} ({origin}) {exc}", hint=where) from None
 
 

@@ -89,7 +89,7 @@ def parse_time(text: str, now: datetime) -> datetime:
 
 def parse_seconds(value: Any, minimum: float, maximum: float) -> float:
     """Return the seconds of a setting: a number, or a duration as a string. Raises ValueError outside of the range."""
-    error = "must be a number of seconds, or a duration such as 500ms or 2h"
+    error = f"must be a number of seconds from {minimum:g} to {maximum:g}, or a duration such as 500ms or 2h"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(error)
     try:

@@ -68,7 +68,7 @@ def parse_whole(value: Any, minimum: int, maximum: int = 2**31 - 1, *, power_of_
     """Return the whole number of a setting, also of a string."""
     whole = re.fullmatch(r"[0-9]{1,10}", value.strip()) if isinstance(value, str) else type(value) is int
     if not whole:
-        raise ValueError("must be a whole number")
+        raise ValueError(f"must be a whole number from {minimum} to {maximum}")
     number = int(value)
     if not minimum <= number <= maximum:
         raise ValueError(f"must be from {minimum} to {maximum}")

@@ -188,14 +188,18 @@ def test_an_unknown_context_names_those_that_exist(config: Writer) -> None:
 
 def test_a_context_without_a_file_is_an_error(tmp_path: Path) -> None:
     """The requested context cannot exist without a file."""
-    with pytest.raises(ConfigurationError, match="no context 'prod'"):
+    with pytest.raises(
+        ConfigurationError, match=r"no context 'prod': the configuration file .* does not exist"
+    ) as refused:
         load_settings(environ={"XDG_CONFIG_HOME": str(tmp_path), "SALTCTL_CONTEXT": "prod"})
+    assert refused.value.hint.endswith("\nsaltctl config init")
 
 
 def test_protection_is_true_or_false(config: Writer) -> None:
     """``protected = "yes"`` is an error, neither true nor false."""
-    with pytest.raises(ConfigurationError, match=r"protected \(context a\) must be true or false"):
+    with pytest.raises(ConfigurationError, match=r"protected \(context a\) must be true or false") as refused:
         load_settings(environ={}, context="a", config=config('[contexts.a]\nprotected = "yes"\n'))
+    assert "config.toml" in refused.value.hint
 
 
 # Bad values.

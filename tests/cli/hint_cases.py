@@ -598,7 +598,12 @@ CASES = [
     Case(
         "cli/detection/emit.py", "saltctl service emit systemd --role saltctl-app", 2, "saltctl service emit iam --help"
     ),
-    Case("cli/detection/emit.py", "saltctl service emit acl --role saltctl-alarms", 2, "saltctl service emit iam"),
+    Case(
+        "cli/detection/emit.py:_content",
+        "saltctl service emit acl --role saltctl-alarms",
+        2,
+        "saltctl service emit iam --role saltctl-alarms",
+    ),
     Case(
         "deployment/systemd.py",
         "saltctl service emit systemd --executable saltctl",

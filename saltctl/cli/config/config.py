@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from difflib import get_close_matches
 from pathlib import Path
@@ -92,7 +91,7 @@ def use_context(
       saltctl config use-context staging
     """
     from saltctl.cli.config.edit import change_default_context
-    from saltctl.settings import read_config
+    from saltctl.settings import context_hint, read_config
 
     found = _path(context)
     file = read_config(found, required=True)
@@ -101,7 +100,7 @@ def use_context(
         close = get_close_matches(name, file.contexts, 1)
         raise ConfigurationError(
             f"cannot use the context {name!r:.60}: {str(found)!r} has no such context; {others}",
-            hint=command_line("config", "use-context", *close) if close else _no_context_hint(name),
+            hint=command_line("config", "use-context", *close) if close else context_hint(name),
         )
     before = file.default_context
     if name != before:
@@ -110,10 +109,6 @@ def use_context(
     print_result(record, output, columns=columns_of("path before after changed dry_run"))
     if (set_there := os.environ.get("SALTCTL_CONTEXT") or name) != name:
         warn(f"SALTCTL_CONTEXT is {set_there!r} in this shell, and overrides the default")
-
-
-def _no_context_hint(name: str) -> str:
-    return f"add a table of its settings to that file: [contexts.{json.dumps(name[:60])}]"
 
 
 def _path(context: typer.Context) -> Path:

@@ -11,6 +11,7 @@ import typer
 from saltctl.cli import option
 from saltctl.cli.output import print_result, warn
 from saltctl.cli.session import session_of
+from saltctl.commands import command_line
 from saltctl.errors import UsageError
 from saltctl.settings import Settings
 
@@ -79,7 +80,9 @@ def _content(kind: Kind, settings: Settings, role: Role | None, executable: str 
             return iam.document(settings, role)
         case "acl":
             if role is not None and role not in acl.ROLES:
-                raise UsageError(f"{role} needs no Redis user", hint="saltctl service emit iam")
+                raise UsageError(
+                    f"{role} needs no Redis user", hint=command_line("service", "emit", "iam", "--role", role)
+                )
             return acl.users(settings, role)
 
 

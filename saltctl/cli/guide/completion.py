@@ -91,13 +91,15 @@ def completion(
     """Print the script that makes a shell complete saltctl's commands.
 
     It completes commands, options and their choices, contexts, drills, checks and help topics. To install it, write
-    it to the file that your shell reads, and start a new shell:
+    it to the file that your shell reads, and start a new shell. The directory may not exist yet:
 
     \b
-      bash  saltctl completion bash > ~/.local/share/bash-completion/completions/saltctl
-      zsh   saltctl completion zsh > ~/.zfunc/_saltctl
+      bash  mkdir -p ~/.local/share/bash-completion/completions
+            saltctl completion bash > ~/.local/share/bash-completion/completions/saltctl
+      zsh   mkdir -p ~/.zfunc && saltctl completion zsh > ~/.zfunc/_saltctl
             and in ~/.zshrc, before compinit: fpath+=~/.zfunc
-      fish  saltctl completion fish > ~/.config/fish/completions/saltctl.fish
+      fish  mkdir -p ~/.config/fish/completions
+            saltctl completion fish > ~/.config/fish/completions/saltctl.fish
       powershell  saltctl completion powershell >> $PROFILE
 
     bash needs the package bash-completion; without it, write to a file that ~/.bashrc sources.

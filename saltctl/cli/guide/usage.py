@@ -281,6 +281,8 @@ def _unknown_option(line: Line, option: str) -> tuple[str, Suggestion]:
         return message, line.with_argument(at, *words, *([value] if equals else []))
     near = get_close_matches(option, [name for name in mine if name.startswith("--")], 1, 0.7)
     near = near or [name for name in mine if len(option) > 3 and name.startswith(option)]
+    if near and near[0] in line.args and mine[near[0]]:
+        return message, line.with_argument(at)  # a flag is given once
     if near:
         return message, line.with_argument(at, near[0] + equals + value)
     return _dashed_argument(line, option) or (message, f"{line.name} --help")

@@ -119,6 +119,7 @@ SUGGESTED = [
     ("--adopt --repair compare", "compare --adopt --repair"),
     ("--json status", "status -o json"),
     ("-o json registy", None),
+    ("compare --adpt --adopt --repair", "compare --adopt --repair"),
 ]
 
 
