@@ -11,6 +11,8 @@ from saltctl.settings import Settings
 
 IMAGE = "registry.example/saltctl:latest"
 """A placeholder."""
+METRICS_PORT = 9109
+"""Of each pod of the service."""
 _IMAGE = re.compile(r"[a-z0-9][\w.:/@-]*", re.ASCII)
 
 
@@ -35,13 +37,15 @@ def manifests(settings: Settings, image: str = IMAGE) -> str:
         + _cron_job("stream", "*/5 * * * *", 120, _STREAM)
         + _cron_job("compare", "7 * * * *", 3600, _COMPARE)
     )
-    return text.replace("@DATA@", data).replace("@IMAGE@", json.dumps(image))
+    text = text.replace("@PORT@", str(METRICS_PORT)).replace("@IMAGE@", json.dumps(image))
+    return text.replace("@DATA@", data)
 
 
 # The probe and the comparison run Python, so that the image needs no shell.
 _MANIFESTS = """\
 # kubectl apply -n NAMESPACE -f FILE
-# Before that, with the Redis URL and its password in a file that has no newline at its end:
+# Before that, with the Redis URL and its password in a file that has no newline at its end (the password also if a
+# context has it in redis_password_file):
 #   kubectl create secret generic saltctl-redis -n NAMESPACE --from-file=url=FILE
 # The image needs python3, and saltctl on its PATH.
 apiVersion: v1
@@ -73,7 +77,7 @@ spec:
   template:
     metadata:
       labels: {app.kubernetes.io/name: saltctl, app.kubernetes.io/component: service}
-      annotations: {prometheus.io/scrape: "true", prometheus.io/port: "9109"}
+      annotations: {prometheus.io/scrape: "true", prometheus.io/port: "@PORT@"}
     spec:
       serviceAccountName: saltctl
       automountServiceAccountToken: false
@@ -97,11 +101,11 @@ spec:
           command: [saltctl, service, run]
           args:
             - --consumer=$(POD_NAME)
-            - --metrics-port=9109
+            - --metrics-port=@PORT@
             - --metrics-address=$(POD_IP)
             - --health-file=/run/saltctl/health
           ports:
-            - {name: metrics, containerPort: 9109}
+            - {name: metrics, containerPort: @PORT@}
           env:
             - name: POD_NAME
               valueFrom: {fieldRef: {fieldPath: metadata.name}}

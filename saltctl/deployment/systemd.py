@@ -9,11 +9,22 @@ from saltctl.deployment.variables import variables_of
 from saltctl.errors import UsageError
 from saltctl.settings import Settings
 
+SECRETS = "/etc/saltctl/service.env"
+"""The file of variables that the unit reads besides its own."""
+PORT_PREFIX = 911
+"""The port of an instance begins with it, and ends with the number of the instance."""
 _PLAIN = re.compile(r"[\w@+.,:=/~-]+", re.ASCII)
+_ARGUMENTS = (
+    *("service", "run", "--consumer", "%H-%i", f"--metrics-port={PORT_PREFIX}%i"),
+    "--health-file=%t/saltctl-%i/health",
+)
 
 
 def unit(settings: Settings, executable: Sequence[str]) -> str:
-    """Return a unit template; start its instances as saltctl-service@1, saltctl-service@2 and so on.
+    """Return a unit template; start its instances as saltctl-service@1 to saltctl-service@9.
+
+    The file of ``redis_password_file`` is a credential of the unit: systemd reads it, and the service, which has a user
+    of its own, gets a copy.
 
     Args:
         settings: of the service.
@@ -29,7 +40,10 @@ def unit(settings: Settings, executable: Sequence[str]) -> str:
             hint="saltctl service emit systemd --executable /usr/local/bin/saltctl",
         )
     lines = [f"Environment={_quoted(f'{name}={value}')}" for name, value in variables_of(settings).items()]
+    lines += _credential(settings)
     return f"""# /etc/systemd/system/saltctl-service@.service
+# Start instances 1 to 9, as saltctl-service@1. Their metrics are on the ports {PORT_PREFIX}1 to {PORT_PREFIX}9.
+# They are served on loopback: if Prometheus runs on another machine, add --metrics-address to ExecStart.
 [Unit]
 Description=saltctl hot partition service (instance %i)
 After=network-online.target
@@ -37,9 +51,9 @@ Wants=network-online.target
 
 [Service]
 {chr(10).join(lines)}
-# Secrets, such as SALTCTL_REDIS_URL with its password: mode 0600
-EnvironmentFile=-/etc/saltctl/service.env
-ExecStart={" ".join(executable)} service run --consumer %H-%i --health-file %t/saltctl-%i/health
+# Secrets, such as SALTCTL_REDIS_URL if it has a password: mode 0600
+EnvironmentFile=-{SECRETS}
+ExecStart={" ".join([*executable, *_ARGUMENTS])}
 RuntimeDirectory=saltctl-%i
 Restart=always
 RestartSec=2
@@ -53,6 +67,27 @@ PrivateTmp=yes
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def _credential(settings: Settings) -> list[str]:
+    """Return the lines that pass the file of the password to the service.
+
+    Raises:
+        UsageError: systemd would read the path in another way.
+    """
+    if settings.redis_password_file is None:
+        return []
+    path = str(settings.redis_password_file.absolute())
+    if not path.isprintable() or path != path.strip() or path.endswith("\\"):
+        raise UsageError(
+            f"cannot use redis_password_file {path!r:.200}: systemd would read its path in another way",
+            hint="give the file a name without control characters, and without a space or a backslash at its end",
+        )
+    return [
+        "# %d needs systemd 250 or newer",
+        f"LoadCredential=redis-password:{path.replace('%', '%%')}",
+        "Environment=SALTCTL_REDIS_PASSWORD_FILE=%d/redis-password",
+    ]
 
 
 def is_hidden(path: str) -> bool:

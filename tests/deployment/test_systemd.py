@@ -28,6 +28,17 @@ def test_the_unit_follows_the_settings() -> None:
     assert "Environment=SALTCTL_REDIS_URL=redis://cache/0\n" in unit(
         replace(SETTINGS, redis_url="redis://cache/0"), SALTCTL
     )
+    assert "Environment=SALTCTL_REDIS_TIMEOUT=0.5\n" in unit(replace(SETTINGS, redis_timeout=0.5), SALTCTL)
+
+
+def test_the_password_file_is_a_credential() -> None:
+    """Systemd reads it for the user of the service, also where ProtectHome hides it; another path is refused."""
+    text = unit(replace(SETTINGS, redis_password_file=Path("/home/me/50% of it")), SALTCTL)
+    assert "\nLoadCredential=redis-password:/home/me/50%% of it\n" in text
+    assert "\nEnvironment=SALTCTL_REDIS_PASSWORD_FILE=%d/redis-password\n" in text
+    for path in ("/a\nExecStart=/b", "/a ", "/a\\"):
+        with pytest.raises(UsageError):
+            unit(replace(SETTINGS, redis_password_file=Path(path)), SALTCTL)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +76,8 @@ def test_a_path_that_the_unit_hides_is_known() -> None:
 def test_systemd_accepts_the_unit(prefix: str, tmp_path: Path) -> None:
     """``systemd-analyze verify`` finds nothing to say about it, and finds the executable."""
     file = tmp_path / "saltctl-service@.service"
-    settings = replace(SETTINGS, key_prefix=prefix, redis_url="redis://cache/0?a=%20")
+    secret = Path(f"/run/{prefix}")
+    settings = replace(SETTINGS, key_prefix=prefix, redis_url="redis://cache/0?a=%20", redis_password_file=secret)
     for words, good in ([sys.executable, "-m", "saltctl"], True), (["/nowhere/saltctl"], False):
         file.write_text(unit(settings, words))
         done = subprocess.run([ANALYZE or "", "verify", file], capture_output=True, text=True, check=False)

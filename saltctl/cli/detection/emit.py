@@ -64,6 +64,7 @@ def emit(
 
 def _content(kind: Kind, settings: Settings, role: Role | None, executable: str | None, image: str | None) -> str:
     from saltctl.deployment import acl, alerts, iam, kubernetes, systemd
+    from saltctl.deployment.variables import variables_of
 
     match kind:
         case "systemd":
@@ -71,6 +72,9 @@ def _content(kind: Kind, settings: Settings, role: Role | None, executable: str 
             unit = systemd.unit(settings, words)
             if systemd.is_hidden(words[0]):
                 warn(f"the unit hides {words[0]} from the service (ProtectHome, PrivateTmp): install saltctl elsewhere")
+            if "SALTCTL_REDIS_URL" not in variables_of(settings):
+                missing = "has a password" if settings.redis_url else "is not set"
+                warn(f"the unit has no Redis URL, which {missing}: write SALTCTL_REDIS_URL into {systemd.SECRETS}")
             return unit
         case "kubernetes":
             return kubernetes.manifests(settings, image or kubernetes.IMAGE)
