@@ -1,7 +1,8 @@
 """Long jobs: how they end and are resumed, and for cron one log line and metrics in a file.
 
 ``--cron`` prints nothing while nothing happens, since cron mails whatever is printed. If something changed or was
-found, or the job failed, it prints one JSON line on stderr, with a run id, instead of the report and the error.
+found, or the job failed, it prints one JSON line on stderr, with a run id, instead of the report and the error. With a
+format such as ``-o json`` it prints the report, too, but only then.
 ``--metrics-file`` is written whenever a job ends, with or without ``--cron``.
 """
 
@@ -139,12 +140,15 @@ class Job:
     happened: bool = False
 
     def finish(self, report: Mapping[str, Any], output: OutputFormat | None, *, happened: bool, **view: Any) -> None:
-        """Set the report, and print it as :func:`print_result` does; with ``--cron`` only if a format is chosen.
+        """Set the report, and print it as :func:`print_result` does.
+
+        With ``--cron`` it is printed only if something happened and a format is chosen.
+
 
         ``happened``: whether the job changed or found anything that belongs in a mail.
         """
         self.report, self.happened = report, happened
-        if not self.cron or output is not None:
+        if not self.cron or (happened and output is not None):
             print_result(report, output, **view)
 
 

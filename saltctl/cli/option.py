@@ -184,7 +184,10 @@ Confirm = Annotated[
 
 # Jobs run by cron.
 Cron = Annotated[
-    bool, typer.Option("--cron", help="Print one JSON line on stderr if something happened, and nothing else.")
+    bool,
+    typer.Option(
+        "--cron", help="Print nothing unless something happened: then one JSON line on stderr, and the -o format."
+    ),
 ]
 MetricsFile = Annotated[
     Path | None,

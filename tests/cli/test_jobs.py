@@ -58,8 +58,9 @@ JOBS = (("compare",), ("rebuild",), ("stream", "replay"))
 @pytest.mark.parametrize("job", JOBS, ids=" ".join)
 def test_nothing_happened_prints_nothing(job: tuple[str, ...], saltctl: Runner, verified_settings: Settings) -> None:
     """With all in order ``--cron`` prints not one byte, so cron mails nothing."""
-    outcome = saltctl(*job, "--cron")
-    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    for options in ((), ("-o", "json")):
+        outcome = saltctl(*job, "--cron", *options)
+        assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
 
 
 @pytest.mark.slow
@@ -114,9 +115,13 @@ def test_a_held_lease_prints_nothing(saltctl: Runner, verified_settings: Setting
 
 
 @pytest.mark.slow
-def test_output_is_printed_if_a_format_is_given(saltctl: Runner, verified_settings: Settings) -> None:
-    """``--cron -o json`` has its document on stdout."""
-    assert saltctl("compare", "--cron", "-o", "json").json["in_sync"] == 1
+def test_output_is_printed_if_a_format_is_given(
+    saltctl: Runner, verified_settings: Settings, backup: BackupTable
+) -> None:
+    """``--cron -o json`` has its document on stdout, if something happened, besides the line on stderr."""
+    backup.raise_max_n("conv", Raise(8, "2026-01-01T00:00:00Z", "x", ""))
+    done = saltctl("compare", "--cron", "-o", "json")
+    assert (done.code, done.json["behind"], json.loads(done.err)["behind"]) == (3, 1, 1)
 
 
 @pytest.mark.slow

@@ -105,6 +105,6 @@ def test_the_alerts_fire(tmp_path: Path) -> None:
     text = re.sub(r" +annotations:\n(?: {10}.+\n)+", "", rules(Settings()))
     (tmp_path / "rules.yaml").write_text(text)
     (tmp_path / "test.yaml").write_text(json.dumps({"rule_files": ["rules.yaml"], "tests": cases}))
-    run = [PROMTOOL or "", "test", "rules", tmp_path / "test.yaml"]
+    run = [PROMTOOL or "", "test", "rules", str(tmp_path / "test.yaml")]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

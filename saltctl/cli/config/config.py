@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.text import printable
 from saltctl.cli.guide.completion import complete_contexts
 from saltctl.cli.guide.groups import new_group
 from saltctl.cli.output import Column, Record, columns_of, format_value, print_result, warn
@@ -42,14 +44,26 @@ def _as_typed(record: Record) -> str:
 
 @group.command("path")
 def path(context: typer.Context, output: option.Output = None) -> None:
-    """Show the path of the configuration file, and whether it exists.
+    """Print the path of the configuration file. A warning says if it does not exist.
 
     \b
     Examples:
       saltctl config path
+      saltctl config path -o json
     """
     found = _path(context)
-    print_result({"path": str(found), "exists": found.exists()}, output, columns=columns_of("path exists"))
+    session_of(context).names_place = False  # the path may be of no context
+    exists = found.exists()
+
+    def view(_: object) -> None:
+        """Print the path alone, as ``$(saltctl config path)`` takes it."""
+        text = str(found)
+        sys.stdout.write(f"{printable(text) if sys.stdout.isatty() else text}\n")
+        if not exists:
+            warn("the configuration file does not exist", command_line("config", "init"))
+
+    record = {"path": str(found), "exists": exists}
+    print_result(record, output, columns=columns_of("path exists"), human_view=view)
 
 
 @group.command("init")

@@ -57,8 +57,15 @@ def test_contexts_and_their_overrides(saltctl: Runner, tmp_path: Path, monkeypat
 
 
 def test_path_names_the_file(saltctl: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``config path`` prints the path, whether or not the file exists."""
+    """``config path`` prints the path alone, as ``$(…)`` takes it, whether or not the file exists."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    alone = saltctl("config", "path")
+    assert (alone.code, alone.out) == (0, f"{tmp_path}/saltctl/config.toml\n")
+    assert "does not exist" in alone.err
+    assert "saltctl config init" in alone.err
+    odd = tmp_path / f"a\\b {'long ' * 30}"
+    odd.touch()
+    assert saltctl("--config", str(odd), "config", "path").out == f"{odd}\n"
     assert saltctl("config", "path", "-o", "json").json == {
         "path": str(tmp_path / "saltctl" / "config.toml"),
         "exists": False,
