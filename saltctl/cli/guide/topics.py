@@ -26,8 +26,8 @@ MAX_WIDTH = 100
 _COMMAND = re.compile(r"(?P<lead> +(?:\d+\. )?)(?P<command>(?:saltctl|aws) (?:\S+ ?)+)")
 _ITEM = re.compile(r" *(?:- |\d+\. |(?:\S+ )*\S+ {2,})?")
 """The beginning of a line: its indentation, and the mark of a list or the first column of a table."""
-_VERBATIM = re.compile(r"^(?: +(?:[\[#{]|\w+=)|[|])", re.MULTILINE)
-"""A line of a configuration file, of JSON or of a ruled table: its block is printed as it is."""
+_VERBATIM = re.compile(r"^ +(?:[\[#{]|\w+=)", re.MULTILINE)
+"""A line of a configuration file or of JSON: its block is printed as it is."""
 
 
 def topics() -> dict[str, str]:
@@ -113,22 +113,30 @@ def lay_out(text: str, width: int) -> Iterator[Text]:
 
 
 def _fill_lines(block: str, width: int) -> Iterator[str]:
-    """Yield the lines of a block, its paragraphs and list items filled up to a width. Commands stay on their line."""
+    """Yield the lines of a block, its paragraphs and list items filled up to a width. Commands stay on their line.
+
+    A text whose first column would leave it no third of the width stands below that column.
+    """
     import textwrap
 
-    first, hang, words = "", "", ""  # of the paragraph that is being collected
+    first, hang, words = "", "", ""  # of the paragraph that is being collected; hang is that of the file
 
     def filled() -> list[str]:
         """Return the lines of the paragraph."""
-        return textwrap.wrap(
-            words, width, initial_indent=first, subsequent_indent=hang, break_long_words=False, break_on_hyphens=False
+        above, start, rest = [], first, hang
+        if len(hang) > width * 2 // 3:
+            rest = start = " " * (len(first) - len(first.lstrip()) + 3)
+            above = [first.rstrip()] * bool(words)
+        text = textwrap.wrap(
+            words, width, initial_indent=start, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
         )
+        return above + text
 
     for line in block.split("\n"):
         item = _ITEM.match(line)
         lead = item[0] if item else ""
         text = line[len(lead) :]
-        alone = "  " in text or len(lead) > width // 2 or _COMMAND.fullmatch(line)
+        alone = "  " in text or _COMMAND.fullmatch(line)
         if words and not alone and not lead.strip() and len(lead) == len(hang):
             words += f" {text}"
             continue

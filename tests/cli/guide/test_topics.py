@@ -60,12 +60,12 @@ def test_an_incident_has_symptoms_checks_fixes_and_warnings(topic: str) -> None:
 @pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize("topic", sorted(TOPICS))
 def test_laying_out_loses_nothing(topic: str, width: int) -> None:
-    """Every word is printed in its order, and what can be wrapped fits. Commands and files are not wrapped."""
-    lines = [str(line) for line in lay_out(TOPICS[topic], width)]
-    assert " ".join(lines).split() == TOPICS[topic].split()
-    whole = set(TOPICS[topic].splitlines())
+    """Every word is printed in its order, and every line fits, so that no terminal breaks a word; no table is wider."""
+    text = fill(TOPICS[topic], Session())
+    lines = [str(line) for line in lay_out(text, width)]
+    assert " ".join(lines).split() == text.split()
     for line in lines:
-        assert len(line) <= width or line in whole or "`" in line, line
+        assert len(line) <= width or (width < 80 and re.match(r" +(\d\. )?saltctl ", line)), line
 
 
 @pytest.mark.parametrize("topic", sorted(TOPICS))
