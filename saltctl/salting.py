@@ -31,8 +31,9 @@ def check_conversation_id(conversation_id: str) -> str:
     if SEPARATOR in conversation_id:
         raise InvalidConversationIdError(
             f"the conversation id {conversation_id!r} holds a '#', which separates an id from its salt",
-            hint="leave out '#' and the number if they are a salt. If partition keys hold a '#' by design, as in "
-            "single-table designs, they can be neither salted nor read: give conversations ids without it",
+            hint="leave out '#' and the number if they are a salt, as in the partition keys of messages. If partition "
+            "keys hold a '#' by design, as in single-table designs, they can be neither salted nor read: give "
+            "conversations ids without it",
         )
     try:
         size = len(conversation_id) if conversation_id.isascii() else len(conversation_id.encode())

@@ -564,14 +564,6 @@ CASES = [
         then="saltctl registry set conv 8",
     ),
     Case(
-        "cli/registry/registry.py",
-        "saltctl registry get --ids-from ids",
-        2,
-        "saltctl registry list -o json > registry.json",
-        _file("{\n"),
-        then="saltctl registry get --ids-from registry.json",
-    ),
-    Case(
         "cli/registry/batch.py:_texts",
         "saltctl registry set --file ids",
         2,

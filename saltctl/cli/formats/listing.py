@@ -14,8 +14,9 @@ _KEY = "conversation_id"
 def ids_of_listing(listing: str) -> list[str]:
     """Return the conversation ids of a listing, in its order.
 
-    Without a header, and unless it is JSON, each line is an id. One that TSV would escape is refused: it may be
-    escaped already.
+    A record whose id is null (empty in TSV) is of no conversation, as some events of an incident, and is left out.
+    Without a header, and unless it is JSON, each line is an id, or blank. One that TSV would escape is refused: it may
+    be escaped already.
 
     Raises:
         ValueError: it is empty, or is no listing of conversations; the message names the line.
@@ -28,19 +29,23 @@ def ids_of_listing(listing: str) -> list[str]:
     fields = header.split("\t")
     if _KEY in fields:
         place = fields.index(_KEY)
-        return [_at_line(number, line, len(fields))[place] for number, line in enumerate(lines, 2)]
+        found = (_at_line(number, line, len(fields))[place] for number, line in enumerate(lines, 2) if line.strip())
+        return [name for name in found if name]
     if header.startswith("["):
-        return [_member(record, at) for at, record in enumerate(_parse(listing, 1), 1)]
+        members = [_member(record, at) for at, record in enumerate(_parse(listing, 1), 1)]
+        return [name for name in members if name is not None]
     if header.startswith("{"):
-        return [_member(_parse(line, number), number) for number, line in enumerate([header, *lines], 1)]
+        texts = ((number, line) for number, line in enumerate([header, *lines], 1) if line.strip())
+        members = [_member(_parse(line, number), number) for number, line in texts]
+        return [name for name in members if name is not None]
     if _KEY in header.split(","):
         raise ValueError("it is CSV, which changes ids that look like formulas")
-    return [_plain_id(line, number) for number, line in enumerate([header, *lines], 1)]
+    return [_plain_id(line, number) for number, line in enumerate([header, *lines], 1) if line.strip(" \r")]
 
 
 def _plain_id(line: str, number: int) -> str:
-    if not line.strip() or tsv_field(line) != line or line.startswith("\ufeff"):
-        what = "is blank" if not line.strip() else "has a tab, a backslash or another character that TSV escapes"
+    if tsv_field(line) != line or line.startswith("\ufeff"):
+        what = "has a tab, a backslash or another character that TSV escapes"
         raise ValueError(f"line {number} {what}, and is not below a TSV header with {_KEY}")
     return line
 
@@ -69,8 +74,10 @@ def _parse(text: str, number: int) -> Any:
         raise ValueError(f"line {number} is not JSON") from None
 
 
-def _member(record: Any, number: int) -> str:
-    found = record.get(_KEY) if isinstance(record, dict) else None
-    if not isinstance(found, str):
+def _member(record: Any, number: int) -> str | None:
+    if not isinstance(record, dict) or _KEY not in record:
         raise ValueError(f"record {number} has no {_KEY}")
+    found = record[_KEY]
+    if not isinstance(found, str | None):
+        raise ValueError(f"record {number}: {_KEY} is not a string")
     return found

@@ -67,6 +67,9 @@ def read(
     TIME is ISO 8601, in UTC without a zone; today, yesterday or now; or 90min, 2h30m, 1w ago. It becomes a sort
     key in the form of the conversation's newest and oldest messages, which are read for that.
 
+    Messages are as they are stored: the partition key of one, whatever its name, is a partition such as
+    conv_hot_01#0, and is not the id of the conversation.
+
     \b
     Examples:
       saltctl history read conv_hot_01

@@ -174,7 +174,8 @@ def _chosen(conversations: list[str] | None, ids_from: str | None) -> list[str]:
         except ValueError as exc:
             reason = "it is not UTF-8" if isinstance(exc, UnicodeDecodeError) else str(exc)
             raise UsageError(
-                f"cannot read ids from {ids_from!r}: {reason}", hint="saltctl registry list -o json > registry.json"
+                f"cannot read ids from {ids_from!r}: {reason}",
+                hint="give ids one a line, or tsv, json or jsonl with conversation_id, as listings print them",
             ) from None
 
 

@@ -25,10 +25,23 @@ def test_each_format_gives_the_ids_back(ids: list[str]) -> None:
     assert not ids or ids_of_listing(lines) == ids  # no lines at all are no listing
 
 
-@pytest.mark.parametrize("listing", ["a b\n-c\ngröße,2\n", "a b\n-c\ngröße,2"])
+@pytest.mark.parametrize("listing", ["a b\n-c\ngröße,2\n", "a b\n-c\ngröße,2", "\na b\n\n-c\n \ngröße,2\n\n"])
 def test_plain_ids_are_taken_as_they_are(listing: str) -> None:
-    """One a line, as ``jq -r`` prints them."""
+    """One a line, as ``jq -r`` prints them. Blank lines are skipped, as in the file of ``registry set``."""
     assert ids_of_listing(listing) == ["a b", "-c", "größe,2"]
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        '{"at": 1, "conversation_id": null}\n\n{"at": 2, "conversation_id": "a"}\n',
+        '[{"conversation_id": null}, {"conversation_id": "a"}]',
+        "at\tconversation_id\n1\t\n\n2\ta\n",
+    ],
+)
+def test_a_record_of_no_conversation_is_left_out(listing: str) -> None:
+    """As an event of the fence, which ``incident`` lists among those of conversations."""
+    assert ids_of_listing(listing) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -36,8 +49,6 @@ def test_plain_ids_are_taken_as_they_are(listing: str) -> None:
     [
         ("", "it is empty"),
         ("\n", "it is empty"),
-        ("a\n\nb\n", "line 2 is blank"),
-        ("a\n \n", "line 2 is blank"),
         ("a\nb\t2\n", "line 2 has a tab, a backslash or another"),
         ("a\nb\\\\c\n", "line 2 has a tab, a backslash"),
         ("a\r\nb\r\n", "line 1 has a tab"),
@@ -49,7 +60,8 @@ def test_plain_ids_are_taken_as_they_are(listing: str) -> None:
         ("conversation_id\na\r\n", "line 2: it has a control character"),
         ('{"conversation_id": "a"}\n{"conversation_id"', "line 2 is not JSON"),
         ('{"id": "a"}\n', "record 1 has no conversation_id"),
-        ('[{"conversation_id": 7}]', "record 1 has no conversation_id"),
+        ('[{"conversation_id": 7}]', "record 1: conversation_id is not a string"),
+        ('{"conversation_id": null}\n{"id": null}', "record 2 has no conversation_id"),
         ("[7]", "record 1 has no conversation_id"),
         ("[" * 100_000, "line 1 is not JSON"),
     ],
