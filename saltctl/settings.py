@@ -27,13 +27,13 @@ from saltctl.urls import mask_url
 from saltctl.values import (
     parse_cache_name,
     parse_endpoint,
+    parse_line,
     parse_message_id_from,
     parse_name,
     parse_one_of,
     parse_path,
     parse_region,
     parse_registry_id,
-    parse_shown_text,
     parse_url,
     parse_whole,
 )
@@ -96,13 +96,13 @@ class Settings:
     """Time for one request to AWS: names, credentials, connecting, the whole response, and retries included."""
     breaker_seconds: float = _setting(1.0, partial(parse_seconds, minimum=0, maximum=60))
     """Time for which lookups skip a Redis that has just failed."""
-    aws_profile: str | None = _setting(None, parse_shown_text, "AWS_PROFILE")
+    aws_profile: str | None = _setting(None, parse_line, "AWS_PROFILE")
     aws_region: str | None = _setting(None, parse_region, "AWS_REGION", "AWS_DEFAULT_REGION")
     aws_endpoint_url: str | None = _setting(
         None, parse_endpoint, "AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL", secret=True
     )
     """Endpoint of DynamoDB. botocore finds that of CloudWatch itself, unless it is from a context or a flag."""
-    actor: str = _setting("unknown", parse_shown_text)
+    actor: str = _setting("unknown", parse_line)
     context: str | None = None
     protected: bool = False
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

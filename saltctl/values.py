@@ -32,6 +32,13 @@ def parse_shown_text(value: Any) -> str:
     return text
 
 
+def parse_line(value: Any) -> str:
+    """Return a string of one line, which is printed and stored: control characters are refused."""
+    if re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", text := parse_shown_text(value)):
+        raise ValueError("must be one line without control characters")
+    return text
+
+
 def parse_name(value: Any) -> str:
     """Return the name of a table or region, or a prefix. Raises ValueError for any other value."""
     if not re.fullmatch(r"[A-Za-z0-9_.:/-]{1,1024}", text := parse_text(value)):

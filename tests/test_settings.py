@@ -254,6 +254,9 @@ BAD: list[tuple[str, Any, str]] = [
     ("aws_endpoint_url", f"http://user:{SECRET}@[host", "is not a valid URL"),
     ("aws_endpoint_url", f"ftp://user:{SECRET}@host", "http:// or https://"),
     ("actor", "  ", "not empty"),
+    ("actor", "alice\nroot", "one line"),
+    ("actor", "alice\x1b[2J", "one line"),
+    ("aws_profile", "a\tb", "one line"),
 ]
 
 

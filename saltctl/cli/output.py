@@ -118,18 +118,21 @@ def print_result(
     human_view: Callable[[Console], None] | None = None,
     sentence: str = "",
     empty: str = "nothing found",
+    rows: str = "",
 ) -> None:
     """Print a result.
 
     Args:
         data: one record, or a list of them; its keys are the contract of the command.
         chosen: the value of ``--output``. By default a pipe gets TSV of a list, and the table of one record.
-        columns: the columns of the table; a single record is shown by :func:`print_fields`.
+        columns: the columns of the table; a single record is shown by :func:`print_fields`. TSV and CSV of a single
+            record have its other keys, too.
         lists: passed to it.
         more: passed to it.
         human_view: draws the result instead of the table.
         sentence: what happened, printed before either.
         empty: the line on stderr instead of a table without rows.
+        rows: the key of the list whose records are the lines of TSV and CSV, instead of the record; ``lists`` has it.
     """
     form = resolve_format(chosen, listing=not isinstance(data, Mapping))
     records = [data] if isinstance(data, Mapping) else list(data)
@@ -139,10 +142,9 @@ def print_result(
         for record in records:
             write_json_line(record)
     elif form in ("tsv", "csv"):
-        keys = [column.key for column in columns]
-        write_header(form, keys)
-        for record in records:
-            write_row(form, record, keys)
+        if rows and isinstance(data, Mapping):
+            records, columns = data[rows], (lists or {})[rows]
+        _write_rows(form, records, columns, rest=isinstance(data, Mapping) and not rows)
     else:
         screen = console()
         if sentence:
@@ -155,6 +157,16 @@ def print_result(
             print_table(records, columns, screen)
         else:
             note(empty)
+
+
+def _write_rows(form: OutputFormat, records: Sequence[Record], columns: Sequence[Column], *, rest: bool) -> None:
+    """Write TSV or CSV; with ``rest`` also the keys of the first record that are in no column."""
+    keys = [column.key for column in columns]
+    if rest:
+        keys += [key for key in records[0] if key not in keys]
+    write_header(form, keys)
+    for record in records:
+        write_row(form, record, keys)
 
 
 def _print_sentence(screen: Console, sentence: str) -> None:

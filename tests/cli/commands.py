@@ -84,6 +84,7 @@ COMPARE_KEYS = (
 DRIFT_KEYS = ("conversation_id", "redis_n", "backup_n", "kind")
 RAISE_KEYS = ("n", "at", "by", "reason")
 
+ACTION_KEYS = ("resource", "action", "detail")
 READ_KEYS = (
     "conversation_id",
     "messages",
@@ -139,8 +140,8 @@ INCIDENT_KEYS = ("at", "kind", "conversation_id", "detail")
 CHECK_KEYS = ("name", "status", "detail", "fix")
 
 COMMANDS = (
-    Contract("setup", keys=("actions",), nested={"actions": ("resource", "action", "detail")}),
-    Contract("setup", ("--dry-run",), keys=("actions",), nested={"actions": ("resource", "action", "detail")}),
+    Contract("setup", keys=("actions",), nested={"actions": ACTION_KEYS}, columns=ACTION_KEYS),
+    Contract("setup", ("--dry-run",), keys=("actions",), nested={"actions": ACTION_KEYS}, columns=ACTION_KEYS),
     Contract(
         "registry get",
         ("conv_hot_03", "conv_0200"),
@@ -242,8 +243,8 @@ COMMANDS = (
     Contract("service emit", ("iam", "--role", "saltctl-app"), returns_data=False),
     Contract("service emit", ("kubernetes", "--image", "saltctl"), returns_data=False),
     Contract("service run", returns_data=False, slow=True),
-    Contract("rebuild", keys=REBUILD_KEYS, columns=REBUILD_KEYS[:-1]),
-    Contract("rebuild", ("--dry-run",), keys=REBUILD_KEYS, columns=REBUILD_KEYS[:-1]),
+    Contract("rebuild", keys=REBUILD_KEYS),
+    Contract("rebuild", ("--dry-run",), keys=REBUILD_KEYS),
     Contract("recover", ("--dry-run",), keys=RECOVER_KEYS, columns=RECOVER_KEYS),
     Contract("compare", keys=COMPARE_KEYS, nested={"drift": DRIFT_KEYS}),
     Contract("compare", ("--sample", "1/1", "--repair", "--dry-run"), keys=COMPARE_KEYS),

@@ -36,7 +36,12 @@ def emit(
     image: Annotated[
         str | None, option.text("--image", "The container image; with kubernetes, a placeholder if omitted.", "IMAGE")
     ] = None,
-    output: option.Output = None,
+    output: Annotated[
+        Literal["table", "json", "jsonl"] | None,
+        typer.Option(
+            "--output", "-o", help="How to print. Default: the file itself, as with table.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Print a file to deploy the service, from the current settings.
 

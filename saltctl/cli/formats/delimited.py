@@ -44,7 +44,8 @@ def tsv_value(field: str) -> str:
 def csv_field(value: str) -> str:
     """Return a value for a CSV field: a spreadsheet shows it, and never takes it for a formula.
 
-    A value that would be a formula gets an apostrophe in front, so CSV is not for programs.
+    It is escaped as in TSV: a tab, and a backslash before a t, must not look the same. A value that would be a formula
+    gets an apostrophe in front, so CSV is not for programs.
     """
-    text = escape_controls(value)
+    text = tsv_field(value)
     return f"'{text}" if text.lstrip().startswith(_FORMULAS) else text

@@ -57,7 +57,9 @@ def setup(
             {"actions": actions},
             output,
             happened=any(action["action"] != "exists" for action in actions),
-            columns=columns_of("actions"),
+            columns=(),
+            lists={"actions": COLUMNS},
+            rows="actions",
             human_view=lambda screen: print_table(actions, COLUMNS, screen),
             sentence=setup_sentence(actions, dry_run=dry_run),
         )

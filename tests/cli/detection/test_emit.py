@@ -76,6 +76,7 @@ def test_a_role_is_a_file_of_its_own(saltctl: Runner) -> None:
         ("systemd --image saltctl", "--image has no effect on systemd"),
         ("acl --role saltctl-alarms", "saltctl-alarms needs no Redis user"),
         ("iam --role app", "saltctl-app"),
+        ("iam -o tsv", "tsv"),
         ("kubernetes --image ?", "is not the name of a container image"),
     ],
 )

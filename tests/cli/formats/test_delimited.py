@@ -73,7 +73,9 @@ def test_a_csv_field_is_no_formula(text: str) -> None:
     assert list(csv.reader(io.StringIO(written.getvalue()))) == [[field, "x"]]
 
 
-@pytest.mark.parametrize(("value", "field"), [("-1", "'-1"), (" =A1", "' =A1"), ("a=1", "a=1"), ("\t=1", r"\t=1")])
+@pytest.mark.parametrize(
+    ("value", "field"), [("-1", "'-1"), (" =A1", "' =A1"), ("a=1", "a=1"), ("\t=1", r"\t=1"), (r"\t", r"\\t")]
+)
 def test_the_guard_of_csv(value: str, field: str) -> None:
-    """An apostrophe in front makes a text of a formula."""
+    """An apostrophe in front makes a text of a formula; a tab and a backslash before a t differ."""
     assert csv_field(value) == field
