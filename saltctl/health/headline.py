@@ -116,6 +116,8 @@ def _stores(status: Mapping[str, Panel]) -> Iterator[_Problem]:
     redis, backup, lookups = status["registry"], status["backup"], status["lookups"]
     of_redis = _cause_of(redis["error"] or _unverified(redis), "Redis")
     of_backup = _cause_of(backup["error"] or "", "AWS")
+    if backup["recovery_began"]:
+        of_backup = f"{of_backup}, and a recovery was interrupted"
     if misplaced := redis["verified_from"] if backup["exit_code"] == ExitCode.CONFIGURATION else None:
         of_backup = f"Redis was verified from {misplaced}, not from here"
     both = " and ".join([*([] if redis["verified"] else [of_redis]), *([of_backup] if of_backup else [])])

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from saltctl.commands import command_line
-from saltctl.errors import ConfigurationError, ExitCode, SaltctlError
+from saltctl.errors import BackupLostError, ConfigurationError, ExitCode, SaltctlError
 from saltctl.health.facts import Facts
 from saltctl.health.headline import headline_of
 from saltctl.registry.compare import compare_sample
@@ -99,10 +99,13 @@ def lookups(facts: Facts) -> Panel:
 
 
 def backup(facts: Facts) -> Panel:
-    """Read the registry's identity from the backup table. ``registry_id`` is that of the settings if it fails."""
+    """Read the registry's identity from the backup table. ``registry_id`` is that of the settings if it fails.
+
+    ``recovery_began``: the backup is lost, and a recovery was interrupted; ``recover --dry-run`` knows the rest.
+    """
     table, settings = facts.settings.backup_table, facts.settings
     try:
-        found: Panel = {"table": table, "registry_id": facts.identity.registry_id}
+        found: Panel = {"table": table, "registry_id": facts.identity.registry_id, "recovery_began": False}
         layout, prefix, _ = facts.backup.registry.layout()
         if layout and prefix and (layout, prefix) != (settings.layout, settings.key_prefix):
             right = {"SALTCTL_BUCKETS": layout.rpartition(":")[2], "SALTCTL_KEY_PREFIX": prefix}
@@ -113,7 +116,16 @@ def backup(facts: Facts) -> Panel:
             )
         return found
     except SaltctlError as exc:
-        return {"table": table, "registry_id": facts.settings.registry_id} | _failure(exc)
+        lost = isinstance(exc, BackupLostError) and _recovery_began(facts)
+        return {"table": table, "registry_id": facts.settings.registry_id, "recovery_began": lost} | _failure(exc)
+
+
+def _recovery_began(facts: Facts) -> bool:
+    """Return whether a recovery was interrupted after it had read messages."""
+    try:
+        return facts.backup.scan_checkpoint.load(0) is not None
+    except SaltctlError:
+        return False
 
 
 def drift(facts: Facts) -> Panel:
@@ -202,7 +214,7 @@ PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
             "verified_from",
         ),
     ),
-    "backup": (backup, ("table", "registry_id")),
+    "backup": (backup, ("table", "registry_id", "recovery_began")),
     "lookups": (lookups, ("source", "buckets", "unverified_buckets")),
     "drift": (drift, ("checked", "found", "uncommitted", "damaged", "damaged_items")),
     "service": (service, ("verdict", "alive", "lag", "pending", "dead_letters", "instances")),

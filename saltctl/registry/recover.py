@@ -13,21 +13,25 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
-from saltctl.errors import AwsUnavailableError, IncompleteError, LeaseHeldError, SaltctlError
+from saltctl.errors import AwsUnavailableError, LeaseHeldError, SaltctlError
 from saltctl.rebuild import events
+from saltctl.rebuild.checkpoint import ResumeMode
 from saltctl.rebuild.lease import Lease
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.discover import Discovered, Salts, judge, scan_salts
 from saltctl.registry.recovery_plan import (
     RecoveryPlan,
+    RecoveryProgress,
+    RecoveryReport,
+    Unproven,
     has_messages,
     is_verified,
     plan_recovery,
@@ -43,6 +47,7 @@ from saltctl.stores.contracts.raise_reasons import recovered
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore, DamagedEntry, Raise
 from saltctl.stores.heat.service_state import Verification
 from saltctl.stores.redis.buckets import UNREADABLE, RedisBucketReader
+from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.retry import retry_while_throttled
 from saltctl.times import iso_utc
@@ -50,46 +55,9 @@ from saltctl.times import iso_utc
 if TYPE_CHECKING:
     from saltctl.stores.event_log import EventLog
 
-Unproven = Literal["refuse", "raise", "skip"]
 WORKERS = 16
 BATCH = 1000
 _PROGRESS_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class RecoveryProgress:
-    """The current step, the number of entries or messages that it has handled, and about how many there are.
-
-    ``total`` is None if that is unknown. The last step, ``rebuilding``, has the events of a rebuild.
-    """
-
-    step: str
-    done: int
-    total: int | None = None
-
-
-@dataclass
-class RecoveryReport:
-    """The result: ``from_backup`` entries were in the table, ``entries`` are in it now, or would be in a dry run.
-
-    ``from_redis`` and ``from_messages`` entries were added to it or raised, or would be. A dry run reads no message.
-    ``skipped`` entries cannot be used: their ids or numbers are not valid, or the item in the backup is damaged.
-    ``rebuild`` is the report of the rebuild that followed; None in a dry run. ``consumed_rcu`` and ``consumed_wcu``
-    are in capacity units, the latter if each entry has at most 1 KB.
-    """
-
-    plan: RecoveryPlan
-    registry_id: str = ""
-    entries: int = 0
-    from_backup: int = 0
-    from_redis: int = 0
-    from_messages: int = 0
-    skipped: int = 0
-    consumed_rcu: float = 0.0
-    consumed_wcu: int = 0
-    seconds: float = 0.0
-    dry_run: bool = False
-    rebuild: events.RebuildReport | None = None
 
 
 Event = RecoveryProgress | RecoveryReport | DamagedEntry | Discovered | ScanResumed | events.Event
@@ -172,7 +140,23 @@ class Recovery:
         if report.plan.use_redis:
             found = {i: n for i, n in self._redis_entries(reader, report) if n > held.get(i, 1)}
             report.from_redis, held = len(found), held | found
+        if report.plan.messages is not None and self.options.resume is not ResumeMode.NEVER:
+            checkpoint = self._checkpoint(self.backup.registry.table_identity())
+            with self._sessions(report.plan, reader) as sessions:
+                resumes = checkpoint.peek(sessions)
+            if resumes:
+                yield from self._count_read(held, report, checkpoint)
         report.entries = len(held)
+
+    def _count_read(self, held: dict[str, int], report: RecoveryReport, checkpoint: ScanCheckpoint) -> Iterator[Event]:
+        """Count what an interrupted recovery has found in the messages, if it had read all of them."""
+        salts = Salts(self.messages.keys.partition_key, self.message_id)
+        yield from checkpoint.restore(salts)
+        if len(salts.after) == self.options.segments and not any(salts.after.values()):
+            discovered = yield from self._judge(salts, held, report)
+            behind = {found.conversation_id: found.needed_n for found in discovered if found.state == "behind"}
+            report.from_messages = len(behind)
+            held |= behind
 
     def _recover(self, report: RecoveryReport, reader: RedisBucketReader) -> Iterator[Event]:
         plan = report.plan
@@ -234,13 +218,18 @@ class Recovery:
         self, plan: RecoveryPlan, checkpoint: ScanCheckpoint, reader: RedisBucketReader
     ) -> Iterator[Event]:
         """Mark every bucket, or find the marks of an interrupted recovery. Fences stay, and with them lookups."""
+        with self._sessions(plan, reader) as sessions:
+            yield from checkpoint.resume_or_mark(self.options.resume, sessions)
+
+    @contextmanager
+    def _sessions(self, plan: RecoveryPlan, reader: RedisBucketReader) -> Iterator[dict[str, RedisRebuildSession]]:
         # Not the registry of the plan: another recovery may have ended while this one waited for the lease.
         registry_id, sessions = registry_in_redis(reader, self.settings.layout) or "0" * 16, {}
         with closing(RedisRegistry(self.settings, registry_id=lambda: registry_id)) as store:
             try:
                 if plan.use_redis:
                     sessions = {session.primary: session for session in store.sessions()}
-                yield from checkpoint.resume_or_mark(self.options.resume, sessions)
+                yield sessions
             finally:
                 for session in sessions.values():
                     session.close()
@@ -273,23 +262,24 @@ class Recovery:
         cost = report.plan.messages
         salts = yield from self._scan_messages(lease, checkpoint, None if cost is None else cost.items)
         report.consumed_rcu += salts.consumed_rcu
-        backup, any_salting = cast(BackupStore, _Held(held)), self.unproven == "raise"
-        discovered = judge(salts, backup, cap=self.settings.max_n_cap, any_salting=any_salting)
-        unproven = [found for found in discovered if found.state == "unproven"]
-        yield from unproven
-        if unproven and self.unproven == "refuse":
-            raise IncompleteError(
-                f"conversations with too few messages to prove that they are salted: {len(unproven):,}; the table was "
-                "not made the backup",
-                hint="if no conversation id contains a '#', all of them are salted; raising too much hides nothing\n"
-                "saltctl recover --unproven raise\n"
-                "only if ids such as 'CONV#1' exist, use --unproven skip: it hides the salted messages of those named",
-            )
+        discovered = yield from self._judge(salts, held, report)
+        report.check_unproven(self.unproven)
         report.skipped += sum(found.state not in ("held", "behind") for found in discovered)
         behind = ((found.conversation_id, found.needed_n) for found in discovered if found.state == "behind")
         for step in self._add(behind, held, "from the messages", report, lease):
             report.from_messages += step.done
             yield RecoveryProgress("from the messages", report.from_messages)
+
+    def _judge(
+        self, salts: Salts, held: dict[str, int], report: RecoveryReport
+    ) -> Generator[Event, None, list[Discovered]]:
+        """Yield the conversations that are not proved to be salted, count them, and return all salted ones."""
+        backup, any_salting = cast(BackupStore, _Held(held)), self.unproven == "raise"
+        discovered = judge(salts, backup, cap=self.settings.max_n_cap, any_salting=any_salting)
+        unproven = [found for found in discovered if found.state == "unproven"]
+        report.unproven = len(unproven)
+        yield from unproven
+        return discovered
 
     def _scan_messages(
         self, lease: Lease, checkpoint: ScanCheckpoint, total: int | None

@@ -1,4 +1,7 @@
-"""The plan of a recovery: the state of the backup table and of Redis, whether they belong together, and the cost."""
+"""The plan of a recovery, and its report.
+
+The plan is the state of the backup table and of Redis, whether they belong together, and the cost.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from saltctl.commands import hint_of, join_words
-from saltctl.errors import BackupLostError, ConfigurationError
+from saltctl.errors import BackupLostError, ConfigurationError, IncompleteError
+from saltctl.rebuild import events
 from saltctl.registry.discover import ScanCost, estimate_cost
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -17,6 +21,8 @@ from saltctl.stores.heat.service_state import Verification
 from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.registry import RedisRegistry
 
+Unproven = Literal["refuse", "raise", "skip"]
+"""What becomes of conversations that may be salted, if their messages do not prove it."""
 TableState = Literal["missing", "unclaimed", "restored", "intact"]
 """missing: there is no table. unclaimed: it is the backup of no registry. restored: it is a copy of the one that was
 claimed, or its item ``#registry`` is damaged. intact: it is the right table."""
@@ -83,6 +89,56 @@ class RecoveryPlan:
                     f"only if {restored}this Redis is to belong to this table from now on:",
                     f"saltctl recover --take-over {shlex.quote(self.redis_registry)}",  # whatever a fence holds
                 ),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryProgress:
+    """The current step, the number of entries or messages that it has handled, and about how many there are.
+
+    ``total`` is None if that is unknown. The last step, ``rebuilding``, has the events of a rebuild.
+    """
+
+    step: str
+    done: int
+    total: int | None = None
+
+
+@dataclass
+class RecoveryReport:
+    """The result: ``from_backup`` entries were in the table, ``entries`` are in it now, or would be in a dry run.
+
+    ``from_redis`` and ``from_messages`` entries were added to it or raised, or would be. A dry run reads no message,
+    but knows what an interrupted recovery has found that had read all of them. ``unproven`` conversations are not
+    proved to be salted.
+    ``skipped`` entries cannot be used: their ids or numbers are not valid, or the item in the backup is damaged.
+    ``rebuild`` is the report of the rebuild that followed; None in a dry run. ``consumed_rcu`` and ``consumed_wcu``
+    are in capacity units, the latter if each entry has at most 1 KB.
+    """
+
+    plan: RecoveryPlan
+    registry_id: str = ""
+    entries: int = 0
+    from_backup: int = 0
+    from_redis: int = 0
+    from_messages: int = 0
+    skipped: int = 0
+    consumed_rcu: float = 0.0
+    consumed_wcu: int = 0
+    seconds: float = 0.0
+    dry_run: bool = False
+    unproven: int = 0
+    rebuild: events.RebuildReport | None = None
+
+    def check_unproven(self, choice: Unproven) -> None:
+        """Raise IncompleteError if conversations are unproven, and nothing says what becomes of them."""
+        if self.unproven and choice == "refuse":
+            raise IncompleteError(
+                f"conversations with too few messages to prove that they are salted: {self.unproven:,}; the table was "
+                "not made the backup",
+                hint="if no conversation id contains a '#', all of them are salted; raising too much hides nothing\n"
+                "saltctl recover --unproven raise\n"
+                "only if ids such as 'CONV#1' exist, use --unproven skip: it hides the salted messages of those named",
             )
 
 

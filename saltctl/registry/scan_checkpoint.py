@@ -15,6 +15,7 @@ import hashlib
 import time
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -150,9 +151,7 @@ class ScanCheckpoint:
             CheckpointRefusedError: ``mode`` is ALWAYS, and there is no valid checkpoint. Nothing was changed.
         """
         try:
-            first = None if mode is ResumeMode.NEVER else self._load_first()
-            if first and (problem := first.scope.difference(self.scope) or self._lost_marks(first, sessions)):
-                raise CheckpointRefusedError(f"the checkpoint is not valid any more: {problem}", hint=_RESTART)
+            first = None if mode is ResumeMode.NEVER else self._valid_first(sessions)
             if first is None and mode is ResumeMode.ALWAYS:
                 raise CheckpointRefusedError("there is no checkpoint of an interrupted recovery", hint=_RESTART)
         except CheckpointRefusedError as exc:
@@ -167,6 +166,20 @@ class ScanCheckpoint:
         for session in sessions.values():
             session.mark_buckets(self.token)
         self._primaries = marked_primaries(sessions, self.server)
+
+    def peek(self, sessions: Sessions) -> bool:
+        """Return whether a recovery would resume, without a change; :meth:`restore` may follow."""
+        with suppress(CheckpointRefusedError):
+            if (first := self._valid_first(sessions)) is not None:
+                self.token = first.token
+                return True
+        return False
+
+    def _valid_first(self, sessions: Sessions) -> Part | None:
+        first = self._load_first()
+        if first and (problem := first.scope.difference(self.scope) or self._lost_marks(first, sessions)):
+            raise CheckpointRefusedError(f"the checkpoint is not valid any more: {problem}", hint=_RESTART)
+        return first
 
     def _load_first(self) -> Part | None:
         encoded = self.items.load(0)

@@ -281,6 +281,16 @@ def _delete_backup_with_messages(world: World) -> None:
     _delete_backup(world)
 
 
+def _lose_all_but_few_messages(world: World) -> None:
+    _few_orphans(world)
+    _new_environment(world)
+
+
+def _stop_at_few_messages(world: World) -> None:
+    _lose_all_but_few_messages(world)
+    assert world.saltctl("recover", "--yes").code == 4
+
+
 def _lose_both(world: World) -> None:
     _delete_backup_with_messages(world)
     world.setenv("SALTCTL_REDIS_URL", "redis://127.0.0.1:1/0")
@@ -485,6 +495,22 @@ CASES = [
         "saltctl recover --lock-wait 15m",
         _hold_lease,
         mend=_release_lease,
+        then="saltctl compare",
+    ),
+    Case(
+        "registry/recovery_plan.py",
+        "saltctl recover --yes",
+        4,
+        "saltctl recover --unproven raise",
+        _lose_all_but_few_messages,
+        then="saltctl compare",
+    ),
+    Case(
+        "registry/recovery_plan.py",
+        "saltctl recover --dry-run",
+        4,
+        "saltctl recover --unproven raise",
+        _stop_at_few_messages,
         then="saltctl compare",
     ),
     # The stream.

@@ -38,7 +38,6 @@ NOT_RUN_HERE: dict[str, str] = {
     "rebuild/merge_buffer.py | saltctl rebuild": _RACE,
     "rebuild/rebuild.py | saltctl rebuild": _RACE,
     "registry/compare.py | saltctl rebuild && saltctl compare": _RACE,
-    "registry/recover.py | saltctl recover --unproven raise": "tests/registry/test_recover.py judges what it raises",
     "registry/registry.py | saltctl rebuild": _RACE,
     "registry/registry.py | saltctl recover --dry-run": _RACE,
     "settings.py | saltctl local shell": "it is an interactive shell; tests/local/test_environment.py",

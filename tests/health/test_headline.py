@@ -27,7 +27,7 @@ LOST = {"error": "there is no table 't'", "hint": "saltctl recover --dry-run", "
 LONG = LOST | {"error": f"there is no table '{'t' * 200}' in Region 'r'"}
 HEALTHY: dict[str, dict[str, Any]] = {
     "registry": FINE | {"verified": True, "evicting": None, "other_registry": None, "verified_from": None},
-    "backup": FINE | {"table": "t", "registry_id": "a1"},
+    "backup": FINE | {"table": "t", "registry_id": "a1", "recovery_began": False},
     "lookups": FINE | {"source": "redis", "buckets": 64, "unverified_buckets": 0},
     "drift": FINE | {"checked": 5, "found": 0, "uncommitted": 0, "damaged": 0, "damaged_items": []},
     "service": FINE | {"verdict": "ok", "pending": 0},
@@ -157,6 +157,12 @@ FROM_REDIS = "answers are right, from Redis"
             "DEGRADED",
             f"Redis was verified from 't' in r, not from here; {FROM_REDIS}; raises fail",
             "export AWS_REGION=r",
+        ),
+        (
+            {"registry": {"verified": False}, "backup": LOST | {"recovery_began": True}, "lookups": LOST},
+            "BROKEN",
+            "Redis is not verified and there is no table 't', and a recovery was interrupted; lookups fail",
+            LOST["hint"],
         ),
         ({"drift": DAMAGED}, "BROKEN", DAMAGED_ITEM, "saltctl history audit 'a b' --repair --yes"),
         (

@@ -19,7 +19,8 @@ from saltctl.local.servers import LocalRedis
 from saltctl.rebuild.checkpoint import ResumeMode
 from saltctl.rebuild.events import CheckpointRejected
 from saltctl.rebuild.lease import LEASE_EXPIRY
-from saltctl.registry.recover import Event, RecoveryReport
+from saltctl.registry.recover import Event
+from saltctl.registry.recovery_plan import RecoveryReport
 from saltctl.registry.scan_checkpoint import ScanResumed
 from saltctl.settings import Settings
 from tests.registry import killed_recovery
@@ -256,11 +257,15 @@ def test_a_damaged_checkpoint_is_not_used(interrupted: Recoveries) -> None:
 
 
 def test_a_decision_about_unproven_conversations_reads_nothing_again(lost: Recoveries) -> None:
-    """The refusal keeps the complete scan: the run with the decision sends no Scan request for messages."""
+    """The refusal keeps the complete scan, which a dry run knows, too: the run with the decision reads no message."""
     for number in range(3):
         lost.world.messages.put("CONV#1", f"2026-01-01T00:00:{number:02d}Z#m{number}", {})
     with pytest.raises(IncompleteError, match="too few messages"):
         lost.finish()
+    dry = lost.finish(dry_run=True)
+    assert not lost.watch.scans
+    assert of(ScanResumed, dry)
+    assert [(report.unproven, report.from_messages) for report in of(RecoveryReport, dry)] == [(1, 3)]
     events = lost.finish(unproven="raise")
     assert not lost.watch.scans
     assert of(ScanResumed, events)

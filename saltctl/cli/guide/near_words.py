@@ -17,7 +17,7 @@ NEAR_WORDS = {
     "lookup": "registry get",
     "list": "registry list",
     "ls": "registry list",
-    "verify": "rebuild",
+    "verify": "compare",
     "registry verify": "compare",
     "diff": "compare",
     "drift": "compare",

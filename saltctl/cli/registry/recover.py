@@ -26,12 +26,13 @@ from saltctl.values import parse_registry_id
 
 if TYPE_CHECKING:
     from saltctl.rebuild.options import RebuildOptions
-    from saltctl.registry.recover import Recovery, RecoveryReport
-    from saltctl.registry.recovery_plan import RecoveryPlan
+    from saltctl.registry.recover import Recovery
+    from saltctl.registry.recovery_plan import RecoveryPlan, RecoveryReport
     from saltctl.stores.heat.service_state import Verification
 
+Choice = Literal["refuse", "raise", "skip"]
 Unproven = Annotated[
-    Literal["refuse", "raise", "skip"],
+    Choice,
     typer.Option("--unproven", help="Conversations whose messages do not prove that they are salted."),
 ]
 
@@ -98,7 +99,7 @@ def recover(
       saltctl recover --max-rcu 500 --yes
     """
     from saltctl.rebuild.options import RebuildOptions
-    from saltctl.registry.recover import RecoveryReport
+    from saltctl.registry.recovery_plan import RecoveryReport
 
     session = session_of(context)
     session.settings.require_redis_url()
@@ -109,19 +110,20 @@ def recover(
     kept = partial(session.backup.scan_checkpoint.load, 0)
     with deadline(timeout), resume_hint(kept, quiet=dry_run):
         plan = job.plan()
-        for line in _describe(plan, session.backup.where, job.take_over):
+        resumes = not restart and plan.table != "missing" and kept() is not None
+        for line in _describe(plan, session.backup.where, job.take_over, resumes=resumes):
             note(printable(line))
         if not dry_run:
             plan.check(job.take_over)
             session.require_consent(f"Make table {session.backup.where} the backup of this Redis?", confirm, yes=yes)
         with show_progress("recovering") as (show, keep):
-            report = drain(job.run(plan), RecoveryReport, _EventPrinter(show, keep))
+            report = drain(job.run(plan), RecoveryReport, _EventPrinter(show, keep, dry_run))
     if not dry_run:
         raised = counted(report.from_redis + report.from_messages, "conversation")
         counts = f"{report.from_redis:,} from Redis, {report.from_messages:,} from messages"
         session.event_log.note("recovered", f"the backup table: {raised} added or raised, {counts}")
         session.event_log.flush()
-    _print(report, output, job.take_over)
+    _print(report, output, job.take_over, unproven)
 
 
 def _job(session: Session, options: RebuildOptions, **choices: Any) -> Recovery:
@@ -158,13 +160,14 @@ class _EventPrinter:
 
     show: Show
     keep_line: PrintLine
+    dry_run: bool = False
     named: int = 0
     total: int | None = None
 
     def __call__(self, event: object) -> None:
         from saltctl.rebuild.events import CheckpointRejected, RebuildProgress, StartDelayed
         from saltctl.registry.discover import Discovered
-        from saltctl.registry.recover import RecoveryProgress
+        from saltctl.registry.recovery_plan import RecoveryProgress
         from saltctl.registry.scan_checkpoint import ScanResumed
         from saltctl.stores.contracts.registry import DamagedEntry
 
@@ -181,7 +184,8 @@ class _EventPrinter:
                 self.keep_line(printable(f"reading all messages again: {event.reason}"))
             case ScanResumed():
                 at = iso_utc(event.written, "seconds")
-                self.keep_line(f"resuming from the checkpoint of {at}, after {counted(event.items, 'message')}")
+                resuming = "it would resume" if self.dry_run else "resuming"
+                self.keep_line(f"{resuming} from the checkpoint of {at}, after {counted(event.items, 'message')}")
             case DamagedEntry():
                 self.keep_line(printable(f"skipped {event.conversation_id!r}: {event.problem}"))
             case Discovered():
@@ -191,7 +195,7 @@ class _EventPrinter:
                     self.keep_line(printable(f"unproven: {event.conversation_id!r}, {problem}"))
 
 
-def _print(report: RecoveryReport, output: OutputFormat | None, take_over: str) -> None:
+def _print(report: RecoveryReport, output: OutputFormat | None, take_over: str, unproven: Choice) -> None:
     """Print the report; exit with 4 if entries cannot be used. A dry run of what will be refused fails as that does."""
     rebuilt = report.rebuild
     found = asdict(report)
@@ -207,6 +211,7 @@ def _print(report: RecoveryReport, output: OutputFormat | None, take_over: str) 
     )
     if report.dry_run:
         report.plan.check(take_over)
+        report.check_unproven(unproven)
     if report.skipped:
         items = rebuilt.damaged_items if rebuilt else []
         hint = damage_hint(items, len(items), "saltctl rebuild") if items else "saltctl registry discover"
@@ -216,7 +221,7 @@ def _print(report: RecoveryReport, output: OutputFormat | None, take_over: str) 
         note("\n".join(["no message was read; to recover:", *hint_lines(rerun_without("--dry-run"))]))
 
 
-def _describe(plan: RecoveryPlan, table: str, take_over: str) -> list[str]:
+def _describe(plan: RecoveryPlan, table: str, take_over: str, *, resumes: bool) -> list[str]:
     """Describe what was found, and what a recovery costs."""
     entries = counted(plan.redis_entries, "entry", "entries")
     owner = f"of registry {plan.redis_registry}" if plan.redis_registry else "without a fence"
@@ -228,6 +233,7 @@ def _describe(plan: RecoveryPlan, table: str, take_over: str) -> list[str]:
         lines.append(f"{plan.conflict}: refused without --take-over {shlex.quote(plan.redis_registry)}")
     if plan.messages is not None:
         cost = plan.messages
-        lines.append(f"the messages will be read: {scan_cost(cost.items, cost.bytes, cost.rcu)}")
+        left = ", without those before the checkpoint, if Redis has lost nothing since" if resumes else ""
+        lines.append(f"the messages will be read{left}: {scan_cost(cost.items, cost.bytes, cost.rcu)}")
         lines.append("they show no raise without a message on its salts: its N will be lower, which hides no message")
     return lines
