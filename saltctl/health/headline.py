@@ -116,8 +116,6 @@ def _stores(status: Mapping[str, Panel]) -> Iterator[_Problem]:
     redis, backup, lookups = status["registry"], status["backup"], status["lookups"]
     of_redis = _cause_of(redis["error"] or _unverified(redis), "Redis")
     of_backup = _cause_of(backup["error"] or "", "AWS")
-    if backup["recovery_began"]:
-        of_backup = f"{of_backup}, and a recovery was interrupted"
     if misplaced := redis["verified_from"] if backup["exit_code"] == ExitCode.CONFIGURATION else None:
         of_backup = f"Redis was verified from {misplaced}, not from here"
     both = " and ".join([*([] if redis["verified"] else [of_redis]), *([of_backup] if of_backup else [])])
@@ -141,6 +139,8 @@ def _stores(status: Mapping[str, Panel]) -> Iterator[_Problem]:
     elif redis["evicting"]:
         text = f"entries are lost if the memory is full: maxmemory-policy is {redis['evicting']}"
         yield _Problem("BROKEN", text, "saltctl doctor --only redis-eviction")
+    if backup["recovery_began"]:
+        yield _Problem("DEGRADED", "a recovery was interrupted", backup["hint"])
 
 
 def _unverified(redis: Panel) -> str:

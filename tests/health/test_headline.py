@@ -161,7 +161,7 @@ FROM_REDIS = "answers are right, from Redis"
         (
             {"registry": {"verified": False}, "backup": LOST | {"recovery_began": True}, "lookups": LOST},
             "BROKEN",
-            "Redis is not verified and there is no table 't', and a recovery was interrupted; lookups fail",
+            "Redis is not verified and there is no table 't'; a recovery was interrupted; lookups fail",
             LOST["hint"],
         ),
         ({"drift": DAMAGED}, "BROKEN", DAMAGED_ITEM, "saltctl history audit 'a b' --repair --yes"),

@@ -207,7 +207,9 @@ def _print(report: RecoveryReport, output: OutputFormat | None, take_over: str, 
         record,
         output,
         columns=COLUMNS,
-        sentence=recover_sentence(record, reads_messages=report.plan.messages is not None),
+        sentence=recover_sentence(
+            record, reads_messages=report.plan.messages is not None and not report.from_messages + report.unproven
+        ),
     )
     if report.dry_run:
         report.plan.check(take_over)
