@@ -237,5 +237,9 @@ def _describe(plan: RecoveryPlan, table: str, take_over: str, *, resumes: bool) 
         cost = plan.messages
         left = ", without those before the checkpoint, if Redis has lost nothing since" if resumes else ""
         lines.append(f"the messages will be read{left}: {scan_cost(cost.items, cost.bytes, cost.rcu)}")
-        lines.append("they show no raise without a message on its salts: its N will be lower, which hides no message")
+        if plan.table != "intact":
+            lines.append(
+                "a raise that only the lost table had, without a message on its salts, cannot be found; "
+                "that hides no message: repeat the raise"
+            )
     return lines

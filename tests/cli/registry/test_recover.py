@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from saltctl.cli.registry.recover import _describe
 from saltctl.local.servers import LocalRedis
+from saltctl.registry.discover import ScanCost
+from saltctl.registry.recovery_plan import RecoveryPlan, TableState
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable
@@ -42,6 +45,15 @@ def test_a_recovery_asks_first(saltctl: Runner, lost: BackupTable) -> None:
     assert f"table {lost.where} is not the backup of a registry" in dry.err
     assert "Redis holds 1 entry of registry" in dry.err
     assert not lost.registry.exists()
+
+
+@pytest.mark.parametrize(("table", "loses"), [("missing", True), ("restored", True), ("intact", False)])
+def test_what_messages_cannot_show_is_told(table: TableState, loses: bool) -> None:
+    """A raise without a message on its salts is lost with the table and Redis; an intact table has it."""
+    plan = RecoveryPlan(table, 0, 0, "", False, True, "", False, ScanCost(10, 1000, 1))
+    read, silent = (_describe(it, "t", "") for it in (plan, replace(plan, messages=None)))
+    assert any("cannot be found" in line for line in read) is loses
+    assert not any("cannot be found" in line for line in silent)
 
 
 def test_a_recovery_is_reported(saltctl: Runner, lost: BackupTable) -> None:
