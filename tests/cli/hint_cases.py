@@ -674,9 +674,16 @@ CASES = [
     ),
     Case(
         "throttling/analysis.py",
-        "saltctl throttle scan --since 1h --until 2h",
+        "saltctl throttle scan --since 1h --until 1h",
         2,
         "saltctl throttle scan --since 2h --until 1h",
+        broken=create_messages,
+    ),
+    Case(
+        "cli/throttling/throttle.py:_parse_range",
+        "saltctl throttle scan --since 5m --until 3h",
+        2,
+        "saltctl throttle scan --since 3h --until 5m",
         broken=create_messages,
     ),
     Case(

@@ -332,11 +332,19 @@ def _takes(line: Line) -> list[str]:
     return [_name_of(p) for p in line.command.params if p.param_type_name == "argument"]
 
 
-def _extra_arguments(line: Line, message: str) -> tuple[str, str]:
+def _extra_arguments(line: Line, message: str) -> tuple[str, Suggestion]:
     takes = _takes(line)
     taken = f"it takes {' '.join(takes)} only" if takes else "it takes no arguments"
     extra = _quoted(message.partition("(s) (")[2].removesuffix(")"))
-    return f"cannot run {line.name}: {taken}, and {extra} is too much", f"{line.name} --help"
+    return f"cannot run {line.name}: {taken}, and {extra} is too much", _flags_first(line) or f"{line.name} --help"
+
+
+def _flags_first(line: Line) -> list[str]:
+    """Return the command line with the flags behind ``--`` before it, where they are flags; empty without any."""
+    at = line.args.index("--") if "--" in line.args else len(line.args)
+    known, behind = _options_of(line.command), line.args[at + 1 :]
+    flags = [word for word in behind if known.get(word)]
+    return [*line.args[:at], *flags, "--", *(word for word in behind if word not in flags)] if flags else []
 
 
 def _bad_value(line: Line, param: Any, message: str) -> tuple[str, Suggestion]:

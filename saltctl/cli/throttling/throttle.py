@@ -16,6 +16,7 @@ from saltctl.cli.hints import in_force
 from saltctl.cli.output import OutputFormat, columns_of, format_value, print_result, resolve_format, warn
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
+from saltctl.commands import command_line
 from saltctl.errors import ExitCode, SaltctlError, UsageError
 from saltctl.salting import is_conversation_id
 
@@ -100,6 +101,9 @@ def _parse_range(since: str, until: str | None, period: float) -> TimeRange:
         raise UsageError(f"the period must be a multiple of a minute, not {period:g} s", hint="write 1m, 5m, 15m or 1h")
     start = option.parse_time_option("--since", since, now) or now
     end = option.parse_time_option("--until", until, now) or now
+    if until is not None and end < start < now:
+        swapped = command_line("throttle", "scan", "--since", until, "--until", since)
+        raise UsageError("the range ends before it begins", hint=swapped)
     return time_range(start.timestamp(), end.timestamp(), int(period) or None, now.timestamp())
 
 

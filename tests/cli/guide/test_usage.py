@@ -119,6 +119,8 @@ SUGGESTED = [
     ("--adopt --repair compare", "compare --adopt --repair"),
     ("--json status", "status -o json"),
     ("-o json registy", None),
+    ("registry set -- -conv 4 --yes", "registry set --yes -- -conv 4"),
+    ("registry set -- -conv 4 5", None),
     ("compare --adpt --adopt --repair", "compare --adopt --repair"),
 ]
 
