@@ -717,6 +717,9 @@ CASES = [
     ),
     Case("settings.py", "saltctl rebuild", 78, "ls -l directory", _directory_as_configuration, then="true"),
     Case("settings.py", "saltctl config show", 78, "saltctl config init", _variable("SALTCTL_CONFIG", "new.toml")),
+    Case(
+        "cli/config/config.py", "saltctl config path", 0, "saltctl config init", _variable("SALTCTL_CONFIG", "new.toml")
+    ),
     Case("settings.py", "saltctl rebuild", 78, "saltctl config path", _variable("SALTCTL_REDIS_URL", ""), then="true"),
     Case(
         "stores/bounded/tls.py",

@@ -60,7 +60,7 @@ def path(context: typer.Context, output: option.Output = None) -> None:
         text = str(found)
         sys.stdout.write(f"{printable(text) if sys.stdout.isatty() else text}\n")
         if not exists:
-            warn("the configuration file does not exist", command_line("config", "init"))
+            warn("the configuration file does not exist", "saltctl config init")
 
     record = {"path": str(found), "exists": exists}
     print_result(record, output, columns=columns_of("path exists"), human_view=view)
