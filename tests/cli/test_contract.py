@@ -141,7 +141,7 @@ RUNNABLE = [
     if name != "service run"  # it ends by a signal: tests/cli/detection/test_service.py
 ]
 FINDS_SOMETHING = ("saltctl stream status", "saltctl service status", "saltctl throttle scan", "saltctl doctor")
-BUT_NOT = "saltctl doctor --only redis --only lease"
+BUT_NOT = "saltctl doctor --only redis,lease"
 """In the environment of the examples no service runs, and there was throttling: these commands find it (exit 3)."""
 
 

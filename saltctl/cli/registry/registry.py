@@ -68,7 +68,8 @@ def _side(name: str) -> Callable[[Record], str]:
     def show(record: Record) -> str:
         """Show the side of one conversation."""
         state = record[f"{name}_state"]
-        return format_value(record[f"{name}_n"]) if state in ("entry", "absent") else state or "unknown"
+        shown = {"entry": format_value(record[f"{name}_n"]), "absent": UNKNOWN}
+        return shown.get(state, state or "unknown")
 
     return show
 
@@ -191,15 +192,17 @@ def _record(
     redis_state = None if in_redis is None else _REDIS_STATES.get(redis_n, "entry")
     backup_state = None if held is None else "entry" if entry else "absent"
     known = redis_state is not None and redis_state != "unreadable" and backup_state is not None
-    sides = (1 if redis_n is None else redis_n, *((entry.max_n, entry.write_n) if entry else (1, 1)))
+    # A side that has no entry says 1, as a lookup of it does.
+    redis_n = 1 if redis_state == "absent" else redis_n
+    max_n, write_n = (entry.max_n, entry.write_n) if entry else (1, 1)
     return {
         "conversation_id": conversation_id,
         "max_n": lookup.max_n if lookup else None,
         "write_n": lookup.write_n if lookup else None,
         "source": lookup.source if lookup else None,
         "redis_n": redis_n or None,
-        "backup_n": entry.max_n if entry else None,
-        "in_sync": len(set(sides)) == 1 if known else None,
+        "backup_n": max_n if backup_state else None,
+        "in_sync": redis_n == max_n == write_n if known else None,
         "salted": lookup.salted if lookup else None,
         "raises": None if held is None else [asdict(item) for item in entry.raises] if entry else [],
         "redis_state": redis_state,

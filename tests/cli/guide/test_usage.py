@@ -90,7 +90,7 @@ SUGGESTED = [
     ("registry set c -4", None),
     ("registry get c -n 3", None),
     ("drill -x", None),
-    ("verify --wait-redis 1m", "rebuild --wait-redis 1m"),
+    ("verify --sample 1/4", "compare --sample 1/4"),
     ("config set redis_url x", "config path"),
     ("config get redis_url", "config show"),
     ("config edit", "config path"),

@@ -51,7 +51,7 @@ def test_a_recovery_asks_first(saltctl: Runner, lost: BackupTable) -> None:
 def test_what_messages_cannot_show_is_told(table: TableState, loses: bool) -> None:
     """A raise without a message on its salts is lost with the table and Redis; an intact table has it."""
     plan = RecoveryPlan(table, 0, 0, "", False, True, "", False, ScanCost(10, 1000, 1))
-    read, silent = (_describe(it, "t", "") for it in (plan, replace(plan, messages=None)))
+    read, silent = (_describe(it, "t", "", resumes=False) for it in (plan, replace(plan, messages=None)))
     assert any("cannot be found" in line for line in read) is loses
     assert not any("cannot be found" in line for line in silent)
 
