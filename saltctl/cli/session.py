@@ -207,8 +207,12 @@ class Session:
                 f"{question} This cannot be undone. Pass --yes to confirm (no terminal to ask on)",
                 hint=hint_of("see first what it would change: --dry-run", rerun_with("--yes")),
             )
-        elif not yes and _ask(f"{question} This cannot be undone. Continue? [y/N] ").lower() not in ("y", "yes"):
+        elif not yes and not self.confirms(f"{question} This cannot be undone. Continue?"):
             raise ConfirmationRequiredError("not confirmed; nothing was changed", hint="")
+
+    def confirms(self, question: str) -> bool:
+        """Ask at a terminal, where Return means no, and return the answer."""
+        return _ask(f"{question} [y/N] ").lower() in ("y", "yes")
 
     def ask_default_yes(self, question: str) -> bool:
         """Ask at a terminal, where Return means yes, and return the answer; without a terminal return True."""

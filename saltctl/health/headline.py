@@ -119,7 +119,9 @@ def _stores(status: Mapping[str, Panel]) -> Iterator[_Problem]:
     if misplaced := redis["verified_from"] if backup["exit_code"] == ExitCode.CONFIGURATION else None:
         of_backup = f"Redis was verified from {misplaced}, not from here"
     both = " and ".join([*([] if redis["verified"] else [of_redis]), *([of_backup] if of_backup else [])])
-    if redis["verified"] and backup["error"]:
+    if misplaced and lookups["error"]:
+        yield _Problem("BROKEN", both or of_backup, redis["hint"] or backup["hint"], "lookups fail with these settings")
+    elif redis["verified"] and backup["error"]:
         # Without the registry's id neither Redis nor the backup answers; only a running server knows it already.
         where = "" if backup["registry_id"] else ", in servers that run already"
         command = redis["hint"] or backup["hint"] if misplaced else backup["hint"]
@@ -173,7 +175,7 @@ def _drift(status: Mapping[str, Panel]) -> Iterator[_Problem]:
         cure = first.cure if is_command(first.cure) else "saltctl compare"
         yield _Problem("BROKEN", f"{count}, such as {first.conversation_id!r}: {first.problem}", cure)
     elif drift["found"] and status["registry"]["verified"]:
-        if drift["found"] == drift["uncommitted"]:
+        if drift["found"] == drift["interrupted"]:
             raises = f"raises of {drift['found']:,} of {drift['checked']:,} conversations of a sample are incomplete"
             yield _Problem("DEGRADED", raises, "saltctl compare")
             return

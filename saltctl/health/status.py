@@ -131,7 +131,7 @@ def _recovery_began(facts: Facts) -> bool:
 def drift(facts: Facts) -> Panel:
     """Compare a sample of conversations in Redis and in the backup; what was found is null if Redis is not verified.
 
-    ``found`` conversations differ; of ``uncommitted`` ones of them a raise was interrupted, and readers miss nothing.
+    ``found`` conversations differ; of ``interrupted`` ones of them a raise was interrupted, and readers miss nothing.
     """
     _ = facts.servers  # as above
     entries = sum(counts.entries for counts in facts.registry_counts)
@@ -140,8 +140,8 @@ def drift(facts: Facts) -> Panel:
     # What an unverified Redis holds shows nothing: lookups do not use it, and a rebuild will merge the backup into it.
     verified = all(counts.verified for counts in facts.registry_counts)
     found = report.unrepaired if verified else None
-    uncommitted = report.uncommitted if verified else None
-    counts = {"checked": report.checked, "found": found, "uncommitted": uncommitted, "damaged": report.damaged}
+    interrupted = report.interrupted_raises if verified else None
+    counts = {"checked": report.checked, "found": found, "interrupted": interrupted, "damaged": report.damaged}
     return counts | {"damaged_items": items}
 
 
@@ -216,7 +216,7 @@ PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
     ),
     "backup": (backup, ("table", "registry_id", "recovery_began")),
     "lookups": (lookups, ("source", "buckets", "unverified_buckets")),
-    "drift": (drift, ("checked", "found", "uncommitted", "damaged", "damaged_items")),
+    "drift": (drift, ("checked", "found", "interrupted", "damaged", "damaged_items")),
     "service": (service, ("verdict", "alive", "lag", "pending", "dead_letters", "instances")),
     "raises": (raises, ("last",)),
     "throttles": (throttles, ("table", "total", "causes", "per_minute", "seen", "last_at", "ongoing")),

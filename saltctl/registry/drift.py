@@ -25,9 +25,7 @@ NOT_ADOPTED = "Redis alone has it, and it was not adopted"
 """Why a repair left an entry without an item in the backup."""
 DriftKind = Literal["behind", "missing", "unreadable", "unbacked", "uncommitted"]
 """behind: Redis has less than the backup. missing: Redis has no entry. unreadable: its value is not a salt count.
-unbacked: Redis has more than the backup, or the backup has no entry. uncommitted: a raise was interrupted, so write_n
-is below max_n; Redis may have less than max_n, but not less than write_n. Then no writer uses a salt that a reader
-leaves out: readers miss nothing."""
+unbacked: Redis has more than the backup, or the backup has no entry. uncommitted: write_n is below max_n."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,12 @@ class Drift:
     def in_redis_alone(self) -> bool:
         """Whether the backup has no entry: only a repair that adopts it writes one."""
         return self.kind == "unbacked" and self.backup_n is None
+
+    @property
+    def is_interrupted_raise(self) -> bool:
+        """Whether a raise was interrupted, so that no writer uses a salt that a reader leaves out."""
+        at_most = self.write_n or self.backup_n or 1
+        return self.kind in ("behind", "missing", "uncommitted") and at_most <= max(self.redis_n or 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,11 @@ class ComparisonReport:
     damaged_items: list[DamagedEntry] = field(default_factory=list)
 
     @property
+    def interrupted_raises(self) -> int:
+        """The number of listed drifts that hide no message, as :attr:`Drift.is_interrupted_raise` tells them."""
+        return sum(drift.is_interrupted_raise and not drift.repaired for drift in self.drift)
+
+    @property
     def differing(self) -> int:
         """The number of conversations that differ, or differed before they were repaired."""
         return self.behind + self.missing + self.unreadable + self.unbacked + self.uncommitted
@@ -207,7 +216,8 @@ def classify(suspect: Suspect, redis_n: int | None, entry: BackupEntry | None) -
     if redis_n == UNREADABLE:
         return Drift(conversation_id, None, suspect.max_n, "unreadable", suspect.write_n)
     if held < suspect.max_n:
-        return Drift(conversation_id, redis_n, suspect.max_n, _kind_below(redis_n, suspect), suspect.write_n)
+        kind: DriftKind = "missing" if redis_n is None else "behind"
+        return Drift(conversation_id, redis_n, suspect.max_n, kind, suspect.write_n)
     if entry is None:
         # The item was deleted after the scan.
         return Drift(conversation_id, redis_n, None, "unbacked") if held > 1 else None
@@ -216,13 +226,6 @@ def classify(suspect: Suspect, redis_n: int | None, entry: BackupEntry | None) -
     if entry.write_n < suspect.max_n:
         return Drift(conversation_id, redis_n, entry.max_n, "uncommitted", entry.write_n)
     return None
-
-
-def _kind_below(redis_n: int | None, suspect: Suspect) -> DriftKind:
-    """Return the kind of drift of a Redis that has less than max_n. Writers of either side use at most write_n then."""
-    if suspect.write_n <= count_of(redis_n):
-        return "uncommitted"
-    return "missing" if redis_n is None else "behind"
 
 
 def plan_repair(drift: Drift, *, adopt: bool, cap: int) -> Drift:

@@ -70,14 +70,14 @@ def test_drift_has_the_numbers_of_both_sides() -> None:
 
 
 @pytest.mark.parametrize(
-    ("redis_n", "write_n", "kind"), [(None, 1, "uncommitted"), (2, 2, "uncommitted"), (1, 2, "behind")]
+    ("redis_n", "write_n", "harmless"), [(None, 1, True), (2, 2, True), (1, 2, False), (None, 4, False)]
 )
-def test_a_raise_that_did_not_reach_redis(redis_n: int | None, write_n: int, kind: DriftKind) -> None:
-    """It is not committed, and no writer uses a salt that readers leave out; its repair writes to Redis."""
+def test_a_raise_that_did_not_reach_redis(redis_n: int | None, write_n: int, harmless: bool) -> None:
+    """While it is not committed, no writer uses a salt that readers leave out; its repair writes to Redis."""
     drift = classify(Suspect(0.0, "conv", 4, write_n), redis_n, None)
     assert drift is not None
     planned = plan_repair(drift, adopt=False, cap=256)
-    assert (drift.kind, planned.planned_n, planned.planned_side) == (kind, 4, "redis")
+    assert (drift.is_interrupted_raise, planned.planned_n, planned.planned_side) == (harmless, 4, "redis")
 
 
 @pytest.mark.parametrize("exc", [WrongTypeError("WRONGTYPE"), DamagedEntryError("no number")], ids=["bucket", "item"])

@@ -237,7 +237,7 @@ def _differences(panel: Panel) -> list[Text]:
         return [_line(("not compared: Redis is not verified", WARNING))]
     if panel["found"]:
         text = f"{panel['found']:,} of a sample of {panel['checked']:,} differ"
-        if panel["found"] == panel["uncommitted"]:
+        if panel["found"] == panel["interrupted"]:
             return [_line((f"{text}: raises were interrupted, and readers miss nothing", WARNING))]
         return [_line((text, BAD))]
     if not panel["checked"]:

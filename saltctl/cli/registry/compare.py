@@ -37,11 +37,10 @@ def _plan(record: Record) -> str:
     """Return what a repair writes, such as ``4 → 64 (backup)``."""
     if record["planned_n"] is None:
         return "left as it is"
-    side = record["planned_side"]
-    commits = record["kind"] == "uncommitted" and side == "backup"
-    before = format_value(record["write_n"] if commits else record["backup_n"])
+    side, kind = record["planned_side"], record["kind"]
+    before = format_value(record["write_n"] if kind == "uncommitted" else record["backup_n"])
     before = _redis_n(record) if side == "redis" else before
-    name = "backup, write_n" if commits else side
+    name = "backup, write_n" if kind == "uncommitted" else side
     return f"{before} → {format_value(record['planned_n'])} ({name})"
 
 
@@ -74,8 +73,8 @@ def compare(
     """Compare Redis with the backup, both ways, and find every conversation on which they disagree.
 
     behind, missing, unreadable: Redis has less than the backup, no entry, or a value that is no salt count.
-    unbacked: Redis has more, so it was written by hand. uncommitted: a raise was interrupted, and readers miss
-    nothing. --repair raises the side that has less, and never lowers one; with --dry-run it shows each planned value
+    unbacked: Redis has more, so it was written by hand. uncommitted: a raise was interrupted.
+    --repair raises the side that has less, and never lowers one; with --dry-run it shows each planned value
     and its side. What Redis alone has stays as it is without --adopt.
     Costs one scan of the backup, and one read unit for each suspected conversation. Exits 3 if drift is left or
     Redis is not verified, 4 if items of the backup are damaged.

@@ -12,9 +12,9 @@ from saltctl.cli import option
 from saltctl.cli.formats.sentences import setup_sentence
 from saltctl.cli.jobs import track_job
 from saltctl.cli.output import columns_of, print_table, warn
-from saltctl.cli.session import Session, session_of
+from saltctl.cli.session import Session, is_interactive, session_of
 from saltctl.cli.signals import rerun_without
-from saltctl.errors import UsageError
+from saltctl.errors import ConfirmationRequiredError, UsageError
 
 if TYPE_CHECKING:
     from saltctl.registry.setup import Action
@@ -52,6 +52,8 @@ def setup(
             raise UsageError(message, hint=rerun_without("--stream"))
         if not dry_run:
             session.require_consent("Create the missing resources?", confirm)
+            if not (stream or messages):
+                _ask_about_unseen_messages(session)
         actions = [asdict(change) for change in _set_up(session, stream=stream, messages=messages, dry_run=dry_run)]
         job.finish(
             {"actions": actions},
@@ -75,6 +77,22 @@ def _set_up(session: Session, *, stream: bool, messages: bool, dry_run: bool) ->
     if stream:
         return iter([set_up_stream(session.heat_stream, dry_run=dry_run)])
     return set_up(session.settings, session.store, session.backup, messages=messages, dry_run=dry_run)
+
+
+def _ask_about_unseen_messages(session: Session) -> None:
+    """Ask at a terminal if a new registry would be created and no messages table could show an older one."""
+    if not is_interactive() or not any(
+        change.resource == "registry" and change.action == "create"
+        for change in _set_up(session, stream=False, messages=False, dry_run=True)
+    ):
+        return
+    from saltctl.stores.aws.messages_table import MessagesTable
+
+    messages = MessagesTable(session.settings, client=session.backup.client)
+    if messages.describe() is None:
+        missing = messages.missing()
+        if not session.confirms(f"{missing.message}. Was there never a registry for its messages?"):
+            raise ConfirmationRequiredError("not confirmed; nothing was changed", hint=missing.hint)
 
 
 def _warn_of_unseen_messages(session: Session) -> None:

@@ -21,6 +21,7 @@ from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, clock_skew, combine, fail, ok, skip, warn
 from saltctl.rebuild.lease import LEASE_EXPIRY
 from saltctl.registry.compare import compare_sample
+from saltctl.salting import split_partition_key
 from saltctl.stores.aws.failures.errors import NEW_OR_LOST
 from saltctl.stores.aws.table import Table
 from saltctl.stores.contracts.messages import TableKeys
@@ -44,7 +45,7 @@ def backup_table(facts: Facts) -> Finding:
             lost = f"{missing}, but Redis was verified from a backup table: check the Region and the name first"
             fixes = commands.saltctl("config", "show"), commands.saltctl("recover", "--dry-run")
             return fail(lost, " && ".join(fixes))
-        return fail(missing, commands.saltctl("setup"))
+        return fail(missing, _new_or_lost(facts))
     if found := _not_ready(facts, name, table):
         return found
     try:
@@ -53,6 +54,23 @@ def backup_table(facts: Facts) -> Finding:
         return fail(exc.message, commands.saltctl("config", "show"))
     items = int(table.get("ItemCount", 0))
     return ok(f"{name}, {f'about {items:,} items' if items else 'whose items are not counted yet'}")
+
+
+def _new_or_lost(facts: Facts) -> str:
+    """Return the command that sets up a new registry, if messages can show that there was none; else a recovery."""
+    try:
+        seen = facts.describe(facts.messages) is not None
+        salted = seen and any(split_partition_key(key)[1] is not None for key in facts.messages.sample_partition_keys())
+    except SaltctlError:
+        seen = salted = False
+    return facts.fix_commands.saltctl(*(["setup"] if seen and not salted else ["recover", "--dry-run"]))
+
+
+def _has_identity(facts: Facts) -> bool:
+    try:
+        return bool(facts.identity)
+    except SaltctlError:
+        return False
 
 
 def _not_ready(facts: Facts, name: str, table: Mapping[str, Any]) -> Finding | None:
@@ -89,7 +107,7 @@ def registry(facts: Facts) -> Finding:
         identity = facts.identity
     except BackupLostError as exc:
         is_new = exc.hint == NEW_OR_LOST and not facts.redis_was_verified
-        return fail(exc.message, commands.saltctl("setup") if is_new else commands.saltctl("recover", "--dry-run"))
+        return fail(exc.message, _new_or_lost(facts) if is_new else commands.saltctl("recover", "--dry-run"))
     except ConfigurationError as exc:
         layout, prefix, registry_id = facts.backup.registry.layout()
         if facts.settings.registry_id not in (None, registry_id):
@@ -175,9 +193,9 @@ def messages_table(facts: Facts) -> Finding:
     name, commands = facts.settings.messages_table, facts.fix_commands
     try:
         if (table := facts.describe(facts.messages)) is None:
-            # saltctl creates a messages table only in a local environment.
-            local = is_loopback(facts.settings.aws_endpoint_url or "")
-            fix = commands.saltctl("setup", "--messages") if local else commands.aws("dynamodb", "list-tables")
+            # saltctl creates a messages table only in a local environment, and no new registry beside an empty one.
+            creates = is_loopback(facts.settings.aws_endpoint_url or "") and _has_identity(facts)
+            fix = commands.saltctl("setup", "--messages") if creates else commands.aws("dynamodb", "list-tables")
             return fail(f"{facts.messages.missing().message} (AWS_REGION)", fix)
         if found := _not_ready(facts, name, table):
             return found
@@ -251,7 +269,7 @@ def drift(facts: Facts) -> Finding:
     measures = {"drift_checked": float(report.checked), "drift_found": float(report.unrepaired)}
     verified = all(counts.verified for counts in facts.registry_counts)
     if report.unrepaired and verified:
-        first = next((drift for drift in report.drift if drift.kind != "uncommitted"), report.drift[0])
+        first = next((drift for drift in report.drift if not drift.is_interrupted_raise), report.drift[0])
         in_redis = "unreadable" if first.kind == "unreadable" else first.redis_n or "no entry"
         sides = f"Redis: {in_redis}, backup: {first.backup_n or 'no entry'}"
         differ = f"conversations that differ: {report.unrepaired:,} of {report.checked:,}"
@@ -262,7 +280,7 @@ def drift(facts: Facts) -> Finding:
             repair = shlex.split(cure)[1:] if is_command(cure) else ["compare"]
         fix = facts.fix_commands.saltctl(*repair)
         damaged = f"; damaged backup items: {report.damaged:,}" if report.damaged else ""
-        if report.unrepaired == report.uncommitted and not damaged:
+        if report.unrepaired == report.interrupted_raises and not damaged:
             return warn(f"{detail}: raises were interrupted, and readers miss nothing", fix, **measures)
         return fail(detail + damaged, fix, **measures)
     if report.damaged:

@@ -13,7 +13,7 @@ def group(facts: Facts) -> Finding:
     """The heat stream and its consumer group exist."""
     if facts.stream.group is None:
         missing = "heat stream" if facts.stream.info is None else f"consumer group {GROUP!r} on the heat stream"
-        return fail(f"there is no {missing}: heat reports are lost", facts.fix_commands.saltctl("setup"))
+        return fail(f"there is no {missing}: heat reports are lost", facts.fix_commands.saltctl("setup", "--stream"))
     return ok(f"group {GROUP} of {facts.stream.key}")
 
 

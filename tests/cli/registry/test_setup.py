@@ -9,6 +9,7 @@ from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.aws.table import Table
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Runner, variables_of
+from tests.cli.terminal import run_on_a_terminal
 
 pytestmark = pytest.mark.slow
 
@@ -62,3 +63,16 @@ def test_setup_says_that_it_has_seen_a_sample(
     assert "only 3 of about 4 messages" in saltctl("setup", "--dry-run").err
     assert "saltctl recover --dry-run" in saltctl("setup").err
     assert "messages" not in saltctl("setup").err
+
+
+def test_without_a_messages_table_a_person_is_asked(saltctl: Runner, fresh: Settings) -> None:
+    """A wrong name or Region would hide an older registry. Scripts are warned, and a dry run warns, too."""
+    code, shown = run_on_a_terminal("setup", typed="\n", prompt=b"[y/N]")
+    assert code == 6, shown
+    assert f"there is no DynamoDB table '{fresh.messages_table}' in Region 'us-east-1'" in " ".join(shown.split())
+    assert Table(fresh, fresh.backup_table).describe() is None
+    assert "no message could show whether this registry existed before" in saltctl("setup", "--dry-run").err
+    code, _ = run_on_a_terminal("setup", typed="y\n", prompt=b"[y/N]")
+    assert code == 0
+    assert Table(fresh, fresh.backup_table).describe() is not None
+    assert "no message could show" not in saltctl("setup").err
