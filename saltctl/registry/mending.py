@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from saltctl.errors import IncompleteError, UnavailableError
+from saltctl.errors import IncompleteError, SaltctlError
 from saltctl.registry.registry import Registry
 from saltctl.salting import check_conversation_id, check_salt_count, power_of_two_at_least
 from saltctl.stores.aws.backup_items import DamagedItem, read_damage, replace_damage
@@ -38,13 +38,13 @@ def find_damage(store: RedisRegistry, backup: BackupTable, conversation_id: str)
     Raises:
         InvalidConversationIdError: this cannot be a conversation id.
         UnavailableError, AccessDeniedError, ConfigurationError: the backup cannot be read; or its item is damaged, and
-            Redis, which may hold more, cannot be read.
+            Redis, which may hold more, cannot be read. Otherwise lookups say what is wrong with Redis.
     """
     check_conversation_id(conversation_id)
     item = read_damage(backup, conversation_id)
     try:
         held = store.read_unverified([conversation_id])[conversation_id]
-    except UnavailableError:
+    except SaltctlError:
         if item is None:
             return None
         raise

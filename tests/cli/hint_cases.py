@@ -451,7 +451,7 @@ CASES = [
     Case("cli/registry/compare.py", "saltctl compare", 3, "saltctl rebuild", _flush, onward="saltctl setup"),
     Case("cli/registry/compare.py", "saltctl compare", 3, "saltctl compare --repair --yes", _ahead),
     Case("stores/redis/registry.py:check_server", "saltctl rebuild", 78, "REDISCLI_AUTH=", _evict),
-    Case("stores/redis/errors.py", "saltctl registry get conv", 4, "saltctl config show", _wrong_password, mend=_back),
+    Case("stores/redis/errors.py", "saltctl registry get conv", 77, "saltctl config show", _wrong_password, mend=_back),
     # The backup.
     Case(
         "stores/aws/failures/errors.py",

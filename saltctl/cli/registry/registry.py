@@ -107,7 +107,8 @@ def get(
     A conversation without an entry is unsalted: its max_n is 1. REDIS and BACKUP are — without an entry; the keys
     redis_state and backup_state say entry, absent, unreadable or damaged, and are null if that is unknown.
     If the backup does not answer, or its item of a conversation is damaged, what it alone knows is null, and the exit
-    code is 4. So is what Redis alone knows if it refuses the credentials, or is not set up for this registry.
+    code is 4. If Redis refuses the credentials, or is not set up for this registry, what it alone knows is null, and
+    the exit code is 77 or 78.
 
     \b
     Examples:
@@ -148,8 +149,7 @@ def get(
         unknown = "its entries are unknown" if found else "only the entries in Redis are known, verified or not"
         raise IncompleteError(f"the backup did not answer, and {unknown}: {outage.message}", hint=outage.hint)
     if refused is not None:
-        told = "the entries in Redis are unknown, and servers are answered from the backup"
-        raise IncompleteError(f"{told}: {refused.message}", hint=refused.hint)
+        raise refused  # servers are answered from the backup, as printed
 
 
 def _look_up(session: Session, ids: list[str]) -> dict[str, Lookup]:

@@ -329,10 +329,10 @@ def test_hostile_ids_are_accepted_and_never_printed_raw(
 def test_wrong_password_is_a_permission_error(
     saltctl: Runner, configured: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Credentials that Redis refuses are exit 77 from every command that needs it, and are not printed."""
+    """Credentials that Redis refuses are exit 77 from every command, and are not printed."""
     url = configured.require_redis_url().replace("redis://", "redis://:hunter2@")
     monkeypatch.setenv("SALTCTL_REDIS_URL", url)
-    for args in (("registry", "list", "--source", "redis"), ("rebuild",), ("setup",)):
+    for args in (("registry", "get", "conv"), ("registry", "list", "--source", "redis"), ("rebuild",), ("setup",)):
         outcome = saltctl(*args, "-o", "json")
         assert (outcome.code, outcome.error["code"]) == (77, "access_denied"), args
         assert "hunter2" not in outcome.out + outcome.err
@@ -341,12 +341,12 @@ def test_wrong_password_is_a_permission_error(
 def test_get_is_answered_by_the_backup_if_redis_refuses(
     saltctl: Runner, configured: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As servers are: what Redis holds is unknown, which is exit 4 with the reason."""
+    """As servers are: what Redis holds is unknown, and the exit code is that of the refusal."""
     registry.raise_to("conv", 4)
     url = configured.require_redis_url().replace("redis://", "redis://:hunter2@")
     monkeypatch.setenv("SALTCTL_REDIS_URL", url)
     outcome = saltctl("registry", "get", "conv", "-o", "json")
-    assert (outcome.code, outcome.error["code"]) == (4, "incomplete")
+    assert (outcome.code, outcome.error["code"]) == (77, "access_denied")
     assert "refuses these credentials" in outcome.error["message"]
     assert "hunter2" not in outcome.out + outcome.err
     (record,) = outcome.json
