@@ -18,7 +18,6 @@ NEAR_WORDS = {
     "list": "registry list",
     "ls": "registry list",
     "verify": "compare",
-    "registry verify": "compare",
     "diff": "compare",
     "drift": "compare",
     "repair": "compare --repair",
