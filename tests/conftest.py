@@ -21,6 +21,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.support import Rebuilder, rebuild_job
+from tests.support.quick_moto import QuickMoto
 
 TEST_BUCKETS = 64
 TEST_REGISTRY_ID = "feed0123456789ab"
@@ -74,7 +75,7 @@ def _no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def moto() -> Iterator[LocalMoto]:
     """DynamoDB and CloudWatch by moto's server, a separate process; each test has its own tables."""
-    server = LocalMoto()
+    server = QuickMoto()
     server.start()
     yield server
     server.stop()

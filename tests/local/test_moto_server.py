@@ -1,4 +1,7 @@
-"""moto's server answers queries of one partition as moto does, reads no other partition, and keeps connections."""
+"""moto's server answers queries of one partition as moto does, reads no other partition, and keeps connections.
+
+The moto of the tests sends items as moto does.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import pytest
 
 from saltctl.local.moto_server import query_one_partition
 from saltctl.local.servers import LocalMoto
+from tests.support.quick_moto import WALK, unless_plain
 
 
 class Untouchable(dict[Any, Any]):
@@ -95,3 +99,38 @@ def test_connections_are_kept_and_not_limited() -> None:
                 assert response.status == 200
                 response.read()
             assert connection.sock is sock, "the server closed the connection"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *({"S": ""}, {"S": "text"}, {"N": "0"}, {"N": "-1.50"}, {"S": 1}, {"S": "a", "N": "1"}, {"B": b"\x00"}),
+        *({"NULL": True}, {"BOOL": False}, {"SS": ["b", "a"]}, {"NS": ["1"]}, {"BS": [b"x"]}, {"unknown": "x"}),
+        *({"L": [{"S": "x"}, {"N": "1"}, {"M": {}}]}, {"M": {"inner": {"L": [{"S": "y"}]}, "n": {"N": "2"}}}),
+        *({}, None),
+    ],
+    ids=str,
+)
+def test_values_of_items_are_sent_as_moto_sends_them(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an item, and of the items of a page; plain ones are not walked, and all others are."""
+    from moto.core.serialize import BaseJSONSerializer, JSONSerializer
+    from moto.core.utils import get_service_model
+
+    def send() -> list[Any]:
+        """Serialize an answer to each kind of request that returns items."""
+        model: Any = get_service_model("dynamodb")
+        item = {"key": {"S": "k"}, "value": value}
+        answers = {"GetItem": {"Item": item}, "Query": {"Items": [item, {}]}, "UpdateItem": {"Attributes": item}}
+        return [JSONSerializer(model.operation_model(name)).serialize(answer) for name, answer in answers.items()]
+
+    as_moto, moto_walks = send(), getattr(BaseJSONSerializer, WALK)
+    walked: list[Any] = []
+
+    def walk(serializer: Any, serialized: Any, structure: Any, *args: Any) -> None:
+        walked.append(structure)
+        moto_walks(serializer, serialized, structure, *args)
+
+    monkeypatch.setattr(BaseJSONSerializer, WALK, unless_plain(walk))
+    assert send() == as_moto
+    assert walked
+    assert {"S": "k"} not in walked
