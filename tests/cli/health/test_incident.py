@@ -223,8 +223,11 @@ def test_raises_of_a_file_and_of_a_replay_are_named(saltctl: Runner, own: LocalE
     assert len([ids for ids in logged if names[2] in ids]) == 1
 
 
-def test_raises_of_repairs_and_of_an_import_are_named(saltctl: Runner, own: LocalEnvironment, tmp_path: Path) -> None:
+def test_raises_of_repairs_and_of_an_import_are_named(
+    saltctl: Runner, own: LocalEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One event for each command, with a count of what it does not name; one that raises nothing adds none."""
+    monkeypatch.setenv("SALTCTL_MAX_N_CAP", "16")  # an audit queries each of these partitions
     settings = own.settings
     discovered, audited, damaged, adopted = names = [f"conv-{uuid4().hex}" for _ in range(4)]
     behind, unreadable = (f"conv-{uuid4().hex}" for _ in range(2))

@@ -44,7 +44,7 @@ def history(
     configured: Settings, registry: Registry, rebuild: Rebuilder, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[History]:
     """Create a messages table for the test. The registry is verified, and the conversation has four salts."""
-    monkeypatch.setenv("SALTCTL_MAX_N_CAP", "64")  # an audit queries each of these partitions
+    monkeypatch.setenv("SALTCTL_MAX_N_CAP", "32")  # an audit queries each of these partitions
     rebuild()
     registry.raise_to(CONV, 4)
     table = MessagesTable(configured)
@@ -418,9 +418,8 @@ def test_message_ids_from_an_attribute(
 
 
 @pytest.fixture
-def orphaned(history: History, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def orphaned(history: History) -> list[str]:
     """Write messages over 16 salts without a raise, as if it was lost; return the ids that readers miss."""
-    monkeypatch.setenv("SALTCTL_MAX_N_CAP", "32")  # an audit queries each of these partitions
     put_messages(history, 5)
     missed = []
     for number in range(20):
@@ -524,7 +523,7 @@ def test_discover_completes_raises_that_were_interrupted(
 DAMAGE: dict[str, tuple[dict[str, Any], int, bool]] = {
     "its messages": ({"max_n": {"N": "0"}}, 8, False),
     "its raises": ({"raises": {"L": [{"M": {"n": {"N": "32"}}}]}}, 32, True),
-    "a string": ({"max_n": {"S": "64"}, "write_n": {"N": "2"}}, 64, False),
+    "a string": ({"max_n": {"S": "32"}, "write_n": {"N": "2"}}, 32, False),
     "Redis": ({"max_n": {"N": "3.5"}, "write_n": {"S": "?"}, "raises": {"S": "?"}}, 16, True),
     "raises alone": ({"max_n": {"N": "8"}, "write_n": {"N": "8"}, "raises": {"S": "?"}}, 8, True),
 }

@@ -62,12 +62,13 @@ def test_paging_equals_the_sorted_truth(dynamodb: Settings, sort: str, large: bo
         keys = fill(history, lookups, sort, large)
         even = Filter("#even = :yes", {"#even": "even"}, {":yes": {"BOOL": True}})
         for options, expected in (
-            (ReadOptions(limit=7), keys[::-1]),
-            (ReadOptions(limit=5, oldest_first=True), keys),
-            (ReadOptions(limit=4, since=keys[3], until=keys[30], consistent=False), keys[3:30][::-1]),
-            (ReadOptions(limit=4, filter=even), keys[::2][::-1]),
+            (ReadOptions(limit=13), keys[::-1]),
+            (ReadOptions(limit=11, oldest_first=True), keys),
+            (ReadOptions(limit=10, since=keys[3], until=keys[30], consistent=False), keys[3:30][::-1]),
+            (ReadOptions(limit=7, filter=even), keys[::2][::-1]),
         ):
             pages = all_pages(history, options)
+            assert len(pages) > 2
             assert [message.sort_key for page in pages for message in page.messages] == expected
             assert all(shard.consumed_rcu > 0 for page in pages for shard in page.shards if shard.items_returned)
         *_, audited = Auditor(history, CONV, cap=16).run()
