@@ -127,12 +127,12 @@ def test_children_read_their_own_pages(
         settings = replace(settings, aws_endpoint_url=f"https://127.0.0.1:{port}")
         history = History.over(settings, history.registry, MessagesTable(settings))
     try:
-        for _ in range(3):
+        for _ in range(2):
             for conversation in CONVERSATIONS:
                 assert wrong_pages(history, conversation, 1) == []
-            read = partial(wrong_pages, history, CONVERSATIONS[0], 3)
+            read = partial(wrong_pages, history, CONVERSATIONS[0], 2)
             wrong: list[str] = []
-            wrong += in_children(partial(wrong_pages, history, times=3), lambda: wrong.extend(read()))  # noqa: B023
+            wrong += in_children(partial(wrong_pages, history, times=2), lambda: wrong.extend(read()))  # noqa: B023
             assert wrong == []
     finally:
         if tls:
@@ -149,7 +149,7 @@ def test_children_look_up_their_own_conversations(
     rebuild()
     away = replace(settings, redis_url="redis://127.0.0.1:1/0", breaker_seconds=60.0)
     for clients in (Registry.over(away, RedisRegistry(away), backup), registry):
-        for _ in range(10):  # the first requests after a fork are those that meet on one connection
+        for _ in range(5):  # the first requests after a fork are those that meet on one connection
             with ThreadPoolExecutor(4) as threads:  # several connections are open, and no thread ends before the fork
                 list(threads.map(clients.lookup, CONVERSATIONS * 4))
                 wrong: list[str] = []

@@ -24,6 +24,9 @@ from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalMoto
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from tests.support.redis_servers import quick_starts
+
+__all__ = ["quick_starts"]
 
 
 @dataclass(frozen=True)

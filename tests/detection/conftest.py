@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from saltctl.detection.events import logger
+from tests.support.redis_servers import quick_starts
+
+__all__ = ["quick_starts"]
 
 
 class EventLog(logging.Handler):
