@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from saltctl.errors import SaltctlError
     from saltctl.history.history import History
     from saltctl.history.models import FindOptions, Found, Message, Page, PutResult, ReadOptions
-    from saltctl.registry.registry import Lookup, RaiseResult, Registry
+    from saltctl.registry.lookups import Lookup
+    from saltctl.registry.registry import RaiseResult, Registry
     from saltctl.salting import partition_key, read_set, salt_of
     from saltctl.settings import Settings, load_settings
     from saltctl.stores.contracts.messages import Filter
@@ -26,7 +27,8 @@ _NAMES = {
     "saltctl.errors": ("SaltctlError",),
     "saltctl.history.history": ("History",),
     "saltctl.history.models": ("FindOptions", "Found", "Message", "Page", "PutResult", "ReadOptions"),
-    "saltctl.registry.registry": ("Lookup", "RaiseResult", "Registry"),
+    "saltctl.registry.lookups": ("Lookup",),
+    "saltctl.registry.registry": ("RaiseResult", "Registry"),
     "saltctl.salting": ("partition_key", "read_set", "salt_of"),
     "saltctl.settings": ("Settings", "load_settings"),
     "saltctl.stores.contracts.messages": ("Filter",),

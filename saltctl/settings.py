@@ -96,6 +96,9 @@ class Settings:
     """Time for one request to AWS: names, credentials, connecting, the whole response, and retries included."""
     breaker_seconds: float = _setting(1.0, partial(parse_seconds, minimum=0, maximum=60))
     """Time for which lookups skip a Redis that has just failed."""
+    cool_wait: float = _setting(600.0, partial(parse_seconds, minimum=1, maximum=86400))
+    """Time between the phases of a cool-down, the same for all. No message is written by a lookup of half that age."""
+    cool_margin: float = _setting(3600.0, partial(parse_seconds, minimum=0, maximum=366 * 86400))
     aws_profile: str | None = _setting(None, parse_line, "AWS_PROFILE")
     aws_region: str | None = _setting(None, parse_region, "AWS_REGION", "AWS_DEFAULT_REGION")
     aws_endpoint_url: str | None = _setting(

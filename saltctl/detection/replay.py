@@ -136,7 +136,7 @@ class Replay:
         if dry_run:
             found = self.registry.lookup_many(list(decisions))
             for conversation_id, decision in decisions.items():
-                before = found[conversation_id].max_n
+                before = found[conversation_id].write_n
                 self.report.add_raise(conversation_id, before, decision.n, changed=before < decision.n)
         elif not self.options.is_range:
             self.stream.delete_idle_consumers(0.0, self.options.consumer)

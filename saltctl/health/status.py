@@ -14,7 +14,7 @@ from saltctl.health.facts import Facts
 from saltctl.health.headline import headline_of
 from saltctl.registry.compare import compare_sample
 from saltctl.registry.failures import read_undamaged
-from saltctl.registry.recovery_plan import Elsewhere
+from saltctl.registry.recovery.recovery_plan import Elsewhere
 from saltctl.registry.registry import Registry
 from saltctl.stores.heat.service_state import Verification
 from saltctl.stores.redis.replies.platforms import evicts_entries
@@ -158,7 +158,10 @@ def raises(facts: Facts) -> Panel:
     except SaltctlError:
         entries = {}
     reasons: dict[tuple[Any, Any], str] = {
-        (conversation_id, past.n): past.reason for conversation_id, entry in entries.items() for past in entry.raises
+        (conversation_id, past.n): past.reason
+        for conversation_id, entry in entries.items()
+        for past in entry.raises
+        if not past.cooled
     }
     last = []
     for raised in latest:

@@ -37,7 +37,8 @@ from saltctl.history.models import (
 from saltctl.history.page_estimate import average_distance
 from saltctl.history.scatter_gather import PageRequest, PageRows, ScatterGather, plan
 from saltctl.history.thread_pool import ThreadPool
-from saltctl.registry.registry import Lookups, Registry
+from saltctl.registry.lookups import Lookups
+from saltctl.registry.registry import Registry
 from saltctl.salting import find_set, number_text, partition_key, read_set, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.bounded.deadline import TimeBudget

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from saltctl.registry.registry import Lookup
+from saltctl.registry.lookups import Lookup
 from saltctl.salting import number_text
 from saltctl.stores.contracts.messages import Filter, Item, PartitionQuery, SortKey, TableKeys
 from saltctl.values import LONGEST, check_number

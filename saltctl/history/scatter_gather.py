@@ -22,7 +22,7 @@ from saltctl.history.models import Shard
 from saltctl.history.ordered_merge import OrderedMerge, Row, tie_of
 from saltctl.history.page_estimate import estimate_page_end, rows_before_page_end
 from saltctl.history.thread_pool import ThreadPool
-from saltctl.registry.registry import Lookup
+from saltctl.registry.lookups import Lookup
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.contracts.messages import Item, MessageStore, PartitionAnswer, PartitionQuery, SortKey
 
@@ -165,7 +165,7 @@ def plan(request: PageRequest) -> list[PartitionRead]:
         wanted = wanted if page_end is None else rows
     limit = min(share(wanted, spread), MAX_ROWS)
     reads = []
-    for salt, key in enumerate(request.lookup.read_set, BASE):
+    for salt, key in enumerate(request.lookup.read_set(), BASE):
         active = spread == 1 if salt == BASE else salt < spread != 1
         again = start is not None and start.position.salt == salt
         reads.append(PartitionRead(key, salt, (limit if active else 1) + again, active, page_end))

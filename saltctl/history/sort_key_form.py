@@ -15,12 +15,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saltctl.errors import UsageError
+from saltctl.history.models import ReadOptions
 from saltctl.settings import SORT_KEY_FORMS
 from saltctl.stores.contracts.messages import SortKey
 from saltctl.times import parse_iso
+
+if TYPE_CHECKING:
+    from saltctl.history.history import History
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = 10**6  # all times here are in microseconds
@@ -53,6 +57,10 @@ _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _KSUID_EPOCH = 1_400_000_000
 _UNITS = {"epoch-s": 9, "epoch-ms": 12, "epoch-us": 15, "epoch-ns": 18}
 """The names of numbers that are times, and the power of ten of such a number today."""
+
+
+_NEWEST, _OLDEST = 50, 10
+"""Messages that show the form of sort keys. Those between the newest and the oldest share the prefix of both."""
 
 
 @dataclass(frozen=True)
@@ -297,3 +305,22 @@ def _in_base(alphabet: str, number: int, width: int) -> str:
 _WRITERS: dict[str, Callable[[tuple[Any, ...], int], str]] = dict(
     zip(SORT_KEY_FORMS, (_write_iso, *[_write_digits] * 4, _write_ulid, _write_uuid, _write_ksuid), strict=True)
 )
+
+
+def sample_keys(history: History, conversation_id: str, like: ReadOptions) -> list[SortKey]:
+    """Return sort keys of a conversation, the newest first, and then the oldest if they are not among those.
+
+    They are read as consistent and as partial as ``like`` says.
+
+    Raises:
+        SaltctlError: as ``History.page``.
+    """
+
+    def read(limit: int, *, oldest_first: bool) -> tuple[list[SortKey], bool]:
+        consistent, partial = like.consistent, like.allow_partial
+        options = ReadOptions(limit, oldest_first=oldest_first, consistent=consistent, allow_partial=partial)
+        page = history.page(conversation_id, options)
+        return [message.sort_key for message in page.messages], page.next_cursor is not None
+
+    newest, more = read(_NEWEST, oldest_first=False)
+    return newest + (read(_OLDEST, oldest_first=True)[0][::-1] if more else [])

@@ -208,4 +208,4 @@ class IncidentReader:
 def _raise_event(at: float, conversation_id: str, raised: Raise) -> Event:
     by = f"to {raised.n:,} by {raised.by}"
     detail = f"{by}: {raised.reason}" if raised.reason else by
-    return Event(at, "raise", conversation_id, detail, is_repair(raised.reason))
+    return Event(at, "cooled" if raised.cooled else "raise", conversation_id, detail, is_repair(raised.reason))

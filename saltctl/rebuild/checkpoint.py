@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 from saltctl.errors import CheckpointRefusedError, SaltctlError
 from saltctl.rebuild.events import CheckpointNotSaved, CheckpointRejected, RebuildResumed
 from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
+from saltctl.stores.contracts.entries import Entry, parse_entry
 
 if TYPE_CHECKING:
     from saltctl.stores.aws.rebuild_items import CheckpointItem
     from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 
-VERSION = 3
+VERSION = 4
 MAX_BYTES = 350_000
 """Largest checkpoint that is saved: an item has at most 400 KB (documented), and each save writes all of it."""
 _MAX_INT = 2**63
@@ -77,25 +78,30 @@ class Checkpoint:
     """Progress of a rebuild. ``started`` and ``written`` are in seconds since the epoch.
 
     ``merged`` is the position up to which Redis has every entry; ``restored`` counts as in ``RebuildReport``.
-    ``half_done`` are the raises that the rebuild has to complete at its end.
+    ``half_done`` are the raises that the rebuild has to complete at its end, with their entries as strings.
     """
 
     scope: CheckpointScope
     token: str
     primaries: Mapping[str, Primary]
     merged: ScanPosition
-    half_done: tuple[tuple[str, int], ...]
+    half_done: tuple[tuple[str, str], ...]
     restored: int
     started: float
     written: float
     version: int = VERSION
 
     @property
+    def raises(self) -> list[tuple[str, Entry]]:
+        """The raises of ``half_done``."""
+        return [(conversation_id, parse_entry(entry) or 1) for conversation_id, entry in self.half_done]
+
+    @property
     def is_plausible(self) -> bool:
         """Whether saltctl can have written these values."""
         segments, merged = self.scope.segments, self.merged
         keys = [last for last in merged.after.values() if last is not None] + [i for i, _ in self.half_done]
-        counts = [segments, merged.entries, merged.skipped, self.restored] + [n for _, n in self.half_done]
+        counts = [segments, merged.entries, merged.skipped, self.restored]
         return (
             self.version == VERSION
             and re.fullmatch("[0-9a-f]{32}", self.token) is not None
@@ -104,6 +110,7 @@ class Checkpoint:
             and all(0 <= segment < segments for segment in merged.after)
             and all(1 <= len(key) <= _MAX_KEY for key in keys)
             and all(0 <= count < _MAX_INT for count in counts)
+            and None not in map(parse_entry, (entry for _, entry in self.half_done))
             and all(0 <= number < 1e18 for number in (merged.consumed_rcu, self.started, self.written))
         )
 
@@ -242,7 +249,7 @@ class CheckpointManager:
             return "it skipped damaged items, whose buckets must stay unverified"
         return lost_marks(checkpoint.token, checkpoint.primaries, self.sessions, self.server)
 
-    def save_if_due(self, buffer: MergeBuffer, half_done: Sequence[tuple[str, int]]) -> Iterator[CheckpointNotSaved]:
+    def save_if_due(self, buffer: MergeBuffer, half_done: Sequence[tuple[str, Entry]]) -> Iterator[CheckpointNotSaved]:
         """Save every few seconds. Yields an event the first time that it fails."""
         if self._scope is None or self.clock() < self._due:
             return
@@ -252,7 +259,7 @@ class CheckpointManager:
             self.failed = True
             yield CheckpointNotSaved(reason)
 
-    def save(self, buffer: MergeBuffer, half_done: Sequence[tuple[str, int]]) -> str:
+    def save(self, buffer: MergeBuffer, half_done: Sequence[tuple[str, Entry]]) -> str:
         """Save the position up to which Redis has confirmed the merges. Returns why that failed, or an empty string."""
         if self.item is None or self._scope is None or not buffer.merged.after:
             return ""
@@ -263,7 +270,7 @@ class CheckpointManager:
                     token=self.token,
                     primaries=marked_primaries(self.sessions, self.server),
                     merged=buffer.merged,
-                    half_done=tuple(half_done),
+                    half_done=tuple((conversation_id, str(entry)) for conversation_id, entry in half_done),
                     restored=buffer.restored,
                     started=self._started,
                     written=self.now(),

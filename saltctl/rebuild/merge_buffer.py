@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from saltctl.errors import RebuildBrokenError
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.registry import BackupPage
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class MergeBuffer:
 
     Batches save round trips. A batch is not awaited until the next one is flushed, so that the scan continues while
     Redis works. ``read`` is the position of the scan, and at first its start. ``merged`` is the position up to which
-    Redis has confirmed every merge, and ``restored`` is the number of entries that these merges increased in Redis.
+    Redis has confirmed every merge, and ``restored`` is the number of entries that these merges changed in Redis.
     ``by_primary`` groups ids by primary, as ``RegistryStore.by_primary`` does.
     """
 
@@ -51,7 +52,7 @@ class MergeBuffer:
     read: ScanPosition = field(default_factory=ScanPosition)
     restored: int = 0
     merged: ScanPosition = field(init=False)
-    pending: list[tuple[str, int, int]] = field(default_factory=list, init=False)
+    pending: list[tuple[str, Entry, int]] = field(default_factory=list, init=False)
     """Entries that were read but not flushed."""
     _in_progress: ScanPosition | None = field(default=None, init=False)
 
@@ -74,14 +75,14 @@ class MergeBuffer:
             if pending:
                 session.begin_merge(pending)
             return
-        max_n = {entry[0]: entry[1] for entry in pending}
-        for primary, ids in self.by_primary(list(max_n)).items():
+        by_id = {entry[0]: entry[1] for entry in pending}
+        for primary, ids in self.by_primary(list(by_id)).items():
             if primary not in self.sessions:
                 raise RebuildBrokenError(
                     f"Redis at {primary} became a primary while the others were being rebuilt",
                     hint="nothing was verified and nothing is lost\nsaltctl rebuild",
                 )
-            self.sessions[primary].begin_merge([(conversation_id, max_n[conversation_id]) for conversation_id in ids])
+            self.sessions[primary].begin_merge([(conversation_id, by_id[conversation_id]) for conversation_id in ids])
 
     def wait(self) -> None:
         """Wait until Redis has confirmed the merges in progress."""

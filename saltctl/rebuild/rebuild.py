@@ -31,6 +31,7 @@ from saltctl.rebuild.lease import Lease
 from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.settings import Settings
+from saltctl.stores.contracts.entries import Entry, lacks, write_n_of
 from saltctl.stores.contracts.registry import MAX_DAMAGED_LISTED, BackupPage, DamagedEntry, LeaseStore, RegistryIdentity
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class _Run:
     sessions: Mapping[str, RedisRebuildSession]
     buffer: MergeBuffer
     checkpoints: CheckpointManager
-    half_done: list[tuple[str, int]] = field(default_factory=list)
+    half_done: list[tuple[str, Entry]] = field(default_factory=list)
     damaged_ids: set[str] = field(default_factory=set)
     unverified_buckets: int = 0
     committed: int = 0
@@ -227,7 +228,7 @@ class Rebuild:
             self._identity = self.backup.registry.note_rebuild(self._identity, self.token, ids)
             return _Run(sessions, MergeBuffer(sessions, by_primary), manager)
         buffer = MergeBuffer(sessions, by_primary, checkpoint.merged, checkpoint.restored)
-        return _Run(sessions, buffer, manager, list(checkpoint.half_done), resumed_entries=checkpoint.merged.entries)
+        return _Run(sessions, buffer, manager, checkpoint.raises, resumed_entries=checkpoint.merged.entries)
 
     def _merge_and_verify(self, run: _Run) -> Iterator[events.Event]:
         try:
@@ -249,7 +250,7 @@ class Rebuild:
         for page in self.pages(buffer):
             # A half-done raise is completed after all of Redis has it, never before.
             run.damaged_ids |= {damaged.conversation_id for damaged in page.damaged}
-            run.half_done += [(i, max_n) for i, max_n, write_n in page.entries if write_n < max_n]
+            run.half_done += [(i, entry) for i, entry, write_n in page.entries if write_n < write_n_of(entry)]
             if len(buffer.pending) >= self.options.batch or self.clock() >= run.flush_due:
                 # Lookups of a verified Redis see each merge at once, so it must still be the primary of this rebuild.
                 if self._verified_before or self.clock() >= self._note_check_due:
@@ -309,9 +310,9 @@ class Rebuild:
 
     def _complete_raises(self, run: _Run) -> None:
         """Do the last step of half-done raises (step 6). All of them are in Redis."""
-        for conversation_id, n in run.half_done:
+        for conversation_id, entry in run.half_done:
             with suppress(DamagedEntryError):  # one item must not stop the others; `compare` lists it as uncommitted
-                run.committed += self.backup.commit_write_n(conversation_id, n)
+                run.committed += self.backup.commit_write_n(conversation_id, entry)
             self._lease.renew("completing raises")
         run.half_done = []
 
@@ -326,7 +327,7 @@ class Rebuild:
         position, missing = ScanPosition(), 0
         for page in self.pages(position):
             in_redis = self.store.read_unverified([conversation_id for conversation_id, _, _ in page.entries])
-            missing += sum((in_redis[i] or 0) < max_n for i, max_n, _ in page.entries)
+            missing += sum(lacks(in_redis[i], entry) for i, entry, _ in page.entries)
             yield from self._report_page(page, position, missing)
         verified = self.store.verified()
         self._verified_before = all(verified.values())

@@ -32,13 +32,13 @@ from saltctl.registry.drift import (
     Sample,
     Suspect,
     classify,
-    count_of,
     looks_like_drift,
     plan_repair,
     repair,
 )
 from saltctl.registry.failures import read_undamaged
 from saltctl.salting import bucket_of, is_conversation_id
+from saltctl.stores.contracts.entries import Entry, max_n_of
 from saltctl.stores.contracts.registry import (
     MAX_DAMAGED_LISTED,
     BackupEntry,
@@ -134,7 +134,7 @@ class Comparison:
 
     def _scan_backup(self) -> Iterator[Event]:
         """Look every entry of the backup up in Redis."""
-        entries: list[tuple[str, int, int]] = []
+        entries: list[tuple[str, Entry, int]] = []
         sampled, buckets = self._sampled, self.settings.buckets
         whole = self._common is None or len(sampled) == buckets
         with closing(self._pages()) as pages:
@@ -159,16 +159,16 @@ class Comparison:
         # The segments of DynamoDB are not the buckets of the sample, but all samples together cover both sides.
         return self.backup.scan(sample.parts, limit=limit, only=sample.part - 1)
 
-    def _compare_with_redis(self, entries: Sequence[tuple[str, int, int]]) -> None:
+    def _compare_with_redis(self, entries: Sequence[tuple[str, Entry, int]]) -> None:
         """Look entries up in Redis; those that look like drift become suspects."""
         held = self.redis.read([conversation_id for conversation_id, _, _ in entries])
         due, common, buckets = self.clock() + self.options.grace, self._common, self.settings.buckets
         self._report.checked += len(entries)
-        for (conversation_id, max_n, write_n), n in zip(entries, held, strict=True):
-            if n is not None and common is not None:
+        for (conversation_id, entry, write_n), in_redis in zip(entries, held, strict=True):
+            if in_redis is not None and common is not None:
                 common[bucket_of(conversation_id, buckets)] += 1
-            if looks_like_drift(n, max_n, write_n):
-                self._suspects.append(Suspect(due, conversation_id, max_n, write_n))
+            if looks_like_drift(in_redis, entry, write_n):
+                self._suspects.append(Suspect(due, conversation_id, entry, write_n))
 
     def _recheck_suspects(self, *, wait: bool) -> Iterator[Drift]:
         """Check the suspects again that are due; with ``wait``, or if they are too many, wait for the others."""
@@ -185,10 +185,10 @@ class Comparison:
                 due.append(suspects.popleft())
             # Redis first, then the backup: by the protocol the backup then holds what Redis held.
             pairs = list(zip(due, self.redis.read([suspect.conversation_id for suspect in due]), strict=True))
-            entries, damaged = self._read_backup([s.conversation_id for s, n in pairs if count_of(n) >= s.max_n])
-            for suspect, n in pairs:
+            entries, damaged = self._read_backup([s.conversation_id for s, held in pairs if not s.is_behind(held)])
+            for suspect, held in pairs:
                 if suspect.conversation_id not in damaged:
-                    drift = classify(suspect, n, entries.get(suspect.conversation_id))
+                    drift = classify(suspect, held, entries.get(suspect.conversation_id))
                     if drift is not None:
                         yield self._count(drift)
 
@@ -212,15 +212,17 @@ class Comparison:
 
     def _scan_buckets(self, buckets: Sequence[int]) -> Iterator[Drift]:
         # An N of 1 means the same as no entry.
-        entries = ((conversation_id, n) for conversation_id, n in self.redis.read_buckets(buckets) if n != 1)
+        entries = (
+            (conversation_id, entry) for conversation_id, entry in self.redis.read_buckets(buckets) if entry != 1
+        )
         while held := dict(islice(entries, _IDS_PER_READ)):
             backed, damaged = self._read_backup([i for i in held if is_conversation_id(i)])
-            for conversation_id, n in held.items():
+            for conversation_id, entry in held.items():
                 if conversation_id not in backed and conversation_id not in damaged:
                     self._report.checked += 1
-                    unreadable = n == UNREADABLE
+                    unreadable = entry == UNREADABLE
                     kind: DriftKind = "unreadable" if unreadable else "unbacked"
-                    yield self._count(Drift(conversation_id, None if unreadable else n, None, kind))
+                    yield self._count(Drift(conversation_id, None if unreadable else max_n_of(entry), None, kind))
 
     def _read_backup(self, conversation_ids: Sequence[str]) -> tuple[dict[str, BackupEntry], Mapping[str, str]]:
         """Return the entries, and the ids whose items are damaged, with the problem."""

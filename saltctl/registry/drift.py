@@ -15,9 +15,19 @@ from saltctl.registry.failures import is_outage
 from saltctl.registry.registry import Registry
 from saltctl.salting import power_of_two_at_least
 from saltctl.stores.contracts import raise_reasons
-from saltctl.stores.contracts.registry import BackupEntry, DamagedEntry, RegistryStore
+from saltctl.stores.contracts.entries import (
+    CooledEntry,
+    Entry,
+    epoch_of,
+    lacks,
+    max_n_of,
+    without_boundary,
+    write_n_of,
+)
+from saltctl.stores.contracts.registry import BackupEntry, DamagedEntry, Raise, RegistryStore
 from saltctl.stores.redis.buckets import UNREADABLE
 from saltctl.stores.retry import retry_while_throttled
+from saltctl.times import iso_utc
 from saltctl.values import LONGEST, check_number, check_whole
 
 Side = Literal["redis", "backup"]
@@ -172,58 +182,66 @@ class Suspect(NamedTuple):
 
     due: float
     conversation_id: str
-    max_n: int
+    entry: Entry
     write_n: int
 
+    def is_behind(self, held: Entry | None) -> bool:
+        """Return whether Redis lacks something of the entry by now. No entry means the same as an N of 1."""
+        return lacks(1 if held is None else held, self.entry)
 
-def count_of(redis_n: int | None) -> int:
-    """Return the number of salts that an entry of Redis stands for; no entry means 1."""
-    return 1 if redis_n is None else redis_n
 
-
-def looks_like_drift(redis_n: int | None, max_n: int, write_n: int) -> bool:
+def looks_like_drift(held: Entry | None, entry: Entry, write_n: int) -> bool:
     """Return whether the sides disagree, or a raise is in progress. No entry means the same as an N of 1."""
-    if redis_n is None and max_n == write_n == 1:
+    if held is None and entry == write_n == 1:
         return False
-    return write_n < max_n or redis_n != max_n
+    return write_n < write_n_of(entry) or held != entry
+
+
+def writers_n(entry: BackupEntry, held: Entry | None) -> int:
+    """Return the N that writers find in Redis, which holds an entry, or None; 0 if Redis lacks the newest cool-down."""
+    if held is None:
+        return 1
+    return write_n_of(held) if epoch_of(held) >= epoch_of(entry.entry) else 0
 
 
 def half_done(store: RegistryStore, entries: Sequence[BackupEntry]) -> list[str]:
-    """Return the conversations whose raise is not known to be complete: write_n is below max_n, or Redis holds less.
+    """Return the conversations whose raise is not known to be complete: it is half done, or Redis holds less.
 
     If Redis cannot be read, these are all of them: to complete a raise is harmless, and fails for the true reason.
     """
-    held: dict[str, int | None] = {}
+    held: dict[str, Entry | None] = {}
     with suppress(UnavailableError):
         held = store.read_unverified([entry.conversation_id for entry in entries]) if entries else held
-    redis_n = {conversation_id: count_of(n) for conversation_id, n in held.items()}
+    no_entry = {conversation_id: 1 for conversation_id, entry in held.items() if entry is None}
     return [
         entry.conversation_id
         for entry in entries
-        if min(entry.write_n, redis_n.get(entry.conversation_id, 0)) < entry.max_n
+        if entry.half_done or lacks((held | no_entry).get(entry.conversation_id), entry.entry)
     ]
 
 
-def classify(suspect: Suspect, redis_n: int | None, entry: BackupEntry | None) -> Drift | None:
+def classify(suspect: Suspect, held: Entry | None, entry: BackupEntry | None) -> Drift | None:
     """Return the drift of a suspect that was checked again, or None.
 
     Args:
-        suspect: the numbers that the scan saw. Redis must hold at least max_n by now.
-        redis_n: the number in Redis now.
+        suspect: what the scan saw. Redis must hold at least that by now.
+        held: what Redis holds now.
         entry: the entry of the backup, read after Redis. Not needed if Redis is below what the scan saw.
     """
-    conversation_id, held = suspect.conversation_id, count_of(redis_n)
-    if redis_n == UNREADABLE:
-        return Drift(conversation_id, None, suspect.max_n, "unreadable", suspect.write_n)
-    if held < suspect.max_n:
-        kind: DriftKind = "missing" if redis_n is None else "behind"
-        return Drift(conversation_id, redis_n, suspect.max_n, kind, suspect.write_n)
+    conversation_id, seen_n = suspect.conversation_id, max_n_of(suspect.entry)
+    if held == UNREADABLE:
+        return Drift(conversation_id, None, seen_n, "unreadable", suspect.write_n)
+    redis_n = None if held is None else max_n_of(held)
+    if suspect.is_behind(held):
+        kind: DriftKind = "missing" if held is None else "behind"
+        return Drift(conversation_id, redis_n, seen_n, kind, suspect.write_n)
     if entry is None:
         # The item was deleted after the scan.
-        return Drift(conversation_id, redis_n, None, "unbacked") if held > 1 else None
-    if held > entry.max_n:
+        return Drift(conversation_id, redis_n, None, "unbacked") if held not in (None, 1) else None
+    if lacks(entry.entry, held or 1):
         return Drift(conversation_id, redis_n, entry.max_n, "unbacked", entry.write_n)
-    if entry.write_n < suspect.max_n:
+    # The raise that the scan saw is still half done. A cool-down may have come later.
+    if entry.write_n < write_n_of(suspect.entry) and epoch_of(entry.entry) == epoch_of(suspect.entry):
         return Drift(conversation_id, redis_n, entry.max_n, "uncommitted", entry.write_n)
     return None
 
@@ -238,7 +256,7 @@ def plan_repair(drift: Drift, *, adopt: bool, cap: int) -> Drift:
     if drift.kind == "unreadable" and drift.backup_n is None:
         return replace(drift, problem="the value in Redis is not a salt count, and the backup has no entry")
     if drift.kind != "unbacked":
-        side: Side = "redis" if count_of(drift.redis_n) < (drift.backup_n or 1) else "backup"
+        side: Side = "backup" if drift.kind == "uncommitted" else "redis"
         return replace(drift, planned_n=drift.backup_n, planned_side=side)
     n = power_of_two_at_least(drift.redis_n or 1)
     if n > cap:
@@ -260,9 +278,32 @@ def repair(registry: Registry, drift: Drift, sleep: Callable[[float], None]) -> 
         if drift.kind != "unbacked":
             retry_while_throttled(lambda: registry.complete(conversation_id), sleep)
         else:
-            retry_while_throttled(lambda: registry.raise_to(conversation_id, n, reason=raise_reasons.COMPARED), sleep)
+            retry_while_throttled(lambda: adopt(registry, conversation_id, n), sleep)
     except SaltctlError as exc:
         if is_outage(exc):
             raise
         return replace(drift, problem=exc.message)  # a damaged item or bucket must not stop the other repairs
     return replace(drift, repaired=True)
+
+
+def adopt(registry: Registry, conversation_id: str, n: int) -> None:
+    """Raise a conversation of which Redis holds more than the backup, which lost its item or a part of it.
+
+    A cool-down of which the backup knows nothing is ended: the lost item may have had a raise that widened its readers.
+
+    Raises:
+        SaltctlError: as ``Registry.raise_to``.
+    """
+    backup, held = registry.backup, registry.store.read_unverified([conversation_id])[conversation_id]
+    by = Raise(n, iso_utc(registry.now()), registry.actor, raise_reasons.COMPARED)
+    while isinstance(held, CooledEntry):
+        before = backup.get(conversation_id)
+        after = before or BackupEntry(conversation_id, 1, 1)
+        if not lacks(after.entry, held):
+            break
+        backup.check_registry()
+        backup.allow_cooling()
+        if backup.replace(before, after.holding(without_boundary(held)).raised(by)):
+            registry.on_raise(conversation_id)
+            break
+    registry.raise_to(conversation_id, n, reason=raise_reasons.COMPARED)

@@ -13,6 +13,7 @@ from saltctl.registry.registry import Registry
 from saltctl.salting import check_conversation_id, check_salt_count, power_of_two_at_least
 from saltctl.stores.aws.backup_items import DamagedItem, read_damage, replace_damage
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.contracts.entries import CooledEntry, max_n_of
 from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.redis.buckets import UNREADABLE
 from saltctl.stores.redis.registry import RedisRegistry
@@ -30,6 +31,8 @@ class Damage:
     problem: str
     at_least: int
     item: DamagedItem | None = None
+    epoch: int = 0
+    """That of the newest cool-down which the item or Redis shows; 0 if neither does."""
 
 
 def find_damage(store: RedisRegistry, backup: BackupTable, conversation_id: str) -> Damage | None:
@@ -49,8 +52,9 @@ def find_damage(store: RedisRegistry, backup: BackupTable, conversation_id: str)
             return None
         raise
     if item is not None:
-        at_least = power_of_two_at_least(max(item.at_least, held or 1))
-        return Damage(conversation_id, f"its item in the backup: {item.problem}", at_least, item)
+        at_least = power_of_two_at_least(max(item.at_least, max_n_of(held or 1)))
+        epoch = max(item.epoch, held.epoch if isinstance(held, CooledEntry) else 0)
+        return Damage(conversation_id, f"its item in the backup: {item.problem}", at_least, item, epoch)
     if held != UNREADABLE:
         return None
     entry = backup.get(conversation_id)
@@ -68,12 +72,17 @@ def mend(registry: Registry, backup: BackupTable, damage: Damage, n: int, reason
     """
     check_salt_count(n, registry.cap)
     if damage.item is None:
-        if not registry.raise_to(damage.conversation_id, n, reason=reason).changed:
-            registry.on_repair(damage.conversation_id)
+        held = registry.backup.get(damage.conversation_id)
+        if held is not None and held.max_n >= n:
+            registry.complete(damage.conversation_id)
+        else:
+            registry.raise_to(damage.conversation_id, n, reason=reason)
         return
     registry.backup.check_registry()
     entry = Raise(n, iso_utc(registry.now()), registry.actor, reason)
-    if not replace_damage(backup, damage.item, entry):
+    # A boundary may be newer than raises that the damaged item had, so it is taken back, by a newer epoch.
+    epoch = damage.epoch + 1 if damage.epoch else 0
+    if not replace_damage(backup, damage.item, entry, epoch):
         raise IncompleteError(
             f"the item of {damage.conversation_id!r} has changed since it was read", hint="run the same again"
         )

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Self
 from weakref import ref
 
 from saltctl.commands import command_line, hint_of
@@ -30,8 +30,10 @@ from saltctl.errors import (
     WrongTypeError,
 )
 from saltctl.forks import Process, importing, this_process
-from saltctl.salting import check_conversation_id, check_salt_count, read_set
+from saltctl.registry.lookups import Attempt, Lookup, lookup_of
+from saltctl.salting import check_conversation_id, check_salt_count
 from saltctl.settings import Settings
+from saltctl.stores.contracts.entries import Entry, epoch_of, max_n_of, write_n_of
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore, Raise, RegistryStore
 from saltctl.times import iso_utc
 from saltctl.values import LONGEST, check_number, check_whole
@@ -40,34 +42,12 @@ MAX_REASON = 500
 """The longest reason of a raise, in characters."""
 
 
-class Lookup(NamedTuple):
-    """The answer to one lookup.
-
-    Readers cover ``max_n`` salts and the base partition; writers spread over ``write_n`` salts. The two differ
-    only if the answer came from the backup during a raise. Both are 1 for an unsalted conversation.
-    """
-
-    conversation_id: str
-    max_n: int
-    write_n: int
-    source: Literal["redis", "backup"]
-
-    @property
-    def salted(self) -> bool:
-        """Whether the conversation has salts besides its base partition."""
-        return self.max_n > 1
-
-    @property
-    def read_set(self) -> list[str]:
-        """The partition keys that a complete read covers, the base partition first."""
-        return read_set(self.conversation_id, self.max_n)
-
-
 @dataclass(frozen=True, slots=True)
 class RaiseResult:
-    """The outcome of a raise. ``before`` and ``after`` are max_n in the backup.
+    """The outcome of a raise. ``before`` and ``after`` are the N of new messages by the backup.
 
-    ``changed``: this call increased max_n; False if the backup already held as much. ``committed``: all three steps
+    That is max_n unless the conversation was cooled. ``changed``: this call increased it; False if the backup already
+    held as much. ``committed``: all three steps
     are done. That is true for every result that is returned: a raise that stops between two steps raises
     RaiseIncompleteError, whose ``step`` is the last step that was done.
     """
@@ -80,43 +60,12 @@ class RaiseResult:
     step: RaiseStep
 
 
-class Lookups(Protocol):
-    """Answers lookups: a Registry, or a substitute in a test."""
-
-    def lookup(self, conversation_id: str) -> Lookup:
-        """Return how many salts a conversation has now."""
-        ...
-
-
-class _Attempt:
-    """The one lookup that tries a server again; the block is told whether it is that one.
-
-    An attempt is over with its block, even if the exception of a signal handler comes before it is taken off the list:
-    the list holds a weak reference.
-    """
-
-    def __init__(self, attempts: dict[tuple[str, Process], ref[_Attempt]], key: tuple[str, Process]) -> None:
-        self._attempts, self._key = attempts, key
-
-    def __enter__(self) -> bool:
-        mine = ref(self)
-        alone = self._attempts.setdefault(self._key, mine)() in (self, None)
-        if alone:
-            self._attempts[self._key] = mine
-        return alone
-
-    def __exit__(self, *_: object) -> None:
-        attempt = self._attempts.get(self._key)
-        if attempt is not None and attempt() is self:
-            self._attempts.pop(self._key, None)
-
-
 @dataclass(eq=False)
 class Registry:
     """Looks up and raises the number of salts of conversations. Thread-safe: open one in each process and share it.
 
     >>> registry = Registry.open()                       # doctest: +SKIP
-    >>> registry.lookup("conv_abc123").read_set          # doctest: +SKIP
+    >>> registry.lookup("conv_abc123").read_set()        # doctest: +SKIP
 
     Args:
         cap: the largest N that a raise may set.
@@ -144,7 +93,7 @@ class Registry:
     _skip_until: dict[str, float] = field(default_factory=dict, init=False)
     """The circuit breaker: by server that failed, the time until which lookups skip it. It only saves time, so that an
     outage of Redis costs milliseconds and not timeouts: the answers of the backup are as correct."""
-    _attempts: dict[tuple[str, Process], ref[_Attempt]] = field(default_factory=dict, init=False)
+    _attempts: dict[tuple[str, Process], ref[Attempt]] = field(default_factory=dict, init=False)
     _doubtful: set[str] = field(default_factory=set, init=False)
     """Servers that timed out or lost their connection, and have not answered since."""
 
@@ -215,8 +164,10 @@ class Registry:
             found = self._lookup_in_redis(primary, ids)
             if found is not None:
                 self.last_failure = None
-                n = found[0] or 1
-                return Lookup(conversation_id, n, n, "redis")
+                entry = found[0] or 1
+                if isinstance(entry, int):
+                    return Lookup(conversation_id, entry, entry, "redis", entry)
+                return lookup_of(conversation_id, entry, "redis", entry.write_n)
         return self._lookup_in_backup(ids)[conversation_id]
 
     def lookup_many(self, conversation_ids: Iterable[str]) -> dict[str, Lookup]:
@@ -230,9 +181,10 @@ class Registry:
             check_conversation_id(conversation_id)
         found: dict[str, Lookup] = {}
         for primary, ids in self._ids_by_primary(wanted).items():
-            numbers = self._lookup_in_redis(primary, ids)
-            if numbers is not None:
-                found |= {i: Lookup(i, n or 1, n or 1, "redis") for i, n in zip(ids, numbers, strict=True)}
+            entries = self._lookup_in_redis(primary, ids)
+            if entries is not None:
+                pairs = zip(ids, (entry or 1 for entry in entries), strict=True)
+                found |= {i: lookup_of(i, entry, "redis", write_n_of(entry)) for i, entry in pairs}
         missing = [conversation_id for conversation_id in wanted if conversation_id not in found]
         if missing:
             found |= self._lookup_in_backup(missing)
@@ -248,7 +200,7 @@ class Registry:
             self.last_failure = exc
             return {}
 
-    def _lookup_in_redis(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None] | None:
+    def _lookup_in_redis(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None] | None:
         """Look ids up on one verified primary; None if it fails, or failed within the last ``breaker_seconds``.
 
         After that time one lookup tries the primary, and the others skip it until that lookup has ended.
@@ -257,11 +209,11 @@ class Registry:
         if not self._skip_until or primary not in self._skip_until:
             return self._ask(primary, conversation_ids)
         # A fork copies the attempts of threads that the child lacks, so their key names the process.
-        with _Attempt(self._attempts, (primary, this_process())) as alone:
+        with Attempt(self._attempts, (primary, this_process())) as alone:
             skip = not alone or self.clock() < self._skip_until.get(primary, 0.0)
             return None if skip else self._ask(primary, conversation_ids)
 
-    def _ask(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None] | None:
+    def _ask(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None] | None:
         try:
             found = self.store.lookup(primary, conversation_ids)
         except SaltctlError as exc:
@@ -302,13 +254,13 @@ class Registry:
         found = {}
         for conversation_id in conversation_ids:
             entry = entries.get(conversation_id)
-            max_n, write_n = (1, 1) if entry is None else (entry.max_n, entry.write_n)
+            held, write_n = (1, 1) if entry is None else (entry.entry, entry.write_n)
             # Readers look before writers leap: a writer that fell back stays below what every reader covers.
-            found[conversation_id] = Lookup(conversation_id, max_n, min(write_n, max_n), "backup")
+            found[conversation_id] = lookup_of(conversation_id, held, "backup", write_n)
         return found
 
     def raise_to(self, conversation_id: str, n: int, *, reason: str = "", actor: str | None = None) -> RaiseResult:
-        """Increase max_n to n in the three steps of the protocol, and return after all of them are done.
+        """Increase N to n in the three steps of the protocol, and return after all of them are done.
 
         It can be repeated, run twice at once and run late: max_n never goes down. If the backup already holds n or
         more, steps 2 and 3 are done for that N, since they complete a raise that another process did not finish.
@@ -325,19 +277,23 @@ class Registry:
         if len(reason) > MAX_REASON:
             raise UsageError(f"the reason has {len(reason)} characters; at most {MAX_REASON} are kept")
         registry_id = self.backup.check_registry().registry_id
-        at = iso_utc(self.now())
-        # Step 1, the backup. A failed condition is not an error: the backup already holds n or more.
-        outcome = self.backup.raise_max_n(conversation_id, Raise(n, at, actor or self.actor, reason))
-        after = n if outcome.changed else outcome.before
-        if outcome.changed:
-            self.on_raise(conversation_id)
-        self._merge_and_commit(conversation_id, after, registry_id)
-        return RaiseResult(conversation_id, outcome.before, after, outcome.changed, True, "commit")
+        by = Raise(n, iso_utc(self.now()), actor or self.actor, reason)
+        before, changed = None, False
+        while True:
+            # Step 1, the backup. A failed condition is not an error: the backup already holds n or more.
+            outcome = self.backup.raise_max_n(conversation_id, by)
+            before, changed = outcome.before if before is None else before, changed or outcome.changed
+            if outcome.changed:
+                self.on_raise(conversation_id)
+            if self._merge_and_commit(conversation_id, outcome.entry, registry_id):
+                after = write_n_of(outcome.entry)
+                return RaiseResult(conversation_id, before, after, changed, True, "commit")
+            # It was cooled since step 1, after another process had completed the raise: it is raised again.
 
     def complete(self, conversation_id: str) -> bool:
         """Do steps 2 and 3 of a raise for the N that the backup holds; return whether it holds an entry.
 
-        This completes a raise that stopped between two steps, and restores one that Redis lost. Unlike
+        This completes a raise that stopped between two steps, and restores an entry that Redis lost. Unlike
         :meth:`raise_to` it accepts any N that the backup holds, and does not write to a backup that is committed.
 
         Raises:
@@ -345,25 +301,41 @@ class Registry:
         """
         check_conversation_id(conversation_id)
         registry_id = self.backup.check_registry().registry_id
-        entry = self.backup.get(conversation_id)
-        if entry is None:
-            return False
-        self._merge_and_commit(conversation_id, entry.max_n, registry_id, committed=entry.write_n >= entry.max_n)
-        self.on_repair(conversation_id)
-        return True
+        while (entry := self.backup.get(conversation_id)) is not None:
+            if self._merge_and_commit(conversation_id, entry.entry, registry_id, committed=not entry.half_done):
+                self.on_repair(conversation_id)
+                return True
+        return False
 
-    def _merge_and_commit(self, conversation_id: str, n: int, registry_id: str, *, committed: bool = False) -> None:
-        """Do steps 2 and 3 of a raise to n, which the backup of this registry holds already."""
+    def merge(self, entry: BackupEntry, registry_id: str) -> bool:
+        """Merge an entry that the backup of this registry holds into Redis; return whether that changed Redis.
+
+        Raises:
+            UnavailableError, AccessDeniedError, ConfigurationError: Redis, or its backup, may not hold it.
+        """
+        return self._merge_into_primary(entry.conversation_id, entry.entry, registry_id)
+
+    def _merge_and_commit(
+        self, conversation_id: str, entry: Entry, registry_id: str, *, committed: bool = False
+    ) -> bool:
+        """Do steps 2 and 3 of a raise to the entry, which the backup of this registry holds already.
+
+        Returns False if the conversation was cooled since, so that the raise is not in force.
+        """
         done: RaiseStep = "backup"
         try:
             # Step 2, Redis, verified or not: a rebuild may have scanned this item before step 1.
-            self._merge_into_primary(conversation_id, n, registry_id)
+            self._merge_into_primary(conversation_id, entry, registry_id)
             done = "redis"
             # Step 3, the commit: from now on writers that fall back to the backup may use n, too.
-            if not committed and not self.backup.commit_write_n(conversation_id, n):
-                self._check_committed(conversation_id, n)
+            return (
+                committed
+                or self.backup.commit_write_n(conversation_id, entry)
+                or self._is_in_force(conversation_id, entry)
+            )
         except SaltctlError as exc:
             reason = "the backup holds it and Redis does not" if done == "backup" else "its last step is not confirmed"
+            n = write_n_of(entry)
             again = command_line("registry", "set", ids=[conversation_id, str(n)], given={"--yes": True})
             raise RaiseIncompleteError(
                 f"the raise of {conversation_id!r} to {n} is incomplete: {reason}. {exc.message}",
@@ -371,14 +343,20 @@ class Registry:
                 hint=hint_of("readers miss nothing", exc.hint, again),
             ) from exc
 
-    def _check_committed(self, conversation_id: str, n: int) -> None:
-        """Check that the backup holds n: a failed commit also means that the table was replaced since step 1."""
-        entry = self.backup.get(conversation_id)
-        if entry is None or entry.max_n < n:
-            raise BackupLostError("the backup lost the first step of the raise", hint="saltctl recover --dry-run")
+    def _is_in_force(self, conversation_id: str, entry: Entry) -> bool:
+        """Return whether the backup still holds a raise, which another process committed; False if it was cooled since.
 
-    def _merge_into_primary(self, conversation_id: str, n: int, registry_id: str) -> None:
+        A failed commit also means that the table was replaced since step 1.
+        """
+        held = self.backup.get(conversation_id)
+        if held is None or held.max_n < max_n_of(entry):
+            raise BackupLostError("the backup lost the first step of the raise", hint="saltctl recover --dry-run")
+        return epoch_of(held.entry) == epoch_of(entry)
+
+    def _merge_into_primary(self, conversation_id: str, entry: Entry, registry_id: str) -> bool:
         """Merge into the primary that the newest rebuild verifies, or into one that answers no lookups.
+
+        Returns whether that changed the entry there.
 
         A primary that was paused or cut off past its failover still accepts merges, and no reader of the new one sees
         them. So the merge depends on the note of the newest rebuild, which is read after step 1: a rebuild that writes
@@ -390,9 +368,9 @@ class Registry:
                 raise RedisUnavailableError("the registry was recovered during the raise", hint="run the same again")
             # An unverified primary is accepted only if it was asked for after a note was read: a rebuild that verifies
             # it later writes its note later, and scans later.
-            state = self.store.merge(conversation_id, n, identity.verifying, accept_unverified=again).state
+            changed, state = self.store.merge(conversation_id, entry, identity.verifying, accept_unverified=again)
             if state == "noted" or (again and state == "unverified"):
-                return
+                return changed
             self.store.refresh()
         raise RedisUnavailableError(
             "this primary was verified by an earlier rebuild than the newest one, so it was probably replaced",

@@ -1,8 +1,11 @@
 """Export and import: the registry as lines of JSON, to compare environments and to copy between them.
 
-A line is ``{"conversation_id": …, "max_n": …}``. An export is sorted by id whatever its source, so a diff of two
-exports shows the entries that differ. An import is a max-merge by the protocol: it raises, never lowers, and can be
-repeated, which is also how an interrupted import is resumed.
+A line is ``{"conversation_id": …, "max_n": …}``. That of a cooled conversation has ``write_n``, ``recent_n`` and
+``recent_from``, too; an import ignores them, because a boundary is true only of the messages that it was found in.
+
+An export is sorted by id whatever its source, so a diff of two exports shows the entries that differ. An import is a
+max-merge by the protocol: it raises, never lowers, and can be repeated, which is also how an interrupted import is
+resumed.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from saltctl.registry.failures import is_outage, read_undamaged
 from saltctl.registry.registry import Registry
 from saltctl.salting import check_conversation_id, check_salt_count
 from saltctl.stores.contracts import raise_reasons
+from saltctl.stores.contracts.entries import Entry, parse_entry
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore
 from saltctl.stores.retry import retry_while_throttled
 from saltctl.values import check_number, check_whole
@@ -42,27 +46,30 @@ WORKERS = 16
 MAX_LISTED = 1000
 """Raises and bad lines that a report lists. All of them are counted."""
 
-Entry = tuple[str, int]
+Line = tuple[str, int]
+"""The id and the max_n of a line."""
 _T = TypeVar("_T")
 
 
-def sort_entries(entries: Iterable[Entry], max_in_memory: int = MAX_SORTED_IN_MEMORY) -> Iterator[Entry]:
+def sort_entries(
+    entries: Iterable[tuple[str, Entry]], max_in_memory: int = MAX_SORTED_IN_MEMORY
+) -> Iterator[tuple[str, Entry]]:
     """Sort entries by id in bounded memory, through temporary files if there are too many.
 
     Reads every entry before the first one is yielded, so a source that fails leaves no partial export.
     """
     source = iter(entries)
     with ExitStack() as files:
-        sorted_parts: list[Iterator[Entry]] = []
-        while part := sorted(islice(source, max_in_memory)):
+        sorted_parts: list[Iterator[tuple[str, Entry]]] = []
+        while part := sorted(islice(source, max_in_memory), key=itemgetter(0)):
             if not sorted_parts and len(part) < max_in_memory:
                 sorted_parts.append(iter(part))
                 break
             file = files.enter_context(tempfile.TemporaryFile("w+", encoding="ascii"))
-            file.writelines(f"{json.dumps(entry)}\n" for entry in part)
+            file.writelines(f"{json.dumps((conversation_id, str(entry)))}\n" for conversation_id, entry in part)
             file.seek(0)
-            sorted_parts.append((conversation_id, n) for conversation_id, n in map(json.loads, file))
-        yield from heapq.merge(*sorted_parts)
+            sorted_parts.append((conversation_id, parse_entry(n) or 1) for conversation_id, n in map(json.loads, file))
+        yield from heapq.merge(*sorted_parts, key=itemgetter(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +191,7 @@ class Import:
         if self._stop.is_set():
             raise CancelledError
 
-    def _read_entries(self) -> Iterator[Entry]:
+    def _read_entries(self) -> Iterator[Line]:
         """Read the valid entries, and count the other lines as skipped."""
         number = 0
         while line := self.lines.readline(MAX_LINE_BYTES):
@@ -261,7 +268,7 @@ class Import:
                 self.report.raises.append({"conversation_id": conversation_id, "before": before, "after": after})
 
 
-def _entry_of(record: object, cap: int) -> Entry:
+def _entry_of(record: object, cap: int) -> Line:
     """Return the entry that a record has; raises ValueError or RefusedError if it has none."""
     if not isinstance(record, dict) or "conversation_id" not in record or "max_n" not in record:
         raise ValueError("the line is not an object with a conversation_id and a max_n")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from saltctl.errors import SaltctlError, UnverifiedError
+from saltctl.stores.contracts.entries import Entry, epoch_of, merge, write_n_of
 from saltctl.stores.contracts.registry import (
     BackupEntry,
     BackupPage,
@@ -68,19 +69,31 @@ class MemoryBackup:
         """Do step 1 of a raise."""
         with self.faults.call("raise_max_n"):
             held = self.items.get(conversation_id, BackupEntry(conversation_id, 1, 1))
-            changed = conversation_id not in self.items or held.max_n < entry.n
-            if changed:
-                self.items[conversation_id] = replace(held, max_n=entry.n, raises=(*held.raises, entry))
-            return RaiseOutcome(held.max_n, changed)
+            changed = conversation_id not in self.items or held.target < entry.n
+            after = held.raised(entry) if changed else held
+            self.items[conversation_id] = after
+            return RaiseOutcome(held.target, changed, after.entry)
 
-    def commit_write_n(self, conversation_id: str, n: int) -> bool:
+    def commit_write_n(self, conversation_id: str, entry: Entry) -> bool:
         """Do step 3 of a raise."""
         with self.faults.call("commit_write_n"):
-            held = self.items[conversation_id]
-            changed = held.write_n < n <= held.max_n
+            held, n = self.items[conversation_id], write_n_of(entry)
+            changed = held.write_n < n <= held.target and epoch_of(held.entry) == epoch_of(entry)
             if changed:
                 self.items[conversation_id] = replace(held, write_n=n)
             return changed
+
+    def replace(self, before: BackupEntry | None, after: BackupEntry) -> bool:
+        """Write an item unless it has changed."""
+        with self.faults.call("replace"):
+            unchanged = self.items.get(after.conversation_id) == before
+            if unchanged:
+                self.items[after.conversation_id] = after
+            return unchanged
+
+    def allow_cooling(self) -> bool:
+        """Do nothing: there are no older clients."""
+        return False
 
     def check_registry(self) -> RegistryIdentity:
         """Return the identity of the registry."""
@@ -95,7 +108,7 @@ class MemoryBackup:
         step = limit or len(mine) or 1
         for start in range(0, len(mine), step):
             some = mine[start : start + step]
-            yield BackupPage([(e.conversation_id, e.max_n, e.write_n) for e in some], [], float(len(some)), 0)
+            yield BackupPage([(e.conversation_id, e.entry, e.write_n) for e in some], [], float(len(some)), 0)
 
 
 class MemoryRedis:
@@ -105,7 +118,7 @@ class MemoryRedis:
     """
 
     def __init__(self, primaries: int = 1) -> None:
-        self.held: dict[str, dict[str, int]] = {f"redis-{number}:6379": {} for number in range(primaries)}
+        self.held: dict[str, dict[str, Entry]] = {f"redis-{number}:6379": {} for number in range(primaries)}
         self.verified_primaries = set(self.held)
         self.faults = {primary: Faults() for primary in self.held}
         self.routing_fault: SaltctlError | None = None
@@ -141,26 +154,32 @@ class MemoryRedis:
             groups[self.primary_of(conversation_id)].append(conversation_id)
         return groups
 
-    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
-        """Return max_n of each id."""
+    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None]:
+        """Return the entry of each id."""
         with self.faults[primary].call("lookup"):
             if primary not in self.verified_primaries:
                 raise UnverifiedError(f"{primary} is not verified")
             return [self.held[primary].get(i) for i in conversation_ids]
 
-    def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
+    def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, Entry | None]:
         """Return the entries, whether or not they are verified."""
         return {i: self.held[self.primary_of(i)].get(i) for i in conversation_ids}
 
     def merge(
-        self, conversation_id: str, n: int, noted: Collection[str] | None = None, *, accept_unverified: bool = False
+        self,
+        conversation_id: str,
+        entry: Entry,
+        noted: Collection[str] | None = None,
+        *,
+        accept_unverified: bool = False,
     ) -> MergeOutcome:
-        """Max-merge one entry."""
+        """Merge one entry."""
         primary = self.primary_of(conversation_id)
         with self.faults[primary].call("merge"):
-            before = self.held[primary].get(conversation_id, 0)
-            self.held[primary][conversation_id] = max(n, before)
-            return MergeOutcome(before < n, "noted")
+            held = self.held[primary]
+            before = held.get(conversation_id, 0)
+            held[conversation_id] = merge(before, entry)
+            return MergeOutcome(held[conversation_id] != before, "noted")
 
     def refresh(self) -> None:
         """Do nothing: the primaries stay."""

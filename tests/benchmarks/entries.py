@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from saltctl.stores.contracts.entries import Entry
+
 REGISTRY_ID = "feed0123456789ab"
 """The id of the registry of all benchmarks."""
 _MULTIPLIER = 0x9E3779B97F4B
@@ -27,7 +29,7 @@ def entries(count: int) -> Iterator[tuple[str, int]]:
         yield conversation, n_of(conversation)
 
 
-def differences(held: Iterable[tuple[str, int]], count: int) -> int:
+def differences(held: Iterable[tuple[str, Entry]], count: int) -> int:
     """Return how many of the ``held`` entries are wrong, plus how many of the first ``count`` entries are missing.
 
     An id is in one bucket only, and a bucket is a hash, so a store cannot return it twice.

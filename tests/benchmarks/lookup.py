@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, cast
 
-from saltctl.registry.registry import Lookup, Registry
+from saltctl.registry.lookups import Lookup
+from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import BackupStore

@@ -13,8 +13,8 @@ from unittest.mock import patch
 
 from saltctl.local.servers import dummy_credentials
 from saltctl.rebuild.options import RebuildOptions
-from saltctl.registry.recover import Recovery
-from saltctl.registry.recovery_plan import RecoveryReport
+from saltctl.registry.recovery.recover import Recovery
+from saltctl.registry.recovery.recovery_plan import RecoveryReport
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable

@@ -19,11 +19,12 @@ from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.aws.registry_item import RegistryItem
 from saltctl.stores.aws.table import Table
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.registry import BackupEntry, Raise, RaiseOutcome, RegistryIdentity
 from saltctl.stores.redis.buckets import Buckets
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
-from saltctl.stores.redis.merge_commands import Entry
+from saltctl.stores.redis.merge_commands import Merge
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.checker.schedule import Fault
@@ -59,7 +60,7 @@ class _Wrapped:
 class Unfenced(RedisRegistry):
     """A registry in Redis that looks up without checking the fence."""
 
-    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None]:
         """Look up without the script."""
         held = self.read_unverified(conversation_ids)
         return [held[conversation_id] for conversation_id in conversation_ids]
@@ -83,9 +84,9 @@ class CommitBeforeRedis(Registry):
 
     def __init__(self, store: Any, backup: Any, **options: Any) -> None:
         class Store(_Wrapped):
-            def merge(self, conversation_id: str, n: int, *arguments: Any, **options: Any) -> Any:
-                backup.commit_write_n(conversation_id, n)
-                return store.merge(conversation_id, n, *arguments, **options)
+            def merge(self, conversation_id: str, entry: Entry, *arguments: Any, **options: Any) -> Any:
+                backup.commit_write_n(conversation_id, entry)
+                return store.merge(conversation_id, entry, *arguments, **options)
 
         super().__init__(Store(store), backup, **options)
 
@@ -107,9 +108,9 @@ class OverwritingSession(RedisRebuildSession):
         self.connection = connection
         self.buckets = buckets
 
-    def begin_merge(self, entries: Sequence[Entry]) -> None:
+    def begin_merge(self, entries: Sequence[Merge]) -> None:
         """Set the entries without comparing them."""
-        commands = [("HSET", self.buckets.key_of(entry[0]), entry[0], entry[1]) for entry in entries]
+        commands = [("HSET", self.buckets.key_of(entry[0]), entry[0], str(entry[1])) for entry in entries]
         self.connection.execute(commands)
 
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 from saltctl.errors import SaltctlError
 from saltctl.history.models import message_id_of
 from saltctl.rebuild.options import RebuildOptions
-from saltctl.registry.recover import Recovery
-from saltctl.registry.recovery_plan import RecoveryReport
+from saltctl.registry.recovery.recover import Recovery
+from saltctl.registry.recovery.recovery_plan import RecoveryReport
 from saltctl.stores.heat.service_state import Verification
 from tests.checker.backup_loss import recovery_request
 from tests.checker.killable_roles import BeforeCall, HookedStore, PlannedDeath, rebuild_job

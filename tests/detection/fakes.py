@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from saltctl.errors import SaltctlError
-from saltctl.registry.registry import Lookup, RaiseResult
+from saltctl.registry.lookups import Lookup
+from saltctl.registry.registry import RaiseResult
 from saltctl.stores.heat.contracts import FIRST_ID, ConsumerInfo, Entry, GroupInfo, StreamInfo, TrimLoss, id_order
 from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.window_sums import InMemorySums
@@ -172,7 +173,7 @@ class FakeRegistry:
 
     def lookup_many(self, conversation_ids: Sequence[str]) -> dict[str, Lookup]:
         """Look up max_n."""
-        return {i: Lookup(i, n := self.max_n.get(i, 1), n, "redis") for i in conversation_ids}
+        return {i: Lookup(i, n := self.max_n.get(i, 1), n, "redis", n) for i in conversation_ids}
 
 
 class RecordingSums(InMemorySums):

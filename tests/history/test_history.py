@@ -355,7 +355,7 @@ def test_explain_reads_no_message(history: History, messages: MemoryMessages) ->
     history.page("hot", ReadOptions(limit=20))
     asked = {query.partition_key: query for query in reversed(messages.queries)}
     assert [asked[request.partition_key] for request in plan.requests] == plan.requests
-    assert [request.partition_key for request in plan.requests] == plan.lookup.read_set
+    assert [request.partition_key for request in plan.requests] == plan.lookup.read_set()
 
 
 def test_eventual_reads_ask_for_no_consistency(history: History, messages: MemoryMessages) -> None:

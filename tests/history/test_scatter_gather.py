@@ -18,7 +18,7 @@ from saltctl.history.scatter_gather import (
     plan,
     share,
 )
-from saltctl.registry.registry import Lookup
+from saltctl.registry.lookups import Lookup
 from saltctl.stores.contracts.messages import PartitionQuery
 from saltctl.testing import MemoryMessages
 from tests.support.inline_pool import InlinePool, ManualClock
@@ -28,7 +28,7 @@ N = 4
 
 def request_of(limit: int, **options: Any) -> PageRequest:
     """Return the request of a page of ``conv``, which has four salts, newest first."""
-    return PageRequest(Lookup("conv", N, N, "redis"), PartitionQuery("conv"), limit, **options)
+    return PageRequest(Lookup("conv", N, N, "redis", N), PartitionQuery("conv"), limit, **options)
 
 
 def store_of(
@@ -129,7 +129,7 @@ def test_the_page_ends_if_every_partition_is_at_its_end() -> None:
 def test_a_range_without_rows_is_not_queried() -> None:
     """DynamoDB refuses bounds in the wrong order."""
     store = store_of(EVEN)
-    request = PageRequest(Lookup("conv", 1, 1, "redis"), PartitionQuery("conv", low="5", high="1"), 50)
+    request = PageRequest(Lookup("conv", 1, 1, "redis", 1), PartitionQuery("conv", low="5", high="1"), 50)
     found = run(store, request)
     assert (found.rows, found.more, found.partitions, store.queries) == ([], False, [], [])
 

@@ -160,10 +160,21 @@ def test_an_incident_is_detected_and_cured(world: World, rebuild: Rebuilder) -> 
     assert world.read().detected is True
 
 
+def test_a_cool_down_is_no_raise(world: World) -> None:
+    """It detects nothing: N of new messages came down."""
+    raise_to(world, "hot", 4)
+    held = world.backup.get("hot")
+    assert held is not None
+    cooled = held.narrowed(Raise(1, iso_utc(time.time()), "me", "quiet again", cooled=True))
+    assert world.backup.replace(held, cooled)
+    events = world.read(named=["hot"]).events
+    assert [(event.kind, event.detail) for event in events][1:] == [("cooled", "to 1 by me: quiet again")]
+
+
 def test_the_raises_of_a_recovery_are_one_event(world: World) -> None:
     """Few of them would be found by their conversations. Without its event they are shown, and detect nothing."""
     entry = Raise(4, iso_utc(time.time()), "me", "recovered from the messages")
-    assert world.backup.restore("hot", entry, commit=True)
+    assert world.backup.restore("hot", 4, entry, commit=True)
     (raised,) = world.read(named=["hot"]).events
     assert (raised.kind, raised.repair) == ("raise", True)
     world.events.append(LoggedEvent(time.time(), "recovered", "the backup table: 12 conversations raised"))

@@ -32,11 +32,11 @@ def test_salted_conversations_have_history_on_every_side(environment: LocalEnvir
     with Registry.open(environment.settings) as registry:
         found = registry.lookup(f"conv_hot_{len(HOT):02d}")
     assert found.max_n == 16
-    rows = {key: list(table.rows(key)) for key in found.read_set}
+    rows = {key: list(table.rows(key)) for key in found.read_set()}
     assert rows[found.conversation_id], "the base partition has the messages from before"
-    assert sum(bool(rows[key]) for key in found.read_set[1:]) >= 12
+    assert sum(bool(rows[key]) for key in found.read_set()[1:]) >= 12
     newest_base = max(row["sort_key"]["S"] for row in rows[found.conversation_id])
-    newest_salted = max(row["sort_key"]["S"] for key in found.read_set[1:] for row in rows[key])
+    newest_salted = max(row["sort_key"]["S"] for key in found.read_set()[1:] for row in rows[key])
     assert newest_base < newest_salted
     for key, held in rows.items():
         assert split_partition_key(key)[0] == found.conversation_id

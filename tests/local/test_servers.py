@@ -11,6 +11,7 @@ import pytest
 from saltctl.errors import UnavailableError
 from saltctl.local.servers import LocalMoto, LocalRedis, dummy_credentials, free_port, without_server_settings
 from saltctl.settings import Settings
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.redis.registry import RedisRegistry
 
 
@@ -23,7 +24,7 @@ def server(tmp_path: Path) -> Iterator[LocalRedis]:
     redis.stop()
 
 
-def entries(server: LocalRedis) -> dict[str, int | None]:
+def entries(server: LocalRedis) -> dict[str, Entry | None]:
     """Return the entries of two conversations."""
     store = RedisRegistry(Settings(redis_url=server.url, buckets=64, registry_id="feed0123456789ab"))
     try:

@@ -132,7 +132,9 @@ def _possible_in_backup(call: Call, case: Case) -> Iterator[Reply]:
     match call:
         case Call("checkpoint", ("load",)):
             yield None
-            yield from (checkpoint_text(RESUMED, i.decode(), n).encode() for i in ids for n in (0, *case.raises))
+            yield from (
+                checkpoint_text(RESUMED, i.decode(), n).encode() for i in ids for n in ("", *map(str, case.raises))
+            )
         case Call("checkpoint"):
             yield 1
         case Call(words=("note", "token", _)):

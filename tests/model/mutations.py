@@ -15,6 +15,7 @@ from saltctl.rebuild.merge_buffer import MergeBuffer, ScanPosition
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Registry
 from saltctl.stores.aws.registry_item import RegistryItem
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.registry import (
     BackupEntry,
     BackupPage,
@@ -24,7 +25,7 @@ from saltctl.stores.contracts.registry import (
     RegistryIdentity,
 )
 from saltctl.stores.redis.errors import redis_errors
-from saltctl.stores.redis.merge_commands import Entry
+from saltctl.stores.redis.merge_commands import Merge
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script
@@ -60,9 +61,9 @@ class CommitBeforeRedis(Registry):
 
     def __init__(self, store: RedisRegistry, backup: ModelBackup, **options: object) -> None:
         class Store(_Delegating):
-            def merge(self, conversation_id: str, n: int, *arguments: Any, **options: Any) -> MergeOutcome:
-                backup.commit_write_n(conversation_id, n)
-                return store.merge(conversation_id, n, *arguments, **options)
+            def merge(self, conversation_id: str, entry: Entry, *arguments: Any, **options: Any) -> MergeOutcome:
+                backup.commit_write_n(conversation_id, entry)
+                return store.merge(conversation_id, entry, *arguments, **options)
 
         super().__init__(Store(store), backup, **options)  # type: ignore[arg-type]
 
@@ -70,22 +71,22 @@ class CommitBeforeRedis(Registry):
 class SkipsUnverified(RedisRegistry):
     """A raise that skips an unverified Redis, as if a rebuild would merge the entry anyway."""
 
-    def merge(self, conversation_id: str, n: int, *arguments: Any, **options: Any) -> MergeOutcome:
+    def merge(self, conversation_id: str, entry: Entry, *arguments: Any, **options: Any) -> MergeOutcome:
         """Merge only if lookups are answered."""
         try:
             self.lookup(self.primaries()[0], [conversation_id])
         except UnverifiedError:
             return MergeOutcome(False, "noted")
-        return super().merge(conversation_id, n, *arguments, **options)
+        return super().merge(conversation_id, entry, *arguments, **options)
 
 
 class IgnoresRedis(RedisRegistry):
     """A raise that continues if Redis fails."""
 
-    def merge(self, conversation_id: str, n: int, *arguments: Any, **options: Any) -> MergeOutcome:
+    def merge(self, conversation_id: str, entry: Entry, *arguments: Any, **options: Any) -> MergeOutcome:
         """Merge, and ignore errors."""
         try:
-            return super().merge(conversation_id, n, *arguments, **options)
+            return super().merge(conversation_id, entry, *arguments, **options)
         except SaltctlError:
             return MergeOutcome(False, "noted")
 
@@ -97,7 +98,7 @@ class RaisesUnconditionally(ModelBackup):
         """Set max_n without the condition."""
         values = {":n": {"N": str(entry.n)}}
         self.update_item(conversation_id, "SET max_n = :n", "attribute_not_exists(nothing)", values)
-        return RaiseOutcome(1, True)
+        return RaiseOutcome(1, True, entry.n)
 
 
 class SkipsBackup(ModelBackup):
@@ -105,7 +106,7 @@ class SkipsBackup(ModelBackup):
 
     def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
         """Change nothing."""
-        return RaiseOutcome(1, True)
+        return RaiseOutcome(1, True, entry.n)
 
 
 # The note of a rebuild.
@@ -137,9 +138,9 @@ class ReadsNoteEventually(NotedBackup):
 class AcceptsUnverified(RedisRegistry):
     """A raise that accepts an unverified primary before it asks which one is the primary."""
 
-    def merge(self, conversation_id: str, n: int, *arguments: Any, **_: Any) -> MergeOutcome:
+    def merge(self, conversation_id: str, entry: Entry, *arguments: Any, **_: Any) -> MergeOutcome:
         """Merge, and take an unverified primary for a noted one."""
-        raised, state = super().merge(conversation_id, n, *arguments, accept_unverified=True)
+        raised, state = super().merge(conversation_id, entry, *arguments, accept_unverified=True)
         return MergeOutcome(raised, "noted" if state == "unverified" else state)
 
 
@@ -244,7 +245,7 @@ class FallbackUsesMaxN(ModelBackup):
 class NoFence(RedisRegistry):
     """A lookup without a fence."""
 
-    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None]:
         """Read without the script."""
         return [self.read_unverified(conversation_ids)[CONVERSATION]]
 
@@ -252,7 +253,7 @@ class NoFence(RedisRegistry):
 class FenceAndEntryApart(RedisRegistry):
     """A lookup that reads the fence and the entry in two commands."""
 
-    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None]:
         """Run the script, and then read without it."""
         super().lookup(primary, conversation_ids)
         return [self.read_unverified(conversation_ids)[CONVERSATION]]
@@ -261,7 +262,7 @@ class FenceAndEntryApart(RedisRegistry):
 class LoadsScript(RedisRegistry):
     """A lookup that does not need a rebuild to load its script."""
 
-    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None]:
         """Look up by EVAL."""
         client = self._lookups.client(primary)
         with redis_errors(primary):
@@ -275,7 +276,7 @@ class LoadsScript(RedisRegistry):
 class Overwriting(RedisRebuildSession):
     """A rebuild that overwrites Redis with the entries that it read from the backup earlier."""
 
-    def begin_merge(self, entries: Sequence[Entry]) -> None:
+    def begin_merge(self, entries: Sequence[Merge]) -> None:
         """Set by HSET."""
         self._connection.execute([("HSET", self._keys[0], *entry[:2]) for entry in entries])
 

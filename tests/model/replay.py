@@ -7,12 +7,14 @@ return the recorded answers, and after the last of them they stop the process an
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from threading import Event
+from types import FrameType
 from typing import Any, Literal, NamedTuple, cast
 
 from saltctl.errors import SaltctlError
@@ -20,7 +22,8 @@ from saltctl.rebuild.checkpoint import Checkpoint, CheckpointScope, Primary, dec
 from saltctl.rebuild.merge_buffer import ScanPosition
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
-from saltctl.registry.registry import Lookup, RaiseResult, Registry
+from saltctl.registry.lookups import Lookup
+from saltctl.registry.registry import RaiseResult, Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
 from saltctl.stores.aws.backup_table import BackupTable
@@ -54,18 +57,20 @@ Over = Literal["client", "told", "session"]
 class Call(NamedTuple):
     """A request of a process: its connection and its words."""
 
-    over: Literal["client", "told", "session", "topology", "dynamodb", "checkpoint"]
+    over: Literal["client", "told", "session", "topology", "dynamodb", "checkpoint", "world"]
     """A client may reach any server, "told" is one that has asked which server is the primary."""
     words: Words
     """A Redis command; "asks"; "get", "scan", or "update" with the condition and the update; "note" with the part that
-    is read and the consistency, or with the condition; "load", "save", or "delete"."""
-    values: tuple[tuple[str, int | str], ...] = ()
+    is read and the consistency, or with the condition; "load", "save", or "delete"; "clock", or "newest" for the newest
+    rows of the messages table."""
+    values: tuple[tuple[str, Any], ...] = ()
     """What the condition and the update of an UpdateItem name."""
 
     @property
     def writes(self) -> bool:
         """Whether the call can have an effect on other processes."""
         reads = self.words[0] in ("get", "scan", "describe", "HMGET", "load") or script_of(self.words) == "check_marks"
+        reads = reads or self.over == "world"
         reads = reads or self.over == "topology" or (self.words[0] == "note" and not self.values)
         return not reads and not (self.words[0] == "EVALSHA" and script_of(self.words) == "lookup")
 
@@ -76,6 +81,12 @@ class Call(NamedTuple):
                 return "asks for the primary"
             case Call("dynamodb", ("note", *_), values):
                 return "writes its note" if values else "reads the note"
+            case Call("dynamodb", ("update", *_), values) if ":cooling" in dict(values):
+                shown = dict(values) | dict(dict(values)[":cooling"])
+                parts = (f"{name.removeprefix(':new_')} {shown[name]}" for name in _SHOWN if name in shown)
+                return f"replaces the item: {', '.join(parts)}"
+            case Call("world", ("newest",)):
+                return "finds the boundary"
             case Call("dynamodb", ("update", _, update), values):
                 return f"sets {update.split()[1]} = {dict(values)[':n']} in the backup"
             case Call("dynamodb", (verb,)):
@@ -87,6 +98,8 @@ class Call(NamedTuple):
         return f"{verb} {name}" if name else f"sends {self.words[0]}"
 
 
+_SHOWN = (":new_write_n", "target", "epoch", "era", "recent_n", "boundary", "narrowed_at")
+"""The parts of an item that paths show."""
 _REGISTRY_ITEM: dict[str, Any] = {
     "conversation_id": {"S": REGISTRY_ITEM_ID},
     "registry_id": {"S": REGISTRY_ID},
@@ -98,12 +111,28 @@ _REGISTRY_ITEM: dict[str, Any] = {
 """The registry's item, without a note."""
 
 
+_RECORDED = {"M": {"n": {"N": "2"}, "at": {"S": "2026-01-01T00:00:00Z"}, "by": {"S": "unknown"}}}
+"""Stands for the raises and cool-downs that an item records: nothing is decided by them."""
+
+
 class Pause(BaseException):
     """Stops a replay at the call that has no answer yet."""
 
     def __init__(self, call: Call) -> None:
         super().__init__(call)
         self.call = call
+        self.place = _place()
+        """Where the code stopped: the same in each round of a loop."""
+
+
+def _place() -> tuple[tuple[str, int], ...]:
+    """Return the functions and lines that are running, the innermost first."""
+    frame: FrameType | None = inspect.currentframe()
+    place: list[tuple[str, int]] = []
+    while frame is not None and frame.f_code is not Replayer.run.__code__:
+        place.append((frame.f_code.co_qualname, frame.f_lineno))
+        frame = frame.f_back
+    return tuple(place)
 
 
 class Answers:
@@ -335,7 +364,11 @@ class StubDynamo:
         call = Call(
             "dynamodb",
             ("update", ConditionExpression, UpdateExpression),
-            tuple((name, int(value["N"])) for name, value in values if "N" in value),
+            tuple(
+                (name, _plain(value))
+                for name, value in values
+                if "N" in value or "M" in value or name in ConditionExpression
+            ),
         )
         if Key["conversation_id"]["S"] == REGISTRY_ITEM_ID:
             assert UpdateExpression == "SET rebuild_token = :token, verifying = :ids"
@@ -348,7 +381,23 @@ class StubDynamo:
 
 
 def _attributes(item: Item) -> dict[str, Any]:
-    return {"conversation_id": {"S": CONVERSATION}} | {name: {"N": str(number)} for name, number in item}
+    recorded = {"raises": {"L": [_RECORDED]}} if "cooling" in dict(item) else {}
+    return {"conversation_id": {"S": CONVERSATION}} | recorded | {name: _tagged(value) for name, value in item}
+
+
+def _tagged(value: int | str | Item) -> dict[str, Any]:
+    """Return a value as boto3 does."""
+    if isinstance(value, tuple):
+        return {"M": {name: _tagged(part) for name, part in value}}
+    return {"S": value} if isinstance(value, str) else {"N": str(value)}
+
+
+def _plain(attribute: Mapping[str, Any]) -> int | str | Item:
+    """Return a value of boto3 as the model keeps it: the inverse."""
+    ((kind, value),) = attribute.items()
+    if kind == "M":
+        return tuple(sorted((name, _plain(part)) for name, part in value.items()))
+    return int(value) if kind == "N" else str(value)
 
 
 class ModelBackup(BackupTable):
@@ -408,14 +457,14 @@ class ModelCheckpoint(CheckpointItem):
         values = self._answers.ask(Call("checkpoint", ("load",)))
         if values is None:
             return None
-        token, replication_id, half_done = values.decode().split()
+        token, replication_id, half_done = values.decode().split(" ", 2)
         return encode(
             Checkpoint(
                 scope=CheckpointScope(f"{REGISTRY_ID} table", SETTINGS.key_prefix, SETTINGS.layout, 1),
                 token=token,
                 primaries={"redis:6379": Primary("", replication_id)},
                 merged=ScanPosition(after={0: None}),
-                half_done=((CONVERSATION, int(half_done)),) if int(half_done) else (),
+                half_done=((CONVERSATION, half_done),) if half_done else (),
                 restored=0,
                 started=0.0,
                 written=0.0,
@@ -427,7 +476,7 @@ class ModelCheckpoint(CheckpointItem):
         saved = decode(checkpoint)
         assert saved.merged.after == {0: None}
         ((_, primary),) = saved.primaries.items()
-        half_done = max((n for _, n in saved.half_done), default=0)
+        half_done = next((entry for _, entry in saved.half_done), "")
         self._answers.ask(Call("checkpoint", ("save", checkpoint_text(saved.token, primary.replication_id, half_done))))
 
     def delete(self) -> None:
@@ -435,8 +484,8 @@ class ModelCheckpoint(CheckpointItem):
         self._answers.ask(Call("checkpoint", ("delete",)))
 
 
-def checkpoint_text(token: str, replication_id: str, half_done: int) -> str:
-    """Return a checkpoint in the form that the model keeps."""
+def checkpoint_text(token: str, replication_id: str, half_done: str) -> str:
+    """Return a checkpoint in the form that the model keeps, with the entry of the only raise to complete, or none."""
     return f"{token} {replication_id} {half_done}"
 
 
@@ -491,6 +540,7 @@ class Stores:
 
     def __init__(self, code: Code, answers: Answers) -> None:
         self._code = code
+        self.answers = answers
         self._checkpoint = ModelCheckpoint(answers) if code.resumes else None
         connections = StubConnections(answers, asks=code.asks)
         self.store = code.store(SETTINGS, lookups=connections, others=connections)
@@ -595,13 +645,13 @@ class Replayer:
 
     Args:
         code: the classes that run.
-        possible: every answer that a call can get.
+        possible: every answer that a call can get; None if they are too many, so that each makes a difference.
     """
 
-    def __init__(self, code: Code, possible: Callable[[Call], Collection[Reply]]) -> None:
+    def __init__(self, code: Code, possible: Callable[[Call], Collection[Reply] | None]) -> None:
         self._code = code
         self._possible = possible
-        self._known: dict[tuple[Process, tuple[Reply, ...]], Call | Finished] = {}
+        self._known: dict[tuple[Process, tuple[Reply, ...]], tuple[Call | Finished, Hashable]] = {}
         self._futures: dict[tuple[Process, tuple[Reply, ...], bool], int] = {}
         self._without_effect: set[int] = set()
         self._numbers: dict[Hashable, int] = {}
@@ -609,10 +659,27 @@ class Replayer:
 
     def after(self, process: Process, replies: tuple[Reply, ...]) -> Call | Finished:
         """Return the next call of the process after these answers, or its result."""
+        return self._at(process, replies)[0]
+
+    def _at(self, process: Process, replies: tuple[Reply, ...]) -> tuple[Call | Finished, Hashable]:
+        """Return the next call or the result, and the place in the code."""
         key = (process, replies)
         if key not in self._known:
-            self._known[key] = self._run(process, replies)
+            self._known[key] = self.run(process, replies)
         return self._known[key]
+
+    def _without_rounds(self, process: Process, replies: tuple[Reply, ...]) -> tuple[Reply, ...]:
+        """Return the answers without those of the rounds of a loop that are over.
+
+        A process is where it was before these rounds if it sends the same call from the same place: no loop of the
+        protocol remembers more of a round than its number, or what it reports.
+        """
+        now = self._at(process, replies)
+        if isinstance(now[0], Call):
+            for length in range(len(replies)):
+                if self._at(process, replies[:length]) == now:
+                    return replies[:length]
+        return replies
 
     def example(self, process: Process, replies: tuple[Reply, ...], *, lost: bool) -> tuple[Reply, ...]:
         """Return answers after which the process continues exactly as after these, for all later answers.
@@ -632,6 +699,10 @@ class Replayer:
             branches: list[tuple[Reply, int]] = []
             if isinstance(then, Call):
                 possible = (UNREACHABLE,) if lost and then.over in ("told", "session") else self._possible(then)
+                if possible is None:
+                    same = (process, self._without_rounds(process, replies), lost)
+                    number = self._futures[key] = self._numbers.setdefault(same, len(self._numbers))
+                    return number
                 branches = [(reply, self.future(process, (*replies, reply), lost=lost)) for reply in possible]
                 without_effect = not then.writes or possible == (UNREACHABLE,)
             else:
@@ -642,10 +713,11 @@ class Replayer:
                 self._without_effect.add(number)
         return self._futures[key]
 
-    def _run(self, process: Process, replies: tuple[Reply, ...]) -> Call | Finished:
+    def run(self, process: Process, replies: tuple[Reply, ...]) -> tuple[Call | Finished, Hashable]:
+        """Run the process until the call that has no answer yet; return that call, or the result, and the place."""
         try:
-            return Finished(process.body(Stores(self._code, Answers(replies))))
+            return Finished(process.body(Stores(self._code, Answers(replies)))), None
         except Pause as pause:
-            return pause.call
+            return pause.call, pause.place
         except SaltctlError as exc:
-            return Finished(exc)
+            return Finished(exc), None

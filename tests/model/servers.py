@@ -20,8 +20,9 @@ from saltctl.stores.redis.scripts import script, script_sha
 
 Bucket = tuple[tuple[bytes, bytes], ...]
 """A Redis hash: (field, value) pairs, sorted by field."""
-Item = tuple[tuple[str, int], ...]
-"""The numbers of a DynamoDB item, sorted by attribute; empty if there is no item."""
+Item = tuple[tuple[str, Any], ...]
+"""The numbers of a DynamoDB item and its map ``cooling``, an Item of numbers and strings, sorted by attribute; empty if
+there is no item."""
 Words = tuple[str, ...]
 """A Redis command."""
 
@@ -266,7 +267,7 @@ def script_of(words: Words) -> str:
 
 # DynamoDB.
 
-_PARTS = re.compile(r"\s*(\(|\)|<=|>=|<|>|=|[#:\w]+)")
+_PARTS = re.compile(r"\s*(\(|\)|<=|>=|<|>|=|[#:.\w]+)")
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -276,8 +277,8 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def update_item(item: Item, condition: str, update: str, values: Mapping[str, int]) -> tuple[Item, Reply]:
-    """Apply a conditional UpdateItem that returns ALL_OLD. Only numbers are kept: the code decides by nothing else."""
+def update_item(item: Item, condition: str, update: str, values: Mapping[str, Any]) -> tuple[Item, Reply]:
+    """Apply a conditional UpdateItem that returns ALL_OLD. Only numbers and ``cooling`` are kept: they decide alone."""
     held = dict(item)
     if not holds_for(item, condition, values):
         return item, CONDITION_FAILED
@@ -290,12 +291,13 @@ def update_item(item: Item, condition: str, update: str, values: Mapping[str, in
     return tuple(sorted(held.items())), item
 
 
-def holds_for(item: Item, condition: str, values: Mapping[str, int | str]) -> bool:
+def holds_for(item: Item, condition: str, values: Mapping[str, Any]) -> bool:
     """Return whether a conversation's item meets a ConditionExpression. It has its key if it exists."""
-    return holds(condition, {**dict(item), **({KEY: 0} if item else {})}, values)
+    parts = {f"{name}.{part}": one for name, value in item if isinstance(value, tuple) for part, one in value}
+    return holds(condition, {**dict(item), **parts, **({KEY: 0} if item else {})}, values)
 
 
-def holds(condition: str, held: Mapping[str, int | str], values: Mapping[str, int | str]) -> bool:
+def holds(condition: str, held: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
     """Return whether an item with these attributes meets a ConditionExpression."""
     return _Condition(condition, held, values).holds()
 
@@ -303,7 +305,7 @@ def holds(condition: str, held: Mapping[str, int | str], values: Mapping[str, in
 class _Condition:
     """A ConditionExpression over numbers and strings, by recursive descent: OR of ANDs of comparisons."""
 
-    def __init__(self, text: str, held: Mapping[str, int | str], values: Mapping[str, int | str]) -> None:
+    def __init__(self, text: str, held: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         self._parts: Iterator[str] = iter([*_PARTS.findall(text), ""])
         self._held = held
         self._values = values

@@ -13,7 +13,8 @@ from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.registry_item import RegistryItem
-from saltctl.stores.contracts.registry import Raise
+from saltctl.stores.contracts.entries import CooledEntry, Entry
+from saltctl.stores.contracts.registry import BackupEntry, Raise
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.model.answers import serve_backup
@@ -99,9 +100,12 @@ class ModelRedis:
 Action = Callable[["RealRedis | ModelRedis", RedisRebuildSession], object]
 
 
-def merge(session: RedisRebuildSession, n: int) -> int:
+NARROWED, RAISED, SEALED = CooledEntry(4, 1, 1), CooledEntry(8, 8, 1), CooledEntry(4, 1, 1, 1, 1, "2026")
+
+
+def merge(session: RedisRebuildSession, entry: Entry) -> int:
     """Merge one entry, and return the number of changed entries."""
-    session.begin_merge([(CONVERSATION, n)])
+    session.begin_merge([(CONVERSATION, entry)])
     return session.end_merge()
 
 
@@ -115,6 +119,10 @@ ACTIONS: dict[str, Action] = {
     "raw": lambda redis, _: redis.store.read_unverified([CONVERSATION]),
     "mark": lambda _, session: session.mark_buckets("token"),
     "merge 8 in the rebuild": lambda _, session: merge(session, 8),
+    "narrow": lambda redis, _: redis.store.merge(CONVERSATION, NARROWED),
+    "raise to 8": lambda redis, _: redis.store.merge(CONVERSATION, RAISED),
+    "seal": lambda redis, _: redis.store.merge(CONVERSATION, SEALED),
+    "seal in the rebuild": lambda _, session: merge(session, SEALED),
     "finish": lambda _, session: session.set_fence("token"),
     "load": lambda _, session: session.load_lookup(),
     "flush": lambda redis, _: redis.flush(),
@@ -131,6 +139,8 @@ SEQUENCES = (
     "mark, merge 4, restart, merge 8 in the rebuild, finish, load, look up, raw",
     "finish, look up",
     "merge 16 elsewhere, raw, mark, merge 16 if noted, raw",
+    "mark, merge 4, narrow, finish, load, look up, merge 4, look up, raise to 8, look up, seal, look up, narrow, raw",
+    "mark, merge 2, seal in the rebuild, raw, narrow, merge 8 in the rebuild, raw, raise to 8, raw",
     "mark, finish, merge 16 elsewhere, merge 16 anywhere, raw, restart, merge 16 elsewhere, merge 16 anywhere, raw",
 )
 
@@ -171,6 +181,38 @@ def test_the_models_note_is_like_that_in_moto(backup: BackupTable) -> None:
     dynamo.reads = "token"
     model = NotedBackup(SETTINGS, client=dynamo)
     assert list(notes(model.registry)) == list(notes(backup.registry)) == [True, RebuildBrokenError] * 2
+
+
+COOLED = Raise(2, "2026-01-01T00:00:00Z", "tester", "")
+CHANGES: tuple[tuple[int, Callable[[BackupEntry], BackupEntry], bool], ...] = (
+    (0, lambda entry: entry.narrowed(COOLED), True),
+    (0, lambda entry: entry.narrowed(COOLED), False),
+    (1, lambda entry: entry.sealed("2026"), True),
+    (1, lambda entry: entry.raised(replace(COOLED, n=8)), False),
+    (3, lambda entry: entry.raised(replace(COOLED, n=8)), True),
+    (3, lambda entry: entry.narrowed(COOLED), False),
+)
+"""Changes of a cooled item: the number of the read that it is based on, and whether it is done."""
+
+
+def cooled(store: BackupTable) -> Iterator[object]:
+    """Yield the outcome of each change, and the item after it."""
+    store.raise_max_n(CONVERSATION, replace(COOLED, n=4))
+    read = [store.get_many([CONVERSATION])[CONVERSATION]]
+    for number, change, done in CHANGES:
+        assert store.replace(read[number], change(read[number])) is done
+        read.append(store.get_many([CONVERSATION])[CONVERSATION])
+        yield read[-1].max_n, read[-1].write_n, read[-1].cooling
+    for entry in (read[1].entry, 8, read[-1].entry, read[-1].entry):
+        yield store.commit_write_n(CONVERSATION, entry)
+    yield store.raise_max_n(CONVERSATION, replace(COOLED, n=8))
+    yield store.raise_max_n(CONVERSATION, replace(COOLED, n=16))
+
+
+@pytest.mark.slow
+def test_the_models_cooled_items_are_like_those_in_moto(backup: BackupTable) -> None:
+    """Cool-downs, and a raise after one, return and leave the same values, also if the item has changed since."""
+    assert list(cooled(ModelBackup(SETTINGS, client=StubDynamo(LiveAnswers())))) == list(cooled(backup))
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from enum import StrEnum
 from functools import cache
 from typing import Generic, NamedTuple, TypeVar
 
-from saltctl.registry.registry import Lookup, RaiseResult
+from saltctl.registry.lookups import Lookup
+from saltctl.registry.registry import RaiseResult
 from tests.model.answers import FIRST, note_text, possible_replies, serve_backup, token_in, without_token
 from tests.model.failures import Failure, Servers, initial_servers, server_events, with_change
 from tests.model.replay import (
@@ -455,7 +456,8 @@ class World:
 
 
 def _max_n(item: Item) -> int:
-    return dict(item).get("max_n", 1)
+    found: int = dict(item).get("max_n", 1)
+    return found
 
 
 def _describe(reply: Reply) -> str:

@@ -70,7 +70,7 @@ TARGETS = (
     _aws("backup_items.py", *_BACKUP, *_SCAN[:2]),
     _aws("backup_table.py", *_BACKUP, "tests/rebuild/test_checkpoint.py", "tests/rebuild/test_resume.py"),
     _aws("rebuild_items.py", f"{_AWS}rebuild_items.py", "tests/rebuild/test_lease.py"),
-    _aws("registry_item.py", f"{_AWS}registry_item.py", *_BACKUP, "tests/registry/test_recover.py"),
+    _aws("registry_item.py", f"{_AWS}registry_item.py", *_BACKUP, "tests/registry/recovery/test_recover.py"),
     _aws("scan_parser.py", *_SCAN),
     _aws("backup_scan.py", *_SCAN),
     _aws("messages_table.py", f"{_AWS}messages_table.py"),

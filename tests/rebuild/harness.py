@@ -15,7 +15,7 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.contracts.registry import LeaseHolder
-from saltctl.stores.redis.merge_commands import Entry
+from saltctl.stores.redis.merge_commands import Merge
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 
@@ -93,7 +93,7 @@ class WatchedSession(RedisRebuildSession):
         self._at("check_marks")
         return self._inner.check_marks(token, replication_id)
 
-    def begin_merge(self, entries: Sequence[Entry]) -> None:
+    def begin_merge(self, entries: Sequence[Merge]) -> None:
         """Step 4."""
         self._at("merge")
         self._inner.begin_merge(entries)

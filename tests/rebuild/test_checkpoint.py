@@ -22,7 +22,7 @@ CHECKPOINT = Checkpoint(
     token="0123456789abcdef" * 2,
     primaries={"redis.example:6379": Primary("a" * 40, "b" * 40)},
     merged=ScanPosition(entries=120_000, skipped=1, consumed_rcu=2_000.5, after={0: "conv_ä", 1: None, 3: "#lease"}),
-    half_done=(("conv_1", 8),),
+    half_done=(("conv_1", "8"),),
     restored=7,
     started=1_000.0,
     written=1_002.5,

@@ -37,6 +37,7 @@ from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.rebuild.harness import ENTRIES, At, Opener, WatchedRegistry, drive, put
@@ -105,7 +106,7 @@ def finish(rebuild: Rebuild) -> tuple[RebuildReport, list[Event]]:
     return report, events
 
 
-def held(store: RedisRegistry, wanted: dict[str, int]) -> dict[str, int | None]:
+def held(store: RedisRegistry, wanted: dict[str, int]) -> dict[str, Entry | None]:
     """Return the results of lookups in Redis."""
     return dict(zip(wanted, store.lookup(store.primaries()[0], list(wanted)), strict=True))
 

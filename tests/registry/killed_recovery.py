@@ -7,7 +7,7 @@ from typing import Any
 
 from saltctl.history.models import message_id_of
 from saltctl.rebuild.options import RebuildOptions
-from saltctl.registry.recover import Recovery
+from saltctl.registry.recovery.recover import Recovery
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client

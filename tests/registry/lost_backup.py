@@ -12,8 +12,8 @@ from saltctl.errors import ConfigurationError, RaiseIncompleteError, RegistryExi
 from saltctl.history.history import History
 from saltctl.history.models import message_id_of
 from saltctl.rebuild.options import RebuildOptions
-from saltctl.registry.recover import Recovery
-from saltctl.registry.recovery_plan import RecoveryReport
+from saltctl.registry.recovery.recover import Recovery
+from saltctl.registry.recovery.recovery_plan import RecoveryReport
 from saltctl.registry.registry import Registry
 from saltctl.registry.setup import set_up
 from saltctl.salting import partition_key, salt_of

@@ -17,6 +17,7 @@ from saltctl.registry.drift import ComparisonOptions, ComparisonReport, Drift, S
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.registry import BackupEntry, BackupPage, DamagedEntry
 from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.testing import MemoryBackup, MemoryRedis
@@ -37,7 +38,7 @@ class Buckets:
         """Return the replication id of the primary."""
         return {"redis-0:6379": self.replication_id}
 
-    def read(self, conversation_ids: Sequence[str]) -> Sequence[int | None]:
+    def read(self, conversation_ids: Sequence[str]) -> Sequence[Entry | None]:
         """Return the numbers in Redis."""
         self.at("held")
         self.asked += conversation_ids
@@ -48,7 +49,7 @@ class Buckets:
         self.at("sizes")
         return [sum(_bucket(i) == bucket for i in self._held) for bucket in buckets]
 
-    def read_buckets(self, buckets: Sequence[int]) -> Iterator[tuple[str, int]]:
+    def read_buckets(self, buckets: Sequence[int]) -> Iterator[tuple[str, Entry]]:
         """Yield the entries of buckets."""
         self.at("entries")
         yield from [(i, n) for i, n in self._held.items() if _bucket(i) in buckets]

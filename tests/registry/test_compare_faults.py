@@ -27,6 +27,7 @@ from saltctl.salting import bucket_of
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.redis.buckets import RedisBucketReader
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import variables_of
@@ -74,7 +75,7 @@ class WatchedReader(RedisBucketReader):
         self._at("identity")
         return super().replication_ids()
 
-    def read(self, conversation_ids: Sequence[str]) -> list[int | None]:
+    def read(self, conversation_ids: Sequence[str]) -> list[Entry | None]:
         """Return the numbers in Redis."""
         self._at("held")
         return super().read(conversation_ids)

@@ -27,6 +27,7 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.client import create_client
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.registry import MergeOutcome, Raise, RaiseOutcome, RegistryIdentity
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.support import Rebuilder, put_entries
@@ -65,10 +66,10 @@ class WatchedBackup(BackupTable):
         self.at("backup")
         return super().raise_max_n(conversation_id, entry)
 
-    def commit_write_n(self, conversation_id: str, n: int) -> bool:
+    def commit_write_n(self, conversation_id: str, entry: Entry) -> bool:
         """Step 3."""
         self.at("commit")
-        changed = super().commit_write_n(conversation_id, n)
+        changed = super().commit_write_n(conversation_id, entry)
         self.at("done")
         return changed
 
@@ -78,10 +79,10 @@ class WatchedRegistry(RedisRegistry):
 
     at: At = staticmethod(lambda point: None)
 
-    def merge(self, conversation_id: str, n: int, *arguments: Any, **options: Any) -> MergeOutcome:
+    def merge(self, conversation_id: str, entry: Entry, *arguments: Any, **options: Any) -> MergeOutcome:
         """Step 2."""
         self.at("redis")
-        return super().merge(conversation_id, n, *arguments, **options)
+        return super().merge(conversation_id, entry, *arguments, **options)
 
 
 @pytest.fixture
@@ -185,9 +186,9 @@ def test_redis_killed_between_two_steps(
     assert_readers_cover(registry, backup)
     assert registry.raise_to("conv", 8).committed
     assert held(backup) == (8, 8)
-    assert registry.lookup("conv") == ("conv", 8, 8, "backup")
+    assert registry.lookup("conv")[:4] == ("conv", 8, 8, "backup")
     rebuild(segments=1)
-    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+    assert registry.lookup("conv")[:4] == ("conv", 8, 8, "redis")
 
 
 @on_each_engine
@@ -209,9 +210,9 @@ def test_redis_restarted_between_two_steps(
 
     assert raising(strike_at(point, restart)).raise_to("conv", 8).step == "commit"
     assert held(backup) == (8, 8)
-    assert registry.lookup("conv") == ("conv", 8, 8, "backup")
+    assert registry.lookup("conv")[:4] == ("conv", 8, 8, "backup")
     assert rebuild(segments=1).restored == 0
-    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+    assert registry.lookup("conv")[:4] == ("conv", 8, 8, "redis")
 
 
 def test_a_rebuild_completes_an_interrupted_raise(
@@ -223,7 +224,7 @@ def test_a_rebuild_completes_an_interrupted_raise(
     redis_server.start()
     assert rebuild(segments=1).committed == 1
     assert held(backup) == (8, 8)
-    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+    assert registry.lookup("conv")[:4] == ("conv", 8, 8, "redis")
 
 
 def test_a_flushed_redis_between_merge_and_commit(
@@ -237,7 +238,7 @@ def test_a_flushed_redis_between_merge_and_commit(
         client.close()
 
     assert raising(strike_at("commit", flush)).raise_to("conv", 8).committed
-    assert registry.lookup("conv") == ("conv", 8, 8, "backup")
+    assert registry.lookup("conv")[:4] == ("conv", 8, 8, "backup")
 
 
 # The backup fails.
@@ -257,10 +258,10 @@ def test_throttled_before_the_first_step(
     with pytest.raises(ThrottledError):
         struck.raise_to("conv", 8)
     assert held(backup) == (2, 2)
-    assert registry.lookup("conv") == ("conv", 2, 2, "redis")
+    assert registry.lookup("conv")[:4] == ("conv", 2, 2, "redis")
     stub.rule = lambda operation, request: None
     assert struck.raise_to("conv", 8).changed
-    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+    assert registry.lookup("conv")[:4] == ("conv", 8, 8, "redis")
 
 
 @pytest.mark.parametrize("point", ["redis", "commit"])
@@ -274,9 +275,9 @@ def test_throttled_before_the_commit(
     assert stopped.value.step == "redis"
     assert isinstance(stopped.value.__cause__, ThrottledError)
     assert held(backup) == (8, 2)
-    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+    assert registry.lookup("conv")[:4] == ("conv", 8, 8, "redis")
     redis_server.kill()
-    assert registry.lookup("conv") == ("conv", 8, 2, "backup")
+    assert registry.lookup("conv")[:4] == ("conv", 8, 2, "backup")
     redis_server.start()
     stub.rule = lambda operation, request: None
     assert struck.raise_to("conv", 8).committed
@@ -306,7 +307,7 @@ def test_a_lost_response(
     stub.rule = lambda operation, request: None
     assert struck.raise_to("conv", 8).committed
     assert held(backup) == (8, 8)
-    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+    assert registry.lookup("conv")[:4] == ("conv", 8, 8, "redis")
 
 
 @pytest.mark.parametrize(
@@ -341,7 +342,7 @@ def test_the_table_is_deleted_between_two_steps(
     rebuild(segments=1)
     assert struck.raise_to("conv", 8).committed
     assert held(backup) == (8, 8)
-    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+    assert registry.lookup("conv")[:4] == ("conv", 8, 8, "redis")
 
 
 # The process that raises dies.
@@ -368,7 +369,7 @@ def test_another_instance_completes_the_raise_of_a_dead_one(
     began = point in ("redis", "commit", "done")
     assert result.after == (max(n, 8) if began else n)
     assert held(backup) == (result.after, result.after)
-    assert registry.lookup("conv") == ("conv", result.after, result.after, "redis")
+    assert registry.lookup("conv")[:4] == ("conv", result.after, result.after, "redis")
 
 
 def test_the_backup_is_ahead_of_redis_in_the_middle_of_a_raise(
@@ -386,11 +387,11 @@ def test_the_backup_is_ahead_of_redis_in_the_middle_of_a_raise(
         raising(strike_at("redis", die)).raise_to("conv", 8)
     nowhere = replace(settings, redis_url="redis://127.0.0.1:1/0")
     with Registry.over(nowhere, RedisRegistry(nowhere), backup) as cut_off:
-        assert cut_off.lookup("conv") == ("conv", 8, 2, "backup")
-        assert registry.lookup("conv") == ("conv", 2, 2, "redis")
+        assert cut_off.lookup("conv")[:4] == ("conv", 8, 2, "backup")
+        assert registry.lookup("conv")[:4] == ("conv", 2, 2, "redis")
         assert registry.raise_to("conv", 8).committed
-        assert registry.lookup("conv") == ("conv", 8, 8, "redis")
-        assert cut_off.lookup("conv") == ("conv", 8, 8, "backup")
+        assert registry.lookup("conv")[:4] == ("conv", 8, 8, "redis")
+        assert cut_off.lookup("conv")[:4] == ("conv", 8, 8, "backup")
 
 
 def test_concurrent_raises(settings: Settings, backup: BackupTable, registry: Registry, rebuild: Rebuilder) -> None:
@@ -410,4 +411,4 @@ def test_concurrent_raises(settings: Settings, backup: BackupTable, registry: Re
     assert entry is not None
     assert [made.n for made in entry.raises] == changed
     assert held(backup) == (32, 32)
-    assert registry.lookup("conv") == ("conv", 32, 32, "redis")
+    assert registry.lookup("conv")[:4] == ("conv", 32, 32, "redis")

@@ -26,8 +26,10 @@ from saltctl.errors import (
     UsageError,
     WrongTypeError,
 )
-from saltctl.registry.registry import MAX_REASON, Lookup, RaiseResult, Registry
+from saltctl.registry.lookups import Lookup
+from saltctl.registry.registry import MAX_REASON, RaiseResult, Registry
 from saltctl.settings import Settings
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.registry import (
     BackupEntry,
     BackupStore,
@@ -122,7 +124,7 @@ def seed(store: MemoryRedis, backup: MemoryBackup, conversation_id: str, max_n: 
 def test_a_verified_redis_answers_alone(registry: Registry, store: MemoryRedis, backup: MemoryBackup) -> None:
     """While Redis is verified the backup is not read; readers and writers use the same number."""
     seed(store, backup, "conv", 8, 4)
-    assert registry.lookup("conv") == Lookup("conv", 8, 8, "redis")
+    assert registry.lookup("conv") == Lookup("conv", 8, 8, "redis", 8)
     assert backup.faults.calls == []
     assert registry.last_failure is None
 
@@ -130,7 +132,7 @@ def test_a_verified_redis_answers_alone(registry: Registry, store: MemoryRedis, 
 def test_no_entry_means_unsalted(registry: Registry) -> None:
     """A verified Redis without an entry is an answer: the base partition only."""
     lookup = registry.lookup("conv")
-    assert (lookup.max_n, lookup.write_n, lookup.salted, lookup.read_set) == (1, 1, False, ["conv"])
+    assert (lookup.max_n, lookup.write_n, lookup.salted, lookup.read_set()) == (1, 1, False, ["conv"])
 
 
 def test_the_read_set_of_a_lookup(registry: Registry, store: MemoryRedis, backup: MemoryBackup) -> None:
@@ -138,7 +140,7 @@ def test_the_read_set_of_a_lookup(registry: Registry, store: MemoryRedis, backup
     seed(store, backup, "conv", 2, 2)
     lookup = registry.lookup("conv")
     assert lookup.salted
-    assert lookup.read_set == ["conv", "conv#0", "conv#1"]
+    assert lookup.read_set() == ["conv", "conv#0", "conv#1"]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_any_error_of_redis_falls_back_to_the_backup(
     """Readers then get max_n of the backup, and writers its write_n."""
     seed(store, backup, "conv", 8, 4)
     redis.before["lookup"] = failure
-    assert registry.lookup("conv") == Lookup("conv", 8, 4, "backup")
+    assert registry.lookup("conv") == Lookup("conv", 8, 4, "backup", 8)
     assert registry.last_failure is failure
 
 
@@ -174,7 +176,7 @@ def test_unknown_primaries_fall_back_to_the_backup(
 def test_the_backup_without_an_item_means_unsalted(registry: Registry, redis: Faults) -> None:
     """The backup is complete: no item is an answer."""
     redis.before["lookup"] = DOWN
-    assert registry.lookup("conv") == Lookup("conv", 1, 1, "backup")
+    assert registry.lookup("conv") == Lookup("conv", 1, 1, "backup", 1)
 
 
 def test_write_n_of_a_fallback_is_never_above_max_n(registry: Registry, backup: MemoryBackup, redis: Faults) -> None:
@@ -241,7 +243,7 @@ def test_many_lookups_in_redis_give_what_single_ones_give(
     clock.seconds += 5.0
     registry.lookup("unsalted")  # the first answer after an outage is not used
     clock.seconds += 5.0
-    expected = {"salted": Lookup("salted", 4, 4, "redis"), "unsalted": Lookup("unsalted", 1, 1, "redis")}
+    expected = {"salted": Lookup("salted", 4, 4, "redis", 4), "unsalted": Lookup("unsalted", 1, 1, "redis", 1)}
     assert registry.lookup_many(expected) == expected
     assert registry.last_failure is None
     assert {i: registry.lookup(i) for i in expected} == expected
@@ -337,7 +339,7 @@ def test_at_the_end_of_the_breaker_one_caller_tries(over: Opener, backup: Memory
     asked, give_up = threading.Semaphore(0), threading.Event()
 
     class Silent(MemoryRedis):
-        def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+        def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None]:
             asked.release()
             assert give_up.is_set() or clock.seconds == 1000.0 or give_up.wait(60)
             raise DOWN
@@ -415,7 +417,7 @@ def test_an_open_breaker_closes_after_its_seconds(over: Opener, backup: MemoryBa
     """The server is skipped for exactly that long after its last failure, also one of a lookup that began before."""
 
     class Slow(MemoryRedis):
-        def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+        def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None]:
             asked.append(clock.seconds)
             if len(asked) == 1:
                 registry.lookup("conv")  # a lookup of another thread, which fails first
@@ -539,7 +541,7 @@ def test_a_raise_without_redis_is_incomplete(
     assert "start it" in stopped.value.hint
     assert held(backup, "conv") == (4, 1)
     redis.before["lookup"] = DOWN
-    assert registry.lookup("conv") == Lookup("conv", 4, 1, "backup")
+    assert registry.lookup("conv") == Lookup("conv", 4, 1, "backup", 4)
     redis.clear()
     assert registry.raise_to("conv", 4) == RaiseResult("conv", 4, 4, False, True, "commit")
     assert held(backup, "conv") == (4, 4)

@@ -21,6 +21,7 @@ from saltctl.errors import (
 )
 from saltctl.registry.registry import Registry
 from saltctl.registry.transfer import MAX_LINE_BYTES, MAX_LISTED, Import, ImportOptions, ImportReport, sort_entries
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.registry import BackupEntry, MergeOutcome
 from saltctl.testing import MemoryBackup, MemoryRedis
 
@@ -244,10 +245,10 @@ def test_a_damaged_bucket_stops_no_other(world: World) -> None:
     """Neither a new raise nor the completion of an interrupted one."""
     merge = world.store.merge
 
-    def fail_for_bad(conversation_id: str, n: int, *arguments: Any, **options: Any) -> MergeOutcome:
+    def fail_for_bad(conversation_id: str, entry: Entry, *arguments: Any, **options: Any) -> MergeOutcome:
         if conversation_id.startswith("bad"):
             raise WrongTypeError("WRONGTYPE")
-        return merge(conversation_id, n, *arguments, **options)
+        return merge(conversation_id, entry, *arguments, **options)
 
     world.store.merge = fail_for_bad  # type: ignore[method-assign]
     world.backup.items["bad half done"] = BackupEntry("bad half done", 8, 1, ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from saltctl.registry.registry import Lookup
+from saltctl.registry.lookups import Lookup
 
 
 @dataclass
@@ -19,4 +19,4 @@ class FixedLookups:
         """Return how many salts a conversation has."""
         self.calls += 1
         max_n = self.max_n.get(conversation_id, 1)
-        return Lookup(conversation_id, max_n, self.write_n.get(conversation_id, max_n), "redis")
+        return Lookup(conversation_id, max_n, self.write_n.get(conversation_id, max_n), "redis", max_n)

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from saltctl.history.sort_key_form import SortKeyForm
     from saltctl.stores.contracts.messages import SortKey
 
-_NEWEST, _OLDEST = 50, 10
-"""Messages that show the form of sort keys. Those between the newest and the oldest share the prefix of both."""
-
 
 @dataclass(frozen=True)
 class Bounds:
@@ -65,29 +62,14 @@ class BoundOptions:
         """
         if self._since is None and self._until is None:
             return Bounds(*self._keys, None)
-        keys = _sample(session, conversation_id, like)
+        from saltctl.history.sort_key_form import learn_form, sample_keys
+
+        keys = sample_keys(session.history, conversation_id, like)
         if not keys:
             return Bounds(*self._keys, None)  # there is nothing to leave out
-        from saltctl.history.sort_key_form import learn_form
-
         form = learn_form(keys, self.now, session.settings.sort_key_form)
         low, high = (
             key if at is None else form.bound(at)
             for key, at in zip(self._keys, (self._since, self._until), strict=True)
         )
         return Bounds(low, high, form)
-
-
-def _sample(session: Session, conversation_id: str, like: ReadOptions) -> list[SortKey]:
-    """Return sort keys of a conversation, the newest first, and then the oldest if they are not among those."""
-    from saltctl.history.models import ReadOptions
-
-    def read(limit: int, *, oldest_first: bool) -> tuple[list[SortKey], bool]:
-        options = ReadOptions(
-            limit, oldest_first=oldest_first, consistent=like.consistent, allow_partial=like.allow_partial
-        )
-        page = session.history.page(conversation_id, options)
-        return [message.sort_key for message in page.messages], page.next_cursor is not None
-
-    newest, more = read(_NEWEST, oldest_first=False)
-    return newest + (read(_OLDEST, oldest_first=True)[0][::-1] if more else [])

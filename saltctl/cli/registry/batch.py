@@ -26,6 +26,7 @@ from saltctl.errors import (
 from saltctl.salting import check_conversation_id, check_salt_count
 
 if TYPE_CHECKING:
+    from saltctl.stores.contracts.entries import Entry
     from saltctl.stores.contracts.registry import BackupEntry
 
 MAX_LINES = 10_000
@@ -182,25 +183,27 @@ class _State:
 
 def _read_states(session: Session, wanted: Sequence[Wanted]) -> dict[str, _State]:
     """Return what the backup and Redis hold; an N in Redis of 0 is unknown."""
+    from saltctl.registry.drift import writers_n
     from saltctl.stores.contracts.registry import BackupEntry
 
     ids = [item.conversation_id for item in wanted]
     entries = session.backup.get_many(ids)
-    in_redis: dict[str, int | None] = {}
+    in_redis: dict[str, Entry | None] = {}
     try:
         for start in range(0, len(ids), 1000):
             in_redis |= session.store.read_unverified(ids[start : start + 1000])
     except UnavailableError as exc:
         warn(f"the entries in Redis are unknown: {exc.message}")
         in_redis = dict.fromkeys(ids, 0)
-    return {i: _State(entries.get(i) or BackupEntry(i, 1, 1), 1 if (n := in_redis[i]) is None else n) for i in ids}
+    held = {i: entries.get(i) or BackupEntry(i, 1, 1) for i in ids}
+    return {i: _State(entry, writers_n(entry, in_redis[i])) for i, entry in held.items()}
 
 
 def _check_none_lower(wanted: Sequence[Wanted], states: dict[str, _State]) -> None:
     lower = [
         f"line {item.line}: {item.conversation_id!r} has {most} salts already"
         for item in wanted
-        if item.n < (most := max(states[item.conversation_id].entry.max_n, states[item.conversation_id].redis_n))
+        if item.n < (most := max(states[item.conversation_id].entry.target, states[item.conversation_id].redis_n))
     ]
     if lower:
         raise InvalidSaltCountError(
@@ -211,12 +214,12 @@ def _check_none_lower(wanted: Sequence[Wanted], states: dict[str, _State]) -> No
 
 def _is_done(item: Wanted, state: _State) -> bool:
     entry = state.entry
-    return item.n == entry.max_n and (item.n == 1 or min(entry.write_n, state.redis_n) == item.n)
+    return item.n == entry.target and (item.n == 1 or min(entry.write_n, state.redis_n) == item.n)
 
 
 def _record(item: Wanted, state: _State, dry_run: bool) -> dict[str, Any]:
     """Return what is so before a raise; in a dry run, what would be after it."""
-    before = state.entry.max_n
+    before = state.entry.target
     return {
         "conversation_id": item.conversation_id,
         "before": before,

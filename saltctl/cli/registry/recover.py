@@ -26,8 +26,8 @@ from saltctl.values import parse_registry_id
 
 if TYPE_CHECKING:
     from saltctl.rebuild.options import RebuildOptions
-    from saltctl.registry.recover import Recovery
-    from saltctl.registry.recovery_plan import RecoveryPlan, RecoveryReport
+    from saltctl.registry.recovery.recover import Recovery
+    from saltctl.registry.recovery.recovery_plan import RecoveryPlan, RecoveryReport
     from saltctl.stores.heat.service_state import Verification
 
 Choice = Literal["refuse", "raise", "skip"]
@@ -99,7 +99,7 @@ def recover(
       saltctl recover --max-rcu 500 --yes
     """
     from saltctl.rebuild.options import RebuildOptions
-    from saltctl.registry.recovery_plan import RecoveryReport
+    from saltctl.registry.recovery.recovery_plan import RecoveryReport
 
     session = session_of(context)
     session.settings.require_redis_url()
@@ -129,7 +129,7 @@ def recover(
 def _job(session: Session, options: RebuildOptions, **choices: Any) -> Recovery:
     from saltctl.history.models import message_id_of
     from saltctl.rebuild.rebuild import Rebuild
-    from saltctl.registry.recover import Recovery
+    from saltctl.registry.recovery.recover import Recovery
     from saltctl.stores.aws.messages_table import MessagesTable
 
     messages, attribute = MessagesTable(session.settings, client=session.backup.client), session.history.id_attribute
@@ -167,8 +167,8 @@ class _EventPrinter:
     def __call__(self, event: object) -> None:
         from saltctl.rebuild.events import CheckpointRejected, RebuildProgress, StartDelayed
         from saltctl.registry.discover import Discovered
-        from saltctl.registry.recovery_plan import RecoveryProgress
-        from saltctl.registry.scan_checkpoint import ScanResumed
+        from saltctl.registry.recovery.recovery_plan import RecoveryProgress
+        from saltctl.registry.recovery.scan_checkpoint import ScanResumed
         from saltctl.stores.contracts.registry import DamagedEntry
 
         match event:

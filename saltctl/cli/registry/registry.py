@@ -41,13 +41,15 @@ from saltctl.errors import (
     UsageError,
     WrongTypeError,
 )
+from saltctl.registry.drift import writers_n
 from saltctl.registry.failures import read_undamaged
 from saltctl.salting import check_conversation_id, check_salt_count, nearest_salt_count, power_of_two_at_least
+from saltctl.stores.contracts.entries import Entry, max_n_of
 from saltctl.stores.contracts.registry import BackupEntry, DamagedEntry
 from saltctl.stores.redis.buckets import UNREADABLE
 
 if TYPE_CHECKING:
-    from saltctl.registry.registry import Lookup
+    from saltctl.registry.lookups import Lookup
 
 group = new_group("Show and raise the number of salts of conversations.")
 
@@ -59,7 +61,8 @@ def _last_raise(record: Record) -> str:
         return "never raised"
     last = record["raises"][-1]
     reason = f": {last['reason']}" if last["reason"] else ""
-    return f"to {last['n']} {format_age(last['at'])} by {last['by']}{reason}"
+    cooled = "cooled " if last["cooled"] else ""
+    return f"{cooled}to {last['n']} {format_age(last['at'])} by {last['by']}{reason}"
 
 
 def _side(name: str) -> Callable[[Record], str]:
@@ -183,26 +186,28 @@ def _chosen(conversations: list[str] | None, ids_from: str | None) -> list[str]:
 def _record(
     conversation_id: str,
     lookup: Lookup | None,
-    in_redis: dict[str, int | None] | None,
+    in_redis: dict[str, Entry | None] | None,
     held: dict[str, BackupEntry] | None,
 ) -> dict[str, Any]:
     """Return one record of ``registry get``; what a side that did not answer knows is null."""
     entry = held.get(conversation_id) if held else None
-    redis_n = None if in_redis is None else in_redis.get(conversation_id, UNREADABLE)
-    redis_state = None if in_redis is None else _REDIS_STATES.get(redis_n, "entry")
+    in_redis_entry = None if in_redis is None else in_redis.get(conversation_id, UNREADABLE)
+    redis_state = None if in_redis is None else _REDIS_STATES.get(in_redis_entry, "entry")
     backup_state = None if held is None else "entry" if entry else "absent"
     known = redis_state is not None and redis_state != "unreadable" and backup_state is not None
     # A side that has no entry says 1, as a lookup of it does.
-    redis_n = 1 if redis_state == "absent" else redis_n
-    max_n, write_n = (entry.max_n, entry.write_n) if entry else (1, 1)
+    redis_entry = 1 if redis_state == "absent" else in_redis_entry
+    backup = entry or BackupEntry(conversation_id, 1, 1)
     return {
         "conversation_id": conversation_id,
         "max_n": lookup.max_n if lookup else None,
         "write_n": lookup.write_n if lookup else None,
+        "recent_n": lookup.recent_n if lookup else None,
+        "recent_from": lookup.boundary if lookup else None,
         "source": lookup.source if lookup else None,
-        "redis_n": redis_n or None,
-        "backup_n": max_n if backup_state else None,
-        "in_sync": redis_n == max_n == write_n if known else None,
+        "redis_n": max_n_of(redis_entry) if redis_entry else None,
+        "backup_n": backup.max_n if backup_state else None,
+        "in_sync": redis_entry == backup.entry and not backup.half_done if known else None,
         "salted": lookup.salted if lookup else None,
         "raises": None if held is None else [asdict(item) for item in entry.raises] if entry else [],
         "redis_state": redis_state,
@@ -210,13 +215,13 @@ def _record(
     }
 
 
-_REDIS_STATES = {None: "absent", UNREADABLE: "unreadable"}
+_REDIS_STATES: dict[Entry | None, str] = {None: "absent", UNREADABLE: "unreadable"}
 
 
 def _read_redis(
     session: Session, conversation_ids: list[str], failure: SaltctlError | None
-) -> dict[str, int | None] | None:
-    """Return the numbers in Redis, verified or not, without those of overwritten buckets; None if they are unknown.
+) -> dict[str, Entry | None] | None:
+    """Return the entries in Redis, verified or not, without those of overwritten buckets; None if they are unknown.
 
     ``failure`` is the reason why lookups fell back.
     """
@@ -279,8 +284,8 @@ def set_(
     options = {"--reason": reason, "--confirm": confirm, "--dry-run": dry_run, "--yes": yes}
     _check_salt_count(conversation, n, session.settings.max_n_cap, options)
     entry = session.backup.get(conversation) or BackupEntry(conversation, 1, 1)
-    before = entry.max_n
-    redis_n = _redis_n(session, conversation)
+    before = entry.target
+    redis_n = _redis_n(session, entry)
     _check_not_lower(conversation, n, before, redis_n, options)
     done = n == before and (n == 1 or min(entry.write_n, redis_n) == n)
     result = {"before": before, "after": n, "changed": n != before, "committed": done}
@@ -327,11 +332,10 @@ def _set_from_file(
         raise error
 
 
-def _redis_n(session: Session, conversation: str) -> int:
-    """Return the number in Redis, verified or not, 1 without an entry; 0 if it cannot be read or is no number."""
+def _redis_n(session: Session, entry: BackupEntry) -> int:
+    """Return the N of writers in Redis, verified or not, 1 without an entry; 0 if it cannot be read or is no number."""
     try:
-        held = session.store.read_unverified([conversation])[conversation]
-        return 1 if held is None else held
+        return writers_n(entry, session.store.read_unverified([entry.conversation_id])[entry.conversation_id])
     except UnavailableError as exc:
         warn(f"the entry in Redis is unknown: {exc.message}")
         return 0
@@ -380,12 +384,14 @@ def list_(
       saltctl registry list --min-n 8 --source backup -o jsonl
     """
     session = session_of(context)
-    key = (lambda e: (-e[1], e[0])) if sort == "n" else (lambda e: e)
+    key = (lambda e: (-max_n_of(e[1]), e[0])) if sort == "n" else (lambda e: e[0])
     with deadline(timeout):
         entries = read_source(session, source)
-        wanted = (e for e in entries if e[1] >= min_n and e[0].startswith(prefix or ""))
+        wanted = (e for e in entries if max_n_of(e[1]) >= min_n and e[0].startswith(prefix or ""))
         chosen = sorted(wanted, key=key) if limit is None else heapq.nsmallest(limit, wanted, key=key)
-    print_result([{"conversation_id": i, "max_n": n} for i, n in chosen], output, columns=LIST_COLUMNS)
+    print_result(
+        [{"conversation_id": i, "max_n": max_n_of(entry)} for i, entry in chosen], output, columns=LIST_COLUMNS
+    )
     entries.check_complete()
 
 

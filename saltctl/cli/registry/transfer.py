@@ -16,12 +16,13 @@ from saltctl.cli.formats.listing import tsv_row
 from saltctl.cli.formats.sentences import import_sentence
 from saltctl.cli.formats.text import counted, printable_json
 from saltctl.cli.jobs import damage_hint, drain
-from saltctl.cli.output import columns_of, note, print_fields, print_result, warn
+from saltctl.cli.output import columns_of, note, print_fields, print_result, to_json, warn
 from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.errors import AwsUnavailableError, ExitCode, IncompleteError, UnavailableError, UsageError
 from saltctl.stores.contracts import raise_reasons
+from saltctl.stores.contracts.entries import Entry, recent_n_of
 from saltctl.stores.contracts.registry import MAX_DAMAGED_LISTED, DamagedEntry
 from saltctl.stores.redis.buckets import UNREADABLE
 
@@ -62,7 +63,7 @@ def read_source(session: Session, source: Source | None) -> Entries:
 
 @dataclass
 class Entries:
-    """The entries of one source, as (conversation id, max_n), in no order. Iterate once.
+    """The entries of one source, as (conversation id, entry), in no order. Iterate once.
 
     ``verified``: Redis is verified, and reading it fails if it does not stay so. ``damaged`` counts the entries that
     were left out so far, the first of which are ``damaged_items``.
@@ -74,19 +75,19 @@ class Entries:
     damaged: int = 0
     damaged_items: list[DamagedEntry] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[tuple[str, int]]:
+    def __iter__(self) -> Iterator[tuple[str, Entry]]:
         """Read the entries; raises ReadBrokenError if Redis lost some meanwhile."""
         if self.source == "redis":
-            for conversation_id, n in self.session.store.entries(verified=self.verified):
-                if n == UNREADABLE:
+            for conversation_id, entry in self.session.store.entries(verified=self.verified):
+                if entry == UNREADABLE:
                     self._leave_out([DamagedEntry(conversation_id, "its value in Redis is not a salt count")])
                 else:
-                    yield conversation_id, n
+                    yield conversation_id, entry
             return
         for page in self.session.backup.scan(4):
             self._leave_out(page.damaged)
-            for conversation_id, max_n, _ in page.entries:
-                yield conversation_id, max_n
+            for conversation_id, entry, _ in page.entries:
+                yield conversation_id, entry
 
     def _leave_out(self, items: list[DamagedEntry]) -> None:
         self.damaged += len(items)
@@ -119,14 +120,26 @@ def export(context: typer.Context, source: option.Source = None, timeout: option
     count = 0
     with deadline(timeout):
         entries = read_source(session, source)
-        for conversation_id, n in sort_entries(entries):
+        for conversation_id, entry in sort_entries(entries):
             count += 1
-            quoted = json.dumps(conversation_id, ensure_ascii=False)
-            quoted = quoted if quoted.isascii() and quoted.isprintable() else printable_json(quoted)
-            sys.stdout.write(f'{{"conversation_id": {quoted}, "max_n": {n}}}\n')
+            sys.stdout.write(_line_of(conversation_id, entry))
         sys.stdout.flush()
     note(f"entries: {count:,}, from {'Redis' if entries.source == 'redis' else 'the backup'}")
     entries.check_complete()
+
+
+def _line_of(conversation_id: str, entry: Entry) -> str:
+    """Return the line of an entry. Only that of a cooled conversation has more than its max_n."""
+    if isinstance(entry, int):
+        return f'{{"conversation_id": {_quoted(conversation_id)}, "max_n": {entry}}}\n'
+    record = {"conversation_id": conversation_id, "max_n": entry.max_n, "write_n": entry.write_n}
+    record |= {"recent_n": recent_n_of(entry), "recent_from": entry.boundary}
+    return printable_json(to_json(record)) + "\n"
+
+
+def _quoted(text: str) -> str:
+    quoted = json.dumps(text, ensure_ascii=False)
+    return quoted if quoted.isascii() and quoted.isprintable() else printable_json(quoted)
 
 
 def import_(

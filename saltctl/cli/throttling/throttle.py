@@ -124,7 +124,7 @@ def _max_n(session: Session, conversation_ids: Sequence[str]) -> Mapping[str, in
     # A partition key may be any string. One that is not a conversation id has no max_n.
     valid = [conversation_id for conversation_id in conversation_ids if is_conversation_id(conversation_id)]
     try:
-        return {name: found.max_n for name, found in session.registry.lookup_many(valid).items()}
+        return {name: found.write_n for name, found in session.registry.lookup_many(valid).items()}
     except SaltctlError as exc:
         warn(f"max_n is unknown: {exc.message}")
         return {}

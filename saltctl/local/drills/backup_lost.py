@@ -19,8 +19,8 @@ from saltctl.local.drills.timeline import timeline
 from saltctl.local.environment import LocalEnvironment
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
-from saltctl.registry.recover import Recovery
-from saltctl.registry.recovery_plan import RecoveryReport
+from saltctl.registry.recovery.recover import Recovery
+from saltctl.registry.recovery.recovery_plan import RecoveryReport
 from saltctl.registry.registry import Registry
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from saltctl.errors import SaltctlError
-from saltctl.registry.registry import Lookup, Registry
+from saltctl.registry.lookups import Lookup
+from saltctl.registry.registry import Registry
 from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.aws.messages_table import MessagesTable
@@ -191,7 +192,7 @@ class Traffic:
         with self._lock:
             promised = set(self._acknowledged[conversation_id])
         found = self._lookup(registry, conversation_id)
-        seen = {row["message_id"]["S"] for key in found.read_set for row in self._table.rows(key)}
+        seen = {row["message_id"]["S"] for key in found.read_set() for row in self._table.rows(key)}
         lost = sorted(promised - seen)
         missing = [f"{conversation_id}: {len(lost)} of {len(promised)} messages, such as {lost[0]}"] if lost else []
         with self._lock:

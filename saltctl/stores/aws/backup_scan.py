@@ -178,7 +178,7 @@ class SegmentReader:
             "Segment": segment,
             "TotalSegments": self._plan.segments,
             "ReturnConsumedCapacity": "TOTAL",
-            "ProjectionExpression": "#id, max_n, write_n",
+            "ProjectionExpression": "#id, max_n, write_n, cooling",
             "ExpressionAttributeNames": {"#id": KEY},
         }
         last, progress = self._plan.after.get(segment), Progress()

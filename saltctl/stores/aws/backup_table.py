@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,20 +22,37 @@ from saltctl.errors import (
     ThrottledError,
 )
 from saltctl.settings import Settings
-from saltctl.stores.aws.backup_items import KEY, BackupItems, parse_entry, raise_attribute
+from saltctl.stores.aws.backup_items import (
+    KEY,
+    BackupItems,
+    cooling_attribute,
+    find_damage,
+    parse_entry,
+    raise_attribute,
+)
 from saltctl.stores.aws.backup_scan import ScanPlan, SegmentReader
 from saltctl.stores.aws.failures.errors import error_code
 from saltctl.stores.aws.rebuild_items import CheckpointItem, LeaseItem, ScanCheckpointItems
 from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID, RegistryItem
 from saltctl.stores.aws.scan_parser import ScanClient
 from saltctl.stores.bounded.deadline import TimeBudget, remaining
-from saltctl.stores.contracts.registry import BackupEntry, BackupPage, Raise, RaiseOutcome, RegistryIdentity
+from saltctl.stores.contracts.entries import CooledEntry, Entry, lacks, write_n_of
+from saltctl.stores.contracts.registry import (
+    MAX_RAISES_KEPT,
+    BackupEntry,
+    BackupPage,
+    Raise,
+    RaiseOutcome,
+    RegistryIdentity,
+)
 from saltctl.stores.parallel_scan import scan_in_parallel
 from saltctl.stores.retry import backoff_seconds
 
 _MAX_BATCH = 100
 """Keys that one BatchGetItem takes (documented). One of them is that of the registry's identity."""
 _BATCH_ATTEMPTS = 8
+CHANGES = 20
+"""Attempts to raise a cooled conversation whose item others change at the same time; one of them succeeds each time."""
 
 
 class BackupTable(BackupItems):
@@ -122,44 +140,100 @@ class BackupTable(BackupItems):
         old = self._write_raise(conversation_id, entry)
         if old is not None:
             before = parse_entry(conversation_id, old, self.where).max_n if "max_n" in old else 1
-            return RaiseOutcome(before, True)
-        current = self.get(conversation_id)
-        if current is None:
-            raise DamagedEntryError(f"the item of {conversation_id!r} vanished from table {self.where} during a raise")
-        if current.max_n < entry.n:
-            raise MismatchedResponseError(
-                f"the response to the raise of {conversation_id!r} in table {self.where} belongs to another request",
-                hint="run it again",
-            )
-        return RaiseOutcome(current.max_n, False)
+            return RaiseOutcome(before, True, entry.n)
+        for _ in range(CHANGES):
+            current = self.get(conversation_id)
+            if current is None:
+                raise DamagedEntryError(
+                    f"the item of {conversation_id!r} vanished from table {self.where} during a raise"
+                )
+            if current.target >= entry.n:
+                return RaiseOutcome(current.target, False, current.entry)
+            if current.cooling is None:
+                problem = "belongs to another request"
+                raise MismatchedResponseError(
+                    f"the response to the raise of {conversation_id!r} in table {self.where} {problem}",
+                    hint="run it again",
+                )
+            raised = current.raised(entry)
+            if self.replace(current, raised):
+                return RaiseOutcome(current.target, True, raised.entry)
+        raise self._contended(conversation_id)
 
-    def restore(self, conversation_id: str, entry: Raise, *, commit: bool) -> bool:
-        """Set max_n as :meth:`raise_max_n` does, in a table that may not be claimed; return whether it changed.
+    def _contended(self, conversation_id: str) -> ThrottledError:
+        problem = f"the item of {conversation_id!r} in table {self.where} is changed all the time"
+        return ThrottledError(problem, hint="run it again")
 
-        ``commit`` sets write_n in the same write.
+    def restore(self, conversation_id: str, entry: Entry, by: Raise, *, commit: bool) -> bool:
+        """Add what an entry holds to the item, in a table that may not be claimed; return whether it changed.
+
+        ``by`` records it, and ``commit`` sets write_n in the same write.
         """
-        return self._write_raise(conversation_id, entry, ", write_n = :n" if commit else "") is not None
+        if isinstance(entry, int):
+            also = ", write_n = :n" if commit else ""
+            if self._write_raise(conversation_id, replace(by, n=entry), also) is not None:
+                return True
+        for _ in range(CHANGES):
+            item = self.read_item(conversation_id)
+            if item is not None and find_damage(item):
+                return False  # the scan has reported it; a person must repair it
+            held = BackupEntry(conversation_id, 1, 1)
+            if item is not None:
+                held = parse_entry(conversation_id, item, self.where)
+            union = held.holding(entry)
+            if union.cooling is None or not lacks(held.entry, entry):
+                return False
+            if commit:
+                union = replace(union, write_n=union.target)
+            if union.target > held.target:
+                union = replace(union, raises=(*held.raises, replace(by, n=union.target))[-MAX_RAISES_KEPT:])
+            if self.replace(held if item is not None else None, union):
+                return True
+        raise self._contended(conversation_id)
 
     def _write_raise(self, conversation_id: str, entry: Raise, also: str = "") -> dict[str, Any] | None:
+        """Raise an item that was never cooled."""
         return self.update_item(
             conversation_id,
             f"SET max_n = :n, updated_at = :at, #raises = list_append(if_not_exists(#raises, :none), :raise){also}",
             # An item without a max_n, or with one that is no N, once had one: it must not become a lower one.
-            f"attribute_not_exists({KEY}) OR (max_n >= :one AND max_n < :n)",
+            f"attribute_not_exists({KEY}) OR (max_n >= :one AND max_n < :n AND attribute_not_exists(cooling))",
             {":n": {"N": str(entry.n)}, ":one": {"N": "1"}, ":at": {"S": entry.at}}
             | {":none": {"L": []}, ":raise": {"L": [raise_attribute(entry)]}},
             names={"#raises": "raises"},
         )
 
-    def commit_write_n(self, conversation_id: str, n: int) -> bool:
-        """Step 3 of a raise. Call it only once the registry holds n."""
-        old = self.update_item(
-            conversation_id,
-            "SET write_n = :n",
-            "max_n >= :n AND (attribute_not_exists(write_n) OR write_n < :n)",
-            {":n": {"N": str(n)}},
+    def commit_write_n(self, conversation_id: str, entry: Entry) -> bool:
+        """Step 3 of a raise. Call it only once the registry holds the entry."""
+        values = {":n": {"N": str(write_n_of(entry))}}
+        if isinstance(entry, CooledEntry):
+            holds = "cooling.epoch = :epoch AND cooling.target >= :n"
+            values[":epoch"] = {"N": str(entry.epoch)}
+        else:
+            holds = "max_n >= :n AND attribute_not_exists(cooling)"
+        condition = f"{holds} AND (attribute_not_exists(write_n) OR write_n < :n)"
+        return self.update_item(conversation_id, "SET write_n = :n", condition, values) is not None
+
+    def replace(self, before: BackupEntry | None, after: BackupEntry) -> bool:
+        """Write an item of a conversation that is or was cooled, unless it has changed since it was read."""
+        assert after.cooling is not None
+        condition, old = _unchanged(before)
+        at = after.raises[-1].at if after.raises else after.cooling.narrowed_at or "unknown"
+        values = old | {
+            ":new_max_n": {"N": str(after.max_n)},
+            ":new_write_n": {"N": str(after.write_n)},
+            ":cooling": cooling_attribute(after.cooling),
+            ":raises": {"L": [raise_attribute(entry) for entry in after.raises]},
+            ":at": {"S": at},
+        }
+        update = (
+            "SET max_n = :new_max_n, write_n = :new_write_n, cooling = :cooling, raises = :raises, updated_at = :at"
         )
-        return old is not None
+        return self.update_item(after.conversation_id, update, condition, values) is not None
+
+    def allow_cooling(self) -> bool:
+        """Refuse clients that do not know cooled entries, from now on; return whether they were served before."""
+        return self.registry.allow_cooling()
 
     def scan(
         self,
@@ -220,6 +294,32 @@ class BackupTable(BackupItems):
                 # DynamoDB Local has no backups; `saltctl doctor` reports every table without them.
                 if error_code(exc) != "UnknownOperationException":
                     raise
+
+
+def _unchanged(before: BackupEntry | None) -> tuple[str, dict[str, Any]]:
+    """Return the condition that an item is still as it was read, and the values in it; None is no item.
+
+    Every raise and every step of a cool-down changes one of these values.
+    """
+    if before is None:
+        return f"attribute_not_exists({KEY})", {}
+    numbers = {"max_n": before.max_n, "write_n": before.write_n}
+    unchanged = ["max_n = :max_n", "write_n = :write_n"]
+    if before.write_n == 1:  # as parse_entry reads an item without it
+        unchanged[1] = "(write_n = :write_n OR attribute_not_exists(write_n))"
+    times = {}
+    if before.cooling is None:
+        unchanged.append("attribute_not_exists(cooling)")
+    else:
+        for name in ("epoch", "target", "era"):
+            numbers[name] = getattr(before.cooling, name)
+            unchanged.append(f"cooling.{name} = :{name}")
+        if before.cooling.narrowed_at:
+            times[":narrowed_at"] = {"S": before.cooling.narrowed_at}
+            unchanged.append("cooling.narrowed_at = :narrowed_at")
+        else:
+            unchanged.append("attribute_not_exists(cooling.narrowed_at)")
+    return " AND ".join(unchanged), {f":{name}": {"N": str(n)} for name, n in numbers.items()} | times
 
 
 def _only_of(keys: Sequence[Mapping[str, Any]], response: Mapping[str, Any]) -> bool:

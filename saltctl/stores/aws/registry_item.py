@@ -25,8 +25,10 @@ from saltctl.stores.aws.failures.errors import NEW_OR_LOST
 from saltctl.stores.contracts.registry import RegistryIdentity
 
 REGISTRY_ITEM_ID = "#registry"
-FORMAT = 1
-"""The format of entries that this version understands; a table with another one is refused."""
+PLAIN_FORMAT = 1
+"""The format of a registry in which no conversation was ever cooled."""
+COOLED_FORMAT = 2
+"""The format of entries from the first cool-down on. A client that does not know the format of a table is refused."""
 TABLE_CHECK_SECONDS = 60.0
 """Seconds for which a checked identity of the table is valid: DescribeTable has a low rate limit."""
 _RECOVER = "saltctl recover"
@@ -83,9 +85,10 @@ class RegistryItem:
                 f"table {where} has no item {REGISTRY_ITEM_ID!r}: it is not the backup of a registry",
                 hint=NEW_OR_LOST,
             )
-        if (found := number_attribute(item, "registry_format")) > FORMAT:
+        if (found := number_attribute(item, "registry_format")) > COOLED_FORMAT:
             raise OtherRegistryError(
-                f"the registry of table {where} has format {found:g}, and this saltctl knows formats up to {FORMAT}",
+                f"the registry of table {where} has format {found:g}, "
+                f"and this saltctl knows formats up to {COOLED_FORMAT}",
                 hint="upgrade saltctl on this machine",
             )
         registry_id = string_attribute(item, "registry_id")
@@ -198,14 +201,17 @@ class RegistryItem:
         item = self._items.read_item(REGISTRY_ITEM_ID) or {}
         return {string_attribute(item, name) for name in ("registry_id", "replaces")} - {""}
 
-    def claim(self, table: str, *, replaces: str) -> str:
+    def claim(self, table: str, *, replaces: str, cooled: bool = False) -> str:
         """Make the table, if it still has the identity ``table``, the backup of its registry; return its new id.
 
         The id is a new one, unless a setting names it: clients of a table that is gone must not take Redis for theirs.
-        ``replaces`` is the id that Redis holds until it is rebuilt; empty if it holds none.
+        ``replaces`` is the id that Redis holds until it is rebuilt; empty if it holds none. ``cooled``: the table has
+        entries that older clients do not know.
         """
         registry_id = self._items.settings.registry_id or secrets.token_hex(8)
         self._write(registry_id, "", table, replaces)
+        if cooled:
+            self.allow_cooling()
         return registry_id
 
     def _write(self, registry_id: str, condition: str, table: str, replaces: str = "") -> None:
@@ -214,19 +220,28 @@ class RegistryItem:
         self.forget_check()
         self._items.update_item(
             REGISTRY_ITEM_ID,
-            "SET registry_id = :id, layout = :layout, key_prefix = :prefix, registry_format = :format, "
+            "SET registry_id = :id, layout = :layout, key_prefix = :prefix, "
+            "registry_format = if_not_exists(registry_format, :format), "
             f"claimed_tables = :tables{replace} verifying, rebuild_token",
             condition,
             {
                 ":id": {"S": registry_id},
                 ":layout": {"S": settings.layout},
                 ":prefix": {"S": settings.key_prefix},
-                ":format": {"N": str(FORMAT)},
+                ":format": {"N": str(PLAIN_FORMAT)},
                 ":tables": {"M": {self.region: {"S": table}}},
             }
             | ({":replaces": {"S": replaces}} if replaces else {}),
         )
         self._known_id = ""
+
+    def allow_cooling(self) -> bool:
+        """Record that entries may be cooled, so that older clients are refused; return whether they were not before."""
+        number = {":cooled": {"N": str(COOLED_FORMAT)}}
+        recorded = self._items.update_item(
+            REGISTRY_ITEM_ID, "SET registry_format = :cooled", "registry_format < :cooled", number
+        )
+        return recorded is not None
 
     def note_rebuild(self, before: RegistryIdentity, token: str, replication_ids: Collection[str]) -> RegistryIdentity:
         """Record the primaries that a rebuild is going to verify, before it scans; return the new identity.

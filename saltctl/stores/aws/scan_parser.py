@@ -16,9 +16,10 @@ from math import inf
 from typing import Any
 
 from saltctl.forks import this_process
-from saltctl.stores.aws.backup_items import KEY, OWN_ITEM_PREFIX, find_damage
+from saltctl.stores.aws.backup_items import KEY, OWN_ITEM_PREFIX, find_damage, parse_entry
 from saltctl.stores.aws.failures.responses import EMPTY, check_crc
 from saltctl.stores.bounded.errors import UnreadableResponseError
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.registry import DamagedEntry
 
 _EVENT = "before-parse.dynamodb.Scan"
@@ -37,7 +38,7 @@ class ScanPage:
     ``above_cap`` are those of ``entries`` whose max_n is above the cap. ``consumed_rcu`` is 0 if DynamoDB omits it.
     """
 
-    entries: list[tuple[str, int, int]] = field(default_factory=list)
+    entries: list[tuple[str, Entry, int]] = field(default_factory=list)
     damaged: list[DamagedEntry] = field(default_factory=list)
     above_cap: list[tuple[str, int]] = field(default_factory=list)
     consumed_rcu: float = 0.0
@@ -79,6 +80,8 @@ class PageParser:
             try:
                 entry = (conversation_id, known[item.max_n.N], known[item.write_n.N])
             except (KeyError, AttributeError):
+                entry = None
+            if entry is None or item.cooling is not None:
                 self._add_unusual(page, conversation_id, to_builtins(item))
                 continue
             if conversation_id[:1] != OWN_ITEM_PREFIX:
@@ -118,16 +121,16 @@ class PageParser:
             raise MalformedPageError(f"it has {items:,} items, and says {count}")
 
     def _add_unusual(self, page: ScanPage, conversation_id: str, item: Mapping[str, Any]) -> None:
-        """Add an item that may be damaged, not committed, above the cap, or one of saltctl's own items."""
+        """Add an item that may be damaged, not committed, cooled, above the cap, or one of saltctl's own items."""
         if conversation_id.startswith(OWN_ITEM_PREFIX):
             return
         if damage := find_damage(item):
             page.damaged.append(DamagedEntry(conversation_id, damage))
             return
-        max_n, write_n = int(item["max_n"]["N"]), int(item["write_n"]["N"]) if "write_n" in item else 1
-        if max_n > self._cap:
-            page.above_cap.append((conversation_id, max_n))
-        page.entries.append((conversation_id, max_n, write_n))
+        found = parse_entry(conversation_id, item, self._table)
+        if found.max_n > self._cap:
+            page.above_cap.append((conversation_id, found.max_n))
+        page.entries.append((conversation_id, found.entry, found.write_n))
 
 
 def _units(value: Any) -> float:
@@ -196,7 +199,8 @@ def _page_decoder() -> Callable[[bytes], Any]:
     string = define("String", [("S", str)])
     number = define("Number", [("N", str | None, None)])
     key = define("Key", [(KEY, string)])
-    item = define("Item", [(KEY, string), ("max_n", number | None, None), ("write_n", number | None, None)])
+    numbers = [(name, number | None, None) for name in ("max_n", "write_n")]
+    item = define("Item", [(KEY, string), *numbers, ("cooling", Any, None)])
     capacity = define("Capacity", [("CapacityUnits", float, 0.0), ("TableName", str, "")])
     page = define(
         "Page",

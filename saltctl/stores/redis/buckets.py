@@ -1,7 +1,7 @@
 """The buckets of the registry: their keys, their own fields, and a reader of many entries at once.
 
-A bucket is a hash, ``{prefix}:r:{number}``, of conversation id → max_n. Conversation ids hold no ``#``, so the
-fields ``#fence`` and ``#rebuild`` cannot collide with an entry.
+A bucket is a hash, ``{prefix}:r:{number}``, of conversation id → entry (``contracts.entries``). Conversation ids hold
+no ``#``, so the fields ``#fence`` and ``#rebuild`` cannot collide with an entry.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from saltctl.errors import ReadBrokenError, WrongTypeError
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
+from saltctl.stores.contracts.entries import Entry, parse_cooled
 from saltctl.stores.contracts.registry import DamagedEntry
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.errors import naming_key, redirection
@@ -23,7 +24,7 @@ FENCE = "#fence"
 REBUILD = "#rebuild"
 """The token of a rebuild in progress, or of an interrupted one."""
 UNREADABLE = 0
-"""Stands for a value that is not a salt count: a lookup of it is an error, and a merge overwrites it."""
+"""Stands for a value that is not an entry: a lookup of it is an error, and a merge overwrites it."""
 BUCKETS_A_CALL = 256
 """Buckets in one call of a script."""
 BUCKETS_A_BATCH = 256
@@ -86,16 +87,16 @@ class RedisBucketReader:
             found[primary] = str(info.get("master_replid", "")) if info.get("role") == "master" else ""
         return found
 
-    def read(self, conversation_ids: Sequence[str]) -> list[int | None]:
-        """Return the value of each id, in their order: None without an entry, UNREADABLE if it is not a salt count."""
+    def read(self, conversation_ids: Sequence[str]) -> list[Entry | None]:
+        """Return the entry of each id, in their order: None without one, UNREADABLE if its value is none."""
         positions: dict[str, list[int]] = defaultdict(list)
         for position, conversation_id in enumerate(conversation_ids):
             positions[self._buckets.key_of(conversation_id)].append(position)
-        found: list[int | None] = [None] * len(conversation_ids)
+        found: list[Entry | None] = [None] * len(conversation_ids)
         commands = [("HMGET", key, *(conversation_ids[p] for p in at)) for key, at in positions.items()]
         for at, values in zip(positions.values(), self._ask(commands), strict=True):
             for position, value in zip(at, values, strict=True):
-                found[position] = None if value is None else _count_or_unreadable(value)
+                found[position] = None if value is None else _entry_or_unreadable(value)
         return found
 
     def bucket_exists(self) -> bool:
@@ -115,8 +116,8 @@ class RedisBucketReader:
         replies = self._ask([c for key in keys for c in (("HLEN", key), ("HMGET", key, FENCE, REBUILD))])
         return [fields - sum(value is not None for value in own) for fields, own in zip(replies, replies, strict=True)]
 
-    def read_buckets(self, buckets: Sequence[int], fences: Collection[str] = ()) -> Iterator[tuple[str, int]]:
-        """Yield every entry of these buckets; UNREADABLE if a value is not a salt count. One batch is in memory.
+    def read_buckets(self, buckets: Sequence[int], fences: Collection[str] = ()) -> Iterator[tuple[str, Entry]]:
+        """Yield every entry of these buckets; UNREADABLE if its value is none. One batch is in memory.
 
         Bytes of an id that are not UTF-8 become lone surrogates, which no conversation id has. A bucket without one
         of these ``fences`` lost entries since it was verified; without ``fences`` they are not checked.
@@ -134,9 +135,9 @@ class RedisBucketReader:
                     raise read_broken("lost entries")
                 for name, value in fields.items():
                     if not name.startswith(b"#"):
-                        yield name.decode("utf-8", "surrogateescape"), _count_or_unreadable(value)
+                        yield name.decode("utf-8", "surrogateescape"), _entry_or_unreadable(value)
 
-    def read_all(self, layout: str | None) -> Iterator[tuple[str, int]]:
+    def read_all(self, layout: str | None) -> Iterator[tuple[str, Entry]]:
         """Yield every entry, as :meth:`read_buckets` does; of a verified Redis, check that it stays so.
 
         ``layout`` is the one that the fences of a verified Redis name; None for one that is not.
@@ -179,22 +180,27 @@ def read_broken(reason: str) -> ReadBrokenError:
     )
 
 
-def parse_count(value: Any, primary: str, conversation_id: str) -> int | None:
-    """Return the salt count of a conversation, None without an entry.
+def parse_entry(value: Any, primary: str, conversation_id: str) -> Entry | None:
+    """Return the entry of a conversation, None without one.
 
     Raises:
-        WrongTypeError: the value is not a salt count. Never a default: a reader that took it for "unsalted" would
-            show an empty chat.
+        WrongTypeError: the value is not an entry. Never a default: a reader that took it for "unsalted" would show an
+            empty chat.
     """
     if value is None:
         return None
-    number = _count_or_unreadable(value)
-    if number == UNREADABLE:
+    entry = _entry_or_unreadable(value)
+    if entry == UNREADABLE:
         problem = f"holds a value that is not a salt count for {conversation_id!r}"
         raise WrongTypeError(f"Redis at {primary} {problem}", hint=DamagedEntry(conversation_id, problem).cure)
-    return number
+    return entry
 
 
-def _count_or_unreadable(value: bytes) -> int:
+def _entry_or_unreadable(value: bytes) -> Entry:
     # As the merge reads it. Python alone would accept "1_6", which a merge would overwrite by a lower number.
-    return int(value) if value.isdigit() and len(value) <= _MAX_DIGITS else UNREADABLE
+    if value.isdigit():
+        return int(value) if len(value) <= _MAX_DIGITS else UNREADABLE
+    try:
+        return parse_cooled(value.decode()) or UNREADABLE
+    except UnicodeDecodeError:
+        return UNREADABLE

@@ -13,12 +13,13 @@ from binascii import crc32
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.redis.buckets import Buckets
 
 MERGE_ENTRIES = 1000
 """Entries in one call of the merge script: for one to three milliseconds the server serves no other client."""
-Entry = tuple[str, int] | tuple[str, int, int]
-"""A tuple that begins with a conversation id and its max_n."""
+Merge = tuple[str, Entry] | tuple[str, Entry, int]
+"""A tuple that begins with a conversation id and its entry."""
 _HSETNX = b"*4\r\n$6\r\nHSETNX\r\n%b$%d\r\n%b\r\n%b"
 NEW_A_CHUNK = 2000
 """Entries that are packed while the server works on the previous ones."""
@@ -30,13 +31,13 @@ def bulk(text: str) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(encoded), encoded)
 
 
-class _Numbers(dict[int, bytes]):
-    """Cache of packed numbers. Most are powers of two; the size is bounded for the rest."""
+class _Packed(dict[Entry, bytes]):
+    """Cache of packed entries. Most are powers of two; the size is bounded for the rest."""
 
-    def __missing__(self, n: int) -> bytes:
-        packed = bulk(str(n))
+    def __missing__(self, entry: Entry) -> bytes:
+        packed = bulk(str(entry))
         if len(self) < 1000:
-            self[n] = packed
+            self[entry] = packed
         return packed
 
 
@@ -52,9 +53,9 @@ class MergePacker:
         self._head = bulk("EVALSHA") + bulk(sha)
         self._layout = bulk(buckets.layout)
         self._clustered = clustered
-        self._numbers = _Numbers()
+        self._numbers = _Packed()
 
-    def new_entries(self, entries: Sequence[Entry]) -> Iterator[bytes]:
+    def new_entries(self, entries: Sequence[Merge]) -> Iterator[bytes]:
         """Pack entries that Redis probably lacks, a command each, and yield the commands in chunks.
 
         A reply is 1 if the entry was set, and 0 if Redis had one.
@@ -68,7 +69,7 @@ class MergePacker:
                 packed.append(_HSETNX % (key, len(encoded), encoded, numbers[entry[1]]))
             yield b"".join(packed)
 
-    def script_calls(self, entries: Iterable[Entry]) -> Iterator[bytes]:
+    def script_calls(self, entries: Iterable[Merge]) -> Iterator[bytes]:
         """Yield calls of the merge script, each of at most MERGE_ENTRIES; a reply is the number of raised ones.
 
         The more entries share a bucket, the less each costs the server.

@@ -9,7 +9,7 @@ from saltctl.errors import RebuildBrokenError, RedisUnavailableError
 from saltctl.stores.redis.buckets import BUCKETS_A_CALL, FENCE, REBUILD, Buckets
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.errors import moved
-from saltctl.stores.redis.merge_commands import Entry, MergePacker
+from saltctl.stores.redis.merge_commands import Merge, MergePacker
 from saltctl.stores.redis.scripts import script, script_sha
 
 
@@ -37,7 +37,7 @@ class RedisRebuildSession:
         sha = connection.execute([("SCRIPT", "LOAD", script("merge"))])[0]
         self._packer = MergePacker(keys, buckets, sha.decode(), clustered=clustered)
         self._mostly_new = True
-        self._sent: list[Entry] = []
+        self._sent: list[Merge] = []
         self._calls = 0
 
     def mark_buckets(self, token: str, *, replace_registry: bool = False) -> None:
@@ -67,8 +67,8 @@ class RedisRebuildSession:
         self.replication_id = replication_id
         return ""
 
-    def begin_merge(self, entries: Sequence[Entry]) -> None:
-        """Send a max-merge (step 4) without waiting for the replies: the caller reads on while the server works.
+    def begin_merge(self, entries: Sequence[Merge]) -> None:
+        """Send merges (step 4) without waiting for the replies: the caller reads on while the server works.
 
         All entries are of buckets of this primary. Only one merge may be in progress. As long as most entries are new
         to Redis, they are sent by HSETNX.
@@ -85,7 +85,7 @@ class RedisRebuildSession:
             raise moved(self.primary) from None
 
     def end_merge(self) -> int:
-        """Wait for the replies; return how many entries were raised."""
+        """Wait for the replies; return how many entries changed."""
         entries, self._sent = self._sent, []
         if not entries:
             return 0
@@ -100,7 +100,7 @@ class RedisRebuildSession:
         self._mostly_new = 2 * raised > len(entries)
         return raised
 
-    def _send_script_calls(self, entries: Sequence[Entry]) -> int:
+    def _send_script_calls(self, entries: Sequence[Merge]) -> int:
         """Send calls of the merge script; return their number."""
         calls = list(self._packer.script_calls(entries))
         if calls:

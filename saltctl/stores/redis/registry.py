@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 from saltctl.commands import hint_of
 from saltctl.errors import ConfigurationError, RedisUnavailableError, SaltctlError, UnverifiedError, WrongTypeError
 from saltctl.settings import Settings
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.registry import MergeOutcome
-from saltctl.stores.redis.buckets import FENCE, Buckets, RedisBucketReader, parse_count
+from saltctl.stores.redis.buckets import FENCE, Buckets, RedisBucketReader, parse_entry
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.errors import naming_key, other_registry
 from saltctl.stores.redis.merge_commands import bulk
@@ -116,8 +117,8 @@ class RedisRegistry:
             groups[self._lookups.primary_of(self.key_of(conversation_id))].append(conversation_id)
         return groups
 
-    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
-        """Return max_n of each id, by EVALSHA alone: NOSCRIPT is an answer here, so nothing may load the script."""
+    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None]:
+        """Return the entry of each id, by EVALSHA alone: NOSCRIPT is an answer here, so nothing may load the script."""
         if len(conversation_ids) != 1:
             with self._lookups.errors(primary):
                 return self._lookup_many(primary, conversation_ids)
@@ -134,16 +135,16 @@ class RedisRegistry:
         except Exception:
             with self._lookups.errors(primary):
                 raise
-        return [parse_count(reply[0], primary, conversation_ids[0])]
+        return [parse_entry(reply[0], primary, conversation_ids[0])]
 
-    def _lookup_many(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+    def _lookup_many(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None]:
         by_key: dict[str, list[str]] = defaultdict(list)
         for conversation_id in conversation_ids:
             by_key[self.key_of(conversation_id)].append(conversation_id)
         calls = [(key, ids[i : i + IDS_A_CALL]) for key, ids in by_key.items() for i in range(0, len(ids), IDS_A_CALL)]
-        found: dict[str, int | None] = {}
+        found: dict[str, Entry | None] = {}
         for (_, ids), values in zip(calls, self._run_lookups(self._lookups, primary, calls), strict=True):
-            found |= {i: parse_count(value, primary, i) for i, value in zip(ids, values, strict=True)}
+            found |= {i: parse_entry(value, primary, i) for i, value in zip(ids, values, strict=True)}
         return [found[conversation_id] for conversation_id in conversation_ids]
 
     def _run_lookups(
@@ -158,18 +159,18 @@ class RedisRegistry:
                     raise naming_key(reply, key)
                 yield reply
 
-    def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, int | None]:
-        """Return the entries of these ids, whether or not Redis is verified; UNREADABLE if one is not a salt count."""
+    def read_unverified(self, conversation_ids: Sequence[str]) -> dict[str, Entry | None]:
+        """Return the entries of these ids, whether or not Redis is verified; UNREADABLE if a value is none."""
         return dict(zip(conversation_ids, self._reader.read(conversation_ids), strict=True))
 
     def bucket_exists(self) -> bool:
         """Return whether any bucket of this registry exists, with entries or only with a fence."""
         return self._reader.bucket_exists()
 
-    def entries(self, *, verified: bool = False) -> Iterator[tuple[str, int]]:
+    def entries(self, *, verified: bool = False) -> Iterator[tuple[str, Entry]]:
         """Yield every entry, whether or not Redis is verified; if it is ``verified``, check that it stays so.
 
-        UNREADABLE stands for a value that is not a salt count.
+        UNREADABLE stands for a value that is not an entry.
 
         Raises:
             ReadBrokenError: Redis lost entries, restarted or failed over before the end, so some may be missing.
@@ -179,11 +180,17 @@ class RedisRegistry:
             yield shown, n
 
     def merge(
-        self, conversation_id: str, n: int, noted: Collection[str] | None = None, *, accept_unverified: bool = False
+        self,
+        conversation_id: str,
+        entry: Entry,
+        noted: Collection[str] | None = None,
+        *,
+        accept_unverified: bool = False,
     ) -> MergeOutcome:
-        """Max-merge one entry. By EVAL, so that no script must be loaded for a raise."""
+        """Merge one entry. By EVAL, so that no script must be loaded for a raise."""
         key, accepted = self.key_of(conversation_id), ("*",) if noted is None else sorted(noted)
-        command = ("EVAL", script("raise"), 1, key, self.layout, conversation_id, n, int(accept_unverified), *accepted)
+        arguments = self.layout, conversation_id, str(entry), int(accept_unverified), *accepted
+        command = ("EVAL", script("raise"), 1, key, *arguments)
         raised, state = self._retry_after_failover(lambda: self._others.ask_of(key, [command])[0])
         return MergeOutcome(bool(raised), state.decode())
 

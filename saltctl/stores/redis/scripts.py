@@ -1,16 +1,20 @@
-"""The Lua scripts, as they are in their files, and the SHA-1 by which Redis knows them."""
+"""The Lua scripts of the package's files, and the SHA-1 by which Redis knows them."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cache
 from importlib import resources
+
+_INCLUDE = re.compile(r"^-- include (\w+)\n", re.MULTILINE)
 
 
 @cache
 def script(name: str, store: str = "redis") -> str:
-    """Return the text of a Lua script of one of the stores, exactly as its file has it."""
-    return resources.files(f"saltctl.stores.{store}").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    """Return the text of a Lua script of one of the stores: its file, with functions that scripts share included."""
+    text = resources.files(f"saltctl.stores.{store}").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda line: script(line[1], store), text)
 
 
 @cache

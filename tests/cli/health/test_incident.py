@@ -248,7 +248,7 @@ def test_raises_of_repairs_and_of_an_import_are_named(
         client.hset(f"salt:r:{bucket_of(adopted, settings.buckets)}", adopted, 8)
         client.hset(f"salt:r:{bucket_of(unreadable, settings.buckets)}", unreadable, "many")
     entry = Raise(4, iso_utc(time.time()), "me", "hot")
-    assert all(backup.restore(name, entry, commit=True) for name in (behind, unreadable))
+    assert all(backup.restore(name, 4, entry, commit=True) for name in (behind, unreadable))
     for words in (
         f"history audit {audited} --repair --yes",
         f"history audit {damaged} --repair --yes",

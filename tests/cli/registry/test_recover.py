@@ -11,7 +11,7 @@ import pytest
 from saltctl.cli.registry.recover import _describe
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.discover import ScanCost
-from saltctl.registry.recovery_plan import RecoveryPlan, TableState
+from saltctl.registry.recovery.recovery_plan import RecoveryPlan, TableState
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable

@@ -18,6 +18,7 @@ from saltctl.registry.transfer import Import, ImportOptions
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.testing import MemoryBackup, MemoryRedis
 from tests.cli.conftest import Runner
@@ -198,7 +199,7 @@ def test_entries_that_redis_loses_meanwhile_are_exit_4(
 
     entries = RedisRegistry.entries
 
-    def lose(store: RedisRegistry, **options: bool) -> Iterator[tuple[str, int]]:
+    def lose(store: RedisRegistry, **options: bool) -> Iterator[tuple[str, Entry]]:
         with redis.Redis.from_url(filled.require_redis_url()) as client:
             client.flushall()
         yield from entries(store, **options)

@@ -9,7 +9,8 @@ import pytest
 from saltctl.history.history import History
 from saltctl.local.drills import backup_lost, cold_server, offline_reader
 from saltctl.local.drills.drill import Step
-from saltctl.registry.registry import Lookup, Registry
+from saltctl.registry.lookups import Lookup
+from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import parse_entry
 from saltctl.stores.aws.backup_table import BackupTable
@@ -39,7 +40,7 @@ class EmptyRegistry:
 
     def lookup(self, conversation_id: str) -> Lookup:
         """Return N = 1."""
-        return Lookup(conversation_id, 1, 1, "redis")
+        return Lookup(conversation_id, 1, 1, "redis", 1)
 
 
 def _open_caching(settings: Settings) -> History:

@@ -10,6 +10,7 @@ from saltctl.local.drills import redis_restart
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.redis.registry import RedisRegistry
 
 pytestmark = pytest.mark.slow
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.slow
 class Unfenced(RedisRegistry):
     """A registry that trusts every answer of Redis, as a client with a plain HGET would."""
 
-    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[int | None]:
+    def lookup(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None]:
         """Return the entries in Redis, verified or not."""
         held = self.read_unverified(conversation_ids)
         return [held[conversation_id] for conversation_id in conversation_ids]

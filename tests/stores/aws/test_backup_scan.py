@@ -10,6 +10,7 @@ import pytest
 from saltctl.errors import ThrottledError
 from saltctl.stores.aws.backup_scan import THROTTLING_TIMEOUT, ScanPlan, SegmentReader
 from saltctl.stores.aws.scan_parser import ScanClient, ScanPage
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.throttle_notes import throttled_call
 
 
@@ -31,7 +32,7 @@ class ThrottledTable:
         if start == 10 and self.now < self._until:
             self.refused += 1
             raise ClientError({"Error": {"Code": "ProvisionedThroughputExceededException", "Message": "no"}}, "Scan")
-        entries = [(str(number), 2, 2) for number in range(start, start + 10)]
+        entries: list[tuple[str, Entry, int]] = [(str(number), 2, 2) for number in range(start, start + 10)]
         return ScanPage(entries, consumed_rcu=1.0, last=None if start == 20 else str(start + 10))
 
     def sleep(self, seconds: float) -> None:

@@ -31,7 +31,7 @@ from tests.support.aws_stub import AwsStub, refusal
 def test_the_first_raise_creates_the_item(backup: BackupTable) -> None:
     """write_n comes with the commit: until then writers that read the backup do not spread."""
     assert backup.get("conv") is None
-    assert backup.raise_max_n("conv", make_raise(4, "launch")) == RaiseOutcome(1, True)
+    assert backup.raise_max_n("conv", make_raise(4, "launch")) == RaiseOutcome(1, True, 4)
     assert backup.get("conv") == BackupEntry("conv", 4, 1, (make_raise(4, "launch"),))
 
 
@@ -39,7 +39,7 @@ def test_the_first_raise_creates_the_item(backup: BackupTable) -> None:
 def test_a_larger_raise_is_appended_to_the_history(backup: BackupTable) -> None:
     """``raises`` is the history of the conversation, strictly increasing."""
     backup.raise_max_n("conv", make_raise(2))
-    assert backup.raise_max_n("conv", make_raise(8, "more")) == RaiseOutcome(2, True)
+    assert backup.raise_max_n("conv", make_raise(8, "more")) == RaiseOutcome(2, True, 8)
     assert backup.get("conv") == BackupEntry("conv", 8, 1, (make_raise(2), make_raise(8, "more")))
 
 
@@ -48,14 +48,14 @@ def test_a_failed_condition_changes_nothing_and_returns_the_current_max_n(backup
     """The same or a smaller N: neither max_n nor the history changes."""
     backup.raise_max_n("conv", make_raise(8))
     before = backup.get("conv")
-    assert backup.raise_max_n("conv", make_raise(n)) == RaiseOutcome(8, False)
+    assert backup.raise_max_n("conv", make_raise(n)) == RaiseOutcome(8, False, 8)
     assert backup.get("conv") == before
 
 
 @pytest.mark.parametrize("commit", [True, False])
 def test_a_restored_entry_only_rises(backup: BackupTable, commit: bool) -> None:
     """It says whether it rose, and is committed if that is wanted."""
-    outcomes = [backup.restore("conv", make_raise(n), commit=commit) for n in (4, 4, 2, 8)]
+    outcomes = [backup.restore("conv", n, make_raise(n), commit=commit) for n in (4, 4, 2, 8)]
     assert outcomes == [True, False, False, True]
     entry = backup.get("conv")
     assert entry is not None
@@ -90,7 +90,7 @@ def test_any_order_of_raises_and_commits_keeps_the_invariants(
     for is_raise, n in steps:
         if is_raise:
             outcome = backup.raise_max_n(conversation_id, make_raise(n))
-            assert outcome == RaiseOutcome(max(largest, 1), n > largest)
+            assert outcome == RaiseOutcome(max(largest, 1), n > largest, max(largest, n))
             largest = max(largest, n)
         else:
             backup.commit_write_n(conversation_id, n)
@@ -228,7 +228,7 @@ def test_a_raise_does_not_hide_damage(backup: BackupTable, attributes: dict[str,
     with pytest.raises(DamagedEntryError, match="'bad'") as refused:
         backup.raise_max_n("bad", make_raise(4))
     assert refused.value.hint.endswith("saltctl history audit bad --repair --yes")
-    assert not backup.restore("bad", make_raise(4), commit=True)
+    assert not backup.restore("bad", 4, make_raise(4), commit=True)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from saltctl.errors import (
 )
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.aws.registry_item import FORMAT, REGISTRY_ITEM_ID, TABLE_CHECK_SECONDS, RegistryItem
+from saltctl.stores.aws.registry_item import COOLED_FORMAT, REGISTRY_ITEM_ID, TABLE_CHECK_SECONDS, RegistryItem
 from saltctl.stores.contracts.registry import RegistryIdentity
 from tests.stores.aws.backup_helpers import make_item, put_items
 from tests.support.aws_stub import AwsStub, refusal
@@ -65,7 +65,7 @@ def test_the_id_is_read_once(backup: BackupTable) -> None:
 @pytest.mark.parametrize(
     ("attributes", "error", "says"),
     [
-        ({"registry_format": {"N": str(FORMAT + 1)}}, ConfigurationError, "upgrade|format"),
+        ({"registry_format": {"N": str(COOLED_FORMAT + 1)}}, ConfigurationError, "upgrade|format"),
         ({"registry_id": {"S": "short"}}, BackupLostError, "is damaged"),
         ({"claimed_tables": {"M": {}}}, BackupLostError, "restored or copied"),
         ({"claimed_tables": {"S": "x"}}, BackupLostError, "restored or copied"),

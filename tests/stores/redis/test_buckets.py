@@ -11,7 +11,7 @@ from saltctl.errors import RedisUnavailableError
 from saltctl.local.servers import LocalRedis
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
-from saltctl.stores.redis.buckets import FENCE, REBUILD, UNREADABLE, Buckets, RedisBucketReader, parse_count
+from saltctl.stores.redis.buckets import FENCE, REBUILD, UNREADABLE, Buckets, RedisBucketReader, parse_entry
 from saltctl.stores.redis.registry import RedisRegistry
 
 
@@ -82,8 +82,8 @@ def test_keys_are_those_of_the_layout() -> None:
 
 def test_a_count_is_a_number_or_an_error() -> None:
     """No entry is None; a value that is not a salt count is never taken for a default."""
-    assert parse_count(None, "redis:6379", "a") is None
-    assert parse_count(b"8", "redis:6379", "a") == 8
+    assert parse_entry(None, "redis:6379", "a") is None
+    assert parse_entry(b"8", "redis:6379", "a") == 8
     for value in (b"0", b"-4", b"many", b"", b"1_6", b" 4", b"+4", b"4\n", b"9" * 5000):
         with pytest.raises(RedisUnavailableError, match="redis:6379 holds a value that is not a salt count for 'a'"):
-            parse_count(value, "redis:6379", "a")
+            parse_entry(value, "redis:6379", "a")

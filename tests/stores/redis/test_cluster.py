@@ -238,7 +238,7 @@ def test_a_rebuild_does_not_survive_a_failover(
     promoted = cluster.kill(cluster.owner_of(store.key_of(CONVERSATIONS[0])))
     with pytest.raises((RebuildBrokenError, RedisUnavailableError)):
         list(events)
-    assert raised.lookup(CONVERSATIONS[0]) == (CONVERSATIONS[0], 4, 4, "backup")
+    assert raised.lookup(CONVERSATIONS[0])[:4] == (CONVERSATIONS[0], 4, 4, "backup")
     assert store.verified()[promoted.name] is False
     assert rebuild_of(settings, store, backup)
     assert set(sources(raised).values()) == {"redis"}
@@ -279,7 +279,7 @@ def test_no_session_fences_what_moved_away(
         acts[step]()
     for session in sessions.values():
         session.close()
-    assert raised.lookup(ids[0]) == (ids[0], 4, 4, "backup")
+    assert raised.lookup(ids[0])[:4] == (ids[0], 4, 4, "backup")
 
 
 @pytest.mark.slow

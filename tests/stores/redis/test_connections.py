@@ -314,7 +314,7 @@ def test_a_frozen_server_is_left_alone_after_one_timeout(
     clock[0] = 6.0
     assert careful.lookup("conv").source == "backup"  # its first answer might be that of a primary that was replaced
     clock[0] = 12.0
-    assert careful.lookup("conv") == ("conv", 4, 4, "redis")
+    assert careful.lookup("conv")[:4] == ("conv", 4, 4, "redis")
 
 
 def test_a_late_answer_is_never_taken_for_the_next(store_of: StoreOf) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from saltctl.settings import Settings
+from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.support.redis_stub import Command, RedisStub, array
 
@@ -46,7 +47,7 @@ def test_no_child_uses_a_connection_of_its_parent(ids: list[str]) -> None:
         )
         primary = store.primaries()[0]
 
-        def connections() -> set[int | None]:
+        def connections() -> set[Entry | None]:
             return {n for _ in range(3) for n in store.lookup(primary, ids)}
 
         (own,) = connections()

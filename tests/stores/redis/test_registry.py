@@ -199,11 +199,11 @@ def test_a_damaged_entry_is_an_error_and_no_default(
         with pytest.raises(RedisUnavailableError, match="not a salt count"):
             store.lookup(primary, ["conv"])
         assert store.read_unverified(["conv"]) == {"conv": UNREADABLE}
-        assert registry.lookup("conv") == ("conv", 4, 4, "backup")
+        assert registry.lookup("conv")[:4] == ("conv", 4, 4, "backup")
         assert registry.lookup("other").source == "redis"
         assert registry.lookup_many(["conv", "other"])["conv"].max_n == 4
         assert rebuild().restored == 1
-        assert registry.lookup("conv") == ("conv", 4, 4, "redis")
+        assert registry.lookup("conv")[:4] == ("conv", 4, 4, "redis")
 
 
 def test_a_bucket_that_is_no_hash_is_an_error(

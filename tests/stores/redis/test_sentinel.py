@@ -79,7 +79,7 @@ def test_a_failover_is_followed_and_fenced(
     stream.create_group()
     assert rebuild().primaries == 1
     registry.raise_to("conv", 4)
-    assert registry.lookup("conv") == ("conv", 4, 4, "redis")
+    assert registry.lookup("conv")[:4] == ("conv", 4, 4, "redis")
     assert store.primaries() == (sentinels.primary.name,)
     assert store.verified() == {sentinels.primary.name: True}
     demoted = sentinels.primary.name
@@ -90,7 +90,7 @@ def test_a_failover_is_followed_and_fenced(
     with pytest.raises(RedisUnavailableError, match="READONLY") as refused:
         store.lookup(demoted, ["conv"])
     assert not isinstance(refused.value, UnverifiedError)
-    assert registry.lookup("conv") == ("conv", 4, 4, "backup")
+    assert registry.lookup("conv")[:4] == ("conv", 4, 4, "backup")
     assert store.primaries() == (sentinels.primary.name,)
     assert store.verified() == {sentinels.primary.name: False}
     assert registry.raise_to("conv", 8).committed
@@ -100,7 +100,7 @@ def test_a_failover_is_followed_and_fenced(
     stream.append_reports([HeatReport("conv", "app", 1, 2000)])
     assert len(stream.read_new("w", 10)) == 1
     assert rebuild().verified
-    assert registry.lookup("conv") == ("conv", 8, 8, "redis")
+    assert registry.lookup("conv")[:4] == ("conv", 8, 8, "redis")
     stream.close()
 
 
@@ -113,18 +113,18 @@ def test_a_killed_primary_and_dead_sentinels(
     registry.raise_to("conv", 4)
     sentinels.primary.await_replica()
     sentinels.primary.server.kill()
-    assert registry.lookup("conv") == ("conv", 4, 4, "backup")
+    assert registry.lookup("conv")[:4] == ("conv", 4, 4, "backup")
     sentinels.fail_over()
     assert store.verified() == {sentinels.primary.name: False}
     rebuild()
     for sentinel in sentinels.sentinels:
         sentinel.server.kill()
-    assert registry.lookup("conv") == ("conv", 4, 4, "redis")
+    assert registry.lookup("conv")[:4] == ("conv", 4, 4, "redis")
     for session in store.sessions():  # asks again which server is the primary
         session.close()
-    assert registry.lookup("conv") == ("conv", 4, 4, "redis")
+    assert registry.lookup("conv")[:4] == ("conv", 4, 4, "redis")
     newcomer = Registry.over(settings, RedisRegistry(settings), BackupTable(settings))
-    assert newcomer.lookup("conv") == ("conv", 4, 4, "backup")
+    assert newcomer.lookup("conv")[:4] == ("conv", 4, 4, "backup")
     assert newcomer.last_failure is not None
     assert "says which Redis is primary" in newcomer.last_failure.message
     newcomer.close()
@@ -163,7 +163,7 @@ def test_an_isolated_primary_refuses(
         return False
 
     eventually(refuses, "the primary misses its replica")
-    assert registry.lookup("conv") == ("conv", 4, 4, "backup")
+    assert registry.lookup("conv")[:4] == ("conv", 4, 4, "backup")
 
 
 @on_one

@@ -1,8 +1,9 @@
 #!lua
--- Max-merge entries into buckets. It never lowers an entry, so it may run twice, late, or concurrently.
+-- Merge entries into buckets. An entry only grows, so this may run twice, late, or concurrently.
 --   KEYS  buckets (of one slot, in a cluster), each once
---   ARGV  layout, then for each key: the number of its pairs, at most 1,000, then id, n, id, n, ...
---   returns how many entries were raised
+--   ARGV  layout, then for each key: the number of its pairs, at most 1,000, then id, entry, id, entry, ...
+--   returns how many entries changed
+-- include entry
 -- A replica that accepts writes (replica-read-only no) loses them at its next resynchronisation.
 if string.find(redis.call('INFO', 'replication'), 'role:slave', 1, true) then
   return redis.error_reply('READONLY this is a replica')
@@ -28,12 +29,10 @@ for k, key in ipairs(KEYS) do
   for i = 1, count do
     local now, n = found[i + 1], ARGV[at + 2 * i]
     if now ~= n then
-      -- Compare numbers, because '10' < '9' as strings. A value that no lookup accepts as a salt count, such as
-      -- '1e3', counts as missing and is overwritten.
-      now = now and string.match(now, '^%d+$')
-      if (tonumber(now) or 0) < tonumber(n) then
+      local new = merged(now, n)
+      if new ~= now then
         raise[#raise + 1] = ARGV[at + 2 * i - 1]
-        raise[#raise + 1] = n
+        raise[#raise + 1] = new
       end
     end
   end

@@ -1,12 +1,13 @@
 #!lua
--- Step 2 of a raise: max-merge one entry into its bucket, unless this primary was deposed.
+-- Step 2 of a raise or a cool-down: merge one entry into its bucket, unless this primary was deposed.
 --   KEYS  bucket
---   ARGV  layout, id, n, whether an unverified primary is accepted ('1'), then the replication ids of the primaries
+--   ARGV  layout, id, entry, whether an unverified primary is accepted ('1'), then the replication ids of the primaries
 --         that the newest rebuild verifies; '*' stands for any
---   returns whether the entry was raised (0 or 1), and one of:
+--   returns whether the entry changed (0 or 1), and one of:
 --     noted       this is one of those primaries
 --     unverified  it is not, and no lookup is answered from this bucket; changed only if that is accepted
 --     deposed     it is not, and answers lookups: it was verified by an earlier rebuild; nothing was changed
+-- include entry
 local replication = redis.call('INFO', 'replication')
 if string.find(replication, 'role:slave', 1, true) then
   return redis.error_reply('READONLY this is a replica')  -- also if it accepts writes (replica-read-only no)
@@ -23,11 +24,10 @@ for i = 5, #ARGV do
     state = 'noted'
   end
 end
--- A value that no lookup accepts as a salt count, such as '1e3', counts as missing and is overwritten.
-now = now and string.match(now, '^%d+$')
 local accepted = state == 'noted' or (state == 'unverified' and ARGV[4] == '1')
-if not accepted or (tonumber(now) or 0) >= tonumber(ARGV[3]) then
+local new = accepted and merged(now, ARGV[3])
+if not accepted or new == now then
   return {0, state}
 end
-redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+redis.call('HSET', KEYS[1], ARGV[2], new)
 return {1, state}

@@ -27,7 +27,7 @@ from saltctl.rebuild.lease import Lease
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.discover import Discovered, Salts, judge, scan_salts
-from saltctl.registry.recovery_plan import (
+from saltctl.registry.recovery.recovery_plan import (
     RecoveryPlan,
     RecoveryProgress,
     RecoveryReport,
@@ -37,11 +37,12 @@ from saltctl.registry.recovery_plan import (
     plan_recovery,
     registry_in_redis,
 )
-from saltctl.registry.scan_checkpoint import ScanCheckpoint, ScanResumed, ScanScope
+from saltctl.registry.recovery.scan_checkpoint import ScanCheckpoint, ScanResumed, ScanScope
 from saltctl.salting import is_conversation_id
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.contracts.entries import CooledEntry, Entry, lacks, max_n_of, merge, without_boundary
 from saltctl.stores.contracts.messages import Item
 from saltctl.stores.contracts.raise_reasons import recovered
 from saltctl.stores.contracts.registry import BackupEntry, BackupStore, DamagedEntry, Raise
@@ -138,7 +139,7 @@ class Recovery:
         """Count the entries of Redis that the backup lacks. Writes nothing."""
         held = yield from self._read_backup(report)
         if report.plan.use_redis:
-            found = {i: n for i, n in self._redis_entries(reader, report) if n > held.get(i, 1)}
+            found = {i: e for i, e in self._redis_entries(reader, report) if lacks(held.get(i, 1), e)}
             report.from_redis, held = len(found), held | found
         if report.plan.messages is not None and self.options.resume is not ResumeMode.NEVER:
             checkpoint = self._checkpoint(self.backup.registry.table_identity())
@@ -148,7 +149,9 @@ class Recovery:
                 yield from self._count_read(held, report, checkpoint)
         report.entries = len(held)
 
-    def _count_read(self, held: dict[str, int], report: RecoveryReport, checkpoint: ScanCheckpoint) -> Iterator[Event]:
+    def _count_read(
+        self, held: dict[str, Entry], report: RecoveryReport, checkpoint: ScanCheckpoint
+    ) -> Iterator[Event]:
         """Count what an interrupted recovery has found in the messages, if it had read all of them."""
         salts = Salts(self.messages.keys.partition_key, self.message_id)
         yield from checkpoint.restore(salts)
@@ -175,7 +178,7 @@ class Recovery:
             before = reader.replication_ids()
             held = yield from self._read_backup(report, lease)
             if plan.use_redis:
-                found = ((i, n) for i, n in self._redis_entries(reader, report) if n > held.get(i, 1))
+                found = ((i, e) for i, e in self._redis_entries(reader, report) if lacks(held.get(i, 1), e))
                 for step in self._add(found, held, "from Redis", report, lease):
                     report.from_redis += step.done
                     yield RecoveryProgress("from Redis", report.from_redis)
@@ -183,9 +186,16 @@ class Recovery:
             unchanged = verified and reader.replication_ids() == before
             if not unchanged and has_messages(self.messages, plan.table):
                 yield from self._add_from_messages(held, report, lease, checkpoint)
+            if not unchanged and plan.table != "intact":
+                # A raise that widened the recent salts may be lost with the table, and only Redis could show it.
+                cooled = ((i, without_boundary(e)) for i, e in list(held.items()) if isinstance(e, CooledEntry))
+                yield from self._add(cooled, held, "boundaries taken back", report, lease)
+            cooled_any = any(isinstance(entry, CooledEntry) for entry in held.values())
             if plan.table != "intact":
                 replaced = registry_in_redis(reader, self.settings.layout)
-                report.registry_id = self.backup.registry.claim(table, replaces=replaced)
+                report.registry_id = self.backup.registry.claim(table, replaces=replaced, cooled=cooled_any)
+            elif cooled_any:
+                self.backup.allow_cooling()
         finally:
             lease.release()
         yield RecoveryProgress("rebuilding", 0, len(held))
@@ -194,7 +204,7 @@ class Recovery:
             # A raise that did its first step in the lost table may have reached Redis after it was read above. From the
             # rebuild's marks on, none does. The lease has been released: to renew it would fail.
             again = self._redis_entries(reader, RecoveryReport(plan))
-            late = ((i, n) for i, n in again if n > held.get(i, 1))
+            late = ((i, e) for i, e in again if lacks(held.get(i, 1), e))
             for step in self._add(late, held, "from Redis", report, None):
                 report.from_redis += step.done
         checkpoint.delete()
@@ -236,12 +246,12 @@ class Recovery:
 
     def _read_backup(
         self, report: RecoveryReport, lease: Lease | None = None
-    ) -> Generator[Event, None, dict[str, int]]:
-        """Return max_n of every item of the table."""
-        held: dict[str, int] = {}
+    ) -> Generator[Event, None, dict[str, Entry]]:
+        """Return the entry of every item of the table."""
+        held: dict[str, Entry] = {}
         with closing(self.backup.scan(self.options.segments, max_rcu=self.options.max_rcu)) as pages:
             for page in pages:
-                held.update((conversation_id, max_n) for conversation_id, max_n, _ in page.entries)
+                held.update((conversation_id, entry) for conversation_id, entry, _ in page.entries)
                 yield from page.damaged
                 report.skipped += len(page.damaged)
                 report.consumed_rcu += page.consumed_rcu
@@ -249,15 +259,15 @@ class Recovery:
         report.from_backup = len(held)
         return held
 
-    def _redis_entries(self, reader: RedisBucketReader, report: RecoveryReport) -> Iterator[tuple[str, int]]:
-        for conversation_id, n in reader.read_buckets(range(self.settings.buckets)):
-            if n == UNREADABLE or not is_conversation_id(conversation_id):
+    def _redis_entries(self, reader: RedisBucketReader, report: RecoveryReport) -> Iterator[tuple[str, Entry]]:
+        for conversation_id, entry in reader.read_buckets(range(self.settings.buckets)):
+            if entry == UNREADABLE or not is_conversation_id(conversation_id):
                 report.skipped += 1
             else:
-                yield conversation_id, n
+                yield conversation_id, entry
 
     def _add_from_messages(
-        self, held: dict[str, int], report: RecoveryReport, lease: Lease, checkpoint: ScanCheckpoint
+        self, held: dict[str, Entry], report: RecoveryReport, lease: Lease, checkpoint: ScanCheckpoint
     ) -> Iterator[Event]:
         cost = report.plan.messages
         salts = yield from self._scan_messages(lease, checkpoint, None if cost is None else cost.items)
@@ -271,7 +281,7 @@ class Recovery:
             yield RecoveryProgress("from the messages", report.from_messages)
 
     def _judge(
-        self, salts: Salts, held: dict[str, int], report: RecoveryReport
+        self, salts: Salts, held: dict[str, Entry], report: RecoveryReport
     ) -> Generator[Event, None, list[Discovered]]:
         """Yield the conversations that are not proved to be salted, count them, and return all salted ones."""
         backup, any_salting = cast(BackupStore, _Held(held)), self.unproven == "raise"
@@ -310,8 +320,8 @@ class Recovery:
 
     def _add(
         self,
-        entries: Iterator[tuple[str, int]],
-        held: dict[str, int],
+        entries: Iterator[tuple[str, Entry]],
+        held: dict[str, Entry],
         reason: str,
         report: RecoveryReport,
         lease: Lease | None,
@@ -322,20 +332,18 @@ class Recovery:
         not verified, and lookups refuse the table. In an intact one, the rebuild completes the raise.
         """
         commit = report.plan.table != "intact"
-        entry_of = partial(Raise, at=iso_utc(datetime.fromtimestamp(self.now(), UTC)), by=self.settings.actor)
+        by = Raise(1, iso_utc(datetime.fromtimestamp(self.now(), UTC)), self.settings.actor, recovered(reason))
 
-        def add(entry: tuple[str, int]) -> int:
-            """Raise one entry; return whether it was added."""
-            conversation_id, n = entry
-            raised = entry_of(n, reason=recovered(reason))
-            call = partial(self.backup.restore, conversation_id, raised, commit=commit)
+        def add(found: tuple[str, Entry]) -> int:
+            """Add one entry; return whether the table lacked it."""
+            call = partial(self.backup.restore, *found, by, commit=commit)
             return retry_while_throttled(call, self.sleep)
 
         with ThreadPoolExecutor(WORKERS) as pool:
             while batch := list(islice(entries, BATCH)):
                 added = sum(pool.map(add, batch))
                 report.consumed_wcu += len(batch)
-                held.update(batch)
+                held.update((i, merge(held.get(i, 1), entry)) for i, entry in batch)
                 if lease is not None:
                     lease.renew(f"recovering, {len(held)} entries")
                 yield RecoveryProgress(reason, added)
@@ -365,10 +373,10 @@ class Recovery:
 class _Held:
     """The entries that the backup held when the recovery began, and those that it has added."""
 
-    def __init__(self, held: Mapping[str, int]) -> None:
+    def __init__(self, held: Mapping[str, Entry]) -> None:
         self._held = held
 
     def get_many(self, conversation_ids: Sequence[str]) -> dict[str, BackupEntry]:
         """Return the entries of these ids."""
         held = self._held
-        return {i: BackupEntry(i, held[i], held[i]) for i in conversation_ids if i in held}
+        return {i: BackupEntry(i, n, n) for i in conversation_ids if (n := max_n_of(held.get(i, 0)))}

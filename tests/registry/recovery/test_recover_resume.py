@@ -19,9 +19,9 @@ from saltctl.local.servers import LocalRedis
 from saltctl.rebuild.checkpoint import ResumeMode
 from saltctl.rebuild.events import CheckpointRejected
 from saltctl.rebuild.lease import LEASE_EXPIRY
-from saltctl.registry.recover import Event
-from saltctl.registry.recovery_plan import RecoveryReport
-from saltctl.registry.scan_checkpoint import ScanResumed
+from saltctl.registry.recovery.recover import Event
+from saltctl.registry.recovery.recovery_plan import RecoveryReport
+from saltctl.registry.recovery.scan_checkpoint import ScanResumed
 from saltctl.settings import Settings
 from tests.registry import killed_recovery
 from tests.registry.killed_recovery import PAGE, SEGMENTS, recovery

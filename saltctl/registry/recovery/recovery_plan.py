@@ -152,7 +152,7 @@ def plan_recovery(
     """Return the plan. Reads no message and writes nothing.
 
     Raises:
-        As :meth:`saltctl.registry.recover.Recovery.plan`.
+        As :meth:`saltctl.registry.recovery.recover.Recovery.plan`.
     """
     table, redis_registry = _table_state(backup), registry_in_redis(reader, settings.layout)
     # A recovery that died after it had claimed the table left the registry before it in Redis.

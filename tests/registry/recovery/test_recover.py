@@ -15,8 +15,8 @@ from saltctl.local.servers import LocalRedis
 from saltctl.rebuild.options import RebuildOptions
 from saltctl.rebuild.rebuild import Rebuild
 from saltctl.registry.discover import Discovered
-from saltctl.registry.recover import Recovery
-from saltctl.registry.recovery_plan import RecoveryReport
+from saltctl.registry.recovery.recover import Recovery
+from saltctl.registry.recovery.recovery_plan import RecoveryReport
 from saltctl.registry.registry import Registry
 from saltctl.registry.setup import set_up
 from saltctl.settings import Settings

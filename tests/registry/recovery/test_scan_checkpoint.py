@@ -10,7 +10,7 @@ import pytest
 
 from saltctl.rebuild.checkpoint import ResumeMode
 from saltctl.registry.discover import Salts
-from saltctl.registry.scan_checkpoint import MAX_ROW_BYTES, ScanCheckpoint, ScanScope
+from saltctl.registry.recovery.scan_checkpoint import MAX_ROW_BYTES, ScanCheckpoint, ScanScope
 from saltctl.stores.contracts.messages import Item, KeysPage
 
 SCOPE = ScanScope("us-east-1 t1", "us-east-1 m1", "v2:64", "salt", "sort_key", 2)

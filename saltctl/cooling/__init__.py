@@ -1,0 +1,1 @@
+"""Brings the number of salts down again, without moving a message."""

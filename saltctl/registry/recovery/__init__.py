@@ -1,0 +1,1 @@
+"""Recovers a registry whose backup table was lost."""
