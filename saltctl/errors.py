@@ -23,6 +23,7 @@
     │   │   │   └── UnverifiedBucketError     so does this bucket; others may be verified
     │   │   ├── WrongTypeError            a key of the registry or of detection has another type
     │   │   └── StreamLostError      78   the heat stream or its consumer group is missing
+    │   ├── StaleLookupError              the lookup of a write is too old: nothing was written
     │   └── AwsUnavailableError
     │       ├── MismatchedResponseError   the response belongs to another request
     │       ├── ThrottledError
@@ -203,6 +204,10 @@ class StreamLostError(RedisUnavailableError, code="stream_lost", exit_code=ExitC
 
     Redis answers, and a later try meets the same, so that its exit code is that of a missing table.
     """
+
+
+class StaleLookupError(UnavailableError, code="stale_lookup"):
+    """A message was not written: the process stopped for so long that readers may not cover its salt any more."""
 
 
 class AwsUnavailableError(UnavailableError, code="aws_unavailable"):

@@ -69,6 +69,7 @@ NUMBERS: dict[str, Call] = {
     "load seconds": lambda n: LoadOptions(seconds=n),
     "alarm threshold": lambda n: AlarmOptions("t", (), n),
     "scan threshold": lambda n: ScanOptions("t", TimeRange(0, 60, 60), n),
+    "history cool_wait": lambda n: History(SERVERS.registry, SERVERS.messages, cool_wait=n),
     "history page_timeout": lambda n: History(SERVERS.registry, SERVERS.messages, page_timeout=n),
     "rebuild max_rcu": lambda n: RebuildOptions(max_rcu=n),
     "import rate": lambda n: ImportOptions(256, rate=n),

@@ -2,7 +2,8 @@
 
 N grows by doubling, so a message that was written under any N up to max_n is on one of log2(N) + 1 partitions
 (``salting.find_set``). Other programs may have written under an N that is no power of two, or with another spelling
-of a number. So only the whole read set proves that a message does not exist. The cost depends on the known facts:
+of a number. So only the whole read set proves that a message does not exist. From the boundary of a cooled
+conversation on, that is the few recent partitions. The cost depends on the known facts:
 
 - With the sort key, it is one strongly consistent read of one row on each of them.
 - With the id alone, they are read, newest first, until the message is found. DynamoDB cannot look up a row by the end

@@ -17,7 +17,13 @@ from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Self
 
-from saltctl.errors import MismatchedResponseError, SortKeyTakenError, UsageError
+from saltctl.errors import (
+    ConfigurationError,
+    MismatchedResponseError,
+    SortKeyTakenError,
+    StaleLookupError,
+    UsageError,
+)
 from saltctl.forks import importing
 from saltctl.history import cursor as cursors
 from saltctl.history.attributes import exact_number, plain_item, tagged
@@ -37,9 +43,9 @@ from saltctl.history.models import (
 from saltctl.history.page_estimate import average_distance
 from saltctl.history.scatter_gather import PageRequest, PageRows, ScatterGather, plan
 from saltctl.history.thread_pool import ThreadPool
-from saltctl.registry.lookups import Lookups
+from saltctl.registry.lookups import Lookup, Lookups
 from saltctl.registry.registry import Registry
-from saltctl.salting import find_set, number_text, partition_key, read_set, salt_of
+from saltctl.salting import find_set, number_text, partition_key, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.contracts.messages import Item, MessageStore, PartitionQuery, SortKey
@@ -54,6 +60,12 @@ _PAGE_RCU = 1024
 _LAST_ROWS = 12
 """The last rows of a page show under which N the next ones were written: the chance that twelve rows miss the upper
 half of the salts is 1 in 4,096."""
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def uptime() -> float:
+    """Return monotonic seconds that also pass while the machine is suspended, if the platform has such a clock."""
+    return time.monotonic() if _BOOT_CLOCK is None else time.clock_gettime(_BOOT_CLOCK)
 
 
 @dataclass(eq=False, repr=False)
@@ -72,7 +84,9 @@ class History:
         page_timeout: seconds that one page may take.
         concurrency: requests in progress at once.
         first_page, largest_page: messages of the first page, and of any page, when a whole history is read.
+        cool_wait: seconds between the two phases of cooling. A message is sent within half of them after its lookup.
         clock: monotonic seconds.
+        uptime: monotonic seconds that also pass while the machine is suspended.
     """
 
     registry: Lookups
@@ -83,11 +97,14 @@ class History:
     concurrency: int = CONCURRENCY
     first_page: int = 100
     largest_page: int = 1000
+    cool_wait: float = 600.0
     clock: Callable[[], float] = time.monotonic
+    uptime: Callable[[], float] = uptime
     _owned_registry: Registry | None = field(default=None, init=False)
 
     def __post_init__(self, message_id_from: str) -> None:
         check_number("page_timeout", self.page_timeout, 0.001, LONGEST)
+        check_number("cool_wait", self.cool_wait, 0.001, LONGEST)
         for name in ("concurrency", "first_page", "largest_page"):
             check_whole(name, getattr(self, name), 1)
         self.id_attribute = message_id_from.partition("attribute:")[2] or None
@@ -149,10 +166,11 @@ class History:
         Raises:
             SortKeyTakenError: a message with another id has this sort key; nothing was written.
             UsageError: an argument has the wrong type, an attribute cannot be stored, or there is no message id.
+            StaleLookupError: the process was stopped after its lookup; nothing was written; repeat the call.
             UnavailableError: the message may or may not be written; repeat the call.
             InvalidConversationIdError, AccessDeniedError, ConfigurationError: as ``Registry.lookup``.
         """
-        keys = self.store.keys
+        keys, looked_up = self.store.keys, self.uptime()
         found = self.registry.lookup(conversation_id)
         key = self.sort_key(sort_key)
         if not isinstance(attributes, Mapping):
@@ -168,7 +186,7 @@ class History:
             )
         # write_n, not max_n: readers look before writers leap.
         partition = partition_key(conversation_id, salt_of(message_id, found.write_n))
-        if self.store.put(partition, key, row):
+        if self._put_in_time(looked_up, partition, key, row):
             return PutResult(True, partition, message_id)
         held = self.store.get(partition, key)
         if held is None:
@@ -181,6 +199,21 @@ class History:
                 hint="a sort key must be unique in its conversation, such as timestamp#message_id",
             )
         return PutResult(False, partition, message_id)
+
+    def _put_in_time(self, looked_up: float, partition: str, key: SortKey, row: Item) -> bool:
+        """Write a row unless it exists; return whether it was written. Send it only while its lookup is recent.
+
+        Cooling makes readers look away from a salt once every lookup that names it must be out of use.
+        """
+        age, oldest = self.uptime() - looked_up, self.cool_wait / 2
+        if age >= oldest:
+            raise StaleLookupError(
+                f"the message was not written to {partition!r}: {age:,.0f} s have passed since its lookup, and after "
+                f"{oldest:,.0f} s readers may not cover this partition",
+                hint="repeat the call",
+            )
+        with TimeBudget(oldest - age):  # the store may try several times
+            return self.store.put(partition, key, row)
 
     # Reading.
 
@@ -232,10 +265,13 @@ class History:
     def explain(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> ReadPlan:
         """Return the first queries of :meth:`page`; look up the conversation and read no message."""
         request = self._prepare(conversation_id, options)
-        return ReadPlan(request.lookup, [read.next_query(request.query) for read in plan(request)])
+        reads = [read for read in plan(request) if not read.waits]
+        return ReadPlan(request.lookup, [read.next_query(request.query) for read in reads])
 
     def find(self, conversation_id: str, message_id: str | int | Decimal, options: FindOptions | None = None) -> Found:
         """Find one message by its id: first on the log2(N) + 1 likely partitions, then on all others.
+
+        In a cooled conversation, a sort key or ``since`` from the boundary on limits this to the recent partitions.
 
         See ``saltctl.history.find``. An id that is a number is found in any spelling.
 
@@ -252,15 +288,25 @@ class History:
         search = MessageSearch(
             self.store, self.pool, message_id, self.id_attribute, timeout=options.timeout, clock=self.clock
         )
-        max_n = self.registry.lookup(conversation_id).max_n
-        likely = [key for spelling in search.spellings for key in find_set(conversation_id, spelling, max_n)]
-        partitions = list(dict.fromkeys(likely)), [k for k in read_set(conversation_id, max_n) if k not in likely]
-        if options.sort_key is not None:
-            item = search.by_sort_key(*partitions, sort_key=self.sort_key(options.sort_key))
+        found = self._lookup(conversation_id)
+        sort_key, since = self._bound(options.sort_key), self._bound(options.since)
+        partitions = _likely_and_others(found, search.spellings, since if sort_key is None else sort_key)
+        if sort_key is not None:
+            item = search.by_sort_key(*partitions, sort_key=sort_key)
         else:
-            item = search.by_id(*partitions, since=self._bound(options.since), until=self._bound(options.until))
+            item = search.by_id(*partitions, since=since, until=self._bound(options.until))
         message = None if item is None else self.message(conversation_id, item)
         return Found(message, search.searched, search.items_read, search.consumed_rcu)
+
+    def _lookup(self, conversation_id: str) -> Lookup:
+        """Look up for a read; raise ConfigurationError if the boundary cannot be a sort key of the table."""
+        found = self.registry.lookup(conversation_id)
+        if found.boundary is not None and isinstance(found.boundary, str) != (self.store.keys.sort_type == "S"):
+            raise ConfigurationError(
+                f"the boundary {found.boundary!r:.60} of {conversation_id!r} has another type than the sort keys",
+                hint="check SALTCTL_MESSAGES_TABLE and SALTCTL_BACKUP_TABLE",
+            )
+        return found
 
     def message(self, conversation_id: str, item: Item) -> Message:
         """Return a row of the table as a message."""
@@ -288,7 +334,7 @@ class History:
 
     def _prepare(self, conversation_id: str, options: ReadOptions) -> PageRequest:
         check_whole("limit", options.limit, 1, MAX_LIMIT, hint="such as --limit 50")
-        lookup = self.registry.lookup(conversation_id)
+        lookup = self._lookup(conversation_id)
         before, after = (
             None if text is None else cursors.decode(text, conversation_id, self.store.keys.sort_type)
             for text in (options.before, options.after)
@@ -334,3 +380,10 @@ class History:
             sum(read.items_read for read in found.partitions),
             self.clock() - started,
         )
+
+
+def _likely_and_others(found: Lookup, spellings: list[str], since: SortKey | None) -> tuple[list[str], list[str]]:
+    """Return the partitions that may have a message from a sort key on: the likely ones, and all others."""
+    sizes = (found.recent_n, found.max_n) if found.is_below(since) else (found.recent_n,)
+    likely = [key for n in sizes for spelling in spellings for key in find_set(found.conversation_id, spelling, n)]
+    return list(dict.fromkeys(likely)), [key for key in found.read_set(since) if key not in likely]

@@ -2,6 +2,7 @@
 
 Each partition is asked for about its share of the page plus a margin, and for nothing beyond the estimated page end if
 one is known (``saltctl.history.page_estimate``). Only a partition that runs dry before the page is full is asked again.
+The salts of a cooled conversation that have messages below its boundary alone wait until the page reaches below it.
 An error of one partition is an error of the page, unless it is an outage and the caller accepts a partial page.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache, partial
+from typing import Any
 
 from saltctl.commands import hint_of
 from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, SaltctlError, UnavailableError
@@ -52,6 +54,16 @@ class PageRequest:
     before: Position | None = None
     start: Cursor | None = None
 
+    @property
+    def begins_recent(self) -> bool:
+        """Whether the page begins at or above the boundary of a cooled conversation: on its recent partitions."""
+        boundary, high = self.lookup.boundary, self.query.high
+        if boundary is None:
+            return False
+        if not self.lookup.is_below(self.query.low):
+            return True
+        return self.query.descending and (high is None or high > boundary)  # type: ignore[operator]  # one type
+
 
 @dataclass(eq=False)  # compared by identity
 class PartitionRead:
@@ -59,6 +71,8 @@ class PartitionRead:
 
     ``active``: it is expected to hold a share of the page. ``page_end``: the sort key at which its next query stops.
     ``edge``: the sort key at which the query before stopped; its row, if it has one, was read already.
+    ``below``: the boundary of a cooled conversation, if only rows below it are read. ``waits``: the partition is not
+    asked yet, because the page may be full before it reaches below the boundary.
     """
 
     key: str
@@ -67,6 +81,8 @@ class PartitionRead:
     active: bool
     page_end: SortKey | None = None
     edge: SortKey | None = None
+    below: SortKey | None = None
+    waits: bool = False
     queries: int = 0
     items_read: int = 0
     rows: int = 0
@@ -75,9 +91,18 @@ class PartitionRead:
     error: SaltctlError | None = None
     start: Item | None = field(default=None, repr=False)
 
+    def only_below(self, boundary: Any, *, waits: bool) -> None:
+        """Read only the rows below the boundary; if it waits, only once the page reaches below it."""
+        self.below, self.waits = boundary, waits
+        self.active = self.active or waits
+        if waits or (self.page_end is not None and self.page_end >= boundary):
+            self.page_end = None
+
     def next_query(self, query: PartitionQuery) -> PartitionQuery:
         """Return the next query of this partition: the range up to the page end, from where it was read to."""
         low, high = query.low, query.high
+        if self.below is not None and (high is None or high > self.below):  # type: ignore[operator]  # one type
+            high = self.below
         if self.page_end is not None:
             low, high = (self.page_end, high) if query.descending else (low, self.page_end)
         elif self.edge is not None and self.start is None:
@@ -85,14 +110,18 @@ class PartitionRead:
         return replace(query, partition_key=self.key, limit=self.limit, low=low, high=high, start=self.start)
 
     def ask_again(self, wanted: int, depth: int, active: int) -> None:
-        """Set the limit for a partition that ran dry at ``depth`` of the page's rows.
+        """Set the limit for a partition that ran dry at ``depth`` of the page's rows, or waited until that depth.
 
         It is the partition's share of the missing rows, judged by its share so far, plus two standard deviations. Few
         rows say little, so one more is counted for each of the ``active`` partitions. If the base partition has rows,
         the time before the first raise begins, and every earlier message lies there. A partition that returned less
-        than was asked, because of a filter or large rows, is asked for twice as much.
+        than was asked, because of a filter or large rows, is asked for twice as much. One that waited is asked for its
+        share, since its rows begin there.
         """
         missing = wanted - depth
+        if self.waits:
+            self.waits, self.limit = False, min(share(missing, active), MAX_ROWS)
+            return
         if self.salt == BASE and self.rows:
             expected = float(missing)
         else:
@@ -110,7 +139,7 @@ class PartitionRead:
 
 @dataclass(frozen=True)
 class PageRows:
-    """The rows of a page, whether more may follow, and how each partition was read."""
+    """The rows of a page, whether more may follow, and how each partition that was asked was read."""
 
     rows: list[Row]
     more: bool
@@ -147,13 +176,18 @@ def share(wanted: int, spread: int) -> int:
 def plan(request: PageRequest) -> list[PartitionRead]:
     """Return what to ask of each partition in the first round; nothing if no row can lie between the bounds.
 
+    In a cooled conversation a page at or above the boundary asks the recent partitions alone. A page that begins there
+    and may reach below it lets the old salts wait. The old salts are read below the boundary alone.
+
     The salts below the spread share the page, or the rows before the estimated page end. The other salts, and the base
     partition of a salted history, are asked for one row, which shows where they begin. The row at the cursor is read
     again, to compare equal rows with it, and comes on top.
     """
-    query, start, wanted, spread = request.query, request.start, request.limit, request.lookup.max_n
+    query, start, wanted, lookup = request.query, request.start, request.limit, request.lookup
     if query.low is not None and query.high is not None and query.low > query.high:  # type: ignore[operator]  # one type
         return []  # DynamoDB refuses such bounds
+    recent, old = request.begins_recent, lookup.old_salts
+    spread = lookup.recent_n if recent else lookup.max_n
     if start is not None:
         spread = min(start.spread, spread)
     elif not query.descending:
@@ -165,10 +199,13 @@ def plan(request: PageRequest) -> list[PartitionRead]:
         wanted = wanted if page_end is None else rows
     limit = min(share(wanted, spread), MAX_ROWS)
     reads = []
-    for salt, key in enumerate(request.lookup.read_set(), BASE):
+    for salt, key in enumerate(lookup.read_set(query.low), BASE):
         active = spread == 1 if salt == BASE else salt < spread != 1
         again = start is not None and start.position.salt == salt
-        reads.append(PartitionRead(key, salt, (limit if active else 1) + again, active, page_end))
+        read = PartitionRead(key, salt, (limit if active else 1) + again, active, page_end)
+        if salt in old:
+            read.only_below(lookup.boundary, waits=recent)
+        reads.append(read)
     return reads
 
 
@@ -246,23 +283,22 @@ class ScatterGather:
         Raises HistoryUnavailableError if a partition failed or was too late; if partial pages are allowed, only if all
         of them did. An error that is not an outage (permission, configuration) is raised as it is.
         """
-        partitions = asked = plan(request)
-        active = sum(read.active for read in partitions)
+        partitions = plan(request)
         merge = OrderedMerge(
-            unfinished=dict.fromkeys(read.salt for read in partitions),
+            # What waits has no row at or above the boundary: it counts as read down to there.
+            unfinished={read.salt: read.below if read.waits else None for read in partitions},
             descending=request.query.descending,
             after=request.after,
             before=request.before,
             tie_of=partial(tie_of, keys=self.store.keys, id_attribute=self.id_attribute),
         )
+        asked = [read for read in partitions if not read.waits]
         while asked:
-            self._add_all(self._ask(asked, request.query), merge)
-            behind = merge.partitions_behind(request.limit)
-            asked = [read for read in partitions if read.salt in behind]
-            for read in asked:
-                read.ask_again(request.limit, behind[read.salt], active)
+            self._add_all(self._ask(asked, request.query), partitions, merge)
+            asked = _reads_behind(request, partitions, merge)
         rows = merge.rows()
-        return PageRows(rows[: request.limit], bool(merge.unfinished) or len(rows) > request.limit, partitions)
+        more = bool(merge.unfinished) or len(rows) > request.limit
+        return PageRows(rows[: request.limit], more, [read for read in partitions if not read.waits])
 
     def _ask(self, asked: list[PartitionRead], query: PartitionQuery) -> _Answers:
         """Run one round of queries, until one has an error that ends the page."""
@@ -283,17 +319,17 @@ class ScatterGather:
                 answers[read] = AwsUnavailableError(problem, hint=hint)
         return answers
 
-    def _add_all(self, answers: _Answers, merge: OrderedMerge) -> None:
-        errors: dict[str, SaltctlError] = {}
+    def _add_all(self, answers: _Answers, partitions: list[PartitionRead], merge: OrderedMerge) -> None:
         for read, answer in answers.items():
             if isinstance(answer, SaltctlError):
-                read.error = errors[read.key] = answer
+                read.error = answer
                 merge.add(read.salt, [], None)  # nothing more comes from it
             elif isinstance(answer, Exception):
                 raise answer
             else:
                 self._add(read, answer, merge)
-        nothing_read = not any(read.queries for read in answers)  # the first round asks all partitions
+        errors = {read.key: read.error for read in partitions if read.error}
+        nothing_read = all(read.error and not read.queries for read in partitions)
         if nothing_read or any(map(self._is_fatal, errors.values())):
             first, *others = errors
             also = f" (and {len(others)} more: {', '.join(others[:5])})" if others else ""
@@ -314,6 +350,8 @@ class ScatterGather:
         read.seconds += seconds
         # It was read up to LastEvaluatedKey, not up to its last row: a filter may have left rows out.
         reached = None if answer.next is None else plain(answer.next[self.store.keys.sort_key])
+        if read.below is not None:
+            rows = [row for row in rows if row.sort_key < read.below]
         if read.edge is not None:
             rows = [row for row in rows if row.sort_key != read.edge]
             read.edge = None
@@ -323,6 +361,22 @@ class ScatterGather:
             read.page_end = None
         read.start = answer.next
         merge.add(read.salt, rows, reached)
+
+
+def _reads_behind(request: PageRequest, partitions: list[PartitionRead], merge: OrderedMerge) -> list[PartitionRead]:
+    """Return the partitions to ask in the next round, with their limits; none if the page's rows are final.
+
+    Those that wait are asked only if all others were read down to the boundary: these may still fill the page.
+    """
+    behind, boundary = merge.partitions_behind(request.limit), request.lookup.boundary
+    asked = [read for read in partitions if read.salt in behind]
+    if boundary is not None and any(merge.unfinished[read.salt] > boundary for read in asked):
+        asked = [read for read in asked if not read.waits]
+    begun = any(read.waits for read in asked)
+    active = sum(read.active for read in partitions if begun or not read.waits)
+    for read in asked:
+        read.ask_again(request.limit, behind[read.salt], active)
+    return asked
 
 
 def partition_error(errors: dict[str, SaltctlError], problem: str, hint: str) -> SaltctlError:

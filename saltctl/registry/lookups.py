@@ -36,6 +36,13 @@ class Lookup(NamedTuple):
         """Whether the conversation has salts besides its base partition."""
         return self.max_n > 1
 
+    @property
+    def old_salts(self) -> range:
+        """The salts that have messages below the boundary alone; none without a boundary."""
+        if self.recent_n >= self.max_n:
+            return range(0)
+        return range(self.recent_n if self.recent_n > 1 else 0, self.max_n)
+
     def read_set(self, since: SortKey | int | None = None) -> list[str]:
         """Return the partition keys that a complete read covers, the base partition first.
 

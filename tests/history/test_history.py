@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -16,16 +17,19 @@ from saltctl.errors import (
     InvalidConversationIdError,
     SaltctlError,
     SortKeyTakenError,
+    StaleLookupError,
     ThrottledError,
     UsageError,
 )
-from saltctl.history.history import History
+from saltctl.history.history import History, uptime
 from saltctl.history.models import FindOptions, Page, ReadOptions
 from saltctl.history.scatter_gather import EXPECTED_DRY, share
+from saltctl.registry.lookups import Lookup
 from saltctl.salting import partition_key, salt_of
+from saltctl.stores.bounded.deadline import remaining
 from saltctl.stores.contracts.messages import PartitionQuery
 from saltctl.testing import MemoryMessages
-from tests.support.inline_pool import InlinePool
+from tests.support.inline_pool import InlinePool, ManualClock
 from tests.support.lookups import FixedLookups
 
 
@@ -129,6 +133,41 @@ def test_every_call_looks_up_again(history: History, lookups: FixedLookups, mess
     history.page("hot")
     history.find("hot", "m1")
     assert lookups.calls == 6
+
+
+@pytest.mark.parametrize("stopped", [0.0, 19.0, 20.0, 3600.0])
+def test_no_message_is_sent_long_after_its_lookup(lookups: FixedLookups, stopped: float) -> None:
+    """Cooling waits until no writer uses an older lookup. A repeated call looks up again, and writes."""
+    uptime, budgets = ManualClock(), []
+
+    class Stopping(FixedLookups):
+        def lookup(self, conversation_id: str) -> Lookup:
+            uptime.now += stopped  # it also counts if the lookup itself was slow
+            return super().lookup(conversation_id)
+
+    class Store(MemoryMessages):
+        def put(self, *row: Any) -> bool:
+            budgets.append(remaining())
+            return super().put(*row)
+
+    store = Store()
+    history = History(Stopping(), store, cool_wait=40.0, uptime=uptime)
+    if stopped < 20:
+        assert history.put("c", "t#m1", {}).written
+        assert budgets == [pytest.approx(20 - stopped, abs=1)]  # later attempts of the store are as late
+        return
+    with pytest.raises(StaleLookupError, match=f"{stopped:,.0f} s have passed since its lookup") as caught:
+        history.put("c", "t#m1", {})
+    assert (caught.value.exit_code, caught.value.hint, store.size().items) == (69, "repeat the call", 0)
+    history.registry = lookups
+    assert history.put("c", "t#m1", {}).written
+
+
+def test_the_age_of_a_lookup_includes_the_time_in_which_the_machine_was_suspended() -> None:
+    """Linux has a clock that counts it. It is not behind the one that does not count it."""
+    before = time.monotonic()
+    assert uptime() >= before
+    assert History(FixedLookups(), MemoryMessages()).uptime is uptime
 
 
 def test_another_message_with_the_same_sort_key_is_refused(lookups: FixedLookups) -> None:

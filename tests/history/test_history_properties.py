@@ -1,4 +1,4 @@
-"""Reads of random histories: the pages are all messages, sorted, each exactly once."""
+"""Reads of random histories, raised and cooled: the pages are all messages, sorted, each exactly once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from saltctl.history import cursor as cursors
 from saltctl.history.history import History
 from saltctl.history.models import Page, ReadOptions
-from saltctl.salting import partition_key, salt_of
-from saltctl.stores.contracts.messages import Filter, Item
+from saltctl.salting import partition_key, read_set, salt_of
+from saltctl.stores.contracts.messages import Filter, Item, PartitionQuery
 from saltctl.testing import MemoryMessages
 from tests.support.lookups import FixedLookups
 
@@ -47,11 +47,34 @@ class Truth:
     written: dict[tuple[int, str], bool] = field(default_factory=dict)
 
     def write(self, message: Sent, n: int) -> None:
-        """Write under n as ``History.put`` does, but also messages with equal sort keys."""
+        """Write under n as ``History.put`` does, but also messages with equal sort keys.
+
+        From the boundary on, messages are written under at most recent_n.
+        """
         row: Item = {"id": {"S": message.message_id}, "kept": {"BOOL": message.kept}}
-        at = Decimal(message.time) if self.store.keys.sort_type == "N" else f"{message.time:03d}"
+        at, found = self.key(message.time), self.lookups.lookup(CONV)
+        n = n if found.is_below(at) else min(n, found.recent_n)
         if self.store.put(partition_key(CONV, salt_of(message.message_id, n)), at, row):
             self.written[message.time, message.message_id] = message.kept
+
+    def key(self, time: int) -> Any:
+        """Return the sort key of a time."""
+        return Decimal(time) if self.store.keys.sort_type == "N" else f"{time:03d}"
+
+    def raise_to(self, n: int) -> None:
+        """Raise the conversation, which keeps the boundary that it may have."""
+        self.lookups.max_n[CONV] = max(self.lookups.max_n[CONV], n)
+        if cooled := self.lookups.cooled.get(CONV):
+            self.lookups.cooled[CONV] = max(cooled[0], n), cooled[1]
+
+    def cool(self, n: int) -> None:
+        """Cool the conversation with the lowest boundary: just above the newest row on the salts from n on."""
+        found = self.lookups.lookup(CONV)
+        n, low = min(n, found.recent_n), found.boundary or self.key(0)
+        old = [key for key in read_set(CONV, found.max_n) if key not in read_set(CONV, n)]
+        newest = [row for key in old for row in self.store.query(PartitionQuery(key, limit=1)).items]
+        times = [int(next(iter(row[self.store.keys.sort_key].values()))) for row in newest]
+        self.lookups.cooled[CONV] = n, max([low, *(self.key(time + 1) for time in times)])
 
     def expected(self, *, oldest_first: bool, kept: bool = False, times: range = range(100)) -> list[str]:
         """Return the ids in order: of all messages, or of those that a filter keeps, at some times."""
@@ -68,10 +91,15 @@ NS = st.sampled_from([1, 2, 4, 8, 16])
 
 @st.composite
 def histories(draw: st.DrawFn) -> Truth:
-    """Draw a conversation with raises, retries after raises, and few times, so that sort keys collide."""
+    """Draw a conversation with raises, retries after raises, and few times, so that sort keys collide.
+
+    It may have a boundary, which may be above or below all messages.
+    """
     store = MemoryMessages(draw(st.sampled_from(["S", "N"])), page_bytes=draw(st.sampled_from([100, 400, 1 << 20])))
     max_n = draw(NS)
     truth = Truth(store, FixedLookups({CONV: max_n}))
+    if (boundary := draw(st.none() | st.integers(0, 13))) is not None:
+        truth.lookups.cooled[CONV] = min(draw(NS), max_n), truth.key(boundary)
     below = st.sampled_from([n for n in (1, 2, 4, 8, 16) if n <= max_n])
     sent = draw(
         st.lists(
@@ -175,22 +203,21 @@ def test_since_and_until_bound_the_history(
     truth: Truth, limit: int, since: int, until: int, oldest_first: bool
 ) -> None:
     """``since`` is included and ``until`` excluded. Reversed bounds have no messages between them."""
-
-    def key(time: int) -> Any:
-        return time if truth.store.keys.sort_type == "N" else f"{time:03d}"
-
-    options = ReadOptions(limit=limit, oldest_first=oldest_first, since=key(since), until=key(until))
+    options = ReadOptions(limit=limit, oldest_first=oldest_first, since=truth.key(since), until=truth.key(until))
     with truth.history() as history:
         found = [message for page in all_pages(history, options) for message in ids(page)]
     assert found == truth.expected(oldest_first=oldest_first, times=range(since, until))
 
 
-@given(
-    histories(), st.lists(st.tuples(NS, st.integers(0, 12)), min_size=1, max_size=8), st.integers(1, 8), st.booleans()
-)
-@settings(max_examples=200, deadline=None)
-def test_n_changes_between_pages(truth: Truth, changes: list[tuple[int, int]], limit: int, oldest_first: bool) -> None:
-    """Writes and retries under any N between pages: each message from before the first page is read exactly once.
+CHANGES = st.lists(st.tuples(NS, st.integers(0, 12), st.none() | NS), min_size=1, max_size=8)
+
+
+@given(histories(), CHANGES, st.integers(1, 8), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_n_changes_between_pages(
+    truth: Truth, changes: list[tuple[int, int, int | None]], limit: int, oldest_first: bool
+) -> None:
+    """Raises, cool-downs, writes and retries between pages: each message from before is read exactly once.
 
     It may be read twice if another one got its sort key meanwhile.
     """
@@ -202,12 +229,14 @@ def test_n_changes_between_pages(truth: Truth, changes: list[tuple[int, int]], l
         for page in all_pages(history, options):
             found += ids(page)
             if changes:
-                n, time = changes.pop()
-                truth.lookups.max_n[CONV] = max(truth.lookups.max_n[CONV], n)
+                n, time, cool_to = changes.pop()
+                truth.raise_to(n)
                 truth.write(Sent(time, f"late{len(changes)}", n, None, True), n)
                 # Clients that got no answer retry old writes under the N of now.
                 for (at, message_id), kept in old:
                     truth.write(Sent(at, message_id, n, None, kept), n)
+                if cool_to is not None:
+                    truth.cool(cool_to)
     late = {time for time, message_id in truth.written if message_id.startswith("late")}
     undisturbed = [message_id for message_id in before if not any((time, message_id) in truth.written for time in late)]
     assert [message_id for message_id in found if message_id in set(undisturbed)] == undisturbed
