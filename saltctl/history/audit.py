@@ -3,6 +3,9 @@
 If a raise is lost from Redis and the backup alike (by hand, or by a restored table), messages stay on salts beyond
 max_n, which readers do not query. The audit queries these salts up to the cap, or up to twice max_n if that is more,
 for one row each. Then it reads the keys of the whole conversation once, in order, and counts them.
+
+Readers of a cooled conversation do not query all of max_n from its boundary on. A message there, outside the recent_n
+salts, was written by a clock beyond the margin of the cooling, and is an orphan, too.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from saltctl.stores.contracts.messages import Item, PartitionAnswer, PartitionQu
 
 if TYPE_CHECKING:
     from saltctl.history.history import History
+    from saltctl.registry.lookups import Lookup
     from saltctl.registry.mending import Damage
 
 MAX_ORPHANS_LISTED = 1000
@@ -42,7 +46,7 @@ _KeyRow = tuple[Position, Item]
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A message beyond max_n. ``message_id`` is None if its row has none."""
+    """A message that readers miss. ``message_id`` is None if its row has none."""
 
     partition_key: str
     sort_key: str
@@ -68,13 +72,15 @@ class AuditProgress:
 class Audit:
     """The result of an audit, with the keys of the command's JSON.
 
-    ``orphans`` are the messages beyond max_n, up to 1,000 of them; ``orphaned`` is their number. ``unproven`` is the
-    reason why these may be messages of other conversations, empty if they are not. ``damage`` is what cannot be read of
-    the conversation in the registry, None if nothing: then ``max_n`` is what the rest of the registry shows.
-    ``needed_n`` is the N at which readers see all messages, and ``complete`` is True if they see all of them now, which
-    is not known if the registry is damaged. ``duplicates`` are rows
-    that equal another one except for their partition; reads return them once. ``skew`` is the row count of the largest
-    salt divided by the average: 1 is even, and None if there are no rows. Older salts have more rows.
+    ``orphans`` are the messages beyond max_n, or beyond recent_n from the boundary of a cooled conversation on, up to
+    1,000 of them; ``orphaned`` is their number. ``unproven`` is the reason why those beyond max_n may be messages of
+    other conversations, empty if they are not. ``damage`` is what cannot be read of the conversation in the registry,
+    None if nothing: then ``max_n`` is what the rest of the registry shows, and ``recent_n`` is None. ``needed_n`` is
+    the N to raise to, so that readers see all messages; it is max_n if they do. It may be below max_n, since a raise of
+    a cooled conversation increases recent_n. ``complete`` is True if readers see all messages now, which is not known
+    if the registry is damaged. ``duplicates`` are rows that equal another one except for their partition; reads return
+    them once. ``skew`` is the row count of the largest salt divided by the average: 1 is even, and None if there are no
+    rows. Older salts have more rows.
     """
 
     conversation_id: str
@@ -91,6 +97,7 @@ class Audit:
     seconds: float
     unproven: str = ""
     damage: str | None = None
+    recent_n: int | None = None
 
 
 @dataclass(eq=False)
@@ -109,7 +116,9 @@ class Auditor:
         self._lock = threading.Lock()
         self._consumed_rcu = 0.0
         self._rows: Counter[int] = Counter()
-        self._orphan_salts: list[int] = []
+        self._salts = range(0)
+        self._found: Lookup | None = None
+        self._orphan_rows: Counter[int] = Counter()
         self._orphans: list[Orphan] = []
         self._duplicates = 0
         self._evidence = SaltEvidence()
@@ -121,28 +130,32 @@ class Auditor:
         """
         started = self.history.clock()
         damage = self.damage
-        max_n = damage.at_least if damage else self.history.registry.lookup(self.conversation_id).max_n
-        salts = range(max_n if max_n > 1 else 0)
+        if damage is None:
+            self._found = self.history.lookup(self.conversation_id)
+        found = self._found
+        max_n = found.max_n if found else damage.at_least if damage else 1
+        salts = self._salts = range(max_n if max_n > 1 else 0)
         beyond = range(len(salts), max(self.cap, 2 * max_n))
-        self._orphan_salts = self._salts_with_rows(beyond)
-        yield from self._count_rows([BASE, *salts, *self._orphan_salts])
+        yield from self._count_rows([BASE, *salts, *self._salts_with_rows(beyond)])
+        missed = self._orphan_rows
         in_salts = [self._rows[salt] for salt in salts]
         yield Audit(
             conversation_id=self.conversation_id,
             max_n=max_n,
             orphans=self._orphans,
-            orphaned=sum(self._rows[salt] for salt in self._orphan_salts),
-            needed_n=max(power_of_two_at_least(max(self._orphan_salts) + 1), 2) if self._orphan_salts else max_n,
+            orphaned=missed.total(),
+            needed_n=max(power_of_two_at_least(max(missed) + 1), 2) if missed else max_n,
             duplicates=self._duplicates,
             skew=round(max(in_salts) * len(in_salts) / sum(in_salts), 3) if any(in_salts) else None,
             partitions=[PartitionCount(self._key(salt), count) for salt, count in self._rows.items()],
             probed=len(beyond),
-            complete=not self._orphan_salts and damage is None,
+            complete=not missed and damage is None,
             damage=damage.problem if damage else None,
+            recent_n=found.recent_n if found else None,
             consumed_rcu=self._consumed_rcu,
             seconds=round(self.history.clock() - started, 3),
             # A few messages are enough if the registry knows that the conversation is salted.
-            unproven="" if not self._orphans else self._evidence.problem(registered=max_n > 1),
+            unproven=self._evidence.problem(registered=max_n > 1) if self._evidence.rows else "",
         )
 
     def _key(self, salt: int) -> str:
@@ -174,8 +187,8 @@ class Auditor:
             rows = list(group)
             for position, item in rows:
                 self._rows[position.salt] += 1
-                if position.salt in self._orphan_salts and len(self._orphans) < MAX_ORPHANS_LISTED:
-                    self._orphans.append(self._orphan(position, item))
+                if self._is_missed(position):
+                    self._add_orphan(position, item)
                 seen += 1
                 if seen % _ROWS_BETWEEN_PROGRESS == 0:
                     yield AuditProgress(seen)
@@ -209,11 +222,30 @@ class Auditor:
     def _whole_row(self, position: Position) -> Item | None:
         return self.history.store.get(self._key(position.salt), position.sort_key)
 
-    def _orphan(self, position: Position, keys: Item) -> Orphan:
+    def _is_missed(self, position: Position) -> bool:
+        """Return whether no reader queries the partition for this sort key."""
+        found, salt = self._found, position.salt
+        if found is not None and salt in found.old_salts:
+            return not found.is_below(position.sort_key)
+        return self._is_beyond(salt)
+
+    def _is_beyond(self, salt: int) -> bool:
+        return salt != BASE and salt >= len(self._salts)
+
+    def _add_orphan(self, position: Position, keys: Item) -> None:
+        """Count a message that readers miss, list it if the list is not full, and judge whether it is one."""
+        self._orphan_rows[position.salt] += 1
+        # Rows on the others are on salts that the registry knows: they need no evidence.
+        is_evidence = self._is_beyond(position.salt) and self._evidence.rows < MAX_ORPHANS_LISTED
+        is_listed = len(self._orphans) < MAX_ORPHANS_LISTED
+        if not (is_evidence or is_listed):
+            return
         attribute = self.history.id_attribute
         row = keys if attribute is None else self._whole_row(position) or keys
         message_id = message_id_of(row, self.history.store.keys, attribute)
-        self._evidence.add(position.salt, message_id)
-        key = position.sort_key
-        text = key if isinstance(key, str) else number_text(key)
-        return Orphan(self._key(position.salt), text, message_id)
+        if is_evidence:
+            self._evidence.add(position.salt, message_id)
+        if is_listed:
+            key = position.sort_key
+            text = key if isinstance(key, str) else number_text(key)
+            self._orphans.append(Orphan(self._key(position.salt), text, message_id))

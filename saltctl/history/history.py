@@ -217,6 +217,19 @@ class History:
 
     # Reading.
 
+    def lookup(self, conversation_id: str) -> Lookup:
+        """Look up a conversation, as every read does. Raises as ``Registry.lookup``.
+
+        It is a ConfigurationError, too, if its boundary cannot be a sort key of the table.
+        """
+        found = self.registry.lookup(conversation_id)
+        if found.boundary is not None and isinstance(found.boundary, str) != (self.store.keys.sort_type == "S"):
+            raise ConfigurationError(
+                f"the boundary {found.boundary!r:.60} of {conversation_id!r} has another type than the sort keys",
+                hint="check SALTCTL_MESSAGES_TABLE and SALTCTL_BACKUP_TABLE",
+            )
+        return found
+
     def page(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> Page:
         """Read one page of a history: every message of it, or an error.
 
@@ -288,7 +301,7 @@ class History:
         search = MessageSearch(
             self.store, self.pool, message_id, self.id_attribute, timeout=options.timeout, clock=self.clock
         )
-        found = self._lookup(conversation_id)
+        found = self.lookup(conversation_id)
         sort_key, since = self._bound(options.sort_key), self._bound(options.since)
         partitions = _likely_and_others(found, search.spellings, since if sort_key is None else sort_key)
         if sort_key is not None:
@@ -297,16 +310,6 @@ class History:
             item = search.by_id(*partitions, since=since, until=self._bound(options.until))
         message = None if item is None else self.message(conversation_id, item)
         return Found(message, search.searched, search.items_read, search.consumed_rcu)
-
-    def _lookup(self, conversation_id: str) -> Lookup:
-        """Look up for a read; raise ConfigurationError if the boundary cannot be a sort key of the table."""
-        found = self.registry.lookup(conversation_id)
-        if found.boundary is not None and isinstance(found.boundary, str) != (self.store.keys.sort_type == "S"):
-            raise ConfigurationError(
-                f"the boundary {found.boundary!r:.60} of {conversation_id!r} has another type than the sort keys",
-                hint="check SALTCTL_MESSAGES_TABLE and SALTCTL_BACKUP_TABLE",
-            )
-        return found
 
     def message(self, conversation_id: str, item: Item) -> Message:
         """Return a row of the table as a message."""
@@ -334,7 +337,7 @@ class History:
 
     def _prepare(self, conversation_id: str, options: ReadOptions) -> PageRequest:
         check_whole("limit", options.limit, 1, MAX_LIMIT, hint="such as --limit 50")
-        lookup = self._lookup(conversation_id)
+        lookup = self.lookup(conversation_id)
         before, after = (
             None if text is None else cursors.decode(text, conversation_id, self.store.keys.sort_type)
             for text in (options.before, options.after)

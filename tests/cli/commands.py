@@ -110,6 +110,7 @@ AUDIT_KEYS = (
     "partitions",
     "complete",
     "unproven",
+    "recent_n",
 )
 IMPORT_KEYS = ("read", "raised", "unchanged", "completed", "skipped", "raises", "bad_lines", "seconds", "dry_run")
 DISCOVERED_KEYS = ("conversation_id", "needed_n", "backup_n", "state", "problem")
@@ -198,7 +199,7 @@ COMMANDS = (
     Contract(
         "history read",
         ("conv_hot_05", "--explain"),
-        keys=("conversation_id", "max_n", "source", "requests"),
+        keys=("conversation_id", "max_n", "recent_n", "recent_from", "source", "requests"),
         nested={"requests": REQUEST_KEYS},
         line_keys=REQUEST_KEYS,
         columns=REQUEST_KEYS,

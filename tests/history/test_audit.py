@@ -60,6 +60,45 @@ def test_a_lost_raise_is_found_beyond_empty_salts() -> None:
     assert (found.needed_n, found.probed) == (64, 60)
 
 
+@pytest.mark.parametrize("message_id_from", ["sort_key", "attribute:id"])
+@pytest.mark.parametrize(("beyond", "needed_n"), [([], 8), ([99], 128)])
+def test_messages_outside_the_recent_salts_from_the_boundary_on_are_orphans(
+    beyond: list[int], needed_n: int, message_id_from: str
+) -> None:
+    """Below the boundary they are where they belong. All salts are asked, and the N to raise to covers the orphans."""
+    store = MemoryMessages()
+    for salt, sort_key in ((5, "t4#below"), (63, "t4#last"), (5, "t5"), (2, "t6#above"), *((s, "t7") for s in beyond)):
+        store.put(f"conv#{salt}", sort_key, {"id": {"S": sort_key}})
+    store.put("conv", "t9#recent", {"id": {"S": "m"}})
+    lookups = FixedLookups({"conv": CAP}, cooled={"conv": (1, "t5")})
+    with History(lookups, store, message_id_from=message_id_from) as history:
+        *_, found = Auditor(history, "conv", cap=CAP).run()
+        assert isinstance(found, Audit)
+        assert [orphan.sort_key for orphan in found.orphans] == ["t5", "t6#above", *(["t7"] if beyond else [])]
+        assert (found.orphaned, found.needed_n, found.complete) == (2 + len(beyond), needed_n, False)
+        assert (found.max_n, found.recent_n, found.probed) == (CAP, 1, CAP)
+        # Only rows on salts that the registry does not know may be those of another conversation.
+        assert ("1 of 1 rows are not on" in found.unproven) is bool(beyond)
+        lookups.max_n["conv"], lookups.cooled["conv"] = max(CAP, needed_n), (needed_n, "t5")  # the repair raises
+        *_, found = Auditor(history, "conv", cap=CAP).run()
+    assert isinstance(found, Audit)
+    assert (found.complete, found.needed_n, found.recent_n) == (True, max(CAP, needed_n), needed_n)
+
+
+def test_many_orphans_of_known_salts_do_not_prove_those_beyond() -> None:
+    """Rows beyond max_n are judged even if the list of orphans is full of others."""
+    store = MemoryMessages()
+    for number in range(MAX_ORPHANS_LISTED + 1):
+        store.put("conv#3", f"t{number:05d}#m", {})
+    stray = next(f"x{number}" for number in range(100) if salt_of(f"x{number}", 16) != 9)
+    store.put("conv#9", f"z#{stray}", {})
+    with History(FixedLookups({"conv": 4}, cooled={"conv": (1, "a")}), store) as history:
+        *_, found = Auditor(history, "conv", cap=CAP).run()
+    assert isinstance(found, Audit)
+    assert (len(found.orphans), found.orphaned) == (MAX_ORPHANS_LISTED, MAX_ORPHANS_LISTED + 2)
+    assert found.unproven.startswith("1 of 1 rows are not on the salt")
+
+
 def test_rows_of_other_conversations_are_not_proved() -> None:
     """Rows beyond max_n that are not on the salt of their id belong to a key such as ``conv#9`` by design."""
     store = MemoryMessages()

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 group = new_group("Read whole conversations, find messages, and check that no reader misses one.")
 FIELD_COLUMNS = columns_of("sort_key message_id partition_key", message_id="message")
 AUDIT_COLUMNS = columns_of(
-    "conversation_id complete max_n needed_n orphaned damage unproven duplicates skew probed consumed_rcu repaired "
-    "orphans partitions",
-    orphaned="messages beyond max_n",
+    "conversation_id complete max_n recent_n needed_n orphaned damage unproven duplicates skew probed consumed_rcu "
+    "repaired orphans partitions",
+    orphaned="messages that readers miss",
     unproven=lambda found: format_value(found["unproven"] or None),
     probed="salts probed",
 )
@@ -185,9 +185,10 @@ def audit(
 ) -> None:
     """Check that readers see every message of a conversation, or list the messages that they miss.
 
-    Looks on every salt beyond max_n for messages that a lost raise left behind. Counts the rows of each
-    partition, duplicates, and the skew between salts. Reads the keys of the whole conversation once. Exits 3
-    if readers miss messages, 0 once --repair has raised N.
+    Looks on every salt beyond max_n for messages that a lost raise left behind and, in a cooled conversation,
+    for messages at or above its boundary outside recent_n salts. Counts the rows of each partition, duplicates,
+    and the skew between salts. Reads the keys of the whole conversation once. Exits 3 if readers miss
+    messages, 0 once --repair has raised N.
 
     If the conversation's item in the backup, or its value in Redis, is damaged, --repair replaces it: by an N that is
     not below what the other side, the item and the messages show.
@@ -232,17 +233,23 @@ def audit(
         warn(f"damaged: {damage.problem}; lookups that read it fail", _repair_command(conversation))
     if found.orphaned:
         if found.orphaned > len(found.orphans):
-            note(f"the list has the first {len(found.orphans):,} of {found.orphaned:,} messages beyond max_n")
+            note(f"the list has the first {len(found.orphans):,} of {found.orphaned:,} messages that readers miss")
         if found.unproven:
             warn(f"rows beyond max_n may belong to other conversations: {found.unproven}")
         else:
             warn(
-                f"readers miss {counted(found.orphaned, 'message')}: {conversation} has max_n {found.max_n} and needs "
+                f"readers miss {counted(found.orphaned, 'message')}: {conversation} has {_covered(found)} and needs "
                 f"{found.needed_n}",
                 _repair_command(conversation),
             )
     if not found.complete:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
+
+
+def _covered(found: Audit) -> str:
+    """Return over how many salts readers look for the newest messages, which a raise increases."""
+    cooled = found.recent_n is not None and found.recent_n < found.max_n
+    return f"recent_n {found.recent_n}" if cooled else f"max_n {found.max_n}"
 
 
 def _repair_command(conversation: str) -> str:
@@ -273,7 +280,7 @@ def _repair(
     from saltctl.registry.mending import mend
 
     name, n = found.conversation_id, found.needed_n
-    question = f"Raise {name} from {found.max_n} to {n}?" if damage is None else f"Set the N of {name} to {n}?"
+    question = f"Raise {name} from {_covered(found)} to {n}?" if damage is None else f"Set the N of {name} to {n}?"
     session.require_consent(question, confirm, yes=yes)
     with session.noting_raises(reason):
         if damage is None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC
+from decimal import Decimal
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from saltctl.times import parse_iso
 if TYPE_CHECKING:
     from saltctl.history.models import Message, Page, ReadPlan
     from saltctl.history.sort_key_form import SortKeyForm
+    from saltctl.registry.lookups import Lookup
 
 MESSAGE_COLUMNS = columns_of("sort_key message_id partition_key message")
 REQUEST_COLUMNS = columns_of("partition_key order limit from to consistent")
@@ -249,6 +251,13 @@ def _first_string(attributes: Mapping[str, Any], names: Sequence[str]) -> str | 
     return next((attributes[name] for name in names if isinstance(attributes.get(name), str)), None)
 
 
+def old_salts_sentence(lookup: Lookup) -> str:
+    """Say from which salts of a cooled conversation a page reads old messages alone."""
+    number, boundary = len(lookup.old_salts), lookup.boundary
+    text = number_text(boundary) if isinstance(boundary, Decimal) else boundary
+    return f"{counted(number, 'old salt')} {'is' if number == 1 else 'are'} read only below the boundary {text}"
+
+
 def print_plan(plan: ReadPlan, form: OutputFormat, sort_keys: SortKeyForm | None) -> None:
     """Print the first requests of a page, and the form of sort keys that times were turned into."""
     if sort_keys is not None:
@@ -269,16 +278,18 @@ def print_plan(plan: ReadPlan, form: OutputFormat, sort_keys: SortKeyForm | None
         for request in plan.requests
     ]
     if form == "json":
-        head = {"conversation_id": lookup.conversation_id, "max_n": lookup.max_n, "source": lookup.source}
-        write_json(head | {"requests": requests})
+        head = {"conversation_id": lookup.conversation_id, "max_n": lookup.max_n, "recent_n": lookup.recent_n}
+        write_json(head | {"recent_from": lookup.boundary, "source": lookup.source, "requests": requests})
         return
     note(
         f"{lookup.conversation_id} has max_n {lookup.max_n}, from {lookup.source}. These requests are sent at once; "
         "only a partition that runs dry before the page is full is queried again"
     )
+    if lookup.old_salts:
+        note(old_salts_sentence(lookup))
     columns = REQUEST_COLUMNS
-    if form == "table" and plan.requests:
-        # The bounds are long, and the same in all requests.
+    if form == "table" and len({(request.low, request.high) for request in plan.requests}) == 1:
+        # The bounds are long, and the same in all requests unless old salts end at the boundary.
         columns = tuple(column for column in columns if column.key not in ("from", "to"))
         first = plan.requests[0]
         bounds = [f"from {first.low}"] * (first.low is not None) + [f"up to {first.high}"] * (first.high is not None)

@@ -25,6 +25,7 @@ from saltctl.salting import partition_key, salt_of
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.messages_table import PARTITION_KEY, SORT_KEY, MessagesTable
+from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
@@ -454,6 +455,45 @@ def test_an_audit_repairs_only_with_consent(saltctl: Runner, orphaned: list[str]
     assert (entry.max_n, entry.write_n, entry.raises[-1].reason) == (16, 16, "lost")
     assert saltctl("history", "audit", CONV, "-o", "json").json["complete"]
     assert set(orphaned) <= set(ids_of(saltctl("history", "read", CONV, "-o", "json").json))
+
+
+def test_an_orphan_of_a_cooled_conversation_raises_recent_n(
+    saltctl: Runner, history: History, registry: Registry, backup: BackupTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a message from the boundary on, outside the recent salts. A plan names the boundary, a page reads all."""
+    monkeypatch.setenv("SALTCTL_MAX_N_CAP", "8")  # an audit queries each of these partitions
+    registry.raise_to(CONV, 8)
+    expected, boundary = put_messages(history, 6), "2026-07-01T08:03"
+    for minute in range(3, 6):  # the writers of today
+        found = history.find(CONV, f"m{minute}").message
+        assert found is not None
+        history.store.put(CONV, str(found.sort_key), {"sender": {"S": "x"}})
+    before = backup.get(CONV)
+    assert before is not None
+    narrowed = before.narrowed(Raise(1, "2026-07-01T09:00:00.000Z", "test", "", cooled=True))
+    assert backup.replace(before, narrowed)
+    assert backup.replace(narrowed, narrowed.sealed(boundary))
+    registry.complete(CONV)
+    assert registry.lookup(CONV).read_set(boundary) == [CONV]
+
+    plan = saltctl("history", "read", CONV, "--explain", "-o", "json").json
+    assert (plan["max_n"], plan["recent_n"], plan["recent_from"]) == (8, 1, boundary)
+    assert [request["partition_key"] for request in plan["requests"]] == [CONV]
+    plan_of_all = saltctl("history", "read", CONV, "--oldest-first", "--explain", "-o", "table")
+    assert f"8 old salts are read only below the boundary {boundary}\n" in plan_of_all.err
+    assert "every request reads" not in plan_of_all.err
+    assert [line.split()[-2] for line in plan_of_all.out.splitlines()[-8:]] == [boundary] * 8
+
+    audited = saltctl("history", "audit", CONV, "-o", "json")
+    orphans = {orphan["partition_key"] for orphan in audited.json["orphans"]}
+    assert audited.code == 3
+    assert CONV not in orphans
+    assert (audited.json["recent_n"], audited.json["needed_n"]) == (1, 4)
+    assert f"{CONV} has recent_n 1 and needs 4" in audited.err
+    assert saltctl("history", "audit", CONV, "--repair", "--yes").code == 0
+    assert registry.lookup(CONV).recent_n == 4
+    assert set(ids_of(saltctl("history", "read", CONV, "-o", "json").json)) == set(expected)
+    assert saltctl("history", "audit", CONV, "-o", "json").json["complete"]
 
 
 def test_discover_recovers_a_registry(
