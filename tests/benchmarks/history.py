@@ -4,6 +4,9 @@ The table is in the memory of this process, so the benchmark measures the number
 not an emulator. Message ids are random like UUIDs, so the messages of a page are spread over the salts like balls over
 bins. Messages are independent, one second apart on average. Each round reads another conversation: its newest page,
 for which only N is known, and the next page by its cursor.
+
+A second table compares newest pages of a conversation that was cooled from 64 salts to 1 with those of one that has the
+same new messages and was never salted.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ DELAY = 0.005
 SALTS = (1, 4, 16, 64)
 GOAL_N, GOAL_TIME, GOAL_ITEMS = 16, 1.3, 2.0
 ONE, NAIVE, FIRST, NEXT = "one query", "fan-out", "newest page", "next page"
+UNSALTED, COOLED, GOAL_COOLED = "unsalted", "cooled from 64 to 1", 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +57,29 @@ class SaltCountResult:
 
 
 @dataclass(frozen=True, slots=True)
+class CooledResult:
+    """The time of each round, and the read units of a page, by contender."""
+
+    seconds: dict[str, list[float]]
+    units: dict[str, float]
+
+    def table(self) -> Table:
+        """Return the table to print."""
+        rows = []
+        for name, units in self.units.items():
+            ratio = median_ratio(self.seconds[name], self.seconds[UNSALTED])
+            goals = (at_most(ratio, GOAL_COOLED), at_most(units, self.units[UNSALTED])) if name == COOLED else ("", "")
+            milliseconds = 1000 * sorted(self.seconds[name])[len(self.seconds[name]) // 2]
+            rows.append((name, f"{milliseconds:.1f}", f"{ratio:.2f} x", goals[0], f"{units:.2f}", goals[1]))
+        return Table(f"the newest page of {LIMIT}", ("", "ms", "to unsalted", "goal", "read units", "goal"), rows)
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryOutcome:
-    """The measurements at all N."""
+    """The measurements at all N, and those of a cooled conversation."""
 
     results: list[SaltCountResult]
+    cooled: CooledResult
     rounds: int
 
     def tables(self) -> list[Table]:
@@ -87,7 +110,8 @@ class HistoryOutcome:
                     f"method that takes one round half of the time at N = {GOAL_N} reads at least "
                     f"{least_items(LIMIT, GOAL_N):.2f}.",
                 ),
-            )
+            ),
+            self.cooled.table(),
         ]
 
 
@@ -114,7 +138,29 @@ def least_items(wanted: int, spread: int) -> float:
 def run(quick: bool = False) -> HistoryOutcome:
     """Run the benchmark at every N."""
     rounds = 5 if quick else 61
-    return HistoryOutcome([_measure(n, rounds) for n in SALTS], rounds)
+    return HistoryOutcome([_measure(n, rounds) for n in SALTS], _measure_cooled(rounds), rounds)
+
+
+def _measure_cooled(rounds: int) -> CooledResult:
+    store = MemoryMessages(before_query=lambda request: time.sleep(DELAY))
+    lookups = FixedLookups({COOLED: 64})
+    _fill(store, COOLED, 64, random.Random(1), began=datetime(2026, 6, 1, tzinfo=UTC))
+    newest = [_fill(store, name, 1, random.Random(2)) for name in (COOLED, UNSALTED)]
+    lookups.cooled[COOLED] = 1, newest[0][-1]
+    units: dict[str, float] = {}
+    with History(lookups, store) as history:
+
+        def measure(name: str) -> float:
+            began = time.perf_counter()
+            page = history.page(name, ReadOptions(limit=LIMIT))
+            seconds = time.perf_counter() - began
+            if [message.sort_key for message in page.messages] != newest[0][:LIMIT]:
+                raise WrongResultError(f"the page of {name} has wrong messages")
+            units[name] = sum(shard.consumed_rcu for shard in page.shards)
+            return seconds
+
+        seconds = interleave({name: partial(measure, name) for name in (UNSALTED, COOLED)}, rounds)
+    return CooledResult(seconds, units)
 
 
 def _measure(n: int, rounds: int) -> SaltCountResult:
@@ -191,10 +237,15 @@ def _name(number: int) -> str:
     return f"conv_{number}"
 
 
-def _fill(store: MemoryMessages, conversation_id: str, n: int, rng: random.Random) -> list[str]:
+def _fill(
+    store: MemoryMessages,
+    conversation_id: str,
+    n: int,
+    rng: random.Random,
+    began: datetime = datetime(2026, 7, 1, tzinfo=UTC),
+) -> list[str]:
     """Write a conversation, and return its sort keys, newest first."""
-    keys = []
-    at = datetime(2026, 7, 1, tzinfo=UTC)
+    keys, at = [], began
     for _ in range(3 * LIMIT + 4 * LIMIT * n // 3):  # more than a page on every salt
         message_id = f"{rng.getrandbits(128):032x}"
         at += timedelta(seconds=rng.expovariate(1.0))

@@ -249,6 +249,7 @@ def test_the_goals_are_those_of_the_benchmarks() -> None:
         "memory in Redis": {memory.GOAL},
         "the newest page": {history.GOAL_TIME, history.GOAL_ITEMS},
         "the page after a cursor": {history.GOAL_TIME, history.GOAL_ITEMS},
+        "a newest page, cooled": {history.GOAL_COOLED},
         "WriteMeter.record": {detection.RECORD_GOAL},
         "heat reports handled": {detection.REPORTS_GOAL},
         "saltctl --version": {startup.GOALS[startup.VERSION][1]},
