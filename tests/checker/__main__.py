@@ -120,6 +120,7 @@ def _print_outcome(outcome: Outcome, *, as_json: bool) -> None:
     else:
         sys.stdout.write(f"seed {outcome.seed}, {outcome.seconds:g} s: {len(outcome.violations)} violations\n")
         sys.stdout.write(f"  operations: {_counts(outcome.operations)}\n  faults: {_counts(outcome.faults)}\n")
+        sys.stdout.write(f"  cooling: {_counts(outcome.cooling)}\n")
         for violation in outcome.violations[:10]:
             sys.stdout.write(f"  {violation.check} in {violation.conversation}: {violation.message}\n")
     sys.stdout.flush()

@@ -20,8 +20,9 @@ acknowledged raise. If Redis was flushed at the same time, only the messages sho
 after the loss may be lower than a raise acknowledged before, but never so low that it does not cover the salt of an
 acknowledged message. What ended before the copy that was restored still counts, and so does what began after the loss.
 
-**The backup.** Its max_n and write_n never go down in one table. write_n is never above max_n. It holds every
-raise acknowledged before. Its raise records increase strictly up to max_n, and existing records never change.
+**The backup.** Its max_n never goes down in one table, and write_n only by a cool-down. write_n is never above max_n.
+It holds every raise acknowledged before. Its records of raises increase strictly, up to max_n; those after a cool-down
+increase from its N. Existing records never change.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from itertools import accumulate, pairwise
 from math import inf
 from typing import NamedTuple, Protocol, TypeVar
 
+from saltctl.stores.contracts.registry import MAX_RAISES_KEPT
 from tests.checker.log import BackupLoss, LookupAnswer, Put, RaiseAttempt, Read, RunHistory, Sample
 
 
@@ -234,10 +236,11 @@ def check_samples(samples: Sequence[Sample], losses: Sequence[BackupLoss] = ()) 
 
 def _sample_rules(sample: Sample, previous: Sample | None) -> Iterator[tuple[str, bool]]:
     yield "write_n above max_n", sample.write_n > sample.max_n
-    yield "records of raises", any(a >= b for a, b in pairwise(sample.raises))
-    yield "records of raises", (sample.raises or (1,))[-1] != sample.max_n
-    if previous is not None and previous.ended < sample.began:
-        yield "write_n went down", sample.write_n < previous.write_n
+    yield "records of raises", any(abs(a) >= b if b > 0 else abs(a) < -b for a, b in pairwise(sample.raises))
+    yield "records of raises", not sample.cooled and (sample.raises or (1,))[-1] != sample.max_n
+    if previous is not None and previous.ended < sample.began and len(sample.raises) < MAX_RAISES_KEPT:
+        since = sample.raises[len(previous.raises) :]
+        yield "write_n went down", sample.write_n < previous.write_n and not any(n < 0 for n in since)
         yield "records of raises", sample.raises[: len(previous.raises)] != previous.raises
 
 

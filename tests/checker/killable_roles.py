@@ -138,6 +138,39 @@ def _raise(worker: Worker, death: PlannedDeath, conversation: str, n: int) -> No
     logged_raise(worker, registry, conversation, n, "checker", death.before_call)
 
 
+def cooler(worker: Worker) -> None:
+    """Cool conversations, in a new process each time; many are killed, in either phase."""
+    plan = worker.plan
+    worker.prepare()
+    while worker.pause(plan.cool_pause):
+        conversation, to = worker.rng.choice(worker.conversations()), worker.rng.choice((1, 1, 2, 4))
+        death = PlannedDeath(worker, "cooler", 12, plan.cooler_kill_probability)
+        death.log_alarm(reap(fork(worker.log, partial(_cool, worker, death, conversation, to))))
+
+
+def _cool(worker: Worker, death: PlannedDeath, conversation: str, to: int) -> None:
+    """Do both phases, if nobody raises the conversation in between."""
+    calls = ("check_registry", "get", "allow_cooling", "replace")
+    backup = HookedStore(worker.backup, death.before_call, calls)
+    store = HookedStore(worker.store(), death.before_call, ("merge",))
+    registry = worker.classes.registry.over(worker.settings, cast("Any", store), cast("Any", backup))
+    history = worker.history()
+    cooling = worker.classes.cooling(registry, history, wait=worker.settings.cool_wait, margin=0.2)
+    death.arm()
+    try:
+        result = cooling.cool(conversation, to)
+        if result.phase == "narrowed":
+            worker.log.note("cooling", "narrowed")
+            time.sleep(worker.settings.cool_wait)
+            result = cooling.cool(conversation, to)
+        if result.changed:
+            worker.log.note("cooling", str(result.phase))
+    except SaltctlError as exc:
+        worker.log_error(exc)
+    finally:
+        history.close()
+
+
 def logged_raise(
     worker: Worker, registry: Registry, conversation: str, n: int, reason: str, before_call: BeforeCall = _do_nothing
 ) -> RaiseResult:

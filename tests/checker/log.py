@@ -69,7 +69,10 @@ class RaiseAttempt(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A backup item, read with strong consistency. ``raises`` are the N of its raise records, in order."""
+    """A backup item, read with strong consistency.
+
+    ``raises`` are the N of its records, in order, that of a cool-down negative. ``cooled``: it was cooled, or is being.
+    """
 
     process: str
     conversation: str
@@ -78,6 +81,7 @@ class Sample(NamedTuple):
     max_n: int
     write_n: int
     raises: tuple[int, ...]
+    cooled: bool = False
 
 
 class BackupLoss(NamedTuple):
@@ -195,7 +199,7 @@ def _add_observation(history: RunHistory, process: str, line: dict[str, Any]) ->
     elif line["kind"] == "lookup":
         history.lookups.append(LookupAnswer(*common, *value))
     else:
-        history.samples.append(Sample(*common, value[0], value[1], tuple(value[2])))
+        history.samples.append(Sample(*common, value[0], value[1], tuple(value[2]), value[3]))
 
 
 def _add_change(history: RunHistory, process: str, line: dict[str, Any]) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
+from saltctl.cooling.boundary import Boundary
+from saltctl.cooling.cooling import Cooling
 from saltctl.errors import BackupLostError
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
@@ -39,6 +42,7 @@ class ProtocolClasses:
     registry: type[Registry] = Registry
     messages: type[MessagesTable] = MessagesTable
     registry_item: type[RegistryItem] = RegistryItem
+    cooling: type[Cooling] = Cooling
     recovered_messages: type[MessagesTable] = MessagesTable
     """The messages that a recovery reads."""
 
@@ -169,6 +173,14 @@ class NoMessages(MessagesTable):
         """Claim that there is no table."""
 
 
+class BoundaryInThePast(Cooling):
+    """A cool-down whose boundary lies before it, whatever the salts hold that new messages do not use."""
+
+    def _find_boundary(self, entry: BackupEntry) -> Boundary:
+        """Return the sort key of a few seconds ago."""
+        return Boundary((self.now() - timedelta(seconds=5)).isoformat(timespec="milliseconds"))
+
+
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """The changed classes, and the values of the plan that show the weakness quickly."""
@@ -204,6 +216,19 @@ _LOST_TABLES: dict[str, Any] = {
 }
 
 MUTANTS: dict[str, Mutant] = {
+    "boundary-in-the-past": Mutant(
+        ProtocolClasses(cooling=BoundaryInThePast),
+        {
+            "kinds": (),
+            "near": ("writer", "writer", "reader", "reader", "cooler", "cooler"),
+            "far": ("writer", "raiser"),
+            "raiser_kill_probability": 0.0,
+            "cooler_kill_probability": 0.0,
+            "raise_pause": 4.0,
+            "conversations": 3,
+            "epoch": 12.0,
+        },
+    ),
     "trusts-any-table": Mutant(
         ProtocolClasses(registry_item=TrustsAnyTable),
         # A slow client must find the restored table before it is recovered.

@@ -277,7 +277,10 @@ def sampler(worker: Worker) -> None:
         except SaltctlError as exc:
             worker.log_error(exc)
             continue
-        held = (entry.max_n, entry.write_n, [record.n for record in entry.raises]) if entry else (1, 1, [])
+        held: tuple[int, int, list[int], bool] = (1, 1, [], False)
+        if entry is not None:
+            records = [-record.n if record.cooled else record.n for record in entry.raises]
+            held = (entry.max_n, entry.write_n, records, entry.cooling is not None)
         worker.log.observe("sample", conversation, began, held)
 
 

@@ -33,6 +33,7 @@ ROLES: Mapping[str, Callable[[Worker], None]] = {
     "preforker": roles.preforker,
     "reporter": roles.reporter,
     "raiser": killable_roles.raiser,
+    "cooler": killable_roles.cooler,
     "rebuilder": killable_roles.rebuilder,
     "service": killable_roles.service,
     "recoverer": recoverer.recoverer,
@@ -61,6 +62,8 @@ class Outcome:
     operations: dict[str, int]
     faults: dict[str, int]
     raisers_killed: dict[str, int]
+    coolers_killed: dict[str, int]
+    cooling: dict[str, int]
     rebuilds_killed: dict[str, int]
     rebuilds: dict[str, int]
     services: dict[str, int]
@@ -206,6 +209,8 @@ def _outcome(plan: Plan, logs: Path) -> Outcome:
         operations=history.operations,
         faults=history.notes_of("fault"),
         raisers_killed=history.notes_of("raiser killed"),
+        coolers_killed=history.notes_of("cooler killed"),
+        cooling=history.notes_of("cooling"),
         rebuilds_killed=history.notes_of("rebuild killed"),
         rebuilds=history.notes_of("rebuild"),
         services=history.notes_of("service"),
@@ -223,6 +228,6 @@ def total(outcomes: list[Outcome]) -> dict[str, Counter[str]]:
     """Return the sums of the counts of several runs."""
     kinds = (
         *("operations", "faults", "raisers_killed", "rebuilds_killed", "rebuilds", "services", "forks", "errors"),
-        *("losses", "recoveries", "recoveries_killed"),
+        *("losses", "recoveries", "recoveries_killed", "coolers_killed", "cooling"),
     )
     return {kind: sum((Counter(getattr(outcome, kind)) for outcome in outcomes), Counter()) for kind in kinds}

@@ -70,6 +70,7 @@ class Plan:
         raiser_kill_probability: the probability that a raiser is killed.
         raiser_killed_before: the call before which raisers are killed; None for any.
         raise_pause, rebuild_pause: the longest pause between two raises or two rebuilds of one process, in seconds.
+        cooler_kill_probability, cool_pause: the same of the processes that cool.
         rebuild_kill_probability: the probability that a rebuild is killed.
         page_limit: the number of items in a page of a rebuild's scan.
         merge_pause: seconds before each merge of a rebuild.
@@ -94,14 +95,17 @@ class Plan:
         "sampler",
         "preforker",
         "recoverer",
+        "cooler",
     )
-    far: Sequence[str] = ("writer", "reader", "lookup_client", "service", "raiser", "rebuilder", "reporter")
+    far: Sequence[str] = ("writer", "reader", "lookup_client", "service", "raiser", "rebuilder", "reporter", "cooler")
     conversations: int = 4
     epoch: float = 6.0
     cap: int = 32
     raiser_kill_probability: float = 0.4
     raiser_killed_before: str | None = None
     raise_pause: float = 0.5
+    cooler_kill_probability: float = 0.3
+    cool_pause: float = 0.3
     rebuild_pause: float = 1.5
     rebuild_kill_probability: float = 0.3
     page_limit: int = 10

@@ -137,6 +137,7 @@ class Servers:
             redis_timeout=1.0,
             breaker_seconds=0.2,
             aws_timeout=3.0,
+            cool_wait=2.0,
             aws_region="us-east-1",
             aws_endpoint_url=self._dynamodb.url,
             actor="checker",

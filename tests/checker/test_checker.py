@@ -52,6 +52,7 @@ def test_no_fault_breaks_the_promise(tmp_path: Path) -> None:
     assert all(
         outcome["operations"][kind] for kind in ("puts", "reads", "lookups", "raises", "raises, maybe", "samples")
     )
+    assert {"narrowed", "sealed"} <= set(outcome["cooling"])
     assert outcome["raisers_killed"]
     assert outcome["services"]["killed"]
     assert outcome["forks"]

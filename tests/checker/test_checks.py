@@ -46,8 +46,9 @@ def raised(n: int, began: float, ended: float = inf, after: int | None = None) -
 
 
 def sample(began: float, max_n: int, write_n: int, raises: Sequence[int]) -> Sample:
-    """Make a sample that took half a second."""
-    return Sample("b", "conv", began, began + 0.5, max_n, write_n, tuple(raises))
+    """Make a sample that took half a second; a negative record is a cool-down."""
+    cooled = any(n < 0 for n in raises)
+    return Sample("b", "conv", began, began + 0.5, max_n, write_n, tuple(raises), cooled)
 
 
 def broken(
@@ -154,6 +155,23 @@ def test_the_backup_never_goes_down() -> None:
     assert broken(raises=[raised(8, 0, 0.5)], samples=[sample(1, 4, 1, [4])]) == ["lost raise"]
 
 
+def test_only_a_cool_down_lowers_write_n() -> None:
+    """It is recorded; raises after it increase from its N."""
+    aims = [raised(8, 0), raised(2, 3)]
+    cooled = [
+        sample(1, 8, 8, [8]),
+        sample(2, 8, 1, [8, -1]),
+        sample(4, 8, 2, [8, -1, 2]),
+        sample(5, 8, 1, [8, -1, 2, -1]),
+    ]
+    assert broken(raises=aims, samples=cooled) == []
+    for records, write_n in (([8, -1], 8), ([8, -1, 2, -4], 1), ([8, -1, 1], 1), ([8, -4, 2], 2)):
+        samples = [sample(1, 8, 8, [8]), sample(3, 8, write_n, records)]
+        assert ("records of raises" in broken(raises=aims, samples=samples)) == (write_n != 8)
+    samples = [sample(1, 8, 8, [8, -1]), sample(2, 8, 1, [8, -1])]
+    assert broken(raises=aims, samples=samples) == ["write_n went down"]
+
+
 def test_records_of_raises_grow_strictly_up_to_max_n() -> None:
     """Duplicates, wrong order, and a last record that is not max_n are found."""
     aims = [raised(8, 0)]
@@ -217,7 +235,7 @@ def test_logs_are_read_as_they_were_written(tmp_path: Path) -> None:
     log.end(log.begin("raise", "conv", 16), acknowledged=False)
     log.observe("lookup", "conv", 0.0, [4, None, "redis"])
     log.observe("read", "conv", 0.0, ["a"])
-    log.observe("sample", "conv", 0.0, [8, 4, [8]])
+    log.observe("sample", "conv", 0.0, [8, 4, [8], False])
     log.note("error", "throttled")
     log.loss(1.0, 0.5, both=True)
     with (tmp_path / "w1.jsonl").open("a") as file:
@@ -231,6 +249,6 @@ def test_logs_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert [(one.n, one.after, one.acknowledged) for one in history.raises] == [(4, 8, True), (16, 16, False)]
     assert [one[4:] for one in history.lookups] == [(4, None, "redis")]
     assert [one.messages for one in history.reads] == [("a",)]
-    assert [one[4:] for one in history.samples] == [(8, 4, (8,))]
+    assert [one[4:] for one in history.samples] == [(8, 4, (8,), False)]
     assert history.notes_of("error") == {"throttled": 1}
     assert sum(history.operations.values()) == 7
