@@ -133,7 +133,12 @@ class History:
     def over(cls, settings: Settings, registry: Lookups, store: MessageStore, **more: Any) -> Self:
         """Make a history over a registry and a store, which the caller closes. ``more`` arguments are the class's."""
         return cls(
-            registry, store, message_id_from=settings.message_id_from, page_timeout=settings.page_timeout, **more
+            registry,
+            store,
+            message_id_from=settings.message_id_from,
+            page_timeout=settings.page_timeout,
+            cool_wait=settings.cool_wait,
+            **more,
         )
 
     def close(self) -> None:

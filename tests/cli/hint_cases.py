@@ -316,7 +316,7 @@ AUDIT = "saltctl history audit conv --repair --yes"
 """The command that mends a damaged item, or a damaged value in Redis."""
 CASES = [
     # Redis, and its layout.
-    Case("stores/redis/buckets.py:parse_count", "saltctl registry get conv", 0, AUDIT, _damage_count, then=LIST),
+    Case("stores/redis/buckets.py:parse_entry", "saltctl registry get conv", 0, AUDIT, _damage_count, then=LIST),
     Case("cli/registry/transfer.py:check_complete", LIST, 4, AUDIT, _damage_count),
     Case("stores/redis/errors.py", "saltctl compare", 78, "saltctl rebuild", _overwrite_fence, mend=_delete_fence),
     Case("stores/redis/errors.py", "saltctl compare", 78, "export SALTCTL_BUCKETS=64", _other_layout),

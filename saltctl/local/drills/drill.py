@@ -30,11 +30,17 @@ class Drill:
     run: Callable[[], Iterator[Step]]
 
 
-def write_messages(server: History, conversation_id: str, ids: list[str], count: int) -> list[PutResult]:
-    """Write the ``count`` messages of a conversation that follow those in ``ids``, and append their ids to it."""
+def write_messages(
+    server: History, conversation_id: str, ids: list[str], count: int, *, later: int = 0
+) -> list[PutResult]:
+    """Write the ``count`` messages of a conversation that follow those in ``ids``, and append their ids to it.
+
+    There is one a second. ``later`` seconds are added to their times.
+    """
     written = []
     for number in range(len(ids), len(ids) + count):
-        sort_key = f"2026-07-01T08:{number // 60:02d}:{number % 60:02d}.000Z#m{number}"
+        minute, second = divmod(number + later, 60)
+        sort_key = f"2026-07-01T08:{minute:02d}:{second:02d}.000Z#m{number}"
         written.append(server.put(conversation_id, sort_key, {"text": f"message m{number}"}))
     ids += [result.message_id for result in written]
     return written

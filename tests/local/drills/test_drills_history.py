@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from saltctl.history.history import History
-from saltctl.local.drills import backup_lost, cold_server, offline_reader
+from saltctl.local.drills import after_the_burst, backup_lost, cold_server, offline_reader
 from saltctl.local.drills.drill import Step
 from saltctl.registry.lookups import Lookup
 from saltctl.registry.registry import Registry
@@ -123,3 +123,37 @@ def test_a_reader_that_trusts_any_table_fails_the_drill() -> None:
     """A restored table that lacks the newest raise looks like a short history to it."""
     failed = [step.what for step in backup_lost.run(open_history=_open_trusting) if not step.ok]
     assert "the table is restored to an earlier time, and Redis is empty" in failed
+
+
+class PastBoundary:
+    """A registry whose boundaries lie before every message, as one that is set without asking the salts would."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def lookup(self, conversation_id: str) -> Lookup:
+        """Look up, and move the boundary."""
+        found = self._registry.lookup(conversation_id)
+        return found if found.boundary is None else found._replace(boundary="2026")
+
+
+def _open_past_boundary(settings: Settings) -> History:
+    history = History.open(settings)
+    history.registry = PastBoundary(Registry.open(settings))
+    return history
+
+
+def test_a_conversation_is_cheap_after_its_burst() -> None:
+    """Its newest page costs what one of an unsalted conversation does, and nothing is missing."""
+    steps = list(after_the_burst.run())
+    assert [step.what for step in steps if not step.ok] == []
+    assert len(steps) == 8
+    assert "its newest page: queries: 17" in steps[0].detail
+    assert steps[3].detail.startswith("queries: 1,")
+
+
+def test_a_wrong_boundary_fails_the_drill() -> None:
+    """Its reader misses what is on the other salts."""
+    failed = [step.what for step in after_the_burst.run(open_history=_open_past_boundary) if not step.ok]
+    assert any("after the wait it is sealed" in what for what in failed)
+    assert "Redis is killed: the backup knows the boundary, too" in failed
