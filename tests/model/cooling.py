@@ -46,6 +46,7 @@ from tests.model.replay import (
 )
 from tests.model.search import Found, search
 from tests.model.servers import (
+    CHECK_RESULTS,
     CONDITION_FAILED,
     OTHER_IDENTITY,
     TOKEN_GONE,
@@ -107,6 +108,8 @@ class Shared(NamedTuple):
     server: Redis
     hour: int
     failures_left: int | None
+    checkpoint: bytes | None = None
+    """That of a rebuild that can be resumed."""
 
 
 Moves = list[tuple[str, int]]
@@ -282,6 +285,10 @@ class CoolingWorld:
                 return shared, self._rows.newest(rows)
             case Call("dynamodb", ("get",) | ("scan",)):
                 return shared, shared.item
+            case Call("checkpoint", ("load",)):
+                return shared, shared.checkpoint
+            case Call("checkpoint", (_, *text)):
+                return shared._replace(checkpoint=text[0].encode() if text else None), 1
             case Call("dynamodb", ("update", condition, update), values):
                 item, reply = update_item(shared.item, condition, update, dict(values))
                 # How the item was before makes no difference.
@@ -294,8 +301,10 @@ class CoolingWorld:
         match call:
             case Call("world", ("clock",)):
                 return range(self.case.hours + 1)
-            case Call("world" | "dynamodb", ("newest" | "get" | "scan",)):
+            case Call("world" | "dynamodb" | "checkpoint", ("newest" | "get" | "scan" | "load",)):
                 return None
+            case Call("checkpoint"):
+                return [1]
             case Call("dynamodb"):
                 return [(), CONDITION_FAILED]
         match script_of(call.words), call.words[0]:
@@ -305,6 +314,8 @@ class CoolingWorld:
                 return [(0, b"noted"), (1, b"noted"), UNREACHABLE]
             case "mark_buckets", _:
                 return [hexadecimal(0), UNREACHABLE]
+            case "check_marks", _:
+                return [*CHECK_RESULTS, UNREACHABLE]
             case "set_fence", _:
                 return [1, TOKEN_GONE, OTHER_IDENTITY, UNREACHABLE]
             case ("merge", _) | (_, "HSETNX"):
@@ -318,13 +329,13 @@ class CoolingWorld:
         if shared.hour < self.case.hours:
             yield HOUR_PASSES, self._shared.number(shared._replace(hour=shared.hour + 1)) - number
         for _, label, servers, left in server_events((shared.server,), shared.failures_left, self.case.may_fail, 0):
-            _, (server,) = renumber_identities(servers)
-            after = shared._replace(server=server, failures_left=left)
-            difference = 0 if server.up else self._broken_rebuilds(rebuilds)
+            rename, (server,) = renumber_identities(servers)
+            after = shared._replace(server=server, failures_left=left, checkpoint=rename(shared.checkpoint))
+            difference = 0 if server.up and shared.server.up else self._broken_rebuilds(rebuilds)
             yield f"Redis {label}", self._shared.number(after) - number + difference
 
     def _broken_rebuilds(self, rebuilds: int) -> int:
-        """Return the difference that the death of Redis makes to rebuilds: their connections are lost."""
+        """Return the difference that the death or the start of Redis makes to rebuilds: their connections are lost."""
         difference = 0
         for at, process in self._rebuilds:
             local = rebuilds >> at - self._rebuilds[0][0] & _MASK

@@ -42,6 +42,7 @@ PROTOCOL = (
     CoolingCase("two sealers and a raise", cools=(1, 1), **RAISED),
     CoolingCase("a raise is in flight when cooling begins", start=2, **RAISED),
     CoolingCase("a rebuild, failures without end", raises=(), failures=None),
+    CoolingCase("a rebuild that is resumed, one failure", CoolingCode(resumes=True), raises=()),
     CoolingCase("a raise and a rebuild", failures=0),
     CoolingCase("a raise, and another process completes it", completes=True, **RAISED),
     CoolingCase("a client of an older format", **OLDER),
@@ -50,6 +51,7 @@ PROTOCOL = (
 )
 LONG = (CoolingCase("raises to 2 and to 4", raises=(2, 4), **RAISED),)
 EXHAUSTIVE = (
+    CoolingCase("a raise, and a rebuild that is resumed", CoolingCode(resumes=True), failures=0),
     CoolingCase("a raise and a rebuild, one failure"),
     CoolingCase("raises to 2 and to 4, a rebuild", raises=(2, 4), failures=0),
     CoolingCase("two cool-downs, a raise and a rebuild", epochs=2, failures=0),
