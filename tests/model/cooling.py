@@ -79,9 +79,10 @@ REFUSES = "the backup refuses a lookup"
 class CoolingCase:
     """One world to explore.
 
-    ``start`` is the N at first; all salts have messages. ``raises`` and ``cools`` have one process for each number,
-    ``epochs`` bounds the cool-downs, ``hours`` the hours that pass. ``completes``: a process completes raises that it
-    finds. ``older`` are raises by clients that know no cooled entries. ``expect`` is how a mutation breaks the promise.
+    ``start`` is the N at first; the last salt has a message. ``raises`` and ``cools`` have one process for each number,
+    ``epochs`` bounds the cool-downs, ``hours`` the hours that pass. ``older`` are raises by clients that know no cooled
+    entries. ``completes``: a process completes raises that it finds. ``deposed``: a primary was replaced before the
+    first step, does not learn of it, and goes on to answer lookups. ``expect`` is how a mutation breaks the promise.
     """
 
     name: str
@@ -96,6 +97,7 @@ class CoolingCase:
     failures: int | None = 1
     older: tuple[int, ...] = ()
     completes: bool = False
+    deposed: bool = False
     scheduled: bool = False
     patches: tuple[tuple[str, str], ...] = ()
     expect: str = ""
@@ -228,7 +230,8 @@ class CoolingWorld:
     def _writes(self, state: int, shared: int, rows: int) -> Iterator[tuple[str, int]]:
         pending, hour = state >> _PENDING & _MASK, self._shared[shared].hour
         if not pending:
-            for where, lookup in self._lookups_in(shared).items():
+            deposed = {"a deposed Redis": self._lookups_in(0)["Redis"]} if self.case.deposed else {}
+            for where, lookup in (self._lookups_in(shared) | deposed).items():
                 n = lookup.write_n
                 if n > 1:
                     yield f"a writer looks up {n} in {where}", state + (hour * 16 + n << _PENDING)

@@ -46,18 +46,22 @@ PROTOCOL = (
     CoolingCase("a raise and a rebuild", failures=0),
     CoolingCase("a raise, and another process completes it", completes=True, **RAISED),
     CoolingCase("a client of an older format", **OLDER),
-    CoolingCase("scheduled messages", scheduled=True, **ALONE),
+    CoolingCase("scheduled messages and a raise", scheduled=True, **RAISED),
     CoolingCase("two cool-downs to different N", cools=(2, 1), epochs=2, hours=2, **ALONE),
 )
-LONG = (CoolingCase("raises to 2 and to 4", raises=(2, 4), **RAISED),)
+LONG = (
+    CoolingCase("raises to 2 and to 4", raises=(2, 4), **RAISED),
+    CoolingCase("two cool-downs in two hours, a raise", epochs=2, hours=2, **RAISED),
+    CoolingCase("a raise to a new N, and readers that are left with two salts", raises=(8,), cools=(2,), **RAISED),
+)
 EXHAUSTIVE = (
+    CoolingCase("a raise is in flight when cooling begins, and a rebuild", start=2, failures=0),
     CoolingCase("a raise, and a rebuild that is resumed", CoolingCode(resumes=True), failures=0),
     CoolingCase("a raise and a rebuild, one failure"),
     CoolingCase("raises to 2 and to 4, a rebuild", raises=(2, 4), failures=0),
-    CoolingCase("two cool-downs, a raise and a rebuild", epochs=2, failures=0),
+    CoolingCase("two cool-downs in two hours, a raise and a rebuild", epochs=2, hours=2, failures=0),
     CoolingCase("two cool-downs at once, a raise", epochs=2, cools=(1, 1), **RAISED),
     CoolingCase("two cool-downs to different N, a raise", epochs=2, cools=(2, 1), **RAISED),
-    CoolingCase("scheduled messages and a raise", scheduled=True, **RAISED),
 )
 
 MUTATIONS = (
@@ -137,8 +141,12 @@ LIMITS = (
         expect=MISSES_IN_BACKUP,
         **OLDER,
     ),
+    CoolingCase("a deposed primary answers for longer than the margin", deposed=True, expect=MISSES_IN_BACKUP, **ALONE),
 )
-"""Such a cooler does its step 2 over what the client has written, when another one has taken the time already."""
+"""Such a cooler does its step 2 over what the client has written, when another one has taken the time already. And a
+writer who asks a deposed primary gets the N from before the cool-down, at any time. For a raise that N is too small,
+which is harmless; for a cool-down it is too large.
+"""
 
 
 def each(cases: Sequence[CoolingCase], *, long: Sequence[CoolingCase] = ()) -> pytest.MarkDecorator:
