@@ -163,6 +163,10 @@ class CoolingWorld:
         shared = Shared(item, Redis(bucket=bucket, knows_lookup=True), 0, case.failures)
         return self._shared.number(shared) + (self._rows.with_row(0, 0, case.start - 1) << _ROWS)
 
+    def without_processes(self, state: int) -> tuple[Shared, int]:
+        """Return what processes share, and the messages."""
+        return self._shared[state & _MASK], state >> _ROWS & (1 << _PROCESSES - _ROWS) - 1
+
     def broken(self, state: int) -> str:
         """Return how a reader misses an acknowledged message; empty if none does."""
         key = state & (1 << _PENDING) - 1

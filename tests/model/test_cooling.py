@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.model.cooling import MISSES_IN_BACKUP, MISSES_IN_REDIS, CoolingCase, explore
+from tests.model.cooling import MISSES_IN_BACKUP, MISSES_IN_REDIS, CoolingCase, CoolingWorld, explore
 from tests.model.cooling_mutations import (
     LARGEST_WRITE_N,
     SMALLEST_RECENT_N,
@@ -28,6 +28,9 @@ from tests.model.cooling_mutations import (
 from tests.model.cooling_processes import CoolingCode
 from tests.model.failures import Failure
 from tests.model.mutations import CommitBeforeRedis, SkipsUnverified
+from tests.model.replay import Process
+from tests.model.search import search
+from tests.model.servers import Reply
 
 OLDER: dict[str, Any] = {"raises": (), "rebuilds": 0, "failures": 0, "older": (4,), "hours": 2}
 """A cool-down, and a raise by a client that knows no cooled entries, which began before it."""
@@ -149,6 +152,13 @@ which is harmless; for a cool-down it is too large.
 """
 
 
+class Distinct(CoolingWorld):
+    """A world in which processes with different answers are in different states, whatever they do next."""
+
+    def _local(self, process: Process, replies: tuple[Reply, ...]) -> int:
+        return self._locals.number(replies)
+
+
 def each(cases: Sequence[CoolingCase], *, long: Sequence[CoolingCase] = ()) -> pytest.MarkDecorator:
     """One test for each case."""
     marked = [pytest.param(case, marks=pytest.mark.long) for case in long]
@@ -197,3 +207,21 @@ def test_a_known_limit_of_cooling(case: CoolingCase) -> None:
     """What the protocol does not cover loses a message as expected."""
     found = explore(case)
     assert found.broken == case.expect, str(found)
+
+
+def test_processes_that_are_taken_for_one_do_the_same() -> None:
+    """Servers and messages reach the same states, as many more as there are of processes."""
+    reached = []
+    for kind in (CoolingWorld, Distinct):
+        world = kind(CoolingCase("two coolers", cools=(1, 2), **ALONE))
+        states: set[int] = set()
+
+        def note(state: int, world: CoolingWorld = world, states: set[int] = states) -> str:
+            states.add(state)
+            return world.broken(state)
+
+        assert not search(world.start(), world.steps, note).broken
+        reached.append((len(states), {world.without_processes(state) for state in states}))
+    (merged, servers), (distinct, same) = reached
+    assert servers == same
+    assert merged < distinct
