@@ -61,7 +61,6 @@ EXHAUSTIVE = (
     CoolingCase("a raise is in flight when cooling begins, and a rebuild", start=2, failures=0),
     CoolingCase("a raise, and a rebuild that is resumed", CoolingCode(resumes=True), failures=0),
     CoolingCase("a raise and a rebuild, one failure"),
-    CoolingCase("raises to 2 and to 4, a rebuild", raises=(2, 4), failures=0),
     CoolingCase("two cool-downs in two hours, a raise and a rebuild", epochs=2, hours=2, failures=0),
     CoolingCase("two cool-downs at once, a raise", epochs=2, cools=(1, 1), **RAISED),
     CoolingCase("two cool-downs to different N, a raise", epochs=2, cools=(2, 1), **RAISED),
