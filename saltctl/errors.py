@@ -113,6 +113,10 @@ class UsageError(SaltctlError, code="usage", exit_code=ExitCode.USAGE):
     """The arguments are not valid."""
 
 
+class UnknownTimesError(UsageError, code="unknown_times"):
+    """The sort keys of a conversation hold no times that are known, so that its boundary would have no margin."""
+
+
 class IncompleteError(SaltctlError, code="incomplete", exit_code=ExitCode.INCOMPLETE):
     """Part of the work is done and kept; the hint names the command that completes it."""
 

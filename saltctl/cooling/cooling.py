@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal, Self
 
+from saltctl.commands import command_line, hint_of
 from saltctl.cooling.boundary import Boundary, find_boundary, learn_times, newest_key
-from saltctl.errors import DamagedEntryError, IncompleteError, UsageError
+from saltctl.errors import DamagedEntryError, IncompleteError, UnknownTimesError, UsageError
 from saltctl.history.history import History
 from saltctl.registry.registry import MAX_REASON, Registry
 from saltctl.salting import check_conversation_id, check_salt_count
@@ -79,9 +80,10 @@ class Cooling:
         check_number("margin", self.margin, 0, LONGEST)
 
     @classmethod
-    def over(cls, settings: Settings, registry: Registry, history: History) -> Cooling:
-        """Create it with the rest from the settings."""
-        return cls(registry, history, wait=settings.cool_wait, margin=settings.cool_margin, form=settings.sort_key_form)
+    def over(cls, settings: Settings, registry: Registry, history: History, **more: Any) -> Self:
+        """Create it with the rest from the settings. ``more`` arguments are the class's."""
+        given = {"wait": settings.cool_wait, "margin": settings.cool_margin, "form": settings.sort_key_form}
+        return cls(registry, history, **given | more)
 
     def cool(self, conversation_id: str, to: int, *, reason: str = "", actor: str | None = None) -> CoolingResult:
         """Take a conversation one phase further towards N ``to``. It can be repeated, and run twice at once.
@@ -94,24 +96,56 @@ class Cooling:
             RaiseIncompleteError: a raise was half done, and could not be completed.
             UnavailableError, AccessDeniedError, ConfigurationError: a server failed. Repeat the call.
         """
-        check_conversation_id(conversation_id)
-        check_salt_count(to, self.registry.cap)
         if len(reason) > MAX_REASON:
             raise UsageError(f"the reason has {len(reason)} characters; at most {MAX_REASON} are kept")
-        registry_id = self.registry.backup.check_registry().registry_id
+        registry_id = self._check(conversation_id, to)
         for _ in range(_ATTEMPTS):
             entry = self._complete(conversation_id)
-            if entry.cooling is not None and entry.cooling.unsealed and entry.cooling.cool_to == to:
+            step = next_step(entry, to)
+            if step == "go on":
                 result = self._go_on(entry, registry_id)
-            elif to > entry.target or recent_n_of(entry.entry) <= to:
+            elif step is None:
                 return self._unchanged(entry, registry_id)
             else:
-                self._check_form(conversation_id)
+                self._check_form(conversation_id, to)
                 by = Raise(to, iso_utc(self.now()), actor or self.registry.actor, reason, cooled=True)
                 result = self._narrow(entry, by, registry_id)
             if result is not None:
                 return result
         raise IncompleteError(f"{conversation_id!r} is raised and cooled all the time", hint="run the same again")
+
+    def preview(self, conversation_id: str, to: int) -> CoolingResult:
+        """Return the result that :meth:`cool` would have now, and change nothing.
+
+        ``pushed_by`` is there in the first phase, too: a row that the boundary would have to lie above.
+
+        Raises:
+            As :meth:`cool`.
+        """
+        self._check(conversation_id, to)
+        entry = self.registry.backup.get(conversation_id) or BackupEntry(conversation_id, 1, 1)
+        step = next_step(entry, to)
+        if step is None:
+            return self._result(entry, changed=False)
+        at = iso_utc(self.now())
+        if step == "narrow":
+            entry = entry.narrowed(Raise(to, at, self.registry.actor, "", cooled=True))
+        assert entry.cooling is not None
+        held = self.registry.store.read_unverified([conversation_id])[conversation_id]
+        if not entry.cooling.narrowed_at or lacks(1 if held is None else held, entry.entry):
+            began = replace(entry, cooling=replace(entry.cooling, narrowed_at=at))
+            return replace(self._result(began, changed=True), pushed_by=self._find_boundary(began).pushed_by)
+        if self.now() < self._ready_at(entry):
+            return self._result(entry, changed=False)
+        boundary = self._find_boundary(entry)
+        sealed = self._result(entry.sealed(boundary.sort_key), changed=True)
+        return replace(sealed, pushed_by=boundary.pushed_by)
+
+    def _check(self, conversation_id: str, to: int) -> str:
+        """Refuse what cannot be; return the id of the registry."""
+        check_conversation_id(conversation_id)
+        check_salt_count(to, self.registry.cap)
+        return self.registry.backup.check_registry().registry_id
 
     def _complete(self, conversation_id: str) -> BackupEntry:
         """Return the entry, after a raise that was half done is completed: it would be undone otherwise."""
@@ -172,20 +206,23 @@ class Cooling:
             problem = f"the item of {entry.conversation_id!r} is damaged: its narrowed_at is not a time"
             raise DamagedEntryError(problem, hint="it was edited by hand") from None
 
-    def _check_form(self, conversation_id: str) -> None:
+    def _check_form(self, conversation_id: str, to: int) -> None:
         """Refuse a conversation whose sort keys hold no times that are known, unless that is accepted."""
-        if self.any_form or learn_times(self.history, conversation_id, self.now(), self.form) is not None:
+        if learn_times(self.history, conversation_id, self.now(), self.form) is not None:
             return
-        if self.history.page(conversation_id).messages:
-            raise UsageError(
+        if not self.history.page(conversation_id).messages:
+            raise UsageError(f"{conversation_id!r} has no messages that show a boundary", hint="it stays as it is")
+        if not self.any_form:
+            accepted = command_line("registry", "cool", ids=[conversation_id], given={"--to": to, "--yes": True})
+            raise UnknownTimesError(
                 f"the sort keys of {conversation_id!r} hold no times that are known: its boundary would lie just above "
                 "the newest message, without a margin",
-                hint="name the form of the keys (SALTCTL_SORT_KEY_FORM), or accept that: --yes",
+                hint=hint_of("name the form of the keys (SALTCTL_SORT_KEY_FORM), or accept that", accepted),
             )
 
     def _find_boundary(self, entry: BackupEntry) -> Boundary:
         assert entry.cooling is not None
-        self._check_form(entry.conversation_id)
+        self._check_form(entry.conversation_id, entry.cooling.cool_to)
         conversation_id, to, store = entry.conversation_id, entry.cooling.cool_to, self.history.store
         form = learn_times(self.history, conversation_id, self.now(), self.form)
         at = self._narrowed_at(entry) + timedelta(seconds=self.margin)
@@ -218,6 +255,13 @@ class Cooling:
             changed,
             _REASONS[phase],
         )
+
+
+def next_step(entry: BackupEntry, to: int) -> Literal["narrow", "go on"] | None:
+    """Return what is to do next to take a conversation to N ``to``: begin a cool-down, or go on with it; or nothing."""
+    if entry.cooling is not None and entry.cooling.unsealed and entry.cooling.cool_to == to:
+        return "go on"
+    return None if to > entry.target or entry.recent_n <= to else "narrow"
 
 
 _REASONS = {

@@ -64,7 +64,7 @@ class MemoryServers:
     def rebuild(self) -> None:
         """Merge every entry of the backup into Redis, and verify every primary, as a rebuild does."""
         for entry in self.backup.items.values():
-            self.redis.merge(entry.conversation_id, entry.max_n)
+            self.redis.merge(entry.conversation_id, entry.entry)
         self.redis.verified_primaries.update(self.redis.held)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from decimal import Decimal
 import pytest
 
 from saltctl.cooling.cooling import Cooling, CoolingResult
+from saltctl.cooling.page_cost import page_costs
 from saltctl.errors import (
     InvalidSaltCountError,
     OtherRegistryError,
@@ -292,6 +293,53 @@ def test_nothing_is_changed_where_n_is_as_low_already(world: World, to: int) -> 
     assert (result.phase, result.changed, result.write_n, result.recent_n) == (None, False, 64, 64)
     assert not world.cooling.cool("unknown", 1).changed
     assert "unknown" not in world.backup.items
+
+
+def test_a_preview_says_what_the_next_run_does(world: World) -> None:
+    """In each phase, and it changes nothing."""
+    for wait in ({}, {"minutes": 9}, {"minutes": 1}, {"minutes": 1}):
+        world.clock.advance(**wait)
+        before = dict(world.backup.items), world.redis.held["redis-0:6379"].copy()
+        previewed = world.cooling.preview("conv", 1)
+        assert (world.backup.items, world.redis.held["redis-0:6379"]) == before
+        assert world.cool() == previewed
+    assert previewed.phase == "sealed"
+    world.redis.held["redis-0:6379"]["conv"] = 64
+    assert world.cooling.preview("conv", 1).phase == "sealed"
+
+
+def test_a_preview_sees_what_redis_has_lost_and_what_is_scheduled(world: World) -> None:
+    """The wait would begin anew, and the boundary would lie above the scheduled message."""
+    world.put("2027-01-01T00:00:00Z", "party")
+    assert world.cooling.preview("conv", 1).pushed_by == "2027-01-01T00:00:00Z#party"
+    world.cool()
+    world.redis.held["redis-0:6379"]["conv"] = 64
+    world.clock.advance(minutes=10)
+    previewed = world.cooling.preview("conv", 1)
+    assert (previewed.phase, previewed.ready_at) == ("narrowed", "2026-11-27T08:20:00.000Z")
+
+
+def test_a_conversation_without_messages_is_not_begun(clock: Clock) -> None:
+    """It could never be sealed."""
+    world = World(clock)
+    world.registry.raise_to("empty", 4)
+    for any_form in (False, True):
+        world.cooling.any_form = any_form
+        with pytest.raises(UsageError, match="has no messages that show a boundary"):
+            world.cooling.cool("empty", 1)
+    assert world.backup.items["empty"].cooling is None
+
+
+def test_the_cost_of_a_page_is_measured(world: World) -> None:
+    """As it is, and from the partitions that new messages use; afterwards it is that."""
+    before, after = page_costs(world.history, "conv", 1)
+    assert before.queries >= 65
+    assert before.rcu >= 32
+    assert after.queries == 1
+    world.cool()
+    world.cool(minutes=10)
+    world.put("2026-11-27T10:00:00Z", "new")
+    assert page_costs(world.history, "conv", 1)[1] == after
 
 
 # Over real servers.

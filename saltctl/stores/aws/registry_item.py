@@ -243,6 +243,11 @@ class RegistryItem:
         )
         return recorded is not None
 
+    def serves_older_clients(self) -> bool:
+        """Return whether clients are served that do not know cooled entries: nothing was ever cooled."""
+        item = self._items.read_item(REGISTRY_ITEM_ID) or {}
+        return number_attribute(item, "registry_format") < COOLED_FORMAT
+
     def note_rebuild(self, before: RegistryIdentity, token: str, replication_ids: Collection[str]) -> RegistryIdentity:
         """Record the primaries that a rebuild is going to verify, before it scans; return the new identity.
 
