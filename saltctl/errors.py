@@ -4,6 +4,7 @@
 
     SaltctlError                      1   internal error, if it is raised as itself
     ├── UsageError                    2   arguments that are not valid
+    │   └── UnknownTimesError             sort keys hold no times that are known
     ├── IncompleteError               4   partly done; the hint names the command that completes it
     │   ├── RaiseIncompleteError          a raise stopped between two steps
     │   ├── RebuildBrokenError            Redis changed during a rebuild: nothing was verified

@@ -247,6 +247,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("redis_timeout", True, "number of seconds"),
     ("aws_timeout", [5], "number of seconds"),
     ("breaker_seconds", "-1", "number of seconds"),
+    ("cool_wait", "0", "from 1 to 86400 seconds"),
+    ("cool_margin", "-1", "number of seconds"),
     ("aws_profile", 7, "must be a string"),
     ("aws_region", "eu central", "must be the name of a region"),
     ("redis_iam", "iam", "must be one of elasticache, elasticache-serverless"),

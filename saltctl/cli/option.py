@@ -35,7 +35,7 @@ def parse_seconds(text: str | float) -> float:
 def parse_whole_number(text: str) -> int:
     """Parse a whole number for typer, which would also accept underscores, spaces and digits of other scripts."""
     if re.fullmatch(r"[+-]?[0-9]{1,18}", text) is None:
-        raise typer.BadParameter(f"{text!r} is not a whole number")
+        raise typer.BadParameter(f"{text!r:.60} is not a whole number")
     return int(text)
 
 

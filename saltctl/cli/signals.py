@@ -62,7 +62,8 @@ def writes_json_lines() -> bool:
     return runs_from_cron() or wants_json(arguments.get())
 
 
-_KEEPING = {"rebuild", "recover", "replay", "import", "set", "setup", "requeue", "drop", "load", "--apply", "--repair"}
+_KEEPING = {"rebuild", "recover", "replay", "import", "set", "cool", "setup", "requeue", "drop", "load"}
+_KEEPING |= {"--apply", "--repair"}
 """Words of commands that change something, and so keep what they have done."""
 
 

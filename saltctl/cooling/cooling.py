@@ -16,6 +16,7 @@ from saltctl.commands import command_line, hint_of
 from saltctl.cooling.boundary import Boundary, find_boundary, learn_times, newest_key
 from saltctl.errors import DamagedEntryError, IncompleteError, UnknownTimesError, UsageError
 from saltctl.history.history import History
+from saltctl.history.sort_key_form import SortKeyForm
 from saltctl.registry.registry import MAX_REASON, Registry
 from saltctl.salting import check_conversation_id, check_salt_count
 from saltctl.settings import Settings
@@ -107,7 +108,7 @@ class Cooling:
             elif step is None:
                 return self._unchanged(entry, registry_id)
             else:
-                self._check_form(conversation_id, to)
+                self._learn_times(conversation_id, to)
                 by = Raise(to, iso_utc(self.now()), actor or self.registry.actor, reason, cooled=True)
                 result = self._narrow(entry, by, registry_id)
             if result is not None:
@@ -206,10 +207,11 @@ class Cooling:
             problem = f"the item of {entry.conversation_id!r} is damaged: its narrowed_at is not a time"
             raise DamagedEntryError(problem, hint="it was edited by hand") from None
 
-    def _check_form(self, conversation_id: str, to: int) -> None:
-        """Refuse a conversation whose sort keys hold no times that are known, unless that is accepted."""
-        if learn_times(self.history, conversation_id, self.now(), self.form) is not None:
-            return
+    def _learn_times(self, conversation_id: str, to: int) -> SortKeyForm | None:
+        """Return the form of times in sort keys; refuse keys that hold none that is known, unless that is accepted."""
+        form = learn_times(self.history, conversation_id, self.now(), self.form)
+        if form is not None:
+            return form
         if not self.history.page(conversation_id).messages:
             raise UsageError(f"{conversation_id!r} has no messages that show a boundary", hint="it stays as it is")
         if not self.any_form:
@@ -219,12 +221,12 @@ class Cooling:
                 "the newest message, without a margin",
                 hint=hint_of("name the form of the keys (SALTCTL_SORT_KEY_FORM), or accept that", accepted),
             )
+        return None
 
     def _find_boundary(self, entry: BackupEntry) -> Boundary:
         assert entry.cooling is not None
-        self._check_form(entry.conversation_id, entry.cooling.cool_to)
         conversation_id, to, store = entry.conversation_id, entry.cooling.cool_to, self.history.store
-        form = learn_times(self.history, conversation_id, self.now(), self.form)
+        form = self._learn_times(conversation_id, to)
         at = self._narrowed_at(entry) + timedelta(seconds=self.margin)
         # New messages of an N of 1 are on the base partition: they leave salt 0, too.
         left = range(to if to > 1 else 0, entry.max_n)

@@ -38,7 +38,10 @@ def policies(settings: Settings) -> dict[str, dict[str, object]]:
             ("DescribeTable GetItem BatchGetItem", backup),
             ("DescribeTable Query GetItem PutItem", messages),
         ],
-        "saltctl-service": [("DescribeTable GetItem BatchGetItem UpdateItem Scan", backup)],
+        "saltctl-service": [
+            ("DescribeTable GetItem BatchGetItem UpdateItem Scan", backup),
+            ("DescribeTable Query", messages),  # a cool-down reads the newest messages
+        ],
         "saltctl-readonly": [
             (_READ_TABLE, backup),
             (_READ_TABLE, messages),

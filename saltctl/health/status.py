@@ -132,6 +132,7 @@ def drift(facts: Facts) -> Panel:
     """Compare a sample of conversations in Redis and in the backup; what was found is null if Redis is not verified.
 
     ``found`` conversations differ; of ``interrupted`` ones of them a raise was interrupted, and readers miss nothing.
+    ``unsealed`` were narrowed by a cool-down long ago, and never sealed.
     """
     _ = facts.servers  # as above
     entries = sum(counts.entries for counts in facts.registry_counts)
@@ -142,7 +143,7 @@ def drift(facts: Facts) -> Panel:
     found = report.unrepaired if verified else None
     interrupted = report.interrupted_raises if verified else None
     counts = {"checked": report.checked, "found": found, "interrupted": interrupted, "damaged": report.damaged}
-    return counts | {"damaged_items": items}
+    return counts | {"damaged_items": items, "unsealed": report.unsealed, "unsealed_ids": report.unsealed_ids}
 
 
 def service(facts: Facts) -> Panel:
@@ -219,7 +220,7 @@ PANELS: Mapping[str, tuple[Callable[[Facts], Panel], tuple[str, ...]]] = {
     ),
     "backup": (backup, ("table", "registry_id", "recovery_began")),
     "lookups": (lookups, ("source", "buckets", "unverified_buckets")),
-    "drift": (drift, ("checked", "found", "interrupted", "damaged", "damaged_items")),
+    "drift": (drift, ("checked", "found", "interrupted", "damaged", "damaged_items", "unsealed", "unsealed_ids")),
     "service": (service, ("verdict", "alive", "lag", "pending", "dead_letters", "instances")),
     "raises": (raises, ("last",)),
     "throttles": (throttles, ("table", "total", "causes", "per_minute", "seen", "last_at", "ongoing")),

@@ -177,7 +177,7 @@ class IncidentReader:
         logged = EventsItem(self.backup).read()
         for event in logged.events:
             self._name(event.conversation_ids)
-            if event.kind not in ("raise", "repaired"):
+            if event.kind not in ("raise", "cooled", "repaired"):
                 events.append(Event(event.at, event.kind, None, event.detail))
             elif event.more:
                 events.append(Event(event.at, event.kind, None, f"{event.more:,} more conversations {event.detail}"))
@@ -208,4 +208,6 @@ class IncidentReader:
 def _raise_event(at: float, conversation_id: str, raised: Raise) -> Event:
     by = f"to {raised.n:,} by {raised.by}"
     detail = f"{by}: {raised.reason}" if raised.reason else by
-    return Event(at, "cooled" if raised.cooled else "raise", conversation_id, detail, is_repair(raised.reason))
+    if raised.cooled:
+        return Event(at, "cooled", conversation_id, detail)
+    return Event(at, "raise", conversation_id, detail, is_repair(raised.reason))

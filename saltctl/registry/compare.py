@@ -17,8 +17,9 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import KW_ONLY, dataclass, field
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ from saltctl.registry.drift import (
 )
 from saltctl.registry.failures import read_undamaged
 from saltctl.salting import bucket_of, is_conversation_id
-from saltctl.stores.contracts.entries import Entry, max_n_of
+from saltctl.stores.contracts.entries import CooledEntry, Entry, max_n_of
 from saltctl.stores.contracts.registry import (
     MAX_DAMAGED_LISTED,
     BackupEntry,
@@ -49,6 +50,7 @@ from saltctl.stores.contracts.registry import (
 )
 from saltctl.stores.redis.buckets import UNREADABLE
 from saltctl.stores.retry import retry_while_throttled
+from saltctl.times import parse_iso
 
 if TYPE_CHECKING:
     from saltctl.registry.registry import Registry
@@ -66,6 +68,9 @@ SAMPLED_CONVERSATIONS = 300
 _IDS_PER_READ = 1000
 _BUCKETS_PER_READ = 256
 _PROGRESS_SECONDS = 0.2
+_MAX_NARROWED = 300
+"""Entries that may be narrowed and not sealed, and are looked at for that: one read unit each."""
+MAX_UNSEALED_LISTED = 5
 
 
 Event = ComparisonProgress | Drift | DamagedEntry | ComparisonReport
@@ -81,6 +86,7 @@ class Comparison:
         store: asked whether Redis is verified. None skips that check, and the report says verified.
         registry: repairs drift; None changes nothing.
         sleep: waits for the grace period, and while AWS throttles.
+        now: the current time, for the age of cool-downs.
     """
 
     settings: Settings
@@ -92,10 +98,12 @@ class Comparison:
     _: KW_ONLY
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _report: ComparisonReport = field(default_factory=ComparisonReport, init=False)
     _suspects: deque[Suspect] = field(default_factory=deque, init=False)
     _common: array[int] | None = field(default=None, init=False)
     """How many entries of each bucket both sides have; None for a sample that looks entries up by key."""
+    _narrowed: list[str] = field(default_factory=list, init=False)
     _read: int = field(default=0, init=False)
     _progress_due: float = field(default=0.0, init=False)
 
@@ -121,6 +129,7 @@ class Comparison:
         yield from self._scan_backup()
         yield from self._recheck_suspects(wait=True)
         yield from self._scan_redis()
+        self._find_unsealed()
         if self.redis.replication_ids() != before:
             raise _broken("restarted or failed over")
         report = self._report
@@ -167,6 +176,8 @@ class Comparison:
         for (conversation_id, entry, write_n), in_redis in zip(entries, held, strict=True):
             if in_redis is not None and common is not None:
                 common[bucket_of(conversation_id, buckets)] += 1
+            if isinstance(entry, CooledEntry) and entry.era < entry.epoch and len(self._narrowed) < _MAX_NARROWED:
+                self._narrowed.append(conversation_id)
             if looks_like_drift(in_redis, entry, write_n):
                 self._suspects.append(Suspect(due, conversation_id, entry, write_n))
 
@@ -191,6 +202,17 @@ class Comparison:
                     drift = classify(suspect, held, entries.get(suspect.conversation_id))
                     if drift is not None:
                         yield self._count(drift)
+
+    def _find_unsealed(self) -> None:
+        """Count the conversations that were narrowed more than twice the wait ago, and never sealed."""
+        entries, _ = self._read_backup(self._narrowed)
+        oldest = self.now() - timedelta(seconds=2 * self.settings.cool_wait)
+        for conversation_id, entry in entries.items():
+            with suppress(ValueError):  # no time, or one that was edited by hand
+                if parse_iso(entry.narrowed_since) < oldest:
+                    self._report.unsealed += 1
+                    self._report.unsealed_ids.append(conversation_id)
+        del self._report.unsealed_ids[MAX_UNSEALED_LISTED:]
 
     # From Redis to the backup.
 

@@ -18,6 +18,7 @@ from saltctl.stores.contracts import raise_reasons
 from saltctl.stores.contracts.entries import (
     CooledEntry,
     Entry,
+    as_cooled,
     epoch_of,
     lacks,
     max_n_of,
@@ -44,7 +45,7 @@ class Drift:
 
     A side without an entry is None, and so is ``redis_n`` if the value is unreadable. ``problem`` is the reason
     why a repair was refused. A repair writes ``planned_n`` to the side ``planned_side``; both are None if it leaves
-    the conversation as it is.
+    the conversation as it is. ``detail`` says in what else than N they differ, if a conversation was cooled.
     """
 
     conversation_id: str
@@ -56,6 +57,7 @@ class Drift:
     problem: str | None = None
     planned_n: int | None = None
     planned_side: Side | None = None
+    detail: str | None = None
 
     @property
     def in_redis_alone(self) -> bool:
@@ -142,7 +144,8 @@ class ComparisonReport:
     ``checked`` conversations were compared; ``in_sync`` of them agree. The next four, and ``unreadable``, count the
     others by their kind of drift; ``repaired`` of these agree now. ``verified``: Redis answers lookups. ``drift`` lists
     the first 1,000. ``damaged`` items of the backup could not be compared, the first 20 of which are ``damaged_items``.
-    ``redis_alone`` of the unbacked have no item in the backup.
+    ``redis_alone`` of the unbacked have no item in the backup. ``unsealed`` were narrowed long ago by a cool-down that
+    nobody has sealed; the first 300 that may be are looked at, and ``unsealed_ids`` are the first of them.
     """
 
     checked: int = 0
@@ -160,6 +163,8 @@ class ComparisonReport:
     consumed_rcu: float = 0.0
     redis_alone: int = 0
     damaged_items: list[DamagedEntry] = field(default_factory=list)
+    unsealed: int = 0
+    unsealed_ids: list[str] = field(default_factory=list)
 
     @property
     def interrupted_raises(self) -> int:
@@ -220,6 +225,20 @@ def half_done(store: RegistryStore, entries: Sequence[BackupEntry]) -> list[str]
     ]
 
 
+def _lacking(side: str, less: Entry | None, more: Entry) -> str | None:
+    """Return what a side lacks that the other one has, if their N do not show it."""
+    if less is None or max_n_of(less) != max_n_of(more):
+        return None
+    one, other = as_cooled(less), as_cooled(more)
+    if one.epoch < other.epoch:
+        return f"{side} lacks the newest cool-down"
+    if one.era < other.era:
+        return f"{side} lacks the boundary of the newest cool-down"
+    if one.write_n < other.write_n:
+        return f"{side} lacks the newest raise, to {other.write_n}"
+    return None if one == other else f"{side} has another boundary"
+
+
 def classify(suspect: Suspect, held: Entry | None, entry: BackupEntry | None) -> Drift | None:
     """Return the drift of a suspect that was checked again, or None.
 
@@ -234,12 +253,14 @@ def classify(suspect: Suspect, held: Entry | None, entry: BackupEntry | None) ->
     redis_n = None if held is None else max_n_of(held)
     if suspect.is_behind(held):
         kind: DriftKind = "missing" if held is None else "behind"
-        return Drift(conversation_id, redis_n, seen_n, kind, suspect.write_n)
+        detail = _lacking("Redis", held, suspect.entry)
+        return Drift(conversation_id, redis_n, seen_n, kind, suspect.write_n, detail=detail)
     if entry is None:
         # The item was deleted after the scan.
         return Drift(conversation_id, redis_n, None, "unbacked") if held not in (None, 1) else None
     if lacks(entry.entry, held or 1):
-        return Drift(conversation_id, redis_n, entry.max_n, "unbacked", entry.write_n)
+        detail = _lacking("the backup", entry.entry, held or 1)
+        return Drift(conversation_id, redis_n, entry.max_n, "unbacked", entry.write_n, detail=detail)
     # The raise that the scan saw is still half done. A cool-down may have come later.
     if entry.write_n < write_n_of(suspect.entry) and epoch_of(entry.entry) == epoch_of(suspect.entry):
         return Drift(conversation_id, redis_n, entry.max_n, "uncommitted", entry.write_n)

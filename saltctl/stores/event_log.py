@@ -31,15 +31,15 @@ _MAX_WAITING = 16
 """Events of a process that wait to be written, after which others are left out: AWS does not answer."""
 _ATTEMPTS = 4
 Kind = str
-"""``unverified``, ``verified``, ``rebuilt`` (in part), ``backup-lost``, ``recovered``, ``raise``, ``repaired``, or
-``service-started``, ``-stopped`` and ``-late``."""
+"""``unverified``, ``verified``, ``rebuilt`` (in part), ``backup-lost``, ``recovered``, ``raise``, ``cooled``,
+``repaired``, or ``service-started``, ``-stopped`` and ``-late``."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedEvent:
     """One event. ``at`` is in seconds since the epoch.
 
-    A ``raise`` or ``repaired`` is about ``conversation_ids``, and as many ``more`` that do not fit.
+    A ``raise``, ``cooled`` or ``repaired`` is about ``conversation_ids``, and as many ``more`` that do not fit.
     """
 
     at: float

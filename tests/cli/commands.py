@@ -83,6 +83,25 @@ COMPARE_KEYS = (
 )
 DRIFT_KEYS = ("conversation_id", "redis_n", "backup_n", "kind")
 RAISE_KEYS = ("n", "at", "by", "reason")
+COOL_COLUMNS = (
+    "conversation_id",
+    "phase",
+    "max_n",
+    "write_n",
+    "recent_n",
+    "recent_from",
+    "ready_at",
+    "changed",
+    "reason",
+    "problem",
+    "queries_before",
+    "queries_after",
+    "rcu_before",
+    "rcu_after",
+)
+COOL_KEYS = (*COOL_COLUMNS[:10], "dry_run", *COOL_COLUMNS[10:])
+GET_COLUMNS = ("conversation_id", "max_n", "write_n", "source", "redis_n", "backup_n", "in_sync", "raises")
+"""Scripts have these; the keys that came later are in JSON."""
 
 ACTION_KEYS = ("resource", "action", "detail")
 READ_KEYS = (
@@ -150,6 +169,8 @@ COMMANDS = (
             "conversation_id",
             "max_n",
             "write_n",
+            "recent_n",
+            "recent_from",
             "source",
             "redis_n",
             "backup_n",
@@ -157,6 +178,7 @@ COMMANDS = (
             "salted",
             "raises",
         ),
+        columns=GET_COLUMNS,
         listed=True,
         nested={"raises": RAISE_KEYS},
     ),
@@ -164,6 +186,9 @@ COMMANDS = (
         "registry set",
         ("conv_0201", "4", "--yes", "--reason", "contract"),
         keys=("conversation_id", "before", "after", "changed", "committed", "dry_run"),
+    ),
+    Contract(
+        "registry cool", ("conv_hot_01", "--to", "1", "--dry-run"), keys=COOL_KEYS, columns=COOL_COLUMNS, listed=True
     ),
     Contract("registry list", ("--limit", "3"), keys=("conversation_id", "max_n"), listed=True),
     Contract("registry export", returns_data=False),

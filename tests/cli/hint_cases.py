@@ -310,6 +310,17 @@ def create_messages(world: World) -> None:
     assert world.saltctl("setup", "--messages").code == 0
 
 
+def _untimed_message(world: World) -> None:
+    create_messages(world)
+    with History.over(world.settings, world.registry, MessagesTable(world.settings)) as history:
+        history.put(CONVERSATION, "first", {})
+
+
+def _lower_in_file(world: World) -> None:
+    _messages(world)
+    _file("conv\t1\n")(world)
+
+
 REPLAY = "saltctl stream replay && saltctl doctor --only stream-group"
 LIST = "saltctl registry list --source redis"
 AUDIT = "saltctl history audit conv --repair --yes"
@@ -561,21 +572,46 @@ CASES = [
     Case("cli/registry/registry.py", "saltctl registry set conv", 2, "saltctl registry set --help"),
     Case("cli/registry/registry.py", "saltctl registry set --file missing", 2, "saltctl registry set --help"),
     Case(
-        "cli/registry/registry.py:_check_alone",
+        "cli/registry/refusals.py:check_alone",
         "saltctl registry set conv --file ids",
         2,
         "saltctl registry set --file ids",
         _file("conv\t8\n"),
     ),
     Case(
-        "cli/registry/registry.py:_check_not_lower",
+        "cli/registry/refusals.py:check_not_lower",
         "saltctl registry set conv 2",
         6,
-        "saltctl registry get conv",
+        "saltctl registry cool conv --to 2",
+        _messages,
         then="true",
     ),
     Case(
-        "cli/registry/registry.py:_check_not_lower",
+        "cli/registry/batch.py:_check_none_lower",
+        "saltctl registry set --file ids",
+        6,
+        "saltctl registry cool conv --to 1",
+        _lower_in_file,
+        then="true",
+    ),
+    Case(
+        "cli/registry/cool.py:_check",
+        "saltctl registry cool conv --to 3 --reason 'quiet now'",
+        6,
+        "saltctl registry cool conv --to 4 --reason 'quiet now'",
+        then="true",
+    ),
+    Case(
+        "cli/registry/cool.py:_cool_all",
+        "saltctl registry cool conv --to 1 --dry-run",
+        2,
+        "saltctl registry cool conv --to 1 --dry-run --yes",
+        _untimed_message,
+        then="true",
+        says="name the form of the keys (SALTCTL_SORT_KEY_FORM), or accept that",
+    ),
+    Case(
+        "cli/registry/refusals.py:check_not_lower",
         "saltctl registry set conv 4 --yes",
         6,
         "saltctl registry set conv 16 --yes",
@@ -583,7 +619,7 @@ CASES = [
         then="saltctl compare",
     ),
     Case(
-        "cli/registry/registry.py:_check_salt_count",
+        "cli/registry/registry.py:_again",
         "saltctl registry set conv 7 --yes --reason 'launch day'",
         6,
         "saltctl registry set conv 8 --reason 'launch day' --yes",

@@ -75,12 +75,13 @@ def ids(runner: CommandRunner, data: st.DataObject) -> None:
             (
                 (("registry", "get"), (), {0, 2, 6}),
                 (("registry", "set"), (data.draw(st.one_of(NUMBERS, ARGUMENTS)),), {0, 2, 6}),
+                (("registry", "cool"), (data.draw(ARGUMENTS),), {0, 2, 4, 6}),
                 (("history", "read"), (), {0, 2, 6}),
                 (("history", "find"), (data.draw(ARGUMENTS),), {0, 2, 3, 6}),
             )
         )
     )
-    options = ("--dry-run",) if command[1] == "set" else ()
+    options = ("--dry-run",) if command[1] in ("set", "cool") else ()
     dashes = ("--",) if data.draw(st.booleans()) else ()
     outcome = runner.run_checked([*command, *output, *options, *dashes, hostile, *rest], allowed)
     try:
@@ -298,6 +299,7 @@ def arguments(runner: CommandRunner, data: st.DataObject) -> None:
                 ("registry", "get"),
                 ("registry", "list"),
                 ("registry", "set"),
+                ("registry", "cool"),
                 ("history", "read"),
                 ("history", "find"),
                 ("stream", "peek"),

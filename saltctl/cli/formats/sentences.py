@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from saltctl.cli.formats.text import counted
+from saltctl.commands import command_line
+from saltctl.salting import number_text
+from saltctl.times import parse_iso
 
 if TYPE_CHECKING:
     from saltctl.detection.replay import ReplayReport
@@ -76,6 +80,49 @@ def raise_sentence(record: Mapping[str, Any]) -> str:
     if record["dry_run"]:
         return f"Dry run: would {'raise' if before != after else 'complete'} {change}"
     return f"{'Raised' if record['changed'] else 'Completed' if record['committed'] else 'Not complete'}: {change}"
+
+
+def cooling_sentence(record: Mapping[str, Any], now: datetime | None = None) -> str:
+    """Say what a cool-down did; ``record`` has the keys of the contract. A final colon asks for the next command."""
+    name, salts = record["conversation_id"], counted(record["write_n"] or 0, "salt")
+    if record["problem"] is not None:
+        return f"not cooled: {name}: {record['problem']}"
+    done, would = record["changed"] and not record["dry_run"], record["changed"] and record["dry_run"]
+    if record["phase"] == "narrowed":
+        verb = "narrowed" if done else "would narrow" if would else "already narrowed"
+        when = f"; seal it from {_clock_time(record['ready_at'], now)} on:" if record["ready_at"] else ""
+        said = f"{verb} {name}: new messages use {salts}{'' if would else when}"
+    elif record["phase"] == "sealed":
+        verb = "sealed" if done else "would seal" if would else "already sealed"
+        key = record["recent_from"]
+        key = repr(key) if isinstance(key, str) else number_text(key)
+        said = f"{verb} {name}: from {key} on readers ask {counted(record['recent_n'], 'salt')}, not {record['max_n']}"
+    else:
+        said = f"nothing to do: {name} has {salts}"
+    return said
+
+
+def unsealed_note(count: int, ids: Sequence[str]) -> str:
+    """Say that cool-downs were begun and never sealed, and the command that seals the first ones."""
+    narrowed = counted(count, "conversation is", "conversations are")
+    return f"{narrowed} narrowed and not sealed:\n{command_line('registry', 'cool', ids=ids)}"
+
+
+def page_cost_sentence(record: Mapping[str, Any]) -> str:
+    """Say what a newest page costs before a cool-down and after it; ``record`` is that of a dry run."""
+    before, after = (
+        f"{counted(record[f'queries_{when}'], 'query', 'queries')} ({record[f'rcu_{when}']:,g} RCU)"
+        for when in ("before", "after")
+    )
+    return f"a newest page costs {before}, and then {after}"
+
+
+def _clock_time(at: str, now: datetime | None) -> str:
+    """Return the time of day of an ISO 8601 time, rounded up to a second; with the date if it is another one."""
+    moment, today = parse_iso(at).astimezone(UTC), (now or datetime.now(UTC)).date()
+    if moment.microsecond:
+        moment = moment.replace(microsecond=0) + timedelta(seconds=1)
+    return f"{moment:%H:%M:%S} UTC" if moment.date() == today else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def import_sentence(report: ImportReport) -> str:

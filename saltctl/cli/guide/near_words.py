@@ -14,6 +14,11 @@ from saltctl.cli.guide.topics import topics
 NEAR_WORDS = {
     "raise": "registry set",
     "salt": "registry set",
+    "lower": "registry cool",
+    "narrow": "registry cool",
+    "seal": "registry cool",
+    "shrink": "registry cool",
+    "unsalt": "registry cool",
     "lookup": "registry get",
     "list": "registry list",
     "ls": "registry list",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from saltctl.cli import option
+from saltctl.cli.formats.sentences import unsealed_note
 from saltctl.cli.formats.tables import lines_beside
 from saltctl.cli.formats.text import counted, format_age, printable
 from saltctl.cli.hints import in_force
@@ -224,6 +225,9 @@ def _backup(panel: Panel) -> list[Text]:
 
 def _drift(panel: Panel) -> list[Text]:
     lines = [_line((f"damaged: {item['conversation_id']!r}: {item['problem']}", BAD)) for item in _damaged(panel)]
+    if panel["unsealed"]:
+        narrowed = in_force(unsealed_note(panel["unsealed"], panel["unsealed_ids"]))
+        lines += [_line((line, QUIET)) for line in narrowed.split("\n")]
     return [*_differences(panel), *lines]
 
 

@@ -200,15 +200,20 @@ def _read_states(session: Session, wanted: Sequence[Wanted]) -> dict[str, _State
 
 
 def _check_none_lower(wanted: Sequence[Wanted], states: dict[str, _State]) -> None:
-    lower = [
-        f"line {item.line}: {item.conversation_id!r} has {most} salts already"
-        for item in wanted
-        if item.n < (most := max(states[item.conversation_id].entry.target, states[item.conversation_id].redis_n))
-    ]
-    if lower:
+    def most(item: Wanted) -> int:
+        """Return the N of either side."""
+        return max(states[item.conversation_id].entry.target, states[item.conversation_id].redis_n)
+
+    if lower := [item for item in wanted if item.n < most(item)]:
+        told = [f"line {item.line}: {item.conversation_id!r} has {most(item)} salts already" for item in lower]
+        cooled = command_line("registry", "cool", ids=[lower[0].conversation_id], given={"--to": lower[0].n})
         raise InvalidSaltCountError(
-            f"cannot lower N, as readers would miss the messages on the upper salts: {_some(lower, '; ')}",
-            hint="delete these lines, or write the N that these conversations have, or more",
+            f"cannot lower N, as readers would miss the messages on the upper salts: {_some(told, '; ')}",
+            hint=hint_of(
+                "delete these lines, or write the N that these conversations have, or more. "
+                "Cooling lets new messages use fewer salts",
+                cooled,
+            ),
         )
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saltctl.cli import option
-from saltctl.cli.formats.sentences import compare_sentence
+from saltctl.cli.formats.sentences import compare_sentence, unsealed_note
 from saltctl.cli.formats.text import printable
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, damage_hint, drain, estimated_items, track_job
-from saltctl.cli.output import Record, columns_of, format_value, warn
+from saltctl.cli.output import Record, columns_of, format_value, note, warn
 from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline, rerun_with
@@ -40,6 +40,8 @@ def _plan(record: Record) -> str:
     side, kind = record["planned_side"], record["kind"]
     before = format_value(record["write_n"] if kind == "uncommitted" else record["backup_n"])
     before = _redis_n(record) if side == "redis" else before
+    if record["detail"] is not None:
+        return f"mend it ({side})"
     name = "backup, write_n" if kind == "uncommitted" else side
     return f"{before} → {format_value(record['planned_n'])} ({name})"
 
@@ -48,6 +50,8 @@ _NAMED = 5
 """Damaged items that the warning about all of them names."""
 DRIFT_COLUMNS = columns_of("conversation_id kind redis_n backup_n write_n repaired", redis_n=_redis_n)
 PLAN_COLUMNS = columns_of("conversation_id kind redis_n backup_n write_n plan", redis_n=_redis_n, plan=_plan)
+DETAIL_COLUMNS = columns_of("detail")
+"""In both tables, if a conversation differs in more than N."""
 
 
 def compare(
@@ -103,7 +107,8 @@ def compare(
         record = asdict(report) | {"sample": sample, "dry_run": dry_run}
         happened = bool(report.unrepaired or report.repaired or report.damaged or not report.verified)
         more = report.checked - report.in_sync - len(report.drift)
-        tables = {"drift": PLAN_COLUMNS if planned else DRIFT_COLUMNS}
+        detailed = DETAIL_COLUMNS if any(drift.detail for drift in report.drift) else ()
+        tables = {"drift": (*(PLAN_COLUMNS if planned else DRIFT_COLUMNS), *detailed)}
         sentence = compare_sentence(report)
         job.finish(record, output, happened=happened, columns=COLUMNS, lists=tables, more=more, sentence=sentence)
         if not cron:
@@ -187,6 +192,8 @@ def _warn(report: ComparisonReport, *, repair: bool, adopt: bool) -> None:
             f"conversations that Redis alone has: {alone:,}; the backup has no entry",
             hint_of(sentence, "saltctl compare --repair --adopt --yes"),
         )
+    if report.unsealed:
+        note(unsealed_note(report.unsealed, report.unsealed_ids).replace("\n", " "))
     if report.damaged:
         first = ", ".join(repr(item.conversation_id) for item in report.damaged_items[:_NAMED])
         count = f"damaged items of the backup, not compared: {report.damaged:,}"

@@ -24,9 +24,12 @@ from saltctl.cli.output import (
     format_value,
     note,
     print_result,
+    print_table,
     warn,
 )
+from saltctl.cli.registry.cool import cool
 from saltctl.cli.registry.discover import discover
+from saltctl.cli.registry.refusals import check_alone, check_not_lower, check_salt_count
 from saltctl.cli.registry.transfer import export, import_, open_lines, read_source
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
@@ -34,7 +37,6 @@ from saltctl.commands import command_line
 from saltctl.errors import (
     DamagedEntryError,
     IncompleteError,
-    InvalidSaltCountError,
     SaltctlError,
     UnavailableError,
     UnverifiedError,
@@ -43,7 +45,7 @@ from saltctl.errors import (
 )
 from saltctl.registry.drift import writers_n
 from saltctl.registry.failures import read_undamaged
-from saltctl.salting import check_conversation_id, check_salt_count, nearest_salt_count, power_of_two_at_least
+from saltctl.salting import check_conversation_id
 from saltctl.stores.contracts.entries import Entry, max_n_of
 from saltctl.stores.contracts.registry import BackupEntry, DamagedEntry
 from saltctl.stores.redis.buckets import UNREADABLE
@@ -51,7 +53,7 @@ from saltctl.stores.redis.buckets import UNREADABLE
 if TYPE_CHECKING:
     from saltctl.registry.lookups import Lookup
 
-group = new_group("Show and raise the number of salts of conversations.")
+group = new_group("Show and change the number of salts of conversations.")
 
 
 def _last_raise(record: Record) -> str:
@@ -61,8 +63,8 @@ def _last_raise(record: Record) -> str:
         return "never raised"
     last = record["raises"][-1]
     reason = f": {last['reason']}" if last["reason"] else ""
-    cooled = "cooled " if last["cooled"] else ""
-    return f"{cooled}to {last['n']} {format_age(last['at'])} by {last['by']}{reason}"
+    verb = "cooled to" if last["cooled"] else "to"
+    return f"{verb} {last['n']} {format_age(last['at'])} by {last['by']}{reason}"
 
 
 def _side(name: str) -> Callable[[Record], str]:
@@ -83,6 +85,8 @@ GET_COLUMNS = (
     *columns_of("in_sync"),
     Column("raises", "last raise", show=_last_raise),
 )
+COOLED_COLUMNS = (*GET_COLUMNS[:3], *columns_of("recent_n recent_from"), *GET_COLUMNS[3:])
+"""Those of the table of ``registry get`` if a conversation has a boundary."""
 SET_COLUMNS = columns_of("conversation_id before after changed committed dry_run")
 MANY_COLUMNS = (*SET_COLUMNS, *columns_of("problem"))
 LIST_COLUMNS = columns_of("conversation_id max_n")
@@ -141,7 +145,8 @@ def get(
     for record in records:
         if record["conversation_id"] in damaged:
             record["backup_state"] = "damaged"
-    print_result(records, output, columns=GET_COLUMNS)
+    shown = COOLED_COLUMNS if any(record["recent_from"] is not None for record in records) else GET_COLUMNS
+    print_result(records, output, columns=GET_COLUMNS, human_view=lambda screen: print_table(records, shown, screen))
     if damaged:
         items = [DamagedEntry(conversation_id, problem) for conversation_id, problem in damaged.items()]
         told = "; ".join(item.problem for item in items[:_MAX_NAMED])
@@ -272,7 +277,7 @@ def set_(
     """
     session = session_of(context)
     if file is not None:
-        _check_alone(file, conversation)
+        check_alone(file, conversation)
         session.settings.require_redis_url()
         _set_from_file(session, file, reason or "", output, confirm, dry_run=dry_run, yes=yes)
         return
@@ -282,11 +287,11 @@ def set_(
     session.settings.require_redis_url()
     check_conversation_id(conversation)
     options = {"--reason": reason, "--confirm": confirm, "--dry-run": dry_run, "--yes": yes}
-    _check_salt_count(conversation, n, session.settings.max_n_cap, options)
+    check_salt_count(n, session.settings.max_n_cap, lambda n: _again(conversation, n, options))
     entry = session.backup.get(conversation) or BackupEntry(conversation, 1, 1)
     before = entry.target
     redis_n = _redis_n(session, entry)
-    _check_not_lower(conversation, n, before, redis_n, options)
+    check_not_lower(conversation, n, before, redis_n, options)
     done = n == before and (n == 1 or min(entry.write_n, redis_n) == n)
     result = {"before": before, "after": n, "changed": n != before, "committed": done}
     if dry_run and n == before and not done:
@@ -303,13 +308,9 @@ def set_(
     print_result(record, output, columns=SET_COLUMNS, sentence=raise_sentence(record))
 
 
-def _check_alone(file: str, conversation: str | None) -> None:
-    """Refuse a conversation next to a file."""
-    if conversation is not None:
-        raise UsageError(
-            "cannot use --file with CONV and N: the file names the conversations",
-            hint=command_line("registry", "set", "--file", file),
-        )
+def _again(conversation: str, n: int, options: Mapping[str, object]) -> str:
+    """Return the command with another N."""
+    return command_line("registry", "set", ids=[conversation, str(n)], given=options)
 
 
 def _set_from_file(
@@ -339,30 +340,6 @@ def _redis_n(session: Session, entry: BackupEntry) -> int:
     except UnavailableError as exc:
         warn(f"the entry in Redis is unknown: {exc.message}")
         return 0
-
-
-def _check_not_lower(conversation: str, n: int, backup_n: int, redis_n: int, options: Mapping[str, object]) -> None:
-    """Refuse an N below the one of either side. ``options``: those that the right command has, too."""
-    if n < backup_n or n < redis_n:
-        more = max(backup_n, redis_n)
-        ids = [conversation, str(power_of_two_at_least(more))]
-        raised = command_line("registry", "set", ids=ids, given=options)
-        raise InvalidSaltCountError(
-            f"{conversation!r} already has {more} salts{', in Redis alone' if redis_n > backup_n else ''}, "
-            "and N never goes down: readers would miss the messages on the upper salts",
-            hint=raised if redis_n > backup_n else command_line("registry", "get", ids=[conversation]),
-        )
-
-
-def _check_salt_count(conversation: str, n: int, cap: int, options: Mapping[str, object]) -> None:
-    """Refuse an invalid N; the hint is the command with a valid one, and with the same options."""
-    try:
-        check_salt_count(n, cap)
-    except InvalidSaltCountError as exc:
-        if not 1 <= n <= cap:
-            raise
-        valid = str(nearest_salt_count(n, cap))
-        raise exc.with_hint(command_line("registry", "set", ids=[conversation, valid], given=options)) from None
 
 
 @group.command("list")
@@ -395,6 +372,7 @@ def list_(
     entries.check_complete()
 
 
+group.command("cool")(cool)
 group.command("discover")(discover)
 group.command("export")(export)
 group.command("import")(import_)

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from saltctl.commands import first_commands, is_command, with_root_options
+from saltctl.commands import command_line, first_commands, is_command, with_root_options
 from saltctl.errors import (
     AccessDeniedError,
     AwsUnavailableError,
@@ -291,4 +291,9 @@ def drift(facts: Facts) -> Finding:
         return warn(f"{detail}: {item.problem}", fix, **measures)
     if not verified:
         return skip("not compared: Redis is not verified, see redis-verified")
-    return ok(f"conversations compared: {report.checked:,}, no difference", **measures)
+    detail = f"conversations compared: {report.checked:,}, no difference"
+    if report.unsealed:
+        cool = command_line("registry", "cool", ids=report.unsealed_ids)
+        cool = with_root_options(cool, facts.fix_commands.root, ("registry",))
+        detail = f"{detail}; narrowed by a cool-down and not sealed: {report.unsealed:,}, see {cool}"
+    return ok(detail, **measures)

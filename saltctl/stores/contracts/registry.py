@@ -154,6 +154,13 @@ class BackupEntry:
         """How many salts the newest messages are read from."""
         return recent_n_of(self.entry)
 
+    @property
+    def narrowed_since(self) -> str:
+        """When a cool-down began that still needs its boundary (ISO 8601 UTC); empty if there is none."""
+        if self.cooling is None or not self.cooling.unsealed:
+            return ""
+        return self.cooling.narrowed_at or next((past.at for past in reversed(self.raises) if past.cooled), "")
+
     def holding(self, entry: Entry) -> BackupEntry:
         """Return the entry that holds another one, too. A raise that it adds is half done, as ``half_done`` says."""
         union, cooling = merge(self.entry, entry), self.cooling

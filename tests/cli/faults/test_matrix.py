@@ -72,6 +72,7 @@ COMMANDS = (
     command("registry get conv_hot_01 conv_0001", redis={69: 0}, aws={69: 4}),
     command("registry set conv_0001 4 --yes", redis={69: 4}),
     command("registry set conv_0001 4 --dry-run", redis={69: 0}),
+    command("registry cool conv_hot_01 --to 1 --yes"),
     command("registry list", redis={69: 0}),
     command("registry list --source backup --timeout 5s", redis=0),
     command("registry export", redis={69: 0}, output=False),

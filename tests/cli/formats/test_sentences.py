@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -145,6 +147,44 @@ def test_audit(orphaned: int, repaired: bool, sentence: str) -> None:
     """What readers miss is counted."""
     found = Audit("c", 4, [], orphaned, 8, 0, None, [], 0, orphaned == 0, 1.0, 0.1)
     assert sentences.audit_sentence(found, repaired=repaired) == sentence
+
+
+COOLED: dict[str, Any] = {
+    "conversation_id": "c",
+    "write_n": 1,
+    "recent_n": 2,
+    "max_n": 64,
+    "problem": None,
+    "ready_at": None,
+}
+COOLED |= {"phase": None, "changed": False, "dry_run": False, "recent_from": None}
+NARROWED = {"phase": "narrowed", "ready_at": "2026-11-27T08:10:00.500Z"}
+SEALED = {"phase": "sealed", "recent_from": "k 1"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "nothing to do: c has 1 salt"),
+        ({"problem": "it is damaged"}, "not cooled: c: it is damaged"),
+        (NARROWED | {"changed": True}, "narrowed c: new messages use 1 salt; seal it from 08:10:01 UTC on:"),
+        (
+            NARROWED | {"ready_at": "2026-11-28T00:00:00Z"},
+            "already narrowed c: new messages use 1 salt; seal it from 2026-11-28 00:00:00 UTC on:",
+        ),
+        (NARROWED | {"changed": True, "dry_run": True}, "would narrow c: new messages use 1 salt"),
+        (SEALED | {"changed": True}, "sealed c: from 'k 1' on readers ask 2 salts, not 64"),
+        (
+            SEALED | {"changed": True, "dry_run": True, "recent_from": Decimal("1E+3")},
+            "would seal c: from 1000 on readers ask 2 salts, not 64",
+        ),
+        (SEALED, "already sealed c: from 'k 1' on readers ask 2 salts, not 64"),
+    ],
+)
+def test_cooling(changes: dict[str, Any], sentence: str) -> None:
+    """The time is that from which on the command seals, so it is rounded up."""
+    now = datetime(2026, 11, 27, 8, tzinfo=UTC)
+    assert sentences.cooling_sentence(COOLED | changes, now) == sentence
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
+from saltctl.cli.registry.compare import PLAN_COLUMNS
 from saltctl.local.servers import LocalRedis
+from saltctl.registry.drift import Drift
 from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.settings import Settings
@@ -113,6 +115,12 @@ def test_a_dry_run_of_a_repair_changes_nothing(saltctl: Runner, drifted: Setting
     outcome = saltctl("compare", "--repair", "--dry-run", "-o", "json")
     assert (outcome.code, outcome.json["repaired"], outcome.json["dry_run"]) == (3, 0, True)
     assert store.read_unverified(["conv_1", "conv_0"]) == {"conv_1": None, "conv_0": 2}
+
+
+def test_a_plan_that_changes_no_number_says_so() -> None:
+    """What Redis lacks of a cooled conversation is in the column ``detail``."""
+    drift = Drift("c", 64, 64, "behind", 1, planned_n=64, planned_side="redis", detail="Redis lacks it")
+    assert PLAN_COLUMNS[-1].cell(asdict(drift)) == "mend it (redis)"
 
 
 PLANS = {

@@ -255,7 +255,7 @@ def test_set_refuses_a_lower_n(saltctl: Runner, configured: Settings, registry: 
     outcome = saltctl("registry", "set", conversation, "4", "--yes", "-o", "json")
     assert outcome.code == 6
     assert "never goes down" in outcome.error["message"]
-    assert shlex.split(outcome.error["hint"]) == ["saltctl", "registry", "get", conversation]
+    assert shlex.split(outcome.error["hint"]) == [*("saltctl", "registry", "cool", conversation, "--to", "4", "--yes")]
 
 
 @pytest.mark.parametrize("conversation", ["", "a#3", "x" * 2001, "é" * 1001])
