@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from stat import S_ISREG
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -36,6 +35,7 @@ from saltctl.values import (
     parse_registry_id,
     parse_url,
     parse_whole,
+    read_password,
 )
 
 T = TypeVar("T")
@@ -98,6 +98,8 @@ class Settings:
     """Time for which lookups skip a Redis that has just failed."""
     cool_wait: float = _setting(600.0, partial(parse_seconds, minimum=1, maximum=86400))
     """Time between the phases of a cool-down, the same for all. No message is written by a lookup of half that age."""
+    cool_after: float = _setting(0.0, partial(parse_seconds, minimum=0, maximum=366 * 86400))
+    """Time for which a conversation must have been idle until the service cools it; 0: it cools none."""
     cool_margin: float = _setting(3600.0, partial(parse_seconds, minimum=0, maximum=366 * 86400))
     aws_profile: str | None = _setting(None, parse_line, "AWS_PROFILE")
     aws_region: str | None = _setting(None, parse_region, "AWS_REGION", "AWS_DEFAULT_REGION")
@@ -175,29 +177,6 @@ SPECS = tuple(
     if (spec := f.metadata)
 )
 _NUMBERS = [spec for spec in SPECS if isinstance(getattr(Settings, spec.name), int | float)]
-
-
-def read_password(path: Path, setting: str = "redis_password_file") -> str:
-    """Return the password in a file, without its final newline.
-
-    Raises ConfigurationError if it cannot be read, is empty, or has several lines.
-    """
-    try:
-        regular = S_ISREG(path.stat().st_mode)  # a pipe would block, and a device may never end
-        password = path.read_text(encoding="utf-8").rstrip("\r\n") if regular else ""
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigurationError(
-            f"{setting} {str(path)!r} cannot be read: {getattr(exc, 'strerror', None) or 'it is not UTF-8'}",
-            hint="check its path and its permissions",
-        ) from exc
-    problem = "is empty" if regular else "is not a regular file"
-    if password:
-        problem = "has several lines" if re.search("[\r\n]", password) else ""
-    if password.startswith("\ufeff"):
-        problem = "begins with a byte order mark (BOM)"
-    if problem:
-        raise ConfigurationError(f"{setting} {str(path)!r} {problem}", hint="write the password alone, on one line")
-    return password
 
 
 NO_HOME = "set HOME, XDG_CONFIG_HOME or SALTCTL_CONFIG: the home directory is unknown"

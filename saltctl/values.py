@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
-from saltctl.errors import UsageError
+from saltctl.errors import ConfigurationError, UsageError
 from saltctl.urls import check_http_url, parse_redis_url
 
 MAX = 1_000_000_000
@@ -132,3 +133,26 @@ def check_whole(name: str, value: object, least: int, most: int = MAX, *, hint: 
     """Refuse what is not a whole number from ``least`` to ``most``, as :func:`check_number` does; also 2.0."""
     if type(value) is not int or not least <= value <= most:
         raise UsageError(f"{name} must be a whole number from {least:,} to {most:,}, not {value!r:.60}", hint=hint)
+
+
+def read_password(path: Path, setting: str = "redis_password_file") -> str:
+    """Return the password in a file, without its final newline.
+
+    Raises ConfigurationError if it cannot be read, is empty, or has several lines.
+    """
+    try:
+        regular = S_ISREG(path.stat().st_mode)  # a pipe would block, and a device may never end
+        password = path.read_text(encoding="utf-8").rstrip("\r\n") if regular else ""
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigurationError(
+            f"{setting} {str(path)!r} cannot be read: {getattr(exc, 'strerror', None) or 'it is not UTF-8'}",
+            hint="check its path and its permissions",
+        ) from exc
+    problem = "is empty" if regular else "is not a regular file"
+    if password:
+        problem = "has several lines" if re.search("[\r\n]", password) else ""
+    if password.startswith("\ufeff"):
+        problem = "begins with a byte order mark (BOM)"
+    if problem:
+        raise ConfigurationError(f"{setting} {str(path)!r} {problem}", hint="write the password alone, on one line")
+    return password

@@ -47,6 +47,7 @@ VALUES: dict[str, list[tuple[str, Any]]] = {
     "aws_timeout": [("1", 1.0), ("2", 2.0), ("3", 3.0)],
     "breaker_seconds": [("0.5", 0.5), ("2", 2.0), ("3", 3.0)],
     "cool_wait": [("300", 300.0), ("10m", 600.0), ("15m", 900.0)],
+    "cool_after": [("1h", 3600.0), ("2", 2.0), ("0", 0.0)],
     "cool_margin": [("0", 0.0), ("30m", 1800.0), ("2h", 7200.0)],
     "aws_profile": [(name, name) for name in ("flag", "environment", "context")],
     "aws_region": [(name, name) for name in ("eu-central-1", "us-east-1", "us-west-2")],

@@ -1,8 +1,9 @@
-"""How many salts the heat reports of the last minutes need, so that a conversation is not cooled below its traffic."""
+"""How many salts the heat reports of a time need, so that a conversation is not cooled below its traffic."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import inf
 
 from saltctl.detection.decision import decide
 from saltctl.errors import RefusedError, StreamLostError
@@ -11,6 +12,7 @@ from saltctl.stores.heat.contracts import Entry, StreamInfo, id_order
 from saltctl.stores.heat.report import BadReportError, HeatReport, parse
 from saltctl.stores.heat.stream import MAX_ENTRIES, HeatStream
 from saltctl.stores.heat.window_sums import InMemorySums
+from saltctl.times import iso_utc
 
 RECENT_SECONDS = 600.0
 """How far back reports count."""
@@ -18,10 +20,19 @@ _PAGE = 1000
 _GIVE_N = "give the N that new messages need, with --to"
 
 
-def needed_salts(stream: HeatStream, conversation_ids: Iterable[str], settings: Settings, now: float) -> dict[str, int]:
-    """Return the largest N that each conversation needed in a window of the last ten minutes; 1 without a report.
+def needed_salts(
+    stream: HeatStream,
+    conversation_ids: Iterable[str],
+    settings: Settings,
+    now: float,
+    *,
+    seconds: float = RECENT_SECONDS,
+    longest_silence: float = inf,
+) -> dict[str, int]:
+    """Return the largest N that each conversation needed in a window of the last ``seconds``; 1 without a report.
 
-    ``now`` is in seconds since the epoch.
+    ``now`` is in seconds since the epoch. Reports may be lost if none of any conversation arrived for longer than
+    ``longest_silence``.
 
     Raises:
         RefusedError: the stream is missing, or may lack reports of that time: what is hot must not look idle.
@@ -30,48 +41,52 @@ def needed_salts(stream: HeatStream, conversation_ids: Iterable[str], settings: 
     needed = dict.fromkeys(conversation_ids, 1)
     try:
         info = stream.info()
-        problem = _gap(info, settings, now)
+        problem = _gap(info, settings, now, seconds)
     except StreamLostError as exc:
         problem = exc.message
     if problem:
         raise RefusedError(f"cannot tell how many salts are needed: {problem}", hint=_GIVE_N)
-    sums = InMemorySums()
-    for report in _reports(stream, needed, now, info.last_id or "0"):
+    sums, start = InMemorySums(), now - seconds
+    arrived, silence = start, (0.0, start)
+    for entry in _entries(stream, start, info.last_id or "0"):
+        at = id_order(entry.id)[0] / 1000
+        silence, arrived = max(silence, (at - arrived, arrived)), at
+        report = _parse(entry, now)
+        if report is None or report.window < start or report.conversation_id not in needed:
+            continue
         (total,) = sums.add([report])
         if (decision := decide(report, total, settings)) is not None:
             needed[report.conversation_id] = max(needed[report.conversation_id], decision.n)
+    longest, since = max(silence, (now - arrived, arrived))
+    if longest > longest_silence:
+        problem = f"no heat report arrived for {longest / 60:.0f} minutes from {iso_utc(since, 'seconds')} on"
+        raise RefusedError(f"cannot tell how many salts are needed: {problem}", hint=_GIVE_N)
     return needed
 
 
-def _gap(info: StreamInfo, settings: Settings, now: float) -> str:
-    """Return why the stream may lack reports of the last minutes; empty if it has all of them.
+def _gap(info: StreamInfo, settings: Settings, now: float, seconds: float) -> str:
+    """Return why the stream may lack reports of the last ``seconds``; empty if it has all of them.
 
     The service removes entries once they are older than ``heat_retention``, and servers the oldest of too many.
     """
     if info.ahead(now):
         return "the clock of the heat stream is ahead, so that its entries are removed at once"
-    start = now - RECENT_SECONDS
+    start, minutes = now - seconds, f"{seconds / 60:.0f} minutes"
     first = info.newest if info.first_id is None else id_order(info.first_id)[0] / 1000
     if info.added and first <= start:
         return ""
     if info.added == info.length:
-        return f"the heat stream has no report from before the last {RECENT_SECONDS / 60:.0f} minutes: it may be new"
-    if settings.heat_retention < RECENT_SECONDS or info.length >= MAX_ENTRIES or not info.length:
-        return f"the heat stream keeps less than {RECENT_SECONDS / 60:.0f} minutes of reports"
+        return f"the heat stream has no report from before the last {minutes}: it may be new"
+    if settings.heat_retention < seconds or info.length >= MAX_ENTRIES or not info.length:
+        return f"the heat stream keeps less than {minutes} of reports (SALTCTL_HEAT_RETENTION)"
     return ""
 
 
-def _reports(stream: HeatStream, conversation_ids: Iterable[str], now: float, last: str) -> Iterator[HeatReport]:
-    """Yield the valid reports of these conversations, in windows of the last minutes and up to the id ``last``."""
-    wanted = {conversation_id.encode() for conversation_id in conversation_ids}
-    start = now - RECENT_SECONDS
+def _entries(stream: HeatStream, start: float, last: str) -> Iterator[Entry]:
+    """Yield the entries that arrived from a time on, up to the id ``last``."""
     first = str(max(int(start * 1000), 0))
     while entries := stream.range(first, last, _PAGE):
-        for entry in entries:
-            report = _parse(entry, now) if entry.fields and not wanted.isdisjoint(entry.fields) else None
-            # A field may have the value of another one.
-            if report is not None and report.window >= start and report.conversation_id.encode() in wanted:
-                yield report
+        yield from entries
         first = f"({entries[-1].id}"
 
 

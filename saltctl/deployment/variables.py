@@ -8,7 +8,15 @@ from saltctl.urls import has_password
 _SERVICE_SETTINGS = (
     *("redis_url", "backup_table", "key_prefix", "buckets", "registry_id", "max_n_cap", "wps_per_salt", "heat_max_age"),
     *("heat_retention", "redis_timeout", "aws_timeout", "aws_region", "aws_endpoint_url", "redis_iam"),
-    "redis_iam_cache",
+    *(
+        "redis_iam_cache",
+        "messages_table",
+        "message_id_from",
+        "sort_key_form",
+        "cool_wait",
+        "cool_margin",
+        "cool_after",
+    ),
 )
 
 

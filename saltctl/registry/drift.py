@@ -25,7 +25,7 @@ from saltctl.stores.contracts.entries import (
     without_boundary,
     write_n_of,
 )
-from saltctl.stores.contracts.registry import BackupEntry, DamagedEntry, Raise, RegistryStore
+from saltctl.stores.contracts.registry import MAX_RAISES_KEPT, BackupEntry, DamagedEntry, Raise, RegistryStore
 from saltctl.stores.redis.buckets import UNREADABLE
 from saltctl.stores.retry import retry_while_throttled
 from saltctl.times import iso_utc
@@ -310,13 +310,13 @@ def repair(registry: Registry, drift: Drift, sleep: Callable[[float], None]) -> 
 def adopt(registry: Registry, conversation_id: str, n: int) -> None:
     """Raise a conversation of which Redis holds more than the backup, which lost its item or a part of it.
 
-    A cool-down of which the backup knows nothing is ended: the lost item may have had a raise that widened its readers.
+    The boundary of a cool-down of which the backup knows nothing is taken back: the lost item may have had a raise that
+    widened its readers, and writers that fell back to the backup did not know of it. Writers keep the N of Redis.
 
     Raises:
         SaltctlError: as ``Registry.raise_to``.
     """
     backup, held = registry.backup, registry.store.read_unverified([conversation_id])[conversation_id]
-    by = Raise(n, iso_utc(registry.now()), registry.actor, raise_reasons.COMPARED)
     while isinstance(held, CooledEntry):
         before = backup.get(conversation_id)
         after = before or BackupEntry(conversation_id, 1, 1)
@@ -324,7 +324,10 @@ def adopt(registry: Registry, conversation_id: str, n: int) -> None:
             break
         backup.check_registry()
         backup.allow_cooling()
-        if backup.replace(before, after.holding(without_boundary(held)).raised(by)):
+        union = after.holding(without_boundary(held))
+        by = Raise(union.target, iso_utc(registry.now()), registry.actor, raise_reasons.COMPARED)
+        if backup.replace(before, replace(union, raises=(*union.raises, by)[-MAX_RAISES_KEPT:])):
             registry.on_raise(conversation_id)
-            break
+            registry.complete(conversation_id)
+            return
     registry.raise_to(conversation_id, n, reason=raise_reasons.COMPARED)

@@ -340,7 +340,7 @@ CASES = [
         onward="saltctl recover --take-over 0123456789abcdef",
     ),
     Case(
-        "registry/recovery_plan.py",
+        "registry/recovery/recovery_plan.py",
         "saltctl recover --dry-run",
         78,
         "saltctl recover --take-over 0123456789abcdef",
@@ -397,7 +397,7 @@ CASES = [
         then="saltctl compare",
     ),
     Case(
-        "registry/scan_checkpoint.py",
+        "registry/recovery/scan_checkpoint.py",
         "saltctl recover --resume --yes",
         6,
         "saltctl recover --restart",
@@ -500,7 +500,7 @@ CASES = [
         then="saltctl rebuild && saltctl compare",
     ),
     Case(
-        "registry/recover.py",
+        "registry/recovery/recover.py",
         "saltctl recover --yes",
         75,
         "saltctl recover --lock-wait 15m",
@@ -509,7 +509,7 @@ CASES = [
         then="saltctl compare",
     ),
     Case(
-        "registry/recovery_plan.py",
+        "registry/recovery/recovery_plan.py",
         "saltctl recover --yes",
         4,
         "saltctl recover --unproven raise",
@@ -517,7 +517,7 @@ CASES = [
         then="saltctl compare",
     ),
     Case(
-        "registry/recovery_plan.py",
+        "registry/recovery/recovery_plan.py",
         "saltctl recover --dry-run",
         4,
         "saltctl recover --unproven raise",
@@ -569,6 +569,7 @@ CASES = [
     Case("cli/registry/compare.py", "saltctl compare --sample 1", 2, "saltctl compare --sample 1/24"),
     Case("registry/drift.py", "saltctl compare --sample 5/4", 2, "saltctl compare --sample 1/24"),
     Case("cli/registry/registry.py", "saltctl registry get", 2, "saltctl registry get --help"),
+    Case("cli/registry/cool.py", "saltctl registry cool", 2, "saltctl registry cool --help"),
     Case("cli/registry/registry.py", "saltctl registry set conv", 2, "saltctl registry set --help"),
     Case("cli/registry/registry.py", "saltctl registry set --file missing", 2, "saltctl registry set --help"),
     Case(
@@ -784,14 +785,21 @@ CASES = [
     Case("stores/aws/messages_table.py", "saltctl history read conv", 78, "saltctl config show", then="true"),
     Case("stores/aws/table.py", "saltctl throttle scan --table nope", 78, "saltctl config show", then="true"),
     Case(
-        "registry/recovery_plan.py",
+        "registry/recovery/recovery_plan.py",
         "saltctl recover --yes",
         78,
         "saltctl recover --take-over 0123456789abcdef",
         _other_registry,
         then="saltctl compare",
     ),
-    Case("registry/recovery_plan.py", "saltctl recover --yes", 78, "saltctl config show", _other_registry, then="true"),
+    Case(
+        "registry/recovery/recovery_plan.py",
+        "saltctl recover --yes",
+        78,
+        "saltctl config show",
+        _other_registry,
+        then="true",
+    ),
     # Commands that are built of words.
     Case("cli/registry/compare.py:compare", "saltctl compare --adopt", 2, "saltctl compare --adopt --repair"),
     Case(

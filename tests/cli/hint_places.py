@@ -27,7 +27,7 @@ NOT_RUN_HERE: dict[str, str] = {
     "cli/signals.py:rerun_hint": _SIGNALS,
     "cli/signals.py:rerun_with": _CALLERS,
     "cli/signals.py:rerun_without": _CALLERS,
-    "cooling/cooling.py:_check_form": "the command puts its own words in its place",
+    "cooling/cooling.py:_learn_times": "the command puts its own words in its place",
     "detection/replay.py | saltctl stream status": _RACE,
     'health/checks/redis.py | export SALTCTL_REDIS_URL="$(echo "$SALTCTL_REDIS_URL" | sed s/^redis/rediss/)"': (
         "it needs a remote server with TLS"

@@ -101,7 +101,27 @@ def run(
             address = metrics_address or "127.0.0.1"
             port = stack.enter_context(serve_metrics(metrics_port, address, service))
             log_event(INFO, "metrics_served", address=address, port=port)
+        if session.settings.cool_after:
+            _start_cooling(session, stop)
         service.run(after_step=lambda: touch_health_file(health_file))
+
+
+def _start_cooling(session: Session, stop: threading.Event) -> None:
+    """Cool idle conversations in a thread. It is not waited for: a process may end between any two steps of it."""
+    from saltctl.cooling.cooling import Cooling
+    from saltctl.cooling.idle import IdleSearch
+    from saltctl.cooling.periodic import PeriodicCooling
+
+    settings = session.settings
+    search = IdleSearch(settings, session.store, session.backup, session.heat_stream, session.service_state)
+    cooling = Cooling.over(settings, session.registry, session.history)
+
+    def note(conversation_ids: list[str]) -> None:
+        """Name them to ``saltctl incident``."""
+        session.event_log.note("cooled", f"by {settings.actor}", conversation_ids)
+
+    job = PeriodicCooling(search, cooling, settings.cool_after, stop, note=note)
+    threading.Thread(target=job.run, name="saltctl-cooling", daemon=True).start()
 
 
 def _check_run_options(port: int | None, address: str | None, health_file: Path | None) -> None:

@@ -20,7 +20,7 @@ from saltctl.cli.registry.refusals import check_salt_count
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import rerun_hint, rerun_with
 from saltctl.commands import command_line, hint_of
-from saltctl.errors import IncompleteError, SaltctlError, UnknownTimesError, UsageError
+from saltctl.errors import IncompleteError, RefusedError, SaltctlError, UnknownTimesError, UsageError
 from saltctl.registry.failures import cause_of, is_outage, read_undamaged
 from saltctl.salting import check_conversation_id, number_text
 
@@ -42,14 +42,17 @@ Record = dict[str, Any]
 def cool(
     context: typer.Context,
     conversations: Annotated[
-        list[str], typer.Argument(metavar="CONV", help="Conversation ids; after -- if one begins with -.")
-    ],
+        list[str] | None, typer.Argument(metavar="CONV", help="Conversation ids; after -- if one begins with -.")
+    ] = None,
     to: Annotated[
         int | None,
         option.number(
             "--to", "A power of two; what ten minutes of heat reports need if omitted.", 1, 10**9, metavar="N"
         ),
     ] = None,
+    idle: Annotated[
+        float, option.duration("--idle", "Cool what needed fewer salts for so long, and seal what was begun.")
+    ] = 0.0,
     wait: Annotated[float, option.duration("--wait", "Time between the phases; cool_wait if omitted.")] = 0.0,
     reason: option.OptionalReason = None,
     dry_run: option.DryRun = False,
@@ -65,25 +68,35 @@ def cool(
     The first cool-down of a registry asks: older releases of saltctl are refused from then on.
     --yes also accepts sort keys that hold no known times. The topic is saltctl help cooling.
 
+    --idle is for cron: each run seals what was begun, by anyone, and narrows what needed fewer salts all the time, by
+    the heat reports. It exits 6 if reports of that time may be lost; what was begun is sealed all the same.
+
     \b
     Examples:
       saltctl registry cool conv_hot_12 --to 1 --dry-run
       saltctl registry cool conv_hot_12 --to 1 --yes
+      saltctl registry cool --idle 1h --yes
     """
     from saltctl.cooling.cooling import Cooling
 
     session = session_of(context)
-    settings, ids = session.settings, list(dict.fromkeys(conversations))
+    settings, ids = session.settings, list(dict.fromkeys(conversations or ()))
+    _check_choice(ids, to, idle)
     settings.require_redis_url()
     options = {"--reason": reason, "--dry-run": dry_run, "--yes": yes, "--confirm": confirm}
     _check(ids, to, settings.max_n_cap, options)
     if wait and wait < settings.cool_wait:
-        raise UsageError(
-            f"cannot use --wait {wait:g}s: cool_wait is {settings.cool_wait:g} s, and servers may write that long",
-            hint=f"leave it out, or give {settings.cool_wait:g}s or more",
+        warn(
+            f"--wait {wait:g}s is less than cool_wait ({settings.cool_wait:g} s): a server that stalls may write by an "
+            "older lookup, and readers look there only if the sort key is an earlier time"
         )
+    refused: RefusedError | None = None
+    if idle:
+        targets, refused = _idle_targets(session, idle)
+        ids = list(targets)
     entries, _ = read_undamaged(session.backup, ids)
-    targets = dict.fromkeys(ids, to) if to is not None else _targets(session, ids, entries)
+    if not idle:
+        targets = dict.fromkeys(ids, to) if to is not None else _targets(session, ids, entries)
     older = not dry_run and _require_consent(session, targets, entries, confirm, yes=yes)
     more = {"wait": wait} if wait else {}
     cooling = Cooling.over(settings, session.registry, session.history, any_form=yes, **more)
@@ -94,12 +107,43 @@ def cool(
             session.event_log.note("cooled", f"by {settings.actor}", changed)
     columns = (*COLUMNS, *COST_COLUMNS) if dry_run else COLUMNS
     given = {"--wait": f"{wait:g}s" if wait else None, "--yes": yes, "--confirm": confirm}
+    if idle and not records:
+        note("no conversation was idle, and none waits to be sealed")
     print_result(records, output, columns=columns, human_view=lambda screen: _print(screen, records, given))
     _warn(records)
     if older and not session.backup.registry.serves_older_clients():
         note(f"from now on {_OLDER_CLIENTS}")
-    if error is not None:
-        raise error
+    if error is not None or refused is not None:
+        raise error or refused  # type: ignore[misc]  # one of them is there
+
+
+def _check_choice(ids: Sequence[str], to: int | None, idle: float) -> None:
+    """Refuse a command line that names no conversation, or that names some beside --idle."""
+    if idle and (ids or to is not None):
+        raise UsageError(
+            "cannot use --idle with CONV or --to: it finds the conversations, and the N that they need",
+            hint="saltctl registry cool --help",
+        )
+    if not idle and not ids:
+        raise UsageError("cannot run saltctl registry cool: CONV is missing", hint="saltctl registry cool --help")
+
+
+def _idle_targets(session: Session, seconds: float) -> tuple[dict[str, int], RefusedError | None]:
+    """Return the conversations that wait to be sealed or were idle, with their N, and why the latter are unknown.
+
+    Raises:
+        RefusedError: they are unknown, and none waits to be sealed.
+    """
+    from saltctl.cooling.idle import IdleSearch
+
+    search = IdleSearch(session.settings, session.store, session.backup, session.heat_stream, session.service_state)
+    targets = search.unsealed()
+    try:
+        return targets | search.idle(seconds), None
+    except RefusedError as exc:
+        if not targets:
+            raise
+        return targets, exc
 
 
 def _check(ids: Sequence[str], to: int | None, cap: int, options: Mapping[str, object]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from saltctl.errors import ConfigurationError
 from saltctl.forks import PerProcess, import_whole, importing
-from saltctl.settings import Settings, read_password
+from saltctl.settings import Settings
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.bounded.tls import check_tls, greet
 from saltctl.stores.loopback import check_endpoint
@@ -26,6 +26,7 @@ from saltctl.stores.redis.server import Patience, Server
 from saltctl.stores.redis.topology import Topology, topology
 from saltctl.stores.redis_iam import check_iam, credential_provider
 from saltctl.urls import parse_redis_url
+from saltctl.values import read_password
 
 REDIRECTIONS = 3
 """How often a command follows a redirection. A slot that has moved again each time is moved by mistake."""

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -379,3 +380,18 @@ def test_no_role_can_do_more(configured: Settings, redis_server: LocalRedis) -> 
     )
     for command in not_for_looking:
         assert roles.refuses("readonly", *command), command
+
+
+@pytest.mark.parametrize("after", ["0s", "1h"])
+def test_the_service_cools_only_if_a_setting_says_so(
+    saltctl: Runner, configured: Settings, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    """It is off by default."""
+    started = threading.Event()
+    monkeypatch.setattr("saltctl.cooling.periodic.PeriodicCooling.run", lambda job: started.set())
+    monkeypatch.setattr(
+        "saltctl.detection.service.Service.run", lambda service, after_step: started.wait(30 if after == "1h" else 0)
+    )
+    monkeypatch.setenv("SALTCTL_COOL_AFTER", after)
+    assert saltctl("service", "run").code == 0
+    assert started.is_set() == (after == "1h")

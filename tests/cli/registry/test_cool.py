@@ -21,6 +21,7 @@ from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.contracts.entries import CooledEntry
 from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.heat.report import HeatReport
+from saltctl.stores.heat.service_state import ServiceState
 from saltctl.stores.heat.stream import HeatStream
 from saltctl.stores.redis.registry import RedisRegistry
 from tests.cli.conftest import Runner
@@ -227,7 +228,6 @@ def test_n_is_what_the_reports_need(put: Put, saltctl: Runner, configured: Setti
     [
         (("--to", "3"), 6, "saltctl registry cool a 'b c' --to 4"),
         (("--to", "512"), 6, "use 256, or raise the setting max_n_cap (SALTCTL_MAX_N_CAP)"),
-        (("--wait", "9m"), 2, "leave it out, or give 600s or more"),
     ],
 )
 def test_what_cannot_be_is_refused(
@@ -237,3 +237,49 @@ def test_what_cannot_be_is_refused(
     monkeypatch.setenv("SALTCTL_REDIS_URL", "redis://127.0.0.1:1")
     outcome = saltctl("registry", "cool", "a", "b c", *options, "-o", "json")
     assert (outcome.code, outcome.error["hint"]) == (code, hint)
+
+
+def test_idle_conversations_are_narrowed_and_begun_cool_downs_are_sealed(
+    put: Put, saltctl: Runner, configured: Settings, backup: BackupTable, redis_server: LocalRedis
+) -> None:
+    """For cron: what was begun is sealed even if it cannot be told what was idle, which exits 6."""
+    put("begun", "2026-06-01T07:00:00Z#m")
+    put("quiet", "2026-06-01T07:00:00Z#m")
+    assert saltctl("registry", "cool", "begun", "--to", "1", "--yes").code == 0
+    wait(backup, "begun")
+    unknown = saltctl("registry", "cool", "--idle", "10m", "--yes", "-o", "json")
+    assert (unknown.code, [record["phase"] for record in unknown.json]) == (6, ["sealed"])
+    assert "it is not known that Redis was verified throughout" in unknown.error["message"]
+    again = saltctl("registry", "cool", "--idle", "10m", "--yes", "-o", "json")
+    assert (again.code, again.out) == (6, "")
+    with closing(plain_client(redis_server)) as client, closing(HeatStream(configured)) as stream:
+        now = time.time()
+        fields = [str(part) for part in HeatReport("other", "app", int(now) - 60, 20).fields()]
+        for minutes in (12, 8, 4, 1):
+            pairs = dict(zip(fields[::2], fields[1::2], strict=True))
+            client.xadd(stream.key, pairs, id=f"{int((now - 60 * minutes) * 1000)}-*")
+    for conversation_id in ("begun", "quiet"):  # raised a moment ago
+        backup.client.update_item(
+            TableName=backup.name,
+            Key={KEY: {"S": conversation_id}},
+            UpdateExpression="SET raises[0].#at = :at",
+            ExpressionAttributeNames={"#at": "at"},
+            ExpressionAttributeValues={":at": {"S": LONG_AGO}},
+        )
+    with closing(ServiceState(configured)) as state, closing(RedisRegistry(configured)) as redis:
+        state.note_verified(list(redis.replication_ids()), 0.0, backup.name, "here")
+    idle = saltctl("registry", "cool", "--idle", "10m", "--yes", "-o", "json")
+    assert [(record["conversation_id"], record["phase"]) for record in idle.json] == [("quiet", "narrowed")]
+    assert idle.code == 0
+    backup.client.update_item(
+        TableName=backup.name,
+        Key={KEY: {"S": "quiet"}},
+        UpdateExpression="SET raises[1].#at = :at",
+        ExpressionAttributeNames={"#at": "at"},
+        ExpressionAttributeValues={":at": {"S": LONG_AGO}},
+    )
+    wait(backup, "quiet")
+    assert saltctl("registry", "cool", "--idle", "10m", "-o", "json").json[0]["phase"] == "sealed"
+    nothing = saltctl("registry", "cool", "--idle", "10m", "-o", "json")
+    assert (nothing.code, nothing.json) == (0, [])
+    assert "no conversation was idle, and none waits to be sealed" in nothing.err
