@@ -24,6 +24,7 @@ from saltctl.registry.drift import ComparisonOptions
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.contracts.registry import Raise
 from saltctl.stores.heat.contracts import Entry
 from saltctl.stores.heat.dead_letters import DeadLetters
 from saltctl.stores.heat.report import HeatReport
@@ -130,6 +131,22 @@ def test_the_whole_registry_is_spread_and_verified(
     assert len(store.by_primary(CONVERSATIONS)) == 3
     assert rebuild(dry_run=True).restored == 0
     store.check_server()
+    # Cooled conversations, by merges of a raise's kind and of a rebuild.
+    backup.allow_cooling()
+    sealed = {}
+    for conversation_id in CONVERSATIONS[:6:2]:
+        entry = backup.get(conversation_id)
+        assert entry is not None
+        narrowed = entry.narrowed(Raise(1, "2026-11-27T08:00:00.000Z", "tester", "", cooled=True))
+        assert backup.replace(entry, narrowed)
+        assert registry.merge(narrowed, backup.check_registry().registry_id)
+        assert registry.lookup(conversation_id)[1:] == (4, 1, "redis", 4, None)
+        sealed[conversation_id] = narrowed.sealed("boundary")
+        assert backup.replace(narrowed, sealed[conversation_id])
+    assert rebuild().restored == 3
+    for conversation_id, found in registry.lookup_many(list(sealed)).items():
+        assert found[1:] == (4, 1, "redis", 1, "boundary")
+        assert registry.lookup(conversation_id) == found
 
 
 @pytest.mark.slow
