@@ -15,6 +15,11 @@ from saltctl.urls import check_http_url, parse_redis_url
 
 MAX = 1_000_000_000
 """The largest number of an option that has no smaller one."""
+REGISTRY_ID = "[0-9a-f]{12}|[0-9a-f]{16}"
+"""The id of a registry; those of 16 digits are of registries from before."""
+NEW_ID_DIGITS = 12
+"""The digits of a new id. A fence, which names it, then has at most 64 bytes, and Redis keeps buckets as listpacks
+(hash-max-listpack-value). With more digits an entry takes 53 to 89 bytes, not 24 (tests/benchmarks/memory.py)."""
 LONGEST = 100 * 366 * 86400
 """Seconds of the longest duration, as of those that are written."""
 
@@ -56,8 +61,8 @@ def parse_region(value: Any) -> str:
 
 def parse_registry_id(value: Any) -> str:
     """Return the id of a registry. Raises ValueError for any other value."""
-    if not re.fullmatch(r"[0-9a-f]{16}", text := parse_text(value)):
-        raise ValueError("must be the 16 digits (0-9, a-f) that `saltctl status` shows")
+    if not re.fullmatch(REGISTRY_ID, text := parse_text(value)):
+        raise ValueError("must be the 12 or 16 digits (0-9, a-f) that `saltctl status` shows")
     return text
 
 

@@ -22,6 +22,7 @@ from saltctl.throttling.analysis import ONGOING_MINUTES
 from saltctl.throttling.scan import scan_recent
 from saltctl.times import iso_utc
 from saltctl.urls import mask_url
+from saltctl.values import REGISTRY_ID
 
 TIMEOUT_SECONDS = 5.0
 """Timeout of a source, after which its panel shows an error."""
@@ -71,7 +72,7 @@ def _ownership(facts: Facts, note: Verification | None) -> Panel:
     hint = None
     if other:
         # An interrupted recovery of this table leaves the id that it replaced.
-        known = other in recorded or not re.fullmatch("[0-9a-f]{16}", other)
+        known = other in recorded or not re.fullmatch(REGISTRY_ID, other)
         hint = command_line("recover", given={} if known else {"--take-over": other}) + " --dry-run"
     elif elsewhere and elsewhere.table in ("", facts.settings.backup_table):
         hint = elsewhere.settings  # a table of this name in another Region

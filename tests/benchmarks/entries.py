@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from saltctl.stores.contracts.entries import Entry
 
-REGISTRY_ID = "feed0123456789ab"
+REGISTRY_ID = "feed01234567"
 """The id of the registry of all benchmarks."""
 _MULTIPLIER = 0x9E3779B97F4B
 """An odd number. Multiplication by it permutes the numbers below a power of two: ids are unique and look random."""

@@ -23,6 +23,7 @@ from saltctl.errors import (
 from saltctl.stores.aws.backup_items import BackupItems, number_attribute, string_attribute
 from saltctl.stores.aws.failures.errors import NEW_OR_LOST
 from saltctl.stores.contracts.registry import RegistryIdentity
+from saltctl.values import NEW_ID_DIGITS, REGISTRY_ID
 
 REGISTRY_ITEM_ID = "#registry"
 PLAIN_FORMAT = 1
@@ -92,7 +93,7 @@ class RegistryItem:
                 hint="upgrade saltctl on this machine",
             )
         registry_id = string_attribute(item, "registry_id")
-        if not re.fullmatch("[0-9a-f]{16}", registry_id):
+        if not re.fullmatch(REGISTRY_ID, registry_id):
             raise self._damaged("its registry_id")
         if settings.registry_id not in (None, registry_id):
             raise OtherRegistryError(
@@ -178,7 +179,7 @@ class RegistryItem:
     def create(self) -> None:
         """Make the table the backup of a new registry, unless it is the backup of one already."""
         self._write(
-            self._items.settings.registry_id or secrets.token_hex(8),
+            self._items.settings.registry_id or secrets.token_hex(NEW_ID_DIGITS // 2),
             "attribute_not_exists(conversation_id)",
             self.table_identity(),
         )
@@ -208,7 +209,7 @@ class RegistryItem:
         ``replaces`` is the id that Redis holds until it is rebuilt; empty if it holds none. ``cooled``: the table has
         entries that older clients do not know.
         """
-        registry_id = self._items.settings.registry_id or secrets.token_hex(8)
+        registry_id = self._items.settings.registry_id or secrets.token_hex(NEW_ID_DIGITS // 2)
         self._write(registry_id, "", table, replaces)
         if cooled:
             self.allow_cooling()

@@ -24,6 +24,7 @@ from saltctl.stores.bounded.errors import OPEN_FILES_HINT, open_files_problem
 from saltctl.stores.bounded.reply_limit import OUT_OF_STEP
 from saltctl.stores.redis.replies.misconfiguration import hint_of_outage, misconfiguration
 from saltctl.urls import known_address
+from saltctl.values import REGISTRY_ID
 
 REDIRECTING = ("MOVED", "ASK", "TRYAGAIN")
 # Error replies of outages and role changes, by their first word (see Redis' documentation). redis-py has classes only
@@ -216,7 +217,7 @@ def other_registry(fence: str, ours: str, where: str) -> ConfigurationError:
             ),
         )
     registry_id = theirs.rpartition(":")[2]
-    known = re.fullmatch("[0-9a-f]{16}", registry_id)
+    known = re.fullmatch(REGISTRY_ID, registry_id)
     return ConfigurationError(
         f"Redis at {where} holds another registry, {registry_id}; that of this backup table is "
         f"{ours.rpartition(':')[2]}",

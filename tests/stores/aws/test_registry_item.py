@@ -19,6 +19,7 @@ from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
 from saltctl.stores.aws.registry_item import COOLED_FORMAT, REGISTRY_ITEM_ID, TABLE_CHECK_SECONDS, RegistryItem
 from saltctl.stores.contracts.registry import RegistryIdentity
+from saltctl.values import NEW_ID_DIGITS
 from tests.stores.aws.backup_helpers import make_item, put_items
 from tests.support.aws_stub import AwsStub, refusal
 
@@ -46,6 +47,7 @@ def test_a_new_table_has_an_identity(backup: BackupTable) -> None:
     """It is random; a second create changes nothing, and a client without the setting learns the id."""
     identity = backup.check_registry()
     assert identity == RegistryIdentity(identity.registry_id)
+    assert len(identity.registry_id) == NEW_ID_DIGITS
     backup.registry.create()
     assert BackupTable(backup.settings, client=backup.client).registry.id() == identity.registry_id
 

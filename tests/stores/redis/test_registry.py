@@ -24,11 +24,12 @@ from saltctl.errors import (
 from saltctl.local.servers import LocalRedis
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.redis.buckets import UNREADABLE, Buckets
+from saltctl.stores.redis.buckets import FENCE, UNREADABLE, Buckets
 from saltctl.stores.redis.dedicated_connection import DedicatedConnection
 from saltctl.stores.redis.rebuild_session import RedisRebuildSession
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script_sha
+from saltctl.values import NEW_ID_DIGITS
 from tests.support import Rebuilder
 from tests.support.redis_servers import eventually, merge
 
@@ -430,6 +431,12 @@ def test_buckets_stay_listpacks(
     session.set_fence("token")
     encodings = {admin.object("ENCODING", key) for key in admin.scan_iter("salt:r:*")}
     assert encodings == {b"listpack"}
+    # The longest fence, of the largest number of buckets and a new id: see values.REGISTRY_ID.
+    layout = replace(settings, buckets=2**20).layout
+    admin.hset("salt:r:0", FENCE, f"{layout}:{'a' * NEW_ID_DIGITS}:{'b' * 40}")
+    assert admin.object("ENCODING", "salt:r:0") == b"listpack"
+    admin.hset("salt:r:0", FENCE, f"{layout}:{'a' * (NEW_ID_DIGITS + 1)}:{'b' * 40}")
+    assert admin.object("ENCODING", "salt:r:0") == b"hashtable"
 
 
 def test_entries_are_read_whether_or_not_redis_is_verified(store: RedisRegistry) -> None:
