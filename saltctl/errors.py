@@ -4,7 +4,6 @@
 
     SaltctlError                      1   internal error, if it is raised as itself
     ├── UsageError                    2   arguments that are not valid
-    │   └── UnknownTimesError             sort keys hold no times that are known
     ├── IncompleteError               4   partly done; the hint names the command that completes it
     │   ├── RaiseIncompleteError          a raise stopped between two steps
     │   ├── RebuildBrokenError            Redis changed during a rebuild: nothing was verified
@@ -16,6 +15,7 @@
     │   ├── InvalidCursorError            damaged, forged, or of another conversation
     │   ├── CheckpointRefusedError        an interrupted rebuild cannot be resumed
     │   ├── RegistryExistedError          a new registry would hide messages: its backup was lost
+    │   ├── UnknownTimesError             sort keys hold no times that are known
     │   ├── SortKeyTakenError             another message has this sort key
     │   └── ConfirmationRequiredError     --yes is missing, or the context is protected
     ├── UnavailableError             69   an outage of Redis or AWS
@@ -114,10 +114,6 @@ class UsageError(SaltctlError, code="usage", exit_code=ExitCode.USAGE):
     """The arguments are not valid."""
 
 
-class UnknownTimesError(UsageError, code="unknown_times"):
-    """The sort keys of a conversation hold no times that are known, so that its boundary would have no margin."""
-
-
 class IncompleteError(SaltctlError, code="incomplete", exit_code=ExitCode.INCOMPLETE):
     """Part of the work is done and kept; the hint names the command that completes it."""
 
@@ -147,6 +143,10 @@ class ReadBrokenError(IncompleteError, code="read_broken"):
 
 class RefusedError(SaltctlError, code="refused", exit_code=ExitCode.REFUSED):
     """The request is valid, but saltctl refuses it."""
+
+
+class UnknownTimesError(RefusedError, code="unknown_times"):
+    """The sort keys of a conversation hold no times that are known, so that its boundary would have no margin."""
 
 
 class InvalidConversationIdError(RefusedError, code="invalid_conversation_id"):

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from saltctl.commands import command_line, hint_of
 from saltctl.cooling.boundary import Boundary, find_boundary, learn_times, newest_key
-from saltctl.errors import DamagedEntryError, IncompleteError, UnknownTimesError, UsageError
+from saltctl.errors import DamagedEntryError, IncompleteError, RefusedError, UnknownTimesError, UsageError
 from saltctl.history.history import History
 from saltctl.history.sort_key_form import SortKeyForm
 from saltctl.registry.registry import MAX_REASON, Registry
@@ -106,7 +106,8 @@ class Cooling:
             if step == "go on":
                 result = self._go_on(entry, registry_id)
             elif step is None:
-                return self._unchanged(entry, registry_id)
+                result = self._unchanged(entry, registry_id)
+                return replace(result, reason=_HIGHER) if to > entry.target else result
             else:
                 self._learn_times(conversation_id, to)
                 by = Raise(to, iso_utc(self.now()), actor or self.registry.actor, reason, cooled=True)
@@ -176,7 +177,10 @@ class Cooling:
             # By a client of an older format: step 2 and the wait begin anew. First its time is taken back: a merge
             # hides that they have to, and this process may die before it writes another one.
             again = replace(entry, cooling=replace(entry.cooling, narrowed_at=""))
-            return self._go_on(again, registry_id) if self.registry.backup.replace(entry, again) else None
+            if not self.registry.backup.replace(entry, again):
+                return None
+            result = self._go_on(again, registry_id)
+            return result and replace(result, reason=_BEGUN_ANEW)
         if self.now() < self._ready_at(entry):
             return self._result(entry, changed=False)
         # Steps 3 to 5: the boundary, the backup, Redis.
@@ -213,7 +217,7 @@ class Cooling:
         if form is not None:
             return form
         if not self.history.page(conversation_id).messages:
-            raise UsageError(f"{conversation_id!r} has no messages that show a boundary", hint="it stays as it is")
+            raise _no_messages(conversation_id)
         if not self.any_form:
             accepted = command_line("registry", "cool", ids=[conversation_id], given={"--to": to, "--yes": True})
             raise UnknownTimesError(
@@ -234,7 +238,7 @@ class Cooling:
         if found is None:  # no message is on any of these salts, so any boundary is right
             newest = newest_key(store, conversation_id)
             if newest is None:
-                raise UsageError(f"{conversation_id!r} has no messages that show a boundary", hint="it stays as it is")
+                raise _no_messages(conversation_id)
             found = Boundary(newest)
         return found
 
@@ -259,6 +263,11 @@ class Cooling:
         )
 
 
+def _no_messages(conversation_id: str) -> RefusedError:
+    problem = f"{conversation_id!r} has no messages, which would show the form of its sort keys"
+    return RefusedError(problem, hint="it costs little as it is; cool it once it has some")
+
+
 def next_step(entry: BackupEntry, to: int) -> Literal["narrow", "go on"] | None:
     """Return what is to do next to take a conversation to N ``to``: begin a cool-down, or go on with it; or nothing."""
     if entry.cooling is not None and entry.cooling.unsealed and entry.cooling.cool_to == to:
@@ -266,6 +275,8 @@ def next_step(entry: BackupEntry, to: int) -> Literal["narrow", "go on"] | None:
     return None if to > entry.target or entry.recent_n <= to else "narrow"
 
 
+_HIGHER = "new messages use fewer salts than that already; a raise gives them more"
+_BEGUN_ANEW = "Redis had lost the first phase, so that it was done again and the wait begins anew"
 _REASONS = {
     None: "readers and writers use this N already",
     "narrowed": "new messages use fewer salts; readers still ask all",

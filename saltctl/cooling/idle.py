@@ -91,7 +91,7 @@ class IdleSearch:
         problem = "Redis is not verified" if not verified else "it is not known that Redis was verified throughout"
         raise RefusedError(
             f"cannot tell what was idle: {problem}, so that heat reports of that time may be lost",
-            hint="give a shorter time, or the conversations and their N",
+            hint="wait, give --idle a shorter time, or name the conversations and their N",
         )
 
 

@@ -18,6 +18,7 @@ RECENT_SECONDS = 600.0
 """How far back reports count."""
 _PAGE = 1000
 _GIVE_N = "give the N that new messages need, with --to"
+_GIVE_LESS = "wait, give --idle a shorter time, or name the conversations and their N"
 
 
 def needed_salts(
@@ -44,8 +45,9 @@ def needed_salts(
         problem = _gap(info, settings, now, seconds)
     except StreamLostError as exc:
         problem = exc.message
+    hint = _GIVE_N if longest_silence == inf else _GIVE_LESS
     if problem:
-        raise RefusedError(f"cannot tell how many salts are needed: {problem}", hint=_GIVE_N)
+        raise RefusedError(f"cannot tell how many salts are needed: {problem}", hint=hint)
     sums, start = InMemorySums(), now - seconds
     arrived, silence = start, (0.0, start)
     for entry in _entries(stream, start, info.last_id or "0"):
@@ -60,7 +62,7 @@ def needed_salts(
     longest, since = max(silence, (now - arrived, arrived))
     if longest > longest_silence:
         problem = f"no heat report arrived for {longest / 60:.0f} minutes from {iso_utc(since, 'seconds')} on"
-        raise RefusedError(f"cannot tell how many salts are needed: {problem}", hint=_GIVE_N)
+        raise RefusedError(f"cannot tell how many salts are needed: {problem}", hint=hint)
     return needed
 
 
@@ -71,7 +73,7 @@ def _gap(info: StreamInfo, settings: Settings, now: float, seconds: float) -> st
     """
     if info.ahead(now):
         return "the clock of the heat stream is ahead, so that its entries are removed at once"
-    start, minutes = now - seconds, f"{seconds / 60:.0f} minutes"
+    start, minutes = now - seconds, f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
     first = info.newest if info.first_id is None else id_order(info.first_id)[0] / 1000
     if info.added and first <= start:
         return ""

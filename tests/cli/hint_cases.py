@@ -605,7 +605,7 @@ CASES = [
     Case(
         "cli/registry/cool.py:_cool_all",
         "saltctl registry cool conv --to 1 --dry-run",
-        2,
+        6,
         "saltctl registry cool conv --to 1 --dry-run --yes",
         _untimed_message,
         then="true",

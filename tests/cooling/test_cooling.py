@@ -16,8 +16,9 @@ from saltctl.errors import (
     OtherRegistryError,
     RaiseIncompleteError,
     RedisUnavailableError,
+    RefusedError,
     UnavailableError,
-    UsageError,
+    UnknownTimesError,
 )
 from saltctl.history.history import History
 from saltctl.registry.lookups import Lookup
@@ -271,7 +272,7 @@ def test_sort_keys_without_times_need_consent(clock: Clock, keys: list[int | str
     for key in keys:
         messages.put("conv#3", Decimal(key) if isinstance(key, int) else key, {})
     world.cooling = Cooling(world.registry, world.history, now=clock)
-    with pytest.raises(UsageError, match="hold no times that are known"):
+    with pytest.raises(UnknownTimesError, match="hold no times that are known"):
         world.cool()
     assert world.backup.items["conv"].cooling is None
     world.cooling.any_form = True
@@ -325,7 +326,7 @@ def test_a_conversation_without_messages_is_not_begun(clock: Clock) -> None:
     world.registry.raise_to("empty", 4)
     for any_form in (False, True):
         world.cooling.any_form = any_form
-        with pytest.raises(UsageError, match="has no messages that show a boundary"):
+        with pytest.raises(RefusedError, match="has no messages"):
             world.cooling.cool("empty", 1)
     assert world.backup.items["empty"].cooling is None
 

@@ -91,7 +91,7 @@ def test_boundaries_are_taken_back_unless_redis_was_verified(world: World, keeps
     with closing(plain_client_of(world)) as admin:
         for key in admin.keys("salt:r:*"):
             admin.hdel(key, "#fence")
-    world.recover()
+    assert world.recover().uncooled == 2
     for answer in both(world, "conv_b"):
         assert (answer.max_n, answer.recent_n, answer.boundary) == (16, 16, None)
     assert len(list(world.history.messages("conv_b"))) == 40

@@ -99,12 +99,14 @@ def cooling_sentence(record: Mapping[str, Any], now: datetime | None = None) -> 
         said = f"{verb} {name}: from {key} on readers ask {counted(record['recent_n'], 'salt')}, not {record['max_n']}"
     else:
         said = f"nothing to do: {name} has {salts}"
-    return said
+    told = record["reason"] if record["reason"].startswith(("Redis had", "new messages use fewer salts than")) else ""
+    return f"{told}: {said}" if told else said
 
 
-def unsealed_note(count: int, ids: Sequence[str]) -> str:
+def unsealed_note(count: int, ids: Sequence[str], *, sampled: bool) -> str:
     """Say that cool-downs were begun and never sealed, and the command that seals the first ones."""
-    narrowed = counted(count, "conversation is", "conversations are")
+    of_sample = " of the sample" if sampled else ""
+    narrowed = counted(count, f"conversation{of_sample} is", f"conversations{of_sample} are")
     return f"{narrowed} narrowed and not sealed:\n{command_line('registry', 'cool', ids=ids)}"
 
 
@@ -114,7 +116,7 @@ def page_cost_sentence(record: Mapping[str, Any]) -> str:
         f"{counted(record[f'queries_{when}'], 'query', 'queries')} ({record[f'rcu_{when}']:,g} RCU)"
         for when in ("before", "after")
     )
-    return f"a newest page costs {before}, and then {after}"
+    return f"a newest page costs {before}, and {after} once it lies beyond the boundary"
 
 
 def _clock_time(at: str, now: datetime | None) -> str:

@@ -226,7 +226,7 @@ def _backup(panel: Panel) -> list[Text]:
 def _drift(panel: Panel) -> list[Text]:
     lines = [_line((f"damaged: {item['conversation_id']!r}: {item['problem']}", BAD)) for item in _damaged(panel)]
     if panel["unsealed"]:
-        narrowed = in_force(unsealed_note(panel["unsealed"], panel["unsealed_ids"]))
+        narrowed = in_force(unsealed_note(panel["unsealed"], panel["unsealed_ids"], sampled=True))
         lines += [_line((line, QUIET)) for line in narrowed.split("\n")]
     return [*_differences(panel), *lines]
 

@@ -255,7 +255,8 @@ def old_salts_sentence(lookup: Lookup) -> str:
     """Say from which salts of a cooled conversation a page reads old messages alone."""
     number, boundary = len(lookup.old_salts), lookup.boundary
     text = number_text(boundary) if isinstance(boundary, Decimal) else boundary
-    return f"{counted(number, 'old salt')} {'is' if number == 1 else 'are'} read only below the boundary {text}"
+    are = "is" if number == 1 else "are"
+    return f"{counted(number, 'old salt')} {are} read only below the boundary {text}, once the page reaches there"
 
 
 def print_plan(plan: ReadPlan, form: OutputFormat, sort_keys: SortKeyForm | None) -> None:

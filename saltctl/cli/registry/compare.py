@@ -193,7 +193,7 @@ def _warn(report: ComparisonReport, *, repair: bool, adopt: bool) -> None:
             hint_of(sentence, "saltctl compare --repair --adopt --yes"),
         )
     if report.unsealed:
-        note(unsealed_note(report.unsealed, report.unsealed_ids).replace("\n", " "))
+        note(unsealed_note(report.unsealed, report.unsealed_ids, sampled=False).replace("\n", " "))
     if report.damaged:
         first = ", ".join(repr(item.conversation_id) for item in report.damaged_items[:_NAMED])
         count = f"damaged items of the backup, not compared: {report.damaged:,}"

@@ -266,7 +266,8 @@ def _print(screen: Console, records: Sequence[Record], given: Mapping[str, objec
     for record in records:
         sentence, again = printable(cooling_sentence(record)), ""
         if sentence.endswith(" on:"):
-            command = command_line("registry", "cool", ids=[record["conversation_id"]], given=given)
+            options = {"--to": record["write_n"], **given}
+            command = command_line("registry", "cool", ids=[record["conversation_id"]], given=options)
             again = printable(in_force(command))
         if again and len(sentence) + 1 + len(again) <= screen.width:
             sentence, again = f"{sentence} {again}", ""
@@ -283,7 +284,8 @@ def _warn(records: Sequence[Record]) -> None:
         if record["pushed_by"] is not None:
             warn(
                 f"{record['conversation_id']!r} has a message in the future, {shown_key(record['pushed_by'])}: the "
-                f"boundary lies above it, so until then newest pages ask all {record['max_n']} salts"
+                f"boundary lies above it, so until then newest pages ask all {record['max_n']} salts",
+                "if it should not be there: delete it, raise the conversation once, and cool it again",
             )
 
 

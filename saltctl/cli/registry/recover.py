@@ -214,6 +214,9 @@ def _print(report: RecoveryReport, output: OutputFormat | None, take_over: str, 
     if report.dry_run:
         report.plan.check(take_over)
         report.check_unproven(unproven)
+    if report.uncooled:
+        number = counted(report.uncooled, "conversation")
+        note(f"cool-downs taken back: {number}; raises after them may be lost, so newest pages ask all salts again")
     if report.skipped:
         items = rebuilt.damaged_items if rebuilt else []
         hint = damage_hint(items, len(items), "saltctl rebuild") if items else "saltctl registry discover"

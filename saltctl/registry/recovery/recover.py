@@ -189,7 +189,9 @@ class Recovery:
             if not unchanged and plan.table != "intact":
                 # A raise that widened the recent salts may be lost with the table, and only Redis could show it.
                 cooled = ((i, without_boundary(e)) for i, e in list(held.items()) if isinstance(e, CooledEntry))
-                yield from self._add(cooled, held, "boundaries taken back", report, lease)
+                for step in self._add(cooled, held, "boundaries taken back", report, lease):
+                    report.uncooled += step.done
+                    yield step
             cooled_any = any(isinstance(entry, CooledEntry) for entry in held.values())
             if plan.table != "intact":
                 replaced = registry_in_redis(reader, self.settings.layout)

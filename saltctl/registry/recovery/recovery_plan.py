@@ -112,6 +112,7 @@ class RecoveryReport:
     but knows what an interrupted recovery has found that had read all of them. ``unproven`` conversations are not
     proved to be salted.
     ``skipped`` entries cannot be used: their ids or numbers are not valid, or the item in the backup is damaged.
+    Of ``uncooled`` conversations the boundary was taken back: newest pages ask all salts again.
     ``rebuild`` is the report of the rebuild that followed; None in a dry run. ``consumed_rcu`` and ``consumed_wcu``
     are in capacity units, the latter if each entry has at most 1 KB.
     """
@@ -129,6 +130,7 @@ class RecoveryReport:
     dry_run: bool = False
     unproven: int = 0
     rebuild: events.RebuildReport | None = None
+    uncooled: int = 0
 
     def check_unproven(self, choice: Unproven) -> None:
         """Raise IncompleteError if conversations are unproven, and nothing says what becomes of them."""

@@ -185,8 +185,8 @@ class BackupTable(BackupItems):
                 return False
             if commit:
                 union = replace(union, write_n=union.target)
-            if union.target > held.target:
-                union = replace(union, raises=(*held.raises, replace(by, n=union.target))[-MAX_RAISES_KEPT:])
+            record = replace(by, n=union.target, cooled=union.target <= held.target)
+            union = replace(union, raises=(*held.raises, record)[-MAX_RAISES_KEPT:])
             if self.replace(held if item is not None else None, union):
                 return True
         raise self._contended(conversation_id)
