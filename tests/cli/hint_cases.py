@@ -835,7 +835,7 @@ CASES = [
     Case("cli/registry/recover.py:_print", "saltctl recover --dry-run", 0, "saltctl recover", _restore_with_messages),
     Case(
         "cli/signals.py:deadline",
-        "saltctl rebuild --timeout 50ms",
+        "saltctl rebuild --timeout 1s",
         124,
         "saltctl rebuild",
         _hang,
