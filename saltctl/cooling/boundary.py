@@ -18,6 +18,7 @@ from saltctl.history.attributes import plain
 from saltctl.history.history import History
 from saltctl.history.models import ReadOptions
 from saltctl.history.sort_key_form import SortKeyForm, learn_form, sample_keys
+from saltctl.registry.lookups import Lookup
 from saltctl.salting import partition_key
 from saltctl.stores.contracts.messages import MessageStore, PartitionQuery, SortKey
 
@@ -71,6 +72,18 @@ def find_boundary(
     if timed is None:
         return Boundary(above)
     return Boundary(timed) if max(timed, newest) != newest else Boundary(above, newest)
+
+
+def strays(store: MessageStore, found: Lookup) -> dict[str, SortKey]:
+    """Return the newest row of each partition that has one where readers of a cooled conversation do not look.
+
+    Raises:
+        SaltctlError: a salt cannot be read.
+    """
+    keys = [partition_key(found.conversation_id, salt) for salt in found.old_salts]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        newest = zip(keys, pool.map(partial(newest_key, store), keys), strict=True)
+        return {key: row for key, row in newest if row is not None and not found.is_below(row)}
 
 
 def newest_key(store: MessageStore, key: str) -> SortKey | None:

@@ -15,7 +15,7 @@ from saltctl.errors import (
     SaltctlError,
     UsageError,
 )
-from saltctl.health.checks import access, dynamodb, redis, stream
+from saltctl.health.checks import access, cooling, dynamodb, redis, stream
 from saltctl.health.checks.redis import each_primary
 from saltctl.health.facts import Facts
 from saltctl.health.findings import Finding, fail, skip
@@ -69,6 +69,7 @@ CHECKS: tuple[Check, ...] = (
     Check("stream-dead-letters", stream.dead_letters, _REDIS),
     Check("throttles", dynamodb.throttles, "messages-table"),
     Check("drift", dynamodb.drift, "backup-layout"),
+    Check("boundaries", cooling.boundaries, "messages-table"),
 )
 
 

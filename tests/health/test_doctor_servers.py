@@ -23,8 +23,10 @@ import pytest
 from saltctl.cli.main import run
 from saltctl.local.environment import LocalEnvironment
 from saltctl.local.servers import LocalRedis
+from saltctl.registry.registry import Registry
 from saltctl.salting import bucket_of
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.aws.messages_table import MessagesTable
 from saltctl.stores.contracts.registry import Raise
 from saltctl.testing import local_environment
 from tests.support.redis_servers import eventually
@@ -206,6 +208,18 @@ def _report(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
     redis.xadd("salt:heat", {"no": "report"})
 
 
+def _write_where_readers_do_not_look(local: LocalEnvironment, redis: Any, backup: BackupTable) -> None:
+    with Registry.open(local.settings) as registry:
+        registry.raise_to("conv_cooled", 8)
+        held = backup.get("conv_cooled")
+        assert held is not None
+        narrowed = held.narrowed(Raise(1, "2026-01-01T00:00:00.000Z", "me", "", cooled=True))
+        assert backup.replace(held, narrowed)
+        assert backup.replace(narrowed, narrowed.sealed("2026-01-01T00:00:00.000Z"))
+        registry.complete("conv_cooled")
+    MessagesTable(local.settings).put("conv_cooled#3", "2026-01-01T00:00:01.000Z#m", {})
+
+
 FAULTS: dict[str, tuple[str, Fault]] = {
     "redis-eviction": ("fail", lambda _, redis, __: redis.config_set("maxmemory-policy", "allkeys-lru")),
     "redis-aof": ("warn", lambda _, redis, __: redis.config_set("appendonly", "no")),
@@ -217,6 +231,7 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "backup-billing": ("warn", _provision),
     "lease": ("warn", _die_with_the_lease),
     "drift": ("fail", _lose_an_entry),
+    "boundaries": ("fail", _write_where_readers_do_not_look),
     "drift uncommitted": ("warn", _interrupt_a_raise),
     "stream-group": ("fail", lambda _, redis, __: redis.xgroup_destroy("salt:heat", "saltctl")),
     "stream-lag": ("fail", _report),
