@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from saltctl.commands import commands_in
 from saltctl.errors import ConfigurationError, DamagedEntryError, ThrottledError
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
+from saltctl.stores.contracts.entries import CooledEntry
 from saltctl.stores.contracts.registry import BackupEntry, BackupPage, Raise, RaiseOutcome
 from saltctl.stores.parallel_scan import IDLE_SECONDS
 from tests.stores.aws.backup_helpers import THROTTLED, make_item, make_raise, put_items
@@ -421,3 +423,50 @@ def test_the_created_table_passes_the_check(moto_backup: BackupTable, aws_settin
         recovery["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"]
         == "ENABLED"
     )
+
+
+# Cooled entries.
+
+
+@pytest.mark.slow
+def test_an_item_is_replaced_unless_it_has_changed(backup: BackupTable) -> None:
+    """Both phases of a cool-down, a raise after it, and what a recovery adds; nothing of an item is lost."""
+    backup.raise_max_n("conv", make_raise(8))
+    assert backup.commit_write_n("conv", 8)
+    plain = backup.get("conv")
+    assert plain is not None
+    narrowed = plain.narrowed(replace(make_raise(1), cooled=True))
+    assert backup.replace(plain, narrowed)
+    assert not backup.replace(plain, narrowed)
+    assert backup.get("conv") == narrowed
+    assert narrowed.cooling is not None
+    began = replace(narrowed, cooling=replace(narrowed.cooling, narrowed_at="2026-11-27T08:00:00.000Z"))
+    assert backup.replace(narrowed, began)
+    assert not backup.replace(narrowed, narrowed.sealed("m"))
+    for boundary in ("m", Decimal("1790000000000.5")):
+        sealed = began.sealed(boundary)
+        assert backup.replace(began, sealed)
+        assert backup.get("conv") == sealed
+        assert backup.replace(sealed, began)
+    sealed = began.sealed("m")
+    assert backup.replace(began, sealed)
+    assert backup.raise_max_n("conv", make_raise(4)) == RaiseOutcome(1, True, CooledEntry(8, 4, 1, 1, 4, "m"))
+    assert backup.raise_max_n("conv", make_raise(2)) == RaiseOutcome(4, False, CooledEntry(8, 4, 1, 1, 4, "m"))
+    assert not backup.commit_write_n("conv", CooledEntry(8, 4, 2))
+    assert backup.commit_write_n("conv", CooledEntry(8, 4, 1, 1, 4, "m"))
+    found = backup.get("conv")
+    assert found is not None
+    assert [(past.n, past.cooled) for past in found.raises] == [(8, False), (1, True), (4, False)]
+    assert backup.restore("conv", CooledEntry(16, 2, 2, 2, 2, "n"), make_raise(1), commit=True)
+    restored = backup.get("conv")
+    assert restored is not None
+    assert (restored.entry, restored.write_n) == (CooledEntry(16, 2, 2, 2, 2, "n"), 2)
+    assert backup.restore("new", CooledEntry(16, 2, 2, 2, 2, "n"), make_raise(1), commit=False)
+    assert backup.restore("conv", 32, make_raise(1), commit=True)
+    assert (backup.get("conv") or restored).max_n == 32
+    assert not backup.replace(None, narrowed)
+    (page,) = [page for page in backup.scan(1) if page.entries]
+    assert {i: e for i, e, _ in page.entries} == {
+        "conv": CooledEntry(32, 2, 2, 2, 2, "n"),
+        "new": CooledEntry(16, 2, 2, 2, 2, "n"),
+    }
