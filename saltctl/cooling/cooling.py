@@ -107,7 +107,7 @@ class Cooling:
                 result = self._go_on(entry, registry_id)
             elif step is None:
                 result = self._unchanged(entry, registry_id)
-                return replace(result, reason=_HIGHER) if to > entry.target else result
+                return replace(result, reason=HIGHER) if to > entry.target else result
             else:
                 self._learn_times(conversation_id, to)
                 by = Raise(to, iso_utc(self.now()), actor or self.registry.actor, reason, cooled=True)
@@ -180,7 +180,7 @@ class Cooling:
             if not self.registry.backup.replace(entry, again):
                 return None
             result = self._go_on(again, registry_id)
-            return result and replace(result, reason=_BEGUN_ANEW)
+            return result and replace(result, reason=BEGUN_ANEW)
         if self.now() < self._ready_at(entry):
             return self._result(entry, changed=False)
         # Steps 3 to 5: the boundary, the backup, Redis.
@@ -275,8 +275,8 @@ def next_step(entry: BackupEntry, to: int) -> Literal["narrow", "go on"] | None:
     return None if to > entry.target or entry.recent_n <= to else "narrow"
 
 
-_HIGHER = "new messages use fewer salts than that already; a raise gives them more"
-_BEGUN_ANEW = "Redis had lost the first phase, so that it was done again and the wait begins anew"
+HIGHER = "new messages use fewer salts than that already; a raise gives them more"
+BEGUN_ANEW = "Redis had lost the first phase, so that it was done again and the wait begins anew"
 _REASONS = {
     None: "readers and writers use this N already",
     "narrowed": "new messages use fewer salts; readers still ask all",

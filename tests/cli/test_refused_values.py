@@ -149,7 +149,7 @@ TOML = [
     "'5 apples'",
     "'\uff11'",
 ]
-_SECONDS = ("heat_max_age", "heat_retention", "breaker_seconds", "cool_wait", "cool_margin")
+_SECONDS = ("heat_max_age", "heat_retention", "breaker_seconds", "cool_wait", "cool_after", "cool_margin")
 MEANT = {spec.name: ["1.5"] for spec in SPECS if spec.name.endswith("_timeout") or spec.name in _SECONDS}
 MEANT |= {name: ["'a b'", "'5 apples'", "'\uff11'"] for name in ("redis_password_file", "aws_profile", "actor")}
 

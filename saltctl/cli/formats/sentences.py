@@ -84,6 +84,8 @@ def raise_sentence(record: Mapping[str, Any]) -> str:
 
 def cooling_sentence(record: Mapping[str, Any], now: datetime | None = None) -> str:
     """Say what a cool-down did; ``record`` has the keys of the contract. A final colon asks for the next command."""
+    from saltctl.cooling.cooling import BEGUN_ANEW, HIGHER
+
     name, salts = record["conversation_id"], counted(record["write_n"] or 0, "salt")
     if record["problem"] is not None:
         return f"not cooled: {name}: {record['problem']}"
@@ -99,8 +101,7 @@ def cooling_sentence(record: Mapping[str, Any], now: datetime | None = None) -> 
         said = f"{verb} {name}: from {key} on readers ask {counted(record['recent_n'], 'salt')}, not {record['max_n']}"
     else:
         said = f"nothing to do: {name} has {salts}"
-    told = record["reason"] if record["reason"].startswith(("Redis had", "new messages use fewer salts than")) else ""
-    return f"{told}: {said}" if told else said
+    return f"{record['reason']}: {said}" if record["reason"] in (HIGHER, BEGUN_ANEW) else said
 
 
 def unsealed_note(count: int, ids: Sequence[str], *, sampled: bool) -> str:

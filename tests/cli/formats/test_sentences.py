@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from saltctl.cli.formats import sentences
+from saltctl.cooling.cooling import BEGUN_ANEW, HIGHER
 from saltctl.detection.replay import ReplayReport
 from saltctl.history.audit import Audit
 from saltctl.local.environment import LocalEnvironment
@@ -156,16 +157,20 @@ COOLED: dict[str, Any] = {
     "max_n": 64,
     "problem": None,
     "ready_at": None,
+    "reason": "",
 }
 COOLED |= {"phase": None, "changed": False, "dry_run": False, "recent_from": None}
 NARROWED = {"phase": "narrowed", "ready_at": "2026-11-27T08:10:00.500Z"}
 SEALED = {"phase": "sealed", "recent_from": "k 1"}
+SEAL_IT = "narrowed c: new messages use 1 salt; seal it from 08:10:01 UTC on:"
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({}, "nothing to do: c has 1 salt"),
+        ({"reason": HIGHER}, f"{HIGHER}: nothing to do: c has 1 salt"),
+        (NARROWED | {"reason": BEGUN_ANEW, "changed": True}, f"{BEGUN_ANEW}: {SEAL_IT}"),
         ({"problem": "it is damaged"}, "not cooled: c: it is damaged"),
         (NARROWED | {"changed": True}, "narrowed c: new messages use 1 salt; seal it from 08:10:01 UTC on:"),
         (
