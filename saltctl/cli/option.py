@@ -115,6 +115,9 @@ _FLOAT = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?|\.[0-9]+")
 MAX_REASON = 500
 """The longest reason of a raise: saltctl.registry.registry.MAX_REASON, which takes long to import."""
 Conversation = Annotated[str, typer.Argument(metavar="CONV", help="A conversation id.")]
+Conversations = Annotated[
+    list[str] | None, typer.Argument(metavar="CONV", help="Conversation ids; after -- if one begins with -.")
+]
 Output = Annotated[
     OutputFormat | None,
     typer.Option(

@@ -41,9 +41,7 @@ Record = dict[str, Any]
 
 def cool(
     context: typer.Context,
-    conversations: Annotated[
-        list[str] | None, typer.Argument(metavar="CONV", help="Conversation ids; after -- if one begins with -.")
-    ] = None,
+    conversations: option.Conversations = None,
     to: Annotated[
         int | None,
         option.number(

@@ -97,9 +97,7 @@ _MAX_NAMED = 5
 @group.command("get")
 def get(
     context: typer.Context,
-    conversations: Annotated[
-        list[str] | None, typer.Argument(metavar="CONV", help="Conversation ids; after -- if one begins with -.")
-    ] = None,
+    conversations: option.Conversations = None,
     ids_from: Annotated[
         str | None,
         typer.Option(
