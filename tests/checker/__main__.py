@@ -1,4 +1,4 @@
-"""``python -m tests.checker [--minutes M | --seconds S] [--seed N] [--mutant NAME]``.
+"""``python -m tests.checker [--minutes M | --seconds S] [--seed N] [--topology NAME] [--mutant NAME]``.
 
 A long run consists of runs of half a minute. Each has its own servers and its own seed, counted up from the first.
 The program exits with 3 at the first run that breaks the promise, and prints the command that repeats it. The same
@@ -23,10 +23,12 @@ from saltctl.local.servers import dummy_credentials, without_server_settings
 from saltctl.stores.aws.client import preload_boto3
 from tests.checker.mutants import MUTANTS
 from tests.checker.run import Outcome, RunOptions, run, total
-from tests.checker.schedule import Plan
+from tests.checker.schedule import FAULTS, Plan
 from tests.support.dynamodb_local import DIRECTORY_VARIABLE, INSTALL_HINT, DynamoLocal
 
 ONE_RUN = 30.0
+GROUP_FAULT_INTERVAL = 2.5
+"""Seconds between faults of servers that fail over on their own, since that takes them a few seconds."""
 
 
 def main() -> int:
@@ -39,7 +41,10 @@ def main() -> int:
     outcomes: list[Outcome] = []
     while not outcomes or (time.monotonic() < until and not outcomes[-1].violations):
         seconds = min(ONE_RUN, left)
-        plan = replace(Plan(arguments.seed + len(outcomes), seconds), **directed)
+        plan = Plan(arguments.seed + len(outcomes), seconds, FAULTS[options.topology])
+        if options.topology != "pair":
+            plan = replace(plan, fault_interval=GROUP_FAULT_INTERVAL)
+        plan = replace(plan, **directed)
         directory = Path(tempfile.mkdtemp(prefix="saltctl-checker-"))
         outcomes.append(run(plan, directory, options))
         if outcomes[-1].violations:
@@ -63,6 +68,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--engine", choices=("valkey", "redis"), default="valkey", help="redis is the redis-server on PATH"
     )
+    parser.add_argument("--topology", choices=sorted(FAULTS), default="pair", help="how the Redis servers are arranged")
     parser.add_argument(
         "--dynamodb",
         action="store_true",
@@ -77,7 +83,8 @@ def _arguments() -> argparse.Namespace:
 def _repeat_command(arguments: argparse.Namespace, plan: Plan) -> str:
     """Return the command that repeats the faults of one run."""
     command = f"python -m tests.checker --seed {plan.seed} --seconds {plan.seconds:g}"
-    command += f" --engine {arguments.engine}" + (" --dynamodb" if arguments.dynamodb else "")
+    command += f" --engine {arguments.engine} --topology {arguments.topology}"
+    command += " --dynamodb" if arguments.dynamodb else ""
     if arguments.mutant:
         command += f" --mutant {arguments.mutant}" + (" --directed" if arguments.directed else "")
     return command
@@ -85,7 +92,7 @@ def _repeat_command(arguments: argparse.Namespace, plan: Plan) -> str:
 
 def _options(arguments: argparse.Namespace) -> tuple[RunOptions, dict[str, Any]]:
     """Return the options of the run, and the values of its plan that differ from the defaults."""
-    options = RunOptions()
+    options = RunOptions(arguments.topology)
     if arguments.engine == "redis":
         found = shutil.which("redis-server")
         if found is None:

@@ -30,8 +30,6 @@ CALM_AFTER = 15.0
 """Seconds of waiting for a verified Redis or a recovery after which the other processes leave it time: a busy machine
 might not finish a rebuild between two kills."""
 VERIFIED_CHECK_INTERVAL = 0.2
-TAKES_ENTRIES = {Fault.DAMAGE, Fault.LOSE, Fault.FLUSH, Fault.DELETE, Fault.PROMOTE}
-"""Faults that may take entries from Redis. A promoted replica may not be in sync."""
 
 
 class InFlight:
@@ -142,7 +140,7 @@ class BackupLosses:
     def _allows(self, event: Event) -> bool:
         if event.fault in TABLE_LOSSES:
             return not self.active and (self._is_of_both(event) or self._servers.is_verified())
-        return not self.active or self._both or event.fault not in TAKES_ENTRIES
+        return not self.active or self._both or event.fault not in self._servers.takes_entries
 
     def _is_of_both(self, event: Event) -> bool:
         return event.amount < self._both_probability

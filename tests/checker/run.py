@@ -25,7 +25,7 @@ from tests.checker.mutants import REAL, ProtocolClasses
 from tests.checker.processes import fork, reap
 from tests.checker.roles import Worker
 from tests.checker.schedule import TABLE_LOSSES, Plan, Side
-from tests.checker.servers import Servers
+from tests.checker.servers import TOPOLOGIES, Servers
 from tests.support.dynamodb_local import DynamoLocal
 
 ROLES: Mapping[str, Callable[[Worker], None]] = {
@@ -88,6 +88,7 @@ class Outcome:
 class RunOptions:
     """The servers and classes of a run, and whether it ends at the first loss. None selects the default server."""
 
+    topology: str = "pair"
     binary: Path | None = None
     dynamodb: DynamoLocal | None = None
     classes: ProtocolClasses = REAL
@@ -100,8 +101,7 @@ def run(plan: Plan, directory: Path, options: RunOptions) -> Outcome:
     logs.mkdir(mode=0o700)
     log = Log(logs, "controller")
     with Servers(
-        directory,
-        binary=options.binary,
+        TOPOLOGIES[options.topology](directory, options.binary),
         dynamodb=options.dynamodb,
         cap=plan.cap,
         names_registry=plan.names_registry,

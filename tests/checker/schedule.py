@@ -22,6 +22,7 @@ class Fault(StrEnum):
     MUTE = "replies of Redis dropped"
     DELAY = "connections delayed"
     PROMOTE = "replica promoted"
+    MOVE = "slot moved to another primary, and home"
     THROTTLE = "DynamoDB throttles"
     UNSURE = "DynamoDB executes a write and returns an error"
     DROP = "backup table deleted"
@@ -30,6 +31,18 @@ class Fault(StrEnum):
 
 TABLE_LOSSES = (Fault.DROP, Fault.RESTORE)
 """The faults after which ``saltctl recover`` has to run: see ``backup_loss``."""
+
+PAIR_FAULTS = tuple(fault for fault in Fault if fault is not Fault.MOVE)
+"""The kinds of faults of a primary and its replica behind proxies."""
+SENTINEL_FAULTS = tuple(fault for fault in PAIR_FAULTS if fault not in (Fault.CUT, Fault.MUTE, Fault.DELAY))
+"""Those of Sentinel. Its clients reach the servers without a proxy, which could not follow a failover."""
+CLUSTER_FAULTS = (*SENTINEL_FAULTS, Fault.MOVE)
+FAULTS = {"pair": PAIR_FAULTS, "sentinel": SENTINEL_FAULTS, "cluster": CLUSTER_FAULTS}
+"""The kinds of faults by the arrangement of the Redis servers."""
+ENTRY_LOSSES = frozenset({Fault.DAMAGE, Fault.LOSE, Fault.FLUSH, Fault.DELETE, Fault.PROMOTE})
+"""Faults that may take entries from Redis. A promoted replica may not be in sync."""
+GROUP_ENTRY_LOSSES = ENTRY_LOSSES | {Fault.KILL, Fault.PAUSE, Fault.MOVE}
+"""Those of servers that fail over on their own."""
 
 
 Side = Literal["near", "far"]
@@ -82,7 +95,7 @@ class Plan:
 
     seed: int
     seconds: float
-    kinds: Sequence[Fault] = tuple(Fault)
+    kinds: Sequence[Fault] = PAIR_FAULTS
     fault_interval: float = 1.3
     durations: tuple[float, float] = (0.2, 1.2)
     fault_side: Side | None = None

