@@ -163,7 +163,7 @@ def test_commands_start_and_print_correct_output() -> None:
     assert outcome.printed["conversation_id"] == startup.CONVERSATION
     assert outcome.printed["source"] == "redis"
     output = printed(outcome)
-    for row in (startup.VERSION, startup.GET, startup.TYPER, startup.REDIS, "<= 1.5 ", "<= 1.3 "):
+    for row in (startup.VERSION, startup.GET, startup.TYPER, startup.CLIENTS, "<= 1.4 ", "<= 1.2 "):
         assert row in output
 
 
