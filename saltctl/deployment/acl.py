@@ -12,6 +12,8 @@ _STREAM = (
     "+xinfo|stream +xinfo|groups +xinfo|consumers +xgroup|create +xgroup|createconsumer +xgroup|delconsumer"
 )
 _CLUSTER = "+cluster|slots +asking"
+# A raise in a slot that was moved takes the verification from the primary that had the slot.
+_DISTRUST = "+script|flush"
 # A script may run only the commands of its user: EVAL adds no permission. doctor counts entries with it.
 _READING = (
     "+evalsha +eval +hget +hmget +hgetall +hlen +exists +xlen +xrange +xrevrange +xpending "
@@ -31,10 +33,11 @@ def users(settings: Settings, role: str | None = None) -> str:
     start = "on resetpass resetkeys resetchannels -@all"
     clustered = (settings.redis_url or "").partition("://")[0].lower().endswith("+cluster")
     connection = f"{_CONNECTION} {_CLUSTER}" if clustered else _CONNECTION
+    registry = f"{_REGISTRY} {_DISTRUST}" if clustered else _REGISTRY
     own = " ".join(f"~{prefix}:{key}" for key in ("r:*", "heat", "dead", "sum:*", "service"))
     lines = (
         f"user saltctl-app {start} >CHANGE-ME-1 {connection} +evalsha +hmget ~{prefix}:r:* (+xadd ~{prefix}:heat)\n",
-        f"user saltctl-service {start} >CHANGE-ME-2 {connection} {_REGISTRY} {_STREAM} {own}\n",
+        f"user saltctl-service {start} >CHANGE-ME-2 {connection} {registry} {_STREAM} {own}\n",
         f"user saltctl-readonly {start} >CHANGE-ME-3 {connection} {_READING} {own}\n",
     )
     return "".join(line for name, line in zip(ROLES, lines, strict=True) if role in (None, name))

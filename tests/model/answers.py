@@ -107,7 +107,7 @@ def possible_replies(call: Call, case: Case) -> Collection[Reply]:
             return [*((entry,) for entry in entries), NO_SCRIPT, UNVERIFIED, *refused]
         case "raise", _:
             states = (b"noted", b"unverified", b"deposed") if case.code.notes else (b"noted",)
-            return [*((0, state) for state in states), *refused]
+            return [*((0, state, b"", b"") for state in states), *refused]
         case "mark_buckets", _:
             return [*ids, *refused]
         case "check_marks", _:

@@ -267,7 +267,7 @@ class CoolingWorld:
             return []
         after, reply = self._serve(shared, call, rows)
         if process.name.startswith("raise") and script_of(call.words) == "raise" and not isinstance(reply, Refusal):
-            reply = (0, *reply[1:])  # whether the entry changed makes no difference to a raise
+            reply = (0, reply[1], b"", b"")  # see World
         replies = (*replies, reply)
         then = self._replayer.after(process, replies)
         while then == CLOCK:
@@ -318,7 +318,7 @@ class CoolingWorld:
             case "lookup", "SCRIPT":
                 return [script_sha("lookup").encode(), UNREACHABLE]
             case "raise", _:
-                return [(0, b"noted"), (1, b"noted"), UNREACHABLE]
+                return [(0, b"noted", b"", b""), (1, b"noted", b"", b""), UNREACHABLE]
             case "mark_buckets", _:
                 return [hexadecimal(0), UNREACHABLE]
             case "check_marks", _:

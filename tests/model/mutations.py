@@ -395,7 +395,7 @@ def patch_script(name: str, pattern: str, replacement: str) -> tuple[str, str]:
 
 # Scripts.
 
-ANY_TOKEN = patch_script("set_fence", r"redis\.call\('HGET', key, '#rebuild'\) ~= ARGV\[2\]", "false")
+ANY_TOKEN = patch_script("set_fence", r"redis\.call\('HGET', key, '#rebuild'\) ~= token", "false")
 ANY_IDENTITY = patch_script("set_fence", r"at ~= ARGV\[3\]", "false")
 ANY_NOTE = patch_script("raise", r"ARGV\[i\] == at or ARGV\[i\] == '\*'", "true")
 ANY_STATE = patch_script("raise", r"state == 'noted' or \(state == 'unverified' and ARGV\[4\] == '1'\)", "true")

@@ -334,9 +334,10 @@ class World:
         """Yield the outcomes of the next call: label, shared and local state, next call, and the server."""
         call = self._next(process, local.replies)
         for where, after, answer in self._serve(shared, local, call):
-            # Whether the entry was raised makes no difference to a raise.
+            # Whether the entry was raised makes no difference to a raise; neither does, without a cluster, what the
+            # bucket names.
             raised = script_of(call.words) == "raise" and not isinstance(answer, Refusal)
-            reply = (0, answer[1]) if raised else answer
+            reply = (0, answer[1], b"", b"") if raised else answer
             assert reply in self._possible(call), f"{reply!r} is not among the possible answers to {call!r}"
             replies = (*local.replies, reply)
             then = self._replayer.after(process, replies)
@@ -461,7 +462,7 @@ def _max_n(item: Item) -> int:
 
 
 def _describe(reply: Reply) -> str:
-    if isinstance(reply, tuple) and reply[1:] in ((b"unverified",), (b"deposed",)):
+    if isinstance(reply, tuple) and reply[1:2] in ((b"unverified",), (b"deposed",)):
         return f": {reply[1].decode()}"
     if not isinstance(reply, Refusal):
         return ""

@@ -191,8 +191,30 @@ class RedisRegistry:
         key, accepted = self.key_of(conversation_id), ("*",) if noted is None else sorted(noted)
         arguments = self.layout, conversation_id, str(entry), int(accept_unverified), *accepted
         command = ("EVAL", script("raise"), 1, key, *arguments)
-        raised, state = self._retry_after_failover(lambda: self._others.ask_of(key, [command])[0])
+        raised, state, *origins = self._retry_after_failover(lambda: self._others.ask_of(key, [command])[0])
+        if self._others.clustered and any(origins):
+            self._distrust(*(origin.decode() for origin in origins))
         return MergeOutcome(bool(raised), state.decode())
+
+    def _distrust(self, fenced: str, marked: str) -> None:
+        """Take the verification from the primary that a bucket moved away from, given the ids that the bucket names.
+
+        If this primary lost the merged entry and the slot went back, the fence would be right there. Servers that died
+        have no such id any more. Raises RedisUnavailableError if a primary cannot be asked, or if a rebuild has marked
+        the bucket there: it would fence it once it is back.
+        """
+        self._others.refresh()
+        for primary, replication_id in self._reader.replication_ids().items():
+            if marked and replication_id.startswith(marked):
+                raise RedisUnavailableError(
+                    f"a rebuild has marked this bucket on {primary}, and its slot was moved since",
+                    hint="saltctl rebuild",
+                )
+            if fenced and replication_id == fenced:
+                with self._others.errors(primary):
+                    for reply in self._others.ask_all(primary, [("SCRIPT", "FLUSH", "SYNC")]):
+                        if isinstance(reply, Exception):
+                            raise reply
 
     def replication_ids(self) -> set[str]:
         """Return the replication ids of all primaries: each changes at a restart and at a failover."""

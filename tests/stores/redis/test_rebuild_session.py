@@ -63,7 +63,7 @@ def test_a_session_from_its_marks_to_verified(
     session = open_session(clustered=clustered)
     assert (session.primary, session.replication_id) == (primary, "")
     session.mark_buckets("token")
-    assert fields(admin, buckets, REBUILD) == [b"token"] * buckets.count
+    assert fields(admin, buckets, REBUILD) == [mark(admin, "token")] * buckets.count
     assert fields(admin, buckets, FENCE) == [None] * buckets.count
     assert session.replication_id == admin.info("replication")["master_replid"]
     assert merge(session, [("conv", 4)]) == 1
@@ -87,7 +87,7 @@ def test_marks_replace_those_of_an_earlier_rebuild(open_session: Opener, admin: 
     assert fields(admin, buckets, FENCE) == fence
     with pytest.raises(RebuildBrokenError, match="token is gone"):
         first.set_fence("first")
-    assert fields(admin, buckets, REBUILD) == [b"second"] * buckets.count
+    assert fields(admin, buckets, REBUILD) == [mark(admin, "second")] * buckets.count
 
 
 def test_buckets_of_another_layout_are_not_marked(open_session: Opener, admin: Any, buckets: Buckets) -> None:
@@ -166,6 +166,11 @@ def test_tokens_are_unique(settings: Settings, store: RedisRegistry, backup: Bac
     assert len({rebuild_job(settings, store, backup).token for _ in range(100)}) == 100
 
 
+def mark(admin: Any, token: str) -> bytes:
+    """Return what a rebuild with this token writes into the buckets of a server."""
+    return f"{token}:{admin.info('replication')['master_replid'][:16]}".encode()
+
+
 def fail_over(admin: Any, other: LocalRedis) -> None:
     """Make the server a replica of another one, and promote it again."""
     admin.replicaof("127.0.0.1", other.port)
@@ -178,14 +183,14 @@ def test_a_demoted_and_promoted_server_is_not_fenced(
     marked: RedisRebuildSession, open_session: Opener, admin: Any, other: LocalRedis, buckets: Buckets
 ) -> None:
     """Its connection survived, and its marks too, since the other server has them: only the replication id changed."""
-    client = plain_client(other)
+    client, before = plain_client(other), mark(admin, "token")
     for key in map(buckets.key, range(buckets.count)):
-        client.hset(key, REBUILD, "token")
+        client.hset(key, REBUILD, before)
     client.close()
     fail_over(admin, other)
+    assert fields(admin, buckets, REBUILD) == [before] * buckets.count
     session = open_session()
     assert session.check_marks("token", marked.replication_id) == "the primary changed its replication id"
-    assert session.check_marks("token", admin.info("replication")["master_replid"]) == ""
     with pytest.raises(RebuildBrokenError, match="replication id"):
         marked.set_fence("token")
     assert fields(admin, buckets, FENCE) == [None] * buckets.count

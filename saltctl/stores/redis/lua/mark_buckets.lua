@@ -1,5 +1,6 @@
 #!lua
 -- Step 3 of a rebuild: write its token into every bucket. Step 5 then detects that a bucket was lost in between.
+-- The first 16 digits of the replication id go with it; all 40 would be too long for a listpack.
 --   KEYS  buckets (of one slot, in a cluster)
 --   ARGV  layout, token, '1' to replace the fences of another registry, if only its id differs
 --   returns the replication id: the identity of this primary and of the data it may serve
@@ -23,6 +24,6 @@ for _, key in ipairs(KEYS) do
     end
     redis.call('HDEL', key, '#fence')
   end
-  redis.call('HSET', key, '#rebuild', ARGV[2])
+  redis.call('HSET', key, '#rebuild', ARGV[2] .. ':' .. string.sub(at, 1, 16))
 end
 return at

@@ -8,8 +8,9 @@ local at = string.match(redis.call('INFO', 'replication'), 'role:master.-master_
 if at ~= ARGV[3] then
   return redis.error_reply('BROKEN the primary changed its replication id')
 end
+local token = ARGV[2] .. ':' .. string.sub(at, 1, 16)
 for _, key in ipairs(KEYS) do
-  if redis.call('HGET', key, '#rebuild') ~= ARGV[2] then
+  if redis.call('HGET', key, '#rebuild') ~= token then
     return redis.error_reply('BROKEN the token is gone from ' .. key)
   end
 end

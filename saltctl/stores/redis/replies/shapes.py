@@ -110,11 +110,17 @@ def _of_script_command(reply: Any, command: Sequence[Any]) -> bool:
     if command[1] == "LOAD":
         sha = hashlib.sha1(command[2].encode(), usedforsecurity=False).hexdigest()
         return _string(reply) and reply.lower() == sha.encode()
+    if command[1] == "FLUSH":
+        return bool(reply == b"OK")
     return _list_of(_whole)(reply, command) and len(reply) == len(command) - 2
 
 
 def _merged(reply: Any, command: Sequence[Any]) -> bool:
-    return _tuple_of(_whole, _string)(reply, command) and reply[1] in (b"noted", b"unverified", b"deposed")
+    return (
+        _tuple_of(_whole, _string, _string, _string)(reply, command)
+        and reply[1] in (b"noted", b"unverified", b"deposed")
+        and (reply[2] + reply[3]).isascii()
+    )
 
 
 def _sums(reply: Any, command: Sequence[Any]) -> bool:
