@@ -63,7 +63,7 @@ def writes_json_lines() -> bool:
 
 
 _KEEPING = {"rebuild", "recover", "replay", "import", "set", "cool", "setup", "requeue", "drop", "load"}
-_KEEPING |= {"--apply", "--repair"}
+_KEEPING |= {"--apply", "--repair", "--checkpoint"}
 """Words of commands that change something, and so keep what they have done."""
 
 

@@ -14,6 +14,7 @@ from saltctl.cli.formats.text import counted, scan_cost
 from saltctl.cli.jobs import drain
 from saltctl.cli.output import OutputFormat, columns_of, note, print_result, resolve_format, warn, write_json
 from saltctl.cli.progress import Step, show_progress
+from saltctl.cli.registry import export
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline
 from saltctl.errors import ExitCode, SaltctlError
@@ -22,6 +23,7 @@ from saltctl.stores.contracts import raise_reasons
 if TYPE_CHECKING:
     from saltctl.registry.discover import Discovery
 
+_SEGMENTS = 4
 COLUMNS = columns_of("conversation_id needed_n backup_n state problem")
 COST_COLUMNS = columns_of("items bytes rcu", rcu="read units")
 
@@ -35,8 +37,13 @@ def discover(
         bool, typer.Option("--any-salting", help="Also raise those whose writers choose salts by another rule.")
     ] = False,
     cost_only: Annotated[bool, typer.Option("--cost", help="Show the cost of the scan, and do not scan.")] = False,
-    segments: option.Segments = 4,
+    segments: option.Segments = _SEGMENTS,
     eventual: option.Eventual = False,
+    from_export: export.FromExport = None,
+    checkpoint: export.Checkpoint = None,
+    restart: option.Restart = False,
+    sql: export.Sql = False,
+    sql_table: export.SqlTable = None,
     reason: option.Reason = raise_reasons.DISCOVERED,
     timeout: option.Timeout = 0.0,
     dry_run: option.DryRun = False,
@@ -48,7 +55,8 @@ def discover(
 
     Scans the keys of the whole messages table for salts, and shows the conversations for which the backup holds
     too little. Changes nothing without --apply. It is the last resort, since it reads the whole table; --cost
-    shows the cost before. Exits 3 if conversations are behind and were not raised.
+    shows the cost before. Exits 3 if conversations are behind and were not raised. For a table of terabytes, read
+    an export of it to S3 instead, or let Athena or Spark run the query of --sql: saltctl help export.
 
     A conversation is unproven, and not raised, if its messages are not on the salts of their ids, or are too
     few to tell: CONV#77 may be another conversation than CONV. Then --apply exits with 4.
@@ -57,19 +65,30 @@ def discover(
     Examples:
       saltctl registry discover --cost
       saltctl registry discover -o json
+      saltctl registry discover --sql
     """
     from saltctl.registry.discover import estimate_cost, half_done_raises
 
+    given = {"cost": cost_only, "eventual": eventual, "segments": segments != _SEGMENTS, "apply": apply}
+    given |= {"checkpoint": checkpoint is not None, "restart": restart, "sql_table": sql_table is not None}
+    export.check_options(from_export, sql=sql, **given)
     session = session_of(context)
     apply, failed = apply and not dry_run, 0
     with deadline(timeout):
-        cost = estimate_cost(session.history.store, consistent=not eventual)
-        if cost_only:
-            print_result(asdict(cost), output, columns=COST_COLUMNS)
+        if sql:
+            export.print_query(session, sql_table)
             return
-        note(f"scanning the messages: {scan_cost(cost.items, cost.bytes, cost.rcu)}")
-        session.backup.check_table()
-        found = _scan(session, cost.items, segments=segments, eventual=eventual, any_salting=any_salting)
+        if from_export is not None:
+            options = {"restart": restart, "any_salting": any_salting, "yes": yes}
+            found = export.discover_export(session, from_export, checkpoint, confirm=confirm, **options)
+        else:
+            cost = estimate_cost(session.history.store, consistent=not eventual)
+            if cost_only:
+                print_result(asdict(cost), output, columns=COST_COLUMNS)
+                return
+            note(f"scanning the messages: {scan_cost(cost.items, cost.bytes, cost.rcu)}")
+            session.backup.check_table()
+            found = _scan(session, cost.items, segments=segments, eventual=eventual, any_salting=any_salting)
         incomplete = half_done_raises(found, session.registry) if apply else []
         if apply and (found.behind or incomplete):
             count = counted(len(found.behind) + len(incomplete), "conversation")

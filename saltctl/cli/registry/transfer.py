@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import sys
@@ -144,7 +145,7 @@ def _quoted(text: str) -> str:
 
 def import_(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE|-", help="Lines of JSON, or TSV of a list; - is stdin.")],
+    file: Annotated[str, typer.Argument(metavar="FILE|-", help="JSON lines, TSV, or CSV of Athena; - is stdin.")],
     rate: Annotated[
         float | None, option.number("--rate", "The largest number of raises a second.", 0.1, 10**9, whole=False)
     ] = 500.0,
@@ -155,10 +156,11 @@ def import_(
     confirm: option.Confirm = None,
     output: option.Output = None,
 ) -> None:
-    """Raise every conversation of an export, or of a list in jsonl or tsv, to at least its max_n there.
+    """Raise every conversation of an export, a list in jsonl or tsv, or a query, to at least its max_n there.
 
     Never lowers an N, and does not change conversations that are not in the file. Lines that are not valid
     entries are listed and skipped, and the exit code is 4. After an interruption, run the same command again.
+    The query is that of discover --sql. CSV is taken if each value is in quotes, as in the results of Athena.
 
     \b
     Examples:
@@ -226,7 +228,7 @@ class _Lines:
 
 
 def read_ahead(opened: BinaryIO, file: str) -> tuple[_Lines, Callable[[bytes], object]]:
-    """Return the lines of a file, and the parser of one of them: JSON or, below a header, TSV.
+    """Return the lines of a file, and the parser of one of them: JSON or, below a header, TSV or Athena's CSV.
 
     Raises:
         UsageError: the file is empty, or its first line is neither an entry nor such a header. Nothing is imported
@@ -240,7 +242,9 @@ def read_ahead(opened: BinaryIO, file: str) -> tuple[_Lines, Callable[[bytes], o
     text = (line if blank else line.removeprefix(b"\xef\xbb\xbf")).decode(errors="replace").rstrip("\n")
     header = text.split("\t")
     if {"conversation_id", "max_n"} <= set(header):
-        return _Lines(blank + 1, b"", opened), lambda line: _tsv_record(line, header)
+        return _Lines(blank + 1, b"", opened), lambda line: _record(line, tsv_row, header)
+    if {"conversation_id", "max_n"} <= set(quoted := _quoted_csv(text)):
+        return _Lines(blank + 1, b"", opened), lambda line: _record(line, _csv_row, quoted)
     try:
         record = json_record(text.encode())
     except ValueError:
@@ -257,16 +261,31 @@ def read_ahead(opened: BinaryIO, file: str) -> tuple[_Lines, Callable[[bytes], o
     raise UsageError(f"cannot import {file!r:.60}: {problem}", hint=HOW_TO_EXPORT)
 
 
-def _tsv_record(line: bytes, header: list[str]) -> dict[str, str | int]:
-    """Return the record of a line of TSV, its max_n as a number if it is one; raises ValueError."""
+def _record(line: bytes, split: Callable[[str, int], list[str]], header: list[str]) -> dict[str, str | int]:
+    """Return the record of a line of TSV or CSV, its max_n as a number if it is one; raises ValueError."""
     try:
-        record: dict[str, str | int] = dict(
-            zip(header, tsv_row(line.decode().removesuffix("\n"), len(header)), strict=True)
-        )
+        row = split(line.decode().removesuffix("\n"), len(header))
     except UnicodeDecodeError:
         raise ValueError("the line is not UTF-8") from None
+    record: dict[str, str | int] = dict(zip(header, row, strict=True))
     n = str(record["max_n"])
     return record | {"max_n": int(n)} if re.fullmatch("[0-9]{1,9}", n) else record
+
+
+def _quoted_csv(text: str) -> list[str]:
+    """Return the values of a line of CSV that has each of them in quotes, as Athena's have; [] for another line."""
+    text = text.removesuffix("\r")
+    try:
+        values = next(csv.reader([text], strict=True), [])
+    except csv.Error:
+        return []
+    return values if text == ",".join('"' + value.replace('"', '""') + '"' for value in values) else []
+
+
+def _csv_row(text: str, width: int) -> list[str]:
+    if len(row := _quoted_csv(text)) != width:
+        raise ValueError(f"the line is not CSV with {width} values, each in quotes")
+    return row
 
 
 def open_lines(file: str, hint: str = HOW_TO_EXPORT) -> BinaryIO:

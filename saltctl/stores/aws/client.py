@@ -50,9 +50,11 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3) -> Any
     )
     try:
         # botocore itself reads an endpoint from the environment, and prefers AWS_ENDPOINT_URL_DYNAMODB, which is more
-        # specific. An endpoint from a context or an option must be passed to it.
+        # specific. An endpoint from a context or an option must be passed to it; it is that of DynamoDB, and of S3
+        # unless there is one for S3 alone.
         from_environment = settings.origins.get("aws_endpoint_url", "").startswith("environment")
-        endpoint = None if from_environment else settings.aws_endpoint_url
+        other = service == "s3" and bool(os.environ.get("AWS_ENDPOINT_URL_S3"))
+        endpoint = None if from_environment or other else settings.aws_endpoint_url
         with _sessions.get().lock:  # clients are thread-safe, but a session must not create two at once (documented)
             return _session_of(settings).client(service, config=config, endpoint_url=endpoint)
     except (BotoCoreError, ValueError) as exc:

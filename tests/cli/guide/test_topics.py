@@ -21,6 +21,7 @@ from saltctl.stores.aws.messages_table import MessagesTable
 from tests.cli.conftest import Runner, seeded_tables
 from tests.cli.terminal import run_on_a_terminal
 from tests.support.aws_cli import check_aws_command
+from tests.support.exports import row, write_export
 from tests.support.lost_tables import delete_backup, restore_backup
 from tests.support.redis_servers import eventually, plain_client
 
@@ -250,7 +251,9 @@ def test_the_commands_of_the_other_pages_work(
     command: str, scratch: LocalEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In an environment where no instance of the service runs, and nothing else is wrong."""
-    monkeypatch.chdir(tmp_path)  # one of them writes a file
+    monkeypatch.chdir(tmp_path)  # one of them writes a file, others read these
+    write_export(tmp_path / "export", {"a": [row("x", "m")]}, scratch.settings.messages_table)
+    (tmp_path / "result.csv").write_text('"conversation_id","max_n"\n')
     command = command.replace("ID", "0123456789abcdef").replace("registry get", f"registry get {FULL}")
     words = shlex.split(command)
     code, shown = run_on_a_terminal(*words, typed="y\n")

@@ -108,6 +108,23 @@ def test_lines_of_tsv_that_are_not_understood_are_skipped() -> None:
     assert imported(lines) == ({"a": 8, "k": 2}, list(range(3, 13)))
 
 
+def test_the_csv_of_athena_has_each_value_in_quotes() -> None:
+    """The result of ``discover --sql``. Other CSV is not taken, so that no id is changed."""
+    rows = [
+        '"a","4","3"',
+        '"=b,""c""","2","1"',
+        '"d",4,"3"',
+        '"e",,"70000"',
+        '"f"',
+        '"g","4","3" ',
+        '"h',
+        "\udcff",
+        '"i","8","5"\r',
+    ]
+    lines = "\n".join(['"conversation_id","max_n","highest_salt"', *rows]).encode("utf-8", "surrogateescape")
+    assert imported(lines) == ({"a": 4, '=b,"c"': 2, "i": 8}, list(range(4, 10)))
+
+
 def imported(content: bytes) -> tuple[dict[str, int], list[int]]:
     """Import a file; return the raises, and the numbers of the lines that were skipped."""
     backup, store = MemoryBackup(), MemoryRedis()

@@ -1,0 +1,1 @@
+"""Discovers the registry from an export of the messages table to S3."""

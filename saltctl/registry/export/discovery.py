@@ -1,0 +1,272 @@
+"""Discover the registry from an export of the messages table, by the rules of a scan of it.
+
+One thread fetches and verifies the next data file, another one reads the verified file by DuckDB. What a file shows is
+kept in the database; so an interrupted run reads only the files that are not done. A damaged file does not end the run:
+it is named, and the run fails at the end, since what it has found may be too little.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saltctl.errors import ConfigurationError, IncompleteError
+from saltctl.registry.discover import Discovery, Salts, judge
+from saltctl.registry.export.manifest import DataFile, Manifest
+from saltctl.registry.export.query import TABLE, salts_query
+from saltctl.registry.export.verification import DamagedFileError, find_damage, verify
+from saltctl.stores.contracts.messages import Item, KeysPage, TableKeys
+from saltctl.stores.contracts.registry import BackupStore
+from saltctl.stores.export.database import DoneFile, ExportDatabase, FoundRow, Row, UnreadableFileError
+from saltctl.stores.export.files import ExportFiles, UnusableFileError
+
+MAX_CONVERSATIONS = 20_000
+"""Conversations of one file that are collected in memory, about 20 MB, before they are written to the database."""
+_PROGRESS_SECONDS = 0.2
+_NUMBER = re.compile(r"[+-]?[0-9]{0,200}\.?[0-9]{1,200}(?:[eE][+-]?[0-9]{1,3})?")
+_KEY = "pk"
+"""The name of the partition key in the query over the database: it never has to be quoted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportProgress:
+    """Items that were read so far, of how many, and the same of files."""
+
+    items: int
+    total: int
+    files: int
+    all_files: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResumed:
+    """These files, with so many items, were read by an earlier run."""
+
+    files: int
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedFile:
+    """A data file that cannot be used."""
+
+    name: str
+    problem: str
+
+
+Event = ExportProgress | ExportResumed | DamagedFile | Discovery
+
+
+@dataclass(eq=False)
+class ExportDiscovery:
+    """A discovery from an export. Iterate over :meth:`run` once.
+
+    Args:
+        files: of the export.
+        manifest: which of them hold items.
+        database: keeps what was found; its scope is :func:`scope_of`.
+        keys: of the messages table.
+        message_id: returns the message id of a row, which has its keys and the ``attribute``.
+        attribute: has the message id; None if the sort key has it.
+    """
+
+    files: ExportFiles
+    manifest: Manifest
+    database: ExportDatabase
+    keys: TableKeys
+    message_id: Callable[[Item], str | None]
+    attribute: str | None = None
+    clock: Callable[[], float] = time.monotonic
+    _stop: threading.Event = field(default_factory=threading.Event, init=False)
+    _items: int = field(default=0, init=False)
+    _files: int = field(default=0, init=False)
+
+    def run(self, backup: BackupStore, *, cap: int, any_salting: bool) -> Generator[Event, None, None]:
+        """Read the files that are not done, compare with the backup, and yield events and finally the discovery.
+
+        Changes nothing but the database.
+
+        Raises:
+            IncompleteError: files are damaged; each one was an event.
+            UnavailableError, AccessDeniedError, ConfigurationError: the export or the backup cannot be read.
+        """
+        started, done = self.clock(), self.database.done()
+        self._files, self._items = len(done), sum(file.items for file in done.values())
+        if done:
+            yield ExportResumed(self._files, self._items)
+        damaged = 0
+        with closing(self._read([file for file in self.manifest.files if file.name not in done])) as events:
+            for event in events:
+                damaged += isinstance(event, DamagedFile)
+                yield event
+        if damaged:
+            raise IncompleteError(
+                f"damaged files of the export: {damaged:,} of {len(self.manifest.files):,}; without them the N of a "
+                "conversation may be too low, so nothing was discovered"
+            )
+        salts = self._collect()
+        found = judge(salts, backup, cap=cap, any_salting=any_salting)
+        seconds = round(self.clock() - started, 3)
+        yield Discovery(salts.items, found, 0.0, seconds, salts.foreign_rows, salts.foreign_key)
+
+    # Reading the files.
+
+    def _read(self, todo: Sequence[DataFile]) -> Generator[ExportProgress | DamagedFile, None, None]:
+        self.database.directory.mkdir(mode=0o700, exist_ok=True)
+        with ExitStack() as stack:
+            fetcher, loader = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2))
+            stack.callback(self._end)  # before the pools wait for their threads
+            ahead: deque[tuple[DataFile, Future[Path]]] = deque()
+            waiting = deque(todo)
+            while waiting or ahead:
+                while waiting and len(ahead) < 2:  # one is loaded while the next one is fetched
+                    file = waiting.popleft()
+                    ahead.append((file, fetcher.submit(self._fetch, file)))
+                file, fetched = ahead.popleft()
+                yield from self._progress(fetched)
+                try:
+                    loaded = loader.submit(self._load, file, fetched.result())
+                    yield from self._progress(loaded)
+                    loaded.result()
+                except (DamagedFileError, UnusableFileError) as exc:
+                    yield DamagedFile(file.name, str(exc))
+
+    def _end(self) -> None:
+        self._stop.set()
+        self.database.interrupt()
+
+    def _progress(self, future: Future[Any]) -> Iterator[ExportProgress]:
+        while True:
+            wait((future,), _PROGRESS_SECONDS)
+            yield ExportProgress(self._items, self.manifest.items, self._files, len(self.manifest.files))
+            if future.done():
+                return
+
+    def _fetch(self, file: DataFile) -> Path:
+        """Verify a file, and return it, or a temporary copy if it is no local one."""
+        path, chunks = self.files.path(file.name), self._chunks(file)
+        if path is not None:
+            verify(file, chunks)
+            return path
+        copy = self.database.directory / Path(file.name).name
+        try:
+            with copy.open("wb") as stream:
+                verify(file, _copied(chunks, stream.write))
+        except OSError as exc:
+            raise ConfigurationError(f"cannot write {str(copy)!r}: {exc.strerror}", hint="check the disk") from exc
+        except BaseException:
+            copy.unlink(missing_ok=True)
+            raise
+        return copy
+
+    def _chunks(self, file: DataFile) -> Iterator[bytes]:
+        for chunk in self.files.chunks(file.name):
+            if self._stop.is_set():
+                raise CancelledError
+            yield chunk
+
+    def _load(self, file: DataFile, path: Path) -> None:
+        """Read a verified file into the database."""
+        before = self._items
+        try:
+            if file.items:
+                self._load_items(file, path)
+            else:
+                with self.database.replacing(file.name):
+                    self.database.finish(DoneFile(file.name, 0, 0, None))
+        except UnreadableFileError as exc:
+            raise DamagedFileError(self._damage(path) or str(exc)) from None
+        finally:
+            if path != self.files.path(file.name):
+                with suppress(OSError):
+                    path.unlink()
+        self._files, self._items = self._files + 1, before + file.items
+
+    def _load_items(self, file: DataFile, path: Path) -> None:
+        found = Salts(self.keys.partition_key, self.message_id, defaultdict(list))
+        with self.database.replacing(file.name):
+            for rows in self.database.read_items(path, self._pointers()):
+                if any(row[0] is None for row in rows):
+                    raise DamagedFileError(self._damage(path))
+                found.add(KeysPage([self._item(row) for row in rows], 0.0))
+                if len(found.highest) >= MAX_CONVERSATIONS:
+                    self._keep(file, found)
+            self._keep(file, found)
+            self.database.finish(DoneFile(file.name, file.items, found.foreign_rows, found.foreign_key))
+
+    def _keep(self, file: DataFile, found: Salts) -> None:
+        """Write what was found to the database, and forget it."""
+        assert found.unsaved is not None
+        rows = [
+            FoundRow(i, str(salt), (seen := found.evidence[i]).rows, seen.misplaced, found.unsaved.get(i, []))
+            for i, salt in found.highest.items()
+        ]
+        self.database.add(file.name, rows)
+        for kept in (found.highest, found.evidence, found.unsaved):
+            kept.clear()
+
+    def _damage(self, path: Path) -> str:
+        """Return which line of a verified file is not an item."""
+        with path.open("rb") as stream:
+            return find_damage(iter(lambda: stream.read(1 << 20), b""), self.keys.partition_key)
+
+    def _pointers(self) -> list[str]:
+        key, attribute = self.keys.sort_key, self.attribute or self.keys.sort_key
+        names = [(self.keys.partition_key, "S"), (key, "S"), (key, "N"), (attribute, "S"), (attribute, "N")]
+        return [f"/Item/{name.replace('~', '~0').replace('/', '~1')}/{kind}" for name, kind in names]
+
+    def _item(self, row: Row) -> Item:
+        """Return a row of the database as DynamoDB returns it."""
+        key, *values = row
+        item: dict[str, dict[str, str]] = {self.keys.partition_key: {"S": key or ""}}
+        names = (self.keys.sort_key, self.attribute or self.keys.sort_key)
+        for name, string, number in zip(names, values[::2], values[1::2], strict=True):
+            if number is not None:
+                if _NUMBER.fullmatch(number) is None:
+                    raise DamagedFileError(f"it has {number!r:.60} as a number")
+                item[name] = {"N": number}
+            elif string is not None:
+                item[name] = {"S": string}
+        return item
+
+    # What the files show.
+
+    def _collect(self) -> Salts:
+        """Return what all files show, as a scan does."""
+        salts = Salts(self.keys.partition_key, self.message_id)
+        query = salts_query(_KEY)
+        salts.highest = {row[0]: row[2] for row in self.database.query(query, TABLE, _KEY)}
+        counted = set(salts.highest)
+        for row in self.database.found():
+            if row.conversation_id not in counted:  # no valid id, or a salt of more digits than the query takes
+                salts.highest[row.conversation_id] = max(int(row.highest), salts.highest.get(row.conversation_id, 0))
+            evidence = salts.evidence[row.conversation_id]
+            total, misplaced = evidence.rows + row.total, evidence.misplaced + row.misplaced
+            for salt, crc in row.proofs:
+                evidence.add_crc(salt, crc)
+            evidence.rows, evidence.misplaced = total, misplaced
+        for file in self.database.done().values():
+            salts.items += file.items
+            salts.foreign_rows += file.foreign_rows
+            salts.foreign_key = file.foreign_key or salts.foreign_key
+        return salts
+
+
+def scope_of(manifest: Manifest, keys: TableKeys, attribute: str | None) -> str:
+    """Return what a database is of: the export, and where message ids are in it."""
+    return json.dumps([1, manifest.identity, keys.partition_key, keys.sort_key, attribute])
+
+
+def _copied(chunks: Iterator[bytes], write: Callable[[bytes], object]) -> Iterator[bytes]:
+    for chunk in chunks:
+        write(chunk)
+        yield chunk

@@ -1,0 +1,1 @@
+"""Reads the files of an export, and keeps what was found in them."""

@@ -1,0 +1,1 @@
+"""Tests of discovery from an export."""
