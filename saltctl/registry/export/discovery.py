@@ -14,7 +14,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,28 +121,31 @@ class ExportDiscovery:
     # Reading the files.
 
     def _read(self, todo: Sequence[DataFile]) -> Generator[ExportProgress | DamagedFile, None, None]:
-        self.database.directory.mkdir(mode=0o700, exist_ok=True)
-        with ExitStack() as stack:
-            fetcher, loader = (stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2))
-            stack.callback(self._end)  # before the pools wait for their threads
-            ahead: deque[tuple[DataFile, Future[Path]]] = deque()
-            waiting = deque(todo)
-            while waiting or ahead:
-                while waiting and len(ahead) < 2:  # one is loaded while the next one is fetched
-                    file = waiting.popleft()
-                    ahead.append((file, fetcher.submit(self._fetch, file)))
-                file, fetched = ahead.popleft()
-                yield from self._progress(fetched)
-                try:
-                    loaded = loader.submit(self._load, file, fetched.result())
-                    yield from self._progress(loaded)
-                    loaded.result()
-                except (DamagedFileError, UnusableFileError) as exc:
-                    yield DamagedFile(file.name, str(exc))
+        with ThreadPoolExecutor(1) as fetcher, ThreadPoolExecutor(1) as loader:
+            try:
+                yield from self._read_by(fetcher, loader, todo)
+            except BaseException:  # the pools wait for their threads
+                self._stop.set()
+                self.database.interrupt()
+                raise
 
-    def _end(self) -> None:
-        self._stop.set()
-        self.database.interrupt()
+    def _read_by(
+        self, fetcher: ThreadPoolExecutor, loader: ThreadPoolExecutor, todo: Sequence[DataFile]
+    ) -> Generator[ExportProgress | DamagedFile, None, None]:
+        ahead: deque[tuple[DataFile, Future[Path]]] = deque()
+        waiting = deque(todo)
+        while waiting or ahead:
+            while waiting and len(ahead) < 2:  # one is loaded while the next one is fetched
+                file = waiting.popleft()
+                ahead.append((file, fetcher.submit(self._fetch, file)))
+            file, fetched = ahead.popleft()
+            yield from self._progress(fetched)
+            try:
+                loaded = loader.submit(self._load, file, fetched.result())
+                yield from self._progress(loaded)
+                loaded.result()
+            except (DamagedFileError, UnusableFileError) as exc:
+                yield DamagedFile(file.name, str(exc))
 
     def _progress(self, future: Future[Any]) -> Iterator[ExportProgress]:
         while True:
@@ -153,7 +156,7 @@ class ExportDiscovery:
 
     def _fetch(self, file: DataFile) -> Path:
         """Verify a file, and return it, or a temporary copy if it is no local one."""
-        path, chunks = self.files.path(file.name), self._chunks(file)
+        path, chunks = self.files.path(file.name), self._until_stopped(self.files.chunks(file.name))
         if path is not None:
             verify(file, chunks)
             return path
@@ -168,11 +171,12 @@ class ExportDiscovery:
             raise
         return copy
 
-    def _chunks(self, file: DataFile) -> Iterator[bytes]:
-        for chunk in self.files.chunks(file.name):
-            if self._stop.is_set():
-                raise CancelledError
+    def _until_stopped(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        while not self._stop.is_set():
+            if (chunk := next(chunks, None)) is None:
+                return
             yield chunk
+        raise CancelledError
 
     def _load(self, file: DataFile, path: Path) -> None:
         """Read a verified file into the database."""
@@ -184,7 +188,7 @@ class ExportDiscovery:
                 with self.database.replacing(file.name):
                     self.database.finish(DoneFile(file.name, 0, 0, None))
         except UnreadableFileError as exc:
-            raise DamagedFileError(self._damage(path) or str(exc)) from None
+            raise DamagedFileError(self._damage(path, str(exc))) from None
         finally:
             if path != self.files.path(file.name):
                 with suppress(OSError):
@@ -196,7 +200,7 @@ class ExportDiscovery:
         with self.database.replacing(file.name):
             for rows in self.database.read_items(path, self._pointers()):
                 if any(row[0] is None for row in rows):
-                    raise DamagedFileError(self._damage(path))
+                    raise DamagedFileError(self._damage(path, "an item has no partition key"))
                 found.add(KeysPage([self._item(row) for row in rows], 0.0))
                 if len(found.highest) >= MAX_CONVERSATIONS:
                     self._keep(file, found)
@@ -214,10 +218,11 @@ class ExportDiscovery:
         for kept in (found.highest, found.evidence, found.unsaved):
             kept.clear()
 
-    def _damage(self, path: Path) -> str:
-        """Return which line of a verified file is not an item."""
+    def _damage(self, path: Path, otherwise: str) -> str:
+        """Return which line of a verified file is not an item; ``otherwise`` if each of them seems to be one."""
         with path.open("rb") as stream:
-            return find_damage(iter(lambda: stream.read(1 << 20), b""), self.keys.partition_key)
+            chunks = self._until_stopped(iter(lambda: stream.read(1 << 20), b""))
+            return find_damage(chunks, self.keys.partition_key) or otherwise
 
     def _pointers(self) -> list[str]:
         key, attribute = self.keys.sort_key, self.attribute or self.keys.sort_key

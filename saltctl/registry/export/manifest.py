@@ -73,7 +73,7 @@ def read_manifest(read: Callable[[str, int], bytes | None], where: str) -> Manif
     summary = _summary(_document(_checked(read, SUMMARY, where), f"{SUMMARY}.json"), where)
     table, export = _matched(_TABLE, summary, "tableArn"), _matched(_EXPORT, summary, "exportArn")
     time, items = _matched(_TIME, summary, "exportTime"), _count(summary, f"{SUMMARY}.json")
-    if export[1] != table[1]:
+    if not export[0].startswith(f"{table[0]}/"):
         raise _refused(f"{SUMMARY}.json names two tables")
     lines = _checked(read, FILES, where).splitlines()
     files = [_data_file(line, number, export[2], summary.get("s3Prefix")) for number, line in enumerate(lines, 1)]

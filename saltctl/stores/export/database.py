@@ -21,7 +21,7 @@ from saltctl.errors import CheckpointRefusedError, ConfigurationError, LeaseHeld
 MEMORY = "256MB"
 """DuckDB's limit. What does not fit is written to a directory beside the database."""
 MAX_OBJECT_BYTES = 1 << 22
-_ROWS_PER_READ = 5000
+_ROWS_PER_READ = 1000
 _LONGEST_MESSAGE = 300
 _EXTRA_HINT = "python3 -m pip install 'saltctl[export]'"
 _TABLES = """
@@ -119,10 +119,12 @@ def _locked(file: Path) -> Iterator[None]:
             f"cannot create {str(path)!r}: {exc.strerror}", hint="give a file in a writable directory"
         ) from exc
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            problem = f"another process uses the checkpoint {str(file)!r}"
+            raise LeaseHeldError(problem, hint="wait until it ends") from None
         yield
-    except BlockingIOError:
-        raise LeaseHeldError(f"another process uses the checkpoint {str(file)!r}", hint="wait until it ends") from None
     finally:
         os.close(lock)
 
@@ -139,6 +141,7 @@ def _connect(file: Path, scope: str, spill: Path) -> Any:
         "autoload_known_extensions": False,
     }
     try:
+        spill.mkdir(mode=0o700)  # and nobody else's
         if not file.exists() or not file.stat().st_size:
             _create(file, scope)
         return duckdb.connect(str(file), config=config)
@@ -146,7 +149,7 @@ def _connect(file: Path, scope: str, spill: Path) -> Any:
         raise _not_ours(file, str(exc)) from exc
     except OSError as exc:
         raise ConfigurationError(
-            f"cannot create the checkpoint {str(file)!r}: {exc.strerror or exc}",
+            f"cannot create the checkpoint {str(file)!r}: {exc.strerror or exc}, {str(exc.filename)!r}",
             hint="give a file in a writable directory",
         ) from exc
 
@@ -175,7 +178,7 @@ def _not_ours(file: Path, problem: str) -> CheckpointRefusedError:
 class ExportDatabase:
     """The database. One thread at a time may use it, except :meth:`interrupt`.
 
-    ``directory`` is for temporary files. It may not exist yet, and is removed with what is in it.
+    ``directory`` is for temporary files, and is removed with what is in it.
     """
 
     def __init__(self, connection: Any, directory: Path) -> None:
