@@ -93,6 +93,7 @@ def open_database(file: Path, scope: str, *, restart: bool = False) -> Iterator[
         ConfigurationError: it cannot be created.
     """
     require_duckdb()
+    _check_kind(file)
     with _locked(file):
         spill = file.with_name(f"{file.name}.spill")
         shutil.rmtree(spill, ignore_errors=True)  # of a process that was killed
@@ -106,6 +107,19 @@ def open_database(file: Path, scope: str, *, restart: bool = False) -> Iterator[
                 connection.close()
         finally:
             shutil.rmtree(spill, ignore_errors=True)
+
+
+def _check_kind(file: Path) -> None:
+    """Refuse a file of another kind before anything is created beside it."""
+    try:
+        with file.open("rb") as stream:
+            begin = stream.read(12)
+    except OSError:  # most likely it does not exist; otherwise DuckDB says why
+        return
+    if begin and begin[8:] != b"DUCK":
+        raise CheckpointRefusedError(
+            f"cannot use the checkpoint {str(file)!r}: it is another file", hint="name a file that does not exist yet"
+        )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from saltctl.errors import CheckpointRefusedError, IncompleteError, LeaseHeldError
+from saltctl.errors import CheckpointRefusedError, ConfigurationError, IncompleteError, LeaseHeldError
 from saltctl.history.models import message_id_of
 from saltctl.registry.discover import Discovered, Salts, judge
 from saltctl.registry.export import discovery as module
@@ -171,9 +171,16 @@ def test_a_checkpoint_is_of_one_export_and_of_one_process(tmp_path: Path, discov
     notes = tmp_path / "notes"
     notes.write_text("not a database" * 100)
     for restart in (False, True):
-        with pytest.raises(CheckpointRefusedError, match="not a valid DuckDB"):
+        with pytest.raises(CheckpointRefusedError, match="it is another file"):
             discover(export, checkpoint=notes, restart=restart)
     assert notes.read_text() == "not a database" * 100
+    (tmp_path / "new.spill").symlink_to(export)  # somebody else could read what is written there
+    with pytest.raises(ConfigurationError, match=r"File exists, .*new\.spill"):
+        discover(export, checkpoint=tmp_path / "new")
+    (kept := tmp_path / "checkpoint").write_bytes(kept.read_bytes()[:5000])
+    with pytest.raises(CheckpointRefusedError, match="cannot use the checkpoint"):
+        discover(export)
+    assert sorted(path.name for path in tmp_path.glob("notes*")) == ["notes"]
 
 
 def test_a_run_that_ends_early_leaves_no_half_of_a_file(
