@@ -23,6 +23,7 @@ from saltctl.stores.heat.report import HeatReport
 from saltctl.stores.heat.stream import HeatStream
 from tests.cli.conftest import Outcome, seeded_tables
 from tests.cli.faults.faults import FAULTS, Fault
+from tests.support.exports import row, write_export
 from tests.support.forked import Child
 
 TIMES = {
@@ -101,6 +102,7 @@ COMMANDS = (
     command("doctor", redis=3, aws=3),
     command("incident", redis=4, aws=4),
     command("config show", redis=0, aws=0),
+    command("registry discover --from-export {directory}/export", redis=0),
 )
 
 
@@ -143,6 +145,7 @@ def test_a_fault_has_its_exit_code(
     """A command ends with the code of the failure, or with its own if it does without this side, and names a remedy."""
     report_heat(environment)
     (tmp_path / "entries").write_text(json.dumps({"conversation_id": f"new-{uuid4().hex}", "max_n": 4}) + "\n")
+    write_export(tmp_path / "export", {"a": [row("x", "m")]}, environment.settings.messages_table)
     variables = environment.variables() | (TIMES[fault.side] if fault.code == ExitCode.UNAVAILABLE else PATIENT)
     with fault.setup(tmp_path, environment.moto.url) as more:
         for name, value in (variables | dict(more)).items():
