@@ -14,7 +14,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,10 +162,7 @@ class ExportDiscovery:
             return path
         copy = self.database.directory / Path(file.name).name
         try:
-            with copy.open("wb") as stream:
-                verify(file, _copied(chunks, stream.write))
-        except OSError as exc:
-            raise ConfigurationError(f"cannot write {str(copy)!r}: {exc.strerror}", hint="check the disk") from exc
+            verify(file, _copied(chunks, copy))
         except BaseException:
             copy.unlink(missing_ok=True)
             raise
@@ -271,7 +268,21 @@ def scope_of(manifest: Manifest, keys: TableKeys, attribute: str | None) -> str:
     return json.dumps([1, manifest.identity, keys.partition_key, keys.sort_key, attribute])
 
 
-def _copied(chunks: Iterator[bytes], write: Callable[[bytes], object]) -> Iterator[bytes]:
-    for chunk in chunks:
-        write(chunk)
-        yield chunk
+def _copied(chunks: Iterator[bytes], path: Path) -> Iterator[bytes]:
+    """Yield chunks, each of which is in the file before the next one is read."""
+    with _disk_errors(path):
+        stream = path.open("wb")
+    with stream:
+        for chunk in chunks:
+            with _disk_errors(path):
+                stream.write(chunk)
+                stream.flush()
+            yield chunk
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise ConfigurationError(f"cannot write {str(path)!r}: {exc.strerror}", hint="check the disk") from exc
