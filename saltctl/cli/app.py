@@ -50,6 +50,7 @@ COMMANDS = {
     "incident": "health.incident",
     "local": "local.local",
     "drill": "local.drill",
+    "conform": "local.conform",
     "config": "config.config",
     "help": "guide.topics",
     "completion": "guide.completion",
@@ -64,7 +65,7 @@ SECTIONS = {
     "Inspect": ("status", "doctor", "incident", "registry", "history", "throttle"),
     "Recover": ("rebuild", "recover", "compare"),
     "Operate": ("setup", "service", "stream"),
-    "Try out": ("local", "drill"),
+    "Try out": ("local", "drill", "conform"),
     "Configure and learn": ("config", "completion", "help"),
 }
 """The headings of the help, and the commands below each."""

@@ -305,6 +305,13 @@ COMMANDS = (
         slow=True,
     ),
     Contract("drill", ("--list",), keys=("name", "about"), listed=True),
+    Contract(
+        "conform",
+        ("--only", "raises", "--", "python3", "-m", "saltctl.conformance.python_client"),
+        keys=("passed", "seed", "seconds", "checks"),
+        nested={"checks": ("name", "passed", "seconds", "findings", "ran")},
+        slow=True,
+    ),
     Contract("completion", ("bash",), returns_data=False),
     Contract("help", ("redis-restarted",), returns_data=False),
     Contract("local run", ("--", "true"), returns_data=False, slow=True),

@@ -18,6 +18,7 @@ NOT_RUN_HERE: dict[str, str] = {
     "cli/health/status.py | saltctl status --watch 2s -o jsonl": "it runs until it is stopped",
     "cli/jobs.py:damage_hint": _CALLERS,
     "cli/jobs.py:resume_hint": "tests/cli/test_interrupted_jobs.py resumes each job",
+    "cli/local/conform.py | saltctl conform --vectors": "it prints them; tests/cli/local/test_conform.py",
     "cli/local/drill.py:run_drills": "a drill takes seconds; tests/cli/local",
     "cli/local/local.py | saltctl local run -- saltctl registry list": "seconds; tests/local/test_environment.py",
     "cli/registry/cool.py:_incomplete": "tests/cli/registry/test_cool.py: the words of the command",

@@ -137,7 +137,7 @@ RUNNABLE = [
     pytest.param(example, marks=[pytest.mark.slow] if "--window" in example else [])
     for name in sorted(LEAVES)
     for example in examples_of(name)
-    if not name.startswith(("local", "drill"))
+    if not name.startswith(("local", "drill", "conform"))
     if name != "service run"  # it ends by a signal: tests/cli/detection/test_service.py
 ]
 FINDS_SOMETHING = ("saltctl stream status", "saltctl service status", "saltctl throttle scan", "saltctl doctor")

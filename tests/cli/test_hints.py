@@ -139,7 +139,7 @@ def test_lines_of_a_hint() -> None:
 
 def test_local_commands_use_no_context() -> None:
     """They set their own servers; all others obey the options of the root."""
-    assert {"local", "drill", "completion"} == COMMANDS.keys() - OBEYING
+    assert {"local", "drill", "conform", "completion"} == COMMANDS.keys() - OBEYING
     token = root_options.set(["--context", "prod"])
     try:
         assert in_force("saltctl local shell, saltctl status") == "saltctl local shell, saltctl --context prod status"

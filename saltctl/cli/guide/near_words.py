@@ -61,6 +61,8 @@ NEAR_WORDS = {
     "demo": "local shell",
     "try": "local shell",
     "drills": "drill --list",
+    "vectors": "conform --vectors",
+    "conformance": "conform",
     "man": "help",
     "topics": "help",
     "docs": "help",
@@ -84,7 +86,7 @@ _SHOWS = {
 _READING = frozenset(
     {*_SHOWS.values(), "compare", "status", "doctor", "incident", "help", "completion", "--version", "config path"}
     | {"registry list", "registry discover", "registry export", "history find", "history audit", "stream peek"}
-    | {"service emit", "drill"}
+    | {"service emit", "drill", "conform"}
 )
 """Commands that change no data, without an option that makes them."""
 

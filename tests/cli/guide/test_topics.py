@@ -42,11 +42,15 @@ FULL = "conv_hot_11"
 """A conversation that no incident changes."""
 
 
+SPECIFICATION = "client-protocol"
+"""No page for an incident: it is printed and implemented, and a rule that is elsewhere would be missed."""
+
+
 @pytest.mark.parametrize("topic", sorted(TOPICS))
 def test_a_page_is_short(topic: str) -> None:
-    """At most 60 lines; the title is the first."""
+    """At most 60 lines; the title is the first. Only the specification is longer."""
     lines = TOPICS[topic].splitlines()
-    assert len(lines) <= 60
+    assert len(lines) <= (160 if topic == SPECIFICATION else 60)
     assert lines[0]
     assert not lines[1]
 
@@ -242,11 +246,12 @@ def _run_service() -> int:
     return child.returncode
 
 
+RUN_ELSEWHERE = ("drill", "service run", "conform")
 OTHERS = sorted({command for topic in TOPICS if topic not in INCIDENTS for command in _commands(topic)})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [command for command in OTHERS if not command.startswith(("drill", "service run"))])
+@pytest.mark.parametrize("command", [command for command in OTHERS if not command.startswith(RUN_ELSEWHERE)])
 def test_the_commands_of_the_other_pages_work(
     command: str, scratch: LocalEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ def _choices(param: object) -> list[str]:
 
 VALUED = [(name, param) for name, param in PARAMETERS if param.param_type_name == "option" and not param.is_flag]
 CHOICES = [(name, param) for name, param in VALUED if _choices(param)]
-OWN_ARGUMENTS = ("local run", "help", "drill")
+OWN_ARGUMENTS = ("local run", "help", "drill", "conform")
 """Commands whose arguments are optional, or those of another command."""
 
 

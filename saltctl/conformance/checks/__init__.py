@@ -1,0 +1,1 @@
+"""The checks of a trial, one module for each part of the rules."""

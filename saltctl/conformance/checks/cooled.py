@@ -1,0 +1,73 @@
+"""Checks of cooled conversations: the boundary, and how far readers and writers go on each side of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from saltctl.conformance.checks.messages import partition_of, sort_keys
+from saltctl.conformance.judge import Judge, answer_of, partitions
+from saltctl.conformance.stage import Stage
+
+_BOUNDARY = 20
+_KEYS = 40
+
+
+def check_cooled(judge: Judge) -> None:
+    """Readers cover max_n below the boundary and recent_n from it on, by Redis and by the backup."""
+    for recent_n in (1, 2):
+        _cool(judge, recent_n)
+
+
+def _cool(judge: Judge, recent_n: int) -> None:
+    stage, keys = judge.stage, sort_keys(_KEYS)
+    conversation_id, boundary = stage.salted(8), keys[_BOUNDARY]
+    _write(stage, conversation_id, keys[:_BOUNDARY], 8)
+    stage.narrow(conversation_id, recent_n)
+    for away in (False, True):
+        judge.step = f"a conversation of 8 salts is cooled to {recent_n}, first phase{_by(stage, away=away)}"
+        # The second step of the cool-down reached Redis, and the item is committed with the first.
+        judge.lookup("6.4", conversation_id, answer_of(conversation_id, 8, recent_n))
+        stage.heal()
+    stage.seal(conversation_id, boundary)
+    _write(stage, conversation_id, keys[_BOUNDARY:], recent_n)
+    for away in (False, True):
+        step = f"a conversation of 8 salts is cooled to {recent_n}, with a boundary{_by(stage, away=away)}"
+        judge.step = step
+        _sides(judge, conversation_id, keys, recent_n)
+        stage.heal()
+    judge.step = f"a cooled conversation gets messages, N {recent_n}"
+    key = sort_keys(1, "new", _KEYS)[0]
+    judge.put("6.4", conversation_id, key, partition_of(conversation_id, key, recent_n))
+    stage.registry.raise_to(conversation_id, 4)
+    for away in (False, True):
+        judge.step = f"a conversation that was cooled from 8 to {recent_n} is raised to 4{_by(stage, away=away)}"
+        expected = answer_of(conversation_id, 8, 4, 4, {"S": boundary})
+        judge.lookup("6.4", conversation_id, expected)
+        recent = {"read_set": partitions(conversation_id, 4)}
+        judge.lookup("8.2", conversation_id, recent, since=boundary)
+        stage.heal()
+
+
+def _sides(judge: Judge, conversation_id: str, keys: list[str], recent_n: int) -> None:
+    """Judge lookups and reads below, at and above the boundary."""
+    boundary = keys[_BOUNDARY]
+    known: dict[str, Any] = answer_of(conversation_id, 8, recent_n, recent_n, {"S": boundary})
+    for since in (None, "", keys[0], keys[_BOUNDARY - 1], boundary[:-1]):
+        judge.lookup("8.2", conversation_id, known, since=since or None)
+    known["read_set"] = partitions(conversation_id, recent_n)
+    for since in (boundary, f"{boundary}x", keys[-1], "\uff5e", "\U0001f600"):
+        judge.lookup("8.2", conversation_id, known, since=since)
+    judge.read("8.2", conversation_id, keys[::-1])
+    judge.read("8.2", conversation_id, keys[: _BOUNDARY - 3 : -1], since=keys[_BOUNDARY - 2])
+    judge.read("8.2", conversation_id, keys[: _BOUNDARY - 1 : -1], since=boundary)
+
+
+def _by(stage: Stage, *, away: bool) -> str:
+    if away:
+        stage.redis_away()
+    return "; Redis is away" if away else ""
+
+
+def _write(stage: Stage, conversation_id: str, keys: list[str], n: int) -> None:
+    for key in keys:
+        stage.put_row(partition_of(conversation_id, key, n), key)

@@ -1,0 +1,203 @@
+"""The judge of a trial: asks the client, compares its answers with what the rules say, and keeps the findings."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from saltctl.conformance.client import SHOWN, Answer, Client, ClientGoneError
+from saltctl.conformance.redis_proxy import Action, Command
+from saltctl.conformance.stage import Stage
+from saltctl.stores.redis.scripts import script_sha
+
+MOST_FINDINGS = 2
+"""Findings of one rule in one check: the others are alike."""
+SECONDS_AFTER = 20.0
+"""Time that a check may take after its first finding: a slow client that is wrong is not asked everything."""
+_TRIES = 5
+OPENING = {b"AUTH", b"HELLO", b"CLIENT", b"SELECT", b"PING", b"ECHO", b"QUIT", b"RESET", b"COMMAND", b"INFO"}
+"""Commands that say nothing about the registry."""
+_LOADING = {b"EVAL", b"SCRIPT", b"FUNCTION"}
+AN_ERROR = "an error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A rule that the client broke: in which step, what it was asked, what it answered, and what was expected."""
+
+    step: str
+    rule: str
+    asked: str
+    answered: str
+    expected: str
+
+
+class EnoughError(Exception):
+    """The check has findings, and takes too long."""
+
+
+@dataclass
+class Judge:
+    """Asks one client during one check, and keeps the findings.
+
+    ``step`` says what the check has just done; findings quote it. ``closed``: the client has ended, as it was asked to.
+    """
+
+    stage: Stage
+    client: Client
+    findings: list[Finding] = field(default_factory=list)
+    step: str = ""
+    closed: bool = False
+    clock: Callable[[], float] = time.monotonic
+    _until: float = math.inf
+
+    def ask(self, op: str, **fields: Any) -> Answer:
+        """Return the answer to a request.
+
+        Raises:
+            ClientGoneError: there is none, which is a finding of its own.
+            EnoughError: the check has findings, and takes too long.
+        """
+        if self.clock() > self._until:
+            raise EnoughError
+        request = {"op": op, **fields}
+        with self.telling({"op": op} if op == "open" else request):  # it has a password
+            return self.client.ask(request)
+
+    @contextmanager
+    def telling(self, request: Mapping[str, Any]) -> Iterator[None]:
+        """Keep the end of the client, or its silence, as a finding about this request."""
+        try:
+            yield
+        except ClientGoneError as exc:
+            self.findings.append(Finding(self.step, exc.rule, shown(request), exc.problem, "an answer"))
+            raise
+
+    def found(self, rule: str, asked: object, answered: object, expected: object) -> None:
+        """Keep a finding, unless there are enough of its rule."""
+        if sum(finding.rule == rule for finding in self.findings) < MOST_FINDINGS:
+            self.findings.append(Finding(self.step, rule, shown(asked), shown(answered), shown(expected)))
+        self._until = min(self._until, self.clock() + SECONDS_AFTER)
+
+    # Lookups.
+
+    def lookup(self, rule: str, conversation_id: str, expected: Mapping[str, Any], since: str | None = None) -> Answer:
+        """Ask for a lookup, whose answer must have these values."""
+        answer = self.ask("lookup", conversation_id=conversation_id, since=since)
+        self._compare(rule, {"op": "lookup", "conversation_id": conversation_id, "since": since}, answer, expected)
+        return answer
+
+    def _compare(self, rule: str, request: Mapping[str, Any], answer: Answer, expected: Mapping[str, Any]) -> None:
+        if canonical({name: answer.get(name) for name in expected}) != canonical(expected):
+            self.found(rule, request, answer, expected)
+
+    def met(self, rule: str, conversation_id: str, expected: Mapping[str, Any], action: Action) -> None:
+        """Look up while Redis answers as given. A client that skips Redis, as after a failure, is asked again."""
+        seen: list[Command] = []
+
+        def answer(command: Command) -> Action:
+            """Answer lookups, whatever command they use, and leave the rest to the server."""
+            if command[0].upper() in OPENING:
+                return None
+            seen.append(command)
+            return action
+
+        self.stage.redis.rule = answer
+        for attempt in range(_TRIES):
+            self.lookup(rule, conversation_id, expected)
+            if seen:
+                break
+            time.sleep(0.3 * attempt)
+        else:
+            self.found("2.1", {"op": "lookup", "conversation_id": conversation_id}, "Redis was not asked", "EVALSHA")
+        self.stage.redis.rule = None
+
+    def refused(self, rule: str, op: str, **fields: Any) -> None:
+        """Ask for what has to be an error."""
+        answer = self.ask(op, **fields)
+        if not answer.get("error"):
+            self.found(rule, {"op": op, **fields}, answer, AN_ERROR)
+
+    # Messages.
+
+    def put(self, rule: str, conversation_id: str, sort_key: str, expected: str) -> None:
+        """Ask for a write, and check the answer, and that the row is where it has to be."""
+        request = put_request(conversation_id, sort_key)
+        answer = self.ask(**request)
+        self._compare(rule, request, answer, {"partition_key": expected})
+        if self.stage.messages.get(expected, sort_key) is None:
+            self.found(rule, request, f"{shown(answer)}; there is no such row", f"a row in {expected!r}")
+
+    def read(self, rule: str, conversation_id: str, expected: list[str], since: str | None = None) -> None:
+        """Ask for a history, which must have these sort keys in this order."""
+        answer = self.ask("read", conversation_id=conversation_id, since=since)
+        request = {"op": "read", "conversation_id": conversation_id, "since": since}
+        self._compare(rule, request, answer, {"sort_keys": expected})
+
+    # What the proxies saw.
+
+    def check_commands(self) -> None:
+        """Judge the commands that the client sent to Redis since the last time."""
+        allowed = OPENING | {b"EVALSHA"}
+        wrong = {c[0].upper(): c for c in self.stage.redis.take() if c and c[0].upper() not in allowed}
+        for name, command in wrong.items():
+            sent = " ".join(word.decode(errors="replace")[:40] for word in command[:3])
+            rule = "2.2" if name in _LOADING else "2.1"
+            self.found(rule, "a lookup", f"it sent to Redis: {sent}", f"EVALSHA {script_sha('lookup')[:8]}… alone")
+
+    def key_of_lookup(self, conversation_id: str) -> None:
+        """Judge the key and the layout of the lookup that the client has just sent."""
+        expected = [b"1", self.stage.bucket_key(conversation_id).encode(), self.stage.layout.encode()]
+        expected.append(conversation_id.encode())
+        for command in self.stage.redis.take():
+            if command[0].upper() == b"EVALSHA" and list(command[2:]) != expected:
+                answered, wanted = ([part.decode(errors="replace") for part in c] for c in (command[2:], expected))
+                rule = "1.2" if answered[1:2] != wanted[1:2] else "2.1"
+                self.found(rule, {"op": "lookup", "conversation_id": conversation_id}, answered, wanted)
+
+
+def put_request(conversation_id: str, sort_key: str) -> dict[str, Any]:
+    """Return the request to write a message, whose id is in its sort key."""
+    message_id = sort_key.partition("#")[2]
+    names = {"op": "put", "conversation_id": conversation_id, "sort_key": sort_key}
+    return {**names, "message_id": message_id, "text": "hello"}
+
+
+def answer_of(
+    conversation_id: str, max_n: int, write_n: int | None = None, recent_n: int | None = None, boundary: Any = None
+) -> dict[str, Any]:
+    """Return the answer to a lookup of the whole history."""
+    return {
+        "max_n": max_n,
+        "write_n": max_n if write_n is None else write_n,
+        "recent_n": max_n if recent_n is None else recent_n,
+        "boundary": boundary,
+        "read_set": partitions(conversation_id, max_n),
+    }
+
+
+def partitions(conversation_id: str, n: int) -> list[str]:
+    """Return the base partition and n salts."""
+    return [conversation_id, *(f"{conversation_id}#{salt}" for salt in (range(n) if n > 1 else ()))]
+
+
+def canonical(value: object) -> str:
+    """Return a value as JSON that is equal for equal values: true is not 1 there."""
+    return json.dumps(value, sort_keys=True)
+
+
+def shown(value: object) -> str:
+    """Return a value for a message, cut to a length; control characters are left to the output."""
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
+
+
+Check = Callable[[Judge], None]

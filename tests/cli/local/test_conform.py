@@ -1,0 +1,115 @@
+"""``saltctl conform``: its verdict is its exit code, and what a client prints cannot harm a terminal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from saltctl.cli.local.conform import EXAMPLE
+from saltctl.conformance.trial import CHECKS
+from saltctl.conformance.vectors import vectors_text
+from tests.cli.conftest import Runner
+from tests.support.redis_servers import eventually
+
+PYTHON = ("python3", "-m", "saltctl.conformance.python_client")
+NODE = ("node", str(Path(__file__).parents[2] / "conformance" / "client.mjs"))
+RULE_LINES = 300
+
+
+@pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    """The local environment gives its process dummy credentials."""
+    with patch.dict(os.environ):
+        yield
+
+
+def test_the_vectors_are_printed(saltctl: Runner) -> None:
+    """They are the file of the package, as one JSON document."""
+    outcome = saltctl("conform", "--vectors")
+    assert (outcome.code, outcome.out) == (0, vectors_text())
+    assert outcome.json["lookup_script_sha1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ((), EXAMPLE),
+        (("--vectors", "--", "node"), "saltctl conform --vectors"),
+        (("--", "no-such-program"), EXAMPLE),
+        (("--", os.devnull), EXAMPLE),
+        (("--only", "no-such", "--", "true"), f"the checks are {', '.join(CHECKS)}"),
+        (("--answer-timeout", "0", "--", "true"), ""),
+    ],
+)
+def test_what_cannot_be_tried(saltctl: Runner, words: tuple[str, ...], hint: str) -> None:
+    """A command that is missing or cannot be started is a usage error, before any server is started."""
+    outcome = saltctl("conform", "-o", "json", *words)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.error["hint"] == hint or not hint
+
+
+@pytest.mark.slow
+def test_a_client_in_javascript(saltctl: Runner) -> None:
+    """It passes every check. The gate installs Node, or says that it is skipped: see .ci/run."""
+    if shutil.which("node") is None:
+        assert "SALTCTL_TEST_NODE" not in os.environ
+        pytest.skip("there is no node")
+    outcome = saltctl("conform", "-o", "json", "--seed", "7", "--", *NODE)
+    found = outcome.json
+    assert [check["name"] for check in found["checks"]] == list(CHECKS)
+    assert [finding for check in found["checks"] for finding in check["findings"]] == []
+    assert (outcome.code, found["passed"], found["seed"]) == (0, True, 7)
+    assert len(Path(NODE[1]).read_text(encoding="utf-8").splitlines()) <= RULE_LINES
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_client_in_python(saltctl: Runner) -> None:
+    """It passes every check, as a process; the same in this process are in tests/conformance."""
+    outcome = saltctl("conform", "-o", "json", "--", *PYTHON)
+    assert outcome.code == 0, outcome.out
+
+
+@pytest.mark.slow
+def test_a_hostile_client(saltctl: Runner, tmp_path: Path) -> None:
+    """It is started three times at most; the rule and its last words are shown, without control characters."""
+    code = "import sys; input(); sys.stderr.write('\\x1b[31mred\\u202e'); sys.exit(5)"
+    outcome = saltctl("conform", "--only", "ids", "--only", "raises", "--", sys.executable, "-c", code)
+    assert outcome.code == 3
+    assert "FAILED: ids, raises" in outcome.out
+    assert "rule 9.1 of saltctl help client-protocol" in outcome.out
+    assert "\\x1b[31mred\\u202e" in "".join(outcome.out.split())
+    assert "\x1b" not in outcome.out
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_its_client(signum: signal.Signals, tmp_path: Path) -> None:
+    """No process is left, even of a client that ignores signals and has children."""
+    pids = tmp_path / "pids"
+    code = f"trap '' INT TERM HUP; read line; sleep 60 & echo $$ $! > {pids}.new; mv {pids}.new {pids}; sleep 60"
+    command = [sys.executable, "-m", "saltctl", "conform", "--", "sh", "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        eventually(pids.exists, "the client has its first request")
+        running.send_signal(signum)
+        running.communicate(timeout=30)
+    assert running.returncode == 128 + signum
+    for pid in map(int, pids.read_text().split()):
+        eventually(partial(_has_ended, pid), f"{pid} has ended")
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

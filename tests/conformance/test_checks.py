@@ -1,0 +1,67 @@
+"""The checks find each careless client, name the rule that it breaks, and find nothing wrong with saltctl's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import saltctl.conformance
+from saltctl.cli.guide.topics import topics
+from saltctl.conformance.python_client import PythonClient
+from saltctl.conformance.stage import Stage
+from saltctl.conformance.trial import CHECKS, Checked, run_trial
+from saltctl.local.environment import LocalEnvironment
+from saltctl.testing import local_environment
+from tests.conformance.variants import BROKEN, Direct
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[LocalEnvironment]:
+    """Real servers. A check restarts and flushes Redis, so that no other module shares them."""
+    with local_environment() as running:
+        yield running
+
+
+@pytest.fixture
+def stage(environment: LocalEnvironment) -> Iterator[Stage]:
+    """A registry of the test's own."""
+    with Stage(environment, 1) as stage:
+        yield stage
+
+
+def tried(stage: Stage, client: PythonClient, name: str) -> Checked:
+    """The outcome of one check."""
+    (checked,) = run_trial(stage, lambda: Direct(client), [name])
+    return checked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("variant", "name", "rule"), BROKEN, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_a_careless_client_is_found(stage: Stage, variant: type[PythonClient], name: str, rule: str) -> None:
+    """The rule that it breaks is among those that are named."""
+    checked = tried(stage, variant(), name)
+    assert not checked.passed
+    assert rule in {finding.rule for finding in checked.findings}, checked.findings
+    assert all(finding.step and finding.asked and finding.expected for finding in checked.findings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CHECKS if name not in ("stall", "close")])
+def test_a_careful_client_is_not(stage: Stage, name: str) -> None:
+    """Nothing is found, twice, so that a check leaves nothing broken behind."""
+    assert tried(stage, PythonClient(), name).findings == []
+
+
+def test_each_rule_that_a_check_names_exists() -> None:
+    """The rules are those of the topic, numbered without a gap."""
+    text = topics()["client-protocol"]
+    rules = re.findall(r"^  ([1-9]\.[1-9])  ", text, re.MULTILINE)
+    assert rules == sorted(set(rules))
+    sources = [path.read_text(encoding="utf-8") for path in Path(saltctl.conformance.__file__).parent.rglob("*.py")]
+    named = {rule for source in sources for rule in re.findall(r'(?<!: )"([1-9]\.[1-9])"', source)}
+    assert named
+    assert named <= set(rules)
+    assert {rule for _, _, rule in BROKEN} <= named
