@@ -95,7 +95,7 @@ class AwsProxy:
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         """Answer one request, by the rule or by the server."""
-        body = handler.rfile.read(min(int(handler.headers.get("Content-Length") or 0), _MAX_BODY))
+        body = handler.rfile.read(max(0, min(int(handler.headers.get("Content-Length") or 0), _MAX_BODY)))
         request = Request(handler.headers.get("X-Amz-Target", "").rpartition(".")[2], _parse(body))
         self._requests.append(request)
         action = self.rule(request) if self.rule else None

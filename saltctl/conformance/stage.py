@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -59,7 +58,6 @@ class Stage:
         self.redis = RedisProxy(environment.redis.port)
         self.aws = AwsProxy(environment.moto.port)
         self._numbers = iter(range(1_000_000))
-        self.sleep = time.sleep
 
     def __enter__(self) -> Self:
         """Return the stage, which is closed at the end of the block."""
@@ -171,6 +169,13 @@ class Stage:
     def put_row(self, partition_key: str, sort_key: str, text: str = "hello") -> None:
         """Write a row of the messages table, without a lookup."""
         assert self.messages.put(partition_key, sort_key, {"text": {"S": text}})
+
+    def put_rows(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Write rows of these partition and sort keys, in any order."""
+        self.messages.load(
+            {"conversation_id": {"S": partition}, "sort_key": {"S": key}, "text": {"S": "hello"}}
+            for partition, key in rows
+        )
 
     # Redis.
 

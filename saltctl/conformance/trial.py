@@ -70,6 +70,8 @@ def run_trial(stage: Stage, start: Callable[[], Client], names: Iterable[str] | 
                 client.kill()
                 client = None
             stage.heal()
+            if client is None:
+                stage.rebuild()  # the check may have ended before its own
             yield Checked(name, not findings, round(time.monotonic() - began, 3), findings)
     finally:
         if client is not None:

@@ -1,4 +1,4 @@
-"""The checks find each careless client, name the rule that it breaks, and find nothing wrong with saltctl's own."""
+"""The checks find each careless client, and name its rule. Careful ones pass in tests/cli/local/test_conform.py."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import saltctl.conformance
 from saltctl.cli.guide.topics import topics
 from saltctl.conformance.python_client import PythonClient
 from saltctl.conformance.stage import Stage
-from saltctl.conformance.trial import CHECKS, Checked, run_trial
+from saltctl.conformance.trial import Checked, run_trial
 from saltctl.local.environment import LocalEnvironment
 from saltctl.testing import local_environment
-from tests.conformance.variants import BROKEN, Direct
+from tests.conformance.variants import BROKEN, LONG, Direct
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +38,20 @@ def tried(stage: Stage, client: PythonClient, name: str) -> Checked:
     return checked
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("variant", "name", "rule"), BROKEN, ids=lambda value: getattr(value, "__name__", str(value)))
+def cases() -> Iterator[object]:
+    """Each variant, its check and its rule; those that take long, or are like another, are long."""
+    for variant, name, rule in BROKEN:
+        marks = (pytest.mark.slow, pytest.mark.long) if variant in LONG else (pytest.mark.slow,)
+        yield pytest.param(variant, name, rule, id=f"{variant.__name__}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("variant", "name", "rule"), list(cases()))
 def test_a_careless_client_is_found(stage: Stage, variant: type[PythonClient], name: str, rule: str) -> None:
     """The rule that it breaks is among those that are named."""
     checked = tried(stage, variant(), name)
     assert not checked.passed
     assert rule in {finding.rule for finding in checked.findings}, checked.findings
     assert all(finding.step and finding.asked and finding.expected for finding in checked.findings)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CHECKS if name not in ("stall", "close")])
-def test_a_careful_client_is_not(stage: Stage, name: str) -> None:
-    """Nothing is found, twice, so that a check leaves nothing broken behind."""
-    assert tried(stage, PythonClient(), name).findings == []
 
 
 def test_each_rule_that_a_check_names_exists() -> None:

@@ -309,3 +309,4 @@ BROKEN: tuple[tuple[type[PythonClient], str, str], ...] = (
     (NeverStale, "stall", "7.3"),
 )
 """Each variant, a check that finds it, and the rule that it names."""
+LONG = (SendsTheScript, IgnoresBoundaries, ExcludesBoundaries, ReadsEventually, SortsAsUtf16, NeverStale)

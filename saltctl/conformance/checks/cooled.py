@@ -69,5 +69,4 @@ def _by(stage: Stage, *, away: bool) -> str:
 
 
 def _write(stage: Stage, conversation_id: str, keys: list[str], n: int) -> None:
-    for key in keys:
-        stage.put_row(partition_of(conversation_id, key, n), key)
+    stage.put_rows((partition_of(conversation_id, key, n), key) for key in keys)

