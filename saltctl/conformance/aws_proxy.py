@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
+READS = {"BatchGetItem", "TransactGetItems", "GetItem"}
+"""The operations that read items by their keys."""
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "date", "server"}
 _MAX_BODY = 1 << 20
 
@@ -36,8 +38,9 @@ class Response:
         return cls(status, {"__type": f"com.amazonaws.dynamodb.v20120810#{name}", "message": f"{name} by saltctl"})
 
 
-Action = Response | Literal["cut"] | None
-"""An answer; ``cut`` closes the connection without one; None forwards."""
+Action = Response | Literal["cut", "hold"] | None
+"""An answer; ``cut`` closes the connection without one; ``hold`` delays the server's answer until a release; None
+forwards."""
 Rule = Callable[[Request], Action]
 
 
@@ -58,6 +61,9 @@ class AwsProxy:
     def __init__(self, target: int) -> None:
         self.target = target
         self.rule: Rule | None = None
+        self.held = threading.Event()
+        """Set as soon as an answer is held."""
+        self._released = threading.Event()
         self._requests: list[Request] = []
         proxy = self
 
@@ -80,13 +86,21 @@ class AwsProxy:
 
     def stop(self) -> None:
         """Close the port."""
+        self.release()
         self._server.shutdown()
         self._server.server_close()
 
     def heal(self) -> None:
         """End all faults, and forget what was recorded."""
         self.rule = None
+        self.release()
+        self._released.clear()
+        self.held.clear()
         self.take()
+
+    def release(self) -> None:
+        """Send the answers that are held, and hold none any more until :meth:`heal`."""
+        self._released.set()
 
     def take(self) -> list[Request]:
         """Return the requests that were recorded, and forget them."""
@@ -101,10 +115,14 @@ class AwsProxy:
         action = self.rule(request) if self.rule else None
         if action == "cut":
             handler.close_connection = True
-        elif action is not None:
+        elif isinstance(action, Response):
             _send(handler, action.status, {"Content-Type": "application/x-amz-json-1.0"}, json.dumps(action.body))
         else:
-            _send(handler, *self._forward(handler, body))
+            answer = self._forward(handler, body)
+            if action == "hold":
+                self.held.set()
+                self._released.wait(timeout=60)
+            _send(handler, *answer)
 
     def _forward(self, handler: BaseHTTPRequestHandler, body: bytes) -> tuple[int, dict[str, str], str]:
         with closing(http.client.HTTPConnection("127.0.0.1", self.target, timeout=30)) as connection:

@@ -126,6 +126,8 @@ def read_command(stream: BufferedReader) -> tuple[bytes, Command] | None:
         if not size.startswith(b"$") or not 0 <= int(size[1:]) <= _MAX_BYTES:
             raise ValueError(size)
         word = stream.read(int(size[1:]) + 2)
+        if not word.endswith(b"\r\n") or len(word) != int(size[1:]) + 2:
+            raise ValueError(word)
         raw += size + word
         words.append(word[:-2])
     return bytes(raw), words

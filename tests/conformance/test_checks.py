@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 import saltctl.conformance
 from saltctl.cli.guide.topics import topics
+from saltctl.conformance.client import ClientProcess
 from saltctl.conformance.python_client import PythonClient
 from saltctl.conformance.stage import Stage
 from saltctl.conformance.trial import Checked, run_trial
@@ -54,6 +57,46 @@ def test_a_careless_client_is_found(stage: Stage, variant: type[PythonClient], n
     assert all(finding.step and finding.asked and finding.expected for finding in checked.findings)
 
 
+MUTANTS = {
+    "late": (
+        "replies",
+        "2.6",
+        "connection?.socket.destroy();\n",
+        'if (error.message.endsWith("in time")) throw error;',
+    ),
+    "unprocessed": ("backup", "4.3", "answer.UnprocessedKeys[config.backup_table]?.Keys", "null"),
+    "one page": ("reads", "8.3", "while (request.ExclusiveStartKey)", "while (false)"),
+    "restored table": ("registry", "3.4", "if (claimed.identity !== expected ||", "if (false &&"),
+    "old lookup": ("stall", "7.3", "if (uptime() - began >=", "if (0 *"),
+}
+"""What a client in JavaScript does wrong: the check that finds it, its rule, and the change in client.mjs."""
+SURPLUS = (
+    'if (!state.waiting) fail(new Error("a surplus reply"));',
+    'if (reply[1] !== state.data.length) throw new Error("a surplus reply");',
+)
+"""Lines that notice such a reply in time; the mutant of rule 2.6 has none of them."""
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "rule", "old", "new"), MUTANTS.values(), ids=MUTANTS)
+def test_a_careless_client_in_javascript_is_found(
+    stage: Stage, tmp_path: Path, name: str, rule: str, old: str, new: str
+) -> None:
+    """As a process, over its own connections."""
+    if shutil.which("node") is None:
+        assert "SALTCTL_TEST_NODE" not in os.environ
+        pytest.skip("there is no node")
+    source = Path(__file__).with_name("client.mjs").read_text(encoding="utf-8")
+    for text, changed in ((old, new), *((line, "") for line in SURPLUS if rule == "2.6")):
+        assert source.count(text) == 1
+        source = source.replace(text, changed)
+    client = tmp_path / "client.mjs"
+    client.write_text(source, encoding="utf-8")
+    (checked,) = run_trial(stage, lambda: ClientProcess(["node", str(client)], os.environ, 10.0), [name])
+    assert rule in {finding.rule for finding in checked.findings}, checked.findings
+
+
 def test_each_rule_that_a_check_names_exists() -> None:
     """The rules are those of the topic, numbered without a gap."""
     text = topics()["client-protocol"]
@@ -63,4 +106,4 @@ def test_each_rule_that_a_check_names_exists() -> None:
     named = {rule for source in sources for rule in re.findall(r'(?<!: )"([1-9]\.[1-9])"', source)}
     assert named
     assert named <= set(rules)
-    assert {rule for _, _, rule in BROKEN} <= named
+    assert {rule for _, _, rule in BROKEN} | {rule for _, rule, _, _ in MUTANTS.values()} <= named

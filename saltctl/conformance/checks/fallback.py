@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from saltctl.conformance.aws_proxy import Action, Request, Response, Rule
-from saltctl.conformance.judge import Judge, answer_of
+from saltctl.conformance.aws_proxy import READS, Action, Request, Response, Rule
+from saltctl.conformance.checks.lookups import LARGEST
+from saltctl.conformance.judge import Judge, answer_of, answer_of_vector
+from saltctl.conformance.vectors import vectors
 from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
-
-_READS = {"BatchGetItem", "TransactGetItems", "GetItem"}
 
 
 def check_unverified(judge: Judge) -> None:
@@ -86,20 +86,6 @@ def check_registry(judge: Judge) -> None:
     judge.lookup("3.3", conversation_id, answer_of(conversation_id, 4))
 
 
-_DAMAGED: Mapping[str, dict[str, Any]] = {
-    "no max_n": {"write_n": {"N": "4"}},
-    "a max_n that is a string": {"max_n": {"S": "4"}},
-    "max_n 0": {"max_n": {"N": "0"}},
-    "max_n -4": {"max_n": {"N": "-4"}},
-    "max_n 1.5": {"max_n": {"N": "1.5"}},
-    "max_n 65,537": {"max_n": {"N": "65537"}},
-    "write_n 0": {"max_n": {"N": "4"}, "write_n": {"N": "0"}},
-    "a write_n that is a string": {"max_n": {"N": "4"}, "write_n": {"S": "4"}},
-    "a cooling that is a string": {"max_n": {"N": "4"}, "write_n": {"N": "4"}, "cooling": {"S": "x"}},
-    "a cooling without numbers": {"max_n": {"N": "4"}, "write_n": {"N": "4"}, "cooling": {"M": {}}},
-}
-
-
 def check_backup(judge: Judge) -> None:
     """Without Redis the backup answers, or the lookup is an error."""
     stage = judge.stage
@@ -114,11 +100,7 @@ def check_backup(judge: Judge) -> None:
     stage.raise_half(raised, 8)
     judge.step = "Redis is away; a raise from 1 to 8 stopped before its third step"
     judge.lookup("5.1", raised, answer_of(raised, 8, 1))
-    for what, attributes in _DAMAGED.items():
-        damaged = stage.new_id()
-        stage.put_item(damaged, **attributes)
-        judge.step = f"Redis is away, and the item of the backup has {what}"
-        judge.refused("6.3" if "cooling" in what else "5.2", "lookup", conversation_id=damaged, since=None)
+    _check_items(judge)
     judge.step = "Redis is away, and DynamoDB returns unprocessed keys at first"
     stage.aws.rule = _unprocessed_once()
     judge.lookup("4.3", conversation_id, answer_of(conversation_id, 4))
@@ -139,11 +121,27 @@ def check_backup(judge: Judge) -> None:
     judge.lookup("4.5", conversation_id, answer_of(conversation_id, 4))
 
 
+def _check_items(judge: Judge) -> None:
+    """Judge the answers to items of every kind, sound and damaged."""
+    stage = judge.stage
+    for vector in vectors("backup_items"):
+        if (item := vector["item"]) is None or vector.get("max_n", 0) > LARGEST:
+            continue
+        conversation_id = stage.new_id()
+        stage.put_item(conversation_id, **item)
+        judge.step = f"Redis is away, and the backup has the item {json.dumps(item)}"
+        cooled = "cooling" in item
+        if (answer := answer_of_vector(conversation_id, vector)) is None:
+            judge.refused("6.3" if cooled else "5.2", "lookup", conversation_id=conversation_id, since=None)
+        else:
+            judge.lookup("6.4" if cooled else "5.1", conversation_id, answer)
+
+
 def _judge_requests(judge: Judge, conversation_id: str) -> None:
     """Judge the request that read the item: strongly consistent, with #registry. Not if it is in no known form."""
     for request in judge.stage.aws.take():
         text = json.dumps(request.body)
-        if request.operation not in _READS or json.dumps(conversation_id) not in text:
+        if request.operation not in READS or json.dumps(conversation_id) not in text:
             continue
         if request.operation != "TransactGetItems" and '"ConsistentRead": true' not in text:
             judge.found("4.2", f"a lookup of {conversation_id!r}", f"{request.operation} {text}", "ConsistentRead")
@@ -153,7 +151,7 @@ def _judge_requests(judge: Judge, conversation_id: str) -> None:
 
 def _reads_answered_by(action: Action) -> Rule:
     """Return a rule that answers each read of items."""
-    return lambda request: action if request.operation in _READS else None
+    return lambda request: action if request.operation in READS else None
 
 
 def _unprocessed_once() -> Rule:

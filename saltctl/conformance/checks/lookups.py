@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from saltctl.conformance.judge import OPENING, Judge, answer_of
+from saltctl.conformance.judge import OPENING, Judge, answer_of, answer_of_vector
 from saltctl.conformance.redis_proxy import Action
 from saltctl.conformance.stage import LOOKUP_TIMEOUT
+from saltctl.conformance.vectors import vectors
 
 UNUSUAL = ("a b", "\u00fc\u4e16\U0001f600", "e\u0301", "\u00e9", "x:y/z%20", "-", "0", '"\\', "tab\there", "\u00ff")
 """Beginnings of ids: Unicode of each length in UTF-8, composed and not, and what a shell or JSON could change."""
@@ -67,10 +68,8 @@ _REPLIES = {
     "an array of an array": b"*1\r\n*0\r\n",
     "nothing that is RESP": b"HTTP/1.1 400 Bad Request\r\n\r\n",
 }
-_ELEMENTS = (
-    *("", "0", "-1", "1.0", "1_0", " 1", "1 ", "abc", "12345678901", "4 4", "4 4 0 0 0 ", "2 4 1 0 0 "),
-    *("4 1 1 1 1 X", "4 1 1 1 1", "4 1 1 0 1 Sx", "4 1 1 2 1 Sx", "4 1 1 1 8 Sx", "4 1 1 1 1 N1.50"),
-)
+LARGEST = 1000
+"""The largest max_n of a vector that a client is asked about: its answer names each partition."""
 
 
 def check_replies(judge: Judge) -> None:
@@ -82,22 +81,30 @@ def check_replies(judge: Judge) -> None:
     cases: list[tuple[str, str, Action]] = [
         *(("4.1", f"Redis answers a lookup by -{error}", f"-{error}\r\n".encode()) for error in errors),
         *(("2.4", f"Redis answers a lookup by {name}", reply) for name, reply in _REPLIES.items()),
-        *(("2.4", f"Redis answers a lookup by an array of {text!r}", _array(text)) for text in _ELEMENTS),
         ("4.1", "Redis closes the connection during a lookup", "cut"),
     ]
     stage.rng.shuffle(cases)
     for rule, step, action in cases:
         judge.step = step
         judge.met(rule, conversation_id, expected, action)
+    for vector in vectors("redis_elements"):
+        element, answer = vector["element"], answer_of_vector(conversation_id, vector)
+        if vector.get("max_n", 0) <= LARGEST:
+            judge.step = f"Redis answers a lookup by an array of {element!r}"
+            cooled = element is not None and " " in element.strip()
+            rule = "2.4" if not cooled else "6.4" if answer else "6.2"
+            judge.met(rule, conversation_id, answer or expected, _array(element))
     _late(judge)
 
 
-def _array(text: str) -> bytes:
-    return f"*1\r\n${len(text.encode())}\r\n{text}\r\n".encode()
+def _array(element: str | None) -> bytes:
+    if element is None:
+        return b"*1\r\n$-1\r\n"
+    return b"*1\r\n$%d\r\n%b\r\n" % (len(element.encode()), element.encode())
 
 
 def _late(judge: Judge) -> None:
-    """An answer comes too late, and must not become that of the next lookup."""
+    """An answer comes too late, or twice, and must not become that of the next lookup."""
     stage = judge.stage
     first, second = stage.salted(8), stage.salted(2)
     judge.step = "Redis answers a lookup too late"
@@ -107,3 +114,7 @@ def _late(judge: Judge) -> None:
     time.sleep(LOOKUP_TIMEOUT / 5)
     for _ in range(2):
         judge.lookup("2.6", second, answer_of(second, 2))
+    judge.step = "Redis answers a lookup twice"
+    judge.met("4.1", first, answer_of(first, 8), 2 * _array("8"))
+    judge.step = "the answer to an earlier lookup was there twice"
+    judge.lookup("2.6", second, answer_of(second, 2))
