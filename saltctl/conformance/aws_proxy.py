@@ -33,9 +33,9 @@ class Response:
     body: Mapping[str, Any]
 
     @classmethod
-    def error(cls, name: str, status: int = 400) -> Response:
+    def error(cls, name: str) -> Response:
         """Return the answer of DynamoDB with this error."""
-        return cls(status, {"__type": f"com.amazonaws.dynamodb.v20120810#{name}", "message": f"{name} by saltctl"})
+        return cls(400, {"__type": f"com.amazonaws.dynamodb.v20120810#{name}", "message": f"{name} by saltctl"})
 
 
 Action = Response | Literal["cut", "hold"] | None

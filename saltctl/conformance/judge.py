@@ -47,6 +47,7 @@ class Judge:
     """Asks one client during one check, and keeps the findings.
 
     ``step`` says what the check has just done; findings quote it. ``closed``: the client has ended, as it was asked to.
+    ``note``: what could not be judged.
     """
 
     stage: Stage
@@ -54,6 +55,7 @@ class Judge:
     findings: list[Finding] = field(default_factory=list)
     step: str = ""
     closed: bool = False
+    note: str = ""
     clock: Callable[[], float] = time.monotonic
     _until: float = math.inf
 

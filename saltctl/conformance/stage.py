@@ -28,8 +28,9 @@ from saltctl.stores.redis.scripts import script_sha
 from saltctl.times import iso_utc
 
 BUCKETS = 16
-LOOKUP_TIMEOUT, AWS_TIMEOUT, COOL_WAIT = 0.25, 5.0, 3.0
-"""Seconds, as the client is told. A request to AWS may take longer than a client is stopped."""
+LOOKUP_TIMEOUT, AWS_TIMEOUT, COOL_WAIT = 1.0, 5.0, 3.0
+"""Seconds, as the client is told. On a busy machine a lookup takes its time, and a client that fell back uses what the
+backup says. A request to AWS may take longer than a client is stopped."""
 BY = "saltctl conform"
 
 

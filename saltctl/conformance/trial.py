@@ -35,13 +35,17 @@ MOST_STARTS = 3
 
 @dataclass(slots=True)
 class Checked:
-    """The outcome of one check; ``ran`` is False if the client was not started any more."""
+    """The outcome of one check.
+
+    ``ran`` is False if the client was not started any more. ``note`` is what could not be judged, or empty.
+    """
 
     name: str
     passed: bool
     seconds: float = 0.0
     findings: list[Finding] = field(default_factory=list)
     ran: bool = True
+    note: str = ""
 
 
 def run_trial(stage: Stage, start: Callable[[], Client], names: Iterable[str] | None = None) -> Iterator[Checked]:
@@ -66,13 +70,14 @@ def run_trial(stage: Stage, start: Callable[[], Client], names: Iterable[str] | 
                 starts += 1
                 client = start()
                 alive = _open(Judge(stage, client, findings, "the client is started"))
-            if not (alive and _run(CHECKS[name], Judge(stage, client, findings))):
+            judge = Judge(stage, client, findings)
+            if not (alive and _run(CHECKS[name], judge)):
                 client.kill()
                 client = None
             stage.heal()
-            if client is None:
+            if findings:
                 stage.rebuild()  # the check may have ended before its own
-            yield Checked(name, not findings, round(time.monotonic() - began, 3), findings)
+            yield Checked(name, not findings, round(time.monotonic() - began, 3), findings, note=judge.note)
     finally:
         if client is not None:
             client.kill()

@@ -57,6 +57,15 @@ def test_a_careless_client_is_found(stage: Stage, variant: type[PythonClient], n
     assert all(finding.step and finding.asked and finding.expected for finding in checked.findings)
 
 
+@pytest.mark.slow
+def test_what_cannot_be_judged_is_said(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that cannot be stopped, as one in a container, passes with a note."""
+    monkeypatch.setattr(stage.aws.held, "wait", lambda _: True)
+    (checked,) = run_trial(stage, lambda: Direct(PythonClient()), ["stall"])
+    assert checked.passed
+    assert checked.note == "rule 7.3 was not judged: the client could not be stopped"
+
+
 MUTANTS = {
     "late": (
         "replies",
@@ -66,6 +75,7 @@ MUTANTS = {
     ),
     "unprocessed": ("backup", "4.3", "answer.UnprocessedKeys[config.backup_table]?.Keys", "null"),
     "one page": ("reads", "8.3", "while (request.ExclusiveStartKey)", "while (false)"),
+    "new id": ("registry", "3.2", "registryId = id;", "registryId ??= id;"),
     "restored table": ("registry", "3.4", "if (claimed.identity !== expected ||", "if (false &&"),
     "old lookup": ("stall", "7.3", "if (uptime() - began >=", "if (0 *"),
 }

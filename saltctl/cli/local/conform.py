@@ -119,6 +119,8 @@ def _show(screen: Console, checked: Checked) -> None:
     body = Text(checked.name)
     if not checked.ran:
         body.append("\nnot run: the client ended, or did not answer, too often", style="dim")
+    if checked.note:
+        body.append(f"\n{checked.note}", style="dim")
     for finding in checked.findings:
         body.append(f"\nrule {finding.rule} of saltctl help client-protocol: {printable(finding.step)}")
         for name in ("asked", "answered", "expected"):

@@ -67,6 +67,7 @@ def test_a_client_in_javascript(saltctl: Runner) -> None:
     found = outcome.json
     assert [check["name"] for check in found["checks"]] == list(CHECKS)
     assert [finding for check in found["checks"] for finding in check["findings"]] == []
+    assert [check["note"] for check in found["checks"] if check["note"]] == []
     assert (outcome.code, found["passed"], found["seed"]) == (0, True, 7)
     assert len(Path(NODE[1]).read_text(encoding="utf-8").splitlines()) <= RULE_LINES
 
