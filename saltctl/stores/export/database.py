@@ -95,7 +95,7 @@ def open_database(file: Path, scope: str, *, restart: bool = False) -> Iterator[
     require_duckdb()
     _check_kind(file)
     with _locked(file):
-        spill = file.with_name(f"{file.name}.spill")
+        spill = file.with_name(f"{file.name}.saltctl-spill")
         shutil.rmtree(spill, ignore_errors=True)  # of a process that was killed
         try:
             connection = _connect(file, scope, spill)
@@ -173,7 +173,8 @@ def _create(file: Path, scope: str) -> None:
     import duckdb
 
     new = file.with_name(f"{file.name}.new")
-    for path in (new, new.with_name(f"{new.name}.wal")):
+    # The last one is of a database that was removed: DuckDB would apply it to the new one.
+    for path in (new, new.with_name(f"{new.name}.wal"), file.with_name(f"{file.name}.wal")):
         path.unlink(missing_ok=True)
     with duckdb.connect(str(new)) as connection:
         connection.execute(_TABLES)

@@ -134,7 +134,7 @@ def test_each_damaged_file_is_named(tmp_path: Path, discover: Discover) -> None:
     assert problems.keys() == {f"data/{name}.json.gz" for name in DAMAGES}
     for name, (_, _, told) in DAMAGES.items():
         assert re.search(told, problems[f"data/{name}.json.gz"]), (name, problems)
-    assert list(tmp_path.glob("checkpoint.spill*")) == []
+    assert list(tmp_path.glob("checkpoint.saltctl*")) == []
 
 
 def test_only_files_that_are_not_done_are_read_again(tmp_path: Path, discover: Discover) -> None:
@@ -174,8 +174,8 @@ def test_a_checkpoint_is_of_one_export_and_of_one_process(tmp_path: Path, discov
         with pytest.raises(CheckpointRefusedError, match="it is another file"):
             discover(export, checkpoint=notes, restart=restart)
     assert notes.read_text() == "not a database" * 100
-    (tmp_path / "new.spill").symlink_to(export)  # somebody else could read what is written there
-    with pytest.raises(ConfigurationError, match=r"File exists, .*new\.spill"):
+    (tmp_path / "new.saltctl-spill").symlink_to(export)  # somebody else could read what is written there
+    with pytest.raises(ConfigurationError, match=r"File exists, .*new\.saltctl-spill"):
         discover(export, checkpoint=tmp_path / "new")
     (kept := tmp_path / "checkpoint").write_bytes(kept.read_bytes()[:5000])
     with pytest.raises(CheckpointRefusedError, match="cannot use the checkpoint"):
@@ -203,6 +203,20 @@ def test_a_run_that_ends_early_leaves_no_half_of_a_file(
         assert kept.done().keys() == {"data/a.json.gz"}
         assert {found.conversation_id for found in kept.found()} == {"a"}
     assert [c.conversation_id for c in discovery(discover(export)).conversations] == ["a", "b", "c"]
+
+
+def test_a_removed_checkpoint_leaves_nothing_to_the_next_one(tmp_path: Path, discover: Discover) -> None:
+    """Who removes the checkpoint of a process that was killed may leave the log beside it."""
+    import duckdb
+
+    export = write_export(tmp_path / "export", {"a": rows_of("hot", 4, 40)})
+    checkpoint, log = tmp_path / "checkpoint", tmp_path / "checkpoint.wal"
+    with duckdb.connect(str(tmp_path / "other")) as connection:
+        connection.execute("CREATE TABLE found (x INT); INSERT INTO found VALUES (1)")
+        log.write_bytes((tmp_path / "other.wal").read_bytes())
+    found = discovery(discover(export, checkpoint=checkpoint))
+    assert [c.conversation_id for c in found.conversations] == ["hot"]
+    assert not log.exists()
 
 
 def _opened(tmp_path: Path) -> Any:
