@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 from saltctl.commands import hint_of
 from saltctl.errors import UnavailableError
 from saltctl.history.attributes import fingerprint, plain
-from saltctl.history.cursor import BASE, Position
 from saltctl.history.models import message_id_of
+from saltctl.history.pages.cursor import BASE, Position
 from saltctl.salting import SaltEvidence, number_text, partition_key, power_of_two_at_least
 from saltctl.stores.contracts.messages import Item, PartitionAnswer, PartitionQuery
 

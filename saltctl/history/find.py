@@ -22,8 +22,8 @@ from functools import partial
 from saltctl.errors import AwsUnavailableError, SaltctlError, UsageError
 from saltctl.history.attributes import exact_number, plain
 from saltctl.history.models import message_id_of
-from saltctl.history.scatter_gather import partition_error
-from saltctl.history.thread_pool import ThreadPool
+from saltctl.history.pages.scatter_gather import partition_error
+from saltctl.history.pages.thread_pool import ThreadPool
 from saltctl.salting import number_text
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.contracts.messages import Filter, Item, MessageStore, PartitionQuery, SortKey
@@ -31,12 +31,13 @@ from saltctl.stores.contracts.messages import Filter, Item, MessageStore, Partit
 
 @dataclass(eq=False)
 class MessageSearch:
-    """The search for one message. Its deadline begins with its creation.
+    """The search for one message.
 
     Args:
         message_id: a string, which may be a number in any spelling, or a number.
         id_attribute: the attribute that holds ids; None if the sort key does.
         timeout: seconds that the search may take, by the clock, in monotonic seconds.
+        started: when this time began, by the clock; None is now.
 
     Raises:
         UsageError: the id is not valid UTF-8, neither a string nor a number, or a number that DynamoDB cannot store.
@@ -48,6 +49,7 @@ class MessageSearch:
     id_attribute: str | None
     timeout: float = field(kw_only=True)
     clock: Callable[[], float] = field(kw_only=True)
+    started: float | None = field(default=None, kw_only=True)
     items_read: int = field(default=0, init=False)
     consumed_rcu: float = field(default=0.0, init=False)
 
@@ -55,8 +57,8 @@ class MessageSearch:
     """The partitions that were searched."""
 
     def __post_init__(self) -> None:
-        self._text, self._number = _text_and_number(self.message_id)
-        self._deadline = self.clock() + self.timeout
+        self._text, self._number = text_and_number(self.message_id)
+        self.deadline = (self.clock() if self.started is None else self.started) + self.timeout
         self._stop = threading.Event()
         self._lock = threading.Lock()
 
@@ -124,7 +126,7 @@ class MessageSearch:
         searches = {self.pool.submit(self._bounded, search, key): key for key in partition_keys}
         try:
             while searches:
-                done = wait(searches, max(self._deadline - self.clock(), 0.0), return_when=FIRST_COMPLETED).done
+                done = wait(searches, max(self.deadline - self.clock(), 0.0), return_when=FIRST_COMPLETED).done
                 if not done:
                     failed.update((key, self._timeout_error(key)) for key in searches.values())
                     break
@@ -141,7 +143,7 @@ class MessageSearch:
 
     def _bounded(self, search: Callable[[str], Item | None], key: str) -> Item | None:
         """Search one partition in a thread of the pool, which is free again once the search has ended."""
-        with TimeBudget(self._deadline - self.clock()):
+        with TimeBudget(self.deadline - self.clock()):
             return search(key)
 
     def _get(self, key: str, sort_key: SortKey) -> Item | None:
@@ -184,7 +186,7 @@ class MessageSearch:
         )
 
 
-def _text_and_number(message_id: str | int | Decimal) -> tuple[str | None, str | None]:
+def text_and_number(message_id: str | int | Decimal) -> tuple[str | None, str | None]:
     """Return an id as a string and as a number, None for the form that it cannot have."""
     if not isinstance(message_id, str):
         return None, number_text(exact_number(message_id))

@@ -4,31 +4,21 @@ The part of the promise that is kept here: a read returns every message that was
 says that it is incomplete and which partitions are missing. Every call looks up the conversation again; nothing is
 cached for readers.
 
-A page: ``History`` looks up the conversation and prepares the request, ``ScatterGather`` reads its rows from all
-partitions, and ``History`` makes the page of them.
+A page: ``History`` looks up the conversation, ``page_request`` prepares the request, ``ScatterGather`` reads its rows
+from all partitions, and ``page_of_rows`` makes the page of them.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Self
 
-from saltctl.errors import (
-    ConfigurationError,
-    MismatchedResponseError,
-    SortKeyTakenError,
-    StaleLookupError,
-    UsageError,
-)
+from saltctl.errors import ConfigurationError
 from saltctl.forks import importing
-from saltctl.history import cursor as cursors
-from saltctl.history.attributes import exact_number, plain_item, tagged
-from saltctl.history.cursor import BASE, FIRST, Cursor, Position
-from saltctl.history.find import MessageSearch
+from saltctl.history.find import MessageSearch, text_and_number
 from saltctl.history.models import (
     DEFAULT_OPTIONS,
     FindOptions,
@@ -38,28 +28,27 @@ from saltctl.history.models import (
     PutResult,
     ReadOptions,
     ReadPlan,
-    message_id_of,
 )
-from saltctl.history.page_estimate import average_distance
-from saltctl.history.scatter_gather import PageRequest, PageRows, ScatterGather, plan
-from saltctl.history.thread_pool import ThreadPool
+from saltctl.history.pages.page import page_of_rows
+from saltctl.history.pages.plan import plan
+from saltctl.history.pages.request import check_limit, page_request
+from saltctl.history.pages.scatter_gather import ScatterGather
+from saltctl.history.pages.thread_pool import ThreadPool
+from saltctl.history.rows import bound_of, message_of
+from saltctl.history.writing import MessageWriter
 from saltctl.registry.lookups import Lookup, Lookups
 from saltctl.registry.registry import Registry
-from saltctl.salting import find_set, number_text, partition_key, salt_of
+from saltctl.salting import find_set
 from saltctl.settings import Settings
 from saltctl.stores.bounded.deadline import TimeBudget
-from saltctl.stores.contracts.messages import Item, MessageStore, PartitionQuery, SortKey
+from saltctl.stores.contracts.messages import Item, MessageStore, SortKey
 from saltctl.values import LONGEST, check_number, check_whole
 
 CONCURRENCY = 72
 """Requests in progress at once, over all callers of one History: as many as the client keeps connections. A page of 64
 salts has 65 partitions; if one of them had to wait for its turn, the page would take twice as long."""
-MAX_LIMIT = 10_000
 _PAGE_RCU = 1024
 """Read units of a page when a whole history is read: 4 MB of memory, for messages of any size."""
-_LAST_ROWS = 12
-"""The last rows of a page show under which N the next ones were written: the chance that twelve rows miss the upper
-half of the salts is 1 in 4,096."""
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", None)
 
 
@@ -175,50 +164,18 @@ class History:
             UnavailableError: the message may or may not be written; repeat the call.
             InvalidConversationIdError, AccessDeniedError, ConfigurationError: as ``Registry.lookup``.
         """
-        keys, looked_up = self.store.keys, self.uptime()
-        found = self.registry.lookup(conversation_id)
-        key = self.sort_key(sort_key)
-        if not isinstance(attributes, Mapping):
-            raise UsageError(f"attributes must be a mapping, not {type(attributes).__name__}", hint="pass {} for none")
-        row = tagged(attributes)["M"]
-        if taken := {keys.partition_key, keys.sort_key} & row.keys():
-            raise UsageError(f"{min(taken)!r} is a key of the table, not an attribute", hint="leave it out")
-        message_id = message_id_of({**row, keys.sort_key: tagged(key)}, keys, self.id_attribute)
-        if not message_id:
-            raise UsageError(
-                f"the message has no id in {self.id_attribute or keys.sort_key!r}: it must be a string or a number",
-                hint="set message_id_from (SALTCTL_MESSAGE_ID_FROM) to the attribute that holds ids",
-            )
-        # write_n, not max_n: readers look before writers leap.
-        partition = partition_key(conversation_id, salt_of(message_id, found.write_n))
-        if self._put_in_time(looked_up, partition, key, row):
-            return PutResult(True, partition, message_id)
-        held = self.store.get(partition, key)
-        if held is None:
-            raise MismatchedResponseError(
-                f"DynamoDB says that {partition!r} has a row of this message, and has none", hint="repeat the call"
-            )
-        if message_id_of(held, keys, self.id_attribute) != message_id:
-            raise SortKeyTakenError(
-                f"another message has the sort key {key} in {partition!r}: nothing was written",
-                hint="a sort key must be unique in its conversation, such as timestamp#message_id",
-            )
-        return PutResult(False, partition, message_id)
+        _, looked_up = self.store.keys, self.uptime()  # the keys first: the first request for them may take long
+        return self.put_of(self.registry.lookup(conversation_id), looked_up, sort_key, attributes)
 
-    def _put_in_time(self, looked_up: float, partition: str, key: SortKey, row: Item) -> bool:
-        """Write a row unless it exists; return whether it was written. Send it only while its lookup is recent.
+    def put_of(
+        self, found: Lookup, looked_up: float, sort_key: SortKey | int, attributes: Mapping[str, Any]
+    ) -> PutResult:
+        """Write one message as :meth:`put`, with a lookup that was made for this write alone.
 
-        Cooling makes readers look away from a salt once every lookup that names it must be out of use.
+        ``looked_up`` is :attr:`uptime` just before the lookup.
         """
-        age, oldest = self.uptime() - looked_up, self.cool_wait / 2
-        if age >= oldest:
-            raise StaleLookupError(
-                f"the message was not written to {partition!r}: {age:,.0f} s have passed since its lookup, and after "
-                f"{oldest:,.0f} s readers may not cover this partition",
-                hint="repeat the call",
-            )
-        with TimeBudget(oldest - age):  # the store may try several times
-            return self.store.put(partition, key, row)
+        writer = MessageWriter(self.store, self.id_attribute, self.uptime, self.cool_wait / 2)
+        return writer.put(found, looked_up, sort_key, attributes)
 
     # Reading.
 
@@ -248,13 +205,24 @@ class History:
                 ``Registry.lookup``, and the same of the messages table.
         """
         started = self.clock()
+        check_limit(options)
+        with TimeBudget(self.page_timeout):
+            return self.page_of(self.lookup(conversation_id), options, started=started)
+
+    def page_of(self, found: Lookup, options: ReadOptions = DEFAULT_OPTIONS, *, started: float | None = None) -> Page:
+        """Read one page as :meth:`page`, with the answer of :meth:`lookup`, which was made for this read alone.
+
+        ``started`` is :attr:`clock` just before the lookup, when the time of the page began; None is now.
+        """
+        started = self.clock() if started is None else started
         deadline = started + self.page_timeout
         job = ScatterGather(
-            self.store, self.pool, self.clock, deadline, options.allow_partial, id_attribute=self.id_attribute
+            self.store, self.pool, self.clock, started, deadline, options.allow_partial, self.id_attribute
         )
-        with TimeBudget(self.page_timeout):
-            request = self._prepare(conversation_id, options)
-            return self._make_page(request, job.run(request), started)
+        with TimeBudget(deadline - self.clock()):
+            keys = self.store.keys
+            rows = job.run(page_request(found, options, keys))
+            return page_of_rows(found, rows, keys, self.id_attribute, self.clock() - started)
 
     def pages(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> Iterator[Page]:
         """Read a whole history page by page, each of a size that keeps memory flat. Raises as :meth:`page`.
@@ -282,7 +250,7 @@ class History:
 
     def explain(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> ReadPlan:
         """Return the first queries of :meth:`page`; look up the conversation and read no message."""
-        request = self._prepare(conversation_id, options)
+        request = page_request(self.lookup(conversation_id), options, self.store.keys)
         reads = [read for read in plan(request) if not read.waits]
         return ReadPlan(request.lookup, [read.next_query(request.query) for read in reads])
 
@@ -298,96 +266,45 @@ class History:
             UsageError: no message can have this id: it is not valid Unicode, or another type.
             InvalidConversationIdError, UnavailableError, AccessDeniedError, ConfigurationError: as ``page``.
         """
-        options = options or FindOptions()
+        options, started = options or FindOptions(), self.clock()
+        text_and_number(message_id)  # refused before anything is asked
         with TimeBudget(options.timeout):
-            return self._find(conversation_id, message_id, options)
+            return self.find_of(self.lookup(conversation_id), message_id, options, started=started)
 
-    def _find(self, conversation_id: str, message_id: str | int | Decimal, options: FindOptions) -> Found:
+    def find_of(
+        self,
+        found: Lookup,
+        message_id: str | int | Decimal,
+        options: FindOptions | None = None,
+        *,
+        started: float | None = None,
+    ) -> Found:
+        """Find one message as :meth:`find`, with the answer of :meth:`lookup`, which was made for this search alone.
+
+        ``started`` is :attr:`clock` just before the lookup, when the time of the search began; None is now.
+        """
+        options = options or FindOptions()
         search = MessageSearch(
-            self.store, self.pool, message_id, self.id_attribute, timeout=options.timeout, clock=self.clock
+            self.store,
+            self.pool,
+            message_id,
+            self.id_attribute,
+            timeout=options.timeout,
+            clock=self.clock,
+            started=started,
         )
-        found = self.lookup(conversation_id)
-        sort_key, since = self._bound(options.sort_key), self._bound(options.since)
-        partitions = _likely_and_others(found, search.spellings, since if sort_key is None else sort_key)
-        if sort_key is not None:
-            item = search.by_sort_key(*partitions, sort_key=sort_key)
-        else:
-            item = search.by_id(*partitions, since=since, until=self._bound(options.until))
-        message = None if item is None else self.message(conversation_id, item)
+        with TimeBudget(search.deadline - self.clock()):
+            item = self._search(search, found, options)
+        message = None if item is None else message_of(found.conversation_id, item, self.store.keys, self.id_attribute)
         return Found(message, search.searched, search.items_read, search.consumed_rcu)
 
-    def message(self, conversation_id: str, item: Item) -> Message:
-        """Return a row of the table as a message."""
-        keys, row = self.store.keys, plain_item(item)
-        message_id = message_id_of(item, keys, self.id_attribute)
-        return Message(conversation_id, row[keys.partition_key], row[keys.sort_key], message_id, row)
-
-    def sort_key(self, value: SortKey | int) -> SortKey:
-        """Return a sort key of the table's type, exact; raise UsageError if the value cannot be one."""
+    def _search(self, search: MessageSearch, found: Lookup, options: FindOptions) -> Item | None:
         keys = self.store.keys
-        if keys.sort_type == "S":
-            if not isinstance(value, str) or not value:
-                raise UsageError(
-                    f"the sort key {keys.sort_key!r} must be a string that is not empty, not {value!r:.60}"
-                )
-            tagged(value)
-            return value
-        try:
-            return Decimal(number_text(exact_number(value)))
-        except UsageError as exc:
-            raise UsageError(f"the sort key {keys.sort_key!r} must be a number: {exc.message}", hint=exc.hint) from None
-
-    def _bound(self, value: SortKey | int | None) -> SortKey | None:
-        return None if value is None else self.sort_key(value)
-
-    def _prepare(self, conversation_id: str, options: ReadOptions) -> PageRequest:
-        check_whole("limit", options.limit, 1, MAX_LIMIT, hint="such as --limit 50")
-        lookup = self.lookup(conversation_id)
-        before, after = (
-            None if text is None else cursors.decode(text, conversation_id, self.store.keys.sort_type)
-            for text in (options.before, options.after)
-        )
-        since, until = self._bound(options.since), self._bound(options.until)
-        lower = after.position if after else None
-        upper = before.position if before else None
-        if until is not None and (upper is None or until <= upper.sort_key):
-            upper = Position(until, BASE, FIRST)  # before every message of that sort key: the bound is exclusive
-        query = PartitionQuery(
-            conversation_id,
-            descending=not options.oldest_first,
-            low=max((key for key in (since, lower and lower.sort_key) if key is not None), default=None),
-            high=upper and upper.sort_key,
-            consistent=options.consistent,
-            filter=options.filter,
-        )
-        start = after if options.oldest_first else before
-        return PageRequest(lookup, query, options.limit, after=lower, before=upper, start=start)
-
-    def _make_page(self, request: PageRequest, found: PageRows, started: float) -> Page:
-        lookup, rows = request.lookup, found.rows
-        next_cursor = prev_cursor = None
-        if rows:
-            highest = max(row.salt for row in rows[-_LAST_ROWS:])
-            spread = 1 if highest == BASE else 1 << max(highest, 1).bit_length()
-            # Four digits are enough for an estimate, and keep cursors short.
-            distance = float(f"{average_distance(rows[0].sort_key, rows[-1].sort_key, len(rows)):.4g}")
-            prev_cursor, next_cursor = (
-                cursors.encode(Cursor(row.position, spread, distance), lookup.conversation_id)
-                for row in (rows[0], rows[-1])
-            )
-        returned = Counter(row.salt for row in rows)
-        return Page(
-            lookup.conversation_id,
-            [self.message(lookup.conversation_id, row.item) for row in rows],
-            next_cursor if found.more else None,  # a page without rows was read to the end of every partition
-            prev_cursor,
-            not any(read.error for read in found.partitions),
-            lookup.max_n,
-            lookup.source,
-            [read.shard(returned.get(read.salt, 0)) for read in found.partitions],
-            sum(read.items_read for read in found.partitions),
-            self.clock() - started,
-        )
+        sort_key, since, until = (bound_of(value, keys) for value in (options.sort_key, options.since, options.until))
+        partitions = _likely_and_others(found, search.spellings, since if sort_key is None else sort_key)
+        if sort_key is not None:
+            return search.by_sort_key(*partitions, sort_key=sort_key)
+        return search.by_id(*partitions, since=since, until=until)
 
 
 def _likely_and_others(found: Lookup, spellings: list[str], since: SortKey | None) -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ import pytest
 from saltctl.cli.detection.monitoring import JsonLines, handle_events
 from saltctl.cli.detection.service import touch_health_file
 from saltctl.errors import InvalidCursorError
-from saltctl.history import cursor
+from saltctl.history.pages import cursor
 from tests.cli.conftest import Runner
 
 DEEP = "[" * 2900

@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from saltctl.errors import InvalidConversationIdError
-from saltctl.history.cursor import MAX_ID, Cursor, Position, encode
+from saltctl.history.pages.cursor import MAX_ID, Cursor, Position, encode
 from saltctl.salting import check_conversation_id, partition_key
 from tests.fuzz.command_runner import FORMATS, SECRET, CommandRunner
 

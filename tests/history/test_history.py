@@ -23,7 +23,7 @@ from saltctl.errors import (
 )
 from saltctl.history.history import History, uptime
 from saltctl.history.models import FindOptions, Page, ReadOptions
-from saltctl.history.scatter_gather import EXPECTED_DRY, share
+from saltctl.history.pages.plan import EXPECTED_DRY, share
 from saltctl.registry.lookups import Lookup
 from saltctl.salting import partition_key, salt_of
 from saltctl.stores.bounded.deadline import remaining
@@ -161,6 +161,24 @@ def test_no_message_is_sent_long_after_its_lookup(lookups: FixedLookups, stopped
     assert (caught.value.exit_code, caught.value.hint, store.size().items) == (69, "repeat the call", 0)
     history.registry = lookups
     assert history.put("c", "t#m1", {}).written
+
+
+def test_reads_and_writes_with_a_lookup_that_is_known(history: History, lookups: FixedLookups) -> None:
+    """They are those of the same names, make no lookup, and their time began with the lookup."""
+    fill(history, "hot", 3)
+    found, began, looked_up = history.lookup("hot"), history.clock(), history.uptime()
+    calls = lookups.calls
+    assert history.put_of(found, looked_up, "9#m9", {}).partition_key == f"hot#{salt_of('m9', 16)}"
+    assert ids(history.page_of(found).messages)[0] == "m9"
+    assert history.find_of(found, "m9").message is not None
+    assert lookups.calls == calls
+    with pytest.raises(StaleLookupError):
+        history.put_of(found, looked_up - history.cool_wait, "9#m8", {})
+    history.pool = InlinePool(held=range(100))
+    with pytest.raises(HistoryUnavailableError, match="did not answer within 10"):
+        history.page_of(found, started=began - history.page_timeout)
+    with pytest.raises(HistoryUnavailableError, match="was not read to its end within 60 s"):
+        history.find_of(found, "m9", started=began - 60)
 
 
 def test_the_age_of_a_lookup_includes_the_time_in_which_the_machine_was_suspended() -> None:

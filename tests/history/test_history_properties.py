@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saltctl.history import cursor as cursors
 from saltctl.history.history import History
 from saltctl.history.models import Page, ReadOptions
+from saltctl.history.pages import cursor as cursors
 from saltctl.salting import partition_key, read_set, salt_of
 from saltctl.stores.contracts.messages import Filter, Item, PartitionQuery
 from saltctl.testing import MemoryMessages

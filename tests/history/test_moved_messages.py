@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saltctl.history import cursor as cursors
-from saltctl.history.cursor import BASE, Cursor, Position
 from saltctl.history.history import History
 from saltctl.history.models import Page, ReadOptions
+from saltctl.history.pages import cursor as cursors
+from saltctl.history.pages.cursor import BASE, Cursor, Position
 from saltctl.salting import partition_key, salt_of
 from saltctl.testing import MemoryMessages
 from tests.support.inline_pool import InlinePool

@@ -35,7 +35,7 @@ _REGISTRY = (f"{_REDIS}registry.py", f"{_REDIS}fence.py")
 _BACKUP = (f"{_AWS}backup_table.py", f"{_AWS}rebuild_items.py", f"{_AWS}mismatched_responses.py")
 _SCAN = (f"{_AWS}scan_parser.py", f"{_AWS}backup_scan.py", f"{_AWS}backup_table.py")
 _HISTORY = tuple(f"tests/history/test_{name}.py" for name in ("history", "moved_messages", "history_properties"))
-_READS = ("tests/history/test_ordered_merge.py", "tests/history/test_scatter_gather.py", *_HISTORY)
+_READS = ("tests/history/pages/test_ordered_merge.py", "tests/history/pages/test_scatter_gather.py", *_HISTORY)
 _REBUILD = ("tests/rebuild",)
 _LUA = "saltctl/stores/redis/lua"
 _ONE_ENGINE = "not [redis"
@@ -80,9 +80,10 @@ TARGETS = (
         "saltctl/rebuild/checkpoint.py", ("tests/rebuild/test_checkpoint.py", "tests/rebuild/test_resume.py", *_REBUILD)
     ),
     Target("saltctl/rebuild/rebuild.py", _REBUILD),
-    Target("saltctl/history/cursor.py", ("tests/history/test_cursor.py", *_HISTORY)),
-    Target("saltctl/history/ordered_merge.py", _READS),
-    Target("saltctl/history/scatter_gather.py", (*_READS, "tests/history/test_history_faults.py")),
+    Target("saltctl/history/pages/cursor.py", ("tests/history/pages/test_cursor.py", *_HISTORY)),
+    Target("saltctl/history/pages/ordered_merge.py", _READS),
+    Target("saltctl/history/pages/plan.py", _READS),
+    Target("saltctl/history/pages/scatter_gather.py", (*_READS, "tests/history/test_history_faults.py")),
     Target(
         "saltctl/history/history.py", (*_HISTORY, "tests/history/test_history_faults.py", "tests/history/test_find.py")
     ),

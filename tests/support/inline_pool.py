@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from saltctl.history.thread_pool import ThreadPool
+from saltctl.history.pages.thread_pool import ThreadPool
 
 
 class InlinePool(ThreadPool):

@@ -80,8 +80,8 @@ def read(
     """
     from saltctl.cli.history.bounds import BoundOptions
     from saltctl.cli.history.view import PageWriter, print_plan
-    from saltctl.history.cursor import check_cursor
     from saltctl.history.models import ReadOptions
+    from saltctl.history.pages.cursor import check_cursor
 
     if all_ and limit is not None:
         raise UsageError("--all chooses the size of its pages: it cannot take a --limit", hint="leave one of them out")

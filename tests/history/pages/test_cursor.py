@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saltctl.errors import InvalidCursorError
-from saltctl.history.cursor import BASE, MAX_ID, Cursor, Position, decode, encode
+from saltctl.history.pages.cursor import BASE, MAX_ID, Cursor, Position, decode, encode
 
 NUMBERS = st.builds("{}E{}".format, st.integers(1 - 10**38, 10**38 - 1), st.integers(-130, 88)).map(Decimal)
 """Every number that DynamoDB can store."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from saltctl.history.cursor import BASE, MAX_ID, Position, Tie
-from saltctl.history.ordered_merge import OrderedMerge, Row, tie_of
+from saltctl.history.pages.cursor import BASE, MAX_ID, Position, Tie
+from saltctl.history.pages.ordered_merge import OrderedMerge, Row, tie_of
 from saltctl.stores.contracts.messages import TableKeys
 
 

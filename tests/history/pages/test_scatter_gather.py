@@ -8,16 +8,10 @@ from typing import Any
 import pytest
 
 from saltctl.errors import AccessDeniedError, AwsUnavailableError, HistoryUnavailableError, ThrottledError
-from saltctl.history.cursor import BASE, Cursor, Position
-from saltctl.history.scatter_gather import (
-    MAX_ROWS,
-    PageRequest,
-    PageRows,
-    PartitionRead,
-    ScatterGather,
-    plan,
-    share,
-)
+from saltctl.history.pages.cursor import BASE, Cursor, Position
+from saltctl.history.pages.plan import MAX_ROWS, PartitionRead, plan, share
+from saltctl.history.pages.request import PageRequest
+from saltctl.history.pages.scatter_gather import PageRows, ScatterGather
 from saltctl.registry.lookups import Lookup
 from saltctl.stores.contracts.messages import PartitionQuery
 from saltctl.testing import MemoryMessages
@@ -63,9 +57,7 @@ def run(
 ) -> PageRows:
     """Run the rounds of a page without threads."""
     clock = clock or ManualClock()
-    job = ScatterGather(
-        store, pool or InlinePool(), clock=clock, deadline=clock() + seconds, allow_partial=allow_partial
-    )
+    job = ScatterGather(store, pool or InlinePool(), clock, clock(), clock() + seconds, allow_partial)
     return job.run(request)
 
 

@@ -22,8 +22,8 @@ from operator import gt, itemgetter, lt
 from typing import Any, NamedTuple
 
 from saltctl.history.attributes import fingerprint
-from saltctl.history.cursor import MAX_ID, Position, Tie
 from saltctl.history.models import message_id_of
+from saltctl.history.pages.cursor import MAX_ID, Position, Tie
 from saltctl.stores.contracts.messages import Item, SortKey, TableKeys
 
 

@@ -65,7 +65,7 @@ class Cursor:
 
     ``spread`` is the number of salts that the page was spread over: messages that were written under an earlier N are
     on fewer partitions than there are now. ``distance`` is the average distance of its rows, or 0.0
-    (see ``saltctl.history.page_estimate``).
+    (see ``saltctl.history.pages.page_estimate``).
     """
 
     position: Position

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saltctl.history.attributes import tagged
-from saltctl.history.page_estimate import average_distance, estimate_page_end, rows_before_page_end
+from saltctl.history.pages.page_estimate import average_distance, estimate_page_end, rows_before_page_end
 
 KEYS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1),

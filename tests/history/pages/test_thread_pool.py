@@ -14,7 +14,7 @@ from queue import SimpleQueue
 import pytest
 
 from saltctl.errors import UnavailableError
-from saltctl.history.thread_pool import ThreadPool
+from saltctl.history.pages.thread_pool import ThreadPool
 
 
 def named(name: str) -> list[threading.Thread]:
@@ -155,7 +155,7 @@ def test_the_threads_of_a_collected_pool_end() -> None:
 def test_a_hanging_call_does_not_keep_the_process_alive() -> None:
     """A request to a silent server may hang."""
     program = (
-        "import time\nfrom saltctl.history.thread_pool import ThreadPool\npool = ThreadPool(2, 'hanging')\n"
+        "import time\nfrom saltctl.history.pages.thread_pool import ThreadPool\npool = ThreadPool(2, 'hanging')\n"
         "pool.submit(time.sleep, 300)\npool.submit(lambda: 1).result(10)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, check=False)
