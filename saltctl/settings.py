@@ -26,6 +26,7 @@ from saltctl.urls import mask_url
 from saltctl.values import (
     parse_cache_name,
     parse_endpoint,
+    parse_flag,
     parse_line,
     parse_message_id_from,
     parse_name,
@@ -92,6 +93,10 @@ class Settings:
     """Time for every other request to Redis, names, connecting and retries included."""
     page_timeout: float = _setting(10.0, partial(parse_seconds, minimum=0.01, maximum=600))
     """Time for one page of a history: its lookup and the queries of all partitions."""
+    hedge_reads: bool = _setting(False, parse_flag)
+    """Whether a page sends a query that takes longer than others a second time."""
+    share_reads: bool = _setting(False, parse_flag)
+    """Whether readers of one page at the same time share a read that began after all of them asked."""
     aws_timeout: float = _setting(5.0, partial(parse_seconds, minimum=0.05, maximum=600))
     """Time for one request to AWS: names, credentials, connecting, the whole response, and retries included."""
     breaker_seconds: float = _setting(1.0, partial(parse_seconds, minimum=0, maximum=60))

@@ -109,6 +109,14 @@ def parse_one_of(value: Any, names: tuple[str, ...]) -> str:
     return text
 
 
+def parse_flag(value: Any) -> bool:
+    """Return whether a setting is on: ``true`` or ``false``, also as a string."""
+    known = {"true": True, "false": False}.get(value.strip().lower()) if isinstance(value, str) else value
+    if not isinstance(known, bool):
+        raise ValueError("must be true or false")
+    return known
+
+
 def parse_cache_name(value: Any) -> str:
     """Return the name of a managed Redis."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,62}", text := parse_text(value)):
@@ -138,6 +146,12 @@ def check_whole(name: str, value: object, least: int, most: int = MAX, *, hint: 
     """Refuse what is not a whole number from ``least`` to ``most``, as :func:`check_number` does; also 2.0."""
     if type(value) is not int or not least <= value <= most:
         raise UsageError(f"{name} must be a whole number from {least:,} to {most:,}, not {value!r:.60}", hint=hint)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse what is not True or False, such as the string "false"; raises UsageError."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} must be True or False, not {value!r:.60}")
 
 
 def read_password(path: Path, setting: str = "redis_password_file") -> str:

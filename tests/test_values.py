@@ -137,11 +137,23 @@ def test_a_salt_is_a_whole_number(salt: Any) -> None:
 
 
 @pytest.mark.parametrize("number", NO_NUMBERS, ids=repr)
-@pytest.mark.parametrize("name", [s.name for s in SPECS if isinstance(getattr(Settings, s.name), int | float)])
+@pytest.mark.parametrize("name", [s.name for s in SPECS if type(getattr(Settings, s.name)) in (int, float)])
 def test_settings_made_by_a_program_are_checked(name: str, number: object) -> None:
     """As those of the environment are; strings are for :func:`load_settings`."""
     with pytest.raises(ConfigurationError, match=f"{name} .argument of Settings. must be"):
         Settings(**{name: number})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", ["false", 1, 0, None, "on"], ids=repr)
+@pytest.mark.parametrize("name", ["hedge_reads", "share_reads"])
+def test_a_switch_is_true_or_false(name: str, value: Any) -> None:
+    """The string "false" is true for Python."""
+    with pytest.raises(UsageError, match=f"{name} must be True or False"):
+        History(SERVERS.registry, SERVERS.messages, **{name: value})
+    with pytest.raises(ConfigurationError, match=f"{name} .argument of Settings. must be true or false"):
+        Settings(**{name: value})
+    settings = Settings(**{name: True})  # type: ignore[arg-type]
+    assert getattr(History.over(settings, SERVERS.registry, SERVERS.messages), name) is True
 
 
 @pytest.mark.parametrize("message_id", [0.1, 1.0, True, Decimal("nan"), Decimal("inf"), None, b"m1"], ids=repr)

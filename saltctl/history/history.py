@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, InitVar, dataclass, field, replace
 from decimal import Decimal
-from typing import Any, Self
+from functools import partial
+from typing import Any, ClassVar, Self
 
 from saltctl.errors import ConfigurationError
 from saltctl.forks import importing
@@ -29,10 +30,12 @@ from saltctl.history.models import (
     ReadOptions,
     ReadPlan,
 )
+from saltctl.history.pages.hedging import Hedging
 from saltctl.history.pages.page import page_of_rows
 from saltctl.history.pages.plan import plan
 from saltctl.history.pages.request import check_limit, page_request
 from saltctl.history.pages.scatter_gather import ScatterGather
+from saltctl.history.pages.sharing import SharedReads
 from saltctl.history.pages.thread_pool import ThreadPool
 from saltctl.history.rows import bound_of, message_of
 from saltctl.history.writing import MessageWriter
@@ -42,7 +45,7 @@ from saltctl.salting import find_set
 from saltctl.settings import Settings
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.contracts.messages import Item, MessageStore, SortKey
-from saltctl.values import LONGEST, check_number, check_whole
+from saltctl.values import LONGEST, check_flag, check_number, check_whole
 
 CONCURRENCY = 72
 """Requests in progress at once, over all callers of one History: as many as the client keeps connections. A page of 64
@@ -74,6 +77,8 @@ class History:
         concurrency: requests in progress at once.
         first_page, largest_page: messages of the first page, and of any page, when a whole history is read.
         cool_wait: seconds between the two phases of cooling. A message is sent within half of them after its lookup.
+        hedge_reads: send a query that takes longer than others a second time: see ``saltctl.history.pages.hedging``.
+        share_reads: let readers of one page at the same time share a read: see ``saltctl.history.pages.sharing``.
         clock: monotonic seconds.
         uptime: monotonic seconds that also pass while the machine is suspended.
     """
@@ -87,8 +92,11 @@ class History:
     first_page: int = 100
     largest_page: int = 1000
     cool_wait: float = 600.0
+    hedge_reads: bool = False
+    share_reads: bool = False
     clock: Callable[[], float] = time.monotonic
     uptime: Callable[[], float] = uptime
+    shared_reads: ClassVar[type[SharedReads]] = SharedReads
     _owned_registry: Registry | None = field(default=None, init=False)
 
     def __post_init__(self, message_id_from: str) -> None:
@@ -96,10 +104,14 @@ class History:
         check_number("cool_wait", self.cool_wait, 0.001, LONGEST)
         for name in ("concurrency", "first_page", "largest_page"):
             check_whole(name, getattr(self, name), 1)
+        for name in ("hedge_reads", "share_reads"):
+            check_flag(name, getattr(self, name))
         self.id_attribute = message_id_from.partition("attribute:")[2] or None
         """The attribute that holds message ids; None if the sort key does."""
         self.pool = ThreadPool(self.concurrency, "history")
         """The threads that run requests."""
+        self._hedging = Hedging(self.clock, max(self.concurrency // 8, 1)) if self.hedge_reads else None
+        self._shared = self.shared_reads(self.clock) if self.share_reads else None
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> History:
@@ -127,6 +139,8 @@ class History:
             message_id_from=settings.message_id_from,
             page_timeout=settings.page_timeout,
             cool_wait=settings.cool_wait,
+            hedge_reads=settings.hedge_reads,
+            share_reads=settings.share_reads,
             **more,
         )
 
@@ -217,11 +231,24 @@ class History:
         started = self.clock() if started is None else started
         deadline = started + self.page_timeout
         job = ScatterGather(
-            self.store, self.pool, self.clock, started, deadline, options.allow_partial, self.id_attribute
+            self.store,
+            self.pool,
+            self.clock,
+            started,
+            deadline,
+            options.allow_partial,
+            self.id_attribute,
+            self._hedging,
         )
         with TimeBudget(deadline - self.clock()):
             keys = self.store.keys
-            rows = job.run(page_request(found, options, keys))
+            request = page_request(found, options, keys)
+            read = partial(job.run, request)
+            if self._shared is None or options.filter is not None:  # a filter has mappings, which are no key
+                rows = read()
+            else:
+                key = request, options.allow_partial
+                rows = self._shared.read(key, deadline, read, partial(job.too_late, request))
             return page_of_rows(found, rows, keys, self.id_attribute, self.clock() - started)
 
     def pages(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> Iterator[Page]:

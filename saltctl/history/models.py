@@ -58,7 +58,11 @@ DEFAULT_OPTIONS = ReadOptions()
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """How one partition of a page was read. ``error`` is the reason if it is missing; ``seconds`` is time waited."""
+    """How one partition of a page was read. ``error`` is the reason if it is missing; ``seconds`` is time waited.
+
+    ``hedges`` of the ``queries`` were sent a second time. Items and read units include those of both copies, if both
+    had answered when the page ended.
+    """
 
     partition_key: str
     queries: int
@@ -67,6 +71,7 @@ class Shard:
     consumed_rcu: float
     seconds: float
     error: str | None
+    hedges: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Which calls AWS throttles at this moment: a job that makes no progress for minutes can say why."""
+"""Which calls AWS throttles at this moment: a job that makes no progress for minutes can say why.
+
+And how many responses said so in this process, also those after which botocore sends the request again.
+"""
 
 from __future__ import annotations
 
@@ -30,3 +33,17 @@ def throttled_call(seconds: float = 0.0) -> str:
     """Return the message of a call in progress that is throttled for that long; empty if there is none."""
     since = time.monotonic() - seconds
     return next((message for began, message in list(_waiting.values()) if began <= since), "")
+
+
+_responses = 0
+
+
+def note_throttle() -> None:
+    """Count a response by which AWS throttles."""
+    global _responses  # noqa: PLW0603  a counter of this module
+    _responses += 1  # of two threads at once, one may be lost: the number changes all the same
+
+
+def throttles() -> int:
+    """Return a number that has changed if AWS has throttled since."""
+    return _responses

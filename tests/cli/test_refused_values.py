@@ -111,6 +111,8 @@ KEPT = {
     "key_prefix": ["nan", "inf", "-1", "1e400", "0x10", "1_000", "true"],
     "redis_iam_cache": ["nan", "inf", "true"],
     "aws_region": ["nan", "inf", "1e400", "0x10", "true"],
+    "hedge_reads": ["true"],
+    "share_reads": ["true"],
 }
 """What are names of files, profiles, tables and people: these may be called so."""
 LONG = {"redis_password_file", "aws_profile", "actor"}
@@ -151,6 +153,7 @@ TOML = [
 ]
 _SECONDS = ("heat_max_age", "heat_retention", "breaker_seconds", "cool_wait", "cool_after", "cool_margin")
 MEANT = {spec.name: ["1.5"] for spec in SPECS if spec.name.endswith("_timeout") or spec.name in _SECONDS}
+MEANT |= {name: ["true"] for name in ("hedge_reads", "share_reads")}
 MEANT |= {name: ["'a b'", "'5 apples'", "'\uff11'"] for name in ("redis_password_file", "aws_profile", "actor")}
 
 

@@ -20,6 +20,7 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.messages_table import MessagesTable
+from saltctl.stores.throttle_notes import throttles
 from tests.support import Rebuilder
 from tests.support.aws_stub import Answer, AwsStub, refusal
 
@@ -152,8 +153,10 @@ def test_a_partition_that_recovers_is_retried(stubbed: History, history: History
     """A caller does not notice one throttled answer."""
     expected = fill(history, 30)
     _ = stubbed.store.keys
+    throttled_before = throttles()
     answer_for(aws_stub, f"{CONV}#1", refusal("ThrottlingException"), times=1)
     assert ids(stubbed) == expected
+    assert throttles() > throttled_before, "hedging is off for a while after such a response"
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ _SHARD_COLUMNS = (
     Column("seconds", "time", right=True, show=lambda shard: f"{shard['seconds'] * 1000:,.0f} ms"),
     Column("error", "error", show=lambda shard: shard["error"] or ""),
 )
-_COUNTS = ("queries", "items_read", "items_returned", "consumed_rcu", "seconds")
+_COUNTS = ("queries", "items_read", "items_returned", "consumed_rcu", "seconds", "hedges")
 _MAX_SHARDS = 40
 """Partitions that a table shows in full. Of more, it shows those that returned messages or failed."""
 

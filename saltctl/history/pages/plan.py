@@ -30,7 +30,8 @@ class PartitionRead:
     ``active``: it is expected to hold a share of the page. ``page_end``: the sort key at which its next query stops.
     ``edge``: the sort key at which the query before stopped; its row, if it has one, was read already.
     ``below``: the boundary of a cooled conversation, if only rows below it are read. ``waits``: the partition is not
-    asked yet, because the page may be full before it reaches below the boundary.
+    asked yet, because the page may be full before it reaches below the boundary. ``hedges``: its queries that were
+    sent a second time.
     """
 
     key: str
@@ -42,6 +43,7 @@ class PartitionRead:
     below: SortKey | None = None
     waits: bool = False
     queries: int = 0
+    hedges: int = 0
     items_read: int = 0
     rows: int = 0
     consumed_rcu: float = 0.0
@@ -92,7 +94,16 @@ class PartitionRead:
     def shard(self, returned: int) -> Shard:
         """Return how it was read, for a page that returned so many of its rows."""
         error = self.error.message if self.error else None
-        return Shard(self.key, self.queries, self.items_read, returned, self.consumed_rcu, self.seconds, error)
+        return Shard(
+            self.key,
+            self.queries + self.hedges,
+            self.items_read,
+            returned,
+            self.consumed_rcu,
+            self.seconds,
+            error,
+            self.hedges,
+        )
 
 
 @lru_cache(maxsize=1024)

@@ -9,21 +9,20 @@ An error of one partition is an error of the page, unless it is an outage and th
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from decimal import Decimal
+from dataclasses import dataclass
 from functools import partial
 
 from saltctl.commands import hint_of
 from saltctl.errors import AwsUnavailableError, HistoryUnavailableError, SaltctlError, UnavailableError
 from saltctl.history.attributes import plain
+from saltctl.history.pages.hedging import Hedging
 from saltctl.history.pages.ordered_merge import OrderedMerge, Row, tie_of
 from saltctl.history.pages.plan import PartitionRead, plan, reads_behind
 from saltctl.history.pages.request import PageRequest
+from saltctl.history.pages.round import Answer, Answers, LateAnswers, Round, Wakes, wait_for
 from saltctl.history.pages.thread_pool import ThreadPool
-from saltctl.stores.bounded.deadline import TimeBudget
-from saltctl.stores.contracts.messages import MessageStore, PartitionAnswer, PartitionQuery
+from saltctl.stores.contracts.messages import MessageStore, PartitionQuery
 
 
 @dataclass(frozen=True)
@@ -35,53 +34,6 @@ class PageRows:
     partitions: list[PartitionRead]
 
 
-_Answer = tuple[PartitionAnswer, list[Row], float]
-"""An answer, its rows, and the seconds that it took."""
-_Answers = dict[PartitionRead, _Answer | Exception]
-
-
-@dataclass
-class _Round:
-    """The answers of one round of queries. The waiting thread is woken once, since waking costs more than reading."""
-
-    store: MessageStore
-    clock: Callable[[], float]
-    deadline: float
-    expected: int
-    is_fatal: Callable[[Exception], bool]
-    answers: _Answers = field(default_factory=dict)
-    complete: threading.Event = field(default_factory=threading.Event)
-    over: bool = False
-
-    def ask(self, read: PartitionRead, query: PartitionQuery) -> None:
-        """Send a query, unless the round is over, and keep its answer, or its error for the page's thread.
-
-        Needs no lock: to add to a dict is atomic, and the last thread to do so sees all answers.
-        """
-        if self.over:
-            return
-        try:
-            started = self.clock()
-            with TimeBudget(self.deadline - started):  # a thread is free again once its page has ended
-                answer = self.store.query(query)
-            seconds = self.clock() - started
-            # Rows are made here, while other partitions have still to answer.
-            name, kind = self.store.keys.sort_key, self.store.keys.sort_type
-            exact = Decimal if kind == "N" else str
-            rows = [Row(exact(item[name][kind]), read.salt, item) for item in answer.items]
-            self.answers[read] = answer, rows, seconds
-        except Exception as exc:
-            if type(exc) is AwsUnavailableError and self.clock() >= self.deadline:
-                return  # cut off by the page's own limit, which the page's thread reports, whoever notices it first
-            self.answers[read] = exc
-        if len(self.answers) == self.expected or self.failed(self.answers[read]):
-            self.complete.set()
-
-    def failed(self, answer: _Answer | Exception) -> bool:
-        """Return whether an answer is an error that ends the page."""
-        return isinstance(answer, Exception) and self.is_fatal(answer)
-
-
 @dataclass
 class ScatterGather:
     """The rounds of queries of one page.
@@ -91,6 +43,8 @@ class ScatterGather:
         began, deadline: when the page began and when it has to be complete, by the clock, in monotonic seconds.
         allow_partial: continue without partitions that have an outage, unless all of them do.
         id_attribute: the attribute that holds message ids; None if the sort key does.
+        hedging: the budget of queries that are sent a second time; None sends none.
+        wait: see :class:`Round`.
     """
 
     store: MessageStore
@@ -100,6 +54,11 @@ class ScatterGather:
     deadline: float
     allow_partial: bool
     id_attribute: str | None = None
+    hedging: Hedging | None = None
+    wait: Callable[[Wakes, float], None] = wait_for
+
+    def __post_init__(self) -> None:
+        self._late_answers: LateAnswers = []
 
     def run(self, request: PageRequest) -> PageRows:
         """Query until the page's rows are final or every partition was read to its end.
@@ -120,30 +79,42 @@ class ScatterGather:
         while asked:
             self._add_all(self._ask(asked, request.query), partitions, merge)
             asked = reads_behind(request, partitions, merge)
+        for late_read, answer in self._late_answers.copy():
+            late_read.items_read += answer.scanned
+            late_read.consumed_rcu += answer.consumed_rcu
         rows = merge.rows()
         more = bool(merge.unfinished) or len(rows) > request.limit
         return PageRows(rows[: request.limit], more, [read for read in partitions if not read.waits])
 
-    def _ask(self, asked: list[PartitionRead], query: PartitionQuery) -> _Answers:
+    def _ask(self, asked: list[PartitionRead], query: PartitionQuery) -> Answers:
         """Run one round of queries, until one has an error that ends the page."""
-        current = _Round(self.store, self.clock, self.deadline, len(asked), self._is_fatal)
         # All queries are made first: threads that run already would slow down the making of the others.
-        for read, next_query in [(read, read.next_query(query)) for read in asked]:
-            self.pool.start(partial(current.ask, read, next_query))
-        try:
-            current.complete.wait(max(self.deadline - self.clock(), 0.0))
-        finally:
-            current.over = True
-        answers = current.answers.copy()
+        queries = {read: read.next_query(query) for read in asked}
+        current = Round(
+            self.store,
+            self.pool,
+            self.clock,
+            self.deadline,
+            queries,
+            self._is_fatal,
+            self._late_answers,
+            self.hedging,
+            self.wait,
+        )
+        answers = current.run()
         if not any(map(current.failed, answers.values())):
-            waited = self.clock() - self.began
             for read in [read for read in asked if read not in answers]:
-                problem = f"partition key {read.key!r} did not answer within {waited:.1f} s"
-                hint = "try again, or allow more time: SALTCTL_PAGE_TIMEOUT"
-                answers[read] = AwsUnavailableError(problem, hint=hint)
+                answers[read] = current.errors.get(read) or self._late(read)
         return answers
 
-    def _add_all(self, answers: _Answers, partitions: list[PartitionRead], merge: OrderedMerge) -> None:
+    def _late(self, read: PartitionRead) -> AwsUnavailableError:
+        waited = self.clock() - self.began
+        return AwsUnavailableError(
+            f"partition key {read.key!r} did not answer within {waited:.1f} s",
+            hint="try again, or allow more time: SALTCTL_PAGE_TIMEOUT",
+        )
+
+    def _add_all(self, answers: Answers, partitions: list[PartitionRead], merge: OrderedMerge) -> None:
         for read, answer in answers.items():
             if isinstance(answer, SaltctlError):
                 read.error = answer
@@ -155,17 +126,24 @@ class ScatterGather:
         errors = {read.key: read.error for read in partitions if read.error}
         nothing_read = all(read.error and not read.queries for read in partitions)
         if nothing_read or any(map(self._is_fatal, errors.values())):
-            first, *others = errors
-            also = f" (and {len(others)} more: {', '.join(others[:5])})" if others else ""
-            problem = f"the history would be incomplete without partition key {first!r}{also}: {errors[first].message}"
-            other = "" if self.allow_partial else ": --allow-partial shows the messages of the other partitions"
-            raise partition_error(errors, problem, hint_of(errors[first].hint, f"try again{other}"))
+            raise self._page_error(errors)
+
+    def too_late(self, request: PageRequest) -> SaltctlError:
+        """Return the error if no partition has answered in time."""
+        return self._page_error({read.key: self._late(read) for read in plan(request) if not read.waits})
+
+    def _page_error(self, errors: dict[str, SaltctlError]) -> SaltctlError:
+        first, *others = errors
+        also = f" (and {len(others)} more: {', '.join(others[:5])})" if others else ""
+        problem = f"the history would be incomplete without partition key {first!r}{also}: {errors[first].message}"
+        other = "" if self.allow_partial else ": --allow-partial shows the messages of the other partitions"
+        return partition_error(errors, problem, hint_of(errors[first].hint, f"try again{other}"))
 
     def _is_fatal(self, error: Exception) -> bool:
         """Return whether an error ends the page: a missing permission or table is missing for all of it."""
         return not (self.allow_partial and isinstance(error, UnavailableError))
 
-    def _add(self, read: PartitionRead, answered: _Answer, merge: OrderedMerge) -> None:
+    def _add(self, read: PartitionRead, answered: Answer, merge: OrderedMerge) -> None:
         answer, rows, seconds = answered
         read.queries += 1
         read.items_read += answer.scanned

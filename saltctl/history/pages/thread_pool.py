@@ -77,7 +77,7 @@ class ThreadPool(Executor):
     """
 
     def __init__(self, max_threads: int, name: str, *, new_lock: Callable[[], threading.Lock] = threading.Lock) -> None:
-        self._max_threads = max_threads
+        self.max_threads = max_threads
         self._name = name
         self._closed = False
         self._own = PerProcess(lambda: _Shared(new_lock()))
@@ -89,12 +89,24 @@ class ThreadPool(Executor):
 
     def start(self, call: Call) -> None:
         """Run a call in a thread. It must deliver its own result and must not raise."""
+        self._start(call)
+
+    def start_if_free(self, call: Call) -> bool:
+        """Run a call as :meth:`start` does, if it need not wait for another one to end; return whether it will run."""
+        try:
+            return self._start(call, only_if_free=True)
+        except UnavailableError:
+            return False
+
+    def _start(self, call: Call, *, only_if_free: bool = False) -> bool:
         shared = self._own.get()
         with shared.lock:
+            if only_if_free and (self._closed or shared.in_progress >= self.max_threads):
+                return False
             if self._closed:
                 raise RuntimeError("cannot start a call: the pool was shut down")
             shared.in_progress += 1
-            needs_thread = shared.threads < min(shared.in_progress, self._max_threads)
+            needs_thread = shared.threads < min(shared.in_progress, self.max_threads)
             shared.threads += needs_thread
         if needs_thread:
             try:
@@ -113,6 +125,7 @@ class ThreadPool(Executor):
                 if alone:
                     raise
         shared.calls.put(call)
+        return True
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run a function in a thread and return a future of its result."""

@@ -14,7 +14,7 @@ from saltctl.errors import (
 from saltctl.forks import PerProcess, import_whole, importing, this_process
 from saltctl.settings import Settings
 from saltctl.stores.aws.failures.configuration import check_region, check_values
-from saltctl.stores.aws.failures.errors import setup_error
+from saltctl.stores.aws.failures.errors import note_throttles, setup_error
 from saltctl.stores.aws.failures.responses import check_responses, create_parser
 from saltctl.stores.bounded.aws_endpoints import keep_to_loopback
 from saltctl.stores.bounded.tls import check_key_log
@@ -56,9 +56,11 @@ def create_client(settings: Settings, service: str, *, attempts: int = 3) -> Any
         other = service == "s3" and bool(os.environ.get("AWS_ENDPOINT_URL_S3"))
         endpoint = None if from_environment or other else settings.aws_endpoint_url
         with _sessions.get().lock:  # clients are thread-safe, but a session must not create two at once (documented)
-            return _session_of(settings).client(service, config=config, endpoint_url=endpoint)
+            client = _session_of(settings).client(service, config=config, endpoint_url=endpoint)
     except (BotoCoreError, ValueError) as exc:
         raise setup_error(exc, service) from exc
+    note_throttles(client)
+    return client
 
 
 def session_of(settings: Settings) -> Any:
@@ -142,6 +144,7 @@ class ClientOfProcess:
         self._clients = PerProcess(create)
         self._given = given
         check_responses(given)
+        note_throttles(given)
         self._process = this_process()
 
     def get(self) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,7 @@ from saltctl.stores.bounded.errors import (
     open_files_problem,
     wants_proxy_login,
 )
+from saltctl.stores.throttle_notes import note_throttle
 from saltctl.urls import mask_url
 
 # fmt: off
@@ -63,6 +64,18 @@ def error_code(exc: Exception) -> str:
 def is_throttling(exc: Exception) -> bool:
     """Return whether an exception of botocore says that AWS throttles."""
     return error_code(exc) in _THROTTLES
+
+
+def note_throttles(client: Any) -> None:
+    """Note each response to a client by which AWS throttles, also if botocore repeats the request and it succeeds."""
+    meta = getattr(client, "meta", None)  # a substitute in a test has none
+    if meta is not None:
+        meta.events.register("response-received", _note_if_throttled, unique_id="saltctl-throttles")
+
+
+def _note_if_throttled(parsed_response: Mapping[str, Any] | None, **_: object) -> None:
+    if parsed_response and parsed_response.get("Error", {}).get("Code") in _THROTTLES:
+        note_throttle()
 
 
 def to_saltctl_error(exc: Exception, where: str) -> SaltctlError:
