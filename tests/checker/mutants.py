@@ -15,6 +15,8 @@ from typing import Any
 from saltctl.cooling.boundary import Boundary
 from saltctl.cooling.cooling import Cooling
 from saltctl.errors import BackupLostError
+from saltctl.history.history import History
+from saltctl.history.pages.sharing import PageReads, SharedRead, SharedReads
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.aws.backup_table import BackupTable
@@ -43,6 +45,7 @@ class ProtocolClasses:
     messages: type[MessagesTable] = MessagesTable
     registry_item: type[RegistryItem] = RegistryItem
     cooling: type[Cooling] = Cooling
+    history: type[History] = History
     recovered_messages: type[MessagesTable] = MessagesTable
     """The messages that a recovery reads."""
 
@@ -173,6 +176,21 @@ class NoMessages(MessagesTable):
         """Claim that there is no table."""
 
 
+class _InFlight(SharedReads):
+    """Reads that are joined while they are in progress."""
+
+    def join(self, page: PageReads) -> SharedRead:
+        """Return the read in progress, or the next one."""
+        with page.lock:
+            return next((read for read in page.in_progress if not read.over), page.next)
+
+
+class JoinsAReadInFlight(History):
+    """A history whose readers share a read that may have passed what was written before they asked."""
+
+    shared_reads = _InFlight
+
+
 class BoundaryInThePast(Cooling):
     """A cool-down whose boundary lies before it, whatever the salts hold that new messages do not use."""
 
@@ -227,6 +245,19 @@ MUTANTS: dict[str, Mutant] = {
             "raise_pause": 4.0,
             "conversations": 3,
             "epoch": 12.0,
+        },
+    ),
+    "joins-a-read-in-flight": Mutant(
+        ProtocolClasses(history=JoinsAReadInFlight),
+        {
+            "kinds": (),
+            "near": ("writer", "writer", "reader", "reader"),
+            "far": ("writer", "writer", "raiser"),
+            "raiser_kill_probability": 0.0,
+            "raise_pause": 2.0,
+            "conversations": 1,
+            "epoch": 2.5,
+            "shared": True,
         },
     ),
     "trusts-any-table": Mutant(

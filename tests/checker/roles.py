@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -35,6 +36,8 @@ CLOCK_RATE = 20
 """The speed of two clocks here. The lease of a killed rebuild expires after one and a half seconds. The check of the
 table's identity is valid for three seconds, not a minute."""
 _CALM_PAUSE = 1.0
+_AT_ONCE, _STAGGER = 5, 0.3
+"""Readers of one page at once, and the seconds within which they begin: a page takes as long on a busy machine."""
 _CHILDREN = 3
 """Children that a preforker has at the same time."""
 _CHILD_SECONDS = 45.0
@@ -82,7 +85,9 @@ class Worker:
 
     def history(self) -> History:
         """Return the messages, with such a registry."""
-        return History.over(self.settings, self.registry(), self.classes.messages(self.settings))
+        shares = self.plan.shares_reads
+        settings = replace(self.settings, hedge_reads=shares, share_reads=shares)
+        return self.classes.history.over(settings, self.registry(), self.classes.messages(settings))
 
     @property
     def calm(self) -> bool:
@@ -160,10 +165,27 @@ def new_sort_key(message: str) -> str:
 
 
 def reader(worker: Worker) -> None:
-    """Read whole histories page by page, from either end."""
+    """Read whole histories page by page, from either end; several readers at once if they share their reads."""
     history = worker.history()
     while worker.pause(0.04):
-        read_all(worker, history, worker.random_conversation())
+        conversation = worker.random_conversation()
+        if worker.plan.shares_reads:
+            _read_at_once(worker, history, conversation)
+        else:
+            read_all(worker, history, conversation)
+
+
+def _read_at_once(worker: Worker, history: History, conversation: str) -> None:
+    """Read the same pages in several threads. Each begins while the reads of others may be in progress."""
+    choices, delays = worker.rng.random(), [_STAGGER * worker.rng.random() ** 2 for _ in range(_AT_ONCE)]
+
+    def read(delay: float) -> None:
+        """Read the history as one of them, with the same options."""
+        time.sleep(delay)
+        read_all(replace(worker, rng=random.Random(choices)), history, conversation)
+
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        list(threads.map(read, delays))
 
 
 def read_all(worker: Worker, history: History, conversation: str) -> None:

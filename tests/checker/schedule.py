@@ -91,6 +91,8 @@ class Plan:
         recovery_kill_probability: the probability that a recovery is killed; it is repeated.
         fixed_id: whether the settings of the clients name the registry; None if the seed decides. Without it, clients
             follow the new id of each recovery.
+        shared: whether pages send slow queries again, and readers of one process read the same pages at once and share
+            their reads; None if the seed decides.
     """
 
     seed: int
@@ -126,11 +128,17 @@ class Plan:
     both_probability: float = 0.5
     recovery_kill_probability: float = 0.4
     fixed_id: bool | None = None
+    shared: bool | None = None
 
     @property
     def names_registry(self) -> bool:
         """Whether the settings of the clients name the registry."""
         return self.seed % 2 == 1 if self.fixed_id is None else self.fixed_id
+
+    @property
+    def shares_reads(self) -> bool:
+        """Whether ``hedge_reads`` and ``share_reads`` are on, and readers read the same pages at once."""
+        return self.seed // 2 % 2 == 1 if self.shared is None else self.shared
 
     def events(self) -> list[Event]:
         """Return the faults in the order of their times; the same plan always has the same faults."""

@@ -144,6 +144,14 @@ def test_a_seed_gives_the_same_schedule() -> None:
     assert Plan(7, 60).events() != Plan(8, 60).events()
 
 
+def test_half_of_the_seeds_share_reads() -> None:
+    """Independently of whether the settings name the registry; a plan may also say it."""
+    plans = [Plan(seed, 1.0) for seed in range(40)]
+    assert len({(plan.shares_reads, plan.names_registry) for plan in plans}) == 4
+    assert sum(plan.shares_reads for plan in plans) == 20
+    assert Plan(0, 1.0, shared=True).shares_reads
+
+
 def test_every_fault_occurs_before_any_occurs_again() -> None:
     """A short run has all kinds of faults."""
     events = Plan(7, 60).events()
