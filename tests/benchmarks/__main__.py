@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.benchmarks import compare, detection, history, lookup, memory, rebuild, recover, startup
+from tests.benchmarks import compare, detection, history, lookup, memory, rebuild, recover, startup, tail
 from tests.benchmarks.report import Outcome
 
 BENCHMARKS: dict[str, Callable[..., Outcome]] = {
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[..., Outcome]] = {
     "rebuild": rebuild.run,
     "recover": recover.run,
     "startup": startup.run,
+    "tail": tail.run,
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.benchmarks import compare, contenders, detection, history, lookup, memory, rebuild, recover, startup
+from tests.benchmarks import compare, contenders, detection, history, lookup, memory, rebuild, recover, startup, tail
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.backup_pages import PagesServer, Table, make_pages
 from tests.benchmarks.entries import REGISTRY_ID, conversation_id, differences, entries
@@ -50,6 +50,18 @@ def test_pages_have_the_right_messages() -> None:
     output = printed(outcome)
     assert "<= 1.3" in output
     assert "<= 2 " in output
+
+
+@pytest.mark.slow
+def test_pages_over_slow_queries_have_the_right_messages() -> None:
+    """Each contender reads every page, and queries are counted by the server."""
+    outcome = tail.run(quick=True)
+    assert {len(result.seconds) for result in outcome.pages.values()} == {outcome.rounds}
+    assert all(result.queries >= outcome.rounds * (tail.N + 1) for result in outcome.pages.values())
+    assert all(tail.N < count < tail.READERS * tail.N for count in outcome.queries_at_once)
+    output = printed(outcome)
+    assert "<= 0.03" in output
+    assert "<= 3 " in output
 
 
 @pytest.mark.slow

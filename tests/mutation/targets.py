@@ -84,6 +84,10 @@ TARGETS = (
     Target("saltctl/history/pages/ordered_merge.py", _READS),
     Target("saltctl/history/pages/plan.py", _READS),
     Target("saltctl/history/pages/scatter_gather.py", (*_READS, "tests/history/test_history_faults.py")),
+    Target("saltctl/history/pages/round.py", (*_READS, "tests/history/pages/test_hedging.py")),
+    Target("saltctl/history/pages/hedging.py", ("tests/history/pages/test_hedging.py",)),
+    Target("saltctl/history/pages/sharing.py", ("tests/history/pages/test_sharing.py",)),
+    Target("saltctl/history/writing.py", _HISTORY),
     Target(
         "saltctl/history/history.py", (*_HISTORY, "tests/history/test_history_faults.py", "tests/history/test_find.py")
     ),

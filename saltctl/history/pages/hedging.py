@@ -109,7 +109,11 @@ class Hedging:
             counts.in_progress = max(counts.in_progress - 1, 0)  # a copy of a parent process may end in its child
 
 
+def enough(queries: int) -> int:
+    """Return how many queries must have answered before it can be said which others are slow."""
+    return math.ceil(USUAL * queries)
+
+
 def _usual(answered: Sequence[float], queries: int) -> float | None:
     """Return the seconds within which nine in ten queries have answered; None if they have not yet."""
-    enough = math.ceil(USUAL * queries)
-    return sorted(answered)[enough - 1] if len(answered) >= enough else None
+    return sorted(answered)[enough(queries) - 1] if len(answered) >= enough(queries) else None

@@ -12,7 +12,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 
 from saltctl.errors import AwsUnavailableError, ThrottledError, UnavailableError
-from saltctl.history.pages.hedging import SIBLINGS, USUAL, Hedging
+from saltctl.history.pages.hedging import SIBLINGS, Hedging, enough
 from saltctl.history.pages.ordered_merge import Row
 from saltctl.history.pages.plan import PartitionRead
 from saltctl.history.pages.thread_pool import ThreadPool
@@ -108,12 +108,12 @@ class Round:
             self._fail(read, exc)
         else:
             result = answer, rows, ended - began
+            if self.hedging is not None:
+                self._seconds.append(ended - began)  # before the page's thread may be woken for it
+                self.hedging.answered(ended - started)
             if self.answers.setdefault(read, result) is not result:
                 self.late_answers.append((read, answer))
             self._end_copy(read)  # after the answer is there: the other copy may fail at this moment
-            if self.hedging is not None:
-                self._seconds.append(ended - began)
-                self.hedging.answered(ended - started)
             self._wake(read)
 
     def failed(self, answer: Answer | Exception) -> bool:
@@ -134,11 +134,11 @@ class Round:
 
     def _wake(self, read: PartitionRead) -> None:
         """Wake the page's thread if the round is complete, or as soon as it can be said which queries are slow."""
-        queries, answered = len(self.queries), len(self.answers)
-        if answered == queries or self.failed(self.answers[read]):
+        queries = len(self.queries)
+        if len(self.answers) == queries or self.failed(self.answers[read]):
             self._complete = True
             self._wakes.put(None)
-        elif self.hedging is not None and not self._most_answered and SIBLINGS <= queries <= answered / USUAL:
+        elif queries >= SIBLINGS and not self._most_answered and len(self._seconds) >= enough(queries):
             self._most_answered = True
             self._wakes.put(None)
 
