@@ -1,6 +1,6 @@
 """Lookups and raises: how many salts a conversation has, and how it gets more of them.
 
-A lookup asks Redis (``_lookup_in_redis``) and falls back to the backup table (``_lookup_in_backup``). A raise writes
+A lookup asks Redis (``_lookup_in_redis``) and falls back to the backup table (``lookup_in_backup``). A raise writes
 the backup (``raise_to``), then Redis and the commit (``_merge_and_commit``).
 
 This module keeps two parts of the promise. A lookup returns at least every raise that was acknowledged before it
@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
-from weakref import ref
 
 from saltctl.commands import command_line, hint_of
 from saltctl.errors import (
@@ -24,13 +23,11 @@ from saltctl.errors import (
     RaiseStep,
     RedisUnavailableError,
     SaltctlError,
-    UnverifiedBucketError,
-    UnverifiedError,
     UsageError,
-    WrongTypeError,
 )
-from saltctl.forks import Process, importing, this_process
-from saltctl.registry.lookups import Attempt, Lookup, lookup_of
+from saltctl.forks import importing
+from saltctl.registry.breaker import Breaker
+from saltctl.registry.lookups import Lookup, lookup_of
 from saltctl.salting import check_conversation_id, check_salt_count
 from saltctl.settings import Settings
 from saltctl.stores.contracts.entries import Entry, epoch_of, max_n_of, write_n_of
@@ -90,17 +87,13 @@ class Registry:
     on_repair: Callable[[str], object] = lambda _: None
     last_failure: SaltctlError | None = field(default=None, init=False)
     """Why the latest lookup that fell back to the backup did so; None if Redis answered the latest lookup."""
-    _skip_until: dict[str, float] = field(default_factory=dict, init=False)
-    """The circuit breaker: by server that failed, the time until which lookups skip it. It only saves time, so that an
-    outage of Redis costs milliseconds and not timeouts: the answers of the backup are as correct."""
-    _attempts: dict[tuple[str, Process], ref[Attempt]] = field(default_factory=dict, init=False)
-    _doubtful: set[str] = field(default_factory=set, init=False)
-    """Servers that timed out or lost their connection, and have not answered since."""
+    _breaker: Breaker = field(init=False)
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant; raises UsageError."""
         check_whole("cap", self.cap, 1)
         check_number("breaker_seconds", self.breaker_seconds, 0, LONGEST)
+        self._breaker = Breaker(self.breaker_seconds, self.clock)
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Registry:
@@ -163,12 +156,16 @@ class Registry:
         for primary in self._ids_by_primary(ids):
             found = self._lookup_in_redis(primary, ids)
             if found is not None:
-                self.last_failure = None
-                entry = found[0] or 1
-                if isinstance(entry, int):
-                    return Lookup(conversation_id, entry, entry, "redis", entry)
-                return lookup_of(conversation_id, entry, "redis", entry.write_n)
-        return self._lookup_in_backup(ids)[conversation_id]
+                return self.answer(conversation_id, found[0])
+        return self.lookup_in_backup(ids)[conversation_id]
+
+    def answer(self, conversation_id: str, entry: Entry | None) -> Lookup:
+        """Return the answer to a lookup for which a verified primary has this entry."""
+        self.last_failure = None
+        entry = entry or 1
+        if isinstance(entry, int):
+            return Lookup(conversation_id, entry, entry, "redis", entry)
+        return lookup_of(conversation_id, entry, "redis", entry.write_n)
 
     def lookup_many(self, conversation_ids: Iterable[str]) -> dict[str, Lookup]:
         """Look up many conversations in few round trips; the result keeps the order of the ids.
@@ -187,7 +184,7 @@ class Registry:
                 found |= {i: lookup_of(i, entry, "redis", write_n_of(entry)) for i, entry in pairs}
         missing = [conversation_id for conversation_id in wanted if conversation_id not in found]
         if missing:
-            found |= self._lookup_in_backup(missing)
+            found |= self.lookup_in_backup(missing)
         else:
             self.last_failure = None
         return {conversation_id: found[conversation_id] for conversation_id in wanted}
@@ -206,44 +203,27 @@ class Registry:
         After that time one lookup tries the primary, and the others skip it until that lookup has ended.
         """
         # Without failures this costs one check of an empty dictionary.
-        if not self._skip_until or primary not in self._skip_until:
+        if not self._breaker.skip_until or primary not in self._breaker.skip_until:
             return self._ask(primary, conversation_ids)
-        # A fork copies the attempts of threads that the child lacks, so their key names the process.
-        with Attempt(self._attempts, (primary, this_process())) as alone:
-            skip = not alone or self.clock() < self._skip_until.get(primary, 0.0)
-            return None if skip else self._ask(primary, conversation_ids)
+        with self._breaker.attempt(primary) as may_ask:
+            return self._ask(primary, conversation_ids) if may_ask else None
 
     def _ask(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None] | None:
         try:
             found = self.store.lookup(primary, conversation_ids)
         except SaltctlError as exc:
-            if exc.id_unknown:  # the backup that holds it would fail again, perhaps after another wait
-                raise
-            # Any answer but a verified one is a reason to fall back to the backup.
-            # Not for one bucket: a damaged item keeps it unverified, or it, or a value in it, was overwritten.
-            if self.breaker_seconds and not isinstance(exc, UnverifiedBucketError | WrongTypeError):
-                self._skip_until[primary] = self.clock() + self.breaker_seconds
-                # A primary that answers that it is not verified was not paused while it was verified.
-                (self._doubtful.discard if isinstance(exc, UnverifiedError) else self._doubtful.add)(primary)
-            self.last_failure = exc
+            self.note_failure(primary, exc)
             return None
-        if self._skip_until and self._skip_until.pop(primary, None) is not None and self._is_doubtful(primary):
-            return None
-        return found
+        return found if not self._breaker.skip_until or self._breaker.accepts(primary) else None
 
-    def _is_doubtful(self, primary: str) -> bool:
-        """Return whether to wait once more after an outage, before the first answer is used.
+    def note_failure(self, primary: str, exc: SaltctlError) -> None:
+        """Record why a lookup falls back to the backup; raise the error again if the backup would fail, too."""
+        if exc.id_unknown:  # the backup that holds it would fail again, perhaps after another wait
+            raise exc
+        self._breaker.note_failure(primary, exc)
+        self.last_failure = exc
 
-        A primary that was paused past its failover answers before it notices that it has no replicas, for up to a
-        second (measured), if it has to have some (min-replicas-to-write).
-        """
-        if primary not in self._doubtful:
-            return False
-        self._doubtful.discard(primary)
-        self._skip_until[primary] = self.clock() + self.breaker_seconds
-        return True
-
-    def _lookup_in_backup(self, conversation_ids: Sequence[str]) -> dict[str, Lookup]:
+    def lookup_in_backup(self, conversation_ids: Sequence[str]) -> dict[str, Lookup]:
         """Look ids up in the backup by strongly consistent reads: the fallback of every lookup."""
         entries: dict[str, BackupEntry]
         if len(conversation_ids) == 1:
