@@ -198,10 +198,13 @@ class History:
 
         It is a ConfigurationError, too, if its boundary cannot be a sort key of the table.
         """
-        found = self.registry.lookup(conversation_id)
+        return self.check(self.registry.lookup(conversation_id))
+
+    def check(self, found: Lookup) -> Lookup:
+        """Return the answer of the registry, unless its boundary cannot be a sort key of the table."""
         if found.boundary is not None and isinstance(found.boundary, str) != (self.store.keys.sort_type == "S"):
             raise ConfigurationError(
-                f"the boundary {found.boundary!r:.60} of {conversation_id!r} has another type than the sort keys",
+                f"the boundary {found.boundary!r:.60} of {found.conversation_id!r} has another type than the sort keys",
                 hint="check SALTCTL_MESSAGES_TABLE and SALTCTL_BACKUP_TABLE",
             )
         return found
@@ -256,16 +259,22 @@ class History:
 
         Every page looks up the conversation again, so it sees a raise between two pages.
         """
-        options = replace(options, limit=self.first_page)
-        while (page := self.page(conversation_id, options)).next_cursor is not None:
+        following: ReadOptions | None = replace(options, limit=self.first_page)
+        while following is not None:
+            page = self.page(conversation_id, following)
             yield page
-            limit = self.first_page
-            units = sum(shard.consumed_rcu for shard in page.shards) * (1 if options.consistent else 2)
-            if units and page.items_read:  # judge by the size of the messages that were read
-                limit = int(min(max(_PAGE_RCU * page.items_read / units, 10), self.largest_page))
-            turn: dict[str, Any] = {"after" if options.oldest_first else "before": page.next_cursor}
-            options = replace(options, limit=limit, **turn)
-        yield page
+            following = self.after(page, following)
+
+    def after(self, page: Page, options: ReadOptions) -> ReadOptions | None:
+        """Return how to read the page after one that was read with these options; None if it is the last."""
+        if page.next_cursor is None:
+            return None
+        limit = self.first_page
+        units = sum(shard.consumed_rcu for shard in page.shards) * (1 if options.consistent else 2)
+        if units and page.items_read:  # judge by the size of the messages that were read
+            limit = int(min(max(_PAGE_RCU * page.items_read / units, 10), self.largest_page))
+        turn: dict[str, Any] = {"after" if options.oldest_first else "before": page.next_cursor}
+        return replace(options, limit=limit, **turn)
 
     def messages(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> Iterator[Message]:
         """Yield every message of a history, in order, in flat memory. Raises as :meth:`page`.
@@ -277,7 +286,11 @@ class History:
 
     def explain(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> ReadPlan:
         """Return the first queries of :meth:`page`; look up the conversation and read no message."""
-        request = page_request(self.lookup(conversation_id), options, self.store.keys)
+        return self.explain_of(self.lookup(conversation_id), options)
+
+    def explain_of(self, found: Lookup, options: ReadOptions = DEFAULT_OPTIONS) -> ReadPlan:
+        """Return the first queries as :meth:`explain`, with the answer of :meth:`lookup`."""
+        request = page_request(found, options, self.store.keys)
         reads = [read for read in plan(request) if not read.waits]
         return ReadPlan(request.lookup, [read.next_query(request.query) for read in reads])
 

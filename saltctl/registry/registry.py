@@ -87,13 +87,13 @@ class Registry:
     on_repair: Callable[[str], object] = lambda _: None
     last_failure: SaltctlError | None = field(default=None, init=False)
     """Why the latest lookup that fell back to the backup did so; None if Redis answered the latest lookup."""
-    _breaker: Breaker = field(init=False)
+    breaker: Breaker = field(init=False)
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant; raises UsageError."""
         check_whole("cap", self.cap, 1)
         check_number("breaker_seconds", self.breaker_seconds, 0, LONGEST)
-        self._breaker = Breaker(self.breaker_seconds, self.clock)
+        self.breaker = Breaker(self.breaker_seconds, self.clock)
 
     @classmethod
     def open(cls, settings: Settings | None = None) -> Registry:
@@ -203,9 +203,9 @@ class Registry:
         After that time one lookup tries the primary, and the others skip it until that lookup has ended.
         """
         # Without failures this costs one check of an empty dictionary.
-        if not self._breaker.skip_until or primary not in self._breaker.skip_until:
+        if not self.breaker.skip_until or primary not in self.breaker.skip_until:
             return self._ask(primary, conversation_ids)
-        with self._breaker.attempt(primary) as may_ask:
+        with self.breaker.attempt(primary) as may_ask:
             return self._ask(primary, conversation_ids) if may_ask else None
 
     def _ask(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None] | None:
@@ -214,13 +214,13 @@ class Registry:
         except SaltctlError as exc:
             self.note_failure(primary, exc)
             return None
-        return found if not self._breaker.skip_until or self._breaker.accepts(primary) else None
+        return found if not self.breaker.skip_until or self.breaker.accepts(primary) else None
 
     def note_failure(self, primary: str, exc: SaltctlError) -> None:
         """Record why a lookup falls back to the backup; raise the error again if the backup would fail, too."""
         if exc.id_unknown:  # the backup that holds it would fail again, perhaps after another wait
             raise exc
-        self._breaker.note_failure(primary, exc)
+        self.breaker.note_failure(primary, exc)
         self.last_failure = exc
 
     def lookup_in_backup(self, conversation_ids: Sequence[str]) -> dict[str, Lookup]:

@@ -9,7 +9,12 @@ _CALLERS = "the commands that call it are cases"
 _FIX = "a fix of doctor and no hint; tests/health"
 _SIGNALS = "tests/cli/test_signals.py: the words of the command, with and without options"
 
+_LOOP = "no command uses saltctl.aio; tests/aio"
+
 NOT_RUN_HERE: dict[str, str] = {
+    "aio/history.py | saltctl doctor": _LOOP,
+    "aio/registry.py | saltctl doctor --only redis": _LOOP,
+    "aio/threads.py | saltctl doctor": _LOOP,
     "cli/detection/replay.py | saltctl stream status": "another consumer must live for the seconds of a claim",
     "cli/detection/stream.py | saltctl service run": "it runs until it is stopped; tests/health/test_doctor_servers.py",
     "cli/failures.py:failure_of": _SIGNALS,
@@ -38,7 +43,7 @@ NOT_RUN_HERE: dict[str, str] = {
     "health/fix_commands.py:redis_cli": _FIX,
     "health/status.py:_ownership": "the next command of status; tests/cli/health/test_status.py",
     "health/headline.py:_drift": "the next command of status; tests/health/test_headline.py",
-    "history/cursor.py | saltctl config show": _LOOK,
+    "history/pages/cursor.py | saltctl config show": _LOOK,
     "local/load.py | saltctl local run -- saltctl local load": "it takes half a minute; tests/cli/local",
     "local/servers.py | python3 -m pip install 'saltctl[local]'": "it needs a package index",
     "rebuild/merge_buffer.py | saltctl rebuild": _RACE,
@@ -70,5 +75,6 @@ NOT_RUN_HERE: dict[str, str] = {
     "stores/redis/replies/misconfiguration.py | saltctl help redis-urls": _LOOK,
     "stores/redis/topology.py | saltctl doctor --only redis": _LOOK,
     "stores/redis/topology.py | saltctl help redis-urls": _LOOK,
+    "stores/redis_async/lookups.py | saltctl doctor --only redis": _LOOP,
     "throttling/diagnosis.py:_hot_partition": "it needs CloudWatch's data; tests/cli/throttling/test_scan.py",
 }

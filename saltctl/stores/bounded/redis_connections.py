@@ -30,6 +30,14 @@ _UNPARSED = (ValueError, TypeError, LookupError, MemoryError, RecursionError)
 _CLOSED = re.compile("reset by peer|closed by server").search
 
 
+def short_reply(data: bytes) -> list[bytes | None] | None:
+    """Return the reply that the data are if it is a list of one number, or of nil; None for all else."""
+    if data == _NIL:
+        return [None]
+    found = _NUMBER(data)
+    return [found[2]] if found is not None and int(found[1]) == len(found[2]) else None
+
+
 class BoundedClient(redis.Redis):
     """A client of which each command has one budget, connecting and retries included."""
 
@@ -134,10 +142,8 @@ class _Exchange(AbstractConnection):
         if relaxed := sock.relaxed:
             sock.send_now(command)
             data = sock.recv_now(_BYTES_A_READ)
-            if data == _NIL:
-                return [None]
-            if (found := _NUMBER(data)) is not None and int(found[1]) == len(found[2]):
-                return [found[2]]
+            if (reply := short_reply(data)) is not None:
+                return reply
             sock.unread(data)
             self._limit.start_exchange()
         with TimeBudget(ends - monotonic()):

@@ -32,10 +32,16 @@ REDIRECTIONS = 3
 """How often a command follows a redirection. A slot that has moved again each time is moved by mistake."""
 
 
-_COUNT = (bytes, type(None))
+_ENTRY = (bytes, type(None))
 MAX_AGE = 60.0
 """Seconds for which the connections to a server are used, except by lookups, whose script checks the server's role: a
 demoted server that accepts writes would answer for ever."""
+
+
+def check_answer(reply: Any) -> None:
+    """Raise an error unless a reply answers a lookup of one id: a list of one entry, or of nil."""
+    if type(reply) is not list or len(reply) != 1 or type(reply[0]) not in _ENTRY:
+        raise out_of_step()
 
 
 def _import_redis() -> None:
@@ -94,6 +100,11 @@ class Connections:
         self.clustered = self._topology.clustered
         """Whether the keys of one script have to share a slot."""
 
+    @property
+    def timeout(self) -> float:
+        """Seconds for one request."""
+        return self._timeout
+
     def primaries(self) -> Sequence[str]:
         """Return the names of the primaries; raises RedisUnavailableError if no server says which they are."""
         return self._topology.primaries(self._timeout)
@@ -101,6 +112,10 @@ class Connections:
     def primary_of(self, key: str) -> str:
         """Return the name of the primary that has a key; raises RedisUnavailableError as :meth:`primaries` does."""
         return self._topology.primary_of(key, self._timeout)
+
+    def primary_now(self, key: str) -> str | None:
+        """Return the name of the primary that has a key; None if a server would have to be asked."""
+        return self._topology.primary_now(key)
 
     def by_primary(self, keys: Iterable[str]) -> dict[str, list[str]]:
         """Return the keys grouped by primary; a primary without any of them has an empty list."""
@@ -147,7 +162,7 @@ class Connections:
             servers.pop(primary, None)
             server.give_up()
 
-    def _learn(self, primary: str, server: Server, error: BaseException) -> None:
+    def learn(self, primary: str, server: Server, error: BaseException) -> None:
         """Give up the siblings of a connection that failed, if the error concerns them."""
         refused = isinstance(error, Exception) and refuses_login(error)
         if not (self._password_changed(server) if refused else self._patience.ends(primary, server, error)):
@@ -182,22 +197,28 @@ class Connections:
         if (idle := server.take_idle()) is not None:
             return self._exchange(own, primary, server, idle, command)
         with TimeBudget(self._timeout):
-            try:
-                connection = server.client.connection_pool.get_connection()
-            except BaseException as exc:
-                self._learn(primary, server, exc)
-                raise
-            return self._exchange(own, primary, server, connection, command)
+            return self._exchange(own, primary, server, self.connect(primary, server), command)
+
+    def server(self, primary: str) -> Server:
+        """Return the client of one primary for the next lookup, with the connections that it may use."""
+        return (None if self._lookups_age else self._own.get().get(primary)) or self._server(primary)
+
+    def connect(self, primary: str, server: Server) -> Any:
+        """Return a connection to a server, of its pool or a new one, within the budget of the thread."""
+        try:
+            return server.client.connection_pool.get_connection()
+        except BaseException as exc:
+            self.learn(primary, server, exc)
+            raise
 
     def _exchange(self, own: dict[str, Server], primary: str, server: Server, connection: Any, command: bytes) -> Any:
         try:
             reply = connection.exchange(command)
             self._check_process(own)
-            if type(reply) is not list or len(reply) != 1 or type(reply[0]) not in _COUNT:
-                raise out_of_step()
+            check_answer(reply)
         except BaseException as exc:
             server.take_back(connection, exc)
-            self._learn(primary, server, exc)
+            self.learn(primary, server, exc)
             raise
         server.idle.append(connection)
         if server.given_up:
@@ -221,11 +242,11 @@ class Connections:
             try:
                 replies = server.exchange(commands, lambda: self._check_process(own))
             except BaseException as exc:
-                self._learn(primary, server, exc)
+                self.learn(primary, server, exc)
                 raise
             for reply in replies:
                 if isinstance(reply, Exception):
-                    self._learn(primary, server, reply)
+                    self.learn(primary, server, reply)
             return replies
 
         with TimeBudget(self._timeout):

@@ -100,6 +100,16 @@ class RedisRegistry:
         self._lookups.close()
         self._others.close()
 
+    @property
+    def lookups(self) -> Connections:
+        """The connections of lookups."""
+        return self._lookups
+
+    @property
+    def knows_registry_id(self) -> bool:
+        """Whether the id of the registry is known, so that :meth:`pack_lookup` asks no server."""
+        return self._packed_layout[0] != ""
+
     def primaries(self) -> Sequence[str]:
         """Return the names of all primaries."""
         return self._lookups.primaries()
@@ -122,7 +132,17 @@ class RedisRegistry:
         if len(conversation_ids) != 1:
             with self._lookups.errors(primary):
                 return self._lookup_many(primary, conversation_ids)
-        encoded = conversation_ids[0].encode()
+        command = self.pack_lookup(conversation_ids[0])
+        try:
+            reply = self._lookups.ask(primary, command)
+        except Exception:
+            with self._lookups.errors(primary):
+                raise
+        return [parse_entry(reply[0], primary, conversation_ids[0])]
+
+    def pack_lookup(self, conversation_id: str) -> bytes:
+        """Return the command that looks up one id. Raises SaltctlError if the id of the registry is not known."""
+        encoded = conversation_id.encode()
         key = b"%b%d" % (self._key_prefix, crc32(encoded) % self._bucket_count)
         registry_id = self.registry_id()
         known_id, layout = self._packed_layout
@@ -130,12 +150,7 @@ class RedisRegistry:
             layout = bulk(self.layout)
             self._packed_layout = (registry_id, layout)
         parts = (self._lookup_head, len(key), key, layout, len(encoded), encoded)
-        try:
-            reply = self._lookups.ask(primary, b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % parts)
-        except Exception:
-            with self._lookups.errors(primary):
-                raise
-        return [parse_entry(reply[0], primary, conversation_ids[0])]
+        return b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % parts
 
     def _lookup_many(self, primary: str, conversation_ids: Sequence[str]) -> list[Entry | None]:
         by_key: dict[str, list[str]] = defaultdict(list)

@@ -21,6 +21,16 @@ _NO_ENTRY = "DENIED"
 _LONGEST_WAIT = 60.0
 
 
+def is_answer(failure: BaseException) -> bool:
+    """Return whether an exception is an error reply, after which the connection can be used again.
+
+    Failed or interrupted: a late reply must never be taken for the reply to the next command.
+    """
+    import redis.exceptions as driver
+
+    return isinstance(failure, driver.ResponseError) and first_word(failure) != _NO_ENTRY
+
+
 @dataclass(eq=False)
 class Server:
     """The client of one server, and the idle connections of its pool that lookups use. Thread-safe.
@@ -64,13 +74,8 @@ class Server:
         return None
 
     def take_back(self, connection: Any, failure: BaseException) -> None:
-        """Keep the connection of a lookup after an error reply; discard it after any other failure.
-
-        Failed or interrupted: a late reply must never be taken for the reply to the next command.
-        """
-        import redis.exceptions as driver
-
-        if isinstance(failure, driver.ResponseError) and first_word(failure) != _NO_ENTRY:
+        """Keep the connection of a lookup after an error reply; discard it after any other failure."""
+        if is_answer(failure):
             self.idle.append(connection)
         else:
             self.discard(connection)
@@ -96,7 +101,7 @@ class Server:
             check()
             if not all(isinstance(r, Exception) or has_shape(c, r) for c, r in zip(commands, replies, strict=True)):
                 raise out_of_step()
-        except BaseException:  # as in take_back
+        except BaseException:  # as in is_answer
             connection.disconnect()
             raise
         finally:

@@ -82,6 +82,15 @@ class Topology:
         """Return the primary that has a key."""
         return self.primaries(timeout)[0]
 
+    def primary_now(self, key: str) -> str | None:
+        """Return the primary that has a key, without asking a server; None if one would have to be asked."""
+        known = self._known
+        return None if known is None or self._stale else self._owner(known, key) or None
+
+    def _owner(self, known: SlotMap, key: str) -> str:
+        """Return the primary that has a key, an empty string if none has it."""
+        return known.primaries[0]
+
     def mark_stale(self) -> None:
         """Ask again before the next command: the answer may have changed."""
         self._stale = True
@@ -164,13 +173,16 @@ class ClusterTopology(Topology):
 
     def primary_of(self, key: str, timeout: float) -> str:
         """Return the primary of the key's slot; raises RedisUnavailableError if no primary has it."""
-        slot = crc_hqx(key.encode(), 0) % SLOTS  # no key of saltctl has braces, which would change its slot
         known = self._known
-        owner = (self._known_or_fetched(timeout) if known is None or self._stale else known).owners[slot]
+        owner = self._owner(self._known_or_fetched(timeout) if known is None or self._stale else known, key)
         if not owner:
             self.mark_stale()
+            slot = _slot_of(key)
             raise RedisUnavailableError(f"slot {slot} of the cluster at {self._url} has no primary", hint=_DOCTOR)
         return owner
+
+    def _owner(self, known: SlotMap, key: str) -> str:
+        return known.owners[_slot_of(key)]
 
     def _ask(self, address: Address, timeout: float) -> SlotMap:
         try:
@@ -224,6 +236,10 @@ class SentinelTopology(Topology):
         if primary is None:
             raise _odd_answer(f"the sentinel at {address}")
         return SlotMap((str(primary),))
+
+
+def _slot_of(key: str) -> int:
+    return crc_hqx(key.encode(), 0) % SLOTS  # no key of saltctl has braces, which would change its slot
 
 
 def _are_slots(reply: Any) -> bool:

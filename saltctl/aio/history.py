@@ -1,0 +1,176 @@
+"""Salted writes and complete reads of messages, for event loops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from decimal import Decimal
+from functools import partial
+from typing import Any, Protocol, Self, TypeVar
+
+from saltctl.aio.home_loop import HomeLoop
+from saltctl.aio.registry import Registry
+from saltctl.aio.threads import Threads
+from saltctl.errors import AwsUnavailableError
+from saltctl.forks import importing
+from saltctl.history import history as synchronous
+from saltctl.history.find import text_and_number
+from saltctl.history.models import (
+    DEFAULT_OPTIONS,
+    FindOptions,
+    Found,
+    Message,
+    Page,
+    PutResult,
+    ReadOptions,
+    ReadPlan,
+)
+from saltctl.history.pages.request import check_limit
+from saltctl.registry.lookups import Lookup
+from saltctl.settings import Settings, load_settings
+from saltctl.stores.contracts.messages import SortKey
+
+THREADS = 64
+"""Pages and writes in progress at once; the queries of the pages have threads of their own."""
+T = TypeVar("T")
+
+
+class Lookups(Protocol):
+    """Answers lookups: a Registry, or a substitute in a test."""
+
+    async def lookup(self, conversation_id: str) -> Lookup:
+        """Return how many salts a conversation has now."""
+        ...
+
+
+class History:
+    """The messages of all conversations: ``saltctl.History``, awaited.
+
+    >>> async with aio.History.open() as history:                                                # doctest: +SKIP
+    ...     await history.put("conv_abc123", "2026-07-01T08:00:00Z#m1", {"text": "hello"})
+    ...     page = await history.page("conv_abc123", ReadOptions(limit=20))
+
+    Each call looks the conversation up on the event loop, and does the rest in a thread. It belongs to the event loop
+    that uses it first.
+
+    Args:
+        history: the synchronous history, which is closed with this one.
+        registry: looks up a conversation before each read and write.
+        aws_timeout: seconds that a write may wait for a thread, before its own time begins.
+    """
+
+    def __init__(self, history: synchronous.History, registry: Lookups, *, aws_timeout: float = 5.0) -> None:
+        self._history = history
+        self._registry = registry
+        self._owned_registry: Registry | None = None
+        self._knows_keys = False
+        self._threads = Threads(THREADS, "saltctl-aio-history", wait=aws_timeout)
+        self._home: HomeLoop[None] = HomeLoop("history", lambda _: None)
+
+    @classmethod
+    def open(cls, settings: Settings | None = None) -> Self:
+        """Open the registry and the messages table of the settings; raises as ``saltctl.History.open``."""
+        with importing:
+            from saltctl.stores.aws.messages_table import MessagesTable
+
+        settings = settings or load_settings()
+        registry = Registry.open(settings)
+        history = synchronous.History.over(settings, registry.synchronous, MessagesTable(settings))
+        opened = cls(history, registry, aws_timeout=settings.aws_timeout)
+        opened._owned_registry = registry
+        return opened
+
+    async def close(self) -> None:
+        """End the threads, waiting a few seconds at most, and close the registry if :meth:`open` opened it."""
+        self._home.leave()
+        await self._threads.close()
+        self._history.close()
+        if self._owned_registry is not None:
+            await self._owned_registry.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the history itself, which is closed at the end of the block."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the history, as :meth:`close` does."""
+        await self.close()
+
+    async def put(self, conversation_id: str, sort_key: SortKey | int, attributes: Mapping[str, Any]) -> PutResult:
+        """Write one message, on the salt of its id, unless it exists: ``saltctl.History.put``; it raises the same.
+
+        If it is cancelled, the message may or may not be written, as after UnavailableError; it can be repeated.
+        """
+        self._home.enter()
+        history = self._history
+        if not self._knows_keys:  # the first request for them may take long
+            await self._threads.run(lambda: history.store.keys)
+            self._knows_keys = True
+        looked_up = history.uptime()
+        found = await self._registry.lookup(conversation_id)
+        return await self._threads.run(partial(history.put_of, found, looked_up, sort_key, attributes))
+
+    async def lookup(self, conversation_id: str) -> Lookup:
+        """Look up a conversation, as every read does: ``saltctl.History.lookup``; it raises the same."""
+        self._home.enter()
+        found = await self._registry.lookup(conversation_id)
+        return found if found.boundary is None else await self._threads.run(partial(self._history.check, found))
+
+    async def page(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> Page:
+        """Read one page of a history, every message of it, or an error: ``saltctl.History.page``; it raises the same.
+
+        ``page_timeout`` covers its lookup, the wait for a thread and its queries. If it is cancelled, its threads end
+        by then.
+        """
+        history, started = self._history, self._history.clock()
+        check_limit(options)
+        return await self._within(
+            history.page_timeout,
+            conversation_id,
+            lambda found: history.page_of(history.check(found), options, started=started),
+        )
+
+    async def _within(self, seconds: float, conversation_id: str, call: Callable[[Lookup], T]) -> T:
+        """Look up a conversation and make a call with the answer in a thread, which has to begin in time."""
+        self._home.enter()
+        ends = asyncio.get_running_loop().time() + seconds
+        try:
+            async with asyncio.timeout_at(ends):
+                found = await self._registry.lookup(conversation_id)
+        except TimeoutError as exc:
+            raise AwsUnavailableError(
+                f"the lookup of {conversation_id!r} was not answered within {seconds:g} s", hint="saltctl doctor"
+            ) from exc
+        return await self._threads.run(lambda: call(found), max(ends - asyncio.get_running_loop().time(), 0.0))
+
+    async def pages(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> AsyncIterator[Page]:
+        """Read a whole history page by page, as ``saltctl.History.pages`` does. Raises as :meth:`page`."""
+        following: ReadOptions | None = replace(options, limit=self._history.first_page)
+        while following is not None:
+            page = await self.page(conversation_id, following)
+            yield page
+            following = self._history.after(page, following)
+
+    async def messages(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> AsyncIterator[Message]:
+        """Yield every message of a history, in order, in flat memory. Raises as :meth:`page`."""
+        async for page in self.pages(conversation_id, options):
+            for message in page.messages:
+                yield message
+
+    async def explain(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> ReadPlan:
+        """Return the first queries of :meth:`page`; look up the conversation and read no message."""
+        found = await self.lookup(conversation_id)
+        return await self._threads.run(partial(self._history.explain_of, found, options))
+
+    async def find(
+        self, conversation_id: str, message_id: str | int | Decimal, options: FindOptions | None = None
+    ) -> Found:
+        """Find one message by its id: ``saltctl.History.find``; it raises the same. Its timeout covers the lookup."""
+        history, options, started = self._history, options or FindOptions(), self._history.clock()
+        text_and_number(message_id)  # refused before anything is asked
+        return await self._within(
+            options.timeout,
+            conversation_id,
+            lambda found: history.find_of(history.check(found), message_id, options, started=started),
+        )

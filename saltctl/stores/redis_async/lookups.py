@@ -1,0 +1,159 @@
+"""Lookups of one id for an event loop: by the command and the answers of ``RedisRegistry``, on its servers.
+
+The synchronous code opens each connection, in a thread: names, addresses, TLS, logins, tokens and their time budget
+are its own. The loop sends a command and receives its reply. redis.asyncio is not used for three reasons. It lacks
+TLS options of the URLs that saltctl accepts (redis-py 5.3). It resolves names on threads that no deadline ends, and
+``asyncio.run`` waits for these. And one of its commands takes more than twice as long as such a lookup (measured:
+tests/benchmarks/asyncio_lookup.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from concurrent.futures import Executor, Future
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from saltctl.errors import RedisUnavailableError
+from saltctl.stores.bounded.deadline import TimeBudget
+from saltctl.stores.contracts.entries import Entry
+from saltctl.stores.redis.buckets import parse_entry
+from saltctl.stores.redis.connections import check_answer
+from saltctl.stores.redis.errors import out_of_step
+from saltctl.stores.redis.registry import RedisRegistry
+from saltctl.stores.redis.server import Server, is_answer
+
+CONNECTIONS = 64
+"""Connections to one primary at once. More lookups wait for one of them, and not for Redis."""
+
+
+class LoopLookups:
+    """Lookups over connections of one event loop. Not thread-safe: it belongs to the thread of the loop.
+
+    Args:
+        store: the registry in Redis.
+        threads: runs what waits for a server outside of a lookup: names, connecting, the topology.
+        loop: the running event loop.
+    """
+
+    def __init__(self, store: RedisRegistry, threads: Executor, loop: asyncio.AbstractEventLoop) -> None:
+        self._store = store
+        self._connections = store.lookups
+        self._threads = threads
+        self._loop = loop
+        self._idle: dict[str, tuple[Server, list[Any]]] = {}
+        self._slots: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(CONNECTIONS))
+        self._open: set[Any] = set()
+        self._closed = False
+
+    @property
+    def knows_registry_id(self) -> bool:
+        """Whether the id of the registry is known. If it is not, :meth:`learn_registry_id` has to be called."""
+        return self._store.knows_registry_id
+
+    def learn_registry_id(self) -> None:
+        """Read the id of the registry. This waits for the backup. Raises SaltctlError, ``id_unknown``."""
+        self._store.pack_lookup("-")
+
+    async def primary_of(self, conversation_id: str) -> str:
+        """Return the primary that has the bucket of a conversation. Raises as ``RegistryStore.by_primary``."""
+        if (primary := self._connections.primary_now(self._store.key_of(conversation_id))) is not None:
+            return primary
+        asking: Future[str] = self._threads.submit(lambda: next(iter(self._store.by_primary((conversation_id,)))))
+        try:
+            async with asyncio.timeout(self._connections.timeout):
+                return await asyncio.wrap_future(asking)
+        except TimeoutError:
+            raise RedisUnavailableError(
+                "the primaries were not found in time", hint="saltctl doctor --only redis"
+            ) from None
+
+    def slot(self, primary: str) -> asyncio.Semaphore:
+        """Return what a lookup has to hold: it waits for a connection of this process before the time of Redis runs."""
+        return self._slots[primary]
+
+    async def lookup(self, primary: str, conversation_id: str) -> Entry | None:
+        """Return the entry of one id. Raises as ``RegistryStore.lookup``; ``lookup_timeout`` covers all of it."""
+        command = self._store.pack_lookup(conversation_id)
+        try:
+            reply = await self._ask(primary, command, monotonic() + self._connections.timeout)
+        except Exception:
+            with self._connections.errors(primary):
+                raise
+        return parse_entry(reply[0], primary, conversation_id)
+
+    async def _ask(self, primary: str, command: bytes, ends: float) -> Any:
+        server = self._connections.server(primary)
+        connection = self._take_idle(primary, server) or await self._connect(primary, server, ends)
+        try:
+            reply = await connection.exchange(command, ends)
+            check_answer(reply)
+        except BaseException as exc:
+            if is_answer(exc):
+                self._put_back(primary, server, connection)
+            else:
+                self._drop(connection)
+            self._connections.learn(primary, server, exc)
+            raise
+        self._put_back(primary, server, connection)
+        return reply
+
+    def _take_idle(self, primary: str, server: Server) -> Any:
+        known, idle = self._idle.get(primary, (None, []))
+        if known is not server or server.given_up:
+            for connection in idle:
+                self._drop(connection)
+            self._idle[primary] = (server, idle := [])
+        while idle:
+            connection = idle.pop()
+            if connection.is_idle():
+                return connection
+            self._drop(connection)
+        return None
+
+    def _drop(self, connection: Any) -> None:
+        self._open.discard(connection)
+        connection.close()
+
+    def _put_back(self, primary: str, server: Server, connection: Any) -> None:
+        known, idle = self._idle.get(primary, (None, []))
+        if self._closed or server.given_up or known is not server:
+            self._drop(connection)
+        else:
+            idle.append(connection)
+
+    async def _connect(self, primary: str, server: Server, ends: float) -> Any:
+        from saltctl.stores.redis_async.connection import LoopConnection
+
+        def connect() -> Any:
+            """Connect, in a thread; the time in which no thread was free counts."""
+            with TimeBudget(ends - monotonic()):
+                return self._connections.connect(primary, server)
+
+        opening = self._threads.submit(connect)
+        try:
+            async with asyncio.timeout(ends - monotonic()):
+                opened = await asyncio.wrap_future(opening)
+        except BaseException:
+            opening.add_done_callback(partial(_discard, server))  # it may still be opened, and nobody takes it
+            raise
+        if self._closed:
+            server.discard(opened)
+            raise out_of_step()
+        connection = LoopConnection(opened, server, self._loop)
+        self._open.add(connection)
+        return connection
+
+    def close(self) -> None:
+        """Close the connections. Lookups in progress fail: their connections must leave the loop before they close."""
+        self._closed = True
+        self._idle.clear()
+        for connection in list(self._open):
+            self._drop(connection)
+
+
+def _discard(server: Server, opening: Future[Any]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        server.discard(opening.result())

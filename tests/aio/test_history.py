@@ -1,0 +1,126 @@
+"""``saltctl.aio.History``: deadlines, cancellation and closing; what it returns is in test_history_contract.py."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from saltctl import aio
+from saltctl.errors import AwsUnavailableError, UnavailableError, UsageError
+from saltctl.history.history import History
+from saltctl.registry.lookups import Lookup
+from saltctl.testing import MemoryMessages
+from tests.support.lookups import FixedLookups
+
+
+class SlowLookups:
+    """Lookups of an event loop that are never answered."""
+
+    async def lookup(self, conversation_id: str) -> Lookup:
+        """Wait."""
+        await asyncio.sleep(600)
+        raise AssertionError
+
+
+class LoopLookups:
+    """Lookups of an event loop that are answered at once."""
+
+    def __init__(self) -> None:
+        self._known = FixedLookups({"hot": 16})
+
+    async def lookup(self, conversation_id: str) -> Lookup:
+        """Look up."""
+        return self._known.lookup(conversation_id)
+
+
+class HeldMessages(MemoryMessages):
+    """A messages table that answers once it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+        self.asked = threading.Semaphore(0)
+
+    def query(self, *args: Any) -> Any:
+        """Wait, and answer."""
+        self.asked.release()
+        assert self.released.wait(60)
+        return super().query(*args)
+
+
+@pytest.fixture
+def held() -> Iterator[HeldMessages]:
+    """A table that is released at the end."""
+    messages = HeldMessages()
+    yield messages
+    messages.released.set()
+
+
+def test_the_deadline_of_a_page_covers_its_lookup() -> None:
+    """A lookup that is not answered ends with the page's time, not its own."""
+
+    async def read() -> None:
+        async with aio.History(History(FixedLookups(), MemoryMessages(), page_timeout=0.05), SlowLookups()) as history:
+            for call in (history.page("hot"), anext(history.messages("hot"))):
+                with pytest.raises(AwsUnavailableError, match=r"the lookup of 'hot' was not answered within 0\.05 s"):
+                    await call
+
+    asyncio.run(read())
+
+
+def test_a_page_that_is_not_answered_ends_in_time(held: HeldMessages) -> None:
+    """As the synchronous page does; other coroutines run meanwhile."""
+
+    async def read() -> None:
+        async with aio.History(History(FixedLookups(), held, page_timeout=0.2), LoopLookups()) as history:
+            page = asyncio.create_task(history.page("hot"))
+            beats = 0
+            while not page.done():
+                await asyncio.sleep(0.01)
+                beats += 1
+            with pytest.raises(UnavailableError):
+                await page
+            assert beats > 1
+
+    asyncio.run(read())
+
+
+def test_the_threads_of_a_cancelled_page_end_by_its_deadline(held: HeldMessages) -> None:
+    """Its caller goes on at once; the page ends in its thread, and close waits for it."""
+
+    async def read() -> None:
+        history = aio.History(History(FixedLookups(), held, page_timeout=0.3), LoopLookups())
+        page = asyncio.create_task(history.page("hot"))
+        assert await asyncio.to_thread(held.asked.acquire, timeout=60)
+        page.cancel()
+        await asyncio.wait([page])
+        assert page.cancelled()
+        await history.close()  # without an end of the page it would wait for seconds
+        assert not [one for one in threading.enumerate() if one.name.startswith("saltctl-aio-history") and _busy(one)]
+        with pytest.raises(UsageError, match="this history is closed"):
+            await history.page("hot")
+
+    asyncio.run(read())
+
+
+def _busy(thread: threading.Thread) -> bool:
+    thread.join(5)
+    return thread.is_alive()
+
+
+def test_options_are_refused_before_the_lookup() -> None:
+    """As by the synchronous history: these lookups would not be answered."""
+    from saltctl.history.models import ReadOptions
+
+    async def read() -> None:
+        async with aio.History(History(FixedLookups(), MemoryMessages()), SlowLookups()) as history:
+            with pytest.raises(UsageError, match="limit"):
+                await history.page("hot", ReadOptions(limit=0))
+            with pytest.raises(UsageError):
+                await history.find("hot", "\udc80")
+
+    asyncio.run(read())

@@ -1,0 +1,1 @@
+"""Tests of stores/redis_async."""
