@@ -23,6 +23,7 @@ from saltctl.stores.redis.buckets import FENCE
 from saltctl.stores.redis.connections import Connections
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script_sha
+from tests.benchmarks.asyncio_lookup import AsyncioResult, measure
 from tests.benchmarks.entries import REGISTRY_ID, entries, n_of
 from tests.benchmarks.measure import interleave, median_ratio
 from tests.benchmarks.report import Table, WrongResultError, at_most, times
@@ -55,6 +56,9 @@ Contender = Callable[[Sequence[str]], list[Any]]
 class _UnusedBackup:
     """A backup that fails on every call: a lookup that falls back must not be measured."""
 
+    def close(self) -> None:
+        """Do nothing."""
+
     def __getattr__(self, name: str) -> Any:
         raise WrongResultError(f"a lookup called the backup ({name}) although Redis is verified")
 
@@ -66,6 +70,7 @@ class EngineResult:
     engine: str
     seconds: dict[str, list[float]]
     lookups: int
+    on_loop: AsyncioResult
 
     @property
     def ratio(self) -> float:
@@ -104,8 +109,8 @@ class LookupResult:
     engines: tuple[EngineResult, ...]
 
     def tables(self) -> list[Table]:
-        """Return one table for each server."""
-        return [engine.table() for engine in self.engines]
+        """Return two tables for each server: of threads and of an event loop."""
+        return [table for engine in self.engines for table in (engine.table(), engine.on_loop.table())]
 
 
 def run(*, quick: bool = False) -> LookupResult:
@@ -128,15 +133,18 @@ def _measure(name: str, binary: Path, count: int, buckets: int, rounds: int) -> 
         connections = Connections(settings, timeout=settings.lookup_timeout, retries=0)
         try:
             client = connections.client(connections.primaries()[0])
-            return _interleaved(name, settings, store, client, [conversation for conversation, _ in held], rounds)
+            ids = [conversation for conversation, _ in held]
+            seconds, found = _interleaved(settings, store, client, ids, rounds)
+            registry = Registry.over(settings, RedisRegistry(settings), cast(BackupStore, _UnusedBackup()))
+            return EngineResult(name, seconds, found, measure(name, settings, registry, ids, rounds))
         finally:
             connections.close()
             store.close()
 
 
 def _interleaved(
-    name: str, settings: Settings, store: RedisRegistry, client: Any, ids: list[str], rounds: int
-) -> EngineResult:
+    settings: Settings, store: RedisRegistry, client: Any, ids: list[str], rounds: int
+) -> tuple[dict[str, list[float]], int]:
     chance = random.Random(1)
     found: list[Lookup] = []
     wrong = 0
@@ -163,7 +171,7 @@ def _interleaved(
     from_redis = sum(lookup.source == "redis" for lookup in found)
     if wrong or from_redis != len(found):
         raise WrongResultError(f"{wrong} answers are wrong; Redis answered {from_redis} of {len(found)} lookups")
-    return EngineResult(name, seconds, from_redis)
+    return seconds, from_redis
 
 
 def contenders(settings: Settings, store: RedisRegistry, client: Any, ids: list[str]) -> dict[str, Contender]:

@@ -33,6 +33,7 @@ def test_lookups_are_answered_by_redis() -> None:
         rounds = len(engine.seconds[lookup.HGET])
         assert {name: len(figures) for name, figures in engine.seconds.items()} == dict.fromkeys(engine.seconds, rounds)
         assert engine.lookups == rounds * lookup.CALLS
+        assert {len(figures) for figures in engine.on_loop.seconds.values()} == {rounds}
     output = printed(outcome)
     for row in (lookup.HGET, lookup.PLAIN, lookup.SCRIPT, lookup.STORE, lookup.LOOKUP, "<= 1.15"):
         assert output.count(row) >= len(engines())

@@ -35,9 +35,9 @@ from tests.checker.schedule import Plan
 CLOCK_RATE = 20
 """The speed of two clocks here. The lease of a killed rebuild expires after one and a half seconds. The check of the
 table's identity is valid for three seconds, not a minute."""
-_CALM_PAUSE = 1.0
 _AT_ONCE, _STAGGER = 5, 0.3
 """Readers of one page at once, and the seconds within which they begin: a page takes as long on a busy machine."""
+CALM_PAUSE = 1.0
 _CHILDREN = 3
 """Children that a preforker has at the same time."""
 _CHILD_SECONDS = 45.0
@@ -96,7 +96,7 @@ class Worker:
 
     def pause(self, longest: float) -> bool:
         """Wait up to ``longest`` seconds; return whether to continue."""
-        time.sleep(self.rng.uniform(0, longest) + (_CALM_PAUSE if self.calm else 0.0))
+        time.sleep(self.rng.uniform(0, longest) + (CALM_PAUSE if self.calm else 0.0))
         return not self.stopped()
 
     def conversations(self, back: int = 0) -> list[str]:
@@ -149,11 +149,11 @@ def write(worker: Worker, history: History, conversation: str, sort_key: str, me
             worker.log.end(number, acknowledged=False)
             worker.log_error(exc)
             return False
-        worker.log.end(number, acknowledged=True, value=_needed_n(written))
+        worker.log.end(number, acknowledged=True, value=needed_n(written))
         return True
 
 
-def _needed_n(written: PutResult) -> int:
+def needed_n(written: PutResult) -> int:
     """Return the smallest N whose readers cover the place of a message."""
     salt = split_partition_key(written.partition_key)[1]
     return 1 if salt is None else max(salt + 1, 2)
@@ -272,7 +272,7 @@ def _serve_in_thread(worker: Worker, history: History, name: str, stop: threadin
     try:
         while not stop.is_set():
             _serve(worker, history, f"{name}-{time.monotonic_ns()}", 3)
-            stop.wait(_CALM_PAUSE if worker.calm else 0.05)
+            stop.wait(CALM_PAUSE if worker.calm else 0.05)
     except Exception as exc:
         worker.log.note("crash", "".join(traceback.format_exception(exc)[-3:]))
 

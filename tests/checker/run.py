@@ -17,7 +17,7 @@ from typing import Any
 from saltctl.errors import SaltctlError
 from saltctl.history.history import History
 from saltctl.registry.registry import Registry
-from tests.checker import killable_roles, recoverer, roles
+from tests.checker import killable_roles, loop_role, recoverer, roles
 from tests.checker.backup_loss import BackupLosses
 from tests.checker.checks import Violation, check, lookups_below_backup
 from tests.checker.log import Log, read_logs
@@ -34,6 +34,7 @@ ROLES: Mapping[str, Callable[[Worker], None]] = {
     "lookup_client": roles.lookup_client,
     "sampler": roles.sampler,
     "preforker": roles.preforker,
+    "loop_server": loop_role.loop_server,
     "reporter": roles.reporter,
     "raiser": killable_roles.raiser,
     "cooler": killable_roles.cooler,
@@ -41,7 +42,7 @@ ROLES: Mapping[str, Callable[[Worker], None]] = {
     "service": killable_roles.service,
     "recoverer": recoverer.recoverer,
 }
-CLIENTS = (roles.writer, roles.reader, roles.lookup_client, roles.sampler, roles.preforker)
+CLIENTS = (roles.writer, roles.reader, roles.lookup_client, roles.sampler, roles.preforker, loop_role.loop_server)
 CLIENTS_NICE = 5
 """Clients leave the processors to the servers, and to those that recover: they would use all there are."""
 END_SECONDS = 60.0
@@ -71,6 +72,7 @@ class Outcome:
     rebuilds: dict[str, int]
     services: dict[str, int]
     forks: dict[str, int]
+    cancelled: dict[str, int]
     errors: dict[str, int]
     losses: dict[str, int]
     recoveries: dict[str, int]
@@ -237,6 +239,7 @@ def _outcome(plan: Plan, logs: Path) -> Outcome:
         rebuilds=history.notes_of("rebuild"),
         services=history.notes_of("service"),
         forks=history.notes_of("fork"),
+        cancelled=history.notes_of("cancelled"),
         errors=history.notes_of("error"),
         losses=history.notes_of("loss"),
         recoveries=history.notes_of("recovery"),
@@ -250,6 +253,6 @@ def total(outcomes: list[Outcome]) -> dict[str, Counter[str]]:
     """Return the sums of the counts of several runs."""
     kinds = (
         *("operations", "faults", "raisers_killed", "rebuilds_killed", "rebuilds", "services", "forks", "errors"),
-        *("losses", "recoveries", "recoveries_killed", "coolers_killed", "cooling"),
+        *("cancelled", "losses", "recoveries", "recoveries_killed", "coolers_killed", "cooling"),
     )
     return {kind: sum((Counter(getattr(outcome, kind)) for outcome in outcomes), Counter()) for kind in kinds}

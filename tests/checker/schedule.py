@@ -89,6 +89,7 @@ class Plan:
         merge_pause: seconds before each merge of a rebuild.
         both_probability: the probability that Redis is flushed when the backup table is lost.
         recovery_kill_probability: the probability that a recovery is killed; it is repeated.
+        loop: whether a server with an event loop is among the near ones; None if the seed decides.
         fixed_id: whether the settings of the clients name the registry; None if the seed decides. Without it, clients
             follow the new id of each recovery.
         shared: whether pages send slow queries again, and readers of one process read the same pages at once and share
@@ -129,6 +130,7 @@ class Plan:
     recovery_kill_probability: float = 0.4
     fixed_id: bool | None = None
     shared: bool | None = None
+    loop: bool | None = None
 
     @property
     def names_registry(self) -> bool:
@@ -162,5 +164,6 @@ class Plan:
 
     def processes(self) -> list[tuple[str, str, Side]]:
         """Return the name, role and side of every process."""
-        sides = zip(SIDES, (self.near, self.far), strict=True)
+        has_loop = self.seed % 2 == 0 if self.loop is None else self.loop
+        sides = zip(SIDES, ((*self.near, "loop_server") if has_loop else self.near, self.far), strict=True)
         return [(f"{role}-{side}-{at}", role, side) for side, roles in sides for at, role in enumerate(roles)]

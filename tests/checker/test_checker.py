@@ -56,6 +56,7 @@ def test_no_fault_breaks_the_promise(tmp_path: Path) -> None:
     assert outcome["raisers_killed"]
     assert outcome["services"]["killed"]
     assert outcome["forks"]
+    assert outcome["cancelled"]
     assert outcome["rebuilds"]["completed"]
     assert set(outcome["losses"]) == {"table", "table and Redis"}
     assert any(result.startswith("completed") for result in outcome["recoveries"])

@@ -1,9 +1,9 @@
 """Lookups of one id for an event loop: by the command and the answers of ``RedisRegistry``, on its servers.
 
 The synchronous code opens each connection, in a thread: names, addresses, TLS, logins, tokens and their time budget
-are its own. The loop sends a command and receives its reply. redis.asyncio is not used for three reasons. It lacks
-TLS options of the URLs that saltctl accepts (redis-py 5.3). It resolves names on threads that no deadline ends, and
-``asyncio.run`` waits for these. And one of its commands takes more than twice as long as such a lookup (measured:
+are its own. The loop sends a command and receives its reply. redis.asyncio does not connect here, for three reasons.
+It lacks TLS options of URLs that saltctl accepts (redis-py 5.3). It resolves names on threads that no deadline ends,
+and ``asyncio.run`` waits for these. And its HGET takes 1.2 to 1.8 times as long as a lookup here (measured:
 tests/benchmarks/asyncio_lookup.py).
 """
 
