@@ -31,8 +31,9 @@ from saltctl.registry.lookups import Lookup
 from saltctl.settings import Settings, load_settings
 from saltctl.stores.contracts.messages import SortKey
 
-THREADS = 64
-"""Pages and writes in progress at once; the queries of the pages have threads of their own."""
+THREADS = 32
+"""Pages and writes in progress at once; the queries of the pages have threads of their own. More than the lookups have:
+pages of a throttled conversation are slow, and must not hold up all others."""
 T = TypeVar("T")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from saltctl import aio
+from saltctl.aio.registry import AWS_THREADS
 from saltctl.aio.threads import Threads
 from saltctl.errors import AwsUnavailableError, InvalidConversationIdError, RedisUnavailableError, UsageError
 from saltctl.registry.registry import Registry
@@ -250,7 +251,7 @@ def test_a_call_that_finds_no_thread_in_time_fails() -> None:
 
     async def ask(backup: HeldBackup) -> list[BaseException | Any]:
         registry = fallen_back(backup, aws_timeout=0.2)
-        calls = [asyncio.create_task(registry.lookup(f"conv-{number}")) for number in range(70)]
+        calls = [asyncio.create_task(registry.lookup(f"conv-{number}")) for number in range(AWS_THREADS + 6)]
         await asyncio.sleep(0)
         done, _ = await asyncio.wait(calls, timeout=60, return_when=asyncio.FIRST_EXCEPTION)
         late = [task for task in done if task.exception()]
@@ -264,7 +265,7 @@ def test_a_call_that_finds_no_thread_in_time_fails() -> None:
         found = run(ask(backup))[0]
     failed = sum(isinstance(one, AwsUnavailableError) for one in found)
     assert 1 <= failed <= 6
-    assert backup.faults.calls == ["get"] * (70 - failed)
+    assert backup.faults.calls == ["get"] * (AWS_THREADS + 6 - failed)
 
 
 def test_a_cancelled_call_that_waits_is_never_made() -> None:
