@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import saltctl
+import saltctl.aio
 from saltctl.errors import RedisUnavailableError, SortKeyTakenError, UsageError
 from saltctl.history.history import History
 from saltctl.history.models import ReadOptions
@@ -52,6 +54,21 @@ def test_raises_and_lookups(servers: MemoryServers) -> None:
     }
     assert servers.registry.complete(CONVERSATION)
     assert not servers.registry.complete("other")
+
+
+def test_an_application_with_an_event_loop(servers: MemoryServers) -> None:
+    """It awaits the public classes of saltctl.aio, over the same stores; faults of the stores reach it."""
+
+    async def use() -> list[str | None]:
+        await servers.aio_registry.raise_to(CONVERSATION, 4)
+        await servers.aio_history.put(CONVERSATION, "t#m1", {"text": "hello"})
+        servers.redis.fail(RedisUnavailableError("down"))
+        assert (await servers.aio_registry.lookup(CONVERSATION)).source == "backup"
+        return [message.message_id async for message in servers.aio_history.messages(CONVERSATION)]
+
+    assert (type(servers.aio_registry), type(servers.aio_history)) == (saltctl.aio.Registry, saltctl.aio.History)
+    assert asyncio.run(use()) == ["m1"]
+    assert servers.registry.lookup(CONVERSATION).max_n == 4
 
 
 def test_an_outage_of_redis(servers: MemoryServers) -> None:

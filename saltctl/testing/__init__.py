@@ -20,6 +20,8 @@ With pytest, put ``pytest_plugins = ["saltctl.testing"]`` into the top ``conftes
 - ``saltctl_settings``: settings for tables and a registry of the test's own on these servers, verified and empty.
   The environment variables lead there, too, so ``Registry.open()`` and ``History.open()`` need no arguments.
 
+Tests of coroutines await ``servers.aio_registry`` and ``servers.aio_history``, the objects of ``saltctl.aio``.
+
 The classes and ``local_environment``, a context manager of real servers, need no pytest. Without it the fixtures do
 not exist.
 """

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from saltctl.history.history import History
 from saltctl.local.environment import LocalEnvironment
@@ -14,6 +16,9 @@ from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.testing.messages import MemoryMessages
 from saltctl.testing.registry import MemoryBackup, MemoryRedis
+
+if TYPE_CHECKING:
+    from saltctl import aio
 
 
 @contextmanager
@@ -34,6 +39,7 @@ def local_environment(*, seed: bool = False) -> Iterator[LocalEnvironment]:
 class MemoryServers:
     """Redis, backup table and messages table in memory, with a real Registry and a real History over them.
 
+    ``aio_registry`` and ``aio_history`` are those of ``saltctl.aio`` over the same stores.
     ``redis``, ``backup`` and ``messages`` are the stores. Redis is verified and empty at first.
 
     Args:
@@ -60,6 +66,20 @@ class MemoryServers:
         self.messages = messages or MemoryMessages(keys=("conversation_id", "sort_key"))
         self.registry = Registry.over(settings, self.redis, self.backup, clock=clock, now=now)
         self.history = History.over(settings, self.registry, self.messages, clock=clock)
+
+    @cached_property
+    def aio_registry(self) -> aio.Registry:
+        """The registry, for an event loop: the one that uses it first."""
+        from saltctl import aio
+
+        return aio.Registry(self.registry)
+
+    @cached_property
+    def aio_history(self) -> aio.History:
+        """The history, for an event loop, with that registry."""
+        from saltctl import aio
+
+        return aio.History(self.history, self.aio_registry)
 
     def rebuild(self) -> None:
         """Merge every entry of the backup into Redis, and verify every primary, as a rebuild does."""
