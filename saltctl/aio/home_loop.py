@@ -15,7 +15,6 @@ T = TypeVar("T")
 class _Home(Generic[T]):
     loop: asyncio.AbstractEventLoop | None = None
     state: T
-    closed = False
 
 
 class HomeLoop(Generic[T]):
@@ -30,11 +29,12 @@ class HomeLoop(Generic[T]):
         self._owner = owner
         self._make = make
         self._own: PerProcess[_Home[T]] = PerProcess(_Home)
+        self._closed = False
 
     def enter(self) -> T:
         """Return the state. Raises UsageError in another event loop than before, and after :meth:`leave`."""
         home, loop = self._own.get(), asyncio.get_running_loop()
-        if home.closed:
+        if self._closed:
             raise UsageError(f"this {self._owner} is closed", hint="open another one")
         if home.loop is not loop:
             if home.loop is not None:
@@ -47,10 +47,8 @@ class HomeLoop(Generic[T]):
 
     def leave(self) -> T | None:
         """Return the state for the last time; None if there is none."""
-        home = self._own.get()
-        if home.closed:
+        if self._closed:
             return None
-        if home.loop is not None:
-            self.enter()
-        home.closed = True
-        return home.state if home.loop is not None else None
+        state = None if self._own.get().loop is None else self.enter()
+        self._closed = True
+        return state

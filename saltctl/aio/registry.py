@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, Self
 
 from saltctl.aio.home_loop import HomeLoop
 from saltctl.aio.threads import Threads
-from saltctl.errors import SaltctlError
+from saltctl.errors import RedisUnavailableError, SaltctlError
 from saltctl.registry import registry as synchronous
 from saltctl.registry.lookups import Lookup
 from saltctl.registry.registry import RaiseResult
@@ -41,11 +40,13 @@ class Registry:
 
     Args:
         registry: the synchronous registry, which is closed with this one.
-        aws_timeout: seconds that a call to AWS may wait for a thread, before its own time begins.
+        aws_timeout: seconds that a call to AWS may wait for a thread, before its own time begins, and a lookup for one
+            of the connections to Redis.
     """
 
     def __init__(self, registry: synchronous.Registry, *, aws_timeout: float = 5.0) -> None:
         self._registry = registry
+        self._aws_timeout = aws_timeout
         self._threads = Threads(AWS_THREADS, "saltctl-aio", wait=aws_timeout)
         self._opening = Threads(_REDIS_THREADS, "saltctl-aio-redis", wait=aws_timeout)
         self._home = HomeLoop("registry", self._lookups_of)
@@ -79,25 +80,42 @@ class Registry:
         except SaltctlError as exc:
             registry.last_failure = exc
         else:
+            if not lookups.knows_registry_id:
+                await self._threads.run(lookups.learn_registry_id)
             if (found := await self._lookup_in_redis(lookups, primary, conversation_id)) is not None:
                 return found
         return (await self._threads.run(lambda: registry.lookup_in_backup((conversation_id,))))[conversation_id]
 
     async def _lookup_in_redis(self, lookups: Lookups, primary: str, conversation_id: str) -> Lookup | None:
         """Ask a primary unless it failed a moment ago; None if its answer cannot be used."""
-        breaker = self._registry.breaker
-        async with lookups.slot(primary):
+        breaker, slot = self._registry.breaker, lookups.slot(primary)
+        if not await self._acquire(slot):
+            return None
+        try:
             # Only now: while this lookup waited, the primary may have failed.
             if not breaker.skip_until or primary not in breaker.skip_until:
                 return await self._ask(lookups, primary, conversation_id)
             with breaker.attempt(primary) as may_ask:
                 return await self._ask(lookups, primary, conversation_id) if may_ask else None
+        finally:
+            slot.release()
+
+    async def _acquire(self, slot: asyncio.Semaphore) -> bool:
+        """Wait for one of the connections; return whether one was free in time. If none was, Redis did not fail."""
+        if not slot.locked():
+            return await slot.acquire()
+        try:
+            async with asyncio.timeout(self._aws_timeout):
+                return await slot.acquire()
+        except TimeoutError:
+            self._registry.last_failure = RedisUnavailableError(
+                f"no connection to Redis was free within {self._aws_timeout:g} s", hint="saltctl doctor --only redis"
+            )
+            return False
 
     async def _ask(self, lookups: Lookups, primary: str, conversation_id: str) -> Lookup | None:
         registry = self._registry
         try:
-            if not lookups.knows_registry_id:
-                await self._threads.run(lookups.learn_registry_id)
             entry = await lookups.lookup(primary, conversation_id)
         except SaltctlError as exc:
             registry.note_failure(primary, exc)
@@ -161,7 +179,7 @@ class Lookups(Protocol):
     async def primary_of(self, conversation_id: str) -> str:
         """Return the primary that has an id."""
 
-    def slot(self, primary: str) -> AbstractAsyncContextManager[object]:
+    def slot(self, primary: str) -> asyncio.Semaphore:
         """Return what a lookup has to hold."""
 
     async def lookup(self, primary: str, conversation_id: str) -> Entry | None:
@@ -186,7 +204,7 @@ class _ThreadedLookups:
         """Return the primary that has an id."""
         return next(iter(await self.threads.run(lambda: self.store.by_primary((conversation_id,)))))
 
-    def slot(self, primary: str) -> AbstractAsyncContextManager[object]:
+    def slot(self, primary: str) -> asyncio.Semaphore:
         """Return nothing to wait for: threads are few enough."""
         return asyncio.Semaphore()
 

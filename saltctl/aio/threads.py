@@ -13,9 +13,10 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from saltctl.errors import AwsUnavailableError
+from saltctl.errors import AwsUnavailableError, UsageError
 from saltctl.forks import PerProcess
 from saltctl.history.pages.thread_pool import ThreadPool
+from saltctl.stores.redis_async.lookups import forget
 
 T = TypeVar("T")
 CLOSE_SECONDS = 5.0
@@ -49,8 +50,12 @@ class Threads:
 
         Raises:
             AwsUnavailableError: no thread was free in time: the calls before this one were not answered.
+            UsageError: it is closed.
         """
-        running = self._pool.submit(call)
+        try:
+            running = self._pool.submit(call)
+        except RuntimeError:
+            raise _closed() from None
         in_progress = self._in_progress.get()
         in_progress.add(running)
         running.add_done_callback(in_progress.discard)
@@ -63,6 +68,8 @@ class Threads:
                     f"no thread was free within {seconds:g} s: requests before this one were not answered",
                     hint="saltctl doctor",
                 )
+            if result.cancelled():
+                raise _closed()
             return await result
         finally:
             forget(result)
@@ -76,7 +83,5 @@ class Threads:
             forget(result)
 
 
-def forget(result: asyncio.Future[Any]) -> None:
-    """Cancel a future if it has no result yet; else take its exception, which asyncio would log."""
-    if not result.cancel() and not result.cancelled():
-        result.exception()
+def _closed() -> UsageError:
+    return UsageError("it was closed while calls waited", hint="open another one")

@@ -169,6 +169,31 @@ def test_lookups_that_wait_for_a_silent_redis_fall_back_together() -> None:
     assert len(asked) <= 64
 
 
+def test_a_lookup_that_finds_no_connection_in_time_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis is not taken for failed: the lookups that hold the connections are answered by it."""
+    monkeypatch.setattr("saltctl.stores.redis_async.lookups.CONNECTIONS", 1)
+    held = threading.Event()
+
+    def rule(number: int, command: Command) -> bytes:
+        if command[0] == b"EVALSHA":
+            assert held.wait(60)
+        return answering(b"4")(number, command)
+
+    async def ask() -> list[str]:
+        settings = Settings(redis_url=stub.url, buckets=64, registry_id=REGISTRY_ID, lookup_timeout=30.0)
+        inner = Registry.over(settings, RedisRegistry(settings), MemoryBackup())
+        async with aio.Registry(inner, aws_timeout=0.05) as registry:
+            first = asyncio.create_task(registry.lookup("first"))
+            await asyncio.sleep(0)
+            sources: list[str] = [(await registry.lookup("second")).source]
+            assert "no connection to Redis was free" in str(registry.last_failure)
+            held.set()
+            return [*sources, (await first).source, (await registry.lookup("third")).source]
+
+    with RedisStub(rule) as stub:
+        assert run(ask())[0] == ["backup", "redis", "redis"]
+
+
 def test_a_cancelled_try_lets_the_next_caller_try() -> None:
     """The one lookup that asks a server again after an outage does not keep the others away once it is cancelled."""
     answers: list[bytes | None] = [None, None, b"*1\r\n$1\r\n8\r\n"]

@@ -14,17 +14,17 @@ from collections import defaultdict
 from concurrent.futures import Executor, Future
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from saltctl.errors import RedisUnavailableError
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.redis.buckets import parse_entry
 from saltctl.stores.redis.connections import check_answer
-from saltctl.stores.redis.errors import out_of_step
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.server import Server, is_answer
 
+T = TypeVar("T")
 CONNECTIONS = 64
 """Connections to one primary at once. More lookups wait for one of them, and not for Redis."""
 
@@ -63,15 +63,14 @@ class LoopLookups:
             return primary
         asking: Future[str] = self._threads.submit(lambda: next(iter(self._store.by_primary((conversation_id,)))))
         try:
-            async with asyncio.timeout(self._connections.timeout):
-                return await asyncio.wrap_future(asking)
-        except TimeoutError:
+            return await self._within(asking, self._connections.timeout)
+        except OSError as exc:
             raise RedisUnavailableError(
-                "the primaries were not found in time", hint="saltctl doctor --only redis"
-            ) from None
+                f"the primaries are not known: {exc}", hint="saltctl doctor --only redis"
+            ) from exc
 
     def slot(self, primary: str) -> asyncio.Semaphore:
-        """Return what a lookup has to hold: it waits for a connection of this process before the time of Redis runs."""
+        """Return what a lookup has to hold, so that it waits for a connection before its time begins."""
         return self._slots[primary]
 
     async def lookup(self, primary: str, conversation_id: str) -> Entry | None:
@@ -134,17 +133,29 @@ class LoopLookups:
 
         opening = self._threads.submit(connect)
         try:
-            async with asyncio.timeout(ends - monotonic()):
-                opened = await asyncio.wrap_future(opening)
+            opened = await self._within(opening, ends - monotonic())
+            if self._closed:
+                raise ConnectionAbortedError("the registry was closed")
+            connection = LoopConnection(opened, server, self._loop)
         except BaseException:
             opening.add_done_callback(partial(_discard, server))  # it may still be opened, and nobody takes it
             raise
-        if self._closed:
-            server.discard(opened)
-            raise out_of_step()
-        connection = LoopConnection(opened, server, self._loop)
         self._open.add(connection)
         return connection
+
+    @staticmethod
+    async def _within(call: Future[T], seconds: float) -> T:
+        """Return the result of a call in a thread, which is not made if it has not begun in time."""
+        result = asyncio.wrap_future(call)
+        try:
+            await asyncio.wait([result], timeout=seconds)
+            if not result.done():
+                raise TimeoutError("the server did not answer in time")
+            if result.cancelled():
+                raise ConnectionAbortedError("the registry was closed")
+            return result.result()
+        finally:
+            forget(result)
 
     def close(self) -> None:
         """Close the connections. Lookups in progress fail: their connections must leave the loop before they close."""
@@ -152,6 +163,12 @@ class LoopLookups:
         self._idle.clear()
         for connection in list(self._open):
             self._drop(connection)
+
+
+def forget(result: asyncio.Future[Any]) -> None:
+    """Cancel a future if it has no result yet; else take its exception, which asyncio would log."""
+    if not result.cancel() and not result.cancelled():
+        result.exception()
 
 
 def _discard(server: Server, opening: Future[Any]) -> None:
