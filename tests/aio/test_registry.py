@@ -172,10 +172,11 @@ def test_lookups_that_wait_for_a_silent_redis_fall_back_together() -> None:
 def test_a_lookup_that_finds_no_connection_in_time_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis is not taken for failed: the lookups that hold the connections are answered by it."""
     monkeypatch.setattr("saltctl.stores.redis_async.lookups.CONNECTIONS", 1)
-    held = threading.Event()
+    held, asked = threading.Event(), threading.Semaphore(0)
 
     def rule(number: int, command: Command) -> bytes:
         if command[0] == b"EVALSHA":
+            asked.release()
             assert held.wait(60)
         return answering(b"4")(number, command)
 
@@ -184,7 +185,7 @@ def test_a_lookup_that_finds_no_connection_in_time_falls_back(monkeypatch: pytes
         inner = Registry.over(settings, RedisRegistry(settings), MemoryBackup())
         async with aio.Registry(inner, aws_timeout=0.05) as registry:
             first = asyncio.create_task(registry.lookup("first"))
-            await asyncio.sleep(0)
+            assert await asyncio.to_thread(asked.acquire, timeout=60)
             sources: list[str] = [(await registry.lookup("second")).source]
             assert "no connection to Redis was free" in str(registry.last_failure)
             held.set()
