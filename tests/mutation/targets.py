@@ -55,6 +55,7 @@ def _aws(path: str, *tests: str) -> Target:
 TARGETS = (
     Target("saltctl/salting.py", ("tests/test_salting.py",)),
     Target("saltctl/registry/registry.py", ("tests/registry/test_registry.py", "tests/registry/test_raise_faults.py")),
+    Target("saltctl/registry/breaker.py", ("tests/registry/test_registry.py",)),
     _redis("lua/lookup.lua", *_REGISTRY, expression=_UNPINNED),
     _redis("lua/merge.lua", *_REGISTRY, *_SESSION),
     _redis("lua/raise.lua", *_REGISTRY, "tests/registry/test_deposed_primary.py"),
