@@ -20,7 +20,6 @@ from saltctl.conformance.vectors import vectors_text
 from tests.cli.conftest import Runner
 from tests.support.redis_servers import eventually
 
-PYTHON = ("python3", "-m", "saltctl.conformance.python_client")
 NODE = ("node", str(Path(__file__).parents[2] / "conformance" / "client.mjs"))
 RULE_LINES = 300
 
@@ -74,9 +73,11 @@ def test_a_client_in_javascript(saltctl: Runner) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_the_client_in_python(saltctl: Runner) -> None:
-    """It passes every check, as a process; the same in this process are in tests/conformance."""
-    outcome = saltctl("conform", "-o", "json", "--", *PYTHON)
+@pytest.mark.parametrize("client", ["saltctl.conformance.python_client", "tests.conformance.loop_client"])
+def test_the_clients_in_python(saltctl: Runner, monkeypatch: pytest.MonkeyPatch, client: str) -> None:
+    """Without and with an event loop, they pass every check, as processes; others here call them in this process."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    outcome = saltctl("conform", "-o", "json", "--", sys.executable, "-m", client)
     assert outcome.code == 0, outcome.out
 
 
