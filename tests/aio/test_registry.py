@@ -339,6 +339,27 @@ def test_close_waits_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
         assert run(close(backup)) == [True]
 
 
+def test_close_ends_lookups_in_progress() -> None:
+    """Those that wait for Redis, for a connection or for a thread: none hangs, and none gets a default."""
+
+    async def close() -> list[BaseException | Any]:
+        registry = of_url(stub.url, lookup_timeout=60.0)
+        lookups = [asyncio.create_task(registry.lookup(f"conv-{number}")) for number in range(100)]
+        assert await asyncio.to_thread(arrived.acquire, timeout=60)
+        await registry.close()
+        return await asyncio.gather(*lookups, return_exceptions=True)
+
+    def silent(_: int, command: Command) -> bytes | None:
+        if command[0] != b"EVALSHA":
+            return RedisStub.OK
+        arrived.release()
+        return None
+
+    arrived = threading.Semaphore(0)
+    with RedisStub(silent) as stub:
+        assert {type(found) for found in run(close())[0]} == {UsageError}
+
+
 def test_a_cancelled_raise_goes_on_to_its_end() -> None:
     """As a process does that nobody waits for; to repeat it changes nothing."""
     redis, backup = MemoryRedis(), MemoryBackup()

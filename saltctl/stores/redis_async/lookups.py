@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from functools import partial
 from time import monotonic
@@ -61,8 +62,8 @@ class LoopLookups:
         """Return the primary that has the bucket of a conversation. Raises as ``RegistryStore.by_primary``."""
         if (primary := self._connections.primary_now(self._store.key_of(conversation_id))) is not None:
             return primary
-        asking: Future[str] = self._threads.submit(lambda: next(iter(self._store.by_primary((conversation_id,)))))
         try:
+            asking = self._start(lambda: next(iter(self._store.by_primary((conversation_id,)))))
             return await self._within(asking, self._connections.timeout)
         except OSError as exc:
             raise RedisUnavailableError(
@@ -131,17 +132,24 @@ class LoopLookups:
             with TimeBudget(ends - monotonic()):
                 return self._connections.connect(primary, server)
 
-        opening = self._threads.submit(connect)
+        opening = self._start(connect)
         try:
             opened = await self._within(opening, ends - monotonic())
             if self._closed:
-                raise ConnectionAbortedError("the registry was closed")
+                raise _closed()
             connection = LoopConnection(opened, server, self._loop)
         except BaseException:
             opening.add_done_callback(partial(_discard, server))  # it may still be opened, and nobody takes it
             raise
         self._open.add(connection)
         return connection
+
+    def _start(self, call: Callable[[], T]) -> Future[T]:
+        """Start a call in a thread. Raises OSError if the threads have ended."""
+        try:
+            return self._threads.submit(call)
+        except RuntimeError:
+            raise _closed() from None
 
     @staticmethod
     async def _within(call: Future[T], seconds: float) -> T:
@@ -152,7 +160,7 @@ class LoopLookups:
             if not result.done():
                 raise TimeoutError("the server did not answer in time")
             if result.cancelled():
-                raise ConnectionAbortedError("the registry was closed")
+                raise _closed()
             return result.result()
         finally:
             forget(result)
@@ -163,6 +171,10 @@ class LoopLookups:
         self._idle.clear()
         for connection in list(self._open):
             self._drop(connection)
+
+
+def _closed() -> OSError:
+    return ConnectionAbortedError("the registry was closed")
 
 
 def forget(result: asyncio.Future[Any]) -> None:
