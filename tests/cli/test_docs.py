@@ -20,7 +20,7 @@ from saltctl.cli.main import run
 from saltctl.errors import SaltctlError
 from saltctl.local.servers import LocalMoto
 from saltctl.settings import SPECS, Settings, read_config
-from tests.benchmarks import compare, detection, history, lookup, memory, rebuild, startup
+from tests.benchmarks import compare, detection, history, lookup, memory, rebuild, startup, tail
 from tests.cli.conftest import Runner, seeded_tables
 from tests.cli.terminal import run_on_a_terminal
 from tests.cli.tree import LEAVES
@@ -250,6 +250,8 @@ def test_the_goals_are_those_of_the_benchmarks() -> None:
         "the newest page": {history.GOAL_TIME, history.GOAL_ITEMS},
         "the page after a cursor": {history.GOAL_TIME, history.GOAL_ITEMS},
         "a newest page, cooled": {history.GOAL_COOLED},
+        "p99 against p50": {tail.GOAL_P99, tail.GOAL_EXTRA},
+        "100 readers at once": {tail.GOAL_QUERIES},
         "WriteMeter.record": {detection.RECORD_GOAL},
         "heat reports handled": {detection.REPORTS_GOAL},
         "saltctl --version": {startup.GOALS[startup.VERSION][1]},
