@@ -94,7 +94,7 @@ class Settings:
     page_timeout: float = _setting(10.0, partial(parse_seconds, minimum=0.01, maximum=600))
     """Time for one page of a history: its lookup and the queries of all partitions."""
     hedge_reads: bool = _setting(False, parse_flag)
-    """Whether a page sends a query that takes longer than others a second time."""
+    """Whether a page sends a query that takes longer than others again."""
     share_reads: bool = _setting(False, parse_flag)
     """Whether readers of one page at the same time share a read that began after all of them asked."""
     aws_timeout: float = _setting(5.0, partial(parse_seconds, minimum=0.05, maximum=600))

@@ -77,7 +77,7 @@ class History:
         concurrency: requests in progress at once.
         first_page, largest_page: messages of the first page, and of any page, when a whole history is read.
         cool_wait: seconds between the two phases of cooling. A message is sent within half of them after its lookup.
-        hedge_reads: send a query that takes longer than others a second time: see ``saltctl.history.pages.hedging``.
+        hedge_reads: send a query that takes longer than others again: see ``saltctl.history.pages.hedging``.
         share_reads: let readers of one page at the same time share a read: see ``saltctl.history.pages.sharing``.
         clock: monotonic seconds.
         uptime: monotonic seconds that also pass while the machine is suspended.

@@ -60,7 +60,7 @@ DEFAULT_OPTIONS = ReadOptions()
 class Shard:
     """How one partition of a page was read. ``error`` is the reason if it is missing; ``seconds`` is time waited.
 
-    ``hedges`` of the ``queries`` were sent a second time. Items and read units include those of both copies, if both
+    ``hedges`` of the ``queries`` were sent again. Items and read units include those of all copies, if they
     had answered when the page ended.
     """
 

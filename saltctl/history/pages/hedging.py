@@ -1,8 +1,9 @@
-"""Which queries are sent a second time, because they take longer than others do, and how many may be.
+"""Which queries are sent again, because they take longer than others do, and how many may be.
 
 One query in a hundred takes many times as long as the others, so every second page of 64 salts waits for one. The
-second copy of such a query usually answers at once, and the first answer of either counts. Both are sent after the
-reader asked, so the page is as complete as without.
+second copy of such a query usually answers at once, and if it is slow, too, a third one does: otherwise one page in 150
+would wait for both. The first answer counts. All copies are sent after the reader asked, so the page is as complete as
+without.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from dataclasses import dataclass, field
 from saltctl.forks import PerProcess
 from saltctl.stores.throttle_notes import throttles
 
+COPIES = 3
 EARNED = 0.03
-"""Second copies that one query pays for: at most 3 % more queries, over any time."""
+"""More copies that one query pays for: at most 3 % more queries, over any time."""
 CAP = 8.0
-"""Second copies that may be saved up. A History that was idle, or fast for long, sends no burst of them."""
+"""More copies that may be saved up. A History that was idle, or fast for long, sends no burst of them."""
 QUIET_SECONDS = 5.0
-"""Time without second copies after DynamoDB has throttled a request: they would add to its load."""
+"""Time without more copies after DynamoDB has throttled a request: they would add to its load."""
 SLOW = 1.25
 """A query is slow once it takes so many times as long as nine in ten of the others."""
 USUAL = 0.9
@@ -30,7 +32,7 @@ SIBLINGS = 8
 RECENT = 256
 ENOUGH_RECENT = 32
 LEAST_SECONDS = 0.002
-"""A query that takes less is never slow: the second copy would take about as long as the rest of it."""
+"""A query that takes less is never slow: another copy would take about as long as the rest of it."""
 
 
 @dataclass(eq=False)
@@ -46,14 +48,16 @@ class _Counts:
 
 
 class Hedging:
-    """The budget of second copies of one History, and the times that its latest queries took. Thread-safe.
+    """The budget of more copies of one History, and the times that its latest queries took. Thread-safe.
 
     Args:
         clock: monotonic seconds.
-        most: second copies in progress at once, until both copies have ended: so many threads they may keep busy.
+        most: more copies in progress at once, until all copies have ended: so many threads they may keep busy.
+        copies: of one query at most, the first one included.
     """
 
-    def __init__(self, clock: Callable[[], float], most: int) -> None:
+    def __init__(self, clock: Callable[[], float], most: int, copies: int = COPIES) -> None:
+        self.copies = copies
         self._clock = clock
         self._most = most
         self._own = PerProcess(_Counts)
@@ -71,7 +75,7 @@ class Hedging:
             counts.recent.append(seconds)
 
     def throttled(self) -> None:
-        """Send no second copies for a while."""
+        """Send no more copies for a while."""
         counts = self._own.get()
         with counts.lock:
             counts.quiet_until = self._clock() + QUIET_SECONDS
@@ -91,7 +95,7 @@ class Hedging:
         return None if usual is None else max(SLOW * usual, LEAST_SECONDS)
 
     def begin(self) -> bool:
-        """Take one second copy from the budget; return whether it may be sent. :meth:`end` is called once for it."""
+        """Take one copy from the budget; return whether it may be sent. :meth:`end` is called once for it."""
         counts, seen = self._own.get(), throttles()
         with counts.lock:
             if counts.throttles != seen:
@@ -103,7 +107,7 @@ class Hedging:
             return True
 
     def end(self) -> None:
-        """Note that both copies of a query have ended, or that the second one was not sent after all."""
+        """Note that all copies of a query have ended, or that one was not sent after all."""
         counts = self._own.get()
         with counts.lock:
             counts.in_progress = max(counts.in_progress - 1, 0)  # a copy of a parent process may end in its child

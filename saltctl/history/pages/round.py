@@ -1,9 +1,10 @@
-"""One round of queries of a page: its answers, and the slow queries that are sent a second time."""
+"""One round of queries of a page: its answers, and the slow queries that are sent again."""
 
 from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,14 +37,14 @@ def wait_for(wakes: Wakes, seconds: float) -> None:
 class Round:
     """The answers of one round of queries. The waiting thread is woken once, since waking costs more than reading.
 
-    If slow queries are sent again, it is woken once more, when most have answered. The first answer of either copy
-    counts. An outage of one copy is none of the partition while the other one may still answer; any other error is.
+    If slow queries are sent again, it is woken once more, when most have answered. The first answer of any copy
+    counts. An outage of one copy is none of the partition while another one may still answer; any other error is.
 
     Args:
         queries: the query of each partition.
         is_fatal: whether an error ends the page.
-        late_answers: gets the answers that come after that of the other copy: they are paid for.
-        hedging: the budget of second copies; None sends none.
+        late_answers: gets the answers that come after that of another copy: they are paid for.
+        hedging: the budget of more copies; None sends none.
         wait: waits for a wake, or for some seconds.
     """
 
@@ -58,7 +59,7 @@ class Round:
     wait: Callable[[Wakes, float], None] = wait_for
     answers: Answers = field(default_factory=dict, init=False)
     errors: dict[PartitionRead, Exception] = field(default_factory=dict, init=False)
-    """The latest error of each partition, also if the other copy of its query may still answer."""
+    """The latest error of each partition, also if another copy of its query may still answer."""
     over: bool = field(default=False, init=False)
     _complete: bool = field(default=False, init=False)
     _most_answered: bool = field(default=False, init=False)
@@ -67,10 +68,13 @@ class Round:
     _seconds: list[float] = field(default_factory=list, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _copies: dict[PartitionRead, int] = field(default_factory=dict, init=False)
-    """The copies in progress, of the queries that were sent twice or have ended."""
-    _sent_twice: set[PartitionRead] = field(default_factory=set, init=False)
-    _judged: set[PartitionRead] = field(default_factory=set, init=False)
-    """The queries that were found slow, whether or not there was a budget or a thread for the second copy."""
+    """The copies in progress, of the queries that were sent again or have ended."""
+    _added: Counter[PartitionRead] = field(default_factory=Counter, init=False)
+    """The copies that the budget paid for."""
+    _judged: Counter[PartitionRead] = field(default_factory=Counter, init=False)
+    """How often a query was found slow, whether or not there was a budget or a thread for another copy."""
+    _latest: dict[PartitionRead, float] = field(default_factory=dict, init=False)
+    """When the latest copy of a query began, if it was sent again."""
 
     def run(self) -> Answers:
         """Send the queries, and return the answers at the end of the round: some may be missing at the deadline."""
@@ -88,7 +92,7 @@ class Round:
     def ask(self, read: PartitionRead, query: PartitionQuery) -> None:
         """Send one copy of a query, and keep its answer, or its error for the page's thread.
 
-        It is not sent if the round is over, or if the other copy has answered. To add to a dict is atomic, and the last
+        It is not sent if the round is over, or if another copy has answered. To add to a dict is atomic, and the last
         thread to do so sees all answers.
         """
         if self.over or read in self.answers:
@@ -113,7 +117,7 @@ class Round:
                 self.hedging.answered(ended - started)
             if self.answers.setdefault(read, result) is not result:
                 self.late_answers.append((read, answer))
-            self._end_copy(read)  # after the answer is there: the other copy may fail at this moment
+            self._end_copy(read)  # after the answer is there: another copy may fail at this moment
             self._wake(read)
 
     def failed(self, answer: Answer | Exception) -> bool:
@@ -142,24 +146,26 @@ class Round:
             self._most_answered = True
             self._wakes.put(None)
 
-    # Second copies. The page's thread sends them.
+    # More copies. The page's thread sends them.
 
     def _send_slow_again(self) -> float:
-        """Send the slow queries a second time; return the seconds until another one is slow."""
+        """Send the slow queries again; return the seconds until another one is slow."""
         wait, now = math.inf, self.clock()
         slow_after = None if self.hedging is None else self.hedging.slow_after(self._seconds, len(self.queries))
         if self.hedging is None or slow_after is None:
             return wait
         for read, query in self.queries.items():
-            if read in self.answers or read in self._judged:
+            if read in self.answers or self._judged[read] == self.hedging.copies - 1:
                 continue
-            # One that waits for a thread is not slow: the second copy would wait, too.
-            if (left := self._began.get(read, now) + slow_after - now) > 0:
+            # One that waits for a thread is not slow: another copy would wait, too.
+            if (left := self._latest.get(read, self._began.get(read, now)) + slow_after - now) > 0:
                 wait = min(wait, left)
                 continue
-            self._judged.add(read)
+            self._judged[read] += 1
+            self._latest[read] = now
             if self.pool.in_progress < self.pool.max_threads and self.hedging.begin():
                 self._send_again(read, query, self.hedging)
+            wait = min(wait, slow_after)
         return wait
 
     def _send_again(self, read: PartitionRead, query: PartitionQuery, hedging: Hedging) -> None:
@@ -167,11 +173,11 @@ class Round:
             if self._copies.get(read) == 0:  # it has ended at this moment
                 hedging.end()
                 return
-            self._copies[read] = 2
-            self._sent_twice.add(read)
+            self._copies[read] = self._copies.get(read, 1) + 1
+            self._added[read] += 1
         if self.pool.start_if_free(partial(self.ask, read, query)):
             read.hedges += 1
-        elif self._end_copy(read) and read in self.errors:  # the first copy has failed at this moment
+        elif self._end_copy(read) and read in self.errors:  # the others have failed at this moment
             self.answers.setdefault(read, self.errors[read])
             self._wake(read)
 
@@ -181,6 +187,7 @@ class Round:
             return True
         with self._lock:
             left = self._copies[read] = self._copies.get(read, 1) - 1
-        if not left and read in self._sent_twice:
-            self.hedging.end()
+        if not left:
+            for _ in range(self._added.pop(read, 0)):
+                self.hedging.end()
         return not left

@@ -137,6 +137,7 @@ class Pages:
     clock: ManualClock = field(default_factory=ManualClock)
     n: int = N
     allow_partial: bool = False
+    copies: int = 2
 
     def __post_init__(self) -> None:
         self.both_ended = threading.Event()
@@ -147,7 +148,7 @@ class Pages:
                 super().end()
                 outer.both_ended.set()
 
-        self.hedging = Noted(self.clock, 9)
+        self.hedging = Noted(self.clock, 9, self.copies)
         self.hedging.earn(1000)
         self.on_query: list[Callable[[], None]] = []
         """What the queries of SLOW_KEY do, the first one first. The others are answered at once."""
@@ -222,6 +223,36 @@ def test_the_first_answer_of_either_copy_wins() -> None:
         assert sum(read.hedges for read in found.partitions) == 1
         assert pages.sent.count(SLOW_KEY) == 2
     assert pages.both_ended.wait(PATIENT)
+
+
+def test_a_third_copy_is_sent_if_the_second_one_is_slow_too() -> None:
+    """It is the last one. Each is judged from its own beginning, and the budget gets back what all of them took."""
+    pages = Pages(copies=3)
+    with hanging() as (hang, _):
+        pages.on_query = [hang, hang]
+        found = pages.read()
+        assert expected(found)
+        (slow,) = [read.shard(0) for read in found.partitions if read.key == SLOW_KEY]
+        assert (slow.hedges, slow.queries) == (2, 3)
+    pages.pool.shutdown(wait=True)
+    assert sum(pages.hedging.begin() for _ in range(20)) == 6  # of eight that were saved; nine may be in progress
+
+
+def test_no_copy_is_sent_after_the_third() -> None:
+    """The page waits for one of them, once there is nothing more to send."""
+    pages = Pages(copies=3)
+    with hanging() as (hang, released):
+
+        def wait(wakes: Wakes, seconds: float) -> None:
+            if seconds > 1 and pages.clock() > 1000:
+                until(lambda: pages.sent.count(SLOW_KEY) >= 3)
+                released.set()
+            Pages.wait(pages, wakes, seconds)
+
+        pages.wait = wait  # type: ignore[method-assign]
+        pages.on_query = [hang] * 3
+        assert expected(pages.read())
+        assert pages.sent.count(SLOW_KEY) == 3
 
 
 def test_what_both_copies_cost_is_counted() -> None:
