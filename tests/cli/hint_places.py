@@ -71,6 +71,7 @@ NOT_RUN_HERE: dict[str, str] = {
     "stores/redis/errors.py | saltctl rebuild --wait-redis 15m": _DOWN,
     "stores/redis/rebuild_session.py | saltctl rebuild": _RACE,
     "stores/redis/registry.py | saltctl doctor --only redis-version": "it needs a server that is not Redis",
+    "stores/redis/registry.py | saltctl rebuild": _RACE,
     "stores/redis/replies/misconfiguration.py | saltctl doctor --only redis": _LOOK,
     "stores/redis/replies/misconfiguration.py | saltctl help redis-urls": _LOOK,
     "stores/redis/topology.py | saltctl doctor --only redis": _LOOK,

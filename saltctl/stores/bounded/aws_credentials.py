@@ -150,8 +150,10 @@ class SharedCredentials(Credentials):
         except TimeoutError:
             if loading.done():
                 raise
+            known = self.provider  # a busy machine may not have asked any of them yet
+            source = f"the AWS credentials provider {known!r}" if known else "the search for AWS credentials"
             raise AwsUnavailableError(
-                f"the AWS credentials provider {self.provider!r} did not answer within {round(seconds or 0, 1):g} s",
+                f"{source} did not answer within {round(seconds or 0, 1):g} s",
                 hint=network_hint(self.provider),
             ) from None
 

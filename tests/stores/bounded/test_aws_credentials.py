@@ -114,13 +114,13 @@ def test_a_silent_provider_is_named_in_time(
 ) -> None:
     """Many callers at once wait for one attempt, each for its own time; one thread is left, not one for each."""
     with silent_provider(kind, monkeypatch, tmp_path) as profile:
-        settings = Settings(aws_endpoint_url=moto.url, aws_region="us-east-1", aws_profile=profile, aws_timeout=TIMEOUT)
+        settings = Settings(aws_endpoint_url=moto.url, aws_region="us-east-1", aws_profile=profile, aws_timeout=1.5)
         table = BackupTable(settings)
         others = set(threading.enumerate())
         began = time.monotonic()
         _ = table.client  # does not wait for credentials
 
-        problem = rf"provider '{PROVIDERS[kind]}' did not answer within 0\.[45] s"
+        problem = rf"provider '{PROVIDERS[kind]}' did not answer within 1\.[45] s"
 
         def get(number: int) -> None:
             with pytest.raises(AwsUnavailableError, match=problem):
