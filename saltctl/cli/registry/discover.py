@@ -40,6 +40,7 @@ def discover(
     segments: option.Segments = _SEGMENTS,
     eventual: option.Eventual = False,
     from_export: export.FromExport = None,
+    from_table: export.FromTable = None,
     checkpoint: export.Checkpoint = None,
     restart: option.Restart = False,
     sql: export.Sql = False,
@@ -71,6 +72,7 @@ def discover(
 
     given = {"cost": cost_only, "eventual": eventual, "segments": segments != _SEGMENTS, "apply": apply}
     given |= {"checkpoint": checkpoint is not None, "restart": restart, "sql_table": sql_table is not None}
+    given |= {"from_table": from_table is not None}
     export.check_options(from_export, sql=sql, **given)
     session = session_of(context)
     apply, failed = apply and not dry_run, 0
@@ -79,8 +81,8 @@ def discover(
             export.print_query(session, sql_table)
             return
         if from_export is not None:
-            options = {"restart": restart, "any_salting": any_salting, "yes": yes}
-            found = export.discover_export(session, from_export, checkpoint, confirm=confirm, **options)
+            options = {"restart": restart, "any_salting": any_salting}
+            found = export.discover_export(session, from_export, checkpoint, from_table=from_table, **options)
         else:
             cost = estimate_cost(session.history.store, consistent=not eventual)
             if cost_only:

@@ -16,12 +16,12 @@ from saltctl.cli import option
 from saltctl.cli.files import require_touchable
 from saltctl.cli.formats.text import counted, printable
 from saltctl.cli.jobs import drain
-from saltctl.cli.output import note
+from saltctl.cli.output import note, warn
 from saltctl.cli.progress import PrintLine, Show, Step, show_progress
 from saltctl.cli.session import Session
-from saltctl.cli.signals import rerun_hint
+from saltctl.cli.signals import rerun_hint, rerun_with
 from saltctl.commands import hint_of
-from saltctl.errors import IncompleteError, UsageError
+from saltctl.errors import IncompleteError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from saltctl.registry.discover import Discovery
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 FromExport = Annotated[
     str | None, option.text("--from-export", "Read this export of the table to S3, and not the table.", "URL")
+]
+FromTable = Annotated[
+    str | None,
+    option.text("--from-table", "The table that the export has to be of; the messages table if omitted.", "NAME|ARN"),
 ]
 Checkpoint = Annotated[
     Path | None,
@@ -56,7 +60,7 @@ def check_options(url: str | None, *, sql: bool, **given: bool) -> None:
     Raises:
         UsageError: naming two of them.
     """
-    of_export, of_sql = {"checkpoint", "restart"}, {"sql_table"}
+    of_export, of_sql = {"checkpoint", "restart", "from_table"}, {"sql_table"}
     of_scan = {"cost", "eventual", "segments"}
     for name, is_given in given.items():
         word = f"--{name.replace('_', '-')}"
@@ -88,10 +92,12 @@ def discover_export(
     *,
     restart: bool,
     any_salting: bool,
-    confirm: str | None,
-    yes: bool,
+    from_table: str | None,
 ) -> Discovery:
-    """Return what an export shows, compared with the backup; show progress, and name damaged files."""
+    """Return what an export shows, compared with the backup; show progress, and name damaged files.
+
+    ``from_table``: the name or the ARN of the table that the export has to be of; None is the messages table.
+    """
     from saltctl.history.models import message_id_of
     from saltctl.registry.discover import Discovery
     from saltctl.registry.export.discovery import ExportDiscovery, scope_of
@@ -104,7 +110,7 @@ def discover_export(
         require_touchable(checkpoint, "checkpoint", hint="give a file in a writable directory")
     files = open_files(url, session.settings)
     manifest = read_manifest(lambda name, most: read_file(files, name, most), files.where)
-    _check_table(session, manifest, confirm=confirm, yes=yes)
+    _check_table(session, manifest, from_table)
     session.backup.check_table()
     store, attribute = session.history.store, session.history.id_attribute
     keys = store.keys
@@ -121,16 +127,37 @@ def discover_export(
             raise exc.with_hint(hint_of(_MEND, rerun_hint())) from exc
 
 
-def _check_table(session: Session, manifest: Manifest, *, confirm: str | None, yes: bool) -> None:
-    """Say which table the export is of, and until when; another table needs consent."""
-    note(
-        f"an export of table {manifest.table_arn}: {counted(manifest.items, 'item')}, as of {manifest.time}; "
-        "later writes are not in it"
-    )
-    messages = session.settings.messages_table.rpartition("/")[2]
-    if manifest.table != messages:
-        question = f"The export is of table {manifest.table!r}, and the messages table is {messages!r}. Use it anyway?"
-        session.require_consent(question, confirm, yes=yes)
+def _check_table(session: Session, manifest: Manifest, from_table: str | None) -> None:
+    """Say which table the export is of, and until when.
+
+    Raises:
+        RefusedError: it is of another table than ``from_table``, or of another account or Region than the messages
+            table if ``from_table`` is no ARN.
+    """
+    from saltctl.stores.aws.messages_table import MessagesTable
+
+    found = manifest.table_arn
+    items = counted(manifest.items, "item")
+    note(f"an export of table {found}: {items}, as of {manifest.time}; later writes are not in it")
+    if from_table is not None and from_table.startswith("arn:"):
+        if found != from_table:
+            raise _other_table(found, from_table, given=True)
+        return
+    messages = MessagesTable(session.settings, client=session.backup.client)
+    name, arn = from_table or messages.name.rpartition("/")[2], messages.arn()
+    if manifest.table != name:
+        raise _other_table(found, name, given=from_table is not None)
+    if not arn:
+        warn(f"DescribeTable shows no ARN of table {messages.where}, so the account and Region are not compared")
+    elif found.rpartition("/")[0] != arn.rpartition("/")[0]:
+        raise _other_table(found, f"{arn.rpartition('/')[0]}/{name}", given=from_table is not None)
+
+
+def _other_table(found: str, expected: str, *, given: bool) -> RefusedError:
+    hint = "check the URL; --from-table takes the ARN of the table that the export has to be of"
+    if not given:
+        hint = hint_of("if its conversations are those of this registry", rerun_with("--from-table", found))
+    return RefusedError(f"the export is of table {found!r}, and not of {expected!r}", hint=hint)
 
 
 @dataclass

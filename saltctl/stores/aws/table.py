@@ -199,6 +199,10 @@ class Table:
             raise AwsUnavailableError(f"DescribeTable shows no identity of table {self.where}", hint="try again")
         return f"created {created.timestamp():.3f}"
 
+    def arn(self) -> str:
+        """Return the table's ARN; empty if DescribeTable shows none."""
+        return str(self.require().get("TableArn") or "")
+
     def size(self) -> TableSize:
         """Return the table's size from DescribeTable: about six hours old (documented)."""
         table = self.require()

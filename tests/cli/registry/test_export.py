@@ -15,7 +15,7 @@ from saltctl.stores.aws.client import create_client
 from saltctl.stores.aws.messages_table import MessagesTable
 from tests.cli.conftest import Runner
 from tests.support import Rebuilder
-from tests.support.exports import EXPORT_ID, row, rows_of, write_export
+from tests.support.exports import ACCOUNT, EXPORT_ID, rows_of, write_export
 
 ROWS = {"a": rows_of("hot", 16, 100), "b": [*rows_of("warm", 2, 40), *rows_of("cold", 1, 3)]}
 DISCOVER = ("registry", "discover", "--from-export")
@@ -70,13 +70,37 @@ def test_a_damaged_file_ends_without_a_result(saltctl: Runner, messages: str, tm
     assert "resuming from the checkpoint: 1 file, 100 items" in mended.told
 
 
-def test_an_export_of_another_table_needs_consent(saltctl: Runner, messages: str, tmp_path: Path) -> None:
-    """That of another account is taken: its table has the same name."""
-    export = str(write_export(tmp_path / "export", {"a": [row("x", "m")]}, "other"))
-    refused = saltctl(*DISCOVER, export, "-o", "json")
-    assert (refused.code, refused.error["code"]) == (6, "confirmation_required")
-    assert f"is of table 'other', and the messages table is '{messages}'" in refused.error["message"]
-    assert saltctl(*DISCOVER, export, "--yes").code == 0
+@pytest.mark.parametrize("account", [ACCOUNT, ACCOUNT.replace("us-east-1", "eu-west-1"), ACCOUNT.replace("12", "99")])
+@pytest.mark.parametrize("table", ["", "other"])
+def test_an_export_of_another_table_has_to_be_named(
+    saltctl: Runner, messages: str, registry: Registry, tmp_path: Path, account: str, table: str
+) -> None:
+    """``--yes`` answers the question about the raise alone. A name is enough in the same account and Region."""
+    arn = f"{account}/{table or messages}"
+    arns = {"tableArn": arn, "exportArn": f"{arn}/export/{EXPORT_ID}"}
+    command = [*DISCOVER, str(write_export(tmp_path / "export", ROWS, **arns)), "--apply", "--yes", "-o", "json"]
+    if own := account == ACCOUNT and not table:
+        command += ["--from-table", "other"]
+    refused = saltctl(*command)
+    assert (refused.code, refused.error["code"], refused.out) == (6, "refused", "")
+    assert f"the export is of table '{arn}', and not of '" in refused.error["message"]
+    assert ("--from-table" in refused.error["hint"], "dry-run" in refused.err) == (True, False)
+    by_name = saltctl(*command, "--from-table", table or messages)
+    assert by_name.code == (0 if account == ACCOUNT else 6)
+    assert registry.backup.get_many(["hot"]) == {} or by_name.code == 0
+    words = [*command, "--from-table", arn] if own else shlex.split(refused.error["hint"].splitlines()[-1])[1:]
+    assert saltctl(*words).code == 0
+    assert registry.backup.get_many(["hot"])["hot"].max_n == 16
+    assert saltctl(*command, "--from-table", f"{arn}s").code == 6
+
+
+def test_an_account_that_is_not_known_is_a_warning(
+    saltctl: Runner, messages: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name alone is compared."""
+    monkeypatch.setattr(MessagesTable, "arn", lambda self: "")
+    shown = saltctl(*DISCOVER, str(write_export(tmp_path / "export", ROWS, messages)))
+    assert (shown.code, f"shows no ARN of table '{messages}'" in shown.err) == (3, True)
 
 
 def test_the_query_is_printed_for_the_keys_of_the_table(saltctl: Runner, messages: str, tmp_path: Path) -> None:
@@ -95,6 +119,7 @@ OPTIONS: list[tuple[str, str]] = [
     ("--from-export . --sql", "--sql reads no export"),
     ("--checkpoint x", "--checkpoint needs --from-export"),
     ("--restart", "--restart needs --from-export"),
+    ("--from-table x", "--from-table needs --from-export"),
     ("--sql-table x", "--sql-table needs --sql"),
     ("--sql --apply", "--sql only prints a query: it cannot take --apply"),
     ("--sql --sql-table a-b", "has to be quoted in SQL"),
