@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from saltctl.errors import CheckpointRefusedError, ConfigurationError, LeaseHeld
 MEMORY = "256MB"
 """DuckDB's limit. What does not fit is written to a directory beside the database."""
 MAX_OBJECT_BYTES = 1 << 22
+_LINK, _SPILL = "database", "spill"
+"""Names in the private directory: the link to the database, beside which DuckDB writes its log, and temporary files."""
 _ROWS_PER_READ = 1000
 _LONGEST_MESSAGE = 300
 _EXTRA_HINT = "python3 -m pip install 'saltctl[export]'"
@@ -83,7 +86,8 @@ def open_database(file: Path, scope: str, *, restart: bool = False) -> Iterator[
     """Open the database, or create it; it is locked, and its temporary files are removed at the end.
 
     Args:
-        file: the database. Beside it are ``FILE.lock``, which stays, and temporary files.
+        file: the database. Beside it are ``FILE.lock``, which stays, and a private directory: DuckDB creates its log
+            with the mode of the umask, and that has ids, too.
         scope: what the database is of. One of another scope is refused.
         restart: forget what it has.
 
@@ -93,20 +97,28 @@ def open_database(file: Path, scope: str, *, restart: bool = False) -> Iterator[
         ConfigurationError: it cannot be created.
     """
     require_duckdb()
+    if file.is_symlink():
+        file = Path(os.path.realpath(file))  # a link to it has to be on the same disk
     _check_kind(file)
     with _locked(file):
-        spill = file.with_name(f"{file.name}.saltctl-spill")
-        shutil.rmtree(spill, ignore_errors=True)  # of a process that was killed
+        private = file.with_name(f"{file.name}.saltctl-spill")
         try:
-            connection = _connect(file, scope, spill)
+            database = ExportDatabase(_connect(file, scope, private), private / _SPILL, file)
             try:
-                database = ExportDatabase(connection, spill)
                 database.claim(scope, restart=restart)
                 yield database
             finally:
-                connection.close()
+                database.close()
         finally:
-            shutil.rmtree(spill, ignore_errors=True)
+            _clean(private)
+
+
+def _clean(private: Path) -> None:
+    """Remove what a run leaves, but not the log that it could not write to the database, as on a full disk."""
+    if _is_private(private):  # and no link to another directory
+        shutil.rmtree(private / _SPILL, ignore_errors=True)
+        if not list(private.glob(f"{_LINK}.*")):
+            shutil.rmtree(private, ignore_errors=True)
 
 
 def _check_kind(file: Path) -> None:
@@ -143,22 +155,20 @@ def _locked(file: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _connect(file: Path, scope: str, spill: Path) -> Any:
+def _connect(file: Path, scope: str, private: Path) -> Any:
     import duckdb
 
     config: dict[str, Any] = {
         "memory_limit": MEMORY,
         "threads": 2,
-        "temp_directory": str(spill),
+        "temp_directory": str(private / _SPILL),
         "preserve_insertion_order": False,
         "autoinstall_known_extensions": False,  # nothing is downloaded
         "autoload_known_extensions": False,
     }
     try:
-        spill.mkdir(mode=0o700)  # and nobody else's
-        if not file.exists() or not file.stat().st_size:
-            _create(file, scope)
-        return duckdb.connect(str(file), config=config)
+        _prepare(file, scope, private)
+        return duckdb.connect(str(private / _LINK), config=config)
     except duckdb.Error as exc:
         raise _not_ours(file, str(exc)) from exc
     except OSError as exc:
@@ -168,14 +178,35 @@ def _connect(file: Path, scope: str, spill: Path) -> Any:
         ) from exc
 
 
-def _create(file: Path, scope: str) -> None:
-    """Create the database under another name first, so that it is complete as soon as it has its own."""
+def _prepare(file: Path, scope: str, private: Path) -> None:
+    """Create the private directory, with a link to the database, and the database if there is none.
+
+    DuckDB writes its log beside the link. The log of a process that was killed is kept if it is of this database: if
+    that was removed or replaced, DuckDB would apply it to the new one.
+    """
+    link, exists = private / _LINK, file.exists() and file.stat().st_size
+    if not (exists and _is_private(private) and link.exists() and link.samefile(file)):
+        shutil.rmtree(private, ignore_errors=True)
+        private.mkdir(mode=0o700)  # and nobody else's
+        if not exists:
+            _create(file, scope, private)
+        os.link(file, link)
+    shutil.rmtree(private / _SPILL, ignore_errors=True)
+    (private / _SPILL).mkdir()
+
+
+def _is_private(directory: Path) -> bool:
+    with suppress(FileNotFoundError):
+        found = directory.lstat()
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return False
+
+
+def _create(file: Path, scope: str, private: Path) -> None:
+    """Create the database in the private directory first, so that it is complete as soon as it has its name."""
     import duckdb
 
-    new = file.with_name(f"{file.name}.new")
-    # The last one is of a database that was removed: DuckDB would apply it to the new one.
-    for path in (new, new.with_name(f"{new.name}.wal"), file.with_name(f"{file.name}.wal")):
-        path.unlink(missing_ok=True)
+    new = private / "new"
     with duckdb.connect(str(new)) as connection:
         connection.execute(_TABLES)
         connection.execute("INSERT INTO saltctl_export VALUES (?)", [scope])
@@ -193,11 +224,11 @@ def _not_ours(file: Path, problem: str) -> CheckpointRefusedError:
 class ExportDatabase:
     """The database. One thread at a time may use it, except :meth:`interrupt`.
 
-    ``directory`` is for temporary files, and is removed with what is in it.
+    ``directory`` is for temporary files, and is removed with what is in it. ``file`` names the database in errors.
     """
 
-    def __init__(self, connection: Any, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, connection: Any, directory: Path, file: Path) -> None:
+        self.directory, self._file = directory, file
         self._connection, self._reader = connection, connection.cursor()
 
     def claim(self, scope: str, *, restart: bool) -> None:
@@ -207,19 +238,21 @@ class ExportDatabase:
         try:
             kept = self._connection.execute("SELECT scope FROM saltctl_export").fetchone()
         except duckdb.Error as exc:
-            raise _not_ours(self._path(), str(exc)) from exc
+            raise _not_ours(self._file, str(exc)) from exc
         if restart:
             self._connection.execute("BEGIN; DELETE FROM found; DELETE FROM files; DELETE FROM saltctl_export;")
             self._connection.execute("INSERT INTO saltctl_export VALUES (?)", [scope])
             self._connection.execute("COMMIT")
         elif kept != (scope,):
             raise CheckpointRefusedError(
-                f"the checkpoint {str(self._path())!r} is of another export, or of other settings",
+                f"the checkpoint {str(self._file)!r} is of another export, or of other settings",
                 hint="name another file, or add --restart, which forgets what it has",
             )
 
-    def _path(self) -> Path:
-        return Path(self._connection.execute("SELECT path FROM duckdb_databases() WHERE NOT internal").fetchone()[0])
+    def close(self) -> None:
+        """Close the database; DuckDB then writes its log to it."""
+        self._reader.close()
+        self._connection.close()
 
     def interrupt(self) -> None:
         """End what other threads do with the database; they get an error."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -174,9 +176,11 @@ def test_a_checkpoint_is_of_one_export_and_of_one_process(tmp_path: Path, discov
         with pytest.raises(CheckpointRefusedError, match="it is another file"):
             discover(export, checkpoint=notes, restart=restart)
     assert notes.read_text() == "not a database" * 100
+    (export / "spill").mkdir()
     (tmp_path / "new.saltctl-spill").symlink_to(export)  # somebody else could read what is written there
     with pytest.raises(ConfigurationError, match=r"File exists, .*new\.saltctl-spill"):
         discover(export, checkpoint=tmp_path / "new")
+    assert (export / "spill").exists()
     (kept := tmp_path / "checkpoint").write_bytes(kept.read_bytes()[:5000])
     with pytest.raises(CheckpointRefusedError, match="cannot use the checkpoint"):
         discover(export)
@@ -206,17 +210,43 @@ def test_a_run_that_ends_early_leaves_no_half_of_a_file(
 
 
 def test_a_removed_checkpoint_leaves_nothing_to_the_next_one(tmp_path: Path, discover: Discover) -> None:
-    """Who removes the checkpoint of a process that was killed may leave the log beside it."""
+    """Who removes the checkpoint of a process that was killed may leave the log of it."""
     import duckdb
 
     export = write_export(tmp_path / "export", {"a": rows_of("hot", 4, 40)})
-    checkpoint, log = tmp_path / "checkpoint", tmp_path / "checkpoint.wal"
+    checkpoint, log = tmp_path / "checkpoint", tmp_path / "checkpoint.saltctl-spill" / "database.wal"
+    log.parent.mkdir(mode=0o700)
+    (tmp_path / "checkpoint.saltctl-spill" / "database").touch()
     with duckdb.connect(str(tmp_path / "other")) as connection:
         connection.execute("CREATE TABLE found (x INT); INSERT INTO found VALUES (1)")
         log.write_bytes((tmp_path / "other.wal").read_bytes())
     found = discovery(discover(export, checkpoint=checkpoint))
     assert [c.conversation_id for c in found.conversations] == ["hot"]
     assert not log.exists()
+
+
+def test_a_killed_process_leaves_its_work_and_nothing_that_others_can_read(tmp_path: Path) -> None:
+    """DuckDB's log has ids, too. A run that resumes applies it, and removes the rest."""
+    kept, killed = tmp_path / "kept", tmp_path / "killed"
+    private = tmp_path / "killed.saltctl-spill"
+    umask = os.umask(0)
+    try:
+        with database.open_database(kept, "") as opened:
+            with opened.replacing("a"):
+                opened.finish(database.DoneFile("a", 7, 0, None))
+            (opened.directory / "copy").touch()
+            modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+            shutil.copytree(tmp_path / "kept.saltctl-spill", private)
+    finally:
+        os.umask(umask)
+    assert modes == {"kept": 0o600, "kept.lock": 0o600, "kept.saltctl-spill": 0o700}
+    assert {path.name for path in private.iterdir()} == {"database", "database.wal", "spill"}
+    (private / "database").rename(killed)
+    os.link(killed, private / "database")
+    with database.open_database(killed, "") as opened:
+        assert opened.done() == {"a": database.DoneFile("a", 7, 0, None)}
+        assert list(opened.directory.iterdir()) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "kept.lock", "killed", "killed.lock"]
 
 
 def _opened(tmp_path: Path) -> Any:
