@@ -18,12 +18,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
+from saltctl.errors import InvalidConversationIdError
 from saltctl.registry.drift import half_done
 from saltctl.registry.failures import read_undamaged
 from saltctl.registry.registry import Registry
 from saltctl.salting import (
     SEPARATOR,
     SaltEvidence,
+    check_conversation_id,
     is_conversation_id,
     power_of_two_at_least,
     split_partition_key,
@@ -60,7 +62,7 @@ class ScanCost:
 class Discovered:
     """One salted conversation: the N that its messages need, and the N that the backup holds (1 without an entry).
 
-    ``problem`` is the reason of ``unproven``, else empty.
+    ``problem`` is the reason why it cannot be raised; empty if it is ``held`` or ``behind``.
     """
 
     conversation_id: str
@@ -238,8 +240,10 @@ def _judge(
 ) -> Discovered:
     """Compare the highest salt with messages to the N that the backup holds."""
     needed = max(power_of_two_at_least(highest + 1), 2)
-    if not is_conversation_id(conversation_id):
-        return Discovered(conversation_id, needed, None, "invalid-id")
+    try:
+        check_conversation_id(conversation_id)
+    except InvalidConversationIdError as exc:
+        return Discovered(conversation_id, needed, None, "invalid-id", exc.message)
     if damage:
         return Discovered(conversation_id, needed, None, "damaged", damage)
     backup_n = 1 if entry is None else entry.max_n
@@ -247,4 +251,8 @@ def _judge(
         return Discovered(conversation_id, needed, backup_n, "held")
     if problem:
         return Discovered(conversation_id, needed, backup_n, "unproven", problem)
-    return Discovered(conversation_id, needed, backup_n, "above-cap" if needed > cap else "behind")
+    if needed > cap:
+        return Discovered(
+            conversation_id, needed, backup_n, "above-cap", f"it has salts up to {highest}, and max_n_cap is {cap}"
+        )
+    return Discovered(conversation_id, needed, backup_n, "behind")

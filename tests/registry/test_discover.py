@@ -84,9 +84,10 @@ def test_conversations_that_cannot_be_raised_are_listed() -> None:
         store.put(key, "t#m", {})
     found = run(store)
     assert found.conversations == [
-        Discovered("a", 1024, 1, "above-cap"),
-        Discovered("b#c", 4, None, "invalid-id"),
+        Discovered("a", 1024, 1, "above-cap", "it has salts up to 999, and max_n_cap is 256"),
+        Discovered("b#c", 4, None, "invalid-id", found.conversations[1].problem),
     ]
+    assert "the conversation id 'b#c' holds a '#'" in found.conversations[1].problem
     assert found.behind == []
     assert (found.foreign_rows, found.foreign_key) == (1, "d#03")
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saltctl.cli import option
 from saltctl.cli.formats.text import counted, scan_cost
+from saltctl.cli.hints import hint_lines
 from saltctl.cli.jobs import drain
 from saltctl.cli.output import OutputFormat, columns_of, note, print_result, resolve_format, warn, write_json
 from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.registry import export
 from saltctl.cli.session import Session, session_of
-from saltctl.cli.signals import deadline
+from saltctl.cli.signals import deadline, rerun_with, rerun_without
 from saltctl.errors import ExitCode, SaltctlError
 from saltctl.stores.contracts import raise_reasons
 
 if TYPE_CHECKING:
-    from saltctl.registry.discover import Discovery
+    from saltctl.registry.discover import Discovered, Discovery
 
 _SEGMENTS = 4
 COLUMNS = columns_of("conversation_id needed_n backup_n state problem")
@@ -75,7 +74,8 @@ def discover(
     given |= {"from_table": from_table is not None}
     export.check_options(from_export, sql=sql, **given)
     session = session_of(context)
-    apply, failed = apply and not dry_run, 0
+    next_step = rerun_without("--dry-run") if apply else rerun_with("--apply")
+    apply, raises = apply and not dry_run, _Raises()
     with deadline(timeout):
         if sql:
             export.print_query(session, sql_table)
@@ -96,31 +96,48 @@ def discover(
             count = counted(len(found.behind) + len(incomplete), "conversation")
             session.require_consent(f"Raise {count} to the N of the messages?", confirm, yes=yes)
             with session.noting_raises():
-                failed = _raise_all(session, found, incomplete, reason)
-    _report(found, output, applied=apply, failed=failed, dry_run=dry_run)
+                raises = _raise_all(session, found, incomplete, reason)
+    found = replace(found, conversations=[raises.done.get(c.conversation_id, c) for c in found.conversations])
+    _print(found, output, raised=len(raises.done), dry_run=dry_run)
+    _warn(found)
+    if found.behind and not apply:
+        note("\n".join(["nothing was raised; to raise them:", *hint_lines(next_step)]))
+    states = {conversation.state for conversation in found.conversations}
+    if raises.failed or (apply and "unproven" in states):
+        raise typer.Exit(ExitCode.INCOMPLETE)
+    if states - {"held"}:
+        raise typer.Exit(ExitCode.FOUND_SOMETHING)
 
 
-def _raise_all(session: Session, found: Discovery, incomplete: list[str], reason: str) -> int:
-    """Raise what is behind or incomplete; return how many raises failed alone, such as those of a damaged bucket."""
+@dataclass
+class _Raises:
+    """The conversations that were raised, as they are now, and the number of raises that failed."""
+
+    done: dict[str, Discovered] = field(default_factory=dict)
+    failed: int = 0
+
+
+def _raise_all(session: Session, found: Discovery, incomplete: list[str], reason: str) -> _Raises:
+    """Raise what is behind, and complete what is incomplete. One raise may fail alone, as by a damaged bucket."""
     from saltctl.registry.failures import is_outage
 
-    raise_to, complete = session.registry.raise_to, session.registry.complete
-    calls: dict[str, Callable[[], object]] = {
-        c.conversation_id: partial(raise_to, c.conversation_id, c.needed_n, reason=reason) for c in found.behind
-    }
-    calls |= {conversation_id: partial(complete, conversation_id) for conversation_id in incomplete}
-    failed = 0
-    for conversation_id, call in calls.items():
+    registry, raises = session.registry, _Raises()
+    behind = {conversation.conversation_id: conversation for conversation in found.behind}
+    for conversation_id in [*behind, *incomplete]:
         try:
-            call()
+            if (conversation := behind.get(conversation_id)) is None:
+                registry.complete(conversation_id)
+            else:
+                after = registry.raise_to(conversation_id, conversation.needed_n, reason=reason).after
+                raises.done[conversation_id] = replace(conversation, backup_n=after, state="held")
         except SaltctlError as exc:
             if is_outage(exc):
                 raise
-            failed += 1
+            raises.failed += 1
             warn(f"{conversation_id} could not be raised: {exc.message}")
-    completed = f"interrupted raises that were completed: {len(incomplete):,}"
-    note(f"raised: {len(found.behind):,}; {completed}{f'; of these failed: {failed:,}' if failed else ''}")
-    return failed
+    failed = f"; failed: {raises.failed:,}" if raises.failed else ""
+    note(f"raised: {len(raises.done):,}; interrupted raises that were to be completed: {len(incomplete):,}{failed}")
+    return raises
 
 
 def _scan(session: Session, total: int | None, *, segments: int, eventual: bool, any_salting: bool) -> Discovery:
@@ -149,17 +166,25 @@ def _scan(session: Session, total: int | None, *, segments: int, eventual: bool,
         return drain(events, Discovery, show_event)
 
 
-def _report(found: Discovery, output: OutputFormat | None, *, applied: bool, failed: int, dry_run: bool) -> None:
+def _print(found: Discovery, output: OutputFormat | None, *, raised: int, dry_run: bool) -> None:
+    behind = len(found.behind)
     if resolve_format(output, listing=True) == "json":
-        raised = len(found.behind) - failed if applied else 0
-        write_json(asdict(found) | {"behind": len(found.behind), "raised": raised, "dry_run": dry_run})
+        write_json(asdict(found) | {"behind": behind, "raised": raised, "dry_run": dry_run})
     else:
         records = [asdict(conversation) for conversation in found.conversations]
         print_result(records, output, columns=COLUMNS, empty="no conversation is salted")
-    note(f"{found.items:,} items, {len(found.conversations):,} salted conversations, {len(found.behind):,} behind")
-    unusable = [c.conversation_id for c in found.conversations if c.state in ("above-cap", "invalid-id", "damaged")]
+    salted = counted(len(found.conversations), "salted conversation")
+    note(f"{counted(found.items, 'item')}, {salted}, {behind:,} behind{f', {raised:,} raised' if raised else ''}")
+
+
+def _warn(found: Discovery) -> None:
+    """Name what cannot be raised, and why."""
+    unusable = [c for c in found.conversations if c.state in ("above-cap", "invalid-id", "damaged")]
     if unusable:
-        warn(f"{len(unusable)} conversations cannot be raised and need a manual check, such as {unusable[0]}")
+        warn(
+            f"conversations that cannot be raised and need a manual check: {len(unusable):,}, such as "
+            f"{unusable[0].conversation_id!r}: {unusable[0].problem}"
+        )
     unproven = [conversation for conversation in found.conversations if conversation.state == "unproven"]
     if found.foreign_rows:
         warn(f"rows with a '#' but no salt in the partition key: {found.foreign_rows:,}, such as {found.foreign_key!r}")
@@ -171,7 +196,3 @@ def _report(found: Discovery, output: OutputFormat | None, *, applied: bool, fai
             "different conversations. If message ids are elsewhere, set SALTCTL_MESSAGE_ID_FROM. If writers choose "
             "salts by another rule, add --any-salting"
         )
-    if failed or (unproven and applied):
-        raise typer.Exit(ExitCode.INCOMPLETE)
-    if unusable or unproven or (found.behind and not applied):
-        raise typer.Exit(ExitCode.FOUND_SOMETHING)

@@ -507,11 +507,16 @@ def test_discover_recovers_a_registry(
     assert "scanning the messages: the cost is unknown" in found.err
     states = {entry["conversation_id"]: entry["state"] for entry in found.json["conversations"]}
     assert states == {CONV: "behind", "gone": "behind"}
+    assert "nothing was raised; to raise them:\\n  try: saltctl registry discover -o json --apply" in found.err
     assert saltctl("registry", "discover", "--apply").code == 6
-    assert saltctl("registry", "discover", "--apply", "--dry-run", "--yes").code == 3
+    dry = saltctl("registry", "discover", "--apply", "--dry-run", "--yes")
+    assert (dry.code, "try: saltctl registry discover --apply --yes\n" in dry.err) == (3, True)
     assert backup.get("gone") is None
     applied = saltctl("registry", "discover", "--apply", "--yes", "-o", "json")
     assert (applied.code, applied.json["raised"], applied.json["dry_run"]) == (0, 2, False)
+    shown = {c["conversation_id"]: (c["state"], c["backup_n"]) for c in applied.json["conversations"]}
+    assert (shown, applied.json["behind"]) == ({CONV: ("held", 16), "gone": ("held", 2)}, 0)
+    assert ("2 salted conversations, 0 behind, 2 raised" in applied.err, "to raise" in applied.err) == (True, False)
     assert {i: e.max_n for i, e in backup.get_many([CONV, "gone"]).items()} == {CONV: 16, "gone": 2}
     assert saltctl("registry", "discover", "-o", "json").json["behind"] == 0
 
@@ -527,13 +532,15 @@ def test_discover_does_not_merge_conversations_of_a_single_table_design(
         history.store.put(f"CONV#{number % 16}", f"t#m{number}", {})
         history.store.put(f"ok#{salt_of(f'm{number}', 4)}", f"t#m{number}", {})
     history.store.put("USER#c77f", "t#m", {})
+    history.store.put("#3", "t#m", {})
     applied = saltctl("registry", "discover", "--apply", "--yes", "-o", "json")
     assert (applied.code, applied.json["raised"]) == (4, 1)
     states = {entry["conversation_id"]: (entry["state"], entry["problem"]) for entry in applied.json["conversations"]}
-    assert states["ok"] == ("behind", "")
+    assert states["ok"] == ("held", "")
     assert states["CONV"][0] == "unproven"
     assert states["CONV"][1] in applied.err
     assert "'USER#c77f'" in applied.err
+    assert "need a manual check: 1, such as '': the conversation id is empty" in applied.err
     assert {i: entry.max_n for i, entry in backup.get_many(["CONV", "ok"]).items()} == {"ok": 4}
     audit = saltctl("history", "audit", "CONV", "-o", "json")
     assert (audit.code, audit.json["repaired"]) == (3, False)
@@ -544,7 +551,7 @@ def test_discover_does_not_merge_conversations_of_a_single_table_design(
     assert "different conversations" in refused.error["message"]
     assert backup.get("CONV") is None
     accepted = saltctl("registry", "discover", "--any-salting", "--apply", "--yes", "-o", "json")
-    assert (accepted.code, accepted.json["raised"]) == (0, 1)
+    assert (accepted.code, accepted.json["raised"]) == (3, 1)
 
 
 def test_discover_completes_raises_that_were_interrupted(
