@@ -11,12 +11,14 @@ import math
 from binascii import crc32
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Literal
 
 from saltctl.errors import InvalidConversationIdError, InvalidSaltCountError, UsageError
 
 SEPARATOR = "#"
 _PROOF_BITS = 20
 _ENOUGH_BITS = 64
+UnprovenCause = Literal["", "misplaced", "without-id", "too-few"]
 MAX_ID_BYTES = 2000
 """DynamoDB allows 2,048 bytes in a partition key (documented); the rest is room for ``#`` and the salt."""
 
@@ -187,11 +189,13 @@ class SaltEvidence:
     ``CONV#77`` is salt 77 of ``CONV``, or conversation 77 of a table whose partition keys hold a ``#`` by design. To
     take the second for the first would show messages of different people in one history. The rows tell them apart: a
     message on salt k was written under an N above k, so its CRC-32 modulo the power of two above k is k. ``misplaced``
-    rows are not, such as the one on ``example``. ``bits`` says how unlikely it is that all others are by chance.
+    rows are not, such as the one on ``example``. Rows ``without_id`` show neither. ``bits`` says how unlikely it is
+    that all others are by chance.
     """
 
     rows: int = 0
     misplaced: int = 0
+    without_id: int = 0
     bits: int = 0
     example: int = 0
     _counted: set[int] = field(default_factory=set)
@@ -203,8 +207,11 @@ class SaltEvidence:
     def add_crc(self, salt: int, crc: int | None) -> bool:
         """Count one row by the CRC-32 of its message id, as :meth:`add` does."""
         self.rows += 1
+        if crc is None:
+            self.without_id += 1
+            return self.without_id == 1
         span = max(power_of_two_at_least(salt + 1), 2)
-        if crc is None or crc % span != salt:
+        if crc % span != salt:
             self.misplaced += 1
             self.example = salt
             return self.misplaced == 1
@@ -216,18 +223,38 @@ class SaltEvidence:
             self._counted.clear()  # bounded memory for each of many conversations
         return True
 
-    def problem(self, candidates: int = 1, *, registered: bool = False) -> str:
+    def cause(self, candidates: int = 1, *, registered: bool = False) -> UnprovenCause:
         """Return why the rows are not proved to be salted; empty if they are.
 
         Among all ``candidates`` the chance that any is accepted by mistake is one in a million. If the registry has
         salts of the conversation, a few rows are enough.
         """
         if self.misplaced:
-            off = f"{self.misplaced:,} of {self.rows:,}"
-            return f"{off} rows are not on the salt of their message id, such as one on salt {self.example}"
-        if not registered and self.bits < _PROOF_BITS + (candidates - 1).bit_length():
-            return f"{self.rows:,} rows are too few to show that the key has a salt"
-        return ""
+            return "misplaced"
+        if self.without_id:
+            return "without-id"
+        return "" if registered or self.bits >= _needed_bits(candidates) else "too-few"
+
+    def problem(self, candidates: int = 1, *, registered: bool = False) -> str:
+        """Return the :meth:`cause` in words, with counts; empty if the rows are proved to be salted."""
+        without = f"rows without a message id: {self.without_id:,} of {self.rows:,}"
+        match self.cause(candidates, registered=registered):
+            case "misplaced":
+                off = f"{self.misplaced:,} of {self.rows:,} rows are not on the salt of their message id"
+                return f"{off}, such as one on salt {self.example}{f'; {without}' if self.without_id else ''}"
+            case "without-id":
+                return without
+            case "too-few":
+                few = "1 row is" if self.rows == 1 else f"{self.rows:,} rows are"
+                each = self.bits / max(len(self._counted), 1) or 1
+                more = math.ceil((_needed_bits(candidates) - self.bits) / each)
+                return f"{few} too few to show that the key has a salt: it needs about {more:,} more"
+            case _:
+                return ""
+
+
+def _needed_bits(candidates: int) -> int:
+    return _PROOF_BITS + (candidates - 1).bit_length()
 
 
 def needed_n(rate: float, per_salt: float, cap: int) -> int:

@@ -25,6 +25,7 @@ from saltctl.registry.registry import Registry
 from saltctl.salting import (
     SEPARATOR,
     SaltEvidence,
+    UnprovenCause,
     check_conversation_id,
     is_conversation_id,
     power_of_two_at_least,
@@ -63,6 +64,7 @@ class Discovered:
     """One salted conversation: the N that its messages need, and the N that the backup holds (1 without an entry).
 
     ``problem`` is the reason why it cannot be raised; empty if it is ``held`` or ``behind``.
+    ``cause`` is the kind of reason of ``unproven``.
     """
 
     conversation_id: str
@@ -70,6 +72,7 @@ class Discovered:
     backup_n: int | None
     state: DiscoveryState
     problem: str = ""
+    cause: UnprovenCause = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +173,14 @@ def judge(salts: Salts, backup: BackupStore, *, cap: int, any_salting: bool) -> 
         entries, problems = read_undamaged(backup, valid[start : start + _IDS_PER_READ])
         held |= entries
         damaged |= problems
-    unproved: dict[str, str] = {}
+    unproved: dict[str, tuple[str, UnprovenCause]] = {}
     for conversation_id in [] if any_salting else valid:
         registered = conversation_id in held and held[conversation_id].max_n > 1
-        unproved[conversation_id] = salts.evidence[conversation_id].problem(len(valid), registered=registered)
+        evidence = salts.evidence[conversation_id]
+        problem = evidence.problem(len(valid), registered=registered)
+        unproved[conversation_id] = problem, evidence.cause(len(valid), registered=registered)
     return [
-        _judge(i, salt, held.get(i), cap, damage=damaged.get(i, ""), problem=unproved.get(i, ""))
+        _judge(i, salt, held.get(i), cap, damage=damaged.get(i, ""), unproved=unproved.get(i, ("", "")))
         for i, salt in sorted(salts.highest.items())
     ]
 
@@ -236,7 +241,13 @@ class Salts:
 
 
 def _judge(
-    conversation_id: str, highest: int, entry: BackupEntry | None, cap: int, *, damage: str, problem: str
+    conversation_id: str,
+    highest: int,
+    entry: BackupEntry | None,
+    cap: int,
+    *,
+    damage: str,
+    unproved: tuple[str, UnprovenCause],
 ) -> Discovered:
     """Compare the highest salt with messages to the N that the backup holds."""
     needed = max(power_of_two_at_least(highest + 1), 2)
@@ -249,8 +260,8 @@ def _judge(
     backup_n = 1 if entry is None else entry.max_n
     if backup_n > max(highest, 1):  # a reader with max_n 1 does not read salt 0
         return Discovered(conversation_id, needed, backup_n, "held")
-    if problem:
-        return Discovered(conversation_id, needed, backup_n, "unproven", problem)
+    if unproved[1]:
+        return Discovered(conversation_id, needed, backup_n, "unproven", *unproved)
     if needed > cap:
         return Discovered(
             conversation_id, needed, backup_n, "above-cap", f"it has salts up to {highest}, and max_n_cap is {cap}"

@@ -121,6 +121,7 @@ def test_one_row_off_its_salt_refuses_the_conversation() -> None:
     for held in ({}, {"conv": 2}):
         (refused,) = run(store, held).conversations
         assert refused.state == "unproven"
+        assert refused.cause == "misplaced"
         assert refused.problem == "1 of 101 rows are not on the salt of their message id, such as one on salt 3"
     *_, last = discover(store, Held({}), message_id=id_of, segments=1, cap=256, any_salting=True)
     assert isinstance(last, Discovery)
@@ -134,18 +135,26 @@ def test_few_rows_prove_a_conversation_only_if_the_registry_knows_it() -> None:
     message_id = next(f"m{number}" for number in range(1000) if salt_of(f"m{number}", 4) == 3)
     for number in range(100):
         store.put("conv#3", f"{number}#{message_id}", {})
-    assert run(store).conversations[0].problem == "104 rows are too few to show that the key has a salt"
+    problem = "104 rows are too few to show that the key has a salt: it needs about 6 more"
+    assert run(store).conversations == [Discovered("conv", 4, 1, "unproven", problem, "too-few")]
+    put(store, "conv", 3, 10)  # four of them are there already
+    assert [behind.conversation_id for behind in run(store).behind] == ["conv"]
     assert run(store, {"conv": 2}).behind == [Discovered("conv", 4, 2, "behind")]
     assert run(store, {"conv": 4}).conversations == [Discovered("conv", 4, 4, "held")]
 
 
 def test_a_message_without_an_id_proves_nothing() -> None:
-    """It is on no salt."""
+    """It is on no salt. It is counted apart, since it does not show another rule of salts."""
     store = MemoryMessages()
-    store.put("conv#1", "t#m", {})
+    put(store, "conv", 1, 50)
     *_, last = discover(store, Held({}), message_id=lambda item: None, segments=1, cap=256)
     assert isinstance(last, Discovery)
-    assert last.conversations[0].state == "unproven"
+    problem = "rows without a message id: 50 of 50"
+    assert last.conversations == [Discovered("conv", 2, 1, "unproven", problem, "without-id")]
+    ids = iter([None])
+    *_, last = discover(store, Held({}), message_id=lambda i: next(ids, id_of(i)), segments=1, cap=256)
+    assert isinstance(last, Discovery)
+    assert last.conversations[0].problem == "rows without a message id: 1 of 50"
 
 
 def test_a_damaged_item_stops_no_discovery() -> None:

@@ -16,6 +16,7 @@ from saltctl.cli.progress import Step, show_progress
 from saltctl.cli.registry import export
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline, rerun_with, rerun_without
+from saltctl.commands import command_line, hint_of
 from saltctl.errors import ExitCode, SaltctlError
 from saltctl.stores.contracts import raise_reasons
 
@@ -99,7 +100,7 @@ def discover(
                 raises = _raise_all(session, found, incomplete, reason)
     found = replace(found, conversations=[raises.done.get(c.conversation_id, c) for c in found.conversations])
     _print(found, output, raised=len(raises.done), dry_run=dry_run)
-    _warn(found)
+    _warn(found, _place_of_ids(session))
     if found.behind and not apply:
         note("\n".join(["nothing was raised; to raise them:", *hint_lines(next_step)]))
     states = {conversation.state for conversation in found.conversations}
@@ -168,16 +169,25 @@ def _scan(session: Session, total: int | None, *, segments: int, eventual: bool,
 
 def _print(found: Discovery, output: OutputFormat | None, *, raised: int, dry_run: bool) -> None:
     behind = len(found.behind)
+    records = [{column.key: getattr(shown, column.key) for column in COLUMNS} for shown in found.conversations]
     if resolve_format(output, listing=True) == "json":
-        write_json(asdict(found) | {"behind": behind, "raised": raised, "dry_run": dry_run})
+        conversations = {"conversations": records}
+        write_json(asdict(found) | conversations | {"behind": behind, "raised": raised, "dry_run": dry_run})
     else:
-        records = [asdict(conversation) for conversation in found.conversations]
         print_result(records, output, columns=COLUMNS, empty="no conversation is salted")
     salted = counted(len(found.conversations), "salted conversation")
     note(f"{counted(found.items, 'item')}, {salted}, {behind:,} behind{f', {raised:,} raised' if raised else ''}")
 
 
-def _warn(found: Discovery) -> None:
+def _place_of_ids(session: Session) -> str:
+    """Return where message ids are read from."""
+    history = session.history
+    return (
+        f"attribute {history.id_attribute!r}" if history.id_attribute else f"sort key {history.store.keys.sort_key!r}"
+    )
+
+
+def _warn(found: Discovery, place_of_ids: str) -> None:
     """Name what cannot be raised, and why."""
     unusable = [c for c in found.conversations if c.state in ("above-cap", "invalid-id", "damaged")]
     if unusable:
@@ -185,14 +195,29 @@ def _warn(found: Discovery) -> None:
             f"conversations that cannot be raised and need a manual check: {len(unusable):,}, such as "
             f"{unusable[0].conversation_id!r}: {unusable[0].problem}"
         )
-    unproven = [conversation for conversation in found.conversations if conversation.state == "unproven"]
     if found.foreign_rows:
         warn(f"rows with a '#' but no salt in the partition key: {found.foreign_rows:,}, such as {found.foreign_key!r}")
-    if unproven:
-        first = unproven[0]
+    _warn_unproven(found, place_of_ids)
+
+
+def _warn_unproven(found: Discovery, place_of_ids: str) -> None:
+    """Name what is not proved to be salted, by cause, and what to do."""
+    advice = {
+        "misplaced": "If partition keys hold a '#' by design, a raise would merge different conversations. If message "
+        "ids are elsewhere, set SALTCTL_MESSAGE_ID_FROM. If writers choose salts by another rule, add --any-salting",
+        "without-id": f"Message ids are read from the {place_of_ids}: set SALTCTL_MESSAGE_ID_FROM to where they are",
+        "too-few": "They could be on their keys by chance",
+    }
+    for cause, about in advice.items():
+        caused = [conversation for conversation in found.conversations if conversation.cause == cause]
+        if not caused:
+            continue
+        first, hint = caused[0], ""
+        if cause == "too-few":
+            command = command_line("registry", "set", ids=[first.conversation_id, str(first.needed_n)])
+            hint = hint_of("if you know that it is a conversation, and that its keys have salts", command)
         warn(
-            f"conversations that are not proved to be salted, and are not raised: {len(unproven):,}, such as "
-            f"{first.conversation_id!r}: {first.problem}. If partition keys hold a '#' by design, a raise would merge "
-            "different conversations. If message ids are elsewhere, set SALTCTL_MESSAGE_ID_FROM. If writers choose "
-            "salts by another rule, add --any-salting"
+            f"conversations that are not proved to be salted, and are not raised: {len(caused):,}, such as "
+            f"{first.conversation_id!r}: {first.problem}. {about}",
+            hint,
         )

@@ -208,8 +208,9 @@ class ExportDiscovery:
         """Write what was found to the database, and forget it."""
         assert found.unsaved is not None
         rows = [
-            FoundRow(i, str(salt), (seen := found.evidence[i]).rows, seen.misplaced, found.unsaved.get(i, []))
+            FoundRow(i, str(salt), seen.rows, seen.misplaced, seen.without_id, found.unsaved.get(i, []))
             for i, salt in found.highest.items()
+            for seen in [found.evidence[i]]
         ]
         self.database.add(file.name, rows)
         for kept in (found.highest, found.evidence, found.unsaved):
@@ -253,9 +254,10 @@ class ExportDiscovery:
                 salts.highest[row.conversation_id] = max(int(row.highest), salts.highest.get(row.conversation_id, 0))
             evidence = salts.evidence[row.conversation_id]
             total, misplaced = evidence.rows + row.total, evidence.misplaced + row.misplaced
+            without_id = evidence.without_id + row.without_id
             for salt, crc in row.proofs:
                 evidence.add_crc(salt, crc)
-            evidence.rows, evidence.misplaced = total, misplaced
+            evidence.rows, evidence.misplaced, evidence.without_id = total, misplaced, without_id
         for file in self.database.done().values():
             salts.items += file.items
             salts.foreign_rows += file.foreign_rows
@@ -265,7 +267,7 @@ class ExportDiscovery:
 
 def scope_of(manifest: Manifest, keys: TableKeys, attribute: str | None) -> str:
     """Return what a database is of: the export, and where message ids are in it."""
-    return json.dumps([1, manifest.identity, keys.partition_key, keys.sort_key, attribute])
+    return json.dumps([2, manifest.identity, keys.partition_key, keys.sort_key, attribute])
 
 
 def _copied(chunks: Iterator[bytes], path: Path) -> Iterator[bytes]:

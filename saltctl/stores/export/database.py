@@ -31,10 +31,12 @@ _TABLES = """
 CREATE TABLE saltctl_export (scope VARCHAR);
 CREATE TABLE files (name VARCHAR, items BIGINT, foreign_rows BIGINT, foreign_key VARCHAR);
 CREATE TABLE found
-  (file VARCHAR, conversation_id VARCHAR, highest VARCHAR, total BIGINT, misplaced BIGINT, proofs VARCHAR);
+  (file VARCHAR, conversation_id VARCHAR, highest VARCHAR, total BIGINT, misplaced BIGINT, without_id BIGINT,
+  proofs VARCHAR);
 """
 _INSERT = """
-INSERT INTO found SELECT ?, row->>0, row->>1, CAST(row->>2 AS BIGINT), CAST(row->>3 AS BIGINT), row->>4
+INSERT INTO found SELECT ?, row->>0, row->>1, CAST(row->>2 AS BIGINT), CAST(row->>3 AS BIGINT), CAST(row->>4 AS BIGINT),
+  row->>5
 FROM (SELECT UNNEST(from_json(CAST(? AS JSON), '["JSON"]')) AS row)
 """
 
@@ -52,7 +54,7 @@ class FoundRow:
 
     Args:
         highest: the highest salt, in decimal digits.
-        total: its rows on salts, of which ``misplaced`` are not on the salt of their message id.
+        total: its rows on salts, of which ``misplaced`` are not on the salt of their message id, and others have none.
         proofs: salt and CRC-32 of the message id of the rows that decide; None without an id.
     """
 
@@ -60,6 +62,7 @@ class FoundRow:
     highest: str
     total: int
     misplaced: int
+    without_id: int
     proofs: Sequence[tuple[int, int | None]]
 
 
@@ -304,7 +307,9 @@ class ExportDatabase:
 
     def add(self, file: str, rows: Sequence[FoundRow]) -> None:
         """Add what was found in a file, inside of :meth:`replacing`."""
-        encoded = [[r.conversation_id, r.highest, r.total, r.misplaced, json.dumps(r.proofs)] for r in rows]
+        encoded = [
+            [r.conversation_id, r.highest, r.total, r.misplaced, r.without_id, json.dumps(r.proofs)] for r in rows
+        ]
         self._connection.execute(_INSERT, [file, json.dumps(encoded)])
 
     def finish(self, file: DoneFile) -> None:
@@ -320,10 +325,10 @@ class ExportDatabase:
     def found(self) -> Iterator[FoundRow]:
         """Yield what was found in all files."""
         with _duckdb_errors():
-            for rows in self._rows("SELECT conversation_id, highest, total, misplaced, proofs FROM found"):
-                for conversation_id, highest, total, misplaced, proofs in rows:
+            for rows in self._rows("SELECT conversation_id, highest, total, misplaced, without_id, proofs FROM found"):
+                for conversation_id, highest, total, misplaced, without_id, proofs in rows:
                     pairs = [(salt, crc) for salt, crc in json.loads(proofs)]
-                    yield FoundRow(conversation_id, highest, total, misplaced, pairs)
+                    yield FoundRow(conversation_id, highest, total, misplaced, without_id, pairs)
 
     def query(self, sql: str, view: str, partition_key: str) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query over a view that has an ``Item`` for each conversation of each file."""

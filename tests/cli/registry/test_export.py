@@ -94,6 +94,25 @@ def test_an_export_of_another_table_has_to_be_named(
     assert saltctl(*command, "--from-table", f"{arn}s").code == 6
 
 
+def test_each_cause_has_its_own_advice(
+    saltctl: Runner, messages: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--any-salting is for writers with another rule, and not for ids that were not found or for few messages."""
+    url = str(write_export(tmp_path / "export", {"a": rows_of("few", 4, 3), "b": rows_of("hot", 16, 100)}, messages))
+    shown = saltctl(*DISCOVER, url)
+    assert "'few': 3 rows are too few to show that the key has a salt: it needs about " in shown.err
+    assert "try: saltctl registry set few 4" in shown.err
+    monkeypatch.setenv("SALTCTL_MESSAGE_ID_FROM", "attribute:nope")
+    without = saltctl(*DISCOVER, url)
+    assert "such as 'few': rows without a message id: 3 of 3. Message ids are read from the attribute" in without.err
+    assert [name in without.err for name in ("'nope'", "SALTCTL_MESSAGE_ID_FROM", "registry set")] == [
+        True,
+        True,
+        False,
+    ]
+    assert "--any-salting" not in shown.err + without.err
+
+
 def test_an_account_that_is_not_known_is_a_warning(
     saltctl: Runner, messages: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ MESSAGES = [
     *(row(f"CONV#{number % 16}", f"m{number}") for number in range(40)),  # conversations of a single-table design
     *rows_of("huge", 512, 60),
     *rows_of("few", 4, 3),
+    *({"conversation_id": row["conversation_id"]} for row in rows_of("without", 4, 30)),
     *(row(key, "m1") for key in ODD_KEYS),
 ]
 
