@@ -15,7 +15,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, field
@@ -27,6 +27,7 @@ from typing import Protocol, TypeVar
 from saltctl.commands import hint_of
 from saltctl.errors import RefusedError, SaltctlError
 from saltctl.registry.drift import half_done
+from saltctl.registry.export.query import MAX_N
 from saltctl.registry.failures import is_outage, read_undamaged
 from saltctl.registry.registry import Registry
 from saltctl.salting import check_conversation_id, check_salt_count
@@ -268,13 +269,25 @@ class Import:
                 self.report.raises.append({"conversation_id": conversation_id, "before": before, "after": after})
 
 
+def is_entry(keys: Collection[str]) -> bool:
+    """Return whether a record with these keys is an entry; some writers of JSON leave out a max_n that is NULL."""
+    return "conversation_id" in keys and ("max_n" in keys or "highest_salt" in keys)
+
+
 def _entry_of(record: object, cap: int) -> Line:
     """Return the entry that a record has; raises ValueError or RefusedError if it has none."""
-    if not isinstance(record, dict) or "conversation_id" not in record or "max_n" not in record:
+    if not isinstance(record, dict) or not is_entry(record.keys()):
         raise ValueError("the line is not an object with a conversation_id and a max_n")
-    conversation_id, n = record["conversation_id"], record["max_n"]
+    conversation_id, n = record["conversation_id"], record.get("max_n")
     if not isinstance(conversation_id, str):
         raise ValueError("conversation_id is not a string")
-    if not isinstance(n, int) or isinstance(n, bool):
+    highest = record.get("highest_salt", -1)
+    if type(highest) is not int:
+        raise ValueError("highest_salt is not a whole number")
+    if n in (None, "") and highest >= MAX_N:
+        raise ValueError(f"conversation {conversation_id!r} has salts up to {highest}, beyond what a raise can cover")
+    if type(n) is not int:
         raise ValueError("max_n is not a whole number")
+    if highest >= n:
+        raise ValueError(f"max_n {n} does not cover the highest_salt {highest}")
     return check_conversation_id(conversation_id), check_salt_count(n, cap)

@@ -81,8 +81,10 @@ def check_options(url: str | None, *, sql: bool, **given: bool) -> None:
 def print_query(session: Session, table: str | None) -> None:
     """Print the query for the keys of the messages table."""
     from saltctl.registry.export.query import TABLE, salts_query
+    from saltctl.stores.aws.messages_table import MessagesTable
 
-    sys.stdout.write(salts_query(session.history.store.keys.partition_key, table or TABLE))
+    # A history needs Redis.
+    sys.stdout.write(salts_query(MessagesTable(session.settings).keys.partition_key, table or TABLE))
 
 
 def discover_export(

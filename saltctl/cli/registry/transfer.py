@@ -31,6 +31,8 @@ MAX_PRINTED = 20
 """Raises and bad lines that are printed for people."""
 COLUMNS = columns_of("read raised unchanged completed skipped seconds dry_run raises bad_lines")
 RAISE_COLUMNS = columns_of("conversation_id before after")
+_VALUE = '(?:"(?:[^"]|"")*")?'
+_QUOTED_CSV = re.compile(f"{_VALUE}(?:,{_VALUE})*")
 Source = Literal["redis", "backup"]
 HOW_TO_EXPORT = "to create a file: saltctl registry export > registry.jsonl"
 
@@ -234,7 +236,7 @@ def read_ahead(opened: BinaryIO, file: str) -> tuple[_Lines, Callable[[bytes], o
         UsageError: the file is empty, or its first line is neither an entry nor such a header. Nothing is imported
             then: it is another file, or in a format that is not for programs.
     """
-    from saltctl.registry.transfer import MAX_LINE_BYTES, json_record
+    from saltctl.registry.transfer import MAX_LINE_BYTES, is_entry, json_record
 
     blank = 0
     while (line := opened.readline(MAX_LINE_BYTES)) and not line.strip():
@@ -249,16 +251,22 @@ def read_ahead(opened: BinaryIO, file: str) -> tuple[_Lines, Callable[[bytes], o
         record = json_record(text.encode())
     except ValueError:
         record = None
-    if isinstance(record, dict) and {"conversation_id", "max_n"} <= set(record):
+    if isinstance(record, dict) and is_entry(record.keys()):
         return _Lines(blank, line, opened), json_record
-    problem = f"line {blank + 1} is neither JSON with conversation_id and max_n nor a TSV header that has both"
+    problem = f"line {blank + 1} is neither JSON with conversation_id and max_n nor a header of TSV or CSV with both"
+    hint = HOW_TO_EXPORT
     if not line:
         problem = "it is empty, as the export of an empty registry is"
     elif text.startswith("["):
         problem = "it is one JSON document, not lines of JSON: write it with -o jsonl"
     elif "," in text and "conversation_id" in text.split(","):
-        problem = "it is CSV, which changes ids that look like formulas: write it with -o jsonl or -o tsv"
-    raise UsageError(f"cannot import {file!r:.60}: {problem}", hint=HOW_TO_EXPORT)
+        problem = (
+            "it is CSV without quotes, which changes ids that look like formulas: write it with -o jsonl or -o tsv"
+        )
+        if "highest_salt" in text:  # the query
+            problem = "it is CSV without quotes around each value, so other programs may have changed ids in it"
+            hint = "write it with quotes, as DuckDB does with COPY ... (FORCE_QUOTE *), or as lines of JSON"
+    raise UsageError(f"cannot import {file!r:.60}: {problem}", hint=hint)
 
 
 def _record(line: bytes, split: Callable[[str, int], list[str]], header: list[str]) -> dict[str, str | int]:
@@ -268,18 +276,17 @@ def _record(line: bytes, split: Callable[[str, int], list[str]], header: list[st
     except UnicodeDecodeError:
         raise ValueError("the line is not UTF-8") from None
     record: dict[str, str | int] = dict(zip(header, row, strict=True))
-    n = str(record["max_n"])
-    return record | {"max_n": int(n)} if re.fullmatch("[0-9]{1,9}", n) else record
+    numbers = {name: str(record[name]) for name in ("max_n", "highest_salt") if name in record}
+    return record | {name: int(n) for name, n in numbers.items() if re.fullmatch("[0-9]{1,9}", n)}
 
 
 def _quoted_csv(text: str) -> list[str]:
-    """Return the values of a line of CSV that has each of them in quotes, as Athena's have; [] for another line."""
+    """Return the values of a line of CSV that has each of them in quotes, as Athena's have; [] for another line.
+
+    Athena and DuckDB leave out the quotes of a NULL, which is an empty value here.
+    """
     text = text.removesuffix("\r")
-    try:
-        values = next(csv.reader([text], strict=True), [])
-    except csv.Error:
-        return []
-    return values if text == ",".join('"' + value.replace('"', '""') + '"' for value in values) else []
+    return next(csv.reader([text], strict=True), []) if _QUOTED_CSV.fullmatch(text) else []
 
 
 def _csv_row(text: str, width: int) -> list[str]:

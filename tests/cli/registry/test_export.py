@@ -122,9 +122,13 @@ def test_an_account_that_is_not_known_is_a_warning(
     assert (shown.code, f"shows no ARN of table '{messages}'" in shown.err) == (3, True)
 
 
-def test_the_query_is_printed_for_the_keys_of_the_table(saltctl: Runner, messages: str, tmp_path: Path) -> None:
+def test_the_query_is_printed_for_the_keys_of_the_table(
+    saltctl: Runner, messages: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An import takes its result as Athena writes it."""
-    shown = saltctl("registry", "discover", "--sql", "--sql-table", "lake.messages")
+    with monkeypatch.context() as patched:
+        patched.delenv("SALTCTL_REDIS_URL")
+        shown = saltctl("registry", "discover", "--sql", "--sql-table", "lake.messages")
     assert (shown.code, shown.out) == (0, salts_query("conversation_id", "lake.messages"))
     (result := tmp_path / "result.csv").write_text('"conversation_id","max_n","highest_salt"\n"=hot","16","12"\n')
     assert saltctl("registry", "import", str(result), "--yes", "-o", "json").json["raised"] == 1

@@ -120,9 +120,41 @@ def test_the_csv_of_athena_has_each_value_in_quotes() -> None:
         '"h',
         "\udcff",
         '"i","8","5"\r',
+        '"wrong","4","77"',
+        '"none","4",""',
     ]
     lines = "\n".join(['"conversation_id","max_n","highest_salt"', *rows]).encode("utf-8", "surrogateescape")
-    assert imported(lines) == ({"a": 4, '=b,"c"': 2, "i": 8}, list(range(4, 10)))
+    assert imported(lines) == ({"a": 4, '=b,"c"': 2, "i": 8}, [*range(4, 10), 11, 12])
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b'"conversation_id","max_n","highest_salt"\n"s70",,"70000"\n', "'s70' has salts up to 70000, beyond what a"),
+        (
+            b'{"conversation_id": "s70", "highest_salt": 70000}\n',
+            "'s70' has salts up to 70000, beyond what a raise can",
+        ),
+        (b'{"conversation_id": "s70", "max_n": null, "highest_salt": 70000}\n', "'s70' has salts up to 70000"),
+        (b'{"conversation_id": "s7", "highest_salt": 7}\n', "max_n is not a whole number"),
+        (b'{"conversation_id": "s7", "max_n": 4, "highest_salt": 4}\n', "max_n 4 does not cover the highest_salt 4"),
+        (b'{"conversation_id": "s7", "max_n": true, "highest_salt": 0}\n', "max_n is not a whole number"),
+    ],
+)
+def test_a_result_of_the_query_that_no_raise_covers_says_so(content: bytes, problem: str) -> None:
+    """max_n is NULL above 65,536; Spark leaves it out then."""
+    backup, store = MemoryBackup(), MemoryRedis()
+    lines, parse = read_ahead(io.BytesIO(content), "f")
+    job = Import(lines, Registry(store, backup, cap=256), backup, ImportOptions(cap=256), parse=parse)
+    (bad,) = list(job.run())[-1].bad_lines
+    assert problem in bad.problem
+
+
+def test_an_unquoted_result_of_the_query_has_its_own_hint() -> None:
+    """DuckDB writes it so."""
+    with pytest.raises(UsageError, match="CSV without quotes around each value") as refused:
+        read_ahead(io.BytesIO(b"conversation_id,max_n,highest_salt\na,4,3\n"), "f")
+    assert "FORCE_QUOTE" in refused.value.hint
 
 
 def imported(content: bytes) -> tuple[dict[str, int], list[int]]:
@@ -145,6 +177,10 @@ def imported(content: bytes) -> tuple[dict[str, int], list[int]]:
         (b"[" * 5000, "it is one JSON document"),
         (b"a\t4\nb\t4\n", "line 1 is neither"),
         (b"\n\nconversation_id\n", "line 3 is neither"),
+        (
+            b'"conversation_id","n"\n',
+            "line 1 is neither JSON with conversation_id and max_n nor a header of TSV or CSV",
+        ),
         (b"conversation_id\tmax_n\r\n", "line 1 is neither"),
         (b'{"conversation_id": "a"}\n', "line 1 is neither"),
         (b'"conversation_id max_n"\n', "line 1 is neither"),
