@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from saltctl.cli.formats.text import counted
-from saltctl.cli.output import console, note
+from saltctl.cli.formats.text import counted, printable
+from saltctl.cli.output import console, note, warn
 from saltctl.cli.signals import announce_stop, writes_json_lines
 
 if TYPE_CHECKING:
@@ -134,6 +134,14 @@ def show_progress(
     else:
         with announce_stop(erase_line=True), _draw_line(screen, first, clock) as show:
             yield show, note if writes_json_lines() else screen.print
+
+
+def keep_warning(keep_line: PrintLine, text: str) -> None:
+    """Print a line that stays; where stderr is lines of JSON, it is a warning."""
+    if writes_json_lines():
+        warn(text)
+    else:
+        keep_line(printable(text))
 
 
 def _print_lines(clock: Callable[[], float]) -> Show:

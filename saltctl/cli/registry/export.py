@@ -14,10 +14,10 @@ import typer
 
 from saltctl.cli import option
 from saltctl.cli.files import require_touchable
-from saltctl.cli.formats.text import counted, printable
+from saltctl.cli.formats.text import counted
 from saltctl.cli.jobs import drain
 from saltctl.cli.output import note, warn
-from saltctl.cli.progress import PrintLine, Show, Step, show_progress
+from saltctl.cli.progress import PrintLine, Show, Step, keep_warning, show_progress
 from saltctl.cli.session import Session
 from saltctl.cli.signals import rerun_hint, rerun_with
 from saltctl.commands import hint_of
@@ -183,4 +183,4 @@ class _EventPrinter:
             case DamagedFile():
                 self.named += 1
                 if self.named <= _MAX_NAMED:
-                    self.keep_line(printable(f"damaged: {event.name}: {event.problem}"))
+                    keep_warning(self.keep_line, f"damaged: {event.name}: {event.problem}")

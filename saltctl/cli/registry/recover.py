@@ -16,7 +16,7 @@ from saltctl.cli.formats.text import counted, printable, scan_cost
 from saltctl.cli.hints import hint_lines
 from saltctl.cli.jobs import MAX_DAMAGED_NAMED, damage_hint, drain, resume_hint
 from saltctl.cli.output import OutputFormat, columns_of, note, print_result, warn
-from saltctl.cli.progress import PrintLine, Show, Step, show_progress
+from saltctl.cli.progress import PrintLine, Show, Step, keep_warning, show_progress
 from saltctl.cli.rebuild.view import step_of
 from saltctl.cli.session import Session, session_of
 from saltctl.cli.signals import deadline, rerun_without
@@ -187,12 +187,12 @@ class _EventPrinter:
                 resuming = "it would resume" if self.dry_run else "resuming"
                 self.keep_line(f"{resuming} from the checkpoint of {at}, after {counted(event.items, 'message')}")
             case DamagedEntry():
-                self.keep_line(printable(f"skipped {event.conversation_id!r}: {event.problem}"))
+                keep_warning(self.keep_line, f"skipped {event.conversation_id!r}: {event.problem}")
             case Discovered():
                 self.named += 1
                 if self.named <= MAX_DAMAGED_NAMED:
                     problem = f"N {event.needed_n}: {event.problem}"
-                    self.keep_line(printable(f"unproven: {event.conversation_id!r}, {problem}"))
+                    keep_warning(self.keep_line, f"unproven: {event.conversation_id!r}, {problem}")
 
 
 def _print(report: RecoveryReport, output: OutputFormat | None, take_over: str, unproven: Choice) -> None:

@@ -287,4 +287,5 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise ConfigurationError(f"cannot write {str(path)!r}: {exc.strerror}", hint="check the disk") from exc
+        problem = f"cannot write {str(path)!r}: {exc.strerror}"
+        raise ConfigurationError(problem, hint="make space on the disk, and run it again") from exc

@@ -350,7 +350,7 @@ def _duckdb_errors() -> Iterator[None]:
         raise
     except duckdb.Error as exc:
         problem = " ".join(str(exc).split())[:_LONGEST_MESSAGE]
-        raise ConfigurationError(f"DuckDB failed: {problem}", hint="check the space on the disk") from exc
+        raise ConfigurationError(f"DuckDB failed: {problem}", hint="make space on the disk, and run it again") from exc
 
 
 def _quoted(text: str) -> str:

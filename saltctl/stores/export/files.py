@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from saltctl.errors import ConfigurationError, UsageError
+from saltctl.errors import AwsUnavailableError, ConfigurationError, UsageError
 from saltctl.settings import Settings
 from saltctl.stores.aws.client import ClientOfProcess, create_client
 from saltctl.stores.aws.failures.errors import aws_errors, error_code
@@ -62,10 +62,12 @@ def open_files(url: str, settings: Settings) -> ExportFiles:
         return S3Files(url, settings)
     path = Path(url)
     if "://" in url or not path.is_dir():
-        raise UsageError(
-            f"cannot read the export {url!r:.120}: it is no directory",
-            hint="give a directory, or s3://BUCKET/PREFIX/AWSDynamoDB/EXPORT-ID/",
-        )
+        problem, hint = "it is no directory", "give a directory, or s3://BUCKET/PREFIX/AWSDynamoDB/EXPORT-ID/"
+        if "://" in url:
+            problem, hint = "its URL does not begin with s3://", "write s3://BUCKET/PREFIX/AWSDynamoDB/EXPORT-ID/"
+        elif path.is_file():
+            problem, hint = "it is a file", "give the directory that has manifest-summary.json"
+        raise UsageError(f"cannot read the export {url!r:.120}: {problem}", hint=hint)
     return LocalFiles(path)
 
 
@@ -119,6 +121,10 @@ class S3Files:
     """An export in S3, read by GetObject alone. Each request reads a range within ``aws_timeout``."""
 
     def __init__(self, url: str, settings: Settings, *, client: Any = None) -> None:
+        if url.endswith(".json"):
+            raise UsageError(
+                f"{url!r:.120} is a file of an export", hint="leave out its name: give s3://…/AWSDynamoDB/EXPORT-ID/"
+            )
         found = _S3.fullmatch(url if url.endswith("/") else f"{url}/")
         if found is None or found["prefix"].startswith("/"):
             raise UsageError(
@@ -146,8 +152,15 @@ class S3Files:
         where = f"{self.where} ({name})"
         request = {"Bucket": self.bucket, "Key": self.prefix + name}
         request |= {"Range": f"bytes={offset}-{offset + CHUNK_BYTES - 1}"} | ({"IfMatch": etag} if etag else {})
-        with aws_errors(where):
-            return _retried(lambda: self._get(request, offset, etag), self._meaning)
+        try:
+            with aws_errors(where):
+                return _retried(lambda: self._get(request, offset, etag), self._meaning)
+        except AwsUnavailableError as exc:
+            advice, separator, _ = exc.hint.partition("\nsaltctl doctor")  # which asks DynamoDB
+            if not separator:
+                raise
+            advice = advice.replace("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+            raise exc.with_hint(f"{advice}; check the URL of the export, too") from exc
 
     def _get(self, request: dict[str, Any], offset: int, etag: str) -> tuple[bytes, int, str]:
         client = self._client.get()

@@ -61,6 +61,7 @@ def test_a_damaged_file_ends_without_a_result(saltctl: Runner, messages: str, tm
     damaged = saltctl(*words, "-o", "json")
     assert (damaged.code, damaged.out, damaged.error["code"]) == (4, "", "incomplete")
     assert "damaged: data/b.json.gz: its MD5 is not the one in the manifest" in damaged.err
+    assert ["warning" in line for line in damaged.err.splitlines() if "damaged: data" in line] == [True]
     assert "copy the damaged files again" in damaged.error["hint"]
     command = shlex.split(damaged.error["hint"].splitlines()[-1])
     assert command[:4] == ["saltctl", *words[:3]]
@@ -134,6 +135,17 @@ def test_the_query_is_printed_for_the_keys_of_the_table(
     assert saltctl("registry", "import", str(result), "--yes", "-o", "json").json["raised"] == 1
 
 
+def test_an_endpoint_of_s3_that_is_down_is_named(
+    saltctl: Runner, messages: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor and the other endpoint are those of DynamoDB."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    down = saltctl(*DISCOVER, "s3://bucket/x/", "-o", "json")
+    assert (down.code, "doctor" in down.err) == (69, False)
+    assert "AWS_ENDPOINT_URL_S3; check the URL of the export" in down.error["hint"]
+
+
 OPTIONS: list[tuple[str, str]] = [
     ("--from-export . --cost", "--from-export scans no table: it cannot take --cost"),
     ("--from-export . --eventual", "cannot take --eventual"),
@@ -148,7 +160,9 @@ OPTIONS: list[tuple[str, str]] = [
     ("--sql --sql-table a-b", "has to be quoted in SQL"),
     ("--from-export .", "'.' is not a complete export: it has no manifest-summary.json"),
     ("--from-export ./none", "it is no directory"),
-    ("--from-export https://bucket/x", "it is no directory"),
+    ("--from-export https://bucket/x", "its URL does not begin with s3://"),
+    ("--from-export S3://bucket/x", "its URL does not begin with s3://"),
+    ("--from-export s3://bucket/x/manifest-summary.json", "is a file of an export"),
     ("--from-export s3://B", "is not the URL of an export"),
 ]
 
