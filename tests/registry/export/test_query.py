@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from importlib import resources
+from pathlib import Path
 
 import pytest
 import sqlglot
 from sqlglot import exp
 
+from saltctl.cli.registry.transfer import read_ahead
 from saltctl.errors import UsageError
 from saltctl.registry.export.query import MAX_N, TABLE, salts_query
 from saltctl.salting import is_conversation_id, power_of_two_at_least, split_partition_key
 from tests.registry.export.test_discovery import MESSAGES
+from tests.support.exports import row, rows_of, write_export
 
 SHARED = {"SUBSTR", "POSITION", "LENGTH", "TRANSLATE", "MAX", "CAST"}
 """Functions with the same arguments and the same meaning in all three, in this order."""
@@ -55,6 +59,30 @@ def test_it_finds_what_a_scan_finds() -> None:
     for _, max_n, highest in rows:
         needed = max(power_of_two_at_least(highest + 1), 2)
         assert max_n == (needed if needed <= MAX_N else None)
+
+
+def test_the_recipe_of_duckdb_makes_a_file_that_an_import_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The topic has the view; the result is that of all files, with quotes in ids."""
+    import duckdb
+
+    rows = rows_of('=a,"b', 16, 100)
+    write_export(tmp_path, {"a": [*rows[::2], *rows_of("plain", 1, 3)], "b": [*rows[1::2], row("s#70000", "m")]})
+    monkeypatch.chdir(tmp_path)
+    topic = resources.files("saltctl").joinpath("help", "export.txt").read_text()
+    (view,) = re.findall(r"^  (CREATE VIEW .+?)\n\n", topic, re.DOTALL | re.MULTILINE)
+    (copy,) = re.findall(r"COPY .+(?=:\n)", topic)
+    with duckdb.connect() as connection:
+        connection.execute(view)
+        connection.execute(copy.replace("QUERY", salts_query("conversation_id")))
+    with Path("result.csv").open("rb") as result:
+        lines, parse = read_ahead(result, "result.csv")
+        records = [parse(line) for line in iter(lambda: lines.readline(10_000), b"") if line.strip()]
+    assert sorted(records, key=str) == [
+        {"conversation_id": '=a,"b', "max_n": 16, "highest_salt": 15},
+        {"conversation_id": "s", "max_n": "", "highest_salt": 70000},
+    ]
 
 
 @pytest.mark.parametrize("name", ["a-b", "order", "Order", "a b", "", "a;b", "1a", "a\nb", "\u00e9"])
