@@ -37,6 +37,7 @@ from saltctl.values import check_number, check_whole
 
 _RCU_BYTES = 4096
 """The bytes of a scan that one strongly consistent read unit covers; an eventually consistent one covers twice that."""
+_MAX_SALT_SHOWN = 10**9
 _IDS_PER_READ = 1000
 
 Row = tuple[int, int | None]
@@ -263,7 +264,8 @@ def _judge(
     if unproved[1]:
         return Discovered(conversation_id, needed, backup_n, "unproven", *unproved)
     if needed > cap:
+        salts = f"{highest:,}" if highest < _MAX_SALT_SHOWN else f"a number of {len(str(highest))} digits"
         return Discovered(
-            conversation_id, needed, backup_n, "above-cap", f"it has salts up to {highest}, and max_n_cap is {cap}"
+            conversation_id, needed, backup_n, "above-cap", f"it has salts up to {salts}, and max_n_cap is {cap}"
         )
     return Discovered(conversation_id, needed, backup_n, "behind")

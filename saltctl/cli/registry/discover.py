@@ -168,8 +168,13 @@ def _scan(session: Session, total: int | None, *, segments: int, eventual: bool,
 
 
 def _print(found: Discovery, output: OutputFormat | None, *, raised: int, dry_run: bool) -> None:
+    from saltctl.registry.export.query import MAX_N
+
     behind = len(found.behind)
     records = [{column.key: getattr(shown, column.key) for column in COLUMNS} for shown in found.conversations]
+    for record in records:
+        if record["needed_n"] > MAX_N:
+            record["needed_n"] = None  # a salt may have any number of digits
     if resolve_format(output, listing=True) == "json":
         conversations = {"conversations": records}
         write_json(asdict(found) | conversations | {"behind": behind, "raised": raised, "dry_run": dry_run})
@@ -202,6 +207,8 @@ def _warn(found: Discovery, place_of_ids: str) -> None:
 
 def _warn_unproven(found: Discovery, place_of_ids: str) -> None:
     """Name what is not proved to be salted, by cause, and what to do."""
+    from saltctl.registry.export.query import MAX_N
+
     advice = {
         "misplaced": "If partition keys hold a '#' by design, a raise would merge different conversations. If message "
         "ids are elsewhere, set SALTCTL_MESSAGE_ID_FROM. If writers choose salts by another rule, add --any-salting",
@@ -213,7 +220,7 @@ def _warn_unproven(found: Discovery, place_of_ids: str) -> None:
         if not caused:
             continue
         first, hint = caused[0], ""
-        if cause == "too-few":
+        if cause == "too-few" and first.needed_n <= MAX_N:
             command = command_line("registry", "set", ids=[first.conversation_id, str(first.needed_n)])
             hint = hint_of("if you know that it is a conversation, and that its keys have salts", command)
         warn(

@@ -68,7 +68,9 @@ class _Lines:
         if self._open > MAX_LINE_BYTES:
             raise DamagedFileError(f"line {self.count:,} is longer than {MAX_LINE_BYTES >> 20} MB")
         if self.count > self.most:
-            raise DamagedFileError(f"it has more lines than the manifest has items ({self.most:,})")
+            others = self.count - self.objects
+            found = f": {others:,} of the first {self.count:,} are blank, or no JSON objects" if others else ""
+            raise DamagedFileError(f"it has more lines than the manifest has items ({self.most:,}){found}")
 
 
 def verify(file: DataFile, chunks: Iterable[bytes]) -> None:

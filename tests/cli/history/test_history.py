@@ -533,10 +533,12 @@ def test_discover_does_not_merge_conversations_of_a_single_table_design(
         history.store.put(f"ok#{salt_of(f'm{number}', 4)}", f"t#m{number}", {})
     history.store.put("USER#c77f", "t#m", {})
     history.store.put("#3", "t#m", {})
+    history.store.put(f"long#{'9' * 30}", "t#m", {})
     applied = saltctl("registry", "discover", "--apply", "--yes", "-o", "json")
     assert (applied.code, applied.json["raised"]) == (4, 1)
     states = {entry["conversation_id"]: (entry["state"], entry["problem"]) for entry in applied.json["conversations"]}
     assert states["ok"] == ("held", "")
+    assert next(c["needed_n"] for c in applied.json["conversations"] if c["conversation_id"] == "long") is None
     assert states["CONV"][0] == "unproven"
     assert states["CONV"][1] in applied.err
     assert "'USER#c77f'" in applied.err

@@ -98,7 +98,11 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], bool, str]] = {
         "5 of its lines are not JSON ob",
     ),
     "no-key": (lambda content: _edited(content, b"conversation_id", b"id"), True, "line 1 has no Item with the partit"),
-    "blank-line": (lambda content: _edited(content, b"}\n", b"}\n\n"), True, "it has more lines than the manifest"),
+    "blank-line": (
+        lambda content: _edited(content, b"}\n", b"}\n\n"),
+        True,
+        "more lines than .* 5 of the first 10 are blank",
+    ),
     "fewer-lines": (lambda content: _edited(content, b"\n", b" ", count=1), True, "it has 4 lines, and the .* 5 items"),
     "number": (lambda content: _edited(content, b'{"S": "2026-01-01T00:00:00Z#', b'{"N": "'), True, "as a number"),
     "bomb": (lambda content: gzip.compress(b"{" * (5 << 20)), True, "line 1 is longer than 4 MB"),
