@@ -30,7 +30,8 @@ class Response:
     """An answer of the proxy's own."""
 
     status: int
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] | str
+    """JSON, or a text that is none."""
 
     @classmethod
     def error(cls, name: str) -> Response:
@@ -80,19 +81,37 @@ class AwsProxy:
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name of the base class
                 """Print nothing."""
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        self.port: int = self._server.server_address[1]
+        self._handler = Handler
+        self._server: _Server | None = None
+        self.port = 0
+        self._listen()
+
+    def _listen(self) -> None:
+        self._server = _Server(("127.0.0.1", self.port), self._handler)
+        self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="aws-proxy", daemon=True).start()
+
+    def _close(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
 
     def stop(self) -> None:
         """Close the port."""
         self.release()
-        self._server.shutdown()
-        self._server.server_close()
+        self._close()
+
+    def refuse(self) -> None:
+        """Refuse new connections until :meth:`heal`, and cut a connection that is there at its next request."""
+        self.rule = lambda _: "cut"
+        self._close()
 
     def heal(self) -> None:
         """End all faults, and forget what was recorded."""
         self.rule = None
+        if self._server is None:
+            self._listen()
         self.release()
         self._released.clear()
         self.held.clear()
@@ -116,7 +135,8 @@ class AwsProxy:
         if action == "cut":
             handler.close_connection = True
         elif isinstance(action, Response):
-            _send(handler, action.status, {"Content-Type": "application/x-amz-json-1.0"}, json.dumps(action.body))
+            text = action.body if isinstance(action.body, str) else json.dumps(action.body)
+            _send(handler, action.status, {"Content-Type": "application/x-amz-json-1.0"}, text)
         else:
             answer = self._forward(handler, body)
             if action == "hold":

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from saltctl.conformance.client import SHOWN, Answer, Client, ClientGoneError
@@ -57,6 +57,8 @@ class Judge:
     closed: bool = False
     note: str = ""
     clock: Callable[[], float] = time.monotonic
+    start: Callable[[], Client] | None = None
+    """Starts one more client."""
     _until: float = math.inf
 
     def ask(self, op: str, **fields: Any) -> Answer:
@@ -80,6 +82,21 @@ class Judge:
         except ClientGoneError as exc:
             self.findings.append(Finding(self.step, exc.rule, shown(request), exc.problem, "an answer"))
             raise
+
+    @contextmanager
+    def fresh(self, aws_timeout: float) -> Iterator[tuple[Judge, Answer]]:
+        """Start one more client for the block; return its judge, with the same findings, and its answer to ``open``.
+
+        Args:
+            aws_timeout: seconds that its requests to AWS may take.
+        """
+        assert self.start is not None
+        client = self.start()
+        try:
+            judge = replace(self, client=client)
+            yield judge, judge.ask(**self.stage.opening(aws_timeout))
+        finally:
+            client.kill()
 
     def found(self, rule: str, asked: object, answered: object, expected: object) -> None:
         """Keep a finding, unless there are enough of its rule."""

@@ -71,8 +71,12 @@ class Stage:
         self._connections.close()
         self.registry.close()
 
-    def opening(self) -> dict[str, Any]:
-        """Return the first request to a client: the configuration that leads it to the proxies."""
+    def opening(self, aws_timeout: float = AWS_TIMEOUT) -> dict[str, Any]:
+        """Return the first request to a client: the configuration that leads it to the proxies.
+
+        Args:
+            aws_timeout: seconds that a request to AWS may take.
+        """
         credentials = dummy_credentials()
         password = self.environment.redis.password
         return {
@@ -89,7 +93,7 @@ class Stage:
             "key_prefix": self.settings.key_prefix,
             "buckets": BUCKETS,
             "lookup_timeout": LOOKUP_TIMEOUT,
-            "aws_timeout": AWS_TIMEOUT,
+            "aws_timeout": aws_timeout,
             "breaker_seconds": 0,
             "cool_wait": COOL_WAIT,
         }

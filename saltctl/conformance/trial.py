@@ -8,9 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from saltctl.conformance.checks.cooled import check_cooled
-from saltctl.conformance.checks.fallback import check_backup, check_registry, check_unverified
+from saltctl.conformance.checks.fallback import check_backup, check_registry, check_unprocessed, check_unverified
 from saltctl.conformance.checks.lookups import check_ids, check_raises, check_replies
 from saltctl.conformance.checks.messages import check_close, check_reads, check_stall, check_writes
+from saltctl.conformance.checks.starts import check_starts
 from saltctl.conformance.client import Client, ClientGoneError
 from saltctl.conformance.judge import Check, EnoughError, Finding, Judge
 from saltctl.conformance.stage import Stage
@@ -22,6 +23,8 @@ CHECKS: Mapping[str, Check] = {
     "unverified": check_unverified,
     "registry": check_registry,
     "backup": check_backup,
+    "unprocessed": check_unprocessed,
+    "starts": check_starts,
     "writes": check_writes,
     "reads": check_reads,
     "cooled": check_cooled,
@@ -70,7 +73,7 @@ def run_trial(stage: Stage, start: Callable[[], Client], names: Iterable[str] | 
                 starts += 1
                 client = start()
                 alive = _open(Judge(stage, client, findings, "the client is started"))
-            judge = Judge(stage, client, findings)
+            judge = Judge(stage, client, findings, start=start)
             if not (alive and _run(CHECKS[name], judge)):
                 client.kill()
                 client = None

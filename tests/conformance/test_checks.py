@@ -18,7 +18,7 @@ from saltctl.conformance.stage import Stage
 from saltctl.conformance.trial import Checked, run_trial
 from saltctl.local.environment import LocalEnvironment
 from saltctl.testing import local_environment
-from tests.conformance.variants import BROKEN, LONG, Direct
+from tests.conformance.variants import BROKEN, EXHAUSTIVE, LONG, Direct
 
 
 @pytest.fixture(scope="module")
@@ -35,23 +35,27 @@ def stage(environment: LocalEnvironment) -> Iterator[Stage]:
         yield stage
 
 
-def tried(stage: Stage, client: PythonClient, name: str) -> Checked:
+def tried(stage: Stage, variant: type[PythonClient], name: str) -> Checked:
     """The outcome of one check."""
-    (checked,) = run_trial(stage, lambda: Direct(client), [name])
+    (checked,) = run_trial(stage, lambda: Direct(variant()), [name])
     return checked
 
 
 def cases() -> Iterator[object]:
     """Each variant, its check and its rule; those that take long, or are like another, are long."""
     for variant, name, rule in BROKEN:
-        marks = (pytest.mark.slow, pytest.mark.long) if variant in LONG else (pytest.mark.slow,)
-        yield pytest.param(variant, name, rule, id=f"{variant.__name__}-{name}", marks=marks)
+        marks = [pytest.mark.slow]
+        if variant in LONG + EXHAUSTIVE:
+            marks.append(pytest.mark.long)
+        if variant in EXHAUSTIVE:
+            marks.append(pytest.mark.exhaustive)
+        yield pytest.param(variant, name, rule, id=f"{variant.__name__}-{name}-{rule}", marks=marks)
 
 
 @pytest.mark.parametrize(("variant", "name", "rule"), list(cases()))
 def test_a_careless_client_is_found(stage: Stage, variant: type[PythonClient], name: str, rule: str) -> None:
     """The rule that it breaks is among those that are named."""
-    checked = tried(stage, variant(), name)
+    checked = tried(stage, variant, name)
     assert not checked.passed
     assert rule in {finding.rule for finding in checked.findings}, checked.findings
     assert all(finding.step and finding.asked and finding.expected for finding in checked.findings)

@@ -164,6 +164,75 @@ class Defaults(PythonClient):
             return plain(conversation_id, 1)
 
 
+class DefaultsAfter(PythonClient):
+    """Takes a conversation for unsalted after a failure of the backup with this text."""
+
+    text = ""
+
+    def lookup(self, conversation_id: str) -> Lookup:
+        try:
+            return super().lookup(conversation_id)
+        except SaltctlError as exc:
+            if self.text not in str(exc):
+                raise
+            return plain(conversation_id, 1)
+
+
+class DefaultsAfterServerErrors(DefaultsAfter):
+    """The backup answers 5xx."""
+
+    text = "server error"
+
+
+class DefaultsIfRefused(DefaultsAfter):
+    """The backup takes no connection."""
+
+    text = "EndpointConnectionError"
+
+
+class DefaultsAfterTimeouts(DefaultsAfter):
+    """The backup does not answer."""
+
+    text = "Timeout"
+
+
+class DefaultsIfUnprocessed(DefaultsAfter):
+    """The backup leaves keys unprocessed to the end."""
+
+    text = "unprocessed"
+
+
+class StartsWithDefaults(PythonClient):
+    """Takes every conversation for unsalted until it knows the registry."""
+
+    def lookup(self, conversation_id: str) -> Lookup:
+        try:
+            found = super().lookup(conversation_id)
+        except SaltctlError:
+            if hasattr(self, "knows"):
+                raise
+            return plain(conversation_id, 1)
+        self.knows = True
+        return found
+
+
+class StartsEventually(PythonClient):
+    """Reads #registry eventually consistent when it starts."""
+
+    def answer_open(self, request: Mapping[str, Any]) -> Answer:
+        opened = super().answer_open(request)
+        backup: Any = self.registry.backup
+        send = backup.send
+
+        def eventually(operation: str, parameters: Any, *rest: Any, **more: Any) -> Any:
+            if operation == "get_item":
+                parameters = {**parameters, "ConsistentRead": False}
+            return send(operation, parameters, *rest, **more)
+
+        backup.send = eventually
+        return opened
+
+
 class OtherCrc(_OwnRedis):
     """Hashes ids as UTF-16."""
 
@@ -278,6 +347,14 @@ BROKEN: tuple[tuple[type[PythonClient], str, str], ...] = (
     (ReadsInPart, "reads", "8.4"),
     (SortsAsUtf16, "reads", "8.5"),
     (ReadsEventually, "backup", "4.2"),
+    (DefaultsAfterServerErrors, "backup", "4.5"),
+    (DefaultsIfRefused, "backup", "4.5"),
+    (DefaultsAfterTimeouts, "starts", "4.5"),
+    (DefaultsIfUnprocessed, "unprocessed", "4.3"),
+    (StartsWithDefaults, "starts", "3.3"),
+    (StartsWithDefaults, "starts", "3.1"),
+    (StartsEventually, "starts", "3.1"),
 )
 """Each variant, a check that finds it, and the rule that it names."""
 LONG = (SendsTheScript, IgnoresBoundaries, ExcludesBoundaries, ReadsEventually, SortsAsUtf16)
+EXHAUSTIVE = (*(DefaultsIfRefused, DefaultsAfterTimeouts, DefaultsIfUnprocessed, StartsWithDefaults, StartsEventually),)

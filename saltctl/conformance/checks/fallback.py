@@ -8,7 +8,7 @@ from typing import Any
 
 from saltctl.conformance.aws_proxy import READS, Action, Request, Response, Rule
 from saltctl.conformance.checks.lookups import LARGEST
-from saltctl.conformance.judge import Judge, answer_of, answer_of_vector
+from saltctl.conformance.judge import AN_ERROR, Judge, answer_of, answer_of_vector
 from saltctl.conformance.vectors import vectors
 from saltctl.stores.aws.registry_item import REGISTRY_ITEM_ID
 
@@ -124,6 +124,8 @@ def check_backup(judge: Judge) -> None:
         "denies access": Response.error("AccessDeniedException"),
         "does not know the table": Response.error("ResourceNotFoundException"),
         "answers {}": Response(200, {}),
+        "answers 500": Response(500, {"__type": "com.amazonaws.dynamodb.v20120810#InternalServerError"}),
+        "answers 503, without JSON": Response(503, "Service Unavailable"),
     }.items():
         judge.step = f"Redis is away, and DynamoDB {what}"
         stage.aws.rule = _reads_answered_by(action)
@@ -131,8 +133,13 @@ def check_backup(judge: Judge) -> None:
             judge.refused("4.5", "lookup", conversation_id=name, since=None)
     judge.step = "Redis and DynamoDB are both away"
     stage.aws.rule = lambda _: "cut"
-    judge.refused("4.5", "lookup", conversation_id=conversation_id, since=None)
-    stage.aws.rule = None
+    for name in (conversation_id, unknown):
+        judge.refused("4.5", "lookup", conversation_id=name, since=None)
+    judge.step = "Redis is away, and DynamoDB refuses connections"
+    stage.aws.refuse()
+    for name in (conversation_id, unknown):
+        judge.refused("4.5", "lookup", conversation_id=name, since=None)
+    stage.aws.heal()
     judge.step = "Redis is away, and DynamoDB is back"
     judge.lookup("4.5", conversation_id, answer_of(conversation_id, 4))
 
@@ -181,3 +188,22 @@ def _unprocessed_once() -> Rule:
         return Response(200, {"Responses": {}, "UnprocessedKeys": request.body["RequestItems"]})
 
     return answer
+
+
+def check_unprocessed(judge: Judge) -> None:
+    """Keys that stay unprocessed are no missing items. A client may ask for them for as long as it waits at all."""
+    judge.step = "Redis is away, and DynamoDB returns unprocessed keys each time"
+    judge.stage.redis_away()
+    batches: list[Request] = []
+
+    def answer(request: Request) -> Action:
+        if request.operation != "BatchGetItem":
+            return None
+        batches.append(request)
+        return Response(200, {"Responses": {}, "UnprocessedKeys": request.body.get("RequestItems", {})})
+
+    judge.stage.aws.rule = answer
+    asked: dict[str, Any] = {"op": "lookup", "conversation_id": judge.stage.new_id(), "since": None}
+    answered = judge.ask(**asked)
+    if batches and not answered.get("error"):
+        judge.found("4.3", asked, answered, AN_ERROR)
