@@ -127,6 +127,17 @@ class WritesOnMaxN(PythonClient):
         return found._replace(write_n=found.recent_n)
 
 
+class Overwrites(PythonClient):
+    """Puts without a condition."""
+
+    def answer_put(self, request: Mapping[str, Any]) -> Answer:
+        answered = super().answer_put(request)
+        store: Any = self.history.store
+        row = {store.keys.partition_key: answered["partition_key"], store.keys.sort_key: request["sort_key"]}
+        store.load([{name: {"S": value} for name, value in {**row, "text": request["text"]}.items()}])
+        return answered
+
+
 class NoBase(PythonClient):
     """Reads a salted conversation without its base partition."""
 
@@ -332,6 +343,7 @@ BROKEN: tuple[tuple[type[PythonClient], str, str], ...] = (
     (ReadsTheHash, "unverified", "2.3"),
     (Cached, "raises", "2.5"),
     (WritesOnMaxN, "writes", "5.1"),
+    (Overwrites, "writes", "7.2"),
     (NoBase, "reads", "8.1"),
     (LoadsTheScript, "unverified", "2.2"),
     (SendsTheScript, "unverified", "2.2"),

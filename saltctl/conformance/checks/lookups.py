@@ -87,7 +87,7 @@ def check_replies(judge: Judge) -> None:
     stage.rng.shuffle(cases)
     for rule, step, action in cases:
         judge.step = step
-        judge.met(rule, conversation_id, expected, action)
+        judge.met(rule, conversation_id, expected, action, follow=" -MOVED" in step or " -ASK" in step)
     for vector in vectors("redis_elements"):
         element, answer = vector["element"], answer_of_vector(conversation_id, vector)
         if vector.get("max_n", 0) <= LARGEST:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from binascii import crc32
 
 from saltctl.conformance.aws_proxy import READS, Action, Request, Response, Rule
-from saltctl.conformance.judge import AN_ERROR, Judge, answer_of, partitions, put_request
+from saltctl.conformance.judge import AN_ERROR, Judge, answer_of, message_id_of, partitions, put_request
 from saltctl.conformance.stage import COOL_WAIT
 
 BIG = 300_000
@@ -21,7 +22,7 @@ def sort_keys(count: int, name: str = "", first: int = 0) -> list[str]:
 
 def partition_of(conversation_id: str, sort_key: str, n: int) -> str:
     """Return where a message belongs if writers spread over n salts."""
-    message_id = sort_key.partition("#")[2]
+    message_id = message_id_of(sort_key)
     return conversation_id if n == 1 else f"{conversation_id}#{crc32(message_id.encode()) % n}"
 
 
@@ -33,10 +34,12 @@ def check_writes(judge: Judge) -> None:
         judge.step = f"a conversation has {n} salt{'s' if n > 1 else ''}"
         if n > 1:
             stage.registry.raise_to(conversation_id, n)
-        for key in [*sort_keys(6, f"x{n}"), *sort_keys(2, f"\u00fc\U0001f600{n}", 6)]:
+        others = [f"2026-07-01T09#a{n}#b", f"2026-07-01T09#a{n}#c", f"2026-07-01T09-{n}"]
+        for key in [*others, *sort_keys(6, f"x{n}"), *sort_keys(2, f"\u00fc\U0001f600{n}", 6)]:
             judge.put("7.1", conversation_id, key, partition_of(conversation_id, key, n))
     judge.step = "the same message is written again"
     judge.put("7.2", conversation_id, key, partition_of(conversation_id, key, 8))
+    _check_taken(judge, conversation_id, partition_of(conversation_id, "2026-07-01T10#taken", 8))
     judge.step = "the client wrote to a conversation of 8 salts, and it is raised to 32"
     stage.registry.raise_to(conversation_id, 32)
     for key in sort_keys(4, "y"):
@@ -50,6 +53,17 @@ def check_writes(judge: Judge) -> None:
     judge.step = "Redis is away, and DynamoDB denies access"
     stage.backup_denies()
     judge.refused("4.5", **put_request(conversation_id, key))
+
+
+def _check_taken(judge: Judge, conversation_id: str, partition: str) -> None:
+    """A row that exists is never replaced. An answer or an error: clients differ in what they compare."""
+    judge.step = "a row with this key exists, with another text"
+    stage, request = judge.stage, put_request(conversation_id, "2026-07-01T10#taken")
+    stage.put_row(partition, request["sort_key"], "another text")
+    answer = judge.ask(**request)
+    row = stage.messages.get(partition, request["sort_key"])
+    if row is None or row["text"] != {"S": "another text"}:
+        judge.found("7.2", request, answer, "the row stays as it was")
 
 
 def check_reads(judge: Judge) -> None:
@@ -84,6 +98,7 @@ def check_reads(judge: Judge) -> None:
     for number, key in enumerate(unusual):
         stage.put_row(partitions(unicode_id, 2)[number % 3], key)
     judge.read("8.5", unicode_id, unusual[::-1])
+    _check_queries(judge, conversation_id, keys)
     judge.step = "one partition has more rows than a page of a query"
     large = stage.new_id()
     big = sort_keys(5)
@@ -98,6 +113,31 @@ def check_reads(judge: Judge) -> None:
     judge.step = "Redis is away"
     stage.redis_away()
     judge.read("4.1", conversation_id, keys[::-1])
+
+
+def _check_queries(judge: Judge, conversation_id: str, keys: list[str]) -> None:
+    """Judge that queries are strongly consistent, and go on after an empty page."""
+    stage, empty = judge.stage, list[Request]()
+
+    def answer(request: Request) -> Action:
+        """Answer each first page by an empty one, as a filter or a limit of bytes can."""
+        if request.operation != "Query" or "ExclusiveStartKey" in request.body:
+            return None
+        empty.append(request)
+        values = request.body.get("ExpressionAttributeValues", {}).values()
+        of = next((value for value in values if str(value.get("S", "")).startswith(conversation_id)), None)
+        start = "\U0010ffff" if request.body.get("ScanIndexForward") is False else " "
+        last = {"conversation_id": of, "sort_key": {"S": start}}
+        return of and Response(200, {"Items": [], "Count": 0, "ScannedCount": 0, "LastEvaluatedKey": last})
+
+    judge.step = "each partition has an empty page with a LastEvaluatedKey first"
+    stage.aws.take()
+    stage.aws.rule = answer
+    judge.read("8.3", conversation_id, keys[::-1])
+    stage.aws.rule = None
+    for request in stage.aws.take():
+        if request.operation == "Query" and request.body.get("ConsistentRead") is not True:
+            judge.found("8.3", f"a read of {conversation_id!r}", f"Query {json.dumps(request.body)}", "ConsistentRead")
 
 
 def _denies(partition: str) -> Rule:
