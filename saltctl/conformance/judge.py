@@ -25,6 +25,8 @@ OPENING = {b"AUTH", b"HELLO", b"CLIENT", b"SELECT", b"PING", b"ECHO", b"QUIT", b
 """Commands that say nothing about the registry."""
 _LOADING = {b"EVAL", b"SCRIPT", b"FUNCTION"}
 AN_ERROR = "an error"
+Since = str | Mapping[str, str] | None
+"""The lowest sort key of a read: a string, or a number as {"N": "DIGITS"}; None is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class Judge:
 
     # Lookups.
 
-    def lookup(self, rule: str, conversation_id: str, expected: Mapping[str, Any], since: str | None = None) -> Answer:
+    def lookup(self, rule: str, conversation_id: str, expected: Mapping[str, Any], since: Since = None) -> Answer:
         """Ask for a lookup, whose answer must have these values."""
         answer = self.ask("lookup", conversation_id=conversation_id, since=since)
         self._compare(rule, {"op": "lookup", "conversation_id": conversation_id, "since": since}, answer, expected)

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, TextIO
 
 from saltctl.conformance.stage import settings_of
@@ -23,8 +24,8 @@ from saltctl.stores.aws.messages_table import MessagesTable
 Answer = dict[str, Any]
 
 
-def lookup_answer(found: Lookup, since: str | None) -> Answer:
-    """Return the answer to a request ``lookup``."""
+def lookup_answer(found: Lookup, since: str | Mapping[str, str] | None) -> Answer:
+    """Return the answer to a request ``lookup``, whose ``since`` is a string, a number as {"N": "DIGITS"}, or none."""
     boundary = found.boundary
     tagged = {"S": boundary} if isinstance(boundary, str) else {"N": number_text(boundary or 0)}
     return {
@@ -32,7 +33,7 @@ def lookup_answer(found: Lookup, since: str | None) -> Answer:
         "write_n": found.write_n,
         "recent_n": found.recent_n,
         "boundary": None if boundary is None else tagged,
-        "read_set": found.read_set(since),
+        "read_set": found.read_set(since if since is None or isinstance(since, str) else Decimal(since["N"])),
     }
 
 

@@ -235,10 +235,13 @@ async function lookup(id) {
   return { ...found, write_n: Math.min(found.write_n, found.recent_n, found.max_n) };
 }
 
+// A number of at most 130 decimal places, by its value.
+const value = (number) => BigInt(`${number}.`.replace(/\.(\d*)\.?$/, (_, places) => places.padEnd(130, "0")));
 function readSet(id, found, since) {
-  const { S, N } = found.boundary ?? {};
-  if (since !== null && N) throw new Error("the sort keys are strings");
-  const n = since !== null && S !== undefined && compare(since, S) >= 0 ? found.recent_n : found.max_n;
+  const { S, N } = since === null ? {} : (found.boundary ?? {});
+  if (typeof since === "string" ? N : S) throw new Error("the boundary has another type");
+  const above = S !== undefined ? compare(since, S) >= 0 : N !== undefined && value(since.N) >= value(N);
+  const n = above ? found.recent_n : found.max_n;
   return [id, ...Array.from({ length: n > 1 ? n : 0 }, (_, salt) => `${id}#${salt}`)];
 }
 
@@ -263,15 +266,14 @@ const operations = {
     return { ...found, read_set: readSet(id, found, since) };
   },
   put: async ({ conversation_id: id, sort_key, message_id, text }) => {
-    const began = uptime();
-    const { write_n } = await lookup(id);
+    const [began, { write_n }] = [uptime(), await lookup(id)];
     const partition = write_n === 1 ? id : `${id}#${crc32(message_id) % write_n}`;
     const Item = { [config.partition_key]: { S: partition }, [config.sort_key]: { S: sort_key }, text: { S: text } };
-    const condition = { ConditionExpression: "attribute_not_exists(#s)" };
-    const names = { ExpressionAttributeNames: { "#s": config.sort_key } };
+    const names = { "#s": config.sort_key };
+    const condition = { ConditionExpression: "attribute_not_exists(#s)", ExpressionAttributeNames: names };
     if (uptime() - began >= config.cool_wait / 2) throw new Error("the lookup is too old"); // rule 7.3
     try {
-      await aws("PutItem", { TableName: config.messages_table, Item, ...condition, ...names });
+      await aws("PutItem", { TableName: config.messages_table, Item, ...condition });
     } catch (error) {
       if (error.type !== "ConditionalCheckFailedException") throw error; // else it is written already
     }

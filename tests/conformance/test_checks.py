@@ -85,6 +85,7 @@ MUTANTS = {
     "empty page": ("reads", "8.3", "page.LastEvaluatedKey", "page.Items.length ? page.LastEvaluatedKey : undefined"),
     "retry": ("replies", "4.1", "await elementOfRedis(id)", "await elementOfRedis(id).catch(() => elementOfRedis(id))"),
     "last #": ("writes", "7.1", "crc32(message_id)", 'crc32(sort_key.split("#").pop())'),
+    "13 digits": ("registry", "3.3", "([0-9a-f]{12}|[0-9a-f]{16})", "[0-9a-f]{12,16}"),
     "old lookup": ("stall", "7.3", "if (uptime() - began >=", "if (0 *"),
 }
 """What a client in JavaScript does wrong: the check that finds it, its rule, and the change in client.mjs."""
@@ -94,7 +95,7 @@ SURPLUS = (
 )
 """Lines that notice such a reply in time; the mutant of rule 2.6 has none of them."""
 
-EXHAUSTIVE_MUTANTS = {"query", "empty page", "retry", "last #"}
+EXHAUSTIVE_MUTANTS = {"query", "empty page", "retry", "last #", "13 digits"}
 
 
 def mutants() -> Iterator[object]:

@@ -61,6 +61,13 @@ def test_every_list_is_explained_and_has_both_kinds() -> None:
         assert False in refused
 
 
+def test_no_two_vectors_are_equal() -> None:
+    """An editor that normalizes text would make equal what differs; two forms of one letter are there."""
+    for vectors in (*(VECTORS[name] for name in LISTS), *VECTORS["ids"].values()):
+        assert len({json.dumps(vector, sort_keys=True) for vector in vectors}) == len(vectors)
+    assert {"\u00fc", "u\u0308"} <= {vector["id"] for vector in VECTORS["ids"]["accepted"]}
+
+
 def test_ids_and_buckets() -> None:
     """The bucket is CRC-32 of UTF-8, and the reference value of CRC-32 is met."""
     assert crc32("123456789") == 0xCBF43926

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 from unittest.mock import patch
 from zlib import crc32
@@ -13,6 +14,7 @@ from saltctl.conformance.python_client import Answer, PythonClient, answer, look
 from saltctl.errors import SaltctlError
 from saltctl.history.models import ReadOptions
 from saltctl.registry.lookups import Lookup
+from saltctl.salting import number_text
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.stores.redis.scripts import script, script_sha
 
@@ -295,6 +297,38 @@ class ExcludesBoundaries(PythonClient):
         return lookup_answer(found, None if since == found.boundary else since)
 
 
+class ComparesAsUtf16(PythonClient):
+    """Compares a string with the boundary as JavaScript and Java do."""
+
+    def answer_lookup(self, request: Mapping[str, Any]) -> Answer:
+        found, since = self.lookup(request["conversation_id"]), request["since"]
+        if isinstance(since, str) and isinstance(found.boundary, str):
+            since = found.boundary if since.encode("utf-16-be") >= found.boundary.encode("utf-16-be") else None
+        return lookup_answer(found, since)
+
+
+class ComparesDigits(PythonClient):
+    """Compares numbers as strings."""
+
+    def answer_lookup(self, request: Mapping[str, Any]) -> Answer:
+        found, since = self.lookup(request["conversation_id"]), request["since"]
+        if isinstance(since, Mapping) and isinstance(found.boundary, Decimal):
+            digits = number_text(found.boundary)
+            since = {"N": digits} if since["N"] >= digits else None
+        return lookup_answer(found, since)
+
+
+class IgnoresTypes(PythonClient):
+    """Covers everything if the boundary has another type."""
+
+    def answer_lookup(self, request: Mapping[str, Any]) -> Answer:
+        found = self.lookup(request["conversation_id"])
+        try:
+            return lookup_answer(found, request["since"])
+        except SaltctlError:
+            return lookup_answer(found, None)
+
+
 class LooksTooLittle(PythonClient):
     """Covers few salts below the boundary, too."""
 
@@ -355,6 +389,9 @@ BROKEN: tuple[tuple[type[PythonClient], str, str], ...] = (
     (TrustsAnyFence, "registry", "3.1"),
     (IgnoresBoundaries, "cooled", "8.2"),
     (ExcludesBoundaries, "cooled", "8.2"),
+    (ComparesAsUtf16, "cooled", "8.2"),
+    (ComparesDigits, "cooled", "8.2"),
+    (IgnoresTypes, "cooled", "8.2"),
     (LooksTooLittle, "cooled", "8.2"),
     (ReadsInPart, "reads", "8.4"),
     (SortsAsUtf16, "reads", "8.5"),
@@ -369,4 +406,7 @@ BROKEN: tuple[tuple[type[PythonClient], str, str], ...] = (
 )
 """Each variant, a check that finds it, and the rule that it names."""
 LONG = (SendsTheScript, IgnoresBoundaries, ExcludesBoundaries, ReadsEventually, SortsAsUtf16)
-EXHAUSTIVE = (*(DefaultsIfRefused, DefaultsAfterTimeouts, DefaultsIfUnprocessed, StartsWithDefaults, StartsEventually),)
+EXHAUSTIVE = (
+    *(DefaultsIfRefused, DefaultsAfterTimeouts, DefaultsIfUnprocessed, StartsWithDefaults, StartsEventually),
+    *(ComparesAsUtf16, ComparesDigits, IgnoresTypes),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from saltctl.conformance.checks.messages import partition_of, sort_keys
-from saltctl.conformance.judge import Judge, answer_of, partitions
+from saltctl.conformance.judge import Judge, Since, answer_of, partitions
 from saltctl.conformance.stage import Stage
 
 _BOUNDARY = 20
@@ -16,6 +16,37 @@ def check_cooled(judge: Judge) -> None:
     """Readers cover max_n below the boundary and recent_n from it on, by Redis and by the backup."""
     for recent_n in (1, 2):
         _cool(judge, recent_n)
+    _compare(judge)
+
+
+_ORDER: tuple[tuple[str, Since, bool | None], ...] = (
+    ("S\uff5e", "\U0001f600", True),
+    ("S\U0001f600", "\uff5e", False),
+    ("N10", {"N": "9"}, False),
+    ("N9", {"N": "10"}, True),
+    ("N-5", {"N": "-10"}, False),
+    ("N0.25", {"N": "0.5"}, True),
+    ("N12345678901234567891", {"N": "12345678901234567890"}, False),
+    ("N10", "9", None),
+    ("S10", {"N": "9"}, None),
+)
+"""A boundary in Redis, the lowest sort key of a read, and whether that is at or above it; None is an error."""
+
+
+def _compare(judge: Judge) -> None:
+    """Strings are compared as UTF-8, numbers by their value, and a string and a number not at all."""
+    stage, conversation_id = judge.stage, judge.stage.new_id()
+    key = stage.bucket_key(conversation_id)
+    for text, since, above in _ORDER:
+        stage.command("HSET", key, conversation_id, f"8 2 1 1 2 {text}")
+        judge.step = f"a conversation of 8 salts, of which 2 are recent, has the boundary {text[1:]!r} ({text[0]})"
+        if above is None:
+            judge.refused("8.2", "lookup", conversation_id=conversation_id, since=since)
+        else:
+            known = answer_of(conversation_id, 8, 2, 2, {text[0]: text[1:]})
+            known["read_set"] = partitions(conversation_id, 2 if above else 8)
+            judge.lookup("8.2", conversation_id, known, since=since)
+    stage.command("HDEL", key, conversation_id)
 
 
 def _cool(judge: Judge, recent_n: int) -> None:

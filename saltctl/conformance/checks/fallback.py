@@ -69,6 +69,7 @@ def check_registry(judge: Judge) -> None:
         "#registry is missing": ("3.3", None),
         "#registry has no registry_id": ("3.3", {k: v for k, v in item.items() if k != "registry_id"}),
         "#registry has a registry_id of another form": ("3.3", item | {"registry_id": {"S": "XYZ"}}),
+        "#registry has a registry_id of 13 digits": ("3.3", item | {"registry_id": {"S": "0123456789abc"}}),
         "the table was restored: its identity is not that of #registry": (
             "3.4",
             item | {"claimed_tables": {"M": {region: {"S": "00000000-0000-0000-0000-000000000000"}}}},
