@@ -152,11 +152,11 @@ class ClientProcess:
         deadline = time.monotonic() + self._answer_timeout
         while self._drain(max(deadline - time.monotonic(), 0.0)):
             if len(self._read) > MAX_LINE or time.monotonic() >= deadline:
-                raise ClientGoneError(f"it does not end within {self._answer_timeout:g} s after `close`")
+                raise self._lasting()
         try:
             code = self._process.wait(max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
-            raise ClientGoneError(f"it does not end within {self._answer_timeout:g} s after `close`") from None
+            raise self._lasting() from None
         if self._read:
             raise ClientGoneError(f"it printed {_quoted(self._read)} without a request", "9.1")
         if code != 0:
@@ -191,6 +191,14 @@ class ClientProcess:
                 self._read += text
                 return bool(text)
         return True
+
+    def _lasting(self) -> ClientGoneError:
+        """Return the error of a client that does not end, or whose children outlive it."""
+        if self._process.poll() is None:
+            return ClientGoneError(f"it does not end within {self._answer_timeout:g} s after `close`")
+        return ClientGoneError(
+            f"it ended, but a process that it started holds its stdout {self._answer_timeout:g} s later"
+        )
 
     def _ended(self) -> ClientGoneError:
         """Return the error of a client that has closed its stdout, or ended."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 from saltctl.conformance.client import SHOWN, Answer, Client, ClientGoneError
@@ -18,6 +20,10 @@ from saltctl.stores.redis.scripts import script_sha
 
 MOST_FINDINGS = 2
 """Findings of one rule in one check: the others are alike."""
+MOST_CHARACTERS = 4000
+"""Characters of a value in a finding: a client may answer a megabyte."""
+DEEPEST = 20
+"""Objects and lists in one another in such a value."""
 SECONDS_AFTER = 20.0
 """Time that a check may take after its first finding: a slow client that is wrong is not asked everything."""
 _TRIES = 5
@@ -31,13 +37,24 @@ Since = str | Mapping[str, str] | None
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A rule that the client broke: in which step, what it was asked, what it answered, and what was expected."""
+    """A rule that the client broke: in which step, what it was asked, what it answered, and what was expected.
+
+    The three values are JSON or text.
+    """
 
     step: str
     rule: str
-    asked: str
-    answered: str
-    expected: str
+    asked: Any
+    answered: Any
+    expected: Any
+    cut: tuple[str, ...] = ()
+    """The names of those values that were too long, and are the beginning of their text instead."""
+
+    @classmethod
+    def of(cls, step: str, rule: str, **values: object) -> Finding:
+        """Return a finding whose values ``asked``, ``answered`` and ``expected`` are bounded."""
+        kept = {name: bounded(value) for name, value in values.items()}
+        return cls(step, rule, **kept, cut=tuple(name for name in values if kept[name] is not values[name]))
 
 
 class EnoughError(Exception):
@@ -61,7 +78,14 @@ class Judge:
     clock: Callable[[], float] = time.monotonic
     start: Callable[[], Client] | None = None
     """Starts one more client."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Findings by rule, with those that were not kept."""
     _until: float = math.inf
+
+    @property
+    def more(self) -> int:
+        """Findings that were not kept."""
+        return sum(max(0, count - MOST_FINDINGS) for count in self.counts.values())
 
     def ask(self, op: str, **fields: Any) -> Answer:
         """Return the answer to a request.
@@ -77,12 +101,14 @@ class Judge:
             return self.client.ask(request)
 
     @contextmanager
-    def telling(self, request: Mapping[str, Any]) -> Iterator[None]:
+    def telling(self, request: Mapping[str, Any], expected: str = "an answer") -> Iterator[None]:
         """Keep the end of the client, or its silence, as a finding about this request."""
         try:
             yield
         except ClientGoneError as exc:
-            self.findings.append(Finding(self.step, exc.rule, shown(request), exc.problem, "an answer"))
+            self.findings.append(
+                Finding.of(self.step, exc.rule, asked=request, answered=exc.problem, expected=expected)
+            )
             raise
 
     @contextmanager
@@ -102,8 +128,9 @@ class Judge:
 
     def found(self, rule: str, asked: object, answered: object, expected: object) -> None:
         """Keep a finding, unless there are enough of its rule."""
-        if sum(finding.rule == rule for finding in self.findings) < MOST_FINDINGS:
-            self.findings.append(Finding(self.step, rule, shown(asked), shown(answered), shown(expected)))
+        self.counts[rule] += 1
+        if self.counts[rule] <= MOST_FINDINGS:
+            self.findings.append(Finding.of(self.step, rule, asked=asked, answered=answered, expected=expected))
         self._until = min(self._until, self.clock() + SECONDS_AFTER)
 
     # Lookups.
@@ -115,8 +142,9 @@ class Judge:
         return answer
 
     def _compare(self, rule: str, request: Mapping[str, Any], answer: Answer, expected: Mapping[str, Any]) -> None:
-        if canonical({name: answer[name] for name in expected if name in answer}) != canonical(expected):
-            self.found(rule, request, answer, expected)
+        wrong = [n for n in expected if n not in answer or canonical(answer[n]) != canonical(expected[n])]
+        if wrong:
+            self.found("8.1" if wrong == ["read_set"] and rule != "8.2" else rule, request, answer, expected)
 
     def met(
         self, rule: str, conversation_id: str, expected: Mapping[str, Any], action: Action, *, follow: bool = False
@@ -232,13 +260,23 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+def bounded(value: object) -> Any:
+    """Return a value itself if it is short JSON, or short text; otherwise the beginning of its text."""
+    if isinstance(value, str):
+        return value if len(value) <= MOST_CHARACTERS else value[:MOST_CHARACTERS]
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)[:MOST_CHARACTERS]
+    # The output walks through it, a function call or two for each level.
+    depth = max(accumulate((c in "[{") - (c in "]}") for c in text[:MOST_CHARACTERS]))
+    return value if len(text) <= MOST_CHARACTERS and depth <= DEEPEST else text[:MOST_CHARACTERS]
+
+
 def shown(value: object) -> str:
     """Return a value for a message, cut to a length; control characters are left to the output."""
-    try:
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError):
-        text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 Check = Callable[[Judge], None]

@@ -309,7 +309,7 @@ COMMANDS = (
         "conform",
         ("--only", "raises", "--", "python3", "-m", "saltctl.conformance.python_client"),
         keys=("passed", "seed", "seconds", "checks"),
-        nested={"checks": ("name", "passed", "seconds", "findings", "ran", "note")},
+        nested={"checks": ("name", "passed", "seconds", "findings", "ran", "note", "more")},
         slow=True,
     ),
     Contract("completion", ("bash",), returns_data=False),

@@ -18,7 +18,7 @@ from saltctl.conformance.stage import Stage
 from saltctl.conformance.trial import Checked, run_trial
 from saltctl.local.environment import LocalEnvironment
 from saltctl.testing import local_environment
-from tests.conformance.variants import BROKEN, EXHAUSTIVE, LONG, Direct
+from tests.conformance.variants import BROKEN, EXHAUSTIVE, LONG, Direct, NeverLooksUp
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,14 @@ def test_a_careless_client_is_found(stage: Stage, variant: type[PythonClient], n
     assert not checked.passed
     assert rule in {finding.rule for finding in checked.findings}, checked.findings
     assert all(finding.step and finding.asked and finding.expected for finding in checked.findings)
+
+
+@pytest.mark.slow
+def test_a_client_that_cannot_look_up(stage: Stage) -> None:
+    """It is found once, and not by every check."""
+    first, *others = run_trial(stage, lambda: Direct(NeverLooksUp()))
+    assert [(f.rule, f.answered) for f in first.findings] == [("2.3", "every lookup is an error: no key")]
+    assert not any(other.ran or other.passed or other.findings for other in others)
 
 
 @pytest.mark.slow

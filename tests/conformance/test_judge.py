@@ -8,7 +8,16 @@ from typing import Any, cast
 import pytest
 
 from saltctl.conformance.client import SHOWN
-from saltctl.conformance.judge import MOST_FINDINGS, SECONDS_AFTER, EnoughError, Judge, answer_of, shown
+from saltctl.conformance.judge import (
+    DEEPEST,
+    MOST_CHARACTERS,
+    MOST_FINDINGS,
+    SECONDS_AFTER,
+    EnoughError,
+    Judge,
+    answer_of,
+    shown,
+)
 from saltctl.conformance.python_client import Answer
 from saltctl.conformance.stage import Stage
 from tests.conformance.variants import Direct
@@ -73,8 +82,33 @@ def test_findings_are_few_and_short() -> None:
     for rule in ("2.1", "2.1", "2.1", "8.1"):
         judging.lookup(rule, "c", answer_of("c", 1))
     assert [finding.rule for finding in judging.findings] == ["2.1"] * MOST_FINDINGS + ["8.1"]
-    assert max(len(finding.answered) for finding in judging.findings) < SHOWN + 40
+    assert judging.more == 1
+    assert {len(finding.answered) for finding in judging.findings} == {MOST_CHARACTERS}
+    assert {finding.cut for finding in judging.findings} == {("answered",)}
+    assert len(shown(judging.findings[0].answered)) < SHOWN + 40
     assert shown("\ud800") == "\ud800"
+
+
+def test_a_value_of_a_finding_is_json() -> None:
+    """An object stays one; what JSON has no word for becomes text, and that is said."""
+    judging = judge({})
+    judging.found("2.1", {"op": "lookup"}, {"max_n": float("nan")}, {"max_n": 4})
+    [finding] = judging.findings
+    assert (finding.asked, finding.expected) == ({"op": "lookup"}, {"max_n": 4})
+    assert (finding.answered, finding.cut) == ("{'max_n': nan}", ("answered",))
+    deep: Any = []
+    for _ in range(DEEPEST):
+        deep = [deep]
+    judging.found("2.1", "a", deep, deep[0])
+    assert judging.findings[1].cut == ("answered",)
+
+
+@pytest.mark.parametrize(("change", "rule"), [({"read_set": ["c#0"]}, "8.1"), ({"read_set": [], "max_n": 3}, "1.2")])
+def test_a_wrong_read_set_alone_is_a_matter_of_reads(change: dict[str, Any], rule: str) -> None:
+    """Whatever rule the lookup was to try."""
+    judging = judge(answer_of("c", 2) | change)
+    judging.lookup("1.2", "c", answer_of("c", 2))
+    assert [finding.rule for finding in judging.findings] == [rule]
 
 
 def test_a_check_with_findings_ends() -> None:

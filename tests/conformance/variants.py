@@ -11,7 +11,7 @@ from unittest.mock import patch
 from zlib import crc32
 
 from saltctl.conformance.python_client import Answer, PythonClient, answer, lookup_answer
-from saltctl.errors import SaltctlError
+from saltctl.errors import SaltctlError, UsageError
 from saltctl.history.models import ReadOptions
 from saltctl.registry.lookups import Lookup
 from saltctl.salting import number_text
@@ -175,6 +175,13 @@ class Defaults(PythonClient):
             return super().lookup(conversation_id)
         except SaltctlError:
             return plain(conversation_id, 1)
+
+
+class NeverLooksUp(PythonClient):
+    """Has an error for every lookup."""
+
+    def lookup(self, conversation_id: str) -> Lookup:
+        raise UsageError("no key")
 
 
 class DefaultsAfter(PythonClient):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from saltctl.conformance.trial import Checked
 
 COLUMNS = columns_of("passed seed seconds checks")
+FINDING_COLUMNS = columns_of("check passed ran rule step asked answered expected")
+"""Of TSV and CSV, which have a row for each finding."""
 EXAMPLE = "saltctl conform -- python3 -m saltctl.conformance.python_client"
 ANSWER_SECONDS = 10.0
 
@@ -61,9 +63,24 @@ def conform(
     if not command:
         raise UsageError("cannot try a client: its command is missing", hint=EXAMPLE)
     record = _try(command, only, seed, answer_timeout, people=resolve_format(output, listing=False) == "table")
-    print_result(record, output, columns=COLUMNS, human_view=lambda screen: _show_verdict(screen, record))
+    _print(record, output)
     if not record["passed"]:
         raise typer.Exit(ExitCode.FOUND_SOMETHING)
+
+
+def _print(record: dict[str, Any], output: option.Output) -> None:
+    if resolve_format(output, listing=False) in ("tsv", "csv"):
+        rows = [row for check in record["checks"] for row in _rows(check)]
+        print_result({"findings": rows}, output, columns=(), lists={"findings": FINDING_COLUMNS}, rows="findings")
+    else:
+        print_result(record, output, columns=COLUMNS, human_view=lambda screen: _show_verdict(screen, record))
+
+
+def _rows(check: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each finding of a check, or one without a finding."""
+    known = {"check": check["name"], "passed": check["passed"], "ran": check["ran"]}
+    none = dict.fromkeys(("rule", "step", "asked", "answered", "expected"), "")
+    return [known | none | finding for finding in check["findings"] or [{}]]
 
 
 def _try(
@@ -112,19 +129,23 @@ def _show(screen: Console, checked: Checked) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from saltctl.conformance.judge import shown
+
     line = Table.grid(padding=(0, 1))
     line.add_column(width=4)
     line.add_column()
     verdict = Text("ok", style="green") if checked.passed else Text("FAIL", style="bold red")
     body = Text(checked.name)
     if not checked.ran:
-        body.append("\nnot run: the client ended, or did not answer, too often", style="dim")
+        body.append("\nnot run: the client ended or did not answer too often, or cannot look up", style="dim")
     if checked.note:
         body.append(f"\n{checked.note}", style="dim")
     for finding in checked.findings:
         body.append(f"\nrule {finding.rule} of saltctl help client-protocol: {printable(finding.step)}")
         for name in ("asked", "answered", "expected"):
-            body.append(f"\n  {name + ':':9} {printable(getattr(finding, name))}", style="dim")
+            body.append(f"\n  {name + ':':9} {printable(shown(getattr(finding, name)))}", style="dim")
+    if checked.more:
+        body.append(f"\nand {checked.more} more", style="dim")
     line.add_row(verdict, body)
     print_unpadded(screen, Padding(line, (0, 0, 0, 2)))
 

@@ -18,6 +18,7 @@ def check_unverified(judge: Judge) -> None:
     stage = judge.stage
     conversation_id = stage.salted(4)
     expected = answer_of(conversation_id, 4)
+    judge.step = "a conversation is raised to 4"
     judge.lookup("2.1", conversation_id, expected)
     judge.step = "Redis loses its scripts, by SCRIPT FLUSH, and an entry"
     stage.command("SCRIPT FLUSH")

@@ -91,7 +91,7 @@ def check_replies(judge: Judge) -> None:
     for vector in vectors("redis_elements"):
         element, answer = vector["element"], answer_of_vector(conversation_id, vector)
         if vector.get("max_n", 0) <= LARGEST:
-            judge.step = f"Redis answers a lookup by an array of {element!r}"
+            judge.step = f"Redis answers a lookup by an array of {'nil' if element is None else repr(element)}"
             cooled = element is not None and " " in element.strip()
             rule = "2.4" if not cooled else "6.4" if answer else "6.2"
             judge.met(rule, conversation_id, answer or expected, _array(element))

@@ -193,7 +193,7 @@ def check_close(judge: Judge) -> None:
     answer = judge.ask("close")
     if answer.get("error"):
         judge.found("9.2", {"op": "close"}, answer, {})
-    with judge.telling({"op": "close"}):
+    with judge.telling({"op": "close"}, "the end, with exit code 0: see saltctl help client-conformance"):
         try:
             judge.client.end()
         finally:

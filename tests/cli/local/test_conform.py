@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -15,7 +16,8 @@ from unittest.mock import patch
 import pytest
 
 from saltctl.cli.local.conform import EXAMPLE
-from saltctl.conformance.trial import CHECKS
+from saltctl.conformance.judge import MOST_CHARACTERS, Finding
+from saltctl.conformance.trial import CHECKS, Checked
 from saltctl.conformance.vectors import vectors_text
 from tests.cli.conftest import Runner
 from tests.support.redis_servers import eventually
@@ -54,6 +56,28 @@ def test_what_cannot_be_tried(saltctl: Runner, words: tuple[str, ...], hint: str
     outcome = saltctl("conform", "-o", "json", *words)
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.error["hint"] == hint or not hint
+
+
+def test_findings_are_rows(saltctl: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of TSV and CSV; JSON has each value as it is, and names those that are cut."""
+    found = Finding.of("a step", "2.3", asked={"op": "lookup"}, answered="x" * 9000, expected={"max_n": 1})
+    checks = [Checked("ids", passed=True), Checked("raises", passed=False, findings=[found, found], more=3)]
+    record = {"passed": False, "seed": 1, "seconds": 1.0, "checks": list(map(asdict, checks))}
+    monkeypatch.setattr("saltctl.cli.local.conform._try", lambda *_, **__: record)
+    outcome = saltctl("conform", "-o", "tsv", "--", "true")
+    header, *rows = (line.split("\t") for line in outcome.out.splitlines())
+    assert (outcome.code, header) == (3, ["check", "passed", "ran", "rule", "step", "asked", "answered", "expected"])
+    assert [row[:5] for row in rows] == [
+        ["ids", "true", "true", "", ""],
+        *2 * [["raises", "false", "true", "2.3", "a step"]],
+    ]
+    assert rows[1][5:] == ['{"op": "lookup"}', "x" * MOST_CHARACTERS, '{"max_n": 1}']
+    check = saltctl("conform", "-o", "json", "--", "true").json["checks"][1]
+    assert check["findings"][0] | {"answered": ""} == {
+        **{"step": "a step", "rule": "2.3", "asked": {"op": "lookup"}, "answered": "", "expected": {"max_n": 1}},
+        "cut": ["answered"],
+    }
+    assert check["more"] == 3
 
 
 @pytest.mark.slow
