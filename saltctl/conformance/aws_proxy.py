@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -83,10 +84,14 @@ class AwsProxy:
 
         self._handler = Handler
         self._server: _Server | None = None
+        self._kept: socket.socket | None = None
         self.port = 0
         self._listen()
 
     def _listen(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
         self._server = _Server(("127.0.0.1", self.port), self._handler)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="aws-proxy", daemon=True).start()
@@ -101,11 +106,17 @@ class AwsProxy:
         """Close the port."""
         self.release()
         self._close()
+        if self._kept is not None:
+            self._kept.close()
 
     def refuse(self) -> None:
         """Refuse new connections until :meth:`heal`, and cut a connection that is there at its next request."""
         self.rule = lambda _: "cut"
         self._close()
+        # It does not listen, so connections are refused; no other process gets the port meanwhile.
+        self._kept = socket.socket()
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._kept.bind(("127.0.0.1", self.port))
 
     def heal(self) -> None:
         """End all faults, and forget what was recorded."""
