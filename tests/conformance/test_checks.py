@@ -93,6 +93,7 @@ MUTANTS = {
     "empty page": ("reads", "8.3", "page.LastEvaluatedKey", "page.Items.length ? page.LastEvaluatedKey : undefined"),
     "retry": ("replies", "4.1", "await elementOfRedis(id)", "await elementOfRedis(id).catch(() => elementOfRedis(id))"),
     "last #": ("writes", "7.1", "crc32(message_id)", 'crc32(sort_key.split("#").pop())'),
+    "describe": ("backup", "3.4", "until: performance.now() + 60_000", "until: 0"),
     "13 digits": ("registry", "3.3", "([0-9a-f]{12}|[0-9a-f]{16})", "[0-9a-f]{12,16}"),
     "old lookup": ("stall", "7.3", "if (uptime() - began >=", "if (0 *"),
 }
@@ -103,7 +104,7 @@ SURPLUS = (
 )
 """Lines that notice such a reply in time; the mutant of rule 2.6 has none of them."""
 
-EXHAUSTIVE_MUTANTS = {"query", "empty page", "retry", "last #", "13 digits"}
+EXHAUSTIVE_MUTANTS = {"query", "empty page", "retry", "last #", "13 digits", "describe"}
 
 
 def mutants() -> Iterator[object]:

@@ -118,6 +118,9 @@ def check_backup(judge: Judge) -> None:
     stage.raise_half(raised, 8)
     judge.step = "Redis is away; a raise from 1 to 8 stopped before its third step"
     judge.lookup("5.1", raised, answer_of(raised, 8, 1))
+    described = [request for request in stage.aws.take() if request.operation == "DescribeTable"]
+    if len(described) > 1:
+        judge.found("3.4", "two lookups", f"DescribeTable, {len(described)} times", "at most once a minute")
     _check_items(judge)
     judge.step = "Redis is away, and DynamoDB returns unprocessed keys at first"
     stage.aws.rule = _unprocessed_once()
