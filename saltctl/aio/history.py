@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from saltctl.aio.home_loop import HomeLoop
 from saltctl.aio.registry import Registry
-from saltctl.aio.threads import Threads
+from saltctl.aio.threads import Threads, close_together
 from saltctl.errors import AwsUnavailableError
 from saltctl.forks import importing
 from saltctl.history import history as synchronous
@@ -31,9 +31,11 @@ from saltctl.registry.lookups import Lookup
 from saltctl.settings import Settings, load_settings
 from saltctl.stores.contracts.messages import SortKey
 
-THREADS = 32
-"""Pages and writes in progress at once; the queries of the pages have threads of their own. More than the lookups have:
-pages of a throttled conversation are slow, and must not hold up all others."""
+READ_THREADS = 32
+"""Pages and finds in progress at once; their queries have threads of their own. More than the lookups have: pages of a
+throttled conversation are slow, and must not hold up all others."""
+WRITE_THREADS = 16
+"""Writes in progress at once. They have threads of their own, so that slow pages do not hold them up."""
 T = TypeVar("T")
 
 
@@ -66,7 +68,8 @@ class History:
         self._registry = registry
         self._owned_registry: Registry | None = None
         self._knows_keys = False
-        self._threads = Threads(THREADS, "saltctl-aio-history", wait=aws_timeout)
+        self._reads = Threads(READ_THREADS, "saltctl-aio-history", calls="pages and finds", wait=aws_timeout)
+        self._writes = Threads(WRITE_THREADS, "saltctl-aio-put", calls="writes", wait=aws_timeout)
         self._home: HomeLoop[None] = HomeLoop("history", lambda _: None)
 
     @classmethod
@@ -85,7 +88,7 @@ class History:
     async def close(self) -> None:
         """End the threads, waiting a few seconds at most, and close the registry if :meth:`open` opened it."""
         self._home.leave()
-        await self._threads.close()
+        await close_together(self._writes, self._reads)
         self._history.close()
         if self._owned_registry is not None:
             await self._owned_registry.close()
@@ -106,23 +109,24 @@ class History:
         self._home.enter()
         history = self._history
         if not self._knows_keys:  # the first request for them may take long
-            await self._threads.run(lambda: history.store.keys)
+            await self._writes.run(lambda: history.store.keys)
             self._knows_keys = True
         looked_up = history.uptime()
         found = await self._registry.lookup(conversation_id)
-        return await self._threads.run(partial(history.put_of, found, looked_up, sort_key, attributes))
+        return await self._writes.run(partial(history.put_of, found, looked_up, sort_key, attributes))
 
     async def lookup(self, conversation_id: str) -> Lookup:
         """Look up a conversation, as every read does: ``saltctl.History.lookup``; it raises the same."""
         self._home.enter()
         found = await self._registry.lookup(conversation_id)
-        return found if found.boundary is None else await self._threads.run(partial(self._history.check, found))
+        return found if found.boundary is None else await self._reads.run(partial(self._history.check, found))
 
     async def page(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> Page:
         """Read one page of a history, every message of it, or an error: ``saltctl.History.page``; it raises the same.
 
-        ``page_timeout`` covers its lookup, the wait for a thread and its queries. If it is cancelled, its threads end
-        by then.
+        ``page_timeout`` covers its lookup, the wait for a thread and its queries. If it is cancelled while it waits for
+        a thread, it is never made. Once it has begun, it keeps its threads until its queries are answered, or that
+        time is over; they are none of those that write.
         """
         history, started = self._history, self._history.clock()
         check_limit(options)
@@ -143,7 +147,7 @@ class History:
             raise AwsUnavailableError(
                 f"the lookup of {conversation_id!r} was not answered within {seconds:g} s", hint="saltctl doctor"
             ) from exc
-        return await self._threads.run(lambda: call(found), max(ends - asyncio.get_running_loop().time(), 0.0))
+        return await self._reads.run(lambda: call(found), max(ends - asyncio.get_running_loop().time(), 0.0))
 
     async def pages(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> AsyncIterator[Page]:
         """Read a whole history page by page, as ``saltctl.History.pages`` does. Raises as :meth:`page`."""
@@ -162,7 +166,7 @@ class History:
     async def explain(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> ReadPlan:
         """Return the first queries of :meth:`page`; look up the conversation and read no message."""
         found = await self.lookup(conversation_id)
-        return await self._threads.run(partial(self._history.explain_of, found, options))
+        return await self._reads.run(partial(self._history.explain_of, found, options))
 
     async def find(
         self, conversation_id: str, message_id: str | int | Decimal, options: FindOptions | None = None

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol, Self
 
 from saltctl.aio.home_loop import HomeLoop
-from saltctl.aio.threads import Threads
+from saltctl.aio.threads import Threads, close_together
 from saltctl.errors import RedisUnavailableError, SaltctlError
 from saltctl.registry import registry as synchronous
 from saltctl.registry.lookups import Lookup
@@ -47,8 +47,8 @@ class Registry:
     def __init__(self, registry: synchronous.Registry, *, aws_timeout: float = 5.0) -> None:
         self._registry = registry
         self._aws_timeout = aws_timeout
-        self._threads = Threads(AWS_THREADS, "saltctl-aio", wait=aws_timeout)
-        self._opening = Threads(_REDIS_THREADS, "saltctl-aio-redis", wait=aws_timeout)
+        self._threads = Threads(AWS_THREADS, "saltctl-aio", calls="fallbacks and raises", wait=aws_timeout)
+        self._opening = Threads(_REDIS_THREADS, "saltctl-aio-redis", calls="connecting to Redis", wait=aws_timeout)
         self._home = HomeLoop("registry", self._lookups_of)
 
     @classmethod
@@ -153,8 +153,7 @@ class Registry:
         """Close the connections, and wait a few seconds at most for calls in progress. Lookups that wait are ended."""
         if (lookups := self._home.leave()) is not None:
             lookups.close()
-        for threads in (self._threads, self._opening):
-            await threads.close()
+        await close_together(self._threads, self._opening)
         self._registry.close()
 
     async def __aenter__(self) -> Self:

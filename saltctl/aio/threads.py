@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from saltctl.errors import AwsUnavailableError, UsageError
+from saltctl.errors import UnavailableError, UsageError
 from saltctl.forks import PerProcess
 from saltctl.history.pages.thread_pool import ThreadPool
 from saltctl.stores.redis_async.lookups import forget
@@ -29,11 +29,13 @@ class Threads:
     Args:
         count: calls in progress at once; more wait.
         name: the prefix of the threads' names.
+        calls: what the calls are, for errors.
         wait: seconds that a call may wait for a thread, unless it says otherwise.
     """
 
-    def __init__(self, count: int, name: str, *, wait: float) -> None:
+    def __init__(self, count: int, name: str, *, calls: str, wait: float) -> None:
         self._pool = ThreadPool(count, name)
+        self._calls = calls
         self._wait = wait
         self._in_progress: PerProcess[set[Future[Any]]] = PerProcess(set)
 
@@ -49,7 +51,7 @@ class Threads:
         seconds to wait for a thread, if not those of the object.
 
         Raises:
-            AwsUnavailableError: no thread was free in time: the calls before this one were not answered.
+            UnavailableError: no thread was free in time, since the calls before this one go on. It was not begun.
             UsageError: it is closed.
         """
         try:
@@ -64,9 +66,10 @@ class Threads:
             seconds = self._wait if wait is None else wait
             await asyncio.wait([result], timeout=seconds)
             if not result.done() and running.cancel():
-                raise AwsUnavailableError(
-                    f"no thread was free within {seconds:g} s: requests before this one were not answered",
-                    hint="saltctl doctor",
+                raise UnavailableError(
+                    f"cannot begin: all {self._pool.max_threads} threads for {self._calls} were in use for "
+                    f"{seconds:g} s by calls before this one",
+                    hint="saltctl doctor, or send fewer requests at once",
                 )
             if result.cancelled():
                 raise _closed()
@@ -76,11 +79,17 @@ class Threads:
 
     async def close(self) -> None:
         """Drop calls that wait, and wait a bounded time for those in progress."""
-        self._pool.shutdown(cancel_futures=True)
-        if running := [asyncio.wrap_future(call) for call in list(self._in_progress.get())]:
-            await asyncio.wait(running, timeout=CLOSE_SECONDS)
-        for result in running:
-            forget(result)
+        await close_together(self)
+
+
+async def close_together(*pools: Threads) -> None:
+    """Close the threads of several pools as :meth:`Threads.close` does; all of them end before the first wait."""
+    for threads in pools:
+        threads._pool.shutdown(cancel_futures=True)
+    if running := [asyncio.wrap_future(call) for threads in pools for call in list(threads._in_progress.get())]:
+        await asyncio.wait(running, timeout=CLOSE_SECONDS)
+    for result in running:
+        forget(result)
 
 
 def _closed() -> UsageError:

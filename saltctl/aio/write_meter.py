@@ -25,7 +25,7 @@ class WriteMeter:
 
     def __init__(self, meter: synchronous.WriteMeter, *, redis_timeout: float = 5.0) -> None:
         self._meter = meter
-        self._threads = Threads(4, "saltctl-aio-meter", wait=2 * redis_timeout)
+        self._threads = Threads(4, "saltctl-aio-meter", calls="reports", wait=2 * redis_timeout)
         self.record = meter.record
         """Count a write: ``saltctl.WriteMeter.record``. Never blocks and never fails."""
         self.throttled = meter.throttled

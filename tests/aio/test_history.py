@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from saltctl import aio
+from saltctl.aio.history import READ_THREADS
 from saltctl.errors import AwsUnavailableError, UnavailableError, UsageError
 from saltctl.history.history import History
 from saltctl.registry.lookups import Lookup
@@ -105,6 +106,30 @@ def test_the_threads_of_a_cancelled_page_end_by_its_deadline(held: HeldMessages)
             await history.page("hot")
 
     asyncio.run(read())
+
+
+def test_pages_that_are_not_answered_do_not_stop_writes(held: HeldMessages) -> None:
+    """Not when they are cancelled either; those that had not begun are never made, and the error says what is full."""
+
+    async def write() -> list[str | None]:
+        inner = History(FixedLookups(), held, page_timeout=2.0)
+        async with aio.History(inner, LoopLookups(), aws_timeout=0.1) as history:
+            pages = [asyncio.create_task(history.page("cold")) for _ in range(READ_THREADS + 20)]
+            for _ in range(READ_THREADS):
+                assert await asyncio.to_thread(held.asked.acquire, timeout=60)
+            assert (await history.put("cold", "2026-07-01T08:00:00Z#m1", {})).written
+            for page in pages:
+                page.cancel()
+            await asyncio.wait(pages)
+            assert (await history.put("cold", "2026-07-01T08:00:00Z#m2", {})).written
+            with pytest.raises(UnavailableError, match="all 32 threads for pages and finds were in use") as full:
+                await history.explain("cold")
+            assert not isinstance(full.value, AwsUnavailableError)
+            held.released.set()
+            return [message.message_id async for message in history.messages("cold")]
+
+    assert asyncio.run(write()) == ["m2", "m1"]
+    assert len(held.queries) == READ_THREADS + 1
 
 
 def _busy(thread: threading.Thread) -> bool:

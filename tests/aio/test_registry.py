@@ -14,7 +14,7 @@ import pytest
 from saltctl import aio
 from saltctl.aio.registry import AWS_THREADS
 from saltctl.aio.threads import Threads
-from saltctl.errors import AwsUnavailableError, InvalidConversationIdError, RedisUnavailableError, UsageError
+from saltctl.errors import InvalidConversationIdError, RedisUnavailableError, UnavailableError, UsageError
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
 from saltctl.stores.contracts.registry import BackupEntry
@@ -281,7 +281,8 @@ def test_a_call_that_finds_no_thread_in_time_fails() -> None:
         await asyncio.sleep(0)
         done, _ = await asyncio.wait(calls, timeout=60, return_when=asyncio.FIRST_EXCEPTION)
         late = [task for task in done if task.exception()]
-        assert {type(task.exception()) for task in late} == {AwsUnavailableError}
+        assert {type(task.exception()) for task in late} == {UnavailableError}
+        assert "all 16 threads for fallbacks and raises were in use for 0.2 s" in str(late[0].exception())
         backup.released.set()
         found = await asyncio.gather(*calls, return_exceptions=True)
         await registry.close()
@@ -289,7 +290,7 @@ def test_a_call_that_finds_no_thread_in_time_fails() -> None:
 
     with held_backup() as backup:
         found = run(ask(backup))[0]
-    failed = sum(isinstance(one, AwsUnavailableError) for one in found)
+    failed = sum(isinstance(one, UnavailableError) for one in found)
     assert 1 <= failed <= 6
     assert backup.faults.calls == ["get"] * (AWS_THREADS + 6 - failed)
 
@@ -305,7 +306,7 @@ def test_a_cancelled_call_that_waits_is_never_made() -> None:
         made.append("first")
 
     async def cancel() -> None:
-        threads = Threads(1, "saltctl-aio-test", wait=60)
+        threads = Threads(1, "saltctl-aio-test", calls="calls", wait=60)
         tasks = [asyncio.create_task(threads.run(first))]
         assert await asyncio.to_thread(started.wait, 60)
         tasks.append(asyncio.create_task(threads.run(lambda: made.append("second"))))
