@@ -12,7 +12,7 @@ from saltctl.aio.home_loop import HomeLoop
 from saltctl.aio.threads import Threads, close_together
 from saltctl.errors import RedisUnavailableError, SaltctlError
 from saltctl.registry import registry as synchronous
-from saltctl.registry.lookups import Lookup
+from saltctl.registry.lookups import Lookup, unique_ids
 from saltctl.registry.registry import RaiseResult
 from saltctl.salting import check_conversation_id
 from saltctl.settings import Settings, load_settings
@@ -26,7 +26,7 @@ AWS_THREADS = 16
 interpreter. With answers after 5 ms, 16 threads make as many calls a second as 64, and 99 of 100 waits of the loop take
 15 to 30 ms at most, not 340 to 600 (measured on two busy cores)."""
 _REDIS_THREADS = 8
-"""Connections to Redis that are opened at once."""
+"""Connections to Redis that are opened at once, and, in other threads, lookups of many ids."""
 
 
 class Registry:
@@ -49,6 +49,7 @@ class Registry:
         self._aws_timeout = aws_timeout
         self._threads = Threads(AWS_THREADS, "saltctl-aio", calls="fallbacks and raises", wait=aws_timeout)
         self._opening = Threads(_REDIS_THREADS, "saltctl-aio-redis", calls="connecting to Redis", wait=aws_timeout)
+        self._many = Threads(_REDIS_THREADS, "saltctl-aio-many", calls="lookups of many ids", wait=aws_timeout)
         self._home = HomeLoop("registry", self._lookups_of)
 
     @classmethod
@@ -124,9 +125,16 @@ class Registry:
         return registry.answer(conversation_id, entry) if accepted else None
 
     async def lookup_many(self, conversation_ids: Iterable[str]) -> dict[str, Lookup]:
-        """Look up many conversations in few round trips, in a thread, as ``saltctl.Registry.lookup_many`` does."""
+        """Look up many conversations in few round trips, as ``saltctl.Registry.lookup_many`` does; it raises the same.
+
+        Threads of its own ask Redis, so that it waits for AWS only if Redis does not answer.
+        """
         self._home.enter()
-        return await self._threads.run(partial(self._registry.lookup_many, list(conversation_ids)))
+        registry, wanted = self._registry, unique_ids(conversation_ids)
+        found = await self._many.run(lambda: registry.lookup_many_in_redis(wanted))
+        if missing := [conversation_id for conversation_id in wanted if conversation_id not in found]:
+            found |= await self._threads.run(lambda: registry.lookup_in_backup(missing))
+        return {conversation_id: found[conversation_id] for conversation_id in wanted}
 
     async def raise_to(
         self, conversation_id: str, n: int, *, reason: str = "", actor: str | None = None
@@ -153,7 +161,7 @@ class Registry:
         """Close the connections, and wait a few seconds at most for calls in progress. Lookups that wait are ended."""
         if (lookups := self._home.leave()) is not None:
             lookups.close()
-        await close_together(self._threads, self._opening)
+        await close_together(self._threads, self._opening, self._many)
         self._registry.close()
 
     async def __aenter__(self) -> Self:

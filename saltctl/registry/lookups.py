@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Literal, NamedTuple, Protocol
 from weakref import ref
 
 from saltctl.errors import UsageError
 from saltctl.forks import Process
-from saltctl.salting import read_set
+from saltctl.salting import check_conversation_id, read_set
 from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.messages import SortKey
 
@@ -77,6 +78,18 @@ def lookup_of(conversation_id: str, entry: Entry, source: Literal["redis", "back
     boundary, max_n = entry.boundary, entry.max_n
     recent_n = max_n if boundary is None else entry.recent_n
     return Lookup(conversation_id, max_n, min(write_n, recent_n, max_n), source, recent_n, boundary)
+
+
+def unique_ids(conversation_ids: Iterable[str]) -> list[str]:
+    """Return valid ids in their order, each once.
+
+    Raises:
+        UsageError: it is one string, or nothing that holds ids.
+        InvalidConversationIdError: one of them cannot be a conversation id.
+    """
+    if isinstance(conversation_ids, str | bytes) or not isinstance(conversation_ids, Iterable):
+        raise UsageError(f"{conversation_ids!r:.60} is not a list of conversation ids", hint='pass a list, as ["conv"]')
+    return list(dict.fromkeys(map(check_conversation_id, conversation_ids)))
 
 
 class Lookups(Protocol):

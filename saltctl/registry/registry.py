@@ -27,7 +27,7 @@ from saltctl.errors import (
 )
 from saltctl.forks import importing
 from saltctl.registry.breaker import Breaker
-from saltctl.registry.lookups import Lookup, lookup_of
+from saltctl.registry.lookups import Lookup, lookup_of, unique_ids
 from saltctl.salting import check_conversation_id, check_salt_count
 from saltctl.settings import Settings
 from saltctl.stores.contracts.entries import Entry, epoch_of, max_n_of, write_n_of
@@ -173,21 +173,23 @@ class Registry:
         Raises:
             As :meth:`lookup`; an error for one id is raised for all of them.
         """
-        wanted = list(dict.fromkeys(conversation_ids))
-        for conversation_id in wanted:
-            check_conversation_id(conversation_id)
+        wanted = unique_ids(conversation_ids)
+        found = self.lookup_many_in_redis(wanted)
+        if missing := [conversation_id for conversation_id in wanted if conversation_id not in found]:
+            found |= self.lookup_in_backup(missing)
+        return {conversation_id: found[conversation_id] for conversation_id in wanted}
+
+    def lookup_many_in_redis(self, wanted: Sequence[str]) -> dict[str, Lookup]:
+        """Look up those of these valid ids whose primaries answer; the others have to be looked up in the backup."""
         found: dict[str, Lookup] = {}
         for primary, ids in self._ids_by_primary(wanted).items():
             entries = self._lookup_in_redis(primary, ids)
             if entries is not None:
                 pairs = zip(ids, (entry or 1 for entry in entries), strict=True)
                 found |= {i: lookup_of(i, entry, "redis", write_n_of(entry)) for i, entry in pairs}
-        missing = [conversation_id for conversation_id in wanted if conversation_id not in found]
-        if missing:
-            found |= self.lookup_in_backup(missing)
-        else:
+        if len(found) == len(wanted):
             self.last_failure = None
-        return {conversation_id: found[conversation_id] for conversation_id in wanted}
+        return found
 
     def _ids_by_primary(self, conversation_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
         """Group ids by the primary that holds them; empty if the primaries are unknown."""

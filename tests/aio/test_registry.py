@@ -17,7 +17,7 @@ from saltctl.aio.threads import Threads
 from saltctl.errors import InvalidConversationIdError, RedisUnavailableError, UnavailableError, UsageError
 from saltctl.registry.registry import Registry
 from saltctl.settings import Settings
-from saltctl.stores.contracts.registry import BackupEntry
+from saltctl.stores.contracts.registry import BackupEntry, BackupStore, Raise, RaiseOutcome
 from saltctl.stores.redis.registry import RedisRegistry
 from saltctl.testing import MemoryBackup, MemoryRedis
 from tests.support.forked import in_child
@@ -26,10 +26,11 @@ from tests.support.redis_stub import Command, RedisStub
 REGISTRY_ID = "feed0123456789ab"
 
 
-def of_url(url: str, **options: Any) -> aio.Registry:
+def of_url(url: str, backup: BackupStore | None = None, *, aws_timeout: float = 5.0, **options: Any) -> aio.Registry:
     """A registry over Redis at this URL and a backup in memory."""
     settings = Settings(redis_url=url, buckets=64, registry_id=REGISTRY_ID, **options)
-    return aio.Registry(Registry.over(settings, RedisRegistry(settings), MemoryBackup()))
+    inner = Registry.over(settings, RedisRegistry(settings), backup or MemoryBackup())
+    return aio.Registry(inner, aws_timeout=aws_timeout)
 
 
 def answering(n: bytes) -> Callable[[int, Command], bytes]:
@@ -50,6 +51,12 @@ class HeldBackup(MemoryBackup):
         self.asked.release()
         assert self.released.wait(60)
         return super().get(conversation_id)
+
+    def raise_max_n(self, conversation_id: str, entry: Raise) -> RaiseOutcome:
+        """Wait, and do it."""
+        self.asked.release()
+        assert self.released.wait(60)
+        return super().raise_max_n(conversation_id, entry)
 
 
 @contextmanager
@@ -270,6 +277,23 @@ def test_the_loop_goes_on_while_the_backup_hangs() -> None:
 
     with held_backup() as backup, RedisStub(answering(b"4")) as stub:
         assert run(ask(backup))[0] == (400, {"backup"})
+
+
+def test_lookups_of_many_ids_do_not_wait_for_raises() -> None:
+    """Redis answers them while raises hold all threads for AWS."""
+
+    async def ask() -> list[tuple[str, str]]:
+        async with of_url(stub.url, backup=backup, aws_timeout=0.2) as registry:
+            raises = [asyncio.create_task(registry.raise_to(f"conv-{number}", 4)) for number in range(AWS_THREADS + 4)]
+            for _ in range(AWS_THREADS):
+                assert await asyncio.to_thread(backup.asked.acquire, timeout=60)
+            found = await registry.lookup_many(["conv", "conv"])
+            backup.released.set()
+            await asyncio.gather(*raises, return_exceptions=True)
+            return [(one, lookup.source) for one, lookup in found.items()]
+
+    with held_backup() as backup, RedisStub(answering(b"4")) as stub:
+        assert run(ask())[0] == [("conv", "redis")]
 
 
 def test_a_call_that_finds_no_thread_in_time_fails() -> None:
