@@ -150,7 +150,7 @@ class UnknownTimesError(RefusedError, code="unknown_times"):
 
 
 class InvalidConversationIdError(RefusedError, code="invalid_conversation_id"):
-    """The id is empty, too long, not valid UTF-8, or contains a ``#``."""
+    """The id is empty, too long, not a string of valid UTF-8, or contains a ``#``."""
 
 
 class InvalidSaltCountError(RefusedError, code="invalid_n"):

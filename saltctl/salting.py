@@ -26,8 +26,13 @@ MAX_ID_BYTES = 2000
 def check_conversation_id(conversation_id: str) -> str:
     """Return the id unchanged if it is valid.
 
-    Raises InvalidConversationIdError if it is empty, longer than 2,000 UTF-8 bytes, not encodable, or has a ``#``.
+    Raises InvalidConversationIdError if it is not a string, or one that is empty, longer than 2,000 UTF-8 bytes, not
+    encodable, or has a ``#``.
     """
+    if not isinstance(conversation_id, str):
+        raise InvalidConversationIdError(
+            f"the conversation id {conversation_id!r:.60} is not a string", hint='give a string, such as "conv_abc123"'
+        )
     if not conversation_id:
         raise InvalidConversationIdError("the conversation id is empty", hint="give the id of a conversation")
     if SEPARATOR in conversation_id:

@@ -24,6 +24,7 @@ from saltctl.errors import ConfigurationError
 from saltctl.times import parse_seconds
 from saltctl.urls import mask_url
 from saltctl.values import (
+    check_kind,
     parse_cache_name,
     parse_endpoint,
     parse_flag,
@@ -304,6 +305,14 @@ def _no_such_context(name: str, path: Path | None, file: ConfigFile) -> Configur
 def context_hint(name: str) -> str:
     """Return how to add a context to the file."""
     return f"add a table of its settings to that file: [contexts.{json.dumps(name[:60])}]"
+
+
+def settings_or_loaded(settings: Settings | None) -> Settings:
+    """Return these settings, or those of the environment for None. Raises UsageError for what is none, as a URL."""
+    if settings is None:
+        return load_settings()
+    check_kind("settings", settings, Settings, 'pass Settings(redis_url="redis://HOST"), or nothing')
+    return settings
 
 
 def load_settings(

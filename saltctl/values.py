@@ -154,6 +154,12 @@ def check_flag(name: str, value: object) -> None:
         raise UsageError(f"{name} must be True or False, not {value!r:.60}")
 
 
+def check_kind(name: str, value: object, kind: type, hint: str) -> None:
+    """Refuse an argument of another class; raises UsageError. The hint says what to pass."""
+    if not isinstance(value, kind):
+        raise UsageError(f"{name} must be of the class {kind.__name__}, not {type(value).__name__}", hint=hint)
+
+
 def read_password(path: Path, setting: str = "redis_password_file") -> str:
     """Return the password in a file, without its final newline.
 

@@ -15,7 +15,7 @@ from saltctl.aio.threads import Threads, close_together
 from saltctl.errors import AwsUnavailableError
 from saltctl.forks import importing
 from saltctl.history import history as synchronous
-from saltctl.history.find import text_and_number
+from saltctl.history.find import checked_options
 from saltctl.history.models import (
     DEFAULT_OPTIONS,
     FindOptions,
@@ -26,9 +26,9 @@ from saltctl.history.models import (
     ReadOptions,
     ReadPlan,
 )
-from saltctl.history.pages.request import check_limit
+from saltctl.history.pages.request import check_options
 from saltctl.registry.lookups import Lookup
-from saltctl.settings import Settings, load_settings
+from saltctl.settings import Settings, settings_or_loaded
 from saltctl.stores.contracts.messages import SortKey
 
 READ_THREADS = 32
@@ -78,7 +78,7 @@ class History:
         with importing:
             from saltctl.stores.aws.messages_table import MessagesTable
 
-        settings = settings or load_settings()
+        settings = settings_or_loaded(settings)
         registry = Registry.open(settings)
         history = synchronous.History.over(settings, registry.synchronous, MessagesTable(settings))
         opened = cls(history, registry, aws_timeout=settings.aws_timeout)
@@ -129,7 +129,7 @@ class History:
         time is over; they are none of those that write.
         """
         history, started = self._history, self._history.clock()
-        check_limit(options)
+        check_options(options)
         return await self._within(
             history.page_timeout,
             conversation_id,
@@ -151,6 +151,7 @@ class History:
 
     async def pages(self, conversation_id: str, options: ReadOptions = DEFAULT_OPTIONS) -> AsyncIterator[Page]:
         """Read a whole history page by page, as ``saltctl.History.pages`` does. Raises as :meth:`page`."""
+        check_options(options)
         following: ReadOptions | None = replace(options, limit=self._history.first_page)
         while following is not None:
             page = await self.page(conversation_id, following)
@@ -172,8 +173,8 @@ class History:
         self, conversation_id: str, message_id: str | int | Decimal, options: FindOptions | None = None
     ) -> Found:
         """Find one message by its id: ``saltctl.History.find``; it raises the same. Its timeout covers the lookup."""
-        history, options, started = self._history, options or FindOptions(), self._history.clock()
-        text_and_number(message_id)  # refused before anything is asked
+        history, started = self._history, self._history.clock()
+        options = checked_options(message_id, options)
         return await self._within(
             options.timeout,
             conversation_id,

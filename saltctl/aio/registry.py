@@ -15,7 +15,7 @@ from saltctl.registry import registry as synchronous
 from saltctl.registry.lookups import Lookup, unique_ids
 from saltctl.registry.registry import RaiseResult
 from saltctl.salting import check_conversation_id
-from saltctl.settings import Settings, load_settings
+from saltctl.settings import Settings, settings_or_loaded
 from saltctl.stores.contracts.entries import Entry
 from saltctl.stores.contracts.registry import RegistryStore
 from saltctl.stores.redis.registry import RedisRegistry
@@ -55,7 +55,7 @@ class Registry:
     @classmethod
     def open(cls, settings: Settings | None = None) -> Self:
         """Open the registry of the settings, as ``saltctl.Registry.open`` does; it raises the same."""
-        settings = settings or load_settings()
+        settings = settings_or_loaded(settings)
         return cls(synchronous.Registry.open(settings), aws_timeout=settings.aws_timeout)
 
     def _lookups_of(self, loop: asyncio.AbstractEventLoop) -> Lookups:

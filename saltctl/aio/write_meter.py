@@ -7,7 +7,7 @@ from typing import Self
 from saltctl.aio.threads import Threads
 from saltctl.detection import write_meter as synchronous
 from saltctl.detection.write_meter import MeterStats
-from saltctl.settings import Settings, load_settings
+from saltctl.settings import Settings, settings_or_loaded
 
 
 class WriteMeter:
@@ -34,7 +34,7 @@ class WriteMeter:
     @classmethod
     def open(cls, settings: Settings | None = None, *, server: str | None = None) -> Self:
         """Return a meter that reports to the heat stream, as ``saltctl.WriteMeter.open`` does; it raises the same."""
-        settings = settings or load_settings()
+        settings = settings_or_loaded(settings)
         return cls(synchronous.WriteMeter.open(settings, server=server), redis_timeout=settings.redis_timeout)
 
     @property

@@ -23,7 +23,7 @@ from saltctl.detection.write_window import WeightedWrite, WriteWindow
 from saltctl.errors import InvalidConversationIdError
 from saltctl.forks import importing, this_process
 from saltctl.salting import check_conversation_id
-from saltctl.settings import Settings, load_settings
+from saltctl.settings import Settings, settings_or_loaded
 from saltctl.stores.heat.contracts import ReportSink
 from saltctl.stores.heat.report import MAX_SERVER_BYTES, MAX_THROTTLED_N, MAX_WRITES, WINDOW_SECONDS, HeatReport
 from saltctl.throttling.key_range import throttled_by_key_range
@@ -109,7 +109,7 @@ class WriteMeter:
         with importing:
             from saltctl.stores.heat.stream import HeatStream
 
-        settings = settings or load_settings()
+        settings = settings_or_loaded(settings)
         return cls(HeatStream(settings), floor=settings.heat_floor, server=server)
 
     def _reset(self) -> None:

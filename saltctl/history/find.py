@@ -21,12 +21,13 @@ from functools import partial
 
 from saltctl.errors import AwsUnavailableError, SaltctlError, UsageError
 from saltctl.history.attributes import exact_number, plain
-from saltctl.history.models import message_id_of
+from saltctl.history.models import FindOptions, message_id_of
 from saltctl.history.pages.scatter_gather import partition_error
 from saltctl.history.pages.thread_pool import ThreadPool
 from saltctl.salting import number_text
 from saltctl.stores.bounded.deadline import TimeBudget
 from saltctl.stores.contracts.messages import Filter, Item, MessageStore, PartitionQuery, SortKey
+from saltctl.values import check_kind
 
 
 @dataclass(eq=False)
@@ -184,6 +185,15 @@ class MessageSearch:
             f"partition key {key!r} was not read to its end within {self.timeout:g} s",
             hint="narrow the search with --since and --until, or give the whole --sort-key",
         )
+
+
+def checked_options(message_id: str | int | Decimal, options: FindOptions | None) -> FindOptions:
+    """Return the options of a search, before anything is asked; raises UsageError for what cannot be searched."""
+    text_and_number(message_id)
+    if options is None:
+        return FindOptions()
+    check_kind("options", options, FindOptions, 'pass FindOptions(since="2026-07-01")')
+    return options
 
 
 def text_and_number(message_id: str | int | Decimal) -> tuple[str | None, str | None]:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 
 from saltctl.errors import ConfigurationError
 from saltctl.forks import importing
-from saltctl.history.find import MessageSearch, text_and_number
+from saltctl.history.find import MessageSearch, checked_options
 from saltctl.history.models import (
     DEFAULT_OPTIONS,
     FindOptions,
@@ -33,7 +33,7 @@ from saltctl.history.models import (
 from saltctl.history.pages.hedging import Hedging
 from saltctl.history.pages.page import page_of_rows
 from saltctl.history.pages.plan import plan
-from saltctl.history.pages.request import check_limit, page_request
+from saltctl.history.pages.request import check_options, page_request
 from saltctl.history.pages.scatter_gather import ScatterGather
 from saltctl.history.pages.sharing import SharedReads
 from saltctl.history.pages.thread_pool import ThreadPool
@@ -121,10 +121,10 @@ class History:
             ConfigurationError: no Redis is configured, or a setting cannot be used.
         """
         with importing:
-            from saltctl.settings import load_settings
+            from saltctl.settings import settings_or_loaded
             from saltctl.stores.aws.messages_table import MessagesTable
 
-        settings = settings or load_settings()
+        settings = settings_or_loaded(settings)
         registry = Registry.open(settings)
         history = cls.over(settings, registry, MessagesTable(settings))
         history._owned_registry = registry
@@ -222,7 +222,7 @@ class History:
                 ``Registry.lookup``, and the same of the messages table.
         """
         started = self.clock()
-        check_limit(options)
+        check_options(options)
         with TimeBudget(self.page_timeout):
             return self.page_of(self.lookup(conversation_id), options, started=started)
 
@@ -259,6 +259,7 @@ class History:
 
         Every page looks up the conversation again, so it sees a raise between two pages.
         """
+        check_options(options)
         following: ReadOptions | None = replace(options, limit=self.first_page)
         while following is not None:
             page = self.page(conversation_id, following)
@@ -306,8 +307,7 @@ class History:
             UsageError: no message can have this id: it is not valid Unicode, or another type.
             InvalidConversationIdError, UnavailableError, AccessDeniedError, ConfigurationError: as ``page``.
         """
-        options, started = options or FindOptions(), self.clock()
-        text_and_number(message_id)  # refused before anything is asked
+        options, started = checked_options(message_id, options), self.clock()
         with TimeBudget(options.timeout):
             return self.find_of(self.lookup(conversation_id), message_id, options, started=started)
 

@@ -106,11 +106,11 @@ class Registry:
             ConfigurationError: no Redis is configured, or a setting cannot be used.
         """
         with importing:
-            from saltctl.settings import load_settings
+            from saltctl.settings import settings_or_loaded
             from saltctl.stores.aws.backup_table import BackupTable
             from saltctl.stores.redis.registry import RedisRegistry
 
-        settings = settings or load_settings()
+        settings = settings_or_loaded(settings)
         backup = BackupTable(settings)
         _ = backup.client
         return cls.over(settings, RedisRegistry(settings, registry_id=backup.registry.id), backup)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from saltctl import aio
 from saltctl.aio.history import READ_THREADS
-from saltctl.errors import AwsUnavailableError, UnavailableError, UsageError
+from saltctl.detection.write_meter import WriteMeter
+from saltctl.errors import (
+    AwsUnavailableError,
+    InvalidConversationIdError,
+    SaltctlError,
+    UnavailableError,
+    UsageError,
+)
 from saltctl.history.history import History
 from saltctl.registry.lookups import Lookup
-from saltctl.testing import MemoryMessages
+from saltctl.registry.registry import Registry
+from saltctl.testing import MemoryMessages, MemoryServers
 from tests.support.lookups import FixedLookups
 
 
@@ -130,6 +139,42 @@ def test_pages_that_are_not_answered_do_not_stop_writes(held: HeldMessages) -> N
 
     assert asyncio.run(write()) == ["m2", "m1"]
     assert len(held.queries) == READ_THREADS + 1
+
+
+WRONG: dict[str, tuple[Callable[[Any, Any], Any], type[SaltctlError], str]] = {
+    "an id that is a number": (lambda r, h: r.lookup(3), InvalidConversationIdError, "3 is not a string"),
+    "no id": (lambda r, h: r.lookup(None), InvalidConversationIdError, "None is not a string"),
+    "the id of a put": (lambda r, h: h.put(b"x", "2026#m1", {}), InvalidConversationIdError, "is not a string"),
+    "one string for many": (lambda r, h: r.lookup_many("abc"), UsageError, "'abc' is not a list of conversation ids"),
+    "a number for many": (lambda r, h: r.lookup_many(3), UsageError, "3 is not a list"),
+    "an id in a list": (lambda r, h: r.lookup_many([["x"]]), InvalidConversationIdError, "is not a string"),
+    "a limit alone": (lambda r, h: h.page("x", 20), UsageError, "options must be of the class ReadOptions, not int"),
+    "no options of find": (lambda r, h: h.find("x", "1", object()), UsageError, "of the class FindOptions, not object"),
+    "the id of a find": (lambda r, h: h.find("x", object()), UsageError, "object"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_arguments_of_the_wrong_kind_are_refused(wrong: str) -> None:
+    """By both kinds of objects alike, with what to pass."""
+    call, error, says = WRONG[wrong]
+    servers = MemoryServers()
+    with pytest.raises(error, match=re.escape(says)):
+        call(servers.registry, servers.history)
+
+    async def ask() -> None:
+        await call(servers.aio_registry, servers.aio_history)
+
+    with pytest.raises(error, match=re.escape(says)):
+        asyncio.run(ask())
+
+
+@pytest.mark.parametrize("kind", [Registry, History, WriteMeter, aio.Registry, aio.History, aio.WriteMeter])
+def test_a_url_is_no_settings(kind: Any) -> None:
+    """The hint says what to pass."""
+    with pytest.raises(UsageError, match="settings must be of the class Settings, not str") as refused:
+        kind.open("redis://127.0.0.1")
+    assert "Settings(redis_url=" in refused.value.hint
 
 
 def _busy(thread: threading.Thread) -> bool:

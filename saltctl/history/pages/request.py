@@ -10,7 +10,7 @@ from saltctl.history.pages.cursor import BASE, FIRST, Cursor, Position
 from saltctl.history.rows import bound_of
 from saltctl.registry.lookups import Lookup
 from saltctl.stores.contracts.messages import PartitionQuery, TableKeys
-from saltctl.values import check_whole
+from saltctl.values import check_kind, check_whole
 
 MAX_LIMIT = 10_000
 
@@ -51,7 +51,7 @@ def page_request(lookup: Lookup, options: ReadOptions, keys: TableKeys) -> PageR
         InvalidCursorError: a cursor is damaged or belongs to another conversation.
         UsageError: a limit that no page has, or a bound that cannot be a sort key of the table.
     """
-    check_limit(options)
+    check_options(options)
     before, after = (
         None if text is None else cursors.decode(text, lookup.conversation_id, keys.sort_type)
         for text in (options.before, options.after)
@@ -73,6 +73,7 @@ def page_request(lookup: Lookup, options: ReadOptions, keys: TableKeys) -> PageR
     return PageRequest(lookup, query, options.limit, after=lower, before=upper, start=start)
 
 
-def check_limit(options: ReadOptions) -> None:
-    """Refuse a number of messages that no page has; raises UsageError."""
+def check_options(options: ReadOptions) -> None:
+    """Refuse what are no options, and a number of messages that no page has; raises UsageError."""
+    check_kind("options", options, ReadOptions, "pass ReadOptions(limit=20)")
     check_whole("limit", options.limit, 1, MAX_LIMIT, hint="such as --limit 50")
