@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import saltctl
@@ -45,6 +46,16 @@ def test_no_command_imports_the_main_module() -> None:
             source = path.read_text(encoding="utf-8")
             assert "saltctl.cli.main" not in source, path
             assert "saltctl.cli.app" not in source, path
+
+
+def test_programs_that_use_the_package_see_its_types() -> None:
+    """The marker of PEP 561 is in the package, and the wheel has all of the package."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "Typing :: Typed" in project["project"]["classifiers"]
+    assert (PACKAGE / "py.typed").is_file()
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == ["saltctl"]
+    assert not {"include", "exclude", "only-include"} & wheel.keys()
 
 
 def test_no_folder_is_crowded() -> None:
