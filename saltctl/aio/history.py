@@ -13,7 +13,6 @@ from saltctl.aio.home_loop import HomeLoop
 from saltctl.aio.registry import Registry
 from saltctl.aio.threads import Threads, close_together
 from saltctl.errors import AwsUnavailableError
-from saltctl.forks import importing
 from saltctl.history import history as synchronous
 from saltctl.history.find import checked_options
 from saltctl.history.models import (
@@ -73,20 +72,20 @@ class History:
         self._home: HomeLoop[None] = HomeLoop("history", lambda _: None)
 
     @classmethod
-    def open(cls, settings: Settings | None = None) -> Self:
-        """Open the registry and the messages table of the settings; raises as ``saltctl.History.open``."""
-        with importing:
-            from saltctl.stores.aws.messages_table import MessagesTable
+    def open(cls, settings: Settings | None = None, *, registry: Registry | None = None) -> Self:
+        """Open the registry and the messages table of the settings; raises as ``saltctl.History.open``.
 
+        ``registry``: one that is open already, to share it; the caller closes it.
+        """
         settings = settings_or_loaded(settings)
-        registry = Registry.open(settings)
-        history = synchronous.History.over(settings, registry.synchronous, MessagesTable(settings))
-        opened = cls(history, registry, aws_timeout=settings.aws_timeout)
-        opened._owned_registry = registry
-        return opened
+        opened = registry or Registry.open(settings)
+        inner = synchronous.History.open(settings, registry=opened.synchronous)
+        history = cls(inner, opened, aws_timeout=settings.aws_timeout)
+        history._owned_registry = opened if registry is None else None
+        return history
 
     async def close(self) -> None:
-        """End the threads, waiting a few seconds at most, and close the registry if :meth:`open` opened it."""
+        """End the threads, waiting a few seconds at most, and close what :meth:`open` opened."""
         self._home.leave()
         await close_together(self._writes, self._reads)
         self._history.close()

@@ -97,7 +97,8 @@ class History:
     clock: Callable[[], float] = time.monotonic
     uptime: Callable[[], float] = uptime
     shared_reads: ClassVar[type[SharedReads]] = SharedReads
-    _owned_registry: Registry | None = field(default=None, init=False)
+    _owned: list[Any] = field(default_factory=list, init=False)
+    """What :meth:`open` opened."""
 
     def __post_init__(self, message_id_from: str) -> None:
         check_number("page_timeout", self.page_timeout, 0.001, LONGEST)
@@ -114,8 +115,10 @@ class History:
         self._shared = self.shared_reads(self.clock) if self.share_reads else None
 
     @classmethod
-    def open(cls, settings: Settings | None = None) -> History:
+    def open(cls, settings: Settings | None = None, *, registry: Lookups | None = None) -> History:
         """Open the registry and the messages table of the settings.
+
+        ``registry``: one that is open already, to share it; the caller closes it.
 
         Raises:
             ConfigurationError: no Redis is configured, or a setting cannot be used.
@@ -125,9 +128,11 @@ class History:
             from saltctl.stores.aws.messages_table import MessagesTable
 
         settings = settings_or_loaded(settings)
-        registry = Registry.open(settings)
-        history = cls.over(settings, registry, MessagesTable(settings))
-        history._owned_registry = registry
+        owned: list[Any] = [MessagesTable(settings)]
+        if registry is None:
+            owned.append(registry := Registry.open(settings))
+        history = cls.over(settings, registry, owned[0])
+        history._owned = owned
         return history
 
     @classmethod
@@ -145,10 +150,10 @@ class History:
         )
 
     def close(self) -> None:
-        """End the threads, and close the registry if :meth:`open` opened it."""
+        """End the threads, and close what :meth:`open` opened."""
         self.pool.shutdown(wait=False, cancel_futures=True)
-        if self._owned_registry is not None:
-            self._owned_registry.close()
+        for one in self._owned:
+            one.close()
 
     def __enter__(self) -> Self:
         """Return the history itself, which is closed at the end of the block."""

@@ -23,6 +23,7 @@ from saltctl.errors import (
 from saltctl.history.history import History
 from saltctl.registry.lookups import Lookup
 from saltctl.registry.registry import Registry
+from saltctl.settings import Settings
 from saltctl.testing import MemoryMessages, MemoryServers
 from tests.support.lookups import FixedLookups
 
@@ -139,6 +140,30 @@ def test_pages_that_are_not_answered_do_not_stop_writes(held: HeldMessages) -> N
 
     assert asyncio.run(write()) == ["m2", "m1"]
     assert len(held.queries) == READ_THREADS + 1
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_closing_closes_the_connections_to_aws(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the tables that were opened: those of a shared registry stay open until it is closed."""
+    closed: list[str] = []
+    monkeypatch.setattr("saltctl.stores.aws.table.Table.close", lambda table: closed.append(type(table).__name__))
+    settings = Settings(redis_url="redis://127.0.0.1:1", aws_region="eu-central-1")
+    tables = ["MessagesTable"] if shared else ["MessagesTable", "BackupTable"]
+
+    async def close() -> None:
+        registry = aio.Registry.open(settings) if shared else None
+        async with aio.History.open(settings, registry=registry):
+            assert closed == []
+        assert closed == tables
+        if registry is not None:
+            await registry.close()
+
+    asyncio.run(close())
+    assert closed == ["MessagesTable", "BackupTable"]
+    closed.clear()
+    with Registry.open(settings) as alone, History.open(settings, registry=alone if shared else None):
+        pass
+    assert closed == ["MessagesTable", "BackupTable", *([] if shared else ["BackupTable"])]
 
 
 WRONG: dict[str, tuple[Callable[[Any, Any], Any], type[SaltctlError], str]] = {

@@ -158,6 +158,13 @@ class ClientOfProcess:
             )
         return self._given
 
+    def close(self) -> None:
+        """Close the connections of this process's own client, which opens new ones if it is used again."""
+        if self._given is None and (client := self._clients.peek()) is not None:
+            from saltctl.stores.bounded.aws_connections import close_connections
+
+            close_connections(client)
+
     def renew(self, old: Any) -> None:
         """Replace a client whose connections may be out of step."""
         self._clients.renew(old)

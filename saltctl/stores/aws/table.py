@@ -78,6 +78,10 @@ class Table:
         """The boto3 client of this process, created at first use."""
         return self._client.get()
 
+    def close(self) -> None:
+        """Close the connections, unless the client is the application's own."""
+        self._client.close()
+
     def errors(self, where: str = "") -> AbstractContextManager[None]:
         """Convert the errors of a request that is sent inside the block. ``where`` names more than the table."""
         return aws_errors(where or self.where, self.missing)

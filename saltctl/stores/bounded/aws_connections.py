@@ -34,6 +34,20 @@ def bound_connections(http: Any) -> None:
         http._manager.pool_classes_by_scheme = http._pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
 
 
+def close_connections(client: Any) -> None:
+    """Close the idle connections of a client at once; those in use close after their response.
+
+    botocore's own ``close`` leaves them to the garbage collection. The client opens new ones if it is used again.
+    """
+    with suppress(AttributeError):  # private attributes of botocore, as above
+        http = client._endpoint.http_session
+        containers = [manager.pools for manager in (http._manager, *http._proxy_managers.values())]
+        pools = [pool for one in containers for pool in map(one.get, one.keys())]
+        http.close()
+        for pool in filter(None, pools):  # another thread may have taken one off
+            pool.close()
+
+
 def unreadable(exc: Any) -> UnreadableResponseError | None:
     """Return the error that botocore has wrapped into its own."""
     cause = getattr(exc, "kwargs", {}).get("error")

@@ -40,6 +40,27 @@ def _session() -> Any:
     return core
 
 
+def test_closing_closes_the_idle_connections_at_once(stubbed_backup: BackupTable) -> None:
+    """The next request opens another one; the client of an application is left alone."""
+    given, own = stubbed_backup, BackupTable(stubbed_backup.settings)
+    for table in (given, own):
+        table.get("conv")
+    [pool], [given_pool] = _pools(own), _pools(given)
+    [connection] = [one for one in pool.pool.queue if one is not None]
+    assert connection.sock is not None
+    for table in (given, own):
+        table.close()
+    assert connection.sock is None
+    assert _pools(given) == [given_pool]
+    own.get("conv")
+    assert _pools(own) != [pool]
+
+
+def _pools(table: BackupTable) -> list[Any]:
+    pools = table.client._endpoint.http_session._manager.pools  # noqa: SLF001  urllib3 has no public way
+    return list(map(pools.get, pools.keys()))
+
+
 @pytest.mark.parametrize(
     "answer",
     [
