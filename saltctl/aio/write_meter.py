@@ -26,10 +26,8 @@ class WriteMeter:
     def __init__(self, meter: synchronous.WriteMeter, *, redis_timeout: float = 5.0) -> None:
         self._meter = meter
         self._threads = Threads(4, "saltctl-aio-meter", calls="reports", wait=2 * redis_timeout)
-        self.record = meter.record
-        """Count a write: ``saltctl.WriteMeter.record``. Never blocks and never fails."""
-        self.throttled = meter.throttled
-        """Report heat at once if an error says that a key range was throttled: ``saltctl.WriteMeter.throttled``."""
+        if type(self).record is WriteMeter.record:  # unless a subclass has its own
+            self.record = meter.record  # type: ignore[method-assign]  # the same, without a second call
 
     @classmethod
     def open(cls, settings: Settings | None = None, *, server: str | None = None) -> Self:
@@ -51,6 +49,14 @@ class WriteMeter:
     def last_failure(self) -> Exception | None:
         """The error for which the latest reports were dropped; None if they were sent."""
         return self._meter.last_failure
+
+    def record(self, conversation_id: str, units: float = 1) -> None:
+        """Count a write: ``saltctl.WriteMeter.record``. Never blocks and never fails."""
+        self._meter.record(conversation_id, units)
+
+    def throttled(self, error: object, conversation_id: str, *, n: int = 1) -> bool:
+        """Report heat at once if an error says that a key range was throttled: ``saltctl.WriteMeter.throttled``."""
+        return self._meter.throttled(error, conversation_id, n=n)
 
     async def flush(self) -> int:
         """Send the reports of all finished windows and of throttling. Return the number of reports sent."""

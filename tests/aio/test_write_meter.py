@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Sequence
+from unittest.mock import create_autospec
+
+import pytest
 
 from saltctl import aio
 from saltctl.detection.write_meter import WriteMeter
@@ -47,6 +51,30 @@ def test_records_are_counted_and_close_sends_them() -> None:
 
     asyncio.run(count())
     assert sink.counts == {"conv": 5}
+
+
+def test_the_class_has_all_methods() -> None:
+    """As a mock of it needs them, and help() shows them; a subclass may have its own record."""
+    mock = create_autospec(aio.WriteMeter, instance=True)
+    mock.record("conv", units=2)
+    mock.throttled(ValueError(), "conv", n=4)
+    with pytest.raises(TypeError, match="missing"):
+        mock.record()
+    for name in ("record", "throttled"):
+        ours, its = (inspect.signature(getattr(kind, name)) for kind in (aio.WriteMeter, WriteMeter))
+        assert ours == its
+    recorded: list[str] = []
+
+    class Own(aio.WriteMeter):
+        def record(self, conversation_id: str, units: float = 1) -> None:
+            recorded.append(conversation_id)
+            super().record(conversation_id, units)
+
+    inner = WriteMeter(Sink(), floor=1, clock=lambda: 0.25, thread=False)
+    for meter in (Own(inner), aio.WriteMeter(inner)):
+        meter.record("conv")
+    assert not meter.throttled(ValueError(), "conv")
+    assert recorded == ["conv"]
 
 
 def test_a_cancelled_flush_loses_nothing() -> None:
