@@ -6,12 +6,18 @@ import asyncio
 import os
 import subprocess
 import sys
+import textwrap
+from itertools import takewhile
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 import saltctl
 import saltctl.aio
+import saltctl.testing
+from saltctl.detection.write_meter import WriteMeter
 from saltctl.errors import RedisUnavailableError, SortKeyTakenError, UsageError
 from saltctl.history.history import History
 from saltctl.history.models import ReadOptions
@@ -22,6 +28,31 @@ from saltctl.stores.contracts.registry import BackupStore, RegistryStore
 from saltctl.testing import MemoryBackup, MemoryMessages, MemoryRedis, MemoryServers
 
 CONVERSATION = "conv_abc123"
+
+
+def test_the_example_of_the_module_runs() -> None:
+    """It imports what it uses."""
+    names = _example(saltctl.testing)
+    names["test_a_chat_survives_an_outage_of_redis"]()
+
+
+def test_the_example_of_the_event_loop_runs(monkeypatch: pytest.MonkeyPatch, servers: MemoryServers) -> None:
+    """It imports what it uses; objects in memory stand for those that it opens."""
+    meter = WriteMeter(servers, clock=lambda: 0.25, thread=False)  # type: ignore[arg-type]  # it reports nothing
+    monkeypatch.setattr("saltctl.aio.history.History.open", lambda: servers.aio_history)
+    monkeypatch.setattr("saltctl.aio.write_meter.WriteMeter.open", lambda: saltctl.aio.WriteMeter(meter))
+    asyncio.run(_example(saltctl.aio)["serve"]())
+    after = MemoryServers(messages=servers.messages).history  # the example has closed the other one
+    assert [message.message_id for message in after.messages(CONVERSATION)] == ["m1"]
+
+
+def _example(module: ModuleType) -> dict[str, Any]:
+    """Return the names of the first example in the documentation of a module."""
+    lines = (module.__doc__ or "").partition("::\n\n")[2].splitlines()
+    code = "\n".join(takewhile(lambda line: not line or line.startswith(" "), lines))
+    names: dict[str, Any] = {}
+    exec(compile(textwrap.dedent(code), module.__name__, "exec"), names)  # noqa: S102
+    return names
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 The names are those of ``saltctl``, with the same arguments, results, errors and deadlines::
 
-    from saltctl import aio
+    from saltctl import ReadOptions, aio
 
     async def serve() -> None:
         async with aio.History.open() as history, aio.WriteMeter.open() as meter:
@@ -12,7 +12,8 @@ The names are those of ``saltctl``, with the same arguments, results, errors and
 
 A lookup runs on the event loop. What goes to AWS runs in a bounded number of threads, over the synchronous code: that
 was measured against aiobotocore, and is as fast (``saltctl.aio.threads``). Open an object before the loop or in it:
-that takes up to half a second. It belongs to the event loop that uses it first; a forked child starts anew.
+that takes up to half a second. It belongs to the event loop that uses it first; a forked child starts anew. Close it:
+without that its connections stay open until it is collected, and nothing warns. Errors are in ``saltctl.errors``.
 
 A coroutine that is cancelled ends at once. Its request may go on in a thread, until its own deadline: a cancelled
 ``put`` may or may not have written its message, and a cancelled raise goes on to its end, or stops between two steps

@@ -3,6 +3,7 @@
 In memory, without servers: ``MemoryServers`` has a real ``saltctl.Registry`` and a real ``saltctl.History`` over
 stores in memory. They behave as in production, down to cursors, errors and the fallback to the backup::
 
+    from saltctl.errors import RedisUnavailableError
     from saltctl.testing import MemoryServers
 
     def test_a_chat_survives_an_outage_of_redis():
