@@ -93,7 +93,8 @@ class History:
             await self._owned_registry.close()
 
     async def __aenter__(self) -> Self:
-        """Return the history itself, which is closed at the end of the block."""
+        """Return the history itself, which is closed at the end of the block. Raises UsageError if it is closed."""
+        self._home.enter()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -165,7 +165,8 @@ class Registry:
         self._registry.close()
 
     async def __aenter__(self) -> Self:
-        """Return the registry itself, which is closed at the end of the block."""
+        """Return the registry itself, which is closed at the end of the block. Raises UsageError if it is closed."""
+        self._home.enter()
         return self
 
     async def __aexit__(self, *_: object) -> None:

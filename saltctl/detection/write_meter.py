@@ -43,7 +43,8 @@ class MeterStats:
 
     ``dropped`` reports could not be sent; ``windows_lost`` windows were discarded because the sender hung;
     ``invalid`` records had no valid conversation id or units; ``overflows`` counts the reductions of the counters.
-    The sender failed ``failures`` times. It last did all its work at ``last_success``, in seconds since the epoch.
+    The sender failed ``failures`` times. It last did all its work at ``last_success``, in seconds since the epoch,
+    also if there was nothing to report.
     """
 
     sent: int

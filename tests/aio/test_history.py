@@ -166,6 +166,19 @@ def test_closing_closes_the_connections_to_aws(shared: bool, monkeypatch: pytest
     assert closed == ["MessagesTable", "BackupTable", *([] if shared else ["BackupTable"])]
 
 
+def test_a_closed_object_is_refused_at_the_entry_of_a_block() -> None:
+    """Not at the first call in it."""
+
+    async def enter(closed: aio.Registry | aio.History) -> None:
+        await closed.close()
+        with pytest.raises(UsageError, match="is closed"):
+            await closed.__aenter__()
+
+    servers = MemoryServers()
+    for closed in (servers.aio_history, servers.aio_registry):
+        asyncio.run(enter(closed))
+
+
 WRONG: dict[str, tuple[Callable[[Any, Any], Any], type[SaltctlError], str]] = {
     "an id that is a number": (lambda r, h: r.lookup(3), InvalidConversationIdError, "3 is not a string"),
     "no id": (lambda r, h: r.lookup(None), InvalidConversationIdError, "None is not a string"),
