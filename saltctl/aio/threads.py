@@ -69,7 +69,7 @@ class Threads:
                 raise UnavailableError(
                     f"cannot begin: all {self._pool.max_threads} threads for {self._calls} were in use for "
                     f"{seconds:g} s by calls before this one",
-                    hint="saltctl doctor, or send fewer requests at once",
+                    hint="send fewer requests at once; `saltctl doctor` shows whether a server is slow",
                 )
             if result.cancelled():
                 raise _closed()

@@ -14,7 +14,6 @@ _LOOP = "no command uses saltctl.aio; tests/aio"
 NOT_RUN_HERE: dict[str, str] = {
     "aio/history.py | saltctl doctor": _LOOP,
     "aio/registry.py | saltctl doctor --only redis": _LOOP,
-    "aio/threads.py | saltctl doctor": _LOOP,
     "cli/detection/replay.py | saltctl stream status": "another consumer must live for the seconds of a claim",
     "cli/detection/stream.py | saltctl service run": "it runs until it is stopped; tests/health/test_doctor_servers.py",
     "cli/failures.py:failure_of": _SIGNALS,
