@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.benchmarks import compare, detection, history, lookup, memory, rebuild, recover, startup, tail
+from tests.benchmarks import compare, detection, history, lookup, memory, rebuild, recover, sizes, startup, tail
 from tests.benchmarks.report import Outcome
 
 BENCHMARKS: dict[str, Callable[..., Outcome]] = {
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[..., Outcome]] = {
     "memory": memory.run,
     "rebuild": rebuild.run,
     "recover": recover.run,
+    "sizes": sizes.run,
     "startup": startup.run,
     "tail": tail.run,
 }

@@ -138,7 +138,7 @@ def least_items(wanted: int, spread: int) -> float:
 def run(quick: bool = False) -> HistoryOutcome:
     """Run the benchmark at every N."""
     rounds = 5 if quick else 61
-    return HistoryOutcome([_measure(n, rounds) for n in SALTS], _measure_cooled(rounds), rounds)
+    return HistoryOutcome([measure_pages(n, rounds) for n in SALTS], _measure_cooled(rounds), rounds)
 
 
 def _measure_cooled(rounds: int) -> CooledResult:
@@ -163,7 +163,8 @@ def _measure_cooled(rounds: int) -> CooledResult:
     return CooledResult(seconds, units)
 
 
-def _measure(n: int, rounds: int) -> SaltCountResult:
+def measure_pages(n: int, rounds: int) -> SaltCountResult:
+    """Read pages over N salts, that many rounds."""
     rng = random.Random(n)
     store = MemoryMessages(before_query=lambda request: time.sleep(DELAY))
     newest = {_name(number): _fill(store, _name(number), n, rng) for number in range(rounds)}

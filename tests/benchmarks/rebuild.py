@@ -112,7 +112,7 @@ def run(*, quick: bool = False) -> RebuildResult:
         def once() -> float:
             nonlocal compared
             compared += items if name == "rebuild" else 0
-            return _run(name, pages, items, buckets).rate
+            return run_once(name, pages, items, buckets).rate
 
         return once
 
@@ -123,12 +123,17 @@ def run(*, quick: bool = False) -> RebuildResult:
     peaks = {}
     for items in memory_counts:
         with PagesServer(items) as pages:
-            peaks[items] = _run("rebuild", pages, items, buckets).peak_bytes
+            peaks[items] = run_once("rebuild", pages, items, buckets).peak_bytes
             compared += items
     return RebuildResult(count, naive_count, rates, peaks, compared)
 
 
-def _run(name: str, pages: PagesServer, items: int, buckets: int) -> Finished:
+def run_once(name: str, pages: PagesServer, items: int, buckets: int) -> Finished:
+    """Run a contender in a process of its own, with a new server.
+
+    Raises:
+        WrongResultError: it failed, or the entries in Redis differ from the backup.
+    """
     with redis_server() as server:
         settings = Settings(redis_url=server.url, buckets=buckets, registry_id=REGISTRY_ID)
         command = [sys.executable, "-m", "tests.benchmarks.contenders", name, str(items), str(buckets)]

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from saltctl.local.servers import LocalRedis
 from saltctl.settings import Settings
 from saltctl.stores.redis.registry import RedisRegistry
-from tests.benchmarks import compare, contenders, detection, history, lookup, memory, rebuild, recover, startup, tail
+from tests.benchmarks import (
+    compare,
+    contenders,
+    detection,
+    history,
+    lookup,
+    memory,
+    rebuild,
+    recover,
+    sizes,
+    startup,
+    tail,
+)
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.backup_pages import PagesServer, Table, make_pages
 from tests.benchmarks.entries import REGISTRY_ID, conversation_id, differences, entries
@@ -222,3 +236,20 @@ def test_a_recovery_adds_every_entry() -> None:
     assert (outcome.report.from_redis, outcome.report.consumed_wcu) == (1_000, 1_000)
     output = "".join(table.render() for table in outcome.tables())
     assert "1,000 entries" in output
+
+
+@pytest.mark.slow
+def test_the_plots_show_every_cost(tmp_path: Path) -> None:
+    """Each size has its row in a table and its tick in a plot, also where a cost was not tried."""
+    outcome = sizes.run(quick=True, plots=tmp_path)
+    assert [path.name for path in outcome.plots] == ["rebuild.svg", "page.svg"]
+    assert all(cost for measured in outcome.measured for costs in measured.costs.values() for cost in costs)
+    assert "one query" in printed(outcome)
+    not_tried = sizes.Sizes(
+        "a title", "a.svg", "entries", "seconds", 2, (10, 1_000), {"saltctl": [0.5, 7], "SET": [3, None]}
+    )
+    assert not_tried.table().rows == [("10", "0.50", "3.00"), ("1,000", "7.00", "")]
+    for measured, path in zip((*outcome.measured, not_tried), (*outcome.plots, not_tried.plot(tmp_path)), strict=True):
+        texts = re.findall("<text[^>]*>([^<]*)</text>", path.read_text())
+        assert {measured.title, *measured.costs, *(f"{size:,}" for size in measured.sizes)} <= set(texts)
+    assert outcome.plots[0].read_text() == outcome.measured[0].plot(tmp_path).read_text()
