@@ -13,9 +13,10 @@ import math
 import time
 from binascii import crc32
 from collections import defaultdict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from saltctl.errors import InvalidConversationIdError
@@ -39,6 +40,7 @@ _RCU_BYTES = 4096
 """The bytes of a scan that one strongly consistent read unit covers; an eventually consistent one covers twice that."""
 _MAX_SALT_SHOWN = 10**9
 _IDS_PER_READ = 1000
+_PROVED: tuple[str, UnprovenCause] = ("", "")
 
 Row = tuple[int, int | None]
 """The salt of a row and the CRC-32 of its message id; None without an id."""
@@ -135,7 +137,7 @@ def discover(
     """
     started, salts = clock(), Salts(store.keys.partition_key, message_id)
     yield from scan_salts(store, salts, attribute=attribute, segments=segments, consistent=consistent)
-    found = judge(salts, backup, cap=cap, any_salting=any_salting)
+    found = judge(salts.seen(), salts.candidates(), backup, cap=cap, any_salting=any_salting)
     seconds = round(clock() - started, 3)
     yield Discovery(salts.items, found, salts.consumed_rcu, seconds, salts.foreign_rows, salts.foreign_key)
 
@@ -165,25 +167,28 @@ def scan_salts(
             yield ScanProgress(salts.items, len(salts.highest), salts.consumed_rcu)
 
 
-def judge(salts: Salts, backup: BackupStore, *, cap: int, any_salting: bool) -> list[Discovered]:
-    """Compare what a complete scan has found with the backup; return every salted conversation, sorted by id."""
-    held: dict[str, BackupEntry] = {}
-    damaged: dict[str, str] = {}
-    valid = [conversation_id for conversation_id in sorted(salts.highest) if is_conversation_id(conversation_id)]
-    for start in range(0, len(valid), _IDS_PER_READ):
-        entries, problems = read_undamaged(backup, valid[start : start + _IDS_PER_READ])
-        held |= entries
-        damaged |= problems
-    unproved: dict[str, tuple[str, UnprovenCause]] = {}
-    for conversation_id in [] if any_salting else valid:
-        registered = conversation_id in held and held[conversation_id].max_n > 1
-        evidence = salts.evidence[conversation_id]
-        problem = evidence.problem(len(valid), registered=registered)
-        unproved[conversation_id] = problem, evidence.cause(len(valid), registered=registered)
-    return [
-        _judge(i, salt, held.get(i), cap, damage=damaged.get(i, ""), unproved=unproved.get(i, ("", "")))
-        for i, salt in sorted(salts.highest.items())
-    ]
+def judge(
+    seen: Iterable[Seen], candidates: int, backup: BackupStore, *, cap: int, any_salting: bool
+) -> list[Discovered]:
+    """Compare what all messages have shown with the backup; return every salted conversation, in the same order.
+
+    ``seen`` has every salted conversation; of its evidence only that of a thousand is needed at once. ``candidates``
+    counts those with valid ids.
+    """
+    discovered: list[Discovered] = []
+    conversations = iter(seen)
+    while batch := list(islice(conversations, _IDS_PER_READ)):
+        valid = [each.conversation_id for each in batch if is_conversation_id(each.conversation_id)]
+        entries, damaged = read_undamaged(backup, valid)
+        for each in batch:
+            entry, unproved = entries.get(each.conversation_id), _PROVED
+            if not any_salting:
+                registered = entry is not None and entry.max_n > 1
+                problem = each.evidence.problem(candidates, registered=registered)
+                unproved = problem, each.evidence.cause(candidates, registered=registered)
+            damage = damaged.get(each.conversation_id, "")
+            discovered.append(_judge(each.conversation_id, each.highest, entry, cap, damage=damage, unproved=unproved))
+    return discovered
 
 
 def half_done_raises(found: Discovery, registry: Registry) -> list[str]:
@@ -194,6 +199,15 @@ def half_done_raises(found: Discovery, registry: Registry) -> list[str]:
         entries = registry.backup.get_many(held[start : start + _IDS_PER_READ])
         incomplete += half_done(registry.store, list(entries.values()))
     return incomplete
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the messages show of one salted conversation."""
+
+    conversation_id: str
+    highest: int
+    evidence: SaltEvidence
 
 
 @dataclass
@@ -239,6 +253,14 @@ class Salts:
         if higher:
             self.highest[conversation_id] = salt
         return self.evidence[conversation_id].add_crc(salt, crc) or higher
+
+    def seen(self) -> Iterator[Seen]:
+        """Yield every salted conversation, sorted by id."""
+        return (Seen(i, highest, self.evidence[i]) for i, highest in sorted(self.highest.items()))
+
+    def candidates(self) -> int:
+        """Return how many of them have valid ids."""
+        return sum(map(is_conversation_id, self.highest))
 
 
 def _judge(

@@ -176,8 +176,8 @@ def _print(found: Discovery, output: OutputFormat | None, *, raised: int, dry_ru
         if record["needed_n"] > MAX_N:
             record["needed_n"] = None  # a salt may have any number of digits
     if resolve_format(output, listing=True) == "json":
-        conversations = {"conversations": records}
-        write_json(asdict(found) | conversations | {"behind": behind, "raised": raised, "dry_run": dry_run})
+        counts = asdict(replace(found, conversations=[]))
+        write_json(counts | {"conversations": records, "behind": behind, "raised": raised, "dry_run": dry_run})
     else:
         print_result(records, output, columns=COLUMNS, empty="no conversation is salted")
     salted = counted(len(found.conversations), "salted conversation")

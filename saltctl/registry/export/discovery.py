@@ -16,14 +16,16 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from saltctl.errors import ConfigurationError, IncompleteError
-from saltctl.registry.discover import Discovery, Salts, judge
+from saltctl.registry.discover import Discovery, Salts, Seen, judge
 from saltctl.registry.export.manifest import DataFile, Manifest
-from saltctl.registry.export.query import TABLE, salts_query
 from saltctl.registry.export.verification import DamagedFileError, find_damage, verify
+from saltctl.salting import SaltEvidence, is_conversation_id
 from saltctl.stores.contracts.messages import Item, KeysPage, TableKeys
 from saltctl.stores.contracts.registry import BackupStore
 from saltctl.stores.export.database import DoneFile, ExportDatabase, FoundRow, Row, UnreadableFileError
@@ -33,8 +35,6 @@ MAX_CONVERSATIONS = 20_000
 """Conversations of one file that are collected in memory, about 20 MB, before they are written to the database."""
 _PROGRESS_SECONDS = 0.2
 _NUMBER = re.compile(r"[+-]?[0-9]{0,200}\.?[0-9]{1,200}(?:[eE][+-]?[0-9]{1,3})?")
-_KEY = "pk"
-"""The name of the partition key in the query over the database: it never has to be quoted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +113,12 @@ class ExportDiscovery:
                 f"damaged files of the export: {damaged:,} of {len(self.manifest.files):,}; without them the N of a "
                 "conversation may be too low, so nothing was discovered"
             )
-        salts = self._collect()
-        found = judge(salts, backup, cap=cap, any_salting=any_salting)
-        seconds = round(self.clock() - started, 3)
-        yield Discovery(salts.items, found, 0.0, seconds, salts.foreign_rows, salts.foreign_key)
+        candidates = sum(map(is_conversation_id, self.database.conversation_ids()))
+        found = judge(self._seen(), candidates, backup, cap=cap, any_salting=any_salting)
+        seconds, done = round(self.clock() - started, 3), self.database.done()
+        foreign_keys = (file.foreign_key for file in done.values() if file.foreign_key is not None)
+        foreign_rows = sum(file.foreign_rows for file in done.values())
+        yield Discovery(self.manifest.items, found, 0.0, seconds, foreign_rows, next(foreign_keys, None))
 
     # Reading the files.
 
@@ -243,26 +245,17 @@ class ExportDiscovery:
 
     # What the files show.
 
-    def _collect(self) -> Salts:
-        """Return what all files show, as a scan does."""
-        salts = Salts(self.keys.partition_key, self.message_id)
-        query = salts_query(_KEY)
-        salts.highest = {row[0]: row[2] for row in self.database.query(query, TABLE, _KEY)}
-        counted = set(salts.highest)
-        for row in self.database.found():
-            if row.conversation_id not in counted:  # no valid id, or a salt of more digits than the query takes
-                salts.highest[row.conversation_id] = max(int(row.highest), salts.highest.get(row.conversation_id, 0))
-            evidence = salts.evidence[row.conversation_id]
-            total, misplaced = evidence.rows + row.total, evidence.misplaced + row.misplaced
-            without_id = evidence.without_id + row.without_id
-            for salt, crc in row.proofs:
-                evidence.add_crc(salt, crc)
+    def _seen(self) -> Iterator[Seen]:
+        """Yield what all files show of each salted conversation, sorted by id."""
+        for conversation_id, rows in groupby(self.database.found(), key=attrgetter("conversation_id")):
+            highest, total, misplaced, without_id, evidence = 0, 0, 0, 0, SaltEvidence()
+            for row in rows:
+                highest = max(highest, int(row.highest))
+                total, misplaced, without_id = total + row.total, misplaced + row.misplaced, without_id + row.without_id
+                for salt, crc in row.proofs:
+                    evidence.add_crc(salt, crc)
             evidence.rows, evidence.misplaced, evidence.without_id = total, misplaced, without_id
-        for file in self.database.done().values():
-            salts.items += file.items
-            salts.foreign_rows += file.foreign_rows
-            salts.foreign_key = file.foreign_key or salts.foreign_key
-        return salts
+            yield Seen(conversation_id, highest, evidence)
 
 
 def scope_of(manifest: Manifest, keys: TableKeys, attribute: str | None) -> str:

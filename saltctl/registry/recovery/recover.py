@@ -287,7 +287,8 @@ class Recovery:
     ) -> Generator[Event, None, list[Discovered]]:
         """Yield the conversations that are not proved to be salted, count them, and return all salted ones."""
         backup, any_salting = cast(BackupStore, _Held(held)), self.unproven == "raise"
-        discovered = judge(salts, backup, cap=self.settings.max_n_cap, any_salting=any_salting)
+        seen, candidates = salts.seen(), salts.candidates()
+        discovered = judge(seen, candidates, backup, cap=self.settings.max_n_cap, any_salting=any_salting)
         unproven = [found for found in discovered if found.state == "unproven"]
         report.unproven = len(unproven)
         yield from unproven

@@ -322,21 +322,23 @@ class ExportDatabase:
         rows = self._connection.execute("SELECT * FROM files").fetchall()
         return {row[0]: DoneFile(*row) for row in rows}
 
-    def found(self) -> Iterator[FoundRow]:
-        """Yield what was found in all files."""
+    def conversation_ids(self) -> Iterator[str]:
+        """Yield the id of every conversation once."""
         with _duckdb_errors():
-            for rows in self._rows("SELECT conversation_id, highest, total, misplaced, without_id, proofs FROM found"):
+            for rows in self._rows("SELECT DISTINCT conversation_id FROM found"):
+                yield from (row[0] for row in rows)
+
+    def found(self) -> Iterator[FoundRow]:
+        """Yield what was found in all files, sorted by conversation."""
+        query = (
+            "SELECT conversation_id, highest, total, misplaced, without_id, proofs FROM found "
+            "ORDER BY conversation_id, file"
+        )
+        with _duckdb_errors():
+            for rows in self._rows(query):
                 for conversation_id, highest, total, misplaced, without_id, proofs in rows:
                     pairs = [(salt, crc) for salt, crc in json.loads(proofs)]
                     yield FoundRow(conversation_id, highest, total, misplaced, without_id, pairs)
-
-    def query(self, sql: str, view: str, partition_key: str) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of a query over a view that has an ``Item`` for each conversation of each file."""
-        key = f"{{{_quoted(partition_key)}: {{'S': conversation_id || '#' || highest}}}}"
-        with _duckdb_errors():
-            self._reader.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS SELECT {key} AS Item FROM found")  # noqa: S608
-            for rows in self._rows(sql):
-                yield from rows
 
 
 @contextmanager

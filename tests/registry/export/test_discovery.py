@@ -60,7 +60,7 @@ def test_an_export_shows_what_a_scan_shows(
     monkeypatch.setattr(database, "_ROWS_PER_READ", 7 if collected == 1 else 5000)
     export = write_export(tmp_path / "export", {"a": MESSAGES[::2], "b": MESSAGES[1::2], "empty": []})
     found, expected = discovery(discover(export)), scanned(MESSAGES)
-    judged = judge(expected, empty_backup(), cap=256, any_salting=False)
+    judged = judge(expected.seen(), expected.candidates(), empty_backup(), cap=256, any_salting=False)
     assert [_without_example(c) for c in found.conversations] == [_without_example(c) for c in judged]
     assert {c.state for c in found.conversations} == {"behind", "unproven", "above-cap", "invalid-id"}
     assert (found.items, found.foreign_rows) == (len(MESSAGES), expected.foreign_rows)
