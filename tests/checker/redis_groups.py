@@ -16,7 +16,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from saltctl.local.servers import valkey_binary
-from tests.checker.redis_admin import admin
 from tests.checker.redis_pair import spoil
 from tests.checker.schedule import GROUP_ENTRY_LOSSES, Event, Fault, Side
 from tests.support.clusters import SERVICE, LocalCluster, LocalSentinels, Node, slot_of
@@ -58,9 +57,9 @@ class _Group:
             time.sleep(0.02)
 
     def flush(self) -> None:
-        """Flush every primary."""
+        """Flush every primary that is still one."""
         for node in self._primaries():
-            admin(node.server, "FLUSHALL")
+            _try_twice(lambda node=node: node.ask("FLUSHALL"))  # type: ignore[misc]
 
     def inject(self, event: Event, rng: random.Random) -> Callable[[], None] | None:
         """Inject one fault; return what ends it, if it lasts."""
